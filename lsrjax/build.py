@@ -1,0 +1,344 @@
+"""What a stage starts from: its retriever's spec, tokenizers and initial weights."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lsrjax import checkpoint
+from lsrjax.checkpoint import SavedModel
+from lsrjax.convert import huggingface
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.models import retriever, start
+from lsrjax.models.encoder import Encoder, EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.optim import path_name
+
+_IDF_TEXTS = 4096  # sampled to fit LexEcho and the lexical start
+_LENGTH = 64  # tokens of a sampled text
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A retriever before training.
+
+    Attributes:
+      spec: what it is.
+      tokenizer: folder of the encoder's tokenizer.
+      pivot_tokenizer: MILCO: folder of the English one.
+      params: makes the initial weights; is given texts by language to take term
+        statistics from.
+    """
+
+    spec: RetrieverSpec
+    tokenizer: pathlib.Path
+    pivot_tokenizer: pathlib.Path | None
+    params: Callable[[dict[str, list[str]]], dict]
+
+
+def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
+    """The model that a config's reference names.
+
+    Args:
+      reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
+        a masked LM or an encoder alone (then without a head).
+      workdir: of the run, for `stage:`.
+    """
+    if reference.startswith("stage:"):
+        return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
+    if checkpoint.is_model_folder(reference):
+        return checkpoint.load_model(reference)
+    found = huggingface.load_checkpoint(reference)
+    params = {"encoder": found.params["encoder"]}
+    if "mlm" in found.params:
+        params["head"] = {"mlm": found.params["mlm"]}
+    spec = RetrieverSpec(
+        head="splade",
+        encoder=found.config,
+        tied="mlm" in found.params and "decoder" not in found.params["mlm"],
+    )
+    return SavedModel(spec, params, tokenizer_folder(reference), None, reference)
+
+
+def tokenizer_folder(reference: str) -> pathlib.Path:
+    """The folder that holds the `tokenizer.json` of a folder, hub id or `embedded:`."""
+    if reference.startswith("embedded:"):
+        from lsrjax.data import embedded
+
+        known = {
+            "english": embedded.ENGLISH_TOKENIZER,
+            "multilingual": embedded.MULTILINGUAL_TOKENIZER,
+        }
+        name = reference.removeprefix("embedded:")
+        if name not in known:
+            raise InputError(
+                f"config.tokenizer is {reference!r}; the embedded ones are"
+                f" {', '.join(f'embedded:{k}' for k in known)}."
+            )
+        return pathlib.Path(known[name])
+    return huggingface.tokenizer_folder(reference)
+
+
+def student(config, workdir: pathlib.Path) -> Student:
+    """The retriever that a stage's config describes.
+
+    Raises:
+      InputError: parts that do not fit each other, named with their sizes.
+    """
+    if config.init.model:
+        return _from_stage(config, open_model(config.init.model, workdir))
+    if config.model.head == "splade":
+        return _splade(config, workdir)
+    return _milco(config, workdir)
+
+
+def _encoder(config, workdir) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
+    """Config, weights (None: random), tokenizer folder and where they came from."""
+    if config.init.encoder:
+        model = open_model(config.init.encoder, workdir)
+        folder = (
+            tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
+        )
+        encoder = dataclasses.replace(
+            model.spec.encoder,
+            hidden_dropout=config.model.dropout,
+            attention_dropout=config.model.dropout,
+        )
+        _check_vocabulary(folder, encoder, config.init.encoder)
+        return encoder, model.params, folder, config.init.encoder
+    if not config.tokenizer:
+        raise InputError(
+            "config.tokenizer is empty and so is config.init.encoder: random weights"
+            " need a tokenizer, which fixes the vocabulary."
+        )
+    folder = tokenizer_folder(config.tokenizer)
+    tokenizer = TextTokenizer(folder)
+    m = config.model
+    offset = tokenizer.pad_id + 1 if m.family == "xlm-roberta" else 0
+    encoder = EncoderConfig(
+        family=m.family,
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=m.hidden_size,
+        num_layers=m.num_layers,
+        num_heads=m.num_heads,
+        intermediate_size=m.intermediate_size,
+        max_positions=m.max_length + offset,
+        type_vocab_size=2 if m.family == "bert" else 1,
+        pad_token_id=tokenizer.pad_id,
+        layer_norm_eps=1e-12 if m.family == "bert" else 1e-5,
+        hidden_dropout=m.dropout,
+        attention_dropout=m.dropout,
+    )
+    return encoder, None, folder, "random weights"
+
+
+def _check_vocabulary(folder, encoder: EncoderConfig, name: str) -> None:
+    size = TextTokenizer(folder).vocab_size
+    if size > encoder.vocab_size:
+        raise InputError(
+            f"The tokenizer in {folder} has {size} tokens, but the model {name} has"
+            f" embeddings for {encoder.vocab_size}. Use the tokenizer that the model"
+            " was trained with (config.tokenizer)."
+        )
+
+
+def _head_options(config, folder) -> dict:
+    return {
+        "pool_mask": config.model.pool_mask,
+        "lexecho": config.model.lexecho,
+        "repeats": config.model.repeats,
+        "exclude_special_tokens": config.model.exclude_special_tokens,
+        "special_ids": TextTokenizer(folder).special_ids,
+    }
+
+
+def _splade(config, workdir) -> Student:
+    encoder, weights, folder, name = _encoder(config, workdir)
+    if weights is not None and "head" not in weights:
+        raise InputError(
+            f"config.init.encoder: {name} has no masked-LM head, which a SPLADE starts"
+            " from. Use a masked language model."
+        )
+    tied = config.model.tied
+    if weights is not None:
+        tied = "decoder" not in weights["head"]["mlm"]
+    spec = RetrieverSpec(
+        head="splade", encoder=encoder, tied=tied, **_head_options(config, folder)
+    )
+
+    def params(texts):
+        values = retriever.init_params(spec, config.seed)
+        if weights is not None:
+            return _overlaid(values, weights, name)
+        if config.init.lexical:
+            idf = _idf(TextTokenizer(folder), texts, encoder.vocab_size)
+            values = start.lexical(values, idf, config.seed)
+        return values
+
+    return Student(spec, folder, None, params)
+
+
+def _milco(config, workdir) -> Student:
+    encoder, weights, folder, name = _encoder(config, workdir)
+    pivot = open_model(config.init.head, workdir)
+    if "head" not in pivot.params:
+        raise InputError(
+            f"config.init.head: {config.init.head} has no masked-LM head to copy."
+        )
+    spec = RetrieverSpec(
+        head="milco",
+        encoder=encoder,
+        pivot_vocab_size=pivot.spec.encoder.vocab_size,
+        pivot_hidden_size=pivot.spec.encoder.hidden_size,
+        pivot_layer_norm_eps=pivot.spec.encoder.layer_norm_eps,
+        **_head_options(config, folder),
+    )
+
+    def params(texts):
+        values = retriever.init_params(spec, config.seed)
+        values = _overlaid(values, {"head": {"mlm": _untied(pivot)}}, pivot.name)
+        if weights is not None:
+            values = _overlaid(values, {"encoder": weights["encoder"]}, name)
+        if config.init.from_pivot:
+            values = _from_pivot(values, spec, folder, pivot)
+        return _with_echo(config, values, spec, folder, texts)
+
+    return Student(spec, folder, pivot.tokenizer, params)
+
+
+def _from_stage(config, model: SavedModel) -> Student:
+    if config.model.head != model.spec.head:
+        raise InputError(
+            f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
+            f" config.model.head is {config.model.head!r}."
+        )
+    folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
+    _check_vocabulary(folder, model.spec.encoder, model.name)
+    encoder = dataclasses.replace(
+        model.spec.encoder,
+        hidden_dropout=config.model.dropout,
+        attention_dropout=config.model.dropout,
+    )
+    spec = dataclasses.replace(
+        model.spec, encoder=encoder, **_head_options(config, folder)
+    )
+
+    def params(texts):
+        values = retriever.init_params(spec, config.seed)
+        values = _overlaid(values, model.params, model.name)
+        if "echo" in model.params.get("head", {}):
+            return values
+        return _with_echo(config, values, spec, folder, texts)
+
+    return Student(spec, folder, model.pivot_tokenizer, params)
+
+
+def _untied(pivot: SavedModel) -> dict:
+    """The English head with a decoder of its own."""
+    mlm = dict(pivot.params["head"]["mlm"])
+    mlm.setdefault(
+        "decoder", pivot.params["encoder"]["embeddings"]["word"]["embedding"]
+    )
+    return mlm
+
+
+def _overlaid(params: dict, weights: dict, name: str) -> dict:
+    """`params` with every weight of `weights`, which must exist there and fit."""
+    shapes = {
+        path_name(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    wrong = [
+        f"  {path_name(path)}: {name} {leaf.shape},"
+        f" config {shapes.get(path_name(path), 'has none')}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
+        if shapes.get(path_name(path)) != leaf.shape
+    ]
+    if wrong:
+        raise InputError(
+            f"The weights of {name} do not fit the model of the config:\n"
+            + "\n".join(wrong[:20])
+        )
+    return _merge(params, weights)
+
+
+def _merge(params, weights):
+    if not isinstance(weights, dict):
+        return jnp.asarray(weights)
+    return params | {key: _merge(params[key], weights[key]) for key in weights}
+
+
+def _from_pivot(values, spec: RetrieverSpec, folder, pivot: SavedModel) -> dict:
+    ours, theirs = spec.encoder, pivot.spec.encoder
+    for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
+        a, b = getattr(ours, field), getattr(theirs, field)
+        if a != b:
+            raise InputError(
+                f"config.init.from_pivot: the student's {field} is {a}, that of"
+                f" {pivot.name} is {b}; starting from its layers needs them equal."
+            )
+    tokens = start.shared_tokens(
+        TextTokenizer(folder).vocabulary(), TextTokenizer(pivot.tokenizer).vocabulary()
+    )
+    return start.from_pivot(values, ours, pivot.params["encoder"], theirs, tokens)
+
+
+def _sample(texts: dict[str, list[str]], count: int) -> dict[str, list[str]]:
+    """About `count` texts, spread evenly over the languages and over each one."""
+    share = max(count // max(len(texts), 1), 1)
+    return {
+        language: [
+            t[i] for i in np.linspace(0, len(t) - 1, min(share, len(t)), dtype=int)
+        ]
+        for language, t in texts.items()
+    }
+
+
+def _idf(
+    tokenizer: TextTokenizer, texts: dict[str, list[str]], vocab_size: int
+) -> np.ndarray:
+    """A term's idf in the language where it is most frequent, [vocab_size].
+
+    Over a corpus of many languages, the commonest word of one of them would look rare.
+    """
+    per_language = [
+        start.inverse_document_frequency(tokenizer.ids(t, _LENGTH), vocab_size)
+        for t in texts.values()
+    ]
+    return np.min(per_language, axis=0)
+
+
+def _with_echo(config, values, spec: RetrieverSpec, folder, texts) -> dict:
+    if not spec.lexecho or config.init.echo != "idf":
+        return values
+    tokenizer = TextTokenizer(folder)
+    idf_V = _idf(tokenizer, texts, spec.encoder.vocab_size)
+    graphdef, _ = nnx.split(
+        nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
+    )
+    encode = jax.jit(
+        lambda params, text: nnx.merge(graphdef, params)(text["ids"], text["mask"])
+    )
+    hidden, idf = [], []
+    for batch in _batches(_sample(texts, _IDF_TEXTS).values(), 64):
+        text = tokenizer.batch(batch, _LENGTH, ())
+        mask = text["mask"].astype(bool)
+        hidden.append(np.asarray(encode(values["encoder"], text))[mask])
+        idf.append(idf_V[text["ids"][mask]])
+    return start.echo_from_idf(
+        values,
+        np.concatenate(hidden),
+        np.concatenate(idf),
+        scale=config.init.echo_scale,
+    )
+
+
+def _batches(texts: Iterable[list[str]], size: int) -> Iterable[list[str]]:
+    flat = [text for some in texts for text in some]
+    for first in range(0, len(flat) - size + 1, size):
+        yield flat[first : first + size]

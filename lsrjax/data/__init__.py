@@ -1,0 +1,1 @@
+"""Sources, mixing and loading of training data; the embedded data set."""

@@ -1,0 +1,112 @@
+"""Texts to padded arrays of token ids, in a few fixed lengths."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+
+from lsrjax.errors import InputError
+
+
+class TextTokenizer:
+    """A tokenizer folder (`tokenizer.json`), safe to share between threads."""
+
+    def __init__(self, folder: str | pathlib.Path):
+        """Reads the tokenizer.
+
+        Raises:
+          InputError: no `tokenizer.json`, or one that does not load.
+        """
+        self.folder = pathlib.Path(folder)
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise InputError(
+                f"No tokenizer.json in {self.folder}. Save the tokenizer there with"
+                " transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            )
+        try:
+            self._json = path.read_text(encoding="utf-8")
+            self._tokenizer = tokenizers.Tokenizer.from_str(self._json)
+        except Exception as e:  # the library raises bare Exception
+            raise InputError(f"{path} is not a tokenizer: {e}. Save it again.") from e
+        self.pad_id = self._find_pad_id()
+
+    def _find_pad_id(self) -> int:
+        path = self.folder / "tokenizer_config.json"
+        names = ["[PAD]", "<pad>"]
+        if path.is_file():
+            token = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
+            token = token["content"] if isinstance(token, dict) else token
+            names = [token] if token else names
+        for name in names:
+            if (pad_id := self._tokenizer.token_to_id(name)) is not None:
+                return pad_id
+        raise InputError(
+            f"{self.folder}: no padding token ({' or '.join(names)} is not in the"
+            " vocabulary). Set pad_token in tokenizer_config.json."
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self._tokenizer.get_vocab().values()) + 1
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of the special tokens."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return tuple(sorted(i for i, token in added.items() if token.special))
+
+    def token(self, token_id: int) -> str:
+        """The token of an id, `#id` if there is none."""
+        return self._tokenizer.id_to_token(int(token_id)) or f"#{token_id}"
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id."""
+        return self._tokenizer.get_vocab()
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  (a handful per program)
+    def _cutting(self, max_length: int) -> tokenizers.Tokenizer:
+        # Truncation is a setting of the tokenizer, so each length has its own: threads
+        # with different lengths would otherwise change it under each other.
+        tokenizer = tokenizers.Tokenizer.from_str(self._json)
+        tokenizer.enable_truncation(max_length)
+        tokenizer.no_padding()
+        return tokenizer
+
+    def ids(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
+        """Token ids with special tokens, at most `max_length` of them."""
+        encodings = self._cutting(max_length).encode_batch_fast(list(texts))
+        return [encoding.ids for encoding in encodings]
+
+    def batch(
+        self, texts: Sequence[str], max_length: int, buckets: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """Ids and mask, [B, L] int32, padded to the smallest bucket that holds them.
+
+        Args:
+          texts: B texts.
+          max_length: texts are cut to this many tokens, special ones included.
+          buckets: the lengths L may take; `max_length` is always one of them.
+        """
+        return pad(self.ids(texts, max_length), self.pad_id, max_length, buckets)
+
+
+def pad(
+    rows: Sequence[Sequence[int]], pad_id: int, max_length: int, buckets: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Rows of ids as `{"ids", "mask"}`, [B, L] int32, L from `bucket_length`."""
+    lengths = np.array([len(row) for row in rows])
+    L = bucket_length(lengths.max(), max_length, buckets)
+    ids = np.full((len(rows), L), pad_id, np.int32)
+    mask = (np.arange(L) < lengths[:, None]).astype(np.int32)
+    ids[mask.astype(bool)] = np.concatenate([np.asarray(r, np.int32) for r in rows])
+    return {"ids": ids, "mask": mask}
+
+
+def bucket_length(length: int, max_length: int, buckets: Sequence[int]) -> int:
+    """The smallest of the buckets and `max_length` that is at least `length`."""
+    return min(b for b in (*buckets, max_length) if length <= b <= max_length)

@@ -1,0 +1,153 @@
+"""Heads: from hidden states to the views of `lsrjax.reps`.
+
+To add one: write an `nnx.Module` with `__init__(spec, *, dtype, rngs)` and
+`__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings) -> reps.Views`, and add a line
+to `HEADS`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lsrjax import reps
+from lsrjax.models.layers import MLMTransform, gelu
+from lsrjax.ops.vocab_pool import vocab_pool
+
+
+class MLMHead(nnx.Module):
+    """The masked-LM head of BERT, read as a bag of words by a max over tokens."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        *,
+        layer_norm_eps: float,
+        tied: bool,
+        pool_mask: str,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.transform = MLMTransform(
+            hidden_size, layer_norm_eps, dtype=dtype, rngs=rngs
+        )
+        if not tied:
+            self.decoder = nnx.Param(
+                0.02 * jax.random.normal(rngs.params(), (vocab_size, hidden_size))
+            )
+        self.bias = nnx.Param(jnp.zeros(vocab_size))
+        self.tied = tied
+        self.pool_mask = pool_mask
+
+    def __call__(self, hidden_BLD, mask_BL, word_embeddings_VD) -> reps.Vector:
+        """SPLADE: log1p(relu(max over tokens of the logits)) (Formal et al. 2021)."""
+        decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
+        raw_BV, _ = vocab_pool(
+            self.transform(hidden_BLD),
+            decoder_VD,
+            self.bias[...],
+            mask_BL,
+            pool_mask=self.pool_mask,
+        )
+        return reps.Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
+
+
+class LexEcho(nnx.Module):
+    """MILCO's source view: one weight for each input token, under its own id.
+
+    `s = relu(x a + c) * mask * scale` over the hidden states x before the connector.
+    """
+
+    def __init__(self, spec, *, rngs: nnx.Rngs):
+        D = spec.encoder.hidden_size
+        bound = D**-0.5  # torch.nn.Linear's default initialisation
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), (D,), minval=-bound, maxval=bound)
+        )
+        self.bias = nnx.Param(
+            jax.random.uniform(rngs.params(), (), minval=-bound, maxval=bound)
+        )
+        self.scale = nnx.Param(jnp.ones(()))
+        self.size = spec.encoder.vocab_size
+        self.special_ids = spec.special_ids if spec.exclude_special_tokens else ()
+        self.repeats = spec.repeats
+
+    def __call__(self, hidden_BLD, ids_BL, mask_BL) -> reps.Bag:
+        """The tokens' own ids with their weights."""
+        x_BLD = hidden_BLD.astype(jnp.float32)
+        s_BL = jax.nn.relu(x_BLD @ self.kernel[...] + self.bias[...])
+        keep_BL = mask_BL.astype(bool)
+        for special in self.special_ids:
+            keep_BL &= ids_BL != special
+        s_BL = jnp.where(keep_BL, s_BL, 0.0)
+        if self.repeats == "max":
+            s_BL = _strongest_repeat(ids_BL, s_BL)
+        return reps.Bag(ids_BL, s_BL * self.scale[...], self.size)
+
+
+def _strongest_repeat(ids_BL, weights_BL):
+    """Zeroes all but the strongest (of equals the first) occurrence of each id."""
+    L = ids_BL.shape[1]
+    same_BLL = ids_BL[:, :, None] == ids_BL[:, None, :]
+    stronger_BLL = weights_BL[:, None, :] > weights_BL[:, :, None]
+    earlier_LL = jnp.tril(jnp.ones((L, L), bool), k=-1)
+    ties_BLL = (weights_BL[:, None, :] == weights_BL[:, :, None]) & earlier_LL
+    beaten_BL = (same_BLL & (stronger_BLL | ties_BLL)).any(axis=2)
+    return jnp.where(beaten_BL, 0.0, weights_BL)
+
+
+class SpladeHead(nnx.Module):
+    """SPLADE over the encoder's own vocabulary; one view, `terms`."""
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.mlm = MLMHead(
+            spec.encoder.hidden_size,
+            spec.encoder.vocab_size,
+            layer_norm_eps=spec.encoder.layer_norm_eps,
+            tied=spec.tied,
+            pool_mask=spec.pool_mask,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD) -> reps.Views:
+        """The `terms` view."""
+        return {"terms": self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)}
+
+
+class MilcoHead(nnx.Module):
+    """MILCO: a connector into an English SPLADE's head, and LexEcho.
+
+    The views are `pivot` over the English vocabulary and, with `spec.lexecho`,
+    `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026).
+    """
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.connector = nnx.Linear(
+            spec.encoder.hidden_size,
+            spec.pivot_hidden_size,
+            dtype=dtype,
+            kernel_init=nnx.initializers.normal(0.02),
+            rngs=rngs,
+        )
+        self.mlm = MLMHead(
+            spec.pivot_hidden_size,
+            spec.pivot_vocab_size,
+            layer_norm_eps=spec.pivot_layer_norm_eps,
+            tied=False,
+            pool_mask=spec.pool_mask,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.echo = LexEcho(spec, rngs=rngs) if spec.lexecho else None
+
+    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD) -> reps.Views:
+        """The `pivot` view and, with LexEcho, the `source` view."""
+        h_BLE = gelu(self.connector(hidden_BLD))
+        views = {"pivot": self.mlm(h_BLE, mask_BL, None)}
+        if self.echo is not None:
+            views["source"] = self.echo(hidden_BLD, ids_BL, mask_BL)
+        return views
+
+
+HEADS = {"splade": SpladeHead, "milco": MilcoHead}

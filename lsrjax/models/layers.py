@@ -1,0 +1,96 @@
+"""Layers shared by the encoder and the heads."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# numpy's and JAX's dtype-like arguments have no public type narrower than this.
+DType = jax.typing.DTypeLike
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes each element with probability `rate` and rescales the others.
+
+    Args:
+      x: any array.
+      rate: probability of dropping an element, in [0, 1).
+      key: random key; None switches dropout off.
+
+    Returns:
+      An array like `x` with the same expectation; `x` itself when off.
+    """
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Gaussian error linear unit through erf, not its tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def linear(
+    in_features: int,
+    out_features: int,
+    *,
+    initializer_range: float = 0.02,
+    dtype: DType = jnp.float32,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """Linear layer, kernel [in, out] ~ N(0, initializer_range²) and bias 0.
+
+    Parameters are float32; the product is computed in `dtype`.
+    """
+    return nnx.Linear(
+        in_features,
+        out_features,
+        kernel_init=nnx.initializers.normal(initializer_range),
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def layer_norm(size: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over the last axis that computes and returns float32."""
+    # E[x²] - E[x]² loses digits where the mean is large against the spread, which is
+    # common in the last layers of these encoders.
+    return nnx.LayerNorm(
+        size,
+        epsilon=eps,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+class MLMTransform(nnx.Module):
+    """The masked-LM head of BERT up to its decoder: dense, exact GELU, LayerNorm.
+
+    Parameters: `dense/{kernel,bias}`, `norm/{scale,bias}`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        eps: float,
+        *,
+        initializer_range: float = 0.02,
+        dtype: DType = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        self.dense = linear(
+            hidden_size,
+            hidden_size,
+            initializer_range=initializer_range,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = layer_norm(hidden_size, eps, rngs=rngs)
+
+    def __call__(self, hidden_BLD: jax.Array) -> jax.Array:
+        """Maps hidden states [..., D] to the decoder's input [..., D], in `dtype`."""
+        return self.norm(gelu(self.dense(hidden_BLD))).astype(self.dtype)

@@ -1,0 +1,184 @@
+"""Initial weights that start a model from what is known instead of from noise.
+
+Each function returns a changed copy of a nested dict of parameters.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsrjax.models.encoder import EncoderConfig
+
+# GELU is nearly the identity well above zero, and LayerNorm takes the shift away again.
+_SHIFT = 3.0
+
+
+def _updated(params: dict, path: str, value) -> dict:
+    head, _, rest = path.partition("/")
+    head = int(head) if head.isdigit() else head
+    changed = dict(params)
+    if rest:
+        changed[head] = _updated(params[head], rest, value)
+    else:
+        old = params[head]
+        if jnp.shape(old) != jnp.shape(value):
+            raise ValueError(f"{path} is {jnp.shape(old)}, not {jnp.shape(value)}")
+        changed[head] = jnp.asarray(value, jnp.float32)
+    return changed
+
+
+def inverse_document_frequency(
+    documents: list[list[int]], vocab_size: int
+) -> np.ndarray:
+    """ln(1 + (N - n + .5) / (n + .5)) of each term, [V] (BM25, Robertson 1994).
+
+    Args:
+      documents: N lists of token ids.
+      vocab_size: V.
+    """
+    n = np.zeros(vocab_size)
+    for ids in documents:
+        n[list(set(ids))] += 1
+    return np.log1p((len(documents) - n + 0.5) / (n + 0.5)).astype(np.float32)
+
+
+def lexical(params: dict, idf_V: np.ndarray, seed: int, *, spread: float = 0.1) -> dict:
+    """A SPLADE that starts as a weighted bag of the text's own words.
+
+    Word embeddings are random directions, the head's transform is the identity, and
+    the decoder is tied, so a token's own logit is about `spread * D` and every other
+    about normal with deviation `spread * sqrt(D)`. The bias puts the first at
+    `expm1(w)` with w growing with the square root of the term's idf (so that a
+    match adds about idf to a score) and the others far below zero, where relu cuts
+    them. A head that starts at random collapses to zero or to dense instead.
+
+    Args:
+      params: of a tied SPLADE.
+      idf_V: inverse document frequency of each term.
+      seed: of the word embeddings.
+      spread: standard deviation of the word embeddings.
+    """
+    V, D = params["encoder"]["embeddings"]["word"]["embedding"].shape
+    words_VD = spread * jax.random.normal(jax.random.key(seed), (V, D))
+    own_V = spread * jnp.sqrt(D) * jnp.linalg.norm(words_VD / spread, axis=1)
+    highest = spread * (D - 6 * D**0.5)  # six deviations of the noise below own_V
+    weight_V = jnp.log1p(max(highest, 1.0)) * jnp.sqrt(idf_V / idf_V.max())
+    params = _updated(params, "encoder/embeddings/word/embedding", words_VD)
+    params = identity(params, "head/mlm/transform/dense")
+    return _updated(params, "head/mlm/bias", jnp.expm1(weight_V) - own_V)
+
+
+def identity(params: dict, layer: str) -> dict:
+    """A dense layer whose output after GELU is its input plus a constant."""
+    node = params
+    for key in layer.split("/"):
+        node = node[key]
+    size = node["kernel"].shape[0]
+    params = _updated(params, f"{layer}/kernel", jnp.eye(size))
+    return _updated(params, f"{layer}/bias", jnp.full(size, _SHIFT))
+
+
+def from_pivot(
+    params: dict,
+    config: EncoderConfig,
+    pivot_params: dict,
+    pivot_config: EncoderConfig,
+    token_map: dict[int, int],
+) -> dict:
+    """A MILCO whose encoder starts as the English model behind its head.
+
+    Layers, positions and the embeddings of shared tokens are the English model's; the
+    connector is the identity. Embeddings of other tokens keep their random directions,
+    at the size of the English ones.
+
+    Args:
+      params: of a MILCO of the English model's width and depth.
+      config: its encoder's.
+      pivot_params: parameters of the English encoder.
+      pivot_config: its config.
+      token_map: the encoder's token ids to English ones.
+    """
+    for part in ("layers",):
+        params = _with_encoder(params, part, pivot_params[part])
+    english = pivot_params["embeddings"]
+    embeddings = dict(params["encoder"]["embeddings"])
+    words_VD = np.array(embeddings["word"]["embedding"])
+    english_VD = np.asarray(english["word"]["embedding"])
+    words_VD *= english_VD.std() / words_VD.std()
+    ours, theirs = np.array(list(token_map.items())).T
+    words_VD[ours] = english_VD[theirs]
+    embeddings["word"] = {"embedding": jnp.asarray(words_VD)}
+    positions = np.array(embeddings["position"]["embedding"])
+    first = positions.shape[0] - config.max_length
+    first_english = pivot_config.max_positions - pivot_config.max_length
+    count = min(config.max_length, pivot_config.max_length)
+    positions[first : first + count] = np.asarray(english["position"]["embedding"])[
+        first_english : first_english + count
+    ]
+    embeddings["position"] = {"embedding": jnp.asarray(positions)}
+    embeddings["token_type"] = {
+        "embedding": jnp.asarray(english["token_type"]["embedding"])[
+            : embeddings["token_type"]["embedding"].shape[0]
+        ]
+    }
+    embeddings["norm"] = english["norm"]
+    params = _with_encoder(params, "embeddings", embeddings)
+    return identity(params, "head/connector")
+
+
+def _with_encoder(params: dict, part: str, value) -> dict:
+    return {**params, "encoder": {**params["encoder"], part: value}}
+
+
+def shared_tokens(
+    vocabulary: dict[str, int], pivot_vocabulary: dict[str, int]
+) -> dict[int, int]:
+    """Token ids of a SentencePiece vocabulary to those of equal WordPiece tokens.
+
+    `▁word` equals `word`, `piece` equals `##piece`; case is ignored. Special tokens
+    are matched by their role.
+    """
+    roles = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<unk>": "[UNK]"}
+    mapping = {}
+    for token, index in vocabulary.items():
+        if token in roles:
+            twin = roles[token]
+        elif token.startswith("▁"):
+            twin = token[1:].lower()
+        else:
+            twin = "##" + token.lower()
+        if twin not in pivot_vocabulary and len(token) == 1:
+            twin = token.lower()  # punctuation and CJK stand alone in WordPiece
+        if twin in pivot_vocabulary:
+            mapping[index] = pivot_vocabulary[twin]
+    return dict(sorted(mapping.items()))
+
+
+def echo_from_idf(
+    params: dict,
+    hidden_ND: np.ndarray,
+    idf_N: np.ndarray,
+    *,
+    scale: float,
+    ridge: float = 1e-3,
+) -> dict:
+    """A LexEcho fitted by ridge regression to `scale * sqrt(idf)` of each token.
+
+    Args:
+      params: of a MILCO with LexEcho.
+      hidden_ND: hidden states of N tokens of sample texts.
+      idf_N: inverse document frequency of each of these tokens.
+      scale: factor.
+      ridge: penalty, relative to the mean variance of the hidden states.
+
+    Returns:
+      The parameters with the echo's kernel and bias set.
+    """
+    target_N = scale * np.sqrt(idf_N)
+    mean_D, mean = hidden_ND.mean(axis=0), target_N.mean()
+    x_ND = (hidden_ND - mean_D).astype(np.float64)
+    gram_DD = x_ND.T @ x_ND / len(x_ND)
+    gram_DD += ridge * np.trace(gram_DD) / len(gram_DD) * np.eye(len(gram_DD))
+    kernel_D = np.linalg.solve(gram_DD, x_ND.T @ (target_N - mean) / len(x_ND))
+    params = _updated(params, "head/echo/kernel", kernel_D)
+    return _updated(params, "head/echo/bias", mean - mean_D @ kernel_D)

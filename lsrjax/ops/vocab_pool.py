@@ -1,0 +1,394 @@
+"""Vocabulary projection fused with the max over tokens.
+
+A sparse head scores every vocabulary term at every token and keeps each term's best
+token. Written plainly that makes logits of shape [B, L, V], which for one batch of 32
+texts, 256 tokens and 250,002 terms is 8 GB. Here the projection goes over blocks of V
+and only the maximum and its position survive a block.
+
+Axes: B texts, L tokens, D hidden, V vocabulary (or one shard of it), K compacted
+entries, P terms of one group, G groups.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Above this share of non-zero incoming gradients, gathering rows costs more than
+# multiplying by the zeros. Both sides of the choice are exact.
+_DENSE_ABOVE = 0.2
+# Terms whose weight gradients are accumulated together in the sparse backward pass:
+# one tile of a matrix unit.
+_GROUP = 128
+
+
+def vocab_pool(
+    h_BLD: jax.Array,
+    w_VD: jax.Array,
+    b_V: jax.Array,
+    mask_BL: jax.Array,
+    *,
+    pool_mask: str = "exclude",
+    impl: str = "auto",
+    block: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns max over tokens of `h @ w.T + b`, and the token where it is reached.
+
+    Differentiable once in h, w and b; the position carries no gradient. Ties go to
+    the first token. The bias, being the same for every token, is added after the max,
+    so positions are those of the projection before its rounding. Every term is
+    computed on its own, so any slice of V gives that slice of the result.
+
+    Args:
+      h_BLD: hidden states. Their dtype is that of the matrix products; products are
+        accumulated, and the maximum is taken, in float32.
+      w_VD: one row per vocabulary term, cast to the dtype of `h_BLD`.
+      b_V: bias of each term, added in float32.
+      mask_BL: non-zero at real tokens, zero at padding.
+      pool_mask: 'exclude' leaves padding out of the maximum; a text without any token
+        gets 0. 'multiply' is the MILCO reference, max over tokens of (logit x mask):
+        any padding adds a 0 to the maximum. Where that 0 is the result, or there is
+        no token, the position is -1 and no gradient flows. A logit of exactly 0 wins
+        over padding.
+      impl: 'blocked' (this module's reason), 'naive' (`vocab_pool_naive`, which makes
+        the [B, L, V] logits), or 'auto', which is 'blocked'.
+      block: vocabulary terms projected at a time, which sets the extra memory
+        (4 * B * L * block bytes); need not divide V. By default a size that keeps the
+        tile in the processor's cache, or fills an accelerator.
+
+    Returns:
+      max_BV in float32, argmax_BV in int32. A NaN or infinity in a real token's state
+      or in a term's weights makes that text's or that term's maxima NaN (with 'naive'
+      what comes out depends on the backend).
+
+    Raises:
+      ValueError: shapes that do not agree, or an unknown `pool_mask` or `impl`.
+    """
+    _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block)
+    if impl == "naive":
+        if block is not None:
+            raise ValueError(
+                f"block={block} has no effect with impl='naive'; leave it out."
+            )
+        return vocab_pool_naive(h_BLD, w_VD, b_V, mask_BL, pool_mask=pool_mask)
+    if block is None:
+        block = _default_block(h_BLD.shape[0] * h_BLD.shape[1])
+    mask_BL = mask_BL != 0
+    # A padded state may hold anything, even NaN (attention over no token at all), and
+    # the dense backward pass multiplies it by zero.
+    h_BLD = jnp.where(mask_BL[:, :, None], h_BLD, jnp.zeros((), h_BLD.dtype))
+    top_BV, argmax_BV = _project_max(block, h_BLD, w_VD, mask_BL)
+    top_BV = top_BV + b_V.astype(jnp.float32)
+    # XLA's max on CPU drops NaN, which would hide a run that has diverged; looking at
+    # the factors is cheaper than at the products.
+    sound_B = jnp.isfinite(h_BLD).all(axis=(1, 2))
+    sound_V = jnp.isfinite(w_VD).all(axis=1)
+    top_BV += jnp.where(sound_B[:, None] & sound_V, 0.0, jnp.nan)
+    # -inf only in texts without a token; NaN must stay visible, hence no `>`.
+    keep_BV = jnp.broadcast_to(mask_BL.any(axis=1)[:, None], top_BV.shape)
+    if pool_mask == "multiply":
+        keep_BV &= mask_BL.all(axis=1)[:, None] | ~(top_BV < 0)
+    return jnp.where(keep_BV, top_BV, 0.0), jnp.where(keep_BV, argmax_BV, -1)
+
+
+def vocab_pool_naive(
+    h_BLD: jax.Array,
+    w_VD: jax.Array,
+    b_V: jax.Array,
+    mask_BL: jax.Array,
+    *,
+    pool_mask: str = "exclude",
+) -> tuple[jax.Array, jax.Array]:
+    """The definition of `vocab_pool`, with the [B, L, V] logits and autodiff.
+
+    Kept as the oracle that `vocab_pool` is tested against; arguments and results are
+    the same.
+    """
+    _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, "naive", None)
+    length = h_BLD.shape[1]
+    mask_BL1 = (mask_BL != 0)[:, :, None]
+    logits_BLV = jnp.einsum(
+        "bld,vd->blv",
+        h_BLD,
+        w_VD.astype(h_BLD.dtype),
+        preferred_element_type=jnp.float32,
+    ) + b_V.astype(jnp.float32)
+    padded = -jnp.inf if pool_mask == "exclude" else 0.0
+    logits_BLV = jnp.where(mask_BL1, logits_BLV, padded)
+    top_BV = lax.stop_gradient(logits_BLV.max(axis=1))
+    token_BLV = lax.broadcasted_iota(jnp.int32, logits_BLV.shape, 1)
+    is_top_BLV = (logits_BLV == top_BV[:, None]) & mask_BL1
+    first_BV = jnp.where(is_top_BLV, token_BLV, length).min(axis=1)
+    # A selection rather than `max`, whose gradient is split between ties.
+    chosen_BLV = token_BLV == first_BV[:, None]
+    max_BV = jnp.where(chosen_BLV, logits_BLV, 0.0).sum(axis=1)
+    max_BV = jnp.where(jnp.isnan(top_BV), jnp.nan, max_BV)
+    return max_BV, jnp.where(first_BV == length, -1, first_BV)
+
+
+def _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block):
+    shapes = (
+        f"h_BLD {h_BLD.shape}, w_VD {w_VD.shape}, b_V {b_V.shape}, "
+        f"mask_BL {mask_BL.shape}"
+    )
+    if (
+        h_BLD.ndim != 3
+        or w_VD.shape != (*b_V.shape, h_BLD.shape[2])
+        or mask_BL.shape != h_BLD.shape[:2]
+    ):
+        raise ValueError(
+            f"vocab_pool got {shapes}; expected [B, L, D], [V, D], [V] and [B, L]."
+        )
+    if 0 in h_BLD.shape or 0 in w_VD.shape:
+        raise ValueError(f"vocab_pool got an empty axis: {shapes}.")
+    if pool_mask not in ("exclude", "multiply"):
+        raise ValueError(
+            f"pool_mask is {pool_mask!r}; expected 'exclude' or 'multiply'."
+        )
+    if impl not in ("auto", "blocked", "naive"):
+        raise ValueError(f"impl is {impl!r}; expected 'auto', 'blocked' or 'naive'.")
+    if block is not None and block < 1:
+        raise ValueError(f"block is {block}; expected at least 1 vocabulary term.")
+
+
+def _default_block(tokens: int) -> int:
+    # A CPU tile has to stay in the cache between the product and the max; an
+    # accelerator wants few, large products.
+    tile_floats = 2**20 if jax.default_backend() == "cpu" else 2**24
+    return max(128, tile_floats // tokens // 128 * 128)
+
+
+def _start(i: jax.Array, width: int, total: int) -> jax.Array:
+    """Where block i starts; the last one overlaps the one before instead of ending."""
+    return jnp.minimum(i * width, total - width)
+
+
+# Gradient of m[b,v] = max_l sum_d h[b,l,d] w[v,d], reached at token t = t[b,v]:
+#
+#   dm[b,v] / dh[b,l,d] = [l = t[b,v]] w[v,d]                    only the best token
+#   dm[b,v] / dw[v,d]   = h[b,t[b,v],d]
+#
+# so for an incoming gradient g[b,v], with S[b,l,v] = [l = t[b,v]] g[b,v],
+#
+#   dh[b,l,d] = sum_v   S[b,l,v] w[v,d]                          B L D
+#   dw[v,d]   = sum_b,l S[b,l,v] h[b,l,d]                        V D
+#
+# These are two matrix products with a matrix that has one entry per (b, v), and none
+# where g[b,v] = 0. After relu most g are: about 1 % of a trained model's terms are
+# active. The dense backward pass makes the tile of S for one block of V and multiplies.
+# The sparse one compacts the non-zero entries first, per text for dh and per group of
+# P terms for dw, K at a time until none is left, and does the same products over them:
+#
+#   dh[b,l,d] += sum_k [l = t_k] g_k w[v_k,d]                    k-th entry of text b
+#   dw[p,d]   += sum_k [p = v_k] g_k h[b_k,t_k,d]                k-th entry of group
+#
+# An entry costs L D and P D multiplications on top of two gathered rows. No scatter
+# appears, so the order of the sums is fixed, on accelerators as well.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _project_max(block, h_BLD, w_VD, mask_BL):
+    """Max over real tokens of h @ w.T (-inf if there is none), and its first token."""
+    B, L, _ = h_BLD.shape
+    V = w_VD.shape[0]
+    block = min(block, V)
+    padding_BL = jnp.where(mask_BL, 0.0, -jnp.inf).astype(jnp.float32)
+
+    def project(i, carry):
+        start = _start(i, block, V)
+        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_BLD.dtype)
+        tile_BLP = jnp.einsum(
+            "bld,pd->blp", h_BLD, w_PD, preferred_element_type=jnp.float32
+        )
+        tile_BLP += padding_BL[:, :, None]
+        top_BP = tile_BLP.max(axis=1)
+        # argmax as two plain reductions: XLA's own, over pairs, is not vectorised on
+        # CPU. The bound is for NaN, which equals nothing.
+        token_BLP = lax.broadcasted_iota(jnp.int32, tile_BLP.shape, 1)
+        first_BP = jnp.where(tile_BLP == top_BP[:, None], token_BLP, L - 1).min(axis=1)
+        top_BV, first_BV = carry
+        return (
+            lax.dynamic_update_slice_in_dim(top_BV, top_BP, start, 1),
+            lax.dynamic_update_slice_in_dim(first_BV, first_BP, start, 1),
+        )
+
+    empty = jnp.zeros((B, V), jnp.float32), jnp.zeros((B, V), jnp.int32)
+    return lax.fori_loop(0, _ceil_div(V, block), project, empty)
+
+
+def _project_max_fwd(block, h_BLD, w_VD, mask_BL):
+    top_BV, first_BV = _project_max(block, h_BLD, w_VD, mask_BL)
+    return (top_BV, first_BV), (h_BLD, w_VD, first_BV)
+
+
+def _project_max_bwd(block, saved, cotangents):
+    h_BLD, w_VD, first_BV = saved
+    g_BV = cotangents[0]
+    dense = jnp.mean(g_BV != 0, dtype=jnp.float32) > _DENSE_ABOVE
+    dh_BLD, dw_VD = lax.cond(
+        dense,
+        partial(_dense_gradients, block),
+        partial(_sparse_gradients, block),
+        *(h_BLD, w_VD, first_BV, g_BV),
+    )
+    return dh_BLD, dw_VD, None
+
+
+_project_max.defvjp(_project_max_fwd, _project_max_bwd)
+
+
+def _dense_gradients(block, h_BLD, w_VD, first_BV, g_BV):
+    V, L = w_VD.shape[0], h_BLD.shape[1]
+    block = min(block, V)
+
+    def add(i, carry):
+        dh_BLD, dw_VD = carry
+        start = _start(i, block, V)
+        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_BLD.dtype)
+        # The last block overlaps: its dw is only written again, its dh would be added
+        # twice.
+        fresh_P = start + jnp.arange(block) >= i * block
+        w_PD = jnp.where(fresh_P[:, None], w_PD, jnp.zeros((), w_PD.dtype))
+        first_BP = lax.dynamic_slice_in_dim(first_BV, start, block, 1)
+        g_BP = lax.dynamic_slice_in_dim(g_BV, start, block, 1)
+        s_BLP = _one_hot(first_BP, g_BP, L, h_BLD.dtype)
+        dh_BLD += jnp.einsum(
+            "blp,pd->bld", s_BLP, w_PD, preferred_element_type=jnp.float32
+        )
+        dw_PD = jnp.einsum(
+            "blp,bld->pd", s_BLP, h_BLD, preferred_element_type=jnp.float32
+        )
+        dw_VD = lax.dynamic_update_slice_in_dim(
+            dw_VD, dw_PD.astype(dw_VD.dtype), start, 0
+        )
+        return dh_BLD, dw_VD
+
+    empty = jnp.zeros(h_BLD.shape, jnp.float32), jnp.zeros_like(w_VD)
+    dh_BLD, dw_VD = lax.fori_loop(0, _ceil_div(V, block), add, empty)
+    return dh_BLD.astype(h_BLD.dtype), dw_VD
+
+
+def _sparse_gradients(block, h_BLD, w_VD, first_BV, g_BV):
+    dh_BLD = _sparse_dh(h_BLD, w_VD, first_BV, g_BV)
+    return dh_BLD, _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV)
+
+
+def _sparse_dh(h_BLD, w_VD, first_BV, g_BV):
+    def add(entry_BK, live_BK, dh_BLD):
+        g_BK = jnp.where(live_BK, jnp.take_along_axis(g_BV, entry_BK, 1), 0.0)
+        first_BK = jnp.take_along_axis(first_BV, entry_BK, 1)
+        return dh_BLD + jnp.einsum(
+            "blk,bkd->bld",
+            _one_hot(first_BK, g_BK, h_BLD.shape[1], h_BLD.dtype),
+            w_VD[entry_BK].astype(h_BLD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+    dh_BLD = jnp.zeros(h_BLD.shape, jnp.float32)
+    return _fold_nonzero(g_BV, add, dh_BLD).astype(h_BLD.dtype)
+
+
+def _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV):
+    B, L, D = h_BLD.shape
+    V = w_VD.shape[0]
+    # A few groups at a time, so that the gathered rows stay small; there is no
+    # [B, L] tile here, so the steps can be larger than in the forward pass.
+    width = min(V, 8 * block)
+    P = min(_GROUP, width)
+    G = width // P
+    width = G * P
+    h_TD = h_BLD.reshape(B * L, D)
+
+    def grouped(x_BV, start):
+        """The entries [B, width] as [G, B * P], text by text within a group."""
+        x_BW = lax.dynamic_slice_in_dim(x_BV, start, width, 1)
+        return x_BW.reshape(B, G, P).transpose(1, 0, 2).reshape(G, B * P)
+
+    def write(i, dw_VD):
+        start = _start(i, width, V)
+        g_GN, first_GN = grouped(g_BV, start), grouped(first_BV, start)
+
+        def add(entry_GK, live_GK, dw_GPD):
+            text_GK, term_GK = entry_GK // P, entry_GK % P
+            g_GK = jnp.where(live_GK, jnp.take_along_axis(g_GN, entry_GK, 1), 0.0)
+            token_GK = text_GK * L + jnp.take_along_axis(first_GN, entry_GK, 1)
+            return dw_GPD + jnp.einsum(
+                "gpk,gkd->gpd",
+                _one_hot(term_GK, g_GK, P, h_BLD.dtype),
+                h_TD[token_GK],
+                preferred_element_type=jnp.float32,
+            )
+
+        dw_GPD = _fold_nonzero(g_GN, add, jnp.zeros((G, P, D), jnp.float32))
+        dw_WD = dw_GPD.reshape(width, D).astype(dw_VD.dtype)
+        return lax.dynamic_update_slice_in_dim(dw_VD, dw_WD, start, 0)
+
+    return lax.fori_loop(0, _ceil_div(V, width), write, jnp.zeros_like(w_VD))
+
+
+def _one_hot(index_GK, value_GK, size, dtype):
+    """[G, size, K] with value_GK at row index_GK of its column, zeros elsewhere."""
+    row_1P1 = jnp.arange(size, dtype=jnp.int32)[None, :, None]
+    s_GPK = jnp.where(row_1P1 == index_GK[:, None], value_GK[:, None], 0.0)
+    return s_GPK.astype(dtype)
+
+
+def _fold_nonzero(x_GN, add, total):
+    """Folds the non-zero entries of each row into `total`, K of every row at a time.
+
+    `add(entry_GK, live_GK, total)` gets positions in the rows, ascending, and which of
+    them are real: rows with fewer entries than others are filled up with position N-1.
+    Runs until the fullest row is through, so no entry is ever dropped.
+    """
+    G, N = x_GN.shape
+    # Sized so that 1 to 2 % of the entries, the usual share, take one round.
+    K = min(N, max(32, N // 64))
+    M = _ceil_div(N, 32)
+    bits_GN = jnp.pad(x_GN != 0, ((0, 0), (0, 32 * M - N)))
+    bit_32 = jnp.uint32(1) << jnp.arange(32, dtype=jnp.uint32)
+    word_GM = jnp.where(bits_GN.reshape(G, M, 32), bit_32, 0).sum(-1, dtype=jnp.uint32)
+    end_GM = jnp.cumsum(_count_bits(word_GM), axis=1)
+    most = end_GM[:, -1].max()
+
+    def body(carry):
+        done, total = carry
+        rank_K = done + jnp.arange(K, dtype=jnp.int32)
+        entry_GK = jnp.minimum(_select_bits(word_GM, end_GM, rank_K), N - 1)
+        live_GK = rank_K < end_GM[:, -1:]
+        return done + K, add(entry_GK, live_GK, total)
+
+    zero = jnp.zeros((), jnp.int32)
+    return lax.while_loop(lambda c: c[0] < most, body, (zero, total))[1]
+
+
+def _select_bits(word_GM, end_GM, rank_K):
+    """Position of the set bit with each rank; meaningless past the last one.
+
+    `end_GM` counts the bits up to and including each word. A search over the words,
+    then a binary search within the word: on a CPU much cheaper than a scatter over all
+    N positions, and the same everywhere.
+    """
+    search = partial(jnp.searchsorted, v=rank_K, side="right", method="scan")
+    at_GK = jnp.minimum(jax.vmap(search)(end_GM), word_GM.shape[1] - 1)
+    at_GK = at_GK.astype(jnp.int32)
+    word_GK = jnp.take_along_axis(word_GM, at_GK, 1)
+    before_GK = jnp.take_along_axis(end_GM, at_GK, 1) - _count_bits(word_GK)
+    rank_GK = rank_K - before_GK
+    bit_GK = jnp.zeros_like(rank_GK)
+    for width in (16, 8, 4, 2, 1):
+        low_GK = word_GK & jnp.uint32((1 << width) - 1)
+        count_GK = _count_bits(low_GK)
+        above_GK = rank_GK >= count_GK
+        rank_GK = jnp.where(above_GK, rank_GK - count_GK, rank_GK)
+        bit_GK = jnp.where(above_GK, bit_GK + width, bit_GK)
+        word_GK = jnp.where(above_GK, word_GK >> width, low_GK)
+    return 32 * at_GK + bit_GK
+
+
+def _count_bits(word_GK):
+    return lax.population_count(word_GK).astype(jnp.int32)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,1 @@
+"""Training data from a teacher: mined negatives and scores."""

@@ -1,0 +1,111 @@
+"""Hard negatives: documents that BM25 ranks high but that do not answer the query."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from lsrjax.retrieval.bm25 import BM25
+
+
+def mine(
+    queries: Sequence[str],
+    corpus_texts: Sequence[str],
+    positives: Sequence[int],
+    *,
+    depth: int = 100,
+    count: int = 7,
+    groups: Sequence | np.ndarray | None = None,
+    exclude: Sequence[Collection[int]] | None = None,
+    seed: int,
+) -> np.ndarray:
+    """Draws negatives for each query from its best BM25 hits.
+
+    The positive, documents with the positive's text, and those that `groups` or
+    `exclude` name are never drawn. Where fewer than `count` hits remain, random
+    documents of the corpus fill the row. Row i depends on the texts and on (seed, i)
+    only, so that mining can be repeated.
+
+    Args:
+        queries: Q texts.
+        corpus_texts: N texts.
+        positives: for each query the index of its relevant document.
+        depth: hits of a query to draw from.
+        count: negatives of a query.
+        groups: [N] labels; documents that share the positive's label are not drawn.
+        exclude: for each query further documents that are not drawn.
+        seed: seed of the draws.
+
+    Returns:
+        [Q, count] int32 document indices, the drawn hits first, distinct in each row.
+
+    Raises:
+        ValueError: if lengths differ, a positive lies outside the corpus, or the
+            corpus has fewer than `count` documents that may be drawn for a query.
+    """
+    _check(len(queries), len(corpus_texts), positives, groups, exclude)
+    hits, _ = BM25(corpus_texts).search(queries, depth)
+    same_text = _members(corpus_texts)
+    same_group = _members(groups) if groups is not None else None
+    negatives = np.empty((len(queries), count), np.int32)
+    for i, positive in enumerate(positives):
+        barred = set(same_text[corpus_texts[positive]])
+        if same_group is not None:
+            barred.update(same_group[groups[positive]])
+        if exclude is not None:
+            barred.update(int(doc) for doc in exclude[i])
+        rng = np.random.default_rng((seed, i))
+        negatives[i] = _draw(hits[i], barred, len(corpus_texts), count, rng, i)
+    return negatives
+
+
+def _draw(
+    hits: np.ndarray,
+    barred: set[int],
+    corpus_size: int,
+    count: int,
+    rng: np.random.Generator,
+    query: int,
+) -> list[int]:
+    hard = [doc for doc in hits.tolist() if doc >= 0 and doc not in barred]
+    drawn = rng.permutation(hard)[:count].astype(int).tolist()
+    if len(drawn) < count:
+        taken = barred | set(drawn)
+        rest = [doc for doc in range(corpus_size) if doc not in taken]
+        missing = count - len(drawn)
+        if missing > len(rest):
+            raise ValueError(
+                f"mine: query {query} needs {count} negatives, but only "
+                f"{len(drawn) + len(rest)} of the {corpus_size} documents may be drawn "
+                "for it; lower count or use a larger corpus."
+            )
+        drawn += rng.choice(rest, missing, replace=False).tolist()
+    return drawn
+
+
+def _members(labels: Sequence | np.ndarray) -> dict:
+    members: dict = {}
+    for doc, label in enumerate(labels):
+        members.setdefault(label, []).append(doc)
+    return members
+
+
+def _check(
+    queries: int,
+    corpus_size: int,
+    positives: Sequence[int],
+    groups: Sequence | np.ndarray | None,
+    exclude: Sequence[Collection[int]] | None,
+) -> None:
+    for name, found, wanted in (
+        ("positives", len(positives), queries),
+        ("groups", corpus_size if groups is None else len(groups), corpus_size),
+        ("exclude", queries if exclude is None else len(exclude), queries),
+    ):
+        if found != wanted:
+            raise ValueError(f"mine: {name} has {found} entries, expected {wanted}.")
+    for i, positive in enumerate(positives):
+        if not 0 <= positive < corpus_size:
+            raise ValueError(
+                f"mine: the positive of query {i} is document {positive}, outside the "
+                f"corpus of {corpus_size} documents."
+            )

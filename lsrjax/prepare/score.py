@@ -1,0 +1,107 @@
+"""Teacher scores of queries and their documents, once, in English."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lsrjax.data.loader import wording
+from lsrjax.data.sources import Group, Text
+from lsrjax.prepare.mine import mine
+from lsrjax.retrieval.encode import joined
+from lsrjax.retrieval.evaluate import Searcher
+
+
+def corpus_of(source) -> tuple[list[Text], np.ndarray]:
+    """The distinct documents of a source of groups.
+
+    Documents are the same when their English wordings are.
+
+    Returns:
+      The documents, and for each example the position of its first positive.
+    """
+    places: dict[str, int] = {}
+    corpus, positives = [], []
+    for index in range(len(source)):
+        group: Group = source[index]
+        for text in (*group.positives, *group.negatives):
+            if places.setdefault(wording(text), len(corpus)) == len(corpus):
+                corpus.append(text)
+        positives.append(places[wording(group.positives[0])])
+    return corpus, np.array(positives)
+
+
+def prepare(
+    source,
+    corpus: Sequence[Text],
+    positives: np.ndarray,
+    *,
+    mined,
+    teacher: Searcher | None,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Negatives and teacher scores for every example of a source of groups.
+
+    Args:
+      source: Q groups.
+      corpus: their distinct documents, from `corpus_of`.
+      positives: [Q] positions of the first positives, from `corpus_of`.
+      mined: a stage's `prepare` config to mine BM25 negatives from the corpus; None
+        takes the groups' own.
+      teacher: scores the documents; None leaves the scores at NaN.
+      seed: of the draws.
+
+    Returns:
+      `negatives` [Q, K] int32 positions in the corpus, -1 where a row has fewer, and
+      `scores` [Q, 1 + K] float32 of the positive and the negatives.
+    """
+    queries = [wording(source[i].query) for i in range(len(source))]
+    texts = [wording(text) for text in corpus]
+    if mined:
+        negatives = mine(
+            queries, texts, positives, depth=mined.depth, count=mined.count, seed=seed
+        )
+    else:
+        negatives = _given(source, texts)
+    documents = np.concatenate([positives[:, None], negatives], axis=1)
+    scores = np.full(documents.shape, np.nan, np.float32)
+    if teacher is not None:
+        scores = score(teacher, queries, texts, documents)
+    return {"negatives": negatives.astype(np.int32), "scores": scores}
+
+
+def _given(source, texts: Sequence[str]) -> np.ndarray:
+    places = {text: place for place, text in enumerate(texts)}
+    rows = [
+        [places[wording(text)] for text in source[i].negatives]
+        for i in range(len(source))
+    ]
+    negatives = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for row, chosen in zip(negatives, rows, strict=True):
+        row[: len(chosen)] = chosen
+    return negatives
+
+
+def score(
+    searcher: Searcher,
+    queries: Sequence[str],
+    corpus: Sequence[str],
+    documents_QK: np.ndarray,
+) -> np.ndarray:
+    """The teacher's score of each query with each of its documents.
+
+    Args:
+      searcher: the teacher.
+      queries: Q English texts.
+      corpus: English documents.
+      documents_QK: positions in the corpus; -1 gives NaN.
+
+    Returns:
+      [Q, K] float32.
+    """
+    q = joined(searcher.queries(queries))
+    d = joined(searcher.documents(corpus))
+    scores = np.empty(documents_QK.shape, np.float32)
+    for place in range(documents_QK.shape[1]):
+        products = q.multiply(d[documents_QK[:, place]])
+        scores[:, place] = np.asarray(products.sum(axis=1)).ravel()
+    return np.where(documents_QK < 0, np.nan, scores)

@@ -1,0 +1,134 @@
+"""What a head returns, and how two of them are scored.
+
+A head turns a batch of texts into *views*: a dict from the view's name to one of
+the representations below. SPLADE has the view `terms`, MILCO has `pivot` and, with
+LexEcho, `source`. The score of a query and a document is the sum over views of the
+views' scores. Losses see scores, regularizers see representations; nothing else of a
+model is visible outside it.
+
+Axes: B queries, N documents, G documents of one query, V vocabulary, K kept terms.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Vector:
+    """A weight for every term of a vocabulary.
+
+    Attributes:
+      weights_BV: term weights, as they are scored and indexed.
+      raw_BV: the values before the activation (for SPLADE the pooled logits), which
+        the alignment loss compares.
+    """
+
+    weights_BV: jax.Array
+    raw_BV: jax.Array
+
+    def score_all(self, documents: "Vector") -> jax.Array:
+        """Dot products of every query with every document, [B, N]."""
+        return self.weights_BV @ documents.weights_BV.T
+
+    def score_groups(self, documents: "Vector") -> jax.Array:
+        """Dot products of each query with its own group, [B, G]; N = B * G."""
+        B, V = self.weights_BV.shape
+        return jnp.einsum(
+            "bv,bgv->bg", self.weights_BV, documents.weights_BV.reshape(B, -1, V)
+        )
+
+    def row_sums(self) -> jax.Array:
+        """Sum of each text's weights, [B]."""
+        return self.weights_BV.sum(axis=1)
+
+    def column_means(self) -> jax.Array:
+        """Mean over the batch of each term's weight, [V]."""
+        return self.weights_BV.mean(axis=0)
+
+    def active_terms(self) -> jax.Array:
+        """Number of terms with a non-zero weight in each text, [B]."""
+        return (self.weights_BV != 0).sum(axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bag:
+    """Weights of a few terms of a vocabulary; a repeated term counts as their sum.
+
+    Attributes:
+      ids_BK: term ids.
+      weights_BK: their weights; 0 where there is no term (padding).
+      size: number of terms in the vocabulary.
+    """
+
+    ids_BK: jax.Array
+    weights_BK: jax.Array
+    size: int = dataclasses.field(metadata={"static": True})
+
+    def score_all(self, documents: "Bag") -> jax.Array:
+        """Sum of s_q * s_d over pairs of equal ids, [B, N]."""
+
+        def one_query(query):
+            ids_K, weights_K = query
+            equal_NKJ = documents.ids_BK[:, None, :] == ids_K[None, :, None]
+            return jnp.einsum(
+                "k,nj,nkj->n",
+                weights_K,
+                documents.weights_BK,
+                equal_NKJ.astype(weights_K.dtype),
+            )
+
+        # One query at a time: [B, N, K, K] would outgrow the encoder's memory.
+        return jax.lax.map(jax.checkpoint(one_query), (self.ids_BK, self.weights_BK))
+
+    def score_groups(self, documents: "Bag") -> jax.Array:
+        """Sum of s_q * s_d over pairs of equal ids in each query's group, [B, G]."""
+        B = self.ids_BK.shape[0]
+        ids_BGJ = documents.ids_BK.reshape(B, -1, documents.ids_BK.shape[1])
+        weights_BGJ = documents.weights_BK.reshape(ids_BGJ.shape)
+        equal_BGKJ = self.ids_BK[:, None, :, None] == ids_BGJ[:, :, None, :]
+        return jnp.einsum(
+            "bk,bgj,bgkj->bg",
+            self.weights_BK,
+            weights_BGJ,
+            equal_BGKJ.astype(weights_BGJ.dtype),
+        )
+
+    def row_sums(self) -> jax.Array:
+        """Sum of each text's weights, [B]."""
+        return self.weights_BK.sum(axis=1)
+
+    def column_means(self) -> jax.Array:
+        """Mean over the batch of each term's weight, [size]."""
+        sums_M = jnp.zeros(self.size, self.weights_BK.dtype)
+        return sums_M.at[self.ids_BK].add(self.weights_BK) / self.ids_BK.shape[0]
+
+    def active_terms(self) -> jax.Array:
+        """Number of distinct terms with a non-zero weight in each text, [B]."""
+        K = self.ids_BK.shape[1]
+        active_BK = self.weights_BK != 0
+        repeats_BKJ = (self.ids_BK[:, :, None] == self.ids_BK[:, None, :]) & active_BK[
+            :, None, :
+        ]
+        earlier_KJ = jnp.tril(jnp.ones((K, K), bool), k=-1)
+        first_BK = ~(repeats_BKJ & earlier_KJ).any(axis=2)
+        return (active_BK & first_BK).sum(axis=1)
+
+
+Views = dict[str, Vector | Bag]
+
+
+def score_all(queries: Views, documents: Views) -> jax.Array:
+    """Scores of every query with every document, [B, N], summed over views."""
+    return sum(queries[view].score_all(documents[view]) for view in queries)
+
+
+def score_groups(queries: Views, documents: Views) -> jax.Array:
+    """Scores of each query with its own G documents, [B, G], summed over views.
+
+    Documents `b * G` to `b * G + G - 1` are the group of query `b`.
+    """
+    return sum(queries[view].score_groups(documents[view]) for view in queries)

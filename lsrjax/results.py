@@ -1,0 +1,171 @@
+"""The systems of a finished run compared: the table, `results.json`, and examples."""
+
+import json
+import pathlib
+
+import numpy as np
+from rich.console import Console
+
+from lsrjax import checkpoint, config, report, stages
+from lsrjax.data import sources
+from lsrjax.retrieval import evaluate
+from lsrjax.retrieval.encode import joined
+from lsrjax.retrieval.search import search
+
+RESULTS_FILE = "results.json"
+EXAMPLES_FILE = "examples.json"
+_MULTILINGUAL = "multilingual "
+_SHOWN_TERMS = 8
+_SHOWN_DOCUMENTS = 3
+
+
+def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Evaluates BM25 and the stages' models on the embedded test split and writes both.
+
+    Args:
+      run_config: the run's.
+      workdir: where the stages lie, and where `results.json` goes.
+      console: is told what is being evaluated.
+    """
+    groups = list(sources.debian("group", "test"))
+    languages = sorted(
+        {language for group in groups for language in group.query},
+        key=lambda language: (language != sources.ENGLISH, language),
+    )
+    tasks = {
+        "": evaluate.cross_lingual(groups, languages),
+        _MULTILINGUAL: evaluate.multilingual(groups, languages, run_config.seed),
+    }
+    console.print(
+        f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
+        f" on {len(groups):,} documents."
+    )
+    results: report.Results = {}
+    for prefix, task in tasks.items():
+        _add(results, "bm25", prefix, evaluate.bm25(task))
+    model_searcher = None
+    for name, stage in config.stages(run_config).items():
+        model_searcher = stages.searcher(checkpoint.load_model(workdir / name), stage)
+        own = _languages(stage, languages)
+        for prefix, task in tasks.items():
+            if own == [sources.ENGLISH] and prefix:
+                continue  # an English model has no use for other languages' documents
+            by_view = evaluate.sparse_retriever(_only(task, own), model_searcher)
+            for view, values in by_view.items():
+                _add(results, f"{name} {view}".strip(), prefix, values)
+    examples = _examples(
+        tasks[""], groups, model_searcher, run_config.evaluate.examples
+    )
+    checkpoint.write_json(workdir / EXAMPLES_FILE, examples)
+    report.write_results(workdir / RESULTS_FILE, report.with_mean(results))
+
+
+def show(workdir: pathlib.Path, console: Console) -> None:
+    """Prints the tables and examples of an evaluated run."""
+    results = json.loads((workdir / RESULTS_FILE).read_text(encoding="utf-8"))
+    examples = json.loads((workdir / EXAMPLES_FILE).read_text(encoding="utf-8"))
+    if examples:
+        console.print(
+            "\nQueries that the last stage answers and BM25 does not (one a language):"
+        )
+        report.print_examples(console, examples)
+    for metric, title in (
+        ("nDCG@10", "English documents"),
+        ("R@100", "English documents"),
+        (f"{_MULTILINGUAL}nDCG@10", "each document in one of the languages"),
+        ("query_terms", "active terms of a query"),
+        ("document_terms", "active terms of an English document"),
+    ):
+        console.print(f"\n{metric}: {title}", highlight=False)
+        report.print_table(_with(results, metric), metric, console)
+    console.print(f"\nWritten to {workdir / RESULTS_FILE}", highlight=False)
+
+
+def _with(results, metric):
+    """The systems that have a metric."""
+    return {
+        system: by_language
+        for system, by_language in results.items()
+        if any(metric in values for values in by_language.values())
+    }
+
+
+def _add(results, system: str, prefix: str, by_language) -> None:
+    for language, values in by_language.items():
+        kept = results.setdefault(system, {}).setdefault(language, {})
+        kept.update({f"{prefix}{name}": value for name, value in values.items()})
+
+
+def _languages(stage, known: list[str]) -> list[str]:
+    """The languages that a stage's queries are in."""
+    weights = config.language_weights(stage.data.query_languages, "query_languages")
+    rest = weights.get(sources.ANY, 0.0)
+    return [language for language in known if weights.get(language, rest) > 0]
+
+
+def _only(task: evaluate.Task, languages: list[str]) -> evaluate.Task:
+    chosen = [i for i, language in enumerate(task.languages) if language in languages]
+    return evaluate.Task(
+        [task.queries[i] for i in chosen],
+        [task.languages[i] for i in chosen],
+        task.corpus,
+        [task.relevant[i] for i in chosen],
+    )
+
+
+def _examples(task, groups, model, languages) -> list[dict]:
+    """For each language, the first query in the model's top 3 that BM25 misses."""
+    if not languages:
+        return []
+    task = _only(task, list(languages))
+    bm25_hits, _ = evaluate.BM25(task.corpus).search(task.queries, 10)
+    queries, documents = model.queries(task.queries), model.documents(task.corpus)
+    hits, _ = search(joined(queries), joined(documents), _SHOWN_DOCUMENTS)
+    examples = []
+    for language in languages:
+        for i, relevant in enumerate(task.relevant):
+            missed = relevant not in bm25_hits[i]
+            if task.languages[i] == language and relevant in hits[i] and missed:
+                examples.append(
+                    _example(task, groups, model, queries, documents, hits, i)
+                )
+                break
+    return examples
+
+
+def _example(task, groups, model, queries, documents, hits, i) -> dict:
+    names = {view: _term_names(model, view) for view in queries}
+    top = hits[i][0]
+    terms, because = {}, []
+    for view, matrix in queries.items():
+        terms[view] = [
+            (names[view](j), float(matrix[i, j])) for j in _strongest(matrix[i])
+        ]
+        products = matrix[i].multiply(documents[view][top]).tocsr()
+        because += [
+            (names[view](j), view, float(products[0, j])) for j in _strongest(products)
+        ]
+    because.sort(key=lambda item: -item[2])
+    found = [
+        (rank, groups[d].query[sources.ENGLISH], bool(d == task.relevant[i]))
+        for rank, d in enumerate(hits[i].tolist(), start=1)
+        if d >= 0
+    ]
+    return {
+        "query": task.queries[i],
+        "lang": task.languages[i],
+        "terms": terms,
+        "found": found,
+        "because": because[:_SHOWN_TERMS],
+    }
+
+
+def _strongest(row) -> np.ndarray:
+    order = np.argsort(-row.data, kind="stable")[:_SHOWN_TERMS]
+    return row.indices[order]
+
+
+def _term_names(model, view: str):
+    """Column to term of a view; pivot terms are the English tokenizer's."""
+    tokenizer = model.pivot_tokenizer if view == "pivot" else model.encoder.tokenizer
+    return lambda column: tokenizer.token(column)

@@ -1,0 +1,134 @@
+"""BM25 over words and character bigrams: the baseline, and the source of negatives."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import sparse
+
+from lsrjax.retrieval.search import search
+
+
+def _class(belongs: Callable[[str], bool], last: int) -> str:
+    """Returns the characters below code point `last` as ranges of a regex class."""
+    inside = [code for code in range(last) if belongs(chr(code))]
+    starts = [
+        code for i, code in enumerate(inside) if i == 0 or inside[i - 1] < code - 1
+    ]
+    ends = [
+        code
+        for i, code in enumerate(inside)
+        if i == len(inside) - 1 or inside[i + 1] > code + 1
+    ]
+    return "".join(
+        f"\\U{first:08x}-\\U{end:08x}" for first, end in zip(starts, ends, strict=True)
+    )
+
+
+# Chinese characters with 々, 〆 and 〇, hiragana, and katakana without its middle dot.
+_CJK = (
+    r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+    r"\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+)
+_LATIN = r"0-9a-z\xdf-\xf6\xf8-\u024f\u1e00-\u1eff"
+# Vowel signs of Indic scripts and accents without a composed form: `\w` is not them.
+_MARK = _class(lambda char: unicodedata.category(char).startswith("M"), 0x12000)
+_RUN = re.compile(
+    rf"(?P<cjk>[{_CJK}]+)|[{_LATIN}][{_LATIN}{_MARK}]*"
+    rf"|(?:[^\W_{_CJK}{_LATIN}][{_MARK}]*)+"
+)
+
+
+def tokenize(text: str) -> list[str]:
+    """Splits a text into terms that different languages can share.
+
+    The text is normalised to NFKC and lower-cased. Latin letters and digits form words
+    of their own, so that the Korean `GNU용` shares `gnu` with English. Chinese
+    characters and kana, which are written without spaces, become character bigrams
+    (a single one stays itself). Letters of other scripts form words. There is no
+    stemming and there are no stop words.
+    """
+    terms = []
+    for match in _RUN.finditer(unicodedata.normalize("NFKC", text).lower()):
+        run = match.group()
+        if match.lastgroup == "cjk" and len(run) > 1:
+            terms.extend(run[i : i + 2] for i in range(len(run) - 1))
+        else:
+            terms.append(run)
+    return terms
+
+
+class BM25:
+    """An index of texts, searched by BM25 as Lucene defines it.
+
+    score(q, d) = sum over the terms t of q, repeated ones counted again, of
+    idf(t) tf / (tf + k1 (1 - b + b |d| / mean |d|)), where
+    idf(t) = log(1 + (N - df + .5) / (df + .5)); Kamphuis et al., "Which BM25 do you
+    mean?", ECIR 2020, "Lucene (accurate)". The weights come from bm25s.
+    """
+
+    def __init__(self, texts: Sequence[str], *, k1: float = 1.2, b: float = 0.75):
+        """Indexes N texts.
+
+        Args:
+            texts: the documents.
+            k1: how slowly repeated terms saturate; the default is Lucene's.
+            b: how much long documents are held back, from 0 to 1.
+
+        Raises:
+            ValueError: if no text has a letter or a digit.
+        """
+        # Importing bm25s starts JAX's backend when JAX is installed, which would come
+        # too early for jax.distributed: import it only here.
+        import bm25s
+
+        self._vocabulary: dict[str, int] = {}
+        ids = [
+            [
+                self._vocabulary.setdefault(term, len(self._vocabulary))
+                for term in tokenize(text)
+            ]
+            for text in texts
+        ]
+        if not self._vocabulary:
+            raise ValueError(
+                f"BM25: none of the {len(texts)} texts has a letter or a digit; "
+                "there is nothing to index."
+            )
+        index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
+        # Ids instead of words: bm25s numbers words in an order that differs from one
+        # process to the next, and with it the order in which scores are summed.
+        index.index(
+            (ids, self._vocabulary), create_empty_token=False, show_progress=False
+        )
+        weights = index.scores
+        self._docs = sparse.csc_matrix(
+            (weights["data"], weights["indices"], weights["indptr"]),
+            shape=(len(texts), len(self._vocabulary)),
+        ).tocsr()
+
+    def search(
+        self, queries: Sequence[str], depth: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the documents with the highest score for each query.
+
+        Args:
+            queries: Q texts; terms that no document has are ignored.
+            depth: hits to return for each query.
+
+        Returns:
+            indices [Q, depth] int32, -1 where there are no more hits, and scores
+            [Q, depth] float32, 0 there; ordered as `lsrjax.retrieval.search.search`.
+        """
+        terms, ends = [], [0]
+        for query in queries:
+            known = (self._vocabulary.get(term) for term in tokenize(query))
+            terms.extend(term for term in known if term is not None)
+            ends.append(len(terms))
+        counts = sparse.csr_matrix(
+            (np.ones(len(terms), np.float32), terms, ends),
+            shape=(len(queries), len(self._vocabulary)),
+        )
+        counts.sum_duplicates()
+        return search(counts, self._docs, depth)

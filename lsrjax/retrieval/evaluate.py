@@ -1,0 +1,197 @@
+"""Retrieval quality of BM25 and of trained retrievers, by language."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy import sparse
+
+from lsrjax.data.sources import ENGLISH, Group, Pair
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.retrieval import metrics as measures
+from lsrjax.retrieval.bm25 import BM25
+from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.search import search
+
+METRICS = ("nDCG@10", "R@100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Queries, a corpus, and the one relevant document of each query.
+
+    Attributes:
+      queries: Q texts.
+      languages: of each query.
+      corpus: N texts.
+      relevant: for each query the position of its document in the corpus.
+    """
+
+    queries: Sequence[str]
+    languages: Sequence[str]
+    corpus: Sequence[str]
+    relevant: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Searcher:
+    """A retriever with everything that encoding takes.
+
+    Attributes:
+      encoder: architecture and tokenizer.
+      params: weights.
+      query_length: tokens.
+      document_length: tokens.
+      pivot_tokenizer: MILCO: names the terms of the pivot view.
+    """
+
+    encoder: TextEncoder
+    params: dict
+    query_length: int
+    document_length: int
+    pivot_tokenizer: TextTokenizer | None = None
+
+    def queries(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
+        """The views of queries."""
+        return self.encoder.encode(self.params, texts, self.query_length)
+
+    def documents(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
+        """The views of documents."""
+        return self.encoder.encode(self.params, texts, self.document_length)
+
+
+def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
+    """Held-out examples as a retrieval task.
+
+    Pairs: the translation looks for the English text among all English texts. Groups:
+    the query, in each language there is, looks for its first positive among all
+    documents, in English where there is English.
+
+    Args:
+      source: pairs or groups.
+      limit: queries at most, spread evenly over the examples.
+      languages: whether queries in a language count.
+    """
+    corpus: dict[str, int] = {}
+    queries = []
+    for index in range(len(source)):
+        example = source[index]
+        if isinstance(example, Pair):
+            relevant = corpus.setdefault(example.english, len(corpus))
+            queries.append((example.translation, example.language, relevant))
+            continue
+        relevant = corpus.setdefault(_english(example.positives[0]), len(corpus))
+        for text in (*example.positives[1:], *example.negatives):
+            corpus.setdefault(_english(text), len(corpus))
+        queries += [
+            (text, language, relevant)
+            for language, text in example.query.items()
+            if languages(language)
+        ]
+    chosen = np.linspace(0, len(queries) - 1, min(limit, len(queries))).astype(int)
+    texts, languages, relevant = zip(*(queries[i] for i in chosen), strict=True)
+    return Task(texts, languages, list(corpus), relevant)
+
+
+def _english(text: Mapping[str, str]) -> str:
+    return text.get(ENGLISH) or next(iter(text.values()))
+
+
+def cross_lingual(groups: Sequence[Group], languages: Sequence[str]) -> Task:
+    """Queries in every language against the English documents."""
+    corpus = [group.positives[0][ENGLISH] for group in groups]
+    return _task(groups, languages, corpus)
+
+
+def multilingual(groups: Sequence[Group], languages: Sequence[str], seed: int) -> Task:
+    """The same queries against a corpus in which each document is in one language.
+
+    The language of a document is drawn from those it exists in, all the same.
+    """
+    rng = np.random.default_rng(seed)
+    corpus = []
+    for group in groups:
+        texts = group.positives[0]
+        own = [language for language in languages if language in texts]
+        corpus.append(texts[own[rng.integers(len(own))]])
+    return _task(groups, languages, corpus)
+
+
+def _task(groups, languages, corpus) -> Task:
+    queries = [
+        (group.query[language], language, position)
+        for language in languages
+        for position, group in enumerate(groups)
+        if language in group.query
+    ]
+    texts, of, relevant = zip(*queries, strict=True)
+    return Task(texts, of, corpus, relevant)
+
+
+Hits = Callable[[int], np.ndarray]
+
+
+def by_language(
+    task: Task, hits: np.ndarray, metrics: Sequence[str] = METRICS
+) -> dict[str, dict[str, float]]:
+    """Mean of each metric over the queries of each language.
+
+    Args:
+      task: what was searched.
+      hits: [Q, depth] document positions, best first, -1 = none.
+      metrics: names that ir_measures knows.
+    """
+    values = measures.per_query(hits, task.relevant, metrics)
+    languages = np.array(task.languages)
+    return {
+        language: {m: float(values[m][languages == language].mean()) for m in metrics}
+        for language in dict.fromkeys(task.languages)
+    }
+
+
+def bm25(task: Task, metrics: Sequence[str] = METRICS) -> dict[str, dict[str, float]]:
+    """BM25 over the strings that queries and documents share."""
+    depth = measures.required_depth(metrics)
+    hits, _ = BM25(task.corpus).search(task.queries, depth)
+    return by_language(task, hits, metrics)
+
+
+def views_of(searcher: Searcher) -> dict[str, tuple[str, ...]]:
+    """What to evaluate: all views together under "", and each alone if several."""
+    views = tuple(searcher.encoder.spec.views)
+    alone = {view: (view,) for view in views} if len(views) > 1 else {}
+    return {"": views, **alone}
+
+
+def sparse_retriever(
+    task: Task, searcher: Searcher, metrics: Sequence[str] = METRICS
+) -> dict[str, dict[str, dict[str, float]]]:
+    """A retriever's quality and sparsity, with all views and with each alone.
+
+    Returns:
+      By view ("" = all together), language and metric; besides the metrics
+      `query_terms` and `document_terms`, the mean numbers of active terms.
+    """
+    queries = searcher.queries(task.queries)
+    documents = searcher.documents(task.corpus)
+    depth = measures.required_depth(metrics)
+    languages = np.array(task.languages)
+    results = {}
+    for name, views in views_of(searcher).items():
+        q = joined({view: queries[view] for view in views})
+        d = joined({view: documents[view] for view in views})
+        hits, _ = search(q, d, depth)
+        results[name] = by_language(task, hits, metrics)
+        for language, values in results[name].items():
+            own = q[np.flatnonzero(languages == language)]
+            values["query_terms"] = measures.active_terms(own)
+            values["document_terms"] = measures.active_terms(d)
+    return results
+
+
+def dev_metric(task: Task, searcher: Searcher, metric: str) -> dict[str, float]:
+    """The mean of a metric over a dev task's queries, all views together."""
+    queries = joined(searcher.queries(task.queries))
+    documents = joined(searcher.documents(task.corpus))
+    hits, _ = search(queries, documents, measures.required_depth([metric]))
+    return measures.evaluate(hits, task.relevant, [metric])

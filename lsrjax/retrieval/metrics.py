@@ -1,0 +1,165 @@
+"""Ranking metrics, computed by ir_measures, and the size of representations."""
+
+from collections.abc import Collection, Sequence
+
+import ir_measures
+import numpy as np
+from scipy import sparse
+
+DEFAULT_METRICS = ("nDCG@10", "R@100")
+
+
+def evaluate(
+    hits: np.ndarray,
+    relevant: Sequence[int] | Sequence[Collection[int]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> dict[str, float]:
+    """Averages ranking metrics over all queries.
+
+    A query without hits counts as 0 instead of dropping out of the mean.
+
+    Args:
+        hits: [Q, depth] document indices, best first; -1 stands for no hit.
+        relevant: the relevant document, or a collection of them, of each query.
+        metrics: names as ir_measures writes them, such as nDCG@10, R@100, RR@10.
+
+    Returns:
+        The mean of each metric, in the order of `metrics`.
+
+    Raises:
+        ValueError: if a metric is unknown or looks deeper than `hits` goes, a query
+            has no relevant document, or a ranking holds a document twice.
+    """
+    values = per_query(hits, relevant, metrics)
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def per_query(
+    hits: np.ndarray,
+    relevant: Sequence[int] | Sequence[Collection[int]],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> dict[str, np.ndarray]:
+    """Computes ranking metrics for each query.
+
+    Args:
+        hits: [Q, depth] document indices, best first; -1 stands for no hit.
+        relevant: the relevant document, or a collection of them, of each query.
+        metrics: names as ir_measures writes them.
+
+    Returns:
+        For each metric [Q] float64, in the order of the queries.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    hits = np.asarray(hits)
+    measures = {name: _parse(name) for name in metrics}
+    _check_hits(hits, len(relevant))
+    needed = required_depth(metrics)
+    if needed > hits.shape[1]:
+        raise ValueError(
+            f"metrics: {', '.join(metrics)} look at {needed} hits, but the rankings "
+            f"hold {hits.shape[1]}; search with depth={needed}."
+        )
+    # Two names may stand for one measure (RR and MRR). Queries without hits, which
+    # trec_eval leaves out, keep the measure's default.
+    values = {
+        measure: np.full(len(relevant), measure.DEFAULT, np.float64)
+        for measure in measures.values()
+    }
+    evaluator = ir_measures.evaluator(list(values), _qrels(relevant))
+    for result in evaluator.iter_calc(_run(hits)):
+        values[result.measure][int(result.query_id)] = result.value
+    return {name: values[measure] for name, measure in measures.items()}
+
+
+def required_depth(metrics: Sequence[str]) -> int:
+    """Returns the largest cut-off among `metrics`, at least 1: the depth to search."""
+    cutoffs = [_parse(name).params.get("cutoff", 1) for name in metrics]
+    return max(cutoffs, default=1)
+
+
+def active_terms(weights: sparse.csr_matrix) -> float:
+    """Returns the mean number of non-zero weights in a row of [N, V] `weights`."""
+    return weights.count_nonzero() / max(weights.shape[0], 1)
+
+
+def _parse(name: str) -> ir_measures.Measure:
+    try:
+        measure = ir_measures.parse_measure(name)
+        measure.validate_params()
+    # ir_measures has no error of its own: names, syntax, parameters and cut-offs
+    # each fail in another way.
+    except (NameError, ValueError, TypeError, KeyError, AssertionError) as error:
+        raise ValueError(_unknown(name, str(error))) from error
+    if measure.params.get("cutoff", 1) < 1:  # trec_eval ends the process on these
+        raise ValueError(_unknown(name, "the cut-off is below 1"))
+    if not ir_measures.DefaultPipeline.supports(measure):
+        raise ValueError(_unknown(name, "no installed package computes it"))
+    return measure
+
+
+def _unknown(name: str, reason: str) -> str:
+    known = sorted(
+        {
+            measure.NAME
+            for provider in ir_measures.DefaultPipeline.providers
+            if provider.is_available()
+            for measure in provider.SUPPORTED_MEASURES
+        }
+    )
+    return (
+        f"metrics: cannot compute {name!r}: {reason}. A metric is a name and, for "
+        f"most, a cut-off, such as nDCG@10, R@100 or RR@10. Known names: "
+        f"{', '.join(known)}."
+    )
+
+
+def _check_hits(hits: np.ndarray, queries: int) -> None:
+    if queries == 0:
+        raise ValueError("metrics: there are no queries, so there is no mean.")
+    if hits.ndim != 2 or hits.shape[0] != queries:
+        raise ValueError(
+            f"metrics: hits of shape {hits.shape} do not fit {queries} queries with "
+            "relevant documents; one row of hits for each query is needed."
+        )
+    ordered = np.sort(hits, axis=1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if repeated.any():
+        query, place = np.argwhere(repeated)[0]
+        raise ValueError(
+            f"metrics: the ranking of query {query} holds document "
+            f"{ordered[query, place]} more than once."
+        )
+
+
+def _qrels(
+    relevant: Sequence[int] | Sequence[Collection[int]],
+) -> dict[str, dict[str, int]]:
+    qrels = {}
+    for query, docs in enumerate(relevant):
+        docs = [docs] if isinstance(docs, int | np.integer) else docs
+        if not len(docs):
+            raise ValueError(
+                f"metrics: query {query} has no relevant document, so no metric is "
+                "defined for it; leave it out of the queries."
+            )
+        if min(docs) < 0:
+            raise ValueError(
+                f"metrics: the relevant document of query {query} is {min(docs)}; "
+                "it has to be a row of the corpus, counted from 0."
+            )
+        qrels[str(query)] = {str(doc): 1 for doc in docs}
+    return qrels
+
+
+def _run(hits: np.ndarray) -> dict[str, dict[str, float]]:
+    # The rank alone makes the score: trec_eval breaks ties by the document's name.
+    depth = hits.shape[1]
+    return {
+        str(query): {
+            str(doc): float(depth - rank) for rank, doc in enumerate(row) if doc >= 0
+        }
+        for query, row in enumerate(hits.tolist())
+        if max(row, default=-1) >= 0
+    }

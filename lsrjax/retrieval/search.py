@@ -1,0 +1,97 @@
+"""Exact search over sparse representations."""
+
+import numpy as np
+from scipy import sparse
+
+# The score's bits sit above the complemented document index in one 64-bit key, so
+# that the order of the keys is "higher score, then smaller index" and no two keys
+# are equal: the top keys are the same set whatever algorithm selects them.
+_INDEX_BITS = 32
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+_NO_HIT = np.iinfo(np.int64).min
+
+
+def search(
+    queries: sparse.csr_matrix,
+    docs: sparse.csr_matrix,
+    depth: int,
+    *,
+    batch: int = 128,
+    block: int = 32_768,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the documents with the highest dot product for each query.
+
+    The search is exact. Equal scores are ordered by the smaller document index, and a
+    document whose score is 0 is no hit. Neither `batch` nor `block` changes a result:
+    they bound the memory, about 30 bytes x `batch` x `block`.
+
+    Args:
+        queries: [Q, V] weights of the queries, scipy CSR.
+        docs: [N, V] weights of the documents, scipy CSR.
+        depth: hits to return for each query; may be larger than N.
+        batch: queries scored at once.
+        block: documents scored at once.
+
+    Returns:
+        indices: [Q, depth] int32, best first, -1 where there are no more hits.
+        scores: [Q, depth] float32, 0 where there are no more hits.
+
+    Raises:
+        ValueError: if the vocabularies differ, a weight is not finite, or `depth`,
+            `batch` or `block` is below 1.
+    """
+    for name, value in (("depth", depth), ("batch", batch), ("block", block)):
+        if value < 1:
+            raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
+    queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
+    if queries.shape[1] != docs.shape[1]:
+        raise ValueError(
+            f"search: queries have {queries.shape[1]} columns and docs have "
+            f"{docs.shape[1]}; encode both with the same model and views."
+        )
+    best = np.full((queries.shape[0], depth), _NO_HIT, np.int64)
+    for start in range(0, docs.shape[0], block):
+        columns = docs[start : start + block].T.tocsr()
+        for first in range(0, queries.shape[0], batch):
+            rows = slice(first, first + batch)
+            keys = _keys((queries[rows] @ columns).toarray(), start)
+            best[rows] = _largest(np.concatenate([best[rows], keys], axis=1), depth)
+    return _unpacked(np.sort(best, axis=1)[:, ::-1])
+
+
+def _checked(weights: sparse.csr_matrix, name: str) -> sparse.csr_matrix:
+    weights = sparse.csr_matrix(weights, dtype=np.float32)
+    if not np.isfinite(weights.data).all():
+        row = np.searchsorted(
+            weights.indptr, np.flatnonzero(~np.isfinite(weights.data))[0], side="right"
+        )
+        raise ValueError(
+            f"search: row {row - 1} of {name} has a weight that is not finite; "
+            "the model that encoded it has diverged."
+        )
+    # A score is summed in the order of the query's columns: sorted, that order, and
+    # with it the last bit of the score, is independent of how the matrix was built.
+    return weights if weights.has_sorted_indices else weights.sorted_indices()
+
+
+def _keys(scores: np.ndarray, start: int) -> np.ndarray:
+    bits = scores.view(np.int32)
+    # Floats order like their bits, negative ones in reverse.
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    index = _INDEX_MASK - np.arange(start, start + scores.shape[1], dtype=np.int64)
+    return np.where(scores != 0, (ordered << _INDEX_BITS) | index, _NO_HIT)
+
+
+def _largest(keys: np.ndarray, count: int) -> np.ndarray:
+    return np.partition(keys, keys.shape[1] - count, axis=1)[:, -count:]
+
+
+def _unpacked(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    hit = keys != _NO_HIT
+    ordered = (keys >> _INDEX_BITS).astype(np.int32)
+    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
+    indices = _INDEX_MASK - (keys & _INDEX_MASK)
+    return (
+        np.where(hit, indices, -1).astype(np.int32),
+        np.where(hit, scores, 0).astype(np.float32),
+    )

@@ -1,0 +1,71 @@
+"""A run from its config: check, train what is left to train, evaluate, show."""
+
+import json
+import pathlib
+
+from rich.console import Console
+
+from lsrjax import checkpoint, config, results, stages, trackers
+from lsrjax.errors import InputError
+
+CONFIG_FILE = "config.json"
+
+
+def run(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Brings a run to its end from wherever it stands.
+
+    Args:
+      run_config: of one or several stages.
+      workdir: the run's folder; the same folder again goes on where it stopped.
+      console: what is printed goes there.
+
+    Raises:
+      InputError: a config, file or model that cannot be used.
+      lsrjax.train.TrainingFailed: a loss that is not a number.
+    """
+    config.validate(run_config)
+    _same_config(run_config, workdir)
+    finished = all(
+        (workdir / name / checkpoint.DONE_FILE).is_file()
+        for name in config.stages(run_config)
+    )
+    wanted = run_config.evaluate.test
+    if finished and (not wanted or (workdir / results.RESULTS_FILE).is_file()):
+        console.print(f"The run in {workdir} is finished.", highlight=False)
+    tracker = trackers.Tracker(console)
+    try:
+        for name, stage in config.stages(run_config).items():
+            stages.run_stage(name, stage, workdir, tracker)
+    finally:
+        tracker.stage_end()
+    if wanted:
+        if not (workdir / results.RESULTS_FILE).is_file():
+            results.evaluate_run(run_config, workdir, console)
+        results.show(workdir, console)
+
+
+def _same_config(run_config, workdir: pathlib.Path) -> None:
+    """Keeps the config in the work directory; refuses to go on with another one."""
+    path = workdir / CONFIG_FILE
+    values = json.loads(run_config.to_json())
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differences = list(_differences(found, values))
+        if differences:
+            raise InputError(
+                f"{workdir} holds a run with another config:\n"
+                + "\n".join(differences[:20])
+                + "\nUse another --workdir, or remove this one to start over."
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(path, values)
+
+
+def _differences(found, wanted, prefix="config"):
+    for key in [*found, *(k for k in wanted if k not in found)]:
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}.{key}")
+        elif a != b:
+            yield f"  {prefix}.{key}: there {a!r}, asked {b!r}"

@@ -1,0 +1,268 @@
+"""A run: its stages one after the other, each going on where it stopped."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import zipfile
+
+import jax
+import numpy as np
+
+from lsrjax import build, checkpoint, trackers
+from lsrjax import train as training
+from lsrjax.config import language_weights
+from lsrjax.data import loader, sources
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.losses import LOSSES
+from lsrjax.prepare import score as preparing
+from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+
+
+def searcher(model: checkpoint.SavedModel, config) -> Searcher:
+    """A saved retriever, ready to encode with the lengths of a stage's config."""
+    encoder = TextEncoder(
+        model.spec,
+        TextTokenizer(model.tokenizer),
+        buckets=config.data.length_buckets,
+        dtype=config.model.dtype,
+    )
+    pivot = model.pivot_tokenizer
+    return Searcher(
+        encoder,
+        model.params,
+        config.data.query_length,
+        config.data.document_length,
+        TextTokenizer(pivot) if pivot else None,
+    )
+
+
+def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracker):
+    """Trains a stage, unless it is finished.
+
+    Args:
+      name: the stage's.
+      config: the stage's.
+      workdir: the run's; the stage's folder is `workdir / name`.
+      tracker: is told what happens.
+    """
+    folder = workdir / name
+    done = folder / checkpoint.DONE_FILE
+    if done.is_file():
+        steps = json.loads(done.read_text())["steps"]
+        tracker.note(f"Stage {name} is finished ({steps} steps).")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    loss = LOSSES[config.loss.name]
+    kind = "pair" if loss.target == "views" else "group"
+    source = sources.open_source(config.data, kind)
+    if not len(source):
+        raise InputError(f"Stage {name}: the training data has no examples.")
+    total_steps = training.steps_of(config, len(source))
+    student = build.student(config, workdir)
+    checkpoint.write_model_files(
+        folder, student.spec, student.tokenizer, student.pivot_tokenizer
+    )
+    teacher = None
+    if config.teacher.model:
+        teacher = build.open_model(config.teacher.model, workdir)
+    if kind == "group":
+        source = _prepared(config, source, folder, teacher, tracker)
+    of_views = teacher if loss.target == "views" else None
+    _check_teacher(student.spec, of_views)
+    step_fn = training.make_step(
+        config, total_steps, student.spec, of_views.spec if of_views else None
+    )
+    with contextlib.closing(
+        checkpoint.Checkpoints(
+            folder, keep=config.checkpoint.keep, metric=config.dev.metric
+        )
+    ) as checkpoints:
+        state = _initial_state(step_fn, student, source, checkpoints)
+        first = int(state["step"])
+        tracker.stage(
+            name, folder, first, total_steps, _summary(config, student, source)
+        )
+        with contextlib.closing(
+            _batches(config, source, student, teacher, first)
+        ) as batches:
+            training.train(
+                config,
+                total_steps,
+                step_fn,
+                state,
+                of_views.params if of_views else None,
+                batches,
+                log=tracker.log,
+                save=checkpoints.save,
+                evaluate=_dev(config, kind, student),
+            )
+    tracker.stage_end()
+    checkpoint.write_json(done, {"steps": total_steps})
+
+
+def _check_teacher(spec, teacher) -> None:
+    if teacher is None or spec.head != "milco":
+        return
+    size = teacher.spec.encoder.vocab_size
+    if size != spec.pivot_vocab_size:
+        raise InputError(
+            f"config.teacher.model: {teacher.name} has {size} terms, the student's"
+            f" pivot head {spec.pivot_vocab_size}; alignment needs the same vocabulary."
+        )
+
+
+def _initial_state(step_fn, student, source, checkpoints) -> dict:
+    """The last checkpoint's state, or a fresh one."""
+    step = checkpoints.latest_step()
+    if step is None:
+        params = student.params(_texts(source))
+        return jax.jit(lambda p: training.init_state(step_fn, p))(params)
+    _, abstract = build.retriever.split(student.spec)
+    wanted = jax.eval_shape(lambda p: training.init_state(step_fn, p), abstract)
+    return checkpoints.restore(wanted, step)
+
+
+def _texts(source) -> dict[str, list[str]]:
+    """The training texts by language, for term statistics."""
+    texts: dict[str, list[str]] = {}
+    for index in range(len(source)):
+        example = source[index]
+        if isinstance(example, sources.Pair):
+            wordings = [
+                (sources.ENGLISH, example.english),
+                (example.language, example.translation),
+            ]
+        else:
+            wordings = [*example.positives[0].items()]
+        for language, text in wordings:
+            texts.setdefault(language, []).append(text)
+    return texts
+
+
+def _summary(config, student, source) -> dict[str, object]:
+    _, abstract = build.retriever.split(student.spec)
+    count = sum(leaf.size for leaf in jax.tree.leaves(abstract))
+    return {
+        "examples": len(source),
+        "batch": config.batch_size,
+        "parameters": count,
+        "loss": config.loss.name,
+        "views": student.spec.views,
+    }
+
+
+def _batches(config, source, student, teacher, first: int):
+    data = config.data
+    tokenizer = TextTokenizer(student.tokenizer)
+    limit = student.spec.encoder.max_length
+
+    def field(length_name: str, tok=tokenizer, limit=limit):
+        length = data[length_name]
+        if length > limit:
+            raise InputError(
+                f"config.data.{length_name} is {length}, but the model takes at most"
+                f" {limit} tokens. Lower it."
+            )
+        return loader.TextField(tok, length, tuple(data.length_buckets))
+
+    if LOSSES[config.loss.name].target == "views":
+        teachers = field(
+            "document_length",
+            TextTokenizer(teacher.tokenizer),
+            teacher.spec.encoder.max_length,
+        )
+        make = loader.PairBatches(field("document_length"), teachers)
+    else:
+        make = loader.GroupBatches(
+            query=field("query_length"),
+            document=field("document_length"),
+            group_size=data.group_size,
+            mixing=data.mixing,
+            query_languages=language_weights(data.query_languages, "query_languages"),
+            document_languages=language_weights(
+                data.document_languages, "document_languages"
+            ),
+            with_scores=LOSSES[config.loss.name].target == "scores",
+        )
+    order = loader.BatchOrder(
+        source.sizes(), config.batch_size, config.seed, data.window, start=first
+    )
+    return loader.batches(
+        source,
+        order,
+        make,
+        config.seed,
+        threads=data.threads,
+        prefetch=data.prefetch,
+    )
+
+
+def _dev(config, kind, student):
+    """Params to dev metrics, or None without dev data."""
+    if not config.dev.source:
+        return None
+    data = config.data.copy_and_resolve_references()
+    with data.unlocked():
+        data.update(
+            {
+                f: config.dev[f]
+                for f in ("source", "files", "dataset", "subset", "split")
+            }
+        )
+    weights = language_weights(config.data.query_languages, "query_languages")
+    # The embedded data knows the documents behind its pairs.
+    kind = "group" if data.source == "debian" else kind
+    task = dev_task(
+        sources.open_source(data, kind),
+        config.dev.queries,
+        lambda language: weights.get(language, weights.get(sources.ANY, 0.0)) > 0,
+    )
+    model = checkpoint.SavedModel(
+        student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
+    )
+    idle = searcher(model, config)
+
+    def evaluate(params):
+        return dev_metric(
+            task, dataclasses.replace(idle, params=params), config.dev.metric
+        )
+
+    return evaluate
+
+
+def _prepared(config, source, folder: pathlib.Path, teacher, tracker):
+    """The source with mined negatives and teacher scores, made once and kept."""
+    mined = config.prepare.negatives == "bm25"
+    scored = config.prepare.scores == "teacher"
+    if not (mined or scored):
+        return source
+    path = folder / "prepared.npz"
+    corpus, positives = preparing.corpus_of(source)
+    if not path.is_file():
+        tracker.note(
+            f"Preparing {len(source):,} queries over {len(corpus):,} documents:"
+            + (" mining negatives with BM25" if mined else "")
+            + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
+        )
+        arrays = preparing.prepare(
+            source,
+            corpus,
+            positives,
+            mined=config.prepare if mined else None,
+            teacher=searcher(teacher, config) if scored else None,
+            seed=config.seed,
+        )
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, **arrays)
+        temporary.replace(path)
+    try:
+        with np.load(path) as arrays:
+            negatives, scores = arrays["negatives"], arrays["scores"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+        raise InputError(
+            f"{path} is damaged ({e}). Delete it; it is made again from the data."
+        ) from e
+    return sources.WithNegatives(source, corpus, negatives, scores if scored else None)

@@ -1,0 +1,127 @@
+"""What a run tells: a live line in the terminal, and `metrics.jsonl`."""
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Tracker:
+    """Prints to a console and writes each stage's numbers to its `metrics.jsonl`."""
+
+    def __init__(self, console: Console):
+        """Prints to `console`; the live line needs it to be a terminal."""
+        self.console = console
+        self._live: Live | None = None
+        self._file = None
+
+    def note(self, text: str) -> None:
+        """Prints a line of its own."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def stage(
+        self,
+        name: str,
+        folder: pathlib.Path,
+        first: int,
+        total: int,
+        summary: Mapping[str, object],
+    ) -> None:
+        """Begins a stage.
+
+        Args:
+          name: the stage's.
+          folder: where its `metrics.jsonl` lies; lines of steps after `first`, which a
+            killed run left, are dropped.
+          first: step that it starts from.
+          total: steps it will have.
+          summary: what to print about it.
+        """
+        facts = ", ".join(f"{key} {_shown(value)}" for key, value in summary.items())
+        self.note(f"Stage {name}: {facts}")
+        if first:
+            self.note(f"  goes on at step {first:,} of {total:,}")
+        self._name, self._first, self._total = name, first, total
+        self._started = time.monotonic()
+        path = folder / METRICS_FILE
+        kept = _lines_up_to(path, first)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = open(path, "a", encoding="utf-8")
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4)
+            self._live.start()
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Writes a step's numbers to the file and shows them."""
+        record = {"step": step, **{k: float(f"{v:.6g}") for k, v in numbers.items()}}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        line = self._line(step, numbers)
+        if any(name.startswith("dev_") for name in numbers):
+            self.note(line)
+        elif self._live:
+            self._live.update(Text(line))
+        elif step % (10 * max(self._total // 100, 1)) == 0 or step == self._total:
+            # Without a terminal, about ten lines a stage.
+            self.note(line)
+
+    def _line(self, step: int, numbers: Mapping[str, float]) -> str:
+        parts = [f"{self._name} {step:,}/{self._total:,}"]
+        parts += [f"{_SHORT.get(k, k)} {_number(v)}" for k, v in numbers.items()]
+        seconds = time.monotonic() - self._started
+        if "loss" in numbers and step > self._first:
+            left = seconds / (step - self._first) * (self._total - step)
+            parts.append(f"left {int(left) // 60}:{int(left) % 60:02d}")
+        return " · ".join(parts)
+
+    def stage_end(self) -> None:
+        """Ends a stage; also after an error."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+_SHORT = {
+    "examples_per_s": "ex/s",
+    "tokens_per_s": "tok/s",
+    "grad_norm": "|g|",
+}
+
+
+def _number(value: float) -> str:
+    if value == 0 or 0.01 <= abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1e}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " + ".join(f"{name} {size:,}" for name, size in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            number = json.loads(line)["step"]
+        except ValueError:  # cut short when the run was killed
+            break
+        if number > step:
+            break
+        kept.append(line)
+    return kept

@@ -1,0 +1,280 @@
+"""The training step, one pure function, and the loop around it."""
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from lsrjax import reps
+from lsrjax.losses import LOSSES
+from lsrjax.models import retriever
+from lsrjax.optim import learning_rate, make_optimizer, matches
+from lsrjax.regularizers import REGULARIZERS, SCHEDULES
+
+
+class TrainingFailed(RuntimeError):
+    """The run cannot go on; earlier checkpoints are as they were."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """What the training step is made of.
+
+    Attributes:
+      config: the stage's.
+      total_steps: optimizer steps of the stage.
+      graphdef: the student's structure.
+      optimizer: an optax transformation.
+      teacher: the structure of a teacher of views, or None.
+    """
+
+    config: Any
+    total_steps: int
+    graphdef: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    teacher: nnx.GraphDef | None = None
+
+    def __call__(
+        self, state: dict, teacher_params: dict | None, batch: dict
+    ) -> tuple[dict, dict[str, jax.Array]]:
+        """One optimizer step.
+
+        Args:
+          state: `{"step", "params", "opt_state"}`.
+          teacher_params: of the frozen teacher of views, or None.
+          batch: as `lsrjax.data.loader` builds it.
+
+        Returns:
+          The next state, and scalars to log.
+        """
+        config, step, params = self.config, state["step"], state["params"]
+        targets = dict(batch.get("targets", {}))
+        if self.teacher is not None:
+            targets["teacher"] = retriever.apply(
+                self.teacher, teacher_params, batch["teacher_text"]
+            )
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+
+        def objective(params):
+            views = self._encode(params, batch["texts"], key)
+            parts = self._losses(views, targets) | self._penalties(views, step)
+            return sum(parts.values()), (parts, _active_terms(views))
+
+        (loss, (parts, active)), grads = jax.value_and_grad(objective, has_aux=True)(
+            params
+        )
+        frozen = matches(config.optim.freeze, grads)
+        grads = jax.tree.map(lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen)
+        updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
+        metrics = {
+            "loss": loss,
+            **parts,
+            **active,
+            "grad_norm": optax.global_norm(grads),
+            "lr": learning_rate(config.optim, self.total_steps)(step),
+        }
+        params = optax.apply_updates(params, updates)
+        return {"step": step + 1, "params": params, "opt_state": opt_state}, metrics
+
+    def _encode(self, params, texts, key) -> dict[str, reps.Views]:
+        dropout = self.config.model.dropout > 0
+        names = LOSSES[self.config.loss.name].texts
+        return {
+            name: retriever.apply(
+                self.graphdef,
+                params,
+                texts[name],
+                dropout_key=jax.random.fold_in(key, place) if dropout else None,
+            )
+            for place, name in enumerate(names)
+        }
+
+    def _losses(self, views, targets) -> dict[str, jax.Array]:
+        loss = LOSSES[self.config.loss.name]
+        options = {name: self.config.loss[name] for name in loss.options}
+        return loss.fn(views, targets, **options)
+
+    def _penalties(self, views, step) -> dict[str, jax.Array]:
+        config = self.config.regularizer
+        penalty = REGULARIZERS[config.name]
+        rise = SCHEDULES[config.schedule](step, config.warmup_steps)
+        penalties = {}
+        for text, by_view in views.items():
+            for name, view in by_view.items():
+                field = f"source_{text}" if isinstance(view, reps.Bag) else text
+                weight = config[field] if field in config else 0.0
+                if weight:
+                    part = f"{config.name}_{text}_{name}"
+                    penalties[part] = rise * weight * penalty(view)
+        return penalties
+
+
+def _active_terms(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
+    return {
+        f"active_{text}_{name}": view.active_terms().mean()
+        for text, by_view in views.items()
+        for name, view in by_view.items()
+    }
+
+
+def make_step(
+    config, total_steps: int, spec: retriever.RetrieverSpec, teacher=None
+) -> Step:
+    """The step of a stage.
+
+    Args:
+      config: the stage's.
+      total_steps: optimizer steps of the stage.
+      spec: the student's.
+      teacher: the spec of a teacher of views, or None.
+    """
+    dtype = jnp.dtype(config.model.dtype)
+    graphdef, abstract = retriever.split(spec, dtype=dtype)
+    return Step(
+        config=config,
+        total_steps=total_steps,
+        graphdef=graphdef,
+        optimizer=make_optimizer(config.optim, total_steps, abstract),
+        teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
+    )
+
+
+def init_state(step: Step, params: dict) -> dict:
+    """The train state before the first step."""
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "opt_state": step.optimizer.init(params),
+    }
+
+
+@dataclasses.dataclass
+class Clock:
+    """Examples and tokens, in all and since the last reading.
+
+    Attributes:
+      started: when the current reading began, seconds of `time.monotonic`.
+      examples: since then.
+      tokens: since then, without padding.
+      all_tokens: in all, without padding.
+      all_slots: in all, with padding.
+    """
+
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    examples: int = 0
+    tokens: int = 0
+    all_tokens: int = 0
+    all_slots: int = 0
+
+    def count(self, batch: dict, examples: int) -> None:
+        """Adds a batch (numpy arrays)."""
+        tokens = sum(int(t["mask"].sum()) for t in batch["texts"].values())
+        self.examples += examples
+        self.tokens += tokens
+        self.all_tokens += tokens
+        self.all_slots += sum(t["mask"].size for t in batch["texts"].values())
+
+    def read(self) -> dict[str, float]:
+        """Rates per second since the last reading, and the share of padding in all."""
+        seconds = time.monotonic() - self.started
+        rates = {
+            "examples_per_s": self.examples / seconds,
+            "tokens_per_s": self.tokens / seconds,
+            "padding": 1 - self.all_tokens / self.all_slots,
+        }
+        self.started += seconds
+        self.examples = self.tokens = 0
+        return rates
+
+
+def train(
+    config,
+    total_steps: int,
+    step_fn: Step,
+    state: dict,
+    teacher_params: dict | None,
+    batches: Iterator[dict],
+    *,
+    log: Callable[[int, dict[str, float]], None],
+    save: Callable[[dict, dict[str, float] | None], None],
+    evaluate: Callable[[dict], dict[str, float]] | None,
+) -> dict:
+    """Runs a stage from `state` to its last step.
+
+    The loop reads a step's numbers only after the next steps were dispatched, so the
+    device never waits for the host.
+
+    Args:
+      config: the stage's.
+      total_steps: optimizer steps of the stage.
+      step_fn: the step.
+      state: where to start; its buffers are given away.
+      teacher_params: of a teacher of views, or None.
+      batches: batch `state["step"]` first.
+      log: is given a step and its numbers.
+      save: is given a state and its dev metrics, if it was evaluated.
+      evaluate: params to dev metrics, or None.
+
+    Returns:
+      The last state.
+
+    Raises:
+      TrainingFailed: the loss or the gradient is not a finite number.
+    """
+    jitted = jax.jit(step_fn, donate_argnums=0)
+    clock = Clock()
+    in_flight = collections.deque()
+    start = int(state["step"])
+    for step in range(start, total_steps):
+        batch = next(batches)
+        clock.count(batch, config.batch_size)
+        state, metrics = jitted(state, teacher_params, batch)
+        done = step + 1
+        in_flight.append((done, metrics))
+        evaluates = evaluate is not None and (
+            done == total_steps or (config.dev.every and done % config.dev.every == 0)
+        )
+        saves = done % config.checkpoint.every == 0 or evaluates or done == total_steps
+        # Two steps stay in flight, except where a checkpoint asks for certainty.
+        while len(in_flight) > (0 if saves else 2):
+            number, numbers = _finite(*in_flight.popleft(), config)
+            if number % config.log.every == 0 or number == total_steps:
+                log(number, numbers | clock.read())
+        if saves:
+            paused = time.monotonic()
+            dev = evaluate(state["params"]) if evaluates else None
+            if dev:
+                log(done, {f"dev_{name}": value for name, value in dev.items()})
+            save(state, dev)
+            clock.started += time.monotonic() - paused
+    return state
+
+
+def _finite(step: int, metrics: dict, config) -> tuple[int, dict[str, float]]:
+    """The numbers of a step as floats, refused where one is not finite."""
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        listing = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
+        raise TrainingFailed(
+            f"Step {step}: {' and '.join(bad)} not finite ({listing}). No checkpoint of"
+            " this state was written; the earlier ones are sound. Lower"
+            f" config.optim.lr (now {config.optim.lr}) or lengthen the warm-up, use"
+            " float32, or look for broken rows in the data."
+        )
+    return step, values
+
+
+def steps_of(config, num_examples: int) -> int:
+    """Optimizer steps of a stage: `steps`, or `epochs` over the examples."""
+    if config.steps:
+        return config.steps
+    return max(int(np.ceil(config.epochs * num_examples / config.batch_size)), 1)

@@ -1,0 +1,38 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="lsrjax",
+    version="0.1.0",
+    description="Train learned sparse retrievers across languages, in JAX.",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["lsrjax", "lsrjax.*"]),
+    package_data={"lsrjax.data": ["debian/*", "debian/*/*"]},
+    install_requires=[
+        "bm25s>=0.3",
+        "flax>=0.12",
+        "grain>=0.2.12",
+        "huggingface_hub>=1.0",
+        "ir_measures>=0.4",
+        "jax>=0.10",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "pyarrow>=17",
+        "rich>=13",
+        "safetensors>=0.5",
+        "scipy>=1.13",
+        "tokenizers>=0.21",
+        "transformers>=5.0",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "hub": ["datasets>=4.0"],
+        "tfds": ["tensorflow-datasets>=4.9"],
+        "test": ["pytest>=8", "ruff==0.17.5", "torch==2.13.0", "datasets>=4.0"],
+    },
+)

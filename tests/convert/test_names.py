@@ -1,0 +1,247 @@
+"""State dicts go in and out under the same names; what does not fit is listed."""
+
+import re
+
+import numpy as np
+import pytest
+import transformers
+from flax import nnx
+
+from lsrjax.convert.names import (
+    LAYOUTS,
+    export_state,
+    flatten_tree,
+    import_state,
+    to_hf_name,
+    to_hf_shape,
+)
+from lsrjax.models.encoder import Encoder, EncoderConfig
+
+SIZES = {
+    "vocab_size": 41,
+    "hidden_size": 14,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 19,
+    "max_position_embeddings": 13,
+}
+CLASSES = {
+    ("bert", False): (transformers.BertConfig, transformers.BertModel),
+    ("bert", True): (transformers.BertConfig, transformers.BertForMaskedLM),
+    ("xlm-roberta", False): (
+        transformers.XLMRobertaConfig,
+        transformers.XLMRobertaModel,
+    ),
+    ("xlm-roberta", True): (
+        transformers.XLMRobertaConfig,
+        transformers.XLMRobertaForMaskedLM,
+    ),
+}
+
+
+def hf_state(layout, masked_lm, tied=True):
+    """State dict of a random transformers model, every shared tensor once."""
+    config_class, model_class = CLASSES[layout, masked_lm]
+    model = model_class(config_class(**SIZES, tie_word_embeddings=tied))
+    bias_copy = LAYOUTS[layout].bias_copy
+    shared = {bias_copy, bias_copy.replace("bias", "weight")} if tied else set()
+    rng = np.random.default_rng(1)
+    state = {
+        name: rng.normal(size=value.shape).astype(np.float32)
+        for name, value in model.state_dict().items()
+        if not re.search(r"pooler|position_ids|token_type_ids", name)
+        and name not in shared
+    }
+    if bias_copy in state:
+        state[bias_copy.replace("decoder.", "")] = state[bias_copy]
+    return state
+
+
+def milco_state(echo=True):
+    """The reference's state dict less what it never uses."""
+    rng = np.random.default_rng(2)
+    state = {f"m_model.{k}": v for k, v in hf_state("xlm-roberta", False).items()}
+    shapes = {
+        "projector.weight": (10, 14),
+        "projector.bias": (10,),
+        "mlm_head.predictions.transform.dense.weight": (10, 10),
+        "mlm_head.predictions.transform.dense.bias": (10,),
+        "mlm_head.predictions.transform.LayerNorm.weight": (10,),
+        "mlm_head.predictions.transform.LayerNorm.bias": (10,),
+        "mlm_head.predictions.decoder.weight": (23, 10),
+        "mlm_head.predictions.bias": (23,),
+    }
+    if echo:
+        shapes |= {"echo.weight": (1, 14), "echo.bias": (1,), "scale": (1,)}
+    return state | {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+STATES = {
+    "bert": ("bert", hf_state("bert", False)),
+    "bert masked LM": ("bert", hf_state("bert", True)),
+    "bert untied": ("bert", hf_state("bert", True, tied=False)),
+    "xlm-roberta": ("xlm-roberta", hf_state("xlm-roberta", False)),
+    "xlm-roberta masked LM": ("xlm-roberta", hf_state("xlm-roberta", True)),
+    "xlm-roberta untied": ("xlm-roberta", hf_state("xlm-roberta", True, tied=False)),
+    "milco": ("milco", milco_state()),
+    "milco without echo": ("milco", milco_state(echo=False)),
+}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_import_and_export_give_the_same_tensors(case):
+    layout, state = STATES[case]
+    params = import_state(state, layout)
+    exported = export_state(params, layout)
+    assert_same(exported, state)
+    assert all(value.flags.c_contiguous for value in exported.values())
+    for path, value in flatten_tree(params).items():
+        prefix = None if len(params) > 1 else ""
+        name = to_hf_name(path, layout, prefix)
+        assert to_hf_shape(path, value.shape) == state[name].shape
+
+
+@pytest.mark.parametrize("layout", ["bert", "xlm-roberta"])
+def test_imported_tree_is_the_one_of_the_encoder(layout):
+    config = EncoderConfig.from_hf(CLASSES[layout, False][0](**SIZES).to_dict())
+    model = nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0)))
+    expected = flatten_tree(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    found = flatten_tree(import_state(hf_state(layout, False), layout)["encoder"])
+    assert {k: v.shape for k, v in found.items()} == {
+        k: v.shape for k, v in expected.items()
+    }
+
+
+def test_milco_tree():
+    state = milco_state()
+    params = import_state(state, "milco")
+    np.testing.assert_array_equal(
+        params["connector"]["kernel"], state["projector.weight"].T
+    )
+    np.testing.assert_array_equal(params["echo"]["kernel"], state["echo.weight"][0])
+    assert params["echo"]["bias"].shape == params["echo"]["scale"].shape == ()
+    assert params["mlm"]["decoder"].shape == (23, 10)
+    assert set(params["mlm"]) == {"transform", "decoder", "bias"}
+    assert list(params["encoder"]["layers"]) == [0, 1]
+
+
+def test_layers_keyed_by_strings_export_the_same():
+    state = hf_state("bert", False)
+    params = import_state(state, "bert")
+    layers = params["encoder"]["layers"]
+    params["encoder"]["layers"] = {str(i): layer for i, layer in layers.items()}
+    assert_same(export_state(params, "bert"), state)
+
+
+@pytest.mark.parametrize("layout", ["bert", "xlm-roberta"])
+def test_prefixed_encoder_alone(layout):
+    prefix = {"bert": "bert.", "xlm-roberta": "roberta."}[layout]
+    state = hf_state(layout, False)
+    prefixed = {prefix + name: value for name, value in state.items()}
+    assert_same(export_state(import_state(prefixed, layout), layout), state)
+
+
+@pytest.mark.parametrize(
+    ("layout", "extra"),
+    [
+        ("bert", ["pooler.dense.weight", "embeddings.position_ids"]),
+        ("bert", ["bert.pooler.dense.bias", "cls.seq_relationship.weight"]),
+        ("xlm-roberta", ["roberta.embeddings.position_ids", "pooler.dense.bias"]),
+        ("milco", ["m_model.pooler.dense.weight", "en_lsr.bert.anything.weight"]),
+    ],
+)
+def test_unused_tensors_are_dropped(layout, extra):
+    state = milco_state() if layout == "milco" else hf_state(layout, False)
+    more = state | {name: np.zeros(3) for name in extra}
+    assert_same(export_state(import_state(more, layout), layout), state)
+
+
+@pytest.mark.parametrize(
+    ("case", "copy"),
+    [
+        ("bert masked LM", "cls.predictions.decoder.bias"),
+        ("xlm-roberta masked LM", "lm_head.decoder.bias"),
+        ("milco", "mlm_head.predictions.decoder.bias"),
+    ],
+)
+def test_the_bias_of_the_decoder_is_preferred(case, copy):
+    layout, state = STATES[case]
+    bias = state[copy.replace("decoder.", "")]
+    both = state | {copy: bias + 1}
+    np.testing.assert_array_equal(import_state(both, layout)["mlm"]["bias"], bias + 1)
+    only = {k: v for k, v in both.items() if k != copy.replace("decoder.", "")}
+    np.testing.assert_array_equal(import_state(only, layout)["mlm"]["bias"], bias + 1)
+
+
+def test_decoder_with_the_values_of_the_word_table_is_tied():
+    state = hf_state("bert", True)
+    word = state["bert.embeddings.word_embeddings.weight"]
+    name = "cls.predictions.decoder.weight"
+    assert "decoder" not in import_state(state | {name: word.copy()}, "bert")["mlm"]
+    assert "decoder" in import_state(state | {name: word + 1}, "bert")["mlm"]
+
+
+def test_tensorflow_names_of_layer_norm():
+    state = hf_state("bert", True)
+    old = {
+        k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v
+        for k, v in state.items()
+    }
+    assert old.keys() != state.keys()
+    assert_same(export_state(import_state(old, "bert"), "bert"), state)
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_missing_and_unknown_tensors_are_listed(case):
+    layout, state = STATES[case]
+    optional = {LAYOUTS["bert"].bias_copy, LAYOUTS["xlm-roberta"].bias_copy}
+    optional |= {to_hf_name("mlm/decoder", name) for name in ("bert", "xlm-roberta")}
+    # Without the word table nothing tells the layout, which is another error.
+    optional |= {name for name in state if name.endswith("word_embeddings.weight")}
+    for name in state.keys() - optional:
+        lacking = {k: v for k, v in state.items() if k != name}
+        lacking.pop(LAYOUTS[layout].bias_copy, None)
+        lacking["extra.weight"] = np.zeros((3, 5))
+        with pytest.raises(ValueError) as error:
+            import_state(lacking, layout)
+        assert "left over (1):\n  extra.weight [3, 5]" in str(error.value)
+        assert f"missing (1):\n  {name}\n" in str(error.value)
+
+
+def test_other_models_are_refused_with_what_was_found():
+    state = {f"model.{k}": v for k, v in hf_state("bert", False).items()}
+    match = r"no 'bert\.emb.*' or 'emb(.|\n)*found \(\d+\):(.|\n)*model\.embeddings"
+    with pytest.raises(ValueError, match=match):
+        import_state(state, "bert")
+    state = milco_state() | {"echo.weight": np.zeros((2, 14))}
+    with pytest.raises(ValueError, match=r"echo\.weight \[2, 14\] should have 1 row"):
+        import_state(state, "milco")
+
+
+def test_export_lists_what_is_missing_or_unknown():
+    params = import_state(milco_state(), "milco")
+    del params["echo"]["scale"]
+    params["encoder"]["layers"][1]["gate"] = {"kernel": np.zeros((3, 5))}
+    with pytest.raises(ValueError) as error:
+        export_state(params, "milco")
+    assert "missing (1):\n  echo/scale" in str(error.value)
+    assert "left over (1):\n  encoder/layers/1/gate/kernel [3, 5]" in str(error.value)
+
+
+def test_unknown_layout_and_path():
+    with pytest.raises(ValueError, match=r"'gpt'.*bert, xlm-roberta, milco"):
+        import_state({}, "gpt")
+    with pytest.raises(ValueError, match=r"'encoder/gate'.*encoder/embeddings/word"):
+        to_hf_name("encoder/gate", "bert")
+    assert to_hf_name("encoder/layers/3/up/kernel", "milco") == (
+        "m_model.encoder.layer.3.intermediate.dense.weight"
+    )

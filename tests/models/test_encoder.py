@@ -1,0 +1,377 @@
+"""The encoder and the masked-LM transform against PyTorch transformers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+
+from lsrjax.convert.names import import_state
+from lsrjax.models.encoder import Encoder, EncoderConfig
+from lsrjax.models.layers import MLMTransform, dropout
+
+# Sizes that cannot be taken for one another.
+SIZES = {
+    "bert": {
+        "vocab_size": 151,
+        "hidden_size": 28,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 53,
+        "max_position_embeddings": 19,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+        "layer_norm_eps": 1e-12,
+    },
+    "xlm-roberta": {
+        "vocab_size": 163,
+        "hidden_size": 33,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 59,
+        "max_position_embeddings": 25,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+        "layer_norm_eps": 1e-5,
+    },
+}
+FAMILIES = sorted(SIZES)
+MAX_LENGTHS = {"bert": 19, "xlm-roberta": 23}
+
+
+def torch_encoder(family):
+    torch.manual_seed(7)
+    if family == "bert":
+        config = transformers.BertConfig(**SIZES[family])
+        model = transformers.BertModel(config)
+    else:
+        config = transformers.XLMRobertaConfig(**SIZES[family])
+        model = transformers.XLMRobertaModel(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            center = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+            parameter.copy_(center + 0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def load(model, params):
+    nnx.update(model, jax.tree.map(jnp.asarray, params))
+    return model
+
+
+def encoders(family, dtype=jnp.float32):
+    reference = torch_encoder(family)
+    config = EncoderConfig.from_hf(reference.config.to_dict())
+    state = {name: value.numpy() for name, value in reference.state_dict().items()}
+    encoder = Encoder(config, dtype=dtype, rngs=nnx.Rngs(0))
+    return reference, load(encoder, import_state(state, family)["encoder"])
+
+
+@nnx.jit
+def encode(encoder, ids, mask, key=None):
+    return encoder(ids, mask, dropout_key=key)
+
+
+def texts(family, length, lengths, seed=0):
+    """Random ids, padded on the right to `length`."""
+    pad = SIZES[family]["pad_token_id"]
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(2, SIZES[family]["vocab_size"], (len(lengths), length))
+    mask = np.arange(length)[None] < np.asarray(lengths)[:, None]
+    return np.where(mask, ids, pad), mask
+
+
+def reference_states(reference, ids, mask):
+    with torch.no_grad():
+        output = reference(
+            input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask).long()
+        )
+    return output.last_hidden_state.numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_equal_transformers(family):
+    reference, encoder = encoders(family)
+    ids, mask = texts(family, 11, [11, 7, 1])
+    ours = np.asarray(encode(encoder, ids, mask))
+    assert ours.shape == (3, 11, SIZES[family]["hidden_size"])
+    theirs = reference_states(reference, ids, mask)
+    np.testing.assert_allclose(ours[mask], theirs[mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_equal_transformers_at_the_maximum_length(family):
+    reference, encoder = encoders(family)
+    length = encoder.config.max_length
+    assert length == MAX_LENGTHS[family]
+    ids, mask = texts(family, length, [length, length - 3])
+    theirs = reference_states(reference, ids, mask)
+    ours = np.asarray(encode(encoder, ids, mask))
+    np.testing.assert_allclose(ours[mask], theirs[mask], atol=1e-5, rtol=0)
+
+
+def test_xlmr_counts_positions_from_the_first_token():
+    reference, encoder = encoders("xlm-roberta")
+    ids, mask = texts("xlm-roberta", 9, [9, 6])
+    ids[1], mask[1] = np.roll(ids[1], 3), np.roll(mask[1], 3)
+    theirs = reference_states(reference, ids, mask)
+    ours = np.asarray(encode(encoder, ids, mask))
+    np.testing.assert_allclose(ours[mask], theirs[mask], atol=1e-5, rtol=0)
+    alone = encode(encoder, ids[1:, 3:], mask[1:, 3:])
+    np.testing.assert_allclose(ours[1, 3:], alone[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_equal_transformers(family):
+    reference, encoder = encoders(family)
+    ids, mask = texts(family, 11, [11, 7, 2])
+    rng = np.random.default_rng(3)
+    incoming = rng.normal(size=(3, 11, SIZES[family]["hidden_size"])) * mask[..., None]
+    incoming = incoming.astype(np.float32)
+
+    output = reference(torch.tensor(ids), torch.tensor(mask).long()).last_hidden_state
+    (output * torch.tensor(incoming)).sum().backward()
+    theirs = {
+        name: parameter.grad.numpy()
+        for name, parameter in reference.named_parameters()
+        if parameter.grad is not None
+    }
+    graphdef, params = nnx.split(encoder)
+
+    def weighted_sum(params):
+        return (nnx.merge(graphdef, params)(ids, mask) * incoming).sum()
+
+    ours = nnx.to_pure_dict(jax.jit(jax.grad(weighted_sum))(params))
+    theirs = import_state(theirs, family)["encoder"]
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
+    ):
+        # The gradient of a key bias is 0 but for rounding.
+        scale = np.abs(b).max() + 1.0
+        np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=0, err_msg=str(path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_does_not_change_tokens(family):
+    _, encoder = encoders(family)
+    ids, mask = texts(family, 7, [7, 5, 3])
+    plain = np.asarray(encode(encoder, ids, mask))
+    other = np.asarray(encode(encoder, np.where(mask, ids, 97), mask))
+    np.testing.assert_array_equal(other[mask], plain[mask])
+    integers = np.asarray(encode(encoder, ids, mask.astype(np.int32)))
+    np.testing.assert_array_equal(integers[mask], plain[mask])
+    # Another shape may sum in another order.
+    wider_ids = np.pad(ids, ((0, 0), (0, 6)), constant_values=89)
+    wider_mask = np.pad(mask, ((0, 0), (0, 6)))
+    wider = np.asarray(encode(encoder, wider_ids, wider_mask))[:, :7]
+    tolerance = 1e-6 * np.abs(plain).max()
+    np.testing.assert_allclose(wider[mask], plain[mask], atol=tolerance, rtol=0)
+
+
+def test_xlmr_ignores_what_stands_in_padding_before_a_text():
+    _, encoder = encoders("xlm-roberta")
+    ids, mask = texts("xlm-roberta", 9, [6])
+    ids, mask = np.roll(ids, 3), np.roll(mask, 3)
+    plain = np.asarray(encode(encoder, ids, mask))
+    other = np.asarray(encode(encoder, np.where(mask, ids, 97), mask))
+    np.testing.assert_array_equal(other[mask], plain[mask])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_see_both_sides_and_padding_gets_no_gradient(family):
+    _, encoder = encoders(family)
+    ids, mask = texts(family, 7, [5])
+    graphdef, params = nnx.split(encoder)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return nnx.merge(graphdef, params)(ids, mask)[0, 2].sum()
+
+    table = gradient(params)["embeddings"]["word"]["embedding"][...]
+    reached = np.abs(table).max(axis=1) > 0
+    assert set(np.flatnonzero(reached)) == set(ids[0, :5])
+
+
+def test_text_without_tokens_gives_numbers():
+    _, encoder = encoders("bert")
+    ids, mask = texts("bert", 7, [7, 0])
+    for key in (None, jax.random.key(1)):
+        assert np.isfinite(encode(encoder, ids, mask, key)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameter_tree(family):
+    sizes = SIZES[family]
+    config = EncoderConfig.from_hf({"model_type": family, **sizes})
+    params = nnx.to_pure_dict(
+        nnx.state(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))), nnx.Param)
+    )
+    D, up = sizes["hidden_size"], sizes["intermediate_size"]
+    layer = {
+        "attention": {
+            name: {"kernel": (D, D), "bias": (D,)}
+            for name in ("query", "key", "value", "out")
+        },
+        "attention_norm": {"scale": (D,), "bias": (D,)},
+        "up": {"kernel": (D, up), "bias": (up,)},
+        "down": {"kernel": (up, D), "bias": (D,)},
+        "output_norm": {"scale": (D,), "bias": (D,)},
+    }
+    assert jax.tree.map(lambda leaf: leaf.shape, params) == {
+        "embeddings": {
+            "word": {"embedding": (sizes["vocab_size"], D)},
+            "position": {"embedding": (sizes["max_position_embeddings"], D)},
+            "token_type": {"embedding": (sizes["type_vocab_size"], D)},
+            "norm": {"scale": (D,), "bias": (D,)},
+        },
+        "layers": dict.fromkeys(range(sizes["num_hidden_layers"]), layer),
+    }
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+    _, exact = encoders("bert")
+    _, rough = encoders("bert", dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(rough))} == {
+        np.dtype("float32")
+    }
+    ids, mask = texts("bert", 7, [7, 5])
+    states = encode(rough, ids, mask)
+    assert states.dtype == jnp.bfloat16
+    error = np.abs(states.astype(jnp.float32) - encode(exact, ids, mask))[mask]
+    assert 0 < error.mean() < 0.03
+
+
+def test_no_implicit_rank_promotion_under_jit():
+    _, encoder = encoders("xlm-roberta")
+    ids, mask = texts("xlm-roberta", 7, [7, 5])
+    graphdef, params = nnx.split(encoder)
+
+    def states(params, key):
+        return nnx.merge(graphdef, params)(ids, mask, dropout_key=key)
+
+    with jax.numpy_rank_promotion("raise"):
+        jitted = jax.jit(states)(params, None)
+        jax.eval_shape(states, params, jax.random.key(0))
+    np.testing.assert_allclose(jitted, encoder(ids, mask), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.3), (0.3, 0.0)])
+def test_dropout_depends_on_the_key_alone(rates):
+    _, encoder = encoders("bert")
+    config = dataclasses.replace(
+        encoder.config, hidden_dropout=rates[0], attention_dropout=rates[1]
+    )
+    noisy = Encoder(config, rngs=nnx.Rngs(0))
+    nnx.update(noisy, nnx.state(encoder))
+    ids, mask = texts("bert", 7, [7, 5])
+    first, again, other = (
+        np.asarray(encode(noisy, ids, mask, jax.random.key(seed))) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+    np.testing.assert_array_equal(encode(noisy, ids, mask), encode(encoder, ids, mask))
+
+
+def test_attention_dropout_path_meets_the_other_where_nothing_is_dropped():
+    _, encoder = encoders("bert")
+    # The smallest rate above 0 leaves every weight in place and unscaled.
+    config = dataclasses.replace(
+        encoder.config, hidden_dropout=0.0, attention_dropout=1e-12
+    )
+    noisy = Encoder(config, rngs=nnx.Rngs(0))
+    nnx.update(noisy, nnx.state(encoder))
+    ids, mask = texts("bert", 7, [7, 5])
+    states = encode(noisy, ids, mask, jax.random.key(1))
+    np.testing.assert_allclose(states, encode(encoder, ids, mask), atol=1e-5, rtol=0)
+
+
+def test_dropout_keeps_the_mean():
+    x = jnp.full((211, 199), 3.0)
+    dropped = np.asarray(dropout(x, 0.25, jax.random.key(5)))
+    assert set(np.unique(dropped)) == {0.0, 4.0}
+    assert abs((dropped == 0).mean() - 0.25) < 0.01
+    assert dropout(x, 0.25, None) is x
+    assert dropout(x, 0.0, jax.random.key(5)) is x
+    assert dropout(x.astype(jnp.bfloat16), 0.25, jax.random.key(5)).dtype == "bfloat16"
+
+
+def test_mlm_transform_equals_transformers():
+    torch.manual_seed(3)
+    config = transformers.BertConfig(**SIZES["bert"])
+    head = transformers.BertForMaskedLM(config).cls.predictions.transform
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    ours = load(
+        MLMTransform(28, 1e-12, rngs=nnx.Rngs(0)),
+        {
+            "dense": {
+                "kernel": head.dense.weight.detach().numpy().T,
+                "bias": head.dense.bias.detach().numpy(),
+            },
+            "norm": {
+                "scale": head.LayerNorm.weight.detach().numpy(),
+                "bias": head.LayerNorm.bias.detach().numpy(),
+            },
+        },
+    )
+    hidden = np.random.default_rng(0).normal(size=(2, 5, 28)).astype(np.float32)
+    theirs = head(torch.tensor(hidden)).detach().numpy()
+    np.testing.assert_allclose(ours(hidden), theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_too_long_texts_are_refused_with_numbers(family):
+    _, encoder = encoders(family)
+    limit = MAX_LENGTHS[family]
+    ids, mask = texts(family, limit + 1, [2])
+    rows = SIZES[family]["max_position_embeddings"]
+    with pytest.raises(ValueError, match=rf"{limit + 1} tokens.*most {limit}.*{rows}"):
+        jax.eval_shape(encoder, ids, mask)
+
+
+def test_mask_of_another_shape_is_refused():
+    _, encoder = encoders("bert")
+    ids, mask = texts("bert", 5, [5, 3])
+    with pytest.raises(ValueError, match=r"\(2, 5\).*\(2, 4\)"):
+        encoder(ids, mask[:, :4])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_config_goes_to_hugging_face_and_back(family):
+    hf = {"model_type": family, **SIZES[family], "hidden_dropout_prob": 0.03}
+    config = EncoderConfig.from_hf(hf)
+    assert config.hidden_dropout == 0.03
+    assert config.max_length == MAX_LENGTHS[family]
+    assert EncoderConfig.from_hf(config.to_hf()) == config
+    theirs = transformers.AutoConfig.for_model(**config.to_hf()).to_dict()
+    assert EncoderConfig.from_hf(theirs) == config
+
+
+def test_roberta_counts_as_xlm_roberta():
+    hf = {"model_type": "roberta", **SIZES["xlm-roberta"]}
+    assert EncoderConfig.from_hf(hf).family == "xlm-roberta"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "t5"}, r"'t5'.*bert, xlm-roberta, roberta"),
+        ({"model_type": None}, r"model_type is None"),
+        ({"hidden_act": "gelu_new"}, r"'gelu_new'.*exact 'gelu'"),
+        ({"position_embedding_type": "relative_key"}, r"'relative_key'.*'absolute'"),
+        ({"is_decoder": True}, r"is_decoder is true"),
+        ({"add_cross_attention": True}, r"add_cross_attention is true"),
+        ({"hidden_size": 30}, r"30 is not divisible by num_heads 4"),
+        ({"vocab_size": None, "num_hidden_layers": None}, r"vocab_size, num_hidden_l"),
+        ({"max_position_embeddings": 0}, r"table of 0 rows"),
+    ],
+)
+def test_configs_that_are_not_implemented_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        EncoderConfig.from_hf({"model_type": "bert", **SIZES["bert"], **change})
