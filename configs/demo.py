@@ -28,9 +28,9 @@ def stage() -> ConfigDict:
     """What the three stages share."""
     c = get_default()
     c.data.source = "debian"
-    c.data.query_length = 32
+    c.data.query_length = 24
     c.data.document_length = 64
-    c.data.length_buckets = (16, 32, 64)
+    c.data.length_buckets = (32, 48, 64)
     c.batch_size = 64
     c.optim.schedule = "linear"
     c.checkpoint.every = 100
@@ -65,8 +65,9 @@ def align() -> ConfigDict:
     c = stage()
     c.tokenizer = "embedded:multilingual"
     c.init.head = "stage:teacher"
-    c.init.from_pivot = True
+    c.init.from_pivot = "translations"
     c.teacher.model = "stage:teacher"
+    c.data.length_buckets = (16, 24, 32, 48, 64)
     c.loss.name = "alignment"
     c.optim.lr = 2e-3
     c.optim.warmup_steps = 50

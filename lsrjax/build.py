@@ -2,22 +2,25 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from scipy import sparse
 
 from lsrjax import checkpoint
 from lsrjax.checkpoint import SavedModel
 from lsrjax.convert import huggingface
+from lsrjax.data.sources import ENGLISH, Pair
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.optim import path_name
+from lsrjax.prepare.translations import translation_table
 
 _IDF_TEXTS = 4096  # sampled to fit LexEcho and the lexical start
 _LENGTH = 64  # tokens of a sampled text
@@ -31,14 +34,14 @@ class Student:
       spec: what it is.
       tokenizer: folder of the encoder's tokenizer.
       pivot_tokenizer: MILCO: folder of the English one.
-      params: makes the initial weights; is given texts by language to take term
-        statistics from.
+      params: makes the initial weights; is given the training source, to take term
+        statistics and translations from.
     """
 
     spec: RetrieverSpec
     tokenizer: pathlib.Path
     pivot_tokenizer: pathlib.Path | None
-    params: Callable[[dict[str, list[str]]], dict]
+    params: Callable[[Sequence], dict]
 
 
 def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
@@ -171,12 +174,12 @@ def _splade(config, workdir) -> Student:
         head="splade", encoder=encoder, tied=tied, **_head_options(config, folder)
     )
 
-    def params(texts):
+    def params(source):
         values = retriever.init_params(spec, config.seed)
         if weights is not None:
             return _overlaid(values, weights, name)
         if config.init.lexical:
-            idf = _idf(TextTokenizer(folder), texts, encoder.vocab_size)
+            idf = _idf(TextTokenizer(folder), _texts(source), encoder.vocab_size)
             values = start.lexical(values, idf, config.seed)
         return values
 
@@ -199,14 +202,14 @@ def _milco(config, workdir) -> Student:
         **_head_options(config, folder),
     )
 
-    def params(texts):
+    def params(source):
         values = retriever.init_params(spec, config.seed)
         values = _overlaid(values, {"head": {"mlm": _untied(pivot)}}, pivot.name)
         if weights is not None:
             values = _overlaid(values, {"encoder": weights["encoder"]}, name)
         if config.init.from_pivot:
-            values = _from_pivot(values, spec, folder, pivot)
-        return _with_echo(config, values, spec, folder, texts)
+            values = _from_pivot(config, values, spec, folder, pivot, source)
+        return _with_echo(config, values, spec, folder, source)
 
     return Student(spec, folder, pivot.tokenizer, params)
 
@@ -228,12 +231,12 @@ def _from_stage(config, model: SavedModel) -> Student:
         model.spec, encoder=encoder, **_head_options(config, folder)
     )
 
-    def params(texts):
+    def params(source):
         values = retriever.init_params(spec, config.seed)
         values = _overlaid(values, model.params, model.name)
         if "echo" in model.params.get("head", {}):
             return values
-        return _with_echo(config, values, spec, folder, texts)
+        return _with_echo(config, values, spec, folder, source)
 
     return Student(spec, folder, model.pivot_tokenizer, params)
 
@@ -273,7 +276,7 @@ def _merge(params, weights):
     return params | {key: _merge(params[key], weights[key]) for key in weights}
 
 
-def _from_pivot(values, spec: RetrieverSpec, folder, pivot: SavedModel) -> dict:
+def _from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> dict:
     ours, theirs = spec.encoder, pivot.spec.encoder
     for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
         a, b = getattr(ours, field), getattr(theirs, field)
@@ -282,10 +285,47 @@ def _from_pivot(values, spec: RetrieverSpec, folder, pivot: SavedModel) -> dict:
                 f"config.init.from_pivot: the student's {field} is {a}, that of"
                 f" {pivot.name} is {b}; starting from its layers needs them equal."
             )
-    tokens = start.shared_tokens(
-        TextTokenizer(folder).vocabulary(), TextTokenizer(pivot.tokenizer).vocabulary()
+    tokenizer, english = TextTokenizer(folder), TextTokenizer(pivot.tokenizer)
+    shape = (ours.vocab_size, theirs.vocab_size)
+    words = start.shared_tokens(tokenizer.vocabulary(), english.vocabulary(), shape)
+    if config.init.from_pivot == "translations":
+        table = _translations(tokenizer, english, source, shape)
+        unseen = np.diff(table.indptr) == 0
+        words = table + sparse.diags_array(unseen.astype(float)) @ words
+    return start.from_pivot(
+        values, ours, pivot.params["encoder"], theirs, words.tocsr()
     )
-    return start.from_pivot(values, ours, pivot.params["encoder"], theirs, tokens)
+
+
+def _translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
+    """P(English token | token) from the source's pairs, and from its English texts.
+
+    Shortest pairs come first: few words leave little doubt which translates which.
+    """
+    pairs = [
+        (pair.translation, pair.english)
+        for pair in (source[i] for i in range(len(source)))
+    ]
+    pairs += [(text, text) for text in sorted({text for _, text in pairs})]
+    left = tokenizer.ids([a for a, _ in pairs], _LENGTH, special=False)
+    right = english.ids([b for _, b in pairs], _LENGTH, special=False)
+    order = sorted(range(len(pairs)), key=lambda i: len(left[i]) * len(right[i]))
+    return translation_table(
+        [left[i] for i in order], [right[i] for i in order], *shape
+    )
+
+
+def _texts(source) -> dict[str, list[str]]:
+    """The training documents (of pairs: both texts) by language."""
+    texts: dict[str, list[str]] = {}
+    for example in (source[i] for i in range(len(source))):
+        if isinstance(example, Pair):
+            texts.setdefault(ENGLISH, []).append(example.english)
+            texts.setdefault(example.language, []).append(example.translation)
+        else:
+            for language, text in example.positives[0].items():
+                texts.setdefault(language, []).append(text)
+    return texts
 
 
 def _sample(texts: dict[str, list[str]], count: int) -> dict[str, list[str]]:
@@ -313,9 +353,10 @@ def _idf(
     return np.min(per_language, axis=0)
 
 
-def _with_echo(config, values, spec: RetrieverSpec, folder, texts) -> dict:
+def _with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
     if not spec.lexecho or config.init.echo != "idf":
         return values
+    texts = _texts(source)
     tokenizer = TextTokenizer(folder)
     idf_V = _idf(tokenizer, texts, spec.encoder.vocab_size)
     graphdef, _ = nnx.split(

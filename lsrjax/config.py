@@ -46,8 +46,9 @@ def get_default() -> ConfigDict:
     c.init.encoder = ""  # an encoder; empty: random weights of the sizes above
     c.init.head = ""  # milco: the masked LM or SPLADE whose head is copied
     c.init.lexical = False  # splade: start as a weighted bag of the text's own words
-    c.init.from_pivot = False  # milco: start the encoder from init.head's layers and
-    # its embeddings of the tokens that both vocabularies share
+    c.init.from_pivot = ""  # milco: start the encoder from init.head's layers and its
+    # embeddings: shared (of tokens in both vocabularies) | translations (of the words
+    # that each token translates to in the training pairs; then those shared)
     c.init.echo = "random"  # lexecho: random (reference) | idf, fitted to the tokens'
     # inverse document frequency
     c.init.echo_scale = 0.5  # idf: a token starts at echo_scale * sqrt(its idf)
@@ -80,7 +81,7 @@ def get_default() -> ConfigDict:
     c.data.document_languages = "*:1"  # the same, for documents
     c.data.window = 16  # batches sorted by length together; 1: no sorting
     c.data.threads = 2  # that read and tokenize
-    c.data.prefetch = 4  # batches held ready
+    c.data.prefetch = 16  # batches held ready
 
     c.prepare = ConfigDict(sort_keys=False)
     c.prepare.negatives = "given"  # given (by the data) | bm25 (mined from the corpus)
@@ -207,6 +208,7 @@ _CHOICES = {
     "model.pool_mask": ("exclude", "multiply"),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": ("bert", "xlm-roberta"),
+    "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
     "data.mixing": ("passages", "entries"),

@@ -118,28 +118,11 @@ def _initial_state(step_fn, student, source, checkpoints) -> dict:
     """The last checkpoint's state, or a fresh one."""
     step = checkpoints.latest_step()
     if step is None:
-        params = student.params(_texts(source))
+        params = student.params(source)
         return jax.jit(lambda p: training.init_state(step_fn, p))(params)
     _, abstract = build.retriever.split(student.spec)
     wanted = jax.eval_shape(lambda p: training.init_state(step_fn, p), abstract)
     return checkpoints.restore(wanted, step)
-
-
-def _texts(source) -> dict[str, list[str]]:
-    """The training texts by language, for term statistics."""
-    texts: dict[str, list[str]] = {}
-    for index in range(len(source)):
-        example = source[index]
-        if isinstance(example, sources.Pair):
-            wordings = [
-                (sources.ENGLISH, example.english),
-                (example.language, example.translation),
-            ]
-        else:
-            wordings = [*example.positives[0].items()]
-        for language, text in wordings:
-            texts.setdefault(language, []).append(text)
-    return texts
 
 
 def _summary(config, student, source) -> dict[str, object]:
@@ -187,14 +170,10 @@ def _batches(config, source, student, teacher, first: int):
             ),
             with_scores=LOSSES[config.loss.name].target == "scores",
         )
-    order = loader.BatchOrder(
-        source.sizes(), config.batch_size, config.seed, data.window, start=first
-    )
-    return loader.batches(
-        source,
-        order,
-        make,
-        config.seed,
+    order = loader.Order(len(source), config.batch_size, config.seed, data.window)
+    return loader.stream(
+        loader.Batches(source, order, make),
+        first,
         threads=data.threads,
         prefetch=data.prefetch,
     )

@@ -22,6 +22,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from lsrjax.convert.names import flatten_tree, import_state, to_hf_name, to_hf_shape
+from lsrjax.errors import InputError
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.layers import MLMTransform
 

@@ -2,74 +2,55 @@
 
 import dataclasses
 import functools
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
 
 from lsrjax.data.sources import ANY, ENGLISH, Group, Pair, Text
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.errors import InputError
 
 # What a draw is for: streams of random numbers that must not repeat one another.
 _ORDER, _WINDOW, _EXAMPLE = range(3)
 
 
-class BatchOrder:
-    """Which examples make up batch i.
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Which examples make up a window, a fixed number of batches.
 
     The examples follow each other epoch after epoch, each epoch in its own random
-    order; a batch may span two. Within a window of `window` batches the examples are
-    sorted by size before they are cut into batches (and the batches shuffled), so that
-    a batch holds texts of about one length and little padding.
+    order; a window may span two.
+
+    Attributes:
+      examples: their number.
+      batch_size: examples in a batch.
+      seed: of the order.
+      window: batches in a window.
     """
 
-    def __init__(
-        self, sizes: np.ndarray, batch_size: int, seed: int, window: int, start: int = 0
-    ):
-        """The order of the batches from number `start` on.
+    examples: int
+    batch_size: int
+    seed: int
+    window: int
 
-        Args:
-          sizes: [number of examples], anything that grows with the tokens.
-          batch_size: examples in a batch.
-          seed: of the order.
-          window: batches sorted together; 1 switches sorting off.
-          start: the batch that position 0 gives.
-        """
-        self._sizes = sizes
-        self._batch_size = batch_size
-        self._seed = seed
-        self._window = window
-        self._start = start
-        self._permutation = functools.lru_cache(maxsize=4)(self._make_permutation)
-        self._batches = functools.lru_cache(maxsize=4)(self._make_window)
-
-    def __len__(self) -> int:
-        return 2**62 // self._batch_size  # without end
-
-    def __getitem__(self, position: int) -> list[tuple[int, int]]:
-        """(epoch, example) of each example of the batch."""
-        window, place = divmod(position + self._start, self._window)
-        epochs, examples = self._batches(window)
-        return list(zip(epochs[place], examples[place], strict=True))
-
-    def _make_permutation(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng((self._seed, _ORDER, epoch))
-        return rng.permutation(len(self._sizes))
-
-    def _make_window(self, window: int) -> tuple[np.ndarray, np.ndarray]:
-        count = self._window * self._batch_size
+    def __getitem__(self, window: int) -> list[tuple[int, int]]:
+        """(epoch, example) of each example of the window."""
+        count = self.window * self.batch_size
         positions = np.arange(window * count, (window + 1) * count)
-        epochs, places = np.divmod(positions, len(self._sizes))
-        examples = np.empty(count, np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            examples[here] = self._permutation(int(epoch))[places[here]]
-        by_size = np.argsort(self._sizes[examples], kind="stable")
-        batches = by_size.reshape(self._window, self._batch_size)
-        rng = np.random.default_rng((self._seed, _WINDOW, window))
-        batches = batches[rng.permutation(self._window)]
-        return epochs[batches], examples[batches]
+        epochs, places = np.divmod(positions, self.examples)
+        members = []
+        for epoch in np.unique(epochs).tolist():
+            chosen = self._permutation(epoch)[places[epochs == epoch]]
+            members += [(epoch, example) for example in chosen.tolist()]
+        return members
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  (one order per program)
+    def _permutation(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, _ORDER, epoch))
+        return rng.permutation(self.examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +67,13 @@ class TextField:
     max_length: int
     buckets: Sequence[int]
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        return self.tokenizer.batch(texts, self.max_length, self.buckets)
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids."""
+        return self.tokenizer.ids(texts, self.max_length)
+
+    def pad(self, rows: Sequence[Sequence[int]], longest: int = 0) -> dict:
+        """Ids and mask, [B, L], in the smallest bucket that also holds `longest`."""
+        return pad(rows, self.tokenizer.pad_id, self.max_length, self.buckets, longest)
 
 
 def wording(text: Text, language: str = ENGLISH) -> str:
@@ -114,26 +100,46 @@ def draw_language(
     return languages[rng.choice(len(languages), p=shares / shares.sum())]
 
 
+# A drawn example: token ids of its texts by name, and its targets by name.
+Drawn = dict[str, list[list[int]] | np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class PairBatches:
     """Pairs to the texts of the alignment loss.
 
     The batch is `{"texts": {"translation", "english"}, "teacher_text"}`; each text is
-    `{"ids", "mask"}`, [B, L] int32.
+    `{"ids", "mask"}`, [B, L] int32, with one L for all, so that a run compiles one step
+    for each bucket.
     """
 
     student: TextField
     teacher: TextField
 
-    def __call__(self, pairs: Sequence[Pair], rngs) -> dict:
+    def draw(self, pairs: Sequence[Pair], rngs) -> list[Drawn]:
+        """Token ids of the texts of each pair; there is nothing to draw."""
         english = [pair.english for pair in pairs]
-        return {
-            "texts": {
-                "translation": self.student([pair.translation for pair in pairs]),
-                "english": self.student(english),
-            },
-            "teacher_text": self.teacher(english),
+        texts = {
+            "translation": self.student.ids([pair.translation for pair in pairs]),
+            "english": self.student.ids(english),
+            "teacher": self.teacher.ids(english),
         }
+        return [
+            {name: [rows[i]] for name, rows in texts.items()} for i in range(len(pairs))
+        ]
+
+    def collate(self, drawn: Sequence[Drawn]) -> dict:
+        """The batch of drawn pairs."""
+        longest = max(size(example) for example in drawn)
+        texts = {
+            name: field.pad([row for d in drawn for row in d[name]], longest)
+            for name, field in (
+                ("translation", self.student),
+                ("english", self.student),
+                ("teacher", self.teacher),
+            )
+        }
+        return {"teacher_text": texts.pop("teacher"), "texts": texts}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +171,11 @@ class GroupBatches:
     document_languages: Mapping[str, float]
     with_scores: bool
 
-    def __call__(self, groups: Sequence[Group], rngs) -> dict:
-        queries, documents, scores = [], [], []
+    def draw(
+        self, groups: Sequence[Group], rngs: Sequence[np.random.Generator]
+    ) -> list[Drawn]:
+        """Draws documents and languages of each group, and tokenizes them."""
+        queries, documents, drawn = [], [], []
         for group, rng in zip(groups, rngs, strict=True):
             chosen = self._choose(group, rng)
             texts = [[*group.positives, *group.negatives][i] for i in chosen]
@@ -178,16 +187,24 @@ class GroupBatches:
                 else:
                     own = language if language in text else next(iter(text))
                 documents.append(text[own])
-            if self.with_scores:
-                scores.append(group.scores[chosen])
+            drawn.append({"scores": group.scores[chosen]} if self.with_scores else {})
+        query_ids, document_ids = self.query.ids(queries), self.document.ids(documents)
+        for place, example in enumerate(drawn):
+            first = place * self.group_size
+            example["query"] = [query_ids[place]]
+            example["document"] = document_ids[first : first + self.group_size]
+        return drawn
+
+    def collate(self, drawn: Sequence[Drawn]) -> dict:
+        """The batch of drawn groups."""
         batch = {
             "texts": {
-                "query": self.query(queries),
-                "document": self.document(documents),
+                name: field.pad([row for d in drawn for row in d[name]])
+                for name, field in (("query", self.query), ("document", self.document))
             }
         }
         if self.with_scores:
-            batch["targets"] = {"scores": np.stack(scores)}
+            batch["targets"] = {"scores": np.stack([d["scores"] for d in drawn])}
         return batch
 
     def _choose(self, group: Group, rng: np.random.Generator) -> list[int]:
@@ -209,34 +226,73 @@ class GroupBatches:
         return [int(rng.integers(P)), *negatives.tolist()]
 
 
-def batches(
-    source,
-    order: BatchOrder,
-    build: PairBatches | GroupBatches,
-    seed: int,
-    *,
-    threads: int,
-    prefetch: int,
-) -> Iterator[dict]:
-    """Batches in order, read and tokenized in threads.
+def size(drawn: Drawn) -> int:
+    """Tokens of an example's longest text."""
+    return max(
+        len(row) for rows in drawn.values() if isinstance(rows, list) for row in rows
+    )
 
-    Args:
-      source: the examples.
-      order: which of them make up which batch.
-      build: examples to arrays.
-      seed: of every draw inside a batch.
-      threads: number of them.
-      prefetch: batches held ready.
+
+class Batches:
+    """Random access to batches: batch i is a pure function of (seed, i).
+
+    A window of batches is drawn and tokenized at once and sorted by length before it is
+    cut into batches (which are then shuffled), so that a batch holds texts of about one
+    length and little padding.
     """
 
-    def make(members: list[tuple[int, int]]) -> dict:
-        examples = [source[index] for _, index in members]
-        rngs = (
-            np.random.default_rng((seed, _EXAMPLE, int(epoch), int(index)))
-            for epoch, index in members
-        )
-        return build(examples, rngs)
+    def __init__(self, source, order: Order, build: PairBatches | GroupBatches):
+        """Batches of examples.
 
-    dataset = grain.MapDataset.source(order).map(make)
+        Args:
+          source: the examples.
+          order: which of them make up which window.
+          build: examples to arrays.
+        """
+        self._source = source
+        self._order = order
+        self._build = build
+        # Several threads ask for batches of one window; the first makes it.
+        self._lock = threading.Lock()
+        self._window = functools.lru_cache(maxsize=2)(self._make_window)
+
+    def __len__(self) -> int:
+        return sys.maxsize  # without end
+
+    def __getitem__(self, index: int) -> dict:
+        """Batch `index`."""
+        window, place = divmod(index, self._order.window)
+        with self._lock:
+            drawn = self._window(window)
+        first = place * self._order.batch_size
+        return self._build.collate(drawn[first : first + self._order.batch_size])
+
+    def _make_window(self, window: int) -> list[Drawn]:
+        order = self._order
+        members = order[window]
+        drawn = self._build.draw(
+            [self._source[example] for _, example in members],
+            [np.random.default_rng((order.seed, _EXAMPLE, *m)) for m in members],
+        )
+        by_size = np.argsort([size(example) for example in drawn], kind="stable")
+        batches = by_size.reshape(order.window, order.batch_size)
+        rng = np.random.default_rng((order.seed, _WINDOW, window))
+        return [drawn[i] for i in batches[rng.permutation(order.window)].ravel()]
+
+
+def stream(batches: Batches, start: int, *, threads: int, prefetch: int) -> Iterator:
+    """The batches from number `start` on, made ahead in threads."""
+    dataset = grain.MapDataset.source(_Indices(start)).map(batches.__getitem__)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(dataset.to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Indices:
+    start: int
+
+    def __len__(self) -> int:
+        return sys.maxsize - self.start
+
+    def __getitem__(self, position: int) -> int:
+        return self.start + position

@@ -1,9 +1,8 @@
 """Where training examples come from: random access to one of two kinds of example.
 
 A text is a dict from language to wording, so that a query or a document can be shown
-in any language it exists in. A source is a sequence of `Pair` or of `Group`, with
-`sizes()` for bucketing by length. To add one: write it here and add a line to
-`SOURCES`.
+in any language it exists in. A source is a sequence of `Pair` or of `Group`. To add
+one: write it here and add a line to `SOURCES`.
 """
 
 import dataclasses
@@ -107,34 +106,6 @@ class Rows:
                 language=row.get("language") or ANY,
             )
         return _group(row, where)
-
-    def sizes(self) -> np.ndarray:
-        """UTF-8 bytes of each example's longest text: a proxy for its tokens."""
-        fields = ("english", "translation") if self._kind == "pair" else ("pos", "neg")
-        columns = [
-            self._table[self._columns[f]]
-            for f in fields
-            if self._columns[f] in self._table.column_names
-        ]
-        return np.max([_longest_bytes(c) for c in columns], axis=0)
-
-
-def _longest_bytes(column) -> np.ndarray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = column.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # zero chunks
-        return np.zeros(0, np.int64)
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        values = pc.fill_null(pc.binary_length(pc.list_flatten(column)), 0)
-        parents = pc.list_parent_indices(column)
-        sizes = np.zeros(len(column), np.int64)
-        np.maximum.at(sizes, parents.to_numpy(), values.to_numpy(zero_copy_only=False))
-        return sizes
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
-    return np.zeros(len(column), np.int64)
 
 
 def _wording(value: Any, where: str, field: str) -> str:
@@ -341,19 +312,6 @@ class InMemory:
     def __getitem__(self, index: int) -> Pair | Group:
         return self._examples[index]
 
-    def sizes(self) -> np.ndarray:
-        """UTF-8 bytes of each example's longest text: a proxy for its tokens."""
-        return np.array([_size(example) for example in self._examples])
-
-
-def _size(example: Pair | Group) -> int:
-    if isinstance(example, Pair):
-        texts = [example.english, example.translation]
-    else:
-        documents = [*example.positives, *example.negatives]
-        texts = [wording for text in documents for wording in text.values()]
-    return max(len(text.encode()) for text in texts)
-
 
 class WithNegatives:
     """A source of groups with negatives from a corpus and a teacher's scores added."""
@@ -392,10 +350,6 @@ class WithNegatives:
             if self._scores is None
             else self._scores[index][np.append(True, known)],
         )
-
-    def sizes(self) -> np.ndarray:
-        """As the source's: the positive stands for its negatives."""
-        return self._source.sizes()
 
 
 def open_source(config, kind: str):

@@ -77,9 +77,13 @@ class TextTokenizer:
         tokenizer.no_padding()
         return tokenizer
 
-    def ids(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
-        """Token ids with special tokens, at most `max_length` of them."""
-        encodings = self._cutting(max_length).encode_batch_fast(list(texts))
+    def ids(
+        self, texts: Sequence[str], max_length: int, *, special: bool = True
+    ) -> list[list[int]]:
+        """Token ids, at most `max_length` of them, special tokens included if asked."""
+        encodings = self._cutting(max_length).encode_batch_fast(
+            list(texts), add_special_tokens=special
+        )
         return [encoding.ids for encoding in encodings]
 
     def batch(
@@ -96,17 +100,20 @@ class TextTokenizer:
 
 
 def pad(
-    rows: Sequence[Sequence[int]], pad_id: int, max_length: int, buckets: Sequence[int]
+    rows: Sequence[Sequence[int]],
+    pad_id: int,
+    max_length: int,
+    buckets: Sequence[int],
+    longest: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Rows of ids as `{"ids", "mask"}`, [B, L] int32, L from `bucket_length`."""
+    """Rows of ids as `{"ids", "mask"}`, [B, L] int32.
+
+    L is the smallest of `buckets` and `max_length` that holds every row, and `longest`.
+    """
     lengths = np.array([len(row) for row in rows])
-    L = bucket_length(lengths.max(), max_length, buckets)
+    need = min(max(lengths.max(), longest), max_length)
+    L = min(b for b in (*buckets, max_length) if need <= b <= max_length)
     ids = np.full((len(rows), L), pad_id, np.int32)
     mask = (np.arange(L) < lengths[:, None]).astype(np.int32)
     ids[mask.astype(bool)] = np.concatenate([np.asarray(r, np.int32) for r in rows])
     return {"ids": ids, "mask": mask}
-
-
-def bucket_length(length: int, max_length: int, buckets: Sequence[int]) -> int:
-    """The smallest of the buckets and `max_length` that is at least `length`."""
-    return min(b for b in (*buckets, max_length) if length <= b <= max_length)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax import reps
-from lsrjax.models.layers import MLMTransform, gelu
+from lsrjax.models.layers import MLMTransform, gelu, linear
 from lsrjax.ops.vocab_pool import vocab_pool
 
 
@@ -123,12 +123,8 @@ class MilcoHead(nnx.Module):
     """
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        self.connector = nnx.Linear(
-            spec.encoder.hidden_size,
-            spec.pivot_hidden_size,
-            dtype=dtype,
-            kernel_init=nnx.initializers.normal(0.02),
-            rngs=rngs,
+        self.connector = linear(
+            spec.encoder.hidden_size, spec.pivot_hidden_size, dtype=dtype, rngs=rngs
         )
         self.mlm = MLMHead(
             spec.pivot_hidden_size,

@@ -6,6 +6,7 @@ Each function returns a changed copy of a nested dict of parameters.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from lsrjax.models.encoder import EncoderConfig
 
@@ -83,45 +84,44 @@ def from_pivot(
     config: EncoderConfig,
     pivot_params: dict,
     pivot_config: EncoderConfig,
-    token_map: dict[int, int],
+    words: sparse.csr_matrix,
 ) -> dict:
     """A MILCO whose encoder starts as the English model behind its head.
 
-    Layers, positions and the embeddings of shared tokens are the English model's; the
-    connector is the identity. Embeddings of other tokens keep their random directions,
-    at the size of the English ones.
+    Layers and positions are the English model's, and the connector is the identity. A
+    token's embedding is the mean of the English embeddings that `words` weights,
+    brought to their usual length; tokens without any keep their random direction.
 
     Args:
       params: of a MILCO of the English model's width and depth.
       config: its encoder's.
       pivot_params: parameters of the English encoder.
       pivot_config: its config.
-      token_map: the encoder's token ids to English ones.
+      words: [V, English V] weights: which English tokens a token stands for.
     """
-    for part in ("layers",):
-        params = _with_encoder(params, part, pivot_params[part])
     english = pivot_params["embeddings"]
     embeddings = dict(params["encoder"]["embeddings"])
-    words_VD = np.array(embeddings["word"]["embedding"])
     english_VD = np.asarray(english["word"]["embedding"])
-    words_VD *= english_VD.std() / words_VD.std()
-    ours, theirs = np.array(list(token_map.items())).T
-    words_VD[ours] = english_VD[theirs]
+    random_VD = np.asarray(embeddings["word"]["embedding"])
+    known_V1 = (np.diff(words.indptr) > 0)[:, None]
+    words_VD = np.where(known_V1, words @ english_VD, random_VD)
+    length = np.linalg.norm(english_VD, axis=1).mean()
+    words_VD *= length / np.linalg.norm(words_VD, axis=1, keepdims=True)
     embeddings["word"] = {"embedding": jnp.asarray(words_VD)}
     positions = np.array(embeddings["position"]["embedding"])
-    first = positions.shape[0] - config.max_length
+    first = config.max_positions - config.max_length
     first_english = pivot_config.max_positions - pivot_config.max_length
     count = min(config.max_length, pivot_config.max_length)
     positions[first : first + count] = np.asarray(english["position"]["embedding"])[
         first_english : first_english + count
     ]
     embeddings["position"] = {"embedding": jnp.asarray(positions)}
+    types = embeddings["token_type"]["embedding"].shape[0]
     embeddings["token_type"] = {
-        "embedding": jnp.asarray(english["token_type"]["embedding"])[
-            : embeddings["token_type"]["embedding"].shape[0]
-        ]
+        "embedding": jnp.asarray(english["token_type"]["embedding"])[:types]
     }
     embeddings["norm"] = english["norm"]
+    params = _with_encoder(params, "layers", pivot_params["layers"])
     params = _with_encoder(params, "embeddings", embeddings)
     return identity(params, "head/connector")
 
@@ -131,27 +131,38 @@ def _with_encoder(params: dict, part: str, value) -> dict:
 
 
 def shared_tokens(
-    vocabulary: dict[str, int], pivot_vocabulary: dict[str, int]
-) -> dict[int, int]:
-    """Token ids of a SentencePiece vocabulary to those of equal WordPiece tokens.
+    vocabulary: dict[str, int], pivot_vocabulary: dict[str, int], shape: tuple[int, int]
+) -> sparse.csr_matrix:
+    """Which tokens of a SentencePiece vocabulary equal which WordPiece tokens.
 
     `▁word` equals `word`, `piece` equals `##piece`; case is ignored. Special tokens
     are matched by their role.
+
+    Args:
+      vocabulary: token to id.
+      pivot_vocabulary: English token to id.
+      shape: of the result.
+
+    Returns:
+      A matrix of 0 and 1.
     """
-    roles = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<unk>": "[UNK]"}
-    mapping = {}
+    pairs = []
     for token, index in vocabulary.items():
-        if token in roles:
-            twin = roles[token]
-        elif token.startswith("▁"):
-            twin = token[1:].lower()
-        else:
-            twin = "##" + token.lower()
-        if twin not in pivot_vocabulary and len(token) == 1:
-            twin = token.lower()  # punctuation and CJK stand alone in WordPiece
-        if twin in pivot_vocabulary:
-            mapping[index] = pivot_vocabulary[twin]
-    return dict(sorted(mapping.items()))
+        twins = [_ROLES.get(token, _as_word_piece(token))]
+        if len(token) == 1:
+            twins.append(token.lower())  # punctuation stands alone in WordPiece
+        known = [pivot_vocabulary[twin] for twin in twins if twin in pivot_vocabulary]
+        pairs += [(index, english) for english in known[:1]]
+    rows, columns = np.array(sorted(pairs)).T
+    return sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
+
+
+_ROLES = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<unk>": "[UNK]"}
+
+
+def _as_word_piece(token: str) -> str:
+    word = token.lower()
+    return word[1:] if word.startswith("▁") else f"##{word}"
 
 
 def echo_from_idf(

@@ -1,0 +1,57 @@
+"""A translation table between two vocabularies, from pairs of texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+
+def translation_table(
+    source: Sequence[Sequence[int]],
+    target: Sequence[Sequence[int]],
+    source_size: int,
+    target_size: int,
+    *,
+    iterations: int = 5,
+    max_cells: int = 30_000_000,
+) -> sparse.csr_matrix:
+    """P(target token | source token) by IBM Model 1 (Brown et al. 1993).
+
+    Every target token is explained by one token of its source text; EM finds the
+    probabilities under which the pairs are most likely.
+
+    Args:
+      source: N texts as token ids.
+      target: their translations.
+      source_size: source vocabulary.
+      target_size: target vocabulary.
+      iterations: of EM.
+      max_cells: bounds memory (about 30 bytes a cell): pairs beyond are left out.
+
+    Returns:
+      [source_size, target_size] float32; rows sum to 1, rows of tokens that never
+      occur are empty.
+    """
+    keys, explained, cells, count = [], [], 0, 0
+    for left, right in zip(source, target, strict=True):
+        cells += len(left) * len(right)
+        if cells > max_cells:
+            break
+        grid = np.add.outer(
+            np.asarray(right, np.int64), np.asarray(left, np.int64) * target_size
+        )
+        keys.append(grid.ravel())
+        explained.append(np.repeat(np.arange(count, count + len(right)), len(left)))
+        count += len(right)
+    known, places = np.unique(np.concatenate(keys), return_inverse=True)
+    explained = np.concatenate(explained)
+    rows, columns = np.divmod(known, target_size)
+    p = np.ones(len(known))
+    for _ in range(iterations):
+        joint = p[places]
+        posterior = joint / np.bincount(explained, joint)[explained]
+        expected = np.bincount(places, posterior)
+        p = expected / np.bincount(rows, expected, minlength=source_size)[rows]
+    return sparse.csr_matrix(
+        (p.astype(np.float32), (rows, columns)), shape=(source_size, target_size)
+    )
