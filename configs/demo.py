@@ -69,9 +69,9 @@ def align() -> ConfigDict:
     c.teacher.model = "stage:teacher"
     c.data.length_buckets = (16, 24, 32, 48, 64)
     c.loss.name = "alignment"
-    c.optim.lr = 2e-3
+    c.optim.lr = 5e-4
     c.optim.warmup_steps = 50
-    c.steps = 1000
+    c.steps = 600
     return c
 
 
@@ -79,8 +79,11 @@ def distill() -> ConfigDict:
     """MILCO stage 2: KL to the teacher's scores, with LexEcho, in mixed languages."""
     c = stage()
     c.model.lexecho = True
+    c.model.repeats = "max"
+    c.model.exclude_special_tokens = True
     c.init.model = "stage:align"
     c.init.echo = "idf"
+    c.init.echo_scale = 0.6
     c.teacher.model = "stage:teacher"
     c.prepare.negatives = "bm25"
     c.prepare.scores = "teacher"
@@ -90,8 +93,8 @@ def distill() -> ConfigDict:
     c.loss.name = "kl"
     c.regularizer.query = 1e-3
     c.regularizer.document = 1e-4
-    c.optim.lr = 1e-3
+    c.optim.lr = 5e-4
     c.optim.warmup_steps = 30
     c.batch_size = 32
-    c.steps = 500
+    c.steps = 300
     return c

@@ -359,6 +359,7 @@ def _with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
     texts = _texts(source)
     tokenizer = TextTokenizer(folder)
     idf_V = _idf(tokenizer, texts, spec.encoder.vocab_size)
+    values = start.with_idf_direction(values, idf_V)
     graphdef, _ = nnx.split(
         nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
     )

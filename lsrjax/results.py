@@ -146,8 +146,12 @@ def _example(task, groups, model, queries, documents, hits, i) -> dict:
             (names[view](j), view, float(products[0, j])) for j in _strongest(products)
         ]
     because.sort(key=lambda item: -item[2])
+    titles = {
+        group.positives[0][sources.ENGLISH]: group.query[sources.ENGLISH]
+        for group in reversed(groups)  # of equal documents, the first one's title
+    }
     found = [
-        (rank, groups[d].query[sources.ENGLISH], bool(d == task.relevant[i]))
+        (rank, titles[task.corpus[d]], bool(d == task.relevant[i]))
         for rank, d in enumerate(hits[i].tolist(), start=1)
         if d >= 0
     ]

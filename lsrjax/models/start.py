@@ -165,6 +165,30 @@ def _as_word_piece(token: str) -> str:
     return word[1:] if word.startswith("▁") else f"##{word}"
 
 
+def with_idf_direction(params: dict, idf_V: np.ndarray, strength: float = 2.0) -> dict:
+    """Word embeddings in which one direction tells how rare the token is.
+
+    A linear echo of D hidden dimensions cannot tell the rare of thousands of tokens
+    from the common ones by their random directions. Along the direction in which the
+    embeddings vary least, and what is lost is least, each is set to its token's
+    standardised square root of idf; LayerNorm and residuals carry it to the last layer.
+
+    Args:
+      params: of a retriever.
+      idf_V: inverse document frequency of each token.
+      strength: deviation along the direction, relative to that of other directions.
+    """
+    words_VD = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])
+    mean_D = words_VD.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(words_VD.T))
+    u_D = directions[:, 0] * np.sign(directions[:, 0].sum())
+    z_V = np.sqrt(idf_V)
+    z_V = (z_V - z_V.mean()) / z_V.std()
+    target_V = strength * np.sqrt(variances.mean()) * z_V + mean_D @ u_D
+    words_VD = words_VD + np.outer(target_V - words_VD @ u_D, u_D)
+    return _updated(params, "encoder/embeddings/word/embedding", words_VD)
+
+
 def echo_from_idf(
     params: dict,
     hidden_ND: np.ndarray,

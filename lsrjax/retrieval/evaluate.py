@@ -117,18 +117,18 @@ def multilingual(groups: Sequence[Group], languages: Sequence[str], seed: int) -
     return _task(groups, languages, corpus)
 
 
-def _task(groups, languages, corpus) -> Task:
+def _task(groups, languages, texts) -> Task:
+    """Queries of all groups over their documents; equal texts are one document."""
+    corpus: dict[str, int] = {}
+    places = [corpus.setdefault(text, len(corpus)) for text in texts]
     queries = [
-        (group.query[language], language, position)
+        (group.query[language], language, place)
         for language in languages
-        for position, group in enumerate(groups)
+        for group, place in zip(groups, places, strict=True)
         if language in group.query
     ]
-    texts, of, relevant = zip(*queries, strict=True)
-    return Task(texts, of, corpus, relevant)
-
-
-Hits = Callable[[int], np.ndarray]
+    wordings, of, relevant = zip(*queries, strict=True)
+    return Task(wordings, of, list(corpus), relevant)
 
 
 def by_language(
