@@ -57,15 +57,13 @@ def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
     if checkpoint.is_model_folder(reference):
         return checkpoint.load_model(reference)
     found = huggingface.load_checkpoint(reference)
-    params = {"encoder": found.params["encoder"]}
-    if "mlm" in found.params:
-        params["head"] = {"mlm": found.params["mlm"]}
+    head = found.params.get("head")
     spec = RetrieverSpec(
         head="splade",
         encoder=found.config,
-        tied="mlm" in found.params and "decoder" not in found.params["mlm"],
+        tied=head is not None and "decoder" not in head["mlm"],
     )
-    return SavedModel(spec, params, tokenizer_folder(reference), None, reference)
+    return SavedModel(spec, found.params, tokenizer_folder(reference), None, reference)
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:
@@ -358,6 +356,7 @@ def _with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
         return values
     texts = _texts(source)
     tokenizer = TextTokenizer(folder)
+    length = min(_LENGTH, spec.encoder.max_length)
     idf_V = _idf(tokenizer, texts, spec.encoder.vocab_size)
     values = start.with_idf_direction(values, idf_V)
     graphdef, _ = nnx.split(
@@ -368,7 +367,7 @@ def _with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
     )
     hidden, idf = [], []
     for batch in _batches(_sample(texts, _IDF_TEXTS).values(), 64):
-        text = tokenizer.batch(batch, _LENGTH, ())
+        text = tokenizer.batch(batch, length, ())
         mask = text["mask"].astype(bool)
         hidden.append(np.asarray(encode(values["encoder"], text))[mask])
         idf.append(idf_V[text["ids"][mask]])

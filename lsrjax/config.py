@@ -1,15 +1,18 @@
 """Every field of a run, once; and the checks that run before anything is loaded."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 
 from ml_collections import ConfigDict
 
-from lsrjax.data.sources import SOURCES
+from lsrjax.config_checks import (
+    check_no_effect,
+    check_references,
+    check_stage,
+    leaves,
+)
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
-from lsrjax.models.heads import HEADS
-from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 
 
 def get_default() -> ConfigDict:
@@ -59,8 +62,8 @@ def get_default() -> ConfigDict:
     c.data = ConfigDict(sort_keys=False)
     c.data.source = "files"  # files | datasets | debian (embedded)
     c.data.files = ""  # files: path or glob of .parquet or .jsonl
-    c.data.dataset = ""  # datasets: folder of save_to_disk, or hub id
-    c.data.subset = ""  # datasets: the data set's configuration
+    c.data.dataset = ""  # datasets: folders of save_to_disk or hub ids, with commas
+    # between, each with its subsets: "a/b, c/d:en-de+en-fr"
     c.data.split = "train"  # datasets, debian: split
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align
     c.data.columns = ConfigDict(sort_keys=False)  # what the file calls each field
@@ -76,9 +79,10 @@ def get_default() -> ConfigDict:
     c.data.document_length = 256  # tokens; for pairs: of either text
     c.data.length_buckets = (16, 32, 64, 128, 256, 512)  # lengths of padded batches
     c.data.group_size = 1  # documents of a query: a positive and hard negatives
-    c.data.mixing = "passages"  # a document's language: passages | entries
+    c.data.mixing = "passages"  # debian: a language is drawn for each document:
+    # passages | for all documents of a query: entries
     c.data.query_languages = "*:1"  # language:weight,…; * = any other language
-    c.data.document_languages = "*:1"  # the same, for documents
+    c.data.document_languages = "*:1"  # debian: the same, for documents
     c.data.window = 16  # batches sorted by length together; 1: no sorting
     c.data.threads = 2  # that read and tokenize
     c.data.prefetch = 16  # batches held ready
@@ -92,6 +96,7 @@ def get_default() -> ConfigDict:
     c.loss = ConfigDict(sort_keys=False)
     c.loss.name = "kl"  # alignment | kl | infonce
     c.loss.temperature = 1.0  # kl, infonce
+    c.loss.teacher_scale = 1.0  # kl: the teacher's scores are multiplied by it
 
     c.regularizer = ConfigDict(sort_keys=False)
     c.regularizer.name = "l1"  # l1 | flops
@@ -123,7 +128,6 @@ def get_default() -> ConfigDict:
     c.dev.source = ""  # as data.source; empty: no evaluation during training
     c.dev.files = ""
     c.dev.dataset = ""
-    c.dev.subset = ""
     c.dev.split = "dev"
     c.dev.every = 0  # steps; 0: at the end only
     c.dev.queries = 300  # at most
@@ -159,16 +163,21 @@ def validate(config: ConfigDict) -> None:
     default = get_default()
     _check_fields(config, default, "config")
     names = list(stages(config))
+    run_fields = ("seed", "stages", "evaluate")
     for position, (name, stage) in enumerate(stages(config).items()):
         where = f"config.stages.{name}" if len(config.stages) else "config"
         _check_fields(stage, default, where)
         if len(config.stages) and len(stage.stages):
             raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
-        _check_stage(stage, default, where)
-        _check_references(stage, names[:position], where)
+        if len(config.stages):
+            because = "a run is evaluated as a whole; set config.evaluate"
+            check_no_effect(stage, default, where, ["evaluate"], because)
+        for field in ("query_languages", "document_languages"):
+            language_weights(stage.data[field], f"{where}.data.{field}")
+        check_stage(stage, default, where)
+        check_references(stage, names[:position], where)
     if len(config.stages):
-        run_fields = ("seed", "stages", "evaluate")
-        _no_effect(
+        check_no_effect(
             config,
             default,
             "config",
@@ -177,258 +186,34 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def _leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key in config:
-        if isinstance(config[key], ConfigDict) and key != "stages":
-            yield from _leaves(config[key], f"{prefix}{key}.")
+def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
+    """The message for an unknown field, with the nearest known one."""
+    (near,) = difflib.get_close_matches(field, list(known), n=1, cutoff=0)
+    return (
+        f"{where}.{field} is not a field; the nearest is {where}.{near}."
+        " lsrjax/config.py lists them all."
+    )
+
+
+def fields(config: Mapping, prefix: str = "") -> Iterator[str]:
+    """The names of all fields, `optim.lr` or `stages.align.optim.lr`."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from fields(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", config[key]
+            yield f"{prefix}{key}"
 
 
 def _check_fields(config, default, where) -> None:
-    known = dict(_leaves(default))
-    found = dict(_leaves(config))
+    known = dict(leaves(default))
+    found = dict(leaves(config))
     for field in found:
         if field not in known:
-            near = difflib.get_close_matches(field, known, n=1, cutoff=0)[0]
-            raise InputError(
-                f"{where}.{field} is not a field; the nearest is {where}.{near}."
-                " lsrjax/config.py lists them all."
-            )
+            raise InputError(not_a_field(field, known, where))
     for field in known:
         if field not in found:
             raise InputError(
                 f"{where}.{field} is missing; start from lsrjax.config.get_default()."
-            )
-
-
-_CHOICES = {
-    "model.head": tuple(HEADS),
-    "model.repeats": ("sum", "max"),
-    "model.pool_mask": ("exclude", "multiply"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.family": ("bert", "xlm-roberta"),
-    "init.from_pivot": ("", "shared", "translations"),
-    "init.echo": ("random", "idf"),
-    "data.source": tuple(SOURCES),
-    "data.mixing": ("passages", "entries"),
-    "prepare.negatives": ("given", "bm25"),
-    "prepare.scores": ("given", "teacher"),
-    "dev.source": ("", *SOURCES),
-    "loss.name": tuple(LOSSES),
-    "regularizer.name": tuple(REGULARIZERS),
-    "regularizer.schedule": tuple(SCHEDULES),
-    "optim.schedule": ("constant", "linear", "cosine"),
-    "evaluate.test": ("", "debian"),
-}
-
-_POSITIVE = (
-    "batch_size",
-    "log.every",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "data.window",
-    "data.threads",
-    "data.prefetch",
-    "data.group_size",
-    "data.query_length",
-    "data.document_length",
-    "loss.temperature",
-)
-
-_LAMBDAS = tuple(
-    f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
-)
-_SIZES = tuple(
-    f"model.{f}"
-    for f in (
-        "family",
-        "hidden_size",
-        "num_layers",
-        "num_heads",
-        "intermediate_size",
-        "max_length",
-    )
-)
-
-
-def _check_stage(c, default, where) -> None:
-    values = dict(_leaves(c))
-    for field, choices in _CHOICES.items():
-        if values[field] not in choices:
-            known = ", ".join(repr(choice) for choice in choices)
-            raise InputError(f"{where}.{field} is {values[field]!r}; known: {known}.")
-    for field in _POSITIVE:
-        if values[field] <= 0:
-            raise InputError(f"{where}.{field} is {values[field]}; it must be > 0.")
-    if (c.steps > 0) == (c.epochs > 0):
-        raise InputError(
-            f"{where}: steps is {c.steps} and epochs is {c.epochs}; set one of them."
-        )
-    if c.optim.warmup_steps and c.optim.warmup_fraction:
-        raise InputError(
-            f"{where}.optim: warmup_steps is {c.optim.warmup_steps} and"
-            f" warmup_fraction is {c.optim.warmup_fraction}; set one of them."
-        )
-    for field in ("query_languages", "document_languages"):
-        language_weights(c.data[field], f"{where}.data.{field}")
-    _check_needs(c, where)
-    for applies, fields, because in _effects(c):
-        if not applies:
-            _no_effect(c, default, where, fields, because)
-
-
-def _check_needs(c, where) -> None:
-    loss = LOSSES[c.loss.name]
-    needs = {
-        "data.files": c.data.source == "files",
-        "data.dataset": c.data.source == "datasets",
-        "dev.files": c.dev.source == "files",
-        "dev.dataset": c.dev.source == "datasets",
-        "init.head": c.model.head == "milco" and not c.init.model,
-        "teacher.model": loss.target == "views" or c.prepare.scores == "teacher",
-    }
-    values = dict(_leaves(c))
-    for field, needed in needs.items():
-        if needed and not values[field]:
-            raise InputError(f"{where}.{field} is empty, but this config needs it.")
-    if loss.target == "scores" and c.data.group_size < 2:
-        raise InputError(
-            f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"
-            " compares a query's documents, so it needs at least 2."
-        )
-    if c.prepare.negatives == "bm25" and c.prepare.count < c.data.group_size - 1:
-        raise InputError(
-            f"{where}.prepare.count is {c.prepare.count}: fewer negatives than the"
-            f" {c.data.group_size - 1} that data.group_size asks for."
-        )
-    if c.init.model and (c.init.encoder or c.init.head):
-        raise InputError(
-            f"{where}.init: model gives the whole retriever; leave encoder and head"
-            " empty."
-        )
-
-
-def _effects(c):
-    """(the fields take effect, fields, why they do not)."""
-    loss = LOSSES[c.loss.name]
-    ranks = "document" in loss.texts
-    columns = tuple(f"data.columns.{f}" for f in get_default().data.columns)
-    return [
-        (c.model.head == "milco", ("model.lexecho",), "model.head is not milco"),
-        (
-            c.model.lexecho,
-            ("model.repeats", "model.exclude_special_tokens", "init.echo"),
-            "model.lexecho is off",
-        ),
-        (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
-        (c.model.head == "splade", ("init.lexical",), "model.head is not splade"),
-        (c.model.head == "splade", ("model.tied",), "model.head is not splade"),
-        (
-            c.model.head == "milco",
-            ("init.head", "init.from_pivot"),
-            "model.head is not milco",
-        ),
-        (
-            not c.init.model,
-            ("init.from_pivot", "init.lexical"),
-            "init.model gives all weights",
-        ),
-        (not c.init.encoder, ("init.from_pivot",), "init.encoder gives the weights"),
-        (
-            not (c.init.encoder or c.init.model),
-            _SIZES,
-            "init.encoder or init.model fixes the sizes",
-        ),
-        (c.data.source == "files", ("data.files",), "data.source is not files"),
-        (
-            c.data.source == "datasets",
-            ("data.dataset", "data.subset"),
-            "data.source is not datasets",
-        ),
-        (c.data.source != "files", ("data.split",), "files have no splits"),
-        (c.data.source != "debian", columns, "the embedded data has its own names"),
-        (
-            c.data.source == "debian" and not ranks,
-            ("data.fields",),
-            "only embedded pairs have fields to choose",
-        ),
-        (
-            ranks,
-            (
-                "data.group_size",
-                "data.mixing",
-                "data.query_languages",
-                "data.document_languages",
-                "prepare.negatives",
-                "prepare.scores",
-                *_LAMBDAS,
-            ),
-            f"the loss {c.loss.name} has no queries and documents",
-        ),
-        (
-            c.model.lexecho,
-            ("regularizer.source_query", "regularizer.source_document"),
-            "model.lexecho is off",
-        ),
-        (
-            any(c.regularizer[f.split(".")[1]] for f in _LAMBDAS),
-            ("regularizer.name", "regularizer.schedule", "regularizer.warmup_steps"),
-            "every lambda is 0",
-        ),
-        (
-            c.regularizer.schedule != "constant",
-            ("regularizer.warmup_steps",),
-            "regularizer.schedule is constant",
-        ),
-        (
-            "temperature" in loss.options,
-            ("loss.temperature",),
-            f"the loss {c.loss.name} has no temperature",
-        ),
-        (
-            loss.target == "views" or c.prepare.scores == "teacher",
-            ("teacher.model",),
-            f"the loss {c.loss.name} asks no teacher (prepare.scores is given)",
-        ),
-        (
-            loss.target == "scores",
-            ("prepare.scores",),
-            f"the loss {c.loss.name} reads no scores",
-        ),
-        (
-            c.prepare.negatives == "bm25",
-            ("prepare.count", "prepare.depth"),
-            "prepare.negatives is given",
-        ),
-        (
-            c.dev.source,
-            ("dev.every", "dev.queries", "dev.metric", "dev.files", "dev.dataset"),
-            "dev.source is empty",
-        ),
-        (c.evaluate.test, ("evaluate.examples",), "evaluate.test is empty"),
-    ]
-
-
-def _no_effect(c, default, where, fields, because) -> None:
-    values, defaults = dict(_leaves(c)), dict(_leaves(default))
-    for field in values:
-        covered = any(field == f or field.startswith(f"{f}.") for f in fields)
-        if covered and values[field] != defaults[field]:
-            raise InputError(
-                f"{where}.{field} = {values[field]!r} would have no effect: {because}."
-                f" Remove it (the default is {defaults[field]!r})."
-            )
-
-
-def _check_references(c, earlier: list[str], where: str) -> None:
-    for field in ("init.model", "init.encoder", "init.head", "teacher.model"):
-        reference = dict(_leaves(c))[field]
-        if reference.startswith("stage:") and reference[6:] not in earlier:
-            known = ", ".join(earlier) or "none"
-            raise InputError(
-                f"{where}.{field} is {reference!r}, but the stages before this one"
-                f" are: {known}."
             )
 
 
@@ -445,13 +230,21 @@ def language_weights(text: str, field: str) -> dict[str, float]:
     weights = {}
     for part in text.split(","):
         language, _, weight = part.partition(":")
+        language = language.strip()
         try:
-            weights[language.strip()] = float(weight)
+            if not language:
+                raise ValueError
+            value = float(weight)
         except ValueError:
             raise InputError(
                 f"{field} is {text!r}: {part!r} is not language:weight."
                 ' Write for example "en:5,*:1".'
             ) from None
-    if min(weights.values()) < 0 or not any(weights.values()):
+        if language in weights:
+            raise InputError(f"{field} is {text!r}: {language} has two weights.")
+        weights[language] = value
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(
+        weights.values()
+    ):
         raise InputError(f"{field} is {text!r}: weights are >= 0, one of them > 0.")
     return weights

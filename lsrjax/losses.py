@@ -66,9 +66,9 @@ def _pivot(views: reps.Views) -> reps.Vector:
     return vector
 
 
-def _kl_of_views(views, targets, temperature) -> dict[str, jax.Array]:
+def _kl_of_views(views, targets, temperature, teacher_scale) -> dict[str, jax.Array]:
     scores_BG = reps.score_groups(views["query"], views["document"])
-    return {"kl": kl(scores_BG, targets["scores"], temperature)}
+    return {"kl": kl(scores_BG, teacher_scale * targets["scores"], temperature)}
 
 
 def _infonce_of_views(views, targets, temperature) -> dict[str, jax.Array]:
@@ -96,6 +96,8 @@ class Loss:
 
 LOSSES: dict[str, Loss] = {
     "alignment": Loss(_alignment_of_views, ("translation", "english"), "views"),
-    "kl": Loss(_kl_of_views, ("query", "document"), "scores", ("temperature",)),
+    "kl": Loss(
+        _kl_of_views, ("query", "document"), "scores", ("temperature", "teacher_scale")
+    ),
     "infonce": Loss(_infonce_of_views, ("query", "document"), "", ("temperature",)),
 }

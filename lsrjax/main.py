@@ -4,13 +4,17 @@ python -m lsrjax.main --config configs/demo.py [--workdir DIR] [--config.x.y=z â
 """
 
 import pathlib
+import re
+import runpy
 import sys
+import traceback
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
+from rich.text import Text
 
-from lsrjax import run
+from lsrjax import config, run
 from lsrjax.errors import InputError
 from lsrjax.train import TrainingFailed
 
@@ -22,21 +26,84 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def _main(argv: list[str]) -> None:
+def _main(config_path: pathlib.Path) -> None:
     # The libraries below narrate every checkpoint at INFO.
     logging.set_verbosity(logging.WARNING)
-    console = Console()
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{config_path.stem}")
     try:
-        run.run(_CONFIG.value, workdir, console)
+        run.run(_CONFIG.value, workdir, Console())
     except (InputError, TrainingFailed) as error:
-        console.print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
-        sys.exit(2)
+        _stop(str(error))
+
+
+def _stop(message: str) -> None:
+    console = Console(stderr=True)
+    # As text, since a message may hold square brackets, which are markup.
+    console.print(Text("Error: ", "bold red"), Text(message), sep="", soft_wrap=True)
+    sys.exit(2)
+
+
+def _parse(argv: list[str]) -> pathlib.Path:
+    """Parses the flags; a mistake in them or in the config file ends the program.
+
+    Returns:
+      The config file.
+    """
+    try:
+        path = _checked_config(argv)
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise InputError(
+                f"Unknown arguments: {' '.join(rest)}. Set a field with --config.x.y=z."
+            )
+    except (InputError, flags.Error) as error:
+        _stop(str(error))
+    return path
+
+
+def _checked_config(argv: list[str]) -> pathlib.Path | None:
+    """Reads the config file ahead of config_flags, whose errors hide what is wrong."""
+    joined = "\n".join(argv[1:])
+    match = re.search(r"^--?config[=\n](.*)$", joined, re.MULTILINE)
+    if not match:
+        if re.search(r"^--?help", joined, re.MULTILINE):
+            return None
+        raise InputError("No config file; give one, as in --config configs/demo.py")
+    name, _, argument = match[1].partition(":")
+    path = pathlib.Path(name)
+    known = list(config.fields(_load(path, [argument] if argument else [])))
+    for field in re.findall(r"^--?config\.([^=\n]*)", joined, re.MULTILINE):
+        if not any(f == field or f.startswith(f"{field}.") for f in known):
+            raise InputError(config.not_a_field(field, known, "--config"))
+    return path
+
+
+def _load(path: pathlib.Path, arguments: list[str]) -> ConfigDict:
+    if not path.is_file():
+        raise InputError(f"No config file {path} (from {pathlib.Path.cwd()}).")
+    try:
+        names = runpy.run_path(str(path))
+        if "get_config" not in names:
+            raise InputError(f"{path} has no function get_config().")
+        found = names["get_config"](*arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        lines = [
+            line
+            for line in traceback.extract_tb(error.__traceback__)
+            if line.filename == str(path)
+        ]
+        text = traceback.format_list(lines) + traceback.format_exception_only(error)
+        raise InputError(
+            f"{path} could not be run:\n{''.join(text).rstrip()}"
+        ) from error
+    if not isinstance(found, ConfigDict):
+        raise InputError(
+            f"get_config() of {path} returns {type(found).__name__}, not a ConfigDict."
+        )
+    return found
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(_main)
+    app.run(_main, flags_parser=_parse)

@@ -185,12 +185,7 @@ def _dev(config, kind, student):
         return None
     data = config.data.copy_and_resolve_references()
     with data.unlocked():
-        data.update(
-            {
-                f: config.dev[f]
-                for f in ("source", "files", "dataset", "subset", "split")
-            }
-        )
+        data.update({f: config.dev[f] for f in ("source", "files", "dataset", "split")})
     weights = language_weights(config.data.query_languages, "query_languages")
     # The embedded data knows the documents behind its pairs.
     kind = "group" if data.source == "debian" else kind

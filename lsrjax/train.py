@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,10 +134,13 @@ def make_step(
       config: the stage's.
       total_steps: optimizer steps of the stage.
       spec: the student's.
-      teacher: the spec of a teacher of views, or None.
+      teacher: the spec of a teacher of views, or None; its views are pooled as the
+        student's are.
     """
     dtype = jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
+    if teacher is not None:
+        teacher = dataclasses.replace(teacher, pool_mask=spec.pool_mask)
     return Step(
         config=config,
         total_steps=total_steps,
@@ -154,6 +157,19 @@ def init_state(step: Step, params: dict) -> dict:
         "params": params,
         "opt_state": step.optimizer.init(params),
     }
+
+
+class Tokens(NamedTuple):
+    """The tokens of a batch: without padding, and with it."""
+
+    real: int
+    slots: int
+
+    @classmethod
+    def of(cls, batch: dict) -> "Tokens":
+        """Counts a batch (numpy arrays)."""
+        masks = [text["mask"] for text in batch["texts"].values()]
+        return cls(sum(int(m.sum()) for m in masks), sum(m.size for m in masks))
 
 
 @dataclasses.dataclass
@@ -174,13 +190,12 @@ class Clock:
     all_tokens: int = 0
     all_slots: int = 0
 
-    def count(self, batch: dict, examples: int) -> None:
-        """Adds a batch (numpy arrays)."""
-        tokens = sum(int(t["mask"].sum()) for t in batch["texts"].values())
+    def count(self, tokens: Tokens, examples: int) -> None:
+        """Adds a finished step."""
         self.examples += examples
-        self.tokens += tokens
-        self.all_tokens += tokens
-        self.all_slots += sum(t["mask"].size for t in batch["texts"].values())
+        self.tokens += tokens.real
+        self.all_tokens += tokens.real
+        self.all_slots += tokens.slots
 
     def read(self) -> dict[str, float]:
         """Rates per second since the last reading, and the share of padding in all."""
@@ -235,17 +250,18 @@ def train(
     start = int(state["step"])
     for step in range(start, total_steps):
         batch = next(batches)
-        clock.count(batch, config.batch_size)
         state, metrics = jitted(state, teacher_params, batch)
         done = step + 1
-        in_flight.append((done, metrics))
+        in_flight.append((done, metrics, Tokens.of(batch)))
         evaluates = evaluate is not None and (
             done == total_steps or (config.dev.every and done % config.dev.every == 0)
         )
         saves = done % config.checkpoint.every == 0 or evaluates or done == total_steps
         # Two steps stay in flight, except where a checkpoint asks for certainty.
         while len(in_flight) > (0 if saves else 2):
-            number, numbers = _finite(*in_flight.popleft(), config)
+            number, metrics, tokens = in_flight.popleft()
+            numbers = _finite(number, metrics, config)
+            clock.count(tokens, config.batch_size)
             if number % config.log.every == 0 or number == total_steps:
                 log(number, numbers | clock.read())
         if saves:
@@ -258,7 +274,7 @@ def train(
     return state
 
 
-def _finite(step: int, metrics: dict, config) -> tuple[int, dict[str, float]]:
+def _finite(step: int, metrics: dict, config) -> dict[str, float]:
     """The numbers of a step as floats, refused where one is not finite."""
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     bad = [name for name, value in values.items() if not math.isfinite(value)]
@@ -270,7 +286,7 @@ def _finite(step: int, metrics: dict, config) -> tuple[int, dict[str, float]]:
             f" config.optim.lr (now {config.optim.lr}) or lengthen the warm-up, use"
             " float32, or look for broken rows in the data."
         )
-    return step, values
+    return values
 
 
 def steps_of(config, num_examples: int) -> int:

@@ -59,9 +59,9 @@ class Checkpoint:
     Attributes:
       config: of the encoder.
       params: float32 numpy arrays, {'encoder': tree of `Encoder`} and, when the
-        checkpoint has a masked-LM head, 'mlm': {'transform': tree of `MLMTransform`,
-        'decoder': [V, D], 'bias': [V]}; 'decoder' is absent when it is tied to the
-        word table.
+        checkpoint has a masked-LM head, 'head': {'mlm': {'transform': tree of
+        `MLMTransform`, 'decoder': [V, D], 'bias': [V]}}; 'decoder' is absent when it
+        is tied to the word table.
       raw_config: the content of config.json.
     """
 
@@ -88,7 +88,7 @@ def load_checkpoint(path_or_id: str) -> Checkpoint:
     try:
         params = import_state(state, config.family)
         untied = raw.get("tie_word_embeddings") is False
-        decoder = to_hf_name("mlm/decoder", config.family)
+        decoder = to_hf_name("head/mlm/decoder", config.family)
         _check_against_config(
             params, config, needs_decoder=untied and decoder not in state
         )
@@ -329,10 +329,10 @@ def _check_against_config(
     params: Mapping[str, Any], config: EncoderConfig, *, needs_decoder: bool
 ) -> None:
     """Raises a ValueError that lists what has not the shape the config asks for."""
-    shapes = _expected_shapes(config, masked_lm="mlm" in params)
+    shapes = _expected_shapes(config, masked_lm="head" in params)
     found = flatten_tree(params)
-    if "mlm/decoder" not in found and not needs_decoder:
-        shapes.pop("mlm/decoder", None)
+    if "head/mlm/decoder" not in found and not needs_decoder:
+        shapes.pop("head/mlm/decoder", None)
     problems = []
     for path in sorted(shapes.keys() | found.keys()):
         name = to_hf_name(path, config.family)
@@ -371,8 +371,8 @@ def _expected_shapes(
     expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/")
     if masked_lm:
         expected |= shapes(
-            lambda: MLMTransform(size, eps, rngs=nnx.Rngs(0)), "mlm/transform/"
+            lambda: MLMTransform(size, eps, rngs=nnx.Rngs(0)), "head/mlm/transform/"
         )
-        expected["mlm/decoder"] = (config.vocab_size, size)
-        expected["mlm/bias"] = (config.vocab_size,)
+        expected["head/mlm/decoder"] = (config.vocab_size, size)
+        expected["head/mlm/bias"] = (config.vocab_size,)
     return expected

@@ -1,14 +1,15 @@
 """The names and shapes of our parameters in other programs, both ways.
 
 Our side is the nested dictionary of `nnx.to_pure_dict`: `encoder/...` as in
-`lsrjax.models.encoder.Encoder`, `mlm/{transform/...,decoder,bias}`,
-`connector/{kernel,bias}`, `echo/{kernel,bias,scale}`. The other side is a flat PyTorch
-state dict in one of these layouts:
+`lsrjax.models.encoder.Encoder`, and the heads of `lsrjax.models.heads`:
+`head/mlm/{transform/...,decoder,bias}`, `head/connector/{kernel,bias}`,
+`head/echo/{kernel,bias,scale}`. The other side is a flat PyTorch state dict in one of
+these layouts:
 
 - 'bert', 'xlm-roberta': a Hugging Face encoder, alone or with its masked-LM head;
 - 'milco': the reference implementation of MILCO.
 
-A masked LM whose decoder is the word table (a tied one) has no `mlm/decoder`.
+A masked LM whose decoder is the word table (a tied one) has no `head/mlm/decoder`.
 """
 
 import dataclasses
@@ -45,12 +46,12 @@ def _encoder() -> dict[str, str]:
 
 def _mlm(transform: str, norm: str, head: str) -> dict[str, str]:
     return {
-        "mlm/transform/dense/kernel": f"{transform}.weight",
-        "mlm/transform/dense/bias": f"{transform}.bias",
-        "mlm/transform/norm/scale": f"{norm}.weight",
-        "mlm/transform/norm/bias": f"{norm}.bias",
-        "mlm/decoder": f"{head}.decoder.weight",
-        "mlm/bias": f"{head}.bias",
+        "head/mlm/transform/dense/kernel": f"{transform}.weight",
+        "head/mlm/transform/dense/bias": f"{transform}.bias",
+        "head/mlm/transform/norm/scale": f"{norm}.weight",
+        "head/mlm/transform/norm/bias": f"{norm}.bias",
+        "head/mlm/decoder": f"{head}.decoder.weight",
+        "head/mlm/bias": f"{head}.bias",
     }
 
 
@@ -87,27 +88,27 @@ LAYOUTS = {
         prefixes=("bert.", ""),
         heads=_bert_mlm("cls.predictions"),
         required=frozenset({"encoder"}),
-        optional=frozenset({"mlm/decoder"}),
+        optional=frozenset({"head/mlm/decoder"}),
         bias_copy="cls.predictions.decoder.bias",
     ),
     "xlm-roberta": _Layout(
         prefixes=("roberta.", ""),
         heads=_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head"),
         required=frozenset({"encoder"}),
-        optional=frozenset({"mlm/decoder"}),
+        optional=frozenset({"head/mlm/decoder"}),
         bias_copy="lm_head.decoder.bias",
     ),
     "milco": _Layout(
         prefixes=("m_model.",),
         heads={
-            "connector/kernel": "projector.weight",
-            "connector/bias": "projector.bias",
+            "head/connector/kernel": "projector.weight",
+            "head/connector/bias": "projector.bias",
             **_bert_mlm("mlm_head.predictions"),
-            "echo/kernel": "echo.weight",
-            "echo/bias": "echo.bias",
-            "echo/scale": "scale",
+            "head/echo/kernel": "echo.weight",
+            "head/echo/bias": "echo.bias",
+            "head/echo/scale": "scale",
         },
-        required=frozenset({"encoder", "connector", "mlm"}),
+        required=frozenset({"encoder", "head/connector", "head/mlm"}),
         optional=frozenset(),
         bias_copy="mlm_head.predictions.decoder.bias",
     ),
@@ -150,7 +151,7 @@ def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
 
 def to_hf_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape in the other program of the parameter at `path` with our `shape`."""
-    if path.startswith("echo/"):
+    if path.startswith("head/echo/"):
         # One output: a vector here, a matrix with one row (and scalars with an axis)
         # there.
         return (1, *shape)
@@ -178,7 +179,7 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     """
     flat = flatten_tree(params)
     rules = _layout(layout)
-    prefix = rules.prefixes[0 if "mlm" in params else -1]
+    prefix = rules.prefixes[0 if "head" in params else -1]
     table = _table(layout, prefix, _num_layers(flat, _LAYER_PATH))
     missing = _missing_paths(rules, table, flat)
     unknown = [path for path in flat if path not in table]
@@ -196,8 +197,8 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
         value = value.T if path.endswith("/kernel") else value
         shape = to_hf_shape(path, flat[path].shape)
         state[table[path]] = np.array(value, order="C").reshape(shape)
-    if "mlm/decoder" in rules.optional and "mlm/decoder" in flat:
-        state[rules.bias_copy] = state[table["mlm/bias"]].copy()
+    if "head/mlm/decoder" in rules.optional and "head/mlm/decoder" in flat:
+        state[rules.bias_copy] = state[table["head/mlm/bias"]].copy()
     return state
 
 
@@ -228,7 +229,7 @@ def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
     num_layers = _num_layers(named, re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
     table = _table(layout, prefix, num_layers)
     if rules.bias_copy in named:
-        named[table["mlm/bias"]] = named.pop(rules.bias_copy)
+        named[table["head/mlm/bias"]] = named.pop(rules.bias_copy)
     paths = {name: path for path, name in table.items()}
     found = {paths[name]: value for name, value in named.items() if name in paths}
     missing = _missing_paths(rules, table, found)
@@ -245,7 +246,7 @@ def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, value in found.items():
         value = np.asarray(value)
-        if path.startswith("echo/"):
+        if path.startswith("head/echo/"):
             if value.shape[:1] != (1,):
                 raise ValueError(
                     f"{_shown(table[path], value)} should have 1 row, the one output "
@@ -255,10 +256,10 @@ def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
         elif path.endswith("/kernel"):
             value = np.array(value.T, order="C")
         _insert(tree, path, value)
-    if "mlm/decoder" in rules.optional and "decoder" in tree.get("mlm", {}):
+    if "head/mlm/decoder" in rules.optional and "head/mlm/decoder" in found:
         word = tree["encoder"]["embeddings"]["word"]["embedding"]
-        if np.array_equal(tree["mlm"]["decoder"], word):
-            del tree["mlm"]["decoder"]
+        if np.array_equal(tree["head"]["mlm"]["decoder"], word):
+            del tree["head"]["mlm"]["decoder"]
     return tree
 
 
@@ -297,17 +298,20 @@ def _table(layout: str, prefix: str, num_layers: int) -> dict[str, str]:
     return table | _layout(layout).heads
 
 
+def _part(path: str) -> str:
+    """'encoder', or 'head/mlm' and its like: what a model has as a whole or lacks."""
+    return "/".join(path.split("/")[: 2 if path.startswith("head/") else 1])
+
+
 def _missing_paths(
     rules: _Layout, table: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[str]:
     """Paths that a model with the parts seen in `found` must have and lacks."""
-    parts = rules.required | {path.split("/")[0] for path in found}
+    parts = rules.required | {_part(path) for path in found}
     return [
         path
         for path in table
-        if path.split("/")[0] in parts
-        and path not in found
-        and path not in rules.optional
+        if _part(path) in parts and path not in found and path not in rules.optional
     ]
 
 

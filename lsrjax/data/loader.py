@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -82,17 +82,17 @@ def wording(text: Text, language: str = ENGLISH) -> str:
 
 
 def draw_language(
-    text: Text, weights: Mapping[str, float], rng: np.random.Generator
+    languages: Iterable[str], weights: Mapping[str, float], rng: np.random.Generator
 ) -> str:
-    """One of the text's languages, drawn by weight.
+    """One of the languages, drawn by weight.
 
     Args:
-      text: the wordings.
+      languages: those there are, for example those of a text.
       weights: language to weight; `*` stands for every language not named. Where all
-        of the text's languages weigh 0, they weigh the same.
+        of the languages weigh 0, they weigh the same.
       rng: the generator.
     """
-    languages = list(text)
+    languages = list(languages)
     rest = weights.get(ANY, 0.0)
     shares = np.array([weights.get(language, rest) for language in languages])
     if shares.sum() == 0:
@@ -155,9 +155,10 @@ class GroupBatches:
       query: how queries are tokenized.
       document: how documents are.
       group_size: G.
-      mixing: "passages" (each document's language is drawn on its own) or "entries"
-        (one language for a query and its documents), as in Multilingual
-        Translate-Distill.
+      mixing: how documents' languages are drawn, as in Multilingual
+        Translate-Distill: "passages" (each on its own) or "entries" (one for all
+        documents of a query, from those that all of them exist in). The query's
+        language is drawn on its own.
       query_languages: weights by language.
       document_languages: weights by language.
       with_scores: the teacher's scores go with the batch.
@@ -181,12 +182,7 @@ class GroupBatches:
             texts = [[*group.positives, *group.negatives][i] for i in chosen]
             language = draw_language(group.query, self.query_languages, rng)
             queries.append(group.query[language])
-            for text in texts:
-                if self.mixing == "passages":
-                    own = draw_language(text, self.document_languages, rng)
-                else:
-                    own = language if language in text else next(iter(text))
-                documents.append(text[own])
+            documents += self._word(group.id, texts, rng)
             drawn.append({"scores": group.scores[chosen]} if self.with_scores else {})
         query_ids, document_ids = self.query.ids(queries), self.document.ids(documents)
         for place, example in enumerate(drawn):
@@ -206,6 +202,23 @@ class GroupBatches:
         if self.with_scores:
             batch["targets"] = {"scores": np.stack([d["scores"] for d in drawn])}
         return batch
+
+    def _word(self, name: str, texts: Sequence[Text], rng) -> list[str]:
+        """A wording of each of a group's documents, by the mixing."""
+        weights = self.document_languages
+        if self.mixing == "passages":
+            return [text[draw_language(text, weights, rng)] for text in texts]
+        shared = [
+            language for language in texts[0] if all(language in t for t in texts)
+        ]
+        if not shared:
+            raise InputError(
+                f"{name}: its documents have no language in common, which"
+                " config.data.mixing = 'entries' needs. Use 'passages', or translate"
+                " all documents."
+            )
+        language = draw_language(shared, weights, rng)
+        return [text[language] for text in texts]
 
     def _choose(self, group: Group, rng: np.random.Generator) -> list[int]:
         need = self.group_size - 1

@@ -5,15 +5,15 @@ in any language it exists in. A source is a sequence of `Pair` or of `Group`. To
 one: write it here and add a line to `SOURCES`.
 """
 
+import bisect
 import dataclasses
-import glob
-import json
-import pathlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lsrjax.data.tables import read_datasets, read_files
 from lsrjax.errors import InputError
 
 Text = Mapping[str, str]
@@ -59,45 +59,70 @@ class Group:
     scores: np.ndarray | None = None
 
 
-class Rows:
-    """Rows of Parquet or JSONL files, or of a `datasets` data set, as examples."""
+# What a row of each kind of example holds.
+FIELDS = {
+    "pair": ("english", "translation", "language"),
+    "group": ("query", "pos", "neg", "pos_scores", "neg_scores"),
+}
+_NEEDED = {"pair": ("english", "translation"), "group": ("query", "pos")}
 
-    def __init__(self, table, name: str, kind: str, columns: Mapping[str, str]):
-        """Rows of a table.
+
+class Rows:
+    """Rows of Parquet or JSONL files, or of `datasets` data sets, as examples."""
+
+    def __init__(
+        self,
+        tables: Sequence[tuple[str, Any]],
+        kind: str,
+        columns: Mapping[str, str],
+    ):
+        """The rows of one table after the other.
 
         Args:
-          table: a `pyarrow.Table`.
-          name: where it came from, for errors.
+          tables: where each came from, for errors, and a `pyarrow.Table`.
           kind: "pair" or "group".
-          columns: the table's names for the fields `english`, `translation`,
+          columns: the tables' names for the fields `english`, `translation`,
             `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
             (groups).
+
+        Raises:
+          InputError: no rows, a column that is missing, or one that only some of the
+            tables have.
         """
-        self._columns = dict(columns)
-        self._kind = kind
-        self._name = name
-        needed = {"pair": ("english", "translation"), "group": ("query", "pos")}[kind]
-        missing = [f for f in needed if columns[f] not in table.column_names]
-        if missing:
+        tables = [(name, table) for name, table in tables if table.num_rows] or tables
+        if not any(table.num_rows for _, table in tables):
             raise InputError(
-                f"{name} has no column {' or '.join(columns[f] for f in missing)}; its"
-                f" columns are {', '.join(table.column_names)}. Name the columns that"
-                f" hold {' and '.join(missing)} in config.data.columns."
+                f"{', '.join(name for name, _ in tables)}: no rows. Write the data"
+                " again, or point config.data to other data."
             )
-        self._table = table.select(
-            [c for c in columns.values() if c in table.column_names]
-        )
+        self._kind = kind
+        # Record batches are found by bisection; a table of many chunks is not.
+        self._batches, self._starts, self._rows = [], [], 0
+        known = _known_fields(tables, kind, columns)
+        for (name, table), fields in zip(tables, known, strict=True):
+            chosen = table.select([columns[f] for f in fields]).rename_columns(fields)
+            first = self._rows
+            for batch in chosen.to_batches():
+                self._batches.append((name, self._rows - first, batch))
+                self._starts.append(self._rows)
+                self._rows += batch.num_rows
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return self._rows
 
     def __getitem__(self, index: int) -> Pair | Group:
-        row = {
-            field: self._table[column][index].as_py()
-            for field, column in self._columns.items()
-            if column in self._table.column_names
-        }
-        where = f"{self._name}, row {index}"
+        if not 0 <= index < self._rows:
+            raise IndexError(f"row {index} of {self._rows}")
+        place = bisect.bisect_right(self._starts, index) - 1
+        name, first, batch = self._batches[place]
+        offset = index - self._starts[place]
+        where = f"{name}, row {first + offset} (the first is 0)"
+        try:
+            (row,) = batch.slice(offset, 1).to_pylist()
+        except UnicodeDecodeError as e:
+            raise InputError(
+                f"{where}: a text is not UTF-8 ({e}). Write the file again."
+            ) from e
         if self._kind == "pair":
             return Pair(
                 id=where,
@@ -106,6 +131,30 @@ class Rows:
                 language=row.get("language") or ANY,
             )
         return _group(row, where)
+
+
+def _known_fields(tables, kind, columns) -> list[list[str]]:
+    """The fields that each table has; all but the language must be the same in all."""
+    known = []
+    for name, table in tables:
+        found = table.column_names
+        missing = [f for f in _NEEDED[kind] if columns[f] not in found]
+        if missing:
+            raise InputError(
+                f"{name} has no column {' or '.join(columns[f] for f in missing)}; its"
+                f" columns are {', '.join(found)}. Name the columns that hold"
+                f" {' and '.join(missing)} in config.data.columns."
+            )
+        known.append([f for f in FIELDS[kind] if columns[f] in found])
+    for (name, _), fields in zip(tables, known, strict=True):
+        for field in sorted((set(fields) ^ set(known[0])) - {"language"}):
+            first = tables[0][0]
+            has, lacks = (name, first) if field in fields else (first, name)
+            raise InputError(
+                f"{has} has a column {columns[field]}, {lacks} has none. Give all of"
+                " them the same columns, or train on them in separate stages."
+            )
+    return known
 
 
 def _wording(value: Any, where: str, field: str) -> str:
@@ -118,9 +167,8 @@ def _wording(value: Any, where: str, field: str) -> str:
 
 
 def _group(row: Mapping[str, Any], where: str) -> Group:
-    positives = [row["pos"]] if isinstance(row["pos"], str) else row["pos"]
-    negatives = row.get("neg") or []
-    negatives = [negatives] if isinstance(negatives, str) else negatives
+    positives = _as_list(row["pos"], where, "pos")
+    negatives = _as_list(row.get("neg"), where, "neg")
     if not positives:
         raise InputError(f"{where}: no positive document. Remove the row.")
     return Group(
@@ -132,9 +180,21 @@ def _group(row: Mapping[str, Any], where: str) -> Group:
     )
 
 
+def _as_list(value: Any, where: str, field: str) -> list:
+    """One text stands for a list of one, as in triples; null for an empty list."""
+    if value is None:
+        return []
+    if not isinstance(value, str | list):
+        raise InputError(
+            f"{where}: field {field!r} is {value!r}; a list of texts is needed. Put the"
+            " row right or remove it."
+        )
+    return [value] if isinstance(value, str) else value
+
+
 def _scores(row, num_positives: int, num_negatives: int, where: str):
     """The teacher's scores of positives and negatives, checked, or None."""
-    if row.get("pos_scores") is None:
+    if row.get("pos_scores") is None and row.get("neg_scores") is None:
         return None
     parts = []
     for field, count in (("pos_scores", num_positives), ("neg_scores", num_negatives)):
@@ -143,115 +203,17 @@ def _scores(row, num_positives: int, num_negatives: int, where: str):
         if len(values) != count:
             raise InputError(
                 f"{where}: {field} has {len(values)} teacher scores for {count}"
-                " documents; each document needs one."
+                " documents; each document needs one. Score the row again or remove"
+                " it."
             )
         parts.extend(values)
-    scores = np.array([np.nan if s is None else s for s in parts], np.float32)
-    if not np.isfinite(scores).all():
-        bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise InputError(
-            f"{where}: teacher score {bad} is {parts[bad]}; scores must be finite."
-            " Score the row again or remove it."
-        )
-    return scores
-
-
-def read_files(pattern: str):
-    """The rows of all Parquet or JSONL files that a path or glob pattern names.
-
-    Returns:
-      A `pyarrow.Table`.
-
-    Raises:
-      InputError: no such file, an unreadable or truncated one (named), or files whose
-        columns differ.
-    """
-    import pyarrow as pa
-
-    paths = sorted(glob.glob(pattern, recursive=True))
-    if not paths:
-        raise InputError(
-            f"config.data.files: no file matches {pattern!r} (from"
-            f" {pathlib.Path.cwd()}). Give a path or glob pattern of .parquet or"
-            " .jsonl files."
-        )
-    tables = [_read_file(pathlib.Path(path)) for path in paths]
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
-        raise InputError(
-            f"The files that match {pattern!r} do not have the same columns: {e}"
-        ) from e
-
-
-def _read_file(path: pathlib.Path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.suffix == ".parquet":
-        try:
-            return pq.read_table(path, memory_map=True)
-        except (pa.ArrowInvalid, OSError) as e:
+    for place, score in enumerate(parts):
+        if not isinstance(score, float | int) or not math.isfinite(score):
             raise InputError(
-                f"{path} ({path.stat().st_size:,} bytes) is not a whole Parquet file:"
-                f" {e}. Copy or write it again."
-            ) from e
-    if path.suffix in (".jsonl", ".json"):
-        return pa.Table.from_pylist(_json_lines(path))
-    raise InputError(
-        f"{path}: unknown file type {path.suffix!r}; known are .parquet and .jsonl."
-    )
-
-
-def _json_lines(path: pathlib.Path) -> list[dict]:
-    rows = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as e:  # broken JSON or broken UTF-8
-                raise InputError(
-                    f"{path}, line {number} is not JSON ({e}): {line[:80]!r}. If it is"
-                    " the last line, the file is truncated: write it again."
-                ) from e
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"{path}, line {number} is {type(row).__name__}, not an object:"
-                    f" {line[:80]!r}. Each line holds one example's fields by name."
-                )
-            rows.append(row)
-    return rows
-
-
-def read_dataset(name: str, subset: str, split: str):
-    """The rows of a `datasets` data set: a folder of `save_to_disk`, or of the hub.
-
-    Returns:
-      A `pyarrow.Table`.
-    """
-    try:
-        import datasets
-    except ImportError as e:
-        raise InputError(
-            "config.data.dataset needs the package datasets: pip install"
-            " 'lsrjax[hub]', or use config.data.files."
-        ) from e
-    try:
-        if pathlib.Path(name).is_dir():
-            data = datasets.load_from_disk(name)
-            data = data[split] if isinstance(data, datasets.DatasetDict) else data
-        else:
-            data = datasets.load_dataset(name, subset or None, split=split)
-    except Exception as e:  # the library raises many unrelated types
-        raise InputError(
-            f"The data set {name!r} (subset {subset or 'default'!r}, split {split!r})"
-            f" could not be read: {type(e).__name__}: {e}. Without the hub, point"
-            " config.data.dataset to a folder written by save_to_disk, or"
-            " config.data.files to Parquet or JSONL files."
-        ) from e
-    return data.with_format("arrow")[:]
+                f"{where}: teacher score {place} (positives first) is {score!r}; a"
+                " finite number is needed. Score the row again or remove it."
+            )
+    return np.array(parts, np.float32)
 
 
 def debian(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
@@ -358,12 +320,12 @@ def open_source(config, kind: str):
 
 
 def _open_files(config, kind):
-    return Rows(read_files(config.files), config.files, kind, config.columns)
+    return Rows(read_files(config.files), kind, config.columns)
 
 
 def _open_dataset(config, kind):
-    table = read_dataset(config.dataset, config.subset, config.split)
-    return Rows(table, config.dataset, kind, config.columns)
+    tables = read_datasets(config.dataset, config.split)
+    return Rows(tables, kind, config.columns)
 
 
 def _open_debian(config, kind):

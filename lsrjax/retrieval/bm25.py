@@ -1,5 +1,6 @@
 """BM25 over words and character bigrams: the baseline, and the source of negatives."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -83,6 +84,8 @@ class BM25:
         # too early for jax.distributed: import it only here.
         import bm25s
 
+        # It logs each step, at a level of its own.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._vocabulary: dict[str, int] = {}
         ids = [
             [

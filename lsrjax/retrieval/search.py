@@ -22,8 +22,9 @@ def search(
     """Finds the documents with the highest dot product for each query.
 
     The search is exact. Equal scores are ordered by the smaller document index, and a
-    document whose score is 0 is no hit. Neither `batch` nor `block` changes a result:
-    they bound the memory, about 30 bytes x `batch` x `block`.
+    document whose score is 0 is no hit. Neither `batch` nor `block` changes a result
+    (of vectors that are not sparse, the last bit of a score): they bound the memory,
+    about 30 bytes x `batch` x `block`.
 
     Args:
         queries: [Q, V] weights of the queries, scipy CSR.
@@ -50,11 +51,18 @@ def search(
             f"{docs.shape[1]}; encode both with the same model and views."
         )
     best = np.full((queries.shape[0], depth), _NO_HIT, np.int64)
+    dense = _too_dense(queries, docs)
+    block = min(block, _DENSE_BLOCK) if dense else block
     for start in range(0, docs.shape[0], block):
-        columns = docs[start : start + block].T.tocsr()
+        columns = docs[start : start + block].T
+        columns = columns.toarray() if dense else columns.tocsr()
         for first in range(0, queries.shape[0], batch):
             rows = slice(first, first + batch)
-            keys = _keys((queries[rows] @ columns).toarray(), start)
+            if dense:
+                scores = queries[rows].toarray() @ columns
+            else:
+                scores = (queries[rows] @ columns).toarray()
+            keys = _keys(scores, start)
             best[rows] = _largest(np.concatenate([best[rows], keys], axis=1), depth)
     return _unpacked(np.sort(best, axis=1)[:, ::-1])
 
@@ -72,6 +80,25 @@ def _checked(weights: sparse.csr_matrix, name: str) -> sparse.csr_matrix:
     # A score is summed in the order of the query's columns: sorted, that order, and
     # with it the last bit of the score, is independent of how the matrix was built.
     return weights if weights.has_sorted_indices else weights.sorted_indices()
+
+
+# A dense product does about this many multiplications in the time of one sparse one,
+_DENSE_SPEED = 50
+# which only matters from this many sparse ones (about a second) on.
+_WORTH_IT = 10**9
+_DENSE_BLOCK = 1024  # documents made dense at once
+
+
+def _too_dense(queries: sparse.csr_matrix, docs: sparse.csr_matrix) -> bool:
+    """Whether dense products are faster.
+
+    A model at the start of its training may give nearly every term a weight; sparse
+    products of such vectors take minutes where dense ones take seconds.
+    """
+    holders = np.bincount(docs.indices, minlength=docs.shape[1])
+    multiplications = int(holders[queries.indices].sum())
+    dense = queries.shape[0] * docs.shape[0] * docs.shape[1]
+    return multiplications > _WORTH_IT and multiplications * _DENSE_SPEED > dense
 
 
 def _keys(scores: np.ndarray, start: int) -> np.ndarray:

@@ -118,9 +118,9 @@ def check_same_numbers(checkpoint, reference, masked_lm):
     hidden = nnx.jit(encoder)(ids, mask)
     theirs = output.hidden_states[-1].numpy()
     np.testing.assert_allclose(hidden[mask], theirs[mask], atol=1e-5, rtol=0)
-    assert set(params) == ({"encoder", "mlm"} if masked_lm else {"encoder"})
+    assert set(params) == ({"encoder", "head"} if masked_lm else {"encoder"})
     if masked_lm:
-        mlm = params["mlm"]
+        mlm = params["head"]["mlm"]
         transform = MLMTransform(22, config.layer_norm_eps, rngs=nnx.Rngs(0))
         transformed = with_params(transform, mlm["transform"])(hidden)
         word = params["encoder"]["embeddings"]["word"]["embedding"]
@@ -147,7 +147,7 @@ def test_untied_decoder_and_its_own_bias_are_kept(kind, tmp_path):
     reference = make_model(kind, tie_word_embeddings=False)
     reference.save_pretrained(tmp_path)
     checkpoint = load_checkpoint(str(tmp_path))
-    assert checkpoint.params["mlm"]["decoder"].shape == (113, 22)
+    assert checkpoint.params["head"]["mlm"]["decoder"].shape == (113, 22)
     check_same_numbers(checkpoint, reference, masked_lm=True)
 
 

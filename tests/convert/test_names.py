@@ -16,6 +16,7 @@ from lsrjax.convert.names import (
     to_hf_shape,
 )
 from lsrjax.models.encoder import Encoder, EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec, split
 
 SIZES = {
     "vocab_size": 41,
@@ -124,14 +125,32 @@ def test_imported_tree_is_the_one_of_the_encoder(layout):
 def test_milco_tree():
     state = milco_state()
     params = import_state(state, "milco")
+    head = params["head"]
     np.testing.assert_array_equal(
-        params["connector"]["kernel"], state["projector.weight"].T
+        head["connector"]["kernel"], state["projector.weight"].T
     )
-    np.testing.assert_array_equal(params["echo"]["kernel"], state["echo.weight"][0])
-    assert params["echo"]["bias"].shape == params["echo"]["scale"].shape == ()
-    assert params["mlm"]["decoder"].shape == (23, 10)
-    assert set(params["mlm"]) == {"transform", "decoder", "bias"}
+    np.testing.assert_array_equal(head["echo"]["kernel"], state["echo.weight"][0])
+    assert head["echo"]["bias"].shape == head["echo"]["scale"].shape == ()
+    assert head["mlm"]["decoder"].shape == (23, 10)
+    assert set(head["mlm"]) == {"transform", "decoder", "bias"}
     assert list(params["encoder"]["layers"]) == [0, 1]
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_milco_tree_is_the_one_of_the_retriever(echo):
+    config = CLASSES["xlm-roberta", False][0](**SIZES)
+    spec = RetrieverSpec(
+        head="milco",
+        encoder=EncoderConfig.from_hf(config.to_dict()),
+        lexecho=echo,
+        pivot_vocab_size=23,
+        pivot_hidden_size=10,
+    )
+    expected = flatten_tree(split(spec)[1])
+    found = flatten_tree(import_state(milco_state(echo), "milco"))
+    assert {k: v.shape for k, v in found.items()} == {
+        k: v.shape for k, v in expected.items()
+    }
 
 
 def test_layers_keyed_by_strings_export_the_same():
@@ -177,17 +196,20 @@ def test_the_bias_of_the_decoder_is_preferred(case, copy):
     layout, state = STATES[case]
     bias = state[copy.replace("decoder.", "")]
     both = state | {copy: bias + 1}
-    np.testing.assert_array_equal(import_state(both, layout)["mlm"]["bias"], bias + 1)
     only = {k: v for k, v in both.items() if k != copy.replace("decoder.", "")}
-    np.testing.assert_array_equal(import_state(only, layout)["mlm"]["bias"], bias + 1)
+    for given in (both, only):
+        mlm = import_state(given, layout)["head"]["mlm"]
+        np.testing.assert_array_equal(mlm["bias"], bias + 1)
 
 
 def test_decoder_with_the_values_of_the_word_table_is_tied():
     state = hf_state("bert", True)
     word = state["bert.embeddings.word_embeddings.weight"]
     name = "cls.predictions.decoder.weight"
-    assert "decoder" not in import_state(state | {name: word.copy()}, "bert")["mlm"]
-    assert "decoder" in import_state(state | {name: word + 1}, "bert")["mlm"]
+    tied = import_state(state | {name: word.copy()}, "bert")
+    untied = import_state(state | {name: word + 1}, "bert")
+    assert "decoder" not in tied["head"]["mlm"]
+    assert "decoder" in untied["head"]["mlm"]
 
 
 def test_tensorflow_names_of_layer_norm():
@@ -204,7 +226,8 @@ def test_tensorflow_names_of_layer_norm():
 def test_missing_and_unknown_tensors_are_listed(case):
     layout, state = STATES[case]
     optional = {LAYOUTS["bert"].bias_copy, LAYOUTS["xlm-roberta"].bias_copy}
-    optional |= {to_hf_name("mlm/decoder", name) for name in ("bert", "xlm-roberta")}
+    for name in ("bert", "xlm-roberta"):
+        optional.add(to_hf_name("head/mlm/decoder", name))
     # Without the word table nothing tells the layout, which is another error.
     optional |= {name for name in state if name.endswith("word_embeddings.weight")}
     for name in state.keys() - optional:
@@ -229,11 +252,11 @@ def test_other_models_are_refused_with_what_was_found():
 
 def test_export_lists_what_is_missing_or_unknown():
     params = import_state(milco_state(), "milco")
-    del params["echo"]["scale"]
+    del params["head"]["echo"]["scale"]
     params["encoder"]["layers"][1]["gate"] = {"kernel": np.zeros((3, 5))}
     with pytest.raises(ValueError) as error:
         export_state(params, "milco")
-    assert "missing (1):\n  echo/scale" in str(error.value)
+    assert "missing (1):\n  head/echo/scale" in str(error.value)
     assert "left over (1):\n  encoder/layers/1/gate/kernel [3, 5]" in str(error.value)
 
 

@@ -1,0 +1,34 @@
+"""The demo with small models, few steps and the dev split: seconds instead of minutes."""
+
+import importlib.util
+import pathlib
+
+_PATH = pathlib.Path(__file__).parents[2] / "configs" / "demo.py"
+_SPEC = importlib.util.spec_from_file_location("demo", _PATH)
+_DEMO = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_DEMO)
+
+
+def get_config():
+    c = _DEMO.get_config()
+    for stage in c.stages.values():
+        stage.data.split = "dev"
+        stage.data.window = 2
+        stage.data.query_length = 16
+        stage.data.document_length = 16
+        stage.data.length_buckets = (16,)
+        stage.batch_size = 4
+        stage.steps = 8
+        stage.log.every = 1
+        stage.checkpoint.every = 3
+        stage.dev.queries = 20
+        stage.dev.every = 4
+        stage.model.dropout = 0.1
+    for name in ("teacher", "align"):
+        c.stages[name].model.hidden_size = 64
+        c.stages[name].model.num_layers = 1
+        c.stages[name].model.intermediate_size = 64
+        c.stages[name].model.max_length = 16
+    c.stages.distill.data.group_size = 3
+    c.stages.distill.prepare.count = 3
+    return c

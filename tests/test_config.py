@@ -1,0 +1,279 @@
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from lsrjax import config_checks
+from lsrjax.config import get_default, language_weights, stages, validate
+from lsrjax.errors import InputError
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def kl(**fields):
+    """A small valid config, with some fields changed."""
+    c = get_default()
+    c.steps = 10
+    c.init.encoder = c.init.head = "folder"
+    c.data.files = "x.parquet"
+    c.data.group_size = 4
+    return changed(c, fields)
+
+
+def alignment(**fields):
+    c = get_default()
+    c.steps = 10
+    c.init.encoder = c.init.head = c.teacher.model = "folder"
+    c.data.files = "x.parquet"
+    c.loss.name = "alignment"
+    return changed(c, fields)
+
+
+def infonce(**fields):
+    c = get_default()
+    c.steps = 10
+    c.model.head = "splade"
+    c.tokenizer = "embedded:english"
+    c.data.source = "debian"
+    c.loss.name = "infonce"
+    return changed(c, fields)
+
+
+def changed(c, fields):
+    c.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return c
+
+
+def run_of(**by_name):
+    c = get_default()
+    with c.unlocked():
+        c.stages = ConfigDict(by_name, sort_keys=False)
+    return c
+
+
+def refusal(c):
+    with pytest.raises(InputError) as error:
+        validate(c)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_are_valid(path):
+    validate(runpy.run_path(str(path))["get_config"]())
+
+
+@pytest.mark.parametrize("make", [kl, alignment, infonce])
+def test_small_configs_are_valid(make):
+    validate(make())
+    validate(run_of(one=make(), two=make(init__echo="random")))
+
+
+@pytest.mark.parametrize(
+    "c",
+    [
+        kl(prepare__scores="teacher", teacher__model="folder"),
+        kl(prepare__negatives="bm25", prepare__scores="teacher", teacher__model="x"),
+        kl(model__lexecho=True, model__repeats="max", regularizer__source_query=0.1),
+        kl(data__columns__pos="positive", dev__source="files", dev__files="dev.jsonl"),
+        alignment(dev__source="debian", data__query_languages="ja:1", dev__every=5),
+        infonce(init__lexical=True, model__tied=False, model__hidden_size=8),
+        infonce(dev__source="files", dev__files="x", data__columns__pos="positive"),
+        infonce(data__group_size=3, prepare__negatives="bm25", data__mixing="entries"),
+        infonce(steps=0, epochs=0.5),
+        # A short trial of a config with a longer warm-up.
+        infonce(steps=2, optim__warmup_steps=20),
+    ],
+)
+def test_sensible_combinations_are_accepted(c):
+    validate(c)
+
+
+def test_unknown_fields_name_the_nearest():
+    c = kl()
+    with c.unlocked():
+        c.optim.learning_rate = 1.0
+    assert "config.optim.learning_rate is not a field; the nearest is" in refusal(c)
+    c = kl()
+    with c.unlocked():
+        c.data.group_sise = 2
+    message = refusal(run_of(first=alignment(), second=c))
+    assert "config.stages.second.data.group_sise is not a field" in message
+    assert "nearest is config.stages.second.data.group_size" in message
+    c = get_default()
+    with c.unlocked():
+        del c.optim.lr
+    assert "config.optim.lr is missing" in refusal(c)
+
+
+@pytest.mark.parametrize("field", config_checks._CHOICES)
+def test_unknown_choices_list_the_known(field):
+    message = refusal(changed(kl(), {field: "nonsense"}))
+    assert f"config.{field} is 'nonsense'; known: " in message
+    for choice in config_checks._CHOICES[field]:
+        assert repr(choice) in message
+
+
+@pytest.mark.parametrize(
+    ("c", "field", "because"),
+    [
+        (kl(init__echo="idf"), "init.echo", "lexecho is off"),
+        (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
+        (infonce(model__lexecho=True), "model.lexecho", "head is not milco"),
+        (kl(model__hidden_size=64), "hidden_size", "weights come from init.encoder"),
+        (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),
+        (kl(init__echo_scale=0.1), "echo_scale", "init.echo is random"),
+        (kl(data__split="dev"), "data.split", "files have no splits"),
+        (kl(data__dataset="a/b"), "data.dataset", "source is not datasets"),
+        (kl(data__fields=("text",)), "data.fields", "embedded pairs"),
+        (kl(data__mixing="entries"), "data.mixing", "several languages"),
+        (
+            kl(data__document_languages="en:1"),
+            "document_languages",
+            "several languages",
+        ),
+        (kl(data__columns__english="en"), "columns.english", "reads queries"),
+        (alignment(data__columns__pos="p"), "columns.pos", "reads pairs"),
+        (alignment(data__group_size=4), "group_size", "no queries"),
+        (alignment(regularizer__query=1.0), "regularizer.query", "no queries"),
+        (alignment(loss__temperature=2.0), "loss.temperature", "no temperature"),
+        (infonce(data__columns__pos="p"), "columns.pos", "its own names"),
+        (infonce(prepare__negatives="bm25"), "prepare.negatives", "group_size is 1"),
+        (infonce(teacher__model="x"), "teacher.model", "asks no teacher"),
+        (infonce(prepare__scores="teacher", teacher__model="x"), "scores", "no scores"),
+        (kl(teacher__model="x"), "teacher.model", "prepare.scores is given"),
+        (kl(prepare__depth=9), "prepare.depth", "negatives is given"),
+        (kl(regularizer__name="flops"), "regularizer.name", "every lambda is 0"),
+        (kl(regularizer__query=1.0, regularizer__warmup_steps=5), "warmup", "constant"),
+        (kl(optim__weight_decay=0.0, optim__no_decay="x"), "no_decay", "decay is 0"),
+        (kl(dev__every=5), "dev.every", "dev.source is empty"),
+        (kl(dev__split="test"), "dev.split", "dev.source is empty"),
+        (infonce(dev__source="debian", dev__files="x"), "dev.files", "is not files"),
+        (kl(dev__source="files", dev__files="x", dev__split="test"), "split", "files"),
+        (kl(evaluate__examples=("ja",)), "evaluate.examples", "test is empty"),
+    ],
+)
+def test_options_without_effect_are_refused(c, field, because):
+    message = refusal(c)
+    assert "would have no effect" in message
+    assert field in message and because in message and "Remove it" in message
+
+
+@pytest.mark.parametrize(
+    ("c", "message"),
+    [
+        (kl(steps=0), "config: steps is 0 and epochs is 0.0; set one of them"),
+        (kl(epochs=1.0), "config: steps is 10 and epochs is 1.0; set one of them"),
+        (kl(optim__warmup_steps=1, optim__warmup_fraction=0.1), "set one of them"),
+        (kl(data__group_size=1), "kl compares a query's documents"),
+        (kl(data__files=""), "config.data.files is '', but this config needs it"),
+        (kl(dev__source="files"), "config.dev.files is ''"),
+        (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
+        (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
+        (alignment(teacher__model=""), "config.teacher.model is ''"),
+        (alignment(init__head=""), "config.init.head is ''"),
+        (infonce(tokenizer=""), "config.tokenizer is ''"),
+        (infonce(data__group_size=2), "no negatives: set prepare.negatives"),
+        (infonce(data__split="valid"), "'valid'; the embedded data has train, dev"),
+        (infonce(data__length_buckets=(16, 0)), "length_buckets is (16, 0)"),
+        (kl(optim__lr=0.0), "config.optim.lr is 0.0; it must be > 0"),
+        (kl(regularizer__query=-1.0), "regularizer.query is -1.0; it must be >= 0"),
+        (kl(seed=-1), "config.seed is -1; it must be >= 0"),
+        (kl(model__dropout=1.0), "config.model.dropout is 1.0; it must be < 1"),
+        (kl(optim__freeze="("), "config.optim.freeze is '(': not a regular expression"),
+        (
+            kl(regularizer__query=1.0, regularizer__schedule="linear"),
+            "warmup_steps is 0",
+        ),
+        (kl(init__model="x"), "model gives the whole retriever"),
+        (kl(init__encoder="", tokenizer="x", init__from_pivot="translations"), "pairs"),
+        (
+            infonce(dev__source="debian", dev__metric="nDGC@10"),
+            "config.dev.metric is 'nDGC@10'",
+        ),
+        (
+            infonce(data__group_size=9, prepare__negatives="bm25"),
+            "config.prepare.count is 7: fewer negatives than the 8",
+        ),
+    ],
+)
+def test_mistakes_say_what_to_do(c, message):
+    assert message in refusal(c)
+
+
+def test_fields_of_a_run_belong_to_its_stages():
+    c = run_of(one=kl())
+    assert list(stages(c)) == ["one"] and list(stages(kl())) == ["train"]
+    assert "config.optim.lr = 1.0" in refusal(changed(c, {"optim.lr": 1.0}))
+    within = kl(evaluate__test="debian")
+    assert "config.stages.one.evaluate.test" in refusal(run_of(one=within))
+    assert "cannot have stages" in refusal(run_of(one=run_of(two=kl())))
+
+
+def test_references_go_to_earlier_stages():
+    first, second = alignment(), kl(init__head="", init__encoder="")
+    second.init.model = "stage:first"
+    validate(run_of(first=first, second=second))
+    message = refusal(run_of(second=second, first=first))
+    assert "config.stages.second.init.model is 'stage:first'" in message
+    assert "before this one are: none" in message
+    second.init.model = "stage:frist"
+    assert "are: first." in refusal(run_of(first=first, second=second))
+
+
+def test_language_weights():
+    assert language_weights("en:5, *:1", "f") == {"en": 5.0, "*": 1.0}
+    for text, message in {
+        "en": "'en' is not language:weight",
+        "": "'' is not language:weight",
+        "en:x": "'en:x' is not language:weight",
+        ":1": "':1' is not language:weight",
+        "en:1,": "'' is not language:weight",
+        "en:-1,de:2": "weights are >= 0",
+        "en:0": "one of them > 0",
+        "en:nan": "weights are >= 0",
+        "en:inf": "weights are >= 0",
+        "en:1,en:2": "en has two weights",
+    }.items():
+        with pytest.raises(InputError) as error:
+            language_weights(text, "config.data.query_languages")
+        assert message in str(error.value)
+        assert f"config.data.query_languages is {text!r}" in str(error.value)
+    c = infonce(data__document_languages="en=1")
+    assert "config.data.document_languages is 'en=1'" in refusal(c)
+
+
+BROKEN = (
+    "from lsrjax.config import get_default\n\ndef get_config():\n    return 1 / 0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config={demo}", "--config.stages.align.optim.lrr=1"], "optim.lr."),
+        (["--config", "{demo}", "--config.seed=abc"], "'abc'"),
+        (["--config=nowhere.py"], "No config file nowhere.py"),
+        (["--config={broken}"], "broken.py"),
+    ],
+    ids=["field", "type", "file", "python"],
+)
+def test_mistakes_on_the_command_line(tmp_path, arguments, message):
+    broken = tmp_path / "broken.py"
+    broken.write_text(BROKEN)
+    demo = next(path for path in CONFIGS if path.name == "demo.py")
+    arguments = [a.format(demo=demo, broken=broken) for a in arguments]
+    command = [sys.executable, "-m", "lsrjax.main", *arguments]
+    result = subprocess.run(
+        [*command, f"--workdir={tmp_path}/run"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ") and message in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+    if message == "broken.py":
+        assert 'broken.py", line 4, in get_config\n    return 1 / 0' in result.stderr
+        assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
+    else:
+        assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,239 @@
+"""Padding never changes a loss, a gradient or a representation.
+
+Each case is the objective of the real training step on a tiny model; its gradient is
+read from an optimizer that keeps it.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lsrjax.config import get_default
+from lsrjax.losses import LOSSES
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.train import init_state, make_step
+
+B, G, L, MORE = 3, 2, 7, 5
+VOCAB, PIVOT_VOCAB = 53, 41
+
+
+def encoder(family, vocab_size):
+    return EncoderConfig(
+        family=family,
+        vocab_size=vocab_size,
+        hidden_size=12,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=17,
+        max_positions=L + MORE + 2,
+        type_vocab_size=1,
+        pad_token_id=1,
+        # Random weights of the usual size make all texts nearly alike.
+        initializer_range=0.3,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model and an objective."""
+
+    head: str
+    loss: str
+    regularizer: str = "l1"
+    lexecho: bool = False
+    repeats: str = "sum"
+    pool_mask: str = "exclude"
+
+
+CASES = [
+    Case("splade", "infonce", "flops"),
+    Case("milco", "alignment"),
+    Case("milco", "kl", "l1", lexecho=True, repeats="sum"),
+    Case("milco", "kl", "flops", lexecho=True, repeats="max"),
+]
+# The second LexEcho case only where time does not matter: a compilation takes seconds.
+STEP_CASES = [*CASES[:3], pytest.param(CASES[3], marks=pytest.mark.slow)]
+
+
+def config_of(case):
+    c = get_default()
+    c.model.head = case.head
+    c.loss.name = case.loss
+    if case.loss != "alignment":
+        c.regularizer.name = case.regularizer
+        c.regularizer.query, c.regularizer.document = 0.3, 0.2
+    if case.lexecho:
+        c.regularizer.source_query, c.regularizer.source_document = 0.1, 0.05
+    return c
+
+
+def keep_gradient():
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda updates, state, params=None: (updates, updates),
+    )
+
+
+@functools.cache
+def setup(case):
+    spec = RetrieverSpec(
+        head=case.head,
+        encoder=encoder("xlm-roberta", VOCAB),
+        pool_mask=case.pool_mask,
+        lexecho=case.lexecho,
+        repeats=case.repeats,
+        pivot_vocab_size=PIVOT_VOCAB,
+        pivot_hidden_size=10,
+    )
+    teacher = teacher_params = None
+    if LOSSES[case.loss].target == "views":
+        teacher = RetrieverSpec(head="splade", encoder=encoder("bert", PIVOT_VOCAB))
+        teacher_params = retriever.init_params(teacher, 5)
+    step = make_step(config_of(case), 10, spec, teacher)
+    step = dataclasses.replace(step, optimizer=keep_gradient())
+    state = init_state(step, retriever.init_params(spec, 3))
+    # Compiling takes all the time here; less optimised code takes half of it.
+    jitted = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+    return jitted, state, teacher_params
+
+
+def text(rng, count, vocab_size):
+    """Texts of 1 to L tokens; ids are few, so that tokens repeat within a text."""
+    lengths = rng.integers(1, L + 1, count)
+    lengths[:2] = L, 1
+    mask = (np.arange(L) < lengths[:, None]).astype(np.int32)
+    ids = rng.integers(2, vocab_size // 4, (count, L)).astype(np.int32)
+    return {"ids": np.where(mask, ids, 1).astype(np.int32), "mask": mask}
+
+
+def batch_of(case):
+    rng = np.random.default_rng(7)
+    counts = {"document": B * G}
+    batch = {
+        "texts": {
+            name: text(rng, counts.get(name, B), VOCAB)
+            for name in LOSSES[case.loss].texts
+        }
+    }
+    if LOSSES[case.loss].target == "views":
+        batch["teacher_text"] = text(rng, B, PIVOT_VOCAB)
+    if LOSSES[case.loss].target == "scores":
+        scores = rng.normal(size=(B, G)).astype(np.float32)
+        batch["targets"] = {"scores": 3 * scores}
+    return batch
+
+
+def padded(batch, fill):
+    """The batch with MORE columns of padding; `fill(shape)` gives the ids in them.
+
+    With other ids than the pad token, the padding within the L columns gets them too.
+    """
+
+    def pad(text):
+        wide = [(0, 0), (0, MORE)]
+        mask = np.pad(text["mask"], wide)
+        ids = np.pad(text["ids"], wide, constant_values=1)
+        return {"ids": np.where(mask, ids, fill(ids.shape)), "mask": mask}
+
+    batch = dict(batch)
+    batch["texts"] = {name: pad(value) for name, value in batch["texts"].items()}
+    if "teacher_text" in batch:
+        batch["teacher_text"] = pad(batch["teacher_text"])
+    return batch
+
+
+def pad_ids(shape):
+    return np.ones(shape, np.int32)
+
+
+def garbage(shape):
+    return np.random.default_rng(11).integers(0, PIVOT_VOCAB, shape).astype(np.int32)
+
+
+def run(case, batch):
+    """Metrics, and the gradient by parameter."""
+    step, state, teacher_params = setup(case)
+    after, metrics = step(state, teacher_params, batch)
+    return jax.device_get((metrics, after["opt_state"]))
+
+
+@functools.cache
+def unpadded(case):
+    return run(case, batch_of(case))
+
+
+def assert_close(found, expected, scale=0.0, name=""):
+    """Within 1e-6 of the largest entry expected, or of `scale` if that is larger."""
+    scale = max(scale, np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, atol=1e-6 * scale, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("fill", [pad_ids, garbage])
+@pytest.mark.parametrize("case", STEP_CASES, ids=str)
+def test_padding_changes_no_loss_and_no_gradient(case, fill):
+    metrics, gradient = unpadded(case)
+    more_metrics, more_gradient = run(case, padded(batch_of(case), fill))
+    assert more_metrics.keys() == metrics.keys()
+    for name, value in metrics.items():
+        assert_close(more_metrics[name], value, name=name)
+    # The gradient of the keys' bias is 0 but for rounding, hence a smallest scale.
+    smallest = 0.01 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    for (path, value), more in zip(leaves, jax.tree.leaves(more_gradient), strict=True):
+        assert_close(more, value, smallest, jax.tree_util.keystr(path))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(graphdef, params, text):
+    return retriever.apply(graphdef, params, text)
+
+
+@pytest.mark.parametrize("case", [CASES[0], *CASES[2:]], ids=str)
+def test_padding_changes_no_representation(case):
+    jitted, state, _ = setup(case)
+    batch = batch_of(case)
+    encoded = [
+        jax.device_get(
+            encode(jitted.__wrapped__.graphdef, state["params"], b["texts"]["document"])
+        )
+        for b in (batch, padded(batch, garbage))
+    ]
+    plain, more = encoded
+    assert plain.keys() == more.keys()
+    for name, view in plain.items():
+        if name == "source":
+            padding = more[name].weights_BK[:, L:]
+            np.testing.assert_array_equal(padding, np.zeros_like(padding))
+            assert_close(more[name].weights_BK[:, :L], view.weights_BK)
+            sums = (
+                np.asarray(view.column_means()),
+                np.asarray(more[name].column_means()),
+            )
+            assert_close(sums[1], sums[0])
+        else:
+            assert_close(more[name].raw_BV, view.raw_BV)
+            assert_close(more[name].weights_BV, view.weights_BV)
+
+
+def test_the_reference_depends_on_padding():
+    """Its padded positions take part in the maximum as 0, and cut the gradient."""
+    case = Case("milco", "alignment", pool_mask="multiply")
+    batch = batch_of(case)
+    texts = [*batch["texts"].values(), batch["teacher_text"]]
+    # From texts without padding to the same texts with some.
+    for t in texts:
+        t["ids"] = np.where(t["mask"], t["ids"], 2)
+        t["mask"] = np.ones_like(t["mask"])
+    metrics, gradient = run(case, batch)
+    more_metrics, more_gradient = run(case, padded(batch, pad_ids))
+    assert abs(more_metrics["loss"] / metrics["loss"] - 1) > 1e-3
+    bias = gradient["head"]["mlm"]["bias"]
+    more_bias = more_gradient["head"]["mlm"]["bias"]
+    assert (more_bias != 0).sum() < (bias != 0).sum()

@@ -1,0 +1,255 @@
+"""The published recipes end to end on tiny local checkpoints, and what stops a run."""
+
+import dataclasses
+import io
+import json
+import pathlib
+import runpy
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lsrjax import checkpoint, run
+from lsrjax.errors import InputError
+from lsrjax.train import TrainingFailed
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+WORDS = "the old library reads files fast and prints fonts on every small screen".split()
+
+
+def sentence(rng):
+    return " ".join(rng.choice(WORDS, rng.integers(3, 9)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Pairs and groups in JSONL files."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    pairs = [
+        {"english": sentence(rng), "non_english": sentence(rng)} for _ in range(30)
+    ]
+    groups = [
+        {
+            "query": sentence(rng),
+            "pos": [sentence(rng)],
+            "neg": [sentence(rng) for _ in range(4)],
+            "pos_scores": [3.0],
+            "neg_scores": rng.normal(size=4).tolist(),
+        }
+        for _ in range(30)
+    ]
+    for name, rows in (("pairs", pairs), ("groups", groups)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+def small(config, files):
+    """A published recipe on local data, with few examples and steps."""
+    config.data.source = "files"
+    config.data.dataset = ""
+    config.data.files = str(files)
+    config.data.query_length = 12
+    config.data.document_length = 16
+    config.data.length_buckets = (16,)
+    config.model.dtype = "float32"
+    config.batch_size = 4
+    config.epochs = 0.0
+    config.steps = 4
+    config.optim.warmup_steps = 0
+    config.optim.warmup_fraction = 0.0
+    config.checkpoint.every = 2
+    config.log.every = 1
+    return config
+
+
+def align_config(data):
+    config = small(
+        runpy.run_path(str(ROOT / "configs/align.py"))["get_config"](),
+        data / "pairs.jsonl",
+    )
+    config.init.encoder = str(GOLDEN / "xlmr")
+    config.init.head = config.teacher.model = str(GOLDEN / "bert")
+    return config
+
+
+def distill_config(data, aligned):
+    config = small(
+        runpy.run_path(str(ROOT / "configs/distill.py"))["get_config"](),
+        data / "groups.jsonl",
+    )
+    config.init.model = str(aligned)
+    config.data.group_size = 3
+    config.dev.source = "files"
+    config.dev.files = str(data / "groups.jsonl")
+    config.dev.every = 2
+    return config
+
+
+def run_quietly(config, workdir):
+    console = Console(file=io.StringIO(), width=200)
+    run.run(config, workdir, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def aligned(data, tmp_path_factory):
+    """A finished run of configs/align.py."""
+    workdir = tmp_path_factory.mktemp("align") / "run"
+    run_quietly(align_config(data), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def distilled(data, aligned, tmp_path_factory):
+    """A finished run of configs/distill.py after it."""
+    workdir = tmp_path_factory.mktemp("distill") / "run"
+    run_quietly(distill_config(data, aligned), workdir)
+    return workdir
+
+
+def metrics(workdir):
+    lines = (workdir / "train" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_align_recipe_trains_on_local_checkpoints(aligned):
+    model = checkpoint.load_model(aligned)
+    assert model.spec.views == {"pivot": 307}
+    steps = [m["step"] for m in metrics(aligned)]
+    assert steps == [1, 2, 3, 4]
+    for m in metrics(aligned):
+        assert np.isclose(m["loss"], m["english"] + m["translation"], rtol=1e-4)
+
+
+def test_distill_recipe_goes_on_from_align_and_keeps_the_best(distilled):
+    model = checkpoint.load_model(distilled)
+    assert model.spec.views == {"pivot": 307, "source": 401}
+    dev = {m["step"]: m["dev_nDCG@10"] for m in metrics(distilled) if len(m) == 2}
+    assert set(dev) == {2, 4}
+    steps = {int(p.name) for p in (distilled / "train/checkpoints").iterdir()}
+    assert 4 in steps and max(dev, key=dev.get) in steps
+
+
+def test_a_finished_run_says_so_and_changes_nothing(data, aligned, distilled):
+    before = checkpoint.load_model(distilled).params
+    said = run_quietly(distill_config(data, aligned), distilled)
+    assert "finished" in said
+    after = checkpoint.load_model(distilled).params
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_another_config_in_the_same_folder_is_refused(data, aligned):
+    config = align_config(data)
+    config.optim.lr = 0.5
+    with pytest.raises(InputError, match=r"config\.optim\.lr: there 2e-05, asked 0.5"):
+        run_quietly(config, aligned)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.steps = 1
+    run_quietly(config, tmp_path)
+    # As if the folder came from another machine without its notes.
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "train" / "done.json").unlink()
+    other = align_config(data)
+    other.init.encoder = str(GOLDEN / "bert")
+    with pytest.raises(InputError, match="another architecture") as error:
+        run_quietly(other, tmp_path)
+    assert "hidden_size" in str(error.value) and "workdir" in str(error.value)
+    assert checkpoint.load_model(tmp_path).spec.encoder.hidden_size == 32
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.tokenizer = "embedded:multilingual"
+    with pytest.raises(InputError, match=r"16000 tokens.*401"):
+        run_quietly(config, tmp_path)
+
+
+def test_a_text_longer_than_the_model_takes_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.data.document_length = 65
+    with pytest.raises(InputError, match=r"document_length is 65.*64 tokens"):
+        run_quietly(config, tmp_path)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(data, tmp_path, aligned):
+    config = align_config(data)
+    config.teacher.model = str(aligned)
+    with pytest.raises(InputError, match="teacher"):
+        run_quietly(config, tmp_path)
+
+
+def test_nan_stops_the_run_and_leaves_sound_checkpoints(data, tmp_path):
+    config = align_config(data)
+    config.optim.lr = 1e30
+    config.optim.schedule = "constant"
+    config.optim.clip_norm = 0.0
+    config.steps = 20
+    config.checkpoint.every = 1
+    with pytest.raises(TrainingFailed, match=r"Step \d+: .*not finite") as error:
+        run_quietly(config, tmp_path)
+    assert "optim.lr" in str(error.value)
+    assert not (tmp_path / "train" / "done.json").exists()
+    last = max(int(p.name) for p in (tmp_path / "train/checkpoints").iterdir())
+    assert last < int(str(error.value).split()[1].rstrip(":"))
+    checkpoint.load_model(tmp_path)
+
+
+def test_a_missing_data_file_is_named(data, tmp_path):
+    config = align_config(data)
+    config.data.files = str(data / "absent.jsonl")
+    with pytest.raises(InputError, match=r"absent\.jsonl"):
+        run_quietly(config, tmp_path)
+
+
+def test_a_bad_row_met_in_training_stops_the_run_with_its_name(data, tmp_path):
+    rows = (data / "pairs.jsonl").read_text().splitlines()
+    rows[7] = json.dumps({"english": "free software", "non_english": "  "})
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("\n".join(rows))
+    config = align_config(data)
+    config.data.files = str(bad)
+    config.steps, config.epochs = 0, 1.0
+    with pytest.raises(InputError, match=r"bad\.jsonl, row 7.*translation"):
+        run_quietly(config, tmp_path / "run")
+
+
+def test_teacher_scores_are_computed_and_negatives_mined_where_asked(
+    data, aligned, tmp_path
+):
+    rows = [json.loads(x) for x in (data / "groups.jsonl").read_text().splitlines()]
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text(
+        "".join(json.dumps({k: r[k] for k in ("query", "pos")}) + "\n" for r in rows)
+    )
+    config = distill_config(data, aligned)
+    config.data.files = str(bare)
+    config.prepare.negatives = "bm25"
+    config.prepare.scores = "teacher"
+    config.prepare.count = 3
+    config.teacher.model = str(GOLDEN / "bert")
+    config.steps = 2
+    run_quietly(config, tmp_path / "run")
+    prepared = tmp_path / "run/train/prepared.npz"
+    with np.load(prepared) as arrays:
+        assert arrays["negatives"].shape == (30, 3)
+        assert np.isfinite(arrays["scores"]).all()
+
+    prepared.write_bytes(prepared.read_bytes()[:100])
+    (tmp_path / "run/train/done.json").unlink()
+    with pytest.raises(InputError, match=r"prepared\.npz is damaged"):
+        run_quietly(config, tmp_path / "run")
+
+
+def test_specs_survive_json(distilled):
+    spec = checkpoint.load_model(distilled).spec
+    again = type(spec).from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec
+    assert dataclasses.replace(again, lexecho=False).views == {"pivot": 307}
