@@ -8,7 +8,8 @@ corpora of the MILCO release. The paper's run: 594M pairs, length 256, global ba
 sets come from the Hugging Face hub; without it, point to local copies:
 
     --config.init.encoder=DIR --config.init.head=DIR --config.teacher.model=DIR
-    --config.data.source=files --config.data.dataset='' --config.data.files='DIR/*.parquet'
+    --config.data.source=files --config.data.dataset=''
+    --config.data.files='DIR/*.parquet'
 """
 
 from ml_collections import ConfigDict

@@ -3,13 +3,14 @@
     python -m lsrjax.main --config configs/distill.py
 
 Goes on from stage 1 (`runs/align`; --config.init.model=DIR for another folder). The
-paper's run: 1.39M queries with scores of bge-reranker-v2.5-gemma2-lightweight, groups of
-8, global batch 1,024, 8 epochs, bfloat16; lengths 64 and 256 and the lambdas are those of
-the released script. Reported: nDCG@10 72.3 on MIRACL dev (18 languages). The data set
-comes from the Hugging Face hub; without it, point to local files with the columns
-query, pos, neg, pos_scores and neg_scores:
+paper's run: 1.39M queries with scores of bge-reranker-v2.5-gemma2-lightweight, groups
+of 8, global batch 1,024, 8 epochs, bfloat16; plan for eight 80 GB accelerators. Lengths
+and lambdas are those of the released script. Reported: nDCG@10 72.3 on MIRACL dev (18
+languages). The data set comes from the Hugging Face hub; without it, point to local
+files with the columns query, pos, neg, pos_scores and neg_scores:
 
-    --config.data.source=files --config.data.dataset='' --config.data.files='DIR/*.parquet'
+    --config.data.source=files --config.data.dataset=''
+    --config.data.files='DIR/*.parquet'
 """
 
 from ml_collections import ConfigDict

@@ -55,7 +55,7 @@ class Tracker:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, path)
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")  # noqa: SIM115
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4)
             self._live.start()

@@ -78,7 +78,7 @@ class Step:
             "loss": loss,
             **parts,
             **active,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "lr": learning_rate(config.optim, self.total_steps)(step),
         }
         params = optax.apply_updates(params, updates)
@@ -110,10 +110,9 @@ class Step:
         for text, by_view in views.items():
             for name, view in by_view.items():
                 field = f"source_{text}" if isinstance(view, reps.Bag) else text
-                weight = config[field] if field in config else 0.0
-                if weight:
+                if field in config and config[field]:
                     part = f"{config.name}_{text}_{name}"
-                    penalties[part] = rise * weight * penalty(view)
+                    penalties[part] = rise * config[field] * penalty(view)
         return penalties
 
 

@@ -17,7 +17,9 @@ from lsrjax.train import TrainingFailed
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-WORDS = "the old library reads files fast and prints fonts on every small screen".split()
+WORDS = (
+    "the old library reads files fast and prints fonts on every small screen".split()
+)
 
 
 def sentence(rng):

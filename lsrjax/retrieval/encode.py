@@ -54,7 +54,8 @@ class TextEncoder:
         """
         ids = self.tokenizer.ids(texts, max_length)
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        parts, places = [], []
+        parts = []
+        pending = None
         for start in range(0, len(ids), self._batch_size):
             chosen = by_length[start : start + self._batch_size]
             # A last batch that is short is filled up, so that no shape is compiled
@@ -62,14 +63,26 @@ class TextEncoder:
             rows = [ids[i] for i in chosen]
             rows += [rows[-1]] * (self._batch_size - len(rows))
             text = pad(rows, self.tokenizer.pad_id, max_length, self._buckets)
-            views = jax.device_get(self._apply(params, text))
-            parts.append({n: _to_csr(v)[: len(chosen)] for n, v in views.items()})
-            places += chosen
-        order = np.argsort(places)
+            views = self._apply(params, text)
+            # The device computes a batch while the host compresses the one before.
+            if pending:
+                parts.append(_compressed(*pending))
+            pending = views, len(chosen)
+        if pending:
+            parts.append(_compressed(*pending))
+        order = np.argsort(by_length)
         return {
-            name: sparse.vstack([part[name] for part in parts], format="csr")[order]
-            for name in self.spec.views
+            name: sparse.vstack(
+                [sparse.csr_matrix((0, terms), dtype=np.float32)]
+                + [part[name] for part in parts],
+                format="csr",
+            )[order]
+            for name, terms in self.spec.views.items()
         }
+
+
+def _compressed(views: reps.Views, count: int) -> dict[str, sparse.csr_matrix]:
+    return {n: _to_csr(v)[:count] for n, v in jax.device_get(views).items()}
 
 
 def _to_csr(view: reps.Vector | reps.Bag) -> sparse.csr_matrix:

@@ -1,4 +1,4 @@
-"""The demo with small models, few steps and the dev split: seconds instead of minutes."""
+"""The demo with small models, few steps and the dev split: it takes seconds."""
 
 import importlib.util
 import pathlib

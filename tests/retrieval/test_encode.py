@@ -1,0 +1,86 @@
+"""Texts to sparse matrices: order, batches and padding change nothing."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.retrieval.encode import TextEncoder, joined
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+TEXTS = ["a", "the quick brown fox jumps", "über", "", "fox fox", "日本語 の 文"] * 3
+
+
+@pytest.fixture(scope="module")
+def spec():
+    tokenizer = TextTokenizer(GOLDEN / "xlmr")
+    encoder = EncoderConfig(
+        "xlm-roberta", tokenizer.vocab_size, 16, 1, 2, 24, 34, 1, tokenizer.pad_id
+    )
+    return retriever.RetrieverSpec(
+        "milco", encoder, lexecho=True, pivot_vocab_size=53, pivot_hidden_size=12
+    )
+
+
+@pytest.fixture(scope="module")
+def params(spec):
+    params = retriever.init_params(spec, 0)
+    params["head"]["echo"]["bias"] = jnp.asarray(0.5)
+    return params
+
+
+def encode(spec, params, texts, **options):
+    options = {"buckets": (8, 16), "batch_size": 4} | options
+    encoder = TextEncoder(spec, TextTokenizer(GOLDEN / "xlmr"), **options)
+    return encoder.encode(params, texts, max_length=16)
+
+
+def test_rows_come_in_the_order_of_the_texts(spec, params):
+    views = encode(spec, params, TEXTS)
+    for place in (0, 1, 5, 17):
+        alone = encode(spec, params, [TEXTS[place]])
+        for name, matrix in views.items():
+            np.testing.assert_allclose(
+                matrix[place].toarray(), alone[name].toarray(), atol=1e-6
+            )
+
+
+def test_batch_size_and_buckets_change_nothing(spec, params):
+    views = encode(spec, params, TEXTS)
+    other = encode(spec, params, TEXTS, buckets=(), batch_size=7)
+    for name in views:
+        np.testing.assert_allclose(
+            views[name].toarray(), other[name].toarray(), atol=1e-6
+        )
+
+
+def test_repeated_tokens_sum_in_the_source_view(spec, params):
+    tokenizer = TextTokenizer(GOLDEN / "xlmr")
+    (ids,) = tokenizer.ids(["fox fox"], 16)
+    repeated = max(set(ids), key=ids.count)
+    assert ids.count(repeated) > 1
+    text = {"ids": np.array([ids]), "mask": np.ones((1, len(ids)), np.int32)}
+    graphdef, _ = retriever.split(spec)
+    bag = retriever.apply(graphdef, params, text)["source"]
+    expected = float(
+        sum(w for i, w in zip(ids, bag.weights_BK[0], strict=True) if i == repeated)
+    )
+    found = encode(spec, params, ["fox fox"])["source"][0, repeated]
+    assert expected > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_views_stand_side_by_side_pivot_first(spec, params):
+    views = encode(spec, params, TEXTS)
+    both = joined(views)
+    assert both.shape == (len(TEXTS), 53 + spec.encoder.vocab_size)
+    np.testing.assert_array_equal(both[:, :53].toarray(), views["pivot"].toarray())
+
+
+def test_no_texts_give_no_rows(spec, params):
+    views = encode(spec, params, [])
+    assert views["pivot"].shape == (0, 53)
