@@ -286,6 +286,12 @@ def _from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> d
     tokenizer, english = TextTokenizer(folder), TextTokenizer(pivot.tokenizer)
     shape = (ours.vocab_size, theirs.vocab_size)
     words = start.shared_tokens(tokenizer.vocabulary(), english.vocabulary(), shape)
+    if not words.nnz:
+        raise InputError(
+            f"config.init.from_pivot: no token of {folder} equals one of"
+            f" {pivot.tokenizer}. It is made for SentencePiece vocabularies (▁word)"
+            " beside an English WordPiece one; leave it empty."
+        )
     if config.init.from_pivot == "translations":
         table = _translations(tokenizer, english, source, shape)
         unseen = np.diff(table.indptr) == 0
@@ -380,6 +386,7 @@ def _with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
 
 
 def _batches(texts: Iterable[list[str]], size: int) -> Iterable[list[str]]:
+    """All in batches of one size, less what is left over; few texts are one batch."""
     flat = [text for some in texts for text in some]
-    for first in range(0, len(flat) - size + 1, size):
+    for first in range(0, max(len(flat) - size, 0) + 1, size):
         yield flat[first : first + size]

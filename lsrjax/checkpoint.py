@@ -7,6 +7,7 @@ is finished, `done.json`.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -43,16 +44,20 @@ class Checkpoints:
           keep: last checkpoints to keep.
           metric: name of the dev metric whose best checkpoint is kept besides.
         """
-        self._metric = metric
-        best = BestN(
-            n=1,
-            get_metric_fn=lambda metrics: metrics[metric],
-            keep_checkpoints_without_metrics=False,
-        )
+
+        def value(dev):
+            return dev.get(metric, -math.inf)
+
+        best = BestN(n=1, get_metric_fn=value, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             (folder / "checkpoints").absolute(),
+            # Without it, a manager that has saved nothing yet reads no metadata.
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
+                # Only with it are the metrics kept beside the checkpoint, so that a
+                # run that goes on knows its best one.
+                best_fn=value,
                 # A writer that was killed leaves its unfinished step behind.
                 cleanup_tmp_directories=True,
             ),
@@ -70,7 +75,7 @@ class Checkpoints:
             # given to overwrite.
             state = jax.tree.map(jnp.copy, state)
         self._manager.save(
-            int(state["step"]), args=ocp.args.StandardSave(state), metrics=dev
+            int(state["step"]), args=ocp.args.StandardSave(state), metrics=dev or {}
         )
 
     def latest_step(self) -> int | None:
@@ -209,7 +214,10 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
     """
     folder = _stage_folder(pathlib.Path(folder))
     spec = RetrieverSpec.from_dict(json.loads((folder / MODEL_FILE).read_text()))
-    manager = ocp.CheckpointManager((folder / "checkpoints").absolute())
+    manager = ocp.CheckpointManager(
+        (folder / "checkpoints").absolute(),
+        options=ocp.CheckpointManagerOptions(create=False),
+    )
     step = manager.latest_step()
     if step is None:
         raise InputError(f"{folder}: no checkpoint was finished there. Train it first.")

@@ -12,6 +12,8 @@ from lsrjax.config_checks import (
     check_stage,
     leaves,
 )
+from lsrjax.data.embedded import LANGUAGES
+from lsrjax.data.sources import ANY
 from lsrjax.errors import InputError
 
 
@@ -173,9 +175,13 @@ def validate(config: ConfigDict) -> None:
             because = "a run is evaluated as a whole; set config.evaluate"
             check_no_effect(stage, default, where, ["evaluate"], because)
         for field in ("query_languages", "document_languages"):
-            language_weights(stage.data[field], f"{where}.data.{field}")
+            weights = language_weights(stage.data[field], f"{where}.data.{field}")
+            if stage.data.source == "debian" or stage.dev.source == "debian":
+                _check_languages(weights.keys() - {ANY}, f"{where}.data.{field}")
         check_stage(stage, default, where)
         check_references(stage, names[:position], where)
+    if config.evaluate.test:
+        _check_languages(config.evaluate.examples, "config.evaluate.examples")
     if len(config.stages):
         check_no_effect(
             config,
@@ -215,6 +221,15 @@ def _check_fields(config, default, where) -> None:
             raise InputError(
                 f"{where}.{field} is missing; start from lsrjax.config.get_default()."
             )
+
+
+def _check_languages(names: Iterable[str], field: str) -> None:
+    unknown = sorted(set(names) - set(LANGUAGES))
+    if unknown:
+        raise InputError(
+            f"{field} names {', '.join(unknown)}; the embedded data has"
+            f" {', '.join(LANGUAGES)}."
+        )
 
 
 def language_weights(text: str, field: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from lsrjax.errors import InputError
 
 def path_name(path) -> str:
     """`encoder/layers/0/up/kernel` for a path of `jax.tree_util`."""
-    return "/".join(str(getattr(key, "key", key)) for key in path)
+    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
 def matches(pattern: str, params) -> dict:

@@ -97,10 +97,10 @@ def _add(results, system: str, prefix: str, by_language) -> None:
 
 
 def _languages(stage, known: list[str]) -> list[str]:
-    """The languages that a stage's queries are in."""
+    """English for a stage of English queries, else all: means need the same ones."""
     weights = config.language_weights(stage.data.query_languages, "query_languages")
-    rest = weights.get(sources.ANY, 0.0)
-    return [language for language in known if weights.get(language, rest) > 0]
+    trained = {language for language, weight in weights.items() if weight}
+    return [sources.ENGLISH] if trained == {sources.ENGLISH} else known
 
 
 def _only(task: evaluate.Task, languages: list[str]) -> evaluate.Task:

@@ -192,7 +192,11 @@ def _dev(config, kind, student):
     task = dev_task(
         sources.open_source(data, kind),
         config.dev.queries,
-        lambda language: weights.get(language, weights.get(sources.ANY, 0.0)) > 0,
+        # A query of unstated language counts in any case, as it does in training.
+        lambda language: (
+            language == sources.ANY
+            or weights.get(language, weights.get(sources.ANY, 0.0)) > 0
+        ),
     )
     model = checkpoint.SavedModel(
         student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"

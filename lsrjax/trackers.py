@@ -76,7 +76,10 @@ class Tracker:
 
     def _line(self, step: int, numbers: Mapping[str, float]) -> str:
         parts = [f"{self._name} {step:,}/{self._total:,}"]
-        parts += [f"{_SHORT.get(k, k)} {_number(v)}" for k, v in numbers.items()]
+        parts += [
+            f"{_SHORT.get(name, name)} {_number(numbers[name])}"
+            for name in sorted(numbers, key=_place)
+        ]
         seconds = time.monotonic() - self._started
         if "loss" in numbers and step > self._first:
             left = seconds / (step - self._first) * (self._total - step)
@@ -91,6 +94,17 @@ class Tracker:
         if self._file:
             self._file.close()
             self._file = None
+
+
+# How a line reads: the loss, its parts (anything not named here), then these.
+_AFTER_PARTS = ("grad_norm", "lr", "lambda", "active", "examples", "tokens", "padding")
+
+
+def _place(name: str) -> int:
+    if name == "loss":
+        return -2
+    places = [i for i, start in enumerate(_AFTER_PARTS) if name.startswith(start)]
+    return places[0] if places else -1
 
 
 _SHORT = {
@@ -121,7 +135,7 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
             number = json.loads(line)["step"]
         except ValueError:  # cut short when the run was killed
             break
-        if number > step:
+        if number > step or not line.endswith("\n"):
             break
         kept.append(line)
     return kept

@@ -65,9 +65,10 @@ class Step:
 
         def objective(params):
             views = self._encode(params, batch["texts"], key)
-            parts = self._losses(views, targets) | self._penalties(views, step)
+            parts = self._losses(views, targets) | self._penalties(views, lambdas)
             return sum(parts.values()), (parts, _active_terms(views))
 
+        lambdas = self._lambdas(step)
         (loss, (parts, active)), grads = jax.value_and_grad(objective, has_aux=True)(
             params
         )
@@ -80,6 +81,7 @@ class Step:
             **active,
             "grad_norm": optax.tree.norm(grads),
             "lr": learning_rate(config.optim, self.total_steps)(step),
+            **{f"lambda_{field}": weight for field, weight in lambdas.items()},
         }
         params = optax.apply_updates(params, updates)
         return {"step": step + 1, "params": params, "opt_state": opt_state}, metrics
@@ -102,17 +104,22 @@ class Step:
         options = {name: self.config.loss[name] for name in loss.options}
         return loss.fn(views, targets, **options)
 
-    def _penalties(self, views, step) -> dict[str, jax.Array]:
+    def _lambdas(self, step) -> dict[str, jax.Array]:
+        """The regularizers' weights at a step, by field; those of 0 are left out."""
         config = self.config.regularizer
-        penalty = REGULARIZERS[config.name]
         rise = SCHEDULES[config.schedule](step, config.warmup_steps)
+        fields = ("query", "document", "source_query", "source_document")
+        return {field: rise * config[field] for field in fields if config[field]}
+
+    def _penalties(self, views, lambdas) -> dict[str, jax.Array]:
+        name = self.config.regularizer.name
         penalties = {}
         for text, by_view in views.items():
-            for name, view in by_view.items():
+            for view_name, view in by_view.items():
                 field = f"source_{text}" if isinstance(view, reps.Bag) else text
-                if field in config and config[field]:
-                    part = f"{config.name}_{text}_{name}"
-                    penalties[part] = rise * config[field] * penalty(view)
+                if field in lambdas:
+                    penalty = lambdas[field] * REGULARIZERS[name](view)
+                    penalties[f"{name}_{text}_{view_name}"] = penalty
         return penalties
 
 

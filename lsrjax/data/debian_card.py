@@ -45,8 +45,9 @@ translations of each other, and every `id` has an English row.
 
 - Alignment pairs: (English title or text, the same in another language), joined on
   `id`.
-- Cross-lingual retrieval: query = `title` in language X, corpus = English `title` and
-  `text`. The document with the query's id is the relevant one.
+- Cross-lingual retrieval: query = `title` in language X, corpus = English `text`
+  (not the title, which would give English queries away). The document with the
+  query's id is the relevant one; equal texts are one document.
 - Retrieval from a multilingual corpus: each document stands in one language.
 - Translate-train data: one document in several languages, with one teacher score.
 
@@ -87,8 +88,8 @@ Tokens of the dev texts, special tokens included; characters per token without t
 - One register only: short, technical, formulaic ("This package contains ..."). Figures
   found here say little about questions or about long documents.
 - {n_repeated} of the {n_test_english} English test texts are shared by two or more
-  descriptions ({n_repeated_both} if the title counts too). Use title and text as the
-  document, not the text alone.
+  descriptions ({n_repeated_both} if the title counts too). Evaluation counts
+  equal texts as one document.
 - Each query has one relevant document by construction; packages of the same source can
   answer it as well and count as wrong.
 - Languages differ in volunteers, hence in topics and in the packages they cover.

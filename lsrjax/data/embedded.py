@@ -12,6 +12,10 @@ _FOLDER = Path(__file__).resolve().parent / "debian"
 ENGLISH_TOKENIZER = _FOLDER / "english_tokenizer"
 MULTILINGUAL_TOKENIZER = _FOLDER / "multilingual_tokenizer"
 SPLITS = ("train", "dev", "test")
+LANGUAGES = (
+    ("en",)
+    + ("da", "de", "es", "fr", "it", "ja", "ko", "pl", "pt", "ru", "uk", "zh")
+)  # fmt: skip
 
 
 def path() -> Path:

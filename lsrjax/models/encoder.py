@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lsrjax.errors import InputError
 from lsrjax.models.layers import DType, dropout, gelu, layer_norm, linear
 
 # RoBERTa differs from XLM-RoBERTa in vocabulary only.
@@ -87,7 +88,7 @@ class EncoderConfig:
                 "implemented; choose a checkpoint trained with it."
             )
         if self.hidden_size % self.num_heads:
-            raise ValueError(
+            raise InputError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads "
                 f"{self.num_heads}; correct one of them in the config."
             )
@@ -351,7 +352,8 @@ class Encoder(nnx.Module):
           Hidden states of the last layer [B, L, D], in `dtype`.
 
         Raises:
-          ValueError: the shapes differ or L is above `config.max_length`.
+          InputError: L is above `config.max_length`.
+          ValueError: the shapes differ.
         """
         if ids_BL.ndim != 2 or ids_BL.shape != mask_BL.shape:
             raise ValueError(
@@ -360,7 +362,7 @@ class Encoder(nnx.Module):
             )
         length, config = ids_BL.shape[1], self.config
         if length > config.max_length:
-            raise ValueError(
+            raise InputError(
                 f"Texts of {length} tokens, but this {config.family} encoder takes at "
                 f"most {config.max_length} (its position table has "
                 f"{config.max_positions} rows). Cut the texts to {config.max_length} "

@@ -10,7 +10,8 @@ from scipy import sparse
 
 from lsrjax.models.encoder import EncoderConfig
 
-# GELU is nearly the identity well above zero, and LayerNorm takes the shift away again.
+# GELU is nearly the identity well above zero, and a shift of all dimensions is easily
+# taken away again: by a LayerNorm, or in the bias of the next layer.
 _SHIFT = 3.0
 
 
@@ -88,9 +89,10 @@ def from_pivot(
 ) -> dict:
     """A MILCO whose encoder starts as the English model behind its head.
 
-    Layers and positions are the English model's, and the connector is the identity. A
-    token's embedding is the mean of the English embeddings that `words` weights,
-    brought to their usual length; tokens without any keep their random direction.
+    Layers and positions are the English model's, and the connector is the identity up
+    to a constant, which the head's first bias takes away. A token's embedding is the
+    mean of the English embeddings that `words` weights, brought to their usual length;
+    tokens without any keep their random direction.
 
     Args:
       params: of a MILCO of the English model's width and depth.
@@ -123,7 +125,10 @@ def from_pivot(
     embeddings["norm"] = english["norm"]
     params = _with_encoder(params, "layers", pivot_params["layers"])
     params = _with_encoder(params, "embeddings", embeddings)
-    return identity(params, "head/connector")
+    params = identity(params, "head/connector")
+    dense = params["head"]["mlm"]["transform"]["dense"]
+    bias_D = dense["bias"] - _SHIFT * dense["kernel"].sum(axis=0)
+    return _updated(params, "head/mlm/transform/dense/bias", bias_D)
 
 
 def _with_encoder(params: dict, part: str, value) -> dict:
@@ -153,7 +158,7 @@ def shared_tokens(
             twins.append(token.lower())  # punctuation stands alone in WordPiece
         known = [pivot_vocabulary[twin] for twin in twins if twin in pivot_vocabulary]
         pairs += [(index, english) for english in known[:1]]
-    rows, columns = np.array(sorted(pairs)).T
+    rows, columns = np.array(sorted(pairs), int).reshape(-1, 2).T
     return sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
 
 
@@ -39,8 +40,9 @@ def mine(
         [Q, count] int32 document indices, the drawn hits first, distinct in each row.
 
     Raises:
-        ValueError: if lengths differ, a positive lies outside the corpus, or the
-            corpus has fewer than `count` documents that may be drawn for a query.
+        InputError: the corpus has fewer than `count` documents that may be drawn for
+            a query.
+        ValueError: lengths differ, or a positive lies outside the corpus.
     """
     _check(len(queries), len(corpus_texts), positives, groups, exclude)
     hits, _ = BM25(corpus_texts).search(queries, depth)
@@ -73,10 +75,11 @@ def _draw(
         rest = [doc for doc in range(corpus_size) if doc not in taken]
         missing = count - len(drawn)
         if missing > len(rest):
-            raise ValueError(
+            raise InputError(
                 f"mine: query {query} needs {count} negatives, but only "
                 f"{len(drawn) + len(rest)} of the {corpus_size} documents may be drawn "
-                "for it; lower count or use a larger corpus."
+                "for it. Lower config.prepare.count (and config.data.group_size), or "
+                "train on more data."
             )
         drawn += rng.choice(rest, missing, replace=False).tolist()
     return drawn

@@ -58,7 +58,13 @@ def prepare(
     texts = [wording(text) for text in corpus]
     if mined:
         negatives = mine(
-            queries, texts, positives, depth=mined.depth, count=mined.count, seed=seed
+            queries,
+            texts,
+            positives,
+            depth=mined.depth,
+            count=mined.count,
+            exclude=_places(source, texts, "positives"),
+            seed=seed,
         )
     else:
         negatives = _given(source, texts)
@@ -69,12 +75,17 @@ def prepare(
     return {"negatives": negatives.astype(np.int32), "scores": scores}
 
 
-def _given(source, texts: Sequence[str]) -> np.ndarray:
+def _places(source, texts: Sequence[str], field: str) -> list[list[int]]:
+    """Positions among `texts` of each group's positives or negatives."""
     places = {text: place for place, text in enumerate(texts)}
-    rows = [
-        [places[wording(text)] for text in source[i].negatives]
+    return [
+        [places[wording(text)] for text in getattr(source[i], field)]
         for i in range(len(source))
     ]
+
+
+def _given(source, texts: Sequence[str]) -> np.ndarray:
+    rows = _places(source, texts, "negatives")
     negatives = np.full((len(rows), max(map(len, rows))), -1, np.int32)
     for row, chosen in zip(negatives, rows, strict=True):
         row[: len(chosen)] = chosen

@@ -43,6 +43,8 @@ def translation_table(
         keys.append(grid.ravel())
         explained.append(np.repeat(np.arange(count, count + len(right)), len(left)))
         count += len(right)
+    if not keys:
+        return sparse.csr_matrix((source_size, target_size), dtype=np.float32)
     known, places = np.unique(np.concatenate(keys), return_inverse=True)
     explained = np.concatenate(explained)
     rows, columns = np.divmod(known, target_size)

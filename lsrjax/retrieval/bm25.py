@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import sparse
 
+from lsrjax.errors import InputError
 from lsrjax.retrieval.search import search
 
 
@@ -78,7 +79,7 @@ class BM25:
             b: how much long documents are held back, from 0 to 1.
 
         Raises:
-            ValueError: if no text has a letter or a digit.
+            InputError: no text has a letter or a digit.
         """
         # Importing bm25s starts JAX's backend when JAX is installed, which would come
         # too early for jax.distributed: import it only here.
@@ -95,9 +96,10 @@ class BM25:
             for text in texts
         ]
         if not self._vocabulary:
-            raise ValueError(
-                f"BM25: none of the {len(texts)} texts has a letter or a digit; "
-                "there is nothing to index."
+            raise InputError(
+                f"BM25: none of the {len(texts)} texts has a letter or a digit, so "
+                "there is nothing to index. Look whether config.data.columns names "
+                "the columns of the texts."
             )
         index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
         # Ids instead of words: bm25s numbers words in an order that differs from one

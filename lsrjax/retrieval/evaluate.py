@@ -8,6 +8,7 @@ from scipy import sparse
 
 from lsrjax.data.sources import ENGLISH, Group, Pair
 from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode import TextEncoder, joined
@@ -70,7 +71,10 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
     Args:
       source: pairs or groups.
       limit: queries at most, spread evenly over the examples.
-      languages: whether queries in a language count.
+      languages: whether the queries of groups in a language count.
+
+    Raises:
+      InputError: no query is in such a language.
     """
     corpus: dict[str, int] = {}
     queries = []
@@ -88,6 +92,11 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
             for language, text in example.query.items()
             if languages(language)
         ]
+    if not queries:
+        raise InputError(
+            "The dev data has no query in the languages of config.data.query_languages."
+            " Name one that it has, or leave config.dev.source empty."
+        )
     chosen = np.linspace(0, len(queries) - 1, min(limit, len(queries))).astype(int)
     texts, languages, relevant = zip(*(queries[i] for i in chosen), strict=True)
     return Task(texts, languages, list(corpus), relevant)

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import sparse
 
+from lsrjax.errors import InputError
+
 # The score's bits sit above the complemented document index in one 64-bit key, so
 # that the order of the keys is "higher score, then smaller index" and no two keys
 # are equal: the top keys are the same set whatever algorithm selects them.
@@ -38,8 +40,9 @@ def search(
         scores: [Q, depth] float32, 0 where there are no more hits.
 
     Raises:
-        ValueError: if the vocabularies differ, a weight is not finite, or `depth`,
-            `batch` or `block` is below 1.
+        InputError: a weight is not finite.
+        ValueError: if the vocabularies differ, or `depth`, `batch` or `block` is
+            below 1.
     """
     for name, value in (("depth", depth), ("batch", batch), ("block", block)):
         if value < 1:
@@ -73,9 +76,10 @@ def _checked(weights: sparse.csr_matrix, name: str) -> sparse.csr_matrix:
         row = np.searchsorted(
             weights.indptr, np.flatnonzero(~np.isfinite(weights.data))[0], side="right"
         )
-        raise ValueError(
+        raise InputError(
             f"search: row {row - 1} of {name} has a weight that is not finite; "
-            "the model that encoded it has diverged."
+            "the model that encoded it has diverged. Use an earlier checkpoint, or "
+            "train it again with a lower config.optim.lr."
         )
     # A score is summed in the order of the query's columns: sorted, that order, and
     # with it the last bit of the score, is independent of how the matrix was built.

@@ -1,0 +1,181 @@
+"""Tasks built from examples, and their metrics by language and by view."""
+
+import types
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from lsrjax.data.sources import Group, InMemory, Pair
+from lsrjax.errors import InputError
+from lsrjax.retrieval import evaluate
+from lsrjax.retrieval.evaluate import Task
+
+
+def everything(language):
+    return True
+
+
+GROUPS = [
+    Group("a", {"en": "qa", "ja": "qa-ja"}, [{"en": "A", "ja": "A-ja"}], []),
+    Group("b", {"en": "qb", "de": "qb-de"}, [{"en": "B", "de": "B-de"}], []),
+    # The English text of another document, and a query in all languages.
+    Group(
+        "c",
+        {"en": "qc", "de": "qc-de", "ja": "qc-ja"},
+        [{"en": "A", "de": "C-de", "ja": "A-ja"}],
+        [],
+    ),
+]
+LANGUAGES = ["en", "de", "ja"]
+
+
+def test_pairs_look_for_their_english_text():
+    pairs = [
+        Pair("1", "house", "Haus", "de"),
+        Pair("2", "book", "Buch", "de"),
+        Pair("3", "house", "casa", "es"),
+    ]
+    task = evaluate.dev_task(InMemory(pairs), 10, everything)
+    assert list(task.queries) == ["Haus", "Buch", "casa"]
+    assert list(task.languages) == ["de", "de", "es"]
+    assert task.corpus == ["house", "book"]
+    assert list(task.relevant) == [0, 1, 0]
+
+
+def test_groups_look_for_their_first_positive_among_all_documents():
+    groups = [
+        Group(
+            "a", {"en": "q", "ja": "q-ja"}, [{"en": "P"}, {"en": "P2"}], [{"*": "N"}]
+        ),
+        Group("b", {"de": "r"}, [{"de": "nur deutsch"}], [{"en": "P", "ja": "x"}]),
+    ]
+    task = evaluate.dev_task(InMemory(groups), 10, lambda language: language != "ja")
+    assert list(task.queries) == ["q", "r"] and list(task.languages) == ["en", "de"]
+    assert task.corpus == ["P", "P2", "N", "nur deutsch"]
+    assert list(task.relevant) == [0, 3]
+
+
+def test_a_limit_takes_queries_from_all_over():
+    groups = [Group(str(i), {"en": f"q{i}"}, [{"en": f"d{i}"}], []) for i in range(11)]
+    task = evaluate.dev_task(InMemory(groups), 3, everything)
+    assert list(task.queries) == ["q0", "q5", "q10"]
+    assert list(task.relevant) == [0, 5, 10] and len(task.corpus) == 11
+
+
+def test_no_query_in_the_languages_asked_is_an_error():
+    with pytest.raises(InputError, match=r"config\.data\.query_languages"):
+        evaluate.dev_task(InMemory(GROUPS), 10, lambda language: language == "ko")
+
+
+def test_cross_lingual_queries_search_english_and_equal_texts_count_once():
+    task = evaluate.cross_lingual(GROUPS, LANGUAGES)
+    assert task.corpus == ["A", "B"]
+    found = list(zip(task.queries, task.languages, task.relevant, strict=True))
+    assert found == [
+        ("qa", "en", 0),
+        ("qb", "en", 1),
+        ("qc", "en", 0),
+        ("qb-de", "de", 1),
+        ("qc-de", "de", 0),
+        ("qa-ja", "ja", 0),
+        ("qc-ja", "ja", 0),
+    ]
+
+
+def test_multilingual_documents_are_each_in_one_of_their_languages():
+    seen = set()
+    for seed in range(20):
+        task = evaluate.multilingual(GROUPS, LANGUAGES, seed)
+        again = evaluate.multilingual(GROUPS, LANGUAGES, seed)
+        assert again == task
+        relevant = dict(zip(task.queries, task.relevant, strict=True))
+        a, b, c = (task.corpus[relevant[q]] for q in ("qa", "qb", "qc"))
+        assert a in ("A", "A-ja") and b in ("B", "B-de")
+        assert c in ("A", "C-de", "A-ja")
+        assert len(task.corpus) == len({a, b, c})
+        assert relevant["qc"] == relevant["qc-de"] == relevant["qc-ja"]
+        seen |= {("a", a), ("b", b), ("c", c)}
+    assert len(seen) == 7  # every language is drawn
+    english = evaluate.multilingual(GROUPS, ["en"], 0)
+    assert english == evaluate.cross_lingual(GROUPS, ["en"])
+
+
+def hits(*rows):
+    return np.array([row + [-1] * (10 - len(row)) for row in rows], np.int32)
+
+
+def test_metrics_are_means_over_the_queries_of_a_language():
+    task = Task(list("abcd"), ["en", "ja", "en", "ja"], list("xyz"), [0, 1, 2, 0])
+    found = evaluate.by_language(
+        task, hits([0, 1], [2, 0, 1], [1, 2], []), ("nDCG@10", "R@2")
+    )
+    assert list(found) == ["en", "ja"]
+    # Ranks 1 and 2 in English; rank 3 and none in Japanese.
+    np.testing.assert_allclose(found["en"]["nDCG@10"], (1 + 1 / np.log2(3)) / 2)
+    np.testing.assert_allclose(found["ja"]["nDCG@10"], (1 / np.log2(4) + 0) / 2)
+    assert found["en"]["R@2"] == 1.0 and found["ja"]["R@2"] == 0.0
+
+
+class Model:
+    """A searcher of fixed vectors; its two views know different things."""
+
+    VIEWS = {"pivot": 3, "source": 4}
+    TEXTS = {
+        "q1": ([1, 0, 0], [0, 0, 0, 0]),
+        "q2": ([0, 0, 0], [0, 1, 2, 0]),
+        "d1": ([2, 1, 0], [0, 0, 0, 0]),
+        "d2": ([3, 0, 0], [0, 5, 0, 0]),
+    }
+
+    def __init__(self, views=("pivot", "source")):
+        sizes = {view: self.VIEWS[view] for view in views}
+        self.encoder = types.SimpleNamespace(spec=types.SimpleNamespace(views=sizes))
+
+    def queries(self, texts):
+        columns = dict(zip(self.VIEWS, (0, 1), strict=True))
+        return {
+            view: sparse.csr_matrix(
+                np.array(
+                    [self.TEXTS[text][columns[view]] for text in texts], np.float32
+                )
+            )
+            for view in self.encoder.spec.views
+        }
+
+    documents = queries
+
+
+TASK = Task(["q1", "q2"], ["en", "ja"], ["d1", "d2"], [0, 1])
+
+
+def test_views_are_evaluated_together_and_each_alone():
+    found = evaluate.sparse_retriever(TASK, Model(), ("nDCG@10", "R@1"))
+    assert list(found) == ["", "pivot", "source"]
+    second = 1 / np.log2(3)
+    expected = {
+        "": {"en": (second, 0, 1, 2), "ja": (1, 1, 2, 2)},
+        "pivot": {"en": (second, 0, 1, 1.5), "ja": (0, 0, 0, 1.5)},
+        "source": {"en": (0, 0, 0, 0.5), "ja": (1, 1, 2, 0.5)},
+    }
+    names = ("nDCG@10", "R@1", "query_terms", "document_terms")
+    for view, languages in expected.items():
+        for language, values in languages.items():
+            assert list(found[view][language]) == list(names)
+            np.testing.assert_allclose(list(found[view][language].values()), values)
+
+
+def test_a_single_view_is_evaluated_once():
+    found = evaluate.sparse_retriever(TASK, Model(("pivot",)), ("R@1",))
+    assert list(found) == [""]
+
+
+def test_dev_metric_is_the_mean_over_queries_with_all_views():
+    found = evaluate.dev_metric(TASK, Model(), "RR@10")
+    assert found == {"RR@10": pytest.approx((1 / 2 + 1) / 2)}
+
+
+def test_bm25_finds_words_that_texts_share():
+    task = Task(["red", "zzz"], ["en", "ja"], ["blue red", "green"], [0, 1])
+    found = evaluate.bm25(task, ("R@10",))
+    assert found == {"en": {"R@10": 1.0}, "ja": {"R@10": 0.0}}

@@ -1,0 +1,36 @@
+"""The demo as a user runs it: what README promises of its results."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_distilled_student_beats_bm25_and_the_aligned_student(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "lsrjax.main", "--config", "configs/demo.py"]
+        + ["--workdir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    ndcg = {
+        system: {language: values["nDCG@10"] for language, values in languages.items()}
+        for system, languages in results.items()
+    }
+    assert {"bm25", "teacher", "align", "distill"} <= set(ndcg)
+    assert ndcg["distill"]["mean"] > ndcg["bm25"]["mean"]
+    for language in ndcg["align"]:
+        assert ndcg["distill"][language] > ndcg["align"][language], language
+    assert ndcg["distill"]["mean"] > max(
+        ndcg["distill pivot"]["mean"], ndcg["distill source"]["mean"]
+    )
+    for text in ("bm25", "distill", "nDCG@10", "R@100", "active terms"):
+        assert text in process.stdout

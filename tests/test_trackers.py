@@ -1,0 +1,111 @@
+"""The lines that a run prints, and its `metrics.jsonl`."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from lsrjax.trackers import METRICS_FILE, Tracker
+
+
+@pytest.fixture
+def tracker():
+    return Tracker(Console(file=io.StringIO(), width=200))
+
+
+def printed(tracker):
+    return tracker.console.file.getvalue().splitlines()
+
+
+def steps(folder):
+    lines = (folder / METRICS_FILE).read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_each_step_is_a_line_of_json_at_once(tracker, tmp_path):
+    tracker.stage("train", tmp_path, 0, 20, {})
+    tracker.log(1, {"loss": 1 / 3, "lr": 2e-5})
+    tracker.log(2, {"dev_nDCG@10": 0.5})
+    text = (tmp_path / METRICS_FILE).read_text()  # before the stage's end
+    assert text == (
+        '{"step": 1, "loss": 0.333333, "lr": 2e-05}\n{"step": 2, "dev_nDCG@10": 0.5}\n'
+    )
+    tracker.stage_end()
+    tracker.stage_end()  # once more after an error, without harm
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 5, "lo', '{"step": 5}', "\0\0"])
+def test_a_run_goes_on_behind_the_restored_step(tracker, tmp_path, tail):
+    kept = (
+        '{"step": 2, "loss": 0.5}\n{"step": 4, "loss": 0.25}\n{"step": 4, "dev": 1}\n'
+    )
+    (tmp_path / METRICS_FILE).write_text(kept + '{"step": 5, "loss": 9}\n' + tail)
+    tracker.stage("train", tmp_path, 4, 20, {})
+    assert (tmp_path / METRICS_FILE).read_text() == kept
+    tracker.log(5, {"loss": 0.2})
+    tracker.stage_end()
+    assert steps(tmp_path) == [2, 4, 4, 5]
+    assert "  goes on at step 4 of 20" in printed(tracker)
+
+
+@pytest.mark.parametrize("tail", ['{"step": 3, "lo', '{"step": 3}'])
+def test_a_half_written_last_line_is_dropped(tracker, tmp_path, tail):
+    (tmp_path / METRICS_FILE).write_text('{"step": 2}\n' + tail)
+    tracker.stage("train", tmp_path, 3, 20, {})
+    tracker.log(4, {})
+    tracker.stage_end()
+    assert steps(tmp_path) == [2, 4]
+
+
+def test_a_fresh_start_drops_what_a_run_without_checkpoint_left(tracker, tmp_path):
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n')
+    tracker.stage("train", tmp_path, 0, 20, {})
+    tracker.stage_end()
+    assert steps(tmp_path) == [] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_without_a_terminal_a_stage_prints_about_ten_lines(tracker, tmp_path):
+    tracker.stage(
+        "align", tmp_path, 0, 400, {"examples": 12345, "views": {"pivot": 8192}}
+    )
+    for step in range(1, 401):
+        tracker.log(step, {"loss": 2.5, "examples_per_s": 1234.5, "lr": 5e-4})
+    tracker.log(400, {"dev_nDCG@10": 0.123})
+    tracker.stage_end()
+    first, *lines, dev = printed(tracker)
+    assert first == "Stage align: examples 12,345, views pivot 8,192"
+    assert len(lines) == 10
+    step, *numbers, left = lines[0].split(" · ")
+    assert step == "align 40/400" and left == "left 0:00"
+    assert sorted(numbers) == ["ex/s 1,234", "loss 2.5", "lr 5.0e-04"]
+    assert dev == "align 400/400 · dev_nDCG@10 0.123"
+
+
+def test_the_last_step_is_always_printed(tracker, tmp_path):
+    tracker.stage("train", tmp_path, 0, 7, {})
+    for step in range(1, 8):
+        tracker.log(step, {"loss": 1.0})
+    tracker.stage_end()
+    assert [line.split(" · ")[0] for line in printed(tracker)[1:]] == ["train 7/7"]
+
+
+def test_markup_in_a_note_is_printed_as_it_is(tracker):
+    tracker.note("no file [bold]x[/bold].jsonl")
+    assert printed(tracker) == ["no file [bold]x[/bold].jsonl"]
+
+
+def test_on_a_terminal_one_line_is_kept_up_to_date(tmp_path):
+    tracker = Tracker(Console(file=io.StringIO(), width=200, force_terminal=True))
+    tracker.stage("train", tmp_path, 0, 10_000, {})
+    tracker.log(3, {"loss": 0.5})
+    tracker.log(4, {"loss": 0.25})
+    tracker.log(4, {"dev_R@100": 0.75})
+    tracker.stage_end()
+    text = tracker.console.file.getvalue()
+    assert "train 4/10,000 · loss 0.25 · left " in text
+    assert "\x1b[2K" in text  # the live line is erased and drawn anew
+    assert "train 4/10,000 · dev_R@100 0.75\n" in text.replace("\r", "")
+    assert steps(tmp_path) == [3, 4, 4]
+    tracker.note("after")
+    assert tracker.console.file.getvalue().endswith("after\n")

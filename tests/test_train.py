@@ -1,0 +1,278 @@
+"""The step as a pure function of its arguments, and what the loop does when."""
+
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsrjax import train as training
+from lsrjax.config import get_default
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.optim import path_name
+from lsrjax.train import Clock, Tokens, TrainingFailed, steps_of
+
+B, L, V = 5, 7, 31
+FROZEN = "embeddings/(word|position)"
+# Steps that run a few times compile longer than they run.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def step_of(**changes):
+    """The step of a tiny SPLADE with dropout, and a state before it."""
+    config = get_default()
+    config.loss.name = "infonce"
+    config.model.head = "splade"
+    config.model.dropout = 0.3
+    config.regularizer.query = config.regularizer.document = 0.1
+    config.optim.freeze = FROZEN
+    config.optim.lr = 1e-2
+    config.optim.schedule = "linear"
+    config.update(changes)
+    encoder = EncoderConfig(
+        family="bert",
+        vocab_size=V,
+        hidden_size=12,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=17,
+        max_positions=L,
+        type_vocab_size=1,
+        pad_token_id=0,
+        hidden_dropout=0.3,
+        attention_dropout=0.3,
+    )
+    spec = RetrieverSpec("splade", encoder, tied=True)
+    step = training.make_step(config, 10, spec)
+    _, abstract = retriever.split(spec)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32),
+        abstract,
+    )
+    return step, training.init_state(step, params)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(1)
+    text = {
+        "ids": rng.integers(1, V, (B, L)).astype(np.int32),
+        "mask": np.ones((B, L), np.int32),
+    }
+    return {"texts": {"query": text, "document": text}}
+
+
+@pytest.fixture(scope="module")
+def state():
+    return step_of()[1]
+
+
+@pytest.fixture(scope="module")
+def jitted():
+    return jax.jit(step_of()[0], compiler_options=QUICK)
+
+
+def assert_equal(found, wanted):
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_a_step_repeats_bit_for_bit_with_its_dropout(jitted, state, batch):
+    assert_equal(jitted(state, None, batch), jitted(state, None, batch))
+
+
+def test_dropout_is_drawn_anew_each_step(jitted, state, batch):
+    losses = {
+        float(jitted(state | {"step": jnp.int32(step)}, None, batch)[1]["loss"])
+        for step in range(4)
+    }
+    assert len(losses) == 4
+
+
+def test_dropout_is_drawn_from_the_seed(jitted, state, batch):
+    other = jax.jit(step_of(seed=1)[0], compiler_options=QUICK)
+    losses = [float(f(state, None, batch)[1]["loss"]) for f in (jitted, other)]
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_a_query_and_an_equal_document_are_dropped_out_differently(
+    jitted, state, batch
+):
+    metrics = jitted(state, None, batch)[1]
+    assert batch["texts"]["query"] is batch["texts"]["document"]
+    assert metrics["l1_query_terms"] != metrics["l1_document_terms"]
+
+
+def test_frozen_parameters_stay_and_all_others_move(jitted, state, batch):
+    after, metrics = jitted(state, None, batch)
+    assert int(after["step"]) == 1 and metrics["lr"] == np.float32(1e-2)
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: (path_name(path), bool((a != b).any())),
+        state["params"],
+        after["params"],
+    )
+    by_name = dict(jax.tree.leaves(moved, is_leaf=lambda x: isinstance(x, tuple)))
+    stay = {name for name, changed in by_name.items() if not changed}
+    assert stay == {
+        "encoder/embeddings/word/embedding",
+        "encoder/embeddings/position/embedding",
+    }
+
+
+class Loop:
+    """Runs `train` with a step that sums its batches, and writes down what it does."""
+
+    def __init__(self, **fields):
+        self.config = get_default()
+        self.config.log.every = 3
+        self.config.checkpoint.every = 4
+        self.config.dev.every = 5
+        self.config.batch_size = 2
+        self.config.update_from_flattened_dict(fields)
+        self.logged, self.events, self.drawn = [], [], []
+
+    def batches(self, start):
+        for i in itertools.count(start):
+            self.drawn.append(i)
+            # Text i has 1 to 4 tokens.
+            mask = np.arange(4) <= np.array([[i % 4], [0]])
+            yield {"texts": {"query": {"mask": mask}}, "x": np.float32(i)}
+
+    @staticmethod
+    def step(state, teacher_params, batch):
+        step = state["step"] + 1
+        loss = jnp.where(batch["x"] == 1000, jnp.nan, 100 * step + batch["x"])
+        return {"step": step, "params": state["params"] + batch["x"]}, {"loss": loss}
+
+    def log(self, step, numbers):
+        self.logged.append((step, numbers))
+        self.events.append(("log", step, *(n for n in numbers if n.startswith("dev"))))
+
+    def save(self, state, dev):
+        self.events.append(("save", int(state["step"]), dev))
+
+    def run(self, total, start=0, evaluate=True, batches=None):
+        return training.train(
+            self.config,
+            total,
+            self.step,
+            {"step": jnp.int32(start), "params": jnp.float32(sum(range(start)))},
+            None,
+            batches or self.batches(start),
+            log=self.log,
+            save=self.save,
+            evaluate=(lambda params: {"R": float(params)}) if evaluate else None,
+        )
+
+
+def test_the_loop_logs_evaluates_and_saves_when_it_should():
+    loop = Loop()
+    state = loop.run(11)
+    assert int(state["step"]) == 11 and float(state["params"]) == sum(range(11))
+    dev = {step: {"R": float(sum(range(step)))} for step in (5, 10, 11)}
+    assert loop.events == [
+        ("log", 3),
+        ("save", 4, None),
+        ("log", 5, "dev_R"),
+        ("save", 5, dev[5]),
+        ("log", 6),
+        ("save", 8, None),
+        ("log", 9),
+        ("log", 10, "dev_R"),
+        ("save", 10, dev[10]),
+        ("log", 11),
+        ("log", 11, "dev_R"),
+        ("save", 11, dev[11]),
+    ]
+    assert loop.drawn == list(range(11))  # and no batch beyond the last step
+
+
+def test_logged_numbers_are_those_of_the_step_itself():
+    loop = Loop(**{"log.every": 2})
+    loop.run(7)
+    losses = {step: n["loss"] for step, n in loop.logged if "loss" in n}
+    assert losses == {step: 100 * step + (step - 1) for step in (2, 4, 6, 7)}
+    dev = {step: n["dev_R"] for step, n in loop.logged if "dev_R" in n}
+    assert dev == {5: 10.0, 7: 21.0}
+
+
+def test_a_loop_goes_on_from_a_state():
+    whole, rest = Loop(), Loop()
+    expected = whole.run(11)
+    found = rest.run(11, start=6)
+    assert_equal(found, expected)
+    assert rest.events == [e for e in whole.events if e[1] > 6]
+    assert rest.drawn == list(range(6, 11))
+
+
+def test_a_finished_loop_does_nothing():
+    loop = Loop()
+    assert int(loop.run(4, start=4)["step"]) == 4
+    assert not loop.events and not loop.drawn
+
+
+def test_without_dev_data_nothing_is_evaluated():
+    loop = Loop()
+    loop.run(9, evaluate=False)
+    assert [e for e in loop.events if e[0] == "save"] == [
+        ("save", step, None) for step in (4, 8, 9)
+    ]
+    at_the_end = Loop(**{"dev.every": 0})
+    at_the_end.run(9)
+    assert [e for e in at_the_end.events if e[0] == "save"] == [
+        ("save", 4, None),
+        ("save", 8, None),
+        ("save", 9, {"R": 36.0}),
+    ]
+
+
+def test_a_loss_that_is_no_number_stops_before_the_state_is_saved():
+    loop = Loop(**{"checkpoint.every": 1})
+    batches = list(itertools.islice(Loop().batches(0), 9))
+    batches[2]["x"] = np.float32(1000)
+    with pytest.raises(TrainingFailed, match=r"Step 3: loss not finite \(loss = nan"):
+        loop.run(9, batches=iter(batches))
+    assert [e[1] for e in loop.events if e[0] == "save"] == [1, 2]
+
+
+def test_padding_is_the_share_of_all_batches_so_far():
+    loop = Loop(**{"log.every": 3})
+    loop.run(6)
+    padding = [numbers["padding"] for _, numbers in loop.logged if "padding" in numbers]
+    # Of 8 places, batches have 2, 3, 4, 5, 2 and 3 tokens.
+    np.testing.assert_allclose(padding, [1 - 9 / 24, 1 - 19 / 48])
+
+
+def test_tokens_of_all_texts_count():
+    mask = np.array([[1, 1, 0], [1, 0, 0]])
+    texts = {"query": {"mask": mask}, "document": {"mask": np.ones((2, 5), int)}}
+    assert Tokens.of({"texts": texts}) == Tokens(real=13, slots=16)
+
+
+def test_rates_are_of_the_time_since_the_last_reading():
+    clock = Clock(started=time.monotonic() - 4.0)
+    clock.count(Tokens(30, 60), 8)
+    clock.count(Tokens(10, 20), 8)
+    rates = clock.read()
+    np.testing.assert_allclose(rates["examples_per_s"], 4.0, rtol=0.05)
+    np.testing.assert_allclose(rates["tokens_per_s"], 10.0, rtol=0.05)
+    assert rates["padding"] == 0.5
+    clock.started -= 2.0
+    clock.count(Tokens(20, 20), 4)
+    rates = clock.read()
+    np.testing.assert_allclose(rates["examples_per_s"], 2.0, rtol=0.05)
+    np.testing.assert_allclose(rates["padding"], 0.4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "examples", "expected"),
+    [(7, 0.0, 1000, 7), (0, 1.0, 101, 11), (0, 2.5, 100, 25), (0, 0.001, 100, 1)],
+)
+def test_steps_or_epochs(steps, epochs, examples, expected):
+    config = get_default()
+    config.steps, config.epochs, config.batch_size = steps, epochs, 10
+    assert steps_of(config, examples) == expected
