@@ -54,7 +54,7 @@ def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
     """
     if reference.startswith("stage:"):
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
-    if checkpoint.is_model_folder(reference):
+    if checkpoint.holds_stages(reference):
         return checkpoint.load_model(reference)
     found = huggingface.load_checkpoint(reference)
     head = found.params.get("head")

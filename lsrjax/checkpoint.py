@@ -244,9 +244,9 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
     )
 
 
-def is_model_folder(folder: str | pathlib.Path) -> bool:
-    """Whether a path is a stage's folder, or a run's with a single stage."""
-    return len(_stage_folders(pathlib.Path(folder))) == 1
+def holds_stages(folder: str | pathlib.Path) -> bool:
+    """Whether a path is a stage's folder, or a run's."""
+    return bool(_stage_folders(pathlib.Path(folder)))
 
 
 def _stage_folders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -18,6 +18,10 @@ ENGLISH, MEAN = "en", "mean"
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
+# Metrics that say what a system costs: more is not better.
+COUNTS = ("query_terms", "document_terms")
+
+
 class SearchExample(TypedDict):
     """One query and what a system found for it, as `print_examples` shows it."""
 
@@ -235,7 +239,7 @@ def _table(
         best = max(values.values())
         for system in results:
             value = values.get(system)
-            is_best = len(values) > 1 and value == best
+            is_best = len(values) > 1 and value == best and metric not in COUNTS
             rows[system][language] = (_number(value), is_best)
     return list(columns), rows
 

@@ -46,6 +46,8 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
 
 def _same_config(run_config, workdir: pathlib.Path) -> None:
     """Keeps the config in the work directory; refuses to go on with another one."""
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"--workdir {workdir} is a file; give a folder.")
     path = workdir / CONFIG_FILE
     values = json.loads(run_config.to_json())
     if path.is_file():

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from lsrjax.data import loader, sources
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
+from lsrjax.models import retriever
 from lsrjax.prepare import score as preparing
 from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
@@ -55,12 +57,58 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         tracker.note(f"Stage {name} is finished ({steps} steps).")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    loss = LOSSES[config.loss.name]
-    kind = "pair" if loss.target == "views" else "group"
+    parts = _assemble(name, config, workdir, folder, tracker)
+    with contextlib.closing(
+        checkpoint.Checkpoints(
+            folder, keep=config.checkpoint.keep, metric=config.dev.metric
+        )
+    ) as checkpoints:
+        state = _initial_state(parts, checkpoints)
+        first = int(state["step"])
+        tracker.stage(name, folder, first, parts.total_steps, _summary(config, parts))
+        with contextlib.closing(_batches(config, parts, first)) as batches:
+            training.train(
+                config,
+                parts.total_steps,
+                parts.step,
+                state,
+                parts.teacher.params if parts.step.teacher else None,
+                batches,
+                log=tracker.log,
+                save=checkpoints.save,
+                evaluate=_dev(config, parts),
+            )
+    tracker.stage_end()
+    checkpoint.write_json(done, {"steps": parts.total_steps})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a stage is trained with.
+
+    Attributes:
+      kind: of the examples, "pair" or "group".
+      source: the training examples.
+      student: the retriever before training.
+      teacher: the frozen English model, or None.
+      total_steps: optimizer steps.
+      step: the training step.
+    """
+
+    kind: str
+    source: Sequence
+    student: build.Student
+    teacher: checkpoint.SavedModel | None
+    total_steps: int
+    step: training.Step
+
+
+def _assemble(name, config, workdir, folder, tracker) -> _Parts:
+    views = LOSSES[config.loss.name].target == "views"
+    kind = "pair" if views else "group"
     source = sources.open_source(config.data, kind)
     if not len(source):
         raise InputError(f"Stage {name}: the training data has no examples.")
-    total_steps = training.steps_of(config, len(source))
     student = build.student(config, workdir)
     checkpoint.write_model_files(
         folder, student.spec, student.tokenizer, student.pivot_tokenizer
@@ -68,43 +116,19 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
     teacher = None
     if config.teacher.model:
         teacher = build.open_model(config.teacher.model, workdir)
-    if kind == "group":
+    if views:
+        _check_teacher(student.spec, teacher)
+    else:
         source = _prepared(config, source, folder, teacher, tracker)
-    of_views = teacher if loss.target == "views" else None
-    _check_teacher(student.spec, of_views)
-    step_fn = training.make_step(
-        config, total_steps, student.spec, of_views.spec if of_views else None
+    total_steps = training.steps_of(config, len(source))
+    step = training.make_step(
+        config, total_steps, student.spec, teacher.spec if views else None
     )
-    with contextlib.closing(
-        checkpoint.Checkpoints(
-            folder, keep=config.checkpoint.keep, metric=config.dev.metric
-        )
-    ) as checkpoints:
-        state = _initial_state(step_fn, student, source, checkpoints)
-        first = int(state["step"])
-        tracker.stage(
-            name, folder, first, total_steps, _summary(config, student, source)
-        )
-        with contextlib.closing(
-            _batches(config, source, student, teacher, first)
-        ) as batches:
-            training.train(
-                config,
-                total_steps,
-                step_fn,
-                state,
-                of_views.params if of_views else None,
-                batches,
-                log=tracker.log,
-                save=checkpoints.save,
-                evaluate=_dev(config, kind, student),
-            )
-    tracker.stage_end()
-    checkpoint.write_json(done, {"steps": total_steps})
+    return _Parts(kind, source, student, teacher, total_steps, step)
 
 
 def _check_teacher(spec, teacher) -> None:
-    if teacher is None or spec.head != "milco":
+    if spec.head != "milco":
         return
     size = teacher.spec.encoder.vocab_size
     if size != spec.pivot_vocab_size:
@@ -114,62 +138,51 @@ def _check_teacher(spec, teacher) -> None:
         )
 
 
-def _initial_state(step_fn, student, source, checkpoints) -> dict:
+def _initial_state(parts: _Parts, checkpoints) -> dict:
     """The last checkpoint's state, or a fresh one."""
+
+    def init(params):
+        return training.init_state(parts.step, params)
+
     step = checkpoints.latest_step()
     if step is None:
-        params = student.params(source)
-        return jax.jit(lambda p: training.init_state(step_fn, p))(params)
-    _, abstract = build.retriever.split(student.spec)
-    wanted = jax.eval_shape(lambda p: training.init_state(step_fn, p), abstract)
-    return checkpoints.restore(wanted, step)
+        return jax.jit(init)(parts.student.params(parts.source))
+    _, abstract = retriever.split(parts.student.spec)
+    return checkpoints.restore(jax.eval_shape(init, abstract), step)
 
 
-def _summary(config, student, source) -> dict[str, object]:
-    _, abstract = build.retriever.split(student.spec)
-    count = sum(leaf.size for leaf in jax.tree.leaves(abstract))
+def _summary(config, parts: _Parts) -> dict[str, object]:
+    _, abstract = retriever.split(parts.student.spec)
     return {
-        "examples": len(source),
+        "examples": len(parts.source),
         "batch": config.batch_size,
-        "parameters": count,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
         "loss": config.loss.name,
-        "views": student.spec.views,
+        "views": parts.student.spec.views,
     }
 
 
-def _batches(config, source, student, teacher, first: int):
-    data = config.data
-    tokenizer = TextTokenizer(student.tokenizer)
-    limit = student.spec.encoder.max_length
-
-    def field(length_name: str, tok=tokenizer, limit=limit):
-        length = data[length_name]
-        if length > limit:
-            raise InputError(
-                f"config.data.{length_name} is {length}, but the model takes at most"
-                f" {limit} tokens. Lower it."
-            )
-        return loader.TextField(tok, length, tuple(data.length_buckets))
-
-    if LOSSES[config.loss.name].target == "views":
-        teachers = field(
-            "document_length",
-            TextTokenizer(teacher.tokenizer),
-            teacher.spec.encoder.max_length,
+def _batches(config, parts: _Parts, first: int):
+    """The training batches from number `first` on."""
+    data, target = config.data, LOSSES[config.loss.name].target
+    if target == "views":
+        make = loader.PairBatches(
+            _text_field(data, "document_length", parts.student),
+            _text_field(data, "document_length", parts.teacher),
         )
-        make = loader.PairBatches(field("document_length"), teachers)
     else:
         make = loader.GroupBatches(
-            query=field("query_length"),
-            document=field("document_length"),
+            query=_text_field(data, "query_length", parts.student),
+            document=_text_field(data, "document_length", parts.student),
             group_size=data.group_size,
             mixing=data.mixing,
             query_languages=language_weights(data.query_languages, "query_languages"),
             document_languages=language_weights(
                 data.document_languages, "document_languages"
             ),
-            with_scores=LOSSES[config.loss.name].target == "scores",
+            with_scores=target == "scores",
         )
+    source = parts.source
     order = loader.Order(len(source), config.batch_size, config.seed, data.window)
     return loader.stream(
         loader.Batches(source, order, make),
@@ -179,7 +192,18 @@ def _batches(config, source, student, teacher, first: int):
     )
 
 
-def _dev(config, kind, student):
+def _text_field(data, length: str, model) -> loader.TextField:
+    limit = model.spec.encoder.max_length
+    if data[length] > limit:
+        raise InputError(
+            f"config.data.{length} is {data[length]}, but the model takes at most"
+            f" {limit} tokens. Lower it."
+        )
+    tokenizer = TextTokenizer(model.tokenizer)
+    return loader.TextField(tokenizer, data[length], tuple(data.length_buckets))
+
+
+def _dev(config, parts: _Parts):
     """Params to dev metrics, or None without dev data."""
     if not config.dev.source:
         return None
@@ -188,7 +212,7 @@ def _dev(config, kind, student):
         data.update({f: config.dev[f] for f in ("source", "files", "dataset", "split")})
     weights = language_weights(config.data.query_languages, "query_languages")
     # The embedded data knows the documents behind its pairs.
-    kind = "group" if data.source == "debian" else kind
+    kind = "group" if data.source == "debian" else parts.kind
     task = dev_task(
         sources.open_source(data, kind),
         config.dev.queries,
@@ -198,10 +222,13 @@ def _dev(config, kind, student):
             or weights.get(language, weights.get(sources.ANY, 0.0)) > 0
         ),
     )
-    model = checkpoint.SavedModel(
-        student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
+    student = parts.student
+    idle = searcher(
+        checkpoint.SavedModel(
+            student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
+        ),
+        config,
     )
-    idle = searcher(model, config)
 
     def evaluate(params):
         return dev_metric(

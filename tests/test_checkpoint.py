@@ -177,7 +177,7 @@ def test_a_model_is_read_without_its_optimizer(saved, params):
         assert_equal(model.params, state["params"])
         assert (model.tokenizer / "tokenizer.json").is_file()
         assert (model.pivot_tokenizer / "tokenizer.json").is_file()
-        assert checkpoint.is_model_folder(reference)
+        assert checkpoint.holds_stages(reference)
 
 
 def test_a_folder_without_a_finished_checkpoint_says_so(tmp_path):
@@ -190,14 +190,14 @@ def test_a_folder_without_a_finished_checkpoint_says_so(tmp_path):
 
 
 def test_a_folder_of_none_or_several_stages_is_no_model(tmp_path):
-    assert not checkpoint.is_model_folder(tmp_path)
-    assert not checkpoint.is_model_folder(tmp_path / "absent")
+    assert not checkpoint.holds_stages(tmp_path)
+    assert not checkpoint.holds_stages(tmp_path / "absent")
     with pytest.raises(InputError, match=r"stages found: none"):
         checkpoint.load_model(tmp_path)
     for name in ("one", "two"):
         checkpoint.write_model_files(tmp_path / name, SPEC, GOLDEN / "bert", None)
-    assert not checkpoint.is_model_folder(tmp_path)
-    assert checkpoint.is_model_folder(tmp_path / "two")
+    assert checkpoint.holds_stages(tmp_path)
+    assert checkpoint.holds_stages(tmp_path / "two")
     with pytest.raises(InputError, match=r"stages found: one, two.*<workdir>/<stage>"):
         checkpoint.load_model(tmp_path)
 
