@@ -69,9 +69,9 @@ def align() -> ConfigDict:
     c.teacher.model = "stage:teacher"
     c.data.length_buckets = (16, 24, 32, 48, 64)
     c.loss.name = "alignment"
-    c.optim.lr = 5e-4
-    c.optim.warmup_steps = 50
-    c.steps = 600
+    c.optim.lr = 3e-5
+    c.optim.warmup_steps = 20
+    c.steps = 200
     return c
 
 
@@ -87,14 +87,16 @@ def distill() -> ConfigDict:
     c.teacher.model = "stage:teacher"
     c.prepare.negatives = "bm25"
     c.prepare.scores = "teacher"
+    c.prepare.depth = 300
     c.data.group_size = 8
     c.data.query_languages = "en:0.2,*:1"
     c.data.document_languages = "en:8,*:1"
     c.loss.name = "kl"
-    c.regularizer.query = 1e-3
-    c.regularizer.document = 1e-4
-    c.optim.lr = 5e-4
+    c.loss.teacher_scale = 3.0
+    c.regularizer.query = 3e-4
+    c.regularizer.document = 3e-5
+    c.optim.lr = 1e-4
     c.optim.warmup_steps = 30
     c.batch_size = 32
-    c.steps = 300
+    c.steps = 160
     return c
