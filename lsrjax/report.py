@@ -121,7 +121,9 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def print_table(results: Results, metric: str, console: Console) -> None:
+def print_table(
+    results: Results, metric: str, console: Console, *, title: str = ""
+) -> None:
     """Prints a metric: systems as rows, languages as columns, the mean last.
 
     The best value of a column, where there is a choice, is bold; a missing one is
@@ -131,16 +133,16 @@ def print_table(results: Results, metric: str, console: Console) -> None:
         results: system -> language -> metric -> value, higher is better.
         metric: the metric to show.
         console: where to print.
+        title: stands above; the metric's name if empty.
 
     Raises:
         ValueError: if no system has the metric.
     """
     languages, rows = _table(results, metric)
+    console.print(title or metric, highlight=False)
     name_width = min(max(map(cell_len, rows)), max(console.width // 2, 8))
     for chunk in _fitting(languages, rows, console.width - name_width - 2):
-        table = Table(
-            title=metric, box=None, title_justify="left", padding=(0, 1, 0, 0)
-        )
+        table = Table(box=None, padding=(0, 1, 0, 0))
         table.add_column("", width=name_width, overflow="fold")
         for language in chunk:
             table.add_column(language, justify="right", no_wrap=True)
@@ -240,13 +242,15 @@ def _table(
         for system in results:
             value = values.get(system)
             is_best = len(values) > 1 and value == best and metric not in COUNTS
-            rows[system][language] = (_number(value), is_best)
+            rows[system][language] = (_number(value, metric), is_best)
     return list(columns), rows
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, metric: str) -> str:
     if value is None:
         return "-"
+    if metric in COUNTS:
+        return f"{value:.1f}"
     text = f"{value:.3f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 

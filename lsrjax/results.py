@@ -70,15 +70,15 @@ def show(workdir: pathlib.Path, console: Console) -> None:
         )
         report.print_examples(console, examples)
     for metric, title in (
-        ("nDCG@10", "English documents"),
+        ("nDCG@10", "English documents (the mean is over all languages but English)"),
         ("R@100", "English documents"),
         (f"{_MULTILINGUAL}nDCG@10", "each document in one of the languages"),
         ("query_terms", "active terms of a query"),
         ("document_terms", "active terms of an English document"),
     ):
-        console.print(f"\n{metric}: {title}", highlight=False)
-        report.print_table(_with(results, metric), metric, console)
-    console.print(f"\nWritten to {workdir / RESULTS_FILE}", highlight=False)
+        systems = _with(results, metric)
+        report.print_table(systems, metric, console, title=f"\n{metric}: {title}")
+    console.print(f"Written to {workdir / RESULTS_FILE}", highlight=False)
 
 
 def _with(results, metric):
