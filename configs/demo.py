@@ -30,7 +30,6 @@ def stage() -> ConfigDict:
     c.data.source = "debian"
     c.data.query_length = 24
     c.data.document_length = 64
-    c.data.length_buckets = (32, 48, 64)
     c.batch_size = 64
     c.optim.schedule = "linear"
     c.checkpoint.every = 100
@@ -67,7 +66,6 @@ def align() -> ConfigDict:
     c.init.head = "stage:teacher"
     c.init.from_pivot = "translations"
     c.teacher.model = "stage:teacher"
-    c.data.length_buckets = (16, 24, 32, 48, 64)
     c.loss.name = "alignment"
     c.optim.lr = 3e-5
     c.optim.warmup_steps = 20

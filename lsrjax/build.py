@@ -19,8 +19,8 @@ from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.optim import path_name
 from lsrjax.prepare.translations import translation_table
+from lsrjax.trees import path_name
 
 _IDF_TEXTS = 4096  # sampled to fit LexEcho and the lexical start
 _LENGTH = 64  # tokens of a sampled text

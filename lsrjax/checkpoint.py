@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
@@ -25,7 +26,7 @@ from orbax.checkpoint.checkpoint_managers import (
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.optim import path_name
+from lsrjax.trees import path_name
 
 MODEL_FILE = "model.json"
 DONE_FILE = "done.json"
@@ -138,7 +139,7 @@ class SavedModel:
 
     Attributes:
       spec: what it is.
-      params: nested dict of arrays.
+      params: nested dict of host arrays.
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages.
@@ -227,8 +228,9 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         step,
         args=ocp.args.PyTreeRestore(
             item={"params": abstract},
-            restore_args=ocp.checkpoint_utils.construct_restore_args(
-                {"params": abstract}
+            # To the host: whoever uses them knows the devices.
+            restore_args=jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": abstract}
             ),
             partial_restore=True,
         ),

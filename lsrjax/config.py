@@ -79,13 +79,13 @@ def get_default() -> ConfigDict:
     c.data.columns.neg_scores = "neg_scores"
     c.data.query_length = 64  # tokens
     c.data.document_length = 256  # tokens; for pairs: of either text
-    c.data.length_buckets = (16, 32, 64, 128, 256, 512)  # lengths of padded batches
+    c.data.length_parts = 4  # a device's texts are cut into as many parts by length,
+    c.data.length_multiple = 8  # each padded to its own multiple of so many tokens
     c.data.group_size = 1  # documents of a query: a positive and hard negatives
     c.data.mixing = "passages"  # debian: a language is drawn for each document:
     # passages | for all documents of a query: entries
     c.data.query_languages = "*:1"  # language:weight,…; * = any other language
     c.data.document_languages = "*:1"  # debian: the same, for documents
-    c.data.window = 16  # batches sorted by length together; 1: no sorting
     c.data.threads = 2  # that read and tokenize
     c.data.prefetch = 16  # batches held ready
 
@@ -121,6 +121,21 @@ def get_default() -> ConfigDict:
     c.optim.no_decay = r"bias$|norm/|scale$"  # parameter paths (regex) without decay
     c.optim.clip_norm = 1.0  # global gradient norm; 0: no clipping
     c.optim.freeze = ""  # parameter paths (regex) that stay as they are
+
+    # How the work is cut; no result depends on it.
+    c.mesh = ConfigDict(sort_keys=False)
+    c.mesh.data = -1  # devices that texts are divided over; -1: the rest
+    c.mesh.model = (
+        1  # devices that heads, inner widths and vocabularies are divided over
+    )
+    c.mesh.fsdp = False  # divide parameters and optimizer state over data, too
+    c.memory = ConfigDict(sort_keys=False)
+    c.memory.encode_chunk = (
+        0  # texts a device encodes at a time, encoding them again in
+    )
+    # the backward pass; 0: all at once
+    c.memory.remat = "none"  # what a layer's backward pass computes again: none | dots
+    # (all but products with parameters) | layer (all)
 
     c.batch_size = 64  # examples (queries or pairs) in the global batch
     c.steps = 0  # optimizer steps; or give epochs

@@ -9,6 +9,7 @@ from lsrjax.data.embedded import SPLITS
 from lsrjax.data.sources import FIELDS, SOURCES
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
+from lsrjax.models.encoder import REMAT
 from lsrjax.models.heads import HEADS
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
@@ -30,6 +31,7 @@ _CHOICES = {
     "regularizer.name": tuple(REGULARIZERS),
     "regularizer.schedule": tuple(SCHEDULES),
     "optim.schedule": ("constant", "linear", "cosine"),
+    "memory.remat": tuple(REMAT),
     "evaluate.test": ("", "debian"),
 }
 
@@ -43,7 +45,8 @@ _POSITIVE = (
     "model.num_heads",
     "model.intermediate_size",
     "model.max_length",
-    "data.window",
+    "data.length_parts",
+    "data.length_multiple",
     "data.threads",
     "data.prefetch",
     "data.group_size",
@@ -60,6 +63,7 @@ _NOT_NEGATIVE = (
     "steps",
     "epochs",
     "model.dropout",
+    "memory.encode_chunk",
     "optim.warmup_steps",
     "optim.warmup_fraction",
     "optim.weight_decay",
@@ -128,6 +132,12 @@ def _check_values(c, where) -> None:
     for field in (*_NOT_NEGATIVE, *_LAMBDAS):
         if values[field] < 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be >= 0.")
+    for field in ("mesh.data", "mesh.model"):
+        if values[field] < 1 and values[field] != -1:
+            raise InputError(
+                f"{where}.{field} is {values[field]}; it is a number of devices, or -1"
+                " for the rest."
+            )
     for field in ("model.dropout", "optim.warmup_fraction"):
         if values[field] >= 1:
             raise InputError(f"{where}.{field} is {values[field]}; it must be < 1.")
@@ -153,11 +163,6 @@ def _check_schedule(c, where) -> None:
 
 
 def _check_data(c, where) -> None:
-    if any(not isinstance(b, int) or b <= 0 for b in c.data.length_buckets):
-        raise InputError(
-            f"{where}.data.length_buckets is {c.data.length_buckets}; lengths are whole"
-            " numbers > 0."
-        )
     if not c.data.fields or not set(c.data.fields) <= {"title", "text"}:
         raise InputError(
             f"{where}.data.fields is {c.data.fields}; choose from ('title', 'text')."

@@ -7,11 +7,7 @@ import jax
 import optax
 
 from lsrjax.errors import InputError
-
-
-def path_name(path) -> str:
-    """`encoder/layers/0/up/kernel` for a path of `jax.tree_util`."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+from lsrjax.trees import path_name
 
 
 def matches(pattern: str, params) -> dict:

@@ -6,6 +6,9 @@ LexEcho, `source`. The score of a query and a document is the sum over views of 
 views' scores. Losses see scores, regularizers see representations; nothing else of a
 model is visible outside it.
 
+Vectors are divided over `data` by texts and over `model` by terms. Where the terms do
+not divide, zeros stand behind the last one, which no score or regularizer sees.
+
 Axes: B queries, N documents, G documents of one query, V vocabulary, K kept terms.
 """
 
@@ -13,6 +16,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+
+from lsrjax.sharding import DATA, MODEL, constrain
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +36,9 @@ class Vector:
 
     def score_all(self, documents: "Vector") -> jax.Array:
         """Dot products of every query with every document, [B, N]."""
-        return self.weights_BV @ documents.weights_BV.T
+        # Of both, the queries are fewer: they go to where the documents are.
+        queries_BV = constrain(self.weights_BV, None, MODEL)
+        return constrain(queries_BV @ documents.weights_BV.T, None, DATA)
 
     def score_groups(self, documents: "Vector") -> jax.Array:
         """Dot products of each query with its own group, [B, G]; N = B * G."""
@@ -82,7 +89,11 @@ class Bag:
             )
 
         # One query at a time: [B, N, K, K] would outgrow the encoder's memory.
-        return jax.lax.map(jax.checkpoint(one_query), (self.ids_BK, self.weights_BK))
+        queries = (
+            constrain(self.ids_BK, None, None),
+            constrain(self.weights_BK, None, None),
+        )
+        return jax.lax.map(jax.checkpoint(one_query), queries)
 
     def score_groups(self, documents: "Bag") -> jax.Array:
         """Sum of s_q * s_d over pairs of equal ids in each query's group, [B, G]."""

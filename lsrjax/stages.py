@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lsrjax import build, checkpoint, trackers
+from lsrjax import build, checkpoint, sharding, trackers
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, sources
@@ -28,7 +28,6 @@ def searcher(model: checkpoint.SavedModel, config) -> Searcher:
     encoder = TextEncoder(
         model.spec,
         TextTokenizer(model.tokenizer),
-        buckets=config.data.length_buckets,
         dtype=config.model.dtype,
     )
     pivot = model.pivot_tokenizer
@@ -57,16 +56,33 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         tracker.note(f"Stage {name} is finished ({steps} steps).")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    parts = _assemble(name, config, workdir, folder, tracker)
-    with contextlib.closing(
-        checkpoint.Checkpoints(
-            folder, keep=config.checkpoint.keep, metric=config.dev.metric
-        )
-    ) as checkpoints:
-        state = _initial_state(parts, checkpoints)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    _check_batch(config, mesh)
+    with (
+        jax.set_mesh(mesh),
+        contextlib.closing(
+            checkpoint.Checkpoints(
+                folder, keep=config.checkpoint.keep, metric=config.dev.metric
+            )
+        ) as checkpoints,
+    ):
+        parts = _assemble(name, config, workdir, folder, mesh, tracker)
+        state = _initial_state(config, parts, checkpoints)
         first = int(state["step"])
-        tracker.stage(name, folder, first, parts.total_steps, _summary(config, parts))
-        with contextlib.closing(_batches(config, parts, first)) as batches:
+        ready = _batches(config, parts)
+        tracker.stage(
+            name, folder, first, parts.total_steps, _summary(config, parts, ready)
+        )
+        for note in parts.layout.notes:
+            tracker.note(f"  {note}")
+        data = config.data
+        stream = loader.stream(
+            ready, first, threads=data.threads, prefetch=data.prefetch
+        )
+        rows = sharding.local_rows(mesh)
+        with contextlib.closing(
+            sharding.to_global(batch, mesh, rows) for batch in stream
+        ) as batches:
             training.train(
                 config,
                 parts.total_steps,
@@ -93,6 +109,7 @@ class _Parts:
       teacher: the frozen English model, or None.
       total_steps: optimizer steps.
       step: the training step.
+      layout: where the student's parameters lie.
     """
 
     kind: str
@@ -101,9 +118,20 @@ class _Parts:
     teacher: checkpoint.SavedModel | None
     total_steps: int
     step: training.Step
+    layout: sharding.Layout
 
 
-def _assemble(name, config, workdir, folder, tracker) -> _Parts:
+def _check_batch(config, mesh) -> None:
+    size, devices = config.batch_size, mesh.shape[sharding.DATA]
+    if size % devices:
+        raise InputError(
+            f"config.batch_size is {size}, which does not divide over the {devices}"
+            f" devices of config.mesh.data. Take {size // devices * devices or devices}"
+            f" or {-(-size // devices) * devices}."
+        )
+
+
+def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     views = LOSSES[config.loss.name].target == "views"
     kind = "pair" if views else "group"
     source = sources.open_source(config.data, kind)
@@ -116,6 +144,7 @@ def _assemble(name, config, workdir, folder, tracker) -> _Parts:
     teacher = None
     if config.teacher.model:
         teacher = build.open_model(config.teacher.model, workdir)
+        teacher = _placed(config, teacher, mesh)
     if views:
         _check_teacher(student.spec, teacher)
     else:
@@ -124,7 +153,26 @@ def _assemble(name, config, workdir, folder, tracker) -> _Parts:
     step = training.make_step(
         config, total_steps, student.spec, teacher.spec if views else None
     )
-    return _Parts(kind, source, student, teacher, total_steps, step)
+    layout = _layout(config, student.spec, mesh)
+    return _Parts(kind, source, student, teacher, total_steps, step, layout)
+
+
+def _layout(config, spec, mesh) -> sharding.Layout:
+    _, abstract = retriever.split(spec)
+    heads = spec.encoder.num_heads
+    return sharding.layout(abstract, mesh, num_heads=heads, fsdp=config.mesh.fsdp)
+
+
+def _placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
+    """A frozen model on the devices."""
+    layout = sharding.layout(
+        model.params,
+        mesh,
+        num_heads=model.spec.encoder.num_heads,
+        fsdp=config.mesh.fsdp,
+    )
+    params = sharding.place(model.params, layout.shardings(model.params))
+    return dataclasses.replace(model, params=params)
 
 
 def _check_teacher(spec, teacher) -> None:
@@ -138,32 +186,48 @@ def _check_teacher(spec, teacher) -> None:
         )
 
 
-def _initial_state(parts: _Parts, checkpoints) -> dict:
+def _initial_state(config, parts: _Parts, checkpoints) -> dict:
     """The last checkpoint's state, or a fresh one."""
 
     def init(params):
         return training.init_state(parts.step, params)
 
+    _, abstract = retriever.split(parts.student.spec)
+    state = jax.eval_shape(init, abstract)
+    shardings = parts.layout.shardings(state)
     step = checkpoints.latest_step()
     if step is None:
-        return jax.jit(init)(parts.student.params(parts.source))
-    _, abstract = retriever.split(parts.student.spec)
-    return checkpoints.restore(jax.eval_shape(init, abstract), step)
+        params = parts.student.params(parts.source)
+        params = sharding.place(params, shardings["params"])
+        return jax.jit(init, out_shardings=shardings)(params)
+    state = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        state,
+        shardings,
+    )
+    return checkpoints.restore(state, step)
 
 
-def _summary(config, parts: _Parts) -> dict[str, object]:
+def _summary(config, parts: _Parts, batches) -> dict[str, object]:
     _, abstract = retriever.split(parts.student.spec)
+    mesh = parts.layout.mesh
+    shapes = " | ".join(str(table["student"]) for table in batches.shapes)
     return {
         "examples": len(parts.source),
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
         "loss": config.loss.name,
         "views": parts.student.spec.views,
+        "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
+        + (" (fsdp)" if config.mesh.fsdp else ""),
+        "texts x tokens of a device": shapes,
     }
 
 
-def _batches(config, parts: _Parts, first: int):
-    """The training batches from number `first` on."""
+def _batches(config, parts: _Parts) -> loader.Batches:
+    """The training batches."""
     data, target = config.data, LOSSES[config.loss.name].target
     if target == "views":
         make = loader.PairBatches(
@@ -182,13 +246,15 @@ def _batches(config, parts: _Parts, first: int):
             ),
             with_scores=target == "scores",
         )
-    source = parts.source
-    order = loader.Order(len(source), config.batch_size, config.seed, data.window)
-    return loader.stream(
-        loader.Batches(source, order, make),
-        first,
-        threads=data.threads,
-        prefetch=data.prefetch,
+    source, mesh = parts.source, parts.layout.mesh
+    return loader.Batches(
+        source,
+        loader.Order(len(source), config.batch_size, config.seed),
+        make,
+        devices=mesh.shape[sharding.DATA],
+        rows=sharding.local_rows(mesh),
+        parts=data.length_parts,
+        multiple=data.length_multiple,
     )
 
 
@@ -200,7 +266,7 @@ def _text_field(data, length: str, model) -> loader.TextField:
             f" {limit} tokens. Lower it."
         )
     tokenizer = TextTokenizer(model.tokenizer)
-    return loader.TextField(tokenizer, data[length], tuple(data.length_buckets))
+    return loader.TextField(tokenizer, data[length])
 
 
 def _dev(config, parts: _Parts):

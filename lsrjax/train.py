@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,15 +56,28 @@ class Step:
           The next state, and scalars to log.
         """
         config, step, params = self.config, state["step"], state["params"]
-        targets = dict(batch.get("targets", {}))
+        memory = config.memory
+        targets = dict(batch["targets"])
         if self.teacher is not None:
-            targets["teacher"] = retriever.apply(
-                self.teacher, teacher_params, batch["teacher_text"]
+            targets |= retriever.apply_batch(
+                self.teacher,
+                teacher_params,
+                batch["teacher"],
+                {"teacher": 1},
+                chunk=memory.encode_chunk,
             )
         key = jax.random.fold_in(jax.random.key(config.seed), step)
 
         def objective(params):
-            views = self._encode(params, batch["texts"], key)
+            views = retriever.apply_batch(
+                self.graphdef,
+                params,
+                batch["student"],
+                texts_of(config),
+                chunk=memory.encode_chunk,
+                remat=memory.remat,
+                dropout_key=key if config.model.dropout > 0 else None,
+            )
             parts = self._losses(views, targets) | self._penalties(views, lambdas)
             return sum(parts.values()), (parts, _active_terms(views))
 
@@ -80,24 +93,12 @@ class Step:
             **parts,
             **active,
             "grad_norm": optax.tree.norm(grads),
+            "tokens": sum(part["mask"].sum() for part in batch["student"]["parts"]),
             "lr": learning_rate(config.optim, self.total_steps)(step),
             **{f"lambda_{field}": weight for field, weight in lambdas.items()},
         }
         params = optax.apply_updates(params, updates)
         return {"step": step + 1, "params": params, "opt_state": opt_state}, metrics
-
-    def _encode(self, params, texts, key) -> dict[str, reps.Views]:
-        dropout = self.config.model.dropout > 0
-        names = LOSSES[self.config.loss.name].texts
-        return {
-            name: retriever.apply(
-                self.graphdef,
-                params,
-                texts[name],
-                dropout_key=jax.random.fold_in(key, place) if dropout else None,
-            )
-            for place, name in enumerate(names)
-        }
 
     def _losses(self, views, targets) -> dict[str, jax.Array]:
         loss = LOSSES[self.config.loss.name]
@@ -121,6 +122,14 @@ class Step:
                     penalty = lambdas[field] * REGULARIZERS[name](view)
                     penalties[f"{name}_{text}_{view_name}"] = penalty
         return penalties
+
+
+def texts_of(config) -> dict[str, int]:
+    """Texts of an example that the student encodes, by name."""
+    return {
+        name: config.data.group_size if name == "document" else 1
+        for name in LOSSES[config.loss.name].texts
+    }
 
 
 def _active_terms(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
@@ -165,17 +174,9 @@ def init_state(step: Step, params: dict) -> dict:
     }
 
 
-class Tokens(NamedTuple):
-    """The tokens of a batch: without padding, and with it."""
-
-    real: int
-    slots: int
-
-    @classmethod
-    def of(cls, batch: dict) -> "Tokens":
-        """Counts a batch (numpy arrays)."""
-        masks = [text["mask"] for text in batch["texts"].values()]
-        return cls(sum(int(m.sum()) for m in masks), sum(m.size for m in masks))
+def slots_of(batch: dict) -> int:
+    """Tokens of the student's texts in a batch, with padding."""
+    return sum(part["ids"].size for part in batch["student"]["parts"])
 
 
 @dataclasses.dataclass
@@ -196,12 +197,12 @@ class Clock:
     all_tokens: int = 0
     all_slots: int = 0
 
-    def count(self, tokens: Tokens, examples: int) -> None:
-        """Adds a finished step."""
+    def count(self, examples: int, tokens: int, slots: int) -> None:
+        """Adds a finished step: its tokens without padding, and with it."""
         self.examples += examples
-        self.tokens += tokens.real
-        self.all_tokens += tokens.real
-        self.all_slots += tokens.slots
+        self.tokens += tokens
+        self.all_tokens += tokens
+        self.all_slots += slots
 
     def read(self) -> dict[str, float]:
         """Rates per second since the last reading, and the share of padding in all."""
@@ -250,7 +251,9 @@ def train(
     Raises:
       TrainingFailed: the loss or the gradient is not a finite number.
     """
-    jitted = jax.jit(step_fn, donate_argnums=0)
+    # The next state lies as this one does.
+    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(lies, None))
     clock = Clock()
     in_flight = collections.deque()
     start = int(state["step"])
@@ -258,16 +261,16 @@ def train(
         batch = next(batches)
         state, metrics = jitted(state, teacher_params, batch)
         done = step + 1
-        in_flight.append((done, metrics, Tokens.of(batch)))
+        in_flight.append((done, metrics, slots_of(batch)))
         evaluates = evaluate is not None and (
             done == total_steps or (config.dev.every and done % config.dev.every == 0)
         )
         saves = done % config.checkpoint.every == 0 or evaluates or done == total_steps
         # Two steps stay in flight, except where a checkpoint asks for certainty.
         while len(in_flight) > (0 if saves else 2):
-            number, metrics, tokens = in_flight.popleft()
+            number, metrics, slots = in_flight.popleft()
             numbers = _finite(number, metrics, config)
-            clock.count(tokens, config.batch_size)
+            clock.count(config.batch_size, numbers.pop("tokens"), slots)
             if number % config.log.every == 0 or number == total_steps:
                 log(number, numbers | clock.read())
         if saves:

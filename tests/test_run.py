@@ -57,7 +57,6 @@ def small(config, files):
     config.data.files = str(files)
     config.data.query_length = 12
     config.data.document_length = 16
-    config.data.length_buckets = (16,)
     config.model.dtype = "float32"
     config.batch_size = 4
     config.epochs = 0.0

@@ -13,7 +13,7 @@ from lsrjax.config import get_default
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.optim import path_name
+from lsrjax.trees import path_name
 from lsrjax.train import Clock, Tokens, TrainingFailed, steps_of
 
 B, L, V = 5, 7, 31

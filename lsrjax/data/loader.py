@@ -3,43 +3,42 @@
 import dataclasses
 import functools
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
 
+from lsrjax.data import shapes
 from lsrjax.data.sources import ANY, ENGLISH, Group, Pair, Text
-from lsrjax.data.tokenization import TextTokenizer, pad
+from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 
 # What a draw is for: streams of random numbers that must not repeat one another.
-_ORDER, _WINDOW, _EXAMPLE = range(3)
+_ORDER, _EXAMPLE = range(2)
+# Batches, the first ones, that the shapes are fitted to.
+_SAMPLED_BATCHES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Which examples make up a window, a fixed number of batches.
+    """Which examples make up a batch.
 
     The examples follow each other epoch after epoch, each epoch in its own random
-    order; a window may span two.
+    order; a batch may span two.
 
     Attributes:
       examples: their number.
       batch_size: examples in a batch.
       seed: of the order.
-      window: batches in a window.
     """
 
     examples: int
     batch_size: int
     seed: int
-    window: int
 
-    def __getitem__(self, window: int) -> list[tuple[int, int]]:
-        """(epoch, example) of each example of the window."""
-        count = self.window * self.batch_size
-        positions = np.arange(window * count, (window + 1) * count)
+    def __getitem__(self, batch: int) -> list[tuple[int, int]]:
+        """(epoch, example) of each example of the batch."""
+        positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
         epochs, places = np.divmod(positions, self.examples)
         members = []
         for epoch in np.unique(epochs).tolist():
@@ -55,25 +54,19 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class TextField:
-    """How one text of a batch is tokenized.
+    """How one kind of text is tokenized.
 
     Attributes:
       tokenizer: the tokenizer.
       max_length: tokens, special ones included.
-      buckets: lengths a batch may be padded to.
     """
 
     tokenizer: TextTokenizer
     max_length: int
-    buckets: Sequence[int]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids."""
         return self.tokenizer.ids(texts, self.max_length)
-
-    def pad(self, rows: Sequence[Sequence[int]], longest: int = 0) -> dict:
-        """Ids and mask, [B, L], in the smallest bucket that also holds `longest`."""
-        return pad(rows, self.tokenizer.pad_id, self.max_length, self.buckets, longest)
 
 
 def wording(text: Text, language: str = ENGLISH) -> str:
@@ -100,21 +93,55 @@ def draw_language(
     return languages[rng.choice(len(languages), p=shares / shares.sum())]
 
 
-# A drawn example: token ids of its texts by name, and its targets by name.
-Drawn = dict[str, list[list[int]] | np.ndarray]
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """An example as it is trained on.
+
+    Attributes:
+      texts: token ids by the name of the text; a group has several documents.
+      targets: arrays by name.
+    """
+
+    texts: dict[str, list[list[int]]]
+    targets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """The texts of a batch that one model encodes together.
+
+    Attributes:
+      names: of the texts, in the order in which they are laid.
+      max_length: tokens of the longest.
+      pad_id: of the model's tokenizer.
+    """
+
+    names: tuple[str, ...]
+    max_length: int
+    pad_id: int
 
 
 @dataclasses.dataclass(frozen=True)
 class PairBatches:
     """Pairs to the texts of the alignment loss.
 
-    The batch is `{"texts": {"translation", "english"}, "teacher_text"}`; each text is
-    `{"ids", "mask"}`, [B, L] int32, with one L for all, so that a run compiles one step
-    for each bucket.
+    The student encodes `translation` and `english`, the teacher `english`.
     """
 
     student: TextField
     teacher: TextField
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """What each model encodes."""
+        student, teacher = (
+            Encoded(names, field.max_length, field.tokenizer.pad_id)
+            for names, field in (
+                (("translation", "english"), self.student),
+                (("teacher",), self.teacher),
+            )
+        )
+        return {"student": student, "teacher": teacher}
 
     def draw(self, pairs: Sequence[Pair], rngs) -> list[Drawn]:
         """Token ids of the texts of each pair; there is nothing to draw."""
@@ -125,31 +152,19 @@ class PairBatches:
             "teacher": self.teacher.ids(english),
         }
         return [
-            {name: [rows[i]] for name, rows in texts.items()} for i in range(len(pairs))
+            Drawn({name: [rows[i]] for name, rows in texts.items()})
+            for i in range(len(pairs))
         ]
-
-    def collate(self, drawn: Sequence[Drawn]) -> dict:
-        """The batch of drawn pairs."""
-        longest = max(size(example) for example in drawn)
-        texts = {
-            name: field.pad([row for d in drawn for row in d[name]], longest)
-            for name, field in (
-                ("translation", self.student),
-                ("english", self.student),
-                ("teacher", self.teacher),
-            )
-        }
-        return {"teacher_text": texts.pop("teacher"), "texts": texts}
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupBatches:
     """Groups to the texts and scores of the ranking losses.
 
-    The batch is `{"texts": {"query": [B, L], "document": [B * G, L]}}` and, with
-    `with_scores`, `{"targets": {"scores": [B, G] float32}}`. The first document of a
-    group is a positive one, the rest negatives, all drawn without repetition; which,
-    and in which language each is shown, is a function of (seed, epoch, example).
+    The student encodes `query` and G times `document`; `with_scores` adds the target
+    `scores`, [B, G] float32. The first document of a group is a positive one, the rest
+    negatives, all drawn without repetition; which, and in which language each is shown,
+    is a function of (seed, epoch, example).
 
     Attributes:
       query: how queries are tokenized.
@@ -172,36 +187,34 @@ class GroupBatches:
     document_languages: Mapping[str, float]
     with_scores: bool
 
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """What each model encodes."""
+        longest = max(self.query.max_length, self.document.max_length)
+        pad_id = self.document.tokenizer.pad_id
+        return {"student": Encoded(("query", "document"), longest, pad_id)}
+
     def draw(
         self, groups: Sequence[Group], rngs: Sequence[np.random.Generator]
     ) -> list[Drawn]:
         """Draws documents and languages of each group, and tokenizes them."""
-        queries, documents, drawn = [], [], []
+        queries, documents, targets = [], [], []
         for group, rng in zip(groups, rngs, strict=True):
             chosen = self._choose(group, rng)
             texts = [[*group.positives, *group.negatives][i] for i in chosen]
             language = draw_language(group.query, self.query_languages, rng)
             queries.append(group.query[language])
             documents += self._word(group.id, texts, rng)
-            drawn.append({"scores": group.scores[chosen]} if self.with_scores else {})
+            targets.append({"scores": group.scores[chosen]} if self.with_scores else {})
         query_ids, document_ids = self.query.ids(queries), self.document.ids(documents)
-        for place, example in enumerate(drawn):
-            first = place * self.group_size
-            example["query"] = [query_ids[place]]
-            example["document"] = document_ids[first : first + self.group_size]
-        return drawn
-
-    def collate(self, drawn: Sequence[Drawn]) -> dict:
-        """The batch of drawn groups."""
-        batch = {
-            "texts": {
-                name: field.pad([row for d in drawn for row in d[name]])
-                for name, field in (("query", self.query), ("document", self.document))
-            }
-        }
-        if self.with_scores:
-            batch["targets"] = {"scores": np.stack([d["scores"] for d in drawn])}
-        return batch
+        G = self.group_size
+        return [
+            Drawn(
+                {"query": [query_ids[i]], "document": document_ids[i * G : i * G + G]},
+                targets[i],
+            )
+            for i in range(len(groups))
+        ]
 
     def _word(self, name: str, texts: Sequence[Text], rng) -> list[str]:
         """A wording of each of a group's documents, by the mixing."""
@@ -239,58 +252,133 @@ class GroupBatches:
         return [int(rng.integers(P)), *negatives.tolist()]
 
 
-def size(drawn: Drawn) -> int:
-    """Tokens of an example's longest text."""
-    return max(
-        len(row) for rows in drawn.values() if isinstance(rows, list) for row in rows
-    )
+def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> list[list[int]]:
+    """The texts that a model encodes, in their order: by name, then by example."""
+    return [row for name in encoded.names for d in drawn for row in d.texts[name]]
 
 
 class Batches:
     """Random access to batches: batch i is a pure function of (seed, i).
 
-    A window of batches is drawn and tokenized at once and sorted by length before it is
-    cut into batches (which are then shuffled), so that a batch holds texts of about one
-    length and little padding.
+    A batch is divided over devices by examples. For each model there is what
+    `lsrjax.data.shapes.cut` makes of each device's texts, laid end to end, and the
+    targets: `{"student": …, "teacher": …, "targets": {name: array}}`.
     """
 
-    def __init__(self, source, order: Order, build: PairBatches | GroupBatches):
-        """Batches of examples.
+    def __init__(
+        self,
+        source,
+        order: Order,
+        build: PairBatches | GroupBatches,
+        *,
+        devices: int = 1,
+        rows: Sequence[int] | None = None,
+        parts: int = 4,
+        multiple: int = 8,
+        agree: Callable[[int, int], int] = lambda batch, shape: shape,
+    ):
+        """Fits the shapes to the first batches.
 
         Args:
           source: the examples.
-          order: which of them make up which window.
-          build: examples to arrays.
+          order: which of them make up which batch.
+          build: examples to token ids.
+          devices: those that a batch is divided over.
+          rows: which of them this process reads for; all by default.
+          parts: of a shape.
+          multiple: lengths are multiples of it.
+          agree: given a batch's number and the shape that this process needs for it,
+            the largest that any process needs.
         """
         self._source = source
         self._order = order
         self._build = build
-        # Several threads ask for batches of one window; the first makes it.
-        self._lock = threading.Lock()
-        self._window = functools.lru_cache(maxsize=2)(self._make_window)
+        self._devices = devices
+        self._rows = range(devices) if rows is None else rows
+        self._agree = agree
+        self.shapes = self._fit(parts, multiple)
 
     def __len__(self) -> int:
         return sys.maxsize  # without end
 
     def __getitem__(self, index: int) -> dict:
         """Batch `index`."""
-        window, place = divmod(index, self._order.window)
-        with self._lock:
-            drawn = self._window(window)
-        first = place * self._order.batch_size
-        return self._build.collate(drawn[first : first + self._order.batch_size])
+        drawn = self._draw(index, self._rows)
+        texts = {
+            name: [rows_of(d, encoded) for d in drawn]
+            for name, encoded in self._build.encoded.items()
+        }
+        chosen = self._agree(index, self._smallest(texts))
+        batch = {
+            name: _laid_end_to_end(
+                [
+                    shapes.cut(rows, self.shapes[chosen][name], encoded.pad_id)
+                    for rows in texts[name]
+                ]
+            )
+            for name, encoded in self._build.encoded.items()
+        }
+        targets = [example.targets for d in drawn for example in d]
+        batch["targets"] = {
+            name: np.stack([t[name] for t in targets]) for name in targets[0]
+        }
+        return batch
 
-    def _make_window(self, window: int) -> list[Drawn]:
+    def _draw(self, index: int, rows: Sequence[int]) -> list[list[Drawn]]:
+        """The examples of a batch for some of its devices."""
         order = self._order
-        members = order[window]
+        share = order.batch_size // self._devices
+        members = order[index]
+        members = [m for r in rows for m in members[r * share : (r + 1) * share]]
         drawn = self._build.draw(
             [self._source[example] for _, example in members],
             [np.random.default_rng((order.seed, _EXAMPLE, *m)) for m in members],
         )
-        by_size = np.argsort([size(example) for example in drawn], kind="stable")
-        batches = by_size.reshape(order.window, order.batch_size)
-        rng = np.random.default_rng((order.seed, _WINDOW, window))
-        return [drawn[i] for i in batches[rng.permutation(order.window)].ravel()]
+        return [drawn[i : i + share] for i in range(0, len(drawn), share)]
+
+    def _fit(self, parts: int, multiple: int) -> list[dict[str, shapes.Shape]]:
+        """Shapes by model, cheapest first."""
+        samples = [
+            drawn
+            for index in range(_SAMPLED_BATCHES)
+            for drawn in self._draw(index, range(self._devices))
+        ]
+        tables = {}
+        for name, encoded in self._build.encoded.items():
+            lengths = [[len(r) for r in rows_of(d, encoded)] for d in samples]
+            tables[name] = shapes.fit(
+                np.array(lengths), encoded.max_length, parts=parts, multiple=multiple
+            )
+        longest = max(map(len, tables.values()))
+        # A shorter table repeats its last shape, which holds everything.
+        return [
+            {name: table[min(i, len(table) - 1)] for name, table in tables.items()}
+            for i in range(longest)
+        ]
+
+    def _smallest(self, texts: dict[str, list]) -> int:
+        """The first shape that holds every device's texts."""
+        lengths = [
+            (name, np.sort([len(row) for row in rows]))
+            for name, devices in texts.items()
+            for rows in devices
+        ]
+        return next(
+            i
+            for i, shape in enumerate(self.shapes)
+            if all(shape[name].holds(sizes) for name, sizes in lengths)
+        )
+
+
+def _laid_end_to_end(devices: Sequence[dict]) -> dict:
+    """What `cut` gives for each device, each array end to end."""
+    return {
+        "parts": tuple(
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            for parts in zip(*(d["parts"] for d in devices), strict=True)
+        ),
+        **{key: np.concatenate([d[key] for d in devices]) for key in ("place", "text")},
+    }
 
 
 def stream(batches: Batches, start: int, *, threads: int, prefetch: int) -> Iterator:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lsrjax import sharding
 from lsrjax.errors import InputError
 from lsrjax.models.layers import DType, dropout, gelu, layer_norm, linear
 
@@ -168,8 +169,10 @@ class EncoderConfig:
         }
 
 
-def _subkey(key: jax.Array | None, index: int) -> jax.Array | None:
-    return None if key is None else jax.random.fold_in(key, index)
+def _subkeys(keys_B: jax.Array | None, index: int) -> jax.Array | None:
+    if keys_B is None:
+        return None
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys_B)
 
 
 class Embeddings(nnx.Module):
@@ -198,14 +201,15 @@ class Embeddings(nnx.Module):
         ids_BL: jax.Array,
         mask_BL: jax.Array,
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_keys_B: jax.Array | None = None,
     ) -> jax.Array:
         """Embeds token ids; returns [B, L, D]."""
         positions_BL = self._positions(ids_BL, mask_BL)
         embedded_BLD = self.word(ids_BL) + self.position(positions_BL)
         embedded_BLD += self.token_type.embedding[...][0][None, None]
+        embedded_BLD = sharding.constrain(embedded_BLD, sharding.DATA, None, None)
         embedded_BLD = self.norm(embedded_BLD).astype(self.dtype)
-        return dropout(embedded_BLD, self.config.hidden_dropout, dropout_key)
+        return dropout(embedded_BLD, self.config.hidden_dropout, dropout_keys_B)
 
     def _positions(self, ids_BL, mask_BL):
         """Rows of the position table: [1, L] for BERT, [B, L] for XLM-R."""
@@ -243,7 +247,7 @@ class Attention(nnx.Module):
         hidden_BLD: jax.Array,
         mask_BL: jax.Array,
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_keys_B: jax.Array | None = None,
     ) -> jax.Array:
         """Mixes the hidden states of each text; returns [B, L, D]."""
         split = (*hidden_BLD.shape[:2], self.config.num_heads, -1)
@@ -252,18 +256,18 @@ class Attention(nnx.Module):
         value_BMHC = self.value(hidden_BLD).reshape(split)
         mask_B11M = mask_BL[:, None, None, :]
         rate = self.config.attention_dropout
-        if dropout_key is None or rate == 0.0:
+        if dropout_keys_B is None or rate == 0.0:
             mixed_BLHC = jax.nn.dot_product_attention(
                 query_BLHC, key_BMHC, value_BMHC, mask=mask_B11M
             )
         else:
             mixed_BLHC = _attention_with_dropout(
-                query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, dropout_key
+                query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, dropout_keys_B
             )
         return self.out(mixed_BLHC.reshape(hidden_BLD.shape))
 
 
-def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, key):
+def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, keys_B):
     """As `jax.nn.dot_product_attention`, which has no dropout on the weights."""
     logits_BHLM = jnp.einsum(
         "blhc,bmhc->bhlm", query_BLHC, key_BMHC, preferred_element_type=jnp.float32
@@ -272,7 +276,7 @@ def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, k
     # Finite, so that a text without a single token gives numbers and not NaN.
     lowest = -0.7 * float(jnp.finfo(jnp.float32).max)
     weights_BHLM = jax.nn.softmax(jnp.where(mask_B11M, logits_BHLM, lowest), axis=-1)
-    weights_BHLM = dropout(weights_BHLM, rate, key).astype(value_BMHC.dtype)
+    weights_BHLM = dropout(weights_BHLM, rate, keys_B).astype(value_BMHC.dtype)
     return jnp.einsum("bhlm,bmhc->blhc", weights_BHLM, value_BMHC)
 
 
@@ -299,17 +303,17 @@ class Layer(nnx.Module):
         hidden_BLD: jax.Array,
         mask_BL: jax.Array,
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_keys_B: jax.Array | None = None,
     ) -> jax.Array:
         """Maps hidden states to those of the next layer, [B, L, D]."""
         rate = self.config.hidden_dropout
         mixed_BLD = self.attention(
-            hidden_BLD, mask_BL, dropout_key=_subkey(dropout_key, 0)
+            hidden_BLD, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, 0)
         )
-        mixed_BLD = dropout(mixed_BLD, rate, _subkey(dropout_key, 1))
+        mixed_BLD = dropout(mixed_BLD, rate, _subkeys(dropout_keys_B, 1))
         hidden_BLD = self.attention_norm(hidden_BLD + mixed_BLD).astype(self.dtype)
         fed_BLD = self.down(gelu(self.up(hidden_BLD)))
-        fed_BLD = dropout(fed_BLD, rate, _subkey(dropout_key, 2))
+        fed_BLD = dropout(fed_BLD, rate, _subkeys(dropout_keys_B, 2))
         return self.output_norm(hidden_BLD + fed_BLD).astype(self.dtype)
 
 
@@ -338,7 +342,8 @@ class Encoder(nnx.Module):
         ids_BL: jax.Array,
         mask_BL: jax.Array,
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_keys_B: jax.Array | None = None,
+        remat: str = "none",
     ) -> jax.Array:
         """Encodes texts.
 
@@ -346,7 +351,8 @@ class Encoder(nnx.Module):
           ids_BL: token ids, integers.
           mask_BL: true or 1 where a token is, false or 0 where padding is. Padding
             never changes the states of tokens; its own states are meaningless.
-          dropout_key: random key for dropout; None computes without dropout.
+          dropout_keys_B: a random key for each text; None computes without dropout.
+          remat: what the backward pass computes again, a name in `REMAT`.
 
         Returns:
           Hidden states of the last layer [B, L, D], in `dtype`.
@@ -370,10 +376,35 @@ class Encoder(nnx.Module):
             )
         mask_BL = mask_BL.astype(bool)
         hidden_BLD = self.embeddings(
-            ids_BL, mask_BL, dropout_key=_subkey(dropout_key, 0)
+            ids_BL, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, 0)
         )
         for index, layer in enumerate(self.layers, start=1):
-            hidden_BLD = layer(
-                hidden_BLD, mask_BL, dropout_key=_subkey(dropout_key, index)
+            hidden_BLD = _run_layer(
+                layer, hidden_BLD, mask_BL, _subkeys(dropout_keys_B, index), remat
             )
         return hidden_BLD
+
+
+# What the backward pass computes again instead of keeping it: nothing; all but the
+# results of matrix products with parameters; all but the layers' inputs.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "layer": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def _run_layer(layer: Layer, hidden_BLD, mask_BL, keys_B, remat: str) -> jax.Array:
+    graphdef, params = nnx.split(layer, nnx.Param)
+
+    def run(params, hidden_BLD):
+        # Inside, so that gathered parameters are not kept for the backward pass.
+        params = sharding.gathered(params, layer.config.num_heads)
+        hidden_BLD = nnx.merge(graphdef, params)(
+            hidden_BLD, mask_BL, dropout_keys_B=keys_B
+        )
+        return sharding.constrain(hidden_BLD, sharding.DATA, None, None)
+
+    if remat != "none":
+        run = jax.checkpoint(run, policy=REMAT[remat])
+    return run(nnx.to_pure_dict(params), hidden_BLD)

@@ -5,11 +5,13 @@ To add one: write an `nnx.Module` with `__init__(spec, *, dtype, rngs)` and
 to `HEADS`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax import reps
+from lsrjax import reps, sharding
 from lsrjax.models.layers import MLMTransform, gelu, linear
 from lsrjax.ops.vocab_pool import vocab_pool
 
@@ -42,12 +44,12 @@ class MLMHead(nnx.Module):
     def __call__(self, hidden_BLD, mask_BL, word_embeddings_VD) -> reps.Vector:
         """SPLADE: log1p(relu(max over tokens of the logits)) (Formal et al. 2021)."""
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        raw_BV, _ = vocab_pool(
+        raw_BV, _ = sharding.over_vocabulary(
+            functools.partial(vocab_pool, pool_mask=self.pool_mask),
             self.transform(hidden_BLD),
             decoder_VD,
             self.bias[...],
             mask_BL,
-            pool_mask=self.pool_mask,
         )
         return reps.Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
 

@@ -8,20 +8,24 @@ from flax import nnx
 DType = jax.typing.DTypeLike
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
     """Zeroes each element with probability `rate` and rescales the others.
 
+    What is drawn for a text depends on its own key alone, not on the texts beside it.
+
     Args:
-      x: any array.
+      x: any array [B, ...].
       rate: probability of dropping an element, in [0, 1).
-      key: random key; None switches dropout off.
+      keys_B: a random key for each text; None switches dropout off.
 
     Returns:
       An array like `x` with the same expectation; `x` itself when off.
     """
-    if key is None or rate == 0.0:
+    if keys_B is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(
+        keys_B
+    )
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 

@@ -1,12 +1,13 @@
 """A retriever: an encoder, and a head that turns its hidden states into views."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax import reps
+from lsrjax import reps, sharding
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.heads import HEADS
 
@@ -73,15 +74,20 @@ class Retriever(nnx.Module):
         self.encoder = Encoder(spec.encoder, dtype=dtype, rngs=rngs)
         self.head = HEADS[spec.head](spec, dtype=dtype, rngs=rngs)
 
-    def __call__(self, ids_BL, mask_BL, *, dropout_key=None) -> reps.Views:
+    def __call__(
+        self, ids_BL, mask_BL, *, dropout_keys_B=None, remat="none"
+    ) -> reps.Views:
         """Encodes a batch of texts.
 
         Args:
           ids_BL: token ids.
           mask_BL: 1 at tokens, 0 at padding.
-          dropout_key: a key for dropout; without one the model is deterministic.
+          dropout_keys_B: a key for each text; without, the model is deterministic.
+          remat: what the backward pass computes again, see `lsrjax.models.encoder`.
         """
-        hidden_BLD = self.encoder(ids_BL, mask_BL, dropout_key=dropout_key)
+        hidden_BLD = self.encoder(
+            ids_BL, mask_BL, dropout_keys_B=dropout_keys_B, remat=remat
+        )
         word_embeddings_VD = self.encoder.embeddings.word.embedding[...]
         return self.head(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD)
 
@@ -108,7 +114,157 @@ def init_params(spec: RetrieverSpec, seed: int) -> dict:
     return init()
 
 
-def apply(graphdef: nnx.GraphDef, params: dict, text: dict, *, dropout_key=None):
+def apply(
+    graphdef: nnx.GraphDef,
+    params: dict,
+    text: dict,
+    *,
+    dropout_keys_B=None,
+    remat="none",
+) -> reps.Views:
     """Encodes `text = {"ids": [B, L], "mask": [B, L]}` with the given parameters."""
     model = nnx.merge(graphdef, params)
-    return model(text["ids"], text["mask"], dropout_key=dropout_key)
+    return model(text["ids"], text["mask"], dropout_keys_B=dropout_keys_B, remat=remat)
+
+
+def apply_batch(
+    graphdef: nnx.GraphDef,
+    params: dict,
+    texts: dict,
+    counts: dict[str, int],
+    *,
+    chunk: int = 0,
+    remat: str = "none",
+    dropout_key: jax.Array | None = None,
+) -> dict[str, reps.Views]:
+    """Encodes the texts of a batch, cut as `lsrjax.data.shapes.cut` does.
+
+    Args:
+      graphdef: of the model.
+      params: of the model.
+      texts: `{"parts", "place", "text"}` of every device, laid end to end. A device's
+        texts are ordered by name, then by example.
+      counts: texts of an example, by name, in order.
+      chunk: texts that a device encodes at a time; for more, the encoding is computed
+        again in the backward pass. 0: all at once, nothing again.
+      remat: what the backward pass computes again, see `lsrjax.models.encoder`.
+      dropout_key: with one, what is dropped of a text depends on its name and place in
+        the batch, not on how the batch is cut. Without one nothing is dropped.
+
+    Returns:
+      By name, the views of the texts in the order of the examples.
+    """
+    devices = sharding.axis_size(sharding.DATA)
+    place_dn, text_dn = (texts[k].reshape(devices, -1) for k in ("place", "text"))
+    number_dn = _numbers(devices, place_dn.shape[1], counts)
+    pieces, first = [], 0
+    for part in texts["parts"]:
+        last = first + len(part["ids"]) // devices
+        keys_B = None
+        if dropout_key is not None:
+            chosen_dn = jnp.take_along_axis(number_dn, text_dn[:, first:last], axis=1)
+            keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
+                dropout_key, chosen_dn.reshape(-1)
+            )
+        pieces.append(_apply_part(graphdef, params, part, keys_B, chunk, remat))
+        first = last
+    views = {
+        name: _in_order([piece[name] for piece in pieces], place_dn, text_dn)
+        for name in pieces[0]
+    }
+    return _by_name(views, devices, counts)
+
+
+def _numbers(devices: int, n: int, counts: dict[str, int]) -> jax.Array:
+    """A number for each text of each device, [devices, n]: by name, then by example."""
+    examples = n // sum(counts.values())
+    numbers, first = [], 0
+    for count in counts.values():
+        total = devices * examples * count
+        numbers.append(first + jnp.arange(total).reshape(devices, -1))
+        first += total
+    return jnp.concatenate(numbers, axis=1)
+
+
+def _by_name(views: reps.Views, devices: int, counts: dict[str, int]):
+    found, first, total = {}, 0, sum(counts.values())
+    for name, count in counts.items():
+
+        def of(x, first=first, last=first + count):
+            examples = len(x) // devices // total
+            x = x.reshape(devices, examples * total, *x.shape[1:])
+            x = x[:, first * examples : last * examples]
+            return x.reshape(-1, *x.shape[2:])
+
+        found[name] = jax.tree.map(of, views)
+        first += count
+    return found
+
+
+def _apply_part(graphdef, params, part, keys_B, chunk: int, remat: str) -> reps.Views:
+    """`apply`, `chunk` texts of each device at a time."""
+    devices = sharding.axis_size(sharding.DATA)
+    count = len(part["ids"]) // devices
+
+    def encode(text_and_keys):
+        text, keys_B = text_and_keys
+        return apply(graphdef, params, text, dropout_keys_B=keys_B, remat=remat)
+
+    if not chunk or chunk >= count:
+        return encode((part, keys_B))
+    chunks = math.ceil(count / chunk)
+
+    def divide(x):
+        """[devices * count, ...] to [chunks, devices * chunk, ...], filled up."""
+        x = x.reshape(devices, count, *x.shape[1:])
+        extra = chunks * chunk - count
+        # Texts are filled up with copies of a device's first one, which are cut off.
+        x = jnp.concatenate([x, jnp.repeat(x[:, :1], extra, axis=1)], axis=1)
+        x = x.reshape(devices, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(chunks, devices * chunk, *x.shape[3:])
+
+    def join(x):
+        x = x.reshape(chunks, devices, chunk, *x.shape[2:]).swapaxes(0, 1)
+        x = x.reshape(devices, chunks * chunk, *x.shape[3:])[:, :count]
+        return x.reshape(devices * count, *x.shape[2:])
+
+    views = jax.lax.map(jax.checkpoint(encode), jax.tree.map(divide, (part, keys_B)))
+    return jax.tree.map(join, views)
+
+
+def _in_order(pieces: list[reps.Vector | reps.Bag], place_dn, text_dn):
+    """The parts' views as one, every device's texts in their order."""
+    devices = len(place_dn)
+    widest = max(leaf.shape[1] for leaf in jax.tree.leaves(pieces))
+
+    def join(*leaves):
+        # Bags of shorter texts hold fewer terms.
+        rows_dnK = jnp.concatenate(
+            [
+                jnp.pad(leaf, ((0, 0), (0, widest - leaf.shape[1]))).reshape(
+                    devices, -1, widest
+                )
+                for leaf in leaves
+            ],
+            axis=1,
+        )
+        return jax.vmap(_permuted)(rows_dnK, place_dn, text_dn).reshape(-1, widest)
+
+    return jax.tree.map(join, *pieces)
+
+
+@jax.custom_vjp
+def _permuted(x_nK, place_n, text_n):
+    """`x[place]`, whose gradient is a gather too: `text` is the inverse of `place`."""
+    return x_nK[place_n]
+
+
+def _permuted_fwd(x_nK, place_n, text_n):
+    return x_nK[place_n], text_n
+
+
+def _permuted_bwd(text_n, g_nK):
+    return g_nK[text_n], None, None
+
+
+_permuted.defvjp(_permuted_fwd, _permuted_bwd)

@@ -1,5 +1,6 @@
 """Texts to sparse matrices with a trained retriever."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from lsrjax import reps
+from lsrjax import reps, sharding
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.models import retriever
+
+# Lengths of padded batches: steps of a quarter to a half.
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 class TextEncoder:
@@ -20,7 +24,6 @@ class TextEncoder:
         spec: retriever.RetrieverSpec,
         tokenizer: TextTokenizer,
         *,
-        buckets: Sequence[int],
         batch_size: int = 64,
         dtype: str = "float32",
     ):
@@ -29,17 +32,20 @@ class TextEncoder:
         Args:
           spec: the retriever's.
           tokenizer: of the encoder's vocabulary.
-          buckets: lengths of padded batches.
-          batch_size: texts encoded at once.
+          batch_size: texts encoded at once, at least one on each device.
           dtype: of matrix products.
         """
         self.spec = spec
         self.tokenizer = tokenizer
-        self._buckets = buckets
-        self._batch_size = batch_size
+        self._mesh = jax.sharding.get_mesh()
+        devices = sharding.axis_size(sharding.DATA)
+        self._batch_size = math.ceil(batch_size / devices) * devices
         graphdef, _ = retriever.split(spec, dtype=jnp.dtype(dtype))
+        # Every process gets all of every batch.
+        everywhere = None if self._mesh.empty else sharding.replicated(self._mesh)
         self._apply = jax.jit(
-            lambda params, text: retriever.apply(graphdef, params, text)
+            lambda params, text: retriever.apply(graphdef, params, text),
+            out_shardings=everywhere,
         )
 
     def encode(
@@ -62,14 +68,14 @@ class TextEncoder:
             # for it alone.
             rows = [ids[i] for i in chosen]
             rows += [rows[-1]] * (self._batch_size - len(rows))
-            text = pad(rows, self.tokenizer.pad_id, max_length, self._buckets)
-            views = self._apply(params, text)
+            text = pad(rows, self.tokenizer.pad_id, max_length, BUCKETS)
+            views = self._apply(params, self._on_devices(text))
             # The device computes a batch while the host compresses the one before.
             if pending:
-                parts.append(_compressed(*pending))
+                parts.append(self._compressed(*pending))
             pending = views, len(chosen)
         if pending:
-            parts.append(_compressed(*pending))
+            parts.append(self._compressed(*pending))
         order = np.argsort(by_length)
         return {
             name: sparse.vstack(
@@ -80,14 +86,23 @@ class TextEncoder:
             for name, terms in self.spec.views.items()
         }
 
+    def _on_devices(self, text: dict) -> dict:
+        if self._mesh.empty:
+            return text
+        rows = range(self._mesh.shape[sharding.DATA])
+        return sharding.to_global(text, self._mesh, rows)
 
-def _compressed(views: reps.Views, count: int) -> dict[str, sparse.csr_matrix]:
-    return {n: _to_csr(v)[:count] for n, v in jax.device_get(views).items()}
+    def _compressed(self, views: reps.Views, count: int):
+        return {
+            name: _to_csr(views[name], terms)[:count]
+            for name, terms in self.spec.views.items()
+        }
 
 
-def _to_csr(view: reps.Vector | reps.Bag) -> sparse.csr_matrix:
+def _to_csr(view: reps.Vector | reps.Bag, terms: int) -> sparse.csr_matrix:
+    view = jax.device_get(view)
     if isinstance(view, reps.Vector):
-        return sparse.csr_matrix(view.weights_BV)
+        return sparse.csr_matrix(view.weights_BV[:, :terms])
     rows, places = np.nonzero(view.weights_BK)
     values = view.weights_BK[rows, places]
     shape = (len(view.ids_BK), view.size)

@@ -13,10 +13,9 @@ def get_config():
     c = _DEMO.get_config()
     for stage in c.stages.values():
         stage.data.split = "dev"
-        stage.data.window = 2
         stage.data.query_length = 16
         stage.data.document_length = 16
-        stage.data.length_buckets = (16,)
+        stage.data.length_parts = 2
         stage.batch_size = 4
         stage.steps = 8
         stage.log.every = 1

@@ -1,0 +1,118 @@
+"""Batches in a few fixed shapes with little padding.
+
+The texts that one device encodes are sorted by length and cut into parts, and each
+part is padded to a length of its own: short texts do not pay for long ones. Which parts
+there are is fitted to the lengths of the first batches, once; every batch then takes
+the cheapest shape of a short table that holds it. So a run compiles at most as many
+steps as the table has rows.
+
+Axes: S samples (a device's texts of a batch), n texts of a device, L tokens.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The parts that a device's texts are cut into, shortest first.
+
+    Attributes:
+      parts: (texts, tokens) of each.
+    """
+
+    parts: tuple[tuple[int, int], ...]
+
+    @property
+    def slots(self) -> int:
+        """Tokens with padding."""
+        return sum(texts * tokens for texts, tokens in self.parts)
+
+    def holds(self, lengths: np.ndarray) -> bool:
+        """Whether n texts of these lengths, ascending, fit."""
+        last = np.cumsum([texts for texts, _ in self.parts]) - 1
+        return bool((lengths[last] <= [tokens for _, tokens in self.parts]).all())
+
+    def __str__(self) -> str:
+        return " ".join(f"{texts}x{tokens}" for texts, tokens in self.parts)
+
+
+def fit(
+    lengths_Sn: np.ndarray, max_length: int, *, parts: int, multiple: int
+) -> tuple[Shape, ...]:
+    """A table of shapes for texts like these, cheapest first.
+
+    The first shape holds most batches like the samples, the second all of the samples,
+    the last whatever may come.
+
+    Args:
+      lengths_Sn: tokens of the texts of each sample.
+      max_length: tokens of the longest text there may be.
+      parts: at most so many.
+      multiple: lengths are multiples of it, or `max_length`.
+    """
+    sorted_Sn = np.sort(lengths_Sn, axis=1)
+    n = sorted_Sn.shape[1]
+    often_n = np.quantile(sorted_Sn, 0.9, axis=0, method="higher")
+    table = [
+        _cheapest(np.minimum(-(-tokens_n // multiple) * multiple, max_length), parts)
+        for tokens_n in (often_n, sorted_Sn.max(axis=0))
+    ]
+    table.append(Shape(((n, max_length),)))
+    return tuple(dict.fromkeys(table))
+
+
+def _cheapest(tokens_n: np.ndarray, parts: int) -> Shape:
+    """The fewest slots with at most `parts` parts; text i needs `tokens_n[i]`."""
+    # A part ends best where the next text needs more.
+    ends = [*(np.flatnonzero(np.diff(tokens_n)) + 1).tolist(), len(tokens_n)]
+    # best[j]: slots and parts of the texts before ends[j], in the parts so far.
+    best = [(end * int(tokens_n[end - 1]), (end,)) for end in ends]
+    for _ in range(parts - 1):
+        longer = []
+        for j, end in enumerate(ends):
+            tokens = int(tokens_n[end - 1])
+            options = [
+                (slots + (end - cut[-1]) * tokens, (*cut, end))
+                for slots, cut in best[:j]
+            ]
+            longer.append(min([best[j], *options]))
+        best = longer
+    _, cut = best[-1]
+    starts = (0, *cut[:-1])
+    return Shape(
+        tuple(
+            (end - start, int(tokens_n[end - 1]))
+            for start, end in zip(starts, cut, strict=True)
+        )
+    )
+
+
+def cut(rows: Sequence[Sequence[int]], shape: Shape, pad_id: int) -> dict:
+    """A device's texts as the arrays of a shape.
+
+    Args:
+      rows: token ids of n texts.
+      shape: one that holds them.
+      pad_id: stands in the padding.
+
+    Returns:
+      `{"parts": ({"ids", "mask"}, …), "place", "text"}`: arrays [texts, tokens] int32;
+      for each of the n texts its place in the parts laid end to end, and for each place
+      its text.
+    """
+    lengths = np.array([len(row) for row in rows], np.int32)
+    text = np.argsort(lengths, kind="stable").astype(np.int32)
+    place = np.empty_like(text)
+    place[text] = np.arange(len(text), dtype=np.int32)
+    parts, first = [], 0
+    for count, tokens in shape.parts:
+        chosen = text[first : first + count]
+        mask = np.arange(tokens) < lengths[chosen, None]
+        ids = np.full((count, tokens), pad_id, np.int32)
+        ids[mask] = np.concatenate([np.asarray(rows[i], np.int32) for i in chosen])
+        parts.append({"ids": ids, "mask": mask.astype(np.int32)})
+        first += count
+    return {"parts": tuple(parts), "place": place, "text": text}
