@@ -19,7 +19,7 @@ from rich.table import Table
 
 from lsrjax.ops.vocab_pool import vocab_pool
 
-HEAD_IMPLS = ("naive", "blocked", "torch")
+HEAD_IMPLS = ("naive", "blocked", "pallas", "torch")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=HEAD_IMPLS,
         default=HEAD_IMPLS,
-        help="what to time; torch is left out, with a note, if not installed",
+        help="what to time; pallas needs a GPU or TPU and torch has to be installed, "
+        "else they are left out with a note",
     )
     head.set_defaults(run=_head)
     return parser
@@ -97,6 +98,9 @@ def _head(args: argparse.Namespace) -> None:
             if case is None:
                 console.print("PyTorch is not installed here; left out.")
                 continue
+        elif impl == "pallas" and jax.default_backend() == "cpu":
+            console.print("The Pallas kernels need a GPU or TPU; left out.")
+            continue
         else:
             case = _jax_head(inputs, args.dtype, impl)
         cases[impl] = case

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import config, run
+from lsrjax import config, hosts, run
 from lsrjax.errors import InputError
 from lsrjax.train import TrainingFailed
 
@@ -24,6 +24,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and results go; runs/<config name> if empty."
 )
+# Under SLURM the next three come from the job, on a TPU pod from the pod.
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where processes find each other."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
+_TPU_POD = flags.DEFINE_bool(
+    "tpu_pod", False, "Join the processes of the TPU pod this program runs on."
+)
 
 
 def _main(config_path: pathlib.Path) -> None:
@@ -31,7 +40,13 @@ def _main(config_path: pathlib.Path) -> None:
     logging.set_verbosity(logging.WARNING)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config_path.stem}")
     try:
-        run.run(_CONFIG.value, workdir, Console())
+        hosts.start(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            tpu_pod=_TPU_POD.value,
+        )
+        run.run(_CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
     except (InputError, TrainingFailed) as error:
         _stop(str(error))
 

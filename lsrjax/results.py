@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from rich.console import Console
 
-from lsrjax import checkpoint, config, report, stages
+from lsrjax import checkpoint, config, hosts, report, stages
 from lsrjax.data import sources
 from lsrjax.retrieval import evaluate
 from lsrjax.retrieval.encode import joined
@@ -43,21 +43,23 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
     results: report.Results = {}
     for prefix, task in tasks.items():
         _add(results, "bm25", prefix, evaluate.bm25(task))
-    model_searcher = None
+    examples = []
     for name, stage in config.stages(run_config).items():
-        model_searcher = stages.searcher(checkpoint.load_model(workdir / name), stage)
-        own = _languages(stage, languages)
-        for prefix, task in tasks.items():
-            if own == [sources.ENGLISH] and prefix:
-                continue  # an English model has no use for other languages' documents
-            by_view = evaluate.sparse_retriever(_only(task, own), model_searcher)
-            for view, values in by_view.items():
-                _add(results, f"{name} {view}".strip(), prefix, values)
-    examples = _examples(
-        tasks[""], groups, model_searcher, run_config.evaluate.examples
-    )
-    checkpoint.write_json(workdir / EXAMPLES_FILE, examples)
-    report.write_results(workdir / RESULTS_FILE, report.with_mean(results))
+        with stages.on_devices(stage) as mesh:
+            model = checkpoint.load_model(workdir / name)
+            searcher = stages.searcher(stages.placed(stage, model, mesh), stage)
+            own = _languages(stage, languages)
+            for prefix, task in tasks.items():
+                if own == [sources.ENGLISH] and prefix:
+                    continue  # an English model has no use for other languages
+                by_view = evaluate.sparse_retriever(_only(task, own), searcher)
+                for view, values in by_view.items():
+                    _add(results, f"{name} {view}".strip(), prefix, values)
+            wanted = run_config.evaluate.examples
+            examples = _examples(tasks[""], groups, searcher, wanted)
+    if hosts.is_first():
+        checkpoint.write_json(workdir / EXAMPLES_FILE, examples)
+        report.write_results(workdir / RESULTS_FILE, report.with_mean(results))
 
 
 def show(workdir: pathlib.Path, console: Console) -> None:

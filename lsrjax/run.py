@@ -5,7 +5,7 @@ import pathlib
 
 from rich.console import Console
 
-from lsrjax import checkpoint, config, results, stages, trackers
+from lsrjax import checkpoint, config, hosts, results, stages, trackers
 from lsrjax.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -32,7 +32,7 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
     wanted = run_config.evaluate.test
     if finished and (not wanted or (workdir / results.RESULTS_FILE).is_file()):
         console.print(f"The run in {workdir} is finished.", highlight=False)
-    tracker = trackers.Tracker(console)
+    tracker = trackers.Tracker(console) if hosts.is_first() else trackers.Silent()
     try:
         for name, stage in config.stages(run_config).items():
             stages.run_stage(name, stage, workdir, tracker)
@@ -41,6 +41,7 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
     if wanted:
         if not (workdir / results.RESULTS_FILE).is_file():
             results.evaluate_run(run_config, workdir, console)
+        hosts.wait_for_all("results")
         results.show(workdir, console)
 
 
@@ -60,8 +61,10 @@ def _same_config(run_config, workdir: pathlib.Path) -> None:
                 + "\nUse another --workdir, or remove this one to start over."
             )
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(path, values)
+    if hosts.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_json(path, values)
+    hosts.wait_for_all("config")
 
 
 def _differences(found, wanted, prefix="config"):

@@ -98,6 +98,11 @@ def make_mesh(
     )
 
 
+def on_one_device():
+    """A context without a mesh: what is computed in it stays in this process."""
+    return jax.set_mesh(Mesh(np.empty((), object), ()))
+
+
 def axis_size(axis: str) -> int:
     """Devices along an axis of the mesh that is set; 1 without one."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -298,7 +303,7 @@ def over_vocabulary(
       The arrays of `pool`, [B, W], divided over both axes. W is V, rounded up to a
       multiple of the `model` axis by terms whose weights and bias are 0.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if axis_size(DATA) * axis_size(MODEL) == 1:
         return pool(h_BLD, w_VD, b_V, mask_BL)
     extra = -len(b_V) % axis_size(MODEL)
     if extra:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import zipfile
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lsrjax import build, checkpoint, sharding, trackers
+from lsrjax import build, checkpoint, hosts, sharding, trackers
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, sources
@@ -55,21 +56,21 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         steps = json.loads(done.read_text())["steps"]
         tracker.note(f"Stage {name} is finished ({steps} steps).")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-    _check_batch(config, mesh)
+    if hosts.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
     with (
-        jax.set_mesh(mesh),
+        on_devices(config) as mesh,
         contextlib.closing(
             checkpoint.Checkpoints(
                 folder, keep=config.checkpoint.keep, metric=config.dev.metric
             )
         ) as checkpoints,
     ):
+        _check_batch(config, mesh)
         parts = _assemble(name, config, workdir, folder, mesh, tracker)
         state = _initial_state(config, parts, checkpoints)
         first = int(state["step"])
-        ready = _batches(config, parts)
+        ready = _batches(name, config, parts)
         tracker.stage(
             name, folder, first, parts.total_steps, _summary(config, parts, ready)
         )
@@ -77,7 +78,11 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
             tracker.note(f"  {note}")
         data = config.data
         stream = loader.stream(
-            ready, first, threads=data.threads, prefetch=data.prefetch
+            ready,
+            first,
+            parts.total_steps,
+            threads=data.threads,
+            prefetch=data.prefetch,
         )
         rows = sharding.local_rows(mesh)
         with contextlib.closing(
@@ -95,7 +100,17 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
                 evaluate=_dev(config, parts),
             )
     tracker.stage_end()
-    checkpoint.write_json(done, {"steps": parts.total_steps})
+    if hosts.is_first():
+        checkpoint.write_json(done, {"steps": parts.total_steps})
+    hosts.wait_for_all(f"{name} is finished")
+
+
+@contextlib.contextmanager
+def on_devices(config):
+    """Sets the mesh of a stage's config; gives it."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    with jax.set_mesh(mesh):
+        yield mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +153,14 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     if not len(source):
         raise InputError(f"Stage {name}: the training data has no examples.")
     student = build.student(config, workdir)
-    checkpoint.write_model_files(
-        folder, student.spec, student.tokenizer, student.pivot_tokenizer
-    )
+    if hosts.is_first():
+        checkpoint.write_model_files(
+            folder, student.spec, student.tokenizer, student.pivot_tokenizer
+        )
     teacher = None
     if config.teacher.model:
         teacher = build.open_model(config.teacher.model, workdir)
-        teacher = _placed(config, teacher, mesh)
+        teacher = placed(config, teacher, mesh)
     if views:
         _check_teacher(student.spec, teacher)
     else:
@@ -163,8 +179,8 @@ def _layout(config, spec, mesh) -> sharding.Layout:
     return sharding.layout(abstract, mesh, num_heads=heads, fsdp=config.mesh.fsdp)
 
 
-def _placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
-    """A frozen model on the devices."""
+def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
+    """A model on the devices of a mesh, as a stage's config divides it."""
     layout = sharding.layout(
         model.params,
         mesh,
@@ -197,7 +213,8 @@ def _initial_state(config, parts: _Parts, checkpoints) -> dict:
     shardings = parts.layout.shardings(state)
     step = checkpoints.latest_step()
     if step is None:
-        params = parts.student.params(parts.source)
+        with sharding.on_one_device():
+            params = parts.student.params(parts.source)
         params = sharding.place(params, shardings["params"])
         return jax.jit(init, out_shardings=shardings)(params)
     state = jax.tree.map(
@@ -226,7 +243,7 @@ def _summary(config, parts: _Parts, batches) -> dict[str, object]:
     }
 
 
-def _batches(config, parts: _Parts) -> loader.Batches:
+def _batches(name: str, config, parts: _Parts) -> loader.Batches:
     """The training batches."""
     data, target = config.data, LOSSES[config.loss.name].target
     if target == "views":
@@ -255,6 +272,7 @@ def _batches(config, parts: _Parts) -> loader.Batches:
         rows=sharding.local_rows(mesh),
         parts=data.length_parts,
         multiple=data.length_multiple,
+        agree=functools.partial(hosts.largest, f"shapes of {name}"),
     )
 
 
@@ -326,9 +344,11 @@ def _prepared(config, source, folder: pathlib.Path, teacher, tracker):
             teacher=searcher(teacher, config) if scored else None,
             seed=config.seed,
         )
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
+        if hosts.is_first():
+            temporary = path.with_suffix(".tmp.npz")
+            np.savez(temporary, **arrays)
+            temporary.replace(path)
+    hosts.wait_for_all(str(path))
     try:
         with np.load(path) as arrays:
             negatives, scores = arrays["negatives"], arrays["scores"]

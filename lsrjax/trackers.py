@@ -96,6 +96,20 @@ class Tracker:
             self._file = None
 
 
+class Silent(Tracker):
+    """Of a process that is not the first of its run: it writes and prints nothing."""
+
+    def __init__(self):
+        """Has no console."""
+        super().__init__(Console(quiet=True))
+
+    def stage(self, name, folder, first, total, summary) -> None:
+        """Does nothing."""
+
+    def log(self, step, numbers) -> None:
+        """Does nothing."""
+
+
 # How a line reads: the loss, its parts (anything not named here), then these.
 _AFTER_PARTS = ("grad_norm", "lr", "lambda", "active", "examples", "tokens", "padding")
 

@@ -118,20 +118,23 @@ def text(golden, key):
     }
 
 
+def laid_out(*parts):
+    """Texts in their order, each kind a part of its own with its recorded padding."""
+    place = np.arange(sum(len(part["ids"]) for part in parts), dtype=np.int32)
+    return {"parts": parts, "place": place, "text": place}
+
+
 def batch(golden, key):
     if key.startswith("align"):
         return {
-            "texts": {
-                "translation": text(golden, f"{key}/m"),
-                "english": text(golden, f"{key}/me"),
-            },
-            "teacher_text": text(golden, f"{key}/en"),
+            # The translations, then the English texts.
+            "student": laid_out(text(golden, f"{key}/m"), text(golden, f"{key}/me")),
+            "teacher": laid_out(text(golden, f"{key}/en")),
+            "targets": {},
         }
     return {
-        "texts": {
-            "query": text(golden, f"{key}/q"),
-            "document": text(golden, f"{key}/p"),
-        },
+        # The queries, then the documents.
+        "student": laid_out(text(golden, f"{key}/q"), text(golden, f"{key}/p")),
         "targets": {"scores": golden[f"{key}/teacher_scores"]},
     }
 
@@ -161,7 +164,7 @@ def test_alignment_loss_and_lengths(golden):
     lengths = metrics["active_translation_pivot"], metrics["active_english_pivot"]
     assert np.mean(lengths) == pytest.approx(expected["student_length"], rel=1e-6)
     step = setup("align")[0].__wrapped__
-    teacher_text = batch(golden, "align")["teacher_text"]
+    teacher_text = text(golden, "align/en")
     teacher = encode(step.teacher, setup("align")[2], teacher_text)["terms"]
     assert teacher.active_terms().mean() == expected["teacher_length"]
 
@@ -185,12 +188,12 @@ def test_distillation_loss_its_parts_and_lengths(golden, case):
 
 
 @pytest.mark.parametrize("case", DISTILL)
-@pytest.mark.parametrize(("ours", "theirs"), [("query", "q"), ("document", "p")])
-def test_representations(golden, case, ours, theirs):
+@pytest.mark.parametrize("kind", ["q", "p"])
+def test_representations(golden, case, kind):
     graphdef, _ = retriever.split(spec_of(case))
-    given = batch(golden, case)["texts"][ours]
+    given = text(golden, f"{case}/{kind}")
     views = jax.device_get(encode(graphdef, initial_params(case), given))
-    expected = recorded(golden, f"{case}/rep_{theirs}/")
+    expected = recorded(golden, f"{case}/rep_{kind}/")
     pivot = views["pivot"].weights_BV
     np.testing.assert_allclose(pivot, expected["pivot"], atol=2e-6, rtol=0)
     assert ("source" in views) == ("source_ids" in expected)

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from lsrjax.config import get_default
+from lsrjax.data.shapes import Shape, cut, fit
 from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
@@ -64,6 +65,7 @@ STEP_CASES = [*CASES[:3], pytest.param(CASES[3], marks=pytest.mark.slow)]
 
 def config_of(case):
     c = get_default()
+    c.data.group_size = G
     c.model.head = case.head
     c.loss.name = case.loss
     if case.loss != "alignment":
@@ -104,28 +106,42 @@ def setup(case):
     return jitted, state, teacher_params
 
 
-def text(rng, count, vocab_size):
+def rows_of(rng, count, vocab_size):
     """Texts of 1 to L tokens; ids are few, so that tokens repeat within a text."""
     lengths = rng.integers(1, L + 1, count)
     lengths[:2] = L, 1
-    mask = (np.arange(L) < lengths[:, None]).astype(np.int32)
-    ids = rng.integers(2, vocab_size // 4, (count, L)).astype(np.int32)
-    return {"ids": np.where(mask, ids, 1).astype(np.int32), "mask": mask}
+    return [rng.integers(2, vocab_size // 4, length).tolist() for length in lengths]
 
 
-def batch_of(case):
+def texts_of(case):
+    """Token ids of each model's texts."""
     rng = np.random.default_rng(7)
     counts = {"document": B * G}
-    batch = {
-        "texts": {
-            name: text(rng, counts.get(name, B), VOCAB)
+    texts = {
+        "student": [
+            row
             for name in LOSSES[case.loss].texts
-        }
+            for row in rows_of(rng, counts.get(name, B), VOCAB)
+        ]
     }
     if LOSSES[case.loss].target == "views":
-        batch["teacher_text"] = text(rng, B, PIVOT_VOCAB)
+        texts["teacher"] = rows_of(rng, B, PIVOT_VOCAB)
+    return texts
+
+
+def one_part(rows, length=L):
+    return Shape(((len(rows), length),))
+
+
+def batch_of(case, shape=one_part):
+    """The batch, each model's texts cut to `shape(rows)`."""
+    batch = {
+        model: cut(rows, shape(rows), pad_id=1)
+        for model, rows in texts_of(case).items()
+    }
+    batch["targets"] = {}
     if LOSSES[case.loss].target == "scores":
-        scores = rng.normal(size=(B, G)).astype(np.float32)
+        scores = np.random.default_rng(8).normal(size=(B, G)).astype(np.float32)
         batch["targets"] = {"scores": 3 * scores}
     return batch
 
@@ -142,11 +158,12 @@ def padded(batch, fill):
         ids = np.pad(text["ids"], wide, constant_values=1)
         return {"ids": np.where(mask, ids, fill(ids.shape)), "mask": mask}
 
-    batch = dict(batch)
-    batch["texts"] = {name: pad(value) for name, value in batch["texts"].items()}
-    if "teacher_text" in batch:
-        batch["teacher_text"] = pad(batch["teacher_text"])
-    return batch
+    return {
+        name: value | {"parts": tuple(map(pad, value["parts"]))}
+        if "parts" in value
+        else value
+        for name, value in batch.items()
+    }
 
 
 def pad_ids(shape):
@@ -175,11 +192,9 @@ def assert_close(found, expected, scale=0.0, name=""):
     np.testing.assert_allclose(found, expected, atol=1e-6 * scale, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("fill", [pad_ids, garbage])
-@pytest.mark.parametrize("case", STEP_CASES, ids=str)
-def test_padding_changes_no_loss_and_no_gradient(case, fill):
-    metrics, gradient = unpadded(case)
-    more_metrics, more_gradient = run(case, padded(batch_of(case), fill))
+def assert_equal_steps(found, expected):
+    metrics, gradient = expected
+    more_metrics, more_gradient = found
     assert more_metrics.keys() == metrics.keys()
     for name, value in metrics.items():
         assert_close(more_metrics[name], value, name=name)
@@ -188,6 +203,25 @@ def test_padding_changes_no_loss_and_no_gradient(case, fill):
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
     for (path, value), more in zip(leaves, jax.tree.leaves(more_gradient), strict=True):
         assert_close(more, value, smallest, jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("fill", [pad_ids, garbage])
+@pytest.mark.parametrize("case", STEP_CASES, ids=str)
+def test_padding_changes_no_loss_and_no_gradient(case, fill):
+    assert_equal_steps(run(case, padded(batch_of(case), fill)), unpadded(case))
+
+
+def three_parts(rows):
+    """Each part as long as its longest text."""
+    return fit(np.array([[*map(len, rows)]]), L, parts=3, multiple=1)[0]
+
+
+@pytest.mark.parametrize("case", STEP_CASES, ids=str)
+def test_cutting_texts_by_length_changes_no_loss_and_no_gradient(case):
+    batch = batch_of(case, three_parts)
+    lengths = [part["ids"].shape[1] for part in batch["student"]["parts"]]
+    assert len(set(lengths)) == 3
+    assert_equal_steps(run(case, batch), unpadded(case))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -201,7 +235,9 @@ def test_padding_changes_no_representation(case):
     batch = batch_of(case)
     encoded = [
         jax.device_get(
-            encode(jitted.__wrapped__.graphdef, state["params"], b["texts"]["document"])
+            encode(
+                jitted.__wrapped__.graphdef, state["params"], b["student"]["parts"][0]
+            )
         )
         for b in (batch, padded(batch, garbage))
     ]
@@ -226,9 +262,8 @@ def test_the_reference_depends_on_padding():
     """Its padded positions take part in the maximum as 0, and cut the gradient."""
     case = Case("milco", "alignment", pool_mask="multiply")
     batch = batch_of(case)
-    texts = [*batch["texts"].values(), batch["teacher_text"]]
     # From texts without padding to the same texts with some.
-    for t in texts:
+    for t in (*batch["student"]["parts"], *batch["teacher"]["parts"]):
         t["ids"] = np.where(t["mask"], t["ids"], 2)
         t["mask"] = np.ones_like(t["mask"])
     metrics, gradient = run(case, batch)

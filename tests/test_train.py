@@ -1,20 +1,23 @@
 """The step as a pure function of its arguments, and what the loop does when."""
 
+import dataclasses
 import itertools
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lsrjax import train as training
 from lsrjax.config import get_default
+from lsrjax.data.shapes import Shape, cut, fit
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.train import Clock, TrainingFailed, slots_of, steps_of, texts_of
 from lsrjax.trees import path_name
-from lsrjax.train import Clock, Tokens, TrainingFailed, steps_of
 
 B, L, V = 5, 7, 31
 FROZEN = "embeddings/(word|position)"
@@ -57,14 +60,19 @@ def step_of(**changes):
     return step, training.init_state(step, params)
 
 
+def laid_out(rows, shape):
+    return {"student": cut(rows, shape, pad_id=0), "targets": {}}
+
+
 @pytest.fixture(scope="module")
-def batch():
-    rng = np.random.default_rng(1)
-    text = {
-        "ids": rng.integers(1, V, (B, L)).astype(np.int32),
-        "mask": np.ones((B, L), np.int32),
-    }
-    return {"texts": {"query": text, "document": text}}
+def texts():
+    """Queries, and documents that are the same."""
+    return 2 * np.random.default_rng(1).integers(1, V, (B, L)).tolist()
+
+
+@pytest.fixture(scope="module")
+def batch(texts):
+    return laid_out(texts, Shape(((2 * B, L),)))
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +108,10 @@ def test_dropout_is_drawn_from_the_seed(jitted, state, batch):
 
 
 def test_a_query_and_an_equal_document_are_dropped_out_differently(
-    jitted, state, batch
+    jitted, state, texts, batch
 ):
     metrics = jitted(state, None, batch)[1]
-    assert batch["texts"]["query"] is batch["texts"]["document"]
+    assert texts[:B] == texts[B:]
     assert metrics["l1_query_terms"] != metrics["l1_document_terms"]
 
 
@@ -123,6 +131,62 @@ def test_frozen_parameters_stay_and_all_others_move(jitted, state, batch):
     }
 
 
+def test_texts_of_an_example_are_those_of_the_loss():
+    config = get_default()
+    config.data.group_size = 3
+    for name in ("infonce", "kl"):
+        config.loss.name = name
+        assert texts_of(config) == {"query": 1, "document": 3}
+    config.loss.name, config.data.group_size = "alignment", 1
+    assert texts_of(config) == {"translation": 1, "english": 1}
+
+
+def keep_gradient():
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda updates, state, params=None: (updates, updates),
+    )
+
+
+def gradient(rows, shape, **changes):
+    """Metrics and gradient of a step with nothing frozen."""
+    changes = {"optim": {"freeze": ""}} | changes
+    step, state = step_of(**changes)
+    step = dataclasses.replace(step, optimizer=keep_gradient())
+    state = training.init_state(step, state["params"])
+    batch = laid_out(rows, shape)
+    jitted = jax.jit(step, compiler_options=QUICK)
+    after, metrics = jitted(state, None, batch)
+    return jax.device_get((metrics, after["opt_state"]))
+
+
+def test_how_the_work_is_cut_changes_no_step(texts):
+    """Parts, chunks and what is computed again, with dropout."""
+    rows = [row[: 1 + i % L] for i, row in enumerate(texts)]
+    whole = Shape(((2 * B, L),))
+    (by_length, _) = fit(np.array([[*map(len, rows)]]), L + 1, parts=3, multiple=1)
+    assert len(by_length.parts) == 3
+    expected_metrics, expected = gradient(rows, whole)
+    smallest = 0.01 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    for shape, memory in (
+        (whole, {"encode_chunk": 3, "remat": "dots"}),
+        (by_length, {"encode_chunk": 2, "remat": "layer"}),
+    ):
+        metrics, found = gradient(rows, shape, memory=memory)
+        assert metrics.keys() == expected_metrics.keys()
+        for name, value in expected_metrics.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(expected),
+            jax.tree.leaves(found),
+            strict=True,
+        ):
+            scale = max(smallest, np.abs(a).max())
+            np.testing.assert_allclose(
+                b, a, atol=1e-6 * scale, rtol=0, err_msg=path_name(path)
+            )
+
+
 class Loop:
     """Runs `train` with a step that sums its batches, and writes down what it does."""
 
@@ -138,15 +202,18 @@ class Loop:
     def batches(self, start):
         for i in itertools.count(start):
             self.drawn.append(i)
-            # Text i has 1 to 4 tokens.
+            # Two texts, one of 1 to 4 tokens and one of a single token.
             mask = np.arange(4) <= np.array([[i % 4], [0]])
-            yield {"texts": {"query": {"mask": mask}}, "x": np.float32(i)}
+            part = {"ids": np.ones((2, 4), np.int32), "mask": mask}
+            yield {"student": {"parts": (part,)}, "x": np.float32(i)}
 
     @staticmethod
     def step(state, teacher_params, batch):
         step = state["step"] + 1
         loss = jnp.where(batch["x"] == 1000, jnp.nan, 100 * step + batch["x"])
-        return {"step": step, "params": state["params"] + batch["x"]}, {"loss": loss}
+        tokens = batch["student"]["parts"][0]["mask"].sum()
+        state = {"step": step, "params": state["params"] + batch["x"]}
+        return state, {"loss": loss, "tokens": tokens}
 
     def log(self, step, numbers):
         self.logged.append((step, numbers))
@@ -247,22 +314,24 @@ def test_padding_is_the_share_of_all_batches_so_far():
     np.testing.assert_allclose(padding, [1 - 9 / 24, 1 - 19 / 48])
 
 
-def test_tokens_of_all_texts_count():
-    mask = np.array([[1, 1, 0], [1, 0, 0]])
-    texts = {"query": {"mask": mask}, "document": {"mask": np.ones((2, 5), int)}}
-    assert Tokens.of({"texts": texts}) == Tokens(real=13, slots=16)
+def test_tokens_of_all_parts_count(state, texts):
+    rows = [row[: 1 + i % 3] for i, row in enumerate(texts)]
+    batch = laid_out(rows, Shape(((6, 2), (4, 5))))
+    assert slots_of(batch) == 6 * 2 + 4 * 5
+    step = jax.jit(step_of()[0], compiler_options=QUICK)
+    assert step(state, None, batch)[1]["tokens"] == sum(map(len, rows)) == 19
 
 
 def test_rates_are_of_the_time_since_the_last_reading():
     clock = Clock(started=time.monotonic() - 4.0)
-    clock.count(Tokens(30, 60), 8)
-    clock.count(Tokens(10, 20), 8)
+    clock.count(examples=8, tokens=30, slots=60)
+    clock.count(examples=8, tokens=10, slots=20)
     rates = clock.read()
     np.testing.assert_allclose(rates["examples_per_s"], 4.0, rtol=0.05)
     np.testing.assert_allclose(rates["tokens_per_s"], 10.0, rtol=0.05)
     assert rates["padding"] == 0.5
     clock.started -= 2.0
-    clock.count(Tokens(20, 20), 4)
+    clock.count(examples=4, tokens=20, slots=20)
     rates = clock.read()
     np.testing.assert_allclose(rates["examples_per_s"], 2.0, rtol=0.05)
     np.testing.assert_allclose(rates["padding"], 0.4)

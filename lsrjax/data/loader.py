@@ -381,19 +381,10 @@ def _laid_end_to_end(devices: Sequence[dict]) -> dict:
     }
 
 
-def stream(batches: Batches, start: int, *, threads: int, prefetch: int) -> Iterator:
-    """The batches from number `start` on, made ahead in threads."""
-    dataset = grain.MapDataset.source(_Indices(start)).map(batches.__getitem__)
+def stream(
+    batches: Batches, start: int, stop: int, *, threads: int, prefetch: int
+) -> Iterator:
+    """The batches from number `start` up to `stop`, made ahead in threads."""
+    dataset = grain.MapDataset.source(range(start, stop)).map(batches.__getitem__)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(dataset.to_iter_dataset(options))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Indices:
-    start: int
-
-    def __len__(self) -> int:
-        return sys.maxsize - self.start
-
-    def __getitem__(self, position: int) -> int:
-        return self.start + position

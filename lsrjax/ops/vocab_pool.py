@@ -52,7 +52,9 @@ def vocab_pool(
         no token, the position is -1 and no gradient flows. A logit of exactly 0 wins
         over padding.
       impl: 'blocked' (this module's reason), 'naive' (`vocab_pool_naive`, which makes
-        the [B, L, V] logits), or 'auto', which is 'blocked'.
+        the [B, L, V] logits), 'pallas' (`pallas_pool` forward on a GPU or TPU, the
+        gradient of 'blocked'), or 'auto': what was fastest when measured, which is
+        'blocked' on CPU and, the kernels not having been timed, everywhere else too.
       block: vocabulary terms projected at a time, which sets the extra memory
         (4 * B * L * block bytes); need not divide V. By default a size that keeps the
         tile in the processor's cache, or fills an accelerator.
@@ -78,7 +80,7 @@ def vocab_pool(
     # A padded state may hold anything, even NaN (attention over no token at all), and
     # the dense backward pass multiplies it by zero.
     h_BLD = jnp.where(mask_BL[:, :, None], h_BLD, jnp.zeros((), h_BLD.dtype))
-    top_BV, argmax_BV = _project_max(block, h_BLD, w_VD, mask_BL)
+    top_BV, argmax_BV = _project_max(block, impl, h_BLD, w_VD, mask_BL)
     top_BV = top_BV + b_V.astype(jnp.float32)
     # XLA's max on CPU drops NaN, which would hide a run that has diverged; looking at
     # the factors is cheaper than at the products.
@@ -146,8 +148,14 @@ def _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block):
         raise ValueError(
             f"pool_mask is {pool_mask!r}; expected 'exclude' or 'multiply'."
         )
-    if impl not in ("auto", "blocked", "naive"):
-        raise ValueError(f"impl is {impl!r}; expected 'auto', 'blocked' or 'naive'.")
+    if impl not in ("auto", "blocked", "naive", "pallas"):
+        raise ValueError(
+            f"impl is {impl!r}; expected 'auto', 'blocked', 'naive' or 'pallas'."
+        )
+    if impl == "pallas" and jax.default_backend() not in ("gpu", "tpu"):
+        raise ValueError(
+            f"impl='pallas' needs a GPU or TPU, not {jax.default_backend()}; use 'auto'."
+        )
     if block is not None and block < 1:
         raise ValueError(f"block is {block}; expected at least 1 vocabulary term.")
 
@@ -187,9 +195,15 @@ def _start(i: jax.Array, width: int, total: int) -> jax.Array:
 # appears, so the order of the sums is fixed, on accelerators as well.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _project_max(block, h_BLD, w_VD, mask_BL):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _project_max(block, impl, h_BLD, w_VD, mask_BL):
     """Max over real tokens of h @ w.T (-inf if there is none), and its first token."""
+    if impl == "pallas":
+        # Here, because it imports backends that may be absent.
+        from lsrjax.ops import pallas_pool
+
+        backend = jax.default_backend()
+        return pallas_pool.project_max(h_BLD, w_VD, mask_BL, backend=backend)
     B, L, _ = h_BLD.shape
     V = w_VD.shape[0]
     block = min(block, V)
@@ -217,12 +231,12 @@ def _project_max(block, h_BLD, w_VD, mask_BL):
     return lax.fori_loop(0, _ceil_div(V, block), project, empty)
 
 
-def _project_max_fwd(block, h_BLD, w_VD, mask_BL):
-    top_BV, first_BV = _project_max(block, h_BLD, w_VD, mask_BL)
+def _project_max_fwd(block, impl, h_BLD, w_VD, mask_BL):
+    top_BV, first_BV = _project_max(block, impl, h_BLD, w_VD, mask_BL)
     return (top_BV, first_BV), (h_BLD, w_VD, first_BV)
 
 
-def _project_max_bwd(block, saved, cotangents):
+def _project_max_bwd(block, impl, saved, cotangents):
     h_BLD, w_VD, first_BV = saved
     g_BV = cotangents[0]
     dense = jnp.mean(g_BV != 0, dtype=jnp.float32) > _DENSE_ABOVE

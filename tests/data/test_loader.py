@@ -9,10 +9,13 @@ import pytest
 from lsrjax.data import embedded
 from lsrjax.data.loader import (
     Batches,
+    Drawn,
+    Encoded,
     GroupBatches,
     Order,
     PairBatches,
     TextField,
+    rows_of,
     stream,
 )
 from lsrjax.data.sources import ANY, Group, InMemory, Pair, WithNegatives
@@ -30,7 +33,7 @@ def english():
 
 @pytest.fixture(scope="module")
 def field(english):
-    return TextField(english, 16, (4, 8))
+    return TextField(english, 16)
 
 
 def text(*words):
@@ -66,13 +69,43 @@ def group_batches(field, **changes):
     return GroupBatches(query=field, document=field, **(options | changes))
 
 
-def batches_of(examples, build, batch_size=4, seed=0, window=3):
+def batches_of(examples, build, batch_size=4, seed=0, **options):
     source = InMemory(examples)
-    return Batches(source, Order(len(source), batch_size, seed, window), build)
+    order = Order(len(source), batch_size, seed)
+    return Batches(source, order, build, **({"multiple": 4} | options))
 
 
 def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def rows_by_device(texts, devices=1):
+    """Token ids of the texts of each device, in their order."""
+    found = []
+    for device in range(devices):
+        laid = []
+        for part in texts["parts"]:
+            shape = (devices, -1, part["ids"].shape[1])
+            ids, mask = (part[name].reshape(shape)[device] for name in ("ids", "mask"))
+            laid += [
+                row[here > 0].tolist() for row, here in zip(ids, mask, strict=True)
+            ]
+        place = texts["place"].reshape(devices, -1)[device]
+        found.append([laid[i] for i in place])
+    return found
+
+
+def shape_of(texts, devices=1):
+    """(texts, tokens) of each part of a device."""
+    sizes = [part["ids"].shape for part in texts["parts"]]
+    return tuple((count // devices, tokens) for count, tokens in sizes)
+
+
+def padding(batches, count=20):
+    """The share of padding in the first batches."""
+    parts = [part for i in range(count) for part in batches[i]["student"]["parts"]]
+    slots = sum(part["mask"].size for part in parts)
+    return 1 - sum(int(part["mask"].sum()) for part in parts) / slots
 
 
 def words(tokenizer, ids):
@@ -85,7 +118,7 @@ def chosen(seed, build, group):
     (drawn,) = build.draw([group], [np.random.default_rng(seed)])
     query, *documents = [
         words(build.query.tokenizer, ids)
-        for ids in (*drawn["query"], *drawn["document"])
+        for ids in (*drawn.texts["query"], *drawn.texts["document"])
     ]
     return query, documents, drawn
 
@@ -128,14 +161,12 @@ def test_stream_goes_on_where_another_would_be(field):
     assert_same(whole[5], batches[5])
 
 
-@pytest.mark.parametrize(
-    ("examples", "batch_size", "window"), [(13, 4, 3), (12, 4, 3), (3, 8, 2), (1, 2, 1)]
-)
-def test_each_example_once_an_epoch(examples, batch_size, window):
-    order = Order(examples, batch_size, seed=5, window=window)
-    windows = 4 * -(-examples // (batch_size * window))
-    members = [member for i in range(windows) for member in order[i]]
-    assert len(members) == windows * window * batch_size
+@pytest.mark.parametrize(("examples", "batch_size"), [(13, 4), (12, 4), (3, 8), (1, 2)])
+def test_each_example_once_an_epoch(examples, batch_size):
+    order = Order(examples, batch_size, seed=5)
+    count = 4 * -(-examples // batch_size)
+    members = [member for i in range(count) for member in order[i]]
+    assert len(members) == count * batch_size
     whole = len(members) // examples * examples
     for start in range(0, whole, examples):
         epoch = members[start : start + examples]
@@ -143,58 +174,229 @@ def test_each_example_once_an_epoch(examples, batch_size, window):
         assert sorted(place for _, place in epoch) == list(range(examples))
 
 
-def test_batches_hold_the_examples_of_their_window(field):
-    batches = batches_of(groups(13), group_batches(field, query_languages={"en": 1.0}))
-    order = Order(13, 4, 0, 3)
-    for window in range(3):
-        made = [batches[3 * window + i]["texts"]["query"] for i in range(3)]
-        ids = [
-            row[mask > 0]
-            for text in made
-            for row, mask in zip(text["ids"], text["mask"], strict=True)
+def numbers_of(tokenizer, rows):
+    """The numbers that `groups` ends its queries with, and puts into documents."""
+    return [int(words(tokenizer, row)[2]) for row in rows]
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_batches_hold_the_examples_of_the_order(field, devices):
+    """Divided over devices, and on each of them by name, then by example."""
+    build = group_batches(
+        field, query_languages={"en": 1.0}, document_languages={"en": 1.0}
+    )
+    batches = batches_of(groups(13), build, 8, devices=devices)
+    order = Order(13, 8, seed=0)
+    for i in range(5):
+        batch, queries, positives, sizes = batches[i], [], [], set()
+        for rows in rows_by_device(batch["student"], devices):
+            share = len(rows) // 4
+            queries += numbers_of(field.tokenizer, rows[:share])
+            documents = rows[share:]
+            kinds = [words(field.tokenizer, row)[1] for row in documents]
+            assert kinds == ["good", "bad", "bad"] * share
+            positives += numbers_of(field.tokenizer, documents[::3])
+            sizes.add(share)
+        examples = [example for _, example in order[i]]
+        assert queries == positives == examples and sizes == {8 // devices}
+        # Scores of example i are 100 i and a bit.
+        assert (batch["targets"]["scores"] // 100).astype(int).tolist() == [
+            [example] * 3 for example in examples
         ]
-        found = sorted(int(words(field.tokenizer, row)[-1]) for row in ids)
-        assert found == sorted(example for _, example in order[window])
 
 
 def test_fewer_examples_than_a_batch(field):
     batch = batches_of(groups(3), group_batches(field), batch_size=8)[0]
-    assert batch["texts"]["query"]["ids"].shape[0] == 8
-    assert batch["texts"]["document"]["ids"].shape[0] == 24
+    assert sum(len(part["ids"]) for part in batch["student"]["parts"]) == 8 + 24
     assert batch["targets"]["scores"].shape == (8, 3)
 
 
 def test_epochs_and_seeds_differ_in_order_and_draws(field):
+    # An epoch is one batch.
     orders = [
-        [m for _, m in Order(12, 4, seed, 3)[w]] for seed in (0, 1) for w in (0, 1)
+        tuple(m for _, m in Order(12, 12, seed)[i]) for seed in (0, 1) for i in (0, 1)
     ]
-    assert len({tuple(order) for order in orders}) == 4
+    assert len(set(orders)) == 4
     # One example fills all batches, so that only the draws can differ.
-    batches = batches_of(groups(1, negatives=9), group_batches(field), 1, window=1)
+    batches = batches_of(groups(1, negatives=9), group_batches(field), 1)
     scores = [tuple(batches[i]["targets"]["scores"][0]) for i in range(10)]
     assert len(set(scores)) > 5
 
 
-def test_batches_of_a_window_are_of_about_one_length(field):
-    rows = [Pair(f"{i}", " ".join(WORDS[: i % 10 + 1]), "x", "de") for i in range(64)]
-    build = PairBatches(field, field)
-    lengths = []
-    for window in (1, 16):
-        batches = batches_of(rows, build, window=window)
-        made = [batches[i]["texts"]["english"]["mask"] for i in range(16)]
-        lengths.append(np.mean([mask.mean() for mask in made]))
-    assert lengths[1] > lengths[0]
+def test_what_is_drawn_does_not_depend_on_how_a_batch_is_cut(field):
+    examples, build = groups(13), group_batches(field)
+    plain = batches_of(examples, build, parts=1)
+    for options in ({"parts": 3}, {"multiple": 1}, {"devices": 2}):
+        other = batches_of(examples, build, **options)
+        for i in range(3):
+            devices = options.get("devices", 1)
+            (rows,) = rows_by_device(plain[i]["student"])
+            found = rows_by_device(other[i]["student"], devices)
+            assert sorted(sum(found, [])) == sorted(rows)
+            if devices == 1:
+                assert found == [rows]
+            assert_same(other[i]["targets"], plain[i]["targets"])
 
 
-def test_pairs_share_one_length(field, english):
-    teacher = TextField(english, 12, (4, 8))
+def skewed(count):
+    """Groups most of whose documents are short, and a few of which are long."""
+    made = groups(count)
+    for i, group in enumerate(made):
+        length = 60 if i % 8 == 0 else 3 + i % 5
+        group.positives[:] = [text("good", str(i), *[WORDS[0]] * length)]
+    return made
+
+
+def test_parts_by_length_leave_little_padding(english):
+    field = TextField(english, 64)
+    build = group_batches(field, group_size=2, with_scores=False)
+    examples = skewed(96)
+    shares = [
+        padding(batches_of(examples, build, 16, parts=parts)) for parts in (1, 2, 4)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.6 and shares[2] < 0.3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_all_batches_are_of_a_few_shapes_known_before(english, devices):
+    field = TextField(english, 32)
+    build, examples = group_batches(field, group_size=2), groups(300)
+    # Lengths that the first 16 batches do not have.
+    unseen = {e for i in range(16, 75) for _, e in Order(300, 4, 0)[i]}
+    for example in sorted(unseen)[:5]:
+        examples[example].positives[:] = [text("good", *WORDS * 5)] * 2
+    batches, again = (batches_of(examples, build, devices=devices) for _ in range(2))
+    assert again.shapes == batches.shapes
+    table = [shape["student"] for shape in batches.shapes]
+    assert 1 <= len(table) <= 3
+    assert [shape.slots for shape in table] == sorted(shape.slots for shape in table)
+    assert table[-1].parts == ((12 // devices, 32),)
+    found = set()
+    for i in range(75):
+        texts = batches[i]["student"]
+        chosen = shape_of(texts, devices)
+        found.add(chosen)
+        lengths = [np.sort([*map(len, r)]) for r in rows_by_device(texts, devices)]
+        # The first of the table that holds the texts of every device.
+        assert chosen == next(
+            shape.parts for shape in table if all(shape.holds(n) for n in lengths)
+        )
+    assert found <= {shape.parts for shape in table}
+    assert len(found) == len(table)
+
+
+def test_shapes_are_the_same_in_every_process(field):
+    examples, build = groups(40), group_batches(field)
+    whole = batches_of(examples, build, 8, devices=4)
+    for rows in ([0], [1, 3], [2]):
+        part = batches_of(examples, build, 8, devices=4, rows=rows)
+        assert part.shapes == whole.shapes
+
+
+def test_processes_together_read_the_whole_batch(field):
+    """Each its rows of every batch, in the shape of the one that needs the largest."""
+    examples, build = groups(40), group_batches(field)
+    whole, needs = {}, {}
+
+    def record(where):
+        return lambda batch, shape: where.setdefault(batch, shape)
+
+    everything = batches_of(examples, build, 8, devices=4, agree=record(whole))
+    expected = [everything[i] for i in range(12)]
+    processes = ([0, 2], [3], [1])
+    for rows in processes:
+        own = {}
+        batches = batches_of(
+            examples, build, 8, devices=4, rows=rows, agree=record(own)
+        )
+        for i in range(12):
+            batches[i]
+        for i, shape in own.items():
+            needs[i] = max(needs.get(i, 0), shape)
+    assert needs == whole and len(set(whole.values())) > 1
+    for rows in processes:
+        batches = batches_of(
+            examples, build, 8, devices=4, rows=rows, agree=lambda i, _: whole[i]
+        )
+        for i in range(12):
+            assert_same(batches[i], of_devices(expected[i], 4, rows))
+
+
+def of_devices(batch, devices, rows):
+    """Some devices' rows of all arrays of a batch."""
+
+    def take(x):
+        return np.concatenate([np.split(x, devices)[row] for row in rows])
+
+    return jax.tree.map(take, batch)
+
+
+def test_the_shape_that_is_agreed_on_is_taken(field):
+    examples, build = groups(40), group_batches(field)
+    plain, asked = batches_of(examples, build), []
+
+    def largest(batch, shape):
+        asked.append((batch, shape))
+        return len(plain.shapes) - 1
+
+    agreed = batches_of(examples, build, agree=largest)
+    assert not asked  # nothing to agree on before there is a batch
+    for i in (5, 2):
+        texts = agreed[i]["student"]
+        assert shape_of(texts) == ((16, 16),)
+        assert rows_by_device(texts) == rows_by_device(plain[i]["student"])
+    wanted = [
+        [shape["student"].parts for shape in plain.shapes].index(
+            shape_of(plain[i]["student"])
+        )
+        for i in (5, 2)
+    ]
+    assert asked == [(5, wanted[0]), (2, wanted[1])]
+
+
+def test_pairs_give_the_texts_of_student_and_teacher(field, english):
+    teacher = TextField(english, 12)
     rows = [Pair("0", "kernel", " ".join(WORDS * 3), "de")]
     batch = batches_of(rows, PairBatches(field, teacher), batch_size=2)[0]
-    assert set(batch) == {"texts", "teacher_text"}
-    assert batch["texts"]["translation"]["ids"].shape == (2, 16)
-    assert batch["texts"]["english"]["ids"].shape == (2, 16)
-    # The teacher has a smaller limit of its own.
-    assert batch["teacher_text"]["ids"].shape == (2, 12)
+    assert set(batch) == {"student", "teacher", "targets"} and not batch["targets"]
+    ((translation, _, english_ids, again),) = rows_by_device(batch["student"])
+    assert len(translation) == 16 and english_ids == again
+    assert words(english, translation)[:9] == (WORDS * 2)[:9]
+    assert words(english, english_ids) == ["kernel"]
+    # The student's short texts do not pay for its long ones.
+    assert shape_of(batch["student"]) == ((2, 4), (2, 16))
+    # The teacher encodes the English text, in a shape of its own.
+    assert rows_by_device(batch["teacher"]) == [[english_ids] * 2]
+    assert shape_of(batch["teacher"]) == ((2, 4),)
+    long = [Pair("0", " ".join(WORDS * 3), "kernel", "de")]
+    batch = batches_of(long, PairBatches(field, teacher), batch_size=2)[0]
+    assert shape_of(batch["teacher"]) == ((2, 12),)
+
+
+def test_shapes_of_two_models_are_chosen_together(field, english):
+    """Where the teacher has fewer shapes than the student, its last one stands in."""
+    teacher = TextField(english, 4)
+    pairs = [
+        Pair(f"{i}", "kernel", " ".join(WORDS[: i % 8 + 1]), "de") for i in range(300)
+    ]
+    batches = batches_of(pairs, PairBatches(field, teacher))
+    assert len({shape["student"] for shape in batches.shapes}) == len(batches.shapes)
+    assert {shape["teacher"].parts for shape in batches.shapes} == {((4, 4),)}
+    pairs_of_shapes = {
+        tuple(shape_of(batches[i][model]) for model in ("student", "teacher"))
+        for i in range(75)
+    }
+    assert len(pairs_of_shapes) <= len(batches.shapes)
+
+
+def test_rows_of_are_by_name_then_by_example():
+    drawn = [
+        Drawn({"query": [[1]], "document": [[2], [3, 3]]}),
+        Drawn({"query": [[4]], "document": [[5], [6]]}),
+    ]
+    rows = rows_of(drawn, Encoded(("query", "document"), 9, 0))
+    assert rows == [[1], [4], [2], [3, 3], [5], [6]]
 
 
 def test_groups_hold_a_positive_then_distinct_negatives(field):
@@ -207,8 +409,9 @@ def test_groups_hold_a_positive_then_distinct_negatives(field):
         assert len(set(numbers)) == 3
         seen.update(numbers)
         # Scores belong to the documents that were drawn: positives come first.
-        assert drawn["scores"][0] in (0, 1)
-        assert [2 + int(n) for n in numbers] == drawn["scores"][1:].tolist()
+        assert drawn.targets["scores"][0] in (0, 1)
+        scores = drawn.targets["scores"][1:]
+        assert [2 + int(n) for n in numbers] == scores.tolist()
     assert set(seen) == set("01234") and min(seen.values()) > 20
 
 
@@ -273,7 +476,7 @@ def test_too_few_negatives_and_missing_scores_name_the_example(field):
     with pytest.raises(InputError, match="group 0: no teacher scores"):
         chosen(0, group_batches(field), bare)
     _, documents, drawn = chosen(0, group_batches(field, with_scores=False), bare)
-    assert len(documents) == 3 and "scores" not in drawn
+    assert len(documents) == 3 and not drawn.targets
 
 
 def test_ragged_negatives(field):
@@ -286,26 +489,41 @@ def test_ragged_negatives(field):
         for seed in range(10):
             _, documents, drawn = chosen(seed, build, source[index])
             numbers = [float(words[2]) for words in documents[1:]]
-            assert numbers == drawn["scores"][1:].tolist()
+            assert numbers == drawn.targets["scores"][1:].tolist()
     with pytest.raises(InputError, match="group 2: 1 negatives"):
         chosen(0, build, source[2])
 
 
 class Failing:
+    """Groups of which one is broken."""
+
+    def __init__(self, broken):
+        self._broken = broken
+        self._groups = groups(100)
+
     def __len__(self):
-        return 8
+        return 100
 
     def __getitem__(self, index):
-        if index == 5:
+        if index == self._broken:
             raise InputError("data.jsonl, row 5: no positive document.")
-        return groups(8)[index]
+        return self._groups[index]
 
 
 def test_errors_of_worker_threads_reach_the_consumer(field):
-    batches = Batches(Failing(), Order(8, 2, 0, 1), group_batches(field))
-    made = stream(batches, 0, threads=2, prefetch=4)
+    order = Order(100, 2, 0)
+    (_, broken), _ = order[20]
+    batches = Batches(Failing(broken), order, group_batches(field))
+    made = stream(batches, 18, threads=2, prefetch=4)
     with pytest.raises(InputError) as error:
         for _ in range(8):
             next(made)
     assert str(error.value) == "data.jsonl, row 5: no positive document."
     made.close()
+
+
+def test_errors_in_the_first_batches_come_at_once(field):
+    order = Order(100, 2, 0)
+    (_, broken), _ = order[3]
+    with pytest.raises(InputError, match="row 5: no positive document"):
+        Batches(Failing(broken), order, group_batches(field))

@@ -72,8 +72,8 @@ def encoders(family, dtype=jnp.float32):
 
 
 @nnx.jit
-def encode(encoder, ids, mask, key=None):
-    return encoder(ids, mask, dropout_key=key)
+def encode(encoder, ids, mask, keys=None):
+    return encoder(ids, mask, dropout_keys_B=keys)
 
 
 def texts(family, length, lengths, seed=0):
@@ -200,8 +200,8 @@ def test_tokens_see_both_sides_and_padding_gets_no_gradient(family):
 def test_text_without_tokens_gives_numbers():
     _, encoder = encoders("bert")
     ids, mask = texts("bert", 7, [7, 0])
-    for key in (None, jax.random.key(1)):
-        assert np.isfinite(encode(encoder, ids, mask, key)).all()
+    for keys in (None, jax.random.split(jax.random.key(1), 2)):
+        assert np.isfinite(encode(encoder, ids, mask, keys)).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -251,53 +251,90 @@ def test_no_implicit_rank_promotion_under_jit():
     ids, mask = texts("xlm-roberta", 7, [7, 5])
     graphdef, params = nnx.split(encoder)
 
-    def states(params, key):
-        return nnx.merge(graphdef, params)(ids, mask, dropout_key=key)
+    def states(params, keys):
+        return nnx.merge(graphdef, params)(ids, mask, dropout_keys_B=keys)
 
     with jax.numpy_rank_promotion("raise"):
         jitted = jax.jit(states)(params, None)
-        jax.eval_shape(states, params, jax.random.key(0))
+        jax.eval_shape(states, params, jax.random.split(jax.random.key(0), 2))
     np.testing.assert_allclose(jitted, encoder(ids, mask), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("rates", [(0.0, 0.3), (0.3, 0.0)])
-def test_dropout_depends_on_the_key_alone(rates):
-    _, encoder = encoders("bert")
+def with_dropout(encoder, hidden, attention):
     config = dataclasses.replace(
-        encoder.config, hidden_dropout=rates[0], attention_dropout=rates[1]
+        encoder.config, hidden_dropout=hidden, attention_dropout=attention
     )
     noisy = Encoder(config, rngs=nnx.Rngs(0))
     nnx.update(noisy, nnx.state(encoder))
+    return noisy
+
+
+RATES = {"attention": (0.0, 0.3), "hidden": (0.3, 0.0)}
+
+
+@pytest.mark.parametrize("rates", RATES.values(), ids=RATES)
+def test_dropout_depends_on_the_keys_alone(rates):
+    _, encoder = encoders("bert")
+    noisy = with_dropout(encoder, *rates)
     ids, mask = texts("bert", 7, [7, 5])
     first, again, other = (
-        np.asarray(encode(noisy, ids, mask, jax.random.key(seed))) for seed in (1, 1, 2)
+        np.asarray(encode(noisy, ids, mask, jax.random.split(jax.random.key(seed), 2)))
+        for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1
     np.testing.assert_array_equal(encode(noisy, ids, mask), encode(encoder, ids, mask))
 
 
+@pytest.mark.parametrize("rates", RATES.values(), ids=RATES)
+def test_dropout_of_a_text_does_not_depend_on_the_texts_beside_it(rates):
+    _, encoder = encoders("bert")
+    noisy = with_dropout(encoder, *rates)
+    ids, mask = texts("bert", 7, [7, 5, 3])
+    keys = jax.random.split(jax.random.key(1), 3)
+    states = np.asarray(encode(noisy, ids, mask, keys))
+    tolerance = 1e-6 * np.abs(states).max()
+    order = np.array([2, 0, 1])
+    other = np.asarray(encode(noisy, ids[order], mask[order], keys[order]))
+    np.testing.assert_allclose(
+        other[mask[order]], states[order][mask[order]], atol=tolerance, rtol=0
+    )
+    equal = np.asarray(encode(noisy, ids[[0, 0, 0]], mask[[0, 0, 0]], keys))
+    assert np.abs(equal[0] - equal[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("rates", RATES.values(), ids=RATES)
+def test_dropout_of_a_text_does_not_depend_on_the_padding_behind_it(rates):
+    _, encoder = encoders("bert")
+    noisy = with_dropout(encoder, *rates)
+    ids, mask = texts("bert", 7, [7, 5, 3])
+    keys = jax.random.split(jax.random.key(1), 3)
+    states = np.asarray(encode(noisy, ids, mask, keys))
+    wide_ids, wide_mask = (np.pad(x, ((0, 0), (0, 6))) for x in (ids, mask))
+    wide = np.asarray(encode(noisy, wide_ids, wide_mask, keys))[:, :7]
+    tolerance = 1e-6 * np.abs(states).max()
+    np.testing.assert_allclose(wide[mask], states[mask], atol=tolerance, rtol=0)
+
+
 def test_attention_dropout_path_meets_the_other_where_nothing_is_dropped():
     _, encoder = encoders("bert")
     # The smallest rate above 0 leaves every weight in place and unscaled.
-    config = dataclasses.replace(
-        encoder.config, hidden_dropout=0.0, attention_dropout=1e-12
-    )
-    noisy = Encoder(config, rngs=nnx.Rngs(0))
-    nnx.update(noisy, nnx.state(encoder))
+    noisy = with_dropout(encoder, 0.0, 1e-12)
     ids, mask = texts("bert", 7, [7, 5])
-    states = encode(noisy, ids, mask, jax.random.key(1))
+    states = encode(noisy, ids, mask, jax.random.split(jax.random.key(1), 2))
     np.testing.assert_allclose(states, encode(encoder, ids, mask), atol=1e-5, rtol=0)
 
 
 def test_dropout_keeps_the_mean():
     x = jnp.full((211, 199), 3.0)
-    dropped = np.asarray(dropout(x, 0.25, jax.random.key(5)))
+    keys = jax.random.split(jax.random.key(5), 211)
+    dropped = np.asarray(dropout(x, 0.25, keys))
     assert set(np.unique(dropped)) == {0.0, 4.0}
     assert abs((dropped == 0).mean() - 0.25) < 0.01
+    assert len({tuple(row) for row in dropped}) == 211
     assert dropout(x, 0.25, None) is x
-    assert dropout(x, 0.0, jax.random.key(5)) is x
-    assert dropout(x.astype(jnp.bfloat16), 0.25, jax.random.key(5)).dtype == "bfloat16"
+    assert dropout(x, 0.0, keys) is x
+    assert dropout(x.astype(jnp.bfloat16), 0.25, keys).dtype == "bfloat16"
 
 
 def test_mlm_transform_equals_transformers():

@@ -274,7 +274,7 @@ def test_refuses_what_it_does_not_know():
     h_BLD, w_VD, b_V, mask_BL = make_inputs()
     with pytest.raises(ValueError, match="expected 'exclude' or 'multiply'"):
         vocab_pool(h_BLD, w_VD, b_V, mask_BL, pool_mask="mean")
-    with pytest.raises(ValueError, match="'auto', 'blocked' or 'naive'"):
+    with pytest.raises(ValueError, match="'auto', 'blocked', 'naive' or 'pallas'"):
         vocab_pool(h_BLD, w_VD, b_V, mask_BL, impl="fast")
     with pytest.raises(ValueError, match="block is 0"):
         vocab_pool(h_BLD, w_VD, b_V, mask_BL, block=0)

@@ -1,0 +1,183 @@
+"""Several processes that are one run: how they start, agree, and who writes."""
+
+import os
+import re
+from collections.abc import Mapping
+
+import jax
+from jax.experimental import multihost_utils
+
+from lsrjax.errors import InputError
+
+# How long a process waits for the others to come up, and for what they have to say. A
+# batch's shape may be asked for while another process still evaluates.
+_START_SECONDS = 300
+_PATIENCE_MS = 24 * 3600 * 1000
+# Answers that stand at a time: more than any loader prefetches.
+_KEPT_ANSWERS = 4096
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    tpu_pod: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Joins the processes of a run; has to come before any use of a device.
+
+    With the three arguments, they say who is who. Else SLURM does, in a step of several
+    tasks; else the TPU pod, if the program runs on one; else this process is alone.
+
+    Args:
+      coordinator: `host:port` of process 0.
+      num_processes: processes of the run.
+      process_id: this one's number, from 0.
+      tpu_pod: take it from the TPU pod.
+      environ: environment variables.
+
+    Raises:
+      InputError: arguments that miss each other, or fewer processes or devices than
+        the launcher has promised.
+    """
+    given = {
+        "--coordinator": coordinator,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise InputError(
+            f"{' and '.join(missing)} is missing: --coordinator, --num_processes and"
+            " --process_id go together."
+        )
+    promised_devices = None
+    if not missing:
+        options = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+        }
+        promised = num_processes
+    elif (promised := _slurm_tasks(environ)) > 1:
+        options = {"local_device_ids": _slurm_devices(environ)}
+        promised_devices = _slurm_gpus(environ)
+    elif tpu_pod or "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
+        options = {}
+        promised = len(environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+        promised = promised if promised > 1 else None
+    else:
+        return
+    # The default of some versions cannot reduce between processes.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(initialization_timeout=_START_SECONDS, **options)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"The processes did not find each other ({error}). Do all run, with the"
+            " same --coordinator and --num_processes? Proxy variables (http_proxy)"
+            " break the connection; unset them."
+        ) from error
+    check(promised, promised_devices)
+
+
+def check(processes: int | None, devices: int | None) -> None:
+    """Compares what there is with what the launcher has promised.
+
+    Args:
+      processes: promised processes.
+      devices: promised devices of all processes together.
+
+    Raises:
+      InputError: names both numbers.
+    """
+    if processes and jax.process_count() != processes:
+        raise InputError(
+            f"The launcher promised {processes} processes, but"
+            f" {jax.process_count()} came. Look for ones that ended early."
+        )
+    if devices and jax.device_count() != devices:
+        raise InputError(
+            f"The launcher promised {devices} devices, but the"
+            f" {jax.process_count()} processes see {jax.device_count()}"
+            f" ({jax.local_device_count()} here). Start one process for each device, or"
+            " one for each node with all of its devices visible."
+        )
+
+
+def _slurm_tasks(environ) -> int:
+    """Tasks of the SLURM step that this process belongs to; 0 outside of one."""
+    if "SLURM_PROCID" not in environ:
+        return 0
+    tasks = environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or "1"
+    return int(tasks)
+
+
+def _slurm_gpus(environ) -> int | None:
+    """GPUs of all nodes of the step, as far as SLURM says."""
+    per_node = environ.get("SLURM_GPUS_ON_NODE", "")
+    nodes = environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_NNODES") or "1"
+    return int(per_node) * int(nodes) if per_node.isdigit() else None
+
+
+def _slurm_devices(environ) -> list[int] | None:
+    """This task's devices among those that it sees; None: what JAX would take.
+
+    JAX takes one for each task, which leaves devices idle where a node runs one task.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = len([part for part in visible.split(",") if part.strip()])
+    if not count:
+        return None
+    # Such as "4(x2)" or "2,1"; the first number is of the first node.
+    layout = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    tasks = int(re.match(r"\d+", layout)[0])
+    share = max(count // tasks, 1)
+    first = int(environ.get("SLURM_LOCALID", "0")) * share if count >= tasks else 0
+    return list(range(first, first + share))
+
+
+def is_first() -> bool:
+    """Whether this process writes the run's files."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def largest(topic: str, number: int, value: int) -> int:
+    """The largest of the values that the processes have for question `number`.
+
+    Host to host, so it neither waits for the devices nor holds them up.
+
+    Args:
+      topic: one line of questions.
+      number: each is asked once, about in order.
+      value: this process's answer, a whole number.
+    """
+    if jax.process_count() == 1:
+        return value
+    client = _client()
+
+    def key(number, process):
+        return f"lsrjax/{topic}/{number}/{process}"
+
+    mine = jax.process_index()
+    client.key_value_set(key(number, mine), str(value))
+    if number >= _KEPT_ANSWERS:
+        client.key_value_delete(key(number - _KEPT_ANSWERS, mine))
+    return max(
+        int(client.blocking_key_value_get(key(number, process), _PATIENCE_MS))
+        for process in range(jax.process_count())
+    )
+
+
+def _client():
+    # JAX has no public door to the key-value store of its coordinator.
+    from jax._src import distributed
+
+    return distributed.global_state.client

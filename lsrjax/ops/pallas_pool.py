@@ -1,0 +1,285 @@
+"""Pallas kernels for the forward pass of `vocab_pool`: projection and max in one.
+
+The blocked version in `vocab_pool.py` leaves fusing to XLA, which on accelerators
+writes the [B, L, block] tile of logits to memory and reads it back for the maximum.
+Here the tile stays in registers (GPU) or in VMEM (TPU), and only the maximum and its
+token leave the chip.
+
+`project_max` computes what `_project_max` of `vocab_pool.py` does, and `vocab_pool`
+takes it with impl='pallas'. There is no kernel for the gradient: the one written there
+needs only h, w and the first token of the maximum, so it follows either forward pass.
+
+The numbers have been checked in interpret mode on a CPU only. The kernels compile for
+TPU v4 to v7 (libtpu 0.0.42) and for Nvidia's sm_80 to sm_100 (Triton 3.6), but have
+been neither run nor timed on hardware: the tile sizes are chosen by arithmetic and want
+measuring.
+
+XLA cannot split a kernel over devices. With arrays sharded over a mesh, call it inside
+`shard_map` (with check_vma=False), each device with its texts and its part of the
+vocabulary.
+
+Axes: B texts, L tokens, D hidden, V vocabulary; S texts, T tokens, P terms and K
+hidden dimensions of one tile.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+# The longest row of h or w with which the smallest tiles still fit in VMEM.
+_TPU_ROW_BYTES = 16384
+
+
+def project_max(
+    h_BLD: jax.Array,
+    w_VD: jax.Array,
+    mask_BL: jax.Array,
+    *,
+    backend: str,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns max over real tokens of `h @ w.T`, and the first token that reaches it.
+
+    The forward pass of `vocab_pool` without bias, for GPU and TPU; it has no gradient
+    of its own. No axis needs to divide by anything, and what stands in padded states
+    has no influence, even NaN. Checked in interpret mode only, not timed on hardware.
+
+    Args:
+      h_BLD: hidden states, float32 or bfloat16. Their dtype is that of the products,
+        which are accumulated in float32. The precision of float32 products is that of
+        `jax.default_matmul_precision`, as for any other product; on TPU only the
+        default and 'highest' exist.
+      w_VD: one row per vocabulary term. In another dtype than `h_BLD` it is copied
+        once into that dtype.
+      mask_BL: non-zero at real tokens, zero at padding.
+      backend: 'gpu' (Triton) or 'tpu' (Mosaic).
+      interpret: run the kernel as plain jax operations, on any device; slow.
+
+    Returns:
+      top_BV in float32, -inf in texts without a token, and first_BV in int32, always
+      within 0..L-1 (0 in texts without a token). NaN and infinity in real states or
+      weights may or may not show in top_BV; `vocab_pool` looks for them itself.
+
+    Raises:
+      ValueError: shapes that do not agree, an empty axis, an unknown `backend`, or
+        more than 16 kB of hidden state per token on TPU.
+    """
+    shapes = f"h_BLD {h_BLD.shape}, w_VD {w_VD.shape}, mask_BL {mask_BL.shape}"
+    if (
+        h_BLD.ndim != 3
+        or w_VD.ndim != 2
+        or w_VD.shape[1] != h_BLD.shape[2]
+        or mask_BL.shape != h_BLD.shape[:2]
+    ):
+        raise ValueError(
+            f"project_max got {shapes}; expected [B, L, D], [V, D] and [B, L]."
+        )
+    if 0 in h_BLD.shape or 0 in w_VD.shape:
+        raise ValueError(f"project_max got an empty axis: {shapes}.")
+    if backend not in ("gpu", "tpu"):
+        raise ValueError(f"backend is {backend!r}; expected 'gpu' or 'tpu'.")
+    run = _gpu if backend == "gpu" else _tpu
+    # One pass over w here is cheaper than a cast in every tile that reads it.
+    w_VD = w_VD.astype(h_BLD.dtype)
+    return run(h_BLD, w_VD, (mask_BL != 0).astype(jnp.int32), interpret)
+
+
+def _best(tile, real, axis: int, start):
+    """Maximum of a tile over its tokens, and the first token where it is.
+
+    `start` is the tile's first token. The argmax is two plain reductions, which treats
+    ties the same way on every backend.
+    """
+    tile = jnp.where(real, tile, -jnp.inf)
+    top = tile.max(axis=axis)
+    token = lax.broadcasted_iota(jnp.int32, tile.shape, axis)
+    is_top = tile == jnp.expand_dims(top, axis)
+    return top, start + jnp.where(is_top, token, tile.shape[axis]).min(axis=axis)
+
+
+def _better(old, new):
+    """The pair with the larger maximum; the old one, of earlier tokens, at a tie.
+
+    Starts from (-inf, 0). NaN and -inf never win, so a winner's token is a real one of
+    its tile, and token 0 stays where nobody wins.
+    """
+    wins = new[0] > old[0]
+    return tuple(jnp.where(wins, y, x) for x, y in zip(old, new, strict=True))
+
+
+def _dot_last(x, y):
+    """Products over the last axis of both, summed in float32."""
+    # Products of bfloat16 are exact in float32 anyway, and Mosaic refuses to be asked
+    # for more precision than the default, which None would let the user's setting do.
+    precision = None if x.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return lax.dot_general(
+        x,
+        y,
+        (((1,), (1,)), ((), ())),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+
+
+# GPU: one program per text and tile of terms. Tokens lie along the columns of the
+# product, where a maximum stays within a warp. Texts are the fastest axis of the grid:
+# programs that run at the same time share their rows of w, the large operand, and h
+# fits in the L2 cache.
+#
+# Triton is imported where it is used: jax has announced, from 0.11 on, that it will
+# remove this backend of Pallas, and the TPU kernel should outlive it.
+
+
+def _gpu(h_BLD, w_VD, mask_BL, interpret):
+    from jax.experimental.pallas import triton as plgpu
+
+    B, L, D = h_BLD.shape
+    V = w_VD.shape[0]
+    T = min(max(pl.next_power_of_2(L), 16), 128)
+    P = 128
+    # 128 bytes of each row: three stages of both operands take 96 kB of shared memory.
+    K = min(max(pl.next_power_of_2(D), 16), 128 // h_BLD.dtype.itemsize)
+    pair_P = pl.BlockSpec((None, P), lambda b, v: (b, v))
+    return pl.pallas_call(
+        partial(_gpu_kernel, V=V, T=T, K=K),
+        out_shape=_out_shape(B, V),
+        grid=(B, pl.cdiv(V, P)),
+        in_specs=[
+            pl.BlockSpec((None, L, D), lambda b, v: (b, 0, 0)),
+            pl.BlockSpec((P, D), lambda b, v: (v, 0)),
+            pl.BlockSpec((None, L), lambda b, v: (b, 0)),
+        ],
+        out_specs=(pair_P, pair_P),
+        compiler_params=plgpu.CompilerParams(
+            num_warps=8 if T == 128 else 4, num_stages=3
+        ),
+        interpret=interpret,
+        name="project_max_gpu",
+    )(h_BLD, w_VD, mask_BL)
+
+
+def _gpu_kernel(h_ref, w_ref, mask_ref, top_ref, first_ref, *, V, T, K):
+    from jax.experimental.pallas import triton as plgpu
+
+    L, D = h_ref.shape
+    P = w_ref.shape[0]
+    # Triton does not cut blocks at the end of an array, hence a mask on every access.
+    is_term_P = pl.program_id(1) * P + jnp.arange(P) < V
+
+    def add_tokens(i, best):
+        tokens = pl.ds(i * T, T)
+        is_token_T = i * T + jnp.arange(T) < L
+
+        def add_hidden(j, tile_PT):
+            hidden = pl.ds(j * K, K)
+            is_hidden_1K = (j * K + jnp.arange(K) < D)[None, :]
+            w_PK = plgpu.load(
+                w_ref.at[:, hidden], mask=is_term_P[:, None] & is_hidden_1K, other=0
+            )
+            h_TK = plgpu.load(
+                h_ref.at[tokens, hidden],
+                mask=is_token_T[:, None] & is_hidden_1K,
+                other=0,
+            )
+            return tile_PT + _dot_last(w_PK, h_TK)
+
+        tile_PT = jnp.zeros((P, T), jnp.float32)
+        tile_PT = lax.fori_loop(0, pl.cdiv(D, K), add_hidden, tile_PT)
+        real_T = plgpu.load(mask_ref.at[tokens], mask=is_token_T, other=0) != 0
+        return _better(best, _best(tile_PT, real_T[None, :], 1, i * T))
+
+    best = jnp.full(P, -jnp.inf, jnp.float32), jnp.zeros(P, jnp.int32)
+    top_P, first_P = lax.fori_loop(0, pl.cdiv(L, T), add_tokens, best)
+    plgpu.store(top_ref, top_P, mask=is_term_P)
+    plgpu.store(first_ref, first_P, mask=is_term_P)
+
+
+# TPU: a tile of texts, all its tokens if they fit, times a tile of terms. Terms lie
+# along the lanes and tokens along the sublanes, so the maximum over tokens is mostly
+# one of whole registers. Tokens are the fastest axis of the grid, and the running pair
+# stays in the output's block; with one tile of tokens, h stays in VMEM while all of w
+# passes by.
+
+
+def _tpu(h_BLD, w_VD, mask_BL, interpret):
+    B, L, D = h_BLD.shape
+    V = w_VD.shape[0]
+    if V == 1:
+        # Mosaic fails at a bfloat16 product with a single column.
+        pair_B2 = _tpu(h_BLD, jnp.repeat(w_VD, 2, axis=0), mask_BL, interpret)
+        return tuple(x_B2[:, :1] for x_B2 in pair_B2)
+    S, T, P = _tpu_tiles(B, L, D, V, h_BLD.dtype.itemsize)
+    # Blocks may overhang in B and V, where it only makes rows and columns that are
+    # never written back; in L it would make tokens.
+    fill = pl.cdiv(L, T) * T - L
+    h_BLD = jnp.pad(h_BLD, ((0, 0), (0, fill), (0, 0)))
+    # Tokens on the sublanes, as in the product.
+    mask_BL1 = jnp.pad(mask_BL, ((0, 0), (0, fill)))[:, :, None]
+    pair_SP = pl.BlockSpec((S, P), lambda b, v, t: (b, v))
+    return pl.pallas_call(
+        _tpu_kernel,
+        out_shape=_out_shape(B, V),
+        grid=(pl.cdiv(B, S), pl.cdiv(V, P), pl.cdiv(L, T)),
+        in_specs=[
+            pl.BlockSpec((S, T, D), lambda b, v, t: (b, t, 0)),
+            pl.BlockSpec((P, D), lambda b, v, t: (v, 0)),
+            pl.BlockSpec((S, T, 1), lambda b, v, t: (b, t, 0)),
+        ],
+        out_specs=(pair_SP, pair_SP),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary")
+        ),
+        interpret=interpret,
+        name="project_max_tpu",
+    )(h_BLD, w_VD, mask_BL1)
+
+
+def _tpu_tiles(B: int, L: int, D: int, V: int, itemsize: int) -> tuple[int, int, int]:
+    """Texts, tokens and terms of a tile, so that everything stays within VMEM.
+
+    The smallest VMEM budget of a kernel is 16 MB. It has to hold two tiles of h (2 MB
+    each), two of w (1 MB each), the product in float32 (2 MB) and what is derived from
+    it. Axes shorter than a tile are taken whole, which is legal for any size; others
+    must be multiples of 8 texts, 16 tokens (a bfloat16 register) and 128 terms.
+    """
+    if D * itemsize > _TPU_ROW_BYTES:
+        raise ValueError(
+            f"the hidden size is {D}; the TPU kernel holds whole rows and goes up to "
+            f"{_TPU_ROW_BYTES // 4} hidden dimensions in float32, "
+            f"{_TPU_ROW_BYTES // 2} in bfloat16. Use impl='blocked'."
+        )
+    rows = min(1024, 2**21 // (D * itemsize))
+    P = min(V, max(128, min(512, 2**20 // (D * itemsize) // 128 * 128)))
+    S = min(B, max(8, rows // _round_up(L, 16) // 8 * 8))
+    tiles = pl.cdiv(L, max(16, rows // S // 16 * 16))
+    return S, _round_up(pl.cdiv(L, tiles), 16), P
+
+
+def _tpu_kernel(h_ref, w_ref, mask_ref, top_ref, first_ref):
+    S, T, D = h_ref.shape
+    P = w_ref.shape[0]
+    tile = pl.program_id(2)
+
+    @pl.when(tile == 0)
+    def _():
+        top_ref[...] = jnp.full((S, P), -jnp.inf, jnp.float32)
+        first_ref[...] = jnp.zeros((S, P), jnp.int32)
+
+    tile_STP = _dot_last(h_ref[...].reshape(S * T, D), w_ref[...]).reshape(S, T, P)
+    new = _best(tile_STP, mask_ref[...] != 0, 1, tile * T)
+    top_ref[...], first_ref[...] = _better((top_ref[...], first_ref[...]), new)
+
+
+def _out_shape(B: int, V: int):
+    return (
+        jax.ShapeDtypeStruct((B, V), jnp.float32),
+        jax.ShapeDtypeStruct((B, V), jnp.int32),
+    )
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return pl.cdiv(n, multiple) * multiple

@@ -1,0 +1,263 @@
+"""A batch cut into parts and chunks, against every text encoded alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsrjax import reps
+from lsrjax.data.shapes import Shape, cut
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.trees import path_name
+
+B, L, VOCAB, PIVOT_VOCAB = 3, 7, 53, 41
+COUNTS = {"query": 1, "document": 2}
+N = B * sum(COUNTS.values())
+WHOLE = Shape(((N, L),))
+# Cuts within the names, and parts of one text.
+PARTS = Shape(((4, 3), (1, 4), (4, 7)))
+SHAPES = {"whole": WHOLE, "parts": PARTS}
+LENGTHS = [7, 1, 4, 3, 6, 2, 7, 3, 2]
+HEADS = ["splade", "milco"]
+# Compiling takes all the time here.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def spec_of(head, hidden_dropout=0.0, attention_dropout=0.0):
+    encoder = EncoderConfig(
+        family="bert" if head == "splade" else "xlm-roberta",
+        vocab_size=VOCAB,
+        hidden_size=12,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=17,
+        max_positions=L + 2,
+        type_vocab_size=1,
+        pad_token_id=1,
+        hidden_dropout=hidden_dropout,
+        attention_dropout=attention_dropout,
+        # Random weights of the usual size make all texts nearly alike.
+        initializer_range=0.3,
+    )
+    if head == "splade":
+        return RetrieverSpec(head, encoder, tied=True)
+    return RetrieverSpec(
+        head,
+        encoder,
+        lexecho=True,
+        pivot_vocab_size=PIVOT_VOCAB,
+        pivot_hidden_size=10,
+    )
+
+
+@functools.cache
+def model(head, hidden_dropout=0.0, attention_dropout=0.0):
+    spec = spec_of(head, hidden_dropout, attention_dropout)
+    params = retriever.init_params(spec_of(head), 3)
+    if spec.lexecho:
+        params["head"]["echo"]["bias"] = jnp.float32(0.5)
+    return retriever.split(spec)[0], params
+
+
+@functools.cache
+def rows():
+    """Queries, then documents by query; few ids, so that they repeat in a text."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(2, 9, length).tolist() for length in LENGTHS]
+
+
+def vectors(view):
+    """What of a view is compared, by term: [texts, terms] of each kind of number."""
+    if isinstance(view, reps.Vector):
+        return {"weights": view.weights_BV, "raw": view.raw_BV}
+    texts = jnp.arange(len(view.ids_BK))[:, None]
+    dense = jnp.zeros((len(view.ids_BK), view.size))
+    return {"weights": dense.at[texts, view.ids_BK].add(view.weights_BK)}
+
+
+@functools.cache
+def incoming(head):
+    """The gradient that comes into every term of every text."""
+    rng = np.random.default_rng(1)
+    sizes = spec_of(head).views
+    return {
+        name: {
+            kind: rng.normal(size=(N, size)).astype(np.float32)
+            for kind in ("weights", "raw")
+        }
+        for name, size in sizes.items()
+    }
+
+
+def weighted(head, views):
+    """The sum of all terms, each with its own weight, and what was summed."""
+    found = {name: vectors(view) for name, view in views.items()}
+    total = sum(
+        (incoming(head)[name][kind] * x).sum()
+        for name, kinds in found.items()
+        for kind, x in kinds.items()
+    )
+    return total, found
+
+
+@functools.cache
+def alone(head):
+    """Terms of all texts and the gradient, every text encoded on its own."""
+    graphdef, params = model(head)
+    mask = np.arange(L) < np.array(LENGTHS)[:, None]
+    ids = np.ones((N, L), np.int32)
+    ids[mask] = np.concatenate(rows())
+
+    def objective(params, texts):
+        def one(text):
+            text = jax.tree.map(lambda x: x[None], text)
+            return retriever.apply(graphdef, params, text)
+
+        views = jax.lax.map(one, texts)
+        return weighted(head, jax.tree.map(lambda x: x[:, 0], views))
+
+    return differentiated(
+        objective, params, {"ids": ids, "mask": mask.astype(np.int32)}
+    )
+
+
+def differentiated(objective, params, texts):
+    jitted = jax.jit(
+        jax.value_and_grad(objective, has_aux=True), compiler_options=QUICK
+    )
+    (_, found), gradient = jitted(params, texts)
+    return jax.device_get((found, gradient))
+
+
+def batched(head, shape, *, dropout=(0.0, 0.0), key=None, **options):
+    """The same from `apply_batch`."""
+    graphdef, params = model(head, *dropout)
+
+    def objective(params, texts):
+        views = retriever.apply_batch(
+            graphdef, params, texts, COUNTS, dropout_key=key, **options
+        )
+        assert list(views) == list(COUNTS)
+        by_name = views.values()
+        return weighted(head, jax.tree.map(lambda *x: jnp.concatenate(x), *by_name))
+
+    return differentiated(objective, params, cut(rows(), shape, pad_id=1))
+
+
+def assert_close(found, expected):
+    """Terms and gradients within 1e-6 of the largest entry of each array."""
+    (terms, gradient), (expected_terms, expected_gradient) = found, expected
+    assert jax.tree.structure(terms) == jax.tree.structure(expected_terms)
+    # The gradient of the keys' bias is 0 but for rounding, hence a smallest scale.
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
+    for tree, wanted, smallest in (
+        (terms, expected_terms, 0.0),
+        (gradient, expected_gradient, 0.01 * largest),
+    ):
+        leaves = jax.tree_util.tree_leaves_with_path(wanted)
+        for (path, want), have in zip(leaves, jax.tree.leaves(tree), strict=True):
+            scale = max(smallest, np.abs(want).max())
+            np.testing.assert_allclose(
+                have, want, atol=1e-6 * scale, rtol=0, err_msg=path_name(path)
+            )
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"),
+    [("whole", 0), ("parts", 0), ("parts", 1), ("parts", 3), ("whole", 4)],
+)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_batch_is_its_texts_encoded_alone(head, shape, chunk):
+    assert_close(batched(head, SHAPES[shape], chunk=chunk), alone(head))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_what_is_computed_again_changes_nothing(head):
+    plain = batched(head, PARTS)
+    for remat in ("dots", "layer"):
+        assert_close(batched(head, PARTS, remat=remat), plain)
+    assert_close(batched(head, PARTS, remat="layer", chunk=3), plain)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def encode(graphdef, params, texts, chunk=0):
+    return retriever.apply_batch(graphdef, params, texts, COUNTS, chunk=chunk)
+
+
+def test_views_are_those_of_the_names_in_the_order_of_the_examples():
+    """LexEcho's bags say which text they are of."""
+    graphdef, params = model("milco")
+    for shape, chunk in ((WHOLE, 0), (PARTS, 0), (PARTS, 3)):
+        views = encode(graphdef, params, cut(rows(), shape, pad_id=1), chunk)
+        assert list(views) == ["query", "document"]
+        wanted = {"query": rows()[:B], "document": rows()[B:]}
+        for name, texts in wanted.items():
+            assert list(views[name]) == ["pivot", "source"]
+            bag = views[name]["source"]
+            assert bag.ids_BK.shape == (len(texts), L)
+            for ids, weights, row in zip(
+                bag.ids_BK, bag.weights_BK, texts, strict=True
+            ):
+                assert ids[: len(row)].tolist() == row
+                assert (weights[: len(row)] > 0).any()
+                assert not weights[len(row) :].any()
+
+
+DROPOUT = {"hidden": (0.3, 0.0), "attention": (0.0, 0.3)}
+KEY = jax.random.key(7)
+
+
+@functools.cache
+def dropped(kind, head="milco"):
+    return batched(head, WHOLE, dropout=DROPOUT[kind], key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ("whole", {"chunk": 4}),
+        ("whole", {"remat": "dots"}),
+        ("whole", {"remat": "layer", "chunk": 2}),
+        ("parts", {}),
+        ("parts", {"chunk": 3}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", DROPOUT)
+def test_dropout_is_the_same_however_a_batch_is_cut(kind, shape, options):
+    found = batched("milco", SHAPES[shape], dropout=DROPOUT[kind], key=KEY, **options)
+    assert_close(found, dropped(kind))
+
+
+@pytest.mark.parametrize("kind", DROPOUT)
+def test_dropout_is_drawn_for_each_text_and_from_the_key(kind):
+    terms, _ = dropped(kind)
+    plain, _ = batched("milco", WHOLE, dropout=DROPOUT[kind])
+    assert_close((plain, {"none": np.ones(1)}), (alone("milco")[0], {"none": 1}))
+    other, _ = batched("milco", WHOLE, dropout=DROPOUT[kind], key=jax.random.key(8))
+    for a, b in ((terms, plain), (terms, other)):
+        changed = np.abs(a["pivot"]["raw"] - b["pivot"]["raw"]).max(axis=1)
+        # A text of one token has nothing to drop of its attention but all of it.
+        assert (changed[np.array(LENGTHS) > 2] > 1e-2).all()
+    graphdef, params = model("milco", *DROPOUT[kind])
+    equal = cut([rows()[0]] * N, WHOLE, pad_id=1)
+    views = retriever.apply_batch(graphdef, params, equal, COUNTS, dropout_key=KEY)
+    raw = np.concatenate([views[name]["pivot"].raw_BV for name in COUNTS])
+    apart = np.abs(raw[:, None] - raw[None]).max(axis=2)
+    assert (apart[~np.eye(N, dtype=bool)] > 1e-3).all()
+
+
+def test_the_gradient_of_the_reordering_is_that_of_plain_indexing():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(11, 5)).astype(np.float32)
+    text = rng.permutation(11)
+    place = np.argsort(text)
+    g = rng.normal(size=(11, 5)).astype(np.float32)
+    found, backward = jax.vjp(lambda x: retriever._permuted(x, place, text), x)
+    expected, plain = jax.vjp(lambda x: x[place], x)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(backward(g)[0], plain(g)[0])

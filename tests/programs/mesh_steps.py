@@ -1,0 +1,161 @@
+"""Three steps of each task on each mesh, in a process with eight devices.
+
+python mesh_steps.py OUT.npz CASE… with CASE = task:data:model:fsdp:chunk:remat
+"""
+
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsrjax import sharding
+from lsrjax import train as training
+from lsrjax.config import get_default
+from lsrjax.data import shapes
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.trees import path_name
+
+# Steps that run a few times compile longer than they run.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+EXAMPLES, GROUP, LENGTH, STEPS = 8, 3, 11, 3
+WORDS, TERMS = 48, 37  # the terms divide by no mesh
+
+
+def encoder(family: str, vocab: int) -> EncoderConfig:
+    return EncoderConfig(
+        family=family,
+        vocab_size=vocab,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,  # not whole on eight devices
+        intermediate_size=24,
+        max_positions=LENGTH + 2,
+        type_vocab_size=1,
+        pad_token_id=0,
+        hidden_dropout=0.1,
+        attention_dropout=0.1,
+    )
+
+
+TEACHER = RetrieverSpec("splade", encoder("bert", TERMS), tied=True)
+STUDENT = RetrieverSpec(
+    "milco",
+    encoder("xlm-roberta", WORDS),
+    pivot_vocab_size=TERMS,
+    pivot_hidden_size=16,
+    lexecho=True,
+)
+
+
+def config_of(task: str):
+    c = get_default()
+    c.model.dropout = 0.1
+    c.optim.lr, c.optim.schedule = 1e-3, "constant"
+    # Adam divides by the gradient's size, which for a gradient of about zero is noise.
+    c.optim.eps = 1e-3
+    if task == "alignment":
+        c.loss.name = "alignment"
+        return c
+    c.loss.name, c.regularizer.name = {
+        "kl": ("kl", "l1"),
+        "infonce": ("infonce", "flops"),
+    }[task]
+    c.data.group_size = GROUP
+    for field in ("query", "document", "source_query", "source_document"):
+        c.regularizer[field] = 0.1
+    return c
+
+
+def random_params(spec, seed):
+    rng = np.random.default_rng(seed)
+    _, abstract = retriever.split(spec)
+    return jax.tree.map(
+        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), abstract
+    )
+
+
+def batch_of(task: str, step: int, devices: int) -> dict:
+    """The step's batch, cut for so many devices."""
+    rng = np.random.default_rng((step, len(task)))
+
+    def texts(count, vocab):
+        return [
+            [
+                rng.integers(1, vocab, rng.integers(2, LENGTH + 1)).tolist()
+                for _ in range(count)
+            ]
+            for _ in range(EXAMPLES)
+        ]
+
+    models = {"student": [texts(1, WORDS), texts(1, WORDS)]}
+    if task == "alignment":
+        models["teacher"] = [texts(1, TERMS)]
+    else:
+        models["student"][1] = texts(GROUP, WORDS)
+    share = EXAMPLES // devices
+    batch = {}
+    for model, named in models.items():
+        rows = [
+            [
+                row
+                for by_example in named
+                for example in by_example[d * share : (d + 1) * share]
+                for row in example
+            ]
+            for d in range(devices)
+        ]
+        lengths = np.array([[len(row) for row in device] for device in rows])
+        table = shapes.fit(lengths, LENGTH, parts=3, multiple=2)
+        shape = table[min(1, len(table) - 1)]  # holds this batch
+        made = [shapes.cut(device, shape, 0) for device in rows]
+        batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
+    scores = rng.normal(0, 2, (EXAMPLES, GROUP)).astype(np.float32)
+    batch["targets"] = {"scores": scores} if task == "kl" else {}
+    return batch
+
+
+def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
+    """Metrics of each step and the last parameters, by name."""
+    config = config_of(task)
+    config.memory.encode_chunk, config.memory.remat = chunk, remat
+    mesh = sharding.make_mesh(data, model, jax.devices()[: data * model])
+    teacher = TEACHER if task == "alignment" else None
+    found = {}
+    with jax.set_mesh(mesh):
+        step = training.make_step(config, 10, STUDENT, teacher)
+
+        def placed(spec, params):
+            heads = spec.encoder.num_heads
+            layout = sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
+            return sharding.place(params, layout.shardings(params)), layout
+
+        params, layout = placed(STUDENT, random_params(STUDENT, 0))
+        teacher_params = teacher and placed(TEACHER, random_params(TEACHER, 1))[0]
+        state = jax.eval_shape(lambda p: training.init_state(step, p), params)
+        lies = layout.shardings(state)
+        state = jax.jit(lambda p: training.init_state(step, p), out_shardings=lies)(
+            params
+        )
+        jitted = jax.jit(step, out_shardings=(lies, None), compiler_options=QUICK)
+        for number in range(STEPS):
+            batch = sharding.to_global(batch_of(task, number, data), mesh, range(data))
+            state, metrics = jitted(state, teacher_params, batch)
+            found |= {f"{number}/{k}": np.asarray(v) for k, v in metrics.items()}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state["params"]):
+        found[f"params/{path_name(path)}"] = np.asarray(jnp.asarray(leaf))
+    return found
+
+
+if __name__ == "__main__":
+    results = {}
+    for case in sys.argv[2:]:
+        task, data, model, fsdp, chunk, remat = case.split(":")
+        values = run(task, int(data), int(model), fsdp == "1", int(chunk), remat)
+        results |= {f"{case}|{name}": value for name, value in values.items()}
+    np.savez(sys.argv[1], **results)

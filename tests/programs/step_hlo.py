@@ -1,0 +1,116 @@
+"""The compiled training and encoding steps on eight devices, as text.
+
+python step_hlo.py OUT.json CASE… with CASE = task:data:model:fsdp and task = kl |
+infonce | alignment | encode
+"""
+
+import json
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lsrjax import sharding
+from lsrjax import train as training
+from lsrjax.config import get_default
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+# Large enough that [texts, tokens, terms], even one device's part of it, is larger than
+# anything else.
+EXAMPLES, GROUP, LENGTH, TERMS, HIDDEN = 16, 3, 16, 2**16, 16
+
+
+def encoder(family, vocab):
+    return EncoderConfig(
+        family=family,
+        vocab_size=vocab,
+        hidden_size=HIDDEN,
+        num_layers=1,
+        num_heads=8,
+        intermediate_size=32,
+        max_positions=LENGTH + 2,
+        type_vocab_size=1,
+        pad_token_id=0,
+    )
+
+
+TEACHER = RetrieverSpec("splade", encoder("bert", TERMS), tied=True)
+STUDENT = RetrieverSpec(
+    "milco",
+    encoder("xlm-roberta", 4096),
+    pivot_vocab_size=TERMS,
+    pivot_hidden_size=HIDDEN,
+    lexecho=True,
+)
+
+
+def compiled(task, data, model, fsdp) -> str:
+    mesh = sharding.make_mesh(data, model, jax.devices()[: data * model])
+
+    def lying(spec, shape, dtype):
+        where = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+    def abstract(spec):
+        graphdef, params = retriever.split(spec)
+        layout = sharding.layout(params, mesh, num_heads=8, fsdp=fsdp)
+        return graphdef, placed(params, layout), layout
+
+    def placed(tree, layout):
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=where
+            ),
+            tree,
+            layout.shardings(tree),
+        )
+
+    def text(count):
+        part = lying(P("data"), (count, LENGTH), jnp.int32)
+        return {"ids": part, "mask": part}
+
+    def texts(count):
+        row = lying(P("data"), (count,), jnp.int32)
+        parts = tuple(text(n) for n in (count // 2, count - count // 2))
+        return {"parts": parts, "place": row, "text": row}
+
+    with jax.set_mesh(mesh):
+        graphdef, params, layout = abstract(STUDENT)
+        if task == "encode":
+            step = jax.jit(lambda p, t: retriever.apply(graphdef, p, t))
+            return step.lower(params, text(64)).compile().as_text()
+        config = get_default()
+        config.loss.name = task
+        config.data.group_size = 1 if task == "alignment" else GROUP
+        teacher = TEACHER if task == "alignment" else None
+        step = training.make_step(config, 10, STUDENT, teacher)
+        state = jax.eval_shape(lambda p: training.init_state(step, p), params)
+        state = placed(state, layout)
+        size = EXAMPLES * (2 if task == "alignment" else 1 + GROUP)
+        batch = {"student": texts(size), "targets": {}}
+        if task == "alignment":
+            batch["teacher"] = texts(EXAMPLES)
+        if task == "kl":
+            shape = (EXAMPLES, GROUP)
+            batch["targets"]["scores"] = lying(P("data"), shape, np.float32)
+        lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
+        teacher_params = abstract(TEACHER)[1] if teacher else None
+        return jitted.lower(state, teacher_params, batch).compile().as_text()
+
+
+if __name__ == "__main__":
+    results = {}
+    for case in sys.argv[2:]:
+        task, data, model, fsdp = case.split(":")
+        results[case] = compiled(task, int(data), int(model), fsdp == "1")
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        json.dump(results, file)

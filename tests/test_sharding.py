@@ -1,0 +1,242 @@
+"""However the work is cut, the result is the same; and what is never made or moved."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
+
+from lsrjax import sharding
+from lsrjax.errors import InputError
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+PROGRAMS = pathlib.Path(__file__).parent / "programs"
+TASKS = ("alignment", "kl", "infonce")
+MESHES = ("1:1", "2:1", "1:2", "2:2", "8:1", "4:2", "2:4", "1:8")
+GRID = [
+    f"{task}:{mesh}:{fsdp}:0:none" for task in TASKS for mesh in MESHES for fsdp in "01"
+]
+# One of each kind that takes no minutes; `pytest -m slow` takes the grid.
+CHOSEN = [
+    *("alignment:2:4:1:0:none", "alignment:8:1:0:0:none"),
+    *("kl:4:2:0:0:none", "kl:8:1:1:0:none", "kl:1:8:0:0:none"),
+    *("infonce:4:2:1:0:none", "infonce:2:4:0:0:none"),
+]
+# Micro-batches and rematerialisation, on one device and on several.
+CUTS = [
+    *("kl:1:1:0:1:none", "kl:1:1:0:3:layer", "alignment:2:2:0:1:dots"),
+    "infonce:2:2:0:3:layer",
+]
+
+
+def run_cases(folder, cases):
+    """Values by name of each case, and of each task on one device."""
+    cases = [*(f"{task}:1:1:0:0:none" for task in TASKS), *cases]
+    cases = list(dict.fromkeys(cases))
+    out = folder / "steps.npz"
+    program = [sys.executable, str(PROGRAMS / "mesh_steps.py"), str(out), *cases]
+    subprocess.run(program, check=True)
+    found = {case: {} for case in cases}
+    with np.load(out) as arrays:
+        for key in arrays.files:
+            case, name = key.split("|")
+            found[case][name] = arrays[key]
+    return found
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    return run_cases(tmp_path_factory.mktemp("chosen"), [*CHOSEN, *CUTS])
+
+
+def assert_same(found, wanted, tolerance):
+    """Each array to a tolerance of its largest entry."""
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        error = np.abs(found[name] - value).max()
+        assert error <= tolerance * np.abs(value).max(), name
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_no_mesh_changes_a_step(chosen, case):
+    single = chosen[f"{case.split(':')[0]}:1:1:0:0:none"]
+    assert_same(chosen[case], single, 1e-5)
+    assert single["0/grad_norm"] > 0.1
+    assert all(single[f"{step}/loss"] > 0.01 for step in range(3))
+
+
+@pytest.mark.parametrize("case", CUTS)
+def test_no_micro_batch_changes_a_step(chosen, case):
+    single = chosen[f"{case.split(':')[0]}:1:1:0:0:none"]
+    # On more than one device the sums have another order besides.
+    tolerance = 1e-6 if ":1:1:" in case else 1e-5
+    assert_same(chosen[case], single, tolerance)
+
+
+@pytest.mark.slow
+def test_no_mesh_changes_a_step_in_all_the_grid(tmp_path):
+    found = run_cases(tmp_path, GRID)
+    for case in GRID:
+        single = found[f"{case.split(':')[0]}:1:1:0:0:none"]
+        assert_same(found[case], single, 1e-5)
+
+
+# What may be gathered, in entries: a fifth of it is less than any table. Without fsdp
+# nothing but InfoNCE's queries, to meet all documents.
+LARGE = 20_000
+HLO = {
+    "kl:1:1:0": 0,
+    "kl:2:4:0": 0,
+    "kl:4:2:1": 1,  # the decoder, where it is used
+    "infonce:4:2:0": 1,  # the queries
+    "alignment:2:4:0": 0,
+    "alignment:4:2:1": 2,  # the decoder and the teacher's
+    "encode:1:1:0": 0,
+    "encode:2:4:0": 0,
+}
+_ARRAY = re.compile(r"\b[a-z]+\d+\[([\d,]+)\]")
+_GATHER = re.compile(r"= (.*?) (?:all-gather|all-to-all)(?:-start)?\(")
+
+
+def sizes(text):
+    return [int(np.prod([int(n) for n in m.split(",")])) for m in _ARRAY.findall(text)]
+
+
+@pytest.fixture(scope="module")
+def hlo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hlo") / "hlo.json"
+    program = [sys.executable, str(PROGRAMS / "step_hlo.py"), str(out), *HLO]
+    subprocess.run(program, check=True)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("case", HLO)
+def test_logits_of_all_tokens_and_terms_never_exist(hlo, case):
+    task, data, model, _ = case.split(":")
+    texts = {"alignment": 32, "encode": 64}.get(task, 64)
+    logits = texts * 16 * 2**16 // (int(data) * int(model))
+    largest = max(sizes(hlo[case]))
+    assert 2**16 <= largest < logits / 2
+
+
+@pytest.mark.parametrize("case", HLO)
+def test_nothing_large_is_gathered_unawares(hlo, case):
+    gathers = [max(sizes(m), default=0) for m in _GATHER.findall(hlo[case])]
+    assert sum(size > LARGE for size in gathers) == HLO[case]
+
+
+def milco(heads=4, vocab=48, terms=37):
+    encoder = EncoderConfig(
+        family="xlm-roberta",
+        vocab_size=vocab,
+        hidden_size=16,
+        num_layers=1,
+        num_heads=heads,
+        intermediate_size=24,
+        max_positions=9,
+        type_vocab_size=1,
+        pad_token_id=1,
+    )
+    return RetrieverSpec(
+        "milco",
+        encoder,
+        pivot_vocab_size=terms,
+        pivot_hidden_size=12,
+        lexecho=True,
+    )
+
+
+def layout_on(data, model, *, fsdp=False, **sizes):
+    mesh = AbstractMesh(
+        (data, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto)
+    )
+    spec = milco(**sizes)
+    _, params = retriever.split(spec)
+    heads = spec.encoder.num_heads
+    return sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
+
+
+def test_heads_inner_width_and_vocabularies_are_divided():
+    found = layout_on(2, 4, terms=40)
+    layer = "encoder/layers/0/"
+    wanted = {
+        "encoder/embeddings/word/embedding": P("model", None),
+        "encoder/embeddings/position/embedding": P(None, None),
+        layer + "attention/query/kernel": P(None, "model"),
+        layer + "attention/query/bias": P("model"),
+        layer + "attention/out/kernel": P("model", None),
+        layer + "attention/out/bias": P(None),
+        layer + "up/kernel": P(None, "model"),
+        layer + "down/kernel": P("model", None),
+        layer + "output_norm/scale": P(None),
+        "head/connector/kernel": P(None, None),
+        "head/mlm/decoder": P("model", None),
+        "head/mlm/bias": P("model"),
+        "head/echo/scale": P(),
+    }
+    assert wanted.items() <= found.specs.items()
+    assert found.notes == ()
+
+
+def test_what_does_not_divide_is_said_and_lies_elsewhere():
+    found = layout_on(1, 8)
+    assert found.specs["encoder/layers/0/attention/query/kernel"] == P(None, None)
+    assert found.specs["head/mlm/decoder"] == P(None, None)
+    notes = "\n".join(found.notes)
+    assert "4 attention heads do not divide by mesh.model = 8: on every device" in notes
+    assert "37 entries do not divide by mesh.model = 8" in notes
+    by_hidden = layout_on(1, 4)
+    assert by_hidden.specs["head/mlm/decoder"] == P(None, "model")
+    wanted = "37 entries do not divide by mesh.model = 4: stored by hidden dimension"
+    assert any(note.startswith(wanted) for note in by_hidden.notes)
+
+
+def test_fsdp_divides_matrices_by_the_largest_dimension_that_divides():
+    found = layout_on(4, 2, fsdp=True)
+    assert found.specs["encoder/layers/0/up/kernel"] == P("data", "model")
+    assert found.specs["encoder/layers/0/down/kernel"] == P("model", "data")
+    assert found.specs["encoder/embeddings/position/embedding"] == P(None, "data")
+    assert found.specs["head/connector/kernel"] == P("data", None)
+    assert found.specs["encoder/layers/0/up/bias"] == P("model")
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5,)])
+def test_a_parameter_without_a_rule_is_named(shape):
+    mesh = AbstractMesh((1, 1), ("data", "model"))
+    params = {"head": {"new": {"gate": np.zeros(shape)}}}
+    with pytest.raises(InputError, match=r"head/new/gate \(.*found: none"):
+        sharding.layout(params, mesh, num_heads=1, fsdp=False)
+
+
+def test_a_parameter_of_another_rank_than_its_rule_is_named():
+    mesh = AbstractMesh((1, 1), ("data", "model"))
+    params = {"head": {"mlm": {"decoder": np.zeros((2, 3, 4))}}}
+    with pytest.raises(InputError, match=r"mlm/decoder \(2, 3, 4\) needs exactly one"):
+        sharding.layout(params, mesh, num_heads=1, fsdp=False)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (-1, 2), (-1, -1), (0, 1)])
+def test_a_mesh_that_does_not_fit_the_devices(sizes):
+    with pytest.raises(InputError, match=r"but there are 1 devices"):
+        sharding.make_mesh(*sizes, devices=jax.devices()[:1])
+
+
+def test_the_rest_of_the_devices():
+    for sizes in ((-1, 1), (1, -1), (1, 1)):
+        mesh = sharding.make_mesh(*sizes, devices=jax.devices()[:1])
+        assert dict(mesh.shape) == {"data": 1, "model": 1}
+        assert sharding.local_rows(mesh) == [0]
+
+
+def test_nothing_is_constrained_without_a_mesh():
+    x = np.ones((2, 3))
+    assert sharding.constrain(x, "data", None) is x
+    assert sharding.axis_size("model") == 1
