@@ -32,7 +32,7 @@ class Student:
 
     Attributes:
       spec: what it is.
-      tokenizer: folder of the encoder's tokenizer.
+      tokenizer: folder of the encoder's tokenizer, None in a plan without one.
       pivot_tokenizer: MILCO: folder of the English one.
       params: makes the initial weights; is given the training source, to take term
         statistics and translations from.
@@ -85,23 +85,28 @@ def tokenizer_folder(reference: str) -> pathlib.Path:
     return huggingface.tokenizer_folder(reference)
 
 
-def student(config, workdir: pathlib.Path) -> Student:
+def student(config, opened: Callable[[str], SavedModel]) -> Student:
     """The retriever that a stage's config describes.
+
+    Args:
+      config: the stage's.
+      opened: gives the model of a reference, as `open_model` does. To plan, the
+        parameters may be abstract and the tokenizers missing.
 
     Raises:
       InputError: parts that do not fit each other, named with their sizes.
     """
     if config.init.model:
-        return _from_stage(config, open_model(config.init.model, workdir))
+        return _from_stage(config, opened(config.init.model))
     if config.model.head == "splade":
-        return _splade(config, workdir)
-    return _milco(config, workdir)
+        return _splade(config, opened)
+    return _milco(config, opened)
 
 
-def _encoder(config, workdir) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
+def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
     """Config, weights (None: random), tokenizer folder and where they came from."""
     if config.init.encoder:
-        model = open_model(config.init.encoder, workdir)
+        model = opened(config.init.encoder)
         folder = (
             tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
         )
@@ -139,6 +144,8 @@ def _encoder(config, workdir) -> tuple[EncoderConfig, dict | None, pathlib.Path,
 
 
 def _check_vocabulary(folder, encoder: EncoderConfig, name: str) -> None:
+    if folder is None:
+        return
     size = TextTokenizer(folder).vocab_size
     if size > encoder.vocab_size:
         raise InputError(
@@ -154,12 +161,12 @@ def _head_options(config, folder) -> dict:
         "lexecho": config.model.lexecho,
         "repeats": config.model.repeats,
         "exclude_special_tokens": config.model.exclude_special_tokens,
-        "special_ids": TextTokenizer(folder).special_ids,
+        "special_ids": TextTokenizer(folder).special_ids if folder else (),
     }
 
 
-def _splade(config, workdir) -> Student:
-    encoder, weights, folder, name = _encoder(config, workdir)
+def _splade(config, opened) -> Student:
+    encoder, weights, folder, name = _encoder(config, opened)
     if weights is not None and "head" not in weights:
         raise InputError(
             f"config.init.encoder: {name} has no masked-LM head, which a SPLADE starts"
@@ -184,9 +191,9 @@ def _splade(config, workdir) -> Student:
     return Student(spec, folder, None, params)
 
 
-def _milco(config, workdir) -> Student:
-    encoder, weights, folder, name = _encoder(config, workdir)
-    pivot = open_model(config.init.head, workdir)
+def _milco(config, opened) -> Student:
+    encoder, weights, folder, name = _encoder(config, opened)
+    pivot = opened(config.init.head)
     if "head" not in pivot.params:
         raise InputError(
             f"config.init.head: {config.init.head} has no masked-LM head to copy."

@@ -214,7 +214,7 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
       InputError: no model or no checkpoint there.
     """
     folder = _stage_folder(pathlib.Path(folder))
-    spec = RetrieverSpec.from_dict(json.loads((folder / MODEL_FILE).read_text()))
+    spec = load_spec(folder)
     manager = ocp.CheckpointManager(
         (folder / "checkpoints").absolute(),
         options=ocp.CheckpointManagerOptions(create=False),
@@ -244,6 +244,16 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         pivot if pivot.is_dir() else None,
         str(folder),
     )
+
+
+def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
+    """What a stage's retriever is, without its weights.
+
+    Args:
+      folder: as in `load_model`.
+    """
+    folder = _stage_folder(pathlib.Path(folder))
+    return RetrieverSpec.from_dict(json.loads((folder / MODEL_FILE).read_text()))
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import config, hosts, run
+from lsrjax import config, hosts, plan, run
 from lsrjax.errors import InputError
 from lsrjax.train import TrainingFailed
 
@@ -33,6 +33,15 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's number, from 
 _TPU_POD = flags.DEFINE_bool(
     "tpu_pod", False, "Join the processes of the TPU pod this program runs on."
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Compile every stage's step and print what it takes; train nothing, read no data"
+    " and no weights.",
+)
+_DEVICES = flags.DEFINE_integer(
+    "devices", None, "With --dry_run: plan for so many devices instead of those here."
+)
 
 
 def _main(config_path: pathlib.Path) -> None:
@@ -40,6 +49,14 @@ def _main(config_path: pathlib.Path) -> None:
     logging.set_verbosity(logging.WARNING)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config_path.stem}")
     try:
+        if _DEVICES.value is not None and not _DRY_RUN.value:
+            raise InputError("--devices has no effect without --dry_run.")
+        if _DRY_RUN.value:
+            if _DEVICES.value is not None:
+                plan.pretend_devices(_DEVICES.value)
+            config.validate(_CONFIG.value)
+            plan.dry_run(_CONFIG.value, workdir, Console())
+            return
         hosts.start(
             _COORDINATOR.value,
             _NUM_PROCESSES.value,

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 from rich.console import Console
 
@@ -9,6 +10,10 @@ from lsrjax import checkpoint, config, hosts, results, stages, trackers
 from lsrjax.errors import InputError
 
 CONFIG_FILE = "config.json"
+# Fields that change no result: a run may go on with others, as on other devices.
+_FREE = re.compile(
+    r"\.(mesh|memory|log)\.|\.data\.(threads|prefetch|length_parts|length_multiple)$"
+)
 
 
 def run(run_config, workdir: pathlib.Path, console: Console) -> None:
@@ -53,14 +58,17 @@ def _same_config(run_config, workdir: pathlib.Path) -> None:
     values = json.loads(run_config.to_json())
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        differences = list(_differences(found, values))
+        differences = [
+            f"  {field}: there {there!r}, asked {asked!r}"
+            for field, there, asked in _differences(found, values)
+            if not _FREE.search(field)
+        ]
         if differences:
             raise InputError(
                 f"{workdir} holds a run with another config:\n"
                 + "\n".join(differences[:20])
                 + "\nUse another --workdir, or remove this one to start over."
             )
-        return
     if hosts.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(path, values)
@@ -73,4 +81,4 @@ def _differences(found, wanted, prefix="config"):
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}.{key}")
         elif a != b:
-            yield f"  {prefix}.{key}: there {a!r}, asked {b!r}"
+            yield f"{prefix}.{key}", a, b

@@ -265,7 +265,7 @@ def to_global(batch, mesh: Mesh, rows: Sequence[int]):
     Returns:
       Arrays [data * k, ...], divided over `data`.
     """
-    sharding = NamedSharding(mesh, P(DATA))
+    sharding = over_data(mesh)
     place_of = {row: place for place, row in enumerate(rows)}
 
     def put(value):
@@ -280,6 +280,11 @@ def to_global(batch, mesh: Mesh, rows: Sequence[int]):
         return jax.make_array_from_callback(shape, sharding, piece)
 
     return jax.tree.map(put, batch)
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+    """The first dimension divided over `data`."""
+    return NamedSharding(mesh, P(DATA))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

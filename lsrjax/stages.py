@@ -66,7 +66,7 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
             )
         ) as checkpoints,
     ):
-        _check_batch(config, mesh)
+        training.check_batch(config, mesh.shape[sharding.DATA])
         parts = _assemble(name, config, workdir, folder, mesh, tracker)
         state = _initial_state(config, parts, checkpoints)
         first = int(state["step"])
@@ -136,23 +136,15 @@ class _Parts:
     layout: sharding.Layout
 
 
-def _check_batch(config, mesh) -> None:
-    size, devices = config.batch_size, mesh.shape[sharding.DATA]
-    if size % devices:
-        raise InputError(
-            f"config.batch_size is {size}, which does not divide over the {devices}"
-            f" devices of config.mesh.data. Take {size // devices * devices or devices}"
-            f" or {-(-size // devices) * devices}."
-        )
-
-
 def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     views = LOSSES[config.loss.name].target == "views"
     kind = "pair" if views else "group"
     source = sources.open_source(config.data, kind)
     if not len(source):
         raise InputError(f"Stage {name}: the training data has no examples.")
-    student = build.student(config, workdir)
+    student = build.student(
+        config, lambda reference: build.open_model(reference, workdir)
+    )
     if hosts.is_first():
         checkpoint.write_model_files(
             folder, student.spec, student.tokenizer, student.pivot_tokenizer

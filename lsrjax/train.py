@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from lsrjax import reps
+from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
 from lsrjax.optim import learning_rate, make_optimizer, matches
@@ -165,6 +166,34 @@ def make_step(
     )
 
 
+def check_batch(config, devices: int) -> None:
+    """Checks that a stage's batch divides over the mesh's `data` axis.
+
+    Raises:
+      InputError: it does not.
+    """
+    size = config.batch_size
+    if size % devices:
+        raise InputError(
+            f"config.batch_size is {size}, which does not divide over the {devices}"
+            f" devices of config.mesh.data. Take {size // devices * devices or devices}"
+            f" or {-(-size // devices) * devices}."
+        )
+
+
+def compiled(
+    step: Step, state: dict, teacher_params: dict | None, batch: dict
+) -> jax.stages.Compiled:
+    """The step for arguments of these shapes and shardings, which may be abstract."""
+    return jitted(step, state).lower(state, teacher_params, batch).compile()
+
+
+def jitted(step: Step, state: dict):
+    """The step under `jax.jit`; the next state takes the place of the one given."""
+    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
+
+
 def init_state(step: Step, params: dict) -> dict:
     """The train state before the first step."""
     return {
@@ -251,15 +280,13 @@ def train(
     Raises:
       TrainingFailed: the loss or the gradient is not a finite number.
     """
-    # The next state lies as this one does.
-    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(lies, None))
+    take_step = jitted(step_fn, state)
     clock = Clock()
     in_flight = collections.deque()
     start = int(state["step"])
     for step in range(start, total_steps):
         batch = next(batches)
-        state, metrics = jitted(state, teacher_params, batch)
+        state, metrics = take_step(state, teacher_params, batch)
         done = step + 1
         in_flight.append((done, metrics, slots_of(batch)))
         evaluates = evaluate is not None and (

@@ -22,6 +22,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from lsrjax.convert.names import flatten_tree, import_state, to_hf_name, to_hf_shape
+from lsrjax.convert.presets import PRESETS
 from lsrjax.errors import InputError
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.layers import MLMTransform
@@ -107,6 +108,24 @@ def read_config(path_or_id: str) -> EncoderConfig:
       CheckpointError: config.json is missing, unreadable or of another model.
     """
     return _read_config(_fetch(path_or_id, _CONFIG_FILES))[1]
+
+
+def read_architecture(path_or_id: str) -> tuple[EncoderConfig, bool]:
+    """The encoder's config and whether a masked-LM head belongs to it.
+
+    Reads config.json alone; the hub is not asked for a checkpoint in `PRESETS`.
+
+    Args:
+      path_or_id: as in `load_checkpoint`.
+
+    Raises:
+      CheckpointError: config.json is missing, unreadable or of another model.
+    """
+    if path_or_id in PRESETS:
+        return PRESETS[path_or_id]
+    raw, config = _read_config(_fetch(path_or_id, _CONFIG_FILES))
+    names = raw.get("architectures") or []
+    return config, any(name.endswith("ForMaskedLM") for name in names)
 
 
 def load_tokenizer(path_or_id: str) -> "PreTrainedTokenizerFast":

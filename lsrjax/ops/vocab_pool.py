@@ -154,7 +154,7 @@ def _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block):
         )
     if impl == "pallas" and jax.default_backend() not in ("gpu", "tpu"):
         raise ValueError(
-            f"impl='pallas' needs a GPU or TPU, not {jax.default_backend()}; use 'auto'."
+            "impl='pallas' needs a GPU or TPU, and there is none; use 'auto'."
         )
     if block is not None and block < 1:
         raise ValueError(f"block is {block}; expected at least 1 vocabulary term.")

@@ -1,0 +1,1 @@
+"""Measures the parts that decide the speed of a run, on the machine at hand."""

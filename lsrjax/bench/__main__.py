@@ -1,0 +1,50 @@
+"""Measures the parts that decide the speed of a run, on the machine at hand.
+
+`python -m lsrjax.bench head` compares the fused vocabulary projection and max with the
+plain one, and with PyTorch where it is installed; `step` does so within a whole
+training step; `data` measures how fast batches are made.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from lsrjax.bench import data, head, step
+from lsrjax.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark named on the command line."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        _stop(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        # What no estimate foresaw; anything else is a mistake to be seen in full.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _stop("The device ran out of memory. Take a smaller --batch or --length.")
+
+
+def _stop(message: str) -> None:
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lsrjax.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (head, step, data):
+        command.add_command(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

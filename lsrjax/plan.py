@@ -1,0 +1,358 @@
+"""What a run takes, before it takes it: parameters, operations, memory of a device.
+
+`python -m lsrjax.main --config configs/align.py --dry_run --devices 8` compiles each
+stage's step for its longest texts and prints what the compiler reserves. It reads no
+training data and no weights, and the devices may be imaginary.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from lsrjax import build, checkpoint, sharding
+from lsrjax import config as configs
+from lsrjax import train as training
+from lsrjax.convert import huggingface
+from lsrjax.data.shapes import Shape
+from lsrjax.errors import InputError
+from lsrjax.losses import LOSSES
+from lsrjax.models import retriever
+from lsrjax.models.retriever import RetrieverSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device while a step runs, as the compiler has laid them out.
+
+    Attributes:
+      params: parameters.
+      optimizer: the optimizer's state.
+      teacher: a teacher's parameters.
+      batch: the batch.
+      step: all else that the step makes: activations, gradients, vectors.
+    """
+
+    params: int
+    optimizer: int
+    teacher: int
+    batch: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """A stage's step, compiled but not run.
+
+    Attributes:
+      config: the stage's.
+      spec: the student's.
+      teacher: the spec of a teacher of views, or None.
+      mesh: the mesh.
+      shapes: of a device's texts, by model.
+    """
+
+    config: configs.ConfigDict
+    spec: RetrieverSpec
+    teacher: RetrieverSpec | None
+    mesh: jax.sharding.Mesh
+    shapes: dict[str, Shape]
+
+    def memory(self) -> Memory:
+        """Compiles the step; what it takes."""
+        step = training.make_step(self.config, 1000, self.spec, self.teacher)
+        _, params = retriever.split(self.spec)
+        layout = self._layout(self.spec)
+        state = jax.eval_shape(lambda p: training.init_state(step, p), params)
+        state = _lying(state, layout.shardings(state))
+        teacher_params = None
+        if self.teacher:
+            _, abstract = retriever.split(self.teacher)
+            where = self._layout(self.teacher).shardings(abstract)
+            teacher_params = _lying(abstract, where)
+        batch = self._batch()
+        compiled = training.compiled(step, state, teacher_params, batch)
+        found = compiled.memory_analysis()
+        made = (
+            found.temp_size_in_bytes
+            + found.output_size_in_bytes
+            - found.alias_size_in_bytes
+        )
+        return Memory(
+            params=_bytes(state["params"]),
+            optimizer=_bytes(state["opt_state"]),
+            teacher=_bytes(teacher_params),
+            batch=_bytes(batch),
+            step=made,
+        )
+
+    def _layout(self, spec: RetrieverSpec) -> sharding.Layout:
+        _, params = retriever.split(spec)
+        heads, fsdp = spec.encoder.num_heads, self.config.mesh.fsdp
+        return sharding.layout(params, self.mesh, num_heads=heads, fsdp=fsdp)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the mesh could not divide."""
+        return self._layout(self.spec).notes
+
+    def _batch(self) -> dict:
+        devices = self.mesh.shape[sharding.DATA]
+        batch = {}
+        for name, shape in self.shapes.items():
+            texts = sum(count for count, _ in shape.parts)
+            parts = tuple(
+                dict.fromkeys(
+                    ("ids", "mask"), np.empty((devices * count, length), "i4")
+                )
+                for count, length in shape.parts
+            )
+            row = np.empty(devices * texts, "i4")
+            batch[name] = {"parts": parts, "place": row, "text": row}
+        scores = (self.config.batch_size, self.config.data.group_size)
+        wanted = LOSSES[self.config.loss.name].target == "scores"
+        batch["targets"] = {"scores": np.empty(scores, "f4")} if wanted else {}
+        where = sharding.over_data(self.mesh)
+        return _lying(batch, jax.tree.map(lambda _: where, batch))
+
+    def operations(self) -> dict[str, float]:
+        """Floating-point operations of a step by part, counting what is multiplied.
+
+        Twice the products of the forward pass, three times that for a step, four times
+        where the backward pass computes the forward pass again.
+        """
+        again = self.config.memory.encode_chunk or self.config.memory.remat != "none"
+        devices = self.mesh.shape[sharding.DATA]
+        total = {"encoder": 0.0, "head": 0.0}
+        for name, spec, passes in (
+            ("student", self.spec, 4 if again else 3),
+            ("teacher", self.teacher, 1),
+        ):
+            if spec is None:
+                continue
+            for count, length in self.shapes[name].parts:
+                encoder, head = forward_operations(spec, count * devices, length)
+                total["encoder"] += passes * encoder
+                total["head"] += passes * head
+        return total
+
+
+def forward_operations(
+    spec: RetrieverSpec, texts: int, length: int
+) -> tuple[float, float]:
+    """Floating-point operations of a forward pass: of the encoder, of the head."""
+    e = spec.encoder
+    D, tokens = e.hidden_size, texts * length
+    layer = 2 * (4 * D * D + 2 * D * e.intermediate_size) + 4 * length * D
+    width = spec.pivot_hidden_size or D
+    terms = spec.pivot_vocab_size or e.vocab_size
+    connector = 2 * D * width if spec.pivot_hidden_size else 0
+    head = 2 * width * (width + terms) + connector
+    return float(tokens) * e.num_layers * layer, float(tokens) * head
+
+
+def _lying(tree, shardings):
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        tree,
+        shardings,
+    )
+
+
+def _bytes(tree) -> int:
+    """Bytes of a tree on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def full_shapes(config, devices: int) -> dict[str, Shape]:
+    """The shapes of a device's texts where all are as long as they may be."""
+    share = config.batch_size // devices
+    length = config.data.document_length
+    if LOSSES[config.loss.name].target == "views":
+        student = Shape(((2 * share, length),))
+        return {"student": student, "teacher": Shape(((share, length),))}
+    documents = (share * config.data.group_size, length)
+    queries = (share, config.data.query_length)
+    return {"student": Shape((queries, documents))}
+
+
+def plan_stages(run_config, workdir: pathlib.Path) -> dict[str, StagePlan]:
+    """The plans of a run's stages, by name.
+
+    Raises:
+      InputError: a model whose shape cannot be found, or that does not fit.
+    """
+    specs: dict[str, RetrieverSpec] = {}
+    plans = {}
+
+    def opened(reference: str) -> checkpoint.SavedModel:
+        name = reference.removeprefix("stage:")
+        spec = specs.get(name) if name != reference else None
+        if spec is None and checkpoint.holds_stages(reference):
+            spec = checkpoint.load_spec(reference)
+        if spec is None:
+            encoder, has_head = huggingface.read_architecture(reference)
+            spec = RetrieverSpec("splade", encoder, tied=True)
+            params = retriever.split(spec)[1]
+            if not has_head:
+                del params["head"]
+        else:
+            params = retriever.split(spec)[1]
+        return checkpoint.SavedModel(spec, params, None, None, reference)
+
+    for name, config in configs.stages(run_config).items():
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+        devices = mesh.shape[sharding.DATA]
+        training.check_batch(config, devices)
+        specs[name] = build.student(config, opened).spec
+        views = LOSSES[config.loss.name].target == "views"
+        teacher = opened(config.teacher.model).spec if views else None
+        plans[name] = StagePlan(
+            config, specs[name], teacher, mesh, full_shapes(config, devices)
+        )
+    return plans
+
+
+def dry_run(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Prints the plan of every stage; the texts are as long as they may be."""
+    for name, plan in plan_stages(run_config, workdir).items():
+        with jax.set_mesh(plan.mesh):
+            memory = plan.memory()
+            _print(name, plan, memory, console)
+            limit = device_limit()
+            if limit and memory.total > limit:
+                for line in advice(plan, memory, limit):
+                    console.print(f"  {line}", highlight=False)
+
+
+def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None:
+    config, spec = plan.config, plan.spec
+    _, params = retriever.split(spec)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    encoder = spec.encoder
+    views = " + ".join(f"{view} {size:,}" for view, size in spec.views.items())
+    operations = plan.operations()
+    lines = [
+        f"Stage {name}: {count:,} parameters; {encoder.family} of"
+        f" {encoder.num_layers} layers, {encoder.hidden_size} wide; views {views}",
+        f"  mesh data {plan.mesh.shape['data']} x model {plan.mesh.shape['model']}"
+        + (", fsdp" if config.mesh.fsdp else "")
+        + f"; {config.model.dtype}; batch {config.batch_size:,}",
+        "  a device's texts x tokens: "
+        + "; ".join(f"{model} {shape}" for model, shape in plan.shapes.items())
+        + f"; encode_chunk {config.memory.encode_chunk or 'off'}, remat"
+        f" {config.memory.remat}",
+        *(f"  {note}" for note in plan.notes),
+        f"  operations of a step: {sum(operations.values()):.3g} (encoder"
+        f" {operations['encoder']:.3g}, head {operations['head']:.3g})",
+        f"  memory of a device: {_size(memory.total)} = parameters"
+        f" {_size(memory.params)} + optimizer {_size(memory.optimizer)}"
+        + (f" + teacher {_size(memory.teacher)}" if memory.teacher else "")
+        + f" + batch {_size(memory.batch)} + activations, gradients and vectors"
+        f" {_size(memory.step)}",
+    ]
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def device_limit() -> int:
+    """Bytes that one device may use; 0 if unknown, as for imaginary devices."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        if jax.local_device_count() > 1:
+            return 0
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
+    """Why a step does not fit, and the first change that makes it fit.
+
+    Compiles up to a few other steps.
+    """
+    lines = [
+        f"This does not fit: a step takes {_size(memory.total)}, a device has"
+        f" {_size(limit)}."
+    ]
+    standing = memory.total - memory.step
+    if standing > limit:
+        lines.append(
+            f"The model alone, with its optimizer, takes {_size(standing)}: divide it"
+            " over more devices with config.mesh.model, or set config.mesh.fsdp=True."
+        )
+        return lines
+    texts = sum(count for count, _ in plan.shapes["student"].parts)
+    devices = plan.mesh.shape[sharding.MODEL]
+    terms = math.ceil(next(iter(plan.spec.views.values())) / devices)
+    # Logits and weights of every text and term, and the gradients of both.
+    head = 4 * 4 * texts * terms
+    length = max(tokens for _, tokens in plan.shapes["student"].parts)
+    cause = (
+        f"the head: the vectors of {texts:,} texts over {terms:,} terms take about"
+        f" {_size(head)}"
+        if head > memory.step / 2
+        else f"the encoder's activations of {texts:,} texts of {length} tokens"
+    )
+    lines.append(f"Most of it is {cause}.")
+    for change in _changes(plan, texts):
+        other = _changed(plan, change)
+        if other.memory().total <= limit:
+            wanted = " ".join(f"--config.{field}={v}" for field, v in change.items())
+            lines.append(f"It fits with {wanted}.")
+            return lines
+    lines.append(
+        "No smaller micro-batch fits: lower config.batch_size, shorten"
+        f" config.data.document_length (now {plan.config.data.document_length}), or"
+        " raise config.mesh.model."
+    )
+    return lines
+
+
+def _changes(plan: StagePlan, texts: int):
+    if plan.config.memory.remat != "layer":
+        yield {"memory.remat": "layer"}
+    for chunk in (texts // 2, texts // 8, texts // 32, 1):
+        if chunk:
+            yield {"memory.remat": "layer", "memory.encode_chunk": chunk}
+    devices = plan.mesh.shape[sharding.DATA]
+    for part in (2, 4, 16):
+        size = plan.config.batch_size // part // devices * devices
+        if size:
+            yield {
+                "memory.remat": "layer",
+                "memory.encode_chunk": 1,
+                "batch_size": size,
+            }
+
+
+def _changed(plan: StagePlan, change: dict) -> StagePlan:
+    config = plan.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(change)
+    shapes = full_shapes(config, plan.mesh.shape[sharding.DATA])
+    return dataclasses.replace(plan, config=config, shapes=shapes)
+
+
+def pretend_devices(count: int) -> None:
+    """Makes the program see so many devices; before any is used."""
+    if count < 1:
+        raise InputError(f"--devices is {count}; it is a number of devices.")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
