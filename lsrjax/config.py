@@ -135,7 +135,8 @@ def get_default() -> ConfigDict:
     )
     # the backward pass; 0: all at once
     c.memory.remat = "none"  # what a layer's backward pass computes again: none | dots
-    # (all but products with parameters) | layer (all)
+    # (all but products with parameters) | layer (all); not none: the layers run as a
+    # loop, which compiles sooner and costs a copy of their parameters
 
     c.batch_size = 64  # examples (queries or pairs) in the global batch
     c.steps = 0  # optimizer steps; or give epochs

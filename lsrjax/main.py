@@ -42,6 +42,9 @@ _DRY_RUN = flags.DEFINE_bool(
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "With --dry_run: plan for so many devices instead of those here."
 )
+_DEVICE_GB = flags.DEFINE_float(
+    "device_gb", None, "With --dry_run: memory of a device instead of what it has."
+)
 
 
 def _main(config_path: pathlib.Path) -> None:
@@ -49,14 +52,12 @@ def _main(config_path: pathlib.Path) -> None:
     logging.set_verbosity(logging.WARNING)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config_path.stem}")
     try:
-        if _DEVICES.value is not None and not _DRY_RUN.value:
-            raise InputError("--devices has no effect without --dry_run.")
         if _DRY_RUN.value:
-            if _DEVICES.value is not None:
-                plan.pretend_devices(_DEVICES.value)
-            config.validate(_CONFIG.value)
-            plan.dry_run(_CONFIG.value, workdir, Console())
+            _plan(workdir)
             return
+        for flag in (_DEVICES, _DEVICE_GB):
+            if flag.value is not None:
+                raise InputError(f"--{flag.name} has no effect without --dry_run.")
         hosts.start(
             _COORDINATOR.value,
             _NUM_PROCESSES.value,
@@ -66,6 +67,14 @@ def _main(config_path: pathlib.Path) -> None:
         run.run(_CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
     except (InputError, TrainingFailed) as error:
         _stop(str(error))
+
+
+def _plan(workdir: pathlib.Path) -> None:
+    if _DEVICES.value is not None:
+        plan.pretend_devices(_DEVICES.value)
+    config.validate(_CONFIG.value)
+    limit = None if _DEVICE_GB.value is None else int(_DEVICE_GB.value * 1e9)
+    plan.dry_run(_CONFIG.value, Console(), limit)
 
 
 def _stop(message: str) -> None:

@@ -8,7 +8,6 @@ training data and no weights, and the devices may be imaginary.
 import dataclasses
 import math
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -48,6 +47,23 @@ class Memory:
         """All of it."""
         return sum(dataclasses.astuple(self))
 
+    @classmethod
+    def of(cls, compiled: jax.stages.Compiled, state, teacher_params, batch):
+        """That of a compiled step with its arguments, which may be abstract."""
+        found = compiled.memory_analysis()
+        made = (
+            found.temp_size_in_bytes
+            + found.output_size_in_bytes
+            - found.alias_size_in_bytes
+        )
+        return cls(
+            params=_bytes(state["params"]),
+            optimizer=_bytes(state["opt_state"]),
+            teacher=_bytes(teacher_params),
+            batch=_bytes(batch),
+            step=made,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
@@ -81,19 +97,18 @@ class StagePlan:
             teacher_params = _lying(abstract, where)
         batch = self._batch()
         compiled = training.compiled(step, state, teacher_params, batch)
-        found = compiled.memory_analysis()
-        made = (
-            found.temp_size_in_bytes
-            + found.output_size_in_bytes
-            - found.alias_size_in_bytes
-        )
-        return Memory(
-            params=_bytes(state["params"]),
-            optimizer=_bytes(state["opt_state"]),
-            teacher=_bytes(teacher_params),
-            batch=_bytes(batch),
-            step=made,
-        )
+        return Memory.of(compiled, state, teacher_params, batch)
+
+    def check(self, compiled, state, teacher_params, batch) -> None:
+        """Refuses a step that the device cannot hold.
+
+        Raises:
+          InputError: says what takes most and what would fit.
+        """
+        limit = device_limit()
+        memory = Memory.of(compiled, state, teacher_params, batch)
+        if limit and memory.total > limit:
+            raise InputError("\n".join(advice(self, memory, limit)))
 
     def _layout(self, spec: RetrieverSpec) -> sharding.Layout:
         _, params = retriever.split(spec)
@@ -190,7 +205,7 @@ def full_shapes(config, devices: int) -> dict[str, Shape]:
     return {"student": Shape((queries, documents))}
 
 
-def plan_stages(run_config, workdir: pathlib.Path) -> dict[str, StagePlan]:
+def plan_stages(run_config) -> dict[str, StagePlan]:
     """The plans of a run's stages, by name.
 
     Raises:
@@ -227,13 +242,19 @@ def plan_stages(run_config, workdir: pathlib.Path) -> dict[str, StagePlan]:
     return plans
 
 
-def dry_run(run_config, workdir: pathlib.Path, console: Console) -> None:
-    """Prints the plan of every stage; the texts are as long as they may be."""
-    for name, plan in plan_stages(run_config, workdir).items():
+def dry_run(run_config, console: Console, limit: int | None = None) -> None:
+    """Prints the plan of every stage; the texts are as long as they may be.
+
+    Args:
+      run_config: the run's.
+      console: where to print.
+      limit: bytes of a device; None: what it has.
+    """
+    for name, plan in plan_stages(run_config).items():
         with jax.set_mesh(plan.mesh):
             memory = plan.memory()
             _print(name, plan, memory, console)
-            limit = device_limit()
+            limit = device_limit() if limit is None else limit
             if limit and memory.total > limit:
                 for line in advice(plan, memory, limit):
                     console.print(f"  {line}", highlight=False)
@@ -346,7 +367,9 @@ def _changes(plan: StagePlan, texts: int):
 def _changed(plan: StagePlan, change: dict) -> StagePlan:
     config = plan.config.copy_and_resolve_references()
     config.update_from_flattened_dict(change)
-    shapes = full_shapes(config, plan.mesh.shape[sharding.DATA])
+    shapes = plan.shapes
+    if "batch_size" in change:
+        shapes = full_shapes(config, plan.mesh.shape[sharding.DATA])
     return dataclasses.replace(plan, config=config, shapes=shapes)
 
 

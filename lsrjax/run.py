@@ -4,12 +4,14 @@ import json
 import pathlib
 import re
 
+import jax
 from rich.console import Console
 
 from lsrjax import checkpoint, config, hosts, results, stages, trackers
 from lsrjax.errors import InputError
 
 CONFIG_FILE = "config.json"
+COMPILED = "compiled"
 # Fields that change no result: a run may go on with others, as on other devices.
 _FREE = re.compile(
     r"\.(mesh|memory|log)\.|\.data\.(threads|prefetch|length_parts|length_multiple)$"
@@ -30,6 +32,8 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
     """
     config.validate(run_config)
     _same_config(run_config, workdir)
+    # What was compiled once is read back when the run goes on.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / COMPILED).absolute()))
     finished = all(
         (workdir / name / checkpoint.DONE_FILE).is_file()
         for name in config.stages(run_config)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lsrjax import build, checkpoint, hosts, sharding, trackers
+from lsrjax import build, checkpoint, hosts, plan, sharding, trackers
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, sources
@@ -98,6 +98,7 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
                 log=tracker.log,
                 save=checkpoints.save,
                 evaluate=_dev(config, parts),
+                check=_plan(config, parts, ready).check,
             )
     tracker.stage_end()
     if hosts.is_first():
@@ -163,6 +164,13 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     )
     layout = _layout(config, student.spec, mesh)
     return _Parts(kind, source, student, teacher, total_steps, step, layout)
+
+
+def _plan(config, parts: _Parts, batches: loader.Batches) -> plan.StagePlan:
+    teacher = parts.teacher.spec if parts.step.teacher else None
+    return plan.StagePlan(
+        config, parts.student.spec, teacher, parts.layout.mesh, batches.shapes[-1]
+    )
 
 
 def _layout(config, spec, mesh) -> sharding.Layout:

@@ -184,14 +184,43 @@ def check_batch(config, devices: int) -> None:
 def compiled(
     step: Step, state: dict, teacher_params: dict | None, batch: dict
 ) -> jax.stages.Compiled:
-    """The step for arguments of these shapes and shardings, which may be abstract."""
-    return jitted(step, state).lower(state, teacher_params, batch).compile()
+    """The step for arguments of these shapes and shardings, which may be abstract.
 
-
-def jitted(step: Step, state: dict):
-    """The step under `jax.jit`; the next state takes the place of the one given."""
+    The next state lies as the one given, and takes its place.
+    """
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
+    return jitted.lower(state, teacher_params, batch).compile()
+
+
+class CompiledSteps:
+    """The step, compiled once for each shape of batch."""
+
+    def __init__(self, step: Step, check: Callable[..., None] = lambda *args: None):
+        """Compiles when asked to.
+
+        Args:
+          step: the step.
+          check: is given the compiled step and its three arguments, before it is first
+            taken.
+        """
+        self._step = step
+        self._check = check
+        self._compiled: dict[tuple, jax.stages.Compiled] = {}
+
+    def __len__(self) -> int:
+        """Steps compiled so far."""
+        return len(self._compiled)
+
+    def __call__(self, state: dict, teacher_params: dict | None, batch: dict):
+        """Takes the step."""
+        args = state, teacher_params, batch
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        if shapes not in self._compiled:
+            made = compiled(self._step, *args)
+            self._check(made, *args)
+            self._compiled[shapes] = made
+        return self._compiled[shapes](*args)
 
 
 def init_state(step: Step, params: dict) -> dict:
@@ -257,6 +286,7 @@ def train(
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[dict, dict[str, float] | None], None],
     evaluate: Callable[[dict], dict[str, float]] | None,
+    check: Callable[..., None] = lambda *args: None,
 ) -> dict:
     """Runs a stage from `state` to its last step.
 
@@ -273,6 +303,7 @@ def train(
       log: is given a step and its numbers.
       save: is given a state and its dev metrics, if it was evaluated.
       evaluate: params to dev metrics, or None.
+      check: see `CompiledSteps`.
 
     Returns:
       The last state.
@@ -280,7 +311,7 @@ def train(
     Raises:
       TrainingFailed: the loss or the gradient is not a finite number.
     """
-    take_step = jitted(step_fn, state)
+    take_step = CompiledSteps(step_fn, check)
     clock = Clock()
     in_flight = collections.deque()
     start = int(state["step"])

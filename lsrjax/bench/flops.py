@@ -25,6 +25,7 @@ PEAKS: tuple[tuple[str, float | None, float | None], ...] = (
     ("H100 NVL", 835, 418),
     ("H100", 989, 495),
     ("H200", 989, 495),
+    ("GH200", 989, 495),
     ("L40S", 362, 183),
     ("L40", 181, 90.5),
     ("L4", 121, 60.5),
@@ -50,8 +51,8 @@ def peak(device_kind: str, dtype: str) -> float | None:
       dtype: "bfloat16" or "float32".
     """
     for name, bfloat16, float32 in PEAKS:
-        # As a word: an L4 is not an L40, and a T4 no T400. H200 also sits in GH200.
-        if re.search(rf"{name}(?![0-9A-Za-z])", device_kind, re.IGNORECASE):
+        # As a word: an L4 is not an L40, and a T4 no T400.
+        if re.search(rf"\b{name}\b", device_kind, re.IGNORECASE):
             tera = {"bfloat16": bfloat16, "float32": float32}[dtype]
             return None if tera is None else tera * 1e12
     return None

@@ -177,8 +177,8 @@ def _print_utilisation(console, sizes: HeadSizes, dtype: str, impls, medians) ->
         table.add_row(impl, *row)
     console.print(table)
     console.print(
-        "TFLOP/s: 2 B L D V forward, three times that with a dense backward pass; where "
-        "few terms are active the fused one computes less, so it can pass 100 %."
+        "TFLOP/s: 2 B L D V forward, three times that with a dense backward pass; "
+        "where few terms are active the fused one computes less and may pass 100 %."
     )
 
 

@@ -378,10 +378,25 @@ class Encoder(nnx.Module):
         hidden_BLD = self.embeddings(
             ids_BL, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, 0)
         )
-        for index, layer in enumerate(self.layers, start=1):
-            hidden_BLD = _run_layer(
-                layer, hidden_BLD, mask_BL, _subkeys(dropout_keys_B, index), remat
+        graphdef, _ = nnx.split(self.layers[0], nnx.Param)
+        params = [
+            nnx.to_pure_dict(nnx.split(layer, nnx.Param)[1]) for layer in self.layers
+        ]
+
+        def run(params, hidden_BLD, index):
+            # Gathered in here, so that the backward pass does not keep them.
+            params = sharding.gathered(params, config.num_heads)
+            hidden_BLD = nnx.merge(graphdef, params)(
+                hidden_BLD, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, index)
             )
+            return sharding.constrain(hidden_BLD, sharding.DATA, None, None)
+
+        indices = range(1, len(params) + 1)
+        if remat != "none":
+            run = jax.checkpoint(run, policy=REMAT[remat])
+            return _run_as_loop(run, params, hidden_BLD, indices)
+        for layer_params, index in zip(params, indices, strict=True):
+            hidden_BLD = run(layer_params, hidden_BLD, index)
         return hidden_BLD
 
 
@@ -394,17 +409,18 @@ REMAT = {
 }
 
 
-def _run_layer(layer: Layer, hidden_BLD, mask_BL, keys_B, remat: str) -> jax.Array:
-    graphdef, params = nnx.split(layer, nnx.Param)
+def _run_as_loop(run, params: list[dict], hidden_BLD, indices) -> jax.Array:
+    """The layers one after the other in a loop of the compiled program.
 
-    def run(params, hidden_BLD):
-        # Inside, so that gathered parameters are not kept for the backward pass.
-        params = sharding.gathered(params, layer.config.num_heads)
-        hidden_BLD = nnx.merge(graphdef, params)(
-            hidden_BLD, mask_BL, dropout_keys_B=keys_B
-        )
-        return sharding.constrain(hidden_BLD, sharding.DATA, None, None)
+    In line, the compiler may find that the backward pass repeats the forward pass, and
+    keep what it was told not to; XLA on CPU does. A loop also compiles in the time of
+    one layer, and holds the gathered parameters of one at a time. It costs a copy of
+    the layers' parameters.
+    """
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
-    if remat != "none":
-        run = jax.checkpoint(run, policy=REMAT[remat])
-    return run(nnx.to_pure_dict(params), hidden_BLD)
+    def body(hidden_BLD, layer):
+        return run(layer[0], hidden_BLD, layer[1]), None
+
+    hidden_BLD, _ = jax.lax.scan(body, hidden_BLD, (stacked, jnp.asarray(indices)))
+    return hidden_BLD

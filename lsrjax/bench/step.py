@@ -1,0 +1,418 @@
+"""`step`: one optimizer step of a stage, with random weights and random tokens."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from lsrjax import sharding
+from lsrjax import train as training
+from lsrjax.bench import flops, measure, workload
+from lsrjax.bench.sizes import add_flags, positive, resolve
+from lsrjax.bench.workload import PRESETS, TEACHER, StepSizes
+from lsrjax.errors import InputError
+from lsrjax.models import retriever
+
+IMPLS = ("auto", "naive", "blocked", "pallas")
+# Of the learning rate's schedule; a run of any length is far from its end.
+_TOTAL_STEPS = 10**6
+
+_DESCRIPTION = """\
+Times whole optimizer steps as a stage makes them: encoder, head, loss, gradients and
+AdamW; random weights, random tokens, texts of random lengths, cut into parts as the
+loader does. The same step with the plain pooling (naive), which makes the logits of all
+tokens and terms, takes turns with it; both go on from the same state. It is left out,
+with a note, where its logits would take more than 40 % of the memory. With random
+weights nearly every term is active, so the gradient of the pooling is the dense one; a
+trained model's is cheaper.
+
+Presets (sizes of the models; the flags below override):
+  splade-v3       BERT base, V 30,522, KL over 32 queries with 9 documents of 512 tokens
+  xlmr-base-250k  SPLADE on XLM-R base over its own 250,002 terms, tied; InfoNCE over
+                  8 queries with a document of 256 tokens each
+  milco           XLM-R large with the head of splade-v3, as configs/align.py and
+                  configs/distill.py give to each of 8 devices: stage 1 aligns 1,024 of
+                  8,192 pairs with a BERT-base teacher, stage 2 distills 128 of 1,024
+                  queries with groups of 8 and LexEcho; 256 tokens (queries 64)
+All three are in bfloat16, and for accelerators: on a CPU, override --batch, --length
+and --layers. milco encodes 128 texts at a time, so that it fits into 80 GB.
+"""
+
+
+def add_command(commands) -> None:
+    """Adds `step` to the program's commands."""
+    parser = commands.add_parser(
+        "step",
+        help="one optimizer step of a stage, against the plain pooling",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser, StepSizes, PRESETS)
+    parser.add_argument(
+        "--mesh-data",
+        type=_devices,
+        default=1,
+        help="devices that texts are divided over; -1: the rest (default: 1)",
+    )
+    parser.add_argument(
+        "--mesh-model",
+        type=_devices,
+        default=1,
+        help="devices that heads, inner widths and vocabularies are divided over; -1: "
+        "the rest (default: 1)",
+    )
+    parser.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="divide parameters and optimizer state over --mesh-data, too",
+    )
+    parser.add_argument(
+        "--steps", type=positive, default=5, help="timed steps (default: 5)"
+    )
+    parser.add_argument(
+        "--impl",
+        nargs="+",
+        choices=IMPLS,
+        default=("auto", "naive"),
+        help="poolings to compare; auto is what training takes, pallas needs a GPU or "
+        "TPU (default: auto naive)",
+    )
+    parser.set_defaults(run=run)
+
+
+def _devices(text: str) -> int:
+    value = int(text)
+    if value < 1 and value != -1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of devices, or -1")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a stage's step came to.
+
+    Attributes:
+      seconds: of a step, by implementation.
+      temp: bytes that the compiler reserves for it on a device, by implementation.
+      examples: queries or pairs.
+      tokens: of the student's texts, without padding.
+      operations: by formula.
+    """
+
+    seconds: Mapping[str, float]
+    temp: Mapping[str, int | None]
+    examples: int
+    tokens: int
+    operations: flops.Flops
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures and prints the tables."""
+    console = Console()
+    rows = resolve(args, StepSizes(), PRESETS, "step")
+    for sizes in rows.values():
+        sizes.check()
+    mesh = _mesh(args)
+    for sizes in rows.values():
+        _check_fits(sizes, mesh)
+    console.print(
+        f"{measure.machine()}; data {mesh.shape['data']} x model"
+        f" {mesh.shape['model']}{' fsdp' if args.fsdp else ''}; median of {args.steps}",
+        highlight=False,
+    )
+    found = {}
+    for name, sizes in rows.items():
+        with jax.set_mesh(mesh):
+            found[name] = _measure(console, name, sizes, mesh, args)
+    console.print(_times(found))
+    dtypes = {name: sizes.dtype for name, sizes in rows.items()}
+    console.print(_operations(found, dtypes, mesh.size))
+    console.print(
+        "speed-up: naive time / time; tokens: of the student's texts, without padding;"
+        " temp MB: what the compiler reserves on a device beyond arguments and results;"
+        " GFLOP: of the products, with padding, backward and what is computed again,"
+        " and the teacher's forward pass.",
+        highlight=False,
+    )
+
+
+def _mesh(args: argparse.Namespace):
+    devices, sizes = jax.devices(), [args.mesh_data, args.mesh_model]
+    if -1 in sizes:
+        free = sizes.index(-1)
+        sizes[free] = max(len(devices) // max(sizes[1 - free], 1), 1)
+    data, model = sizes
+    if data * model > len(devices):
+        raise InputError(
+            f"--mesh-data {data} x --mesh-model {model} needs {data * model} devices,"
+            f" found: {len(devices)} ({devices[0].device_kind}). On a CPU, set"
+            f" XLA_FLAGS=--xla_force_host_platform_device_count={data * model}."
+        )
+    return sharding.make_mesh(data, model, devices[: data * model])
+
+
+def _check_fits(sizes: StepSizes, mesh) -> None:
+    """Refuses what cannot fit however it is computed."""
+    host, devices = workload.least_bytes(sizes, mesh.shape[sharding.DATA])
+    free = _free(mesh)
+    there = None if free is None else free * mesh.size // _sharers(mesh)
+    for needed, found in ((host, measure.host_bytes()), (devices, there)):
+        if found is not None and needed > found:
+            raise InputError(
+                f"A step of these sizes takes at least {measure.gigabytes(needed)}, but"
+                f" there are {measure.gigabytes(found)}. Take smaller ones."
+            )
+
+
+def _measure(console: Console, name: str, sizes: StepSizes, mesh, args) -> Measured:
+    student, teacher = workload.student_of(sizes), workload.teacher_of(sizes)
+    batch = workload.batches(sizes, mesh.shape[sharding.DATA])[0]
+    operations = operations_of(sizes, batch, mesh.shape[sharding.DATA])
+    tokens = sum(int(part["mask"].sum()) for part in batch["student"]["parts"])
+    _, params = retriever.split(student)
+    layout = _layout(student, mesh, args.fsdp)
+    for note in layout.notes:
+        console.print(note, highlight=False)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    console.print(
+        f"{name}: {sizes.task}, {count:,} parameters, {sizes.dtype}; texts"
+        f" x tokens {_cut(batch['student'])}, {_padding(batch, tokens):.0%} padding",
+        highlight=False,
+    )
+    step = workload.step_of(sizes, _TOTAL_STEPS)
+    state = jax.eval_shape(lambda p: training.init_state(step, p), params)
+    state = _abstract(state, layout)
+    teacher_layout = teacher and _layout(teacher, mesh, args.fsdp)
+    teacher_params = teacher and _abstract(retriever.split(teacher)[1], teacher_layout)
+    rows = sharding.local_rows(mesh)
+    batch = sharding.to_global(batch, mesh, rows)
+    compiled = {}
+    for impl in dict.fromkeys(args.impl):
+        note = _left_out(impl, sizes, batch, mesh)
+        if note is None:
+            compiled[impl] = _compiled(impl, step, state, teacher_params, batch)
+            note = _too_large(impl, compiled[impl], mesh)
+        if note:
+            compiled.pop(impl, None)
+            console.print(note, highlight=False)
+    if not compiled:
+        raise InputError(f"{name}: nothing is left to measure. {_SMALLER}")
+    state = _random_state(step, student, layout)
+    if teacher:
+        teacher_params = _random_params(teacher, teacher_layout)
+    return Measured(
+        seconds=_medians(compiled, state, teacher_params, batch, args.steps),
+        temp={impl: measure.temp_bytes(c) for impl, c in compiled.items()},
+        examples=sizes.batch * mesh.shape[sharding.DATA],
+        tokens=tokens,
+        operations=operations,
+    )
+
+
+_SMALLER = "Take a smaller --batch or --length, or --encode-chunk or --remat layer."
+
+
+def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
+    """Operations of a step by formula, of all devices.
+
+    Args:
+      sizes: the step's.
+      batch: as `lsrjax.data.loader` builds it.
+      devices: those that its texts are divided over.
+    """
+
+    def parts(name):
+        """(texts, tokens) as they are computed, and whether in chunks."""
+        for part in batch[name]["parts"]:
+            texts, length = part["ids"].shape
+            texts, chunk = texts // devices, sizes.encode_chunk
+            chunked = 0 < chunk < texts
+            if chunked:
+                texts = -(-texts // chunk) * chunk
+            yield (texts * devices, length), chunked
+
+    student = workload.student_of(sizes)
+    total = flops.Flops(0, 0)
+    for part, chunked in parts("student"):
+        total += flops.training(student, [part], remat=sizes.remat, chunked=chunked)
+    if sizes.pairs:
+        teacher = workload.teacher_of(sizes)
+        total += flops.forward(teacher, [part for part, _ in parts(TEACHER)])
+    return total
+
+
+def _cut(texts: dict) -> str:
+    shapes = [part["ids"].shape for part in texts["parts"]]
+    return " ".join(f"{count}x{tokens}" for count, tokens in shapes)
+
+
+def _padding(batch: dict, tokens: int) -> float:
+    return 1 - tokens / training.slots_of(batch)
+
+
+def _layout(spec, mesh, fsdp: bool) -> sharding.Layout:
+    _, params = retriever.split(spec)
+    heads = spec.encoder.num_heads
+    return sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
+
+
+def _abstract(tree, layout: sharding.Layout):
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        tree,
+        layout.shardings(tree),
+    )
+
+
+def _random_params(spec, layout: sharding.Layout) -> dict:
+    with sharding.on_one_device():
+        params = retriever.init_params(spec, seed=0)
+    return sharding.place(params, layout.shardings(params))
+
+
+def _random_state(step: training.Step, spec, layout: sharding.Layout) -> dict:
+    params = _random_params(spec, layout)
+
+    def init(params):
+        return training.init_state(step, params)
+
+    shardings = layout.shardings(jax.eval_shape(init, params))
+    return jax.jit(init, out_shardings=shardings)(params)
+
+
+def _compiled(impl: str, step, state, teacher_params, batch) -> jax.stages.Compiled:
+    """The step with one implementation of the pooling, as the training loop jits it."""
+    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    # A function of its own: JAX remembers what it traced by the function.
+    jitted = jax.jit(
+        lambda *inputs: step(*inputs), donate_argnums=0, out_shardings=(lies, None)
+    )
+    with workload.pooling(impl):
+        return jitted.lower(state, teacher_params, batch).compile()
+
+
+def _left_out(impl: str, sizes: StepSizes, batch: dict, mesh) -> str | None:
+    """Why an implementation is not run, or None."""
+    if impl == "pallas" and jax.default_backend() == "cpu":
+        return "pallas: the kernels need a GPU or TPU; left out."
+    if impl != "naive":
+        return None
+    data, model = mesh.shape[sharding.DATA], mesh.shape[sharding.MODEL]
+    terms = -(-(sizes.pivot_vocab or sizes.vocab) // model)
+    shapes = [part["ids"].shape for part in batch["student"]["parts"]]
+    needed = naive_bytes_of_parts(
+        [(texts // data, length) for texts, length in shapes],
+        terms,
+        sizes.encode_chunk,
+    )
+    return measure.left_out(impl, needed * _sharers(mesh), _free(mesh))
+
+
+def naive_bytes_of_parts(parts: Sequence[flops.Part], terms: int, chunk: int) -> int:
+    """What the plain pooling keeps on a device.
+
+    Without chunks the logits of all parts wait for the backward pass together; those of
+    a chunk are made again there, so only the largest counts.
+
+    Args:
+      parts: (texts, tokens) of a device.
+      terms: of the vocabulary, on a device.
+      chunk: texts encoded at a time; 0: all.
+    """
+    whole = [part for part in parts if not 0 < chunk < part[0]]
+    cut = [length for texts, length in parts if 0 < chunk < texts]
+    together = sum(measure.naive_bytes(*part, terms) for part in whole)
+    return together + max(
+        (measure.naive_bytes(chunk, length, terms) for length in cut), default=0
+    )
+
+
+def _too_large(impl: str, compiled: jax.stages.Compiled, mesh) -> str | None:
+    """Why a compiled step cannot run here, or None."""
+    needed, free = measure.all_bytes(compiled) * _sharers(mesh), _free(mesh)
+    if free is None or needed <= free:
+        return None
+    return (
+        f"{impl}: the step takes {measure.gigabytes(needed)} by the compiler's count,"
+        f" more than the {measure.gigabytes(free)} there are; left out."
+    )
+
+
+def _free(mesh) -> int | None:
+    return measure.free_bytes(mesh.devices.flat[0])
+
+
+def _sharers(mesh) -> int:
+    """Devices that share one memory: those of a CPU."""
+    return mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
+
+
+def _medians(compiled, state, teacher_params, batch, steps: int) -> dict[str, float]:
+    holder = [state]
+    del state  # its buffers are given away in the first step
+
+    def run(step):
+        holder[0], metrics = step(holder[0], teacher_params, batch)
+        jax.block_until_ready((holder[0], metrics))
+
+    runs = {impl: lambda step=step: run(step) for impl, step in compiled.items()}
+    return measure.interleaved_medians(runs, steps)
+
+
+def _times(found: Mapping[str, Measured]) -> Table:
+    table = Table(title="one optimizer step")
+    for column in ("step", "pooling"):
+        table.add_column(column)
+    for column in ("ms", "speed-up", "examples/s", "tokens/s", "temp MB"):
+        table.add_column(column, justify="right")
+    for name, measured in found.items():
+        base = measured.seconds.get("naive")
+        for impl, seconds in measured.seconds.items():
+            table.add_row(
+                name,
+                impl,
+                f"{seconds * 1e3:,.1f}",
+                f"{base / seconds:.2f}x" if base else "-",
+                measure.figure(measured.examples / seconds),
+                f"{measured.tokens / seconds:,.0f}",
+                measure.megabytes(measured.temp[impl]),
+            )
+    return table
+
+
+def _operations(
+    found: Mapping[str, Measured], dtypes: Mapping[str, str], devices: int
+) -> Table:
+    kind = jax.devices()[0].device_kind
+    peaks = {name: flops.peak(kind, dtypes[name]) for name in found}
+    known = any(peaks.values())
+    table = Table(title="floating point operations")
+    for column in ("step", "pooling"):
+        table.add_column(column)
+    for column in (
+        *("encoder\nGFLOP", "head\nGFLOP", "both\nGFLOP/s"),
+        *(("utili-\nencoder", "sation\nhead", "\nboth") if known else ()),
+    ):
+        table.add_column(column, justify="right")
+    for name, measured in found.items():
+        operations = measured.operations
+        for impl, seconds in measured.seconds.items():
+            row = [
+                measure.figure(operations.encoder / 1e9),
+                measure.figure(operations.head / 1e9),
+                measure.figure(operations.both / seconds / 1e9),
+            ]
+            if known:
+                shares = (operations.encoder, operations.head, operations.both)
+                peak = peaks[name]
+                row += [
+                    f"{x / seconds / peak / devices:.1%}" if peak else "-"
+                    for x in shares
+                ]
+            table.add_row(name, impl, *row)
+    return table

@@ -1,0 +1,360 @@
+"""A stage to measure: sizes, models of random weights, batches of random tokens."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lsrjax import train as training
+from lsrjax.bench.sizes import not_negative, share, size
+from lsrjax.config import get_default
+from lsrjax.data import loader
+from lsrjax.errors import InputError
+from lsrjax.losses import LOSSES
+from lsrjax.models import heads
+from lsrjax.models.encoder import REMAT, EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+TEACHER = "teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSizes:
+    """What a training step is made of."""
+
+    task: str = size(
+        "kl", "loss", choices=tuple(LOSSES), metavar="{" + ",".join(LOSSES) + "}"
+    )
+    family: str = size("xlm-roberta", "of the encoder", choices=("bert", "xlm-roberta"))
+    layers: int = size(2, "of the encoder")
+    dim: int = size(128, "hidden size")
+    heads: int = size(4, "attention heads")
+    inner: int = size(512, "width of the feed-forward blocks")
+    vocab: int = size(8192, "tokens of the encoder's vocabulary")
+    pivot_vocab: int = size(
+        8192,
+        "terms of an English vocabulary: a MILCO head, with LexEcho where there are "
+        "queries. 0: a SPLADE head over the encoder's own vocabulary, tied",
+        type=not_negative,
+    )
+    pivot_dim: int = size(
+        0, "MILCO: width of the English head; 0: as --dim", type=not_negative
+    )
+    teacher_layers: int = size(
+        0,
+        "alignment: of the English SPLADE, a BERT as wide as --pivot-dim; 0: as "
+        "--layers",
+        type=not_negative,
+    )
+    batch: int = size(8, "queries or pairs for each device of --mesh-data")
+    group: int = size(4, "documents of a query; without effect in alignment")
+    length: int = size(64, "most tokens of a document, or of a pair's texts")
+    query_length: int = size(32, "most tokens of a query")
+    fill: float = size(
+        0.75,
+        "mean length of the texts as a share of the most; lengths are uniform around "
+        "it, and 1 makes all texts full",
+        type=share,
+    )
+    parts: int = size(4, "parts that a device's texts are cut into by length")
+    dtype: str = size("float32", "of the products", choices=("float32", "bfloat16"))
+    remat: str = size(
+        "none",
+        "what a layer's backward pass computes again",
+        choices=tuple(REMAT),
+    )
+    encode_chunk: int = size(
+        0,
+        "texts a device encodes at a time, and again in the backward pass; 0: all at "
+        "once",
+        type=not_negative,
+    )
+
+    @property
+    def milco(self) -> bool:
+        """A MILCO head, not a SPLADE head."""
+        return self.pivot_vocab > 0
+
+    @property
+    def pairs(self) -> bool:
+        """Aligns pairs; else ranks the documents of queries."""
+        return self.task == "alignment"
+
+    @property
+    def texts(self) -> int:
+        """That the student encodes, for each device of --mesh-data."""
+        return self.batch * (2 if self.pairs else 1 + self.group)
+
+    def check(self) -> None:
+        """Refuses sizes that do not go together.
+
+        Raises:
+          InputError: says which.
+        """
+        if self.dim % self.heads:
+            raise InputError(
+                f"--dim {self.dim} does not divide over --heads {self.heads}."
+            )
+        if self.pairs and not self.milco:
+            raise InputError("alignment needs an English vocabulary: --pivot-vocab.")
+        if self.pairs and (self.pivot_dim or self.dim) % (self.dim // self.heads):
+            raise InputError(
+                f"--pivot-dim {self.pivot_dim} does not divide into heads of"
+                f" {self.dim // self.heads}, the width of the student's."
+            )
+        if self.task == "kl" and self.group < 2:
+            raise InputError("kl compares a query's documents: --group 2 or more.")
+        vocab = min(self.vocab, self.pivot_vocab or self.vocab)
+        if vocab <= _FIRST_ID:
+            raise InputError(
+                f"A vocabulary of {vocab} holds nothing but special tokens; take at"
+                f" least {_FIRST_ID + 1}."
+            )
+
+
+_BASE = {"layers": 12, "dim": 768, "heads": 12, "inner": 3072, "query_length": 64}
+_MILCO = {
+    "family": "xlm-roberta",
+    "layers": 24,
+    "dim": 1024,
+    "heads": 16,
+    "inner": 4096,
+    "vocab": 250002,
+    "pivot_vocab": 30522,
+    "pivot_dim": 768,
+    "length": 256,
+    "query_length": 64,
+    "dtype": "bfloat16",
+    "encode_chunk": 128,
+}
+PRESETS = {
+    "splade-v3": {
+        "splade-v3": StepSizes(
+            family="bert",
+            vocab=30522,
+            pivot_vocab=0,
+            batch=32,
+            group=9,
+            length=512,
+            dtype="bfloat16",
+            **_BASE,
+        )
+    },
+    "xlmr-base-250k": {
+        "xlmr-base-250k": StepSizes(
+            task="infonce",
+            vocab=250002,
+            pivot_vocab=0,
+            batch=8,
+            group=1,
+            length=256,
+            dtype="bfloat16",
+            **_BASE,
+        )
+    },
+    "milco": {
+        "stage 1": StepSizes(
+            task="alignment", batch=1024, group=1, teacher_layers=12, **_MILCO
+        ),
+        "stage 2": StepSizes(task="kl", batch=128, group=8, **_MILCO),
+    },
+}
+
+
+def config_of(sizes: StepSizes, total_steps: int):
+    """The config of a stage of these sizes."""
+    c = get_default()
+    c.loss.name = sizes.task
+    c.model.dtype = sizes.dtype
+    c.memory.remat = sizes.remat
+    c.memory.encode_chunk = sizes.encode_chunk
+    c.steps = total_steps
+    if not sizes.pairs:
+        c.data.group_size = sizes.group
+        # Those of configs/distill.py.
+        c.regularizer.query, c.regularizer.document = 1e-3, 1e-5
+    return c
+
+
+def student_of(sizes: StepSizes) -> RetrieverSpec:
+    """The retriever that is trained."""
+    encoder = _encoder(
+        sizes,
+        family=sizes.family,
+        vocab_size=sizes.vocab,
+        hidden_size=sizes.dim,
+        num_layers=sizes.layers,
+        num_heads=sizes.heads,
+        intermediate_size=sizes.inner,
+    )
+    if not sizes.milco:
+        return RetrieverSpec("splade", encoder, tied=True)
+    return RetrieverSpec(
+        "milco",
+        encoder,
+        lexecho=not sizes.pairs,
+        pivot_vocab_size=sizes.pivot_vocab,
+        pivot_hidden_size=sizes.pivot_dim or sizes.dim,
+    )
+
+
+def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:
+    """The English SPLADE of alignment, else None."""
+    if not sizes.pairs:
+        return None
+    width = sizes.pivot_dim or sizes.dim
+    encoder = _encoder(
+        sizes,
+        family="bert",
+        vocab_size=sizes.pivot_vocab,
+        hidden_size=width,
+        num_layers=sizes.teacher_layers or sizes.layers,
+        # Heads and blocks in BERT's proportions, as wide as the student's heads.
+        num_heads=width // (sizes.dim // sizes.heads),
+        intermediate_size=4 * width,
+    )
+    return RetrieverSpec("splade", encoder, tied=True)
+
+
+_PAD_IDS = {"bert": 0, "xlm-roberta": 1}
+_FIRST_ID = max(_PAD_IDS.values()) + 1
+
+
+def _encoder(sizes: StepSizes, *, family: str, **fields) -> EncoderConfig:
+    pad = _PAD_IDS[family]
+    longest = max(sizes.length, sizes.query_length)
+    return EncoderConfig(
+        family=family,
+        max_positions=longest + (pad + 1 if family == "xlm-roberta" else 0),
+        type_vocab_size=2 if family == "bert" else 1,
+        pad_token_id=pad,
+        **fields,
+    )
+
+
+def least_bytes(sizes: StepSizes, devices: int) -> tuple[int, int]:
+    """What a step takes at the very least, of the host's and of the devices' memory.
+
+    Told before anything is made, so that sizes out of all proportion are refused
+    rather than tried; the compiler's count comes later.
+
+    Args:
+      sizes: the step's.
+      devices: those that texts are divided over.
+    """
+    D, E = sizes.dim, sizes.pivot_dim or sizes.dim
+    layer = 4 * D * D + 2 * D * sizes.inner
+    params = sizes.vocab * D + sizes.layers * layer + sizes.pivot_vocab * E
+    texts = sizes.texts * devices
+    weights = texts * (sizes.pivot_vocab or sizes.vocab)
+    # Tokens of the batches that the shapes are fitted to; parameters, gradients and two
+    # moments; terms' weights and their gradients.
+    samples = 4 * 16 * texts * max(sizes.length, sizes.query_length)
+    return samples, 4 * 4 * params + 2 * 4 * weights
+
+
+def batches(sizes: StepSizes, devices: int) -> loader.Batches:
+    """Batches of random texts, cut into parts as the training's are."""
+    count = sizes.batch * devices
+    return loader.Batches(
+        range(count),
+        loader.Order(count, count, seed=0),
+        _RandomTexts(sizes),
+        devices=devices,
+        parts=sizes.parts,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _RandomTexts:
+    """In the place of `loader.PairBatches` or `GroupBatches`."""
+
+    sizes: StepSizes
+
+    @property
+    def encoded(self) -> dict[str, loader.Encoded]:
+        """What each model encodes."""
+        sizes = self.sizes
+        pad = _PAD_IDS[sizes.family]
+        if sizes.pairs:
+            return {
+                "student": loader.Encoded(
+                    ("translation", "english"), sizes.length, pad
+                ),
+                TEACHER: loader.Encoded((TEACHER,), sizes.length, _PAD_IDS["bert"]),
+            }
+        longest = max(sizes.length, sizes.query_length)
+        return {"student": loader.Encoded(("query", "document"), longest, pad)}
+
+    def draw(
+        self, examples: Sequence[int], rngs: Sequence[np.random.Generator]
+    ) -> list[loader.Drawn]:
+        """Texts of uniformly drawn lengths and tokens."""
+        return [self._draw(rng) for rng in rngs]
+
+    def _draw(self, rng: np.random.Generator) -> loader.Drawn:
+        sizes = self.sizes
+        if sizes.pairs:
+            vocabularies = {
+                "translation": sizes.vocab,
+                "english": sizes.vocab,
+                TEACHER: sizes.pivot_vocab,
+            }
+            return loader.Drawn(
+                {
+                    name: [self._text(rng, sizes.length, vocab)]
+                    for name, vocab in vocabularies.items()
+                }
+            )
+        texts = {
+            "query": [self._text(rng, sizes.query_length, sizes.vocab)],
+            "document": [
+                self._text(rng, sizes.length, sizes.vocab) for _ in range(sizes.group)
+            ],
+        }
+        scores = rng.standard_normal(sizes.group, np.float32)
+        return loader.Drawn(texts, {"scores": scores} if sizes.task == "kl" else {})
+
+    def _text(self, rng: np.random.Generator, most: int, vocab: int) -> np.ndarray:
+        shortest, longest = lengths_around(self.sizes.fill, most)
+        tokens = rng.integers(shortest, longest, endpoint=True)
+        return rng.integers(_FIRST_ID, vocab, size=tokens, dtype=np.int32)
+
+
+def lengths_around(fill: float, most: int) -> tuple[int, int]:
+    """The shortest and the longest text, uniform between which the mean is the fill's.
+
+    Args:
+      fill: mean length as a share of the most.
+      most: tokens.
+    """
+    spread = min(fill, 1 - fill)
+    shortest = max(round((fill - spread) * most), 1)
+    return shortest, max(round((fill + spread) * most), shortest)
+
+
+@contextlib.contextmanager
+def pooling(impl: str) -> Iterator[None]:
+    """Within it, heads are traced with one implementation of the pooling.
+
+    For benchmarks only. Training has no such choice: whichever is fastest on a backend
+    is what `vocab_pool` takes by itself. A function must be traced anew, not from
+    JAX's cache, to see it.
+
+    Args:
+      impl: of `lsrjax.ops.vocab_pool.vocab_pool`.
+    """
+    original = heads.vocab_pool
+    heads.vocab_pool = functools.partial(original, impl=impl)
+    try:
+        yield
+    finally:
+        heads.vocab_pool = original
+
+
+def step_of(sizes: StepSizes, total_steps: int) -> training.Step:
+    """The training step of a stage of these sizes."""
+    config = config_of(sizes, total_steps)
+    return training.make_step(config, total_steps, student_of(sizes), teacher_of(sizes))
