@@ -174,10 +174,12 @@ def check_batch(config, devices: int) -> None:
     """
     size = config.batch_size
     if size % devices:
+        near = sorted(
+            {size // devices * devices or devices, -(-size // devices) * devices}
+        )
         raise InputError(
             f"config.batch_size is {size}, which does not divide over the {devices}"
-            f" devices of config.mesh.data. Take {size // devices * devices or devices}"
-            f" or {-(-size // devices) * devices}."
+            f" devices of config.mesh.data. Take {' or '.join(map(str, near))}."
         )
 
 

@@ -175,6 +175,8 @@ def test_a_model_is_read_without_its_optimizer(saved, params):
         model = checkpoint.load_model(reference)
         assert model.spec == SPEC and model.name == str(folder)
         assert_equal(model.params, state["params"])
+        leaves = jax.tree.leaves(model.params)
+        assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
         assert (model.tokenizer / "tokenizer.json").is_file()
         assert (model.pivot_tokenizer / "tokenizer.json").is_file()
         assert checkpoint.holds_stages(reference)

@@ -216,7 +216,14 @@ def three_parts(rows):
     return fit(np.array([[*map(len, rows)]]), L, parts=3, multiple=1)[0]
 
 
-@pytest.mark.parametrize("case", STEP_CASES, ids=str)
+# Each case compiles the step for parts of its own.
+CUT_CASES = [
+    CASES[2],
+    *(pytest.param(case, marks=pytest.mark.slow) for case in (*CASES[:2], CASES[3])),
+]
+
+
+@pytest.mark.parametrize("case", CUT_CASES, ids=str)
 def test_cutting_texts_by_length_changes_no_loss_and_no_gradient(case):
     batch = batch_of(case, three_parts)
     lengths = [part["ids"].shape[1] for part in batch["student"]["parts"]]

@@ -180,6 +180,14 @@ def test_a_text_longer_than_the_model_takes_is_refused(data, tmp_path):
         run_quietly(config, tmp_path)
 
 
+def test_a_mesh_of_more_devices_than_there_are_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.mesh.data = 3
+    with pytest.raises(InputError, match=r"mesh is data 3 x model 1, .* 1 devices"):
+        run_quietly(config, tmp_path)
+    assert not list(tmp_path.rglob("checkpoints/*"))
+
+
 def test_a_teacher_of_another_vocabulary_is_refused(data, tmp_path, aligned):
     config = align_config(data)
     config.teacher.model = str(aligned)

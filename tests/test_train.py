@@ -12,7 +12,8 @@ import pytest
 
 from lsrjax import train as training
 from lsrjax.config import get_default
-from lsrjax.data.shapes import Shape, cut, fit
+from lsrjax.data.shapes import Shape, cut
+from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -20,6 +21,7 @@ from lsrjax.train import Clock, TrainingFailed, slots_of, steps_of, texts_of
 from lsrjax.trees import path_name
 
 B, L, V = 5, 7, 31
+WHOLE = Shape(((2 * B, L),))
 FROZEN = "embeddings/(word|position)"
 # Steps that run a few times compile longer than they run.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -72,7 +74,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def batch(texts):
-    return laid_out(texts, Shape(((2 * B, L),)))
+    return laid_out(texts, WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -160,31 +162,40 @@ def gradient(rows, shape, **changes):
     return jax.device_get((metrics, after["opt_state"]))
 
 
-def test_how_the_work_is_cut_changes_no_step(texts):
-    """Parts, chunks and what is computed again, with dropout."""
-    rows = [row[: 1 + i % L] for i, row in enumerate(texts)]
-    whole = Shape(((2 * B, L),))
-    (by_length, _) = fit(np.array([[*map(len, rows)]]), L + 1, parts=3, multiple=1)
-    assert len(by_length.parts) == 3
-    expected_metrics, expected = gradient(rows, whole)
+@pytest.fixture(scope="module")
+def uneven(texts):
+    """Texts of 1 to L tokens, equal ones of different lengths."""
+    return [row[: 1 + i % L] for i, row in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def in_one_piece(uneven):
+    return gradient(uneven, WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory"),
+    [
+        (WHOLE, {"encode_chunk": 3, "remat": "dots"}),
+        (Shape(((3, 2), (4, 4), (3, L))), {"encode_chunk": 2, "remat": "layer"}),
+    ],
+    ids=["chunks", "parts and chunks"],
+)
+def test_how_the_work_is_cut_changes_no_step(uneven, in_one_piece, shape, memory):
+    """With dropout."""
+    metrics, found = gradient(uneven, shape, memory=memory)
+    expected_metrics, expected = in_one_piece
+    assert metrics.keys() == expected_metrics.keys()
+    for name, value in expected_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+    # The gradient of the keys' bias is 0 but for rounding, hence a smallest scale.
     smallest = 0.01 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
-    for shape, memory in (
-        (whole, {"encode_chunk": 3, "remat": "dots"}),
-        (by_length, {"encode_chunk": 2, "remat": "layer"}),
-    ):
-        metrics, found = gradient(rows, shape, memory=memory)
-        assert metrics.keys() == expected_metrics.keys()
-        for name, value in expected_metrics.items():
-            np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
-        for (path, a), b in zip(
-            jax.tree_util.tree_leaves_with_path(expected),
-            jax.tree.leaves(found),
-            strict=True,
-        ):
-            scale = max(smallest, np.abs(a).max())
-            np.testing.assert_allclose(
-                b, a, atol=1e-6 * scale, rtol=0, err_msg=path_name(path)
-            )
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), have in zip(leaves, jax.tree.leaves(found), strict=True):
+        tolerance = 1e-6 * max(smallest, np.abs(want).max())
+        np.testing.assert_allclose(
+            have, want, atol=tolerance, rtol=0, err_msg=path_name(path)
+        )
 
 
 class Loop:
@@ -335,6 +346,16 @@ def test_rates_are_of_the_time_since_the_last_reading():
     rates = clock.read()
     np.testing.assert_allclose(rates["examples_per_s"], 2.0, rtol=0.05)
     np.testing.assert_allclose(rates["padding"], 0.4)
+
+
+def test_a_batch_has_to_divide_over_the_devices():
+    config = get_default()
+    for size, devices, advice in ((10, 4, "Take 8 or 12"), (3, 4, "Take 4 ")):
+        config.batch_size = size
+        with pytest.raises(InputError, match=rf"{size}, .*the {devices} .*{advice}"):
+            training.check_batch(config, devices)
+        training.check_batch(config, 1)
+        training.check_batch(config, size)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def _measure(console: Console, name: str, sizes: HeadSizes, args) -> None:
         for i in (0, 1):
             seconds = medians[impl, i]
             base = medians.get(("naive", i))
-            row.append(f"{seconds * 1e3:.1f}")
+            row.append(measure.figure(seconds * 1e3))
             row.append(f"{base / seconds:.2f}x" if base else "-")
             row.append(measure.megabytes(case[2 + i]))
         table.add_row(impl, *row)

@@ -119,9 +119,11 @@ def gigabytes(count: float) -> str:
 
 def megabytes(count: float | None) -> str:
     """Bytes in MB as a figure; `-` if not known."""
-    return "-" if count is None else f"{count / 1e6:,.1f}"
+    return "-" if count is None else figure(count / 1e6)
 
 
 def figure(x: float) -> str:
-    """A number of about three digits."""
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+    """A number of three digits or, from 10 on, with at most one decimal."""
+    if abs(x) >= 1000:
+        return f"{x:,.0f}"
+    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}"

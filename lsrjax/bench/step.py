@@ -2,16 +2,16 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
 from lsrjax import sharding
 from lsrjax import train as training
 from lsrjax.bench import flops, measure, workload
 from lsrjax.bench.sizes import add_flags, positive, resolve
+from lsrjax.bench.step_tables import FOOTNOTE, Measured, operations, times
 from lsrjax.bench.workload import PRESETS, TEACHER, StepSizes
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
@@ -90,25 +90,6 @@ def _devices(text: str) -> int:
     return value
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """What a stage's step came to.
-
-    Attributes:
-      seconds: of a step, by implementation.
-      temp: bytes that the compiler reserves for it on a device, by implementation.
-      examples: queries or pairs.
-      tokens: of the student's texts, without padding.
-      operations: by formula.
-    """
-
-    seconds: Mapping[str, float]
-    temp: Mapping[str, int | None]
-    examples: int
-    tokens: int
-    operations: flops.Flops
-
-
 def run(args: argparse.Namespace) -> None:
     """Measures and prints the tables."""
     console = Console()
@@ -126,17 +107,12 @@ def run(args: argparse.Namespace) -> None:
     found = {}
     for name, sizes in rows.items():
         with jax.set_mesh(mesh):
-            found[name] = _measure(console, name, sizes, mesh, args)
-    console.print(_times(found))
-    dtypes = {name: sizes.dtype for name, sizes in rows.items()}
-    console.print(_operations(found, dtypes, mesh.size))
-    console.print(
-        "speed-up: naive time / time; tokens: of the student's texts, without padding;"
-        " temp MB: what the compiler reserves on a device beyond arguments and results;"
-        " GFLOP: of the products, with padding, backward and what is computed again,"
-        " and the teacher's forward pass.",
-        highlight=False,
-    )
+            found[name] = _measure(console, name, _stage(sizes, mesh, args.fsdp), args)
+    console.print(times(found))
+    kind = mesh.devices.flat[0].device_kind
+    peaks = {name: flops.peak(kind, sizes.dtype) for name, sizes in rows.items()}
+    console.print(operations(found, peaks, mesh.size))
+    console.print(FOOTNOTE, highlight=False)
 
 
 def _mesh(args: argparse.Namespace):
@@ -167,48 +143,89 @@ def _check_fits(sizes: StepSizes, mesh) -> None:
             )
 
 
-def _measure(console: Console, name: str, sizes: StepSizes, mesh, args) -> Measured:
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    """A stage on a mesh, before any memory is taken.
+
+    Attributes:
+      sizes: of the step.
+      mesh: the mesh.
+      student: what is trained.
+      layout: where the student's parameters lie.
+      teacher: the frozen English model, or None.
+      teacher_layout: where its parameters lie, or None.
+      step: the training step.
+      batch: one batch, on the host.
+    """
+
+    sizes: StepSizes
+    mesh: jax.sharding.Mesh
+    student: retriever.RetrieverSpec
+    layout: sharding.Layout
+    teacher: retriever.RetrieverSpec | None
+    teacher_layout: sharding.Layout | None
+    step: training.Step
+    batch: dict
+
+    @property
+    def data(self) -> int:
+        """Devices that texts are divided over."""
+        return self.mesh.shape[sharding.DATA]
+
+    @property
+    def tokens(self) -> int:
+        """Of the student's texts, without padding."""
+        return sum(int(part["mask"].sum()) for part in self.batch["student"]["parts"])
+
+
+def _stage(sizes: StepSizes, mesh, fsdp: bool) -> _Stage:
     student, teacher = workload.student_of(sizes), workload.teacher_of(sizes)
-    batch = workload.batches(sizes, mesh.shape[sharding.DATA])[0]
-    operations = operations_of(sizes, batch, mesh.shape[sharding.DATA])
-    tokens = sum(int(part["mask"].sum()) for part in batch["student"]["parts"])
-    _, params = retriever.split(student)
-    layout = _layout(student, mesh, args.fsdp)
-    for note in layout.notes:
-        console.print(note, highlight=False)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    console.print(
-        f"{name}: {sizes.task}, {count:,} parameters, {sizes.dtype}; texts"
-        f" x tokens {_cut(batch['student'])}, {_padding(batch, tokens):.0%} padding",
-        highlight=False,
+    return _Stage(
+        sizes=sizes,
+        mesh=mesh,
+        student=student,
+        layout=_layout(student, mesh, fsdp),
+        teacher=teacher,
+        teacher_layout=_layout(teacher, mesh, fsdp) if teacher else None,
+        step=workload.step_of(sizes, _TOTAL_STEPS),
+        batch=workload.batches(sizes, mesh.shape[sharding.DATA])[0],
     )
-    step = workload.step_of(sizes, _TOTAL_STEPS)
-    state = jax.eval_shape(lambda p: training.init_state(step, p), params)
-    state = _abstract(state, layout)
-    teacher_layout = teacher and _layout(teacher, mesh, args.fsdp)
-    teacher_params = teacher and _abstract(retriever.split(teacher)[1], teacher_layout)
-    rows = sharding.local_rows(mesh)
-    batch = sharding.to_global(batch, mesh, rows)
+
+
+def _measure(console: Console, name: str, stage: _Stage, args) -> Measured:
+    for note in (_summary(name, stage), *stage.layout.notes):
+        console.print(note, highlight=False)
+    rows = sharding.local_rows(stage.mesh)
+    batch = sharding.to_global(stage.batch, stage.mesh, rows)
     compiled = {}
     for impl in dict.fromkeys(args.impl):
-        note = _left_out(impl, sizes, batch, mesh)
-        if note is None:
-            compiled[impl] = _compiled(impl, step, state, teacher_params, batch)
-            note = _too_large(impl, compiled[impl], mesh)
+        found = _left_out(impl, stage) or _compiled(impl, stage, batch)
+        note = found if isinstance(found, str) else _too_large(impl, found, stage.mesh)
         if note:
-            compiled.pop(impl, None)
             console.print(note, highlight=False)
+        else:
+            compiled[impl] = found
     if not compiled:
         raise InputError(f"{name}: nothing is left to measure. {_SMALLER}")
-    state = _random_state(step, student, layout)
-    if teacher:
-        teacher_params = _random_params(teacher, teacher_layout)
     return Measured(
-        seconds=_medians(compiled, state, teacher_params, batch, args.steps),
+        seconds=_medians(compiled, stage, batch, args.steps),
         temp={impl: measure.temp_bytes(c) for impl, c in compiled.items()},
-        examples=sizes.batch * mesh.shape[sharding.DATA],
-        tokens=tokens,
-        operations=operations,
+        examples=stage.sizes.batch * stage.data,
+        tokens=stage.tokens,
+        operations=operations_of(stage.sizes, stage.batch, stage.data),
+    )
+
+
+def _summary(name: str, stage: _Stage) -> str:
+    sizes = stage.sizes
+    _, params = retriever.split(stage.student)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    shapes = [part["ids"].shape for part in stage.batch["student"]["parts"]]
+    cut = " ".join(f"{texts}x{tokens}" for texts, tokens in shapes)
+    padding = 1 - stage.tokens / training.slots_of(stage.batch)
+    return (
+        f"{name}: {sizes.task}, {count:,} parameters, {sizes.dtype}; texts x tokens"
+        f" {cut}, {padding:.0%} padding"
     )
 
 
@@ -244,15 +261,6 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
     return total
 
 
-def _cut(texts: dict) -> str:
-    shapes = [part["ids"].shape for part in texts["parts"]]
-    return " ".join(f"{count}x{tokens}" for count, tokens in shapes)
-
-
-def _padding(batch: dict, tokens: int) -> float:
-    return 1 - tokens / training.slots_of(batch)
-
-
 def _layout(spec, mesh, fsdp: bool) -> sharding.Layout:
     _, params = retriever.split(spec)
     heads = spec.encoder.num_heads
@@ -275,38 +283,57 @@ def _random_params(spec, layout: sharding.Layout) -> dict:
     return sharding.place(params, layout.shardings(params))
 
 
-def _random_state(step: training.Step, spec, layout: sharding.Layout) -> dict:
-    params = _random_params(spec, layout)
+def _random_state(stage: _Stage) -> dict:
+    params = _random_params(stage.student, stage.layout)
 
     def init(params):
-        return training.init_state(step, params)
+        return training.init_state(stage.step, params)
 
-    shardings = layout.shardings(jax.eval_shape(init, params))
+    shardings = stage.layout.shardings(jax.eval_shape(init, params))
     return jax.jit(init, out_shardings=shardings)(params)
 
 
-def _compiled(impl: str, step, state, teacher_params, batch) -> jax.stages.Compiled:
-    """The step with one implementation of the pooling, as the training loop jits it."""
+def traced(stage: _Stage, batch: dict) -> jax.stages.Traced:
+    """The step as the training loop jits it, traced anew.
+
+    Args:
+      stage: whose step it is.
+      batch: the stage's.
+    """
+    _, params = retriever.split(stage.student)
+    state = jax.eval_shape(lambda p: training.init_state(stage.step, p), params)
+    state = _abstract(state, stage.layout)
+    teacher_params = None
+    if stage.teacher:
+        _, teacher_params = retriever.split(stage.teacher)
+        teacher_params = _abstract(teacher_params, stage.teacher_layout)
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
     # A function of its own: JAX remembers what it traced by the function.
     jitted = jax.jit(
-        lambda *inputs: step(*inputs), donate_argnums=0, out_shardings=(lies, None)
+        lambda *inputs: stage.step(*inputs),
+        donate_argnums=0,
+        out_shardings=(lies, None),
     )
+    return jitted.trace(state, teacher_params, batch)
+
+
+def _compiled(impl: str, stage: _Stage, batch: dict) -> jax.stages.Compiled:
+    """The step with one implementation of the pooling."""
     with workload.pooling(impl):
-        return jitted.lower(state, teacher_params, batch).compile()
+        return traced(stage, batch).lower().compile()
 
 
-def _left_out(impl: str, sizes: StepSizes, batch: dict, mesh) -> str | None:
+def _left_out(impl: str, stage: _Stage) -> str | None:
     """Why an implementation is not run, or None."""
     if impl == "pallas" and jax.default_backend() == "cpu":
         return "pallas: the kernels need a GPU or TPU; left out."
     if impl != "naive":
         return None
-    data, model = mesh.shape[sharding.DATA], mesh.shape[sharding.MODEL]
-    terms = -(-(sizes.pivot_vocab or sizes.vocab) // model)
-    shapes = [part["ids"].shape for part in batch["student"]["parts"]]
+    sizes, mesh = stage.sizes, stage.mesh
+    terms = -(-(sizes.pivot_vocab or sizes.vocab) // mesh.shape[sharding.MODEL])
+    shapes = [part["ids"].shape for part in stage.batch["student"]["parts"]]
     needed = naive_bytes_of_parts(
-        [(texts // data, length) for texts, length in shapes],
+        [(texts // stage.data, length) for texts, length in shapes],
         terms,
         sizes.encode_chunk,
     )
@@ -352,67 +379,17 @@ def _sharers(mesh) -> int:
     return mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
 
 
-def _medians(compiled, state, teacher_params, batch, steps: int) -> dict[str, float]:
-    holder = [state]
-    del state  # its buffers are given away in the first step
+def _medians(compiled, stage: _Stage, batch, steps: int) -> dict[str, float]:
+    teacher_params = None
+    if stage.teacher:
+        teacher_params = _random_params(stage.teacher, stage.teacher_layout)
+    # Each step takes the state that the one before gave, and gives its buffers away.
+    state = _random_state(stage)
 
     def run(step):
-        holder[0], metrics = step(holder[0], teacher_params, batch)
-        jax.block_until_ready((holder[0], metrics))
+        nonlocal state
+        state, metrics = step(state, teacher_params, batch)
+        jax.block_until_ready((state, metrics))
 
     runs = {impl: lambda step=step: run(step) for impl, step in compiled.items()}
     return measure.interleaved_medians(runs, steps)
-
-
-def _times(found: Mapping[str, Measured]) -> Table:
-    table = Table(title="one optimizer step")
-    for column in ("step", "pooling"):
-        table.add_column(column)
-    for column in ("ms", "speed-up", "examples/s", "tokens/s", "temp MB"):
-        table.add_column(column, justify="right")
-    for name, measured in found.items():
-        base = measured.seconds.get("naive")
-        for impl, seconds in measured.seconds.items():
-            table.add_row(
-                name,
-                impl,
-                f"{seconds * 1e3:,.1f}",
-                f"{base / seconds:.2f}x" if base else "-",
-                measure.figure(measured.examples / seconds),
-                f"{measured.tokens / seconds:,.0f}",
-                measure.megabytes(measured.temp[impl]),
-            )
-    return table
-
-
-def _operations(
-    found: Mapping[str, Measured], dtypes: Mapping[str, str], devices: int
-) -> Table:
-    kind = jax.devices()[0].device_kind
-    peaks = {name: flops.peak(kind, dtypes[name]) for name in found}
-    known = any(peaks.values())
-    table = Table(title="floating point operations")
-    for column in ("step", "pooling"):
-        table.add_column(column)
-    for column in (
-        *("encoder\nGFLOP", "head\nGFLOP", "both\nGFLOP/s"),
-        *(("utili-\nencoder", "sation\nhead", "\nboth") if known else ()),
-    ):
-        table.add_column(column, justify="right")
-    for name, measured in found.items():
-        operations = measured.operations
-        for impl, seconds in measured.seconds.items():
-            row = [
-                measure.figure(operations.encoder / 1e9),
-                measure.figure(operations.head / 1e9),
-                measure.figure(operations.both / seconds / 1e9),
-            ]
-            if known:
-                shares = (operations.encoder, operations.head, operations.both)
-                peak = peaks[name]
-                row += [
-                    f"{x / seconds / peak / devices:.1%}" if peak else "-"
-                    for x in shares
-                ]
-            table.add_row(name, impl, *row)
-    return table

@@ -55,13 +55,19 @@ def fit(
     """
     sorted_Sn = np.sort(lengths_Sn, axis=1)
     n = sorted_Sn.shape[1]
+
+    def rounded(tokens_n):
+        return np.minimum(-(-tokens_n // multiple) * multiple, max_length)
+
     often_n = np.quantile(sorted_Sn, 0.9, axis=0, method="higher")
-    table = [
-        _cheapest(np.minimum(-(-tokens_n // multiple) * multiple, max_length), parts)
-        for tokens_n in (often_n, sorted_Sn.max(axis=0))
-    ]
-    table.append(Shape(((n, max_length),)))
-    return tuple(dict.fromkeys(table))
+    often = _cheapest(rounded(often_n), parts)
+    # Whatever a shape holds, the next one holds too: of the shapes that several
+    # processes need for a batch, the largest serves all.
+    allowed_n = np.repeat(
+        *np.transpose([(tokens, texts) for texts, tokens in often.parts])
+    )
+    seen = _cheapest(np.maximum(rounded(sorted_Sn.max(axis=0)), allowed_n), parts)
+    return tuple(dict.fromkeys([often, seen, Shape(((n, max_length),))]))
 
 
 def _cheapest(tokens_n: np.ndarray, parts: int) -> Shape:

@@ -104,14 +104,13 @@ def pad(
     pad_id: int,
     max_length: int,
     buckets: Sequence[int],
-    longest: int = 0,
 ) -> dict[str, np.ndarray]:
     """Rows of ids as `{"ids", "mask"}`, [B, L] int32.
 
-    L is the smallest of `buckets` and `max_length` that holds every row, and `longest`.
+    L is the smallest of `buckets` and `max_length` that holds every row.
     """
     lengths = np.array([len(row) for row in rows])
-    need = min(max(lengths.max(), longest), max_length)
+    need = min(lengths.max(), max_length)
     L = min(b for b in (*buckets, max_length) if need <= b <= max_length)
     ids = np.full((len(rows), L), pad_id, np.int32)
     mask = (np.arange(L) < lengths[:, None]).astype(np.int32)

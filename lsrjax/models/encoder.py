@@ -269,6 +269,7 @@ class Attention(nnx.Module):
 
 def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, keys_B):
     """As `jax.nn.dot_product_attention`, which has no dropout on the weights."""
+    B, L, H, _ = query_BLHC.shape
     logits_BHLM = jnp.einsum(
         "blhc,bmhc->bhlm", query_BLHC, key_BMHC, preferred_element_type=jnp.float32
     )
@@ -276,7 +277,16 @@ def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, k
     # Finite, so that a text without a single token gives numbers and not NaN.
     lowest = -0.7 * float(jnp.finfo(jnp.float32).max)
     weights_BHLM = jax.nn.softmax(jnp.where(mask_B11M, logits_BHLM, lowest), axis=-1)
-    weights_BHLM = dropout(weights_BHLM, rate, keys_B).astype(value_BMHC.dtype)
+    # Drawn token by token, so that what a text loses does not hang on its padding.
+    keys_BL = jax.vmap(
+        lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(L))
+    )(keys_B)
+    weights_BLMH = dropout(
+        weights_BHLM.transpose(0, 2, 3, 1).reshape(B * L, L, H),
+        rate,
+        keys_BL.reshape(B * L),
+    ).reshape(B, L, L, H)
+    weights_BHLM = weights_BLMH.transpose(0, 3, 1, 2).astype(value_BMHC.dtype)
     return jnp.einsum("bhlm,bmhc->blhc", weights_BHLM, value_BMHC)
 
 

@@ -149,13 +149,14 @@ def test_stream_goes_on_where_another_would_be(field):
     batches = batches_of(groups(13), group_batches(field))
 
     def take(start, count):
-        made = stream(batches, start, threads=3, prefetch=4)
+        made = stream(batches, start, 11, threads=3, prefetch=4)
         try:
             return list(itertools.islice(made, count))
         finally:
             made.close()
 
-    whole = take(0, 11)
+    whole = take(0, 99)
+    assert len(whole) == 11  # and no batch that is not asked for
     for start in (1, 3, 7):
         assert_same(take(start, 11 - start), whole[start:])
     assert_same(whole[5], batches[5])
@@ -514,7 +515,7 @@ def test_errors_of_worker_threads_reach_the_consumer(field):
     order = Order(100, 2, 0)
     (_, broken), _ = order[20]
     batches = Batches(Failing(broken), order, group_batches(field))
-    made = stream(batches, 18, threads=2, prefetch=4)
+    made = stream(batches, 18, 30, threads=2, prefetch=4)
     with pytest.raises(InputError) as error:
         for _ in range(8):
             next(made)

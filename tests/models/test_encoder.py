@@ -316,6 +316,44 @@ def test_dropout_of_a_text_does_not_depend_on_the_padding_behind_it(rates):
     np.testing.assert_allclose(wide[mask], states[mask], atol=tolerance, rtol=0)
 
 
+def states_and_gradient(encoder, remat):
+    """With dropout, for an incoming gradient that differs from entry to entry."""
+    ids, mask = texts("bert", 7, [7, 5, 3])
+    keys = jax.random.split(jax.random.key(1), 3)
+    shape = (3, 7, encoder.config.hidden_size)
+    incoming = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    incoming *= mask[..., None]
+    graphdef, params = nnx.split(encoder)
+
+    def weighted_sum(params):
+        model = nnx.merge(graphdef, params)
+        states = model(ids, mask, dropout_keys_B=keys, remat=remat)
+        return (states * incoming).sum(), states * mask[..., None]
+
+    differentiated = jax.jit(
+        jax.value_and_grad(weighted_sum, has_aux=True),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    (_, states), gradient = differentiated(params)
+    return {"states": states, "gradient": nnx.to_pure_dict(gradient)}
+
+
+def test_what_is_computed_again_changes_nothing():
+    """Of two layers, which differ in their parameters and in what is dropped."""
+    _, encoder = encoders("bert")
+    noisy = with_dropout(encoder, 0.2, 0.3)
+    plain = states_and_gradient(noisy, "none")
+    for remat in ("dots", "layer"):
+        found = states_and_gradient(noisy, remat)
+        leaves = jax.tree.leaves_with_path(plain)
+        for (path, want), have in zip(leaves, jax.tree.leaves(found), strict=True):
+            # The gradient of a key bias is 0 but for rounding.
+            tolerance = 1e-6 * (np.abs(want).max() + 1.0)
+            np.testing.assert_allclose(
+                have, want, atol=tolerance, rtol=0, err_msg=f"{remat} {path}"
+            )
+
+
 def test_attention_dropout_path_meets_the_other_where_nothing_is_dropped():
     _, encoder = encoders("bert")
     # The smallest rate above 0 leaves every weight in place and unscaled.

@@ -1,5 +1,6 @@
 """Texts to sparse matrices: order, batches and padding change nothing."""
 
+import functools
 import pathlib
 
 import jax.numpy as jnp
@@ -34,10 +35,13 @@ def params(spec):
     return params
 
 
-def encode(spec, params, texts, **options):
-    options = {"batch_size": 4} | options
-    encoder = TextEncoder(spec, TextTokenizer(GOLDEN / "xlmr"), **options)
-    return encoder.encode(params, texts, max_length=16)
+@functools.cache
+def encoder_of(spec, batch_size):
+    return TextEncoder(spec, TextTokenizer(GOLDEN / "xlmr"), batch_size=batch_size)
+
+
+def encode(spec, params, texts, batch_size=4):
+    return encoder_of(spec, batch_size).encode(params, texts, max_length=16)
 
 
 def test_rows_come_in_the_order_of_the_texts(spec, params):

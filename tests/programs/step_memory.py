@@ -1,0 +1,82 @@
+"""What the plan of a step says it takes, and what the step then takes on a CPU.
+
+python step_memory.py LAYERS TEXTS LENGTH HIDDEN REMAT CHUNK; prints both in bytes.
+"""
+
+import ctypes
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from lsrjax import plan, sharding
+from lsrjax import train as training
+from lsrjax.config import get_default
+from lsrjax.data.shapes import Shape
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+GROUP = 7
+
+
+def resident(field: str) -> int:
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(field)
+
+
+def main(layers, queries, length, hidden, remat, chunk):
+    encoder = EncoderConfig("bert", 8192, hidden, layers, 4, 4 * hidden, 512, 2, 0)
+    spec = RetrieverSpec("splade", encoder, tied=True)
+    config = get_default()
+    config.loss.name, config.data.group_size = "kl", GROUP
+    config.batch_size = queries
+    config.regularizer.query = config.regularizer.document = 1e-3
+    config.memory.remat, config.memory.encode_chunk = remat, chunk
+    mesh = sharding.make_mesh(1, 1)
+    texts = queries * (1 + GROUP)
+    shapes = {"student": Shape(((texts, length),))}
+    stage = plan.StagePlan(config, spec, None, mesh, shapes)
+    rng = np.random.default_rng(0)
+    with jax.set_mesh(mesh):
+        planned = stage.memory().total
+        step = training.make_step(config, 1000, spec)
+        take = training.CompiledSteps(step)
+        params = jax.tree.map(
+            lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
+            retriever.split(spec)[1],
+        )
+        where = sharding.layout(params, mesh, num_heads=4, fsdp=False)
+
+        def state():
+            init = jax.jit(lambda p: training.init_state(step, p))
+            lies = where.shardings(jax.eval_shape(init, params))
+            return jax.jit(init, out_shardings=lies)(params)
+
+        part = {
+            "ids": rng.integers(1, 8192, (texts, length)).astype(np.int32),
+            "mask": np.ones((texts, length), np.int32),
+        }
+        row = np.arange(texts, dtype=np.int32)
+        batch = {
+            "student": {"parts": (part,), "place": row, "text": row},
+            "targets": {"scores": rng.normal(size=(queries, GROUP)).astype("f4")},
+        }
+        batch = sharding.to_global(batch, mesh, [0])
+        # Once, so that the compiler's own memory is not counted.
+        jax.block_until_ready(take(state(), None, batch))
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        before = resident("VmRSS")
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+        current = state()
+        for _ in range(2):
+            current, _ = take(current, None, batch)
+        jax.block_until_ready(current)
+    print(planned, resident("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:5]), sys.argv[5], int(sys.argv[6]))

@@ -1,0 +1,163 @@
+"""A run goes on elsewhere as if it had stayed; and it compiles few training steps."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+from programs import launch
+
+from lsrjax.data.loader import Order
+
+TESTS = pathlib.Path(__file__).parent
+PROGRAM = TESTS / "programs" / "recorded_main.py"
+CONFIG = TESTS / "configs" / "golden_infonce.py"
+STOPPED, STEPS = 4, 12
+
+
+def mesh(data, model, fsdp=False):
+    sizes = [f"--config.mesh.data={data}", f"--config.mesh.model={model}"]
+    return [*sizes, f"--config.mesh.fsdp={fsdp}"]
+
+
+def run(folder, flags, *, processes=1, devices=1, snapshot=0):
+    """Runs `lsrjax.main` in `folder / run`; returns what each process recorded."""
+    record = folder / "record"
+    command = [str(PROGRAM), str(record), str(snapshot), "--config", str(CONFIG)]
+    started = launch.start(
+        [*command, "--workdir", str(folder / "run"), *flags],
+        folder,
+        processes=processes,
+        devices=devices,
+    )
+    launch.finish(started)
+    return [read(folder / f"record.{number}") for number in range(processes)]
+
+
+def read(path):
+    """Numbers by step; texts and shapes by batch; and what was compiled."""
+    found = {"steps": {}, "texts": {}, "shapes": {}}
+    for line in path.read_text().splitlines():
+        values = json.loads(line)
+        if "loss" in values.get("numbers", ()):
+            found["steps"][values["step"]] = values["numbers"]
+        elif "batch" in values:
+            found["texts"][values["batch"]] = values["texts"]
+            found["shapes"][values["batch"]] = tuple(values["shape"])
+        elif "compiled" in values:
+            found |= {"compiled": values["compiled"], "table": values["shapes"]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def stayed(tmp_path_factory):
+    """A run on 4 x 2 devices to its end, and what a kill after step 4 would leave."""
+    folder = tmp_path_factory.mktemp("stayed")
+    (record,) = run(folder, mesh(4, 2), devices=8, snapshot=STOPPED)
+    stopped = folder / "run.snapshot"
+    saved = {p.name for p in (stopped / "train" / "checkpoints").iterdir()}
+    assert str(STOPPED) in saved and str(2 * STOPPED) not in saved
+    assert not (stopped / "train" / "done.json").exists()
+    return stopped, record
+
+
+# Work that is cut otherwise, and read by other threads.
+OTHERWISE = [
+    *("--config.memory.encode_chunk=3", "--config.memory.remat=layer"),
+    *("--config.data.threads=1", "--config.data.prefetch=3"),
+]
+
+
+def place(name, *values, slow=False):
+    return pytest.param(values, id=name, marks=[pytest.mark.slow] * slow)
+
+
+# Flags, processes, devices of each, and how many processes read each text.
+ELSEWHERE = [
+    place("one device", [*mesh(1, 1), *OTHERWISE], 1, 1, 1),
+    place("two processes by texts", mesh(4, 1, fsdp=True), 2, 2, 1),
+    place("two processes by terms", mesh(1, 4), 2, 2, 2, slow=True),
+    place("eight devices by texts", mesh(8, 1, fsdp=True), 1, 8, 1, slow=True),
+]
+
+
+@pytest.fixture(scope="module", params=ELSEWHERE)
+def elsewhere(request, stayed, tmp_path_factory):
+    """Where the stopped run went on, what each process recorded, and its readers."""
+    flags, processes, devices, readers = request.param
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(stayed[0], folder / "run")
+    records = run(folder, flags, processes=processes, devices=devices)
+    return folder, records, readers
+
+
+def test_a_stopped_run_goes_on_elsewhere_with_the_same_numbers(stayed, elsewhere):
+    _, wanted = stayed
+    _, records, _ = elsewhere
+    later = list(range(STOPPED + 1, STEPS + 1))
+    for found in records:
+        assert sorted(found["steps"]) == later
+        for step in later:
+            for name in ("loss", "grad_norm"):
+                a, b = found["steps"][step][name], wanted["steps"][step][name]
+                assert abs(a - b) <= 1e-5 * b, f"{name} of step {step}: {a}, was {b}"
+    assert len({wanted["steps"][step]["loss"] for step in later}) == len(later)
+
+
+def test_a_stopped_run_goes_on_elsewhere_with_the_same_examples(stayed, elsewhere):
+    _, wanted = stayed
+    _, records, readers = elsewhere
+    for found in records:
+        assert sorted(found["texts"]) == list(range(STOPPED, STEPS))
+    for batch in range(STOPPED, STEPS):
+        read = sorted(text for found in records for text in found["texts"][batch])
+        assert read == sorted(wanted["texts"][batch] * readers)
+    everything = [str(texts) for texts in wanted["texts"].values()]
+    assert len(set(everything)) == STEPS
+
+
+def test_a_stopped_run_says_where_it_goes_on_and_keeps_one_line_a_step(elsewhere):
+    folder, _, _ = elsewhere
+    assert f"goes on at step {STOPPED} of {STEPS}" in (folder / "stdout.0").read_text()
+    lines = (folder / "run" / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
+
+
+# Of 60 batches of eight, those with a long text. The shapes are fitted to the first 16,
+# of which few have one, and none of the longest.
+BATCHES, LONGER, LONGEST = 60, (2, 9, 21, 44), (29, 57)
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory):
+    """Groups of short texts, and a few of long ones."""
+    order = Order(8 * BATCHES, 8, seed=0)
+    texts = [f"text {number}" for number in range(8 * BATCHES)]
+    for batches, words in ((LONGER, 4), (LONGEST, 40)):
+        for batch in batches:
+            _, example = order[batch][5]
+            texts[example] += " and more" * words
+    path = tmp_path_factory.mktemp("skewed") / "groups.jsonl"
+    rows = [{"query": f"{i}", "pos": [text], "neg": []} for i, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_no_more_steps_are_compiled_than_the_table_has_shapes(skewed, tmp_path):
+    flags = [
+        *mesh(2, 1),
+        *("--config.data.source=files", f"--config.data.files={skewed}"),
+        *("--config.data.split=train", "--config.data.length_parts=2"),
+        "--config.model.dropout=0.0",
+        *(f"--config.steps={BATCHES}", "--config.checkpoint.every=60"),
+    ]
+    (found,) = run(tmp_path, flags, devices=2)
+    assert sorted(found["steps"]) == list(range(1, BATCHES + 1))
+    used = [found["shapes"][batch] for batch in range(BATCHES)]
+    assert len(set(used)) == found["table"] == 3
+    assert found["compiled"] == 3
+    # As few as there are batches that need one.
+    assert {batch for batch in range(BATCHES) if used[batch] != used[0]} == {
+        *LONGER,
+        *LONGEST,
+    }
