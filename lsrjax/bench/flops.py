@@ -9,8 +9,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.plan import forward_operations
 
 # Texts and tokens of a part.
 Part = tuple[int, int]
@@ -110,33 +110,15 @@ def training(
 
 
 def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
+    """Each kind of product so many times: the encoder's with parameters, its others."""
+    encoder = spec.encoder
     total = Flops(0, 0)
     for texts, length in parts:
-        tokens = texts * length
+        once, pooled = map(int, forward_operations(spec, texts, length))
+        # Of queries with keys, and of weights with values.
+        width = encoder.num_layers * encoder.hidden_size
+        attending = 2 * 2 * texts * length * length * width
         total += Flops(
-            products * _products(spec.encoder, tokens)
-            + attention * _attention(spec.encoder, tokens, length),
-            head * _head(spec, tokens),
+            products * (once - attending) + attention * attending, head * pooled
         )
     return total
-
-
-def _products(config: EncoderConfig, tokens: int) -> int:
-    """With parameters: query, key, value, output; the feed-forward block."""
-    D, inner = config.hidden_size, config.intermediate_size
-    return config.num_layers * 2 * tokens * (4 * D * D + 2 * D * inner)
-
-
-def _attention(config: EncoderConfig, tokens: int, length: int) -> int:
-    """Of queries with keys, and of weights with values."""
-    return config.num_layers * 2 * 2 * tokens * length * config.hidden_size
-
-
-def _head(spec: RetrieverSpec, tokens: int) -> int:
-    D = E = spec.encoder.hidden_size
-    vocab = spec.encoder.vocab_size
-    connector = 0
-    if spec.head == "milco":
-        E, vocab = spec.pivot_hidden_size, spec.pivot_vocab_size
-        connector = 2 * tokens * D * E
-    return connector + 2 * tokens * E * E + pool_flops(tokens, E, vocab)

@@ -293,34 +293,23 @@ def _random_state(stage: _Stage) -> dict:
     return jax.jit(init, out_shardings=shardings)(params)
 
 
-def traced(stage: _Stage, batch: dict) -> jax.stages.Traced:
-    """The step as the training loop jits it, traced anew.
-
-    Args:
-      stage: whose step it is.
-      batch: the stage's.
-    """
+def arguments(stage: _Stage) -> tuple[dict, dict | None]:
+    """The abstract state and teacher's parameters of a stage's step."""
     _, params = retriever.split(stage.student)
     state = jax.eval_shape(lambda p: training.init_state(stage.step, p), params)
-    state = _abstract(state, stage.layout)
     teacher_params = None
     if stage.teacher:
         _, teacher_params = retriever.split(stage.teacher)
         teacher_params = _abstract(teacher_params, stage.teacher_layout)
-    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-    # A function of its own: JAX remembers what it traced by the function.
-    jitted = jax.jit(
-        lambda *inputs: stage.step(*inputs),
-        donate_argnums=0,
-        out_shardings=(lies, None),
-    )
-    return jitted.trace(state, teacher_params, batch)
+    return _abstract(state, stage.layout), teacher_params
 
 
 def _compiled(impl: str, stage: _Stage, batch: dict) -> jax.stages.Compiled:
     """The step with one implementation of the pooling."""
+    # A step of its own: JAX remembers what it traced by the function.
+    step = dataclasses.replace(stage.step)
     with workload.pooling(impl):
-        return traced(stage, batch).lower().compile()
+        return training.compiled(step, *arguments(stage), batch)
 
 
 def _left_out(impl: str, stage: _Stage) -> str | None:

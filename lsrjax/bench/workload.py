@@ -10,6 +10,7 @@ import numpy as np
 from lsrjax import train as training
 from lsrjax.bench.sizes import not_negative, share, size
 from lsrjax.config import get_default
+from lsrjax.convert import presets
 from lsrjax.data import loader
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
@@ -114,16 +115,24 @@ class StepSizes:
             )
 
 
-_BASE = {"layers": 12, "dim": 768, "heads": 12, "inner": 3072, "query_length": 64}
+def _model(name: str) -> dict:
+    """Sizes of a published encoder."""
+    encoder, _ = presets.PRESETS[name]
+    return {
+        "family": encoder.family,
+        "layers": encoder.num_layers,
+        "dim": encoder.hidden_size,
+        "heads": encoder.num_heads,
+        "inner": encoder.intermediate_size,
+        "vocab": encoder.vocab_size,
+    }
+
+
+_TEACHER = _model("naver/splade-v3")
 _MILCO = {
-    "family": "xlm-roberta",
-    "layers": 24,
-    "dim": 1024,
-    "heads": 16,
-    "inner": 4096,
-    "vocab": 250002,
-    "pivot_vocab": 30522,
-    "pivot_dim": 768,
+    **_model("BAAI/bge-m3-unsupervised"),
+    "pivot_vocab": _TEACHER["vocab"],
+    "pivot_dim": _TEACHER["dim"],
     "length": 256,
     "query_length": 64,
     "dtype": "bfloat16",
@@ -132,31 +141,34 @@ _MILCO = {
 PRESETS = {
     "splade-v3": {
         "splade-v3": StepSizes(
-            family="bert",
-            vocab=30522,
             pivot_vocab=0,
             batch=32,
             group=9,
             length=512,
+            query_length=64,
             dtype="bfloat16",
-            **_BASE,
+            **_TEACHER,
         )
     },
     "xlmr-base-250k": {
         "xlmr-base-250k": StepSizes(
             task="infonce",
-            vocab=250002,
             pivot_vocab=0,
             batch=8,
             group=1,
             length=256,
+            query_length=64,
             dtype="bfloat16",
-            **_BASE,
+            **_model("FacebookAI/xlm-roberta-base"),
         )
     },
     "milco": {
         "stage 1": StepSizes(
-            task="alignment", batch=1024, group=1, teacher_layers=12, **_MILCO
+            task="alignment",
+            batch=1024,
+            group=1,
+            teacher_layers=_TEACHER["layers"],
+            **_MILCO,
         ),
         "stage 2": StepSizes(task="kl", batch=128, group=8, **_MILCO),
     },

@@ -15,8 +15,8 @@ from lsrjax.errors import InputError
 
 # What a draw is for: streams of random numbers that must not repeat one another.
 _ORDER, _EXAMPLE = range(2)
-# Batches, the first ones, that the shapes are fitted to.
-_SAMPLED_BATCHES = 16
+# The shapes are fitted to the first batches: so many, or fewer of more examples.
+_SAMPLED_BATCHES, _SAMPLED_EXAMPLES = 32, 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,9 +338,10 @@ class Batches:
 
     def _fit(self, parts: int, multiple: int) -> list[dict[str, shapes.Shape]]:
         """Shapes by model, cheapest first."""
+        sampled = _SAMPLED_EXAMPLES // self._order.batch_size
         samples = [
             drawn
-            for index in range(_SAMPLED_BATCHES)
+            for index in range(min(max(sampled, 4), _SAMPLED_BATCHES))
             for drawn in self._draw(index, range(self._devices))
         ]
         tables = {}

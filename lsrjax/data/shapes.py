@@ -10,9 +10,13 @@ Axes: S samples (a device's texts of a batch), n texts of a device, L tokens.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+# Share of the texts that may be longer than in all samples.
+_SLACK = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +48,8 @@ def fit(
 ) -> tuple[Shape, ...]:
     """A table of shapes for texts like these, cheapest first.
 
-    The first shape holds most batches like the samples, the second all of the samples,
-    the last whatever may come.
+    The first shape holds about half of the batches like the samples, the second all of
+    the samples with some room, the last whatever may come.
 
     Args:
       lengths_Sn: tokens of the texts of each sample.
@@ -59,15 +63,19 @@ def fit(
     def rounded(tokens_n):
         return np.minimum(-(-tokens_n // multiple) * multiple, max_length)
 
-    often_n = np.quantile(sorted_Sn, 0.9, axis=0, method="higher")
+    often_n = np.quantile(sorted_Sn, 0.75, axis=0, method="higher")
     often = _cheapest(rounded(often_n), parts)
     # Whatever a shape holds, the next one holds too: of the shapes that several
     # processes need for a batch, the largest serves all.
     allowed_n = np.repeat(
-        *np.transpose([(tokens, texts) for texts, tokens in often.parts])
+        [tokens for _, tokens in often.parts], [texts for texts, _ in often.parts]
     )
-    seen = _cheapest(np.maximum(rounded(sorted_Sn.max(axis=0)), allowed_n), parts)
-    return tuple(dict.fromkeys([often, seen, Shape(((n, max_length),))]))
+    # With room for a few more long texts than any sample had: a batch for the last
+    # shape is slow, and a shape more to compile.
+    longer = np.minimum(np.arange(n) + math.ceil(_SLACK * n), n - 1)
+    ample_n = rounded(sorted_Sn.max(axis=0)[longer])
+    ample = _cheapest(np.maximum(ample_n, allowed_n), parts)
+    return tuple(dict.fromkeys([often, ample, Shape(((n, max_length),))]))
 
 
 def _cheapest(tokens_n: np.ndarray, parts: int) -> Shape:
