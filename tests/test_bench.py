@@ -309,7 +309,7 @@ def test_the_milco_preset_is_two_rows(capsys, monkeypatch):
     assert second.student.lexecho and not second.teacher
     # Flags override the preset, which keeps the rest.
     assert (first.sizes.batch, second.sizes.batch, second.sizes.group) == (2, 2, 8)
-    assert second.sizes.encode_chunk == 128
+    assert second.sizes.encode_chunk == 32
 
 
 def test_the_figures_of_the_tables():

@@ -136,7 +136,7 @@ _MILCO = {
     "length": 256,
     "query_length": 64,
     "dtype": "bfloat16",
-    "encode_chunk": 128,
+    "encode_chunk": 32,
 }
 PRESETS = {
     "splade-v3": {
