@@ -300,7 +300,7 @@ def start(folder, processes, devices, *flags, config=TWO_MESHES, **options):
 def run(folder, processes, devices, *flags, **options):
     """Runs `lsrjax.main` to its end; returns the work directory and the processes."""
     started = start(folder, processes, devices, *flags, **options)
-    launch.finish(started, 330)
+    launch.finish(started, 900)
     return folder / "run", started
 
 
@@ -428,7 +428,7 @@ DEMO_STAGES = ("teacher", "align", "distill")
 FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
-    for field in ("steps=3", "log.every=1")
+    for field in ("steps=3", "log.every=1", "data.split=dev")
 ]
 
 

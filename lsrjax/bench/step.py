@@ -38,8 +38,8 @@ Presets (sizes of the models; the flags below override):
                   8,192 pairs with a BERT-base teacher, stage 2 distills 128 of 1,024
                   queries with groups of 8 and LexEcho; 256 tokens (queries 64)
 All three are in bfloat16, and for accelerators: on a CPU, override --batch, --length
-and --layers. milco encodes 32 texts at a time (--encode-chunk), which takes 48 GB by the
-count of XLA's CPU compiler.
+and --layers. milco encodes 32 texts at a time (--encode-chunk), which takes 48 GB by
+the count of XLA's CPU compiler.
 """
 
 
