@@ -107,11 +107,11 @@ def check(processes: int | None, devices: int | None) -> None:
 
 
 def _slurm_tasks(environ) -> int:
-    """Tasks of the SLURM step that this process belongs to; 0 outside of one."""
-    if "SLURM_PROCID" not in environ:
-        return 0
-    tasks = environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or "1"
-    return int(tasks)
+    """Tasks of the SLURM step that this process belongs to; 0 outside of one.
+
+    The script of a job, which runs once, has the job's SLURM_NTASKS but no step.
+    """
+    return int(environ.get("SLURM_STEP_NUM_TASKS", "0"))
 
 
 def _slurm_gpus(environ) -> int | None:

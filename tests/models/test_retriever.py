@@ -169,10 +169,10 @@ def assert_close(found, expected):
     ("head", "shape", "chunk"),
     [
         ("splade", "whole", 0),
-        ("splade", "parts", 3),
-        ("milco", "whole", 4),
-        ("milco", "parts", 0),
-        ("milco", "parts", 1),
+        pytest.param("splade", "parts", 3, marks=pytest.mark.slow),
+        pytest.param("milco", "whole", 4, marks=pytest.mark.slow),
+        pytest.param("milco", "parts", 0, marks=pytest.mark.slow),
+        pytest.param("milco", "parts", 1, marks=pytest.mark.slow),
         ("milco", "parts", 3),
     ],
 )
@@ -182,7 +182,11 @@ def test_a_batch_is_its_texts_encoded_alone(head, shape, chunk):
 
 @pytest.mark.parametrize(
     ("head", "remat", "chunk"),
-    [("splade", "dots", 0), ("milco", "dots", 3), ("milco", "layer", 0)],
+    [
+        pytest.param("splade", "dots", 0, marks=pytest.mark.slow),
+        pytest.param("milco", "dots", 3, marks=pytest.mark.slow),
+        ("milco", "layer", 0),
+    ],
 )
 def test_what_is_computed_again_changes_nothing(head, remat, chunk):
     assert_close(batched(head, PARTS, remat=remat, chunk=chunk), alone(head))
@@ -225,8 +229,8 @@ def dropped(kind):
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ("whole", {"chunk": 4, "remat": "layer"}),
-        ("parts", {}),
+        pytest.param("whole", {"chunk": 4, "remat": "layer"}, marks=pytest.mark.slow),
+        pytest.param("parts", {}, marks=pytest.mark.slow),
         ("parts", {"chunk": 3, "remat": "dots"}),
     ],
     ids=["chunks", "parts", "parts and chunks"],
