@@ -428,13 +428,13 @@ DEMO_STAGES = ("teacher", "align", "distill")
 FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
-    for field in ("steps=3", "log.every=1", "data.split=dev")
+    for field in ("steps=3", "log.every=1", "data.split=dev", "data.length_parts=2")
 ]
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one_in_the_demo(tmp_path):
-    flags = {"config": DEMO, "xla_flags": ""}
+    flags = {"config": DEMO}
     one, _ = run(tmp_path / "one", 1, 4, *FEW_STEPS, **flags)
     two, (_, second) = run(tmp_path / "two", 2, 2, *FEW_STEPS, **flags)
     for stage in DEMO_STAGES:

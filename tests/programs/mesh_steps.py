@@ -80,8 +80,8 @@ def random_params(spec, seed):
     )
 
 
-def batch_of(task: str, step: int, devices: int) -> dict:
-    """The step's batch, cut for so many devices."""
+def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
+    """Token ids of the step's texts, by model and device."""
     rng = np.random.default_rng((step, len(task)))
 
     def texts(count, vocab):
@@ -99,9 +99,8 @@ def batch_of(task: str, step: int, devices: int) -> dict:
     else:
         models["student"][1] = texts(GROUP, WORDS)
     share = EXAMPLES // devices
-    batch = {}
-    for model, named in models.items():
-        rows = [
+    return {
+        model: [
             [
                 row
                 for by_example in named
@@ -110,14 +109,27 @@ def batch_of(task: str, step: int, devices: int) -> dict:
             ]
             for d in range(devices)
         ]
-        lengths = np.array([[len(row) for row in device] for device in rows])
-        table = shapes.fit(lengths, LENGTH, parts=3, multiple=2)
-        shape = table[min(1, len(table) - 1)]  # holds this batch
-        made = [shapes.cut(device, shape, 0) for device in rows]
-        batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
-    scores = rng.normal(0, 2, (EXAMPLES, GROUP)).astype(np.float32)
-    batch["targets"] = {"scores": scores} if task == "kl" else {}
-    return batch
+        for model, named in models.items()
+    }
+
+
+def batches_of(task: str, devices: int) -> list[dict]:
+    """The steps' batches, cut for so many devices into two parts."""
+    steps = [rows_of(task, step, devices) for step in range(STEPS)]
+    batches = [{"targets": {}} for _ in steps]
+    for model in steps[0]:
+        lengths = [[len(r) for r in device] for rows in steps for device in rows[model]]
+        table = shapes.fit(np.array(lengths), LENGTH, parts=2, multiple=2)
+        shape = table[min(1, len(table) - 1)]  # holds all of them
+        for rows, batch in zip(steps, batches, strict=True):
+            made = [shapes.cut(device, shape, 0) for device in rows[model]]
+            batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
+    if task == "kl":
+        rng = np.random.default_rng(9)
+        for batch in batches:
+            scores = rng.normal(0, 2, (EXAMPLES, GROUP)).astype(np.float32)
+            batch["targets"] = {"scores": scores}
+    return batches
 
 
 def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
@@ -143,8 +155,8 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
             params
         )
         jitted = jax.jit(step, out_shardings=(lies, None), compiler_options=QUICK)
-        for number in range(STEPS):
-            batch = sharding.to_global(batch_of(task, number, data), mesh, range(data))
+        for number, batch in enumerate(batches_of(task, data)):
+            batch = sharding.to_global(batch, mesh, range(data))
             state, metrics = jitted(state, teacher_params, batch)
             found |= {f"{number}/{k}": np.asarray(v) for k, v in metrics.items()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state["params"]):
