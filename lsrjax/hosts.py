@@ -66,6 +66,7 @@ def start(
     elif tpu_pod or "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
         options = {}
         promised = len(environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+        promised *= int(environ.get("MEGASCALE_NUM_SLICES", "1"))
         promised = promised if promised > 1 else None
     else:
         return

@@ -477,15 +477,15 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", [0, 1])
 def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
-    rows = [{"query": f"{i}", "pos": [f"text {i}"], "neg": []} for i in range(400)]
+    rows = [{"query": f"{i}", "pos": [f"text {i}"], "neg": []} for i in range(480)]
     # Met after the first batches, which every process reads all of; each process reads
     # half of the others.
-    _, example = Order(len(rows), 8, seed=0)[20][4 * reader]
+    _, example = Order(len(rows), 8, seed=0)[55][4 * reader]
     rows[example]["pos"] = [" "]
     path = tmp_path / "groups.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--config.data.source=files", f"--config.data.files={path}"]
-    flags += ["--config.data.split=train", "--config.steps=40"]
+    flags += ["--config.data.split=train", "--config.steps=60"]
     started = start(tmp_path, 2, 2, *flags, config=GOLDEN)
     wanted = f"Error: {path}, row {example} "
     try:

@@ -350,7 +350,7 @@ def test_rates_are_of_the_time_since_the_last_reading():
 
 def test_a_batch_has_to_divide_over_the_devices():
     config = get_default()
-    for size, devices, advice in ((10, 4, "Take 8 or 12"), (3, 4, "Take 4 ")):
+    for size, devices, advice in ((10, 4, "Take 8 or 12"), (3, 4, r"Take 4\.")):
         config.batch_size = size
         with pytest.raises(InputError, match=rf"{size}, .*the {devices} .*{advice}"):
             training.check_batch(config, devices)
