@@ -96,5 +96,5 @@ def distill() -> ConfigDict:
     c.optim.lr = 1e-4
     c.optim.warmup_steps = 30
     c.batch_size = 32
-    c.steps = 160
+    c.steps = 240
     return c
