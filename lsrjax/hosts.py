@@ -67,7 +67,8 @@ def start(
         options = {}
         promised = len(environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
         promised *= int(environ.get("MEGASCALE_NUM_SLICES", "1"))
-        promised = promised if promised > 1 else None
+        if "TPU_WORKER_HOSTNAMES" not in environ or promised == 1:
+            promised = None
     else:
         return
     # The default of some versions cannot reduce between processes.
@@ -137,6 +138,11 @@ def _slurm_devices(environ) -> list[int] | None:
     share = max(count // tasks, 1)
     first = int(environ.get("SLURM_LOCALID", "0")) * share if count >= tasks else 0
     return list(range(first, first + share))
+
+
+def count() -> int:
+    """Processes of the run; 1 before they have found each other."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_first() -> bool:

@@ -3,6 +3,7 @@
 python -m lsrjax.main --config configs/demo.py [--workdir DIR] [--config.x.y=z …]
 """
 
+import os
 import pathlib
 import re
 import runpy
@@ -66,6 +67,12 @@ def _main(config_path: pathlib.Path) -> None:
         )
         run.run(_CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
     except (InputError, TrainingFailed) as error:
+        if not _DRY_RUN.value and hosts.count() > 1:
+            # An orderly end would wait for the others, which wait for this one.
+            _say(str(error))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(2)
         _stop(str(error))
 
 
@@ -78,10 +85,14 @@ def _plan(workdir: pathlib.Path) -> None:
 
 
 def _stop(message: str) -> None:
+    _say(message)
+    sys.exit(2)
+
+
+def _say(message: str) -> None:
     console = Console(stderr=True)
     # As text, since a message may hold square brackets, which are markup.
     console.print(Text("Error: ", "bold red"), Text(message), sep="", soft_wrap=True)
-    sys.exit(2)
 
 
 def _parse(argv: list[str]) -> pathlib.Path:
