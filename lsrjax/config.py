@@ -79,8 +79,8 @@ def get_default() -> ConfigDict:
     c.data.columns.neg_scores = "neg_scores"
     c.data.query_length = 64  # tokens
     c.data.document_length = 256  # tokens; for pairs: of either text
-    c.data.length_parts = 4  # a device's texts are cut into as many parts by length,
-    c.data.length_multiple = 8  # each padded to its own multiple of so many tokens
+    c.data.length_parts = 12  # a device's texts are cut into up to so many by length,
+    c.data.length_multiple = 4  # each padded to its own multiple of so many tokens
     c.data.group_size = 1  # documents of a query: a positive and hard negatives
     c.data.mixing = "passages"  # debian: a language is drawn for each document:
     # passages | for all documents of a query: entries

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from lsrjax import build, checkpoint, sharding
+from lsrjax import build, checkpoint, flops, sharding
 from lsrjax import config as configs
 from lsrjax import train as training
 from lsrjax.convert import huggingface
@@ -139,40 +139,21 @@ class StagePlan:
         where = sharding.over_data(self.mesh)
         return _lying(batch, jax.tree.map(lambda _: where, batch))
 
-    def operations(self) -> dict[str, float]:
-        """Floating-point operations of a step by part, counting what is multiplied.
-
-        Twice the products of the forward pass, three times that for a step, four times
-        where the backward pass computes the forward pass again.
-        """
-        again = self.config.memory.encode_chunk or self.config.memory.remat != "none"
-        devices = self.mesh.shape[sharding.DATA]
-        total = {"encoder": 0.0, "head": 0.0}
-        for name, spec, passes in (
-            ("student", self.spec, 4 if again else 3),
-            ("teacher", self.teacher, 1),
-        ):
-            if spec is None:
-                continue
-            for count, length in self.shapes[name].parts:
-                encoder, head = forward_operations(spec, count * devices, length)
-                total["encoder"] += passes * encoder
-                total["head"] += passes * head
+    def operations(self) -> flops.Flops:
+        """Floating-point operations of a step, of all devices, by formula."""
+        memory, devices = self.config.memory, self.mesh.shape[sharding.DATA]
+        total = flops.Flops(0, 0)
+        for texts, length in self.shapes["student"].parts:
+            chunked = 0 < memory.encode_chunk < texts
+            part = (texts * devices, length)
+            total += flops.training(
+                self.spec, [part], remat=memory.remat, chunked=chunked
+            )
+        if self.teacher:
+            parts = self.shapes["teacher"].parts
+            parts = [(texts * devices, length) for texts, length in parts]
+            total += flops.forward(self.teacher, parts)
         return total
-
-
-def forward_operations(
-    spec: RetrieverSpec, texts: int, length: int
-) -> tuple[float, float]:
-    """Floating-point operations of a forward pass: of the encoder, of the head."""
-    e = spec.encoder
-    D, tokens = e.hidden_size, texts * length
-    layer = 2 * (4 * D * D + 2 * D * e.intermediate_size) + 4 * length * D
-    width = spec.pivot_hidden_size or D
-    terms = spec.pivot_vocab_size or e.vocab_size
-    connector = 2 * D * width if spec.pivot_hidden_size else 0
-    head = 2 * width * (width + terms) + connector
-    return float(tokens) * e.num_layers * layer, float(tokens) * head
 
 
 def _lying(tree, shardings):
@@ -278,8 +259,8 @@ def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None
         + f"; encode_chunk {config.memory.encode_chunk or 'off'}, remat"
         f" {config.memory.remat}",
         *(f"  {note}" for note in plan.notes),
-        f"  operations of a step: {sum(operations.values()):.3g} (encoder"
-        f" {operations['encoder']:.3g}, head {operations['head']:.3g})",
+        f"  operations of a step: {operations.both:.3g} (encoder"
+        f" {operations.encoder:.3g}, head {operations.head:.3g})",
         f"  memory of a device: {_size(memory.total)} = parameters"
         f" {_size(memory.params)} + optimizer {_size(memory.optimizer)}"
         + (f" + teacher {_size(memory.teacher)}" if memory.teacher else "")

@@ -12,11 +12,10 @@ import pytest
 from jax.extend import core
 from rich.console import Console
 
-from lsrjax import sharding
-from lsrjax.bench import data, flops, head, measure, step, step_tables, workload
+from lsrjax import flops, sharding
+from lsrjax.bench import data, head, measure, peaks, step, step_tables, workload
 from lsrjax.bench.__main__ import main
-from lsrjax.models.encoder import EncoderConfig
-from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.data import loader, sources
 
 HEAD = "head --batch 2 --length 3 --dim 5 --vocab 40 --repeats 1".split()
 MODEL = "--layers 1 --teacher-layers 1 --dim 8 --heads 2 --inner 16 --vocab 50"
@@ -60,7 +59,7 @@ def test_without_the_plain_one_there_is_no_speed_up(capsys):
 
 
 def test_a_chip_whose_peak_is_known_gets_a_table_of_utilisation(capsys, monkeypatch):
-    monkeypatch.setattr(flops, "peak", lambda kind, dtype: 1e9)
+    monkeypatch.setattr(peaks, "peak", lambda kind, dtype: 1e9)
     main([*HEAD, "--impl", "blocked"])
     out = capsys.readouterr().out
     assert "of the dense peak of 0.001 TFLOP/s" in out
@@ -133,7 +132,7 @@ def test_the_memory_there_is_was_found():
     assert measure.free_bytes(jax.devices("cpu")[0]) > 2**26
 
 
-# Peaks and operations
+# Peaks
 
 
 @pytest.mark.parametrize(
@@ -160,52 +159,8 @@ def test_the_memory_there_is_was_found():
     ],
 )
 def test_peaks_by_kind_of_device(kind, bfloat16, float32):
-    found = [flops.peak(kind, dtype) for dtype in ("bfloat16", "float32")]
+    found = [peaks.peak(kind, dtype) for dtype in ("bfloat16", "float32")]
     assert found == [x and x * 1e12 for x in (bfloat16, float32)]
-
-
-def spec(head_name, **fields):
-    encoder = EncoderConfig(
-        family="bert",
-        vocab_size=11,
-        hidden_size=6,
-        num_layers=2,
-        num_heads=2,
-        intermediate_size=10,
-        max_positions=8,
-        type_vocab_size=2,
-        pad_token_id=0,
-    )
-    return RetrieverSpec(head_name, encoder, **fields)
-
-
-def test_operations_of_a_case_by_hand():
-    # 3 texts of 5 tokens. A layer: 15 tokens times 4 x 6 x 6 + 2 x 6 x 10 = 264
-    # parameters, two operations each; attention 15 x 5 x 6, twice.
-    products = 2 * (2 * 15 * 264)
-    attention = 2 * (2 * 2 * 15 * 5 * 6)
-    encoder = products + attention
-    # Transform 6 x 6, then 11 terms.
-    splade = 2 * 15 * 6 * 6 + 2 * 15 * 6 * 11
-    found = flops.forward(spec("splade", tied=True), [(3, 5)])
-    assert (found.encoder, found.head) == (encoder, splade) == (19440, 3060)
-    # Connector 6 x 4, transform 4 x 4, then 13 terms.
-    milco = spec("milco", pivot_vocab_size=13, pivot_hidden_size=4)
-    assert flops.forward(milco, [(3, 5)]).head == 2 * 15 * (24 + 16 + 4 * 13)
-    for remat, chunked, times in [
-        ("none", False, (3, 3, 3)),
-        ("dots", False, (3, 4, 3)),
-        ("layer", False, (4, 4, 3)),
-        ("none", True, (4, 4, 4)),
-        ("layer", True, (5, 5, 4)),
-    ]:
-        found = flops.training(spec("splade"), [(3, 5)], remat=remat, chunked=chunked)
-        a, b, c = times
-        assert found == flops.Flops(a * products + b * attention, c * splade)
-    two = flops.forward(milco, [(3, 5), (2, 4)])
-    assert two == flops.forward(milco, [(3, 5)]) + flops.forward(milco, [(2, 4)])
-    assert two.both == two.encoder + two.head
-    assert flops.pool_flops(15, 6, 11) == 2 * 15 * 6 * 11
 
 
 SMALL = workload.StepSizes(
@@ -438,8 +393,10 @@ def test_data_compares_the_loaders(capsys):
 
 def test_padding_to_the_longest_counts_what_a_batch_holds():
     loaders = data._loaders("pairs", data.DataSizes(batch=8, length=48))
-    ours, longest = (data.content(b, 2, 8) for b in loaders.values())
-    assert ours.examples == longest.examples == 16
+    # Of as many batches as share their examples out among them.
+    count = len(loader.Order(len(sources.debian("pair", "train")), 8, 0).window(0))
+    ours, longest = (data.content(b, count, 8) for b in loaders.values())
+    assert ours.examples == longest.examples == 8 * count
     assert ours.tokens == longest.tokens
     batch = loaders["pairs", "longest"][0]
     (part,) = batch["student"]["parts"]

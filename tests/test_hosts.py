@@ -477,10 +477,12 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", [0, 1])
 def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
-    rows = [{"query": f"{i}", "pos": [f"text {i}"], "neg": []} for i in range(480)]
-    # Met after the first batches, which every process reads all of; each process reads
-    # half of the others.
-    _, example = Order(len(rows), 8, seed=0)[55][4 * reader]
+    rows = [{"query": f"{i}", "pos": [f"text {i}"], "neg": []} for i in range(1024)]
+    # Met after the first 32 batches, which every process reads all of; of the others,
+    # whose examples are dealt among the next 32, each process reads half of each.
+    order = Order(len(rows), 8, seed=0)
+    assert order.window(40).start == 32
+    _, example = order[40][4 * reader]
     rows[example]["pos"] = [" "]
     path = tmp_path / "groups.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

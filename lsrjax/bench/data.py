@@ -35,7 +35,7 @@ class DataSizes:
     group: int = size(8, "documents of a query")
     length: int = size(64, "most tokens of a document, or of a pair's texts")
     query_length: int = size(24, "most tokens of a query")
-    parts: int = size(4, "parts that a batch's texts are cut into by length")
+    parts: int = size(12, "parts that a batch's texts are cut into by length")
 
 
 def add_command(commands) -> None:

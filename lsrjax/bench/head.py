@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lsrjax.bench import flops, measure
+from lsrjax.bench import measure, peaks
 from lsrjax.bench.sizes import add_flags, positive, resolve, share, size
 from lsrjax.errors import InputError
 from lsrjax.ops.vocab_pool import vocab_pool
@@ -160,7 +160,7 @@ def _measure(console: Console, name: str, sizes: HeadSizes, args) -> None:
 
 def _print_utilisation(console, sizes: HeadSizes, dtype: str, impls, medians) -> None:
     """Shares of the chip's peak, where that is known."""
-    peak = flops.peak(jax.devices()[0].device_kind, dtype)
+    peak = peaks.peak(jax.devices()[0].device_kind, dtype)
     if peak is None:
         return
     table = Table(title=f"of the dense peak of {peak / 1e12:g} TFLOP/s, {dtype}")
@@ -168,7 +168,7 @@ def _print_utilisation(console, sizes: HeadSizes, dtype: str, impls, medians) ->
     for when in ("forward", "fwd + bwd"):
         table.add_column(f"{when} TFLOP/s", justify="right")
         table.add_column("utilisation", justify="right")
-    operations = flops.pool_flops(sizes.batch * sizes.length, sizes.dim, sizes.vocab)
+    operations = 2 * sizes.batch * sizes.length * sizes.dim * sizes.vocab
     for impl in impls:
         row = []
         for i, times in enumerate((1, 3)):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jax
 from rich.console import Console
 
-from lsrjax import sharding
+from lsrjax import flops, sharding
 from lsrjax import train as training
-from lsrjax.bench import flops, measure, workload
+from lsrjax.bench import measure, peaks, workload
 from lsrjax.bench.sizes import add_flags, positive, resolve
 from lsrjax.bench.step_tables import FOOTNOTE, Measured, operations, times
 from lsrjax.bench.workload import PRESETS, TEACHER, StepSizes
@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> None:
             found[name] = _measure(console, name, _stage(sizes, mesh, args.fsdp), args)
     console.print(times(found))
     kind = mesh.devices.flat[0].device_kind
-    peaks = {name: flops.peak(kind, sizes.dtype) for name, sizes in rows.items()}
-    console.print(operations(found, peaks, mesh.size))
+    rates = {name: peaks.peak(kind, sizes.dtype) for name, sizes in rows.items()}
+    console.print(operations(found, rates, mesh.size))
     console.print(FOOTNOTE, highlight=False)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from lsrjax.bench import flops, measure
+from lsrjax import flops
+from lsrjax.bench import measure
 
 FOOTNOTE = (
     "speed-up: naive time / time; tokens: of the student's texts, without padding;"

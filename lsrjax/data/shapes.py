@@ -48,8 +48,8 @@ def fit(
 ) -> tuple[Shape, ...]:
     """A table of shapes for texts like these, cheapest first.
 
-    The first shape holds about half of the batches like the samples, the second all of
-    the samples with some room, the last whatever may come.
+    The first shape holds all of the samples, the second has some room besides, the last
+    holds whatever may come.
 
     Args:
       lengths_Sn: tokens of the texts of each sample.
@@ -63,19 +63,18 @@ def fit(
     def rounded(tokens_n):
         return np.minimum(-(-tokens_n // multiple) * multiple, max_length)
 
-    often_n = np.quantile(sorted_Sn, 0.75, axis=0, method="higher")
-    often = _cheapest(rounded(often_n), parts)
+    longest_n = sorted_Sn.max(axis=0)
+    tight = _cheapest(rounded(longest_n), parts)
     # Whatever a shape holds, the next one holds too: of the shapes that several
     # processes need for a batch, the largest serves all.
     allowed_n = np.repeat(
-        [tokens for _, tokens in often.parts], [texts for texts, _ in often.parts]
+        [tokens for _, tokens in tight.parts], [texts for texts, _ in tight.parts]
     )
     # With room for a few more long texts than any sample had: a batch for the last
     # shape is slow, and a shape more to compile.
     longer = np.minimum(np.arange(n) + math.ceil(_SLACK * n), n - 1)
-    ample_n = rounded(sorted_Sn.max(axis=0)[longer])
-    ample = _cheapest(np.maximum(ample_n, allowed_n), parts)
-    return tuple(dict.fromkeys([often, ample, Shape(((n, max_length),))]))
+    ample = _cheapest(np.maximum(rounded(longest_n[longer]), allowed_n), parts)
+    return tuple(dict.fromkeys([tight, ample, Shape(((n, max_length),))]))
 
 
 def _cheapest(tokens_n: np.ndarray, parts: int) -> Shape:

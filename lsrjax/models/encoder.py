@@ -254,17 +254,46 @@ class Attention(nnx.Module):
         query_BLHC = self.query(hidden_BLD).reshape(split)
         key_BMHC = self.key(hidden_BLD).reshape(split)
         value_BMHC = self.value(hidden_BLD).reshape(split)
-        mask_B11M = mask_BL[:, None, None, :]
         rate = self.config.attention_dropout
         if dropout_keys_B is None or rate == 0.0:
-            mixed_BLHC = jax.nn.dot_product_attention(
-                query_BLHC, key_BMHC, value_BMHC, mask=mask_B11M
-            )
+            mixed_BLHC = _attention(query_BLHC, key_BMHC, value_BMHC, mask_BL)
         else:
+            mask_B11M = mask_BL[:, None, None, :]
             mixed_BLHC = _attention_with_dropout(
                 query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, dropout_keys_B
             )
         return self.out(mixed_BLHC.reshape(hidden_BLD.shape))
+
+
+def suits_cudnn(device: jax.Device, dtype: DType, width: int) -> bool:
+    """Whether cuDNN has a fused attention for the device, and heads of this width."""
+    return (
+        device.platform == "gpu"
+        and "cuda" in device.client.platform_version.lower()
+        and float(device.compute_capability) >= 8.0
+        and dtype in (jnp.bfloat16, jnp.float16)
+        and width % 8 == 0
+        and width <= 128
+    )
+
+
+def _attention(query_BLHC, key_BMHC, value_BMHC, mask_BM):
+    """Attention without dropout; cuDNN's, which keeps no weights, where it is."""
+    if not suits_cudnn(jax.devices()[0], query_BLHC.dtype, query_BLHC.shape[-1]):
+        return jax.nn.dot_product_attention(
+            query_BLHC, key_BMHC, value_BMHC, mask=mask_BM[:, None, None, :]
+        )
+    # Padding as a number of tokens; as a mask, cuDNN would want it for every pair of
+    # tokens. One at least, so that a text without a token gives numbers and not NaN.
+    lengths_B = jnp.maximum(mask_BM.sum(axis=1, dtype=jnp.int32), 1)
+    return jax.nn.dot_product_attention(
+        query_BLHC,
+        key_BMHC,
+        value_BMHC,
+        query_seq_lengths=lengths_B,
+        key_value_seq_lengths=lengths_B,
+        implementation="cudnn",
+    )
 
 
 def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, keys_B):
@@ -359,8 +388,9 @@ class Encoder(nnx.Module):
 
         Args:
           ids_BL: token ids, integers.
-          mask_BL: true or 1 where a token is, false or 0 where padding is. Padding
-            never changes the states of tokens; its own states are meaningless.
+          mask_BL: true or 1 where a token is, false or 0 where padding is, which
+            comes after the tokens. Padding never changes the states of tokens; its own
+            states are meaningless.
           dropout_keys_B: a random key for each text; None computes without dropout.
           remat: what the backward pass computes again, a name in `REMAT`.
 

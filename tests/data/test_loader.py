@@ -15,6 +15,7 @@ from lsrjax.data.loader import (
     Order,
     PairBatches,
     TextField,
+    deal,
     rows_of,
     stream,
 )
@@ -180,6 +181,43 @@ def numbers_of(tokenizer, rows):
     return [int(words(tokenizer, row)[2]) for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("examples", "batch_size"), [(13, 4), (3, 8), (5000, 8), (5000, 64), (9000, 3000)]
+)
+def test_windows_of_batches_follow_each_other_within_an_epoch(examples, batch_size):
+    order = Order(examples, batch_size, seed=5)
+    batch, sizes = 0, collections.Counter()
+    while batch * batch_size < 3 * examples:
+        window = order.window(batch)
+        assert window.start == batch and 1 <= len(window) <= 32
+        assert len(window) * batch_size <= max(2048, batch_size)
+        assert all(order.window(i) == window for i in window)
+        epochs = {i * batch_size // examples for i in window}
+        assert len(epochs) == 1
+        sizes[epochs.pop()] += len(window)
+        batch = window.stop
+    # No window is much shorter than the others of its epoch.
+    windows = [order.window(i) for i in range(sizes[0])]
+    assert max(map(len, windows)) - min(map(len, windows)) <= 1
+
+
+def test_batches_are_dealt_examples_of_like_sizes():
+    rng = np.random.default_rng(0)
+    sizes = rng.geometric(0.05, 32 * 8)
+    dealt = deal(sizes, 32, turn=0)
+    assert sorted(dealt.ravel()) == list(range(len(sizes)))
+    totals, drawn = sizes[dealt].sum(axis=1), sizes.reshape(32, 8).sum(axis=1)
+    assert totals.std() < 0.35 * drawn.std()
+    # Nor do lengths within a batch: the longest of each is one of the 32 longest.
+    assert sizes[dealt].max(axis=1).min() >= np.sort(sizes)[-32]
+    np.testing.assert_array_equal(deal(sizes, 32, turn=5), np.roll(dealt, 5, axis=0))
+
+
+def of_window(order, batch):
+    """The examples that are dealt to the batches of a window."""
+    return [member for i in order.window(batch) for member in order[i]]
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_batches_hold_the_examples_of_the_order(field, devices):
     """Divided over devices, and on each of them by name, then by example."""
@@ -188,7 +226,8 @@ def test_batches_hold_the_examples_of_the_order(field, devices):
     )
     batches = batches_of(groups(13), build, 8, devices=devices)
     order = Order(13, 8, seed=0)
-    for i in range(5):
+    seen = collections.Counter()
+    for i in range(6):
         batch, queries, positives, sizes = batches[i], [], [], set()
         for rows in rows_by_device(batch["student"], devices):
             share = len(rows) // 4
@@ -198,12 +237,15 @@ def test_batches_hold_the_examples_of_the_order(field, devices):
             assert kinds == ["good", "bad", "bad"] * share
             positives += numbers_of(field.tokenizer, documents[::3])
             sizes.add(share)
-        examples = [example for _, example in order[i]]
-        assert queries == positives == examples and sizes == {8 // devices}
+        assert queries == positives and sizes == {8 // devices}
         # Scores of example i are 100 i and a bit.
         assert (batch["targets"]["scores"] // 100).astype(int).tolist() == [
-            [example] * 3 for example in examples
+            [example] * 3 for example in queries
         ]
+        seen.update(queries)
+        if i + 1 == order.window(i).stop:
+            expected = [m for k in range(i + 1) for m in order[k]]
+            assert seen == collections.Counter(example for _, example in expected)
 
 
 def test_fewer_examples_than_a_batch(field):
@@ -264,7 +306,7 @@ def test_all_batches_are_of_a_few_shapes_known_before(english, devices):
     field = TextField(english, 32)
     build, examples = group_batches(field, group_size=2), groups(300)
     # More long texts than the first batches have, which the shapes are fitted to.
-    for _, example in Order(300, 4, 0)[40]:
+    for _, example in of_window(Order(300, 4, 0), 40):
         examples[example].positives[:] = [text("good", *WORDS * 5)] * 2
     batches, again = (batches_of(examples, build, devices=devices) for _ in range(2))
     assert again.shapes == batches.shapes
@@ -294,23 +336,26 @@ def test_shapes_are_the_same_in_every_process(field):
         assert part.shapes == whole.shapes
 
 
-def test_processes_together_read_the_whole_batch(field):
+def test_processes_together_read_the_whole_batch(english):
     """Each its rows of every batch, in the shape of the one that needs the largest."""
-    examples, build = groups(40), group_batches(field)
+    examples, build = groups(600), group_batches(TextField(english, 32))
+    # More long texts than the first batches have, which the shapes are fitted to.
+    for _, example in of_window(Order(600, 8, 0), 40)[::16]:
+        examples[example].positives[:] = [text("good", *WORDS * 5)] * 2
     whole, needs = {}, {}
 
     def record(where):
         return lambda batch, shape: where.setdefault(batch, shape)
 
     everything = batches_of(examples, build, 8, devices=4, agree=record(whole))
-    expected = [everything[i] for i in range(12)]
+    expected = {i: everything[i] for i in range(30, 50)}
     processes = ([0, 2], [3], [1])
     for rows in processes:
         own = {}
         batches = batches_of(
             examples, build, 8, devices=4, rows=rows, agree=record(own)
         )
-        for i in range(12):
+        for i in range(30, 50):
             batches[i]
         for i, shape in own.items():
             needs[i] = max(needs.get(i, 0), shape)
@@ -319,7 +364,7 @@ def test_processes_together_read_the_whole_batch(field):
         batches = batches_of(
             examples, build, 8, devices=4, rows=rows, agree=lambda i, _: whole[i]
         )
-        for i in range(12):
+        for i in range(30, 50):
             assert_same(batches[i], of_devices(expected[i], 4, rows))
 
 
@@ -357,20 +402,26 @@ def test_the_shape_that_is_agreed_on_is_taken(field):
 
 def test_pairs_give_the_texts_of_student_and_teacher(field, english):
     teacher = TextField(english, 12)
-    rows = [Pair("0", "kernel", " ".join(WORDS * 3), "de")]
-    batch = batches_of(rows, PairBatches(field, teacher), batch_size=2)[0]
+    pairs = [Pair("0", "kernel", " ".join(WORDS * 3), "de")]
+    build = PairBatches(field, teacher)
+    # So many that the parts have enough tokens to be worth their parameters.
+    batch = batches_of(pairs, build, batch_size=24, parts=2)[0]
     assert set(batch) == {"student", "teacher", "targets"} and not batch["targets"]
-    ((translation, _, english_ids, again),) = rows_by_device(batch["student"])
-    assert len(translation) == 16 and english_ids == again
+    (rows,) = rows_by_device(batch["student"])
+    translation, english_ids = rows[0], rows[24]
+    assert rows == [translation] * 24 + [english_ids] * 24
+    assert len(translation) == 16
     assert words(english, translation)[:9] == (WORDS * 2)[:9]
     assert words(english, english_ids) == ["kernel"]
     # The student's short texts do not pay for its long ones.
-    assert shape_of(batch["student"]) == ((2, 4), (2, 16))
+    assert shape_of(batch["student"]) == ((24, 4), (24, 16))
     # The teacher encodes the English text, in a shape of its own.
-    assert rows_by_device(batch["teacher"]) == [[english_ids] * 2]
-    assert shape_of(batch["teacher"]) == ((2, 4),)
+    assert rows_by_device(batch["teacher"]) == [[english_ids] * 24]
+    assert shape_of(batch["teacher"]) == ((24, 4),)
+    # Few tokens are not worth a part of their own.
+    assert shape_of(batches_of(pairs, build, 2)[0]["student"]) == ((4, 16),)
     long = [Pair("0", " ".join(WORDS * 3), "kernel", "de")]
-    batch = batches_of(long, PairBatches(field, teacher), batch_size=2)[0]
+    batch = batches_of(long, build, batch_size=2)[0]
     assert shape_of(batch["teacher"]) == ((2, 12),)
 
 
@@ -499,10 +550,10 @@ class Failing:
 
     def __init__(self, broken):
         self._broken = broken
-        self._groups = groups(100)
+        self._groups = groups(200)
 
     def __len__(self):
-        return 100
+        return 200
 
     def __getitem__(self, index):
         if index == self._broken:
@@ -511,10 +562,10 @@ class Failing:
 
 
 def test_errors_of_worker_threads_reach_the_consumer(field):
-    order = Order(100, 2, 0)
-    (_, broken), _ = order[40]
+    order = Order(200, 2, 0)
+    (_, broken), _ = order[80]
     batches = Batches(Failing(broken), order, group_batches(field))
-    made = stream(batches, 38, 50, threads=2, prefetch=4)
+    made = stream(batches, order.window(80).start - 1, 90, threads=2, prefetch=4)
     with pytest.raises(InputError) as error:
         for _ in range(8):
             next(made)
@@ -523,7 +574,7 @@ def test_errors_of_worker_threads_reach_the_consumer(field):
 
 
 def test_errors_in_the_first_batches_come_at_once(field):
-    order = Order(100, 2, 0)
+    order = Order(200, 2, 0)
     (_, broken), _ = order[3]
     with pytest.raises(InputError, match="row 5: no positive document"):
         Batches(Failing(broken), order, group_batches(field))

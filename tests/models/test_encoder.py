@@ -1,6 +1,7 @@
 """The encoder and the masked-LM transform against PyTorch transformers."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import transformers
 from flax import nnx
 
 from lsrjax.convert.names import import_state
+from lsrjax.models import encoder
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.layers import MLMTransform, dropout
 
@@ -450,3 +452,55 @@ def test_roberta_counts_as_xlm_roberta():
 def test_configs_that_are_not_implemented_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         EncoderConfig.from_hf({"model_type": "bert", **SIZES["bert"], **change})
+
+
+def gpu(version="PJRT C API cuda 12090", capability="9.0"):
+    """What the choice of an attention looks at of a device."""
+    client = types.SimpleNamespace(platform_version=version)
+    return types.SimpleNamespace(
+        platform="gpu", client=client, compute_capability=capability
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "wanted"),
+    [
+        (gpu(), jnp.bfloat16, 64, True),
+        (gpu(), jnp.float16, 128, True),
+        (gpu(), jnp.float32, 64, False),
+        (gpu(), jnp.bfloat16, 12, False),
+        (gpu(), jnp.bfloat16, 256, False),
+        (gpu(capability="7.5"), jnp.bfloat16, 64, False),
+        (gpu(version="rocm 60300"), jnp.bfloat16, 64, False),
+        (jax.devices("cpu")[0], jnp.bfloat16, 64, False),
+    ],
+)
+def test_cudnn_is_taken_where_it_has_the_kernel(device, dtype, width, wanted):
+    assert encoder.suits_cudnn(device, jnp.dtype(dtype), width) == wanted
+
+
+def test_attention_of_cudnn_lowers_for_gpus_with_its_gradients(monkeypatch):
+    """All that can be seen of it without a GPU: its calls, with the texts' lengths."""
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda wanted: True)
+    monkeypatch.setattr(fused, "is_cuda_compute_capability_equal", lambda wanted: False)
+    monkeypatch.setattr(encoder, "suits_cudnn", lambda *args: True)
+    x = jax.ShapeDtypeStruct((2, 24, 2, 64), jnp.bfloat16)
+    mask = jax.ShapeDtypeStruct((2, 24), jnp.bool_)
+
+    def loss(q, k, v, mask):
+        return encoder._attention(q, k, v, mask).astype(jnp.float32).sum()
+
+    lowered = jax.export.export(
+        jax.jit(jax.grad(loss, argnums=(0, 1, 2))),
+        platforms=["cuda"],
+        disabled_checks=[
+            jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{way}")
+            for way in ("", "Backward")
+        ],
+    )(x, x, x, mask)
+    text = lowered.mlir_module()
+    assert "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
+    # No weights of all pairs of tokens.
+    assert "2x2x24x24" not in text
