@@ -52,8 +52,8 @@ def record_batches(path: str) -> None:
 
     def made(self, index):
         batch = make(self, index)
-        tokens = [part["ids"].shape[1] for part in batch["student"]["parts"]]
-        values = {"batch": index, "shape": tokens, "texts": texts_of(batch)}
+        parts = ["{}x{}".format(*p["ids"].shape) for p in batch["student"]["parts"]]
+        values = {"batch": index, "shape": parts, "texts": texts_of(batch)}
         record(path, values)
         _TABLES.append(len(self.shapes))
         return batch
