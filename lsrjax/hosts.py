@@ -183,6 +183,12 @@ def largest(topic: str, number: int, value: int) -> int:
     )
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error of JAX says that another process has gone."""
+    signs = ("Gloo", "coordination service", "heartbeat", "UNAVAILABLE", "NCCL")
+    return any(sign.lower() in str(error).lower() for sign in signs)
+
+
 def _client():
     # JAX has no public door to the key-value store of its coordinator.
     from jax._src import distributed

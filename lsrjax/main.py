@@ -10,6 +10,7 @@ import runpy
 import sys
 import traceback
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
@@ -68,12 +69,28 @@ def _main(config_path: pathlib.Path) -> None:
         run.run(_CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
     except (InputError, TrainingFailed) as error:
         if not _DRY_RUN.value and hosts.count() > 1:
-            # An orderly end would wait for the others, which wait for this one.
-            _say(str(error))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(2)
+            _leave(str(error))
         _stop(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if hosts.count() > 1 and hosts.is_lost_process(error):
+            _leave(
+                f"Process {jax.process_index()} of {hosts.count()} lost another one:"
+                f" {str(error).splitlines()[0]}\nThe output of the one that ended first"
+                " says why. The checkpoints are whole; start all processes again to go"
+                " on from the last one."
+            )
+        raise
+
+
+def _leave(message: str) -> None:
+    """Ends this process at once.
+
+    An orderly end would wait for the other processes, which wait for this one.
+    """
+    _say(message)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _plan(workdir: pathlib.Path) -> None:

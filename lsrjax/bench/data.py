@@ -3,6 +3,7 @@
 import argparse
 import collections
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -130,8 +131,13 @@ def run(args: argparse.Namespace) -> None:
         name: content(batches, args.batches, _examples(name[0], sizes))
         for name, batches in loaders.items()
     }
+    # Other batches each time, since the loader keeps the examples of the last ones; and
+    # those dealt together with them are left out.
+    starts = itertools.count(args.batches, args.batches + 64)
     runs = {
-        (*name, threads): lambda b=batches, t=threads: _read(b, args.batches, t)
+        (*name, threads): lambda b=batches, t=threads: _read(
+            b, next(starts), args.batches, t
+        )
         for name, batches in loaders.items()
         for threads in dict.fromkeys(args.threads)
     }
@@ -211,8 +217,9 @@ def content(batches, count: int, examples: int) -> Content:
     return Content(count * examples, tokens, slots, len(shapes))
 
 
-def _read(batches, count: int, threads: int) -> None:
-    for _ in loader.stream(batches, 0, count, threads=threads, prefetch=16):
+def _read(batches, start: int, count: int, threads: int) -> None:
+    stop = start + count
+    for _ in loader.stream(batches, start, stop, threads=threads, prefetch=16):
         pass
 
 

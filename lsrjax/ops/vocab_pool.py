@@ -75,7 +75,7 @@ def vocab_pool(
             )
         return vocab_pool_naive(h_BLD, w_VD, b_V, mask_BL, pool_mask=pool_mask)
     if block is None:
-        block = _default_block(h_BLD.shape[0] * h_BLD.shape[1])
+        block = _default_block(h_BLD.shape[0] * h_BLD.shape[1], h_BLD.shape[2])
     mask_BL = mask_BL != 0
     # A padded state may hold anything, even NaN (attention over no token at all), and
     # the dense backward pass multiplies it by zero.
@@ -85,7 +85,7 @@ def vocab_pool(
     # XLA's max on CPU drops NaN, which would hide a run that has diverged; looking at
     # the factors is cheaper than at the products.
     sound_B = jnp.isfinite(h_BLD).all(axis=(1, 2))
-    sound_V = jnp.isfinite(w_VD).all(axis=1)
+    sound_V = jnp.isfinite((w_VD * 0).sum(axis=1))
     top_BV += jnp.where(sound_B[:, None] & sound_V, 0.0, jnp.nan)
     # -inf only in texts without a token; NaN must stay visible, hence no `>`.
     keep_BV = jnp.broadcast_to(mask_BL.any(axis=1)[:, None], top_BV.shape)
@@ -160,11 +160,13 @@ def _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block):
         raise ValueError(f"block is {block}; expected at least 1 vocabulary term.")
 
 
-def _default_block(tokens: int) -> int:
-    # A CPU tile has to stay in the cache between the product and the max; an
-    # accelerator wants few, large products.
-    tile_floats = 2**20 if jax.default_backend() == "cpu" else 2**24
-    return max(128, tile_floats // tokens // 128 * 128)
+def _default_block(tokens: int, dim: int) -> int:
+    # A CPU tile should stay in the cache between the product and the max, the less so
+    # the longer the product takes beside the max. An accelerator wants few, large
+    # products.
+    if jax.default_backend() == "cpu":
+        return min(max(256, 6144 * dim // tokens // 128 * 128), 1024)
+    return max(128, 2**24 // tokens // 128 * 128)
 
 
 def _start(i: jax.Array, width: int, total: int) -> jax.Array:
