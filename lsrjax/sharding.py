@@ -60,8 +60,10 @@ RULES = (
     Rule("(norm|attention_norm|output_norm)/(scale|bias)", (None,)),
     Rule("(connector|transform/dense)/kernel", (None, None)),
     Rule("(connector|transform/dense)/bias", (None,)),
-    Rule("echo/kernel", (None,)),
-    Rule("echo/(bias|scale)", ()),
+    Rule("static", (MODEL,)),
+    Rule("(echo|weigh)/kernel", (None,)),
+    Rule("(echo|weigh)/(bias|scale)", ()),
+    Rule("projection/kernel", (None, None)),
 )
 
 
@@ -294,11 +296,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_vocabulary(
     pool: Callable, h_BLD: jax.Array, w_VD: jax.Array, b_V: jax.Array, mask_BL
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array | tuple[jax.Array, ...]:
     """Calls `pool(h, w, b, mask)` on each device's texts and slice of the vocabulary.
 
     Args:
-      pool: returns two arrays [B, V], each term computed on its own.
+      pool: returns arrays [B, V], each term computed on its own.
       h_BLD: hidden states.
       w_VD: one row for each term.
       b_V: one bias for each term.

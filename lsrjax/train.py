@@ -138,6 +138,7 @@ def _active_terms(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
         f"active_{text}_{name}": view.active_terms().mean()
         for text, by_view in views.items()
         for name, view in by_view.items()
+        if isinstance(view, reps.SPARSE)
     }
 
 

@@ -1,10 +1,12 @@
 """Heads: from hidden states to the views of `lsrjax.reps`.
 
 To add one: write an `nnx.Module` with `__init__(spec, *, dtype, rngs)` and
-`__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings) -> reps.Views`, and add a line
-to `HEADS`.
+`__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B) -> reps.Views`;
+`query_B` is true for queries, or None if there are none. Add a line to `HEADS`, and to
+`RetrieverSpec.views`.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +16,7 @@ from flax import nnx
 from lsrjax import reps, sharding
 from lsrjax.models.layers import MLMTransform, gelu, linear
 from lsrjax.ops.vocab_pool import vocab_pool
+from lsrjax.ops.vocab_sum import vocab_sum
 
 
 class MLMHead(nnx.Module):
@@ -27,6 +30,7 @@ class MLMHead(nnx.Module):
         layer_norm_eps: float,
         tied: bool,
         pool_mask: str,
+        pooling: str = "max",
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -40,17 +44,22 @@ class MLMHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(vocab_size))
         self.tied = tied
         self.pool_mask = pool_mask
+        self.pooling = pooling
 
     def __call__(self, hidden_BLD, mask_BL, word_embeddings_VD) -> reps.Vector:
-        """SPLADE: log1p(relu(max over tokens of the logits)) (Formal et al. 2021)."""
+        """SPLADE (Formal et al. 2021).
+
+        `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
+        `sum over tokens of log1p(relu(logits))`, which then stands for the raw values
+        as well.
+        """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        raw_BV, _ = sharding.over_vocabulary(
-            functools.partial(vocab_pool, pool_mask=self.pool_mask),
-            self.transform(hidden_BLD),
-            decoder_VD,
-            self.bias[...],
-            mask_BL,
-        )
+        factors = self.transform(hidden_BLD), decoder_VD, self.bias[...], mask_BL
+        if self.pooling == "sum":
+            sums_BV = sharding.over_vocabulary(vocab_sum, *factors)
+            return reps.Vector(sums_BV, sums_BV)
+        pool = functools.partial(vocab_pool, pool_mask=self.pool_mask)
+        raw_BV, _ = sharding.over_vocabulary(pool, *factors)
         return reps.Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
 
 
@@ -99,7 +108,13 @@ def _strongest_repeat(ids_BL, weights_BL):
 
 
 class SpladeHead(nnx.Module):
-    """SPLADE over the encoder's own vocabulary; one view, `terms`."""
+    """SPLADE over the encoder's own vocabulary; one view, `terms`.
+
+    With `spec.queries` other than "encoded", a query is a bag of its own words, special
+    tokens left out, and needs no encoder when it is searched: each distinct word weighs
+    what `static` has learned for it ("static": inference-free SPLADE, Geng et al.
+    2024), or 1 ("words": SPLADE-doc, Formal et al. 2021).
+    """
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
@@ -108,13 +123,45 @@ class SpladeHead(nnx.Module):
             layer_norm_eps=spec.encoder.layer_norm_eps,
             tied=spec.tied,
             pool_mask=spec.pool_mask,
+            pooling=spec.pooling,
             dtype=dtype,
             rngs=rngs,
         )
+        self.queries = spec.queries
+        self.special_ids = spec.special_ids
+        self.size = spec.encoder.vocab_size
+        if spec.queries == "static":
+            self.static = nnx.Param(jnp.ones(self.size))
 
-    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD) -> reps.Views:
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
         """The `terms` view."""
-        return {"terms": self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)}
+        terms = self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)
+        if self.queries == "encoded" or query_B is None:
+            return {"terms": terms}
+        words_BV = self._words(ids_BL, mask_BL, terms.weights_BV.shape[1])
+        select_B1 = query_B[:, None]
+        return {
+            "terms": reps.Vector(
+                jnp.where(select_B1, words_BV, terms.weights_BV),
+                jnp.where(select_B1, words_BV, terms.raw_BV),
+            )
+        }
+
+    def _words(self, ids_BL, mask_BL, width: int) -> jax.Array:
+        """The weights of the distinct words of each text, [B, width]."""
+        keep_BL = mask_BL.astype(bool)
+        for special in self.special_ids:
+            keep_BL &= ids_BL != special
+        rows_B1 = jnp.arange(len(ids_BL))[:, None]
+        present_BV = jnp.zeros((len(ids_BL), width), jnp.float32)
+        present_BV = present_BV.at[rows_B1, ids_BL].max(keep_BL.astype(jnp.float32))
+        present_BV = sharding.constrain(present_BV, sharding.DATA, sharding.MODEL)
+        if self.queries == "words":
+            return present_BV
+        weights_V = jnp.pad(self.static[...], (0, width - self.size))
+        return present_BV * weights_V
 
 
 class MilcoHead(nnx.Module):
@@ -139,7 +186,9 @@ class MilcoHead(nnx.Module):
         )
         self.echo = LexEcho(spec, rngs=rngs) if spec.lexecho else None
 
-    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD) -> reps.Views:
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
         """The `pivot` view and, with LexEcho, the `source` view."""
         h_BLE = gelu(self.connector(hidden_BLD))
         views = {"pivot": self.mlm(h_BLE, mask_BL, None)}
@@ -148,4 +197,110 @@ class MilcoHead(nnx.Module):
         return views
 
 
-HEADS = {"splade": SpladeHead, "milco": MilcoHead}
+class TokenWeightsHead(nnx.Module):
+    """A weight for each token of the text; one view, `terms`.
+
+    `relu(x a + c)` under the token's own id, the strongest of its repeats, special
+    tokens left out (uniCOIL, Lin and Ma 2021; the sparse vectors of BGE-M3, Chen et al.
+    2024).
+    """
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.weigh = LexEcho(
+            dataclasses.replace(spec, exclude_special_tokens=True, repeats="max"),
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The `terms` view."""
+        return {"terms": self.weigh(hidden_BLD, ids_BL, mask_BL)}
+
+
+def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
+    """To the size of the embeddings, without a bias; None: they are hidden states."""
+    if not spec.embedding_size:
+        return None
+    return nnx.Linear(
+        spec.encoder.hidden_size,
+        spec.embedding_size,
+        use_bias=False,
+        kernel_init=nnx.initializers.normal(spec.encoder.initializer_range),
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def _normalized(x) -> jax.Array:
+    """To length 1 over the last axis; zeros stay zeros."""
+    squares = jnp.square(x).sum(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+class DenseHead(nnx.Module):
+    """One embedding of the text; one view, `dense`.
+
+    The state of the first token ("cls") or the mean over all tokens, projected if
+    `spec.embedding_size` says so, and of length 1 if `spec.normalize`.
+    """
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.projection = _projection(spec, dtype, rngs)
+        self.pooling = spec.pooling
+        self.normalize = spec.normalize
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The `dense` view."""
+        keep_BL1 = mask_BL.astype(bool)[:, :, None]
+        # A selection, since a padded state may hold anything.
+        hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
+        if self.pooling == "cls":
+            x_BD = hidden_BLD[:, 0]
+        else:
+            x_BD = hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
+        if self.projection is not None:
+            x_BD = self.projection(x_BD).astype(jnp.float32)
+        return {"dense": reps.Dense(_normalized(x_BD) if self.normalize else x_BD)}
+
+
+class ColbertHead(nnx.Module):
+    """An embedding of each token; one view, `tokens` (Khattab and Zaharia 2020).
+
+    Tokens in `spec.skip_ids` (punctuation) count in queries only.
+    """
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.projection = _projection(spec, dtype, rngs)
+        self.skip_ids = spec.skip_ids
+        self.normalize = spec.normalize
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The `tokens` view."""
+        keep_BL = mask_BL.astype(bool)
+        if self.skip_ids:
+            skipped_BL = jnp.isin(ids_BL, jnp.asarray(self.skip_ids))
+            if query_B is not None:
+                skipped_BL &= ~query_B[:, None]
+            keep_BL &= ~skipped_BL
+        x_BLD = hidden_BLD
+        if self.projection is not None:
+            x_BLD = self.projection(x_BLD)
+        x_BLD = jnp.where(keep_BL[:, :, None], x_BLD.astype(jnp.float32), 0.0)
+        if self.normalize:
+            x_BLD = _normalized(x_BLD)
+        return {"tokens": reps.MultiVector(x_BLD, keep_BL)}
+
+
+HEADS = {
+    "splade": SpladeHead,
+    "milco": MilcoHead,
+    "token_weights": TokenWeightsHead,
+    "dense": DenseHead,
+    "colbert": ColbertHead,
+}
