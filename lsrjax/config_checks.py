@@ -14,12 +14,18 @@ from lsrjax.models.heads import HEADS
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
 
+# What each head that pools over tokens may do.
+_POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean")}
+
 _CHOICES = {
     "model.head": tuple(HEADS),
     "model.repeats": ("sum", "max"),
     "model.pool_mask": ("exclude", "multiply"),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": ("bert", "xlm-roberta"),
+    "model.pooling": tuple(p for allowed in _POOLING.values() for p in allowed),
+    "model.queries": ("encoded", "static", "words"),
+    "init.static": ("ones", "idf"),
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
@@ -63,6 +69,7 @@ _NOT_NEGATIVE = (
     "steps",
     "epochs",
     "model.dropout",
+    "model.embedding_size",
     "memory.encode_chunk",
     "optim.warmup_steps",
     "optim.warmup_fraction",
@@ -199,6 +206,18 @@ def _check_needs(c, where) -> None:
                 f"{where}.{field} is {values[field]!r}, but this config needs it: see"
                 " lsrjax/config.py."
             )
+    pooling = _POOLING.get(c.model.head, ())
+    if pooling and c.model.pooling not in pooling:
+        raise InputError(
+            f"{where}.model.pooling is {c.model.pooling!r}; for the head {c.model.head}"
+            f" it is {' or '.join(pooling)}."
+        )
+    if loss.target == "views" and c.model.head not in ("milco", "splade"):
+        raise InputError(
+            f"{where}.loss.name is {c.loss.name!r}, which compares weights of terms;"
+            f" the head {c.model.head} has none before its activation. Use milco or"
+            " splade."
+        )
     if c.init.from_pivot == "translations" and loss.target != "views":
         raise InputError(
             f"{where}.init.from_pivot is 'translations', which come from training"
@@ -253,8 +272,43 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
         ),
         (
             c.model.head == "splade",
-            ("model.tied", "init.lexical"),
+            ("model.tied", "model.queries", "init.lexical"),
             "model.head is not splade",
+        ),
+        (
+            c.model.head in _POOLING,
+            ("model.pooling",),
+            f"the head {c.model.head} does not pool",
+        ),
+        (
+            c.model.queries == "static",
+            ("init.static",),
+            "model.queries is not static",
+        ),
+        (
+            c.model.head in ("dense", "colbert"),
+            ("model.embedding_size", "model.normalize"),
+            f"the head {c.model.head} has no embeddings",
+        ),
+        (
+            c.model.head not in ("dense", "colbert"),
+            _LAMBDAS,
+            f"the head {c.model.head} has no weights of terms",
+        ),
+        (
+            c.model.head == "colbert",
+            ("model.expand_queries", "model.skip_punctuation"),
+            "model.head is not colbert",
+        ),
+        (
+            ranks,
+            (
+                "model.query_prompt",
+                "model.query_marker",
+                "model.document_prompt",
+                "model.document_marker",
+            ),
+            f"the loss {c.loss.name} has no queries and documents",
         ),
         (
             fresh,

@@ -15,7 +15,7 @@ from lsrjax import build, checkpoint, hosts, plan, sharding, trackers
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, sources
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
@@ -283,8 +283,8 @@ def _text_field(data, length: str, model) -> loader.TextField:
             f"config.data.{length} is {data[length]}, but the model takes at most"
             f" {limit} tokens. Lower it."
         )
-    tokenizer = TextTokenizer(model.tokenizer)
-    return loader.TextField(tokenizer, data[length])
+    tokenizer, role = TextTokenizer(model.tokenizer), length.removesuffix("_length")
+    return TextField.of(model.spec, tokenizer, role, data[length])
 
 
 def _dev(config, parts: _Parts):

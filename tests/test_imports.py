@@ -24,6 +24,7 @@ ALLOWED = {
     "losses": {"reps"},
     "regularizers": {"reps"},
     "optim": set(),
+    "flops": {"models"},
     "data": set(),
     "convert": {"models"},
     "retrieval": {"data", "models", "reps", "sharding"},

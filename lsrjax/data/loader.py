@@ -13,7 +13,7 @@ import numpy as np
 
 from lsrjax.data import shapes
 from lsrjax.data.sources import ANY, ENGLISH, Group, Pair, Text
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField
 from lsrjax.errors import InputError
 
 # What a draw is for: streams of random numbers that must not repeat one another.
@@ -77,23 +77,6 @@ class Order:
     def _permutation(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, _ORDER, epoch))
         return rng.permutation(self.examples)
-
-
-@dataclasses.dataclass(frozen=True)
-class TextField:
-    """How one kind of text is tokenized.
-
-    Attributes:
-      tokenizer: the tokenizer.
-      max_length: tokens, special ones included.
-    """
-
-    tokenizer: TextTokenizer
-    max_length: int
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids."""
-        return self.tokenizer.ids(texts, self.max_length)
 
 
 def wording(text: Text, language: str = ENGLISH) -> str:

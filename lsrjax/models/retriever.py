@@ -79,6 +79,11 @@ class RetrieverSpec:
         return cls(**values)
 
     @property
+    def sparse(self) -> bool:
+        """Whether all views are weights of terms."""
+        return self.head not in ("dense", "colbert")
+
+    @property
     def views(self) -> dict[str, int]:
         """The views and the sizes of their vocabularies or embeddings, in order."""
         embedding = self.embedding_size or self.encoder.hidden_size

@@ -14,13 +14,12 @@ from lsrjax.data.loader import (
     GroupBatches,
     Order,
     PairBatches,
-    TextField,
     deal,
     rows_of,
     stream,
 )
 from lsrjax.data.sources import ANY, Group, InMemory, Pair, WithNegatives
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
 
 WORDS = ["library", "kernel", "system", "file", "network", "driver", "font", "image"]
