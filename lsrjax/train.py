@@ -118,7 +118,7 @@ class Step:
         penalties = {}
         for text, by_view in views.items():
             for view_name, view in by_view.items():
-                field = f"source_{text}" if isinstance(view, reps.Bag) else text
+                field = f"source_{text}" if view_name == "source" else text
                 if field in lambdas:
                     penalty = lambdas[field] * REGULARIZERS[name](view)
                     penalties[f"{name}_{text}_{view_name}"] = penalty

@@ -83,7 +83,8 @@ def config_of(task: str):
     c.loss.name = OTHERS[task][0] if task in OTHERS else task
     c.regularizer.name = {"kl": "l1", "infonce": "flops"}[c.loss.name]
     c.data.group_size = GROUP
-    for field in ("query", "document", "source_query", "source_document"):
+    fields = ("query", "document", "source_query", "source_document")
+    for field in fields if student_of(task).sparse else ():
         c.regularizer[field] = 0.1
     return c
 
