@@ -26,18 +26,22 @@ def get_default() -> ConfigDict:
 
     c.model = ConfigDict(sort_keys=False)
     c.model.head = "milco"  # splade | milco | token_weights (uniCOIL, sparse BGE-M3) |
-    # dense | colbert
+    # dense | csr | colbert
     c.model.lexecho = False  # milco: add the source view
     c.model.repeats = "sum"  # lexecho: a token's repeats: sum (reference) | max
     c.model.exclude_special_tokens = False  # lexecho: leave <s>, </s>, … out
     c.model.pool_mask = "exclude"  # exclude | multiply (reference; padding matters)
     c.model.dtype = "float32"  # of matrix products: float32 | bfloat16
     c.model.tied = True  # splade: the decoder is the word embedding
-    c.model.pooling = "max"  # over tokens; splade: max | sum; dense: cls | mean
+    c.model.pooling = "max"  # over tokens; splade: max | sum; dense, csr: cls | mean
     c.model.queries = "encoded"  # splade: encoded | static (inference-free: a learned
     # weight for each distinct word) | words (SPLADE-doc: each weighs 1)
-    c.model.embedding_size = 0  # dense, colbert: 0: that of the hidden states
-    c.model.normalize = True  # dense, colbert: embeddings have length 1
+    c.model.embedding_size = 0  # dense, csr, colbert; 0: that of the hidden states
+    c.model.normalize = True  # dense, csr, colbert: embeddings have length 1
+    c.model.latents = 4096  # csr: of the autoencoder
+    c.model.active_latents = 64  # csr: of a text
+    c.model.revived_latents = 512  # csr: dead ones that learn from a text
+    c.model.dead_after = 30  # csr: steps in which no text activates a latent
     c.model.expand_queries = False  # colbert: fill queries up with the mask token
     c.model.skip_punctuation = False  # colbert: no embeddings of it in documents
     c.model.query_prompt = ""  # text before every query

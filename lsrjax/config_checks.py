@@ -15,7 +15,7 @@ from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
 
 # What each head that pools over tokens may do.
-_POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean")}
+_POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
 
 _CHOICES = {
     "model.head": tuple(HEADS),
@@ -23,7 +23,7 @@ _CHOICES = {
     "model.pool_mask": ("exclude", "multiply"),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": ("bert", "xlm-roberta"),
-    "model.pooling": tuple(p for allowed in _POOLING.values() for p in allowed),
+    "model.pooling": ("max", "sum", "cls", "mean"),
     "model.queries": ("encoded", "static", "words"),
     "init.static": ("ones", "idf"),
     "init.from_pivot": ("", "shared", "translations"),
@@ -51,6 +51,10 @@ _POSITIVE = (
     "model.num_heads",
     "model.intermediate_size",
     "model.max_length",
+    "model.latents",
+    "model.active_latents",
+    "model.revived_latents",
+    "model.dead_after",
     "data.length_parts",
     "data.length_multiple",
     "data.threads",
@@ -206,6 +210,11 @@ def _check_needs(c, where) -> None:
                 f"{where}.{field} is {values[field]!r}, but this config needs it: see"
                 " lsrjax/config.py."
             )
+    if c.model.head == "csr" and c.model.active_latents > c.model.latents:
+        raise InputError(
+            f"{where}.model.active_latents is {c.model.active_latents}, more than the"
+            f" {c.model.latents} of model.latents."
+        )
     pooling = _POOLING.get(c.model.head, ())
     if pooling and c.model.pooling not in pooling:
         raise InputError(
@@ -286,7 +295,7 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
             "model.queries is not static",
         ),
         (
-            c.model.head in ("dense", "colbert"),
+            c.model.head in ("dense", "csr", "colbert"),
             ("model.embedding_size", "model.normalize"),
             f"the head {c.model.head} has no embeddings",
         ),
@@ -294,6 +303,16 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
             c.model.head not in ("dense", "colbert"),
             _LAMBDAS,
             f"the head {c.model.head} has no weights of terms",
+        ),
+        (
+            c.model.head == "csr",
+            (
+                "model.latents",
+                "model.active_latents",
+                "model.revived_latents",
+                "model.dead_after",
+            ),
+            "model.head is not csr",
         ),
         (
             c.model.head == "colbert",

@@ -63,6 +63,23 @@ class Vector:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Code(Vector):
+    """A sparse code of an embedding: a weight for every latent of an autoencoder.
+
+    Attributes:
+      error_B1: mean squared error of what is decoded from it.
+      error_4k_B1: the same with four times as many active latents.
+      error_dead_B1: error of what the dead latents decode, against what the active
+        ones leave over, relative to it; 0 where none is dead.
+    """
+
+    error_B1: jax.Array
+    error_4k_B1: jax.Array
+    error_dead_B1: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Bag:
     """Weights of a few terms of a vocabulary; a repeated term counts as their sum.
 

@@ -63,7 +63,8 @@ RULES = (
     Rule("static", (MODEL,)),
     Rule("(echo|weigh)/kernel", (None,)),
     Rule("(echo|weigh)/(bias|scale)", ()),
-    Rule("projection/kernel", (None, None)),
+    Rule("(projection|autoencoder)/kernel", (None, None)),
+    Rule("autoencoder/(bias|center|idle)", (None,)),
 )
 
 

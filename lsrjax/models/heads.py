@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax import reps, sharding
+from lsrjax.models.dense_heads import ColbertHead, CSRHead, DenseHead
 from lsrjax.models.layers import MLMTransform, gelu, linear
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
@@ -218,89 +219,11 @@ class TokenWeightsHead(nnx.Module):
         return {"terms": self.weigh(hidden_BLD, ids_BL, mask_BL)}
 
 
-def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
-    """To the size of the embeddings, without a bias; None: they are hidden states."""
-    if not spec.embedding_size:
-        return None
-    return nnx.Linear(
-        spec.encoder.hidden_size,
-        spec.embedding_size,
-        use_bias=False,
-        kernel_init=nnx.initializers.normal(spec.encoder.initializer_range),
-        dtype=dtype,
-        param_dtype=jnp.float32,
-        rngs=rngs,
-    )
-
-
-def _normalized(x) -> jax.Array:
-    """To length 1 over the last axis; zeros stay zeros."""
-    squares = jnp.square(x).sum(axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
-
-
-class DenseHead(nnx.Module):
-    """One embedding of the text; one view, `dense`.
-
-    The state of the first token ("cls") or the mean over all tokens, projected if
-    `spec.embedding_size` says so, and of length 1 if `spec.normalize`.
-    """
-
-    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        self.projection = _projection(spec, dtype, rngs)
-        self.pooling = spec.pooling
-        self.normalize = spec.normalize
-
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
-        """The `dense` view."""
-        keep_BL1 = mask_BL.astype(bool)[:, :, None]
-        # A selection, since a padded state may hold anything.
-        hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
-        if self.pooling == "cls":
-            x_BD = hidden_BLD[:, 0]
-        else:
-            x_BD = hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
-        if self.projection is not None:
-            x_BD = self.projection(x_BD).astype(jnp.float32)
-        return {"dense": reps.Dense(_normalized(x_BD) if self.normalize else x_BD)}
-
-
-class ColbertHead(nnx.Module):
-    """An embedding of each token; one view, `tokens` (Khattab and Zaharia 2020).
-
-    Tokens in `spec.skip_ids` (punctuation) count in queries only.
-    """
-
-    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        self.projection = _projection(spec, dtype, rngs)
-        self.skip_ids = spec.skip_ids
-        self.normalize = spec.normalize
-
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
-        """The `tokens` view."""
-        keep_BL = mask_BL.astype(bool)
-        if self.skip_ids:
-            skipped_BL = jnp.isin(ids_BL, jnp.asarray(self.skip_ids))
-            if query_B is not None:
-                skipped_BL &= ~query_B[:, None]
-            keep_BL &= ~skipped_BL
-        x_BLD = hidden_BLD
-        if self.projection is not None:
-            x_BLD = self.projection(x_BLD)
-        x_BLD = jnp.where(keep_BL[:, :, None], x_BLD.astype(jnp.float32), 0.0)
-        if self.normalize:
-            x_BLD = _normalized(x_BLD)
-        return {"tokens": reps.MultiVector(x_BLD, keep_BL)}
-
-
 HEADS = {
     "splade": SpladeHead,
     "milco": MilcoHead,
     "token_weights": TokenWeightsHead,
     "dense": DenseHead,
+    "csr": CSRHead,
     "colbert": ColbertHead,
 }

@@ -34,6 +34,10 @@ class RetrieverSpec:
         `lsrjax.models.heads.SpladeHead`.
       embedding_size: width of embeddings (dense, ColBERT); 0: that of hidden states.
       normalize: embeddings have length 1.
+      latents: of CSR's autoencoder.
+      active_latents: of a text.
+      revived_latents: dead ones that learn from a text.
+      dead_after: steps without activation after which a latent is dead.
       query_prompt: text before every query.
       document_prompt: text before every document.
       query_marker: id that stands behind a query's first token; -1: none.
@@ -58,6 +62,10 @@ class RetrieverSpec:
     queries: str = "encoded"
     embedding_size: int = 0
     normalize: bool = True
+    latents: int = 0
+    active_latents: int = 0
+    revived_latents: int = 0
+    dead_after: int = 0
     query_prompt: str = ""
     document_prompt: str = ""
     query_marker: int = -1
@@ -91,6 +99,8 @@ class RetrieverSpec:
             return {"terms": self.encoder.vocab_size}
         if self.head == "dense":
             return {"dense": embedding}
+        if self.head == "csr":
+            return {"latents": self.latents}
         if self.head == "colbert":
             return {"tokens": embedding}
         views = {"pivot": self.pivot_vocab_size}

@@ -10,6 +10,7 @@ from flax import nnx
 
 from lsrjax import reps
 from lsrjax.models import retriever
+from lsrjax.models.dense_heads import Autoencoder, after_step
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.heads import HEADS, LexEcho
 from lsrjax.models.retriever import RetrieverSpec
@@ -29,6 +30,15 @@ SPECS = {
     "dense": [
         {"pooling": "cls"},
         {"pooling": "mean", "embedding_size": 5, "normalize": False},
+    ],
+    "csr": [
+        {
+            "pooling": "mean",
+            "latents": 11,
+            "active_latents": 2,
+            "revived_latents": 3,
+            "dead_after": 2,
+        }
     ],
     "colbert": [{}, {"embedding_size": 5, "skip_ids": (3, 4, 5)}],
 }
@@ -107,13 +117,20 @@ def test_contract(head, options):
         check_view(views[name], size, options)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients[0]):
         assert np.isfinite(leaf).all(), path
-        assert np.any(leaf), path
+        # A count has no gradient.
+        assert np.any(leaf) != ("idle" in str(path)), path
     assert not np.asarray(gradients[1])[mask == 0].any()
     assert np.asarray(gradients[2]).any() == options.get("tied", False)
 
 
 def check_view(view, size, options):
-    if isinstance(view, reps.Vector):
+    if isinstance(view, reps.Code):
+        assert view.weights_BV.shape == view.raw_BV.shape == (B, size)
+        k = options["active_latents"]
+        largest = np.sort(np.maximum(view.raw_BV, 0), axis=1)[:, -k:]
+        np.testing.assert_allclose(np.sort(view.weights_BV, axis=1)[:, -k:], largest)
+        assert (view.active_terms() <= k).all()
+    elif isinstance(view, reps.Vector):
         assert view.weights_BV.shape == view.raw_BV.shape == (B, size)
         assert view.weights_BV.dtype == jnp.float32
         assert (view.weights_BV >= 0).all()
@@ -253,3 +270,66 @@ def test_colbert_leaves_punctuation_out_of_documents_only():
     assert document.mask_BL.tolist() == [[True, False, True, False, True, False, False]]
     assert query.mask_BL.tolist() == [[True] * 6 + [False]]
     np.testing.assert_allclose(document.tokens_BLD[0, :, 0], [2, 0, 3, 0, 1, 0, 0])
+
+
+def csr(idle):
+    """An autoencoder whose latents have been idle so long, and a few embeddings."""
+    options = {"latents": 6, "active_latents": 1, "revived_latents": 2, "dead_after": 3}
+    encoder = EncoderConfig("bert", V, 4, 1, 1, 1, L, 1, 0)
+    spec = RetrieverSpec("csr", encoder, pooling="cls", **options)
+    module = Autoencoder(spec, 4, rngs=nnx.Rngs(0))
+    module.idle[...] = jnp.asarray(idle, jnp.float32)
+    module.center[...] = jnp.array([0.1, -0.2, 0.3, 0.0])
+    x = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    return module, jnp.asarray(x)
+
+
+def by_hand(module, x, count, allowed=None):
+    """What so many of the allowed latents decode to, text by text."""
+    kernel, center = np.asarray(module.kernel[...]), np.asarray(module.center[...])
+    raw = (np.asarray(x) - center) @ kernel + np.asarray(module.bias[...])
+    out = np.zeros_like(np.asarray(x))
+    for row in range(len(raw)):
+        order = [j for j in np.argsort(-raw[row]) if allowed is None or j in allowed]
+        for j in order[:count]:
+            out[row] += max(raw[row, j], 0) * kernel[:, j]
+    return out
+
+
+def test_errors_of_the_autoencoder_are_those_of_its_decoding():
+    module, x = csr([0, 5, 3, 0, 2, 0])
+    code = module(x)
+    left = np.asarray(x) - np.asarray(module.center[...]) - by_hand(module, x, 1)
+    np.testing.assert_allclose(
+        code.error_B1[:, 0], np.square(left).mean(axis=1), rtol=1e-4
+    )
+    more = np.asarray(x) - np.asarray(module.center[...]) - by_hand(module, x, 4)
+    np.testing.assert_allclose(
+        code.error_4k_B1[:, 0], np.square(more).mean(axis=1), rtol=1e-4, atol=1e-7
+    )
+    # Latents 1 and 2 are dead.
+    missed = left - by_hand(module, x, 2, allowed={1, 2})
+    expected = np.square(missed).mean(axis=1) / np.square(left).mean(axis=1)
+    np.testing.assert_allclose(code.error_dead_B1[:, 0], expected, rtol=1e-4)
+
+
+def test_only_the_dead_learn_what_is_left_over():
+    module, x = csr([0, 5, 3, 0, 2, 0])
+    graphdef, params = nnx.split(module, nnx.Param)
+
+    def error(params):
+        return nnx.merge(graphdef, params)(x).error_dead_B1.sum()
+
+    gradient = jax.grad(error)(params)
+    learns = np.asarray(gradient["kernel"][...]).any(axis=0)
+    assert not learns[[0, 3, 4, 5]].any() and learns[[1, 2]].any()
+    module, x = csr([0] * 6)
+    assert not np.asarray(module(x).error_dead_B1).any()
+
+
+def test_idle_steps_are_counted_over_the_batch():
+    before = {"head": {"autoencoder": {"idle": jnp.array([4.0, 0, 7])}}}
+    decayed = {"head": {"autoencoder": {"idle": jnp.array([3.9, 0, 6.9])}}}
+    after = after_step(before, decayed, jnp.array([0, 2, 1]))
+    assert after["head"]["autoencoder"]["idle"].tolist() == [5, 0, 0]
+    assert after_step(before, decayed, None) is decayed
