@@ -10,7 +10,7 @@ from lsrjax.data.sources import FIELDS, SOURCES
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
 from lsrjax.models.encoder import REMAT
-from lsrjax.models.heads import HEADS
+from lsrjax.models.heads import head_class
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
 
@@ -18,7 +18,6 @@ from lsrjax.retrieval.metrics import required_depth
 _POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
 
 _CHOICES = {
-    "model.head": tuple(HEADS),
     "model.repeats": ("sum", "max"),
     "model.pool_mask": ("exclude", "multiply"),
     "model.dtype": ("float32", "bfloat16"),
@@ -137,6 +136,12 @@ def _check_values(c, where) -> None:
         if values[field] not in choices:
             known = ", ".join(repr(choice) for choice in choices)
             raise InputError(f"{where}.{field} is {values[field]!r}; known: {known}.")
+    entry_of = head_class(c.model.head)
+    if not hasattr(entry_of, "views"):
+        raise InputError(
+            f"{where}.model.head is {c.model.head!r}, which is no head: it has no"
+            " views(spec). See lsrjax/models/heads.py."
+        )
     for field in _POSITIVE:
         if values[field] <= 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be > 0.")
@@ -300,7 +305,7 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
             f"the head {c.model.head} has no embeddings",
         ),
         (
-            c.model.head not in ("dense", "colbert"),
+            head_class(c.model.head).sparse,
             _LAMBDAS,
             f"the head {c.model.head} has no weights of terms",
         ),

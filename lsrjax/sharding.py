@@ -169,7 +169,14 @@ class Layout:
         return jax.tree_util.tree_map_with_path(of, tree)
 
 
-def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
+def layout(
+    params: dict,
+    mesh: Mesh,
+    *,
+    num_heads: int,
+    fsdp: bool,
+    rules: Sequence[Rule] = (),
+) -> Layout:
     """Applies the table to a model.
 
     Args:
@@ -177,6 +184,7 @@ def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
       mesh: the mesh.
       num_heads: attention heads.
       fsdp: divide matrices over `data` too, by their largest dimension that divides.
+      rules: of a head, besides those of the table.
 
     Raises:
       InputError: a parameter that no rule, or more than one, is made for.
@@ -184,7 +192,7 @@ def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
     specs, undivided = {}, {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
-        axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads)
+        axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads, rules)
         if problem:
             undivided.setdefault(problem, []).append(name)
         if fsdp:
@@ -197,14 +205,16 @@ def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
     return Layout(mesh, specs, tuple(notes))
 
 
-def _axes(name, shape, model: int, num_heads: int) -> tuple[tuple, str]:
+def _axes(
+    name, shape, model: int, num_heads: int, more: Sequence[Rule] = ()
+) -> tuple[tuple, str]:
     """Axes of a parameter, and what stands against those of its rule."""
-    rules = [r for r in RULES if re.search(rf"(^|/){r.pattern}$", name)]
+    rules = [r for r in (*RULES, *more) if re.search(rf"(^|/){r.pattern}$", name)]
     if len(rules) != 1 or len(rules[0].axes) != len(shape):
         found = ", ".join(r.pattern for r in rules) or "none"
         raise InputError(
             f"The parameter {name} {tuple(shape)} needs exactly one rule of its rank in"
-            f" lsrjax.sharding.RULES; found: {found}."
+            f" lsrjax.sharding.RULES or in the head's own `rules`; found: {found}."
         )
     (rule,) = rules
     units = dict(zip(rule.axes, shape, strict=True)).get(MODEL, 0)

@@ -176,7 +176,9 @@ def _plan(config, parts: _Parts, batches: loader.Batches) -> plan.StagePlan:
 def _layout(config, spec, mesh) -> sharding.Layout:
     _, abstract = retriever.split(spec)
     heads = spec.encoder.num_heads
-    return sharding.layout(abstract, mesh, num_heads=heads, fsdp=config.mesh.fsdp)
+    return sharding.layout(
+        abstract, mesh, num_heads=heads, fsdp=config.mesh.fsdp, rules=spec.rules
+    )
 
 
 def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
@@ -186,6 +188,7 @@ def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
         mesh,
         num_heads=model.spec.encoder.num_heads,
         fsdp=config.mesh.fsdp,
+        rules=model.spec.rules,
     )
     params = sharding.place(model.params, layout.shardings(model.params))
     return dataclasses.replace(model, params=params)

@@ -30,6 +30,13 @@ CASES = {
         "model.query_prompt": "query: ",
         "model.document_prompt": "passage: ",
     },
+    "csr": {
+        "model.head": "csr",
+        "model.pooling": "mean",
+        "model.latents": 40,
+        "model.active_latents": 5,
+        "regularizer.document": 0.01,
+    },
     "colbert": {
         "model.head": "colbert",
         "model.embedding_size": 8,
@@ -94,6 +101,60 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     for matrix in (queries[view], documents[view]):
         values = matrix.tokens_TD if name == "colbert" else matrix.data
         assert np.isfinite(values).all() and np.any(values)
+
+
+OUTSIDE = """
+import jax.numpy as jnp
+from flax import nnx
+
+from lsrjax import reps
+from lsrjax.models.layers import Head
+from lsrjax.sharding import Rule
+
+
+class LastToken(Head):
+    sparse = False
+    rules = (Rule("head/turn", (None, None)),)
+
+    @staticmethod
+    def views(spec):
+        return {"last": 3}
+
+    def __init__(self, spec, *, dtype, rngs):
+        shape = (spec.encoder.hidden_size, 3)
+        self.turn = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape))
+
+    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None):
+        last_B = mask_BL.sum(axis=1) - 1
+        state_BD = hidden_BLD[jnp.arange(len(last_B)), last_B]
+        return {"last": reps.Dense(state_BD @ self.turn[...])}
+"""
+
+
+def test_a_head_from_outside_the_package_trains(tmp_path, monkeypatch):
+    (tmp_path / "outside_heads.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_of({"model.head": "outside_heads.LastToken"})
+    run.run(config, tmp_path / "run", Console(quiet=True))
+    model = checkpoint.load_model(tmp_path / "run" / "train")
+    assert model.spec.head == "outside_heads.LastToken"
+    assert model.params["head"]["turn"].shape == (16, 3)
+    with stages.on_devices(config):
+        found = stages.searcher(model, config).queries(["a kernel", "some files"])
+    assert found["last"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.head": "splad"}, "model.head is 'splad'; known: 'splade', 'milco'"),
+        ({"model.head": "nowhere.Head"}, "nowhere.Head', which could not be imported"),
+        ({"model.head": "math.sqrt"}, "is no head: it has no"),
+    ],
+)
+def test_what_is_no_head_is_refused(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run.run(config_of(changes), tmp_path, Console(quiet=True))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax import reps
+from lsrjax.models.layers import Head
 
 
 def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
@@ -28,12 +29,19 @@ def _normalized(x) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
-class DenseHead(nnx.Module):
+class DenseHead(Head):
     """One embedding of the text; one view, `dense`.
 
     The state of the first token ("cls") or the mean over all tokens, projected if
     `spec.embedding_size` says so, and of length 1 if `spec.normalize`.
     """
+
+    sparse = False
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`dense`, of the size of the embedding."""
+        return {"dense": spec.embedding_size or spec.encoder.hidden_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.projection = _projection(spec, dtype, rngs)
@@ -118,8 +126,13 @@ def _mean_square(x_BD) -> jax.Array:
     return jnp.square(x_BD).mean(axis=1, keepdims=True)
 
 
-class CSRHead(nnx.Module):
+class CSRHead(Head):
     """A sparse code of the dense embedding (CSR, Wen et al. 2025); view `latents`."""
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`latents`, those of the autoencoder."""
+        return {"latents": spec.latents}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.dense = DenseHead(spec, dtype=dtype, rngs=rngs)
@@ -163,11 +176,18 @@ def after_step(before: dict, params: dict, fired_V: jax.Array | None) -> dict:
     return params | {"head": params["head"] | {"autoencoder": autoencoder}}
 
 
-class ColbertHead(nnx.Module):
+class ColbertHead(Head):
     """An embedding of each token; one view, `tokens` (Khattab and Zaharia 2020).
 
     Tokens in `spec.skip_ids` (punctuation) count in queries only.
     """
+
+    sparse = False
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`tokens`, of the size of an embedding."""
+        return {"tokens": spec.embedding_size or spec.encoder.hidden_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.projection = _projection(spec, dtype, rngs)

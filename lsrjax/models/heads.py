@@ -1,9 +1,9 @@
 """Heads: from hidden states to the views of `lsrjax.reps`.
 
-To add one: write an `nnx.Module` with `__init__(spec, *, dtype, rngs)` and
-`__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B) -> reps.Views`;
-`query_B` is true for queries, or None if there are none. Add a line to `HEADS`, and to
-`RetrieverSpec.views`.
+To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
+`views(spec)`, and `__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B)
+-> reps.Views`, where `query_B` is true for queries, or None if there are none; and add
+a line to `HEADS`. A config may name one that is not in the table by its dotted name.
 """
 
 import dataclasses
@@ -15,9 +15,10 @@ from flax import nnx
 
 from lsrjax import reps, sharding
 from lsrjax.models.dense_heads import ColbertHead, CSRHead, DenseHead
-from lsrjax.models.layers import MLMTransform, gelu, linear
+from lsrjax.models.layers import Head, MLMTransform, gelu, linear
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
+from lsrjax.tables import entry
 
 
 class MLMHead(nnx.Module):
@@ -108,7 +109,7 @@ def _strongest_repeat(ids_BL, weights_BL):
     return jnp.where(beaten_BL, 0.0, weights_BL)
 
 
-class SpladeHead(nnx.Module):
+class SpladeHead(Head):
     """SPLADE over the encoder's own vocabulary; one view, `terms`.
 
     With `spec.queries` other than "encoded", a query is a bag of its own words, special
@@ -116,6 +117,11 @@ class SpladeHead(nnx.Module):
     what `static` has learned for it ("static": inference-free SPLADE, Geng et al.
     2024), or 1 ("words": SPLADE-doc, Formal et al. 2021).
     """
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`terms`, of the vocabulary of the encoder."""
+        return {"terms": spec.encoder.vocab_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
@@ -165,12 +171,20 @@ class SpladeHead(nnx.Module):
         return present_BV * weights_V
 
 
-class MilcoHead(nnx.Module):
+class MilcoHead(Head):
     """MILCO: a connector into an English SPLADE's head, and LexEcho.
 
     The views are `pivot` over the English vocabulary and, with `spec.lexecho`,
     `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026).
     """
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`pivot`, of the English vocabulary, and `source`, of the own."""
+        views = {"pivot": spec.pivot_vocab_size}
+        if spec.lexecho:
+            views["source"] = spec.encoder.vocab_size
+        return views
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.connector = linear(
@@ -198,13 +212,18 @@ class MilcoHead(nnx.Module):
         return views
 
 
-class TokenWeightsHead(nnx.Module):
+class TokenWeightsHead(Head):
     """A weight for each token of the text; one view, `terms`.
 
     `relu(x a + c)` under the token's own id, the strongest of its repeats, special
     tokens left out (uniCOIL, Lin and Ma 2021; the sparse vectors of BGE-M3, Chen et al.
     2024).
     """
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`terms`, of the vocabulary of the encoder."""
+        return {"terms": spec.encoder.vocab_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.weigh = LexEcho(
@@ -227,3 +246,8 @@ HEADS = {
     "csr": CSRHead,
     "colbert": ColbertHead,
 }
+
+
+def head_class(name: str) -> type[Head]:
+    """The head of a name in the table, or of a dotted name."""
+    return entry(HEADS, name, "config.model.head")

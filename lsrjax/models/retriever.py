@@ -9,7 +9,7 @@ from flax import nnx
 
 from lsrjax import reps, sharding
 from lsrjax.models.encoder import Encoder, EncoderConfig
-from lsrjax.models.heads import HEADS
+from lsrjax.models.heads import head_class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class RetrieverSpec:
     """Everything that fixes a retriever's parameters and its computation.
 
     Attributes:
-      head: a name in `lsrjax.models.heads.HEADS`.
+      head: a name in `lsrjax.models.heads.HEADS`, or a dotted one.
       encoder: the encoder's sizes.
       pool_mask: "exclude" (padding never changes a result) or "multiply" (the
         reference MILCO: padded positions take part in the max as 0).
@@ -89,24 +89,17 @@ class RetrieverSpec:
     @property
     def sparse(self) -> bool:
         """Whether all views are weights of terms."""
-        return self.head not in ("dense", "colbert")
+        return head_class(self.head).sparse
 
     @property
     def views(self) -> dict[str, int]:
         """The views and the sizes of their vocabularies or embeddings, in order."""
-        embedding = self.embedding_size or self.encoder.hidden_size
-        if self.head in ("splade", "token_weights"):
-            return {"terms": self.encoder.vocab_size}
-        if self.head == "dense":
-            return {"dense": embedding}
-        if self.head == "csr":
-            return {"latents": self.latents}
-        if self.head == "colbert":
-            return {"tokens": embedding}
-        views = {"pivot": self.pivot_vocab_size}
-        if self.lexecho:
-            views["source"] = self.encoder.vocab_size
-        return views
+        return head_class(self.head).views(self)
+
+    @property
+    def rules(self) -> tuple[sharding.Rule, ...]:
+        """Where parameters lie that the table of `lsrjax.sharding` does not know."""
+        return head_class(self.head).rules
 
 
 class Retriever(nnx.Module):
@@ -115,7 +108,7 @@ class Retriever(nnx.Module):
     def __init__(self, spec: RetrieverSpec, *, dtype=jnp.float32, rngs: nnx.Rngs):
         """Random parameters (float32); `dtype` is what matrix products run in."""
         self.encoder = Encoder(spec.encoder, dtype=dtype, rngs=rngs)
-        self.head = HEADS[spec.head](spec, dtype=dtype, rngs=rngs)
+        self.head = head_class(spec.head)(spec, dtype=dtype, rngs=rngs)
         self.expand_id = spec.expand_id
 
     def __call__(
