@@ -6,12 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ml_collections import ConfigDict
 
-from lsrjax.config_checks import (
-    check_no_effect,
-    check_references,
-    check_stage,
-    leaves,
-)
+from lsrjax.config_checks import check_references, check_stage
+from lsrjax.config_effects import check_no_effect, leaves
 from lsrjax.data.embedded import LANGUAGES
 from lsrjax.data.sources import ANY
 from lsrjax.errors import InputError
@@ -96,9 +92,18 @@ def get_default() -> ConfigDict:
     c.prepare.depth = 50  # bm25: drawn from this many best documents
 
     c.loss = ConfigDict(sort_keys=False)
-    c.loss.name = "kl"  # alignment | kl | infonce
-    c.loss.temperature = 1.0  # kl, infonce
-    c.loss.teacher_scale = 1.0  # kl: the teacher's scores are multiplied by it
+    c.loss.name = "kl"  # alignment | kl | margin_mse | infonce, or a weighted sum of
+    # losses of the same texts: "kl:1,margin_mse:0.05"
+    c.loss.temperature = 1.0  # kl: of both softmaxes
+    c.loss.teacher_scale = 1.0  # kl, margin_mse: multiplies the teacher's scores
+    c.loss.margins = "positive"  # margin_mse: of each negative to the positive:
+    # positive | of all pairs of a query's documents: all
+    c.loss.infonce_temperature = 1.0  # infonce: scores are divided by it
+    c.loss.both_directions = False  # infonce: also a document's query among all queries
+    c.loss.mask_same_text = True  # infonce: no negatives are: documents equal to the
+    # positive in any language, and those of other examples of the same query
+    c.loss.false_negative_margin = 0.0  # infonce: nor are hard negatives that the
+    # teacher scores above the positive less this margin; 0: off
 
     c.regularizer = ConfigDict(sort_keys=False)
     c.regularizer.name = "l1"  # l1 | flops

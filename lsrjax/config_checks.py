@@ -1,14 +1,15 @@
 """Which values and combinations of a stage's config make no sense, and why."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from lsrjax import losses
+from lsrjax.config_effects import LAMBDAS, check_no_effect, effects, leaves
 from lsrjax.data.embedded import SPLITS
-from lsrjax.data.sources import FIELDS, SOURCES
+from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models.encoder import REMAT
 from lsrjax.models.heads import HEADS
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
@@ -27,7 +28,7 @@ _CHOICES = {
     "prepare.negatives": ("given", "bm25"),
     "prepare.scores": ("given", "teacher"),
     "dev.source": ("", *SOURCES),
-    "loss.name": tuple(LOSSES),
+    "loss.margins": losses.MARGINS,
     "regularizer.name": tuple(REGULARIZERS),
     "regularizer.schedule": tuple(SCHEDULES),
     "optim.schedule": ("constant", "linear", "cosine"),
@@ -55,6 +56,7 @@ _POSITIVE = (
     "prepare.count",
     "prepare.depth",
     "loss.temperature",
+    "loss.infonce_temperature",
     "optim.lr",
     "dev.queries",
 )
@@ -69,34 +71,9 @@ _NOT_NEGATIVE = (
     "optim.weight_decay",
     "optim.clip_norm",
     "regularizer.warmup_steps",
+    "loss.false_negative_margin",
     "dev.every",
 )
-
-_LAMBDAS = tuple(
-    f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
-)
-_PAIR_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["pair"])
-_GROUP_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["group"])
-_SIZES = tuple(
-    f"model.{f}"
-    for f in (
-        "family",
-        "hidden_size",
-        "num_layers",
-        "num_heads",
-        "intermediate_size",
-        "max_length",
-    )
-)
-
-
-def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields of one stage by dotted name, and their values; `stages` is one."""
-    for key in config:
-        if isinstance(config[key], ConfigDict) and key != "stages":
-            yield from leaves(config[key], f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", config[key]
 
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
@@ -111,11 +88,12 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
       InputError: names the field and what to do.
     """
     _check_values(c, where)
+    losses.of(c.loss, f"{where}.loss")
     _check_schedule(c, where)
     _check_data(c, where)
     _check_needs(c, where)
     _check_group(c, where)
-    for applies, names, because in _effects(c):
+    for applies, names, because in effects(c):
         if not applies:
             check_no_effect(c, default, where, names, because)
 
@@ -129,7 +107,7 @@ def _check_values(c, where) -> None:
     for field in _POSITIVE:
         if values[field] <= 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be > 0.")
-    for field in (*_NOT_NEGATIVE, *_LAMBDAS):
+    for field in (*_NOT_NEGATIVE, *LAMBDAS):
         if values[field] < 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be >= 0.")
     for field in ("mesh.data", "mesh.model"):
@@ -181,7 +159,7 @@ def _check_data(c, where) -> None:
 
 
 def _check_needs(c, where) -> None:
-    loss = LOSSES[c.loss.name]
+    loss = losses.of(c.loss)
     needs = {
         "data.files": c.data.source == "files",
         "data.dataset": c.data.source == "datasets",
@@ -189,7 +167,7 @@ def _check_needs(c, where) -> None:
         "dev.dataset": c.dev.source == "datasets",
         "tokenizer": not (c.init.encoder or c.init.model),
         "init.head": c.model.head == "milco" and not c.init.model,
-        "teacher.model": loss.target == "views" or c.prepare.scores == "teacher",
+        "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
         "regularizer.warmup_steps": c.regularizer.schedule != "constant",
     }
     values = dict(leaves(c))
@@ -199,7 +177,7 @@ def _check_needs(c, where) -> None:
                 f"{where}.{field} is {values[field]!r}, but this config needs it: see"
                 " lsrjax/config.py."
             )
-    if c.init.from_pivot == "translations" and loss.target != "views":
+    if c.init.from_pivot == "translations" and "views" not in loss.targets:
         raise InputError(
             f"{where}.init.from_pivot is 'translations', which come from training"
             f" pairs, and the loss {c.loss.name} has none. Use 'shared', or start in an"
@@ -214,14 +192,14 @@ def _check_needs(c, where) -> None:
 
 def _check_group(c, where) -> None:
     """Whether a query gets the documents and scores that the loss asks for."""
-    loss = LOSSES[c.loss.name]
-    if loss.target == "scores" and c.data.group_size < 2:
+    loss = losses.of(c.loss)
+    if "scores" in loss.targets and c.data.group_size < 2:
         raise InputError(
             f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
     mined, embedded = c.prepare.negatives == "bm25", c.data.source == "debian"
-    if loss.target == "scores" and (mined or embedded) and c.prepare.scores == "given":
+    if "scores" in loss.targets and (mined or embedded) and c.prepare.scores == "given":
         whose = "mined negatives" if mined else "the embedded queries"
         raise InputError(
             f"{where}.prepare.scores is 'given', but {whose} come without scores: set"
@@ -237,154 +215,6 @@ def _check_group(c, where) -> None:
             f"{where}.prepare.count is {c.prepare.count}: fewer negatives than the"
             f" {c.data.group_size - 1} that data.group_size asks for."
         )
-
-
-def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
-    """(whether the fields take effect, the fields, why they do not)."""
-    loss = LOSSES[c.loss.name]
-    ranks = "document" in loss.texts
-    fresh = not (c.init.encoder or c.init.model)
-    return [
-        # The model and where it starts.
-        (
-            c.model.head == "milco",
-            ("model.lexecho", "init.head", "init.from_pivot"),
-            "model.head is not milco",
-        ),
-        (
-            c.model.head == "splade",
-            ("model.tied", "init.lexical"),
-            "model.head is not splade",
-        ),
-        (
-            fresh,
-            (*_SIZES, "model.tied", "init.from_pivot", "init.lexical"),
-            "the weights come from init.encoder or init.model",
-        ),
-        (
-            c.model.lexecho,
-            (
-                "model.repeats",
-                "model.exclude_special_tokens",
-                "init.echo",
-                "regularizer.source_query",
-                "regularizer.source_document",
-            ),
-            "model.lexecho is off",
-        ),
-        (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
-        # The data.
-        (c.data.source == "files", ("data.files",), "data.source is not files"),
-        (
-            c.data.source == "datasets",
-            ("data.dataset",),
-            "data.source is not datasets",
-        ),
-        (c.data.source != "files", ("data.split",), "files have no splits"),
-        (
-            c.data.source != "debian" or c.dev.source in ("files", "datasets"),
-            ("data.columns",),
-            "the embedded data has its own names",
-        ),
-        (ranks, _GROUP_COLUMNS, f"the loss {c.loss.name} reads pairs"),
-        (not ranks, _PAIR_COLUMNS, f"the loss {c.loss.name} reads queries"),
-        (
-            c.data.source == "debian" and not ranks,
-            ("data.fields",),
-            "only embedded pairs have fields to choose",
-        ),
-        (
-            c.data.source == "debian",
-            ("data.mixing", "data.document_languages"),
-            "only embedded documents exist in several languages",
-        ),
-        (
-            ranks,
-            (
-                "data.group_size",
-                "data.mixing",
-                "data.document_languages",
-                "prepare.negatives",
-                *_LAMBDAS,
-            ),
-            f"the loss {c.loss.name} has no queries and documents",
-        ),
-        (
-            ranks or c.dev.source == "debian",
-            ("data.query_languages",),
-            f"the loss {c.loss.name} has no queries",
-        ),
-        (
-            c.data.group_size > 1,
-            ("data.mixing", "prepare.negatives"),
-            "data.group_size is 1: a query has its positive document only",
-        ),
-        (
-            loss.target == "scores",
-            ("prepare.scores",),
-            f"the loss {c.loss.name} reads no scores",
-        ),
-        (
-            c.prepare.negatives == "bm25",
-            ("prepare.count", "prepare.depth"),
-            "prepare.negatives is given",
-        ),
-        (
-            loss.target == "views" or c.prepare.scores == "teacher",
-            ("teacher.model",),
-            f"the loss {c.loss.name} asks no teacher (prepare.scores is given)",
-        ),
-        # The objective.
-        (
-            "teacher_scale" in loss.options,
-            ("loss.teacher_scale",),
-            f"the loss {c.loss.name} has no teacher's scores",
-        ),
-        (
-            "temperature" in loss.options,
-            ("loss.temperature",),
-            f"the loss {c.loss.name} has no temperature",
-        ),
-        (
-            any(c.regularizer[f.split(".")[1]] for f in _LAMBDAS),
-            ("regularizer.name", "regularizer.schedule", "regularizer.warmup_steps"),
-            "every lambda is 0",
-        ),
-        (
-            c.regularizer.schedule != "constant",
-            ("regularizer.warmup_steps",),
-            "regularizer.schedule is constant",
-        ),
-        (c.optim.weight_decay > 0, ("optim.no_decay",), "optim.weight_decay is 0"),
-        # Evaluation.
-        (c.dev.source != "", ("dev",), "dev.source is empty"),
-        (c.dev.source == "files", ("dev.files",), "dev.source is not files"),
-        (c.dev.source == "datasets", ("dev.dataset",), "dev.source is not datasets"),
-        (c.dev.source != "files", ("dev.split",), "files have no splits"),
-        (c.evaluate.test != "", ("evaluate.examples",), "evaluate.test is empty"),
-    ]
-
-
-def check_no_effect(
-    c: ConfigDict, default: ConfigDict, where: str, fields: Sequence[str], because: str
-) -> None:
-    """Refuses values other than the default for fields that have no effect.
-
-    Args:
-      c: a config.
-      default: every field at its default.
-      where: the config's name, for errors.
-      fields: names of fields, or of groups of them.
-      because: why they have no effect.
-    """
-    values, defaults = dict(leaves(c)), dict(leaves(default))
-    for field in values:
-        covered = any(field == f or field.startswith(f"{f}.") for f in fields)
-        if covered and values[field] != defaults[field]:
-            raise InputError(
-                f"{where}.{field} = {values[field]!r} would have no effect: {because}."
-                f" Remove it (the default is {defaults[field]!r})."
-            )
 
 
 def check_references(c: ConfigDict, earlier: Sequence[str], where: str) -> None:

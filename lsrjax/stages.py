@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lsrjax import build, checkpoint, hosts, plan, sharding, trackers
+from lsrjax import build, checkpoint, hosts, losses, plan, sharding, trackers
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, sources
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
 from lsrjax.prepare import score as preparing
 from lsrjax.retrieval.encode import TextEncoder
@@ -138,7 +137,7 @@ class _Parts:
 
 
 def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
-    views = LOSSES[config.loss.name].target == "views"
+    views = "views" in losses.of(config.loss).targets
     kind = "pair" if views else "group"
     source = sources.open_source(config.data, kind)
     if not len(source):
@@ -245,8 +244,8 @@ def _summary(config, parts: _Parts, batches) -> dict[str, object]:
 
 def _batches(name: str, config, parts: _Parts) -> loader.Batches:
     """The training batches."""
-    data, target = config.data, LOSSES[config.loss.name].target
-    if target == "views":
+    data, targets = config.data, losses.of(config.loss).targets
+    if "views" in targets:
         make = loader.PairBatches(
             _text_field(data, "document_length", parts.student),
             _text_field(data, "document_length", parts.teacher),
@@ -261,7 +260,8 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
             document_languages=language_weights(
                 data.document_languages, "document_languages"
             ),
-            with_scores=target == "scores",
+            with_scores="scores" in targets,
+            with_keys="keys" in targets,
         )
     source, mesh = parts.source, parts.layout.mesh
     return loader.Batches(

@@ -13,9 +13,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import reps
+from lsrjax import losses, reps
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
 from lsrjax.optim import learning_rate, make_optimizer, matches
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
@@ -79,7 +78,8 @@ class Step:
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
             )
-            parts = self._losses(views, targets) | self._penalties(views, lambdas)
+            parts = losses.of(config.loss)(views, targets)
+            parts |= self._penalties(views, lambdas)
             return sum(parts.values()), (parts, _active_terms(views))
 
         lambdas = self._lambdas(step)
@@ -100,11 +100,6 @@ class Step:
         }
         params = optax.apply_updates(params, updates)
         return {"step": step + 1, "params": params, "opt_state": opt_state}, metrics
-
-    def _losses(self, views, targets) -> dict[str, jax.Array]:
-        loss = LOSSES[self.config.loss.name]
-        options = {name: self.config.loss[name] for name in loss.options}
-        return loss.fn(views, targets, **options)
 
     def _lambdas(self, step) -> dict[str, jax.Array]:
         """The regularizers' weights at a step, by field; those of 0 are left out."""
@@ -129,7 +124,7 @@ def texts_of(config) -> dict[str, int]:
     """Texts of an example that the student encodes, by name."""
     return {
         name: config.data.group_size if name == "document" else 1
-        for name in LOSSES[config.loss.name].texts
+        for name in losses.of(config.loss).texts
     }
 
 

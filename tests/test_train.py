@@ -63,7 +63,10 @@ def step_of(**changes):
 
 
 def laid_out(rows, shape):
-    return {"student": cut(rows, shape, pad_id=0), "targets": {}}
+    # No two texts are the same to the loss, whatever their tokens.
+    keys = np.arange(4 * B, dtype=np.int32).reshape(2 * B, 2)
+    targets = {"query_key": keys[:B], "document_key": keys[B:, None]}
+    return {"student": cut(rows, shape, pad_id=0), "targets": targets}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax import sharding
+from lsrjax import losses, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data import shapes
@@ -121,7 +121,7 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
 def batches_of(task: str, devices: int) -> list[dict]:
     """The steps' batches, cut for so many devices into two parts."""
     steps = [rows_of(task, step, devices) for step in range(STEPS)]
-    batches = [{"targets": {}} for _ in steps]
+    batches = [{} for _ in steps]
     for model in steps[0]:
         lengths = [[len(r) for r in device] for rows in steps for device in rows[model]]
         table = shapes.fit(np.array(lengths), LENGTH, parts=2, multiple=2)
@@ -129,11 +129,15 @@ def batches_of(task: str, devices: int) -> list[dict]:
         for rows, batch in zip(steps, batches, strict=True):
             made = [shapes.cut(device, shape, 0) for device in rows[model]]
             batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
-    if task == "kl":
-        rng = np.random.default_rng(9)
-        for batch in batches:
-            scores = rng.normal(0, 2, (EXAMPLES, GROUP)).astype(np.float32)
-            batch["targets"] = {"scores": scores}
+    rng = np.random.default_rng(9)
+    for batch in batches:
+        # As integers, normal numbers of this size are identities that often repeat.
+        batch["targets"] = {
+            name: rng.normal(0, 2, array.shape).astype(array.dtype)
+            for name, array in losses.of(config_of(task).loss)
+            .arrays(EXAMPLES, GROUP)
+            .items()
+        }
     return batches
 
 
