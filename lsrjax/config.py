@@ -106,13 +106,22 @@ def get_default() -> ConfigDict:
     # teacher scores above the positive less this margin; 0: off
 
     c.regularizer = ConfigDict(sort_keys=False)
-    c.regularizer.name = "l1"  # l1 | flops
+    c.regularizer.name = "l1"  # l1 | flops | masked_flops | joint_flops (of queries and
+    # documents together; its lambdas are the documents')
+    c.regularizer.threshold = 0  # masked_flops: leaves texts of so many terms alone
     c.regularizer.query = 0.0  # lambda of queries, vocabulary view
     c.regularizer.document = 0.0  # lambda of documents, vocabulary view
     c.regularizer.source_query = 0.0  # lambda of queries, source view
     c.regularizer.source_document = 0.0  # lambda of documents, source view
     c.regularizer.schedule = "constant"  # constant | linear | quadratic
     c.regularizer.warmup_steps = 0  # linear, quadratic: steps up to the full lambda
+    # Steers a lambda of the vocabulary view, from its value above, until a text has so
+    # many active terms on average; 0: off.
+    c.regularizer.active_query = 0.0
+    c.regularizer.active_document = 0.0
+    c.regularizer.active_gain = 0.01  # by at most this power of e a step; lower it
+    # where the number of terms swings
+    c.regularizer.anti_zero = 0.0  # weight of what keeps vocabulary views from dying
 
     c.optim = ConfigDict(sort_keys=False)
     c.optim.lr = 2e-5  # peak learning rate

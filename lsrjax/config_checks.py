@@ -57,6 +57,7 @@ _POSITIVE = (
     "prepare.depth",
     "loss.temperature",
     "loss.infonce_temperature",
+    "regularizer.active_gain",
     "optim.lr",
     "dev.queries",
 )
@@ -71,6 +72,10 @@ _NOT_NEGATIVE = (
     "optim.weight_decay",
     "optim.clip_norm",
     "regularizer.warmup_steps",
+    "regularizer.threshold",
+    "regularizer.active_query",
+    "regularizer.active_document",
+    "regularizer.anti_zero",
     "loss.false_negative_margin",
     "dev.every",
 )
@@ -169,6 +174,8 @@ def _check_needs(c, where) -> None:
         "init.head": c.model.head == "milco" and not c.init.model,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
         "regularizer.warmup_steps": c.regularizer.schedule != "constant",
+        "regularizer.threshold": "threshold"
+        in REGULARIZERS[c.regularizer.name].options,
     }
     values = dict(leaves(c))
     for field, needed in needs.items():

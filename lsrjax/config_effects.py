@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from lsrjax import losses
 from lsrjax.data.sources import FIELDS
 from lsrjax.errors import InputError
+from lsrjax.regularizers import REGULARIZERS
 
 LAMBDAS = tuple(
     f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
@@ -108,6 +109,7 @@ def _of_data(c):
                 "data.mixing",
                 "data.document_languages",
                 "prepare.negatives",
+                "regularizer.anti_zero",
                 *LAMBDAS,
             ),
             f"the loss {c.loss.name} has no queries and documents",
@@ -142,6 +144,7 @@ def _of_data(c):
 
 def _of_objective(c):
     loss = losses.of(c.loss)
+    regularizer = REGULARIZERS[c.regularizer.name]
     return [
         *(
             (
@@ -159,8 +162,37 @@ def _of_objective(c):
         ),
         (
             any(c.regularizer[f.split(".")[1]] for f in LAMBDAS),
-            ("regularizer.name", "regularizer.schedule", "regularizer.warmup_steps"),
+            (
+                "regularizer.name",
+                "regularizer.schedule",
+                "regularizer.warmup_steps",
+                "regularizer.threshold",
+            ),
             "every lambda is 0",
+        ),
+        (
+            not regularizer.joint,
+            ("regularizer.query", "regularizer.source_query"),
+            f"{c.regularizer.name} is of queries and documents together, with the"
+            " documents' lambdas",
+        ),
+        (
+            "threshold" in regularizer.options,
+            ("regularizer.threshold",),
+            f"{c.regularizer.name} has no threshold",
+        ),
+        *(
+            (
+                c.regularizer[field] > 0,
+                (f"regularizer.active_{field}",),
+                f"regularizer.{field}, which it steers, is 0",
+            )
+            for field in ("query", "document")
+        ),
+        (
+            c.regularizer.active_query > 0 or c.regularizer.active_document > 0,
+            ("regularizer.active_gain",),
+            "no lambda is steered",
         ),
         (
             c.regularizer.schedule != "constant",

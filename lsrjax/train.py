@@ -13,11 +13,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import losses, reps
+from lsrjax import control, losses, regularizers
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.optim import learning_rate, make_optimizer, matches
-from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 
 
 class TrainingFailed(RuntimeError):
@@ -48,7 +47,7 @@ class Step:
         """One optimizer step.
 
         Args:
-          state: `{"step", "params", "opt_state"}`.
+          state: as `init_state` makes it.
           teacher_params: of the frozen teacher of views, or None.
           batch: as `lsrjax.data.loader` builds it.
 
@@ -79,10 +78,10 @@ class Step:
                 dropout_key=key if config.model.dropout > 0 else None,
             )
             parts = losses.of(config.loss)(views, targets)
-            parts |= self._penalties(views, lambdas)
-            return sum(parts.values()), (parts, _active_terms(views))
+            parts |= regularizers.penalties(config.regularizer, views, lambdas)
+            return sum(parts.values()), (parts, regularizers.active_terms(views))
 
-        lambdas = self._lambdas(step)
+        lambdas = control.lambdas(config.regularizer, state)
         (loss, (parts, active)), grads = jax.value_and_grad(objective, has_aux=True)(
             params
         )
@@ -92,32 +91,18 @@ class Step:
         metrics = {
             "loss": loss,
             **parts,
-            **active,
+            **{f"active_{view}": number for (_, view), number in active.items()},
             "grad_norm": optax.tree.norm(grads),
             "tokens": sum(part["mask"].sum() for part in batch["student"]["parts"]),
             "lr": learning_rate(config.optim, self.total_steps)(step),
             **{f"lambda_{field}": weight for field, weight in lambdas.items()},
         }
         params = optax.apply_updates(params, updates)
-        return {"step": step + 1, "params": params, "opt_state": opt_state}, metrics
-
-    def _lambdas(self, step) -> dict[str, jax.Array]:
-        """The regularizers' weights at a step, by field; those of 0 are left out."""
-        config = self.config.regularizer
-        rise = SCHEDULES[config.schedule](step, config.warmup_steps)
-        fields = ("query", "document", "source_query", "source_document")
-        return {field: rise * config[field] for field in fields if config[field]}
-
-    def _penalties(self, views, lambdas) -> dict[str, jax.Array]:
-        name = self.config.regularizer.name
-        penalties = {}
-        for text, by_view in views.items():
-            for view_name, view in by_view.items():
-                field = f"source_{text}" if isinstance(view, reps.Bag) else text
-                if field in lambdas:
-                    penalty = lambdas[field] * REGULARIZERS[name](view)
-                    penalties[f"{name}_{text}_{view_name}"] = penalty
-        return penalties
+        after = {"step": step + 1, "params": params, "opt_state": opt_state}
+        after |= control.steered(
+            config.regularizer, state, {field: n for (field, _), n in active.items()}
+        )
+        return after, metrics
 
 
 def texts_of(config) -> dict[str, int]:
@@ -125,14 +110,6 @@ def texts_of(config) -> dict[str, int]:
     return {
         name: config.data.group_size if name == "document" else 1
         for name in losses.of(config.loss).texts
-    }
-
-
-def _active_terms(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
-    return {
-        f"active_{text}_{name}": view.active_terms().mean()
-        for text, by_view in views.items()
-        for name, view in by_view.items()
     }
 
 
@@ -221,11 +198,17 @@ class CompiledSteps:
 
 
 def init_state(step: Step, params: dict) -> dict:
-    """The train state before the first step."""
+    """The train state before the first step.
+
+    Returns:
+      `{"step", "params", "opt_state"}` and, where lambdas are steered, "controller":
+      the logarithm of what each is multiplied by, by field.
+    """
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": step.optimizer.init(params),
+        **control.init(step.config.regularizer),
     }
 
 

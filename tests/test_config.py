@@ -89,6 +89,19 @@ def test_small_configs_are_valid(make):
         kl(loss__name="infonce", loss__false_negative_margin=1.0),
         kl(loss__name="kl,infonce:0.1", loss__infonce_temperature=0.5),
         infonce(loss__both_directions=True, loss__mask_same_text=False),
+        kl(
+            regularizer__name="masked_flops",
+            regularizer__threshold=50,
+            regularizer__document=0.1,
+            regularizer__anti_zero=0.1,
+        ),
+        kl(regularizer__name="joint_flops", regularizer__document=0.1),
+        kl(
+            regularizer__query=0.1,
+            regularizer__active_query=20.0,
+            regularizer__active_gain=0.1,
+        ),
+        infonce(regularizer__anti_zero=0.1),
         # A short trial of a config with a longer warm-up.
         infonce(steps=2, optim__warmup_steps=20),
     ],
@@ -165,6 +178,32 @@ def test_unknown_choices_list_the_known(field):
         (kl(prepare__depth=9), "prepare.depth", "negatives is given"),
         (kl(regularizer__name="flops"), "regularizer.name", "every lambda is 0"),
         (kl(regularizer__query=1.0, regularizer__warmup_steps=5), "warmup", "constant"),
+        (kl(regularizer__threshold=5), "regularizer.threshold", "every lambda is 0"),
+        (
+            kl(regularizer__query=1.0, regularizer__threshold=5),
+            "regularizer.threshold",
+            "l1 has no threshold",
+        ),
+        (
+            kl(
+                regularizer__name="joint_flops",
+                regularizer__query=1.0,
+                regularizer__document=1.0,
+            ),
+            "regularizer.query",
+            "queries and documents together",
+        ),
+        (
+            kl(regularizer__query=1.0, regularizer__active_document=9.0),
+            "regularizer.active_document",
+            "regularizer.document, which it steers, is 0",
+        ),
+        (
+            kl(regularizer__query=1.0, regularizer__active_gain=0.5),
+            "regularizer.active_gain",
+            "no lambda is steered",
+        ),
+        (alignment(regularizer__anti_zero=1.0), "anti_zero", "no queries"),
         (kl(optim__weight_decay=0.0, optim__no_decay="x"), "no_decay", "decay is 0"),
         (kl(dev__every=5), "dev.every", "dev.source is empty"),
         (kl(dev__split="test"), "dev.split", "dev.source is empty"),
@@ -228,6 +267,13 @@ def test_options_without_effect_are_refused(c, field, because):
             kl(regularizer__query=1.0, regularizer__schedule="linear"),
             "warmup_steps is 0",
         ),
+        (
+            kl(regularizer__name="masked_flops", regularizer__query=1.0),
+            "config.regularizer.threshold is 0, but this config needs it",
+        ),
+        (kl(regularizer__active_query=-1.0), "active_query is -1.0; it must be >= 0"),
+        (kl(regularizer__active_gain=0.0), "active_gain is 0.0; it must be > 0"),
+        (kl(regularizer__anti_zero=-1.0), "anti_zero is -1.0; it must be >= 0"),
         (kl(init__model="x"), "model gives the whole retriever"),
         (kl(init__encoder="", tokenizer="x", init__from_pivot="translations"), "pairs"),
         (

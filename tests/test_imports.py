@@ -23,6 +23,7 @@ ALLOWED = {
     "models": {"ops", "reps", "sharding"},
     "losses": {"reps"},
     "regularizers": {"reps"},
+    "control": {"regularizers"},
     "optim": set(),
     "data": set(),
     "convert": {"models"},

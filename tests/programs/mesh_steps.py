@@ -69,6 +69,10 @@ def config_of(task: str):
     c.data.group_size = GROUP
     for field in ("query", "document", "source_query", "source_document"):
         c.regularizer[field] = 0.1
+    if task == "infonce":
+        c.loss.both_directions = True
+        c.regularizer.anti_zero = 0.1
+        c.regularizer.active_document, c.regularizer.active_gain = 5.0, 0.5
     return c
 
 
