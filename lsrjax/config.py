@@ -106,8 +106,8 @@ def get_default() -> ConfigDict:
     # teacher scores above the positive less this margin; 0: off
 
     c.regularizer = ConfigDict(sort_keys=False)
-    c.regularizer.name = "l1"  # l1 | flops | masked_flops | joint_flops (of queries and
-    # documents together; its lambdas are the documents')
+    c.regularizer.name = "l1"  # l1 | flops | masked_flops | idf_flops | joint_flops (of
+    # queries and documents together; its lambdas are the documents')
     c.regularizer.threshold = 0  # masked_flops: leaves texts of so many terms alone
     c.regularizer.query = 0.0  # lambda of queries, vocabulary view
     c.regularizer.document = 0.0  # lambda of documents, vocabulary view

@@ -84,7 +84,9 @@ class StagePlan:
 
     def memory(self) -> Memory:
         """Compiles the step; what it takes."""
-        step = training.make_step(self.config, 1000, self.spec, self.teacher)
+        # What a step takes does not depend on the numbers.
+        idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
+        step = training.make_step(self.config, 1000, self.spec, self.teacher, idf)
         _, params = retriever.split(self.spec)
         layout = self._layout(self.spec)
         state = jax.eval_shape(lambda p: training.init_state(step, p), params)

@@ -5,7 +5,7 @@ terms are >= 0, so that none needs an absolute value.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,28 @@ def masked_flops(view: reps.Vector | reps.Bag, threshold: float) -> jax.Array:
     name = "weights_BV" if isinstance(view, reps.Vector) else "weights_BK"
     weights = jnp.where(keep_B[:, None], getattr(view, name), 0)
     return flops(dataclasses.replace(view, **{name: weights}))
+
+
+# Terms of nearly every text, such as special tokens, count as if of 9 texts in 10:
+# their idf is about 0, and one of them would outweigh all other terms.
+_LEAST_IDF = 0.1
+
+
+def idf_flops(view: reps.Vector | reps.Bag, idf: jax.Array) -> jax.Array:
+    """FLOPS of the weights divided by the terms' inverse document frequency.
+
+    Presses frequent terms, which tell documents apart least and have the longest
+    posting lists, harder than rare ones (IDF-aware FLOPS, Geng et al. 2024, arXiv
+    2411.04403v1, for retrievers without a query encoder).
+
+    Args:
+      view: of the texts.
+      idf: of the terms of the view's vocabulary, [V].
+    """
+    means = view.column_means()
+    # Behind the vocabulary there may stand zeros.
+    idf = jnp.pad(idf, (0, len(means) - len(idf)), constant_values=1.0)
+    return jnp.square(means / jnp.maximum(idf, _LEAST_IDF)).sum()
 
 
 def joint_flops(
@@ -85,11 +107,13 @@ class Regularizer:
       fn: `(view, **options) -> scalar`, for each kind of text with its own lambda; if
         joint `(the queries' view, the documents', **options)`, with the documents'.
       joint: over queries and documents together.
+      idf: it takes the option `idf`, of the view's terms in the training documents.
       options: the fields of `config.regularizer` that it reads.
     """
 
     fn: Callable[..., jax.Array]
     joint: bool = False
+    idf: bool = False
     options: tuple[str, ...] = ()
 
 
@@ -97,6 +121,7 @@ REGULARIZERS: dict[str, Regularizer] = {
     "l1": Regularizer(l1),
     "flops": Regularizer(flops),
     "masked_flops": Regularizer(masked_flops, options=("threshold",)),
+    "idf_flops": Regularizer(idf_flops, idf=True),
     "joint_flops": Regularizer(joint_flops, joint=True),
 }
 SCHEDULES: dict[str, Callable] = {
@@ -111,7 +136,10 @@ def _field(text: str, view: reps.Vector | reps.Bag) -> str:
 
 
 def penalties(
-    config, views: dict[str, reps.Views], lambdas: dict[str, jax.Array]
+    config,
+    views: dict[str, reps.Views],
+    lambdas: dict[str, jax.Array],
+    idf: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
     """What a stage's regularizers add to the loss, by name; scalars.
 
@@ -119,6 +147,7 @@ def penalties(
       config: `config.regularizer`.
       views: by text.
       lambdas: by field; those left out are 0.
+      idf: of the terms of each view, where the regularizer takes it.
     """
     entry = REGULARIZERS[config.name]
     options = {option: config[option] for option in entry.options}
@@ -127,6 +156,8 @@ def penalties(
         for name, view in by_view.items():
             field = _field(text, view)
             if field in lambdas:
+                if entry.idf:
+                    options["idf"] = idf[name]
                 given = (views["query"][name], view) if entry.joint else (view,)
                 penalty = lambdas[field] * entry.fn(*given, **options)
                 found[f"{config.name}_{text}_{name}"] = penalty

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lsrjax import build, checkpoint, hosts, losses, plan, sharding, trackers
+from lsrjax import (
+    build,
+    checkpoint,
+    hosts,
+    losses,
+    plan,
+    sharding,
+    term_statistics,
+    trackers,
+)
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, sources
@@ -19,6 +28,7 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.prepare import score as preparing
+from lsrjax.regularizers import REGULARIZERS
 from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
 
@@ -158,8 +168,13 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     else:
         source = _prepared(config, source, folder, teacher, tracker)
     total_steps = training.steps_of(config, len(source))
+    idf = None
+    if REGULARIZERS[config.regularizer.name].idf:
+        idf = term_statistics.idf_of_views(
+            student.spec, student.tokenizer, student.pivot_tokenizer, source
+        )
     step = training.make_step(
-        config, total_steps, student.spec, teacher.spec if views else None
+        config, total_steps, student.spec, teacher.spec if views else None, idf
     )
     layout = _layout(config, student.spec, mesh)
     return _Parts(kind, source, student, teacher, total_steps, step, layout)

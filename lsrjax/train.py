@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ class Step:
       graphdef: the student's structure.
       optimizer: an optax transformation.
       teacher: the structure of a teacher of views, or None.
+      idf: of the terms of each view, for a regularizer that takes it.
     """
 
     config: Any
@@ -40,6 +41,7 @@ class Step:
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
     teacher: nnx.GraphDef | None = None
+    idf: Mapping[str, np.ndarray] | None = None
 
     def __call__(
         self, state: dict, teacher_params: dict | None, batch: dict
@@ -78,7 +80,9 @@ class Step:
                 dropout_key=key if config.model.dropout > 0 else None,
             )
             parts = losses.of(config.loss)(views, targets)
-            parts |= regularizers.penalties(config.regularizer, views, lambdas)
+            parts |= regularizers.penalties(
+                config.regularizer, views, lambdas, self.idf
+            )
             return sum(parts.values()), (parts, regularizers.active_terms(views))
 
         lambdas = control.lambdas(config.regularizer, state)
@@ -114,7 +118,11 @@ def texts_of(config) -> dict[str, int]:
 
 
 def make_step(
-    config, total_steps: int, spec: retriever.RetrieverSpec, teacher=None
+    config,
+    total_steps: int,
+    spec: retriever.RetrieverSpec,
+    teacher=None,
+    idf: Mapping[str, np.ndarray] | None = None,
 ) -> Step:
     """The step of a stage.
 
@@ -124,6 +132,8 @@ def make_step(
       spec: the student's.
       teacher: the spec of a teacher of views, or None; its views are pooled as the
         student's are.
+      idf: of the terms of each view, where the regularizer takes it
+        (`regularizers.REGULARIZERS`).
     """
     dtype = jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
@@ -135,6 +145,7 @@ def make_step(
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, abstract),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
+        idf=idf,
     )
 
 

@@ -37,6 +37,7 @@ PROGRAMS = (
     "config",
     "train",
     "checkpoint",
+    "term_statistics",
     "build",
     "plan",
     "stages",

@@ -13,6 +13,7 @@ from lsrjax.regularizers import (
     active_terms,
     anti_zero,
     flops,
+    idf_flops,
     joint_flops,
     l1,
     masked_flops,
@@ -55,6 +56,28 @@ def test_masked_flops_leaves_short_texts_alone():
 
 
 @pytest.mark.parametrize("view", [VECTOR, BAG])
+def test_idf_flops_by_hand(view):
+    expected = (2 / 0.5) ** 2 + (1 / 4) ** 2
+    assert float(idf_flops(view, IDF)) == pytest.approx(expected)
+    # A term of all texts does not outweigh the others without bound.
+    assert float(idf_flops(view, np.array([0, 1, 4], np.float32))) < 401
+
+
+def test_the_idf_of_a_penalty_is_that_of_its_view():
+    config = get_default().regularizer
+    config.name = "idf_flops"
+    lambdas = {"document": 1.0, "source_document": 1.0}
+    idf = {"pivot": IDF, "source": 2 * IDF}
+    found = penalties(config, views_of("pivot", "source"), lambdas, idf)
+    pivot, source = (2 / 0.5) ** 2 + (1 / 4) ** 2, 2**2 + (1 / 8) ** 2
+    expected = {
+        "idf_flops_document_pivot": pivot,
+        "idf_flops_document_source": source,
+    }
+    assert {n: float(v) for n, v in found.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("view", [VECTOR, BAG])
 def test_joint_flops_by_hand(view):
     query = reps.Vector(jnp.array([[4.0, 5.0, 0.5]]), jnp.zeros((1, 3)))
     assert float(joint_flops(query, VECTOR)) == pytest.approx(4 * 2 + 5 * 0 + 0.5 * 1)
@@ -93,12 +116,14 @@ def test_flops_prefers_terms_spread_over_the_vocabulary():
 
 
 OPTIONS = {"threshold": 0}
+IDF = np.array([0.5, 2.0, 4.0], np.float32)
 
 
 def value_of(name, view):
     """Of an entry; a joint one is given the same texts twice."""
     entry = REGULARIZERS[name]
     options = {option: OPTIONS[option] for option in entry.options}
+    options |= {"idf": IDF} if entry.idf else {}
     return entry.fn(*[view] * (1 + entry.joint), **options)
 
 
