@@ -10,20 +10,19 @@ import numpy as np
 from flax import nnx
 from scipy import sparse
 
-from lsrjax import checkpoint
+from lsrjax import checkpoint, term_statistics
 from lsrjax.checkpoint import SavedModel
 from lsrjax.convert import huggingface
-from lsrjax.data.sources import ENGLISH, Pair
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.prepare.translations import translation_table
+from lsrjax.term_statistics import LENGTH
 from lsrjax.trees import path_name
 
-_IDF_TEXTS = 4096  # sampled to fit LexEcho and the lexical start
-_LENGTH = 64  # tokens of a sampled text
+_IDF_TEXTS = 4096  # sampled to fit LexEcho
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +236,10 @@ def _splade(config, opened) -> Student:
         if weights is not None:
             values = _overlaid(values, weights, name)
         if config.init.lexical or config.init.static == "idf":
-            idf = _idf(TextTokenizer(folder), _texts(source), encoder.vocab_size)
+            texts = term_statistics.texts_by_language(source)
+            idf = term_statistics.least_idf(
+                TextTokenizer(folder), texts, encoder.vocab_size
+            )
             if config.init.lexical:
                 values = start.lexical(values, idf, config.seed)
             if config.init.static == "idf":
@@ -374,25 +376,12 @@ def _translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
         for pair in (source[i] for i in range(len(source)))
     ]
     pairs += [(text, text) for text in sorted({text for _, text in pairs})]
-    left = tokenizer.ids([a for a, _ in pairs], _LENGTH, special=False)
-    right = english.ids([b for _, b in pairs], _LENGTH, special=False)
+    left = tokenizer.ids([a for a, _ in pairs], LENGTH, special=False)
+    right = english.ids([b for _, b in pairs], LENGTH, special=False)
     order = sorted(range(len(pairs)), key=lambda i: len(left[i]) * len(right[i]))
     return translation_table(
         [left[i] for i in order], [right[i] for i in order], *shape
     )
-
-
-def _texts(source) -> dict[str, list[str]]:
-    """The training documents (of pairs: both texts) by language."""
-    texts: dict[str, list[str]] = {}
-    for example in (source[i] for i in range(len(source))):
-        if isinstance(example, Pair):
-            texts.setdefault(ENGLISH, []).append(example.english)
-            texts.setdefault(example.language, []).append(example.translation)
-        else:
-            for language, text in example.positives[0].items():
-                texts.setdefault(language, []).append(text)
-    return texts
 
 
 def _sample(texts: dict[str, list[str]], count: int) -> dict[str, list[str]]:
@@ -406,27 +395,13 @@ def _sample(texts: dict[str, list[str]], count: int) -> dict[str, list[str]]:
     }
 
 
-def _idf(
-    tokenizer: TextTokenizer, texts: dict[str, list[str]], vocab_size: int
-) -> np.ndarray:
-    """A term's idf in the language where it is most frequent, [vocab_size].
-
-    Over a corpus of many languages, the commonest word of one of them would look rare.
-    """
-    per_language = [
-        start.inverse_document_frequency(tokenizer.ids(t, _LENGTH), vocab_size)
-        for t in texts.values()
-    ]
-    return np.min(per_language, axis=0)
-
-
 def _with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
     if not spec.lexecho or config.init.echo != "idf":
         return values
-    texts = _texts(source)
+    texts = term_statistics.texts_by_language(source)
     tokenizer = TextTokenizer(folder)
-    length = min(_LENGTH, spec.encoder.max_length)
-    idf_V = _idf(tokenizer, texts, spec.encoder.vocab_size)
+    length = min(LENGTH, spec.encoder.max_length)
+    idf_V = term_statistics.least_idf(tokenizer, texts, spec.encoder.vocab_size)
     values = start.with_idf_direction(values, idf_V)
     graphdef, _ = nnx.split(
         nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param

@@ -68,7 +68,7 @@ class Checkpoints:
         """Starts writing a state; the step is the state's.
 
         Args:
-          state: `{"step", "params", "opt_state"}`.
+          state: as `lsrjax.train.init_state` makes it.
           dev: dev metrics of this step, if it was evaluated.
         """
         if jax.default_backend() == "cpu":

@@ -6,12 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ml_collections import ConfigDict
 
-from lsrjax.config_checks import (
-    check_no_effect,
-    check_references,
-    check_stage,
-    leaves,
-)
+from lsrjax.config_checks import check_references, check_stage
+from lsrjax.config_effects import check_no_effect, leaves
 from lsrjax.data.embedded import LANGUAGES
 from lsrjax.data.sources import ANY
 from lsrjax.errors import InputError
@@ -113,18 +109,39 @@ def get_default() -> ConfigDict:
     c.prepare.depth = 50  # bm25: drawn from this many best documents
 
     c.loss = ConfigDict(sort_keys=False)
-    c.loss.name = "kl"  # alignment | kl | infonce
-    c.loss.temperature = 1.0  # kl, infonce
-    c.loss.teacher_scale = 1.0  # kl: the teacher's scores are multiplied by it
+    c.loss.name = (
+        "kl"  # alignment | kl | margin_mse | infonce | reconstruction (csr), or
+    )
+    # a weighted sum of losses of the same texts: "kl:1,margin_mse:0.05"
+    c.loss.temperature = 1.0  # kl: of both softmaxes
+    c.loss.auxiliary = 0.1  # reconstruction: weight of what dead latents miss
+    c.loss.teacher_scale = 1.0  # kl, margin_mse: multiplies the teacher's scores
+    c.loss.margins = "positive"  # margin_mse: of each negative to the positive:
+    # positive | of all pairs of a query's documents: all
+    c.loss.infonce_temperature = 1.0  # infonce: scores are divided by it
+    c.loss.both_directions = False  # infonce: also a document's query among all queries
+    c.loss.mask_same_text = True  # infonce: no negatives are: documents equal to the
+    # positive in any language, and those of other examples of the same query
+    c.loss.false_negative_margin = 0.0  # infonce: nor are hard negatives that the
+    # teacher scores above the positive less this margin; 0: off
 
     c.regularizer = ConfigDict(sort_keys=False)
-    c.regularizer.name = "l1"  # l1 | flops
+    c.regularizer.name = "l1"  # l1 | flops | masked_flops | idf_flops | joint_flops (of
+    # queries and documents together; its lambdas are the documents')
+    c.regularizer.threshold = 0  # masked_flops: leaves texts of so many terms alone
     c.regularizer.query = 0.0  # lambda of queries, vocabulary view
     c.regularizer.document = 0.0  # lambda of documents, vocabulary view
     c.regularizer.source_query = 0.0  # lambda of queries, source view
     c.regularizer.source_document = 0.0  # lambda of documents, source view
     c.regularizer.schedule = "constant"  # constant | linear | quadratic
     c.regularizer.warmup_steps = 0  # linear, quadratic: steps up to the full lambda
+    # Steers a lambda of the vocabulary view, from its value above, until a text has so
+    # many active terms on average; 0: off.
+    c.regularizer.active_query = 0.0
+    c.regularizer.active_document = 0.0
+    c.regularizer.active_gain = 0.01  # by at most this power of e a step; lower it
+    # where the number of terms swings
+    c.regularizer.anti_zero = 0.0  # weight of what keeps vocabulary views from dying
 
     c.optim = ConfigDict(sort_keys=False)
     c.optim.lr = 2e-5  # peak learning rate

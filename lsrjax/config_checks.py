@@ -1,21 +1,19 @@
 """Which values and combinations of a stage's config make no sense, and why."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from lsrjax import losses
+from lsrjax.config_effects import LAMBDAS, POOLING, check_no_effect, effects, leaves
 from lsrjax.data.embedded import SPLITS
-from lsrjax.data.sources import FIELDS, SOURCES
+from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models.encoder import REMAT
 from lsrjax.models.heads import head_class
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
-
-# What each head that pools over tokens may do.
-_POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
 
 _CHOICES = {
     "model.repeats": ("sum", "max"),
@@ -32,7 +30,7 @@ _CHOICES = {
     "prepare.negatives": ("given", "bm25"),
     "prepare.scores": ("given", "teacher"),
     "dev.source": ("", *SOURCES),
-    "loss.name": tuple(LOSSES),
+    "loss.margins": losses.MARGINS,
     "regularizer.name": tuple(REGULARIZERS),
     "regularizer.schedule": tuple(SCHEDULES),
     "optim.schedule": ("constant", "linear", "cosine"),
@@ -64,6 +62,8 @@ _POSITIVE = (
     "prepare.count",
     "prepare.depth",
     "loss.temperature",
+    "loss.infonce_temperature",
+    "regularizer.active_gain",
     "optim.lr",
     "dev.queries",
 )
@@ -79,34 +79,13 @@ _NOT_NEGATIVE = (
     "optim.weight_decay",
     "optim.clip_norm",
     "regularizer.warmup_steps",
+    "regularizer.threshold",
+    "regularizer.active_query",
+    "regularizer.active_document",
+    "regularizer.anti_zero",
+    "loss.false_negative_margin",
     "dev.every",
 )
-
-_LAMBDAS = tuple(
-    f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
-)
-_PAIR_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["pair"])
-_GROUP_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["group"])
-_SIZES = tuple(
-    f"model.{f}"
-    for f in (
-        "family",
-        "hidden_size",
-        "num_layers",
-        "num_heads",
-        "intermediate_size",
-        "max_length",
-    )
-)
-
-
-def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields of one stage by dotted name, and their values; `stages` is one."""
-    for key in config:
-        if isinstance(config[key], ConfigDict) and key != "stages":
-            yield from leaves(config[key], f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", config[key]
 
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
@@ -121,11 +100,12 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
       InputError: names the field and what to do.
     """
     _check_values(c, where)
+    losses.of(c.loss, f"{where}.loss")
     _check_schedule(c, where)
     _check_data(c, where)
     _check_needs(c, where)
     _check_group(c, where)
-    for applies, names, because in _effects(c):
+    for applies, names, because in effects(c):
         if not applies:
             check_no_effect(c, default, where, names, because)
 
@@ -145,7 +125,7 @@ def _check_values(c, where) -> None:
     for field in _POSITIVE:
         if values[field] <= 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be > 0.")
-    for field in (*_NOT_NEGATIVE, *_LAMBDAS):
+    for field in (*_NOT_NEGATIVE, *LAMBDAS):
         if values[field] < 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be >= 0.")
     for field in ("mesh.data", "mesh.model"):
@@ -197,7 +177,7 @@ def _check_data(c, where) -> None:
 
 
 def _check_needs(c, where) -> None:
-    loss = LOSSES[c.loss.name]
+    loss = losses.of(c.loss)
     needs = {
         "data.files": c.data.source == "files",
         "data.dataset": c.data.source == "datasets",
@@ -205,8 +185,10 @@ def _check_needs(c, where) -> None:
         "dev.dataset": c.dev.source == "datasets",
         "tokenizer": not (c.init.encoder or c.init.model),
         "init.head": c.model.head == "milco" and not c.init.model,
-        "teacher.model": loss.target == "views" or c.prepare.scores == "teacher",
+        "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
         "regularizer.warmup_steps": c.regularizer.schedule != "constant",
+        "regularizer.threshold": "threshold"
+        in REGULARIZERS[c.regularizer.name].options,
     }
     values = dict(leaves(c))
     for field, needed in needs.items():
@@ -220,19 +202,24 @@ def _check_needs(c, where) -> None:
             f"{where}.model.active_latents is {c.model.active_latents}, more than the"
             f" {c.model.latents} of model.latents."
         )
-    pooling = _POOLING.get(c.model.head, ())
+    pooling = POOLING.get(c.model.head, ())
     if pooling and c.model.pooling not in pooling:
         raise InputError(
             f"{where}.model.pooling is {c.model.pooling!r}; for the head {c.model.head}"
             f" it is {' or '.join(pooling)}."
         )
-    if loss.target == "views" and c.model.head not in ("milco", "splade"):
+    if "reconstruction" in loss.weights and c.model.head != "csr":
+        raise InputError(
+            f"{where}.loss.name is {c.loss.name!r}, but the head {c.model.head} has no"
+            " autoencoder to reconstruct with. Use csr, or another loss."
+        )
+    if "views" in loss.targets and c.model.head not in ("milco", "splade"):
         raise InputError(
             f"{where}.loss.name is {c.loss.name!r}, which compares weights of terms;"
             f" the head {c.model.head} has none before its activation. Use milco or"
             " splade."
         )
-    if c.init.from_pivot == "translations" and loss.target != "views":
+    if c.init.from_pivot == "translations" and "views" not in loss.targets:
         raise InputError(
             f"{where}.init.from_pivot is 'translations', which come from training"
             f" pairs, and the loss {c.loss.name} has none. Use 'shared', or start in an"
@@ -247,14 +234,14 @@ def _check_needs(c, where) -> None:
 
 def _check_group(c, where) -> None:
     """Whether a query gets the documents and scores that the loss asks for."""
-    loss = LOSSES[c.loss.name]
-    if loss.target == "scores" and c.data.group_size < 2:
+    loss = losses.of(c.loss)
+    if "scores" in loss.targets and c.data.group_size < 2:
         raise InputError(
             f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
     mined, embedded = c.prepare.negatives == "bm25", c.data.source == "debian"
-    if loss.target == "scores" and (mined or embedded) and c.prepare.scores == "given":
+    if "scores" in loss.targets and (mined or embedded) and c.prepare.scores == "given":
         whose = "mined negatives" if mined else "the embedded queries"
         raise InputError(
             f"{where}.prepare.scores is 'given', but {whose} come without scores: set"
@@ -270,199 +257,6 @@ def _check_group(c, where) -> None:
             f"{where}.prepare.count is {c.prepare.count}: fewer negatives than the"
             f" {c.data.group_size - 1} that data.group_size asks for."
         )
-
-
-def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
-    """(whether the fields take effect, the fields, why they do not)."""
-    loss = LOSSES[c.loss.name]
-    ranks = "document" in loss.texts
-    fresh = not (c.init.encoder or c.init.model)
-    return [
-        # The model and where it starts.
-        (
-            c.model.head == "milco",
-            ("model.lexecho", "init.head", "init.from_pivot"),
-            "model.head is not milco",
-        ),
-        (
-            c.model.head == "splade",
-            ("model.tied", "model.queries", "init.lexical"),
-            "model.head is not splade",
-        ),
-        (
-            c.model.head in _POOLING,
-            ("model.pooling",),
-            f"the head {c.model.head} does not pool",
-        ),
-        (
-            c.model.queries == "static",
-            ("init.static",),
-            "model.queries is not static",
-        ),
-        (
-            c.model.head in ("dense", "csr", "colbert"),
-            ("model.embedding_size", "model.normalize"),
-            f"the head {c.model.head} has no embeddings",
-        ),
-        (
-            head_class(c.model.head).sparse,
-            _LAMBDAS,
-            f"the head {c.model.head} has no weights of terms",
-        ),
-        (
-            c.model.head == "csr",
-            (
-                "model.latents",
-                "model.active_latents",
-                "model.revived_latents",
-                "model.dead_after",
-            ),
-            "model.head is not csr",
-        ),
-        (
-            c.model.head == "colbert",
-            ("model.expand_queries", "model.skip_punctuation"),
-            "model.head is not colbert",
-        ),
-        (
-            ranks,
-            (
-                "model.query_prompt",
-                "model.query_marker",
-                "model.document_prompt",
-                "model.document_marker",
-            ),
-            f"the loss {c.loss.name} has no queries and documents",
-        ),
-        (
-            fresh,
-            (*_SIZES, "model.tied", "init.from_pivot", "init.lexical"),
-            "the weights come from init.encoder or init.model",
-        ),
-        (
-            c.model.lexecho,
-            (
-                "model.repeats",
-                "model.exclude_special_tokens",
-                "init.echo",
-                "regularizer.source_query",
-                "regularizer.source_document",
-            ),
-            "model.lexecho is off",
-        ),
-        (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
-        # The data.
-        (c.data.source == "files", ("data.files",), "data.source is not files"),
-        (
-            c.data.source == "datasets",
-            ("data.dataset",),
-            "data.source is not datasets",
-        ),
-        (c.data.source != "files", ("data.split",), "files have no splits"),
-        (
-            c.data.source != "debian" or c.dev.source in ("files", "datasets"),
-            ("data.columns",),
-            "the embedded data has its own names",
-        ),
-        (ranks, _GROUP_COLUMNS, f"the loss {c.loss.name} reads pairs"),
-        (not ranks, _PAIR_COLUMNS, f"the loss {c.loss.name} reads queries"),
-        (
-            c.data.source == "debian" and not ranks,
-            ("data.fields",),
-            "only embedded pairs have fields to choose",
-        ),
-        (
-            c.data.source == "debian",
-            ("data.mixing", "data.document_languages"),
-            "only embedded documents exist in several languages",
-        ),
-        (
-            ranks,
-            (
-                "data.group_size",
-                "data.mixing",
-                "data.document_languages",
-                "prepare.negatives",
-                *_LAMBDAS,
-            ),
-            f"the loss {c.loss.name} has no queries and documents",
-        ),
-        (
-            ranks or c.dev.source == "debian",
-            ("data.query_languages",),
-            f"the loss {c.loss.name} has no queries",
-        ),
-        (
-            c.data.group_size > 1,
-            ("data.mixing", "prepare.negatives"),
-            "data.group_size is 1: a query has its positive document only",
-        ),
-        (
-            loss.target == "scores",
-            ("prepare.scores",),
-            f"the loss {c.loss.name} reads no scores",
-        ),
-        (
-            c.prepare.negatives == "bm25",
-            ("prepare.count", "prepare.depth"),
-            "prepare.negatives is given",
-        ),
-        (
-            loss.target == "views" or c.prepare.scores == "teacher",
-            ("teacher.model",),
-            f"the loss {c.loss.name} asks no teacher (prepare.scores is given)",
-        ),
-        # The objective.
-        (
-            "teacher_scale" in loss.options,
-            ("loss.teacher_scale",),
-            f"the loss {c.loss.name} has no teacher's scores",
-        ),
-        (
-            "temperature" in loss.options,
-            ("loss.temperature",),
-            f"the loss {c.loss.name} has no temperature",
-        ),
-        (
-            any(c.regularizer[f.split(".")[1]] for f in _LAMBDAS),
-            ("regularizer.name", "regularizer.schedule", "regularizer.warmup_steps"),
-            "every lambda is 0",
-        ),
-        (
-            c.regularizer.schedule != "constant",
-            ("regularizer.warmup_steps",),
-            "regularizer.schedule is constant",
-        ),
-        (c.optim.weight_decay > 0, ("optim.no_decay",), "optim.weight_decay is 0"),
-        # Evaluation.
-        (c.dev.source != "", ("dev",), "dev.source is empty"),
-        (c.dev.source == "files", ("dev.files",), "dev.source is not files"),
-        (c.dev.source == "datasets", ("dev.dataset",), "dev.source is not datasets"),
-        (c.dev.source != "files", ("dev.split",), "files have no splits"),
-        (c.evaluate.test != "", ("evaluate.examples",), "evaluate.test is empty"),
-    ]
-
-
-def check_no_effect(
-    c: ConfigDict, default: ConfigDict, where: str, fields: Sequence[str], because: str
-) -> None:
-    """Refuses values other than the default for fields that have no effect.
-
-    Args:
-      c: a config.
-      default: every field at its default.
-      where: the config's name, for errors.
-      fields: names of fields, or of groups of them.
-      because: why they have no effect.
-    """
-    values, defaults = dict(leaves(c)), dict(leaves(default))
-    for field in values:
-        covered = any(field == f or field.startswith(f"{f}.") for f in fields)
-        if covered and values[field] != defaults[field]:
-            raise InputError(
-                f"{where}.{field} = {values[field]!r} would have no effect: {because}."
-                f" Remove it (the default is {defaults[field]!r})."
-            )
 
 
 def check_references(c: ConfigDict, earlier: Sequence[str], where: str) -> None:

@@ -1,15 +1,19 @@
 """Losses: functions of scores or of representations, averaged over the batch.
 
-To add one: write it here with its source, and add a line to `LOSSES`.
+To add one: write it here with its source, and add a line to `LOSSES`. A config names
+one, or a weighted sum of several; `of` gives what it names.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lsrjax import reps
+from lsrjax.errors import InputError
 
 
 def alignment(raw_BV: jax.Array, teacher_raw_BV: jax.Array) -> jax.Array:
@@ -41,16 +45,100 @@ def kl(
     return divergence_B.mean() * temperature**2
 
 
-def infonce(scores_BN: jax.Array, temperature: float = 1.0) -> jax.Array:
+# Which documents of a group are compared by `margin_mse`.
+MARGINS = ("positive", "all")
+
+
+def margin_mse(
+    scores_BG: jax.Array, teacher_scores_BG: jax.Array, margins: str = "positive"
+) -> jax.Array:
+    """Squared error of score differences, mean over pairs and queries.
+
+    `((s_i - s_j) - (t_i - t_j))^2` (Hofstätter et al. 2020, arXiv 2010.02666).
+
+    Args:
+      scores_BG: the student's, the positive's first; G >= 2.
+      teacher_scores_BG: the teacher's.
+      margins: "positive" compares each negative with the positive, "all" every pair of
+        the group.
+    """
+    G = scores_BG.shape[1]
+    errors_BG = scores_BG - teacher_scores_BG
+    if margins == "positive":
+        return jnp.square(errors_BG[:, :1] - errors_BG[:, 1:]).mean()
+    squared_BGG = jnp.square(errors_BG[:, :, None] - errors_BG[:, None, :])
+    # Each pair stands there twice, and a document beside itself adds nothing.
+    return squared_BGG.sum(axis=(1, 2)).mean() / (G * (G - 1))
+
+
+def infonce(
+    scores_BN: jax.Array,
+    temperature: float = 1.0,
+    excluded_BN: jax.Array | None = None,
+    both_directions: bool = False,
+) -> jax.Array:
     """Cross entropy of the positive among all documents of the batch.
 
     Document `b * N / B` is query b's positive, the rest of its group are hard
     negatives, the other groups in-batch negatives (van den Oord et al. 2018).
+
+    Args:
+      scores_BN: of every query and document.
+      temperature: scores are divided by it.
+      excluded_BN: documents that are no negatives of a query; a positive stays one.
+      both_directions: also the cross entropy of a positive's query among all queries;
+        the mean of the two (as CLIP, Radford et al. 2021).
     """
     B, N = scores_BN.shape
-    positives_B1 = (jnp.arange(B) * (N // B))[:, None]
-    log_probs_BN = jax.nn.log_softmax(scores_BN / temperature, axis=1)
-    return -jnp.take_along_axis(log_probs_BN, positives_B1, axis=1).mean()
+    G = N // B
+    logits_BN = scores_BN / temperature
+    if excluded_BN is not None:
+        positive_BN = jnp.arange(N)[None, :] == (jnp.arange(B) * G)[:, None]
+        logits_BN = jnp.where(excluded_BN & ~positive_BN, -jnp.inf, logits_BN)
+    logits_BB = logits_BN[:, ::G]  # every query and every positive
+    positives_B = jnp.diagonal(logits_BB)
+    loss = (jax.nn.logsumexp(logits_BN, axis=1) - positives_B).mean()
+    if not both_directions:
+        return loss
+    backward = (jax.nn.logsumexp(logits_BB, axis=0) - positives_B).mean()
+    return (loss + backward) / 2
+
+
+def same_text(query_key_B2: jax.Array, document_key_BG2: jax.Array) -> jax.Array:
+    """Documents that are no negatives of a query by their text, [B, N] bool.
+
+    They equal the query's positive, or belong to another example of the same query.
+
+    Args:
+      query_key_B2: the identity of each query's text.
+      document_key_BG2: the identities of its documents' texts, the positive's first.
+    """
+    B, G = document_key_BG2.shape[:2]
+    documents_N2 = document_key_BG2.reshape(B * G, 2)
+    same_document_BN = _equal(document_key_BG2[:, 0], documents_N2)
+    same_query_BB = _equal(query_key_B2, query_key_B2) & ~jnp.eye(B, dtype=bool)
+    return same_document_BN | jnp.repeat(same_query_BB, G, axis=1)
+
+
+def _equal(left_n2, right_m2) -> jax.Array:
+    equal_nm2 = left_n2[:, None, :] == right_m2[None, :, :]
+    return equal_nm2[..., 0] & equal_nm2[..., 1]
+
+
+def likely_relevant(teacher_scores_BG: jax.Array, margin: float) -> jax.Array:
+    """Hard negatives that the teacher scores about as high as the positive, [B, N].
+
+    Those above the positive's score minus the margin, each for its own query only
+    (as the positive-aware mining of NV-Retriever, Moreira et al. 2024).
+
+    Args:
+      teacher_scores_BG: the teacher's, the positive's first.
+      margin: in the units of the teacher's scores.
+    """
+    B, G = teacher_scores_BG.shape
+    above_BG = teacher_scores_BG > teacher_scores_BG[:, :1] - margin
+    own_BB = jnp.eye(B, dtype=bool)
+    return (own_BB[:, :, None] & above_BG[None]).reshape(B, B * G)
 
 
 def _alignment_of_views(views, targets) -> dict[str, jax.Array]:
@@ -71,9 +159,51 @@ def _kl_of_views(views, targets, temperature, teacher_scale) -> dict[str, jax.Ar
     return {"kl": kl(scores_BG, teacher_scale * targets["scores"], temperature)}
 
 
-def _infonce_of_views(views, targets, temperature) -> dict[str, jax.Array]:
+def _margin_mse_of_views(views, targets, margins, teacher_scale):
+    scores_BG = reps.score_groups(views["query"], views["document"])
+    teacher_BG = teacher_scale * targets["scores"]
+    return {"margin_mse": margin_mse(scores_BG, teacher_BG, margins)}
+
+
+def _infonce_of_views(
+    views,
+    targets,
+    infonce_temperature,
+    both_directions,
+    mask_same_text,
+    false_negative_margin,
+) -> dict[str, jax.Array]:
     scores_BN = reps.score_all(views["query"], views["document"])
-    return {"infonce": infonce(scores_BN, temperature)}
+    excluded_BN = jnp.zeros(scores_BN.shape, bool)
+    if mask_same_text:
+        excluded_BN |= same_text(targets["query_key"], targets["document_key"])
+    if false_negative_margin:
+        excluded_BN |= likely_relevant(targets["scores"], false_negative_margin)
+    loss = infonce(scores_BN, infonce_temperature, excluded_BN, both_directions)
+    return {"infonce": loss}
+
+
+def _reconstruction_of_views(views, targets, auxiliary) -> dict[str, jax.Array]:
+    """What CSR's autoencoder loses of embeddings (Wen et al. 2025).
+
+    `MSE(x, x_k) + MSE(x, x_4k) / 8 + auxiliary * (what the dead latents miss of the
+    rest)`, each a mean over all texts.
+    """
+    codes = [
+        view
+        for by_view in views.values()
+        for view in by_view.values()
+        if isinstance(view, reps.Code)
+    ]
+
+    def mean(field: str) -> jax.Array:
+        return jnp.concatenate([getattr(code, field) for code in codes]).mean()
+
+    return {
+        "reconstruction": mean("error_B1"),
+        "reconstruction_4k": mean("error_4k_B1") / 8,
+        "reconstruction_dead": auxiliary * mean("error_dead_B1"),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,21 +213,158 @@ class Loss:
     Attributes:
       fn: `(views by text, targets, **options) -> {part: scalar}`; the parts add up.
       texts: which texts of a batch the student encodes for it.
-      target: what a teacher has to supply: "views" (its representations of the
-        English text), "scores" (of each query's documents) or "" (nothing).
-      options: the fields of `config.loss` that it reads.
+      targets: what it compares them with, all of `TARGETS`.
+      options: the fields of `config.loss` that it reads, and the target that each asks
+        for besides where it is on ("" for none).
     """
 
     fn: Callable[..., dict[str, jax.Array]]
     texts: tuple[str, ...]
-    target: str
-    options: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-LOSSES: dict[str, Loss] = {
-    "alignment": Loss(_alignment_of_views, ("translation", "english"), "views"),
-    "kl": Loss(
-        _kl_of_views, ("query", "document"), "scores", ("temperature", "teacher_scale")
-    ),
-    "infonce": Loss(_infonce_of_views, ("query", "document"), "", ("temperature",)),
+# What a loss may ask for beside the student's texts.
+TARGETS = {
+    "views": "a teacher's representations of the English text",
+    "scores": "a teacher's scores of each query's documents",
+    "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
 }
+_RANKED = ("query", "document")
+LOSSES: dict[str, Loss] = {
+    "alignment": Loss(_alignment_of_views, ("translation", "english"), ("views",)),
+    "kl": Loss(
+        _kl_of_views, _RANKED, ("scores",), {"temperature": "", "teacher_scale": ""}
+    ),
+    "margin_mse": Loss(
+        _margin_mse_of_views, _RANKED, ("scores",), {"margins": "", "teacher_scale": ""}
+    ),
+    "reconstruction": Loss(_reconstruction_of_views, _RANKED, (), {"auxiliary": ""}),
+    "infonce": Loss(
+        _infonce_of_views,
+        _RANKED,
+        (),
+        {
+            "infonce_temperature": "",
+            "both_directions": "",
+            "mask_same_text": "keys",
+            "false_negative_margin": "scores",
+        },
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The weighted sum of losses that a config names.
+
+    Attributes:
+      config: `config.loss`.
+      weights: of the losses, by name.
+    """
+
+    config: Any
+    weights: Mapping[str, float]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of a batch that the student encodes; all losses read the same."""
+        return LOSSES[next(iter(self.weights))].texts
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """All that any of the losses compares them with, of `TARGETS`."""
+        found = set()
+        for name in self.weights:
+            found |= set(LOSSES[name].targets)
+            for option, target in LOSSES[name].options.items():
+                if target and self.config[option]:
+                    found.add(target)
+        return frozenset(found)
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The fields of `config.loss` that any of them reads."""
+        return frozenset(o for name in self.weights for o in LOSSES[name].options)
+
+    def arrays(self, queries: int, group: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch's `targets`, by name.
+
+        Args:
+          queries: B.
+          group: G, documents of each.
+        """
+        shapes = {}
+        if "scores" in self.targets:
+            shapes["scores"] = jax.ShapeDtypeStruct((queries, group), jnp.float32)
+        if "keys" in self.targets:
+            key = jax.ShapeDtypeStruct((queries, 2), jnp.int32)
+            keys = jax.ShapeDtypeStruct((queries, group, 2), jnp.int32)
+            shapes |= {"query_key": key, "document_key": keys}
+        return shapes
+
+    def __call__(self, views: dict[str, reps.Views], targets) -> dict[str, jax.Array]:
+        """The weighted parts by name, which add up; scalars.
+
+        Args:
+          views: the student's, by text.
+          targets: the batch's, and a teacher's views under "teacher".
+        """
+        parts = {}
+        for name, weight in self.weights.items():
+            options = {option: self.config[option] for option in LOSSES[name].options}
+            found = LOSSES[name].fn(views, targets, **options)
+            parts |= {part: weight * value for part, value in found.items()}
+        return parts
+
+
+def of(config, where: str = "config.loss") -> Objective:
+    """What a stage's `config.loss` names: a loss, or `"kl:1,margin_mse:0.05"`.
+
+    Args:
+      config: `config.loss`; a loss without a weight has the weight 1.
+      where: its name, for errors.
+
+    Raises:
+      InputError: an unknown loss, a weight that is no number > 0, a loss named twice,
+        or losses of different texts.
+    """
+    weights = {}
+    for part in config.name.split(","):
+        name, colon, weight = part.partition(":")
+        name = name.strip()
+        if name not in LOSSES:
+            known = ", ".join(map(repr, LOSSES))
+            raise InputError(
+                f"{where}.name is {config.name!r}; known: {known}. A sum is written"
+                " 'kl:1,margin_mse:0.05'."
+            )
+        if name in weights:
+            raise InputError(
+                f"{where}.name is {config.name!r}: {name} stands there twice. Give it"
+                " one weight."
+            )
+        weights[name] = _weight(weight, where, config.name, name) if colon else 1.0
+    first, *others = weights
+    for other in others:
+        if LOSSES[other].texts != LOSSES[first].texts:
+            raise InputError(
+                f"{where}.name is {config.name!r}: {first} reads the texts"
+                f" {' and '.join(LOSSES[first].texts)}, but {other}"
+                f" {' and '.join(LOSSES[other].texts)}. Train them in stages of their"
+                " own."
+            )
+    return Objective(config, weights)
+
+
+def _weight(text: str, where: str, whole: str, name: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise InputError(
+            f"{where}.name is {whole!r}: the weight of {name} is {text!r}; it must be a"
+            " number > 0."
+        )
+    return weight

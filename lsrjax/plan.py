@@ -13,13 +13,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from lsrjax import build, checkpoint, flops, sharding
+from lsrjax import build, checkpoint, flops, losses, sharding
 from lsrjax import config as configs
 from lsrjax import train as training
 from lsrjax.convert import huggingface
 from lsrjax.data.shapes import Shape
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -85,7 +84,9 @@ class StagePlan:
 
     def memory(self) -> Memory:
         """Compiles the step; what it takes."""
-        step = training.make_step(self.config, 1000, self.spec, self.teacher)
+        # What a step takes does not depend on the numbers.
+        idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
+        step = training.make_step(self.config, 1000, self.spec, self.teacher, idf)
         _, params = retriever.split(self.spec)
         layout = self._layout(self.spec)
         state = jax.eval_shape(lambda p: training.init_state(step, p), params)
@@ -135,9 +136,9 @@ class StagePlan:
             )
             row = np.empty(devices * texts, "i4")
             batch[name] = {"parts": parts, "place": row, "text": row}
-        scores = (self.config.batch_size, self.config.data.group_size)
-        wanted = LOSSES[self.config.loss.name].target == "scores"
-        batch["targets"] = {"scores": np.empty(scores, "f4")} if wanted else {}
+        batch["targets"] = losses.of(self.config.loss).arrays(
+            self.config.batch_size, self.config.data.group_size
+        )
         where = sharding.over_data(self.mesh)
         return _lying(batch, jax.tree.map(lambda _: where, batch))
 
@@ -180,7 +181,7 @@ def full_shapes(config, devices: int) -> dict[str, Shape]:
     """The shapes of a device's texts where all are as long as they may be."""
     share = config.batch_size // devices
     length = config.data.document_length
-    if LOSSES[config.loss.name].target == "views":
+    if "views" in losses.of(config.loss).targets:
         student = Shape(((2 * share, length),))
         return {"student": student, "teacher": Shape(((share, length),))}
     documents = (share * config.data.group_size, length)
@@ -217,7 +218,7 @@ def plan_stages(run_config) -> dict[str, StagePlan]:
         devices = mesh.shape[sharding.DATA]
         training.check_batch(config, devices)
         specs[name] = build.student(config, opened).spec
-        views = LOSSES[config.loss.name].target == "views"
+        views = "views" in losses.of(config.loss).targets
         teacher = opened(config.teacher.model).spec if views else None
         plans[name] = StagePlan(
             config, specs[name], teacher, mesh, full_shapes(config, devices)

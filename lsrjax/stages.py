@@ -11,15 +11,24 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lsrjax import build, checkpoint, hosts, plan, sharding, trackers
+from lsrjax import (
+    build,
+    checkpoint,
+    hosts,
+    losses,
+    plan,
+    sharding,
+    term_statistics,
+    trackers,
+)
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, sources
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
 from lsrjax.prepare import score as preparing
+from lsrjax.regularizers import REGULARIZERS
 from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
 
@@ -138,7 +147,7 @@ class _Parts:
 
 
 def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
-    views = LOSSES[config.loss.name].target == "views"
+    views = "views" in losses.of(config.loss).targets
     kind = "pair" if views else "group"
     source = sources.open_source(config.data, kind)
     if not len(source):
@@ -159,8 +168,13 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     else:
         source = _prepared(config, source, folder, teacher, tracker)
     total_steps = training.steps_of(config, len(source))
+    idf = None
+    if REGULARIZERS[config.regularizer.name].idf:
+        idf = term_statistics.idf_of_views(
+            student.spec, student.tokenizer, student.pivot_tokenizer, source
+        )
     step = training.make_step(
-        config, total_steps, student.spec, teacher.spec if views else None
+        config, total_steps, student.spec, teacher.spec if views else None, idf
     )
     layout = _layout(config, student.spec, mesh)
     return _Parts(kind, source, student, teacher, total_steps, step, layout)
@@ -248,8 +262,8 @@ def _summary(config, parts: _Parts, batches) -> dict[str, object]:
 
 def _batches(name: str, config, parts: _Parts) -> loader.Batches:
     """The training batches."""
-    data, target = config.data, LOSSES[config.loss.name].target
-    if target == "views":
+    data, targets = config.data, losses.of(config.loss).targets
+    if "views" in targets:
         make = loader.PairBatches(
             _text_field(data, "document_length", parts.student),
             _text_field(data, "document_length", parts.teacher),
@@ -264,7 +278,8 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
             document_languages=language_weights(
                 data.document_languages, "document_languages"
             ),
-            with_scores=target == "scores",
+            with_scores="scores" in targets,
+            with_keys="keys" in targets,
         )
     source, mesh = parts.source, parts.layout.mesh
     return loader.Batches(

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,13 +13,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import reps
+from lsrjax import control, losses, regularizers
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
 from lsrjax.models.dense_heads import after_step, fired
 from lsrjax.optim import learning_rate, make_optimizer, matches
-from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 
 
 class TrainingFailed(RuntimeError):
@@ -36,6 +34,7 @@ class Step:
       graphdef: the student's structure.
       optimizer: an optax transformation.
       teacher: the structure of a teacher of views, or None.
+      idf: of the terms of each view, for a regularizer that takes it.
     """
 
     config: Any
@@ -43,6 +42,7 @@ class Step:
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
     teacher: nnx.GraphDef | None = None
+    idf: Mapping[str, np.ndarray] | None = None
 
     def __call__(
         self, state: dict, teacher_params: dict | None, batch: dict
@@ -50,7 +50,7 @@ class Step:
         """One optimizer step.
 
         Args:
-          state: `{"step", "params", "opt_state"}`.
+          state: as `init_state` makes it.
           teacher_params: of the frozen teacher of views, or None.
           batch: as `lsrjax.data.loader` builds it.
 
@@ -80,71 +80,50 @@ class Step:
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
             )
-            parts = self._losses(views, targets) | self._penalties(views, lambdas)
-            return sum(parts.values()), (parts, _active_terms(views), fired(views))
+            parts = losses.of(config.loss)(views, targets)
+            parts |= regularizers.penalties(
+                config.regularizer, views, lambdas, self.idf
+            )
+            active = regularizers.active_terms(views)
+            return sum(parts.values()), (parts, active, fired(views))
 
-        lambdas = self._lambdas(step)
-        (loss, (parts, active, fired_V)), grads = jax.value_and_grad(
-            objective, has_aux=True
-        )(params)
+        lambdas = control.lambdas(config.regularizer, state)
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (loss, (parts, active, fired_V)), grads = gradient(params)
         frozen = matches(config.optim.freeze, grads)
         grads = jax.tree.map(lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen)
         updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
         metrics = {
             "loss": loss,
             **parts,
-            **active,
+            **{f"active_{view}": number for (_, view), number in active.items()},
             "grad_norm": optax.tree.norm(grads),
             "tokens": sum(part["mask"].sum() for part in batch["student"]["parts"]),
             "lr": learning_rate(config.optim, self.total_steps)(step),
             **{f"lambda_{field}": weight for field, weight in lambdas.items()},
         }
         params = after_step(params, optax.apply_updates(params, updates), fired_V)
-        return {"step": step + 1, "params": params, "opt_state": opt_state}, metrics
-
-    def _losses(self, views, targets) -> dict[str, jax.Array]:
-        loss = LOSSES[self.config.loss.name]
-        options = {name: self.config.loss[name] for name in loss.options}
-        return loss.fn(views, targets, **options)
-
-    def _lambdas(self, step) -> dict[str, jax.Array]:
-        """The regularizers' weights at a step, by field; those of 0 are left out."""
-        config = self.config.regularizer
-        rise = SCHEDULES[config.schedule](step, config.warmup_steps)
-        fields = ("query", "document", "source_query", "source_document")
-        return {field: rise * config[field] for field in fields if config[field]}
-
-    def _penalties(self, views, lambdas) -> dict[str, jax.Array]:
-        name = self.config.regularizer.name
-        penalties = {}
-        for text, by_view in views.items():
-            for view_name, view in by_view.items():
-                field = f"source_{text}" if view_name == "source" else text
-                if field in lambdas:
-                    penalty = lambdas[field] * REGULARIZERS[name](view)
-                    penalties[f"{name}_{text}_{view_name}"] = penalty
-        return penalties
+        after = {"step": step + 1, "params": params, "opt_state": opt_state}
+        after |= control.steered(
+            config.regularizer, state, {field: n for (field, _), n in active.items()}
+        )
+        return after, metrics
 
 
 def texts_of(config) -> dict[str, int]:
     """Texts of an example that the student encodes, by name."""
     return {
         name: config.data.group_size if name == "document" else 1
-        for name in LOSSES[config.loss.name].texts
-    }
-
-
-def _active_terms(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
-    return {
-        f"active_{text}_{name}": view.active_terms().mean()
-        for text, by_view in views.items()
-        for name, view in by_view.items()
-        if isinstance(view, reps.SPARSE)
+        for name in losses.of(config.loss).texts
     }
 
 
 def make_step(
-    config, total_steps: int, spec: retriever.RetrieverSpec, teacher=None
+    config,
+    total_steps: int,
+    spec: retriever.RetrieverSpec,
+    teacher=None,
+    idf: Mapping[str, np.ndarray] | None = None,
 ) -> Step:
     """The step of a stage.
 
@@ -154,6 +133,8 @@ def make_step(
       spec: the student's.
       teacher: the spec of a teacher of views, or None; its views are pooled as the
         student's are.
+      idf: of the terms of each view, where the regularizer takes it
+        (`regularizers.REGULARIZERS`).
     """
     dtype = jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
@@ -165,6 +146,7 @@ def make_step(
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, abstract),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
+        idf=idf,
     )
 
 
@@ -228,11 +210,17 @@ class CompiledSteps:
 
 
 def init_state(step: Step, params: dict) -> dict:
-    """The train state before the first step."""
+    """The train state before the first step.
+
+    Returns:
+      `{"step", "params", "opt_state"}` and, where lambdas are steered, "controller":
+      the logarithm of what each is multiplied by, by field.
+    """
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": step.optimizer.init(params),
+        **control.init(step.config.regularizer),
     }
 
 

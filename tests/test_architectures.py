@@ -35,6 +35,8 @@ CASES = {
         "model.pooling": "mean",
         "model.latents": 40,
         "model.active_latents": 5,
+        "model.dead_after": 1,
+        "loss.name": "reconstruction:1,infonce:0.1",
         "regularizer.document": 0.01,
     },
     "colbert": {

@@ -3,25 +3,12 @@
 import pytest
 
 from lsrjax import build
-from lsrjax.data.sources import Group, InMemory, Pair
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (4, [4]), (9, [4, 4])])
 def test_few_texts_are_one_batch_and_many_are_full_ones(count, sizes):
     texts = [[str(i) for i in range(count // 2)], ["x"] * (count - count // 2)]
     assert [len(batch) for batch in build._batches(texts, 4)] == sizes
-
-
-def test_texts_of_pairs_and_groups_are_kept_by_language():
-    examples = [
-        Pair("1", "house", "Haus", "de"),
-        Group("2", {"en": "q"}, [{"en": "text", "ja": "本文"}, {"en": "other"}], []),
-    ]
-    assert build._texts(InMemory(examples)) == {
-        "en": ["house", "text"],
-        "de": ["Haus"],
-        "ja": ["本文"],
-    }
 
 
 def test_a_sample_is_spread_over_languages_and_texts():

@@ -23,6 +23,7 @@ ALLOWED = {
     "models": {"ops", "reps", "sharding"},
     "losses": {"reps"},
     "regularizers": {"reps"},
+    "control": {"regularizers"},
     "optim": set(),
     "flops": {"models"},
     "data": set(),
@@ -32,10 +33,12 @@ ALLOWED = {
 }
 # From the lowest to the highest.
 PROGRAMS = (
+    "config_effects",
     "config_checks",
     "config",
     "train",
     "checkpoint",
+    "term_statistics",
     "build",
     "plan",
     "stages",

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from lsrjax import checkpoint, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data.shapes import Shape, cut
@@ -63,7 +64,10 @@ def step_of(**changes):
 
 
 def laid_out(rows, shape):
-    return {"student": cut(rows, shape, pad_id=0), "targets": {}}
+    # No two texts are the same to the loss, whatever their tokens.
+    keys = np.arange(4 * B, dtype=np.int32).reshape(2 * B, 2)
+    targets = {"query_key": keys[:B], "document_key": keys[B:, None]}
+    return {"student": cut(rows, shape, pad_id=0), "targets": targets}
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +200,63 @@ def test_how_the_work_is_cut_changes_no_step(uneven, in_one_piece, shape, memory
         np.testing.assert_allclose(
             have, want, atol=tolerance, rtol=0, err_msg=path_name(path)
         )
+
+
+def steered():
+    """A step that steers, and a state before it."""
+    regularizer = {"active_query": 4.0, "active_document": 1000.0, "active_gain": 0.1}
+    return step_of(regularizer=regularizer)
+
+
+@pytest.fixture(scope="module")
+def steered_steps(batch):
+    """The step's jitted function, and (state, metrics) before and after three steps."""
+    step, state = steered()
+    jitted = jax.jit(step, compiler_options=QUICK)
+    taken = [(state, None)]
+    for _ in range(3):
+        taken.append(jitted(taken[-1][0], None, batch))
+    return jitted, taken
+
+
+def test_lambdas_are_steered_towards_the_wanted_number_of_terms(steered_steps):
+    _, ((before, _), (after, first), (_, second), _) = steered_steps
+    assert jax.tree.map(float, before["controller"]) == {"query": 0, "document": 0}
+    for field, wanted in (("query", 4), ("document", 1000)):
+        terms = float(first[f"active_{field}_terms"])
+        moved = 0.1 * np.clip(np.log(terms / wanted), -1, 1)
+        assert float(after["controller"][field]) == pytest.approx(moved, rel=1e-5)
+        assert float(first[f"lambda_{field}"]) == pytest.approx(0.1)
+        expected = 0.1 * np.exp(moved)
+        assert float(second[f"lambda_{field}"]) == pytest.approx(expected, rel=1e-5)
+        ratio = second[f"l1_{field}_terms"] / second[f"lambda_{field}"]
+        assert ratio > 0.1  # the penalty has the lambda that is logged
+
+
+def test_a_steered_run_goes_on_from_its_checkpoint(steered_steps, batch, tmp_path):
+    jitted, ((start, _), _, (state, _), (expected, metrics)) = steered_steps
+    saved = checkpoint.Checkpoints(tmp_path, keep=1, metric="R")
+    saved.save(state, None)
+    saved.close()
+    again = checkpoint.Checkpoints(tmp_path, keep=1, metric="R")
+    restored = again.restore(start, again.latest_step())
+    assert_equal(restored, state)
+    assert float(restored["controller"]["document"]) != 0
+    assert_equal(jitted(restored, None, batch), (expected, metrics))
+    # Without a controller the checkpoint is of another kind of run.
+    without = {key: value for key, value in start.items() if key != "controller"}
+    with pytest.raises(InputError, match="controller/document"):
+        again.restore(without, again.latest_step())
+    again.close()
+
+
+def test_the_controller_lies_on_every_device():
+    step, state = steered()
+    mesh = sharding.make_mesh(1, 1)
+    layout = sharding.layout(state["params"], mesh, num_heads=2, fsdp=False)
+    found = layout.shardings(state)["controller"]
+    assert set(found) == {"query", "document"}
+    assert all(where == sharding.replicated(mesh) for where in found.values())
 
 
 class Loop:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lsrjax import losses
 from lsrjax import train as training
 from lsrjax.bench.sizes import not_negative, share, size
 from lsrjax.config import get_default
 from lsrjax.convert import presets
 from lsrjax.data import loader
 from lsrjax.errors import InputError
-from lsrjax.losses import LOSSES
 from lsrjax.models import heads
 from lsrjax.models.encoder import REMAT, EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -26,7 +26,10 @@ class StepSizes:
     """What a training step is made of."""
 
     task: str = size(
-        "kl", "loss", choices=tuple(LOSSES), metavar="{" + ",".join(LOSSES) + "}"
+        "kl",
+        "loss",
+        choices=tuple(losses.LOSSES),
+        metavar="{" + ",".join(losses.LOSSES) + "}",
     )
     family: str = size("xlm-roberta", "of the encoder", choices=("bert", "xlm-roberta"))
     layers: int = size(2, "of the encoder")
@@ -105,8 +108,10 @@ class StepSizes:
                 f"--pivot-dim {self.pivot_dim} does not divide into heads of"
                 f" {self.dim // self.heads}, the width of the student's."
             )
-        if self.task == "kl" and self.group < 2:
-            raise InputError("kl compares a query's documents: --group 2 or more.")
+        if "scores" in losses.LOSSES[self.task].targets and self.group < 2:
+            raise InputError(
+                f"{self.task} compares a query's documents: --group 2 or more."
+            )
         vocab = min(self.vocab, self.pivot_vocab or self.vocab)
         if vocab <= _FIRST_ID:
             raise InputError(
@@ -304,9 +309,11 @@ class _RandomTexts:
         self, examples: Sequence[int], rngs: Sequence[np.random.Generator]
     ) -> list[loader.Drawn]:
         """Texts of uniformly drawn lengths and tokens."""
-        return [self._draw(rng) for rng in rngs]
+        loss = losses.of(config_of(self.sizes, 1).loss)
+        arrays = loss.arrays(1, self.sizes.group)
+        return [self._draw(rng, arrays) for rng in rngs]
 
-    def _draw(self, rng: np.random.Generator) -> loader.Drawn:
+    def _draw(self, rng: np.random.Generator, arrays) -> loader.Drawn:
         sizes = self.sizes
         if sizes.pairs:
             vocabularies = {
@@ -326,8 +333,14 @@ class _RandomTexts:
                 self._text(rng, sizes.length, sizes.vocab) for _ in range(sizes.group)
             ],
         }
-        scores = rng.standard_normal(sizes.group, np.float32)
-        return loader.Drawn(texts, {"scores": scores} if sizes.task == "kl" else {})
+        targets = {}
+        for name, array in arrays.items():
+            _, *shape = array.shape
+            if name == "scores":
+                targets[name] = rng.standard_normal(shape, array.dtype)
+            else:
+                targets[name] = rng.integers(2**31, size=shape, dtype=array.dtype)
+        return loader.Drawn(texts, targets)
 
     def _text(self, rng: np.random.Generator, most: int, vocab: int) -> np.ndarray:
         shortest, longest = lengths_around(self.sizes.fill, most)

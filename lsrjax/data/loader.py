@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import math
 import sys
 import threading
@@ -82,6 +83,19 @@ class Order:
 def wording(text: Text, language: str = ENGLISH) -> str:
     """The text in a language; texts of unstated language count as any."""
     return text[language] if language in text else text[ANY]
+
+
+def text_key(text: Text) -> np.ndarray:
+    """The identity of a text, [2] int32: 64 bits of a hash of one wording.
+
+    Of the English one or, without it, of the first by the language's name; so the
+    translations of a text, as one source gives them, are the same text.
+    """
+    language = ENGLISH if ENGLISH in text else min(text)
+    # A lone surrogate, which JSON may hold, is text like any other here.
+    spelled = text[language].encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(spelled, digest_size=8).digest()
+    return np.frombuffer(digest, "<i4").astype(np.int32)
 
 
 def draw_language(
@@ -177,9 +191,10 @@ class GroupBatches:
     """Groups to the texts and scores of the ranking losses.
 
     The student encodes `query` and G times `document`; `with_scores` adds the target
-    `scores`, [B, G] float32. The first document of a group is a positive one, the rest
-    negatives, all drawn without repetition; which, and in which language each is shown,
-    is a function of (seed, epoch, example).
+    `scores`, [B, G] float32, and `with_keys` the targets `query_key`, [B, 2], and
+    `document_key`, [B, G, 2] (see `text_key`). The first document of a group is
+    a positive one, the rest negatives, all drawn without repetition; which, and in
+    which language each is shown, is a function of (seed, epoch, example).
 
     Attributes:
       query: how queries are tokenized.
@@ -192,6 +207,7 @@ class GroupBatches:
       query_languages: weights by language.
       document_languages: weights by language.
       with_scores: the teacher's scores go with the batch.
+      with_keys: the texts' identities do.
     """
 
     query: TextField
@@ -201,6 +217,7 @@ class GroupBatches:
     query_languages: Mapping[str, float]
     document_languages: Mapping[str, float]
     with_scores: bool
+    with_keys: bool = False
 
     @property
     def encoded(self) -> dict[str, Encoded]:
@@ -220,7 +237,7 @@ class GroupBatches:
             language = draw_language(group.query, self.query_languages, rng)
             queries.append(group.query[language])
             documents += self._word(group.id, texts, rng)
-            targets.append({"scores": group.scores[chosen]} if self.with_scores else {})
+            targets.append(self._targets(group, chosen, texts))
         query_ids, document_ids = self.query.ids(queries), self.document.ids(documents)
         G = self.group_size
         return [
@@ -230,6 +247,13 @@ class GroupBatches:
             )
             for i in range(len(groups))
         ]
+
+    def _targets(self, group: Group, chosen: list[int], texts) -> dict[str, np.ndarray]:
+        targets = {"scores": group.scores[chosen]} if self.with_scores else {}
+        if self.with_keys:
+            targets["query_key"] = text_key(group.query)
+            targets["document_key"] = np.stack([text_key(text) for text in texts])
+        return targets
 
     def _word(self, name: str, texts: Sequence[Text], rng) -> list[str]:
         """A wording of each of a group's documents, by the mixing."""

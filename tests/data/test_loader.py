@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import itertools
 import threading
 
@@ -17,6 +18,7 @@ from lsrjax.data.loader import (
     deal,
     rows_of,
     stream,
+    text_key,
 )
 from lsrjax.data.sources import ANY, Group, InMemory, Pair, WithNegatives
 from lsrjax.data.tokenization import TextField, TextTokenizer
@@ -245,6 +247,48 @@ def test_batches_hold_the_examples_of_the_order(field, devices):
         if i + 1 == order.window(i).stop:
             expected = [m for k in range(i + 1) for m in order[k]]
             assert seen == collections.Counter(example for _, example in expected)
+
+
+def test_keys_are_of_the_texts_whatever_the_language(field):
+    examples = groups(13)
+    # The second half asks the first one's queries in other languages, too.
+    for i, group in enumerate(examples[7:]):
+        query = {"de": f"anders {i}", "en": examples[i].query["en"]}
+        examples[7 + i] = dataclasses.replace(group, query=query)
+    # A hard negative that is the positive in other words.
+    twin = {"en": examples[0].positives[0]["en"], "fr": "autrement"}
+    examples[0] = dataclasses.replace(
+        examples[0], positives=examples[0].positives[:1], negatives=[twin, twin]
+    )
+    build = group_batches(field, with_keys=True)
+    batches = batches_of(examples, build, 13, devices=1)
+    other = batches_of(examples, dataclasses.replace(build, mixing="entries"), 13)
+    batch = batches[0]["targets"]
+    queries, documents = batch["query_key"], batch["document_key"]
+    assert queries.shape == (13, 2) and documents.shape == (13, 3, 2)
+    assert queries.dtype == documents.dtype == np.int32
+    assert len({tuple(key) for key in queries}) == 7
+    twins = [i for i, group in enumerate(documents) if (group == group[0]).all()]
+    assert len(twins) == 1
+    # Languages are drawn anew, which may change the order; keys stay.
+    found = other[0]["targets"]["query_key"]
+    assert sorted(found.tolist()) == sorted(queries.tolist())
+
+
+def test_a_key_is_64_bits_of_one_wording():
+    same = [
+        text_key({"en": "a", "de": "b"}),
+        text_key({"de": "c", "en": "a"}),
+        text_key({ANY: "a"}),
+        text_key({"ja": "a"}),
+    ]
+    assert len({tuple(key) for key in same}) == 1
+    assert tuple(same[0]) != tuple(text_key({"de": "b"}))
+    # The same in every process and on every machine.
+    assert text_key({"en": "kernel"}).tolist() == [1041339223, 658500240]
+    many = {text_key({"en": str(i)}).tobytes() for i in range(5000)}
+    assert len(many) == 5000
+    assert text_key({"en": "\ud800"}).shape == (2,)
 
 
 def test_fewer_examples_than_a_batch(field):

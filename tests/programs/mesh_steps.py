@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax import sharding
+from lsrjax import losses, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data import shapes
@@ -86,6 +86,10 @@ def config_of(task: str):
     fields = ("query", "document", "source_query", "source_document")
     for field in fields if student_of(task).sparse else ():
         c.regularizer[field] = 0.1
+    if task == "infonce":
+        c.loss.both_directions = True
+        c.regularizer.anti_zero = 0.1
+        c.regularizer.active_document, c.regularizer.active_gain = 5.0, 0.5
     return c
 
 
@@ -139,7 +143,7 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
 def batches_of(task: str, devices: int) -> list[dict]:
     """The steps' batches, cut for so many devices into two parts."""
     steps = [rows_of(task, step, devices) for step in range(STEPS)]
-    batches = [{"targets": {}} for _ in steps]
+    batches = [{} for _ in steps]
     for model in steps[0]:
         lengths = [[len(r) for r in device] for rows in steps for device in rows[model]]
         table = shapes.fit(np.array(lengths), LENGTH, parts=2, multiple=2)
@@ -147,11 +151,15 @@ def batches_of(task: str, devices: int) -> list[dict]:
         for rows, batch in zip(steps, batches, strict=True):
             made = [shapes.cut(device, shape, 0) for device in rows[model]]
             batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
-    if config_of(task).loss.name == "kl":
-        rng = np.random.default_rng(9)
-        for batch in batches:
-            scores = rng.normal(0, 2, (EXAMPLES, GROUP)).astype(np.float32)
-            batch["targets"] = {"scores": scores}
+    rng = np.random.default_rng(9)
+    for batch in batches:
+        # As integers, normal numbers of this size are identities that often repeat.
+        batch["targets"] = {
+            name: rng.normal(0, 2, array.shape).astype(array.dtype)
+            for name, array in losses.of(config_of(task).loss)
+            .arrays(EXAMPLES, GROUP)
+            .items()
+        }
     return batches
 
 

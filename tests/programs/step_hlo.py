@@ -12,11 +12,10 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lsrjax import sharding
+from lsrjax import losses, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.models import retriever
@@ -98,9 +97,9 @@ def compiled(task, data, model, fsdp) -> str:
         batch = {"student": texts(size), "targets": {}}
         if task == "alignment":
             batch["teacher"] = texts(EXAMPLES)
-        if task == "kl":
-            shape = (EXAMPLES, GROUP)
-            batch["targets"]["scores"] = lying(P("data"), shape, np.float32)
+        arrays = losses.of(config.loss).arrays(EXAMPLES, config.data.group_size)
+        for name, array in arrays.items():
+            batch["targets"][name] = lying(P("data"), array.shape, array.dtype)
         lies = jax.tree.map(lambda leaf: leaf.sharding, state)
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
         teacher_params = abstract(TEACHER)[1] if teacher else None

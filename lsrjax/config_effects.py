@@ -1,0 +1,283 @@
+"""Which options of a stage's config take effect; one that does not is an error."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from lsrjax import losses
+from lsrjax.data.sources import FIELDS
+from lsrjax.errors import InputError
+from lsrjax.models.heads import head_class
+from lsrjax.regularizers import REGULARIZERS
+
+# What each head that pools over tokens may do.
+POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
+LAMBDAS = tuple(
+    f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
+)
+_PAIR_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["pair"])
+_GROUP_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["group"])
+_SIZES = tuple(
+    f"model.{f}"
+    for f in (
+        "family",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "intermediate_size",
+        "max_length",
+    )
+)
+
+
+def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The fields of one stage by dotted name, and their values; `stages` is one."""
+    for key in config:
+        if isinstance(config[key], ConfigDict) and key != "stages":
+            yield from leaves(config[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", config[key]
+
+
+def effects(c: ConfigDict) -> list[tuple[bool, tuple[str, ...], str]]:
+    """(whether the fields take effect, the fields, why they do not) of a stage."""
+    return [*_of_model(c), *_of_data(c), *_of_objective(c), *_of_evaluation(c)]
+
+
+def _of_model(c):
+    fresh = not (c.init.encoder or c.init.model)
+    return [
+        (
+            c.model.head == "milco",
+            ("model.lexecho", "init.head", "init.from_pivot"),
+            "model.head is not milco",
+        ),
+        (
+            c.model.head == "splade",
+            ("model.tied", "model.queries", "init.lexical"),
+            "model.head is not splade",
+        ),
+        (
+            c.model.head in POOLING,
+            ("model.pooling",),
+            f"the head {c.model.head} does not pool",
+        ),
+        (
+            c.model.queries == "static",
+            ("init.static",),
+            "model.queries is not static",
+        ),
+        (
+            c.model.head in ("dense", "csr", "colbert"),
+            ("model.embedding_size", "model.normalize"),
+            f"the head {c.model.head} has no embeddings",
+        ),
+        (
+            head_class(c.model.head).sparse,
+            (*LAMBDAS, "regularizer.anti_zero"),
+            f"the head {c.model.head} has no weights of terms",
+        ),
+        (
+            c.model.head == "csr",
+            (
+                "model.latents",
+                "model.active_latents",
+                "model.revived_latents",
+                "model.dead_after",
+            ),
+            "model.head is not csr",
+        ),
+        (
+            c.model.head == "colbert",
+            ("model.expand_queries", "model.skip_punctuation"),
+            "model.head is not colbert",
+        ),
+        (
+            "document" in losses.of(c.loss).texts,
+            (
+                "model.query_prompt",
+                "model.query_marker",
+                "model.document_prompt",
+                "model.document_marker",
+            ),
+            f"the loss {c.loss.name} has no queries and documents",
+        ),
+        (
+            fresh,
+            (*_SIZES, "model.tied", "init.from_pivot", "init.lexical"),
+            "the weights come from init.encoder or init.model",
+        ),
+        (
+            c.model.lexecho,
+            (
+                "model.repeats",
+                "model.exclude_special_tokens",
+                "init.echo",
+                "regularizer.source_query",
+                "regularizer.source_document",
+            ),
+            "model.lexecho is off",
+        ),
+        (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
+    ]
+
+
+def _of_data(c):
+    loss = losses.of(c.loss)
+    ranks = "document" in loss.texts
+    return [
+        (c.data.source == "files", ("data.files",), "data.source is not files"),
+        (
+            c.data.source == "datasets",
+            ("data.dataset",),
+            "data.source is not datasets",
+        ),
+        (c.data.source != "files", ("data.split",), "files have no splits"),
+        (
+            c.data.source != "debian" or c.dev.source in ("files", "datasets"),
+            ("data.columns",),
+            "the embedded data has its own names",
+        ),
+        (ranks, _GROUP_COLUMNS, f"the loss {c.loss.name} reads pairs"),
+        (not ranks, _PAIR_COLUMNS, f"the loss {c.loss.name} reads queries"),
+        (
+            c.data.source == "debian" and not ranks,
+            ("data.fields",),
+            "only embedded pairs have fields to choose",
+        ),
+        (
+            c.data.source == "debian",
+            ("data.mixing", "data.document_languages"),
+            "only embedded documents exist in several languages",
+        ),
+        (
+            ranks,
+            (
+                "data.group_size",
+                "data.mixing",
+                "data.document_languages",
+                "prepare.negatives",
+                "regularizer.anti_zero",
+                *LAMBDAS,
+            ),
+            f"the loss {c.loss.name} has no queries and documents",
+        ),
+        (
+            ranks or c.dev.source == "debian",
+            ("data.query_languages",),
+            f"the loss {c.loss.name} has no queries",
+        ),
+        (
+            c.data.group_size > 1,
+            ("data.mixing", "prepare.negatives"),
+            "data.group_size is 1: a query has its positive document only",
+        ),
+        (
+            "scores" in loss.targets,
+            ("prepare.scores",),
+            f"the loss {c.loss.name} reads no scores",
+        ),
+        (
+            c.prepare.negatives == "bm25",
+            ("prepare.count", "prepare.depth"),
+            "prepare.negatives is given",
+        ),
+        (
+            "views" in loss.targets or c.prepare.scores == "teacher",
+            ("teacher.model",),
+            f"the loss {c.loss.name} asks no teacher (prepare.scores is given)",
+        ),
+    ]
+
+
+def _of_objective(c):
+    loss = losses.of(c.loss)
+    regularizer = REGULARIZERS[c.regularizer.name]
+    return [
+        *(
+            (
+                option in loss.options,
+                (f"loss.{option}",),
+                f"the loss {c.loss.name} has no {option.replace('_', ' ')}",
+            )
+            for option in c.loss
+            if option != "name"
+        ),
+        (
+            c.data.group_size > 2,
+            ("loss.margins",),
+            f"data.group_size is {c.data.group_size}: a query has a single margin",
+        ),
+        (
+            any(c.regularizer[f.split(".")[1]] for f in LAMBDAS),
+            (
+                "regularizer.name",
+                "regularizer.schedule",
+                "regularizer.warmup_steps",
+                "regularizer.threshold",
+            ),
+            "every lambda is 0",
+        ),
+        (
+            not regularizer.joint,
+            ("regularizer.query", "regularizer.source_query"),
+            f"{c.regularizer.name} is of queries and documents together, with the"
+            " documents' lambdas",
+        ),
+        (
+            "threshold" in regularizer.options,
+            ("regularizer.threshold",),
+            f"{c.regularizer.name} has no threshold",
+        ),
+        *(
+            (
+                c.regularizer[field] > 0,
+                (f"regularizer.active_{field}",),
+                f"regularizer.{field}, which it steers, is 0",
+            )
+            for field in ("query", "document")
+        ),
+        (
+            c.regularizer.active_query > 0 or c.regularizer.active_document > 0,
+            ("regularizer.active_gain",),
+            "no lambda is steered",
+        ),
+        (
+            c.regularizer.schedule != "constant",
+            ("regularizer.warmup_steps",),
+            "regularizer.schedule is constant",
+        ),
+        (c.optim.weight_decay > 0, ("optim.no_decay",), "optim.weight_decay is 0"),
+    ]
+
+
+def _of_evaluation(c):
+    return [
+        (c.dev.source != "", ("dev",), "dev.source is empty"),
+        (c.dev.source == "files", ("dev.files",), "dev.source is not files"),
+        (c.dev.source == "datasets", ("dev.dataset",), "dev.source is not datasets"),
+        (c.dev.source != "files", ("dev.split",), "files have no splits"),
+        (c.evaluate.test != "", ("evaluate.examples",), "evaluate.test is empty"),
+    ]
+
+
+def check_no_effect(
+    c: ConfigDict, default: ConfigDict, where: str, fields: Sequence[str], because: str
+) -> None:
+    """Refuses values other than the default for fields that have no effect.
+
+    Args:
+      c: a config.
+      default: every field at its default.
+      where: the config's name, for errors.
+      fields: names of fields, or of groups of them.
+      because: why they have no effect.
+    """
+    values, defaults = dict(leaves(c)), dict(leaves(default))
+    for field in values:
+        covered = any(field == f or field.startswith(f"{f}.") for f in fields)
+        if covered and values[field] != defaults[field]:
+            raise InputError(
+                f"{where}.{field} = {values[field]!r} would have no effect: {because}."
+                f" Remove it (the default is {defaults[field]!r})."
+            )
