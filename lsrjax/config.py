@@ -191,6 +191,9 @@ def get_default() -> ConfigDict:
 
     c.log = ConfigDict(sort_keys=False)
     c.log.every = 10  # steps
+    c.log.health = (
+        False  # also the share of the vocabulary that no text of a batch uses
+    )
 
     c.evaluate = ConfigDict(sort_keys=False)  # of a finished run
     c.evaluate.test = ""  # debian: the table over systems and languages; empty: none

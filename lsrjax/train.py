@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import control, losses, regularizers
+from lsrjax import control, health, losses, regularizers
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.dense_heads import after_step, fired
@@ -85,11 +85,12 @@ class Step:
                 config.regularizer, views, lambdas, self.idf
             )
             active = regularizers.active_terms(views)
-            return sum(parts.values()), (parts, active, fired(views))
+            seen = health.signs(views, config.log.health)
+            return sum(parts.values()), (parts, active, seen, fired(views))
 
         lambdas = control.lambdas(config.regularizer, state)
         gradient = jax.value_and_grad(objective, has_aux=True)
-        (loss, (parts, active, fired_V)), grads = gradient(params)
+        (loss, (parts, active, seen, fired_V)), grads = gradient(params)
         frozen = matches(config.optim.freeze, grads)
         grads = jax.tree.map(lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen)
         updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
@@ -97,6 +98,7 @@ class Step:
             "loss": loss,
             **parts,
             **{f"active_{view}": number for (_, view), number in active.items()},
+            **seen,
             "grad_norm": optax.tree.norm(grads),
             "tokens": sum(part["mask"].sum() for part in batch["student"]["parts"]),
             "lr": learning_rate(config.optim, self.total_steps)(step),
@@ -301,10 +303,12 @@ def train(
       The last state.
 
     Raises:
-      TrainingFailed: the loss or the gradient is not a finite number.
+      TrainingFailed: the loss or the gradient is not a finite number, or the model has
+        collapsed.
     """
     take_step = CompiledSteps(step_fn, check)
     clock = Clock()
+    watch = health.Watch()
     in_flight = collections.deque()
     start = int(state["step"])
     for step in range(start, total_steps):
@@ -320,6 +324,8 @@ def train(
         while len(in_flight) > (0 if saves else 2):
             number, metrics, slots = in_flight.popleft()
             numbers = _finite(number, metrics, config)
+            if lost := watch.look(numbers):
+                raise TrainingFailed(f"Step {number}: {lost}")
             clock.count(config.batch_size, numbers.pop("tokens"), slots)
             if number % config.log.every == 0 or number == total_steps:
                 log(number, numbers | clock.read())

@@ -21,6 +21,7 @@ ALLOWED = {
     "trackers": set(),
     "report": set(),
     "models": {"ops", "reps", "sharding"},
+    "health": {"reps"},
     "losses": {"reps"},
     "regularizers": {"reps"},
     "control": {"regularizers"},
