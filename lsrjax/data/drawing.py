@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from lsrjax.data.negatives import Choice
 from lsrjax.data.sources import ANY, ENGLISH, Group, Pair, Text
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -36,7 +37,7 @@ def wording(text: Text, language: str = ENGLISH) -> str:
 
 
 def draw_language(
-    languages: Iterable[str], weights: Mapping[str, float], rng: np.random.Generator
+    languages: Iterable[str], weights: Mapping[str, float], number: float
 ) -> str:
     """One of the languages, drawn by weight.
 
@@ -44,14 +45,15 @@ def draw_language(
       languages: those there are, for example those of a text.
       weights: language to weight; `*` stands for every language not named. Where all
         of the languages weigh 0, they weigh the same.
-      rng: the generator.
+      number: uniform in [0, 1), which the draw is a function of.
     """
     languages = list(languages)
     rest = weights.get(ANY, 0.0)
     shares = np.array([weights.get(language, rest) for language in languages])
     if shares.sum() == 0:
         shares = np.ones(len(languages))
-    return languages[rng.choice(len(languages), p=shares / shares.sum())]
+    upper = np.cumsum(shares)
+    return languages[np.searchsorted(upper / upper[-1], number, side="right")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +63,12 @@ class Drawn:
     Attributes:
       texts: token ids by the name of the text; a group has several documents.
       targets: arrays by name.
+      keys: two examples that share one have a query or a positive text in common.
     """
 
     texts: dict[str, list[list[int]]]
     targets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    keys: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def tokens(self) -> int:
@@ -96,6 +100,7 @@ class PairBatches:
 
     student: TextField
     teacher: TextField
+    repeats = 1  # of a pair in a batch
 
     @property
     def encoded(self) -> dict[str, Encoded]:
@@ -128,21 +133,23 @@ class GroupBatches:
     """Groups to the texts and scores of the ranking losses.
 
     The student encodes `query` and G times `document`; `with_scores` adds the target
-    `scores`, [B, G] float32. The first document of a group is a positive one, the rest
-    negatives, all drawn without repetition; which, and in which language each is shown,
-    is a function of (seed, epoch, example).
+    `scores`, [B, G] float32. The first documents of a group are positive ones, the rest
+    negatives. Which ones is a function of (seed, epoch, example); the language that one
+    is shown in, of (seed, epoch, example, place in the group).
 
     Attributes:
       query: how queries are tokenized.
       document: how documents are.
       group_size: G.
-      mixing: how documents' languages are drawn, as in Multilingual
-        Translate-Distill: "passages" (each on its own) or "entries" (one for all
-        documents of a query, from those that all of them exist in). The query's
-        language is drawn on its own.
+      mixing: which languages documents are shown in, as in Multilingual
+        Translate-Distill (Yang et al. 2024): "passages" (each in one drawn on its
+        own), "entries" (all documents of a query in one, drawn from those that all of
+        them exist in) or "round_robin" (the group once in each of the languages that
+        `document_languages` names). The query's language is drawn on its own, once.
       query_languages: weights by language.
       document_languages: weights by language.
       with_scores: the teacher's scores go with the batch.
+      choice: of the documents.
     """
 
     query: TextField
@@ -152,6 +159,7 @@ class GroupBatches:
     query_languages: Mapping[str, float]
     document_languages: Mapping[str, float]
     with_scores: bool
+    choice: Choice = Choice()
 
     @property
     def encoded(self) -> dict[str, Encoded]:
@@ -160,62 +168,89 @@ class GroupBatches:
         pad_id = self.document.tokenizer.pad_id
         return {"student": Encoded(("query", "document"), longest, pad_id)}
 
+    @property
+    def repeats(self) -> int:
+        """How often a group is in a batch."""
+        return len(self.document_languages) if self.mixing == "round_robin" else 1
+
     def draw(
         self, groups: Sequence[Group], rngs: Sequence[np.random.Generator]
     ) -> list[Drawn]:
-        """Draws documents and languages of each group, and tokenizes them."""
-        queries, documents, targets = [], [], []
+        """Draws documents and languages of each group, and tokenizes them.
+
+        Returns:
+          `repeats` examples of each group: all groups, then all of them again.
+        """
+        queries, targets, keys = [], [], []
+        documents: list[list[str]] = [[] for _ in range(self.repeats)]
         for group, rng in zip(groups, rngs, strict=True):
+            # Drawn first, so that none depends on which documents are chosen.
+            numbers = rng.random(1 + self.group_size)
             chosen = self._choose(group, rng)
             texts = [[*group.positives, *group.negatives][i] for i in chosen]
-            language = draw_language(group.query, self.query_languages, rng)
+            language = draw_language(group.query, self.query_languages, numbers[0])
             queries.append(group.query[language])
-            documents += self._word(group.id, texts, rng)
+            wordings = self._word(group.id, texts, numbers[1:])
+            for shown, more in zip(documents, wordings, strict=True):
+                shown += more
             targets.append({"scores": group.scores[chosen]} if self.with_scores else {})
-        query_ids, document_ids = self.query.ids(queries), self.document.ids(documents)
+            keys.append(_keys(group))
+        query_ids = self.query.ids(queries)
         G = self.group_size
         return [
             Drawn(
                 {"query": [query_ids[i]], "document": document_ids[i * G : i * G + G]},
                 targets[i],
+                keys[i],
             )
+            for document_ids in map(self.document.ids, documents)
             for i in range(len(groups))
         ]
 
-    def _word(self, name: str, texts: Sequence[Text], rng) -> list[str]:
-        """A wording of each of a group's documents, by the mixing."""
+    def _word(
+        self, name: str, texts: Sequence[Text], numbers: np.ndarray
+    ) -> list[list[str]]:
+        """A wording of each of a group's documents, for each of its repeats."""
         weights = self.document_languages
         if self.mixing == "passages":
-            return [text[draw_language(text, weights, rng)] for text in texts]
+            shown = zip(texts, numbers, strict=True)
+            return [[text[draw_language(text, weights, n)] for text, n in shown]]
         shared = [
             language for language in texts[0] if all(language in t for t in texts)
         ]
+        if self.mixing == "round_robin":
+            missing = [language for language in weights if language not in shared]
+            if missing:
+                raise InputError(
+                    f"{name}: not all of its documents exist in {', '.join(missing)},"
+                    " which config.data.mixing = 'round_robin' shows them in. Translate"
+                    " them, or leave the language out of config.data.document_languages"
+                    "."
+                )
+            return [[text[language] for text in texts] for language in weights]
         if not shared:
             raise InputError(
                 f"{name}: its documents have no language in common, which"
                 " config.data.mixing = 'entries' needs. Use 'passages', or translate"
                 " all documents."
             )
-        language = draw_language(shared, weights, rng)
-        return [text[language] for text in texts]
+        language = draw_language(shared, weights, numbers[0])
+        return [[text[language] for text in texts]]
 
     def _choose(self, group: Group, rng: np.random.Generator) -> list[int]:
-        need = self.group_size - 1
-        if len(group.negatives) < need:
-            raise InputError(
-                f"{group.id}: {len(group.negatives)} negatives, but a group of"
-                f" {self.group_size} documents needs {need}. Lower"
-                " config.data.group_size, mine negatives (config.prepare.negatives),"
-                " or remove the row."
-            )
         if self.with_scores and group.scores is None:
             raise InputError(
                 f"{group.id}: no teacher scores (pos_scores, neg_scores), which the"
                 " loss needs. Add them, or let config.prepare.scores compute them."
             )
-        P = len(group.positives)
-        negatives = P + rng.choice(len(group.negatives), need, replace=False)
-        return [int(rng.integers(P)), *negatives.tolist()]
+        return self.choice(group, self.group_size, rng)
+
+
+def _keys(group: Group) -> frozenset[tuple[str, str]]:
+    """The query and every positive document, in each language."""
+    return frozenset(("query", wording) for wording in group.query.values()) | {
+        ("document", wording) for text in group.positives for wording in text.values()
+    }
 
 
 def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> list[list[int]]:

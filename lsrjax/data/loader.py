@@ -1,11 +1,10 @@
 """Batches: batch i is a pure function of (seed, i), so the position is the step."""
 
 import concurrent.futures
-import dataclasses
-import functools
 import math
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
@@ -22,6 +21,8 @@ from lsrjax.data.drawing import (
     rows_of,
     wording,
 )
+from lsrjax.data.mixing import MixedOrder
+from lsrjax.data.orders import DEAL, EXAMPLE, Order, dealt_batches
 
 __all__ = [
     "Batches",
@@ -34,16 +35,13 @@ __all__ = [
     "deal",
     "draw_language",
     "rows_of",
+    "set_apart",
     "stream",
     "wording",
 ]
 
-# What a draw is for: streams of random numbers that must not repeat one another.
-_ORDER, _EXAMPLE, _DEAL = range(3)
 # The shapes are fitted to the first batches: so many, or fewer of more examples.
 _SAMPLED_BATCHES, _SAMPLED_EXAMPLES = 32, 4096
-# Examples are dealt among so many batches, or fewer of more examples.
-_DEALT_BATCHES, _DEALT_EXAMPLES = 32, 2048
 # A batch has so many lanes, or fewer where they do not divide it.
 _LANES = 8
 # Fewer tokens in a part, on average, would leave matrix products waiting for the
@@ -51,72 +49,90 @@ _LANES = 8
 _PART_TOKENS = 128
 
 
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """Which examples make up a batch.
-
-    The examples follow each other epoch after epoch, each epoch in its own random
-    order; a batch may span two.
-
-    Attributes:
-      examples: their number.
-      batch_size: examples in a batch.
-      seed: of the order.
-    """
-
-    examples: int
-    batch_size: int
-    seed: int
-
-    def __getitem__(self, batch: int) -> list[tuple[int, int]]:
-        """(epoch, example) of each example of the batch."""
-        positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-        epochs, places = np.divmod(positions, self.examples)
-        members = []
-        for epoch in np.unique(epochs).tolist():
-            chosen = self._permutation(epoch)[places[epochs == epoch]]
-            members += [(epoch, example) for example in chosen.tolist()]
-        return members
-
-    def window(self, batch: int) -> range:
-        """The batches that share their examples out among them, this one included.
-
-        They are of one epoch (that of their first examples), so that an epoch's last
-        batches leave nothing of it to the next one.
-        """
-        epoch = batch * self.batch_size // self.examples
-        first, stop = (
-            -(-e * self.examples // self.batch_size) for e in (epoch, epoch + 1)
-        )
-        count = stop - first
-        most = min(max(_DEALT_EXAMPLES // self.batch_size, 1), _DEALT_BATCHES)
-        windows = -(-count // most)
-        chosen = ((batch - first + 1) * windows - 1) // count
-        start, stop = (first + c * count // windows for c in (chosen, chosen + 1))
-        return range(start, stop)
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019  (one order per program)
-    def _permutation(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, _ORDER, epoch))
-        return rng.permutation(self.examples)
-
-
-def deal(sizes_n: Sequence[int], batches: int, turn: int) -> np.ndarray:
+def deal(
+    sizes_n: Sequence[int],
+    batches: int,
+    turn: int,
+    parts_n: Sequence[int] | None = None,
+) -> np.ndarray:
     """Deals examples to batches so that their sizes are alike in every batch.
 
-    They are dealt by size, there and back again.
+    They are dealt by size, there and back again, those of each part among the places
+    that the part has: a batch keeps its number of each.
 
     Args:
-      sizes_n: of the examples.
+      sizes_n: of the examples, batch after batch.
       batches: divides their number.
       turn: the deal begins at this batch.
+      parts_n: of the examples; one part by default.
 
     Returns:
       The examples of each batch, [batches, n / batches].
     """
-    dealt = np.argsort(sizes_n, kind="stable").reshape(-1, batches)
-    dealt[1::2] = dealt[1::2, ::-1]
-    return np.roll(dealt, turn, axis=1).T
+    sizes_n = np.asarray(sizes_n)
+    n = len(sizes_n)
+    parts_n = np.zeros(n, int) if parts_n is None else np.asarray(parts_n)
+    dealt = np.empty(n, int)
+    for part in np.unique(parts_n):
+        here = np.flatnonzero(parts_n == part)
+        batch = here * batches // n
+        row = np.arange(len(here)) - np.searchsorted(batch, batch)
+        turned = (batch - turn) % batches
+        places = here[np.lexsort((np.where(row % 2, -turned, turned), row))]
+        dealt[places] = here[np.argsort(sizes_n[here], kind="stable")]
+    return dealt.reshape(batches, -1)
+
+
+def set_apart(
+    dealt: np.ndarray, keys_n: Sequence[frozenset], parts_n: Sequence[int]
+) -> tuple[np.ndarray, int]:
+    """Takes examples that share a key out of each other's batches.
+
+    One of them changes places with an example of another batch, of the same part and
+    as near in size as can be, such that neither shares a key where it comes to.
+
+    Args:
+      dealt: the examples of each batch, [batches, width], from `deal`.
+      keys_n: of the examples.
+      parts_n: of the examples.
+
+    Returns:
+      The examples of each batch, and how many of them still share a key with one that
+      comes before them in their batch, since no such change parts them.
+    """
+    dealt = dealt.copy()
+    batches, width = dealt.shape
+    held = [Counter(key for i in batch for key in keys_n[i]) for batch in dealt]
+
+    def fits(new, old, batch) -> bool:
+        """Whether `new` shares no key in a batch that `old` has left."""
+        return all(held[batch][key] == (key in keys_n[old]) for key in keys_n[new])
+
+    for batch, place in np.ndindex(batches, width):
+        own = dealt[batch, place]
+        if all(held[batch][key] == 1 for key in keys_n[own]):
+            continue
+        near = sorted(range(width), key=lambda other: abs(other - place))  # noqa: B023
+        others = ((b, p) for p in near for b in range(batches) if b != batch)
+        for b, p in others:
+            other = dealt[b, p]
+            alike = parts_n[own] == parts_n[other]
+            if alike and fits(own, other, b) and fits(other, own, batch):
+                for place_of, new, old in ((batch, other, own), (b, own, other)):
+                    held[place_of].subtract(keys_n[old])
+                    held[place_of].update(keys_n[new])
+                dealt[batch, place], dealt[b, p] = other, own
+                break
+    return dealt, sum(_repeated([keys_n[i] for i in batch]) for batch in dealt)
+
+
+def _repeated(keys: Sequence[frozenset]) -> int:
+    """How many share a key with one before them."""
+    seen, count = set(), 0
+    for own in keys:
+        count += not seen.isdisjoint(own)
+        seen |= own
+    return count
 
 
 class Batches:
@@ -131,14 +147,22 @@ class Batches:
     a fixed share of every batch: so a process that reads a part of each batch need not
     read all of the window, and a batch holds the same examples whatever it is divided
     over.
+
+    Where `apart`, no two examples of a batch share a query or a positive text, as far
+    as examples of its window can change places (`set_apart`). The batch is then one
+    lane: every process reads all of it.
+
+    Where `build` repeats its examples (in each language), a batch holds `batch_size` of
+    them once, then all of them again.
     """
 
     def __init__(
         self,
         source,
-        order: Order,
+        order: Order | MixedOrder,
         build: PairBatches | GroupBatches,
         *,
+        apart: bool = False,
         devices: int = 1,
         rows: Sequence[int] | None = None,
         parts: int = 12,
@@ -151,6 +175,7 @@ class Batches:
           source: the examples.
           order: which of them make up which batch.
           build: examples to token ids.
+          apart: no text twice in a batch.
           devices: those that a batch is divided over.
           rows: which of them this process reads for; all by default.
           parts: of a shape, at most; of a few tokens, fewer are made.
@@ -164,9 +189,12 @@ class Batches:
         self._devices = devices
         self._rows = range(devices) if rows is None else rows
         self._agree = agree
-        self._lanes = math.gcd(order.batch_size, _LANES)
+        self._apart = apart
+        self._lanes = 1 if apart else math.gcd(order.batch_size, _LANES)
         self._lock = threading.Lock()
         self._dealt: dict[tuple, concurrent.futures.Future] = {}
+        # By the window's first batch; threads deal a window once, or once more.
+        self._left: dict[int, int] = {}
         self.shapes = self._fit(parts, multiple)
 
     def __len__(self) -> int:
@@ -195,29 +223,42 @@ class Batches:
         }
         return batch
 
+    @property
+    def left_together(self) -> int:
+        """Examples so far whose text was in the batch before, where `apart`."""
+        return sum(self._left.copy().values())
+
     def _draw(self, index: int, rows: Sequence[int]) -> list[list[Drawn]]:
         """The examples of a batch for some of its devices."""
         window = self._order.window(index)
-        share = self._order.batch_size // self._devices
-        width = self._order.batch_size // self._lanes
+        count = self._order.batch_size
+        share = count * self._build.repeats // self._devices
+        width = count // self._lanes
+        batch = window.index(index)
 
         def example(place: int) -> Drawn:
+            repeat, place = divmod(place, count)
             lane, row = divmod(place, width)
-            return self._lane(window, lane)[index - window.start][row]
+            return self._lane(window, lane)[batch][row][repeat]
 
         return [[example(r * share + i) for i in range(share)] for r in rows]
 
-    def _lane(self, window: range, lane: int) -> list[list[Drawn]]:
+    def _lane(self, window: Sequence[int], lane: int) -> list[list[list[Drawn]]]:
         """A lane's examples for each batch of a window, made once for all threads."""
         with self._lock:
-            made = self._dealt.get((window.start, lane))
+            made = self._dealt.get((window, lane))
             first = made is None
             if first:
                 made = concurrent.futures.Future()
-                self._dealt[window.start, lane] = made
-                # Threads work on neighbouring batches: of two windows at most.
-                while len(self._dealt) > 3 * self._lanes:
-                    del self._dealt[next(iter(self._dealt))]
+                self._dealt[window, lane] = made
+                # Threads work on neighbouring batches: of two windows at most, or
+                # those of two blocks.
+                most = 3 * self._lanes * dealt_batches(self._order.batch_size)
+                held = sum(len(batches) for batches, _ in self._dealt)
+                while held > most:
+                    oldest = next(iter(self._dealt))
+                    held -= len(oldest[0])
+                    del self._dealt[oldest]
         if first:
             try:
                 made.set_result(self._deal(window, lane))
@@ -225,7 +266,7 @@ class Batches:
                 made.set_exception(error)
         return made.result()
 
-    def _deal(self, window: range, lane: int) -> list[list[Drawn]]:
+    def _deal(self, window: Sequence[int], lane: int) -> list[list[list[Drawn]]]:
         order = self._order
         width = order.batch_size // self._lanes
         members = [
@@ -235,15 +276,21 @@ class Batches:
         ]
         drawn = self._build.draw(
             [self._source[example] for _, example in members],
-            [np.random.default_rng((order.seed, _EXAMPLE, *m)) for m in members],
+            [np.random.default_rng((order.seed, EXAMPLE, *m)) for m in members],
         )
+        repeats = [drawn[i :: len(members)] for i in range(len(members))]
+        parts = [order.part_of(example) for _, example in members]
+        sizes = [sum(example.tokens for example in same) for same in repeats]
         # Lanes begin at batches far apart, so that none is the first for all of them.
         turn = lane * len(window) // self._lanes
-        dealt = deal([example.tokens for example in drawn], len(window), turn)
+        dealt = deal(sizes, len(window), turn, parts)
+        if self._apart:
+            keys = [example.keys for example in drawn[: len(members)]]
+            dealt, self._left[window[0]] = set_apart(dealt, keys, parts)
         # In no order of size, so that the devices that share a lane are alike.
-        rng = np.random.default_rng((order.seed, _DEAL, window.start, lane))
+        rng = np.random.default_rng((order.seed, DEAL, window[0], lane))
         dealt = rng.permuted(dealt, axis=1)
-        return [[drawn[i] for i in batch] for batch in dealt.tolist()]
+        return [[repeats[i] for i in batch] for batch in dealt.tolist()]
 
     def _fit(self, parts: int, multiple: int) -> list[dict[str, shapes.Shape]]:
         """Shapes by model, cheapest first."""
