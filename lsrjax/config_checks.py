@@ -5,8 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax.data.embedded import SPLITS
-from lsrjax.data.sources import FIELDS, SOURCES
+from lsrjax.config_data import (
+    CHOICE,
+    check_choice,
+    check_set,
+    check_split,
+    set_effects,
+    source_effects,
+)
+from lsrjax.data.mixing import MIXERS, blank_set, sources_of
+from lsrjax.data.negatives import SAMPLERS, choice_of
+from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
 from lsrjax.models.encoder import REMAT
@@ -23,7 +32,10 @@ _CHOICES = {
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
-    "data.mixing": ("passages", "entries"),
+    "data.mixer": tuple(MIXERS),
+    "data.batches_from": ("mixed", "one"),
+    "data.negatives": tuple(SAMPLERS),
+    "data.mixing": ("passages", "entries", "round_robin"),
     "prepare.negatives": ("given", "bm25"),
     "prepare.scores": ("given", "teacher"),
     "dev.source": ("", *SOURCES),
@@ -50,6 +62,10 @@ _POSITIVE = (
     "data.threads",
     "data.prefetch",
     "data.group_size",
+    "data.positives",
+    "data.negative_rank_scale",
+    "data.margin_bins",
+    "data.mix_temperature",
     "data.query_length",
     "data.document_length",
     "prepare.count",
@@ -62,6 +78,7 @@ _NOT_NEGATIVE = (
     "seed",
     "steps",
     "epochs",
+    "data.topics",
     "model.dropout",
     "memory.encode_chunk",
     "optim.warmup_steps",
@@ -75,8 +92,6 @@ _NOT_NEGATIVE = (
 _LAMBDAS = tuple(
     f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
 )
-_PAIR_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["pair"])
-_GROUP_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["group"])
 _SIZES = tuple(
     f"model.{f}"
     for f in (
@@ -91,9 +106,13 @@ _SIZES = tuple(
 
 
 def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields of one stage by dotted name, and their values; `stages` is one."""
+    """The fields of one stage by dotted name, and their values.
+
+    `stages` and `data.sets` are one field each.
+    """
     for key in config:
-        if isinstance(config[key], ConfigDict) and key != "stages":
+        named = key in ("stages", "sets")
+        if isinstance(config[key], ConfigDict) and not named:
             yield from leaves(config[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", config[key]
@@ -113,8 +132,15 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     _check_values(c, where)
     _check_schedule(c, where)
     _check_data(c, where)
+    for name, own in c.data.sets.items():
+        at = f"{where}.data.sets.{name}"
+        check_set(own, at)
+        for applies, names, because in set_effects(own, c):
+            if not applies:
+                check_no_effect(own, blank_set(default.data), at, names, because)
     _check_needs(c, where)
     _check_group(c, where)
+    check_choice(c, where)
     for applies, names, because in _effects(c):
         if not applies:
             check_no_effect(c, default, where, names, because)
@@ -167,12 +193,13 @@ def _check_data(c, where) -> None:
         raise InputError(
             f"{where}.data.fields is {c.data.fields}; choose from ('title', 'text')."
         )
+    if c.data.topics and len(c.data.sets):
+        raise InputError(
+            f"{where}.data.topics is {c.data.topics}, but data.sets has several data"
+            " sets; a batch comes from one topic or from data sets. Set one of them."
+        )
     for part in ("data", "dev"):
-        if c[part].source == "debian" and c[part].split not in SPLITS:
-            raise InputError(
-                f"{where}.{part}.split is {c[part].split!r}; the embedded data has"
-                f" {', '.join(SPLITS)}."
-            )
+        check_split(c[part], f"{where}.{part}")
     if c.dev.source:
         try:
             required_depth([c.dev.metric])
@@ -183,8 +210,8 @@ def _check_data(c, where) -> None:
 def _check_needs(c, where) -> None:
     loss = LOSSES[c.loss.name]
     needs = {
-        "data.files": c.data.source == "files",
-        "data.dataset": c.data.source == "datasets",
+        "data.files": c.data.source == "files" and not len(c.data.sets),
+        "data.dataset": c.data.source == "datasets" and not len(c.data.sets),
         "dev.files": c.dev.source == "files",
         "dev.dataset": c.dev.source == "datasets",
         "tokenizer": not (c.init.encoder or c.init.model),
@@ -220,8 +247,9 @@ def _check_group(c, where) -> None:
             f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
-    mined, embedded = c.prepare.negatives == "bm25", c.data.source == "debian"
-    if loss.target == "scores" and (mined or embedded) and c.prepare.scores == "given":
+    mined, embedded = c.prepare.negatives == "bm25", "debian" in sources_of(c.data)
+    scores = loss.target == "scores" or choice_of(c.data).needs_scores
+    if scores and (mined or embedded) and c.prepare.scores == "given":
         whose = "mined negatives" if mined else "the embedded queries"
         raise InputError(
             f"{where}.prepare.scores is 'given', but {whose} come without scores: set"
@@ -244,6 +272,9 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
     loss = LOSSES[c.loss.name]
     ranks = "document" in loss.texts
     fresh = not (c.init.encoder or c.init.model)
+    embedded = "debian" in sources_of(c.data)
+    several = len(c.data.sets) > 0
+    choice = choice_of(c.data)
     return [
         # The model and where it starts.
         (
@@ -274,27 +305,31 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
         ),
         (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
         # The data.
-        (c.data.source == "files", ("data.files",), "data.source is not files"),
-        (
-            c.data.source == "datasets",
-            ("data.dataset",),
-            "data.source is not datasets",
+        *(
+            (applies, tuple(f"data.{name}" for name in names), because)
+            for applies, names, because in source_effects(c.data, ranks, c.loss.name)
         ),
-        (c.data.source != "files", ("data.split",), "files have no splits"),
         (
-            c.data.source != "debian" or c.dev.source in ("files", "datasets"),
+            not several,
+            ("data.source", "data.files", "data.dataset", "data.split", "data.fields"),
+            "each of data.sets has its own",
+        ),
+        (
+            (c.data.source != "debian" and not several)
+            or c.dev.source in ("files", "datasets"),
             ("data.columns",),
-            "the embedded data has its own names",
+            "each of data.sets has its own"
+            if several
+            else "the embedded data has its own names",
         ),
-        (ranks, _GROUP_COLUMNS, f"the loss {c.loss.name} reads pairs"),
-        (not ranks, _PAIR_COLUMNS, f"the loss {c.loss.name} reads queries"),
+        (several, ("data.mixer", "data.batches_from"), "data.sets is empty"),
         (
-            c.data.source == "debian" and not ranks,
-            ("data.fields",),
-            "only embedded pairs have fields to choose",
+            c.data.mixer == "temperature",
+            ("data.mix_temperature",),
+            "data.mixer is not temperature",
         ),
         (
-            c.data.source == "debian",
+            embedded,
             ("data.mixing", "data.document_languages"),
             "only embedded documents exist in several languages",
         ),
@@ -302,7 +337,9 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
             ranks,
             (
                 "data.group_size",
-                "data.mixing",
+                *CHOICE,
+                "data.topics",
+                "data.unique_texts",
                 "data.document_languages",
                 "prepare.negatives",
                 *_LAMBDAS,
@@ -316,11 +353,21 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
         ),
         (
             c.data.group_size > 1,
-            ("data.mixing", "prepare.negatives"),
+            (*CHOICE, "prepare.negatives"),
             "data.group_size is 1: a query has its positive document only",
         ),
         (
-            loss.target == "scores",
+            choice.negatives == "rank",
+            ("data.negative_rank_scale",),
+            "data.negatives is not rank",
+        ),
+        (
+            choice.negatives == "margin_bins",
+            ("data.margin_bins",),
+            "data.negatives is not margin_bins",
+        ),
+        (
+            loss.target == "scores" or choice.needs_scores,
             ("prepare.scores",),
             f"the loss {c.loss.name} reads no scores",
         ),

@@ -31,6 +31,7 @@ ALLOWED = {
 }
 # From the lowest to the highest.
 PROGRAMS = (
+    "config_data",
     "config_checks",
     "config",
     "train",

@@ -9,9 +9,11 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from lsrjax.data.orders import MIX, Order, dealt_batches
-from lsrjax.data.sources import Group, Pair
+from lsrjax.data.sources import Group, Pair, open_source
+from lsrjax.errors import InputError
 
 # Weights that are not whole numbers are rounded to this part of the largest.
 _WHOLE = 2**40
@@ -197,3 +199,78 @@ MIXERS = {
     "temperature": _temperature,
     "weights": _weights,
 }
+
+# The fields of `config.data` that each of `config.data.sets` has for itself.
+SET_FIELDS = ("source", "files", "dataset", "split", "fields", "columns")
+
+
+def blank_set(data) -> ConfigDict:
+    """One of `config.data.sets` with the values that `data` has, and weight 1."""
+    fields = {field: data[field] for field in SET_FIELDS}
+    blank = ConfigDict(fields | {"weight": 1.0}, sort_keys=False)
+    return blank.copy_and_resolve_references()
+
+
+def sources_of(data) -> set[str]:
+    """The kinds of source that a stage's `data` names."""
+    return {own.source for own in data.sets.values()} or {data.source}
+
+
+def open_sets(data, kind: str) -> list:
+    """The sources that a stage's `data` names, as examples of `kind`.
+
+    Raises:
+      InputError: one of them has no examples.
+    """
+    if not len(data.sets):
+        return [_opened(data, kind, "config.data")]
+    opened = []
+    for name, own in data.sets.items():
+        full = data.copy_and_resolve_references()
+        with full.unlocked():
+            full.update({field: own[field] for field in SET_FIELDS})
+        opened.append(_opened(full, kind, f"config.data.sets.{name}"))
+    return opened
+
+
+def _opened(data, kind: str, where: str):
+    source = open_source(data, kind)
+    if not len(source):
+        raise InputError(
+            f"{where}: the training data has no examples. Point it to other data."
+        )
+    return source
+
+
+def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
+    """The order of the examples that a stage's `data` asks for.
+
+    Args:
+      data: the stage's.
+      sizes: examples of each set.
+      batch_size: examples in a batch.
+      seed: of the order.
+    """
+    if not len(data.sets):
+        return Order(sizes[0], batch_size, seed)
+    given = [own.weight for own in data.sets.values()]
+    return MixedOrder(
+        sizes,
+        batch_size,
+        seed,
+        weights=MIXERS[data.mixer](sizes, given, data.mix_temperature),
+        one=data.batches_from == "one",
+    )
+
+
+def order_of_topics(topics: np.ndarray, batch_size: int, seed: int) -> MixedOrder:
+    """Batches of one topic each, of each topic as often as it has queries.
+
+    Args:
+      topics: [examples] the topic of each, numbered from 0 without gaps.
+      batch_size: examples in a batch.
+      seed: of the order.
+    """
+    sizes = np.bincount(topics).tolist()
+    numbers = np.argsort(topics, kind="stable")
+    return MixedOrder(sizes, batch_size, seed, weights=sizes, one=True, numbers=numbers)

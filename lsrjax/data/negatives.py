@@ -145,3 +145,15 @@ SAMPLERS = {
     "rank": _rank,
     "margin_bins": _margin_bins,
 }
+
+
+def choice_of(data) -> Choice:
+    """How a stage's `data` chooses the documents of a group."""
+    return Choice(
+        negatives=data.negatives,
+        positives=data.positives,
+        rank_scale=data.negative_rank_scale,
+        bins=data.margin_bins,
+        max_score=data.negative_max_score,
+        margin=data.negative_margin,
+    )
