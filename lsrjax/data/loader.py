@@ -77,8 +77,10 @@ def deal(
         here = np.flatnonzero(parts_n == part)
         batch = here * batches // n
         row = np.arange(len(here)) - np.searchsorted(batch, batch)
+        # Batches that have fewer of the part get sizes farther apart.
+        depth = (row + 0.5) / np.bincount(batch)[batch]
         turned = (batch - turn) % batches
-        places = here[np.lexsort((np.where(row % 2, -turned, turned), row))]
+        places = here[np.lexsort((np.where(row % 2, -turned, turned), depth))]
         dealt[places] = here[np.argsort(sizes_n[here], kind="stable")]
     return dealt.reshape(batches, -1)
 
