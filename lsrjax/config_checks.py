@@ -248,7 +248,8 @@ def _check_group(c, where) -> None:
             " compares a query's documents, so it needs at least 2."
         )
     mined, embedded = c.prepare.negatives == "bm25", "debian" in sources_of(c.data)
-    scores = loss.target == "scores" or choice_of(c.data).needs_scores
+    chosen = c.data.group_size > 1 and choice_of(c.data).needs_scores
+    scores = loss.target == "scores" or chosen
     if scores and (mined or embedded) and c.prepare.scores == "given":
         whose = "mined negatives" if mined else "the embedded queries"
         raise InputError(

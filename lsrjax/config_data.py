@@ -68,7 +68,7 @@ def check_choice(c, where: str) -> None:
     for field in ("negative_max_score", "negative_margin"):
         if math.isnan(data[field]):
             raise InputError(f"{where}.data.{field} is not a number; give a score.")
-    if data.positives > 1 and data.positives >= data.group_size:
+    if 1 < data.group_size <= data.positives:
         raise InputError(
             f"{where}.data.positives is {data.positives}, but data.group_size is"
             f" {data.group_size}: a group needs a negative, too. Raise group_size."
