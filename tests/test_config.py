@@ -197,7 +197,6 @@ def test_unknown_choices_list_the_known(field):
         (alignment(data__unique_texts=True), "data.unique_texts", "no queries"),
         (infonce(data__negatives="top"), "data.negatives", "group_size is 1"),
         (infonce(data__negative_margin=1.0), "negative_margin", "group_size is 1"),
-        (infonce(data__positives=2), "data.positives", "group_size is 1"),
         (kl(data__negative_rank_scale=2.0), "negative_rank_scale", "is not rank"),
         (kl(data__margin_bins=4), "data.margin_bins", "is not margin_bins"),
         (kl(data__dataset="a/b"), "data.dataset", "source is not datasets"),
