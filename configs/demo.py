@@ -30,6 +30,8 @@ def stage() -> ConfigDict:
     c.data.source = "debian"
     c.data.query_length = 24
     c.data.document_length = 64
+    # So few steps do not earn the compilation of many parts.
+    c.data.length_parts = 6
     c.batch_size = 64
     c.optim.schedule = "linear"
     c.checkpoint.every = 100

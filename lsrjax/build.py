@@ -100,7 +100,9 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
         return _from_stage(config, opened(config.init.model))
     if config.model.head == "splade":
         return _splade(config, opened)
-    return _milco(config, opened)
+    if config.model.head == "milco":
+        return _milco(config, opened)
+    return _on_an_encoder(config, opened)
 
 
 def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
@@ -161,8 +163,59 @@ def _head_options(config, folder) -> dict:
         "lexecho": config.model.lexecho,
         "repeats": config.model.repeats,
         "exclude_special_tokens": config.model.exclude_special_tokens,
-        "special_ids": TextTokenizer(folder).special_ids if folder else (),
+        "pooling": config.model.pooling,
+        "queries": config.model.queries,
+        "embedding_size": config.model.embedding_size,
+        "normalize": config.model.normalize,
+        "latents": config.model.latents,
+        "active_latents": config.model.active_latents,
+        "revived_latents": config.model.revived_latents,
+        "dead_after": config.model.dead_after,
+        "query_prompt": config.model.query_prompt,
+        "document_prompt": config.model.document_prompt,
+        **(_token_options(config.model, TextTokenizer(folder)) if folder else {}),
     }
+
+
+def _token_options(model, tokenizer: TextTokenizer) -> dict:
+    """What a config says of tokens, as their ids."""
+    expanded = model.expand_queries
+    return {
+        "special_ids": tokenizer.special_ids,
+        "query_marker": _token_id(tokenizer, model.query_marker, "query_marker"),
+        "document_marker": _token_id(
+            tokenizer, model.document_marker, "document_marker"
+        ),
+        "expand_id": tokenizer.mask_id if expanded else -1,
+        "skip_ids": tokenizer.punctuation_ids if model.skip_punctuation else (),
+    }
+
+
+def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
+    """The id of a token; -1 for none."""
+    found = tokenizer.vocabulary().get(token, -1)
+    if token and found < 0:
+        raise InputError(
+            f"config.model.{field} is {token!r}, which is not in the vocabulary of"
+            f" {tokenizer.folder}. Name a token that it has, such as [unused0] of BERT."
+        )
+    return found
+
+
+def _on_an_encoder(config, opened) -> Student:
+    """A retriever whose head starts fresh on an encoder."""
+    encoder, weights, folder, name = _encoder(config, opened)
+    spec = RetrieverSpec(
+        head=config.model.head, encoder=encoder, **_head_options(config, folder)
+    )
+
+    def params(source):
+        values = retriever.init_params(spec, config.seed)
+        if weights is not None:
+            values = _overlaid(values, {"encoder": weights["encoder"]}, name)
+        return values
+
+    return Student(spec, folder, None, params)
 
 
 def _splade(config, opened) -> Student:
@@ -182,10 +235,13 @@ def _splade(config, opened) -> Student:
     def params(source):
         values = retriever.init_params(spec, config.seed)
         if weights is not None:
-            return _overlaid(values, weights, name)
-        if config.init.lexical:
+            values = _overlaid(values, weights, name)
+        if config.init.lexical or config.init.static == "idf":
             idf = _idf(TextTokenizer(folder), _texts(source), encoder.vocab_size)
-            values = start.lexical(values, idf, config.seed)
+            if config.init.lexical:
+                values = start.lexical(values, idf, config.seed)
+            if config.init.static == "idf":
+                values = _merge(values, {"head": {"static": idf.astype(np.float32)}})
         return values
 
     return Student(spec, folder, None, params)

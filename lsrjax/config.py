@@ -26,13 +26,29 @@ def get_default() -> ConfigDict:
     # a config like this one. A config without stages is itself the only stage.
 
     c.model = ConfigDict(sort_keys=False)
-    c.model.head = "milco"  # splade | milco
+    c.model.head = "milco"  # splade | milco | token_weights (uniCOIL, sparse BGE-M3) |
+    # dense | csr | colbert
     c.model.lexecho = False  # milco: add the source view
     c.model.repeats = "sum"  # lexecho: a token's repeats: sum (reference) | max
     c.model.exclude_special_tokens = False  # lexecho: leave <s>, </s>, … out
     c.model.pool_mask = "exclude"  # exclude | multiply (reference; padding matters)
     c.model.dtype = "float32"  # of matrix products: float32 | bfloat16
     c.model.tied = True  # splade: the decoder is the word embedding
+    c.model.pooling = "max"  # over tokens; splade: max | sum; dense, csr: cls | mean
+    c.model.queries = "encoded"  # splade: encoded | static (inference-free: a learned
+    # weight for each distinct word) | words (SPLADE-doc: each weighs 1)
+    c.model.embedding_size = 0  # dense, csr, colbert; 0: that of the hidden states
+    c.model.normalize = True  # dense, csr, colbert: embeddings have length 1
+    c.model.latents = 4096  # csr: of the autoencoder
+    c.model.active_latents = 64  # csr: of a text
+    c.model.revived_latents = 512  # csr: dead ones that learn from a text
+    c.model.dead_after = 30  # csr: steps in which no text activates a latent
+    c.model.expand_queries = False  # colbert: fill queries up with the mask token
+    c.model.skip_punctuation = False  # colbert: no embeddings of it in documents
+    c.model.query_prompt = ""  # text before every query
+    c.model.document_prompt = ""  # text before every document
+    c.model.query_marker = ""  # token of the vocabulary behind a query's first one
+    c.model.document_marker = ""  # the same in documents
     # Sizes, for random weights only (init.encoder is empty):
     c.model.family = "xlm-roberta"  # bert | xlm-roberta
     c.model.hidden_size = 128
@@ -51,6 +67,7 @@ def get_default() -> ConfigDict:
     c.init.model = ""  # a stage's whole retriever; parameters it lacks start fresh
     c.init.encoder = ""  # an encoder; empty: random weights of the sizes above
     c.init.head = ""  # milco: the masked LM or SPLADE whose head is copied
+    c.init.static = "ones"  # static queries: ones | idf (of the training documents)
     c.init.lexical = False  # splade: start as a weighted bag of the text's own words
     c.init.from_pivot = ""  # milco: start the encoder from init.head's layers and its
     # embeddings: shared (of tokens in both vocabularies) | translations (of the words

@@ -19,16 +19,21 @@ from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
 from lsrjax.models.encoder import REMAT
-from lsrjax.models.heads import HEADS
+from lsrjax.models.heads import head_class
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
 
+# What each head that pools over tokens may do.
+_POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
+
 _CHOICES = {
-    "model.head": tuple(HEADS),
     "model.repeats": ("sum", "max"),
     "model.pool_mask": ("exclude", "multiply"),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": ("bert", "xlm-roberta"),
+    "model.pooling": ("max", "sum", "cls", "mean"),
+    "model.queries": ("encoded", "static", "words"),
+    "init.static": ("ones", "idf"),
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
@@ -57,6 +62,10 @@ _POSITIVE = (
     "model.num_heads",
     "model.intermediate_size",
     "model.max_length",
+    "model.latents",
+    "model.active_latents",
+    "model.revived_latents",
+    "model.dead_after",
     "data.length_parts",
     "data.length_multiple",
     "data.threads",
@@ -80,6 +89,7 @@ _NOT_NEGATIVE = (
     "epochs",
     "data.topics",
     "model.dropout",
+    "model.embedding_size",
     "memory.encode_chunk",
     "optim.warmup_steps",
     "optim.warmup_fraction",
@@ -152,6 +162,12 @@ def _check_values(c, where) -> None:
         if values[field] not in choices:
             known = ", ".join(repr(choice) for choice in choices)
             raise InputError(f"{where}.{field} is {values[field]!r}; known: {known}.")
+    entry_of = head_class(c.model.head)
+    if not hasattr(entry_of, "views"):
+        raise InputError(
+            f"{where}.model.head is {c.model.head!r}, which is no head: it has no"
+            " views(spec). See lsrjax/models/heads.py."
+        )
     for field in _POSITIVE:
         if values[field] <= 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be > 0.")
@@ -226,6 +242,23 @@ def _check_needs(c, where) -> None:
                 f"{where}.{field} is {values[field]!r}, but this config needs it: see"
                 " lsrjax/config.py."
             )
+    if c.model.head == "csr" and c.model.active_latents > c.model.latents:
+        raise InputError(
+            f"{where}.model.active_latents is {c.model.active_latents}, more than the"
+            f" {c.model.latents} of model.latents."
+        )
+    pooling = _POOLING.get(c.model.head, ())
+    if pooling and c.model.pooling not in pooling:
+        raise InputError(
+            f"{where}.model.pooling is {c.model.pooling!r}; for the head {c.model.head}"
+            f" it is {' or '.join(pooling)}."
+        )
+    if loss.target == "views" and c.model.head not in ("milco", "splade"):
+        raise InputError(
+            f"{where}.loss.name is {c.loss.name!r}, which compares weights of terms;"
+            f" the head {c.model.head} has none before its activation. Use milco or"
+            " splade."
+        )
     if c.init.from_pivot == "translations" and loss.target != "views":
         raise InputError(
             f"{where}.init.from_pivot is 'translations', which come from training"
@@ -285,8 +318,53 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
         ),
         (
             c.model.head == "splade",
-            ("model.tied", "init.lexical"),
+            ("model.tied", "model.queries", "init.lexical"),
             "model.head is not splade",
+        ),
+        (
+            c.model.head in _POOLING,
+            ("model.pooling",),
+            f"the head {c.model.head} does not pool",
+        ),
+        (
+            c.model.queries == "static",
+            ("init.static",),
+            "model.queries is not static",
+        ),
+        (
+            c.model.head in ("dense", "csr", "colbert"),
+            ("model.embedding_size", "model.normalize"),
+            f"the head {c.model.head} has no embeddings",
+        ),
+        (
+            head_class(c.model.head).sparse,
+            _LAMBDAS,
+            f"the head {c.model.head} has no weights of terms",
+        ),
+        (
+            c.model.head == "csr",
+            (
+                "model.latents",
+                "model.active_latents",
+                "model.revived_latents",
+                "model.dead_after",
+            ),
+            "model.head is not csr",
+        ),
+        (
+            c.model.head == "colbert",
+            ("model.expand_queries", "model.skip_punctuation"),
+            "model.head is not colbert",
+        ),
+        (
+            ranks,
+            (
+                "model.query_prompt",
+                "model.query_marker",
+                "model.document_prompt",
+                "model.document_marker",
+            ),
+            f"the loss {c.loss.name} has no queries and documents",
         ),
         (
             fresh,

@@ -113,7 +113,9 @@ class StagePlan:
     def _layout(self, spec: RetrieverSpec) -> sharding.Layout:
         _, params = retriever.split(spec)
         heads, fsdp = spec.encoder.num_heads, self.config.mesh.fsdp
-        return sharding.layout(params, self.mesh, num_heads=heads, fsdp=fsdp)
+        return sharding.layout(
+            params, self.mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

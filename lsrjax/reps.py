@@ -2,14 +2,15 @@
 
 A head turns a batch of texts into *views*: a dict from the view's name to one of
 the representations below. SPLADE has the view `terms`, MILCO has `pivot` and, with
-LexEcho, `source`. The score of a query and a document is the sum over views of the
-views' scores. Losses see scores, regularizers see representations; nothing else of a
-model is visible outside it.
+LexEcho, `source`; dense retrievers have `dense`, ColBERT has `tokens`. The score of a
+query and a document is the sum over views of the views' scores. Losses see scores,
+regularizers see representations; nothing else of a model is visible outside it.
 
 Vectors are divided over `data` by texts and over `model` by terms. Where the terms do
 not divide, zeros stand behind the last one, which no score or regularizer sees.
 
-Axes: B queries, N documents, G documents of one query, V vocabulary, K kept terms.
+Axes: B queries, N documents, G documents of one query, V vocabulary, K kept terms,
+L tokens (of a document: M), D dimensions of an embedding.
 """
 
 import dataclasses
@@ -58,6 +59,23 @@ class Vector:
     def active_terms(self) -> jax.Array:
         """Number of terms with a non-zero weight in each text, [B]."""
         return (self.weights_BV != 0).sum(axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Code(Vector):
+    """A sparse code of an embedding: a weight for every latent of an autoencoder.
+
+    Attributes:
+      error_B1: mean squared error of what is decoded from it.
+      error_4k_B1: the same with four times as many active latents.
+      error_dead_B1: error of what the dead latents decode, against what the active
+        ones leave over, relative to it; 0 where none is dead.
+    """
+
+    error_B1: jax.Array
+    error_4k_B1: jax.Array
+    error_dead_B1: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -129,7 +147,85 @@ class Bag:
         return (active_BK & first_BK).sum(axis=1)
 
 
-Views = dict[str, Vector | Bag]
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """One embedding of a text.
+
+    Attributes:
+      embedding_BD: as it is scored and indexed.
+    """
+
+    embedding_BD: jax.Array
+
+    def score_all(self, documents: "Dense") -> jax.Array:
+        """Dot products of every query with every document, [B, N]."""
+        queries_BD = constrain(self.embedding_BD, None, None)
+        return constrain(queries_BD @ documents.embedding_BD.T, None, DATA)
+
+    def score_groups(self, documents: "Dense") -> jax.Array:
+        """Dot products of each query with its own group, [B, G]; N = B * G."""
+        B, D = self.embedding_BD.shape
+        return jnp.einsum(
+            "bd,bgd->bg", self.embedding_BD, documents.embedding_BD.reshape(B, -1, D)
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MultiVector:
+    """An embedding of each token, scored by late interaction.
+
+    The score is the sum over the query's tokens of the largest dot product with a token
+    of the document (MaxSim, Khattab and Zaharia 2020); 0 if the document has no token.
+
+    Attributes:
+      tokens_BLD: embeddings.
+      mask_BL: true where there is one.
+    """
+
+    tokens_BLD: jax.Array
+    mask_BL: jax.Array
+
+    def score_all(self, documents: "MultiVector") -> jax.Array:
+        """MaxSim of every query with every document, [B, N]."""
+
+        def one_query(query):
+            tokens_LD, mask_L = query
+            products_NLM = jnp.einsum("ld,nmd->nlm", tokens_LD, documents.tokens_BLD)
+            return _max_sim(products_NLM, mask_L[None], documents.mask_BL)
+
+        # One query at a time: [B, N, L, M] would outgrow the encoder's memory.
+        queries = (
+            constrain(self.tokens_BLD, None, None, None),
+            constrain(self.mask_BL, None, None),
+        )
+        return jax.lax.map(jax.checkpoint(one_query), queries)
+
+    def score_groups(self, documents: "MultiVector") -> jax.Array:
+        """MaxSim of each query with its own group, [B, G]; N = B * G."""
+        B = len(self.tokens_BLD)
+        tokens_BGMD, mask_BGM = (
+            x.reshape(B, -1, *x.shape[1:])
+            for x in (documents.tokens_BLD, documents.mask_BL)
+        )
+        products_BGLM = jnp.einsum("bld,bgmd->bglm", self.tokens_BLD, tokens_BGMD)
+        return _max_sim(products_BGLM, self.mask_BL[:, None], mask_BGM)
+
+
+def _max_sim(products_xLM, mask_xL, mask_xM) -> jax.Array:
+    """Sum over L of the maximum over M, of what the masks leave."""
+    lowest = jnp.finfo(products_xLM.dtype).min
+    best_xL = jnp.where(mask_xM[..., None, :], products_xLM, lowest).max(axis=-1)
+    keep_xL = mask_xL & mask_xM.any(axis=-1)[..., None]
+    return jnp.where(keep_xL, best_xL, 0.0).sum(axis=-1)
+
+
+View = Vector | Bag | Dense | MultiVector
+Views = dict[str, View]
+
+# Those with a weight for each term, which can be regularized and indexed.
+SPARSE = (Vector, Bag)
 
 
 def score_all(queries: Views, documents: Views) -> jax.Array:

@@ -117,7 +117,8 @@ def _only(task: evaluate.Task, languages: list[str]) -> evaluate.Task:
 
 def _examples(task, groups, model, languages) -> list[dict]:
     """For each language, the first query in the model's top 3 that BM25 misses."""
-    if not languages:
+    # Embeddings have no terms to show.
+    if not languages or not model.encoder.spec.sparse:
         return []
     task = _only(task, list(languages))
     bm25_hits, _ = evaluate.BM25(task.corpus).search(task.queries, 10)

@@ -60,8 +60,11 @@ RULES = (
     Rule("(norm|attention_norm|output_norm)/(scale|bias)", (None,)),
     Rule("(connector|transform/dense)/kernel", (None, None)),
     Rule("(connector|transform/dense)/bias", (None,)),
-    Rule("echo/kernel", (None,)),
-    Rule("echo/(bias|scale)", ()),
+    Rule("static", (MODEL,)),
+    Rule("(echo|weigh)/kernel", (None,)),
+    Rule("(echo|weigh)/(bias|scale)", ()),
+    Rule("(projection|autoencoder)/kernel", (None, None)),
+    Rule("autoencoder/(bias|center|idle)", (None,)),
 )
 
 
@@ -166,7 +169,14 @@ class Layout:
         return jax.tree_util.tree_map_with_path(of, tree)
 
 
-def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
+def layout(
+    params: dict,
+    mesh: Mesh,
+    *,
+    num_heads: int,
+    fsdp: bool,
+    rules: Sequence[Rule] = (),
+) -> Layout:
     """Applies the table to a model.
 
     Args:
@@ -174,6 +184,7 @@ def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
       mesh: the mesh.
       num_heads: attention heads.
       fsdp: divide matrices over `data` too, by their largest dimension that divides.
+      rules: of a head, besides those of the table.
 
     Raises:
       InputError: a parameter that no rule, or more than one, is made for.
@@ -181,7 +192,7 @@ def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
     specs, undivided = {}, {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
-        axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads)
+        axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads, rules)
         if problem:
             undivided.setdefault(problem, []).append(name)
         if fsdp:
@@ -194,14 +205,16 @@ def layout(params: dict, mesh: Mesh, *, num_heads: int, fsdp: bool) -> Layout:
     return Layout(mesh, specs, tuple(notes))
 
 
-def _axes(name, shape, model: int, num_heads: int) -> tuple[tuple, str]:
+def _axes(
+    name, shape, model: int, num_heads: int, more: Sequence[Rule] = ()
+) -> tuple[tuple, str]:
     """Axes of a parameter, and what stands against those of its rule."""
-    rules = [r for r in RULES if re.search(rf"(^|/){r.pattern}$", name)]
+    rules = [r for r in (*RULES, *more) if re.search(rf"(^|/){r.pattern}$", name)]
     if len(rules) != 1 or len(rules[0].axes) != len(shape):
         found = ", ".join(r.pattern for r in rules) or "none"
         raise InputError(
             f"The parameter {name} {tuple(shape)} needs exactly one rule of its rank in"
-            f" lsrjax.sharding.RULES; found: {found}."
+            f" lsrjax.sharding.RULES or in the head's own `rules`; found: {found}."
         )
     (rule,) = rules
     units = dict(zip(rule.axes, shape, strict=True)).get(MODEL, 0)
@@ -294,11 +307,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_vocabulary(
     pool: Callable, h_BLD: jax.Array, w_VD: jax.Array, b_V: jax.Array, mask_BL
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array | tuple[jax.Array, ...]:
     """Calls `pool(h, w, b, mask)` on each device's texts and slice of the vocabulary.
 
     Args:
-      pool: returns two arrays [B, V], each term computed on its own.
+      pool: returns arrays [B, V], each term computed on its own.
       h_BLD: hidden states.
       w_VD: one row for each term.
       b_V: one bias for each term.

@@ -16,7 +16,7 @@ from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, mixing, orders, sources
 from lsrjax.data.negatives import choice_of
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.data.topics import cluster, query_text
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
@@ -191,7 +191,9 @@ def _plan(config, parts: _Parts, batches: loader.Batches) -> plan.StagePlan:
 def _layout(config, spec, mesh) -> sharding.Layout:
     _, abstract = retriever.split(spec)
     heads = spec.encoder.num_heads
-    return sharding.layout(abstract, mesh, num_heads=heads, fsdp=config.mesh.fsdp)
+    return sharding.layout(
+        abstract, mesh, num_heads=heads, fsdp=config.mesh.fsdp, rules=spec.rules
+    )
 
 
 def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
@@ -201,6 +203,7 @@ def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
         mesh,
         num_heads=model.spec.encoder.num_heads,
         fsdp=config.mesh.fsdp,
+        rules=model.spec.rules,
     )
     params = sharding.place(model.params, layout.shardings(model.params))
     return dataclasses.replace(model, params=params)
@@ -308,8 +311,8 @@ def _text_field(data, length: str, model) -> loader.TextField:
             f"config.data.{length} is {data[length]}, but the model takes at most"
             f" {limit} tokens. Lower it."
         )
-    tokenizer = TextTokenizer(model.tokenizer)
-    return loader.TextField(tokenizer, data[length])
+    tokenizer, role = TextTokenizer(model.tokenizer), length.removesuffix("_length")
+    return TextField.of(model.spec, tokenizer, role, data[length])
 
 
 def _dev(config, parts: _Parts):
@@ -383,7 +386,8 @@ def _topics(config, source, folder: pathlib.Path, student, tracker):
     def make():
         tracker.note(f"Clustering {len(source):,} queries by topic")
         queries = [query_text(source[i]) for i in range(len(source))]
-        ids = _text_field(config.data, "query_length", student).ids(queries)
+        tokenizer = TextTokenizer(student.tokenizer)
+        ids = tokenizer.ids(queries, config.data.query_length)
         count, least = config.data.topics, _entries(config)
         return {"topics": cluster(ids, count, least, config.seed)}
 

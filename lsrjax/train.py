@@ -17,6 +17,7 @@ from lsrjax import reps
 from lsrjax.errors import InputError
 from lsrjax.losses import LOSSES
 from lsrjax.models import retriever
+from lsrjax.models.dense_heads import after_step, fired
 from lsrjax.optim import learning_rate, make_optimizer, matches
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 
@@ -80,12 +81,12 @@ class Step:
                 dropout_key=key if config.model.dropout > 0 else None,
             )
             parts = self._losses(views, targets) | self._penalties(views, lambdas)
-            return sum(parts.values()), (parts, _active_terms(views))
+            return sum(parts.values()), (parts, _active_terms(views), fired(views))
 
         lambdas = self._lambdas(step)
-        (loss, (parts, active)), grads = jax.value_and_grad(objective, has_aux=True)(
-            params
-        )
+        (loss, (parts, active, fired_V)), grads = jax.value_and_grad(
+            objective, has_aux=True
+        )(params)
         frozen = matches(config.optim.freeze, grads)
         grads = jax.tree.map(lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen)
         updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
@@ -98,7 +99,7 @@ class Step:
             "lr": learning_rate(config.optim, self.total_steps)(step),
             **{f"lambda_{field}": weight for field, weight in lambdas.items()},
         }
-        params = optax.apply_updates(params, updates)
+        params = after_step(params, optax.apply_updates(params, updates), fired_V)
         return {"step": step + 1, "params": params, "opt_state": opt_state}, metrics
 
     def _losses(self, views, targets) -> dict[str, jax.Array]:
@@ -118,7 +119,7 @@ class Step:
         penalties = {}
         for text, by_view in views.items():
             for view_name, view in by_view.items():
-                field = f"source_{text}" if isinstance(view, reps.Bag) else text
+                field = f"source_{text}" if view_name == "source" else text
                 if field in lambdas:
                     penalty = lambdas[field] * REGULARIZERS[name](view)
                     penalties[f"{name}_{text}_{view_name}"] = penalty
@@ -138,6 +139,7 @@ def _active_terms(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
         f"active_{text}_{name}": view.active_terms().mean()
         for text, by_view in views.items()
         for name, view in by_view.items()
+        if isinstance(view, reps.SPARSE)
     }
 
 

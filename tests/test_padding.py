@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from lsrjax import reps
 from lsrjax.config import get_default
 from lsrjax.data.shapes import Shape, cut, fit
 from lsrjax.losses import LOSSES
@@ -51,6 +52,7 @@ class Case:
     lexecho: bool = False
     repeats: str = "sum"
     pool_mask: str = "exclude"
+    options: tuple[tuple[str, object], ...] = ()  # of the spec
 
 
 CASES = [
@@ -59,8 +61,18 @@ CASES = [
     Case("milco", "kl", "l1", lexecho=True, repeats="sum"),
     Case("milco", "kl", "flops", lexecho=True, repeats="max"),
 ]
-# The second LexEcho case only where time does not matter: a compilation takes seconds.
-STEP_CASES = [*CASES[:3], pytest.param(CASES[3], marks=pytest.mark.slow)]
+OTHERS = [
+    Case("splade", "infonce", "flops", options=(("pooling", "sum"),)),
+    Case("splade", "infonce", "flops", options=(("queries", "static"),)),
+    Case("token_weights", "kl"),
+    Case("dense", "kl", options=(("pooling", "mean"), ("normalize", False))),
+    Case("colbert", "infonce", options=(("embedding_size", 5), ("skip_ids", (3,)))),
+]
+# The rest only where time does not matter: a compilation takes seconds.
+STEP_CASES = [
+    *CASES[:3],
+    *(pytest.param(case, marks=pytest.mark.slow) for case in (CASES[3], *OTHERS)),
+]
 
 
 def config_of(case):
@@ -68,7 +80,7 @@ def config_of(case):
     c.data.group_size = G
     c.model.head = case.head
     c.loss.name = case.loss
-    if case.loss != "alignment":
+    if case.loss != "alignment" and case.head not in ("dense", "colbert"):
         c.regularizer.name = case.regularizer
         c.regularizer.query, c.regularizer.document = 0.3, 0.2
     if case.lexecho:
@@ -93,6 +105,7 @@ def setup(case):
         repeats=case.repeats,
         pivot_vocab_size=PIVOT_VOCAB,
         pivot_hidden_size=10,
+        **dict(case.options),
     )
     teacher = teacher_params = None
     if LOSSES[case.loss].target == "views":
@@ -233,10 +246,12 @@ def test_cutting_texts_by_length_changes_no_loss_and_no_gradient(case):
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode(graphdef, params, text):
-    return retriever.apply(graphdef, params, text)
+    # Every other text is a query.
+    query = jnp.arange(len(text["ids"])) % 2 == 0
+    return retriever.apply(graphdef, params, text | {"query": query})
 
 
-@pytest.mark.parametrize("case", [CASES[0], *CASES[2:]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], *CASES[2:], *OTHERS], ids=str)
 def test_padding_changes_no_representation(case):
     jitted, state, _ = setup(case)
     batch = batch_of(case)
@@ -251,7 +266,12 @@ def test_padding_changes_no_representation(case):
     plain, more = encoded
     assert plain.keys() == more.keys()
     for name, view in plain.items():
-        if name == "source":
+        if isinstance(view, reps.MultiVector):
+            assert not more[name].mask_BL[:, L:].any()
+            assert_close(more[name].tokens_BLD[:, :L], view.tokens_BLD)
+        elif isinstance(view, reps.Dense):
+            assert_close(more[name].embedding_BD, view.embedding_BD)
+        elif isinstance(view, reps.Bag):
             padding = more[name].weights_BK[:, L:]
             np.testing.assert_array_equal(padding, np.zeros_like(padding))
             assert_close(more[name].weights_BK[:, :L], view.weights_BK)

@@ -85,3 +85,49 @@ def test_a_repeated_term_is_one_active_term():
     ids = jnp.array([[4, 4, 4, 9], [4, 4, 7, 7], [1, 2, 3, 4]])
     weights = jnp.array([[0.0, 1, 2, 3], [0, 0, 0, 5], [0, 0, 0, 0]])
     assert reps.Bag(ids, weights, SIZE).active_terms().tolist() == [2, 1, 0]
+
+
+def multi_vector(count, length, seed):
+    rng = np.random.default_rng(seed)
+    tokens = rng.normal(size=(count, length, 5)).astype(np.float32)
+    mask = rng.random((count, length)) < 0.7
+    mask[-1] = False  # a text without a token
+    return reps.MultiVector(jnp.asarray(tokens), jnp.asarray(mask))
+
+
+def max_sim(query, document):
+    """Token by token."""
+    (q, q_mask), (d, d_mask) = (
+        (np.asarray(tokens), np.asarray(mask)) for tokens, mask in (query, document)
+    )
+    if not d_mask.any():
+        return 0.0
+    return sum(max(a @ b for b in d[d_mask]) for a in q[q_mask])
+
+
+def test_late_interaction_is_the_sum_of_the_best_matches():
+    queries, documents = multi_vector(B, 4, 0), multi_vector(B * G, 6, 1)
+    each = [
+        list(zip(view.tokens_BLD, view.mask_BL, strict=True))
+        for view in (queries, documents)
+    ]
+    expected = [[max_sim(q, d) for d in each[1]] for q in each[0]]
+    found = queries.score_all(documents)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    own = [row[b * G : (b + 1) * G] for b, row in enumerate(expected)]
+    found = queries.score_groups(documents)
+    np.testing.assert_allclose(found, own, rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(
+        lambda x: reps.MultiVector(x, queries.mask_BL).score_all(documents).sum()
+    )(queries.tokens_BLD)
+    assert np.isfinite(gradient).all()
+    assert not np.asarray(gradient)[~np.asarray(queries.mask_BL)].any()
+
+
+def test_dense_scores_are_dot_products():
+    rng = np.random.default_rng(0)
+    q, d = (rng.normal(size=(n, 5)).astype(np.float32) for n in (B, B * G))
+    queries, documents = reps.Dense(jnp.asarray(q)), reps.Dense(jnp.asarray(d))
+    np.testing.assert_allclose(queries.score_all(documents), q @ d.T, rtol=1e-5)
+    own = [[q[b] @ d[b * G + g] for g in range(G)] for b in range(B)]
+    np.testing.assert_allclose(queries.score_groups(documents), own, rtol=1e-5)

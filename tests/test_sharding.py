@@ -37,9 +37,9 @@ CUTS = [
 ]
 
 
-def run_cases(folder, cases):
+def run_cases(folder, cases, tasks=TASKS):
     """Values by name of each case, and of each task on one device."""
-    cases = [*(f"{task}:1:1:0:0:none" for task in TASKS), *cases]
+    cases = [*(f"{task}:1:1:0:0:none" for task in tasks), *cases]
     cases = list(dict.fromkeys(cases))
     out = folder / "steps.npz"
     program = [sys.executable, str(PROGRAMS / "mesh_steps.py"), str(out), *cases]
@@ -79,6 +79,29 @@ def test_no_micro_batch_changes_a_step(chosen, case):
     # On more than one device the sums have another order besides.
     tolerance = 1e-6 if ":1:1:" in case else 1e-5
     assert_same(chosen[case], single, tolerance)
+
+
+# Of the other heads, one on a mesh here and the rest among the slow ones.
+OTHERS = ("static", "sum", "token_weights", "dense", "colbert", "colbert_all")
+
+
+def other_heads(folder, heads, mesh):
+    single = [f"{head}:1:1:0:0:none" for head in heads]
+    divided = [f"{head}:{mesh}:1:0:none" for head in heads]
+    found = run_cases(folder, [*single, *divided], tasks=())
+    for a, b in zip(single, divided, strict=True):
+        assert_same(found[b], found[a], 1e-5)
+        assert found[a]["0/grad_norm"] > 0.01
+
+
+def test_no_mesh_changes_a_step_of_colbert(tmp_path):
+    other_heads(tmp_path, ["colbert"], "4:2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["2:4", "8:1"])
+def test_no_mesh_changes_a_step_of_any_head(tmp_path, mesh):
+    other_heads(tmp_path, OTHERS, mesh)
 
 
 @pytest.mark.slow

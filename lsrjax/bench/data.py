@@ -13,7 +13,7 @@ from rich.table import Table
 from lsrjax.bench import measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, size
 from lsrjax.data import embedded, loader, sources
-from lsrjax.data.tokenization import TextTokenizer, pad
+from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.errors import InputError
 from lsrjax.prepare.score import corpus_of
 
@@ -156,15 +156,15 @@ def _examples(kind: str, sizes: DataSizes) -> int:
 def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], object]:
     """Both loaders over the same examples, by kind and name."""
     multilingual = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
-    documents = loader.TextField(multilingual, sizes.length)
+    documents = TextField(multilingual, sizes.length)
     if kind == "pairs":
         source = sources.debian("pair", "train")
         english = TextTokenizer(embedded.ENGLISH_TOKENIZER)
-        build = loader.PairBatches(documents, loader.TextField(english, sizes.length))
+        build = loader.PairBatches(documents, TextField(english, sizes.length))
     else:
         source = _with_random_negatives(sources.debian("group", "train"), sizes.group)
         build = loader.GroupBatches(
-            query=loader.TextField(multilingual, sizes.query_length),
+            query=TextField(multilingual, sizes.query_length),
             document=documents,
             group_size=sizes.group,
             mixing="passages",

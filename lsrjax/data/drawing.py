@@ -10,25 +10,8 @@ import numpy as np
 
 from lsrjax.data.negatives import Choice
 from lsrjax.data.sources import ANY, ENGLISH, Group, Pair, Text
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField
 from lsrjax.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class TextField:
-    """How one kind of text is tokenized.
-
-    Attributes:
-      tokenizer: the tokenizer.
-      max_length: tokens, special ones included.
-    """
-
-    tokenizer: TextTokenizer
-    max_length: int
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids."""
-        return self.tokenizer.ids(texts, self.max_length)
 
 
 def wording(text: Text, language: str = ENGLISH) -> str:

@@ -16,13 +16,13 @@ from lsrjax.data.drawing import (
     Encoded,
     GroupBatches,
     PairBatches,
-    TextField,
     draw_language,
     rows_of,
     wording,
 )
 from lsrjax.data.mixing import MixedOrder
 from lsrjax.data.orders import DEAL, EXAMPLE, Order, dealt_batches
+from lsrjax.data.tokenization import TextField
 
 __all__ = [
     "Batches",

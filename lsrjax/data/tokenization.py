@@ -1,8 +1,10 @@
 """Texts to padded arrays of token ids, in a few fixed lengths."""
 
+import dataclasses
 import functools
 import json
 import pathlib
+import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,6 +62,35 @@ class TextTokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         return tuple(sorted(i for i, token in added.items() if token.special))
 
+    @property
+    def mask_id(self) -> int:
+        """Id of the mask token.
+
+        Raises:
+          InputError: the vocabulary has none.
+        """
+        for name in ("[MASK]", "<mask>"):
+            if (found := self._tokenizer.token_to_id(name)) is not None:
+                return found
+        raise InputError(
+            f"{self.folder}: neither [MASK] nor <mask> is in the vocabulary, which"
+            " config.model.expand_queries needs. Switch it off."
+        )
+
+    @property
+    def punctuation_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that are nothing but ASCII punctuation."""
+        special = self.special_ids
+        return tuple(
+            sorted(
+                i
+                for token, i in self.vocabulary().items()
+                if (bare := token.removeprefix("##").removeprefix("\u2581"))
+                and all(character in string.punctuation for character in bare)
+                and i not in special
+            )
+        )
+
     def token(self, token_id: int) -> str:
         """The token of an id, `#id` if there is none."""
         return self._tokenizer.id_to_token(int(token_id)) or f"#{token_id}"
@@ -97,6 +128,58 @@ class TextTokenizer:
           buckets: the lengths L may take; `max_length` is always one of them.
         """
         return pad(self.ids(texts, max_length), self.pad_id, max_length, buckets)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextField:
+    """How texts of one kind become token ids.
+
+    Attributes:
+      tokenizer: the tokenizer.
+      max_length: tokens at most, special ones, marker and expansion included.
+      prompt: stands before every text.
+      marker: id that stands behind the first token; -1: none.
+      expand_id: id that texts are filled up with to `max_length`; -1: they are not.
+    """
+
+    tokenizer: TextTokenizer
+    max_length: int
+    prompt: str = ""
+    marker: int = -1
+    expand_id: int = -1
+
+    @classmethod
+    def of(cls, spec, tokenizer: TextTokenizer, role: str, max_length: int):
+        """That of a retriever's queries or documents.
+
+        Args:
+          spec: its `RetrieverSpec`.
+          tokenizer: its tokenizer.
+          role: "query" or "document".
+          max_length: tokens at most.
+        """
+        if role == "query":
+            return cls(
+                tokenizer,
+                max_length,
+                spec.query_prompt,
+                spec.query_marker,
+                spec.expand_id,
+            )
+        return cls(tokenizer, max_length, spec.document_prompt, spec.document_marker)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        if self.prompt:
+            texts = [self.prompt + text for text in texts]
+        marked = self.marker >= 0
+        rows = self.tokenizer.ids(texts, self.max_length - marked)
+        if marked:
+            rows = [[*row[:1], self.marker, *row[1:]] for row in rows]
+        if self.expand_id >= 0:
+            fill = [self.expand_id] * self.max_length
+            rows = [row + fill[len(row) :] for row in rows]
+        return rows
 
 
 def pad(

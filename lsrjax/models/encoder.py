@@ -290,7 +290,8 @@ def _attention(query_BLHC, key_BMHC, value_BMHC, mask_BM):
         query_BLHC,
         key_BMHC,
         value_BMHC,
-        query_seq_lengths=lengths_B,
+        # All of them, since a token that others do not see may still see them.
+        query_seq_lengths=jnp.full_like(lengths_B, query_BLHC.shape[1]),
         key_value_seq_lengths=lengths_B,
         implementation="cudnn",
     )
@@ -381,6 +382,7 @@ class Encoder(nnx.Module):
         ids_BL: jax.Array,
         mask_BL: jax.Array,
         *,
+        attended_BL: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         remat: str = "none",
     ) -> jax.Array:
@@ -391,6 +393,7 @@ class Encoder(nnx.Module):
           mask_BL: true or 1 where a token is, false or 0 where padding is, which
             comes after the tokens. Padding never changes the states of tokens; its own
             states are meaningless.
+          attended_BL: which tokens others see; all by default.
           dropout_keys_B: a random key for each text; None computes without dropout.
           remat: what the backward pass computes again, a name in `REMAT`.
 
@@ -415,6 +418,7 @@ class Encoder(nnx.Module):
                 "tokens or choose a checkpoint with a longer table."
             )
         mask_BL = mask_BL.astype(bool)
+        attended_BL = mask_BL if attended_BL is None else attended_BL.astype(bool)
         hidden_BLD = self.embeddings(
             ids_BL, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, 0)
         )
@@ -427,7 +431,7 @@ class Encoder(nnx.Module):
             # Gathered in here, so that the backward pass does not keep them.
             params = sharding.gathered(params, config.num_heads)
             hidden_BLD = nnx.merge(graphdef, params)(
-                hidden_BLD, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, index)
+                hidden_BLD, attended_BL, dropout_keys_B=_subkeys(dropout_keys_B, index)
             )
             return sharding.constrain(hidden_BLD, sharding.DATA, None, None)
 

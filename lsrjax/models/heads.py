@@ -1,10 +1,12 @@
 """Heads: from hidden states to the views of `lsrjax.reps`.
 
-To add one: write an `nnx.Module` with `__init__(spec, *, dtype, rngs)` and
-`__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings) -> reps.Views`, and add a line
-to `HEADS`.
+To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
+`views(spec)`, and `__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B)
+-> reps.Views`, where `query_B` is true for queries, or None if there are none; and add
+a line to `HEADS`. A config may name one that is not in the table by its dotted name.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -12,8 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax import reps, sharding
-from lsrjax.models.layers import MLMTransform, gelu, linear
+from lsrjax.models.dense_heads import ColbertHead, CSRHead, DenseHead
+from lsrjax.models.layers import Head, MLMTransform, gelu, linear
 from lsrjax.ops.vocab_pool import vocab_pool
+from lsrjax.ops.vocab_sum import vocab_sum
+from lsrjax.tables import entry
 
 
 class MLMHead(nnx.Module):
@@ -27,6 +32,7 @@ class MLMHead(nnx.Module):
         layer_norm_eps: float,
         tied: bool,
         pool_mask: str,
+        pooling: str = "max",
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -40,17 +46,22 @@ class MLMHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(vocab_size))
         self.tied = tied
         self.pool_mask = pool_mask
+        self.pooling = pooling
 
     def __call__(self, hidden_BLD, mask_BL, word_embeddings_VD) -> reps.Vector:
-        """SPLADE: log1p(relu(max over tokens of the logits)) (Formal et al. 2021)."""
+        """SPLADE (Formal et al. 2021).
+
+        `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
+        `sum over tokens of log1p(relu(logits))`, which then stands for the raw values
+        as well.
+        """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        raw_BV, _ = sharding.over_vocabulary(
-            functools.partial(vocab_pool, pool_mask=self.pool_mask),
-            self.transform(hidden_BLD),
-            decoder_VD,
-            self.bias[...],
-            mask_BL,
-        )
+        factors = self.transform(hidden_BLD), decoder_VD, self.bias[...], mask_BL
+        if self.pooling == "sum":
+            sums_BV = sharding.over_vocabulary(vocab_sum, *factors)
+            return reps.Vector(sums_BV, sums_BV)
+        pool = functools.partial(vocab_pool, pool_mask=self.pool_mask)
+        raw_BV, _ = sharding.over_vocabulary(pool, *factors)
         return reps.Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
 
 
@@ -98,8 +109,19 @@ def _strongest_repeat(ids_BL, weights_BL):
     return jnp.where(beaten_BL, 0.0, weights_BL)
 
 
-class SpladeHead(nnx.Module):
-    """SPLADE over the encoder's own vocabulary; one view, `terms`."""
+class SpladeHead(Head):
+    """SPLADE over the encoder's own vocabulary; one view, `terms`.
+
+    With `spec.queries` other than "encoded", a query is a bag of its own words, special
+    tokens left out, and needs no encoder when it is searched: each distinct word weighs
+    what `static` has learned for it ("static": inference-free SPLADE, Geng et al.
+    2024), or 1 ("words": SPLADE-doc, Formal et al. 2021).
+    """
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`terms`, of the vocabulary of the encoder."""
+        return {"terms": spec.encoder.vocab_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
@@ -108,21 +130,61 @@ class SpladeHead(nnx.Module):
             layer_norm_eps=spec.encoder.layer_norm_eps,
             tied=spec.tied,
             pool_mask=spec.pool_mask,
+            pooling=spec.pooling,
             dtype=dtype,
             rngs=rngs,
         )
+        self.queries = spec.queries
+        self.special_ids = spec.special_ids
+        self.size = spec.encoder.vocab_size
+        if spec.queries == "static":
+            self.static = nnx.Param(jnp.ones(self.size))
 
-    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD) -> reps.Views:
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
         """The `terms` view."""
-        return {"terms": self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)}
+        terms = self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)
+        if self.queries == "encoded" or query_B is None:
+            return {"terms": terms}
+        words_BV = self._words(ids_BL, mask_BL, terms.weights_BV.shape[1])
+        select_B1 = query_B[:, None]
+        return {
+            "terms": reps.Vector(
+                jnp.where(select_B1, words_BV, terms.weights_BV),
+                jnp.where(select_B1, words_BV, terms.raw_BV),
+            )
+        }
+
+    def _words(self, ids_BL, mask_BL, width: int) -> jax.Array:
+        """The weights of the distinct words of each text, [B, width]."""
+        keep_BL = mask_BL.astype(bool)
+        for special in self.special_ids:
+            keep_BL &= ids_BL != special
+        rows_B1 = jnp.arange(len(ids_BL))[:, None]
+        present_BV = jnp.zeros((len(ids_BL), width), jnp.float32)
+        present_BV = present_BV.at[rows_B1, ids_BL].max(keep_BL.astype(jnp.float32))
+        present_BV = sharding.constrain(present_BV, sharding.DATA, sharding.MODEL)
+        if self.queries == "words":
+            return present_BV
+        weights_V = jnp.pad(self.static[...], (0, width - self.size))
+        return present_BV * weights_V
 
 
-class MilcoHead(nnx.Module):
+class MilcoHead(Head):
     """MILCO: a connector into an English SPLADE's head, and LexEcho.
 
     The views are `pivot` over the English vocabulary and, with `spec.lexecho`,
     `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026).
     """
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`pivot`, of the English vocabulary, and `source`, of the own."""
+        views = {"pivot": spec.pivot_vocab_size}
+        if spec.lexecho:
+            views["source"] = spec.encoder.vocab_size
+        return views
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.connector = linear(
@@ -139,7 +201,9 @@ class MilcoHead(nnx.Module):
         )
         self.echo = LexEcho(spec, rngs=rngs) if spec.lexecho else None
 
-    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD) -> reps.Views:
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
         """The `pivot` view and, with LexEcho, the `source` view."""
         h_BLE = gelu(self.connector(hidden_BLD))
         views = {"pivot": self.mlm(h_BLE, mask_BL, None)}
@@ -148,4 +212,42 @@ class MilcoHead(nnx.Module):
         return views
 
 
-HEADS = {"splade": SpladeHead, "milco": MilcoHead}
+class TokenWeightsHead(Head):
+    """A weight for each token of the text; one view, `terms`.
+
+    `relu(x a + c)` under the token's own id, the strongest of its repeats, special
+    tokens left out (uniCOIL, Lin and Ma 2021; the sparse vectors of BGE-M3, Chen et al.
+    2024).
+    """
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`terms`, of the vocabulary of the encoder."""
+        return {"terms": spec.encoder.vocab_size}
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.weigh = LexEcho(
+            dataclasses.replace(spec, exclude_special_tokens=True, repeats="max"),
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The `terms` view."""
+        return {"terms": self.weigh(hidden_BLD, ids_BL, mask_BL)}
+
+
+HEADS = {
+    "splade": SpladeHead,
+    "milco": MilcoHead,
+    "token_weights": TokenWeightsHead,
+    "dense": DenseHead,
+    "csr": CSRHead,
+    "colbert": ColbertHead,
+}
+
+
+def head_class(name: str) -> type[Head]:
+    """The head of a name in the table, or of a dotted name."""
+    return entry(HEADS, name, "config.model.head")

@@ -83,6 +83,23 @@ def layer_norm(size: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
+class Head(nnx.Module):
+    """What all heads have; see `lsrjax.models.heads`.
+
+    Attributes:
+      sparse: whether all views are weights of terms.
+      rules: `lsrjax.sharding.Rule`s of parameters that its table does not know.
+    """
+
+    sparse = True
+    rules = ()
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """The names of the views and the sizes of their vocabularies or embeddings."""
+        raise NotImplementedError
+
+
 class MLMTransform(nnx.Module):
     """The masked-LM head of BERT up to its decoder: dense, exact GELU, LayerNorm.
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from lsrjax import reps, sharding
 from lsrjax.models.encoder import Encoder, EncoderConfig
-from lsrjax.models.heads import HEADS
+from lsrjax.models.heads import head_class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class RetrieverSpec:
     """Everything that fixes a retriever's parameters and its computation.
 
     Attributes:
-      head: a name in `lsrjax.models.heads.HEADS`.
+      head: a name in `lsrjax.models.heads.HEADS`, or a dotted one.
       encoder: the encoder's sizes.
       pool_mask: "exclude" (padding never changes a result) or "multiply" (the
         reference MILCO: padded positions take part in the max as 0).
@@ -29,6 +29,22 @@ class RetrieverSpec:
       exclude_special_tokens: leave `special_ids` out of the source view.
       special_ids: the tokenizer's special tokens.
       repeats: "sum" or "max" over a token's repeats in the source view.
+      pooling: over tokens: "max" or "sum" (SPLADE), "cls" or "mean" (dense).
+      queries: SPLADE's queries: "encoded", or bags of words: "static" or "words", see
+        `lsrjax.models.heads.SpladeHead`.
+      embedding_size: width of embeddings (dense, ColBERT); 0: that of hidden states.
+      normalize: embeddings have length 1.
+      latents: of CSR's autoencoder.
+      active_latents: of a text.
+      revived_latents: dead ones that learn from a text.
+      dead_after: steps without activation after which a latent is dead.
+      query_prompt: text before every query.
+      document_prompt: text before every document.
+      query_marker: id that stands behind a query's first token; -1: none.
+      document_marker: the same in documents.
+      expand_id: id that queries are filled up with to their maximal length (ColBERT's
+        query expansion), which no token attends to; -1: they are not.
+      skip_ids: tokens of documents without an embedding (ColBERT).
     """
 
     head: str
@@ -42,6 +58,20 @@ class RetrieverSpec:
     exclude_special_tokens: bool = False
     special_ids: tuple[int, ...] = ()
     repeats: str = "sum"
+    pooling: str = "max"
+    queries: str = "encoded"
+    embedding_size: int = 0
+    normalize: bool = True
+    latents: int = 0
+    active_latents: int = 0
+    revived_latents: int = 0
+    dead_after: int = 0
+    query_prompt: str = ""
+    document_prompt: str = ""
+    query_marker: int = -1
+    document_marker: int = -1
+    expand_id: int = -1
+    skip_ids: tuple[int, ...] = ()
 
     def to_dict(self) -> dict:
         """As JSON-serialisable values; `from_dict` reads them back."""
@@ -52,18 +82,24 @@ class RetrieverSpec:
         """The spec that `to_dict` wrote."""
         values = dict(values)
         values["encoder"] = EncoderConfig(**values["encoder"])
-        values["special_ids"] = tuple(values["special_ids"])
+        for field in ("special_ids", "skip_ids"):
+            values[field] = tuple(values.get(field, ()))
         return cls(**values)
 
     @property
+    def sparse(self) -> bool:
+        """Whether all views are weights of terms."""
+        return head_class(self.head).sparse
+
+    @property
     def views(self) -> dict[str, int]:
-        """The views and the sizes of their vocabularies, in index order."""
-        if self.head == "splade":
-            return {"terms": self.encoder.vocab_size}
-        views = {"pivot": self.pivot_vocab_size}
-        if self.lexecho:
-            views["source"] = self.encoder.vocab_size
-        return views
+        """The views and the sizes of their vocabularies or embeddings, in order."""
+        return head_class(self.head).views(self)
+
+    @property
+    def rules(self) -> tuple[sharding.Rule, ...]:
+        """Where parameters lie that the table of `lsrjax.sharding` does not know."""
+        return head_class(self.head).rules
 
 
 class Retriever(nnx.Module):
@@ -72,24 +108,33 @@ class Retriever(nnx.Module):
     def __init__(self, spec: RetrieverSpec, *, dtype=jnp.float32, rngs: nnx.Rngs):
         """Random parameters (float32); `dtype` is what matrix products run in."""
         self.encoder = Encoder(spec.encoder, dtype=dtype, rngs=rngs)
-        self.head = HEADS[spec.head](spec, dtype=dtype, rngs=rngs)
+        self.head = head_class(spec.head)(spec, dtype=dtype, rngs=rngs)
+        self.expand_id = spec.expand_id
 
     def __call__(
-        self, ids_BL, mask_BL, *, dropout_keys_B=None, remat="none"
+        self, ids_BL, mask_BL, *, query_B=None, dropout_keys_B=None, remat="none"
     ) -> reps.Views:
         """Encodes a batch of texts.
 
         Args:
           ids_BL: token ids.
           mask_BL: 1 at tokens, 0 at padding.
+          query_B: true for queries; None: there are none.
           dropout_keys_B: a key for each text; without, the model is deterministic.
           remat: what the backward pass computes again, see `lsrjax.models.encoder`.
         """
+        attended_BL = mask_BL
+        if self.expand_id >= 0:
+            attended_BL = mask_BL.astype(bool) & (ids_BL != self.expand_id)
         hidden_BLD = self.encoder(
-            ids_BL, mask_BL, dropout_keys_B=dropout_keys_B, remat=remat
+            ids_BL,
+            mask_BL,
+            attended_BL=attended_BL,
+            dropout_keys_B=dropout_keys_B,
+            remat=remat,
         )
         word_embeddings_VD = self.encoder.embeddings.word.embedding[...]
-        return self.head(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD)
+        return self.head(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B)
 
 
 def split(spec: RetrieverSpec, *, dtype=jnp.float32) -> tuple[nnx.GraphDef, dict]:
@@ -122,9 +167,18 @@ def apply(
     dropout_keys_B=None,
     remat="none",
 ) -> reps.Views:
-    """Encodes `text = {"ids": [B, L], "mask": [B, L]}` with the given parameters."""
+    """Encodes `{"ids": [B, L], "mask": [B, L], "query": [B]}` with these parameters.
+
+    `query` is true for queries; it may be left out where there are none.
+    """
     model = nnx.merge(graphdef, params)
-    return model(text["ids"], text["mask"], dropout_keys_B=dropout_keys_B, remat=remat)
+    return model(
+        text["ids"],
+        text["mask"],
+        query_B=text.get("query"),
+        dropout_keys_B=dropout_keys_B,
+        remat=remat,
+    )
 
 
 def apply_batch(
@@ -157,6 +211,7 @@ def apply_batch(
     devices = sharding.axis_size(sharding.DATA)
     place_dn, text_dn = (texts[k].reshape(devices, -1) for k in ("place", "text"))
     number_dn = _numbers(devices, place_dn.shape[1], counts)
+    query_dn = _are_queries(devices, place_dn.shape[1], counts)
     pieces, first = [], 0
     for part in texts["parts"]:
         last = first + len(part["ids"]) // devices
@@ -166,6 +221,8 @@ def apply_batch(
             keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
                 dropout_key, chosen_dn.reshape(-1)
             )
+        query_B = jnp.take_along_axis(query_dn, text_dn[:, first:last], axis=1)
+        part = part | {"query": query_B.reshape(-1)}
         pieces.append(_apply_part(graphdef, params, part, keys_B, chunk, remat))
         first = last
     views = {
@@ -184,6 +241,16 @@ def _numbers(devices: int, n: int, counts: dict[str, int]) -> jax.Array:
         numbers.append(first + jnp.arange(total).reshape(devices, -1))
         first += total
     return jnp.concatenate(numbers, axis=1)
+
+
+def _are_queries(devices: int, n: int, counts: dict[str, int]) -> jax.Array:
+    """Whether each text of each device is a query, [devices, n]."""
+    examples = n // sum(counts.values())
+    of_one = [
+        jnp.full((devices, examples * count), name == "query")
+        for name, count in counts.items()
+    ]
+    return jnp.concatenate(of_one, axis=1)
 
 
 def _by_name(views: reps.Views, devices: int, counts: dict[str, int]):
@@ -232,39 +299,41 @@ def _apply_part(graphdef, params, part, keys_B, chunk: int, remat: str) -> reps.
     return jax.tree.map(join, views)
 
 
-def _in_order(pieces: list[reps.Vector | reps.Bag], place_dn, text_dn):
+def _in_order(pieces: list[reps.View], place_dn, text_dn):
     """The parts' views as one, every device's texts in their order."""
     devices = len(place_dn)
-    widest = max(leaf.shape[1] for leaf in jax.tree.leaves(pieces))
 
     def join(*leaves):
-        # Bags of shorter texts hold fewer terms.
-        rows_dnK = jnp.concatenate(
+        # Of shorter texts, bags hold fewer terms and multi-vectors fewer tokens.
+        widest = max(leaf.shape[1] for leaf in leaves)
+        rows_dn = jnp.concatenate(
             [
-                jnp.pad(leaf, ((0, 0), (0, widest - leaf.shape[1]))).reshape(
-                    devices, -1, widest
-                )
+                jnp.pad(
+                    leaf,
+                    ((0, 0), (0, widest - leaf.shape[1]), *[(0, 0)] * (leaf.ndim - 2)),
+                ).reshape(devices, -1, widest, *leaf.shape[2:])
                 for leaf in leaves
             ],
             axis=1,
         )
-        return jax.vmap(_permuted)(rows_dnK, place_dn, text_dn).reshape(-1, widest)
+        in_order_dn = jax.vmap(_permuted)(rows_dn, place_dn, text_dn)
+        return in_order_dn.reshape(-1, *in_order_dn.shape[2:])
 
     return jax.tree.map(join, *pieces)
 
 
 @jax.custom_vjp
-def _permuted(x_nK, place_n, text_n):
+def _permuted(x_n, place_n, text_n):
     """`x[place]`, whose gradient is a gather too: `text` is the inverse of `place`."""
-    return x_nK[place_n]
+    return x_n[place_n]
 
 
-def _permuted_fwd(x_nK, place_n, text_n):
-    return x_nK[place_n], text_n
+def _permuted_fwd(x_n, place_n, text_n):
+    return x_n[place_n], text_n
 
 
-def _permuted_bwd(text_n, g_nK):
-    return g_nK[text_n], None, None
+def _permuted_bwd(text_n, g_n):
+    return g_n[text_n], None, None
 
 
 _permuted.defvjp(_permuted_fwd, _permuted_bwd)

@@ -7,8 +7,10 @@ import numpy as np
 from lsrjax.data.loader import wording
 from lsrjax.data.sources import Group, Text
 from lsrjax.prepare.mine import mine
+from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.maxsim import TokenMatrix
 
 
 def corpus_of(source) -> tuple[list[Text], np.ndarray]:
@@ -112,6 +114,10 @@ def score(
     q = joined(searcher.queries(queries))
     d = joined(searcher.documents(corpus))
     scores = np.empty(documents_QK.shape, np.float32)
+    if isinstance(d, TokenMatrix):
+        for row, places in enumerate(documents_QK):
+            scores[row] = maxsim.scores(q[row : row + 1], d[places])[0]
+        return np.where(documents_QK < 0, np.nan, scores)
     for place in range(documents_QK.shape[1]):
         products = q.multiply(d[documents_QK[:, place]])
         scores[:, place] = np.asarray(products.sum(axis=1)).ravel()

@@ -1,4 +1,4 @@
-"""Texts to sparse matrices with a trained retriever."""
+"""Texts to matrices with a trained retriever."""
 
 import math
 from collections.abc import Sequence
@@ -9,15 +9,17 @@ import numpy as np
 from scipy import sparse
 
 from lsrjax import reps, sharding
-from lsrjax.data.tokenization import TextTokenizer, pad
+from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.models import retriever
+from lsrjax.retrieval import maxsim
+from lsrjax.retrieval.maxsim import TokenMatrix
 
 # Lengths of padded batches: steps of a quarter to a half.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 class TextEncoder:
-    """Encodes texts into one CSR matrix per view."""
+    """Encodes texts into one matrix per view."""
 
     def __init__(
         self,
@@ -49,16 +51,23 @@ class TextEncoder:
         )
 
     def encode(
-        self, params: dict, texts: Sequence[str], max_length: int
-    ) -> dict[str, sparse.csr_matrix]:
+        self,
+        params: dict,
+        texts: Sequence[str],
+        max_length: int,
+        role: str = "document",
+    ) -> dict[str, sparse.csr_matrix | TokenMatrix]:
         """The views of N texts, each [N, terms of the view] float32.
+
+        Embeddings are rows of such a matrix as well; those of tokens, a `TokenMatrix`.
 
         Args:
           params: the retriever's.
           texts: N texts.
           max_length: tokens a text is cut to.
+          role: "query" or "document".
         """
-        ids = self.tokenizer.ids(texts, max_length)
+        ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         parts = []
         pending = None
@@ -69,6 +78,7 @@ class TextEncoder:
             rows = [ids[i] for i in chosen]
             rows += [rows[-1]] * (self._batch_size - len(rows))
             text = pad(rows, self.tokenizer.pad_id, max_length, BUCKETS)
+            text["query"] = np.full(len(rows), role == "query")
             views = self._apply(params, self._on_devices(text))
             # The device computes a batch while the host compresses the one before.
             if pending:
@@ -78,11 +88,7 @@ class TextEncoder:
             parts.append(self._compressed(*pending))
         order = np.argsort(by_length)
         return {
-            name: sparse.vstack(
-                [sparse.csr_matrix((0, terms), dtype=np.float32)]
-                + [part[name] for part in parts],
-                format="csr",
-            )[order]
+            name: _stacked([part[name] for part in parts], terms)[order]
             for name, terms in self.spec.views.items()
         }
 
@@ -94,15 +100,19 @@ class TextEncoder:
 
     def _compressed(self, views: reps.Views, count: int):
         return {
-            name: _to_csr(views[name], terms)[:count]
+            name: _to_matrix(views[name], terms)[:count]
             for name, terms in self.spec.views.items()
         }
 
 
-def _to_csr(view: reps.Vector | reps.Bag, terms: int) -> sparse.csr_matrix:
+def _to_matrix(view: reps.View, terms: int) -> sparse.csr_matrix | TokenMatrix:
     view = jax.device_get(view)
     if isinstance(view, reps.Vector):
         return sparse.csr_matrix(view.weights_BV[:, :terms])
+    if isinstance(view, reps.Dense):
+        return sparse.csr_matrix(view.embedding_BD)
+    if isinstance(view, reps.MultiVector):
+        return TokenMatrix.of(view.tokens_BLD, view.mask_BL)
     rows, places = np.nonzero(view.weights_BK)
     values = view.weights_BK[rows, places]
     shape = (len(view.ids_BK), view.size)
@@ -110,6 +120,21 @@ def _to_csr(view: reps.Vector | reps.Bag, terms: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, (rows, view.ids_BK[rows, places])), shape=shape)
 
 
-def joined(views: dict[str, sparse.csr_matrix]) -> sparse.csr_matrix:
-    """All views side by side, [N, E + M]: pivot columns first, then source columns."""
+def _stacked(parts: list, terms: int) -> sparse.csr_matrix | TokenMatrix:
+    if parts and isinstance(parts[0], TokenMatrix):
+        return maxsim.stacked(parts)
+    nothing = sparse.csr_matrix((0, terms), dtype=np.float32)
+    return sparse.vstack([nothing, *parts], format="csr")
+
+
+def joined(
+    views: dict[str, sparse.csr_matrix | TokenMatrix],
+) -> sparse.csr_matrix | TokenMatrix:
+    """All views side by side, [N, E + M]: pivot columns first, then source columns.
+
+    Embeddings of tokens come alone, and stay what they are.
+    """
+    first = next(iter(views.values()))
+    if isinstance(first, TokenMatrix):
+        return first
     return sparse.hstack(list(views.values()), format="csr")

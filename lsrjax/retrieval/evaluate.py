@@ -12,6 +12,7 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import search
 
 METRICS = ("nDCG@10", "R@100")
@@ -54,7 +55,7 @@ class Searcher:
 
     def queries(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
         """The views of queries."""
-        return self.encoder.encode(self.params, texts, self.query_length)
+        return self.encoder.encode(self.params, texts, self.query_length, "query")
 
     def documents(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
         """The views of documents."""
@@ -193,9 +194,16 @@ def sparse_retriever(
         results[name] = by_language(task, hits, metrics)
         for language, values in results[name].items():
             own = q[np.flatnonzero(languages == language)]
-            values["query_terms"] = measures.active_terms(own)
-            values["document_terms"] = measures.active_terms(d)
+            values["query_terms"] = active_terms(own)
+            values["document_terms"] = active_terms(d)
     return results
+
+
+def active_terms(matrix: sparse.csr_matrix | TokenMatrix) -> float:
+    """Mean number of terms, or of tokens with an embedding, of a text."""
+    if isinstance(matrix, TokenMatrix):
+        return matrix.mean_tokens
+    return measures.active_terms(matrix)
 
 
 def dev_metric(task: Task, searcher: Searcher, metric: str) -> dict[str, float]:

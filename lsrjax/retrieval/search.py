@@ -1,9 +1,11 @@
-"""Exact search over sparse representations."""
+"""Exact search over what retrievers encode."""
 
 import numpy as np
 from scipy import sparse
 
 from lsrjax.errors import InputError
+from lsrjax.retrieval import maxsim
+from lsrjax.retrieval.maxsim import TokenMatrix
 
 # The score's bits sit above the complemented document index in one 64-bit key, so
 # that the order of the keys is "higher score, then smaller index" and no two keys
@@ -14,14 +16,16 @@ _NO_HIT = np.iinfo(np.int64).min
 
 
 def search(
-    queries: sparse.csr_matrix,
-    docs: sparse.csr_matrix,
+    queries: sparse.csr_matrix | TokenMatrix,
+    docs: sparse.csr_matrix | TokenMatrix,
     depth: int,
     *,
     batch: int = 128,
     block: int = 32_768,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the documents with the highest dot product for each query.
+    """Finds the documents with the highest score for each query.
+
+    The score is the dot product, or for token embeddings MaxSim.
 
     The search is exact. Equal scores are ordered by the smaller document index, and a
     document whose score is 0 is no hit. Neither `batch` nor `block` changes a result
@@ -29,8 +33,8 @@ def search(
     about 30 bytes x `batch` x `block`.
 
     Args:
-        queries: [Q, V] weights of the queries, scipy CSR.
-        docs: [N, V] weights of the documents, scipy CSR.
+        queries: [Q, V] weights of the queries, scipy CSR; or their tokens' embeddings.
+        docs: [N, V] weights of the documents, scipy CSR; or their tokens' embeddings.
         depth: hits to return for each query; may be larger than N.
         batch: queries scored at once.
         block: documents scored at once.
@@ -47,27 +51,40 @@ def search(
     for name, value in (("depth", depth), ("batch", batch), ("block", block)):
         if value < 1:
             raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
-    queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
+    if not isinstance(docs, TokenMatrix):
+        queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
     if queries.shape[1] != docs.shape[1]:
         raise ValueError(
             f"search: queries have {queries.shape[1]} columns and docs have "
             f"{docs.shape[1]}; encode both with the same model and views."
         )
     best = np.full((queries.shape[0], depth), _NO_HIT, np.int64)
-    dense = _too_dense(queries, docs)
-    block = min(block, _DENSE_BLOCK) if dense else block
+    prepare, score, most = _scoring(queries, docs)
+    block = min(block, most)
     for start in range(0, docs.shape[0], block):
-        columns = docs[start : start + block].T
-        columns = columns.toarray() if dense else columns.tocsr()
+        columns = prepare(docs[start : start + block])
         for first in range(0, queries.shape[0], batch):
             rows = slice(first, first + batch)
-            if dense:
-                scores = queries[rows].toarray() @ columns
-            else:
-                scores = (queries[rows] @ columns).toarray()
-            keys = _keys(scores, start)
+            keys = _keys(score(queries[rows], columns), start)
             best[rows] = _largest(np.concatenate([best[rows], keys], axis=1), depth)
     return _unpacked(np.sort(best, axis=1)[:, ::-1])
+
+
+def _scoring(queries, docs):
+    """How to prepare a block of documents, how to score it, and how large it may be."""
+    if isinstance(docs, TokenMatrix):
+        return lambda block: block, maxsim.scores, _TOKENS_BLOCK
+    if _too_dense(queries, docs):
+        return (
+            lambda block: block.T.toarray(),
+            lambda rows, columns: rows.toarray() @ columns,
+            _DENSE_BLOCK,
+        )
+    return (
+        lambda block: block.T.tocsr(),
+        lambda rows, columns: (rows @ columns).toarray(),
+        docs.shape[0] or 1,
+    )
 
 
 def _checked(weights: sparse.csr_matrix, name: str) -> sparse.csr_matrix:
@@ -91,6 +108,7 @@ _DENSE_SPEED = 50
 # which only matters from this many sparse ones (about a second) on.
 _WORTH_IT = 10**9
 _DENSE_BLOCK = 1024  # documents made dense at once
+_TOKENS_BLOCK = 128  # documents whose tokens are compared at once
 
 
 def _too_dense(queries: sparse.csr_matrix, docs: sparse.csr_matrix) -> bool:

@@ -14,7 +14,6 @@ from lsrjax.data.loader import (
     GroupBatches,
     Order,
     PairBatches,
-    TextField,
     deal,
     rows_of,
     set_apart,
@@ -23,7 +22,7 @@ from lsrjax.data.loader import (
 from lsrjax.data.mixing import MixedOrder
 from lsrjax.data.negatives import Choice
 from lsrjax.data.sources import ANY, Group, InMemory, Pair, WithNegatives
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
 
 WORDS = ["library", "kernel", "system", "file", "network", "driver", "font", "image"]

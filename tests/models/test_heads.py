@@ -10,14 +10,37 @@ from flax import nnx
 
 from lsrjax import reps
 from lsrjax.models import retriever
+from lsrjax.models.dense_heads import Autoencoder, after_step
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.heads import HEADS, LexEcho
 from lsrjax.models.retriever import RetrieverSpec
 
 B, L, D, V, PIVOT = 3, 7, 12, 53, 41
+SPECIAL = (1, 2)
 SPECS = {
-    "splade": [{"tied": True}, {"tied": False}],
+    "splade": [
+        {"tied": True},
+        {"tied": False},
+        {"tied": True, "pooling": "sum"},
+        {"tied": True, "queries": "static", "special_ids": SPECIAL},
+        {"tied": True, "queries": "words", "special_ids": SPECIAL},
+    ],
     "milco": [{"lexecho": False}, {"lexecho": True}],
+    "token_weights": [{"special_ids": SPECIAL}],
+    "dense": [
+        {"pooling": "cls"},
+        {"pooling": "mean", "embedding_size": 5, "normalize": False},
+    ],
+    "csr": [
+        {
+            "pooling": "mean",
+            "latents": 11,
+            "active_latents": 2,
+            "revived_latents": 3,
+            "dead_after": 2,
+        }
+    ],
+    "colbert": [{}, {"embedding_size": 5, "skip_ids": (3, 4, 5)}],
 }
 CASES = [(head, options) for head in HEADS for options in SPECS[head]]
 
@@ -45,19 +68,25 @@ def texts():
     return rng.integers(1, V, (B, L)).astype(np.int32) * mask, mask
 
 
+# The first text is a query.
+QUERY = jnp.array([True, False, False])
+
+
+def values(view):
+    """What scores are made of."""
+    fields = ("weights_BV", "weights_BK", "embedding_BD", "tokens_BLD")
+    (found,) = (getattr(view, field) for field in fields if hasattr(view, field))
+    return found
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def weighted_sum(graphdef, head_params, hidden, words, weights):
     """A scalar of every view, its gradients, and the views."""
 
     def total(head_params, hidden, words):
         head = nnx.merge(graphdef, head_params)
-        views = head(hidden, *texts(), words)
-        parts = [
-            (weights[name] * getattr(view, field)).sum()
-            for name, view in views.items()
-            for field in ("weights_BV", "weights_BK")
-            if hasattr(view, field)
-        ]
+        views = head(hidden, *texts(), words, QUERY)
+        parts = [(weights[name] * values(view)).sum() for name, view in views.items()]
         return sum(parts), views
 
     gradients, views = jax.grad(total, (0, 1, 2), has_aux=True)(
@@ -75,35 +104,55 @@ def test_contract(head, options):
     rng = np.random.default_rng(3)
     hidden = rng.normal(size=(B, L, D)).astype(np.float32)
     words = rng.normal(size=(V, D)).astype(np.float32)
-    sizes = {name: L if name == "source" else n for name, n in spec.views.items()}
-    weights = {n: rng.normal(size=(B, k)).astype(np.float32) for n, k in sizes.items()}
+    _, mask = texts()
+    shapes = jax.eval_shape(lambda h, w: module(h, *texts(), w, QUERY), hidden, words)
+    weights = {
+        name: rng.normal(size=values(view).shape).astype(np.float32)
+        for name, view in shapes.items()
+    }
     gradients, views = weighted_sum(graphdef, params, hidden, words, weights)
 
     assert list(views) == list(spec.views)
     for name, size in spec.views.items():
-        view = views[name]
-        if isinstance(view, reps.Vector):
-            assert view.weights_BV.shape == view.raw_BV.shape == (B, size)
-            assert view.weights_BV.dtype == jnp.float32
-            assert (view.weights_BV >= 0).all()
-            expected = np.log1p(np.maximum(view.raw_BV, 0))
-            np.testing.assert_allclose(view.weights_BV, expected, rtol=1e-5)
-        else:
-            assert view.ids_BK.shape == view.weights_BK.shape == (B, L)
-            assert view.size == size
-            assert (view.ids_BK < size).all()
-        assert (view.active_terms() > 0).any()
+        check_view(views[name], size, options)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients[0]):
         assert np.isfinite(leaf).all(), path
-        assert np.any(leaf), path
-    _, mask = texts()
+        # A count has no gradient.
+        assert np.any(leaf) != ("idle" in str(path)), path
     assert not np.asarray(gradients[1])[mask == 0].any()
     assert np.asarray(gradients[2]).any() == options.get("tied", False)
 
 
+def check_view(view, size, options):
+    if isinstance(view, reps.Code):
+        assert view.weights_BV.shape == view.raw_BV.shape == (B, size)
+        k = options["active_latents"]
+        largest = np.sort(np.maximum(view.raw_BV, 0), axis=1)[:, -k:]
+        np.testing.assert_allclose(np.sort(view.weights_BV, axis=1)[:, -k:], largest)
+        assert (view.active_terms() <= k).all()
+    elif isinstance(view, reps.Vector):
+        assert view.weights_BV.shape == view.raw_BV.shape == (B, size)
+        assert view.weights_BV.dtype == jnp.float32
+        assert (view.weights_BV >= 0).all()
+        if options.get("queries", "encoded") == "encoded" and "pooling" not in options:
+            expected = np.log1p(np.maximum(view.raw_BV, 0))
+            np.testing.assert_allclose(view.weights_BV, expected, rtol=1e-5)
+    elif isinstance(view, reps.Bag):
+        assert view.ids_BK.shape == view.weights_BK.shape == (B, L)
+        assert view.size == size
+        assert (view.ids_BK < size).all()
+    else:
+        assert values(view).shape in ((B, size), (B, L, size))
+        lengths = np.linalg.norm(values(view), axis=-1)
+        if options.get("normalize", True):
+            assert (np.isclose(lengths, 1, atol=1e-5) | (lengths == 0)).all()
+    if isinstance(view, reps.SPARSE):
+        assert (view.active_terms() > 0).any()
+
+
 @pytest.mark.parametrize(("head", "options"), CASES, ids=str)
 def test_spec_comes_back(head, options):
-    spec = spec_of(head, special_ids=(0, 2), **options)
+    spec = spec_of(head, **({"special_ids": (0, 2)} | options))
     assert RetrieverSpec.from_dict(spec.to_dict()) == spec
     _, abstract = retriever.split(spec)
     params = retriever.init_params(spec, 0)
@@ -146,3 +195,141 @@ def test_echo_leaves_special_tokens_out():
     np.testing.assert_allclose(bag.weights_BK, [[2, 0, 3, 0, 0, 0, 0]])
     kept = echo(exclude_special_tokens=False, special_ids=(2, 8))
     np.testing.assert_allclose(kept.weights_BK, [[2, 5, 3, 5, 1, 0, 0]])
+
+
+def head_of(name, params=None, **options):
+    """A head over one-dimensional states, and what it gives for `HIDDEN`."""
+    encoder = EncoderConfig("bert", V, 1, 1, 1, 1, L, 1, 0)
+    spec = RetrieverSpec(name, encoder, **options)
+    module = HEADS[name](spec, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    for path, value in (params or {}).items():
+        target = functools.reduce(getattr, path.split("."), module)
+        target[...] = jnp.asarray(value, jnp.float32)
+    words = jnp.linspace(-1, 1, V)[:, None]
+
+    def views(query=False):
+        args = jnp.asarray(HIDDEN), jnp.asarray(IDS), jnp.asarray(MASK), words
+        return module(*args, jnp.array([query]))
+
+    return views
+
+
+@pytest.mark.parametrize("queries", ["words", "static"])
+def test_queries_without_an_encoder_are_their_distinct_words(queries):
+    weights = np.linspace(0.5, 2, V) if queries == "static" else np.ones(V)
+    views = head_of(
+        "splade",
+        {"static": weights} if queries == "static" else {},
+        tied=True,
+        queries=queries,
+        special_ids=(2,),
+    )
+    # 7 and 8 come twice, 2 is special, 0 stands in the padding.
+    expected = np.zeros(V)
+    expected[[3, 7, 8]] = weights[[3, 7, 8]]
+    np.testing.assert_allclose(views(query=True)["terms"].weights_BV[0], expected)
+    encoded = head_of("splade", tied=True)()["terms"].weights_BV
+    np.testing.assert_allclose(views()["terms"].weights_BV, encoded)
+
+
+def test_sum_pooling_is_the_sum_of_the_tokens_weights():
+    plain = {"mlm.bias": np.full(V, 0.3)}
+    found = head_of("splade", plain, tied=True, pooling="sum")()["terms"].weights_BV
+    expected = 0
+    for token in range(int(MASK.sum())):
+        states = HIDDEN[:, token : token + 1]
+        module = HEADS["splade"](
+            RetrieverSpec(
+                "splade", EncoderConfig("bert", V, 1, 1, 1, 1, L, 1, 0), tied=True
+            ),
+            dtype=jnp.float32,
+            rngs=nnx.Rngs(0),
+        )
+        module.mlm.bias[...] = jnp.full(V, 0.3)
+        one = jnp.ones((1, 1), jnp.int32)
+        words = jnp.linspace(-1, 1, V)[:, None]
+        expected += module(jnp.asarray(states), one, one, words)["terms"].weights_BV
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_token_weights_keep_the_strongest_repeat_and_no_special_token():
+    plain = {"weigh.kernel": [1.0], "weigh.bias": 0.0}
+    bag = head_of("token_weights", plain, special_ids=(2,))()["terms"]
+    np.testing.assert_allclose(bag.weights_BK, [[0, 5, 3, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("cls", 2.0), ("mean", 2.0)])
+def test_dense_pools_the_states_of_tokens(pooling, expected):
+    found = head_of("dense", pooling=pooling, normalize=False)()["dense"]
+    np.testing.assert_allclose(found.embedding_BD, [[expected]])
+
+
+def test_colbert_leaves_punctuation_out_of_documents_only():
+    views = head_of("colbert", skip_ids=(8, 3), normalize=False)
+    document, query = views()["tokens"], views(query=True)["tokens"]
+    assert document.mask_BL.tolist() == [[True, False, True, False, True, False, False]]
+    assert query.mask_BL.tolist() == [[True] * 6 + [False]]
+    np.testing.assert_allclose(document.tokens_BLD[0, :, 0], [2, 0, 3, 0, 1, 0, 0])
+
+
+def csr(idle):
+    """An autoencoder whose latents have been idle so long, and a few embeddings."""
+    options = {"latents": 6, "active_latents": 1, "revived_latents": 2, "dead_after": 3}
+    encoder = EncoderConfig("bert", V, 4, 1, 1, 1, L, 1, 0)
+    spec = RetrieverSpec("csr", encoder, pooling="cls", **options)
+    module = Autoencoder(spec, 4, rngs=nnx.Rngs(0))
+    module.idle[...] = jnp.asarray(idle, jnp.float32)
+    module.center[...] = jnp.array([0.1, -0.2, 0.3, 0.0])
+    x = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    return module, jnp.asarray(x)
+
+
+def by_hand(module, x, count, allowed=None):
+    """What so many of the allowed latents decode to, text by text."""
+    kernel, center = np.asarray(module.kernel[...]), np.asarray(module.center[...])
+    raw = (np.asarray(x) - center) @ kernel + np.asarray(module.bias[...])
+    out = np.zeros_like(np.asarray(x))
+    for row in range(len(raw)):
+        order = [j for j in np.argsort(-raw[row]) if allowed is None or j in allowed]
+        for j in order[:count]:
+            out[row] += max(raw[row, j], 0) * kernel[:, j]
+    return out
+
+
+def test_errors_of_the_autoencoder_are_those_of_its_decoding():
+    module, x = csr([0, 5, 3, 0, 2, 0])
+    code = module(x)
+    left = np.asarray(x) - np.asarray(module.center[...]) - by_hand(module, x, 1)
+    np.testing.assert_allclose(
+        code.error_B1[:, 0], np.square(left).mean(axis=1), rtol=1e-4
+    )
+    more = np.asarray(x) - np.asarray(module.center[...]) - by_hand(module, x, 4)
+    np.testing.assert_allclose(
+        code.error_4k_B1[:, 0], np.square(more).mean(axis=1), rtol=1e-4, atol=1e-7
+    )
+    # Latents 1 and 2 are dead.
+    missed = left - by_hand(module, x, 2, allowed={1, 2})
+    expected = np.square(missed).mean(axis=1) / np.square(left).mean(axis=1)
+    np.testing.assert_allclose(code.error_dead_B1[:, 0], expected, rtol=1e-4)
+
+
+def test_only_the_dead_learn_what_is_left_over():
+    module, x = csr([0, 5, 3, 0, 2, 0])
+    graphdef, params = nnx.split(module, nnx.Param)
+
+    def error(params):
+        return nnx.merge(graphdef, params)(x).error_dead_B1.sum()
+
+    gradient = jax.grad(error)(params)
+    learns = np.asarray(gradient["kernel"][...]).any(axis=0)
+    assert not learns[[0, 3, 4, 5]].any() and learns[[1, 2]].any()
+    module, x = csr([0] * 6)
+    assert not np.asarray(module(x).error_dead_B1).any()
+
+
+def test_idle_steps_are_counted_over_the_batch():
+    before = {"head": {"autoencoder": {"idle": jnp.array([4.0, 0, 7])}}}
+    decayed = {"head": {"autoencoder": {"idle": jnp.array([3.9, 0, 6.9])}}}
+    after = after_step(before, decayed, jnp.array([0, 2, 1]))
+    assert after["head"]["autoencoder"]["idle"].tolist() == [5, 0, 0]
+    assert after_step(before, decayed, None) is decayed

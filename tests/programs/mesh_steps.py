@@ -53,6 +53,24 @@ STUDENT = RetrieverSpec(
 )
 
 
+# Tasks of other students, by the loss that they are trained with.
+OTHERS = {
+    "static": ("infonce", {"head": "splade", "tied": True, "queries": "static"}),
+    "sum": ("kl", {"head": "splade", "pooling": "sum"}),
+    "token_weights": ("infonce", {"head": "token_weights"}),
+    "dense": ("kl", {"head": "dense", "pooling": "mean", "normalize": False}),
+    "colbert": ("kl", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
+    "colbert_all": ("infonce", {"head": "colbert", "expand_id": 5}),
+}
+
+
+def student_of(task: str) -> RetrieverSpec:
+    if task not in OTHERS:
+        return STUDENT
+    options = OTHERS[task][1]
+    return RetrieverSpec(encoder=encoder("bert", TERMS), special_ids=(1,), **options)
+
+
 def config_of(task: str):
     c = get_default()
     c.model.dropout = 0.1
@@ -62,12 +80,11 @@ def config_of(task: str):
     if task == "alignment":
         c.loss.name = "alignment"
         return c
-    c.loss.name, c.regularizer.name = {
-        "kl": ("kl", "l1"),
-        "infonce": ("infonce", "flops"),
-    }[task]
+    c.loss.name = OTHERS[task][0] if task in OTHERS else task
+    c.regularizer.name = {"kl": "l1", "infonce": "flops"}[c.loss.name]
     c.data.group_size = GROUP
-    for field in ("query", "document", "source_query", "source_document"):
+    fields = ("query", "document", "source_query", "source_document")
+    for field in fields if student_of(task).sparse else ():
         c.regularizer[field] = 0.1
     return c
 
@@ -98,11 +115,12 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
             for _ in range(EXAMPLES)
         ]
 
-    models = {"student": [texts(1, WORDS), texts(1, WORDS)]}
+    words = student_of(task).encoder.vocab_size
+    models = {"student": [texts(1, words), texts(1, words)]}
     if task == "alignment":
         models["teacher"] = [texts(1, TERMS)]
     else:
-        models["student"][1] = texts(GROUP, WORDS)
+        models["student"][1] = texts(GROUP, words)
     share = EXAMPLES // devices
     return {
         model: [
@@ -129,7 +147,7 @@ def batches_of(task: str, devices: int) -> list[dict]:
         for rows, batch in zip(steps, batches, strict=True):
             made = [shapes.cut(device, shape, 0) for device in rows[model]]
             batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
-    if task == "kl":
+    if config_of(task).loss.name == "kl":
         rng = np.random.default_rng(9)
         for batch in batches:
             scores = rng.normal(0, 2, (EXAMPLES, GROUP)).astype(np.float32)
@@ -143,16 +161,17 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
     config.memory.encode_chunk, config.memory.remat = chunk, remat
     mesh = sharding.make_mesh(data, model, jax.devices()[: data * model])
     teacher = TEACHER if task == "alignment" else None
+    student = student_of(task)
     found = {}
     with jax.set_mesh(mesh):
-        step = training.make_step(config, 10, STUDENT, teacher)
+        step = training.make_step(config, 10, student, teacher)
 
         def placed(spec, params):
             heads = spec.encoder.num_heads
             layout = sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
             return sharding.place(params, layout.shardings(params)), layout
 
-        params, layout = placed(STUDENT, random_params(STUDENT, 0))
+        params, layout = placed(student, random_params(student, 0))
         teacher_params = teacher and placed(TEACHER, random_params(TEACHER, 1))[0]
         state = jax.eval_shape(lambda p: training.init_state(step, p), params)
         lies = layout.shardings(state)

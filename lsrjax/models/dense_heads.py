@@ -1,0 +1,213 @@
+"""Heads with embeddings: of the text, of a sparse code of it, of each token."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lsrjax import reps
+from lsrjax.models.layers import Head
+
+
+def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
+    """To the size of the embeddings, without a bias; None: they are hidden states."""
+    if not spec.embedding_size:
+        return None
+    return nnx.Linear(
+        spec.encoder.hidden_size,
+        spec.embedding_size,
+        use_bias=False,
+        kernel_init=nnx.initializers.normal(spec.encoder.initializer_range),
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def _normalized(x) -> jax.Array:
+    """To length 1 over the last axis; zeros stay zeros."""
+    squares = jnp.square(x).sum(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+class DenseHead(Head):
+    """One embedding of the text; one view, `dense`.
+
+    The state of the first token ("cls") or the mean over all tokens, projected if
+    `spec.embedding_size` says so, and of length 1 if `spec.normalize`.
+    """
+
+    sparse = False
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`dense`, of the size of the embedding."""
+        return {"dense": spec.embedding_size or spec.encoder.hidden_size}
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.projection = _projection(spec, dtype, rngs)
+        self.pooling = spec.pooling
+        self.normalize = spec.normalize
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The `dense` view."""
+        keep_BL1 = mask_BL.astype(bool)[:, :, None]
+        # A selection, since a padded state may hold anything.
+        hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
+        if self.pooling == "cls":
+            x_BD = hidden_BLD[:, 0]
+        else:
+            x_BD = hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
+        if self.projection is not None:
+            x_BD = self.projection(x_BD).astype(jnp.float32)
+        return {"dense": reps.Dense(_normalized(x_BD) if self.normalize else x_BD)}
+
+
+class Autoencoder(nnx.Module):
+    """A sparse autoencoder with k active latents and a tied decoder.
+
+    `z = top_k(relu((x - c) W + b))` and `x' = z W' + c` (Gao et al. 2024; for retrieval
+    CSR, Wen et al. 2025). A latent is dead once no text of a batch has activated it for
+    `dead_after` steps; `idle` counts them, and is no trained parameter: the training
+    step sets it, see `after_step`.
+    """
+
+    def __init__(self, spec, size: int, *, rngs: nnx.Rngs):
+        bound = size**-0.5  # torch.nn.Linear's default initialisation
+        self.kernel = nnx.Param(
+            jax.random.uniform(
+                rngs.params(), (size, spec.latents), minval=-bound, maxval=bound
+            )
+        )
+        self.bias = nnx.Param(jnp.zeros(spec.latents))
+        self.center = nnx.Param(jnp.zeros(size))
+        self.idle = nnx.Param(jnp.zeros(spec.latents))
+        self.active = spec.active_latents
+        self.revived = spec.revived_latents
+        self.dead_after = spec.dead_after
+
+    def __call__(self, x_BD) -> reps.Code:
+        """The code of embeddings, and how well it decodes."""
+        center_D, kernel_DV = self.center[...], self.kernel[...]
+        raw_BV = (x_BD - center_D) @ kernel_DV + self.bias[...]
+
+        def decoded(weights_BV):
+            return weights_BV @ kernel_DV.T
+
+        weights_BV = _largest(raw_BV, self.active)
+        left_BD = x_BD - center_D - decoded(weights_BV)
+        more_BV = _largest(raw_BV, 4 * self.active)
+        error_4k_B1 = _mean_square(x_BD - center_D - decoded(more_BV))
+        dead_V = jax.lax.stop_gradient(self.idle[...]) >= self.dead_after
+        lowest = jnp.finfo(raw_BV.dtype).min
+        revived_BV = _largest(jnp.where(dead_V, raw_BV, lowest), self.revived)
+        # The dead learn what the living leave over, which is not to change for it.
+        goal_BD = jax.lax.stop_gradient(left_BD)
+        missed_B1 = _mean_square(goal_BD - decoded(revived_BV))
+        relative_B1 = missed_B1 / jnp.maximum(_mean_square(goal_BD), 1e-12)
+        return reps.Code(
+            weights_BV,
+            raw_BV,
+            _mean_square(left_BD),
+            error_4k_B1,
+            jnp.where(dead_V.any(), relative_B1, 0.0),
+        )
+
+
+def _largest(raw_BV, count: int) -> jax.Array:
+    """Relu of each row's `count` largest entries, 0 elsewhere."""
+    count = min(count, raw_BV.shape[1])
+    least_B1 = jax.lax.top_k(jax.lax.stop_gradient(raw_BV), count)[0][:, -1:]
+    return jnp.where(raw_BV >= least_B1, jax.nn.relu(raw_BV), 0.0)
+
+
+def _mean_square(x_BD) -> jax.Array:
+    return jnp.square(x_BD).mean(axis=1, keepdims=True)
+
+
+class CSRHead(Head):
+    """A sparse code of the dense embedding (CSR, Wen et al. 2025); view `latents`."""
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`latents`, those of the autoencoder."""
+        return {"latents": spec.latents}
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.dense = DenseHead(spec, dtype=dtype, rngs=rngs)
+        size = spec.embedding_size or spec.encoder.hidden_size
+        self.autoencoder = Autoencoder(spec, size, rngs=rngs)
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The `latents` view."""
+        dense = self.dense(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD)["dense"]
+        return {"latents": self.autoencoder(dense.embedding_BD)}
+
+
+def fired(views: dict[str, reps.Views]) -> jax.Array | None:
+    """Texts of the batch that activate each latent, [V]; None without a CSR head."""
+    codes = [
+        view
+        for by_view in views.values()
+        for view in by_view.values()
+        if isinstance(view, reps.Code)
+    ]
+    if not codes:
+        return None
+    return sum((code.weights_BV > 0).sum(axis=0) for code in codes)
+
+
+def after_step(before: dict, params: dict, fired_V: jax.Array | None) -> dict:
+    """Sets what a step counts rather than learns: how long latents have been idle.
+
+    Args:
+      before: a retriever's parameters before the step.
+      params: those that the optimizer makes of them; it may have let the count decay.
+      fired_V: from `fired`.
+    """
+    if fired_V is None:
+        return params
+    idle_V = before["head"]["autoencoder"]["idle"] + 1
+    counted = {"idle": jnp.where(fired_V > 0, 0.0, idle_V)}
+    autoencoder = params["head"]["autoencoder"] | counted
+    return params | {"head": params["head"] | {"autoencoder": autoencoder}}
+
+
+class ColbertHead(Head):
+    """An embedding of each token; one view, `tokens` (Khattab and Zaharia 2020).
+
+    Tokens in `spec.skip_ids` (punctuation) count in queries only.
+    """
+
+    sparse = False
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`tokens`, of the size of an embedding."""
+        return {"tokens": spec.embedding_size or spec.encoder.hidden_size}
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        self.projection = _projection(spec, dtype, rngs)
+        self.skip_ids = spec.skip_ids
+        self.normalize = spec.normalize
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The `tokens` view."""
+        keep_BL = mask_BL.astype(bool)
+        if self.skip_ids:
+            skipped_BL = jnp.isin(ids_BL, jnp.asarray(self.skip_ids))
+            if query_B is not None:
+                skipped_BL &= ~query_B[:, None]
+            keep_BL &= ~skipped_BL
+        x_BLD = hidden_BLD
+        if self.projection is not None:
+            x_BLD = self.projection(x_BLD)
+        x_BLD = jnp.where(keep_BL[:, :, None], x_BLD.astype(jnp.float32), 0.0)
+        if self.normalize:
+            x_BLD = _normalized(x_BLD)
+        return {"tokens": reps.MultiVector(x_BLD, keep_BL)}

@@ -1,0 +1,64 @@
+"""Vocabulary projection fused with SPLADE's sum over tokens.
+
+Axes: B texts, L tokens, D hidden, V vocabulary (or one shard of it), P terms of a
+block, N blocks.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Numbers in the logits of a block: they fill a processor's cache, or an accelerator.
+_TILE = {"cpu": 2**20}
+_LARGE_TILE = 2**24
+
+
+def vocab_sum(
+    h_BLD: jax.Array,
+    w_VD: jax.Array,
+    b_V: jax.Array,
+    mask_BL: jax.Array,
+    *,
+    block: int | None = None,
+) -> jax.Array:
+    """Sum over tokens of `log1p(relu(h @ w.T + b))` (SPLADE, Formal et al. 2021).
+
+    The logits of all tokens and terms are never held: they are made for a block of
+    terms at a time, and made again in the backward pass.
+
+    Args:
+      h_BLD: hidden states; their dtype is that of the matrix products.
+      w_VD: one row per vocabulary term.
+      b_V: bias of each term, added in float32.
+      mask_BL: non-zero at tokens, zero at padding, which adds nothing.
+      block: terms at a time; need not divide V.
+
+    Returns:
+      The sums, [B, V] float32.
+    """
+    B, L, D = h_BLD.shape
+    V = len(b_V)
+    if block is None:
+        tile = _TILE.get(jax.default_backend(), _LARGE_TILE)
+        block = min(max(tile // (B * L) // 128 * 128, 128), V)
+    blocks = -(-V // block)
+    w_NPD = jnp.pad(w_VD, ((0, blocks * block - V), (0, 0))).reshape(blocks, block, D)
+    b_NP = jnp.pad(b_V, (0, blocks * block - V)).reshape(blocks, block)
+    mask_BL1 = (mask_BL != 0)[:, :, None]
+    # A padded state may hold anything, even NaN, which no mask behind it undoes in the
+    # gradient.
+    h_BLD = jnp.where(mask_BL1, h_BLD, jnp.zeros((), h_BLD.dtype))
+
+    @jax.checkpoint
+    def one_block(terms):
+        w_PD, b_P = terms
+        logits_BLP = jnp.einsum(
+            "bld,pd->blp",
+            h_BLD,
+            w_PD.astype(h_BLD.dtype),
+            preferred_element_type=jnp.float32,
+        ) + b_P.astype(jnp.float32)
+        weights_BLP = jnp.log1p(jax.nn.relu(logits_BLP))
+        return jnp.where(mask_BL1, weights_BLP, 0.0).sum(axis=1)
+
+    sums_NBP = jax.lax.map(one_block, (w_NPD, b_NP))
+    return sums_NBP.swapaxes(0, 1).reshape(B, -1)[:, :V]

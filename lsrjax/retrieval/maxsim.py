@@ -1,0 +1,78 @@
+"""Embeddings of the tokens of many texts, and exact search with late interaction.
+
+Axes: N texts, T tokens of all of them laid end to end, D dimensions.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenMatrix:
+    """The token embeddings of N texts.
+
+    Attributes:
+      tokens_TD: embeddings, float32.
+      starts: [N + 1], where each text's tokens begin, and in the end T.
+    """
+
+    tokens_TD: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, tokens_NLD: np.ndarray, mask_NL: np.ndarray) -> "TokenMatrix":
+        """Those that a mask leaves of padded ones."""
+        starts = np.concatenate([[0], np.cumsum(mask_NL.sum(axis=1))])
+        return cls(tokens_NLD[mask_NL.astype(bool)], starts.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Texts and dimensions."""
+        return len(self), self.tokens_TD.shape[1]
+
+    @property
+    def mean_tokens(self) -> float:
+        """Embeddings of a text, on average."""
+        return len(self.tokens_TD) / max(len(self), 1)
+
+    def __getitem__(self, texts) -> "TokenMatrix":
+        """Some of the texts, by a slice or an array of positions."""
+        places = np.arange(len(self))[texts]
+        counts = np.diff(self.starts)[places]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        # Of each token, how far its text's first one is moved.
+        moved = np.repeat(self.starts[places] - starts[:-1], counts)
+        return TokenMatrix(self.tokens_TD[np.arange(starts[-1]) + moved], starts)
+
+
+def stacked(parts: Sequence[TokenMatrix]) -> TokenMatrix:
+    """The texts of several matrices, one after the other."""
+    counts = np.concatenate([np.diff(part.starts) for part in parts])
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return TokenMatrix(np.concatenate([part.tokens_TD for part in parts]), starts)
+
+
+def scores(queries: TokenMatrix, documents: TokenMatrix) -> np.ndarray:
+    """MaxSim (Khattab and Zaharia 2020) of every query with every document.
+
+    The sum over the query's tokens of the largest dot product with one of the
+    document's; 0 where either has none.
+
+    Returns:
+      [queries, documents] float32.
+    """
+    out = np.zeros((len(queries), len(documents)), np.float32)
+    asks = np.flatnonzero(np.diff(queries.starts))
+    has = np.flatnonzero(np.diff(documents.starts))
+    if len(asks) and len(has):
+        # Empty texts, which reduceat has no result for, are left out.
+        products = queries.tokens_TD @ documents.tokens_TD.T
+        best = np.maximum.reduceat(products, documents.starts[has], axis=1)
+        summed = np.add.reduceat(best, queries.starts[asks], axis=0)
+        out[np.ix_(asks, has)] = summed
+    return out

@@ -1,0 +1,194 @@
+"""Every architecture trains, evaluates, is saved and comes back, all by its config."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lsrjax import checkpoint, run, stages
+from lsrjax.config import get_default
+from lsrjax.errors import InputError
+
+# What each config changes, and the types of what it encodes.
+CASES = {
+    "splade max": {"model.head": "splade"},
+    "splade sum": {"model.head": "splade", "model.pooling": "sum"},
+    "splade-doc": {"model.head": "splade", "model.queries": "words"},
+    "inference-free": {
+        "model.head": "splade",
+        "model.queries": "static",
+        "init.static": "idf",
+    },
+    "token weights": {"model.head": "token_weights"},
+    "dense": {"model.head": "dense", "model.pooling": "mean"},
+    "dense cls": {
+        "model.head": "dense",
+        "model.pooling": "cls",
+        "model.embedding_size": 8,
+        "model.query_prompt": "query: ",
+        "model.document_prompt": "passage: ",
+    },
+    "csr": {
+        "model.head": "csr",
+        "model.pooling": "mean",
+        "model.latents": 40,
+        "model.active_latents": 5,
+        "regularizer.document": 0.01,
+    },
+    "colbert": {
+        "model.head": "colbert",
+        "model.embedding_size": 8,
+        "model.expand_queries": True,
+        "model.skip_punctuation": True,
+        "model.query_marker": "library",
+        "model.document_marker": "file",
+    },
+}
+
+
+def config_of(changes):
+    c = get_default()
+    c.tokenizer = "embedded:english"
+    c.model.family = "bert"
+    c.model.num_layers = 1
+    c.model.hidden_size = 16
+    c.model.num_heads = 2
+    c.model.intermediate_size = 24
+    c.model.max_length = 32
+    c.data.source = c.dev.source = "debian"
+    c.data.split = "dev"
+    c.data.query_languages = c.data.document_languages = "en:1,*:0"
+    c.data.query_length = 10
+    c.data.document_length = 16
+    c.dev.queries = 20
+    c.loss.name = "infonce"
+    c.batch_size = 8
+    c.steps = 3
+    c.optim.lr = 1e-3
+    c.log.every = 1
+    with c.unlocked():
+        c.update_from_flattened_dict(changes)
+    return c
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
+    config = config_of(CASES[name])
+    out = io.StringIO()
+    run.run(config, tmp_path, Console(file=out, width=200))
+    assert "dev_nDCG@10" in out.getvalue()
+    model = checkpoint.load_model(tmp_path / "train")
+    texts = ["a library for files", "the kernel, and its drivers", "fonts!"]
+    with stages.on_devices(config):
+        searcher = stages.searcher(model, config)
+        queries, documents = searcher.queries(texts), searcher.documents(texts)
+    (view,) = queries
+    assert queries[view].shape == documents[view].shape == (3, model.spec.views[view])
+    if CASES[name].get("model.queries") == "words":
+        assert set(queries[view].data) == {1.0}
+    if name == "colbert":
+        # Filled up; in documents, the marker, the words and two special tokens.
+        assert np.diff(queries[view].starts).tolist() == [10, 10, 10]
+        assert np.diff(documents[view].starts)[2] == 4
+    if name == "inference-free":
+        # The query has the weights of its words, whatever stands beside them.
+        alone = searcher.queries(["library"])[view]
+        shared = alone.indices
+        assert len(shared) == 1
+        assert queries[view][0, shared[0]] == alone[0, shared[0]] > 0
+    for matrix in (queries[view], documents[view]):
+        values = matrix.tokens_TD if name == "colbert" else matrix.data
+        assert np.isfinite(values).all() and np.any(values)
+
+
+OUTSIDE = """
+import jax.numpy as jnp
+from flax import nnx
+
+from lsrjax import reps
+from lsrjax.models.layers import Head
+from lsrjax.sharding import Rule
+
+
+class LastToken(Head):
+    sparse = False
+    rules = (Rule("head/turn", (None, None)),)
+
+    @staticmethod
+    def views(spec):
+        return {"last": 3}
+
+    def __init__(self, spec, *, dtype, rngs):
+        shape = (spec.encoder.hidden_size, 3)
+        self.turn = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape))
+
+    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None):
+        last_B = mask_BL.sum(axis=1) - 1
+        state_BD = hidden_BLD[jnp.arange(len(last_B)), last_B]
+        return {"last": reps.Dense(state_BD @ self.turn[...])}
+"""
+
+
+def test_a_head_from_outside_the_package_trains(tmp_path, monkeypatch):
+    (tmp_path / "outside_heads.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_of({"model.head": "outside_heads.LastToken"})
+    run.run(config, tmp_path / "run", Console(quiet=True))
+    model = checkpoint.load_model(tmp_path / "run" / "train")
+    assert model.spec.head == "outside_heads.LastToken"
+    assert model.params["head"]["turn"].shape == (16, 3)
+    with stages.on_devices(config):
+        found = stages.searcher(model, config).queries(["a kernel", "some files"])
+    assert found["last"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.head": "splad"}, "model.head is 'splad'; known: 'splade', 'milco'"),
+        ({"model.head": "nowhere.Head"}, "nowhere.Head', which could not be imported"),
+        ({"model.head": "math.sqrt"}, "is no head: it has no"),
+    ],
+)
+def test_what_is_no_head_is_refused(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run.run(config_of(changes), tmp_path, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.head": "dense"}, "model.pooling is 'max'; for the head dense it is"),
+        (
+            {"model.head": "colbert", "regularizer.document": 0.1},
+            "regularizer.document = 0.1 would have no effect",
+        ),
+        (
+            {"model.head": "colbert", "model.query_marker": "[nothing]"},
+            "model.query_marker is '\\[nothing\\]', which is not in the vocabulary",
+        ),
+        (
+            {"model.head": "token_weights", "loss.name": "alignment"},
+            "compares weights of terms",
+        ),
+        (
+            {"model.head": "splade", "init.static": "idf"},
+            "init.static = 'idf' would have no effect",
+        ),
+        (
+            {"model.head": "milco", "model.queries": "words"},
+            "model.queries = 'words' would have no effect",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, message, tmp_path):
+    config = config_of(changes)
+    if config.loss.name == "alignment":
+        config.data.query_languages = config.data.document_languages = "*:1"
+        config.teacher.model = "somewhere"
+    with contextlib.suppress(KeyError):
+        config.init.head = "somewhere" if config.model.head == "milco" else ""
+    with pytest.raises(InputError, match=message):
+        run.run(config, tmp_path, Console(quiet=True))
