@@ -207,8 +207,8 @@ def get_default() -> ConfigDict:
 def data_set(**fields) -> ConfigDict:
     """One of `data.sets`, with the defaults of `data` but for these fields.
 
-        with c.unlocked():
-            c.data.sets.papers = data_set(files="papers/*.parquet", weight=2.0)
+        sets = {"papers": data_set(files="papers/*.parquet", weight=2.0)}
+        c.data.sets = ConfigDict(sets, sort_keys=False)
 
     Args:
       **fields: source, files, dataset, split, fields, columns (those that differ) and

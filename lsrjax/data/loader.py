@@ -110,21 +110,26 @@ def set_apart(
         """Whether `new` shares no key in a batch that `old` has left."""
         return all(held[batch][key] == (key in keys_n[old]) for key in keys_n[new])
 
-    for batch, place in np.ndindex(batches, width):
+    def move(batch, place) -> bool:
+        """Lets an example change places, if it has to and can."""
         own = dealt[batch, place]
         if all(held[batch][key] == 1 for key in keys_n[own]):
-            continue
-        near = sorted(range(width), key=lambda other: abs(other - place))  # noqa: B023
-        others = ((b, p) for p in near for b in range(batches) if b != batch)
-        for b, p in others:
+            return False
+        near = sorted(range(width), key=lambda other: abs(other - place))
+        for b, p in ((b, p) for p in near for b in range(batches) if b != batch):
             other = dealt[b, p]
             alike = parts_n[own] == parts_n[other]
             if alike and fits(own, other, b) and fits(other, own, batch):
-                for place_of, new, old in ((batch, other, own), (b, own, other)):
-                    held[place_of].subtract(keys_n[old])
-                    held[place_of].update(keys_n[new])
+                for where, new, old in ((batch, other, own), (b, own, other)):
+                    held[where].subtract(keys_n[old])
+                    held[where].update(keys_n[new])
                 dealt[batch, place], dealt[b, p] = other, own
-                break
+                return True
+        return False
+
+    # A change may make room for another one, and none brings a key where it is.
+    while any([move(*place) for place in np.ndindex(batches, width)]):
+        pass
     return dealt, sum(_repeated([keys_n[i] for i in batch]) for batch in dealt)
 
 

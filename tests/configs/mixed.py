@@ -49,11 +49,15 @@ def sets():
     """Pairs of titles and of texts, a batch of one of them."""
     c = stage()
     c.data.source, c.data.split = "files", "train"
-    with c.unlocked():
-        for field, weight in (("title", 1.0), ("text", 2.0)):
-            c.data.sets[field] = data_set(
+    c.data.sets = ConfigDict(
+        {
+            field: data_set(
                 source="debian", split="dev", fields=(field,), weight=weight
             )
+            for field, weight in (("title", 1.0), ("text", 2.0))
+        },
+        sort_keys=False,
+    )
     c.data.mixer = "weights"
     c.data.batches_from = "one"
     c.teacher.model = str(_GOLDEN / "bert")
