@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from lsrjax.config_checks import check_references, check_stage
 from lsrjax.config_effects import check_no_effect, leaves
 from lsrjax.data.embedded import LANGUAGES
+from lsrjax.data.mixing import blank_set, sources_of
 from lsrjax.data.sources import ANY
 from lsrjax.errors import InputError
 
@@ -90,13 +91,34 @@ def get_default() -> ConfigDict:
     c.data.columns.neg = "neg"
     c.data.columns.pos_scores = "pos_scores"
     c.data.columns.neg_scores = "neg_scores"
+    # Several data sets instead: name -> data_set(source=…, files=…, weight=…), which
+    # has its own source, files, dataset, split, fields and columns.
+    c.data.sets = ConfigDict(sort_keys=False)
+    c.data.mixer = "proportional"  # sets: round_robin | proportional (to their
+    # examples) | temperature | weights (as each set says)
+    c.data.mix_temperature = 2.0  # temperature: examples^(1 / it); 1: proportional
+    c.data.batches_from = "mixed"  # sets: mixed | one (a batch is of one set)
+    c.data.topics = 0  # clusters of queries, at most; a batch is of one (TAS-B); 0: off
+    c.data.unique_texts = False  # no query or positive text twice in a batch, which
+    # in-batch negatives would take for a negative
     c.data.query_length = 64  # tokens
     c.data.document_length = 256  # tokens; for pairs: of either text
     c.data.length_parts = 12  # a device's texts are cut into up to so many by length,
     c.data.length_multiple = 4  # each padded to its own multiple of so many tokens
-    c.data.group_size = 1  # documents of a query: a positive and hard negatives
+    c.data.group_size = 1  # documents of a query: positives and hard negatives
+    c.data.positives = 1  # of them
+    c.data.negatives = "random"  # which of a row's: random | top (its first ones) |
+    # rank (random, its first ones more likely) | margin_bins (TAS-B: random over the
+    # margins between the teacher's scores of positive and negative)
+    c.data.negative_rank_scale = 10.0  # rank: e times less likely after so many ranks
+    c.data.margin_bins = 10  # margin_bins: their number, of equal width
+    # Negatives that the teacher takes for positives are left out:
+    c.data.negative_max_score = math.inf  # highest score of a negative; inf: any
+    c.data.negative_margin = -math.inf  # by how much it is below the positive's, at
+    # least; -inf: any
     c.data.mixing = "passages"  # debian: a language is drawn for each document:
-    # passages | for all documents of a query: entries
+    # passages | for all documents of a query: entries | every query comes in all of
+    # document_languages: round_robin
     c.data.query_languages = "*:1"  # language:weight,…; * = any other language
     c.data.document_languages = "*:1"  # debian: the same, for documents
     c.data.threads = 2  # that read and tokenize
@@ -172,7 +194,8 @@ def get_default() -> ConfigDict:
     # (all but products with parameters) | layer (all); not none: the layers run as a
     # loop, which compiles sooner and costs a copy of their parameters
 
-    c.batch_size = 64  # examples (queries or pairs) in the global batch
+    c.batch_size = 64  # examples (queries or pairs) in the global batch; round_robin:
+    # a query counts once for each language
     c.steps = 0  # optimizer steps; or give epochs
     c.epochs = 0.0
 
@@ -201,6 +224,27 @@ def get_default() -> ConfigDict:
     return c.lock()
 
 
+def data_set(**fields) -> ConfigDict:
+    """One of `data.sets`, with the defaults of `data` but for these fields.
+
+        sets = {"papers": data_set(files="papers/*.parquet", weight=2.0)}
+        c.data.sets = ConfigDict(sets, sort_keys=False)
+
+    Args:
+      **fields: source, files, dataset, split, fields, columns (those that differ) and
+        weight (mixer weights).
+
+    Raises:
+      InputError: a field that there is not.
+    """
+    made = blank_set(get_default().data)
+    for field, value in fields.items():
+        if field not in made:
+            raise InputError(not_a_field(field, made, "data_set()"))
+        made.update({field: value})
+    return made.lock()
+
+
 def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """The stages of a run in order; a config without stages is the stage `train`."""
     if len(config.stages):
@@ -227,10 +271,16 @@ def validate(config: ConfigDict) -> None:
         if len(config.stages):
             because = "a run is evaluated as a whole; set config.evaluate"
             check_no_effect(stage, default, where, ["evaluate"], because)
+        for set_name, own in stage.data.sets.items():
+            blank = blank_set(default.data)
+            _check_fields(own, blank, f"{where}.data.sets.{set_name}")
+        embedded = "debian" in (*sources_of(stage.data), stage.dev.source)
         for field in ("query_languages", "document_languages"):
             weights = language_weights(stage.data[field], f"{where}.data.{field}")
-            if stage.data.source == "debian" or stage.dev.source == "debian":
+            if embedded:
                 _check_languages(weights.keys() - {ANY}, f"{where}.data.{field}")
+            if field == "document_languages" and stage.data.mixing == "round_robin":
+                _check_round_robin(stage, weights, where)
         check_stage(stage, default, where)
         check_references(stage, names[:position], where)
     if config.evaluate.test:
@@ -242,6 +292,21 @@ def validate(config: ConfigDict) -> None:
             "config",
             [f for f in default if f not in run_fields],
             "the config has stages; set it in each stage",
+        )
+
+
+def _check_round_robin(stage, weights, where) -> None:
+    shown = f"{where}.data.document_languages is {stage.data.document_languages!r}"
+    if ANY in weights or len(set(weights.values())) > 1 or len(weights) < 2:
+        raise InputError(
+            f"{shown}, but data.mixing = 'round_robin' shows every query in each"
+            ' language: name at least two, all of one weight, as in "en:1,de:1".'
+        )
+    if stage.batch_size % len(weights):
+        raise InputError(
+            f"{shown}: {len(weights)} languages, but {where}.batch_size is"
+            f" {stage.batch_size}. data.mixing = 'round_robin' counts a query once for"
+            f" each language: take a multiple of {len(weights)}."
         )
 
 

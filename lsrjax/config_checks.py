@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from lsrjax import losses
+from lsrjax.config_data import check_choice, check_set, check_split, set_effects
 from lsrjax.config_effects import LAMBDAS, POOLING, check_no_effect, effects, leaves
-from lsrjax.data.embedded import SPLITS
+from lsrjax.data.mixing import MIXERS, blank_set, sources_of
+from lsrjax.data.negatives import SAMPLERS, choice_of
 from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
 from lsrjax.models.encoder import REMAT
@@ -26,7 +28,10 @@ _CHOICES = {
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
-    "data.mixing": ("passages", "entries"),
+    "data.mixer": tuple(MIXERS),
+    "data.batches_from": ("mixed", "one"),
+    "data.negatives": tuple(SAMPLERS),
+    "data.mixing": ("passages", "entries", "round_robin"),
     "prepare.negatives": ("given", "bm25"),
     "prepare.scores": ("given", "teacher"),
     "dev.source": ("", *SOURCES),
@@ -57,6 +62,10 @@ _POSITIVE = (
     "data.threads",
     "data.prefetch",
     "data.group_size",
+    "data.positives",
+    "data.negative_rank_scale",
+    "data.margin_bins",
+    "data.mix_temperature",
     "data.query_length",
     "data.document_length",
     "prepare.count",
@@ -71,6 +80,7 @@ _NOT_NEGATIVE = (
     "seed",
     "steps",
     "epochs",
+    "data.topics",
     "model.dropout",
     "model.embedding_size",
     "memory.encode_chunk",
@@ -103,8 +113,15 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     losses.of(c.loss, f"{where}.loss")
     _check_schedule(c, where)
     _check_data(c, where)
+    for name, own in c.data.sets.items():
+        at = f"{where}.data.sets.{name}"
+        check_set(own, at)
+        for applies, names, because in set_effects(own, c):
+            if not applies:
+                check_no_effect(own, blank_set(default.data), at, names, because)
     _check_needs(c, where)
     _check_group(c, where)
+    check_choice(c, where)
     for applies, names, because in effects(c):
         if not applies:
             check_no_effect(c, default, where, names, because)
@@ -163,12 +180,13 @@ def _check_data(c, where) -> None:
         raise InputError(
             f"{where}.data.fields is {c.data.fields}; choose from ('title', 'text')."
         )
+    if c.data.topics and len(c.data.sets):
+        raise InputError(
+            f"{where}.data.topics is {c.data.topics}, but data.sets has several data"
+            " sets; a batch comes from one topic or from data sets. Set one of them."
+        )
     for part in ("data", "dev"):
-        if c[part].source == "debian" and c[part].split not in SPLITS:
-            raise InputError(
-                f"{where}.{part}.split is {c[part].split!r}; the embedded data has"
-                f" {', '.join(SPLITS)}."
-            )
+        check_split(c[part], f"{where}.{part}")
     if c.dev.source:
         try:
             required_depth([c.dev.metric])
@@ -179,8 +197,8 @@ def _check_data(c, where) -> None:
 def _check_needs(c, where) -> None:
     loss = losses.of(c.loss)
     needs = {
-        "data.files": c.data.source == "files",
-        "data.dataset": c.data.source == "datasets",
+        "data.files": c.data.source == "files" and not len(c.data.sets),
+        "data.dataset": c.data.source == "datasets" and not len(c.data.sets),
         "dev.files": c.dev.source == "files",
         "dev.dataset": c.dev.source == "datasets",
         "tokenizer": not (c.init.encoder or c.init.model),
@@ -240,8 +258,10 @@ def _check_group(c, where) -> None:
             f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
-    mined, embedded = c.prepare.negatives == "bm25", c.data.source == "debian"
-    if "scores" in loss.targets and (mined or embedded) and c.prepare.scores == "given":
+    mined, embedded = c.prepare.negatives == "bm25", "debian" in sources_of(c.data)
+    chosen = c.data.group_size > 1 and choice_of(c.data).needs_scores
+    scores = "scores" in loss.targets or chosen
+    if scores and (mined or embedded) and c.prepare.scores == "given":
         whose = "mined negatives" if mined else "the embedded queries"
         raise InputError(
             f"{where}.prepare.scores is 'given', but {whose} come without scores: set"

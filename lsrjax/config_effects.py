@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from lsrjax import losses
-from lsrjax.data.sources import FIELDS
+from lsrjax.config_data import CHOICE, source_effects
+from lsrjax.data.mixing import sources_of
+from lsrjax.data.negatives import choice_of
 from lsrjax.errors import InputError
 from lsrjax.models.heads import head_class
 from lsrjax.regularizers import REGULARIZERS
@@ -15,8 +17,6 @@ POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "m
 LAMBDAS = tuple(
     f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
 )
-_PAIR_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["pair"])
-_GROUP_COLUMNS = tuple(f"data.columns.{f}" for f in FIELDS["group"])
 _SIZES = tuple(
     f"model.{f}"
     for f in (
@@ -31,9 +31,13 @@ _SIZES = tuple(
 
 
 def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields of one stage by dotted name, and their values; `stages` is one."""
+    """The fields of one stage by dotted name, and their values.
+
+    `stages` and `data.sets` are one field each.
+    """
     for key in config:
-        if isinstance(config[key], ConfigDict) and key != "stages":
+        named = key in ("stages", "sets")
+        if isinstance(config[key], ConfigDict) and not named:
             yield from leaves(config[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", config[key]
@@ -125,28 +129,34 @@ def _of_model(c):
 def _of_data(c):
     loss = losses.of(c.loss)
     ranks = "document" in loss.texts
+    several = len(c.data.sets) > 0
+    choice = choice_of(c.data)
     return [
-        (c.data.source == "files", ("data.files",), "data.source is not files"),
-        (
-            c.data.source == "datasets",
-            ("data.dataset",),
-            "data.source is not datasets",
+        *(
+            (applies, tuple(f"data.{name}" for name in names), because)
+            for applies, names, because in source_effects(c.data, ranks, c.loss.name)
         ),
-        (c.data.source != "files", ("data.split",), "files have no splits"),
         (
-            c.data.source != "debian" or c.dev.source in ("files", "datasets"),
+            not several,
+            ("data.source", "data.files", "data.dataset", "data.split", "data.fields"),
+            "each of data.sets has its own",
+        ),
+        (
+            (c.data.source != "debian" and not several)
+            or c.dev.source in ("files", "datasets"),
             ("data.columns",),
-            "the embedded data has its own names",
+            "each of data.sets has its own"
+            if several
+            else "the embedded data has its own names",
         ),
-        (ranks, _GROUP_COLUMNS, f"the loss {c.loss.name} reads pairs"),
-        (not ranks, _PAIR_COLUMNS, f"the loss {c.loss.name} reads queries"),
+        (several, ("data.mixer", "data.batches_from"), "data.sets is empty"),
         (
-            c.data.source == "debian" and not ranks,
-            ("data.fields",),
-            "only embedded pairs have fields to choose",
+            c.data.mixer == "temperature",
+            ("data.mix_temperature",),
+            "data.mixer is not temperature",
         ),
         (
-            c.data.source == "debian",
+            "debian" in sources_of(c.data),
             ("data.mixing", "data.document_languages"),
             "only embedded documents exist in several languages",
         ),
@@ -154,7 +164,9 @@ def _of_data(c):
             ranks,
             (
                 "data.group_size",
-                "data.mixing",
+                *CHOICE,
+                "data.topics",
+                "data.unique_texts",
                 "data.document_languages",
                 "prepare.negatives",
                 "regularizer.anti_zero",
@@ -169,11 +181,21 @@ def _of_data(c):
         ),
         (
             c.data.group_size > 1,
-            ("data.mixing", "prepare.negatives"),
+            (*CHOICE, "prepare.negatives"),
             "data.group_size is 1: a query has its positive document only",
         ),
         (
-            "scores" in loss.targets,
+            choice.negatives == "rank",
+            ("data.negative_rank_scale",),
+            "data.negatives is not rank",
+        ),
+        (
+            choice.negatives == "margin_bins",
+            ("data.margin_bins",),
+            "data.negatives is not margin_bins",
+        ),
+        (
+            "scores" in loss.targets or choice.needs_scores,
             ("prepare.scores",),
             f"the loss {c.loss.name} reads no scores",
         ),

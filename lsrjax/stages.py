@@ -23,8 +23,10 @@ from lsrjax import (
 )
 from lsrjax import train as training
 from lsrjax.config import language_weights
-from lsrjax.data import loader, sources
+from lsrjax.data import loader, mixing, orders, sources
+from lsrjax.data.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
+from lsrjax.data.topics import cluster, query_text
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.prepare import score as preparing
@@ -109,6 +111,11 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
                 evaluate=_dev(config, parts),
                 check=_plan(config, parts, ready).check,
             )
+    if ready.left_together:
+        tracker.note(
+            f"  data.unique_texts: {ready.left_together:,} examples stayed in a batch"
+            " that has their query or positive text already, for want of others."
+        )
     tracker.stage_end()
     if hosts.is_first():
         checkpoint.write_json(done, {"steps": parts.total_steps})
@@ -130,6 +137,7 @@ class _Parts:
     Attributes:
       kind: of the examples, "pair" or "group".
       source: the training examples.
+      order: which of them make up which batch.
       student: the retriever before training.
       teacher: the frozen English model, or None.
       total_steps: optimizer steps.
@@ -139,6 +147,7 @@ class _Parts:
 
     kind: str
     source: Sequence
+    order: orders.Order | mixing.MixedOrder
     student: build.Student
     teacher: checkpoint.SavedModel | None
     total_steps: int
@@ -149,9 +158,8 @@ class _Parts:
 def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     views = "views" in losses.of(config.loss).targets
     kind = "pair" if views else "group"
-    source = sources.open_source(config.data, kind)
-    if not len(source):
-        raise InputError(f"Stage {name}: the training data has no examples.")
+    sets = mixing.open_sets(config.data, kind)
+    source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     student = build.student(
         config, lambda reference: build.open_model(reference, workdir)
     )
@@ -167,7 +175,14 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
         _check_teacher(student.spec, teacher)
     else:
         source = _prepared(config, source, folder, teacher, tracker)
-    total_steps = training.steps_of(config, len(source))
+    topics = _topics(config, source, folder, student, tracker)
+    if topics is not None:
+        order = mixing.order_of_topics(topics, _entries(config), config.seed)
+    else:
+        sizes = [len(one) for one in sets]
+        order = mixing.order_of(config.data, sizes, _entries(config), config.seed)
+    shown = config.batch_size // _entries(config)
+    total_steps = training.steps_of(config, shown * len(source))
     idf = None
     if REGULARIZERS[config.regularizer.name].idf:
         idf = term_statistics.idf_of_views(
@@ -177,7 +192,7 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
         config, total_steps, student.spec, teacher.spec if views else None, idf
     )
     layout = _layout(config, student.spec, mesh)
-    return _Parts(kind, source, student, teacher, total_steps, step, layout)
+    return _Parts(kind, source, order, student, teacher, total_steps, step, layout)
 
 
 def _plan(config, parts: _Parts, batches: loader.Batches) -> plan.StagePlan:
@@ -280,18 +295,28 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
             ),
             with_scores="scores" in targets,
             with_keys="keys" in targets,
+            choice=choice_of(data),
         )
-    source, mesh = parts.source, parts.layout.mesh
+    mesh = parts.layout.mesh
     return loader.Batches(
-        source,
-        loader.Order(len(source), config.batch_size, config.seed),
+        parts.source,
+        parts.order,
         make,
+        apart=data.unique_texts,
         devices=mesh.shape[sharding.DATA],
         rows=sharding.local_rows(mesh),
         parts=data.length_parts,
         multiple=data.length_multiple,
         agree=functools.partial(hosts.largest, f"shapes of {name}"),
     )
+
+
+def _entries(config) -> int:
+    """Examples in a batch, each once, in however many languages it is shown."""
+    if config.data.mixing != "round_robin":
+        return config.batch_size
+    languages = language_weights(config.data.document_languages, "document_languages")
+    return config.batch_size // len(languages)
 
 
 def _text_field(data, length: str, model) -> loader.TextField:
@@ -346,15 +371,15 @@ def _prepared(config, source, folder: pathlib.Path, teacher, tracker):
     scored = config.prepare.scores == "teacher"
     if not (mined or scored):
         return source
-    path = folder / "prepared.npz"
     corpus, positives = preparing.corpus_of(source)
-    if not path.is_file():
+
+    def prepare():
         tracker.note(
             f"Preparing {len(source):,} queries over {len(corpus):,} documents:"
             + (" mining negatives with BM25" if mined else "")
             + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
         )
-        arrays = preparing.prepare(
+        return preparing.prepare(
             source,
             corpus,
             positives,
@@ -362,6 +387,32 @@ def _prepared(config, source, folder: pathlib.Path, teacher, tracker):
             teacher=searcher(teacher, config) if scored else None,
             seed=config.seed,
         )
+
+    arrays = _kept(folder / "prepared.npz", ("negatives", "scores"), prepare)
+    scores = arrays["scores"] if scored else None
+    return sources.WithNegatives(source, corpus, arrays["negatives"], scores)
+
+
+def _topics(config, source, folder: pathlib.Path, student, tracker):
+    """[examples] the topic of each query, made once and kept; None without topics."""
+    if not config.data.topics:
+        return None
+
+    def make():
+        tracker.note(f"Clustering {len(source):,} queries by topic")
+        queries = [query_text(source[i]) for i in range(len(source))]
+        tokenizer = TextTokenizer(student.tokenizer)
+        ids = tokenizer.ids(queries, config.data.query_length)
+        count, least = config.data.topics, _entries(config)
+        return {"topics": cluster(ids, count, least, config.seed)}
+
+    return _kept(folder / "topics.npz", ("topics",), make)["topics"]
+
+
+def _kept(path: pathlib.Path, names: Sequence[str], make) -> dict[str, np.ndarray]:
+    """The arrays that `make` gives, from a file where they have been made before."""
+    if not path.is_file():
+        arrays = make()
         if hosts.is_first():
             temporary = path.with_suffix(".tmp.npz")
             np.savez(temporary, **arrays)
@@ -369,9 +420,8 @@ def _prepared(config, source, folder: pathlib.Path, teacher, tracker):
     hosts.wait_for_all(str(path))
     try:
         with np.load(path) as arrays:
-            negatives, scores = arrays["negatives"], arrays["scores"]
+            return {name: arrays[name] for name in names}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise InputError(
             f"{path} is damaged ({e}). Delete it; it is made again from the data."
         ) from e
-    return sources.WithNegatives(source, corpus, negatives, scores if scored else None)

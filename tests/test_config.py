@@ -7,7 +7,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from lsrjax import config_checks
-from lsrjax.config import get_default, language_weights, stages, validate
+from lsrjax.config import (
+    data_set,
+    get_default,
+    language_weights,
+    stages,
+    validate,
+)
 from lsrjax.errors import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -40,6 +46,33 @@ def infonce(**fields):
     c.data.source = "debian"
     c.loss.name = "infonce"
     return changed(c, fields)
+
+
+def sets(c, **by_name):
+    """A config on several data sets, its own files left out."""
+    c.data.source, c.data.files = "files", ""
+    with c.unlocked():
+        c.data.sets = ConfigDict(by_name, sort_keys=False)
+    return c
+
+
+def round_robin(**fields):
+    """KL on the embedded data, every query in three languages."""
+    return kl(
+        data__source="debian",
+        data__files="",
+        data__mixing="round_robin",
+        data__document_languages="en:1,de:1,ja:1",
+        prepare__negatives="bm25",
+        prepare__scores="teacher",
+        teacher__model="x",
+        batch_size=12,
+        **fields,
+    )
+
+
+A, B = data_set(files="a.jsonl"), data_set(source="datasets", dataset="b", weight=2.0)
+EMBEDDED = data_set(source="debian")
 
 
 def changed(c, fields):
@@ -102,6 +135,24 @@ def test_small_configs_are_valid(make):
             regularizer__active_gain=0.1,
         ),
         infonce(regularizer__anti_zero=0.1),
+        kl(data__negatives="rank", data__negative_rank_scale=3.0, data__positives=2),
+        kl(data__negatives="margin_bins", data__margin_bins=4, data__topics=9),
+        kl(data__negative_max_score=3, data__negative_margin=0.0),
+        infonce(data__unique_texts=True, data__topics=9),
+        infonce(
+            data__group_size=3,
+            data__negatives="margin_bins",
+            prepare__negatives="bm25",
+            prepare__scores="teacher",
+            teacher__model="x",
+        ),
+        round_robin(),
+        round_robin(data__negative_margin=1.0, data__unique_texts=True),
+        sets(kl(data__mixer="weights", data__batches_from="one"), a=A, b=B),
+        sets(kl(data__mixer="temperature", data__mix_temperature=3.0), a=A),
+        sets(kl(dev__source="files", dev__files="x", data__columns__pos="p"), a=A),
+        sets(infonce(data__document_languages="en:1"), a=A, b=EMBEDDED),
+        run_of(one=alignment(), two=sets(kl(), a=A)),
         # A short trial of a config with a longer warm-up.
         infonce(steps=2, optim__warmup_steps=20),
     ],
@@ -145,6 +196,26 @@ def test_unknown_choices_list_the_known(field):
         (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),
         (kl(init__echo_scale=0.1), "echo_scale", "init.echo is random"),
         (kl(data__split="dev"), "data.split", "files have no splits"),
+        (kl(data__mixer="weights"), "data.mixer", "data.sets is empty"),
+        (kl(data__batches_from="one"), "data.batches_from", "data.sets is empty"),
+        (sets(kl(data__mix_temperature=3.0), a=A), "mix_temperature", "is not temper"),
+        (changed(sets(kl(), a=A), {"data.files": "x"}), "data.files", "sets has its"),
+        (sets(kl(data__columns__pos="p"), a=A), "columns.pos", "sets has its own"),
+        (sets(kl(), a=A, b=B), "data.sets.b.weight", "data.mixer is not weights"),
+        (sets(kl(), a=data_set(files="x", split="dev")), "data.sets.a.split", "files"),
+        (
+            sets(kl(), a=data_set(files="x", columns={"english": "e"})),
+            "data.sets.a.columns.english",
+            "reads queries",
+        ),
+        (sets(infonce(), a=data_set(source="debian", files="x")), "a.files", "is not"),
+        (sets(kl(data__mixing="entries"), a=A), "data.mixing", "several languages"),
+        (alignment(data__topics=3), "data.topics", "no queries"),
+        (alignment(data__unique_texts=True), "data.unique_texts", "no queries"),
+        (infonce(data__negatives="top"), "data.negatives", "group_size is 1"),
+        (infonce(data__negative_margin=1.0), "negative_margin", "group_size is 1"),
+        (kl(data__negative_rank_scale=2.0), "negative_rank_scale", "is not rank"),
+        (kl(data__margin_bins=4), "data.margin_bins", "is not margin_bins"),
         (kl(data__dataset="a/b"), "data.dataset", "source is not datasets"),
         (kl(data__fields=("text",)), "data.fields", "embedded pairs"),
         (kl(data__mixing="entries"), "data.mixing", "several languages"),
@@ -280,6 +351,58 @@ def test_options_without_effect_are_refused(c, field, because):
             infonce(dev__source="debian", dev__metric="nDGC@10"),
             "config.dev.metric is 'nDGC@10'",
         ),
+        (sets(kl(), a=data_set()), "config.data.sets.a.files is '', but this set"),
+        (sets(kl(), a=data_set(source="x")), "config.data.sets.a.source is 'x'; known"),
+        (
+            sets(infonce(), a=data_set(source="debian", split="x")),
+            "config.data.sets.a.split is 'x'; the embedded data has train",
+        ),
+        (
+            sets(kl(data__mixer="weights"), a=data_set(files="x", weight=0.0)),
+            "config.data.sets.a.weight is 0.0; it must be > 0",
+        ),
+        (sets(kl(data__topics=3), a=A), "data.topics is 3, but data.sets has several"),
+        (sets(kl(), a=EMBEDDED), "the embedded queries come without scores"),
+        (sets(infonce(data__document_languages="xx:1"), a=EMBEDDED), "names xx; the"),
+        (kl(data__positives=4), "group_size is 4: a group needs a negative, too"),
+        (
+            infonce(data__positives=2, data__group_size=3, prepare__negatives="bm25"),
+            "infonce takes the first document for the only positive",
+        ),
+        (
+            kl(data__positives=2, prepare__scores="teacher", teacher__model="x"),
+            "config.prepare makes has one positive",
+        ),
+        (round_robin(data__negatives="top"), "mined negatives come in random order"),
+        (kl(data__negative_margin=float("nan")), "negative_margin is not a number"),
+        (
+            infonce(
+                data__group_size=3,
+                prepare__negatives="bm25",
+                data__negative_max_score=1.0,
+            ),
+            "mined negatives come without scores",
+        ),
+        (
+            infonce(
+                data__group_size=3,
+                prepare__negatives="bm25",
+                data__mixing="round_robin",
+                data__document_languages="en:1,de:1",
+            ),
+            "'round_robin', which repeats a query and its teacher scores",
+        ),
+        (
+            changed(round_robin(), {"batch_size": 13}),
+            "3 languages, but config.batch_size is 13",
+        ),
+        *(
+            (
+                changed(round_robin(), {"data.document_languages": languages}),
+                f"document_languages is {languages!r}, but data.mixing = 'round_robin'",
+            )
+            for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
+        ),
         (
             infonce(data__group_size=9, prepare__negatives="bm25"),
             "config.prepare.count is 7: fewer negatives than the 8",
@@ -288,6 +411,23 @@ def test_options_without_effect_are_refused(c, field, because):
 )
 def test_mistakes_say_what_to_do(c, message):
     assert message in refusal(c)
+
+
+def test_fields_of_data_sets():
+    with pytest.raises(
+        InputError, match=r"data_set\(\)\.sourse is not a field.*source"
+    ):
+        data_set(sourse="files")
+    own = data_set(files="x", columns={"pos": "good"})
+    assert own.columns.pos == "good" and own.columns.neg == "neg"
+    c = sets(kl(), a=data_set(files="x"))
+    with c.unlocked():
+        c.data.sets.a.flies = "y"
+    assert "config.data.sets.a.flies is not a field; the nearest is" in refusal(c)
+    c = sets(kl(), a=data_set(files="x"))
+    with c.unlocked():
+        del c.data.sets.a["weight"]
+    assert "config.data.sets.a.weight is missing" in refusal(c)
 
 
 def test_fields_of_a_run_belong_to_its_stages():

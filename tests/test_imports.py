@@ -34,6 +34,7 @@ ALLOWED = {
 }
 # From the lowest to the highest.
 PROGRAMS = (
+    "config_data",
     "config_effects",
     "config_checks",
     "config",

@@ -289,6 +289,7 @@ class _RandomTexts:
     """In the place of `loader.PairBatches` or `GroupBatches`."""
 
     sizes: StepSizes
+    repeats = 1  # of an example in a batch
 
     @property
     def encoded(self) -> dict[str, loader.Encoded]:

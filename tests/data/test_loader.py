@@ -17,9 +17,12 @@ from lsrjax.data.loader import (
     PairBatches,
     deal,
     rows_of,
+    set_apart,
     stream,
     text_key,
 )
+from lsrjax.data.mixing import MixedOrder
+from lsrjax.data.negatives import Choice
 from lsrjax.data.sources import ANY, Group, InMemory, Pair, WithNegatives
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
@@ -71,9 +74,9 @@ def group_batches(field, **changes):
     return GroupBatches(query=field, document=field, **(options | changes))
 
 
-def batches_of(examples, build, batch_size=4, seed=0, **options):
+def batches_of(examples, build, batch_size=4, seed=0, order=None, **options):
     source = InMemory(examples)
-    order = Order(len(source), batch_size, seed)
+    order = order or Order(len(source), batch_size, seed)
     return Batches(source, order, build, **({"multiple": 4} | options))
 
 
@@ -212,6 +215,68 @@ def test_batches_are_dealt_examples_of_like_sizes():
     # Nor do lengths within a batch: the longest of each is one of the 32 longest.
     assert sizes[dealt].max(axis=1).min() >= np.sort(sizes)[-32]
     np.testing.assert_array_equal(deal(sizes, 32, turn=5), np.roll(dealt, 5, axis=0))
+
+
+def test_each_batch_keeps_its_number_of_each_part():
+    rng = np.random.default_rng(0)
+    sizes, parts = rng.geometric(0.05, 32 * 40), rng.integers(3, size=32 * 40)
+    sizes += 50 * parts
+    for turn in (0, 7):
+        dealt = deal(sizes, 32, turn, parts)
+        assert sorted(dealt.ravel()) == list(range(len(sizes)))
+        np.testing.assert_array_equal(parts[dealt], parts.reshape(32, 40))
+        # As even as their numbers of each part allow.
+        spread = (sizes - 50 * parts)[dealt].sum(axis=1).std()
+        assert spread < 0.5 * (sizes - 50 * parts).reshape(32, 40).sum(axis=1).std()
+    np.testing.assert_array_equal(
+        deal(sizes, 32, 7, np.ones(len(sizes))), deal(sizes, 32, 7)
+    )
+
+
+def repeated(keys):
+    """How many share a key with one before them."""
+    return sum(any(k & other for other in keys[:i]) for i, k in enumerate(keys))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_shares_a_key_is_set_apart(seed):
+    rng = np.random.default_rng(seed)
+    # Each of 256 examples has a query and a document; many have them twice.
+    keys = [
+        frozenset({("query", int(rng.integers(90))), ("document", int(d))})
+        for d in rng.integers(90, size=256)
+    ]
+    parts = rng.integers(2, size=256)
+    dealt = np.arange(256).reshape(16, 16)
+    assert sum(repeated([keys[i] for i in row]) for row in dealt) > 30
+    apart, left = set_apart(dealt, keys, parts)
+    assert left == 0
+    assert all(repeated([keys[i] for i in row]) == 0 for row in apart)
+    assert sorted(apart.ravel()) == list(range(256))
+    np.testing.assert_array_equal(parts[apart], parts[dealt])
+    # Nothing moves without need, and what moves goes not far.
+    free = [frozenset({("query", i)}) for i in range(256)]
+    same, left = set_apart(dealt, free, parts)
+    np.testing.assert_array_equal(same, dealt)
+    assert left == 0
+
+
+def test_what_cannot_be_set_apart_is_counted():
+    same, other = frozenset({1}), frozenset({2})
+    dealt = np.arange(4).reshape(2, 2)
+    apart, left = set_apart(dealt, [same, same, other, other], [0] * 4)
+    assert left == 0 and {frozenset(row) for row in apart.tolist()} != {
+        frozenset({0, 1}),
+        frozenset({2, 3}),
+    }
+    for keys, parts, count in (
+        ([same, same, same, other], [0] * 4, 1),
+        ([same] * 4, [0] * 4, 2),
+        ([same, same, other, other], [0, 0, 1, 1], 2),
+    ):
+        apart, left = set_apart(dealt, keys, parts)
+        assert left == count and sorted(apart.ravel()) == [0, 1, 2, 3]
+    assert set_apart(dealt[:1], [same, same], [0, 0])[1] == 1
 
 
 def of_window(order, batch):
@@ -411,6 +476,89 @@ def test_processes_together_read_the_whole_batch(english):
             assert_same(batches[i], of_devices(expected[i], 4, rows))
 
 
+def with_twins(count):
+    """Groups of which four at a time have the same query or the same positive."""
+    made = groups(count)
+    for i, group in enumerate(made):
+        twin = made[i // 4 * 4]
+        if i % 8 < 4:
+            made[i] = Group(
+                group.id, twin.query, group.positives, group.negatives, group.scores
+            )
+        else:
+            group.positives[1:] = twin.positives[:1]
+    return made
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_no_text_twice_in_a_batch(field, devices):
+    examples = with_twins(96)
+    build = group_batches(field, with_scores=True)
+    plain = batches_of(examples, build, 8, devices=devices)
+    apart = batches_of(examples, build, 8, devices=devices, apart=True)
+
+    def members(batch):
+        # The scores of example i are 100 i and a bit.
+        return (batch["targets"]["scores"][:, 0] // 100).astype(int).tolist()
+
+    def twins(batches):
+        fours = [[i // 4 for i in members(batches[k])] for k in range(24)]
+        return sum(len(four) - len(set(four)) for four in fours)
+
+    assert twins(plain) > 10 and twins(apart) == 0
+    assert plain.left_together == apart.left_together == 0
+    for epoch in range(2):
+        seen = [
+            m for k in range(12 * epoch, 12 * epoch + 12) for m in members(apart[k])
+        ]
+        assert sorted(seen) == list(range(96))
+    again = batches_of(examples, build, 8, devices=devices, apart=True)
+    for i in (17, 3, 23):
+        assert_same(again[i], apart[i])
+    parts = [
+        batches_of(examples, build, 8, devices=2, rows=rows, apart=True)
+        for rows in ([0], [1])
+    ]
+    for row, part in enumerate(parts):
+        expected = np.split(apart[5]["targets"]["scores"], 2)[row]
+        np.testing.assert_array_equal(part[5]["targets"]["scores"], expected)
+
+
+def test_texts_that_stay_together_are_counted(field):
+    batches = batches_of(groups(3), group_batches(field), 8, apart=True)
+    windows = {Order(3, 8, 0).window(i) for i in range(9)}
+    for i in range(9):
+        batches[i]
+    found = batches.left_together
+    assert found >= 9 * 5
+    batches[0]  # which is not counted again
+    assert batches.left_together == found and len(windows) <= 9
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_batches_of_several_sets(field, one):
+    examples, sizes = groups(60), (40, 5, 15)
+    build = group_batches(field)
+
+    def made(**options):
+        order = MixedOrder(sizes, 6, 0, weights=[1, 1, 1], one=one)
+        return batches_of(examples, build, order=order, **options)
+
+    batches, order = made(), MixedOrder(sizes, 6, 0, weights=[1, 1, 1], one=one)
+    for i in range(40):
+        scores = batches[i]["targets"]["scores"][:, 0]
+        sets = np.searchsorted([40, 45], scores // 100, side="right").tolist()
+        expected = np.searchsorted([40, 45], [e for _, e in order[i]], side="right")
+        # Of each set as many as the order says, whatever was dealt.
+        assert sorted(sets) == sorted(expected.tolist())
+        assert len(set(sets)) == (1 if one else 3)
+    shuffled = made()
+    for i in np.random.default_rng(0).permutation(40).tolist():
+        assert_same(shuffled[i], batches[i])
+    # Batches of one set share out their examples, too.
+    assert one != (len(order.window(0)) == 32)
+
+
 def of_devices(batch, devices, rows):
     """Some devices' rows of all arrays of a batch."""
 
@@ -553,6 +701,76 @@ def test_entries_draw_from_the_languages_of_all_documents(field):
     group = Group("the group", group.query, group.positives, apart, group.scores)
     with pytest.raises(InputError, match="the group: its documents have no language"):
         chosen(0, build, group)
+
+
+@pytest.mark.parametrize("mixing", ["passages", "entries"])
+def test_a_language_depends_on_the_place_alone(field, mixing):
+    """Not on how many documents there are, nor on which of them."""
+    (few,), (many,) = groups(1, negatives=2), groups(1, negatives=40, positives=3)
+    small = group_batches(field, mixing=mixing)
+    large = group_batches(field, mixing=mixing, group_size=9, choice=Choice("top", 2))
+    languages = set()
+    for seed in range(30):
+        query, documents, _ = chosen(seed, small, few)
+        other_query, more, _ = chosen(seed, large, many)
+        assert query[0] == other_query[0]
+        assert [d[0] for d in documents] == [d[0] for d in more[:3]]
+        languages.add(tuple(d[0] for d in documents))
+    assert len(languages) == 4 or mixing == "passages"
+
+
+def round_robin(field, languages=("de", "en", "ja"), **changes):
+    weights = dict.fromkeys(languages, 1.0)
+    return group_batches(
+        field, mixing="round_robin", document_languages=weights, **changes
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_round_robin_shows_each_group_in_every_language(field, devices):
+    """Language after language, with the same query, documents and scores."""
+    build, entries = round_robin(field), 4
+    batches = batches_of(groups(13), build, entries, devices=devices)
+    order, seen = Order(13, entries, seed=0), collections.Counter()
+    for i in range(6):
+        batch, queries, documents = batches[i], [], []
+        for rows in rows_by_device(batch["student"], devices):
+            share = len(rows) // 4
+            assert share == 3 * entries // devices
+            said = [words(field.tokenizer, row) for row in rows]
+            queries += said[:share]
+            documents += [said[k : k + 3] for k in range(share, len(rows), 3)]
+        for place in range(entries):
+            same = range(place, 3 * entries, entries)
+            assert len({tuple(queries[k]) for k in same}) == 1
+            for language, k in zip(("de", "en", "ja"), same, strict=True):
+                assert [d[0] for d in documents[k]] == [language] * 3
+                rest = [d[1:] for d in documents[k]]
+                assert rest == [d[1:] for d in documents[place]]
+            scores = batch["targets"]["scores"][list(same)]
+            assert (scores == scores[0]).all()
+            assert int(scores[0, 0]) // 100 == int(queries[place][2])
+        seen.update(int(query[2]) for query in queries[:entries])
+        if i + 1 == order.window(i).stop:
+            expected = [m for k in range(i + 1) for m in order[k]]
+            assert seen == collections.Counter(example for _, example in expected)
+
+
+def test_round_robin_needs_every_language(field):
+    (group,) = groups(1)
+    build = round_robin(field, ("de", "ko", "en"))
+    with pytest.raises(InputError, match="group 0: not all .* exist in ko, .*round_"):
+        chosen(0, build, group)
+
+
+def test_several_positives_come_first(field):
+    (group,) = groups(1, positives=3)
+    build = group_batches(field, group_size=4, choice=Choice("top", positives=2))
+    for seed in range(10):
+        _, documents, drawn = chosen(seed, build, group)
+        assert [d[1] for d in documents] == ["good", "good", "bad", "bad"]
+        assert (drawn.targets["scores"][:2] < 3).all()
+        assert drawn.targets["scores"][2:].tolist() == [3, 4]
 
 
 def test_languages_without_weight_are_drawn_where_there_are_no_others(field):

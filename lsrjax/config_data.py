@@ -1,0 +1,133 @@
+"""Which values of `data` and `data.sets` make no sense, and why."""
+
+import math
+
+from lsrjax import losses
+from lsrjax.data.embedded import SPLITS
+from lsrjax.data.sources import FIELDS, SOURCES
+from lsrjax.errors import InputError
+
+# How the documents of a query are chosen, and the languages they are shown in.
+CHOICE = (
+    "data.mixing",
+    "data.positives",
+    "data.negatives",
+    "data.negative_rank_scale",
+    "data.margin_bins",
+    "data.negative_max_score",
+    "data.negative_margin",
+)
+_PAIR_COLUMNS = tuple(f"columns.{f}" for f in FIELDS["pair"])
+_GROUP_COLUMNS = tuple(f"columns.{f}" for f in FIELDS["group"])
+
+
+def check_split(data, where: str) -> None:
+    """Refuses a split that the embedded data does not have."""
+    if data.source == "debian" and data.split not in SPLITS:
+        raise InputError(
+            f"{where}.split is {data.split!r}; the embedded data has"
+            f" {', '.join(SPLITS)}."
+        )
+
+
+def check_set(own, where: str) -> None:
+    """Checks the values of one of `data.sets`.
+
+    Args:
+      own: the set.
+      where: its name, for errors.
+
+    Raises:
+      InputError: names the field and what to do.
+    """
+    if own.source not in SOURCES:
+        known = ", ".join(repr(choice) for choice in SOURCES)
+        raise InputError(f"{where}.source is {own.source!r}; known: {known}.")
+    check_split(own, where)
+    for field, source in (("files", "files"), ("dataset", "datasets")):
+        if own.source == source and not own[field]:
+            raise InputError(
+                f"{where}.{field} is {own[field]!r}, but this set needs it: see"
+                " lsrjax/config.py."
+            )
+    if not 0 < own.weight < math.inf:
+        raise InputError(
+            f"{where}.weight is {own.weight}; it must be > 0. Remove a set that takes"
+            " no part."
+        )
+
+
+def check_choice(c, where: str) -> None:
+    """Checks that a query's documents and their languages suit a stage's loss and data.
+
+    Raises:
+      InputError: names the field and what to do.
+    """
+    data = c.data
+    loss = losses.of(c.loss)
+    scores = "scores" in loss.targets
+    for field in ("negative_max_score", "negative_margin"):
+        if math.isnan(data[field]):
+            raise InputError(f"{where}.data.{field} is not a number; give a score.")
+    if 1 < data.group_size <= data.positives:
+        raise InputError(
+            f"{where}.data.positives is {data.positives}, but data.group_size is"
+            f" {data.group_size}: a group needs a negative, too. Raise group_size."
+        )
+    if data.positives > 1 and (not scores or "infonce" in loss.weights):
+        raise InputError(
+            f"{where}.data.positives is {data.positives}, but the loss {c.loss.name}"
+            " takes the first document for the only positive. Set it to 1."
+        )
+    prepared = c.prepare.negatives == "bm25" or c.prepare.scores == "teacher"
+    if data.positives > 1 and prepared:
+        raise InputError(
+            f"{where}.data.positives is {data.positives}, but what config.prepare makes"
+            " has one positive for each query. Set it to 1."
+        )
+    if data.negatives in ("top", "rank") and c.prepare.negatives == "bm25":
+        raise InputError(
+            f"{where}.data.negatives is {data.negatives!r}, but mined negatives come in"
+            " random order. Use 'random', and lower prepare.depth for harder ones."
+        )
+    if data.mixing == "round_robin" and not scores:
+        raise InputError(
+            f"{where}.data.mixing is 'round_robin', which repeats a query and its"
+            f" teacher scores in every language, but the loss {c.loss.name} reads no"
+            " scores. Use 'passages' or 'entries'."
+        )
+
+
+def source_effects(data, ranks: bool, loss: str) -> list[tuple[bool, tuple, str]]:
+    """What has an effect in `data` or in one of its sets.
+
+    Args:
+      data: one of them.
+      ranks: the loss reads queries and documents, not pairs.
+      loss: its name.
+
+    Returns:
+      (whether the fields take effect, the fields, why they do not) of each.
+    """
+    return [
+        (data.source == "files", ("files",), "data.source is not files"),
+        (data.source == "datasets", ("dataset",), "data.source is not datasets"),
+        (data.source != "files", ("split",), "files have no splits"),
+        (ranks, _GROUP_COLUMNS, f"the loss {loss} reads pairs"),
+        (not ranks, _PAIR_COLUMNS, f"the loss {loss} reads queries"),
+        (
+            data.source == "debian" and not ranks,
+            ("fields",),
+            "only embedded pairs have fields to choose",
+        ),
+    ]
+
+
+def set_effects(own, c) -> list[tuple[bool, tuple, str]]:
+    """As `source_effects`, of one of the sets of a stage's config `c`."""
+    ranks = "document" in losses.of(c.loss).texts
+    return [
+        *source_effects(own, ranks, c.loss.name),
+        (own.source != "debian", ("columns",), "the embedded data has its own names"),
+        (c.data.mixer == "weights", ("weight",), "data.mixer is not weights"),
+    ]
