@@ -32,7 +32,14 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "hub": ["datasets>=4.0"],
-        "tfds": ["tensorflow-datasets>=4.9"],
-        "test": ["pytest>=8", "ruff==0.17.5", "torch==2.13.0", "datasets>=4.0"],
+        "tfds": ["tensorflow-datasets>=4.9", "array_record>=0.5"],
+        "test": [
+            "pytest>=8",
+            "ruff==0.17.5",
+            "torch==2.13.0",
+            "datasets>=4.0",
+            "tensorflow-datasets>=4.9",
+            "array_record>=0.5",
+        ],
     },
 )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from lsrjax.data import checks
 from lsrjax.data.embedded import SPLITS
 from lsrjax.data.sources import FIELDS, SOURCES
 from lsrjax.errors import InputError
@@ -23,6 +24,7 @@ _CHOICES = {
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
+    **checks.CHOICES,
     "data.mixing": ("passages", "entries"),
     "prepare.negatives": ("given", "bm25"),
     "prepare.scores": ("given", "teacher"),
@@ -113,6 +115,7 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     _check_values(c, where)
     _check_schedule(c, where)
     _check_data(c, where)
+    checks.check(c, where)
     _check_needs(c, where)
     _check_group(c, where)
     for applies, names, because in _effects(c):
@@ -184,9 +187,10 @@ def _check_needs(c, where) -> None:
     loss = LOSSES[c.loss.name]
     needs = {
         "data.files": c.data.source == "files",
-        "data.dataset": c.data.source == "datasets",
+        "data.dataset": c.data.source in ("datasets", "tfds"),
         "dev.files": c.dev.source == "files",
-        "dev.dataset": c.dev.source == "datasets",
+        "dev.dataset": c.dev.source in ("datasets", "tfds"),
+        **checks.needed(c),
         "tokenizer": not (c.init.encoder or c.init.model),
         "init.head": c.model.head == "milco" and not c.init.model,
         "teacher.model": loss.target == "views" or c.prepare.scores == "teacher",
@@ -275,28 +279,13 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
         (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
         # The data.
         (c.data.source == "files", ("data.files",), "data.source is not files"),
-        (
-            c.data.source == "datasets",
-            ("data.dataset",),
-            "data.source is not datasets",
-        ),
-        (c.data.source != "files", ("data.split",), "files have no splits"),
-        (
-            c.data.source != "debian" or c.dev.source in ("files", "datasets"),
-            ("data.columns",),
-            "the embedded data has its own names",
-        ),
+        *checks.effects(c, scored=loss.target == "scores"),
         (ranks, _GROUP_COLUMNS, f"the loss {c.loss.name} reads pairs"),
         (not ranks, _PAIR_COLUMNS, f"the loss {c.loss.name} reads queries"),
         (
             c.data.source == "debian" and not ranks,
             ("data.fields",),
             "only embedded pairs have fields to choose",
-        ),
-        (
-            c.data.source == "debian",
-            ("data.mixing", "data.document_languages"),
-            "only embedded documents exist in several languages",
         ),
         (
             ranks,
@@ -359,8 +348,6 @@ def _effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
         # Evaluation.
         (c.dev.source != "", ("dev",), "dev.source is empty"),
         (c.dev.source == "files", ("dev.files",), "dev.source is not files"),
-        (c.dev.source == "datasets", ("dev.dataset",), "dev.source is not datasets"),
-        (c.dev.source != "files", ("dev.split",), "files have no splits"),
         (c.evaluate.test != "", ("evaluate.examples",), "evaluate.test is empty"),
     ]
 

@@ -233,6 +233,7 @@ def _summary(config, parts: _Parts, batches) -> dict[str, object]:
     shapes = " | ".join(str(table["student"]) for table in batches.shapes)
     return {
         "examples": len(parts.source),
+        "format": parts.source.description,
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
         "loss": config.loss.name,
@@ -293,12 +294,13 @@ def _dev(config, parts: _Parts):
         return None
     data = config.data.copy_and_resolve_references()
     with data.unlocked():
-        data.update({f: config.dev[f] for f in ("source", "files", "dataset", "split")})
+        fields = ("source", "files", "dataset", "split", "format")
+        data.update({field: config.dev[field] for field in fields})
     weights = language_weights(config.data.query_languages, "query_languages")
     # The embedded data knows the documents behind its pairs.
     kind = "group" if data.source == "debian" else parts.kind
     task = dev_task(
-        sources.open_source(data, kind),
+        sources.open_source(data, kind, held_out=True),
         config.dev.queries,
         # A query of unstated language counts in any case, as it does in training.
         lambda language: (
