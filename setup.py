@@ -32,7 +32,12 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "hub": ["datasets>=4.0"],
-        "tfds": ["tensorflow-datasets>=4.9", "array_record>=0.5"],
+        # TFDS imports importlib_resources, but does not ask for it.
+        "tfds": [
+            "tensorflow-datasets>=4.9",
+            "array_record>=0.5",
+            "importlib_resources>=6",
+        ],
         "test": [
             "pytest>=8",
             "ruff==0.17.5",
@@ -40,6 +45,7 @@ setup(
             "datasets>=4.0",
             "tensorflow-datasets>=4.9",
             "array_record>=0.5",
+            "importlib_resources>=6",
         ],
     },
 )

@@ -68,6 +68,7 @@ def effects(c, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
       (whether the fields take effect, the fields, why they do not).
     """
     data, dev = c.data, c.dev
+    renaming = {"auto"} | {name for name, entry in FORMATS.items() if entry.renamed}
     texts = parse(f"{data.corpus},{data.queries}")
     return [
         (
@@ -86,6 +87,12 @@ def effects(c, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
             "the embedded data has its own names",
         ),
         (
+            renaming & {data.format, dev.format if dev.source in _ROWS else ""}
+            != set(),
+            ("data.columns",),
+            f"the format {data.format} has its own names",
+        ),
+        (
             data.source in _ROWS,
             ("data.format", "data.corpus", "data.queries"),
             "the embedded data has its own format",
@@ -101,7 +108,7 @@ def effects(c, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
             f"rows of the format {data.format} hold the query's text",
         ),
         (
-            data.format == "labelled",
+            "labelled" in (data.format, dev.format),
             ("data.min_label",),
             "data.format is not labelled",
         ),

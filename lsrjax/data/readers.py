@@ -120,6 +120,8 @@ def score_columns(text: str) -> list[str]:
 
 
 def renamed_fields(kind: str):
+    """The columns that `config.data.columns` names; with several teachers, of each."""
+
     def fields(names, columns):
         if any(columns[field] not in names for field in NEEDED[kind]):
             return None
@@ -148,9 +150,12 @@ def _part(field: str, teacher: int) -> str:
 
 
 def milco(row, where, lookup) -> Group:
+    """Lists of texts, and of teachers' scores."""
     positives = _texts(row["pos"], where, "pos")
     negatives = _texts(row.get("neg"), where, "neg")
     query = {ANY: wording(row["query"], where, "query")}
+    if not positives:
+        return _group(where, query, positives, negatives)  # an error
     sizes = {"pos_scores": len(positives), "neg_scores": len(negatives)}
     teachers = 1 + max((int(f.split(".")[1]) for f in row if "." in f), default=0)
     scores = [_teacher(row, i, sizes, where) for i in range(teachers)]
@@ -160,7 +165,7 @@ def milco(row, where, lookup) -> Group:
             f"{where}: {len(missing)} of {teachers} teachers have no scores. Score the"
             " row with all of them, or remove it."
         )
-    combined = None if missing or not positives else lookup.ensemble.combine(scores)
+    combined = None if missing else lookup.ensemble.combine(scores)
     return _group(where, query, positives, negatives, combined)
 
 
@@ -184,6 +189,7 @@ def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
 
 
 def alignment(row, where, lookup) -> Pair:
+    """English and its translation."""
     return Pair(
         id=where,
         english=wording(row["english"], where, "english"),
@@ -216,6 +222,7 @@ def _passages(row, field: str, where: str) -> list[Text]:
 
 
 def tevatron(row, where, lookup) -> Group:
+    """Lists of objects with title and text."""
     return _group(
         where,
         {ANY: wording(row["query"], where, "query")},
@@ -229,6 +236,7 @@ def _looked_up(ids, where: str, corpus: Corpus) -> list[Text]:
 
 
 def tevatron_ids(row, where, lookup) -> Group:
+    """The query's text, and ids of documents."""
     return _group(
         where,
         {ANY: wording(row["query"], where, "query")},
@@ -238,6 +246,7 @@ def tevatron_ids(row, where, lookup) -> Group:
 
 
 def beir(row, where, lookup) -> Group:
+    """Ids of the query and of judged documents."""
     return _group(
         where,
         lookup.queries.get(row["qid"], where),
@@ -247,6 +256,7 @@ def beir(row, where, lookup) -> Group:
 
 
 def colbert(row, where, lookup) -> Group:
+    """Ids of the query and of documents, the first of which is positive."""
     documents = _looked_up(row["pids"], where, lookup.corpus)
     scores = row["scores"]
     if scores is not None:
@@ -263,6 +273,7 @@ _LABEL = ("label", "score", "scores", "labels")
 
 
 def triplet_fields(names, columns):
+    """Anchor, positive, and negatives with or without scores."""
     found = named({"anchor": _ANCHOR, "positive": _POSITIVE})(names, columns)
     if found is None:
         return None
@@ -276,7 +287,13 @@ def triplet_fields(names, columns):
 
 
 def triplet(row, where, lookup) -> Group:
-    negatives = [row[field] for field in row if field.startswith("negative.")]
+    """Anchor, positive and negatives; their scores, or differences of scores.
+
+    MarginMSE's differences (the positive's score less the negative's) stand for the
+    scores 0 and minus the difference: the losses depend on differences only.
+    """
+    names = [field for field in row if field.startswith("negative.")]
+    negatives = [text for name in names for text in _texts(row[name], where, name)]
     scores = None
     if row.get("label") is not None:
         label = row["label"] if isinstance(row["label"], list) else [row["label"]]
@@ -295,7 +312,7 @@ def triplet(row, where, lookup) -> Group:
         where,
         {ANY: wording(row["anchor"], where, "anchor")},
         [{ANY: wording(row["positive"], where, "positive")}],
-        [{ANY: wording(text, where, "negative")} for text in negatives],
+        negatives,
         scores,
     )
 
@@ -310,12 +327,14 @@ _labelled_fields = named(
 
 
 def labelled_pair_fields(names, columns):
+    """Two sentences and a label, no negatives."""
     if any(re.fullmatch(r"negative(_\d+)?|passage2", name) for name in names):
         return None
     return _labelled_fields(names, columns)
 
 
 def labelled(row, where, lookup) -> Group:
+    """Two sentences that belong together: rows of low labels are never read."""
     return _group(
         where,
         {ANY: wording(row["first"], where, "first sentence")},

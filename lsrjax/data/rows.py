@@ -11,6 +11,8 @@ from lsrjax.data.formats import FORMATS, recognise
 from lsrjax.data.readers import Lookup, labelled_rows
 from lsrjax.errors import InputError
 
+_SCORES = ("pos_scores", "neg_scores")
+
 
 class ArrowRecords:
     """Rows of `pyarrow` tables, one table after the other."""
@@ -113,6 +115,8 @@ class Rows:
             tables if hasattr(tables, "first_row") else ArrowRecords(tables)
         )
         self._lookup = lookup or Lookup()
+        if not scores:
+            columns = dict(columns) | {field: field for field in _SCORES}
         self.format, fields = _recognised(records, kind, columns, format)
         self._read = FORMATS[self.format].read
         for field in FORMATS[self.format].needs:

@@ -241,7 +241,9 @@ def _open_dataset(config, kind, scores):
 def _open_tfds(config, kind, scores):
     name, split = config.dataset, config.split
     try:
-        import array_record  # noqa: F401  (else TFDS fails only when it reads)
+        # TFDS itself finds out only when it reads or writes.
+        import array_record  # noqa: F401
+        import importlib_resources  # noqa: F401
         import tensorflow_datasets as tfds
     except ImportError as e:
         raise InputError(
