@@ -32,7 +32,20 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "hub": ["datasets>=4.0"],
-        "tfds": ["tensorflow-datasets>=4.9"],
-        "test": ["pytest>=8", "ruff==0.17.5", "torch==2.13.0", "datasets>=4.0"],
+        # TFDS imports importlib_resources, but does not ask for it.
+        "tfds": [
+            "tensorflow-datasets>=4.9",
+            "array_record>=0.5",
+            "importlib_resources>=6",
+        ],
+        "test": [
+            "pytest>=8",
+            "ruff==0.17.5",
+            "torch==2.13.0",
+            "datasets>=4.0",
+            "tensorflow-datasets>=4.9",
+            "array_record>=0.5",
+            "importlib_resources>=6",
+        ],
     },
 )

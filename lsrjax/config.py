@@ -76,11 +76,19 @@ def get_default() -> ConfigDict:
     c.teacher.model = ""  # the frozen English model: of views (alignment) or of scores
 
     c.data = ConfigDict(sort_keys=False)
-    c.data.source = "files"  # files | datasets | debian (embedded)
-    c.data.files = ""  # files: path or glob of .parquet or .jsonl
+    c.data.source = "files"  # files | datasets | tfds | debian (embedded)
+    c.data.files = ""  # files: path or glob of .parquet or .jsonl, or a BEIR folder
     c.data.dataset = ""  # datasets: folders of save_to_disk or hub ids, with commas
-    # between, each with its subsets: "a/b, c/d:en-de+en-fr"
-    c.data.split = "train"  # datasets, debian: split
+    # between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds: a
+    # data set's name/config or folder
+    c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
+    c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
+    c.data.corpus = (
+        ""  # of ids: files of documents (.jsonl, .tsv or .parquet), maybe in
+    )
+    # several languages: "en:docs.en.tsv,de:docs.de.tsv"
+    c.data.queries = ""  # format colbert: the same, of queries
+    c.data.min_label = 0.5  # format labelled: rows below this label are left out
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align
     c.data.columns = ConfigDict(sort_keys=False)  # what the file calls each field
     c.data.columns.english = "english"
@@ -89,10 +97,13 @@ def get_default() -> ConfigDict:
     c.data.columns.query = "query"
     c.data.columns.pos = "pos"
     c.data.columns.neg = "neg"
-    c.data.columns.pos_scores = "pos_scores"
-    c.data.columns.neg_scores = "neg_scores"
+    c.data.columns.pos_scores = "pos_scores"  # several teachers: "a_pos,b_pos"
+    c.data.columns.neg_scores = "neg_scores"  # … in the same order: "a_neg,b_neg"
+    c.data.score_weights = ""  # of several teachers: "2,1"; empty: all the same
+    c.data.score_normalization = "none"  # of a teacher's scores of a query's documents:
+    # none | zscore | minmax
     # Several data sets instead: name -> data_set(source=…, files=…, weight=…), which
-    # has its own source, files, dataset, split, fields and columns.
+    # has its own source, files, columns and all else above.
     c.data.sets = ConfigDict(sort_keys=False)
     c.data.mixer = "proportional"  # sets: round_robin | proportional (to their
     # examples) | temperature | weights (as each set says)
@@ -116,11 +127,11 @@ def get_default() -> ConfigDict:
     c.data.negative_max_score = math.inf  # highest score of a negative; inf: any
     c.data.negative_margin = -math.inf  # by how much it is below the positive's, at
     # least; -inf: any
-    c.data.mixing = "passages"  # debian: a language is drawn for each document:
+    c.data.mixing = "passages"  # debian, corpus: a language is drawn for each document:
     # passages | for all documents of a query: entries | every query comes in all of
     # document_languages: round_robin
     c.data.query_languages = "*:1"  # language:weight,…; * = any other language
-    c.data.document_languages = "*:1"  # debian: the same, for documents
+    c.data.document_languages = "*:1"  # debian, corpus: the same, for documents
     c.data.threads = 2  # that read and tokenize
     c.data.prefetch = 16  # batches held ready
 
@@ -204,6 +215,7 @@ def get_default() -> ConfigDict:
     c.dev.files = ""
     c.dev.dataset = ""
     c.dev.split = "dev"
+    c.dev.format = "auto"  # as data.format
     c.dev.every = 0  # steps; 0: at the end only
     c.dev.queries = 300  # at most
     c.dev.metric = "nDCG@10"  # any name ir_measures knows; picks the best checkpoint

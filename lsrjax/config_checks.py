@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from lsrjax import losses
 from lsrjax.config_data import check_choice, check_set, check_split, set_effects
 from lsrjax.config_effects import LAMBDAS, POOLING, check_no_effect, effects, leaves
+from lsrjax.data import checks
 from lsrjax.data.mixing import MIXERS, blank_set, sources_of
 from lsrjax.data.negatives import SAMPLERS, choice_of
 from lsrjax.data.sources import SOURCES
@@ -28,6 +29,7 @@ _CHOICES = {
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
+    **checks.CHOICES,
     "data.mixer": tuple(MIXERS),
     "data.batches_from": ("mixed", "one"),
     "data.negatives": tuple(SAMPLERS),
@@ -116,9 +118,11 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     for name, own in c.data.sets.items():
         at = f"{where}.data.sets.{name}"
         check_set(own, at)
+        checks.check(own, c.prepare, at)
         for applies, names, because in set_effects(own, c):
             if not applies:
                 check_no_effect(own, blank_set(default.data), at, names, because)
+    checks.check(c.data, c.prepare, f"{where}.data")
     _check_needs(c, where)
     _check_group(c, where)
     check_choice(c, where)
@@ -198,9 +202,10 @@ def _check_needs(c, where) -> None:
     loss = losses.of(c.loss)
     needs = {
         "data.files": c.data.source == "files" and not len(c.data.sets),
-        "data.dataset": c.data.source == "datasets" and not len(c.data.sets),
+        "data.dataset": c.data.source in ("datasets", "tfds") and not len(c.data.sets),
         "dev.files": c.dev.source == "files",
-        "dev.dataset": c.dev.source == "datasets",
+        "dev.dataset": c.dev.source in ("datasets", "tfds"),
+        **checks.needed(c),
         "tokenizer": not (c.init.encoder or c.init.model),
         "init.head": c.model.head == "milco" and not c.init.model,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",

@@ -3,7 +3,9 @@
 import math
 
 from lsrjax import losses
+from lsrjax.data import checks
 from lsrjax.data.embedded import SPLITS
+from lsrjax.data.negatives import choice_of
 from lsrjax.data.sources import FIELDS, SOURCES
 from lsrjax.errors import InputError
 
@@ -44,8 +46,8 @@ def check_set(own, where: str) -> None:
         known = ", ".join(repr(choice) for choice in SOURCES)
         raise InputError(f"{where}.source is {own.source!r}; known: {known}.")
     check_split(own, where)
-    for field, source in (("files", "files"), ("dataset", "datasets")):
-        if own.source == source and not own[field]:
+    for field, kinds in (("files", ("files",)), ("dataset", ("datasets", "tfds"))):
+        if own.source in kinds and not own[field]:
             raise InputError(
                 f"{where}.{field} is {own[field]!r}, but this set needs it: see"
                 " lsrjax/config.py."
@@ -98,21 +100,33 @@ def check_choice(c, where: str) -> None:
         )
 
 
-def source_effects(data, ranks: bool, loss: str) -> list[tuple[bool, tuple, str]]:
+def source_effects(
+    data, ranks: bool, loss: str, scored: bool
+) -> list[tuple[bool, tuple, str]]:
     """What has an effect in `data` or in one of its sets.
 
     Args:
       data: one of them.
       ranks: the loss reads queries and documents, not pairs.
       loss: its name.
+      scored: the teacher's scores are read from the data.
 
     Returns:
       (whether the fields take effect, the fields, why they do not) of each.
     """
     return [
         (data.source == "files", ("files",), "data.source is not files"),
-        (data.source == "datasets", ("dataset",), "data.source is not datasets"),
-        (data.source != "files", ("split",), "files have no splits"),
+        (
+            data.source in ("datasets", "tfds"),
+            ("dataset",),
+            "data.source is not datasets or tfds",
+        ),
+        (
+            data.source != "files" or data.format == "beir",
+            ("split",),
+            "files have no splits; a BEIR folder has, with data.format = 'beir'",
+        ),
+        *checks.effects(data, scored=scored),
         (ranks, _GROUP_COLUMNS, f"the loss {loss} reads pairs"),
         (not ranks, _PAIR_COLUMNS, f"the loss {loss} reads queries"),
         (
@@ -123,11 +137,24 @@ def source_effects(data, ranks: bool, loss: str) -> list[tuple[bool, tuple, str]
     ]
 
 
+def reads_scores(c) -> bool:
+    """Whether a stage reads a teacher's scores from its data."""
+    asked = "scores" in losses.of(c.loss).targets or (
+        c.data.group_size > 1 and choice_of(c.data).needs_scores
+    )
+    return asked and c.prepare.scores == "given"
+
+
 def set_effects(own, c) -> list[tuple[bool, tuple, str]]:
     """As `source_effects`, of one of the sets of a stage's config `c`."""
     ranks = "document" in losses.of(c.loss).texts
     return [
-        *source_effects(own, ranks, c.loss.name),
+        *source_effects(own, ranks, c.loss.name, reads_scores(c)),
+        (
+            own.format == "labelled",
+            ("min_label",),
+            "the set's format is not labelled",
+        ),
         (own.source != "debian", ("columns",), "the embedded data has its own names"),
         (c.data.mixer == "weights", ("weight",), "data.mixer is not weights"),
     ]

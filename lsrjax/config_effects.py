@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from lsrjax import losses
-from lsrjax.config_data import CHOICE, source_effects
-from lsrjax.data.mixing import sources_of
+from lsrjax.config_data import CHOICE, reads_scores, source_effects
+from lsrjax.data.checks import ROWS, has_languages, renames
+from lsrjax.data.mixing import SET_FIELDS
 from lsrjax.data.negatives import choice_of
 from lsrjax.errors import InputError
 from lsrjax.models.heads import head_class
@@ -134,20 +135,28 @@ def _of_data(c):
     return [
         *(
             (applies, tuple(f"data.{name}" for name in names), because)
-            for applies, names, because in source_effects(c.data, ranks, c.loss.name)
+            for applies, names, because in source_effects(
+                c.data, ranks, c.loss.name, reads_scores(c)
+            )
         ),
         (
             not several,
-            ("data.source", "data.files", "data.dataset", "data.split", "data.fields"),
+            tuple(f"data.{field}" for field in SET_FIELDS if field != "columns"),
             "each of data.sets has its own",
         ),
         (
-            (c.data.source != "debian" and not several)
-            or c.dev.source in ("files", "datasets"),
+            "labelled" in (c.data.format, c.dev.format),
+            ("data.min_label",),
+            "data.format is not labelled",
+        ),
+        (
+            (renames(c.data) and not several) or renames(c.dev),
             ("data.columns",),
             "each of data.sets has its own"
             if several
-            else "the embedded data has its own names",
+            else "the embedded data has its own names"
+            if c.data.source == "debian"
+            else f"the format {c.data.format} has its own names",
         ),
         (several, ("data.mixer", "data.batches_from"), "data.sets is empty"),
         (
@@ -156,9 +165,11 @@ def _of_data(c):
             "data.mixer is not temperature",
         ),
         (
-            "debian" in sources_of(c.data),
+            any(map(has_languages, c.data.sets.values()))
+            if several
+            else has_languages(c.data),
             ("data.mixing", "data.document_languages"),
-            "only embedded documents exist in several languages",
+            "only embedded documents and those of a corpus exist in several languages",
         ),
         (
             ranks,
@@ -277,8 +288,17 @@ def _of_evaluation(c):
     return [
         (c.dev.source != "", ("dev",), "dev.source is empty"),
         (c.dev.source == "files", ("dev.files",), "dev.source is not files"),
-        (c.dev.source == "datasets", ("dev.dataset",), "dev.source is not datasets"),
-        (c.dev.source != "files", ("dev.split",), "files have no splits"),
+        (
+            c.dev.source in ("datasets", "tfds"),
+            ("dev.dataset",),
+            "dev.source is not datasets or tfds",
+        ),
+        (
+            c.dev.source != "files" or c.dev.format == "beir",
+            ("dev.split",),
+            "files have no splits; a BEIR folder has, with dev.format = 'beir'",
+        ),
+        (c.dev.source in ROWS, ("dev.format",), "the embedded data has its own format"),
         (c.evaluate.test != "", ("evaluate.examples",), "evaluate.test is empty"),
     ]
 

@@ -137,6 +137,7 @@ class _Parts:
     Attributes:
       kind: of the examples, "pair" or "group".
       source: the training examples.
+      formats: of its data sets, and what they were told by.
       order: which of them make up which batch.
       student: the retriever before training.
       teacher: the frozen English model, or None.
@@ -147,6 +148,7 @@ class _Parts:
 
     kind: str
     source: Sequence
+    formats: tuple[str, ...]
     order: orders.Order | mixing.MixedOrder
     student: build.Student
     teacher: checkpoint.SavedModel | None
@@ -192,7 +194,10 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
         config, total_steps, student.spec, teacher.spec if views else None, idf
     )
     layout = _layout(config, student.spec, mesh)
-    return _Parts(kind, source, order, student, teacher, total_steps, step, layout)
+    formats = tuple(one.description for one in sets)
+    return _Parts(
+        kind, source, formats, order, student, teacher, total_steps, step, layout
+    )
 
 
 def _plan(config, parts: _Parts, batches: loader.Batches) -> plan.StagePlan:
@@ -265,6 +270,7 @@ def _summary(config, parts: _Parts, batches) -> dict[str, object]:
     shapes = " | ".join(str(table["student"]) for table in batches.shapes)
     return {
         "examples": len(parts.source),
+        "format": "; ".join(dict.fromkeys(parts.formats)),
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
         "loss": config.loss.name,
@@ -336,12 +342,13 @@ def _dev(config, parts: _Parts):
         return None
     data = config.data.copy_and_resolve_references()
     with data.unlocked():
-        data.update({f: config.dev[f] for f in ("source", "files", "dataset", "split")})
+        fields = ("source", "files", "dataset", "split", "format")
+        data.update({field: config.dev[field] for field in fields})
     weights = language_weights(config.data.query_languages, "query_languages")
     # The embedded data knows the documents behind its pairs.
     kind = "group" if data.source == "debian" else parts.kind
     task = dev_task(
-        sources.open_source(data, kind),
+        sources.open_source(data, kind, held_out=True),
         config.dev.queries,
         # A query of unstated language counts in any case, as it does in training.
         lambda language: (

@@ -225,6 +225,28 @@ def test_unknown_choices_list_the_known(field):
             "several languages",
         ),
         (kl(data__columns__english="en"), "columns.english", "reads queries"),
+        (infonce(data__format="milco"), "data.format", "its own format"),
+        (infonce(data__corpus="c.tsv"), "data.corpus", "its own format"),
+        (kl(data__format="milco", data__corpus="c"), "data.corpus", "holds texts"),
+        (
+            kl(data__queries="q", data__format="tevatron"),
+            "data.queries",
+            "query's text",
+        ),
+        (kl(data__min_label=2.0), "data.min_label", "is not labelled"),
+        (kl(data__score_weights="2,1"), "score_weights", "names one teacher"),
+        (
+            alignment(data__score_normalization="zscore"),
+            "score_normalization",
+            "no scores are read",
+        ),
+        (
+            kl(data__format="triplet", data__columns__pos="p"),
+            "columns.pos",
+            "the format triplet has its own names",
+        ),
+        (kl(data__corpus="c.tsv", data__mixing="entries"), "mixing", "several"),
+        (infonce(dev__source="debian", dev__format="milco"), "dev.format", "its own"),
         (alignment(data__columns__pos="p"), "columns.pos", "reads pairs"),
         (alignment(data__group_size=4), "group_size", "no queries"),
         (alignment(regularizer__query=1.0), "regularizer.query", "no queries"),
@@ -324,6 +346,26 @@ def test_options_without_effect_are_refused(c, field, because):
         (infonce(tokenizer=""), "config.tokenizer is ''"),
         (infonce(data__group_size=2), "no negatives: set prepare.negatives"),
         (infonce(data__split="valid"), "'valid'; the embedded data has train, dev"),
+        (kl(data__source="tfds", data__files=""), "config.data.dataset is ''"),
+        (kl(data__format="tevatron_ids"), "config.data.corpus is ''"),
+        (kl(data__format="colbert", data__corpus="c"), "config.data.queries is ''"),
+        (kl(data__columns__pos_scores="a,b"), "one column of each teacher in both"),
+        (
+            kl(
+                data__columns__pos_scores="a,b",
+                data__columns__neg_scores="c,d",
+                data__score_weights="1,2,3",
+            ),
+            "has 3 weights for the 2 teachers",
+        ),
+        (
+            kl(data__score_weights="a"),
+            "config.data.score_weights is 'a'; write numbers",
+        ),
+        (
+            kl(data__corpus="de:c.tsv", prepare__scores="teacher", teacher__model="x"),
+            "config.data.corpus is in de, but what config.prepare does is done in",
+        ),
         (infonce(data__length_parts=0), "data.length_parts is 0; it must be > 0"),
         (infonce(data__length_multiple=0), "length_multiple is 0; it must be > 0"),
         (kl(mesh__data=0), "config.mesh.data is 0; it is a number of devices, or -1"),
@@ -428,6 +470,26 @@ def test_fields_of_data_sets():
     with c.unlocked():
         del c.data.sets.a["weight"]
     assert "config.data.sets.a.weight is missing" in refusal(c)
+
+
+def test_formats_and_their_fields_are_accepted():
+    languages = "en:a.tsv,de:b.tsv"
+    fields = {"data__format": "colbert", "data__queries": "q", "data__corpus": "c"}
+    for c in (
+        kl(**fields),
+        kl(**fields | {"data__corpus": languages}, data__mixing="entries"),
+        kl(data__format="beir", data__split="dev", dev__source="files", dev__files="x"),
+        kl(dev__source="files", dev__files="x", dev__format="beir", dev__split="test"),
+        kl(data__format="labelled", data__min_label=2.0),
+        kl(data__score_normalization="zscore"),
+        alignment(data__source="tfds", data__files="", data__dataset="a/b"),
+        kl(
+            data__columns__pos_scores="a,b",
+            data__columns__neg_scores="c,d",
+            data__score_weights="1,2",
+        ),
+    ):
+        validate(c)
 
 
 def test_fields_of_a_run_belong_to_its_stages():

@@ -201,7 +201,20 @@ MIXERS = {
 }
 
 # The fields of `config.data` that each of `config.data.sets` has for itself.
-SET_FIELDS = ("source", "files", "dataset", "split", "fields", "columns")
+SET_FIELDS = (
+    "source",
+    "files",
+    "dataset",
+    "split",
+    "format",
+    "corpus",
+    "queries",
+    "min_label",
+    "fields",
+    "columns",
+    "score_weights",
+    "score_normalization",
+)
 
 
 def blank_set(data) -> ConfigDict:

@@ -1,219 +1,41 @@
 """Where training examples come from: random access to one of two kinds of example.
 
-A text is a dict from language to wording, so that a query or a document can be shown
-in any language it exists in. A source is a sequence of `Pair` or of `Group`. To add
+A source is a sequence of `Pair` or of `Group`, with a `description` of one line. To add
 one: write it here and add a line to `SOURCES`.
 """
 
-import bisect
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from lsrjax.data.corpus import Corpus, read_qrels
+from lsrjax.data.ensembles import Ensemble, parse_weights
+from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
+from lsrjax.data.formats import FORMATS
+from lsrjax.data.readers import FIELDS, Lookup
+from lsrjax.data.rows import Rows, TfdsRecords
 from lsrjax.data.tables import read_datasets, read_files
 from lsrjax.errors import InputError
 
-Text = Mapping[str, str]
-
-ENGLISH = "en"
-ANY = "*"  # the language of a text whose language the file does not say
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One text in English and in another language.
-
-    Attributes:
-      id: names the example in errors.
-      english: the English wording.
-      translation: the other one.
-      language: of the translation.
-    """
-
-    id: str
-    english: str
-    translation: str
-    language: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """A query and its documents.
-
-    Attributes:
-      id: names the example in errors.
-      query: the query, by language.
-      positives: relevant documents, by language.
-      negatives: other documents, by language.
-      scores: the teacher's scores of the positives, then of the negatives; None where
-        there are none.
-    """
-
-    id: str
-    query: Text
-    positives: Sequence[Text]
-    negatives: Sequence[Text]
-    scores: np.ndarray | None = None
-
-
-# What a row of each kind of example holds.
-FIELDS = {
-    "pair": ("english", "translation", "language"),
-    "group": ("query", "pos", "neg", "pos_scores", "neg_scores"),
-}
-_NEEDED = {"pair": ("english", "translation"), "group": ("query", "pos")}
-
-
-class Rows:
-    """Rows of Parquet or JSONL files, or of `datasets` data sets, as examples."""
-
-    def __init__(
-        self,
-        tables: Sequence[tuple[str, Any]],
-        kind: str,
-        columns: Mapping[str, str],
-    ):
-        """The rows of one table after the other.
-
-        Args:
-          tables: where each came from, for errors, and a `pyarrow.Table`.
-          kind: "pair" or "group".
-          columns: the tables' names for the fields `english`, `translation`,
-            `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
-            (groups).
-
-        Raises:
-          InputError: no rows, a column that is missing, or one that only some of the
-            tables have.
-        """
-        tables = [(name, table) for name, table in tables if table.num_rows] or tables
-        if not any(table.num_rows for _, table in tables):
-            raise InputError(
-                f"{', '.join(name for name, _ in tables)}: no rows. Write the data"
-                " again, or point config.data to other data."
-            )
-        self._kind = kind
-        # Record batches are found by bisection; a table of many chunks is not.
-        self._batches, self._starts, self._rows = [], [], 0
-        known = _known_fields(tables, kind, columns)
-        for (name, table), fields in zip(tables, known, strict=True):
-            chosen = table.select([columns[f] for f in fields]).rename_columns(fields)
-            first = self._rows
-            for batch in chosen.to_batches():
-                self._batches.append((name, self._rows - first, batch))
-                self._starts.append(self._rows)
-                self._rows += batch.num_rows
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def __getitem__(self, index: int) -> Pair | Group:
-        if not 0 <= index < self._rows:
-            raise IndexError(f"row {index} of {self._rows}")
-        place = bisect.bisect_right(self._starts, index) - 1
-        name, first, batch = self._batches[place]
-        offset = index - self._starts[place]
-        where = f"{name}, row {first + offset} (the first is 0)"
-        try:
-            (row,) = batch.slice(offset, 1).to_pylist()
-        except UnicodeDecodeError as e:
-            raise InputError(
-                f"{where}: a text is not UTF-8 ({e}). Write the file again."
-            ) from e
-        if self._kind == "pair":
-            return Pair(
-                id=where,
-                english=_wording(row["english"], where, "english"),
-                translation=_wording(row["translation"], where, "translation"),
-                language=row.get("language") or ANY,
-            )
-        return _group(row, where)
-
-
-def _known_fields(tables, kind, columns) -> list[list[str]]:
-    """The fields that each table has; all but the language must be the same in all."""
-    known = []
-    for name, table in tables:
-        found = table.column_names
-        missing = [f for f in _NEEDED[kind] if columns[f] not in found]
-        if missing:
-            raise InputError(
-                f"{name} has no column {' or '.join(columns[f] for f in missing)}; its"
-                f" columns are {', '.join(found)}. Name the columns that hold"
-                f" {' and '.join(missing)} in config.data.columns."
-            )
-        known.append([f for f in FIELDS[kind] if columns[f] in found])
-    for (name, _), fields in zip(tables, known, strict=True):
-        for field in sorted((set(fields) ^ set(known[0])) - {"language"}):
-            first = tables[0][0]
-            has, lacks = (name, first) if field in fields else (first, name)
-            raise InputError(
-                f"{has} has a column {columns[field]}, {lacks} has none. Give all of"
-                " them the same columns, or train on them in separate stages."
-            )
-    return known
-
-
-def _wording(value: Any, where: str, field: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(
-            f"{where}: field {field!r} is {value!r}; a non-empty text is needed."
-            " Remove the row or fill it in."
-        )
-    return value
-
-
-def _group(row: Mapping[str, Any], where: str) -> Group:
-    positives = _as_list(row["pos"], where, "pos")
-    negatives = _as_list(row.get("neg"), where, "neg")
-    if not positives:
-        raise InputError(f"{where}: no positive document. Remove the row.")
-    return Group(
-        id=where,
-        query={ANY: _wording(row["query"], where, "query")},
-        positives=[{ANY: _wording(t, where, "pos")} for t in positives],
-        negatives=[{ANY: _wording(t, where, "neg")} for t in negatives],
-        scores=_scores(row, len(positives), len(negatives), where),
-    )
-
-
-def _as_list(value: Any, where: str, field: str) -> list:
-    """One text stands for a list of one, as in triples; null for an empty list."""
-    if value is None:
-        return []
-    if not isinstance(value, str | list):
-        raise InputError(
-            f"{where}: field {field!r} is {value!r}; a list of texts is needed. Put the"
-            " row right or remove it."
-        )
-    return [value] if isinstance(value, str) else value
-
-
-def _scores(row, num_positives: int, num_negatives: int, where: str):
-    """The teacher's scores of positives and negatives, checked, or None."""
-    if row.get("pos_scores") is None and row.get("neg_scores") is None:
-        return None
-    parts = []
-    for field, count in (("pos_scores", num_positives), ("neg_scores", num_negatives)):
-        values = row.get(field)
-        values = [values] if isinstance(values, float | int) else (values or [])
-        if len(values) != count:
-            raise InputError(
-                f"{where}: {field} has {len(values)} teacher scores for {count}"
-                " documents; each document needs one. Score the row again or remove"
-                " it."
-            )
-        parts.extend(values)
-    for place, score in enumerate(parts):
-        if not isinstance(score, float | int) or not math.isfinite(score):
-            raise InputError(
-                f"{where}: teacher score {place} (positives first) is {score!r}; a"
-                " finite number is needed. Score the row again or remove it."
-            )
-    return np.array(parts, np.float32)
+__all__ = [
+    "ANY",
+    "ENGLISH",
+    "FIELDS",
+    "FORMATS",
+    "SOURCES",
+    "Group",
+    "InMemory",
+    "Pair",
+    "Rows",
+    "Text",
+    "WithNegatives",
+    "debian",
+    "open_source",
+    "read_datasets",
+    "read_files",
+]
 
 
 def debian(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
@@ -238,7 +60,8 @@ def debian(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
                 if language != ENGLISH
                 for name, translation in wordings[field][language].items()
                 if (english := wordings[field][ENGLISH].get(name))
-            ]
+            ],
+            "embedded",
         )
     return InMemory(
         [
@@ -249,7 +72,8 @@ def debian(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
                 negatives=[],
             )
             for name in data.texts[ENGLISH]
-        ]
+        ],
+        "embedded",
     )
 
 
@@ -265,8 +89,9 @@ def _all_languages(data, field: str, name: str) -> Text:
 class InMemory:
     """A source over a list of examples."""
 
-    def __init__(self, examples: Sequence[Pair | Group]):
+    def __init__(self, examples: Sequence[Pair | Group], description="in memory"):
         self._examples = examples
+        self.description = description
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -293,6 +118,7 @@ class WithNegatives:
           negatives: [len(source), K] positions in the corpus; -1 = none.
           scores: [len(source), 1 + K] of the positive and the negatives, or None.
         """
+        self.description = source.description
         self._source = source
         self._corpus = corpus
         self._negatives = negatives
@@ -314,26 +140,142 @@ class WithNegatives:
         )
 
 
-def open_source(config, kind: str):
-    """The source that `config` (a stage's `data`) names, as examples of `kind`."""
-    return SOURCES[config.source](config, kind)
+def open_source(config, kind: str, *, held_out: bool = False):
+    """The source that a stage's `data` names.
+
+    Args:
+      config: a stage's `data`.
+      kind: of example, "pair" or "group".
+      held_out: data to evaluate on, which is read without the teacher's scores; it
+        need not have the ids that the training data looks up in `config.corpus`.
+
+    Returns:
+      The examples, with random access.
+
+    Raises:
+      InputError: data that is missing or broken, or of no known format.
+    """
+    source = SOURCES[config.source](config, kind, scores=not held_out)
+    if isinstance(source, Rows) and not held_out:
+        for field in ("corpus", "queries"):
+            if config[field] and field not in FORMATS[source.format].needs:
+                raise InputError(
+                    f"config.data.{field} = {config[field]!r} would have no effect: the"
+                    f" data is of the format {source.format}, which does not look texts"
+                    " up in it. Remove it, or set config.data.format."
+                )
+    return source
 
 
-def _open_files(config, kind):
-    return Rows(read_files(config.files), kind, config.columns)
+def _rows(tables, config, kind, scores: bool) -> Rows:
+    return Rows(
+        tables,
+        kind,
+        config.columns,
+        format=config.format,
+        lookup=Lookup(
+            corpus=_corpus(config, "corpus"),
+            queries=_corpus(config, "queries"),
+            ensemble=_ensemble(config),
+            min_label=config.min_label,
+        ),
+        scores=scores,
+    )
 
 
-def _open_dataset(config, kind):
+def _corpus(config, field: str) -> Corpus | None:
+    return Corpus(config[field], f"config.data.{field}") if config[field] else None
+
+
+def _ensemble(config) -> Ensemble:
+    weights = parse_weights(config.score_weights)
+    return Ensemble(config.score_normalization, weights)
+
+
+def _open_files(config, kind, scores):
+    folder = pathlib.Path(config.files)
+    if config.format == "beir" or (folder / "corpus.jsonl").is_file():
+        return _open_beir(folder, config, kind)
+    # Lines of ids alone mean something only beside the texts.
+    lists = config.format == "colbert" or bool(config.queries and config.corpus)
+    return _rows(read_files(config.files, lists), config, kind, scores)
+
+
+def _open_beir(folder: pathlib.Path, config, kind) -> Rows:
+    import pyarrow as pa
+
+    qrels = folder / "qrels" / f"{config.split}.tsv"
+    for path in (folder / "corpus.jsonl", folder / "queries.jsonl", qrels):
+        if not path.is_file():
+            splits = sorted(p.stem for p in (folder / "qrels").glob("*.tsv"))
+            raise InputError(
+                f"{path} is missing: a BEIR folder has corpus.jsonl, queries.jsonl and"
+                " qrels/SPLIT.tsv. SPLIT is config.data.split (with config.data.format"
+                f" = 'beir'); here it may be {' or '.join(splits) or 'nothing'}."
+            )
+    judged = read_qrels(qrels)
+    table = pa.table(
+        {
+            "qid": pa.array(judged, pa.string()),
+            "relevant": [relevant for relevant, _ in judged.values()],
+            "irrelevant": [irrelevant for _, irrelevant in judged.values()],
+        }
+    )
+    # A query without a relevant document is nothing to learn from.
+    table = table.take(
+        [i for i, (relevant, _) in enumerate(judged.values()) if relevant]
+    )
+    lookup = Lookup(
+        corpus=Corpus(str(folder / "corpus.jsonl"), "config.data.files"),
+        queries=Corpus(str(folder / "queries.jsonl"), "config.data.files"),
+    )
+    tables = [(str(qrels), table)]
+    return Rows(tables, kind, config.columns, format="beir", lookup=lookup)
+
+
+def _open_dataset(config, kind, scores):
     tables = read_datasets(config.dataset, config.split)
-    return Rows(tables, kind, config.columns)
+    return _rows(tables, config, kind, scores)
 
 
-def _open_debian(config, kind):
+def _open_tfds(config, kind, scores):
+    name, split = config.dataset, config.split
+    try:
+        # TFDS itself finds out only when it reads or writes.
+        import array_record  # noqa: F401
+        import importlib_resources  # noqa: F401
+        import tensorflow_datasets as tfds
+    except ImportError as e:
+        raise InputError(
+            f"config.data.source = 'tfds' needs the package {e.name}: pip install"
+            " 'lsrjax[tfds]'. TensorFlow is not needed."
+        ) from e
+    try:
+        if pathlib.Path(name).is_dir():
+            data = tfds.builder_from_directory(name).as_data_source(split)
+        else:
+            if name.startswith("lsrjax_debian"):
+                from lsrjax.data import tfds_debian  # noqa: F401  (registers it)
+            data = tfds.data_source(name, split=split)
+    except Exception as e:  # the library raises many unrelated types
+        raise InputError(
+            f"The TFDS data set {name!r} (split {split!r}) could not be read:"
+            f" {type(e).__name__}: {e}. config.data.dataset is name/config, or a folder"
+            " of a data set written as array_record; TFDS_DATA_DIR says where TFDS"
+            " keeps data."
+        ) from e
+    columns = list(data.dataset_info.features)
+    records = TfdsRecords(f"{name}:{split}", data, columns)
+    return _rows(records, config, kind, scores)
+
+
+def _open_debian(config, kind, scores):
     return debian(kind, config.split, config.fields)
 
 
 SOURCES = {
     "files": _open_files,
     "datasets": _open_dataset,
+    "tfds": _open_tfds,
     "debian": _open_debian,
 }

@@ -8,8 +8,13 @@ from typing import Any
 from lsrjax.errors import InputError
 
 
-def read_files(pattern: str) -> list[tuple[str, Any]]:
+def read_files(pattern: str, lists: bool = False) -> list[tuple[str, Any]]:
     """The Parquet or JSONL files that a path or glob pattern names.
+
+    Args:
+      pattern: the path or glob pattern.
+      lists: whether a JSONL line may be a list, as ColBERT's are: `[qid, pid, …]` or
+        `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
 
     Returns:
       The path and a `pyarrow.Table` of each, sorted by path.
@@ -24,10 +29,10 @@ def read_files(pattern: str) -> list[tuple[str, Any]]:
             f" {pathlib.Path.cwd()}). Give a path or glob pattern of .parquet or"
             " .jsonl files."
         )
-    return [(path, _read_file(pathlib.Path(path))) for path in paths]
+    return [(path, _read_file(pathlib.Path(path), lists)) for path in paths]
 
 
-def _read_file(path: pathlib.Path):
+def _read_file(path: pathlib.Path, lists: bool):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -41,7 +46,7 @@ def _read_file(path: pathlib.Path):
                 f" {e}. Copy or write it again."
             ) from e
     if path.suffix in (".jsonl", ".json"):
-        return _to_table(_json_lines(path), path)
+        return _to_table(_json_lines(path, lists), path)
     raise InputError(
         f"{path}: unknown file type {path.suffix!r}; known are .parquet and .jsonl."
     )
@@ -81,7 +86,7 @@ def _misfit(values: list) -> tuple[int, Any]:
     return bad - 1, values[bad - 1]
 
 
-def _json_lines(path: pathlib.Path) -> list[dict]:
+def _json_lines(path: pathlib.Path, lists: bool) -> list[dict]:
     rows = []
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -95,6 +100,8 @@ def _json_lines(path: pathlib.Path) -> list[dict]:
                     f" {line[:80]!r}. If it is the last line, the file is truncated:"
                     " write it again."
                 ) from e
+            if lists and isinstance(row, list):
+                row = _ids_and_scores(row, f"{path}, line {number}")
             if not isinstance(row, dict):
                 raise InputError(
                     f"{path}, line {number} is {type(row).__name__}, not an object:"
@@ -102,6 +109,24 @@ def _json_lines(path: pathlib.Path) -> list[dict]:
                 )
             rows.append(row)
     return rows
+
+
+def _ids_and_scores(line: list, where: str) -> dict:
+    """ColBERT's `[qid, pid, …]` or `[qid, [pid, score], …]`, by name."""
+    qid, *documents = line or [None]
+    scored = [isinstance(d, list) and len(d) == 2 for d in documents]
+    plain = [isinstance(value, str | int) for value in (qid, *documents)]
+    if not documents or not plain[0] or not (all(scored) or all(plain)):
+        raise InputError(
+            f"{where} is {line!r:.80}; [qid, [pid, score], …] or [qid, pid, …] is"
+            " needed, the first pid being the positive one."
+        )
+    pids = [d[0] for d in documents] if all(scored) else documents
+    return {
+        "qid": str(qid),
+        "pids": [str(pid) for pid in pids],
+        "scores": [d[1] for d in documents] if all(scored) else None,
+    }
 
 
 def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:

@@ -1,0 +1,119 @@
+"""Which fields of a stage's config about data make sense together, and why."""
+
+from lsrjax.data.corpus import parse
+from lsrjax.data.ensembles import NORMALIZATIONS, parse_weights
+from lsrjax.data.examples import ANY, ENGLISH
+from lsrjax.data.formats import FORMATS
+from lsrjax.data.readers import score_columns
+from lsrjax.errors import InputError
+
+CHOICES = {
+    "data.format": ("auto", *FORMATS),
+    "data.score_normalization": tuple(NORMALIZATIONS),
+    "dev.format": ("auto", *FORMATS),
+}
+ROWS = ("files", "datasets", "tfds")  # the sources that are in some format
+
+
+def needed(c) -> dict[str, bool]:
+    """Fields that the data's format needs, and whether it does."""
+    reads = c.data.source in ROWS and c.data.format != "auto"
+    needs = FORMATS[c.data.format].needs if reads else ()
+    return {f"data.{field}": field in needs for field in ("corpus", "queries")}
+
+
+def check(data, prepare, where: str) -> None:
+    """Checks the fields of texts by id, and those that make one score of several.
+
+    Args:
+      data: a stage's `data`, or one of its sets.
+      prepare: the stage's `prepare`.
+      where: the name of `data`, for errors.
+
+    Raises:
+      InputError: a teacher lacks a column or weight, or English texts are needed.
+    """
+    for field in ("corpus", "queries"):
+        languages = {language for language, _ in parse(data[field])}
+        prepared = "bm25" in prepare.negatives or "teacher" in prepare.scores
+        if prepared and languages and not languages & {ANY, ENGLISH}:
+            raise InputError(
+                f"{where}.{field} is in {', '.join(sorted(languages))}, but what"
+                " config.prepare does is done in English: add en:FILES."
+            )
+    columns = data.columns
+    count = len(score_columns(columns.pos_scores))
+    if len(score_columns(columns.neg_scores)) != count:
+        raise InputError(
+            f"{where}.columns: pos_scores names {columns.pos_scores!r}, neg_scores"
+            f" {columns.neg_scores!r}; name one column of each teacher in both."
+        )
+    try:
+        weights = parse_weights(data.score_weights)
+    except ValueError:
+        raise InputError(
+            f"{where}.score_weights is {data.score_weights!r}; write numbers"
+            " >= 0, one of them > 0, with commas between."
+        ) from None
+    if count > 1 and weights and len(weights) != count:
+        raise InputError(
+            f"{where}.score_weights has {len(weights)} weights for the {count}"
+            " teachers of data.columns.pos_scores; give each one."
+        )
+
+
+def effects(data, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
+    """Rules of the fields of texts by id, and of scores, in `data` or one of its sets.
+
+    Args:
+      data: one of them.
+      scored: whether the teacher's scores are read from it.
+
+    Returns:
+      (whether the fields take effect, the fields, why they do not).
+    """
+    return [
+        (
+            data.source in ROWS,
+            ("format", "corpus", "queries"),
+            "the embedded data has its own format",
+        ),
+        (
+            data.format in ("auto", *_reading("corpus")),
+            ("corpus",),
+            f"the format {data.format} holds texts, not ids",
+        ),
+        (
+            data.format in ("auto", *_reading("queries")),
+            ("queries",),
+            f"rows of the format {data.format} hold the query's text",
+        ),
+        (
+            scored and data.source in ROWS,
+            ("score_weights", "score_normalization"),
+            "no scores are read from the data",
+        ),
+        (
+            len(score_columns(data.columns.pos_scores)) > 1,
+            ("score_weights",),
+            "columns.pos_scores names one teacher",
+        ),
+    ]
+
+
+def has_languages(data) -> bool:
+    """Whether the documents of `data`, or of one of its sets, are in several."""
+    if data.source == "debian":
+        return True
+    texts = parse(f"{data.corpus},{data.queries}")
+    return any(language != ANY for language, _ in texts)
+
+
+def renames(data) -> bool:
+    """Whether the columns of the format of `data` or `dev` may have other names."""
+    own = data.source in ROWS
+    return own and (data.format == "auto" or FORMATS[data.format].renamed)
+
+
+def _reading(field: str) -> list[str]:
+    return [name for name, entry in FORMATS.items() if field in entry.needs]

@@ -1,0 +1,335 @@
+"""Texts by id, read from their files when they are asked for.
+
+An index in memory takes 16 bytes a text, whatever the length of ids and texts: a hash
+of the id and the place of the text. What is found there is compared with the id itself,
+so that two ids of one hash are never taken for each other.
+"""
+
+import array
+import bisect
+import csv
+import glob
+import io
+import json
+import mmap
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from lsrjax.data.examples import ANY, Text
+from lsrjax.errors import InputError
+
+ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
+TEXT_FIELDS = ("text", "contents", "passage", "query")
+_SUFFIXES = (".jsonl", ".json", ".tsv", ".parquet")
+_OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
+
+
+class Corpus:
+    """Texts by id, each in every language whose files have the id."""
+
+    def __init__(self, files: str, field: str):
+        """Indexes the files; no text is kept in memory.
+
+        Args:
+          files: paths or glob patterns separated by commas, each with its language
+            before a colon or without one: `"en:docs.en.tsv,de:docs.de.tsv"`. JSONL and
+            Parquet files have an id, a text and maybe a title; TSV files hold id,
+            text and maybe title.
+          field: the config's field, for errors.
+
+        Raises:
+          InputError: no such file, a broken line, an id that occurs twice.
+        """
+        self.name = files
+        paths: dict[str, list[pathlib.Path]] = {}
+        for language, pattern in parse(files):
+            found = sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
+            if not found:
+                raise InputError(
+                    f"{field}: no file matches {pattern!r} (from"
+                    f" {pathlib.Path.cwd()}). Give paths of {', '.join(_SUFFIXES)}"
+                    " files, as in 'en:docs.en.tsv,de:docs.de.tsv'."
+                )
+            paths.setdefault(language, []).extend(found)
+        self._indexes = {language: _Index(found) for language, found in paths.items()}
+
+    def __len__(self) -> int:
+        """Texts of the language that has most."""
+        return max(map(len, self._indexes.values()))
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those of the files; `*` where a file has none."""
+        return tuple(self._indexes)
+
+    def get(self, key: str, where: str) -> Text:
+        """The text of an id, by language.
+
+        Args:
+          key: the id.
+          where: the row that asks, for errors.
+
+        Raises:
+          InputError: no language has the id, or its text is empty.
+        """
+        found = {
+            language: text
+            for language, index in self._indexes.items()
+            if (text := index.get(key)) is not None
+        }
+        if not found:
+            raise InputError(
+                f"{where}: the id {key!r} is not in {self.name} ({len(self):,} texts)."
+                " Name the files that go with these ids, or remove the row."
+            )
+        for language, text in found.items():
+            if not text.strip():
+                raise InputError(
+                    f"{where}: the text of the id {key!r}"
+                    f"{'' if language == ANY else f' in {language}'} in {self.name} is"
+                    " empty. Fill it in, or remove the row."
+                )
+        return found
+
+
+def parse(files: str) -> list[tuple[str, str]]:
+    """(language, pattern) of each part of `"en:a.tsv,de:b.tsv"`; `*` without one."""
+    parts = []
+    for part in filter(None, map(str.strip, files.split(","))):
+        match = re.fullmatch(r"([A-Za-z][\w-]*):(.+)", part)
+        parts.append((match[1], match[2]) if match else (ANY, part))
+    return parts
+
+
+def with_title(title: Any, text: Any) -> Any:
+    """Title and text as one text; the text alone where the title is empty."""
+    return f"{title} {text}" if title and isinstance(text, str) else text
+
+
+def as_id(value: Any) -> str:
+    """An id as a string: files write the same one as 7 or as "7"."""
+    return value if isinstance(value, str) else str(value)
+
+
+class _Index:
+    """Id to text over the files of one language."""
+
+    def __init__(self, paths: Iterable[pathlib.Path]):
+        self._files = [_open(path) for path in paths]
+        hashes, places = array.array("q"), array.array("q")
+        for number, file in enumerate(self._files):
+            for offset, key in file.ids():
+                hashes.append(hash(key))
+                places.append(number << _OFFSET_BITS | offset)
+        hashes_n = np.frombuffer(hashes, np.int64) if hashes else np.zeros(0, np.int64)
+        order = np.argsort(hashes_n, kind="stable")
+        self._hashes = hashes_n[order]
+        self._places = np.frombuffer(places, np.int64)[order] if hashes else hashes_n
+        self._check_unique()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def get(self, key: str) -> str | None:
+        place = bisect.bisect_left(self._hashes, hash(key))
+        while place < len(self) and self._hashes[place] == hash(key):
+            found, text = self._read(place)
+            if found == key:
+                return text
+            place += 1
+        return None
+
+    def _read(self, place: int) -> tuple[str, str]:
+        number, offset = divmod(int(self._places[place]), 1 << _OFFSET_BITS)
+        return self._files[number].read(offset)
+
+    def _check_unique(self) -> None:
+        (same,) = np.nonzero(self._hashes[1:] == self._hashes[:-1])
+        for place in same.tolist():
+            key, _ = self._read(place)
+            if key == self._read(place + 1)[0]:
+                numbers = self._places[place : place + 2] >> _OFFSET_BITS
+                names = " and ".join(
+                    dict.fromkeys(self._files[n].name for n in numbers.tolist())
+                )
+                raise InputError(
+                    f"{names}: the id {key!r} occurs twice. Remove one of the two."
+                )
+
+
+def _open(path: pathlib.Path):
+    if path.suffix == ".parquet":
+        return _ParquetTexts(path)
+    if path.suffix in (".jsonl", ".json"):
+        return _LineTexts(path, _json_text)
+    if path.suffix == ".tsv":
+        return _LineTexts(path, _tsv_text)
+    raise InputError(
+        f"{path}: unknown type {path.suffix!r} of a file of texts; known are"
+        f" {', '.join(_SUFFIXES)}."
+    )
+
+
+class _LineTexts:
+    """A file of one text a line, mapped into memory."""
+
+    def __init__(self, path: pathlib.Path, parse_line):
+        self.name = str(path)
+        self._parse = parse_line
+        with open(path, "rb") as file:
+            # An empty file cannot be mapped.
+            empty = not path.stat().st_size
+            self._bytes = (
+                b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            )
+
+    def ids(self) -> Iterator[tuple[int, str]]:
+        """Offset and id of each line."""
+        with open(self.name, "rb") as file:
+            offset = 0
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield offset, self._parse(line, f"{self.name}, line {number}")[0]
+                offset += len(line)
+
+    def read(self, offset: int) -> tuple[str, str]:
+        """Id and text of the line at an offset."""
+        # `bytes.find` and slices of a map take no position: threads do not interfere.
+        end = self._bytes.find(b"\n", offset)
+        line = self._bytes[offset : end if end >= 0 else len(self._bytes)]
+        return self._parse(line, f"{self.name}, byte {offset}")
+
+
+def _json_text(line: bytes, where: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except ValueError as e:
+        raise InputError(
+            f"{where} is not JSON in UTF-8 ({e}): {line[:80]!r}. Write it again."
+        ) from e
+    if not isinstance(row, dict):
+        raise InputError(
+            f"{where} is {type(row).__name__}, not an object: {line[:80]!r}."
+        )
+    key, text = _text_columns(row, where)
+    return as_id(row[key]), _checked(with_title(row.get("title"), row[text]), where)
+
+
+def _tsv_text(line: bytes, where: str) -> tuple[str, str]:
+    try:
+        cells = line.decode().rstrip("\r\n").split("\t")
+    except UnicodeDecodeError as e:
+        raise InputError(f"{where} is not UTF-8 ({e}). Write it again.") from e
+    if len(cells) not in (2, 3):
+        raise InputError(
+            f"{where} has {len(cells)} cells: {line[:80]!r}. A line holds id, text and"
+            " maybe title, with tabs between."
+        )
+    key, text, *title = cells
+    return key, with_title("".join(title), text)
+
+
+def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
+    """Which of the names are the id's and the text's."""
+    chosen = []
+    for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
+        found = [name for name in known if name in names]
+        if not found:
+            raise InputError(
+                f"{where} has no {what}; its fields are {', '.join(names)}. Name it"
+                f" {' or '.join(known)}."
+            )
+        chosen.append(found[0])
+    return chosen[0], chosen[1]
+
+
+def _checked(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{where}: the text is {text!r:.80}, not a string.")
+    return text
+
+
+class _ParquetTexts:
+    """A Parquet file, unpacked into a temporary file that is mapped into memory.
+
+    To read one row of Parquet is to decompress the thousands of its row group.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.name = str(path)
+        try:
+            file = pq.ParquetFile(path, memory_map=True)
+            names = file.schema_arrow.names
+            columns = [*_text_columns(names, self.name)]
+            columns += ["title"] if "title" in names else []
+            schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+            # The map keeps the file's contents after its name is gone.
+            with tempfile.NamedTemporaryFile(prefix="lsrjax-corpus-") as unpacked:
+                with pa.ipc.new_file(unpacked.name, schema) as writer:
+                    for batch in file.iter_batches(columns=columns):
+                        writer.write_batch(batch.select(columns))
+                mapped = pa.memory_map(unpacked.name)
+                reader = pa.ipc.open_file(mapped)
+        except (pa.ArrowInvalid, OSError) as e:
+            raise InputError(
+                f"{path} ({path.stat().st_size:,} bytes) could not be read as Parquet"
+                f" and unpacked into {tempfile.gettempdir()}: {e}. Copy or write it"
+                " again; TMPDIR names another folder to unpack into."
+            ) from e
+        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0] + [b.num_rows for b in self._batches]).tolist()
+
+    def ids(self) -> Iterator[tuple[int, str]]:
+        """Row number and id of each row."""
+        for start, batch in zip(self._starts[:-1], self._batches, strict=True):
+            for row, key in enumerate(batch.column(0).to_pylist(), start):
+                yield row, as_id(key)
+
+    def read(self, row: int) -> tuple[str, str]:
+        """Id and text of a row."""
+        number = bisect.bisect_right(self._starts, row) - 1
+        batch = self._batches[number]
+        where = f"{self.name}, row {row} (the first is 0)"
+        try:
+            key, text, *title = (
+                column[row - self._starts[number]].as_py() for column in batch.columns
+            )
+        except UnicodeDecodeError as e:
+            raise InputError(f"{where}: a text is not UTF-8 ({e}).") from e
+        title = title[0] if title else ""
+        return as_id(key), _checked(with_title(title, text), where)
+
+
+def read_qrels(path: pathlib.Path) -> dict[str, tuple[list[str], list[str]]]:
+    """BEIR's relevance judgements: query to documents above 0, and to the others.
+
+    Args:
+      path: a TSV file with a header: query-id, corpus-id, score.
+
+    Raises:
+      InputError: a line that is not of three cells, the last a number.
+    """
+    judged: dict[str, tuple[list[str], list[str]]] = {}
+    lines = io.StringIO(path.read_text(encoding="utf-8"))
+    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    for number, row in enumerate(rows, start=1):
+        if number == 1 or not row:
+            continue
+        try:
+            query, document, score = row
+            relevant = float(score) > 0
+        except ValueError:
+            raise InputError(
+                f"{path}, line {number} is {row!r}; query-id, corpus-id and a number"
+                " are needed, with tabs between."
+            ) from None
+        judged.setdefault(query, ([], []))[0 if relevant else 1].append(document)
+    return judged

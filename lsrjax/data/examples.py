@@ -1,0 +1,52 @@
+"""The two kinds of training example.
+
+A text is a dict from language to wording, so that a query or a document can be shown
+in any language it exists in.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+Text = Mapping[str, str]
+
+ENGLISH = "en"
+ANY = "*"  # the language of a text whose language the file does not say
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One text in English and in another language.
+
+    Attributes:
+      id: names the example in errors.
+      english: the English wording.
+      translation: the other one.
+      language: of the translation.
+    """
+
+    id: str
+    english: str
+    translation: str
+    language: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A query and its documents.
+
+    Attributes:
+      id: names the example in errors.
+      query: the query, by language.
+      positives: relevant documents, by language.
+      negatives: other documents, by language.
+      scores: the teacher's scores of the positives, then of the negatives; None where
+        there are none.
+    """
+
+    id: str
+    query: Text
+    positives: Sequence[Text]
+    negatives: Sequence[Text]
+    scores: np.ndarray | None = None

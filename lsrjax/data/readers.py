@@ -1,0 +1,370 @@
+"""How a row of each format becomes an example, and which columns it needs.
+
+Functions that end in `fields` tell the columns: they take the names of a file's columns
+and `config.data.columns`, and give field -> column, or None where the columns do not
+fit. The others read a row of those fields.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lsrjax.data.corpus import Corpus, as_id, with_title
+from lsrjax.data.ensembles import Ensemble
+from lsrjax.data.examples import ANY, Group, Pair, Text
+from lsrjax.errors import InputError
+
+# What the fields of `config.data.columns` belong to.
+FIELDS = {
+    "pair": ("english", "translation", "language"),
+    "group": ("query", "pos", "neg", "pos_scores", "neg_scores"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """What reading a row takes besides the row.
+
+    Attributes:
+      corpus: documents by id; None where `config.data.corpus` is empty.
+      queries: queries by id; None where `config.data.queries` is empty.
+      ensemble: makes one score of several.
+      min_label: label or score from which two sentences belong together.
+    """
+
+    corpus: Corpus | None = None
+    queries: Corpus | None = None
+    ensemble: Ensemble = Ensemble()
+    min_label: float = 0.5
+
+
+# Fields of rows.
+
+
+def wording(value: Any, where: str, field: str) -> str:
+    """A text that is not empty, or an error."""
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(
+            f"{where}: field {field!r} is {value!r}; a non-empty text is needed."
+            " Remove the row or fill it in."
+        )
+    return value
+
+
+def _texts(values: Any, where: str, field: str) -> list[Text]:
+    return [{ANY: wording(v, where, field)} for v in _as_list(values, where, field)]
+
+
+def _as_list(value: Any, where: str, field: str) -> list:
+    """One text stands for a list of one, as in triples; null for an empty list."""
+    if value is None:
+        return []
+    if not isinstance(value, str | list):
+        raise InputError(
+            f"{where}: field {field!r} is {value!r}; a list of texts is needed. Put the"
+            " row right or remove it."
+        )
+    return [value] if isinstance(value, str) else value
+
+
+def _group(where: str, query: Text, positives, negatives, scores=None) -> Group:
+    if not positives:
+        raise InputError(f"{where}: no positive document. Remove the row.")
+    return Group(where, query, positives, negatives, scores)
+
+
+def _numbers(values: Sequence, where: str) -> list[float]:
+    for place, score in enumerate(values):
+        if not isinstance(score, float | int) or not math.isfinite(score):
+            raise InputError(
+                f"{where}: teacher score {place} (positives first) is {score!r}; a"
+                " finite number is needed. Score the row again or remove it."
+            )
+    return list(values)
+
+
+def named(needs: Mapping[str, Sequence[str]], optional=()):
+    """Field -> column where each needed field has one of its names.
+
+    Args:
+      needs: field to the names that its column may have; the first found counts.
+      optional: fields of that very name that a file may lack.
+    """
+
+    def fields(names, columns):
+        found = {}
+        for field, known in needs.items():
+            column = next((name for name in known if name in names), None)
+            if column is None:
+                return None
+            found[field] = column
+        return found | {field: field for field in optional if field in names}
+
+    return fields
+
+
+# MILCO and FlagEmbedding.
+
+NEEDED = {"pair": ("english", "translation"), "group": ("query", "pos")}
+DEFAULTS = {field: field for names in FIELDS.values() for field in names}
+DEFAULTS["translation"] = "non_english"
+
+
+def score_columns(text: str) -> list[str]:
+    """The columns that `columns.pos_scores` or `neg_scores` names."""
+    return [name.strip() for name in text.split(",")]
+
+
+def renamed_fields(kind: str):
+    """The columns that `config.data.columns` names; with several teachers, of each."""
+
+    def fields(names, columns):
+        if any(columns[field] not in names for field in NEEDED[kind]):
+            return None
+        found = {}
+        for field in FIELDS[kind]:
+            if not field.endswith("_scores"):
+                found |= {field: columns[field]} if columns[field] in names else {}
+                continue
+            several = score_columns(columns[field])
+            if len(several) > 1 and (lacking := set(several) - set(names)):
+                raise InputError(
+                    f"config.data.columns.{field} names {', '.join(sorted(lacking))},"
+                    f" but the columns of the data are {', '.join(names)}."
+                )
+            found |= {
+                _part(field, i): name for i, name in enumerate(several) if name in names
+            }
+        return found
+
+    return fields
+
+
+def _part(field: str, teacher: int) -> str:
+    """The field of a teacher's scores."""
+    return f"{field}.{teacher}" if teacher else field
+
+
+def milco(row, where, lookup) -> Group:
+    """Lists of texts, and of teachers' scores."""
+    positives = _texts(row["pos"], where, "pos")
+    negatives = _texts(row.get("neg"), where, "neg")
+    query = {ANY: wording(row["query"], where, "query")}
+    if not positives:
+        return _group(where, query, positives, negatives)  # an error
+    sizes = {"pos_scores": len(positives), "neg_scores": len(negatives)}
+    teachers = 1 + max((int(f.split(".")[1]) for f in row if "." in f), default=0)
+    scores = [_teacher(row, i, sizes, where) for i in range(teachers)]
+    missing = [i for i, values in enumerate(scores) if values is None]
+    if missing and len(missing) < teachers:
+        raise InputError(
+            f"{where}: {len(missing)} of {teachers} teachers have no scores. Score the"
+            " row with all of them, or remove it."
+        )
+    combined = None if missing else lookup.ensemble.combine(scores)
+    return _group(where, query, positives, negatives, combined)
+
+
+def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
+    """One teacher's scores of positives and negatives, checked, or None."""
+    names = [_part(field, teacher) for field in sizes]
+    if all(row.get(name) is None for name in names):
+        return None
+    parts = []
+    for name, count in zip(names, sizes.values(), strict=True):
+        values = row.get(name)
+        values = [values] if isinstance(values, float | int) else (values or [])
+        if len(values) != count:
+            raise InputError(
+                f"{where}: {name} has {len(values)} teacher scores for {count}"
+                " documents; each document needs one. Score the row again or remove"
+                " it."
+            )
+        parts.extend(values)
+    return _numbers(parts, where)
+
+
+def alignment(row, where, lookup) -> Pair:
+    """English and its translation."""
+    return Pair(
+        id=where,
+        english=wording(row["english"], where, "english"),
+        translation=wording(row["translation"], where, "translation"),
+        language=row.get("language") or ANY,
+    )
+
+
+# Tevatron, BEIR, ColBERT.
+
+
+def _passages(row, field: str, where: str) -> list[Text]:
+    passages = row.get(field) or []
+    if isinstance(passages, dict):  # TFDS gives a list of objects as one of lists
+        passages = [
+            dict(zip(passages, values, strict=True))
+            for values in zip(*passages.values(), strict=True)
+        ]
+    texts = []
+    for passage in passages:
+        if not isinstance(passage, dict):
+            raise InputError(
+                f"{where}: {field} holds {passage!r:.80}; objects with text and maybe"
+                " title are needed. Passages given by id go into"
+                " positive_document_ids and negative_document_ids."
+            )
+        text = wording(passage.get("text"), where, f"{field}.text")
+        texts.append({ANY: with_title(passage.get("title"), text)})
+    return texts
+
+
+def tevatron(row, where, lookup) -> Group:
+    """Lists of objects with title and text."""
+    return _group(
+        where,
+        {ANY: wording(row["query"], where, "query")},
+        _passages(row, "positive_passages", where),
+        _passages(row, "negative_passages", where),
+    )
+
+
+def _looked_up(ids, where: str, corpus: Corpus) -> list[Text]:
+    return [corpus.get(as_id(key), where) for key in ids or []]
+
+
+def tevatron_ids(row, where, lookup) -> Group:
+    """The query's text, and ids of documents."""
+    return _group(
+        where,
+        {ANY: wording(row["query"], where, "query")},
+        _looked_up(row["positive_document_ids"], where, lookup.corpus),
+        _looked_up(row.get("negative_document_ids"), where, lookup.corpus),
+    )
+
+
+def beir(row, where, lookup) -> Group:
+    """Ids of the query and of judged documents."""
+    return _group(
+        where,
+        lookup.queries.get(row["qid"], where),
+        _looked_up(row["relevant"], where, lookup.corpus),
+        _looked_up(row["irrelevant"], where, lookup.corpus),
+    )
+
+
+def colbert(row, where, lookup) -> Group:
+    """Ids of the query and of documents, the first of which is positive."""
+    documents = _looked_up(row["pids"], where, lookup.corpus)
+    scores = row["scores"]
+    if scores is not None:
+        scores = lookup.ensemble.combine([_numbers(scores, where)])
+    query = lookup.queries.get(row["qid"], where)
+    return _group(where, query, documents[:1], documents[1:], scores)
+
+
+# sentence-transformers.
+
+_ANCHOR = ("anchor", "query", "question")
+_POSITIVE = ("positive", "passage1", "answer")
+_LABEL = ("label", "score", "scores", "labels")
+
+
+def triplet_fields(names, columns):
+    """Anchor, positive, and negatives with or without scores."""
+    found = named({"anchor": _ANCHOR, "positive": _POSITIVE})(names, columns)
+    if found is None:
+        return None
+    negatives = [n for n in names if re.fullmatch(r"negative(_\d+)?|passage2", n)]
+    negatives.sort(key=lambda name: int("0" + re.sub(r"\D", "", name)))
+    label = next((name for name in _LABEL if name in names), None)
+    if label and not negatives:
+        return None  # a labelled pair
+    found |= {f"negative.{i}": name for i, name in enumerate(negatives)}
+    return found | ({"label": label} if label else {})
+
+
+def triplet(row, where, lookup) -> Group:
+    """Anchor, positive and negatives; their scores, or differences of scores.
+
+    MarginMSE's differences (the positive's score less the negative's) stand for the
+    scores 0 and minus the difference: the losses depend on differences only.
+    """
+    names = [field for field in row if field.startswith("negative.")]
+    negatives = [text for name in names for text in _texts(row[name], where, name)]
+    scores = None
+    if row.get("label") is not None:
+        label = row["label"] if isinstance(row["label"], list) else [row["label"]]
+        values = _numbers(label, where)
+        if len(values) == len(negatives):
+            # Differences to the positive's score, which is then any number.
+            values = [0.0, *(-value for value in values)]
+        if len(values) != 1 + len(negatives):
+            raise InputError(
+                f"{where}: {len(label)} teacher scores for a positive and"
+                f" {len(negatives)} negatives; one for each document is needed, or the"
+                " positive's less each negative's. Score the row again or remove it."
+            )
+        scores = lookup.ensemble.combine([values])
+    return _group(
+        where,
+        {ANY: wording(row["anchor"], where, "anchor")},
+        [{ANY: wording(row["positive"], where, "positive")}],
+        negatives,
+        scores,
+    )
+
+
+_labelled_fields = named(
+    {
+        "first": ("sentence1", *_ANCHOR),
+        "second": ("sentence2", *_POSITIVE),
+        "label": _LABEL,
+    }
+)
+
+
+def labelled_pair_fields(names, columns):
+    """Two sentences and a label, no negatives."""
+    if any(re.fullmatch(r"negative(_\d+)?|passage2", name) for name in names):
+        return None
+    return _labelled_fields(names, columns)
+
+
+def labelled(row, where, lookup) -> Group:
+    """Two sentences that belong together: rows of low labels are never read."""
+    return _group(
+        where,
+        {ANY: wording(row["first"], where, "first sentence")},
+        [{ANY: wording(row["second"], where, "second sentence")}],
+        [],
+    )
+
+
+def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
+    """Positions of the rows of `labelled` data that are trained on.
+
+    Args:
+      labels: of all rows; null and lower ones than `lookup.min_label` are left out.
+      lookup: has the least label.
+      where: the data, for errors.
+
+    Raises:
+      InputError: labels that are no numbers, or none that high.
+    """
+    try:
+        values = np.array([math.nan if v is None else v for v in labels], np.float64)
+    except (TypeError, ValueError) as e:
+        raise InputError(
+            f"{where}: the labels are not numbers ({e}). Write a number for each row."
+        ) from e
+    (kept,) = np.nonzero(values >= lookup.min_label)
+    if not len(kept):
+        raise InputError(
+            f"{where}: no row has a label of at least {lookup.min_label}"
+            " (config.data.min_label); the highest is"
+            f" {np.nanmax(values, initial=-np.inf)}. Lower it."
+        )
+    return kept

@@ -1,0 +1,231 @@
+"""Rows of tables as examples, in whichever format they are."""
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lsrjax.data.examples import Group, Pair
+from lsrjax.data.formats import FORMATS, recognise
+from lsrjax.data.readers import Lookup, labelled_rows
+from lsrjax.errors import InputError
+
+_SCORES = ("pos_scores", "neg_scores")
+
+
+class ArrowRecords:
+    """Rows of `pyarrow` tables, one table after the other."""
+
+    def __init__(self, tables: Sequence[tuple[str, Any]]):
+        """Takes where each table came from, for errors, and the table.
+
+        Raises:
+          InputError: no rows.
+        """
+        self._tables = [(n, table) for n, table in tables if table.num_rows]
+        if not self._tables:
+            raise InputError(
+                f"{', '.join(name for name, _ in tables)}: no rows. Write the data"
+                " again, or point config.data to other data."
+            )
+        # Record batches are found by bisection; a table of many chunks is not.
+        self._batches, self._starts, self._rows = [], [], 0
+
+    @property
+    def columns(self) -> list[tuple[str, list[str]]]:
+        """The name and columns of each table."""
+        return [(name, table.column_names) for name, table in self._tables]
+
+    def first_row(self, place: int) -> Mapping[str, Any]:
+        """The first row of a table."""
+        try:
+            return self._tables[place][1].slice(0, 1).to_pylist()[0]
+        except UnicodeDecodeError as e:
+            return {"not UTF-8": str(e)}
+
+    def select(self, fields: Sequence[Mapping[str, str]]) -> None:
+        """Keeps some columns of each table, under the names of their fields."""
+        for (name, table), chosen in zip(self._tables, fields, strict=True):
+            kept = table.select(list(chosen.values())).rename_columns(list(chosen))
+            first = self._rows
+            for batch in kept.to_batches():
+                self._batches.append((name, self._rows - first, batch))
+                self._starts.append(self._rows)
+                self._rows += batch.num_rows
+
+    def values(self, field: str) -> list:
+        """A field of all rows."""
+        return [v for *_, batch in self._batches for v in batch[field].to_pylist()]
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
+        """A row's name for errors, and its fields."""
+        place = bisect.bisect_right(self._starts, index) - 1
+        name, first, batch = self._batches[place]
+        offset = index - self._starts[place]
+        where = f"{name}, row {first + offset} (the first is 0)"
+        try:
+            (row,) = batch.slice(offset, 1).to_pylist()
+        except UnicodeDecodeError as e:
+            raise InputError(
+                f"{where}: a text is not UTF-8 ({e}). Write the file again."
+            ) from e
+        return where, row
+
+
+class Rows:
+    """Rows of files or data sets as examples.
+
+    Attributes:
+      format: of the rows: a name of `FORMATS`.
+      description: the format and what it was told by, for the log.
+    """
+
+    def __init__(
+        self,
+        tables,
+        kind: str,
+        columns: Mapping[str, str],
+        *,
+        format: str = "auto",
+        lookup: Lookup | None = None,
+        scores: bool = True,
+    ):
+        """The rows of one table after the other.
+
+        Args:
+          tables: where each came from, for errors, and a `pyarrow.Table`; or an object
+            with the methods of `ArrowRecords`.
+          kind: "pair" or "group".
+          columns: the tables' names for the fields `english`, `translation`,
+            `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
+            (groups).
+          format: a name of `FORMATS`, or "auto" to tell it by the columns.
+          lookup: texts by id and how scores are read.
+          scores: whether to read the teacher's scores.
+
+        Raises:
+          InputError: no rows, columns of no format or of several, a column that only
+            some of the tables have, or ids without a corpus.
+        """
+        self._records = records = (
+            tables if hasattr(tables, "first_row") else ArrowRecords(tables)
+        )
+        self._lookup = lookup or Lookup()
+        if not scores:
+            columns = dict(columns) | {field: field for field in _SCORES}
+        self.format, fields = _recognised(records, kind, columns, format)
+        self._read = FORMATS[self.format].read
+        for field in FORMATS[self.format].needs:
+            if getattr(self._lookup, field) is None:
+                raise InputError(
+                    f"{records.columns[0][0]} is of the format {self.format}, whose"
+                    f" rows hold ids: name the files of texts in config.data.{field}."
+                )
+        if not scores and self.format == "milco":
+            fields = [
+                {f: c for f, c in m.items() if "_scores" not in f} for m in fields
+            ]
+        records.select(fields)
+        self._kept = None
+        self.description = self.format
+        if self.format == "labelled":
+            name = records.columns[0][0]
+            labels = records.values("label")
+            self._kept = labelled_rows(labels, self._lookup, name)
+            self.description += (
+                f" ({len(self._kept):,} of {len(labels):,} rows have a label of"
+                f" {self._lookup.min_label} or more)"
+            )
+        if self.format in ("colbert", "tevatron_ids", "beir"):
+            self.description += f" (texts of {self._lookup.corpus.name})"
+
+    def __len__(self) -> int:
+        return len(self._records) if self._kept is None else len(self._kept)
+
+    def __getitem__(self, index: int) -> Pair | Group:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        place = index if self._kept is None else int(self._kept[index])
+        where, row = self._records.row(place)
+        return self._read(row, where, self._lookup)
+
+
+def _recognised(records, kind, columns, format) -> tuple[str, list[dict[str, str]]]:
+    """The tables' format, and each one's fields: the same, but for the language."""
+    formats, known = [], []
+    for place, (name, found) in enumerate(records.columns):
+        first_row = records.first_row(place)
+        formats.append(recognise(found, kind, columns, format, name, first_row))
+        known.append(FORMATS[formats[-1]].fields(found, columns))
+    first = records.columns[0][0]
+    for (name, _), its_format, fields in zip(
+        records.columns, formats, known, strict=True
+    ):
+        if its_format != formats[0]:
+            raise InputError(
+                f"{first} is of the format {formats[0]}, {name} of {its_format}. Train"
+                " on them in separate stages."
+            )
+        for field in sorted((set(fields) ^ set(known[0])) - {"language"}):
+            has, lacks = (name, first) if field in fields else (first, name)
+            column = (fields if field in fields else known[0])[field]
+            raise InputError(
+                f"{has} has a column {column}, {lacks} has none. Give all of"
+                " them the same columns, or train on them in separate stages."
+            )
+    return formats[0], known
+
+
+class TfdsRecords:
+    """Rows of a TFDS data source."""
+
+    def __init__(self, name: str, data, columns: Sequence[str]):
+        """Takes the data set's name, for errors, its data source and columns."""
+        self._name, self._data, self._names = name, data, list(columns)
+        self._fields: Mapping[str, str] = {}
+        if not len(data):
+            raise InputError(f"{name}: no rows. Point config.data to other data.")
+
+    @property
+    def columns(self) -> list[tuple[str, list[str]]]:
+        """The data set's name and columns."""
+        return [(self._name, self._names)]
+
+    def first_row(self, place: int) -> Mapping[str, Any]:
+        """The first row."""
+        return _plain(self._data[0], f"{self._name}, row 0")
+
+    def select(self, fields: Sequence[Mapping[str, str]]) -> None:
+        """Keeps some columns, under the names of their fields."""
+        (self._fields,) = fields
+
+    def values(self, field: str) -> list:
+        """A field of all rows."""
+        return [self.row(index)[1][field] for index in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
+        """A row's name for errors, and its fields."""
+        where = f"{self._name}, row {index} (the first is 0)"
+        row = self._data[index]
+        return where, {f: _plain(row[c], where) for f, c in self._fields.items()}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Python's own types: TFDS gives texts as bytes and lists as arrays."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as e:
+            raise InputError(f"{where}: a text is not UTF-8 ({e}).") from e
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist(), where)
+    if isinstance(value, dict):
+        return {key: _plain(v, where) for key, v in value.items()}
+    return [_plain(v, where) for v in value] if isinstance(value, list) else value
