@@ -63,7 +63,7 @@ def config_of(task: str):
         c.loss.name = "alignment"
         return c
     c.loss.name, c.regularizer.name = {
-        "kl": ("kl", "l1"),
+        "kl": ("kl,margin_mse:0.01", "l1"),
         "infonce": ("infonce", "flops"),
     }[task]
     c.data.group_size = GROUP
