@@ -137,7 +137,16 @@ def make_step(
         student's are.
       idf: of the terms of each view, where the regularizer takes it
         (`regularizers.REGULARIZERS`).
+
+    Raises:
+      ValueError: the regularizer takes an idf, and there is none.
     """
+    name = config.regularizer.name
+    if regularizers.REGULARIZERS[name].idf and idf is None:
+        raise ValueError(
+            f"{name} needs the idf of each view's terms; count it with"
+            " lsrjax.term_statistics.idf_of_views."
+        )
     dtype = jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
     if teacher is not None:

@@ -28,7 +28,7 @@ FROZEN = "embeddings/(word|position)"
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def step_of(**changes):
+def step_of(idf=None, **changes):
     """The step of a tiny SPLADE with dropout, and a state before it."""
     config = get_default()
     config.loss.name = "infonce"
@@ -53,7 +53,7 @@ def step_of(**changes):
         attention_dropout=0.3,
     )
     spec = RetrieverSpec("splade", encoder, tied=True)
-    step = training.make_step(config, 10, spec)
+    step = training.make_step(config, 10, spec, idf=idf)
     _, abstract = retriever.split(spec)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
@@ -257,6 +257,19 @@ def test_the_controller_lies_on_every_device():
     found = layout.shardings(state)["controller"]
     assert set(found) == {"query", "document"}
     assert all(where == sharding.replicated(mesh) for where in found.values())
+
+
+def test_the_idf_of_terms_reaches_the_penalty(batch):
+    changes = {"regularizer": {"name": "idf_flops"}}
+    with pytest.raises(ValueError, match="idf_flops needs the idf"):
+        step_of(**changes)
+    found = {}
+    for idf in (1.0, 2.0):
+        step, state = step_of(idf={"terms": np.full(V, idf, np.float32)}, **changes)
+        _, found[idf] = jax.jit(step, compiler_options=QUICK)(state, None, batch)
+    for text in ("query", "document"):
+        name = f"idf_flops_{text}_terms"
+        assert float(found[1.0][name]) == pytest.approx(4 * float(found[2.0][name]))
 
 
 class Loop:

@@ -80,8 +80,11 @@ def config_of(task: str):
     if task == "alignment":
         c.loss.name = "alignment"
         return c
-    c.loss.name = OTHERS[task][0] if task in OTHERS else task
-    c.regularizer.name = {"kl": "l1", "infonce": "flops"}[c.loss.name]
+    loss = OTHERS[task][0] if task in OTHERS else task
+    c.loss.name, c.regularizer.name = {
+        "kl": ("kl,margin_mse:0.01", "l1"),
+        "infonce": ("infonce", "flops"),
+    }[loss]
     c.data.group_size = GROUP
     fields = ("query", "document", "source_query", "source_document")
     for field in fields if student_of(task).sparse else ():
