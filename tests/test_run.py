@@ -136,6 +136,37 @@ def test_distill_recipe_goes_on_from_align_and_keeps_the_best(distilled):
     assert 4 in steps and max(dev, key=dev.get) in steps
 
 
+@pytest.mark.slow
+def test_ids_train_like_the_texts_they_stand_for(data, aligned, distilled, tmp_path):
+    lines = (data / "groups.jsonl").read_text().splitlines()
+    groups = [json.loads(line) for line in lines]
+    with (
+        open(tmp_path / "train.jsonl", "w") as train,
+        open(tmp_path / "queries.tsv", "w") as queries,
+        open(tmp_path / "documents.tsv", "w") as documents,
+    ):
+        for i, group in enumerate(groups):
+            queries.write(f"q{i}\t{group['query']}\n")
+            line = [f"q{i}"]
+            texts = [*group["pos"], *group["neg"]]
+            scores = [*group["pos_scores"], *group["neg_scores"]]
+            for j, (text, score) in enumerate(zip(texts, scores, strict=True)):
+                documents.write(f"{i}.{j}\t{text}\n")
+                line.append([f"{i}.{j}", score])
+            train.write(json.dumps(line) + "\n")
+    config = distill_config(data, aligned)
+    config.data.files = str(tmp_path / "train.jsonl")
+    config.data.queries = str(tmp_path / "queries.tsv")
+    config.data.corpus = str(tmp_path / "documents.tsv")
+    printed = run_quietly(config, tmp_path / "run")
+    assert "format colbert" in printed
+
+    def losses(workdir):
+        return [row["loss"] for row in metrics(workdir) if "loss" in row]
+
+    assert losses(tmp_path / "run") == losses(distilled) != []
+
+
 def test_a_finished_run_says_so_and_changes_nothing(data, aligned, distilled):
     before = checkpoint.load_model(distilled).params
     said = run_quietly(distill_config(data, aligned), distilled)

@@ -46,16 +46,7 @@ class Corpus:
           InputError: no such file, a broken line, an id that occurs twice.
         """
         self.name = files
-        paths: dict[str, list[pathlib.Path]] = {}
-        for language, pattern in parse(files):
-            found = sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
-            if not found:
-                raise InputError(
-                    f"{field}: no file matches {pattern!r} (from"
-                    f" {pathlib.Path.cwd()}). Give paths of {', '.join(_SUFFIXES)}"
-                    " files, as in 'en:docs.en.tsv,de:docs.de.tsv'."
-                )
-            paths.setdefault(language, []).extend(found)
+        paths = _paths(files, field)
         self._indexes = {language: _Index(found) for language, found in paths.items()}
 
     def __len__(self) -> int:
@@ -104,6 +95,32 @@ def parse(files: str) -> list[tuple[str, str]]:
         match = re.fullmatch(r"([A-Za-z][\w-]*):(.+)", part)
         parts.append((match[1], match[2]) if match else (ANY, part))
     return parts
+
+
+def _paths(files: str, field: str) -> dict[str, list[pathlib.Path]]:
+    """The files by language."""
+    paths: dict[str, list[pathlib.Path]] = {}
+    for language, pattern in parse(files):
+        found = sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
+        if not found:
+            raise InputError(
+                f"{field}: no file matches {pattern!r} (from {pathlib.Path.cwd()})."
+                f" Give paths of {', '.join(_SUFFIXES)} files, as in"
+                " 'en:docs.en.tsv,de:docs.de.tsv'."
+            )
+        paths.setdefault(language, []).extend(found)
+    return paths
+
+
+def state(files: str, field: str) -> tuple:
+    """Differs when a corpus of the same name has other contents.
+
+    Raises:
+      InputError: no such file.
+    """
+    paths = [path for found in _paths(files, field).values() for path in found]
+    stats = [(path, path.stat()) for path in paths]
+    return tuple((str(path), s.st_size, s.st_mtime_ns) for path, s in stats)
 
 
 def with_title(title: Any, text: Any) -> Any:

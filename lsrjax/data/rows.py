@@ -125,10 +125,8 @@ class Rows:
                     f"{records.columns[0][0]} is of the format {self.format}, whose"
                     f" rows hold ids: name the files of texts in config.data.{field}."
                 )
-        if not scores and self.format == "milco":
-            fields = [
-                {f: c for f, c in m.items() if "_scores" not in f} for m in fields
-            ]
+        if not scores:
+            fields = [{f: c for f, c in m.items() if f not in _SCORES} for m in fields]
         records.select(fields)
         self._kept = None
         self.description = self.format

@@ -5,12 +5,13 @@ one: write it here and add a line to `SOURCES`.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from lsrjax.data.corpus import Corpus, read_qrels
+from lsrjax.data.corpus import Corpus, read_qrels, state
 from lsrjax.data.ensembles import Ensemble, parse_weights
 from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
 from lsrjax.data.formats import FORMATS
@@ -184,7 +185,17 @@ def _rows(tables, config, kind, scores: bool) -> Rows:
 
 
 def _corpus(config, field: str) -> Corpus | None:
-    return Corpus(config[field], f"config.data.{field}") if config[field] else None
+    return _indexed(config[field], f"config.data.{field}") if config[field] else None
+
+
+def _indexed(files: str, field: str) -> Corpus:
+    return _index_of(files, field, state(files, field))
+
+
+# Training and dev data, and the stages of a run, often share a corpus.
+@functools.lru_cache(maxsize=4)
+def _index_of(files: str, field: str, state: tuple) -> Corpus:
+    return Corpus(files, field)
 
 
 def _ensemble(config) -> Ensemble:
@@ -226,8 +237,8 @@ def _open_beir(folder: pathlib.Path, config, kind) -> Rows:
         [i for i, (relevant, _) in enumerate(judged.values()) if relevant]
     )
     lookup = Lookup(
-        corpus=Corpus(str(folder / "corpus.jsonl"), "config.data.files"),
-        queries=Corpus(str(folder / "queries.jsonl"), "config.data.files"),
+        corpus=_indexed(str(folder / "corpus.jsonl"), "config.data.files"),
+        queries=_indexed(str(folder / "queries.jsonl"), "config.data.files"),
     )
     tables = [(str(qrels), table)]
     return Rows(tables, kind, config.columns, format="beir", lookup=lookup)

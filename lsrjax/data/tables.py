@@ -105,7 +105,9 @@ def _json_lines(path: pathlib.Path, lists: bool) -> list[dict]:
             if not isinstance(row, dict):
                 raise InputError(
                     f"{path}, line {number} is {type(row).__name__}, not an object:"
-                    f" {line[:80]!r}. Each line holds one example's fields by name."
+                    f" {line[:80]!r}. Each line holds one example's fields by name;"
+                    " lines of ids, as ColBERT's, need config.data.queries and"
+                    " config.data.corpus."
                 )
             rows.append(row)
     return rows

@@ -1,3 +1,4 @@
+import concurrent.futures
 import json
 import mmap
 import sys
@@ -48,6 +49,14 @@ def test_texts_by_id(path):
     assert len(found) == len(TEXTS) and found.languages == (ANY,)
     for key, text in reversed(TEXTS.items()):
         assert found.get(key, "row 0") == {ANY: text}
+
+
+def test_threads_read_at_once(path):
+    found = opened(path)
+    keys = list(TEXTS) * 200
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda key: found.get(key, "row 0")[ANY], keys))
+    assert texts == [TEXTS[key] for key in keys]
 
 
 def test_a_missing_id_is_named_with_its_row_and_file(path):

@@ -258,6 +258,14 @@ def test_ids_need_a_corpus_and_texts_none(tmp_path):
     assert len(sources.open_source(config, "group", held_out=True)) == 3
 
 
+def test_a_corpus_is_indexed_once_and_again_when_it_changes(tmp_path):
+    made = tevatron_ids(tmp_path / "x.jsonl", write_jsonl)
+    first, second = opened(**made), opened(**made)
+    assert first._lookup.corpus is second._lookup.corpus
+    write_corpus(tmp_path / "corpus.x.jsonl", dict.fromkeys(DOCUMENTS, "another text"))
+    assert opened(**made)[0].positives == [{ANY: "another text"}]
+
+
 @pytest.mark.parametrize("make", [tevatron_ids, colbert])
 def test_a_missing_id_names_row_and_corpus(tmp_path, make):
     made = make(tmp_path / "x.jsonl", write_jsonl)
