@@ -83,10 +83,8 @@ def get_default() -> ConfigDict:
     # data set's name/config or folder
     c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
     c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
-    c.data.corpus = (
-        ""  # of ids: files of documents (.jsonl, .tsv or .parquet), maybe in
-    )
-    # several languages: "en:docs.en.tsv,de:docs.de.tsv"
+    c.data.corpus = ""  # of ids: files of documents (.jsonl, .tsv, .parquet), maybe
+    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"
     c.data.queries = ""  # format colbert: the same, of queries
     c.data.min_label = 0.5  # format labelled: rows below this label are left out
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align

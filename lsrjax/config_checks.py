@@ -205,7 +205,6 @@ def _check_needs(c, where) -> None:
         "data.dataset": c.data.source in ("datasets", "tfds") and not len(c.data.sets),
         "dev.files": c.dev.source == "files",
         "dev.dataset": c.dev.source in ("datasets", "tfds"),
-        **checks.needed(c),
         "tokenizer": not (c.init.encoder or c.init.model),
         "init.head": c.model.head == "milco" and not c.init.model,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",

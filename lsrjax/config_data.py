@@ -46,6 +46,11 @@ def check_set(own, where: str) -> None:
         known = ", ".join(repr(choice) for choice in SOURCES)
         raise InputError(f"{where}.source is {own.source!r}; known: {known}.")
     check_split(own, where)
+    for field, choices in checks.CHOICES.items():
+        part, _, name = field.partition(".")
+        if part == "data" and own[name] not in choices:
+            known = ", ".join(map(repr, choices))
+            raise InputError(f"{where}.{name} is {own[name]!r}; known: {known}.")
     for field, kinds in (("files", ("files",)), ("dataset", ("datasets", "tfds"))):
         if own.source in kinds and not own[field]:
             raise InputError(

@@ -472,6 +472,19 @@ def test_fields_of_data_sets():
     assert "config.data.sets.a.weight is missing" in refusal(c)
 
 
+def test_each_set_has_a_format_of_its_own():
+    def one(**fields):
+        return sets(kl(), one=data_set(files="x.jsonl", **fields))
+
+    validate(one(format="tevatron_ids", corpus="c.tsv"))
+    message = refusal(one(format="tevatron_ids"))
+    assert "config.data.sets.one.corpus is ''" in message
+    message = refusal(one(format="nonsense"))
+    assert "config.data.sets.one.format is 'nonsense'; known: 'auto'" in message
+    message = refusal(one(format="milco", corpus="c.tsv"))
+    assert "config.data.sets.one.corpus" in message and "no effect" in message
+
+
 def test_formats_and_their_fields_are_accepted():
     languages = "en:a.tsv,de:b.tsv"
     fields = {"data__format": "colbert", "data__queries": "q", "data__corpus": "c"}

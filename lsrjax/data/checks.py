@@ -15,13 +15,6 @@ CHOICES = {
 ROWS = ("files", "datasets", "tfds")  # the sources that are in some format
 
 
-def needed(c) -> dict[str, bool]:
-    """Fields that the data's format needs, and whether it does."""
-    reads = c.data.source in ROWS and c.data.format != "auto"
-    needs = FORMATS[c.data.format].needs if reads else ()
-    return {f"data.{field}": field in needs for field in ("corpus", "queries")}
-
-
 def check(data, prepare, where: str) -> None:
     """Checks the fields of texts by id, and those that make one score of several.
 
@@ -31,8 +24,16 @@ def check(data, prepare, where: str) -> None:
       where: the name of `data`, for errors.
 
     Raises:
-      InputError: a teacher lacks a column or weight, or English texts are needed.
+      InputError: a teacher lacks a column or weight, ids lack their texts, or English
+        texts are needed.
     """
+    reads = data.source in ROWS and data.format != "auto"
+    for field in FORMATS[data.format].needs if reads else ():
+        if not data[field]:
+            raise InputError(
+                f"{where}.{field} is '', but the format {data.format} needs it: see"
+                " lsrjax/config.py."
+            )
     for field in ("corpus", "queries"):
         languages = {language for language, _ in parse(data[field])}
         prepared = "bm25" in prepare.negatives or "teacher" in prepare.scores
