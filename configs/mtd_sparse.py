@@ -1,0 +1,49 @@
+"""MILCO, stage 2, by Multilingual Translate-Distill (Yang et al. 2024).
+
+    python -m lsrjax.main --config configs/mtd_sparse.py
+
+As configs/distill.py, but each passage is shown in a language drawn for it, so that
+the English view has to hold in all of them. Goes on from stage 1 (`runs/align`). The
+data are ColBERT's files, translated collections beside the English one. On the embedded
+data, with the stages of configs/demo.py in runs/demo:
+
+    --config.init.model=runs/demo/align --config.model.dtype=float32
+    --config.data.source=debian --config.data.files='' --config.data.format=auto
+    --config.data.queries='' --config.data.corpus='' --config.data.group_size=4
+    --config.data.document_languages='*:1' --config.data.query_length=24
+    --config.data.document_length=64 --config.prepare.negatives=bm25
+    --config.prepare.scores=teacher --config.teacher.model=runs/demo/teacher
+    --config.loss.teacher_scale=0.3 --config.init.echo=idf --config.batch_size=32
+    --config.steps=200 --config.optim.lr=3e-4 --config.dev.source=debian
+"""
+
+from ml_collections import ConfigDict
+
+from lsrjax.config import get_default
+
+
+def get_config() -> ConfigDict:
+    c = get_default()
+    c.model.lexecho = True
+    c.model.dtype = "bfloat16"
+    c.init.model = "runs/align"
+    c.data.files = "data/mtd/scores.jsonl"
+    c.data.format = "colbert"
+    c.data.queries = "en:data/mtd/queries.tsv"
+    c.data.corpus = ",".join(
+        f"{language}:data/mtd/collection.{language}.tsv"
+        for language in ("en", "de", "es", "fr", "zh", "fa", "ru")
+    )
+    c.data.query_length = 64
+    c.data.document_length = 256
+    c.data.group_size = 8
+    c.loss.name = "kl"
+    c.regularizer.query = 1e-3
+    c.regularizer.document = 1e-5
+    c.memory.encode_chunk = 128
+    c.memory.remat = "layer"
+    c.batch_size = 256
+    c.steps = 50_000
+    c.optim.lr = 2e-5
+    c.optim.warmup_fraction = 0.03
+    return c
