@@ -11,7 +11,11 @@ from lsrjax import run
 from lsrjax.config import validate
 
 RECIPES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
-EMBEDDED = [path for path in RECIPES if "On the embedded data" in path.read_text()]
+EMBEDDED = [
+    path
+    for path in RECIPES
+    if "On the embedded data" in " ".join(path.read_text().split())
+]
 
 
 def config_of(path):
@@ -21,7 +25,7 @@ def config_of(path):
 def on_embedded_data(path):
     """The config with the flags that follow in its docstring."""
     text = runpy.run_path(str(path))["__doc__"]
-    flags = text[text.index("embedded data") :]
+    flags = text[text.index("embedded") :]
     config = config_of(path)
     for flag in shlex.split(flags[flags.index("--config.") :]):
         name, _, value = flag.removeprefix("--config.").partition("=")
