@@ -17,6 +17,7 @@ from lsrjax.models.encoder import REMAT
 from lsrjax.models.heads import head_class
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
+from lsrjax.tables import entry
 
 _CHOICES = {
     "model.repeats": ("sum", "max"),
@@ -30,9 +31,7 @@ _CHOICES = {
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
     **checks.CHOICES,
-    "data.mixer": tuple(MIXERS),
     "data.batches_from": ("mixed", "one"),
-    "data.negatives": tuple(SAMPLERS),
     "data.mixing": ("passages", "entries", "round_robin"),
     "prepare.negatives": ("given", "bm25"),
     "prepare.scores": ("given", "teacher"),
@@ -137,6 +136,8 @@ def _check_values(c, where) -> None:
         if values[field] not in choices:
             known = ", ".join(repr(choice) for choice in choices)
             raise InputError(f"{where}.{field} is {values[field]!r}; known: {known}.")
+    entry(MIXERS, c.data.mixer, f"{where}.data.mixer")
+    entry(SAMPLERS, c.data.negatives, f"{where}.data.negatives")
     entry_of = head_class(c.model.head)
     if not hasattr(entry_of, "views"):
         raise InputError(

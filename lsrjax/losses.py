@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from lsrjax import reps
 from lsrjax.errors import InputError
+from lsrjax.tables import entry
 
 
 def alignment(raw_BV: jax.Array, teacher_raw_BV: jax.Array) -> jax.Array:
@@ -269,15 +270,15 @@ class Objective:
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts of a batch that the student encodes; all losses read the same."""
-        return LOSSES[next(iter(self.weights))].texts
+        return _loss(next(iter(self.weights))).texts
 
     @property
     def targets(self) -> frozenset[str]:
         """All that any of the losses compares them with, of `TARGETS`."""
         found = set()
         for name in self.weights:
-            found |= set(LOSSES[name].targets)
-            for option, target in LOSSES[name].options.items():
+            found |= set(_loss(name).targets)
+            for option, target in _loss(name).options.items():
                 if target and self.config[option]:
                     found.add(target)
         return frozenset(found)
@@ -285,7 +286,7 @@ class Objective:
     @property
     def options(self) -> frozenset[str]:
         """The fields of `config.loss` that any of them reads."""
-        return frozenset(o for name in self.weights for o in LOSSES[name].options)
+        return frozenset(o for name in self.weights for o in _loss(name).options)
 
     def arrays(self, queries: int, group: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch's `targets`, by name.
@@ -312,8 +313,8 @@ class Objective:
         """
         parts = {}
         for name, weight in self.weights.items():
-            options = {option: self.config[option] for option in LOSSES[name].options}
-            found = LOSSES[name].fn(views, targets, **options)
+            options = {option: self.config[option] for option in _loss(name).options}
+            found = _loss(name).fn(views, targets, **options)
             parts |= {part: weight * value for part, value in found.items()}
         return parts
 
@@ -333,11 +334,11 @@ def of(config, where: str = "config.loss") -> Objective:
     for part in config.name.split(","):
         name, colon, weight = part.partition(":")
         name = name.strip()
-        if name not in LOSSES:
+        if name not in LOSSES and "." not in name:
             known = ", ".join(map(repr, LOSSES))
             raise InputError(
-                f"{where}.name is {config.name!r}; known: {known}. A sum is written"
-                " 'kl:1,margin_mse:0.05'."
+                f"{where}.name is {config.name!r}; known: {known}, or the dotted name"
+                " of one of your own. A sum is written 'kl:1,margin_mse:0.05'."
             )
         if name in weights:
             raise InputError(
@@ -347,14 +348,24 @@ def of(config, where: str = "config.loss") -> Objective:
         weights[name] = _weight(weight, where, config.name, name) if colon else 1.0
     first, *others = weights
     for other in others:
-        if LOSSES[other].texts != LOSSES[first].texts:
+        if _loss(other).texts != _loss(first).texts:
             raise InputError(
                 f"{where}.name is {config.name!r}: {first} reads the texts"
-                f" {' and '.join(LOSSES[first].texts)}, but {other}"
-                f" {' and '.join(LOSSES[other].texts)}. Train them in stages of their"
+                f" {' and '.join(_loss(first).texts)}, but {other}"
+                f" {' and '.join(_loss(other).texts)}. Train them in stages of their"
                 " own."
             )
     return Objective(config, weights)
+
+
+def _loss(name: str) -> Loss:
+    found = entry(LOSSES, name, "config.loss.name")
+    if not isinstance(found, Loss):
+        raise InputError(
+            f"config.loss.name is {name!r}, which is no lsrjax.losses.Loss but"
+            f" {type(found).__name__}. Wrap the function in one."
+        )
+    return found
 
 
 def _weight(text: str, where: str, whole: str, name: str) -> float:

@@ -2,13 +2,14 @@
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from lsrjax import checkpoint, run, stages
-from lsrjax.config import get_default
+from lsrjax.config import data_set, get_default
 from lsrjax.errors import InputError
 
 # What each config changes, and the types of what it encodes.
@@ -110,6 +111,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax import reps
+from lsrjax.losses import Loss
 from lsrjax.models.layers import Head
 from lsrjax.sharding import Rule
 
@@ -130,17 +132,46 @@ class LastToken(Head):
         last_B = mask_BL.sum(axis=1) - 1
         state_BD = hidden_BLD[jnp.arange(len(last_B)), last_B]
         return {"last": reps.Dense(state_BD @ self.turn[...])}
+
+
+def _hinge(views, targets):
+    scores = reps.score_all(views["query"], views["document"])
+    own = jnp.diagonal(scores)[:, None]
+    return {"hinge": jnp.maximum(0, 1 - own + scores).mean()}
+
+
+hinge = Loss(_hinge, ("query", "document"))
+
+
+def smallest_first(sizes, weights, temperature):
+    return [1 / size for size in sizes]
 """
 
 
-def test_a_head_from_outside_the_package_trains(tmp_path, monkeypatch):
+def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
+    tmp_path, monkeypatch
+):
     (tmp_path / "outside_heads.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
-    config = config_of({"model.head": "outside_heads.LastToken"})
+    config = config_of(
+        {
+            "model.head": "outside_heads.LastToken",
+            "loss.name": "outside_heads.hinge:0.5,infonce",
+            "data.mixer": "outside_heads.smallest_first",
+            "data.source": "files",
+            "data.split": "train",
+        }
+    )
+    with config.unlocked():
+        config.data.sets = {
+            split: data_set(source="debian", split=split) for split in ("dev", "test")
+        }
     run.run(config, tmp_path / "run", Console(quiet=True))
     model = checkpoint.load_model(tmp_path / "run" / "train")
     assert model.spec.head == "outside_heads.LastToken"
     assert model.params["head"]["turn"].shape == (16, 3)
+    lines = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
+    assert all({"hinge", "infonce"} <= json.loads(line).keys() for line in lines[:3])
     with stages.on_devices(config):
         found = stages.searcher(model, config).queries(["a kernel", "some files"])
     assert found["last"].shape == (2, 3)
@@ -152,6 +183,8 @@ def test_a_head_from_outside_the_package_trains(tmp_path, monkeypatch):
         ({"model.head": "splad"}, "model.head is 'splad'; known: 'splade', 'milco'"),
         ({"model.head": "nowhere.Head"}, "nowhere.Head', which could not be imported"),
         ({"model.head": "math.sqrt"}, "is no head: it has no"),
+        ({"loss.name": "math.sqrt"}, "which is no lsrjax.losses.Loss but"),
+        ({"data.mixer": "evenly"}, "data.mixer is 'evenly'; known: 'round_robin'"),
     ],
 )
 def test_what_is_no_head_is_refused(changes, message, tmp_path):

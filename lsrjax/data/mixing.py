@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from lsrjax.data.orders import MIX, Order, dealt_batches
 from lsrjax.data.sources import Group, Pair, open_source
 from lsrjax.errors import InputError
+from lsrjax.tables import entry
 
 # Weights that are not whole numbers are rounded to this part of the largest.
 _WHOLE = 2**40
@@ -267,11 +268,12 @@ def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
     if not len(data.sets):
         return Order(sizes[0], batch_size, seed)
     given = [own.weight for own in data.sets.values()]
+    mixer = entry(MIXERS, data.mixer, "config.data.mixer")
     return MixedOrder(
         sizes,
         batch_size,
         seed,
-        weights=MIXERS[data.mixer](sizes, given, data.mix_temperature),
+        weights=mixer(sizes, given, data.mix_temperature),
         one=data.batches_from == "one",
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lsrjax.data.sources import Group
 from lsrjax.errors import InputError
+from lsrjax.tables import entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Choice:
         need = size - self.positives
         if len(places) < need:
             raise InputError(self._too_few(group, len(places), size))
-        chosen = SAMPLERS[self.negatives](self, group, positives, places, need, rng)
+        chosen = entry(SAMPLERS, self.negatives, "config.data.negatives")(
+            self, group, positives, places, need, rng
+        )
         return [*positives.tolist(), *places[chosen].tolist()]
 
     def _too_few(self, group: Group, left: int, size: int) -> str:
