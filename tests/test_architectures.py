@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -106,58 +108,21 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
         assert np.isfinite(values).all() and np.any(values)
 
 
-OUTSIDE = """
-import jax.numpy as jnp
-from flax import nnx
-
-from lsrjax import reps
-from lsrjax.losses import Loss
-from lsrjax.models.layers import Head
-from lsrjax.sharding import Rule
-
-
-class LastToken(Head):
-    sparse = False
-    rules = (Rule("head/turn", (None, None)),)
-
-    @staticmethod
-    def views(spec):
-        return {"last": 3}
-
-    def __init__(self, spec, *, dtype, rngs):
-        shape = (spec.encoder.hidden_size, 3)
-        self.turn = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape))
-
-    def __call__(self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None):
-        last_B = mask_BL.sum(axis=1) - 1
-        state_BD = hidden_BLD[jnp.arange(len(last_B)), last_B]
-        return {"last": reps.Dense(state_BD @ self.turn[...])}
-
-
-def _hinge(views, targets):
-    scores = reps.score_all(views["query"], views["document"])
-    own = jnp.diagonal(scores)[:, None]
-    return {"hinge": jnp.maximum(0, 1 - own + scores).mean()}
-
-
-hinge = Loss(_hinge, ("query", "document"))
-
-
-def smallest_first(sizes, weights, temperature):
-    return [1 / size for size in sizes]
-"""
+README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
     tmp_path, monkeypatch
 ):
-    (tmp_path / "outside_heads.py").write_text(OUTSIDE)
+    # As the README has them.
+    (example,) = re.findall(r"```python\n(# mine.py\n.*?)```", README.read_text(), re.S)
+    (tmp_path / "mine.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
     config = config_of(
         {
-            "model.head": "outside_heads.LastToken",
-            "loss.name": "outside_heads.hinge:0.5,infonce",
-            "data.mixer": "outside_heads.smallest_first",
+            "model.head": "mine.LastToken",
+            "loss.name": "mine.hinge:0.5,infonce",
+            "data.mixer": "mine.smallest_first",
             "data.source": "files",
             "data.split": "train",
         }
@@ -168,7 +133,7 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
         }
     run.run(config, tmp_path / "run", Console(quiet=True))
     model = checkpoint.load_model(tmp_path / "run" / "train")
-    assert model.spec.head == "outside_heads.LastToken"
+    assert model.spec.head == "mine.LastToken"
     assert model.params["head"]["turn"].shape == (16, 3)
     lines = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
     assert all({"hinge", "infonce"} <= json.loads(line).keys() for line in lines[:3])
