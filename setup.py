@@ -40,6 +40,7 @@ setup(
         ],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff==0.17.5",
             "torch==2.13.0",
             "datasets>=4.0",

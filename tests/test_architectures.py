@@ -78,7 +78,15 @@ def config_of(changes):
     return c
 
 
-@pytest.mark.parametrize("name", CASES)
+# The rest only where time does not matter: each compiles a step and an encoder.
+QUICK = ("inference-free", "csr", "colbert")
+ALL = [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     config = config_of(CASES[name])
     out = io.StringIO()

@@ -41,6 +41,7 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_over_every_way_to_make_up_batches(tmp_path):
     config = runpy.run_path(str(CONFIG))["get_config"]()
     run.run(config, tmp_path, Console(quiet=True))

@@ -70,6 +70,7 @@ def test_what_does_not_fit_is_refused_with_what_would():
         assert "The model alone" in text and "config.mesh.fsdp" in text
 
 
+@pytest.mark.slow
 def test_a_step_larger_than_the_machine_is_not_taken(monkeypatch):
     stage = stage_plan()
     monkeypatch.setattr(plan, "device_limit", lambda: 1000)

@@ -36,7 +36,7 @@ class Model:
         sizes = {"terms": 4} if stage == "teacher" else {"pivot": 4, "source": 4}
         token = types.SimpleNamespace(token=lambda i: list("LMSE")[i])
         self.encoder = types.SimpleNamespace(
-            spec=types.SimpleNamespace(views=sizes), tokenizer=token
+            spec=types.SimpleNamespace(views=sizes, sparse=True), tokenizer=token
         )
         self.pivot_tokenizer = token
 

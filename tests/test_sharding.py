@@ -26,14 +26,13 @@ GRID = [
 ]
 # One of each kind that takes no minutes; `pytest -m slow` takes the grid.
 CHOSEN = [
-    *("alignment:2:4:1:0:none", "alignment:8:1:0:0:none"),
-    *("kl:4:2:0:0:none", "kl:8:1:1:0:none", "kl:1:8:0:0:none"),
-    *("infonce:4:2:1:0:none", "infonce:2:4:0:0:none"),
+    "alignment:2:4:1:0:none",
+    *("kl:4:2:0:0:none", "kl:1:8:0:0:none"),
+    "infonce:4:2:1:0:none",
 ]
 # Micro-batches and rematerialisation, on one device and on several.
 CUTS = [
-    *("kl:1:1:0:1:none", "kl:1:1:0:3:layer", "alignment:2:2:0:1:dots"),
-    "infonce:2:2:0:3:layer",
+    *("kl:1:1:0:1:none", "kl:1:1:0:3:layer", "infonce:2:2:0:3:layer"),
 ]
 
 
@@ -106,8 +105,9 @@ def test_no_mesh_changes_a_step_of_any_head(tmp_path, mesh):
 
 @pytest.mark.slow
 def test_no_mesh_changes_a_step_in_all_the_grid(tmp_path):
-    found = run_cases(tmp_path, GRID)
-    for case in GRID:
+    cases = [*GRID, "alignment:2:2:0:1:dots"]
+    found = run_cases(tmp_path, cases)
+    for case in cases:
         single = found[f"{case.split(':')[0]}:1:1:0:0:none"]
         assert_same(found[case], single, 1e-5)
 
