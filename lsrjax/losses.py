@@ -187,8 +187,9 @@ def _infonce_of_views(
 def _reconstruction_of_views(views, targets, auxiliary) -> dict[str, jax.Array]:
     """What CSR's autoencoder loses of embeddings (Wen et al. 2025).
 
-    `MSE(x, x_k) + MSE(x, x_4k) / 8 + auxiliary * (what the dead latents miss of the
-    rest)`, each a mean over all texts.
+    `MSE(x, x_k) + MSE(x, x_4k) / 8 + auxiliary * MSE(e, e_dead) / Var(e)`, where e is
+    what the active latents leave over; means over all texts, the variance over those of
+    one name.
     """
     codes = [
         view
@@ -197,13 +198,18 @@ def _reconstruction_of_views(views, targets, auxiliary) -> dict[str, jax.Array]:
         if isinstance(view, reps.Code)
     ]
 
-    def mean(field: str) -> jax.Array:
-        return jnp.concatenate([getattr(code, field) for code in codes]).mean()
+    def mean(of: Callable[[reps.Code], jax.Array]) -> jax.Array:
+        return jnp.concatenate([of(code) for code in codes]).mean()
+
+    def dead(code: reps.Code) -> jax.Array:
+        centered_BD = code.rest_BD - code.rest_BD.mean(axis=0)
+        variance = jnp.square(centered_BD).mean()
+        return code.error_dead_B1 / jnp.where(variance == 0, 1.0, variance)
 
     return {
-        "reconstruction": mean("error_B1"),
-        "reconstruction_4k": mean("error_4k_B1") / 8,
-        "reconstruction_dead": auxiliary * mean("error_dead_B1"),
+        "reconstruction": mean(lambda code: code.error_B1),
+        "reconstruction_4k": mean(lambda code: code.error_4k_B1) / 8,
+        "reconstruction_dead": auxiliary * mean(dead),
     }
 
 

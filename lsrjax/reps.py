@@ -69,12 +69,13 @@ class Code(Vector):
     Attributes:
       error_B1: mean squared error of what is decoded from it.
       error_4k_B1: the same with four times as many active latents.
-      error_dead_B1: error of what the dead latents decode, against what the active
-        ones leave over, relative to it; 0 where none is dead.
+      rest_BD: what the active latents leave of the embedding for the dead ones.
+      error_dead_B1: mean squared error of what those decode; 0 where none is dead.
     """
 
     error_B1: jax.Array
     error_4k_B1: jax.Array
+    rest_BD: jax.Array
     error_dead_B1: jax.Array
 
 

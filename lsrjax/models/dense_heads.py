@@ -102,16 +102,16 @@ class Autoencoder(nnx.Module):
         dead_V = jax.lax.stop_gradient(self.idle[...]) >= self.dead_after
         lowest = jnp.finfo(raw_BV.dtype).min
         revived_BV = _largest(jnp.where(dead_V, raw_BV, lowest), self.revived)
-        # The dead learn what the living leave over, which is not to change for it.
-        goal_BD = jax.lax.stop_gradient(left_BD)
-        missed_B1 = _mean_square(goal_BD - decoded(revived_BV))
-        relative_B1 = missed_B1 / jnp.maximum(_mean_square(goal_BD), 1e-12)
+        # The dead learn what the living leave over, which do not change for it.
+        rest_BD = x_BD - jax.lax.stop_gradient(decoded(weights_BV))
+        missed_B1 = _mean_square(rest_BD - decoded(revived_BV) - center_D)
         return reps.Code(
             weights_BV,
             raw_BV,
             _mean_square(left_BD),
             error_4k_B1,
-            jnp.where(dead_V.any(), relative_B1, 0.0),
+            rest_BD,
+            jnp.where(dead_V.any(), missed_B1, 0.0),
         )
 
 

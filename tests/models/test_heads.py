@@ -307,9 +307,12 @@ def test_errors_of_the_autoencoder_are_those_of_its_decoding():
     np.testing.assert_allclose(
         code.error_4k_B1[:, 0], np.square(more).mean(axis=1), rtol=1e-4, atol=1e-7
     )
+    np.testing.assert_allclose(
+        code.rest_BD, left + np.asarray(module.center[...]), rtol=1e-4, atol=1e-6
+    )
     # Latents 1 and 2 are dead.
     missed = left - by_hand(module, x, 2, allowed={1, 2})
-    expected = np.square(missed).mean(axis=1) / np.square(left).mean(axis=1)
+    expected = np.square(missed).mean(axis=1)
     np.testing.assert_allclose(code.error_dead_B1[:, 0], expected, rtol=1e-4)
 
 
