@@ -43,6 +43,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff==0.17.5",
             "torch==2.13.0",
+            "sentence-transformers==6.2.*",
             "datasets>=4.0",
             "tensorflow-datasets>=4.9",
             "array_record>=0.5",

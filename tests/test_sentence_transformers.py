@@ -183,8 +183,9 @@ def test_csr_loss_and_autoencoder():
     rng = np.random.default_rng(4)
     x = rng.normal(size=(2, B, size)).astype(np.float32)  # anchors, positives
     weight = rng.normal(size=(latents, size)).astype(np.float32) / 3
-    bias, center = rng.normal(size=(2, latents)).astype(np.float32)[:, :] * 0.1
-    center = center[:size]
+    bias, center = (
+        rng.normal(0, 0.1, count).astype(np.float32) for count in (latents, size)
+    )
     idle = np.where(np.arange(latents) % 3 == 0, 31, 5)
 
     module = SparseAutoEncoder(size, latents, k=k, k_aux=revived, dead_threshold=30)
