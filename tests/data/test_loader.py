@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsrjax.data import embedded
+from lsrjax.data.drawing import draw_language
 from lsrjax.data.loader import (
     Batches,
     Drawn,
@@ -664,6 +665,17 @@ SHARES = {"en": 4 / 6, "fr": 1 / 6, "ja": 1 / 6}
 def chi_square(counts, total):
     assert set(counts) <= set(SHARES)
     return sum((counts[k] - total * p) ** 2 / (total * p) for k, p in SHARES.items())
+
+
+def test_shares_of_languages_over_many_draws_are_those_asked_for():
+    """To 1 % of them, drawn as batches draw: a generator for each query, a slot each."""
+    counts, slots = collections.Counter(), 10
+    for example in range(10_000):
+        numbers = np.random.default_rng((7, 1, 0, example)).random(slots)
+        counts.update(draw_language(LANGUAGES, WEIGHTS, number) for number in numbers)
+    assert sum(counts.values()) == 100_000 and set(counts) == set(SHARES)
+    for language, share in SHARES.items():
+        assert abs(counts[language] / 100_000 - share) < 0.01
 
 
 @pytest.mark.parametrize("mixing", ["passages", "entries"])
