@@ -668,7 +668,7 @@ def chi_square(counts, total):
 
 
 def test_shares_of_languages_over_many_draws_are_those_asked_for():
-    """To 1 % of them, drawn as batches draw: a generator for each query, a slot each."""
+    """To 1 %: a generator for each query, a slot for each text, as batches have."""
     counts, slots = collections.Counter(), 10
     for example in range(10_000):
         numbers = np.random.default_rng((7, 1, 0, example)).random(slots)
