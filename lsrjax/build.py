@@ -166,6 +166,7 @@ def _head_options(config, folder) -> dict:
         "queries": config.model.queries,
         "embedding_size": config.model.embedding_size,
         "normalize": config.model.normalize,
+        "view_weights": tuple(config.model.view_weights),
         "latents": config.model.latents,
         "active_latents": config.model.active_latents,
         "revived_latents": config.model.revived_latents,

@@ -23,7 +23,7 @@ def get_default() -> ConfigDict:
 
     c.model = ConfigDict(sort_keys=False)
     c.model.head = "milco"  # splade | milco | token_weights (uniCOIL, sparse BGE-M3) |
-    # dense | csr | colbert
+    # dense | csr | colbert | m3 (dense, weights and embeddings of tokens)
     c.model.lexecho = False  # milco: add the source view
     c.model.repeats = "sum"  # lexecho: a token's repeats: sum (reference) | max
     c.model.exclude_special_tokens = False  # lexecho: leave <s>, </s>, … out
@@ -34,6 +34,7 @@ def get_default() -> ConfigDict:
     c.model.queries = "encoded"  # splade: encoded | static (inference-free: a learned
     # weight for each distinct word) | words (SPLADE-doc: each weighs 1)
     c.model.embedding_size = 0  # dense, csr, colbert; 0: that of the hidden states
+    c.model.view_weights = (1.0, 0.3, 1.0)  # m3: of dense, terms, tokens in the score
     c.model.normalize = True  # dense, csr, colbert: embeddings have length 1
     c.model.latents = 4096  # csr: of the autoencoder
     c.model.active_latents = 64  # csr: of a text
@@ -140,11 +141,11 @@ def get_default() -> ConfigDict:
     c.prepare.depth = 50  # bm25: drawn from this many best documents
 
     c.loss = ConfigDict(sort_keys=False)
-    c.loss.name = (
-        "kl"  # alignment | kl | margin_mse | infonce | reconstruction (csr), or
-    )
-    # a weighted sum of losses of the same texts: "kl:1,margin_mse:0.05"
+    # alignment | kl | margin_mse | infonce | reconstruction (csr) | m3, or a weighted
+    # sum of losses of the same texts: "kl:1,margin_mse:0.05"
+    c.loss.name = "kl"
     c.loss.temperature = 1.0  # kl: of both softmaxes
+    c.loss.view_weights = (1.0, 0.1, 1.0)  # m3: of the losses of dense, terms, tokens
     c.loss.auxiliary = 0.1  # reconstruction: weight of what dead latents miss
     c.loss.teacher_scale = 1.0  # kl, margin_mse: multiplies the teacher's scores
     c.loss.margins = "positive"  # margin_mse: of each negative to the positive:
@@ -190,15 +191,13 @@ def get_default() -> ConfigDict:
     # How the work is cut; no result depends on it.
     c.mesh = ConfigDict(sort_keys=False)
     c.mesh.data = -1  # devices that texts are divided over; -1: the rest
-    c.mesh.model = (
-        1  # devices that heads, inner widths and vocabularies are divided over
-    )
+    # Devices that heads, inner widths and vocabularies are divided over:
+    c.mesh.model = 1
     c.mesh.fsdp = False  # divide parameters and optimizer state over data, too
     c.memory = ConfigDict(sort_keys=False)
-    c.memory.encode_chunk = (
-        0  # texts a device encodes at a time, encoding them again in
-    )
-    # the backward pass; 0: all at once
+    # Texts that a device encodes at a time, encoding them again in the backward pass;
+    # 0: all at once.
+    c.memory.encode_chunk = 0
     c.memory.remat = "none"  # what a layer's backward pass computes again: none | dots
     # (all but products with parameters) | layer (all); not none: the layers run as a
     # loop, which compiles sooner and costs a copy of their parameters
@@ -224,9 +223,7 @@ def get_default() -> ConfigDict:
 
     c.log = ConfigDict(sort_keys=False)
     c.log.every = 10  # steps
-    c.log.health = (
-        False  # also the share of the vocabulary that no text of a batch uses
-    )
+    c.log.health = False  # also the share of terms that no text of a batch uses
 
     c.evaluate = ConfigDict(sort_keys=False)  # of a finished run
     c.evaluate.test = ""  # debian: the table over systems and languages; empty: none

@@ -231,6 +231,12 @@ def _check_needs(c, where) -> None:
             f"{where}.model.pooling is {c.model.pooling!r}; for the head {c.model.head}"
             f" it is {' or '.join(pooling)}."
         )
+    if "m3" in loss.weights and c.model.head != "m3":
+        raise InputError(
+            f"{where}.loss.name is {c.loss.name!r}, but the head {c.model.head} has not"
+            " the three views that it distils into each other. Use the head m3, or"
+            " another loss."
+        )
     if "reconstruction" in loss.weights and c.model.head != "csr":
         raise InputError(
             f"{where}.loss.name is {c.loss.name!r}, but the head {c.model.head} has no"

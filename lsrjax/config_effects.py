@@ -73,7 +73,12 @@ def _of_model(c):
             "model.queries is not static",
         ),
         (
-            c.model.head in ("dense", "csr", "colbert"),
+            c.model.head == "m3",
+            ("model.view_weights",),
+            "model.head is not m3",
+        ),
+        (
+            c.model.head in ("dense", "csr", "colbert", "m3"),
             ("model.embedding_size", "model.normalize"),
             f"the head {c.model.head} has no embeddings",
         ),

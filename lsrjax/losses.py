@@ -184,6 +184,38 @@ def _infonce_of_views(
     return {"infonce": loss}
 
 
+def _m3_of_views(
+    views, targets, infonce_temperature, mask_same_text, view_weights
+) -> dict[str, jax.Array]:
+    """Self-knowledge distillation over several views (BGE-M3, Chen et al. 2024).
+
+    With n views, InfoNCE of each view v and of the sum s of all, and the cross entropy
+    of each view with the sum for a teacher, all over the documents of the batch:
+    `((sum_v w_v L_v + L_s) / (n + 1) + (sum_v w_v L'_v) / n) / 2`.
+    """
+    queries, documents = views["query"], views["document"]
+    excluded_BN = None
+    if mask_same_text:
+        excluded_BN = same_text(targets["query_key"], targets["document_key"])
+
+    def loss(scores_BN):
+        return infonce(scores_BN, infonce_temperature, excluded_BN)
+
+    joint_BN = reps.score_all(queries, documents)
+    teacher_BN = jax.nn.softmax(
+        jax.lax.stop_gradient(joint_BN) / infonce_temperature, axis=1
+    )
+    n = len(queries)
+    parts = {"infonce_all": loss(joint_BN) / (n + 1) / 2}
+    for (name, query), weight in zip(queries.items(), view_weights, strict=True):
+        scores_BN = query.score_all(documents[name])
+        parts[f"infonce_{name}"] = weight * loss(scores_BN) / (n + 1) / 2
+        student_BN = jax.nn.log_softmax(scores_BN / infonce_temperature, axis=1)
+        distilled = -(teacher_BN * student_BN).sum(axis=1).mean()
+        parts[f"distill_{name}"] = weight * distilled / n / 2
+    return parts
+
+
 def _reconstruction_of_views(views, targets, auxiliary) -> dict[str, jax.Array]:
     """What CSR's autoencoder loses of embeddings (Wen et al. 2025).
 
@@ -247,6 +279,12 @@ LOSSES: dict[str, Loss] = {
         _margin_mse_of_views, _RANKED, ("scores",), {"margins": "", "teacher_scale": ""}
     ),
     "reconstruction": Loss(_reconstruction_of_views, _RANKED, (), {"auxiliary": ""}),
+    "m3": Loss(
+        _m3_of_views,
+        _RANKED,
+        (),
+        {"infonce_temperature": "", "mask_same_text": "keys", "view_weights": ""},
+    ),
     "infonce": Loss(
         _infonce_of_views,
         _RANKED,

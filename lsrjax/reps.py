@@ -34,6 +34,7 @@ class Vector:
 
     weights_BV: jax.Array
     raw_BV: jax.Array
+    scale = 1.0  # of its score in the sum over views
 
     def score_all(self, documents: "Vector") -> jax.Array:
         """Dot products of every query with every document, [B, N]."""
@@ -88,11 +89,13 @@ class Bag:
       ids_BK: term ids.
       weights_BK: their weights; 0 where there is no term (padding).
       size: number of terms in the vocabulary.
+      scale: of its score in the sum over views; the queries' counts.
     """
 
     ids_BK: jax.Array
     weights_BK: jax.Array
     size: int = dataclasses.field(metadata={"static": True})
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     def score_all(self, documents: "Bag") -> jax.Array:
         """Sum of s_q * s_d over pairs of equal ids, [B, N]."""
@@ -155,9 +158,11 @@ class Dense:
 
     Attributes:
       embedding_BD: as it is scored and indexed.
+      scale: of its score in the sum over views; the queries' counts.
     """
 
     embedding_BD: jax.Array
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     def score_all(self, documents: "Dense") -> jax.Array:
         """Dot products of every query with every document, [B, N]."""
@@ -183,10 +188,12 @@ class MultiVector:
     Attributes:
       tokens_BLD: embeddings.
       mask_BL: true where there is one.
+      scale: of its score in the sum over views; the queries' counts.
     """
 
     tokens_BLD: jax.Array
     mask_BL: jax.Array
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     def score_all(self, documents: "MultiVector") -> jax.Array:
         """MaxSim of every query with every document, [B, N]."""
@@ -231,7 +238,10 @@ SPARSE = (Vector, Bag)
 
 def score_all(queries: Views, documents: Views) -> jax.Array:
     """Scores of every query with every document, [B, N], summed over views."""
-    return sum(queries[view].score_all(documents[view]) for view in queries)
+    return sum(
+        query.scale * query.score_all(documents[name])
+        for name, query in queries.items()
+    )
 
 
 def score_groups(queries: Views, documents: Views) -> jax.Array:
@@ -239,4 +249,7 @@ def score_groups(queries: Views, documents: Views) -> jax.Array:
 
     Documents `b * G` to `b * G + G - 1` are the group of query `b`.
     """
-    return sum(queries[view].score_groups(documents[view]) for view in queries)
+    return sum(
+        query.scale * query.score_groups(documents[name])
+        for name, query in queries.items()
+    )

@@ -42,6 +42,7 @@ CASES = {
         "loss.name": "reconstruction:1,infonce:0.1",
         "regularizer.document": 0.01,
     },
+    "m3": {"model.head": "m3", "loss.name": "m3"},
     "colbert": {
         "model.head": "colbert",
         "model.embedding_size": 8,
@@ -79,7 +80,7 @@ def config_of(changes):
 
 
 # The rest only where time does not matter: each compiles a step and an encoder.
-QUICK = ("inference-free", "csr", "colbert")
+QUICK = ("inference-free", "csr", "m3", "colbert")
 ALL = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
     for name in CASES
@@ -97,7 +98,8 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     with stages.on_devices(config):
         searcher = stages.searcher(model, config)
         queries, documents = searcher.queries(texts), searcher.documents(texts)
-    (view,) = queries
+    assert list(queries) == list(model.spec.views)
+    view = next(iter(queries))
     assert queries[view].shape == documents[view].shape == (3, model.spec.views[view])
     if CASES[name].get("model.queries") == "words":
         assert set(queries[view].data) == {1.0}

@@ -199,6 +199,7 @@ OPTIONS = [
     {"name": "infonce", "false_negative_margin": 0.5},
     {"name": "kl:0.5, margin_mse:0.05, infonce"},
     {"name": "reconstruction", "auxiliary": 0.3},
+    {"name": "m3", "view_weights": (1.0, 0.5)},
 ]
 
 
@@ -374,3 +375,30 @@ def test_mistakes_in_a_name_say_what_to_do(name, message):
     with pytest.raises(InputError) as error:
         objective(name=name)
     assert message in str(error.value)
+
+
+def test_m3_is_the_mean_of_contrast_and_distillation():
+    loss = objective(
+        name="m3",
+        view_weights=(1.0, 0.5),
+        infonce_temperature=2.0,
+        mask_same_text=False,
+    )
+    views, targets = inputs(loss)
+    scores = [
+        np.asarray(views["query"][name].score_all(views["document"][name])) / 2
+        for name in ("pivot", "source")
+    ]
+
+    def log_softmax(x):
+        return x - np.log(np.exp(x - x.max()).sum(axis=1, keepdims=True)) - x.max()
+
+    def contrast(x):
+        return -np.mean([log_softmax(x)[b, b * G] for b in range(B)])
+
+    joint = sum(scores)
+    teacher = np.exp(log_softmax(joint))
+    first = (contrast(scores[0]) + 0.5 * contrast(scores[1]) + contrast(joint)) / 3
+    distilled = [-(teacher * log_softmax(x)).sum(axis=1).mean() for x in scores]
+    expected = (first + (distilled[0] + 0.5 * distilled[1]) / 2) / 2
+    assert float(total(loss, views, targets)) == pytest.approx(expected, rel=1e-5)

@@ -238,6 +238,53 @@ class TokenWeightsHead(Head):
         return {"terms": self.weigh(hidden_BLD, ids_BL, mask_BL)}
 
 
+class M3Head(Head):
+    """BGE-M3 (Chen et al. 2024): an embedding, weights and embeddings of tokens.
+
+    The views are `dense` (of the first token), `terms` and `tokens` (of all but the
+    first one; a query's are divided by their number, so that the score is a mean). The
+    score is their sum, weighted by `spec.view_weights`.
+    """
+
+    sparse = False
+
+    @staticmethod
+    def views(spec) -> dict[str, int]:
+        """`dense`, `terms` of the encoder's vocabulary, and `tokens`."""
+        D = spec.embedding_size or spec.encoder.hidden_size
+        terms = spec.encoder.vocab_size
+        return {"dense": spec.encoder.hidden_size, "terms": terms, "tokens": D}
+
+    def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        first = dataclasses.replace(spec, pooling="cls", embedding_size=0)
+        self.dense = DenseHead(first, dtype=dtype, rngs=rngs)
+        self.terms = TokenWeightsHead(spec, dtype=dtype, rngs=rngs)
+        size = spec.embedding_size or spec.encoder.hidden_size
+        each = dataclasses.replace(spec, embedding_size=size, skip_ids=())
+        self.tokens = ColbertHead(each, dtype=dtype, rngs=rngs)
+        self.weights = spec.view_weights
+
+    def __call__(
+        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
+    ) -> reps.Views:
+        """The three views."""
+        args = hidden_BLD, ids_BL, mask_BL, word_embeddings_VD
+        views = self.dense(*args) | self.terms(*args)
+        behind_first_L = jnp.arange(mask_BL.shape[1]) > 0
+        tokens = self.tokens(hidden_BLD, ids_BL, mask_BL * behind_first_L, None)
+        multi = tokens["tokens"]
+        if query_B is not None:
+            count_B11 = multi.mask_BL.sum(axis=1)[:, None, None]
+            mean_BLD = multi.tokens_BLD / jnp.maximum(count_B11, 1)
+            x_BLD = jnp.where(query_B[:, None, None], mean_BLD, multi.tokens_BLD)
+            multi = dataclasses.replace(multi, tokens_BLD=x_BLD)
+        views |= {"tokens": multi}
+        return {
+            name: dataclasses.replace(view, scale=scale)
+            for (name, view), scale in zip(views.items(), self.weights, strict=True)
+        }
+
+
 HEADS = {
     "splade": SpladeHead,
     "milco": MilcoHead,
@@ -245,6 +292,7 @@ HEADS = {
     "dense": DenseHead,
     "csr": CSRHead,
     "colbert": ColbertHead,
+    "m3": M3Head,
 }
 
 

@@ -34,6 +34,7 @@ class RetrieverSpec:
         `lsrjax.models.heads.SpladeHead`.
       embedding_size: width of embeddings (dense, ColBERT); 0: that of hidden states.
       normalize: embeddings have length 1.
+      view_weights: of M3's scores in their sum: dense, terms, tokens.
       latents: of CSR's autoencoder.
       active_latents: of a text.
       revived_latents: dead ones that learn from a text.
@@ -62,6 +63,7 @@ class RetrieverSpec:
     queries: str = "encoded"
     embedding_size: int = 0
     normalize: bool = True
+    view_weights: tuple[float, ...] = (1.0, 0.3, 1.0)
     latents: int = 0
     active_latents: int = 0
     revived_latents: int = 0
@@ -82,8 +84,9 @@ class RetrieverSpec:
         """The spec that `to_dict` wrote."""
         values = dict(values)
         values["encoder"] = EncoderConfig(**values["encoder"])
-        for field in ("special_ids", "skip_ids"):
-            values[field] = tuple(values.get(field, ()))
+        for field in ("special_ids", "skip_ids", "view_weights"):
+            if field in values:
+                values[field] = tuple(values[field])
         return cls(**values)
 
     @property

@@ -11,6 +11,7 @@ from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.search import Several
 
 
 def corpus_of(source) -> tuple[list[Text], np.ndarray]:
@@ -113,6 +114,13 @@ def score(
     """
     q = joined(searcher.queries(queries))
     d = joined(searcher.documents(corpus))
+    if isinstance(d, Several):
+        parts = zip(q.parts, d.parts, strict=True)
+        return sum(_scores(*part, documents_QK) for part in parts)
+    return _scores(q, d, documents_QK)
+
+
+def _scores(q, d, documents_QK: np.ndarray) -> np.ndarray:
     scores = np.empty(documents_QK.shape, np.float32)
     if isinstance(d, TokenMatrix):
         for row, places in enumerate(documents_QK):

@@ -13,6 +13,7 @@ from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.models import retriever
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.search import Several
 
 # Lengths of padded batches: steps of a quarter to a half.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -60,6 +61,7 @@ class TextEncoder:
         """The views of N texts, each [N, terms of the view] float32.
 
         Embeddings are rows of such a matrix as well; those of tokens, a `TokenMatrix`.
+        Queries carry the scale that a view's score has in the sum over views.
 
         Args:
           params: the retriever's.
@@ -82,10 +84,10 @@ class TextEncoder:
             views = self._apply(params, self._on_devices(text))
             # The device computes a batch while the host compresses the one before.
             if pending:
-                parts.append(self._compressed(*pending))
+                parts.append(self._compressed(*pending, role))
             pending = views, len(chosen)
         if pending:
-            parts.append(self._compressed(*pending))
+            parts.append(self._compressed(*pending, role))
         order = np.argsort(by_length)
         return {
             name: _stacked([part[name] for part in parts], terms)[order]
@@ -98,11 +100,13 @@ class TextEncoder:
         rows = range(self._mesh.shape[sharding.DATA])
         return sharding.to_global(text, self._mesh, rows)
 
-    def _compressed(self, views: reps.Views, count: int):
-        return {
-            name: _to_matrix(views[name], terms)[:count]
-            for name, terms in self.spec.views.items()
-        }
+    def _compressed(self, views: reps.Views, count: int, role: str):
+        found = {}
+        for name, terms in self.spec.views.items():
+            scale = views[name].scale if role == "query" else 1.0
+            matrix = _to_matrix(views[name], terms)[:count]
+            found[name] = matrix if scale == 1 else matrix * scale
+        return found
 
 
 def _to_matrix(view: reps.View, terms: int) -> sparse.csr_matrix | TokenMatrix:
@@ -129,12 +133,12 @@ def _stacked(parts: list, terms: int) -> sparse.csr_matrix | TokenMatrix:
 
 def joined(
     views: dict[str, sparse.csr_matrix | TokenMatrix],
-) -> sparse.csr_matrix | TokenMatrix:
+) -> sparse.csr_matrix | TokenMatrix | Several:
     """All views side by side, [N, E + M]: pivot columns first, then source columns.
 
-    Embeddings of tokens come alone, and stay what they are.
+    Embeddings of tokens stay what they are, and beside others one of `Several`.
     """
-    first = next(iter(views.values()))
-    if isinstance(first, TokenMatrix):
-        return first
+    matrices = list(views.values())
+    if any(isinstance(matrix, TokenMatrix) for matrix in matrices):
+        return matrices[0] if len(matrices) == 1 else Several(matrices)
     return sparse.hstack(list(views.values()), format="csr")

@@ -13,7 +13,7 @@ from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode import TextEncoder, joined
 from lsrjax.retrieval.maxsim import TokenMatrix
-from lsrjax.retrieval.search import search
+from lsrjax.retrieval.search import Several, search
 
 METRICS = ("nDCG@10", "R@100")
 
@@ -199,8 +199,10 @@ def sparse_retriever(
     return results
 
 
-def active_terms(matrix: sparse.csr_matrix | TokenMatrix) -> float:
-    """Mean number of terms, or of tokens with an embedding, of a text."""
+def active_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> float:
+    """Mean number of weights, or of tokens with an embedding, of a text."""
+    if isinstance(matrix, Several):
+        return sum(map(active_terms, matrix.parts))
     if isinstance(matrix, TokenMatrix):
         return matrix.mean_tokens
     return measures.active_terms(matrix)

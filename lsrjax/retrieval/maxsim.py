@@ -27,6 +27,10 @@ class TokenMatrix:
         starts = np.concatenate([[0], np.cumsum(mask_NL.sum(axis=1))])
         return cls(tokens_NLD[mask_NL.astype(bool)], starts.astype(np.int64))
 
+    def __mul__(self, scale: float) -> "TokenMatrix":
+        """With all scores multiplied."""
+        return TokenMatrix(self.tokens_TD * np.float32(scale), self.starts)
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 

@@ -1,5 +1,8 @@
 """Exact search over what retrievers encode."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import sparse
 
@@ -15,9 +18,29 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 _NO_HIT = np.iinfo(np.int64).min
 
 
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Representations of N texts whose scores add up.
+
+    Attributes:
+      parts: CSR or `TokenMatrix` each.
+    """
+
+    parts: Sequence[sparse.csr_matrix | TokenMatrix]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Texts, and columns of all parts."""
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+    def __getitem__(self, texts) -> "Several":
+        """Some of the texts, by a slice or an array of positions."""
+        return Several([part[texts] for part in self.parts])
+
+
 def search(
-    queries: sparse.csr_matrix | TokenMatrix,
-    docs: sparse.csr_matrix | TokenMatrix,
+    queries: sparse.csr_matrix | TokenMatrix | Several,
+    docs: sparse.csr_matrix | TokenMatrix | Several,
     depth: int,
     *,
     batch: int = 128,
@@ -33,8 +56,9 @@ def search(
     about 30 bytes x `batch` x `block`.
 
     Args:
-        queries: [Q, V] weights of the queries, scipy CSR; or their tokens' embeddings.
-        docs: [N, V] weights of the documents, scipy CSR; or their tokens' embeddings.
+        queries: [Q, V] weights of the queries, scipy CSR; or their tokens' embeddings,
+            or several representations whose scores add up.
+        docs: the same of the N documents.
         depth: hits to return for each query; may be larger than N.
         batch: queries scored at once.
         block: documents scored at once.
@@ -51,8 +75,7 @@ def search(
     for name, value in (("depth", depth), ("batch", batch), ("block", block)):
         if value < 1:
             raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
-    if not isinstance(docs, TokenMatrix):
-        queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
+    queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
     if queries.shape[1] != docs.shape[1]:
         raise ValueError(
             f"search: queries have {queries.shape[1]} columns and docs have "
@@ -72,6 +95,21 @@ def search(
 
 def _scoring(queries, docs):
     """How to prepare a block of documents, how to score it, and how large it may be."""
+    if isinstance(docs, Several):
+        each = [_scoring(q, d) for q, d in zip(queries.parts, docs.parts, strict=True)]
+        return (
+            lambda block: [
+                prepare(part)
+                for (prepare, _, _), part in zip(each, block.parts, strict=True)
+            ],
+            lambda rows, prepared: sum(
+                score(part, columns)
+                for (_, score, _), part, columns in zip(
+                    each, rows.parts, prepared, strict=True
+                )
+            ),
+            min(most for _, _, most in each),
+        )
     if isinstance(docs, TokenMatrix):
         return lambda block: block, maxsim.scores, _TOKENS_BLOCK
     if _too_dense(queries, docs):
@@ -87,7 +125,11 @@ def _scoring(queries, docs):
     )
 
 
-def _checked(weights: sparse.csr_matrix, name: str) -> sparse.csr_matrix:
+def _checked(weights, name: str):
+    if isinstance(weights, TokenMatrix):
+        return weights
+    if isinstance(weights, Several):
+        return Several([_checked(part, name) for part in weights.parts])
     weights = sparse.csr_matrix(weights, dtype=np.float32)
     if not np.isfinite(weights.data).all():
         row = np.searchsorted(

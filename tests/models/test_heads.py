@@ -40,6 +40,7 @@ SPECS = {
             "dead_after": 2,
         }
     ],
+    "m3": [{"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)}],
     "colbert": [{}, {"embedding_size": 5, "skip_ids": (3, 4, 5)}],
 }
 CASES = [(head, options) for head in HEADS for options in SPECS[head]]
@@ -144,6 +145,8 @@ def check_view(view, size, options):
     else:
         assert values(view).shape in ((B, size), (B, L, size))
         lengths = np.linalg.norm(values(view), axis=-1)
+        # M3 divides a query's tokens by their number; the first text is a query.
+        lengths = lengths[1:] if "view_weights" in options else lengths
         if options.get("normalize", True):
             assert (np.isclose(lengths, 1, atol=1e-5) | (lengths == 0)).all()
     if isinstance(view, reps.SPARSE):
@@ -336,3 +339,19 @@ def test_idle_steps_are_counted_over_the_batch():
     after = after_step(before, decayed, jnp.array([0, 2, 1]))
     assert after["head"]["autoencoder"]["idle"].tolist() == [5, 0, 0]
     assert after_step(before, decayed, None) is decayed
+
+
+def test_m3_scores_are_a_weighted_sum_with_the_mean_of_the_best_matches():
+    options = {"view_weights": (1.0, 0.3, 0.5), "normalize": False}
+    plain = {"terms.weigh.kernel": [1.0], "terms.weigh.bias": 0.0}
+    plain |= {"tokens.projection.kernel": [[1.0]]}
+    views = head_of("m3", plain, **options)
+    query, document = views(query=True), views()
+    # Of all tokens but the first: 5, 3, 5, 1, -4; the largest is 5, or -4 for the last.
+    best = (5 * 5 + 3 * 5 + 5 * 5 + 1 * 5 + 4 * 4) / 5
+    # The strongest repeats of 7, 8, 2 and 3: 3, 5, 1 and 0.
+    terms = 3 * 3 + 5 * 5 + 1 * 1
+    expected = 1.0 * 2 * 2 + 0.3 * terms + 0.5 * best
+    np.testing.assert_allclose(reps.score_all(query, document), [[expected]], rtol=1e-5)
+    found = reps.score_groups(query, document)
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-5)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
-from lsrjax.retrieval.search import search
+from lsrjax.retrieval.search import Several, search
 
 D = 5
 
@@ -78,3 +79,21 @@ def test_search_finds_the_best(batch, block):
             np.testing.assert_allclose(scores[row], wanted[row][best], atol=1e-5)
         else:
             assert (hits == -1).all()
+
+
+def test_scores_of_several_representations_add_up():
+    queries, documents = texts(6, 3), texts(40, 4)
+    rng = np.random.default_rng(5)
+    q, d = (
+        sparse.csr_matrix(
+            (rng.random((n, 9)) * (rng.random((n, 9)) < 0.3)).astype("f4")
+        )
+        for n in (6, 40)
+    )
+    wanted = each_pair(queries, documents) + 2 * (q @ d.T).toarray()
+    several = Several([2 * q, matrix(queries)]), Several([d, matrix(documents)])
+    hits, scores = search(*several, 5, batch=4, block=7)
+    for row in range(6):
+        best = np.argsort(-wanted[row], kind="stable")[:5]
+        np.testing.assert_allclose(scores[row], wanted[row][best], atol=1e-5)
+        assert hits[row].tolist() == best.tolist()
