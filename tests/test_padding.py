@@ -70,8 +70,12 @@ OTHERS = [
     Case("splade", "infonce", "flops", options=(("pooling", "sum"),)),
     Case("splade", "infonce", "flops", options=(("queries", "static"),)),
     Case("token_weights", "kl"),
-    Case("dense", "kl", options=(("pooling", "mean"), ("normalize", False))),
-    Case("colbert", "infonce", options=(("embedding_size", 5), ("skip_ids", (3,)))),
+    Case(
+        "dense",
+        "kl",
+        options=(("pooling", "mean"), ("normalize", False), ("embedding_size", 5)),
+    ),
+    Case("colbert", "kl", options=(("embedding_size", 5), ("skip_ids", (3,)))),
 ]
 # The rest only where time does not matter: a compilation takes seconds.
 STEP_CASES = [
