@@ -1,0 +1,39 @@
+"""BGE-M3's three views with self-knowledge distillation (Chen et al. 2024).
+
+    python -m lsrjax.main --config configs/m3.py
+
+An embedding of the text, weights of its tokens and an embedding of each token are
+trained together, and their sum teaches each of them. Point config.data.files to rows of
+query, pos and neg; `--dry_run` says what memory a step takes. On the embedded data:
+
+    --config.init.encoder='' --config.tokenizer=embedded:multilingual
+    --config.model.dtype=float32 --config.data.source=debian --config.data.files=''
+    --config.data.group_size=1 --config.data.query_length=24
+    --config.data.document_length=64 --config.batch_size=64 --config.steps=200
+    --config.epochs=0 --config.optim.lr=1e-3 --config.loss.infonce_temperature=0.05
+    --config.dev.source=debian
+"""
+
+from ml_collections import ConfigDict
+
+from lsrjax.config import get_default
+
+
+def get_config() -> ConfigDict:
+    c = get_default()
+    c.model.head = "m3"
+    c.model.dtype = "bfloat16"
+    c.init.encoder = "BAAI/bge-m3-unsupervised"
+    c.data.files = "data/m3/*.jsonl"
+    c.data.query_length = 64
+    c.data.document_length = 512
+    c.data.group_size = 8
+    c.loss.name = "m3"
+    c.loss.infonce_temperature = 0.02
+    c.memory.encode_chunk = 32
+    c.memory.remat = "layer"
+    c.batch_size = 64
+    c.epochs = 1.0
+    c.optim.lr = 1e-5
+    c.optim.warmup_fraction = 0.1
+    return c
