@@ -81,7 +81,7 @@ def test_no_micro_batch_changes_a_step(chosen, case):
 
 
 # Of the other heads, one on a mesh here and the rest among the slow ones.
-OTHERS = ("static", "sum", "token_weights", "dense", "colbert", "colbert_all")
+OTHERS = ("static", "sum", "token_weights", "dense", "m3", "colbert", "colbert_all")
 
 
 def other_heads(folder, heads, mesh):

@@ -59,6 +59,7 @@ OTHERS = {
     "sum": ("kl", {"head": "splade", "pooling": "sum"}),
     "token_weights": ("infonce", {"head": "token_weights"}),
     "dense": ("kl", {"head": "dense", "pooling": "mean", "normalize": False}),
+    "m3": ("infonce", {"head": "m3", "normalize": False}),
     "colbert": ("kl", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
     "colbert_all": ("infonce", {"head": "colbert", "expand_id": 5}),
 }
