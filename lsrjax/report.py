@@ -19,7 +19,7 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 # Metrics that say what a system costs: more is not better.
-COUNTS = ("query_terms", "document_terms")
+COUNTS = ("query_terms", "document_terms", "index_bytes")
 
 
 class SearchExample(TypedDict):
@@ -154,6 +154,38 @@ def print_table(
             )
         console.print(table)
         console.print()
+
+
+def print_costs(
+    results: Results, documents_per_s: Mapping[str, float], console: Console
+) -> None:
+    """Prints what a document costs with each system.
+
+    Args:
+        results: system -> language -> metric -> value, with `document_terms` (of token
+            embeddings, tokens) and `index_bytes`, which are those of the same documents
+            in each language.
+        documents_per_s: encoded in a second, by system.
+        console: where to print.
+    """
+    console.print(
+        "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
+        " number of an embedding), encoded in a second",
+        highlight=False,
+    )
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("", "terms", "bytes", "per second"):
+        table.add_column(name, justify="right" if name else "left")
+    for system, languages in results.items():
+        values = next(iter(languages.values()))
+        speed = documents_per_s.get(system)
+        table.add_row(
+            Text(system),
+            f"{values['document_terms']:.1f}",
+            f"{values['index_bytes']:,.0f}",
+            "-" if speed is None else f"{speed:,.0f}",
+        )
+    console.print(table)
 
 
 def markdown_table(results: Results, metric: str) -> str:

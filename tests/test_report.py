@@ -8,6 +8,7 @@ from rich.console import Console
 
 from lsrjax.report import (
     markdown_table,
+    print_costs,
     print_examples,
     print_table,
     with_mean,
@@ -51,6 +52,19 @@ def printed(show, *, width=80, colour=False):
         )
     )
     return file.getvalue()
+
+
+def test_costs_of_documents_are_shown_with_the_speed_of_what_is_encoded():
+    results = {
+        "csr": {"en": {"document_terms": 32.0, "index_bytes": 192.0}},
+        "m3 tokens": {"en": {"document_terms": 40.25, "index_bytes": 2576.4}},
+    }
+    lines = printed(lambda console: print_costs(results, {"csr": 1234.4}, console))
+    rows = [line.split() for line in lines.splitlines()[-2:]]
+    assert rows == [
+        ["csr", "32.0", "192", "1,234"],
+        ["m3", "tokens", "40.2", "2,576", "-"],
+    ]
 
 
 def test_mean_leaves_english_out():

@@ -86,7 +86,7 @@ def test_results_are_by_system_language_and_metric(evaluated):
     assert list(found["teacher"]) == ["en"]
     both = ["nDCG@10", "R@100", "multilingual nDCG@10", "multilingual R@100"]
     assert set(found["bm25"]["mean"]) == set(both)
-    terms = {"query_terms", "document_terms"}
+    terms = {"query_terms", "document_terms", "index_bytes"}
     assert set(found["teacher"]["en"]) == {"nDCG@10", "R@100"} | terms
     multilingual_terms = {f"multilingual {name}" for name in terms}
     assert set(found["align"]["ja"]) == set(both) | terms | multilingual_terms
@@ -128,12 +128,18 @@ def test_tables_and_examples_fit_eighty_columns(evaluated):
         "R@100: English documents",
         "multilingual nDCG@10: each document in one of the languages",
         "query_terms: active terms of a query",
+        "cost of an English document: active terms, bytes in an index",
         "maus",
         "図書",
     ):
         assert part in text
     rows = [line.split() for line in lines if line.startswith("align source")]
     assert rows[0] == ["align", "source", ".000", ".000", ".000", ".000"]
+    # Each document holds one word that the models know.
+    speed = json.loads((evaluated / "speed.json").read_text())
+    assert list(speed) == ["teacher", "align"] and min(speed.values()) > 0
+    costs = [line.split() for line in lines if line.startswith("align pivot")][-1]
+    assert costs[2:] == ["1.0", "6", "-"]
     # BM25 has no terms to count, and the teacher no German.
     assert sum(line.startswith("bm25") for line in lines) == 3
     teacher = next(line for line in lines if line.startswith("teacher"))

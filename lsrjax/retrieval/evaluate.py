@@ -1,6 +1,7 @@
 """Retrieval quality of BM25 and of trained retrievers, by language."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -180,7 +181,8 @@ def sparse_retriever(
 
     Returns:
       By view ("" = all together), language and metric; besides the metrics
-      `query_terms` and `document_terms`, the mean numbers of active terms.
+      `query_terms` and `document_terms`, the mean numbers of active terms, and
+      `index_bytes` of a document.
     """
     queries = searcher.queries(task.queries)
     documents = searcher.documents(task.corpus)
@@ -196,6 +198,7 @@ def sparse_retriever(
             own = q[np.flatnonzero(languages == language)]
             values["query_terms"] = active_terms(own)
             values["document_terms"] = active_terms(d)
+            values["index_bytes"] = sum(index_bytes(documents[v]) for v in views)
     return results
 
 
@@ -206,6 +209,41 @@ def active_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> float:
     if isinstance(matrix, TokenMatrix):
         return matrix.mean_tokens
     return measures.active_terms(matrix)
+
+
+# Of a posting in an inverted index, the document and its weight in 16 bits; of an
+# embedding, each number in 16 bits.
+_POSTING_BYTES, _NUMBER_BYTES = 4 + 2, 2
+
+
+def index_bytes(matrix: sparse.csr_matrix | TokenMatrix) -> float:
+    """Bytes that a text takes in an index, on average, uncompressed.
+
+    6 for each active term, or 2 for each number of its embeddings; of a matrix that may
+    be stored either way, the smaller of both.
+    """
+    texts, size = matrix.shape
+    if isinstance(matrix, TokenMatrix):
+        return matrix.mean_tokens * size * _NUMBER_BYTES
+    return min(matrix.nnz * _POSTING_BYTES / max(texts, 1), size * _NUMBER_BYTES)
+
+
+_TIMED_TEXTS = 512
+
+
+def encoding_speed(searcher: Searcher, texts: Sequence[str]) -> float:
+    """Documents that a retriever encodes in a second, without compilation.
+
+    Args:
+      searcher: the retriever.
+      texts: of which a sample, spread evenly, is encoded.
+    """
+    places = np.linspace(0, len(texts) - 1, min(_TIMED_TEXTS, len(texts))).astype(int)
+    sample = [texts[i] for i in places]
+    searcher.documents(sample)
+    started = time.perf_counter()
+    searcher.documents(sample)
+    return len(sample) / (time.perf_counter() - started)
 
 
 def dev_metric(task: Task, searcher: Searcher, metric: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ from lsrjax.data.sources import Group, InMemory, Pair
 from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate
 from lsrjax.retrieval.evaluate import Task
+from lsrjax.retrieval.maxsim import TokenMatrix
 
 
 def everything(language):
@@ -154,15 +155,25 @@ def test_views_are_evaluated_together_and_each_alone():
     assert list(found) == ["", "pivot", "source"]
     second = 1 / np.log2(3)
     expected = {
-        "": {"en": (second, 0, 1, 2), "ja": (1, 1, 2, 2)},
-        "pivot": {"en": (second, 0, 1, 1.5), "ja": (0, 0, 0, 1.5)},
-        "source": {"en": (0, 0, 0, 0.5), "ja": (1, 1, 2, 0.5)},
+        # Three postings of pivot terms take more than three numbers of each vector.
+        "": {"en": (second, 0, 1, 2, 9), "ja": (1, 1, 2, 2, 9)},
+        "pivot": {"en": (second, 0, 1, 1.5, 6), "ja": (0, 0, 0, 1.5, 6)},
+        "source": {"en": (0, 0, 0, 0.5, 3), "ja": (1, 1, 2, 0.5, 3)},
     }
-    names = ("nDCG@10", "R@1", "query_terms", "document_terms")
+    names = ("nDCG@10", "R@1", "query_terms", "document_terms", "index_bytes")
     for view, languages in expected.items():
         for language, values in languages.items():
             assert list(found[view][language]) == list(names)
             np.testing.assert_allclose(list(found[view][language].values()), values)
+
+
+def test_index_bytes_of_embeddings_and_of_their_tokens():
+    dense = sparse.csr_matrix(np.ones((3, 8), np.float32))
+    assert evaluate.index_bytes(dense) == 16
+    one_term = sparse.csr_matrix(np.eye(3, 100, dtype=np.float32))
+    assert evaluate.index_bytes(one_term) == 6
+    tokens = TokenMatrix(np.ones((9, 4), np.float32), np.array([0, 2, 2, 9]))
+    assert evaluate.index_bytes(tokens) == 3 * 4 * 2
 
 
 def test_a_single_view_is_evaluated_once():
