@@ -246,6 +246,22 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
     )
 
 
+def save_model(folder: pathlib.Path, model: SavedModel) -> None:
+    """Writes a retriever as the finished folder of a stage, for `load_model`.
+
+    Args:
+      folder: where to; it exists.
+      model: a `SavedModel`, or whatever has its attributes.
+    """
+    write_model_files(folder, model.spec, model.tokenizer, model.pivot_tokenizer)
+    manager = ocp.CheckpointManager((folder / "checkpoints").absolute())
+    state = {"params": jax.tree.map(np.asarray, model.params)}
+    manager.save(0, args=ocp.args.StandardSave(state))
+    manager.wait_until_finished()
+    manager.close()
+    write_json(folder / DONE_FILE, {"steps": 0})
+
+
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
     """What a stage's retriever is, without its weights.
 

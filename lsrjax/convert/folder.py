@@ -1,0 +1,142 @@
+"""Folders for other programs: written whole or not at all."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from lsrjax.errors import InputError
+
+WEIGHTS = "model.safetensors"
+SHARD_BYTES = 5 * 10**9
+# The class of a tokenizer that is nothing but its tokenizer.json: transformers 4 and 5
+# both know it, `TokenizersBackend` only 5 does.
+_TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+
+
+@contextlib.contextmanager
+def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to write to, which becomes `out` at the end, or is removed on an error.
+
+    Raises:
+      InputError: `out` exists and is not an empty folder, or cannot be written.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"--out {out} exists. Remove it, or name another folder.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, so that the last step is a rename within one file system.
+        made = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error}.") from error
+    temporary = pathlib.Path(made)
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    except OSError as error:
+        raise InputError(
+            f"--out {out} could not be written ({error}); nothing is left there."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes JSON as Hugging Face's programs do."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_weights(
+    folder: pathlib.Path,
+    state: Mapping[str, np.ndarray],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes `model.safetensors`, or above a size shards and their index.
+
+    Args:
+      folder: where to.
+      state: name -> tensor.
+      shard_bytes: of a file, at most (a tensor is never cut).
+    """
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name in sorted(state):
+        tensor = np.ascontiguousarray(state[name])
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    metadata = {"format": "pt"}  # without it, transformers refuses the file
+    if len(shards) == 1:
+        save_file(shards[0], folder / WEIGHTS, metadata)
+        return
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file, metadata)
+        places |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    write_json(folder / f"{WEIGHTS}.index.json", index)
+
+
+def write_tokenizer(
+    folder: pathlib.Path, source: pathlib.Path, *, max_length: int
+) -> None:
+    """Copies a tokenizer so that transformers 4 and 5 load it.
+
+    Args:
+      folder: where to.
+      source: folder of `tokenizer.json` and maybe `tokenizer_config.json`.
+      max_length: tokens of the longest text the model takes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    # How texts are cut and padded is up to whoever encodes them.
+    tokenizer |= {"truncation": None, "padding": None}
+    text = json.dumps(tokenizer, ensure_ascii=False)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    path = source / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = {token["content"] for token in tokenizer.get("added_tokens", ())}
+    for names in _ROLES.values():
+        for role, name in names.items():
+            if name in known:
+                config.setdefault(role, name)
+    config |= {"tokenizer_class": _TOKENIZER_CLASS, "model_max_length": max_length}
+    # Left by transformers 5, and no argument of release 4.
+    config.pop("backend", None)
+    write_json(folder / "tokenizer_config.json", config)
+
+
+# How the families call their special tokens.
+_ROLES = {
+    "bert": {
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+    },
+    "xlm-roberta": {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    },
+}

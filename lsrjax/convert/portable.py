@@ -1,0 +1,35 @@
+"""What every format of an exported retriever is written from, and read into."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from lsrjax.models.retriever import RetrieverSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Portable:
+    """A retriever with what other programs want to know of it.
+
+    Attributes:
+      spec: what it is.
+      params: nested dict of host arrays.
+      tokenizer: folder of the tokenizer of the encoder's vocabulary.
+      pivot_tokenizer: MILCO: folder of the English tokenizer.
+      name: where it came from, for messages and the model card.
+      query_length: tokens a query is cut to.
+      document_length: tokens a document is cut to.
+      config: of the stage that trained it; None where that is not known.
+      results: of the run's evaluation, by language and metric; None without one.
+    """
+
+    spec: RetrieverSpec
+    params: Mapping[str, Any]
+    tokenizer: pathlib.Path
+    pivot_tokenizer: pathlib.Path | None
+    name: str
+    query_length: int
+    document_length: int
+    config: Mapping[str, Any] | None = None
+    results: Mapping[str, Any] | None = None

@@ -1,0 +1,190 @@
+"""Files of vectors that grow row by row and are there only when they are whole.
+
+What has been written lies in a folder `<file>.partial` until the end, so that a program
+that was stopped goes on after the last rows, and a file of the wanted name is complete.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from scipy import sparse
+
+from lsrjax.errors import InputError
+
+_STATE = "state.json"
+_COPIED_BYTES = 1 << 24
+
+
+class VectorFile:
+    """Rows on their way into a file; `NpzFile` and `JsonlFile` are its forms."""
+
+    _PARTS: tuple[str, ...]
+
+    def __init__(self, path: pathlib.Path, made_of: Mapping[str, Any]):
+        """Opens a new file, or goes on with one that was not finished.
+
+        Args:
+          path: the finished file's.
+          made_of: what the rows depend on, JSON values; a file that was begun with
+            others is refused.
+
+        Raises:
+          InputError: the file exists, or was begun with something else.
+        """
+        if path.exists():
+            raise InputError(f"{path} exists. Remove it, or name another --out.")
+        self.path = path
+        self._folder = path.with_name(path.name + ".partial")
+        self._made_of = json.loads(json.dumps(dict(made_of)))
+        self.rows, sizes = self._begun()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, BinaryIO] = {}
+        for name in self._PARTS:
+            file = open(self._folder / name, "ab")  # noqa: SIM115  (closed by `close`)
+            # What was written after the last state is written again.
+            file.truncate(sizes.get(name, 0))
+            self._files[name] = file
+
+    def _begun(self) -> tuple[int, dict[str, int]]:
+        """Rows that are there, and the bytes of each part that hold them."""
+        path = self._folder / _STATE
+        if not path.is_file():
+            return 0, {}
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["made_of"] != self._made_of:
+            there, asked = state["made_of"], self._made_of
+            differences = [
+                f"  {name}: there {there.get(name)!r}, asked {asked.get(name)!r}"
+                for name in sorted(there.keys() | asked.keys())
+                if there.get(name) != asked.get(name)
+            ]
+            raise InputError(
+                f"{self._folder} was begun with something else:\n"
+                + "\n".join(differences)
+                + "\nAsk for the same again, remove it, or name another --out."
+            )
+        return state["rows"], state["bytes"]
+
+    def _written(self, rows: int) -> None:
+        """Makes sure that the rows so far survive a stop."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows += rows
+        state = {
+            "made_of": self._made_of,
+            "rows": self.rows,
+            "bytes": {name: file.tell() for name, file in self._files.items()},
+        }
+        temporary = self._folder / f"{_STATE}.tmp"
+        temporary.write_text(json.dumps(state), encoding="utf-8")
+        temporary.replace(self._folder / _STATE)
+
+    def close(self) -> None:
+        """Closes what is open; the rows so far are kept."""
+        for file in self._files.values():
+            file.close()
+
+    def _finished(self, temporary: pathlib.Path) -> None:
+        temporary.replace(self.path)
+        shutil.rmtree(self._folder)
+
+
+class NpzFile(VectorFile):
+    """A scipy CSR matrix: `data` float32, `indices`, `indptr`, `shape`."""
+
+    _PARTS = ("data", "indices", "counts")
+
+    def add(self, matrix: sparse.csr_matrix, ids: Sequence[str]) -> None:
+        """Adds rows; their ids are not kept, their order is."""
+        self._files["data"].write(matrix.data.astype("<f4").tobytes())
+        self._files["indices"].write(matrix.indices.astype("<i4").tobytes())
+        self._files["counts"].write(np.diff(matrix.indptr).astype("<i8").tobytes())
+        self._written(matrix.shape[0])
+
+    def finish(self, columns: int) -> None:
+        """Puts the file together, in bounded memory but for 8 bytes a row.
+
+        Args:
+          columns: of the matrix.
+        """
+        self.close()
+        counts = np.fromfile(self._folder / "counts", "<i8")
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        total = int(indptr[-1])
+        # What scipy itself would choose; both have to be of one type.
+        kind = "<i4" if max(total, columns) <= np.iinfo(np.int32).max else "<i8"
+        temporary = self._folder / "whole.npz"
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            _copy(archive, "data", self._folder / "data", "<f4", "<f4", total)
+            _copy(archive, "indices", self._folder / "indices", "<i4", kind, total)
+            for name, array in (
+                ("indptr", indptr.astype(kind)),
+                ("shape", np.array([len(counts), columns])),
+                ("format", np.array(b"csr")),
+            ):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array)
+        self._finished(temporary)
+
+
+def _copy(archive, name: str, path: pathlib.Path, kind: str, wanted: str, count: int):
+    """A raw file as an array in the archive."""
+    header = {"descr": wanted, "fortran_order": False, "shape": (count,)}
+    with (
+        archive.open(f"{name}.npy", "w", force_zip64=True) as file,
+        open(path, "rb") as raw,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        while block := raw.read(_COPIED_BYTES):
+            file.write(np.frombuffer(block, kind).astype(wanted).tobytes())
+
+
+class JsonlFile(VectorFile):
+    """A line a text: its id, and the weights of its terms, the strongest first."""
+
+    _PARTS = ("lines.jsonl",)
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        made_of: Mapping[str, Any],
+        terms: Mapping[str, Sequence[str]],
+    ):
+        """As a `VectorFile`.
+
+        Args:
+          path: the finished file's.
+          made_of: what the rows depend on.
+          terms: by view, the names of its columns, which lie side by side.
+        """
+        super().__init__(path, made_of)
+        self._views = list(terms)
+        self._terms = [(view, name) for view, names in terms.items() for name in names]
+
+    def add(self, matrix: sparse.csr_matrix, ids: Sequence[str]) -> None:
+        """Adds rows and their ids."""
+        lines = []
+        for row, key in enumerate(ids):
+            places = slice(matrix.indptr[row], matrix.indptr[row + 1])
+            columns, weights = matrix.indices[places], matrix.data[places]
+            terms: dict[str, dict[str, float]] = {view: {} for view in self._views}
+            for place in np.argsort(-weights, kind="stable"):
+                view, name = self._terms[columns[place]]
+                # float32's shortest decimal, not the digits of its double.
+                terms[view][name] = float(str(weights[place]))
+            lines.append(json.dumps({"id": key, **terms}, ensure_ascii=False))
+        text = "".join(f"{line}\n" for line in lines)
+        self._files["lines.jsonl"].write(text.encode("utf-8", "surrogatepass"))
+        self._written(len(ids))
+
+    def finish(self, columns: int) -> None:
+        """Gives the file its name."""
+        self.close()
+        self._finished(self._folder / "lines.jsonl")

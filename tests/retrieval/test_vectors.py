@@ -1,0 +1,114 @@
+"""Files of vectors: what scipy and json read back, and what a stop leaves behind."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from lsrjax.errors import InputError
+from lsrjax.retrieval.vectors import JsonlFile, NpzFile
+
+MATRIX = sparse.random_array(
+    (50, 40), density=0.1, format="csr", dtype=np.float32, rng=np.random.default_rng(0)
+)
+IDS = [f"d{i}" for i in range(50)]
+
+
+def parts(*ends):
+    """Rows up to each end."""
+    for first, last in zip((0, *ends), (*ends, 50), strict=True):
+        yield MATRIX[first:last], IDS[first:last]
+
+
+def test_scipy_reads_the_matrix_whatever_parts_it_came_in(tmp_path):
+    for ends in ((), (20,), (0, 1, 49)):
+        out = tmp_path / f"{len(ends)}.npz"
+        file = NpzFile(out, {})
+        for rows, ids in parts(*ends):
+            assert not out.exists()
+            file.add(rows, ids)
+        file.finish(40)
+        found = sparse.load_npz(out)
+        assert found.shape == (50, 40) and found.dtype == np.float32
+        assert (found != MATRIX).nnz == 0
+        found.check_format(full_check=True)
+        assert [
+            path.name for path in tmp_path.iterdir() if ".partial" in path.name
+        ] == []
+
+
+def test_no_rows_make_an_empty_matrix(tmp_path):
+    file = NpzFile(tmp_path / "none.npz", {})
+    file.finish(7)
+    assert sparse.load_npz(tmp_path / "none.npz").shape == (0, 7)
+
+
+def test_lines_hold_the_terms_of_each_view_strongest_first(tmp_path):
+    names = {"pivot": ["a", "b"], "source": ["é", "ß", "猫"]}
+    file = JsonlFile(tmp_path / "out.jsonl", {}, names)
+    rows = sparse.csr_matrix(
+        np.array([[0.1, 2.5, 0, 0, 1.1], [0, 0, 0, 0, 0]], np.float32)
+    )
+    file.add(rows, ["x", "y"])
+    file.finish(5)
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0]) == {
+        "id": "x",
+        "pivot": {"b": 2.5, "a": 0.1},
+        "source": {"猫": 1.1},
+    }
+    assert list(json.loads(lines[0])["pivot"]) == ["b", "a"]
+    assert json.loads(lines[1]) == {"id": "y", "pivot": {}, "source": {}}
+    assert "猫" in lines[0]
+
+
+@pytest.mark.parametrize("kind", ["npz", "jsonl"])
+def test_after_a_stop_the_file_is_what_it_would_have_been(tmp_path, kind):
+    terms = {"terms": [f"t{i}" for i in range(40)]}
+
+    def open_file(name):
+        path = tmp_path / f"{name}.{kind}"
+        made_of = {"model": "m"}
+        return (
+            NpzFile(path, made_of) if kind == "npz" else JsonlFile(path, made_of, terms)
+        )
+
+    whole = open_file("whole")
+    for rows, ids in parts(20, 30):
+        whole.add(rows, ids)
+    whole.finish(40)
+
+    file = open_file("stopped")
+    file.add(MATRIX[:20], IDS[:20])
+    file.close()
+    # A stop in the middle of a write, before the state said so.
+    folder = tmp_path / f"stopped.{kind}.partial"
+    for path in folder.iterdir():
+        if path.name != "state.json":
+            with open(path, "ab") as part:
+                part.write(b"half a row")
+    file = open_file("stopped")
+    assert file.rows == 20
+    for rows, ids in list(parts(20, 30))[1:]:
+        file.add(rows, ids)
+    file.finish(40)
+    left, right = (tmp_path / f"{name}.{kind}" for name in ("whole", "stopped"))
+    if kind == "jsonl":
+        assert left.read_bytes() == right.read_bytes()
+    else:
+        assert (sparse.load_npz(left) != sparse.load_npz(right)).nnz == 0
+    assert not folder.exists()
+
+
+def test_other_vectors_are_not_mixed_in(tmp_path):
+    out = tmp_path / "v.npz"
+    file = NpzFile(out, {"model": "a", "max_length": 64})
+    file.add(*next(parts(10)))
+    file.close()
+    with pytest.raises(InputError, match=r"max_length: there 64, asked 32"):
+        NpzFile(out, {"model": "a", "max_length": 32})
+    file = NpzFile(out, {"model": "a", "max_length": 64})
+    file.finish(40)
+    with pytest.raises(InputError, match=r"v\.npz exists"):
+        NpzFile(out, {"model": "a", "max_length": 64})
