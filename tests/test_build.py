@@ -46,7 +46,9 @@ def saved(head, towers, **options):
     size = TextTokenizer(build.tokenizer_folder("embedded:english")).vocab_size
     encoder = EncoderConfig("bert", size, 4, 1, 1, 4, 16, 2, 0)
     spec = RetrieverSpec(head, encoder, towers=towers, **options)
-    params = retriever.init_params(dataclasses.replace(spec, towers="shared"), 1)
+    _, abstract = retriever.split(dataclasses.replace(spec, towers="shared"))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract)
     if towers == "separate":
         other = jax.tree.map(lambda x: x + 1, params)
         params = retriever.with_query_tower(params, other)

@@ -1,6 +1,5 @@
 """The texts of a batch, encoded as they are cut: in parts, chunks and over devices."""
 
-import itertools
 import math
 
 import jax
@@ -46,17 +45,16 @@ def apply_batch(
         others = {name: count for name, count in counts.items() if name != QUERY}
         sets = [(queries, {QUERY: counts[QUERY]}), (texts, others)]
     examples = sum(len(own["place"]) for own, _ in sets) // sum(counts.values())
-    firsts = dict(zip(counts, _running(examples, counts), strict=True))
+    # Texts are numbered by name, then by example, in whichever set they are.
+    firsts, first = {}, 0
+    for name, count in counts.items():
+        firsts[name] = first
+        first += examples * count
     options = {"chunk": chunk, "remat": remat, "dropout_key": dropout_key}
     views = {}
     for own, names in sets:
         views |= _apply_cut(graphdef, params, own, names, firsts, **options)
     return {name: views[name] for name in counts}
-
-
-def _running(examples: int, counts: dict[str, int]) -> list[int]:
-    """The number of each name's first text: they are numbered by name, by example."""
-    return [0, *itertools.accumulate(examples * n for n in counts.values())][:-1]
 
 
 def _apply_cut(
