@@ -99,7 +99,7 @@ def config_of(changes):
 
 
 # The rest only where time does not matter: each compiles a step and an encoder.
-QUICK = ("inference-free", "towers", "csr", "m3", "colbert")
+QUICK = ("inference-free", "csr", "m3", "colbert")
 ALL = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
     for name in CASES

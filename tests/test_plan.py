@@ -45,6 +45,15 @@ def test_texts_are_as_long_as_they_may_be():
     }
 
 
+def apart(shared, **options):
+    """The same stage with queries and documents apart."""
+    return dataclasses.replace(
+        shared,
+        spec=dataclasses.replace(shared.spec, **options),
+        shapes=plan.full_shapes(shared.config, 1, roles_apart=True),
+    )
+
+
 def test_queries_apart_are_planned_apart():
     config = get_default()
     config.batch_size, config.data.group_size = 32, 4
@@ -53,18 +62,16 @@ def test_queries_apart_are_planned_apart():
         "student": Shape(((32, 256),)),
     }
     shared = stage_plan()
-    separate, words = (
-        dataclasses.replace(
-            shared,
-            spec=dataclasses.replace(shared.spec, **options),
-            shapes=plan.full_shapes(shared.config, 1, roles_apart=True),
-        )
-        for options in ({"towers": "separate"}, {"queries": "words"})
-    )
     # Each tower does its part; queries that are not encoded take nothing.
-    assert separate.operations() == shared.operations()
+    assert apart(shared, towers="separate").operations() == shared.operations()
     documents = flops.training(shared.spec, [(32, 32)], remat="none", chunked=False)
-    assert words.operations() == documents
+    assert apart(shared, queries="words").operations() == documents
+
+
+@pytest.mark.slow
+def test_memory_of_two_towers():
+    shared = stage_plan()
+    separate = apart(shared, towers="separate")
     with jax.set_mesh(shared.mesh):
         one, two = shared.memory(), separate.memory()
     assert two.params == 2 * one.params
