@@ -96,18 +96,50 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
       InputError: parts that do not fit each other, named with their sizes.
     """
     if config.init.model:
-        return _from_stage(config, opened(config.init.model))
-    if config.model.head == "splade":
-        return _splade(config, opened)
-    if config.model.head == "milco":
-        return _milco(config, opened)
-    return _on_an_encoder(config, opened)
+        made = _from_stage(config, opened(config.init.model))
+    elif config.model.head == "splade":
+        made = _splade(config, opened)
+    elif config.model.head == "milco":
+        made = _milco(config, opened)
+    else:
+        made = _on_an_encoder(config, opened)
+    return made if config.model.towers == "shared" else _with_towers(made)
+
+
+def _with_towers(made: Student) -> Student:
+    """A student whose towers are separate; they start as the one that there is."""
+    if not made.spec.encodes_queries:
+        raise InputError(
+            "config.model.towers is 'separate', but queries of the head"
+            f" {made.spec.head} need no encoder, so there is nothing to separate. Use"
+            " 'shared'."
+        )
+
+    def params(source):
+        values = made.params(source)
+        document, query = retriever.towers_of(values)
+        return values if query else retriever.with_query_tower(document)
+
+    spec = dataclasses.replace(made.spec, towers="separate")
+    return dataclasses.replace(made, spec=spec, params=params)
+
+
+def _one_tower(model: SavedModel, field: str) -> SavedModel:
+    """The model, which has to have a single encoder and head."""
+    if model.spec.towers == "separate":
+        raise InputError(
+            f"config.{field}: {model.name} has separate towers for queries and"
+            " documents, and it is not said which one is meant. Start from all of it"
+            " with config.init.model and config.model.towers = 'separate', or name a"
+            " model with shared towers."
+        )
+    return model
 
 
 def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
     """Config, weights (None: random), tokenizer folder and where they came from."""
     if config.init.encoder:
-        model = opened(config.init.encoder)
+        model = _one_tower(opened(config.init.encoder), "init.encoder")
         folder = (
             tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
         )
@@ -252,7 +284,7 @@ def _splade(config, opened) -> Student:
 
 def _milco(config, opened) -> Student:
     encoder, weights, folder, name = _encoder(config, opened)
-    pivot = opened(config.init.head)
+    pivot = _one_tower(opened(config.init.head), "init.head")
     if "head" not in pivot.params:
         raise InputError(
             f"config.init.head: {config.init.head} has no masked-LM head to copy."
@@ -284,6 +316,8 @@ def _from_stage(config, model: SavedModel) -> Student:
             f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
             f" config.model.head is {config.model.head!r}."
         )
+    if config.model.towers == "shared":
+        _one_tower(model, "init.model")
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     _check_vocabulary(folder, model.spec.encoder, model.name)
     encoder = dataclasses.replace(
@@ -292,15 +326,22 @@ def _from_stage(config, model: SavedModel) -> Student:
         attention_dropout=config.model.dropout,
     )
     spec = dataclasses.replace(
-        model.spec, encoder=encoder, **_head_options(config, folder)
+        model.spec, encoder=encoder, towers="shared", **_head_options(config, folder)
     )
 
-    def params(source):
+    def tower(weights, source):
         values = retriever.init_params(spec, config.seed)
-        values = _overlaid(values, model.params, model.name)
-        if "echo" in model.params.get("head", {}):
+        values = _overlaid(values, weights, model.name)
+        if "echo" in weights.get("head", {}):
             return values
         return _with_echo(config, values, spec, folder, source)
+
+    def params(source):
+        document, query = retriever.towers_of(model.params)
+        values = tower(document, source)
+        if query is None:
+            return values
+        return retriever.with_query_tower(values, tower(query, source))
 
     return Student(spec, folder, model.pivot_tokenizer, params)
 

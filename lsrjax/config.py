@@ -24,6 +24,9 @@ def get_default() -> ConfigDict:
     c.model = ConfigDict(sort_keys=False)
     c.model.head = "milco"  # splade | milco | token_weights (uniCOIL, sparse BGE-M3) |
     # dense | csr | colbert | m3 (dense, weights and embeddings of tokens)
+    c.model.towers = "shared"  # shared (an encoder and head for all texts) | separate
+    # (queries have their own, which start from the same weights; query_tower/… in
+    # optim.freeze and no_decay)
     c.model.lexecho = False  # milco: add the source view
     c.model.repeats = "sum"  # lexecho: a token's repeats: sum (reference) | max
     c.model.exclude_special_tokens = False  # lexecho: leave <s>, </s>, … out
@@ -32,7 +35,8 @@ def get_default() -> ConfigDict:
     c.model.tied = True  # splade: the decoder is the word embedding
     c.model.pooling = "max"  # over tokens; splade: max | sum; dense, csr: cls | mean
     c.model.queries = "encoded"  # splade: encoded | static (inference-free: a learned
-    # weight for each distinct word) | words (SPLADE-doc: each weighs 1)
+    # weight for each distinct word) | words (SPLADE-doc: each weighs 1); neither is
+    # encoded
     c.model.embedding_size = 0  # dense, csr, colbert; 0: that of the hidden states
     c.model.view_weights = (1.0, 0.3, 1.0)  # m3: of dense, terms, tokens in the score
     c.model.normalize = True  # dense, csr, colbert: embeddings have length 1
@@ -113,7 +117,8 @@ def get_default() -> ConfigDict:
     # in-batch negatives would take for a negative
     c.data.query_length = 64  # tokens
     c.data.document_length = 256  # tokens; for pairs: of either text
-    c.data.length_parts = 12  # a device's texts are cut into up to so many by length,
+    # A device's texts (of each role, where they are encoded apart)
+    c.data.length_parts = 12  # are cut into up to so many by length,
     c.data.length_multiple = 4  # each padded to its own multiple of so many tokens
     c.data.group_size = 1  # documents of a query: positives and hard negatives
     c.data.positives = 1  # of them

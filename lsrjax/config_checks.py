@@ -15,6 +15,7 @@ from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
 from lsrjax.models.encoder import REMAT
 from lsrjax.models.heads import head_class
+from lsrjax.models.retriever import TOWERS
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
 from lsrjax.tables import entry
@@ -25,6 +26,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.family": ("bert", "xlm-roberta"),
     "model.pooling": ("max", "sum", "cls", "mean"),
+    "model.towers": TOWERS,
     "model.queries": ("encoded", "static", "words"),
     "init.static": ("ones", "idf"),
     "init.from_pivot": ("", "shared", "translations"),

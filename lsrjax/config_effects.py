@@ -63,6 +63,17 @@ def _of_model(c):
             "model.head is not splade",
         ),
         (
+            {"query", "document"} <= set(losses.of(c.loss).texts),
+            ("model.towers", "model.queries"),
+            f"the loss {c.loss.name} has not queries and documents, so one tower would"
+            " learn nothing",
+        ),
+        (
+            c.model.queries == "encoded",
+            ("model.towers",),
+            f"model.queries is {c.model.queries}, so queries are not encoded",
+        ),
+        (
             c.model.head in POOLING,
             ("model.pooling",),
             f"the head {c.model.head} does not pool",

@@ -17,6 +17,7 @@ from lsrjax import build, checkpoint, flops, losses, sharding
 from lsrjax import config as configs
 from lsrjax import train as training
 from lsrjax.convert import huggingface
+from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.shapes import Shape
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
@@ -142,11 +143,17 @@ class StagePlan:
         where = sharding.over_data(self.mesh)
         return _lying(batch, jax.tree.map(lambda _: where, batch))
 
+    def encoded_parts(self) -> list[flops.Part]:
+        """(texts, tokens) of the parts that a device's student encodes."""
+        names = [QUERIES, STUDENT] if self.spec.encodes_queries else [STUDENT]
+        shapes = [self.shapes[name] for name in names if name in self.shapes]
+        return [part for shape in shapes for part in shape.parts]
+
     def operations(self) -> flops.Flops:
         """Floating-point operations of a step, of all devices, by formula."""
         memory, devices = self.config.memory, self.mesh.shape[sharding.DATA]
         total = flops.Flops(0, 0)
-        for texts, length in self.shapes["student"].parts:
+        for texts, length in self.encoded_parts():
             chunked = 0 < memory.encode_chunk < texts
             part = (texts * devices, length)
             total += flops.training(
@@ -177,16 +184,24 @@ def _bytes(tree) -> int:
     )
 
 
-def full_shapes(config, devices: int) -> dict[str, Shape]:
-    """The shapes of a device's texts where all are as long as they may be."""
+def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Shape]:
+    """The shapes of a device's texts where all are as long as they may be.
+
+    Args:
+      config: the stage's.
+      devices: those that texts are divided over.
+      roles_apart: queries and documents are not encoded together.
+    """
     share = config.batch_size // devices
     length = config.data.document_length
     if "views" in losses.of(config.loss).targets:
         student = Shape(((2 * share, length),))
-        return {"student": student, "teacher": Shape(((share, length),))}
+        return {STUDENT: student, "teacher": Shape(((share, length),))}
     documents = (share * config.data.group_size, length)
     queries = (share, config.data.query_length)
-    return {"student": Shape((queries, documents))}
+    if roles_apart:
+        return {QUERIES: Shape((queries,)), STUDENT: Shape((documents,))}
+    return {STUDENT: Shape((queries, documents))}
 
 
 def plan_stages(run_config) -> dict[str, StagePlan]:
@@ -220,9 +235,8 @@ def plan_stages(run_config) -> dict[str, StagePlan]:
         specs[name] = build.student(config, opened).spec
         views = "views" in losses.of(config.loss).targets
         teacher = opened(config.teacher.model).spec if views else None
-        plans[name] = StagePlan(
-            config, specs[name], teacher, mesh, full_shapes(config, devices)
-        )
+        shapes = full_shapes(config, devices, specs[name].roles_apart)
+        plans[name] = StagePlan(config, specs[name], teacher, mesh, shapes)
     return plans
 
 
@@ -304,12 +318,12 @@ def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
             " over more devices with config.mesh.model, or set config.mesh.fsdp=True."
         )
         return lines
-    texts = sum(count for count, _ in plan.shapes["student"].parts)
+    texts = sum(count for count, _ in plan.encoded_parts())
     devices = plan.mesh.shape[sharding.MODEL]
     terms = math.ceil(next(iter(plan.spec.views.values())) / devices)
     # Logits and weights of every text and term, and the gradients of both.
     head = 4 * 4 * texts * terms
-    length = max(tokens for _, tokens in plan.shapes["student"].parts)
+    length = max(tokens for _, tokens in plan.encoded_parts())
     cause = (
         f"the head: the vectors of {texts:,} texts over {terms:,} terms take about"
         f" {_size(head)}"
@@ -353,7 +367,8 @@ def _changed(plan: StagePlan, change: dict) -> StagePlan:
     config.update_from_flattened_dict(change)
     shapes = plan.shapes
     if "batch_size" in change:
-        shapes = full_shapes(config, plan.mesh.shape[sharding.DATA])
+        devices = plan.mesh.shape[sharding.DATA]
+        shapes = full_shapes(config, devices, plan.spec.roles_apart)
     return dataclasses.replace(plan, config=config, shapes=shapes)
 
 

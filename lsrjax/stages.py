@@ -24,6 +24,7 @@ from lsrjax import (
 from lsrjax import train as training
 from lsrjax.config import language_weights
 from lsrjax.data import loader, mixing, orders, sources
+from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.data.topics import cluster, query_text
@@ -229,6 +230,12 @@ def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
 
 
 def _check_teacher(spec, teacher) -> None:
+    if teacher.spec.towers == "separate":
+        raise InputError(
+            f"config.teacher.model: {teacher.name} has separate towers for queries and"
+            " documents; the views of a text that is neither need a model with shared"
+            " ones."
+        )
     if spec.head != "milco":
         return
     size = teacher.spec.encoder.vocab_size
@@ -267,7 +274,10 @@ def _initial_state(config, parts: _Parts, checkpoints) -> dict:
 def _summary(config, parts: _Parts, batches) -> dict[str, object]:
     _, abstract = retriever.split(parts.student.spec)
     mesh = parts.layout.mesh
-    shapes = " | ".join(str(table["student"]) for table in batches.shapes)
+    shapes = " | ".join(
+        "; ".join(str(table[name]) for name in (QUERIES, STUDENT) if name in table)
+        for table in batches.shapes
+    )
     return {
         "examples": len(parts.source),
         "format": "; ".join(dict.fromkeys(parts.formats)),
@@ -302,6 +312,7 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
             with_scores="scores" in targets,
             with_keys="keys" in targets,
             choice=choice_of(data),
+            roles_apart=parts.student.spec.roles_apart,
         )
     mesh = parts.layout.mesh
     return loader.Batches(

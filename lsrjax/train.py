@@ -14,9 +14,11 @@ import optax
 from flax import nnx
 
 from lsrjax import control, health, losses, regularizers
+from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.dense_heads import after_step, fired
+from lsrjax.models.batch import apply_batch
+from lsrjax.models.dense_heads import fired
 from lsrjax.optim import learning_rate, make_optimizer, matches
 
 
@@ -61,7 +63,7 @@ class Step:
         memory = config.memory
         targets = dict(batch["targets"])
         if self.teacher is not None:
-            targets |= retriever.apply_batch(
+            targets |= apply_batch(
                 self.teacher,
                 teacher_params,
                 batch["teacher"],
@@ -71,11 +73,12 @@ class Step:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
 
         def objective(params):
-            views = retriever.apply_batch(
+            views = apply_batch(
                 self.graphdef,
                 params,
-                batch["student"],
+                batch[STUDENT],
                 texts_of(config),
+                queries=batch.get(QUERIES),
                 chunk=memory.encode_chunk,
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
@@ -90,7 +93,7 @@ class Step:
 
         lambdas = control.lambdas(config.regularizer, state)
         gradient = jax.value_and_grad(objective, has_aux=True)
-        (loss, (parts, active, seen, fired_V)), grads = gradient(params)
+        (loss, (parts, active, seen, activated)), grads = gradient(params)
         frozen = matches(config.optim.freeze, grads)
         grads = jax.tree.map(lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen)
         updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
@@ -100,11 +103,12 @@ class Step:
             **{f"active_{view}": number for (_, view), number in active.items()},
             **seen,
             "grad_norm": optax.tree.norm(grads),
-            "tokens": sum(part["mask"].sum() for part in batch["student"]["parts"]),
+            "tokens": sum(part["mask"].sum() for part in parts_of(batch)),
             "lr": learning_rate(config.optim, self.total_steps)(step),
             **{f"lambda_{field}": weight for field, weight in lambdas.items()},
         }
-        params = after_step(params, optax.apply_updates(params, updates), fired_V)
+        updated = optax.apply_updates(params, updates)
+        params = retriever.after_step(params, updated, activated)
         after = {"step": step + 1, "params": params, "opt_state": opt_state}
         after |= control.steered(
             config.regularizer, state, {field: n for (field, _), n in active.items()}
@@ -237,7 +241,13 @@ def init_state(step: Step, params: dict) -> dict:
 
 def slots_of(batch: dict) -> int:
     """Tokens of the student's texts in a batch, with padding."""
-    return sum(part["ids"].size for part in batch["student"]["parts"])
+    return sum(part["ids"].size for part in parts_of(batch))
+
+
+def parts_of(batch: dict) -> list[dict]:
+    """The parts of the student's texts in a batch, of queries cut apart as well."""
+    cuts = [batch[name] for name in (QUERIES, STUDENT) if name in batch]
+    return [part for cut in cuts for part in cut["parts"]]
 
 
 @dataclasses.dataclass

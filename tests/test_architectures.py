@@ -1,11 +1,13 @@
 """Every architecture trains, evaluates, is saved and comes back, all by its config."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -13,6 +15,7 @@ from rich.console import Console
 from lsrjax import checkpoint, run, stages
 from lsrjax.config import data_set, get_default
 from lsrjax.errors import InputError
+from lsrjax.models.retriever import towers_of
 
 # What each config changes, and the types of what it encodes.
 CASES = {
@@ -41,6 +44,22 @@ CASES = {
         "model.dead_after": 1,
         "loss.name": "reconstruction:1,infonce:0.1",
         "regularizer.document": 0.01,
+    },
+    "towers": {"model.head": "splade", "model.towers": "separate"},
+    "dense towers": {
+        "model.head": "dense",
+        "model.pooling": "cls",
+        "model.towers": "separate",
+        "optim.freeze": "^(encoder|head)/.*(kernel|embedding)",
+    },
+    "csr towers": {
+        "model.head": "csr",
+        "model.pooling": "mean",
+        "model.towers": "separate",
+        "model.latents": 40,
+        "model.active_latents": 5,
+        "model.dead_after": 1,
+        "loss.name": "reconstruction:1,infonce:0.1",
     },
     "m3": {"model.head": "m3", "loss.name": "m3"},
     "colbert": {
@@ -101,6 +120,23 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     assert list(queries) == list(model.spec.views)
     view = next(iter(queries))
     assert queries[view].shape == documents[view].shape == (3, model.spec.views[view])
+    if "towers" in name:
+        # Both have learned, each from its own texts, and each encodes its own.
+        document, query = towers_of(model.params)
+        apart = max(
+            np.abs(a - b).max()
+            for a, b in zip(*map(jax.tree.leaves, (document, query)), strict=True)
+        )
+        assert apart > 1e-4
+        alone = dataclasses.replace(
+            model, params=query, spec=dataclasses.replace(model.spec, towers="shared")
+        )
+        with stages.on_devices(config):
+            same = stages.searcher(alone, config).queries(texts)[view]
+        np.testing.assert_allclose(queries[view].toarray(), same.toarray(), atol=1e-6)
+        if "csr" in name:
+            idle = [one["head"]["autoencoder"]["idle"] for one in (document, query)]
+            assert not np.array_equal(*idle) and max(map(np.max, idle)) == 3
     if CASES[name].get("model.queries") == "words":
         assert set(queries[view].data) == {1.0}
     if name == "colbert":
@@ -150,6 +186,32 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
     with stages.on_devices(config):
         found = stages.searcher(model, config).queries(["a kernel", "some files"])
     assert found["last"].shape == (2, 3)
+
+
+@pytest.mark.slow
+def test_towers_that_go_on_are_those_that_were_left_alone(tmp_path, monkeypatch):
+    changes = CASES["towers"] | {"checkpoint.every": 1, "model.dropout": 0.1}
+    run.run(config_of(changes), tmp_path / "alone", Console(quiet=True))
+
+    original, saved = checkpoint.Checkpoints.save, []
+
+    def save(self, state, dev):
+        original(self, state, dev)
+        saved.append(state)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(config_of(changes), tmp_path / "stopped", Console(quiet=True))
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", original)
+    run.run(config_of(changes), tmp_path / "stopped", Console(quiet=True))
+    alone, stopped = (
+        checkpoint.load_model(tmp_path / name / "train").params
+        for name in ("alone", "stopped")
+    )
+    assert "query_tower" in alone
+    jax.tree.map(np.testing.assert_array_equal, stopped, alone)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,19 @@
-"""What a stage starts from: the texts that statistics are taken from."""
+"""What a stage starts from: towers, and the texts that statistics are taken from."""
 
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 
 from lsrjax import build
+from lsrjax.checkpoint import SavedModel
+from lsrjax.config import get_default
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (4, [4]), (9, [4, 4])])
@@ -17,3 +28,98 @@ def test_a_sample_is_spread_over_languages_and_texts():
         "en": ["0", "25", "50", "75", "100"],
         "ja": ["a", "b"],
     }
+
+
+def config_of(**fields):
+    c = get_default()
+    c.tokenizer = "embedded:english"
+    c.init.model = "before"
+    with c.unlocked():
+        c.update_from_flattened_dict(
+            {name.replace("__", "."): value for name, value in fields.items()}
+        )
+    return c
+
+
+def saved(head, towers, **options):
+    """A stage's model; separate towers have other weights each."""
+    size = TextTokenizer(build.tokenizer_folder("embedded:english")).vocab_size
+    encoder = EncoderConfig("bert", size, 4, 1, 1, 4, 16, 2, 0)
+    spec = RetrieverSpec(head, encoder, towers=towers, **options)
+    _, abstract = retriever.split(dataclasses.replace(spec, towers="shared"))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract)
+    if towers == "separate":
+        other = jax.tree.map(lambda x: x + 1, params)
+        params = retriever.with_query_tower(params, other)
+    return SavedModel(spec, params, None, None, "before")
+
+
+def student(config, model):
+    made = build.student(config, lambda reference: model)
+    return made.spec, made.params([])
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_equal(found, wanted):
+    for a, b in zip(leaves(found), leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_separate_towers_start_as_one_did():
+    model = saved("dense", "shared")
+    config = config_of(model__head="dense", model__pooling="cls")
+    assert student(config, model)[0].towers == "shared"
+    config.model.towers = "separate"
+    spec, params = student(config, model)
+    assert spec.towers == "separate"
+    document, query = retriever.towers_of(params)
+    assert_equal(document, model.params)
+    assert_equal(query, model.params)
+    # What a training step is given must be its own.
+    for a, b in zip(jax.tree.leaves(document), jax.tree.leaves(query), strict=True):
+        assert a is not b
+
+
+def test_separate_towers_start_as_themselves():
+    model = saved("milco", "separate", pivot_vocab_size=7, pivot_hidden_size=4)
+    config = config_of(model__towers="separate", model__lexecho=True)
+    spec, params = student(config, model)
+    assert spec.lexecho and spec.towers == "separate"
+    # What they lack starts fresh in both.
+    for found, wanted in zip(
+        retriever.towers_of(params), retriever.towers_of(model.params), strict=True
+    ):
+        assert found["head"].pop("echo").keys() == {"kernel", "bias", "scale"}
+        assert_equal(found, wanted)
+
+
+def test_random_towers_are_equal():
+    config = config_of(init__model="", model__head="dense", model__pooling="cls")
+    config.model.family, config.model.hidden_size = "bert", 8
+    config.model.towers = "separate"
+    _, params = student(config, None)
+    assert_equal(*retriever.towers_of(params))
+
+
+@pytest.mark.parametrize("field", ["init.model", "init.encoder", "init.head"])
+def test_one_tower_is_not_made_of_two(field):
+    separate = saved("splade", "separate", tied=True)
+    config = config_of(init__model="", model__head="splade")
+    if field == "init.head":
+        config.model.head = "milco"
+        config.model.family = "bert"
+    with config.unlocked():
+        config.update_from_flattened_dict({field: "before"})
+    with pytest.raises(InputError, match=f"config.{field}: before has separate towers"):
+        build.student(config, lambda reference: separate)
+
+
+def test_towers_of_a_head_whose_queries_need_no_encoder_are_refused():
+    config = config_of(model__head="splade", model__queries="words")
+    config.model.towers = "separate"
+    with pytest.raises(InputError, match="splade need no encoder"):
+        build.student(config, lambda reference: saved("splade", "shared", tied=True))

@@ -153,6 +153,7 @@ def test_small_configs_are_valid(make):
         sets(kl(dev__source="files", dev__files="x", data__columns__pos="p"), a=A),
         sets(infonce(data__document_languages="en:1"), a=A, b=EMBEDDED),
         run_of(one=alignment(), two=sets(kl(), a=A)),
+        kl(model__towers="separate", optim__freeze="^query_tower/encoder/"),
         # A short trial of a config with a longer warm-up.
         infonce(steps=2, optim__warmup_steps=20),
     ],
@@ -191,6 +192,17 @@ def test_unknown_choices_list_the_known(field):
     [
         (kl(init__echo="idf"), "init.echo", "lexecho is off"),
         (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
+        (alignment(model__towers="separate"), "model.towers", "not queries and doc"),
+        (
+            alignment(model__head="splade", init__head="", model__queries="words"),
+            "model.queries",
+            "has not queries and documents, so one tower would learn nothing",
+        ),
+        (
+            infonce(model__queries="words", model__towers="separate"),
+            "model.towers",
+            "model.queries is words, so queries are not encoded",
+        ),
         (infonce(model__lexecho=True), "model.lexecho", "head is not milco"),
         (kl(model__hidden_size=64), "hidden_size", "weights come from init.encoder"),
         (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),

@@ -103,6 +103,30 @@ def test_frozen_parameters_stay_and_have_no_state(params):
     assert shapes == sorted(2 * [(2, 3), (3,)])
 
 
+@pytest.mark.parametrize(
+    ("freeze", "frozen"), [("^query_tower/", "query_tower"), ("^head/", "head")]
+)
+def test_a_tower_is_frozen_by_its_path(params, freeze, frozen):
+    towers = params | {"query_tower": params}
+    c = config(lr=0.1, schedule="constant", weight_decay=0.5, freeze=freeze)
+    after, _ = steps(c, towers, jax.tree.map(jnp.ones_like, towers))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(towers):
+        name = optim.path_name(path)
+        moved = (leaf != after_at(after, path)).any()
+        assert moved != name.startswith(frozen), name
+    # Both towers are spared the decay alike.
+    excluded = optim.matches(get_default().optim.no_decay, towers)
+    assert excluded["query_tower"] == optim.matches(
+        get_default().optim.no_decay, params
+    )
+
+
+def after_at(tree, path):
+    for key in path:
+        tree = tree[key.key]
+    return tree
+
+
 @pytest.mark.parametrize(("freeze", "matched"), [("decoder", 0), (".", 5)])
 def test_freezing_nothing_or_everything_is_an_error(params, freeze, matched):
     with pytest.raises(InputError, match=f"{matched} of 5 parameters") as error:

@@ -77,10 +77,14 @@ OTHERS = [
     ),
     Case("colbert", "kl", options=(("embedding_size", 5), ("skip_ids", (3,)))),
 ]
+TOWERS = Case("milco", "kl", lexecho=True, options=(("towers", "separate"),))
 # The rest only where time does not matter: a compilation takes seconds.
 STEP_CASES = [
     *CASES[:3],
-    *(pytest.param(case, marks=pytest.mark.slow) for case in (CASES[3], *OTHERS)),
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in (CASES[3], *OTHERS, TOWERS)
+    ),
 ]
 
 
@@ -152,7 +156,15 @@ def texts_of(case):
     }
     if "views" in objective_of(case).targets:
         texts["teacher"] = rows_of(rng, B, PIVOT_VOCAB)
+    if roles_apart(case):
+        rows = texts["student"]
+        texts |= {"queries": rows[:B], "student": rows[B:]}
     return texts
+
+
+def roles_apart(case):
+    options = dict(case.options)
+    return "queries" in options or "towers" in options
 
 
 def one_part(rows, length=L):
@@ -258,8 +270,14 @@ def test_cutting_texts_by_length_changes_no_loss_and_no_gradient(case):
     assert_equal_steps(run(case, batch), unpadded(case))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def encode(graphdef, params, text):
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def encode(graphdef, params, text, apart):
+    if apart:
+        query, document = (
+            retriever.apply(graphdef, params, text, role=role)
+            for role in ("query", "document")
+        )
+        return jax.tree.map(lambda *x: jnp.concatenate(x), query, document)
     # Every other text is a query.
     query = jnp.arange(len(text["ids"])) % 2 == 0
     return retriever.apply(graphdef, params, text | {"query": query})
@@ -272,7 +290,10 @@ def test_padding_changes_no_representation(case):
     encoded = [
         jax.device_get(
             encode(
-                jitted.__wrapped__.graphdef, state["params"], b["student"]["parts"][0]
+                jitted.__wrapped__.graphdef,
+                state["params"],
+                b["student"]["parts"][0],
+                roles_apart(case),
             )
         )
         for b in (batch, padded(batch, garbage))

@@ -1,5 +1,6 @@
 """What a run will take: said without data, weights or devices, and then true."""
 
+import dataclasses
 import io
 import pathlib
 import subprocess
@@ -9,7 +10,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from lsrjax import plan, sharding
+from lsrjax import flops, plan, sharding
 from lsrjax.config import get_default
 from lsrjax.data.shapes import Shape
 from lsrjax.errors import InputError
@@ -42,6 +43,39 @@ def test_texts_are_as_long_as_they_may_be():
         "student": Shape(((16, 256),)),
         "teacher": Shape(((8, 256),)),
     }
+
+
+def apart(shared, **options):
+    """The same stage with queries and documents apart."""
+    return dataclasses.replace(
+        shared,
+        spec=dataclasses.replace(shared.spec, **options),
+        shapes=plan.full_shapes(shared.config, 1, roles_apart=True),
+    )
+
+
+def test_queries_apart_are_planned_apart():
+    config = get_default()
+    config.batch_size, config.data.group_size = 32, 4
+    assert plan.full_shapes(config, 4, roles_apart=True) == {
+        "queries": Shape(((8, 64),)),
+        "student": Shape(((32, 256),)),
+    }
+    shared = stage_plan()
+    # Each tower does its part; queries that are not encoded take nothing.
+    assert apart(shared, towers="separate").operations() == shared.operations()
+    documents = flops.training(shared.spec, [(32, 32)], remat="none", chunked=False)
+    assert apart(shared, queries="words").operations() == documents
+
+
+@pytest.mark.slow
+def test_memory_of_two_towers():
+    shared = stage_plan()
+    separate = apart(shared, towers="separate")
+    with jax.set_mesh(shared.mesh):
+        one, two = shared.memory(), separate.memory()
+    assert two.params == 2 * one.params
+    assert two.total > one.total
 
 
 def test_memory_is_that_of_its_parts():

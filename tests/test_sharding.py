@@ -1,5 +1,6 @@
 """However the work is cut, the result is the same; and what is never made or moved."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -101,6 +102,20 @@ def test_no_mesh_changes_a_step_of_colbert(tmp_path):
 @pytest.mark.parametrize("mesh", ["2:4", "8:1"])
 def test_no_mesh_changes_a_step_of_any_head(tmp_path, mesh):
     other_heads(tmp_path, OTHERS, mesh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["towers", "csr_towers"])
+def test_no_mesh_and_no_micro_batch_changes_a_step_of_separate_towers(tmp_path, task):
+    single, *cases = [
+        f"{task}:{cut}" for cut in ("1:1:0:0:none", "2:4:1:0:none", "4:2:0:1:layer")
+    ]
+    found = run_cases(tmp_path, [single, *cases], tasks=())
+    towers = {"params/encoder", "params/head", "params/query_tower"}
+    assert towers <= {"/".join(name.split("/")[:2]) for name in found[single]}
+    for case in cases:
+        assert_same(found[case], found[single], 1e-5)
+    assert found[single]["0/grad_norm"] > 0.01
 
 
 @pytest.mark.slow
@@ -207,6 +222,23 @@ def test_heads_inner_width_and_vocabularies_are_divided():
     }
     assert wanted.items() <= found.specs.items()
     assert found.notes == ()
+
+
+def test_each_tower_lies_as_a_shared_one_does():
+    mesh = AbstractMesh((2, 4), ("data", "model"))
+    shared = milco(terms=40)
+    separate = dataclasses.replace(shared, towers="separate")
+    found, wanted = (
+        sharding.layout(
+            retriever.split(spec)[1],
+            mesh,
+            num_heads=spec.encoder.num_heads,
+            fsdp=True,
+        ).specs
+        for spec in (separate, shared)
+    )
+    query = {f"query_tower/{name}": lies for name, lies in wanted.items()}
+    assert found == wanted | query
 
 
 def test_what_does_not_divide_is_said_and_lies_elsewhere():

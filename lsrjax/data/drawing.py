@@ -14,6 +14,9 @@ from lsrjax.data.sources import ANY, ENGLISH, Group, Pair, Text
 from lsrjax.data.tokenization import TextField
 from lsrjax.errors import InputError
 
+# The texts that the student encodes together, and queries that it encodes apart.
+STUDENT, QUERIES = "student", "queries"
+
 
 def wording(text: Text, language: str = ENGLISH) -> str:
     """The text in a language; texts of unstated language count as any."""
@@ -62,7 +65,7 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """The texts of a batch that one model encodes together.
+    """The texts of a batch that one model, or a tower of it, encodes together.
 
     Attributes:
       names: of the texts, in the order in which they are laid.
@@ -96,7 +99,7 @@ class PairBatches:
                 (("teacher",), self.teacher),
             )
         )
-        return {"student": student, "teacher": teacher}
+        return {STUDENT: student, "teacher": teacher}
 
     def draw(self, pairs: Sequence[Pair], rngs) -> list[Drawn]:
         """Token ids of the texts of each pair; there is nothing to draw."""
@@ -116,7 +119,8 @@ class PairBatches:
 class GroupBatches:
     """Groups to the texts and scores of the ranking losses.
 
-    The student encodes `query` and G times `document`; `with_scores` adds the target
+    The student encodes `query` and G times `document`, together or, with `roles_apart`,
+    each in parts of its own; `with_scores` adds the target
     `scores`, [B, G] float32, and `with_keys` the targets `query_key`, [B, 2], and
     `document_key`, [B, G, 2] (see `text_key`). The first documents of a group are
     positive ones, the rest negatives. Which ones is a function of (seed, epoch,
@@ -137,6 +141,7 @@ class GroupBatches:
       with_scores: the teacher's scores go with the batch.
       with_keys: the texts' identities do.
       choice: of the documents.
+      roles_apart: queries and documents are not encoded together.
     """
 
     query: TextField
@@ -148,13 +153,20 @@ class GroupBatches:
     with_scores: bool
     with_keys: bool = False
     choice: Choice = Choice()
+    roles_apart: bool = False
 
     @property
     def encoded(self) -> dict[str, Encoded]:
         """What each model encodes."""
-        longest = max(self.query.max_length, self.document.max_length)
+        query, document = self.query.max_length, self.document.max_length
         pad_id = self.document.tokenizer.pad_id
-        return {"student": Encoded(("query", "document"), longest, pad_id)}
+        if self.roles_apart:
+            return {
+                QUERIES: Encoded(("query",), query, pad_id),
+                STUDENT: Encoded(("document",), document, pad_id),
+            }
+        longest = max(query, document)
+        return {STUDENT: Encoded(("query", "document"), longest, pad_id)}
 
     @property
     def repeats(self) -> int:

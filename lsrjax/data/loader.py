@@ -147,9 +147,10 @@ def _repeated(keys: Sequence[frozenset]) -> int:
 class Batches:
     """Random access to batches: batch i is a pure function of (seed, i).
 
-    A batch is divided over devices by examples. For each model there is what
-    `lsrjax.data.shapes.cut` makes of each device's texts, laid end to end, and the
-    targets: `{"student": …, "teacher": …, "targets": {name: array}}`.
+    A batch is divided over devices by examples. For all texts that are encoded together
+    (`build.encoded`) there is what `lsrjax.data.shapes.cut` makes of each device's,
+    laid end to end, and the targets: `{"student": …, "teacher": …, "targets": {name:
+    array}}`, and `"queries"` where they are encoded apart.
 
     Batches of all short or all long texts would pad a lot or be of many shapes. So the
     examples of a window of batches are dealt to them by their tokens. Lane by lane,

@@ -147,26 +147,23 @@ class CSRHead(Head):
         return {"latents": self.autoencoder(dense.embedding_BD)}
 
 
-def fired(views: dict[str, reps.Views]) -> jax.Array | None:
-    """Texts of the batch that activate each latent, [V]; None without a CSR head."""
-    codes = [
-        view
-        for by_view in views.values()
+def fired(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
+    """How many texts activate each latent, [V], by text; empty without a CSR head."""
+    return {
+        text: (view.weights_BV > 0).sum(axis=0)
+        for text, by_view in views.items()
         for view in by_view.values()
         if isinstance(view, reps.Code)
-    ]
-    if not codes:
-        return None
-    return sum((code.weights_BV > 0).sum(axis=0) for code in codes)
+    }
 
 
 def after_step(before: dict, params: dict, fired_V: jax.Array | None) -> dict:
     """Sets what a step counts rather than learns: how long latents have been idle.
 
     Args:
-      before: a retriever's parameters before the step.
+      before: a tower's parameters before the step.
       params: those that the optimizer makes of them; it may have let the count decay.
-      fired_V: from `fired`.
+      fired_V: how many texts of the batch activate each latent; None: there are none.
     """
     if fired_V is None:
         return params

@@ -3,7 +3,9 @@
 To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
 `views(spec)`, and `__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B)
 -> reps.Views`, where `query_B` is true for queries, or None if there are none; and add
-a line to `HEADS`. A config may name one that is not in the table by its dotted name.
+a line to `HEADS`. If queries need no encoder, `encodes_queries(spec)` is false and
+`from_ids(ids_BL, mask_BL) -> reps.Views` makes their views; `__call__` then gets
+documents only. A config may name a head that is not in the table by its dotted name.
 """
 
 import dataclasses
@@ -113,15 +115,20 @@ class SpladeHead(Head):
     """SPLADE over the encoder's own vocabulary; one view, `terms`.
 
     With `spec.queries` other than "encoded", a query is a bag of its own words, special
-    tokens left out, and needs no encoder when it is searched: each distinct word weighs
-    what `static` has learned for it ("static": inference-free SPLADE, Geng et al.
-    2024), or 1 ("words": SPLADE-doc, Formal et al. 2021).
+    tokens left out, and needs no encoder: each distinct word weighs what `static` has
+    learned for it ("static": inference-free SPLADE, Geng et al. 2024), or 1 ("words":
+    SPLADE-doc, Formal et al. 2021).
     """
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`terms`, of the vocabulary of the encoder."""
         return {"terms": spec.encoder.vocab_size}
+
+    @staticmethod
+    def encodes_queries(spec) -> bool:
+        """Not where they are bags of words."""
+        return spec.queries == "encoded"
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
@@ -144,20 +151,16 @@ class SpladeHead(Head):
         self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
     ) -> reps.Views:
         """The `terms` view."""
-        terms = self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)
-        if self.queries == "encoded" or query_B is None:
-            return {"terms": terms}
-        words_BV = self._words(ids_BL, mask_BL, terms.weights_BV.shape[1])
-        select_B1 = query_B[:, None]
-        return {
-            "terms": reps.Vector(
-                jnp.where(select_B1, words_BV, terms.weights_BV),
-                jnp.where(select_B1, words_BV, terms.raw_BV),
-            )
-        }
+        return {"terms": self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)}
 
-    def _words(self, ids_BL, mask_BL, width: int) -> jax.Array:
-        """The weights of the distinct words of each text, [B, width]."""
+    def from_ids(self, ids_BL, mask_BL) -> reps.Views:
+        """The `terms` view of bags of words; the weights are the raw values as well."""
+        words_BV = self._words(ids_BL, mask_BL)
+        return {"terms": reps.Vector(words_BV, words_BV)}
+
+    def _words(self, ids_BL, mask_BL) -> jax.Array:
+        """The weights of the distinct words of each text, as wide as encoded ones."""
+        width = self.size + -self.size % sharding.axis_size(sharding.MODEL)
         keep_BL = mask_BL.astype(bool)
         for special in self.special_ids:
             keep_BL &= ids_BL != special

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lsrjax import reps
+
 # numpy's and JAX's dtype-like arguments have no public type narrower than this.
 DType = jax.typing.DTypeLike
 
@@ -97,6 +99,20 @@ class Head(nnx.Module):
     @staticmethod
     def views(spec) -> dict[str, int]:
         """The names of the views and the sizes of their vocabularies or embeddings."""
+        raise NotImplementedError
+
+    @staticmethod
+    def encodes_queries(spec) -> bool:
+        """Whether queries need the encoder; if not, `from_ids` makes their views."""
+        return True
+
+    def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> reps.Views:
+        """The views of queries from their ids alone, like those of encoded texts.
+
+        Args:
+          ids_BL: token ids.
+          mask_BL: 1 at tokens, 0 at padding.
+        """
         raise NotImplementedError
 
 

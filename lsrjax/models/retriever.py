@@ -1,15 +1,22 @@
 """A retriever: an encoder, and a head that turns its hidden states into views."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax import reps, sharding
+from lsrjax.models import dense_heads
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.heads import head_class
+
+TOWERS = ("shared", "separate")
+# The texts, and the role, that a query tower encodes; all others are documents.
+QUERY = "query"
+# Where the parameters of a query tower of its own are. Those of the document tower
+# stand where those of a shared one do.
+QUERY_TOWER = "query_tower"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +26,8 @@ class RetrieverSpec:
     Attributes:
       head: a name in `lsrjax.models.heads.HEADS`, or a dotted one.
       encoder: the encoder's sizes.
+      towers: "shared" (an encoder and a head for all texts) or "separate" (queries have
+        their own, of the same sizes).
       pool_mask: "exclude" (padding never changes a result) or "multiply" (the
         reference MILCO: padded positions take part in the max as 0).
       tied: the head's decoder is the encoder's word embedding (SPLADE).
@@ -50,6 +59,7 @@ class RetrieverSpec:
 
     head: str
     encoder: EncoderConfig
+    towers: str = "shared"
     pool_mask: str = "exclude"
     tied: bool = False
     lexecho: bool = False
@@ -100,6 +110,16 @@ class RetrieverSpec:
         return head_class(self.head).views(self)
 
     @property
+    def encodes_queries(self) -> bool:
+        """Whether queries need an encoder; if not, their ids are enough."""
+        return head_class(self.head).encodes_queries(self)
+
+    @property
+    def roles_apart(self) -> bool:
+        """Whether queries and documents cannot be encoded together."""
+        return self.towers == "separate" or not self.encodes_queries
+
+    @property
     def rules(self) -> tuple[sharding.Rule, ...]:
         """Where parameters lie that the table of `lsrjax.sharding` does not know."""
         return head_class(self.head).rules
@@ -113,19 +133,43 @@ class Retriever(nnx.Module):
         self.encoder = Encoder(spec.encoder, dtype=dtype, rngs=rngs)
         self.head = head_class(spec.head)(spec, dtype=dtype, rngs=rngs)
         self.expand_id = spec.expand_id
+        self.encodes_queries = spec.encodes_queries
+        one = dataclasses.replace(spec, towers="shared")
+        separate = spec.towers == "separate"
+        self.query_tower = Retriever(one, dtype=dtype, rngs=rngs) if separate else None
 
     def __call__(
-        self, ids_BL, mask_BL, *, query_B=None, dropout_keys_B=None, remat="none"
+        self,
+        ids_BL,
+        mask_BL,
+        *,
+        query_B=None,
+        role=None,
+        dropout_keys_B=None,
+        remat="none",
     ) -> reps.Views:
         """Encodes a batch of texts.
 
         Args:
           ids_BL: token ids.
           mask_BL: 1 at tokens, 0 at padding.
-          query_B: true for queries; None: there are none.
+          query_B: true for queries; None: as `role` says.
+          role: "query": all are queries; "document" or None: none is.
           dropout_keys_B: a key for each text; without, the model is deterministic.
           remat: what the backward pass computes again, see `lsrjax.models.encoder`.
+
+        Raises:
+          ValueError: queries beside documents, which this model encodes apart.
         """
+        if query_B is not None and (self.query_tower or not self.encodes_queries):
+            raise ValueError("Encode queries and documents apart, each with its role.")
+        if role == QUERY:
+            if self.query_tower is not None:
+                options = {"dropout_keys_B": dropout_keys_B, "remat": remat}
+                return self.query_tower(ids_BL, mask_BL, role=role, **options)
+            if not self.encodes_queries:
+                return self.head.from_ids(ids_BL, mask_BL)
+            query_B = jnp.ones(len(ids_BL), bool)
         attended_BL = mask_BL
         if self.expand_id >= 0:
             attended_BL = mask_BL.astype(bool) & (ids_BL != self.expand_id)
@@ -152,14 +196,54 @@ def split(spec: RetrieverSpec, *, dtype=jnp.float32) -> tuple[nnx.GraphDef, dict
 
 
 def init_params(spec: RetrieverSpec, seed: int) -> dict:
-    """Random parameters as a nested dict; a pure function of (spec, seed)."""
+    """Random parameters as a nested dict; a pure function of (spec, seed).
+
+    Separate towers have the same ones.
+    """
 
     @jax.jit
     def init():
-        model = Retriever(spec, rngs=nnx.Rngs(seed))
+        one = dataclasses.replace(spec, towers="shared")
+        model = Retriever(one, rngs=nnx.Rngs(seed))
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
-    return init()
+    return init() if spec.towers == "shared" else with_query_tower(init())
+
+
+def with_query_tower(params: dict, query: dict | None = None) -> dict:
+    """The parameters of separate towers.
+
+    Args:
+      params: of the document tower.
+      query: of the query tower; None: the same.
+    """
+    # Copies, since a training step takes the place of each array for itself.
+    query = jax.tree.map(jnp.copy, params) if query is None else query
+    return params | {QUERY_TOWER: query}
+
+
+def towers_of(params: dict) -> tuple[dict, dict | None]:
+    """The parameters of the document tower and, if it is separate, the query tower."""
+    document = {key: value for key, value in params.items() if key != QUERY_TOWER}
+    return document, params.get(QUERY_TOWER)
+
+
+def after_step(before: dict, params: dict, fired: dict[str, jax.Array]) -> dict:
+    """Sets what a step counts rather than learns, in each tower.
+
+    Args:
+      before: the parameters before the step.
+      params: those that the optimizer makes of them.
+      fired: from `lsrjax.models.dense_heads.fired`.
+    """
+    if not fired:
+        return params
+    (before, query_before), (params, query) = towers_of(before), towers_of(params)
+    if query is not None:
+        fired = dict(fired)
+        query = dense_heads.after_step(query_before, query, fired.pop(QUERY))
+    params = dense_heads.after_step(before, params, sum(fired.values()))
+    return params if query is None else with_query_tower(params, query)
 
 
 def apply(
@@ -167,176 +251,21 @@ def apply(
     params: dict,
     text: dict,
     *,
+    role=None,
     dropout_keys_B=None,
     remat="none",
 ) -> reps.Views:
     """Encodes `{"ids": [B, L], "mask": [B, L], "query": [B]}` with these parameters.
 
-    `query` is true for queries; it may be left out where there are none.
+    `query` is true for queries; it is left out where there are none, or where `role`
+    ("query" or "document") is that of all texts. See `Retriever.__call__`.
     """
     model = nnx.merge(graphdef, params)
     return model(
         text["ids"],
         text["mask"],
         query_B=text.get("query"),
+        role=role,
         dropout_keys_B=dropout_keys_B,
         remat=remat,
     )
-
-
-def apply_batch(
-    graphdef: nnx.GraphDef,
-    params: dict,
-    texts: dict,
-    counts: dict[str, int],
-    *,
-    chunk: int = 0,
-    remat: str = "none",
-    dropout_key: jax.Array | None = None,
-) -> dict[str, reps.Views]:
-    """Encodes the texts of a batch, cut as `lsrjax.data.shapes.cut` does.
-
-    Args:
-      graphdef: of the model.
-      params: of the model.
-      texts: `{"parts", "place", "text"}` of every device, laid end to end. A device's
-        texts are ordered by name, then by example.
-      counts: texts of an example, by name, in order.
-      chunk: texts that a device encodes at a time; for more, the encoding is computed
-        again in the backward pass. 0: all at once, nothing again.
-      remat: what the backward pass computes again, see `lsrjax.models.encoder`.
-      dropout_key: with one, what is dropped of a text depends on its name and place in
-        the batch, not on how the batch is cut. Without one nothing is dropped.
-
-    Returns:
-      By name, the views of the texts in the order of the examples.
-    """
-    devices = sharding.axis_size(sharding.DATA)
-    place_dn, text_dn = (texts[k].reshape(devices, -1) for k in ("place", "text"))
-    number_dn = _numbers(devices, place_dn.shape[1], counts)
-    query_dn = _are_queries(devices, place_dn.shape[1], counts)
-    pieces, first = [], 0
-    for part in texts["parts"]:
-        last = first + len(part["ids"]) // devices
-        keys_B = None
-        if dropout_key is not None:
-            chosen_dn = jnp.take_along_axis(number_dn, text_dn[:, first:last], axis=1)
-            keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
-                dropout_key, chosen_dn.reshape(-1)
-            )
-        query_B = jnp.take_along_axis(query_dn, text_dn[:, first:last], axis=1)
-        part = part | {"query": query_B.reshape(-1)}
-        pieces.append(_apply_part(graphdef, params, part, keys_B, chunk, remat))
-        first = last
-    views = {
-        name: _in_order([piece[name] for piece in pieces], place_dn, text_dn)
-        for name in pieces[0]
-    }
-    return _by_name(views, devices, counts)
-
-
-def _numbers(devices: int, n: int, counts: dict[str, int]) -> jax.Array:
-    """A number for each text of each device, [devices, n]: by name, then by example."""
-    examples = n // sum(counts.values())
-    numbers, first = [], 0
-    for count in counts.values():
-        total = devices * examples * count
-        numbers.append(first + jnp.arange(total).reshape(devices, -1))
-        first += total
-    return jnp.concatenate(numbers, axis=1)
-
-
-def _are_queries(devices: int, n: int, counts: dict[str, int]) -> jax.Array:
-    """Whether each text of each device is a query, [devices, n]."""
-    examples = n // sum(counts.values())
-    of_one = [
-        jnp.full((devices, examples * count), name == "query")
-        for name, count in counts.items()
-    ]
-    return jnp.concatenate(of_one, axis=1)
-
-
-def _by_name(views: reps.Views, devices: int, counts: dict[str, int]):
-    found, first, total = {}, 0, sum(counts.values())
-    for name, count in counts.items():
-
-        def of(x, first=first, last=first + count):
-            examples = len(x) // devices // total
-            x = x.reshape(devices, examples * total, *x.shape[1:])
-            x = x[:, first * examples : last * examples]
-            return x.reshape(-1, *x.shape[2:])
-
-        found[name] = jax.tree.map(of, views)
-        first += count
-    return found
-
-
-def _apply_part(graphdef, params, part, keys_B, chunk: int, remat: str) -> reps.Views:
-    """`apply`, `chunk` texts of each device at a time."""
-    devices = sharding.axis_size(sharding.DATA)
-    count = len(part["ids"]) // devices
-
-    def encode(text_and_keys):
-        text, keys_B = text_and_keys
-        return apply(graphdef, params, text, dropout_keys_B=keys_B, remat=remat)
-
-    if not chunk or chunk >= count:
-        return encode((part, keys_B))
-    chunks = math.ceil(count / chunk)
-
-    def divide(x):
-        """[devices * count, ...] to [chunks, devices * chunk, ...], filled up."""
-        x = x.reshape(devices, count, *x.shape[1:])
-        extra = chunks * chunk - count
-        # Texts are filled up with copies of a device's first one, which are cut off.
-        x = jnp.concatenate([x, jnp.repeat(x[:, :1], extra, axis=1)], axis=1)
-        x = x.reshape(devices, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
-        return x.reshape(chunks, devices * chunk, *x.shape[3:])
-
-    def join(x):
-        x = x.reshape(chunks, devices, chunk, *x.shape[2:]).swapaxes(0, 1)
-        x = x.reshape(devices, chunks * chunk, *x.shape[3:])[:, :count]
-        return x.reshape(devices * count, *x.shape[2:])
-
-    views = jax.lax.map(jax.checkpoint(encode), jax.tree.map(divide, (part, keys_B)))
-    return jax.tree.map(join, views)
-
-
-def _in_order(pieces: list[reps.View], place_dn, text_dn):
-    """The parts' views as one, every device's texts in their order."""
-    devices = len(place_dn)
-
-    def join(*leaves):
-        # Of shorter texts, bags hold fewer terms and multi-vectors fewer tokens.
-        widest = max(leaf.shape[1] for leaf in leaves)
-        rows_dn = jnp.concatenate(
-            [
-                jnp.pad(
-                    leaf,
-                    ((0, 0), (0, widest - leaf.shape[1]), *[(0, 0)] * (leaf.ndim - 2)),
-                ).reshape(devices, -1, widest, *leaf.shape[2:])
-                for leaf in leaves
-            ],
-            axis=1,
-        )
-        in_order_dn = jax.vmap(_permuted)(rows_dn, place_dn, text_dn)
-        return in_order_dn.reshape(-1, *in_order_dn.shape[2:])
-
-    return jax.tree.map(join, *pieces)
-
-
-@jax.custom_vjp
-def _permuted(x_n, place_n, text_n):
-    """`x[place]`, whose gradient is a gather too: `text` is the inverse of `place`."""
-    return x_n[place_n]
-
-
-def _permuted_fwd(x_n, place_n, text_n):
-    return x_n[place_n], text_n
-
-
-def _permuted_bwd(text_n, g_n):
-    return g_n[text_n], None, None
-
-
-_permuted.defvjp(_permuted_fwd, _permuted_bwd)

@@ -47,7 +47,10 @@ class TextEncoder:
         # Every process gets all of every batch.
         everywhere = None if self._mesh.empty else sharding.replicated(self._mesh)
         self._apply = jax.jit(
-            lambda params, text: retriever.apply(graphdef, params, text),
+            lambda params, text, role: retriever.apply(
+                graphdef, params, text, role=role
+            ),
+            static_argnums=2,
             out_shardings=everywhere,
         )
 
@@ -80,8 +83,11 @@ class TextEncoder:
             rows = [ids[i] for i in chosen]
             rows += [rows[-1]] * (self._batch_size - len(rows))
             text = pad(rows, self.tokenizer.pad_id, max_length, BUCKETS)
-            text["query"] = np.full(len(rows), role == "query")
-            views = self._apply(params, self._on_devices(text))
+            # Where both roles can, they share what is compiled.
+            apart = self.spec.roles_apart
+            if not apart:
+                text["query"] = np.full(len(rows), role == "query")
+            views = self._apply(params, self._on_devices(text), role if apart else None)
             # The device computes a batch while the host compresses the one before.
             if pending:
                 parts.append(self._compressed(*pending, role))

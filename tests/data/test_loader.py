@@ -390,6 +390,37 @@ def test_what_is_drawn_does_not_depend_on_how_a_batch_is_cut(field):
             assert_same(other[i]["targets"], plain[i]["targets"])
 
 
+def test_roles_apart_have_parts_of_their_own(field):
+    examples = groups(13)
+    short = dataclasses.replace(field, max_length=6)
+    options = {"with_keys": True, "query": short}
+    together, apart = (
+        batches_of(
+            examples,
+            dataclasses.replace(group_batches(field), roles_apart=apart, **options),
+            devices=2,
+            parts=2,
+            multiple=1,
+        )
+        for apart in (False, True)
+    )
+    for i in range(3):
+        batch, plain = apart[i], together[i]
+        assert set(batch) == {"queries", "student", "targets"}
+        assert_same(batch["targets"], plain["targets"])
+        queries, documents, rows = (
+            rows_by_device(texts, 2)
+            for texts in (batch["queries"], batch["student"], plain["student"])
+        )
+        assert [len(own) for own in queries] == [2, 2]
+        assert [a + b for a, b in zip(queries, documents, strict=True)] == rows
+        assert all(tokens <= 6 for _, tokens in shape_of(batch["queries"]))
+    # The last shape holds whatever may come, in each role.
+    last = apart.shapes[-1]
+    assert last["queries"].parts == ((2, 6),)
+    assert last["student"].parts == ((6, 16),)
+
+
 def skewed(count):
     """Groups most of whose documents are short, and a few of which are long."""
     made = groups(count)

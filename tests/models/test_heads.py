@@ -80,13 +80,23 @@ def values(view):
     return found
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def weighted_sum(graphdef, head_params, hidden, words, weights):
+def views_of(spec, head, hidden, words):
+    """The views of all texts; of queries without an encoder, from their ids."""
+    ids, mask = texts()
+    if spec.encodes_queries:
+        return head(hidden, ids, mask, words, QUERY)
+    query = head.from_ids(ids[:1], mask[:1])
+    documents = head(hidden[1:], ids[1:], mask[1:], words)
+    return jax.tree.map(lambda *x: jnp.concatenate(x), query, documents)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def weighted_sum(spec, graphdef, head_params, hidden, words, weights):
     """A scalar of every view, its gradients, and the views."""
 
     def total(head_params, hidden, words):
         head = nnx.merge(graphdef, head_params)
-        views = head(hidden, *texts(), words, QUERY)
+        views = views_of(spec, head, hidden, words)
         parts = [(weights[name] * values(view)).sum() for name, view in views.items()]
         return sum(parts), views
 
@@ -106,12 +116,12 @@ def test_contract(head, options):
     hidden = rng.normal(size=(B, L, D)).astype(np.float32)
     words = rng.normal(size=(V, D)).astype(np.float32)
     _, mask = texts()
-    shapes = jax.eval_shape(lambda h, w: module(h, *texts(), w, QUERY), hidden, words)
+    shapes = jax.eval_shape(lambda h, w: views_of(spec, module, h, w), hidden, words)
     weights = {
         name: rng.normal(size=values(view).shape).astype(np.float32)
         for name, view in shapes.items()
     }
-    gradients, views = weighted_sum(graphdef, params, hidden, words, weights)
+    gradients, views = weighted_sum(spec, graphdef, params, hidden, words, weights)
 
     assert list(views) == list(spec.views)
     for name, size in spec.views.items():
@@ -211,8 +221,10 @@ def head_of(name, params=None, **options):
     words = jnp.linspace(-1, 1, V)[:, None]
 
     def views(query=False):
-        args = jnp.asarray(HIDDEN), jnp.asarray(IDS), jnp.asarray(MASK), words
-        return module(*args, jnp.array([query]))
+        ids, mask = jnp.asarray(IDS), jnp.asarray(MASK)
+        if query and not spec.encodes_queries:
+            return module.from_ids(ids, mask)
+        return module(jnp.asarray(HIDDEN), ids, mask, words, jnp.array([query]))
 
     return views
 

@@ -9,7 +9,8 @@ import pytest
 
 from lsrjax import reps
 from lsrjax.data.shapes import Shape, cut
-from lsrjax.models import retriever
+from lsrjax.models import batch, retriever
+from lsrjax.models.batch import apply_batch
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.trees import path_name
@@ -137,9 +138,7 @@ def batched(head, shape, *, dropout=(0.0, 0.0), key=None, **options):
     graphdef, params = model(head, *dropout)
 
     def objective(params, texts):
-        views = retriever.apply_batch(
-            graphdef, params, texts, COUNTS, dropout_key=key, **options
-        )
+        views = apply_batch(graphdef, params, texts, COUNTS, dropout_key=key, **options)
         assert list(views) == list(COUNTS)
         by_name = views.values()
         return weighted(head, jax.tree.map(lambda *x: jnp.concatenate(x), *by_name))
@@ -194,9 +193,7 @@ def test_what_is_computed_again_changes_nothing(head, remat, chunk):
 
 @functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=QUICK)
 def encode(graphdef, params, texts, chunk=0, key=None):
-    return retriever.apply_batch(
-        graphdef, params, texts, COUNTS, chunk=chunk, dropout_key=key
-    )
+    return apply_batch(graphdef, params, texts, COUNTS, chunk=chunk, dropout_key=key)
 
 
 def test_views_are_those_of_the_names_in_the_order_of_the_examples():
@@ -265,7 +262,7 @@ def test_the_gradient_of_the_reordering_is_that_of_plain_indexing():
     text = rng.permutation(11)
     place = np.argsort(text)
     g = rng.normal(size=(11, 5)).astype(np.float32)
-    found, backward = jax.vjp(lambda x: retriever._permuted(x, place, text), x)
+    found, backward = jax.vjp(lambda x: batch._permuted(x, place, text), x)
     expected, plain = jax.vjp(lambda x: x[place], x)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(backward(g)[0], plain(g)[0])

@@ -3,6 +3,7 @@
 python mesh_steps.py OUT.npz CASE… with CASE = task:data:model:fsdp:chunk:remat
 """
 
+import dataclasses
 import os
 import sys
 
@@ -56,6 +57,19 @@ STUDENT = RetrieverSpec(
 # Tasks of other students, by the loss that they are trained with.
 OTHERS = {
     "static": ("infonce", {"head": "splade", "tied": True, "queries": "static"}),
+    "towers": ("kl", {"towers": "separate"}),
+    "csr_towers": (
+        "infonce",
+        {
+            "head": "csr",
+            "pooling": "mean",
+            "latents": 24,
+            "active_latents": 3,
+            "revived_latents": 4,
+            "dead_after": 2,
+            "towers": "separate",
+        },
+    ),
     "sum": ("kl", {"head": "splade", "pooling": "sum"}),
     "token_weights": ("infonce", {"head": "token_weights"}),
     "dense": ("kl", {"head": "dense", "pooling": "mean", "normalize": False}),
@@ -69,6 +83,8 @@ def student_of(task: str) -> RetrieverSpec:
     if task not in OTHERS:
         return STUDENT
     options = OTHERS[task][1]
+    if "head" not in options:  # the same student, but for these options
+        return dataclasses.replace(STUDENT, **options)
     return RetrieverSpec(encoder=encoder("bert", TERMS), special_ids=(1,), **options)
 
 
@@ -111,7 +127,7 @@ def random_params(spec, seed):
 
 
 def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
-    """Token ids of the step's texts, by model and device."""
+    """Token ids of the texts of each cut of the step, by device."""
     rng = np.random.default_rng((step, len(task)))
 
     def texts(count, vocab):
@@ -129,6 +145,9 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
         models["teacher"] = [texts(1, TERMS)]
     else:
         models["student"][1] = texts(GROUP, words)
+    if student_of(task).roles_apart:
+        queries, documents = models["student"]
+        models |= {"queries": [queries], "student": [documents]}
     share = EXAMPLES // devices
     return {
         model: [

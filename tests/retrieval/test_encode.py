@@ -1,8 +1,10 @@
 """Texts to sparse matrices: order, batches and padding change nothing."""
 
+import dataclasses
 import functools
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,6 +81,39 @@ def test_repeated_tokens_sum_in_the_source_view(spec, params):
     found = encode(spec, params, ["fox fox"])["source"][0, repeated]
     assert expected > 0
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_each_role_is_encoded_by_its_own_tower(spec, params):
+    other = jax.tree.map(lambda x: 1.1 * x, params)
+    separate = dataclasses.replace(spec, towers="separate")
+    both = retriever.with_query_tower(params, other)
+    for role, own in (("document", params), ("query", other)):
+        found, wanted = (
+            encoder_of(made, 4).encode(values, TEXTS, 16, role)
+            for made, values in ((separate, both), (spec, own))
+        )
+        for name, matrix in wanted.items():
+            np.testing.assert_allclose(
+                found[name].toarray(), matrix.toarray(), atol=1e-6
+            )
+    assert abs(found["source"] - encode(spec, params, TEXTS)["source"]).max() > 0.01
+
+
+def test_queries_of_words_are_encoded_without_an_encoder(spec):
+    tokenizer = TextTokenizer(GOLDEN / "xlmr")
+    words = retriever.RetrieverSpec(
+        "splade",
+        spec.encoder,
+        tied=True,
+        queries="words",
+        special_ids=tokenizer.special_ids,
+    )
+    params = retriever.init_params(words, 0)
+    params["encoder"] = jax.tree.map(lambda x: x * np.nan, params["encoder"])
+    found = encoder_of(words, 4).encode(params, TEXTS, 16, "query")["terms"]
+    for row, ids in zip(found, tokenizer.ids(TEXTS, 16), strict=True):
+        assert sorted(row.indices) == sorted(set(ids) - set(tokenizer.special_ids))
+        assert set(row.data) <= {1.0}
 
 
 def test_views_stand_side_by_side_pivot_first(spec, params):
