@@ -302,6 +302,7 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
             with_scores="scores" in targets,
             with_keys="keys" in targets,
             choice=choice_of(data),
+            languages=training.languages_of(config),
         )
     mesh = parts.layout.mesh
     return loader.Batches(
@@ -319,10 +320,7 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
 
 def _entries(config) -> int:
     """Examples in a batch, each once, in however many languages it is shown."""
-    if config.data.mixing != "round_robin":
-        return config.batch_size
-    languages = language_weights(config.data.document_languages, "document_languages")
-    return config.batch_size // len(languages)
+    return config.batch_size // training.repeats_of(config)
 
 
 def _text_field(data, length: str, model) -> loader.TextField:

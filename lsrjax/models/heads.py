@@ -123,6 +123,11 @@ class SpladeHead(Head):
         """`terms`, of the vocabulary of the encoder."""
         return {"terms": spec.encoder.vocab_size}
 
+    @staticmethod
+    def expands(spec, text: str) -> tuple[str, ...]:
+        """`terms`, except of queries that are bags of their own words."""
+        return () if text == "query" and spec.queries != "encoded" else ("terms",)
+
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
             spec.encoder.hidden_size,

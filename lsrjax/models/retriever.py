@@ -99,6 +99,10 @@ class RetrieverSpec:
         """The views and the sizes of their vocabularies or embeddings, in order."""
         return head_class(self.head).views(self)
 
+    def expands(self, text: str) -> tuple[str, ...]:
+        """Views that may weigh tokens of the encoder which a text does not have."""
+        return head_class(self.head).expands(self, text)
+
     @property
     def rules(self) -> tuple[sharding.Rule, ...]:
         """Where parameters lie that the table of `lsrjax.sharding` does not know."""
@@ -233,6 +237,21 @@ def apply_batch(
         for name in pieces[0]
     }
     return _by_name(views, devices, counts)
+
+
+def tokens_of(
+    texts: dict, counts: dict[str, int]
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The token ids of a batch's texts and their mask, [B, L] each, by name.
+
+    Args:
+      texts: as `apply_batch` takes them.
+      counts: texts of an example, by name, in order.
+    """
+    devices = sharding.axis_size(sharding.DATA)
+    place_dn, text_dn = (texts[k].reshape(devices, -1) for k in ("place", "text"))
+    pieces = [(part["ids"], part["mask"]) for part in texts["parts"]]
+    return _by_name(_in_order(pieces, place_dn, text_dn), devices, counts)
 
 
 def _numbers(devices: int, n: int, counts: dict[str, int]) -> jax.Array:
