@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import control, health, losses, regularizers
+from lsrjax import control, health, losses, regularizers, sharding
 from lsrjax.config import language_weights
 from lsrjax.data import mixing
 from lsrjax.errors import InputError
@@ -101,9 +101,12 @@ class Step:
                 shown = {
                     text: targets[f"{text}_language"].reshape(-1) for text in views
                 }
-                count = len(languages)
-                by_language = health.active_by_language(views, shown, count)
-                seen["by_language"] = by_language
+                found = health.active_by_language(views, shown, len(languages))
+                # On every device, so that each process can read them.
+                seen["by_language"] = {
+                    name: sharding.constrain(sums, None, None)
+                    for name, sums in found.items()
+                }
             return sum(parts.values()), (parts, active, seen, fired(views))
 
         lambdas = control.lambdas(config.regularizer, state)
