@@ -147,9 +147,10 @@ def get_default() -> ConfigDict:
 
     c.loss = ConfigDict(sort_keys=False)
     # alignment | kl | margin_mse | infonce | reconstruction (csr) | m3, or a weighted
-    # sum of losses of the same texts: "kl:1,margin_mse:0.05"
+    # sum of losses of the same texts: "kl:1,margin_mse:0.05"; added to another one,
+    # language_kl (mixing round_robin: between a query's scores in two languages)
     c.loss.name = "kl"
-    c.loss.temperature = 1.0  # kl: of both softmaxes
+    c.loss.temperature = 1.0  # kl, language_kl: of both softmaxes
     c.loss.view_weights = (1.0, 0.1, 1.0)  # m3: of the losses of dense, terms, tokens
     c.loss.auxiliary = 0.1  # reconstruction: weight of what dead latents miss
     c.loss.teacher_scale = 1.0  # kl, margin_mse: multiplies the teacher's scores
@@ -228,7 +229,9 @@ def get_default() -> ConfigDict:
 
     c.log = ConfigDict(sort_keys=False)
     c.log.every = 10  # steps
-    c.log.health = False  # also the share of terms that no text of a batch uses
+    # Also: terms that no text of a batch uses; the share of the weights that lies on
+    # terms which are not in the text; active terms by language.
+    c.log.health = False
 
     c.evaluate = ConfigDict(sort_keys=False)  # of a finished run
     c.evaluate.test = ""  # debian: the table over systems and languages; empty: none

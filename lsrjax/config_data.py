@@ -97,11 +97,29 @@ def check_choice(c, where: str) -> None:
             f"{where}.data.negatives is {data.negatives!r}, but mined negatives come in"
             " random order. Use 'random', and lower prepare.depth for harder ones."
         )
+    if "languages" in loss.targets:
+        _check_languages_compared(data, loss, where)
     if data.mixing == "round_robin" and not scores:
         raise InputError(
             f"{where}.data.mixing is 'round_robin', which repeats a query and its"
             f" teacher scores in every language, but the loss {c.loss.name} reads no"
             " scores. Use 'passages' or 'entries'."
+        )
+
+
+def _check_languages_compared(data, loss: losses.Objective, where: str) -> None:
+    shown = f"{where}.loss.name is {loss.config.name!r}"
+    if "scores" not in loss.targets:
+        raise InputError(
+            f"{shown}: language_kl alone is met by equal scores of all documents. Add"
+            " it to a loss that reads the teacher's scores, as in"
+            " 'kl:1,language_kl:0.5'."
+        )
+    if data.mixing != "round_robin":
+        raise InputError(
+            f"{shown}, which compares a query's scores in several languages, but"
+            f" {where}.data.mixing = {data.mixing!r} shows it in one. Set it to"
+            " 'round_robin', or leave language_kl out."
         )
 
 

@@ -140,6 +140,11 @@ def _of_model(c):
             "model.lexecho is off",
         ),
         (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
+        (
+            c.model.head not in ("dense", "colbert"),
+            ("log.health",),
+            f"the head {c.model.head} has no weights of terms",
+        ),
     ]
 
 

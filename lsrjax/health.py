@@ -1,9 +1,11 @@
-"""Signs that a model with sparse vectors is lost: empty ones, terms that none uses."""
+"""Signs of how a model with sparse vectors is, for the log; and when a run is lost."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lsrjax import reps
 
@@ -11,19 +13,27 @@ from lsrjax import reps
 # what should bring them back.
 _PATIENCE = 50
 _EMPTY = "empty_"
+# Texts whose weights are all that a loss sees of them. The alignment loss compares raw
+# values, so an empty vector of a pair still has a gradient.
+_SCORED = ("query", "document")
+# Texts of a language that is in none of the names.
+_OTHER = "other"
 
 
-def signs(views: dict[str, reps.Views], more: bool) -> dict[str, jax.Array]:
+def signs(
+    views: dict[str, reps.Views], sizes: Mapping[str, int] | None = None
+) -> dict[str, jax.Array]:
     """Shares of a batch, as scalars.
 
     Args:
       views: by text.
-      more: also what takes time.
+      sizes: of the views' vocabularies, behind which a vector may hold zeros; with
+        them, also what takes time.
 
     Returns:
       `empty_{text}`: of the texts, those without a weight in any sparse view; and with
-      `more`, `unused_{text}_{view}`: of the vocabulary, terms that no text has a weight
-      for.
+      `sizes`, `unused_{text}_{view}`: of the vocabulary, terms that no text has a
+      weight for.
     """
     found = {}
     for text, by_view in views.items():
@@ -31,11 +41,88 @@ def signs(views: dict[str, reps.Views], more: bool) -> dict[str, jax.Array]:
         if len(sparse) < len(by_view):
             continue
         sums_B = sum(abs(view.row_sums()) for view in sparse.values())
-        found[f"{_EMPTY}{text}"] = (sums_B == 0).mean(dtype=jnp.float32)
-        for name, view in sparse.items() if more else ():
-            unused_V = view.column_means() == 0
-            found[f"unused_{text}_{name}"] = unused_V.mean(dtype=jnp.float32)
+        empty_B = sums_B == 0
+        # A mean of ones may round to less than 1.
+        share = jnp.where(empty_B.all(), 1.0, empty_B.mean(dtype=jnp.float32))
+        found[f"{_EMPTY}{text}"] = share
+        for name, view in sparse.items() if sizes else ():
+            used = (view.column_means() != 0).sum()
+            found[f"unused_{text}_{name}"] = (sizes[name] - used) / sizes[name]
     return found
+
+
+def expansion(
+    views: dict[str, reps.Views],
+    tokens: Mapping[tuple[str, str], tuple[jax.Array, jax.Array]],
+) -> dict[str, jax.Array]:
+    """How much of the weights lies on terms that are not in the text.
+
+    Args:
+      views: by text.
+      tokens: (ids_BL, mask_BL) of the texts that a view is compared with, by text and
+        view. Special tokens count as the text's own.
+
+    Returns:
+      `expansion_{text}_{view}`: of the sum of all weights of a batch, the share of
+      terms that are none of their text's tokens; 0 where all vectors are empty.
+    """
+    return {
+        f"expansion_{text}_{name}": _share_outside(views[text][name].weights_BV, *own)
+        for (text, name), own in tokens.items()
+    }
+
+
+def _share_outside(weights_BV, ids_BL, mask_BL) -> jax.Array:
+    V = weights_BV.shape[1]
+    # Sorted, a token's repeats stand side by side, and padding behind all of them.
+    ids_BL = jnp.sort(jnp.where(mask_BL.astype(bool), ids_BL, V), axis=1)
+    before_BL = jnp.pad(ids_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    first_BL = (ids_BL != before_BL) & (ids_BL < V)
+    found_BL = jnp.take_along_axis(weights_BV, jnp.minimum(ids_BL, V - 1), axis=1)
+    inside, total = jnp.where(first_BL, found_BL, 0.0).sum(), weights_BV.sum()
+    outside = jnp.maximum(total - inside, 0.0)
+    return outside / jnp.where(total == 0, 1.0, total)
+
+
+def active_by_language(
+    views: dict[str, reps.Views], languages: Mapping[str, jax.Array], count: int
+) -> dict[str, jax.Array]:
+    """Active terms by the language that a text is shown in.
+
+    Args:
+      views: by text.
+      languages: of the texts, [B] by text; from 0 to `count`, which is any other one.
+      count: languages that have a name.
+
+    Returns:
+      `active_{text}_{view}`: [2, count + 1], the sum of active terms of each language's
+      texts and their number. `by_name` makes them numbers to log.
+    """
+    found = {}
+    for text, language_B in languages.items():
+        is_KB = language_B[None, :] == jnp.arange(count + 1)[:, None]
+        for name, view in views[text].items():
+            if isinstance(view, reps.SPARSE):
+                sums_K = (is_KB * view.active_terms()[None, :]).sum(axis=1)
+                found[f"active_{text}_{name}"] = jnp.stack([sums_K, is_KB.sum(axis=1)])
+    return found
+
+
+def by_name(
+    languages: Sequence[str], found: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Means by language, `active_query_terms/da`; those without a text are left out.
+
+    Args:
+      languages: the names.
+      found: sums and numbers from `active_by_language`.
+    """
+    return {
+        f"{name}/{language}": float(total / count)
+        for name, sums in found.items()
+        for language, total, count in zip((*languages, _OTHER), *sums, strict=True)
+        if count
+    }
 
 
 @dataclasses.dataclass
@@ -60,7 +147,7 @@ class Watch:
             self.empty[text] = self.empty.get(text, 0) + 1 if share == 1 else 0
             if not share:
                 del numbers[name]
-            if self.empty[text] == _PATIENCE:
+            if text in _SCORED and self.empty[text] == _PATIENCE:
                 return (
                     f"every {text} vector has been empty for {_PATIENCE} steps: the"
                     " model has collapsed, and no gradient is left to bring it back."

@@ -46,6 +46,33 @@ def kl(
     return divergence_B.mean() * temperature**2
 
 
+def language_kl(
+    scores_BG: jax.Array, languages: int, temperature: float = 1.0
+) -> jax.Array:
+    """Symmetric KL between a query's score distributions in two languages, times T^2.
+
+    `(KL(p || q) + KL(q || p)) / 2` of softmaxes over the query's own group, divided by
+    T; mean over pairs of different languages and over queries (after the language
+    regularization of ColBERT-X, Yang et al. 2024). ColBERT-X also averages over the G
+    documents, and over each language beside itself: its term is this one with the
+    weight `(languages - 1) / ((languages + 1) G)`.
+
+    Args:
+      scores_BG: the student's: all queries in one language, all again in the next.
+      languages: L, a divisor of B; >= 2.
+      temperature: T.
+    """
+    log_BG = jax.nn.log_softmax(scores_BG / temperature, axis=1)
+    log_LEG = log_BG.reshape(languages, -1, log_BG.shape[1])
+    # KL(p || q) + KL(q || p) is the sum of (p - q) (log p - log q), every term >= 0.
+    steps_LLEG = log_LEG[:, None] - log_LEG[None, :]
+    p_LEG = jnp.exp(log_LEG)
+    both_LLE = ((p_LEG[:, None] - p_LEG[None, :]) * steps_LLEG).sum(axis=-1)
+    # Each pair stands there twice, and a language beside itself adds nothing.
+    pairs = languages * (languages - 1)
+    return both_LLE.mean(axis=-1).sum() / (2 * pairs) * temperature**2
+
+
 # Which documents of a group are compared by `margin_mse`.
 MARGINS = ("positive", "all")
 
@@ -160,6 +187,12 @@ def _kl_of_views(views, targets, temperature, teacher_scale) -> dict[str, jax.Ar
     return {"kl": kl(scores_BG, teacher_scale * targets["scores"], temperature)}
 
 
+def _language_kl_of_views(views, targets, temperature) -> dict[str, jax.Array]:
+    scores_BG = reps.score_groups(views["query"], views["document"])
+    loss = language_kl(scores_BG, targets["languages"], temperature)
+    return {"language_kl": loss}
+
+
 def _margin_mse_of_views(views, targets, margins, teacher_scale):
     scores_BG = reps.score_groups(views["query"], views["document"])
     teacher_BG = teacher_scale * targets["scores"]
@@ -268,12 +301,16 @@ TARGETS = {
     "views": "a teacher's representations of the English text",
     "scores": "a teacher's scores of each query's documents",
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
+    "languages": "how many languages every query is in, an int; round robin only",
 }
 _RANKED = ("query", "document")
 LOSSES: dict[str, Loss] = {
     "alignment": Loss(_alignment_of_views, ("translation", "english"), ("views",)),
     "kl": Loss(
         _kl_of_views, _RANKED, ("scores",), {"temperature": "", "teacher_scale": ""}
+    ),
+    "language_kl": Loss(
+        _language_kl_of_views, _RANKED, ("languages",), {"temperature": ""}
     ),
     "margin_mse": Loss(
         _margin_mse_of_views, _RANKED, ("scores",), {"margins": "", "teacher_scale": ""}
@@ -353,7 +390,8 @@ class Objective:
 
         Args:
           views: the student's, by text.
-          targets: the batch's, and a teacher's views under "teacher".
+          targets: the batch's; a teacher's views under "teacher", and the number of
+            "languages".
         """
         parts = {}
         for name, weight in self.weights.items():

@@ -137,9 +137,7 @@ class StagePlan:
             )
             row = np.empty(devices * texts, "i4")
             batch[name] = {"parts": parts, "place": row, "text": row}
-        batch["targets"] = losses.of(self.config.loss).arrays(
-            self.config.batch_size, self.config.data.group_size
-        )
+        batch["targets"] = training.targets_of(self.config)
         where = sharding.over_data(self.mesh)
         return _lying(batch, jax.tree.map(lambda _: where, batch))
 

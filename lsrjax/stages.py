@@ -313,6 +313,7 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
             with_keys="keys" in targets,
             choice=choice_of(data),
             roles_apart=parts.student.spec.roles_apart,
+            languages=training.languages_of(config),
         )
     mesh = parts.layout.mesh
     return loader.Batches(
@@ -330,10 +331,7 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
 
 def _entries(config) -> int:
     """Examples in a batch, each once, in however many languages it is shown."""
-    if config.data.mixing != "round_robin":
-        return config.batch_size
-    languages = language_weights(config.data.document_languages, "document_languages")
-    return config.batch_size // len(languages)
+    return config.batch_size // training.repeats_of(config)
 
 
 def _text_field(data, length: str, model) -> loader.TextField:

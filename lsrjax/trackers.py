@@ -76,9 +76,10 @@ class Tracker:
 
     def _line(self, step: int, numbers: Mapping[str, float]) -> str:
         parts = [f"{self._name} {step:,}/{self._total:,}"]
+        several = _by_language(numbers)
         parts += [
-            f"{_SHORT.get(name, name)} {_number(numbers[name])}"
-            for name in sorted(numbers, key=_place)
+            f"{_SHORT.get(name, name)} {several.get(name) or _number(numbers[name])}"
+            for name in sorted(dict.fromkeys(map(_whole, numbers)), key=_place)
         ]
         seconds = time.monotonic() - self._started
         if "loss" in numbers and step > self._first:
@@ -111,7 +112,8 @@ class Silent(Tracker):
 
 
 # How a line reads: the loss, its parts (anything not named here), then these.
-_AFTER_PARTS = ("grad_norm", "lr", "lambda", "active", "examples", "tokens", "padding")
+_AFTER_PARTS = ("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty")
+_AFTER_PARTS += ("examples", "tokens", "padding")
 
 
 def _place(name: str) -> int:
@@ -119,6 +121,28 @@ def _place(name: str) -> int:
         return -2
     places = [i for i, start in enumerate(_AFTER_PARTS) if name.startswith(start)]
     return places[0] if places else -1
+
+
+def _whole(name: str) -> str:
+    """`active_query_terms by language` of `active_query_terms/da`."""
+    whole, _, language = name.partition("/")
+    return f"{whole} by language" if language else name
+
+
+def _by_language(numbers: Mapping[str, float]) -> dict[str, str]:
+    """The lowest and the highest of the numbers that there are for each language."""
+    found = {}
+    for name in numbers:
+        if "/" in name:
+            found.setdefault(_whole(name), []).append(name)
+    shown = {}
+    for whole, names in found.items():
+        ends = min(names, key=numbers.get), max(names, key=numbers.get)
+        shown[whole] = " to ".join(
+            f"{_number(numbers[name])} ({name.partition('/')[2]})"
+            for name in dict.fromkeys(ends)
+        )
+    return shown
 
 
 _SHORT = {

@@ -13,11 +13,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import control, health, losses, regularizers
+from lsrjax import control, health, losses, regularizers, sharding
+from lsrjax.config import language_weights
+from lsrjax.data import mixing
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.batch import apply_batch
+from lsrjax.models.batch import apply_batch, tokens_of
 from lsrjax.models.dense_heads import fired
 from lsrjax.optim import learning_rate, make_optimizer, matches
 
@@ -37,6 +39,8 @@ class Step:
       optimizer: an optax transformation.
       teacher: the structure of a teacher of views, or None.
       idf: of the terms of each view, for a regularizer that takes it.
+      sizes: of the views.
+      compared: by text and view, the text whose tokens show what the view has added.
     """
 
     config: Any
@@ -45,6 +49,8 @@ class Step:
     optimizer: optax.GradientTransformation
     teacher: nnx.GraphDef | None = None
     idf: Mapping[str, np.ndarray] | None = None
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    compared: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def __call__(
         self, state: dict, teacher_params: dict | None, batch: dict
@@ -57,7 +63,8 @@ class Step:
           batch: as `lsrjax.data.loader` builds it.
 
         Returns:
-          The next state, and scalars to log.
+          The next state, and scalars to log; beside them, under "by_language", what
+          `health.active_by_language` gives.
         """
         config, step, params = self.config, state["step"], state["params"]
         memory = config.memory
@@ -70,6 +77,7 @@ class Step:
                 {"teacher": 1},
                 chunk=memory.encode_chunk,
             )
+        targets["languages"] = repeats_of(config)
         key = jax.random.fold_in(jax.random.key(config.seed), step)
 
         def objective(params):
@@ -88,7 +96,7 @@ class Step:
                 config.regularizer, views, lambdas, self.idf
             )
             active = regularizers.active_terms(views)
-            seen = health.signs(views, config.log.health)
+            seen = self._signs(views, targets, batch)
             return sum(parts.values()), (parts, active, seen, fired(views))
 
         lambdas = control.lambdas(config.regularizer, state)
@@ -114,6 +122,51 @@ class Step:
             config.regularizer, state, {field: n for (field, _), n in active.items()}
         )
         return after, metrics
+
+    def _signs(self, views, targets: dict, batch: dict) -> dict:
+        """What `lsrjax.health` sees in a batch, as much of it as the config asks."""
+        config = self.config
+        if not config.log.health:
+            return health.signs(views, None)
+        seen = health.signs(views, self.sizes)
+        tokens = tokens_of(batch[STUDENT], texts_of(config), queries=batch.get(QUERIES))
+        if self.teacher is not None:
+            tokens |= tokens_of(batch["teacher"], {"teacher": 1})
+        compared = {view: tokens[text] for view, text in self.compared.items()}
+        seen |= health.expansion(views, compared)
+        if languages := languages_of(config):
+            shown = {text: targets[f"{text}_language"].reshape(-1) for text in views}
+            found = health.active_by_language(views, shown, len(languages))
+            # On every device, so that each process can read them.
+            seen["by_language"] = {
+                name: sharding.constrain(sums, None, None)
+                for name, sums in found.items()
+            }
+        return seen
+
+
+def languages_of(config) -> tuple[str, ...]:
+    """The languages that a stage's log tells apart; none where it does not."""
+    if not config.log.health or "document" not in losses.of(config.loss).texts:
+        return ()
+    return mixing.languages(config.data)
+
+
+def repeats_of(config) -> int:
+    """How often an example is in a batch: once in each language, in round robin."""
+    if config.data.mixing != "round_robin":
+        return 1
+    return len(language_weights(config.data.document_languages, "document_languages"))
+
+
+def targets_of(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of what a batch holds beside its texts, by name."""
+    B, G = config.batch_size, config.data.group_size
+    shapes = losses.of(config.loss).arrays(B, G)
+    if languages_of(config):
+        shapes["query_language"] = jax.ShapeDtypeStruct((B,), jnp.int32)
+        shapes["document_language"] = jax.ShapeDtypeStruct((B, G), jnp.int32)
+    return shapes
 
 
 def texts_of(config) -> dict[str, int]:
@@ -155,6 +208,11 @@ def make_step(
     graphdef, abstract = retriever.split(spec, dtype=dtype)
     if teacher is not None:
         teacher = dataclasses.replace(teacher, pool_mask=spec.pool_mask)
+    texts = losses.of(config.loss).texts
+    compared = {(text, view): text for text in texts for view in spec.expands(text)}
+    if teacher is not None and "pivot" in spec.views:
+        # The teacher's English text is the one that both texts of a pair stand for.
+        compared |= {(text, "pivot"): "teacher" for text in texts}
     return Step(
         config=config,
         total_steps=total_steps,
@@ -162,6 +220,8 @@ def make_step(
         optimizer=make_optimizer(config.optim, total_steps, abstract),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,
+        sizes=spec.views,
+        compared=compared,
     )
 
 
@@ -360,7 +420,11 @@ def train(
 
 def _finite(step: int, metrics: dict, config) -> dict[str, float]:
     """The numbers of a step as floats, refused where one is not finite."""
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    found = jax.device_get(metrics)
+    by_language = found.pop("by_language", {})
+    values = {name: float(value) for name, value in found.items()}
+    if by_language:
+        values |= health.by_name(languages_of(config), by_language)
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         listing = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())

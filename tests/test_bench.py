@@ -12,7 +12,7 @@ import pytest
 from jax.extend import core
 from rich.console import Console
 
-from lsrjax import flops, sharding
+from lsrjax import flops, losses, sharding
 from lsrjax.bench import data, head, measure, peaks, step, step_tables, workload
 from lsrjax.bench.__main__ import main
 from lsrjax.data import loader, sources
@@ -284,6 +284,20 @@ def test_both_poolings_are_really_two():
     assert workload.heads.vocab_pool is original
 
 
+@pytest.mark.parametrize("task", workload.TASKS)
+def test_every_task_that_can_be_chosen_is_a_step(task):
+    sizes = dataclasses.replace(SMALL, task=task)
+    stage = step._stage(sizes, sharding.make_mesh(1, 1), fsdp=False)
+    one = dataclasses.replace(stage.step)
+    _, metrics = jax.eval_shape(one, *step.arguments(stage), stage.batch)
+    assert metrics["loss"].shape == () and "grad_norm" in metrics
+
+
+def test_the_tasks_are_all_losses_but_those_of_other_heads_and_data():
+    others = {"reconstruction", "m3", "language_kl"}
+    assert set(workload.TASKS) == set(losses.LOSSES) - others
+
+
 def test_step_presets_are_the_published_models():
     (splade,) = workload.PRESETS["splade-v3"].values()
     # 32 queries with 9 documents are the 320 texts of the head's preset.
@@ -425,6 +439,7 @@ def test_padding_to_the_longest_counts_what_a_batch_holds():
         ([*STEP, "--fill", "1.5"], "--fill: 1.5 is not a share between 0 and 1"),
         ([*STEP, "--encode-chunk", "-1"], "--encode-chunk: -1 is not an integer from"),
         ([*STEP, "--mesh-data", "0"], "--mesh-data: 0 is not a number of devices"),
+        ([*STEP, "--task", "m3"], "--task: invalid choice: 'm3'"),
     ],
 )
 def test_bad_arguments_end_with_status_2(capsys, argv, message):

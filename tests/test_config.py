@@ -147,6 +147,8 @@ def test_small_configs_are_valid(make):
             teacher__model="x",
         ),
         round_robin(),
+        round_robin(loss__name="kl:1,language_kl:0.5", loss__temperature=2.0),
+        infonce(log__health=True),
         round_robin(data__negative_margin=1.0, data__unique_texts=True),
         sets(kl(data__mixer="weights", data__batches_from="one"), a=A, b=B),
         sets(kl(data__mixer="temperature", data__mix_temperature=3.0), a=A),
@@ -445,6 +447,18 @@ def test_options_without_effect_are_refused(c, field, because):
                 data__document_languages="en:1,de:1",
             ),
             "'round_robin', which repeats a query and its teacher scores",
+        ),
+        (
+            kl(loss__name="kl,language_kl:0.5"),
+            "data.mixing = 'passages' shows it in one. Set it to 'round_robin'",
+        ),
+        (
+            round_robin(loss__name="language_kl"),
+            "language_kl alone is met by equal scores of all documents",
+        ),
+        (
+            infonce(model__head="dense", model__pooling="cls", log__health=True),
+            "log.health = True would have no effect: the head dense has no weights",
         ),
         (
             changed(round_robin(), {"batch_size": 13}),

@@ -18,6 +18,7 @@ from lsrjax.losses import (
     alignment,
     infonce,
     kl,
+    language_kl,
     likely_relevant,
     margin_mse,
     same_text,
@@ -51,6 +52,70 @@ def test_kl_of_equal_distributions_is_zero():
     scores = normal(0, B, G)
     shifted = scores + normal(1, B, 1)
     assert float(kl(scores, shifted)) == pytest.approx(0, abs=1e-6)
+
+
+def language_kl_by_loops(scores, languages, temperature):
+    """Over every query and pair of languages, in float64."""
+    queries = len(scores) // languages
+    found = []
+    for query in range(queries):
+        for i in range(languages):
+            for j in range(i):
+                pair = []
+                for language in (i, j):
+                    x = np.exp(scores[language * queries + query] / temperature)
+                    pair.append(x / x.sum())
+                p, q = pair
+                there = sum(a * np.log(a / b) for a, b in zip(p, q, strict=True))
+                back = sum(b * np.log(b / a) for a, b in zip(p, q, strict=True))
+                found.append((there + back) / 2)
+    return np.mean(found) * temperature**2
+
+
+@pytest.mark.parametrize(("languages", "temperature"), [(2, 1.0), (3, 0.7), (5, 3.0)])
+def test_language_kl_by_loops(languages, temperature):
+    scores = normal(6, 2 * languages, G).astype(np.float64)
+    found, gradient = jax.value_and_grad(language_kl)(
+        scores.astype(np.float32), languages, temperature
+    )
+    expected = language_kl_by_loops(scores, languages, temperature)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    for place in np.ndindex(scores.shape):
+        step = np.zeros_like(scores)
+        step[place] = 1e-5
+        higher, lower = (
+            language_kl_by_loops(scores + d, languages, temperature)
+            for d in (step, -step)
+        )
+        slope = (higher - lower) / 2e-5
+        assert float(gradient[place]) == pytest.approx(slope, abs=2e-6)
+
+
+def test_equal_distributions_in_all_languages_cost_nothing():
+    scores = np.tile(normal(0, 4, G), (3, 1)) + normal(1, 12, 1)
+    value, gradient = jax.value_and_grad(language_kl)(scores, 3)
+    assert 0 <= float(value) < 1e-10
+    np.testing.assert_allclose(gradient, np.zeros_like(scores), atol=1e-6)
+    # Queries are compared with themselves only: as many in one language differ.
+    assert float(language_kl(scores[[0, 1, 1, 0]], 2)) > 0.1
+
+
+def test_the_weight_of_colbert_x_gives_its_term():
+    """As its training loop computes it: `nlang`, then queries, then documents."""
+    languages, queries = 3, 2
+    scores = torch.tensor(normal(7, languages * queries, G))
+    lang_scores = torch.log_softmax(scores, dim=-1).view(languages, queries, G)
+    flat = lang_scores.permute(1, 2, 0).flatten(0, 1)
+    terms = []
+    for i in range(languages):
+        for j in range(i, languages):
+            terms += [
+                torch.nn.functional.kl_div(a, b, reduction="batchmean", log_target=True)
+                for a, b in ((flat[:, i], flat[:, j]), (flat[:, j], flat[:, i]))
+            ]
+    weight = (languages - 1) / ((languages + 1) * G)
+    found = weight * language_kl(scores.numpy(), languages)
+    assert float(found) == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
@@ -193,6 +258,7 @@ def bag(seed, count):
 OPTIONS = [
     {"name": "alignment"},
     {"name": "kl", "temperature": 0.7, "teacher_scale": 2.0},
+    {"name": "language_kl", "temperature": 0.7},
     *({"name": "margin_mse", "margins": margins} for margins in MARGINS),
     {"name": "infonce", "mask_same_text": False},
     {"name": "infonce", "infonce_temperature": 0.5, "both_directions": True},
@@ -230,6 +296,7 @@ def inputs(loss):
         "views": {"teacher": {"pivot": vector(9, B)}},
         "scores": {"scores": normal(8, B, G)},
         "keys": KEYS,
+        "languages": {"languages": B},
     }
     assert targets.keys() == TARGETS.keys()
     return views, {k: v for name in loss.targets for k, v in targets[name].items()}
@@ -270,6 +337,8 @@ def test_every_loss_ignores_the_order_of_the_examples(options):
     order = np.array([2, 0, 1])
 
     def reordered(leaf):
+        if isinstance(leaf, int):
+            return leaf
         # Rows of a view belong to the examples in turn, as do those of a target.
         by_example = leaf.reshape(B, -1, *leaf.shape[1:])
         return by_example[order].reshape(leaf.shape)
@@ -353,7 +422,9 @@ def test_targets_are_asked_for_where_an_option_is_on():
         loss = objective(**options)
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
         _, targets = inputs(loss)
-        assert shapes == {k: v.shape for k, v in targets.items() if k != "teacher"}
+        # Those that the step adds are in no batch.
+        made = {k: v for k, v in targets.items() if k not in ("teacher", "languages")}
+        assert shapes == {k: v.shape for k, v in made.items()}
 
 
 @pytest.mark.parametrize(

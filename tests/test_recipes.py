@@ -4,11 +4,14 @@ import pathlib
 import runpy
 import shlex
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from lsrjax import run
 from lsrjax.config import validate
+from lsrjax.data import sources
+from lsrjax.data.mixing import open_sets, sources_of
 
 RECIPES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 EMBEDDED = [
@@ -50,7 +53,50 @@ def test_a_recipe_is_valid_and_short(path):
 def test_the_flags_of_its_docstring_make_it_run_on_the_embedded_data(path):
     config = on_embedded_data(path)
     validate(config)
-    assert config.data.source == "debian" and config.steps <= 300
+    assert sources_of(config.data) == {"debian"} and config.steps <= 300
+
+
+# Columns of the data sets of configs/scandinavian.py, as others read them.
+SCANDINAVIAN = {
+    "Fremtind/all-nli-norwegian": {
+        "anchor": "En mann spiser.",
+        "positive": "Noen spiser.",
+        "negative": "Ingen spiser.",
+    },
+    "alexandrainst/scandi-qa:no+da+sv": {
+        "id": 1,
+        "question": "Hvor?",
+        "answers": {"text": ["Her"], "answer_start": [0]},
+        "context": "Her.",
+        "answer_en": "Here",
+    },
+    "DDSC/nordic-embedding-training-data": {
+        "query": "Et spørgsmål",
+        "positive": "Et svar",
+        "negative": None,
+        "task": "retrieval",
+        "language": "danish",
+        "instruction": "Find svaret.",
+    },
+}
+
+
+def test_the_scandinavian_data_sets_are_read_as_queries_and_positives(monkeypatch):
+    def read(name, split):
+        assert split == "train"
+        row = SCANDINAVIAN[name]
+        return [(name, pa.table({key: [value] for key, value in row.items()}))]
+
+    monkeypatch.setattr(sources, "read_datasets", read)
+    (path,) = (path for path in RECIPES if path.stem == "scandinavian")
+    nli, qa, ddsc = open_sets(config_of(path).data, "group")
+    found = [(s[0].query["*"], s[0].positives[0]["*"]) for s in (nli, qa, ddsc)]
+    assert found == [
+        ("En mann spiser.", "Noen spiser."),
+        ("Hvor?", "Her."),
+        ("Et spørgsmål", "Et svar"),
+    ]
+    assert [len(s[0].negatives) for s in (nli, qa, ddsc)] == [1, 0, 0]
 
 
 @pytest.mark.slow
@@ -62,7 +108,9 @@ def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
         if path.stem == "mtd_sparse":
             continue  # it goes on from the demo
         config = on_embedded_data(path)
-        config.steps, config.data.split, config.dev.queries = 1, "dev", 10
+        config.steps, config.dev.queries = 1, 10
+        for data in list(config.data.sets.values()) or [config.data]:
+            data.split = "dev"
         config.checkpoint.every = 1
         config.model.hidden_size, config.model.num_layers = 32, 1
         run.run(config, tmp_path / "runs" / path.stem, Console(quiet=True))

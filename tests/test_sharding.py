@@ -30,10 +30,12 @@ CHOSEN = [
     "alignment:2:4:1:0:none",
     *("kl:4:2:0:0:none", "kl:1:8:0:0:none"),
     "infonce:4:2:1:0:none",
+    "round_robin:4:2:0:0:none",
 ]
 # Micro-batches and rematerialisation, on one device and on several.
 CUTS = [
     *("kl:1:1:0:1:none", "kl:1:1:0:3:layer", "infonce:2:2:0:3:layer"),
+    "round_robin:1:1:0:3:none",
 ]
 
 
@@ -54,7 +56,8 @@ def run_cases(folder, cases, tasks=TASKS):
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory):
-    return run_cases(tmp_path_factory.mktemp("chosen"), [*CHOSEN, *CUTS])
+    folder = tmp_path_factory.mktemp("chosen")
+    return run_cases(folder, [*CHOSEN, *CUTS], (*TASKS, "round_robin"))
 
 
 def assert_same(found, wanted, tolerance):
@@ -71,6 +74,24 @@ def test_no_mesh_changes_a_step(chosen, case):
     assert_same(chosen[case], single, 1e-5)
     assert single["0/grad_norm"] > 0.1
     assert all(single[f"{step}/loss"] > 0.01 for step in range(3))
+
+
+def test_signs_of_health_are_of_the_whole_batch(chosen):
+    found = chosen["round_robin:4:2:0:0:none"]
+    signs = {name.removeprefix("0/") for name in found if name.startswith("0/")}
+    assert signs >= {
+        "language_kl",
+        "expansion_query_terms",
+        "expansion_document_terms",
+        "by_language/active_query_terms",
+        "by_language/active_document_terms",
+    }
+    assert float(found["0/language_kl"]) > 0.01
+    for text, count in (("query", 8), ("document", 24)):
+        assert 0.1 < found[f"0/expansion_{text}_terms"] < 0.99
+        sums, numbers = found[f"0/by_language/active_{text}_terms"]
+        # Of random numbers, those that stand for no language are in none.
+        assert 4 < numbers.sum() < count and (sums > 0)[numbers > 0].all()
 
 
 @pytest.mark.parametrize("case", CUTS)

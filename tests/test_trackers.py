@@ -82,6 +82,25 @@ def test_without_a_terminal_a_stage_prints_about_ten_lines(tracker, tmp_path):
     assert dev == "align 400/400 · dev_nDCG@10 0.123"
 
 
+def test_numbers_by_language_are_one_entry_of_a_line(tracker, tmp_path):
+    terms = {"ja": 31.0, "da": 8.25, "en": 9.0, "other": 12.0}
+    by_language = {f"active_query_terms/{name}": n for name, n in terms.items()}
+    numbers = {"loss": 1.0, "active_query_terms": 10.0, "tokens_per_s": 5.0}
+    one = {"active_document_terms/da": 3.0}
+    tracker.stage("train", tmp_path, 0, 1, {})
+    tracker.log(1, numbers | by_language | one)
+    tracker.stage_end()
+    assert printed(tracker)[1].split(" · ")[1:-1] == [
+        "loss 1",
+        "active_query_terms 10",
+        "active_query_terms by language 8.25 (da) to 31 (ja)",
+        "active_document_terms by language 3 (da)",
+        "tok/s 5",
+    ]
+    (line,) = (tmp_path / METRICS_FILE).read_text().splitlines()
+    assert json.loads(line) == {"step": 1} | numbers | by_language | one
+
+
 def test_the_last_step_is_always_printed(tracker, tmp_path):
     tracker.stage("train", tmp_path, 0, 7, {})
     for step in range(1, 8):

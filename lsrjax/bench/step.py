@@ -265,7 +265,7 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
 def _layout(spec, mesh, fsdp: bool) -> sharding.Layout:
     _, params = retriever.split(spec)
     heads = spec.encoder.num_heads
-    return sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
+    return sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules)
 
 
 def _abstract(tree, layout: sharding.Layout):

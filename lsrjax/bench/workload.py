@@ -19,6 +19,9 @@ from lsrjax.models.encoder import REMAT, EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 TEACHER = "teacher"
+# The losses of a MILCO or SPLADE head over texts of one language; the others ask for
+# another head, or for each query in several languages.
+TASKS = ("alignment", "kl", "margin_mse", "infonce")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +31,8 @@ class StepSizes:
     task: str = size(
         "kl",
         "loss",
-        choices=tuple(losses.LOSSES),
-        metavar="{" + ",".join(losses.LOSSES) + "}",
+        choices=TASKS,
+        metavar="{" + ",".join(TASKS) + "}",
     )
     family: str = size("xlm-roberta", "of the encoder", choices=("bert", "xlm-roberta"))
     layers: int = size(2, "of the encoder")

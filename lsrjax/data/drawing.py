@@ -142,6 +142,9 @@ class GroupBatches:
       with_keys: the texts' identities do.
       choice: of the documents.
       roles_apart: queries and documents are not encoded together.
+      languages: names; with any, the targets `query_language`, [B] int32, and
+        `document_language`, [B, G], say which of them a text is shown in (as many as
+        there are: another one).
     """
 
     query: TextField
@@ -154,6 +157,7 @@ class GroupBatches:
     with_keys: bool = False
     choice: Choice = Choice()
     roles_apart: bool = False
+    languages: tuple[str, ...] = ()
 
     @property
     def encoded(self) -> dict[str, Encoded]:
@@ -181,8 +185,9 @@ class GroupBatches:
         Returns:
           `repeats` examples of each group: all groups, then all of them again.
         """
-        queries, targets, keys = [], [], []
+        queries, keys = [], []
         documents: list[list[str]] = [[] for _ in range(self.repeats)]
+        targets: list[list[dict]] = [[] for _ in range(self.repeats)]
         for group, rng in zip(groups, rngs, strict=True):
             # Drawn first, so that none depends on which documents are chosen.
             numbers = rng.random(1 + self.group_size)
@@ -190,20 +195,23 @@ class GroupBatches:
             texts = [[*group.positives, *group.negatives][i] for i in chosen]
             language = draw_language(group.query, self.query_languages, numbers[0])
             queries.append(group.query[language])
-            wordings = self._word(group.id, texts, numbers[1:])
-            for shown, more in zip(documents, wordings, strict=True):
-                shown += more
-            targets.append(self._targets(group, chosen, texts))
+            shared = self._targets(group, chosen, texts)
+            drawn = self._document_languages(group.id, texts, numbers[1:])
+            for repeat, shown in enumerate(drawn):
+                documents[repeat] += [
+                    text[own] for text, own in zip(texts, shown, strict=True)
+                ]
+                targets[repeat].append(shared | self._numbered(language, shown))
             keys.append(_keys(group))
         query_ids = self.query.ids(queries)
         G = self.group_size
         return [
             Drawn(
                 {"query": [query_ids[i]], "document": document_ids[i * G : i * G + G]},
-                targets[i],
+                targets[repeat][i],
                 keys[i],
             )
-            for document_ids in map(self.document.ids, documents)
+            for repeat, document_ids in enumerate(map(self.document.ids, documents))
             for i in range(len(groups))
         ]
 
@@ -214,14 +222,26 @@ class GroupBatches:
             targets["document_key"] = np.stack([text_key(text) for text in texts])
         return targets
 
-    def _word(
+    def _numbered(self, query: str, documents: Sequence[str]) -> dict[str, np.ndarray]:
+        """The targets that say which languages texts are shown in."""
+        if not self.languages:
+            return {}
+        place = {language: i for i, language in enumerate(self.languages)}
+        others = len(place)
+        shown = [place.get(language, others) for language in documents]
+        return {
+            "query_language": np.array(place.get(query, others), np.int32),
+            "document_language": np.array(shown, np.int32),
+        }
+
+    def _document_languages(
         self, name: str, texts: Sequence[Text], numbers: np.ndarray
     ) -> list[list[str]]:
-        """A wording of each of a group's documents, for each of its repeats."""
+        """The language of each of a group's documents, for each of its repeats."""
         weights = self.document_languages
         if self.mixing == "passages":
             shown = zip(texts, numbers, strict=True)
-            return [[text[draw_language(text, weights, n)] for text, n in shown]]
+            return [[draw_language(text, weights, n) for text, n in shown]]
         shared = [
             language for language in texts[0] if all(language in t for t in texts)
         ]
@@ -234,7 +254,7 @@ class GroupBatches:
                     " them, or leave the language out of config.data.document_languages"
                     "."
                 )
-            return [[text[language] for text in texts] for language in weights]
+            return [[language] * len(texts) for language in weights]
         if not shared:
             raise InputError(
                 f"{name}: its documents have no language in common, which"
@@ -242,7 +262,7 @@ class GroupBatches:
                 " all documents."
             )
         language = draw_language(shared, weights, numbers[0])
-        return [[text[language] for text in texts]]
+        return [[language] * len(texts)]
 
     def _choose(self, group: Group, rng: np.random.Generator) -> list[int]:
         if self.with_scores and group.scores is None:

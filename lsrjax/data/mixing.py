@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from lsrjax.data.corpus import parse
+from lsrjax.data.embedded import LANGUAGES
 from lsrjax.data.orders import MIX, Order, dealt_batches
-from lsrjax.data.sources import Group, Pair, open_source
+from lsrjax.data.sources import ANY, Group, Pair, open_source
 from lsrjax.errors import InputError
 from lsrjax.tables import entry
 
@@ -228,6 +230,21 @@ def blank_set(data) -> ConfigDict:
 def sources_of(data) -> set[str]:
     """The kinds of source that a stage's `data` names."""
     return {own.source for own in data.sets.values()} or {data.source}
+
+
+def languages(data) -> tuple[str, ...]:
+    """The languages that queries and documents of a stage's `data` are stated to be in.
+
+    Texts of rows, whose language nobody states, are in none of them.
+    """
+    found = {}
+    for own in list(data.sets.values()) or [data]:
+        if own.source == "debian":
+            found |= dict.fromkeys(LANGUAGES)
+        else:
+            files = parse(f"{own.corpus},{own.queries}")
+            found |= dict.fromkeys(language for language, _ in files)
+    return tuple(language for language in found if language != ANY)
 
 
 def open_sets(data, kind: str) -> list:

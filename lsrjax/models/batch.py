@@ -40,10 +40,7 @@ def apply_batch(
     Returns:
       By name, the views of the texts in the order of the examples.
     """
-    sets = [(texts, counts)]
-    if queries is not None:
-        others = {name: count for name, count in counts.items() if name != QUERY}
-        sets = [(queries, {QUERY: counts[QUERY]}), (texts, others)]
+    sets = _sets(texts, counts, queries)
     examples = sum(len(own["place"]) for own, _ in sets) // sum(counts.values())
     # Texts are numbered by name, then by example, in whichever set they are.
     firsts, first = {}, 0
@@ -55,6 +52,33 @@ def apply_batch(
     for own, names in sets:
         views |= _apply_cut(graphdef, params, own, names, firsts, **options)
     return {name: views[name] for name in counts}
+
+
+def tokens_of(
+    texts: dict, counts: dict[str, int], *, queries: dict | None = None
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The token ids of a batch's texts and their mask, [B, L] each, by name.
+
+    Args:
+      texts: as `apply_batch` takes them.
+      counts: texts of an example, by name, in order.
+      queries: as `apply_batch` takes them.
+    """
+    devices = sharding.axis_size(sharding.DATA)
+    found = {}
+    for own, names in _sets(texts, counts, queries):
+        place_dn, text_dn = (own[k].reshape(devices, -1) for k in ("place", "text"))
+        pieces = [(part["ids"], part["mask"]) for part in own["parts"]]
+        found |= _by_name(_in_order(pieces, place_dn, text_dn), devices, names)
+    return found
+
+
+def _sets(texts: dict, counts: dict[str, int], queries: dict | None) -> list[tuple]:
+    """The texts that are cut together, and how many of each name an example has."""
+    if queries is None:
+        return [(texts, counts)]
+    others = {name: count for name, count in counts.items() if name != QUERY}
+    return [(queries, {QUERY: counts[QUERY]}), (texts, others)]
 
 
 def _apply_cut(

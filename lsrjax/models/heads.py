@@ -130,6 +130,11 @@ class SpladeHead(Head):
         """Not where they are bags of words."""
         return spec.queries == "encoded"
 
+    @staticmethod
+    def expands(spec, text: str) -> tuple[str, ...]:
+        """`terms`, except of queries that are bags of their own words."""
+        return () if text == "query" and spec.queries != "encoded" else ("terms",)
+
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
             spec.encoder.hidden_size,

@@ -115,6 +115,16 @@ class Head(nnx.Module):
         """
         raise NotImplementedError
 
+    @staticmethod
+    def expands(spec, text: str) -> tuple[str, ...]:
+        """Views that may weigh tokens of the encoder which a text does not have.
+
+        Args:
+          spec: the retriever's `RetrieverSpec`.
+          text: its name, such as "query".
+        """
+        return ()
+
 
 class MLMTransform(nnx.Module):
     """The masked-LM head of BERT up to its decoder: dense, exact GELU, LayerNorm.

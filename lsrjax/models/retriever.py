@@ -109,6 +109,10 @@ class RetrieverSpec:
         """The views and the sizes of their vocabularies or embeddings, in order."""
         return head_class(self.head).views(self)
 
+    def expands(self, text: str) -> tuple[str, ...]:
+        """Views that may weigh tokens of the encoder which a text does not have."""
+        return head_class(self.head).expands(self, text)
+
     @property
     def encodes_queries(self) -> bool:
         """Whether queries need an encoder; if not, their ids are enough."""

@@ -799,6 +799,37 @@ def test_round_robin_shows_each_group_in_every_language(field, devices):
             assert seen == collections.Counter(example for _, example in expected)
 
 
+@pytest.mark.parametrize("mixing", ["passages", "entries", "round_robin"])
+def test_languages_that_texts_are_shown_in_go_with_the_batch(field, mixing):
+    names = ("ja", "de", "en")  # and others: fr
+    weights = dict.fromkeys(("de", "en", "fr"), 1.0)
+    options = {"mixing": mixing, "document_languages": weights, "languages": names}
+    batches = batches_of(groups(13), group_batches(field, **options), devices=2)
+    plain = batches_of(
+        groups(13), group_batches(field, **options | {"languages": ()}), devices=2
+    )
+    seen = set()
+    for i in range(3):
+        batch, same = batches[i], plain[i]
+        assert_same(batch["student"], same["student"])
+        assert batch["targets"].keys() - same["targets"].keys() == {
+            "query_language",
+            "document_language",
+        }
+        queries, documents = [], []
+        for rows in rows_by_device(batch["student"], 2):
+            said = [words(field.tokenizer, row)[0] for row in rows]
+            queries += said[: len(rows) // 4]
+            documents += said[len(rows) // 4 :]
+        for name, shown in (("query", queries), ("document", documents)):
+            found = batch["targets"][f"{name}_language"]
+            assert found.dtype == np.int32
+            expected = [names.index(s) if s in names else 3 for s in shown]
+            assert found.reshape(-1).tolist() == expected
+            seen |= set(expected)
+    assert seen >= {1, 2, 3}
+
+
 def test_round_robin_needs_every_language(field):
     (group,) = groups(1)
     build = round_robin(field, ("de", "ko", "en"))

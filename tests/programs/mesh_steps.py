@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax import losses, sharding
+from lsrjax import sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data import shapes
@@ -76,6 +76,8 @@ OTHERS = {
     "m3": ("infonce", {"head": "m3", "normalize": False}),
     "colbert": ("kl", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
     "colbert_all": ("infonce", {"head": "colbert", "expand_id": 5}),
+    # All queries in one language, then in the other; with the signs of health.
+    "round_robin": ("language_kl", {"head": "splade", "pooling": "sum"}),
 }
 
 
@@ -94,18 +96,24 @@ def config_of(task: str):
     c.optim.lr, c.optim.schedule = 1e-3, "constant"
     # Adam divides by the gradient's size, which for a gradient of about zero is noise.
     c.optim.eps = 1e-3
+    c.batch_size = EXAMPLES
     if task == "alignment":
         c.loss.name = "alignment"
         return c
     loss = OTHERS[task][0] if task in OTHERS else task
     c.loss.name, c.regularizer.name = {
         "kl": ("kl,margin_mse:0.01", "l1"),
+        "language_kl": ("kl:0.1,language_kl", "l1"),
         "infonce": ("infonce", "flops"),
     }[loss]
     c.data.group_size = GROUP
     fields = ("query", "document", "source_query", "source_document")
     for field in fields if student_of(task).sparse else ():
         c.regularizer[field] = 0.1
+    if loss == "language_kl":
+        c.loss.temperature = 10.0
+        c.log.health, c.data.source = True, "debian"
+        c.data.mixing, c.data.document_languages = "round_robin", "en:1,da:1"
     if task == "infonce":
         c.loss.both_directions = True
         c.regularizer.anti_zero = 0.1
@@ -179,9 +187,7 @@ def batches_of(task: str, devices: int) -> list[dict]:
         # As integers, normal numbers of this size are identities that often repeat.
         batch["targets"] = {
             name: rng.normal(0, 2, array.shape).astype(array.dtype)
-            for name, array in losses.of(config_of(task).loss)
-            .arrays(EXAMPLES, GROUP)
-            .items()
+            for name, array in training.targets_of(config_of(task)).items()
         }
     return batches
 
@@ -213,7 +219,8 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
         for number, batch in enumerate(batches_of(task, data)):
             batch = sharding.to_global(batch, mesh, range(data))
             state, metrics = jitted(state, teacher_params, batch)
-            found |= {f"{number}/{k}": np.asarray(v) for k, v in metrics.items()}
+            leaves = jax.tree_util.tree_leaves_with_path(metrics)
+            found |= {f"{number}/{path_name(p)}": np.asarray(v) for p, v in leaves}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state["params"]):
         found[f"params/{path_name(path)}"] = np.asarray(jnp.asarray(leaf))
     return found

@@ -1,0 +1,54 @@
+"""SPLADE for Norwegian, Danish and Swedish: NLI, ScandiQA and DDSC in turn.
+
+    python -m lsrjax.main --config configs/scandinavian.py
+
+Data and schedule of the embedding model thivy/norbert4-base-scandinavian-embedding:
+batch after batch is of another data set, each as often, so that none is forgotten.
+In-batch negatives only, since most of DDSC's rows have none of their own. The data sets
+come from the Hugging Face hub; DDSC's asks for a login. On the embedded data:
+
+    --config.init.encoder='' --config.tokenizer=embedded:multilingual
+    --config.init.lexical=True --config.model.dtype=float32
+    --config.data.sets.nli.source=debian --config.data.sets.nli.dataset=''
+    --config.data.sets.qa.source=debian --config.data.sets.qa.dataset=''
+    --config.data.sets.qa.columns.query=query --config.data.sets.qa.columns.pos=pos
+    --config.data.sets.ddsc.source=debian --config.data.sets.ddsc.dataset=''
+    --config.data.query_length=24 --config.data.document_length=64
+    --config.batch_size=64 --config.steps=200 --config.epochs=0 --config.optim.lr=1e-3
+    --config.regularizer.warmup_steps=100 --config.dev.source=debian
+"""
+
+from ml_collections import ConfigDict
+
+from lsrjax.config import data_set, get_default
+
+
+def get_config() -> ConfigDict:
+    c = get_default()
+    c.model.head = "splade"
+    c.model.dtype = "bfloat16"
+    c.init.encoder = "FacebookAI/xlm-roberta-base"
+    sets = {
+        "nli": data_set(source="datasets", dataset="Fremtind/all-nli-norwegian"),
+        "qa": data_set(
+            source="datasets",
+            dataset="alexandrainst/scandi-qa:no+da+sv",
+            columns={"query": "question", "pos": "context"},
+        ),
+        "ddsc": data_set(
+            source="datasets", dataset="DDSC/nordic-embedding-training-data"
+        ),
+    }
+    with c.unlocked():
+        c.data.sets = ConfigDict(sets, sort_keys=False)
+    c.data.mixer = "round_robin"
+    c.data.batches_from = "one"
+    c.data.document_length = 256
+    c.loss.name = "infonce"
+    c.regularizer.name = "flops"
+    c.regularizer.query, c.regularizer.document = 5e-4, 3e-4
+    c.regularizer.schedule, c.regularizer.warmup_steps = "quadratic", 16_000
+    c.memory.encode_chunk = 64
+    c.batch_size, c.epochs = 32, 1.0
+    c.optim.lr, c.optim.weight_decay = 5e-6, 0.015
+    return c
