@@ -11,16 +11,16 @@ import csv
 import glob
 import io
 import json
-import mmap
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from lsrjax.data.arrow import ArrowRows, ParquetRows
 from lsrjax.data.examples import ANY, Text
+from lsrjax.data.lines import Lines
 from lsrjax.errors import InputError
 
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
@@ -181,7 +181,7 @@ class _Index:
 
 def _open(path: pathlib.Path):
     if path.suffix == ".parquet":
-        return _ParquetTexts(path)
+        return _TableTexts(str(path), ParquetRows(path))
     if path.suffix in (".jsonl", ".json"):
         return _LineTexts(path, _json_text)
     if path.suffix == ".tsv":
@@ -193,33 +193,20 @@ def _open(path: pathlib.Path):
 
 
 class _LineTexts:
-    """A file of one text a line, mapped into memory."""
+    """A file of one text a line."""
 
     def __init__(self, path: pathlib.Path, parse_line):
         self.name = str(path)
-        self._parse = parse_line
-        with open(path, "rb") as file:
-            # An empty file cannot be mapped.
-            empty = not path.stat().st_size
-            self._bytes = (
-                b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            )
+        self._lines, self._parse = Lines(path), parse_line
 
     def ids(self) -> Iterator[tuple[int, str]]:
         """Offset and id of each line."""
-        with open(self.name, "rb") as file:
-            offset = 0
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield offset, self._parse(line, f"{self.name}, line {number}")[0]
-                offset += len(line)
+        for number, offset, line in self._lines:
+            yield offset, self._parse(line, f"{self.name}, line {number}")[0]
 
     def read(self, offset: int) -> tuple[str, str]:
         """Id and text of the line at an offset."""
-        # `bytes.find` and slices of a map take no position: threads do not interfere.
-        end = self._bytes.find(b"\n", offset)
-        line = self._bytes[offset : end if end >= 0 else len(self._bytes)]
-        return self._parse(line, f"{self.name}, byte {offset}")
+        return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
 
 
 def _json_text(line: bytes, where: str) -> tuple[str, str]:
@@ -271,58 +258,30 @@ def _checked(text: Any, where: str) -> str:
     return text
 
 
-class _ParquetTexts:
-    """A Parquet file, unpacked into a temporary file that is mapped into memory.
+class _TableTexts:
+    """Texts of the rows of a table."""
 
-    To read one row of Parquet is to decompress the thousands of its row group.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.name = str(path)
-        try:
-            file = pq.ParquetFile(path, memory_map=True)
-            names = file.schema_arrow.names
-            columns = [*_text_columns(names, self.name)]
-            columns += ["title"] if "title" in names else []
-            schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-            # The map keeps the file's contents after its name is gone.
-            with tempfile.NamedTemporaryFile(prefix="lsrjax-corpus-") as unpacked:
-                with pa.ipc.new_file(unpacked.name, schema) as writer:
-                    for batch in file.iter_batches(columns=columns):
-                        writer.write_batch(batch.select(columns))
-                mapped = pa.memory_map(unpacked.name)
-                reader = pa.ipc.open_file(mapped)
-        except (pa.ArrowInvalid, OSError) as e:
-            raise InputError(
-                f"{path} ({path.stat().st_size:,} bytes) could not be read as Parquet"
-                f" and unpacked into {tempfile.gettempdir()}: {e}. Copy or write it"
-                " again; TMPDIR names another folder to unpack into."
-            ) from e
-        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        self._starts = np.cumsum([0] + [b.num_rows for b in self._batches]).tolist()
+    def __init__(self, name: str, rows: ArrowRows | ParquetRows):
+        self.name, self._rows = name, rows
+        names = rows.column_names
+        key, text = _text_columns(names, name)
+        title = {"title": "title"} if "title" in names else {}
+        rows.select({"id": key, "text": text} | title)
 
     def ids(self) -> Iterator[tuple[int, str]]:
         """Row number and id of each row."""
-        for start, batch in zip(self._starts[:-1], self._batches, strict=True):
-            for row, key in enumerate(batch.column(0).to_pylist(), start):
-                yield row, as_id(key)
+        for row, key in enumerate(self._rows.values("id")):
+            yield row, as_id(key)
 
-    def read(self, row: int) -> tuple[str, str]:
+    def read(self, number: int) -> tuple[str, str]:
         """Id and text of a row."""
-        number = bisect.bisect_right(self._starts, row) - 1
-        batch = self._batches[number]
-        where = f"{self.name}, row {row} (the first is 0)"
+        where = f"{self.name}, row {number} (the first is 0)"
         try:
-            key, text, *title = (
-                column[row - self._starts[number]].as_py() for column in batch.columns
-            )
+            row = self._rows.row(number)
         except UnicodeDecodeError as e:
             raise InputError(f"{where}: a text is not UTF-8 ({e}).") from e
-        title = title[0] if title else ""
-        return as_id(key), _checked(with_title(title, text), where)
+        text = with_title(row.get("title"), row["text"])
+        return as_id(row["id"]), _checked(text, where)
 
 
 def read_qrels(path: pathlib.Path) -> dict[str, tuple[list[str], list[str]]]:

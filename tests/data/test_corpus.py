@@ -111,12 +111,12 @@ def test_an_index_holds_no_texts(path, monkeypatch):
     assert sum(array.nbytes for array in held) == 16 * len(TEXTS)
     (file,) = index._files
     if path.suffix == ".parquet":
-        buffer = file._batches[0].column(1).buffers()[2]
+        buffer = file._rows._rows._batches[0].column(1).buffers()[2]
         before = pa.total_allocated_bytes()
         assert buffer.size and opened(path) and pa.total_allocated_bytes() == before
     else:
-        assert isinstance(file._bytes, mmap.mmap)
-        assert sys.getsizeof(file._bytes) < 200
+        assert isinstance(file._lines._bytes, mmap.mmap)
+        assert sys.getsizeof(file._lines._bytes) < 200
     read, real = [], type(file).read
     counted = lambda self, offset: read.append(offset) or real(self, offset)  # noqa: E731
     monkeypatch.setattr(type(file), "read", counted)
@@ -137,7 +137,7 @@ def test_an_index_holds_no_texts(path, monkeypatch):
         ),
         ("a.jsonl", '{"id": 1, "text": null}\n', "the text is None, not a string"),
         ("a.tsv", "1\ta\n2 b\n", "line 2 has 1 cells: .*id, text and maybe title"),
-        ("a.parquet", "PAR1", r"a\.parquet \(4 bytes\) could not be read as Parquet"),
+        ("a.parquet", "PAR1", r"a\.parquet \(4 bytes\) is not a whole Parquet file"),
         ("a.csv", "1,a\n", "unknown type '.csv' of a file of texts; known are .jsonl"),
     ],
 )
