@@ -85,7 +85,8 @@ def get_default() -> ConfigDict:
     c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
     c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
     c.data.corpus = ""  # of ids: files of documents (.jsonl, .tsv, .parquet), maybe
-    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"
+    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of `datasets`:
+    # "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both may be left out)
     c.data.queries = ""  # format colbert: the same, of queries
     c.data.min_label = 0.5  # format labelled: rows below this label are left out
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align

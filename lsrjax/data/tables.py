@@ -64,29 +64,56 @@ def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
         name, _, subsets = name.strip().partition(":")
         for subset in subsets.split("+"):
             shown = f"{name}:{subset}" if subset else name
-            tables.append((shown, _read_dataset(name, subset, split)))
+            tables.append((shown, read_dataset(name, subset, split)[0]))
     return tables
 
 
-def _read_dataset(name: str, subset: str, split: str):
+def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
+    """A `datasets` data set.
+
+    Args:
+      name: a folder of `save_to_disk`, or a hub id.
+      subset: its subset; empty: the default one.
+      split: its split; empty: the only one there is.
+
+    Returns:
+      A `pyarrow.Table`, mapped into memory, and the files that it is mapped from.
+
+    Raises:
+      InputError: the package is missing, or the data set could not be read.
+    """
     try:
         import datasets
     except ImportError as e:
         raise InputError(
-            "config.data.dataset needs the package datasets: pip install"
-            " 'lsrjax[hub]', or use config.data.files."
+            f"The data set {name!r} needs the package datasets: pip install"
+            " 'lsrjax[hub]', or use files."
         ) from e
+    if subset and pathlib.Path(name).is_dir():
+        raise InputError(
+            f"{name}:{subset}: a folder of save_to_disk has no subsets. Remove"
+            f" {subset!r}, or name the subset's own folder."
+        )
     try:
         if pathlib.Path(name).is_dir():
             data = datasets.load_from_disk(name)
-            data = data[split] if isinstance(data, datasets.DatasetDict) else data
+            whole = not isinstance(data, datasets.DatasetDict)
+            data = data if whole or not split else data[split]
         else:
-            data = datasets.load_dataset(name, subset or None, split=split)
+            data = datasets.load_dataset(name, subset or None, split=split or None)
     except Exception as e:  # the library raises many unrelated types
         raise InputError(
-            f"The data set {name!r} (subset {subset or 'default'!r}, split {split!r})"
-            f" could not be read: {type(e).__name__}: {e}. Without the hub, point"
-            " config.data.dataset to a folder written by save_to_disk, or"
-            " config.data.files to Parquet or JSONL files."
+            f"The data set {name!r} (subset {subset or 'default'!r}, split"
+            f" {split or 'the only one'!r}) could not be read: {type(e).__name__}: {e}."
+            " Without the hub, name a folder written by save_to_disk, or Parquet or"
+            " JSONL files."
         ) from e
-    return data.with_format("arrow")[:]
+    if isinstance(data, datasets.DatasetDict):
+        if len(data) > 1:
+            raise InputError(
+                f"The data set {name!r} has the splits {', '.join(data)}. Say which:"
+                f" datasets:{name}:{subset}:{next(iter(data))}."
+            )
+        (data,) = data.values()
+    paths = [file["filename"] for file in data.cache_files]
+    return data.with_format("arrow")[:], paths
