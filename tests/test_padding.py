@@ -18,7 +18,9 @@ from lsrjax.config import get_default
 from lsrjax.data.shapes import Shape, cut, fit
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.regularizers import REGULARIZERS
 from lsrjax.train import init_state, make_step
 
 B, G, L, MORE = 3, 2, 7, 5
@@ -54,17 +56,19 @@ class Case:
     options: tuple[tuple[str, object], ...] = ()  # of the spec
 
 
+def weights_of(case):
+    """The losses by name."""
+    config = get_default().loss
+    config.name = case.loss
+    return losses.of(config).weights
+
+
 CASES = [
     Case("splade", "infonce", "flops"),
     Case("milco", "alignment"),
     Case("milco", "kl", "l1", lexecho=True, repeats="sum"),
     Case("milco", "kl", "flops", lexecho=True, repeats="max"),
     Case("milco", "margin_mse:0.1,infonce", "flops", lexecho=True),
-]
-# The other LexEcho cases only where time does not matter: a compilation takes seconds.
-STEP_CASES = [
-    *CASES[:3],
-    *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[3:]),
 ]
 OTHERS = [
     Case("splade", "infonce", "flops", options=(("pooling", "sum"),)),
@@ -76,6 +80,18 @@ OTHERS = [
         options=(("pooling", "mean"), ("normalize", False), ("embedding_size", 5)),
     ),
     Case("colbert", "kl", options=(("embedding_size", 5), ("skip_ids", (3,)))),
+    Case("m3", "m3", options=(("normalize", False),)),
+    Case("token_weights", "infonce", "masked_flops"),
+    Case(
+        "csr",
+        "reconstruction:1,infonce:0.1",
+        "idf_flops",
+        options=(
+            *(("pooling", "mean"), ("latents", 23), ("active_latents", 3)),
+            *(("revived_latents", 4), ("dead_after", 0)),
+        ),
+    ),
+    Case("splade", "kl", "joint_flops"),
 ]
 # The rest only where time does not matter: a compilation takes seconds.
 STEP_CASES = [
@@ -84,12 +100,27 @@ STEP_CASES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        (HEADS, {case.head for case in (*CASES, *OTHERS)}),
+        (losses.LOSSES, {n for c in (*CASES, *OTHERS) for n in weights_of(c)}),
+        (REGULARIZERS, {case.regularizer for case in (*CASES, *OTHERS)}),
+    ],
+    ids=["heads", "losses", "regularizers"],
+)
+def test_every_entry_has_a_case(table, found):
+    missing = set(table) - found
+    assert not missing, f"add a Case of {', '.join(sorted(missing))} to OTHERS"
+
+
 def config_of(case):
     c = get_default()
     c.data.group_size = G
     c.model.head = case.head
     c.loss.name = case.loss
-    if case.loss != "alignment" and case.head not in ("dense", "colbert"):
+    c.regularizer.threshold = 2
+    if case.loss != "alignment" and HEADS[case.head].sparse:
         c.regularizer.name = case.regularizer
         c.regularizer.query, c.regularizer.document = 0.3, 0.2
     if case.lexecho:
@@ -124,7 +155,12 @@ def setup(case):
     if "views" in objective_of(case).targets:
         teacher = RetrieverSpec(head="splade", encoder=encoder("bert", PIVOT_VOCAB))
         teacher_params = retriever.init_params(teacher, 5)
-    step = make_step(config_of(case), 10, spec, teacher)
+    rng = np.random.default_rng(6)
+    idf = {
+        view: rng.uniform(0.5, 4, size).astype(np.float32)
+        for view, size in spec.views.items()
+    }
+    step = make_step(config_of(case), 10, spec, teacher, idf)
     step = dataclasses.replace(step, optimizer=keep_gradient())
     state = init_state(step, retriever.init_params(spec, 3))
     # Compiling takes all the time here; less optimised code takes half of it.
