@@ -284,6 +284,12 @@ def _from_stage(config, model: SavedModel) -> Student:
             f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
             f" config.model.head is {config.model.head!r}."
         )
+    learned_echo = "echo" in model.params.get("head", {})
+    if learned_echo and config.init.echo != "random":
+        raise InputError(
+            f"config.init.echo = {config.init.echo!r} would have no effect:"
+            f" {model.name} has a source view that was trained. Remove it."
+        )
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     _check_vocabulary(folder, model.spec.encoder, model.name)
     encoder = dataclasses.replace(
@@ -298,7 +304,7 @@ def _from_stage(config, model: SavedModel) -> Student:
     def params(source):
         values = retriever.init_params(spec, config.seed)
         values = _overlaid(values, model.params, model.name)
-        if "echo" in model.params.get("head", {}):
+        if learned_echo:
             return values
         return _with_echo(config, values, spec, folder, source)
 

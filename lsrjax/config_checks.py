@@ -269,6 +269,12 @@ def _check_group(c, where) -> None:
             f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
+    contrasts = {"infonce", "m3"} & set(loss.weights)
+    if contrasts and c.batch_size * c.data.group_size < 2:
+        raise InputError(
+            f"{where}.batch_size and data.group_size are 1, but the loss {c.loss.name}"
+            " tells a query's document from others. Raise one of them."
+        )
     mined, embedded = c.prepare.negatives == "bm25", "debian" in sources_of(c.data)
     chosen = c.data.group_size > 1 and choice_of(c.data).needs_scores
     scores = "scores" in loss.targets or chosen

@@ -68,9 +68,30 @@ def _of_model(c):
             f"the head {c.model.head} does not pool",
         ),
         (
+            c.model.head in ("milco", "splade"),
+            ("model.pool_mask",),
+            f"the head {c.model.head} pools no weights of terms over tokens",
+        ),
+        (
+            "document" in losses.of(c.loss).texts,
+            ("model.queries",),
+            f"the loss {c.loss.name} has no queries",
+        ),
+        (
             c.model.queries == "static",
             ("init.static",),
             "model.queries is not static",
+        ),
+        (
+            not c.init.model,
+            ("init.static",),
+            "the weights come from init.model",
+        ),
+        (
+            c.model.queries != "words",
+            ("regularizer.query", "regularizer.active_query"),
+            "model.queries is 'words': each word of a query weighs 1, whatever is"
+            " learned",
         ),
         (
             c.model.head == "m3",
@@ -84,8 +105,8 @@ def _of_model(c):
         ),
         (
             head_class(c.model.head).sparse,
-            (*LAMBDAS, "regularizer.anti_zero"),
-            f"the head {c.model.head} has no weights of terms",
+            (*LAMBDAS, "regularizer.anti_zero", "log.health"),
+            f"the head {c.model.head} has not only weights of terms",
         ),
         (
             c.model.head == "csr",
@@ -96,6 +117,11 @@ def _of_model(c):
                 "model.dead_after",
             ),
             "model.head is not csr",
+        ),
+        (
+            "reconstruction" in losses.of(c.loss).weights,
+            ("model.revived_latents", "model.dead_after"),
+            f"the loss {c.loss.name} revives no dead latents; reconstruction does",
         ),
         (
             c.model.head == "colbert",
@@ -175,6 +201,16 @@ def _of_data(c):
             else has_languages(c.data),
             ("data.mixing", "data.document_languages"),
             "only embedded documents and those of a corpus exist in several languages",
+        ),
+        (
+            any(
+                has_languages(own, "queries")
+                for own in (c.data.sets.values() if several else [c.data])
+            )
+            or c.dev.source == "debian",
+            ("data.query_languages",),
+            "only embedded queries and those of data.queries exist in several"
+            " languages",
         ),
         (
             ranks,

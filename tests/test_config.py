@@ -48,6 +48,13 @@ def infonce(**fields):
     return changed(c, fields)
 
 
+def other(head, **fields):
+    """KL with a head that pools no weights of terms over tokens."""
+    pooling = {"model__pooling": "mean"} if head in ("dense", "csr") else {}
+    fields = {"model__head": head, "init__head": ""} | pooling | fields
+    return kl(**fields)
+
+
 def sets(c, **by_name):
     """A config on several data sets, its own files left out."""
     c.data.source, c.data.files = "files", ""
@@ -146,6 +153,19 @@ def test_small_configs_are_valid(make):
             prepare__scores="teacher",
             teacher__model="x",
         ),
+        kl(data__corpus="en:d.tsv,e.tsv", data__document_languages="ja:1,*:1"),
+        kl(
+            data__corpus="en:datasets:me/docs::train,de:d.tsv",
+            data__document_languages="en:1,de:0",
+        ),
+        kl(
+            data__corpus="d.tsv",
+            data__queries="en:q.tsv,de:r.tsv",
+            data__query_languages="de:1",
+        ),
+        infonce(batch_size=1, data__group_size=2, prepare__negatives="bm25"),
+        infonce(model__queries="words", regularizer__document=0.1),
+        other("csr", log__health=True, loss__name="reconstruction,kl"),
         round_robin(),
         round_robin(data__negative_margin=1.0, data__unique_texts=True),
         sets(kl(data__mixer="weights", data__batches_from="one"), a=A, b=B),
@@ -298,6 +318,56 @@ def test_unknown_choices_list_the_known(field):
         ),
         (alignment(regularizer__anti_zero=1.0), "anti_zero", "no queries"),
         (kl(optim__weight_decay=0.0, optim__no_decay="x"), "no_decay", "decay is 0"),
+        *(
+            (other(head, model__pool_mask="multiply"), "pool_mask", f"the head {head}")
+            for head in ("token_weights", "dense", "csr", "colbert", "m3")
+        ),
+        *(
+            (other(head, log__health=True), "log.health", f"the head {head} has not")
+            for head in ("dense", "colbert", "m3")
+        ),
+        (other("csr", model__dead_after=5), "dead_after", "kl revives no dead"),
+        (other("csr", model__revived_latents=5), "revived_latents", "reconstruction"),
+        (
+            infonce(model__queries="words", regularizer__query=0.1),
+            "regularizer.query",
+            "each word of a query weighs 1",
+        ),
+        (
+            alignment(model__head="splade", init__head="", model__queries="static"),
+            "model.queries",
+            "alignment has no queries",
+        ),
+        (
+            kl(
+                model__head="splade",
+                model__queries="static",
+                init__static="idf",
+                **{"init__encoder": "", "init__head": "", "init__model": "x"},
+            ),
+            "init.static",
+            "the weights come from init.model",
+        ),
+        (kl(data__query_languages="en:1"), "query_languages", "several languages"),
+        (
+            kl(data__corpus="en:d.tsv", data__query_languages="en:1"),
+            "query_languages",
+            "those of data.queries",
+        ),
+        (
+            kl(data__queries="en:q.tsv", data__corpus="d", data__mixing="entries"),
+            "data.mixing",
+            "those of a corpus",
+        ),
+        (
+            kl(
+                prepare__scores="teacher",
+                teacher__model="x",
+                data__columns__pos_scores="p",
+            ),
+            "columns.pos_scores",
+            "no scores are read",
+        ),
         (kl(dev__every=5), "dev.every", "dev.source is empty"),
         (kl(dev__split="test"), "dev.split", "dev.source is empty"),
         (infonce(dev__source="debian", dev__files="x"), "dev.files", "is not files"),
@@ -444,6 +514,19 @@ def test_options_without_effect_are_refused(c, field, because):
                 f"document_languages is {languages!r}, but data.mixing = 'round_robin'",
             )
             for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
+        ),
+        (infonce(batch_size=1), "infonce tells a query's document from others"),
+        (
+            kl(data__corpus="en:d.tsv,de:e.tsv", data__document_languages="ja:1,*:1"),
+            "document_languages names ja, but data.corpus has texts in de, en",
+        ),
+        (
+            kl(
+                data__corpus="d.tsv",
+                data__queries="en:q.tsv",
+                data__query_languages="de:1",
+            ),
+            "query_languages names de, but data.queries has texts in en",
         ),
         (
             infonce(data__group_size=9, prepare__negatives="bm25"),
