@@ -68,9 +68,11 @@ def _of_model(c):
             f"the head {c.model.head} does not pool",
         ),
         (
-            c.model.head in ("milco", "splade"),
+            c.model.head == "milco"
+            or (c.model.head == "splade" and c.model.pooling == "max"),
             ("model.pool_mask",),
-            f"the head {c.model.head} pools no weights of terms over tokens",
+            f"the head {c.model.head} takes no maximum of terms' weights over tokens"
+            + (" with model.pooling = 'sum'" if c.model.head == "splade" else ""),
         ),
         (
             "document" in losses.of(c.loss).texts,

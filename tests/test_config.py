@@ -322,6 +322,11 @@ def test_unknown_choices_list_the_known(field):
             (other(head, model__pool_mask="multiply"), "pool_mask", f"the head {head}")
             for head in ("token_weights", "dense", "csr", "colbert", "m3")
         ),
+        (
+            infonce(model__pooling="sum", model__pool_mask="multiply"),
+            "pool_mask",
+            "with model.pooling = 'sum'",
+        ),
         *(
             (other(head, log__health=True), "log.health", f"the head {head} has not")
             for head in ("dense", "colbert", "m3")
@@ -515,6 +520,49 @@ def test_options_without_effect_are_refused(c, field, because):
             )
             for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
         ),
+        (kl(model__view_weights=(1.0, 2.0)), "model.view_weights is (1.0, 2.0); give"),
+        (kl(loss__view_weights=(0.0, 0.0, 0.0)), "loss.view_weights is (0.0, 0.0, 0.0"),
+        (kl(loss__view_weights=(-1.0, 0.0, 1.0)), "give three numbers >= 0"),
+        (kl(optim__b1=1.0), "config.optim.b1 is 1.0; it must be < 1"),
+        (kl(optim__eps=0.0), "config.optim.eps is 0.0; it must be > 0"),
+        (kl(optim__lr=float("nan")), "config.optim.lr is nan; give a finite number"),
+        (
+            kl(regularizer__query=float("inf")),
+            "regularizer.query is inf; give a finite",
+        ),
+        (kl(loss__teacher_scale=-1.0), "teacher_scale is -1.0; it must be > 0"),
+        (kl(loss__auxiliary=-1.0), "loss.auxiliary is -1.0; it must be >= 0"),
+        (kl(init__echo_scale=0.0), "init.echo_scale is 0.0; it must be > 0"),
+        (kl(data__query_length=2), "data.query_length is 2; two tokens of a text are"),
+        *(
+            (
+                kl(data__format=f, **more),
+                f"format is {f!r}, whose rows have not {lacks}",
+            )
+            for f, lacks, more in (
+                ("tevatron", "scores. Set config.prepare.scores to 'teacher'", {}),
+                ("tevatron_ids", "scores", {"data__corpus": "c"}),
+                ("beir", "scores", {}),
+                ("labelled", "negatives. Set config.prepare.negatives to 'bm25'", {}),
+                ("triplet", "more than one positive", {"data__positives": 2}),
+            )
+        ),
+        (
+            sets(
+                infonce(data__negatives="margin_bins", data__group_size=3),
+                a=data_set(files="x", format="tevatron"),
+            ),
+            "config.data.sets.a.format is 'tevatron', whose rows have not scores",
+        ),
+        (
+            kl(data__format="alignment"),
+            "the loss kl reads queries with documents: milco",
+        ),
+        (alignment(data__format="beir"), "reads pairs of translations: alignment."),
+        (
+            infonce(model__head="m3", loss__name="m3", batch_size=1),
+            "the loss m3 tells a query's document from others",
+        ),
         (infonce(batch_size=1), "infonce tells a query's document from others"),
         (
             kl(data__corpus="en:d.tsv,de:e.tsv", data__document_languages="ja:1,*:1"),
@@ -557,7 +605,8 @@ def test_fields_of_data_sets():
 
 def test_each_set_has_a_format_of_its_own():
     def one(**fields):
-        return sets(kl(), one=data_set(files="x.jsonl", **fields))
+        c = kl(prepare__scores="teacher", teacher__model="x")
+        return sets(c, one=data_set(files="x.jsonl", **fields))
 
     validate(one(format="tevatron_ids", corpus="c.tsv"))
     message = refusal(one(format="tevatron_ids"))
@@ -574,9 +623,21 @@ def test_formats_and_their_fields_are_accepted():
     for c in (
         kl(**fields),
         kl(**fields | {"data__corpus": languages}, data__mixing="entries"),
-        kl(data__format="beir", data__split="dev", dev__source="files", dev__files="x"),
+        kl(
+            data__format="beir",
+            data__split="dev",
+            prepare__scores="teacher",
+            teacher__model="x",
+            dev__source="files",
+            dev__files="x",
+        ),
         kl(dev__source="files", dev__files="x", dev__format="beir", dev__split="test"),
-        kl(data__format="labelled", data__min_label=2.0),
+        kl(
+            loss__name="infonce",
+            data__format="labelled",
+            data__min_label=2.0,
+            data__group_size=1,
+        ),
         kl(data__score_normalization="zscore"),
         alignment(data__source="tfds", data__files="", data__dataset="a/b"),
         kl(
