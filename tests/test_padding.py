@@ -54,6 +54,7 @@ class Case:
     repeats: str = "sum"
     pool_mask: str = "exclude"
     options: tuple[tuple[str, object], ...] = ()  # of the spec
+    tolerance: float = 1e-6  # of a step's gradient
 
 
 def weights_of(case):
@@ -80,6 +81,9 @@ OTHERS = [
         options=(("pooling", "mean"), ("normalize", False), ("embedding_size", 5)),
     ),
     Case("colbert", "kl", options=(("embedding_size", 5), ("skip_ids", (3,)))),
+    # The embeddings of all tokens add up in its biases' gradients, and round there: by
+    # 4e-6 in the keys' bias, whose gradient is 0 but for rounding.
+    Case("m3", "m3", tolerance=5e-6),
     Case("token_weights", "infonce", "masked_flops"),
     Case(
         "csr",
@@ -92,10 +96,7 @@ OTHERS = [
     ),
     Case("splade", "kl", "joint_flops"),
 ]
-# Of these the representations only. In a step of M3 the gradient of the keys' bias, 0
-# but for rounding, is off by twice the tolerance; all else is within it.
-REPRESENTED = [Case("m3", "m3")]
-ALL = [*CASES, *OTHERS, *REPRESENTED]
+ALL = [*CASES, *OTHERS]
 # The rest only where time does not matter: a compilation takes seconds.
 STEP_CASES = [
     *CASES[:3],
@@ -252,13 +253,15 @@ def unpadded(case):
     return run(case, batch_of(case))
 
 
-def assert_close(found, expected, scale=0.0, name=""):
-    """Within 1e-6 of the largest entry expected, or of `scale` if that is larger."""
+def assert_close(found, expected, scale=0.0, name="", tolerance=1e-6):
+    """To a tolerance of the largest entry expected, or of `scale` if that is larger."""
     scale = max(scale, np.abs(expected).max())
-    np.testing.assert_allclose(found, expected, atol=1e-6 * scale, rtol=0, err_msg=name)
+    np.testing.assert_allclose(
+        found, expected, atol=tolerance * scale, rtol=0, err_msg=name
+    )
 
 
-def assert_equal_steps(found, expected):
+def assert_equal_steps(found, expected, tolerance):
     metrics, gradient = expected
     more_metrics, more_gradient = found
     assert more_metrics.keys() == metrics.keys()
@@ -268,13 +271,14 @@ def assert_equal_steps(found, expected):
     smallest = 0.01 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
     for (path, value), more in zip(leaves, jax.tree.leaves(more_gradient), strict=True):
-        assert_close(more, value, smallest, jax.tree_util.keystr(path))
+        assert_close(more, value, smallest, jax.tree_util.keystr(path), tolerance)
 
 
 @pytest.mark.parametrize("fill", [pad_ids, garbage])
 @pytest.mark.parametrize("case", STEP_CASES, ids=str)
 def test_padding_changes_no_loss_and_no_gradient(case, fill):
-    assert_equal_steps(run(case, padded(batch_of(case), fill)), unpadded(case))
+    found = run(case, padded(batch_of(case), fill))
+    assert_equal_steps(found, unpadded(case), case.tolerance)
 
 
 def three_parts(rows):
@@ -294,7 +298,7 @@ def test_cutting_texts_by_length_changes_no_loss_and_no_gradient(case):
     batch = batch_of(case, three_parts)
     lengths = [part["ids"].shape[1] for part in batch["student"]["parts"]]
     assert len(set(lengths)) == 3
-    assert_equal_steps(run(case, batch), unpadded(case))
+    assert_equal_steps(run(case, batch), unpadded(case), case.tolerance)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -304,7 +308,7 @@ def encode(graphdef, params, text):
     return retriever.apply(graphdef, params, text | {"query": query})
 
 
-@pytest.mark.parametrize("case", [CASES[0], *CASES[2:], *OTHERS, *REPRESENTED], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], *CASES[2:], *OTHERS], ids=str)
 def test_padding_changes_no_representation(case):
     jitted, state, _ = setup(case)
     batch = batch_of(case)
