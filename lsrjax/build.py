@@ -318,6 +318,12 @@ def _from_stage(config, model: SavedModel) -> Student:
         )
     if config.model.towers == "shared":
         _one_tower(model, "init.model")
+    learned_echo = "echo" in model.params.get("head", {})
+    if learned_echo and config.init.echo != "random":
+        raise InputError(
+            f"config.init.echo = {config.init.echo!r} would have no effect:"
+            f" {model.name} has a source view that was trained. Remove it."
+        )
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     _check_vocabulary(folder, model.spec.encoder, model.name)
     encoder = dataclasses.replace(
@@ -332,7 +338,7 @@ def _from_stage(config, model: SavedModel) -> Student:
     def tower(weights, source):
         values = retriever.init_params(spec, config.seed)
         values = _overlaid(values, weights, model.name)
-        if "echo" in weights.get("head", {}):
+        if learned_echo:
             return values
         return _with_echo(config, values, spec, folder, source)
 

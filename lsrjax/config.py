@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from lsrjax.config_checks import check_references, check_stage
 from lsrjax.config_effects import check_no_effect, leaves
+from lsrjax.data import checks
 from lsrjax.data.embedded import LANGUAGES
 from lsrjax.data.mixing import blank_set, sources_of
 from lsrjax.data.sources import ANY
@@ -89,7 +90,8 @@ def get_default() -> ConfigDict:
     c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
     c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
     c.data.corpus = ""  # of ids: files of documents (.jsonl, .tsv, .parquet), maybe
-    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"
+    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of `datasets`:
+    # "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both may be left out)
     c.data.queries = ""  # format colbert: the same, of queries
     c.data.min_label = 0.5  # format labelled: rows below this label are left out
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align
@@ -294,6 +296,10 @@ def validate(config: ConfigDict) -> None:
             weights = language_weights(stage.data[field], f"{where}.data.{field}")
             if embedded:
                 _check_languages(weights.keys() - {ANY}, f"{where}.data.{field}")
+            if stage.dev.source != "debian" or field == "document_languages":
+                texts = "corpus" if field == "document_languages" else "queries"
+                several = list(stage.data.sets.values()) or [stage.data]
+                checks.check_languages(weights, several, texts, f"{where}.data.{field}")
             if field == "document_languages" and stage.data.mixing == "round_robin":
                 _check_round_robin(stage, weights, where)
         check_stage(stage, default, where)

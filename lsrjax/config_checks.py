@@ -1,12 +1,19 @@
 """Which values and combinations of a stage's config make no sense, and why."""
 
+import math
 import re
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from lsrjax import losses
-from lsrjax.config_data import check_choice, check_set, check_split, set_effects
+from lsrjax.config_data import (
+    check_choice,
+    check_formats,
+    check_set,
+    check_split,
+    set_effects,
+)
 from lsrjax.config_effects import LAMBDAS, POOLING, check_no_effect, effects, leaves
 from lsrjax.data import checks
 from lsrjax.data.mixing import MIXERS, blank_set, sources_of
@@ -75,8 +82,11 @@ _POSITIVE = (
     "prepare.depth",
     "loss.temperature",
     "loss.infonce_temperature",
+    "loss.teacher_scale",
     "regularizer.active_gain",
+    "init.echo_scale",
     "optim.lr",
+    "optim.eps",
     "dev.queries",
 )
 _NOT_NEGATIVE = (
@@ -97,8 +107,13 @@ _NOT_NEGATIVE = (
     "regularizer.active_document",
     "regularizer.anti_zero",
     "loss.false_negative_margin",
+    "loss.auxiliary",
+    "optim.b1",
+    "optim.b2",
     "dev.every",
 )
+_BELOW_ONE = ("model.dropout", "optim.warmup_fraction", "optim.b1", "optim.b2")
+_MAY_BE_INFINITE = ("data.negative_max_score", "data.negative_margin")
 
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
@@ -130,6 +145,7 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     for applies, names, because in effects(c):
         if not applies:
             check_no_effect(c, default, where, names, because)
+    check_formats(c, where)
 
 
 def _check_values(c, where) -> None:
@@ -146,6 +162,18 @@ def _check_values(c, where) -> None:
             f"{where}.model.head is {c.model.head!r}, which is no head: it has no"
             " views(spec). See lsrjax/models/heads.py."
         )
+    for field, value in values.items():
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if infinite and field not in _MAY_BE_INFINITE:
+            raise InputError(f"{where}.{field} is {value}; give a finite number.")
+    for field in ("model.view_weights", "loss.view_weights"):
+        _check_view_weights(values[field], f"{where}.{field}")
+    for field in ("data.query_length", "data.document_length"):
+        if values[field] < 3:
+            raise InputError(
+                f"{where}.{field} is {values[field]}; two tokens of a text are special"
+                " ones, so that it must be >= 3."
+            )
     for field in _POSITIVE:
         if values[field] <= 0:
             raise InputError(f"{where}.{field} is {values[field]}; it must be > 0.")
@@ -158,7 +186,7 @@ def _check_values(c, where) -> None:
                 f"{where}.{field} is {values[field]}; it is a number of devices, or -1"
                 " for the rest."
             )
-    for field in ("model.dropout", "optim.warmup_fraction"):
+    for field in _BELOW_ONE:
         if values[field] >= 1:
             raise InputError(f"{where}.{field} is {values[field]}; it must be < 1.")
     for field in ("optim.freeze", "optim.no_decay"):
@@ -168,6 +196,16 @@ def _check_values(c, where) -> None:
             raise InputError(
                 f"{where}.{field} is {values[field]!r}: not a regular expression ({e})."
             ) from e
+
+
+def _check_view_weights(weights, field: str) -> None:
+    numbers = all(isinstance(weight, int | float) for weight in weights)
+    valid = numbers and all(0 <= weight < math.inf for weight in weights)
+    if len(weights) != 3 or not valid or not any(weights):
+        raise InputError(
+            f"{field} is {tuple(weights)}; give three numbers >= 0, of the views dense,"
+            " terms and tokens, one of them > 0."
+        )
 
 
 def _check_schedule(c, where) -> None:
@@ -270,6 +308,12 @@ def _check_group(c, where) -> None:
         raise InputError(
             f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"
             " compares a query's documents, so it needs at least 2."
+        )
+    contrasts = {"infonce", "m3"} & set(loss.weights)
+    if contrasts and c.batch_size * c.data.group_size < 2:
+        raise InputError(
+            f"{where}.batch_size and data.group_size are 1, but the loss {c.loss.name}"
+            " tells a query's document from others. Raise one of them."
         )
     mined, embedded = c.prepare.negatives == "bm25", "debian" in sources_of(c.data)
     chosen = c.data.group_size > 1 and choice_of(c.data).needs_scores

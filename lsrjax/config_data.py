@@ -5,6 +5,7 @@ import math
 from lsrjax import losses
 from lsrjax.data import checks
 from lsrjax.data.embedded import SPLITS
+from lsrjax.data.formats import FORMATS
 from lsrjax.data.negatives import choice_of
 from lsrjax.data.sources import FIELDS, SOURCES
 from lsrjax.errors import InputError
@@ -121,6 +122,50 @@ def _check_languages_compared(data, loss: losses.Objective, where: str) -> None:
             f" {where}.data.mixing = {data.mixing!r} shows it in one. Set it to"
             " 'round_robin', or leave language_kl out."
         )
+
+
+def check_formats(c, where: str) -> None:
+    """Refuses formats that have not what a stage reads of a query's documents.
+
+    What a format told by the columns lacks shows in its first rows.
+
+    Raises:
+      InputError: names the format, what it lacks and what to do.
+    """
+    ranks = "document" in losses.of(c.loss).texts
+    several = [(f"{where}.data.sets.{name}", own) for name, own in c.data.sets.items()]
+    for at, data in several or [(f"{where}.data", c.data)]:
+        if data.source not in checks.ROWS or data.format == "auto":
+            continue
+        entry = FORMATS[data.format]
+        if (entry.kind == "group") != ranks:
+            kind = "queries with documents" if ranks else "pairs of translations"
+            known = [n for n, f in FORMATS.items() if (f.kind == "group") == ranks]
+            raise InputError(
+                f"{at}.format is {data.format!r}, but the loss {c.loss.name} reads"
+                f" {kind}: {' or '.join(known)}."
+            )
+        given = c.prepare.negatives == "given"
+        for what, asked, todo in (
+            (
+                "negatives",
+                ranks and c.data.group_size > 1 and given,
+                "Set config.prepare.negatives to 'bm25', or data.group_size to 1.",
+            ),
+            (
+                "scores",
+                ranks and reads_scores(c),
+                "Set config.prepare.scores to 'teacher', or use a loss and negatives"
+                " without scores.",
+            ),
+            ("positives", c.data.positives > 1, "Set data.positives to 1."),
+        ):
+            if asked and what in entry.lacks:
+                more = "more than one positive" if what == "positives" else what
+                raise InputError(
+                    f"{at}.format is {data.format!r}, whose rows have not {more}."
+                    f" {todo}"
+                )
 
 
 def source_effects(

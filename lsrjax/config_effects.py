@@ -63,10 +63,9 @@ def _of_model(c):
             "model.head is not splade",
         ),
         (
-            {"query", "document"} <= set(losses.of(c.loss).texts),
+            "document" in losses.of(c.loss).texts,
             ("model.towers", "model.queries"),
-            f"the loss {c.loss.name} has not queries and documents, so one tower would"
-            " learn nothing",
+            f"the loss {c.loss.name} has no queries and documents",
         ),
         (
             c.model.queries == "encoded",
@@ -79,9 +78,27 @@ def _of_model(c):
             f"the head {c.model.head} does not pool",
         ),
         (
+            c.model.head == "milco"
+            or (c.model.head == "splade" and c.model.pooling == "max"),
+            ("model.pool_mask",),
+            f"the head {c.model.head} takes no maximum of terms' weights over tokens"
+            + (" with model.pooling = 'sum'" if c.model.head == "splade" else ""),
+        ),
+        (
             c.model.queries == "static",
             ("init.static",),
             "model.queries is not static",
+        ),
+        (
+            not c.init.model,
+            ("init.static",),
+            "the weights come from init.model",
+        ),
+        (
+            c.model.queries != "words",
+            ("regularizer.query", "regularizer.active_query"),
+            "model.queries is 'words': each word of a query weighs 1, whatever is"
+            " learned",
         ),
         (
             c.model.head == "m3",
@@ -95,8 +112,8 @@ def _of_model(c):
         ),
         (
             head_class(c.model.head).sparse,
-            (*LAMBDAS, "regularizer.anti_zero"),
-            f"the head {c.model.head} has no weights of terms",
+            (*LAMBDAS, "regularizer.anti_zero", "log.health"),
+            f"the head {c.model.head} has not only weights of terms",
         ),
         (
             c.model.head == "csr",
@@ -107,6 +124,11 @@ def _of_model(c):
                 "model.dead_after",
             ),
             "model.head is not csr",
+        ),
+        (
+            "reconstruction" in losses.of(c.loss).weights,
+            ("model.revived_latents", "model.dead_after"),
+            f"the loss {c.loss.name} revives no dead latents; reconstruction does",
         ),
         (
             c.model.head == "colbert",
@@ -140,11 +162,6 @@ def _of_model(c):
             "model.lexecho is off",
         ),
         (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
-        (
-            c.model.head not in ("dense", "colbert"),
-            ("log.health",),
-            f"the head {c.model.head} has no weights of terms",
-        ),
     ]
 
 
@@ -191,6 +208,16 @@ def _of_data(c):
             else has_languages(c.data),
             ("data.mixing", "data.document_languages"),
             "only embedded documents and those of a corpus exist in several languages",
+        ),
+        (
+            any(
+                has_languages(own, "queries")
+                for own in (c.data.sets.values() if several else [c.data])
+            )
+            or c.dev.source == "debian",
+            ("data.query_languages",),
+            "only embedded queries and those of data.queries exist in several"
+            " languages",
         ),
         (
             ranks,

@@ -123,3 +123,13 @@ def test_towers_of_a_head_whose_queries_need_no_encoder_are_refused():
     config.model.towers = "separate"
     with pytest.raises(InputError, match="splade need no encoder"):
         build.student(config, lambda reference: saved("splade", "shared", tied=True))
+
+
+def test_a_start_of_a_trained_source_view_is_refused():
+    config = get_default()
+    config.init.model, config.init.echo = "runs/distill", "idf"
+    encoder = EncoderConfig("bert", 7, 4, 1, 1, 4, 8, 2, 0)
+    spec = RetrieverSpec("milco", encoder, lexecho=True)
+    model = SavedModel(spec, {"head": {"echo": {}}}, None, None, "runs/distill")
+    with pytest.raises(InputError, match="'idf' would have no effect: runs/distill"):
+        build.student(config, lambda reference: model)

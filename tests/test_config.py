@@ -48,6 +48,13 @@ def infonce(**fields):
     return changed(c, fields)
 
 
+def other(head, **fields):
+    """KL with a head that pools no weights of terms over tokens."""
+    pooling = {"model__pooling": "mean"} if head in ("dense", "csr") else {}
+    fields = {"model__head": head, "init__head": ""} | pooling | fields
+    return kl(**fields)
+
+
 def sets(c, **by_name):
     """A config on several data sets, its own files left out."""
     c.data.source, c.data.files = "files", ""
@@ -146,6 +153,19 @@ def test_small_configs_are_valid(make):
             prepare__scores="teacher",
             teacher__model="x",
         ),
+        kl(data__corpus="en:d.tsv,e.tsv", data__document_languages="ja:1,*:1"),
+        kl(
+            data__corpus="en:datasets:me/docs::train,de:d.tsv",
+            data__document_languages="en:1,de:0",
+        ),
+        kl(
+            data__corpus="d.tsv",
+            data__queries="en:q.tsv,de:r.tsv",
+            data__query_languages="de:1",
+        ),
+        infonce(batch_size=1, data__group_size=2, prepare__negatives="bm25"),
+        infonce(model__queries="words", regularizer__document=0.1),
+        other("csr", log__health=True, loss__name="reconstruction,kl"),
         round_robin(),
         round_robin(loss__name="kl:1,language_kl:0.5", loss__temperature=2.0),
         infonce(log__health=True),
@@ -194,11 +214,11 @@ def test_unknown_choices_list_the_known(field):
     [
         (kl(init__echo="idf"), "init.echo", "lexecho is off"),
         (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
-        (alignment(model__towers="separate"), "model.towers", "not queries and doc"),
+        (alignment(model__towers="separate"), "model.towers", "no queries and doc"),
         (
             alignment(model__head="splade", init__head="", model__queries="words"),
             "model.queries",
-            "has not queries and documents, so one tower would learn nothing",
+            "alignment has no queries and documents",
         ),
         (
             infonce(model__queries="words", model__towers="separate"),
@@ -312,6 +332,61 @@ def test_unknown_choices_list_the_known(field):
         ),
         (alignment(regularizer__anti_zero=1.0), "anti_zero", "no queries"),
         (kl(optim__weight_decay=0.0, optim__no_decay="x"), "no_decay", "decay is 0"),
+        *(
+            (other(head, model__pool_mask="multiply"), "pool_mask", f"the head {head}")
+            for head in ("token_weights", "dense", "csr", "colbert", "m3")
+        ),
+        (
+            infonce(model__pooling="sum", model__pool_mask="multiply"),
+            "pool_mask",
+            "with model.pooling = 'sum'",
+        ),
+        *(
+            (other(head, log__health=True), "log.health", f"the head {head} has not")
+            for head in ("dense", "colbert", "m3")
+        ),
+        (other("csr", model__dead_after=5), "dead_after", "kl revives no dead"),
+        (other("csr", model__revived_latents=5), "revived_latents", "reconstruction"),
+        (
+            infonce(model__queries="words", regularizer__query=0.1),
+            "regularizer.query",
+            "each word of a query weighs 1",
+        ),
+        (
+            alignment(model__head="splade", init__head="", model__queries="static"),
+            "model.queries",
+            "alignment has no queries",
+        ),
+        (
+            kl(
+                model__head="splade",
+                model__queries="static",
+                init__static="idf",
+                **{"init__encoder": "", "init__head": "", "init__model": "x"},
+            ),
+            "init.static",
+            "the weights come from init.model",
+        ),
+        (kl(data__query_languages="en:1"), "query_languages", "several languages"),
+        (
+            kl(data__corpus="en:d.tsv", data__query_languages="en:1"),
+            "query_languages",
+            "those of data.queries",
+        ),
+        (
+            kl(data__queries="en:q.tsv", data__corpus="d", data__mixing="entries"),
+            "data.mixing",
+            "those of a corpus",
+        ),
+        (
+            kl(
+                prepare__scores="teacher",
+                teacher__model="x",
+                data__columns__pos_scores="p",
+            ),
+            "columns.pos_scores",
+            "no scores are read",
+        ),
         (kl(dev__every=5), "dev.every", "dev.source is empty"),
         (kl(dev__split="test"), "dev.split", "dev.source is empty"),
         (infonce(dev__source="debian", dev__files="x"), "dev.files", "is not files"),
@@ -458,7 +533,7 @@ def test_options_without_effect_are_refused(c, field, because):
         ),
         (
             infonce(model__head="dense", model__pooling="cls", log__health=True),
-            "log.health = True would have no effect: the head dense has no weights",
+            "log.health = True would have no effect: the head dense has not only",
         ),
         (
             changed(round_robin(), {"batch_size": 13}),
@@ -470,6 +545,62 @@ def test_options_without_effect_are_refused(c, field, because):
                 f"document_languages is {languages!r}, but data.mixing = 'round_robin'",
             )
             for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
+        ),
+        (kl(model__view_weights=(1.0, 2.0)), "model.view_weights is (1.0, 2.0); give"),
+        (kl(loss__view_weights=(0.0, 0.0, 0.0)), "loss.view_weights is (0.0, 0.0, 0.0"),
+        (kl(loss__view_weights=(-1.0, 0.0, 1.0)), "give three numbers >= 0"),
+        (kl(optim__b1=1.0), "config.optim.b1 is 1.0; it must be < 1"),
+        (kl(optim__eps=0.0), "config.optim.eps is 0.0; it must be > 0"),
+        (kl(optim__lr=float("nan")), "config.optim.lr is nan; give a finite number"),
+        (
+            kl(regularizer__query=float("inf")),
+            "regularizer.query is inf; give a finite",
+        ),
+        (kl(loss__teacher_scale=-1.0), "teacher_scale is -1.0; it must be > 0"),
+        (kl(loss__auxiliary=-1.0), "loss.auxiliary is -1.0; it must be >= 0"),
+        (kl(init__echo_scale=0.0), "init.echo_scale is 0.0; it must be > 0"),
+        (kl(data__query_length=2), "data.query_length is 2; two tokens of a text are"),
+        *(
+            (
+                kl(data__format=f, **more),
+                f"format is {f!r}, whose rows have not {lacks}",
+            )
+            for f, lacks, more in (
+                ("tevatron", "scores. Set config.prepare.scores to 'teacher'", {}),
+                ("tevatron_ids", "scores", {"data__corpus": "c"}),
+                ("beir", "scores", {}),
+                ("labelled", "negatives. Set config.prepare.negatives to 'bm25'", {}),
+                ("triplet", "more than one positive", {"data__positives": 2}),
+            )
+        ),
+        (
+            sets(
+                infonce(data__negatives="margin_bins", data__group_size=3),
+                a=data_set(files="x", format="tevatron"),
+            ),
+            "config.data.sets.a.format is 'tevatron', whose rows have not scores",
+        ),
+        (
+            kl(data__format="alignment"),
+            "the loss kl reads queries with documents: milco",
+        ),
+        (alignment(data__format="beir"), "reads pairs of translations: alignment."),
+        (
+            infonce(model__head="m3", loss__name="m3", batch_size=1),
+            "the loss m3 tells a query's document from others",
+        ),
+        (infonce(batch_size=1), "infonce tells a query's document from others"),
+        (
+            kl(data__corpus="en:d.tsv,de:e.tsv", data__document_languages="ja:1,*:1"),
+            "document_languages names ja, but data.corpus has texts in de, en",
+        ),
+        (
+            kl(
+                data__corpus="d.tsv",
+                data__queries="en:q.tsv",
+                data__query_languages="de:1",
+            ),
+            "query_languages names de, but data.queries has texts in en",
         ),
         (
             infonce(data__group_size=9, prepare__negatives="bm25"),
@@ -500,7 +631,8 @@ def test_fields_of_data_sets():
 
 def test_each_set_has_a_format_of_its_own():
     def one(**fields):
-        return sets(kl(), one=data_set(files="x.jsonl", **fields))
+        c = kl(prepare__scores="teacher", teacher__model="x")
+        return sets(c, one=data_set(files="x.jsonl", **fields))
 
     validate(one(format="tevatron_ids", corpus="c.tsv"))
     message = refusal(one(format="tevatron_ids"))
@@ -517,9 +649,21 @@ def test_formats_and_their_fields_are_accepted():
     for c in (
         kl(**fields),
         kl(**fields | {"data__corpus": languages}, data__mixing="entries"),
-        kl(data__format="beir", data__split="dev", dev__source="files", dev__files="x"),
+        kl(
+            data__format="beir",
+            data__split="dev",
+            prepare__scores="teacher",
+            teacher__model="x",
+            dev__source="files",
+            dev__files="x",
+        ),
         kl(dev__source="files", dev__files="x", dev__format="beir", dev__split="test"),
-        kl(data__format="labelled", data__min_label=2.0),
+        kl(
+            loss__name="infonce",
+            data__format="labelled",
+            data__min_label=2.0,
+            data__group_size=1,
+        ),
         kl(data__score_normalization="zscore"),
         alignment(data__source="tfds", data__files="", data__dataset="a/b"),
         kl(

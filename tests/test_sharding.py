@@ -102,27 +102,38 @@ def test_no_micro_batch_changes_a_step(chosen, case):
     assert_same(chosen[case], single, tolerance)
 
 
-# Of the other heads, one on a mesh here and the rest among the slow ones.
-OTHERS = ("static", "sum", "token_weights", "dense", "m3", "colbert", "colbert_all")
+# Of the other heads, two on a mesh here and the rest among the slow ones.
+OTHERS = (
+    *("static", "sum", "token_weights", "dense", "m3", "m3_all", "csr", "csr_ties"),
+    *("colbert", "colbert_all"),
+)
+OTHER_CUTS = ("2:4:1:0:none", "8:1:1:0:none", "1:1:0:3:layer", "2:2:0:3:none")
 
 
-def other_heads(folder, heads, mesh):
-    single = [f"{head}:1:1:0:0:none" for head in heads]
-    divided = [f"{head}:{mesh}:1:0:none" for head in heads]
-    found = run_cases(folder, [*single, *divided], tasks=())
-    for a, b in zip(single, divided, strict=True):
-        assert_same(found[b], found[a], 1e-5)
-        assert found[a]["0/grad_norm"] > 0.01
+def same_as_on_one_device(found, task, cut):
+    single = found[f"{task}:1:1:0:0:none"]
+    assert_same(found[f"{task}:{cut}"], single, 1e-5)
+    assert single["0/grad_norm"] > 0.01
 
 
-def test_no_mesh_changes_a_step_of_colbert(tmp_path):
-    other_heads(tmp_path, ["colbert"], "4:2")
+def test_no_mesh_changes_a_step_of_colbert_and_csr(tmp_path):
+    tasks, cut = ("colbert", "csr_ties"), "4:2:1:0:none"
+    found = run_cases(tmp_path, [f"{task}:{cut}" for task in tasks], tasks)
+    for task in tasks:
+        same_as_on_one_device(found, task, cut)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    cases = [f"{task}:{cut}" for task in OTHERS for cut in OTHER_CUTS]
+    return run_cases(tmp_path_factory.mktemp("others"), cases, OTHERS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["2:4", "8:1"])
-def test_no_mesh_changes_a_step_of_any_head(tmp_path, mesh):
-    other_heads(tmp_path, OTHERS, mesh)
+@pytest.mark.parametrize("cut", OTHER_CUTS)
+@pytest.mark.parametrize("task", OTHERS)
+def test_no_cut_changes_a_step_of_any_head(others, task, cut):
+    same_as_on_one_device(others, task, cut)
 
 
 @pytest.mark.slow

@@ -95,6 +95,11 @@ def effects(data, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
             "no scores are read from the data",
         ),
         (
+            scored,
+            ("columns.pos_scores", "columns.neg_scores"),
+            "no scores are read from the data",
+        ),
+        (
             len(score_columns(data.columns.pos_scores)) > 1,
             ("score_weights",),
             "columns.pos_scores names one teacher",
@@ -102,12 +107,39 @@ def effects(data, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
     ]
 
 
-def has_languages(data) -> bool:
-    """Whether the documents of `data`, or of one of its sets, are in several."""
+def has_languages(data, field: str = "corpus") -> bool:
+    """Whether the texts of `data`, or of one of its sets, are in several languages.
+
+    Args:
+      data: one of them.
+      field: "corpus", for documents, or "queries".
+    """
     if data.source == "debian":
         return True
-    texts = parse(f"{data.corpus},{data.queries}")
-    return any(language != ANY for language, _ in texts)
+    return any(language != ANY for language, _ in parse(data[field]))
+
+
+def check_languages(named, several, field: str, where: str) -> None:
+    """Refuses languages in which there are no texts by id.
+
+    Args:
+      named: languages that a field gives weights to.
+      several: a stage's `data`, or all of its sets.
+      field: where their texts are, "corpus" or "queries".
+      where: the field that gives weights, for errors.
+
+    Raises:
+      InputError: names them, and those that there are.
+    """
+    known = {language for data in several for language, _ in parse(data[field])}
+    embedded = any(data.source == "debian" for data in several)
+    if not known or ANY in known or embedded:
+        return
+    if unknown := set(named) - known - {ANY}:
+        raise InputError(
+            f"{where} names {', '.join(sorted(unknown))}, but data.{field} has texts in"
+            f" {', '.join(sorted(known))}. Name only these, or add files."
+        )
 
 
 def renames(data) -> bool:

@@ -2,31 +2,30 @@
 
 An index in memory takes 16 bytes a text, whatever the length of ids and texts: a hash
 of the id and the place of the text. What is found there is compared with the id itself,
-so that two ids of one hash are never taken for each other.
+so that two ids of one hash are never taken for each other. The indexes of large files
+are kept between runs.
 """
 
-import array
-import bisect
 import csv
 import glob
 import io
 import json
-import mmap
 import pathlib
 import re
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
+from lsrjax.data.arrow import ArrowRows, ParquetRows
 from lsrjax.data.examples import ANY, Text
+from lsrjax.data.index import Index
+from lsrjax.data.lines import Lines
+from lsrjax.data.tables import read_dataset
 from lsrjax.errors import InputError
 
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
 _SUFFIXES = (".jsonl", ".json", ".tsv", ".parquet")
-_OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
+_DATASETS = "datasets:"
 
 
 class Corpus:
@@ -36,18 +35,23 @@ class Corpus:
         """Indexes the files; no text is kept in memory.
 
         Args:
-          files: paths or glob patterns separated by commas, each with its language
-            before a colon or without one: `"en:docs.en.tsv,de:docs.de.tsv"`. JSONL and
-            Parquet files have an id, a text and maybe a title; TSV files hold id,
-            text and maybe title.
+          files: paths or glob patterns, or `datasets:` and a folder of `save_to_disk`
+            or a hub id with maybe its subset and split, separated by commas; each with
+            its language before a colon or without one: `"en:docs.en.tsv,de:d.de.tsv"`,
+            `"en:datasets:me/docs"`, `"datasets:me/docs:subset:train"`. JSONL and
+            Parquet files and data sets have an id, a text and maybe a title; TSV files
+            hold id, text and maybe title.
           field: the config's field, for errors.
 
         Raises:
           InputError: no such file, a broken line, an id that occurs twice.
         """
         self.name = files
-        paths = _paths(files, field)
-        self._indexes = {language: _Index(found) for language, found in paths.items()}
+        parts = _parts(files, field)
+        self._indexes = {
+            language: Index([_open(part) for part in found])
+            for language, found in parts.items()
+        }
 
     def __len__(self) -> int:
         """Texts of the language that has most."""
@@ -93,34 +97,60 @@ def parse(files: str) -> list[tuple[str, str]]:
     parts = []
     for part in filter(None, map(str.strip, files.split(","))):
         match = re.fullmatch(r"([A-Za-z][\w-]*):(.+)", part)
-        parts.append((match[1], match[2]) if match else (ANY, part))
+        bare = match is None or part.startswith(_DATASETS)
+        parts.append((ANY, part) if bare else (match[1], match[2]))
     return parts
 
 
-def _paths(files: str, field: str) -> dict[str, list[pathlib.Path]]:
-    """The files by language."""
-    paths: dict[str, list[pathlib.Path]] = {}
+def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
+    """The files and data sets by language."""
+    parts: dict[str, list[str | pathlib.Path]] = {}
     for language, pattern in parse(files):
-        found = sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
+        found = (
+            [pattern]
+            if pattern.startswith(_DATASETS)
+            else sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
+        )
         if not found:
             raise InputError(
                 f"{field}: no file matches {pattern!r} (from {pathlib.Path.cwd()})."
                 f" Give paths of {', '.join(_SUFFIXES)} files, as in"
-                " 'en:docs.en.tsv,de:docs.de.tsv'."
+                " 'en:docs.en.tsv,de:docs.de.tsv', or 'datasets:' and a folder of"
+                " save_to_disk or a hub id."
             )
-        paths.setdefault(language, []).extend(found)
-    return paths
+        parts.setdefault(language, []).extend(found)
+    return parts
 
 
 def state(files: str, field: str) -> tuple:
     """Differs when a corpus of the same name has other contents.
 
+    Of a data set of the hub, its name is all that is told.
+
     Raises:
       InputError: no such file.
     """
-    paths = [path for found in _paths(files, field).values() for path in found]
-    stats = [(path, path.stat()) for path in paths]
-    return tuple((str(path), s.st_size, s.st_mtime_ns) for path, s in stats)
+    found = []
+    for part in (part for parts in _parts(files, field).values() for part in parts):
+        paths = [part]
+        if isinstance(part, str):
+            folder = pathlib.Path(_name_subset_split(part)[0])
+            paths = sorted(folder.rglob("*.arrow")) if folder.is_dir() else []
+            found.append(part)
+        stats = [(path, path.stat()) for path in paths]
+        found += [(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]
+    return tuple(found)
+
+
+def _name_subset_split(part: str) -> tuple[str, str, str]:
+    """Those of `datasets:name:subset:split`; empty where they are not said."""
+    name, subset, split, *more = [*part[len(_DATASETS) :].split(":"), "", ""]
+    if not name or any(more):
+        raise InputError(
+            f"{part!r} is not datasets:NAME, datasets:NAME:SUBSET or"
+            " datasets:NAME:SUBSET:SPLIT (SUBSET may be empty)."
+        )
+    return name, subset, split
 
 
 def with_title(title: Any, text: Any) -> Any:
@@ -133,55 +163,12 @@ def as_id(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-class _Index:
-    """Id to text over the files of one language."""
-
-    def __init__(self, paths: Iterable[pathlib.Path]):
-        self._files = [_open(path) for path in paths]
-        hashes, places = array.array("q"), array.array("q")
-        for number, file in enumerate(self._files):
-            for offset, key in file.ids():
-                hashes.append(hash(key))
-                places.append(number << _OFFSET_BITS | offset)
-        hashes_n = np.frombuffer(hashes, np.int64) if hashes else np.zeros(0, np.int64)
-        order = np.argsort(hashes_n, kind="stable")
-        self._hashes = hashes_n[order]
-        self._places = np.frombuffer(places, np.int64)[order] if hashes else hashes_n
-        self._check_unique()
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    def get(self, key: str) -> str | None:
-        place = bisect.bisect_left(self._hashes, hash(key))
-        while place < len(self) and self._hashes[place] == hash(key):
-            found, text = self._read(place)
-            if found == key:
-                return text
-            place += 1
-        return None
-
-    def _read(self, place: int) -> tuple[str, str]:
-        number, offset = divmod(int(self._places[place]), 1 << _OFFSET_BITS)
-        return self._files[number].read(offset)
-
-    def _check_unique(self) -> None:
-        (same,) = np.nonzero(self._hashes[1:] == self._hashes[:-1])
-        for place in same.tolist():
-            key, _ = self._read(place)
-            if key == self._read(place + 1)[0]:
-                numbers = self._places[place : place + 2] >> _OFFSET_BITS
-                names = " and ".join(
-                    dict.fromkeys(self._files[n].name for n in numbers.tolist())
-                )
-                raise InputError(
-                    f"{names}: the id {key!r} occurs twice. Remove one of the two."
-                )
-
-
-def _open(path: pathlib.Path):
+def _open(path: str | pathlib.Path):
+    if isinstance(path, str):
+        table, paths = read_dataset(*_name_subset_split(path))
+        return _TableTexts(path, ArrowRows(table), paths)
     if path.suffix == ".parquet":
-        return _ParquetTexts(path)
+        return _TableTexts(str(path), ParquetRows(path), [path])
     if path.suffix in (".jsonl", ".json"):
         return _LineTexts(path, _json_text)
     if path.suffix == ".tsv":
@@ -193,33 +180,20 @@ def _open(path: pathlib.Path):
 
 
 class _LineTexts:
-    """A file of one text a line, mapped into memory."""
+    """A file of one text a line."""
 
     def __init__(self, path: pathlib.Path, parse_line):
-        self.name = str(path)
-        self._parse = parse_line
-        with open(path, "rb") as file:
-            # An empty file cannot be mapped.
-            empty = not path.stat().st_size
-            self._bytes = (
-                b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            )
+        self.name, self.paths = str(path), [path]
+        self._lines, self._parse = Lines(path), parse_line
 
     def ids(self) -> Iterator[tuple[int, str]]:
         """Offset and id of each line."""
-        with open(self.name, "rb") as file:
-            offset = 0
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield offset, self._parse(line, f"{self.name}, line {number}")[0]
-                offset += len(line)
+        for number, offset, line in self._lines:
+            yield offset, self._parse(line, f"{self.name}, line {number}")[0]
 
     def read(self, offset: int) -> tuple[str, str]:
         """Id and text of the line at an offset."""
-        # `bytes.find` and slices of a map take no position: threads do not interfere.
-        end = self._bytes.find(b"\n", offset)
-        line = self._bytes[offset : end if end >= 0 else len(self._bytes)]
-        return self._parse(line, f"{self.name}, byte {offset}")
+        return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
 
 
 def _json_text(line: bytes, where: str) -> tuple[str, str]:
@@ -271,58 +245,30 @@ def _checked(text: Any, where: str) -> str:
     return text
 
 
-class _ParquetTexts:
-    """A Parquet file, unpacked into a temporary file that is mapped into memory.
+class _TableTexts:
+    """Texts of the rows of a table."""
 
-    To read one row of Parquet is to decompress the thousands of its row group.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.name = str(path)
-        try:
-            file = pq.ParquetFile(path, memory_map=True)
-            names = file.schema_arrow.names
-            columns = [*_text_columns(names, self.name)]
-            columns += ["title"] if "title" in names else []
-            schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-            # The map keeps the file's contents after its name is gone.
-            with tempfile.NamedTemporaryFile(prefix="lsrjax-corpus-") as unpacked:
-                with pa.ipc.new_file(unpacked.name, schema) as writer:
-                    for batch in file.iter_batches(columns=columns):
-                        writer.write_batch(batch.select(columns))
-                mapped = pa.memory_map(unpacked.name)
-                reader = pa.ipc.open_file(mapped)
-        except (pa.ArrowInvalid, OSError) as e:
-            raise InputError(
-                f"{path} ({path.stat().st_size:,} bytes) could not be read as Parquet"
-                f" and unpacked into {tempfile.gettempdir()}: {e}. Copy or write it"
-                " again; TMPDIR names another folder to unpack into."
-            ) from e
-        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        self._starts = np.cumsum([0] + [b.num_rows for b in self._batches]).tolist()
+    def __init__(self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence):
+        self.name, self.paths, self._rows = name, paths, rows
+        names = rows.column_names
+        key, text = _text_columns(names, name)
+        title = {"title": "title"} if "title" in names else {}
+        rows.select({"id": key, "text": text} | title)
 
     def ids(self) -> Iterator[tuple[int, str]]:
         """Row number and id of each row."""
-        for start, batch in zip(self._starts[:-1], self._batches, strict=True):
-            for row, key in enumerate(batch.column(0).to_pylist(), start):
-                yield row, as_id(key)
+        for row, key in enumerate(self._rows.values("id")):
+            yield row, as_id(key)
 
-    def read(self, row: int) -> tuple[str, str]:
+    def read(self, number: int) -> tuple[str, str]:
         """Id and text of a row."""
-        number = bisect.bisect_right(self._starts, row) - 1
-        batch = self._batches[number]
-        where = f"{self.name}, row {row} (the first is 0)"
+        where = f"{self.name}, row {number} (the first is 0)"
         try:
-            key, text, *title = (
-                column[row - self._starts[number]].as_py() for column in batch.columns
-            )
+            row = self._rows.row(number)
         except UnicodeDecodeError as e:
             raise InputError(f"{where}: a text is not UTF-8 ({e}).") from e
-        title = title[0] if title else ""
-        return as_id(key), _checked(with_title(title, text), where)
+        text = with_title(row.get("title"), row["text"])
+        return as_id(row["id"]), _checked(text, where)
 
 
 def read_qrels(path: pathlib.Path) -> dict[str, tuple[list[str], list[str]]]:

@@ -27,6 +27,8 @@ class Format:
       read: a row of those fields, its name for errors, and a `Lookup`, to an example.
       needs: the fields of config.data that name files of texts by id.
       renamed: whether `config.data.columns` names its columns.
+      lacks: of "scores", "negatives" and "positives" (more than one), those that no row
+        has.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class Format:
     read: Callable[[Mapping[str, Any], str, Lookup], Pair | Group]
     needs: tuple[str, ...] = ()
     renamed: bool = False
+    lacks: tuple[str, ...] = ()
 
 
 def recognise(
@@ -132,6 +135,7 @@ FORMATS = {
             ("negative_passages",),
         ),
         readers.tevatron,
+        lacks=("scores",),
     ),
     "tevatron_ids": Format(
         "group",
@@ -146,6 +150,7 @@ FORMATS = {
         ),
         readers.tevatron_ids,
         needs=("corpus",),
+        lacks=("scores",),
     ),
     "colbert": Format(
         "group",
@@ -154,6 +159,7 @@ FORMATS = {
         readers.named({"qid": ("qid",), "pids": ("pids",), "scores": ("scores",)}),
         readers.colbert,
         needs=("queries", "corpus"),
+        lacks=("positives",),
     ),
     "triplet": Format(
         "group",
@@ -163,6 +169,7 @@ FORMATS = {
         " (sentence-transformers)",
         readers.triplet_fields,
         readers.triplet,
+        lacks=("positives",),
     ),
     "labelled": Format(
         "group",
@@ -170,6 +177,7 @@ FORMATS = {
         " config.data.min_label and more (sentence-transformers)",
         readers.labelled_pair_fields,
         readers.labelled,
+        lacks=("scores", "negatives", "positives"),
     ),
     "beir": Format(
         "group",
@@ -177,5 +185,6 @@ FORMATS = {
         " config.data.split (BEIR)",
         readers.named({name: (name,) for name in ("qid", "relevant", "irrelevant")}),
         readers.beir,
+        lacks=("scores",),
     ),
 }

@@ -1,11 +1,12 @@
 """Rows of tables as examples, in whichever format they are."""
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lsrjax.data.arrow import ArrowRows, starts
 from lsrjax.data.examples import Group, Pair
 from lsrjax.data.formats import FORMATS, recognise
 from lsrjax.data.readers import Lookup, labelled_rows
@@ -14,8 +15,53 @@ from lsrjax.errors import InputError
 _SCORES = ("pos_scores", "neg_scores")
 
 
-class ArrowRecords:
-    """Rows of `pyarrow` tables, one table after the other."""
+class TfdsRows:
+    """Rows of a TFDS data source."""
+
+    def __init__(self, data):
+        """Takes the data source."""
+        self._data = data
+        self._fields: Mapping[str, str] = {}
+
+    @property
+    def column_names(self) -> list[str]:
+        """Of all features."""
+        return list(self._data.dataset_info.features)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def first_row(self) -> Mapping[str, Any]:
+        """The first row, whichever columns are kept."""
+        return _plain(self._data[0])
+
+    def select(self, fields: Mapping[str, str]) -> None:
+        """Keeps some columns, under the names of their fields."""
+        self._fields = fields
+
+    def row(self, index: int) -> Mapping[str, Any]:
+        """The kept fields of a row."""
+        row = self._data[index]
+        return {field: _plain(row[column]) for field, column in self._fields.items()}
+
+    def values(self, field: str) -> Iterator[Any]:
+        """A kept field of all rows."""
+        return (self.row(index)[field] for index in range(len(self)))
+
+
+def _plain(value: Any) -> Any:
+    """Python's own types: TFDS gives texts as bytes and lists as arrays."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+class _Records:
+    """Rows of tables, one table after the other."""
 
     def __init__(self, tables: Sequence[tuple[str, Any]]):
         """Takes where each table came from, for errors, and the table.
@@ -23,57 +69,54 @@ class ArrowRecords:
         Raises:
           InputError: no rows.
         """
-        self._tables = [(n, table) for n, table in tables if table.num_rows]
-        if not self._tables:
+        parts = [
+            (name, ArrowRows(table) if hasattr(table, "to_batches") else table)
+            for name, table in tables
+        ]
+        self._parts = [(name, part) for name, part in parts if len(part)]
+        if not self._parts:
             raise InputError(
                 f"{', '.join(name for name, _ in tables)}: no rows. Write the data"
                 " again, or point config.data to other data."
             )
-        # Record batches are found by bisection; a table of many chunks is not.
-        self._batches, self._starts, self._rows = [], [], 0
+        self._starts = starts([part for _, part in self._parts])
 
     @property
     def columns(self) -> list[tuple[str, list[str]]]:
         """The name and columns of each table."""
-        return [(name, table.column_names) for name, table in self._tables]
+        return [(name, part.column_names) for name, part in self._parts]
 
     def first_row(self, place: int) -> Mapping[str, Any]:
         """The first row of a table."""
         try:
-            return self._tables[place][1].slice(0, 1).to_pylist()[0]
+            return self._parts[place][1].first_row()
         except UnicodeDecodeError as e:
             return {"not UTF-8": str(e)}
 
     def select(self, fields: Sequence[Mapping[str, str]]) -> None:
         """Keeps some columns of each table, under the names of their fields."""
-        for (name, table), chosen in zip(self._tables, fields, strict=True):
-            kept = table.select(list(chosen.values())).rename_columns(list(chosen))
-            first = self._rows
-            for batch in kept.to_batches():
-                self._batches.append((name, self._rows - first, batch))
-                self._starts.append(self._rows)
-                self._rows += batch.num_rows
+        for (_, part), chosen in zip(self._parts, fields, strict=True):
+            part.select(chosen)
 
     def values(self, field: str) -> list:
         """A field of all rows."""
-        return [v for *_, batch in self._batches for v in batch[field].to_pylist()]
+        return [value for _, part in self._parts for value in part.values(field)]
 
     def __len__(self) -> int:
-        return self._rows
+        return sum(len(part) for _, part in self._parts)
 
     def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
         """A row's name for errors, and its fields."""
         place = bisect.bisect_right(self._starts, index) - 1
-        name, first, batch = self._batches[place]
-        offset = index - self._starts[place]
-        where = f"{name}, row {first + offset} (the first is 0)"
+        name, part = self._parts[place]
+        number = index - self._starts[place]
+        where = f"{name}, row {number} (the first is 0)"
         try:
-            (row,) = batch.slice(offset, 1).to_pylist()
+            return where, part.row(number)
         except UnicodeDecodeError as e:
             raise InputError(
                 f"{where}: a text is not UTF-8 ({e}). Write the file again."
             ) from e
-        return where, row
 
 
 class Rows:
@@ -97,8 +140,8 @@ class Rows:
         """The rows of one table after the other.
 
         Args:
-          tables: where each came from, for errors, and a `pyarrow.Table`; or an object
-            with the methods of `ArrowRecords`.
+          tables: where each came from, for errors, and a `pyarrow.Table`, or
+            `ParquetRows`, `JsonRows` or `TfdsRows`.
           kind: "pair" or "group".
           columns: the tables' names for the fields `english`, `translation`,
             `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
@@ -111,9 +154,7 @@ class Rows:
           InputError: no rows, columns of no format or of several, a column that only
             some of the tables have, or ids without a corpus.
         """
-        self._records = records = (
-            tables if hasattr(tables, "first_row") else ArrowRecords(tables)
-        )
+        self._records = records = _Records(tables)
         self._lookup = lookup or Lookup()
         if not scores:
             columns = dict(columns) | {field: field for field in _SCORES}
@@ -176,54 +217,3 @@ def _recognised(records, kind, columns, format) -> tuple[str, list[dict[str, str
                 " them the same columns, or train on them in separate stages."
             )
     return formats[0], known
-
-
-class TfdsRecords:
-    """Rows of a TFDS data source."""
-
-    def __init__(self, name: str, data, columns: Sequence[str]):
-        """Takes the data set's name, for errors, its data source and columns."""
-        self._name, self._data, self._names = name, data, list(columns)
-        self._fields: Mapping[str, str] = {}
-        if not len(data):
-            raise InputError(f"{name}: no rows. Point config.data to other data.")
-
-    @property
-    def columns(self) -> list[tuple[str, list[str]]]:
-        """The data set's name and columns."""
-        return [(self._name, self._names)]
-
-    def first_row(self, place: int) -> Mapping[str, Any]:
-        """The first row."""
-        return _plain(self._data[0], f"{self._name}, row 0")
-
-    def select(self, fields: Sequence[Mapping[str, str]]) -> None:
-        """Keeps some columns, under the names of their fields."""
-        (self._fields,) = fields
-
-    def values(self, field: str) -> list:
-        """A field of all rows."""
-        return [self.row(index)[1][field] for index in range(len(self))]
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
-        """A row's name for errors, and its fields."""
-        where = f"{self._name}, row {index} (the first is 0)"
-        row = self._data[index]
-        return where, {f: _plain(row[c], where) for f, c in self._fields.items()}
-
-
-def _plain(value: Any, where: str) -> Any:
-    """Python's own types: TFDS gives texts as bytes and lists as arrays."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError as e:
-            raise InputError(f"{where}: a text is not UTF-8 ({e}).") from e
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist(), where)
-    if isinstance(value, dict):
-        return {key: _plain(v, where) for key, v in value.items()}
-    return [_plain(v, where) for v in value] if isinstance(value, list) else value

@@ -16,7 +16,7 @@ from lsrjax.data.ensembles import Ensemble, parse_weights
 from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
 from lsrjax.data.formats import FORMATS
 from lsrjax.data.readers import FIELDS, Lookup
-from lsrjax.data.rows import Rows, TfdsRecords
+from lsrjax.data.rows import Rows, TfdsRows
 from lsrjax.data.tables import read_datasets, read_files
 from lsrjax.errors import InputError
 
@@ -275,9 +275,7 @@ def _open_tfds(config, kind, scores):
             " of a data set written as array_record; TFDS_DATA_DIR says where TFDS"
             " keeps data."
         ) from e
-    columns = list(data.dataset_info.features)
-    records = TfdsRecords(f"{name}:{split}", data, columns)
-    return _rows(records, config, kind, scores)
+    return _rows([(f"{name}:{split}", TfdsRows(data))], config, kind, scores)
 
 
 def _open_debian(config, kind, scores):

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsrjax.data import corpus
-from lsrjax.data.corpus import Corpus, read_qrels
+from lsrjax.data import index
+from lsrjax.data.corpus import Corpus, read_qrels, state
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
 
@@ -68,7 +68,7 @@ def test_a_missing_id_is_named_with_its_row_and_file(path):
 
 
 def test_ids_of_one_hash_are_told_apart(path, monkeypatch):
-    monkeypatch.setattr(corpus, "hash", lambda key: 5, raising=False)
+    monkeypatch.setattr(index, "id_hash", lambda key: 5)
     found = opened(path)
     for key, text in TEXTS.items():
         assert found.get(key, "row 0") == {ANY: text}
@@ -111,12 +111,12 @@ def test_an_index_holds_no_texts(path, monkeypatch):
     assert sum(array.nbytes for array in held) == 16 * len(TEXTS)
     (file,) = index._files
     if path.suffix == ".parquet":
-        buffer = file._batches[0].column(1).buffers()[2]
+        buffer = file._rows._rows._batches[0].column(1).buffers()[2]
         before = pa.total_allocated_bytes()
         assert buffer.size and opened(path) and pa.total_allocated_bytes() == before
     else:
-        assert isinstance(file._bytes, mmap.mmap)
-        assert sys.getsizeof(file._bytes) < 200
+        assert isinstance(file._lines._bytes, mmap.mmap)
+        assert sys.getsizeof(file._lines._bytes) < 200
     read, real = [], type(file).read
     counted = lambda self, offset: read.append(offset) or real(self, offset)  # noqa: E731
     monkeypatch.setattr(type(file), "read", counted)
@@ -137,7 +137,7 @@ def test_an_index_holds_no_texts(path, monkeypatch):
         ),
         ("a.jsonl", '{"id": 1, "text": null}\n', "the text is None, not a string"),
         ("a.tsv", "1\ta\n2 b\n", "line 2 has 1 cells: .*id, text and maybe title"),
-        ("a.parquet", "PAR1", r"a\.parquet \(4 bytes\) could not be read as Parquet"),
+        ("a.parquet", "PAR1", r"a\.parquet \(4 bytes\) is not a whole Parquet file"),
         ("a.csv", "1,a\n", "unknown type '.csv' of a file of texts; known are .jsonl"),
     ],
 )
@@ -166,3 +166,71 @@ def test_judgements(tmp_path):
     path.write_text("query-id\tcorpus-id\tscore\nq1 a 1\n")
     with pytest.raises(InputError, match=r"train\.tsv, line 2 is \['q1 a 1'\]"):
         read_qrels(path)
+
+
+def saved(path, **splits):
+    datasets = pytest.importorskip("datasets")
+    rows = {
+        name: datasets.Dataset.from_dict({"_id": list(t), "text": list(t.values())})
+        for name, t in splits.items()
+    }
+    whole = datasets.DatasetDict(rows) if len(rows) > 1 else next(iter(rows.values()))
+    whole.save_to_disk(path)
+    return f"datasets:{path}"
+
+
+def test_texts_of_data_sets(tmp_path, monkeypatch):
+    """They stay in the data set's own files; languages are told as of files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = saved(tmp_path / "x", train=TEXTS)
+    before = pa.total_allocated_bytes()
+    found = opened(name)
+    assert pa.total_allocated_bytes() == before
+    assert found.languages == (ANY,) and len(found) == len(TEXTS)
+    for key, text in TEXTS.items():
+        assert found.get(key, "row 0") == {ANY: text}
+    write_tsv(tmp_path / "en.tsv", {"7": "greetings"})
+    several = opened(f"en:{tmp_path}/en.tsv, de:{name}")
+    assert several.get("7", "row") == {"en": "greetings", "de": "Grüße"}
+    with pytest.raises(InputError, match=r"'D9' is not in datasets:.*x \(4 texts\)"):
+        found.get("D9", "row 0")
+
+
+def test_splits_of_data_sets(tmp_path):
+    name = saved(tmp_path / "x", train={"1": "one"}, dev={"1": "other"})
+    assert opened(f"{name}::dev").get("1", "row") == {ANY: "other"}
+    with pytest.raises(
+        InputError, match=r"has the splits train, dev\. Say which: .*x::"
+    ):
+        opened(name)
+    with pytest.raises(InputError, match="split 'test'.*could not be read"):
+        opened(f"{name}::test")
+    with pytest.raises(InputError, match="save_to_disk has no subsets"):
+        opened(f"{name}:part:dev")
+    with pytest.raises(InputError, match=r"is not datasets:NAME, datasets:NAME:SUBSET"):
+        opened(f"{name}::dev:more")
+
+
+def test_an_index_of_a_data_set_is_kept(tmp_path, monkeypatch):
+    name = saved(tmp_path / "x", train=TEXTS)
+    monkeypatch.setattr(index, "_KEPT", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    opened(name)
+    monkeypatch.setattr("lsrjax.data.corpus._TableTexts.ids", None)
+    assert opened(name).get("7", "row") == {ANY: "Grüße"}
+
+
+def test_the_state_of_a_data_set_tells_its_contents(tmp_path):
+    name = saved(tmp_path / "x", train=TEXTS)
+    before = state(name, "config.data.corpus")
+    assert state(name, "config.data.corpus") == before
+    saved(tmp_path / "y", train={"1": "one"})
+    (arrow,) = (tmp_path / "y").glob("*.arrow")
+    (old,) = (tmp_path / "x").glob("*.arrow")
+    arrow.replace(old)
+    assert state(name, "config.data.corpus") != before
+
+
+def test_a_mark_of_byte_order_is_no_part_of_an_id(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"\xef\xbb\xbf1\tone\n2\ttwo\n")
+    assert opened(tmp_path / "a.tsv").get("1", "row") == {ANY: "one"}

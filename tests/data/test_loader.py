@@ -24,6 +24,7 @@ from lsrjax.data.loader import (
 )
 from lsrjax.data.mixing import MixedOrder
 from lsrjax.data.negatives import Choice
+from lsrjax.data.orders import EXAMPLE
 from lsrjax.data.sources import ANY, Group, InMemory, Pair, WithNegatives
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
@@ -707,6 +708,69 @@ def test_shares_of_languages_over_many_draws_are_those_asked_for():
     assert sum(counts.values()) == 100_000 and set(counts) == set(SHARES)
     for language, share in SHARES.items():
         assert abs(counts[language] / 100_000 - share) < 0.01
+
+
+class Words:
+    """Stands for a tokenizer: a text is its first word, which says its language."""
+
+    max_length, tokenizer = 1, None
+
+    def ids(self, texts):
+        return [[LANGUAGES.index(text.split()[0])] for text in texts]
+
+
+@pytest.mark.parametrize("mixing", ["passages", "entries"])
+def test_shares_of_languages_over_epochs_are_those_asked_for(mixing):
+    """To 1 % over 100,000 draws, each by the (seed, epoch, query) of its batch."""
+    (group,), G, epochs = groups(1, negatives=8), 9, 11_200
+    build = GroupBatches(Words(), Words(), G, mixing, WEIGHTS, WEIGHTS, False)
+    queries, documents = collections.Counter(), collections.Counter()
+    rngs = [np.random.default_rng((3, EXAMPLE, e, 0)) for e in range(epochs)]
+    for drawn in build.draw([group] * epochs, rngs):
+        queries[LANGUAGES[drawn.texts["query"][0][0]]] += 1
+        documents.update(LANGUAGES[ids[0]] for ids in drawn.texts["document"])
+    assert sum(documents.values()) == G * epochs > 100_000
+    assert set(documents) == set(queries) == set(SHARES)
+    for language, share in SHARES.items():
+        # Where all nine are of one language, they are one draw.
+        off = 0.01 if mixing == "passages" else 0.015
+        assert abs(documents[language] / (G * epochs) - share) < off
+        assert abs(queries[language] / epochs - share) < 0.015
+
+
+def drawn_by_place(examples, build, batch_size, processes, batches=24):
+    """(query, its documents, scores) of each (epoch, example) that is met."""
+    found, order = {}, Order(len(examples), batch_size, seed=5)
+    options = {"devices": len(sum(processes, [])), "parts": 1}
+    for rows in processes:
+        mine = batches_of(
+            examples, build, batch_size, order=order, rows=rows, **options
+        )
+        for i in range(batches):
+            devices = len(rows)
+            scores = mine[i]["targets"]["scores"].reshape(devices, -1, 3)
+            for said, own in zip(
+                rows_by_device(mine[i]["student"], devices), scores, strict=True
+            ):
+                for k, query in enumerate(said[: len(own)]):
+                    documents = said[len(own) + 3 * k : len(own) + 3 * k + 3]
+                    place = (tuple(query), *map(tuple, documents), *own[k].tolist())
+                    found.setdefault(int(own[k][0]) // 100, []).append(place)
+    return {example: collections.Counter(places) for example, places in found.items()}
+
+
+@pytest.mark.parametrize("mixing", ["passages", "entries"])
+def test_draws_do_not_depend_on_batches_or_processes(field, mixing):
+    """The texts, languages and scores that a query gets in its first four epochs."""
+    examples = groups(16)
+    build = group_batches(field, mixing=mixing, document_languages=WEIGHTS)
+    one = drawn_by_place(examples, build, 4, [[0]], batches=16)
+    assert sum(map(len, one.values())) > 50  # not the same in each epoch
+    for batch_size, processes in ((4, [[0], [1]]), (8, [[0, 2], [3], [1]])):
+        cut = drawn_by_place(
+            examples, build, batch_size, processes, batches=64 // batch_size
+        )
+        assert cut == one
 
 
 @pytest.mark.parametrize("mixing", ["passages", "entries"])

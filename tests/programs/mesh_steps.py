@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax import sharding
+from lsrjax import losses, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data import shapes
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.regularizers import REGULARIZERS
 from lsrjax.trees import path_name
 
 # Steps that run a few times compile longer than they run.
@@ -54,37 +56,67 @@ STUDENT = RetrieverSpec(
 )
 
 
-# Tasks of other students, by the loss that they are trained with.
-OTHERS = {
-    "static": ("infonce", {"head": "splade", "tied": True, "queries": "static"}),
-    "towers": ("kl", {"towers": "separate"}),
-    "csr_towers": (
-        "infonce",
-        {
-            "head": "csr",
-            "pooling": "mean",
-            "latents": 24,
-            "active_latents": 3,
-            "revived_latents": 4,
-            "dead_after": 2,
-            "towers": "separate",
-        },
-    ),
-    "sum": ("kl", {"head": "splade", "pooling": "sum"}),
-    "token_weights": ("infonce", {"head": "token_weights"}),
-    "dense": ("kl", {"head": "dense", "pooling": "mean", "normalize": False}),
-    "m3": ("infonce", {"head": "m3", "normalize": False}),
-    "colbert": ("kl", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
-    "colbert_all": ("infonce", {"head": "colbert", "expand_id": 5}),
-    # All queries in one language, then in the other; with the signs of health.
-    "round_robin": ("language_kl", {"head": "splade", "pooling": "sum"}),
+CSR = {
+    "head": "csr",
+    "pooling": "mean",
+    "latents": 24,
+    "active_latents": 3,
+    "revived_latents": 4,
+    "dead_after": 1,
 }
+# Tasks of other students: their losses, the regularizer and what the student is.
+OTHERS = {
+    "static": (
+        "infonce",
+        "idf_flops",
+        {"head": "splade", "tied": True, "queries": "static"},
+    ),
+    "towers": ("kl", "", {"towers": "separate"}),
+    "csr_towers": ("infonce", "", CSR | {"towers": "separate"}),
+    "sum": ("kl", "joint_flops", {"head": "splade", "pooling": "sum"}),
+    "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
+    "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
+    "m3": ("infonce", "", {"head": "m3", "normalize": False}),
+    "m3_all": ("m3", "", {"head": "m3"}),
+    "csr": ("reconstruction:1,infonce:0.1", "flops", CSR),
+    "csr_ties": ("reconstruction:1,infonce:0.1", "flops", CSR),
+    "colbert": ("kl", "", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
+    "colbert_all": ("infonce", "", {"head": "colbert", "expand_id": 5}),
+    # All queries in one language, then in the other; with the signs of health.
+    "round_robin": ("language_kl", "l1", {"head": "splade", "pooling": "sum"}),
+}
+LOSSES = {"kl": "kl,margin_mse:0.01", "language_kl": "kl:0.1,language_kl"}
+
+
+def check_all_are_here() -> None:
+    """Each entry of a table has a task, or the entry is named."""
+    tasks = ("alignment", "kl", "infonce", *OTHERS)
+    configs = [config_of(task) for task in tasks]
+    for table, known, found in (
+        ("HEADS", HEADS, {student_of(task).head for task in tasks}),
+        (
+            "LOSSES",
+            losses.LOSSES,
+            {name for c in configs for name in losses.of(c.loss).weights},
+        ),
+        (
+            "REGULARIZERS",
+            REGULARIZERS,
+            {c.regularizer.name for c in configs if c.regularizer.document},
+        ),
+    ):
+        if missing := set(known) - found:
+            raise SystemExit(
+                f"{', '.join(sorted(missing))} of {table}: no task in"
+                " tests/programs/mesh_steps.py; add one to OTHERS and, in"
+                " tests/test_sharding.py, to OTHERS."
+            )
 
 
 def student_of(task: str) -> RetrieverSpec:
     if task not in OTHERS:
         return STUDENT
-    options = OTHERS[task][1]
+    options = OTHERS[task][2]
     if "head" not in options:  # the same student, but for these options
         return dataclasses.replace(STUDENT, **options)
     return RetrieverSpec(encoder=encoder("bert", TERMS), special_ids=(1,), **options)
@@ -100,12 +132,10 @@ def config_of(task: str):
     if task == "alignment":
         c.loss.name = "alignment"
         return c
-    loss = OTHERS[task][0] if task in OTHERS else task
-    c.loss.name, c.regularizer.name = {
-        "kl": ("kl,margin_mse:0.01", "l1"),
-        "language_kl": ("kl:0.1,language_kl", "l1"),
-        "infonce": ("infonce", "flops"),
-    }[loss]
+    loss, regularizer = OTHERS[task][:2] if task in OTHERS else (task, "")
+    c.loss.name = LOSSES.get(loss, loss)
+    c.regularizer.name = regularizer or ("flops" if loss == "infonce" else "l1")
+    c.regularizer.threshold = 2
     c.data.group_size = GROUP
     fields = ("query", "document", "source_query", "source_document")
     for field in fields if student_of(task).sparse else ():
@@ -132,6 +162,22 @@ def random_params(spec, seed):
         # rounding is large beside them.
         params["head"]["echo"]["bias"] = np.ones((), np.float32)
     return params
+
+
+def with_ties(params):
+    """Every latent of an autoencoder twice, so that the k-th largest is two."""
+    coder = params["head"]["autoencoder"]
+    for name in ("kernel", "bias"):
+        coder[name][..., 1::2] = coder[name][..., ::2]
+    return params
+
+
+def idf_of(spec):
+    rng = np.random.default_rng(4)
+    return {
+        view: rng.uniform(0.5, 4, size).astype(np.float32)
+        for view, size in spec.views.items()
+    }
 
 
 def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
@@ -201,14 +247,16 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
     student = student_of(task)
     found = {}
     with jax.set_mesh(mesh):
-        step = training.make_step(config, 10, student, teacher)
+        step = training.make_step(config, 10, student, teacher, idf_of(student))
 
         def placed(spec, params):
             heads = spec.encoder.num_heads
             layout = sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
             return sharding.place(params, layout.shardings(params)), layout
 
-        params, layout = placed(student, random_params(student, 0))
+        params = random_params(student, 0)
+        params = with_ties(params) if task == "csr_ties" else params
+        params, layout = placed(student, params)
         teacher_params = teacher and placed(TEACHER, random_params(TEACHER, 1))[0]
         state = jax.eval_shape(lambda p: training.init_state(step, p), params)
         lies = layout.shardings(state)
@@ -227,6 +275,7 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
+    check_all_are_here()
     results = {}
     for case in sys.argv[2:]:
         task, data, model, fsdp, chunk, remat = case.split(":")

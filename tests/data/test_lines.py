@@ -1,0 +1,169 @@
+import concurrent.futures
+import json
+import mmap
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lsrjax.data import lines
+from lsrjax.data.arrow import ParquetRows
+from lsrjax.data.lines import JsonRows, Lines
+from lsrjax.errors import InputError
+
+ENDS = ("\n", "\r\n", "\n\n", "\n \t\r\n")
+
+
+def written(path, rows, seed):
+    """Rows as lines with ends and blank lines of all sorts, and their line numbers."""
+    rng = random.Random(seed)
+    text = rng.choice(["", "\ufeff", "\n", "\ufeff\r\n"])
+    numbers = []
+    for row in rows:
+        numbers.append(text.count("\n") + 1)
+        text += json.dumps(row, ensure_ascii=rng.random() < 0.5) + rng.choice(ENDS)
+    if rng.random() < 0.5:
+        text = text.rstrip()  # the last line has no end
+    path.write_bytes(text.encode())
+    return numbers
+
+
+def rows_of(seed, count):
+    rng = random.Random(seed)
+    texts = ["", "a", "Grüße", "数学 に基く", "tab\tand\nnew line", "\u2028 \x85"]
+    return [
+        {
+            field: value
+            for field, value in (
+                ("query", rng.choice(texts)),
+                ("pos", rng.choices(texts, k=rng.randrange(4))),
+                ("scores", rng.choices([1, 2.5, -3], k=2)),
+                ("title", None),
+            )
+            if rng.random() < 0.8
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_are_those_of_a_parser_of_the_whole_file(tmp_path, seed, monkeypatch):
+    monkeypatch.setattr(lines, "_CHECKED", 3)
+    rows = rows_of(seed, count=23)
+    path = tmp_path / "x.jsonl"
+    numbers = written(path, rows, seed)
+    found = JsonRows(path, lists=False)
+    fields = dict.fromkeys(name for row in rows for name in row)
+    assert len(found) == len(rows) and found.column_names == list(fields)
+    assert found.first_row() == rows[0]
+    found.select({f"own_{name}": name for name in fields})
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    for i in order:
+        expected = {f"own_{name}": rows[i].get(name) for name in fields}
+        assert found.row(i) == expected
+    assert list(found.values("own_query")) == [row.get("query") for row in rows]
+    starts = {offset: number for number, offset, _ in Lines(path)}
+    assert list(starts.values()) == numbers
+    for offset in starts:
+        assert json.loads(Lines(path).at(offset)) in rows
+
+
+def test_a_row_costs_eight_bytes(tmp_path):
+    path = tmp_path / "x.jsonl"
+    written(path, [{"query": "long " * 1000}] * 50, seed=0)
+    rows = JsonRows(path, lists=False)
+    assert rows._offsets.nbytes == 8 * 50 and rows._offsets.dtype == np.int64
+    assert isinstance(rows._lines._bytes, mmap.mmap)
+    held = [v for v in vars(rows).values() if isinstance(v, list)]
+    assert held == [["query"]]
+
+
+def test_threads_read_rows_at_once(tmp_path):
+    path = tmp_path / "x.jsonl"
+    written(path, [{"query": f"query {i}"} for i in range(40)], seed=1)
+    rows = JsonRows(path, lists=False)
+    rows.select({"query": "query"})
+    order = np.random.default_rng(0).integers(0, 40, 2000).tolist()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: rows.row(i)["query"], order))
+    assert found == [f"query {i}" for i in order]
+
+
+@pytest.mark.parametrize("checked", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        (["a", None, "b", 7, "c"], 3),
+        ([1, 2, 2.5, "3"], 3),
+        ([["a"], [], None, "a"], 3),
+        ([{"text": "a"}, {"title": "b"}, {"text": 5}], 2),
+        ([1, True], 1),
+        ([None, 2**70], 1),
+    ],
+)
+def test_a_value_of_another_type_is_named(
+    tmp_path, values, place, checked, monkeypatch
+):
+    """However many rows lie between it and those it does not go with."""
+    monkeypatch.setattr(lines, "_CHECKED", checked)
+    path = tmp_path / "x.jsonl"
+    written(path, [{"field": value} for value in values], seed=2)
+    with pytest.raises(InputError) as error:
+        JsonRows(path, lists=False)
+    shown = f"{path}, row {place} (the first is 0): field 'field' is {values[place]!r}"
+    assert shown in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("broken", ['{"query": "a', "[1, 2]", "7", '{"a": 1} {'])
+def test_a_broken_line_is_named(tmp_path, seed, broken):
+    path = tmp_path / "x.jsonl"
+    written(path, rows_of(seed, 5), seed)
+    text = path.read_bytes().rstrip() + b"\r\n"
+    path.write_bytes(text + broken.encode())
+    with pytest.raises(InputError) as error:
+        JsonRows(path, lists=False)
+    number = text.count(b"\n") + 1
+    assert f"{path}, line {number} is " in str(error.value)
+
+
+def test_a_file_written_over_is_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"query": "one"}\n{"query": "two"}\n')
+    rows = JsonRows(path, lists=False)
+    rows.select({"query": "query"})
+    with open(path, "r+b") as file:
+        file.write(b'{"query": "a longer one"}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl, row 1 .*, byte 17 is not JSON"):
+        rows.row(1)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_files_without_rows(tmp_path, content):
+    path = tmp_path / "x.jsonl"
+    path.write_text(content, encoding="utf-8")
+    assert len(JsonRows(path, lists=False)) == 0
+
+
+def test_parquet_rows_take_no_memory(tmp_path):
+    """Dictionaries that differ between row groups are unpacked, too."""
+    words = [f"word {i}" for i in range(3000)]
+    columns = {
+        "query": pa.array(words).dictionary_encode(),
+        "pos": [[word, word] for word in words],
+        "unused": words,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet", row_group_size=700)
+    before = pa.total_allocated_bytes()
+    rows = ParquetRows(tmp_path / "x.parquet")
+    assert rows.column_names == ["query", "pos", "unused"] and len(rows) == 3000
+    assert rows.first_row() == {"query": "word 0", "pos": ["word 0"] * 2} | {
+        "unused": "word 0"
+    }
+    rows.select({"query": "query", "documents": "pos"})
+    assert list(rows.values("query")) == words
+    for i in random.Random(0).sample(range(3000), 50):
+        assert rows.row(i) == {"query": words[i], "documents": [words[i]] * 2}
+    assert pa.total_allocated_bytes() == before
