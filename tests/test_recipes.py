@@ -45,7 +45,7 @@ def on_embedded_data(path):
 def test_a_recipe_is_valid_and_short(path):
     validate(config_of(path))
     assert "python -m lsrjax.main --config configs/" in path.read_text()
-    if path.stem != "demo":
+    if path.stem not in ("demo", "heads"):  # runs of several stages
         assert len(path.read_text().splitlines()) < 60
 
 

@@ -92,6 +92,34 @@ class Corpus:
         return found
 
 
+def read_texts(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Id and text of each of a file's texts, in its order.
+
+    Args:
+      path: as of a corpus, or .txt, whose lines are texts and their numbers, from 0,
+        the ids.
+
+    Raises:
+      InputError: no such file, an unknown type, or a broken line.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file (from {pathlib.Path.cwd()}).")
+    if path.suffix == ".txt":
+        with open(path, "rb") as file:
+            for number, line in enumerate(file):
+                try:
+                    text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+                except UnicodeDecodeError as e:
+                    raise InputError(
+                        f"{path}, line {number + 1} is not UTF-8 ({e}). Write it again."
+                    ) from e
+                yield str(number), text.rstrip("\r\n")
+        return
+    texts = _open(path)
+    for place, _ in texts.ids():
+        yield texts.read(place)
+
+
 def parse(files: str) -> list[tuple[str, str]]:
     """(language, pattern) of each part of `"en:a.tsv,de:b.tsv"`; `*` without one."""
     parts = []

@@ -1,0 +1,166 @@
+"""Every head on the same data, from the same start: which costs what, and finds what.
+
+    python -m lsrjax.main --config configs/heads.py
+
+On the embedded Debian descriptions an English SPLADE is trained, and from it a
+multilingual encoder made (`align`, as in configs/demo.py). Each head then learns on
+that encoder from 200 batches of titles in 13 languages with English descriptions, by
+InfoNCE over the batch. SPLADE, whose head is one with its word embeddings, starts as a
+bag of the text's own words instead, and CSR from the dense model, as it is meant to be.
+The tables compare them with BM25.
+"""
+
+from ml_collections import ConfigDict
+
+from lsrjax.config import get_default
+
+
+def get_config() -> ConfigDict:
+    c = get_default()
+    stages = {
+        "teacher": teacher(),
+        "align": align(),
+        "splade": splade(),
+        "inference_free": inference_free(),
+        "token_weights": student("token_weights"),
+        "dense": dense("dense"),
+        "csr": csr(),
+        "colbert": colbert("colbert"),
+        "m3": m3(),
+        "milco": milco(),
+    }
+    with c.unlocked():
+        c.stages = ConfigDict(stages, sort_keys=False)
+    c.evaluate.test = "debian"
+    return c
+
+
+def stage() -> ConfigDict:
+    """What all stages share."""
+    c = get_default()
+    c.data.source = "debian"
+    c.data.query_length = 24
+    c.data.document_length = 64
+    c.data.document_languages = "en:1"
+    # So few steps do not earn the compilation of many parts.
+    c.data.length_parts = 6
+    c.batch_size = 64
+    c.loss.name = "infonce"
+    c.optim.lr = 1e-3
+    c.optim.schedule = "linear"
+    c.optim.warmup_steps = 20
+    c.dev.source = "debian"
+    c.steps = 200
+    return c
+
+
+def teacher() -> ConfigDict:
+    """An English SPLADE."""
+    c = with_flops(stage())
+    c.model.head = "splade"
+    c.model.family = "bert"
+    c.tokenizer = "embedded:english"
+    c.init.lexical = True
+    c.data.query_languages = "en:1"
+    c.steps = 300
+    return c
+
+
+def align() -> ConfigDict:
+    """The encoder that most heads start on: the teacher's layers, words translated."""
+    c = stage()
+    c.tokenizer = "embedded:multilingual"
+    c.init.head = "stage:teacher"
+    c.init.from_pivot = "translations"
+    c.teacher.model = "stage:teacher"
+    c.data.document_languages = get_default().data.document_languages
+    c.loss.name = "alignment"
+    c.optim.lr = 3e-5
+    c.steps = 50
+    return c
+
+
+def student(head: str) -> ConfigDict:
+    """A head on the encoder of `align`."""
+    c = stage()
+    c.model.head = head
+    c.init.encoder = "stage:align"
+    c.data.query_languages = "en:0.2,*:1"
+    return c
+
+
+def with_flops(c: ConfigDict) -> ConfigDict:
+    """FLOPS regularization of both sides, rising."""
+    c.regularizer.name = "flops"
+    c.regularizer.query = c.regularizer.document = 1e-3
+    c.regularizer.schedule = "quadratic"
+    c.regularizer.warmup_steps = 100
+    return c
+
+
+def splade() -> ConfigDict:
+    """SPLADE over the multilingual vocabulary."""
+    c = with_flops(student("splade"))
+    c.init.encoder = ""
+    c.tokenizer = "embedded:multilingual"
+    c.init.lexical = True
+    return c
+
+
+def inference_free() -> ConfigDict:
+    """The same, with a learned weight for each word of a query."""
+    c = splade()
+    c.model.queries = "static"
+    c.init.static = "idf"
+    c.regularizer.query = 0.0
+    return c
+
+
+def dense(head: str) -> ConfigDict:
+    """The mean of the tokens' states."""
+    c = student(head)
+    c.model.pooling = "mean"
+    c.loss.infonce_temperature = 0.05
+    return c
+
+
+def csr() -> ConfigDict:
+    """64 of 1,024 latents of the dense model's embedding."""
+    c = dense("csr")
+    c.init.encoder = "stage:dense"
+    c.model.latents = 1024
+    c.model.active_latents = 64
+    c.loss.name = "reconstruction:1,infonce:1"
+    return c
+
+
+def colbert(head: str) -> ConfigDict:
+    """32 numbers for each token."""
+    c = student(head)
+    c.model.embedding_size = 32
+    c.loss.infonce_temperature = 0.2
+    return c
+
+
+def m3() -> ConfigDict:
+    """Dense, token weights and ColBERT together."""
+    c = colbert("m3")
+    c.loss.name = "m3"
+    c.loss.infonce_temperature = 0.05
+    return c
+
+
+def milco() -> ConfigDict:
+    """Both views."""
+    c = student("milco")
+    c.init.encoder = ""
+    c.init.model = "stage:align"
+    c.init.echo = "idf"
+    c.init.echo_scale = 0.6
+    c.model.lexecho = True
+    c.model.repeats = "max"
+    c.model.exclude_special_tokens = True
+    c.regularizer.query = 3e-4
+    c.regularizer.document = 3e-5
+    c.optim.lr = 3e-4
+    return c

@@ -1,0 +1,146 @@
+"""`python -m lsrjax.encode` from a stage's folder, to files that others read."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from lsrjax import checkpoint, encode
+from lsrjax.build import tokenizer_folder
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval.encode import TextEncoder, joined
+
+TEXTS = ["red apple", "", "a library of numbers", "猫 и мышь", *map(str, range(36))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A MILCO of random weights as the only stage of a run."""
+    path = tmp_path_factory.mktemp("run") / "distill"
+    path.mkdir()
+    tokenizer = tokenizer_folder("embedded:multilingual")
+    english = tokenizer_folder("embedded:english")
+    encoder = EncoderConfig(
+        "xlm-roberta", TextTokenizer(tokenizer).vocab_size, 8, 1, 2, 8, 70, 1, 1
+    )
+    spec = RetrieverSpec(
+        "milco",
+        encoder,
+        lexecho=True,
+        pivot_vocab_size=TextTokenizer(english).vocab_size,
+        pivot_hidden_size=8,
+    )
+    params = retriever.init_params(spec, 3)
+    model = checkpoint.SavedModel(spec, params, tokenizer, english, "random")
+    checkpoint.save_model(path, model)
+    config = {"stages": {"distill": {"data": {"query_length": 8}}}}
+    (path.parent / "config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    model = checkpoint.load_model(folder)
+    made = TextEncoder(model.spec, TextTokenizer(model.tokenizer))
+    return {
+        role: joined(made.encode(model.params, TEXTS, length, role))
+        for role, length in (("document", 68), ("query", 8))
+    }
+
+
+def written(tmp_path, name="texts.txt"):
+    path = tmp_path / name
+    path.write_text("".join(f"{text}\n" for text in TEXTS), encoding="utf-8")
+    return path
+
+
+def run(*args):
+    encode.main([str(arg) for arg in args])
+
+
+def assert_close(found, wanted):
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found.toarray(), wanted.toarray(), rtol=1e-5, atol=1e-7)
+
+
+def test_a_runs_last_stage_encodes_to_a_matrix(tmp_path, folder, expected, capsys):
+    out = tmp_path / "out.npz"
+    for role, model in (("document", folder), ("query", folder.parent)):
+        target = out.with_stem(role)
+        args = ("--texts", written(tmp_path), "--out", target, "--role", role)
+        run("--model", model, *args)
+        assert_close(sparse.load_npz(target), expected[role])
+    assert "40 vectors in" in capsys.readouterr().out
+
+
+def test_lines_name_the_terms_of_both_views(tmp_path, folder, expected):
+    rows = [{"_id": f"d{i}", "text": text} for i, text in enumerate(TEXTS)]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run("--model", folder, "--texts", texts, "--out", tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [row["id"] for row in found] == [f"d{i}" for i in range(40)]
+    pivot, source = (
+        TextTokenizer(folder / name).vocabulary()
+        for name in ("pivot_tokenizer", "tokenizer")
+    )
+    matrix = np.zeros(expected["document"].shape, np.float32)
+    for row, line in zip(matrix, found, strict=True):
+        for token, weight in line["pivot"].items():
+            row[pivot[token]] = weight
+        for token, weight in line["source"].items():
+            row[len(pivot) + source[token]] = weight
+    assert_close(sparse.csr_matrix(matrix), expected["document"])
+
+
+def test_what_was_encoded_before_a_stop_is_kept(
+    tmp_path, folder, expected, monkeypatch, capsys
+):
+    monkeypatch.setattr(encode, "_WINDOW_BATCHES", 1)
+    args = ("--model", folder, "--texts", written(tmp_path), "--batch_size", 16)
+    args = (*args, "--out", tmp_path / "out.npz")
+    encoded, original = [], TextEncoder.encode
+
+    def counted(self, params, texts, *rest):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(len(texts))
+        return original(self, params, texts, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextEncoder, "encode", counted)
+        with pytest.raises(KeyboardInterrupt):
+            run(*args)
+    assert encoded == [16, 16] and not (tmp_path / "out.npz").exists()
+    run(*args)
+    assert "32 texts are encoded already" in capsys.readouterr().out
+    assert_close(sparse.load_npz(tmp_path / "out.npz"), expected["document"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--out": "vectors.csv"}, "unknown type; name a .npz or a .jsonl"),
+        ({"--texts": "none.txt"}, "none.txt is not a file"),
+        ({"--texts": "bad.txt"}, "bad.txt, line 2 is not UTF-8"),
+        ({"--max_length": "69"}, "--max_length is 69; the model takes 3 to 68"),
+        ({"--batch_size": "0"}, "--batch_size is 0"),
+        ({"--model": "./nowhere"}, "nowhere"),
+    ],
+)
+def test_mistakes_say_what_to_do(
+    tmp_path, folder, monkeypatch, capsys, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_bytes(b"good\n\xff\n")
+    given = {"--model": folder, "--texts": written(tmp_path), "--out": "out.npz"}
+    with pytest.raises(SystemExit) as stop:
+        run(*(part for pair in (given | change).items() for part in pair))
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
