@@ -89,8 +89,11 @@ def open_portable(reference: str) -> Portable:
         folder = folder / (list(config["stages"]) or ["train"])[-1]
     config = _json(folder.parent / run.CONFIG_FILE) or {}
     stage = config.get("stages", {}).get(folder.name, config)
-    found = (_json(folder.parent / results.RESULTS_FILE) or {}).get(folder.name)
-    return _portable(checkpoint.load_model(folder), stage, found)
+    found = _json(folder.parent / results.RESULTS_FILE) or {}
+    model = _portable(checkpoint.load_model(folder), stage, found.get(folder.name))
+    evaluation = results.markdown(found, folder.name)
+    stages = config.get("stages", {})
+    return dataclasses.replace(model, evaluation=evaluation, stages=stages)
 
 
 def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:

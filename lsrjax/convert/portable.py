@@ -22,6 +22,8 @@ class Portable:
       document_length: tokens a document is cut to.
       config: of the stage that trained it; None where that is not known.
       results: of the run's evaluation, by language and metric; None without one.
+      evaluation: the same beside other systems, as Markdown; empty without one.
+      stages: configs of all stages of the run by name, which `stage:NAME` refers to.
     """
 
     spec: RetrieverSpec
@@ -33,3 +35,5 @@ class Portable:
     document_length: int
     config: Mapping[str, Any] | None = None
     results: Mapping[str, Any] | None = None
+    evaluation: str = ""
+    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
