@@ -143,6 +143,8 @@ class SavedModel:
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages.
+      lengths: tokens that texts are cut to, by role ("query", "document"), where the
+        model's own files say so.
     """
 
     spec: RetrieverSpec
@@ -150,6 +152,7 @@ class SavedModel:
     tokenizer: pathlib.Path
     pivot_tokenizer: pathlib.Path | None
     name: str
+    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lsrjax import build, checkpoint, results, run
+from lsrjax.convert import milco_hf
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
@@ -42,6 +43,10 @@ def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
 
 
 TARGETS = {
+    "milco-hf": Target(milco_hf.write_hf, ("milco",), "transformers, from 4.57 on"),
+    "milco-reference": Target(
+        milco_hf.write_reference, ("milco",), "the reference implementation of MILCO"
+    ),
     "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
 }
 
@@ -100,7 +105,10 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
     limit = model.spec.encoder.max_length
     lengths = {
         f"{role}_length": min(
-            config.get("data", {}).get(f"{role}_length", length), limit
+            config.get("data", {}).get(
+                f"{role}_length", model.lengths.get(role, length)
+            ),
+            limit,
         )
         for role, length in _LENGTHS.items()
     }

@@ -122,9 +122,9 @@ def _sources(model: Portable) -> list[tuple[str, str, str]]:
         licence = LICENCES.get(model.name, _UNKNOWN)
         return [("weights", _public(model.name), licence)]
     found: dict[tuple[str, str, str], None] = {}
-    for name, stage in _lineage(model):
+    for name, stage in lineage(model):
         of = f" of stage `{name}`" if name else ""
-        for role, reference in _models(stage):
+        for role, reference in models_of(stage):
             if not reference.startswith("stage:"):
                 licence = LICENCES.get(reference, _UNKNOWN)
                 found[(role + of, _public(reference), licence)] = None
@@ -135,11 +135,14 @@ def _sources(model: Portable) -> list[tuple[str, str, str]]:
     return list(found)
 
 
-def _lineage(model: Portable) -> list[tuple[str, Mapping[str, Any]]]:
-    """The stage that trained the model and those it builds on, as (name, config)."""
+def lineage(model: Portable) -> list[tuple[str, Mapping[str, Any]]]:
+    """The stage that trained a model and those it builds on, as (name, config).
+
+    The model's own stage comes first, with the name "".
+    """
     stages = [("", model.config or {})]
     for _, config in stages:  # grows on the way
-        for _, reference in _models(config):
+        for _, reference in models_of(config):
             name = reference.removeprefix("stage:")
             known = {earlier for earlier, _ in stages}
             if name != reference and name in model.stages and name not in known:
@@ -147,7 +150,8 @@ def _lineage(model: Portable) -> list[tuple[str, Mapping[str, Any]]]:
     return stages
 
 
-def _models(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
+def models_of(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The models that a stage's config names, as (role, reference)."""
     init = stage.get("init", {})
     named = [
         ("start", init.get("model", "")),
@@ -235,7 +239,7 @@ def _recipe(model: Portable) -> str:
     if config is None:
         return _NO_CONFIG
     lines = []
-    for name, stage in _lineage(model):
+    for name, stage in lineage(model):
         facts = _facts(stage)
         title = f"Before, stage `{name}`: " if name else ""
         lines.append(f"- {title}{facts}")
