@@ -237,7 +237,10 @@ class MilcoModel(PreTrainedModel):
         if self.config.echo:
             size += self.config.multilingual_config["vocab_size"]
         vectors = torch.sparse_coo_tensor(
-            torch.cat(places, dim=1), torch.cat(values), (len(texts), size)
+            torch.cat(places, dim=1),
+            torch.cat(values),
+            (len(texts), size),
+            check_invariants=False,
         ).coalesce()
         return self._terms(vectors) if return_dict else vectors
 
