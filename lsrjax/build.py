@@ -57,8 +57,8 @@ def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
     if checkpoint.holds_stages(reference):
         return checkpoint.load_model(reference)
     if milco_hf.is_milco(reference):
-        *parts, lengths = milco_hf.read(reference)
-        return SavedModel(*parts, reference, lengths)
+        *parts, lengths, unused = milco_hf.read(reference)
+        return SavedModel(*parts, reference, lengths, unused)
     found = huggingface.load_checkpoint(reference)
     head = found.params.get("head")
     spec = RetrieverSpec(

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lsrjax import build, checkpoint, results, run
-from lsrjax.convert import milco_hf
+from lsrjax.convert import hub, milco_hf
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
@@ -121,6 +121,7 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
         **lengths,
         config=config or None,
         results=found,
+        unused=model.unused,
     )
 
 
@@ -132,12 +133,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Converts what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        if args.public and not args.push:
+            raise InputError("--public says how --push makes a repository; add --push.")
         export(args.reference, args.target, args.out)
+        reads = TARGETS[args.target].reads
+        print(f"{args.out}: {args.target}, for {reads}", flush=True)
+        if args.push:
+            address = hub.push(args.out, args.push, private=not args.public)
+            print(f"Uploaded to {address}", flush=True)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    reads = TARGETS[args.target].reads
-    print(f"{args.out}: {args.target}, for {reads}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,4 +163,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
     add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
+    add(
+        "--push",
+        default="",
+        metavar="REPO",
+        help="upload the folder to this repository of the Hugging Face hub, which is"
+        " made, private, if there is none",
+    )
+    add(
+        "--public",
+        action="store_true",
+        help="a repository that is made is seen by everybody",
+    )
     return parser

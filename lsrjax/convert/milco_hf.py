@@ -33,6 +33,7 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _CODE = ("configuration_milco.py", "modeling_milco.py")
 _PIVOT_TOKENIZER = "pivot_tokenizer"
 _MULTILINGUAL, _ENGLISH = "multilingual", "english"
+_POOLER = ("m_model.pooler.dense.weight", "m_model.pooler.dense.bias")
 _PIVOT_LENGTH = 512  # tokens; nothing here is cut to it
 # Options of ours that the reference's config does not have.
 _OPTIONS = (
@@ -124,7 +125,8 @@ def write_hf(model: Portable, folder: pathlib.Path) -> None:
 def write_reference(model: Portable, folder: pathlib.Path) -> None:
     """Writes what the reference's own class loads, and the two models it starts from.
 
-    Its layer after the encoder that nothing uses (the pooler) is filled with zeros.
+    Its layer after the encoder that nothing uses (the pooler) is what it was when the
+    model was read, or zeros.
     """
     spec = model.spec
     config = _config(model) | {
@@ -140,7 +142,8 @@ def write_reference(model: Portable, folder: pathlib.Path) -> None:
         folder / _MULTILINGUAL,
         spec.encoder.to_hf(),
         {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}[spec.encoder.family],
-        export_state(encoder, spec.encoder.family) | _pooler(spec.encoder.hidden_size),
+        export_state(encoder, spec.encoder.family)
+        | {name.removeprefix("m_model."): x for name, x in _pooler(model).items()},
         model.tokenizer,
         spec.encoder.max_length,
     )
@@ -214,17 +217,16 @@ def _origin(model: Portable, role: str) -> str:
 def _state(model: Portable) -> dict[str, np.ndarray]:
     state = export_state(model.params, "milco")
     bias = state[to_hf_name("head/mlm/bias", "milco")]
-    return (
-        state
-        | {"mlm_head.predictions.decoder.bias": bias.copy()}
-        | _pooler(model.spec.encoder.hidden_size, "m_model.")
-    )
+    copy = {"mlm_head.predictions.decoder.bias": bias.copy()}
+    return state | copy | _pooler(model)
 
 
-def _pooler(size: int, prefix: str = "") -> dict[str, np.ndarray]:
+def _pooler(model: Portable) -> dict[str, np.ndarray]:
+    size = model.spec.encoder.hidden_size
+    shapes = {_POOLER[0]: (size, size), _POOLER[1]: (size,)}
     return {
-        f"{prefix}pooler.dense.weight": np.zeros((size, size), np.float32),
-        f"{prefix}pooler.dense.bias": np.zeros(size, np.float32),
+        name: model.unused.get(name, np.zeros(shape, np.float32))
+        for name, shape in shapes.items()
     }
 
 
@@ -273,15 +275,23 @@ def read_spec(path_or_id: str) -> RetrieverSpec:
 
 def read(
     path_or_id: str,
-) -> tuple[RetrieverSpec, dict[str, Any], pathlib.Path, pathlib.Path, dict[str, int]]:
+) -> tuple[
+    RetrieverSpec,
+    dict[str, Any],
+    pathlib.Path,
+    pathlib.Path,
+    dict[str, int],
+    dict[str, np.ndarray],
+]:
     """Reads a MILCO that `write_hf`, `write_reference` or the reference wrote.
 
     Args:
       path_or_id: a folder, or the id of a repository on the Hugging Face hub.
 
     Returns:
-      Its spec, float32 parameters, the folders of its tokenizer and of the English one,
-      and, if the folder has them, the lengths queries and documents are cut to.
+      Its spec, float32 parameters, the folders of its tokenizer and of the English one;
+      if the folder has them, the lengths queries and documents are cut to; and the
+      tensors that no model uses, by name.
 
     Raises:
       CheckpointError: something is missing, left over, or does not fit the config.
@@ -311,7 +321,8 @@ def read(
         for role in ("query", "document")
         if f"{role}_length" in raw
     }
-    return spec, params, tokenizer, pivot, lengths
+    unused = {name: state[name] for name in _POOLER if name in state}
+    return spec, params, tokenizer, pivot, lengths, unused
 
 
 def _read_spec(
