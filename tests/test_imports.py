@@ -100,6 +100,18 @@ def test_imports_go_downwards(path):
         assert found <= ALLOWED[own]
 
 
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_what_is_shipped_runs_without_us(path):
+    known = {*sys.stdlib_module_names, "torch", "transformers"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert path.with_name(f"{node.module}.py") in TEMPLATES
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        assert {name.split(".")[0] for name in names} <= known
+
+
 def test_data_is_numpy_but_for_the_loader():
     frameworks = {"jax", "flax", "optax", "grain", "torch", "transformers"}
     for path in (ROOT / "lsrjax" / "data").glob("*.py"):

@@ -100,7 +100,7 @@ def _about(model: Portable) -> str:
         about += ", a query a bag of its own words that needs no encoder"
     views = ", ".join(f"`{name}` {size:,}" for name, size in spec.views.items())
     return (
-        f"{about[0].upper()}{about[1:]}. Trained with lsrjax.\n\n"
+        f"{about[0].upper()}{about[1:]}. Exported by lsrjax.\n\n"
         f"- encoder: {encoder.family}, {encoder.num_layers} layers,"
         f" {encoder.hidden_size} wide, {encoder.vocab_size:,} tokens, texts of up to"
         f" {encoder.max_length} tokens\n"

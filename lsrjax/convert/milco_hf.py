@@ -81,11 +81,11 @@ model = ContrastiveMILCOModel(config)
 model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
 ```
 
-`ContrastiveMILCOModel.from_pretrained({name!r})` does the same from inside of
-the folder that this one lies in, once the two paths in config.json are right for it.
-`{english}` holds the head, its vocabulary and tokenizer, but no layers: MILCO uses no
-others, and it cannot stand in as a teacher. Options that the reference does not know
-are in config.json as well: {options}.
+Started inside of this folder, `ContrastiveMILCOModel.from_pretrained(".")` does the
+same: the two paths in config.json are relative. `{english}` holds the head, its
+vocabulary and tokenizer, but no layers, which MILCO does not use; it cannot stand in
+as a teacher. Options that the reference does not know are in config.json as well:
+{options}.
 """
 
 
@@ -231,7 +231,11 @@ def _pooler(model: Portable) -> dict[str, np.ndarray]:
 
 
 def _english_state(mlm: Mapping, config: EncoderConfig) -> dict[str, np.ndarray]:
-    """A masked LM with this head, tied as BERT's are, and no layers."""
+    """A masked LM with this head and no layers.
+
+    The decoder is written both as the word table, which BERT ties it to, and on its
+    own, without which transformers 4 says that it is missing.
+    """
     size = config.hidden_size
 
     def rows(count: int) -> dict[str, np.ndarray]:
@@ -246,8 +250,7 @@ def _english_state(mlm: Mapping, config: EncoderConfig) -> dict[str, np.ndarray]
             "bias": np.zeros(size, np.float32),
         },
     }
-    head = {"transform": mlm["transform"], "bias": mlm["bias"]}
-    params = {"encoder": {"embeddings": embeddings}, "head": {"mlm": head}}
+    params = {"encoder": {"embeddings": embeddings}, "head": {"mlm": mlm}}
     return export_state(params, "bert")
 
 
