@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lsrjax", "lsrjax.*"]),
-    package_data={"lsrjax.data": ["debian/*", "debian/*/*"]},
+    package_data={
+        "lsrjax.data": ["debian/*", "debian/*/*"],
+        "lsrjax.convert": ["templates/*.py"],
+    },
     install_requires=[
         "bm25s>=0.3",
         "flax>=0.12",

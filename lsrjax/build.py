@@ -12,7 +12,7 @@ from scipy import sparse
 
 from lsrjax import checkpoint, term_statistics
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import huggingface
+from lsrjax.convert import huggingface, milco_hf
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
@@ -48,13 +48,17 @@ def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
 
     Args:
       reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
-        a masked LM or an encoder alone (then without a head).
+        a MILCO (ours or the reference's), a masked LM or an encoder alone (then
+        without a head).
       workdir: of the run, for `stage:`.
     """
     if reference.startswith("stage:"):
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
     if checkpoint.holds_stages(reference):
         return checkpoint.load_model(reference)
+    if milco_hf.is_milco(reference):
+        *parts, lengths, unused = milco_hf.read(reference)
+        return SavedModel(*parts, reference, lengths, unused)
     found = huggingface.load_checkpoint(reference)
     head = found.params.get("head")
     spec = RetrieverSpec(

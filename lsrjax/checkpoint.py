@@ -143,6 +143,10 @@ class SavedModel:
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages.
+      lengths: tokens that texts are cut to, by role ("query", "document"), where the
+        model's own files say so.
+      unused: tensors of its files that nothing here uses, by their names there, for an
+        export to the same format.
     """
 
     spec: RetrieverSpec
@@ -150,6 +154,8 @@ class SavedModel:
     tokenizer: pathlib.Path
     pivot_tokenizer: pathlib.Path | None
     name: str
+    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
+    unused: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(

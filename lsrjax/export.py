@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lsrjax import build, checkpoint, results, run
+from lsrjax.convert import hub, milco_hf
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
@@ -42,6 +43,10 @@ def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
 
 
 TARGETS = {
+    "milco-hf": Target(milco_hf.write_hf, ("milco",), "transformers, from 4.57 on"),
+    "milco-reference": Target(
+        milco_hf.write_reference, ("milco",), "the reference implementation of MILCO"
+    ),
     "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
 }
 
@@ -89,15 +94,21 @@ def open_portable(reference: str) -> Portable:
         folder = folder / (list(config["stages"]) or ["train"])[-1]
     config = _json(folder.parent / run.CONFIG_FILE) or {}
     stage = config.get("stages", {}).get(folder.name, config)
-    found = (_json(folder.parent / results.RESULTS_FILE) or {}).get(folder.name)
-    return _portable(checkpoint.load_model(folder), stage, found)
+    found = _json(folder.parent / results.RESULTS_FILE) or {}
+    model = _portable(checkpoint.load_model(folder), stage, found.get(folder.name))
+    evaluation = results.markdown(found, folder.name)
+    stages = config.get("stages", {})
+    return dataclasses.replace(model, evaluation=evaluation, stages=stages)
 
 
 def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
     limit = model.spec.encoder.max_length
     lengths = {
         f"{role}_length": min(
-            config.get("data", {}).get(f"{role}_length", length), limit
+            config.get("data", {}).get(
+                f"{role}_length", model.lengths.get(role, length)
+            ),
+            limit,
         )
         for role, length in _LENGTHS.items()
     }
@@ -110,6 +121,7 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
         **lengths,
         config=config or None,
         results=found,
+        unused=model.unused,
     )
 
 
@@ -121,12 +133,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Converts what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        if args.public and not args.push:
+            raise InputError("--public says how --push makes a repository; add --push.")
         export(args.reference, args.target, args.out)
+        reads = TARGETS[args.target].reads
+        print(f"{args.out}: {args.target}, for {reads}", flush=True)
+        if args.push:
+            address = hub.push(args.out, args.push, private=not args.public)
+            print(f"Uploaded to {address}", flush=True)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    reads = TARGETS[args.target].reads
-    print(f"{args.out}: {args.target}, for {reads}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,4 +163,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
     add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
+    add(
+        "--push",
+        default="",
+        metavar="REPO",
+        help="upload the folder to this repository of the Hugging Face hub, which is"
+        " made, private, if there is none",
+    )
+    add(
+        "--public",
+        action="store_true",
+        help="a repository that is made is seen by everybody",
+    )
     return parser

@@ -16,6 +16,12 @@ RESULTS_FILE = "results.json"
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
 _MULTILINGUAL = "multilingual "
+_TABLES = (
+    ("nDCG@10", "English documents (the mean is over all languages but English)"),
+    ("R@100", "English documents"),
+    (f"{_MULTILINGUAL}nDCG@10", "each document in one of the languages"),
+    ("query_terms", "active terms of a query"),
+)
 _SHOWN_TERMS = 8
 _SHOWN_DOCUMENTS = 3
 
@@ -78,16 +84,33 @@ def show(workdir: pathlib.Path, console: Console) -> None:
             "\nQueries that the last stage answers and BM25 does not (one a language):"
         )
         report.print_examples(console, examples)
-    for metric, title in (
-        ("nDCG@10", "English documents (the mean is over all languages but English)"),
-        ("R@100", "English documents"),
-        (f"{_MULTILINGUAL}nDCG@10", "each document in one of the languages"),
-        ("query_terms", "active terms of a query"),
-    ):
+    for metric, title in _TABLES:
         systems = _with(results, metric)
         report.print_table(systems, metric, console, title=f"\n{metric}: {title}")
     report.print_costs(_with(results, "index_bytes"), speed, console)
     console.print(f"Written to {workdir / RESULTS_FILE}", highlight=False)
+
+
+def markdown(results, name: str) -> str:
+    """The tables of a stage beside BM25 as Markdown; empty without results.
+
+    Args:
+      results: what `RESULTS_FILE` holds.
+      name: of the stage; its views are shown, too.
+    """
+    own = {
+        system: values
+        for system, values in results.items()
+        if system == "bm25" or system.split(" ")[0] == name
+    }
+    if not any(system != "bm25" for system in own):
+        return ""
+    tables = [
+        f"{metric}: {title}\n\n{report.markdown_table(systems, metric)}"
+        for metric, title in _TABLES
+        if (systems := _with(own, metric))
+    ]
+    return "\n".join(tables)
 
 
 def _with(results, metric):

@@ -7,6 +7,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "lsrjax").rglob("*.py"))
+# Shipped inside of exported folders, to run in other programs without this package.
+TEMPLATES = [path for path in FILES if path.parent.name == "templates"]
+FILES = [path for path in FILES if path not in TEMPLATES]
 
 # What everybody may import.
 COMMON = {"errors", "tables", "trees"}
@@ -95,6 +98,18 @@ def test_imports_go_downwards(path):
     else:
         assert own in ALLOWED, f"{own} is new: say here what it may import"
         assert found <= ALLOWED[own]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_what_is_shipped_runs_without_us(path):
+    known = {*sys.stdlib_module_names, "torch", "transformers"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert path.with_name(f"{node.module}.py") in TEMPLATES
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        assert {name.split(".")[0] for name in names} <= known
 
 
 def test_data_is_numpy_but_for_the_loader():

@@ -38,9 +38,9 @@ _VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "voca
 
 # File names without a folder, so that copies for other runtimes in subfolders of a
 # repository stay where they are.
-_CONFIG_FILES = ("config.json",)
-_WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*-of-*.safetensors")
-_TOKENIZER_FILES = (
+CONFIG_FILES = ("config.json",)
+WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*-of-*.safetensors")
+TOKENIZER_FILES = (
     *_VOCABULARIES,
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -82,10 +82,10 @@ def load_checkpoint(path_or_id: str) -> Checkpoint:
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
     """
-    folder = _fetch(path_or_id, _CONFIG_FILES + _WEIGHT_FILES)
+    folder = fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES)
     raw, config = _read_config(folder)
-    state = _read_state(path_or_id, folder, raw)
-    state = {name: _as_float32(value) for name, value in state.items()}
+    state = read_state(path_or_id, folder, raw)
+    state = {name: as_float32(value) for name, value in state.items()}
     try:
         params = import_state(state, config.family)
         untied = raw.get("tie_word_embeddings") is False
@@ -98,6 +98,18 @@ def load_checkpoint(path_or_id: str) -> Checkpoint:
     return Checkpoint(config=config, params=params, raw_config=raw)
 
 
+def read_raw_config(path_or_id: str) -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+      path_or_id: as in `load_checkpoint`.
+
+    Raises:
+      CheckpointError: it is missing or unreadable.
+    """
+    return _read_raw_config(fetch(path_or_id, CONFIG_FILES))
+
+
 def read_config(path_or_id: str) -> EncoderConfig:
     """Reads the encoder's config alone, without downloading or reading weights.
 
@@ -107,7 +119,7 @@ def read_config(path_or_id: str) -> EncoderConfig:
     Raises:
       CheckpointError: config.json is missing, unreadable or of another model.
     """
-    return _read_config(_fetch(path_or_id, _CONFIG_FILES))[1]
+    return _read_config(fetch(path_or_id, CONFIG_FILES))[1]
 
 
 def read_architecture(path_or_id: str) -> tuple[EncoderConfig, bool]:
@@ -123,7 +135,7 @@ def read_architecture(path_or_id: str) -> tuple[EncoderConfig, bool]:
     """
     if path_or_id in PRESETS:
         return PRESETS[path_or_id]
-    raw, config = _read_config(_fetch(path_or_id, _CONFIG_FILES))
+    raw, config = _read_config(fetch(path_or_id, CONFIG_FILES))
     names = raw.get("architectures") or []
     return config, any(name.endswith("ForMaskedLM") for name in names)
 
@@ -137,7 +149,7 @@ def load_tokenizer(path_or_id: str) -> "PreTrainedTokenizerFast":
     Raises:
       CheckpointError: the tokenizer's files are missing or unreadable.
     """
-    folder = _fetch(path_or_id, _CONFIG_FILES + _TOKENIZER_FILES)
+    folder = fetch(path_or_id, CONFIG_FILES + TOKENIZER_FILES)
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointError(
             f"{folder} holds no tokenizer: none of {', '.join(_VOCABULARIES)} is there"
@@ -171,7 +183,7 @@ def tokenizer_folder(path_or_id: str) -> Path:
     Raises:
       CheckpointError: the folder or repository, or the file in it, is missing.
     """
-    folder = _fetch(path_or_id, ("tokenizer.json", "tokenizer_config.json"))
+    folder = fetch(path_or_id, ("tokenizer.json", "tokenizer_config.json"))
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(
             f"{folder} holds no tokenizer.json{_content(folder)}. Save a fast tokenizer"
@@ -180,15 +192,16 @@ def tokenizer_folder(path_or_id: str) -> Path:
     return folder
 
 
-def _is_local(path_or_id: str) -> bool:
+def is_local(path_or_id: str) -> bool:
+    """Whether it is a folder, by its looks or because it exists; else a hub id."""
     if path_or_id.startswith((".", "/", "~")) or Path(path_or_id).exists():
         return True
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) is None
 
 
-def _fetch(path_or_id: str, patterns: Iterable[str]) -> Path:
+def fetch(path_or_id: str, patterns: Iterable[str]) -> Path:
     """Folder of a checkpoint; downloads the files that match if it is on the hub."""
-    if _is_local(path_or_id):
+    if is_local(path_or_id):
         folder = Path(path_or_id).expanduser()
         if not folder.is_dir():
             found = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -246,24 +259,37 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_config(folder: Path) -> tuple[dict[str, Any], EncoderConfig]:
+def _read_raw_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(
             f"{folder} has no config.json{_content(folder)}. Give the folder that "
             "transformers' save_pretrained wrote."
         )
-    raw = _read_json(path)
+    return _read_json(path)
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], EncoderConfig]:
+    raw = _read_raw_config(folder)
     try:
         return raw, EncoderConfig.from_hf(raw)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
 
 
-def _read_state(
+def read_state(
     path_or_id: str, folder: Path, raw: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """All tensors of model.safetensors, or else of the shards in the index."""
+    """All tensors of model.safetensors, or else of the shards in the index.
+
+    Args:
+      path_or_id: what was asked for, for messages.
+      folder: where the files are.
+      raw: the content of config.json.
+
+    Raises:
+      CheckpointError: there are none, or not all, or they are unreadable.
+    """
     if (folder / _WEIGHTS).is_file():
         return _read_safetensors(folder / _WEIGHTS)
     if not (folder / _INDEX).is_file():
@@ -311,7 +337,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
     """Message for a checkpoint without safetensors."""
     where, names = f"{folder} has", sorted(path.name for path in folder.iterdir())
-    if not _is_local(path_or_id):
+    if not is_local(path_or_id):
         where = f"Repository {path_or_id!r} on the Hugging Face hub has"
         try:
             names = huggingface_hub.list_repo_files(path_or_id)
@@ -337,7 +363,8 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
     )
 
 
-def _as_float32(value: np.ndarray) -> np.ndarray:
+def as_float32(value: np.ndarray) -> np.ndarray:
+    """Floating point of any width as float32."""
     # Other kinds stay, to be refused by name if a parameter has one.
     return (
         value.astype(np.float32) if jnp.issubdtype(value.dtype, np.floating) else value

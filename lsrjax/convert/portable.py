@@ -22,6 +22,10 @@ class Portable:
       document_length: tokens a document is cut to.
       config: of the stage that trained it; None where that is not known.
       results: of the run's evaluation, by language and metric; None without one.
+      evaluation: the same beside other systems, as Markdown; empty without one.
+      unused: tensors of the files it came from that nothing here uses, by their names
+        there.
+      stages: configs of all stages of the run by name, which `stage:NAME` refers to.
     """
 
     spec: RetrieverSpec
@@ -33,3 +37,6 @@ class Portable:
     document_length: int
     config: Mapping[str, Any] | None = None
     results: Mapping[str, Any] | None = None
+    evaluation: str = ""
+    unused: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,306 @@
+"""MILCO, a sparse retriever across languages, for Hugging Face transformers.
+
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    queries = model.encode_query(["Wie lang ist die Donau?"])
+    documents = model.encode_document(["The Danube is 2,850 km long."])
+    scores = queries @ documents.to_dense().T
+
+A text becomes a sparse vector: weights of English terms (the pivot view, columns
+[0, E)) and, with LexEcho, of the text's own tokens (the source view, columns
+[E, E + M)). Weights are float32 whatever type the model computes in.
+
+Axes: B texts, L tokens, D hidden, E English terms, M tokens of the own vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import ModelOutput
+
+from .configuration_milco import MilcoConfig
+
+# Logits that are held at once; the vocabulary is walked in blocks of so many.
+_LOGITS = 2**26
+
+
+@dataclasses.dataclass
+class MilcoOutput(ModelOutput):
+    """Vectors of a batch of texts.
+
+    Attributes:
+      pivot_weights: [B, E], log1p(relu(pivot_logits)).
+      pivot_logits: [B, E], the maximum over tokens.
+      source_weights: [B, L], of each input token; None without LexEcho. Those of a
+        token's repeats are still to be summed, or the largest of them to be taken.
+    """
+
+    pivot_weights: torch.Tensor | None = None
+    pivot_logits: torch.Tensor | None = None
+    source_weights: torch.Tensor | None = None
+
+
+class MilcoTransform(nn.Module):
+    """Dense layer, GELU and LayerNorm before the English decoder."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.dense = nn.Linear(size, size)
+        self.LayerNorm = nn.LayerNorm(size, eps=eps)
+
+    def forward(self, hidden):
+        """[B, L, D] to [B, L, D]."""
+        return self.LayerNorm(nn.functional.gelu(self.dense(hidden)))
+
+
+class MilcoPredictions(nn.Module):
+    """The English model's masked-LM head, read by a maximum over tokens."""
+
+    def __init__(self, size: int, vocab_size: int, eps: float):
+        super().__init__()
+        self.transform = MilcoTransform(size, eps)
+        self.decoder = nn.Linear(size, vocab_size)
+
+    def forward(self, hidden, mask, pool_mask: str):
+        """Maxima over the tokens of each text, [B, E] float32; no [B, L, E] is made."""
+        hidden = self.transform(hidden)
+        block = max(256, _LOGITS // max(1, mask.numel()))
+        mask = mask[:, :, None].bool()
+        lowest = 0.0 if pool_mask == "multiply" else float("-inf")
+        maxima = []
+        for start in range(0, self.decoder.out_features, block):
+            weight = self.decoder.weight[start : start + block]
+            bias = self.decoder.bias[start : start + block]
+            logits = nn.functional.linear(hidden, weight, bias)
+            maxima.append(logits.masked_fill(~mask, lowest).amax(dim=1))
+        return torch.cat(maxima, dim=1).float()
+
+
+class MilcoHead(nn.Module):
+    """Holds the predictions under the name that checkpoints give them."""
+
+    def __init__(self, size: int, vocab_size: int, eps: float):
+        super().__init__()
+        self.predictions = MilcoPredictions(size, vocab_size, eps)
+
+
+class MilcoModel(PreTrainedModel):
+    """Encoder, connector, English head and LexEcho."""
+
+    config_class = MilcoConfig
+    base_model_prefix = "milco"
+    _supports_sdpa = True
+    # In the file for the reference implementation: a second name of the decoder's
+    # bias, and a layer that nothing uses.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^mlm_head\.predictions\.bias$",
+        r"^m_model\.pooler\.",
+    ]
+
+    def __init__(self, config: MilcoConfig):
+        """Builds the model from its config alone; no other checkpoint is read."""
+        super().__init__(config)
+        encoder = dict(config.multilingual_config)
+        encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
+        english = config.english_config
+        size = english["hidden_size"]
+        self.m_model = AutoModel.from_config(encoder, add_pooling_layer=False)
+        self.projector = nn.Linear(encoder.hidden_size, size)
+        self.mlm_head = MilcoHead(
+            size, english["vocab_size"], english["layer_norm_eps"]
+        )
+        if config.echo:
+            self.echo = nn.Linear(encoder.hidden_size, 1)
+            self.scale = nn.Parameter(torch.ones(1))
+        self._tokenizers: dict[str, PreTrainedTokenizerFast] = {}
+        self.post_init()
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens a text may have, special tokens included."""
+        encoder = self.config.multilingual_config
+        rows = encoder["max_position_embeddings"]
+        # XLM-R counts positions from the padding token's id.
+        if encoder["model_type"] == "xlm-roberta":
+            rows -= encoder["pad_token_id"] + 1
+        return rows
+
+    @property
+    def m_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the encoder and the source view."""
+        return self._tokenizer("")
+
+    @property
+    def en_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the pivot view's terms."""
+        return self._tokenizer(self.config.pivot_tokenizer)
+
+    def _tokenizer(self, subfolder: str) -> PreTrainedTokenizerFast:
+        if subfolder not in self._tokenizers:
+            self._tokenizers[subfolder] = PreTrainedTokenizerFast.from_pretrained(
+                self.config._name_or_path,
+                subfolder=subfolder,
+                revision=getattr(self.config, "_commit_hash", None) or "main",
+            )
+        return self._tokenizers[subfolder]
+
+    def forward(
+        self, input_ids, attention_mask=None, return_dict=None, **kwargs
+    ) -> MilcoOutput:
+        """Encodes token ids, [B, L]; `attention_mask` is 1 at tokens, 0 at padding."""
+        config = self.config
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden = self.m_model(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
+        logits = self.mlm_head.predictions(
+            nn.functional.gelu(self.projector(hidden)), attention_mask, config.pool_mask
+        )
+        source = None
+        if config.echo:
+            keep = attention_mask.bool()
+            if config.exclude_special_tokens:
+                special = torch.tensor(config.special_ids, device=input_ids.device)
+                keep = keep & ~torch.isin(input_ids, special)
+            source = torch.relu(self.echo(hidden)[:, :, 0].float())
+            source = source.masked_fill(~keep, 0.0) * self.scale.float()
+        return MilcoOutput(
+            pivot_weights=torch.log1p(torch.relu(logits)),
+            pivot_logits=logits,
+            source_weights=source,
+        )
+
+    def encode_query(self, texts, batch_size=32, max_length=None, return_dict=False):
+        """As `encode_text`, with the prompt and the length of queries."""
+        config = self.config
+        return self._encode(
+            texts,
+            batch_size,
+            max_length or config.query_length,
+            return_dict,
+            config.query_prompt,
+            config.query_marker,
+        )
+
+    def encode_document(self, texts, batch_size=32, max_length=None, return_dict=False):
+        """As `encode_text`, with the prompt and the length of documents."""
+        config = self.config
+        return self._encode(
+            texts,
+            batch_size,
+            max_length or config.document_length,
+            return_dict,
+            config.document_prompt,
+            config.document_marker,
+        )
+
+    def encode_text(self, texts, batch_size=32, max_length=None, return_dict=False):
+        """Encodes texts as they are, without a prompt.
+
+        Args:
+          texts: a text, or N of them.
+          batch_size: texts that are encoded at once; they are sorted by length first.
+          max_length: tokens a text is cut to; None: as many as the encoder takes.
+          return_dict: give terms instead of a tensor.
+
+        Returns:
+          A sparse tensor [N, E + M] (without LexEcho [N, E]) on the CPU, float32; or
+          for each text a dict, strongest first: `e_` and the English term, or `m_` and
+          the text's own token, to its weight.
+        """
+        return self._encode(texts, batch_size, max_length, return_dict, "", -1)
+
+    @torch.no_grad()
+    def _encode(self, texts, batch_size, max_length, return_dict, prompt, marker):
+        if self.training:
+            raise RuntimeError("The model is in training mode; call model.eval().")
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        max_length = max_length or self.max_length
+        if max_length > self.max_length:
+            raise ValueError(
+                f"max_length is {max_length}, but the encoder takes {self.max_length}"
+                " tokens at most."
+            )
+        rows = self._ids([prompt + text for text in texts], max_length, marker)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        # Of no texts, there are no terms.
+        places, values = [torch.zeros(2, 0, dtype=torch.long)], [torch.zeros(0)]
+        for start in range(0, len(order), batch_size):
+            found = self._encode_batch(rows, order[start : start + batch_size])
+            places.append(found[0])
+            values.append(found[1])
+        size = self.config.english_config["vocab_size"]
+        if self.config.echo:
+            size += self.config.multilingual_config["vocab_size"]
+        vectors = torch.sparse_coo_tensor(
+            torch.cat(places, dim=1),
+            torch.cat(values),
+            (len(texts), size),
+            check_invariants=False,
+        ).coalesce()
+        return self._terms(vectors) if return_dict else vectors
+
+    def _ids(self, texts, max_length, marker):
+        if not texts:
+            return []
+        marked = int(marker >= 0)
+        rows = self.m_tokenizer(
+            texts,
+            truncation=True,
+            max_length=max_length - marked,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return [row[:1] + [marker] + row[1:] for row in rows] if marked else rows
+
+    def _encode_batch(self, rows, chosen):
+        """Places [2, T] and values [T] of the terms of some texts, each place once."""
+        pad = self.config.multilingual_config["pad_token_id"]
+        length = max(1, *(len(rows[i]) for i in chosen))
+        ids = [rows[i] + [pad] * (length - len(rows[i])) for i in chosen]
+        mask = [[1] * len(rows[i]) + [0] * (length - len(rows[i])) for i in chosen]
+        ids = torch.tensor(ids, device=self.device)
+        found = self(ids, torch.tensor(mask, device=self.device))
+        text = torch.tensor(chosen, device=self.device)
+        row, column = found.pivot_weights.nonzero(as_tuple=True)
+        values = found.pivot_weights[row, column]
+        places = torch.stack([text[row], column])
+        if found.source_weights is None:
+            return places.cpu(), values.cpu()
+        row, place = found.source_weights.nonzero(as_tuple=True)
+        own, repeat = torch.unique(
+            torch.stack([text[row], ids[row, place]]), dim=1, return_inverse=True
+        )
+        weights = torch.zeros(own.shape[1], device=self.device).scatter_reduce(
+            0,
+            repeat,
+            found.source_weights[row, place],
+            {"sum": "sum", "max": "amax"}[self.config.repeats],
+            include_self=False,
+        )
+        own[1] += self.config.english_config["vocab_size"]
+        return torch.cat([places, own], 1).cpu(), torch.cat([values, weights]).cpu()
+
+    def get_vocab(self) -> dict[int, str]:
+        """Column to term, `e_` before English terms, `m_` before own tokens."""
+        english = self.config.english_config["vocab_size"]
+        terms = {i: f"e_{term}" for term, i in self.en_tokenizer.get_vocab().items()}
+        if self.config.echo:
+            for token, i in self.m_tokenizer.get_vocab().items():
+                terms[english + i] = f"m_{token}"
+        return terms
+
+    def _terms(self, vectors) -> list[dict[str, float]]:
+        names = self.get_vocab()
+        terms: list[dict[str, float]] = [{} for _ in range(vectors.shape[0])]
+        order = torch.argsort(vectors.values(), descending=True, stable=True)
+        rows, columns = vectors.indices()[:, order].tolist()
+        weights = vectors.values()[order].tolist()
+        for row, column, weight in zip(rows, columns, weights, strict=True):
+            terms[row][names.get(column, f"#{column}")] = weight
+        return terms

@@ -1,0 +1,104 @@
+"""The model card says what is known of a model, and that the rest is not known."""
+
+import pathlib
+import re
+
+import pytest
+import yaml
+
+from lsrjax import results
+from lsrjax.convert.card import write_card
+from lsrjax.convert.portable import Portable
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+ENCODER = EncoderConfig("xlm-roberta", 401, 32, 2, 4, 67, 66, 1, 1)
+SPEC = RetrieverSpec(
+    "milco", ENCODER, lexecho=True, pivot_vocab_size=307, query_prompt='q: "'
+)
+ALIGN = {
+    "init": {"encoder": "BAAI/bge-m3", "head": "naver/splade-v3"},
+    "data": {"files": "/home/someone/data/pairs.jsonl", "group_size": 1},
+    "loss": {"name": "alignment"},
+    "steps": 5000,
+    "batch_size": 256,
+    "seed": 3,
+}
+DISTILL = {
+    "init": {"model": "stage:align"},
+    "data": {"source": "debian", "group_size": 8},
+    "loss": {"name": "kl"},
+    "regularizer": {"name": "flops", "query": 1e-3, "document": 1e-5},
+    "optim": {"lr": 2e-5, "schedule": "cosine"},
+    "steps": 0,
+    "epochs": 3.0,
+    "batch_size": 64,
+    "seed": 3,
+}
+SCORES = {
+    system: {
+        "no": {"nDCG@10": value, "query_terms": 11.25, "document_terms": 33.0},
+        "mean": {"nDCG@10": value, "query_terms": 11.25, "document_terms": 33.0},
+    }
+    for system, value in (("bm25", 0.25), ("distill", 0.5), ("distill pivot", 0.375))
+}
+
+
+def card(folder, **known):
+    model = Portable(
+        SPEC, {}, pathlib.Path(), None, "/home/someone/runs/demo/distill", 64, 256
+    )
+    model = Portable(**(vars(model) | known))
+    write_card(folder, model, "    load()\n", library="some-library")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "someone" not in text  # other people's folders
+    front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1]
+    return yaml.safe_load(front), text
+
+
+def test_everything_known(tmp_path):
+    front, text = card(
+        tmp_path,
+        config=DISTILL,
+        stages={"align": ALIGN, "distill": DISTILL},
+        results=SCORES["distill"],
+        evaluation=results.markdown(SCORES, "distill"),
+    )
+    assert front["license"] == "other"  # MIT and a non-commercial one
+    assert front["language"] == ["no"]
+    assert front["library_name"] == "some-library"
+    assert front["base_model"] == ["BAAI/bge-m3", "naver/splade-v3"]
+    assert {"milco", "sparse"} <= set(front["tags"])
+    assert text.index("# demo/distill") < text.index("## How to load\n\nload()")
+    assert "| head of stage `align` | naver/splade-v3 | cc-by-nc-sa-4.0 |" in text
+    assert "| data of stage `align` | …/pairs.jsonl | unknown |" in text
+    assert "Debian package descriptions" in text
+    assert "loss `kl`, 3 epochs of 64 examples, learning rate 2e-05 (cosine)" in text
+    assert "stage `align`: loss `alignment`, 5,000 steps of 256" in text
+    assert "| distill | **.500** | **.500** |" in text
+    assert "| distill pivot | .375 | .375 |" in text
+    assert "| no | 11.2 | 33.0 |" in text
+    assert '- stands before queries: "q: \\""' in text
+
+
+def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
+    front, text = card(tmp_path)
+    assert front["license"] == "unknown"
+    assert front["language"] == ["multilingual"]
+    assert "base_model" not in front
+    assert text.count("No evaluation of this model was recorded") == 2
+    assert "How it was trained was not recorded" in text
+    assert "…/distill | unknown |" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"), [("BAAI/bge-m3", "mit"), ("me/mine", "unknown")]
+)
+def test_the_licence_of_what_was_only_converted(tmp_path, name, licence):
+    assert card(tmp_path, name=name)[0]["license"] == licence
+
+
+def test_another_stage_s_results_are_left_out():
+    shown = results.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
+    assert "align" not in shown and "bm25" in shown
+    assert results.markdown(SCORES, "align") == ""
