@@ -73,7 +73,7 @@ def open_model(
                 " represents none. It can be a teacher of scores: config.teacher.model"
                 " with config.prepare.scores = 'teacher'."
             )
-        check_vocabulary(folder, found.config, reference)
+        check_vocabulary(folder, found.config.vocab_size, reference)
         spec = CrossEncoderSpec(found.config)
         return SavedModel(spec, found.params, folder, None, reference)
     head = found.params.get("head")
@@ -136,7 +136,7 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
             hidden_dropout=config.model.dropout,
             attention_dropout=config.model.dropout,
         )
-        check_vocabulary(folder, encoder, config.init.encoder)
+        check_vocabulary(folder, encoder.vocab_size, config.init.encoder)
         return encoder, model.params, folder, config.init.encoder
     if not config.tokenizer:
         raise InputError(
@@ -164,8 +164,8 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
     return encoder, None, folder, "random weights"
 
 
-def check_vocabulary(folder, encoder: EncoderConfig, name: str) -> None:
-    """Refuses a tokenizer with more tokens than the encoder has embeddings.
+def check_vocabulary(folder, vocab_size: int, name: str) -> None:
+    """Refuses a tokenizer with more tokens than the model has embeddings.
 
     Raises:
       InputError: it has.
@@ -173,10 +173,10 @@ def check_vocabulary(folder, encoder: EncoderConfig, name: str) -> None:
     if folder is None:
         return
     size = TextTokenizer(folder).vocab_size
-    if size > encoder.vocab_size:
+    if size > vocab_size:
         raise InputError(
             f"The tokenizer in {folder} has {size} tokens, but the model {name} has"
-            f" embeddings for {encoder.vocab_size}. Use the tokenizer that the model"
+            f" embeddings for {vocab_size}. Use the tokenizer that the model"
             " was trained with (config.tokenizer)."
         )
 
@@ -310,7 +310,7 @@ def _from_stage(config, model: SavedModel) -> Student:
             f" config.model.head is {config.model.head!r}."
         )
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
-    check_vocabulary(folder, model.spec.encoder, model.name)
+    check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
     encoder = dataclasses.replace(
         model.spec.encoder,
         hidden_dropout=config.model.dropout,

@@ -26,6 +26,7 @@ from lsrjax.convert.names import (
 )
 from lsrjax.convert.presets import PRESETS
 from lsrjax.convert.tensors import CheckpointError, Stored, content, read_json
+from lsrjax.errors import InputError
 from lsrjax.models.cross_encoder import Classifier
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.layers import MLMTransform
@@ -64,6 +65,16 @@ class Allowed:
     pickle: bool = False
     missing: str = ""
     left_over: str = ""
+
+    def __post_init__(self):
+        for field in ("missing", "left_over"):
+            try:
+                re.compile(getattr(self, field))
+            except re.error as error:
+                raise InputError(
+                    f"--allow_{field} {getattr(self, field)!r} is no regular"
+                    f" expression: {error}."
+                ) from error
 
 
 NOTHING = Allowed()
