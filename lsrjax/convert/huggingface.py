@@ -115,8 +115,7 @@ def load_checkpoint(path_or_id: str, allowed: Allowed = NOTHING) -> Checkpoint:
     raw, config = _read_config(folder)
     stored = _open_weights(path_or_id, folder, raw, allowed)
     layout = _layout(raw, config)
-    decoder = to_hf_name("head/mlm/decoder", config.family)
-    untied = raw.get("tie_word_embeddings") is False and decoder not in stored
+    untied = raw.get("tie_word_embeddings") is False
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over

@@ -152,6 +152,11 @@ def import_names(
         if name in used or not _DROPPED.fullmatch(name):
             stem, dot, last = name.rpartition(".")
             named[stem + _TENSORFLOW.get(dot + last, dot + last)] = name
+    decoder = rules.heads.get("head/mlm/decoder")
+    both = any(prefix + WORDS in named for prefix in rules.prefixes)
+    if _may_be_tied(rules) and decoder in named and not both:
+        # One tensor that was saved under the other of its names.
+        named[rules.prefixes[0] + WORDS] = named.pop(decoder)
     prefix = _find_prefix({name: state[own] for name, own in named.items()}, layout)
     layer, _ = next(n for n in rules.encoder.values() if "{i}" in n).split("{i}")
     num_layers = _num_layers(named, re.escape(prefix + layer) + r"(\d+)\.")

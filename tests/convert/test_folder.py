@@ -76,14 +76,9 @@ def test_what_a_killed_process_left_goes_with_the_next_and_no_sooner(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_conversion_leaves_no_folder(tmp_path):
-    root = pathlib.Path(__file__).parents[2]
+    model, out = pathlib.Path(__file__).parents[1] / "golden/bert", tmp_path / "out"
     command = [sys.executable, "-m", "lsrjax.convert", "--to", "lsrjax"]
-    command += [
-        "--from",
-        str(root / "tests/golden/bert"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    command += ["--from", str(model), "--out", str(out)]
     process = subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     while not list(tmp_path.glob(".out.*.tmp/*")):
         assert process.poll() is None, "finished before it could be killed"

@@ -103,7 +103,7 @@ def rewrite(folder, change):
     path = folder / "model.safetensors"
     state = load_file(path)
     change(state)
-    save_file(state, path)
+    save_file(state, path, {"format": "pt"})
 
 
 def rewrite_config(folder, **changes):
@@ -164,6 +164,52 @@ def test_untied_decoder_and_its_own_bias_are_kept(kind, tmp_path):
     checkpoint = load_checkpoint(str(tmp_path))
     assert checkpoint.params["head"]["mlm"]["decoder"].shape == (113, 22)
     check_same_numbers(checkpoint, reference, masked_lm=True)
+
+
+TIED = {
+    "bert-mlm": ("bert.embeddings.word_embeddings.weight", "cls.predictions"),
+    "distilbert-mlm": ("distilbert.embeddings.word_embeddings.weight", ""),
+    "xlmr-mlm": ("roberta.embeddings.word_embeddings.weight", "lm_head"),
+}
+
+
+def decoder_only(state, word, decoder, bias):
+    state[decoder] = state.pop(word)
+
+
+def both_equal(state, word, decoder, bias):
+    state[decoder] = state[word].copy()
+    if bias:
+        state[decoder.replace("weight", "bias")] = state[bias].copy()
+
+
+def both_different(state, word, decoder, bias):
+    state[decoder] = -state[word]
+    if bias:
+        state[decoder.replace("weight", "bias")] = state[bias] + 1
+
+
+def other_bias_only(state, word, decoder, bias):
+    if bias:
+        state[decoder.replace("weight", "bias")] = state.pop(bias) + 1
+
+
+@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.parametrize(
+    "change", [decoder_only, both_equal, both_different, other_bias_only]
+)
+def test_aliases_are_read_as_transformers_reads_them(kind, change, tmp_path):
+    reference = make_model(kind)
+    reference.save_pretrained(tmp_path)
+    word, head = TIED[kind]
+    decoder = f"{head}.decoder.weight" if head else "vocab_projector.weight"
+    bias = f"{head}.bias" if head else None
+    rewrite(tmp_path, lambda state: change(state, word, decoder, bias))
+    reference = type(reference).from_pretrained(tmp_path).eval()
+    checkpoint = load_checkpoint(str(tmp_path))
+    check_same_numbers(checkpoint, reference, masked_lm=True)
+    tied = "decoder" not in checkpoint.params["head"]["mlm"]
+    assert tied == (change is not both_different)
 
 
 def test_sharded_checkpoint_equals_the_single_file(tmp_path):

@@ -186,14 +186,8 @@ def test_what_is_allowed_by_name(folder, tmp_path):
     whole = load_checkpoint(str(folder)).params
     missing(folder)
     left_over(folder)
-    arguments = [
-        "--from",
-        str(folder),
-        "--to",
-        "lsrjax",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    out = tmp_path / "out"
+    arguments = ["--from", str(folder), "--to", "lsrjax", "--out", str(out)]
     with pytest.raises(SystemExit):
         export.main([*arguments, "--allow_left_over", "extra"])
     with pytest.raises(SystemExit):

@@ -87,9 +87,12 @@ def portable(head, family=None, **options):
     rng = np.random.default_rng(5)
 
     def drawn(path, leaf):
-        positive = ("norm/scale", "echo/scale", "weigh/scale", "echo/bias")
-        norm = path_name(path).endswith(positive)
-        return (norm + 0.3 * rng.normal(size=leaf.shape)).astype(np.float32)
+        around = 0.0
+        if path_name(path).endswith(("norm/scale", "echo/scale", "weigh/scale")):
+            around = 1.0
+        elif path_name(path) == "head/echo/bias":
+            around = 2.0  # so that some weights are above 0
+        return (around + 0.3 * rng.normal(size=leaf.shape)).astype(np.float32)
 
     params = jax.tree_util.tree_map_with_path(drawn, abstract)
     pivot = GOLDEN / "bert" if head == "milco" else None
