@@ -64,7 +64,6 @@ _SIZES = (
     "num_layers",
     "num_heads",
     "intermediate_size",
-    "max_positions",
 )
 
 

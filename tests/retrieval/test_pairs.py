@@ -1,5 +1,6 @@
 """Pairs scored by a cross-encoder as transformers scores them."""
 
+import io
 import json
 import pathlib
 import shutil
@@ -9,8 +10,9 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from rich.console import Console
 
-from lsrjax import build, stages
+from lsrjax import build, run
 from lsrjax.config import get_default
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -136,16 +138,41 @@ def test_a_cross_encoder_scores_the_documents_of_queries(tmp_path):
     np.testing.assert_allclose(found[documents >= 0], teacher.scores(pairs), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stage_scores_with_the_cross_encoder_that_it_names(tmp_path):
-    reranker("bert", tmp_path / "model")
-    teacher = build.open_model(str(tmp_path / "model"), tmp_path, cross_encoder=True)
+    model = reranker("xlmr", tmp_path / "model")
+    rng = np.random.default_rng(0)
+
+    def text(words):
+        return " ".join(rng.choice(["tea", "coffee", "чай", "茶", "house"], words))
+
+    rows = [
+        {"query": text(3), "pos": [text(40)], "neg": [text(5), text(9)]}
+        for _ in range(8)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "groups.jsonl").write_text(lines)
     config = get_default()
-    with stages.on_devices(config) as mesh:
-        scoring = stages._scorer(stages.placed(config, teacher, mesh), config)
-        found = scoring.scores([("tea", "a drink"), ("tea", "a house")])
-    alone = scorer(tmp_path / "model", 64, 256)
-    expected = alone.scores([("tea", "a drink"), ("tea", "a house")])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    config.model.update(head="splade", hidden_size=16, max_length=64)
+    config.tokenizer = str(GOLDEN / "bert")
+    config.teacher.model = str(tmp_path / "model")
+    config.prepare.scores = "teacher"
+    config.data.files = str(tmp_path / "groups.jsonl")
+    config.data.update(query_length=12, document_length=16, group_size=3)
+    config.steps, config.batch_size = 2, 4
+    run.run(config, tmp_path / "run", Console(file=io.StringIO()))
+    with np.load(tmp_path / "run/train/prepared.npz") as arrays:
+        scores = arrays["scores"]
+    assert scores.shape == (8, 3) and np.ptp(scores) > 0.1
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    for row, found in zip(rows, scores, strict=True):
+        texts = [row["query"], row["pos"][0]]
+        first, second = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        room = 12 + 16 - len(joined(tokenizer, first[:12], []))
+        ids = joined(tokenizer, first[:12], second[:room])
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([ids])).logits[0, 0]
+        np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_cross_encoder_is_no_retriever(tmp_path):
