@@ -16,6 +16,7 @@ from lsrjax.convert import huggingface, milco_hf
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
+from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.prepare.translations import translation_table
@@ -43,7 +44,13 @@ class Student:
     params: Callable[[Sequence], dict]
 
 
-def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
+def open_model(
+    reference: str,
+    workdir: pathlib.Path,
+    *,
+    cross_encoder: bool = False,
+    allowed: huggingface.Allowed = huggingface.NOTHING,
+) -> SavedModel:
     """The model that a config's reference names.
 
     Args:
@@ -51,22 +58,35 @@ def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
         a MILCO (ours or the reference's), a masked LM or an encoder alone (then
         without a head).
       workdir: of the run, for `stage:`.
+      cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
+      allowed: what is put up with in a Hugging Face model.
     """
     if reference.startswith("stage:"):
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
     if checkpoint.holds_stages(reference):
         return checkpoint.load_model(reference)
     if milco_hf.is_milco(reference):
-        *parts, lengths, unused = milco_hf.read(reference)
+        *parts, lengths, unused = milco_hf.read(reference, allowed)
         return SavedModel(*parts, reference, lengths, unused)
-    found = huggingface.load_checkpoint(reference)
+    found = huggingface.load_checkpoint(reference, allowed)
+    folder = tokenizer_folder(reference)
+    if "classifier" in found.params:
+        if not cross_encoder:
+            raise InputError(
+                f"{reference} is a cross-encoder, which scores pairs of texts and"
+                " represents none. It can be a teacher of scores: config.teacher.model"
+                " with config.prepare.scores = 'teacher'."
+            )
+        check_vocabulary(folder, found.config.vocab_size, reference)
+        spec = CrossEncoderSpec(found.config)
+        return SavedModel(spec, found.params, folder, None, reference)
     head = found.params.get("head")
     spec = RetrieverSpec(
         head="splade",
         encoder=found.config,
         tied=head is not None and "decoder" not in head["mlm"],
     )
-    return SavedModel(spec, found.params, tokenizer_folder(reference), None, reference)
+    return SavedModel(spec, found.params, folder, None, reference)
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:
@@ -152,7 +172,7 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
             hidden_dropout=config.model.dropout,
             attention_dropout=config.model.dropout,
         )
-        _check_vocabulary(folder, encoder, config.init.encoder)
+        check_vocabulary(folder, encoder.vocab_size, config.init.encoder)
         return encoder, model.params, folder, config.init.encoder
     if not config.tokenizer:
         raise InputError(
@@ -180,14 +200,19 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
     return encoder, None, folder, "random weights"
 
 
-def _check_vocabulary(folder, encoder: EncoderConfig, name: str) -> None:
+def check_vocabulary(folder, vocab_size: int, name: str) -> None:
+    """Refuses a tokenizer with more tokens than the model has embeddings.
+
+    Raises:
+      InputError: it has.
+    """
     if folder is None:
         return
     size = TextTokenizer(folder).vocab_size
-    if size > encoder.vocab_size:
+    if size > vocab_size:
         raise InputError(
             f"The tokenizer in {folder} has {size} tokens, but the model {name} has"
-            f" embeddings for {encoder.vocab_size}. Use the tokenizer that the model"
+            f" embeddings for {vocab_size}. Use the tokenizer that the model"
             " was trained with (config.tokenizer)."
         )
 
@@ -329,7 +354,7 @@ def _from_stage(config, model: SavedModel) -> Student:
             f" {model.name} has a source view that was trained. Remove it."
         )
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
-    _check_vocabulary(folder, model.spec.encoder, model.name)
+    check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
     encoder = dataclasses.replace(
         model.spec.encoder,
         hidden_dropout=config.model.dropout,

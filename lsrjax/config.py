@@ -80,6 +80,7 @@ def get_default() -> ConfigDict:
 
     c.teacher = ConfigDict(sort_keys=False)
     c.teacher.model = ""  # the frozen English model: of views (alignment) or of scores
+    # (then also a cross-encoder: a BERT or XLM-R sequence classifier with one label)
 
     c.data = ConfigDict(sort_keys=False)
     c.data.source = "files"  # files | datasets | tfds | debian (embedded)

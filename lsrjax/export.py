@@ -14,8 +14,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lsrjax import build, checkpoint, results, run
-from lsrjax.convert import hub, milco_hf
+from lsrjax.convert import hub, milco_hf, onnx_export
 from lsrjax.convert.folder import whole_folder
+from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
 
@@ -48,21 +49,25 @@ TARGETS = {
         milco_hf.write_reference, ("milco",), "the reference implementation of MILCO"
     ),
     "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
+    "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime"),
 }
 
 
-def export(reference: str, target: str, out: pathlib.Path) -> None:
+def export(
+    reference: str, target: str, out: pathlib.Path, allowed: Allowed = NOTHING
+) -> None:
     """Writes a model to a folder in a format.
 
     Args:
       reference: the model; a run's folder stands for its last stage.
       target: a name in `TARGETS`.
       out: a folder that does not exist yet.
+      allowed: what is put up with in a Hugging Face model.
 
     Raises:
       InputError: a model that cannot be read, or that the format cannot hold.
     """
-    model = open_portable(reference)
+    model = open_portable(reference, allowed)
     head = model.spec.head
     if not {head, "*"} & set(TARGETS[target].heads):
         possible = [
@@ -76,19 +81,30 @@ def export(reference: str, target: str, out: pathlib.Path) -> None:
         TARGETS[target].write(model, folder)
 
 
-def open_portable(reference: str) -> Portable:
+def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
     """A model with what is known of how it was trained.
 
     Args:
       reference: a run's folder (its last stage), a stage's folder, a Hugging Face
         folder or a hub id.
+      allowed: what is put up with in a Hugging Face model.
 
     Raises:
       InputError: there is no such model, or it cannot be used.
     """
     folder = pathlib.Path(reference)
+    if checkpoint.holds_stages(folder) and allowed != NOTHING:
+        raise InputError(
+            f"{reference} was trained here and lacks nothing: leave --allow_pickle,"
+            " --allow_missing and --allow_left_over out."
+        )
     if not checkpoint.holds_stages(folder):
-        return _portable(build.open_model(reference, pathlib.Path()), {}, None)
+        model = build.open_model(reference, pathlib.Path(), allowed=allowed)
+        if "head" not in model.params:
+            # An encoder alone is a retriever too: an embedding needs no parameters.
+            spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
+            model = dataclasses.replace(model, spec=spec)
+        return _portable(model, {}, None)
     config = _json(folder / run.CONFIG_FILE)
     if config is not None:  # a run: its last stage
         folder = folder / (list(config["stages"]) or ["train"])[-1]
@@ -102,7 +118,12 @@ def open_portable(reference: str) -> Portable:
 
 
 def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
-    limit = model.spec.encoder.max_length
+    spec = model.spec
+    build.check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
+    if model.pivot_tokenizer is not None:
+        size = spec.pivot_vocab_size
+        build.check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
+    limit = spec.encoder.max_length
     lengths = {
         f"{role}_length": min(
             config.get("data", {}).get(
@@ -135,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if args.public and not args.push:
             raise InputError("--public says how --push makes a repository; add --push.")
-        export(args.reference, args.target, args.out)
+        allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
+        export(args.reference, args.target, args.out, allowed)
         reads = TARGETS[args.target].reads
         print(f"{args.out}: {args.target}, for {reads}", flush=True)
         if args.push:
@@ -174,5 +196,25 @@ def _parser() -> argparse.ArgumentParser:
         "--public",
         action="store_true",
         help="a repository that is made is seen by everybody",
+    )
+    more = parser.add_argument_group("of a Hugging Face model, refused otherwise")
+    add = more.add_argument
+    add(
+        "--allow_pickle",
+        action="store_true",
+        help="read pytorch_model.bin where there are no safetensors: tensors and"
+        " nothing else, with torch",
+    )
+    add(
+        "--allow_missing",
+        default="",
+        metavar="REGEX",
+        help="whole names of tensors that start fresh where they are missing",
+    )
+    add(
+        "--allow_left_over",
+        default="",
+        metavar="REGEX",
+        help="whole names of tensors that are left out",
     )
     return parser

@@ -30,10 +30,12 @@ from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.data.topics import cluster, query_text
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.prepare import score as preparing
 from lsrjax.regularizers import REGULARIZERS
 from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+from lsrjax.retrieval.pairs import PairScorer
 
 
 def searcher(model: checkpoint.SavedModel, config) -> Searcher:
@@ -172,7 +174,9 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
         )
     teacher = None
     if config.teacher.model:
-        teacher = build.open_model(config.teacher.model, workdir)
+        teacher = build.open_model(
+            config.teacher.model, workdir, cross_encoder=not views
+        )
         teacher = placed(config, teacher, mesh)
     if views:
         _check_teacher(student.spec, teacher)
@@ -400,13 +404,27 @@ def _prepared(config, source, folder: pathlib.Path, teacher, tracker):
             corpus,
             positives,
             mined=config.prepare if mined else None,
-            teacher=searcher(teacher, config) if scored else None,
+            teacher=_scorer(teacher, config) if scored else None,
             seed=config.seed,
         )
 
     arrays = _kept(folder / "prepared.npz", ("negatives", "scores"), prepare)
     scores = arrays["scores"] if scored else None
     return sources.WithNegatives(source, corpus, arrays["negatives"], scores)
+
+
+def _scorer(teacher: checkpoint.SavedModel, config) -> Searcher | PairScorer:
+    """A retriever or a cross-encoder, ready to score."""
+    if not isinstance(teacher.spec, CrossEncoderSpec):
+        return searcher(teacher, config)
+    return PairScorer(
+        teacher.spec,
+        teacher.params,
+        TextTokenizer(teacher.tokenizer),
+        config.data.query_length,
+        config.data.document_length,
+        dtype=config.model.dtype,
+    )
 
 
 def _topics(config, source, folder: pathlib.Path, student, tracker):

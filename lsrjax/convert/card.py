@@ -127,6 +127,8 @@ def _sources(model: Portable) -> list[tuple[str, str, str]]:
         for role, reference in models_of(stage):
             if not reference.startswith("stage:"):
                 licence = LICENCES.get(reference, _UNKNOWN)
+                if reference.startswith("embedded:"):
+                    licence = "of the texts that ship with lsrjax, as they are"
                 found[(role + of, _public(reference), licence)] = None
         for data in _data_sets(stage.get("data", {})):
             embedded = data == _EMBEDDED

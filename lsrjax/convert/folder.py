@@ -1,7 +1,10 @@
 """Folders for other programs: written whole or not at all."""
 
 import contextlib
+import fcntl
+import glob
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -31,11 +34,10 @@ def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
         raise InputError(f"--out {out} exists. Remove it, or name another folder.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, so that the last step is a rename within one file system.
-        made = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
+        _remove_left(out)
+        temporary, lock = _made(out)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error}.") from error
-    temporary = pathlib.Path(made)
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -48,6 +50,41 @@ def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _made(out: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """A fresh folder beside `out`, locked for as long as this process lives."""
+    while True:
+        # Beside it, so that the last step is a rename within one file system.
+        made = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
+        if (lock := _locked(pathlib.Path(made))) is not None:
+            return pathlib.Path(made), lock
+
+
+def _locked(folder: pathlib.Path) -> int | None:
+    """A lock on a folder; None: another process has it, or has removed the folder."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    if not folder.exists():
+        os.close(lock)
+        return None
+    return lock
+
+
+def _remove_left(out: pathlib.Path) -> None:
+    """Removes what killed processes have left of the same folder, and no others'."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.????????.tmp"):
+        if (lock := _locked(folder)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

@@ -1,45 +1,48 @@
 """Hugging Face checkpoints in: config, weights and tokenizer of BERT and XLM-R.
 
-Weights are read from safetensors only, with numpy: torch is not needed, and pickled
-weights (`pytorch_model.bin`), whose loading can run any code, are refused.
+Nothing is taken on trust: code beside a model is never run, pickled weights are refused
+unless they are asked for, and names, shapes and types of all tensors are compared with
+config.json before any of them is read.
 """
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
-import jax.numpy as jnp
-
-# Imported for its effect: numpy's safetensors reader knows bfloat16 through it.
-import ml_dtypes  # noqa: F401
 import numpy as np
 from flax import nnx
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
 
-from lsrjax.convert.names import flatten_tree, import_state, to_hf_name, to_hf_shape
+from lsrjax.convert import tensors
+from lsrjax.convert.names import (
+    flatten_tree,
+    import_names,
+    import_tree,
+    to_hf_name,
+    to_hf_shape,
+)
 from lsrjax.convert.presets import PRESETS
+from lsrjax.convert.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
+from lsrjax.models.cross_encoder import Classifier
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.layers import MLMTransform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # Any one of these is enough to build a tokenizer from.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "vocab.json")
 
 # File names without a folder, so that copies for other runtimes in subfolders of a
 # repository stay where they are.
 CONFIG_FILES = ("config.json",)
-WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*-of-*.safetensors")
+WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
+_PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_PICKLED_FILES += ("pytorch_model-*-of-*.bin",)
 TOKENIZER_FILES = (
     *_VOCABULARIES,
     "tokenizer_config.json",
@@ -49,8 +52,32 @@ TOKENIZER_FILES = (
 )
 
 
-class CheckpointError(InputError):
-    """A checkpoint cannot be found, read or used; the message says what to do."""
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """What a load puts up with; nothing by default.
+
+    Attributes:
+      pickle: read `pytorch_model.bin` where there are no safetensors (needs torch).
+      missing: regex of whole names of tensors that may be missing; they start fresh.
+      left_over: regex of whole names of tensors that are left out.
+    """
+
+    pickle: bool = False
+    missing: str = ""
+    left_over: str = ""
+
+    def __post_init__(self):
+        for field in ("missing", "left_over"):
+            try:
+                re.compile(getattr(self, field))
+            except re.error as error:
+                raise InputError(
+                    f"--allow_{field} {getattr(self, field)!r} is no regular"
+                    f" expression: {error}."
+                ) from error
+
+
+NOTHING = Allowed()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +89,8 @@ class Checkpoint:
       params: float32 numpy arrays, {'encoder': tree of `Encoder`} and, when the
         checkpoint has a masked-LM head, 'head': {'mlm': {'transform': tree of
         `MLMTransform`, 'decoder': [V, D], 'bias': [V]}}; 'decoder' is absent when it
-        is tied to the word table.
+        is tied to the word table. A cross-encoder has 'classifier': tree of
+        `Classifier`.
       raw_config: the content of config.json.
     """
 
@@ -71,31 +99,67 @@ class Checkpoint:
     raw_config: dict[str, Any]
 
 
-def load_checkpoint(path_or_id: str) -> Checkpoint:
-    """Loads an encoder, with its masked-LM head if there is one.
+def load_checkpoint(path_or_id: str, allowed: Allowed = NOTHING) -> Checkpoint:
+    """Loads an encoder, with its masked-LM head or classifier if there is one.
 
     Args:
       path_or_id: folder with config.json and safetensors (one file, or shards with
         their index), or the id of a repository on the Hugging Face hub. What starts
         with '.', '/' or '~', or exists, is a folder and never looked up on the hub.
+      allowed: what is put up with.
 
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
     """
     folder = fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES)
     raw, config = _read_config(folder)
-    state = read_state(path_or_id, folder, raw)
-    state = {name: as_float32(value) for name, value in state.items()}
+    stored = open_weights(path_or_id, folder, raw, allowed)
+    layout = _layout(raw, config)
+    untied = raw.get("tie_word_embeddings") is False
     try:
-        params = import_state(state, config.family)
-        untied = raw.get("tie_word_embeddings") is False
-        decoder = to_hf_name("head/mlm/decoder", config.family)
-        _check_against_config(
-            params, config, needs_decoder=untied and decoder not in state
+        names = import_names(
+            stored, layout, missing=allowed.missing, left_over=allowed.left_over
+        )
+        found = {path: stored[name] for path, name in names.items()}
+        absent = _check_against_config(
+            found, config, layout, allowed.missing, needs_decoder=untied
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
+    params = import_tree(
+        {path: one.read().astype(np.float32) for path, one in found.items()}
+        | fresh(absent, config),
+        layout,
+    )
     return Checkpoint(config=config, params=params, raw_config=raw)
+
+
+def _layout(raw: Mapping[str, Any], config: EncoderConfig) -> str:
+    """The names that the tensors have, by the model class in config.json."""
+    kinds = [str(name) for name in raw.get("architectures") or ()]
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        return config.family
+    if config.family == "distilbert":
+        raise CheckpointError(
+            f"config.json names {', '.join(kinds)}; cross-encoders are implemented for"
+            " bert and xlm-roberta. Choose one of these."
+        )
+    return f"{config.family}-classifier"
+
+
+def fresh(shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig) -> dict:
+    """First values, in the other program's layout, of parameters that are missing."""
+    rng = np.random.default_rng(0)
+    values = {}
+    for path, shape in shapes.items():
+        if path.endswith("/bias"):
+            values[path] = np.zeros(shape, np.float32)
+        elif path.endswith("/scale"):
+            values[path] = np.ones(shape, np.float32)
+        else:
+            drawn = rng.normal(0, config.initializer_range, shape)
+            values[path] = drawn.astype(np.float32)
+    return values
 
 
 def read_raw_config(path_or_id: str) -> dict[str, Any]:
@@ -153,13 +217,13 @@ def load_tokenizer(path_or_id: str) -> "PreTrainedTokenizerFast":
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointError(
             f"{folder} holds no tokenizer: none of {', '.join(_VOCABULARIES)} is there"
-            f"{_content(folder)}. Save the tokenizer beside the model."
+            f"{content(folder)}. Save the tokenizer beside the model."
         )
     # Takes seconds, and only those who tokenize need it.
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # The tokenizers library raises plain Exceptions.
     except Exception as error:
         raise CheckpointError(
@@ -186,7 +250,7 @@ def tokenizer_folder(path_or_id: str) -> Path:
     folder = fetch(path_or_id, ("tokenizer.json", "tokenizer_config.json"))
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(
-            f"{folder} holds no tokenizer.json{_content(folder)}. Save a fast tokenizer"
+            f"{folder} holds no tokenizer.json{content(folder)}. Save a fast tokenizer"
             " there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
         )
     return folder
@@ -239,34 +303,14 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> Path:
         ) from error
 
 
-def _content(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return f" (found: {', '.join(names[:20])})" if names else " (the folder is empty)"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON: {error}. Download or save it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a JSON {type(content).__name__}, not an object. Download or "
-            "save it again."
-        )
-    return content
-
-
 def _read_raw_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} has no config.json{_content(folder)}. Give the folder that "
+            f"{folder} has no config.json{content(folder)}. Give the folder that "
             "transformers' save_pretrained wrote."
         )
-    return _read_json(path)
+    return read_json(path)
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], EncoderConfig]:
@@ -277,61 +321,27 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], EncoderConfig]:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
 
 
-def read_state(
-    path_or_id: str, folder: Path, raw: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """All tensors of model.safetensors, or else of the shards in the index.
+def open_weights(
+    path_or_id: str, folder: Path, raw: Mapping[str, Any], allowed: Allowed
+) -> dict[str, Stored]:
+    """All tensors, not yet read, of safetensors or else, if allowed, of pickles.
 
     Args:
       path_or_id: what was asked for, for messages.
       folder: where the files are.
       raw: the content of config.json.
+      allowed: what is put up with.
 
     Raises:
       CheckpointError: there are none, or not all, or they are unreadable.
     """
-    if (folder / _WEIGHTS).is_file():
-        return _read_safetensors(folder / _WEIGHTS)
-    if not (folder / _INDEX).is_file():
+    stored = tensors.open_safetensors(folder)
+    if stored is None and allowed.pickle:
+        folder = fetch(path_or_id, CONFIG_FILES + _PICKLED_FILES)
+        stored = tensors.open_pickles(folder)
+    if stored is None:
         raise CheckpointError(_no_weights(path_or_id, folder, raw))
-    index = _read_json(folder / _INDEX)
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(
-            f"{folder / _INDEX} has no object 'weight_map' (found: "
-            f"{', '.join(index)}). Download or save it again."
-        )
-    shards = sorted(set(weight_map.values()))
-    absent = [shard for shard in shards if not (folder / shard).is_file()]
-    if absent:
-        raise CheckpointError(
-            f"{folder / _INDEX} names {', '.join(absent)}, which "
-            f"{'is' if len(absent) == 1 else 'are'} not there{_content(folder)}. "
-            "Download the missing files."
-        )
-    state = {}
-    for shard in shards:
-        state |= _read_safetensors(folder / shard)
-    lost = [f"{name} ({weight_map[name]})" for name in weight_map if name not in state]
-    if lost:
-        raise CheckpointError(
-            f"{folder / _INDEX} names tensors that its files do not hold: "
-            f"{', '.join(lost[:20])}. The index and the files are of different "
-            "checkpoints; download or save them together."
-        )
-    return state
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: "
-            f"{error}. It was cut off or is a placeholder of Git LFS; download or save "
-            "it again."
-        ) from error
+    return stored
 
 
 def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
@@ -341,57 +351,67 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
         where = f"Repository {path_or_id!r} on the Hugging Face hub has"
         try:
             names = huggingface_hub.list_repo_files(path_or_id)
-        except Exception:
-            # Only makes the message poorer; why varies with the hub client's release.
-            where = f"The downloaded part of repository {path_or_id!r} ({folder}) has"
-    pickles = [name for name in names if name.endswith(_PICKLES)]
+        # Only makes the message poorer; why varies with the hub client's release.
+        except Exception as error:
+            where = (
+                f"The downloaded part of repository {path_or_id!r} ({folder}; the list"
+                f" of its files cannot be read: {type(error).__name__}: {error}) has"
+            )
+    pickles = [name for name in names if name.endswith(tensors.PICKLES)]
     if not pickles:
         return (
-            f"{where} neither {_WEIGHTS} nor {_INDEX} (found: {', '.join(names[:20])})."
-            " Give a checkpoint that transformers' save_pretrained wrote."
+            f"{where} neither {tensors.WEIGHTS} nor {tensors.INDEX} (found: "
+            f"{', '.join(names[:20])}). Give a checkpoint that transformers'"
+            " save_pretrained wrote."
         )
-    masked_lm = any("MaskedLM" in str(name) for name in raw.get("architectures") or ())
-    auto_class = "AutoModelForMaskedLM" if masked_lm else "AutoModel"
     return (
         f"{where} no safetensors, only {', '.join(pickles[:5])}. These are pickles, "
-        "which can run any code when loaded, and are refused. If you trust them, "
-        "convert them once, in an environment with torch: from transformers import "
-        f"{auto_class}, AutoTokenizer; "
-        f"{auto_class}.from_pretrained({path_or_id!r}).save_pretrained('converted'); "
-        f"AutoTokenizer.from_pretrained({path_or_id!r}).save_pretrained('converted'). "
-        "Then point the field to the folder 'converted'."
-    )
-
-
-def as_float32(value: np.ndarray) -> np.ndarray:
-    """Floating point of any width as float32."""
-    # Other kinds stay, to be refused by name if a parameter has one.
-    return (
-        value.astype(np.float32) if jnp.issubdtype(value.dtype, np.floating) else value
+        "which can run any code when loaded, and are refused. Convert them once, in an "
+        "environment with torch, which then reads tensors and nothing else: python -m "
+        f"lsrjax.convert --from {path_or_id} --to lsrjax --out converted --allow_pickle"
+        ". Then point the field to the folder 'converted'."
     )
 
 
 def _check_against_config(
-    params: Mapping[str, Any], config: EncoderConfig, *, needs_decoder: bool
-) -> None:
-    """Raises a ValueError that lists what has not the shape the config asks for."""
-    shapes = _expected_shapes(config, masked_lm="head" in params)
-    found = flatten_tree(params)
+    found: Mapping[str, Stored],
+    config: EncoderConfig,
+    layout: str,
+    may_miss: str,
+    *,
+    needs_decoder: bool,
+) -> dict[str, tuple[int, ...]]:
+    """Compares tensors, none of them read, with what the config asks for.
+
+    Returns:
+      Path -> shape, in the other program, of those that are missing and may be.
+
+    Raises:
+      ValueError: lists what has not the shape that the config asks for.
+    """
+    layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
+    # One layer too many shows that some are missing; a config may name any number.
+    layers = min(config.num_layers, len(layers) + 1)
+    bounded = dataclasses.replace(config, num_layers=layers)
+    shapes = _expected_shapes(bounded, {path.split("/")[0] for path in found})
     if "head/mlm/decoder" not in found and not needs_decoder:
         shapes.pop("head/mlm/decoder", None)
-    problems = []
+    problems, absent = [], {}
     for path in sorted(shapes.keys() | found.keys()):
-        name = to_hf_name(path, config.family)
-        want = list(to_hf_shape(path, shapes[path])) if path in shapes else None
+        name = to_hf_name(path, layout)
+        want = to_hf_shape(path, shapes[path]) if path in shapes else None
         if path not in found:
-            problems.append(f"{name}: missing, {want} expected")
+            if re.fullmatch(may_miss, name):
+                absent[path] = want
+            else:
+                problems.append(f"{name}: missing, {list(want)} expected")
             continue
-        have = list(to_hf_shape(path, found[path].shape))
+        have = found[path].shape
         if want is None:
-            problems.append(f"{name}: {have} left over")
+            problems.append(f"{name}: {list(have)} left over")
         elif have != want:
-            problems.append(f"{name}: {have}, {want} expected")
-        elif found[path].dtype != np.float32:
+            problems.append(f"{name}: {list(have)}, {list(want)} expected")
+        elif found[path].dtype not in tensors.FLOATING:
             problems.append(f"{name}: {found[path].dtype}, floating point expected")
     if problems:
         more = f"\n  ... and {len(problems) - 40} more" if len(problems) > 40 else ""
@@ -401,10 +421,11 @@ def _check_against_config(
             + more
             + "\nThe two are of different models; take both from the same checkpoint."
         )
+    return absent
 
 
 def _expected_shapes(
-    config: EncoderConfig, *, masked_lm: bool
+    config: EncoderConfig, parts: Collection[str]
 ) -> dict[str, tuple[int, ...]]:
     """Path -> shape of our parameters, from the modules that will hold them."""
 
@@ -415,7 +436,9 @@ def _expected_shapes(
 
     size, eps = config.hidden_size, config.layer_norm_eps
     expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/")
-    if masked_lm:
+    if "classifier" in parts:
+        expected |= shapes(lambda: Classifier(size, rngs=nnx.Rngs(0)), "classifier/")
+    if "head" in parts:
         expected |= shapes(
             lambda: MLMTransform(size, eps, rngs=nnx.Rngs(0)), "head/mlm/transform/"
         )

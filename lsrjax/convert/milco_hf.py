@@ -6,6 +6,7 @@ model code beside it; the reference's names two checkpoints that it starts from.
 """
 
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -16,15 +17,17 @@ import tokenizers
 from lsrjax.convert import huggingface
 from lsrjax.convert.card import lineage, models_of, write_card
 from lsrjax.convert.folder import write_json, write_tokenizer, write_weights
-from lsrjax.convert.huggingface import CheckpointError
+from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.names import (
     export_state,
     flatten_tree,
-    import_state,
+    import_names,
+    import_tree,
     to_hf_name,
     to_hf_shape,
 )
 from lsrjax.convert.portable import Portable
+from lsrjax.convert.tensors import FLOATING, CheckpointError, Stored
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -61,9 +64,10 @@ print(model.encode_document(["a text"], return_dict=True))  # terms and weights
 ```
 
 `encode_text` takes texts as they are. All three have `batch_size`, `max_length` and
-`return_dict`. Columns are {columns}. `dtype=torch.bfloat16` computes in
-bfloat16. In lsrjax, name this folder as `init.model`, or encode with
-`python -m lsrjax.encode`.
+`return_dict`; `dtype=torch.bfloat16` computes in bfloat16. In lsrjax, name this folder
+as `init.model`, or encode with `python -m lsrjax.encode`.
+
+Columns are {columns}.
 """
 _HOW_TO_LOAD_REFERENCE = """\
 In the reference implementation of MILCO, whose class starts from two checkpoints, here
@@ -147,14 +151,17 @@ def write_reference(model: Portable, folder: pathlib.Path) -> None:
         model.tokenizer,
         spec.encoder.max_length,
     )
-    english = EncoderConfig.from_hf(
-        _english(spec)
-        | {
-            "num_hidden_layers": 0,
-            "num_attention_heads": 1,
-            "intermediate_size": spec.pivot_hidden_size,
-            "max_position_embeddings": _PIVOT_LENGTH,
-        }
+    english = EncoderConfig(
+        family="bert",
+        vocab_size=spec.pivot_vocab_size,
+        hidden_size=spec.pivot_hidden_size,
+        num_layers=0,
+        num_heads=1,
+        intermediate_size=spec.pivot_hidden_size,
+        max_positions=_PIVOT_LENGTH,
+        type_vocab_size=2,
+        pad_token_id=0,
+        layer_norm_eps=spec.pivot_layer_norm_eps,
     )
     _write_part(
         folder / _ENGLISH,
@@ -277,7 +284,7 @@ def read_spec(path_or_id: str) -> RetrieverSpec:
 
 
 def read(
-    path_or_id: str,
+    path_or_id: str, allowed: Allowed = NOTHING
 ) -> tuple[
     RetrieverSpec,
     dict[str, Any],
@@ -290,6 +297,7 @@ def read(
 
     Args:
       path_or_id: a folder, or the id of a repository on the Hugging Face hub.
+      allowed: what is put up with.
 
     Returns:
       Its spec, float32 parameters, the folders of its tokenizer and of the English one;
@@ -312,19 +320,28 @@ def read(
     )
     raw = huggingface.read_raw_config(path_or_id)
     spec, tokenizer, pivot = _read_spec(folder, raw)
-    state = huggingface.read_state(path_or_id, folder, raw)
-    state = {name: huggingface.as_float32(value) for name, value in state.items()}
+    stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
     try:
-        params = import_state(state, "milco")
-        _check_shapes(params, spec)
+        names = import_names(
+            stored, "milco", missing=allowed.missing, left_over=allowed.left_over
+        )
+        found = {path: stored[name] for path, name in names.items()}
+        absent = _check_shapes(found, spec, allowed.missing)
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
+    values = {path: one.read().astype(np.float32) for path, one in found.items()}
+    values |= huggingface.fresh(absent, spec.encoder)
+    params = import_tree(values, "milco")
     lengths = {
         role: raw[f"{role}_length"]
         for role in ("query", "document")
         if f"{role}_length" in raw
     }
-    unused = {name: state[name] for name in _POOLER if name in state}
+    unused = {
+        name: stored[name].read().astype(np.float32)
+        for name in _POOLER
+        if name in stored
+    }
     return spec, params, tokenizer, pivot, lengths, unused
 
 
@@ -356,7 +373,12 @@ def _read_spec(
         tokenizer = _part(folder, raw, "multilingual_encoder_checkpoint")
         pivot = _part(folder, raw, "lsr_encoder_checkpoint")
         encoder = huggingface.read_config(tokenizer)
-        english = huggingface.read_config(pivot)
+        # Of its layers MILCO uses none, and what `write_reference` wrote has none.
+        values = huggingface.read_raw_config(pivot) | {"num_hidden_layers": 1}
+        try:
+            english = EncoderConfig.from_hf(values)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"config.json of {pivot}: {error}") from error
         sizes = [english.vocab_size, english.hidden_size, english.layer_norm_eps]
         if (folder / "tokenizer.json").is_file():
             tokenizer = str(folder)
@@ -412,22 +434,31 @@ def _check_vocabulary(
     return tuple(sorted(i for i, token in added.items() if token.special))
 
 
-def _check_shapes(params: Mapping[str, Any], spec: RetrieverSpec) -> None:
-    """Raises a ValueError that lists what is not as the config says."""
-    found = flatten_tree(params)
+def _check_shapes(
+    found: Mapping[str, Stored], spec: RetrieverSpec, may_miss: str
+) -> dict[str, tuple[int, ...]]:
+    """Compares tensors, none of them read, with what the config asks for.
+
+    Returns:
+      Path -> shape, in the file, of those that are missing and may be.
+
+    Raises:
+      ValueError: lists what is not as the config says.
+    """
     wanted = flatten_tree(retriever.split(spec)[1])
-    problems = []
+    problems, absent = [], {}
     for path in sorted(found.keys() | wanted.keys()):
-        have, want = (
-            list(to_hf_shape(path, values[path].shape)) if path in values else None
-            for values in (found, wanted)
-        )
         name = to_hf_name(path, "milco")
-        if have != want:
+        want = to_hf_shape(path, wanted[path].shape) if path in wanted else None
+        have = found[path].shape if path in found else None
+        if have is None and re.fullmatch(may_miss, name):
+            absent[path] = want
+        elif have != want:
             problems.append(
-                f"{name}: {have or 'missing'}, config.json says {want or 'none'}"
+                f"{name}: {'missing' if have is None else list(have)}, config.json says"
+                f" {'none' if want is None else list(want)}"
             )
-        elif found[path].dtype != np.float32:
+        elif found[path].dtype not in FLOATING:
             problems.append(f"{name}: {found[path].dtype}, floating point expected")
     if problems:
         raise ValueError(
@@ -435,3 +466,4 @@ def _check_shapes(params: Mapping[str, Any], spec: RetrieverSpec) -> None:
             + "\n  ".join(problems[:40])
             + "\nThe two are of different models; take both from the same checkpoint."
         )
+    return absent

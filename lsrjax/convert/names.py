@@ -6,121 +6,23 @@ Our side is the nested dictionary of `nnx.to_pure_dict`: `encoder/...` as in
 `head/echo/{kernel,bias,scale}`. The other side is a flat PyTorch state dict in one of
 these layouts:
 
-- 'bert', 'xlm-roberta': a Hugging Face encoder, alone or with its masked-LM head;
+- 'bert', 'xlm-roberta', 'distilbert': a Hugging Face encoder, alone or with its
+  masked-LM head;
+- 'bert-classifier', 'xlm-roberta-classifier': with the head of a sequence classifier,
+  `classifier/{dense,out}/{kernel,bias}` here;
 - 'milco': the reference implementation of MILCO.
 
 A masked LM whose decoder is the word table (a tied one) has no `head/mlm/decoder`.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from lsrjax.convert.layouts import DROPPED, LAYOUTS, WORDS, Layout
 
-def _encoder() -> dict[str, str]:
-    """Path below `encoder/` -> name behind the encoder's prefix; {i} is the layer."""
-    names = {
-        "embeddings/word/embedding": "embeddings.word_embeddings.weight",
-        "embeddings/position/embedding": "embeddings.position_embeddings.weight",
-        "embeddings/token_type/embedding": "embeddings.token_type_embeddings.weight",
-        "embeddings/norm/scale": "embeddings.LayerNorm.weight",
-        "embeddings/norm/bias": "embeddings.LayerNorm.bias",
-    }
-    for ours, weight, theirs in (
-        ("attention/query", "kernel", "attention.self.query"),
-        ("attention/key", "kernel", "attention.self.key"),
-        ("attention/value", "kernel", "attention.self.value"),
-        ("attention/out", "kernel", "attention.output.dense"),
-        ("attention_norm", "scale", "attention.output.LayerNorm"),
-        ("up", "kernel", "intermediate.dense"),
-        ("down", "kernel", "output.dense"),
-        ("output_norm", "scale", "output.LayerNorm"),
-    ):
-        names[f"layers/{{i}}/{ours}/{weight}"] = f"encoder.layer.{{i}}.{theirs}.weight"
-        names[f"layers/{{i}}/{ours}/bias"] = f"encoder.layer.{{i}}.{theirs}.bias"
-    return names
-
-
-def _mlm(transform: str, norm: str, head: str) -> dict[str, str]:
-    return {
-        "head/mlm/transform/dense/kernel": f"{transform}.weight",
-        "head/mlm/transform/dense/bias": f"{transform}.bias",
-        "head/mlm/transform/norm/scale": f"{norm}.weight",
-        "head/mlm/transform/norm/bias": f"{norm}.bias",
-        "head/mlm/decoder": f"{head}.decoder.weight",
-        "head/mlm/bias": f"{head}.bias",
-    }
-
-
-def _bert_mlm(head: str) -> dict[str, str]:
-    return _mlm(f"{head}.transform.dense", f"{head}.transform.LayerNorm", head)
-
-
-_ENCODER = _encoder()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Names of one program.
-
-    Attributes:
-      prefixes: of the encoder; the first one beside a masked-LM head, the last one
-        where the encoder is alone.
-      heads: path -> name of everything but the encoder.
-      required: parts of the tree that every model of this layout has.
-      optional: single paths that a model may lack.
-      bias_copy: second name of the masked-LM bias. It is the one in use: where the
-        two differ, its values count.
-    """
-
-    prefixes: tuple[str, ...]
-    heads: dict[str, str]
-    required: frozenset[str]
-    optional: frozenset[str]
-    bias_copy: str
-
-
-LAYOUTS = {
-    "bert": _Layout(
-        prefixes=("bert.", ""),
-        heads=_bert_mlm("cls.predictions"),
-        required=frozenset({"encoder"}),
-        optional=frozenset({"head/mlm/decoder"}),
-        bias_copy="cls.predictions.decoder.bias",
-    ),
-    "xlm-roberta": _Layout(
-        prefixes=("roberta.", ""),
-        heads=_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head"),
-        required=frozenset({"encoder"}),
-        optional=frozenset({"head/mlm/decoder"}),
-        bias_copy="lm_head.decoder.bias",
-    ),
-    "milco": _Layout(
-        prefixes=("m_model.",),
-        heads={
-            "head/connector/kernel": "projector.weight",
-            "head/connector/bias": "projector.bias",
-            **_bert_mlm("mlm_head.predictions"),
-            "head/echo/kernel": "echo.weight",
-            "head/echo/bias": "echo.bias",
-            "head/echo/scale": "scale",
-        },
-        required=frozenset({"encoder", "head/connector", "head/mlm"}),
-        optional=frozenset(),
-        bias_copy="mlm_head.predictions.decoder.bias",
-    ),
-}
-
-# Tensors of other programs that no model here uses, and why.
-DROPPED = {
-    r"((bert|roberta|m_model)\.)?pooler\..*": "sentence-pair head of pre-training",
-    r"((bert|roberta|m_model)\.)?embeddings\.position_ids": "0, 1, 2, ... as a buffer",
-    r"cls\.seq_relationship\..*": "next-sentence head of pre-training",
-    r"en_lsr\..*": "frozen teacher that the MILCO reference saves with its student",
-}
 _DROPPED = re.compile("|".join(DROPPED))
 # The oldest BERT checkpoints carry TensorFlow's names.
 _TENSORFLOW = {".gamma": ".weight", ".beta": ".bias"}
@@ -142,7 +44,7 @@ def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
     if path not in table:
         raise ValueError(
             f"No parameter {path!r} in layout {layout!r}; known: "
-            + ", ".join([f"encoder/{known}" for known in _ENCODER])
+            + ", ".join([f"encoder/{known}" for known in _layout(layout).encoder])
             + "".join(f", {known}" for known in _layout(layout).heads)
             + "."
         )
@@ -197,7 +99,7 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
         value = value.T if path.endswith("/kernel") else value
         shape = to_hf_shape(path, flat[path].shape)
         state[table[path]] = np.array(value, order="C").reshape(shape)
-    if "head/mlm/decoder" in rules.optional and "head/mlm/decoder" in flat:
+    if rules.bias_copy and _may_be_tied(rules) and "head/mlm/decoder" in flat:
         state[rules.bias_copy] = state[table["head/mlm/bias"]].copy()
     return state
 
@@ -219,44 +121,86 @@ def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
     Raises:
       ValueError: tensors are missing or unknown; lists them.
     """
+    names = import_names(state, layout)
+    for path, name in names.items():
+        if path.startswith("head/echo/") and state[name].shape[:1] != (1,):
+            raise ValueError(
+                f"{_shown(name, state[name])} should have 1 row, the one output of"
+                " LexEcho; the checkpoint is of another model."
+            )
+    return import_tree({path: state[name] for path, name in names.items()}, layout)
+
+
+def import_names(
+    state: Mapping[str, Any], layout: str, *, missing: str = "", left_over: str = ""
+) -> dict[str, str]:
+    """Path -> name in the state dict of every parameter that is there.
+
+    Args:
+      state: name -> whatever has a `shape`; no values are needed.
+      layout: one of LAYOUTS.
+      missing: regex of whole names that may be missing.
+      left_over: regex of whole names that may be left over.
+
+    Raises:
+      ValueError: other tensors are missing or unknown; lists them.
+    """
     rules = _layout(layout)
-    named = {}
-    for name, value in state.items():
-        if not _DROPPED.fullmatch(name):
+    used = set(rules.heads.values())
+    named = {}  # name in the layout -> in the state dict
+    for name in state:
+        if name in used or not _DROPPED.fullmatch(name):
             stem, dot, last = name.rpartition(".")
-            named[stem + _TENSORFLOW.get(dot + last, dot + last)] = value
-    prefix = _find_prefix(named, layout)
-    num_layers = _num_layers(named, re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
+            named[stem + _TENSORFLOW.get(dot + last, dot + last)] = name
+    decoder = rules.heads.get("head/mlm/decoder")
+    both = any(prefix + WORDS in named for prefix in rules.prefixes)
+    if _may_be_tied(rules) and decoder in named and not both:
+        # One tensor that was saved under the other of its names.
+        named[rules.prefixes[0] + WORDS] = named.pop(decoder)
+    prefix = _find_prefix({name: state[own] for name, own in named.items()}, layout)
+    layer, _ = next(n for n in rules.encoder.values() if "{i}" in n).split("{i}")
+    num_layers = _num_layers(named, re.escape(prefix + layer) + r"(\d+)\.")
     table = _table(layout, prefix, num_layers)
     if rules.bias_copy in named:
         named[table["head/mlm/bias"]] = named.pop(rules.bias_copy)
     paths = {name: path for path, name in table.items()}
-    found = {paths[name]: value for name, value in named.items() if name in paths}
-    missing = _missing_paths(rules, table, found)
-    unknown = [name for name in named if name not in paths]
-    if missing or unknown:
+    found = {paths[name]: own for name, own in named.items() if name in paths}
+    lacking = [table[path] for path in _missing_paths(rules, table, found)]
+    lacking = [name for name in lacking if not re.fullmatch(missing, name)]
+    unknown = [
+        _shown(name, state[own])
+        for name, own in named.items()
+        if name not in paths and not re.fullmatch(left_over, own)
+    ]
+    if lacking or unknown:
         raise ValueError(
             f"The state dict does not fit layout {layout!r} with {num_layers} layers "
             f"(encoder names start with {prefix + 'embeddings.'!r})."
-            + _listing("missing", [table[path] for path in missing])
-            + _listing("left over", [_shown(name, named[name]) for name in unknown])
-            + "\nUse a checkpoint of the encoder, alone or with its masked-LM head, or "
-            "remove the tensors that are left over from the file."
+            + _listing("missing", lacking)
+            + _listing("left over", unknown)
+            + "\nUse a checkpoint of the encoder, alone or with its masked-LM head, or"
+            " allow them by name: python -m lsrjax.convert --to lsrjax has"
+            " --allow_missing and --allow_left_over."
         )
+    return found
+
+
+def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """Parameter tree of the other program's tensors by our paths.
+
+    Args:
+      values: path -> array as the other program lays it out.
+      layout: one of LAYOUTS.
+    """
     tree: dict[str, Any] = {}
-    for path, value in found.items():
+    for path, value in values.items():
         value = np.asarray(value)
         if path.startswith("head/echo/"):
-            if value.shape[:1] != (1,):
-                raise ValueError(
-                    f"{_shown(table[path], value)} should have 1 row, the one output "
-                    "of LexEcho; the checkpoint is of another model."
-                )
             value = value[0]
         elif path.endswith("/kernel"):
             value = np.array(value.T, order="C")
         _insert(tree, path, value)
-    if "head/mlm/decoder" in rules.optional and "head/mlm/decoder" in found:
+    if _may_be_tied(_layout(layout)) and "head/mlm/decoder" in values:
         word = tree["encoder"]["embeddings"]["word"]["embedding"]
         if np.array_equal(tree["head"]["mlm"]["decoder"], word):
             del tree["head"]["mlm"]["decoder"]
@@ -278,7 +222,7 @@ def flatten_tree(tree: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
 _LAYER_PATH = r"encoder/layers/(\d+)/"
 
 
-def _layout(layout: str) -> _Layout:
+def _layout(layout: str) -> Layout:
     if layout not in LAYOUTS:
         raise ValueError(f"Unknown layout {layout!r}; known: {', '.join(LAYOUTS)}.")
     return LAYOUTS[layout]
@@ -292,10 +236,14 @@ def _num_layers(names: Iterable[str], pattern: str) -> int:
 def _table(layout: str, prefix: str, num_layers: int) -> dict[str, str]:
     """Path -> name of every parameter a model of this layout can have."""
     table = {}
-    for path, name in _ENCODER.items():
+    for path, name in _layout(layout).encoder.items():
         for i in range(num_layers) if "{i}" in path else [0]:
             table["encoder/" + path.format(i=i)] = prefix + name.format(i=i)
     return table | _layout(layout).heads
+
+
+def _may_be_tied(rules: Layout) -> bool:
+    return "head/mlm/decoder" in rules.optional
 
 
 def _part(path: str) -> str:
@@ -304,7 +252,7 @@ def _part(path: str) -> str:
 
 
 def _missing_paths(
-    rules: _Layout, table: Mapping[str, str], found: Mapping[str, Any]
+    rules: Layout, table: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[str]:
     """Paths that a model with the parts seen in `found` must have and lacks."""
     parts = rules.required | {_part(path) for path in found}
@@ -316,12 +264,11 @@ def _missing_paths(
 
 
 def _find_prefix(state: Mapping[str, Any], layout: str) -> str:
-    word = _ENCODER["embeddings/word/embedding"]
     prefixes = _layout(layout).prefixes
     for prefix in prefixes:
-        if prefix + word in state:
+        if prefix + WORDS in state:
             return prefix
-    expected = " or ".join(repr(prefix + word) for prefix in prefixes)
+    expected = " or ".join(repr(prefix + WORDS) for prefix in prefixes)
     raise ValueError(
         f"The state dict has no {expected}, so it is not of layout {layout!r}."
         + _listing("found", [_shown(name, value) for name, value in state.items()])

@@ -117,6 +117,46 @@ class TextTokenizer:
         )
         return [encoding.ids for encoding in encodings]
 
+    def pairs(
+        self, pairs: Sequence[tuple[str, str]], first_length: int, max_length: int
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids and types (1 in the second text) of pairs of texts.
+
+        They are joined by the tokenizer's own template for pairs.
+
+        Args:
+          pairs: the texts.
+          first_length: tokens a first text is cut to, without special ones.
+          max_length: tokens a pair is cut to, special ones included, at the end of its
+            second text.
+
+        Raises:
+          InputError: there is no such template.
+        """
+        joining = tokenizers.Tokenizer.from_str(self._json)
+        joining.enable_truncation(max_length, strategy="only_second")
+        joining.no_padding()
+        # A token is left to the second text, without which nothing can be cut from it.
+        special = joining.num_special_tokens_to_add(is_pair=True)
+        if not special:
+            raise InputError(
+                f"{self.folder}/tokenizer.json has no template that joins two texts."
+                " Use the tokenizer that the cross-encoder was trained with."
+            )
+        first_length = min(first_length, max_length - special - 1)
+
+        def encoded(texts, length):
+            distinct = list(dict.fromkeys(texts))
+            found = self._cutting(length).encode_batch(
+                distinct, add_special_tokens=False
+            )
+            return dict(zip(distinct, found, strict=True))
+
+        firsts, seconds = zip(*pairs, strict=True)
+        first, second = encoded(firsts, first_length), encoded(seconds, max_length)
+        joined = [joining.post_process(first[a], second[b]) for a, b in pairs]
+        return [(both.ids, both.type_ids) for both in joined]
+
     def batch(
         self, texts: Sequence[str], max_length: int, buckets: Sequence[int]
     ) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
-"""BERT and XLM-RoBERTa encoders: one implementation, told apart by their config.
+"""BERT, DistilBERT and XLM-RoBERTa encoders: one implementation, told apart by config.
 
 The computation is that of `BertModel` (Devlin et al., 2019, arXiv:1810.04805) and
 `XLMRobertaModel` (Conneau et al., 2020, arXiv:1911.02116) in Hugging Face transformers,
-without the pooler. In array names C is the width of one attention head and M a second
+without the pooler; DistilBERT (Sanh et al., 2019, arXiv:1910.01108) is a BERT without
+token types. In array names C is the width of one attention head and M a second
 token axis, the attended one.
 """
 
@@ -19,8 +20,13 @@ from lsrjax.errors import InputError
 from lsrjax.models.layers import DType, dropout, gelu, layer_norm, linear
 
 # RoBERTa differs from XLM-RoBERTa in vocabulary only.
-_FAMILIES = {"bert": "bert", "xlm-roberta": "xlm-roberta", "roberta": "xlm-roberta"}
-_PAD_TOKEN_IDS = {"bert": 0, "xlm-roberta": 1}
+_FAMILIES = {
+    "bert": "bert",
+    "distilbert": "distilbert",
+    "xlm-roberta": "xlm-roberta",
+    "roberta": "xlm-roberta",
+}
+_PAD_TOKEN_IDS = {"bert": 0, "distilbert": 0, "xlm-roberta": 1}
 
 # Our field -> key of config.json. A key without a default must be in the file; the
 # defaults are those of transformers' BertConfig and XLMRobertaConfig.
@@ -39,6 +45,30 @@ _HF_KEYS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "initializer_range": "initializer_range",
 }
+_DISTILBERT_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "num_layers": "n_layers",
+    "num_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+    "max_positions": "max_position_embeddings",
+    "pad_token_id": "pad_token_id",
+    "hidden_act": "activation",
+    "hidden_dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "initializer_range": "initializer_range",
+}
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "intermediate_size",
+)
+
+
+def _hf_keys(family: str) -> Mapping[str, str]:
+    return _DISTILBERT_KEYS if family == "distilbert" else _HF_KEYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +76,15 @@ class EncoderConfig:
     """Shape and constants of an encoder.
 
     Attributes:
-      family: 'bert' or 'xlm-roberta'; decides how positions are numbered.
+      family: 'bert', 'distilbert' or 'xlm-roberta'; decides how positions are numbered.
       vocab_size: rows of the word table.
       hidden_size: width D of the hidden states.
       num_layers: transformer layers.
       num_heads: attention heads; divides hidden_size.
       intermediate_size: width inside the feed-forward blocks.
       max_positions: rows of the position table, see max_length.
-      type_vocab_size: rows of the token type table, of which only row 0 is used.
+      type_vocab_size: rows of the token type table, of which texts use row 0 and the
+        second texts of pairs row 1; 0: there is none (DistilBERT).
       pad_token_id: id of the padding token; XLM-R counts positions from it.
       layer_norm_eps: added to the variance in every LayerNorm.
       hidden_act: 'gelu', the exact one.
@@ -113,8 +144,8 @@ class EncoderConfig:
         """Reads the content of a Hugging Face config.json.
 
         Args:
-          config: the parsed JSON object, `model_type` bert, xlm-roberta or roberta
-            (the last counts as xlm-roberta, whose computation it shares).
+          config: the parsed JSON object, `model_type` bert, distilbert, xlm-roberta or
+            roberta (the last counts as xlm-roberta, whose computation it shares).
 
         Raises:
           ValueError: the model is of another type or uses something that is not
@@ -145,9 +176,9 @@ class EncoderConfig:
             if field.default is not dataclasses.MISSING
         }
         defaults |= {"type_vocab_size": 2, "pad_token_id": _PAD_TOKEN_IDS[family]}
-        values = {}
+        values = {"type_vocab_size": 0} if family == "distilbert" else {}
         missing = []
-        for field, key in _HF_KEYS.items():
+        for field, key in _hf_keys(family).items():
             value = config.get(key, defaults.get(field))
             if value is None:
                 missing.append(key)
@@ -157,16 +188,21 @@ class EncoderConfig:
                 f"A config of model_type {model_type!r} needs {', '.join(missing)}; "
                 f"found only {', '.join(sorted(config))}. Complete the config.json."
             )
+        for field in _SIZES:
+            if type(values[field]) is not int or values[field] < 1:
+                raise ValueError(
+                    f"{_hf_keys(family)[field]} is {values[field]!r}, which has to be a"
+                    " whole number above 0. Take the config.json of the weights."
+                )
         return cls(family=family, **values)
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a Hugging Face config.json, less `architectures`."""
-        values = {key: getattr(self, field) for field, key in _HF_KEYS.items()}
-        return {
-            "model_type": self.family,
-            "position_embedding_type": "absolute",
-            **values,
-        }
+        keys = _hf_keys(self.family)
+        values = {key: getattr(self, field) for field, key in keys.items()}
+        if self.family != "distilbert":
+            values = {"position_embedding_type": "absolute", **values}
+        return {"model_type": self.family, **values}
 
 
 def _subkeys(keys_B: jax.Array | None, index: int) -> jax.Array | None:
@@ -193,7 +229,8 @@ class Embeddings(nnx.Module):
 
         self.word = table(config.vocab_size)
         self.position = table(config.max_positions)
-        self.token_type = table(config.type_vocab_size)
+        if config.type_vocab_size:
+            self.token_type = table(config.type_vocab_size)
         self.norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(
@@ -201,19 +238,23 @@ class Embeddings(nnx.Module):
         ids_BL: jax.Array,
         mask_BL: jax.Array,
         *,
+        types_BL: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
     ) -> jax.Array:
-        """Embeds token ids; returns [B, L, D]."""
+        """Embeds token ids, of type 0 where none are given; returns [B, L, D]."""
         positions_BL = self._positions(ids_BL, mask_BL)
         embedded_BLD = self.word(ids_BL) + self.position(positions_BL)
-        embedded_BLD += self.token_type.embedding[...][0][None, None]
+        if types_BL is not None:
+            embedded_BLD += self.token_type(types_BL)
+        elif self.config.type_vocab_size:
+            embedded_BLD += self.token_type.embedding[...][0][None, None]
         embedded_BLD = sharding.constrain(embedded_BLD, sharding.DATA, None, None)
         embedded_BLD = self.norm(embedded_BLD).astype(self.dtype)
         return dropout(embedded_BLD, self.config.hidden_dropout, dropout_keys_B)
 
     def _positions(self, ids_BL, mask_BL):
-        """Rows of the position table: [1, L] for BERT, [B, L] for XLM-R."""
-        if self.config.family == "bert":
+        """Rows of the position table: [1, L] for (Distil)BERT, [B, L] for XLM-R."""
+        if self.config.family != "xlm-roberta":
             return jnp.arange(ids_BL.shape[1])[None]
         # transformers looks at the ids alone; with the mask besides, what stands in
         # the padding cannot shift the tokens behind it.
@@ -358,7 +399,7 @@ class Layer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Transformer encoder over token ids, BERT or XLM-RoBERTa.
+    """Transformer encoder over token ids, BERT, DistilBERT or XLM-RoBERTa.
 
     Parameters are float32 whatever `dtype`, the type the layers compute in; softmax and
     LayerNorm are float32 always. Parameter tree: `embeddings/{word,position,
@@ -383,6 +424,7 @@ class Encoder(nnx.Module):
         mask_BL: jax.Array,
         *,
         attended_BL: jax.Array | None = None,
+        types_BL: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         remat: str = "none",
     ) -> jax.Array:
@@ -394,6 +436,7 @@ class Encoder(nnx.Module):
             comes after the tokens. Padding never changes the states of tokens; its own
             states are meaningless.
           attended_BL: which tokens others see; all by default.
+          types_BL: of the tokens of pairs; all 0 by default.
           dropout_keys_B: a random key for each text; None computes without dropout.
           remat: what the backward pass computes again, a name in `REMAT`.
 
@@ -420,7 +463,10 @@ class Encoder(nnx.Module):
         mask_BL = mask_BL.astype(bool)
         attended_BL = mask_BL if attended_BL is None else attended_BL.astype(bool)
         hidden_BLD = self.embeddings(
-            ids_BL, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, 0)
+            ids_BL,
+            mask_BL,
+            types_BL=types_BL,
+            dropout_keys_B=_subkeys(dropout_keys_B, 0),
         )
         graphdef, _ = nnx.split(self.layers[0], nnx.Param)
         params = [

@@ -114,14 +114,22 @@ def from_pivot(
     first = config.max_positions - config.max_length
     first_english = pivot_config.max_positions - pivot_config.max_length
     count = min(config.max_length, pivot_config.max_length)
+    rows = slice(first_english, first_english + count)
     positions[first : first + count] = np.asarray(english["position"]["embedding"])[
-        first_english : first_english + count
+        rows
     ]
+    if "token_type" in english:
+        theirs = np.asarray(english["token_type"]["embedding"])
+        if "token_type" in embeddings:
+            types = np.array(embeddings["token_type"]["embedding"])
+            types[: len(theirs)] = theirs[: len(types)]
+            embeddings["token_type"] = {"embedding": jnp.asarray(types)}
+        else:  # what every token has may as well come with its position
+            positions += theirs[0]
+    elif "token_type" in embeddings:
+        types = embeddings["token_type"]["embedding"]
+        embeddings["token_type"] = {"embedding": jnp.zeros_like(types)}
     embeddings["position"] = {"embedding": jnp.asarray(positions)}
-    types = embeddings["token_type"]["embedding"].shape[0]
-    embeddings["token_type"] = {
-        "embedding": jnp.asarray(english["token_type"]["embedding"])[:types]
-    }
     embeddings["norm"] = english["norm"]
     params = _with_encoder(params, "layers", pivot_params["layers"])
     params = _with_encoder(params, "embeddings", embeddings)

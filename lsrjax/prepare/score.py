@@ -11,6 +11,7 @@ from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.pairs import PairScorer
 from lsrjax.retrieval.search import Several
 
 
@@ -39,7 +40,7 @@ def prepare(
     positives: np.ndarray,
     *,
     mined,
-    teacher: Searcher | None,
+    teacher: Searcher | PairScorer | None,
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Negatives and teacher scores for every example of a source of groups.
@@ -96,7 +97,7 @@ def _given(source, texts: Sequence[str]) -> np.ndarray:
 
 
 def score(
-    searcher: Searcher,
+    teacher: Searcher | PairScorer,
     queries: Sequence[str],
     corpus: Sequence[str],
     documents_QK: np.ndarray,
@@ -104,7 +105,7 @@ def score(
     """The teacher's score of each query with each of its documents.
 
     Args:
-      searcher: the teacher.
+      teacher: a retriever or a cross-encoder.
       queries: Q English texts.
       corpus: English documents.
       documents_QK: positions in the corpus; -1 gives NaN.
@@ -112,12 +113,23 @@ def score(
     Returns:
       [Q, K] float32.
     """
-    q = joined(searcher.queries(queries))
-    d = joined(searcher.documents(corpus))
+    if isinstance(teacher, PairScorer):
+        return _read_together(teacher, queries, corpus, documents_QK)
+    q = joined(teacher.queries(queries))
+    d = joined(teacher.documents(corpus))
     if isinstance(d, Several):
         parts = zip(q.parts, d.parts, strict=True)
         return sum(_scores(*part, documents_QK) for part in parts)
     return _scores(q, d, documents_QK)
+
+
+def _read_together(scorer: PairScorer, queries, corpus, documents_QK) -> np.ndarray:
+    scores = np.full(documents_QK.shape, np.nan, np.float32)
+    rows, places = np.nonzero(documents_QK >= 0)
+    documents = documents_QK[rows, places]
+    pairs = [(queries[q], corpus[d]) for q, d in zip(rows, documents, strict=True)]
+    scores[rows, places] = scorer.scores(pairs)
+    return scores
 
 
 def _scores(q, d, documents_QK: np.ndarray) -> np.ndarray:

@@ -29,6 +29,12 @@ from lsrjax.models.layers import MLMTransform
 MODELS = {
     "bert": (transformers.BertConfig, transformers.BertModel),
     "bert-mlm": (transformers.BertConfig, transformers.BertForMaskedLM),
+    "distilbert": (transformers.DistilBertConfig, transformers.DistilBertModel),
+    "distilbert-mlm": (
+        transformers.DistilBertConfig,
+        transformers.DistilBertForMaskedLM,
+    ),
+    "roberta-mlm": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),
     "xlmr": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel),
     "xlmr-mlm": (transformers.XLMRobertaConfig, transformers.XLMRobertaForMaskedLM),
 }
@@ -47,6 +53,15 @@ def make_model(kind, **changes):
         "type_vocab_size": 2 if bert else 1,
         "pad_token_id": 0 if bert else 1,
     }
+    if kind.startswith("distilbert"):
+        sizes = {
+            "vocab_size": 113,
+            "dim": 22,
+            "n_layers": 3,
+            "n_heads": 2,
+            "hidden_dim": 31,
+            "max_position_embeddings": 17,
+        }
     torch.manual_seed(11)
     model = model_class(config_class(**sizes, **changes)).eval()
     with torch.no_grad():
@@ -88,7 +103,7 @@ def rewrite(folder, change):
     path = folder / "model.safetensors"
     state = load_file(path)
     change(state)
-    save_file(state, path)
+    save_file(state, path, {"format": "pt"})
 
 
 def rewrite_config(folder, **changes):
@@ -142,13 +157,64 @@ def test_loaded_models_give_the_numbers_of_transformers(kind, tmp_path):
     }
 
 
-@pytest.mark.parametrize("kind", ["bert-mlm", "xlmr-mlm"])
+@pytest.mark.parametrize("kind", ["bert-mlm", "distilbert-mlm", "xlmr-mlm"])
 def test_untied_decoder_and_its_own_bias_are_kept(kind, tmp_path):
     reference = make_model(kind, tie_word_embeddings=False)
     reference.save_pretrained(tmp_path)
     checkpoint = load_checkpoint(str(tmp_path))
     assert checkpoint.params["head"]["mlm"]["decoder"].shape == (113, 22)
     check_same_numbers(checkpoint, reference, masked_lm=True)
+
+
+TIED = {
+    "bert-mlm": ("bert.embeddings.word_embeddings.weight", "cls.predictions"),
+    "distilbert-mlm": ("distilbert.embeddings.word_embeddings.weight", ""),
+    "xlmr-mlm": ("roberta.embeddings.word_embeddings.weight", "lm_head"),
+}
+
+
+def decoder_only(state, word, decoder, bias):
+    state[decoder] = state.pop(word)
+
+
+def both_equal(state, word, decoder, bias):
+    state[decoder] = state[word].copy()
+    if bias:
+        state[decoder.replace("weight", "bias")] = state[bias].copy()
+
+
+def both_different(state, word, decoder, bias):
+    state[decoder] = -state[word]
+    if bias:
+        state[decoder.replace("weight", "bias")] = state[bias] + 1
+
+
+def other_bias_only(state, word, decoder, bias):
+    if bias:
+        state[decoder.replace("weight", "bias")] = state.pop(bias) + 1
+
+
+@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.parametrize(
+    "change", [decoder_only, both_equal, both_different, other_bias_only]
+)
+def test_aliases_are_read_as_transformers_reads_them(kind, change, tmp_path):
+    reference = make_model(kind)
+    reference.save_pretrained(tmp_path)
+    word, head = TIED[kind]
+    decoder = f"{head}.decoder.weight" if head else "vocab_projector.weight"
+    bias = f"{head}.bias" if head else None
+    rewrite(tmp_path, lambda state: change(state, word, decoder, bias))
+    reference = type(reference).from_pretrained(tmp_path).eval()
+    params = load_checkpoint(str(tmp_path)).params
+    mlm, words = params["head"]["mlm"], params["encoder"]["embeddings"]["word"]
+    theirs = reference.get_output_embeddings()
+    found = mlm.get("decoder", words["embedding"])
+    np.testing.assert_array_equal(found, theirs.weight.detach())
+    np.testing.assert_array_equal(mlm["bias"], theirs.bias.detach())
+    theirs = reference.get_input_embeddings().weight.detach()
+    np.testing.assert_array_equal(words["embedding"], theirs)
+    assert ("decoder" in mlm) == (change is both_different)
 
 
 def test_sharded_checkpoint_equals_the_single_file(tmp_path):
@@ -246,18 +312,15 @@ def test_no_weights(bert):
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(bert):
     (bert / "model.safetensors").rename(bert / "pytorch_model.bin")
-    match = r"only pytorch_model\.bin.*refused.*AutoModel\.from_pretrained\('.*bert'\)"
-    with pytest.raises(CheckpointError, match=match):
-        load_checkpoint(str(bert))
-    rewrite_config(bert, architectures=["BertForMaskedLM"])
-    with pytest.raises(CheckpointError, match=r"AutoModelForMaskedLM"):
+    match = r"only pytorch_model\.bin.*refused.*lsrjax\.convert --from .*bert --to lsrj"
+    with pytest.raises(CheckpointError, match=match + r".*--allow_pickle"):
         load_checkpoint(str(bert))
 
 
 def test_hub_repository_with_pickled_weights_only(hub, bert):
     (bert / "model.safetensors").unlink()
     hub["folder"], hub["files"] = bert, ["config.json", "pytorch_model.bin"]
-    match = r"'team/model' on the.*only pytorch_model\.bin.*from_pretrained\('team/mod"
+    match = r"'team/model' on the.*only pytorch_model\.bin.*--from team/model"
     with pytest.raises(CheckpointError, match=match):
         load_checkpoint("team/model")
     del hub["files"]

@@ -22,6 +22,7 @@ from transformers import dynamic_module_utils
 
 from lsrjax import build, checkpoint, export, plan
 from lsrjax.config import get_default
+from lsrjax.convert.huggingface import Allowed
 from lsrjax.convert.portable import Portable
 from lsrjax.data import embedded, sources
 from lsrjax.data.tokenization import TextTokenizer
@@ -220,6 +221,7 @@ def check(model, found, texts, documents=()):
     """All that the program wrote against our own vectors."""
     wanted, queries = (ours(model, texts, role) for role in ("document", "query"))
     assert_same(matrix(found, "document"), wanted)
+    assert_same(matrix(found, "eager"), wanted)
     assert_same(matrix(found, "query"), queries)
     assert_same(matrix(found, "short"), ours(model, texts, "document", 16))
     no_prompt = {"query_prompt": "", "document_prompt": ""}
@@ -485,6 +487,22 @@ def test_the_reference_s_checkpoint_gives_the_golden_vectors(reference):
             np.add.at(found, place, np.asarray(views["source"].weights_BK))
             wanted = golden[f"distill_l1_echo/rep_{kind}/dual_view"]
             np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_the_reference_s_own_file_if_that_is_asked_for(reference):
+    """It writes a pickle, with a bias under two names that share memory."""
+    wanted = export.open_portable(str(reference))
+    path = reference / "model.safetensors"
+    state = {name: torch.tensor(value) for name, value in load_file(path).items()}
+    bias = "mlm_head.predictions.bias"
+    state[bias] = state[bias.replace("bias", "decoder.bias")]
+    torch.save(state, reference / "pytorch_model.bin")
+    path.unlink()
+    with pytest.raises(InputError, match="pickles, which can run any code"):
+        export.open_portable(str(reference))
+    found = export.open_portable(str(reference), Allowed(pickle=True))
+    assert found.spec == wanted.spec
+    assert_identical(leaves(found.params), leaves(wanted.params))
 
 
 def test_export_for_the_reference(reference, tmp_path):

@@ -26,9 +26,36 @@ SIZES = {
     "intermediate_size": 19,
     "max_position_embeddings": 13,
 }
+DISTILBERT = {"dim": 14, "n_layers": 2, "n_heads": 2, "hidden_dim": 19}
+
+
+def config_of(layout, masked_lm=False, **changes):
+    sizes = SIZES
+    if layout == "distilbert":
+        sizes = {k: SIZES[k] for k in ("vocab_size", "max_position_embeddings")}
+        sizes |= DISTILBERT
+    return CLASSES[layout, masked_lm][0](**sizes, **changes)
+
+
 CLASSES = {
     ("bert", False): (transformers.BertConfig, transformers.BertModel),
     ("bert", True): (transformers.BertConfig, transformers.BertForMaskedLM),
+    ("distilbert", False): (
+        transformers.DistilBertConfig,
+        transformers.DistilBertModel,
+    ),
+    ("distilbert", True): (
+        transformers.DistilBertConfig,
+        transformers.DistilBertForMaskedLM,
+    ),
+    ("bert-classifier", None): (
+        transformers.BertConfig,
+        transformers.BertForSequenceClassification,
+    ),
+    ("xlm-roberta-classifier", None): (
+        transformers.XLMRobertaConfig,
+        transformers.XLMRobertaForSequenceClassification,
+    ),
     ("xlm-roberta", False): (
         transformers.XLMRobertaConfig,
         transformers.XLMRobertaModel,
@@ -42,16 +69,20 @@ CLASSES = {
 
 def hf_state(layout, masked_lm, tied=True):
     """State dict of a random transformers model, every shared tensor once."""
-    config_class, model_class = CLASSES[layout, masked_lm]
-    model = model_class(config_class(**SIZES, tie_word_embeddings=tied))
+    _, model_class = CLASSES[layout, masked_lm]
+    model = model_class(config_of(layout, masked_lm, tie_word_embeddings=tied))
     bias_copy = LAYOUTS[layout].bias_copy
-    shared = {bias_copy, bias_copy.replace("bias", "weight")} if tied else set()
+    shared = set()
+    if tied and masked_lm:
+        shared = {bias_copy, to_hf_name("head/mlm/decoder", layout)}
+    unused = r"position_ids|token_type_ids"
+    if not layout.endswith("classifier"):
+        unused += "|pooler"
     rng = np.random.default_rng(1)
     state = {
         name: rng.normal(size=value.shape).astype(np.float32)
         for name, value in model.state_dict().items()
-        if not re.search(r"pooler|position_ids|token_type_ids", name)
-        and name not in shared
+        if not re.search(unused, name) and name not in shared
     }
     if bias_copy in state:
         state[bias_copy.replace("decoder.", "")] = state[bias_copy]
@@ -87,6 +118,14 @@ STATES = {
     "xlm-roberta": ("xlm-roberta", hf_state("xlm-roberta", False)),
     "xlm-roberta masked LM": ("xlm-roberta", hf_state("xlm-roberta", True)),
     "xlm-roberta untied": ("xlm-roberta", hf_state("xlm-roberta", True, tied=False)),
+    "distilbert": ("distilbert", hf_state("distilbert", False)),
+    "distilbert masked LM": ("distilbert", hf_state("distilbert", True)),
+    "distilbert untied": ("distilbert", hf_state("distilbert", True, tied=False)),
+    "bert classifier": ("bert-classifier", hf_state("bert-classifier", None)),
+    "xlm-roberta classifier": (
+        "xlm-roberta-classifier",
+        hf_state("xlm-roberta-classifier", None),
+    ),
     "milco": ("milco", milco_state()),
     "milco without echo": ("milco", milco_state(echo=False)),
 }
@@ -111,9 +150,9 @@ def test_import_and_export_give_the_same_tensors(case):
         assert to_hf_shape(path, value.shape) == state[name].shape
 
 
-@pytest.mark.parametrize("layout", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("layout", ["bert", "distilbert", "xlm-roberta"])
 def test_imported_tree_is_the_one_of_the_encoder(layout):
-    config = EncoderConfig.from_hf(CLASSES[layout, False][0](**SIZES).to_dict())
+    config = EncoderConfig.from_hf(config_of(layout).to_dict())
     model = nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0)))
     expected = flatten_tree(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     found = flatten_tree(import_state(hf_state(layout, False), layout)["encoder"])
@@ -161,9 +200,9 @@ def test_layers_keyed_by_strings_export_the_same():
     assert_same(export_state(params, "bert"), state)
 
 
-@pytest.mark.parametrize("layout", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("layout", ["bert", "distilbert", "xlm-roberta"])
 def test_prefixed_encoder_alone(layout):
-    prefix = {"bert": "bert.", "xlm-roberta": "roberta."}[layout]
+    prefix = LAYOUTS[layout].prefixes[0]
     state = hf_state(layout, False)
     prefixed = {prefix + name: value for name, value in state.items()}
     assert_same(export_state(import_state(prefixed, layout), layout), state)
@@ -226,7 +265,7 @@ def test_tensorflow_names_of_layer_norm():
 def test_missing_and_unknown_tensors_are_listed(case):
     layout, state = STATES[case]
     optional = {LAYOUTS["bert"].bias_copy, LAYOUTS["xlm-roberta"].bias_copy}
-    for name in ("bert", "xlm-roberta"):
+    for name in ("bert", "distilbert", "xlm-roberta"):
         optional.add(to_hf_name("head/mlm/decoder", name))
     # Without the word table nothing tells the layout, which is another error.
     optional |= {name for name in state if name.endswith("word_embeddings.weight")}
@@ -261,7 +300,7 @@ def test_export_lists_what_is_missing_or_unknown():
 
 
 def test_unknown_layout_and_path():
-    with pytest.raises(ValueError, match=r"'gpt'.*bert, xlm-roberta, milco"):
+    with pytest.raises(ValueError, match=r"'gpt'.*bert, xlm-roberta, .*milco"):
         import_state({}, "gpt")
     with pytest.raises(ValueError, match=r"'encoder/gate'.*encoder/embeddings/word"):
         to_hf_name("encoder/gate", "bert")

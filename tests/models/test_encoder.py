@@ -504,3 +504,24 @@ def test_attention_of_cudnn_lowers_for_gpus_with_its_gradients(monkeypatch):
     assert "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
     # No weights of all pairs of tokens.
     assert "2x2x24x24" not in text
+
+
+def test_the_config_of_distilbert_comes_back_under_its_own_keys():
+    config = transformers.DistilBertConfig(
+        vocab_size=41, dim=14, n_layers=3, n_heads=2, hidden_dim=19, dropout=0.2
+    ).to_dict()
+    found = EncoderConfig.from_hf(config)
+    assert (found.hidden_size, found.num_layers, found.type_vocab_size) == (14, 3, 0)
+    written = found.to_hf()
+    assert written["model_type"] == "distilbert" and written["hidden_dim"] == 19
+    assert written == {key: config[key] for key in written}
+    assert EncoderConfig.from_hf(written) == found
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.0, True, "8"])
+def test_sizes_are_whole_numbers_above_zero(value):
+    config = transformers.BertConfig().to_dict() | {"num_hidden_layers": value}
+    with pytest.raises(
+        ValueError, match=r"num_hidden_layers is .*whole number above 0"
+    ):
+        EncoderConfig.from_hf(config)

@@ -106,9 +106,16 @@ def test_vocabularies_without_a_common_token_share_none():
     assert found.shape == (1, 1) and found.nnz == 0
 
 
-def test_from_pivot_is_the_english_model_where_tokens_map_one_to_one():
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_from_pivot_is_the_english_model_where_tokens_map_one_to_one(family):
     english = huggingface.load_checkpoint(str(BERT))
     params = english.params
+    if family == "distilbert":  # has no token types
+        config = dataclasses.replace(english.config, family=family, type_vocab_size=0)
+        english = dataclasses.replace(english, config=config)
+        tables = dict(params["encoder"]["embeddings"])
+        del tables["token_type"]
+        params = {**params, "encoder": params["encoder"] | {"embeddings": tables}}
     words_VD = params["encoder"]["embeddings"]["word"]["embedding"]
     # Of one length, which the start gives to all embeddings.
     words_VD = words_VD / np.linalg.norm(words_VD, axis=1, keepdims=True)

@@ -44,11 +44,14 @@ def encode(folder, texts, documents=()):
     model = load(folder)
     half = load(folder, dtype=torch.bfloat16)
     assert next(half.parameters()).dtype == torch.bfloat16
+    eager = load(folder, attn_implementation="eager")
+    assert eager.m_model.config._attn_implementation == "eager"
     found = {
         "document": model.encode_document(texts, batch_size=16),
         "query": model.encode_query(texts, batch_size=7),
         "text": model.encode_text(texts[:8]),
         "short": model.encode_document(texts, max_length=16),
+        "eager": eager.encode_document(texts),
         "half": half.encode_document(texts),
         "nothing": model.encode_document([]),
         "documents": model.encode_document(documents, batch_size=64),

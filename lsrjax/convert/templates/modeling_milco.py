@@ -93,6 +93,7 @@ class MilcoModel(PreTrainedModel):
     config_class = MilcoConfig
     base_model_prefix = "milco"
     _supports_sdpa = True
+    _supports_flash_attn = True
     # In the file for the reference implementation: a second name of the decoder's
     # bias, and a layer that nothing uses.
     _keys_to_ignore_on_load_unexpected = [
@@ -107,7 +108,11 @@ class MilcoModel(PreTrainedModel):
         encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
         english = config.english_config
         size = english["hidden_size"]
-        self.m_model = AutoModel.from_config(encoder, add_pooling_layer=False)
+        self.m_model = AutoModel.from_config(
+            encoder,
+            add_pooling_layer=False,
+            attn_implementation=config._attn_implementation,
+        )
         self.projector = nn.Linear(encoder.hidden_size, size)
         self.mlm_head = MilcoHead(
             size, english["vocab_size"], english["layer_norm_eps"]

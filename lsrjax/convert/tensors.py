@@ -1,0 +1,229 @@
+"""Tensors in files, named and sized before any of them is read.
+
+What a file promises is checked against its own length when it is opened, and can be
+compared with what a model wants, before memory is taken for it.
+"""
+
+import dataclasses
+import json
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+# Imported for its effect: numpy's safetensors reader knows bfloat16 through it.
+import ml_dtypes  # noqa: F401
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from lsrjax.errors import InputError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Types that a parameter may come in.
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+# Of safetensors; others keep their own names, to be refused by them.
+_TYPES = {
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "I8": "int8",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_LFS = b"version https://git-lfs"
+
+
+class CheckpointError(InputError):
+    """A checkpoint cannot be found, read or used; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in a file.
+
+    Attributes:
+      shape: its shape.
+      dtype: its type, as numpy calls it.
+      read: gives its values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+def open_safetensors(folder: Path) -> dict[str, Stored] | None:
+    """The tensors of model.safetensors, or else of its shards; None: neither is there.
+
+    Raises:
+      CheckpointError: a file is missing or not whole.
+    """
+    if (folder / WEIGHTS).is_file():
+        return _safetensors(folder / WEIGHTS)
+    return _shards(folder / INDEX, _safetensors)
+
+
+def open_pickles(folder: Path) -> dict[str, Stored] | None:
+    """As `open_safetensors`, of pytorch_model.bin: tensors, and nothing that runs.
+
+    Raises:
+      CheckpointError: a file is missing, not whole or holds something else, or torch is
+        not installed.
+    """
+    path = folder / "pytorch_model.bin"
+    if path.is_file():
+        return _pickled(path)
+    return _shards(path.with_name(f"{path.name}.index.json"), _pickled)
+
+
+def content(folder: Path) -> str:
+    """What a folder holds, for messages."""
+    names = sorted(path.name for path in folder.iterdir())
+    return f" (found: {', '.join(names[:20])})" if names else " (the folder is empty)"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+      CheckpointError: it is not JSON, or not an object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not JSON: {error}. Download or save it again."
+        ) from error
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{path} holds a JSON {type(found).__name__}, not an object. Download or "
+            "save it again."
+        )
+    return found
+
+
+def _shards(path: Path, opened: Callable[[Path], dict[str, Stored]]):
+    """The tensors of the files that an index names; None without an index."""
+    if not path.is_file():
+        return None
+    index, folder = read_json(path), path.parent
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(
+            f"{path} has no object 'weight_map' (found: "
+            f"{', '.join(index)}). Download or save it again."
+        )
+    shards = _file_names(weight_map.values(), path)
+    absent = [shard for shard in shards if not (folder / shard).is_file()]
+    if absent:
+        raise CheckpointError(
+            f"{path} names {', '.join(absent)}, which "
+            f"{'is' if len(absent) == 1 else 'are'} not there{content(folder)}. "
+            "Download the missing files."
+        )
+    stored = {}
+    for shard in shards:
+        stored |= opened(folder / shard)
+    lost = [f"{name} ({weight_map[name]})" for name in weight_map if name not in stored]
+    if lost:
+        raise CheckpointError(
+            f"{path} names tensors that its files do not hold: "
+            f"{', '.join(lost[:20])}. The index and the files are of different "
+            "checkpoints; download or save them together."
+        )
+    return stored
+
+
+def _file_names(values: Iterable[Any], path: Path) -> list[str]:
+    """The distinct names, none of which leads out of the folder."""
+    for value in values:
+        if not isinstance(value, str) or pathlib.PurePath(value).name != value:
+            raise CheckpointError(
+                f"{path} names {value!r}, which is no file beside it. Download or save"
+                " it again."
+            )
+    return sorted(set(values))
+
+
+def _safetensors(path: Path) -> dict[str, Stored]:
+    with open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise CheckpointError(_placeholder(path))
+    try:
+        # Refuses a header that does not describe the file to its last byte: lengths
+        # beyond it, tensors that overlap or leave gaps.
+        file = safe_open(path, framework="numpy")
+        names = list(file.keys())
+        slices = {name: file.get_slice(name) for name in names}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: "
+            f"{error}. It was cut off; download or save it again."
+        ) from error
+
+    def stored(name: str) -> Stored:
+        dtype = slices[name].get_dtype()
+        shape = tuple(slices[name].get_shape())
+        return Stored(shape, _TYPES.get(dtype, dtype), lambda: file.get_tensor(name))
+
+    return {name: stored(name) for name in names}
+
+
+def _placeholder(path: Path) -> str:
+    return (
+        f"{path} ({path.stat().st_size} bytes) is no weights but a placeholder of Git"
+        " LFS. Run `git lfs pull` there, or download the file."
+    )
+
+
+def _pickled(path: Path) -> dict[str, Stored]:
+    with open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise CheckpointError(_placeholder(path))
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} is a pickle, which only torch reads: pip install torch, or have it"
+            " saved as safetensors."
+        ) from error
+    try:
+        # Of the usual format nothing is read until it is used.
+        mapped = zipfile.is_zipfile(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) does not load as a file of tensors"
+            f" and nothing else: {reason} It was cut off, or holds code, which is never"
+            " run."
+        ) from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    others = (
+        [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
+        if isinstance(found, dict)
+        else [type(found).__name__]
+    )
+    if others:
+        raise CheckpointError(
+            f"{path} holds {', '.join(map(str, others[:10]))} instead of tensors by"
+            " name. Save the model's state_dict() there."
+        )
+
+    def stored(value) -> Stored:
+        def read() -> np.ndarray:
+            # numpy has no bfloat16 of torch's.
+            wide = value.dtype in (torch.bfloat16, torch.float16)
+            return (value.detach().float() if wide else value.detach()).numpy()
+
+        return Stored(tuple(value.shape), str(value.dtype).partition(".")[2], read)
+
+    return {name: stored(value) for name, value in found.items()}
