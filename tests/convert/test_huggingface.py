@@ -18,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import load_file, save_file
 
 from lsrjax.convert.huggingface import (
+    Allowed,
     CheckpointError,
     load_checkpoint,
     load_tokenizer,
@@ -326,6 +327,19 @@ def test_hub_repository_with_pickled_weights_only(hub, bert):
     del hub["files"]
     with pytest.raises(CheckpointError, match=r"downloaded part of.*'team/model'"):
         load_checkpoint("team/model")
+
+
+def test_pickles_of_a_repository_are_downloaded_on_request(hub, bert):
+    expected = load_checkpoint(str(bert)).params
+    state = load_file(bert / "model.safetensors")
+    (bert / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(value) for name, value in state.items()}
+    torch.save(state, bert / "pytorch_model.bin")
+    hub["folder"] = bert
+    found = load_checkpoint("team/model", Allowed(pickle=True)).params
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    (_, first), (_, second) = hub["calls"]
+    assert "pytorch_model.bin" in second and not any("bin" in name for name in first)
 
 
 def test_truncated_weights(bert):

@@ -83,7 +83,7 @@ def scorer(folder, query_length, document_length):
         TextTokenizer(model.tokenizer),
         query_length,
         document_length,
-        batch_size=4,
+        batch_size=10,
     )
 
 
