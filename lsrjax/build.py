@@ -12,7 +12,7 @@ from scipy import sparse
 
 from lsrjax import checkpoint, term_statistics
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import huggingface
+from lsrjax.convert import huggingface, sentence_in
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
@@ -48,13 +48,18 @@ def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
 
     Args:
       reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
-        a masked LM or an encoder alone (then without a head).
+        a masked LM or an encoder alone (then without a head), or of a model of
+        sentence-transformers or ColBERT.
       workdir: of the run, for `stage:`.
     """
     if reference.startswith("stage:"):
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
     if checkpoint.holds_stages(reference):
         return checkpoint.load_model(reference)
+    if (other := sentence_in.read(reference)) is not None:
+        return SavedModel(
+            other.spec, dict(other.params), other.tokenizer, None, other.name
+        )
     found = huggingface.load_checkpoint(reference)
     head = found.params.get("head")
     spec = RetrieverSpec(
@@ -244,7 +249,9 @@ def _splade(config, opened) -> Student:
             if config.init.lexical:
                 values = start.lexical(values, idf, config.seed)
             if config.init.static == "idf":
-                values = _merge(values, {"head": {"static": idf.astype(np.float32)}})
+                idf = idf.astype(np.float32)
+                idf[list(spec.special_ids)] = 0
+                values = _merge(values, {"head": {"static": idf}})
         return values
 
     return Student(spec, folder, None, params)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lsrjax import build, checkpoint, results, run
+from lsrjax.convert import sentence_in, sentence_out, stanford
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
@@ -43,6 +44,32 @@ def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
 
 TARGETS = {
     "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
+    "splade": Target(
+        sentence_out.write_splade,
+        ("splade",),
+        "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
+    ),
+    "inference-free": Target(
+        sentence_out.write_inference_free,
+        ("splade",),
+        "sentence_transformers.SparseEncoder",
+    ),
+    "csr": Target(
+        sentence_out.write_csr, ("csr",), "sentence_transformers.SparseEncoder"
+    ),
+    "dense": Target(
+        sentence_out.write_dense,
+        ("dense",),
+        "sentence_transformers.SentenceTransformer",
+    ),
+    "multi-vector": Target(
+        sentence_out.write_multi_vector,
+        ("colbert",),
+        "sentence_transformers.MultiVectorEncoder",
+    ),
+    "colbert": Target(
+        stanford.write, ("colbert",), "ColBERT, ColBERT-X, MultiVectorEncoder"
+    ),
 }
 
 
@@ -83,6 +110,8 @@ def open_portable(reference: str) -> Portable:
     """
     folder = pathlib.Path(reference)
     if not checkpoint.holds_stages(folder):
+        if (found := sentence_in.read(reference)) is not None:
+            return found
         return _portable(build.open_model(reference, pathlib.Path()), {}, None)
     config = _json(folder / run.CONFIG_FILE)
     if config is not None:  # a run: its last stage

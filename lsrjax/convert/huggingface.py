@@ -64,20 +64,23 @@ class Checkpoint:
         `MLMTransform`, 'decoder': [V, D], 'bias': [V]}}; 'decoder' is absent when it
         is tied to the word table.
       raw_config: the content of config.json.
+      besides: tensors of another head, by name, that were asked for and found.
     """
 
     config: EncoderConfig
     params: dict[str, Any]
     raw_config: dict[str, Any]
+    besides: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def load_checkpoint(path_or_id: str) -> Checkpoint:
+def load_checkpoint(path_or_id: str, *, besides: Iterable[str] = ()) -> Checkpoint:
     """Loads an encoder, with its masked-LM head if there is one.
 
     Args:
       path_or_id: folder with config.json and safetensors (one file, or shards with
         their index), or the id of a repository on the Hugging Face hub. What starts
         with '.', '/' or '~', or exists, is a folder and never looked up on the hub.
+      besides: names of tensors that belong to another head.
 
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
@@ -86,6 +89,7 @@ def load_checkpoint(path_or_id: str) -> Checkpoint:
     raw, config = _read_config(folder)
     state = _read_state(path_or_id, folder, raw)
     state = {name: _as_float32(value) for name, value in state.items()}
+    found = {name: state.pop(name) for name in besides if name in state}
     try:
         params = import_state(state, config.family)
         untied = raw.get("tie_word_embeddings") is False
@@ -95,7 +99,7 @@ def load_checkpoint(path_or_id: str) -> Checkpoint:
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
-    return Checkpoint(config=config, params=params, raw_config=raw)
+    return Checkpoint(config=config, params=params, raw_config=raw, besides=found)
 
 
 def read_config(path_or_id: str) -> EncoderConfig:
@@ -178,6 +182,86 @@ def tokenizer_folder(path_or_id: str) -> Path:
             " there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
         )
     return folder
+
+
+def fetch(path_or_id: str, patterns: Iterable[str]) -> Path:
+    """The local folder of a checkpoint; of one on the hub, files that match.
+
+    Args:
+      path_or_id: as in `load_checkpoint`.
+      patterns: names of files, with wildcards.
+
+    Raises:
+      CheckpointError: there is no such folder or repository.
+    """
+    return _fetch(path_or_id, patterns)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      CheckpointError: it holds something else.
+    """
+    return _read_json(path)
+
+
+def read_list(path: Path) -> list[Any]:
+    """The JSON list in a file.
+
+    Raises:
+      CheckpointError: it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not JSON: {error}. Download or save it again."
+        ) from error
+    if not isinstance(content, list):
+        raise CheckpointError(
+            f"{path} holds a JSON {type(content).__name__}, not a list. Download or"
+            " save it again."
+        )
+    return content
+
+
+def tensor_names(path: Path) -> tuple[str, ...]:
+    """Names of the tensors in a safetensors file; none if it is not there."""
+    return tuple(_read_safetensors(path)) if path.is_file() else ()
+
+
+def read_weights(path: Path, shapes: Mapping[str, tuple | None]) -> dict[str, Any]:
+    """The tensors of a safetensors file, of these names and shapes and no others.
+
+    Args:
+      path: the file.
+      shapes: by name; None: any.
+
+    Raises:
+      CheckpointError: the file is missing or unreadable, or tensors are missing, left
+        over or of another shape; lists them.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing{_content(path.parent)}.")
+    state = _read_safetensors(path)
+    problems = []
+    for name in sorted(shapes.keys() | state.keys()):
+        want = shapes.get(name)
+        if name not in state:
+            problems.append(f"{name}: missing, {list(want or [])} expected")
+        elif name not in shapes:
+            problems.append(f"{name}: {list(state[name].shape)} left over")
+        elif want is not None and state[name].shape != tuple(want):
+            have = list(state[name].shape)
+            problems.append(f"{name}: {have}, {list(want)} expected")
+    if problems:
+        raise CheckpointError(
+            f"{path}: {len(problems)} tensors do not fit the configs beside it:"
+            + "".join(f"\n  {problem}" for problem in problems)
+            + "\nTake all files from the same checkpoint."
+        )
+    return {name: _as_float32(value) for name, value in state.items()}
 
 
 def _is_local(path_or_id: str) -> bool:
