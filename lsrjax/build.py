@@ -13,6 +13,7 @@ from scipy import sparse
 from lsrjax import checkpoint, term_statistics
 from lsrjax.checkpoint import SavedModel
 from lsrjax.convert import huggingface, sentence_in
+from lsrjax.convert.modules import UnknownModuleError
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
@@ -56,12 +57,18 @@ def open_model(reference: str, workdir: pathlib.Path) -> SavedModel:
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
     if checkpoint.holds_stages(reference):
         return checkpoint.load_model(reference)
-    if (other := sentence_in.read(reference)) is not None:
-        return SavedModel(
-            other.spec, dict(other.params), other.tokenizer, None, other.name
-        )
+    refused = None
+    try:
+        if (other := sentence_in.read(reference)) is not None:
+            params = dict(other.params)
+            return SavedModel(other.spec, params, other.tokenizer, None, other.name)
+    except UnknownModuleError as error:
+        refused = error
     found = huggingface.load_checkpoint(reference)
     head = found.params.get("head")
+    if refused and head is not None:
+        raise refused
+    # Of other models of sentence-transformers, the encoder alone can be started from.
     spec = RetrieverSpec(
         head="splade",
         encoder=found.config,

@@ -2,14 +2,12 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 
 import jax
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
 from sentence_transformers import (
     MultiVectorEncoder,
     SentenceTransformer,
@@ -20,7 +18,6 @@ from lsrjax import build, checkpoint, export
 from lsrjax.convert.portable import Portable
 from lsrjax.data import embedded
 from lsrjax.data.tokenization import TextTokenizer
-from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -240,7 +237,24 @@ def assert_same(found, wanted):
     assert tolerance > 0
 
 
-@pytest.mark.parametrize("case", CASES)
+def some(*quick, but=()):
+    """All cases; those that are not named first take part in the slow tests only."""
+    slow = pytest.mark.slow
+    cases = [case for case in CASES if case not in but]
+    return pytest.mark.parametrize(
+        "case", [c if c in quick else pytest.param(c, marks=slow) for c in cases]
+    )
+
+
+# A marker in front of a text of no letters is not the same text there as here, where
+# SentencePiece takes the space between for a word; see test_stanford.py.
+@some(
+    "splade untied sum",
+    "static",
+    "csr",
+    "multi-vector",
+    but=("colbert xlm-roberta",),
+)
 def test_vectors_are_the_same_in_their_program(case, folders):
     program = opened(case, folders(case))
     for role in ("query", "document"):
@@ -255,12 +269,11 @@ def test_vectors_are_the_same_in_their_program(case, folders):
 RANKED = ("splade", "static", "csr", "dense projected", "multi-vector", "colbert")
 
 
-@pytest.mark.parametrize("case", RANKED)
+@some(but=set(CASES) - set(RANKED))
 def test_thousand_documents_are_ranked_the_same(case, folders):
     data = embedded.load("test")
-    documents = [
-        text for lang in data.languages for text in list(data.texts[lang].values())[:77]
-    ][:1000]
+    texts = [text for lang in data.languages for text in data.texts[lang].values()]
+    documents = texts[:: len(texts) // 1000][:1000]
     queries = (
         list(data.titles["en"].values())[:5] + list(data.titles["de"].values())[:5]
     )
@@ -301,26 +314,12 @@ def test_ours_come_back_bit_for_bit(case, folders):
     found = export.open_portable(str(folders(case)))
     assert_same_bits(found.params, model.params)
     assert dataclasses.asdict(found.spec) == dataclasses.asdict(model.spec)
-    lengths = (found.query_length, found.document_length)
-    words = model.spec.queries != "encoded"
-    assert lengths == (QUERY, DOCUMENT) or words
-    for role in ("query", "document"):
-        wanted = ours(model, TEXTS, role)
-        assert_same(ours(found, TEXTS, role), wanted)
+    assert (found.query_length, found.document_length) == (QUERY, DOCUMENT)
     opened_model = build.open_model(str(folders(case)), pathlib.Path())
     assert opened_model.spec == found.spec
 
 
-def tensors(folder):
-    """Name -> tensor of all weights below a folder."""
-    return {
-        f"{path.relative_to(folder).parent}/{name}": tensor
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
-
-
-@pytest.mark.parametrize("case", CASES)
+@some("static")
 def test_a_stage_is_exported_by_its_folder(case, tmp_path):
     """The command; the lengths are those of the run's config or the default ones."""
     model = model_of(case)
