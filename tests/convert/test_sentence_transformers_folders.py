@@ -18,6 +18,7 @@ from lsrjax import build, checkpoint, export
 from lsrjax.convert.portable import Portable
 from lsrjax.data import embedded
 from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -328,3 +329,59 @@ def test_a_stage_is_exported_by_its_folder(case, tmp_path):
     args = ["--from", tmp_path / "stage", "--to", CASES[case][0]]
     export.main([str(a) for a in [*args, "--out", tmp_path / "out"]])
     assert_same_bits(export.open_portable(str(tmp_path / "out")).params, model.params)
+
+
+REFUSED = {
+    "queries that are not encoded": ("splade", "words", "Possible are inference-free"),
+    "queries that are encoded": ("inference-free", "splade", "Possible are splade"),
+    "another head": ("csr", "dense", "Possible are .*dense"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_format_cannot_hold_is_refused(what, tmp_path):
+    target, case, message = REFUSED[what]
+    (tmp_path / "stage").mkdir()
+    checkpoint.save_model(tmp_path / "stage", model_of(case))
+    with pytest.raises(InputError, match=message):
+        export.export(str(tmp_path / "stage"), target, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"stage"}
+
+
+def test_weights_of_tokens_have_no_folder_there(tmp_path):
+    spec = spec_of("bert", {"head": "token_weights"})
+    model = Portable(
+        spec,
+        retriever.init_params(spec, 0),
+        TOKENIZERS["bert"],
+        None,
+        "token weights",
+        QUERY,
+        DOCUMENT,
+    )
+    (tmp_path / "stage").mkdir()
+    checkpoint.save_model(tmp_path / "stage", model)
+    with pytest.raises(InputError, match="head is 'token_weights'. Possible are"):
+        export.export(str(tmp_path / "stage"), "splade", tmp_path / "out")
+
+
+def test_a_word_as_a_marker_is_written_as_a_word_or_refused(tmp_path):
+    """A tokenizer that took it for one piece would do so in the middle of texts."""
+    vocabulary = TextTokenizer(TOKENIZERS["bert"]).vocabulary()
+    model = model_of("multi-vector")
+    marked = {"query_marker": vocabulary["file"], "document_marker": -1}
+    whole = dataclasses.replace(model.spec, **marked)
+    model = dataclasses.replace(model, spec=whole)
+    (tmp_path / "out").mkdir()
+    export.TARGETS["multi-vector"].write(model, tmp_path / "out")
+    found = export.open_portable(str(tmp_path / "out"))
+    assert found.spec.query_prompt == "file "
+    assert_same(ours(found, TEXTS, "query"), ours(model, TEXTS, "query"))
+    vocabulary = TextTokenizer(TOKENIZERS["xlm-roberta"]).vocabulary()
+    word = next(w for w in vocabulary if w.isalpha() and w.isascii() and len(w) > 3)
+    model = model_of("multi-vector xlm-roberta")
+    spec = dataclasses.replace(model.spec, query_marker=vocabulary[word])
+    with pytest.raises(InputError, match=f"marker .*{word}"):
+        export.TARGETS["multi-vector"].write(
+            dataclasses.replace(model, spec=spec), tmp_path
+        )
