@@ -12,7 +12,8 @@ from scipy import sparse
 
 from lsrjax import checkpoint, term_statistics
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import huggingface, milco_hf
+from lsrjax.convert import huggingface, milco_hf, sentence_in
+from lsrjax.convert.modules import UnknownModuleError
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
@@ -55,8 +56,8 @@ def open_model(
 
     Args:
       reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
-        a MILCO (ours or the reference's), a masked LM or an encoder alone (then
-        without a head).
+        a MILCO (ours or the reference's), a masked LM, an encoder alone (then without
+        a head), or a model of sentence-transformers or ColBERT.
       workdir: of the run, for `stage:`.
       cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
       allowed: what is put up with in a Hugging Face model.
@@ -68,6 +69,13 @@ def open_model(
     if milco_hf.is_milco(reference):
         *parts, lengths, unused = milco_hf.read(reference, allowed)
         return SavedModel(*parts, reference, lengths, unused)
+    refused = None
+    try:
+        if (other := sentence_in.read(reference)) is not None:
+            params = dict(other.params)
+            return SavedModel(other.spec, params, other.tokenizer, None, other.name)
+    except UnknownModuleError as error:
+        refused = error
     found = huggingface.load_checkpoint(reference, allowed)
     folder = tokenizer_folder(reference)
     if "classifier" in found.params:
@@ -81,6 +89,9 @@ def open_model(
         spec = CrossEncoderSpec(found.config)
         return SavedModel(spec, found.params, folder, None, reference)
     head = found.params.get("head")
+    if refused and head is not None:
+        raise refused
+    # Of other models of sentence-transformers, the encoder alone can be started from.
     spec = RetrieverSpec(
         head="splade",
         encoder=found.config,
@@ -305,7 +316,9 @@ def _splade(config, opened) -> Student:
             if config.init.lexical:
                 values = start.lexical(values, idf, config.seed)
             if config.init.static == "idf":
-                values = _merge(values, {"head": {"static": idf.astype(np.float32)}})
+                idf = idf.astype(np.float32)
+                idf[list(spec.special_ids)] = 0
+                values = _merge(values, {"head": {"static": idf}})
         return values
 
     return Student(spec, folder, None, params)

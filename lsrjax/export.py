@@ -14,7 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lsrjax import build, checkpoint, results, run
-from lsrjax.convert import hub, milco_hf, onnx_export
+from lsrjax.convert import (
+    hub,
+    milco_hf,
+    onnx_export,
+    sentence_in,
+    sentence_out,
+    stanford,
+)
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
@@ -48,8 +55,34 @@ TARGETS = {
     "milco-reference": Target(
         milco_hf.write_reference, ("milco",), "the reference implementation of MILCO"
     ),
-    "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
     "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime"),
+    "splade": Target(
+        sentence_out.write_splade,
+        ("splade",),
+        "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
+    ),
+    "inference-free": Target(
+        sentence_out.write_inference_free,
+        ("splade",),
+        "sentence_transformers.SparseEncoder",
+    ),
+    "csr": Target(
+        sentence_out.write_csr, ("csr",), "sentence_transformers.SparseEncoder"
+    ),
+    "dense": Target(
+        sentence_out.write_dense,
+        ("dense",),
+        "sentence_transformers.SentenceTransformer",
+    ),
+    "multi-vector": Target(
+        sentence_out.write_multi_vector,
+        ("colbert",),
+        "sentence_transformers.MultiVectorEncoder",
+    ),
+    "colbert": Target(
+        stanford.write, ("colbert",), "ColBERT, ColBERT-X, MultiVectorEncoder"
+    ),
+    "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
 }
 
 
@@ -99,6 +132,8 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             " --allow_missing and --allow_left_over out."
         )
     if not checkpoint.holds_stages(folder):
+        if allowed == NOTHING and (found := sentence_in.read(reference)) is not None:
+            return found
         model = build.open_model(reference, pathlib.Path(), allowed=allowed)
         if "head" not in model.params:
             # An encoder alone is a retriever too: an embedding needs no parameters.

@@ -92,14 +92,18 @@ class Checkpoint:
         is tied to the word table. A cross-encoder has 'classifier': tree of
         `Classifier`.
       raw_config: the content of config.json.
+      besides: tensors of another head, by name, that were asked for and found.
     """
 
     config: EncoderConfig
     params: dict[str, Any]
     raw_config: dict[str, Any]
+    besides: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def load_checkpoint(path_or_id: str, allowed: Allowed = NOTHING) -> Checkpoint:
+def load_checkpoint(
+    path_or_id: str, allowed: Allowed = NOTHING, *, besides: Iterable[str] = ()
+) -> Checkpoint:
     """Loads an encoder, with its masked-LM head or classifier if there is one.
 
     Args:
@@ -107,6 +111,7 @@ def load_checkpoint(path_or_id: str, allowed: Allowed = NOTHING) -> Checkpoint:
         their index), or the id of a repository on the Hugging Face hub. What starts
         with '.', '/' or '~', or exists, is a folder and never looked up on the hub.
       allowed: what is put up with.
+      besides: names of tensors that belong to another head.
 
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
@@ -114,6 +119,7 @@ def load_checkpoint(path_or_id: str, allowed: Allowed = NOTHING) -> Checkpoint:
     folder = fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES)
     raw, config = _read_config(folder)
     stored = open_weights(path_or_id, folder, raw, allowed)
+    others = {name: stored.pop(name) for name in besides if name in stored}
     layout = _layout(raw, config)
     untied = raw.get("tie_word_embeddings") is False
     try:
@@ -131,7 +137,8 @@ def load_checkpoint(path_or_id: str, allowed: Allowed = NOTHING) -> Checkpoint:
         | fresh(absent, config),
         layout,
     )
-    return Checkpoint(config=config, params=params, raw_config=raw)
+    others = {name: one.read().astype(np.float32) for name, one in others.items()}
+    return Checkpoint(config=config, params=params, raw_config=raw, besides=others)
 
 
 def _layout(raw: Mapping[str, Any], config: EncoderConfig) -> str:

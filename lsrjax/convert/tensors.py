@@ -9,7 +9,7 @@ import json
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,72 @@ def read_json(path: Path) -> dict[str, Any]:
             "save it again."
         )
     return found
+
+
+def read_list(path: Path) -> list[Any]:
+    """The JSON list in a file.
+
+    Raises:
+      CheckpointError: it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not JSON: {error}. Download or save it again."
+        ) from error
+    if not isinstance(content, list):
+        raise CheckpointError(
+            f"{path} holds a JSON {type(content).__name__}, not a list. Download or"
+            " save it again."
+        )
+    return content
+
+
+def tensor_names(path: Path) -> tuple[str, ...]:
+    """Names of the tensors in a safetensors file; none if it is not there."""
+    return tuple(_safetensors(path)) if path.is_file() else ()
+
+
+def read_weights(
+    path: Path, shapes: Mapping[str, tuple | None]
+) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, of these names and shapes and no others.
+
+    Args:
+      path: the file.
+      shapes: by name; None: any.
+
+    Raises:
+      CheckpointError: the file is missing or unreadable, or tensors are missing, left
+        over or of another shape; lists them.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing{content(path.parent)}.")
+    state = _safetensors(path)
+    problems = []
+    for name in sorted(shapes.keys() | state.keys()):
+        want = shapes.get(name)
+        if name not in state:
+            problems.append(f"{name}: missing, {list(want or [])} expected")
+        elif name not in shapes:
+            problems.append(f"{name}: {list(state[name].shape)} left over")
+        elif want is not None and state[name].shape != tuple(want):
+            have = list(state[name].shape)
+            problems.append(f"{name}: {have}, {list(want)} expected")
+    if problems:
+        raise CheckpointError(
+            f"{path}: {len(problems)} tensors do not fit the configs beside it:"
+            + "".join(f"\n  {problem}" for problem in problems)
+            + "\nTake all files from the same checkpoint."
+        )
+    return {name: _floats(one) for name, one in state.items()}
+
+
+def _floats(stored: Stored) -> np.ndarray:
+    """Floating point of any width as float32; other types stay as they are."""
+    value = stored.read()
+    return value.astype(np.float32) if stored.dtype in FLOATING else value
 
 
 def _shards(path: Path, opened: Callable[[Path], dict[str, Stored]]):

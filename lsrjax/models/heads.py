@@ -150,7 +150,9 @@ class SpladeHead(Head):
         self.special_ids = spec.special_ids
         self.size = spec.encoder.vocab_size
         if spec.queries == "static":
-            self.static = nnx.Param(jnp.ones(self.size))
+            # Special tokens are no words: nothing reads or changes their zeros.
+            special = jnp.asarray(spec.special_ids, jnp.int32)
+            self.static = nnx.Param(jnp.ones(self.size).at[special].set(0))
 
     def __call__(
         self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None

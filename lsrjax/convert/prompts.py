@@ -1,0 +1,186 @@
+"""Markers as prompts: what stands before a text, in other programs' terms.
+
+Here a prompt is text before a text, and a marker the id of a token behind the first
+one ([CLS] [unused0] ...). sentence-transformers has prompts alone: a marker becomes the
+prompt "[unused0]", for which its tokenizer has to keep that token in one piece. Both
+are tokenized on a sample of texts to see that they are the same.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterable
+
+import tokenizers
+
+from lsrjax.convert.folder import write_tokenizer
+from lsrjax.convert.portable import Portable
+from lsrjax.errors import InputError
+
+ROLES = ("query", "document")
+# Scripts, spaces, punctuation and no text at all: where tokenizers differ.
+_TEXTS = (
+    "",
+    "a",
+    " two  words ",
+    "Don't stop: [x] (y), 3.5% #1!",
+    "Größe café",
+    "Привет, мир",
+    "Γειά σου κόσμε",
+    "你好，世界",
+    "こんにちは世界",
+    "안녕 세상",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "नमस्ते दुनिया",
+    "สวัสดีโลก",
+    "🙂 ok",
+    "\nline\nbreak\ttab",
+)
+
+
+class Tokens:
+    """What a folder's `tokenizer.json` says of tokens."""
+
+    def __init__(self, folder: pathlib.Path, content: dict | None = None):
+        """Reads the tokenizer; `content` stands for that of the file.
+
+        Raises:
+          InputError: the file is missing or no tokenizer.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise InputError(
+                f"{folder} holds no tokenizer.json. Save a fast tokenizer."
+            )
+        try:
+            if content is None:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            content = content | {"truncation": None, "padding": None}
+            self.library = tokenizers.Tokenizer.from_str(json.dumps(content))
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(
+                f"{path} is not a tokenizer: {error}. Save it again."
+            ) from error
+        self.content = content
+        config = folder / "tokenizer_config.json"
+        self.config = (
+            json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        )
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id."""
+        return self.library.get_vocab()
+
+    @property
+    def special(self) -> dict[str, int]:
+        """The special tokens."""
+        added = self.library.get_added_tokens_decoder()
+        return {token.content: i for i, token in sorted(added.items()) if token.special}
+
+    def role(self, name: str) -> str | None:
+        """The token that the config names so, `mask_token` for example."""
+        token = self.config.get(name)
+        return token["content"] if isinstance(token, dict) else token
+
+    def ids(self, texts: Iterable[str]) -> list[list[int]]:
+        """Ids with the special tokens around each text."""
+        return [encoding.ids for encoding in self.library.encode_batch(list(texts))]
+
+
+def _marked(rows: list[list[int]], marker: int) -> list[list[int]]:
+    return [[*row[:1], marker, *row[1:]] for row in rows]
+
+
+def _registered(tokens: Tokens, markers: Iterable[int]) -> dict:
+    """The tokenizer with the markers as tokens that are never cut."""
+    there = {token["id"] for token in tokens.content.get("added_tokens", ())}
+    added = [
+        {
+            "id": marker,
+            "content": tokens.library.id_to_token(marker),
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for marker in sorted(set(markers) - there)
+    ]
+    whole = [*tokens.content.get("added_tokens", ()), *added]
+    return tokens.content | {"added_tokens": sorted(whole, key=lambda t: t["id"])}
+
+
+def write_prompts(
+    folder: pathlib.Path, model: Portable, *, max_length: int
+) -> dict[str, str]:
+    """Writes a tokenizer that keeps the markers whole; gives the prompts.
+
+    Args:
+      folder: where to.
+      model: whose tokenizer, prompts and markers.
+      max_length: tokens of the longest text.
+
+    Returns:
+      The prompt of "query" and of "document", a marker's token included.
+
+    Raises:
+      InputError: a marker that the tokenizer cannot read from a text.
+    """
+    write_tokenizer(folder, model.tokenizer, max_length=max_length)
+    own = Tokens(model.tokenizer)
+    spec = model.spec
+    prompts = {role: getattr(spec, f"{role}_prompt") for role in ROLES}
+    markers = {role: getattr(spec, f"{role}_marker") for role in ROLES}
+    markers = {role: marker for role, marker in markers.items() if marker >= 0}
+    if not markers:
+        return prompts
+    wanted = {
+        role: _marked(own.ids(prompts[role] + text for text in _TEXTS), marker)
+        for role, marker in markers.items()
+    }
+    plain = own.ids(_TEXTS)
+    copied = Tokens(folder)
+    contents = [copied.content]
+    # A word would be taken for the marker wherever a text has it.
+    if not any(own.library.id_to_token(m).isalnum() for m in markers.values()):
+        contents.append(_registered(copied, markers.values()))
+    # A special token stands without a space, a word of the vocabulary needs one.
+    for content in contents:
+        found = Tokens(folder, content)
+        for space in ("", " "):
+            written = {
+                role: own.library.id_to_token(marker) + space + prompts[role]
+                for role, marker in markers.items()
+            }
+            if found.ids(_TEXTS) == plain and all(
+                found.ids(written[role] + text for text in _TEXTS) == wanted[role]
+                for role in markers
+            ):
+                text = json.dumps(content, ensure_ascii=False)
+                (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+                return prompts | written
+    names = " and ".join(repr(own.library.id_to_token(m)) for m in markers.values())
+    raise InputError(
+        f"{model.name}: the tokenizer does not read the marker {names} before a text"
+        " as that token, and sentence-transformers has no other way to set it. Train"
+        " with a marker that is no word, such as [unused0] of BERT, or with a prompt."
+    )
+
+
+def split_prompt(prompt: str, tokens: Tokens) -> tuple[int, str]:
+    """The marker that a prompt starts with, -1 without one, and the rest of it.
+
+    Args:
+      prompt: of another program.
+      tokens: its tokenizer.
+    """
+    wanted = tokens.ids(prompt + text for text in _TEXTS)
+    for token, marker in tokens.special.items():
+        if not prompt.startswith(token):
+            continue
+        behind = prompt.removeprefix(token)
+        for rest in (behind.removeprefix(" "), behind):
+            if _marked(tokens.ids(rest + text for text in _TEXTS), marker) == wanted:
+                return marker, rest
+    return -1, prompt

@@ -1,0 +1,197 @@
+"""ColBERT in the format of its authors, which ColBERT-X shares.
+
+A Hugging Face folder of the class `HF_ColBERT`: the encoder under its family's prefix
+(with another one some loaders start from random weights in silence), the projection
+`linear.weight`, and how texts are tokenized in `artifact.metadata`. That program always
+puts a marker behind the first token, fills queries up with the mask token, and
+normalizes; punctuation it may leave out is the 32 characters of ASCII.
+"""
+
+import dataclasses
+import pathlib
+import string
+from typing import Any
+
+import numpy as np
+
+from lsrjax.convert import huggingface
+from lsrjax.convert.folder import write_json, write_tokenizer, write_weights
+from lsrjax.convert.names import LAYOUTS
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.prompts import ROLES, Tokens
+from lsrjax.convert.sentence_out import encoder_state
+from lsrjax.convert.tensors import read_json
+from lsrjax.errors import InputError
+from lsrjax.models.retriever import RetrieverSpec
+
+METADATA = "artifact.metadata"
+ARCHITECTURE = "HF_ColBERT"
+PROJECTION = "linear.weight"
+# Where artifact.metadata says nothing.
+DEFAULT_MARKERS = {"query": "[unused0]", "document": "[unused1]"}
+DEFAULT_LENGTHS = {"query": 32, "document": 220}
+
+
+def write(model: Portable, folder: pathlib.Path) -> None:
+    """Writes the folder.
+
+    Raises:
+      InputError: the model has or lacks what this program lacks or has; says what.
+    """
+    spec = model.spec
+    tokens = Tokens(model.tokenizer)
+    punctuation = _leaves_punctuation_out(spec, tokens)
+    problems = [
+        *_obstacles(spec),
+        *(["tokens without embeddings other than ASCII's"] * (punctuation is None)),
+    ]
+    if problems:
+        raise InputError(
+            f"--to colbert cannot hold {model.name}: it has {', '.join(problems)}."
+            " Possible are multi-vector, lsrjax."
+        )
+    longest = max(model.query_length, model.document_length)
+    write_tokenizer(folder, model.tokenizer, max_length=longest)
+    config = spec.encoder.to_hf() | {"architectures": [ARCHITECTURE]}
+    write_json(folder / "config.json", config | {"dtype": "float32"})
+    kernel = np.asarray(model.params["head"]["projection"]["kernel"])
+    state = encoder_state(model, LAYOUTS[spec.encoder.family].prefixes[0])
+    write_weights(folder, state | {PROJECTION: kernel.T})
+    write_json(
+        folder / METADATA,
+        {
+            "query_token_id": tokens.library.id_to_token(spec.query_marker),
+            "doc_token_id": tokens.library.id_to_token(spec.document_marker),
+            "query_token": "[Q]",
+            "doc_token": "[D]",
+            "query_maxlen": model.query_length,
+            "doc_maxlen": model.document_length,
+            "dim": spec.embedding_size,
+            "similarity": "cosine",
+            "mask_punctuation": punctuation,
+            "attend_to_mask_tokens": False,
+            "interaction": "colbert",
+        },
+    )
+
+
+def _obstacles(spec: RetrieverSpec) -> list[str]:
+    checks = {
+        "embeddings of the hidden size, without a projection": not spec.embedding_size,
+        "embeddings that are not normalized": not spec.normalize,
+        "queries that are not filled up with the mask token": spec.expand_id < 0,
+        "a prompt": bool(spec.query_prompt or spec.document_prompt),
+        "no markers of both queries and documents": min(
+            spec.query_marker, spec.document_marker
+        )
+        < 0,
+    }
+    return [what for what, found in checks.items() if found]
+
+
+def _leaves_punctuation_out(spec: RetrieverSpec, tokens: Tokens) -> bool | None:
+    """As `mask_punctuation`; None if neither value says what the model does."""
+    if not spec.skip_ids:
+        return False
+    theirs, ours = _punctuation_ids(tokens), set(spec.skip_ids)
+    # A WordPiece tokenizer has tokens like ##. that no text leads to.
+    texts = [
+        near.format(tokens.library.id_to_token(i).removeprefix("##"))
+        for i in theirs ^ ours
+        for near in ("{}", "a{}", "{}a", "a {} a")
+    ]
+    seen = {i for row in tokens.ids(texts) for i in row}
+    return None if seen & (theirs ^ ours) else True
+
+
+def _punctuation_ids(tokens: Tokens) -> set[int]:
+    """The ids that this program skips with `mask_punctuation`."""
+    found = set()
+    for symbol in string.punctuation:
+        ids = tokens.library.encode(symbol, add_special_tokens=False).ids
+        found |= set(ids[:1])
+    return found
+
+
+def read(reference: str, folder: pathlib.Path, config: dict) -> Portable:
+    """Reads the folder.
+
+    Args:
+      reference: what was asked for, for messages.
+      folder: the local one.
+      config: of `config.json`.
+
+    Raises:
+      InputError: a file or tensor is missing, left over, or of another shape.
+    """
+    path = folder / METADATA
+    metadata = read_json(path) if path.is_file() else {}
+    found = huggingface.load_checkpoint(str(folder), besides=(PROJECTION,))
+    weight = found.besides.get(PROJECTION)
+    size = found.config.hidden_size
+    dim = metadata.get("dim") or (len(weight) if weight is not None else "dim")
+    if weight is None or weight.shape != (dim, size):
+        shown = "missing" if weight is None else f"{list(weight.shape)}"
+        raise InputError(
+            f"{folder}: {PROJECTION} is {shown}, [{dim}, {size}] expected. Take"
+            " the weights, config.json and artifact.metadata of one checkpoint."
+        )
+    if metadata.get("attend_to_mask_tokens"):
+        raise InputError(
+            f"{path}: attend_to_mask_tokens is true, but here no token attends to the"
+            " mask tokens that fill a query up. Use a checkpoint trained without it."
+        )
+    if metadata.get("similarity", "cosine") != "cosine":
+        raise InputError(
+            f"{path}: similarity is {metadata['similarity']!r}; only 'cosine' is"
+            " implemented."
+        )
+    tokens = Tokens(folder)
+    kernel = np.array(weight.T, order="C")
+    spec = dataclasses.replace(
+        RetrieverSpec("colbert", found.config, embedding_size=len(weight)),
+        special_ids=tuple(tokens.special.values()),
+        expand_id=_token(tokens, tokens.role("mask_token") or "[MASK]", folder),
+        skip_ids=tuple(sorted(_punctuation_ids(tokens)))
+        if metadata.get("mask_punctuation", True)
+        else (),
+        **_markers(metadata, tokens, folder),
+    )
+    return Portable(
+        spec,
+        {
+            "encoder": found.params["encoder"],
+            "head": {"projection": {"kernel": kernel}},
+        },
+        folder,
+        None,
+        reference,
+        **_lengths(metadata, found.config.max_length),
+    )
+
+
+def _markers(metadata: dict, tokens: Tokens, folder: pathlib.Path) -> dict[str, int]:
+    markers = {}
+    for role, key in zip(ROLES, ("query_token_id", "doc_token_id"), strict=True):
+        name = metadata.get(key) or DEFAULT_MARKERS[role]
+        markers[f"{role}_marker"] = _token(tokens, name, folder)
+    return markers
+
+
+def _token(tokens: Tokens, name: str, folder: pathlib.Path) -> int:
+    found = tokens.vocabulary.get(name)
+    if found is None:
+        raise InputError(
+            f"{folder}: ColBERT's token {name!r} is not in the vocabulary of"
+            " tokenizer.json. Use the tokenizer that the model was trained with, and"
+            f" name its markers in {METADATA}."
+        )
+    return found
+
+
+def _lengths(metadata: dict[str, Any], most: int) -> dict[str, int]:
+    keys = zip(ROLES, ("query_maxlen", "doc_maxlen"), strict=True)
+    return {
+        f"{role}_length": min(metadata.get(key) or DEFAULT_LENGTHS[role], most)
+        for role, key in keys
+    }
