@@ -270,6 +270,9 @@ def _write_part(folder, config, architecture, state, tokenizer, max_length) -> N
 
 def is_milco(path_or_id: str) -> bool:
     """Whether a Hugging Face folder or hub id is a MILCO, ours or the reference's."""
+    folder = huggingface.fetch(path_or_id, ("config.json",))
+    if not (folder / "config.json").is_file():
+        return False  # as of a Router of sentence-transformers
     return huggingface.read_raw_config(path_or_id).get("model_type") == "milco"
 
 
