@@ -79,6 +79,7 @@ TARGETS = {
         ("colbert",),
         "sentence_transformers.MultiVectorEncoder",
     ),
+    "pylate": Target(sentence_out.write_pylate, ("colbert",), "pylate.models.ColBERT"),
     "colbert": Target(
         stanford.write, ("colbert",), "ColBERT, ColBERT-X, MultiVectorEncoder"
     ),

@@ -4,6 +4,7 @@
 folder of its own; the first one, a Hugging Face model, lies in the root.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -27,6 +28,14 @@ _MODULES = {
     "SparseAutoEncoder": "sparse_encoder.modules.sparse_auto_encoder",
     "SparseStaticEmbedding": "sparse_encoder.modules.sparse_static_embedding",
     "MultiVectorMask": "multi_vector_encoder.modules.multi_vector_mask",
+}
+_TYPES = {
+    name: f"sentence_transformers.{module}.{name}" for name, module in _MODULES.items()
+}
+# Of the release that PyLate is built on, and its own.
+_PYLATE_TYPES = {
+    "Transformer": "sentence_transformers.models.Transformer",
+    "Dense": "pylate.models.Dense.Dense",
 }
 _IDENTITY = "torch.nn.modules.linear.Identity"
 # Class names of transformers.
@@ -71,9 +80,9 @@ def write_inference_free(model: Portable, folder: pathlib.Path) -> None:
         folder / "router_config.json",
         {
             "types": {
-                query: _type("SparseStaticEmbedding"),
-                document: _type("Transformer"),
-                pooling: _type("SpladePooling"),
+                query: _TYPES["SparseStaticEmbedding"],
+                document: _TYPES["Transformer"],
+                pooling: _TYPES["SpladePooling"],
             },
             "structure": {"query": [query], "document": [document, pooling]},
             "parameters": {
@@ -200,6 +209,52 @@ def write_multi_vector(model: Portable, folder: pathlib.Path) -> None:
     _write_model(folder, "MultiVectorEncoder", prompts, similarity="maxsim")
 
 
+def write_pylate(model: Portable, folder: pathlib.Path) -> None:
+    """A ColBERT of PyLate, which keeps everything but two modules in one config.
+
+    Raises:
+      InputError: embeddings are not projected or not normalized, as PyLate's are.
+    """
+    spec = model.spec
+    if not (spec.normalize and spec.embedding_size):
+        raise InputError(
+            f"--to pylate projects embeddings and normalizes them, but {model.name} has"
+            f" model.embedding_size = {spec.embedding_size} and model.normalize ="
+            f" {spec.normalize}. Possible are multi-vector, lsrjax."
+        )
+    tokens = Tokens(model.tokenizer).library
+    prefixes = {
+        f"{role}_prefix": tokens.id_to_token(marker) if marker >= 0 else ""
+        for role, marker in (
+            ("query", spec.query_marker),
+            ("document", spec.document_marker),
+        )
+    }
+    # It sets a marker's id itself, so that the tokenizer stays as it is.
+    bare = dataclasses.replace(spec, query_marker=-1, document_marker=-1)
+    prompts = write_transformer(
+        folder, dataclasses.replace(model, spec=bare), masked_lm=False
+    )
+    dense = _projection(model, model.params["head"], "token_embeddings")
+    _write_modules(folder, {"Transformer": None} | dense, _PYLATE_TYPES)
+    # Its release of sentence-transformers knows no more of the module's settings.
+    longest = max(model.query_length, model.document_length)
+    settings = {"max_seq_length": longest, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", settings)
+    _write_model(
+        folder,
+        "ColBERT",
+        prompts,
+        similarity="MaxSim",
+        **prefixes,
+        query_length=model.query_length,
+        document_length=model.document_length,
+        do_query_expansion=spec.expand_id >= 0,
+        attend_to_expansion_tokens=False,
+        skiplist_words=[tokens.id_to_token(i) for i in spec.skip_ids],
+    )
+
+
 def encoder_state(model: Portable, prefix: str) -> dict[str, np.ndarray]:
     """The encoder's tensors, named as transformers' encoder alone with a prefix.
 
@@ -308,10 +363,6 @@ def _normalize(model: Portable, feature: str) -> dict[str, Any]:
     return {"Normalize": (names, None)}
 
 
-def _type(name: str) -> str:
-    return f"sentence_transformers.{_MODULES[name]}.{name}"
-
-
 def _write_config(folder: pathlib.Path, module) -> None:
     """A module's config.json, and its weights if it has any."""
     config, state = module if isinstance(module, tuple) else (module, None)
@@ -321,14 +372,16 @@ def _write_config(folder: pathlib.Path, module) -> None:
         write_weights(folder, state)
 
 
-def _write_modules(folder: pathlib.Path, modules: dict[str, Any]) -> None:
+def _write_modules(
+    folder: pathlib.Path, modules: dict[str, Any], types: dict[str, str] = _TYPES
+) -> None:
     """`modules.json` and the modules' folders; None for one that is in the root."""
     listed = []
     for index, (name, module) in enumerate(modules.items()):
         path = "" if module is None else f"{index}_{name}"
         if module is not None:
             _write_config(folder / path, module)
-        entry = {"idx": index, "name": str(index), "path": path, "type": _type(name)}
+        entry = {"idx": index, "name": str(index), "path": path, "type": types[name]}
         listed.append(entry)
     write_json(folder / "modules.json", listed)
 

@@ -4,7 +4,9 @@ A Hugging Face folder of the class `HF_ColBERT`: the encoder under its family's 
 (with another one some loaders start from random weights in silence), the projection
 `linear.weight`, and how texts are tokenized in `artifact.metadata`. That program always
 puts a marker behind the first token, fills queries up with the mask token, and
-normalizes; punctuation it may leave out is the 32 characters of ASCII.
+normalizes; punctuation it may leave out is the 32 characters of ASCII. (Release 0.2.22
+of colbert-ai fails on documents where `mask_punctuation` is false: it looks for a list
+that it makes only where it is true.)
 """
 
 import dataclasses

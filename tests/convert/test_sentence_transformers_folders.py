@@ -123,6 +123,7 @@ CASES = {
         "xlm-roberta",
         {"head": "colbert", "normalize": False, "query_prompt": "query: "},
     ),
+    "pylate": ("pylate", "bert", COLBERT),
     "colbert": ("colbert", "bert", COLBERT),
     "colbert xlm-roberta": (
         "colbert",
@@ -212,7 +213,7 @@ def ours(model, texts, role):
 def opened(case, folder):
     target = CASES[case][0]
     kinds = {"dense": SentenceTransformer}
-    kinds |= dict.fromkeys(("multi-vector", "colbert"), MultiVectorEncoder)
+    kinds |= dict.fromkeys(("multi-vector", "pylate", "colbert"), MultiVectorEncoder)
     return kinds.get(target, SparseEncoder)(str(folder), device="cpu")
 
 
