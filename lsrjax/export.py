@@ -22,6 +22,7 @@ from lsrjax.convert import (
     sentence_out,
     stanford,
 )
+from lsrjax.convert.card import write_card
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
@@ -39,49 +40,98 @@ class Target:
       write: writes the retriever's files to a folder.
       heads: which it can hold.
       reads: the programs that read it.
+      load: for the model card, the program's `library_name` on the hub and how it loads
+        the folder, Python; None: the format writes a card of its own.
     """
 
     write: Callable[[Portable, pathlib.Path], None]
     heads: tuple[str, ...]
     reads: str
+    load: tuple[str, str] | None = None
 
 
 def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
     checkpoint.save_model(folder, model)
 
 
+def _sentence(model_class: str, encode: str) -> tuple[str, str]:
+    """How sentence-transformers loads and uses a folder."""
+    return "sentence-transformers", (
+        f"from sentence_transformers import {model_class}\n\n"
+        f'model = {model_class}("path/to/this/folder")\n'
+        f'vectors = model.{encode}(["a text"])'
+    )
+
+
+_SPARSE = _sentence("SparseEncoder", "encode_document")
+_ONNX = (
+    "onnx",
+    "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
+    'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
+    'model = onnxruntime.InferenceSession("path/to/this/folder/model.onnx")\n'
+    'text = tokenizer(["a text"], return_tensors="np", padding=True)\n'
+    'names = ("input_ids", "attention_mask")\n'
+    "vectors = model.run(None, {name: text[name] for name in names})",
+)
+
 TARGETS = {
     "milco-hf": Target(milco_hf.write_hf, ("milco",), "transformers, from 4.57 on"),
     "milco-reference": Target(
         milco_hf.write_reference, ("milco",), "the reference implementation of MILCO"
     ),
-    "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime"),
+    "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime", _ONNX),
     "splade": Target(
         sentence_out.write_splade,
         ("splade",),
         "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
+        _SPARSE,
     ),
     "inference-free": Target(
         sentence_out.write_inference_free,
         ("splade",),
         "sentence_transformers.SparseEncoder",
+        _SPARSE,
     ),
     "csr": Target(
-        sentence_out.write_csr, ("csr",), "sentence_transformers.SparseEncoder"
+        sentence_out.write_csr,
+        ("csr",),
+        "sentence_transformers.SparseEncoder",
+        _SPARSE,
     ),
     "dense": Target(
         sentence_out.write_dense,
         ("dense",),
         "sentence_transformers.SentenceTransformer",
+        _sentence("SentenceTransformer", "encode_document"),
     ),
     "multi-vector": Target(
         sentence_out.write_multi_vector,
         ("colbert",),
         "sentence_transformers.MultiVectorEncoder",
+        _sentence("MultiVectorEncoder", "encode_document"),
     ),
-    "pylate": Target(sentence_out.write_pylate, ("colbert",), "pylate.models.ColBERT"),
+    "pylate": Target(
+        sentence_out.write_pylate,
+        ("colbert",),
+        "pylate.models.ColBERT",
+        (
+            "PyLate",
+            "from pylate import models\n\n"
+            'model = models.ColBERT(model_name_or_path="path/to/this/folder")\n'
+            'vectors = model.encode(["a text"], is_query=False)',
+        ),
+    ),
     "colbert": Target(
-        stanford.write, ("colbert",), "ColBERT, ColBERT-X, MultiVectorEncoder"
+        stanford.write,
+        ("colbert",),
+        "ColBERT, ColBERT-X, MultiVectorEncoder",
+        (
+            "colbert",
+            "from colbert.infra import ColBERTConfig\n"
+            "from colbert.modeling.checkpoint import Checkpoint\n\n"
+            'model = Checkpoint("path/to/this/folder", ColBERTConfig())\n'
+            'vectors = model.docFromText(["a text"])',
+        ),
     ),
     "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
 }
@@ -111,8 +161,17 @@ def export(
             f"--to {target} cannot hold {model.name}, whose head is {head!r}. Possible"
             f" are {', '.join(possible)}."
         )
+    if model.spec.towers == "separate" and target != "lsrjax":
+        raise InputError(
+            f"--to {target} holds one tower, and {model.name} has one for queries and"
+            " one for documents. Possible is lsrjax."
+        )
     with whole_folder(out) as folder:
-        TARGETS[target].write(model, folder)
+        one = TARGETS[target]
+        one.write(model, folder)
+        if one.load:
+            library, code = one.load
+            write_card(folder, model, f"```python\n{code}\n```", library=library)
 
 
 def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:

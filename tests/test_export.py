@@ -1,0 +1,83 @@
+"""`python -m lsrjax.convert` as a command: what it writes, and what it refuses."""
+
+import json
+
+import pytest
+
+from lsrjax import checkpoint, export
+from lsrjax.build import tokenizer_folder
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+
+def run_of(folder, head="splade", **options):
+    """A run of one finished stage, of random weights."""
+    tokenizer = tokenizer_folder("embedded:english")
+    size = TextTokenizer(tokenizer).vocab_size
+    encoder = EncoderConfig("bert", size, 8, 1, 2, 8, 64, 2, 0)
+    spec = RetrieverSpec(head, encoder, **options)
+    stage = folder / "train"
+    stage.mkdir(parents=True)
+    model = checkpoint.SavedModel(
+        spec, retriever.init_params(spec, 0), tokenizer, None, "random"
+    )
+    checkpoint.save_model(stage, model)
+    config = {"stages": {}, "data": {"query_length": 9, "document_length": 33}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def convert(*args):
+    export.main([str(arg) for arg in args])
+
+
+@pytest.mark.parametrize(
+    ("target", "head", "options", "library"),
+    [
+        ("splade", "splade", {"tied": True}, "sentence-transformers"),
+        ("csr", "csr", {"latents": 16, "active_latents": 4}, "sentence-transformers"),
+        ("multi-vector", "colbert", {"embedding_size": 4}, "sentence-transformers"),
+        ("pylate", "colbert", {"embedding_size": 4}, "PyLate"),
+        ("onnx", "dense", {"pooling": "cls"}, "onnx"),
+    ],
+)
+def test_a_runs_folder_says_how_it_is_loaded(
+    tmp_path, capsys, target, head, options, library
+):
+    if head == "csr":
+        options = options | {"pooling": "mean"}
+    run = run_of(tmp_path / "run", head, **options)
+    convert("--from", run, "--to", target, "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f'library_name: "{library}"\n' in card.split("---")[1]
+    assert "```python\n" in card and "path/to/this/folder" in card
+    assert f"{target}, for {export.TARGETS[target].reads}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "head", "options", "message"),
+    [
+        ("csr", "splade", {}, "whose head is 'splade'. Possible are onnx, splade,"),
+        ("splade", "splade", {"towers": "separate"}, "one for queries and one for doc"),
+        ("onnx", "m3", {}, "whose head is 'm3'. Possible are lsrjax"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(
+    tmp_path, capsys, target, head, options, message
+):
+    run = run_of(tmp_path / "run", head, **options)
+    with pytest.raises(SystemExit) as stop:
+        convert("--from", run, "--to", target, "--out", tmp_path / "out")
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_separate_towers_keep_both(tmp_path):
+    run = run_of(tmp_path / "run", "dense", pooling="cls", towers="separate")
+    convert("--from", run, "--to", "lsrjax", "--out", tmp_path / "out")
+    before, after = (
+        checkpoint.load_model(path) for path in (run / "train", tmp_path / "out")
+    )
+    assert before.spec == after.spec and "query_tower" in after.params
