@@ -2,29 +2,21 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from scipy import sparse
 
-from lsrjax import checkpoint, term_statistics
+from lsrjax import fitted, term_statistics
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import huggingface, milco_hf, sentence_in
-from lsrjax.convert.modules import UnknownModuleError
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever, start
-from lsrjax.models.cross_encoder import CrossEncoderSpec
-from lsrjax.models.encoder import Encoder, EncoderConfig
+from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.prepare.translations import translation_table
-from lsrjax.term_statistics import LENGTH
+from lsrjax.references import check_vocabulary, tokenizer_folder
 from lsrjax.trees import path_name
-
-_IDF_TEXTS = 4096  # sampled to fit LexEcho
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,80 +35,6 @@ class Student:
     tokenizer: pathlib.Path
     pivot_tokenizer: pathlib.Path | None
     params: Callable[[Sequence], dict]
-
-
-def open_model(
-    reference: str,
-    workdir: pathlib.Path,
-    *,
-    cross_encoder: bool = False,
-    allowed: huggingface.Allowed = huggingface.NOTHING,
-) -> SavedModel:
-    """The model that a config's reference names.
-
-    Args:
-      reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
-        a MILCO (ours or the reference's), a masked LM, an encoder alone (then without
-        a head), or a model of sentence-transformers or ColBERT.
-      workdir: of the run, for `stage:`.
-      cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
-      allowed: what is put up with in a Hugging Face model.
-    """
-    if reference.startswith("stage:"):
-        return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
-    if checkpoint.holds_stages(reference):
-        return checkpoint.load_model(reference)
-    if milco_hf.is_milco(reference):
-        *parts, lengths, unused = milco_hf.read(reference, allowed)
-        return SavedModel(*parts, reference, lengths, unused)
-    refused = None
-    try:
-        if (other := sentence_in.read(reference)) is not None:
-            params = dict(other.params)
-            return SavedModel(other.spec, params, other.tokenizer, None, other.name)
-    except UnknownModuleError as error:
-        refused = error
-    found = huggingface.load_checkpoint(reference, allowed)
-    folder = tokenizer_folder(reference)
-    if "classifier" in found.params:
-        if not cross_encoder:
-            raise InputError(
-                f"{reference} is a cross-encoder, which scores pairs of texts and"
-                " represents none. It can be a teacher of scores: config.teacher.model"
-                " with config.prepare.scores = 'teacher'."
-            )
-        check_vocabulary(folder, found.config.vocab_size, reference)
-        spec = CrossEncoderSpec(found.config)
-        return SavedModel(spec, found.params, folder, None, reference)
-    head = found.params.get("head")
-    if refused and head is not None:
-        raise refused
-    # Of other models of sentence-transformers, the encoder alone can be started from.
-    spec = RetrieverSpec(
-        head="splade",
-        encoder=found.config,
-        tied=head is not None and "decoder" not in head["mlm"],
-    )
-    return SavedModel(spec, found.params, folder, None, reference)
-
-
-def tokenizer_folder(reference: str) -> pathlib.Path:
-    """The folder that holds the `tokenizer.json` of a folder, hub id or `embedded:`."""
-    if reference.startswith("embedded:"):
-        from lsrjax.data import embedded
-
-        known = {
-            "english": embedded.ENGLISH_TOKENIZER,
-            "multilingual": embedded.MULTILINGUAL_TOKENIZER,
-        }
-        name = reference.removeprefix("embedded:")
-        if name not in known:
-            raise InputError(
-                f"config.tokenizer is {reference!r}; the embedded ones are"
-                f" {', '.join(f'embedded:{k}' for k in known)}."
-            )
-        return pathlib.Path(known[name])
-    return huggingface.tokenizer_folder(reference)
 
 
 def student(config, opened: Callable[[str], SavedModel]) -> Student:
@@ -209,23 +127,6 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
         attention_dropout=m.dropout,
     )
     return encoder, None, folder, "random weights"
-
-
-def check_vocabulary(folder, vocab_size: int, name: str) -> None:
-    """Refuses a tokenizer with more tokens than the model has embeddings.
-
-    Raises:
-      InputError: it has.
-    """
-    if folder is None:
-        return
-    size = TextTokenizer(folder).vocab_size
-    if size > vocab_size:
-        raise InputError(
-            f"The tokenizer in {folder} has {size} tokens, but the model {name} has"
-            f" embeddings for {vocab_size}. Use the tokenizer that the model"
-            " was trained with (config.tokenizer)."
-        )
 
 
 def _head_options(config, folder) -> dict:
@@ -346,8 +247,8 @@ def _milco(config, opened) -> Student:
         if weights is not None:
             values = _overlaid(values, {"encoder": weights["encoder"]}, name)
         if config.init.from_pivot:
-            values = _from_pivot(config, values, spec, folder, pivot, source)
-        return _with_echo(config, values, spec, folder, source)
+            values = fitted.from_pivot(config, values, spec, folder, pivot, source)
+        return fitted.with_echo(config, values, spec, folder, source)
 
     return Student(spec, folder, pivot.tokenizer, params)
 
@@ -382,7 +283,7 @@ def _from_stage(config, model: SavedModel) -> Student:
         values = _overlaid(values, weights, model.name)
         if learned_echo:
             return values
-        return _with_echo(config, values, spec, folder, source)
+        return fitted.with_echo(config, values, spec, folder, source)
 
     def params(source):
         document, query = retriever.towers_of(model.params)
@@ -427,94 +328,3 @@ def _merge(params, weights):
     if not isinstance(weights, dict):
         return jnp.asarray(weights)
     return params | {key: _merge(params[key], weights[key]) for key in weights}
-
-
-def _from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> dict:
-    ours, theirs = spec.encoder, pivot.spec.encoder
-    for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
-        a, b = getattr(ours, field), getattr(theirs, field)
-        if a != b:
-            raise InputError(
-                f"config.init.from_pivot: the student's {field} is {a}, that of"
-                f" {pivot.name} is {b}; starting from its layers needs them equal."
-            )
-    tokenizer, english = TextTokenizer(folder), TextTokenizer(pivot.tokenizer)
-    shape = (ours.vocab_size, theirs.vocab_size)
-    words = start.shared_tokens(tokenizer.vocabulary(), english.vocabulary(), shape)
-    if not words.nnz:
-        raise InputError(
-            f"config.init.from_pivot: no token of {folder} equals one of"
-            f" {pivot.tokenizer}. It is made for SentencePiece vocabularies (▁word)"
-            " beside an English WordPiece one; leave it empty."
-        )
-    if config.init.from_pivot == "translations":
-        table = _translations(tokenizer, english, source, shape)
-        unseen = np.diff(table.indptr) == 0
-        words = table + sparse.diags_array(unseen.astype(float)) @ words
-    return start.from_pivot(
-        values, ours, pivot.params["encoder"], theirs, words.tocsr()
-    )
-
-
-def _translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
-    """P(English token | token) from the source's pairs, and from its English texts.
-
-    Shortest pairs come first: few words leave little doubt which translates which.
-    """
-    pairs = [
-        (pair.translation, pair.english)
-        for pair in (source[i] for i in range(len(source)))
-    ]
-    pairs += [(text, text) for text in sorted({text for _, text in pairs})]
-    left = tokenizer.ids([a for a, _ in pairs], LENGTH, special=False)
-    right = english.ids([b for _, b in pairs], LENGTH, special=False)
-    order = sorted(range(len(pairs)), key=lambda i: len(left[i]) * len(right[i]))
-    return translation_table(
-        [left[i] for i in order], [right[i] for i in order], *shape
-    )
-
-
-def _sample(texts: dict[str, list[str]], count: int) -> dict[str, list[str]]:
-    """About `count` texts, spread evenly over the languages and over each one."""
-    share = max(count // max(len(texts), 1), 1)
-    return {
-        language: [
-            t[i] for i in np.linspace(0, len(t) - 1, min(share, len(t)), dtype=int)
-        ]
-        for language, t in texts.items()
-    }
-
-
-def _with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
-    if not spec.lexecho or config.init.echo != "idf":
-        return values
-    texts = term_statistics.texts_by_language(source)
-    tokenizer = TextTokenizer(folder)
-    length = min(LENGTH, spec.encoder.max_length)
-    idf_V = term_statistics.least_idf(tokenizer, texts, spec.encoder.vocab_size)
-    values = start.with_idf_direction(values, idf_V)
-    graphdef, _ = nnx.split(
-        nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
-    )
-    encode = jax.jit(
-        lambda params, text: nnx.merge(graphdef, params)(text["ids"], text["mask"])
-    )
-    hidden, idf = [], []
-    for batch in _batches(_sample(texts, _IDF_TEXTS).values(), 64):
-        text = tokenizer.batch(batch, length, ())
-        mask = text["mask"].astype(bool)
-        hidden.append(np.asarray(encode(values["encoder"], text))[mask])
-        idf.append(idf_V[text["ids"][mask]])
-    return start.echo_from_idf(
-        values,
-        np.concatenate(hidden),
-        np.concatenate(idf),
-        scale=config.init.echo_scale,
-    )
-
-
-def _batches(texts: Iterable[list[str]], size: int) -> Iterable[list[str]]:
-    """All in batches of one size, less what is left over; few texts are one batch."""
-    flat = [text for some in texts for text in some]
-    for first in range(0, max(len(flat) - size, 0) + 1, size):
-        yield flat[first : first + size]

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from lsrjax import build, checkpoint, results, run
+from lsrjax import checkpoint, references, results, run
 from lsrjax.convert import (
     hub,
     milco_hf,
@@ -194,7 +194,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
     if not checkpoint.holds_stages(folder):
         if allowed == NOTHING and (found := sentence_in.read(reference)) is not None:
             return found
-        model = build.open_model(reference, pathlib.Path(), allowed=allowed)
+        model = references.open_model(reference, pathlib.Path(), allowed=allowed)
         if "head" not in model.params:
             # An encoder alone is a retriever too: an embedding needs no parameters.
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
@@ -214,10 +214,10 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
 
 def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
     spec = model.spec
-    build.check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
+    references.check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
     if model.pivot_tokenizer is not None:
         size = spec.pivot_vocab_size
-        build.check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
+        references.check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
     limit = spec.encoder.max_length
     lengths = {
         f"{role}_length": min(

@@ -17,6 +17,7 @@ from lsrjax import (
     hosts,
     losses,
     plan,
+    references,
     sharding,
     term_statistics,
     trackers,
@@ -166,7 +167,7 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     sets = mixing.open_sets(config.data, kind)
     source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     student = build.student(
-        config, lambda reference: build.open_model(reference, workdir)
+        config, lambda reference: references.open_model(reference, workdir)
     )
     if hosts.is_first():
         checkpoint.write_model_files(
@@ -174,7 +175,7 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
         )
     teacher = None
     if config.teacher.model:
-        teacher = build.open_model(
+        teacher = references.open_model(
             config.teacher.model, workdir, cross_encoder=not views
         )
         teacher = placed(config, teacher, mesh)

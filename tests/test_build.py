@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lsrjax import build
+from lsrjax import build, fitted, references
 from lsrjax.checkpoint import SavedModel
 from lsrjax.config import get_default
 from lsrjax.data.tokenization import TextTokenizer
@@ -19,12 +19,12 @@ from lsrjax.models.retriever import RetrieverSpec
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (4, [4]), (9, [4, 4])])
 def test_few_texts_are_one_batch_and_many_are_full_ones(count, sizes):
     texts = [[str(i) for i in range(count // 2)], ["x"] * (count - count // 2)]
-    assert [len(batch) for batch in build._batches(texts, 4)] == sizes
+    assert [len(batch) for batch in fitted._batches(texts, 4)] == sizes
 
 
 def test_a_sample_is_spread_over_languages_and_texts():
     texts = {"en": [str(i) for i in range(101)], "ja": ["a", "b"]}
-    assert build._sample(texts, 10) == {
+    assert fitted._sample(texts, 10) == {
         "en": ["0", "25", "50", "75", "100"],
         "ja": ["a", "b"],
     }
@@ -43,7 +43,7 @@ def config_of(**fields):
 
 def saved(head, towers, **options):
     """A stage's model; separate towers have other weights each."""
-    size = TextTokenizer(build.tokenizer_folder("embedded:english")).vocab_size
+    size = TextTokenizer(references.tokenizer_folder("embedded:english")).vocab_size
     encoder = EncoderConfig("bert", size, 4, 1, 1, 4, 16, 2, 0)
     spec = RetrieverSpec(head, encoder, towers=towers, **options)
     _, abstract = retriever.split(dataclasses.replace(spec, towers="shared"))

@@ -7,11 +7,11 @@ import pytest
 from scipy import sparse
 
 from lsrjax import checkpoint, encode
-from lsrjax.build import tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.references import tokenizer_folder
 from lsrjax.retrieval.encode import TextEncoder, joined
 
 TEXTS = ["red apple", "", "a library of numbers", "猫 и мышь", *map(str, range(36))]

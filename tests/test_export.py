@@ -5,11 +5,11 @@ import json
 import pytest
 
 from lsrjax import checkpoint, export
-from lsrjax.build import tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.references import tokenizer_folder
 
 
 def run_of(folder, head="splade", **options):

@@ -44,6 +44,8 @@ PROGRAMS = (
     "train",
     "checkpoint",
     "term_statistics",
+    "fitted",
+    "references",
     "build",
     "plan",
     "stages",

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from transformers import dynamic_module_utils
 
-from lsrjax import build, checkpoint, export, plan
+from lsrjax import build, checkpoint, export, plan, references
 from lsrjax.config import get_default
 from lsrjax.convert.huggingface import Allowed
 from lsrjax.convert.portable import Portable
@@ -400,7 +400,7 @@ def test_a_run_starts_from_it(models):
     config.data.files = "some.jsonl"
     config.steps = 3
     planned = plan.plan_stages(config)["train"].spec
-    opened = build.open_model(folder, pathlib.Path())
+    opened = references.open_model(folder, pathlib.Path())
     assert planned == build.student(config, lambda _: opened).spec
 
 

@@ -14,7 +14,7 @@ from sentence_transformers import (
     SparseEncoder,
 )
 
-from lsrjax import build, checkpoint, export
+from lsrjax import checkpoint, export, references
 from lsrjax.convert.portable import Portable
 from lsrjax.data import embedded
 from lsrjax.data.tokenization import TextTokenizer
@@ -317,7 +317,7 @@ def test_ours_come_back_bit_for_bit(case, folders):
     assert_same_bits(found.params, model.params)
     assert dataclasses.asdict(found.spec) == dataclasses.asdict(model.spec)
     assert (found.query_length, found.document_length) == (QUERY, DOCUMENT)
-    opened_model = build.open_model(str(folders(case)), pathlib.Path())
+    opened_model = references.open_model(str(folders(case)), pathlib.Path())
     assert opened_model.spec == found.spec
 
 

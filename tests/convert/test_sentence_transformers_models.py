@@ -20,7 +20,7 @@ from sentence_transformers.sparse_encoder.modules import (
     SpladePooling,
 )
 
-from lsrjax import build, export
+from lsrjax import export, references
 from lsrjax.data import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -368,7 +368,7 @@ def test_broken_models_are_refused(what, copied, tmp_path):
 def test_encoder_of_an_unknown_model_can_be_started_from(copied):
     folder = copied("dense")
     change(folder, "2_Dense/config.json", bias=True)
-    opened = build.open_model(str(folder), pathlib.Path())
+    opened = references.open_model(str(folder), pathlib.Path())
     assert set(opened.params) == {"encoder"}
 
 
@@ -377,7 +377,7 @@ def test_vectors_of_an_unknown_model_are_not_taken_for_others(copied):
     pooling = "1_SpladePooling/config.json"
     change(folder, pooling, activation_function="log1p_relu")
     with pytest.raises(InputError, match="log1p_relu"):
-        build.open_model(str(folder), pathlib.Path())
+        references.open_model(str(folder), pathlib.Path())
 
 
 @SLOW

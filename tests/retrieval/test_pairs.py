@@ -12,7 +12,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from lsrjax import build, run
+from lsrjax import references, run
 from lsrjax.config import get_default
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -76,7 +76,7 @@ def reranker(kind, folder, labels=1):
 
 
 def scorer(folder, query_length, document_length):
-    model = build.open_model(str(folder), folder, cross_encoder=True)
+    model = references.open_model(str(folder), folder, cross_encoder=True)
     return PairScorer(
         model.spec,
         model.params,
@@ -178,13 +178,13 @@ def test_a_stage_scores_with_the_cross_encoder_that_it_names(tmp_path):
 def test_a_cross_encoder_is_no_retriever(tmp_path):
     reranker("bert", tmp_path / "model")
     with pytest.raises(InputError, match=r"cross-encoder.*prepare\.scores = 'teacher'"):
-        build.open_model(str(tmp_path / "model"), tmp_path)
+        references.open_model(str(tmp_path / "model"), tmp_path)
 
 
 def test_more_than_one_label_is_refused(tmp_path):
     reranker("xlmr", tmp_path / "model", labels=3)
     with pytest.raises(InputError, match=r"out_proj\.weight: \[3, 22\], \[1, 22\] exp"):
-        build.open_model(str(tmp_path / "model"), tmp_path, cross_encoder=True)
+        references.open_model(str(tmp_path / "model"), tmp_path, cross_encoder=True)
 
 
 def test_a_tokenizer_without_a_template_for_pairs_is_refused():

@@ -1,0 +1,103 @@
+"""The models and tokenizers that a config names, read from where they are."""
+
+import pathlib
+
+from lsrjax import checkpoint
+from lsrjax.checkpoint import SavedModel
+from lsrjax.convert import huggingface, milco_hf, sentence_in
+from lsrjax.convert.modules import UnknownModuleError
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.models.cross_encoder import CrossEncoderSpec
+from lsrjax.models.retriever import RetrieverSpec
+
+
+def open_model(
+    reference: str,
+    workdir: pathlib.Path,
+    *,
+    cross_encoder: bool = False,
+    allowed: huggingface.Allowed = huggingface.NOTHING,
+) -> SavedModel:
+    """The model that a config's reference names.
+
+    Args:
+      reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
+        a MILCO (ours or the reference's), a masked LM, an encoder alone (then without
+        a head), or a model of sentence-transformers or ColBERT.
+      workdir: of the run, for `stage:`.
+      cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
+      allowed: what is put up with in a Hugging Face model.
+    """
+    if reference.startswith("stage:"):
+        return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
+    if checkpoint.holds_stages(reference):
+        return checkpoint.load_model(reference)
+    if milco_hf.is_milco(reference):
+        *parts, lengths, unused = milco_hf.read(reference, allowed)
+        return SavedModel(*parts, reference, lengths, unused)
+    refused = None
+    try:
+        if (other := sentence_in.read(reference)) is not None:
+            params = dict(other.params)
+            return SavedModel(other.spec, params, other.tokenizer, None, other.name)
+    except UnknownModuleError as error:
+        refused = error
+    found = huggingface.load_checkpoint(reference, allowed)
+    folder = tokenizer_folder(reference)
+    if "classifier" in found.params:
+        if not cross_encoder:
+            raise InputError(
+                f"{reference} is a cross-encoder, which scores pairs of texts and"
+                " represents none. It can be a teacher of scores: config.teacher.model"
+                " with config.prepare.scores = 'teacher'."
+            )
+        check_vocabulary(folder, found.config.vocab_size, reference)
+        spec = CrossEncoderSpec(found.config)
+        return SavedModel(spec, found.params, folder, None, reference)
+    head = found.params.get("head")
+    if refused and head is not None:
+        raise refused
+    # Of other models of sentence-transformers, the encoder alone can be started from.
+    spec = RetrieverSpec(
+        head="splade",
+        encoder=found.config,
+        tied=head is not None and "decoder" not in head["mlm"],
+    )
+    return SavedModel(spec, found.params, folder, None, reference)
+
+
+def tokenizer_folder(reference: str) -> pathlib.Path:
+    """The folder that holds the `tokenizer.json` of a folder, hub id or `embedded:`."""
+    if reference.startswith("embedded:"):
+        from lsrjax.data import embedded
+
+        known = {
+            "english": embedded.ENGLISH_TOKENIZER,
+            "multilingual": embedded.MULTILINGUAL_TOKENIZER,
+        }
+        name = reference.removeprefix("embedded:")
+        if name not in known:
+            raise InputError(
+                f"config.tokenizer is {reference!r}; the embedded ones are"
+                f" {', '.join(f'embedded:{k}' for k in known)}."
+            )
+        return pathlib.Path(known[name])
+    return huggingface.tokenizer_folder(reference)
+
+
+def check_vocabulary(folder, vocab_size: int, name: str) -> None:
+    """Refuses a tokenizer with more tokens than the model has embeddings.
+
+    Raises:
+      InputError: it has.
+    """
+    if folder is None:
+        return
+    size = TextTokenizer(folder).vocab_size
+    if size > vocab_size:
+        raise InputError(
+            f"The tokenizer in {folder} has {size} tokens, but the model {name} has"
+            f" embeddings for {vocab_size}. Use the tokenizer that the model"
+            " was trained with (config.tokenizer)."
+        )
