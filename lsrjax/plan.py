@@ -16,7 +16,7 @@ from rich.console import Console
 from lsrjax import build, checkpoint, flops, losses, sharding
 from lsrjax import config as configs
 from lsrjax import train as training
-from lsrjax.convert import huggingface, milco_hf, presets
+from lsrjax.convert import huggingface, milco_in, presets
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.shapes import Shape
 from lsrjax.errors import InputError
@@ -219,9 +219,9 @@ def plan_stages(run_config) -> dict[str, StagePlan]:
         elif (
             spec is None
             and reference not in presets.PRESETS
-            and milco_hf.is_milco(reference)
+            and milco_in.is_milco(reference)
         ):
-            spec = milco_hf.read_spec(reference)
+            spec = milco_in.read_spec(reference)
         if spec is None:
             encoder, has_head = huggingface.read_architecture(reference)
             spec = RetrieverSpec("splade", encoder, tied=True)

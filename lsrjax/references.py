@@ -4,7 +4,7 @@ import pathlib
 
 from lsrjax import checkpoint
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import huggingface, milco_hf, sentence_in
+from lsrjax.convert import huggingface, milco_in, sentence_in
 from lsrjax.convert.modules import UnknownModuleError
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -33,8 +33,8 @@ def open_model(
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
     if checkpoint.holds_stages(reference):
         return checkpoint.load_model(reference)
-    if milco_hf.is_milco(reference):
-        *parts, lengths, unused = milco_hf.read(reference, allowed)
+    if milco_in.is_milco(reference):
+        *parts, lengths, unused = milco_in.read(reference, allowed)
         return SavedModel(*parts, reference, lengths, unused)
     refused = None
     try:
