@@ -104,20 +104,19 @@ def read_texts(path: pathlib.Path) -> Iterator[tuple[str, str]]:
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file (from {pathlib.Path.cwd()}).")
-    if path.suffix == ".txt":
-        with open(path, "rb") as file:
-            for number, line in enumerate(file):
-                try:
-                    text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-                except UnicodeDecodeError as e:
-                    raise InputError(
-                        f"{path}, line {number + 1} is not UTF-8 ({e}). Write it again."
-                    ) from e
-                yield str(number), text.rstrip("\r\n")
-        return
-    texts = _open(path)
-    for place, _ in texts.ids():
-        yield texts.read(place)
+    return _numbered_lines(path) if path.suffix == ".txt" else iter(_open(path))
+
+
+def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file):
+            try:
+                text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+            except UnicodeDecodeError as e:
+                raise InputError(
+                    f"{path}, line {number + 1} is not UTF-8 ({e}). Write it again."
+                ) from e
+            yield str(number), text.rstrip("\r\n")
 
 
 def parse(files: str) -> list[tuple[str, str]]:
@@ -214,6 +213,11 @@ class _LineTexts:
         self.name, self.paths = str(path), [path]
         self._lines, self._parse = Lines(path), parse_line
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Id and text of each line."""
+        for number, _, line in self._lines:
+            yield self._parse(line, f"{self.name}, line {number}")
+
     def ids(self) -> Iterator[tuple[int, str]]:
         """Offset and id of each line."""
         for number, offset, line in self._lines:
@@ -282,6 +286,10 @@ class _TableTexts:
         key, text = _text_columns(names, name)
         title = {"title": "title"} if "title" in names else {}
         rows.select({"id": key, "text": text} | title)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Id and text of each row."""
+        return map(self.read, range(len(self._rows)))
 
     def ids(self) -> Iterator[tuple[int, str]]:
         """Row number and id of each row."""
