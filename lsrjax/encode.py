@@ -2,15 +2,17 @@
 
     python -m lsrjax.encode --model runs/demo/distill --texts docs.jsonl --out docs.npz
 
-The model is a run's or a stage's folder, or a Hugging Face folder or hub id of a
-SPLADE. Texts are lines of a .txt file, or .jsonl, .tsv or .parquet with an id and a
-text. Vectors go to .npz, a scipy CSR matrix with a row a text and a column a term (of
-MILCO, English terms, then the encoder's own), or to .jsonl, a line a text with its id
-and the weights of its terms by name. Memory does not grow with the number of texts. A
-program that was stopped goes on where it was when it is started again.
+The model is a run's or a stage's folder, or whatever `lsrjax.convert` reads and
+writes but ONNX, of sparse vectors. Texts are lines of a .txt file, or .jsonl, .tsv or
+.parquet with an id and a text. Vectors go to .npz, a scipy CSR matrix with a row a
+text and a column a term (of MILCO, English terms, then the encoder's own), or to
+.jsonl, a line a text with its id and the weights of its terms by name. Memory does
+not grow with the number of texts. A program that was stopped goes on where it was
+when it is started again.
 """
 
 import argparse
+import hashlib
 import itertools
 import pathlib
 import sys
@@ -18,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 
 from lsrjax.convert.portable import Portable
 from lsrjax.data.corpus import read_texts
@@ -91,12 +94,14 @@ def encode_file(
     length = max_length or trained
     if not 2 < length <= limit:
         raise InputError(f"--max_length is {length}; the model takes 3 to {limit}.")
-    stat = texts.stat() if texts.exists() else None
+    rows = read_texts(texts)
+    stat = texts.stat()
     made_of = {
         "model": model.name,
+        "weights": _digest(model.params),
         "texts": str(texts.absolute()),
-        "size": stat and stat.st_size,
-        "changed": stat and stat.st_mtime_ns,
+        "size": stat.st_size,
+        "changed": stat.st_mtime_ns,
         "role": role,
         "max_length": length,
         "dtype": dtype,
@@ -105,13 +110,12 @@ def encode_file(
         spec, TextTokenizer(model.tokenizer), batch_size=batch_size, dtype=dtype
     )
     params = jax.device_put(model.params)
-    rows = read_texts(texts)
     file = _open(out, made_of, model)
     try:
         _encode(file, rows, encoder, params, length, role, batch_size)
+        file.finish(sum(spec.views.values()))
     finally:
         file.close()
-    file.finish(sum(spec.views.values()))
     print(f"{file.rows:,} vectors in {out}", flush=True)
 
 
@@ -130,6 +134,14 @@ def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -
             reported = time.monotonic()
             speed = (file.rows - first) / (reported - started)
             print(f"{file.rows:,} texts, {speed:,.0f} a second", flush=True)
+
+
+def _digest(params: dict) -> str:
+    """Tells weights apart: a run that goes on has others under the same name."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
 
 def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]:

@@ -1,13 +1,16 @@
 """`python -m lsrjax.encode` from a stage's folder, to files that others read."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy import sparse
 
 from lsrjax import checkpoint, encode
 from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.export import open_portable
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -117,6 +120,17 @@ def test_what_was_encoded_before_a_stop_is_kept(
         with pytest.raises(KeyboardInterrupt):
             run(*args)
     assert encoded == [16, 16] and not (tmp_path / "out.npz").exists()
+
+    def trained_on(reference):
+        model = open_portable(reference)
+        params = jax.tree.map(lambda leaf: leaf + 1, model.params)
+        return dataclasses.replace(model, params=params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "open_portable", trained_on)
+        with pytest.raises(SystemExit):
+            run(*args)
+    assert "  weights: there " in capsys.readouterr().err
     run(*args)
     assert "32 texts are encoded already" in capsys.readouterr().out
     assert_close(sparse.load_npz(tmp_path / "out.npz"), expected["document"])
@@ -143,4 +157,4 @@ def test_mistakes_say_what_to_do(
         run(*(part for pair in (given | change).items() for part in pair))
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "out.npz").exists()
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []

@@ -87,7 +87,12 @@ class VectorFile:
         temporary.replace(self._folder / _STATE)
 
     def close(self) -> None:
-        """Closes what is open; the rows so far are kept."""
+        """Closes what is open; the rows so far are kept, and nothing without rows."""
+        self._close_parts()
+        if not self.rows:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _close_parts(self) -> None:
         for file in self._files.values():
             file.close()
 
@@ -114,7 +119,7 @@ class NpzFile(VectorFile):
         Args:
           columns: of the matrix.
         """
-        self.close()
+        self._close_parts()
         counts = np.fromfile(self._folder / "counts", "<i8")
         indptr = np.concatenate([[0], np.cumsum(counts)])
         total = int(indptr[-1])
@@ -186,5 +191,5 @@ class JsonlFile(VectorFile):
 
     def finish(self, columns: int) -> None:
         """Gives the file its name."""
-        self.close()
+        self._close_parts()
         self._finished(self._folder / "lines.jsonl")
