@@ -18,7 +18,6 @@ from lsrjax.convert import (
     hub,
     milco_hf,
     onnx_export,
-    sentence_in,
     sentence_out,
     stanford,
 )
@@ -192,10 +191,10 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             " --allow_missing and --allow_left_over out."
         )
     if not checkpoint.holds_stages(folder):
-        if allowed == NOTHING and (found := sentence_in.read(reference)) is not None:
-            return found
-        model = references.open_model(reference, pathlib.Path(), allowed=allowed)
-        if "head" not in model.params:
+        model = references.open_model(
+            reference, pathlib.Path(), allowed=allowed, whole=True
+        )
+        if model.spec.head == "splade" and "head" not in model.params:
             # An encoder alone is a retriever too: an embedding needs no parameters.
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
             model = dataclasses.replace(model, spec=spec)

@@ -18,6 +18,7 @@ def open_model(
     *,
     cross_encoder: bool = False,
     allowed: huggingface.Allowed = huggingface.NOTHING,
+    whole: bool = False,
 ) -> SavedModel:
     """The model that a config's reference names.
 
@@ -28,6 +29,8 @@ def open_model(
       workdir: of the run, for `stage:`.
       cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
       allowed: what is put up with in a Hugging Face model.
+      whole: a model of sentence-transformers that does something no head here does is
+        refused; otherwise its encoder alone is given, to start from.
     """
     if reference.startswith("stage:"):
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
@@ -38,10 +41,14 @@ def open_model(
         return SavedModel(*parts, reference, lengths, unused)
     refused = None
     try:
-        if (other := sentence_in.read(reference)) is not None:
+        if (other := sentence_in.read(reference, allowed)) is not None:
+            lengths = {"query": other.query_length, "document": other.document_length}
             params = dict(other.params)
-            return SavedModel(other.spec, params, other.tokenizer, None, other.name)
+            parts = other.spec, params, other.tokenizer, None, other.name
+            return SavedModel(*parts, lengths)
     except UnknownModuleError as error:
+        if whole:
+            raise
         refused = error
     found = huggingface.load_checkpoint(reference, allowed)
     folder = tokenizer_folder(reference)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax.convert import huggingface
+from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens, split_prompt
 from lsrjax.convert.tensors import CheckpointError, read_json, read_weights
@@ -32,12 +33,14 @@ class Folder:
       reference: as it was asked for.
       model: `config_sentence_transformers.json`.
       modules: class name -> folder of each module, in order.
+      allowed: what is put up with in its Hugging Face model.
     """
 
     path: pathlib.Path
     reference: str
     model: Mapping[str, Any]
     modules: Mapping[str, pathlib.Path]
+    allowed: Allowed = NOTHING
 
     def config(self, module: str) -> dict[str, Any]:
         """A module's config.json."""
@@ -135,7 +138,7 @@ def transformer(
         },
     )
     expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
-    found = huggingface.load_checkpoint(str(root))
+    found = huggingface.load_checkpoint(str(root), folder.allowed)
     if masked_lm and "head" not in found.params:
         raise CheckpointError(
             f"{root}: the weights hold no masked-LM head, which SpladePooling needs."

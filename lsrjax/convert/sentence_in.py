@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax.convert import huggingface, stanford
+from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.late_in import PYLATE, colbert
 from lsrjax.convert.modules import (
     MODEL,
@@ -55,11 +56,12 @@ _SEQUENCES = {
 }
 
 
-def read(reference: str) -> Portable | None:
+def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
     """Reads a SparseEncoder, SentenceTransformer, MultiVectorEncoder or ColBERT.
 
     Args:
       reference: a folder or hub id.
+      allowed: what is put up with in its Hugging Face model.
 
     Returns:
       The retriever; None if the folder is of another kind.
@@ -67,14 +69,15 @@ def read(reference: str) -> Portable | None:
     Raises:
       InputError: it cannot be read, or does something that no head here does.
     """
+    large = (*_LARGE, "*.bin") if allowed.pickle else _LARGE
     path = huggingface.fetch(reference, _SMALL)
     if not (path / _MODULES).is_file():
         config = path / "config.json"
         config = read_json(config) if config.is_file() else {}
         if stanford.ARCHITECTURE not in (config.get("architectures") or ()):
             return None
-        path = huggingface.fetch(reference, (*_SMALL, *_LARGE))
-        return stanford.read(reference, path, config)
+        path = huggingface.fetch(reference, (*_SMALL, *large))
+        return stanford.read(reference, path, config, allowed)
     model = path / MODEL
     model = read_json(model) if model.is_file() else {}
     modules = _listed(path / _MODULES)
@@ -83,12 +86,12 @@ def read(reference: str) -> Portable | None:
     below = [f"{entry['path']}/*" for entry in modules if entry["path"]]
     # A Router's modules have folders of their own.
     below += ["query_*/*", "document_*/*"] * (names == ["Router"])
-    path = huggingface.fetch(reference, (*_SMALL, *_LARGE, *below))
+    path = huggingface.fetch(reference, (*_SMALL, *large, *below))
     paths = [path / entry["path"] for entry in modules]
     if names == ["Router"]:
-        return _inference_free(paths[0], reference, model)
+        return _inference_free(paths[0], reference, model, allowed)
     known = dict(zip(names, paths, strict=True))
-    return _READERS[head](Folder(path, reference, model, known))
+    return _READERS[head](Folder(path, reference, model, known, allowed))
 
 
 def _listed(path: pathlib.Path) -> list[dict[str, str]]:
@@ -161,7 +164,7 @@ def _splade(folder: Folder) -> Portable:
     return portable(folder, spec, found.params, lengths)
 
 
-def _inference_free(path: pathlib.Path, reference: str, model) -> Portable:
+def _inference_free(path: pathlib.Path, reference: str, model, allowed) -> Portable:
     router = read_json(path / _ROUTER)
     types = {
         name: _class(dotted, path / _ROUTER) for name, dotted in router["types"].items()
@@ -179,7 +182,7 @@ def _inference_free(path: pathlib.Path, reference: str, model) -> Portable:
             f"{path / _ROUTER} routes {kinds}, but only {wanted} is implemented."
         )
     modules = {kind: path / name for name, kind in types.items()}
-    folder = Folder(path, reference, model, modules)
+    folder = Folder(path, reference, model, modules, allowed)
     found, lengths, _ = transformer(folder, masked_lm=True)
     refuse_cut(folder, None)
     table = modules["SparseStaticEmbedding"]

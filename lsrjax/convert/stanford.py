@@ -18,6 +18,7 @@ import numpy as np
 
 from lsrjax.convert import huggingface
 from lsrjax.convert.folder import write_json, write_tokenizer, write_weights
+from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.names import LAYOUTS
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens
@@ -115,20 +116,23 @@ def _punctuation_ids(tokens: Tokens) -> set[int]:
     return found
 
 
-def read(reference: str, folder: pathlib.Path, config: dict) -> Portable:
+def read(
+    reference: str, folder: pathlib.Path, config: dict, allowed: Allowed = NOTHING
+) -> Portable:
     """Reads the folder.
 
     Args:
       reference: what was asked for, for messages.
       folder: the local one.
       config: of `config.json`.
+      allowed: what is put up with.
 
     Raises:
       InputError: a file or tensor is missing, left over, or of another shape.
     """
     path = folder / METADATA
     metadata = read_json(path) if path.is_file() else {}
-    found = huggingface.load_checkpoint(str(folder), besides=(PROJECTION,))
+    found = huggingface.load_checkpoint(str(folder), allowed, besides=(PROJECTION,))
     weight = found.besides.get(PROJECTION)
     size = found.config.hidden_size
     dim = metadata.get("dim") or (len(weight) if weight is not None else "dim")
