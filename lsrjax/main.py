@@ -18,7 +18,7 @@ from rich.text import Text
 
 from lsrjax import config, hosts, plan, run
 from lsrjax.errors import InputError
-from lsrjax.train import TrainingFailed
+from lsrjax.loop import TrainingFailed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, a Python file; --config.x.y=z sets a field."

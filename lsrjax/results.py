@@ -10,6 +10,7 @@ from lsrjax import checkpoint, config, hosts, report, stages
 from lsrjax.data import sources
 from lsrjax.retrieval import evaluate
 from lsrjax.retrieval.encode import joined
+from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.search import search
 
 RESULTS_FILE = "results.json"
@@ -57,7 +58,7 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
     for name, stage in config.stages(run_config).items():
         with stages.on_devices(stage) as mesh:
             model = checkpoint.load_model(workdir / name)
-            searcher = stages.searcher(stages.placed(stage, model, mesh), stage)
+            searcher = Searcher.of(stages.placed(stage, model, mesh), stage)
             own = _languages(stage, languages)
             for prefix, task in tasks.items():
                 if own == [sources.ENGLISH] and prefix:

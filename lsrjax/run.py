@@ -28,7 +28,7 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
 
     Raises:
       InputError: a config, file or model that cannot be used.
-      lsrjax.train.TrainingFailed: a loss that is not a number.
+      lsrjax.loop.TrainingFailed: a loss that is not a number.
     """
     config.validate(run_config)
     _same_config(run_config, workdir)

@@ -5,18 +5,18 @@ import dataclasses
 import functools
 import json
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from lsrjax import (
     build,
     checkpoint,
     hosts,
+    loop,
     losses,
     plan,
+    prepared,
     references,
     sharding,
     term_statistics,
@@ -28,32 +28,10 @@ from lsrjax.data import loader, mixing, orders, sources
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
-from lsrjax.data.topics import cluster, query_text
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.cross_encoder import CrossEncoderSpec
-from lsrjax.prepare import score as preparing
 from lsrjax.regularizers import REGULARIZERS
-from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
-from lsrjax.retrieval.pairs import PairScorer
-
-
-def searcher(model: checkpoint.SavedModel, config) -> Searcher:
-    """A saved retriever, ready to encode with the lengths of a stage's config."""
-    encoder = TextEncoder(
-        model.spec,
-        TextTokenizer(model.tokenizer),
-        dtype=config.model.dtype,
-    )
-    pivot = model.pivot_tokenizer
-    return Searcher(
-        encoder,
-        model.params,
-        config.data.query_length,
-        config.data.document_length,
-        TextTokenizer(pivot) if pivot else None,
-    )
 
 
 def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracker):
@@ -103,7 +81,7 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         with contextlib.closing(
             sharding.to_global(batch, mesh, rows) for batch in stream
         ) as batches:
-            training.train(
+            loop.train(
                 config,
                 parts.total_steps,
                 parts.step,
@@ -182,14 +160,15 @@ def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
     if views:
         _check_teacher(student.spec, teacher)
     else:
-        source = _prepared(config, source, folder, teacher, tracker)
-    topics = _topics(config, source, folder, student, tracker)
+        source = prepared.with_negatives(config, source, folder, teacher, tracker)
+    topics = prepared.topics(config, source, folder, student, tracker)
+    entries = training.entries_of(config)
     if topics is not None:
-        order = mixing.order_of_topics(topics, _entries(config), config.seed)
+        order = mixing.order_of_topics(topics, entries, config.seed)
     else:
         sizes = [len(one) for one in sets]
-        order = mixing.order_of(config.data, sizes, _entries(config), config.seed)
-    shown = config.batch_size // _entries(config)
+        order = mixing.order_of(config.data, sizes, entries, config.seed)
+    shown = config.batch_size // entries
     total_steps = training.steps_of(config, shown * len(source))
     idf = None
     if REGULARIZERS[config.regularizer.name].idf:
@@ -334,11 +313,6 @@ def _batches(name: str, config, parts: _Parts) -> loader.Batches:
     )
 
 
-def _entries(config) -> int:
-    """Examples in a batch, each once, in however many languages it is shown."""
-    return config.batch_size // training.repeats_of(config)
-
-
 def _text_field(data, length: str, model) -> loader.TextField:
     limit = model.spec.encoder.max_length
     if data[length] > limit:
@@ -371,7 +345,7 @@ def _dev(config, parts: _Parts):
         ),
     )
     student = parts.student
-    idle = searcher(
+    idle = Searcher.of(
         checkpoint.SavedModel(
             student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
         ),
@@ -384,79 +358,3 @@ def _dev(config, parts: _Parts):
         )
 
     return evaluate
-
-
-def _prepared(config, source, folder: pathlib.Path, teacher, tracker):
-    """The source with mined negatives and teacher scores, made once and kept."""
-    mined = config.prepare.negatives == "bm25"
-    scored = config.prepare.scores == "teacher"
-    if not (mined or scored):
-        return source
-    corpus, positives = preparing.corpus_of(source)
-
-    def prepare():
-        tracker.note(
-            f"Preparing {len(source):,} queries over {len(corpus):,} documents:"
-            + (" mining negatives with BM25" if mined else "")
-            + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
-        )
-        return preparing.prepare(
-            source,
-            corpus,
-            positives,
-            mined=config.prepare if mined else None,
-            teacher=_scorer(teacher, config) if scored else None,
-            seed=config.seed,
-        )
-
-    arrays = _kept(folder / "prepared.npz", ("negatives", "scores"), prepare)
-    scores = arrays["scores"] if scored else None
-    return sources.WithNegatives(source, corpus, arrays["negatives"], scores)
-
-
-def _scorer(teacher: checkpoint.SavedModel, config) -> Searcher | PairScorer:
-    """A retriever or a cross-encoder, ready to score."""
-    if not isinstance(teacher.spec, CrossEncoderSpec):
-        return searcher(teacher, config)
-    return PairScorer(
-        teacher.spec,
-        teacher.params,
-        TextTokenizer(teacher.tokenizer),
-        config.data.query_length,
-        config.data.document_length,
-        dtype=config.model.dtype,
-    )
-
-
-def _topics(config, source, folder: pathlib.Path, student, tracker):
-    """[examples] the topic of each query, made once and kept; None without topics."""
-    if not config.data.topics:
-        return None
-
-    def make():
-        tracker.note(f"Clustering {len(source):,} queries by topic")
-        queries = [query_text(source[i]) for i in range(len(source))]
-        tokenizer = TextTokenizer(student.tokenizer)
-        ids = tokenizer.ids(queries, config.data.query_length)
-        count, least = config.data.topics, _entries(config)
-        return {"topics": cluster(ids, count, least, config.seed)}
-
-    return _kept(folder / "topics.npz", ("topics",), make)["topics"]
-
-
-def _kept(path: pathlib.Path, names: Sequence[str], make) -> dict[str, np.ndarray]:
-    """The arrays that `make` gives, from a file where they have been made before."""
-    if not path.is_file():
-        arrays = make()
-        if hosts.is_first():
-            temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **arrays)
-            temporary.replace(path)
-    hosts.wait_for_all(str(path))
-    try:
-        with np.load(path) as arrays:
-            return {name: arrays[name] for name in names}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise InputError(
-            f"{path} is damaged ({e}). Delete it; it is made again from the data."
-        ) from e

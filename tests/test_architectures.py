@@ -16,6 +16,7 @@ from lsrjax import checkpoint, run, stages
 from lsrjax.config import data_set, get_default
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
+from lsrjax.retrieval.evaluate import Searcher
 
 # What each config changes, and the types of what it encodes.
 CASES = {
@@ -115,7 +116,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     model = checkpoint.load_model(tmp_path / "train")
     texts = ["a library for files", "the kernel, and its drivers", "fonts!"]
     with stages.on_devices(config):
-        searcher = stages.searcher(model, config)
+        searcher = Searcher.of(model, config)
         queries, documents = searcher.queries(texts), searcher.documents(texts)
     assert list(queries) == list(model.spec.views)
     view = next(iter(queries))
@@ -132,7 +133,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
             model, params=query, spec=dataclasses.replace(model.spec, towers="shared")
         )
         with stages.on_devices(config):
-            same = stages.searcher(alone, config).queries(texts)[view]
+            same = Searcher.of(alone, config).queries(texts)[view]
         np.testing.assert_allclose(queries[view].toarray(), same.toarray(), atol=1e-6)
         if "csr" in name:
             idle = [one["head"]["autoencoder"]["idle"] for one in (document, query)]
@@ -184,7 +185,7 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
     lines = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
     assert all({"hinge", "infonce"} <= json.loads(line).keys() for line in lines[:3])
     with stages.on_devices(config):
-        found = stages.searcher(model, config).queries(["a kernel", "some files"])
+        found = Searcher.of(model, config).queries(["a kernel", "some files"])
     assert found["last"].shape == (2, 3)
 
 

@@ -71,7 +71,7 @@ def evaluated(config, tmp_path, monkeypatch):
     monkeypatch.setattr(results.sources, "debian", lambda kind, split: GROUPS)
     monkeypatch.setattr(results.checkpoint, "load_model", lambda folder: folder.name)
     monkeypatch.setattr(results.stages, "placed", lambda stage, model, mesh: model)
-    monkeypatch.setattr(results.stages, "searcher", lambda model, stage: Model(model))
+    monkeypatch.setattr(results.Searcher, "of", lambda model, stage: Model(model))
     console = Console(file=io.StringIO(), width=80)
     results.evaluate_run(config, tmp_path, console)
     said = " ".join(console.file.getvalue().split())

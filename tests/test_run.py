@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lsrjax import checkpoint, run
 from lsrjax.errors import InputError
-from lsrjax.train import TrainingFailed
+from lsrjax.loop import TrainingFailed
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -54,6 +54,23 @@ class Searcher:
     document_length: int
     pivot_tokenizer: TextTokenizer | None = None
 
+    @classmethod
+    def of(cls, model, config) -> "Searcher":
+        """A model, ready to encode with the lengths of a stage's config.
+
+        Args:
+          model: a `lsrjax.checkpoint.SavedModel`.
+          config: the stage's.
+        """
+        tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
+        return cls(
+            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype),
+            model.params,
+            config.data.query_length,
+            config.data.document_length,
+            TextTokenizer(pivot) if pivot else None,
+        )
+
     def queries(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
         """The views of queries."""
         return self.encoder.encode(self.params, texts, self.query_length, "query")

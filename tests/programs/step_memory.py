@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from lsrjax import plan, sharding
+from lsrjax import loop, plan, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data.shapes import Shape
@@ -44,7 +44,7 @@ def main(layers, queries, length, hidden, remat, chunk):
     with jax.set_mesh(mesh):
         planned = stage.memory().total
         step = training.make_step(config, 1000, spec)
-        take = training.CompiledSteps(step)
+        take = loop.CompiledSteps(step)
         params = jax.tree.map(
             lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
             retriever.split(spec)[1],
