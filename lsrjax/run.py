@@ -33,7 +33,9 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
     config.validate(run_config)
     _same_config(run_config, workdir)
     # What was compiled once is read back when the run goes on.
-    jax.config.update("jax_compilation_cache_dir", str((workdir / COMPILED).absolute()))
+    if not jax.config.jax_compilation_cache_dir:
+        compiled = str((workdir / COMPILED).absolute())
+        jax.config.update("jax_compilation_cache_dir", compiled)
     finished = all(
         (workdir / name / checkpoint.DONE_FILE).is_file()
         for name in config.stages(run_config)
