@@ -18,6 +18,7 @@ from lsrjax.convert import (
     hub,
     milco_hf,
     onnx_export,
+    router_out,
     sentence_out,
     stanford,
 )
@@ -26,6 +27,7 @@ from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
+from lsrjax.models.retriever import RetrieverSpec
 
 # Of models that were not trained here.
 _LENGTHS = {"query": 64, "document": 256}
@@ -41,12 +43,14 @@ class Target:
       reads: the programs that read it.
       load: for the model card, the program's `library_name` on the hub and how it loads
         the folder, Python; None: the format writes a card of its own.
+      towers: whether it can hold separate towers.
     """
 
     write: Callable[[Portable, pathlib.Path], None]
     heads: tuple[str, ...]
     reads: str
     load: tuple[str, str] | None = None
+    towers: bool = False
 
 
 def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
@@ -78,15 +82,21 @@ TARGETS = {
     "milco-reference": Target(
         milco_hf.write_reference, ("milco",), "the reference implementation of MILCO"
     ),
+    "milco-sparse-encoder": Target(
+        milco_hf.write_sparse_encoder,
+        ("milco",),
+        "sentence_transformers.SparseEncoder, transformers",
+    ),
     "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime", _ONNX),
     "splade": Target(
         sentence_out.write_splade,
         ("splade",),
         "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
         _SPARSE,
+        towers=True,
     ),
     "inference-free": Target(
-        sentence_out.write_inference_free,
+        router_out.write_inference_free,
         ("splade",),
         "sentence_transformers.SparseEncoder",
         _SPARSE,
@@ -96,12 +106,14 @@ TARGETS = {
         ("csr",),
         "sentence_transformers.SparseEncoder",
         _SPARSE,
+        towers=True,
     ),
     "dense": Target(
         sentence_out.write_dense,
         ("dense",),
         "sentence_transformers.SentenceTransformer",
         _sentence("SentenceTransformer", "encode_document"),
+        towers=True,
     ),
     "multi-vector": Target(
         sentence_out.write_multi_vector,
@@ -129,10 +141,14 @@ TARGETS = {
             "from colbert.infra import ColBERTConfig\n"
             "from colbert.modeling.checkpoint import Checkpoint\n\n"
             'model = Checkpoint("path/to/this/folder", ColBERTConfig())\n'
-            'vectors = model.docFromText(["a text"])',
+            'vectors = model.docFromText(["a text"])\n'
+            "# In sentence-transformers: MultiVectorEncoder. It puts a space behind a\n"
+            "# marker, which XLM-R reads as a token where no word follows.",
         ),
     ),
-    "lsrjax": Target(_write_lsrjax, ("*",), "init.model, teacher.model of a config"),
+    "lsrjax": Target(
+        _write_lsrjax, ("*",), "init.model, teacher.model of a config", towers=True
+    ),
 }
 
 
@@ -151,19 +167,13 @@ def export(
       InputError: a model that cannot be read, or that the format cannot hold.
     """
     model = open_portable(reference, allowed)
-    head = model.spec.head
-    if not {head, "*"} & set(TARGETS[target].heads):
-        possible = [
-            name for name, one in TARGETS.items() if {head, "*"} & set(one.heads)
-        ]
+    possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
+    if target not in possible:
+        towers = ", with a tower for queries and one for documents"
         raise InputError(
-            f"--to {target} cannot hold {model.name}, whose head is {head!r}. Possible"
-            f" are {', '.join(possible)}."
-        )
-    if model.spec.towers == "separate" and target != "lsrjax":
-        raise InputError(
-            f"--to {target} holds one tower, and {model.name} has one for queries and"
-            " one for documents. Possible is lsrjax."
+            f"--to {target} cannot hold {model.name}, whose head is"
+            f" {model.spec.head!r}{towers * (model.spec.towers == 'separate')}."
+            f" Possible are {', '.join(possible)}."
         )
     with whole_folder(out) as folder:
         one = TARGETS[target]
@@ -171,6 +181,12 @@ def export(
         if one.load:
             library, code = one.load
             write_card(folder, model, f"```python\n{code}\n```", library=library)
+
+
+def _holds(target: Target, spec: RetrieverSpec) -> bool:
+    """Whether a format has a place for the head and its towers."""
+    towers = spec.towers == "shared" or target.towers
+    return towers and bool({spec.head, "*"} & set(target.heads))
 
 
 def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:

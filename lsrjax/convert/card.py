@@ -8,7 +8,8 @@ from typing import Any
 
 from lsrjax.convert.portable import Portable
 
-# Licences as the authors' own model cards name them.
+# As `license` of the authors' own cards on the Hugging Face hub names them; a model
+# that is not listed has to be looked up there.
 LICENCES = {
     "naver/splade-v3": "cc-by-nc-sa-4.0",
     "naver/splade-cocondenser-ensembledistil": "cc-by-nc-sa-4.0",
@@ -22,7 +23,7 @@ LICENCES = {
     "intfloat/multilingual-e5-base": "mit",
     "intfloat/multilingual-e5-large": "mit",
 }
-_UNKNOWN = "unknown"
+_UNKNOWN, _SEE = "unknown", "see the card of"
 _EMBEDDED = "Debian package descriptions that ship with lsrjax"
 _EMBEDDED_LICENCE = (
     "each text under the licence of its package's Debian packaging, all DFSG-free"
@@ -119,14 +120,14 @@ def _prompt(texts: str, prompt: str) -> str:
 def _sources(model: Portable) -> list[tuple[str, str, str]]:
     """(what, where from, licence) of all that went into the model, with no repeats."""
     if model.config is None:
-        licence = LICENCES.get(model.name, _UNKNOWN)
+        licence = _licence_of(model.name)
         return [("weights", _public(model.name), licence)]
     found: dict[tuple[str, str, str], None] = {}
     for name, stage in lineage(model):
         of = f" of stage `{name}`" if name else ""
         for role, reference in models_of(stage):
             if not reference.startswith("stage:"):
-                licence = LICENCES.get(reference, _UNKNOWN)
+                licence = _licence_of(reference)
                 if reference.startswith("embedded:"):
                     licence = "of the texts that ship with lsrjax, as they are"
                 found[(role + of, _public(reference), licence)] = None
@@ -135,6 +136,13 @@ def _sources(model: Portable) -> list[tuple[str, str, str]]:
             licence = _EMBEDDED_LICENCE if embedded else _UNKNOWN
             found[("data" + of, _public(data), licence)] = None
     return list(found)
+
+
+def _licence_of(reference: str) -> str:
+    """Of a model; where only its own card says it, where that is."""
+    hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", reference)
+    look_up = hub_id and not pathlib.Path(reference).exists()
+    return LICENCES.get(reference, f"{_SEE} {reference}" if look_up else _UNKNOWN)
 
 
 def lineage(model: Portable) -> list[tuple[str, Mapping[str, Any]]]:
@@ -183,6 +191,7 @@ def _licence(sources: Sequence[tuple[str, str, str]]) -> str:
         for what, reference, licence in sources
         if not what.startswith(("data", "tokenizer"))
     }
+    licences = {_UNKNOWN if one.startswith(_SEE) else one for one in licences}
     if len(licences) == 1:
         return licences.pop()
     return _UNKNOWN if _UNKNOWN in licences or not licences else "other"

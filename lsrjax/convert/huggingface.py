@@ -365,6 +365,11 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
                 f" of its files cannot be read: {type(error).__name__}: {error}) has"
             )
     pickles = [name for name in names if name.endswith(tensors.PICKLES)]
+    if not pickles and "model.onnx" in names:
+        return (
+            f"{where} no safetensors, only model.onnx, which is for onnxruntime and not"
+            " read here. Name the run or the folder that it was exported from."
+        )
     if not pickles:
         return (
             f"{where} neither {tensors.WEIGHTS} nor {tensors.INDEX} (found: "

@@ -110,6 +110,23 @@ class Layout:
     encoder: Mapping[str, str] = dataclasses.field(default_factory=lambda: _BERT)
 
 
+_MILCO = Layout(
+    prefixes=("m_model.",),
+    heads={
+        "head/connector/kernel": "projector.weight",
+        "head/connector/bias": "projector.bias",
+        **_bert_mlm("mlm_head.predictions"),
+        "head/echo/kernel": "echo.weight",
+        "head/echo/bias": "echo.bias",
+        "head/echo/scale": "scale",
+    },
+    required=frozenset({"encoder", "head/connector", "head/mlm"}),
+    optional=frozenset(),
+    bias_copy="mlm_head.predictions.decoder.bias",
+)
+# Of the encoder's family.
+MILCO = {"bert": "milco", "xlm-roberta": "milco", "distilbert": "milco-distilbert"}
+
 LAYOUTS = {
     "bert": Layout(
         prefixes=("bert.", ""),
@@ -149,20 +166,8 @@ LAYOUTS = {
         optional=frozenset(),
         bias_copy=None,
     ),
-    "milco": Layout(
-        prefixes=("m_model.",),
-        heads={
-            "head/connector/kernel": "projector.weight",
-            "head/connector/bias": "projector.bias",
-            **_bert_mlm("mlm_head.predictions"),
-            "head/echo/kernel": "echo.weight",
-            "head/echo/bias": "echo.bias",
-            "head/echo/scale": "scale",
-        },
-        required=frozenset({"encoder", "head/connector", "head/mlm"}),
-        optional=frozenset(),
-        bias_copy="mlm_head.predictions.decoder.bias",
-    ),
+    "milco": _MILCO,
+    "milco-distilbert": dataclasses.replace(_MILCO, encoder=_DISTILBERT),
 }
 
 # Tensors of other programs that no model here uses, and why; but for the layouts that

@@ -15,19 +15,26 @@ import numpy as np
 from lsrjax.convert import huggingface
 from lsrjax.convert.card import lineage, models_of, write_card
 from lsrjax.convert.folder import write_json, write_tokenizer, write_weights
+from lsrjax.convert.layouts import MILCO
+from lsrjax.convert.modules_out import write_model
 from lsrjax.convert.names import (
     export_state,
     to_hf_name,
 )
 from lsrjax.convert.portable import Portable
+from lsrjax.convert.prompts import ROLES
+from lsrjax.errors import InputError
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _CODE = ("configuration_milco.py", "modeling_milco.py")
+# What SparseEncoder loads: a file of this folder, and its class.
+SPARSE_ENCODER = "sparse_encoder_milco.MilcoSparseEncoder"
 PIVOT_TOKENIZER = "pivot_tokenizer"
 MULTILINGUAL, ENGLISH = "multilingual", "english"
 POOLER = ("m_model.pooler.dense.weight", "m_model.pooler.dense.bias")
+_PLACE = "path/to/this/folder"
 _PIVOT_LENGTH = 512  # tokens; nothing here is cut to it
 # Options of ours that the reference's config does not have.
 OPTIONS = (
@@ -58,7 +65,23 @@ print(model.encode_document(["a text"], return_dict=True))  # terms and weights
 `return_dict`; `dtype=torch.bfloat16` computes in bfloat16. In lsrjax, name this folder
 as `init.model`, or encode with `python -m lsrjax.encode`.
 
-Columns are {columns}.
+{columns}
+"""
+_HOW_TO_LOAD_SPARSE_ENCODER = """\
+In sentence-transformers, from 6.2 on, with the code of this folder:
+
+```python
+from sentence_transformers import SparseEncoder
+
+model = SparseEncoder({name!r}, trust_remote_code=True)
+queries = model.encode_query(["a question, in any language"])
+documents = model.encode_document(["a text, in any language"])
+scores = model.similarity(queries, documents)
+print(model.decode(documents))  # terms and weights
+```
+
+`encode` takes texts as they are. The folder loads without sentence-transformers, too.
+
 """
 _HOW_TO_LOAD_REFERENCE = """\
 In the reference implementation of MILCO, whose class starts from two checkpoints, here
@@ -86,6 +109,24 @@ as a teacher. Options that the reference does not know are in config.json as wel
 
 def write_hf(model: Portable, folder: pathlib.Path) -> None:
     """Writes what `AutoModel.from_pretrained(…, trust_remote_code=True)` loads."""
+    _write_hf(model, folder)
+    write_card(folder, model, _how_to_load(model.spec))
+
+
+def write_sparse_encoder(model: Portable, folder: pathlib.Path) -> None:
+    """Writes the same with a module for `SparseEncoder` of sentence-transformers."""
+    _write_hf(model, folder)
+    code = SPARSE_ENCODER.partition(".")[0] + ".py"
+    shutil.copyfile(_TEMPLATES / code, folder / code)
+    module = {"idx": 0, "name": "0", "path": "", "type": SPARSE_ENCODER}
+    write_json(folder / "modules.json", [module])
+    prompts = {role: getattr(model.spec, f"{role}_prompt") for role in ROLES}
+    write_model(folder, "SparseEncoder", prompts)
+    text = _HOW_TO_LOAD_SPARSE_ENCODER.format(name=_PLACE) + _how_to_load(model.spec)
+    write_card(folder, model, text, library="sentence-transformers")
+
+
+def _write_hf(model: Portable, folder: pathlib.Path) -> None:
     spec = model.spec
     write_json(
         folder / "config.json",
@@ -110,11 +151,13 @@ def write_hf(model: Portable, folder: pathlib.Path) -> None:
     write_tokenizer(
         folder / PIVOT_TOKENIZER, model.pivot_tokenizer, max_length=_PIVOT_LENGTH
     )
-    columns = f"the {spec.pivot_vocab_size:,} English terms"
+
+
+def _how_to_load(spec: RetrieverSpec) -> str:
+    columns = f"Columns are the {spec.pivot_vocab_size:,} English terms"
     if spec.lexecho:
         columns += f", then the {spec.encoder.vocab_size:,} tokens of the text's own"
-    text = _HOW_TO_LOAD.format(name="path/to/this/folder", columns=columns)
-    write_card(folder, model, text)
+    return _HOW_TO_LOAD.format(name=_PLACE, columns=f"{columns}.")
 
 
 def write_reference(model: Portable, folder: pathlib.Path) -> None:
@@ -122,8 +165,18 @@ def write_reference(model: Portable, folder: pathlib.Path) -> None:
 
     Its layer after the encoder that nothing uses (the pooler) is what it was when the
     model was read, or zeros.
+
+    Raises:
+      InputError: the encoder is none that the reference was written for.
     """
     spec = model.spec
+    classes = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}
+    if spec.encoder.family not in classes:
+        raise InputError(
+            f"--to milco-reference: the reference has encoders like BERT and XLM-R, and"
+            f" that of {model.name} is {spec.encoder.family}. Possible are milco-hf,"
+            " milco-sparse-encoder, lsrjax."
+        )
     config = _config(model) | {
         "architectures": ["ContrastiveMILCOModel"],
         "lsr_encoder_checkpoint": ENGLISH,
@@ -136,7 +189,7 @@ def write_reference(model: Portable, folder: pathlib.Path) -> None:
     _write_part(
         folder / MULTILINGUAL,
         spec.encoder.to_hf(),
-        {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}[spec.encoder.family],
+        classes[spec.encoder.family],
         export_state(encoder, spec.encoder.family)
         | {name.removeprefix("m_model."): x for name, x in _pooler(model).items()},
         model.tokenizer,
@@ -163,7 +216,7 @@ def write_reference(model: Portable, folder: pathlib.Path) -> None:
         _PIVOT_LENGTH,
     )
     text = _HOW_TO_LOAD_REFERENCE.format(
-        name="path/to/this/folder",
+        name=_PLACE,
         multilingual=MULTILINGUAL,
         english=ENGLISH,
         options=", ".join(OPTIONS),
@@ -213,13 +266,15 @@ def _origin(model: Portable, role: str) -> str:
 
 
 def _state(model: Portable) -> dict[str, np.ndarray]:
-    state = export_state(model.params, "milco")
+    state = export_state(model.params, MILCO[model.spec.encoder.family])
     bias = state[to_hf_name("head/mlm/bias", "milco")]
     copy = {"mlm_head.predictions.decoder.bias": bias.copy()}
     return state | copy | _pooler(model)
 
 
 def _pooler(model: Portable) -> dict[str, np.ndarray]:
+    if model.spec.encoder.family == "distilbert":
+        return {}
     size = model.spec.encoder.hidden_size
     shapes = {POOLER[0]: (size, size), POOLER[1]: (size,)}
     return {

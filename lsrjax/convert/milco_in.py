@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from lsrjax.convert import huggingface
+from lsrjax.convert import huggingface, modules
 from lsrjax.convert.huggingface import NOTHING, Allowed
+from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.milco_hf import (
     ENGLISH,
     MULTILINGUAL,
@@ -24,7 +25,7 @@ from lsrjax.convert.names import (
     to_hf_name,
     to_hf_shape,
 )
-from lsrjax.convert.tensors import FLOATING, CheckpointError, Stored
+from lsrjax.convert.tensors import FLOATING, CheckpointError, Stored, read_json
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -44,7 +45,7 @@ def read_spec(path_or_id: str) -> RetrieverSpec:
     Raises:
       CheckpointError: its config, or one of its parts', cannot be used.
     """
-    folder = huggingface.fetch(path_or_id, ("config.json",))
+    folder = huggingface.fetch(path_or_id, ("config.json", modules.MODEL))
     return _read_spec(folder, huggingface.read_raw_config(path_or_id))[0]
 
 
@@ -78,6 +79,7 @@ def read(
             *huggingface.CONFIG_FILES,
             *huggingface.WEIGHT_FILES,
             *huggingface.TOKENIZER_FILES,
+            modules.MODEL,
             *(f"{PIVOT_TOKENIZER}/{name}" for name in huggingface.TOKENIZER_FILES),
             f"{MULTILINGUAL}/*.json",
             f"{ENGLISH}/*.json",
@@ -86,9 +88,10 @@ def read(
     raw = huggingface.read_raw_config(path_or_id)
     spec, tokenizer, pivot = _read_spec(folder, raw)
     stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
+    layout = MILCO[spec.encoder.family]
     try:
         names = import_names(
-            stored, "milco", missing=allowed.missing, left_over=allowed.left_over
+            stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
         absent = _check_shapes(found, spec, allowed.missing)
@@ -96,7 +99,7 @@ def read(
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     values = {path: one.read().astype(np.float32) for path, one in found.items()}
     values |= huggingface.fresh(absent, spec.encoder)
-    params = import_tree(values, "milco")
+    params = import_tree(values, layout)
     lengths = {
         role: raw[f"{role}_length"]
         for role in ("query", "document")
@@ -154,6 +157,7 @@ def _read_spec(
     # What the reference computes, where its config says nothing.
     options = {"pool_mask": "multiply", "special_ids": special_ids}
     options |= {name: raw[name] for name in OPTIONS if name in raw}
+    options |= _of_sparse_encoder(folder)
     options["special_ids"] = tuple(options["special_ids"])
     spec = RetrieverSpec(
         head="milco",
@@ -165,6 +169,16 @@ def _read_spec(
         **options,
     )
     return spec, tokenizer, pivot
+
+
+def _of_sparse_encoder(folder: pathlib.Path) -> dict[str, str]:
+    """The prompts that a `SparseEncoder` of it has, which its user may have changed."""
+    if not (folder / modules.MODEL).is_file():
+        return {}
+    model = read_json(folder / modules.MODEL)
+    modules.refuse_cut(modules.Folder(folder, str(folder), model, {}), None)
+    found = modules.prompts(model)
+    return {f"{role}_prompt": prompt for role, prompt in found.items()}
 
 
 def _part(folder: pathlib.Path, raw: Mapping[str, Any], field: str) -> str:
@@ -213,7 +227,7 @@ def _check_shapes(
     wanted = flatten_tree(retriever.split(spec)[1])
     problems, absent = [], {}
     for path in sorted(found.keys() | wanted.keys()):
-        name = to_hf_name(path, "milco")
+        name = to_hf_name(path, MILCO[spec.encoder.family])
         want = to_hf_shape(path, wanted[path].shape) if path in wanted else None
         have = found[path].shape if path in found else None
         if have is None and re.fullmatch(may_miss, name):

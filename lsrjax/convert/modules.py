@@ -18,6 +18,7 @@ from lsrjax.models.retriever import RetrieverSpec
 MODEL = "config_sentence_transformers.json"
 TRANSFORMER = "sentence_bert_config.json"
 WEIGHTS = "model.safetensors"
+_PROGRAMS = ("sentence_transformers.", "pylate.")
 
 
 class UnknownModuleError(CheckpointError):
@@ -45,6 +46,26 @@ class Folder:
     def config(self, module: str) -> dict[str, Any]:
         """A module's config.json."""
         return read_json(self.modules[module] / "config.json")
+
+
+def class_name(dotted: str, path: pathlib.Path) -> str:
+    """The last part of a module's class, which has to be of a known program.
+
+    Args:
+      dotted: the class.
+      path: of the file that names it, for the message.
+
+    Raises:
+      UnknownModuleError: it is code of its own.
+    """
+    if not dotted.startswith(_PROGRAMS):
+        raise UnknownModuleError(
+            f"{path} names the module {dotted!r}, which is code of its own and is not"
+            " run. Use a model of sentence-transformers' own modules."
+        )
+    # In release 5 the masked LM was a module of its own.
+    name = dotted.rpartition(".")[2]
+    return "Transformer" if name == "MLMTransformer" else name
 
 
 def portable(
@@ -230,3 +251,24 @@ def encoder_params(found: huggingface.Checkpoint, head: dict) -> dict:
     """Parameters of a retriever with this head, on the encoder alone."""
     params = {"encoder": found.params["encoder"]}
     return params | {"head": head} if head else params
+
+
+def splade_pooling(path: pathlib.Path) -> str:
+    """How logits are pooled over tokens, of the module's folder.
+
+    Raises:
+      InputError: in a way that no head here does.
+    """
+    config = read_json(path / "config.json")
+    size = ("embedding_dimension", "word_embedding_dimension")
+    expect(
+        path / "config.json",
+        config,
+        {
+            "pooling_strategy": ("max", "sum"),
+            "activation_function": ("relu",),
+            "chunk_size": (config.get("chunk_size"),),
+            **{key: (config.get(key),) for key in size},
+        },
+    )
+    return config.get("pooling_strategy", "max")

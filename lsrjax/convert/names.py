@@ -10,7 +10,8 @@ these layouts:
   masked-LM head;
 - 'bert-classifier', 'xlm-roberta-classifier': with the head of a sequence classifier,
   `classifier/{dense,out}/{kernel,bias}` here;
-- 'milco': the reference implementation of MILCO.
+- 'milco', 'milco-distilbert': the reference implementation of MILCO, and the same
+  over DistilBERT.
 
 A masked LM whose decoder is the word table (a tied one) has no `head/mlm/decoder`.
 """

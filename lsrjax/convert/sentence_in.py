@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert import huggingface, stanford
+from lsrjax.convert import huggingface, router_in, stanford
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.late_in import PYLATE, colbert
 from lsrjax.convert.modules import (
@@ -19,16 +19,17 @@ from lsrjax.convert.modules import (
     WEIGHTS,
     Folder,
     UnknownModuleError,
+    class_name,
     encoder_params,
     expect,
     portable,
     projection,
     prompts,
     refuse_cut,
+    splade_pooling,
     transformer,
 )
 from lsrjax.convert.portable import Portable
-from lsrjax.convert.prompts import Tokens
 from lsrjax.convert.tensors import (
     CheckpointError,
     read_json,
@@ -40,11 +41,9 @@ from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 _MODULES = "modules.json"
-_ROUTER = "router_config.json"
 # What tells the kind of a folder.
-_SMALL = (_MODULES, MODEL, _ROUTER, "config.json", stanford.METADATA)
+_SMALL = (_MODULES, MODEL, router_in.ROUTER, "config.json", stanford.METADATA)
 _LARGE = ("*.json", "*.safetensors")
-_PROGRAMS = ("sentence_transformers.", "pylate.")
 
 # The modules of a model, in order, those in brackets optional -> our head.
 _SEQUENCES = {
@@ -81,17 +80,29 @@ def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
     model = path / MODEL
     model = read_json(model) if model.is_file() else {}
     modules = _listed(path / _MODULES)
-    names = [_class(entry["type"], path / _MODULES) for entry in modules]
-    head = "splade" if names == ["Router"] else _head(names, model, path)
+    names = [class_name(entry["type"], path / _MODULES) for entry in modules]
+    routed = names[:1] == ["Router"]
+    if not routed:
+        _head(names, model, path / _MODULES)
     below = [f"{entry['path']}/*" for entry in modules if entry["path"]]
     # A Router's modules have folders of their own.
-    below += ["query_*/*", "document_*/*"] * (names == ["Router"])
+    below += ["*_*/*"] * routed
     path = huggingface.fetch(reference, (*_SMALL, *large, *below))
-    paths = [path / entry["path"] for entry in modules]
-    if names == ["Router"]:
-        return _inference_free(paths[0], reference, model, allowed)
-    known = dict(zip(names, paths, strict=True))
-    return _READERS[head](Folder(path, reference, model, known, allowed))
+    listed = [
+        (name, path / entry["path"]) for name, entry in zip(names, modules, strict=True)
+    ]
+    folder = Folder(path, reference, model, {}, allowed)
+    if routed:
+        return router_in.read(folder, listed, _read_sequence)
+    return _read_sequence(folder, listed, path / _MODULES)
+
+
+def _read_sequence(
+    folder: Folder, listed: list[tuple[str, pathlib.Path]], where: pathlib.Path
+) -> Portable:
+    """A retriever of the modules (class name, folder) that the file `where` lists."""
+    head = _head([name for name, _ in listed], folder.model, where)
+    return _READERS[head](dataclasses.replace(folder, modules=dict(listed)))
 
 
 def _listed(path: pathlib.Path) -> list[dict[str, str]]:
@@ -105,18 +116,7 @@ def _listed(path: pathlib.Path) -> list[dict[str, str]]:
     return modules
 
 
-def _class(dotted: str, path: pathlib.Path) -> str:
-    if not dotted.startswith(_PROGRAMS):
-        raise UnknownModuleError(
-            f"{path} names the module {dotted!r}, which is code of its own and is not"
-            " run. Use a model of sentence-transformers' own modules."
-        )
-    # In release 5 the masked LM was a module of its own.
-    name = dotted.rpartition(".")[2]
-    return "Transformer" if name == "MLMTransformer" else name
-
-
-def _head(names: list[str], model: Mapping[str, Any], path: pathlib.Path) -> str:
+def _head(names: list[str], model: Mapping[str, Any], where: pathlib.Path) -> str:
     if model.get("model_type") == PYLATE:  # PyLate, which masks without a module
         names = [*names, "MultiVectorMask", "Normalize"]
     for sequence, head in _SEQUENCES.items():
@@ -131,25 +131,9 @@ def _head(names: list[str], model: Mapping[str, Any], path: pathlib.Path) -> str
                 return head
     known = "; ".join(f"{', '.join(s)} ({head})" for s, head in _SEQUENCES.items())
     raise UnknownModuleError(
-        f"{path / _MODULES} lists {', '.join(names)}, which no head here computes."
-        f" Those that one does: {known}; Router (inference-free)."
+        f"{where} lists {', '.join(names)}, which no head here computes."
+        f" Those that one does: {known}; Router (inference-free, or two of these)."
     )
-
-
-def _splade_pooling(path: pathlib.Path) -> str:
-    config = read_json(path / "config.json")
-    size = ("embedding_dimension", "word_embedding_dimension")
-    expect(
-        path / "config.json",
-        config,
-        {
-            "pooling_strategy": ("max", "sum"),
-            "activation_function": ("relu",),
-            "chunk_size": (config.get("chunk_size"),),
-            **{key: (config.get(key),) for key in size},
-        },
-    )
-    return config.get("pooling_strategy", "max")
 
 
 def _splade(folder: Folder) -> Portable:
@@ -159,79 +143,9 @@ def _splade(folder: Folder) -> Portable:
         "splade",
         found.config,
         tied="decoder" not in found.params["head"]["mlm"],
-        pooling=_splade_pooling(folder.modules["SpladePooling"]),
+        pooling=splade_pooling(folder.modules["SpladePooling"]),
     )
     return portable(folder, spec, found.params, lengths)
-
-
-def _inference_free(path: pathlib.Path, reference: str, model, allowed) -> Portable:
-    router = read_json(path / _ROUTER)
-    types = {
-        name: _class(dotted, path / _ROUTER) for name, dotted in router["types"].items()
-    }
-    kinds = {
-        route: [types[name] for name in names]
-        for route, names in router["structure"].items()
-    }
-    wanted = {
-        "query": ["SparseStaticEmbedding"],
-        "document": ["Transformer", "SpladePooling"],
-    }
-    if kinds != wanted:
-        raise UnknownModuleError(
-            f"{path / _ROUTER} routes {kinds}, but only {wanted} is implemented."
-        )
-    modules = {kind: path / name for name, kind in types.items()}
-    folder = Folder(path, reference, model, modules, allowed)
-    found, lengths, _ = transformer(folder, masked_lm=True)
-    refuse_cut(folder, None)
-    table = modules["SparseStaticEmbedding"]
-    own, size = Tokens(table), found.config.vocab_size
-    if "path" in (config := read_json(table / "config.json")):
-        raise CheckpointError(
-            f"{table / 'config.json'} takes the weights from {config['path']!r}. Save"
-            " the model again with sentence-transformers, which writes them as tensors."
-        )
-    weight_V = read_weights(table / WEIGHTS, {"weight": (len(own.vocabulary),)})
-    weight_V = weight_V["weight"]
-    if len(weight_V) > size or own.ids(_SAMPLE) != Tokens(modules["Transformer"]).ids(
-        _SAMPLE
-    ):
-        raise CheckpointError(
-            f"{table} and {modules['Transformer']} have different vocabularies; here a"
-            " query's words are the terms of documents."
-        )
-    around = own.library.num_special_tokens_to_add(False)
-    cut = int(own.config.get("model_max_length") or found.config.max_length)
-    lengths["query_length"] = min(cut + around, found.config.max_length)
-    spec = RetrieverSpec(
-        "splade",
-        found.config,
-        tied="decoder" not in found.params["head"]["mlm"],
-        pooling=_splade_pooling(modules["SpladePooling"]),
-        queries="static",
-    )
-    weight_V = np.pad(weight_V, (0, size - len(weight_V)))
-    params = dict(found.params)
-    params["head"] = params["head"] | {"static": weight_V}
-    made = portable(folder, spec, params, lengths)
-    special = list(made.spec.special_ids)
-    if np.any(weight_V[special]):
-        raise CheckpointError(
-            f"{table / WEIGHTS}: the special tokens"
-            f" {[i for i in special if weight_V[i]]} have weights other than 0, but"
-            " here they are no words of a query. Set them to 0 if that is meant."
-        )
-    ones_V = np.ones_like(weight_V)
-    ones_V[special] = 0
-    if config.get("frozen") and np.array_equal(weight_V, ones_V):
-        params["head"] = found.params["head"]
-        spec = dataclasses.replace(made.spec, queries="words")
-        return dataclasses.replace(made, spec=spec, params=params)
-    return made
-
-
-_SAMPLE = ("A text, as others are: 12 Wörter.", "другой текст", "文字")
 
 
 def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:

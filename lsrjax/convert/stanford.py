@@ -19,10 +19,10 @@ import numpy as np
 from lsrjax.convert import huggingface
 from lsrjax.convert.folder import write_json, write_tokenizer, write_weights
 from lsrjax.convert.huggingface import NOTHING, Allowed
+from lsrjax.convert.modules_out import encoder_state
 from lsrjax.convert.names import LAYOUTS
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens
-from lsrjax.convert.sentence_out import encoder_state
 from lsrjax.convert.tensors import read_json
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec

@@ -91,6 +91,12 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
     assert "…/distill | unknown |" in text
 
 
+def test_a_model_whose_licence_is_not_listed_is_pointed_to(tmp_path):
+    front, text = card(tmp_path, name="me/mine")
+    assert front["license"] == "unknown"
+    assert "| weights | me/mine | see the card of me/mine |" in text
+
+
 @pytest.mark.parametrize(
     ("name", "licence"), [("BAAI/bge-m3", "mit"), ("me/mine", "unknown")]
 )

@@ -1,6 +1,7 @@
 """Uploads, to a local stand-in for the Hugging Face hub's HTTP API."""
 
 import base64
+import hashlib
 import http.server
 import json
 import pathlib
@@ -18,13 +19,48 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Makes repositories and takes commits; what it was sent is on the server."""
+    """Makes repositories and takes commits; what it was sent is on the server.
+
+    Files of the names in `server.large` go to its storage first (Git LFS: the client
+    asks where to, puts them there and has them verified) and are named in the commit.
+    """
 
     def log_message(self, *args):
         pass
 
+    def body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def do_PUT(self):
+        content = self.body()
+        if self.server.full:
+            return self.answer(403, {"error": "Storage is full."})
+        oid = self.path.removeprefix("/storage/")
+        assert hashlib.sha256(content).hexdigest() == oid
+        self.server.stored[oid] = content
+        self.answer(200, {})
+
+    def batch(self, asked):
+        """Where each object goes to; nothing to do for those that are there."""
+        assert asked["operation"] == "upload" and "basic" in asked["transfers"]
+        objects = []
+        for one in asked["objects"]:
+            put = {"href": f"{self.server.address}/storage/{one['oid']}"}
+            verify = {"href": f"{self.server.address}/verify"}
+            actions = {"actions": {"upload": put, "verify": verify}}
+            there = one["oid"] in self.server.stored
+            objects.append(one | ({} if there else actions))
+        self.answer(200, {"transfer": "basic", "objects": objects})
+
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.body()
         token = self.headers.get("Authorization")
         self.server.requests.append(self.path)
         if token != "Bearer hf_right":
@@ -40,10 +76,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return self.answer(200, {"url": address})
         if self.path == "/api/validate-yaml":
             return self.answer(200, {"errors": [], "warnings": []})
+        if self.path.endswith(".git/info/lfs/objects/batch"):
+            return self.batch(json.loads(body))
+        if self.path == "/verify":
+            one = json.loads(body)
+            self.server.verified.append(one["oid"])
+            there = len(self.server.stored.get(one["oid"], "")) == one["size"]
+            return self.answer(200 if there else 422, {})
         found = re.fullmatch(r"/api/models/(.+)/(preupload|commit)/main", self.path)
         if found and found[2] == "preupload":
             files = json.loads(body)["files"]
-            modes = [{"path": f["path"], "uploadMode": "regular"} for f in files]
+            mode = {name: "lfs" for name in self.server.large}
+            modes = [
+                {"path": f["path"], "uploadMode": mode.get(f["path"], "regular")}
+                for f in files
+            ]
             return self.answer(
                 200, {"files": [m | {"shouldIgnore": False} for m in modes]}
             )
@@ -52,6 +99,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 part = json.loads(line)
                 if part["key"] == "file":
                     content = base64.b64decode(part["value"]["content"])
+                    self.server.files[part["value"]["path"]] = content
+                if part["key"] == "lfsFile":
+                    assert part["value"]["algo"] == "sha256"
+                    content = self.server.stored[part["value"]["oid"]]
                     self.server.files[part["value"]["path"]] = content
             repository = f"{self.server.address}/{found[1]}"
             answer = {
@@ -75,6 +126,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.requests, server.made, server.files = [], {}, {}
+    server.large, server.full, server.stored, server.verified = (), False, {}, []
     server.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -104,6 +156,38 @@ def test_an_export_is_uploaded_whole(server, tmp_path, capsys, public):
     }
     assert server.files == written and written
     assert f"Uploaded to {server.address}/someone/tiny" in capsys.readouterr().out
+
+
+@pytest.fixture
+def weights(server, tmp_path, monkeypatch):
+    """A folder whose weights the hub wants in its storage."""
+    # Xet, the client's other way, is a protocol of a compiled library.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    (tmp_path / "config.json").write_text("{}")
+    names = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    for size, name in enumerate(names, start=3):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 1000 * size)
+    server.large = names
+    return tmp_path
+
+
+def test_large_files_go_to_the_hub_s_storage(server, weights):
+    hub.push(weights, "someone/tiny")
+    written = {path.name: path.read_bytes() for path in weights.iterdir()}
+    assert server.files == written and len(written) == 3
+    large = [hashlib.sha256(written[name]).hexdigest() for name in server.large]
+    assert sorted(server.stored) == sorted(server.verified) == sorted(large)
+    # What is there already is not sent again.
+    server.files.clear()
+    hub.push(weights, "someone/tiny")
+    assert server.files == written and len(server.verified) == 2
+
+
+def test_storage_that_takes_no_more_makes_no_commit(server, weights):
+    server.full = True
+    with pytest.raises(InputError, match="is written, but was not uploaded"):
+        hub.push(weights, "someone/tiny")
+    assert not server.files and len(list(weights.iterdir())) == 3
 
 
 def test_a_refusal_leaves_the_folder_and_says_what_to_do(server, tmp_path):

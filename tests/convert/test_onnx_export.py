@@ -9,9 +9,11 @@ import onnxruntime
 import pytest
 import tokenizers
 
+from lsrjax import export
 from lsrjax.convert.onnx_export import write_onnx
 from lsrjax.convert.portable import Portable
 from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
@@ -189,3 +191,9 @@ def test_a_thousand_documents_are_ranked_the_same(tmp_path):
     ranked = np.take_along_axis(theirs, order, axis=1)
     assert (np.diff(ranked) <= 1e-5 * np.abs(scores).max()).all()
     assert np.ptp(scores) > 0.1 * np.abs(scores).max()
+
+
+def test_it_is_not_read_here(tmp_path):
+    write_onnx(portable(**CASES["distilbert"]), tmp_path)
+    with pytest.raises(InputError, match="only model.onnx, which is for onnxruntime"):
+        export.open_portable(str(tmp_path))

@@ -49,6 +49,7 @@ TEXTS = [
 ]
 TOKENIZERS = {
     "bert": embedded.ENGLISH_TOKENIZER,
+    "distilbert": embedded.ENGLISH_TOKENIZER,
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
 }
 COLBERT = {
@@ -66,6 +67,12 @@ CASES = {
         "xlm-roberta",
         {"pooling": "sum", "query_prompt": "query: ", "document_prompt": "text: "},
     ),
+    "splade towers": (
+        "splade",
+        "bert",
+        {"towers": "separate", "markers": ("##ly", "##ing")},
+    ),
+    "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -92,6 +99,19 @@ CASES = {
             "query_prompt": "query: ",
         },
     ),
+    "csr towers": (
+        "csr",
+        "bert",
+        {
+            "head": "csr",
+            "towers": "separate",
+            "pooling": "mean",
+            "latents": 53,
+            "active_latents": 5,
+            "revived_latents": 7,
+            "dead_after": 3,
+        },
+    ),
     "csr projected": (
         "csr",
         "xlm-roberta",
@@ -107,6 +127,18 @@ CASES = {
         },
     ),
     "dense": ("dense", "bert", {"head": "dense", "pooling": "cls"}),
+    "dense distilbert": ("dense", "distilbert", {"head": "dense", "pooling": "cls"}),
+    "dense towers": (
+        "dense",
+        "xlm-roberta",
+        {
+            "head": "dense",
+            "towers": "separate",
+            "pooling": "cls",
+            "embedding_size": 7,
+            "query_prompt": "query: ",
+        },
+    ),
     "dense projected": (
         "dense",
         "xlm-roberta",
@@ -156,7 +188,7 @@ def spec_of(family, options):
         num_heads=2,
         intermediate_size=14,
         max_positions=24 + 2 * xlmr,
-        type_vocab_size=1 if xlmr else 2,
+        type_vocab_size={"bert": 2, "distilbert": 0, "xlm-roberta": 1}[family],
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,
     )
@@ -252,6 +284,8 @@ def some(*quick, but=()):
 # SentencePiece takes the space between for a word; see test_stanford.py.
 @some(
     "splade untied sum",
+    "splade towers",
+    "splade distilbert",
     "static",
     "csr",
     "multi-vector",
@@ -336,6 +370,7 @@ REFUSED = {
     "queries that are not encoded": ("splade", "words", "Possible are inference-free"),
     "queries that are encoded": ("inference-free", "splade", "Possible are splade"),
     "another head": ("csr", "dense", "Possible are .*dense"),
+    "two towers": ("onnx", "splade towers", "tower.*Possible are splade, lsrjax"),
 }
 
 
@@ -347,6 +382,18 @@ def test_what_a_format_cannot_hold_is_refused(what, tmp_path):
     with pytest.raises(InputError, match=message):
         export.export(str(tmp_path / "stage"), target, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"stage"}
+
+
+def test_towers_are_different_models():
+    """A query is not encoded by the documents' tower, nor the other way."""
+    for case in ("splade towers", "dense towers"):
+        model = model_of(case)
+        document, query = retriever.towers_of(model.params)
+        swapped = retriever.with_query_tower(query, document)
+        other = dataclasses.replace(model, params=swapped)
+        for role in ("query", "document"):
+            found, wanted = ours(other, TEXTS, role), ours(model, TEXTS, role)
+            assert np.abs(found - wanted).max() > 0.1 * np.abs(wanted).max()
 
 
 def test_weights_of_tokens_have_no_folder_there(tmp_path):

@@ -36,7 +36,7 @@ SLOW = pytest.mark.slow
 EXPANSION = {"strategy": "fixed", "length": 9}
 
 
-def backbone(folder, family, *, masked_lm, tied=True):
+def backbone(folder, family, *, masked_lm, tied=True, layers=1):
     """A Hugging Face folder with random weights, all different."""
     xlmr = family == "xlm-roberta"
     tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -44,7 +44,7 @@ def backbone(folder, family, *, masked_lm, tied=True):
     )
     name = "XLMRoberta" if xlmr else "Bert"
     config = getattr(transformers, f"{name}Config")(
-        **SIZES,
+        **(SIZES | {"num_hidden_layers": layers}),
         vocab_size=len(tokenizer),
         max_position_embeddings=22 if xlmr else 20,
         pad_token_id=tokenizer.pad_token_id,
@@ -88,6 +88,21 @@ def inference_free(folder, family):
         document_modules=document,
     )
     return SparseEncoder(modules=[router])
+
+
+def towers(folder, sizes=(1, 1)):
+    """A tower for each role, which share the module that pools."""
+    pooling = Pooling(12, "mean")
+    routes = {}
+    for role, layers in zip(("query", "document"), sizes, strict=True):
+        backbone(folder / role, "bert", masked_lm=False, layers=layers)
+        length = {"query": 8, "document": 17}[role]
+        model = Transformer(str(folder / role), max_seq_length=length)
+        with torch.no_grad():
+            model.model.embeddings.word_embeddings.weight += len(routes)
+        routes[f"{role}_modules"] = [model, pooling]
+    router = Router.for_query_document(**routes)
+    return SentenceTransformer(modules=[router, dense(12, 5), Normalize()])
 
 
 def csr(folder, family, *, more=()):
@@ -396,3 +411,43 @@ def test_theirs_give_the_same_vectors_here(name, saved):
         tolerance = 1e-5 * np.abs(wanted).max()
         np.testing.assert_allclose(found.toarray(), wanted, rtol=0, atol=tolerance)
         assert tolerance > 0
+
+
+def test_a_router_of_two_models_is_read_as_two_towers(tmp_path):
+    program = towers(tmp_path)
+    program.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
+    assert (tmp_path / "saved" / "query_1_Pooling").is_dir()
+    assert not (tmp_path / "saved" / "document_1_Pooling").exists()  # shared
+    model = export.open_portable(str(tmp_path / "saved"))
+    assert model.spec.towers == "separate"
+    assert (model.query_length, model.document_length) == (8, 17)
+    encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=4)
+    texts = ["", "a file", "Größe und 文字 " * 9, "текст: 12%"]
+    for role in ("query", "document"):
+        length = getattr(model, f"{role}_length")
+        (found,) = encoder.encode(model.params, texts, length, role).values()
+        wanted = getattr(program, f"encode_{role}")(texts)
+        tolerance = 1e-5 * np.abs(wanted).max()
+        np.testing.assert_allclose(found.toarray(), wanted, rtol=0, atol=tolerance)
+    # Ours has all modules of a route within it, and gives the same again.
+    export.export(str(tmp_path / "saved"), "dense", tmp_path / "out")
+    again = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode_query(texts)
+    np.testing.assert_allclose(again, program.encode_query(texts), atol=1e-5)
+
+
+def test_routers_that_are_no_two_alike_towers_are_refused(tmp_path):
+    folder = tmp_path / "saved"
+    towers(tmp_path, sizes=(1, 2)).save_pretrained(str(folder), create_model_card=False)
+    with pytest.raises(InputError, match="towers of queries and documents differ in"):
+        export.open_portable(str(folder))
+    path = folder / "router_config.json"
+    router = json.loads(path.read_text())
+    structure = router["structure"]
+    for changed, message in (
+        ({"query": structure["query"]}, "routes query, but only a route of queries"),
+        ({**structure, "query": structure["query"][:1]}, "lists Transformer, Dense"),
+        ({**structure, "query": ["query_9_Pooling"]}, r"KeyError\('query_9_Pooling'"),
+    ):
+        path.write_text(json.dumps(router | {"structure": changed}))
+        with pytest.raises(InputError, match=message):
+            export.open_portable(str(folder))

@@ -108,10 +108,12 @@ class MilcoModel(PreTrainedModel):
         encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
         english = config.english_config
         size = english["hidden_size"]
+        # The other families have a layer after the encoder, which is not used here.
+        pooler = (
+            {} if encoder.model_type == "distilbert" else {"add_pooling_layer": False}
+        )
         self.m_model = AutoModel.from_config(
-            encoder,
-            add_pooling_layer=False,
-            attn_implementation=config._attn_implementation,
+            encoder, attn_implementation=config._attn_implementation, **pooler
         )
         self.projector = nn.Linear(encoder.hidden_size, size)
         self.mlm_head = MilcoHead(
@@ -132,6 +134,12 @@ class MilcoModel(PreTrainedModel):
         if encoder["model_type"] == "xlm-roberta":
             rows -= encoder["pad_token_id"] + 1
         return rows
+
+    @property
+    def columns(self) -> int:
+        """Of a vector: E + M, without LexEcho E."""
+        own = self.config.multilingual_config["vocab_size"] if self.config.echo else 0
+        return self.config.english_config["vocab_size"] + own
 
     @property
     def m_tokenizer(self) -> PreTrainedTokenizerFast:
@@ -230,7 +238,7 @@ class MilcoModel(PreTrainedModel):
                 f"max_length is {max_length}, but the encoder takes {self.max_length}"
                 " tokens at most."
             )
-        rows = self._ids([prompt + text for text in texts], max_length, marker)
+        rows = self.token_ids([prompt + text for text in texts], max_length, marker)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         # Of no texts, there are no terms.
         places, values = [torch.zeros(2, 0, dtype=torch.long)], [torch.zeros(0)]
@@ -238,18 +246,16 @@ class MilcoModel(PreTrainedModel):
             found = self._encode_batch(rows, order[start : start + batch_size])
             places.append(found[0])
             values.append(found[1])
-        size = self.config.english_config["vocab_size"]
-        if self.config.echo:
-            size += self.config.multilingual_config["vocab_size"]
         vectors = torch.sparse_coo_tensor(
             torch.cat(places, dim=1),
             torch.cat(values),
-            (len(texts), size),
+            (len(texts), self.columns),
             check_invariants=False,
         ).coalesce()
         return self._terms(vectors) if return_dict else vectors
 
-    def _ids(self, texts, max_length, marker):
+    def token_ids(self, texts, max_length: int, marker: int = -1) -> list[list[int]]:
+        """Ids of N texts, cut to `max_length`; a marker goes behind the first one."""
         if not texts:
             return []
         marked = int(marker >= 0)
@@ -263,25 +269,27 @@ class MilcoModel(PreTrainedModel):
         )["input_ids"]
         return [row[:1] + [marker] + row[1:] for row in rows] if marked else rows
 
-    def _encode_batch(self, rows, chosen):
-        """Places [2, T] and values [T] of the terms of some texts, each place once."""
+    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids of B texts and their mask, [B, L] each."""
         pad = self.config.multilingual_config["pad_token_id"]
-        length = max(1, *(len(rows[i]) for i in chosen))
-        ids = [rows[i] + [pad] * (length - len(rows[i])) for i in chosen]
-        mask = [[1] * len(rows[i]) + [0] * (length - len(rows[i])) for i in chosen]
-        ids = torch.tensor(ids, device=self.device)
-        found = self(ids, torch.tensor(mask, device=self.device))
-        text = torch.tensor(chosen, device=self.device)
+        length = max(1, *(len(row) for row in rows))
+        ids = [row + [pad] * (length - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
+        return torch.tensor(ids), torch.tensor(mask)
+
+    def entries(self, input_ids, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places [2, T] in [B, E + M], and values [T], of the terms of B texts."""
+        found = self(input_ids, attention_mask)
         row, column = found.pivot_weights.nonzero(as_tuple=True)
         values = found.pivot_weights[row, column]
-        places = torch.stack([text[row], column])
+        places = torch.stack([row, column])
         if found.source_weights is None:
-            return places.cpu(), values.cpu()
+            return places, values
         row, place = found.source_weights.nonzero(as_tuple=True)
         own, repeat = torch.unique(
-            torch.stack([text[row], ids[row, place]]), dim=1, return_inverse=True
+            torch.stack([row, input_ids[row, place]]), dim=1, return_inverse=True
         )
-        weights = torch.zeros(own.shape[1], device=self.device).scatter_reduce(
+        weights = torch.zeros(own.shape[1], device=own.device).scatter_reduce(
             0,
             repeat,
             found.source_weights[row, place],
@@ -289,7 +297,14 @@ class MilcoModel(PreTrainedModel):
             include_self=False,
         )
         own[1] += self.config.english_config["vocab_size"]
-        return torch.cat([places, own], 1).cpu(), torch.cat([values, weights]).cpu()
+        return torch.cat([places, own], dim=1), torch.cat([values, weights])
+
+    def _encode_batch(self, rows, chosen):
+        """The same of chosen texts, on the CPU, with their places among all."""
+        ids, mask = self.padded([rows[i] for i in chosen])
+        places, values = self.entries(ids.to(self.device), mask.to(self.device))
+        places = places.cpu()
+        return torch.stack([torch.tensor(chosen)[places[0]], places[1]]), values.cpu()
 
     def get_vocab(self) -> dict[int, str]:
         """Column to term, `e_` before English terms, `m_` before own tokens."""

@@ -1,0 +1,256 @@
+"""`encode`: encoding texts, against SparseEncoder of sentence-transformers."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import sparse
+
+from lsrjax import encode, export
+from lsrjax.bench import measure
+from lsrjax.bench.sizes import add_flags, positive, resolve, share, size
+from lsrjax.convert.portable import Portable
+from lsrjax.data import embedded
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval.encode import TextEncoder
+
+HEADS = ("splade", "milco")
+# What SparseEncoder loads each head from.
+_TARGETS = {"splade": "splade", "csr": "csr", "milco": "milco-sparse-encoder"}
+_CALIBRATION_TEXTS = 32
+
+_DESCRIPTION = """\
+Encodes documents of the embedded data twice: by lsrjax.encode, from opening the model
+and compiling it to the finished file, and by SparseEncoder.encode of
+sentence-transformers, from the loaded model to the tensor. Both read one folder, which
+the model is exported to, on the device that each of them takes by itself.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeSizes:
+    """Sizes of the texts' batches, and of a random model."""
+
+    texts: int = size(10_000, "documents")
+    batch: int = size(64, "documents encoded at once")
+    length: int = size(256, "most tokens of a document")
+    layers: int = size(4, "layers of a random model")
+    dim: int = size(256, "its width")
+    heads: int = size(4, "its attention heads")
+    inner: int = size(1024, "its inner width")
+
+
+def add_command(commands) -> None:
+    """Adds `encode` to the program's commands."""
+    parser = commands.add_parser(
+        "encode",
+        help="encoding texts, against sentence-transformers",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser, EncodeSizes, {})
+    parser.add_argument(
+        "--model",
+        default="",
+        help="a run's or stage's folder, a folder or a hub id; without, random weights",
+    )
+    parser.add_argument(
+        "--head", choices=HEADS, default="splade", help="of a random model (splade)"
+    )
+    parser.add_argument(
+        "--active",
+        type=share,
+        default=0.01,
+        help="share of the terms that a random model makes active (default: 0.01)",
+    )
+    parser.add_argument(
+        "--repeats", type=positive, default=1, help="rounds, in turn (default: 1)"
+    )
+    parser.set_defaults(run=run, preset=None)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures and prints the table."""
+    sparse_encoder = _sparse_encoder()
+    (sizes,) = resolve(args, EncodeSizes(), {}, "encode").values()
+    texts = documents(sizes.texts)
+    if args.model:
+        model = export.open_portable(args.model)
+        length = min(sizes.length, model.spec.encoder.max_length)
+        model = dataclasses.replace(model, document_length=length)
+    else:
+        model = random_model(args.head, sizes, args.active, texts)
+    target = _TARGETS.get(model.spec.head)
+    if target is None or model.spec.queries != "encoded":
+        raise InputError(
+            f"{model.name}: SparseEncoder has no place for its head"
+            f" {model.spec.head!r}. Those it has one for: {', '.join(_TARGETS)}, with"
+            " queries that are encoded."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        export.TARGETS[target].write(model, _made(folder / "model"))
+        theirs = sparse_encoder(str(folder / "model"), trust_remote_code=True)
+        ours = _Ours(folder, texts, sizes.batch)
+        found, seconds = {}, {"lsrjax": [], "SparseEncoder": []}
+        for _ in range(args.repeats):
+            for name, once in (
+                ("lsrjax", ours),
+                ("SparseEncoder", lambda: _theirs(theirs, texts, sizes.batch)),
+            ):
+                started = time.perf_counter()
+                found[name] = once()
+                seconds[name].append(time.perf_counter() - started)
+    console = Console()
+    console.print(f"{measure.machine()}; {theirs.device} for theirs", highlight=False)
+    console.print(
+        _table(model, sizes, {name: np.median(of) for name, of in seconds.items()})
+    )
+    wanted = found["SparseEncoder"]
+    console.print(
+        f"active terms of a document: {wanted.nnz / wanted.shape[0]:.1f}; the largest"
+        f" difference: {difference(found['lsrjax'], wanted):.1e} of a text's largest"
+        " weight",
+        highlight=False,
+    )
+
+
+def documents(count: int) -> list[str]:
+    """So many embedded documents, of all languages alike.
+
+    Raises:
+      InputError: there are fewer.
+    """
+    texts = embedded.load("train").rows["text"]
+    if count > len(texts):
+        raise InputError(f"--texts {count}, but there are {len(texts):,}.")
+    return [texts[i * len(texts) // count] for i in range(count)]
+
+
+def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portable:
+    """A model whose vectors have about the wanted share of active terms.
+
+    Args:
+      head: "splade" or "milco", the latter with LexEcho.
+      sizes: of the encoder.
+      active: the share, of the pivot vocabulary where there is one.
+      texts: it is measured on some of them.
+    """
+    tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
+    encoder = EncoderConfig(
+        family="xlm-roberta",
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=sizes.dim,
+        num_layers=sizes.layers,
+        num_heads=sizes.heads,
+        intermediate_size=sizes.inner,
+        max_positions=sizes.length + tokenizer.pad_id + 1,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_id,
+        layer_norm_eps=1e-5,
+    )
+    options, pivot = {}, None
+    if head == "milco":
+        pivot = pathlib.Path(embedded.ENGLISH_TOKENIZER)
+        terms = TextTokenizer(pivot).vocab_size
+        options = {"lexecho": True, "pivot_vocab_size": terms}
+        options["pivot_hidden_size"] = sizes.dim
+    spec = RetrieverSpec(head, encoder, special_ids=tokenizer.special_ids, **options)
+    params = jax.tree.map(np.array, retriever.init_params(spec, 0))
+    # Far above 0, so that all terms are active and their logits are seen.
+    bias = params["head"]["mlm"]["bias"]
+    bias += 100
+    some = texts[:_CALIBRATION_TEXTS]
+    view = next(iter(spec.views))
+    seen = TextEncoder(spec, tokenizer, batch_size=16)
+    seen = seen.encode(params, some, sizes.length)[view].toarray()
+    bias -= np.quantile(np.expm1(seen), 1 - active)
+    folder = pathlib.Path(embedded.MULTILINGUAL_TOKENIZER)
+    return Portable(
+        spec, params, folder, pivot, f"random {head}", sizes.length, sizes.length
+    )
+
+
+def _sparse_encoder():
+    try:
+        from sentence_transformers import SparseEncoder
+    except ImportError as error:
+        raise InputError(
+            "encode compares with sentence-transformers, which is not installed here:"
+            " pip install 'sentence-transformers>=6.2'."
+        ) from error
+    return SparseEncoder
+
+
+def _made(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir()
+    return folder
+
+
+class _Ours:
+    """Encodes the texts of a file with the model beside it, each time anew."""
+
+    def __init__(self, folder: pathlib.Path, texts: list[str], batch: int):
+        self._folder, self._batch = folder, batch
+        with open(folder / "texts.jsonl", "w", encoding="utf-8") as file:
+            for i, text in enumerate(texts):
+                file.write(json.dumps({"id": str(i), "text": text}) + "\n")
+
+    def __call__(self) -> sparse.csr_matrix:
+        out = self._folder / "vectors.npz"
+        out.unlink(missing_ok=True)
+        with contextlib.redirect_stdout(io.StringIO()):  # how far it is
+            encode.encode_file(
+                str(self._folder / "model"),
+                self._folder / "texts.jsonl",
+                out,
+                batch_size=self._batch,
+            )
+        return sparse.load_npz(out)
+
+
+def _theirs(model, texts: list[str], batch: int) -> sparse.csr_matrix:
+    found = model.encode_document(texts, batch_size=batch, save_to_cpu=True).coalesce()
+    places = found.indices().numpy()
+    return sparse.csr_matrix((found.values().numpy(), places), shape=found.shape)
+
+
+def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
+    """The largest difference of two vectors, as a share of the text's largest weight.
+
+    Args:
+      found: [N, V].
+      wanted: [N, V]; its weights are those that count.
+    """
+    largest = np.maximum(wanted.max(axis=1).toarray()[:, 0], 1e-30)
+    return float((abs(found - wanted).max(axis=1).toarray()[:, 0] / largest).max())
+
+
+def _table(model: Portable, sizes: EncodeSizes, seconds: dict[str, float]) -> Table:
+    table = Table(
+        title=f"{model.name}: {sizes.texts:,} documents, batches of {sizes.batch}"
+    )
+    table.add_column("program")
+    for column in ("seconds", "texts/s", "speed-up"):
+        table.add_column(column, justify="right")
+    for name, one in seconds.items():
+        table.add_row(
+            name,
+            measure.figure(one),
+            f"{sizes.texts / one:,.0f}",
+            f"{seconds['SparseEncoder'] / one:.2f}x",
+        )
+    return table
