@@ -139,6 +139,8 @@ def get_default() -> ConfigDict:
     # document_languages: round_robin
     c.data.query_languages = "*:1"  # language:weight,…; * = any other language
     c.data.document_languages = "*:1"  # debian, corpus: the same, for documents
+    c.data.bad_records = 0.001  # share of a data set's records, and of texts by id,
+    # that may be bad: others take their places, bad_records.jsonl names them; 0: none
     c.data.threads = 2  # that read and tokenize
     c.data.prefetch = 16  # batches held ready
 

@@ -94,6 +94,7 @@ _NOT_NEGATIVE = (
     "steps",
     "epochs",
     "data.topics",
+    "data.bad_records",
     "model.dropout",
     "model.embedding_size",
     "memory.encode_chunk",
@@ -112,7 +113,13 @@ _NOT_NEGATIVE = (
     "optim.b2",
     "dev.every",
 )
-_BELOW_ONE = ("model.dropout", "optim.warmup_fraction", "optim.b1", "optim.b2")
+_BELOW_ONE = (
+    "data.bad_records",
+    "model.dropout",
+    "optim.warmup_fraction",
+    "optim.b1",
+    "optim.b2",
+)
 _MAY_BE_INFINITE = ("data.negative_max_score", "data.negative_margin")
 
 

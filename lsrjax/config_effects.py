@@ -196,6 +196,11 @@ def _of_data(c):
             if c.data.source == "debian"
             else f"the format {c.data.format} has its own names",
         ),
+        (
+            any(own.source in ROWS for own in list(c.data.sets.values()) or [c.data]),
+            ("data.bad_records",),
+            "the embedded data has none",
+        ),
         (several, ("data.mixer", "data.batches_from"), "data.sets is empty"),
         (
             c.data.mixer == "temperature",

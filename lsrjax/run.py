@@ -14,7 +14,8 @@ CONFIG_FILE = "config.json"
 COMPILED = "compiled"
 # Fields that change no result: a run may go on with others, as on other devices.
 _FREE = re.compile(
-    r"\.(mesh|memory|log)\.|\.data\.(threads|prefetch|length_parts|length_multiple)$"
+    r"\.(mesh|memory|log)\.|"
+    r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
 )
 
 

@@ -24,7 +24,9 @@ from lsrjax import (
 )
 from lsrjax import train as training
 from lsrjax.config import language_weights
-from lsrjax.data import loader, mixing, orders, sources
+from lsrjax.config_data import reads_scores
+from lsrjax.data import bad_records, loader, manifest, mixing, orders, sources
+from lsrjax.data.bad_records import BadRecords
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
@@ -60,7 +62,8 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         ) as checkpoints,
     ):
         training.check_batch(config, mesh.shape[sharding.DATA])
-        parts = _assemble(name, config, workdir, folder, mesh, tracker)
+        bad = _bad_records(name, folder)
+        parts = _assemble(name, config, workdir, folder, mesh, tracker, bad)
         state = _initial_state(config, parts, checkpoints)
         first = int(state["step"])
         ready = _batches(name, config, parts)
@@ -98,10 +101,24 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
             f"  data.unique_texts: {ready.left_together:,} examples stayed in a batch"
             " that has their query or positive text already, for want of others."
         )
+    hosts.wait_for_all(f"{name} is trained")
+    if replaced := _bad_records(name, folder, bad).summary():
+        tracker.note(f"  {replaced}")
     tracker.stage_end()
     if hosts.is_first():
         checkpoint.write_json(done, {"steps": parts.total_steps})
     hosts.wait_for_all(f"{name} is finished")
+
+
+def _bad_records(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
+    """What all processes have found, in one file; no process may be looking."""
+    if hosts.is_first():
+        bad_records.merge(folder)
+    hosts.wait_for_all(f"bad records of {name}")
+    if bad is None:
+        return BadRecords(folder, jax.process_index())
+    bad.reload()
+    return bad
 
 
 @contextlib.contextmanager
@@ -139,10 +156,32 @@ class _Parts:
     layout: sharding.Layout
 
 
-def _assemble(name, config, workdir, folder, mesh, tracker) -> _Parts:
+def _opened(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
+    """The training data's sets, checked against what they were and guarded."""
+    if hosts.is_first():
+        manifest.check_files(folder / manifest.FILE, config.data, config.dev)
+    sets = mixing.open_sets(config.data, kind)
+    if hosts.is_first():
+        manifest.check_versions(folder / manifest.FILE, sets)
+    names = list(config.data.sets) or [""]
+    return [
+        bad.guard(
+            source,
+            name=name,
+            seed=config.seed,
+            share=config.data.bad_records,
+            scored=reads_scores(config),
+        )
+        if isinstance(source, sources.Rows)
+        else source
+        for name, source in zip(names, sets, strict=True)
+    ]
+
+
+def _assemble(name, config, workdir, folder, mesh, tracker, bad) -> _Parts:
     views = "views" in losses.of(config.loss).targets
     kind = "pair" if views else "group"
-    sets = mixing.open_sets(config.data, kind)
+    sets = _opened(config, kind, folder, bad)
     source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     student = build.student(
         config, lambda reference: references.open_model(reference, workdir)

@@ -17,6 +17,7 @@ class ArrowRows:
     def __init__(self, table):
         """Takes the table."""
         self._table = table
+        self.metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
         # Record batches are found by bisection; a table of many chunks is not.
         self.select({name: name for name in table.column_names})
 
@@ -45,9 +46,19 @@ class ArrowRows:
         return batch.to_pylist()[0]
 
     def values(self, field: str) -> Iterator[Any]:
-        """A kept field of all rows."""
+        """A kept field of all rows; of one that is not UTF-8, the error."""
         for batch in self._batches:
-            yield from batch[field].to_pylist()
+            try:
+                yield from batch[field].to_pylist()
+            except UnicodeDecodeError:
+                yield from map(_value, batch[field])
+
+
+def _value(scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error
 
 
 class ParquetRows:
@@ -80,8 +91,17 @@ class ParquetRows:
         return self._length
 
     def first_row(self) -> Mapping[str, Any]:
-        """The first row, before columns are selected."""
-        return next(self._file.iter_batches(batch_size=1)).to_pylist()[0]
+        """The first row, before columns are selected.
+
+        Raises:
+          InputError: the file could not be read.
+        """
+        import pyarrow as pa
+
+        try:
+            return next(self._file.iter_batches(batch_size=1)).to_pylist()[0]
+        except (pa.ArrowInvalid, OSError) as e:
+            raise self._broken(e) from e
 
     def select(self, fields: Mapping[str, str]) -> None:
         """Unpacks some columns, under the names of their fields, and closes the file.

@@ -6,19 +6,18 @@ so that two ids of one hash are never taken for each other. The indexes of large
 are kept between runs.
 """
 
-import csv
 import glob
-import io
-import json
+import math
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lsrjax.data.arrow import ArrowRows, ParquetRows
+from lsrjax.data.bad_records import EMPTY, ID, SCORE, SHOWN, TYPE, UTF8, BadRecord
 from lsrjax.data.examples import ANY, Text
 from lsrjax.data.index import Index
-from lsrjax.data.lines import Lines
+from lsrjax.data.lines import Lines, parse_json, refuse_truncated
 from lsrjax.data.tables import read_dataset
 from lsrjax.errors import InputError
 
@@ -31,7 +30,7 @@ _DATASETS = "datasets:"
 class Corpus:
     """Texts by id, each in every language whose files have the id."""
 
-    def __init__(self, files: str, field: str):
+    def __init__(self, files: str, field: str, strict: bool = True):
         """Indexes the files; no text is kept in memory.
 
         Args:
@@ -42,9 +41,12 @@ class Corpus:
             Parquet files and data sets have an id, a text and maybe a title; TSV files
             hold id, text and maybe title.
           field: the config's field, for errors.
+          strict: a broken line is an error; if not, its text is left out, and `bad`
+            tells.
 
         Raises:
-          InputError: no such file, a broken line, an id that occurs twice.
+          InputError: no such file, a truncated one, an id that occurs twice, no line
+            that is not broken.
         """
         self.name = files
         parts = _parts(files, field)
@@ -52,6 +54,13 @@ class Corpus:
             language: Index([_open(part) for part in found])
             for language, found in parts.items()
         }
+        if self.bad and (strict or not len(self)):
+            raise self.bad[0]
+
+    @property
+    def bad(self) -> list[BadRecord]:
+        """The lines or rows that cannot be read."""
+        return [error for index in self._indexes.values() for error in index.bad]
 
     def __len__(self) -> int:
         """Texts of the language that has most."""
@@ -70,26 +79,50 @@ class Corpus:
           where: the row that asks, for errors.
 
         Raises:
-          InputError: no language has the id, or its text is empty.
+          BadRecord: no language has the id, or its text is empty or broken.
         """
-        found = {
-            language: text
-            for language, index in self._indexes.items()
-            if (text := index.get(key)) is not None
-        }
+        try:
+            found = {
+                language: text
+                for language, index in self._indexes.items()
+                if (text := index.get(key)) is not None
+            }
+        except BadRecord as e:
+            raise BadRecord(e.kind, f"{where}: the text of the id {key!r}: {e}") from e
         if not found:
-            raise InputError(
+            raise BadRecord(
+                ID,
                 f"{where}: the id {key!r} is not in {self.name} ({len(self):,} texts)."
-                " Name the files that go with these ids, or remove the row."
+                " Name the files that go with these ids, or remove the row.",
             )
         for language, text in found.items():
+            named = f"{where}: the text of the id {key!r}"
+            named += "" if language == ANY else f" in {language}"
             if not text.strip():
-                raise InputError(
-                    f"{where}: the text of the id {key!r}"
-                    f"{'' if language == ANY else f' in {language}'} in {self.name} is"
-                    " empty. Fill it in, or remove the row."
+                raise BadRecord(
+                    EMPTY,
+                    f"{named} in {self.name} is empty. Fill it in, or remove the row.",
                 )
+            check_characters(text, f"{named} in {self.name}")
         return found
+
+
+def check_characters(text: str, where: str) -> None:
+    """Refuses halves of characters, which JSON can hold and no tokenizer takes.
+
+    Args:
+      text: any.
+      where: what it is, for errors.
+
+    Raises:
+      BadRecord: it cannot be written in UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise BadRecord(
+            UTF8, f"{where} is not text: {e}. Write it again, or remove the row."
+        ) from e
 
 
 def read_texts(path: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -157,16 +190,24 @@ def state(files: str, field: str) -> tuple:
     Raises:
       InputError: no such file.
     """
+    stats = [(path, path.stat()) for path in paths(files, field)]
+    return (files, *((str(path), s.st_size, s.st_mtime_ns) for path, s in stats))
+
+
+def paths(files: str, field: str) -> list[pathlib.Path]:
+    """The files of a corpus; of data sets, those of a folder.
+
+    Raises:
+      InputError: no such file.
+    """
     found = []
     for part in (part for parts in _parts(files, field).values() for part in parts):
-        paths = [part]
         if isinstance(part, str):
             folder = pathlib.Path(_name_subset_split(part)[0])
-            paths = sorted(folder.rglob("*.arrow")) if folder.is_dir() else []
+            found += sorted(folder.rglob("*.arrow")) if folder.is_dir() else []
+        else:
             found.append(part)
-        stats = [(path, path.stat()) for path in paths]
-        found += [(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]
-    return tuple(found)
+    return found
 
 
 def _name_subset_split(part: str) -> tuple[str, str, str]:
@@ -218,10 +259,28 @@ class _LineTexts:
         for number, _, line in self._lines:
             yield self._parse(line, f"{self.name}, line {number}")
 
-    def ids(self) -> Iterator[tuple[int, str]]:
-        """Offset and id of each line."""
+    def ids(self) -> Iterator[tuple[int, str | None]]:
+        """Offset and id of each line; no id, where it is broken."""
         for number, offset, line in self._lines:
-            yield offset, self._parse(line, f"{self.name}, line {number}")[0]
+            try:
+                key, _ = self._parse(line, f"{self.name}, line {number}")
+            except BadRecord as error:
+                refuse_truncated(error, self.name, line)
+                key = None
+            yield offset, key
+
+    def bad(self, offsets: Sequence[int]) -> Iterator[BadRecord]:
+        """What is wrong with the lines at some offsets, which are in order."""
+        number, at = 1, 0
+        for offset in offsets:
+            number, at = number + self._lines.ends(at, offset), offset
+            line = self._lines.at(offset)
+            excerpt = line[:SHOWN].decode(errors="backslashreplace")
+            try:
+                self._parse(line, f"{self.name}, line {number}")
+            except BadRecord as e:
+                place = {"file": self.name, "line": number, "excerpt": excerpt}
+                yield BadRecord(e.kind, str(e), place)
 
     def read(self, offset: int) -> tuple[str, str]:
         """Id and text of the line at an offset."""
@@ -229,29 +288,26 @@ class _LineTexts:
 
 
 def _json_text(line: bytes, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except ValueError as e:
-        raise InputError(
-            f"{where} is not JSON in UTF-8 ({e}): {line[:80]!r}. Write it again."
-        ) from e
+    row = parse_json(line, where)
     if not isinstance(row, dict):
-        raise InputError(
-            f"{where} is {type(row).__name__}, not an object: {line[:80]!r}."
+        raise BadRecord(
+            TYPE, f"{where} is {type(row).__name__}, not an object: {line[:80]!r}."
         )
     key, text = _text_columns(row, where)
-    return as_id(row[key]), _checked(with_title(row.get("title"), row[text]), where)
+    text = _checked(with_title(row.get("title"), row[text]), where)
+    return _checked_id(row[key], where), text
 
 
 def _tsv_text(line: bytes, where: str) -> tuple[str, str]:
     try:
         cells = line.decode().rstrip("\r\n").split("\t")
     except UnicodeDecodeError as e:
-        raise InputError(f"{where} is not UTF-8 ({e}). Write it again.") from e
+        raise BadRecord(UTF8, f"{where} is not UTF-8 ({e}). Write it again.") from e
     if len(cells) not in (2, 3):
-        raise InputError(
+        raise BadRecord(
+            TYPE,
             f"{where} has {len(cells)} cells: {line[:80]!r}. A line holds id, text and"
-            " maybe title, with tabs between."
+            " maybe title, with tabs between.",
         )
     key, text, *title = cells
     return key, with_title("".join(title), text)
@@ -263,9 +319,10 @@ def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
     for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
         found = [name for name in known if name in names]
         if not found:
-            raise InputError(
+            raise BadRecord(
+                TYPE,
                 f"{where} has no {what}; its fields are {', '.join(names)}. Name it"
-                f" {' or '.join(known)}."
+                f" {' or '.join(known)}.",
             )
         chosen.append(found[0])
     return chosen[0], chosen[1]
@@ -273,8 +330,15 @@ def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
 
 def _checked(text: Any, where: str) -> str:
     if not isinstance(text, str):
-        raise InputError(f"{where}: the text is {text!r:.80}, not a string.")
+        kind = EMPTY if text is None else TYPE
+        raise BadRecord(kind, f"{where}: the text is {text!r:.80}, not a string.")
     return text
+
+
+def _checked_id(key: Any, where: str) -> str:
+    if isinstance(key, bool) or not isinstance(key, str | int | float):
+        raise BadRecord(TYPE, f"{where}: the id is {key!r:.80}, not a string.")
+    return as_id(key)
 
 
 class _TableTexts:
@@ -291,10 +355,21 @@ class _TableTexts:
         """Id and text of each row."""
         return map(self.read, range(len(self._rows)))
 
-    def ids(self) -> Iterator[tuple[int, str]]:
-        """Row number and id of each row."""
+    def ids(self) -> Iterator[tuple[int, str | None]]:
+        """Row number and id of each row; no id, where it is broken."""
         for row, key in enumerate(self._rows.values("id")):
-            yield row, as_id(key)
+            # What is wrong with a text shows when it is asked for.
+            wrong = key is None or isinstance(key, Exception)
+            yield row, None if wrong else as_id(key)
+
+    def bad(self, numbers: Sequence[int]) -> Iterator[BadRecord]:
+        """What is wrong with some rows."""
+        for number in numbers:
+            try:
+                self.read(number)
+            except BadRecord as e:
+                place = {"file": self.name, "row": number}
+                yield BadRecord(e.kind, str(e), place)
 
     def read(self, number: int) -> tuple[str, str]:
         """Id and text of a row."""
@@ -302,33 +377,54 @@ class _TableTexts:
         try:
             row = self._rows.row(number)
         except UnicodeDecodeError as e:
-            raise InputError(f"{where}: a text is not UTF-8 ({e}).") from e
-        text = with_title(row.get("title"), row["text"])
-        return as_id(row["id"]), _checked(text, where)
+            raise BadRecord(UTF8, f"{where}: a text is not UTF-8 ({e}).") from e
+        text = _checked(with_title(row.get("title"), row["text"]), where)
+        return _checked_id(row["id"], where), text
 
 
-def read_qrels(path: pathlib.Path) -> dict[str, tuple[list[str], list[str]]]:
+def read_qrels(
+    path: pathlib.Path, bad: list[BadRecord] | None = None
+) -> dict[str, tuple[list[str], list[str]]]:
     """BEIR's relevance judgements: query to documents above 0, and to the others.
 
     Args:
       path: a TSV file with a header: query-id, corpus-id, score.
+      bad: takes what is wrong with lines that are broken; without it, they are errors.
 
     Raises:
-      InputError: a line that is not of three cells, the last a number.
+      BadRecord: a line that is not of three cells, the last a number.
     """
     judged: dict[str, tuple[list[str], list[str]]] = {}
-    lines = io.StringIO(path.read_text(encoding="utf-8"))
-    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    for number, row in enumerate(rows, start=1):
-        if number == 1 or not row:
+    for number, _, line in Lines(path):
+        if number == 1:
             continue
         try:
-            query, document, score = row
-            relevant = float(score) > 0
-        except ValueError:
-            raise InputError(
-                f"{path}, line {number} is {row!r}; query-id, corpus-id and a number"
-                " are needed, with tabs between."
-            ) from None
+            query, document, relevant = _judgement(line, f"{path}, line {number}")
+        except BadRecord as e:
+            if bad is None:
+                raise
+            excerpt = line[:SHOWN].decode(errors="backslashreplace")
+            place = {"file": str(path), "line": number, "excerpt": excerpt}
+            bad.append(BadRecord(e.kind, str(e), place))
+            continue
         judged.setdefault(query, ([], []))[0 if relevant else 1].append(document)
     return judged
+
+
+def _judgement(line: bytes, where: str) -> tuple[str, str, bool]:
+    """Query, document, and whether it is relevant."""
+    try:
+        cells = line.decode().rstrip("\r\n").split("\t")
+    except UnicodeDecodeError as e:
+        raise BadRecord(UTF8, f"{where} is not UTF-8 ({e}). Write it again.") from e
+    needed = "query-id, corpus-id and a number are needed, with tabs between."
+    if len(cells) != 3:
+        raise BadRecord(TYPE, f"{where} is {cells!r}; {needed}")
+    query, document, score = cells
+    try:
+        value = float(score)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise BadRecord(SCORE, f"{where} is {cells!r}; {needed}")
+    return query, document, value > 0

@@ -17,6 +17,7 @@ _OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's num
 _KEPT = 2**26  # bytes of files from which on an index is kept: about a second's work
 _ENDS = 2**16  # bytes at either end of a file that tell whether it has changed
 _VERSION = 1  # of what is kept
+_BROKEN = -(2**63)  # stands for the id of a text that is broken; no id has this hash
 
 
 class Index:
@@ -27,10 +28,11 @@ class Index:
 
         Args:
           files: each with its `name`, the `paths` it is read from, `ids()`, the place
-            and id of each text, and `read(place)`, the id and text there.
+            and id of each text (None: what is there is broken), `read(place)`, the id
+            and text there, and `bad(places)`, what is wrong there.
 
         Raises:
-          InputError: a broken line, or an id that occurs twice.
+          InputError: an id that occurs twice.
         """
         self._files = files
         kept = _kept_at(files)
@@ -43,15 +45,16 @@ class Index:
                 _save(kept, arrays)
                 arrays = _load(kept) or arrays  # mapped: pages that may go again
         self._hashes, self._places = arrays
+        self.bad = self._broken()
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self._hashes) - len(self.bad)
 
     def get(self, key: str) -> str | None:
         """The text of an id, or None."""
         wanted = id_hash(key)
         place = int(np.searchsorted(self._hashes, np.int64(wanted)))
-        while place < len(self) and self._hashes[place] == wanted:
+        while place < len(self._hashes) and self._hashes[place] == wanted:
             found, text = self._read(place)
             if found == key:
                 return text
@@ -63,7 +66,7 @@ class Index:
         hashes, places = array.array("q"), array.array("q")
         for number, file in enumerate(self._files):
             for offset, key in file.ids():
-                hashes.append(id_hash(key))
+                hashes.append(_BROKEN if key is None else id_hash(key))
                 places.append(number << _OFFSET_BITS | offset)
         if not hashes:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -77,9 +80,20 @@ class Index:
         number, offset = divmod(int(self._places[place]), 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 
+    def _broken(self) -> list[Exception]:
+        """What is wrong with the texts that are broken, file by file."""
+        ends = np.searchsorted(self._hashes, np.int64([_BROKEN, _BROKEN + 1]))
+        # The order of hashes is stable: places of one hash are in order.
+        numbers, offsets = np.divmod(self._places[slice(*ends)], 1 << _OFFSET_BITS)
+        return [
+            error
+            for number, file in enumerate(self._files)
+            for error in file.bad(offsets[numbers == number].tolist())
+        ]
+
     def _check_unique(self) -> None:
         (same,) = np.nonzero(self._hashes[1:] == self._hashes[:-1])
-        for place in same.tolist():
+        for place in same[self._hashes[same] != _BROKEN].tolist():
             key, _ = self._read(place)
             if key == self._read(place + 1)[0]:
                 numbers = self._places[place : place + 2] >> _OFFSET_BITS
@@ -94,7 +108,8 @@ class Index:
 def id_hash(key: str) -> int:
     """64 bits of an id, the same in every process (`hash` of a string is not)."""
     digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8)
-    return int.from_bytes(digest.digest(), "little", signed=True)
+    number = int.from_bytes(digest.digest(), "little", signed=True)
+    return 0 if number == _BROKEN else number
 
 
 def _kept_at(files: Sequence) -> pathlib.Path | None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.data.bad_records import JSON, SHOWN, TYPE, UTF8, BadRecord
 from lsrjax.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
-_CHECKED = 2048  # rows whose types are compared at a time
+_MARKED = 1024  # the line's number is kept of every so manyth row
+_CHUNK = 1 << 20  # bytes
+_IDS = ("id", "_id", "qid", "query_id", "docid")  # columns that may name a row
 
 
 class Lines:
@@ -49,6 +52,13 @@ class Lines:
         end = self._bytes.find(b"\n", offset)
         return self._bytes[offset : end if end >= 0 else len(self._bytes)]
 
+    def ends(self, start: int, stop: int) -> int:
+        """Lines that end between two offsets."""
+        return sum(
+            self._bytes[at : min(at + _CHUNK, stop)].count(b"\n")
+            for at in range(start, stop, _CHUNK)
+        )
+
 
 class JsonRows:
     """Rows of a JSONL file; 8 bytes of memory each.
@@ -58,30 +68,37 @@ class JsonRows:
     """
 
     def __init__(self, path: pathlib.Path, lists: bool):
-        """Reads the file through, to find its rows and what is broken.
+        """Reads the file through, to find its rows.
+
+        A broken line is a row that cannot be read.
 
         Args:
           path: the file.
           lists: whether a line may be a list, as ColBERT's are.
 
         Raises:
-          InputError: a line that is no object in JSON, or a field of several types
-            (the file and line are named).
+          InputError: a file that is truncated, or has broken lines only (the file and
+            line are named).
         """
         self._lines, self._lists = Lines(path), lists
         self._fields: Mapping[str, str] = {}
-        offsets = array.array("q")
-        types: dict[str, Any] = {}
-        rows: list[dict] = []
+        offsets, marks = array.array("q"), array.array("q")
+        names: dict[str, None] = {}
+        broken = None
         for number, offset, line in self._lines:
+            if len(offsets) % _MARKED == 0:
+                marks.append(number)
             offsets.append(offset)
-            rows.append(self._parse(line, f"{path}, line {number}"))
-            if len(rows) == _CHECKED:
-                _add_types(types, rows, path, len(offsets) - len(rows))
-                rows = []
-        _add_types(types, rows, path, len(offsets) - len(rows))
+            try:
+                names |= dict.fromkeys(self._parse(line, f"{path}, line {number}"))
+            except BadRecord as error:
+                refuse_truncated(error, path, line)
+                broken = broken or error
+        if broken and not names:
+            raise broken
         self._offsets = np.frombuffer(offsets, np.int64) if offsets else np.zeros(0)
-        self.column_names = list(types)
+        self._marks = marks
+        self.column_names = list(names)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -91,17 +108,47 @@ class JsonRows:
         self._fields = fields
 
     def first_row(self) -> Mapping[str, Any]:
-        """The first row, whichever columns are kept."""
-        return self._read(0)
+        """The first row that is not broken, whichever columns are kept."""
+        for index in range(len(self)):
+            try:
+                return self._read(index)
+            except BadRecord:
+                continue
+        return {}
 
     def row(self, index: int) -> Mapping[str, Any]:
-        """The kept fields of a row; those it lacks are None."""
+        """The kept fields of a row; those it lacks are None.
+
+        Raises:
+          BadRecord: the line is broken.
+        """
         row = self._read(index)
         return {field: row.get(column) for field, column in self._fields.items()}
 
     def values(self, field: str) -> Iterator[Any]:
-        """A kept field of all rows."""
-        return (self.row(index)[field] for index in range(len(self)))
+        """A kept field of all rows; of a broken one, the error."""
+        for index in range(len(self)):
+            try:
+                yield self.row(index)[field]
+            except BadRecord as error:
+                yield error
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where a row is, for people: its line, the first being 1, and its contents."""
+        offset, block = int(self._offsets[index]), index // _MARKED
+        start = int(self._offsets[block * _MARKED])
+        line = self._lines.at(offset)
+        place = {
+            "line": self._marks[block] + self._lines.ends(start, offset),
+            "byte": offset,
+            "excerpt": line[:SHOWN].decode(errors="backslashreplace"),
+        }
+        try:
+            row = self._parse(line, "")
+        except BadRecord:
+            return place
+        key = next((row[name] for name in _IDS if row.get(name) is not None), None)
+        return place if key is None else {"id": key} | place
 
     def _read(self, index: int) -> dict:
         offset = int(self._offsets[index])
@@ -109,22 +156,47 @@ class JsonRows:
         return self._parse(self._lines.at(offset), where)
 
     def _parse(self, line: bytes, where: str) -> dict:
-        try:
-            row = json.loads(line)
-        except ValueError as e:  # broken JSON or broken UTF-8
-            raise InputError(
-                f"{where} is not JSON in UTF-8 ({e}): {line[:80]!r}. If it is the last"
-                " line, the file is truncated: write it again."
-            ) from e
+        row = parse_json(line, where)
         if self._lists and isinstance(row, list):
             row = _ids_and_scores(row, where)
         if not isinstance(row, dict):
-            raise InputError(
+            raise BadRecord(
+                TYPE,
                 f"{where} is {type(row).__name__}, not an object: {line[:80]!r}. Each"
                 " line holds one example's fields by name; lines of ids, as ColBERT's,"
-                " need config.data.queries and config.data.corpus."
+                " need config.data.queries and config.data.corpus.",
             )
         return row
+
+
+def parse_json(line: bytes, where: str) -> Any:
+    """What a line of JSON holds.
+
+    Raises:
+      BadRecord: it is not JSON, or not in UTF-8.
+    """
+    try:
+        # Of bytes, `json` would take some for UTF-16, and halves of characters.
+        return json.loads(line.decode())
+    except (ValueError, RecursionError) as e:
+        kind = UTF8 if isinstance(e, UnicodeDecodeError) else JSON
+        raise BadRecord(
+            kind,
+            f"{where} is not JSON in UTF-8 ({e}): {line[:80]!r}. Write it again.",
+        ) from e
+
+
+def refuse_truncated(error: BadRecord, path, line: bytes) -> None:
+    """Ends the run where a broken line is the last one and has no end.
+
+    Raises:
+      InputError: the file is truncated.
+    """
+    if error.kind in (JSON, UTF8) and not line.endswith(b"\n"):
+        raise InputError(
+            f"{error} It is the last line and has no end: {path} is truncated: write it"
+            " again, whole, or remove that line."
+        ) from error
 
 
 def _ids_and_scores(line: list, where: str) -> dict:
@@ -133,9 +205,10 @@ def _ids_and_scores(line: list, where: str) -> dict:
     scored = [isinstance(d, list) and len(d) == 2 for d in documents]
     plain = [isinstance(value, str | int) for value in (qid, *documents)]
     if not documents or not plain[0] or not (all(scored) or all(plain)):
-        raise InputError(
+        raise BadRecord(
+            TYPE,
             f"{where} is {line!r:.80}; [qid, [pid, score], …] or [qid, pid, …] is"
-            " needed, the first pid being the positive one."
+            " needed, the first pid being the positive one.",
         )
     pids = [d[0] for d in documents] if all(scored) else documents
     return {
@@ -143,54 +216,3 @@ def _ids_and_scores(line: list, where: str) -> dict:
         "pids": [str(pid) for pid in pids],
         "scores": [d[1] for d in documents] if all(scored) else None,
     }
-
-
-def _add_types(types: dict[str, Any], rows: list[dict], path, first: int) -> None:
-    """Takes the types of the rows' fields into `types`.
-
-    Args:
-      types: of the fields of the rows before, by name; changed.
-      rows: a row may lack fields that others have.
-      path: the file, for errors.
-      first: number of the first of the rows.
-
-    Raises:
-      InputError: a field of another type than in the rows before.
-    """
-    import pyarrow as pa
-
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        before = types.get(name, pa.null())
-        try:
-            types[name] = _common_type(before, values)
-        except (pa.ArrowException, OverflowError) as e:
-            place = _misfit(before, values)
-            raise InputError(
-                f"{path}, row {first + place} (the first is 0): field {name!r} is"
-                f" {values[place]!r:.80}, of another type than in the rows before"
-                f" ({e}). Give the field one type in all rows."
-            ) from e
-
-
-def _common_type(before, values: list):
-    """The Arrow type of values of one and of more values; an error if there is none."""
-    import pyarrow as pa
-
-    schemas = [pa.schema([("field", t)]) for t in (before, pa.array(values).type)]
-    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-
-
-def _misfit(before, values: list) -> int:
-    """The place of the first value that does not go with those before it."""
-    import pyarrow as pa
-
-    good, bad = 0, len(values)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            _common_type(before, values[:middle])
-            good = middle
-        except (pa.ArrowException, OverflowError):
-            bad = middle
-    return bad - 1

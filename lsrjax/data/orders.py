@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # What a draw is for: streams of random numbers that must not repeat one another.
-ORDER, EXAMPLE, DEAL, MIX, TOPICS = range(5)
+ORDER, EXAMPLE, DEAL, MIX, TOPICS, REPLACE = range(6)
 # Examples are dealt among so many batches, or fewer of more examples.
 _DEALT_BATCHES, _DEALT_EXAMPLES = 32, 2048
 

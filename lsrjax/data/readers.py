@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.data.corpus import Corpus, as_id, with_title
+from lsrjax.data.bad_records import EMPTY, POSITIVE, SCORE, TYPE, BadRecord
+from lsrjax.data.corpus import Corpus, as_id, check_characters, with_title
 from lsrjax.data.ensembles import Ensemble
 from lsrjax.data.examples import ANY, Group, Pair, Text
 from lsrjax.errors import InputError
@@ -44,14 +45,18 @@ class Lookup:
 
 # Fields of rows.
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def wording(value: Any, where: str, field: str) -> str:
     """A text that is not empty, or an error."""
     if not isinstance(value, str) or not value.strip():
-        raise InputError(
-            f"{where}: field {field!r} is {value!r}; a non-empty text is needed."
-            " Remove the row or fill it in."
+        raise BadRecord(
+            EMPTY if value is None or isinstance(value, str) else TYPE,
+            f"{where}: field {field!r} is {value!r:.80}; a non-empty text is needed."
+            " Remove the row or fill it in.",
         )
+    check_characters(value, f"{where}: field {field!r}")
     return value
 
 
@@ -64,25 +69,38 @@ def _as_list(value: Any, where: str, field: str) -> list:
     if value is None:
         return []
     if not isinstance(value, str | list):
-        raise InputError(
-            f"{where}: field {field!r} is {value!r}; a list of texts is needed. Put the"
-            " row right or remove it."
+        raise BadRecord(
+            TYPE,
+            f"{where}: field {field!r} is {value!r:.80}; a list of texts is needed. Put"
+            " the row right or remove it.",
         )
     return [value] if isinstance(value, str) else value
 
 
+def _label(value: Any, where: str, field: str) -> str:
+    """A text that may be missing."""
+    if value is not None and not isinstance(value, str):
+        raise BadRecord(
+            TYPE, f"{where}: field {field!r} is {value!r:.80}; a text is needed."
+        )
+    return value or ""
+
+
 def _group(where: str, query: Text, positives, negatives, scores=None) -> Group:
     if not positives:
-        raise InputError(f"{where}: no positive document. Remove the row.")
+        raise BadRecord(POSITIVE, f"{where}: no positive document. Remove the row.")
     return Group(where, query, positives, negatives, scores)
 
 
 def _numbers(values: Sequence, where: str) -> list[float]:
     for place, score in enumerate(values):
-        if not isinstance(score, float | int) or not math.isfinite(score):
-            raise InputError(
-                f"{where}: teacher score {place} (positives first) is {score!r}; a"
-                " finite number is needed. Score the row again or remove it."
+        number = isinstance(score, float | int) and not isinstance(score, bool)
+        # As large as float32 can be, which NaN is not.
+        if not number or not abs(score) <= _LARGEST:
+            raise BadRecord(
+                SCORE,
+                f"{where}: teacher score {place} (positives first) is {score!r:.80}; a"
+                " finite number is needed. Score the row again or remove it.",
             )
     return list(values)
 
@@ -161,12 +179,26 @@ def milco(row, where, lookup) -> Group:
     scores = [_teacher(row, i, sizes, where) for i in range(teachers)]
     missing = [i for i, values in enumerate(scores) if values is None]
     if missing and len(missing) < teachers:
-        raise InputError(
+        raise BadRecord(
+            SCORE,
             f"{where}: {len(missing)} of {teachers} teachers have no scores. Score the"
-            " row with all of them, or remove it."
+            " row with all of them, or remove it.",
         )
     combined = None if missing else lookup.ensemble.combine(scores)
     return _group(where, query, positives, negatives, combined)
+
+
+def _scores(value: Any, where: str, field: str) -> list:
+    """One score stands for a list of one; null for an empty list."""
+    if value is None:
+        return []
+    if not isinstance(value, float | int | list):
+        raise BadRecord(
+            SCORE,
+            f"{where}: field {field!r} is {value!r:.80}; a list of numbers is needed."
+            " Score the row again or remove it.",
+        )
+    return value if isinstance(value, list) else [value]
 
 
 def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
@@ -177,12 +209,13 @@ def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
     parts = []
     for name, count in zip(names, sizes.values(), strict=True):
         values = row.get(name)
-        values = [values] if isinstance(values, float | int) else (values or [])
+        values = _scores(values, where, name)
         if len(values) != count:
-            raise InputError(
+            raise BadRecord(
+                SCORE,
                 f"{where}: {name} has {len(values)} teacher scores for {count}"
                 " documents; each document needs one. Score the row again or remove"
-                " it."
+                " it.",
             )
         parts.extend(values)
     return _numbers(parts, where)
@@ -194,7 +227,7 @@ def alignment(row, where, lookup) -> Pair:
         id=where,
         english=wording(row["english"], where, "english"),
         translation=wording(row["translation"], where, "translation"),
-        language=row.get("language") or ANY,
+        language=_label(row.get("language"), where, "language") or ANY,
     )
 
 
@@ -203,22 +236,32 @@ def alignment(row, where, lookup) -> Pair:
 
 def _passages(row, field: str, where: str) -> list[Text]:
     passages = row.get(field) or []
-    if isinstance(passages, dict):  # TFDS gives a list of objects as one of lists
+    if isinstance(passages, dict) and _of_equal_lists(passages.values()):
+        # TFDS gives a list of objects as one of lists.
         passages = [
             dict(zip(passages, values, strict=True))
             for values in zip(*passages.values(), strict=True)
         ]
     texts = []
-    for passage in passages:
+    for passage in passages if isinstance(passages, list) else [passages]:
         if not isinstance(passage, dict):
-            raise InputError(
+            raise BadRecord(
+                TYPE,
                 f"{where}: {field} holds {passage!r:.80}; objects with text and maybe"
                 " title are needed. Passages given by id go into"
-                " positive_document_ids and negative_document_ids."
+                " positive_document_ids and negative_document_ids.",
             )
         text = wording(passage.get("text"), where, f"{field}.text")
-        texts.append({ANY: with_title(passage.get("title"), text)})
+        title = _label(passage.get("title"), where, f"{field}.title")
+        check_characters(title, f"{where}: field {field + '.title'!r}")
+        texts.append({ANY: with_title(title, text)})
     return texts
+
+
+def _of_equal_lists(values) -> bool:
+    """Whether the values are lists of one length."""
+    values = list(values)
+    return all(isinstance(v, list) for v in values) and len(set(map(len, values))) == 1
 
 
 def tevatron(row, where, lookup) -> Group:
@@ -232,7 +275,18 @@ def tevatron(row, where, lookup) -> Group:
 
 
 def _looked_up(ids, where: str, corpus: Corpus) -> list[Text]:
-    return [corpus.get(as_id(key), where) for key in ids or []]
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return [corpus.get(_id(key, where), where) for key in ids]
+
+
+def _id(key: Any, where: str) -> str:
+    if isinstance(key, bool) or not isinstance(key, str | int | float):
+        raise BadRecord(
+            TYPE,
+            f"{where}: an id is {key!r:.80}; a text or number is needed. Put the row"
+            " right or remove it.",
+        )
+    return as_id(key)
 
 
 def tevatron_ids(row, where, lookup) -> Group:
@@ -249,7 +303,7 @@ def beir(row, where, lookup) -> Group:
     """Ids of the query and of judged documents."""
     return _group(
         where,
-        lookup.queries.get(row["qid"], where),
+        lookup.queries.get(_id(row["qid"], where), where),
         _looked_up(row["relevant"], where, lookup.corpus),
         _looked_up(row["irrelevant"], where, lookup.corpus),
     )
@@ -260,8 +314,15 @@ def colbert(row, where, lookup) -> Group:
     documents = _looked_up(row["pids"], where, lookup.corpus)
     scores = row["scores"]
     if scores is not None:
-        scores = lookup.ensemble.combine([_numbers(scores, where)])
-    query = lookup.queries.get(row["qid"], where)
+        values = _numbers(_scores(scores, where, "scores"), where)
+        if len(values) != len(documents):
+            raise BadRecord(
+                SCORE,
+                f"{where}: {len(values)} teacher scores for {len(documents)} documents;"
+                " each needs one. Score the row again or remove it.",
+            )
+        scores = lookup.ensemble.combine([values])
+    query = lookup.queries.get(_id(row["qid"], where), where)
     return _group(where, query, documents[:1], documents[1:], scores)
 
 
@@ -302,10 +363,11 @@ def triplet(row, where, lookup) -> Group:
             # Differences to the positive's score, which is then any number.
             values = [0.0, *(-value for value in values)]
         if len(values) != 1 + len(negatives):
-            raise InputError(
+            raise BadRecord(
+                SCORE,
                 f"{where}: {len(label)} teacher scores for a positive and"
                 f" {len(negatives)} negatives; one for each document is needed, or the"
-                " positive's less each negative's. Score the row again or remove it."
+                " positive's less each negative's. Score the row again or remove it.",
             )
         scores = lookup.ensemble.combine([values])
     return _group(
@@ -335,6 +397,12 @@ def labelled_pair_fields(names, columns):
 
 def labelled(row, where, lookup) -> Group:
     """Two sentences that belong together: rows of low labels are never read."""
+    if not _is_label(row["label"]):
+        raise BadRecord(
+            SCORE,
+            f"{where}: the label is {row['label']!r:.80}; a number is needed. Put it"
+            " right or remove the row.",
+        )
     return _group(
         where,
         {ANY: wording(row["first"], where, "first sentence")},
@@ -348,23 +416,37 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
 
     Args:
       labels: of all rows; null and lower ones than `lookup.min_label` are left out.
+        Those that are not numbers stay in: to read such a row is an error.
       lookup: has the least label.
       where: the data, for errors.
 
     Raises:
       InputError: labels that are no numbers, or none that high.
     """
-    try:
-        values = np.array([math.nan if v is None else v for v in labels], np.float64)
-    except (TypeError, ValueError) as e:
+    known = np.array([_is_label(label) for label in labels], bool)
+    missing = np.array([label is None for label in labels], bool)
+    if not known.any() and not missing.all():
+        wrong = next(label for label in labels if label is not None)
         raise InputError(
-            f"{where}: the labels are not numbers ({e}). Write a number for each row."
-        ) from e
-    (kept,) = np.nonzero(values >= lookup.min_label)
-    if not len(kept):
+            f"{where}: the labels are not numbers ({wrong!r:.80}). Write a number for"
+            " each row."
+        )
+    values = np.full(len(labels), -np.inf)
+    values[known] = [float(labels[i]) for i in np.flatnonzero(known)]
+    high = known & (values >= lookup.min_label)
+    (kept,) = np.nonzero(high | ~(known | missing))
+    if not high.any():
         raise InputError(
             f"{where}: no row has a label of at least {lookup.min_label}"
             " (config.data.min_label); the highest is"
-            f" {np.nanmax(values, initial=-np.inf)}. Lower it."
+            f" {values.max(initial=-np.inf)}. Lower it."
         )
     return kept
+
+
+def _is_label(value: Any) -> bool:
+    """Whether the value is a number, maybe in words of JSON: 1, true or "1"."""
+    try:
+        return not isinstance(value, list | BadRecord) and math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from lsrjax.data.arrow import ArrowRows, starts
+from lsrjax.data.bad_records import SHOWN, UTF8, BadRecord
 from lsrjax.data.examples import Group, Pair
 from lsrjax.data.formats import FORMATS, recognise
+from lsrjax.data.lines import JsonRows
 from lsrjax.data.readers import Lookup, labelled_rows
+from lsrjax.data.tables import VERSION
 from lsrjax.errors import InputError
 
 _SCORES = ("pos_scores", "neg_scores")
@@ -22,6 +25,11 @@ class TfdsRows:
         """Takes the data source."""
         self._data = data
         self._fields: Mapping[str, str] = {}
+
+    @property
+    def metadata(self) -> Mapping[bytes, bytes]:
+        """The data set's version."""
+        return {VERSION: str(self._data.dataset_info.full_name).encode()}
 
     @property
     def column_names(self) -> list[str]:
@@ -82,6 +90,12 @@ class _Records:
         self._starts = starts([part for _, part in self._parts])
 
     @property
+    def versions(self) -> dict[str, str]:
+        """Of tables that are data sets of a library, by name."""
+        known = [(name, getattr(part, "metadata", {})) for name, part in self._parts]
+        return {name: m[VERSION].decode() for name, m in known if VERSION in m}
+
+    @property
     def columns(self) -> list[tuple[str, list[str]]]:
         """The name and columns of each table."""
         return [(name, part.column_names) for name, part in self._parts]
@@ -106,17 +120,37 @@ class _Records:
         return sum(len(part) for _, part in self._parts)
 
     def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
-        """A row's name for errors, and its fields."""
-        place = bisect.bisect_right(self._starts, index) - 1
-        name, part = self._parts[place]
-        number = index - self._starts[place]
+        """A row's name for errors, and its fields.
+
+        Raises:
+          BadRecord: it cannot be read.
+        """
+        name, part, number = self._at(index)
         where = f"{name}, row {number} (the first is 0)"
         try:
             return where, part.row(number)
         except UnicodeDecodeError as e:
-            raise InputError(
-                f"{where}: a text is not UTF-8 ({e}). Write the file again."
+            raise BadRecord(
+                UTF8, f"{where}: a text is not UTF-8 ({e}). Write the file again."
             ) from e
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where a row is, for people: file, row, and what it holds."""
+        name, part, number = self._at(index)
+        place = {"file": name, "row": number}
+        if isinstance(part, JsonRows):
+            return place | part.place(number)
+        try:
+            row = part.row(number)
+        except UnicodeDecodeError:
+            return place
+        key = {"id": row["qid"]} if "qid" in row else {}
+        return place | key | {"excerpt": str(dict(row))[:SHOWN]}
+
+    def _at(self, index: int) -> tuple[str, Any, int]:
+        """The name of a row's table, the table, and the row's number in it."""
+        place = bisect.bisect_right(self._starts, index) - 1
+        return *self._parts[place], index - self._starts[place]
 
 
 class Rows:
@@ -125,6 +159,9 @@ class Rows:
     Attributes:
       format: of the rows: a name of `FORMATS`.
       description: the format and what it was told by, for the log.
+      bad_texts: what is wrong with lines of the files of texts by id, and of
+        judgements.
+      texts: how many of those lines there are besides.
     """
 
     def __init__(
@@ -136,6 +173,7 @@ class Rows:
         format: str = "auto",
         lookup: Lookup | None = None,
         scores: bool = True,
+        bad_judgements: Sequence[BadRecord] = (),
     ):
         """The rows of one table after the other.
 
@@ -149,6 +187,7 @@ class Rows:
           format: a name of `FORMATS`, or "auto" to tell it by the columns.
           lookup: texts by id and how scores are read.
           scores: whether to read the teacher's scores.
+          bad_judgements: what was wrong with lines that the rows were made of.
 
         Raises:
           InputError: no rows, columns of no format or of several, a column that only
@@ -169,6 +208,9 @@ class Rows:
         if not scores:
             fields = [{f: c for f, c in m.items() if f not in _SCORES} for m in fields]
         records.select(fields)
+        by_id = [c for c in (self._lookup.corpus, self._lookup.queries) if c]
+        self.bad_texts = [*bad_judgements, *(e for texts in by_id for e in texts.bad)]
+        self.texts = sum(map(len, by_id))
         self._kept = None
         self.description = self.format
         if self.format == "labelled":
@@ -186,11 +228,23 @@ class Rows:
         return len(self._records) if self._kept is None else len(self._kept)
 
     def __getitem__(self, index: int) -> Pair | Group:
+        where, row = self._records.row(self._number(index))
+        return self._read(row, where, self._lookup)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Those of data sets of a library, by name."""
+        return self._records.versions
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where an example is, for people: file, row, id and what else is known."""
+        return self._records.place(self._number(index))
+
+    def _number(self, index: int) -> int:
+        """The row of an example."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        place = index if self._kept is None else int(self._kept[index])
-        where, row = self._records.row(place)
-        return self._read(row, where, self._lookup)
+        return index if self._kept is None else int(self._kept[index])
 
 
 def _recognised(records, kind, columns, format) -> tuple[str, list[dict[str, str]]]:

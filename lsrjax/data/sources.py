@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lsrjax.data.bad_records import BadRecord
 from lsrjax.data.corpus import Corpus, read_qrels, state
 from lsrjax.data.ensembles import Ensemble, parse_weights
 from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
@@ -148,7 +149,8 @@ def open_source(config, kind: str, *, held_out: bool = False):
       config: a stage's `data`.
       kind: of example, "pair" or "group".
       held_out: data to evaluate on, which is read without the teacher's scores; it
-        need not have the ids that the training data looks up in `config.corpus`.
+        need not have the ids that the training data looks up in `config.corpus`. No
+        line of a BEIR folder may be broken.
 
     Returns:
       The examples, with random access.
@@ -157,6 +159,9 @@ def open_source(config, kind: str, *, held_out: bool = False):
       InputError: data that is missing or broken, or of no known format.
     """
     source = SOURCES[config.source](config, kind, scores=not held_out)
+    if held_out and config.source == "files" and source.format == "beir":
+        for error in source.bad_texts:
+            raise error
     if isinstance(source, Rows) and not held_out:
         for field in ("corpus", "queries"):
             if config[field] and field not in FORMATS[source.format].needs:
@@ -195,7 +200,7 @@ def _indexed(files: str, field: str) -> Corpus:
 # Training and dev data, and the stages of a run, often share a corpus.
 @functools.lru_cache(maxsize=4)
 def _index_of(files: str, field: str, state: tuple) -> Corpus:
-    return Corpus(files, field)
+    return Corpus(files, field, strict=False)
 
 
 def _ensemble(config) -> Ensemble:
@@ -224,7 +229,8 @@ def _open_beir(folder: pathlib.Path, config, kind) -> Rows:
                 " qrels/SPLIT.tsv. SPLIT is config.data.split (with config.data.format"
                 f" = 'beir'); here it may be {' or '.join(splits) or 'nothing'}."
             )
-    judged = read_qrels(qrels)
+    bad: list[BadRecord] = []
+    judged = read_qrels(qrels, bad)
     table = pa.table(
         {
             "qid": pa.array(judged, pa.string()),
@@ -241,7 +247,14 @@ def _open_beir(folder: pathlib.Path, config, kind) -> Rows:
         queries=_indexed(str(folder / "queries.jsonl"), "config.data.files"),
     )
     tables = [(str(qrels), table)]
-    return Rows(tables, kind, config.columns, format="beir", lookup=lookup)
+    return Rows(
+        tables,
+        kind,
+        config.columns,
+        format="beir",
+        lookup=lookup,
+        bad_judgements=bad,
+    )
 
 
 def _open_dataset(config, kind, scores):

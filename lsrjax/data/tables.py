@@ -8,6 +8,8 @@ from lsrjax.data.arrow import ParquetRows
 from lsrjax.data.lines import JsonRows
 from lsrjax.errors import InputError
 
+VERSION = b"lsrjax.version"  # of a data set, in the metadata of its table
+
 
 def read_files(
     pattern: str, lists: bool = False
@@ -116,4 +118,8 @@ def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
             )
         (data,) = data.values()
     paths = [file["filename"] for file in data.cache_files]
-    return data.with_format("arrow")[:], paths
+    table = data.with_format("arrow")[:]
+    # Kept with the table, which is all that others see of the data set.
+    version = f"version {data.version}, fingerprint {data._fingerprint}"
+    known = table.schema.metadata or {}
+    return table.replace_schema_metadata(known | {VERSION: version}), paths

@@ -299,9 +299,11 @@ def test_colbert_lines_without_scores_and_with_numbers(tmp_path, scored):
 @pytest.mark.parametrize("line", [[], ["q"], [["q"], 1], ["q", [1, 2.0], 3], [1, [2]]])
 def test_broken_colbert_lines(tmp_path, line):
     made = write_jsonl(tmp_path / "x.jsonl", [["q", 1], line])
-    made["queries"] = made["corpus"] = write_tsv(tmp_path / "c.tsv", {1: "a"})
+    texts = {"q": "q", 1: "a", 2: "b", 3: "c"}
+    made["queries"] = made["corpus"] = write_tsv(tmp_path / "c.tsv", texts)
     message = refusal(**made)
-    assert "x.jsonl, line 2 is [" in message and "[qid, pid, …] is needed" in message
+    assert "x.jsonl, row 1 (the first is 0)" in message
+    assert " is [" in message and "[qid, pid, …] is needed" in message
 
 
 @pytest.mark.parametrize(
