@@ -91,9 +91,9 @@ def test_a_sound_stage_is_left_as_it_is(stage):
 
 
 def test_every_struck_file_is_found_and_the_step_before_is_restored():
-    counts = flip_bits.count(40, seed=1, restore_every=10)
-    assert counts["found"] + counts["found and restored"] == 40
-    assert counts["found and restored"] == 4 and counts["flipped"] > 10
+    counts = flip_bits.count(30, seed=1, restore_every=10)
+    assert counts["found"] + counts["found and restored"] == 30
+    assert counts["found and restored"] == 3 and counts["flipped"] > 10
 
 
 @pytest.mark.slow
@@ -275,6 +275,11 @@ def test_the_last_save_has_to_succeed(tmp_path, opened, monkeypatch):
     with pytest.raises(TrainingFailed, match=r"Step 20 was not saved.*Permission"):
         checkpoints.save(state(20), None, last=True)
     assert stock(tmp_path) == (10, "")
+    # The same step once more, as a run that is about to be ended may ask for.
+    broken.error = None
+    checkpoints.save(state(20), None, last=True)
+    checkpoints.save(state(20), None, last=True)
+    assert stock(tmp_path) == (20, "")
 
 
 def test_digests_that_cannot_be_written_make_a_save_fail(tmp_path, opened, monkeypatch):

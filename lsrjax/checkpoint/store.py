@@ -77,7 +77,7 @@ class Checkpoints:
         )
         self._settler: threading.Thread | None = None
         self._failure = ""
-        self._step = self._saves = 0
+        self._step = self._asked = self._saves = 0
         self._whole: int | None = None
 
     def save(
@@ -118,7 +118,7 @@ class Checkpoints:
             target=self._finish, args=(dev or {},), name="digests", daemon=True
         )
         self._settler.start()
-        if last and (failure := self._settle()):
+        if last and (failure := self._settle(note=False)):
             raise TrainingFailed(
                 f"{failure} It was the last of the stage, which is not finished"
                 " therefore. Start the run again to go on from the newest one."
@@ -174,8 +174,9 @@ class Checkpoints:
             error = found
         full = needed > free or getattr(error, "errno", None) == errno.ENOSPC
         # One disk for all, and all have to do the same.
-        topic = f"room in {self._folder.name}"
-        if not (code := hosts.largest(topic, step, 2 * full or bool(error))):
+        topic, self._asked = f"room in {self._folder.name}", self._asked + 1
+        code = hosts.largest(topic, self._asked, 2 * full or int(bool(error)))
+        if not code:
             return ""
         message = (
             f"Step {step:,} was not saved: it needs {needed:,} bytes, and"
@@ -186,24 +187,32 @@ class Checkpoints:
         )
         if last or (code == 2 and self._on_full_disk == "stop"):
             raise TrainingFailed(
-                f"{message} Make room and start the run again; it goes on from the"
-                " newest checkpoint."
+                f"{message} Put that right and start the run again; it goes on from"
+                " the newest checkpoint."
                 + ("" if last else " Or train on with checkpoint.on_full_disk=go_on.")
             )
         return f"{message} Training goes on; the next save tries again."
 
     def _finish(self, dev: dict[str, float]) -> None:
+        """What the thread beside the training does; no error of it is silent."""
+        try:
+            self._conclude(dev)
+        except Exception as error:
+            self._failure = _not_saved(self._step, _reason(error))
+
+    def _conclude(self, dev: dict[str, float]) -> None:
         """Waits for a save, gives it digests, removes what is too old, or the remains.
 
-        Runs beside the training. Every process takes part, since one that failed makes
-        the save of all worthless.
+        Every process takes part, since one that failed makes the save of all worthless.
         """
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             self._errors.append(error)
-        for error in self._errors:
-            logging.debug("Step %d was not saved", self._step, exc_info=error)
+        if self._errors and not hosts.is_first():
+            # The first process knows who failed, not why.
+            reason = _reason(self._errors[0])
+            logging.warning("%s", _not_saved(self._step, reason))
         topic, number = f"saves of {self._folder.name}", 2 * self._saves
         mine = jax.process_index() + 1 if self._errors else 0
         culprit = hosts.largest(topic, number, mine)
@@ -214,6 +223,7 @@ class Checkpoints:
                 self._errors.append(error)
                 culprit = 1
         culprit = hosts.largest(topic, number + 1, culprit)
+        # From here on a step counts, or does not, in every process alike.
         if hosts.is_first():
             # A step that cannot be removed has no digests, which is enough.
             with contextlib.suppress(OSError):
@@ -236,13 +246,13 @@ class Checkpoints:
         for step in steps:
             with contextlib.suppress(digests.DamagedRecordError):
                 values[step] = self._value(digests.read(self._folder, step).dev)
-        kept.add(max(values, key=lambda step: (values[step], step)))
+        kept.add(max(values, key=lambda step: (values[step], step), default=None))
         # What cannot be judged is left to the next start, which names it.
         for step in values.keys() - kept:
             digests.record_path(self._folder, step).unlink()
             remove_step(self._folder, step)
 
-    def _settle(self) -> str:
+    def _settle(self, *, note: bool = True) -> str:
         """Waits for the save on its way, and says if it failed."""
         if self._settler is None:
             return ""
@@ -253,6 +263,10 @@ class Checkpoints:
             self._manager.wait_until_finished()
         failure, self._failure = self._failure, ""
         if failure:
+            # What orbax takes for saved is not.
+            with contextlib.suppress(Exception):
+                self._manager.reload()
+        if failure and note:
             self._note(f"{failure} Training goes on; the next save tries again.")
         return failure
 
