@@ -231,6 +231,8 @@ def get_default() -> ConfigDict:
     c.checkpoint = ConfigDict(sort_keys=False)
     c.checkpoint.every = 500  # steps
     c.checkpoint.keep = 2  # last checkpoints, besides the best
+    # A checkpoint that would not fit: stop, or go_on without it (all but the last).
+    c.checkpoint.on_full_disk = "stop"
 
     c.log = ConfigDict(sort_keys=False)
     c.log.every = 10  # steps

@@ -45,6 +45,7 @@ _CHOICES = {
     "prepare.negatives": ("given", "bm25"),
     "prepare.scores": ("given", "teacher"),
     "dev.source": ("", *SOURCES),
+    "checkpoint.on_full_disk": ("stop", "go_on"),
     "loss.margins": losses.MARGINS,
     "regularizer.name": tuple(REGULARIZERS),
     "regularizer.schedule": tuple(SCHEDULES),

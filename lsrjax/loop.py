@@ -98,6 +98,7 @@ def train(
     save: Callable[[dict, dict[str, float] | None], None],
     evaluate: Callable[[dict], dict[str, float]] | None,
     check: Callable[..., None] = lambda *args: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict:
     """Runs a stage from `state` to its last step.
 
@@ -115,6 +116,7 @@ def train(
       save: is given a state and its dev metrics, if it was evaluated.
       evaluate: params to dev metrics, or None.
       check: see `CompiledSteps`.
+      poll: is called at every step; says what became of an earlier save.
 
     Returns:
       The last state.
@@ -131,6 +133,7 @@ def train(
     for step in range(start, total_steps):
         batch = next(batches)
         state, metrics = take_step(state, teacher_params, batch)
+        poll()
         done = step + 1
         in_flight.append((done, metrics, training.slots_of(batch)))
         evaluates = evaluate is not None and (

@@ -1,5 +1,7 @@
 """A run from its config: check, train what is left to train, evaluate, show."""
 
+import contextlib
+import errno
 import json
 import pathlib
 import re
@@ -14,7 +16,7 @@ CONFIG_FILE = "config.json"
 COMPILED = "compiled"
 # Fields that change no result: a run may go on with others, as on other devices.
 _FREE = re.compile(
-    r"\.(mesh|memory|log)\.|"
+    r"\.(mesh|memory|log)\.|\.checkpoint\.on_full_disk$|"
     r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
 )
 
@@ -32,13 +34,39 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
       lsrjax.loop.TrainingFailed: a loss that is not a number.
     """
     config.validate(run_config)
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"--workdir {workdir} is a file; give a folder.")
+    try:
+        with _alone(workdir, console):
+            _run(run_config, workdir, console)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"The disk of {workdir} is full ({error}). The checkpoints are as they"
+            " were. Make room and start the run again; it goes on from the newest."
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path, console: Console):
+    """Keeps other runs out of the work directory, from the first process."""
+    if not hosts.is_first():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with checkpoint.one_run(workdir, console.print):
+        yield
+
+
+def _run(run_config, workdir: pathlib.Path, console: Console) -> None:
     _same_config(run_config, workdir)
     # What was compiled once is read back when the run goes on.
     if not jax.config.jax_compilation_cache_dir:
         compiled = str((workdir / COMPILED).absolute())
         jax.config.update("jax_compilation_cache_dir", compiled)
     finished = all(
-        (workdir / name / checkpoint.DONE_FILE).is_file()
+        checkpoint.finished_steps(workdir / name) is not None
         for name in config.stages(run_config)
     )
     wanted = run_config.evaluate.test
@@ -59,8 +87,6 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
 
 def _same_config(run_config, workdir: pathlib.Path) -> None:
     """Keeps the config in the work directory; refuses to go on with another one."""
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"--workdir {workdir} is a file; give a folder.")
     path = workdir / CONFIG_FILE
     values = json.loads(run_config.to_json())
     if path.is_file():
@@ -77,7 +103,6 @@ def _same_config(run_config, workdir: pathlib.Path) -> None:
                 + "\nUse another --workdir, or remove this one to start over."
             )
     if hosts.is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(path, values)
     hosts.wait_for_all("config")
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -47,8 +46,8 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
     """
     folder = workdir / name
     done = folder / checkpoint.DONE_FILE
-    if done.is_file():
-        steps = json.loads(done.read_text())["steps"]
+    newest = _newest_sound_step(name, folder, tracker)
+    if (steps := checkpoint.finished_steps(folder)) is not None:
         tracker.note(f"Stage {name} is finished ({steps} steps).")
         return
     if hosts.is_first():
@@ -57,14 +56,18 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         on_devices(config) as mesh,
         contextlib.closing(
             checkpoint.Checkpoints(
-                folder, keep=config.checkpoint.keep, metric=config.dev.metric
+                folder,
+                keep=config.checkpoint.keep,
+                metric=config.dev.metric,
+                on_full_disk=config.checkpoint.on_full_disk,
+                note=tracker.note,
             )
         ) as checkpoints,
     ):
         training.check_batch(config, mesh.shape[sharding.DATA])
         bad = _bad_records(name, folder)
         parts = _assemble(name, config, workdir, folder, mesh, tracker, bad)
-        state = _initial_state(config, parts, checkpoints)
+        state = _initial_state(config, parts, checkpoints, newest)
         first = int(state["step"])
         ready = _batches(name, config, parts)
         tracker.stage(
@@ -81,6 +84,11 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
             prefetch=data.prefetch,
         )
         rows = sharding.local_rows(mesh)
+
+        def save(state, dev):
+            last = int(state["step"]) == parts.total_steps
+            checkpoints.save(state, dev, last=last)
+
         with contextlib.closing(
             sharding.to_global(batch, mesh, rows) for batch in stream
         ) as batches:
@@ -92,7 +100,8 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
                 parts.teacher.params if parts.step.teacher else None,
                 batches,
                 log=tracker.log,
-                save=checkpoints.save,
+                save=save,
+                poll=checkpoints.poll,
                 evaluate=_dev(config, parts),
                 check=_plan(config, parts, ready).check,
             )
@@ -119,6 +128,15 @@ def _bad_records(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
         return BadRecords(folder, jax.process_index())
     bad.reload()
     return bad
+
+
+def _newest_sound_step(name: str, folder: pathlib.Path, tracker) -> int | None:
+    """What the first process finds, for all; damaged checkpoints are set aside."""
+    found = None
+    if hosts.is_first():
+        found = checkpoint.take_stock(folder, tracker.note)
+    code = hosts.largest(f"stock of {name}", 0, 0 if found is None else found + 1)
+    return code - 1 if code else None
 
 
 @contextlib.contextmanager
@@ -269,8 +287,8 @@ def _check_teacher(spec, teacher) -> None:
         )
 
 
-def _initial_state(config, parts: _Parts, checkpoints) -> dict:
-    """The last checkpoint's state, or a fresh one."""
+def _initial_state(config, parts: _Parts, checkpoints, step: int | None) -> dict:
+    """The state of a checkpoint, or a fresh one."""
 
     def init(params):
         return training.init_state(parts.step, params)
@@ -278,7 +296,6 @@ def _initial_state(config, parts: _Parts, checkpoints) -> dict:
     _, abstract = retriever.split(parts.student.spec)
     state = jax.eval_shape(init, abstract)
     shardings = parts.layout.shardings(state)
-    step = checkpoints.latest_step()
     if step is None:
         with sharding.on_one_device():
             params = parts.student.params(parts.source)

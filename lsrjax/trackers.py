@@ -21,6 +21,7 @@ class Tracker:
         self.console = console
         self._live: Live | None = None
         self._file = None
+        self._unwritten = b""
 
     def note(self, text: str) -> None:
         """Prints a line of its own."""
@@ -55,7 +56,8 @@ class Tracker:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, path)
-        self._file = path.open("a", encoding="utf-8")  # noqa: SIM115
+        # Without a buffer, what a full disk did not take is known and kept.
+        self._file = path.open("ab", buffering=0)
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4)
             self._live.start()
@@ -63,8 +65,7 @@ class Tracker:
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes a step's numbers to the file and shows them."""
         record = {"step": step, **{k: float(f"{v:.6g}") for k, v in numbers.items()}}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._write(json.dumps(record) + "\n")
         line = self._line(step, numbers)
         if any(name.startswith("dev_") for name in numbers):
             self.note(line)
@@ -73,6 +74,21 @@ class Tracker:
         elif step % (10 * max(self._total // 100, 1)) == 0 or step == self._total:
             # Without a terminal, about ten lines a stage.
             self.note(line)
+
+    def _write(self, text: str = "") -> None:
+        """Adds to the file; on a full disk later, as soon as there is room."""
+        said = bool(self._unwritten)
+        self._unwritten += text.encode("utf-8")
+        try:
+            while self._unwritten:
+                written = self._file.write(self._unwritten)
+                self._unwritten = self._unwritten[written:]
+        except OSError as error:
+            if not said:
+                self.note(
+                    f"{self._file.name} cannot be written ({error.strerror}); its lines"
+                    " are kept until it can."
+                )
 
     def _line(self, step: int, numbers: Mapping[str, float]) -> str:
         parts = [f"{self._name} {step:,}/{self._total:,}"]
@@ -93,6 +109,11 @@ class Tracker:
             self._live.stop()
             self._live = None
         if self._file:
+            self._write()
+            if self._unwritten:
+                lines = self._unwritten.count(b"\n")
+                self.note(f"{self._file.name} lacks its last {lines:,} lines.")
+                self._unwritten = b""
             self._file.close()
             self._file = None
 

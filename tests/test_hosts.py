@@ -477,7 +477,7 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
     flags += ["--config.stages.teacher.checkpoint.every=50"]
     started = start(tmp_path, 2, 2, *flags)
     try:
-        wait_for((workdir / "teacher" / "checkpoints" / "50").is_dir, started)
+        wait_for((workdir / "teacher" / "digests" / "50.json").is_file, started)
         started[victim].process.kill()
         assert started[1 - victim].ends(BOUND) != 0
     finally:

@@ -76,8 +76,8 @@ def record_steps(path: str, snapshot_step: int, workdir: pathlib.Path) -> None:
 
 
 def snapshot(workdir: pathlib.Path, step: int) -> None:
-    # Checkpoints are written beside the training.
-    while not list(workdir.glob(f"*/checkpoints/{step}")):
+    # Checkpoints are written beside the training, and count with their digests.
+    while not list(workdir.glob(f"*/digests/{step}.json")):
         time.sleep(0.01)
     shutil.copytree(workdir, workdir.with_name(workdir.name + ".snapshot"))
 

@@ -1,0 +1,216 @@
+"""Digests of every file of a checkpoint: written once it is whole, checked later.
+
+`digests/<step>.json` in a stage's folder names each file of `checkpoints/<step>/` and
+those of the stage's own that a model needs, with its size and BLAKE2b-256, and the dev
+metrics of the step. A step counts only with this file. The last entry is the digest of
+the rest, so that damage to it shows, too.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+
+from lsrjax.checkpoint.files import (
+    CHECKPOINTS,
+    MODEL_FILE,
+    PIVOT_TOKENIZER,
+    TOKENIZER,
+    committed_steps,
+    write_whole,
+)
+from lsrjax.errors import InputError
+
+DIGESTS = "digests"
+_STAGE_FILES = (MODEL_FILE, TOKENIZER, PIVOT_TOKENIZER)
+_METRICS_FILE = "metrics/metrics"  # orbax's, in the folder of a step
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is known of a step.
+
+    Attributes:
+      step: the step.
+      dev: its dev metrics; empty if it was not evaluated.
+      files: path in the stage's folder -> bytes, and digest in hexadecimal digits.
+    """
+
+    step: int
+    dev: dict[str, float]
+    files: dict[str, tuple[int, str]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the step's own files."""
+        inside = f"{CHECKPOINTS}/{self.step}/"
+        sizes = self.files.items()
+        return sum(size for path, (size, _) in sizes if path.startswith(inside))
+
+
+class DamagedRecordError(ValueError):
+    """The file of digests itself is not as it was written."""
+
+
+def record_path(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Where the digests of a step lie."""
+    return folder / DIGESTS / f"{step}.json"
+
+
+def recorded_steps(folder: pathlib.Path) -> list[int]:
+    """Steps that have digests."""
+    inside = folder / DIGESTS
+    if not inside.is_dir():
+        return []
+    paths = (path for path in inside.glob("*.json") if path.stem.isdecimal())
+    return sorted(int(path.stem) for path in paths)
+
+
+def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Record:
+    """Reads a step's files back, and writes their digests.
+
+    Args:
+      folder: the stage's.
+      step: one that is on disk.
+      dev: its dev metrics; None: those that were saved with it, if any.
+
+    Raises:
+      OSError: a file cannot be read, or the digests cannot be written.
+    """
+    if dev is None:
+        path = folder / CHECKPOINTS / str(step) / _METRICS_FILE
+        dev = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    paths = sorted(_files(folder, step))
+    with _threads() as pool:
+        found = pool.map(lambda path: _digest(folder / path), paths)
+        files = dict(zip(paths, found, strict=True))
+    found = Record(step, dict(dev), files)
+    (folder / DIGESTS).mkdir(exist_ok=True)
+    write_whole(record_path(folder, step), _text(found))
+    return found
+
+
+def read(folder: pathlib.Path, step: int) -> Record:
+    """The digests of a step.
+
+    Raises:
+      DamagedRecordError: their file is damaged.
+    """
+    try:
+        data = record_path(folder, step).read_bytes()
+        values = json.loads(data.decode("utf-8"))
+        files = {path: (size, digest) for path, (size, digest) in values["files"]}
+        found = Record(values["step"], values["dev"], files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedRecordError(f"unreadable ({error})") from error
+    # To the byte: whatever reads as the same would not show otherwise.
+    if found.step != step or _text(found).encode("utf-8") != data:
+        raise DamagedRecordError("other content than was written")
+    return found
+
+
+def damage(folder: pathlib.Path, step: int) -> dict[str, str]:
+    """Reads all files of a step that has digests, and compares.
+
+    Args:
+      folder: the stage's.
+      step: one that has digests.
+
+    Returns:
+      Path in the stage's folder -> what is wrong with it; empty: the step is sound.
+    """
+    try:
+        wanted = read(folder, step)
+    except DamagedRecordError as error:
+        return {f"{DIGESTS}/{step}.json": str(error)}
+    there = _files(folder, step)
+    found = dict.fromkeys(there - wanted.files.keys(), "not there when it was saved")
+    return found | compare(folder, wanted, wanted.files)
+
+
+def stage_damage(folder: pathlib.Path, step: int) -> dict[str, str]:
+    """As `damage`, of the stage's own files alone."""
+    wanted = read(folder, step)
+    inside = f"{CHECKPOINTS}/"
+    paths = [path for path in wanted.files if not path.startswith(inside)]
+    return compare(folder, wanted, paths)
+
+
+def compare(
+    folder: pathlib.Path, wanted: Record, paths: Iterable[str]
+) -> dict[str, str]:
+    """Path -> what is wrong with it, of some files of a step."""
+    paths = list(paths)
+
+    def look(path):
+        return _difference(folder / path, *wanted.files[path])
+
+    with _threads() as pool:
+        found = zip(paths, pool.map(look, paths), strict=True)
+        return {path: what for path, what in found if what}
+
+
+def _difference(path: pathlib.Path, size: int, digest: str) -> str:
+    try:
+        found = path.stat().st_size
+        if found < size:
+            return f"cut to {found:,} of {size:,} bytes"
+        if found > size:
+            return f"grown to {found:,} from {size:,} bytes"
+        return "" if _digest(path)[1] == digest else "other content than was written"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        # Such as the input/output error of a failing disk.
+        return f"unreadable ({error.strerror})"
+
+
+def no_digests_message(folder: pathlib.Path) -> str:
+    """What to do about checkpoints that never had digests."""
+    return (
+        f"{folder} has checkpoints but no digests of them: they are of an lsrjax that"
+        " wrote none, or the folder was copied without its digests/. If you trust the"
+        " files as they are, `python -m lsrjax.checkpoint verify --adopt"
+        f" {folder}` takes their digests; then go on."
+    )
+
+
+def check_has_digests(folder: pathlib.Path) -> None:
+    """Refuses a stage whose checkpoints were made without digests.
+
+    Raises:
+      InputError: says how to take the digests.
+    """
+    if committed_steps(folder) and not (folder / DIGESTS).is_dir():
+        raise InputError(no_digests_message(folder))
+
+
+def _files(folder: pathlib.Path, step: int) -> set[str]:
+    found = set()
+    for name in (f"{CHECKPOINTS}/{step}", *_STAGE_FILES):
+        path = folder / name
+        inside = path.rglob("*") if path.is_dir() else [path]
+        found |= {p.relative_to(folder).as_posix() for p in inside if p.is_file()}
+    return found
+
+
+def _digest(path: pathlib.Path) -> tuple[int, str]:
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32))
+        return file.tell(), found.hexdigest()
+
+
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    # Hashing lets go of the interpreter, so threads read and hash side by side.
+    return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+def _text(found: Record) -> str:
+    files = [[path, list(found.files[path])] for path in sorted(found.files)]
+    values = {"step": found.step, "dev": found.dev, "files": files}
+    rest = json.dumps(values, ensure_ascii=False)
+    seal = hashlib.blake2b(rest.encode("utf-8"), digest_size=32).hexdigest()
+    return json.dumps(values | {"digest": seal}, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,71 @@
+"""One run at a time in a work directory."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Callable, Iterator
+
+from lsrjax.errors import InputError
+
+LOCK_FILE = "lock"
+# What file systems say that know no locks, as some of clusters.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def one_run(workdir: pathlib.Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Holds a work directory for this process, until it lets go or ends.
+
+    The system frees the lock of a process that is killed; the file stays, and says
+    nothing by itself.
+
+    Args:
+      workdir: the run's folder; it exists.
+      note: is told where the file system knows no locks; the run goes on unlocked.
+
+    Raises:
+      InputError: another run holds it; names the host, process and start of that.
+    """
+    path = workdir / LOCK_FILE
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{workdir} is in use by another run ({_holder(file)}). Wait for it or"
+                " end it, or use another --workdir."
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            note(
+                f"The file system of {workdir} knows no locks ({error.strerror}): see"
+                " to it yourself that no other run uses this folder."
+            )
+        _sign(file)
+        yield
+
+
+def _holder(file) -> str:
+    file.seek(0)
+    try:
+        values = json.loads(file.read())
+        return "host {host}, process {pid}, started {started}".format(**values)
+    except (ValueError, KeyError, TypeError):
+        return "one that has just started"
+
+
+def _sign(file) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
+    values = {"host": socket.gethostname(), "pid": os.getpid(), "started": now}
+    # A full disk is no reason to refuse a run that only has to go on.
+    with contextlib.suppress(OSError):
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(values) + "\n")
+        file.flush()

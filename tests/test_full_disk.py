@@ -1,0 +1,163 @@
+"""A run whose disk fills up, and one whose last checkpoint rots: how they end."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+from programs import flip_bits
+from rich.console import Console
+
+from lsrjax import checkpoint, run, trackers
+from lsrjax.checkpoint import digests, store
+from lsrjax.loop import TrainingFailed
+
+CONFIG = flip_bits.GOLDEN.parent / "configs" / "golden_infonce.py"
+
+
+def run_quietly(workdir, **fields):
+    """A run of 12 steps, with checkpoints at 4, 8 and 12; returns what it printed."""
+    config = runpy.run_path(str(CONFIG))["get_config"]()
+    for name, value in fields.items():
+        config.checkpoint[name] = value
+    console = Console(file=io.StringIO(), width=300)
+    run.run(config, workdir, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    run_quietly(workdir)
+    return workdir
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 50 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder):
+    """Takes the last byte of a file system."""
+    with open(folder / "filler", "ab", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * size)
+    assert shutil.disk_usage(folder).free == 0
+
+
+def at_steps(monkeypatch, actions):
+    """Does something before a step is logged."""
+    log = trackers.Tracker.log
+
+    def logged(self, step, numbers):
+        actions.get(step, lambda: None)()
+        log(self, step, numbers)
+
+    monkeypatch.setattr(trackers.Tracker, "log", logged)
+
+
+def assert_same_run(found, wanted):
+    """Parameters and losses, bit for bit."""
+    a, b = (
+        checkpoint.load_model(workdir / "train").params for workdir in (found, wanted)
+    )
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    rows = []
+    for workdir in (found, wanted):
+        lines = (workdir / "train/metrics.jsonl").read_text().splitlines()
+        rows.append([(json.loads(x)["step"], json.loads(x)["loss"]) for x in lines])
+    assert rows[0] == rows[1] and len(rows[0]) == 12
+
+
+@pytest.mark.slow
+def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(alone, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(alone, workdir)
+    files = digests.read(workdir / "train", 12).files
+    path = (
+        workdir
+        / "train"
+        / max(files, key=lambda name: (name[:5] == "check", files[name]))
+    )
+    flip_bits.strike(path, np.random.default_rng(0))
+    said = run_quietly(workdir)
+    assert "step 12 is damaged" in said and path.name in said
+    assert "goes on at step 8 of 12" in said
+    assert_same_run(workdir, alone)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
+    alone, disk, monkeypatch
+):
+    workdir = disk / "run"
+    with monkeypatch.context() as patch:
+        at_steps(patch, {6: lambda: fill(disk)})
+        with pytest.raises(TrainingFailed) as error:
+            run_quietly(workdir)
+    found = re.search(
+        r"Step 8 was not saved: it needs ([\d,]+) bytes", str(error.value)
+    )
+    assert int(found[1].replace(",", "")) > 2**20
+    assert f"{workdir / 'train'} has 0 free" in str(error.value)
+    assert not digests.damage(workdir / "train", 4)
+    (disk / "filler").unlink()
+    assert "goes on at step 4 of 12" in run_quietly(workdir)
+    assert_same_run(workdir, alone)
+
+
+@pytest.mark.slow
+def test_a_run_may_train_on_over_a_full_disk(alone, disk, monkeypatch):
+    workdir = disk / "run"
+    room = (disk / "filler").unlink
+    at_steps(monkeypatch, {6: lambda: fill(disk), 10: room})
+    said = run_quietly(workdir, on_full_disk="go_on")
+    assert "Step 8 was not saved: it needs" in said and "Training goes on" in said
+    assert "metrics.jsonl cannot be written (No space left on device)" in said
+    assert digests.recorded_steps(workdir / "train") == [4, 12]
+    assert_same_run(workdir, alone)
+
+
+def big(step):
+    """About 14 MB that cannot be made smaller."""
+    numbers = np.random.default_rng(step).normal(size=3_500_000).astype(np.float32)
+    return {"step": np.int32(step), "params": {"numbers": numbers}}
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_survived(disk, monkeypatch):
+    notes = []
+    checkpoints = checkpoint.Checkpoints(disk, keep=9, metric="-", note=notes.append)
+    for step in (1, 2, 3):
+        checkpoints.save(big(step), None, last=True)
+    free = shutil.disk_usage(disk).free
+    with pytest.raises(TrainingFailed, match=rf"it needs 15,.* has {free:,} free"):
+        checkpoints.save(big(4), None)
+    # Whatever another program takes after the look at the free bytes.
+    monkeypatch.setattr(store, "needed_bytes", lambda state: 0)
+    checkpoints.save(big(4), None)
+    checkpoints.close()
+    (said,) = notes
+    assert "Step 4 was not saved" in said and "No space left" in said
+    assert shutil.disk_usage(disk).free >= free - 2**16
+    assert [checkpoint.take_stock(disk, notes.append), len(notes)] == [3, 1]
+    assert not any(digests.damage(disk, step) for step in (1, 2, 3))
+    assert sorted(os.listdir(disk / "checkpoints")) == ["1", "2", "3"]
