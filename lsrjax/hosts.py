@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 from jax.experimental import multihost_utils
 
+from lsrjax import rendezvous
 from lsrjax.errors import InputError
 
 # How long a process waits for the others to come up, and for what they have to say. A
@@ -62,6 +63,9 @@ def start(
         promised = num_processes
     elif (promised := _slurm_tasks(environ)) > 1:
         options = {"local_device_ids": _slurm_devices(environ)}
+        if not environ.keys() & {"JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT"}:
+            met = rendezvous.meet(environ, _START_SECONDS)
+            options["coordinator_address"] = met
         promised_devices = _slurm_gpus(environ)
     elif tpu_pod or "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
         options = {}
