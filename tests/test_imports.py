@@ -56,6 +56,8 @@ PROGRAMS = (
     "run",
     "export",
     "encode",
+    "command",
+    "doctor_checks",
     "doctor",
     "bench",
     "main",
