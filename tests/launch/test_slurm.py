@@ -54,7 +54,7 @@ def submit(cluster, folder, *flags, nodes=2, doctor="0"):
 
 
 # A run that can be met in its middle; and the log of every step.
-STEPS = 400
+STEPS = 120
 LONG = [f"--config.stages.teacher.steps={STEPS}"]
 LONG += ["--config.stages.teacher.checkpoint.every=20"]
 
