@@ -74,7 +74,9 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         _print(report)
     # An orderly end waits for all others, of whom some may not come.
     orderly = all(said) and not patient.lost
-    orderly = hosts.tell("doctor/orderly", str(orderly), 2 * _SECONDS.value) == "True"
+    orderly = (
+        hosts.first_says("doctor/orderly", str(orderly), 2 * _SECONDS.value) == "True"
+    )
     code = int(any(one.level == ERROR for one, _ in report))
     if orderly:
         sys.exit(code)
@@ -181,12 +183,12 @@ def look(
 def _shared(marker: checks.Marker, patient: Patience, seconds: float) -> list[Finding]:
     """Whether the work directory can be written, and is the same everywhere."""
     if not hosts.is_first():
-        if hosts.tell("doctor/written", None, 2 * seconds) != OK:
+        if hosts.first_says("doctor/written", None, 2 * seconds) != OK:
             return []
         return patient.findings("workdir", lambda: marker.look(10), seconds)
     found = patient.findings("workdir", marker.write, seconds)
     good = all(one.level == OK for one in found)
-    hosts.tell("doctor/written", OK if good else ERROR, seconds)
+    hosts.first_says("doctor/written", OK if good else ERROR, seconds)
     return found
 
 

@@ -240,7 +240,7 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
     return said
 
 
-def tell(topic: str, text: str | None, seconds: float) -> str | None:
+def first_says(topic: str, text: str | None, seconds: float) -> str | None:
     """What process 0 says, in all of them; None if it says nothing in time.
 
     Args:

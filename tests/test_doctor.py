@@ -85,7 +85,7 @@ def test_disk_space_is_compared_with_the_checkpoints(tmp_path, monkeypatch):
     (folder / "data").write_bytes(bytes(size))
     monkeypatch.setattr(checks.shutil, "disk_usage", usage(need - 1))
     (found,) = checks.disk(config, workdir)
-    assert found.level == WARNING
+    assert found.level == OK
 
 
 def test_the_size_of_a_checkpoint_is_that_of_its_numbers():
