@@ -90,7 +90,7 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     command = ["-m", "lsrjax.main", "--config", str(TINY)]
     command += ["--workdir", str(folder / "run")]
-    launch.finish(launch.start(command, folder, processes=1, devices=1))
+    launch.finish(launch.start(command, folder, processes=1, devices=1), 900)
     return folder / "run"
 
 
