@@ -217,7 +217,7 @@ class Job:
         """How often it has been queued again."""
         return int(self._field("Restarts"))
 
-    def wait_for(self, condition, seconds: float = 200) -> None:
+    def wait_for(self, condition, seconds: float = 600) -> None:
         """Returns once a condition is met; fails once the job is over before."""
 
         def met():
@@ -233,7 +233,7 @@ class Job:
         self.wait_for(lambda: self.state() == "PENDING" and self.restarts() > 0)
         self.cluster.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
 
-    def ends(self, seconds: float = 300) -> str:
+    def ends(self, seconds: float = 600) -> str:
         """Waits for its end; gives the state."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         self.cluster.wait(lambda: self.state() in over, seconds, self.said)
