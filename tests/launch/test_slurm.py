@@ -176,6 +176,7 @@ def test_a_task_that_is_killed_ends_the_job_and_is_named(cluster, tmp_path):
 def test_what_the_doctor_finds_ends_the_job(cluster, tmp_path):
     flags = ["--config.stages.teacher.data.source=files"]
     flags += ["--config.stages.teacher.data.files=/no/such/file.jsonl"]
+    flags += ["--config.stages.teacher.data.split=train"]
     job = submit(cluster, tmp_path, *flags, nodes=1, doctor="1")
     assert job.ends() == "FAILED" and job.exit_code() == 1
     said = job.said()
