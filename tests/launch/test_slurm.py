@@ -19,6 +19,7 @@ from lsrjax import checkpoint
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 TINY = ROOT / "tests" / "configs" / "launched.py"
+GOLDEN = ROOT / "tests" / "configs" / "golden_infonce.py"
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,10 +53,10 @@ def nothing_left(cluster):
     cluster.run("scancel", "--user", os.getuid())
 
 
-def submit(cluster, folder, *flags, nodes=2, doctor="0"):
+def submit(cluster, folder, *flags, config=TINY, nodes=2, doctor="0"):
     """Submits the run of a folder."""
     folder.mkdir(exist_ok=True)
-    command = [f"--nodes={nodes}", "--chdir", ROOT, SCRIPT, "--config", TINY]
+    command = [f"--nodes={nodes}", "--chdir", ROOT, SCRIPT, "--config", config]
     command += ["--workdir", folder / "run", *flags]
     return cluster.submit(folder / "job.out", *command, DOCTOR=doctor)
 
@@ -174,10 +175,9 @@ def test_a_task_that_is_killed_ends_the_job_and_is_named(cluster, tmp_path):
 
 
 def test_what_the_doctor_finds_ends_the_job(cluster, tmp_path):
-    flags = ["--config.stages.teacher.data.source=files"]
-    flags += ["--config.stages.teacher.data.files=/no/such/file.jsonl"]
-    flags += ["--config.stages.teacher.data.split=train"]
-    job = submit(cluster, tmp_path, *flags, nodes=1, doctor="1")
+    flags = ["--config.data.source=files", "--config.data.split=train"]
+    flags += ["--config.data.files=/no/such/file.jsonl"]
+    job = submit(cluster, tmp_path, *flags, config=GOLDEN, nodes=1, doctor="1")
     assert job.ends() == "FAILED" and job.exit_code() == 1
     said = job.said()
     assert "/no/such/file.jsonl" in said and "is not started" in said
