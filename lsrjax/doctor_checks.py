@@ -1,5 +1,6 @@
 """What is looked at before a run starts; every check gives findings."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -377,7 +378,9 @@ class Marker:
 
     def remove(self) -> None:
         """Removes it, and the folders that were made for it."""
-        self._path.unlink(missing_ok=True)
-        for folder in self._made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        # What could not be written cannot be removed either.
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+            for folder in self._made:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()

@@ -238,8 +238,10 @@ def test_a_work_directory_is_tried_and_left_as_it_was(tmp_path):
     marker.remove()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "runs").touch()
-    found = checks.Marker(workdir).write()
+    marker = checks.Marker(workdir)
+    found = marker.write()
     assert found.level == ERROR and str(workdir) in found.text
+    marker.remove()
 
 
 def test_findings_of_processes_are_told_once_with_their_numbers():
