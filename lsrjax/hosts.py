@@ -2,11 +2,13 @@
 
 import os
 import re
+import time
 from collections.abc import Mapping
 
 import jax
 from jax.experimental import multihost_utils
 
+from lsrjax import rendezvous
 from lsrjax.errors import InputError
 
 # How long a process waits for the others to come up, and for what they have to say. A
@@ -62,6 +64,9 @@ def start(
         promised = num_processes
     elif (promised := _slurm_tasks(environ)) > 1:
         options = {"local_device_ids": _slurm_devices(environ)}
+        if not environ.keys() & {"JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT"}:
+            met = rendezvous.meet(environ, _START_SECONDS)
+            options["coordinator_address"] = met
         promised_devices = _slurm_gpus(environ)
     elif tpu_pod or "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
         options = {}
@@ -106,6 +111,27 @@ def check(processes: int | None, devices: int | None) -> None:
             f" ({jax.local_device_count()} here). Start one process for each device, or"
             " one for each node with all of its devices visible."
         )
+
+
+def expected(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[str, int, int]:
+    """Host of process 0, processes, and this one's number, before they have met.
+
+    As far as it is known then: the host may be empty. Arguments are those of `start`.
+    """
+    if coordinator is not None:
+        host = coordinator.rpartition(":")[0]
+        return host, num_processes or 1, process_id or 0
+    if (tasks := _slurm_tasks(environ)) > 1:
+        host = rendezvous.first_host(environ["SLURM_STEP_NODELIST"])
+        return host, tasks, int(environ.get("SLURM_PROCID", "0"))
+    names = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return names[0], len(names), int(environ.get("TPU_WORKER_ID", "0") or 0)
 
 
 def _slurm_tasks(environ) -> int:
@@ -181,6 +207,57 @@ def largest(topic: str, number: int, value: int) -> int:
         int(client.blocking_key_value_get(key(number, process), _PATIENCE_MS))
         for process in range(jax.process_count())
     )
+
+
+def gather(topic: str, text: str, seconds: float) -> list[str | None]:
+    """What all processes say, in process 0; the others get an empty list.
+
+    Host to host, so it works where devices do not reach each other.
+
+    Args:
+      topic: asked once.
+      text: what this process says.
+      seconds: how long process 0 waits for all of them together.
+
+    Returns:
+      A text for each process; None for one that has said nothing in time.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    client = _client()
+    if not is_first():
+        client.key_value_set(f"lsrjax/{topic}/{jax.process_index()}", text)
+        return []
+    deadline = time.monotonic() + seconds
+    said = [text]
+    for process in range(1, jax.process_count()):
+        left = max(int(1000 * (deadline - time.monotonic())), 1)
+        try:
+            key = f"lsrjax/{topic}/{process}"
+            said.append(client.blocking_key_value_get(key, left))
+        except jax.errors.JaxRuntimeError:
+            said.append(None)
+    return said
+
+
+def first_says(topic: str, text: str | None, seconds: float) -> str | None:
+    """What process 0 says, in all of them; None if it says nothing in time.
+
+    Args:
+      topic: told once.
+      text: what process 0 says.
+      seconds: how long the others wait.
+    """
+    if jax.process_count() == 1:
+        return text
+    client, key = _client(), f"lsrjax/{topic}"
+    if is_first():
+        client.key_value_set(key, text)
+        return text
+    try:
+        return client.blocking_key_value_get(key, int(1000 * seconds))
+    except jax.errors.JaxRuntimeError:
+        return None
 
 
 def is_lost_process(error: Exception) -> bool:

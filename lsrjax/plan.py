@@ -83,14 +83,24 @@ class StagePlan:
     mesh: jax.sharding.Mesh
     shapes: dict[str, Shape]
 
-    def memory(self) -> Memory:
-        """Compiles the step; what it takes."""
+    def _step(self) -> tuple[training.Step, dict]:
+        """The step and its train state, without numbers."""
         # What a step takes does not depend on the numbers.
         idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
         step = training.make_step(self.config, 1000, self.spec, self.teacher, idf)
         _, params = retriever.split(self.spec)
+        return step, jax.eval_shape(lambda p: training.init_state(step, p), params)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the numbers in a checkpoint."""
+        _, state = self._step()
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+    def memory(self) -> Memory:
+        """Compiles the step; what it takes."""
+        step, state = self._step()
         layout = self._layout(self.spec)
-        state = jax.eval_shape(lambda p: training.init_state(step, p), params)
         state = _lying(state, layout.shardings(state))
         teacher_params = None
         if self.teacher:
@@ -282,17 +292,18 @@ def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None
         *(f"  {note}" for note in plan.notes),
         f"  operations of a step: {operations.both:.3g} (encoder"
         f" {operations.encoder:.3g}, head {operations.head:.3g})",
-        f"  memory of a device: {_size(memory.total)} = parameters"
-        f" {_size(memory.params)} + optimizer {_size(memory.optimizer)}"
-        + (f" + teacher {_size(memory.teacher)}" if memory.teacher else "")
-        + f" + batch {_size(memory.batch)} + activations, gradients and vectors"
-        f" {_size(memory.step)}",
+        f"  memory of a device: {size(memory.total)} = parameters"
+        f" {size(memory.params)} + optimizer {size(memory.optimizer)}"
+        + (f" + teacher {size(memory.teacher)}" if memory.teacher else "")
+        + f" + batch {size(memory.batch)} + activations, gradients and vectors"
+        f" {size(memory.step)}",
     ]
     for line in lines:
         console.print(line, highlight=False)
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes, in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
@@ -312,13 +323,13 @@ def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
     Compiles up to a few other steps.
     """
     lines = [
-        f"This does not fit: a step takes {_size(memory.total)}, a device has"
-        f" {_size(limit)}."
+        f"This does not fit: a step takes {size(memory.total)}, a device has"
+        f" {size(limit)}."
     ]
     standing = memory.total - memory.step
     if standing > limit:
         lines.append(
-            f"The model alone, with its optimizer, takes {_size(standing)}: divide it"
+            f"The model alone, with its optimizer, takes {size(standing)}: divide it"
             " over more devices with config.mesh.model, or set config.mesh.fsdp=True."
         )
         return lines
@@ -330,7 +341,7 @@ def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
     length = max(tokens for _, tokens in plan.encoded_parts())
     cause = (
         f"the head: the vectors of {texts:,} texts over {terms:,} terms take about"
-        f" {_size(head)}"
+        f" {size(head)}"
         if head > memory.step / 2
         else f"the encoder's activations of {texts:,} texts of {length} tokens"
     )

@@ -380,19 +380,29 @@ def _text_field(data, length: str, model) -> loader.TextField:
     return TextField.of(model.spec, tokenizer, role, data[length])
 
 
-def _dev(config, parts: _Parts):
-    """Params to dev metrics, or None without dev data."""
-    if not config.dev.source:
-        return None
+def dev_source(config, kind: str) -> Sequence:
+    """The held-out examples that a stage's config names.
+
+    Args:
+      config: the stage's.
+      kind: of the training examples, "pair" or "group".
+    """
     data = config.data.copy_and_resolve_references()
     with data.unlocked():
         fields = ("source", "files", "dataset", "split", "format")
         data.update({field: config.dev[field] for field in fields})
-    weights = language_weights(config.data.query_languages, "query_languages")
     # The embedded data knows the documents behind its pairs.
-    kind = "group" if data.source == "debian" else parts.kind
+    kind = "group" if data.source == "debian" else kind
+    return sources.open_source(data, kind, held_out=True)
+
+
+def _dev(config, parts: _Parts):
+    """Params to dev metrics, or None without dev data."""
+    if not config.dev.source:
+        return None
+    weights = language_weights(config.data.query_languages, "query_languages")
     task = dev_task(
-        sources.open_source(data, kind, held_out=True),
+        dev_source(config, parts.kind),
         config.dev.queries,
         # A query of unstated language counts in any case, as it does in training.
         lambda language: (

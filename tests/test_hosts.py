@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from programs import launch
 
-from lsrjax import checkpoint, hosts
+from lsrjax import checkpoint, hosts, rendezvous
 from lsrjax.data.loader import Order
 from lsrjax.errors import InputError
 
@@ -31,6 +31,8 @@ class Cluster:
         self.processes, self.devices = 1, 1
         monkeypatch.setattr(jax.distributed, "initialize", self._initialize)
         monkeypatch.setattr(jax.config, "update", self.settings.__setitem__)
+        # The ports of it have tests of their own.
+        monkeypatch.setattr(rendezvous, "meet", lambda *_: "node1:1234")
         monkeypatch.setattr(jax, "process_count", lambda: self.processes)
         monkeypatch.setattr(jax, "device_count", lambda: self.devices)
         monkeypatch.setattr(
@@ -54,6 +56,7 @@ def cluster(monkeypatch):
     return Cluster(monkeypatch)
 
 
+MET = {"coordinator_address": "node1:1234"}
 FLAGS = {"coordinator": "first:1234", "num_processes": 3, "process_id": 2}
 
 
@@ -123,7 +126,7 @@ def test_slurm_with_a_task_for_each_gpu_gives_each_its_own(cluster, task):
             CUDA_VISIBLE_DEVICES=EIGHT,
         )
     )
-    assert cluster.options == {"local_device_ids": [task]}
+    assert cluster.options == MET | {"local_device_ids": [task]}
 
 
 def test_slurm_that_shows_each_task_one_gpu_gives_it_that_one(cluster):
@@ -139,7 +142,7 @@ def test_slurm_that_shows_each_task_one_gpu_gives_it_that_one(cluster):
             CUDA_VISIBLE_DEVICES="5",
         )
     )
-    assert cluster.options == {"local_device_ids": [0]}
+    assert cluster.options == MET | {"local_device_ids": [0]}
 
 
 def test_slurm_with_a_task_for_each_node_gives_it_all_gpus(cluster):
@@ -155,7 +158,7 @@ def test_slurm_with_a_task_for_each_node_gives_it_all_gpus(cluster):
             CUDA_VISIBLE_DEVICES=EIGHT,
         )
     )
-    assert cluster.options == {"local_device_ids": list(range(8))}
+    assert cluster.options == MET | {"local_device_ids": list(range(8))}
 
 
 def test_slurm_with_two_tasks_for_each_node_halves_its_gpus(cluster):
@@ -172,13 +175,20 @@ def test_slurm_with_two_tasks_for_each_node_halves_its_gpus(cluster):
             CUDA_VISIBLE_DEVICES=EIGHT,
         )
     )
-    assert cluster.options == {"local_device_ids": [4, 5, 6, 7]}
+    assert cluster.options == MET | {"local_device_ids": [4, 5, 6, 7]}
 
 
 def test_slurm_without_gpus_leaves_the_devices_to_jax(cluster):
     cluster.processes = cluster.devices = 2
     hosts.start(environ=slurm(SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2))
-    assert cluster.options == {"local_device_ids": None}
+    assert cluster.options == MET | {"local_device_ids": None}
+
+
+@pytest.mark.parametrize("name", ["JAX_COORDINATOR_PORT", "JAX_COORDINATOR_ADDRESS"])
+def test_slurm_with_a_coordinator_of_the_users_leaves_it_to_jax(cluster, name):
+    cluster.processes = 2
+    hosts.start(environ=slurm(SLURM_STEP_NUM_TASKS=2) | {name: "7777"})
+    assert "coordinator_address" not in cluster.options
 
 
 def test_a_slurm_step_of_one_task_is_alone(cluster):

@@ -1,0 +1,154 @@
+"""Where the tasks of a SLURM step meet: a port of their own on the first node.
+
+JAX's coordinator may share its port with another one on the same host, without an
+error in either, and the processes of two runs are mixed up. So task 0 holds a port
+that no other program can hold at the same time, the door, and its coordinator has the
+next one. The other tasks knock at the doors that it may have, and say whom they look
+for.
+"""
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+
+from lsrjax.errors import InputError
+
+# Above those that Linux gives to outgoing connections, which end at 60999.
+_FIRST, _DOORS = 61_440, 2_000
+# Doors that a step may have, far enough apart for those of the next jobs.
+_TRIED, _STRIDE = 16, 127
+# For one answer; what else may listen at a door need not say anything.
+_ANSWER_SECONDS = 2.0
+
+
+def meet(environ: Mapping[str, str], seconds: float) -> str:
+    """The `host:port` that a step's coordinator has; task 0 also holds it.
+
+    Args:
+      environ: of a task of a SLURM step.
+      seconds: how long to look for task 0.
+
+    Raises:
+      InputError: the first node has no name here, does not answer, or has no free
+        port.
+    """
+    host = first_host(environ["SLURM_STEP_NODELIST"])
+    step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", "0"))
+    restart = environ.get("SLURM_RESTART_COUNT", "0")
+    job = environ["SLURM_JOB_ID"]
+    doors = _doors(int(job), int(step))
+    name = f"lsrjax {job}.{step}.{restart}\n".encode()
+    if environ["SLURM_PROCID"] == "0":
+        door = hold(doors, name)
+    else:
+        door = find(host, doors, name, seconds)
+    return f"{host}:{door + 1}"
+
+
+def first_host(nodes: str) -> str:
+    """`node007` of `node[007,010-015],login1`."""
+    before, number, after = re.match(
+        r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,\[]*))?", nodes
+    ).groups(default="")
+    return before + number + after
+
+
+def _doors(job: int, step: int) -> list[int]:
+    """The ports that a step's door may have, in order; each has a free one behind."""
+    first = job + 31 * step
+    return [_FIRST + 2 * ((first + _STRIDE * i) % _DOORS) for i in range(_TRIED)]
+
+
+def hold(doors: list[int], name: bytes) -> int:
+    """Takes the first free door, until this process ends.
+
+    Args:
+      doors: ports to try.
+      name: what those who knock have to say.
+
+    Raises:
+      InputError: none is free.
+    """
+    for port in doors:
+        try:
+            listener = _listen(port)
+        except OSError:
+            continue
+        try:
+            _listen(port + 1).close()
+        except OSError:
+            listener.close()
+            continue
+        thread = threading.Thread(target=_answer, args=(listener, name), daemon=True)
+        thread.start()
+        return port
+    raise InputError(
+        f"None of the ports {', '.join(str(port) for port in doors)}, with the next one"
+        f" each, is free on {socket.gethostname()}. Set JAX_COORDINATOR_PORT to one"
+        " that is, the same for all tasks."
+    )
+
+
+def _listen(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+        )
+    return socket.create_server(("", port), backlog=1024)
+
+
+def _answer(listener: socket.socket, name: bytes) -> None:
+    while True:
+        try:
+            visitor, _ = listener.accept()
+        except OSError:  # it is closed
+            return
+        with visitor, contextlib.suppress(OSError):
+            visitor.settimeout(_ANSWER_SECONDS)
+            if visitor.makefile("rb").readline(len(name)) == name:
+                visitor.sendall(name)
+
+
+def find(host: str, doors: list[int], name: bytes, seconds: float) -> int:
+    """The door that task 0 holds.
+
+    Args:
+      host: task 0's.
+      doors: ports to try.
+      name: of whom to look for.
+      seconds: how long.
+
+    Raises:
+      InputError: the host has no address, or nobody of this name answers.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise InputError(
+            f"The first node of this SLURM step, {host}, has no address on"
+            f" {socket.gethostname()} ({error}). Give --coordinator, --num_processes"
+            " and --process_id, or set JAX_COORDINATOR_ADDRESS."
+        ) from error
+    while time.monotonic() < deadline:
+        for port in doors:
+            if _is_at(host, port, name):
+                return port
+        time.sleep(0.2)
+    raise InputError(
+        f"Task 0 did not answer on {host} in {seconds:.0f} s (tried the ports"
+        f" {', '.join(str(port) for port in doors)}). Its output may say why; if a"
+        " firewall is between the nodes, set JAX_COORDINATOR_PORT to an open port."
+    )
+
+
+def _is_at(host: str, port: int, name: bytes) -> bool:
+    try:
+        with socket.create_connection((host, port), _ANSWER_SECONDS) as door:
+            door.sendall(name)
+            return door.makefile("rb").readline(len(name)) == name
+    except OSError:
+        return False
