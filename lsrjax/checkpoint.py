@@ -99,6 +99,10 @@ class Checkpoints:
             step, args=ocp.args.StandardRestore(abstract_state)
         )
 
+    def wait(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+
     def close(self) -> None:
         """Waits until everything is written."""
         self._manager.wait_until_finished()

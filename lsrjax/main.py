@@ -16,9 +16,10 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import config, hosts, plan, run
+from lsrjax import config, hosts, plan, preemption, run
 from lsrjax.errors import InputError
 from lsrjax.loop import TrainingFailed
+from lsrjax.progress import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, a Python file; --config.x.y=z sets a field."
@@ -53,6 +54,7 @@ def _main(config_path: pathlib.Path) -> None:
     # The libraries below narrate every checkpoint at INFO.
     logging.set_verbosity(logging.WARNING)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config_path.stem}")
+    guard = None if _DRY_RUN.value else preemption.Guard().start()
     try:
         if _DRY_RUN.value:
             _plan(workdir)
@@ -66,7 +68,11 @@ def _main(config_path: pathlib.Path) -> None:
             _PROCESS_ID.value,
             tpu_pod=_TPU_POD.value,
         )
+        guard.several()
         run.run(_CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
+        guard.stop()
+    except Preempted:
+        guard.leave()
     except (InputError, TrainingFailed) as error:
         if not _DRY_RUN.value and hosts.count() > 1:
             _leave(str(error))

@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -16,7 +18,9 @@ from lsrjax import (
     loop,
     losses,
     plan,
+    postmortem,
     prepared,
+    progress,
     references,
     sharding,
     term_statistics,
@@ -30,8 +34,12 @@ from lsrjax.data.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.progress import PROGRESS
 from lsrjax.regularizers import REGULARIZERS
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+
+# The folder of the state that was kept where the run was asked to leave.
+_KEPT = "kept"
 
 
 def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracker):
@@ -51,48 +59,14 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         return
     if hosts.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-    with (
-        on_devices(config) as mesh,
-        contextlib.closing(
-            checkpoint.Checkpoints(
-                folder, keep=config.checkpoint.keep, metric=config.dev.metric
-            )
-        ) as checkpoints,
-    ):
+    PROGRESS.stage, PROGRESS.step = name, 0
+    with on_devices(config) as mesh, _opened(folder, config) as checkpoints:
         training.check_batch(config, mesh.shape[sharding.DATA])
-        parts = _assemble(name, config, workdir, folder, mesh, tracker)
-        state = _initial_state(config, parts, checkpoints)
-        first = int(state["step"])
-        ready = _batches(name, config, parts)
-        tracker.stage(
-            name, folder, first, parts.total_steps, _summary(config, parts, ready)
-        )
-        for note in parts.layout.notes:
-            tracker.note(f"  {note}")
-        data = config.data
-        stream = loader.stream(
-            ready,
-            first,
-            parts.total_steps,
-            threads=data.threads,
-            prefetch=data.prefetch,
-        )
-        rows = sharding.local_rows(mesh)
-        with contextlib.closing(
-            sharding.to_global(batch, mesh, rows) for batch in stream
-        ) as batches:
-            loop.train(
-                config,
-                parts.total_steps,
-                parts.step,
-                state,
-                parts.teacher.params if parts.step.teacher else None,
-                batches,
-                log=tracker.log,
-                save=checkpoints.save,
-                evaluate=_dev(config, parts),
-                check=_plan(config, parts, ready).check,
-            )
+        with PROGRESS.at(progress.PREPARING):
+            parts = _assemble(name, config, workdir, folder, mesh, tracker)
+            ready = _batches(name, config, parts)
+        while not _trained(name, config, folder, parts, ready, checkpoints, tracker):
+            pass
     if ready.left_together:
         tracker.note(
             f"  data.unique_texts: {ready.left_together:,} examples stayed in a batch"
@@ -101,7 +75,114 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
     tracker.stage_end()
     if hosts.is_first():
         checkpoint.write_json(done, {"steps": parts.total_steps})
+        shutil.rmtree(folder / _KEPT, ignore_errors=True)
     hosts.wait_for_all(f"{name} is finished")
+    PROGRESS.stage = ""
+
+
+@contextlib.contextmanager
+def _opened(folder: pathlib.Path, config):
+    """A stage's checkpoints; who ends the process waits for them."""
+    checkpoints = checkpoint.Checkpoints(
+        folder, keep=config.checkpoint.keep, metric=config.dev.metric
+    )
+    PROGRESS.pending = checkpoints.wait
+    try:
+        yield checkpoints
+    finally:
+        with PROGRESS.held:
+            PROGRESS.pending = lambda: None
+            checkpoints.close()
+
+
+def _kept(folder: pathlib.Path, config):
+    """The state that a run kept where it was asked to leave.
+
+    It lies beside the checkpoints, which are those of a run that was never asked.
+    """
+    return contextlib.closing(
+        checkpoint.Checkpoints(folder / _KEPT, keep=1, metric=config.dev.metric)
+    )
+
+
+def _trained(name, config, folder, parts, ready, checkpoints, tracker) -> bool:
+    """Trains on from the last state; False: a batch was left out, go back and again."""
+    owes = (folder / _KEPT).is_dir()
+    if owes:
+        with _kept(folder, config) as kept:
+            owes = (kept.latest_step() or -1) > (checkpoints.latest_step() or -1)
+            chosen = kept if owes else checkpoints
+            state = _initial_state(config, parts, chosen)
+    else:
+        state = _initial_state(config, parts, checkpoints)
+    first = int(state["step"])
+    tracker.stage(
+        name, folder, first, parts.total_steps, _summary(config, parts, ready)
+    )
+    for note in parts.layout.notes:
+        tracker.note(f"  {note}")
+    data, mesh = config.data, parts.layout.mesh
+    teacher_params = parts.teacher.params if parts.step.teacher else None
+    stream = loader.stream(
+        ready,
+        first,
+        parts.total_steps,
+        threads=data.threads,
+        prefetch=data.prefetch,
+        left_out=postmortem.left_out(folder),
+    )
+    report = postmortem.PostMortem(
+        folder, parts.step, parts.source, ready, teacher_params, mesh
+    )
+
+    def keep(state):
+        with _kept(folder, config) as kept:
+            if kept.latest_step() != int(state["step"]):
+                kept.save(state, None)
+
+    def bad(state, error):
+        tracker.note(f"  {error} See {report.write(state, error)}")
+
+    rows = sharding.local_rows(mesh)
+    with contextlib.closing(
+        sharding.to_global(batch, mesh, rows) for batch in stream
+    ) as batches:
+        try:
+            loop.train(
+                config,
+                parts.total_steps,
+                parts.step,
+                state,
+                teacher_params,
+                batches,
+                log=tracker.log,
+                save=checkpoints.save,
+                evaluate=_dev(config, parts),
+                check=_plan(config, parts, ready).check,
+                keep=keep,
+                owes=owes,
+                bad=bad,
+            )
+            return True
+        except loop.BadNumbers as error:
+            # What the loop holds of the state makes way for an earlier one.
+            traceback.clear_frames(error.__traceback__)
+            found = error.with_traceback(None)
+    del state
+    checkpoints.wait()
+    bad(_initial_state(config, parts, checkpoints), found)
+    most = config.numbers.most
+    if config.numbers.policy != "roll_back":
+        raise found
+    if len(postmortem.left_out(folder)) >= most:
+        raise loop.TrainingFailed(
+            f"{found} {most} batches have been left out already, and config.numbers"
+            f".most is {most}."
+        )
+    without = postmortem.leave_out(folder, found.step)
+    tracker.stage_end()
+    tracker.note(f"  Goes back to the last checkpoint, without the batches {without}.")
+    return False
 
 
 @contextlib.contextmanager
