@@ -23,7 +23,7 @@ ALLOWED = {
     "hosts": set(),
     "numbers": set(),
     "preemption": {"hosts"},
-    "watchdog": {"hosts"},
+    "watchdog": {"hosts", "preemption"},
     "trackers": set(),
     "report": set(),
     "models": {"ops", "reps", "sharding"},
