@@ -137,11 +137,11 @@ class Guard:
                 hosts.meet(f"{_KEY}/door", _DOOR)
                 if hosts.is_first():
                     time.sleep(1.0)
-            where = f"step {at.step} of {at.stage}" if at.stage else "the beginning"
+            saved = f"all is saved (it was at step {at.step} of stage {at.stage})"
             say(
-                f"{self._reason or 'Preempted'}: all is saved ({where}, while"
-                f" {phase}). Start the same command again to go on (exit code"
-                f" {RESUME})."
+                f"{self._reason or 'Preempted'} while {phase}:"
+                f" {saved if at.stage else 'nothing is lost'}. Start the same command"
+                f" again to go on (exit code {RESUME})."
             )
             _exit()
 
@@ -156,6 +156,5 @@ def say(message: str) -> None:
 
 def _exit() -> None:
     """Ends the process, whatever its threads wait for."""
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
+    # Without a flush, which could wait for the main thread: what prints here flushes.
     os._exit(RESUME)
