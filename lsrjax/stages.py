@@ -170,7 +170,11 @@ def _trained(name, config, folder, parts, ready, checkpoints, tracker) -> bool:
             found = error.with_traceback(None)
     del state
     checkpoints.wait()
-    bad(_initial_state(config, parts, checkpoints), found)
+    try:
+        bad(_initial_state(config, parts, checkpoints), found)
+    except Exception as error:
+        # It must not hide what it is about.
+        tracker.note(f"  {found} There is no post-mortem: {error}")
     most = config.numbers.most
     if config.numbers.policy != "roll_back":
         raise found

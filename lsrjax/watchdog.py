@@ -32,6 +32,7 @@ _OUTLIVE = 3.0
 # If even this thread does not run (a library that keeps Python's lock), the stacks are
 # written and the process ended by a timer that needs no Python.
 _BACKSTOP = 30.0
+_STDERR = 2
 _PULSES, _VERDICT = "pulse", "verdict"
 
 
@@ -159,7 +160,7 @@ class Watchdog:
                 self._end(verdict)
 
     def _look(self) -> None:
-        backstop, looked = None, time.monotonic()
+        looked = time.monotonic()
         while not self._stopped.wait(_PULSE / 2):
             now = time.monotonic()
             if now - looked > 10 * _PULSE:
@@ -167,9 +168,8 @@ class Watchdog:
                 self._at.forward()
             looked = now
             if self.seconds:
-                backstop = backstop or self._file("w")
                 late = self.seconds + _BACKSTOP
-                faulthandler.dump_traceback_later(late, exit=True, file=backstop)
+                faulthandler.dump_traceback_later(late, exit=True, file=_STDERR)
             if wrong := judge(self._pulses(), self.seconds):
                 if hosts.count() > 1 and hosts.is_first():
                     hosts.tell(_VERDICT, wrong)
@@ -190,14 +190,11 @@ class Watchdog:
             return silent or [dataclasses.replace(mine, idle=0.0)]
         return [mine, *others]
 
-    def _file(self, mode: str):
-        folder = self._workdir / STACKS
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / f"rank-{hosts.index()}.txt").open(mode)
-
     def _end(self, verdict: str) -> None:
         """Writes the stacks and ends the process."""
-        with self._file("a") as file:
+        folder = self._workdir / STACKS
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"rank-{hosts.index()}.txt").open("a") as file:
             file.write(f"{verdict}\nHere: {self._own()}\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)

@@ -205,8 +205,8 @@ def test_processes_leave_together_where_one_is_told_to(tmp_path, told):
     workdir = tmp_path / "run"
     flags = ["-m", "lsrjax.main", "--config", str(CONFIG), "--workdir", str(workdir)]
     flags += ["--config.steps=400", "--config.checkpoint.every=1000"]
-    flags += ["--config.dev.every=0", "--config.mesh.model=2"]
-    started = launch.start(flags, tmp_path, processes=2, devices=2)
+    flags += ["--config.dev.every=0"]
+    started = launch.start(flags, tmp_path, processes=2, devices=1)
     metrics = workdir / "train" / "metrics.jsonl"
     try:
         deadline = time.monotonic() + 300
