@@ -234,6 +234,20 @@ def get_default() -> ConfigDict:
     # A checkpoint that would not fit: stop, or go_on without it (all but the last).
     c.checkpoint.on_full_disk = "stop"
 
+    c.numbers = ConfigDict(sort_keys=False)
+    # A loss or gradient that is not finite, or a loss that jumps: stop | skip (the
+    # step changes nothing) | roll_back (to the last checkpoint; from there on without
+    # the batch, which the stage's left_out.json names)
+    c.numbers.policy = "stop"
+    c.numbers.most = 10  # skip: steps in a row; roll_back: batches in all; then stop
+    # A loss jumps if it is above so many times the median of the 32 steps before; 0:
+    # never
+    c.numbers.spike = 0.0
+    c.watchdog = ConfigDict(sort_keys=False)
+    # A step, or a batch of an evaluation, that takes longer ends all processes; not
+    # so while the step is compiled. 0: off
+    c.watchdog.seconds = 1800.0
+
     c.log = ConfigDict(sort_keys=False)
     c.log.every = 10  # steps
     # Also: terms that no text of a batch uses; the share of the weights that lies on

@@ -50,6 +50,7 @@ _CHOICES = {
     "regularizer.name": tuple(REGULARIZERS),
     "regularizer.schedule": tuple(SCHEDULES),
     "optim.schedule": ("constant", "linear", "cosine"),
+    "numbers.policy": ("stop", "skip", "roll_back"),
     "memory.remat": tuple(REMAT),
     "evaluate.test": ("", "debian"),
 }
@@ -59,6 +60,7 @@ _POSITIVE = (
     "log.every",
     "checkpoint.every",
     "checkpoint.keep",
+    "numbers.most",
     "model.hidden_size",
     "model.num_layers",
     "model.num_heads",
@@ -112,6 +114,8 @@ _NOT_NEGATIVE = (
     "loss.auxiliary",
     "optim.b1",
     "optim.b2",
+    "numbers.spike",
+    "watchdog.seconds",
     "dev.every",
 )
 _BELOW_ONE = (
@@ -194,6 +198,11 @@ def _check_values(c, where) -> None:
                 f"{where}.{field} is {values[field]}; it is a number of devices, or -1"
                 " for the rest."
             )
+    if 0 < values["numbers.spike"] <= 1:
+        raise InputError(
+            f"{where}.numbers.spike is {values['numbers.spike']}, times the median that"
+            " half of all losses are above. Give a number above 1, or 0 for none."
+        )
     for field in _BELOW_ONE:
         if values[field] >= 1:
             raise InputError(f"{where}.{field} is {values[field]}; it must be < 1.")

@@ -334,6 +334,7 @@ def _of_objective(c):
             "regularizer.schedule is constant",
         ),
         (c.optim.weight_decay > 0, ("optim.no_decay",), "optim.weight_decay is 0"),
+        (c.numbers.policy != "stop", ("numbers.most",), "numbers.policy is stop"),
     ]
 
 

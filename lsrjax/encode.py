@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
+from lsrjax import preemption
 from lsrjax.convert.portable import Portable
 from lsrjax.data.corpus import read_texts
 from lsrjax.data.tokenization import TextTokenizer
@@ -191,4 +192,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # Asked to leave, it says that the same command does the rest.
+    preemption.Guard().start()
     main()

@@ -1,4 +1,4 @@
-"""The error for what a user can put right."""
+"""What ends a run with a message instead of a traceback."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message says what was found, where, and what to do; programs print it without
     a traceback and exit with status 2.
     """
+
+
+class TrainingFailed(RuntimeError):
+    """The run cannot go on; earlier checkpoints are as they were."""

@@ -1,5 +1,6 @@
 """Several processes that are one run: how they start, agree, and who writes."""
 
+import contextlib
 import os
 import re
 import time
@@ -14,6 +15,9 @@ from lsrjax.errors import InputError
 # How long a process waits for the others to come up, and for what they have to say. A
 # batch's shape may be asked for while another process still evaluates.
 _START_SECONDS = 300
+# How long a process may be silent before JAX takes it for dead and ends the others: a
+# little longer than the watchdog, which can say what it was at.
+_HEARTBEAT_SECONDS = 50
 _PATIENCE_MS = 24 * 3600 * 1000
 # Answers that stand at a time: more than any loader prefetches.
 _KEPT_ANSWERS = 4096
@@ -78,8 +82,14 @@ def start(
         return
     # The default of some versions cannot reduce between processes.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself; lsrjax.preemption does.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(initialization_timeout=_START_SECONDS, **options)
+        jax.distributed.initialize(
+            initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            **options,
+        )
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"The processes did not find each other ({error}). Do all run, with the"
@@ -171,6 +181,11 @@ def count() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
+def index() -> int:
+    """This process's number; 0 before they have found each other."""
+    return jax.process_index() if jax.distributed.is_initialized() else 0
+
+
 def is_first() -> bool:
     """Whether this process writes the run's files."""
     return jax.process_index() == 0
@@ -200,7 +215,8 @@ def largest(topic: str, number: int, value: int) -> int:
         return f"lsrjax/{topic}/{number}/{process}"
 
     mine = jax.process_index()
-    client.key_value_set(key(number, mine), str(value))
+    # A run that goes back asks again, and the answer is the same.
+    client.key_value_set(key(number, mine), str(value), allow_overwrite=True)
     if number >= _KEPT_ANSWERS:
         client.key_value_delete(key(number - _KEPT_ANSWERS, mine))
     return max(
@@ -258,6 +274,50 @@ def first_says(topic: str, text: str | None, seconds: float) -> str | None:
         return client.blocking_key_value_get(key, int(1000 * seconds))
     except jax.errors.JaxRuntimeError:
         return None
+
+
+def tell(key: str, value: str) -> None:
+    """Writes a value where every process can read it, over the one before."""
+    _client().key_value_set(f"lsrjax/{key}", value, allow_overwrite=True)
+
+
+def peek(key: str) -> str:
+    """The value that a process has told; nothing where none has, or none answers."""
+    try:
+        return _client().key_value_try_get(f"lsrjax/{key}")
+    except jax.errors.JaxRuntimeError:
+        return ""
+
+
+def exchange(topic: str, value: int, seconds: float) -> list[int]:
+    """The values of all processes that tell theirs within so many seconds.
+
+    Args:
+      topic: asked once.
+      value: this process's, a whole number.
+      seconds: to wait for each.
+    """
+    tell(f"{topic}/{index()}", str(value))
+    found = []
+    for process in range(count()):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            key = f"lsrjax/{topic}/{process}"
+            told = _client().blocking_key_value_get(key, int(1000 * seconds))
+            found.append(int(told))
+    return found
+
+
+def meet(name: str, seconds: float) -> bool:
+    """Waits for the other processes; no device takes part.
+
+    Returns:
+      Whether all came within so many seconds.
+    """
+    try:
+        _client().wait_at_barrier(f"lsrjax/{name}", int(1000 * seconds))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def is_lost_process(error: Exception) -> bool:

@@ -5,15 +5,28 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
-from lsrjax import health
+from lsrjax import health, numbers, progress
 from lsrjax import train as training
+from lsrjax.errors import TrainingFailed
+from lsrjax.progress import PROGRESS
 
 
-class TrainingFailed(RuntimeError):
-    """The run cannot go on; earlier checkpoints are as they were."""
+class BadNumbers(TrainingFailed):
+    """A step's loss or gradient is no number, or its loss has jumped.
+
+    Attributes:
+      step: the step, from 1.
+      values: its numbers.
+    """
+
+    def __init__(self, message: str, step: int, values: dict[str, float]):
+        """Keeps what a post-mortem tells."""
+        super().__init__(message)
+        self.step, self.values = step, values
 
 
 class CompiledSteps:
@@ -37,15 +50,25 @@ class CompiledSteps:
         """Steps compiled so far."""
         return len(self._compiled)
 
+    def knows(self, batch: dict) -> bool:
+        """Whether the step is compiled for the shapes of a batch."""
+        return _shapes(batch) in self._compiled
+
+    def compile(self, state: dict, teacher_params: dict | None, batch: dict) -> None:
+        """Compiles the step for a batch; the state stays as it is."""
+        made = training.compiled(self._step, state, teacher_params, batch)
+        self._check(made, state, teacher_params, batch)
+        self._compiled[_shapes(batch)] = made
+
     def __call__(self, state: dict, teacher_params: dict | None, batch: dict):
         """Takes the step."""
-        args = state, teacher_params, batch
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
-        if shapes not in self._compiled:
-            made = training.compiled(self._step, *args)
-            self._check(made, *args)
-            self._compiled[shapes] = made
-        return self._compiled[shapes](*args)
+        if not self.knows(batch):
+            self.compile(state, teacher_params, batch)
+        return self._compiled[_shapes(batch)](state, teacher_params, batch)
+
+
+def _shapes(batch: dict) -> tuple:
+    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
 @dataclasses.dataclass
@@ -99,6 +122,9 @@ def train(
     evaluate: Callable[[dict], dict[str, float]] | None,
     check: Callable[..., None] = lambda *args: None,
     poll: Callable[[], None] = lambda: None,
+    keep: Callable[[dict], None] = lambda state: None,
+    owes: bool = False,
+    bad: Callable[[dict, BadNumbers], None] = lambda state, error: None,
 ) -> dict:
     """Runs a stage from `state` to its last step.
 
@@ -117,62 +143,152 @@ def train(
       evaluate: params to dev metrics, or None.
       check: see `CompiledSteps`.
       poll: is called at every step; says what became of an earlier save.
+      keep: is given the state where the process is asked to leave; it has to be written
+        when it returns.
+      owes: whether `state` was kept so, and may have an evaluation before it.
+      bad: is given a later state and what is wrong with the numbers of a step that
+        was skipped.
 
     Returns:
       The last state.
 
     Raises:
-      TrainingFailed: the loss or the gradient is not a finite number, or the model has
-        collapsed.
+      BadNumbers: the loss or the gradient is not a finite number, or the loss has
+        jumped, and `config.numbers.policy` does not skip such steps.
+      TrainingFailed: the model has collapsed.
+      lsrjax.progress.Preempted: asked to leave; `keep` has the state.
     """
+    calls = log, save, evaluate, keep, bad
+    run = _Run(config, total_steps, *calls, state, PROGRESS)
     take_step = CompiledSteps(step_fn, check)
-    clock = Clock()
-    watch = health.Watch()
-    in_flight = collections.deque()
     start = int(state["step"])
+    run.progress.forward(start)
+    if owes and run.saves(start):
+        run.conclude(start)
     for step in range(start, total_steps):
-        batch = next(batches)
-        state, metrics = take_step(state, teacher_params, batch)
-        poll()
-        done = step + 1
-        in_flight.append((done, metrics, training.slots_of(batch)))
-        evaluates = evaluate is not None and (
-            done == total_steps or (config.dev.every and done % config.dev.every == 0)
+        run.progress.forward(step + 1)
+        with run.progress.at(progress.DATA):
+            batch = next(batches)
+        if run.progress.point():
+            run.leave()
+        if not take_step.knows(batch):
+            # Nothing is in flight, so that the state can be saved while it compiles.
+            run.finish()
+            with run.progress.at(progress.COMPILING), run.at_rest():
+                take_step.compile(run.state, teacher_params, batch)
+        run.progress.unsaved = True
+        with run.progress.at(progress.STEPPING):
+            run.state, metrics = take_step(run.state, teacher_params, batch)
+            poll()
+            run.dispatched(step + 1, metrics, training.slots_of(batch))
+        if run.saves(step + 1):
+            run.conclude(step + 1)
+    return run.state
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the loop keeps from step to step; the arguments are those of `train`."""
+
+    config: Any
+    total_steps: int
+    log: Callable
+    save: Callable
+    evaluate: Callable | None
+    keep: Callable
+    bad: Callable
+    state: dict
+    progress: progress.Progress
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    watch: health.Watch = dataclasses.field(default_factory=health.Watch)
+    in_flight: collections.deque = dataclasses.field(default_factory=collections.deque)
+
+    def evaluates(self, done: int) -> bool:
+        """Whether the state after a step is evaluated."""
+        every = self.config.dev.every
+        return self.evaluate is not None and (
+            done == self.total_steps or bool(every and done % every == 0)
         )
-        saves = done % config.checkpoint.every == 0 or evaluates or done == total_steps
-        # Two steps stay in flight, except where a checkpoint asks for certainty.
-        while len(in_flight) > (0 if saves else 2):
-            number, metrics, slots = in_flight.popleft()
-            numbers = _finite(number, metrics, config)
-            if lost := watch.look(numbers):
-                raise TrainingFailed(f"Step {number}: {lost}")
-            clock.count(config.batch_size, numbers.pop("tokens"), slots)
-            if number % config.log.every == 0 or number == total_steps:
-                log(number, numbers | clock.read())
-        if saves:
-            paused = time.monotonic()
-            dev = evaluate(state["params"]) if evaluates else None
-            if dev:
-                log(done, {f"dev_{name}": value for name, value in dev.items()})
-            save(state, dev)
-            clock.started += time.monotonic() - paused
-    return state
+
+    def saves(self, done: int) -> bool:
+        """Whether the state after a step is saved."""
+        due = done % self.config.checkpoint.every == 0 or done == self.total_steps
+        return due or self.evaluates(done)
+
+    def dispatched(self, done: int, metrics: dict, slots: int) -> None:
+        """Takes a step's numbers to read later: two steps stay in flight."""
+        self.in_flight.append((done, metrics, slots))
+        self.finish(2)
+
+    def finish(self, most: int = 0) -> None:
+        """Reads the numbers of steps until at most so many are in flight."""
+        while len(self.in_flight) > most:
+            self._read(*self.in_flight.popleft())
+
+    def _read(self, number: int, metrics: dict, slots: int) -> None:
+        config = self.config
+        values = _values(metrics, config)
+        self.progress.forward()
+        if error := numbers.judge(number, values, config):
+            raise BadNumbers(error, number, values)
+        if self._was_skipped(number, values):
+            values = {k: v for k, v in values.items() if math.isfinite(v)}
+        elif lost := self.watch.look(values):
+            raise TrainingFailed(f"Step {number}: {lost}")
+        values.pop("in_a_row", None)
+        self.clock.count(config.batch_size, values.pop("tokens"), slots)
+        if number % config.log.every == 0 or number == self.total_steps:
+            self.log(number, values | self.clock.read())
+
+    def _was_skipped(self, number: int, values: dict[str, float]) -> bool:
+        """Whether the step was the next to be skipped; then it is told."""
+        if not values.pop("bad", 0):
+            return False
+        told = numbers.described(number, values)
+        self.bad(self.state, BadNumbers(f"{told} It was skipped.", number, values))
+        return True
+
+    def at_rest(self):
+        """Within it, another thread may keep the state."""
+        return self.progress.at_rest(self._keep)
+
+    def _keep(self) -> None:
+        with self.progress.held, self.progress.at(progress.SAVING):
+            self.keep(self.state)
+            self.progress.unsaved = False
+
+    def leave(self) -> None:
+        """Keeps the state, once the steps in flight are known to be sound."""
+        self.finish()
+        if self.progress.unsaved:
+            self._keep()
+        raise progress.Preempted
+
+    def conclude(self, done: int) -> None:
+        """Evaluates and saves the state, as it is due."""
+        self.finish()
+        paused = time.monotonic()
+        dev = None
+        if self.evaluates(done):
+            # A state that was kept may have to be kept again.
+            self.progress.unsaved = True
+            with self.progress.at(progress.EVALUATING), self.at_rest():
+                try:
+                    dev = self.evaluate(self.state["params"])
+                except progress.Preempted:
+                    self.leave()
+            self.log(done, {f"dev_{name}": value for name, value in dev.items()})
+        with self.progress.held, self.progress.at(progress.SAVING):
+            self.save(self.state, dev)
+            self.progress.unsaved = False
+        self.clock.started += time.monotonic() - paused
 
 
-def _finite(step: int, metrics: dict, config) -> dict[str, float]:
-    """The numbers of a step as floats, refused where one is not finite."""
+def _values(metrics: dict, config) -> dict[str, float]:
+    """The numbers of a step as floats."""
     found = jax.device_get(metrics)
     by_language = found.pop("by_language", {})
     values = {name: float(value) for name, value in found.items()}
     if by_language:
         values |= health.by_name(training.languages_of(config), by_language)
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        listing = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
-        raise TrainingFailed(
-            f"Step {step}: {' and '.join(bad)} not finite ({listing}). No checkpoint of"
-            " this state was written; the earlier ones are sound. Lower"
-            f" config.optim.lr (now {config.optim.lr}) or lengthen the warm-up, use"
-            " float32, or look for broken rows in the data."
-        )
     return values

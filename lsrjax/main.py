@@ -12,9 +12,9 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import command, config, hosts, plan, run
-from lsrjax.errors import InputError
-from lsrjax.loop import TrainingFailed
+from lsrjax import command, config, hosts, plan, preemption, run
+from lsrjax.errors import InputError, TrainingFailed
+from lsrjax.progress import Preempted
 
 # So that --help shows them.
 flags.adopt_module_key_flags(command)
@@ -36,6 +36,7 @@ def _main(config_path: pathlib.Path) -> None:
     # The libraries below narrate every checkpoint at INFO.
     logging.set_verbosity(logging.WARNING)
     workdir = command.workdir(config_path)
+    guard = None if _DRY_RUN.value else preemption.Guard().start()
     try:
         if _DRY_RUN.value:
             _plan(workdir)
@@ -44,7 +45,11 @@ def _main(config_path: pathlib.Path) -> None:
             if flag.value is not None:
                 raise InputError(f"--{flag.name} has no effect without --dry_run.")
         command.join()
+        guard.several()
         run.run(command.CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
+        guard.stop()
+    except Preempted:
+        guard.leave()
     except (InputError, TrainingFailed) as error:
         if not _DRY_RUN.value and hosts.count() > 1:
             _leave(str(error))

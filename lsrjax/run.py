@@ -9,14 +9,24 @@ import re
 import jax
 from rich.console import Console
 
-from lsrjax import checkpoint, config, hosts, results, stages, trackers
+from lsrjax import (
+    checkpoint,
+    config,
+    hosts,
+    progress,
+    results,
+    stages,
+    trackers,
+    watchdog,
+)
 from lsrjax.errors import InputError
+from lsrjax.progress import PROGRESS
 
 CONFIG_FILE = "config.json"
 COMPILED = "compiled"
 # Fields that change no result: a run may go on with others, as on other devices.
 _FREE = re.compile(
-    r"\.(mesh|memory|log)\.|\.checkpoint\.on_full_disk$|"
+    r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.on_full_disk$|"
     r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
 )
 
@@ -31,7 +41,7 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
 
     Raises:
       InputError: a config, file or model that cannot be used.
-      lsrjax.loop.TrainingFailed: a loss that is not a number.
+      lsrjax.errors.TrainingFailed: a loss that is not a number.
     """
     config.validate(run_config)
     if workdir.exists() and not workdir.is_dir():
@@ -73,12 +83,23 @@ def _run(run_config, workdir: pathlib.Path, console: Console) -> None:
     if finished and (not wanted or (workdir / results.RESULTS_FILE).is_file()):
         console.print(f"The run in {workdir} is finished.", highlight=False)
     tracker = trackers.Tracker(console) if hosts.is_first() else trackers.Silent()
+    dog = watchdog.Watchdog(workdir, run_config.watchdog.seconds).start()
     try:
         for name, stage in config.stages(run_config).items():
+            dog.seconds = stage.watchdog.seconds
             stages.run_stage(name, stage, workdir, tracker)
+        dog.seconds = run_config.watchdog.seconds
+        _conclude(run_config, workdir, console)
     finally:
         tracker.stage_end()
-    if wanted:
+        dog.stop()
+
+
+def _conclude(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Evaluates the stages, where the config asks for it."""
+    if not run_config.evaluate.test:
+        return
+    with PROGRESS.at(progress.RESULTS):
         if not (workdir / results.RESULTS_FILE).is_file():
             results.evaluate_run(run_config, workdir, console)
         hosts.wait_for_all("results")

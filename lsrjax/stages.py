@@ -3,7 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
+import shutil
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -15,7 +18,9 @@ from lsrjax import (
     loop,
     losses,
     plan,
+    postmortem,
     prepared,
+    progress,
     references,
     sharding,
     term_statistics,
@@ -29,10 +34,16 @@ from lsrjax.data.bad_records import BadRecords
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
-from lsrjax.errors import InputError
+from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.models import retriever
+from lsrjax.progress import PROGRESS
 from lsrjax.regularizers import REGULARIZERS
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+
+# The folder of the state that was kept where the run was asked to leave.
+_KEPT = "kept"
+# Questions that the processes of a run ask each other, in the same order in each.
+_ASKED = itertools.count()
 
 
 def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracker):
@@ -52,59 +63,17 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         return
     if hosts.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-    with (
-        on_devices(config) as mesh,
-        contextlib.closing(
-            checkpoint.Checkpoints(
-                folder,
-                keep=config.checkpoint.keep,
-                metric=config.dev.metric,
-                on_full_disk=config.checkpoint.on_full_disk,
-                note=tracker.note,
-            )
-        ) as checkpoints,
-    ):
+    PROGRESS.stage, PROGRESS.step = name, 0
+    with on_devices(config) as mesh, _opened(folder, config, tracker) as checkpoints:
         training.check_batch(config, mesh.shape[sharding.DATA])
-        bad = _bad_records(name, folder)
-        parts = _assemble(name, config, workdir, folder, mesh, tracker, bad)
-        state = _initial_state(config, parts, checkpoints, newest)
-        first = int(state["step"])
-        ready = _batches(name, config, parts)
-        tracker.stage(
-            name, folder, first, parts.total_steps, _summary(config, parts, ready)
-        )
-        for note in parts.layout.notes:
-            tracker.note(f"  {note}")
-        data = config.data
-        stream = loader.stream(
-            ready,
-            first,
-            parts.total_steps,
-            threads=data.threads,
-            prefetch=data.prefetch,
-        )
-        rows = sharding.local_rows(mesh)
-
-        def save(state, dev):
-            last = int(state["step"]) == parts.total_steps
-            checkpoints.save(state, dev, last=last)
-
-        with contextlib.closing(
-            sharding.to_global(batch, mesh, rows) for batch in stream
-        ) as batches:
-            loop.train(
-                config,
-                parts.total_steps,
-                parts.step,
-                state,
-                parts.teacher.params if parts.step.teacher else None,
-                batches,
-                log=tracker.log,
-                save=save,
-                poll=checkpoints.poll,
-                evaluate=_dev(config, parts),
-                check=_plan(config, parts, ready).check,
-            )
+        with PROGRESS.at(progress.PREPARING):
+            bad = _bad_records(name, folder)
+            parts = _assemble(name, config, workdir, folder, mesh, tracker, bad)
+            ready = _batches(name, config, parts)
+        while not _trained(
+            name, config, folder, parts, ready, checkpoints, newest, tracker
+        ):
+            newest = _agreed(f"newest of {name}", checkpoints.latest_step())
     if ready.left_together:
         tracker.note(
             f"  data.unique_texts: {ready.left_together:,} examples stayed in a batch"
@@ -116,7 +85,134 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
     tracker.stage_end()
     if hosts.is_first():
         checkpoint.write_json(done, {"steps": parts.total_steps})
+        shutil.rmtree(folder / _KEPT, ignore_errors=True)
     hosts.wait_for_all(f"{name} is finished")
+    PROGRESS.stage = ""
+
+
+@contextlib.contextmanager
+def _opened(folder: pathlib.Path, config, tracker):
+    """A stage's checkpoints; who ends the process waits for them."""
+    checkpoints = _checkpoints(folder, config, tracker, config.checkpoint.keep)
+    PROGRESS.pending = checkpoints.wait
+    try:
+        yield checkpoints
+    finally:
+        with PROGRESS.held:
+            PROGRESS.pending = lambda: None
+            checkpoints.close()
+
+
+def _checkpoints(folder, config, tracker, keep: int) -> checkpoint.Checkpoints:
+    return checkpoint.Checkpoints(
+        folder,
+        keep=keep,
+        metric=config.dev.metric,
+        on_full_disk=config.checkpoint.on_full_disk,
+        note=tracker.note,
+    )
+
+
+def _kept(folder: pathlib.Path, config, tracker):
+    """The state that a run kept where it was asked to leave.
+
+    It lies beside the checkpoints, which are those of a run that was never asked.
+    """
+    return contextlib.closing(_checkpoints(folder / _KEPT, config, tracker, keep=1))
+
+
+def _start(name, config, folder, parts, checkpoints, newest, tracker):
+    """The state to go on from, and whether it is one that was kept."""
+    kept_step = None
+    if (folder / _KEPT).is_dir():
+        kept_step = _newest_sound_step(f"{name}/{_KEPT}", folder / _KEPT, tracker)
+    if kept_step is None or kept_step <= (-1 if newest is None else newest):
+        return _initial_state(config, parts, checkpoints, newest), False
+    with _kept(folder, config, tracker) as kept:
+        return _initial_state(config, parts, kept, kept_step), True
+
+
+def _trained(name, config, folder, parts, ready, checkpoints, newest, tracker) -> bool:
+    """Trains on from the last state; False: a batch was left out, go back and again."""
+    state, owes = _start(name, config, folder, parts, checkpoints, newest, tracker)
+    first = int(state["step"])
+    tracker.stage(
+        name, folder, first, parts.total_steps, _summary(config, parts, ready)
+    )
+    for note in parts.layout.notes:
+        tracker.note(f"  {note}")
+    data, mesh = config.data, parts.layout.mesh
+    teacher_params = parts.teacher.params if parts.step.teacher else None
+    stream = loader.stream(
+        ready,
+        first,
+        parts.total_steps,
+        threads=data.threads,
+        prefetch=data.prefetch,
+        left_out=postmortem.left_out(folder),
+    )
+    report = postmortem.PostMortem(
+        folder, parts.step, parts.source, ready, teacher_params, mesh
+    )
+
+    def keep(state):
+        with _kept(folder, config, tracker) as kept:
+            if kept.latest_step() != int(state["step"]):
+                kept.save(state, None, last=True)
+
+    def bad(state, error):
+        tracker.note(f"  {error} See {report.write(state, error)}")
+
+    def save(state, dev):
+        last = int(state["step"]) == parts.total_steps
+        checkpoints.save(state, dev, last=last)
+
+    rows = sharding.local_rows(mesh)
+    with contextlib.closing(
+        sharding.to_global(batch, mesh, rows) for batch in stream
+    ) as batches:
+        try:
+            loop.train(
+                config,
+                parts.total_steps,
+                parts.step,
+                state,
+                teacher_params,
+                batches,
+                log=tracker.log,
+                save=save,
+                evaluate=_dev(config, parts),
+                check=_plan(config, parts, ready).check,
+                poll=checkpoints.poll,
+                keep=keep,
+                owes=owes,
+                bad=bad,
+            )
+            return True
+        except loop.BadNumbers as error:
+            # What the loop holds of the state makes way for an earlier one.
+            traceback.clear_frames(error.__traceback__)
+            found = error.with_traceback(None)
+    del state
+    checkpoints.wait()
+    try:
+        step = _agreed(f"newest of {name}", checkpoints.latest_step())
+        bad(_initial_state(config, parts, checkpoints, step), found)
+    except Exception as error:
+        # It must not hide what it is about.
+        tracker.note(f"  {found} There is no post-mortem: {error}")
+    most = config.numbers.most
+    if config.numbers.policy != "roll_back":
+        raise found
+    if len(postmortem.left_out(folder)) >= most:
+        raise TrainingFailed(
+            f"{found} {most} batches have been left out already, and config.numbers"
+            f".most is {most}."
+        )
+    without = postmortem.leave_out(folder, found.step)
+    tracker.stage_end()
+    tracker.note(f"  Goes back to the last checkpoint, without the batches {without}.")
+    return False
 
 
 def _bad_records(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
@@ -135,7 +231,12 @@ def _newest_sound_step(name: str, folder: pathlib.Path, tracker) -> int | None:
     found = None
     if hosts.is_first():
         found = checkpoint.take_stock(folder, tracker.note)
-    code = hosts.largest(f"stock of {name}", 0, 0 if found is None else found + 1)
+    return _agreed(f"stock of {name}", found)
+
+
+def _agreed(topic: str, step: int | None) -> int | None:
+    """The latest step that a process names; None where none names any."""
+    code = hosts.largest(topic, next(_ASKED), 0 if step is None else step + 1)
     return code - 1 if code else None
 
 

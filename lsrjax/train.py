@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import control, health, losses, regularizers, sharding
+from lsrjax import control, health, losses, numbers, regularizers, sharding
 from lsrjax.config import language_weights
 from lsrjax.data import mixing
 from lsrjax.data.drawing import QUERIES, STUDENT
@@ -60,6 +60,52 @@ class Step:
           `health.active_by_language` gives.
         """
         config, step, params = self.config, state["step"], state["params"]
+        (loss, (parts, active, seen, activated)), grads = self._gradient(
+            state, teacher_params, batch
+        )
+        updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
+        metrics = {
+            "loss": loss,
+            **parts,
+            **{f"active_{view}": number for (_, view), number in active.items()},
+            **seen,
+            "grad_norm": optax.tree.norm(grads),
+            "tokens": sum(part["mask"].sum() for part in parts_of(batch)),
+            "lr": learning_rate(config.optim, self.total_steps)(step),
+            **{
+                f"lambda_{field}": weight
+                for field, weight in control.lambdas(config.regularizer, state).items()
+            },
+        }
+        updated = optax.apply_updates(params, updates)
+        params = retriever.after_step(params, updated, activated)
+        after = {"step": step + 1, "params": params, "opt_state": opt_state}
+        after |= control.steered(
+            config.regularizer, state, {field: n for (field, _), n in active.items()}
+        )
+        norm = metrics["grad_norm"]
+        after, judged = numbers.guarded(config.numbers, state, after, loss, norm)
+        return after, metrics | judged
+
+    def examined(
+        self, state: dict, teacher_params: dict | None, batch: dict
+    ) -> tuple[dict[str, jax.Array], dict]:
+        """What a step would see, for a post-mortem; the state stays as it is.
+
+        Args:
+          state: as in a step.
+          teacher_params: as in a step.
+          batch: as in a step.
+
+        Returns:
+          The loss and its parts, and the gradients, a tree like the parameters.
+        """
+        (loss, (parts, *_)), grads = self._gradient(state, teacher_params, batch)
+        return {"loss": loss, **parts}, grads
+
+    def _gradient(self, state: dict, teacher_params: dict | None, batch: dict):
+        """The loss, what else is seen on the way to it, and the gradient."""
+        config, params = self.config, state["params"]
         memory = config.memory
         targets = dict(batch["targets"])
         if self.teacher is not None:
@@ -71,7 +117,7 @@ class Step:
                 chunk=memory.encode_chunk,
             )
         targets["languages"] = repeats_of(config)
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
 
         def objective(params):
             views = apply_batch(
@@ -93,28 +139,11 @@ class Step:
             return sum(parts.values()), (parts, active, seen, fired(views))
 
         lambdas = control.lambdas(config.regularizer, state)
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        (loss, (parts, active, seen, activated)), grads = gradient(params)
+        found, grads = jax.value_and_grad(objective, has_aux=True)(params)
         frozen = matches(config.optim.freeze, grads)
-        grads = jax.tree.map(lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen)
-        updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
-        metrics = {
-            "loss": loss,
-            **parts,
-            **{f"active_{view}": number for (_, view), number in active.items()},
-            **seen,
-            "grad_norm": optax.tree.norm(grads),
-            "tokens": sum(part["mask"].sum() for part in parts_of(batch)),
-            "lr": learning_rate(config.optim, self.total_steps)(step),
-            **{f"lambda_{field}": weight for field, weight in lambdas.items()},
-        }
-        updated = optax.apply_updates(params, updates)
-        params = retriever.after_step(params, updated, activated)
-        after = {"step": step + 1, "params": params, "opt_state": opt_state}
-        after |= control.steered(
-            config.regularizer, state, {field: n for (field, _), n in active.items()}
+        return found, jax.tree.map(
+            lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen
         )
-        return after, metrics
 
     def _signs(self, views, targets: dict, batch: dict) -> dict:
         """What `lsrjax.health` sees in a batch, as much of it as the config asks."""
@@ -257,13 +286,15 @@ def init_state(step: Step, params: dict) -> dict:
 
     Returns:
       `{"step", "params", "opt_state"}` and, where lambdas are steered, "controller":
-      the logarithm of what each is multiplied by, by field.
+      the logarithm of what each is multiplied by, by field; and what the policy for bad
+      numbers has to know (`lsrjax.numbers.init`).
     """
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": step.optimizer.init(params),
         **control.init(step.config.regularizer),
+        **numbers.init(step.config.numbers),
     }
 
 

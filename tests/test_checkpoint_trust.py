@@ -15,8 +15,7 @@ from programs import flip_bits
 from lsrjax import checkpoint
 from lsrjax.checkpoint import __main__ as command
 from lsrjax.checkpoint import digests, lock, store
-from lsrjax.errors import InputError
-from lsrjax.loop import TrainingFailed
+from lsrjax.errors import InputError, TrainingFailed
 
 state = flip_bits.state
 

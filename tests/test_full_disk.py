@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lsrjax import checkpoint, run, trackers
 from lsrjax.checkpoint import digests, store
-from lsrjax.loop import TrainingFailed
+from lsrjax.errors import TrainingFailed
 
 CONFIG = flip_bits.GOLDEN.parent / "configs" / "golden_infonce.py"
 

@@ -21,6 +21,9 @@ GOLDEN = TESTS / "configs" / "golden_infonce.py"
 DEMO = TESTS.parent / "configs" / "demo.py"
 
 
+_PATIENCE = ("initialization_timeout", "heartbeat_timeout_seconds")
+
+
 class Cluster:
     """Stands for JAX: keeps what it is initialized with, and says what there is."""
 
@@ -48,7 +51,7 @@ class Cluster:
     def options(self):
         """Of the only call, but for its patience."""
         (options,) = self.calls
-        return {k: v for k, v in options.items() if k != "initialization_timeout"}
+        return {k: v for k, v in options.items() if not k.endswith(_PATIENCE)}
 
 
 @pytest.fixture
@@ -249,7 +252,13 @@ def test_several_tpu_slices_are_as_many_times_the_processes(cluster):
 def test_cpus_of_several_processes_can_reduce(cluster):
     cluster.processes = 3
     hosts.start(**FLAGS, environ={})
-    assert cluster.settings == {"jax_cpu_collectives_implementation": "gloo"}
+    assert cluster.settings["jax_cpu_collectives_implementation"] == "gloo"
+
+
+def test_jax_leaves_sigterm_to_us(cluster):
+    cluster.processes = 3
+    hosts.start(**FLAGS, environ={})
+    assert cluster.settings["jax_enable_preemption_service"] is False
 
 
 def test_fewer_processes_than_promised_are_refused_with_both_numbers(cluster):
@@ -456,8 +465,8 @@ def test_two_processes_give_the_numbers_of_one_in_the_demo(tmp_path):
     assert_gloo_alone(second.stdout.read_text())
 
 
-# How long a process may go on without the others. JAX misses one after 100 s.
-BOUND = 200
+# How long a process may go on without the others. JAX misses one after 50 s.
+BOUND = 60
 
 
 def wait_for(condition, started):

@@ -12,7 +12,7 @@ TEMPLATES = [path for path in FILES if path.parent.name == "templates"]
 FILES = [path for path in FILES if path not in TEMPLATES]
 
 # What everybody may import.
-COMMON = {"errors", "tables", "trees"}
+COMMON = {"errors", "progress", "tables", "trees"}
 # What each part of the package may import of the others, besides. A part may import its
 # own modules; programs may import whatever is not a program above them, and nothing
 # imports `main`.
@@ -22,6 +22,9 @@ ALLOWED = {
     "ops": set(),
     "rendezvous": set(),
     "hosts": {"rendezvous"},
+    "numbers": set(),
+    "preemption": {"hosts"},
+    "watchdog": {"hosts", "preemption"},
     "trackers": set(),
     "report": set(),
     "models": {"ops", "reps", "sharding"},
@@ -51,6 +54,7 @@ PROGRAMS = (
     "build",
     "plan",
     "prepared",
+    "postmortem",
     "stages",
     "results",
     "run",

@@ -10,6 +10,13 @@ import pytest
 from lsrjax import loop as loops
 from lsrjax.config import get_default
 from lsrjax.loop import Clock, TrainingFailed
+from lsrjax.progress import Preempted, Progress
+
+
+@pytest.fixture(autouse=True)
+def progress(monkeypatch):
+    """Each loop sets its own, and none stays behind."""
+    monkeypatch.setattr(loops, "PROGRESS", loops.PROGRESS)
 
 
 class Loop:
@@ -23,6 +30,8 @@ class Loop:
         self.config.batch_size = 2
         self.config.update_from_flattened_dict(fields)
         self.logged, self.events, self.drawn = [], [], []
+        self.kept = []
+        self.progress = Progress()
 
     def batches(self, start):
         for i in itertools.count(start):
@@ -47,7 +56,18 @@ class Loop:
     def save(self, state, dev):
         self.events.append(("save", int(state["step"]), dev))
 
-    def run(self, total, start=0, evaluate=True, batches=None):
+    def check(self, *args):
+        """Sees what is compiled."""
+
+    def ask(self):
+        """Asks to leave, as a signal does."""
+        self.progress.stop_at(self.progress.freeze())
+
+    def evaluate(self, params):
+        return {"R": float(params)}
+
+    def run(self, total, start=0, evaluate=True, batches=None, owes=False):
+        loops.PROGRESS = self.progress
         return loops.train(
             self.config,
             total,
@@ -57,7 +77,10 @@ class Loop:
             batches or self.batches(start),
             log=self.log,
             save=self.save,
-            evaluate=(lambda params: {"R": float(params)}) if evaluate else None,
+            evaluate=self.evaluate if evaluate else None,
+            keep=lambda state: self.kept.append(int(state["step"])),
+            owes=owes,
+            check=self.check,
         )
 
 
@@ -99,6 +122,89 @@ def test_a_loop_goes_on_from_a_state():
     assert found == expected
     assert rest.events == [e for e in whole.events if e[1] > 6]
     assert rest.drawn == list(range(6, 11))
+
+
+def asked_at(loop, step, batches=None):
+    """The loop's batches; when it draws that of a step, it is asked to leave."""
+    for i, batch in enumerate(batches or loop.batches(0), start=1):
+        if i == step:
+            loop.ask()
+        yield batch
+
+
+@pytest.mark.parametrize("step", [2, 3, 6, 7, 11])
+def test_asked_to_leave_the_loop_keeps_what_it_has_and_goes_on_from_there(step):
+    whole, first, rest = Loop(), Loop(), Loop()
+    expected = whole.run(11)
+    with pytest.raises(Preempted):
+        first.run(11, batches=asked_at(first, step))
+    saved = [e[1] for e in first.events if e[0] == "save"]
+    # Steps 5 and 10 are saved already when the next batch is drawn.
+    owes = step - 1 not in saved
+    assert first.kept == [step - 1] * owes
+    assert [e[1] for e in first.events if e[0] == "log"][-1:] == [
+        n for n in [e[1] for e in whole.events if e[0] == "log"] if n < step
+    ][-1:]
+    found = rest.run(11, start=step - 1, owes=owes)
+    assert found == expected
+    # Steps 4 and 10 were due and done; none is done twice but by a state that is owed.
+    again = [e[1] for e in rest.events if e[0] == "save"]
+    assert sorted({*saved, *again}) == [4, 5, 8, 10, 11]
+
+
+def test_a_process_without_anything_new_keeps_nothing():
+    loop = Loop()
+    with pytest.raises(Preempted):
+        loop.run(11, batches=asked_at(loop, 1))
+    assert loop.kept == [] and loop.events == []
+
+
+def test_an_evaluation_that_is_left_is_made_up_for():
+    whole, first, rest = Loop(), Loop(), Loop()
+    whole.run(11)
+
+    def left(params):
+        first.ask()
+        raise Preempted
+
+    first.evaluate = left
+    with pytest.raises(Preempted):
+        first.run(11)
+    assert first.kept == [5]
+    rest.run(11, start=5, owes=True)
+    assert first.events + rest.events == whole.events
+
+
+def test_a_bad_step_in_flight_is_not_kept():
+    loop = Loop()
+    batches = list(itertools.islice(Loop().batches(0), 9))
+    batches[2]["x"] = np.float32(1000)
+    with pytest.raises(TrainingFailed, match="Step 3"):
+        loop.run(9, batches=asked_at(loop, 4, batches))
+    assert loop.kept == []
+
+
+def test_a_state_can_be_kept_while_another_shape_compiles():
+    loop = Loop(**{"log.every": 1})
+    loop.run(3, evaluate=False)
+    wide = list(itertools.islice(loop.batches(0), 6))
+    part = {"ids": np.ones((2, 8), np.int32), "mask": np.ones((2, 8), bool)}
+    wide[3] = {"student": {"parts": (part,)}, "x": np.float32(3)}
+    seen = []
+
+    def check(*args):
+        at = loop.progress
+        seen.append((at.phase, at.unsaved, at.rest is not None))
+        if at.unsaved:
+            # What was in flight is known to be sound.
+            assert [step for step, _ in loop.logged] == [1, 2, 3]
+            at.rest()
+
+    loop.logged.clear()
+    loop.check = check
+    loop.run(6, evaluate=False, batches=iter(wide))
+    assert seen == [("compiling", False, True), ("compiling", True, True)]
+    assert loop.kept == [3]
 
 
 def test_a_finished_loop_does_nothing():

@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 
 from lsrjax import checkpoint, run
-from lsrjax.errors import InputError
-from lsrjax.loop import TrainingFailed
+from lsrjax.errors import InputError, TrainingFailed
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -19,8 +19,7 @@ from lsrjax import hosts
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import CHECKPOINTS, remove_step
 from lsrjax.checkpoint.stock import listing
-from lsrjax.errors import InputError
-from lsrjax.loop import TrainingFailed
+from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.trees import path_name
 
 # What a checkpoint takes besides its arrays: their names, shapes and indices.
@@ -154,6 +153,11 @@ class Checkpoints:
         return self._manager.restore(
             step, args=ocp.args.StandardRestore(abstract_state)
         )
+
+    def wait(self) -> None:
+        """Waits until what is being written is whole; any thread may."""
+        if (settler := self._settler) is not None:
+            settler.join()
 
     def close(self) -> None:
         """Waits until everything is written."""

@@ -1,6 +1,9 @@
 """`python -m lsrjax.convert`, see `lsrjax.export`."""
 
+from lsrjax import preemption
 from lsrjax.export import main
 
 if __name__ == "__main__":
+    # Asked to leave, it says that the same command does it again.
+    preemption.Guard().start()
     main()

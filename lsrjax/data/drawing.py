@@ -51,11 +51,13 @@ class Drawn:
       texts: token ids by the name of the text; a group has several documents.
       targets: arrays by name.
       keys: two examples that share one have a query or a positive text in common.
+      example: which one of the source's it is.
     """
 
     texts: dict[str, list[list[int]]]
     targets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     keys: frozenset[tuple[str, str]] = frozenset()
+    example: int = -1
 
     @property
     def tokens(self) -> int:

@@ -1,11 +1,12 @@
 """Batches: batch i is a pure function of (seed, i), so the position is the step."""
 
 import concurrent.futures
+import dataclasses
 import math
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "Order",
     "PairBatches",
     "TextField",
+    "batch_of",
     "deal",
     "draw_language",
     "rows_of",
@@ -233,6 +235,11 @@ class Batches:
         }
         return batch
 
+    def examples(self, index: int) -> list[int]:
+        """Which examples make up a batch, whichever process reads them."""
+        drawn = self._draw(index, range(self._devices))
+        return [one.example for device in drawn for one in device]
+
     @property
     def left_together(self) -> int:
         """Examples so far whose text was in the batch before, where `apart`."""
@@ -288,7 +295,13 @@ class Batches:
             [self._source[example] for _, example in members],
             [np.random.default_rng((order.seed, EXAMPLE, *m)) for m in members],
         )
-        repeats = [drawn[i :: len(members)] for i in range(len(members))]
+        repeats = [
+            [
+                dataclasses.replace(one, example=example)
+                for one in drawn[i :: len(members)]
+            ]
+            for i, (_, example) in enumerate(members)
+        ]
         parts = [order.part_of(example) for _, example in members]
         sizes = [sum(example.tokens for example in same) for same in repeats]
         # Lanes begin at batches far apart, so that none is the first for all of them.
@@ -354,10 +367,26 @@ def _laid_end_to_end(devices: Sequence[dict]) -> dict:
     }
 
 
+def batch_of(step: int, left_out: Collection[int] = ()) -> int:
+    """The batch that a step takes, the `step`-th of those that are not left out."""
+    for batch in sorted(left_out):
+        step += batch <= step
+    return step
+
+
 def stream(
-    batches: Batches, start: int, stop: int, *, threads: int, prefetch: int
+    batches: Batches,
+    start: int,
+    stop: int,
+    *,
+    threads: int,
+    prefetch: int,
+    left_out: Collection[int] = (),
 ) -> Iterator:
-    """The batches from number `start` up to `stop`, made ahead in threads."""
-    dataset = grain.MapDataset.source(range(start, stop)).map(batches.__getitem__)
+    """The batches of the steps from `start` up to `stop`, made ahead in threads."""
+    numbers = range(start, stop)
+    if left_out:
+        numbers = [batch_of(step, left_out) for step in numbers]
+    dataset = grain.MapDataset.source(numbers).map(batches.__getitem__)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(dataset.to_iter_dataset(options))

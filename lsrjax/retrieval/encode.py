@@ -11,6 +11,7 @@ from scipy import sparse
 from lsrjax import reps, sharding
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.models import retriever
+from lsrjax.progress import PROGRESS, Preempted
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import Several
@@ -71,12 +72,17 @@ class TextEncoder:
           texts: N texts.
           max_length: tokens a text is cut to.
           role: "query" or "document".
+
+        Raises:
+          Preempted: the process was asked to leave.
         """
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         parts = []
         pending = None
         for start in range(0, len(ids), self._batch_size):
+            if PROGRESS.point():
+                raise Preempted
             chosen = by_length[start : start + self._batch_size]
             # A last batch that is short is filled up, so that no shape is compiled
             # for it alone.
