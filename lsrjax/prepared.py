@@ -1,14 +1,17 @@
-"""What a stage makes of its data once and keeps: negatives, scores, topics."""
+"""A stage's data: opened and guarded; negatives, scores, topics made once and kept."""
 
 import pathlib
 import zipfile
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from lsrjax import checkpoint, hosts
 from lsrjax import train as training
-from lsrjax.data import sources
+from lsrjax.config_data import reads_scores
+from lsrjax.data import bad_records, manifest, mixing, sources
+from lsrjax.data.bad_records import BadRecords
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.data.topics import cluster, query_text
 from lsrjax.errors import InputError
@@ -16,6 +19,39 @@ from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.prepare import score as preparing
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.pairs import PairScorer
+
+
+def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
+    """The training data's sets, checked against what they were and guarded."""
+    if hosts.is_first():
+        manifest.check_files(folder / manifest.FILE, config.data, config.dev)
+    sets = mixing.open_sets(config.data, kind)
+    if hosts.is_first():
+        manifest.check_versions(folder / manifest.FILE, sets)
+    names = list(config.data.sets) or [""]
+    return [
+        bad.guard(
+            source,
+            name=name,
+            seed=config.seed,
+            share=config.data.bad_records,
+            scored=reads_scores(config),
+        )
+        if isinstance(source, sources.Rows)
+        else source
+        for name, source in zip(names, sets, strict=True)
+    ]
+
+
+def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
+    """What all processes have found, in one file; no process may be looking."""
+    if hosts.is_first():
+        bad_records.merge(folder)
+    hosts.wait_for_all(f"bad records of {name}")
+    if bad is None:
+        return BadRecords(folder, jax.process_index())
+    bad.reload()
+    return bad
 
 
 def with_negatives(config, source, folder: pathlib.Path, teacher, tracker):

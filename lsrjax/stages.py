@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 import pathlib
 import shutil
 import traceback
@@ -22,15 +21,14 @@ from lsrjax import (
     prepared,
     progress,
     references,
+    saved,
     sharding,
     term_statistics,
     trackers,
 )
 from lsrjax import train as training
 from lsrjax.config import language_weights
-from lsrjax.config_data import reads_scores
-from lsrjax.data import bad_records, loader, manifest, mixing, orders, sources
-from lsrjax.data.bad_records import BadRecords
+from lsrjax.data import loader, mixing, orders, sources
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
@@ -39,11 +37,6 @@ from lsrjax.models import retriever
 from lsrjax.progress import PROGRESS
 from lsrjax.regularizers import REGULARIZERS
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
-
-# The folder of the state that was kept where the run was asked to leave.
-_KEPT = "kept"
-# Questions that the processes of a run ask each other, in the same order in each.
-_ASKED = itertools.count()
 
 
 def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracker):
@@ -57,78 +50,52 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
     """
     folder = workdir / name
     done = folder / checkpoint.DONE_FILE
-    newest = _newest_sound_step(name, folder, tracker)
+    newest = saved.newest_sound_step(name, folder, tracker)
     if (steps := checkpoint.finished_steps(folder)) is not None:
         tracker.note(f"Stage {name} is finished ({steps} steps).")
         return
     if hosts.is_first():
         folder.mkdir(parents=True, exist_ok=True)
     PROGRESS.stage, PROGRESS.step = name, 0
-    with on_devices(config) as mesh, _opened(folder, config, tracker) as checkpoints:
+    with (
+        on_devices(config) as mesh,
+        saved.opened(folder, config, tracker) as checkpoints,
+    ):
         training.check_batch(config, mesh.shape[sharding.DATA])
         with PROGRESS.at(progress.PREPARING):
-            bad = _bad_records(name, folder)
+            bad = prepared.bad_records_of(name, folder)
             parts = _assemble(name, config, workdir, folder, mesh, tracker, bad)
             ready = _batches(name, config, parts)
         while not _trained(
             name, config, folder, parts, ready, checkpoints, newest, tracker
         ):
-            newest = _agreed(f"newest of {name}", checkpoints.latest_step())
+            newest = saved.agreed(f"newest of {name}", checkpoints.latest_step())
     if ready.left_together:
         tracker.note(
             f"  data.unique_texts: {ready.left_together:,} examples stayed in a batch"
             " that has their query or positive text already, for want of others."
         )
     hosts.wait_for_all(f"{name} is trained")
-    if replaced := _bad_records(name, folder, bad).summary():
+    if replaced := prepared.bad_records_of(name, folder, bad).summary():
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if hosts.is_first():
         checkpoint.write_json(done, {"steps": parts.total_steps})
-        shutil.rmtree(folder / _KEPT, ignore_errors=True)
+        shutil.rmtree(folder / saved.KEPT, ignore_errors=True)
     hosts.wait_for_all(f"{name} is finished")
     PROGRESS.stage = ""
-
-
-@contextlib.contextmanager
-def _opened(folder: pathlib.Path, config, tracker):
-    """A stage's checkpoints; who ends the process waits for them."""
-    checkpoints = _checkpoints(folder, config, tracker, config.checkpoint.keep)
-    PROGRESS.pending = checkpoints.wait
-    try:
-        yield checkpoints
-    finally:
-        with PROGRESS.held:
-            PROGRESS.pending = lambda: None
-            checkpoints.close()
-
-
-def _checkpoints(folder, config, tracker, keep: int) -> checkpoint.Checkpoints:
-    return checkpoint.Checkpoints(
-        folder,
-        keep=keep,
-        metric=config.dev.metric,
-        on_full_disk=config.checkpoint.on_full_disk,
-        note=tracker.note,
-    )
-
-
-def _kept(folder: pathlib.Path, config, tracker):
-    """The state that a run kept where it was asked to leave.
-
-    It lies beside the checkpoints, which are those of a run that was never asked.
-    """
-    return contextlib.closing(_checkpoints(folder / _KEPT, config, tracker, keep=1))
 
 
 def _start(name, config, folder, parts, checkpoints, newest, tracker):
     """The state to go on from, and whether it is one that was kept."""
     kept_step = None
-    if (folder / _KEPT).is_dir():
-        kept_step = _newest_sound_step(f"{name}/{_KEPT}", folder / _KEPT, tracker)
+    if (folder / saved.KEPT).is_dir():
+        kept_step = saved.newest_sound_step(
+            f"{name}/{saved.KEPT}", folder / saved.KEPT, tracker
+        )
     if kept_step is None or kept_step <= (-1 if newest is None else newest):
         return _initial_state(config, parts, checkpoints, newest), False
-    with _kept(folder, config, tracker) as kept:
+    with saved.kept(folder, config, tracker) as kept:
         return _initial_state(config, parts, kept, kept_step), True
 
 
@@ -156,7 +123,7 @@ def _trained(name, config, folder, parts, ready, checkpoints, newest, tracker) -
     )
 
     def keep(state):
-        with _kept(folder, config, tracker) as kept:
+        with saved.kept(folder, config, tracker) as kept:
             if kept.latest_step() != int(state["step"]):
                 kept.save(state, None, last=True)
 
@@ -196,7 +163,7 @@ def _trained(name, config, folder, parts, ready, checkpoints, newest, tracker) -
     del state
     checkpoints.wait()
     try:
-        step = _agreed(f"newest of {name}", checkpoints.latest_step())
+        step = saved.agreed(f"newest of {name}", checkpoints.latest_step())
         bad(_initial_state(config, parts, checkpoints, step), found)
     except Exception as error:
         # It must not hide what it is about.
@@ -213,31 +180,6 @@ def _trained(name, config, folder, parts, ready, checkpoints, newest, tracker) -
     tracker.stage_end()
     tracker.note(f"  Goes back to the last checkpoint, without the batches {without}.")
     return False
-
-
-def _bad_records(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
-    """What all processes have found, in one file; no process may be looking."""
-    if hosts.is_first():
-        bad_records.merge(folder)
-    hosts.wait_for_all(f"bad records of {name}")
-    if bad is None:
-        return BadRecords(folder, jax.process_index())
-    bad.reload()
-    return bad
-
-
-def _newest_sound_step(name: str, folder: pathlib.Path, tracker) -> int | None:
-    """What the first process finds, for all; damaged checkpoints are set aside."""
-    found = None
-    if hosts.is_first():
-        found = checkpoint.take_stock(folder, tracker.note)
-    return _agreed(f"stock of {name}", found)
-
-
-def _agreed(topic: str, step: int | None) -> int | None:
-    """The latest step that a process names; None where none names any."""
-    code = hosts.largest(topic, next(_ASKED), 0 if step is None else step + 1)
-    return code - 1 if code else None
 
 
 @contextlib.contextmanager
@@ -275,32 +217,10 @@ class _Parts:
     layout: sharding.Layout
 
 
-def _opened(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
-    """The training data's sets, checked against what they were and guarded."""
-    if hosts.is_first():
-        manifest.check_files(folder / manifest.FILE, config.data, config.dev)
-    sets = mixing.open_sets(config.data, kind)
-    if hosts.is_first():
-        manifest.check_versions(folder / manifest.FILE, sets)
-    names = list(config.data.sets) or [""]
-    return [
-        bad.guard(
-            source,
-            name=name,
-            seed=config.seed,
-            share=config.data.bad_records,
-            scored=reads_scores(config),
-        )
-        if isinstance(source, sources.Rows)
-        else source
-        for name, source in zip(names, sets, strict=True)
-    ]
-
-
 def _assemble(name, config, workdir, folder, mesh, tracker, bad) -> _Parts:
     views = "views" in losses.of(config.loss).targets
     kind = "pair" if views else "group"
-    sets = _opened(config, kind, folder, bad)
+    sets = prepared.open_sets(config, kind, folder, bad)
     source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     student = build.student(
         config, lambda reference: references.open_model(reference, workdir)

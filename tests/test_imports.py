@@ -54,6 +54,7 @@ PROGRAMS = (
     "build",
     "plan",
     "prepared",
+    "saved",
     "postmortem",
     "stages",
     "results",

@@ -1,0 +1,59 @@
+"""The states that a stage has saved, and which of them to go on from."""
+
+import contextlib
+import itertools
+import pathlib
+from collections.abc import Iterator
+
+from lsrjax import checkpoint, hosts
+from lsrjax.progress import PROGRESS
+
+# The folder of the state that was kept where the run was asked to leave.
+KEPT = "kept"
+# Questions that the processes of a run ask each other, in the same order in each.
+_ASKED = itertools.count()
+
+
+@contextlib.contextmanager
+def opened(folder: pathlib.Path, config, tracker) -> Iterator[checkpoint.Checkpoints]:
+    """A stage's checkpoints; who ends the process waits for them."""
+    checkpoints = _checkpoints(folder, config, tracker, config.checkpoint.keep)
+    PROGRESS.pending = checkpoints.wait
+    try:
+        yield checkpoints
+    finally:
+        with PROGRESS.held:
+            PROGRESS.pending = lambda: None
+            checkpoints.close()
+
+
+def _checkpoints(folder, config, tracker, keep: int) -> checkpoint.Checkpoints:
+    return checkpoint.Checkpoints(
+        folder,
+        keep=keep,
+        metric=config.dev.metric,
+        on_full_disk=config.checkpoint.on_full_disk,
+        note=tracker.note,
+    )
+
+
+def kept(folder: pathlib.Path, config, tracker):
+    """The state that a run kept where it was asked to leave.
+
+    It lies beside the checkpoints, which are those of a run that was never asked.
+    """
+    return contextlib.closing(_checkpoints(folder / KEPT, config, tracker, keep=1))
+
+
+def newest_sound_step(name: str, folder: pathlib.Path, tracker) -> int | None:
+    """What the first process finds, for all; damaged checkpoints are set aside."""
+    found = None
+    if hosts.is_first():
+        found = checkpoint.take_stock(folder, tracker.note)
+    return agreed(f"stock of {name}", found)
+
+
+def agreed(topic: str, step: int | None) -> int | None:
+    """The latest step that a process names; None where none names any."""
+    code = hosts.largest(topic, next(_ASKED), 0 if step is None else step + 1)
+    return code - 1 if code else None
