@@ -1,10 +1,22 @@
 """A run killed with SIGKILL and started again ends as the run that was left alone."""
 
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 import time
 
+import jax
+import numpy as np
 import pytest
-from programs import kill_runs
-from programs.kill_runs import start
+
+from lsrjax import checkpoint
+
+CONFIG = pathlib.Path(__file__).parent / "configs" / "tiny_demo.py"
+PROGRAM = pathlib.Path(__file__).parent / "programs" / "kill_runs.py"
+STAGES = ("teacher", "align", "distill")
 
 
 @pytest.fixture(scope="module")
@@ -12,11 +24,19 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory, cache):
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    kill_runs.to_its_end(workdir, cache)
-    return workdir
+def start(workdir, cache, *flags):
+    return subprocess.Popen(
+        [sys.executable, "-m", "lsrjax.main", "--config", str(CONFIG)]
+        + ["--workdir", str(workdir), *flags],
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def steps_logged(workdir, stage):
@@ -44,25 +64,54 @@ def kill_when(process, condition, workdir):
         time.sleep(0.01)
     finished = process.poll() is not None
     if not finished:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
     output = process.communicate()[0]
     assert not finished, f"the run ended before the kill point:\n{output}"
 
 
 @pytest.mark.slow
-def test_killed_run_ends_bit_for_bit_as_the_one_left_alone(alone, tmp_path, cache):
+def test_killed_run_ends_bit_for_bit_as_the_one_left_alone(tmp_path, cache):
+    alone = start(tmp_path / "alone", cache)
+    output = alone.communicate(timeout=600)[0]
+    assert alone.returncode == 0, output
+
     killed = tmp_path / "killed"
     for condition in KILL_POINTS.values():
         kill_when(start(killed, cache), condition, killed)
-    kill_runs.to_its_end(killed, cache)
-    assert not kill_runs.differences(killed, alone)
-    output = kill_runs.to_its_end(killed, cache)
+    again = start(killed, cache)
+    output = again.communicate(timeout=600)[0]
+    assert again.returncode == 0, output
+
+    for stage in STAGES:
+        expected = checkpoint.load_model(tmp_path / "alone" / stage).params
+        found = checkpoint.load_model(killed / stage).params
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(expected),
+            jax.tree.leaves(found),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b, err_msg=f"{stage} {path}")
+        for line_a, line_b in zip(
+            (tmp_path / "alone" / stage / "metrics.jsonl").read_text().splitlines(),
+            (killed / stage / "metrics.jsonl").read_text().splitlines(),
+            strict=True,
+        ):
+            a, b = json.loads(line_a), json.loads(line_b)
+            for name in ("step", "loss", "grad_norm", "dev_nDCG@10"):
+                assert a.get(name) == b.get(name)
+    results = [(tmp_path / w / "results.json").read_text() for w in ("alone", "killed")]
+    assert results[0] == results[1]
+
+    finished = start(killed, cache)
+    output = finished.communicate(timeout=120)[0]
+    assert finished.returncode == 0
     assert "is finished" in output and "bm25" in output
 
 
 @pytest.mark.slow
-def test_runs_killed_at_random_end_bit_for_bit_as_the_one_left_alone(
-    alone, tmp_path, cache
-):
-    found = kill_runs.campaign(tmp_path, alone, cache, kills=13, seed=0)
-    assert found["kills"] == 13 and not found["differ"]
+def test_runs_killed_at_random_end_bit_for_bit_as_the_one_left_alone(tmp_path):
+    program = [sys.executable, str(PROGRAM), "13", str(tmp_path / "runs")]
+    ended = subprocess.run(program, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["kills"] == 13 and not found["lost"] and not found["differ"]

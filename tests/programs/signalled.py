@@ -16,24 +16,19 @@ import json
 import os
 import pathlib
 import random
-import runpy
 import shutil
 import signal
 import sys
 import threading
 import time
 
-from launch import QUICK
+from forked import ended, spawn
 
-# Before JAX looks.
-os.environ["XLA_FLAGS"] = QUICK
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
-# Everything that a run imports, ahead of the forks.
-import jax  # noqa: F401
+# isort: split
+import jax
 import numpy as np
 
-from lsrjax import progress, stages  # noqa: F401
+from lsrjax import progress
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "survived.py"
 # In which phase to signal, counted from the process's start, and at most how many
@@ -72,23 +67,7 @@ def signal_in(phase: str, count: int, delay: float, mark: pathlib.Path) -> None:
 
 def start(workdir: pathlib.Path, prepare=lambda: None) -> tuple[int, float]:
     """Runs `lsrjax.main` in a fork; its exit status, and when it ended."""
-    child = os.fork()
-    if not child:
-        with open(workdir.with_suffix(".out"), "a") as out:
-            os.dup2(out.fileno(), 1)
-            os.dup2(out.fileno(), 2)
-        code = 1
-        try:
-            prepare()
-            sys.argv[1:] = ["--config", str(CONFIG), "--workdir", str(workdir)]
-            runpy.run_module("lsrjax.main", run_name="__main__")
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), time.time()
+    return ended(spawn(CONFIG, workdir, prepare)), time.time()
 
 
 def results(workdir: pathlib.Path):
