@@ -5,6 +5,8 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from lsrjax.config import get_default
+
 _SPEC = importlib.util.spec_from_file_location(
     "survived", pathlib.Path(__file__).with_name("survived.py")
 )
@@ -13,7 +15,7 @@ _SPEC.loader.exec_module(_SURVIVED)
 
 
 def get_config():
-    c = _SURVIVED.get_config()
+    c = get_default()
     first, second = _SURVIVED.get_config(), _SURVIVED.get_config()
     second.init.encoder = second.init.head = ""
     second.init.model = "stage:first"
