@@ -88,6 +88,7 @@ def assert_same_run(found, wanted):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(alone, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(alone, workdir)
@@ -105,6 +106,7 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(alone, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
     alone, disk, monkeypatch
 ):
@@ -125,6 +127,7 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_run_may_train_on_over_a_full_disk(alone, disk, monkeypatch):
     workdir = disk / "run"
     room = (disk / "filler").unlink
@@ -143,6 +146,7 @@ def big(step):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_disk_that_fills_while_a_checkpoint_is_written_is_survived(disk, monkeypatch):
     notes = []
     checkpoints = checkpoint.Checkpoints(disk, keep=9, metric="-", note=notes.append)

@@ -435,6 +435,7 @@ MESHES = {
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("flags", MESHES.values(), ids=MESHES)
 def test_no_mesh_over_two_processes_changes_the_numbers(alone, tmp_path, flags):
     workdir, _ = run(tmp_path, 2, 2, *flags)
@@ -452,6 +453,7 @@ FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_processes_give_the_numbers_of_one_in_the_demo(tmp_path):
     flags = {"config": DEMO}
     one, _ = run(tmp_path / "one", 1, 4, *FEW_STEPS, **flags)
@@ -489,6 +491,7 @@ def test_what_jax_says_of_a_lost_process_is_known(message, lost):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_other(tmp_path, victim):
     workdir = tmp_path / "run"
@@ -506,6 +509,7 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("reader", [0, 1])
 def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
     rows = [{"query": f"{i}", "pos": [f"text {i}"], "neg": []} for i in range(1024)]

@@ -69,6 +69,7 @@ def test_queries_apart_are_planned_apart():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_memory_of_two_towers():
     shared = stage_plan()
     separate = apart(shared, towers="separate")
@@ -105,6 +106,7 @@ def test_what_does_not_fit_is_refused_with_what_would():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_step_larger_than_the_machine_is_not_taken(monkeypatch):
     stage = stage_plan()
     monkeypatch.setattr(plan, "device_limit", lambda: 1000)
@@ -144,6 +146,7 @@ def test_devices_need_a_dry_run():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("recipe", "model"),
     [
@@ -169,6 +172,7 @@ def test_the_published_recipes_are_planned_for_eight_devices(recipe, model):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "sizes",
     ["4 16 128 256 none 0", "6 24 96 384 layer 0", "2 64 96 256 none 32"],
