@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 
@@ -17,23 +16,55 @@ from rich.console import Console
 
 from lsrjax import checkpoint, run, trackers
 from lsrjax.checkpoint import digests, store
+from lsrjax.config import get_default
 from lsrjax.errors import TrainingFailed
 
-CONFIG = flip_bits.GOLDEN.parent / "configs" / "golden_infonce.py"
 
-
-def run_quietly(workdir, **fields):
-    """A run of 12 steps, with checkpoints at 4, 8 and 12; returns what it printed."""
-    config = runpy.run_path(str(CONFIG))["get_config"]()
-    for name, value in fields.items():
-        config.checkpoint[name] = value
-    console = Console(file=io.StringIO(), width=300)
-    run.run(config, workdir, console)
-    return console.file.getvalue()
+def tiny_config(data):
+    """12 steps of a SPLADE that compiles fast, with checkpoints at 4, 8 and 12."""
+    rows = [{"query": f"query {i}", "pos": [f"text {i}"], "neg": []} for i in range(24)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    c = get_default()
+    c.model.head = "splade"
+    c.model.family = "bert"
+    c.model.hidden_size = 16
+    c.model.num_layers = 1
+    c.model.num_heads = 2
+    c.model.intermediate_size = 16
+    c.model.max_length = 8
+    c.model.dropout = 0.1
+    c.tokenizer = str(flip_bits.GOLDEN / "bert")
+    c.data.source = "files"
+    c.data.files = str(data)
+    c.data.query_length = c.data.document_length = 8
+    c.data.length_parts = 1
+    c.data.group_size = 1
+    c.loss.name = "infonce"
+    c.batch_size = 4
+    c.steps = 12
+    c.checkpoint.every = 4
+    c.log.every = 1
+    return c
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def run_quietly(tmp_path_factory):
+    """Runs it; returns what it printed."""
+    data = tmp_path_factory.mktemp("data") / "groups.jsonl"
+
+    def run_(workdir, **fields):
+        config = tiny_config(data)
+        for name, value in fields.items():
+            config.checkpoint[name] = value
+        console = Console(file=io.StringIO(), width=300)
+        run.run(config, workdir, console)
+        return console.file.getvalue()
+
+    return run_
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, run_quietly):
     """A run that nothing happened to."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     run_quietly(workdir)
@@ -88,8 +119,8 @@ def assert_same_run(found, wanted):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
-def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(alone, tmp_path):
+from lsrjax.config import get_default
+from lsrjax.errors import TrainingFailed
     workdir = tmp_path / "run"
     shutil.copytree(alone, workdir)
     files = digests.read(workdir / "train", 12).files
@@ -108,7 +139,7 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(alone, tmp_pa
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
-    alone, disk, monkeypatch
+    alone, disk, monkeypatch, run_quietly
 ):
     workdir = disk / "run"
     with monkeypatch.context() as patch:
@@ -127,8 +158,8 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
 
 
 @pytest.mark.slow
-@pytest.mark.alone
-def test_a_run_may_train_on_over_a_full_disk(alone, disk, monkeypatch):
+from lsrjax.config import get_default
+from lsrjax.errors import TrainingFailed
     workdir = disk / "run"
     room = (disk / "filler").unlink
     at_steps(monkeypatch, {6: lambda: fill(disk), 10: room})
@@ -141,7 +172,8 @@ def test_a_run_may_train_on_over_a_full_disk(alone, disk, monkeypatch):
 
 def big(step):
     """About 14 MB that cannot be made smaller."""
-    numbers = np.random.default_rng(step).normal(size=3_500_000).astype(np.float32)
+    rng = np.random.default_rng(step)
+    numbers = rng.integers(0, 2**32, size=3_500_000, dtype=np.uint32)
     return {"step": np.int32(step), "params": {"numbers": numbers}}
 
 
