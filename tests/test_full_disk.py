@@ -119,8 +119,10 @@ def assert_same_run(found, wanted):
 
 
 @pytest.mark.slow
-from lsrjax.config import get_default
-from lsrjax.errors import TrainingFailed
+@pytest.mark.alone
+def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(
+    alone, tmp_path, run_quietly
+):
     workdir = tmp_path / "run"
     shutil.copytree(alone, workdir)
     files = digests.read(workdir / "train", 12).files
@@ -158,8 +160,8 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
 
 
 @pytest.mark.slow
-from lsrjax.config import get_default
-from lsrjax.errors import TrainingFailed
+@pytest.mark.alone
+def test_a_run_may_train_on_over_a_full_disk(alone, disk, monkeypatch, run_quietly):
     workdir = disk / "run"
     room = (disk / "filler").unlink
     at_steps(monkeypatch, {6: lambda: fill(disk), 10: room})

@@ -69,7 +69,9 @@ OTHERWISE = [
 
 
 def place(name, *values, slow=False):
-    return pytest.param(values, id=name, marks=[pytest.mark.slow, pytest.mark.alone] * slow)
+    return pytest.param(
+        values, id=name, marks=[pytest.mark.slow, pytest.mark.alone] * slow
+    )
 
 
 # Flags, processes, devices of each, and how many processes read each text.
