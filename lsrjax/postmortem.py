@@ -98,7 +98,7 @@ class PostMortem:
                 "numbers": error.values,
                 "batch": number,
                 "examples": [
-                    {"id": example, **_beginnings(self.source[example])}
+                    {"example": example, **_beginnings(self.source[example])}
                     for example in self.batches.examples(number)
                 ],
                 "run_again_at_step": int(state["step"]),

@@ -135,7 +135,9 @@ def assert_told(workdir):
     told = json.loads((workdir / "train" / "postmortem" / "6.json").read_text())
     assert told["step"] == 6 and told["batch"] == POISONED
     assert len(told["examples"]) == 8
-    assert all(one["id"] >= 0 and one["query"] for one in told["examples"])
+    assert all(
+        one["example"] >= 0 and one["id"] and one["query"] for one in told["examples"]
+    )
     assert told["numbers"]["loss"] == "nan" and told["loss"]["loss"] == "nan"
     assert all(one["not_finite"] > 0 for one in told["gradients"].values())
     assert all(one["not_finite"] == 0 for one in told["parameters"].values())
