@@ -35,6 +35,32 @@ def test_each_step_is_a_line_of_json_at_once(tracker, tmp_path):
     tracker.stage_end()  # once more after an error, without harm
 
 
+def test_lines_that_a_full_disk_does_not_take_are_written_later(tracker, tmp_path):
+    tracker.stage("train", tmp_path, 0, 20, {})
+    tracker.log(1, {"loss": 1.0})
+    usual = tracker._file
+    with open("/dev/full", "ab", buffering=0) as full:
+        tracker._file = full
+        for step in (2, 3):
+            tracker.log(step, {"loss": 1.0})
+    assert steps(tmp_path) == [1]
+    said = [line for line in printed(tracker) if "cannot be written" in line]
+    assert len(said) == 1 and "No space left on device" in said[0]
+    tracker._file = usual
+    tracker.log(4, {"loss": 1.0})
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_lines_that_a_disk_never_takes_are_counted(tracker, tmp_path):
+    tracker.stage("train", tmp_path, 0, 20, {})
+    tracker._file.close()
+    tracker._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    for step in (1, 2):
+        tracker.log(step, {"loss": 1.0})
+    tracker.stage_end()
+    assert "lacks its last 2 lines" in printed(tracker)[-1]
+
+
 @pytest.mark.parametrize("tail", ["", '{"step": 5, "lo', '{"step": 5}', "\0\0"])
 def test_a_run_goes_on_behind_the_restored_step(tracker, tmp_path, tail):
     kept = (

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging as python_logging
 import math
 import os
 import pathlib
@@ -25,6 +26,7 @@ from lsrjax.trees import path_name
 # What a checkpoint takes besides its arrays: their names, shapes and indices.
 _OVERHEAD_BYTES, _OVERHEAD_SHARE = 2**20, 0.02
 _REASON_LENGTH = 300
+_NO_SPACE = "No space left on device"
 
 
 class Checkpoints:
@@ -58,6 +60,8 @@ class Checkpoints:
         self._on_full_disk, self._note = on_full_disk, note
         if hosts.is_first():
             (folder / digests.DIGESTS).mkdir(parents=True, exist_ok=True)
+        # Whatever it is, it is said here, in a line.
+        logging.get_absl_logger().addFilter(_leave_errors_to_us)
         self._errors: list[Exception] = []
         self._manager = ocp.CheckpointManager(
             (folder / CHECKPOINTS).absolute(),
@@ -187,7 +191,7 @@ class Checkpoints:
             f" {self._folder} has {free:,} free. The earlier checkpoints are as they"
             " were."
             if code == 2
-            else _not_saved(step, str(error))
+            else _not_saved(step, _reason(error) if error else "see the first process")
         )
         if last or (code == 2 and self._on_full_disk == "stop"):
             raise TrainingFailed(
@@ -339,8 +343,19 @@ def _not_saved(step: int, reason: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:_REASON_LENGTH].rstrip(".")
+    """An error in a line; of a long one, as paths make it, its two ends."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+    if getattr(error, "errno", None) == errno.ENOSPC or _NO_SPACE in text:
+        return f"{_NO_SPACE} ({type(error).__name__} of the writer)"
+    if len(text) <= _REASON_LENGTH:
+        return text
+    return f"{text[: _REASON_LENGTH // 2]} … {text[-_REASON_LENGTH // 2 :]}"
+
+
+def _leave_errors_to_us(record: python_logging.LogRecord) -> bool:
+    """Drops the tracebacks that orbax logs, once for each of its threads."""
+    ours = "orbax" not in pathlib.Path(record.pathname).parts
+    return ours or record.levelno < python_logging.ERROR
 
 
 def _compare(where, found, wanted) -> None:
