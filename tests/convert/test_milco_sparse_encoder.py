@@ -104,7 +104,7 @@ def test_thousand_documents_are_ranked_the_same(models):
 
 
 def test_terms_of_both_vocabularies(models):
-    model, folder = models["options"]
+    model, folder = models["distilbert"]
     program = opened(folder)
     text = "Free Software, free"
     vector = ours(model, [text], "document").toarray()[0]
@@ -134,7 +134,8 @@ def test_it_comes_back_bit_for_bit(models, tmp_path, case):
     assert_identical(leaves(back.params), leaves(model.params))
     export.export(str(folder), TARGET, tmp_path / "again")
     for path in folder.rglob("*"):
-        if path.is_file():
+        # The card is titled by the folder that the model came from.
+        if path.is_file() and path.name != "README.md":
             other = tmp_path / "again" / path.relative_to(folder)
             assert other.read_bytes() == path.read_bytes(), path
 
