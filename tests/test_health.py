@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrjax import health, reps
+from lsrjax import health, loop, reps
 from lsrjax import train as training
 from lsrjax.bench import workload
 from lsrjax.config import get_default
@@ -205,7 +205,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
     params = random_params(spec)
     state = training.init_state(step, params)
     taken = jax.jit(step, compiler_options=QUICK)
-    found = training._finite(1, taken(state, None, batch)[1], config)
+    found = loop._values(taken(state, None, batch)[1], config)
 
     laid = [
         row
