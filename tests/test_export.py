@@ -60,7 +60,12 @@ def test_a_runs_folder_says_how_it_is_loaded(
     ("target", "head", "options", "message"),
     [
         ("csr", "splade", {}, "whose head is 'splade'. Possible are onnx, splade,"),
-        ("splade", "splade", {"towers": "separate"}, "one for queries and one for doc"),
+        (
+            "multi-vector",
+            "colbert",
+            {"embedding_size": 4, "towers": "separate"},
+            "with a tower for queries and one for documents. Possible are lsrjax",
+        ),
         ("onnx", "m3", {}, "whose head is 'm3'. Possible are lsrjax"),
     ],
 )
