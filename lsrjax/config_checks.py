@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax import losses
+from lsrjax import losses, objective
 from lsrjax.config_data import (
     check_choice,
     check_formats,
@@ -140,7 +140,7 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
       InputError: names the field and what to do.
     """
     _check_values(c, where)
-    losses.of(c.loss, f"{where}.loss")
+    objective.of(c.loss, f"{where}.loss")
     _check_schedule(c, where)
     _check_data(c, where)
     for name, own in c.data.sets.items():
@@ -257,7 +257,7 @@ def _check_data(c, where) -> None:
 
 
 def _check_needs(c, where) -> None:
-    loss = losses.of(c.loss)
+    loss = objective.of(c.loss)
     needs = {
         "data.files": c.data.source == "files" and not len(c.data.sets),
         "data.dataset": c.data.source in ("datasets", "tfds") and not len(c.data.sets),
@@ -320,7 +320,7 @@ def _check_needs(c, where) -> None:
 
 def _check_group(c, where) -> None:
     """Whether a query gets the documents and scores that the loss asks for."""
-    loss = losses.of(c.loss)
+    loss = objective.of(c.loss)
     if "scores" in loss.targets and c.data.group_size < 2:
         raise InputError(
             f"{where}.data.group_size is {c.data.group_size}; the loss {c.loss.name}"

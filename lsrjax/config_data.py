@@ -2,7 +2,7 @@
 
 import math
 
-from lsrjax import losses
+from lsrjax import objective
 from lsrjax.data import checks
 from lsrjax.data.embedded import SPLITS
 from lsrjax.data.formats import FORMATS
@@ -72,7 +72,7 @@ def check_choice(c, where: str) -> None:
       InputError: names the field and what to do.
     """
     data = c.data
-    loss = losses.of(c.loss)
+    loss = objective.of(c.loss)
     scores = "scores" in loss.targets
     for field in ("negative_max_score", "negative_margin"):
         if math.isnan(data[field]):
@@ -108,7 +108,7 @@ def check_choice(c, where: str) -> None:
         )
 
 
-def _check_languages_compared(data, loss: losses.Objective, where: str) -> None:
+def _check_languages_compared(data, loss: objective.Objective, where: str) -> None:
     shown = f"{where}.loss.name is {loss.config.name!r}"
     if "scores" not in loss.targets:
         raise InputError(
@@ -132,7 +132,7 @@ def check_formats(c, where: str) -> None:
     Raises:
       InputError: names the format, what it lacks and what to do.
     """
-    ranks = "document" in losses.of(c.loss).texts
+    ranks = "document" in objective.of(c.loss).texts
     several = [(f"{where}.data.sets.{name}", own) for name, own in c.data.sets.items()]
     for at, data in several or [(f"{where}.data", c.data)]:
         if data.source not in checks.ROWS or data.format == "auto":
@@ -207,7 +207,7 @@ def source_effects(
 
 def reads_scores(c) -> bool:
     """Whether a stage reads a teacher's scores from its data."""
-    asked = "scores" in losses.of(c.loss).targets or (
+    asked = "scores" in objective.of(c.loss).targets or (
         c.data.group_size > 1 and choice_of(c.data).needs_scores
     )
     return asked and c.prepare.scores == "given"
@@ -215,7 +215,7 @@ def reads_scores(c) -> bool:
 
 def set_effects(own, c) -> list[tuple[bool, tuple, str]]:
     """As `source_effects`, of one of the sets of a stage's config `c`."""
-    ranks = "document" in losses.of(c.loss).texts
+    ranks = "document" in objective.of(c.loss).texts
     return [
         *source_effects(own, ranks, c.loss.name, reads_scores(c)),
         (

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax import losses
+from lsrjax import objective
 from lsrjax.config_data import CHOICE, reads_scores, source_effects
 from lsrjax.data.checks import ROWS, has_languages, renames
 from lsrjax.data.mixing import SET_FIELDS
@@ -63,7 +63,7 @@ def _of_model(c):
             "model.head is not splade",
         ),
         (
-            "document" in losses.of(c.loss).texts,
+            "document" in objective.of(c.loss).texts,
             ("model.towers", "model.queries"),
             f"the loss {c.loss.name} has no queries and documents",
         ),
@@ -126,7 +126,7 @@ def _of_model(c):
             "model.head is not csr",
         ),
         (
-            "reconstruction" in losses.of(c.loss).weights,
+            "reconstruction" in objective.of(c.loss).weights,
             ("model.revived_latents", "model.dead_after"),
             f"the loss {c.loss.name} revives no dead latents; reconstruction does",
         ),
@@ -136,7 +136,7 @@ def _of_model(c):
             "model.head is not colbert",
         ),
         (
-            "document" in losses.of(c.loss).texts,
+            "document" in objective.of(c.loss).texts,
             (
                 "model.query_prompt",
                 "model.query_marker",
@@ -166,7 +166,7 @@ def _of_model(c):
 
 
 def _of_data(c):
-    loss = losses.of(c.loss)
+    loss = objective.of(c.loss)
     ranks = "document" in loss.texts
     several = len(c.data.sets) > 0
     choice = choice_of(c.data)
@@ -277,7 +277,7 @@ def _of_data(c):
 
 
 def _of_objective(c):
-    loss = losses.of(c.loss)
+    loss = objective.of(c.loss)
     regularizer = REGULARIZERS[c.regularizer.name]
     return [
         *(

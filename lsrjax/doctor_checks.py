@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-import re
 import shutil
 import statistics
 import time
@@ -18,7 +17,7 @@ import numpy as np
 from huggingface_hub import constants
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lsrjax import checkpoint, config, losses, plan, stages
+from lsrjax import assembly, checkpoint, config, config_run, objective, plan, secrets
 from lsrjax.convert import huggingface
 from lsrjax.data import mixing
 from lsrjax.errors import InputError
@@ -85,17 +84,6 @@ def proxies(host: str, processes: int, environ: Mapping[str, str]) -> Finding:
     )
 
 
-_TOKENS = {
-    "of the Hugging Face hub": r"\bhf_[A-Za-z0-9]{20,}",
-    "of GitHub": r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}",
-    "of GitLab": r"\bglpat-[\w-]{15,}",
-    "of OpenAI or the like": r"\bsk-[\w-]{20,}",
-    "of AWS": r"\bAKIA[A-Z0-9]{16}\b",
-    "of Weights & Biases": r"(?i)wandb\W{0,3}(?:api)?\w*\W+[0-9a-f]{40}\b",
-    "in an address": r"\b\w+://[^/\s:@'\"]+:[^/\s:@'\"]+@",
-}
-
-
 def tokens(run_config: Mapping | None, path: pathlib.Path | None) -> list[Finding]:
     """Passwords in a config, which is kept beside the run and shown in model cards.
 
@@ -105,26 +93,15 @@ def tokens(run_config: Mapping | None, path: pathlib.Path | None) -> list[Findin
     """
     places = []
     if run_config is not None:
-        for name in config.fields(run_config):
-            value = run_config
-            for part in name.split("."):
-                value = value[part]
-            places.append((f"config.{name}", str(value)))
+        places += secrets.in_config(run_config)
     if path is not None and path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
-        places += [(f"{path}:{n}", line) for n, line in enumerate(lines, start=1)]
-    found = [
-        Finding(
-            ERROR,
-            "tokens",
-            f"{where} holds a token {kind}. Configs are kept beside the run; remove it"
-            " (revoke it if the file was shared) and log in with `hf auth login` or an"
-            " environment variable.",
-        )
-        for where, text in places
-        for kind, pattern in _TOKENS.items()
-        if re.search(pattern, text)
-    ]
+        places += [
+            (f"{path}:{number}", kind)
+            for number, line in enumerate(lines, start=1)
+            for kind in secrets.kinds_in(line)
+        ]
+    found = [Finding(ERROR, "tokens", secrets.message(*place)) for place in places]
     return found or [Finding(OK, "tokens", "none in the config")]
 
 
@@ -183,7 +160,7 @@ def interconnect() -> Finding:
 def config_values(run_config) -> Finding:
     """The config's values, alone and together."""
     try:
-        config.validate(run_config)
+        config_run.validate(run_config)
     except InputError as error:
         return Finding(ERROR, "config", str(error))
     names = ", ".join(config.stages(run_config))
@@ -193,7 +170,7 @@ def config_values(run_config) -> Finding:
 def data(run_config) -> Iterator[Finding]:
     """Opens every stage's data and reads an example; trains nothing."""
     for name, stage in config.stages(run_config).items():
-        kind = "pair" if "views" in losses.of(stage.loss).targets else "group"
+        kind = "pair" if "views" in objective.of(stage.loss).targets else "group"
         try:
             sets = mixing.open_sets(stage.data, kind)
             for one in sets:
@@ -201,7 +178,7 @@ def data(run_config) -> Iterator[Finding]:
             count = sum(len(one) for one in sets)
             text = f"stage {name}: {count:,} examples"
             if stage.dev.source:
-                dev = stages.dev_source(stage, kind)
+                dev = assembly.dev_source(stage, kind)
                 dev[0]
                 text += f", {len(dev):,} to evaluate on"
             yield Finding(OK, "data", text)

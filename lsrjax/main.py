@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import command, config, hosts, plan, preemption, run
+from lsrjax import command, config_run, hosts, plan, preemption, run
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.progress import Preempted
 
@@ -79,7 +79,7 @@ def _leave(message: str) -> None:
 def _plan(workdir: pathlib.Path) -> None:
     if _DEVICES.value is not None:
         plan.pretend_devices(_DEVICES.value)
-    config.validate(command.CONFIG.value)
+    config_run.validate(command.CONFIG.value)
     limit = None if _DEVICE_GB.value is None else int(_DEVICE_GB.value * 1e9)
     plan.dry_run(command.CONFIG.value, Console(), limit)
 

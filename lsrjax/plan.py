@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from lsrjax import build, checkpoint, flops, losses, sharding
+from lsrjax import build, checkpoint, flops, objective, sharding
 from lsrjax import config as configs
 from lsrjax import train as training
 from lsrjax.convert import huggingface, milco_in, presets
@@ -202,7 +202,7 @@ def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Sh
     """
     share = config.batch_size // devices
     length = config.data.document_length
-    if "views" in losses.of(config.loss).targets:
+    if "views" in objective.of(config.loss).targets:
         student = Shape(((2 * share, length),))
         return {STUDENT: student, "teacher": Shape(((share, length),))}
     documents = (share * config.data.group_size, length)
@@ -247,7 +247,7 @@ def plan_stages(run_config) -> dict[str, StagePlan]:
         devices = mesh.shape[sharding.DATA]
         training.check_batch(config, devices)
         specs[name] = build.student(config, opened).spec
-        views = "views" in losses.of(config.loss).targets
+        views = "views" in objective.of(config.loss).targets
         teacher = opened(config.teacher.model).spec if views else None
         shapes = full_shapes(config, devices, specs[name].roles_apart)
         plans[name] = StagePlan(config, specs[name], teacher, mesh, shapes)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from rich.console import Console
 
-from lsrjax import checkpoint, config, hosts, report, stages
+from lsrjax import assembly, checkpoint, config, hosts, report
 from lsrjax.data import sources
 from lsrjax.retrieval import evaluate
 from lsrjax.retrieval.encode import joined
@@ -56,9 +56,9 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
         _add(results, "bm25", prefix, evaluate.bm25(task))
     examples, speed = [], {}
     for name, stage in config.stages(run_config).items():
-        with stages.on_devices(stage) as mesh:
+        with assembly.on_devices(stage) as mesh:
             model = checkpoint.load_model(workdir / name)
-            searcher = Searcher.of(stages.placed(stage, model, mesh), stage)
+            searcher = Searcher.of(assembly.placed(stage, model, mesh), stage)
             own = _languages(stage, languages)
             for prefix, task in tasks.items():
                 if own == [sources.ENGLISH] and prefix:

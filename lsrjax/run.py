@@ -12,6 +12,7 @@ from rich.console import Console
 from lsrjax import (
     checkpoint,
     config,
+    config_run,
     hosts,
     progress,
     results,
@@ -43,7 +44,7 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
       InputError: a config, file or model that cannot be used.
       lsrjax.errors.TrainingFailed: a loss that is not a number.
     """
-    config.validate(run_config)
+    config_run.validate(run_config)
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir {workdir} is a file; give a folder.")
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax import control, health, losses, numbers, regularizers, sharding
+from lsrjax import control, health, numbers, objective, regularizers, sharding
 from lsrjax.config import language_weights
 from lsrjax.data import mixing
 from lsrjax.data.drawing import QUERIES, STUDENT
@@ -119,7 +119,7 @@ class Step:
         targets["languages"] = repeats_of(config)
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
 
-        def objective(params):
+        def weighted_sum(params):
             views = apply_batch(
                 self.graphdef,
                 params,
@@ -130,7 +130,7 @@ class Step:
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
             )
-            parts = losses.of(config.loss)(views, targets)
+            parts = objective.of(config.loss)(views, targets)
             parts |= regularizers.penalties(
                 config.regularizer, views, lambdas, self.idf
             )
@@ -139,7 +139,7 @@ class Step:
             return sum(parts.values()), (parts, active, seen, fired(views))
 
         lambdas = control.lambdas(config.regularizer, state)
-        found, grads = jax.value_and_grad(objective, has_aux=True)(params)
+        found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(params)
         frozen = matches(config.optim.freeze, grads)
         return found, jax.tree.map(
             lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen
@@ -169,7 +169,7 @@ class Step:
 
 def languages_of(config) -> tuple[str, ...]:
     """The languages that a stage's log tells apart; none where it does not."""
-    if not config.log.health or "document" not in losses.of(config.loss).texts:
+    if not config.log.health or "document" not in objective.of(config.loss).texts:
         return ()
     return mixing.languages(config.data)
 
@@ -189,7 +189,7 @@ def entries_of(config) -> int:
 def targets_of(config) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of what a batch holds beside its texts, by name."""
     B, G = config.batch_size, config.data.group_size
-    shapes = losses.of(config.loss).arrays(B, G)
+    shapes = objective.of(config.loss).arrays(B, G)
     if languages_of(config):
         shapes["query_language"] = jax.ShapeDtypeStruct((B,), jnp.int32)
         shapes["document_language"] = jax.ShapeDtypeStruct((B, G), jnp.int32)
@@ -200,7 +200,7 @@ def texts_of(config) -> dict[str, int]:
     """Texts of an example that the student encodes, by name."""
     return {
         name: config.data.group_size if name == "document" else 1
-        for name in losses.of(config.loss).texts
+        for name in objective.of(config.loss).texts
     }
 
 
@@ -235,7 +235,7 @@ def make_step(
     graphdef, abstract = retriever.split(spec, dtype=dtype)
     if teacher is not None:
         teacher = dataclasses.replace(teacher, pool_mask=spec.pool_mask)
-    texts = losses.of(config.loss).texts
+    texts = objective.of(config.loss).texts
     compared = {(text, view): text for text in texts for view in spec.expands(text)}
     if teacher is not None and "pivot" in spec.views:
         # The teacher's English text is the one that both texts of a pair stand for.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lsrjax import checkpoint, run, stages
+from lsrjax import assembly, checkpoint, run
 from lsrjax.config import data_set, get_default
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
@@ -115,7 +115,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     assert "dev_nDCG@10" in out.getvalue()
     model = checkpoint.load_model(tmp_path / "train")
     texts = ["a library for files", "the kernel, and its drivers", "fonts!"]
-    with stages.on_devices(config):
+    with assembly.on_devices(config):
         searcher = Searcher.of(model, config)
         queries, documents = searcher.queries(texts), searcher.documents(texts)
     assert list(queries) == list(model.spec.views)
@@ -132,7 +132,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
         alone = dataclasses.replace(
             model, params=query, spec=dataclasses.replace(model.spec, towers="shared")
         )
-        with stages.on_devices(config):
+        with assembly.on_devices(config):
             same = Searcher.of(alone, config).queries(texts)[view]
         np.testing.assert_allclose(queries[view].toarray(), same.toarray(), atol=1e-6)
         if "csr" in name:
@@ -184,7 +184,7 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
     assert model.params["head"]["turn"].shape == (16, 3)
     lines = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
     assert all({"hinge", "infonce"} <= json.loads(line).keys() for line in lines[:3])
-    with stages.on_devices(config):
+    with assembly.on_devices(config):
         found = Searcher.of(model, config).queries(["a kernel", "some files"])
     assert found["last"].shape == (2, 3)
 

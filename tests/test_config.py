@@ -12,8 +12,8 @@ from lsrjax.config import (
     get_default,
     language_weights,
     stages,
-    validate,
 )
+from lsrjax.config_run import validate
 from lsrjax.errors import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -749,3 +749,11 @@ def test_mistakes_on_the_command_line(tmp_path, arguments, message):
         assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
     else:
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_token_is_refused_and_not_repeated():
+    token = "hf_" + "aB3" * 11
+    c = run_of(one=changed(get_default(), {"data.files": token}))
+    message = refusal(c)
+    assert "config.stages.one.data.files holds a token of the Hugging Face" in message
+    assert token not in message

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsrjax import losses, reps
+from lsrjax import objective, reps
 from lsrjax.config import get_default
 from lsrjax.errors import InputError
 from lsrjax.losses import (
@@ -276,10 +276,10 @@ def code(seed, count):
     return reps.Code(base.weights_BV, base.raw_BV, one, four, rest, dead)
 
 
-def objective(**options):
+def objective_of(**options):
     config = get_default().loss
     config.update(options)
-    return losses.of(config)
+    return objective.of(config)
 
 
 def inputs(loss):
@@ -317,7 +317,7 @@ def test_all_losses_and_options_are_tested():
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_loss_reaches_every_text_and_view(options):
-    loss = objective(**options)
+    loss = objective_of(**options)
     views, targets = inputs(loss)
     value, gradients = jax.value_and_grad(
         lambda views: total(loss, views, targets), allow_int=True
@@ -333,7 +333,7 @@ def test_every_loss_reaches_every_text_and_view(options):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_loss_ignores_the_order_of_the_examples(options):
-    loss = objective(**options)
+    loss = objective_of(**options)
     order = np.array([2, 0, 1])
 
     def reordered(leaf):
@@ -353,7 +353,7 @@ def test_every_loss_ignores_the_order_of_the_examples(options):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_loss_ignores_padding(options):
     """Terms that no text has, and empty places in a bag."""
-    loss = objective(**options)
+    loss = objective_of(**options)
 
     def padded(view):
         if isinstance(view, reps.Code):
@@ -383,7 +383,7 @@ def test_every_loss_ignores_padding(options):
 
 
 def test_reconstruction_is_the_mean_over_all_texts():
-    loss = objective(name="reconstruction", auxiliary=0.3)
+    loss = objective_of(name="reconstruction", auxiliary=0.3)
     views, targets = inputs(loss)
     views["source"] = {"terms": vector(3, B)}  # no code, hence left out
     codes = [views["query"]["latents"], views["document"]["latents"]]
@@ -401,25 +401,25 @@ def test_reconstruction_is_the_mean_over_all_texts():
 
 
 def test_a_sum_is_the_weighted_sum_of_its_parts():
-    summed = objective(name="kl:0.5, margin_mse:0.05,infonce")
+    summed = objective_of(name="kl:0.5, margin_mse:0.05,infonce")
     views, targets = inputs(summed)
     parts = summed(views, targets)
     assert list(parts) == ["kl", "margin_mse", "infonce"]
     for name, weight in {"kl": 0.5, "margin_mse": 0.05, "infonce": 1}.items():
-        (alone,) = objective(name=name)(views, targets).values()
+        (alone,) = objective_of(name=name)(views, targets).values()
         assert float(parts[name]) == pytest.approx(weight * float(alone), rel=1e-6)
     assert summed.texts == ("query", "document")
     assert summed.targets == {"scores", "keys"}
 
 
 def test_targets_are_asked_for_where_an_option_is_on():
-    assert objective(name="infonce", mask_same_text=False).targets == set()
-    margin = objective(name="infonce", mask_same_text=False, false_negative_margin=1)
+    assert objective_of(name="infonce", mask_same_text=False).targets == set()
+    margin = objective_of(name="infonce", mask_same_text=False, false_negative_margin=1)
     assert margin.targets == {"scores"}
     # Another loss's option asks for nothing.
-    assert objective(name="kl", false_negative_margin=1).targets == {"scores"}
+    assert objective_of(name="kl", false_negative_margin=1).targets == {"scores"}
     for options in OPTIONS:
-        loss = objective(**options)
+        loss = objective_of(**options)
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
         _, targets = inputs(loss)
         # Those that the step adds are in no batch.
@@ -444,12 +444,12 @@ def test_targets_are_asked_for_where_an_option_is_on():
 )
 def test_mistakes_in_a_name_say_what_to_do(name, message):
     with pytest.raises(InputError) as error:
-        objective(name=name)
+        objective_of(name=name)
     assert message in str(error.value)
 
 
 def test_m3_is_the_mean_of_contrast_and_distillation():
-    loss = objective(
+    loss = objective_of(
         name="m3",
         view_weights=(1.0, 0.5),
         infonce_temperature=2.0,

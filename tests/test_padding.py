@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from lsrjax import losses, reps
+from lsrjax import losses, objective, reps
 from lsrjax.config import get_default
 from lsrjax.data.shapes import Shape, cut, fit
 from lsrjax.models import retriever
@@ -61,7 +61,7 @@ def weights_of(case):
     """The losses by name."""
     config = get_default().loss
     config.name = case.loss
-    return losses.of(config).weights
+    return objective.of(config).weights
 
 
 CASES = [
@@ -140,7 +140,7 @@ def config_of(case):
 
 
 def objective_of(case):
-    return losses.of(config_of(case).loss)
+    return objective.of(config_of(case).loss)
 
 
 def keep_gradient():

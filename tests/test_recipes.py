@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lsrjax import run
-from lsrjax.config import validate
+from lsrjax.config_run import validate
 from lsrjax.data import sources
 from lsrjax.data.mixing import open_sets, sources_of
 

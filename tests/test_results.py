@@ -14,7 +14,8 @@ from rich.console import Console
 from scipy import sparse
 
 from lsrjax import results
-from lsrjax.config import get_default, validate
+from lsrjax.config import get_default
+from lsrjax.config_run import validate
 from lsrjax.data.embedded import LANGUAGES, load
 from lsrjax.data.sources import Group
 from lsrjax.errors import InputError
@@ -70,7 +71,7 @@ def evaluated(config, tmp_path, monkeypatch):
     """The folder of an evaluated run."""
     monkeypatch.setattr(results.sources, "debian", lambda kind, split: GROUPS)
     monkeypatch.setattr(results.checkpoint, "load_model", lambda folder: folder.name)
-    monkeypatch.setattr(results.stages, "placed", lambda stage, model, mesh: model)
+    monkeypatch.setattr(results.assembly, "placed", lambda stage, model, mesh: model)
     monkeypatch.setattr(results.Searcher, "of", lambda model, stage: Model(model))
     console = Console(file=io.StringIO(), width=80)
     results.evaluate_run(config, tmp_path, console)

@@ -17,7 +17,7 @@ from sentence_transformers.sparse_encoder.modules import (
 )
 from sentence_transformers.util import maxsim
 
-from lsrjax import losses, regularizers, reps
+from lsrjax import objective, regularizers, reps
 from lsrjax.config import get_default
 from lsrjax.models.dense_heads import Autoencoder
 from lsrjax.models.encoder import EncoderConfig
@@ -78,10 +78,10 @@ def same(ours, of_theirs):
     assert abs(wanted[0]) > 1e-3
 
 
-def objective(**options):
+def objective_of(**options):
     config = get_default().loss
     config.update({"mask_same_text": False} | options)
-    loss = losses.of(config)
+    loss = objective.of(config)
     return lambda views: sum(loss(views, {"scores": SCORES}).values())
 
 
@@ -93,7 +93,7 @@ def test_infonce(temperature):
     """SparseMultipleNegativesRankingLoss orders documents by column, we by query."""
     loss = theirs.SparseMultipleNegativesRankingLoss(None, scale=1 / temperature)
     same(
-        objective(name="infonce", infonce_temperature=temperature),
+        objective_of(name="infonce", infonce_temperature=temperature),
         lambda columns: loss.compute_loss_from_embeddings(columns, None),
     )
 
@@ -101,7 +101,7 @@ def test_infonce(temperature):
 def test_margin_mse():
     loss = theirs.SparseMarginMSELoss(None)
     same(
-        objective(name="margin_mse"),
+        objective_of(name="margin_mse"),
         lambda columns: loss.compute_loss_from_embeddings(columns, LABELS),
     )
 
@@ -110,7 +110,7 @@ def test_margin_mse():
 def test_kl(temperature):
     loss = theirs.SparseDistillKLDivLoss(None, temperature=temperature)
     same(
-        objective(name="kl", temperature=temperature),
+        objective_of(name="kl", temperature=temperature),
         lambda columns: loss.compute_loss_from_embeddings(columns, LABELS),
     )
 
@@ -123,7 +123,7 @@ def test_splade_loss(threshold):
     config.query, config.document = 0.05, 0.03
     config.threshold = threshold or 0
     lambdas = {"query": config.query, "document": config.document}
-    main = objective(name="infonce")
+    main = objective_of(name="infonce")
 
     def ours(views):
         return main(views) + sum(
@@ -226,7 +226,7 @@ def test_csr_loss_and_autoencoder():
     graphdef, params = nnx.split(ours, nnx.Param)
     config = get_default().loss
     config.update({"name": "reconstruction:1,infonce:0.1", "mask_same_text": False})
-    loss = losses.of(config)
+    loss = objective.of(config)
 
     def total(params, x):
         module = nnx.merge(graphdef, params)

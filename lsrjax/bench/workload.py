@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lsrjax import losses
+from lsrjax import losses, objective
 from lsrjax import train as training
 from lsrjax.bench.sizes import not_negative, share, size
 from lsrjax.config import get_default
@@ -313,7 +313,7 @@ class _RandomTexts:
         self, examples: Sequence[int], rngs: Sequence[np.random.Generator]
     ) -> list[loader.Drawn]:
         """Texts of uniformly drawn lengths and tokens."""
-        loss = losses.of(config_of(self.sizes, 1).loss)
+        loss = objective.of(config_of(self.sizes, 1).loss)
         arrays = loss.arrays(1, self.sizes.group)
         return [self._draw(rng, arrays) for rng in rngs]
 

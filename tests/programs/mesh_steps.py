@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax import losses, sharding
+from lsrjax import losses, objective, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data import shapes
@@ -97,7 +97,7 @@ def check_all_are_here() -> None:
         (
             "LOSSES",
             losses.LOSSES,
-            {name for c in configs for name in losses.of(c.loss).weights},
+            {name for c in configs for name in objective.of(c.loss).weights},
         ),
         (
             "REGULARIZERS",

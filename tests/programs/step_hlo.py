@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lsrjax import losses, sharding
+from lsrjax import objective, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.models import retriever
@@ -97,7 +97,7 @@ def compiled(task, data, model, fsdp) -> str:
         batch = {"student": texts(size), "targets": {}}
         if task == "alignment":
             batch["teacher"] = texts(EXAMPLES)
-        arrays = losses.of(config.loss).arrays(EXAMPLES, config.data.group_size)
+        arrays = objective.of(config.loss).arrays(EXAMPLES, config.data.group_size)
         for name, array in arrays.items():
             batch["targets"][name] = lying(P("data"), array.shape, array.dtype)
         lies = jax.tree.map(lambda leaf: leaf.sharding, state)
