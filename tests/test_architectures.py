@@ -196,8 +196,8 @@ def test_towers_that_go_on_are_those_that_were_left_alone(tmp_path, monkeypatch)
 
     original, saved = checkpoint.Checkpoints.save, []
 
-    def save(self, state, dev):
-        original(self, state, dev)
+    def save(self, state, dev, **options):
+        original(self, state, dev, **options)
         saved.append(state)
         if len(saved) == 2:
             raise KeyboardInterrupt
