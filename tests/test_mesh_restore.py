@@ -125,6 +125,36 @@ def test_a_stopped_run_says_where_it_goes_on_and_keeps_one_line_a_step(elsewhere
     assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
+# What a run that stops twice goes on with, from 4 x 2 devices in one process.
+MOVES = {
+    "8, 4, 1 devices": [(mesh(4, 1), 1, 4), (mesh(1, 1), 1, 1)],
+    "1, 2, 1 processes": [(mesh(4, 1, fsdp=True), 2, 2), (mesh(2, 2), 1, 4)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
+def test_a_run_moves_again_and_again(stayed, tmp_path, moves):
+    stopped, wanted = stayed
+    for number, (flags, processes, devices) in enumerate(moves, start=1):
+        first, folder = number * STOPPED, tmp_path / str(number)
+        shutil.copytree(stopped, folder / "run")
+        snapshot = first + STOPPED if number < len(moves) else 0
+        records = run(
+            folder, flags, processes=processes, devices=devices, snapshot=snapshot
+        )
+        for found in records:
+            assert sorted(found["steps"]) == list(range(first + 1, STEPS + 1))
+            for step, numbers in found["steps"].items():
+                loss = wanted["steps"][step]["loss"]
+                assert abs(numbers["loss"] - loss) <= 1e-5 * loss, step
+        for batch in range(first, STEPS):
+            read = sorted(text for found in records for text in found["texts"][batch])
+            assert read == sorted(wanted["texts"][batch])
+        stopped = folder / "run.snapshot"
+
+
 # An epoch of groups, in two windows of batches that share their examples out; the
 # first is what the shapes are fitted to.
 BATCHES, SIZE = 64, 32

@@ -194,7 +194,7 @@ def test_a_run_signalled_in_every_phase_ends_as_the_one_left_alone(tmp_path):
     assert said.returncode == 0, said.stderr
     lines = [line for line in said.stdout.splitlines() if line.startswith("{")]
     *signalled, end = map(json.loads, lines)
-    assert len(signalled) == 7
+    assert len(signalled) == 8
     for one in signalled:
         assert one["code"] == preemption.RESUME, one
         assert one["seconds"] < 30, one

@@ -20,8 +20,16 @@ import jax  # noqa: E402, F401
 from lsrjax import stages  # noqa: E402, F401
 
 
-def spawn(config: pathlib.Path, workdir: pathlib.Path, prepare=lambda: None) -> int:
+def spawn(
+    config: pathlib.Path, workdir: pathlib.Path, prepare=lambda: None, flags=()
+) -> int:
     """Starts the run, or starts it again; what it says is added to `<workdir>.out`.
+
+    Args:
+      config: its file.
+      workdir: its folder.
+      prepare: is called in its process before it starts.
+      flags: further ones.
 
     Returns:
       The process.
@@ -36,6 +44,7 @@ def spawn(config: pathlib.Path, workdir: pathlib.Path, prepare=lambda: None) -> 
     try:
         prepare()
         sys.argv[1:] = ["--config", str(config), "--workdir", str(workdir)]
+        sys.argv += flags
         runpy.run_module("lsrjax.main", run_name="__main__")
         code = 0
     except SystemExit as end:

@@ -31,6 +31,7 @@ import numpy as np
 from lsrjax import progress
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "survived.py"
+FLAGS = ["--config.evaluate.test=debian"]
 # In which phase to signal, counted from the process's start, and at most how many
 # seconds later; in an order in which each of them comes.
 PHASES = (
@@ -41,6 +42,7 @@ PHASES = (
     (progress.EVALUATING, 1, 0.05),
     (progress.SAVING, 1, 0.05),
     (progress.DATA, 2, 0.05),
+    (progress.RESULTS, 1, 2.0),
 )
 
 
@@ -67,7 +69,7 @@ def signal_in(phase: str, count: int, delay: float, mark: pathlib.Path) -> None:
 
 def start(workdir: pathlib.Path, prepare=lambda: None) -> tuple[int, float]:
     """Runs `lsrjax.main` in a fork; its exit status, and when it ended."""
-    return ended(spawn(CONFIG, workdir, prepare)), time.time()
+    return ended(spawn(CONFIG, workdir, prepare, FLAGS)), time.time()
 
 
 def results(workdir: pathlib.Path):
@@ -77,7 +79,8 @@ def results(workdir: pathlib.Path):
     lines = (workdir / "train" / "metrics.jsonl").read_text().splitlines()
     named = ("step", "loss", "grad_norm", "dev_nDCG@10")
     numbers = [{n: json.loads(line).get(n) for n in named} for line in lines]
-    return numbers, checkpoint.load_model(workdir / "train").params
+    table = (workdir / "results.json").read_bytes()
+    return (numbers, table), checkpoint.load_model(workdir / "train").params
 
 
 def same(found, wanted) -> bool:
