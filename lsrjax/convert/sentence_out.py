@@ -24,6 +24,8 @@ _PYLATE_TYPES = {
     "Transformer": "sentence_transformers.models.Transformer",
     "Dense": "pylate.models.Dense.Dense",
 }
+# A program says so of folders of a release that it does not know yet.
+_PYLATE_VERSIONS = {"sentence_transformers": "4.0.2", "transformers": "4.48.2"}
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
@@ -161,8 +163,13 @@ def write_pylate(model: Portable, folder: pathlib.Path) -> None:
     prompts = write_transformer(
         folder, dataclasses.replace(model, spec=bare), masked_lm=False
     )
-    dense = _projection(model, model.params["head"], "token_embeddings")
-    write_modules(folder, {"Transformer": None} | dense, _PYLATE_TYPES)
+    config, weights = _projection(model, model.params["head"], "token_embeddings")[
+        "Dense"
+    ]
+    # Its own module reads those of tokens alone, and is not told so.
+    config = {k: v for k, v in config.items() if not k.startswith("module_")}
+    modules = {"Transformer": None, "Dense": (config, weights)}
+    write_modules(folder, modules, _PYLATE_TYPES)
     # Its release of sentence-transformers knows no more of the module's settings.
     longest = max(model.query_length, model.document_length)
     settings = {"max_seq_length": longest, "do_lower_case": False}
@@ -172,6 +179,7 @@ def write_pylate(model: Portable, folder: pathlib.Path) -> None:
         "ColBERT",
         prompts,
         similarity="MaxSim",
+        __version__=_PYLATE_VERSIONS,
         **prefixes,
         query_length=model.query_length,
         document_length=model.document_length,

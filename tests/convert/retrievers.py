@@ -1,0 +1,230 @@
+"""Retrievers with random weights, one for each kind of folder, and what they encode."""
+
+import functools
+
+import jax
+import numpy as np
+
+from lsrjax.convert.portable import Portable
+from lsrjax.data import embedded
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.models import retriever
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.maxsim import TokenMatrix
+
+QUERY, DOCUMENT = 11, 19  # tokens
+# One token each, in both vocabularies.
+WORD = "file"
+TEXTS = [
+    "",
+    WORD,
+    " ".join([WORD] * (QUERY - 2)),
+    " ".join([WORD] * (DOCUMENT - 2)),
+    " ".join([WORD, "of a"] * DOCUMENT),
+    "Don't stop: [x] (y) ... 3.5% #1!",
+    "Größe café naïve",
+    "Привет, мир",
+    "Γειά σου κόσμε",
+    "你好，世界",
+    "こんにちは世界",
+    "안녕 세상",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "नमस्ते दुनिया",
+    "สวัสดีโลก 🙂",
+]
+TOKENIZERS = {
+    "bert": embedded.ENGLISH_TOKENIZER,
+    "distilbert": embedded.ENGLISH_TOKENIZER,
+    "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
+}
+COLBERT = {
+    "head": "colbert",
+    "embedding_size": 7,
+    "expand": True,
+    "skip": True,
+    "markers": ("##ly", "##ing"),
+}
+# Target, family and spec of each kind of model.
+CASES = {
+    "splade": ("splade", "bert", {"tied": True}),
+    "splade untied sum": (
+        "splade",
+        "xlm-roberta",
+        {"pooling": "sum", "query_prompt": "query: ", "document_prompt": "text: "},
+    ),
+    "splade towers": (
+        "splade",
+        "bert",
+        {"towers": "separate", "markers": ("##ly", "##ing")},
+    ),
+    "splade distilbert": ("splade", "distilbert", {"tied": True}),
+    "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
+    "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
+    "static": (
+        "inference-free",
+        "bert",
+        {"tied": True, "queries": "static", "markers": ("##ly", "##ing")},
+    ),
+    "static xlm-roberta": (
+        "inference-free",
+        "xlm-roberta",
+        {"queries": "static", "query_prompt": "find ", "more": 3},
+    ),
+    "words": ("inference-free", "bert", {"tied": True, "queries": "words"}),
+    "csr": (
+        "csr",
+        "bert",
+        {
+            "head": "csr",
+            "pooling": "mean",
+            "latents": 53,
+            "active_latents": 5,
+            "revived_latents": 7,
+            "dead_after": 3,
+            "query_prompt": "query: ",
+        },
+    ),
+    "csr towers": (
+        "csr",
+        "bert",
+        {
+            "head": "csr",
+            "towers": "separate",
+            "pooling": "mean",
+            "latents": 53,
+            "active_latents": 5,
+            "revived_latents": 7,
+            "dead_after": 3,
+        },
+    ),
+    "csr projected": (
+        "csr",
+        "xlm-roberta",
+        {
+            "head": "csr",
+            "pooling": "cls",
+            "embedding_size": 7,
+            "normalize": False,
+            "latents": 53,
+            "active_latents": 5,
+            "revived_latents": 7,
+            "dead_after": 3,
+        },
+    ),
+    "dense": ("dense", "bert", {"head": "dense", "pooling": "cls"}),
+    "dense distilbert": ("dense", "distilbert", {"head": "dense", "pooling": "cls"}),
+    "dense towers": (
+        "dense",
+        "xlm-roberta",
+        {
+            "head": "dense",
+            "towers": "separate",
+            "pooling": "cls",
+            "embedding_size": 7,
+            "query_prompt": "query: ",
+        },
+    ),
+    "dense projected": (
+        "dense",
+        "xlm-roberta",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "multi-vector": ("multi-vector", "bert", COLBERT),
+    "multi-vector xlm-roberta": (
+        "multi-vector",
+        "xlm-roberta",
+        COLBERT | {"markers": ("▁linux", "▁game")},
+    ),
+    "multi-vector plain": (
+        "multi-vector",
+        "xlm-roberta",
+        {"head": "colbert", "normalize": False, "query_prompt": "query: "},
+    ),
+    "pylate": ("pylate", "bert", COLBERT),
+    "pylate xlm-roberta": (
+        "pylate",
+        "xlm-roberta",
+        COLBERT | {"markers": ("▁linux", "▁game")},
+    ),
+    "colbert": ("colbert", "bert", COLBERT),
+    "colbert xlm-roberta": (
+        "colbert",
+        "xlm-roberta",
+        COLBERT | {"skip": False, "markers": ("▁linux", "▁game")},
+    ),
+}
+
+
+def spec_of(family, options):
+    tokenizer = TextTokenizer(TOKENIZERS[family])
+    options = {"head": "splade"} | options
+    more = options.pop("more", 0)  # rows of the word table without a token
+    options["special_ids"] = tokenizer.special_ids
+    if options.pop("expand", False):
+        options["expand_id"] = tokenizer.mask_id
+    if options.pop("skip", False):
+        options["skip_ids"] = tokenizer.punctuation_ids
+    vocabulary = tokenizer.vocabulary()
+    for role, marker in zip(
+        ("query", "document"), options.pop("markers", ()), strict=False
+    ):
+        options[f"{role}_marker"] = vocabulary[marker]
+    xlmr = family == "xlm-roberta"
+    encoder = EncoderConfig(
+        family=family,
+        vocab_size=tokenizer.vocab_size + more,
+        hidden_size=10,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=14,
+        max_positions=24 + 2 * xlmr,
+        type_vocab_size={"bert": 2, "distilbert": 0, "xlm-roberta": 1}[family],
+        pad_token_id=tokenizer.pad_id,
+        layer_norm_eps=1e-5 if xlmr else 1e-12,
+    )
+    return RetrieverSpec(encoder=encoder, **options)
+
+
+@functools.cache
+def model_of(case):
+    """A retriever with random weights whose vectors differ between texts."""
+    _, family, options = CASES[case]
+    spec = spec_of(family, options)
+    _, abstract = retriever.split(spec)
+    rng = np.random.default_rng(7)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        values = rng.normal(0, 0.5, leaf.shape).astype(np.float32)
+        if name == "scale":
+            return 1 + values / 5
+        if name == "idle":
+            return rng.integers(-1, 9, leaf.shape).astype(np.float32)
+        if name == "static":
+            values = np.abs(values)
+            values[list(spec.special_ids)] = 0
+        return values
+
+    params = jax.tree_util.tree_map_with_path(draw, abstract)
+    folder = TOKENIZERS[family]
+    return Portable(spec, params, folder, None, case, QUERY, DOCUMENT)
+
+
+def ours(model, texts, role):
+    encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=16)
+    length = getattr(model, f"{role}_length")
+    (view,) = encoder.encode(model.params, texts, length, role).values()
+    return view if isinstance(view, TokenMatrix) else view.toarray()
+
+
+def assert_same(found, wanted):
+    if isinstance(wanted, TokenMatrix):
+        np.testing.assert_array_equal(found.starts, wanted.starts)
+        found, wanted = found.tokens_TD, wanted.tokens_TD
+    assert found.shape == wanted.shape
+    tolerance = 1e-5 * np.abs(wanted).max()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=tolerance)
+    assert tolerance > 0
