@@ -11,9 +11,10 @@ import jax
 import pytest
 from jax.extend import core
 from rich.console import Console
+from scipy import sparse
 
 from lsrjax import flops, losses, sharding
-from lsrjax.bench import data, head, measure, peaks, step, step_tables, workload
+from lsrjax.bench import data, encode, head, measure, peaks, step, step_tables, workload
 from lsrjax.bench.__main__ import main
 from lsrjax.data import loader, sources
 
@@ -421,6 +422,45 @@ def test_padding_to_the_longest_counts_what_a_batch_holds():
 
 
 # The command line
+
+
+# encode
+
+ENCODE = (
+    "encode --texts 20 --batch 8 --length 16 --layers 1 --dim 8 --heads 2 --inner 8"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", encode.HEADS)
+def test_encode_compares_vectors_that_are_the_same(capsys, head):
+    main([*ENCODE.split(), "--head", head, "--active", "0.02"])
+    out = capsys.readouterr().out
+    rows = {row[0]: row for row in rows_of(out)}
+    assert list(rows) == ["lsrjax", "SparseEncoder"]
+    assert rows["SparseEncoder"][3] == "1.00x"
+    for row in rows.values():
+        seconds, speed, _ = numbers(row[1:])
+        assert speed == pytest.approx(20 / seconds, rel=0.1, abs=1)
+    (largest,) = re.findall(r"largest difference: (\S+) of", " ".join(out.split()))
+    assert float(largest) < 1e-5
+    (active,) = re.findall(r"active terms of a document: (\S+);", out)
+    # Of 8,192 terms, and with LexEcho those of the text besides.
+    assert 0.01 * 8192 < float(active) < 0.04 * 8192
+
+
+def test_a_text_whose_vectors_differ_is_seen():
+    wanted = sparse.csr_matrix([[2.0, 0, 1], [0, 4, 0], [0, 0, 0]])
+    found = sparse.csr_matrix([[2.0, 0, 1], [0, 4, 1], [0, 0, 0]])
+    assert encode.difference(wanted, wanted) == 0
+    assert encode.difference(found, wanted) == pytest.approx(0.25)
+
+
+def test_more_documents_than_there_are_is_an_error(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*ENCODE.split(), "--texts", "10000000"])
+    assert stop.value.code == 2
+    assert "--texts 10000000, but there are" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
