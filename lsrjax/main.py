@@ -6,6 +6,7 @@ python -m lsrjax.main --config configs/demo.py [--workdir DIR] [--config.x.y=z â
 import os
 import pathlib
 import sys
+import time
 
 import jax
 from absl import app, flags, logging
@@ -30,6 +31,8 @@ _DEVICES = flags.DEFINE_integer(
 _DEVICE_GB = flags.DEFINE_float(
     "device_gb", None, "With --dry_run: memory of a device instead of what it has."
 )
+# How long a process that ends with an error waits for others to end with theirs.
+_TOGETHER_SECONDS = 5.0
 
 
 def _main(config_path: pathlib.Path) -> None:
@@ -52,7 +55,7 @@ def _main(config_path: pathlib.Path) -> None:
         guard.leave()
     except (InputError, TrainingFailed) as error:
         if not _DRY_RUN.value and hosts.count() > 1:
-            _leave(str(error))
+            _leave(str(error), together=True)
         _stop(str(error))
     except jax.errors.JaxRuntimeError as error:
         if hosts.count() > 1 and hosts.is_lost_process(error):
@@ -65,14 +68,24 @@ def _main(config_path: pathlib.Path) -> None:
         raise
 
 
-def _leave(message: str) -> None:
-    """Ends this process at once.
+def _leave(message: str, together: bool = False) -> None:
+    """Ends this process.
 
     An orderly end would wait for the other processes, which wait for this one.
+
+    Args:
+      message: is said first.
+      together: the other processes may have found the same, and get the time to say so:
+        one that loses the first process, which has the service that they talk to, is
+        ended by JAX.
     """
     _say(message)
     sys.stdout.flush()
     sys.stderr.flush()
+    if together:
+        hosts.meet("error", _TOGETHER_SECONDS)
+        if hosts.is_first():
+            time.sleep(1.0)
     os._exit(2)
 
 
