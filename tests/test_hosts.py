@@ -523,8 +523,9 @@ def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--config.data.source=files", f"--config.data.files={path}"]
     flags += ["--config.data.split=train", "--config.steps=60"]
+    flags += ["--config.data.bad_records=0"]
     started = start(tmp_path, 2, 2, *flags, config=GOLDEN)
-    wanted = f"Error: {path}, row {example} "
+    wanted = f"{path}, row {example} "
     try:
         wait_for(lambda: wanted in started[reader].said(), started)
         for one in started:
