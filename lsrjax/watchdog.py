@@ -113,6 +113,7 @@ class Watchdog:
         self._seen: dict[int, tuple[Pulse, float]] = {}
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
+        self._ending = threading.Lock()
 
     def start(self) -> "Watchdog":
         """Starts the threads."""
@@ -192,6 +193,9 @@ class Watchdog:
 
     def _end(self, verdict: str) -> None:
         """Writes the stacks and ends the process."""
+        # The first process hears its own verdict, too.
+        if not self._ending.acquire(blocking=False):
+            return
         folder = self._workdir / STACKS
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"rank-{hosts.index()}.txt").open("a") as file:

@@ -136,10 +136,14 @@ class BadRecords:
         with self._lock:
             entries = list(self._entries.values())
         said = []
-        for what, texts in (("records were replaced", False), ("texts left out", True)):
+        for texts, one, more in (
+            (False, "record was replaced", "records were replaced"),
+            (True, "text left out", "texts left out"),
+        ):
             chosen = [e for e in entries if (e["index"] is None) == texts]
             if chosen:
                 kinds = Counter(e["kind"] for e in chosen)
+                what = one if len(chosen) == 1 else more
                 said.append(f"{len(chosen):,} bad {what} ({_counts(kinds)})")
         shown = f"; {self._folder / FILE} names them" if said else ""
         return " and ".join(said) + shown
@@ -351,7 +355,8 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
     # Rounded up, so that it allows them.
     needed = math.ceil(count / total * 1e6) / 1e6
     return (
-        f"{count:,} bad records ({_counts(kinds)}) so far among {total:,} {what};"
+        f"{count:,} bad record{'s' * (count != 1)} ({_counts(kinds)}) so far among"
+        f" {total:,} {what};"
         f" config.data.bad_records = {share:g} allows"
         f" {math.floor(share * total):,}:\n{shown}\nPut the data right, or allow more:"
         f" config.data.bad_records = {needed:g} or above replaces as many by others."

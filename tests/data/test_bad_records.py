@@ -232,7 +232,7 @@ def test_each_kind_is_counted_named_and_replaced(tmp_path, format):
     if format == "tevatron_ids":
         (text,) = texts
         assert text["line"] == COUNT + 2 and text["kind"] == "wrong type"
-        assert "and 1 bad texts left out (1 wrong type)" in said
+        assert "and 1 bad text left out (1 wrong type)" in said
     else:
         assert not texts
 
@@ -274,7 +274,7 @@ def test_the_default_and_none_stop_early(tmp_path, share):
     _, source = made.guarded(tmp_path, share=share)
     first = next(iter(made.kinds))
     assert [source[i].english for i in range(first)]
-    with pytest.raises(InputError, match=r"^1 bad records .* allows 0:"):
+    with pytest.raises(InputError, match=r"^1 bad record .* allows 0:"):
         source[first]
 
 
