@@ -18,6 +18,7 @@ from flax import nnx
 from lsrjax import reps, sharding
 from lsrjax.models.dense_heads import ColbertHead, CSRHead, DenseHead
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
+from lsrjax.ops.positive_pool import positive_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
 from lsrjax.tables import entry
@@ -49,19 +50,25 @@ class MLMHead(nnx.Module):
         self.tied = tied
         self.pool_mask = pool_mask
         self.pooling = pooling
+        self.weights_only = False
 
     def __call__(self, hidden_BLD, mask_BL, word_embeddings_VD) -> reps.Vector:
         """SPLADE (Formal et al. 2021).
 
         `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
         `sum over tokens of log1p(relu(logits))`, which then stands for the raw values
-        as well.
+        as well. With `weights_only` the raw values are 0 where they would be below, and
+        there is no gradient.
         """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
         factors = self.transform(hidden_BLD), decoder_VD, self.bias[...], mask_BL
         if self.pooling == "sum":
             sums_BV = sharding.over_vocabulary(vocab_sum, *factors)
             return reps.Vector(sums_BV, sums_BV)
+        if self.weights_only:
+            # A padded 0 (`pool_mask`) is not positive either.
+            positive_BV = sharding.over_vocabulary(positive_pool, *factors)
+            return reps.Vector(jnp.log1p(positive_BV), positive_BV)
         pool = functools.partial(vocab_pool, pool_mask=self.pool_mask)
         raw_BV, _ = sharding.over_vocabulary(pool, *factors)
         return reps.Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)

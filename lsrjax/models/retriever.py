@@ -188,13 +188,21 @@ class Retriever(nnx.Module):
         return self.head(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B)
 
 
-def split(spec: RetrieverSpec, *, dtype=jnp.float32) -> tuple[nnx.GraphDef, dict]:
+def split(
+    spec: RetrieverSpec, *, dtype=jnp.float32, weights_only: bool = False
+) -> tuple[nnx.GraphDef, dict]:
     """The model's structure and its abstract parameters (no memory is taken).
+
+    Args:
+      spec: the model's.
+      dtype: of matrix products.
+      weights_only: to encode texts, not to train: spares what only losses read.
 
     Returns:
       The graph definition, for `apply`, and a nested dict of `jax.ShapeDtypeStruct`.
     """
     model = nnx.eval_shape(lambda: Retriever(spec, dtype=dtype, rngs=nnx.Rngs(0)))
+    model.set_attributes(weights_only=weights_only, raise_if_not_found=False)
     graphdef, state = nnx.split(model, nnx.Param)
     return graphdef, nnx.to_pure_dict(state)
 

@@ -169,7 +169,7 @@ def _default_block(tokens: int, dim: int) -> int:
     return max(128, 2**24 // tokens // 128 * 128)
 
 
-def _start(i: jax.Array, width: int, total: int) -> jax.Array:
+def start_of(i: jax.Array, width: int, total: int) -> jax.Array:
     """Where block i starts; the last one overlaps the one before instead of ending."""
     return jnp.minimum(i * width, total - width)
 
@@ -212,7 +212,7 @@ def _project_max(block, impl, h_BLD, w_VD, mask_BL):
     padding_BL = jnp.where(mask_BL, 0.0, -jnp.inf).astype(jnp.float32)
 
     def project(i, carry):
-        start = _start(i, block, V)
+        start = start_of(i, block, V)
         w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_BLD.dtype)
         tile_BLP = jnp.einsum(
             "bld,pd->blp", h_BLD, w_PD, preferred_element_type=jnp.float32
@@ -230,7 +230,7 @@ def _project_max(block, impl, h_BLD, w_VD, mask_BL):
         )
 
     empty = jnp.zeros((B, V), jnp.float32), jnp.zeros((B, V), jnp.int32)
-    return lax.fori_loop(0, _ceil_div(V, block), project, empty)
+    return lax.fori_loop(0, ceil_div(V, block), project, empty)
 
 
 def _project_max_fwd(block, impl, h_BLD, w_VD, mask_BL):
@@ -260,7 +260,7 @@ def _dense_gradients(block, h_BLD, w_VD, first_BV, g_BV):
 
     def add(i, carry):
         dh_BLD, dw_VD = carry
-        start = _start(i, block, V)
+        start = start_of(i, block, V)
         w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_BLD.dtype)
         # The last block overlaps: its dw is only written again, its dh would be added
         # twice.
@@ -281,7 +281,7 @@ def _dense_gradients(block, h_BLD, w_VD, first_BV, g_BV):
         return dh_BLD, dw_VD
 
     empty = jnp.zeros(h_BLD.shape, jnp.float32), jnp.zeros_like(w_VD)
-    dh_BLD, dw_VD = lax.fori_loop(0, _ceil_div(V, block), add, empty)
+    dh_BLD, dw_VD = lax.fori_loop(0, ceil_div(V, block), add, empty)
     return dh_BLD.astype(h_BLD.dtype), dw_VD
 
 
@@ -302,7 +302,7 @@ def _sparse_dh(h_BLD, w_VD, first_BV, g_BV):
         )
 
     dh_BLD = jnp.zeros(h_BLD.shape, jnp.float32)
-    return _fold_nonzero(g_BV, add, dh_BLD).astype(h_BLD.dtype)
+    return fold_nonzero(g_BV, add, dh_BLD).astype(h_BLD.dtype)
 
 
 def _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV):
@@ -322,7 +322,7 @@ def _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV):
         return x_BW.reshape(B, G, P).transpose(1, 0, 2).reshape(G, B * P)
 
     def write(i, dw_VD):
-        start = _start(i, width, V)
+        start = start_of(i, width, V)
         g_GN, first_GN = grouped(g_BV, start), grouped(first_BV, start)
 
         def add(entry_GK, live_GK, dw_GPD):
@@ -336,11 +336,11 @@ def _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV):
                 preferred_element_type=jnp.float32,
             )
 
-        dw_GPD = _fold_nonzero(g_GN, add, jnp.zeros((G, P, D), jnp.float32))
+        dw_GPD = fold_nonzero(g_GN, add, jnp.zeros((G, P, D), jnp.float32))
         dw_WD = dw_GPD.reshape(width, D).astype(dw_VD.dtype)
         return lax.dynamic_update_slice_in_dim(dw_VD, dw_WD, start, 0)
 
-    return lax.fori_loop(0, _ceil_div(V, width), write, jnp.zeros_like(w_VD))
+    return lax.fori_loop(0, ceil_div(V, width), write, jnp.zeros_like(w_VD))
 
 
 def _one_hot(index_GK, value_GK, size, dtype):
@@ -350,7 +350,7 @@ def _one_hot(index_GK, value_GK, size, dtype):
     return s_GPK.astype(dtype)
 
 
-def _fold_nonzero(x_GN, add, total):
+def fold_nonzero(x_GN, add, total):
     """Folds the non-zero entries of each row into `total`, K of every row at a time.
 
     `add(entry_GK, live_GK, total)` gets positions in the rows, ascending, and which of
@@ -360,7 +360,7 @@ def _fold_nonzero(x_GN, add, total):
     G, N = x_GN.shape
     # Sized so that 1 to 2 % of the entries, the usual share, take one round.
     K = min(N, max(32, N // 64))
-    M = _ceil_div(N, 32)
+    M = ceil_div(N, 32)
     bits_GN = jnp.pad(x_GN != 0, ((0, 0), (0, 32 * M - N)))
     bit_32 = jnp.uint32(1) << jnp.arange(32, dtype=jnp.uint32)
     word_GM = jnp.where(bits_GN.reshape(G, M, 32), bit_32, 0).sum(-1, dtype=jnp.uint32)
@@ -406,5 +406,6 @@ def _count_bits(word_GK):
     return lax.population_count(word_GK).astype(jnp.int32)
 
 
-def _ceil_div(a: int, b: int) -> int:
+def ceil_div(a: int, b: int) -> int:
+    """The quotient, rounded up."""
     return -(-a // b)

@@ -44,7 +44,7 @@ class TextEncoder:
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
         self._batch_size = math.ceil(batch_size / devices) * devices
-        graphdef, _ = retriever.split(spec, dtype=jnp.dtype(dtype))
+        graphdef, _ = retriever.split(spec, dtype=jnp.dtype(dtype), weights_only=True)
         # Every process gets all of every batch.
         everywhere = None if self._mesh.empty else sharding.replicated(self._mesh)
         self._apply = jax.jit(
@@ -122,9 +122,9 @@ class TextEncoder:
 
 
 def _to_matrix(view: reps.View, terms: int) -> sparse.csr_matrix | TokenMatrix:
-    view = jax.device_get(view)
     if isinstance(view, reps.Vector):
-        return sparse.csr_matrix(view.weights_BV[:, :terms])
+        return sparse.csr_matrix(jax.device_get(view.weights_BV)[:, :terms])
+    view = jax.device_get(view)
     if isinstance(view, reps.Dense):
         return sparse.csr_matrix(view.embedding_BD)
     if isinstance(view, reps.MultiVector):

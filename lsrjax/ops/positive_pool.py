@@ -1,0 +1,133 @@
+"""The positive part of the pooled vocabulary projection, without a gradient.
+
+A sparse head's weights are `log1p(relu(max over tokens of the logits))`, and about 1 %
+of the terms have one above 0. Which may be told from the projection in bfloat16, for
+which processors have units many times as fast: a term whose logit lies further below 0
+than rounding can account for is 0 in float32 as well. The others are projected again in
+float32, so that the result is that of the plain projection.
+
+Axes: B texts, L tokens, D hidden, V vocabulary (or one shard of it), K compacted
+entries, P terms of a block.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lsrjax.ops.vocab_pool import ceil_div, fold_nonzero, start_of, vocab_pool
+
+# A factor rounded to bfloat16 is off by 2^-9 of itself.
+_ROUNDED = 2.0**-9
+# Above this share of terms that might be positive, it costs less to project all.
+_DENSE_ABOVE = 0.2
+
+
+def positive_pool(
+    h_BLD: jax.Array,
+    w_VD: jax.Array,
+    b_V: jax.Array,
+    mask_BL: jax.Array,
+    *,
+    impl: str = "auto",
+    block: int = 512,
+) -> jax.Array:
+    """Returns relu(max over tokens of `h @ w.T + b`), as `vocab_pool` would.
+
+    With x' for x in bfloat16, |x - x'| <= r |x| for each entry, r = 2^-9. So by
+    Cauchy-Schwarz |h w - h' w'| <= (2 r + r^2) |h| |w|, to which the two sums in
+    float32 add at most D 2^-23 |h| |w|. A term whose maximum in bfloat16 lies below 0
+    by more than that, with the largest |h| of the text, is 0.
+
+    Args:
+      h_BLD: hidden states.
+      w_VD: one row per vocabulary term.
+      b_V: bias of each term.
+      mask_BL: non-zero at tokens, zero at padding. A text without a token gets 0.
+      impl: 'screened', as above; 'plain', `vocab_pool`; or 'auto', 'screened' where the
+        states are float32 and the processor multiplies matrices in bfloat16.
+      block: vocabulary terms of a block.
+
+    Returns:
+      [B, V] float32. NaN where `vocab_pool` gives NaN.
+
+    Raises:
+      ValueError: an unknown `impl`.
+    """
+    if impl not in ("auto", "screened", "plain"):
+        raise ValueError(f"impl is {impl!r}; expected 'auto', 'screened' or 'plain'.")
+    if impl == "auto":
+        fast = h_BLD.dtype == jnp.float32 and has_bfloat16_unit()
+        impl = "screened" if fast else "plain"
+
+    def plain(h_BLD):
+        return jax.nn.relu(vocab_pool(h_BLD, w_VD, b_V, mask_BL)[0])
+
+    if impl == "plain":
+        return plain(h_BLD)
+    V, D = w_VD.shape
+    w_VD, b_V, real_BL = jnp.asarray(w_VD), jnp.asarray(b_V), jnp.asarray(mask_BL) != 0
+    h_BLD = jnp.where(real_BL[:, :, None], h_BLD, 0)
+    top_BV = _top_in_bfloat16(h_BLD, w_VD, real_BL, min(block, V)) + b_V
+    share = 2 * _ROUNDED + _ROUNDED**2 + D * 2.0**-23
+    long_B = jnp.linalg.norm(h_BLD, axis=2).max(axis=1)
+    long_V = jnp.linalg.norm(w_VD, axis=1)
+    # NaN is not below anything.
+    maybe_BV = ~(top_BV < -share * long_B[:, None] * long_V)
+    maybe_BV &= real_BL.any(axis=1)[:, None]
+    exact = functools.partial(_exact, w_VD, b_V, real_BL, maybe_BV)
+    dense = maybe_BV.mean(dtype=jnp.float32) > _DENSE_ABOVE
+    return lax.cond(dense, plain, exact, h_BLD)
+
+
+def _top_in_bfloat16(h_BLD, w_VD, real_BL, block: int) -> jax.Array:
+    """Max over real tokens of h @ w.T, [B, V]."""
+    V = len(w_VD)
+    padding_BL1 = jnp.where(real_BL, 0.0, -jnp.inf)[:, :, None]
+    h_BLD = h_BLD.astype(jnp.bfloat16)
+
+    def project(i, top_BV):
+        start = start_of(i, block, V)
+        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block)
+        # The units want a matrix of rows; left to itself, XLA folds this away.
+        w_DP = lax.optimization_barrier(w_PD.astype(jnp.bfloat16).T)
+        tile_BLP = jnp.einsum(
+            "bld,dp->blp", h_BLD, w_DP, preferred_element_type=jnp.float32
+        )
+        top_BP = (tile_BLP + padding_BL1).max(axis=1)
+        return lax.dynamic_update_slice_in_dim(top_BV, top_BP, start, 1)
+
+    empty = jnp.zeros((len(h_BLD), V), jnp.float32)
+    return lax.fori_loop(0, ceil_div(V, block), project, empty)
+
+
+def _exact(w_VD, b_V, real_BL, maybe_BV, h_BLD) -> jax.Array:
+    """The chosen terms in float32, 0 elsewhere."""
+    padding_B1L = jnp.where(real_BL, 0.0, -jnp.inf)[:, None, :]
+    # XLA's max on CPU drops NaN.
+    wrong_B = jnp.where(jnp.isfinite(h_BLD).all(axis=(1, 2)), 0.0, jnp.nan)
+    rows_B1 = jnp.arange(len(h_BLD))[:, None]
+
+    def add(entry_BK, live_BK, found_BV):
+        w_BKD = w_VD[entry_BK]
+        logits_BKL = jnp.einsum("bkd,bld->bkl", w_BKD, h_BLD) + padding_B1L
+        wrong_BK = wrong_B[:, None] + (w_BKD * 0).sum(axis=2)
+        top_BK = logits_BKL.max(axis=2) + b_V[entry_BK] + wrong_BK
+        # Rows are filled up with their last entry, over and over.
+        top_BK = jnp.where(live_BK, jax.nn.relu(top_BK), 0.0)
+        return found_BV.at[rows_B1, entry_BK].add(top_BK)
+
+    return fold_nonzero(maybe_BV, add, jnp.zeros(maybe_BV.shape, jnp.float32))
+
+
+@functools.cache
+def has_bfloat16_unit() -> bool:
+    """Whether this program computes on a processor with AMX."""
+    if jax.default_backend() != "cpu":
+        return False
+    try:
+        return " amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
