@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
+from lsrjax.ops import positive_pool
 from lsrjax.retrieval import encode as encoding
 from lsrjax.retrieval.encode import TextEncoder, joined
 
@@ -65,6 +66,29 @@ def test_batch_size_and_lengths_change_nothing(spec, params, monkeypatch):
         np.testing.assert_allclose(
             views[name].toarray(), other[name].toarray(), atol=1e-6
         )
+
+
+@pytest.mark.parametrize("pool_mask", ["exclude", "multiply"])
+@pytest.mark.parametrize("head", ["milco", "splade"])
+def test_screened_terms_are_those_that_a_loss_sees(spec, monkeypatch, head, pool_mask):
+    monkeypatch.setattr(positive_pool, "has_bfloat16_unit", lambda: True)
+    spec = dataclasses.replace(
+        spec, head=head, pool_mask=pool_mask, lexecho=head == "milco"
+    )
+    params = retriever.init_params(spec, 1)
+    tokenizer = TextTokenizer(GOLDEN / "xlmr")
+    text = pad(tokenizer.ids(TEXTS, 16), tokenizer.pad_id, 16, (16,))
+    graphdef, _ = retriever.split(spec)
+    (name, *_) = spec.views
+
+    def of_a_loss():
+        return retriever.apply(graphdef, params, text, role="document")[name]
+
+    params["head"]["mlm"]["bias"] -= np.quantile(of_a_loss().raw_BV, 0.9)
+    wanted = np.asarray(of_a_loss().weights_BV)
+    assert 0.01 < (wanted > 0).mean() < 0.15
+    found = TextEncoder(spec, tokenizer, batch_size=4).encode(params, TEXTS, 16)
+    np.testing.assert_allclose(found[name].toarray(), wanted, rtol=0, atol=1e-6)
 
 
 def test_repeated_tokens_sum_in_the_source_view(spec, params):
