@@ -113,9 +113,11 @@ def _same_config(run_config, workdir: pathlib.Path) -> None:
     values = json.loads(run_config.to_json())
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
+        default = json.loads(config.get_default().to_json())
+        default["stages"] = dict.fromkeys(config.stages(run_config), default)
         differences = [
             f"  {field}: there {there!r}, asked {asked!r}"
-            for field, there, asked in _differences(found, values)
+            for field, there, asked in _differences(found, values, default)
             if not _FREE.search(field)
         ]
         if differences:
@@ -129,10 +131,13 @@ def _same_config(run_config, workdir: pathlib.Path) -> None:
     hosts.wait_for_all("config")
 
 
-def _differences(found, wanted, prefix="config"):
+def _differences(found, wanted, default, prefix="config"):
+    """Fields that differ; one that an earlier lsrjax did not have is at its default."""
     for key in [*found, *(k for k in wanted if k not in found)]:
-        a, b = found.get(key), wanted.get(key)
+        # A stage is there or not.
+        unset = None if prefix == "config.stages" else default.get(key)
+        a, b = found.get(key, unset), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}.{key}")
+            yield from _differences(a, b, default.get(key, {}), f"{prefix}.{key}")
         elif a != b:
             yield f"{prefix}.{key}", a, b

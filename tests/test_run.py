@@ -9,9 +9,11 @@ import runpy
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from lsrjax import checkpoint, run
+from lsrjax.config import get_default
 from lsrjax.errors import InputError, TrainingFailed
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -179,6 +181,40 @@ def test_another_config_in_the_same_folder_is_refused(data, aligned):
     config.optim.lr = 0.5
     with pytest.raises(InputError, match=r"config\.optim\.lr: there 2e-05, asked 0.5"):
         run_quietly(config, aligned)
+
+
+@pytest.mark.parametrize("name", ["train", "first"])
+def test_a_field_that_an_earlier_release_did_not_have_is_at_its_default(
+    data, tmp_path, name
+):
+    config = stage = align_config(data)
+    if name != "train":
+        config = get_default()
+        with config.unlocked():
+            config.stages = ConfigDict({name: stage})
+    run._same_config(config, tmp_path)
+    path = tmp_path / "config.json"
+    kept = json.loads(path.read_text())
+    of_stage = kept["stages"].get(name, kept)
+    del kept["evaluate"], of_stage["numbers"], of_stage["optim"]["b1"]
+    path.write_text(json.dumps(kept))
+    run._same_config(config, tmp_path)
+    path.write_text(json.dumps(kept))
+    stage.numbers.policy = "skip"
+    wanted = r"numbers\.policy: there 'stop', asked 'skip'\nUse another"
+    with pytest.raises(InputError, match=wanted):
+        run._same_config(config, tmp_path)
+
+
+def test_a_stage_more_is_another_config(data, tmp_path):
+    config = get_default()
+    with config.unlocked():
+        config.stages = ConfigDict({"first": align_config(data)})
+    run._same_config(config, tmp_path)
+    with config.unlocked():
+        config.stages["second"] = get_default()
+    with pytest.raises(InputError, match=r"config\.stages\.second: there None"):
+        run._same_config(config, tmp_path)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(data, tmp_path):
