@@ -15,7 +15,8 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
-from lsrjax.config import get_default, validate
+from lsrjax.config import get_default
+from lsrjax.config_run import validate
 from lsrjax.convert.huggingface import load_checkpoint, read_config
 from lsrjax.convert.names import export_state, import_state
 from lsrjax.models import retriever
