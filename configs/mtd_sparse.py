@@ -13,8 +13,11 @@ data, with the stages of configs/demo.py in runs/demo:
     --config.data.document_languages='*:1' --config.data.query_length=24
     --config.data.document_length=64 --config.prepare.negatives=bm25
     --config.prepare.scores=teacher --config.teacher.model=runs/demo/teacher
-    --config.loss.teacher_scale=0.3 --config.init.echo=idf --config.batch_size=32
-    --config.steps=200 --config.optim.lr=3e-4 --config.dev.source=debian
+    --config.loss.teacher_scale=3.0 --config.init.echo=idf --config.init.echo_scale=0.6
+    --config.model.repeats=max --config.model.exclude_special_tokens=True
+    --config.regularizer.query=3e-4 --config.regularizer.document=3e-5
+    --config.batch_size=32 --config.steps=200 --config.optim.lr=1e-4
+    --config.optim.warmup_fraction=0.1 --config.dev.source=debian
 """
 
 from ml_collections import ConfigDict
