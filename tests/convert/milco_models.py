@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import pathlib
 import sys
 
@@ -128,13 +129,23 @@ def made(case):
 
 @contextlib.contextmanager
 def own_modules(folder):
-    """Model code is copied to a folder of the test's own."""
+    """Model code is copied to a folder of the test's own, and imported from there."""
     before = dynamic_module_utils.HF_MODULES_CACHE
     dynamic_module_utils.HF_MODULES_CACHE = str(folder)
     sys.path.append(str(folder))
+    _forget_model_code()
     yield
     sys.path.remove(str(folder))
     dynamic_module_utils.HF_MODULES_CACHE = before
+    _forget_model_code()
+
+
+def _forget_model_code():
+    """The package `transformers_modules` stays with the folder it was found in first."""
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "transformers_modules":
+            del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 @functools.cache
