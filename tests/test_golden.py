@@ -103,7 +103,7 @@ def setup(case):
         step, optimizer=optax.chain(keep_gradient(), step.optimizer)
     )
     # Compiling takes all the time here; less optimised code takes half of it.
-    jitted = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+    jitted = jax.jit(step)
     return jitted, init_state(step, initial_params(case)), teacher_params
 
 

@@ -18,9 +18,6 @@ from lsrjax.models.batch import apply_batch
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec, apply, split
 
-# Steps that run a few times compile longer than they run.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 
 def random_params(spec):
     rng = np.random.default_rng(0)
@@ -147,7 +144,7 @@ def test_both_texts_of_a_pair_are_compared_with_the_english_one():
         random_params(spec) for spec in (workload.student_of(sizes), teacher)
     )
     batch = workload.batches(sizes, 1)[0]
-    taken = jax.jit(step, compiler_options=QUICK)
+    taken = jax.jit(step)
     metrics = taken(training.init_state(step, params), teacher_params, batch)[1]
     assert "by_language" not in metrics
     laid = [
@@ -204,7 +201,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
     step = training.make_step(config, 10, spec)
     params = random_params(spec)
     state = training.init_state(step, params)
-    taken = jax.jit(step, compiler_options=QUICK)
+    taken = jax.jit(step)
     found = loop._values(taken(state, None, batch)[1], config)
 
     laid = [

@@ -175,7 +175,7 @@ def setup(case):
     step = dataclasses.replace(step, optimizer=keep_gradient())
     state = init_state(step, retriever.init_params(spec, 3))
     # Compiling takes all the time here; less optimised code takes half of it.
-    jitted = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+    jitted = jax.jit(step)
     return jitted, state, teacher_params
 
 

@@ -22,8 +22,6 @@ from lsrjax.trees import path_name
 B, L, V = 5, 7, 31
 WHOLE = Shape(((2 * B, L),))
 FROZEN = "embeddings/(word|position)"
-# Steps that run a few times compile longer than they run.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def step_of(idf=None, **changes):
@@ -86,7 +84,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def jitted():
-    return jax.jit(step_of()[0], compiler_options=QUICK)
+    return jax.jit(step_of()[0])
 
 
 def assert_equal(found, wanted):
@@ -106,7 +104,7 @@ def test_dropout_is_drawn_anew_each_step(jitted, state, batch):
 
 
 def test_dropout_is_drawn_from_the_seed(jitted, state, batch):
-    other = jax.jit(step_of(seed=1)[0], compiler_options=QUICK)
+    other = jax.jit(step_of(seed=1)[0])
     losses = [float(f(state, None, batch)[1]["loss"]) for f in (jitted, other)]
     assert abs(losses[0] - losses[1]) > 1e-3
 
@@ -159,7 +157,7 @@ def gradient(rows, shape, **changes):
     step = dataclasses.replace(step, optimizer=keep_gradient())
     state = training.init_state(step, state["params"])
     batch = laid_out(rows, shape)
-    jitted = jax.jit(step, compiler_options=QUICK)
+    jitted = jax.jit(step)
     after, metrics = jitted(state, None, batch)
     return jax.device_get((metrics, after["opt_state"]))
 
@@ -210,7 +208,7 @@ def steered():
 def steered_steps(batch):
     """The step's jitted function, and (state, metrics) before and after three steps."""
     step, state = steered()
-    jitted = jax.jit(step, compiler_options=QUICK)
+    jitted = jax.jit(step)
     taken = [(state, None)]
     for _ in range(3):
         taken.append(jitted(taken[-1][0], None, batch))
@@ -264,7 +262,7 @@ def test_the_idf_of_terms_reaches_the_penalty(batch):
     found = {}
     for idf in (1.0, 2.0):
         step, state = step_of(idf={"terms": np.full(V, idf, np.float32)}, **changes)
-        _, found[idf] = jax.jit(step, compiler_options=QUICK)(state, None, batch)
+        _, found[idf] = jax.jit(step)(state, None, batch)
     for text in ("query", "document"):
         name = f"idf_flops_{text}_terms"
         assert float(found[1.0][name]) == pytest.approx(4 * float(found[2.0][name]))
@@ -274,7 +272,7 @@ def test_tokens_of_all_parts_count(state, texts):
     rows = [row[: 1 + i % 3] for i, row in enumerate(texts)]
     batch = laid_out(rows, Shape(((6, 2), (4, 5))))
     assert slots_of(batch) == 6 * 2 + 4 * 5
-    step = jax.jit(step_of()[0], compiler_options=QUICK)
+    step = jax.jit(step_of()[0])
     assert step(state, None, batch)[1]["tokens"] == sum(map(len, rows)) == 19
 
 

@@ -141,7 +141,7 @@ def own_modules(folder):
 
 
 def _forget_model_code():
-    """The package `transformers_modules` stays with the folder it was found in first."""
+    """The package `transformers_modules` stays with the folder it was found in."""
     for name in [*sys.modules]:
         if name.partition(".")[0] == "transformers_modules":
             del sys.modules[name]

@@ -334,7 +334,8 @@ def states_and_gradient(encoder, remat):
 
     differentiated = jax.jit(
         jax.value_and_grad(weighted_sum, has_aux=True),
-        compiler_options={"xla_backend_optimization_level": 0},
+        # As users compile: rounding hangs on what computes a fused operation.
+        compiler_options={"xla_cpu_use_fusion_emitters": True},
     )
     (_, states), gradient = differentiated(params)
     return {"states": states, "gradient": nnx.to_pure_dict(gradient)}

@@ -23,8 +23,6 @@ WHOLE = Shape(((N, L),))
 PARTS = Shape(((4, 3), (1, 4), (4, 7)))
 SHAPES = {"whole": WHOLE, "parts": PARTS}
 LENGTHS = [7, 1, 4, 3, 6, 2, 7, 3, 2]
-# Compiling takes all the time here.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def spec_of(head, hidden_dropout=0.0, attention_dropout=0.0):
@@ -126,9 +124,7 @@ def alone(head):
 
 
 def differentiated(objective, params, texts):
-    jitted = jax.jit(
-        jax.value_and_grad(objective, has_aux=True), compiler_options=QUICK
-    )
+    jitted = jax.jit(jax.value_and_grad(objective, has_aux=True))
     (_, found), gradient = jitted(params, texts)
     return jax.device_get((found, gradient))
 
@@ -191,7 +187,7 @@ def test_what_is_computed_again_changes_nothing(head, remat, chunk):
     assert_close(batched(head, PARTS, remat=remat, chunk=chunk), alone(head))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def encode(graphdef, params, texts, chunk=0, key=None):
     return apply_batch(graphdef, params, texts, COUNTS, chunk=chunk, dropout_key=key)
 

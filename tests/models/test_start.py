@@ -14,8 +14,6 @@ from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.layers import gelu
 from lsrjax.models.retriever import RetrieverSpec
 
-# What runs once compiles longer than it runs.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 BERT = pathlib.Path(__file__).parents[1] / "golden" / "bert"
 
 
@@ -55,9 +53,7 @@ def test_lexical_start_makes_a_texts_own_words_its_terms(D):
     mask_BL = np.arange(L) < np.arange(2, 10)[:, None]
     text = {"ids": ids_BL, "mask": mask_BL}
     graphdef, _ = retriever.split(spec)
-    encode = jax.jit(
-        lambda p: retriever.apply(graphdef, p, text), compiler_options=QUICK
-    )
+    encode = jax.jit(lambda p: retriever.apply(graphdef, p, text))
     weights_BV = np.asarray(encode(params)["terms"].weights_BV)
 
     own_BV = np.zeros((8, V), bool)
@@ -151,9 +147,7 @@ def test_from_pivot_is_the_english_model_where_tokens_map_one_to_one(family):
     def raw(spec, params, ids_BL):
         graphdef, _ = retriever.split(spec)
         text = {"ids": ids_BL, "mask": mask_BL}
-        encode = jax.jit(
-            lambda p: retriever.apply(graphdef, p, text), compiler_options=QUICK
-        )
+        encode = jax.jit(lambda p: retriever.apply(graphdef, p, text))
         (view,) = encode(params).values()
         return np.asarray(view.raw_BV)
 

@@ -18,7 +18,6 @@ from lsrjax.models.retriever import QUERY_TOWER, RetrieverSpec, towers_of
 
 B, G, L, VOCAB, PIVOT = 3, 2, 7, 53, 41
 COUNTS = {"query": 1, "document": G}
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 HEADS = {
     "splade": {"tied": True},
     "dense": {"pooling": "mean", "embedding_size": 5},
@@ -88,7 +87,7 @@ def scores_and_gradient(spec, params, batch, **options):
         scores = reps.score_all(views["query"], views["document"])
         return (weights * scores).sum(), (scores, fired(views))
 
-    jitted = jax.jit(jax.grad(total, has_aux=True), compiler_options=QUICK)
+    jitted = jax.jit(jax.grad(total, has_aux=True))
     gradient, (scores, fired_by) = jitted(params, batch)
     return jax.device_get((scores, gradient, fired_by))
 
@@ -154,7 +153,7 @@ def text_of(some):
     return {"ids": ids, "mask": mask.astype(np.int32)}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def encode(graphdef, params, text, role):
     return retriever.apply(graphdef, params, text, role=role)
 
@@ -225,7 +224,7 @@ def test_queries_of_ids_alone_meet_no_encoder(queries):
 
     # Nothing of the encoder reaches the queries.
     broken = params | {"encoder": jax.tree.map(lambda x: x * np.nan, params["encoder"])}
-    views = jax.jit(encode_batch, compiler_options=QUICK)(broken, apart())
+    views = jax.jit(encode_batch)(broken, apart())
     found = views["query"]["terms"]
     np.testing.assert_array_equal(found.weights_BV, expected)
     np.testing.assert_array_equal(found.raw_BV, expected)

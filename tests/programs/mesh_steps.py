@@ -7,7 +7,9 @@ import dataclasses
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+from launch import QUICK
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,6 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.regularizers import REGULARIZERS
 from lsrjax.trees import path_name
 
-# Steps that run a few times compile longer than they run.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 EXAMPLES, GROUP, LENGTH, STEPS = 8, 3, 11, 3
 WORDS, TERMS = 48, 37  # the terms divide by no mesh
 
@@ -263,7 +263,7 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
         state = jax.jit(lambda p: training.init_state(step, p), out_shardings=lies)(
             params
         )
-        jitted = jax.jit(step, out_shardings=(lies, None), compiler_options=QUICK)
+        jitted = jax.jit(step, out_shardings=(lies, None))
         for number, batch in enumerate(batches_of(task, data)):
             batch = sharding.to_global(batch, mesh, range(data))
             state, metrics = jitted(state, teacher_params, batch)
