@@ -21,8 +21,14 @@ from lsrjax.ops.vocab_pool import ceil_div, fold_nonzero, start_of, vocab_pool
 
 # A factor rounded to bfloat16 is off by 2^-9 of itself.
 _ROUNDED = 2.0**-9
+# For norms and bounds, which are rounded as well.
+_SLACK = 1.001
 # Above this share of terms that might be positive, it costs less to project all.
 _DENSE_ABOVE = 0.2
+# Terms of a text that are projected again together: what is gathered stays small.
+_AT_ONCE = 256
+# Below so many tokens, choosing costs more than it saves.
+_FEW_TOKENS = 256
 
 
 def positive_pool(
@@ -47,7 +53,8 @@ def positive_pool(
       b_V: bias of each term.
       mask_BL: non-zero at tokens, zero at padding. A text without a token gets 0.
       impl: 'screened', as above; 'plain', `vocab_pool`; or 'auto', 'screened' where the
-        states are float32 and the processor multiplies matrices in bfloat16.
+        states are float32, those of 256 tokens or more, and the processor multiplies
+        matrices in bfloat16.
       block: vocabulary terms of a block.
 
     Returns:
@@ -59,7 +66,8 @@ def positive_pool(
     if impl not in ("auto", "screened", "plain"):
         raise ValueError(f"impl is {impl!r}; expected 'auto', 'screened' or 'plain'.")
     if impl == "auto":
-        fast = h_BLD.dtype == jnp.float32 and has_bfloat16_unit()
+        many = h_BLD.shape[0] * h_BLD.shape[1] >= _FEW_TOKENS
+        fast = many and h_BLD.dtype == jnp.float32 and has_bfloat16_unit()
         impl = "screened" if fast else "plain"
 
     def plain(h_BLD):
@@ -71,7 +79,7 @@ def positive_pool(
     w_VD, b_V, real_BL = jnp.asarray(w_VD), jnp.asarray(b_V), jnp.asarray(mask_BL) != 0
     h_BLD = jnp.where(real_BL[:, :, None], h_BLD, 0)
     top_BV = _top_in_bfloat16(h_BLD, w_VD, real_BL, min(block, V)) + b_V
-    share = 2 * _ROUNDED + _ROUNDED**2 + D * 2.0**-23
+    share = _SLACK * (2 * _ROUNDED + _ROUNDED**2 + D * 2.0**-23)
     long_B = jnp.linalg.norm(h_BLD, axis=2).max(axis=1)
     long_V = jnp.linalg.norm(w_VD, axis=1)
     # NaN is not below anything.
@@ -119,7 +127,8 @@ def _exact(w_VD, b_V, real_BL, maybe_BV, h_BLD) -> jax.Array:
         top_BK = jnp.where(live_BK, jax.nn.relu(top_BK), 0.0)
         return found_BV.at[rows_B1, entry_BK].add(top_BK)
 
-    return fold_nonzero(maybe_BV, add, jnp.zeros(maybe_BV.shape, jnp.float32))
+    nothing_BV = jnp.zeros(maybe_BV.shape, jnp.float32)
+    return fold_nonzero(maybe_BV, add, nothing_BV, _AT_ONCE)
 
 
 @functools.cache

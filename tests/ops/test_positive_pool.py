@@ -96,17 +96,21 @@ def test_shards_of_the_vocabulary_give_their_part():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "unit", "wanted"),
+    ("dtype", "unit", "tokens", "wanted"),
     [
-        (jnp.float32, True, True),
-        (jnp.float32, False, False),
-        (jnp.bfloat16, True, False),
+        (jnp.float32, True, 256, True),
+        (jnp.float32, True, 252, False),
+        (jnp.float32, False, 256, False),
+        (jnp.bfloat16, True, 256, False),
     ],
 )
-def test_it_screens_float32_where_there_is_a_unit(monkeypatch, dtype, unit, wanted):
+def test_it_screens_many_float32_where_there_is_a_unit(
+    monkeypatch, dtype, unit, tokens, wanted
+):
     monkeypatch.setattr(module, "has_bfloat16_unit", lambda: unit)
-    h, w, b, mask = inputs(0.05)
-    h = jnp.asarray(h, dtype)
+    w, b = inputs(0.05)[1:3]
+    h = jnp.ones((4, tokens // 4, w.shape[1]), dtype)
+    mask = jnp.ones(h.shape[:2], jnp.int32)
     made = str(jax.make_jaxpr(lambda *given: positive_pool(*given))(h, w, b, mask))
     assert ("cond" in made) == wanted
 
