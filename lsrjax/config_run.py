@@ -24,8 +24,8 @@ def validate(config: ConfigDict) -> None:
     """
     default = get_default()
     _check_fields(config, default, "config")
-    for place in secrets.in_config(config):
-        raise InputError(secrets.message(*place))
+    if found := secrets.in_config(config):
+        raise InputError("\n".join(secrets.message(*place) for place in found))
     names = list(stages(config))
     run_fields = ("seed", "stages", "evaluate")
     for position, (name, stage) in enumerate(stages(config).items()):

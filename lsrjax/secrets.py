@@ -1,7 +1,6 @@
 """Passwords and tokens, which have no place in a config: it is kept and shown."""
 
 import re
-from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -21,12 +20,12 @@ def kinds_in(text: str) -> list[str]:
     return [kind for kind, pattern in _TOKENS.items() if re.search(pattern, text)]
 
 
-def in_config(config: Mapping, where: str = "config") -> list[tuple[str, str]]:
+def in_config(config: ConfigDict, where: str = "config") -> list[tuple[str, str]]:
     """The fields of a config that hold a token, each with its kind."""
     found = []
     for name, value in config.items():
         field = f"{where}.{name}"
-        if isinstance(value, Mapping | ConfigDict):
+        if isinstance(value, ConfigDict):
             found += in_config(value, field)
         else:
             found += [(field, kind) for kind in kinds_in(str(value))]

@@ -528,6 +528,7 @@ def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
     wanted = f"{path}, row {example} "
     try:
         wait_for(lambda: wanted in started[reader].said(), started)
+        assert "Error: 1 bad record (1 empty text)" in started[reader].said()
         for one in started:
             assert one.ends(BOUND) != 0
     finally:

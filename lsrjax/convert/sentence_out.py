@@ -163,13 +163,9 @@ def write_pylate(model: Portable, folder: pathlib.Path) -> None:
     prompts = write_transformer(
         folder, dataclasses.replace(model, spec=bare), masked_lm=False
     )
-    config, weights = _projection(model, model.params["head"], "token_embeddings")[
-        "Dense"
-    ]
-    # Its own module reads those of tokens alone, and is not told so.
-    config = {k: v for k, v in config.items() if not k.startswith("module_")}
-    modules = {"Transformer": None, "Dense": (config, weights)}
-    write_modules(folder, modules, _PYLATE_TYPES)
+    # Its own module reads the embeddings of tokens alone, and is not told so.
+    dense = _projection(model, model.params["head"])
+    write_modules(folder, {"Transformer": None} | dense, _PYLATE_TYPES)
     # Its release of sentence-transformers knows no more of the module's settings.
     longest = max(model.query_length, model.document_length)
     settings = {"max_seq_length": longest, "do_lower_case": False}
@@ -201,7 +197,7 @@ def _embedding(model: Portable, head) -> dict[str, Any]:
     return modules | _normalize(model, "sentence_embedding")
 
 
-def _projection(model: Portable, head, feature: str) -> dict[str, Any]:
+def _projection(model: Portable, head, feature: str = "") -> dict[str, Any]:
     if not model.spec.embedding_size:
         return {}
     config = {
@@ -209,9 +205,9 @@ def _projection(model: Portable, head, feature: str) -> dict[str, Any]:
         "out_features": model.spec.embedding_size,
         "bias": False,
         "activation_function": _IDENTITY,
-        "module_input_name": feature,
-        "module_output_name": feature,
     }
+    if feature:
+        config |= {"module_input_name": feature, "module_output_name": feature}
     kernel = np.asarray(head["projection"]["kernel"])
     return {"Dense": (config, {"linear.weight": kernel.T})}
 

@@ -202,7 +202,8 @@ def split(
       The graph definition, for `apply`, and a nested dict of `jax.ShapeDtypeStruct`.
     """
     model = nnx.eval_shape(lambda: Retriever(spec, dtype=dtype, rngs=nnx.Rngs(0)))
-    model.set_attributes(weights_only=weights_only, raise_if_not_found=False)
+    if weights_only:
+        model.set_attributes(weights_only=True, raise_if_not_found=False)
     graphdef, state = nnx.split(model, nnx.Param)
     return graphdef, nnx.to_pure_dict(state)
 

@@ -42,10 +42,8 @@ if __name__ == "__main__":
     program, folder, texts, out = sys.argv[1:]
     with open(texts, encoding="utf-8") as file:
         texts = json.load(file)
-    found = {}
-    for role, rows in {"pylate": pylate, "colbert": colbert}[program](
-        folder, texts
-    ).items():
+    encode, found = {"pylate": pylate, "colbert": colbert}[program], {}
+    for role, rows in encode(folder, texts).items():
         rows = [np.asarray(row, np.float32) for row in rows]
         found[f"{role}_tokens"] = np.concatenate(rows)
         found[f"{role}_starts"] = np.cumsum([0, *map(len, rows)])
