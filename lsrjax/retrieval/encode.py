@@ -1,5 +1,6 @@
 """Texts to matrices with a trained retriever."""
 
+import bisect
 import math
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ from lsrjax.retrieval.search import Several
 
 # Lengths of padded batches: steps of a quarter to a half.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# What one of them costs, as it is compiled for, in tokens of padding that it may save.
+_WORTH_COMPILING = 8192
 
 
 class TextEncoder:
@@ -78,17 +81,19 @@ class TextEncoder:
         """
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        size = self._batch_size
+        batches = [by_length[i : i + size] for i in range(0, len(ids), size)]
+        lengths = padded_lengths([len(ids[b[-1]]) for b in batches], max_length, size)
         parts = []
         pending = None
-        for start in range(0, len(ids), self._batch_size):
+        for chosen, length in zip(batches, lengths, strict=True):
             if PROGRESS.point():
                 raise Preempted
-            chosen = by_length[start : start + self._batch_size]
             # A last batch that is short is filled up, so that no shape is compiled
             # for it alone.
             rows = [ids[i] for i in chosen]
-            rows += [rows[-1]] * (self._batch_size - len(rows))
-            text = pad(rows, self.tokenizer.pad_id, max_length, BUCKETS)
+            rows += [rows[-1]] * (size - len(rows))
+            text = pad(rows, self.tokenizer.pad_id, length, ())
             # Where both roles can, they share what is compiled.
             apart = self.spec.roles_apart
             if not apart:
@@ -119,6 +124,32 @@ class TextEncoder:
             matrix = _to_matrix(views[name], terms)[:count]
             found[name] = matrix if scale == 1 else matrix * scale
         return found
+
+
+def padded_lengths(
+    longest: Sequence[int], max_length: int, batch_size: int
+) -> list[int]:
+    """The length that each batch is padded to, one of `BUCKETS` or `max_length`.
+
+    It depends on the texts alone, not on what was compiled before, so that a file that
+    is encoded in two goes gets the same numbers.
+
+    Args:
+      longest: tokens of the longest text of each batch, ascending.
+      max_length: tokens a text is cut to.
+      batch_size: texts of a batch.
+    """
+    allowed = [*sorted(b for b in BUCKETS if b < max_length), max_length]
+    # The cheapest way for so many of the batches: what it costs, and their lengths.
+    ways = {0: (0, [])}
+    for tokens in allowed:
+        end = bisect.bisect_right(longest, tokens)
+        for start, (cost, lengths) in list(ways.items()):
+            if start < end:
+                cost += (end - start) * batch_size * tokens + _WORTH_COMPILING
+                way = cost, lengths + [tokens] * (end - start)
+                ways[end] = min(way, ways.get(end, way))
+    return ways[len(longest)][1]
 
 
 def _to_matrix(view: reps.View, terms: int) -> sparse.csr_matrix | TokenMatrix:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 
 import jax
@@ -68,10 +69,38 @@ def test_batch_size_and_lengths_change_nothing(spec, params, monkeypatch):
         )
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_lengths_are_the_cheapest_that_hold_their_batches(monkeypatch, seed):
+    monkeypatch.setattr(encoding, "BUCKETS", (4, 6, 8, 12))
+    monkeypatch.setattr(encoding, "_WORTH_COMPILING", 20)
+    rng = np.random.default_rng(seed)
+    longest = sorted(rng.integers(1, 11, 6).tolist())
+
+    def cost(lengths):
+        return 3 * sum(lengths) + 20 * len(set(lengths))
+
+    choices = [[b for b in (4, 6, 8, 10) if b >= tokens] for tokens in longest]
+    cheapest = min(cost(lengths) for lengths in itertools.product(*choices))
+    found = encoding.padded_lengths(longest, 10, 3)
+    assert found == sorted(found)
+    assert all(
+        a >= b and a in (4, 6, 8, 10) for a, b in zip(found, longest, strict=True)
+    )
+    assert cost(found) == cheapest
+
+
+def test_a_few_short_texts_share_the_shape_of_the_others():
+    assert encoding.padded_lengths([5, 40], 64, 8) == [48, 48]
+    assert encoding.padded_lengths([5, 500], 512, 64) == [16, 512]
+    assert encoding.padded_lengths([60], 64, 8) == [64]
+    assert encoding.padded_lengths([], 64, 8) == []
+
+
 @pytest.mark.parametrize("pool_mask", ["exclude", "multiply"])
 @pytest.mark.parametrize("head", ["milco", "splade"])
 def test_screened_terms_are_those_that_a_loss_sees(spec, monkeypatch, head, pool_mask):
     monkeypatch.setattr(positive_pool, "has_bfloat16_unit", lambda: True)
+    monkeypatch.setattr(positive_pool, "_FEW_TOKENS", 0)
     spec = dataclasses.replace(
         spec, head=head, pool_mask=pool_mask, lexecho=head == "milco"
     )
