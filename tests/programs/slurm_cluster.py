@@ -112,13 +112,14 @@ class Cluster:
             cluster._run("slurmctld")
             for node in ("127.0.0.1", "127.0.0.2"):
                 cluster._run("slurmd", "-N", node)
-            cluster.wait(lambda: cluster._idle(), 60)
+            cluster.wait(cluster.idle, 60)
         except BaseException:
             cluster.stop()
             raise
         return cluster
 
-    def _idle(self) -> bool:
+    def idle(self) -> bool:
+        """Whether both nodes are up and have nothing to do."""
         found = self._run("sinfo", "-h", "-N", "-o", "%t", check=False)
         return found.split() == ["idle", "idle"]
 
@@ -231,6 +232,9 @@ class Job:
     def start_again(self) -> None:
         """Starts it as soon as it is queued again, which SLURM puts off for minutes."""
         self.wait_for(lambda: self.state() == "PENDING" and self.restarts() > 0)
+        # What a node says late of the first start may be taken for one of the second.
+        self.cluster.wait(self.cluster.idle, 60)
+        time.sleep(1)
         self.cluster.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
 
     def ends(self, seconds: float = 600) -> str:

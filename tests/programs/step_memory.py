@@ -6,6 +6,7 @@ python step_memory.py LAYERS TEXTS LENGTH HIDDEN REMAT CHUNK; prints both in byt
 import ctypes
 import pathlib
 import sys
+import time
 
 import jax
 import numpy as np
@@ -26,6 +27,18 @@ def resident(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise ValueError(field)
+
+
+def settled() -> int:
+    """What is resident once all that was freed has gone back to the system.
+
+    A step's temporary memory is freed behind its results, by another thread.
+    """
+    before, now = float("inf"), resident("VmRSS")
+    while now < before:
+        time.sleep(0.2)
+        before, now = now, resident("VmRSS")
+    return now
 
 
 def main(layers, queries, length, hidden, remat, chunk):
@@ -69,7 +82,7 @@ def main(layers, queries, length, hidden, remat, chunk):
         # Once, so that the compiler's own memory is not counted.
         jax.block_until_ready(take(state(), None, batch))
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        before = resident("VmRSS")
+        before = settled()
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
         current = state()
         for _ in range(2):
