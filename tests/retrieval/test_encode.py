@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import sparse
 
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.models import retriever
@@ -94,6 +95,19 @@ def test_a_few_short_texts_share_the_shape_of_the_others():
     assert encoding.padded_lengths([5, 500], 512, 64) == [16, 512]
     assert encoding.padded_lengths([60], 64, 8) == [64]
     assert encoding.padded_lengths([], 64, 8) == []
+
+
+def test_dense_rows_are_compressed_as_scipy_compresses_them():
+    rng = np.random.default_rng(0)
+    dense = np.where(rng.random((5, 40)) < 0.1, rng.random((5, 40)), 0)
+    dense[1], dense[4, -1], dense[2, 3] = 0, 1, np.nan
+    dense = dense.astype(np.float32)[:, :39]  # of padded terms, so not in one piece
+    found, wanted = encoding._compressed_rows(dense), sparse.csr_matrix(dense)
+    for part in ("data", "indices", "indptr"):
+        have, want = getattr(found, part), getattr(wanted, part)
+        np.testing.assert_array_equal(have, want)
+        assert have.dtype == want.dtype
+    assert found.shape == wanted.shape
 
 
 @pytest.mark.parametrize("pool_mask", ["exclude", "multiply"])
