@@ -102,7 +102,6 @@ def setup(case):
     step = dataclasses.replace(
         step, optimizer=optax.chain(keep_gradient(), step.optimizer)
     )
-    # Compiling takes all the time here; less optimised code takes half of it.
     jitted = jax.jit(step)
     return jitted, init_state(step, initial_params(case)), teacher_params
 

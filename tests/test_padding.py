@@ -174,7 +174,6 @@ def setup(case):
     step = make_step(config_of(case), 10, spec, teacher, idf)
     step = dataclasses.replace(step, optimizer=keep_gradient())
     state = init_state(step, retriever.init_params(spec, 3))
-    # Compiling takes all the time here; less optimised code takes half of it.
     jitted = jax.jit(step)
     return jitted, state, teacher_params
 

@@ -350,17 +350,17 @@ def _one_hot(index_GK, value_GK, size, dtype):
     return s_GPK.astype(dtype)
 
 
-def fold_nonzero(x_GN, add, total, most: int | None = None):
+def fold_nonzero(x_GN, add, total, at_once: int | None = None):
     """Folds the non-zero entries of each row into `total`, K of every row at a time.
 
     `add(entry_GK, live_GK, total)` gets positions in the rows, ascending, and which of
     them are real: rows with fewer entries than others are filled up with position N-1.
     Runs until the fullest row is through, so no entry is ever dropped. K is at most
-    `most`, if given.
+    `at_once`, if given.
     """
     G, N = x_GN.shape
     # Sized so that 1 to 2 % of the entries, the usual share, take one round.
-    K = min(N, max(32, N // 64), most or N)
+    K = min(N, max(32, N // 64), at_once or N)
     M = ceil_div(N, 32)
     bits_GN = jnp.pad(x_GN != 0, ((0, 0), (0, 32 * M - N)))
     bit_32 = jnp.uint32(1) << jnp.arange(32, dtype=jnp.uint32)

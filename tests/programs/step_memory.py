@@ -32,7 +32,7 @@ def resident(field: str) -> int:
 def settled() -> int:
     """What is resident once all that was freed has gone back to the system.
 
-    A step's temporary memory is freed behind its results, by another thread.
+    A step's temporary memory may be freed after its results are there.
     """
     before, now = float("inf"), resident("VmRSS")
     while now < before:
