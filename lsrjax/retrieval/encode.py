@@ -21,6 +21,9 @@ from lsrjax.retrieval.search import Several
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # What one of them costs, as it is compiled for, in tokens of padding that it may save.
 _WORTH_COMPILING = 8192
+# Tokens that a processor computes at once. From 4,096 on, XLA's compiler for CPU makes
+# other kernels, which take a quarter to a third longer for each token.
+_CPU_TOKENS = 3072
 
 
 class TextEncoder:
@@ -84,15 +87,20 @@ class TextEncoder:
         size = self._batch_size
         batches = [by_length[i : i + size] for i in range(0, len(ids), size)]
         lengths = padded_lengths([len(ids[b[-1]]) for b in batches], max_length, size)
+        pieces = [
+            (batch[start : start + at_once], at_once, length)
+            for batch, length in zip(batches, lengths, strict=True)
+            for at_once in [self._at_once(length)]
+            for start in range(0, len(batch), at_once)
+        ]
         parts = []
         pending = None
-        for chosen, length in zip(batches, lengths, strict=True):
+        for chosen, at_once, length in pieces:
             if PROGRESS.point():
                 raise Preempted
-            # A last batch that is short is filled up, so that no shape is compiled
-            # for it alone.
+            # One that is short is filled up, so that no shape is compiled for it alone.
             rows = [ids[i] for i in chosen]
-            rows += [rows[-1]] * (size - len(rows))
+            rows += [rows[-1]] * (at_once - len(rows))
             text = pad(rows, self.tokenizer.pad_id, length, ())
             # Where both roles can, they share what is compiled.
             apart = self.spec.roles_apart
@@ -110,6 +118,14 @@ class TextEncoder:
             name: _stacked([part[name] for part in parts], terms)[order]
             for name, terms in self.spec.views.items()
         }
+
+    def _at_once(self, length: int) -> int:
+        """Texts of a batch, padded to `length`, that are computed together."""
+        if jax.default_backend() != "cpu":
+            return self._batch_size
+        devices = sharding.axis_size(sharding.DATA)
+        each = self._batch_size // devices
+        return math.ceil(each / math.ceil(each * length / _CPU_TOKENS)) * devices
 
     def _on_devices(self, text: dict) -> dict:
         if self._mesh.empty:

@@ -63,11 +63,13 @@ def test_batch_size_and_lengths_change_nothing(spec, params, monkeypatch):
     monkeypatch.setattr(encoding, "BUCKETS", (8, 16))
     views = encode(spec, params, TEXTS)
     monkeypatch.setattr(encoding, "BUCKETS", ())
-    other = encode(spec, params, TEXTS, batch_size=7)
-    for name in views:
-        np.testing.assert_allclose(
-            views[name].toarray(), other[name].toarray(), atol=1e-6
-        )
+    for at_once in (encoding._CPU_TOKENS, 40, 1):
+        monkeypatch.setattr(encoding, "_CPU_TOKENS", at_once)
+        other = encode(spec, params, TEXTS, batch_size=7)
+        for name in views:
+            np.testing.assert_allclose(
+                views[name].toarray(), other[name].toarray(), atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("seed", range(5))
