@@ -200,13 +200,13 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
     Raises:
       InputError: there is no such model, or it cannot be used.
     """
-    folder = pathlib.Path(reference)
-    if checkpoint.holds_stages(folder) and allowed != NOTHING:
+    folder = references.stages_folder(reference)
+    if folder is not None and allowed != NOTHING:
         raise InputError(
             f"{reference} was trained here and lacks nothing: leave --allow_pickle,"
             " --allow_missing and --allow_left_over out."
         )
-    if not checkpoint.holds_stages(folder):
+    if folder is None:
         model = references.open_model(
             reference, pathlib.Path(), allowed=allowed, whole=True
         )
@@ -221,7 +221,10 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
     config = _json(folder.parent / run.CONFIG_FILE) or {}
     stage = config.get("stages", {}).get(folder.name, config)
     found = _json(folder.parent / results.RESULTS_FILE) or {}
-    model = _portable(checkpoint.load_model(folder), stage, found.get(folder.name))
+    model = checkpoint.load_model(folder)
+    if not pathlib.Path(reference).exists():  # a hub id
+        model = dataclasses.replace(model, name=reference)
+    model = _portable(model, stage, found.get(folder.name))
     evaluation = results.markdown(found, folder.name)
     stages = config.get("stages", {})
     return dataclasses.replace(model, evaluation=evaluation, stages=stages)

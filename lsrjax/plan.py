@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from lsrjax import build, checkpoint, flops, objective, sharding
+from lsrjax import build, checkpoint, flops, objective, references, sharding
 from lsrjax import config as configs
 from lsrjax import train as training
 from lsrjax.convert import huggingface, milco_in, presets
@@ -224,14 +224,11 @@ def plan_stages(run_config) -> dict[str, StagePlan]:
     def opened(reference: str) -> checkpoint.SavedModel:
         name = reference.removeprefix("stage:")
         spec = specs.get(name) if name != reference else None
-        if spec is None and checkpoint.holds_stages(reference):
-            spec = checkpoint.load_spec(reference)
-        elif (
-            spec is None
-            and reference not in presets.PRESETS
-            and milco_in.is_milco(reference)
-        ):
-            spec = milco_in.read_spec(reference)
+        if spec is None and reference not in presets.PRESETS:
+            if (folder := references.stages_folder(reference)) is not None:
+                spec = checkpoint.load_spec(folder)
+            elif milco_in.is_milco(reference):
+                spec = milco_in.read_spec(reference)
         if spec is None:
             encoder, has_head = huggingface.read_architecture(reference)
             spec = RetrieverSpec("splade", encoder, tied=True)

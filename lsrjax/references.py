@@ -1,5 +1,6 @@
 """The models and tokenizers that a config names, read from where they are."""
 
+import dataclasses
 import pathlib
 
 from lsrjax import checkpoint
@@ -25,7 +26,7 @@ def open_model(
     Args:
       reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
         a MILCO (ours or the reference's), a masked LM, an encoder alone (then without
-        a head), or a model of sentence-transformers or ColBERT.
+        a head), a model of sentence-transformers or ColBERT, or an export to `lsrjax`.
       workdir: of the run, for `stage:`.
       cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
       allowed: what is put up with in a Hugging Face model.
@@ -34,8 +35,8 @@ def open_model(
     """
     if reference.startswith("stage:"):
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
-    if checkpoint.holds_stages(reference):
-        return checkpoint.load_model(reference)
+    if (folder := stages_folder(reference)) is not None:
+        return dataclasses.replace(checkpoint.load_model(folder), name=reference)
     if milco_in.is_milco(reference):
         *parts, lengths, unused = milco_in.read(reference, allowed)
         return SavedModel(*parts, reference, lengths, unused)
@@ -72,6 +73,27 @@ def open_model(
         tied=head is not None and "decoder" not in head["mlm"],
     )
     return SavedModel(spec, found.params, folder, None, reference)
+
+
+def stages_folder(reference: str) -> pathlib.Path | None:
+    """The folder of a run, of a stage, or of an export to `lsrjax` on the hub.
+
+    Args:
+      reference: a folder or hub id. The hub's files are fetched.
+
+    Returns:
+      None if it is of another kind.
+    """
+    if checkpoint.holds_stages(reference):
+        return pathlib.Path(reference)
+    if huggingface.is_local(reference):
+        return None
+    # Repositories of other programs may have a file of one of these names, too.
+    marks = (checkpoint.MODEL_FILE, checkpoint.DONE_FILE)
+    folder = huggingface.fetch(reference, marks)
+    if not all((folder / mark).is_file() for mark in marks):
+        return None
+    return huggingface.fetch(reference, checkpoint.MODEL_FILES)
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:

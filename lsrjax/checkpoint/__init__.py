@@ -15,6 +15,7 @@ from lsrjax.checkpoint.files import (
 )
 from lsrjax.checkpoint.lock import one_run
 from lsrjax.checkpoint.models import (
+    MODEL_FILES,
     SavedModel,
     holds_stages,
     load_model,
@@ -29,6 +30,7 @@ from lsrjax.checkpoint.store import Checkpoints
 __all__ = [
     "DONE_FILE",
     "MODEL_FILE",
+    "MODEL_FILES",
     "PIVOT_TOKENIZER",
     "TOKENIZER",
     "Checkpoints",

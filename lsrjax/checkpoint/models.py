@@ -24,6 +24,12 @@ from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 
+# What `save_model` writes, as patterns of names below the folder.
+MODEL_FILES = (MODEL_FILE, DONE_FILE) + tuple(
+    f"{folder}/*"
+    for folder in (TOKENIZER, PIVOT_TOKENIZER, CHECKPOINTS, digests.DIGESTS)
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
