@@ -474,7 +474,8 @@ BOUND = 60
 def wait_for(condition, started):
     deadline = time.monotonic() + 200
     while not condition():
-        assert time.monotonic() < deadline, started[0].said()
+        running = any(one.process.poll() is None for one in started)
+        assert running and time.monotonic() < deadline, started[0].said()
         time.sleep(0.05)
 
 
