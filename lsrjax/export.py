@@ -221,9 +221,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
     config = _json(folder.parent / run.CONFIG_FILE) or {}
     stage = config.get("stages", {}).get(folder.name, config)
     found = _json(folder.parent / results.RESULTS_FILE) or {}
-    model = checkpoint.load_model(folder)
-    if not pathlib.Path(reference).exists():  # a hub id
-        model = dataclasses.replace(model, name=reference)
+    model = references.load_stage(folder, reference)
     model = _portable(model, stage, found.get(folder.name))
     evaluation = results.markdown(found, folder.name)
     stages = config.get("stages", {})

@@ -225,7 +225,8 @@ def plan_stages(run_config) -> dict[str, StagePlan]:
         name = reference.removeprefix("stage:")
         spec = specs.get(name) if name != reference else None
         if spec is None and reference not in presets.PRESETS:
-            if (folder := references.stages_folder(reference)) is not None:
+            folder = references.stages_folder(reference, weights=False)
+            if folder is not None:
                 spec = checkpoint.load_spec(folder)
             elif milco_in.is_milco(reference):
                 spec = milco_in.read_spec(reference)

@@ -36,7 +36,7 @@ def open_model(
     if reference.startswith("stage:"):
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
     if (folder := stages_folder(reference)) is not None:
-        return dataclasses.replace(checkpoint.load_model(folder), name=reference)
+        return load_stage(folder, reference)
     if milco_in.is_milco(reference):
         *parts, lengths, unused = milco_in.read(reference, allowed)
         return SavedModel(*parts, reference, lengths, unused)
@@ -75,11 +75,12 @@ def open_model(
     return SavedModel(spec, found.params, folder, None, reference)
 
 
-def stages_folder(reference: str) -> pathlib.Path | None:
+def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | None:
     """The folder of a run, of a stage, or of an export to `lsrjax` on the hub.
 
     Args:
       reference: a folder or hub id. The hub's files are fetched.
+      weights: all of them, and not what the retriever is alone.
 
     Returns:
       None if it is of another kind.
@@ -93,7 +94,15 @@ def stages_folder(reference: str) -> pathlib.Path | None:
     folder = huggingface.fetch(reference, marks)
     if not all((folder / mark).is_file() for mark in marks):
         return None
-    return huggingface.fetch(reference, checkpoint.MODEL_FILES)
+    return huggingface.fetch(reference, checkpoint.MODEL_FILES) if weights else folder
+
+
+def load_stage(folder: pathlib.Path, reference: str) -> SavedModel:
+    """The model of what `stages_folder` gave, by the name that its reader knows."""
+    model = checkpoint.load_model(folder)
+    if pathlib.Path(reference).exists():
+        return model
+    return dataclasses.replace(model, name=reference)
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:
