@@ -77,23 +77,25 @@ def positive_pool(
         return plain(h_BLD)
     V, D = w_VD.shape
     w_VD, b_V, real_BL = jnp.asarray(w_VD), jnp.asarray(b_V), jnp.asarray(mask_BL) != 0
-    h_BLD = jnp.where(real_BL[:, :, None], h_BLD, 0)
-    top_BV = _top_in_bfloat16(h_BLD, w_VD, real_BL, min(block, V)) + b_V
+    # Padding repeats a token of the text, which changes no maximum.
+    first_B11 = jnp.argmax(real_BL, axis=1)[:, None, None]
+    token_B1D = jnp.take_along_axis(h_BLD, first_B11, axis=1)
+    h_BLD = jnp.where(real_BL[:, :, None], h_BLD, token_B1D)
+    top_BV = _top_in_bfloat16(h_BLD, w_VD, min(block, V)) + b_V
     share = _SLACK * (2 * _ROUNDED + _ROUNDED**2 + D * 2.0**-23)
     long_B = jnp.linalg.norm(h_BLD, axis=2).max(axis=1)
     long_V = jnp.linalg.norm(w_VD, axis=1)
     # NaN is not below anything.
     maybe_BV = ~(top_BV < -share * long_B[:, None] * long_V)
     maybe_BV &= real_BL.any(axis=1)[:, None]
-    exact = functools.partial(_exact, w_VD, b_V, real_BL, maybe_BV)
+    exact = functools.partial(_exact, w_VD, b_V, maybe_BV)
     dense = maybe_BV.mean(dtype=jnp.float32) > _DENSE_ABOVE
     return lax.cond(dense, plain, exact, h_BLD)
 
 
-def _top_in_bfloat16(h_BLD, w_VD, real_BL, block: int) -> jax.Array:
-    """Max over real tokens of h @ w.T, [B, V]."""
+def _top_in_bfloat16(h_BLD, w_VD, block: int) -> jax.Array:
+    """Max over tokens of h @ w.T, [B, V]."""
     V = len(w_VD)
-    padding_BL1 = jnp.where(real_BL, 0.0, -jnp.inf)[:, :, None]
     h_BLD = h_BLD.astype(jnp.bfloat16)
 
     def project(i, top_BV):
@@ -104,23 +106,21 @@ def _top_in_bfloat16(h_BLD, w_VD, real_BL, block: int) -> jax.Array:
         tile_BLP = jnp.einsum(
             "bld,dp->blp", h_BLD, w_DP, preferred_element_type=jnp.float32
         )
-        top_BP = (tile_BLP + padding_BL1).max(axis=1)
-        return lax.dynamic_update_slice_in_dim(top_BV, top_BP, start, 1)
+        return lax.dynamic_update_slice_in_dim(top_BV, tile_BLP.max(axis=1), start, 1)
 
     empty = jnp.zeros((len(h_BLD), V), jnp.float32)
     return lax.fori_loop(0, ceil_div(V, block), project, empty)
 
 
-def _exact(w_VD, b_V, real_BL, maybe_BV, h_BLD) -> jax.Array:
+def _exact(w_VD, b_V, maybe_BV, h_BLD) -> jax.Array:
     """The chosen terms in float32, 0 elsewhere."""
-    padding_B1L = jnp.where(real_BL, 0.0, -jnp.inf)[:, None, :]
     # XLA's max on CPU drops NaN.
     wrong_B = jnp.where(jnp.isfinite(h_BLD).all(axis=(1, 2)), 0.0, jnp.nan)
     rows_B1 = jnp.arange(len(h_BLD))[:, None]
 
     def add(entry_BK, live_BK, found_BV):
         w_BKD = w_VD[entry_BK]
-        logits_BKL = jnp.einsum("bkd,bld->bkl", w_BKD, h_BLD) + padding_B1L
+        logits_BKL = jnp.einsum("bkd,bld->bkl", w_BKD, h_BLD)
         wrong_BK = wrong_B[:, None] + (w_BKD * 0).sum(axis=2)
         top_BK = logits_BKL.max(axis=2) + b_V[entry_BK] + wrong_BK
         # Rows are filled up with their last entry, over and over.

@@ -66,6 +66,15 @@ def test_one_text_with_far_more_terms_than_the_others_loses_none():
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_tokens_that_count_may_lie_anywhere():
+    h, w, b, mask = inputs(0.05)
+    mask = np.random.default_rng(3).permuted(mask, axis=1)
+    assert (mask[:, 0] == 0).any() and (mask[0] == 0).sum() == h.shape[1] - 6
+    found = positive_pool(h, w, b, mask, impl="screened")
+    np.testing.assert_allclose(found, plain(h, w, b, mask), rtol=0, atol=2e-5)
+    assert np.any(found)
+
+
 def test_padding_may_hold_anything():
     h, w, b, mask = inputs(0.05)
     wanted = positive_pool(h, w, b, mask, impl="screened")
