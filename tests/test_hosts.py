@@ -473,8 +473,11 @@ BOUND = 60
 
 def wait_for(condition, started):
     deadline = time.monotonic() + 200
-    while not condition():
+    while True:
+        # First, for the last thing that a process does may be what is waited for.
         running = any(one.process.poll() is None for one in started)
+        if condition():
+            return
         assert running and time.monotonic() < deadline, started[0].said()
         time.sleep(0.05)
 
