@@ -75,8 +75,9 @@ def test_tokens_that_count_may_lie_anywhere():
     assert np.any(found)
 
 
-def test_padding_may_hold_anything():
-    h, w, b, mask = inputs(0.05)
+@pytest.mark.parametrize("share", [0.05, 0.9])
+def test_padding_may_hold_anything(share):
+    h, w, b, mask = inputs(share)
     wanted = positive_pool(h, w, b, mask, impl="screened")
     h = np.where(mask[:, :, None] == 0, np.nan, h)
     np.testing.assert_array_equal(positive_pool(h, w, b, mask, impl="screened"), wanted)
