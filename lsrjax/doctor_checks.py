@@ -15,10 +15,11 @@ import huggingface_hub
 import jax
 import numpy as np
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lsrjax import assembly, checkpoint, config, config_run, objective, plan, secrets
-from lsrjax.convert import huggingface
+from lsrjax.convert.hub import is_local
 from lsrjax.data import mixing
 from lsrjax.errors import InputError
 
@@ -26,6 +27,8 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 _PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
 _HUB_SECONDS = 5
+# One of them is there, whatever the model was made for; a Router has no config.json.
+_KEY_FILES = ("config.json", "modules.json", checkpoint.MODEL_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +248,7 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
         }
         for field, value in fields.items():
             own = value.startswith(("stage:", "embedded:"))
-            if value and not own and not _is_local(value):
+            if value and not own and not is_local(value):
                 found.setdefault(("model", value), f"{name}: {field}")
         sets = {"data": stage.data, "dev": stage.dev}
         sets |= {f"data.sets.{key}": one for key, one in stage.data.sets.items()}
@@ -257,10 +260,6 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
                 if value and not pathlib.Path(value).is_dir():
                     found.setdefault(("dataset", value), f"{name}: {field}.dataset")
     return found
-
-
-def _is_local(reference: str) -> bool:
-    return checkpoint.holds_stages(reference) or huggingface.is_local(reference)
 
 
 def hub(run_config) -> Iterator[Finding]:
@@ -300,11 +299,17 @@ def hub(run_config) -> Iterator[Finding]:
 
 def _ask(kind: str, name: str) -> None:
     """Asks the hub for one file's size, or for a data set's description."""
-    if kind == "model":
-        url = huggingface_hub.hf_hub_url(name, "config.json")
-        huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
-    else:
+    if kind == "dataset":
         huggingface_hub.HfApi().dataset_info(name, timeout=_HUB_SECONDS)
+        return
+    for file in _KEY_FILES:
+        url = huggingface_hub.hf_hub_url(name, file)
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
+            return
+        except EntryNotFoundError as error:
+            missing = error
+    raise missing
 
 
 @dataclasses.dataclass

@@ -207,9 +207,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             " --allow_missing and --allow_left_over out."
         )
     if folder is None:
-        model = references.open_model(
-            reference, pathlib.Path(), allowed=allowed, whole=True
-        )
+        model = references.open_hugging_face(reference, allowed=allowed, whole=True)
         if model.spec.head == "splade" and "head" not in model.params:
             # An encoder alone is a retriever too: an embedding needs no parameters.
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")

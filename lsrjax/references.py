@@ -5,7 +5,7 @@ import pathlib
 
 from lsrjax import checkpoint
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import huggingface, milco_in, sentence_in
+from lsrjax.convert import hub, huggingface, milco_in, sentence_in
 from lsrjax.convert.modules import UnknownModuleError
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -37,6 +37,19 @@ def open_model(
         return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
     if (folder := stages_folder(reference)) is not None:
         return load_stage(folder, reference)
+    return open_hugging_face(
+        reference, cross_encoder=cross_encoder, allowed=allowed, whole=whole
+    )
+
+
+def open_hugging_face(
+    reference: str,
+    *,
+    cross_encoder: bool = False,
+    allowed: huggingface.Allowed = huggingface.NOTHING,
+    whole: bool = False,
+) -> SavedModel:
+    """The model of a Hugging Face folder or hub id; see `open_model`."""
     if milco_in.is_milco(reference):
         *parts, lengths, unused = milco_in.read(reference, allowed)
         return SavedModel(*parts, reference, lengths, unused)
@@ -87,22 +100,23 @@ def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | Non
     """
     if checkpoint.holds_stages(reference):
         return pathlib.Path(reference)
-    if huggingface.is_local(reference):
+    if hub.is_local(reference):
         return None
     # Repositories of other programs may have a file of one of these names, too.
     marks = (checkpoint.MODEL_FILE, checkpoint.DONE_FILE)
-    folder = huggingface.fetch(reference, marks)
+    folder = hub.fetch(reference, marks)
     if not all((folder / mark).is_file() for mark in marks):
         return None
-    return huggingface.fetch(reference, checkpoint.MODEL_FILES) if weights else folder
+    return hub.fetch(reference, checkpoint.MODEL_FILES) if weights else folder
 
 
 def load_stage(folder: pathlib.Path, reference: str) -> SavedModel:
     """The model of what `stages_folder` gave, by the name that its reader knows."""
     model = checkpoint.load_model(folder)
-    if pathlib.Path(reference).exists():
-        return model
-    return dataclasses.replace(model, name=reference)
+    # Of the hub's files, the folder is one of a cache.
+    return (
+        model if hub.is_local(reference) else dataclasses.replace(model, name=reference)
+    )
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:

@@ -9,6 +9,7 @@ import types
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 from programs import launch
 
 from lsrjax import checkpoint, command, doctor, hosts, plan
@@ -211,6 +212,23 @@ def test_the_hub_is_asked_for_one_file_with_a_limit(monkeypatch):
     checks._ask("model", "me/encoder")
     ((url, timeout),) = asked
     assert url.endswith("me/encoder/resolve/main/config.json") and timeout <= 10
+
+
+def test_models_without_a_config_json_are_found_by_another_file(monkeypatch):
+    there, asked = {"model.json"}, []
+
+    def metadata(url, timeout):
+        file = url.rpartition("/")[2]
+        asked.append(file)
+        if file not in there:
+            raise EntryNotFoundError(f"no {file}")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    checks._ask("model", "me/export")
+    assert asked == ["config.json", "modules.json", "model.json"]
+    there.clear()
+    with pytest.raises(EntryNotFoundError):
+        checks._ask("model", "me/export")
 
 
 def test_a_check_that_hangs_or_fails_is_an_error():

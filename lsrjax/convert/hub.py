@@ -1,11 +1,66 @@
-"""Finished folders to the Hugging Face hub."""
+"""Folders from and to the Hugging Face hub."""
 
 import pathlib
+import re
+from collections.abc import Iterable
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
 
+from lsrjax.convert.tensors import CheckpointError
 from lsrjax.errors import InputError
+
+
+def is_local(path_or_id: str) -> bool:
+    """Whether it is a folder, by its looks or because it exists; else a hub id."""
+    if path_or_id.startswith((".", "/", "~")) or pathlib.Path(path_or_id).exists():
+        return True
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) is None
+
+
+def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
+    """Folder of a checkpoint; downloads the files that match if it is on the hub."""
+    if is_local(path_or_id):
+        folder = pathlib.Path(path_or_id).expanduser()
+        if not folder.is_dir():
+            found = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise CheckpointError(
+                f"Checkpoint {path_or_id!r} (absolute: {folder.absolute()}) {found}. "
+                "Give the folder that holds config.json, or the id of a repository on "
+                "the Hugging Face hub, such as 'FacebookAI/xlm-roberta-base'."
+            )
+        return folder
+    instead = "or point the field to a local folder with the downloaded files."
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(path_or_id, allow_patterns=list(patterns))
+        )
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"Repository {path_or_id!r} on the Hugging Face hub is gated: accept its "
+            f"terms at https://huggingface.co/{path_or_id} and log in with `hf auth "
+            f"login`, {instead}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no folder {path_or_id!r} here, and no repository of this id on "
+            "the Hugging Face hub that you may read. Correct the id, log in with `hf "
+            f"auth login` if the repository is private, {instead}"
+        ) from error
+    # The hub's client lets errors of its HTTP library through, and which library that
+    # is differs between releases.
+    except Exception as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(
+            f"There is no folder {path_or_id!r} here, and the repository of this id "
+            f"could not be reached on the Hugging Face hub ({found}). Check the "
+            f"network and HF_HUB_OFFLINE, {instead}"
+        ) from error
 
 
 def push(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 import numpy as np
 from flax import nnx
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from lsrjax.convert import tensors
+from lsrjax.convert import hub, tensors
 from lsrjax.convert.names import (
     flatten_tree,
     import_names,
@@ -116,7 +115,7 @@ def load_checkpoint(
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
     """
-    folder = fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES)
+    folder = hub.fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES)
     raw, config = _read_config(folder)
     stored = open_weights(path_or_id, folder, raw, allowed)
     others = {name: stored.pop(name) for name in besides if name in stored}
@@ -178,7 +177,7 @@ def read_raw_config(path_or_id: str) -> dict[str, Any]:
     Raises:
       CheckpointError: it is missing or unreadable.
     """
-    return _read_raw_config(fetch(path_or_id, CONFIG_FILES))
+    return _read_raw_config(hub.fetch(path_or_id, CONFIG_FILES))
 
 
 def read_config(path_or_id: str) -> EncoderConfig:
@@ -190,7 +189,7 @@ def read_config(path_or_id: str) -> EncoderConfig:
     Raises:
       CheckpointError: config.json is missing, unreadable or of another model.
     """
-    return _read_config(fetch(path_or_id, CONFIG_FILES))[1]
+    return _read_config(hub.fetch(path_or_id, CONFIG_FILES))[1]
 
 
 def read_architecture(path_or_id: str) -> tuple[EncoderConfig, bool]:
@@ -206,7 +205,7 @@ def read_architecture(path_or_id: str) -> tuple[EncoderConfig, bool]:
     """
     if path_or_id in PRESETS:
         return PRESETS[path_or_id]
-    raw, config = _read_config(fetch(path_or_id, CONFIG_FILES))
+    raw, config = _read_config(hub.fetch(path_or_id, CONFIG_FILES))
     names = raw.get("architectures") or []
     return config, any(name.endswith("ForMaskedLM") for name in names)
 
@@ -220,7 +219,7 @@ def load_tokenizer(path_or_id: str) -> "PreTrainedTokenizerFast":
     Raises:
       CheckpointError: the tokenizer's files are missing or unreadable.
     """
-    folder = fetch(path_or_id, CONFIG_FILES + TOKENIZER_FILES)
+    folder = hub.fetch(path_or_id, CONFIG_FILES + TOKENIZER_FILES)
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointError(
             f"{folder} holds no tokenizer: none of {', '.join(_VOCABULARIES)} is there"
@@ -254,60 +253,13 @@ def tokenizer_folder(path_or_id: str) -> Path:
     Raises:
       CheckpointError: the folder or repository, or the file in it, is missing.
     """
-    folder = fetch(path_or_id, ("tokenizer.json", "tokenizer_config.json"))
+    folder = hub.fetch(path_or_id, ("tokenizer.json", "tokenizer_config.json"))
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(
             f"{folder} holds no tokenizer.json{content(folder)}. Save a fast tokenizer"
             " there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
         )
     return folder
-
-
-def is_local(path_or_id: str) -> bool:
-    """Whether it is a folder, by its looks or because it exists; else a hub id."""
-    if path_or_id.startswith((".", "/", "~")) or Path(path_or_id).exists():
-        return True
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) is None
-
-
-def fetch(path_or_id: str, patterns: Iterable[str]) -> Path:
-    """Folder of a checkpoint; downloads the files that match if it is on the hub."""
-    if is_local(path_or_id):
-        folder = Path(path_or_id).expanduser()
-        if not folder.is_dir():
-            found = "is a file, not a folder" if folder.exists() else "does not exist"
-            raise CheckpointError(
-                f"Checkpoint {path_or_id!r} (absolute: {folder.absolute()}) {found}. "
-                "Give the folder that holds config.json, or the id of a repository on "
-                "the Hugging Face hub, such as 'FacebookAI/xlm-roberta-base'."
-            )
-        return folder
-    instead = "or point the field to a local folder with the downloaded files."
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(path_or_id, allow_patterns=list(patterns))
-        )
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"Repository {path_or_id!r} on the Hugging Face hub is gated: accept its "
-            f"terms at https://huggingface.co/{path_or_id} and log in with `hf auth "
-            f"login`, {instead}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"There is no folder {path_or_id!r} here, and no repository of this id on "
-            "the Hugging Face hub that you may read. Correct the id, log in with `hf "
-            f"auth login` if the repository is private, {instead}"
-        ) from error
-    # The hub's client lets errors of its HTTP library through, and which library that
-    # is differs between releases.
-    except Exception as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise CheckpointError(
-            f"There is no folder {path_or_id!r} here, and the repository of this id "
-            f"could not be reached on the Hugging Face hub ({found}). Check the "
-            f"network and HF_HUB_OFFLINE, {instead}"
-        ) from error
 
 
 def _read_raw_config(folder: Path) -> dict[str, Any]:
@@ -344,7 +296,7 @@ def open_weights(
     """
     stored = tensors.open_safetensors(folder)
     if stored is None and allowed.pickle:
-        folder = fetch(path_or_id, CONFIG_FILES + _PICKLED_FILES)
+        folder = hub.fetch(path_or_id, CONFIG_FILES + _PICKLED_FILES)
         stored = tensors.open_pickles(folder)
     if stored is None:
         raise CheckpointError(_no_weights(path_or_id, folder, raw))
@@ -354,7 +306,7 @@ def open_weights(
 def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
     """Message for a checkpoint without safetensors."""
     where, names = f"{folder} has", sorted(path.name for path in folder.iterdir())
-    if not is_local(path_or_id):
+    if not hub.is_local(path_or_id):
         where = f"Repository {path_or_id!r} on the Hugging Face hub has"
         try:
             names = huggingface_hub.list_repo_files(path_or_id)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert import huggingface
+from lsrjax.convert import hub
 from lsrjax.convert.card import lineage, models_of, write_card
 from lsrjax.convert.folder import write_json, write_tokenizer, write_weights
 from lsrjax.convert.layouts import MILCO
@@ -260,7 +260,7 @@ def _origin(model: Portable, role: str) -> str:
     """Hub id of the checkpoint that a part started from; empty if it has none."""
     for _, stage in lineage(model):
         for found, reference in models_of(stage):
-            if found == role and not huggingface.is_local(reference):
+            if found == role and not hub.is_local(reference):
                 return reference
     return ""
 

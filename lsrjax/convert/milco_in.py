@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from lsrjax.convert import huggingface, modules
+from lsrjax.convert import hub, huggingface, modules
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.milco_hf import (
@@ -33,7 +33,7 @@ from lsrjax.models.retriever import RetrieverSpec
 
 def is_milco(path_or_id: str) -> bool:
     """Whether a Hugging Face folder or hub id is a MILCO, ours or the reference's."""
-    folder = huggingface.fetch(path_or_id, ("config.json",))
+    folder = hub.fetch(path_or_id, ("config.json",))
     if not (folder / "config.json").is_file():
         return False  # as of a Router of sentence-transformers
     return huggingface.read_raw_config(path_or_id).get("model_type") == "milco"
@@ -45,7 +45,7 @@ def read_spec(path_or_id: str) -> RetrieverSpec:
     Raises:
       CheckpointError: its config, or one of its parts', cannot be used.
     """
-    folder = huggingface.fetch(path_or_id, ("config.json", modules.MODEL))
+    folder = hub.fetch(path_or_id, ("config.json", modules.MODEL))
     return _read_spec(folder, huggingface.read_raw_config(path_or_id))[0]
 
 
@@ -73,7 +73,7 @@ def read(
     Raises:
       CheckpointError: something is missing, left over, or does not fit the config.
     """
-    folder = huggingface.fetch(
+    folder = hub.fetch(
         path_or_id,
         (
             *huggingface.CONFIG_FILES,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert import huggingface, router_in, stanford
+from lsrjax.convert import hub, router_in, stanford
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.late_in import PYLATE, colbert
 from lsrjax.convert.modules import (
@@ -69,13 +69,13 @@ def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
       InputError: it cannot be read, or does something that no head here does.
     """
     large = (*_LARGE, "*.bin") if allowed.pickle else _LARGE
-    path = huggingface.fetch(reference, _SMALL)
+    path = hub.fetch(reference, _SMALL)
     if not (path / _MODULES).is_file():
         config = path / "config.json"
         config = read_json(config) if config.is_file() else {}
         if stanford.ARCHITECTURE not in (config.get("architectures") or ()):
             return None
-        path = huggingface.fetch(reference, (*_SMALL, *large))
+        path = hub.fetch(reference, (*_SMALL, *large))
         return stanford.read(reference, path, config, allowed)
     model = path / MODEL
     model = read_json(model) if model.is_file() else {}
@@ -87,7 +87,7 @@ def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
     below = [f"{entry['path']}/*" for entry in modules if entry["path"]]
     # A Router's modules have folders of their own.
     below += ["*_*/*"] * routed
-    path = huggingface.fetch(reference, (*_SMALL, *large, *below))
+    path = hub.fetch(reference, (*_SMALL, *large, *below))
     listed = [
         (name, path / entry["path"]) for name, entry in zip(names, modules, strict=True)
     ]

@@ -16,7 +16,7 @@ import numpy as np
 from sentence_transformers import MultiVectorEncoder, SparseEncoder
 from transformers import AutoModel
 
-from lsrjax import export, references
+from lsrjax import doctor_checks, export, references
 from lsrjax.data.tokenization import TextTokenizer
 
 # Formats that nothing else reads that is installed here.
@@ -24,21 +24,20 @@ READ_HERE = ("lsrjax", "milco-reference")
 TEXTS = ["Free software", "свободное программное обеспечение", ""]
 
 
-def read(reference: str) -> tuple:
+def read(reference: str) -> tuple[dict[str, np.ndarray], tuple]:
+    """The weights of a model, and what else it is."""
     model = export.open_portable(reference)
     ids = TextTokenizer(model.tokenizer).ids(TEXTS, 20)
     if model.pivot_tokenizer is not None:
         ids += TextTokenizer(model.pivot_tokenizer).ids(TEXTS, 20)
     leaves = jax.tree_util.tree_leaves_with_path(model.params)
     named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    return model.spec, named, ids, model.query_length, model.document_length
+    return named, (model.spec, ids, model.query_length, model.document_length)
 
 
 def same_model(found: str, wanted: str) -> bool:
-    (*found, params), (*wanted, expected) = (
-        (spec, *rest, params) for spec, params, *rest in (read(found), read(wanted))
-    )
-    if found != wanted or params.keys() != expected.keys():
+    (params, about), (expected, wanted_about) = read(found), read(wanted)
+    if about != wanted_about or params.keys() != expected.keys():
         return False
     return all(np.array_equal(params[name], expected[name]) for name in params)
 
@@ -64,8 +63,11 @@ def same_vectors(program: str, found: str, wanted: str) -> bool:
 
 def main(folder: pathlib.Path, owner: str) -> None:
     said = {}
+    light = references.stages_folder(f"{owner}/lsrjax", weights=False)
+    assert (light / "model.json").is_file() and not (light / "checkpoints").exists()
     for path in sorted(folder.iterdir()):
         name = f"{owner}/{path.name}"
+        doctor_checks._ask("model", name)
         said[path.name] = {"model": same_model(name, str(path))}
         if path.name not in READ_HERE:
             said[path.name]["vectors"] = same_vectors(path.name, name, str(path))

@@ -45,8 +45,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         repository = (about or file)[1] if about or file else path
         if repository in self.server.gated:
             return self.refuse(403, "GatedRepo")
-        known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        files = self.server.repositories.get(repository) if known else None
+        login = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        files = self.server.repositories.get(repository) if login else None
         if files is None:
             return self.refuse(401, "RepoNotFound")
         digests = {name: hashlib.sha1(files[name]).hexdigest() for name in files}
@@ -62,8 +62,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
             )
         if about:
             siblings = [{"rfilename": name} for name in files]
-            known = {"id": repository, "sha": commit, "siblings": siblings}
-            return self.answer(200, known | {"private": True, "tags": []})
+            known = {"id": repository, "sha": commit, "private": True, "tags": []}
+            return self.answer(200, known | {"siblings": siblings})
         name = file[2]
         if name not in files:
             return self.refuse(404, "EntryNotFound")
@@ -73,7 +73,6 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(files[name])))
         self.end_headers()
         if body:
-            self.server.requests.append(self.path)
             self.wfile.write(files[name])
 
     def refuse(self, status, code):
