@@ -113,7 +113,6 @@ class Step:
                 self.teacher,
                 teacher_params,
                 batch["teacher"],
-                {"teacher": 1},
                 chunk=memory.encode_chunk,
             )
         targets["languages"] = repeats_of(config)
@@ -124,7 +123,6 @@ class Step:
                 self.graphdef,
                 params,
                 batch[STUDENT],
-                texts_of(config),
                 queries=batch.get(QUERIES),
                 chunk=memory.encode_chunk,
                 remat=memory.remat,
@@ -151,9 +149,9 @@ class Step:
         if not config.log.health:
             return health.signs(views, None)
         seen = health.signs(views, self.sizes)
-        tokens = tokens_of(batch[STUDENT], texts_of(config), queries=batch.get(QUERIES))
+        tokens = tokens_of(batch[STUDENT], queries=batch.get(QUERIES))
         if self.teacher is not None:
-            tokens |= tokens_of(batch["teacher"], {"teacher": 1})
+            tokens |= tokens_of(batch["teacher"])
         compared = {view: tokens[text] for view, text in self.compared.items()}
         seen |= health.expansion(views, compared)
         if languages := languages_of(config):

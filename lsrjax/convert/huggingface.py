@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
+import jax
 import numpy as np
 from flax import nnx
 
 from lsrjax.convert import hub, tensors
 from lsrjax.convert.names import (
+    by_layer,
     flatten_tree,
     import_names,
     import_tree,
@@ -393,13 +395,13 @@ def _expected_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Path -> shape of our parameters, from the modules that will hold them."""
 
-    def shapes(build, above: str) -> dict[str, tuple[int, ...]]:
+    def shapes(build, above: str, change=lambda tree: tree):
         state = nnx.state(nnx.eval_shape(build), nnx.Param)
-        leaves = flatten_tree(nnx.to_pure_dict(state), above)
-        return {path: leaf.shape for path, leaf in leaves.items()}
+        leaves = jax.eval_shape(change, nnx.to_pure_dict(state))
+        return {path: leaf.shape for path, leaf in flatten_tree(leaves, above).items()}
 
     size, eps = config.hidden_size, config.layer_norm_eps
-    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/")
+    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/", by_layer)
     if "classifier" in parts:
         expected |= shapes(lambda: Classifier(size, rngs=nnx.Rngs(0)), "classifier/")
     if "head" in parts:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import tokenizers
 
@@ -19,6 +20,7 @@ from lsrjax.convert.milco_hf import (
     POOLER,
 )
 from lsrjax.convert.names import (
+    by_layer,
     flatten_tree,
     import_names,
     import_tree,
@@ -224,7 +226,9 @@ def _check_shapes(
     Raises:
       ValueError: lists what is not as the config says.
     """
-    wanted = flatten_tree(retriever.split(spec)[1])
+    _, ours = retriever.split(spec)
+    ours["encoder"] = jax.eval_shape(by_layer, ours["encoder"])
+    wanted = flatten_tree(ours)
     problems, absent = [], {}
     for path in sorted(found.keys() | wanted.keys()):
         name = to_hf_name(path, MILCO[spec.encoder.family])

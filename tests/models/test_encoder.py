@@ -214,16 +214,7 @@ def test_parameter_tree(family):
         nnx.state(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))), nnx.Param)
     )
     D, up = sizes["hidden_size"], sizes["intermediate_size"]
-    layer = {
-        "attention": {
-            name: {"kernel": (D, D), "bias": (D,)}
-            for name in ("query", "key", "value", "out")
-        },
-        "attention_norm": {"scale": (D,), "bias": (D,)},
-        "up": {"kernel": (D, up), "bias": (up,)},
-        "down": {"kernel": (up, D), "bias": (D,)},
-        "output_norm": {"scale": (D,), "bias": (D,)},
-    }
+    N = sizes["num_hidden_layers"]
     assert jax.tree.map(lambda leaf: leaf.shape, params) == {
         "embeddings": {
             "word": {"embedding": (sizes["vocab_size"], D)},
@@ -231,7 +222,16 @@ def test_parameter_tree(family):
             "token_type": {"embedding": (sizes["type_vocab_size"], D)},
             "norm": {"scale": (D,), "bias": (D,)},
         },
-        "layers": dict.fromkeys(range(sizes["num_hidden_layers"]), layer),
+        "layers": {
+            "attention": {
+                "qkv": {"kernel": (N, D, 3, D), "bias": (N, 3, D)},
+                "out": {"kernel": (N, D, D), "bias": (N, D)},
+            },
+            "attention_norm": {"scale": (N, D), "bias": (N, D)},
+            "up": {"kernel": (N, D, up), "bias": (N, up)},
+            "down": {"kernel": (N, up, D), "bias": (N, D)},
+            "output_norm": {"scale": (N, D), "bias": (N, D)},
+        },
     }
 
 
