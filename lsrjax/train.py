@@ -267,16 +267,23 @@ def check_batch(config, devices: int) -> None:
         )
 
 
+def lowered(
+    step: Step, state: dict, teacher_params: dict | None, batch: dict
+) -> jax.stages.Lowered:
+    """The step for arguments of these shapes and shardings, which may be abstract.
+
+    The next state has the placement of the one given, whose buffers it takes over.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jitted.lower(state, teacher_params, batch)
+
+
 def compiled(
     step: Step, state: dict, teacher_params: dict | None, batch: dict
 ) -> jax.stages.Compiled:
-    """The step for arguments of these shapes and shardings, which may be abstract.
-
-    The next state lies as the one given, and takes its place.
-    """
-    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
-    return jitted.lower(state, teacher_params, batch).compile()
+    """`lowered`, compiled."""
+    return lowered(step, state, teacher_params, batch).compile()
 
 
 def init_state(step: Step, params: dict) -> dict:

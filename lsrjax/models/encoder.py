@@ -49,14 +49,7 @@ class Embeddings(nnx.Module):
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
         """Embeds token ids, of type 0 where none are given; returns [T, D]."""
-        embedded_TD = self.word(texts.join(texts.ids))
-        # Part by part, since the positions of all texts of a part may be the same.
-        embedded_TD += texts.join(
-            jnp.broadcast_to(
-                self.position(self._positions(*part)), (*part[0].shape, self._size)
-            )
-            for part in zip(texts.ids, texts.mask, strict=True)
-        )
+        embedded_TD = self.word(texts.join(texts.ids)) + self._at_positions(texts)
         if types is not None:
             embedded_TD += self.token_type(texts.join(types))
         elif self.config.type_vocab_size:
@@ -65,14 +58,22 @@ class Embeddings(nnx.Module):
         embedded_TD = self.norm(embedded_TD).astype(self.dtype)
         return dropout(embedded_TD, self.config.hidden_dropout, keys_T)
 
-    @property
-    def _size(self) -> int:
-        return self.config.hidden_size
+    def _at_positions(self, texts: Texts) -> jax.Array:
+        """The position embeddings of all tokens, [T, D]."""
+        if self.config.family == "xlm-roberta":
+            rows = map(self._rows, texts.ids, texts.mask)
+            return self.position(texts.join(rows))
+        # One row for all texts of a part, rather than a look-up for every token.
+        table = self.position.embedding[...]
+        return texts.join(
+            jnp.broadcast_to(
+                table[None, : ids_BL.shape[1]], (*ids_BL.shape, table.shape[1])
+            )
+            for ids_BL in texts.ids
+        )
 
-    def _positions(self, ids_BL, mask_BL):
-        """Rows of the position table: [1, L] for (Distil)BERT, [B, L] for XLM-R."""
-        if self.config.family != "xlm-roberta":
-            return jnp.arange(ids_BL.shape[1])[None]
+    def _rows(self, ids_BL, mask_BL) -> jax.Array:
+        """Rows of XLM-R's position table, [B, L]."""
         # transformers looks at the ids alone; with the mask as well, what stands in
         # the padding cannot shift the tokens behind it.
         pad = self.config.pad_token_id

@@ -51,12 +51,12 @@ class Texts:
         """The inverse of `join`."""
         shards = sharding.axis_size(sharding.DATA)
         x_ST = x_T.reshape(shards, -1, *x_T.shape[1:])
-        parts, first = [], 0
-        for ids_BL in self.ids:
-            last = first + ids_BL.size // shards
-            parts.append(x_ST[:, first:last].reshape(*ids_BL.shape, *x_T.shape[1:]))
-            first = last
-        return tuple(parts)
+        # The gradient of one split is one concatenation; of slices, sums of padding.
+        parts = jax.lax.split(x_ST, [ids.size // shards for ids in self.ids], axis=1)
+        return tuple(
+            part.reshape(*ids_BL.shape, *x_T.shape[1:])
+            for part, ids_BL in zip(parts, self.ids, strict=True)
+        )
 
     def together(self, parts: Iterable[jax.Array]) -> jax.Array:
         """[B, ...] of each part, end to end."""

@@ -176,12 +176,11 @@ def _end_to_end(parts) -> jax.Array:
 
 def apart(x_T, parts: Parts) -> list[jax.Array]:
     """The inverse of `_end_to_end`."""
-    found, first = [], 0
-    for texts, length in parts:
-        last = first + texts * length
-        found.append(x_T[first:last].reshape(texts, length, *x_T.shape[1:]))
-        first = last
-    return found
+    sizes = [texts * length for texts, length in parts]
+    return [
+        x.reshape(*part, *x_T.shape[1:])
+        for x, part in zip(lax.split(x_T, sizes), parts, strict=True)
+    ]
 
 
 def _per_text(x_T, parts: Parts, reduce) -> jax.Array:
@@ -329,8 +328,7 @@ _project_max.defvjp(_project_max_fwd, _project_max_bwd)
 
 def _rows_of(x_BK, parts: Parts) -> list[jax.Array]:
     """The rows of each part's texts."""
-    ends = np.cumsum([texts for texts, _ in parts])[:-1]
-    return jnp.split(x_BK, ends) if len(ends) else [x_BK]
+    return lax.split(x_BK, [texts for texts, _ in parts])
 
 
 def _dense_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
