@@ -170,8 +170,9 @@ class StagePlan:
         """Floating-point operations of a step, of all devices, by formula."""
         memory, devices = self.config.memory, self.mesh.shape[sharding.DATA]
         total = flops.Flops(0, 0)
-        for texts, length in self.encoded_parts():
-            chunked = 0 < memory.encode_chunk < texts
+        parts = self.encoded_parts()
+        chunked = 0 < memory.encode_chunk < sum(texts for texts, _ in parts)
+        for texts, length in parts:
             part = (texts * devices, length)
             total += flops.training(
                 self.spec, [part], remat=memory.remat, chunked=chunked

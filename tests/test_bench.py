@@ -120,9 +120,10 @@ def test_logits_of_chunks_do_not_add_up():
     parts = [(10, 3), (6, 5)]
     whole = size(10, 3, 7) + size(6, 5, 7)
     assert step.naive_bytes_of_parts(parts, 7, 0) == whole
-    assert step.naive_bytes_of_parts(parts, 7, 10) == whole
-    assert step.naive_bytes_of_parts(parts, 7, 8) == size(6, 5, 7) + size(8, 3, 7)
-    assert step.naive_bytes_of_parts(parts, 7, 2) == size(2, 5, 7)
+    assert step.naive_bytes_of_parts(parts, 7, 16) == whole
+    # Two and eight chunks of 16 texts, each with its share of both parts.
+    assert step.naive_bytes_of_parts(parts, 7, 10) == size(5, 3, 7) + size(3, 5, 7)
+    assert step.naive_bytes_of_parts(parts, 7, 2) == size(2, 3, 7) + size(1, 5, 7)
 
 
 def test_the_memory_there_is_was_found():

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -244,13 +245,11 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
 
     def parts(name):
         """(texts, tokens) as they are computed, and whether in chunks."""
-        for part in batch[name]["parts"]:
-            texts, length = part["ids"].shape
-            texts, chunk = texts // devices, sizes.encode_chunk
-            chunked = 0 < chunk < texts
-            if chunked:
-                texts = -(-texts // chunk) * chunk
-            yield (texts * devices, length), chunked
+        shapes = [part["ids"].shape for part in batch[name]["parts"]]
+        counts = [texts // devices for texts, _ in shapes]
+        chunks = math.ceil(sum(counts) / (sizes.encode_chunk or sum(counts)))
+        for count, (_, length) in zip(counts, shapes, strict=True):
+            yield (math.ceil(count / chunks) * chunks * devices, length), chunks > 1
 
     student = workload.student_of(sizes)
     total = flops.Flops(0, 0)
@@ -333,19 +332,19 @@ def _left_out(impl: str, stage: _Stage) -> str | None:
 def naive_bytes_of_parts(parts: Sequence[flops.Part], terms: int, chunk: int) -> int:
     """What the plain pooling keeps on a device.
 
-    Without chunks the logits of all parts wait for the backward pass together; those of
-    a chunk are made again there, so only the largest counts.
+    The logits of all parts wait for the backward pass together; those of a chunk are
+    made again there, so only one counts.
 
     Args:
       parts: (texts, tokens) of a device.
       terms: of the vocabulary, on a device.
       chunk: texts encoded at a time; 0: all.
     """
-    whole = [part for part in parts if not 0 < chunk < part[0]]
-    cut = [length for texts, length in parts if 0 < chunk < texts]
-    together = sum(measure.naive_bytes(*part, terms) for part in whole)
-    return together + max(
-        (measure.naive_bytes(chunk, length, terms) for length in cut), default=0
+    texts = sum(count for count, _ in parts)
+    chunks = math.ceil(texts / (chunk or texts))
+    return sum(
+        measure.naive_bytes(math.ceil(count / chunks), length, terms)
+        for count, length in parts
     )
 
 

@@ -1,5 +1,6 @@
 """A retriever: an encoder, and a head that turns its hidden states into views."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -213,14 +214,21 @@ def init_params(spec: RetrieverSpec, seed: int) -> dict:
 
     Separate towers have the same ones.
     """
-
-    @jax.jit
-    def init():
+    # Operation by operation, on the host: one program for all of them takes a GPU's
+    # compiler most of a minute.
+    with _on_host():
         one = dataclasses.replace(spec, towers="shared")
         model = Retriever(one, rngs=nnx.Rngs(seed))
-        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return params if spec.towers == "shared" else with_query_tower(params)
 
-    return init() if spec.towers == "shared" else with_query_tower(init())
+
+def _on_host():
+    """A context in which arrays are made by the processor, where JAX has it."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
 
 
 def with_query_tower(params: dict, query: dict | None = None) -> dict:

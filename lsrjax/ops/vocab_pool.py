@@ -92,8 +92,6 @@ def vocab_pool(
         return vocab_pool_naive(h, w_VD, b_V, masks, pool_mask=pool_mask)
     if impl == "auto":
         impl = "pallas" if pallas_is_faster() else "blocked"
-    if block is None:
-        block = _default_block(h.size // h.shape[-1], h.shape[-1])
     masks = tuple(mask_BL != 0 for mask_BL in masks)
     real_T = _end_to_end(masks)
     # A padded state may hold anything, even NaN (attention over no token at all), and
@@ -228,13 +226,22 @@ def _check(h, w_VD, b_V, masks, pool_mask, impl, block):
         raise ValueError(f"block is {block}; expected at least 1 vocabulary term.")
 
 
-def _default_block(tokens: int, dim: int) -> int:
+# Numbers in a tile of an accelerator, which wants few, large products: of the logits,
+# and of the dense backward pass, which reads and writes the gradient of all states for
+# every tile.
+_TILE, _DENSE_TILE = 2**24, 2**27
+
+
+def _block(given: int | None, h_TD: jax.Array, tile: int = _TILE) -> int:
+    """Vocabulary terms that are projected at a time."""
+    tokens, dim = h_TD.shape
+    if given is not None:
+        return given
     # A CPU tile should stay in the cache between the product and the max, the less so
-    # the longer the product takes beside the max. An accelerator wants few, large
-    # products.
+    # the longer the product takes beside the max.
     if target.device().platform == "cpu":
         return min(max(256, 6144 * dim // tokens // 128 * 128), 1024)
-    return max(128, 2**24 // tokens // 128 * 128)
+    return max(128, tile // tokens // 128 * 128)
 
 
 def start_of(i: jax.Array, width: int, total: int) -> jax.Array:
@@ -275,7 +282,7 @@ def _project_max(block, impl, parts, h_TD, w_VD, real_T):
         backend = "tpu" if target.device().platform == "tpu" else "gpu"
         return pallas_pool.project_max(h_TD, w_VD, real_T, parts, backend=backend)
     B, V = sum(texts for texts, _ in parts), w_VD.shape[0]
-    block = min(block, V)
+    block = min(_block(block, h_TD), V)
     padding_T = jnp.where(real_T, 0.0, -jnp.inf).astype(jnp.float32)
 
     def best(tile_BLP):
@@ -333,7 +340,7 @@ def _rows_of(x_BK, parts: Parts) -> list[jax.Array]:
 
 def _dense_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
     V = w_VD.shape[0]
-    block = min(block, V)
+    block = min(_block(block, h_TD, _DENSE_TILE), V)
     lengths = [length for _, length in parts]
 
     def add(i, carry):
@@ -395,7 +402,7 @@ def _sparse_dw(block, parts, h_TD, w_VD, first_BV, g_BV):
     D, (B, V) = h_TD.shape[1], g_BV.shape
     # A few groups at a time, so that the gathered rows stay small; there is no [T, P]
     # tile here, so the steps can be larger than in the forward pass.
-    width = min(V, 8 * block)
+    width = min(V, 8 * _block(block, h_TD))
     P = min(_GROUP, width)
     G = width // P
     width = G * P
