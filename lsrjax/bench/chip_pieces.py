@@ -20,12 +20,14 @@ from lsrjax.models import encoder as encoders
 from lsrjax.ops.vocab_pool import vocab_pool
 
 _ROUNDS = 5
+# As in configs/align.py and configs/distill.py.
+_CUT = {"encode_chunk": 128, "remat": "layer", "parts": 10}
 # What a device holds at once: 16 queries with 9 documents of 512 tokens; pairs and
 # groups as a device of eight has them, fewer at a time.
 STEPS = {
     "splade-v3": ("splade-v3", {"batch": 16, "fill": 1.0, "parts": 1}),
-    "milco stage 1": ("stage 1", {"batch": 256, "encode_chunk": 128, "parts": 8}),
-    "milco stage 2": ("stage 2", {"batch": 32, "encode_chunk": 96, "parts": 8}),
+    "milco stage 1": ("stage 1", {"batch": 256, **_CUT}),
+    "milco stage 2": ("stage 2", {"batch": 32, **_CUT}),
 }
 _TINY = {
     "layers": 1,
@@ -192,9 +194,10 @@ def _encoder() -> dict:
         lambda: encoders.Encoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     )
     graphdef, abstract = nnx.split(model, nnx.Param)
-    params = jax.jit(
-        lambda: nnx.state(encoders.Encoder(config, rngs=nnx.Rngs(0)), nnx.Param)
-    )()
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(0.02 * rng.standard_normal(x.shape, np.float32)), abstract
+    )
     ids = jax.random.randint(jax.random.key(0), (texts, length), 5, config.vocab_size)
     mask = jnp.ones((texts, length), bool)
     shape = (texts, length, config.hidden_size)
@@ -235,14 +238,17 @@ def _step(name: str) -> dict:
         batch = sharding.to_global(stage.batch, mesh, rows)
         state, teacher = step.arguments(stage)
         start = time.perf_counter()
+        state_now = step._random_state(stage)
+        jax.block_until_ready(state_now)
+        making = time.perf_counter() - start
+        start = time.perf_counter()
         lowered = training.lowered(stage.step, state, teacher, batch)
         traced = time.perf_counter() - start
         compiled = lowered.compile()
         compiling = time.perf_counter() - start - traced
         if stage.teacher:
             teacher = step._random_params(stage.teacher, stage.teacher_layout)
-        state = step._random_state(stage)
-        jax.block_until_ready(state)
+        state = state_now
         start = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, teacher, batch))
         first = time.perf_counter() - start
@@ -257,6 +263,7 @@ def _step(name: str) -> dict:
     return {
         "sizes": step._summary(name, stage),
         "lines of StableHLO": lowered.as_text().count("\n"),
+        "random parameters s": making,
         "trace s": traced,
         "compile s": compiling,
         "first step s": first,
