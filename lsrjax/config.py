@@ -116,7 +116,7 @@ def get_default() -> ConfigDict:
     c.data.query_length = 64  # tokens
     c.data.document_length = 256  # tokens; for pairs: of either text
     # A device's texts (of each role, where they are encoded apart)
-    c.data.length_parts = 12  # are cut into up to so many by length,
+    c.data.length_parts = 10  # are cut into up to so many by length,
     c.data.length_multiple = 4  # each padded to its own multiple of so many tokens
     c.data.group_size = 1  # documents of a query: positives and hard negatives
     c.data.positives = 1  # of them

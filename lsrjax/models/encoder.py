@@ -121,27 +121,36 @@ class Attention(nnx.Module):
         self,
         hidden_TD: jax.Array,
         texts: Texts,
-        attended: tuple[jax.Array, ...],
+        seen: tuple[jax.Array, ...],
         *,
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
-        """Mixes the hidden states of each text; returns [T, D]."""
+        """Mixes the hidden states of each text; returns [T, D].
+
+        Args:
+          hidden_TD: the states.
+          texts: the batch.
+          seen: of each part, which tokens others see, [B, L] bool; or how many of each
+            text, [B] int32, for cuDNN's attention.
+          keys_T: a random key for each token; None computes without dropout.
+        """
         rate = self.config.attention_dropout
         dropping = keys_T is not None and rate > 0.0
-        keys = texts.split(keys_T) if dropping else [None] * len(attended)
+        keys = texts.split(keys_T) if dropping else [None] * len(seen)
         parts = []
-        for *qkv, mask_BM, keys_BL in zip(
-            *map(texts.split, self.qkv(hidden_TD)), attended, keys, strict=True
+        for *qkv, seen_by, keys_BL in zip(
+            *map(texts.split, self.qkv(hidden_TD)), seen, keys, strict=True
         ):
-            split = (*mask_BM.shape, self.config.num_heads, -1)
-            q_BLHC, k_BMHC, v_BMHC = (x.reshape(split) for x in qkv)
+            shape = qkv[0].shape
+            heads = (*shape[:2], self.config.num_heads, -1)
+            q_BLHC, k_BMHC, v_BMHC = (x.reshape(heads) for x in qkv)
             if dropping:
                 mixed_BLHC = _attention_with_dropout(
-                    q_BLHC, k_BMHC, v_BMHC, mask_BM, rate, keys_BL
+                    q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL
                 )
             else:
-                mixed_BLHC = _attention(q_BLHC, k_BMHC, v_BMHC, mask_BM)
-            parts.append(mixed_BLHC.reshape(*mask_BM.shape, -1))
+                mixed_BLHC = _attention(q_BLHC, k_BMHC, v_BMHC, seen_by)
+            parts.append(mixed_BLHC.reshape(shape))
         return self.out(texts.join(parts))
 
 
@@ -161,24 +170,27 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
     )
 
 
-def _attention(query_BLHC, key_BMHC, value_BMHC, mask_BM):
-    """Attention without dropout; cuDNN's, which keeps no weights, where it is."""
-    if not suits_cudnn(target.device(), query_BLHC.dtype, query_BLHC.shape[-1]):
+def _attention(query_BLHC, key_BMHC, value_BMHC, seen):
+    """Attention without dropout; by cuDNN, which keeps no weights, for `seen` [B]."""
+    if seen.ndim == 2:
         return jax.nn.dot_product_attention(
-            query_BLHC, key_BMHC, value_BMHC, mask=mask_BM[:, None, None, :]
+            query_BLHC, key_BMHC, value_BMHC, mask=seen[:, None, None, :]
         )
-    # Padding as a number of tokens; as a mask, cuDNN would want it for every pair of
-    # tokens. One at least, so that a text without a token gives numbers and not NaN.
-    lengths_B = jnp.maximum(mask_BM.sum(axis=1, dtype=jnp.int32), 1)
     return jax.nn.dot_product_attention(
         query_BLHC,
         key_BMHC,
         value_BMHC,
         # All of them, since a token that others do not see may still see them.
-        query_seq_lengths=jnp.full_like(lengths_B, query_BLHC.shape[1]),
-        key_value_seq_lengths=lengths_B,
+        query_seq_lengths=jnp.full_like(seen, query_BLHC.shape[1]),
+        key_value_seq_lengths=seen,
         implementation="cudnn",
     )
+
+
+def _numbers_of(mask_BM):
+    """How many tokens of each text are seen, [B]; a mask would be of pairs for cuDNN."""
+    # One at least, so that a text without a token gives numbers and not NaN.
+    return jnp.maximum(mask_BM.sum(axis=1, dtype=jnp.int32), 1)
 
 
 def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL):
@@ -223,13 +235,13 @@ class Layer(nnx.Module):
         self,
         hidden_TD: jax.Array,
         texts: Texts,
-        attended: tuple[jax.Array, ...],
+        seen: tuple[jax.Array, ...],
         *,
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps hidden states to those of the next layer, [T, D]."""
+        """Maps hidden states to those of the next layer, [T, D]; see `Attention`."""
         rate = self.config.hidden_dropout
-        mixed_TD = self.attention(hidden_TD, texts, attended, keys_T=subkeys(keys_T, 0))
+        mixed_TD = self.attention(hidden_TD, texts, seen, keys_T=subkeys(keys_T, 0))
         mixed_TD = dropout(mixed_TD, rate, subkeys(keys_T, 1))
         hidden_TD = self.attention_norm(hidden_TD + mixed_TD)
         fed_TD = self.down(gelu(self.up(hidden_TD)))
@@ -253,6 +265,7 @@ class Encoder(nnx.Module):
         self, config: EncoderConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
     ):
         self.config = config
+        self.dtype = dtype
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         layers = [
             nnx.split(Layer(config, dtype=dtype, rngs=rngs))
@@ -335,7 +348,11 @@ class Encoder(nnx.Module):
                 f"{config.max_positions} rows). Cut the texts to {config.max_length} "
                 "tokens or choose a checkpoint with a longer table."
             )
-        attended = texts.mask if attended is None else attended
+        seen = texts.mask if attended is None else attended
+        width = config.hidden_size // config.num_heads
+        dropping = dropout_keys is not None and config.attention_dropout > 0.0
+        if not dropping and suits_cudnn(target.device(), self.dtype, width):
+            seen = tuple(map(_numbers_of, seen))
         keys_T = None
         if dropout_keys is not None:
             keys_T = texts.join(map(_keys_of_tokens, dropout_keys, texts.ids))
@@ -347,7 +364,7 @@ class Encoder(nnx.Module):
             # Gathered in here, so that the backward pass does not keep them.
             params = sharding.gathered(params, config.num_heads)
             hidden_TD = nnx.merge(graphdef, params)(
-                hidden_TD, texts, attended, keys_T=subkeys(keys_T, index)
+                hidden_TD, texts, seen, keys_T=subkeys(keys_T, index)
             )
             return sharding.constrain(hidden_TD, sharding.DATA, None), None
 
