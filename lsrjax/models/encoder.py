@@ -188,7 +188,7 @@ def _attention(query_BLHC, key_BMHC, value_BMHC, seen):
 
 
 def _numbers_of(mask_BM):
-    """How many tokens of each text are seen, [B]; a mask would be of pairs for cuDNN."""
+    """How many tokens of each text are seen, [B]: cuDNN takes no mask of tokens."""
     # One at least, so that a text without a token gives numbers and not NaN.
     return jnp.maximum(mask_BM.sum(axis=1, dtype=jnp.int32), 1)
 
