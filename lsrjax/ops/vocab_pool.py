@@ -232,9 +232,9 @@ def _check(h, w_VD, b_V, masks, pool_mask, impl, block):
 _TILE, _DENSE_TILE = 2**24, 2**27
 
 
-def _block(given: int | None, h_TD: jax.Array, tile: int = _TILE) -> int:
+def _block(given: int | None, h_by_group: list, tile: int = _TILE) -> int:
     """Vocabulary terms that are projected at a time."""
-    tokens, dim = h_TD.shape
+    tokens, dim = max(h_TD.shape for h_TD in h_by_group)
     if given is not None:
         return given
     # A CPU tile should stay in the cache between the product and the max, the less so
@@ -282,8 +282,11 @@ def _project_max(block, impl, parts, h_TD, w_VD, real_T):
         backend = "tpu" if target.device().platform == "tpu" else "gpu"
         return pallas_pool.project_max(h_TD, w_VD, real_T, parts, backend=backend)
     B, V = sum(texts for texts, _ in parts), w_VD.shape[0]
-    block = min(_block(block, h_TD), V)
-    padding_T = jnp.where(real_T, 0.0, -jnp.inf).astype(jnp.float32)
+    groups = _groups(parts)
+    h_by_group = _by_group(h_TD, groups)
+    block = min(_block(block, h_by_group), V)
+    padding = _by_group(jnp.where(real_T, 0.0, -jnp.inf).astype(jnp.float32), groups)
+    dtype = h_TD.dtype
 
     def best(tile_BLP):
         """Maximum and first token of a part's texts."""
@@ -297,11 +300,13 @@ def _project_max(block, impl, parts, h_TD, w_VD, real_T):
 
     def project(i, carry):
         start = start_of(i, block, V)
-        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_TD.dtype)
-        tile_TP = jnp.einsum(
-            "td,pd->tp", h_TD, w_PD, preferred_element_type=jnp.float32
-        )
-        found = map(best, apart(tile_TP + padding_T[:, None], parts))
+        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(dtype)
+        found = []
+        for h_TD, padding_T, own in zip(h_by_group, padding, groups, strict=True):
+            tile_TP = jnp.einsum(
+                "td,pd->tp", h_TD, w_PD, preferred_element_type=jnp.float32
+            )
+            found += map(best, apart(tile_TP + padding_T[:, None], own))
         pair_BP = (jnp.concatenate(x) for x in zip(*found, strict=True))
         return tuple(
             lax.dynamic_update_slice_in_dim(x_BV, x_BP, start, 1)
@@ -338,37 +343,68 @@ def _rows_of(x_BK, parts: Parts) -> list[jax.Array]:
     return lax.split(x_BK, [texts for texts, _ in parts])
 
 
+def _groups(parts: Parts) -> list[Parts]:
+    """Parts whose products are one.
+
+    An accelerator wants few, large ones; on a CPU, a part's tile of logits fits in the
+    cache.
+    """
+    cpu = target.device().platform == "cpu"
+    return [(part,) for part in parts] if cpu else [parts]
+
+
+def _by_group(x_T: jax.Array, groups: list[Parts]) -> list[jax.Array]:
+    """The tokens of each group."""
+    sizes = [sum(texts * length for texts, length in group) for group in groups]
+    return lax.split(x_T, sizes)
+
+
 def _dense_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
-    V = w_VD.shape[0]
-    block = min(_block(block, h_TD, _DENSE_TILE), V)
-    lengths = [length for _, length in parts]
+    V, dtype = w_VD.shape[0], h_TD.dtype
+    groups = _groups(parts)
+    h_by_group = _by_group(h_TD, groups)
+    block = min(_block(block, h_by_group, _DENSE_TILE), V)
 
     def add(i, carry):
-        dh_TD, dw_VD = carry
+        dh_by_group, dw_VD = carry
         start = start_of(i, block, V)
-        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_TD.dtype)
+        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(dtype)
         # The last block overlaps: its dw is only written again, its dh would be added
         # twice.
         fresh_P = start + jnp.arange(block) >= i * block
-        w_PD = jnp.where(fresh_P[:, None], w_PD, jnp.zeros((), w_PD.dtype))
+        w_PD = jnp.where(fresh_P[:, None], w_PD, jnp.zeros((), dtype))
         first_BP = lax.dynamic_slice_in_dim(first_BV, start, block, 1)
         g_BP = lax.dynamic_slice_in_dim(g_BV, start, block, 1)
-        s_TP = _end_to_end(
-            _one_hot(*part, h_TD.dtype)
-            for part in zip(
-                _rows_of(first_BP, parts), _rows_of(g_BP, parts), lengths, strict=True
+        chosen = [
+            _one_hot(first, g, length, dtype)
+            for first, g, (_, length) in zip(
+                _rows_of(first_BP, parts), _rows_of(g_BP, parts), parts, strict=True
             )
-        )
-        dh_TD += jnp.einsum("tp,pd->td", s_TP, w_PD, preferred_element_type=jnp.float32)
-        dw_PD = jnp.einsum("tp,td->pd", s_TP, h_TD, preferred_element_type=jnp.float32)
+        ]
+        dw_PD, next_dh = jnp.zeros((block, w_VD.shape[1]), jnp.float32), []
+        for group, h_TD, dh_TD in zip(groups, h_by_group, dh_by_group, strict=True):
+            own, chosen = chosen[: len(group)], chosen[len(group) :]
+            s_TP = _end_to_end(own)
+            next_dh.append(dh_TD + _product("tp,pd->td", s_TP, w_PD))
+            if len(group) == 1:
+                # With tokens as two axes, XLA on CPU makes the transpose by itself
+                # rather than a product that is three times as slow.
+                dw_PD += _product("blp,bld->pd", own[0], *apart(h_TD, group))
+            else:
+                dw_PD += _product("tp,td->pd", s_TP, h_TD)
         dw_VD = lax.dynamic_update_slice_in_dim(
             dw_VD, dw_PD.astype(dw_VD.dtype), start, 0
         )
-        return dh_TD, dw_VD
+        return next_dh, dw_VD
 
-    empty = jnp.zeros(h_TD.shape, jnp.float32), jnp.zeros_like(w_VD)
-    dh_TD, dw_VD = lax.fori_loop(0, ceil_div(V, block), add, empty)
-    return dh_TD.astype(h_TD.dtype), dw_VD
+    empty = [jnp.zeros(h_TD.shape, jnp.float32) for h_TD in h_by_group]
+    blocks = ceil_div(V, block)
+    dh_by_group, dw_VD = lax.fori_loop(0, blocks, add, (empty, jnp.zeros_like(w_VD)))
+    return jnp.concatenate(dh_by_group).astype(dtype), dw_VD
+
+
+def _product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
 
 
 def _sparse_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
@@ -402,7 +438,7 @@ def _sparse_dw(block, parts, h_TD, w_VD, first_BV, g_BV):
     D, (B, V) = h_TD.shape[1], g_BV.shape
     # A few groups at a time, so that the gathered rows stay small; there is no [T, P]
     # tile here, so the steps can be larger than in the forward pass.
-    width = min(V, 8 * _block(block, h_TD))
+    width = min(V, 8 * _block(block, _by_group(h_TD, _groups(parts))))
     P = min(_GROUP, width)
     G = width // P
     width = G * P
