@@ -36,10 +36,10 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from lsrjax import command, config, config_run, export, plan, run
+from lsrjax import command, config, config_run, encode, export, plan, run
 from lsrjax.config import get_default
 from lsrjax.convert.portable import Portable
-from lsrjax.data import corpus, sources
+from lsrjax.data import sources
 from lsrjax.data.bad_records import BadRecord
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
@@ -47,6 +47,7 @@ from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.maxsim import TokenMatrix
 
 TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / "golden"
@@ -274,7 +275,7 @@ def data(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     for path in files:
         if path.name[0] in "cq":
             try:
-                for key, text in corpus.read_texts(path):
+                for key, text in encode.read_texts(path):
                     (key + text).encode()
             except InputError as error:
                 refused.append(error)
@@ -329,11 +330,13 @@ def model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
             "pivot_hidden_size": 24,
         },
     }
+    rng = np.random.default_rng(1)
     for target, options in specs.items():
         spec = RetrieverSpec(
             encoder=encoder, **({"head": "splade"} | special | options)
         )
-        params = jax.device_get(retriever.init_params(spec, 1))
+        _, abstract = retriever.split(spec)
+        params = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract)
         bert = made[0]
         model = Portable(spec, params, bert, bert, target, 11, 19)
         made.append(folder / target)
@@ -363,7 +366,8 @@ def models(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     with jax.disable_jit():
         views = encoder.encode(found.params, ["old files", "größe"], 9)
     for name, view in views.items():
-        finite(view.data if hasattr(view, "data") else view.tokens, f"view {name}")
+        numbers = view.tokens_TD if isinstance(view, TokenMatrix) else view.data
+        finite(numbers, f"view {name}")
 
 
 def spoil_file(rng: np.random.Generator, path: pathlib.Path) -> None:
