@@ -353,11 +353,13 @@ def models(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     kinds = [GOLDEN / "bert", GOLDEN / "xlmr", *sorted(sound.iterdir())]
     shutil.copytree(mutations.one(rng, kinds), folder / "model")
     for _ in range(int(rng.integers(1, 3))):
-        files = [path for path in (folder / "model").rglob("*") if path.is_file()]
-        # Code is not read.
-        spoil_file(
-            rng, mutations.one(rng, sorted(f for f in files if f.suffix != ".py"))
+        # Code is not read; arrays of checkpoints have names that no seed gives.
+        files = sorted(
+            path
+            for path in (folder / "model").rglob("*")
+            if path.is_file() and path.suffix != ".py" and "default" not in path.parts
         )
+        spoil_file(rng, mutations.one(rng, files))
     found = export.open_portable(str(folder / "model"))
     for path, values in jax.tree_util.tree_leaves_with_path(found.params):
         finite(values, jax.tree_util.keystr(path))
