@@ -92,12 +92,12 @@ def test_lines_name_the_terms_of_both_views(tmp_path, folder, expected):
         TextTokenizer(folder / name).vocabulary()
         for name in ("pivot_tokenizer", "tokenizer")
     )
+    shifted = {token: len(pivot) + i for token, i in source.items()}
     matrix = np.zeros(expected["document"].shape, np.float32)
     for row, line in zip(matrix, found, strict=True):
-        for token, weight in line["pivot"].items():
-            row[pivot[token]] = weight
-        for token, weight in line["source"].items():
-            row[len(pivot) + source[token]] = weight
+        for term, weight in line["vector"].items():
+            mark, token = term[:2], term[2:]
+            row[{"e_": pivot, "m_": shifted}[mark][token]] = weight
     assert_close(sparse.csr_matrix(matrix), expected["document"])
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lsrjax import finite
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
@@ -84,7 +85,7 @@ def write_model_files(
             temporary.mkdir(parents=True)
             for file in ("tokenizer.json", "tokenizer_config.json"):
                 if (source / file).is_file():
-                    shutil.copy(source / file, temporary)
+                    shutil.copyfile(source / file, temporary / file)
             temporary.rename(folder / name)
     if not path.is_file():
         # Once only, so that it stays the file that the digests are of.
@@ -107,7 +108,8 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
       folder: a stage's folder, or a run's folder with a single stage.
 
     Raises:
-      InputError: no model or no checkpoint there, or a damaged one.
+      InputError: no model or no checkpoint there, or a damaged one, or one whose
+        numbers are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
     step = _checked_step(folder)
@@ -130,6 +132,7 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         ),
     )
     manager.close()
+    finite.check_tree(restored["params"], f"{folder}, checkpoint of step {step:,}")
     pivot = folder / PIVOT_TOKENIZER
     return SavedModel(
         spec,
@@ -162,7 +165,11 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     Args:
       folder: where to; it exists.
       model: a `SavedModel`, or whatever has its attributes.
+
+    Raises:
+      InputError: a number of its parameters is not finite.
     """
+    finite.check_tree(model.params, model.name)
     write_model_files(folder, model.spec, model.tokenizer, model.pivot_tokenizer)
     manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute())
     state = {"params": jax.tree.map(np.asarray, model.params)}

@@ -132,11 +132,10 @@ def load_checkpoint(
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     params = import_tree(
-        {path: one.read().astype(np.float32) for path, one in found.items()}
-        | fresh(absent, config),
+        {path: one.floats() for path, one in found.items()} | fresh(absent, config),
         layout,
     )
-    others = {name: one.read().astype(np.float32) for name, one in others.items()}
+    others = {name: one.floats() for name, one in others.items()}
     return Checkpoint(config=config, params=params, raw_config=raw, besides=others)
 
 

@@ -97,7 +97,7 @@ def read(
         absent = _check_shapes(found, spec, allowed.missing)
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
-    values = {path: one.read().astype(np.float32) for path, one in found.items()}
+    values = {path: one.floats() for path, one in found.items()}
     values |= huggingface.fresh(absent, spec.encoder)
     params = import_tree(values, layout)
     lengths = {
@@ -105,11 +105,7 @@ def read(
         for role in ("query", "document")
         if f"{role}_length" in raw
     }
-    unused = {
-        name: stored[name].read().astype(np.float32)
-        for name in POOLER
-        if name in stored
-    }
+    unused = {name: stored[name].floats() for name in POOLER if name in stored}
     return spec, params, tokenizer, pivot, lengths, unused
 
 

@@ -6,6 +6,7 @@ compared with what a model wants, before memory is taken for it.
 
 import dataclasses
 import json
+import math
 import pathlib
 import pickle
 import zipfile
@@ -18,6 +19,7 @@ import ml_dtypes  # noqa: F401
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lsrjax import finite
 from lsrjax.errors import InputError
 
 WEIGHTS = "model.safetensors"
@@ -49,14 +51,26 @@ class Stored:
     """A tensor in a file.
 
     Attributes:
+      name: its name there.
+      path: of the file.
       shape: its shape.
       dtype: its type, as numpy calls it.
-      read: gives its values.
+      read: gives its values as they are.
     """
 
+    name: str
+    path: Path
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+
+    def floats(self) -> np.ndarray:
+        """Its values as float32.
+
+        Raises:
+          InputError: one is not finite.
+        """
+        return finite.floats(self.read(), self.name, self.path)
 
 
 def open_safetensors(folder: Path) -> dict[str, Stored] | None:
@@ -95,18 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: it is not JSON, or not an object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON: {error}. Download or save it again."
-        ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(
-            f"{path} holds a JSON {type(found).__name__}, not an object. Download or "
-            "save it again."
-        )
-    return found
+    return _read_json(path, dict, "an object")
 
 
 def read_list(path: Path) -> list[Any]:
@@ -115,18 +118,35 @@ def read_list(path: Path) -> list[Any]:
     Raises:
       CheckpointError: it holds something else.
     """
+    return _read_json(path, list, "a list")
+
+
+def _read_json(path: Path, kind: type, name: str) -> Any:
+    def number(text: str) -> float:
+        if math.isfinite(value := float(text)):
+            return value
+        raise ValueError(f"{text} is not a finite number")
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        # Editors of some systems begin a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text, parse_constant=number, parse_float=number)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing. Download or save the whole folder again."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not JSON: {error}. Download or save it again."
         ) from error
-    if not isinstance(content, list):
+    if not isinstance(found, kind):
         raise CheckpointError(
-            f"{path} holds a JSON {type(content).__name__}, not a list. Download or"
-            " save it again."
+            f"{path} holds a JSON {type(found).__name__}, not {name}. Download or save"
+            " it again."
         )
-    return content
+    return found
 
 
 def tensor_names(path: Path) -> tuple[str, ...]:
@@ -171,8 +191,7 @@ def read_weights(
 
 def _floats(stored: Stored) -> np.ndarray:
     """Floating point of any width as float32; other types stay as they are."""
-    value = stored.read()
-    return value.astype(np.float32) if stored.dtype in FLOATING else value
+    return stored.floats() if stored.dtype in FLOATING else stored.read()
 
 
 def _shards(path: Path, opened: Callable[[Path], dict[str, Stored]]):
@@ -237,7 +256,8 @@ def _safetensors(path: Path) -> dict[str, Stored]:
     def stored(name: str) -> Stored:
         dtype = slices[name].get_dtype()
         shape = tuple(slices[name].get_shape())
-        return Stored(shape, _TYPES.get(dtype, dtype), lambda: file.get_tensor(name))
+        dtype = _TYPES.get(dtype, dtype)
+        return Stored(name, path, shape, dtype, lambda: file.get_tensor(name))
 
     return {name: stored(name) for name in names}
 
@@ -284,12 +304,13 @@ def _pickled(path: Path) -> dict[str, Stored]:
             " name. Save the model's state_dict() there."
         )
 
-    def stored(value) -> Stored:
+    def stored(name: str, value) -> Stored:
         def read() -> np.ndarray:
             # numpy has no bfloat16 of torch's.
             wide = value.dtype in (torch.bfloat16, torch.float16)
             return (value.detach().float() if wide else value.detach()).numpy()
 
-        return Stored(tuple(value.shape), str(value.dtype).partition(".")[2], read)
+        dtype = str(value.dtype).partition(".")[2]
+        return Stored(name, path, tuple(value.shape), dtype, read)
 
-    return {name: stored(value) for name, value in found.items()}
+    return {name: stored(name, value) for name, value in found.items()}
