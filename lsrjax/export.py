@@ -44,6 +44,7 @@ class Target:
       load: for the model card, the program's `library_name` on the hub and how it loads
         the folder, Python; None: the format writes a card of its own.
       towers: whether it can hold separate towers.
+      cuts: whether it can say that only the largest weights of a vector are kept.
     """
 
     write: Callable[[Portable, pathlib.Path], None]
@@ -51,6 +52,7 @@ class Target:
     reads: str
     load: tuple[str, str] | None = None
     towers: bool = False
+    cuts: bool = False
 
 
 def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
@@ -86,6 +88,7 @@ TARGETS = {
         milco_hf.write_sparse_encoder,
         ("milco",),
         "sentence_transformers.SparseEncoder, transformers",
+        cuts=True,
     ),
     "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime", _ONNX),
     "splade": Target(
@@ -94,12 +97,14 @@ TARGETS = {
         "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
         _SPARSE,
         towers=True,
+        cuts=True,
     ),
     "inference-free": Target(
         router_out.write_inference_free,
         ("splade",),
         "sentence_transformers.SparseEncoder",
         _SPARSE,
+        cuts=True,
     ),
     "csr": Target(
         sentence_out.write_csr,
@@ -107,6 +112,7 @@ TARGETS = {
         "sentence_transformers.SparseEncoder",
         _SPARSE,
         towers=True,
+        cuts=True,
     ),
     "dense": Target(
         sentence_out.write_dense,
@@ -147,7 +153,11 @@ TARGETS = {
         ),
     ),
     "lsrjax": Target(
-        _write_lsrjax, ("*",), "init.model, teacher.model of a config", towers=True
+        _write_lsrjax,
+        ("*",),
+        "init.model, teacher.model of a config",
+        towers=True,
+        cuts=True,
     ),
 }
 
@@ -169,11 +179,15 @@ def export(
     model = open_portable(reference, allowed)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
     if target not in possible:
-        towers = ", with a tower for queries and one for documents"
+        spec = model.spec
+        also = ", with a tower for queries and one for documents" * (
+            spec.towers == "separate"
+        )
+        if spec.most_active:
+            also += f", of whose vectors {spec.most_active} weights are kept"
         raise InputError(
             f"--to {target} cannot hold {model.name}, whose head is"
-            f" {model.spec.head!r}{towers * (model.spec.towers == 'separate')}."
-            f" Possible are {', '.join(possible)}."
+            f" {spec.head!r}{also}. Possible are {', '.join(possible)}."
         )
     with whole_folder(out) as folder:
         one = TARGETS[target]
@@ -184,9 +198,10 @@ def export(
 
 
 def _holds(target: Target, spec: RetrieverSpec) -> bool:
-    """Whether a format has a place for the head and its towers."""
+    """Whether a format has a place for all that the retriever does."""
     towers = spec.towers == "shared" or target.towers
-    return towers and bool({spec.head, "*"} & set(target.heads))
+    cuts = not spec.most_active or target.cuts
+    return towers and cuts and bool({spec.head, "*"} & set(target.heads))
 
 
 def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:

@@ -71,7 +71,8 @@ def write_model_files(
     path = folder / MODEL_FILE
     values = json.loads(json.dumps(spec.to_dict()))
     if path.is_file():
-        found = json.loads(path.read_text())
+        # A file of an earlier release lacks fields that were added since.
+        found = json.loads(json.dumps(_read_spec(path).to_dict()))
         if found != values:
             raise InputError(
                 f"{folder} holds a model of another architecture:\n"
@@ -180,14 +181,46 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     write_json(folder / DONE_FILE, {"steps": 0})
 
 
+def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
+    """A stage's retriever with the shapes of its parameters, without their numbers.
+
+    Args:
+      folder: as in `load_model`.
+      name: where it came from, for messages.
+    """
+    folder = _stage_folder(pathlib.Path(folder))
+    spec = load_spec(folder)
+    tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
+    own, pivot = (path if path.is_dir() else None for path in tokenizers)
+    return SavedModel(spec, retriever.split(spec)[1], own, pivot, name)
+
+
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
     """What a stage's retriever is, without its weights.
 
     Args:
       folder: as in `load_model`.
+
+    Raises:
+      InputError: there is none.
     """
-    folder = _stage_folder(pathlib.Path(folder))
-    return RetrieverSpec.from_dict(json.loads((folder / MODEL_FILE).read_text()))
+    return _read_spec(_stage_folder(pathlib.Path(folder)) / MODEL_FILE)
+
+
+def _read_spec(path: pathlib.Path) -> RetrieverSpec:
+    """What `write_model_files` wrote.
+
+    Raises:
+      InputError: it is no retriever; says why.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return RetrieverSpec.from_dict(values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} describes no retriever: {error}. Put back the file that the run"
+            " wrote."
+        ) from error
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

@@ -15,15 +15,15 @@ import huggingface_hub
 import numpy as np
 from flax import nnx
 
-from lsrjax.convert import hub, tensors
+from lsrjax.convert import hub, tensors, wrappers
 from lsrjax.convert.names import (
     flatten_tree,
     import_names,
     import_tree,
     to_hf_name,
     to_hf_shape,
+    unflatten_tree,
 )
-from lsrjax.convert.presets import PRESETS
 from lsrjax.convert.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
 from lsrjax.models.cross_encoder import Classifier
@@ -38,7 +38,8 @@ _VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "voca
 
 # File names without a folder, so that copies for other runtimes in subfolders of a
 # repository stay where they are.
-CONFIG_FILES = ("config.json",)
+_ADAPTER_CONFIG = "adapter_config.json"
+CONFIG_FILES = ("config.json", _ADAPTER_CONFIG)
 WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _PICKLED_FILES += ("pytorch_model-*-of-*.bin",)
@@ -59,11 +60,14 @@ class Allowed:
       pickle: read `pytorch_model.bin` where there are no safetensors (needs torch).
       missing: regex of whole names of tensors that may be missing; they start fresh.
       left_over: regex of whole names of tensors that are left out.
+      values: read the numbers of weights. Otherwise zeros of the same shapes stand for
+        them, to plan with, and weights that are not here are not fetched.
     """
 
     pickle: bool = False
     missing: str = ""
     left_over: str = ""
+    values: bool = True
 
     def __post_init__(self):
         for field in ("missing", "left_over"):
@@ -76,7 +80,9 @@ class Allowed:
                 ) from error
 
 
+_MOST_LAYERS = 1000
 NOTHING = Allowed()
+SHAPES = Allowed(values=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +121,10 @@ def load_checkpoint(
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
     """
-    folder = hub.fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES)
+    folder = hub.fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES * allowed.values)
     raw, config = _read_config(folder)
+    if not allowed.values and not holds_weights(folder):
+        return Checkpoint(config, _promised(raw, config), raw)
     stored = open_weights(path_or_id, folder, raw, allowed)
     others = {name: stored.pop(name) for name in besides if name in stored}
     layout = _layout(raw, config)
@@ -131,17 +139,70 @@ def load_checkpoint(
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
+    if not allowed.values:
+        if not untied:
+            found.pop("head/mlm/decoder", None)
+        parts = {path.split("/")[0] for path in found}
+        shapes = _expected_shapes(config, parts)
+        params = stand_ins(
+            {path: shapes[path] for path in found.keys() | absent.keys()}
+        )
+        others = {name: tensors.zeros(one.shape) for name, one in others.items()}
+        return Checkpoint(config, params, raw, others)
     params = import_tree(
         {path: one.floats() for path, one in found.items()} | fresh(absent, config),
         layout,
     )
     others = {name: one.floats() for name, one in others.items()}
-    return Checkpoint(config=config, params=params, raw_config=raw, besides=others)
+    return Checkpoint(config, params, raw, others)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether there are safetensors, whole or not."""
+    return any((folder / name).is_file() for name in (tensors.WEIGHTS, tensors.INDEX))
+
+
+def _promised(raw: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]:
+    """Zeros in place of the parameters that config.json promises."""
+    kinds = architectures(raw)
+    parts = {
+        "head": any(kind.endswith("ForMaskedLM") for kind in kinds),
+        "classifier": _layout(raw, config) != config.family,
+    }
+    return promised(
+        config,
+        *(part for part, there in parts.items() if there),
+        tied=raw.get("tie_word_embeddings") is not False,
+    )
+
+
+def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str, Any]:
+    """Zeros in place of the parameters of a model that was not read.
+
+    Args:
+      config: the encoder's.
+      *parts: "head" with a masked-LM head, "classifier" with one.
+      tied: the masked-LM head has no decoder of its own.
+    """
+    if config.num_layers > _MOST_LAYERS:
+        raise CheckpointError(
+            f"A model of {config.num_layers:,} layers cannot be planned; {_MOST_LAYERS}"
+            " at most. Correct num_hidden_layers in its config.json."
+        )
+    shapes = _expected_shapes(config, parts)
+    if tied:
+        shapes.pop("head/mlm/decoder", None)
+    return stand_ins(shapes)
+
+
+def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A tree of zeros that take no memory, of these paths and shapes."""
+    return unflatten_tree({path: tensors.zeros(s) for path, s in shapes.items()})
 
 
 def _layout(raw: Mapping[str, Any], config: EncoderConfig) -> str:
     """The names that the tensors have, by the model class in config.json."""
-    kinds = [str(name) for name in raw.get("architectures") or ()]
+    kinds = architectures(raw)
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         return config.family
     if config.family == "distilbert":
@@ -150,6 +211,12 @@ def _layout(raw: Mapping[str, Any], config: EncoderConfig) -> str:
             " bert and xlm-roberta. Choose one of these."
         )
     return f"{config.family}-classifier"
+
+
+def architectures(raw: Mapping[str, Any]) -> list[str]:
+    """The model classes that a config.json names."""
+    names = raw.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def fresh(shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig) -> dict:
@@ -189,24 +256,6 @@ def read_config(path_or_id: str) -> EncoderConfig:
       CheckpointError: config.json is missing, unreadable or of another model.
     """
     return _read_config(hub.fetch(path_or_id, CONFIG_FILES))[1]
-
-
-def read_architecture(path_or_id: str) -> tuple[EncoderConfig, bool]:
-    """The encoder's config and whether a masked-LM head belongs to it.
-
-    Reads config.json alone; the hub is not asked for a checkpoint in `PRESETS`.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-
-    Raises:
-      CheckpointError: config.json is missing, unreadable or of another model.
-    """
-    if path_or_id in PRESETS:
-        return PRESETS[path_or_id]
-    raw, config = _read_config(hub.fetch(path_or_id, CONFIG_FILES))
-    names = raw.get("architectures") or []
-    return config, any(name.endswith("ForMaskedLM") for name in names)
 
 
 def load_tokenizer(path_or_id: str) -> "PreTrainedTokenizerFast":
@@ -264,6 +313,10 @@ def tokenizer_folder(path_or_id: str) -> Path:
 def _read_raw_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
+        if (folder / _ADAPTER_CONFIG).is_file():
+            raise CheckpointError(
+                f"{folder} holds an adapter of PEFT alone. {wrappers.MERGE}"
+            )
         raise CheckpointError(
             f"{folder} has no config.json{content(folder)}. Give the folder that "
             "transformers' save_pretrained wrote."
@@ -284,6 +337,8 @@ def open_weights(
 ) -> dict[str, Stored]:
     """All tensors, not yet read, of safetensors or else, if allowed, of pickles.
 
+    Their names are without what other programs wrap around them.
+
     Args:
       path_or_id: what was asked for, for messages.
       folder: where the files are.
@@ -291,7 +346,8 @@ def open_weights(
       allowed: what is put up with.
 
     Raises:
-      CheckpointError: there are none, or not all, or they are unreadable.
+      CheckpointError: there are none, or not all, or they are unreadable, or an
+        adapter is not merged into them.
     """
     stored = tensors.open_safetensors(folder)
     if stored is None and allowed.pickle:
@@ -299,7 +355,7 @@ def open_weights(
         stored = tensors.open_pickles(folder)
     if stored is None:
         raise CheckpointError(_no_weights(path_or_id, folder, raw))
-    return stored
+    return wrappers.taken_off(stored, folder)
 
 
 def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
@@ -315,6 +371,8 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
                 f"The downloaded part of repository {path_or_id!r} ({folder}; the list"
                 f" of its files cannot be read: {type(error).__name__}: {error}) has"
             )
+    if "adapter_model.safetensors" in names:
+        return f"{where} the weights of an adapter of PEFT alone. {wrappers.MERGE}"
     pickles = [name for name in names if name.endswith(tensors.PICKLES)]
     if not pickles and "model.onnx" in names:
         return (

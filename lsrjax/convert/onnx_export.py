@@ -18,6 +18,7 @@ from lsrjax.convert.onnx_graph import Graph
 from lsrjax.convert.portable import Portable
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval.terms import mark_of
 
 # That can be written. Where queries are bags of words, MODEL encodes the documents and
 # QUERIES the queries.
@@ -67,6 +68,8 @@ def _write_beside(model: Portable, folder: pathlib.Path) -> None:
         "document_length": model.document_length,
         "query_prompt": spec.query_prompt,
         "document_prompt": spec.document_prompt,
+        # What stands before a token in the name of its term.
+        "marks": {view: mark_of(spec, view) for view in spec.views if spec.sparse},
     }
     write_json(folder / "config.json", spec.encoder.to_hf() | {"lsrjax": described})
 
@@ -211,6 +214,7 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     bias_V = graph.weight("mlm.bias", params["bias"])
     first = graph.constant([0], np.int64)
     last = graph.constant([-1], np.int64)
+    twice = spec.activation == "log1p_relu"
 
     def of_text(x_LD: str, mask_L: str) -> str:
         logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)
@@ -218,7 +222,8 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
         mask_L1 = graph.add("Unsqueeze", mask_L, last)
         # Weights are not negative, so padding as 0 is padding left out.
         if spec.pooling == "sum" and spec.head == "splade":
-            weights_LV = graph.add("Mul", _log1p(graph, weights_LV), mask_L1)
+            weights_LV = _saturated(graph, weights_LV, twice)
+            weights_LV = graph.add("Mul", weights_LV, mask_L1)
             return graph.add("ReduceSum", weights_LV, first, keepdims=0)
         weights_LV = graph.add("Mul", weights_LV, mask_L1)
         return graph.add("ReduceMax", weights_LV, first, keepdims=0)
@@ -226,7 +231,13 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     pooled_BV = graph.scan(of_text, x_BLD, mask_BL)
     if spec.pooling == "sum" and spec.head == "splade":
         return pooled_BV
-    return _log1p(graph, pooled_BV)
+    return _saturated(graph, pooled_BV, twice)
+
+
+def _saturated(graph: Graph, x: str, twice: bool) -> str:
+    """log1p, as often as the activation asks for."""
+    once = _log1p(graph, x)
+    return _log1p(graph, once) if twice else once
 
 
 def _log1p(graph: Graph, x: str) -> str:

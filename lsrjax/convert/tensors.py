@@ -99,6 +99,8 @@ def open_pickles(folder: Path) -> dict[str, Stored] | None:
 
 def content(folder: Path) -> str:
     """What a folder holds, for messages."""
+    if not folder.is_dir():
+        return f" (there is no folder {folder})"
     names = sorted(path.name for path in folder.iterdir())
     return f" (found: {', '.join(names[:20])})" if names else " (the folder is empty)"
 
@@ -149,24 +151,81 @@ def _read_json(path: Path, kind: type, name: str) -> Any:
     return found
 
 
+def check_types(
+    path: Path, config: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]
+) -> None:
+    """Refuses values of another type than they have to be.
+
+    Args:
+      path: of the file, for the message.
+      config: what is there; null is as absent.
+      kinds: by key, the type or types; a bool is no number here.
+
+    Raises:
+      CheckpointError: names the key.
+    """
+    for key, kind in kinds.items():
+        value = config.get(key)
+        kinds_of_key = kind if isinstance(kind, tuple) else (kind,)
+        if value is not None and type(value) not in kinds_of_key:
+            wanted = " or ".join(_NAMES[one] for one in kinds_of_key)
+            raise CheckpointError(
+                f"{path}: {key} is {value!r}, which has to be {wanted}. Download or"
+                " save it again."
+            )
+
+
+def strings(path: Path, key: str, values: Any) -> list[str]:
+    """The list of strings that a key of a file has; null is none.
+
+    Raises:
+      CheckpointError: it is something else.
+    """
+    values = [] if values is None else values
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise CheckpointError(
+            f"{path}: {key} is {values!r}, which has to be a list of strings. Download"
+            " or save it again."
+        )
+    return values
+
+
+_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
 def tensor_names(path: Path) -> tuple[str, ...]:
     """Names of the tensors in a safetensors file; none if it is not there."""
     return tuple(_safetensors(path)) if path.is_file() else ()
 
 
+def zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """What stands for a tensor whose numbers are not read; it takes no memory."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
 def read_weights(
-    path: Path, shapes: Mapping[str, tuple | None]
+    path: Path, shapes: Mapping[str, tuple[int, ...]], *, values: bool = True
 ) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, of these names and shapes and no others.
 
     Args:
       path: the file.
-      shapes: by name; None: any.
+      shapes: by name.
+      values: read it; otherwise `zeros` stand for the tensors.
 
     Raises:
       CheckpointError: the file is missing or unreadable, or tensors are missing, left
         over or of another shape; lists them.
     """
+    if not values:
+        return {name: zeros(shape) for name, shape in shapes.items()}
     if not path.is_file():
         raise CheckpointError(f"{path} is missing{content(path.parent)}.")
     state = _safetensors(path)
@@ -174,10 +233,10 @@ def read_weights(
     for name in sorted(shapes.keys() | state.keys()):
         want = shapes.get(name)
         if name not in state:
-            problems.append(f"{name}: missing, {list(want or [])} expected")
+            problems.append(f"{name}: missing, {list(want)} expected")
         elif name not in shapes:
             problems.append(f"{name}: {list(state[name].shape)} left over")
-        elif want is not None and state[name].shape != tuple(want):
+        elif state[name].shape != tuple(want):
             have = list(state[name].shape)
             problems.append(f"{name}: {have}, {list(want)} expected")
     if problems:

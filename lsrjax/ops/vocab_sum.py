@@ -19,6 +19,7 @@ def vocab_sum(
     mask_BL: jax.Array,
     *,
     block: int | None = None,
+    twice: bool = False,
 ) -> jax.Array:
     """Sum over tokens of `log1p(relu(h @ w.T + b))` (SPLADE, Formal et al. 2021).
 
@@ -31,6 +32,7 @@ def vocab_sum(
       b_V: bias of each term, added in float32.
       mask_BL: non-zero at tokens, zero at padding, which adds nothing.
       block: terms at a time; need not divide V.
+      twice: of log1p of these (OpenSearch's `log1p_relu`).
 
     Returns:
       The sums, [B, V] float32.
@@ -58,6 +60,8 @@ def vocab_sum(
             preferred_element_type=jnp.float32,
         ) + b_P.astype(jnp.float32)
         weights_BLP = jnp.log1p(jax.nn.relu(logits_BLP))
+        if twice:
+            weights_BLP = jnp.log1p(weights_BLP)
         return jnp.where(mask_BL1, weights_BLP, 0.0).sum(axis=1)
 
     sums_NBP = jax.lax.map(one_block, (w_NPD, b_NP))

@@ -133,7 +133,8 @@ class TextEncoder:
                     f" {self._dtype}: use an earlier checkpoint, or train it again"
                     " with a lower config.optim.lr."
                 )
-        return views
+        most = self.spec.most_active
+        return _largest(views, most) if most and self.spec.sparse else views
 
     def _at_once(self, length: int) -> int:
         """Texts of a batch, padded to `length`, that are computed together."""
@@ -206,6 +207,25 @@ def _compressed_rows(dense_BV: np.ndarray) -> sparse.csr_matrix:
     places = np.flatnonzero(flat_BV != 0)
     starts = np.searchsorted(places, V * np.arange(B + 1))
     return sparse.csr_matrix((flat_BV[places], places % V, starts), shape=(B, V))
+
+
+def _largest(
+    views: dict[str, sparse.csr_matrix], most: int
+) -> dict[str, sparse.csr_matrix]:
+    """The `most` largest weights of each text, of all views together."""
+    whole = joined(views)
+    rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
+    order = np.lexsort((-np.abs(whole.data), rows))
+    rank = np.empty(whole.nnz, np.int64)
+    rank[order] = np.arange(whole.nnz) - whole.indptr[rows]
+    whole.data[rank >= most] = 0
+    whole.eliminate_zeros()
+    ends = np.cumsum([matrix.shape[1] for matrix in views.values()])
+    starts = (0, *ends[:-1])
+    return {
+        name: whole[:, start:end]
+        for name, start, end in zip(views, starts, ends, strict=True)
+    }
 
 
 def _first_not_finite(matrix: sparse.csr_matrix | TokenMatrix) -> int | None:
