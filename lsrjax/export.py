@@ -267,6 +267,7 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
         config=config or None,
         results=found,
         unused=model.unused,
+        dev=model.dev,
     )
 
 

@@ -46,6 +46,7 @@ class SavedModel:
         model's own files say so.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
+      dev: metrics of these weights on a run's dev data; empty without.
     """
 
     spec: RetrieverSpec
@@ -55,6 +56,7 @@ class SavedModel:
     name: str
     lengths: dict[str, int] = dataclasses.field(default_factory=dict)
     unused: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    dev: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(
@@ -141,6 +143,7 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         folder / TOKENIZER,
         pivot if pivot.is_dir() else None,
         str(folder),
+        dev=digests.read(folder, step).dev,
     )
 
 
@@ -177,7 +180,7 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     manager.save(0, args=ocp.args.StandardSave(state))
     manager.wait_until_finished()
     manager.close()
-    digests.write(folder, 0, None)
+    digests.write(folder, 0, dict(model.dev))
     write_json(folder / DONE_FILE, {"steps": 0})
 
 

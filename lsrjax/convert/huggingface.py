@@ -39,7 +39,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "voca
 # File names without a folder, so that copies for other runtimes in subfolders of a
 # repository stay where they are.
 _ADAPTER_CONFIG = "adapter_config.json"
-CONFIG_FILES = ("config.json", _ADAPTER_CONFIG)
+CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _PICKLED_FILES += ("pytorch_model-*-of-*.bin",)

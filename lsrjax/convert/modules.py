@@ -265,8 +265,8 @@ def most_active(path: pathlib.Path, model: Mapping[str, Any]) -> int:
     most = model.get("max_active_dims")
     if most is not None and most < 1:
         raise CheckpointError(
-            f"{path}: max_active_dims is {most}; it is null, or a number of weights, 1 or"
-            " more."
+            f"{path}: max_active_dims is {most}; it is null, or a number of weights"
+            " from 1 on."
         )
     return most or 0
 

@@ -47,17 +47,17 @@ _DISTILBERT_KEYS = {
     "attention_dropout": "attention_dropout",
     "initializer_range": "initializer_range",
 }
-# Array indices are int32.
-_TOO_LARGE = 2**31
+_MOST = 2**31 - 1  # array indices are int32
 # Field -> what its value has to be.
 _WHOLE = {
+    "num_layers": (1, math.inf, "a whole number above 0"),
     **dict.fromkeys(
-        ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
-        (1, "a whole number above 0"),
+        ("vocab_size", "hidden_size", "num_heads", "intermediate_size"),
+        (1, _MOST, "a whole number above 0 that fits in 31 bits"),
     ),
     **dict.fromkeys(
         ("max_positions", "type_vocab_size", "pad_token_id"),
-        (0, "a whole number from 0 on"),
+        (0, _MOST, "a whole number from 0 on that fits in 31 bits"),
     ),
 }
 _REAL = {
@@ -75,8 +75,8 @@ def _hf_keys(family: str) -> Mapping[str, str]:
 def _unlike(field: str, value: Any) -> str:
     """What a field's value has to be and is not; empty where it is."""
     if field in _WHOLE:
-        least, wanted = _WHOLE[field]
-        return "" if type(value) is int and least <= value < _TOO_LARGE else wanted
+        least, most, wanted = _WHOLE[field]
+        return "" if type(value) is int and least <= value <= most else wanted
     if field in _REAL:
         holds, wanted = _REAL[field]
         number = type(value) in (int, float) and math.isfinite(value)
