@@ -83,6 +83,8 @@ def some(*quick, but=()):
 @some(
     "splade untied sum",
     "splade towers",
+    "opensearch",
+    "opensearch sum",
     "splade distilbert",
     "static",
     "csr",
