@@ -35,6 +35,8 @@ def open_model(
       whole: a model of sentence-transformers that does something no head here does is
         refused; otherwise its encoder alone is given, to start from.
     """
+    if not allowed.values and reference in PRESETS:
+        return preset(reference)
     if reference.startswith("stage:"):
         folder = workdir / reference.removeprefix("stage:")
         return load_stage(folder, str(folder), values=allowed.values)
@@ -53,8 +55,6 @@ def open_hugging_face(
     whole: bool = False,
 ) -> SavedModel:
     """The model of a Hugging Face folder or hub id; see `open_model`."""
-    if not allowed.values and reference in PRESETS:
-        return preset(reference)
     if milco_in.is_milco(reference):
         *parts, lengths, unused = milco_in.read(reference, allowed)
         return SavedModel(*parts, reference, lengths, unused)

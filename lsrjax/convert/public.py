@@ -9,8 +9,8 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Fields of a config that name files, or a model by its folder or hub id.
 _FILES = ("files", "corpus", "queries")
 _REFERENCES = ("model", "encoder", "head", "tokenizer", "dataset")
-# Behind a language, or without one.
-_PATH = re.compile(r"(?P<before>(?:[A-Za-z][\w-]*:(?!//))?)(?P<path>.*)", re.DOTALL)
+# Behind a language, `datasets:`, both or neither.
+_PATH = re.compile(r"(?P<before>(?:[A-Za-z][\w-]*:(?!//))*)(?P<path>.*)", re.DOTALL)
 _STARTS = ("/", "~", "./", "../", "file:")
 
 
@@ -63,15 +63,14 @@ def _names(text: str) -> list[str]:
     names = []
     for part in text.split(","):
         before, path = _PATH.fullmatch(part.strip()).groups()
-        hub = before == "datasets:" and is_hub_id(path)
+        hub = before.endswith("datasets:") and is_hub_id(path)
         if hub or not re.search(r"[/\\]", path):
             names.append(before + path)
             continue
         name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
         names.append(f"{before}…/{name}")
+    if not re.search(r"[/\\]", text):
+        return names
     # A folder may have a comma in its name: what ends before it is no file then.
-    last = len(names) - 1
-    return [
-        name if place == last or "." in name or "…" not in name else "…"
-        for place, name in enumerate(names)
-    ]
+    *others, last = names
+    return [*(name if "." in name or ":" in name else "…" for name in others), last]

@@ -149,7 +149,8 @@ def _inference_free(folder: Folder) -> Portable:
         )
     ones_V = np.ones_like(weight_V)
     ones_V[special] = 0
-    if config.get("frozen") and np.array_equal(weight_V, ones_V):
+    planned = not folder.allowed.values
+    if config.get("frozen") and (planned or np.array_equal(weight_V, ones_V)):
         params["head"] = found.params["head"]
         spec = dataclasses.replace(made.spec, queries="words")
         return dataclasses.replace(made, spec=spec, params=params)

@@ -197,7 +197,7 @@ def _copy(
 
 
 class JsonlFile(VectorFile):
-    """A line a text, its id and its vector, as SEISMIC and Anserini read them.
+    """A line a text, its id and its vector, as SEISMIC reads them.
 
     `{"id": "d1", "vector": {"term": 1.5}}`, the strongest term first; of an embedding,
     `vector` is a list of numbers, and of those of tokens a list of such lists.
