@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -343,8 +342,9 @@ def _pickled(path: Path) -> dict[str, Stored]:
         # Of the usual format nothing is read until it is used.
         mapped = zipfile.is_zipfile(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    # On bytes that are not what it wrote, torch raises whatever happens.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) does not load as a file of tensors"
             f" and nothing else: {reason} It was cut off, or holds code, which is never"
