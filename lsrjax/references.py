@@ -5,7 +5,7 @@ import pathlib
 
 from lsrjax import checkpoint
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import hub, huggingface, milco_in, sentence_in
+from lsrjax.convert import hub, huggingface, milco_in, promises, sentence_in
 from lsrjax.convert.modules import UnknownModuleError
 from lsrjax.convert.presets import PRESETS
 from lsrjax.data.tokenization import TextTokenizer
@@ -120,7 +120,7 @@ def preset(reference: str) -> SavedModel:
     encoder, has_head = PRESETS[reference]
     parts = ("head",) if has_head else ()
     spec = RetrieverSpec("splade", encoder, tied=True)
-    params = huggingface.promised(encoder, *parts)
+    params = promises.promised(encoder, *parts)
     return SavedModel(spec, params, None, None, reference)
 
 

@@ -7,28 +7,18 @@ config.json before any of them is read.
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import numpy as np
-from flax import nnx
 
-from lsrjax.convert import hub, tensors, wrappers
-from lsrjax.convert.names import (
-    flatten_tree,
-    import_names,
-    import_tree,
-    to_hf_name,
-    to_hf_shape,
-    unflatten_tree,
-)
+from lsrjax.convert import hub, promises, tensors, wrappers
+from lsrjax.convert.names import import_names, import_tree
 from lsrjax.convert.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
-from lsrjax.models.cross_encoder import Classifier
-from lsrjax.models.encoder import Encoder, EncoderConfig
-from lsrjax.models.layers import MLMTransform
+from lsrjax.models.encoder import EncoderConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,9 +26,9 @@ if TYPE_CHECKING:
 # Any one of these is enough to build a tokenizer from.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "vocab.json")
 
+_ADAPTER_CONFIG = "adapter_config.json"
 # File names without a folder, so that copies for other runtimes in subfolders of a
 # repository stay where they are.
-_ADAPTER_CONFIG = "adapter_config.json"
 CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -80,7 +70,6 @@ class Allowed:
                 ) from error
 
 
-_MOST_LAYERS = 1000
 NOTHING = Allowed()
 SHAPES = Allowed(values=False)
 
@@ -124,17 +113,17 @@ def load_checkpoint(
     folder = hub.fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES * allowed.values)
     raw, config = _read_config(folder)
     if not allowed.values and not holds_weights(folder):
-        return Checkpoint(config, _promised(raw, config), raw)
+        return Checkpoint(config, promises.promised_by(raw, config), raw)
     stored = open_weights(path_or_id, folder, raw, allowed)
     others = {name: stored.pop(name) for name in besides if name in stored}
-    layout = _layout(raw, config)
+    layout = promises.layout_of(raw, config)
     untied = raw.get("tie_word_embeddings") is False
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
-        absent = _check_against_config(
+        absent = promises.check_against_config(
             found, config, layout, allowed.missing, needs_decoder=untied
         )
     except ValueError as error:
@@ -143,8 +132,8 @@ def load_checkpoint(
         if not untied:
             found.pop("head/mlm/decoder", None)
         parts = {path.split("/")[0] for path in found}
-        shapes = _expected_shapes(config, parts)
-        params = stand_ins(
+        shapes = promises.expected_shapes(config, parts)
+        params = promises.stand_ins(
             {path: shapes[path] for path in found.keys() | absent.keys()}
         )
         others = {name: tensors.zeros(one.shape) for name, one in others.items()}
@@ -160,63 +149,6 @@ def load_checkpoint(
 def holds_weights(folder: Path) -> bool:
     """Whether there are safetensors, whole or not."""
     return any((folder / name).is_file() for name in (tensors.WEIGHTS, tensors.INDEX))
-
-
-def _promised(raw: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]:
-    """Zeros in place of the parameters that config.json promises."""
-    kinds = architectures(raw)
-    parts = {
-        "head": any(kind.endswith("ForMaskedLM") for kind in kinds),
-        "classifier": _layout(raw, config) != config.family,
-    }
-    return promised(
-        config,
-        *(part for part, there in parts.items() if there),
-        tied=raw.get("tie_word_embeddings") is not False,
-    )
-
-
-def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str, Any]:
-    """Zeros in place of the parameters of a model that was not read.
-
-    Args:
-      config: the encoder's.
-      *parts: "head" with a masked-LM head, "classifier" with one.
-      tied: the masked-LM head has no decoder of its own.
-    """
-    if config.num_layers > _MOST_LAYERS:
-        raise CheckpointError(
-            f"A model of {config.num_layers:,} layers cannot be planned; {_MOST_LAYERS}"
-            " at most. Correct num_hidden_layers in its config.json."
-        )
-    shapes = _expected_shapes(config, parts)
-    if tied:
-        shapes.pop("head/mlm/decoder", None)
-    return stand_ins(shapes)
-
-
-def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """A tree of zeros that take no memory, of these paths and shapes."""
-    return unflatten_tree({path: tensors.zeros(s) for path, s in shapes.items()})
-
-
-def _layout(raw: Mapping[str, Any], config: EncoderConfig) -> str:
-    """The names that the tensors have, by the model class in config.json."""
-    kinds = architectures(raw)
-    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
-        return config.family
-    if config.family == "distilbert":
-        raise CheckpointError(
-            f"config.json names {', '.join(kinds)}; cross-encoders are implemented for"
-            " bert and xlm-roberta. Choose one of these."
-        )
-    return f"{config.family}-classifier"
-
-
-def architectures(raw: Mapping[str, Any]) -> list[str]:
-    """The model classes that a config.json names."""
-    names = raw.get("architectures")
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def fresh(shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig) -> dict:
@@ -392,77 +324,3 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
         f"lsrjax.convert --from {path_or_id} --to lsrjax --out converted --allow_pickle"
         ". Then point the field to the folder 'converted'."
     )
-
-
-def _check_against_config(
-    found: Mapping[str, Stored],
-    config: EncoderConfig,
-    layout: str,
-    may_miss: str,
-    *,
-    needs_decoder: bool,
-) -> dict[str, tuple[int, ...]]:
-    """Compares tensors, none of them read, with what the config asks for.
-
-    Returns:
-      Path -> shape, in the other program, of those that are missing and may be.
-
-    Raises:
-      ValueError: lists what has not the shape that the config asks for.
-    """
-    layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
-    # One layer too many shows that some are missing; a config may name any number.
-    layers = min(config.num_layers, len(layers) + 1)
-    bounded = dataclasses.replace(config, num_layers=layers)
-    shapes = _expected_shapes(bounded, {path.split("/")[0] for path in found})
-    if "head/mlm/decoder" not in found and not needs_decoder:
-        shapes.pop("head/mlm/decoder", None)
-    problems, absent = [], {}
-    for path in sorted(shapes.keys() | found.keys()):
-        name = to_hf_name(path, layout)
-        want = to_hf_shape(path, shapes[path]) if path in shapes else None
-        if path not in found:
-            if re.fullmatch(may_miss, name):
-                absent[path] = want
-            else:
-                problems.append(f"{name}: missing, {list(want)} expected")
-            continue
-        have = found[path].shape
-        if want is None:
-            problems.append(f"{name}: {list(have)} left over")
-        elif have != want:
-            problems.append(f"{name}: {list(have)}, {list(want)} expected")
-        elif found[path].dtype not in tensors.FLOATING:
-            problems.append(f"{name}: {found[path].dtype}, floating point expected")
-    if problems:
-        more = f"\n  ... and {len(problems) - 40} more" if len(problems) > 40 else ""
-        raise ValueError(
-            f"{len(problems)} tensors do not fit config.json:"
-            + "".join(f"\n  {problem}" for problem in problems[:40])
-            + more
-            + "\nThe two are of different models; take both from the same checkpoint."
-        )
-    return absent
-
-
-def _expected_shapes(
-    config: EncoderConfig, parts: Collection[str]
-) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of our parameters, from the modules that will hold them."""
-
-    def shapes(build, above: str) -> dict[str, tuple[int, ...]]:
-        state = nnx.state(nnx.eval_shape(build), nnx.Param)
-        leaves = flatten_tree(nnx.to_pure_dict(state), above)
-        return {path: leaf.shape for path, leaf in leaves.items()}
-
-    size, eps = config.hidden_size, config.layer_norm_eps
-    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/")
-    if "classifier" in parts:
-        expected |= shapes(lambda: Classifier(size, rngs=nnx.Rngs(0)), "classifier/")
-    if "head" in parts:
-        expected |= shapes(
-            lambda: MLMTransform(size, eps, rngs=nnx.Rngs(0)), "head/mlm/transform/"
-        )
-        expected["head/mlm/decoder"] = (config.vocab_size, size)
-        expected["head/mlm/bias"] = (config.vocab_size,)
-    return expected

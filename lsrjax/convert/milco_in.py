@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from lsrjax.convert import hub, huggingface, modules
+from lsrjax.convert import hub, huggingface, modules, promises
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.milco_hf import (
@@ -99,7 +99,7 @@ def read(
     }
     if not allowed.values:
         shapes = {path: leaf.shape for path, leaf in _wanted(spec).items()}
-        return spec, huggingface.stand_ins(shapes), tokenizer, pivot, lengths, {}
+        return spec, promises.stand_ins(shapes), tokenizer, pivot, lengths, {}
     stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
     layout = MILCO[spec.encoder.family]
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert import hub, huggingface, router_in, stanford
+from lsrjax.convert import hub, promises, router_in, stanford
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.late_in import PYLATE, colbert
 from lsrjax.convert.modules import (
@@ -73,7 +73,7 @@ def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
     if not (path / _MODULES).is_file():
         config = path / "config.json"
         config = read_json(config) if config.is_file() else {}
-        if stanford.ARCHITECTURE not in huggingface.architectures(config):
+        if stanford.ARCHITECTURE not in promises.architectures(config):
             return None
         path = hub.fetch(reference, (*_SMALL, *large))
         return stanford.read(reference, path, config, allowed)
