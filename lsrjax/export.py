@@ -8,7 +8,6 @@ for the program that is named with --to. The folder appears once it is whole.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from lsrjax.convert.card import write_card
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
+from lsrjax.convert.tensors import check_types, read_json
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -228,16 +228,16 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
             model = dataclasses.replace(model, spec=spec)
         return _portable(model, {}, None)
-    config = _json(folder / run.CONFIG_FILE)
+    config = _json(folder / run.CONFIG_FILE, "stages", "data")
     if config is not None:  # a run: its last stage
-        folder = folder / (list(config["stages"]) or ["train"])[-1]
-    config = _json(folder.parent / run.CONFIG_FILE) or {}
-    stage = config.get("stages", {}).get(folder.name, config)
+        folder = folder / ([*(config.get("stages") or {})] or ["train"])[-1]
+    config = _json(folder.parent / run.CONFIG_FILE, "stages", "data") or {}
+    stage = (config.get("stages") or {}).get(folder.name, config)
     found = _json(folder.parent / results.RESULTS_FILE) or {}
     model = references.load_stage(folder, reference)
     model = _portable(model, stage, found.get(folder.name))
     evaluation = results.markdown(found, folder.name)
-    stages = config.get("stages", {})
+    stages = config.get("stages") or {}
     return dataclasses.replace(model, evaluation=evaluation, stages=stages)
 
 
@@ -271,8 +271,13 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
     )
 
 
-def _json(path: pathlib.Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _json(path: pathlib.Path, *objects: str) -> dict | None:
+    """An object that a run wrote, some of whose values are objects; None: no file."""
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    check_types(path, values, dict.fromkeys(objects or values, dict))
+    return values
 
 
 def main(argv: Sequence[str] | None = None) -> None:

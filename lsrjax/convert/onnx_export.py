@@ -18,7 +18,6 @@ from lsrjax.convert.onnx_graph import Graph
 from lsrjax.convert.portable import Portable
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.terms import mark_of
 
 # That can be written. Where queries are bags of words, MODEL encodes the documents and
 # QUERIES the queries.
@@ -69,7 +68,7 @@ def _write_beside(model: Portable, folder: pathlib.Path) -> None:
         "query_prompt": spec.query_prompt,
         "document_prompt": spec.document_prompt,
         # What stands before a token in the name of its term.
-        "marks": {view: mark_of(spec, view) for view in spec.views if spec.sparse},
+        "marks": spec.marks if spec.sparse else {},
     }
     write_json(folder / "config.json", spec.encoder.to_hf() | {"lsrjax": described})
 

@@ -180,12 +180,15 @@ def _csr(folder: Folder) -> Portable:
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, dense = _embedding(folder, found.config)
     path = folder.modules["SparseAutoEncoder"]
-    numbers = ("hidden_dim", "k", "k_aux", "dead_threshold")
+    # The defaults are sentence-transformers'.
+    numbers = {"hidden_dim": 512, "k": 8, "k_aux": 512, "dead_threshold": 30}
     config = folder.config("SparseAutoEncoder", **dict.fromkeys(numbers, int))
-    for key in ("hidden_dim", "k"):
-        if (value := config.get(key)) is not None and value < 1:
+    for key in numbers:
+        least = int(key in ("hidden_dim", "k"))
+        if (value := config.get(key)) is not None and value < least:
             raise CheckpointError(
-                f"{path / 'config.json'}: {key} is {value}; it is a number from 1 on."
+                f"{path / 'config.json'}: {key} is {value}; it is a number from"
+                f" {least} on."
             )
     size = fields.get("embedding_size", found.config.hidden_size)
     expect(
@@ -197,9 +200,7 @@ def _csr(folder: Folder) -> Portable:
             **{key: (config.get(key),) for key in numbers},
         },
     )
-    # The defaults are sentence-transformers'.
-    defaults = {"hidden_dim": 512, "k": 8, "k_aux": 512, "dead_threshold": 30}
-    config = defaults | {k: v for k, v in config.items() if v is not None}
+    config = numbers | {k: v for k, v in config.items() if v is not None}
     latents, active = config["hidden_dim"], config["k"]
     most = folder.most_active
     spec = RetrieverSpec(

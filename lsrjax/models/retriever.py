@@ -24,6 +24,8 @@ QUERY = "query"
 QUERY_TOWER = "query_tower"
 
 
+# As the reference calls the terms of a MILCO.
+_MARKS = {"pivot": "e_", "source": "m_"}
 _KNOWN = {
     "towers": TOWERS,
     "pool_mask": ("exclude", "multiply"),
@@ -157,6 +159,16 @@ class RetrieverSpec:
     def views(self) -> dict[str, int]:
         """The views and the sizes of their vocabularies or embeddings, in order."""
         return head_class(self.head).views(self)
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What stands before a token in the name of its term, by view.
+
+        A term is called as its token is; views of several vocabularies are told apart
+        by MILCO's marks, or by the view's name.
+        """
+        several = len(self.views) > 1
+        return {view: _MARKS.get(view, f"{view}_" * several) for view in self.views}
 
     def expands(self, text: str) -> tuple[str, ...]:
         """Views that may weigh tokens of the encoder which a text does not have."""

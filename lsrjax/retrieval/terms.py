@@ -9,8 +9,6 @@ called by its number, and a column that no token has `#` and the column's number
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models.retriever import RetrieverSpec
 
-MARKS = {"pivot": "e_", "source": "m_"}
-
 
 def names_of(
     spec: RetrieverSpec,
@@ -31,15 +29,10 @@ def names_of(
             continue
         vocabulary = (pivot_tokenizer if view == "pivot" else tokenizer).vocabulary()
         tokens = {i: token for token, i in vocabulary.items()}
-        mark = mark_of(spec, view)
+        mark = spec.marks[view]
         first = len(names)
         names += [
             f"{mark}{tokens[i]}" if i in tokens else f"#{first + i}"
             for i in range(size)
         ]
     return names
-
-
-def mark_of(spec: RetrieverSpec, view: str) -> str:
-    """What stands before the tokens of a view."""
-    return MARKS.get(view, f"{view}_" if len(spec.views) > 1 else "")
