@@ -254,6 +254,7 @@ def batches_of(name: str, config, parts: Parts) -> loader.Batches:
         rows=sharding.local_rows(mesh),
         parts=data.length_parts,
         multiple=data.length_multiple,
+        chunk=config.memory.encode_chunk,
         agree=functools.partial(hosts.largest, f"shapes of {name}"),
     )
 

@@ -139,17 +139,26 @@ class StagePlan:
 
     def _batch(self) -> dict:
         devices = self.mesh.shape[sharding.DATA]
+        counts = training.texts_of(self.config)
+        names = {QUERIES: ["query"], STUDENT: list(counts), "teacher": ["teacher"]}
+        if QUERIES in self.shapes:
+            names[STUDENT].remove("query")
         batch = {}
-        for name, shape in self.shapes.items():
-            texts = sum(count for count, _ in shape.parts)
+        for model, shape in self.shapes.items():
+            texts = {
+                name: np.empty((self.config.batch_size * counts.get(name, 1),), "i4")
+                for name in names[model]
+            }
             parts = tuple(
-                dict.fromkeys(
-                    ("ids", "mask"), np.empty((devices * count, length), "i4")
-                )
+                {
+                    "ids": np.empty((devices * count, length), "i4"),
+                    "mask": np.empty((devices * count, length), "i4"),
+                    "query": np.empty((devices * count,), bool),
+                    "number": np.empty((devices * count,), "i4"),
+                }
                 for count, length in shape.parts
             )
-            row = np.empty(devices * texts, "i4")
-            batch[name] = {"parts": parts, "place": row, "text": row}
+            batch[model] = {"parts": parts, "place": texts}
         batch["targets"] = training.targets_of(self.config)
         where = sharding.over_data(self.mesh)
         return _lying(batch, jax.tree.map(lambda _: where, batch))

@@ -49,8 +49,8 @@ RULES = (
     Rule("mlm/decoder", (MODEL, None), (None, MODEL)),
     Rule("mlm/bias", (MODEL,)),
     Rule("embeddings/(position|token_type)/embedding", (None, None)),
-    Rule("attention/(query|key|value)/kernel", (None, MODEL), heads=True),
-    Rule("attention/(query|key|value)/bias", (MODEL,), heads=True),
+    Rule("attention/qkv/kernel", (None, None, MODEL), heads=True),
+    Rule("attention/qkv/bias", (None, MODEL), heads=True),
     Rule("attention/out/kernel", (MODEL, None), heads=True),
     Rule("attention/out/bias", (None,)),
     Rule("up/kernel", (None, MODEL)),
@@ -66,6 +66,10 @@ RULES = (
     Rule("(projection|autoencoder)/kernel", (None, None)),
     Rule("autoencoder/(bias|center|idle)", (None,)),
 )
+
+
+# The parameters of all layers of an encoder, stacked.
+_STACKED = re.compile("(^|/)layers(?=/)")
 
 
 def make_mesh(
@@ -196,7 +200,7 @@ def layout(
         if problem:
             undivided.setdefault(problem, []).append(name)
         if fsdp:
-            axes = _with_data(axes, leaf.shape, mesh)
+            axes = _with_data(name, axes, leaf.shape, mesh)
         specs[name] = P(*axes)
     notes = [
         f"{problem} ({len(names)} parameters, such as {names[0]})"
@@ -209,6 +213,9 @@ def _axes(
     name, shape, model: int, num_heads: int, more: Sequence[Rule] = ()
 ) -> tuple[tuple, str]:
     """Axes of a parameter, and what stands against those of its rule."""
+    if _STACKED.search(name):
+        axes, problem = _axes(_STACKED.sub("", name), shape[1:], model, num_heads, more)
+        return (None, *axes), problem
     rules = [r for r in (*RULES, *more) if re.search(rf"(^|/){r.pattern}$", name)]
     if len(rules) != 1 or len(rules[0].axes) != len(shape):
         found = ", ".join(r.pattern for r in rules) or "none"
@@ -230,7 +237,10 @@ def _axes(
     return (None,) * len(shape), problem + "on every device"
 
 
-def _with_data(axes, shape, mesh: Mesh) -> tuple:
+def _with_data(name, axes, shape, mesh: Mesh) -> tuple:
+    if _STACKED.search(name):
+        # Whole layers are not divided: each is gathered where it is computed.
+        return (None, *_with_data("", axes[1:], shape[1:], mesh))
     if len(shape) < 2:
         return axes
     data = mesh.shape[DATA]

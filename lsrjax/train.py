@@ -113,7 +113,6 @@ class Step:
                 self.teacher,
                 teacher_params,
                 batch["teacher"],
-                {"teacher": 1},
                 chunk=memory.encode_chunk,
             )
         targets["languages"] = repeats_of(config)
@@ -124,7 +123,6 @@ class Step:
                 self.graphdef,
                 params,
                 batch[STUDENT],
-                texts_of(config),
                 queries=batch.get(QUERIES),
                 chunk=memory.encode_chunk,
                 remat=memory.remat,
@@ -151,9 +149,9 @@ class Step:
         if not config.log.health:
             return health.signs(views, None)
         seen = health.signs(views, self.sizes)
-        tokens = tokens_of(batch[STUDENT], texts_of(config), queries=batch.get(QUERIES))
+        tokens = tokens_of(batch[STUDENT], queries=batch.get(QUERIES))
         if self.teacher is not None:
-            tokens |= tokens_of(batch["teacher"], {"teacher": 1})
+            tokens |= tokens_of(batch["teacher"])
         compared = {view: tokens[text] for view, text in self.compared.items()}
         seen |= health.expansion(views, compared)
         if languages := languages_of(config):
@@ -269,16 +267,23 @@ def check_batch(config, devices: int) -> None:
         )
 
 
+def lowered(
+    step: Step, state: dict, teacher_params: dict | None, batch: dict
+) -> jax.stages.Lowered:
+    """The step for arguments of these shapes and shardings, which may be abstract.
+
+    The next state has the placement of the one given, whose buffers it takes over.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jitted.lower(state, teacher_params, batch)
+
+
 def compiled(
     step: Step, state: dict, teacher_params: dict | None, batch: dict
 ) -> jax.stages.Compiled:
-    """The step for arguments of these shapes and shardings, which may be abstract.
-
-    The next state lies as the one given, and takes its place.
-    """
-    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
-    return jitted.lower(state, teacher_params, batch).compile()
+    """`lowered`, compiled."""
+    return lowered(step, state, teacher_params, batch).compile()
 
 
 def init_state(step: Step, params: dict) -> dict:

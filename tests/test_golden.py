@@ -118,23 +118,33 @@ def text(golden, key):
     }
 
 
-def laid_out(*parts):
-    """Texts in their order, each kind a part of its own with its recorded padding."""
-    place = np.arange(sum(len(part["ids"]) for part in parts), dtype=np.int32)
-    return {"parts": parts, "place": place, "text": place}
+def laid_out(**texts):
+    """Texts in their order, each name a part of its own with its recorded padding."""
+    parts, place, first = [], {}, 0
+    for name, part in texts.items():
+        place[name] = first + np.arange(len(part["ids"]), dtype=np.int32)
+        query = np.full(len(part["ids"]), name == "query")
+        parts.append(part | {"query": query, "number": place[name]})
+        first += len(part["ids"])
+    return {"parts": tuple(parts), "place": place}
 
 
 def batch(golden, key):
     if key.startswith("align"):
         return {
             # The translations, then the English texts.
-            "student": laid_out(text(golden, f"{key}/m"), text(golden, f"{key}/me")),
-            "teacher": laid_out(text(golden, f"{key}/en")),
+            "student": laid_out(
+                translation=text(golden, f"{key}/m"),
+                english=text(golden, f"{key}/me"),
+            ),
+            "teacher": laid_out(teacher=text(golden, f"{key}/en")),
             "targets": {},
         }
     return {
         # The queries, then the documents.
-        "student": laid_out(text(golden, f"{key}/q"), text(golden, f"{key}/p")),
+        "student": laid_out(
+            query=text(golden, f"{key}/q"), document=text(golden, f"{key}/p")
+        ),
         "targets": {"scores": golden[f"{key}/teacher_scores"]},
     }
 

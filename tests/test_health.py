@@ -152,10 +152,8 @@ def test_both_texts_of_a_pair_are_compared_with_the_english_one():
         for part in batch["teacher"]["parts"]
         for ids, mask in zip(part["ids"], part["mask"], strict=True)
     ]
-    english = [laid[place] for place in batch["teacher"]["place"]]
-    views = apply_batch(
-        step.graphdef, params, batch["student"], {"translation": 1, "english": 1}
-    )
+    english = [laid[place] for place in batch["teacher"]["place"]["teacher"]]
+    views = apply_batch(step.graphdef, params, batch["student"])
     for text in ("translation", "english"):
         weights = np.asarray(views[text]["pivot"].weights_BV)
         outside = sum(
@@ -209,7 +207,8 @@ def test_signs_of_a_batch_of_the_embedded_data():
         for part in batch["student"]["parts"]
         for row in zip(part["ids"], part["mask"], strict=True)
     ]
-    rows = [laid[place] for place in batch["student"]["place"]]
+    places = batch["student"]["place"]
+    rows = [laid[place] for name in ("query", "document") for place in places[name]]
     assert len(rows) == 32
     shown = {}  # languages by token ids
     data = embedded.load("dev")

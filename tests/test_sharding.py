@@ -203,12 +203,12 @@ def test_nothing_large_is_gathered_unawares(hlo, case):
     assert sum(size > LARGE for size in gathers) == HLO[case]
 
 
-def milco(heads=4, vocab=48, terms=37):
+def milco(heads=4, vocab=48, terms=37, layers=1):
     encoder = EncoderConfig(
         family="xlm-roberta",
         vocab_size=vocab,
         hidden_size=16,
-        num_layers=1,
+        num_layers=layers,
         num_heads=heads,
         intermediate_size=24,
         max_positions=9,
@@ -236,17 +236,20 @@ def layout_on(data, model, *, fsdp=False, **sizes):
 
 def test_heads_inner_width_and_vocabularies_are_divided():
     found = layout_on(2, 4, terms=40)
-    layer = "encoder/layers/0/"
+    layer = "encoder/layers/"
     wanted = {
         "encoder/embeddings/word/embedding": P("model", None),
         "encoder/embeddings/position/embedding": P(None, None),
-        layer + "attention/query/kernel": P(None, "model"),
-        layer + "attention/query/bias": P("model"),
-        layer + "attention/out/kernel": P("model", None),
-        layer + "attention/out/bias": P(None),
-        layer + "up/kernel": P(None, "model"),
-        layer + "down/kernel": P("model", None),
-        layer + "output_norm/scale": P(None),
+        layer + "attention/qkv/kernel": P(None, None, None, "model"),
+        layer + "attention/qkv/bias": P(None, None, "model"),
+        layer + "attention/out/kernel": P(None, "model", None),
+        layer + "attention/out/bias": P(None, None),
+        layer + "up/kernel": P(None, None, "model"),
+        layer + "up/bias": P(None, "model"),
+        layer + "down/kernel": P(None, "model", None),
+        layer + "down/bias": P(None, None),
+        layer + "attention_norm/bias": P(None, None),
+        layer + "output_norm/scale": P(None, None),
         "head/connector/kernel": P(None, None),
         "head/mlm/decoder": P("model", None),
         "head/mlm/bias": P("model"),
@@ -275,7 +278,8 @@ def test_each_tower_lies_as_a_shared_one_does():
 
 def test_what_does_not_divide_is_said_and_lies_elsewhere():
     found = layout_on(1, 8)
-    assert found.specs["encoder/layers/0/attention/query/kernel"] == P(None, None)
+    kernel = found.specs["encoder/layers/attention/qkv/kernel"]
+    assert kernel == P(None, None, None, None)
     assert found.specs["head/mlm/decoder"] == P(None, None)
     notes = "\n".join(found.notes)
     assert "4 attention heads do not divide by mesh.model = 8: on every device" in notes
@@ -288,11 +292,28 @@ def test_what_does_not_divide_is_said_and_lies_elsewhere():
 
 def test_fsdp_divides_matrices_by_the_largest_dimension_that_divides():
     found = layout_on(4, 2, fsdp=True)
-    assert found.specs["encoder/layers/0/up/kernel"] == P("data", "model")
-    assert found.specs["encoder/layers/0/down/kernel"] == P("model", "data")
+    assert found.specs["encoder/layers/up/kernel"] == P(None, "data", "model")
+    assert found.specs["encoder/layers/down/kernel"] == P(None, "model", "data")
+    kernel = found.specs["encoder/layers/attention/qkv/kernel"]
+    assert kernel == P(None, "data", None, "model")
     assert found.specs["encoder/embeddings/position/embedding"] == P(None, "data")
     assert found.specs["head/connector/kernel"] == P("data", None)
-    assert found.specs["encoder/layers/0/up/bias"] == P("model")
+    assert found.specs["encoder/layers/up/bias"] == P(None, "model")
+
+
+@pytest.mark.parametrize(("layers", "data"), [(4, 4), (64, 4), (64, 2), (6, 3)])
+def test_fsdp_never_divides_the_axis_of_layers(layers, data):
+    """Even where it is the largest, or the only one that divides."""
+    found = layout_on(data, 1, fsdp=True, layers=layers)
+    stacked = {
+        name: spec for name, spec in found.specs.items() if "encoder/layers/" in name
+    }
+    assert len(stacked) == 12 and all(spec[0] is None for spec in stacked.values())
+    divided = {name for name, spec in stacked.items() if "data" in spec}
+    kernels = {name for name in stacked if name.endswith("kernel")}
+    # A stack of vectors is no matrix. Of 3 devices, 24 alone divides.
+    assert divided <= kernels
+    assert len(divided) == (2 if data == 3 else 4)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (5,)])

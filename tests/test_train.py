@@ -11,6 +11,7 @@ import pytest
 from lsrjax import checkpoint, sharding
 from lsrjax import train as training
 from lsrjax.config import get_default
+from lsrjax.convert.names import by_layer
 from lsrjax.data.shapes import Shape, cut
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
@@ -63,7 +64,8 @@ def laid_out(rows, shape):
     # No two texts are the same to the loss, whatever their tokens.
     keys = np.arange(4 * B, dtype=np.int32).reshape(2 * B, 2)
     targets = {"query_key": keys[:B], "document_key": keys[B:, None]}
-    return {"student": cut(rows, shape, pad_id=0), "targets": targets}
+    texts = {"query": rows[:B], "document": rows[B:]}
+    return {"student": cut(texts, shape, pad_id=0), "targets": targets}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,10 @@ def gradient(rows, shape, **changes):
     batch = laid_out(rows, shape)
     jitted = jax.jit(step)
     after, metrics = jitted(state, None, batch)
-    return jax.device_get((metrics, after["opt_state"]))
+    found = after["opt_state"]
+    # Each layer's queries, keys and values have a scale of their own.
+    found = found | {"encoder": by_layer(found["encoder"])}
+    return jax.device_get((metrics, found))
 
 
 @pytest.fixture(scope="module")

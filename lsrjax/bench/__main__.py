@@ -3,7 +3,8 @@
 `python -m lsrjax.bench head` compares the fused vocabulary projection and max with the
 plain one, and with PyTorch where it is installed; `step` does so within a whole
 training step; `data` measures how fast batches are made; `encode` compares encoding a
-file of texts with SparseEncoder of sentence-transformers.
+file of texts with SparseEncoder of sentence-transformers; `chip` measures all of them
+on an accelerator, against the machine's ceilings and PyTorch.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 import jax
 
-from lsrjax.bench import data, encode, head, step
+from lsrjax.bench import chip, data, encode, head, step
 from lsrjax.errors import InputError
 
 
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (head, step, data, encode):
+    for command in (head, step, data, encode, chip):
         command.add_command(commands)
     return parser
 

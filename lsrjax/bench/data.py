@@ -102,7 +102,7 @@ class PadToLongest:
         self._build = build
 
     def __getitem__(self, index: int) -> dict:
-        """Batch `index`, as `loader.Batches` gives it but for `place` and `text`."""
+        """Batch `index`, as `loader.Batches` gives it but for `place`."""
         members = self._order[index]
         drawn = self._build.draw(
             [self._source[example] for _, example in members],
@@ -110,7 +110,7 @@ class PadToLongest:
         )
         batch = {}
         for name, encoded in self._build.encoded.items():
-            rows = loader.rows_of(drawn, encoded)
+            rows = sum(loader.rows_of(drawn, encoded).values(), [])
             longest = max(map(len, rows))
             batch[name] = {"parts": (pad(rows, encoded.pad_id, longest, ()),)}
         return batch

@@ -284,6 +284,7 @@ def batches(sizes: StepSizes, devices: int) -> loader.Batches:
         _RandomTexts(sizes),
         devices=devices,
         parts=sizes.parts,
+        chunk=sizes.encode_chunk,
     )
 
 

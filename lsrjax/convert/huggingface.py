@@ -129,13 +129,8 @@ def load_checkpoint(
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     if not allowed.values:
-        if not untied:
-            found.pop("head/mlm/decoder", None)
         parts = {path.split("/")[0] for path in found}
-        shapes = promises.expected_shapes(config, parts)
-        params = promises.stand_ins(
-            {path: shapes[path] for path in found.keys() | absent.keys()}
-        )
+        params = promises.promised(config, *parts, tied=not untied)
         others = {name: tensors.zeros(one.shape) for name, one in others.items()}
         return Checkpoint(config, params, raw, others)
     params = import_tree(

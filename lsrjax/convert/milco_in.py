@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import tokenizers
 
@@ -19,6 +20,7 @@ from lsrjax.convert.milco_hf import (
     POOLER,
 )
 from lsrjax.convert.names import (
+    by_layer,
     flatten_tree,
     import_names,
     import_tree,
@@ -98,8 +100,9 @@ def read(
         if raw.get(f"{role}_length")
     }
     if not allowed.values:
-        shapes = {path: leaf.shape for path, leaf in _wanted(spec).items()}
-        return spec, promises.stand_ins(shapes), tokenizer, pivot, lengths, {}
+        leaves = flatten_tree(retriever.split(spec)[1])
+        params = promises.stand_ins({path: x.shape for path, x in leaves.items()})
+        return spec, params, tokenizer, pivot, lengths, {}
     stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
     layout = MILCO[spec.encoder.family]
     try:
@@ -222,11 +225,6 @@ def _check_vocabulary(
     return tuple(sorted(i for i, token in added.items() if token.special))
 
 
-def _wanted(spec: RetrieverSpec) -> dict[str, Any]:
-    """Path -> whatever has the shape of the parameter there."""
-    return flatten_tree(retriever.split(spec)[1])
-
-
 def _check_shapes(
     found: Mapping[str, Stored], spec: RetrieverSpec, may_miss: str
 ) -> dict[str, tuple[int, ...]]:
@@ -238,7 +236,9 @@ def _check_shapes(
     Raises:
       ValueError: lists what is not as the config says.
     """
-    wanted = _wanted(spec)
+    _, ours = retriever.split(spec)
+    ours["encoder"] = jax.eval_shape(by_layer, ours["encoder"])
+    wanted = flatten_tree(ours)
     problems, absent = [], {}
     for path in sorted(found.keys() | wanted.keys()):
         name = to_hf_name(path, MILCO[spec.encoder.family])

@@ -14,12 +14,16 @@ these layouts:
   over DistilBERT.
 
 A masked LM whose decoder is the word table (a tied one) has no `head/mlm/decoder`.
+
+Our parameters are stacked over an encoder's layers, with queries, keys and values in
+one; others' are not. The paths that are matched with names are those of `by_layer`.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from lsrjax.convert.layouts import DROPPED, LAYOUTS, WORDS, Layout
@@ -71,7 +75,7 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     that one then.
 
     Args:
-      params: nested dictionary; the layers are keyed by int or str.
+      params: nested dictionary.
       layout: one of LAYOUTS.
 
     Returns:
@@ -80,7 +84,7 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     Raises:
       ValueError: parameters are missing or have no name in the layout; lists them.
     """
-    flat = flatten_tree(params)
+    flat = flatten_tree({**params, "encoder": by_layer(params["encoder"])})
     rules = _layout(layout)
     prefix = rules.prefixes[0 if "head" in params else -1]
     table = _table(layout, prefix, _num_layers(flat, _LAYER_PATH))
@@ -117,7 +121,7 @@ def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
       layout: one of LAYOUTS.
 
     Returns:
-      Nested dictionary of numpy arrays, dtypes unchanged, layers keyed by int.
+      Nested dictionary of numpy arrays, dtypes unchanged.
 
     Raises:
       ValueError: tensors are missing or unknown; lists them.
@@ -206,7 +210,52 @@ def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
         word = tree["encoder"]["embeddings"]["word"]["embedding"]
         if np.array_equal(tree["head"]["mlm"]["decoder"], word):
             del tree["head"]["mlm"]["decoder"]
-    return tree
+    return {**tree, "encoder": stacked(tree["encoder"])}
+
+
+_QKV = ("query", "key", "value")
+
+
+def by_layer(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an encoder, layer by layer, as other programs have them.
+
+    Args:
+      encoder: arrays as `lsrjax.models.encoder.Encoder` has them.
+
+    Returns:
+      The same with `layers` keyed by int and `attention/{query,key,value}` in each.
+    """
+    if "layers" not in encoder:
+        return dict(encoder)
+    count = len(encoder["layers"]["output_norm"]["scale"])
+
+    def layer(i):
+        one = jax.tree.map(lambda x: x[i], dict(encoder["layers"]))
+        qkv = one["attention"].pop("qkv")
+        for place, name in enumerate(_QKV):
+            own = {"kernel": qkv["kernel"][:, place], "bias": qkv["bias"][place]}
+            one["attention"][name] = own
+        return one
+
+    return {**encoder, "layers": {i: layer(i) for i in range(count)}}
+
+
+def stacked(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `by_layer`, of numpy arrays."""
+    if "layers" not in encoder:
+        return dict(encoder)
+
+    def joined(layer):
+        attention = dict(layer["attention"])
+        parts = [attention.pop(name) for name in _QKV]
+        attention["qkv"] = {
+            "kernel": np.stack([part["kernel"] for part in parts], axis=1),
+            "bias": np.stack([part["bias"] for part in parts]),
+        }
+        return {**layer, "attention": attention}
+
+    layers = [joined(encoder["layers"][i]) for i in sorted(encoder["layers"])]
+    return {**encoder, "layers": jax.tree.map(lambda *x: np.stack(x), *layers)}
 
 
 def flatten_tree(tree: Mapping[Any, Any], above: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax.convert.folder import write_json, write_tokenizer
+from lsrjax.convert.names import by_layer
 from lsrjax.convert.onnx_graph import Graph
 from lsrjax.convert.portable import Portable
 from lsrjax.models.encoder import EncoderConfig
@@ -128,9 +129,7 @@ def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
     one = graph.constant(1.0)
     away_BL = graph.add("Mul", graph.add("Sub", one, mask_BL), graph.constant(_LOWEST))
     away_B11M = graph.add("Unsqueeze", away_BL, graph.constant([1, 2], np.int64))
-    layers = params["layers"]
-    for i in range(config.num_layers):
-        layer = layers[i] if i in layers else layers[str(i)]
+    for i, layer in by_layer(params)["layers"].items():
         name = f"layers.{i}"
         mixed = _attention(graph, name, config, layer["attention"], x_BLD, away_B11M)
         x_BLD = graph.add("Add", x_BLD, mixed)

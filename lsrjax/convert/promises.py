@@ -5,10 +5,12 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax
 from flax import nnx
 
 from lsrjax.convert import tensors
 from lsrjax.convert.names import (
+    by_layer,
     flatten_tree,
     to_hf_name,
     to_hf_shape,
@@ -68,7 +70,7 @@ def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str,
             f"A model of {config.num_layers:,} layers cannot be planned; {_MOST_LAYERS}"
             " at most. Correct num_hidden_layers in its config.json."
         )
-    shapes = expected_shapes(config, parts)
+    shapes = expected_shapes(config, parts, of_layers=False)
     if tied:
         shapes.pop("head/mlm/decoder", None)
     return stand_ins(shapes)
@@ -131,17 +133,24 @@ def check_against_config(
 
 
 def expected_shapes(
-    config: EncoderConfig, parts: Collection[str]
+    config: EncoderConfig, parts: Collection[str], *, of_layers: bool = True
 ) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of our parameters, from the modules that will hold them."""
+    """Path -> shape of our parameters, from the modules that will hold them.
 
-    def shapes(build, above: str) -> dict[str, tuple[int, ...]]:
+    Args:
+      config: the encoder's.
+      parts: "head" with a masked-LM head, "classifier" with one.
+      of_layers: the paths are those of `by_layer`.
+    """
+
+    def shapes(build, above: str, change=lambda tree: tree):
         state = nnx.state(nnx.eval_shape(build), nnx.Param)
-        leaves = flatten_tree(nnx.to_pure_dict(state), above)
-        return {path: leaf.shape for path, leaf in leaves.items()}
+        leaves = jax.eval_shape(change, nnx.to_pure_dict(state))
+        return {path: leaf.shape for path, leaf in flatten_tree(leaves, above).items()}
 
     size, eps = config.hidden_size, config.layer_norm_eps
-    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/")
+    change = [by_layer] * of_layers
+    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/", *change)
     if "classifier" in parts:
         expected |= shapes(lambda: Classifier(size, rngs=nnx.Rngs(0)), "classifier/")
     if "head" in parts:

@@ -70,7 +70,7 @@ class Encoded:
     """The texts of a batch that one model, or a tower of it, encodes together.
 
     Attributes:
-      names: of the texts, in the order in which they are laid.
+      names: of the texts.
       max_length: tokens of the longest.
       pad_id: of the model's tokenizer.
     """
@@ -295,6 +295,8 @@ def text_key(text: Text) -> np.ndarray:
     return np.frombuffer(digest, "<i4").astype(np.int32)
 
 
-def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> list[list[int]]:
-    """The texts that a model encodes, in their order: by name, then by example."""
-    return [row for name in encoded.names for d in drawn for row in d.texts[name]]
+def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> dict[str, list[list[int]]]:
+    """The texts that a model encodes, by name, in the order of the examples."""
+    return {
+        name: [row for d in drawn for row in d.texts[name]] for name in encoded.names
+    }

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grain
+import jax
 import numpy as np
 
 from lsrjax.data import shapes
@@ -179,6 +180,7 @@ class Batches:
         rows: Sequence[int] | None = None,
         parts: int = 12,
         multiple: int = 4,
+        chunk: int = 0,
         agree: Callable[[int, int], int] = lambda batch, shape: shape,
     ):
         """Fits the shapes to the first batches.
@@ -192,6 +194,7 @@ class Batches:
           rows: which of them this process reads for; all by default.
           parts: of a shape, at most; of a few tokens, fewer are made.
           multiple: lengths are multiples of it.
+          chunk: texts that a device encodes at a time; 0: all.
           agree: given a batch's number and the shape that this process needs for it,
             the largest that any process needs.
         """
@@ -207,7 +210,7 @@ class Batches:
         self._dealt: dict[tuple, concurrent.futures.Future] = {}
         # By the window's first batch; threads deal a window once, or once more.
         self._left: dict[int, int] = {}
-        self.shapes = self._fit(parts, multiple)
+        self.shapes = self._fit(parts, multiple, chunk)
 
     def __len__(self) -> int:
         return sys.maxsize  # without end
@@ -220,15 +223,26 @@ class Batches:
             for name, encoded in self._build.encoded.items()
         }
         chosen = self._agree(index, self._smallest(texts))
-        batch = {
-            name: _laid_end_to_end(
-                [
-                    shapes.cut(rows, self.shapes[chosen][name], encoded.pad_id)
-                    for rows in texts[name]
-                ]
-            )
-            for name, encoded in self._build.encoded.items()
-        }
+        first, counts = 0, {}
+        for own in texts.values():
+            for name, rows in own[0].items():
+                counts[name] = first, len(rows)
+                first += self._devices * len(rows)
+        batch = {}
+        for model, encoded in self._build.encoded.items():
+            shape = self.shapes[chosen][model]
+            cuts = [
+                shapes.cut(
+                    own,
+                    shape,
+                    encoded.pad_id,
+                    first={
+                        name: counts[name][0] + row * counts[name][1] for name in own
+                    },
+                )
+                for row, own in zip(self._rows, texts[model], strict=True)
+            ]
+            batch[model] = jax.tree.map(lambda *x: np.concatenate(x), *cuts)
         targets = [example.targets for d in drawn for example in d]
         batch["targets"] = {
             name: np.stack([t[name] for t in targets]) for name in targets[0]
@@ -315,7 +329,9 @@ class Batches:
         dealt = rng.permuted(dealt, axis=1)
         return [[repeats[i] for i in batch] for batch in dealt.tolist()]
 
-    def _fit(self, parts: int, multiple: int) -> list[dict[str, shapes.Shape]]:
+    def _fit(
+        self, parts: int, multiple: int, chunk: int
+    ) -> list[dict[str, shapes.Shape]]:
         """Shapes by model, cheapest first."""
         sampled = _SAMPLED_EXAMPLES // self._order.batch_size
         samples = [
@@ -326,7 +342,10 @@ class Batches:
         tables = {}
         for name, encoded in self._build.encoded.items():
             lengths_Sn = np.array(
-                [[len(r) for r in rows_of(d, encoded)] for d in samples]
+                [
+                    [len(r) for own in rows_of(d, encoded).values() for r in own]
+                    for d in samples
+                ]
             )
             tokens = lengths_Sn.sum() / len(samples)
             tables[name] = shapes.fit(
@@ -334,6 +353,7 @@ class Batches:
                 encoded.max_length,
                 parts=min(parts, max(int(tokens / _PART_TOKENS), 1)),
                 multiple=multiple,
+                chunks=-(-lengths_Sn.shape[1] // chunk) if chunk else 1,
             )
         longest = max(map(len, tables.values()))
         # A shorter table repeats its last shape, which holds everything.
@@ -342,10 +362,10 @@ class Batches:
             for i in range(longest)
         ]
 
-    def _smallest(self, texts: dict[str, list]) -> int:
+    def _smallest(self, texts: dict[str, list[dict]]) -> int:
         """The first shape that holds every device's texts."""
         lengths = [
-            (name, np.sort([len(row) for row in rows]))
+            (name, np.sort([len(row) for own in rows.values() for row in own]))
             for name, devices in texts.items()
             for rows in devices
         ]
@@ -354,17 +374,6 @@ class Batches:
             for i, shape in enumerate(self.shapes)
             if all(shape[name].holds(sizes) for name, sizes in lengths)
         )
-
-
-def _laid_end_to_end(devices: Sequence[dict]) -> dict:
-    """What `cut` gives for each device, each array end to end."""
-    return {
-        "parts": tuple(
-            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-            for parts in zip(*(d["parts"] for d in devices), strict=True)
-        ),
-        **{key: np.concatenate([d[key] for d in devices]) for key in ("place", "text")},
-    }
 
 
 def batch_of(step: int, left_out: Collection[int] = ()) -> int:

@@ -11,7 +11,7 @@ Axes: S samples (a device's texts of a batch), n texts of a device, L tokens.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,7 +44,12 @@ class Shape:
 
 
 def fit(
-    lengths_Sn: np.ndarray, max_length: int, *, parts: int, multiple: int
+    lengths_Sn: np.ndarray,
+    max_length: int,
+    *,
+    parts: int,
+    multiple: int,
+    chunks: int = 1,
 ) -> tuple[Shape, ...]:
     """A table of shapes for texts like these, cheapest first.
 
@@ -54,8 +59,9 @@ def fit(
     Args:
       lengths_Sn: tokens of the texts of each sample.
       max_length: tokens of the longest text there may be.
-      parts: at most so many.
+      parts: the most there may be.
       multiple: lengths are multiples of it, or `max_length`.
+      chunks: parts that each divide into as many equal pieces, as far as n does.
     """
     sorted_Sn = np.sort(lengths_Sn, axis=1)
     n = sorted_Sn.shape[1]
@@ -64,7 +70,7 @@ def fit(
         return np.minimum(-(-tokens_n // multiple) * multiple, max_length)
 
     longest_n = sorted_Sn.max(axis=0)
-    tight = _cheapest(rounded(longest_n), parts)
+    tight = _cheapest(rounded(longest_n), parts, chunks)
     # Whatever a shape holds, the next one holds too: of the shapes that several
     # processes need for a batch, the largest serves all.
     allowed_n = np.repeat(
@@ -73,14 +79,18 @@ def fit(
     # With room for a few more long texts than any sample had: a batch for the last
     # shape is slow, and a shape more to compile.
     longer = np.minimum(np.arange(n) + math.ceil(_SLACK * n), n - 1)
-    ample = _cheapest(np.maximum(rounded(longest_n[longer]), allowed_n), parts)
+    needed_n = np.maximum(rounded(longest_n[longer]), allowed_n)
+    ample = _cheapest(needed_n, parts, chunks)
     return tuple(dict.fromkeys([tight, ample, Shape(((n, max_length),))]))
 
 
-def _cheapest(tokens_n: np.ndarray, parts: int) -> Shape:
+def _cheapest(tokens_n: np.ndarray, parts: int, chunks: int) -> Shape:
     """The fewest slots with at most `parts` parts; text i needs `tokens_n[i]`."""
-    # A part ends best where the next text needs more.
-    ends = [*(np.flatnonzero(np.diff(tokens_n)) + 1).tolist(), len(tokens_n)]
+    n = len(tokens_n)
+    allowed = np.arange(n % chunks or chunks, n + 1, chunks)
+    # A part ends best where the last text of the next one needs more.
+    longest = tokens_n[allowed - 1]
+    ends = allowed[np.append(np.diff(longest) > 0, True)].tolist()
     # best[j]: slots and parts of the texts before ends[j], in the parts so far.
     best = [(end * int(tokens_n[end - 1]), (end,)) for end in ends]
     for _ in range(parts - 1):
@@ -103,29 +113,52 @@ def _cheapest(tokens_n: np.ndarray, parts: int) -> Shape:
     )
 
 
-def cut(rows: Sequence[Sequence[int]], shape: Shape, pad_id: int) -> dict:
+def cut(
+    texts: Mapping[str, Sequence[Sequence[int]]],
+    shape: Shape,
+    pad_id: int,
+    *,
+    first: Mapping[str, int] | None = None,
+    query: str = "query",
+) -> dict:
     """A device's texts as the arrays of a shape.
 
     Args:
-      rows: token ids of n texts.
+      texts: token ids of the texts of each name, n in all.
       shape: one that holds them.
       pad_id: stands in the padding.
+      first: the number in the batch of the first text of each name; by default those of
+        a batch of one device.
+      query: the name of the texts that are queries.
 
     Returns:
-      `{"parts": ({"ids", "mask"}, …), "place", "text"}`: arrays [texts, tokens] int32;
-      for each of the n texts its place in the parts laid end to end, and for each place
-      its text.
+      `{"parts": ({"ids", "mask", "query", "number"}, …), "place": {name: …}}`: arrays
+      [texts, tokens] int32 of ids and mask, [texts] of whether a text is a query and
+      which text of the batch it is; and where the texts of a name are in the parts laid
+      end to end, [texts of the name] int32.
     """
+    rows = [row for own in texts.values() for row in own]
+    sizes = [len(own) for own in texts.values()]
+    if first is None:
+        first = dict(zip(texts, np.cumsum([0, *sizes[:-1]]), strict=True))
+    number = np.concatenate(
+        [first[name] + np.arange(len(own)) for name, own in texts.items()]
+    ).astype(np.int32)
+    is_query = np.repeat([name == query for name in texts], sizes)
     lengths = np.array([len(row) for row in rows], np.int32)
-    text = np.argsort(lengths, kind="stable").astype(np.int32)
-    place = np.empty_like(text)
-    place[text] = np.arange(len(text), dtype=np.int32)
-    parts, first = [], 0
+    text = np.argsort(lengths, kind="stable")
+    parts, start = [], 0
     for count, tokens in shape.parts:
-        chosen = text[first : first + count]
+        chosen = text[start : start + count]
         mask = np.arange(tokens) < lengths[chosen, None]
         ids = np.full((count, tokens), pad_id, np.int32)
         ids[mask] = np.concatenate([np.asarray(rows[i], np.int32) for i in chosen])
-        parts.append({"ids": ids, "mask": mask.astype(np.int32)})
-        first += count
-    return {"parts": tuple(parts), "place": place, "text": text}
+        part = {"ids": ids, "mask": mask.astype(np.int32)}
+        parts.append(part | {"query": is_query[chosen], "number": number[chosen]})
+        start += count
+    place = np.argsort(text, kind="stable").astype(np.int32)
+    ends = np.cumsum(sizes)[:-1]
+    return {
+        "parts": tuple(parts),
+        "place": dict(zip(texts, np.split(place, ends), strict=True)),
+    }

@@ -6,6 +6,7 @@ from flax import nnx
 
 from lsrjax import reps
 from lsrjax.models.layers import Head
+from lsrjax.models.texts import Texts
 
 
 def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
@@ -48,20 +49,20 @@ class DenseHead(Head):
         self.pooling = spec.pooling
         self.normalize = spec.normalize
 
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
         """The `dense` view."""
-        keep_BL1 = mask_BL.astype(bool)[:, :, None]
-        # A selection, since a padded state may hold anything.
-        hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
-        if self.pooling == "cls":
-            x_BD = hidden_BLD[:, 0]
-        else:
-            x_BD = hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
+        x_BD = texts.together(map(self._pooled, texts.split(hidden_TD), texts.mask))
         if self.projection is not None:
             x_BD = self.projection(x_BD).astype(jnp.float32)
         return {"dense": reps.Dense(_normalized(x_BD) if self.normalize else x_BD)}
+
+    def _pooled(self, hidden_BLD, mask_BL) -> jax.Array:
+        keep_BL1 = mask_BL[:, :, None]
+        # A selection, since a padded state may hold anything.
+        hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
+        if self.pooling == "cls":
+            return hidden_BLD[:, 0]
+        return hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
 
 
 class Autoencoder(nnx.Module):
@@ -140,11 +141,9 @@ class CSRHead(Head):
         size = spec.embedding_size or spec.encoder.hidden_size
         self.autoencoder = Autoencoder(spec, size, rngs=rngs)
 
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
         """The `latents` view."""
-        dense = self.dense(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD)["dense"]
+        dense = self.dense(hidden_TD, texts, word_embeddings_VD)["dense"]
         return {"latents": self.autoencoder(dense.embedding_BD)}
 
 
@@ -192,20 +191,25 @@ class ColbertHead(Head):
         self.skip_ids = spec.skip_ids
         self.normalize = spec.normalize
 
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
         """The `tokens` view."""
-        keep_BL = mask_BL.astype(bool)
-        if self.skip_ids:
-            skipped_BL = jnp.isin(ids_BL, jnp.asarray(self.skip_ids))
-            if query_B is not None:
-                skipped_BL &= ~query_B[:, None]
-            keep_BL &= ~skipped_BL
-        x_BLD = hidden_BLD
+        queries = texts.query or [None] * len(texts.ids)
+        kept = [*map(self._kept, texts.ids, texts.mask, queries)]
+        x_TD = hidden_TD
         if self.projection is not None:
-            x_BLD = self.projection(x_BLD)
-        x_BLD = jnp.where(keep_BL[:, :, None], x_BLD.astype(jnp.float32), 0.0)
+            x_TD = self.projection(x_TD)
+        keep_T = texts.join(kept)
+        x_TD = jnp.where(keep_T[:, None], x_TD.astype(jnp.float32), 0.0)
         if self.normalize:
-            x_BLD = _normalized(x_BLD)
-        return {"tokens": reps.MultiVector(x_BLD, keep_BL)}
+            x_TD = _normalized(x_TD)
+        x_BLD = texts.padded(texts.split(x_TD))
+        return {"tokens": reps.MultiVector(x_BLD, texts.padded(kept))}
+
+    def _kept(self, ids_BL, mask_BL, query_B) -> jax.Array:
+        """Which tokens have an embedding, [B, L]."""
+        if not self.skip_ids:
+            return mask_BL
+        skipped_BL = jnp.isin(ids_BL, jnp.asarray(self.skip_ids))
+        if query_B is not None:
+            skipped_BL &= ~query_B[:, None]
+        return mask_BL & ~skipped_BL

@@ -3,8 +3,8 @@
 The computation is that of `BertModel` (Devlin et al., 2019, arXiv:1810.04805) and
 `XLMRobertaModel` (Conneau et al., 2020, arXiv:1911.02116) in Hugging Face transformers,
 without the pooler; DistilBERT (Sanh et al., 2019, arXiv:1910.01108) is a BERT without
-token types. In array names C is the width of one attention head and M a second
-token axis, the attended one.
+token types. In array names T is all tokens of a batch, C the width of one attention
+head and M a second token axis, the attended one.
 """
 
 import jax
@@ -14,17 +14,13 @@ from flax import nnx
 from lsrjax import sharding
 from lsrjax.errors import InputError
 from lsrjax.models.encoder_config import EncoderConfig
-from lsrjax.models.layers import DType, dropout, gelu, layer_norm, linear
-
-
-def _subkeys(keys_B: jax.Array | None, index: int) -> jax.Array | None:
-    if keys_B is None:
-        return None
-    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys_B)
+from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys
+from lsrjax.models.texts import Texts
+from lsrjax.ops import target
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and token type embeddings, normalised."""
+    """Sum of word, position and token type embeddings, normalized."""
 
     def __init__(self, config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
@@ -43,36 +39,67 @@ class Embeddings(nnx.Module):
         self.position = table(config.max_positions)
         if config.type_vocab_size:
             self.token_type = table(config.type_vocab_size)
-        self.norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(
         self,
-        ids_BL: jax.Array,
-        mask_BL: jax.Array,
+        texts: Texts,
         *,
-        types_BL: jax.Array | None = None,
-        dropout_keys_B: jax.Array | None = None,
+        types: tuple[jax.Array, ...] | None = None,
+        keys_T: jax.Array | None = None,
     ) -> jax.Array:
-        """Embeds token ids, of type 0 where none are given; returns [B, L, D]."""
-        positions_BL = self._positions(ids_BL, mask_BL)
-        embedded_BLD = self.word(ids_BL) + self.position(positions_BL)
-        if types_BL is not None:
-            embedded_BLD += self.token_type(types_BL)
+        """Embeds token ids, of type 0 where none are given; returns [T, D]."""
+        embedded_TD = self.word(texts.join(texts.ids)) + self._at_positions(texts)
+        if types is not None:
+            embedded_TD += self.token_type(texts.join(types))
         elif self.config.type_vocab_size:
-            embedded_BLD += self.token_type.embedding[...][0][None, None]
-        embedded_BLD = sharding.constrain(embedded_BLD, sharding.DATA, None, None)
-        embedded_BLD = self.norm(embedded_BLD).astype(self.dtype)
-        return dropout(embedded_BLD, self.config.hidden_dropout, dropout_keys_B)
+            embedded_TD += self.token_type.embedding[...][0][None]
+        embedded_TD = sharding.constrain(embedded_TD, sharding.DATA, None)
+        embedded_TD = self.norm(embedded_TD).astype(self.dtype)
+        return dropout(embedded_TD, self.config.hidden_dropout, keys_T)
 
-    def _positions(self, ids_BL, mask_BL):
-        """Rows of the position table: [1, L] for (Distil)BERT, [B, L] for XLM-R."""
-        if self.config.family != "xlm-roberta":
-            return jnp.arange(ids_BL.shape[1])[None]
-        # transformers looks at the ids alone; with the mask besides, what stands in
+    def _at_positions(self, texts: Texts) -> jax.Array:
+        """The position embeddings of all tokens, [T, D]."""
+        if self.config.family == "xlm-roberta":
+            rows = map(self._rows, texts.ids, texts.mask)
+            return self.position(texts.join(rows))
+        # One row for all texts of a part, rather than a look-up for every token.
+        table = self.position.embedding[...]
+        return texts.join(
+            jnp.broadcast_to(
+                table[None, : ids_BL.shape[1]], (*ids_BL.shape, table.shape[1])
+            )
+            for ids_BL in texts.ids
+        )
+
+    def _rows(self, ids_BL, mask_BL) -> jax.Array:
+        """Rows of XLM-R's position table, [B, L]."""
+        # transformers looks at the ids alone; with the mask as well, what stands in
         # the padding cannot shift the tokens behind it.
         pad = self.config.pad_token_id
         real_BL = ((ids_BL != pad) & mask_BL).astype(jnp.int32)
         return jnp.cumsum(real_BL, axis=1) * real_BL + pad
+
+
+class Projections(nnx.Module):
+    """Queries, keys and values as one product: `kernel` [D, 3, D], `bias` [3, D]."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs):
+        size = config.hidden_size
+        three = [
+            linear(size, size, initializer_range=config.initializer_range, rngs=rngs)
+            for _ in range(3)
+        ]
+        self.kernel = nnx.Param(jnp.stack([one.kernel[...] for one in three], axis=1))
+        self.bias = nnx.Param(jnp.stack([one.bias[...] for one in three]))
+        self.dtype = dtype
+
+    def __call__(self, hidden_TD: jax.Array) -> jax.Array:
+        """Queries, keys and values, [3, T, D]."""
+        kernel_D3D, bias_3D = (
+            x[...].astype(self.dtype) for x in (self.kernel, self.bias)
+        )
+        return jnp.einsum("td,dke->kte", hidden_TD, kernel_D3D) + bias_3D[:, None]
 
 
 class Attention(nnx.Module):
@@ -80,50 +107,53 @@ class Attention(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
-
-        def projection() -> nnx.Linear:
-            return linear(
-                config.hidden_size,
-                config.hidden_size,
-                initializer_range=config.initializer_range,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.query = projection()
-        self.key = projection()
-        self.value = projection()
-        self.out = projection()
+        self.qkv = Projections(config, dtype=dtype, rngs=rngs)
+        self.out = linear(
+            config.hidden_size,
+            config.hidden_size,
+            initializer_range=config.initializer_range,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     def __call__(
         self,
-        hidden_BLD: jax.Array,
-        mask_BL: jax.Array,
+        hidden_TD: jax.Array,
+        texts: Texts,
+        attended: tuple[jax.Array, ...],
         *,
-        dropout_keys_B: jax.Array | None = None,
+        keys_T: jax.Array | None = None,
     ) -> jax.Array:
-        """Mixes the hidden states of each text; returns [B, L, D]."""
-        split = (*hidden_BLD.shape[:2], self.config.num_heads, -1)
-        query_BLHC = self.query(hidden_BLD).reshape(split)
-        key_BMHC = self.key(hidden_BLD).reshape(split)
-        value_BMHC = self.value(hidden_BLD).reshape(split)
+        """Mixes the hidden states of each text; returns [T, D]."""
         rate = self.config.attention_dropout
-        if dropout_keys_B is None or rate == 0.0:
-            mixed_BLHC = _attention(query_BLHC, key_BMHC, value_BMHC, mask_BL)
-        else:
-            mask_B11M = mask_BL[:, None, None, :]
-            mixed_BLHC = _attention_with_dropout(
-                query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, dropout_keys_B
-            )
-        return self.out(mixed_BLHC.reshape(hidden_BLD.shape))
+        dropping = keys_T is not None and rate > 0.0
+        keys = texts.split(keys_T) if dropping else [None] * len(attended)
+        parts = []
+        for *qkv, mask_BM, keys_BL in zip(
+            *map(texts.split, self.qkv(hidden_TD)), attended, keys, strict=True
+        ):
+            split = (*mask_BM.shape, self.config.num_heads, -1)
+            q_BLHC, k_BMHC, v_BMHC = (x.reshape(split) for x in qkv)
+            if dropping:
+                mixed_BLHC = _attention_with_dropout(
+                    q_BLHC, k_BMHC, v_BMHC, mask_BM, rate, keys_BL
+                )
+            else:
+                mixed_BLHC = _attention(q_BLHC, k_BMHC, v_BMHC, mask_BM)
+            parts.append(mixed_BLHC.reshape(*mask_BM.shape, -1))
+        return self.out(texts.join(parts))
 
 
-def suits_cudnn(device: jax.Device, dtype: DType, width: int) -> bool:
-    """Whether cuDNN has a fused attention for the device, and heads of this width."""
+def suits_cudnn(device, dtype: DType, width: int) -> bool:
+    """Whether cuDNN has a fused attention for the device, and heads of this width.
+
+    Args:
+      device: a device, real or abstract (`lsrjax.ops.target.device`).
+      dtype: of queries, keys and values.
+      width: of a head.
+    """
     return (
-        device.platform == "gpu"
-        and "cuda" in device.client.platform_version.lower()
-        and float(device.compute_capability) >= 8.0
+        target.is_cuda(device, 8.0)
         and dtype in (jnp.bfloat16, jnp.float16)
         and width % 8 == 0
         and width <= 128
@@ -132,7 +162,7 @@ def suits_cudnn(device: jax.Device, dtype: DType, width: int) -> bool:
 
 def _attention(query_BLHC, key_BMHC, value_BMHC, mask_BM):
     """Attention without dropout; cuDNN's, which keeps no weights, where it is."""
-    if not suits_cudnn(jax.devices()[0], query_BLHC.dtype, query_BLHC.shape[-1]):
+    if not suits_cudnn(target.device(), query_BLHC.dtype, query_BLHC.shape[-1]):
         return jax.nn.dot_product_attention(
             query_BLHC, key_BMHC, value_BMHC, mask=mask_BM[:, None, None, :]
         )
@@ -150,7 +180,7 @@ def _attention(query_BLHC, key_BMHC, value_BMHC, mask_BM):
     )
 
 
-def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, keys_B):
+def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL):
     """As `jax.nn.dot_product_attention`, which has no dropout on the weights."""
     B, L, H, _ = query_BLHC.shape
     logits_BHLM = jnp.einsum(
@@ -159,11 +189,9 @@ def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, k
     logits_BHLM /= query_BLHC.shape[-1] ** 0.5
     # Finite, so that a text without a single token gives numbers and not NaN.
     lowest = -0.7 * float(jnp.finfo(jnp.float32).max)
+    mask_B11M = mask_BM[:, None, None, :]
     weights_BHLM = jax.nn.softmax(jnp.where(mask_B11M, logits_BHLM, lowest), axis=-1)
     # Drawn token by token, so that what a text loses does not hang on its padding.
-    keys_BL = jax.vmap(
-        lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(L))
-    )(keys_B)
     weights_BLMH = dropout(
         weights_BHLM.transpose(0, 2, 3, 1).reshape(B * L, L, H),
         rate,
@@ -174,11 +202,10 @@ def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_B11M, rate, k
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward block, each normalised after its residual sum."""
+    """Attention and feed-forward block, each normalized after its residual sum."""
 
     def __init__(self, config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
-        self.dtype = dtype
         size, inner = config.hidden_size, config.intermediate_size
         kwargs = {
             "initializer_range": config.initializer_range,
@@ -186,28 +213,27 @@ class Layer(nnx.Module):
             "rngs": rngs,
         }
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
-        self.attention_norm = layer_norm(size, config.layer_norm_eps, rngs=rngs)
+        self.attention_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
         self.up = linear(size, inner, **kwargs)
         self.down = linear(inner, size, **kwargs)
-        self.output_norm = layer_norm(size, config.layer_norm_eps, rngs=rngs)
+        self.output_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(
         self,
-        hidden_BLD: jax.Array,
-        mask_BL: jax.Array,
+        hidden_TD: jax.Array,
+        texts: Texts,
+        attended: tuple[jax.Array, ...],
         *,
-        dropout_keys_B: jax.Array | None = None,
+        keys_T: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps hidden states to those of the next layer, [B, L, D]."""
+        """Maps hidden states to those of the next layer, [T, D]."""
         rate = self.config.hidden_dropout
-        mixed_BLD = self.attention(
-            hidden_BLD, mask_BL, dropout_keys_B=_subkeys(dropout_keys_B, 0)
-        )
-        mixed_BLD = dropout(mixed_BLD, rate, _subkeys(dropout_keys_B, 1))
-        hidden_BLD = self.attention_norm(hidden_BLD + mixed_BLD).astype(self.dtype)
-        fed_BLD = self.down(gelu(self.up(hidden_BLD)))
-        fed_BLD = dropout(fed_BLD, rate, _subkeys(dropout_keys_B, 2))
-        return self.output_norm(hidden_BLD + fed_BLD).astype(self.dtype)
+        mixed_TD = self.attention(hidden_TD, texts, attended, keys_T=subkeys(keys_T, 0))
+        mixed_TD = dropout(mixed_TD, rate, subkeys(keys_T, 1))
+        hidden_TD = self.attention_norm(hidden_TD + mixed_TD)
+        fed_TD = self.down(gelu(self.up(hidden_TD)))
+        fed_TD = dropout(fed_TD, rate, subkeys(keys_T, 2))
+        return self.output_norm(hidden_TD + fed_TD)
 
 
 class Encoder(nnx.Module):
@@ -215,10 +241,11 @@ class Encoder(nnx.Module):
 
     Parameters are float32 whatever `dtype`, the type the layers compute in; softmax and
     LayerNorm are float32 always. Parameter tree: `embeddings/{word,position,
-    token_type}/embedding`, `embeddings/norm/{scale,bias}` and, for layer i,
-    `layers/{i}/attention/{query,key,value,out}/{kernel,bias}`,
-    `layers/{i}/attention_norm/{scale,bias}`, `layers/{i}/{up,down}/{kernel,bias}`,
-    `layers/{i}/output_norm/{scale,bias}`; kernels are [in, out].
+    token_type}/embedding`, `embeddings/norm/{scale,bias}` and, with a leading axis over
+    the layers, `layers/attention/qkv/{kernel,bias}` ([D, 3, D], [3, D]),
+    `layers/attention/out/{kernel,bias}`, `layers/attention_norm/{scale,bias}`,
+    `layers/{up,down}/{kernel,bias}`, `layers/output_norm/{scale,bias}`; kernels are
+    [in, out].
     """
 
     def __init__(
@@ -226,28 +253,28 @@ class Encoder(nnx.Module):
     ):
         self.config = config
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
-        self.layers = nnx.List(
-            [Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
-        )
+        layers = [
+            nnx.split(Layer(config, dtype=dtype, rngs=rngs))
+            for _ in range(config.num_layers)
+        ]
+        states = [state for _, state in layers]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        self.layers = nnx.merge(layers[0][0], stacked)
 
     def __call__(
         self,
         ids_BL: jax.Array,
         mask_BL: jax.Array,
         *,
-        attended_BL: jax.Array | None = None,
         types_BL: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         remat: str = "none",
     ) -> jax.Array:
-        """Encodes texts.
+        """Encodes texts of one length; see `encode`.
 
         Args:
           ids_BL: token ids, integers.
-          mask_BL: true or 1 where a token is, false or 0 where padding is, which
-            comes after the tokens. Padding never changes the states of tokens; its own
-            states are meaningless.
-          attended_BL: which tokens others see; all by default.
+          mask_BL: true or 1 where a token is, false or 0 where padding is.
           types_BL: of the tokens of pairs; all 0 by default.
           dropout_keys_B: a random key for each text; None computes without dropout.
           remat: what the backward pass computes again, a name in `REMAT`.
@@ -264,7 +291,42 @@ class Encoder(nnx.Module):
                 f"Token ids of shape {ids_BL.shape} and mask of shape {mask_BL.shape}; "
                 "both have to be [texts, tokens] and equal."
             )
-        length, config = ids_BL.shape[1], self.config
+        hidden_TD = self.encode(
+            Texts.of([{"ids": ids_BL, "mask": mask_BL}]),
+            types=None if types_BL is None else (types_BL,),
+            dropout_keys=None if dropout_keys_B is None else (dropout_keys_B,),
+            remat=remat,
+        )
+        return hidden_TD.reshape(*ids_BL.shape, -1)
+
+    def encode(
+        self,
+        texts: Texts,
+        *,
+        attended: tuple[jax.Array, ...] | None = None,
+        types: tuple[jax.Array, ...] | None = None,
+        dropout_keys: tuple[jax.Array, ...] | None = None,
+        remat: str = "none",
+    ) -> jax.Array:
+        """Encodes a batch.
+
+        Args:
+          texts: the batch. Padding comes after the tokens and never changes their
+            states; its own states are meaningless.
+          attended: which tokens others see, [B, L] bool of each part; all by default.
+          types: of the tokens of pairs, [B, L] of each part; all 0 by default.
+          dropout_keys: a random key for each text, [B] of each part; None computes
+            without dropout.
+          remat: what the backward pass computes again, a name in `REMAT`.
+
+        Returns:
+          Hidden states of the last layer [T, D], in `dtype`.
+
+        Raises:
+          InputError: texts longer than `config.max_length`.
+        """
+        config = self.config
+        length = max(ids_BL.shape[1] for ids_BL in texts.ids)
         if length > config.max_length:
             raise InputError(
                 f"Texts of {length} tokens, but this {config.family} encoder takes at "
@@ -272,35 +334,39 @@ class Encoder(nnx.Module):
                 f"{config.max_positions} rows). Cut the texts to {config.max_length} "
                 "tokens or choose a checkpoint with a longer table."
             )
-        mask_BL = mask_BL.astype(bool)
-        attended_BL = mask_BL if attended_BL is None else attended_BL.astype(bool)
-        hidden_BLD = self.embeddings(
-            ids_BL,
-            mask_BL,
-            types_BL=types_BL,
-            dropout_keys_B=_subkeys(dropout_keys_B, 0),
-        )
-        graphdef, _ = nnx.split(self.layers[0], nnx.Param)
-        params = [
-            nnx.to_pure_dict(nnx.split(layer, nnx.Param)[1]) for layer in self.layers
-        ]
+        attended = texts.mask if attended is None else attended
+        keys_T = None
+        if dropout_keys is not None:
+            keys_T = texts.join(map(_keys_of_tokens, dropout_keys, texts.ids))
+        hidden_TD = self.embeddings(texts, types=types, keys_T=subkeys(keys_T, 0))
+        graphdef, params = nnx.split(self.layers, nnx.Param)
 
-        def run(params, hidden_BLD, index):
+        def run(hidden_TD, layer):
+            params, index = layer
             # Gathered in here, so that the backward pass does not keep them.
             params = sharding.gathered(params, config.num_heads)
-            hidden_BLD = nnx.merge(graphdef, params)(
-                hidden_BLD, attended_BL, dropout_keys_B=_subkeys(dropout_keys_B, index)
+            hidden_TD = nnx.merge(graphdef, params)(
+                hidden_TD, texts, attended, keys_T=subkeys(keys_T, index)
             )
-            return sharding.constrain(hidden_BLD, sharding.DATA, None, None)
+            return sharding.constrain(hidden_TD, sharding.DATA, None), None
 
-        indices = range(1, len(params) + 1)
         if remat != "none":
             run = jax.checkpoint(run, policy=REMAT[remat])
-            return _run_as_loop(run, params, hidden_BLD, indices)
-        for layer_params, index in zip(params, indices, strict=True):
-            hidden_BLD = run(layer_params, hidden_BLD, index)
-        return hidden_BLD
+        # The compiled program holds one layer, however many there are.
+        layers = nnx.to_pure_dict(params), jnp.arange(1, config.num_layers + 1)
+        return jax.lax.scan(run, hidden_TD, layers, unroll=UNROLL)[0]
 
+
+def _keys_of_tokens(keys_B: jax.Array, ids_BL: jax.Array) -> jax.Array:
+    """A random key for each token, [B, L], whatever the padding behind it."""
+    tokens_L = jnp.arange(ids_BL.shape[1])
+    return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, tokens_L))(
+        keys_B
+    )
+
+
+# Layers that stand in line in the compiled program's loop.
+UNROLL = 1
 
 # What the backward pass computes again instead of keeping it: nothing; all but the
 # results of matrix products with parameters; all but the layers' inputs.
@@ -309,20 +375,3 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "layer": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-def _run_as_loop(run, params: list[dict], hidden_BLD, indices) -> jax.Array:
-    """The layers one after the other in a loop of the compiled program.
-
-    In line, the compiler may find that the backward pass repeats the forward pass, and
-    keep what it was told not to; XLA on CPU does. A loop also compiles in the time of
-    one layer, and holds the gathered parameters of one at a time. It costs a copy of
-    the layers' parameters.
-    """
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-
-    def body(hidden_BLD, layer):
-        return run(layer[0], hidden_BLD, layer[1]), None
-
-    hidden_BLD, _ = jax.lax.scan(body, hidden_BLD, (stacked, jnp.asarray(indices)))
-    return hidden_BLD

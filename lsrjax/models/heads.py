@@ -1,11 +1,12 @@
 """Heads: from hidden states to the views of `lsrjax.reps`.
 
 To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
-`views(spec)`, and `__call__(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B)
--> reps.Views`, where `query_B` is true for queries, or None if there are none; and add
-a line to `HEADS`. If queries need no encoder, `encodes_queries(spec)` is false and
-`from_ids(ids_BL, mask_BL) -> reps.Views` makes their views; `__call__` then gets
-documents only. A config may name a head that is not in the table by its dotted name.
+`views(spec)`, and `__call__(hidden_TD, texts, word_embeddings_VD) -> reps.Views`, where
+`texts` is a `lsrjax.models.texts.Texts` and says how the tokens of T belong to texts,
+and which of these are queries; and add a line to `HEADS`. If queries need no encoder,
+`encodes_queries(spec)` is false and `from_ids(ids_BL, mask_BL) -> reps.Views` makes
+their views; `__call__` then gets documents only. A config may name a head that is not
+in the table by its dotted name.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from flax import nnx
 from lsrjax import reps, sharding
 from lsrjax.models.dense_heads import ColbertHead, CSRHead, DenseHead
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
+from lsrjax.models.texts import Texts
 from lsrjax.ops.positive_pool import positive_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
@@ -54,7 +56,7 @@ class MLMHead(nnx.Module):
         self.activation = activation
         self.weights_only = False
 
-    def __call__(self, hidden_BLD, mask_BL, word_embeddings_VD) -> reps.Vector:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Vector:
         """SPLADE (Formal et al. 2021).
 
         `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
@@ -64,7 +66,7 @@ class MLMHead(nnx.Module):
         these once more (Shen et al. 2025, OpenSearch's v3).
         """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        factors = self.transform(hidden_BLD), decoder_VD, self.bias[...], mask_BL
+        factors = self.transform(hidden_TD), decoder_VD, self.bias[...], texts.mask
         twice = self.activation == "log1p_relu"
         if self.pooling == "sum":
             pool = functools.partial(vocab_sum, twice=twice)
@@ -104,17 +106,21 @@ class LexEcho(nnx.Module):
         self.special_ids = spec.special_ids if spec.exclude_special_tokens else ()
         self.repeats = spec.repeats
 
-    def __call__(self, hidden_BLD, ids_BL, mask_BL) -> reps.Bag:
+    def __call__(self, hidden_TD, texts: Texts) -> reps.Bag:
         """The tokens' own ids with their weights."""
-        x_BLD = hidden_BLD.astype(jnp.float32)
-        s_BL = jax.nn.relu(x_BLD @ self.kernel[...] + self.bias[...])
-        keep_BL = mask_BL.astype(bool)
+        x_TD = hidden_TD.astype(jnp.float32)
+        s_T = jax.nn.relu(x_TD @ self.kernel[...] + self.bias[...])
+        weights = map(self._kept, texts.split(s_T), texts.ids, texts.mask)
+        weights_BL = texts.padded(weights) * self.scale[...]
+        return reps.Bag(texts.padded(texts.ids), weights_BL, self.size)
+
+    def _kept(self, s_BL, ids_BL, mask_BL) -> jax.Array:
+        """The weights, 0 where a token has none."""
+        keep_BL = mask_BL
         for special in self.special_ids:
             keep_BL &= ids_BL != special
         s_BL = jnp.where(keep_BL, s_BL, 0.0)
-        if self.repeats == "max":
-            s_BL = _strongest_repeat(ids_BL, s_BL)
-        return reps.Bag(ids_BL, s_BL * self.scale[...], self.size)
+        return _strongest_repeat(ids_BL, s_BL) if self.repeats == "max" else s_BL
 
 
 def _strongest_repeat(ids_BL, weights_BL):
@@ -172,11 +178,9 @@ class SpladeHead(Head):
             special = jnp.asarray(spec.special_ids, jnp.int32)
             self.static = nnx.Param(jnp.ones(self.size).at[special].set(0))
 
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
         """The `terms` view."""
-        return {"terms": self.mlm(hidden_BLD, mask_BL, word_embeddings_VD)}
+        return {"terms": self.mlm(hidden_TD, texts, word_embeddings_VD)}
 
     def from_ids(self, ids_BL, mask_BL) -> reps.Views:
         """The `terms` view of bags of words; the weights are the raw values as well."""
@@ -229,14 +233,12 @@ class MilcoHead(Head):
         )
         self.echo = LexEcho(spec, rngs=rngs) if spec.lexecho else None
 
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
         """The `pivot` view and, with LexEcho, the `source` view."""
-        h_BLE = gelu(self.connector(hidden_BLD))
-        views = {"pivot": self.mlm(h_BLE, mask_BL, None)}
+        h_TE = gelu(self.connector(hidden_TD))
+        views = {"pivot": self.mlm(h_TE, texts, None)}
         if self.echo is not None:
-            views["source"] = self.echo(hidden_BLD, ids_BL, mask_BL)
+            views["source"] = self.echo(hidden_TD, texts)
         return views
 
 
@@ -259,11 +261,9 @@ class TokenWeightsHead(Head):
             rngs=rngs,
         )
 
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
         """The `terms` view."""
-        return {"terms": self.weigh(hidden_BLD, ids_BL, mask_BL)}
+        return {"terms": self.weigh(hidden_TD, texts)}
 
 
 class M3Head(Head):
@@ -292,19 +292,19 @@ class M3Head(Head):
         self.tokens = ColbertHead(each, dtype=dtype, rngs=rngs)
         self.weights = spec.view_weights
 
-    def __call__(
-        self, hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B=None
-    ) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
         """The three views."""
-        args = hidden_BLD, ids_BL, mask_BL, word_embeddings_VD
-        views = self.dense(*args) | self.terms(*args)
-        behind_first_L = jnp.arange(mask_BL.shape[1]) > 0
-        tokens = self.tokens(hidden_BLD, ids_BL, mask_BL * behind_first_L, None)
-        multi = tokens["tokens"]
-        if query_B is not None:
+        views = self.dense(hidden_TD, texts, None) | self.terms(hidden_TD, texts, None)
+        behind_first = tuple(
+            mask_BL & (jnp.arange(mask_BL.shape[1]) > 0)[None] for mask_BL in texts.mask
+        )
+        behind = dataclasses.replace(texts, mask=behind_first)
+        multi = self.tokens(hidden_TD, behind, None)["tokens"]
+        if texts.query is not None:
+            query_B11 = texts.together(texts.query)[:, None, None]
             count_B11 = multi.mask_BL.sum(axis=1)[:, None, None]
             mean_BLD = multi.tokens_BLD / jnp.maximum(count_B11, 1)
-            x_BLD = jnp.where(query_B[:, None, None], mean_BLD, multi.tokens_BLD)
+            x_BLD = jnp.where(query_B11, mean_BLD, multi.tokens_BLD)
             multi = dataclasses.replace(multi, tokens_BLD=x_BLD)
         views |= {"tokens": multi}
         return {

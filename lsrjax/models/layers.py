@@ -1,8 +1,14 @@
-"""Layers shared by the encoder and the heads."""
+"""Layers shared by the encoder and the heads.
+
+In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
+"""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from lsrjax import reps
 
@@ -10,43 +16,59 @@ from lsrjax import reps
 DType = jax.typing.DTypeLike
 
 
-def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
-    """Zeroes each element with probability `rate` and rescales the others.
-
-    What is drawn for a text depends on its own key alone, not on the texts beside it.
+def subkeys(keys_T: jax.Array | None, index) -> jax.Array | None:
+    """A new key from each key, one of many; None from None.
 
     Args:
-      x: any array [B, ...].
+      keys_T: random keys.
+      index: which of the new keys, an integer.
+    """
+    if keys_T is None:
+        return None
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys_T)
+
+
+def dropout(x: jax.Array, rate: float, keys_T: jax.Array | None) -> jax.Array:
+    """Zeroes each element with probability `rate` and rescales the others.
+
+    What is drawn for a row depends on its own key alone, not on the rows beside it.
+
+    Args:
+      x: any array [T, ...].
       rate: probability of dropping an element, in [0, 1).
-      keys_B: a random key for each text; None switches dropout off.
+      keys_T: a random key for each row; None switches dropout off.
 
     Returns:
       An array like `x` with the same expectation; `x` itself when off.
     """
-    if keys_B is None or rate == 0.0:
+    if keys_T is None or rate == 0.0:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(
-        keys_B
+        keys_T
     )
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """Gaussian error linear unit through erf, not its tanh approximation."""
     return jax.nn.gelu(x, approximate=False)
 
 
-class Linear(nnx.Linear):
-    """`nnx.Linear` over [..., in] that multiplies matrices of rank two.
+# Only x waits for the backward pass; JAX's own rule keeps three arrays of its size.
+def _gelu_fwd(x):
+    return gelu(x), x
 
-    With a batch and a token axis, XLA on CPU transposes the incoming gradient in memory
-    before the weights' gradient: three times the time of the product itself.
-    """
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Maps [..., in] to [..., out]."""
-        out = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
-        return out.reshape(*inputs.shape[:-1], -1)
+def _gelu_bwd(x, g):
+    # d/dx x Phi(x) = Phi(x) + x phi(x), with the normal distribution and its density.
+    z = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * z * z) * (2 * jnp.pi) ** -0.5
+    slope = 0.5 * lax.erfc(-z * 2**-0.5) + z * density
+    return ((g.astype(jnp.float32) * slope).astype(g.dtype),)
+
+
+gelu.defvjp(_gelu_fwd, _gelu_bwd)
 
 
 def linear(
@@ -56,12 +78,15 @@ def linear(
     initializer_range: float = 0.02,
     dtype: DType = jnp.float32,
     rngs: nnx.Rngs,
-) -> Linear:
+) -> nnx.Linear:
     """Linear layer, kernel [in, out] ~ N(0, initializer_range²) and bias 0.
 
-    Parameters are float32; the product is computed in `dtype`.
+    Parameters are float32; the product is computed in `dtype`. Give it matrices
+    [rows, in]: with a batch and a token axis, XLA on CPU transposes the incoming
+    gradient in memory before the weights' gradient, three times the time of the
+    product itself.
     """
-    return Linear(
+    return nnx.Linear(
         in_features,
         out_features,
         kernel_init=nnx.initializers.normal(initializer_range),
@@ -71,18 +96,52 @@ def linear(
     )
 
 
-def layer_norm(size: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm over the last axis that computes and returns float32."""
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm over the last axis of [T, D] that computes in float32."""
+
+    def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
+        super().__init__(size, epsilon=eps, param_dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x_TD: jax.Array) -> jax.Array:
+        """The normalized rows, in the dtype of `x_TD`."""
+        return _normalize(self.epsilon, x_TD, self.scale[...], self.bias[...])
+
+
+# y = s (x - m) r + b, with the mean m and r = (variance + eps)^-1/2 of each row. With
+# n = (x - m) r and an incoming gradient g,
+#
+#   db = sum_t g        ds = sum_t g n        dx = r (gs - mean(gs) - n mean(gs n))
+#
+# Written out, x and two numbers a row wait for the backward pass, where JAX's own rule
+# keeps several arrays of x's size in float32.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _normalize(eps, x_TD, scale_D, bias_D):
+    return _normalize_fwd(eps, x_TD, scale_D, bias_D)[0]
+
+
+def _normalize_fwd(eps, x_TD, scale_D, bias_D):
+    z_TD = x_TD.astype(jnp.float32)
     # E[x²] - E[x]² loses digits where the mean is large against the spread, which is
     # common in the last layers of these encoders.
-    return nnx.LayerNorm(
-        size,
-        epsilon=eps,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
-        use_fast_variance=False,
-        rngs=rngs,
-    )
+    mean_T1 = z_TD.mean(axis=1, keepdims=True)
+    variance_T1 = jnp.square(z_TD - mean_T1).mean(axis=1, keepdims=True)
+    r_T1 = lax.rsqrt(variance_T1 + eps)
+    y_TD = (z_TD - mean_T1) * (r_T1 * scale_D[None]) + bias_D[None]
+    return y_TD.astype(x_TD.dtype), (x_TD, mean_T1, r_T1, scale_D)
+
+
+def _normalize_bwd(eps, saved, g_TD):
+    x_TD, mean_T1, r_T1, scale_D = saved
+    n_TD = (x_TD.astype(jnp.float32) - mean_T1) * r_T1
+    g_TD = g_TD.astype(jnp.float32)
+    gs_TD = g_TD * scale_D[None]
+    mean_gs_T1 = gs_TD.mean(axis=1, keepdims=True)
+    mean_gsn_T1 = (gs_TD * n_TD).mean(axis=1, keepdims=True)
+    dx_TD = r_T1 * (gs_TD - mean_gs_T1 - n_TD * mean_gsn_T1)
+    return dx_TD.astype(x_TD.dtype), (g_TD * n_TD).sum(axis=0), g_TD.sum(axis=0)
+
+
+_normalize.defvjp(_normalize_fwd, _normalize_bwd)
 
 
 class Head(nnx.Module):
@@ -141,7 +200,6 @@ class MLMTransform(nnx.Module):
         dtype: DType = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.dtype = dtype
         self.dense = linear(
             hidden_size,
             hidden_size,
@@ -149,8 +207,8 @@ class MLMTransform(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = layer_norm(hidden_size, eps, rngs=rngs)
+        self.norm = LayerNorm(hidden_size, eps, rngs=rngs)
 
-    def __call__(self, hidden_BLD: jax.Array) -> jax.Array:
-        """Maps hidden states [..., D] to the decoder's input [..., D], in `dtype`."""
-        return self.norm(gelu(self.dense(hidden_BLD))).astype(self.dtype)
+    def __call__(self, hidden_TD: jax.Array) -> jax.Array:
+        """Maps hidden states [T, D] to the decoder's input [T, D], in `dtype`."""
+        return self.norm(gelu(self.dense(hidden_TD)))

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from lsrjax.errors import InputError
 from lsrjax.models import dense_heads
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.heads import head_class
+from lsrjax.models.texts import Texts
 
 TOWERS = ("shared", "separate")
 # The texts, and the role, that a query tower encodes; all others are documents.
@@ -204,49 +206,47 @@ class Retriever(nnx.Module):
         self.query_tower = Retriever(one, dtype=dtype, rngs=rngs) if separate else None
 
     def __call__(
-        self,
-        ids_BL,
-        mask_BL,
-        *,
-        query_B=None,
-        role=None,
-        dropout_keys_B=None,
-        remat="none",
+        self, texts: Texts, *, role=None, dropout_keys=None, remat="none"
     ) -> reps.Views:
         """Encodes a batch of texts.
 
         Args:
-          ids_BL: token ids.
-          mask_BL: 1 at tokens, 0 at padding.
-          query_B: true for queries; None: as `role` says.
-          role: "query": all are queries; "document" or None: none is.
-          dropout_keys_B: a key for each text; without, the model is deterministic.
+          texts: the batch.
+          role: "query": all are queries; "document" or None: those are that
+            `texts.query` says.
+          dropout_keys: a key for each text, [B] of each part; without, the model is
+            deterministic.
           remat: what the backward pass computes again, see `lsrjax.models.encoder`.
+
+        Returns:
+          The views of the texts, those of all parts end to end.
 
         Raises:
           ValueError: queries beside documents, which this model encodes apart.
         """
-        if query_B is not None and (self.query_tower or not self.encodes_queries):
+        if texts.query is not None and (self.query_tower or not self.encodes_queries):
             raise ValueError("Encode queries and documents apart, each with its role.")
         if role == QUERY:
             if self.query_tower is not None:
-                options = {"dropout_keys_B": dropout_keys_B, "remat": remat}
-                return self.query_tower(ids_BL, mask_BL, role=role, **options)
+                options = {"dropout_keys": dropout_keys, "remat": remat}
+                return self.query_tower(texts, role=role, **options)
             if not self.encodes_queries:
-                return self.head.from_ids(ids_BL, mask_BL)
-            query_B = jnp.ones(len(ids_BL), bool)
-        attended_BL = mask_BL
+                return self.head.from_ids(
+                    texts.padded(texts.ids), texts.padded(texts.mask)
+                )
+            query = tuple(jnp.ones(len(ids_BL), bool) for ids_BL in texts.ids)
+            texts = dataclasses.replace(texts, query=query)
+        attended = texts.mask
         if self.expand_id >= 0:
-            attended_BL = mask_BL.astype(bool) & (ids_BL != self.expand_id)
-        hidden_BLD = self.encoder(
-            ids_BL,
-            mask_BL,
-            attended_BL=attended_BL,
-            dropout_keys_B=dropout_keys_B,
-            remat=remat,
+            attended = tuple(
+                mask_BL & (ids_BL != self.expand_id)
+                for ids_BL, mask_BL in zip(texts.ids, texts.mask, strict=True)
+            )
+        hidden_TD = self.encoder.encode(
+            texts, attended=attended, dropout_keys=dropout_keys, remat=remat
         )
         word_embeddings_VD = self.encoder.embeddings.word.embedding[...]
-        return self.head(hidden_BLD, ids_BL, mask_BL, word_embeddings_VD, query_B)
+        return self.head(hidden_TD, texts, word_embeddings_VD)
 
 
 def split(
@@ -323,23 +323,18 @@ def after_step(before: dict, params: dict, fired: dict[str, jax.Array]) -> dict:
 def apply(
     graphdef: nnx.GraphDef,
     params: dict,
-    text: dict,
+    texts: Mapping | Sequence[Mapping],
     *,
     role=None,
-    dropout_keys_B=None,
+    dropout_keys=None,
     remat="none",
 ) -> reps.Views:
     """Encodes `{"ids": [B, L], "mask": [B, L], "query": [B]}` with these parameters.
 
     `query` is true for queries; it is left out where there are none, or where `role`
-    ("query" or "document") is that of all texts. See `Retriever.__call__`.
+    ("query" or "document") is that of all texts. Several such parts, each of its own
+    length, are encoded together. See `Retriever.__call__`.
     """
+    parts = [texts] if isinstance(texts, Mapping) else texts
     model = nnx.merge(graphdef, params)
-    return model(
-        text["ids"],
-        text["mask"],
-        query_B=text.get("query"),
-        role=role,
-        dropout_keys_B=dropout_keys_B,
-        remat=remat,
-    )
+    return model(Texts.of(parts), role=role, dropout_keys=dropout_keys, remat=remat)

@@ -18,10 +18,11 @@ XLA cannot split a kernel over devices. With arrays sharded over a mesh, call it
 `shard_map` (with check_vma=False), each device with its texts and its part of the
 vocabulary.
 
-Axes: B texts, L tokens, D hidden, V vocabulary; S texts, T tokens, P terms and K
-hidden dimensions of one tile.
+Axes: B texts, L tokens of a text, D hidden, V vocabulary; S texts, T tokens, P terms
+and K hidden dimensions of one tile. In `h_TD` and `real_T`, T is all tokens.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -30,14 +31,17 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from lsrjax.ops.vocab_pool import apart, starts_of
+
 # The longest row of h or w with which the smallest tiles still fit in VMEM.
 _TPU_ROW_BYTES = 16384
 
 
 def project_max(
-    h_BLD: jax.Array,
+    h_TD: jax.Array,
     w_VD: jax.Array,
-    mask_BL: jax.Array,
+    real_T: jax.Array,
+    parts: tuple[tuple[int, int], ...],
     *,
     backend: str,
     interpret: bool = False,
@@ -46,46 +50,57 @@ def project_max(
 
     The forward pass of `vocab_pool` without bias, for GPU and TPU; it has no gradient
     of its own. No axis needs to divide by anything, and what stands in padded states
-    has no influence, even NaN. Checked in interpret mode only, not timed on hardware.
+    has no influence, even NaN.
 
     Args:
-      h_BLD: hidden states, float32 or bfloat16. Their dtype is that of the products,
-        which are accumulated in float32. The precision of float32 products is that of
-        `jax.default_matmul_precision`, as for any other product; on TPU only the
-        default and 'highest' exist.
-      w_VD: one row per vocabulary term. In another dtype than `h_BLD` it is copied
-        once into that dtype.
-      mask_BL: non-zero at real tokens, zero at padding.
+      h_TD: hidden states of all texts, part by part, float32 or bfloat16. Their dtype
+        is that of the products, which are accumulated in float32. The precision of
+        float32 products is that of `jax.default_matmul_precision`, as for any other
+        product; on TPU only the default and 'highest' exist.
+      w_VD: one row per vocabulary term. In another dtype than `h_TD` it is copied once
+        into that dtype.
+      real_T: non-zero at real tokens, zero at padding.
+      parts: (texts, tokens) of each part.
       backend: 'gpu' (Triton) or 'tpu' (Mosaic).
       interpret: run the kernel as plain jax operations, on any device; slow.
 
     Returns:
       top_BV in float32, -inf in texts without a token, and first_BV in int32, always
-      within 0..L-1 (0 in texts without a token). NaN and infinity in real states or
-      weights may or may not show in top_BV; `vocab_pool` looks for them itself.
+      within the tokens of the text (0 in texts without a token). NaN and infinity in
+      real states or weights may or may not show in top_BV; `vocab_pool` looks for them
+      itself.
 
     Raises:
       ValueError: shapes that do not agree, an empty axis, an unknown `backend`, or
         more than 16 kB of hidden state per token on TPU.
     """
-    shapes = f"h_BLD {h_BLD.shape}, w_VD {w_VD.shape}, mask_BL {mask_BL.shape}"
+    shapes = f"h_TD {h_TD.shape}, w_VD {w_VD.shape}, real_T {real_T.shape}"
     if (
-        h_BLD.ndim != 3
+        h_TD.ndim != 2
         or w_VD.ndim != 2
-        or w_VD.shape[1] != h_BLD.shape[2]
-        or mask_BL.shape != h_BLD.shape[:2]
+        or w_VD.shape[1] != h_TD.shape[1]
+        or real_T.shape != h_TD.shape[:1]
+        or sum(texts * length for texts, length in parts) != len(h_TD)
     ):
         raise ValueError(
-            f"project_max got {shapes}; expected [B, L, D], [V, D] and [B, L]."
+            f"project_max got {shapes} and parts {parts}; expected [T, D], [V, D], [T]"
+            " and parts of T tokens."
         )
-    if 0 in h_BLD.shape or 0 in w_VD.shape:
+    if 0 in h_TD.shape or 0 in w_VD.shape:
         raise ValueError(f"project_max got an empty axis: {shapes}.")
     if backend not in ("gpu", "tpu"):
         raise ValueError(f"backend is {backend!r}; expected 'gpu' or 'tpu'.")
-    run = _gpu if backend == "gpu" else _tpu
     # One pass over w here is cheaper than a cast in every tile that reads it.
-    w_VD = w_VD.astype(h_BLD.dtype)
-    return run(h_BLD, w_VD, (mask_BL != 0).astype(jnp.int32), interpret)
+    w_VD = w_VD.astype(h_TD.dtype)
+    real_T = (real_T != 0).astype(jnp.int32)
+    if backend == "gpu":
+        return _gpu(h_TD, w_VD, real_T, parts, interpret)
+    found = [
+        _tpu(h_BLD, w_VD, mask_BL, interpret)
+        for h_BLD, mask_BL in zip(apart(h_TD, parts), apart(real_T, parts), strict=True)
+    ]
+    top_BV, first_BV = (jnp.concatenate(x) for x in zip(*found, strict=True))
+    return top_BV, first_BV
 
 
 def _best(tile, real, axis: int, start):
@@ -125,77 +140,119 @@ def _dot_last(x, y):
     )
 
 
-# GPU: one program per text and tile of terms. Tokens lie along the columns of the
-# product, where a maximum stays within a warp. Texts are the fastest axis of the grid:
-# programs that run at the same time share their rows of w, the large operand, and h
-# fits in the L2 cache.
+# GPU: one program per text and tile of terms. Terms lie along the rows of the product
+# and tokens along the columns, where a maximum stays within a warp. A text's tiles end
+# at its last token.
+#
+# Programs that run at the same time share what they read through the L2 cache, which
+# holds neither all of h nor, for a large vocabulary, all of w. So the grid goes group
+# by group of a few texts, whose h fits; within a group, tile by tile of terms; and
+# within that, text by text. h then comes from memory once, and w once for each group.
 #
 # Triton is imported where it is used: jax has announced, from 0.11 on, that it will
 # remove this backend of Pallas, and the TPU kernel should outlive it.
 
 
-def _gpu(h_BLD, w_VD, mask_BL, interpret):
+@dataclasses.dataclass(frozen=True)
+class GpuTiles:
+    """Sizes of the GPU kernel.
+
+    Attributes:
+      tokens: of a tile, T.
+      terms: of a tile, P.
+      hidden_bytes: of each row that a step of the product reads.
+      warps: of a program.
+      stages: reads under way at a time.
+      group_bytes: of h that a group of texts may have.
+    """
+
+    tokens: int = 128
+    terms: int = 128
+    hidden_bytes: int = 128
+    warps: int = 8
+    stages: int = 3
+    group_bytes: int = 2**24
+
+
+TILES = GpuTiles()
+
+
+def _gpu(h_TD, w_VD, real_T, parts, interpret):
     from jax.experimental.pallas import triton as plgpu
 
-    B, L, D = h_BLD.shape
-    V = w_VD.shape[0]
-    T = min(max(pl.next_power_of_2(L), 16), 128)
-    P = 128
-    # 128 bytes of each row: three stages of both operands take 96 kB of shared memory.
-    K = min(max(pl.next_power_of_2(D), 16), 128 // h_BLD.dtype.itemsize)
-    pair_P = pl.BlockSpec((None, P), lambda b, v: (b, v))
-    return pl.pallas_call(
-        partial(_gpu_kernel, V=V, T=T, K=K),
-        out_shape=_out_shape(B, V),
-        grid=(B, pl.cdiv(V, P)),
+    D, V = h_TD.shape[1], w_VD.shape[0]
+    longest = max(length for _, length in parts)
+    T = min(max(pl.next_power_of_2(longest), 16), TILES.tokens)
+    P = TILES.terms
+    K = min(max(pl.next_power_of_2(D), 16), TILES.hidden_bytes // h_TD.dtype.itemsize)
+    # So that no access needs a mask: what is read beyond the end counts for nothing.
+    fill = -D % K
+    h_TD = jnp.pad(h_TD, ((0, T), (0, fill)))
+    w_VD = jnp.pad(w_VD, ((0, -V % P), (0, fill)))
+    start_B = jnp.asarray(starts_of(parts))
+    tokens_B = jnp.concatenate(
+        [
+            (mask_BL * (1 + jnp.arange(mask_BL.shape[1]))[None]).max(axis=1)
+            for mask_BL in apart(real_T, parts)
+        ]
+    )
+    B, tiles = len(start_B), pl.cdiv(V, P)
+    group = TILES.group_bytes // (longest * h_TD.shape[1] * h_TD.dtype.itemsize)
+    group = min(max(group, 1), B)
+
+    def at(i):
+        """Text and tile of terms of the i-th program."""
+        which, inner = i // (group * tiles), i % (group * tiles)
+        size = jnp.minimum(group, B - which * group)
+        return which * group + inner % size, inner // size
+
+    one = pl.BlockSpec((None,), lambda i: (at(i)[0],))
+    pair_P = pl.BlockSpec((None, P), at)
+    kernel = partial(_gpu_kernel, T=T, K=K)
+    top_BV, first_BV = pl.pallas_call(
+        kernel,
+        out_shape=_out_shape(B, tiles * P),
+        grid=(B * tiles,),
         in_specs=[
-            pl.BlockSpec((None, L, D), lambda b, v: (b, 0, 0)),
-            pl.BlockSpec((P, D), lambda b, v: (v, 0)),
-            pl.BlockSpec((None, L), lambda b, v: (b, 0)),
+            one,
+            one,
+            pl.BlockSpec(h_TD.shape, lambda i: (0, 0)),
+            pl.BlockSpec((P, D + fill), lambda i: (at(i)[1], 0)),
+            pl.BlockSpec((len(h_TD),), lambda i: (0,)),
         ],
         out_specs=(pair_P, pair_P),
         compiler_params=plgpu.CompilerParams(
-            num_warps=8 if T == 128 else 4, num_stages=3
+            num_warps=TILES.warps if TILES.tokens == T else 4,
+            num_stages=TILES.stages,
         ),
         interpret=interpret,
         name="project_max_gpu",
-    )(h_BLD, w_VD, mask_BL)
+    )(start_B, tokens_B, h_TD, w_VD, jnp.pad(real_T, (0, T)))
+    return top_BV[:, :V], first_BV[:, :V]
 
 
-def _gpu_kernel(h_ref, w_ref, mask_ref, top_ref, first_ref, *, V, T, K):
-    from jax.experimental.pallas import triton as plgpu
-
-    L, D = h_ref.shape
-    P = w_ref.shape[0]
-    # Triton does not cut blocks at the end of an array, hence a mask on every access.
-    is_term_P = pl.program_id(1) * P + jnp.arange(P) < V
+def _gpu_kernel(
+    start_ref, tokens_ref, h_ref, w_ref, real_ref, top_ref, first_ref, *, T, K
+):
+    P, D = w_ref.shape
+    start, tokens = start_ref[...], tokens_ref[...]
 
     def add_tokens(i, best):
-        tokens = pl.ds(i * T, T)
-        is_token_T = i * T + jnp.arange(T) < L
+        chosen = pl.ds(start + i * T, T)
 
         def add_hidden(j, tile_PT):
             hidden = pl.ds(j * K, K)
-            is_hidden_1K = (j * K + jnp.arange(K) < D)[None, :]
-            w_PK = plgpu.load(
-                w_ref.at[:, hidden], mask=is_term_P[:, None] & is_hidden_1K, other=0
-            )
-            h_TK = plgpu.load(
-                h_ref.at[tokens, hidden],
-                mask=is_token_T[:, None] & is_hidden_1K,
-                other=0,
-            )
-            return tile_PT + _dot_last(w_PK, h_TK)
+            return tile_PT + _dot_last(w_ref[:, hidden], h_ref[chosen, hidden])
 
         tile_PT = jnp.zeros((P, T), jnp.float32)
-        tile_PT = lax.fori_loop(0, pl.cdiv(D, K), add_hidden, tile_PT)
-        real_T = plgpu.load(mask_ref.at[tokens], mask=is_token_T, other=0) != 0
+        tile_PT = lax.fori_loop(0, D // K, add_hidden, tile_PT)
+        is_token_T = i * T + jnp.arange(T) < tokens
+        real_T = (real_ref[chosen] != 0) & is_token_T
         return _better(best, _best(tile_PT, real_T[None, :], 1, i * T))
 
     best = jnp.full(P, -jnp.inf, jnp.float32), jnp.zeros(P, jnp.int32)
-    top_P, first_P = lax.fori_loop(0, pl.cdiv(L, T), add_tokens, best)
-    plgpu.store(top_ref, top_P, mask=is_term_P)
-    plgpu.store(first_ref, first_P, mask=is_term_P)
+    tiles = (tokens + T - 1) // T
+    top_ref[...], first_ref[...] = lax.fori_loop(0, tiles, add_tokens, best)
 
 
 # TPU: a tile of texts, all its tokens if they fit, times a tile of terms. Terms lie

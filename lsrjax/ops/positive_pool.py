@@ -12,12 +12,14 @@ entries, P terms of a block.
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsrjax.ops.vocab_pool import ceil_div, fold_nonzero, start_of, vocab_pool
+from lsrjax.ops import target
+from lsrjax.ops.vocab_pool import apart, ceil_div, fold_nonzero, start_of, vocab_pool
 
 # A factor rounded to bfloat16 is off by 2^-9 of itself.
 _ROUNDED = 2.0**-9
@@ -32,10 +34,10 @@ _FEW_TOKENS = 256
 
 
 def positive_pool(
-    h_BLD: jax.Array,
+    h: jax.Array,
     w_VD: jax.Array,
     b_V: jax.Array,
-    mask_BL: jax.Array,
+    mask: jax.Array | Sequence[jax.Array],
     *,
     impl: str = "auto",
     block: int = 512,
@@ -48,10 +50,11 @@ def positive_pool(
     by more than that, with the largest |h| of the text, is 0.
 
     Args:
-      h_BLD: hidden states.
+      h: hidden states, [B, L, D], or of all parts end to end, [T, D].
       w_VD: one row per vocabulary term.
       b_V: bias of each term.
-      mask_BL: non-zero at tokens, zero at padding. A text without a token gets 0.
+      mask: non-zero at tokens, zero at padding: [B, L], or one such array for each
+        part. A text without a token gets 0.
       impl: 'screened', as above; 'plain', `vocab_pool`; or 'auto', 'screened' where the
         states are float32, those of 256 tokens or more, and the processor multiplies
         matrices in bfloat16.
@@ -65,6 +68,14 @@ def positive_pool(
     """
     if impl not in ("auto", "screened", "plain"):
         raise ValueError(f"impl is {impl!r}; expected 'auto', 'screened' or 'plain'.")
+    if isinstance(mask, Sequence):
+        parts = apart(h, tuple(mask_BL.shape for mask_BL in mask))
+        found = [
+            positive_pool(h_BLD, w_VD, b_V, mask_BL, impl=impl, block=block)
+            for h_BLD, mask_BL in zip(parts, mask, strict=True)
+        ]
+        return jnp.concatenate(found)
+    h_BLD, mask_BL = h, mask
     if impl == "auto":
         many = h_BLD.shape[0] * h_BLD.shape[1] >= _FEW_TOKENS
         fast = many and h_BLD.dtype == jnp.float32 and has_bfloat16_unit()
@@ -131,11 +142,13 @@ def _exact(w_VD, b_V, maybe_BV, h_BLD) -> jax.Array:
     return fold_nonzero(maybe_BV, add, nothing_BV, _AT_ONCE)
 
 
-@functools.cache
 def has_bfloat16_unit() -> bool:
     """Whether this program computes on a processor with AMX."""
-    if jax.default_backend() != "cpu":
-        return False
+    return target.device().platform == "cpu" and _amx()
+
+
+@functools.cache
+def _amx() -> bool:
     try:
         return " amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:

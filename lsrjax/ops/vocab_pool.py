@@ -5,15 +5,23 @@ token. Written plainly that makes logits of shape [B, L, V], which for one batch
 texts, 256 tokens and 250,002 terms is 8 GB. Here the projection goes over blocks of V
 and only the maximum and its position survive a block.
 
-Axes: B texts, L tokens, D hidden, V vocabulary (or one shard of it), K compacted
-entries, P terms of one group, G groups.
+Texts may come in parts, each padded to a length of its own; their tokens stand end to
+end, so that the products run over all of them at once.
+
+Axes: B texts, L tokens of a text, T all tokens, D hidden, V vocabulary (or one shard of
+it), K compacted entries, P terms of one group, G groups.
 """
 
+import importlib.util
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from lsrjax.ops import target
 
 # Above this share of non-zero incoming gradients, gathering rows costs more than
 # multiplying by the zeros. Both sides of the choice are exact.
@@ -23,11 +31,15 @@ _DENSE_ABOVE = 0.2
 _GROUP = 128
 
 
+# (texts, tokens) of each part.
+Parts = tuple[tuple[int, int], ...]
+
+
 def vocab_pool(
-    h_BLD: jax.Array,
+    h: jax.Array,
     w_VD: jax.Array,
     b_V: jax.Array,
-    mask_BL: jax.Array,
+    mask: jax.Array | Sequence[jax.Array],
     *,
     pool_mask: str = "exclude",
     impl: str = "auto",
@@ -41,64 +53,73 @@ def vocab_pool(
     computed on its own, so any slice of V gives that slice of the result.
 
     Args:
-      h_BLD: hidden states. Their dtype is that of the matrix products; products are
-        accumulated, and the maximum is taken, in float32.
-      w_VD: one row per vocabulary term, cast to the dtype of `h_BLD`.
+      h: hidden states, [B, L, D]; or of all parts end to end, [T, D]. Their dtype is
+        that of the matrix products; products are accumulated, and the maximum is
+        taken, in float32.
+      w_VD: one row per vocabulary term, cast to the dtype of `h`.
       b_V: bias of each term, added in float32.
-      mask_BL: non-zero at real tokens, zero at padding.
+      mask: non-zero at real tokens, zero at padding, [B, L]; or one such array for
+        each part.
       pool_mask: 'exclude' leaves padding out of the maximum; a text without any token
         gets 0. 'multiply' is the MILCO reference, max over tokens of (logit x mask):
         any padding adds a 0 to the maximum. Where that 0 is the result, or there is
         no token, the position is -1 and no gradient flows. A logit of exactly 0 wins
         over padding.
       impl: 'blocked' (this module's reason), 'naive' (`vocab_pool_naive`, which makes
-        the [B, L, V] logits), 'pallas' (`pallas_pool` forward on a GPU or TPU, the
+        the [T, V] logits), 'pallas' (`pallas_pool` forward on a GPU or TPU, the
         gradient of 'blocked'), or 'auto': what was fastest when measured, which is
-        'blocked' on CPU and, the kernels not having been timed, everywhere else too.
+        'pallas' on CUDA devices of capability 8.0 on and 'blocked' elsewhere (TPUs have
+        not been measured).
       block: vocabulary terms projected at a time, which sets the extra memory
-        (4 * B * L * block bytes); need not divide V. By default a size that keeps the
+        (4 * T * block bytes); need not divide V. By default a size that keeps the
         tile in the processor's cache, or fills an accelerator.
 
     Returns:
-      max_BV in float32, argmax_BV in int32. A NaN or infinity in a real token's state
-      or in a term's weights makes that text's or that term's maxima NaN (with 'naive'
-      what comes out depends on the backend).
+      max_BV in float32, argmax_BV in int32, of the texts of all parts end to end. A NaN
+      or infinity in a real token's state or in a term's weights makes that text's or
+      that term's maxima NaN (with 'naive' what comes out depends on the backend).
 
     Raises:
       ValueError: shapes that do not agree, or an unknown `pool_mask` or `impl`.
     """
-    _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block)
+    masks = tuple(mask) if isinstance(mask, Sequence) else (mask,)
+    _check(h, w_VD, b_V, masks, pool_mask, impl, block)
     if impl == "naive":
         if block is not None:
             raise ValueError(
                 f"block={block} has no effect with impl='naive'; leave it out."
             )
-        return vocab_pool_naive(h_BLD, w_VD, b_V, mask_BL, pool_mask=pool_mask)
+        return vocab_pool_naive(h, w_VD, b_V, masks, pool_mask=pool_mask)
+    if impl == "auto":
+        impl = "pallas" if pallas_is_faster() else "blocked"
     if block is None:
-        block = _default_block(h_BLD.shape[0] * h_BLD.shape[1], h_BLD.shape[2])
-    mask_BL = mask_BL != 0
+        block = _default_block(h.size // h.shape[-1], h.shape[-1])
+    masks = tuple(mask_BL != 0 for mask_BL in masks)
+    real_T = _end_to_end(masks)
     # A padded state may hold anything, even NaN (attention over no token at all), and
     # the dense backward pass multiplies it by zero.
-    h_BLD = jnp.where(mask_BL[:, :, None], h_BLD, jnp.zeros((), h_BLD.dtype))
-    top_BV, argmax_BV = _project_max(block, impl, h_BLD, w_VD, mask_BL)
-    top_BV = top_BV + b_V.astype(jnp.float32)
+    h_TD = h.reshape(-1, h.shape[-1])
+    h_TD = jnp.where(real_T[:, None], h_TD, jnp.zeros((), h.dtype))
+    parts = tuple(mask_BL.shape for mask_BL in masks)
+    top_BV, argmax_BV = _project_max(block, impl, parts, h_TD, w_VD, real_T)
+    top_BV = top_BV + b_V.astype(jnp.float32)[None]
     # XLA's max on CPU drops NaN, which would hide a run that has diverged; looking at
     # the factors is cheaper than at the products.
-    sound_B = jnp.isfinite(h_BLD).all(axis=(1, 2))
+    sound_B = _per_text(jnp.isfinite(h_TD).all(axis=1), parts, jnp.all)
     sound_V = jnp.isfinite((w_VD * 0).sum(axis=1))
-    top_BV += jnp.where(sound_B[:, None] & sound_V, 0.0, jnp.nan)
+    top_BV += jnp.where(sound_B[:, None] & sound_V[None], 0.0, jnp.nan)
     # -inf only in texts without a token; NaN must stay visible, hence no `>`.
-    keep_BV = jnp.broadcast_to(mask_BL.any(axis=1)[:, None], top_BV.shape)
+    keep_BV = jnp.broadcast_to(_per_text(real_T, parts, jnp.any)[:, None], top_BV.shape)
     if pool_mask == "multiply":
-        keep_BV &= mask_BL.all(axis=1)[:, None] | ~(top_BV < 0)
+        keep_BV &= _per_text(real_T, parts, jnp.all)[:, None] | ~(top_BV < 0)
     return jnp.where(keep_BV, top_BV, 0.0), jnp.where(keep_BV, argmax_BV, -1)
 
 
 def vocab_pool_naive(
-    h_BLD: jax.Array,
+    h: jax.Array,
     w_VD: jax.Array,
     b_V: jax.Array,
-    mask_BL: jax.Array,
+    mask: jax.Array | Sequence[jax.Array],
     *,
     pool_mask: str = "exclude",
 ) -> tuple[jax.Array, jax.Array]:
@@ -107,7 +128,20 @@ def vocab_pool_naive(
     Kept as the oracle that `vocab_pool` is tested against; arguments and results are
     the same.
     """
-    _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, "naive", None)
+    masks = tuple(mask) if isinstance(mask, Sequence) else (mask,)
+    _check(h, w_VD, b_V, masks, pool_mask, "naive", None)
+    h_TD = h.reshape(-1, h.shape[-1])
+    found = [
+        _naive(h_BLD, w_VD, b_V, mask_BL, pool_mask)
+        for h_BLD, mask_BL in zip(
+            apart(h_TD, tuple(mask_BL.shape for mask_BL in masks)), masks, strict=True
+        )
+    ]
+    max_BV, first_BV = (jnp.concatenate(x) for x in zip(*found, strict=True))
+    return max_BV, first_BV
+
+
+def _naive(h_BLD, w_VD, b_V, mask_BL, pool_mask):
     length = h_BLD.shape[1]
     mask_BL1 = (mask_BL != 0)[:, :, None]
     logits_BLV = jnp.einsum(
@@ -129,20 +163,54 @@ def vocab_pool_naive(
     return max_BV, jnp.where(first_BV == length, -1, first_BV)
 
 
-def _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block):
-    shapes = (
-        f"h_BLD {h_BLD.shape}, w_VD {w_VD.shape}, b_V {b_V.shape}, "
-        f"mask_BL {mask_BL.shape}"
+def pallas_is_faster() -> bool:
+    """Whether the kernel of `pallas_pool` is the fastest where this is computed."""
+    return target.is_cuda(target.device(), 8.0) and has_triton()
+
+
+def _end_to_end(parts) -> jax.Array:
+    """[B, L, ...] of each part as [T, ...]."""
+    rows = [x.reshape(-1, *x.shape[2:]) for x in parts]
+    return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
+
+
+def apart(x_T, parts: Parts) -> list[jax.Array]:
+    """The inverse of `_end_to_end`."""
+    sizes = [texts * length for texts, length in parts]
+    return [
+        x.reshape(*part, *x_T.shape[1:])
+        for x, part in zip(lax.split(x_T, sizes), parts, strict=True)
+    ]
+
+
+def _per_text(x_T, parts: Parts, reduce) -> jax.Array:
+    """`reduce` over the tokens of each text, [B, ...]."""
+    found = [reduce(x_BL, axis=1) for x_BL in apart(x_T, parts)]
+    return found[0] if len(found) == 1 else jnp.concatenate(found)
+
+
+def starts_of(parts: Parts) -> np.ndarray:
+    """The first token of each text among all, [B] int32."""
+    lengths = np.repeat([length for _, length in parts], [texts for texts, _ in parts])
+    return (np.cumsum(lengths) - lengths).astype(np.int32)
+
+
+def _check(h, w_VD, b_V, masks, pool_mask, impl, block):
+    shapes = f"h {h.shape}, w_VD {w_VD.shape}, b_V {b_V.shape}, mask " + ", ".join(
+        str(mask_BL.shape) for mask_BL in masks
     )
+    tokens = sum(mask_BL.size for mask_BL in masks)
+    fits = h.shape[:-1] == (tokens,) or [h.shape[:-1]] == [m.shape for m in masks]
     if (
-        h_BLD.ndim != 3
-        or w_VD.shape != (*b_V.shape, h_BLD.shape[2])
-        or mask_BL.shape != h_BLD.shape[:2]
+        not fits
+        or any(mask_BL.ndim != 2 for mask_BL in masks)
+        or w_VD.shape != (*b_V.shape, h.shape[-1])
     ):
         raise ValueError(
-            f"vocab_pool got {shapes}; expected [B, L, D], [V, D], [V] and [B, L]."
+            f"vocab_pool got {shapes}; expected [B, L, D], [V, D], [V] and [B, L], or"
+            " [T, D] and several masks of T tokens in all."
         )
-    if 0 in h_BLD.shape or 0 in w_VD.shape:
+    if 0 in h.shape or 0 in w_VD.shape:
         raise ValueError(f"vocab_pool got an empty axis: {shapes}.")
     if pool_mask not in ("exclude", "multiply"):
         raise ValueError(
@@ -152,7 +220,7 @@ def _check(h_BLD, w_VD, b_V, mask_BL, pool_mask, impl, block):
         raise ValueError(
             f"impl is {impl!r}; expected 'auto', 'blocked', 'naive' or 'pallas'."
         )
-    if impl == "pallas" and jax.default_backend() not in ("gpu", "tpu"):
+    if impl == "pallas" and target.device().platform == "cpu":
         raise ValueError(
             "impl='pallas' needs a GPU or TPU, and there is none; use 'auto'."
         )
@@ -164,7 +232,7 @@ def _default_block(tokens: int, dim: int) -> int:
     # A CPU tile should stay in the cache between the product and the max, the less so
     # the longer the product takes beside the max. An accelerator wants few, large
     # products.
-    if jax.default_backend() == "cpu":
+    if target.device().platform == "cpu":
         return min(max(256, 6144 * dim // tokens // 128 * 128), 1024)
     return max(128, 2**24 // tokens // 128 * 128)
 
@@ -197,124 +265,141 @@ def start_of(i: jax.Array, width: int, total: int) -> jax.Array:
 # appears, so the order of the sums is fixed, on accelerators as well.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _project_max(block, impl, h_BLD, w_VD, mask_BL):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _project_max(block, impl, parts, h_TD, w_VD, real_T):
     """Max over real tokens of h @ w.T (-inf if there is none), and its first token."""
     if impl == "pallas":
         # Here, because it imports backends that may be absent.
         from lsrjax.ops import pallas_pool
 
-        backend = jax.default_backend()
-        return pallas_pool.project_max(h_BLD, w_VD, mask_BL, backend=backend)
-    B, L, _ = h_BLD.shape
-    V = w_VD.shape[0]
+        backend = "tpu" if target.device().platform == "tpu" else "gpu"
+        return pallas_pool.project_max(h_TD, w_VD, real_T, parts, backend=backend)
+    B, V = sum(texts for texts, _ in parts), w_VD.shape[0]
     block = min(block, V)
-    padding_BL = jnp.where(mask_BL, 0.0, -jnp.inf).astype(jnp.float32)
+    padding_T = jnp.where(real_T, 0.0, -jnp.inf).astype(jnp.float32)
 
-    def project(i, carry):
-        start = start_of(i, block, V)
-        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_BLD.dtype)
-        tile_BLP = jnp.einsum(
-            "bld,pd->blp", h_BLD, w_PD, preferred_element_type=jnp.float32
-        )
-        tile_BLP += padding_BL[:, :, None]
+    def best(tile_BLP):
+        """Maximum and first token of a part's texts."""
         top_BP = tile_BLP.max(axis=1)
         # argmax as two plain reductions: XLA's own, over pairs, is not vectorised on
         # CPU. The bound is for NaN, which equals nothing.
         token_BLP = lax.broadcasted_iota(jnp.int32, tile_BLP.shape, 1)
-        first_BP = jnp.where(tile_BLP == top_BP[:, None], token_BLP, L - 1).min(axis=1)
-        top_BV, first_BV = carry
-        return (
-            lax.dynamic_update_slice_in_dim(top_BV, top_BP, start, 1),
-            lax.dynamic_update_slice_in_dim(first_BV, first_BP, start, 1),
+        last = tile_BLP.shape[1] - 1
+        is_top_BLP = tile_BLP == top_BP[:, None]
+        return top_BP, jnp.where(is_top_BLP, token_BLP, last).min(axis=1)
+
+    def project(i, carry):
+        start = start_of(i, block, V)
+        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_TD.dtype)
+        tile_TP = jnp.einsum(
+            "td,pd->tp", h_TD, w_PD, preferred_element_type=jnp.float32
+        )
+        found = map(best, apart(tile_TP + padding_T[:, None], parts))
+        pair_BP = (jnp.concatenate(x) for x in zip(*found, strict=True))
+        return tuple(
+            lax.dynamic_update_slice_in_dim(x_BV, x_BP, start, 1)
+            for x_BV, x_BP in zip(carry, pair_BP, strict=True)
         )
 
     empty = jnp.zeros((B, V), jnp.float32), jnp.zeros((B, V), jnp.int32)
     return lax.fori_loop(0, ceil_div(V, block), project, empty)
 
 
-def _project_max_fwd(block, impl, h_BLD, w_VD, mask_BL):
-    top_BV, first_BV = _project_max(block, impl, h_BLD, w_VD, mask_BL)
-    return (top_BV, first_BV), (h_BLD, w_VD, first_BV)
+def _project_max_fwd(block, impl, parts, h_TD, w_VD, real_T):
+    top_BV, first_BV = _project_max(block, impl, parts, h_TD, w_VD, real_T)
+    return (top_BV, first_BV), (h_TD, w_VD, first_BV)
 
 
-def _project_max_bwd(block, impl, saved, cotangents):
-    h_BLD, w_VD, first_BV = saved
+def _project_max_bwd(block, impl, parts, saved, cotangents):
+    h_TD, w_VD, first_BV = saved
     g_BV = cotangents[0]
     dense = jnp.mean(g_BV != 0, dtype=jnp.float32) > _DENSE_ABOVE
-    dh_BLD, dw_VD = lax.cond(
+    dh_TD, dw_VD = lax.cond(
         dense,
-        partial(_dense_gradients, block),
-        partial(_sparse_gradients, block),
-        *(h_BLD, w_VD, first_BV, g_BV),
+        partial(_dense_gradients, block, parts),
+        partial(_sparse_gradients, block, parts),
+        *(h_TD, w_VD, first_BV, g_BV),
     )
-    return dh_BLD, dw_VD, None
+    return dh_TD, dw_VD, None
 
 
 _project_max.defvjp(_project_max_fwd, _project_max_bwd)
 
 
-def _dense_gradients(block, h_BLD, w_VD, first_BV, g_BV):
-    V, L = w_VD.shape[0], h_BLD.shape[1]
+def _rows_of(x_BK, parts: Parts) -> list[jax.Array]:
+    """The rows of each part's texts."""
+    return lax.split(x_BK, [texts for texts, _ in parts])
+
+
+def _dense_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
+    V = w_VD.shape[0]
     block = min(block, V)
+    lengths = [length for _, length in parts]
 
     def add(i, carry):
-        dh_BLD, dw_VD = carry
+        dh_TD, dw_VD = carry
         start = start_of(i, block, V)
-        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_BLD.dtype)
+        w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(h_TD.dtype)
         # The last block overlaps: its dw is only written again, its dh would be added
         # twice.
         fresh_P = start + jnp.arange(block) >= i * block
         w_PD = jnp.where(fresh_P[:, None], w_PD, jnp.zeros((), w_PD.dtype))
         first_BP = lax.dynamic_slice_in_dim(first_BV, start, block, 1)
         g_BP = lax.dynamic_slice_in_dim(g_BV, start, block, 1)
-        s_BLP = _one_hot(first_BP, g_BP, L, h_BLD.dtype)
-        dh_BLD += jnp.einsum(
-            "blp,pd->bld", s_BLP, w_PD, preferred_element_type=jnp.float32
+        s_TP = _end_to_end(
+            _one_hot(*part, h_TD.dtype)
+            for part in zip(
+                _rows_of(first_BP, parts), _rows_of(g_BP, parts), lengths, strict=True
+            )
         )
-        dw_PD = jnp.einsum(
-            "blp,bld->pd", s_BLP, h_BLD, preferred_element_type=jnp.float32
-        )
+        dh_TD += jnp.einsum("tp,pd->td", s_TP, w_PD, preferred_element_type=jnp.float32)
+        dw_PD = jnp.einsum("tp,td->pd", s_TP, h_TD, preferred_element_type=jnp.float32)
         dw_VD = lax.dynamic_update_slice_in_dim(
             dw_VD, dw_PD.astype(dw_VD.dtype), start, 0
         )
-        return dh_BLD, dw_VD
+        return dh_TD, dw_VD
 
-    empty = jnp.zeros(h_BLD.shape, jnp.float32), jnp.zeros_like(w_VD)
-    dh_BLD, dw_VD = lax.fori_loop(0, ceil_div(V, block), add, empty)
-    return dh_BLD.astype(h_BLD.dtype), dw_VD
-
-
-def _sparse_gradients(block, h_BLD, w_VD, first_BV, g_BV):
-    dh_BLD = _sparse_dh(h_BLD, w_VD, first_BV, g_BV)
-    return dh_BLD, _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV)
+    empty = jnp.zeros(h_TD.shape, jnp.float32), jnp.zeros_like(w_VD)
+    dh_TD, dw_VD = lax.fori_loop(0, ceil_div(V, block), add, empty)
+    return dh_TD.astype(h_TD.dtype), dw_VD
 
 
-def _sparse_dh(h_BLD, w_VD, first_BV, g_BV):
-    def add(entry_BK, live_BK, dh_BLD):
+def _sparse_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
+    dh_TD = _sparse_dh(parts, h_TD, w_VD, first_BV, g_BV)
+    return dh_TD, _sparse_dw(block, parts, h_TD, w_VD, first_BV, g_BV)
+
+
+def _sparse_dh(parts, h_TD, w_VD, first_BV, g_BV):
+    lengths = [length for _, length in parts]
+
+    def add(entry_BK, live_BK, dh_TD):
         g_BK = jnp.where(live_BK, jnp.take_along_axis(g_BV, entry_BK, 1), 0.0)
         first_BK = jnp.take_along_axis(first_BV, entry_BK, 1)
-        return dh_BLD + jnp.einsum(
-            "blk,bkd->bld",
-            _one_hot(first_BK, g_BK, h_BLD.shape[1], h_BLD.dtype),
-            w_VD[entry_BK].astype(h_BLD.dtype),
-            preferred_element_type=jnp.float32,
+        rows = (_rows_of(x, parts) for x in (first_BK, g_BK, entry_BK))
+        more_TD = _end_to_end(
+            jnp.einsum(
+                "blk,bkd->bld",
+                _one_hot(first, g, length, h_TD.dtype),
+                w_VD[entry].astype(h_TD.dtype),
+                preferred_element_type=jnp.float32,
+            )
+            for first, g, entry, length in zip(*rows, lengths, strict=True)
         )
+        return dh_TD + more_TD
 
-    dh_BLD = jnp.zeros(h_BLD.shape, jnp.float32)
-    return fold_nonzero(g_BV, add, dh_BLD).astype(h_BLD.dtype)
+    dh_TD = jnp.zeros(h_TD.shape, jnp.float32)
+    return fold_nonzero(g_BV, add, dh_TD).astype(h_TD.dtype)
 
 
-def _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV):
-    B, L, D = h_BLD.shape
-    V = w_VD.shape[0]
-    # A few groups at a time, so that the gathered rows stay small; there is no
-    # [B, L] tile here, so the steps can be larger than in the forward pass.
+def _sparse_dw(block, parts, h_TD, w_VD, first_BV, g_BV):
+    D, (B, V) = h_TD.shape[1], g_BV.shape
+    # A few groups at a time, so that the gathered rows stay small; there is no [T, P]
+    # tile here, so the steps can be larger than in the forward pass.
     width = min(V, 8 * block)
     P = min(_GROUP, width)
     G = width // P
     width = G * P
-    h_TD = h_BLD.reshape(B * L, D)
+    start_B = jnp.asarray(starts_of(parts))
 
     def grouped(x_BV, start):
         """The entries [B, width] as [G, B * P], text by text within a group."""
@@ -328,11 +413,11 @@ def _sparse_dw(block, h_BLD, w_VD, first_BV, g_BV):
         def add(entry_GK, live_GK, dw_GPD):
             text_GK, term_GK = entry_GK // P, entry_GK % P
             g_GK = jnp.where(live_GK, jnp.take_along_axis(g_GN, entry_GK, 1), 0.0)
-            token_GK = text_GK * L + jnp.take_along_axis(first_GN, entry_GK, 1)
+            first_GK = jnp.take_along_axis(first_GN, entry_GK, 1)
             return dw_GPD + jnp.einsum(
                 "gpk,gkd->gpd",
-                _one_hot(term_GK, g_GK, P, h_BLD.dtype),
-                h_TD[token_GK],
+                _one_hot(term_GK, g_GK, P, h_TD.dtype),
+                h_TD[start_B[text_GK] + first_GK],
                 preferred_element_type=jnp.float32,
             )
 
@@ -405,6 +490,11 @@ def _select_bits(word_GM, end_GM, rank_K):
 
 def _count_bits(word_GK):
     return lax.population_count(word_GK).astype(jnp.int32)
+
+
+def has_triton() -> bool:
+    """Whether this version of JAX has the Triton backend of Pallas."""
+    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
 
 
 def ceil_div(a: int, b: int) -> int:

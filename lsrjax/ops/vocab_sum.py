@@ -4,8 +4,13 @@ Axes: B texts, L tokens, D hidden, V vocabulary (or one shard of it), P terms of
 block, N blocks.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+
+from lsrjax.ops import target
+from lsrjax.ops.vocab_pool import apart
 
 # Numbers in the logits of a block: they fill a processor's cache, or an accelerator.
 _TILE = {"cpu": 2**20}
@@ -13,10 +18,10 @@ _LARGE_TILE = 2**24
 
 
 def vocab_sum(
-    h_BLD: jax.Array,
+    h: jax.Array,
     w_VD: jax.Array,
     b_V: jax.Array,
-    mask_BL: jax.Array,
+    mask: jax.Array | Sequence[jax.Array],
     *,
     block: int | None = None,
     twice: bool = False,
@@ -27,20 +32,30 @@ def vocab_sum(
     terms at a time, and made again in the backward pass.
 
     Args:
-      h_BLD: hidden states; their dtype is that of the matrix products.
+      h: hidden states, [B, L, D], or of all parts end to end, [T, D]; their dtype is
+        that of the matrix products.
       w_VD: one row per vocabulary term.
       b_V: bias of each term, added in float32.
-      mask_BL: non-zero at tokens, zero at padding, which adds nothing.
+      mask: non-zero at tokens, zero at padding, which adds nothing: [B, L], or one such
+        array for each part.
       block: terms at a time; need not divide V.
       twice: of log1p of these (OpenSearch's `log1p_relu`).
 
     Returns:
-      The sums, [B, V] float32.
+      The sums, [B, V] float32, of the texts of all parts end to end.
     """
+    if isinstance(mask, Sequence):
+        parts = apart(h, tuple(mask_BL.shape for mask_BL in mask))
+        sums = [
+            vocab_sum(h_BLD, w_VD, b_V, mask_BL, block=block)
+            for h_BLD, mask_BL in zip(parts, mask, strict=True)
+        ]
+        return jnp.concatenate(sums)
+    h_BLD, mask_BL = h, mask
     B, L, D = h_BLD.shape
     V = len(b_V)
     if block is None:
-        tile = _TILE.get(jax.default_backend(), _LARGE_TILE)
+        tile = _TILE.get(target.device().platform, _LARGE_TILE)
         block = min(max(tile // (B * L) // 128 * 128, 128), V)
     blocks = -(-V // block)
     w_NPD = jnp.pad(w_VD, ((0, blocks * block - V), (0, 0))).reshape(blocks, block, D)

@@ -139,7 +139,8 @@ def check_same_numbers(checkpoint, reference, masked_lm):
     if masked_lm:
         mlm = params["head"]["mlm"]
         transform = MLMTransform(22, config.layer_norm_eps, rngs=nnx.Rngs(0))
-        transformed = with_params(transform, mlm["transform"])(hidden)
+        transform = with_params(transform, mlm["transform"])
+        transformed = transform(hidden.reshape(-1, 22)).reshape(hidden.shape)
         word = params["encoder"]["embeddings"]["word"]["embedding"]
         logits = transformed @ mlm.get("decoder", word).T + mlm["bias"]
         theirs = output.logits.numpy()

@@ -9,9 +9,11 @@ from flax import nnx
 
 from lsrjax.convert.names import (
     LAYOUTS,
+    by_layer,
     export_state,
     flatten_tree,
     import_state,
+    stacked,
     to_hf_name,
     to_hf_shape,
 )
@@ -144,6 +146,7 @@ def test_import_and_export_give_the_same_tensors(case):
     exported = export_state(params, layout)
     assert_same(exported, state)
     assert all(value.flags.c_contiguous for value in exported.values())
+    params["encoder"] = by_layer(params["encoder"])
     for path, value in flatten_tree(params).items():
         prefix = None if len(params) > 1 else ""
         name = to_hf_name(path, layout, prefix)
@@ -172,7 +175,7 @@ def test_milco_tree():
     assert head["echo"]["bias"].shape == head["echo"]["scale"].shape == ()
     assert head["mlm"]["decoder"].shape == (23, 10)
     assert set(head["mlm"]) == {"transform", "decoder", "bias"}
-    assert list(params["encoder"]["layers"]) == [0, 1]
+    assert list(by_layer(params["encoder"])["layers"]) == [0, 1]
 
 
 @pytest.mark.parametrize("echo", [True, False])
@@ -192,12 +195,29 @@ def test_milco_tree_is_the_one_of_the_retriever(echo):
     }
 
 
-def test_layers_keyed_by_strings_export_the_same():
-    state = hf_state("bert", False)
-    params = import_state(state, "bert")
-    layers = params["encoder"]["layers"]
-    params["encoder"]["layers"] = {str(i): layer for i, layer in layers.items()}
-    assert_same(export_state(params, "bert"), state)
+@pytest.mark.parametrize("layout", ["bert", "distilbert", "xlm-roberta"])
+def test_layers_come_apart_and_together_again(layout):
+    state = hf_state(layout, False)
+    encoder = import_state(state, layout)["encoder"]
+    layers = by_layer(encoder)
+    assert list(layers["layers"]) == [0, 1]
+    inner = layers["layers"][1]
+    assert set(inner["attention"]) == {"query", "key", "value", "out"}
+    for i, layer in layers["layers"].items():
+        for name in ("query", "key", "value"):
+            path = f"encoder/layers/{i}/attention/{name}"
+            for kind, value in layer["attention"][name].items():
+                theirs = state[to_hf_name(f"{path}/{kind}", layout, "")]
+                np.testing.assert_array_equal(value, theirs.T, err_msg=path)
+        theirs = state[to_hf_name(f"encoder/layers/{i}/up/kernel", layout, "")]
+        np.testing.assert_array_equal(layer["up"]["kernel"], theirs.T)
+    again = stacked(layers)
+    assert_same(flatten_tree(again), flatten_tree(encoder))
+    assert again["layers"]["attention"]["qkv"]["kernel"].shape == (2, 14, 3, 14)
+    # What went in stays as it was, and what has no layers comes out as it is.
+    assert "qkv" in encoder["layers"]["attention"]
+    tables = {"embeddings": encoder["embeddings"]}
+    assert by_layer(tables) == stacked(tables) == tables
 
 
 @pytest.mark.parametrize("layout", ["bert", "distilbert", "xlm-roberta"])
@@ -292,11 +312,12 @@ def test_other_models_are_refused_with_what_was_found():
 def test_export_lists_what_is_missing_or_unknown():
     params = import_state(milco_state(), "milco")
     del params["head"]["echo"]["scale"]
-    params["encoder"]["layers"][1]["gate"] = {"kernel": np.zeros((3, 5))}
+    params["encoder"]["layers"]["gate"] = {"kernel": np.zeros((2, 3, 5))}
     with pytest.raises(ValueError) as error:
         export_state(params, "milco")
     assert "missing (1):\n  head/echo/scale" in str(error.value)
-    assert "left over (1):\n  encoder/layers/1/gate/kernel [3, 5]" in str(error.value)
+    left = [f"  encoder/layers/{i}/gate/kernel [3, 5]" for i in (0, 1)]
+    assert "\n".join(["left over (2):", *left]) in str(error.value)
 
 
 def test_unknown_layout_and_path():

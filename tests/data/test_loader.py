@@ -1,6 +1,8 @@
 import collections
 import dataclasses
+import functools
 import itertools
+import operator
 import threading
 
 import jax
@@ -31,6 +33,8 @@ from lsrjax.errors import InputError
 
 WORDS = ["library", "kernel", "system", "file", "network", "driver", "font", "image"]
 LANGUAGES = ("en", "de", "fr", "ja")
+# Of texts, as a model's are named.
+NAMES = ("query", "document", "translation", "english", "teacher")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +91,7 @@ def assert_same(a, b):
 
 
 def rows_by_device(texts, devices=1):
-    """Token ids of the texts of each device, in their order."""
+    """Token ids of the texts of each device, by name and in their order."""
     found = []
     for device in range(devices):
         laid = []
@@ -97,8 +101,9 @@ def rows_by_device(texts, devices=1):
             laid += [
                 row[here > 0].tolist() for row, here in zip(ids, mask, strict=True)
             ]
-        place = texts["place"].reshape(devices, -1)[device]
-        found.append([laid[i] for i in place])
+        places = [texts["place"][name] for name in NAMES if name in texts["place"]]
+        own = [place.reshape(devices, -1)[device].tolist() for place in places]
+        found.append([laid[i] for i in sum(own, [])])
     return found
 
 
@@ -665,13 +670,72 @@ def test_shapes_of_two_models_are_chosen_together(field, english):
     assert len(pairs_of_shapes) <= len(batches.shapes)
 
 
-def test_rows_of_are_by_name_then_by_example():
+def test_rows_of_are_by_name_in_the_order_of_the_examples():
     drawn = [
         Drawn({"query": [[1]], "document": [[2], [3, 3]]}),
         Drawn({"query": [[4]], "document": [[5], [6]]}),
     ]
     rows = rows_of(drawn, Encoded(("query", "document"), 9, 0))
-    assert rows == [[1], [4], [2], [3, 3], [5], [6]]
+    assert rows == {"query": [[1], [4]], "document": [[2], [3, 3], [5], [6]]}
+    assert list(rows) == ["query", "document"]
+    rows = rows_of(drawn, Encoded(("document",), 9, 0))
+    assert rows == {"document": [[2], [3, 3], [5], [6]]}
+
+
+@pytest.mark.parametrize("roles_apart", [False, True])
+def test_texts_have_a_role_and_a_number_of_the_whole_batch(field, roles_apart):
+    """However many devices there are, and whichever process reads for them."""
+    examples = groups(40)
+    build = group_batches(field, roles_apart=roles_apart)
+
+    def numbered(rows=None, **options):
+        batches = batches_of(
+            *(examples, build, 8), rows=rows, parts=2, multiple=1, **options
+        )
+        texts, count = {}, 0
+        for model in build.encoded:
+            for part in batches[1][model]["parts"]:
+                assert part["query"].dtype == bool and part["number"].dtype == np.int32
+                for ids, mask, query, number in zip(
+                    *(part[name] for name in ("ids", "mask", "query", "number")),
+                    strict=True,
+                ):
+                    texts[int(number)] = ids[mask > 0].tolist(), bool(query)
+                    count += 1
+        assert len(texts) == count  # no number twice
+        return texts
+
+    whole = numbered()
+    assert sorted(whole) == list(range(8 + 24))
+    assert [whole[i][1] for i in range(32)] == [True] * 8 + [False] * 24
+    (rows,) = rows_by_device(batches_of(examples, build, 8)[1]["student"])
+    wanted = [whole[i][0] for i in range(8 if roles_apart else 0, 32)]
+    assert wanted == rows
+    assert numbered(devices=4) == whole
+    found = [numbered(rows, devices=4) for rows in ([0, 3], [2], [1])]
+    assert sum(map(len, found)) == 32
+    assert functools.reduce(operator.or_, found) == whole
+
+
+def test_parts_divide_into_chunks(english):
+    """As far as a device's texts do."""
+    field = TextField(english, 64)
+    build = group_batches(field, group_size=2, with_scores=False)
+    examples = skewed(96)
+    for devices, chunk, pieces in ((1, 12, 4), (2, 6, 4), (1, 10, 5), (1, 0, 1)):
+        batches = batches_of(
+            *(examples, build, 16), devices=devices, parts=4, chunk=chunk
+        )
+        count = 48 // devices
+        assert max(len(shape["student"].parts) for shape in batches.shapes) > 1
+        for shape in batches.shapes:
+            parts = shape["student"].parts
+            left = [texts % pieces for texts, _ in parts]
+            assert sum(left) == count % pieces
+        # What is drawn does not hang on it.
+        found = rows_by_device(batches[2]["student"], devices)
+        plain = rows_by_device(batches_of(examples, build, 16)[2]["student"])
+        assert sorted(sum(found, [])) == sorted(sum(plain, []))
 
 
 def test_groups_hold_a_positive_then_distinct_negatives(field):

@@ -21,16 +21,21 @@ def allowances(shape):
     return np.repeat([tokens for _, tokens in shape.parts], [n for n, _ in shape.parts])
 
 
-def all_cuts(tokens_n, parts):
-    """The slots of every way to cut ascending texts into at most so many parts."""
+def all_cuts(tokens_n, parts, chunks=1):
+    """The slots of every way to cut ascending texts into at most so many parts.
+
+    All parts but the first divide by `chunks`.
+    """
     n = len(tokens_n)
     for count in range(parts):
         for inner in itertools.combinations(range(1, n), count):
             ends = (*inner, n)
             starts = (0, *inner)
+            sizes = [end - start for start, end in zip(starts, ends, strict=True)]
+            if any(size % chunks for size in sizes[1:]):
+                continue
             yield sum(
-                (end - start) * tokens_n[end - 1]
-                for start, end in zip(starts, ends, strict=True)
+                size * tokens_n[end - 1] for size, end in zip(sizes, ends, strict=True)
             )
 
 
@@ -47,6 +52,31 @@ def test_the_cut_is_the_best_of_all(parts, multiple):
             assert table[0].slots == min(all_cuts(padded, parts))
             assert len(table[0].parts) <= parts
             assert table[0].holds(np.sort(lengths))
+
+
+@pytest.mark.parametrize("chunks", [2, 3, 5])
+@pytest.mark.parametrize("parts", [1, 2, 3, 9])
+def test_parts_divide_as_far_as_the_texts_do(parts, chunks):
+    """The first part takes what is left over; the cut is the best of all those."""
+    rng = np.random.default_rng(chunks)
+    several = 0
+    for n in (1, 2, 4, 6, 7, 9, 11):
+        for _ in range(4):
+            (lengths,) = skewed(rng, 1, n, 30)
+            options = {"parts": parts, "multiple": 1, "chunks": chunks}
+            table = fit(np.tile(lengths, (3, 1)), 41, **options)
+            for shape in table:
+                sizes = [texts for texts, _ in shape.parts]
+                assert sum(sizes) == n and len(sizes) <= parts
+                assert not any(size % chunks for size in sizes[1:])
+                assert sizes[0] % chunks == n % chunks
+                assert shape.holds(np.sort(lengths))
+                several += len(sizes) > 1
+            best = min(all_cuts(np.sort(lengths), parts, chunks))
+            assert table[0].slots == best
+            for smaller, larger in itertools.pairwise(table):
+                assert (allowances(smaller) <= allowances(larger)).all()
+    assert several or parts == 1
 
 
 def test_shapes_hold_what_they_are_fitted_to():
@@ -123,16 +153,21 @@ def test_a_shape_holds_texts_whose_parts_do(lengths, held):
 def test_texts_come_out_as_they_went_in(shape):
     rng = np.random.default_rng(0)
     rows = [rng.integers(10, 99, length).tolist() for length in LENGTHS]
-    found = cut(rows, shape, pad_id=7)
-    assert set(found) == {"parts", "place", "text"}
-    n = len(rows)
-    assert found["place"].dtype == found["text"].dtype == np.int32
-    np.testing.assert_array_equal(found["place"][found["text"]], np.arange(n))
-    np.testing.assert_array_equal(found["text"][found["place"]], np.arange(n))
+    texts = {"query": rows[:2], "document": rows[2:]}
+    found = cut(texts, shape, pad_id=7)
+    assert set(found) == {"parts", "place"}
+    assert list(found["place"]) == ["query", "document"]
+    assert [len(place) for place in found["place"].values()] == [2, 3]
+    assert all(place.dtype == np.int32 for place in found["place"].values())
     sizes = [part["ids"].shape for part in found["parts"]]
     assert sizes == list(shape.parts)
-    laid = []
+    laid, text, query = [], [], []
     for part in found["parts"]:
+        assert set(part) == {"ids", "mask", "query", "number"}
+        assert part["number"].dtype == np.int32 and part["query"].dtype == bool
+        assert part["number"].shape == part["query"].shape == part["ids"].shape[:1]
+        text += part["number"].tolist()
+        query += part["query"].tolist()
         assert part["ids"].dtype == part["mask"].dtype == np.int32
         assert part["mask"].shape == part["ids"].shape
         assert (part["ids"][part["mask"] == 0] == 7).all()
@@ -146,12 +181,39 @@ def test_texts_come_out_as_they_went_in(shape):
             ids[:length].tolist()
             for ids, length in zip(part["ids"], lengths, strict=True)
         ]
-    assert [laid[place] for place in found["place"]] == rows
-    assert laid == [rows[text] for text in found["text"]]
+    for name, place in found["place"].items():
+        assert [laid[i] for i in place] == texts[name]
+    assert laid == [rows[i] for i in text]
+    assert query == [i < 2 for i in text]
     # Shortest first; of equals, in their order.
-    assert found["text"].tolist() == [2, 0, 4, 1, 3]
+    assert text == [2, 0, 4, 1, 3]
+    place = np.concatenate([*found["place"].values()])
+    np.testing.assert_array_equal(np.array(text)[place], np.arange(5))
+
+
+def test_texts_have_numbers_of_the_whole_batch():
+    rows = {"a": [[1, 1], [2]], "b": [[3], [4, 4, 4], [5]]}
+    shape = Shape(((3, 1), (2, 3)))
+
+    def numbers(**options):
+        return [
+            part["number"].tolist() for part in cut(rows, shape, 0, **options)["parts"]
+        ]
+
+    assert numbers() == [[1, 2, 4], [0, 3]]
+    assert numbers(first={"a": 6, "b": 20}) == [[7, 20, 22], [6, 21]]
+
+
+@pytest.mark.parametrize("query", ["a", "b", "c"])
+def test_queries_are_the_texts_of_a_name(query):
+    rows = {"a": [[1, 1], [2]], "b": [[3]]}
+    (part,) = cut(rows, Shape(((3, 2),)), 0, query=query)["parts"]
+    assert part["ids"].tolist() == [[2, 0], [3, 0], [1, 1]]
+    assert part["query"].tolist() == [name == query for name in "aba"]
+    (part,) = cut(rows, Shape(((3, 2),)), 0)["parts"]
+    assert not part["query"].any()
 
 
 def test_texts_that_a_shape_does_not_hold_are_no_batch():
     with pytest.raises(ValueError):
-        cut([[1, 2, 3], [4]], Shape(((2, 2),)), 0)
+        cut({"query": [[1, 2, 3], [4]]}, Shape(((2, 2),)), 0)

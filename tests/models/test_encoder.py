@@ -11,7 +11,7 @@ import torch
 import transformers
 from flax import nnx
 
-from lsrjax.convert.names import import_state
+from lsrjax.convert.names import by_layer, import_state
 from lsrjax.models import encoder
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.layers import MLMTransform, dropout
@@ -148,7 +148,8 @@ def test_gradients_equal_transformers(family):
         return (nnx.merge(graphdef, params)(ids, mask) * incoming).sum()
 
     ours = nnx.to_pure_dict(jax.jit(jax.grad(weighted_sum))(params))
-    theirs = import_state(theirs, family)["encoder"]
+    # Each layer's queries, keys and values have a scale of their own.
+    ours, theirs = by_layer(ours), by_layer(import_state(theirs, family)["encoder"])
     for (path, a), b in zip(
         jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
     ):
@@ -214,16 +215,7 @@ def test_parameter_tree(family):
         nnx.state(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))), nnx.Param)
     )
     D, up = sizes["hidden_size"], sizes["intermediate_size"]
-    layer = {
-        "attention": {
-            name: {"kernel": (D, D), "bias": (D,)}
-            for name in ("query", "key", "value", "out")
-        },
-        "attention_norm": {"scale": (D,), "bias": (D,)},
-        "up": {"kernel": (D, up), "bias": (up,)},
-        "down": {"kernel": (up, D), "bias": (D,)},
-        "output_norm": {"scale": (D,), "bias": (D,)},
-    }
+    N = sizes["num_hidden_layers"]
     assert jax.tree.map(lambda leaf: leaf.shape, params) == {
         "embeddings": {
             "word": {"embedding": (sizes["vocab_size"], D)},
@@ -231,7 +223,16 @@ def test_parameter_tree(family):
             "token_type": {"embedding": (sizes["type_vocab_size"], D)},
             "norm": {"scale": (D,), "bias": (D,)},
         },
-        "layers": dict.fromkeys(range(sizes["num_hidden_layers"]), layer),
+        "layers": {
+            "attention": {
+                "qkv": {"kernel": (N, D, 3, D), "bias": (N, 3, D)},
+                "out": {"kernel": (N, D, D), "bias": (N, D)},
+            },
+            "attention_norm": {"scale": (N, D), "bias": (N, D)},
+            "up": {"kernel": (N, D, up), "bias": (N, up)},
+            "down": {"kernel": (N, up, D), "bias": (N, D)},
+            "output_norm": {"scale": (N, D), "bias": (N, D)},
+        },
     }
 
 
@@ -398,7 +399,7 @@ def test_mlm_transform_equals_transformers():
             },
         },
     )
-    hidden = np.random.default_rng(0).normal(size=(2, 5, 28)).astype(np.float32)
+    hidden = np.random.default_rng(0).normal(size=(10, 28)).astype(np.float32)
     theirs = head(torch.tensor(hidden)).detach().numpy()
     np.testing.assert_allclose(ours(hidden), theirs, atol=1e-5, rtol=0)
 

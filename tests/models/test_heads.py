@@ -15,6 +15,7 @@ from lsrjax.models.dense_heads import Autoencoder, after_step
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.heads import HEADS, LexEcho
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.models.texts import Texts
 
 B, L, D, V, PIVOT = 3, 7, 12, 53, 41
 SPECIAL = (1, 2)
@@ -80,6 +81,14 @@ def texts():
 QUERY = jnp.array([True, False, False])
 
 
+def call(head, hidden_BLD, ids_BL, mask_BL, words_VD, query_B=None):
+    """The head's views of texts of one length."""
+    part = {"ids": ids_BL, "mask": mask_BL}
+    part |= {} if query_B is None else {"query": query_B}
+    hidden_TD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+    return head(hidden_TD, Texts.of([part]), words_VD)
+
+
 def values(view):
     """What scores are made of."""
     fields = ("weights_BV", "weights_BK", "embedding_BD", "tokens_BLD")
@@ -91,9 +100,9 @@ def views_of(spec, head, hidden, words):
     """The views of all texts; of queries without an encoder, from their ids."""
     ids, mask = texts()
     if spec.encodes_queries:
-        return head(hidden, ids, mask, words, QUERY)
+        return call(head, hidden, ids, mask, words, QUERY)
     query = head.from_ids(ids[:1], mask[:1])
-    documents = head(hidden[1:], ids[1:], mask[1:], words)
+    documents = call(head, hidden[1:], ids[1:], mask[1:], words)
     return jax.tree.map(lambda *x: jnp.concatenate(x), query, documents)
 
 
@@ -139,6 +148,45 @@ def test_contract(head, options):
         assert np.any(leaf) != ("idle" in str(path)), path
     assert not np.asarray(gradients[1])[mask == 0].any()
     assert np.asarray(gradients[2]).any() == options.get("tied", False)
+
+
+@pytest.mark.parametrize(("head", "options"), CASES, ids=str)
+def test_parts_are_each_alone(head, options):
+    """A query of one length and documents of two others, end to end."""
+    spec = spec_of(head, **options)
+    module = HEADS[head](spec, dtype=jnp.float32, rngs=nnx.Rngs(1))
+    rng = np.random.default_rng(4)
+    words = rng.normal(size=(V, D)).astype(np.float32)
+    parts = []
+    for number, (texts, length) in enumerate(((1, 5), (3, 2), (2, 7))):
+        mask = np.arange(length) < rng.integers(1, length + 1, texts)[:, None]
+        part = {"ids": jnp.asarray(rng.integers(1, V, mask.shape) * mask), "mask": mask}
+        if spec.encodes_queries:
+            part["query"] = jnp.full(texts, number == 0)
+        parts.append(part)
+    hidden = [
+        jnp.asarray(rng.normal(size=(*part["ids"].shape, D)), jnp.float32)
+        for part in parts
+    ]
+    end_to_end = jnp.concatenate([h.reshape(-1, D) for h in hidden])
+    together = module(end_to_end, Texts.of(parts), words)
+    alone = [
+        module(h.reshape(-1, D), Texts.of([part]), words)
+        for h, part in zip(hidden, parts, strict=True)
+    ]
+    assert list(together) == list(spec.views)
+    for name, view in together.items():
+        found, first = np.asarray(values(view)), 0
+        for own in alone:
+            want = np.asarray(values(own[name]))
+            have = found[first : first + len(want)]
+            if isinstance(view, (reps.Bag, reps.MultiVector)):
+                length = want.shape[1]
+                assert not have[:, length:].any()
+                have = have[:, :length]
+            np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6, err_msg=name)
+            first += len(want)
+        assert first == len(found) == 6
 
 
 def check_view(view, size, options):
@@ -217,7 +265,8 @@ def echo(scale=1.0, **options):
     module = LexEcho(spec, rngs=nnx.Rngs(0))
     module.kernel[...], module.bias[...] = jnp.ones(1), jnp.zeros(())
     module.scale[...] = jnp.float32(scale)
-    return module(jnp.asarray(HIDDEN), jnp.asarray(IDS), jnp.asarray(MASK))
+    texts = Texts.of([{"ids": jnp.asarray(IDS), "mask": jnp.asarray(MASK)}])
+    return module(jnp.asarray(HIDDEN[0]), texts)
 
 
 def test_echo_sums_repeats_and_leaves_padding_out():
@@ -255,7 +304,7 @@ def head_of(name, params=None, **options):
         ids, mask = jnp.asarray(IDS), jnp.asarray(MASK)
         if query and not spec.encodes_queries:
             return module.from_ids(ids, mask)
-        return module(jnp.asarray(HIDDEN), ids, mask, words, jnp.array([query]))
+        return call(module, HIDDEN, ids, mask, words, jnp.array([query]))
 
     return views
 
@@ -294,7 +343,7 @@ def test_sum_pooling_is_the_sum_of_the_tokens_weights():
         module.mlm.bias[...] = jnp.full(V, 0.3)
         one = jnp.ones((1, 1), jnp.int32)
         words = jnp.linspace(-1, 1, V)[:, None]
-        expected += module(jnp.asarray(states), one, one, words)["terms"].weights_BV
+        expected += call(module, states, one, one, words)["terms"].weights_BV
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

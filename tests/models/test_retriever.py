@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsrjax import reps
+from lsrjax.convert.names import by_layer
 from lsrjax.data.shapes import Shape, cut
 from lsrjax.models import batch, retriever
 from lsrjax.models.batch import apply_batch
@@ -66,6 +67,11 @@ def rows():
     """Queries, then documents by query; few ids, so that they repeat in a text."""
     rng = np.random.default_rng(0)
     return [rng.integers(2, 9, length).tolist() for length in LENGTHS]
+
+
+def named(rows):
+    """The same by name."""
+    return {"query": rows[:B], "document": rows[B:]}
 
 
 def vectors(view):
@@ -134,18 +140,23 @@ def batched(head, shape, *, dropout=(0.0, 0.0), key=None, **options):
     graphdef, params = model(head, *dropout)
 
     def objective(params, texts):
-        views = apply_batch(graphdef, params, texts, COUNTS, dropout_key=key, **options)
-        assert list(views) == list(COUNTS)
-        by_name = views.values()
+        views = apply_batch(graphdef, params, texts, dropout_key=key, **options)
+        assert views.keys() == COUNTS.keys()
+        by_name = [views[name] for name in COUNTS]
         return weighted(head, jax.tree.map(lambda *x: jnp.concatenate(x), *by_name))
 
-    return differentiated(objective, params, cut(rows(), shape, pad_id=1))
+    return differentiated(objective, params, cut(named(rows()), shape, pad_id=1))
 
 
 def assert_close(found, expected):
     """Terms and gradients within 1e-6 of the largest entry of each array."""
     (terms, gradient), (expected_terms, expected_gradient) = found, expected
     assert jax.tree.structure(terms) == jax.tree.structure(expected_terms)
+    # Each layer's queries, keys and values have a scale of their own.
+    gradient, expected_gradient = (
+        params | {"encoder": by_layer(params["encoder"])}
+        for params in (gradient, expected_gradient)
+    )
     # The gradient of the keys' bias is 0 but for rounding, hence a smallest scale.
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
     for tree, wanted, smallest in (
@@ -189,15 +200,15 @@ def test_what_is_computed_again_changes_nothing(head, remat, chunk):
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def encode(graphdef, params, texts, chunk=0, key=None):
-    return apply_batch(graphdef, params, texts, COUNTS, chunk=chunk, dropout_key=key)
+    return apply_batch(graphdef, params, texts, chunk=chunk, dropout_key=key)
 
 
 def test_views_are_those_of_the_names_in_the_order_of_the_examples():
     """LexEcho's bags say which text they are of."""
     graphdef, params = model("milco")
-    wanted = {"query": rows()[:B], "document": rows()[B:]}
+    wanted = named(rows())
     for shape, chunk in ((WHOLE, 0), (PARTS, 0), (PARTS, 3)):
-        views = encode(graphdef, params, cut(rows(), shape, pad_id=1), chunk)
+        views = encode(graphdef, params, cut(wanted, shape, pad_id=1), chunk)
         assert views.keys() == wanted.keys()
         for name, texts in wanted.items():
             assert set(views[name]) == {"pivot", "source"}
@@ -239,7 +250,7 @@ def test_dropout_is_drawn_for_each_text_and_from_the_key(kind):
     graphdef, params = model("milco", *DROPOUT[kind])
 
     def raw(texts, key):
-        views = encode(graphdef, params, cut(texts, WHOLE, pad_id=1), 0, key)
+        views = encode(graphdef, params, cut(named(texts), WHOLE, pad_id=1), 0, key)
         return np.concatenate([views[name]["pivot"].raw_BV for name in COUNTS])
 
     plain = alone("milco")[0]["pivot"]["raw"]
@@ -254,11 +265,22 @@ def test_dropout_is_drawn_for_each_text_and_from_the_key(kind):
 
 def test_the_gradient_of_the_reordering_is_that_of_plain_indexing():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(11, 5)).astype(np.float32)
-    text = rng.permutation(11)
-    place = np.argsort(text)
-    g = rng.normal(size=(11, 5)).astype(np.float32)
-    found, backward = jax.vjp(lambda x: batch._permuted(x, place, text), x)
-    expected, plain = jax.vjp(lambda x: x[place], x)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(backward(g)[0], plain(g)[0])
+    rows = {
+        name: rng.normal(size=(11, *rest)).astype(np.float32)
+        for name, rest in (("vectors", (5,)), ("bags", (3, 2)))
+    }
+    order = rng.permutation(11).astype(np.int32)
+    places = {"query": order[:4], "document": order[4:]}
+
+    def plain(rows):
+        return {
+            name: {kind: x[place] for kind, x in rows.items()}
+            for name, place in places.items()
+        }
+
+    found, backward = jax.vjp(lambda rows: batch._named(rows, places), rows)
+    expected, plain_backward = jax.vjp(plain, rows)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    g = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), expected)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(backward(g)))
+    jax.tree.map(np.testing.assert_array_equal, backward(g), plain_backward(g))

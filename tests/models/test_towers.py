@@ -62,13 +62,16 @@ def rows():
 
 
 def together():
-    return {"texts": cut(rows(), TOGETHER, pad_id=1)}
+    texts = {"query": rows()[:B], "document": rows()[B:]}
+    return {"texts": cut(texts, TOGETHER, pad_id=1)}
 
 
 def apart():
     return {
-        "texts": cut(rows()[B:], DOCUMENTS, pad_id=1),
-        "queries": cut(rows()[:B], QUERIES, pad_id=1),
+        "texts": cut(
+            {"document": rows()[B:]}, DOCUMENTS, pad_id=1, first={"document": B}
+        ),
+        "queries": cut({"query": rows()[:B]}, QUERIES, pad_id=1),
     }
 
 
@@ -79,10 +82,8 @@ def scores_and_gradient(spec, params, batch, **options):
 
     def total(params, batch):
         batch = dict(batch)
-        views = apply_batch(
-            graphdef, params, batch.pop("texts"), COUNTS, **batch, **options
-        )
-        assert list(views) == list(COUNTS)
+        views = apply_batch(graphdef, params, batch.pop("texts"), **batch, **options)
+        assert views.keys() == COUNTS.keys()
         assert all(list(found) == list(spec.views) for found in views.values())
         scores = reps.score_all(views["query"], views["document"])
         return (weights * scores).sum(), (scores, fired(views))
@@ -220,7 +221,7 @@ def test_queries_of_ids_alone_meet_no_encoder(queries):
 
     def encode_batch(params, batch):
         batch = dict(batch)
-        return apply_batch(graphdef, params, batch.pop("texts"), COUNTS, **batch)
+        return apply_batch(graphdef, params, batch.pop("texts"), **batch)
 
     # Nothing of the encoder reaches the queries.
     broken = params | {"encoder": jax.tree.map(lambda x: x * np.nan, params["encoder"])}
@@ -231,20 +232,27 @@ def test_queries_of_ids_alone_meet_no_encoder(queries):
     assert np.isnan(views["document"]["terms"].raw_BV).all()
 
     # And no matrix product is made for them, with the documents' as the measure.
-    def count(spec, role):
+    one = [text_of(rows())]
+
+    def count(spec, role, parts=one):
         graphdef, abstract = retriever.split(spec)
-        text = text_of(rows())
         return products(
-            jax.make_jaxpr(lambda p: retriever.apply(graphdef, p, text, role=role))(
+            jax.make_jaxpr(lambda p: retriever.apply(graphdef, p, parts, role=role))(
                 abstract
             ).jaxpr
         )
 
     assert count(spec, "query") == 0
-    assert count(spec, "document") == count(spec_of("splade"), "query") > 8
+    # Queries with keys and values, two of attention, three behind it and two of a head.
+    assert count(spec, "document") == count(spec_of("splade"), "query") == 8
     # In a batch, the documents alone make all the products there are.
     whole = products(jax.make_jaxpr(encode_batch)(params, apart()).jaxpr)
-    assert whole == len(DOCUMENTS.parts) * count(spec, "document")
+    parts = [
+        {"ids": part["ids"], "mask": part["mask"]} for part in apart()["texts"]["parts"]
+    ]
+    assert len(parts) == 2 and whole == count(spec, "document", parts)
+    # All that parts do not share is attention.
+    assert whole == count(spec, "document") + 2
 
 
 def test_a_spec_with_towers_comes_back():

@@ -29,11 +29,17 @@ SHAPES = (
 
 @partial(jax.jit, static_argnames="backend")
 def pallas(h_BLD, w_VD, mask_BL, backend):
+    """Of texts of one length."""
+    h_TD, real_T = h_BLD.reshape(-1, h_BLD.shape[-1]), mask_BL.reshape(-1)
     interpret = jax.default_backend() != backend
-    return project_max(h_BLD, w_VD, mask_BL, backend=backend, interpret=interpret)
+    options = {"backend": backend, "interpret": interpret}
+    return project_max(h_TD, w_VD, real_T, (mask_BL.shape,), **options)
 
 
-blocked = jax.jit(partial(_project_max, 128, "blocked"))
+@jax.jit
+def blocked(h_BLD, w_VD, mask_BL):
+    h_TD, real_T = h_BLD.reshape(-1, h_BLD.shape[-1]), mask_BL.reshape(-1)
+    return _project_max(128, "blocked", (mask_BL.shape,), h_TD, w_VD, real_T)
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +150,41 @@ def test_nan_and_infinity_stay_where_they_are(backend, bad, length):
     np.testing.assert_array_equal(np.array(first_BV)[others], np.array(want[1])[others])
 
 
+# (texts, tokens), of other primes each, of one tile of tokens and of several.
+PARTS = ((3, 7), (2, 151), (5, 1), (1, 13))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [13, 71])
+def test_parts_are_each_alone(backend, dtype, dim):
+    """What stands in one part's padding, even NaN, does not reach another either."""
+    made = [
+        make_whole_numbers((*part, dim, 131), dtype, seed)
+        for seed, part in enumerate(PARTS)
+    ]
+    w_VD = made[0][1]
+    masks = [mask_BL for *_, mask_BL in made]
+    h = [jnp.where(m[:, :, None], h_BLD, jnp.nan) for h_BLD, _, m in made]
+    got = jax.jit(
+        partial(
+            project_max,
+            parts=PARTS,
+            backend=backend,
+            interpret=jax.default_backend() != backend,
+        )
+    )(
+        jnp.concatenate([h_BLD.reshape(-1, dim) for h_BLD in h]),
+        w_VD,
+        jnp.concatenate([mask_BL.reshape(-1) for mask_BL in masks]),
+    )
+    alone = [pallas(x, w_VD, m, backend) for x, m in zip(h, masks, strict=True)]
+    plain = [blocked(x, w_VD, m) for (x, *_), m in zip(made, masks, strict=True)]
+    for want in (alone, plain):
+        for x, *y in zip(got, *want, strict=True):
+            np.testing.assert_array_equal(x, jnp.concatenate(y))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_take_the_dtype_of_the_states(backend):
     h_BLD, w_VD, mask_BL = make_inputs((3, 11, 13, 131), jnp.bfloat16)
@@ -164,28 +205,31 @@ def test_lowers_for_its_device_without_one(backend, dtype, shape):
         pytest.skip("since jax 0.11 Triton lowers only where it sees a GPU")
     b_, l_, d_, v_ = shape
     arrays = (
-        jax.ShapeDtypeStruct((b_, l_, d_), dtype),
+        jax.ShapeDtypeStruct((b_ * l_, d_), dtype),
         jax.ShapeDtypeStruct((v_, d_), dtype),
-        jax.ShapeDtypeStruct((b_, l_), jnp.bool_),
+        jax.ShapeDtypeStruct((b_ * l_,), jnp.bool_),
     )
     platform, call = {
         "gpu": ("cuda", "@__gpu$xla.gpu.triton("),
         "tpu": ("tpu", "@tpu_custom_call("),
     }[backend]
-    traced = jax.jit(partial(project_max, backend=backend)).trace(*arrays)
+    kernel = partial(project_max, parts=((b_, l_),), backend=backend)
+    traced = jax.jit(kernel).trace(*arrays)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert text.count(f"stablehlo.custom_call {call}") == 1
 
 
 def test_refuses_what_it_does_not_know():
     h_BLD, w_VD, mask_BL = make_inputs((3, 5, 7, 11))
+    h_TD, real_T, parts = h_BLD.reshape(-1, 7), mask_BL.reshape(-1), ((3, 5),)
     with pytest.raises(ValueError, match="expected 'gpu' or 'tpu'"):
-        project_max(h_BLD, w_VD, mask_BL, backend="cuda")
+        project_max(h_TD, w_VD, real_T, parts, backend="cuda")
     with pytest.raises(ValueError, match="w_VD \\(7, 11\\)"):
-        project_max(h_BLD, w_VD.T, mask_BL, backend="gpu")
+        project_max(h_TD, w_VD.T, real_T, parts, backend="gpu")
+    with pytest.raises(ValueError, match=r"h_TD \(15, 7\).* parts \(\(3, 4\),\)"):
+        project_max(h_TD, w_VD, real_T, ((3, 4),), backend="gpu")
     with pytest.raises(ValueError, match="4096 hidden dimensions in float32"):
-        project_max(
-            jnp.ones((1, 1, 5000)), jnp.ones((1, 5000)), jnp.ones((1, 1)), backend="tpu"
-        )
+        ones = jnp.ones((1, 5000))
+        project_max(ones, ones, jnp.ones(1), ((1, 1),), backend="tpu")
     with pytest.raises(ValueError, match="empty axis"):
-        project_max(h_BLD[:, :0], w_VD, mask_BL[:, :0], backend="tpu")
+        project_max(h_TD[:0], w_VD, real_T[:0], ((3, 0),), backend="tpu")

@@ -105,6 +105,20 @@ def test_shards_of_the_vocabulary_give_their_part():
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("impl", ["screened", "plain"])
+def test_parts_are_each_alone(impl):
+    rng = np.random.default_rng(5)
+    w, b = inputs(0.1)[1:3]
+    parts = ((3, 7), (2, 13), (5, 1))
+    h = [rng.normal(size=(*part, D)).astype(np.float32) for part in parts]
+    masks = [rng.random(part) < 0.7 for part in parts]
+    wanted = np.concatenate([plain(x, w, b, m) for x, m in zip(h, masks, strict=True)])
+    end_to_end = np.concatenate([x.reshape(-1, D) for x in h])
+    found = positive_pool(end_to_end, w, b, tuple(masks), impl=impl)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
+    assert np.any(found) and not np.all(found)
+
+
 @pytest.mark.parametrize(
     ("dtype", "unit", "tokens", "wanted"),
     [

@@ -2,6 +2,7 @@
 
 import math
 import re
+import types
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsrjax.ops import pallas_pool, target
 from lsrjax.ops.vocab_pool import vocab_pool, vocab_pool_naive
 
 B, L, D, V = 5, 11, 13, 509
@@ -216,15 +218,131 @@ def test_in_lax_map_over_checkpoint(share):
     assert_same(got, want)
 
 
-def largest_buffer(pool, shape):
-    """Elements of the largest array in the optimised HLO of value and gradients."""
-    h_BLD, w_VD, b_V, mask_BL = make_inputs(0, shape)
+# (texts, tokens), each of another prime number; one text alone, and one token alone.
+PARTS = ((3, 7), (2, 13), (1, 11), (5, 1), (7, 5))
 
-    def loss(h_BLD, w_VD, b_V):
-        return jnp.log1p(jax.nn.relu(pool(h_BLD, w_VD, b_V, mask_BL)[0])).sum()
+
+def make_parts(parts=PARTS, dim=D, terms=V):
+    """h of each part, w, b and the masks."""
+    made = [make_inputs(i, (*part, dim, terms)) for i, part in enumerate(parts)]
+    h, _, _, masks = zip(*made, strict=True)
+    # A part of one text has one, or its only row would have no token.
+    masks = [m.at[-1].set(True) for m in masks]
+    return h, *made[0][1:3], masks
+
+
+def assert_parts_are_each_alone(together, alone, share, parts=PARTS):
+    """Of `together(h_TD, w, b, masks, g)` and `alone(h_BLD, w, b, mask, g)`."""
+    h, w_VD, b_V, masks = make_parts(parts)
+    texts = [count for count, _ in parts]
+    g_BV = make_cotangent(share, (sum(texts), V))
+    h_TD = jnp.concatenate([h_BLD.reshape(-1, D) for h_BLD in h])
+    values, (dh_TD, dw_VD, db_V) = together(h_TD, w_VD, b_V, tuple(masks), g_BV)
+    g = jnp.split(g_BV, np.cumsum(texts)[:-1])
+    found = [
+        alone(h_BLD, w_VD, b_V, mask_BL, g_BV)
+        for h_BLD, mask_BL, g_BV in zip(h, masks, g, strict=True)
+    ]
+    want_values = jax.tree.map(lambda *x: jnp.concatenate(x), *[v for v, _ in found])
+    assert_same(values[0], want_values[0], 1e-6, 2e-6)
+    np.testing.assert_array_equal(values[1], want_values[1])
+    assert (values[1] >= -1).all() and (values[1] < max(n for _, n in parts)).all()
+    want_dh_TD = jnp.concatenate([dx[0].reshape(-1, D) for _, dx in found])
+    assert_same(dh_TD, want_dh_TD)
+    assert_same(dw_VD, sum(dx[1] for _, dx in found))
+    assert_same(db_V, sum(dx[2] for _, dx in found))
+    assert jnp.any(dh_TD) and jnp.any(dw_VD) and jnp.any(db_V)
+
+
+@pytest.mark.parametrize("pool_mask", MODES)
+@pytest.mark.parametrize("share", [0.05, 1.0])
+@pytest.mark.parametrize(
+    ("impl", "block"), [("blocked", None), ("blocked", 60), ("naive", None)]
+)
+def test_parts_are_each_alone(pool_mask, share, impl, block):
+    pool = partial(run, pool_mask=pool_mask, impl=impl, block=block)
+    alone = partial(run, pool_mask=pool_mask, impl="naive")
+    assert_parts_are_each_alone(pool, alone, share)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_parts_are_each_alone_in_the_kernel(monkeypatch, backend, share):
+    """Interpreted, with the gradient of the blocked version."""
+    kernel, taken = pallas_pool.project_max, []
+
+    def interpreted(*given, backend):
+        taken.append(backend)
+        return kernel(*given, backend=backend, interpret=True)
+
+    monkeypatch.setattr(pallas_pool, "project_max", interpreted)
+
+    def pool(*inputs):
+        here = types.SimpleNamespace(platform=backend)
+        with monkeypatch.context() as patched:
+            patched.setattr(target, "device", lambda: here)
+            pool = partial(vocab_pool, impl="pallas")
+            return jax.jit(partial(value_and_grads, pool))(*inputs)
+
+    with jax.default_matmul_precision("highest"):
+        parts = PARTS if backend == "gpu" else PARTS[:3]
+        assert_parts_are_each_alone(pool, partial(run, impl="naive"), share, parts)
+    assert taken and set(taken) == {backend}
+
+
+def test_a_part_of_its_own_is_the_array_of_its_texts():
+    h_BLD, w_VD, b_V, mask_BL = make_inputs()
+    want = vocab_pool(h_BLD, w_VD, b_V, mask_BL)
+    for h in (h_BLD, h_BLD.reshape(-1, D)):
+        got = vocab_pool(h, w_VD, b_V, (mask_BL,))
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_no_part_changes_another(share):
+    """Not even one whose states are NaN, or whose texts have no token."""
+    h, w_VD, b_V, masks = make_parts()
+    g_BV = make_cotangent(share, (sum(texts for texts, _ in PARTS), V))
+    first, last = 3, 5  # the texts of the second part
+    others = np.delete(np.arange(len(g_BV)), range(first, last))
+
+    def pooled(part, mask):
+        changed = [h[0], part, *h[2:]]
+        h_TD = jnp.concatenate([h_BLD.reshape(-1, D) for h_BLD in changed])
+        found = run(h_TD, w_VD, b_V, (masks[0], mask, *masks[2:]), g_BV)
+        (max_BV, argmax_BV), (dh_TD, *_) = found
+        outside = np.delete(np.asarray(dh_TD), range(3 * 7, 3 * 7 + 2 * 13), axis=0)
+        return max_BV[others], argmax_BV[others], outside
+
+    want = pooled(h[1], masks[1])
+    assert_same(pooled(jnp.full_like(h[1], jnp.nan), masks[1]), want, 1e-6, 1e-6)
+    assert_same(pooled(h[1], jnp.zeros_like(masks[1])), want, 1e-6, 1e-6)
+
+
+def test_no_buffer_has_the_size_of_the_logits_of_all_parts():
+    parts, terms = ((7, 31), (3, 61), (11, 2)), 4099
+    tokens = sum(texts * length for texts, length in parts)
+    h, w_VD, b_V, masks = make_parts(parts, 11, terms)
+    h_TD = jnp.concatenate([h_BLD.reshape(-1, 11) for h_BLD in h])
+    pool = partial(vocab_pool, block=128)
+    logits = tokens * terms
+    assert largest_of(pool, h_TD, w_VD, b_V, tuple(masks)) < logits / 5
+    assert largest_of(vocab_pool_naive, h_TD, w_VD, b_V, tuple(masks)) > logits / 3
+
+
+def largest_buffer(pool, shape):
+    """Of inputs of this shape."""
+    return largest_of(pool, *make_inputs(0, shape))
+
+
+def largest_of(pool, h, w_VD, b_V, mask):
+    """Elements of the largest array in the optimised HLO of value and gradients."""
+
+    def loss(h, w_VD, b_V):
+        return jnp.log1p(jax.nn.relu(pool(h, w_VD, b_V, mask)[0])).sum()
 
     grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
-    text = grads.lower(h_BLD, w_VD, b_V).compile().as_text()
+    text = grads.lower(h, w_VD, b_V).compile().as_text()
     sizes = re.findall(r"\b(?:pred|[a-z]+\d+)\[([\d,]+)\]", text)
     return max(math.prod(map(int, size.split(","))) for size in sizes)
 
@@ -282,3 +400,13 @@ def test_refuses_what_it_does_not_know():
         vocab_pool(h_BLD, w_VD, b_V, mask_BL, impl="naive", block=8)
     with pytest.raises(ValueError, match="w_VD \\(13, 509\\)"):
         vocab_pool(h_BLD, w_VD.T, b_V, mask_BL)
+    h_TD = h_BLD.reshape(-1, D)
+    match = r"h \(55, 13\).* mask \(5, 11\), \(5, 11\); .* masks of T tokens in all"
+    with pytest.raises(ValueError, match=match):
+        vocab_pool(h_TD, w_VD, b_V, (mask_BL, mask_BL))
+    with pytest.raises(ValueError, match=r"mask \(55,\)"):
+        vocab_pool(h_TD, w_VD, b_V, (mask_BL.reshape(-1),))
+    with pytest.raises(ValueError, match=r"h \(5, 11, 13\)"):
+        vocab_pool(h_BLD, w_VD, b_V, (mask_BL[:2], mask_BL[2:]))
+    with pytest.raises(ValueError, match="empty axis"):
+        vocab_pool(h_TD[:0], w_VD, b_V, (mask_BL[:0],))

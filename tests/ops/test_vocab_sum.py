@@ -42,6 +42,33 @@ def test_sums_and_gradients_are_those_of_the_definition(block):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [4, None])
+def test_parts_are_each_alone(block):
+    _, w, b, *_ = inputs()
+    rng = np.random.default_rng(1)
+    parts = ((3, 7), (2, 13), (5, 1))
+    h = [rng.normal(size=(*part, D)).astype(np.float32) for part in parts]
+    masks = tuple((rng.random(part) < 0.7).astype(np.int32) for part in parts)
+    incoming = rng.normal(size=(10, V)).astype(np.float32)
+
+    def alone(h, w, b):
+        sums = [plain(x, w, b, mask) for x, mask in zip(h, masks, strict=True)]
+        return (jnp.concatenate(sums) * incoming).sum()
+
+    def together(h, w, b):
+        end_to_end = jnp.concatenate([x.reshape(-1, D) for x in h])
+        return (vocab_sum(end_to_end, w, b, masks, block=block) * incoming).sum()
+
+    found, expected = (
+        jax.value_and_grad(total, (0, 1, 2))(h, w, b) for total in (together, alone)
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+        found,
+        expected,
+    )
+
+
 def test_what_stands_in_the_padding_does_not_matter():
     h, w, b, mask, incoming = inputs()
     spoiled = np.where(mask[:, :, None] == 0, np.nan, h)

@@ -180,8 +180,8 @@ def idf_of(spec):
     }
 
 
-def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
-    """Token ids of the texts of each cut of the step, by device."""
+def rows_of(task: str, step: int, devices: int) -> dict[str, list[dict]]:
+    """Token ids of the texts of each cut of the step, by device and by name."""
     rng = np.random.default_rng((step, len(task)))
 
     def texts(count, vocab):
@@ -194,27 +194,34 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list]:
         ]
 
     words = student_of(task).encoder.vocab_size
-    models = {"student": [texts(1, words), texts(1, words)]}
+    first, second = training.texts_of(config_of(task))
+    models = {"student": {first: texts(1, words), second: texts(1, words)}}
     if task == "alignment":
-        models["teacher"] = [texts(1, TERMS)]
+        models["teacher"] = {"teacher": texts(1, TERMS)}
     else:
-        models["student"][1] = texts(GROUP, words)
+        models["student"][second] = texts(GROUP, words)
     if student_of(task).roles_apart:
-        queries, documents = models["student"]
-        models |= {"queries": [queries], "student": [documents]}
+        models["queries"] = {first: models["student"].pop(first)}
     share = EXAMPLES // devices
     return {
         model: [
-            [
-                row
-                for by_example in named
-                for example in by_example[d * share : (d + 1) * share]
-                for row in example
-            ]
+            {
+                name: sum(by_example[d * share : (d + 1) * share], [])
+                for name, by_example in named.items()
+            }
             for d in range(devices)
         ]
         for model, named in models.items()
     }
+
+
+def first_of(task: str, device: int, devices: int) -> dict[str, int]:
+    """The number in the batch of a device's first text of each name."""
+    found, before = {"teacher": 0}, 0
+    for name, count in training.texts_of(config_of(task)).items():
+        found[name] = before + device * EXAMPLES * count // devices
+        before += EXAMPLES * count
+    return found
 
 
 def batches_of(task: str, devices: int) -> list[dict]:
@@ -222,11 +229,18 @@ def batches_of(task: str, devices: int) -> list[dict]:
     steps = [rows_of(task, step, devices) for step in range(STEPS)]
     batches = [{} for _ in steps]
     for model in steps[0]:
-        lengths = [[len(r) for r in device] for rows in steps for device in rows[model]]
+        lengths = [
+            [len(row) for own in device.values() for row in own]
+            for rows in steps
+            for device in rows[model]
+        ]
         table = shapes.fit(np.array(lengths), LENGTH, parts=2, multiple=2)
         shape = table[min(1, len(table) - 1)]  # holds all of them
         for rows, batch in zip(steps, batches, strict=True):
-            made = [shapes.cut(device, shape, 0) for device in rows[model]]
+            made = [
+                shapes.cut(own, shape, 0, first=first_of(task, device, devices))
+                for device, own in enumerate(rows[model])
+            ]
             batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
     rng = np.random.default_rng(9)
     for batch in batches:

@@ -76,10 +76,16 @@ def compiled(task, data, model, fsdp) -> str:
         part = lying(P("data"), (count, LENGTH), jnp.int32)
         return {"ids": part, "mask": part}
 
-    def texts(count):
-        row = lying(P("data"), (count,), jnp.int32)
-        parts = tuple(text(n) for n in (count // 2, count - count // 2))
-        return {"parts": parts, "place": row, "text": row}
+    def texts(**counts):
+        def row(count, dtype=jnp.int32):
+            return lying(P("data"), (count,), dtype)
+
+        count = sum(counts.values())
+        parts = tuple(
+            text(n) | {"query": row(n, jnp.bool_), "number": row(n)}
+            for n in (count // 2, count - count // 2)
+        )
+        return {"parts": parts, "place": {name: row(n) for name, n in counts.items()}}
 
     with jax.set_mesh(mesh):
         graphdef, params, layout = abstract(STUDENT)
@@ -93,10 +99,12 @@ def compiled(task, data, model, fsdp) -> str:
         step = training.make_step(config, 10, STUDENT, teacher)
         state = jax.eval_shape(lambda p: training.init_state(step, p), params)
         state = placed(state, layout)
-        size = EXAMPLES * (2 if task == "alignment" else 1 + GROUP)
-        batch = {"student": texts(size), "targets": {}}
+        counts = {
+            name: EXAMPLES * count for name, count in training.texts_of(config).items()
+        }
+        batch = {"student": texts(**counts), "targets": {}}
         if task == "alignment":
-            batch["teacher"] = texts(EXAMPLES)
+            batch["teacher"] = texts(teacher=EXAMPLES)
         arrays = objective.of(config.loss).arrays(EXAMPLES, config.data.group_size)
         for name, array in arrays.items():
             batch["targets"][name] = lying(P("data"), array.shape, array.dtype)

@@ -72,10 +72,13 @@ def main(layers, queries, length, hidden, remat, chunk):
         part = {
             "ids": rng.integers(1, 8192, (texts, length)).astype(np.int32),
             "mask": np.ones((texts, length), np.int32),
+            "query": np.arange(texts) < queries,
+            "number": np.arange(texts, dtype=np.int32),
         }
-        row = np.arange(texts, dtype=np.int32)
+        place = np.split(np.arange(texts, dtype=np.int32), [queries])
+        place = dict(zip(("query", "document"), place, strict=True))
         batch = {
-            "student": {"parts": (part,), "place": row, "text": row},
+            "student": {"parts": (part,), "place": place},
             "targets": {"scores": rng.normal(size=(queries, GROUP)).astype("f4")},
         }
         batch = sharding.to_global(batch, mesh, [0])

@@ -1,0 +1,305 @@
+"""The pieces of `chip`, each a function that gives figures by name."""
+
+import contextlib
+import importlib.metadata
+import io
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lsrjax import sharding
+from lsrjax import train as training
+from lsrjax.bench import head, measure, peaks, step, torch_side, workload
+from lsrjax.bench.workload import PRESETS
+from lsrjax.models import encoder as encoders
+from lsrjax.ops.vocab_pool import vocab_pool
+
+_ROUNDS = 5
+# What a device holds at once: 16 queries with 9 documents of 512 tokens; pairs and
+# groups as a device of eight has them, fewer at a time.
+STEPS = {
+    "splade-v3": ("splade-v3", {"batch": 16, "fill": 1.0, "parts": 1}),
+    "milco stage 1": ("stage 1", {"batch": 256, "encode_chunk": 128, "parts": 8}),
+    "milco stage 2": ("stage 2", {"batch": 32, "encode_chunk": 96, "parts": 8}),
+}
+_TINY = {
+    "layers": 1,
+    "dim": 16,
+    "heads": 2,
+    "inner": 32,
+    "vocab": 211,
+    "length": 16,
+    "query_length": 8,
+    "batch": 4,
+    "encode_chunk": 0,
+}
+
+
+def measure_piece(name: str) -> dict:
+    """The figures of a piece of `lsrjax.bench.chip.LIMITS`."""
+    if name.startswith("step "):
+        return _step(name.removeprefix("step "))
+    if name.startswith("torch step "):
+        return torch_side.step(step_sizes(name.removeprefix("torch step ")), _ROUNDS)
+    return _PIECES[name]()
+
+
+def on_cpu() -> bool:
+    """Whether sizes have to be tiny."""
+    return jax.default_backend() == "cpu"
+
+
+def step_sizes(name: str) -> workload.StepSizes:
+    """The sizes of a whole step."""
+    import dataclasses
+
+    row, changes = STEPS[name]
+    rows = {row: sizes for preset in PRESETS.values() for row, sizes in preset.items()}
+    if on_cpu():
+        tiny = {"pivot_vocab": 199, "pivot_dim": 8} if rows[row].milco else {}
+        changes = changes | _TINY | tiny | {"teacher_layers": 1}
+    return dataclasses.replace(rows[row], **changes)
+
+
+def seconds_of(call: Callable[[], object], rounds: int = _ROUNDS) -> float:
+    """Median seconds of a call that has run once, each until its result is there."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _machine() -> dict:
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch")
+    versions = []
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    size, count = (256, 2**20) if on_cpu() else (8192, 2**29)
+    x, y = (
+        jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16) for i in (0, 1)
+    )
+    product = jax.jit(lambda x, y: x @ y)
+    z = jax.random.normal(jax.random.key(2), (count,), jnp.bfloat16)
+    copy = jax.jit(lambda z: z + jnp.ones((), z.dtype))
+    moved = 2 * z.nbytes
+    return {
+        "machine": measure.machine(),
+        "versions": ", ".join(versions),
+        f"product of {size}^3, bfloat16, TFLOP/s": 2
+        * size**3
+        / seconds_of(lambda: product(x, y), 20)
+        / 1e12,
+        "copy, read and written, GB/s": moved / seconds_of(lambda: copy(z), 20) / 1e9,
+    }
+
+
+def _kernels() -> dict:
+    """Differences between each kernel and the definition, in exact products."""
+    shapes = ((7, 77, 96, 1013), (4, 200, 768, 5003), (3, 512, 768, 30522))
+    impls = ("blocked",) if on_cpu() else ("blocked", "pallas")
+    if on_cpu():
+        shapes = ((3, 17, 24, 211),)
+    found: dict[str, object] = {}
+    for shape in shapes:
+        B, L, D, V = shape
+        rng = np.random.default_rng(0)
+        h = jnp.asarray(rng.normal(size=(B * L, D)), jnp.float32)
+        w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
+        b = jnp.asarray(rng.normal(size=V), jnp.float32)
+        g = jnp.asarray(rng.normal(size=(B, V)) * (rng.random((B, V)) < 0.01))
+        # Two parts, where there are as many texts: the second one twice as long.
+        lengths = rng.integers(1, L, B, endpoint=True)
+        whole = np.arange(L) < lengths[:, None]
+        masks = (jnp.asarray(whole[:1]), jnp.asarray(whole[1:]))
+
+        def both(h, w, b, impl, masks=masks, g=g):
+            def loss(h, w, b):
+                top, first = vocab_pool(h, w, b, masks, impl=impl)
+                return (top * g).sum(), (top, first)
+
+            grads, values = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(h, w, b)
+            return (*values, *grads)
+
+        with jax.default_matmul_precision("highest"):
+            results = {
+                impl: jax.jit(both, static_argnums=3)(h, w, b, impl)
+                for impl in ("naive", *impls)
+            }
+        wanted = results.pop("naive")
+        for impl, have in results.items():
+            name = f"{impl} {B} x {L} x {D} x {V}"
+            found[f"{name}: other positions"] = int((have[1] != wanted[1]).sum())
+            worst = max(
+                float(jnp.abs(x - y).max() / jnp.abs(y).max())
+                for x, y in zip(
+                    have[:1] + have[2:], wanted[:1] + wanted[2:], strict=True
+                )
+            )
+            found[f"{name}: largest difference of values and gradients"] = worst
+    return found
+
+
+def _head() -> dict:
+    sizes = {
+        "320 x 512 x 768 x 30,522": head.HeadSizes(320, 512, 768, 30522),
+        "16 x 256 x 768 x 250,002": head.HeadSizes(16, 256, 768, 250002),
+    }
+    impls = ("pallas", "blocked")
+    if on_cpu():
+        sizes, impls = {"tiny": head.HeadSizes(3, 17, 24, 211)}, ("blocked",)
+    found: dict[str, object] = {}
+    for name, one in sizes.items():
+        inputs, _ = head._inputs(one, 0.01)
+        peak = 2 * one.batch * one.length * one.dim * one.vocab
+        for impl in impls:
+            forward, both, _, temp = head._jax_case(inputs, "bfloat16", impl)
+            seconds = seconds_of(forward)
+            found[f"{name} {impl}: forward ms"] = 1e3 * seconds
+            found[f"{name} {impl}: forward TFLOP/s"] = peak / seconds / 1e12
+            found[f"{name} {impl}: forward + backward ms"] = 1e3 * seconds_of(both)
+            found[f"{name} {impl}: temporary MB"] = (temp or 0) / 1e6
+    return found
+
+
+def encoder_sizes() -> tuple[encoders.EncoderConfig, int, int]:
+    """BERT base over 144 texts of 512 tokens."""
+    config = encoders.EncoderConfig(
+        family="bert",
+        vocab_size=211 if on_cpu() else 30522,
+        hidden_size=16 if on_cpu() else 768,
+        num_layers=1 if on_cpu() else 12,
+        num_heads=2 if on_cpu() else 12,
+        intermediate_size=32 if on_cpu() else 3072,
+        max_positions=512,
+        type_vocab_size=2,
+        pad_token_id=0,
+    )
+    return (config, 3, 16) if on_cpu() else (config, 144, 512)
+
+
+def _encoder() -> dict:
+    config, texts, length = encoder_sizes()
+    model = nnx.eval_shape(
+        lambda: encoders.Encoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    )
+    graphdef, abstract = nnx.split(model, nnx.Param)
+    params = jax.jit(
+        lambda: nnx.state(encoders.Encoder(config, rngs=nnx.Rngs(0)), nnx.Param)
+    )()
+    ids = jax.random.randint(jax.random.key(0), (texts, length), 5, config.vocab_size)
+    mask = jnp.ones((texts, length), bool)
+    shape = (texts, length, config.hidden_size)
+    g = jax.random.normal(jax.random.key(1), shape, jnp.bfloat16)
+
+    @jax.jit
+    def both(params, ids, mask, g):
+        def total(params):
+            states = nnx.merge(graphdef, params)(ids, mask)
+            return (states * g).sum(dtype=jnp.float32)
+
+        return jax.grad(total)(params)
+
+    start = time.perf_counter()
+    compiled = both.lower(params, ids, mask, g).compile()
+    compiling = time.perf_counter() - start
+    seconds = seconds_of(lambda: compiled(params, ids, mask, g))
+    D = config.hidden_size
+    layer = 4 * D * D + 2 * D * config.intermediate_size + 2 * length * D
+    operations = 3 * 2 * texts * length * config.num_layers * layer
+    return {
+        "texts x tokens": f"{texts} x {length}",
+        "compile s": compiling,
+        "forward + backward ms": 1e3 * seconds,
+        "TFLOP/s": operations / seconds / 1e12,
+        "temporary GB": (measure.temp_bytes(compiled) or 0) / 1e9,
+    }
+
+
+def _step(name: str) -> dict:
+    sizes = step_sizes(name)
+    sizes.check()
+    device = jax.devices()[0]
+    mesh = sharding.make_mesh(1, 1, [device])
+    with jax.set_mesh(mesh):
+        stage = step._stage(sizes, mesh, fsdp=False)
+        rows = sharding.local_rows(mesh)
+        batch = sharding.to_global(stage.batch, mesh, rows)
+        state, teacher = step.arguments(stage)
+        start = time.perf_counter()
+        lowered = training.lowered(stage.step, state, teacher, batch)
+        traced = time.perf_counter() - start
+        compiled = lowered.compile()
+        compiling = time.perf_counter() - start - traced
+        if stage.teacher:
+            teacher = step._random_params(stage.teacher, stage.teacher_layout)
+        state = step._random_state(stage)
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, teacher, batch))
+        first = time.perf_counter() - start
+        times = []
+        for _ in range(_ROUNDS):
+            start = time.perf_counter()
+            state, metrics = jax.block_until_ready(compiled(state, teacher, batch))
+            times.append(time.perf_counter() - start)
+    seconds = statistics.median(times)
+    operations = step.operations_of(sizes, stage.batch, 1).both
+    peak = peaks.peak(device.device_kind, sizes.dtype)
+    return {
+        "sizes": step._summary(name, stage),
+        "lines of StableHLO": lowered.as_text().count("\n"),
+        "trace s": traced,
+        "compile s": compiling,
+        "first step s": first,
+        "loss": float(metrics["loss"]),
+        "step ms": 1e3 * seconds,
+        "tokens/s": stage.tokens / seconds,
+        "TFLOP/s": operations / seconds / 1e12,
+        "share of the peak": operations / seconds / peak if peak else "-",
+        "temporary GB": (measure.temp_bytes(compiled) or 0) / 1e9,
+        "peak GB": (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9,
+    }
+
+
+def _torch_encoder() -> dict:
+    return torch_side.encoder(*encoder_sizes(), _ROUNDS)
+
+
+def _encode() -> dict:
+    from lsrjax.bench import __main__ as program
+
+    sizes = {
+        "layers": 12,
+        "dim": 768,
+        "heads": 12,
+        "inner": 3072,
+        "length": 256,
+        "batch": 128,
+        "texts": 10000,
+    }
+    if on_cpu():
+        sizes = {"layers": 1, "dim": 16, "heads": 2, "inner": 32, "texts": 16}
+    flags = [x for k, v in sizes.items() for x in (f"--{k}", str(v))]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        program.main(["encode", *flags])
+    return {"table": out.getvalue()}
+
+
+_PIECES = {
+    "machine": _machine,
+    "kernels": _kernels,
+    "head": _head,
+    "encoder": _encoder,
+    "torch encoder": _torch_encoder,
+    "encode": _encode,
+}

@@ -1,0 +1,134 @@
+"""The same encoder and training step in PyTorch, as users of transformers write them.
+
+Hugging Face's model with SDPA, autocast to bfloat16 and fused AdamW; eager and, for the
+encoder, under `torch.compile`.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+from lsrjax.bench.workload import StepSizes
+from lsrjax.errors import InputError
+from lsrjax.models.encoder_config import EncoderConfig
+
+
+def _device():
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"PyTorch and transformers are needed: {error}.") from error
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _median(call: Callable[[], object], device, rounds: int) -> float:
+    import torch
+
+    def once() -> float:
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once(), once()
+    return statistics.median(once() for _ in range(rounds))
+
+
+def _bert_config(config: EncoderConfig):
+    import transformers
+
+    return transformers.BertConfig(
+        **{k: v for k, v in config.to_hf().items() if k != "model_type"}
+        | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    )
+
+
+def encoder(config: EncoderConfig, texts: int, length: int, rounds: int) -> dict:
+    """Milliseconds of forward and backward pass over full texts."""
+    import torch
+    import transformers
+
+    device = _device()
+    model = transformers.BertModel._from_config(
+        _bert_config(config), attn_implementation="sdpa", add_pooling_layer=False
+    ).to(device)
+    ids = torch.randint(5, config.vocab_size, (texts, length), device=device)
+    mask = torch.ones_like(ids)
+    g = torch.randn(texts, length, config.hidden_size, device=device)
+    found = {}
+    for name in ("eager", "compiled"):
+        run = torch.compile(model) if name == "compiled" else model
+
+        def call(run=run):
+            with torch.autocast(device.type, torch.bfloat16):
+                states = run(ids, attention_mask=mask).last_hidden_state
+                total = (states.float() * g).sum()
+            total.backward()
+            model.zero_grad()
+
+        start = time.perf_counter()
+        try:
+            found[f"{name}: forward + backward ms"] = 1e3 * _median(
+                call, device, rounds
+            )
+        except Exception as error:  # torch.compile needs a compiler
+            found[name] = f"{type(error).__name__}: {str(error)[:100]}"
+        found[f"{name}: s in all"] = time.perf_counter() - start
+    return found
+
+
+def step(sizes: StepSizes, rounds: int) -> dict:
+    """Milliseconds of a SPLADE's step: KL over the documents of queries, and L1."""
+    import torch
+    import transformers
+
+    device = _device()
+    config = EncoderConfig(
+        family="bert",
+        vocab_size=sizes.vocab,
+        hidden_size=sizes.dim,
+        num_layers=sizes.layers,
+        num_heads=sizes.heads,
+        intermediate_size=sizes.inner,
+        max_positions=512,
+        type_vocab_size=2,
+        pad_token_id=0,
+    )
+    model = transformers.BertForMaskedLM._from_config(
+        _bert_config(config), attn_implementation="sdpa"
+    ).to(device)
+    fused = {"fused": True} if device.type == "cuda" else {}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, **fused)
+
+    def texts(count, length):
+        ids = torch.randint(5, sizes.vocab, (count, length), device=device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    query = texts(sizes.batch, sizes.query_length)
+    document = texts(sizes.batch * sizes.group, sizes.length)
+    scores = torch.randn(sizes.batch, sizes.group, device=device).softmax(dim=1)
+
+    def weights(batch):
+        logits = model(**batch).logits
+        logits = logits.masked_fill(~batch["attention_mask"].bool()[..., None], -1e4)
+        return torch.log1p(torch.relu(logits.amax(dim=1)))
+
+    def call():
+        with torch.autocast(device.type, torch.bfloat16):
+            q, d = weights(query).float(), weights(document).float()
+        found = torch.einsum("bv,bgv->bg", q, d.view(sizes.batch, sizes.group, -1))
+        loss = torch.nn.functional.kl_div(
+            found.log_softmax(dim=1), scores, reduction="batchmean"
+        )
+        loss = loss + 1e-3 * q.sum(dim=1).mean() + 1e-5 * d.sum(dim=1).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    milliseconds = 1e3 * _median(call, device, rounds)
+    found = {"eager: step ms": milliseconds}
+    if device.type == "cuda":
+        found["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+    return found

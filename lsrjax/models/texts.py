@@ -1,0 +1,87 @@
+"""A batch of texts in parts of one length each, and their tokens end to end.
+
+What is computed token by token (products with parameters, LayerNorm, GELU) runs over
+the tokens of all parts at once, [T, ...]: the compiled program holds it once, however
+many parts there are. Only what relates the tokens of a text (attention, pooling) goes
+part by part.
+
+Parts are [B, L, ...] of B texts and L tokens, both the part's own. Over a mesh, texts
+are divided over `data`; T goes device by device, and on each part by part. So does the
+text axis of `together`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from lsrjax import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Token ids of a batch.
+
+    Attributes:
+      ids: of each part, [B, L].
+      mask: of each part, [B, L] bool: true at tokens, false at padding.
+      query: of each part, [B] bool: true for queries; None: there are none.
+    """
+
+    ids: tuple[jax.Array, ...]
+    mask: tuple[jax.Array, ...]
+    query: tuple[jax.Array, ...] | None = None
+
+    @classmethod
+    def of(cls, parts: Sequence[Mapping[str, jax.Array]]) -> "Texts":
+        """From `{"ids": [B, L], "mask": [B, L], "query": [B]}`; `query` is optional."""
+        query = tuple(part["query"] for part in parts if "query" in part)
+        return cls(
+            tuple(part["ids"] for part in parts),
+            tuple(part["mask"].astype(bool) for part in parts),
+            query or None,
+        )
+
+    def join(self, parts: Iterable[jax.Array]) -> jax.Array:
+        """[B, L, ...] of each part, end to end: [T, ...]."""
+        return _together(x.reshape(-1, *x.shape[2:]) for x in parts)
+
+    def split(self, x_T: jax.Array) -> tuple[jax.Array, ...]:
+        """The inverse of `join`."""
+        shards = sharding.axis_size(sharding.DATA)
+        x_ST = x_T.reshape(shards, -1, *x_T.shape[1:])
+        # The gradient of one split is one concatenation; of slices, sums of padding.
+        parts = jax.lax.split(x_ST, [ids.size // shards for ids in self.ids], axis=1)
+        return tuple(
+            part.reshape(*ids_BL.shape, *x_T.shape[1:])
+            for part, ids_BL in zip(parts, self.ids, strict=True)
+        )
+
+    def together(self, parts: Iterable[jax.Array]) -> jax.Array:
+        """[B, ...] of each part, end to end."""
+        return _together(parts)
+
+    def padded(self, parts: Iterable[jax.Array]) -> jax.Array:
+        """[B, L, ...] of each part, end to end, with zeros up to the longest part."""
+        parts = list(parts)
+        widest = max(x.shape[1] for x in parts)
+        return _together(
+            jnp.pad(x, ((0, 0), (0, widest - x.shape[1]), *[(0, 0)] * (x.ndim - 2)))
+            for x in parts
+        )
+
+    def each(self, function: Callable, *arrays: jax.Array) -> list:
+        """`function` of each part of arrays that `split` takes."""
+        return [function(*part) for part in zip(*map(self.split, arrays), strict=True)]
+
+
+def _together(parts: Iterable[jax.Array]) -> jax.Array:
+    """Arrays [S x, ...] of S devices each, end to end on every device."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
+    shards = sharding.axis_size(sharding.DATA)
+    rows = [x.reshape(shards, -1, *x.shape[1:]) for x in parts]
+    whole = jnp.concatenate(rows, axis=1)
+    return whole.reshape(-1, *whole.shape[2:])
