@@ -301,7 +301,7 @@ def test_fsdp_divides_matrices_by_the_largest_dimension_that_divides():
     assert found.specs["encoder/layers/up/bias"] == P(None, "model")
 
 
-@pytest.mark.parametrize(("layers", "data"), [(4, 4), (64, 4), (64, 2), (6, 3)])
+@pytest.mark.parametrize(("layers", "data"), [(4, 4), (32, 4), (6, 3)])
 def test_fsdp_never_divides_the_axis_of_layers(layers, data):
     """Even where it is the largest, or the only one that divides."""
     found = layout_on(data, 1, fsdp=True, layers=layers)
@@ -310,10 +310,12 @@ def test_fsdp_never_divides_the_axis_of_layers(layers, data):
     }
     assert len(stacked) == 12 and all(spec[0] is None for spec in stacked.values())
     divided = {name for name, spec in stacked.items() if "data" in spec}
-    kernels = {name for name in stacked if name.endswith("kernel")}
-    # A stack of vectors is no matrix. Of 3 devices, 24 alone divides.
-    assert divided <= kernels
-    assert len(divided) == (2 if data == 3 else 4)
+    if data == 4:
+        # A stack of vectors is no matrix.
+        assert divided == {name for name in stacked if name.endswith("kernel")}
+    else:
+        # 16 does not divide by 3; of the others, only the three of attention do.
+        assert all("/qkv/" in name for name in divided)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (5,)])

@@ -82,7 +82,7 @@ class Embeddings(nnx.Module):
 
 
 class Projections(nnx.Module):
-    """Queries, keys and values as one product: `kernel` [D, 3, D], `bias` [3, D]."""
+    """Queries, keys and values: `kernel` [D, 3, D], `bias` [3, D]."""
 
     def __init__(self, config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs):
         size = config.hidden_size
@@ -94,12 +94,13 @@ class Projections(nnx.Module):
         self.bias = nnx.Param(jnp.stack([one.bias[...] for one in three]))
         self.dtype = dtype
 
-    def __call__(self, hidden_TD: jax.Array) -> jax.Array:
-        """Queries, keys and values, [3, T, D]."""
+    def __call__(self, hidden_TD: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values, [T, D] each."""
         kernel_D3D, bias_3D = (
             x[...].astype(self.dtype) for x in (self.kernel, self.bias)
         )
-        return jnp.einsum("td,dke->kte", hidden_TD, kernel_D3D) + bias_3D[:, None]
+        # Out of one product they would have to be copied to where attention wants them.
+        return [hidden_TD @ kernel_D3D[:, i] + bias_3D[i][None] for i in range(3)]
 
 
 class Attention(nnx.Module):
@@ -350,11 +351,23 @@ class Encoder(nnx.Module):
             )
             return sharding.constrain(hidden_TD, sharding.DATA, None), None
 
-        if remat != "none":
-            run = jax.checkpoint(run, policy=REMAT[remat])
-        # The compiled program holds one layer, however many there are.
-        layers = nnx.to_pure_dict(params), jnp.arange(1, config.num_layers + 1)
-        return jax.lax.scan(run, hidden_TD, layers, unroll=UNROLL)[0]
+        params, count = nnx.to_pure_dict(params), config.num_layers
+        if remat == "none":
+            # In line: a loop would copy all that waits for the backward pass.
+            split = jax.tree.map(lambda x: jax.lax.split(x, [1] * count), params)
+            for i in range(count):
+                layer = jax.tree.map(
+                    lambda x, i=i: x[i][0],
+                    split,
+                    is_leaf=lambda x: isinstance(x, (list, tuple)),
+                )
+                hidden_TD, _ = run(hidden_TD, (layer, i + 1))
+            return hidden_TD
+        # The compiled program holds one layer, however many there are. In line, the
+        # compiler may find that the backward pass repeats the forward pass, and keep
+        # what it was told not to; XLA on CPU does.
+        run = jax.checkpoint(run, policy=REMAT[remat])
+        return jax.lax.scan(run, hidden_TD, (params, jnp.arange(1, count + 1)))[0]
 
 
 def _keys_of_tokens(keys_B: jax.Array, ids_BL: jax.Array) -> jax.Array:
@@ -364,9 +377,6 @@ def _keys_of_tokens(keys_B: jax.Array, ids_BL: jax.Array) -> jax.Array:
         keys_B
     )
 
-
-# Layers that stand in line in the compiled program's loop.
-UNROLL = 1
 
 # What the backward pass computes again instead of keeping it: nothing; all but the
 # results of matrix products with parameters; all but the layers' inputs.

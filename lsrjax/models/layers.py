@@ -123,8 +123,8 @@ def _normalize_fwd(eps, x_TD, scale_D, bias_D):
     z_TD = x_TD.astype(jnp.float32)
     # E[x²] - E[x]² loses digits where the mean is large against the spread, which is
     # common in the last layers of these encoders.
-    mean_T1 = z_TD.mean(axis=1, keepdims=True)
-    variance_T1 = jnp.square(z_TD - mean_T1).mean(axis=1, keepdims=True)
+    mean_T1 = z_TD.mean(axis=-1, keepdims=True)
+    variance_T1 = jnp.square(z_TD - mean_T1).mean(axis=-1, keepdims=True)
     r_T1 = lax.rsqrt(variance_T1 + eps)
     y_TD = (z_TD - mean_T1) * (r_T1 * scale_D[None]) + bias_D[None]
     return y_TD.astype(x_TD.dtype), (x_TD, mean_T1, r_T1, scale_D)
@@ -135,8 +135,8 @@ def _normalize_bwd(eps, saved, g_TD):
     n_TD = (x_TD.astype(jnp.float32) - mean_T1) * r_T1
     g_TD = g_TD.astype(jnp.float32)
     gs_TD = g_TD * scale_D[None]
-    mean_gs_T1 = gs_TD.mean(axis=1, keepdims=True)
-    mean_gsn_T1 = (gs_TD * n_TD).mean(axis=1, keepdims=True)
+    mean_gs_T1 = gs_TD.mean(axis=-1, keepdims=True)
+    mean_gsn_T1 = (gs_TD * n_TD).mean(axis=-1, keepdims=True)
     dx_TD = r_T1 * (gs_TD - mean_gs_T1 - n_TD * mean_gsn_T1)
     return dx_TD.astype(x_TD.dtype), (g_TD * n_TD).sum(axis=0), g_TD.sum(axis=0)
 

@@ -166,7 +166,7 @@ class GpuTiles:
       group_bytes: of h that a group of texts may have.
     """
 
-    tokens: int = 128
+    tokens: int = 256
     terms: int = 128
     hidden_bytes: int = 128
     warps: int = 8
