@@ -47,7 +47,7 @@ def vocab_sum(
     if isinstance(mask, Sequence):
         parts = apart(h, tuple(mask_BL.shape for mask_BL in mask))
         sums = [
-            vocab_sum(h_BLD, w_VD, b_V, mask_BL, block=block)
+            vocab_sum(h_BLD, w_VD, b_V, mask_BL, block=block, twice=twice)
             for h_BLD, mask_BL in zip(parts, mask, strict=True)
         ]
         return jnp.concatenate(sums)
