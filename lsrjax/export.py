@@ -8,6 +8,7 @@ for the program that is named with --to. The folder appears once it is whole.
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from lsrjax.convert.card import write_card
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
-from lsrjax.convert.tensors import check_types, read_json
+from lsrjax.convert.tensors import check_types
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -275,7 +276,15 @@ def _json(path: pathlib.Path, *objects: str) -> dict | None:
     """An object that a run wrote, some of whose values are objects; None: no file."""
     if not path.is_file():
         return None
-    values = read_json(path)
+    # Not as a model's files are read: a config may have limits that are infinite.
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not JSON: {error}. Put back the file that the run wrote."
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no object. Put back the file of the run.")
     check_types(path, values, dict.fromkeys(objects or values, dict))
     return values
 
