@@ -89,8 +89,8 @@ def _one_tower(model: SavedModel, field: str) -> SavedModel:
     return model
 
 
-def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
-    """Config, weights (None: random), tokenizer folder and where they came from."""
+def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.Path]:
+    """Its config, the model it is of (None: random weights) and its tokenizer."""
     if config.init.encoder:
         model = _one_tower(opened(config.init.encoder), "init.encoder")
         folder = (
@@ -102,7 +102,7 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
             attention_dropout=config.model.dropout,
         )
         check_vocabulary(folder, encoder.vocab_size, config.init.encoder)
-        return encoder, model.params, folder, config.init.encoder
+        return encoder, model, folder
     if not config.tokenizer:
         raise InputError(
             "config.tokenizer is empty and so is config.init.encoder: random weights"
@@ -126,7 +126,7 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
         hidden_dropout=m.dropout,
         attention_dropout=m.dropout,
     )
-    return encoder, None, folder, "random weights"
+    return encoder, None, folder
 
 
 def _head_options(config, folder) -> dict:
@@ -177,38 +177,46 @@ def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
 
 def _on_an_encoder(config, opened) -> Student:
     """A retriever whose head starts fresh on an encoder."""
-    encoder, weights, folder, name = _encoder(config, opened)
+    encoder, model, folder = _encoder(config, opened)
     spec = RetrieverSpec(
         head=config.model.head, encoder=encoder, **_head_options(config, folder)
     )
 
     def params(source):
         values = retriever.init_params(spec, config.seed)
-        if weights is not None:
-            values = _overlaid(values, {"encoder": weights["encoder"]}, name)
-        return values
+        return values if model is None else _with_encoder(values, model)
 
     return Student(spec, folder, None, params)
 
 
+def _with_encoder(values: dict, model: SavedModel) -> dict:
+    """The parameters with a model's encoder."""
+    return _overlaid(values, {"encoder": model.params["encoder"]}, model.name)
+
+
 def _splade(config, opened) -> Student:
-    encoder, weights, folder, name = _encoder(config, opened)
-    if weights is not None and "head" not in weights:
+    encoder, model, folder = _encoder(config, opened)
+    if model is not None and "head" not in model.params:
         raise InputError(
-            f"config.init.encoder: {name} has no masked-LM head, which a SPLADE starts"
-            " from. Use a masked language model."
+            f"config.init.encoder: {model.name} has no masked-LM head, which a SPLADE"
+            " starts from. Use a masked language model."
         )
-    tied = config.model.tied
-    if weights is not None:
-        tied = "decoder" not in weights["head"]["mlm"]
+    kept = {"tied": config.model.tied}
+    if model is not None:
+        # What the weights were trained for, of which the config says nothing.
+        kept = {
+            "tied": "decoder" not in model.params["head"]["mlm"],
+            "activation": model.spec.activation,
+            "most_active": model.spec.most_active,
+        }
     spec = RetrieverSpec(
-        head="splade", encoder=encoder, tied=tied, **_head_options(config, folder)
+        head="splade", encoder=encoder, **kept, **_head_options(config, folder)
     )
 
     def params(source):
         values = retriever.init_params(spec, config.seed)
-        if weights is not None:
-            values = _overlaid(values, weights, name)
+        if model is not None:
+            values = _overlaid(values, model.params, model.name)
         if config.init.lexical or config.init.static == "idf":
             texts = term_statistics.texts_by_language(source)
             idf = term_statistics.least_idf(
@@ -226,11 +234,17 @@ def _splade(config, opened) -> Student:
 
 
 def _milco(config, opened) -> Student:
-    encoder, weights, folder, name = _encoder(config, opened)
+    encoder, model, folder = _encoder(config, opened)
     pivot = _one_tower(opened(config.init.head), "init.head")
     if "head" not in pivot.params:
         raise InputError(
             f"config.init.head: {config.init.head} has no masked-LM head to copy."
+        )
+    if pivot.spec.activation != "relu":
+        raise InputError(
+            f"config.init.head: the weights of {pivot.name} are"
+            f" {pivot.spec.activation} of its logits, which MILCO's head does not"
+            " compute. Use a SPLADE whose activation is relu."
         )
     spec = RetrieverSpec(
         head="milco",
@@ -244,8 +258,8 @@ def _milco(config, opened) -> Student:
     def params(source):
         values = retriever.init_params(spec, config.seed)
         values = _overlaid(values, {"head": {"mlm": _untied(pivot)}}, pivot.name)
-        if weights is not None:
-            values = _overlaid(values, {"encoder": weights["encoder"]}, name)
+        if model is not None:
+            values = _with_encoder(values, model)
         if config.init.from_pivot:
             values = fitted.from_pivot(config, values, spec, folder, pivot, source)
         return fitted.with_echo(config, values, spec, folder, source)

@@ -4,6 +4,7 @@ import pathlib
 import re
 import runpy
 import traceback
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -53,14 +54,19 @@ def checked_config(argv: list[str]) -> pathlib.Path | None:
         raise InputError("No config file; give one, as in --config configs/demo.py")
     name, _, argument = match[1].partition(":")
     path = pathlib.Path(name)
-    known = list(config.fields(_load(path, [argument] if argument else [])))
+    known = list(config.fields(load(path, [argument] if argument else [])))
     for field in re.findall(r"^--?config\.([^=\n]*)", joined, re.MULTILINE):
         if not any(f == field or f.startswith(f"{field}.") for f in known):
             raise InputError(config.not_a_field(field, known, "--config"))
     return path
 
 
-def _load(path: pathlib.Path, arguments: list[str]) -> ConfigDict:
+def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
+    """Runs a config file.
+
+    Raises:
+      InputError: it is missing, fails, or gives no config.
+    """
     if not path.is_file():
         raise InputError(f"No config file {path} (from {pathlib.Path.cwd()}).")
     try:

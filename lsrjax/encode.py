@@ -3,12 +3,12 @@
     python -m lsrjax.encode --model runs/demo/distill --texts docs.jsonl --out docs.npz
 
 The model is a run's or a stage's folder, or whatever `lsrjax.convert` reads and
-writes but ONNX, of sparse vectors. Texts are lines of a .txt file, or .jsonl, .tsv or
-.parquet with an id and a text. Vectors go to .npz, a scipy CSR matrix with a row a
-text and a column a term (of MILCO, English terms, then the encoder's own), or to
-.jsonl, a line a text with its id and the weights of its terms by name. Memory does
-not grow with the number of texts. A program that was stopped goes on where it was
-when it is started again.
+writes but ONNX. Texts are lines of a .txt file, or .jsonl, .tsv or .parquet with an id
+and a text. Vectors go to .npz, a scipy CSR matrix with a row a text and a column a term
+(of MILCO, English terms, then the encoder's own), or to .jsonl, a line a text with its
+id and the weights of its terms by name. Embeddings go to the same files, as arrays and
+lists: see docs/formats.md. Memory does not grow with the number of texts. A program
+that was stopped goes on where it was when it is started again.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from scipy import sparse
 
 from lsrjax import preemption
 from lsrjax.convert.portable import Portable
@@ -28,8 +29,9 @@ from lsrjax.data.corpus import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.export import open_portable
+from lsrjax.retrieval import terms
 from lsrjax.retrieval.encode import TextEncoder, joined
-from lsrjax.retrieval.vectors import JsonlFile, NpzFile, VectorFile
+from lsrjax.retrieval.vectors import EmbeddingsFile, JsonlFile, NpzFile, VectorFile
 
 # Texts are sorted by length among so many batches: little padding, bounded memory.
 _WINDOW_BATCHES = 64
@@ -85,10 +87,10 @@ def encode_file(
         raise InputError(f"--batch_size is {batch_size}; it has to be at least 1.")
     model = open_portable(reference)
     spec = model.spec
-    if not spec.sparse:
+    if not spec.sparse and len(spec.views) > 1:
         raise InputError(
-            f"{model.name}: its head {spec.head!r} gives embeddings, not weights of"
-            " terms. Export it instead, and encode with the program that searches it."
+            f"{model.name}: its head {spec.head!r} gives {', '.join(spec.views)}, which"
+            " no single file holds. Encode with a model of one of them."
         )
     limit = spec.encoder.max_length
     trained = model.query_length if role == "query" else model.document_length
@@ -128,8 +130,9 @@ def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -
     started = reported = time.monotonic()
     for some in _windows(itertools.islice(rows, first, None), batch_size):
         ids, texts = zip(*some, strict=True)
-        matrix = joined(encoder.encode(params, texts, length, role))
-        matrix.sort_indices()
+        matrix = joined(encoder.encode(params, texts, length, role, ids))
+        if isinstance(matrix, sparse.csr_matrix):
+            matrix.sort_indices()
         file.add(matrix, ids)
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
@@ -152,21 +155,12 @@ def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]
 
 def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
     if out.suffix == ".npz":
-        return NpzFile(out, made_of)
-    return JsonlFile(out, made_of, _terms(model))
-
-
-def _terms(model: Portable) -> dict[str, list[str]]:
-    """The names of each view's columns."""
-    named = {}
-    for view, size in model.spec.views.items():
-        folder = model.pivot_tokenizer if view == "pivot" else model.tokenizer
-        if view == "latents":
-            named[view] = [str(i) for i in range(size)]
-        else:
-            tokenizer = TextTokenizer(folder)
-            named[view] = [tokenizer.token(i) for i in range(size)]
-    return named
+        return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
+    if not model.spec.sparse:
+        return JsonlFile(out, made_of)
+    pivot = model.pivot_tokenizer and TextTokenizer(model.pivot_tokenizer)
+    names = terms.names_of(model.spec, TextTokenizer(model.tokenizer), pivot)
+    return JsonlFile(out, made_of, names)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ from lsrjax.convert.card import write_card
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
+from lsrjax.convert.tensors import check_types
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -44,6 +45,7 @@ class Target:
       load: for the model card, the program's `library_name` on the hub and how it loads
         the folder, Python; None: the format writes a card of its own.
       towers: whether it can hold separate towers.
+      cuts: whether it can say that only the largest weights of a vector are kept.
     """
 
     write: Callable[[Portable, pathlib.Path], None]
@@ -51,6 +53,7 @@ class Target:
     reads: str
     load: tuple[str, str] | None = None
     towers: bool = False
+    cuts: bool = False
 
 
 def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
@@ -86,6 +89,7 @@ TARGETS = {
         milco_hf.write_sparse_encoder,
         ("milco",),
         "sentence_transformers.SparseEncoder, transformers",
+        cuts=True,
     ),
     "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime", _ONNX),
     "splade": Target(
@@ -94,12 +98,14 @@ TARGETS = {
         "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
         _SPARSE,
         towers=True,
+        cuts=True,
     ),
     "inference-free": Target(
         router_out.write_inference_free,
         ("splade",),
         "sentence_transformers.SparseEncoder",
         _SPARSE,
+        cuts=True,
     ),
     "csr": Target(
         sentence_out.write_csr,
@@ -107,6 +113,7 @@ TARGETS = {
         "sentence_transformers.SparseEncoder",
         _SPARSE,
         towers=True,
+        cuts=True,
     ),
     "dense": Target(
         sentence_out.write_dense,
@@ -147,7 +154,11 @@ TARGETS = {
         ),
     ),
     "lsrjax": Target(
-        _write_lsrjax, ("*",), "init.model, teacher.model of a config", towers=True
+        _write_lsrjax,
+        ("*",),
+        "init.model, teacher.model of a config",
+        towers=True,
+        cuts=True,
     ),
 }
 
@@ -169,11 +180,15 @@ def export(
     model = open_portable(reference, allowed)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
     if target not in possible:
-        towers = ", with a tower for queries and one for documents"
+        spec = model.spec
+        also = ", with a tower for queries and one for documents" * (
+            spec.towers == "separate"
+        )
+        if spec.most_active:
+            also += f", of whose vectors {spec.most_active} weights are kept"
         raise InputError(
             f"--to {target} cannot hold {model.name}, whose head is"
-            f" {model.spec.head!r}{towers * (model.spec.towers == 'separate')}."
-            f" Possible are {', '.join(possible)}."
+            f" {spec.head!r}{also}. Possible are {', '.join(possible)}."
         )
     with whole_folder(out) as folder:
         one = TARGETS[target]
@@ -184,9 +199,10 @@ def export(
 
 
 def _holds(target: Target, spec: RetrieverSpec) -> bool:
-    """Whether a format has a place for the head and its towers."""
+    """Whether a format has a place for all that the retriever does."""
     towers = spec.towers == "shared" or target.towers
-    return towers and bool({spec.head, "*"} & set(target.heads))
+    cuts = not spec.most_active or target.cuts
+    return towers and cuts and bool({spec.head, "*"} & set(target.heads))
 
 
 def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
@@ -213,16 +229,16 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
             model = dataclasses.replace(model, spec=spec)
         return _portable(model, {}, None)
-    config = _json(folder / run.CONFIG_FILE)
+    config = _json(folder / run.CONFIG_FILE, "stages", "data")
     if config is not None:  # a run: its last stage
-        folder = folder / (list(config["stages"]) or ["train"])[-1]
-    config = _json(folder.parent / run.CONFIG_FILE) or {}
-    stage = config.get("stages", {}).get(folder.name, config)
+        folder = folder / ([*(config.get("stages") or {})] or ["train"])[-1]
+    config = _json(folder.parent / run.CONFIG_FILE, "stages", "data") or {}
+    stage = (config.get("stages") or {}).get(folder.name, config)
     found = _json(folder.parent / results.RESULTS_FILE) or {}
     model = references.load_stage(folder, reference)
     model = _portable(model, stage, found.get(folder.name))
     evaluation = results.markdown(found, folder.name)
-    stages = config.get("stages", {})
+    stages = config.get("stages") or {}
     return dataclasses.replace(model, evaluation=evaluation, stages=stages)
 
 
@@ -252,11 +268,25 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
         config=config or None,
         results=found,
         unused=model.unused,
+        dev=model.dev,
     )
 
 
-def _json(path: pathlib.Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _json(path: pathlib.Path, *objects: str) -> dict | None:
+    """An object that a run wrote, some of whose values are objects; None: no file."""
+    if not path.is_file():
+        return None
+    # Not as a model's files are read: a config may have limits that are infinite.
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not JSON: {error}. Put back the file that the run wrote."
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no object. Put back the file of the run.")
+    check_types(path, values, dict.fromkeys(objects or values, dict))
+    return values
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -42,7 +42,7 @@ def _main(config_path: pathlib.Path) -> None:
     guard = None if _DRY_RUN.value else preemption.Guard().start()
     try:
         if _DRY_RUN.value:
-            _plan(workdir)
+            _plan(config_path)
             return
         for flag in (_DEVICES, _DEVICE_GB):
             if flag.value is not None:
@@ -89,12 +89,12 @@ def _leave(message: str, together: bool = False) -> None:
     os._exit(2)
 
 
-def _plan(workdir: pathlib.Path) -> None:
+def _plan(config_path: pathlib.Path) -> None:
     if _DEVICES.value is not None:
         plan.pretend_devices(_DEVICES.value)
     config_run.validate(command.CONFIG.value)
     limit = None if _DEVICE_GB.value is None else int(_DEVICE_GB.value * 1e9)
-    plan.dry_run(command.CONFIG.value, Console(), limit)
+    plan.dry_run(command.CONFIG.value, Console(), limit, config_path.parent)
 
 
 def _stop(message: str) -> None:

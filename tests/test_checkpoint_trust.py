@@ -155,6 +155,16 @@ def test_without_any_sound_step_a_stage_starts_from_the_beginning(stage):
     assert {"10", "20", "30"} <= {p.name for p in (stage / "damaged").iterdir()}
 
 
+@pytest.mark.parametrize("name", [False, 5, None])
+def test_digests_of_what_is_no_file_are_damaged(tmp_path, name):
+    path = digests.record_path(tmp_path, 7)
+    path.parent.mkdir()
+    files = [["model.json", 3, "00"], [name, 4, "01"]]
+    path.write_text(json.dumps({"step": 7, "dev": {}, "files": files, "digest": ""}))
+    with pytest.raises(digests.DamagedRecordError):
+        digests.read(tmp_path, 7)
+
+
 def test_a_step_killed_before_its_digests_is_set_aside(stage):
     digests.record_path(stage, 30).unlink()
     newest, notes = stock(stage)

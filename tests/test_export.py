@@ -1,6 +1,7 @@
 """`python -m lsrjax.convert` as a command: what it writes, and what it refuses."""
 
 import json
+import re
 
 import pytest
 
@@ -27,6 +28,28 @@ def run_of(folder, head="splade", **options):
     config = {"stages": {}, "data": {"query_length": 9, "document_length": 33}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", '{"stages": {', "config.json is not JSON"),
+        ("config.json", "[]", "config.json holds no object"),
+        ("config.json", '{"stages": 5}', "stages is 5, which has to be an object"),
+        ("results.json", '{"train": []}', "train is .., which has to be an object"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, capsys, file, text, message):
+    run = run_of(tmp_path / "run", tied=True)
+    # Limits that are not set are infinite, which is no damage.
+    config = {"data": {"negative_max_score": float("inf"), "query_length": 9}}
+    (run / "config.json").write_text(json.dumps(config))
+    assert export.open_portable(str(run)).query_length == 9
+    (run / file).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        convert("--from", run, "--to", "splade", "--out", tmp_path / "out")
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def convert(*args):

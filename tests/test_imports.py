@@ -12,7 +12,7 @@ TEMPLATES = [path for path in FILES if path.parent.name == "templates"]
 FILES = [path for path in FILES if path not in TEMPLATES]
 
 # What everybody may import.
-COMMON = {"errors", "progress", "tables", "trees"}
+COMMON = {"errors", "finite", "progress", "tables", "trees"}
 # What each part of the package may import of the others, besides. A part may import its
 # own modules; programs may import whatever is not a program above them, and nothing
 # imports `main`.
@@ -48,6 +48,7 @@ PROGRAMS = (
     "config_checks",
     "config",
     "config_run",
+    "command",
     "train",
     "loop",
     "checkpoint",
@@ -55,6 +56,7 @@ PROGRAMS = (
     "fitted",
     "references",
     "build",
+    "planned",
     "plan",
     "prepared",
     "saved",
@@ -65,7 +67,6 @@ PROGRAMS = (
     "run",
     "export",
     "encode",
-    "command",
     "doctor_checks",
     "doctor",
     "bench",

@@ -104,10 +104,11 @@ def read(folder: pathlib.Path, step: int) -> Record:
         values = json.loads(data.decode("utf-8"))
         files = {path: (size, digest) for path, (size, digest) in values["files"]}
         found = Record(values["step"], values["dev"], files)
+        again = _text(found).encode("utf-8")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecordError(f"unreadable ({error})") from error
     # To the byte: whatever reads as the same would not show otherwise.
-    if found.step != step or _text(found).encode("utf-8") != data:
+    if found.step != step or again != data:
         raise DamagedRecordError("other content than was written")
     return found
 

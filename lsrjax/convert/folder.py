@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from lsrjax import finite
 from lsrjax.errors import InputError
 
 WEIGHTS = "model.safetensors"
@@ -38,9 +40,9 @@ def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary, lock = _made(out)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error}.") from error
-    temporary.chmod(0o755)
     try:
         yield temporary
+        _give_usual_modes(temporary)
         if out.exists():
             out.rmdir()
         temporary.rename(out)
@@ -51,6 +53,20 @@ def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def _give_usual_modes(folder: pathlib.Path) -> None:
+    """Gives the folder and all in it the modes that the umask asks for.
+
+    Temporary folders, and some writers of files, let the owner alone read them.
+    """
+    # Asking for the umask sets it for a moment, for every thread.
+    probe = folder / ".probe"
+    probe.mkdir()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.rmdir()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(mode if path.is_dir() else mode & ~0o111)
 
 
 def _made(out: pathlib.Path) -> tuple[pathlib.Path, int]:
@@ -105,7 +121,11 @@ def write_weights(
       folder: where to.
       state: name -> tensor.
       shard_bytes: of a file, at most (a tensor is never cut).
+
+    Raises:
+      InputError: a number is not finite.
     """
+    finite.check_tree(state, folder)
     shards: list[dict[str, np.ndarray]] = [{}]
     size = 0
     for name in sorted(state):

@@ -38,6 +38,7 @@ class MLMHead(nnx.Module):
         tied: bool,
         pool_mask: str,
         pooling: str = "max",
+        activation: str = "relu",
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -52,6 +53,7 @@ class MLMHead(nnx.Module):
         self.tied = tied
         self.pool_mask = pool_mask
         self.pooling = pooling
+        self.activation = activation
         self.weights_only = False
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Vector:
@@ -60,20 +62,28 @@ class MLMHead(nnx.Module):
         `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
         `sum over tokens of log1p(relu(logits))`, which then stands for the raw values
         as well. With `weights_only` the raw values are 0 where they would be below, and
-        there is no gradient.
+        there is no gradient. With the activation "log1p_relu", weights are log1p of
+        these once more (Shen et al. 2025, OpenSearch's v3).
         """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
         factors = self.transform(hidden_TD), decoder_VD, self.bias[...], texts.mask
+        twice = self.activation == "log1p_relu"
         if self.pooling == "sum":
-            sums_BV = sharding.over_vocabulary(vocab_sum, *factors)
+            pool = functools.partial(vocab_sum, twice=twice)
+            sums_BV = sharding.over_vocabulary(pool, *factors)
             return reps.Vector(sums_BV, sums_BV)
         if self.weights_only:
             # A padded 0 (`pool_mask`) is not positive either.
             positive_BV = sharding.over_vocabulary(positive_pool, *factors)
-            return reps.Vector(jnp.log1p(positive_BV), positive_BV)
+            return reps.Vector(_saturated(positive_BV, twice), positive_BV)
         pool = functools.partial(vocab_pool, pool_mask=self.pool_mask)
         raw_BV, _ = sharding.over_vocabulary(pool, *factors)
-        return reps.Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
+        return reps.Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
+
+
+def _saturated(positive_BV, twice: bool):
+    once_BV = jnp.log1p(positive_BV)
+    return jnp.log1p(once_BV) if twice else once_BV
 
 
 class LexEcho(nnx.Module):
@@ -156,6 +166,7 @@ class SpladeHead(Head):
             tied=spec.tied,
             pool_mask=spec.pool_mask,
             pooling=spec.pooling,
+            activation=spec.activation,
             dtype=dtype,
             rngs=rngs,
         )

@@ -36,6 +36,7 @@ MODELS = {
         transformers.DistilBertForMaskedLM,
     ),
     "roberta-mlm": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),
+    "camembert-mlm": (transformers.CamembertConfig, transformers.CamembertForMaskedLM),
     "xlmr": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel),
     "xlmr-mlm": (transformers.XLMRobertaConfig, transformers.XLMRobertaForMaskedLM),
 }
