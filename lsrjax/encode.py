@@ -28,6 +28,7 @@ from lsrjax.data.corpus import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.export import open_portable
+from lsrjax.models.heads import own_head
 from lsrjax.retrieval.encode import TextEncoder, joined
 from lsrjax.retrieval.vectors import JsonlFile, NpzFile, VectorFile
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Encodes what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        if args.head:
+            own_head(args.head, "--head")
         encode_file(
             args.model,
             args.texts,
@@ -186,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="tokens a text is cut to; by default as the model was trained",
     )
+    add("--head", help="the dotted name of your own head, if the model has one")
     add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser

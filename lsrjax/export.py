@@ -27,6 +27,7 @@ from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
 from lsrjax.models.retriever import RetrieverSpec
 
 # Of models that were not trained here.
@@ -263,6 +264,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Converts what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        if args.head:
+            own_head(args.head, "--head")
         if args.public and not args.push:
             raise InputError("--public says how --push makes a repository; add --push.")
         allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
@@ -293,6 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's or stage's folder, a Hugging Face folder or hub id",
     )
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
+    add("--head", help="the dotted name of your own head, if the model has one")
     add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
     add(
         "--push",

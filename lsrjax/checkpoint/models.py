@@ -22,6 +22,7 @@ from lsrjax.checkpoint.files import (
 from lsrjax.checkpoint.stock import listing
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 
 # What `save_model` writes, as patterns of names below the folder.
@@ -178,9 +179,17 @@ def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
 
     Args:
       folder: as in `load_model`.
+
+    Raises:
+      InputError: its head is code that the user has not named; nothing is imported.
     """
     folder = _stage_folder(pathlib.Path(folder))
-    return RetrieverSpec.from_dict(json.loads((folder / MODEL_FILE).read_text()))
+    spec = RetrieverSpec.from_dict(json.loads((folder / MODEL_FILE).read_text()))
+    try:
+        head_class(spec.head)
+    except InputError as error:
+        raise InputError(f"{folder / MODEL_FILE}: {error}") from error
+    return spec
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

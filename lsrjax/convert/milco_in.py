@@ -125,7 +125,8 @@ def _read_spec(
             " prompt are implemented. Use a MILCO on XLM-R or BERT."
         )
     if "multilingual_config" in raw:
-        tokenizer, pivot = folder, folder / raw[PIVOT_TOKENIZER]
+        tokenizer = folder
+        pivot = modules.inside(folder, raw.get(PIVOT_TOKENIZER), path)
         try:
             encoder = EncoderConfig.from_hf(raw["multilingual_config"])
             english = raw["english_config"]

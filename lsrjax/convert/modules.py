@@ -48,6 +48,27 @@ class Folder:
         return read_json(self.modules[module] / "config.json")
 
 
+def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
+    """The folder of a module, which is the model's own or below it.
+
+    Args:
+      root: the model's folder.
+      name: the module's, as a file gives it.
+      file: the one that does, for the message.
+
+    Raises:
+      CheckpointError: it leads out of the folder, by `..`, as an absolute path or
+        through a link.
+    """
+    path = root / name if isinstance(name, str) else None
+    if path is None or not path.resolve().is_relative_to(root.resolve()):
+        raise CheckpointError(
+            f"{file} names the folder {name!r}, which is not inside of {root}. A model"
+            " is read from its own folder alone: put a copy of it there."
+        )
+    return path
+
+
 def class_name(dotted: str, path: pathlib.Path) -> str:
     """The last part of a module's class, which has to be of a known program.
 

@@ -11,6 +11,7 @@ from lsrjax.convert.modules import (
     Folder,
     UnknownModuleError,
     class_name,
+    inside,
     portable,
     refuse_cut,
     splade_pooling,
@@ -50,7 +51,10 @@ def read(
     try:
         types, structure = router["types"], router["structure"]
         routes = {
-            role: [(class_name(types[name], path), root[1] / name) for name in names]
+            role: [
+                (class_name(types[name], path), inside(root[1], name, path))
+                for name in names
+            ]
             for role, names in structure.items()
         }
     except (KeyError, TypeError, AttributeError) as error:
