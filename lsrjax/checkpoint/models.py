@@ -20,6 +20,7 @@ from lsrjax.checkpoint.files import (
     write_json,
 )
 from lsrjax.checkpoint.stock import listing
+from lsrjax.convert.folder import write_tokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.heads import head_class
@@ -82,10 +83,7 @@ def write_model_files(
         if source is not None and not (folder / name).exists():
             temporary = folder / f"{name}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                if (source / file).is_file():
-                    shutil.copy(source / file, temporary)
+            write_tokenizer(temporary, source)
             temporary.rename(folder / name)
     if not path.is_file():
         # Once only, so that it stays the file that the digests are of.

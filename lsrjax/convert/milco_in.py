@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tokenizers
 
 from lsrjax.convert import hub, huggingface, modules
 from lsrjax.convert.huggingface import NOTHING, Allowed
@@ -29,6 +28,8 @@ from lsrjax.convert.tensors import FLOATING, CheckpointError, Stored, read_json
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
 
 
 def is_milco(path_or_id: str) -> bool:
@@ -149,7 +150,7 @@ def _read_spec(
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"config.json of {pivot}: {error}") from error
         sizes = [english.vocab_size, english.hidden_size, english.layer_norm_eps]
-        if (folder / "tokenizer.json").is_file():
+        if holds_tokenizer(folder):
             tokenizer = str(folder)
     tokenizer = huggingface.tokenizer_folder(str(tokenizer))
     pivot = huggingface.tokenizer_folder(str(pivot))
@@ -197,18 +198,12 @@ def _check_vocabulary(
     folder: pathlib.Path, size: int, config: pathlib.Path
 ) -> tuple[int, ...]:
     """The ids of the special tokens of a tokenizer, whose ids are all below `size`."""
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(
-            f"{path} is not a tokenizer: {error}. Save or download it again."
-        ) from error
+    tokenizer = reading.read(folder).tokenizer()
     found = max(tokenizer.get_vocab().values()) + 1
     if found > size:
         raise CheckpointError(
-            f"{path} has {found} tokens, but {config} says that the model knows"
-            f" {size}. Use the tokenizer that the model was trained with."
+            f"{folder / TOKENIZER} has {found} tokens, but {config} says that the model"
+            f" knows {size}. Use the tokenizer that the model was trained with."
         )
     added = tokenizer.get_added_tokens_decoder()
     return tuple(sorted(i for i, token in added.items() if token.special))

@@ -186,7 +186,7 @@ def transformer(
             f"{root}: the weights hold no masked-LM head, which SpladePooling needs."
         )
     most = found.config.max_length
-    cut = config.get("max_seq_length") or Tokens(root).config.get("model_max_length")
+    cut = config.get("max_seq_length") or Tokens(root).reading.max_length
     cut = min(int(cut or most), most)
     lengths = {
         f"{role}_length": min(config.get(f"{role}_length") or cut, most)

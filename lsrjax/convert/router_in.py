@@ -133,7 +133,7 @@ def _inference_free(folder: Folder) -> Portable:
             " query's words are the terms of documents."
         )
     around = own.library.num_special_tokens_to_add(False)
-    cut = int(own.config.get("model_max_length") or found.config.max_length)
+    cut = int(own.reading.max_length or found.config.max_length)
     lengths["query_length"] = min(cut + around, found.config.max_length)
     spec = RetrieverSpec(
         "splade",
