@@ -75,7 +75,7 @@ def encode_file(
       out: .npz or .jsonl.
       role: "query" or "document".
       max_length: tokens a text is cut to; 0: as the model was trained, or else 64 of a
-        query and 256 of a document.
+        query and 256 of a document, or what its tokenizer says, if that is less.
       batch_size: texts encoded at once.
       dtype: of matrix products, "float32" or "bfloat16".
 

@@ -26,9 +26,14 @@ from lsrjax.convert.card import write_card
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
+from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.ask import PROBES, asked
+from lsrjax.tokenizer.files import TOKENIZER
+from lsrjax.tokenizer.reading import differing
 
 # Of models that were not trained here.
 _LENGTHS = {"query": 64, "document": 256}
@@ -179,9 +184,33 @@ def export(
     with whole_folder(out) as folder:
         one = TARGETS[target]
         one.write(model, folder)
+        if target != "lsrjax":  # which transformers does not read
+            _check_tokens(model, folder)
         if one.load:
             library, code = one.load
             write_card(folder, model, f"```python\n{code}\n```", library=library)
+
+
+def _check_tokens(model: Portable, folder: pathlib.Path) -> None:
+    """Compares what transformers makes of the tokenizers of an export with the model's.
+
+    Raises:
+      InputError: the tokens of a text differ.
+    """
+    own = [reading.read(one) for one in (model.tokenizer, model.pivot_tokenizer) if one]
+    written = sorted({path.parent for path in folder.rglob(TOKENIZER)})
+    for one, answer in zip(written, asked(written), strict=True):
+        wrong = answer.get("error")
+        if wrong is None:
+            # Exports may add tokens, as markers of queries, which are in no text.
+            by_own = [set(differing(each, answer)) & set(PROBES) for each in own]
+            wrong = min(map(sorted, by_own), key=len)
+        if wrong:
+            raise InputError(
+                f"{model.name}: transformers would not read the tokenizer of the export"
+                f" ({one.relative_to(folder)}) as that of the model ({wrong!r}). Save"
+                " the model's tokenizer with transformers' save_pretrained first."
+            )
 
 
 def _holds(target: Target, spec: RetrieverSpec) -> bool:
@@ -213,7 +242,8 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             # An encoder alone is a retriever too: an embedding needs no parameters.
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
             model = dataclasses.replace(model, spec=spec)
-        return _portable(model, {}, None)
+        longest = TextTokenizer(model.tokenizer).max_length
+        return _portable(model, {}, None, longest)
     config = _json(folder / run.CONFIG_FILE)
     if config is not None:  # a run: its last stage
         folder = folder / (list(config["stages"]) or ["train"])[-1]
@@ -227,7 +257,9 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
     return dataclasses.replace(model, evaluation=evaluation, stages=stages)
 
 
-def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
+def _portable(
+    model: checkpoint.SavedModel, config: dict, found, longest: int | None = None
+) -> Portable:
     spec = model.spec
     references.check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
     if model.pivot_tokenizer is not None:
@@ -237,7 +269,8 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
     lengths = {
         f"{role}_length": min(
             config.get("data", {}).get(
-                f"{role}_length", model.lengths.get(role, length)
+                f"{role}_length",
+                model.lengths.get(role, min(length, longest or length)),
             ),
             limit,
         )

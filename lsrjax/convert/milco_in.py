@@ -198,12 +198,14 @@ def _check_vocabulary(
     folder: pathlib.Path, size: int, config: pathlib.Path
 ) -> tuple[int, ...]:
     """The ids of the special tokens of a tokenizer, whose ids are all below `size`."""
-    tokenizer = reading.read(folder).tokenizer()
+    read = reading.read(folder)
+    tokenizer = read.tokenizer()
     found = max(tokenizer.get_vocab().values()) + 1
     if found > size:
+        more = f"with those that other files add {found}, " if read.added else ""
         raise CheckpointError(
-            f"{folder / TOKENIZER} has {found} tokens, but {config} says that the model"
-            f" knows {size}. Use the tokenizer that the model was trained with."
+            f"{folder / TOKENIZER} has {found - len(read.added)} tokens, {more}but"
+            f" {config} says that the model knows {size}. Use the tokenizer that the model was trained with."
         )
     added = tokenizer.get_added_tokens_decoder()
     return tuple(sorted(i for i, token in added.items() if token.special))
