@@ -205,7 +205,8 @@ def _check_vocabulary(
         more = f"with those that other files add {found}, " if read.added else ""
         raise CheckpointError(
             f"{folder / TOKENIZER} has {found - len(read.added)} tokens, {more}but"
-            f" {config} says that the model knows {size}. Use the tokenizer that the model was trained with."
+            f" {config} says that the model knows {size}. Use the tokenizer that the"
+            " model was trained with."
         )
     added = tokenizer.get_added_tokens_decoder()
     return tuple(sorted(i for i, token in added.items() if token.special))

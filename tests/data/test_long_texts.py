@@ -1,7 +1,10 @@
 """Where a long text is cut before it is tokenized, no token changes."""
 
+import itertools
 import json
 import random
+import struct
+import unicodedata
 
 import pytest
 import tokenizers
@@ -51,6 +54,42 @@ def characters():
     found = set("".join(PIECES) + "".join(SPACES) + "abcde")
     found |= {c for one in list(found) for c in normalizers.NFKC().normalize_str(one)}
     return sorted(found)
+
+
+def charsmap(replaced):
+    """The normalizer of a sentencepiece model: a double array of keys, and values."""
+    trie, values = {}, b""
+    for key, value in sorted(replaced.items()):
+        node = trie
+        for byte in key.encode():
+            node = node.setdefault(byte, {})
+        node[None] = len(values)
+        values += value.encode() + b"\0"
+    units, blocks = {0: 0}, itertools.count(1)
+
+    def place(node, at):
+        # A block for each node, so that none of its children meets another's.
+        block = 256 * next(blocks)
+        units[at] |= (at ^ block) << 10 | (None in node) << 8
+        units[block] = node.get(None, 0) | 1 << 31
+        for byte in node.keys() - {None}:
+            units[block ^ byte] = byte
+        for byte in node.keys() - {None}:
+            place(node[byte], block ^ byte)
+
+    place(trie, 0)
+    array = [units.get(i, 1 << 31) for i in range(256 * next(blocks))]
+    packed = struct.pack(f"<{len(array)}I", *array)
+    return normalizers.Precompiled(struct.pack("<I", len(packed)) + packed + values)
+
+
+def nmt_nfkc():
+    """As XLM-R has it, and keys that begin or end with a space, as none should."""
+    found = {c: unicodedata.normalize("NFKC", c) for c in "".join(PIECES) if c != "\0"}
+    replaced = {c: new for c, new in found.items() if new != c}
+    replaced |= dict.fromkeys("\n\t\r\u3000\u2003\u200b", " ")
+    replaced |= {"e\u0301": "é", "\u00ad": "", " \u0301": "´", "\u0600 ": "x"}
+    return charsmap(replaced)
 
 
 def word_piece():
@@ -112,7 +151,13 @@ KINDS = {
         sequence(N.NFKC(), N.NFD(), N.StripAccents(), N.Lowercase()),
         P.Whitespace(),
     ),
-    "xlm-r": (unigram, None, sequence(P.WhitespaceSplit(), metaspace())),
+    "no normalizer": (unigram, None, sequence(P.WhitespaceSplit(), metaspace())),
+    "xlm-r": (unigram, nmt_nfkc(), sequence(P.WhitespaceSplit(), metaspace())),
+    "sentencepiece": (
+        unigram,
+        sequence(nmt_nfkc(), N.Replace(tokenizers.Regex(" {2,}"), "▁")),
+        metaspace(),
+    ),
     "multilingual": (
         unigram,
         sequence(N.NFKC(), N.Lowercase(), N.Replace(tokenizers.Regex(" {2,}"), " ")),
@@ -206,6 +251,12 @@ def test_the_tokens_before_a_cut_are_those_of_the_whole_text(kind):
             )
             assert whole[: len(begun)] == begun, (text, part)
     assert cuts > 200  # of 960: many texts can be cut somewhere
+
+
+def test_the_normalizer_of_sentencepiece_is_one():
+    normalize = nmt_nfkc().normalize_str
+    assert normalize("a\nｶe\u0301ﬁ\u00adb") == "a カéfib"
+    assert normalize("b \u0301") == "b´"
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
