@@ -259,17 +259,22 @@ def _reading(
             " fast tokenizer."
         )
     if "error" in answer:
-        named = objects.get(CONFIG, {}).get("tokenizer_class")
+        set_there = [
+            f"{name} ({', '.join(objects[name])})"
+            for name in (CONFIG, SPECIAL, ADDED)
+            if objects.get(name)
+        ]
         raise InputError(
-            f"{folder}: transformers' AutoTokenizer cannot read the tokenizer"
-            f"{f' (a {named})' if named else ''}: {answer['error']}. See"
-            f" {CONFIG}, {SPECIAL}, {ADDED}; save the tokenizer again."
+            f"{folder}: transformers' AutoTokenizer cannot read the tokenizer:"
+            f" {answer['error']}. Look at {' and '.join(set_there) or TOKENIZER}; save"
+            " the tokenizer again."
         )
     if answer["padding_side"] != "right":
         raise InputError(
-            f"{folder / CONFIG}: padding_side is {answer['padding_side']!r}, which"
-            " moves the positions of tokens by the length of other texts; here it is"
-            " 'right'. Change it there."
+            f"{folder}: padding_side is {answer['padding_side']!r}, by {CONFIG}, the"
+            f" padding in {TOKENIZER} or the tokenizer's class. It moves the positions"
+            " of tokens by the length of other texts, which is not done here. Set"
+            f" padding_side to 'right' in {CONFIG}."
         )
     known = raw.get_vocab() if raw is not None else None
     read = Reading(

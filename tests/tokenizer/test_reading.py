@@ -137,9 +137,11 @@ REFUSED = [
     (CONFIG, {"tokenizer_class": 7}, "tokenizer_class is 7"),
     (MODEL, {"tokenizer_class": "BertModel"}, r"config\.json: tokenizer_class"),
     (CONFIG, {"mask_token": 7}, "mask_token"),
-    (CONFIG, {"added_tokens_decoder": {"a": 1}}, "AutoTokenizer cannot read"),
+    (CONFIG, {"do_lower_case": None}, r"config\.json \(.*do_lower_case"),
+    (CONFIG, {"truncation_side": "middle"}, "truncation_side"),
+    (CONFIG, {"added_tokens_decoder": {"a": 1}}, "added_tokens_decoder"),
     ("special_tokens_map.json", {"pad_token": 7}, "pad_token"),
-    ("added_tokens.json", {"[ENT]": "x"}, "AutoTokenizer cannot read"),
+    ("added_tokens.json", {"[ENT]": "x"}, r"added_tokens\.json \(\[ENT\]\)"),
     (CONFIG, {"tokenizer_class": "XLMTokenizer"}, "XLMTokenizer.* no fast form"),
     (CONFIG, JAPANESE, "BertJapaneseTokenizer, which has no fast form"),
 ]
