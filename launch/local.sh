@@ -7,7 +7,8 @@ Trains in several processes of this machine, that are one run:
     launch/local.sh PROCESSES --config CONFIG [--workdir DIR …]
 
 All arguments but the first go to `python -m lsrjax.main` as they are. Where there are
-GPUs, each process gets its share of them. (One process alone uses all devices just as
+GPUs, each process gets its share of them. They meet at a free port of 127.0.0.1, which
+asks nobody on this machine who they are. (One process alone uses all devices just as
 well; this is for trying out a run of several, and for machines where it is faster.)
 
 SIGTERM, SIGUSR1 and SIGINT are passed on to all processes. When one fails, the others

@@ -21,7 +21,7 @@ from lsrjax.data.negatives import SAMPLERS, choice_of
 from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
 from lsrjax.models.encoder import REMAT
-from lsrjax.models.heads import head_class
+from lsrjax.models.heads import own_head
 from lsrjax.models.retriever import TOWERS
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
@@ -168,7 +168,7 @@ def _check_values(c, where) -> None:
             raise InputError(f"{where}.{field} is {values[field]!r}; known: {known}.")
     entry(MIXERS, c.data.mixer, f"{where}.data.mixer")
     entry(SAMPLERS, c.data.negatives, f"{where}.data.negatives")
-    entry_of = head_class(c.model.head)
+    entry_of = own_head(c.model.head, f"{where}.model.head")
     if not hasattr(entry_of, "views"):
         raise InputError(
             f"{where}.model.head is {c.model.head!r}, which is no head: it has no"

@@ -10,7 +10,7 @@ from lsrjax.data.checks import ROWS, has_languages, renames
 from lsrjax.data.mixing import SET_FIELDS
 from lsrjax.data.negatives import choice_of
 from lsrjax.errors import InputError
-from lsrjax.models.heads import head_class
+from lsrjax.models.heads import own_head
 from lsrjax.regularizers import REGULARIZERS
 
 # What each head that pools over tokens may do.
@@ -111,7 +111,7 @@ def _of_model(c):
             f"the head {c.model.head} has no embeddings",
         ),
         (
-            head_class(c.model.head).sparse,
+            own_head(c.model.head).sparse,
             (*LAMBDAS, "regularizer.anti_zero", "log.health"),
             f"the head {c.model.head} has not only weights of terms",
         ),

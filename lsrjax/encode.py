@@ -29,6 +29,7 @@ from lsrjax.data.corpus import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.export import open_portable
+from lsrjax.models.heads import own_head
 from lsrjax.retrieval import terms
 from lsrjax.retrieval.encode import TextEncoder, joined
 from lsrjax.retrieval.vectors import EmbeddingsFile, JsonlFile, NpzFile, VectorFile
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Encodes what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        if args.head:
+            own_head(args.head, "--head")
         encode_file(
             args.model,
             args.texts,
@@ -74,7 +77,7 @@ def encode_file(
       out: .npz or .jsonl.
       role: "query" or "document".
       max_length: tokens a text is cut to; 0: as the model was trained, or else 64 of a
-        query and 256 of a document.
+        query and 256 of a document, or what its tokenizer says, if that is less.
       batch_size: texts encoded at once.
       dtype: of matrix products, "float32" or "bfloat16".
 
@@ -180,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="tokens a text is cut to; by default as the model was trained",
     )
+    add("--head", help="the dotted name of your own head, if the model has one")
     add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser

@@ -27,8 +27,14 @@ from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.tensors import check_types
+from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.ask import PROBES, asked
+from lsrjax.tokenizer.files import TOKENIZER
+from lsrjax.tokenizer.reading import differing
 
 # Of models that were not trained here.
 _LENGTHS = {"query": 64, "document": 256}
@@ -193,9 +199,33 @@ def export(
     with whole_folder(out) as folder:
         one = TARGETS[target]
         one.write(model, folder)
+        if target != "lsrjax":  # which transformers does not read
+            _check_tokens(model, folder)
         if one.load:
             library, code = one.load
             write_card(folder, model, f"```python\n{code}\n```", library=library)
+
+
+def _check_tokens(model: Portable, folder: pathlib.Path) -> None:
+    """Compares what transformers makes of the tokenizers of an export with the model's.
+
+    Raises:
+      InputError: the tokens of a text differ.
+    """
+    own = [reading.read(one) for one in (model.tokenizer, model.pivot_tokenizer) if one]
+    written = sorted({path.parent for path in folder.rglob(TOKENIZER)})
+    for one, answer in zip(written, asked(written), strict=True):
+        wrong = answer.get("error")
+        if wrong is None:
+            # Exports may add tokens, as markers of queries, which are in no text.
+            by_own = [set(differing(each, answer)) & set(PROBES) for each in own]
+            wrong = min(map(sorted, by_own), key=len)
+        if wrong:
+            raise InputError(
+                f"{model.name}: transformers would not read the tokenizer of the export"
+                f" ({one.relative_to(folder)}) as that of the model ({wrong!r}). Save"
+                " the model's tokenizer with transformers' save_pretrained first."
+            )
 
 
 def _holds(target: Target, spec: RetrieverSpec) -> bool:
@@ -228,7 +258,8 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             # An encoder alone is a retriever too: an embedding needs no parameters.
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
             model = dataclasses.replace(model, spec=spec)
-        return _portable(model, {}, None)
+        longest = TextTokenizer(model.tokenizer).max_length
+        return _portable(model, {}, None, longest)
     config = _json(folder / run.CONFIG_FILE, "stages", "data")
     if config is not None:  # a run: its last stage
         folder = folder / ([*(config.get("stages") or {})] or ["train"])[-1]
@@ -242,7 +273,9 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
     return dataclasses.replace(model, evaluation=evaluation, stages=stages)
 
 
-def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
+def _portable(
+    model: checkpoint.SavedModel, config: dict, found, longest: int | None = None
+) -> Portable:
     spec = model.spec
     references.check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
     if model.pivot_tokenizer is not None:
@@ -252,7 +285,8 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
     lengths = {
         f"{role}_length": min(
             config.get("data", {}).get(
-                f"{role}_length", model.lengths.get(role, length)
+                f"{role}_length",
+                model.lengths.get(role, min(length, longest or length)),
             ),
             limit,
         )
@@ -293,6 +327,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Converts what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        if args.head:
+            own_head(args.head, "--head")
         if args.public and not args.push:
             raise InputError("--public says how --push makes a repository; add --push.")
         allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
@@ -323,6 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's or stage's folder, a Hugging Face folder or hub id",
     )
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
+    add("--head", help="the dotted name of your own head, if the model has one")
     add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
     add(
         "--push",

@@ -1,8 +1,10 @@
 """Several processes that are one run: how they start, agree, and who writes."""
 
 import contextlib
+import ipaddress
 import os
 import re
+import socket
 import time
 from collections.abc import Mapping
 
@@ -64,7 +66,7 @@ def start(
             "coordinator_address": coordinator,
             "num_processes": num_processes,
             "process_id": process_id,
-        }
+        } | _bound(coordinator, process_id)
         promised = num_processes
     elif (promised := _slurm_tasks(environ)) > 1:
         options = {"local_device_ids": _slurm_devices(environ)}
@@ -97,6 +99,30 @@ def start(
             " break the connection; unset them."
         ) from error
     check(promised, promised_devices)
+
+
+def _bound(coordinator: str, process_id: int) -> dict[str, str]:
+    """Where process 0 listens: on the address it is told, not on all interfaces.
+
+    JAX listens on all of them where that address is none of this host, as behind
+    address translation, or where a name stands for the loopback here and for another
+    interface elsewhere.
+    """
+    host = coordinator.rpartition(":")[0].strip("[]")
+    if process_id:
+        return {}
+    try:
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError):
+        return {}
+    if ipaddress.ip_address(address[0]).is_loopback and host not in (
+        "localhost",
+        address[0],
+    ):
+        return {}
+    return {"coordinator_bind_address": coordinator}
 
 
 def check(processes: int | None, devices: int | None) -> None:

@@ -144,7 +144,7 @@ def load_stage(
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:
-    """The folder that holds the `tokenizer.json` of a folder, hub id or `embedded:`."""
+    """The folder that holds the tokenizer of a folder, hub id or `embedded:`."""
     if reference.startswith("embedded:"):
         from lsrjax.data import embedded
 
@@ -170,10 +170,12 @@ def check_vocabulary(folder, vocab_size: int, name: str) -> None:
     """
     if folder is None:
         return
-    size = TextTokenizer(folder).vocab_size
+    tokenizer = TextTokenizer(folder)
+    size, added = tokenizer.vocab_size, ", ".join(tokenizer.added)
     if size > vocab_size:
+        added = f" (with {added}, which tokenizer.json lacks)" if added else ""
         raise InputError(
-            f"The tokenizer in {folder} has {size} tokens, but the model {name} has"
-            f" embeddings for {vocab_size}. Use the tokenizer that the model"
+            f"The tokenizer in {folder} has {size} tokens{added}, but the model"
+            f" {name} has embeddings for {vocab_size}. Use the tokenizer that the model"
             " was trained with (config.tokenizer)."
         )

@@ -1,7 +1,10 @@
 """`python -m lsrjax.convert` as a command: what it writes, and what it refuses."""
 
+import dataclasses
 import json
+import pathlib
 import re
+import shutil
 
 import pytest
 
@@ -109,3 +112,41 @@ def test_separate_towers_keep_both(tmp_path):
         checkpoint.load_model(path) for path in (run / "train", tmp_path / "out")
     )
     assert before.spec == after.spec and "query_tower" in after.params
+
+
+@pytest.mark.parametrize(
+    ("limit", "lengths"), [(8, (8, 8)), (100, (64, 64)), (None, (64, 64))]
+)
+def test_the_tokenizer_may_say_how_long_a_text_is(limit, lengths, tmp_path):
+    golden = pathlib.Path(__file__).parent / "golden/bert"
+    folder = pathlib.Path(shutil.copytree(golden, tmp_path / "model"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config | {"model_max_length": limit})
+    )
+    found = export.open_portable(str(folder))
+    assert (found.query_length, found.document_length) == lengths
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"truncation_side": "left"}, {"mask_token": "a"}, {"pad_token": 7}],
+)
+def test_an_export_with_other_tokens_is_not_written(
+    change, tmp_path, monkeypatch, capsys
+):
+    target = export.TARGETS["splade"]
+
+    def write(model, folder):
+        target.write(model, folder)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) | change
+        path.write_text(json.dumps(config), encoding="utf-8")
+
+    changed = dataclasses.replace(target, write=write)
+    monkeypatch.setitem(export.TARGETS, "splade", changed)
+    run = run_of(tmp_path / "run", tied=True)
+    with pytest.raises(SystemExit) as ended:
+        convert("--from", run, "--to", "splade", "--out", tmp_path / "out")
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "would not read the tokenizer of the export" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import socket
 import time
 
 import jax
@@ -537,3 +538,33 @@ def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
             assert one.ends(BOUND) != 0
     finally:
         launch.kill(started)
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("192.0.2.1", False),  # of no interface: reserved for documentation
+        ("no-such-host.invalid", False),
+    ],
+)
+def test_process_0_listens_where_it_is_told(host, bound, cluster):
+    cluster.processes = 2
+    address = f"{host}:1234"
+    flags = {"coordinator": address, "num_processes": 2}
+    hosts.start(**flags, process_id=0, environ={})
+    assert cluster.options.get("coordinator_bind_address") == (
+        bound and address or None
+    )
+
+
+def test_a_name_that_is_the_loopback_here_is_listened_for_everywhere(
+    cluster, monkeypatch
+):
+    # As Debian writes a host's own name into /etc/hosts.
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.1.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    cluster.processes = 3
+    hosts.start(**FLAGS | {"process_id": 0}, environ={})
+    assert "coordinator_bind_address" not in cluster.options

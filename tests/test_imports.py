@@ -27,6 +27,7 @@ ALLOWED = {
     "watchdog": {"hosts", "preemption"},
     "trackers": set(),
     "report": set(),
+    "tokenizer": set(),
     "models": {"ops", "reps", "sharding"},
     "health": {"reps"},
     "losses": {"reps"},
@@ -36,8 +37,8 @@ ALLOWED = {
     "control": {"regularizers"},
     "optim": set(),
     "flops": {"models"},
-    "data": set(),
-    "convert": {"models"},
+    "data": {"tokenizer"},
+    "convert": {"models", "tokenizer"},
     "retrieval": {"data", "models", "reps", "sharding"},
     "prepare": {"data", "retrieval"},
 }

@@ -21,8 +21,10 @@ from lsrjax.checkpoint.files import (
     write_json,
 )
 from lsrjax.checkpoint.stock import listing
+from lsrjax.convert.folder import write_tokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 
 # What `save_model` writes, as patterns of names below the folder.
@@ -85,10 +87,7 @@ def write_model_files(
         if source is not None and not (folder / name).exists():
             temporary = folder / f"{name}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                if (source / file).is_file():
-                    shutil.copyfile(source / file, temporary / file)
+            write_tokenizer(temporary, source)
             temporary.rename(folder / name)
     if not path.is_file():
         # Once only, so that it stays the file that the digests are of.
@@ -205,7 +204,8 @@ def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
       folder: as in `load_model`.
 
     Raises:
-      InputError: there is none.
+      InputError: there is none, or its head is code that the user has not named;
+        nothing is imported.
     """
     return _read_spec(_stage_folder(pathlib.Path(folder)) / MODEL_FILE)
 
@@ -214,16 +214,30 @@ def _read_spec(path: pathlib.Path) -> RetrieverSpec:
     """What `write_model_files` wrote.
 
     Raises:
-      InputError: it is no retriever; says why.
+      InputError: it is no retriever, or its head is code that the user has not named;
+        says why.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        head = values["head"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _no_retriever(path, error) from error
+    try:
+        head_class(head)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
         return RetrieverSpec.from_dict(values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} describes no retriever: {error}. Put back the file that the run"
-            " wrote."
-        ) from error
+        raise _no_retriever(path, error) from error
+
+
+def _no_retriever(path: pathlib.Path, error: Exception) -> InputError:
+    problem = str(error).removesuffix(".")
+    return InputError(
+        f"{path} describes no retriever: {problem}. Put back the file that the run"
+        " wrote."
+    )
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

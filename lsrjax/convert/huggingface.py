@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -19,12 +19,8 @@ from lsrjax.convert.names import import_names, import_tree
 from lsrjax.convert.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
 from lsrjax.models.encoder import EncoderConfig
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-# Any one of these is enough to build a tokenizer from.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "vocab.json")
+from lsrjax.tokenizer import files as tokenizer_files
+from lsrjax.tokenizer.files import holds_tokenizer
 
 _ADAPTER_CONFIG = "adapter_config.json"
 # File names without a folder, so that copies for other runtimes in subfolders of a
@@ -33,13 +29,7 @@ CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _PICKLED_FILES += ("pytorch_model-*-of-*.bin",)
-TOKENIZER_FILES = (
-    *_VOCABULARIES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-)
+TOKENIZER_FILES = tokenizer_files.FILES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,51 +175,17 @@ def read_config(path_or_id: str) -> EncoderConfig:
     return _read_config(hub.fetch(path_or_id, CONFIG_FILES))[1]
 
 
-def load_tokenizer(path_or_id: str) -> "PreTrainedTokenizerFast":
-    """Loads the tokenizer of a checkpoint.
+def tokenizer_folder(path_or_id: str) -> Path:
+    """The local folder with a checkpoint's tokenizer; downloads it if needed.
 
     Args:
       path_or_id: as in `load_checkpoint`.
 
     Raises:
-      CheckpointError: the tokenizer's files are missing or unreadable.
+      CheckpointError: the folder or repository, or the tokenizer in it, is missing.
     """
     folder = hub.fetch(path_or_id, CONFIG_FILES + TOKENIZER_FILES)
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise CheckpointError(
-            f"{folder} holds no tokenizer: none of {', '.join(_VOCABULARIES)} is there"
-            f"{content(folder)}. Save the tokenizer beside the model."
-        )
-    # Takes seconds, and only those who tokenize need it.
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    # The tokenizers library raises plain Exceptions.
-    except Exception as error:
-        raise CheckpointError(
-            f"The tokenizer in {folder} could not be read: {error}. Save it again with "
-            "transformers' save_pretrained."
-        ) from error
-    if not tokenizer.is_fast:
-        raise CheckpointError(
-            f"The tokenizer in {folder} is a {type(tokenizer).__name__}, which runs in "
-            "Python. Save it as tokenizer.json with transformers' save_pretrained."
-        )
-    return tokenizer
-
-
-def tokenizer_folder(path_or_id: str) -> Path:
-    """The local folder with a checkpoint's `tokenizer.json`; downloads it if needed.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-
-    Raises:
-      CheckpointError: the folder or repository, or the file in it, is missing.
-    """
-    folder = hub.fetch(path_or_id, ("tokenizer.json", "tokenizer_config.json"))
-    if not (folder / "tokenizer.json").is_file():
+    if not holds_tokenizer(folder):
         raise CheckpointError(
             f"{folder} holds no tokenizer.json{content(folder)}. Save a fast tokenizer"
             " there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)."

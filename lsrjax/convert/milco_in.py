@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tokenizers
 
 from lsrjax.convert import hub, huggingface, modules, promises
 from lsrjax.convert.huggingface import NOTHING, Allowed
@@ -32,6 +31,8 @@ from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
 
 
 def is_milco(path_or_id: str) -> bool:
@@ -132,7 +133,8 @@ def _read_spec(
             " prompt are implemented. Use a MILCO on XLM-R or BERT."
         )
     if "multilingual_config" in raw:
-        tokenizer, pivot = folder, folder / (raw.get(PIVOT_TOKENIZER) or "")
+        tokenizer = folder
+        pivot = modules.inside(folder, raw.get(PIVOT_TOKENIZER), path)
         try:
             encoder = EncoderConfig.from_hf(raw["multilingual_config"])
             english = raw["english_config"]
@@ -155,7 +157,7 @@ def _read_spec(
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"config.json of {pivot}: {error}") from error
         sizes = [english.vocab_size, english.hidden_size, english.layer_norm_eps]
-        if (folder / "tokenizer.json").is_file():
+        if holds_tokenizer(folder):
             tokenizer = str(folder)
     tokenizer = huggingface.tokenizer_folder(str(tokenizer))
     pivot = huggingface.tokenizer_folder(str(pivot))
@@ -208,18 +210,15 @@ def _check_vocabulary(
     folder: pathlib.Path, size: int, config: pathlib.Path
 ) -> tuple[int, ...]:
     """The ids of the special tokens of a tokenizer, whose ids are all below `size`."""
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(
-            f"{path} is not a tokenizer: {error}. Save or download it again."
-        ) from error
+    read = reading.read(folder)
+    tokenizer = read.tokenizer()
     found = max(tokenizer.get_vocab().values()) + 1
     if found > size:
+        more = f"with those that other files add {found}, " if read.added else ""
         raise CheckpointError(
-            f"{path} has {found} tokens, but {config} says that the model knows"
-            f" {size}. Use the tokenizer that the model was trained with."
+            f"{folder / TOKENIZER} has {found - len(read.added)} tokens, {more}but"
+            f" {config} says that the model knows {size}. Use the tokenizer that the"
+            " model was trained with."
         )
     added = tokenizer.get_added_tokens_decoder()
     return tuple(sorted(i for i, token in added.items() if token.special))

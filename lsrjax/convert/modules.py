@@ -94,6 +94,27 @@ def read_model(path: pathlib.Path) -> dict[str, Any]:
     return model
 
 
+def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
+    """The folder of a module, which is the model's own or below it.
+
+    Args:
+      root: the model's folder.
+      name: the module's, as a file gives it.
+      file: the one that does, for the message.
+
+    Raises:
+      CheckpointError: it leads out of the folder, by `..`, as an absolute path or
+        through a link.
+    """
+    path = root / name if isinstance(name, str) else None
+    if path is None or not path.resolve().is_relative_to(root.resolve()):
+        raise CheckpointError(
+            f"{file} names the folder {name!r}, which is not inside of {root}. A model"
+            " is read from its own folder alone: put a copy of it there."
+        )
+    return path
+
+
 def class_name(dotted: str, path: pathlib.Path) -> str:
     """The last part of a module's class, which has to be of a known program.
 
@@ -216,19 +237,13 @@ def transformer(
             f"{root}: the weights hold no masked-LM head, which SpladePooling needs."
         )
     most = found.config.max_length
-    cut = config.get("max_seq_length") or _longest(root) or most
+    cut = config.get("max_seq_length") or Tokens(root).reading.max_length or most
     cut = min(cut, most)
     lengths = {
         f"{role}_length": min(config.get(f"{role}_length") or cut, most)
         for role in ROLES
     }
     return found, lengths, config
-
-
-def _longest(root: pathlib.Path) -> int:
-    """The tokenizer's `model_max_length`; 0 without one."""
-    longest = Tokens(root).config.get("model_max_length")
-    return int(longest) if isinstance(longest, int | float) and longest > 0 else 0
 
 
 def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:

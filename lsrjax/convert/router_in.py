@@ -11,6 +11,7 @@ from lsrjax.convert.modules import (
     Folder,
     UnknownModuleError,
     class_name,
+    inside,
     portable,
     splade_pooling,
     transformer,
@@ -55,7 +56,10 @@ def read(
             f"{path} gives no type of {', '.join(lost)}. Save the model again."
         )
     routes = {
-        role: [(class_name(types[name], path), root[1] / name) for name in listed]
+        role: [
+            (class_name(types[name], path), inside(root[1], name, path))
+            for name in listed
+        ]
         for role, listed in names.items()
     }
     mappings = (router.get("parameters") or {}).get("route_mappings")
@@ -127,7 +131,7 @@ def _inference_free(folder: Folder) -> Portable:
             " query's words are the terms of documents."
         )
     around = own.library.num_special_tokens_to_add(False)
-    cut = int(own.config.get("model_max_length") or found.config.max_length)
+    cut = int(own.reading.max_length or found.config.max_length)
     lengths["query_length"] = min(cut + around, found.config.max_length)
     spec = RetrieverSpec(
         "splade",

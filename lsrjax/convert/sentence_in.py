@@ -22,6 +22,7 @@ from lsrjax.convert.modules import (
     class_name,
     encoder_params,
     expect,
+    inside,
     portable,
     projection,
     prompts,
@@ -89,7 +90,8 @@ def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
     below += [f"*_*/{files}"] * routed
     path = hub.fetch(reference, (*_SMALL, *large, *below))
     listed = [
-        (name, path / entry["path"]) for name, entry in zip(names, modules, strict=True)
+        (name, inside(path, entry["path"], path / _MODULES))
+        for name, entry in zip(names, modules, strict=True)
     ]
     folder = Folder(path, reference, model, {}, allowed)
     if routed:

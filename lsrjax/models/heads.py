@@ -5,8 +5,8 @@ To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
 `texts` is a `lsrjax.models.texts.Texts` and says how the tokens of T belong to texts,
 and which of these are queries; and add a line to `HEADS`. If queries need no encoder,
 `encodes_queries(spec)` is false and `from_ids(ids_BL, mask_BL) -> reps.Views` makes
-their views; `__call__` then gets documents only. A config may name a head that is not
-in the table by its dotted name.
+their views; `__call__` then gets documents only. A config, and no file of a model, may
+name a head that is not in the table by its dotted name.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lsrjax.models.texts import Texts
 from lsrjax.ops.positive_pool import positive_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
-from lsrjax.tables import entry
+from lsrjax.tables import entry, known_entry
 
 
 class MLMHead(nnx.Module):
@@ -325,5 +325,23 @@ HEADS = {
 
 
 def head_class(name: str) -> type[Head]:
-    """The head of a name in the table, or of a dotted name."""
-    return entry(HEADS, name, "config.model.head")
+    """The head of a name in the table, or of a dotted name that `own_head` was given.
+
+    Raises:
+      InputError: neither. Specs are read from files, which may not name code.
+    """
+    own = "name it in config.model.head, or in --head of encode and convert"
+    return known_entry(HEADS, name, "head", own)
+
+
+def own_head(name: str, field: str = "config.model.head") -> type[Head]:
+    """The head of a name in the table, or of a dotted name, which is imported.
+
+    Args:
+      name: from the user's own config or flag, never from a file beside a model.
+      field: of the config, or flag, for errors.
+
+    Raises:
+      InputError: there is no such head.
+    """
+    return entry(HEADS, name, field)

@@ -130,7 +130,8 @@ class RetrieverSpec:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not _is_of(field.type, value):
-                raise InputError(f"{field.name} is {value!r}; it is a {field.type}.")
+                kind = getattr(field.type, "__name__", field.type)
+                raise InputError(f"{field.name} is {value!r}; it is a {kind}.")
         size = self.encoder.vocab_size
         for field in ("query_marker", "document_marker", "expand_id"):
             if not -1 <= getattr(self, field) < size:

@@ -17,8 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from lsrjax import export
 from lsrjax.checkpoint import load_model
-from lsrjax.convert.huggingface import Allowed, load_checkpoint, load_tokenizer
+from lsrjax.convert.huggingface import Allowed, load_checkpoint
 from lsrjax.errors import InputError
+from lsrjax.tokenizer import reading
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "bert"
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -315,10 +316,8 @@ def test_code_beside_a_model_never_runs(folder, tmp_path):
     tokenizer = {"AutoTokenizer": [None, "tokenization_own.T"]}
     rewrite_json(folder, "tokenizer_config.json", auto_map=tokenizer)
     load_checkpoint(str(folder))
-    try:
-        load_tokenizer(str(folder))
-    except InputError as error:
-        assert "trust_remote_code" in str(error)
+    with pytest.raises(InputError, match=r"auto_map names .*tokenization_own\.T"):
+        reading.read(folder)
     rewrite_json(folder, "config.json", model_type="own")
     with pytest.raises(InputError, match="model_type is 'own'"):
         load_checkpoint(str(folder))
