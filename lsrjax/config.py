@@ -79,10 +79,11 @@ def get_default() -> ConfigDict:
 
     c.data = ConfigDict(sort_keys=False)
     c.data.source = "files"  # files | datasets | tfds | debian (embedded)
-    c.data.files = ""  # files: path or glob of .parquet or .jsonl, or a BEIR folder
-    c.data.dataset = ""  # datasets: folders of save_to_disk or hub ids, with commas
-    # between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds: a
-    # data set's name/config or folder
+    c.data.files = ""  # files: paths, folders or globs with commas between, of Parquet,
+    # JSONL (maybe packed: .gz, .zst, .bz2), CSV or TSV; or a BEIR folder
+    c.data.dataset = ""  # datasets: folders of save_to_disk, clones of hub data sets or
+    # hub ids, with commas between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds:
+    # a data set's name/config or folder
     c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
     c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
     c.data.corpus = ""  # of ids: files of documents (.jsonl, .tsv, .parquet), maybe
@@ -129,6 +130,8 @@ def get_default() -> ConfigDict:
     c.data.negative_max_score = math.inf  # highest score of a negative; inf: any
     c.data.negative_margin = -math.inf  # by how much it is below the positive's, at
     # least; -inf: any
+    c.data.short_rows = "bad"  # of rows with fewer negatives than group_size needs: bad
+    # (they are bad records, see below) | repeat (drawn with replacement)
     c.data.mixing = "passages"  # debian, corpus: a language is drawn for each document:
     # passages | for all documents of a query: entries | every query comes in all of
     # document_languages: round_robin

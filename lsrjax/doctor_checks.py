@@ -8,6 +8,7 @@ import pathlib
 import platform
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
@@ -18,9 +19,19 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lsrjax import assembly, checkpoint, config, config_run, objective, plan, secrets
+from lsrjax import (
+    assembly,
+    checkpoint,
+    config,
+    config_run,
+    objective,
+    paths,
+    plan,
+    prepared,
+    secrets,
+)
 from lsrjax.convert.hub import is_local
-from lsrjax.data import mixing
+from lsrjax.data.bad_records import BadRecords
 from lsrjax.errors import InputError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -171,23 +182,36 @@ def config_values(run_config) -> Finding:
 
 
 def data(run_config) -> Iterator[Finding]:
-    """Opens every stage's data and reads an example; trains nothing."""
+    """Opens every stage's data and looks at all of it; trains nothing."""
     for name, stage in config.stages(run_config).items():
         kind = "pair" if "views" in objective.of(stage.loss).targets else "group"
         try:
-            sets = mixing.open_sets(stage.data, kind)
-            for one in sets:
-                one[0]
-            count = sum(len(one) for one in sets)
-            text = f"stage {name}: {count:,} examples"
-            if stage.dev.source:
-                dev = assembly.dev_source(stage, kind)
-                dev[0]
-                text += f", {len(dev):,} to evaluate on"
-            yield Finding(OK, "data", text)
+            yield _data_of(name, stage, kind)
         # The libraries behind the sources raise many unrelated types.
         except Exception as error:
             yield Finding(ERROR, "data", f"stage {name}: {_said(error)}")
+
+
+def _data_of(name: str, stage, kind: str) -> Finding:
+    # What is bad is named in the run's own folder once it starts.
+    with tempfile.TemporaryDirectory() as folder:
+        bad = BadRecords(pathlib.Path(folder))
+        sets = prepared.guarded_sets(stage, kind, bad)
+        for one in sets:
+            one[0]
+        prepared.look_through(sets)
+        replaced = bad.summary().partition(";")[0]
+        first = bad.reasons(1)
+    count = sum(len(one) for one in sets)
+    text = f"stage {name}: {count:,} examples"
+    if stage.dev.source:
+        dev = assembly.dev_source(stage, kind)
+        dev[0]
+        text += f", {len(dev):,} to evaluate on"
+    if not replaced:
+        return Finding(OK, "data", text)
+    text += f"; {replaced}, as config.data.bad_records allows: {first[0]}"
+    return Finding(WARNING, "data", text)
 
 
 def _said(error: Exception) -> str:
@@ -257,7 +281,8 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
                 continue
             for part in one.dataset.split(","):
                 value = part.strip().partition(":")[0]
-                if value and not pathlib.Path(value).is_dir():
+                folder = paths.local(value, f"{field}.dataset")
+                if value and not pathlib.Path(folder).is_dir():
                     found.setdefault(("dataset", value), f"{name}: {field}.dataset")
     return found
 
