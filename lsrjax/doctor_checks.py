@@ -184,7 +184,7 @@ def config_values(run_config) -> Finding:
 def data(run_config) -> Iterator[Finding]:
     """Opens every stage's data and looks at all of it; trains nothing."""
     for name, stage in config.stages(run_config).items():
-        kind = "pair" if "views" in objective.of(stage.loss).targets else "group"
+        kind = objective.of(stage.loss).kind
         try:
             yield _data_of(name, stage, kind)
         # The libraries behind the sources raise many unrelated types.

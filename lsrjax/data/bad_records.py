@@ -413,10 +413,10 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
             f"{count:,} record{'s' * (count != 1)} so far among {total:,} {what}"
             " without a teacher's scores, which the loss or the choice of negatives"
             f" needs:\n{shown}\nLet a teacher compute them: config.prepare.scores ="
-            " 'teacher' and config.teacher.model, an English SPLADE or a cross-encoder. If they are"
-            " in other columns, name these in config.data.columns (pos_scores,"
-            " neg_scores). Or train without them, as with config.loss.name ="
-            " 'infonce'."
+            " 'teacher' and config.teacher.model, an English SPLADE or a cross-encoder."
+            " If they are in other columns, name these in config.data.columns"
+            " (pos_scores, neg_scores). Or train without them, as with"
+            " config.loss.name = 'infonce'."
         )
     # Rounded up, so that it allows them.
     needed = math.ceil(count / total * 1e6) / 1e6

@@ -109,6 +109,7 @@ class Index:
         same = np.zeros(len(self._hashes), bool)
         same[1:] = self._hashes[1:] == self._hashes[:-1]
         same &= self._hashes != _BROKEN
+        repeated = same.copy()
         first: dict[str, tuple[int, str | None]] = {}
         for place in np.flatnonzero(same).tolist():
             if not same[place - 1]:
@@ -117,7 +118,7 @@ class Index:
             key, text = self._read_or_none(place)
             before, known = first.setdefault(key, (place, text))
             if before == place:
-                same[place] = False  # another id of the same hash
+                repeated[place] = False  # another id of the same hash
             elif text is None or text != known:
                 numbers = self._places[[before, place]] >> _OFFSET_BITS
                 names = " and ".join(
@@ -127,7 +128,7 @@ class Index:
                     f"{names}: the id {key!r} occurs twice, with different texts."
                     " Remove one of the two."
                 )
-        self._hashes, self._places = self._hashes[~same], self._places[~same]
+        self._hashes, self._places = self._hashes[~repeated], self._places[~repeated]
 
     def _read_or_none(self, place: int) -> tuple[str, str | None]:
         """Id and text; no text, where it is broken."""

@@ -167,13 +167,13 @@ def json_array(tmp_path):
 
 
 def missing_file(tmp_path):
-    return tmp_path / "nothing*.parquet", "no file matches.*Give a path or glob"
+    return tmp_path / "nothing*.parquet", "no file matches.*Give a path, a folder or"
 
 
 def unknown_suffix(tmp_path):
-    path = tmp_path / "x.csv"
+    path = tmp_path / "x.xls"
     path.write_text("query,pos\n")
-    return path, r"x\.csv: unknown file type '\.csv'; known are \.parquet and \.jsonl"
+    return path, r"x\.xls: unknown file type '\.xls'; known are \.jsonl .*\.parquet"
 
 
 def missing_columns(tmp_path):
