@@ -118,18 +118,19 @@ def digest(path: str | pathlib.Path) -> str:
 
 def _files(data, dev) -> Iterator[str]:
     """The data files that a stage's config names, in the order of its fields."""
-    for own in list(data.sets.values()) or [data]:
-        yield from _rows(own, "config.data")
+    sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
+    for where, own in (sets or {"config.data": data}).items():
+        yield from _rows(own, where)
         for field in ("corpus", "queries"):
             if own[field]:
-                yield from map(str, corpus.paths(own[field], f"config.data.{field}"))
+                yield from map(str, corpus.paths(own[field], f"{where}.{field}"))
     if dev.source:
         yield from _rows(dev, "config.dev")
 
 
 def _rows(own, where: str) -> Iterator[str]:
     if own.source == "files":
-        if (folder := beir_folder(own)) is not None:
+        if (folder := beir_folder(own, where)) is not None:
             names = ("corpus.jsonl", "queries.jsonl", f"qrels/{own.split}.tsv")
             yield from (str(pathlib.Path(folder, name)) for name in names)
         else:

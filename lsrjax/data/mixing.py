@@ -195,7 +195,7 @@ class Concatenated:
     def documents(self) -> Sequence:
         """The corpora of the sources, one after the other."""
         corpora = [getattr(source, "documents", ()) for source in self.sources]
-        return Concatenated(corpora)
+        return Concatenated(list({id(one): one for one in corpora}.values()))
 
 
 def _round_robin(sizes, weights, temperature) -> list[float]:

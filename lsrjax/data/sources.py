@@ -196,8 +196,8 @@ def _rows(tables, config, kind, held_out: bool, where: str) -> Rows:
         config.columns,
         format=config.format,
         lookup=Lookup(
-            corpus=_corpus(config, "corpus"),
-            queries=_corpus(config, "queries"),
+            corpus=_corpus(config, "corpus", where),
+            queries=_corpus(config, "queries", where),
             ensemble=_ensemble(config),
             min_label=config.min_label,
         ),
@@ -206,18 +206,20 @@ def _rows(tables, config, kind, held_out: bool, where: str) -> Rows:
     )
 
 
-def _corpus(config, field: str) -> Corpus | None:
-    return _indexed(config[field], f"config.data.{field}") if config[field] else None
+def _corpus(config, field: str, where: str) -> Corpus | None:
+    # Dev data looks its ids up where the training data does.
+    field_of = "config.data" if where == "config.dev" else where
+    return _indexed(config[field], f"{field_of}.{field}") if config[field] else None
 
 
 def _indexed(files: str, field: str) -> Corpus:
-    return _index_of(files, field, state(files, field))
+    return _index_of(files, state(files, field))
 
 
 # Training and dev data, and the stages of a run, often share a corpus.
 @functools.lru_cache(maxsize=4)
-def _index_of(files: str, field: str, state: tuple) -> Corpus:
-    return Corpus(files, field, strict=False)
+def _index_of(files: str, state: tuple) -> Corpus:
+    return Corpus(files, "config.data.corpus", strict=False)
 
 
 def _ensemble(config) -> Ensemble:
@@ -225,15 +227,15 @@ def _ensemble(config) -> Ensemble:
     return Ensemble(config.score_normalization, weights)
 
 
-def beir_folder(config) -> str | None:
+def beir_folder(config, where: str) -> str | None:
     """The BEIR folder that `data` or `dev` names; None, if it names other files."""
-    folder = paths.local(config.files, "config.data.files")
+    folder = paths.local(config.files, f"{where}.files")
     found = os.path.isfile(os.path.join(folder, "corpus.jsonl"))
     return folder if config.format == "beir" or found else None
 
 
 def _open_files(config, kind, held_out, where):
-    if (folder := beir_folder(config)) is not None:
+    if (folder := beir_folder(config, where)) is not None:
         return _open_beir(pathlib.Path(folder), config, kind, held_out, where)
     # Lines of ids alone mean something only beside the texts.
     lists = config.format == "colbert" or bool(config.queries and config.corpus)

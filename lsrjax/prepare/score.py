@@ -95,9 +95,12 @@ def prepare(
     queries = [wording(source[i].query) for i in range(len(source))]
     texts = [usable(corpus, place) for place in range(len(corpus))]
     if mined:
-        # Documents without a text are nobody's negatives.
-        known = np.flatnonzero([bool(text) for text in texts])
-        documents = [texts[place] for place in known]
+        # Equal texts count once; documents without a text are nobody's negatives.
+        first: dict[str, int] = {}
+        for place, text in enumerate(texts):
+            if text:
+                first.setdefault(text, place)
+        documents, known = list(first), np.array(list(first.values()), int)
         negatives = known[
             mine(
                 queries,
