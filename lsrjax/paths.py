@@ -10,6 +10,8 @@ from lsrjax.errors import InputError
 
 # What a folder of data may hold beside the data.
 _ASIDE = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
+# pathlib makes `gs:/` of `gs://`.
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:gs|s3|hf|az|hdfs|https?):/")
 _SPLITS = re.compile(
     r"(?:^|[/._-])(train|test|dev|validation|valid|val)(?:ing)?(?=[/._-])"
 )
@@ -26,11 +28,10 @@ def local(path: str | os.PathLike, field: str) -> str:
       InputError: a path of another place, such as `gs://…`, or of an unknown user.
     """
     text = os.fspath(path)
-    # pathlib makes `file:/` of `file://`.
     if match := re.match(r"file:(?://(?:localhost)?)?(?=/)", text):
         rest = text[match.end() :]
         return rest if os.path.exists(rest) else urllib.parse.unquote(rest)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) and not os.path.exists(text):
+    if _ELSEWHERE.match(text) and not os.path.exists(text):
         raise InputError(
             f"{field}: {text!r} is not on this machine, and only folders and files of"
             " its own file systems are read and written. Copy it here, or mount it"
