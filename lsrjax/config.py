@@ -86,9 +86,10 @@ def get_default() -> ConfigDict:
     # a data set's name/config or folder
     c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
     c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
-    c.data.corpus = ""  # of ids: files of documents (.jsonl, .tsv, .parquet), maybe
-    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of `datasets`:
-    # "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both may be left out)
+    c.data.corpus = ""  # of ids, and to mine from: files of documents (.jsonl, .tsv,
+    # .csv, .parquet), maybe in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or
+    # data sets of `datasets`: "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT"
+    # (both may be left out)
     c.data.queries = ""  # format colbert: the same, of queries
     c.data.min_label = 0.5  # format labelled: rows below this label are left out
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align
@@ -143,7 +144,8 @@ def get_default() -> ConfigDict:
     c.data.prefetch = 16  # batches held ready
 
     c.prepare = ConfigDict(sort_keys=False)
-    c.prepare.negatives = "given"  # given (by the data) | bm25 (mined from the corpus)
+    c.prepare.negatives = "given"  # given (by the data) | bm25 (mined from data.corpus,
+    # or from the documents of all rows without one)
     c.prepare.scores = "given"  # given | teacher (teacher.model scores every document)
     c.prepare.count = 7  # bm25: negatives kept for a query
     c.prepare.depth = 50  # bm25: drawn from this many best documents
@@ -216,7 +218,9 @@ def get_default() -> ConfigDict:
     c.steps = 0  # optimizer steps; or give epochs
     c.epochs = 0.0
 
-    c.dev = ConfigDict(sort_keys=False)  # retrieval on held-out examples
+    # Retrieval on held-out examples: over the whole corpus where they hold ids (format
+    # beir and others), else over their own documents.
+    c.dev = ConfigDict(sort_keys=False)
     c.dev.source = ""  # as data.source; empty: no evaluation during training
     c.dev.files = ""
     c.dev.dataset = ""

@@ -89,6 +89,7 @@ def _accept_changed(run_config, workdir: pathlib.Path, console: Console) -> None
                     f"Stage {name}: accepted, as --accept_changed_data says: {change}",
                     highlight=False,
                     markup=False,
+                    soft_wrap=True,
                 )
     hosts.wait_for_all("changed data")
 
