@@ -38,6 +38,7 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 _PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
 _HUB_SECONDS = 5
+_LOOK_SECONDS = 120.0  # at a stage's data
 # One of them is there, whatever the model was made for; a Router has no config.json.
 _KEY_FILES = ("config.json", "modules.json", checkpoint.MODEL_FILE)
 
@@ -199,11 +200,12 @@ def _data_of(name: str, stage, kind: str) -> Finding:
         sets = prepared.guarded_sets(stage, kind, bad)
         for one in sets:
             one[0]
-        prepared.look_through(sets)
+        seen = prepared.look_through(sets, time.monotonic() + _LOOK_SECONDS)
         replaced = bad.summary().partition(";")[0]
         first = bad.reasons(1)
     count = sum(len(one) for one in sets)
     text = f"stage {name}: {count:,} examples"
+    text += f" (the first {seen:,} looked at)" if seen < count else ""
     if stage.dev.source:
         dev = assembly.dev_source(stage, kind)
         dev[0]

@@ -1,5 +1,6 @@
 """A stage's data: opened and guarded; negatives, scores, topics made once and kept."""
 
+import math
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -53,15 +54,23 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
     ]
 
 
-def look_through(sets: Sequence) -> None:
+def look_through(sets: Sequence, until: float = math.inf) -> int:
     """Finds what is bad in any record of guarded sets, but for texts by id.
+
+    Args:
+      sets: as of `guarded_sets`.
+      until: by `time.monotonic`, when to leave off.
+
+    Returns:
+      How many records were looked at, or are of sources that have no bad ones.
 
     Raises:
       InputError: more of a set's records are bad than may be.
     """
-    for one in sets:
-        if isinstance(one, bad_records.Replacing):
-            one.look_through()
+    return sum(
+        one.look_through(until) if isinstance(one, bad_records.Replacing) else len(one)
+        for one in sets
+    )
 
 
 def _guarded(config, bad: BadRecords, source, name: str, scored: bool, check):

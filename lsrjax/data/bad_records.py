@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ POSITIVE = "no positive"
 NEGATIVE = "too few negatives"
 LANGUAGE = "missing language"
 SHOWN = 200  # characters of a record in `FILE`
+_BLOCK = 1024  # records between two looks at the clock
 _EXAMPLES, _SENTENCE = 5, 300  # in the error; characters of each
 
 
@@ -277,18 +279,27 @@ class Replacing(Sequence):
         """Where the record is that stands for an example."""
         return self._source.place(self._replaced.get(index, index))
 
-    def look_through(self) -> None:
+    def look_through(self, until: float = math.inf) -> int:
         """Finds and replaces what is bad in any record, but for its texts by id.
+
+        Args:
+          until: by `time.monotonic`, when to leave off.
+
+        Returns:
+          How many records were looked at.
 
         Raises:
           InputError: more records are bad than may be.
         """
         read = getattr(self._source, "peek", self._source.__getitem__)
         for index in range(len(self)):
+            if index % _BLOCK == 0 and time.monotonic() > until:
+                return index
             try:
                 self._checked(read(index))
             except BadRecord:
                 self[index]
+        return len(self)
 
     def check(self) -> None:
         """Counts what all processes have found.

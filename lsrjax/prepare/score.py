@@ -117,7 +117,13 @@ def prepare(
     documents = np.concatenate([positives[:, None], negatives], axis=1)
     scores = np.full(documents.shape, np.nan, np.float32)
     if teacher is not None:
-        scores = score(teacher, queries, texts, documents)
+        # Of a large corpus few documents may have been drawn.
+        used, numbered = np.unique(documents, return_inverse=True)
+        used, none = used[used >= 0], int(used[0] < 0)
+        asked = [texts[place] for place in used]
+        scores = score(
+            teacher, queries, asked, numbered.reshape(documents.shape) - none
+        )
     return {"negatives": negatives.astype(np.int32), "scores": scores}
 
 
