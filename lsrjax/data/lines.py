@@ -234,11 +234,30 @@ def parse_json(line: bytes, where: str) -> Any:
         # Of bytes, `json` would take some for UTF-16, and halves of characters.
         return json.loads(line.decode())
     except (ValueError, RecursionError) as e:
+        if (count := _values_in(line)) > 1:
+            raise BadRecord(
+                TYPE,
+                f"{where} holds {count} values of JSON: {line[:80]!r}. Write one object"
+                " a line (jq -c .).",
+            ) from e
         kind = UTF8 if isinstance(e, UnicodeDecodeError) else JSON
         raise BadRecord(
             kind,
             f"{where} is not JSON in UTF-8 ({e}): {line[:80]!r}. Write it again.",
         ) from e
+
+
+def _values_in(line: bytes) -> int:
+    """How many values of JSON follow each other in a line; 0 if there is more."""
+    text, at, count = line.decode(errors="replace").strip(), 0, 0
+    try:
+        while at < len(text):
+            _, at = json.JSONDecoder().raw_decode(text, at)
+            at += len(text[at:]) - len(text[at:].lstrip())
+            count += 1
+    except (ValueError, RecursionError):
+        return 0
+    return count
 
 
 def refuse_truncated(error: BadRecord, path, line: bytes) -> None:

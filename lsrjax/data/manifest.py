@@ -144,12 +144,15 @@ def _rows(own, where: str) -> Iterator[str]:
 
 
 def _state(name: str) -> dict:
-    stat = os.stat(name)
+    try:
+        stat, hashed = os.stat(name), digest(name)
+    except OSError as e:
+        raise InputError(f"{name} cannot be read: {e.strerror}.") from e
     return {
         "absolute": os.path.abspath(name),
         "size": stat.st_size,
         "mtime": stat.st_mtime,
-        "digest": digest(name),
+        "digest": hashed,
     }
 
 

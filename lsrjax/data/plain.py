@@ -38,12 +38,19 @@ _HEAD = 1 << 16  # bytes that tell what a file is
 _COPIED = 1 << 20
 
 
-def kind_of(path: str | os.PathLike) -> str | None:
-    """`JSON`, `CSV`, `TSV` or `PARQUET`, by the name; None: of no known kind."""
+def ending(path: str | os.PathLike) -> str:
+    """The end of a file's name, in lower case, without that of a packer."""
     name = os.fspath(path).lower()
     for end in _PACKED_ENDS:
         name = name.removesuffix(end)
-    return _KINDS.get(os.path.splitext(name)[1])
+    return os.path.splitext(name)[1]
+
+
+def kind_of(path: str | os.PathLike) -> str | None:
+    """`JSON`, `CSV`, `TSV` or `PARQUET`, by the name; None: of no known kind."""
+    packed = os.fspath(path).lower().endswith(_PACKED_ENDS)
+    kind = _KINDS.get(ending(path))
+    return None if packed and kind == PARQUET else kind
 
 
 def is_known(path: str | os.PathLike) -> bool:
@@ -63,8 +70,11 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool]:
     Raises:
       InputError: it cannot be read as text in UTF-8, or is damaged; says what it is.
     """
-    file = open(path, "rb", buffering=0)  # noqa: SIM115  (the caller's)
-    head = file.read(_HEAD)
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115  (the caller's)
+        head = file.read(_HEAD)
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}.") from e
     own = True
     codec = next((c for magic, c in _PACKED.items() if head.startswith(magic)), None)
     if codec:
@@ -76,7 +86,7 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool]:
     rows = None
     if kind == JSON:
         _check_one_a_line(path, head)
-        if re.match(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{", head):
+        if re.match(rb"(?:\xef\xbb\xbf)?\s*\[\s*[{\]]", head):
             rows = _elements(path, file)
     elif kind in (CSV, TSV_ROWS):
         rows = _records(path, file, head, kind)
@@ -123,16 +133,7 @@ def _unpacked(path, codec: str) -> Iterator[bytes]:
 def _check_text(path, head: bytes) -> None:
     """Refuses what is not lines of UTF-8, by what the file starts with."""
     _check_pointer(path, head)
-    encodings = {
-        codecs.BOM_UTF32_LE: "UTF-32",
-        codecs.BOM_UTF32_BE: "UTF-32",
-        codecs.BOM_UTF16_LE: "UTF-16",
-        codecs.BOM_UTF16_BE: "UTF-16",
-    }
-    found = next((n for mark, n in encodings.items() if head.startswith(mark)), None)
-    if not found and b"\0" in head[:4] and len(head) > 1:
-        found = "UTF-32" if head[:4].count(0) > 2 else "UTF-16"
-    if found:
+    if found := _other_encoding(head):
         raise InputError(
             f"{path} is in {found}; UTF-8 is needed. Convert it:"
             f" iconv -f {found} -t UTF-8 {path} > converted"
@@ -141,14 +142,34 @@ def _check_text(path, head: bytes) -> None:
         (b"PAR1", "a Parquet file", "Let its name end in .parquet."),
         (b"PK\3\4", "a zip archive", "Unpack it."),
         (b"\xfd7zXZ", "packed by xz", "Unpack it: unxz."),
+        *((magic, "packed twice", "Unpack it once.") for magic in _PACKED),
     ):
         if head.startswith(magic):
             raise InputError(f"{path} is {what}. {todo}")
+    if head[257:262] == b"ustar":
+        raise InputError(f"{path} is a tar archive. Unpack it.")
     if b"\r" in head and b"\n" not in head and b"\r" in head.rstrip():
         raise InputError(
             f"{path}: its lines end in CR alone, as on old Macs; LF is needed. Convert"
             f" it: tr '\\r' '\\n' < {path} > converted"
         )
+
+
+def _other_encoding(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the mark at its start or by where zero bytes are."""
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "UTF-32"),
+        (codecs.BOM_UTF32_BE, "UTF-32"),
+        (codecs.BOM_UTF16_LE, "UTF-16"),
+        (codecs.BOM_UTF16_BE, "UTF-16"),
+    ):
+        if head.startswith(mark):
+            return name
+    # Of ASCII, every second byte, or three of four, are zero.
+    zeros = [2 * head[at::4].count(0) > len(head[at::4]) for at in range(4)]
+    if len(head) < 4 or sum(zeros) < 2:
+        return None
+    return "UTF-16" if zeros in ([0, 1, 0, 1], [1, 0, 1, 0]) else "UTF-32"
 
 
 def check_fetched(path: str | os.PathLike) -> None:
@@ -157,8 +178,11 @@ def check_fetched(path: str | os.PathLike) -> None:
     Raises:
       InputError: it is one.
     """
-    with open(path, "rb") as file:
-        _check_pointer(path, file.read(64))
+    try:
+        with open(path, "rb") as file:
+            _check_pointer(path, file.read(64))
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}.") from e
 
 
 def _check_pointer(path, head: bytes) -> None:
@@ -170,7 +194,7 @@ def _check_pointer(path, head: bytes) -> None:
 
 def _check_one_a_line(path, head: bytes) -> None:
     """Refuses JSON that is laid out over several lines, arrays of objects excepted."""
-    if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[(?!\s*\{))[ \t]*\r?\n", head):
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[(?!\s*[{\]]))[ \t]*\r?\n", head):
         raise InputError(
             f"{path} is pretty-printed: its objects go over several lines. Write one"
             f" object a line: jq -c . {path} > rows.jsonl (of an array of them: jq -c"

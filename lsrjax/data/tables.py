@@ -24,8 +24,14 @@ def found_files(pattern: str, field: str) -> list[str]:
       InputError: no such file, or as `paths.files`.
     """
     found = []
-    for part in paths.split(pattern):
+    for part in paths.split(pattern) or [pattern]:
         some = paths.files(part, field, plain.is_known)
+        if not some and is_saved(part):
+            raise InputError(
+                f"{field}: the folder {part} is a data set of `save_to_disk`. Read it"
+                f" with {field.rpartition('.')[0]}.source = 'datasets', and name it in"
+                " dataset."
+            )
         if not some:
             raise InputError(
                 f"{field}: no file matches {part!r} (from {pathlib.Path.cwd()}). Give a"
@@ -91,6 +97,12 @@ def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
     return tables
 
 
+def is_saved(folder: str) -> bool:
+    """Whether `save_to_disk` has written a folder."""
+    beside = ("state.json", "dataset_dict.json")
+    return any(os.path.isfile(os.path.join(folder, name)) for name in beside)
+
+
 def _name_and_rest(text: str) -> tuple[str, str, str]:
     """The name, which may be `file:///…`, and what follows its colon."""
     start = len("file:") if text.startswith("file:") else 0
@@ -120,11 +132,7 @@ def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
             " 'lsrjax[hub]', or use files."
         ) from e
     name = paths.local(name, "config.data.dataset")
-    # What `save_to_disk` writes beside the data.
-    saved = any(
-        os.path.isfile(os.path.join(name, file))
-        for file in ("state.json", "dataset_dict.json")
-    )
+    saved = is_saved(name)
     if subset and saved:
         raise InputError(
             f"{name}:{subset}: a folder of save_to_disk has no subsets. Remove"

@@ -39,7 +39,7 @@ def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path} is not a file (from {pathlib.Path.cwd()}).")
-    numbered = path.suffix.lower() == ".txt"
+    numbered = plain.ending(path) == ".txt"
     return _numbered_lines(path) if numbered else iter(open_texts(path))
 
 
@@ -110,7 +110,11 @@ class _LineTexts:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Id and text of each line."""
         for number, _, line in self._rows():
-            yield self._parse(line, f"{self.name}, line {number}")
+            try:
+                yield self._parse(line, f"{self.name}, line {number}")
+            except BadRecord as error:
+                refuse_truncated(error, self.name, line)
+                raise
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
         """Offset and id of each line; no id, where it is broken."""
