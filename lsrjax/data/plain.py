@@ -133,6 +133,8 @@ def _unpacked(path, codec: str) -> Iterator[bytes]:
 def _check_text(path, head: bytes) -> None:
     """Refuses what is not lines of UTF-8, by what the file starts with."""
     _check_pointer(path, head)
+    if head[257:262] == b"ustar":
+        raise InputError(f"{path} is a tar archive. Unpack it.")
     if found := _other_encoding(head):
         raise InputError(
             f"{path} is in {found}; UTF-8 is needed. Convert it:"
@@ -146,8 +148,6 @@ def _check_text(path, head: bytes) -> None:
     ):
         if head.startswith(magic):
             raise InputError(f"{path} is {what}. {todo}")
-    if head[257:262] == b"ustar":
-        raise InputError(f"{path} is a tar archive. Unpack it.")
     if b"\r" in head and b"\n" not in head and b"\r" in head.rstrip():
         raise InputError(
             f"{path}: its lines end in CR alone, as on old Macs; LF is needed. Convert"
