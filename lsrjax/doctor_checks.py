@@ -198,9 +198,9 @@ def _data_of(name: str, stage, kind: str) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         bad = BadRecords(pathlib.Path(folder))
         sets = prepared.guarded_sets(stage, kind, bad)
-        for one in sets:
-            one[0]
         seen = prepared.look_through(sets, time.monotonic() + _LOOK_SECONDS)
+        for one in sets:
+            one[0]  # with its texts by id
         replaced = bad.summary().partition(";")[0]
         first = bad.reasons(1)
     count = sum(len(one) for one in sets)

@@ -292,14 +292,26 @@ class Replacing(Sequence):
           InputError: more records are bad than may be.
         """
         read = getattr(self._source, "peek", self._source.__getitem__)
+        bad, kinds, seen = [], Counter(), len(self)
         for index in range(len(self)):
             if index % _BLOCK == 0 and time.monotonic() > until:
-                return index
+                seen = index
+                break
             try:
                 self._checked(read(index))
-            except BadRecord:
-                self[index]
-        return len(self)
+            except BadRecord as error:
+                kinds[error.kind] += 1
+                if len(bad) <= self._share * len(self):
+                    bad.append((index, error))
+        if kinds.total() > self._share * len(self):
+            entries = (
+                _entry(self._name, index, error, self._source.place(index))
+                for index, error in bad
+            )
+            raise InputError(self._too_many(entries, kinds))
+        for index, _ in bad:
+            self[index]
+        return seen
 
     def check(self) -> None:
         """Counts what all processes have found.
@@ -309,13 +321,16 @@ class Replacing(Sequence):
         """
         if self._found.count(self._name) > self._share * len(self):
             entries = self._found.of(self._name)
-            what = f"records of config.data{self._name and f'.sets.{self._name}'}"
             kinds = Counter(e["kind"] for e in entries)
-            reasons = (
-                (f"line {e['line']}: " if "line" in e else "") + e["reason"]
-                for e in entries
-            )
-            raise InputError(_refusal(reasons, kinds, len(self), self._share, what))
+            raise InputError(self._too_many(entries, kinds))
+
+    def _too_many(self, entries: Iterable[dict], kinds: Counter) -> str:
+        what = f"records of config.data{self._name and f'.sets.{self._name}'}"
+        reasons = (
+            (f"line {e['line']}: " if "line" in e else "") + e["reason"]
+            for e in entries
+        )
+        return _refusal(reasons, kinds, len(self), self._share, what)
 
     def _read(self, index: int):
         return self._checked(self._source[index])
@@ -428,6 +443,12 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
             " If they are in other columns, name these in config.data.columns"
             " (pos_scores, neg_scores). Or train without them, as with"
             " config.loss.name = 'infonce'."
+        )
+    if set(kinds) == {NEGATIVE} and count == total:
+        return (
+            f"None of the {total:,} {what} has enough negatives:\n{shown}\nMine them"
+            " (config.prepare.negatives = 'bm25'), or lower config.data.group_size: at"
+            " 1, a query has its positive only."
         )
     # Rounded up, so that it allows them.
     needed = math.ceil(count / total * 1e6) / 1e6
