@@ -208,7 +208,11 @@ def _data_of(name: str, stage, kind: str) -> Finding:
     text += f" (the first {seen:,} looked at)" if seen < count else ""
     if stage.dev.source:
         dev = assembly.dev_source(stage, kind)
-        dev[0]
+        if getattr(dev, "by_id", False):
+            # A query that nothing is relevant to can be evaluated on, not trained on.
+            dev.judged(0)
+        else:
+            dev[0]
         text += f", {len(dev):,} to evaluate on"
     if not replaced:
         return Finding(OK, "data", text)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lsrjax import paths
 from lsrjax.data import corpus, tables
-from lsrjax.data.sources import beir_folder
+from lsrjax.data.sources import beir_files, beir_folder
 from lsrjax.errors import InputError
 
 FILE = "data.json"
@@ -131,8 +131,7 @@ def _files(data, dev) -> Iterator[str]:
 def _rows(own, where: str) -> Iterator[str]:
     if own.source == "files":
         if (folder := beir_folder(own, where)) is not None:
-            names = ("corpus.jsonl", "queries.jsonl", f"qrels/{own.split}.tsv")
-            yield from (str(pathlib.Path(folder, name)) for name in names)
+            yield from beir_files(str(pathlib.Path(folder)), own.split)
         else:
             yield from tables.found_files(own.files, f"{where}.files")
     if own.source in ("datasets", "tfds"):

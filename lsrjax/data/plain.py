@@ -46,6 +46,14 @@ def ending(path: str | os.PathLike) -> str:
     return os.path.splitext(name)[1]
 
 
+def or_packed(path: str) -> str:
+    """The path, or that of the same file packed if only that exists."""
+    if os.path.exists(path):
+        return path
+    packed = (path + end for end in _PACKED_ENDS)
+    return next((one for one in packed if os.path.exists(one)), path)
+
+
 def kind_of(path: str | os.PathLike) -> str | None:
     """`JSON`, `CSV`, `TSV` or `PARQUET`, by the name; None: of no known kind."""
     packed = os.fspath(path).lower().endswith(_PACKED_ENDS)

@@ -319,6 +319,8 @@ def judged_beir(row, where, lookup) -> tuple[Text, dict[str, float]]:
 def judged_tevatron(row, where, lookup) -> tuple[Text, dict[str, float]]:
     """Positive documents have the grade 1."""
     keys = _as_ids(row["positive_document_ids"], where)
+    if not keys:
+        raise BadRecord(POSITIVE, f"{where}: no positive document. Remove the row.")
     return {ANY: wording(row["query"], where, "query")}, dict.fromkeys(keys, 1.0)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lsrjax import paths
+from lsrjax.data import plain
 from lsrjax.data.bad_records import BadRecord
 from lsrjax.data.corpus import Corpus, state
 from lsrjax.data.ensembles import Ensemble, parse_weights
@@ -230,8 +231,14 @@ def _ensemble(config) -> Ensemble:
 def beir_folder(config, where: str) -> str | None:
     """The BEIR folder that `data` or `dev` names; None, if it names other files."""
     folder = paths.local(config.files, f"{where}.files")
-    found = os.path.isfile(os.path.join(folder, "corpus.jsonl"))
+    found = os.path.isfile(beir_files(folder, config.split)[0])
     return folder if config.format == "beir" or found else None
+
+
+def beir_files(folder: str, split: str) -> list[str]:
+    """Corpus, queries and judgements of a BEIR folder, each maybe packed."""
+    names = ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
+    return [plain.or_packed(os.path.join(folder, name)) for name in names]
 
 
 def _open_files(config, kind, held_out, where):
@@ -246,17 +253,17 @@ def _open_files(config, kind, held_out, where):
 def _open_beir(folder: pathlib.Path, config, kind, held_out, where) -> Rows:
     import pyarrow as pa
 
-    qrels = folder / "qrels" / f"{config.split}.tsv"
-    for path in (folder / "corpus.jsonl", folder / "queries.jsonl", qrels):
-        if not path.is_file():
-            splits = sorted(p.stem for p in (folder / "qrels").glob("*.tsv"))
+    corpus, queries, qrels = beir_files(str(folder), config.split)
+    for path in (corpus, queries, qrels):
+        if not os.path.isfile(path):
+            found = {p.name.split(".")[0] for p in (folder / "qrels").glob("*.tsv*")}
             raise InputError(
                 f"{path} is missing: a BEIR folder has corpus.jsonl, queries.jsonl and"
                 f" qrels/SPLIT.tsv. SPLIT is {where}.split (with {where}.format"
-                f" = 'beir'); here it may be {' or '.join(splits) or 'nothing'}."
+                f" = 'beir'); here it may be {' or '.join(sorted(found)) or 'nothing'}."
             )
     bad: list[BadRecord] = []
-    judged = read_qrels(qrels, bad)
+    judged = read_qrels(pathlib.Path(qrels), bad)
     if not held_out:
         # A query without a relevant document is nothing to learn from.
         judged = {q: of for q, of in judged.items() if max(of.values()) > 0}
@@ -270,10 +277,10 @@ def _open_beir(folder: pathlib.Path, config, kind, held_out, where) -> Rows:
         }
     )
     lookup = Lookup(
-        corpus=_indexed(str(folder / "corpus.jsonl"), f"{where}.files"),
-        queries=_indexed(str(folder / "queries.jsonl"), f"{where}.files"),
+        corpus=_indexed(corpus, f"{where}.files"),
+        queries=_indexed(queries, f"{where}.files"),
     )
-    tables = [(str(qrels), table)]
+    tables = [(qrels, table)]
     return Rows(
         tables,
         kind,

@@ -1,5 +1,6 @@
 """The dev metric of judged data: that of trec_eval over the whole corpus."""
 
+import gzip
 import json
 
 import numpy as np
@@ -113,14 +114,19 @@ def test_ids_of_other_formats_search_their_whole_corpus(tmp_path, judged):
         }
         for query, of in judged.items()
     ]
+    without = [row for row in rows if not row["positive_document_ids"]]
+    rows = [row for row in rows if row["positive_document_ids"]]
     jsonl(tmp_path / "rows.jsonl", rows)
     corpus = str(tmp_path / "corpus.jsonl")
     source = opened(tmp_path / "rows.jsonl", corpus=corpus)
     task = evaluate.dev_task(source, 1000, everything)
     assert len(task.corpus) == DOCUMENTS
     for row, relevant in zip(rows, task.relevant, strict=True):
-        wanted = {int(doc[1:]): 1 for doc in row["positive_document_ids"]}
-        assert relevant == (wanted or {0: 0})
+        assert relevant == {int(doc[1:]): 1 for doc in row["positive_document_ids"]}
+    jsonl(tmp_path / "rows.jsonl", [*rows, *without])
+    source = opened(tmp_path / "rows.jsonl", corpus=corpus)
+    with pytest.raises(InputError, match="no positive document"):
+        evaluate.dev_task(source, 1000, everything)
     lines = [json.dumps([f"q{i}", "d3", "d4"]) + "\n" for i in range(9)]
     (tmp_path / "lists.jsonl").write_text("".join(lines))
     queries = str(tmp_path / "queries.jsonl")
@@ -162,6 +168,15 @@ def test_a_missing_document_that_is_not_relevant_changes_nothing(tmp_path, judge
     path = tmp_path / "qrels" / "dev.tsv"
     path.write_text(path.read_text() + "q0\tnobody\t0\n")
     assert evaluate.dev_task(opened(tmp_path), 1000, everything) == before
+
+
+def test_a_packed_folder_is_the_same(tmp_path, judged):
+    wanted = evaluate.dev_task(opened(tmp_path), 1000, everything)
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/dev.tsv"):
+        path = tmp_path / name
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert evaluate.dev_task(opened(tmp_path), 1000, everything) == wanted
 
 
 def test_files_of_dev_data_are_named_as_such(tmp_path):
