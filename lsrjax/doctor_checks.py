@@ -32,6 +32,7 @@ from lsrjax import (
 )
 from lsrjax.convert.hub import is_local
 from lsrjax.data.bad_records import BadRecords
+from lsrjax.data.tables import name_and_rest
 from lsrjax.errors import InputError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -286,7 +287,7 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
             if one.source != "datasets":
                 continue
             for part in one.dataset.split(","):
-                value = part.strip().partition(":")[0]
+                value = name_and_rest(part.strip())[0]
                 folder = paths.local(value, f"{field}.dataset")
                 if value and not pathlib.Path(folder).is_dir():
                     found.setdefault(("dataset", value), f"{name}: {field}.dataset")

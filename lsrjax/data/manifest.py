@@ -136,10 +136,13 @@ def _rows(own, where: str) -> Iterator[str]:
             yield from tables.found_files(own.files, f"{where}.files")
     if own.source in ("datasets", "tfds"):
         folders = own.dataset.split(",") if own.source == "datasets" else [own.dataset]
-        for name in folders:
-            folder = pathlib.Path(paths.local(name.strip(), f"{where}.dataset"))
-            if folder.is_dir():
-                yield from map(str, sorted(folder.rglob("*")))
+        for named in folders:
+            name = tables.name_and_rest(named.strip())[0]
+            folder = pathlib.Path(paths.local(name, f"{where}.dataset"))
+            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+                # A clone's .git is none of its data.
+                if not any(p.startswith(".") for p in path.relative_to(folder).parts):
+                    yield str(path)
 
 
 def _state(name: str) -> dict:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from typing import Any
 
 from lsrjax import paths
@@ -90,7 +91,7 @@ def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
     """
     tables = []
     for name in names.split(","):
-        name, _, subsets = _name_and_rest(name.strip())
+        name, _, subsets = name_and_rest(name.strip())
         for subset in subsets.split("+"):
             shown = f"{name}:{subset}" if subset else name
             tables.append((shown, read_dataset(name, subset, split)[0]))
@@ -103,9 +104,10 @@ def is_saved(folder: str) -> bool:
     return any(os.path.isfile(os.path.join(folder, name)) for name in beside)
 
 
-def _name_and_rest(text: str) -> tuple[str, str, str]:
-    """The name, which may be `file:///…`, and what follows its colon."""
-    start = len("file:") if text.startswith("file:") else 0
+def name_and_rest(text: str) -> tuple[str, str, str]:
+    """The name of a data set, which may be a URL, its colon, and what follows."""
+    url = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)", text)
+    start = url.end() if url else 0
     name, colon, rest = text[start:].partition(":")
     return text[:start] + name, colon, rest
 

@@ -13,7 +13,7 @@ from lsrjax.data.arrow import ArrowRows, ParquetRows
 from lsrjax.data.bad_records import EMPTY, SHOWN, TYPE, UTF8, BadRecord
 from lsrjax.data.ids import as_id, check_characters
 from lsrjax.data.lines import Lines, parse_json, refuse_truncated
-from lsrjax.data.tables import read_dataset
+from lsrjax.data.tables import name_and_rest, read_dataset
 from lsrjax.errors import InputError
 
 DATASETS = "datasets:"
@@ -59,7 +59,8 @@ def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 def name_subset_split(part: str) -> tuple[str, str, str]:
     """Those of `datasets:name:subset:split`; empty where they are not said."""
-    name, subset, split, *more = [*part[len(DATASETS) :].split(":"), "", ""]
+    name, _, rest = name_and_rest(part[len(DATASETS) :])
+    subset, split, *more = [*rest.split(":"), ""]
     if not name or any(more):
         raise InputError(
             f"{part!r} is not datasets:NAME, datasets:NAME:SUBSET or"
