@@ -153,11 +153,13 @@ def with_negatives(config, source, folder: pathlib.Path, bad, teacher, tracker):
     arrays = _kept(folder / PREPARED, ("negatives", "scores"), prepare)
     scores = arrays["scores"] if scored else None
     prepared = sources.WithNegatives(source, corpus, arrays["negatives"], scores)
-    if not (scored and choice_of(config.data).filters):
+    filtered = scored and choice_of(config.data).filters
+    if not filtered and config.data.mixing == "passages":
         return prepared
-    # By these scores negatives are left out: maybe more of a row than it can spare.
+    # By these scores negatives are left out, maybe more of a row than it can spare; and
+    # those that were mined may lack a language.
     check = _documents(config, own=True)
-    prepared = _guarded(config, bad, prepared, "", True, check)
+    prepared = _guarded(config, bad, prepared, "", scored, check)
     if hosts.is_first():
         prepared.look_through()
     return prepared

@@ -225,7 +225,8 @@ def _elements(path, file: BinaryIO) -> list:
 def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict]:
     """Rows of CSV, or of TSV, whose first line names the columns."""
     file.seek(0)
-    text = io.TextIOWrapper(io.BufferedReader(file), "utf-8-sig", newline="")
+    ends = "" if kind == CSV else "\n"  # the csv module tells ends by itself
+    text = io.TextIOWrapper(io.BufferedReader(file), "utf-8-sig", newline=ends)
     if kind == CSV:
         first = head.splitlines()[0] if head.strip() else b""
         comma = ";" if b";" in first and b"," not in first else ","

@@ -103,10 +103,11 @@ def test_the_same_rows_from_every_kind(tmp_path, name):
 
 def test_rows_of_tsv(tmp_path):
     text = 'query\tpos\tneg\tpos_scores\tneg_scores\r\nq "a\tp\tn\t9.5\t1\r\n'
-    text += "\r\nr\tp\t\t2\t"
-    (tmp_path / "x.tsv").write_text(text)
+    text += "\r\nr\tp\rp\t\t2\t"
+    (tmp_path / "x.tsv").write_bytes(text.encode())
     first, second = opened(tmp_path / "x.tsv")
     assert first.query == {"*": 'q "a'} and first.scores.tolist() == [9.5, 1.0]
+    assert second.positives == [{"*": "p\rp"}]
     assert second.negatives == [] and second.scores.tolist() == [2.0]
 
 
