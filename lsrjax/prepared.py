@@ -34,9 +34,10 @@ def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
     sets = guarded_sets(config, kind, bad)
     if hosts.is_first():
         manifest.check_versions(folder / manifest.FILE, sets)
-        # Too few negatives show before the first step, not when a row is drawn.
-        if kind == "group" and config.data.group_size > 1 and not mines(config):
-            look_through(sets)
+    # Too few negatives show before the first step, not when a row is drawn; to every
+    # process, so that all end with the same message.
+    if kind == "group" and config.data.group_size > 1 and not mines(config):
+        look_through(sets)
     return sets
 
 
@@ -160,8 +161,7 @@ def with_negatives(config, source, folder: pathlib.Path, bad, teacher, tracker):
     # those that were mined may lack a language.
     check = _documents(config, own=True)
     prepared = _guarded(config, bad, prepared, "", scored, check)
-    if hosts.is_first():
-        prepared.look_through()
+    prepared.look_through()
     return prepared
 
 
