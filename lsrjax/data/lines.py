@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from lsrjax.data.ids import as_id
 from lsrjax.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
+_BLANKS = re.compile(r"\s*")
 _MARKED = 1024  # the line number of every 1,024th row is kept
 _CHUNK = 1 << 20  # bytes
 _LINE = 1 << 13  # bytes that are read for a line at first
@@ -30,6 +32,7 @@ class Lines:
 
     Attributes:
       name: the file's path.
+      unit: what a line is in the file: a "line", or a "row" of an array or a table.
     """
 
     def __init__(self, path: str | os.PathLike, kind: str = plain.TSV):
@@ -39,7 +42,8 @@ class Lines:
           InputError: it is not of lines in UTF-8, or is damaged.
         """
         self.name = str(path)
-        self._file, own = plain.opened(path, kind)
+        self._file, own, numbered = plain.opened(path, kind)
+        self.unit = "line" if numbered else "row"
         # Of the file itself: a copy has no name, and nobody changes it.
         self._state = _state(self._file) if own else None
 
@@ -57,6 +61,10 @@ class Lines:
                 yield number, offset + mark, line[mark:]
             offset += len(line)
         self._check()
+
+    def where(self, number: int) -> str:
+        """A line for people; the first is 1."""
+        return f"{self.name}, {self.unit} {number}"
 
     def at(self, offset: int) -> bytes:
         """The line that starts at an offset, without its end.
@@ -145,7 +153,7 @@ class JsonRows:
                 marks.append(number)
             offsets.append(offset)
             try:
-                names |= dict.fromkeys(self._parse(line, f"{path}, line {number}"))
+                names |= dict.fromkeys(self._parse(line, self._lines.where(number)))
             except BadRecord as error:
                 refuse_truncated(error, path, line)
                 broken = broken or error
@@ -193,11 +201,10 @@ class JsonRows:
         offset, block = int(self._offsets[index]), index // _MARKED
         start = int(self._offsets[block * _MARKED])
         line = self._lines.at(offset)
-        place = {
-            "line": self._marks[block] + self._lines.ends(start, offset),
-            "byte": offset,
-            "excerpt": line[:SHOWN].decode(errors="backslashreplace"),
-        }
+        place = {"excerpt": line[:SHOWN].decode(errors="backslashreplace")}
+        if self._lines.unit == "line":
+            number = self._marks[block] + self._lines.ends(start, offset)
+            place = {"line": number, "byte": offset} | place
         try:
             row = self._parse(line, "")
         except BadRecord:
@@ -207,7 +214,8 @@ class JsonRows:
 
     def _read(self, index: int) -> dict:
         offset = int(self._offsets[index])
-        where = f"{self._lines.name}, row {index} (the first is 0), byte {offset}"
+        where = f"{self._lines.name}, row {index} (the first is 0)"
+        where += f", byte {offset}" if self._lines.unit == "line" else ""
         return self._parse(self._lines.at(offset), where)
 
     def _parse(self, line: bytes, where: str) -> dict:
@@ -232,7 +240,7 @@ def parse_json(line: bytes, where: str) -> Any:
     """
     try:
         # Of bytes, `json` would take some for UTF-16, and halves of characters.
-        return json.loads(line.decode())
+        value = json.loads(line.decode())
     except (ValueError, RecursionError) as e:
         if (count := _values_in(line)) > 1:
             raise BadRecord(
@@ -245,6 +253,9 @@ def parse_json(line: bytes, where: str) -> Any:
             kind,
             f"{where} is not JSON in UTF-8 ({e}): {line[:80]!r}. Write it again.",
         ) from e
+    if isinstance(value, str) and value.startswith(plain.WRONG):
+        raise BadRecord(TYPE, f"{where}: {value.removeprefix(plain.WRONG)}")
+    return value
 
 
 def _values_in(line: bytes) -> int:
@@ -253,7 +264,7 @@ def _values_in(line: bytes) -> int:
     try:
         while at < len(text):
             _, at = json.JSONDecoder().raw_decode(text, at)
-            at += len(text[at:]) - len(text[at:].lstrip())
+            at = _BLANKS.match(text, at).end()
             count += 1
     except (ValueError, RecursionError):
         return 0

@@ -33,6 +33,8 @@ KNOWN = (
     ".jsonl (.ndjson, .json), .tsv, .csv, all maybe with .gz, .zst or .bz2, .parquet"
 )
 
+# Starts a line of JSON, a text, that says what is wrong with a row.
+WRONG = "\0wrong: "
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _HEAD = 1 << 16  # bytes that tell what a file is
 _COPIED = 1 << 20
@@ -66,14 +68,18 @@ def is_known(path: str | os.PathLike) -> bool:
     return kind_of(path) is not None
 
 
-def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool]:
-    """A file of lines, unbuffered, and whether it is the file itself.
+def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bool]:
+    """A file of lines, unbuffered.
 
     Args:
       path: the file.
       kind: `TSV` for lines as they are; `JSON`, whose arrays of objects become lines of
         JSON; `CSV` and `TSV_ROWS`, whose rows become lines of JSON by the names in the
-        first line.
+        first line; a row of too few or too many cells becomes a text (`WRONG`).
+
+    Returns:
+      The file of lines, whether it is the file itself, and whether its lines are
+      numbered as those of the file are.
 
     Raises:
       InputError: it cannot be read as text in UTF-8, or is damaged; says what it is.
@@ -101,8 +107,8 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool]:
     if rows is not None:
         lines = _copied(path, (json.dumps(row).encode() + b"\n" for row in rows))
         file.close()
-        return lines, False
-    return file, own
+        return lines, False, False
+    return file, own, True
 
 
 def _copied(path, parts: Iterable[bytes]) -> BinaryIO:
@@ -222,7 +228,7 @@ def _elements(path, file: BinaryIO) -> list:
         ) from e
 
 
-def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict]:
+def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict | str]:
     """Rows of CSV, or of TSV, whose first line names the columns."""
     file.seek(0)
     ends = "" if kind == CSV else "\n"  # the csv module tells ends by itself
@@ -249,15 +255,14 @@ def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict]:
                 _check_names(path, names)
                 continue
             if len(row) != len(names):
-                raise InputError(
-                    f"{path}, line {number} has {len(row)} cells, but the first line"
-                    f" names {len(names)} columns ({', '.join(names)})."
-                    + (
-                        " Quote texts that hold commas."
-                        if kind == CSV
-                        else " Take tabs out of the texts, or write it as .jsonl."
-                    )
+                todo = "Quote texts that hold commas."
+                if kind != CSV:
+                    todo = "Take tabs out of the texts, or write it as .jsonl."
+                yield (
+                    f"{WRONG}line {number} of the file has {len(row)} cells, but the"
+                    f" first names {len(names)} columns ({', '.join(names)}). {todo}"
                 )
+                continue
             yield {
                 name: _value(name, cell)
                 for name, cell in zip(names, row, strict=True)

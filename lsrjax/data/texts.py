@@ -44,7 +44,7 @@ def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    raw, _ = plain.opened(path)
+    raw, *_ = plain.opened(path)
     raw.seek(0)
     with io.BufferedReader(raw) as file:
         for number, line in enumerate(file):
@@ -112,7 +112,7 @@ class _LineTexts:
         """Id and text of each line."""
         for number, _, line in self._rows():
             try:
-                yield self._parse(line, f"{self.name}, line {number}")
+                yield self._parse(line, self._lines.where(number))
             except BadRecord as error:
                 refuse_truncated(error, self.name, line)
                 raise
@@ -121,7 +121,7 @@ class _LineTexts:
         """Offset and id of each line; no id, where it is broken."""
         for number, offset, line in self._rows():
             try:
-                key, _ = self._parse(line, f"{self.name}, line {number}")
+                key, _ = self._parse(line, self._lines.where(number))
             except BadRecord as error:
                 refuse_truncated(error, self.name, line)
                 key = None
@@ -135,9 +135,10 @@ class _LineTexts:
             line = self._lines.at(offset)
             excerpt = line[:SHOWN].decode(errors="backslashreplace")
             try:
-                self._parse(line, f"{self.name}, line {number}")
+                self._parse(line, self._lines.where(number))
             except BadRecord as e:
-                place = {"file": self.name, "line": number, "excerpt": excerpt}
+                place = {"file": self.name, self._lines.unit: number}
+                place["excerpt"] = excerpt
                 yield BadRecord(e.kind, str(e), place)
 
     def read(self, offset: int) -> tuple[str, str]:

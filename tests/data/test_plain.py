@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsrjax.config import get_default
+from lsrjax.data.bad_records import BadRecord
 from lsrjax.data.corpus import Corpus
 from lsrjax.data.sources import open_source
 from lsrjax.data.tables import read_dataset
@@ -111,6 +112,26 @@ def test_rows_of_tsv(tmp_path):
     assert second.negatives == [] and second.scores.tolist() == [2.0]
 
 
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_a_row_of_too_many_cells_is_a_bad_record(tmp_path, mark):
+    """Named by its line in the file, whatever lines its neighbours take."""
+    lines = [["query", "pos", "neg"], ["q", "p", "n"], ["q", "p", "n", "m"], ["r"] * 3]
+    text = "\n\n".join(mark.join(line) for line in lines)
+    path = tmp_path / ("x.csv" if mark == "," else "x.tsv")
+    path.write_text(text)
+    source = opened(path)
+    assert len(source) == 3 and source[2].query == {"*": "r"}
+    with pytest.raises(BadRecord, match=r"row 1 .*line 5 of the file has 4 cells"):
+        source[1]
+    assert "line" not in source.place(1) and source.place(1)["row"] == 1
+
+
+def test_elements_of_an_array_are_no_lines(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps([{"id": 1, "text": "a"}, {"id": 2}]))
+    with pytest.raises(InputError, match=r"x\.json, row 2 has no text"):
+        Corpus(str(tmp_path / "x.json"), "config.data.corpus")
+
+
 def test_ids_of_csv_stay_texts(tmp_path):
     (tmp_path / "x.csv").write_text(
         'query,positive_document_ids,negative_document_ids\nq,007,"[7, 8]"\n'
@@ -179,9 +200,13 @@ def test_what_a_file_is_instead_is_said(tmp_path, name, what):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.csv", "query,pos\na,b,c\n", "line 2 has 3 cells, but .* 2 columns.*Quote"),
+        (
+            "x.csv",
+            "query,pos\na,b,c\n",
+            "line 2 of the file has 3 cells, .* 2 columns.*Quote",
+        ),
         ("x.csv", 'query,pos\n"a,b\n', "x.csv is not CSV in UTF-8"),
-        ("x.tsv", "query\tpos\na\tb\tc\n", "line 2 has 3 cells.*Take tabs out"),
+        ("x.tsv", "query\tpos\na\tb\tc\n", "line 2 of the file has 3 cells.*Take tabs"),
         ("x.tsv", "query\tpos\tpos\na\tb\tc\n", "two columns have one name"),
         ("x.csv", "what,pos\na,b\n", "x.csv has no column query; its columns are what"),
     ],
