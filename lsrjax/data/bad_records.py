@@ -447,8 +447,8 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
     if set(kinds) == {NEGATIVE} and count == total:
         return (
             f"None of the {total:,} {what} has enough negatives:\n{shown}\nMine them"
-            " (config.prepare.negatives = 'bm25'), or lower config.data.group_size: at"
-            " 1, a query has its positive only."
+            " (config.prepare.negatives = 'bm25'), loosen the filters, or lower"
+            " config.data.group_size: at 1, a query has its positive only."
         )
     # Rounded up, so that it allows them.
     needed = math.ceil(count / total * 1e6) / 1e6
