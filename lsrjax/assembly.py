@@ -100,7 +100,7 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
     if views:
         _check_teacher(student.spec, teacher)
     else:
-        source = prepared.with_negatives(config, source, folder, teacher, tracker)
+        source = prepared.with_negatives(config, source, folder, bad, teacher, tracker)
     topics = prepared.topics(config, source, folder, student, tracker)
     entries = training.entries_of(config)
     if topics is not None:

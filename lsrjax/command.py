@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from lsrjax import config, hosts
+from lsrjax import config, hosts, paths
 from lsrjax.errors import InputError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -30,8 +30,13 @@ TPU_POD = flags.DEFINE_bool(
 
 
 def workdir(config_path: pathlib.Path) -> pathlib.Path:
-    """The run's folder."""
-    return pathlib.Path(WORKDIR.value or f"runs/{config_path.stem}")
+    """The run's folder.
+
+    Raises:
+      InputError: it is not on this machine.
+    """
+    named = WORKDIR.value or f"runs/{config_path.stem}"
+    return pathlib.Path(paths.local(named, "--workdir"))
 
 
 def join() -> None:

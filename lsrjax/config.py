@@ -79,15 +79,17 @@ def get_default() -> ConfigDict:
 
     c.data = ConfigDict(sort_keys=False)
     c.data.source = "files"  # files | datasets | tfds | debian (embedded)
-    c.data.files = ""  # files: path or glob of .parquet or .jsonl, or a BEIR folder
-    c.data.dataset = ""  # datasets: folders of save_to_disk or hub ids, with commas
-    # between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds: a
-    # data set's name/config or folder
+    c.data.files = ""  # files: paths, folders or globs with commas between, of Parquet,
+    # JSONL (maybe packed: .gz, .zst, .bz2), CSV or TSV; or a BEIR folder
+    c.data.dataset = ""  # datasets: folders of save_to_disk, clones of hub data sets or
+    # hub ids, with commas between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds:
+    # a data set's name/config or folder
     c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
     c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
-    c.data.corpus = ""  # of ids: files of documents (.jsonl, .tsv, .parquet), maybe
-    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of `datasets`:
-    # "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both may be left out)
+    c.data.corpus = ""  # of ids, and to mine from: files of documents (.jsonl, .tsv,
+    # .csv, .parquet), maybe in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or
+    # data sets of `datasets`: "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT"
+    # (both may be left out)
     c.data.queries = ""  # format colbert: the same, of queries
     c.data.min_label = 0.5  # format labelled: rows below this label are left out
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align
@@ -129,6 +131,8 @@ def get_default() -> ConfigDict:
     c.data.negative_max_score = math.inf  # highest score of a negative; inf: any
     c.data.negative_margin = -math.inf  # by how much it is below the positive's, at
     # least; -inf: any
+    c.data.short_rows = "bad"  # of rows with fewer negatives than group_size needs: bad
+    # (they are bad records, see below) | repeat (drawn with replacement)
     c.data.mixing = "passages"  # debian, corpus: a language is drawn for each document:
     # passages | for all documents of a query: entries | every query comes in all of
     # document_languages: round_robin
@@ -140,7 +144,8 @@ def get_default() -> ConfigDict:
     c.data.prefetch = 16  # batches held ready
 
     c.prepare = ConfigDict(sort_keys=False)
-    c.prepare.negatives = "given"  # given (by the data) | bm25 (mined from the corpus)
+    c.prepare.negatives = "given"  # given (by the data) | bm25 (mined from data.corpus,
+    # or from the documents of all rows without one)
     c.prepare.scores = "given"  # given | teacher (teacher.model scores every document)
     c.prepare.count = 7  # bm25: negatives kept for a query
     c.prepare.depth = 50  # bm25: drawn from this many best documents
@@ -213,7 +218,9 @@ def get_default() -> ConfigDict:
     c.steps = 0  # optimizer steps; or give epochs
     c.epochs = 0.0
 
-    c.dev = ConfigDict(sort_keys=False)  # retrieval on held-out examples
+    # Retrieval on held-out examples: over the whole corpus where they hold ids (format
+    # beir and others), else over their own documents.
+    c.dev = ConfigDict(sort_keys=False)
     c.dev.source = ""  # as data.source; empty: no evaluation during training
     c.dev.files = ""
     c.dev.dataset = ""

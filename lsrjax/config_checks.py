@@ -39,6 +39,7 @@ _CHOICES = {
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
+    "data.short_rows": ("bad", "repeat"),
     **checks.CHOICES,
     "data.batches_from": ("mixed", "one"),
     "data.mixing": ("passages", "entries", "round_robin"),

@@ -61,7 +61,11 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         report = [(one, []) for one in findings if shown or one.level == ERROR]
         _print(report, "" if shown else f"process {number}: ")
         _leave(1)
-    workdir = None if path is None else command.workdir(path)
+    try:
+        workdir = None if path is None else command.workdir(path)
+    except InputError as error:
+        workdir = None
+        findings.append(checks.Finding(ERROR, "workdir", str(error)))
     marker = None if workdir is None else checks.Marker(workdir)
     try:
         findings += look(run_config, marker, patient, _SECONDS.value)

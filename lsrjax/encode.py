@@ -3,12 +3,12 @@
     python -m lsrjax.encode --model runs/demo/distill --texts docs.jsonl --out docs.npz
 
 The model is a run's or a stage's folder, or whatever `lsrjax.convert` reads and
-writes but ONNX. Texts are lines of a .txt file, or .jsonl, .tsv or .parquet with an id
-and a text. Vectors go to .npz, a scipy CSR matrix with a row a text and a column a term
-(of MILCO, English terms, then the encoder's own), or to .jsonl, a line a text with its
-id and the weights of its terms by name. Embeddings go to the same files, as arrays and
-lists: see docs/formats.md. Memory does not grow with the number of texts. A program
-that was stopped goes on where it was when it is started again.
+writes but ONNX. Texts are lines of a .txt file, or .jsonl, .tsv, .csv or .parquet with
+an id and a text. Vectors go to .npz, a scipy CSR matrix with a row a text and a column
+a term (of MILCO, English terms, then the encoder's own), or to .jsonl, a line a text
+with its id and the weights of its terms by name. Embeddings go to the same files, as
+arrays and lists: see docs/formats.md. Memory does not grow with the number of texts. A
+program that was stopped goes on where it was when it is started again.
 """
 
 import argparse
@@ -23,9 +23,9 @@ import jax
 import numpy as np
 from scipy import sparse
 
-from lsrjax import preemption
+from lsrjax import paths, preemption
 from lsrjax.convert.portable import Portable
-from lsrjax.data.corpus import read_texts
+from lsrjax.data.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.export import open_portable
@@ -73,7 +73,7 @@ def encode_file(
 
     Args:
       reference: the model; a run's folder stands for its last stage.
-      texts: .txt, .jsonl, .tsv or .parquet.
+      texts: .txt, or a file of texts as `data.corpus` names.
       out: .npz or .jsonl.
       role: "query" or "document".
       max_length: tokens a text is cut to; 0: as the model was trained, or else 64 of a
@@ -84,6 +84,8 @@ def encode_file(
     Raises:
       InputError: a model, file or option that cannot be used.
     """
+    texts = pathlib.Path(paths.local(texts, "--texts"))
+    out = pathlib.Path(paths.local(out, "--out"))
     if out.suffix not in (".npz", ".jsonl"):
         raise InputError(f"--out {out}: unknown type; name a .npz or a .jsonl file.")
     if batch_size < 1:
@@ -174,7 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="a run's or stage's folder, a folder, a hub id")
-    add("--texts", required=True, type=pathlib.Path, help=".txt .jsonl .tsv .parquet")
+    add(
+        "--texts",
+        required=True,
+        type=pathlib.Path,
+        help=".txt .jsonl .tsv .csv .parquet, maybe .gz or .zst",
+    )
     add("--out", required=True, type=pathlib.Path, help=".npz or .jsonl")
     add("--role", choices=("document", "query"), default="document")
     add(

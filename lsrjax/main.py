@@ -31,6 +31,11 @@ _DEVICES = flags.DEFINE_integer(
 _DEVICE_GB = flags.DEFINE_float(
     "device_gb", None, "With --dry_run: memory of a device instead of what it has."
 )
+_ACCEPT = flags.DEFINE_bool(
+    "accept_changed_data",
+    False,
+    "Go on although data files are not what they were when the run began; names them.",
+)
 # How long a process that ends with an error waits for others to end with theirs.
 _TOGETHER_SECONDS = 5.0
 
@@ -38,9 +43,9 @@ _TOGETHER_SECONDS = 5.0
 def _main(config_path: pathlib.Path) -> None:
     # The libraries below narrate every checkpoint at INFO.
     logging.set_verbosity(logging.WARNING)
-    workdir = command.workdir(config_path)
     guard = None if _DRY_RUN.value else preemption.Guard().start()
     try:
+        workdir = command.workdir(config_path)
         if _DRY_RUN.value:
             _plan(config_path)
             return
@@ -49,7 +54,8 @@ def _main(config_path: pathlib.Path) -> None:
                 raise InputError(f"--{flag.name} has no effect without --dry_run.")
         command.join()
         guard.several()
-        run.run(command.CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
+        console = Console(quiet=not hosts.is_first())
+        run.run(command.CONFIG.value, workdir, console, accept_changed=_ACCEPT.value)
         guard.stop()
     except Preempted:
         guard.leave()

@@ -1,5 +1,6 @@
 """A stage's data: opened and guarded; negatives, scores, topics made once and kept."""
 
+import math
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -9,9 +10,12 @@ import numpy as np
 
 from lsrjax import checkpoint, hosts
 from lsrjax import train as training
-from lsrjax.config_data import reads_scores
+from lsrjax.config import language_weights
+from lsrjax.config_data import mines, reads_scores
 from lsrjax.data import bad_records, manifest, mixing, sources
 from lsrjax.data.bad_records import BadRecords
+from lsrjax.data.negatives import choice_of
+from lsrjax.data.requirements import Documents
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.data.topics import cluster, query_text
 from lsrjax.errors import InputError
@@ -20,27 +24,97 @@ from lsrjax.prepare import score as preparing
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.pairs import PairScorer
 
+PREPARED, TOPICS = "prepared.npz", "topics.npz"
+
 
 def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
     """The training data's sets, checked against what they were and guarded."""
     if hosts.is_first():
         manifest.check_files(folder / manifest.FILE, config.data, config.dev)
-    sets = mixing.open_sets(config.data, kind)
+    sets = guarded_sets(config, kind, bad)
     if hosts.is_first():
         manifest.check_versions(folder / manifest.FILE, sets)
+    # Too few negatives show before the first step, not when a row is drawn; to every
+    # process, so that all end with the same message.
+    if kind == "group" and config.data.group_size > 1 and not mines(config):
+        look_through(sets)
+    return sets
+
+
+def guarded_sets(config, kind: str, bad: BadRecords) -> list:
+    """The training data's sets, whose bad records are replaced and counted."""
+    check = _documents(config, own=not mines(config)) if kind == "group" else None
     names = list(config.data.sets) or [""]
     return [
-        bad.guard(
-            source,
-            name=name,
-            seed=config.seed,
-            share=config.data.bad_records,
-            scored=reads_scores(config),
-        )
+        _guarded(config, bad, source, name, reads_scores(config), check)
         if isinstance(source, sources.Rows)
         else source
-        for name, source in zip(names, sets, strict=True)
+        for name, source in zip(
+            names, mixing.open_sets(config.data, kind, mines(config)), strict=True
+        )
     ]
+
+
+def look_through(sets: Sequence, until: float = math.inf) -> int:
+    """Finds what is bad in any record of guarded sets, but for texts by id.
+
+    Args:
+      sets: as of `guarded_sets`.
+      until: by `time.monotonic`, when to leave off.
+
+    Returns:
+      How many records were looked at, or are of sources that have no bad ones.
+
+    Raises:
+      InputError: more of a set's records are bad than may be.
+    """
+    return sum(
+        one.look_through(until) if isinstance(one, bad_records.Replacing) else len(one)
+        for one in sets
+    )
+
+
+def _guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
+    return bad.guard(
+        source,
+        name=name,
+        seed=config.seed,
+        share=config.data.bad_records,
+        scored=scored,
+        check=check or (lambda example: None),
+    )
+
+
+def _documents(config, own: bool) -> Documents:
+    """What is asked of a group's documents; of its `own` negatives only if asked."""
+    data = config.data
+    return Documents(
+        choice_of(data) if own else None,
+        data.group_size,
+        data.mixing,
+        language_weights(data.document_languages, "document_languages"),
+    )
+
+
+def accept_changed(config, kind: str, folder: pathlib.Path) -> list[str]:
+    """Takes changed data of a stage for its own; what was made of the old is removed.
+
+    Returns:
+      What has changed, in words.
+
+    Raises:
+      InputError: data that is missing or broken.
+    """
+    path = folder / manifest.FILE
+    if not path.is_file():
+        return []
+    sets = mixing.open_sets(config.data, kind, mines(config))
+    changes = manifest.accept(path, config.data, config.dev, sets)
+    if changes:
+        for made in (PREPARED, TOPICS):
+            (folder / made).unlink(missing_ok=True)
+        bad_records.remove(folder)
+    return changes
 
 
 def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
@@ -54,13 +128,13 @@ def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
     return bad
 
 
-def with_negatives(config, source, folder: pathlib.Path, teacher, tracker):
+def with_negatives(config, source, folder: pathlib.Path, bad, teacher, tracker):
     """The source with mined negatives and teacher scores, made once and kept."""
     mined = config.prepare.negatives == "bm25"
     scored = config.prepare.scores == "teacher"
     if not (mined or scored):
         return source
-    corpus, positives = preparing.corpus_of(source)
+    corpus, positives = preparing.corpus_of(source, whole=mined)
 
     def prepare():
         tracker.note(
@@ -77,9 +151,18 @@ def with_negatives(config, source, folder: pathlib.Path, teacher, tracker):
             seed=config.seed,
         )
 
-    arrays = _kept(folder / "prepared.npz", ("negatives", "scores"), prepare)
+    arrays = _kept(folder / PREPARED, ("negatives", "scores"), prepare)
     scores = arrays["scores"] if scored else None
-    return sources.WithNegatives(source, corpus, arrays["negatives"], scores)
+    prepared = sources.WithNegatives(source, corpus, arrays["negatives"], scores)
+    filtered = scored and choice_of(config.data).filters
+    if not filtered and config.data.mixing == "passages":
+        return prepared
+    # By these scores negatives are left out, maybe more of a row than it can spare; and
+    # those that were mined may lack a language.
+    check = _documents(config, own=True)
+    prepared = _guarded(config, bad, prepared, "", scored, check)
+    prepared.look_through()
+    return prepared
 
 
 def _scorer(teacher: checkpoint.SavedModel, config) -> Searcher | PairScorer:
@@ -109,7 +192,7 @@ def topics(config, source, folder: pathlib.Path, student, tracker) -> np.ndarray
         count, least = config.data.topics, training.entries_of(config)
         return {"topics": cluster(ids, count, least, config.seed)}
 
-    return _kept(folder / "topics.npz", ("topics",), make)["topics"]
+    return _kept(folder / TOPICS, ("topics",), make)["topics"]
 
 
 def _kept(path: pathlib.Path, names: Sequence[str], make) -> dict[str, np.ndarray]:

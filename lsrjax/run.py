@@ -14,6 +14,8 @@ from lsrjax import (
     config,
     config_run,
     hosts,
+    objective,
+    prepared,
     progress,
     results,
     stages,
@@ -32,13 +34,16 @@ _FREE = re.compile(
 )
 
 
-def run(run_config, workdir: pathlib.Path, console: Console) -> None:
+def run(
+    run_config, workdir: pathlib.Path, console: Console, *, accept_changed: bool = False
+) -> None:
     """Brings a run to its end from wherever it stands.
 
     Args:
       run_config: of one or several stages.
       workdir: the run's folder; the same folder again goes on where it stopped.
       console: what is printed goes there.
+      accept_changed: data that has changed since the run began is taken as it is.
 
     Raises:
       InputError: a config, file or model that cannot be used.
@@ -49,6 +54,8 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
         raise InputError(f"--workdir {workdir} is a file; give a folder.")
     try:
         with _alone(workdir, console):
+            if accept_changed:
+                _accept_changed(run_config, workdir, console)
             _run(run_config, workdir, console)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -68,6 +75,23 @@ def _alone(workdir: pathlib.Path, console: Console):
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.one_run(workdir, console.print):
         yield
+
+
+def _accept_changed(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Takes changed data of the stages that are not finished as it is; says so."""
+    if hosts.is_first():
+        for name, stage in config.stages(run_config).items():
+            if checkpoint.finished_steps(workdir / name) is not None:
+                continue
+            kind = objective.of(stage.loss).kind
+            for change in prepared.accept_changed(stage, kind, workdir / name):
+                console.print(
+                    f"Stage {name}: accepted, as --accept_changed_data says: {change}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
+    hosts.wait_for_all("changed data")
 
 
 def _run(run_config, workdir: pathlib.Path, console: Console) -> None:

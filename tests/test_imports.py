@@ -12,7 +12,7 @@ TEMPLATES = [path for path in FILES if path.parent.name == "templates"]
 FILES = [path for path in FILES if path not in TEMPLATES]
 
 # What everybody may import.
-COMMON = {"errors", "finite", "progress", "tables", "trees"}
+COMMON = {"errors", "finite", "paths", "progress", "tables", "trees"}
 # What each part of the package may import of the others, besides. A part may import its
 # own modules; programs may import whatever is not a program above them, and nothing
 # imports `main`.
