@@ -17,12 +17,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 
-import jax
 from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import command, hosts
+from lsrjax import command, hosts, terminal
 from lsrjax import doctor_checks as checks
 from lsrjax.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.errors import InputError
@@ -43,7 +42,11 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
     path, findings = given
     run_config = None if path is None else command.CONFIG.value
     cluster = command.COORDINATOR, command.NUM_PROCESSES, command.PROCESS_ID
-    host, processes, number = hosts.expected(*(flag.value for flag in cluster))
+    try:
+        host, processes, number = hosts.expected(*(flag.value for flag in cluster))
+    except InputError as error:
+        host, processes, number = "", 1, 0
+        findings.append(Finding(ERROR, "processes", str(error)))
     findings = [
         checks.versions(),
         checks.proxies(host, processes, os.environ),
@@ -51,7 +54,8 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         *checks.tokens(run_config, path),
     ]
     patient = Patience()
-    if any(one.topic == "proxies" and one.level == ERROR for one in findings):
+    hopeless = ("proxies", "processes")
+    if any(one.topic in hopeless and one.level == ERROR for one in findings):
         # They would look for each other for minutes.
         joined = False
     else:
@@ -89,8 +93,14 @@ def _joined(findings: list[Finding]) -> bool:
         command.join()
     except InputError as error:
         findings.append(Finding(ERROR, "processes", str(error)))
+        if not hosts.met():
+            return False
         # They met, but are not as many, or have not the devices, as was promised.
-        return jax.distributed.is_initialized()
+    try:
+        hosts.check_devices()
+    except InputError as error:
+        findings.append(Finding(ERROR, "devices", str(error)))
+        return False
     return True
 
 
@@ -286,4 +296,5 @@ def _parse(argv: list[str]) -> tuple[pathlib.Path | None, list[Finding]]:
 
 
 if __name__ == "__main__":
+    terminal.harden()
     app.run(_main, flags_parser=_parse)

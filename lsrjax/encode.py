@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from lsrjax import preemption
+from lsrjax import hosts, preemption
 from lsrjax.convert.portable import Portable
 from lsrjax.data.corpus import read_texts
 from lsrjax.data.tokenization import TextTokenizer
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Encodes what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        hosts.check_devices()
         encode_file(
             args.model,
             args.texts,

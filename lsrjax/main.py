@@ -5,15 +5,21 @@ python -m lsrjax.main --config configs/demo.py [--workdir DIR] [--config.x.y=z â
 
 import os
 import pathlib
+import signal
 import sys
 import time
+
+if __name__ == "__main__":
+    # Until a guard takes it, Ctrl-C ends the program without a traceback; the imports
+    # below take seconds.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import jax
 from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import command, config_run, hosts, plan, preemption, run
+from lsrjax import command, config_run, hosts, plan, preemption, run, terminal
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.progress import Preempted
 
@@ -47,7 +53,7 @@ def _main(config_path: pathlib.Path) -> None:
         for flag in (_DEVICES, _DEVICE_GB):
             if flag.value is not None:
                 raise InputError(f"--{flag.name} has no effect without --dry_run.")
-        command.join()
+        _join()
         guard.several()
         run.run(command.CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
         guard.stop()
@@ -66,6 +72,18 @@ def _main(config_path: pathlib.Path) -> None:
                 " on from the last one."
             )
         raise
+
+
+def _join() -> None:
+    """Joins the run's processes; where that fails, this one ends."""
+    try:
+        command.join()
+        hosts.check_devices()
+    except InputError as error:
+        if hosts.met():
+            raise
+        # What is left of JAX's attempt would be told in tracebacks.
+        _leave(str(error))
 
 
 def _leave(message: str, together: bool = False) -> None:
@@ -127,4 +145,5 @@ def _parse(argv: list[str]) -> pathlib.Path:
 
 
 if __name__ == "__main__":
+    terminal.harden()
     app.run(_main, flags_parser=_parse)
