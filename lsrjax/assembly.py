@@ -20,6 +20,7 @@ from lsrjax import (
 )
 from lsrjax import train as training
 from lsrjax.config import language_weights
+from lsrjax.config_checks import check_warmup
 from lsrjax.data import loader, mixing, orders, sources
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.negatives import choice_of
@@ -110,6 +111,7 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
         order = mixing.order_of(config.data, sizes, entries, config.seed)
     shown = config.batch_size // entries
     total_steps = training.steps_of(config, shown * len(source))
+    check_warmup(config, total_steps, f"stage {name}: config")
     idf = None
     if REGULARIZERS[config.regularizer.name].idf:
         idf = term_statistics.idf_of_views(

@@ -1,5 +1,6 @@
 """What `lsrjax.main` and `lsrjax.doctor` take on the command line."""
 
+import difflib
 import pathlib
 import re
 import runpy
@@ -9,6 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from lsrjax import config, hosts
+from lsrjax.config_names import not_a_field
 from lsrjax.errors import InputError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -27,10 +29,39 @@ TPU_POD = flags.DEFINE_bool(
     "tpu_pod", False, "Join the processes of the TPU pod this program runs on."
 )
 
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Compile every stage's step and print what it takes; train nothing, read no data"
+    " and no weights.",
+)
+DEVICES = flags.DEFINE_integer(
+    "devices", None, "With --dry_run: plan for so many devices instead of those here."
+)
+DEVICE_GB = flags.DEFINE_float(
+    "device_gb", None, "With --dry_run: memory of a device instead of what it has."
+)
+
 
 def workdir(config_path: pathlib.Path) -> pathlib.Path:
-    """The run's folder."""
-    return pathlib.Path(WORKDIR.value or f"runs/{config_path.stem}")
+    """The run's folder.
+
+    Raises:
+      InputError: it is on another system than this one.
+    """
+    given = WORKDIR.value or f"runs/{config_path.stem}"
+    scheme, rest = re.match(r"(?:([a-zA-Z][\w+.-]+):(?=/))?(.*)", given, re.S).groups()
+    if scheme not in (None, "file"):
+        raise InputError(
+            f"--workdir {given}: runs are kept in a local folder, or in one that is"
+            f" mounted; {scheme}: is neither. Give such a folder, and copy it there."
+        )
+    if scheme:
+        rest = re.sub(r"^//(localhost(?=/))?", "", rest)
+    try:
+        return pathlib.Path(rest).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"--workdir {given}: {error}") from error
 
 
 def join() -> None:
@@ -44,7 +75,19 @@ def join() -> None:
 
 
 def checked_config(argv: list[str]) -> pathlib.Path | None:
-    """Reads the config file ahead of config_flags, whose errors hide what is wrong."""
+    """Reads the config file ahead of config_flags, whose errors hide what is wrong.
+
+    Args:
+      argv: the command line, the program first.
+
+    Returns:
+      The config file; None where help is asked for.
+
+    Raises:
+      InputError: an unknown flag or field, or a file that gives no config.
+    """
+    if unknown := unknown_flags(argv):
+        raise InputError(_unknown(unknown[0]))
     joined = "\n".join(argv[1:])
     match = re.search(r"^--?config[=\n](.*)$", joined, re.MULTILINE)
     if not match:
@@ -56,8 +99,34 @@ def checked_config(argv: list[str]) -> pathlib.Path | None:
     known = list(config.fields(_load(path, [argument] if argument else [])))
     for field in re.findall(r"^--?config\.([^=\n]*)", joined, re.MULTILINE):
         if not any(f == field or f.startswith(f"{field}.") for f in known):
-            raise InputError(config.not_a_field(field, known, "--config"))
+            raise InputError(not_a_field(field, known, "--config"))
     return path
+
+
+def unknown_flags(argv: list[str]) -> list[str]:
+    """The flags of a command line, the program first, that there are not."""
+    unknown, rest = [], iter(argv[1:])
+    for argument in rest:
+        if argument == "--":
+            break
+        if not re.match(r"--?[A-Za-z]", argument):
+            continue
+        name, given, _ = argument.lstrip("-").partition("=")
+        if re.match(r"(no)?config\.", name):
+            continue
+        plain = name if name in flags.FLAGS else name.removeprefix("no")
+        if plain not in flags.FLAGS:
+            unknown.append(argument.partition("=")[0])
+        elif not given and not flags.FLAGS[plain].boolean:
+            next(rest, None)
+    return unknown
+
+
+def _unknown(flag: str) -> str:
+    names = [name for name in flags.FLAGS if name not in ("?", "h")]
+    near = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
+    meant = f" Did you mean --{near[0]}?" if near else " --help lists what there is."
+    return f"{flag} is no flag of this program.{meant}"
 
 
 def _load(path: pathlib.Path, arguments: list[str]) -> ConfigDict:

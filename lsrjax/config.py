@@ -1,11 +1,11 @@
 """Every field of a run, once, and how fields are read."""
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
+from lsrjax.config_names import not_a_field
 from lsrjax.data.mixing import blank_set
 from lsrjax.errors import InputError
 
@@ -281,15 +281,6 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     if len(config.stages):
         return {name: config.stages[name] for name in config.stages}
     return {"train": config}
-
-
-def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
-    """The message for an unknown field, with the nearest known one."""
-    (near,) = difflib.get_close_matches(field, list(known), n=1, cutoff=0)
-    return (
-        f"{where}.{field} is not a field; the nearest is {where}.{near}."
-        " lsrjax/config.py lists them all."
-    )
 
 
 def fields(config: Mapping, prefix: str = "") -> Iterator[str]:

@@ -65,8 +65,11 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         report = [(one, []) for one in findings if shown or one.level == ERROR]
         _print(report, "" if shown else f"process {number}: ")
         _leave(1)
-    workdir = None if path is None else command.workdir(path)
-    marker = None if workdir is None else checks.Marker(workdir)
+    marker = None
+    try:
+        marker = None if path is None else checks.Marker(command.workdir(path))
+    except InputError as error:
+        findings.append(Finding(ERROR, "workdir", str(error)))
     try:
         findings += look(run_config, marker, patient, _SECONDS.value)
         said = _gathered(findings, _SECONDS.value)
@@ -282,13 +285,13 @@ def _parse(argv: list[str]) -> tuple[pathlib.Path | None, list[Finding]]:
         path = command.checked_config(argv)
         rest = flags.FLAGS(argv, known_only=True)[1:]
         if rest:
-            text = f"not looked at, left to lsrjax.main: {' '.join(rest)}"
-            findings.append(Finding(OK, "arguments", text))
+            text = f"unknown: {' '.join(rest)}. Set a field with --config.x.y=z."
+            findings.append(Finding(ERROR, "arguments", text))
         return path, findings
     except (InputError, flags.Error) as error:
         findings.append(Finding(ERROR, "config", str(error)))
     without = re.sub(r"\n--?config\n[^\n]*|\n--?config[=.][^\n]*", "", "\n".join(argv))
-    if len(argv) == 1 or without == "\n".join(argv):
+    if without == "\n".join(argv) and not command.unknown_flags(argv):
         text = "none is given, so neither its data nor the disk is looked at."
         findings = [Finding(WARNING, "config", text)]
     flags.FLAGS(without.split("\n"), known_only=True)

@@ -25,18 +25,6 @@ from lsrjax.progress import Preempted
 
 # So that --help shows them.
 flags.adopt_module_key_flags(command)
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run",
-    False,
-    "Compile every stage's step and print what it takes; train nothing, read no data"
-    " and no weights.",
-)
-_DEVICES = flags.DEFINE_integer(
-    "devices", None, "With --dry_run: plan for so many devices instead of those here."
-)
-_DEVICE_GB = flags.DEFINE_float(
-    "device_gb", None, "With --dry_run: memory of a device instead of what it has."
-)
 # How long a process that ends with an error waits for others to end with theirs.
 _TOGETHER_SECONDS = 5.0
 
@@ -44,13 +32,13 @@ _TOGETHER_SECONDS = 5.0
 def _main(config_path: pathlib.Path) -> None:
     # The libraries below narrate every checkpoint at INFO.
     logging.set_verbosity(logging.WARNING)
-    workdir = command.workdir(config_path)
-    guard = None if _DRY_RUN.value else preemption.Guard().start()
+    guard = None if command.DRY_RUN.value else preemption.Guard().start()
     try:
-        if _DRY_RUN.value:
+        workdir = command.workdir(config_path)
+        if command.DRY_RUN.value:
             _plan(workdir)
             return
-        for flag in (_DEVICES, _DEVICE_GB):
+        for flag in (command.DEVICES, command.DEVICE_GB):
             if flag.value is not None:
                 raise InputError(f"--{flag.name} has no effect without --dry_run.")
         _join()
@@ -60,7 +48,7 @@ def _main(config_path: pathlib.Path) -> None:
     except Preempted:
         guard.leave()
     except (InputError, TrainingFailed) as error:
-        if not _DRY_RUN.value and hosts.count() > 1:
+        if not command.DRY_RUN.value and hosts.count() > 1:
             _leave(str(error), together=True)
         _stop(str(error))
     except jax.errors.JaxRuntimeError as error:
@@ -108,10 +96,12 @@ def _leave(message: str, together: bool = False) -> None:
 
 
 def _plan(workdir: pathlib.Path) -> None:
-    if _DEVICES.value is not None:
-        plan.pretend_devices(_DEVICES.value)
+    if command.DEVICES.value is not None:
+        plan.pretend_devices(command.DEVICES.value)
     config_run.validate(command.CONFIG.value)
-    limit = None if _DEVICE_GB.value is None else int(_DEVICE_GB.value * 1e9)
+    limit = (
+        None if command.DEVICE_GB.value is None else int(command.DEVICE_GB.value * 1e9)
+    )
     plan.dry_run(command.CONFIG.value, Console(), limit)
 
 
