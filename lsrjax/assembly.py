@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 
 import jax
@@ -12,6 +13,7 @@ from lsrjax import (
     checkpoint,
     hosts,
     objective,
+    origins,
     plan,
     prepared,
     references,
@@ -83,6 +85,10 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
     """
     views = "views" in objective.of(config.loss).targets
     kind = "pair" if views else "group"
+    models = None
+    if hosts.is_first():
+        models = origins.of_stage(config, workdir)
+        origins.check(folder / origins.FILE, models)
     sets = prepared.open_sets(config, kind, folder, bad)
     source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     student = build.student(
@@ -101,8 +107,10 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
     if views:
         _check_teacher(student.spec, teacher)
     else:
-        source = prepared.with_negatives(config, source, folder, teacher, tracker)
-    topics = prepared.topics(config, source, folder, student, tracker)
+        source = prepared.with_negatives(
+            config, source, folder, teacher, tracker, models
+        )
+    topics = prepared.topics(config, source, folder, student, tracker, models)
     entries = training.entries_of(config)
     if topics is not None:
         order = mixing.order_of_topics(topics, entries, config.seed)
@@ -261,14 +269,27 @@ def batches_of(name: str, config, parts: Parts) -> loader.Batches:
 
 
 def _text_field(data, length: str, model) -> loader.TextField:
-    limit = model.spec.encoder.max_length
-    if data[length] > limit:
-        raise InputError(
-            f"config.data.{length} is {data[length]}, but the model takes at most"
-            f" {limit} tokens. Lower it."
-        )
+    check_length(data, length, model.spec.encoder.max_length)
     tokenizer, role = TextTokenizer(model.tokenizer), length.removesuffix("_length")
     return TextField.of(model.spec, tokenizer, role, data[length])
+
+
+def check_length(data, field: str, limit: int) -> None:
+    """Refuses texts of more tokens than a model takes.
+
+    Args:
+      data: a stage's `data`.
+      field: of it, "query_length" or "document_length".
+      limit: of the model, in tokens.
+
+    Raises:
+      InputError: names the field.
+    """
+    if data[field] > limit:
+        raise InputError(
+            f"config.data.{field} is {data[field]}, but the model takes at most"
+            f" {limit} tokens. Lower it."
+        )
 
 
 def dev_source(config, kind: str) -> Sequence:
@@ -279,12 +300,19 @@ def dev_source(config, kind: str) -> Sequence:
       kind: of the training examples, "pair" or "group".
     """
     data = config.data.copy_and_resolve_references()
+    fields = ("source", "files", "dataset", "split", "format")
     with data.unlocked():
-        fields = ("source", "files", "dataset", "split", "format")
         data.update({field: config.dev[field] for field in fields})
     # The embedded data knows the documents behind its pairs.
     kind = "group" if data.source == "debian" else kind
-    return sources.open_source(data, kind, held_out=True)
+    try:
+        return sources.open_source(data, kind, held_out=True)
+    except InputError as error:
+        # What is read knows its fields as those of data.
+        named = re.sub(
+            rf"config\.data\.({'|'.join(fields)})\b", r"config.dev.\1", str(error)
+        )
+        raise type(error)(named) from error
 
 
 def dev_of(config, parts: Parts):

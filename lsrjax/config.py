@@ -9,6 +9,9 @@ from lsrjax.config_names import not_a_field
 from lsrjax.data.mixing import blank_set
 from lsrjax.errors import InputError
 
+# The stage of a config that has none.
+ONLY_STAGE = "train"
+
 
 def get_default() -> ConfigDict:
     """One stage's config with every field at its default; unknown fields are errors."""
@@ -280,7 +283,7 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """The stages of a run in order; a config without stages is the stage `train`."""
     if len(config.stages):
         return {name: config.stages[name] for name in config.stages}
-    return {"train": config}
+    return {ONLY_STAGE: config}
 
 
 def fields(config: Mapping, prefix: str = "") -> Iterator[str]:
