@@ -84,10 +84,8 @@ def checked_config(argv: list[str]) -> pathlib.Path | None:
       The config file; None where help is asked for.
 
     Raises:
-      InputError: an unknown flag or field, or a file that gives no config.
+      InputError: an unknown field, or a file that gives no config.
     """
-    if unknown := unknown_flags(argv):
-        raise InputError(_unknown(unknown[0]))
     joined = "\n".join(argv[1:])
     match = re.search(r"^--?config[=\n](.*)$", joined, re.MULTILINE)
     if not match:
@@ -103,23 +101,34 @@ def checked_config(argv: list[str]) -> pathlib.Path | None:
     return path
 
 
-def unknown_flags(argv: list[str]) -> list[str]:
-    """The flags of a command line, the program first, that there are not."""
-    unknown, rest = [], iter(argv[1:])
-    for argument in rest:
+def unknown_flags(argv: list[str]) -> dict[str, str]:
+    """The flags of a command line, the program first, that there are not.
+
+    Returns:
+      What to say of each, by the flag.
+    """
+    unknown, value = [], False
+    for argument in argv[1:]:
+        # That of the flag before; fields are given with a value, but some have none.
+        if value and not (value == "maybe" and argument.startswith("--")):
+            value = False
+            continue
+        value = False
         if argument == "--":
             break
         if not re.match(r"--?[A-Za-z]", argument):
             continue
         name, given, _ = argument.lstrip("-").partition("=")
         if re.match(r"(no)?config\.", name):
+            value = "" if given else "maybe"
             continue
         plain = name if name in flags.FLAGS else name.removeprefix("no")
-        if plain not in flags.FLAGS:
+        if plain in flags.FLAGS:
+            value = not given and not flags.FLAGS[plain].boolean
+        # Those of help are there only once absl has started the program.
+        elif not name.startswith("help"):
             unknown.append(argument.partition("=")[0])
-        elif not given and not flags.FLAGS[plain].boolean:
-            next(rest, None)
-    return unknown
+    return {flag: _unknown(flag) for flag in unknown}
 
 
 def _unknown(flag: str) -> str:

@@ -280,21 +280,27 @@ def _parse(argv: list[str]) -> tuple[pathlib.Path | None, list[Finding]]:
     Returns:
       The config file, or None if it cannot be read or is not given, and findings.
     """
-    findings = []
+    unknown = command.unknown_flags(argv)
+    findings = [Finding(ERROR, "arguments", text) for text in unknown.values()]
+    given = any(re.match(r"--?config(=|$)", argument) for argument in argv)
     try:
-        path = command.checked_config(argv)
+        path = command.checked_config(argv) if given else None
         rest = flags.FLAGS(argv, known_only=True)[1:]
-        if rest:
+        rest = [one for one in rest if one.partition("=")[0] not in unknown]
+        if rest and not unknown:
             text = f"unknown: {' '.join(rest)}. Set a field with --config.x.y=z."
             findings.append(Finding(ERROR, "arguments", text))
-        return path, findings
+        if given:
+            return path, findings
     except (InputError, flags.Error) as error:
         findings.append(Finding(ERROR, "config", str(error)))
-    without = re.sub(r"\n--?config\n[^\n]*|\n--?config[=.][^\n]*", "", "\n".join(argv))
-    if without == "\n".join(argv) and not command.unknown_flags(argv):
+        without = re.sub(
+            r"\n--?config\n[^\n]*|\n--?config[=.][^\n]*", "", "\n".join(argv)
+        )
+        flags.FLAGS(without.split("\n"), known_only=True)
+    if not given:
         text = "none is given, so neither its data nor the disk is looked at."
-        findings = [Finding(WARNING, "config", text)]
-    flags.FLAGS(without.split("\n"), known_only=True)
+        findings.append(Finding(WARNING, "config", text))
     return None, findings
 
 

@@ -123,6 +123,8 @@ def _parse(argv: list[str]) -> pathlib.Path:
       The config file.
     """
     try:
+        for message in command.unknown_flags(argv).values():
+            raise InputError(message)
         path = command.checked_config(argv)
         rest = flags.FLAGS(argv)[1:]
         if rest:

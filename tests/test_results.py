@@ -5,6 +5,7 @@ Two stages are played by models that know the words of a tiny corpus.
 
 import io
 import json
+import shutil
 import types
 
 import numpy as np
@@ -154,6 +155,46 @@ def test_without_examples_none_are_shown(config, tmp_path, monkeypatch, evaluate
     assert json.loads((tmp_path / "examples.json").read_text()) == []
     results.show(tmp_path, console)
     assert "one a language" not in console.file.getvalue()
+
+
+def edit(folder):
+    path = folder / "results.json"
+    path.write_text(path.read_text().replace("1.0", "2.0"))
+
+
+def cut(folder):
+    path = folder / "results.json"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def lose(folder):
+    (folder / "examples.json").unlink()
+
+
+def lose_digests(folder):
+    (folder / results.DIGESTS_FILE).unlink()
+
+
+def edit_digests(folder):
+    path = folder / results.DIGESTS_FILE
+    path.write_text(path.read_text().replace("1", "2", 1))
+
+
+@pytest.mark.parametrize("damage", [edit, cut, lose, lose_digests, edit_digests])
+def test_results_that_are_not_as_they_were_written_are_set_aside(
+    evaluated, tmp_path, damage
+):
+    folder = shutil.copytree(evaluated, tmp_path / "run")
+    console = Console(file=io.StringIO(), width=200)
+    assert results.are_sound(folder, console)
+    assert not console.file.getvalue()
+    damage(folder)
+    left = [path.name for path in folder.glob("*.json") if "config" not in path.name]
+    assert not results.are_sound(folder, console)
+    assert "not as they were written" in console.file.getvalue()
+    assert not (folder / "results.json").exists()
+    aside = folder / "damaged" / "results"
+    assert {path.name for path in aside.iterdir()} == set(left)
 
 
 def test_languages_that_the_data_does_not_have_are_refused():
