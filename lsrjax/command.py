@@ -44,24 +44,8 @@ DEVICE_GB = flags.DEFINE_float(
 
 
 def workdir(config_path: pathlib.Path) -> pathlib.Path:
-    """The run's folder.
-
-    Raises:
-      InputError: it is on another system than this one.
-    """
-    given = WORKDIR.value or f"runs/{config_path.stem}"
-    scheme, rest = re.match(r"(?:([a-zA-Z][\w+.-]+):(?=/))?(.*)", given, re.S).groups()
-    if scheme not in (None, "file"):
-        raise InputError(
-            f"--workdir {given}: runs are kept in a local folder, or in one that is"
-            f" mounted; {scheme}: is neither. Give such a folder, and copy it there."
-        )
-    if scheme:
-        rest = re.sub(r"^//(localhost(?=/))?", "", rest)
-    try:
-        return pathlib.Path(rest).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"--workdir {given}: {error}") from error
+    """The run's folder."""
+    return pathlib.Path(WORKDIR.value or f"runs/{config_path.stem}")
 
 
 def join() -> None:

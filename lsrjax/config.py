@@ -56,7 +56,8 @@ def get_default() -> ConfigDict:
     c.model.num_heads = 4
     c.model.intermediate_size = 512
     c.model.max_length = 512  # tokens; sets the size of the position table
-    c.model.dropout = 0.0  # of hidden states and attention
+    c.model.dropout = -1.0  # of hidden states and attention; -1: as what it starts
+    # from was made (config.json), and 0 with random weights
 
     c.tokenizer = ""  # folder, hub id or embedded:{english,multilingual}; empty: the
     # one beside init.encoder or init.model

@@ -98,7 +98,6 @@ _NOT_NEGATIVE = (
     "epochs",
     "data.topics",
     "data.bad_records",
-    "model.dropout",
     "model.embedding_size",
     "memory.encode_chunk",
     "optim.warmup_steps",
@@ -223,6 +222,11 @@ def _check_values(c, where) -> None:
                 f"{where}.{field} is {values[field]}; it is a number of devices, or -1"
                 " for the rest."
             )
+    if values["model.dropout"] < 0 and values["model.dropout"] != -1:
+        raise InputError(
+            f"{where}.model.dropout is {values['model.dropout']}; it is a share >= 0,"
+            " or -1 for that of the checkpoint."
+        )
     if 0 < values["numbers.spike"] <= 1:
         raise InputError(
             f"{where}.numbers.spike is {values['numbers.spike']}, times the median that"

@@ -1,14 +1,9 @@
 """What the command line says, and what of it is refused."""
 
-import pathlib
-
 import pytest
 
 from lsrjax import command, doctor
 from lsrjax.doctor_checks import ERROR, WARNING
-from lsrjax.errors import InputError
-
-FILE = pathlib.Path("configs/demo.py")
 
 
 @pytest.mark.parametrize(
@@ -28,36 +23,6 @@ def test_flags_that_there_are_not_are_named(arguments, unknown, said):
     found = command.unknown_flags(["program", *arguments])
     assert list(found) == unknown
     assert said in "".join(found.values())
-
-
-@pytest.mark.parametrize(
-    ("given", "folder"),
-    [
-        ("runs/a", "runs/a"),
-        ("~/runs/a", str(pathlib.Path.home() / "runs/a")),
-        ("file:///tmp/a", "/tmp/a"),
-        ("file:/tmp/a", "/tmp/a"),
-        ("file://localhost/tmp/a", "/tmp/a"),
-        ("a:b/c", "a:b/c"),
-    ],
-)
-def test_a_work_directory_is_a_local_folder(monkeypatch, given, folder):
-    monkeypatch.setattr(command, "WORKDIR", Flag(given))
-    assert command.workdir(FILE) == pathlib.Path(folder)
-
-
-@pytest.mark.parametrize("given", ["gs://bucket/run", "s3://b/r", "hf://me/run"])
-def test_a_work_directory_elsewhere_is_refused(monkeypatch, given):
-    monkeypatch.setattr(command, "WORKDIR", Flag(given))
-    with pytest.raises(InputError, match=f"--workdir {given}: "):
-        command.workdir(FILE)
-
-
-class Flag:
-    """Stands for a flag that was given."""
-
-    def __init__(self, value):
-        self.value = value
 
 
 def test_the_doctor_says_what_it_was_not_asked(monkeypatch):

@@ -68,6 +68,7 @@ def small(config, files):
     config.optim.warmup_fraction = 0.0
     config.checkpoint.every = 2
     config.log.every = 1
+    config.dev = get_default().dev
     return config
 
 
