@@ -306,4 +306,8 @@ def _parse(argv: list[str]) -> tuple[pathlib.Path | None, list[Finding]]:
 
 if __name__ == "__main__":
     terminal.harden()
-    app.run(_main, flags_parser=_parse)
+    try:
+        app.run(_main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        # Nothing is lost, and its threads may wait for what does not come.
+        _leave(130)

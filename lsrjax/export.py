@@ -218,7 +218,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
         folder = folder / (list(config["stages"]) or ["train"])[-1]
     config = _json(folder.parent / run.CONFIG_FILE) or {}
     stage = config.get("stages", {}).get(folder.name, config)
-    found = _json(folder.parent / results.RESULTS_FILE) or {}
+    found = results.read(folder.parent)
     model = references.load_stage(folder, reference)
     model = _portable(model, stage, found.get(folder.name))
     evaluation = results.markdown(found, folder.name)
@@ -256,7 +256,17 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
 
 
 def _json(path: pathlib.Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no config")
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Start the run again with its config."
+        ) from error
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -98,6 +98,7 @@ def _leave(message: str, together: bool = False) -> None:
 def _plan(workdir: pathlib.Path) -> None:
     if command.DEVICES.value is not None:
         plan.pretend_devices(command.DEVICES.value)
+    hosts.check_devices()
     config_run.validate(command.CONFIG.value)
     limit = (
         None if command.DEVICE_GB.value is None else int(command.DEVICE_GB.value * 1e9)

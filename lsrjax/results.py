@@ -11,6 +11,7 @@ from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import DAMAGED, set_aside
 from lsrjax.checkpoint.stock import listing
 from lsrjax.data import sources
+from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate
 from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
@@ -106,6 +107,34 @@ def are_sound(workdir: pathlib.Path, console: Console) -> bool:
         markup=False,
     )
     return False
+
+
+def read(workdir: pathlib.Path) -> report.Results:
+    """The results of a run; empty without.
+
+    Args:
+      workdir: the run's folder.
+
+    Raises:
+      InputError: they are not as they were written.
+    """
+    path = workdir / RESULTS_FILE
+    if not path.is_file():
+        return {}
+    found = {}
+    # Those of earlier releases have no digests.
+    if (workdir / DIGESTS_FILE).is_file():
+        found = digests.unsealed(workdir, [RESULTS_FILE], workdir / DIGESTS_FILE)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = {RESULTS_FILE: str(error)}
+    if found:
+        raise InputError(
+            f"The results in {workdir} are not as they were written:\n"
+            f"{listing(found)}\nStart the run again, which evaluates it again."
+        )
+    return values
 
 
 def show(workdir: pathlib.Path, console: Console) -> None:
