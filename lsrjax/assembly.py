@@ -105,7 +105,7 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
         )
         teacher = placed(config, teacher, mesh)
     if views:
-        _check_teacher(student.spec, teacher)
+        check_teacher(student.spec, teacher.spec, teacher.name)
     else:
         source = prepared.with_negatives(
             config, source, folder, teacher, tracker, models
@@ -164,19 +164,29 @@ def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
     return dataclasses.replace(model, params=params)
 
 
-def _check_teacher(spec, teacher) -> None:
-    if teacher.spec.towers == "separate":
+def check_teacher(spec, teacher, name: str) -> None:
+    """Refuses a teacher of views whose views a student cannot imitate.
+
+    Args:
+      spec: the student's.
+      teacher: the teacher's spec.
+      name: the teacher's.
+
+    Raises:
+      InputError: says how they differ.
+    """
+    if teacher.towers == "separate":
         raise InputError(
-            f"config.teacher.model: {teacher.name} has separate towers for queries and"
+            f"config.teacher.model: {name} has separate towers for queries and"
             " documents; the views of a text that is neither need a model with shared"
             " ones."
         )
     if spec.head != "milco":
         return
-    size = teacher.spec.encoder.vocab_size
+    size = teacher.encoder.vocab_size
     if size != spec.pivot_vocab_size:
         raise InputError(
-            f"config.teacher.model: {teacher.name} has {size} terms, the student's"
+            f"config.teacher.model: {name} has {size} terms, the student's"
             f" pivot head {spec.pivot_vocab_size}; alignment needs the same vocabulary."
         )
 

@@ -135,6 +135,8 @@ _AT_MOST = {
     "prepare.count": 2**16,
     "prepare.depth": 2**20,
     "checkpoint.keep": 2**16,
+    "watchdog.seconds": 10**9,
+    "epochs": 10**6,
     "model.num_layers": 2**10,
     "model.num_heads": 2**10,
     "model.hidden_size": 2**16,
@@ -199,8 +201,9 @@ def _check_values(c, where) -> None:
             raise InputError(
                 f"{where}.{field} is {value}; give a finite number, as float32 has it."
             )
-        most = _AT_MOST.get(field, _LARGEST)
-        if isinstance(value, int) and value > most:
+        whole = isinstance(value, int)
+        most = _AT_MOST.get(field, _LARGEST if whole else math.inf)
+        if isinstance(value, int | float) and value > most:
             raise InputError(f"{where}.{field} is {value}; it is at most {most:,}.")
     for field in ("model.view_weights", "loss.view_weights"):
         _check_view_weights(values[field], f"{where}.{field}")

@@ -43,7 +43,10 @@ def look(run_config, workdir: pathlib.Path) -> None:
     plans = plan.plan_stages(run_config)
     for name, stage in left.items():
         with _named(name):
-            limit = plans[name].spec.encoder.max_length
+            spec, teacher = plans[name].spec, plans[name].teacher
+            if teacher is not None:
+                assembly.check_teacher(spec, teacher, stage.teacher.model)
+            limit = spec.encoder.max_length
             for field in _lengths(stage):
                 assembly.check_length(stage.data, field, limit)
             _open(stage)

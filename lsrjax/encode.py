@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from lsrjax import hosts, preemption
+from lsrjax import hosts, preemption, terminal
 from lsrjax.convert.portable import Portable
 from lsrjax.data.corpus import read_texts
 from lsrjax.data.tokenization import TextTokenizer
@@ -193,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    terminal.harden()
     # Asked to leave, it says that the same command does the rest.
     preemption.Guard().start()
     main()

@@ -196,7 +196,9 @@ def _connect(options: dict) -> None:
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 **options,
             )
-    except (RuntimeError, ValueError) as error:
+    # An address without a port is an IndexError, a variable of JAX that is no number a
+    # ValueError, a connection that is refused whatever the library has for it.
+    except Exception as error:
         # What is left of the attempt would wait for the others again, at the end.
         state = _state()
         _KEPT.extend((state.client, state.service))

@@ -451,6 +451,10 @@ def test_options_without_effect_are_refused(c, field, because):
         (kl(optim__warmup_steps=11), "warmup_steps is 11, but the stage has 10 steps"),
         (kl(batch_size=2**62), f"config.batch_size is {2**62}; it is at most"),
         (kl(data__threads=2**40), f"config.data.threads is {2**40}; it is at most"),
+        (kl(watchdog__seconds=1e30), "config.watchdog.seconds is 1e+30; it is at most"),
+        (kl(steps=0, epochs=1e9), "config.epochs is 1000000000.0; it is at most"),
+        (kl(seed=2**40), f"config.seed is {2**40}; it is at most"),
+        (kl(model__dropout=-0.5), "or -1 for that of the checkpoint"),
         (kl(optim__lr=1e300), "config.optim.lr is 1e+300; give a finite number"),
         (kl(evaluate__test="debian", evaluate__examples=(1, 2)), "give languages, as"),
         (
