@@ -22,7 +22,7 @@ from lsrjax import (
     trackers,
     watchdog,
 )
-from lsrjax.errors import InputError
+from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.progress import PROGRESS
 
 CONFIG_FILE = kept_config.FILE
@@ -48,7 +48,7 @@ def run(run_config, workdir: pathlib.Path, console: Console) -> None:
     try:
         with _alone(workdir, console):
             _run(run_config, workdir, console)
-    except InputError:
+    except (InputError, TrainingFailed):
         raise
     except Exception as error:
         if message := _of_disk(error, workdir):

@@ -531,7 +531,10 @@ DEMO_STAGES = ("teacher", "align", "distill")
 FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
-    for field in ("steps=3", "log.every=1", "data.split=dev", "data.length_parts=2")
+    for field in (
+        *("steps=3", "optim.warmup_steps=3", "log.every=1", "data.split=dev"),
+        "data.length_parts=2",
+    )
 ]
 
 
