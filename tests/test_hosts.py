@@ -591,7 +591,12 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
     try:
         wait_for((workdir / "teacher" / "digests" / "50.json").is_file, started)
         started[victim].process.kill()
-        assert started[1 - victim].ends(BOUND) != 0
+        other = started[1 - victim]
+        assert other.ends(BOUND) != 0
+        said = other.said()
+        assert "lost another" in said, said
+        # Nor are the stacks of C++ said first.
+        assert "stack trace" not in said, said
     finally:
         launch.kill(started)
     # What was saved is whole.

@@ -7,14 +7,17 @@ import json
 import os
 import pathlib
 import runpy
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 from lsrjax import checkpoint, kept_config, run
+from lsrjax.checkpoint import digests
 from lsrjax.config import get_default
 from lsrjax.errors import InputError, TrainingFailed
 
@@ -394,6 +397,23 @@ def test_nan_stops_the_run_and_leaves_sound_checkpoints(data, tmp_path):
     last = max(int(p.name) for p in (tmp_path / "train/checkpoints").iterdir())
     assert last < int(str(error.value).split()[1].rstrip(":"))
     checkpoint.load_model(tmp_path)
+
+
+def test_an_alignment_that_gives_no_terms_does_not_end_well(data, tmp_path):
+    head = shutil.copytree(GOLDEN / "bert", tmp_path / "head")
+    tensors = load_file(head / "model.safetensors")
+    for name in tensors:
+        if name.endswith(("predictions.bias", "decoder.bias")):
+            tensors[name] = np.full_like(tensors[name], -1e4)
+    save_file(tensors, head / "model.safetensors", {"format": "pt"})
+    config = align_config(data)
+    config.init.head = str(head)
+    config.steps = 11
+    with pytest.raises(TrainingFailed, match="Step 11: every .* vector has been empty"):
+        run_quietly(config, tmp_path / "run")
+    # The next stage has nothing to go on from.
+    assert not (tmp_path / "run" / "train" / "done.json").exists()
+    assert 11 not in digests.recorded_steps(tmp_path / "run" / "train")
 
 
 def test_a_missing_data_file_is_named(data, tmp_path):
