@@ -1,6 +1,7 @@
 """What `lsrjax.main` and `lsrjax.doctor` take on the command line."""
 
 import difflib
+import itertools
 import pathlib
 import re
 import runpy
@@ -91,24 +92,22 @@ def unknown_flags(argv: list[str]) -> dict[str, str]:
     Returns:
       What to say of each, by the flag.
     """
-    unknown, value = [], False
-    for argument in argv[1:]:
-        # That of the flag before; fields are given with a value, but some have none.
-        if value and not (value == "maybe" and argument.startswith("--")):
-            value = False
+    unknown, is_value = [], False
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        if is_value:
+            is_value = False
             continue
-        value = False
         if argument == "--":
             break
         if not re.match(r"--?[A-Za-z]", argument):
             continue
         name, given, _ = argument.lstrip("-").partition("=")
-        if re.match(r"(no)?config\.", name):
-            value = "" if given else "maybe"
-            continue
         plain = name if name in flags.FLAGS else name.removeprefix("no")
-        if plain in flags.FLAGS:
-            value = not given and not flags.FLAGS[plain].boolean
+        if re.match(r"(no)?config\.", name):
+            # A field that is a bool may be given without a value.
+            is_value = not given and not following.startswith("--")
+        elif plain in flags.FLAGS:
+            is_value = not given and not flags.FLAGS[plain].boolean
         # Those of help are there only once absl has started the program.
         elif not name.startswith("help"):
             unknown.append(argument.partition("=")[0])

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from lsrjax import assembly, checkpoint, config, config_checks, objective, plan
+from lsrjax import train as training
 from lsrjax.convert import hub
 from lsrjax.data import mixing
 from lsrjax.data.bad_records import BadRecord
@@ -90,15 +91,12 @@ def _lengths(stage) -> list[str]:
 def _open(stage) -> None:
     """Opens the data of a stage, and what it is evaluated on."""
     kind = "pair" if "views" in objective.of(stage.loss).targets else "group"
-    sources = mixing.open_sets(stage.data, kind)
-    if stage.dev.source:
-        sources = [*sources, assembly.dev_source(stage, kind)]
-    for source in sources:
+    sets = mixing.open_sets(stage.data, kind)
+    held_out = [assembly.dev_source(stage, kind)] if stage.dev.source else []
+    for source in (*sets, *held_out):
         # Those of training are counted and replaced when they are met.
         with contextlib.suppress(BadRecord):
             source[0]
-    if stage.epochs:
-        shown = stage.batch_size // assembly.training.entries_of(stage)
-        examples = sum(map(len, mixing.open_sets(stage.data, kind)))
-        steps = assembly.training.steps_of(stage, shown * examples)
-        config_checks.check_warmup(stage, steps, "config")
+    shown = stage.batch_size // training.entries_of(stage)
+    steps = training.steps_of(stage, shown * sum(map(len, sets)))
+    config_checks.check_warmup(stage, steps, "config")

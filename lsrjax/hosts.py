@@ -55,8 +55,9 @@ def start(
       environ: environment variables.
 
     Raises:
-      InputError: arguments that miss each other, or fewer processes or devices than
-        the launcher has promised.
+      InputError: arguments that miss each other, variables of the launcher that are
+        missing or no numbers, processes that did not come, or fewer processes or
+        devices than it has promised.
     """
     given = {
         "--coordinator": coordinator,
@@ -105,6 +106,7 @@ def start(
             met = rendezvous.meet(environ, _START_SECONDS)
             options["coordinator_address"] = met
         _connect(options)
+    check_devices()
     check(promised, promised_devices)
 
 
