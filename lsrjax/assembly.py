@@ -126,7 +126,11 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
             student.spec, student.tokenizer, student.pivot_tokenizer, source
         )
     step = training.make_step(
-        config, total_steps, student.spec, teacher.spec if views else None, idf
+        build.settled(config, student.spec),
+        total_steps,
+        student.spec,
+        teacher.spec if views else None,
+        idf,
     )
     layout = _layout(config, student.spec, mesh)
     formats = tuple(one.description for one in sets)

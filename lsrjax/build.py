@@ -97,6 +97,21 @@ def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
     return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate)
 
 
+def settled(config, spec: RetrieverSpec):
+    """A stage's config that says the dropout which its student has.
+
+    Args:
+      config: the stage's.
+      spec: the student's.
+    """
+    if config.model.dropout >= 0:
+        return config
+    encoder = spec.encoder
+    config = config.copy_and_resolve_references()
+    config.model.dropout = max(encoder.hidden_dropout, encoder.attention_dropout)
+    return config
+
+
 def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
     """Config, weights (None: random), tokenizer folder and where they came from."""
     if config.init.encoder:

@@ -87,7 +87,8 @@ class StagePlan:
         """The step and its train state, without numbers."""
         # What a step takes does not depend on the numbers.
         idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
-        step = training.make_step(self.config, 1000, self.spec, self.teacher, idf)
+        config = build.settled(self.config, self.spec)
+        step = training.make_step(config, 1000, self.spec, self.teacher, idf)
         _, params = retriever.split(self.spec)
         return step, jax.eval_shape(lambda p: training.init_state(step, p), params)
 

@@ -128,7 +128,7 @@ class Step:
                 queries=batch.get(QUERIES),
                 chunk=memory.encode_chunk,
                 remat=memory.remat,
-                dropout_key=key if config.model.dropout else None,
+                dropout_key=key if config.model.dropout > 0 else None,
             )
             parts = objective.of(config.loss)(views, targets)
             parts |= regularizers.penalties(

@@ -82,8 +82,11 @@ def test_dropout_is_that_of_the_checkpoint_unless_another_is_asked_for(
     before = dataclasses.replace(before, spec=spec)
     config = config_of(model__head="splade", model__dropout=asked, init__model="")
     config.update_from_flattened_dict({field: "before"})
-    made = build.student(config, lambda reference: before).spec.encoder
-    assert (made.hidden_dropout, made.attention_dropout) == (found, found)
+    spec = build.student(config, lambda reference: before).spec
+    assert spec.encoder.hidden_dropout == spec.encoder.attention_dropout == found
+    # What the step goes by.
+    assert build.settled(config, spec).model.dropout == found
+    assert config.model.dropout == asked
 
 
 def test_random_weights_have_no_dropout_of_their_own():
