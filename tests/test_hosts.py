@@ -594,7 +594,8 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
         other = started[1 - victim]
         assert other.ends(BOUND) != 0
         said = other.said()
-        assert "lost another" in said, said
+        # Where nothing is told to a process, its watchdog finds the silence.
+        assert "lost another" in said or "has been silent" in said, said
         # Nor are the stacks of C++ said first.
         assert "stack trace" not in said, said
     finally:
