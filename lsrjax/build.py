@@ -89,6 +89,29 @@ def _one_tower(model: SavedModel, field: str) -> SavedModel:
     return model
 
 
+def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
+    """An encoder with the dropout that the config asks for, or its own."""
+    rate = config.model.dropout
+    if rate < 0:
+        return encoder
+    return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate)
+
+
+def settled(config, spec: RetrieverSpec):
+    """A stage's config that says the dropout which its student has.
+
+    Args:
+      config: the stage's.
+      spec: the student's.
+    """
+    if config.model.dropout >= 0:
+        return config
+    encoder = spec.encoder
+    config = config.copy_and_resolve_references()
+    config.model.dropout = max(encoder.hidden_dropout, encoder.attention_dropout)
+    return config
+
+
 def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.Path]:
     """Its config, the model it is of (None: random weights) and its tokenizer."""
     if config.init.encoder:
@@ -96,11 +119,7 @@ def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.
         folder = (
             tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
         )
-        encoder = dataclasses.replace(
-            model.spec.encoder,
-            hidden_dropout=config.model.dropout,
-            attention_dropout=config.model.dropout,
-        )
+        encoder = _with_dropout(config, model.spec.encoder)
         check_vocabulary(folder, encoder.vocab_size, config.init.encoder)
         return encoder, model, folder
     if not config.tokenizer:
@@ -123,8 +142,8 @@ def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.
         type_vocab_size=2 if m.family == "bert" else 1,
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-12 if m.family == "bert" else 1e-5,
-        hidden_dropout=m.dropout,
-        attention_dropout=m.dropout,
+        hidden_dropout=max(m.dropout, 0.0),
+        attention_dropout=max(m.dropout, 0.0),
     )
     return encoder, None, folder
 
@@ -283,11 +302,7 @@ def _from_stage(config, model: SavedModel) -> Student:
         )
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
-    encoder = dataclasses.replace(
-        model.spec.encoder,
-        hidden_dropout=config.model.dropout,
-        attention_dropout=config.model.dropout,
-    )
+    encoder = _with_dropout(config, model.spec.encoder)
     spec = dataclasses.replace(
         model.spec, encoder=encoder, towers="shared", **_head_options(config, folder)
     )

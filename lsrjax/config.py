@@ -1,13 +1,16 @@
 """Every field of a run, once, and how fields are read."""
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
+from lsrjax.config_names import not_a_field
 from lsrjax.data.mixing import blank_set
 from lsrjax.errors import InputError
+
+# The stage of a config that has none.
+ONLY_STAGE = "train"
 
 
 def get_default() -> ConfigDict:
@@ -53,7 +56,8 @@ def get_default() -> ConfigDict:
     c.model.num_heads = 4
     c.model.intermediate_size = 512
     c.model.max_length = 512  # tokens; sets the size of the position table
-    c.model.dropout = 0.0  # of hidden states and attention
+    c.model.dropout = -1.0  # of hidden states and attention; -1: as what it starts
+    # from was made (config.json), and 0 with random weights
 
     c.tokenizer = ""  # folder, hub id or embedded:{english,multilingual}; empty: the
     # one beside init.encoder or init.model
@@ -287,16 +291,7 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """The stages of a run in order; a config without stages is the stage `train`."""
     if len(config.stages):
         return {name: config.stages[name] for name in config.stages}
-    return {"train": config}
-
-
-def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
-    """The message for an unknown field, with the nearest known one."""
-    (near,) = difflib.get_close_matches(field, list(known), n=1, cutoff=0)
-    return (
-        f"{where}.{field} is not a field; the nearest is {where}.{near}."
-        " lsrjax/config.py lists them all."
-    )
+    return {ONLY_STAGE: config}
 
 
 def fields(config: Mapping, prefix: str = "") -> Iterator[str]:

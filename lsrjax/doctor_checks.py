@@ -21,7 +21,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lsrjax import (
     assembly,
-    checkpoint,
     config,
     config_run,
     objective,
@@ -30,9 +29,10 @@ from lsrjax import (
     prepared,
     secrets,
 )
-from lsrjax.convert.hub import is_local
+from lsrjax.convert.hub import is_local, pinned
 from lsrjax.data.bad_records import BadRecords
 from lsrjax.data.tables import name_and_rest
+from lsrjax.early import KEY_FILES
 from lsrjax.errors import InputError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -40,8 +40,6 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers
 _PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
 _HUB_SECONDS = 5
 _LOOK_SECONDS = 120.0  # at a stage's data
-# One of them is there, whatever the model was made for; a Router has no config.json.
-_KEY_FILES = ("config.json", "modules.json", checkpoint.MODEL_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,7 +297,7 @@ def hub(run_config) -> Iterator[Finding]:
     offline = constants.HF_HUB_OFFLINE
     for (kind, name), field in hub_ids(run_config).items():
         cache = pathlib.Path(constants.HF_HUB_CACHE)
-        folder = f"{kind}s--{name.replace('/', '--')}"
+        folder = f"{kind}s--{pinned(name)[0].replace('/', '--')}"
         cached = any((cache / folder / "snapshots").glob("*/*"))
         what = f"{kind} {name!r} ({field})"
         if offline:
@@ -334,8 +332,9 @@ def _ask(kind: str, name: str) -> None:
     if kind == "dataset":
         huggingface_hub.HfApi().dataset_info(name, timeout=_HUB_SECONDS)
         return
-    for file in _KEY_FILES:
-        url = huggingface_hub.hf_hub_url(name, file)
+    repo_id, revision = pinned(name)
+    for file in KEY_FILES:
+        url = huggingface_hub.hf_hub_url(repo_id, file, revision=revision)
         try:
             huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
             return

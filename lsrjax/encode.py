@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from scipy import sparse
 
-from lsrjax import paths, preemption
+from lsrjax import hosts, paths, preemption, terminal
 from lsrjax.convert.portable import Portable
 from lsrjax.data.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Encodes what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        hosts.check_devices()
         if args.head:
             own_head(args.head, "--head")
         encode_file(
@@ -197,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    terminal.harden()
     # Asked to leave, it says that the same command does the rest.
     preemption.Guard().start()
     main()

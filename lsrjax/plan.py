@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from lsrjax import build, flops, objective, sharding
 from lsrjax import config as configs
-from lsrjax import flops, objective, sharding
 from lsrjax import train as training
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.shapes import Shape
@@ -90,7 +90,8 @@ class StagePlan:
         """The step and its train state, without numbers."""
         # What a step takes does not depend on the numbers.
         idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
-        step = training.make_step(self.config, 1000, self.spec, self.teacher, idf)
+        config = build.settled(self.config, self.spec)
+        step = training.make_step(config, 1000, self.spec, self.teacher, idf)
         _, params = retriever.split(self.spec)
         return step, jax.eval_shape(lambda p: training.init_state(step, p), params)
 

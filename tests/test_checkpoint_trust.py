@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -335,6 +336,18 @@ def test_a_full_disk_is_foreseen(tmp_path, opened, monkeypatch, policy):
     disk.free = 10**9
     checkpoints.save(state(30), None, last=True)
     assert steps_in(tmp_path) == [10, 30]
+
+
+def test_a_folder_that_is_removed_is_no_full_disk(tmp_path, opened):
+    checkpoints, _ = opened(tmp_path / "run" / "stage")
+    checkpoints.save(state(10), None)
+    checkpoints._settle()
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(TrainingFailed, match=r"Step 20 .*was\s+removed") as error:
+        checkpoints.save(state(20), None)
+    assert "free" not in str(error.value)
+    # Half of it, without what belongs to it, would look like a run.
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_checkpoint_needs_is_not_more_than_was_foreseen(made):

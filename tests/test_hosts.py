@@ -83,6 +83,89 @@ def slurm(**variables):
 EIGHT = "0,1,2,3,4,5,6,7"
 
 
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "SLURM_JOB_ID",
+        "SLURM_STEP_NODELIST",
+        "SLURM_NTASKS",
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+    ],
+)
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_slurm_did_not_set_is_named(cluster, missing, value):
+    environ = slurm(SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2)
+    if value is None:
+        del environ[missing]
+    else:
+        environ[missing] = value
+    with pytest.raises(InputError, match=f"SLURM_STEP_NUM_TASKS is 2.*{missing}"):
+        hosts.start(environ=environ)
+    assert not cluster.calls
+
+
+@pytest.mark.parametrize(
+    "name", ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID"]
+)
+def test_a_variable_that_is_no_number_is_named(cluster, name):
+    environ = slurm(SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2) | {name: "2(x2)"}
+    with pytest.raises(InputError, match=rf"{name} is '2\(x2\)'"):
+        hosts.start(environ=environ)
+
+
+def test_an_empty_variable_is_as_an_absent_one(cluster):
+    hosts.start(environ={"SLURM_STEP_NUM_TASKS": ""})
+    assert not cluster.calls
+    assert hosts.expected(None, None, None, environ={"SLURM_STEP_NUM_TASKS": ""}) == (
+        "",
+        1,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"coordinator": "first"}, "--coordinator is 'first'"),
+        ({"coordinator": "first:port"}, "--coordinator is 'first:port'"),
+        ({"coordinator": ":1234"}, "--coordinator is ':1234'"),
+        ({"coordinator": "first:99999"}, "--coordinator is 'first:99999'"),
+        ({"process_id": 3}, "--process_id is 3"),
+        ({"process_id": -1}, "--process_id is -1"),
+        ({"num_processes": 0}, "--num_processes is 0"),
+    ],
+)
+def test_flags_that_make_no_run_are_refused(cluster, changed, said):
+    with pytest.raises(InputError, match=said):
+        hosts.start(**FLAGS | changed, environ={})
+    assert not cluster.calls
+
+
+def test_whom_a_process_waits_for_is_said_until_they_come(monkeypatch, capfd):
+    monkeypatch.setattr(hosts, "_SAY_SECONDS", 0.01)
+    with hosts._said_while_waiting(4, 1):
+        time.sleep(0.3)
+    said = capfd.readouterr().err
+    assert "Process 1 of 4 waits for the others (0, 2, 3)" in said
+    time.sleep(0.05)
+    assert not capfd.readouterr().err
+
+
+def test_a_platform_that_there_is_not_is_named(monkeypatch):
+    def assertion():
+        raise AssertionError
+
+    def error():
+        raise RuntimeError("Unable to initialize backend 'tpu': no\nlibtpu.so")
+
+    monkeypatch.setattr(type(jax.config), "jax_platforms", "tpu", raising=False)
+    for devices in (assertion, error):
+        monkeypatch.setattr(jax, "devices", devices)
+        with pytest.raises(InputError, match="JAX_PLATFORMS.*'tpu'"):
+            hosts.check_devices()
+
+
 @pytest.mark.parametrize("given", FLAGS)
 def test_flags_that_miss_others_are_refused_and_named(cluster, given):
     with pytest.raises(InputError) as error:
@@ -449,7 +532,10 @@ DEMO_STAGES = ("teacher", "align", "distill")
 FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
-    for field in ("steps=3", "log.every=1", "data.split=dev", "data.length_parts=2")
+    for field in (
+        *("steps=3", "optim.warmup_steps=3", "log.every=1", "data.split=dev"),
+        "data.length_parts=2",
+    )
 ]
 
 
@@ -506,7 +592,13 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
     try:
         wait_for((workdir / "teacher" / "digests" / "50.json").is_file, started)
         started[victim].process.kill()
-        assert started[1 - victim].ends(BOUND) != 0
+        other = started[1 - victim]
+        assert other.ends(BOUND) != 0
+        said = other.said()
+        # Where nothing is told to a process, its watchdog finds the silence.
+        assert "lost another" in said or "has been silent" in said, said
+        # Nor are the stacks of C++ said first.
+        assert "stack trace" not in said, said
     finally:
         launch.kill(started)
     # What was saved is whole.
