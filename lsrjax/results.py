@@ -134,7 +134,18 @@ def read(workdir: pathlib.Path) -> report.Results:
             f"The results in {workdir} are not as they were written:\n"
             f"{listing(found)}\nStart the run again, which evaluates it again."
         )
+    _check_objects(path, "its content", values, below=2)
     return values
+
+
+def _check_objects(path: pathlib.Path, name: str, value, below: int) -> None:
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{path}: {name} is {value!r}, which has to be an object. Put back the file"
+            " that the run wrote."
+        )
+    for key, one in value.items() if below else ():
+        _check_objects(path, key, one, below - 1)
 
 
 def show(workdir: pathlib.Path, console: Console) -> None:

@@ -22,7 +22,7 @@ TINY = pathlib.Path(__file__).parent / "configs" / "launched.py"
 
 
 def tiny(**changes):
-    config = command._load(TINY, [])
+    config = command.load(TINY, [])
     config.stages.teacher.update_from_flattened_dict(changes)
     return config
 
@@ -148,7 +148,7 @@ def test_tokens_in_a_config_are_named_but_not_shown(kind, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(TINY.parents[2].glob("configs/*.py")), ids=str)
 def test_no_config_of_ours_is_taken_for_a_token(path):
-    (found,) = checks.tokens(command._load(path, []), path)
+    (found,) = checks.tokens(command.load(path, []), path)
     assert found.level == OK
 
 
