@@ -31,6 +31,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.data.query_length = 512 if paper else 64  # both
     c.data.document_length = 512 if paper else 256  # both
     c.data.group_size = 8  # both: a positive, seven negatives
+    c.data.short_rows = "repeat"  # script: of fewer negatives, with replacement
     c.loss.name = "kl"  # both
     c.regularizer.name = "l1"  # both
     c.regularizer.query = 1e-3  # both (table 17; 1e-5 in the text of A.8)

@@ -84,9 +84,14 @@ def _check_round_robin(stage, weights, where) -> None:
 def _check_fields(config, default, where) -> None:
     known = dict(leaves(default))
     found = dict(leaves(config))
-    for field in found:
+    for field, value in found.items():
         if field not in known:
             raise InputError(not_a_field(field, known, where))
+        if value is None and known[field] is not None:
+            raise InputError(
+                f"{where}.{field} is None; give a value. Its default is"
+                f" {known[field]!r}."
+            )
     for field in known:
         if field not in found:
             raise InputError(

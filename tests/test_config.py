@@ -455,6 +455,8 @@ def test_options_without_effect_are_refused(c, field, because):
         (kl(steps=0, epochs=1e9), "config.epochs is 1000000000.0; it is at most"),
         (kl(seed=2**40), f"config.seed is {2**40}; it is at most"),
         (kl(model__dropout=-0.5), "or -1 for that of the checkpoint"),
+        (kl(watchdog__seconds=None), "config.watchdog.seconds is None; give a value"),
+        (kl(data__format=None), "config.data.format is None; give a value"),
         (kl(optim__lr=1e300), "config.optim.lr is 1e+300; give a finite number"),
         (kl(evaluate__test="debian", evaluate__examples=(1, 2)), "give languages, as"),
         (
