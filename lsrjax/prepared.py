@@ -102,7 +102,9 @@ def _documents(config, own: bool) -> Documents:
 
 
 def accept_changed(config, kind: str, folder: pathlib.Path) -> list[str]:
-    """Takes changed data of a stage for its own; what was made of the old is removed.
+    """Takes changed data of a stage for its own.
+
+    What was made of the old is then made again, see `_made_from`.
 
     Returns:
       What has changed, in words.
