@@ -7,11 +7,12 @@ Trains in several processes of this machine, that are one run:
     launch/local.sh PROCESSES --config CONFIG [--workdir DIR …]
 
 All arguments but the first go to `python -m lsrjax.main` as they are. Where there are
-GPUs, each process gets its share of them. (One process alone uses all devices just as
+GPUs, each process gets its share of them. They meet at a free port of 127.0.0.1, which
+asks nobody on this machine who they are. (One process alone uses all devices just as
 well; this is for trying out a run of several, and for machines where it is faster.)
 
-SIGTERM, SIGUSR1 and SIGINT are passed on to all processes. When one fails, the others
-are ended. The exit code is that of the first that failed, or 75 (saved; start again) if
+SIGTERM, SIGUSR1, SIGINT and SIGHUP are passed on to all processes. When one fails, the
+others are ended. The exit code is that of the first that failed, or 75 (saved; start again) if
 none did worse.
 
 Environment variables:
@@ -67,7 +68,7 @@ fi
 
 prefix() {
     # It goes on until the process has said its last.
-    trap '' INT TERM USR1
+    trap '' INT TERM USR1 HUP
     exec sed -u "s/^/[$1] /"
 }
 
@@ -93,7 +94,7 @@ forward() {
     say "SIG$1 goes to all processes."
     ((${#pids[@]})) && kill -s "$1" "${pids[@]}" 2>/dev/null
 }
-for signal in TERM USR1 INT; do
+for signal in TERM USR1 INT HUP; do
     # shellcheck disable=SC2064
     trap "forward $signal" "$signal"
 done

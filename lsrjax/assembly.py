@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 
 import jax
@@ -12,6 +13,7 @@ from lsrjax import (
     checkpoint,
     hosts,
     objective,
+    origins,
     plan,
     prepared,
     references,
@@ -20,6 +22,7 @@ from lsrjax import (
 )
 from lsrjax import train as training
 from lsrjax.config import language_weights
+from lsrjax.config_checks import check_warmup
 from lsrjax.data import loader, mixing, orders, sources
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.negatives import choice_of
@@ -82,6 +85,10 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
     """
     views = "views" in objective.of(config.loss).targets
     kind = "pair" if views else "group"
+    models = None
+    if hosts.is_first():
+        models = origins.of_stage(config, workdir)
+        origins.check(folder / origins.FILE, models)
     sets = prepared.open_sets(config, kind, folder, bad)
     source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     student = build.student(
@@ -98,10 +105,12 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
         )
         teacher = placed(config, teacher, mesh)
     if views:
-        _check_teacher(student.spec, teacher)
+        check_teacher(student.spec, teacher.spec, teacher.name)
     else:
-        source = prepared.with_negatives(config, source, folder, teacher, tracker)
-    topics = prepared.topics(config, source, folder, student, tracker)
+        source = prepared.with_negatives(
+            config, source, folder, bad, teacher, tracker, models
+        )
+    topics = prepared.topics(config, source, folder, student, tracker, models)
     entries = training.entries_of(config)
     if topics is not None:
         order = mixing.order_of_topics(topics, entries, config.seed)
@@ -110,13 +119,18 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
         order = mixing.order_of(config.data, sizes, entries, config.seed)
     shown = config.batch_size // entries
     total_steps = training.steps_of(config, shown * len(source))
+    check_warmup(config, total_steps, f"stage {name}: config")
     idf = None
     if REGULARIZERS[config.regularizer.name].idf:
         idf = term_statistics.idf_of_views(
             student.spec, student.tokenizer, student.pivot_tokenizer, source
         )
     step = training.make_step(
-        config, total_steps, student.spec, teacher.spec if views else None, idf
+        build.settled(config, student.spec),
+        total_steps,
+        student.spec,
+        teacher.spec if views else None,
+        idf,
     )
     layout = _layout(config, student.spec, mesh)
     formats = tuple(one.description for one in sets)
@@ -154,19 +168,29 @@ def placed(config, model: checkpoint.SavedModel, mesh) -> checkpoint.SavedModel:
     return dataclasses.replace(model, params=params)
 
 
-def _check_teacher(spec, teacher) -> None:
-    if teacher.spec.towers == "separate":
+def check_teacher(spec, teacher, name: str) -> None:
+    """Refuses a teacher of views whose views a student cannot imitate.
+
+    Args:
+      spec: the student's.
+      teacher: the teacher's spec.
+      name: the teacher's.
+
+    Raises:
+      InputError: says how they differ.
+    """
+    if teacher.towers == "separate":
         raise InputError(
-            f"config.teacher.model: {teacher.name} has separate towers for queries and"
+            f"config.teacher.model: {name} has separate towers for queries and"
             " documents; the views of a text that is neither need a model with shared"
             " ones."
         )
     if spec.head != "milco":
         return
-    size = teacher.spec.encoder.vocab_size
+    size = teacher.encoder.vocab_size
     if size != spec.pivot_vocab_size:
         raise InputError(
-            f"config.teacher.model: {teacher.name} has {size} terms, the student's"
+            f"config.teacher.model: {name} has {size} terms, the student's"
             f" pivot head {spec.pivot_vocab_size}; alignment needs the same vocabulary."
         )
 
@@ -260,14 +284,27 @@ def batches_of(name: str, config, parts: Parts) -> loader.Batches:
 
 
 def _text_field(data, length: str, model) -> loader.TextField:
-    limit = model.spec.encoder.max_length
-    if data[length] > limit:
-        raise InputError(
-            f"config.data.{length} is {data[length]}, but the model takes at most"
-            f" {limit} tokens. Lower it."
-        )
+    check_length(data, length, model.spec.encoder.max_length)
     tokenizer, role = TextTokenizer(model.tokenizer), length.removesuffix("_length")
     return TextField.of(model.spec, tokenizer, role, data[length])
+
+
+def check_length(data, field: str, limit: int) -> None:
+    """Refuses texts of more tokens than a model takes.
+
+    Args:
+      data: a stage's `data`.
+      field: of it, "query_length" or "document_length".
+      limit: of the model, in tokens.
+
+    Raises:
+      InputError: names the field.
+    """
+    if data[field] > limit:
+        raise InputError(
+            f"config.data.{field} is {data[field]}, but the model takes at most"
+            f" {limit} tokens. Lower it."
+        )
 
 
 def dev_source(config, kind: str) -> Sequence:
@@ -278,12 +315,19 @@ def dev_source(config, kind: str) -> Sequence:
       kind: of the training examples, "pair" or "group".
     """
     data = config.data.copy_and_resolve_references()
+    fields = ("source", "files", "dataset", "split", "format")
     with data.unlocked():
-        fields = ("source", "files", "dataset", "split", "format")
         data.update({field: config.dev[field] for field in fields})
     # The embedded data knows the documents behind its pairs.
     kind = "group" if data.source == "debian" else kind
-    return sources.open_source(data, kind, held_out=True)
+    try:
+        return sources.open_source(data, kind, held_out=True)
+    except InputError as error:
+        # What is read knows its fields as those of data.
+        named = re.sub(
+            rf"config\.data\.({'|'.join(fields)})\b", r"config.dev.\1", str(error)
+        )
+        raise type(error)(named) from error
 
 
 def dev_of(config, parts: Parts):

@@ -89,20 +89,39 @@ def _one_tower(model: SavedModel, field: str) -> SavedModel:
     return model
 
 
-def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, str]:
-    """Config, weights (None: random), tokenizer folder and where they came from."""
+def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
+    """An encoder with the dropout that the config asks for, or its own."""
+    rate = config.model.dropout
+    if rate < 0:
+        return encoder
+    return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate)
+
+
+def settled(config, spec: RetrieverSpec):
+    """A stage's config that says the dropout which its student has.
+
+    Args:
+      config: the stage's.
+      spec: the student's.
+    """
+    if config.model.dropout >= 0:
+        return config
+    encoder = spec.encoder
+    config = config.copy_and_resolve_references()
+    config.model.dropout = max(encoder.hidden_dropout, encoder.attention_dropout)
+    return config
+
+
+def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.Path]:
+    """Its config, the model it is of (None: random weights) and its tokenizer."""
     if config.init.encoder:
         model = _one_tower(opened(config.init.encoder), "init.encoder")
         folder = (
             tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
         )
-        encoder = dataclasses.replace(
-            model.spec.encoder,
-            hidden_dropout=config.model.dropout,
-            attention_dropout=config.model.dropout,
-        )
+        encoder = _with_dropout(config, model.spec.encoder)
         check_vocabulary(folder, encoder.vocab_size, config.init.encoder)
-        return encoder, model.params, folder, config.init.encoder
+        return encoder, model, folder
     if not config.tokenizer:
         raise InputError(
             "config.tokenizer is empty and so is config.init.encoder: random weights"
@@ -123,10 +142,10 @@ def _encoder(config, opened) -> tuple[EncoderConfig, dict | None, pathlib.Path, 
         type_vocab_size=2 if m.family == "bert" else 1,
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-12 if m.family == "bert" else 1e-5,
-        hidden_dropout=m.dropout,
-        attention_dropout=m.dropout,
+        hidden_dropout=max(m.dropout, 0.0),
+        attention_dropout=max(m.dropout, 0.0),
     )
-    return encoder, None, folder, "random weights"
+    return encoder, None, folder
 
 
 def _head_options(config, folder) -> dict:
@@ -177,38 +196,46 @@ def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
 
 def _on_an_encoder(config, opened) -> Student:
     """A retriever whose head starts fresh on an encoder."""
-    encoder, weights, folder, name = _encoder(config, opened)
+    encoder, model, folder = _encoder(config, opened)
     spec = RetrieverSpec(
         head=config.model.head, encoder=encoder, **_head_options(config, folder)
     )
 
     def params(source):
         values = retriever.init_params(spec, config.seed)
-        if weights is not None:
-            values = _overlaid(values, {"encoder": weights["encoder"]}, name)
-        return values
+        return values if model is None else _with_encoder(values, model)
 
     return Student(spec, folder, None, params)
 
 
+def _with_encoder(values: dict, model: SavedModel) -> dict:
+    """The parameters with a model's encoder."""
+    return _overlaid(values, {"encoder": model.params["encoder"]}, model.name)
+
+
 def _splade(config, opened) -> Student:
-    encoder, weights, folder, name = _encoder(config, opened)
-    if weights is not None and "head" not in weights:
+    encoder, model, folder = _encoder(config, opened)
+    if model is not None and "head" not in model.params:
         raise InputError(
-            f"config.init.encoder: {name} has no masked-LM head, which a SPLADE starts"
-            " from. Use a masked language model."
+            f"config.init.encoder: {model.name} has no masked-LM head, which a SPLADE"
+            " starts from. Use a masked language model."
         )
-    tied = config.model.tied
-    if weights is not None:
-        tied = "decoder" not in weights["head"]["mlm"]
+    kept = {"tied": config.model.tied}
+    if model is not None:
+        # What the weights were trained for, of which the config says nothing.
+        kept = {
+            "tied": "decoder" not in model.params["head"]["mlm"],
+            "activation": model.spec.activation,
+            "most_active": model.spec.most_active,
+        }
     spec = RetrieverSpec(
-        head="splade", encoder=encoder, tied=tied, **_head_options(config, folder)
+        head="splade", encoder=encoder, **kept, **_head_options(config, folder)
     )
 
     def params(source):
         values = retriever.init_params(spec, config.seed)
-        if weights is not None:
-            values = _overlaid(values, weights, name)
+        if model is not None:
+            values = _overlaid(values, model.params, model.name)
         if config.init.lexical or config.init.static == "idf":
             texts = term_statistics.texts_by_language(source)
             idf = term_statistics.least_idf(
@@ -226,11 +253,17 @@ def _splade(config, opened) -> Student:
 
 
 def _milco(config, opened) -> Student:
-    encoder, weights, folder, name = _encoder(config, opened)
+    encoder, model, folder = _encoder(config, opened)
     pivot = _one_tower(opened(config.init.head), "init.head")
     if "head" not in pivot.params:
         raise InputError(
             f"config.init.head: {config.init.head} has no masked-LM head to copy."
+        )
+    if pivot.spec.activation != "relu":
+        raise InputError(
+            f"config.init.head: the weights of {pivot.name} are"
+            f" {pivot.spec.activation} of its logits, which MILCO's head does not"
+            " compute. Use a SPLADE whose activation is relu."
         )
     spec = RetrieverSpec(
         head="milco",
@@ -244,8 +277,8 @@ def _milco(config, opened) -> Student:
     def params(source):
         values = retriever.init_params(spec, config.seed)
         values = _overlaid(values, {"head": {"mlm": _untied(pivot)}}, pivot.name)
-        if weights is not None:
-            values = _overlaid(values, {"encoder": weights["encoder"]}, name)
+        if model is not None:
+            values = _with_encoder(values, model)
         if config.init.from_pivot:
             values = fitted.from_pivot(config, values, spec, folder, pivot, source)
         return fitted.with_echo(config, values, spec, folder, source)
@@ -269,11 +302,7 @@ def _from_stage(config, model: SavedModel) -> Student:
         )
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
-    encoder = dataclasses.replace(
-        model.spec.encoder,
-        hidden_dropout=config.model.dropout,
-        attention_dropout=config.model.dropout,
-    )
+    encoder = _with_dropout(config, model.spec.encoder)
     spec = dataclasses.replace(
         model.spec, encoder=encoder, towers="shared", **_head_options(config, folder)
     )

@@ -1,13 +1,16 @@
 """Every field of a run, once, and how fields are read."""
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
+from lsrjax.config_names import not_a_field
 from lsrjax.data.mixing import blank_set
 from lsrjax.errors import InputError
+
+# The stage of a config that has none.
+ONLY_STAGE = "train"
 
 
 def get_default() -> ConfigDict:
@@ -53,7 +56,8 @@ def get_default() -> ConfigDict:
     c.model.num_heads = 4
     c.model.intermediate_size = 512
     c.model.max_length = 512  # tokens; sets the size of the position table
-    c.model.dropout = 0.0  # of hidden states and attention
+    c.model.dropout = -1.0  # of hidden states and attention; -1: as what it starts
+    # from was made (config.json), and 0 with random weights
 
     c.tokenizer = ""  # folder, hub id or embedded:{english,multilingual}; empty: the
     # one beside init.encoder or init.model
@@ -79,15 +83,17 @@ def get_default() -> ConfigDict:
 
     c.data = ConfigDict(sort_keys=False)
     c.data.source = "files"  # files | datasets | tfds | debian (embedded)
-    c.data.files = ""  # files: path or glob of .parquet or .jsonl, or a BEIR folder
-    c.data.dataset = ""  # datasets: folders of save_to_disk or hub ids, with commas
-    # between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds: a
-    # data set's name/config or folder
+    c.data.files = ""  # files: paths, folders or globs with commas between, of Parquet,
+    # JSONL (maybe packed: .gz, .zst, .bz2), CSV or TSV; or a BEIR folder
+    c.data.dataset = ""  # datasets: folders of save_to_disk, clones of hub data sets or
+    # hub ids, with commas between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds:
+    # a data set's name/config or folder
     c.data.split = "train"  # datasets, tfds, debian; format beir: of the judgements
     c.data.format = "auto"  # told by the columns, or a name in lsrjax/data/formats.py
-    c.data.corpus = ""  # of ids: files of documents (.jsonl, .tsv, .parquet), maybe
-    # in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of `datasets`:
-    # "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both may be left out)
+    c.data.corpus = ""  # of ids, and to mine from: files of documents (.jsonl, .tsv,
+    # .csv, .parquet), maybe in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or
+    # data sets of `datasets`: "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT"
+    # (both may be left out)
     c.data.queries = ""  # format colbert: the same, of queries
     c.data.min_label = 0.5  # format labelled: rows below this label are left out
     c.data.fields = ("title", "text")  # debian pairs: which wordings to align
@@ -129,6 +135,8 @@ def get_default() -> ConfigDict:
     c.data.negative_max_score = math.inf  # highest score of a negative; inf: any
     c.data.negative_margin = -math.inf  # by how much it is below the positive's, at
     # least; -inf: any
+    c.data.short_rows = "bad"  # of rows with fewer negatives than group_size needs: bad
+    # (they are bad records, see below) | repeat (drawn with replacement)
     c.data.mixing = "passages"  # debian, corpus: a language is drawn for each document:
     # passages | for all documents of a query: entries | every query comes in all of
     # document_languages: round_robin
@@ -140,7 +148,8 @@ def get_default() -> ConfigDict:
     c.data.prefetch = 16  # batches held ready
 
     c.prepare = ConfigDict(sort_keys=False)
-    c.prepare.negatives = "given"  # given (by the data) | bm25 (mined from the corpus)
+    c.prepare.negatives = "given"  # given (by the data) | bm25 (mined from data.corpus,
+    # or from the documents of all rows without one)
     c.prepare.scores = "given"  # given | teacher (teacher.model scores every document)
     c.prepare.count = 7  # bm25: negatives kept for a query
     c.prepare.depth = 50  # bm25: drawn from this many best documents
@@ -213,7 +222,9 @@ def get_default() -> ConfigDict:
     c.steps = 0  # optimizer steps; or give epochs
     c.epochs = 0.0
 
-    c.dev = ConfigDict(sort_keys=False)  # retrieval on held-out examples
+    # Retrieval on held-out examples: over the whole corpus where they hold ids (format
+    # beir and others), else over their own documents.
+    c.dev = ConfigDict(sort_keys=False)
     c.dev.source = ""  # as data.source; empty: no evaluation during training
     c.dev.files = ""
     c.dev.dataset = ""
@@ -280,16 +291,7 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """The stages of a run in order; a config without stages is the stage `train`."""
     if len(config.stages):
         return {name: config.stages[name] for name in config.stages}
-    return {"train": config}
-
-
-def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
-    """The message for an unknown field, with the nearest known one."""
-    (near,) = difflib.get_close_matches(field, list(known), n=1, cutoff=0)
-    return (
-        f"{where}.{field} is not a field; the nearest is {where}.{near}."
-        " lsrjax/config.py lists them all."
-    )
+    return {ONLY_STAGE: config}
 
 
 def fields(config: Mapping, prefix: str = "") -> Iterator[str]:

@@ -21,7 +21,7 @@ from lsrjax.data.negatives import SAMPLERS, choice_of
 from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
 from lsrjax.models.encoder import REMAT
-from lsrjax.models.heads import head_class
+from lsrjax.models.heads import own_head
 from lsrjax.models.retriever import TOWERS
 from lsrjax.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.retrieval.metrics import required_depth
@@ -39,6 +39,7 @@ _CHOICES = {
     "init.from_pivot": ("", "shared", "translations"),
     "init.echo": ("random", "idf"),
     "data.source": tuple(SOURCES),
+    "data.short_rows": ("bad", "repeat"),
     **checks.CHOICES,
     "data.batches_from": ("mixed", "one"),
     "data.mixing": ("passages", "entries", "round_robin"),
@@ -98,7 +99,6 @@ _NOT_NEGATIVE = (
     "epochs",
     "data.topics",
     "data.bad_records",
-    "model.dropout",
     "model.embedding_size",
     "memory.encode_chunk",
     "optim.warmup_steps",
@@ -125,6 +125,28 @@ _BELOW_ONE = (
     "optim.b1",
     "optim.b2",
 )
+# Far above what anyone trains with; beyond them, sizes and counters overflow.
+_LARGEST = 2**31 - 1
+_AT_MOST = {
+    "batch_size": 2**20,
+    "data.group_size": 2**16,
+    "data.threads": 2**10,
+    "data.prefetch": 2**16,
+    "data.length_parts": 2**10,
+    "prepare.count": 2**16,
+    "prepare.depth": 2**20,
+    "checkpoint.keep": 2**16,
+    "watchdog.seconds": 10**9,
+    "epochs": 10**6,
+    "model.num_layers": 2**10,
+    "model.num_heads": 2**10,
+    "model.hidden_size": 2**16,
+    "model.intermediate_size": 2**18,
+    "model.max_length": 2**20,
+    "model.embedding_size": 2**16,
+    "model.latents": 2**24,
+}
+_LARGEST_FLOAT = 3e38  # float32
 _MAY_BE_INFINITE = ("data.negative_max_score", "data.negative_margin")
 
 
@@ -168,16 +190,22 @@ def _check_values(c, where) -> None:
             raise InputError(f"{where}.{field} is {values[field]!r}; known: {known}.")
     entry(MIXERS, c.data.mixer, f"{where}.data.mixer")
     entry(SAMPLERS, c.data.negatives, f"{where}.data.negatives")
-    entry_of = head_class(c.model.head)
+    entry_of = own_head(c.model.head, f"{where}.model.head")
     if not hasattr(entry_of, "views"):
         raise InputError(
             f"{where}.model.head is {c.model.head!r}, which is no head: it has no"
             " views(spec). See lsrjax/models/heads.py."
         )
     for field, value in values.items():
-        infinite = isinstance(value, float) and not math.isfinite(value)
+        infinite = isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT
         if infinite and field not in _MAY_BE_INFINITE:
-            raise InputError(f"{where}.{field} is {value}; give a finite number.")
+            raise InputError(
+                f"{where}.{field} is {value}; give a finite number, as float32 has it."
+            )
+        whole = isinstance(value, int)
+        most = _AT_MOST.get(field, _LARGEST if whole else math.inf)
+        if isinstance(value, int | float) and value > most:
+            raise InputError(f"{where}.{field} is {value}; it is at most {most:,}.")
     for field in ("model.view_weights", "loss.view_weights"):
         _check_view_weights(values[field], f"{where}.{field}")
     for field in ("data.query_length", "data.document_length"):
@@ -198,6 +226,11 @@ def _check_values(c, where) -> None:
                 f"{where}.{field} is {values[field]}; it is a number of devices, or -1"
                 " for the rest."
             )
+    if values["model.dropout"] < 0 and values["model.dropout"] != -1:
+        raise InputError(
+            f"{where}.model.dropout is {values['model.dropout']}; it is a share >= 0,"
+            " or -1 for that of the checkpoint."
+        )
     if 0 < values["numbers.spike"] <= 1:
         raise InputError(
             f"{where}.numbers.spike is {values['numbers.spike']}, times the median that"
@@ -230,6 +263,7 @@ def _check_schedule(c, where) -> None:
         raise InputError(
             f"{where}: steps is {c.steps} and epochs is {c.epochs}; set one of them."
         )
+    check_warmup(c, c.steps, where)
     if c.optim.warmup_steps and c.optim.warmup_fraction:
         raise InputError(
             f"{where}.optim: warmup_steps is {c.optim.warmup_steps} and"
@@ -237,8 +271,48 @@ def _check_schedule(c, where) -> None:
         )
 
 
+def check_warmup(c: ConfigDict, steps: int, where: str) -> None:
+    """Refuses a warm-up that is longer than the stage.
+
+    Args:
+      c: the stage's config.
+      steps: of the stage; 0: not known yet.
+      where: the config's name, for errors.
+
+    Raises:
+      InputError: names the field.
+    """
+    warmup = c.optim.warmup_steps
+    if 0 < steps < warmup:
+        raise InputError(
+            f"{where}.optim.warmup_steps is {warmup:,}, but the stage has {steps:,}"
+            " steps, so that the warm-up would not end. Lower it, or train longer."
+        )
+
+
+def check_evaluate(c: ConfigDict) -> None:
+    """Checks what a run, whose stages may be several, says of its evaluation.
+
+    Raises:
+      InputError: names the field and what to do.
+    """
+    known = _CHOICES["evaluate.test"]
+    if c.evaluate.test not in known:
+        raise InputError(
+            f"config.evaluate.test is {c.evaluate.test!r}; known:"
+            f" {', '.join(map(repr, known))}."
+        )
+    if not all(isinstance(language, str) for language in c.evaluate.examples):
+        raise InputError(
+            f"config.evaluate.examples is {tuple(c.evaluate.examples)}; give languages,"
+            " as in ('ja', 'de')."
+        )
+    if not 0 <= c.seed <= _LARGEST:
+        raise InputError(f"config.seed is {c.seed}; it is 0 to {_LARGEST:,}.")
+
+
 def _check_data(c, where) -> None:
-    if not c.data.fields or not set(c.data.fields) <= {"title", "text"}:
+    if not c.data.fields or not all(f in ("title", "text") for f in c.data.fields):
         raise InputError(
             f"{where}.data.fields is {c.data.fields}; choose from ('title', 'text')."
         )

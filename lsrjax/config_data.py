@@ -19,6 +19,7 @@ CHOICE = (
     "data.margin_bins",
     "data.negative_max_score",
     "data.negative_margin",
+    "data.short_rows",
 )
 _PAIR_COLUMNS = tuple(f"columns.{f}" for f in FIELDS["pair"])
 _GROUP_COLUMNS = tuple(f"columns.{f}" for f in FIELDS["group"])
@@ -169,7 +170,7 @@ def check_formats(c, where: str) -> None:
 
 
 def source_effects(
-    data, ranks: bool, loss: str, scored: bool
+    data, ranks: bool, loss: str, scored: bool, mined: bool
 ) -> list[tuple[bool, tuple, str]]:
     """What has an effect in `data` or in one of its sets.
 
@@ -178,6 +179,7 @@ def source_effects(
       ranks: the loss reads queries and documents, not pairs.
       loss: its name.
       scored: the teacher's scores are read from the data.
+      mined: negatives are mined from its corpus.
 
     Returns:
       (whether the fields take effect, the fields, why they do not) of each.
@@ -194,7 +196,7 @@ def source_effects(
             ("split",),
             "files have no splits; a BEIR folder has, with data.format = 'beir'",
         ),
-        *checks.effects(data, scored=scored),
+        *checks.effects(data, scored=scored, mined=mined),
         (ranks, _GROUP_COLUMNS, f"the loss {loss} reads pairs"),
         (not ranks, _PAIR_COLUMNS, f"the loss {loss} reads queries"),
         (
@@ -213,11 +215,16 @@ def reads_scores(c) -> bool:
     return asked and c.prepare.scores == "given"
 
 
+def mines(c) -> bool:
+    """Whether a stage mines negatives."""
+    return c.prepare.negatives == "bm25"
+
+
 def set_effects(own, c) -> list[tuple[bool, tuple, str]]:
     """As `source_effects`, of one of the sets of a stage's config `c`."""
     ranks = "document" in objective.of(c.loss).texts
     return [
-        *source_effects(own, ranks, c.loss.name, reads_scores(c)),
+        *source_effects(own, ranks, c.loss.name, reads_scores(c), mines(c)),
         (
             own.format == "labelled",
             ("min_label",),

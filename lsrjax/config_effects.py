@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from lsrjax import objective
-from lsrjax.config_data import CHOICE, reads_scores, source_effects
+from lsrjax.config_data import CHOICE, mines, reads_scores, source_effects
 from lsrjax.data.checks import ROWS, has_languages, renames
 from lsrjax.data.mixing import SET_FIELDS
 from lsrjax.data.negatives import choice_of
 from lsrjax.errors import InputError
-from lsrjax.models.heads import head_class
+from lsrjax.models.heads import own_head
 from lsrjax.regularizers import REGULARIZERS
 
 # What each head that pools over tokens may do.
@@ -111,7 +111,7 @@ def _of_model(c):
             f"the head {c.model.head} has no embeddings",
         ),
         (
-            head_class(c.model.head).sparse,
+            own_head(c.model.head).sparse,
             (*LAMBDAS, "regularizer.anti_zero", "log.health"),
             f"the head {c.model.head} has not only weights of terms",
         ),
@@ -174,7 +174,7 @@ def _of_data(c):
         *(
             (applies, tuple(f"data.{name}" for name in names), because)
             for applies, names, because in source_effects(
-                c.data, ranks, c.loss.name, reads_scores(c)
+                c.data, ranks, c.loss.name, reads_scores(c), mines(c)
             )
         ),
         (
@@ -264,9 +264,14 @@ def _of_data(c):
             f"the loss {c.loss.name} reads no scores",
         ),
         (
-            c.prepare.negatives == "bm25",
+            mines(c),
             ("prepare.count", "prepare.depth"),
             "prepare.negatives is given",
+        ),
+        (
+            not mines(c),
+            ("data.short_rows",),
+            "prepare.negatives is bm25, which mines as many as are needed",
         ),
         (
             "views" in loss.targets or c.prepare.scores == "teacher",

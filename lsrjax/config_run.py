@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from lsrjax import secrets
-from lsrjax.config import get_default, language_weights, not_a_field, stages
-from lsrjax.config_checks import check_references, check_stage
+from lsrjax.config import get_default, language_weights, stages
+from lsrjax.config_checks import check_evaluate, check_references, check_stage
 from lsrjax.config_effects import check_no_effect, leaves
+from lsrjax.config_names import not_a_field
 from lsrjax.data import checks
 from lsrjax.data.embedded import LANGUAGES
 from lsrjax.data.mixing import blank_set, sources_of
@@ -52,6 +53,7 @@ def validate(config: ConfigDict) -> None:
                 _check_round_robin(stage, weights, where)
         check_stage(stage, default, where)
         check_references(stage, names[:position], where)
+    check_evaluate(config)
     if config.evaluate.test:
         _check_languages(config.evaluate.examples, "config.evaluate.examples")
     if len(config.stages):
@@ -82,9 +84,14 @@ def _check_round_robin(stage, weights, where) -> None:
 def _check_fields(config, default, where) -> None:
     known = dict(leaves(default))
     found = dict(leaves(config))
-    for field in found:
+    for field, value in found.items():
         if field not in known:
             raise InputError(not_a_field(field, known, where))
+        if value is None and known[field] is not None:
+            raise InputError(
+                f"{where}.{field} is None; give a value. Its default is"
+                f" {known[field]!r}."
+            )
     for field in known:
         if field not in found:
             raise InputError(

@@ -17,12 +17,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 
-import jax
 from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import command, hosts
+from lsrjax import command, hosts, terminal
 from lsrjax import doctor_checks as checks
 from lsrjax.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.errors import InputError
@@ -43,7 +42,11 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
     path, findings = given
     run_config = None if path is None else command.CONFIG.value
     cluster = command.COORDINATOR, command.NUM_PROCESSES, command.PROCESS_ID
-    host, processes, number = hosts.expected(*(flag.value for flag in cluster))
+    try:
+        host, processes, number = hosts.expected(*(flag.value for flag in cluster))
+    except InputError as error:
+        host, processes, number = "", 1, 0
+        findings.append(Finding(ERROR, "processes", str(error)))
     findings = [
         checks.versions(),
         checks.proxies(host, processes, os.environ),
@@ -51,7 +54,8 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         *checks.tokens(run_config, path),
     ]
     patient = Patience()
-    if any(one.topic == "proxies" and one.level == ERROR for one in findings):
+    hopeless = ("proxies", "processes")
+    if any(one.topic in hopeless and one.level == ERROR for one in findings):
         # They would look for each other for minutes.
         joined = False
     else:
@@ -61,8 +65,11 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         report = [(one, []) for one in findings if shown or one.level == ERROR]
         _print(report, "" if shown else f"process {number}: ")
         _leave(1)
-    workdir = None if path is None else command.workdir(path)
-    marker = None if workdir is None else checks.Marker(workdir)
+    marker = None
+    try:
+        marker = None if path is None else checks.Marker(command.workdir(path))
+    except InputError as error:
+        findings.append(Finding(ERROR, "workdir", str(error)))
     try:
         findings += look(run_config, marker, patient, _SECONDS.value)
         said = _gathered(findings, _SECONDS.value)
@@ -89,8 +96,14 @@ def _joined(findings: list[Finding]) -> bool:
         command.join()
     except InputError as error:
         findings.append(Finding(ERROR, "processes", str(error)))
+        if not hosts.met():
+            return False
         # They met, but are not as many, or have not the devices, as was promised.
-        return jax.distributed.is_initialized()
+    try:
+        hosts.check_devices()
+    except InputError as error:
+        findings.append(Finding(ERROR, "devices", str(error)))
+        return False
     return True
 
 
@@ -267,23 +280,34 @@ def _parse(argv: list[str]) -> tuple[pathlib.Path | None, list[Finding]]:
     Returns:
       The config file, or None if it cannot be read or is not given, and findings.
     """
-    findings = []
+    unknown = command.unknown_flags(argv)
+    findings = [Finding(ERROR, "arguments", text) for text in unknown.values()]
+    given = any(re.match(r"--?config(=|$)", argument) for argument in argv)
     try:
-        path = command.checked_config(argv)
+        path = command.checked_config(argv) if given else None
         rest = flags.FLAGS(argv, known_only=True)[1:]
-        if rest:
-            text = f"not looked at, left to lsrjax.main: {' '.join(rest)}"
-            findings.append(Finding(OK, "arguments", text))
-        return path, findings
+        rest = [one for one in rest if one.partition("=")[0] not in unknown]
+        if rest and not unknown:
+            text = f"unknown: {' '.join(rest)}. Set a field with --config.x.y=z."
+            findings.append(Finding(ERROR, "arguments", text))
+        if given:
+            return path, findings
     except (InputError, flags.Error) as error:
         findings.append(Finding(ERROR, "config", str(error)))
-    without = re.sub(r"\n--?config\n[^\n]*|\n--?config[=.][^\n]*", "", "\n".join(argv))
-    if len(argv) == 1 or without == "\n".join(argv):
+        without = re.sub(
+            r"\n--?config\n[^\n]*|\n--?config[=.][^\n]*", "", "\n".join(argv)
+        )
+        flags.FLAGS(without.split("\n"), known_only=True)
+    if not given:
         text = "none is given, so neither its data nor the disk is looked at."
-        findings = [Finding(WARNING, "config", text)]
-    flags.FLAGS(without.split("\n"), known_only=True)
+        findings.append(Finding(WARNING, "config", text))
     return None, findings
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=_parse)
+    terminal.harden()
+    try:
+        app.run(_main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        # Nothing is lost, and its threads may wait for what does not come.
+        _leave(130)

@@ -8,6 +8,7 @@ import pathlib
 import platform
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
@@ -18,17 +19,27 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lsrjax import assembly, checkpoint, config, config_run, objective, plan, secrets
-from lsrjax.convert.hub import is_local
-from lsrjax.data import mixing
+from lsrjax import (
+    assembly,
+    config,
+    config_run,
+    objective,
+    paths,
+    plan,
+    prepared,
+    secrets,
+)
+from lsrjax.convert.hub import is_local, pinned
+from lsrjax.data.bad_records import BadRecords
+from lsrjax.data.tables import name_and_rest
+from lsrjax.early import KEY_FILES
 from lsrjax.errors import InputError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 _PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
 _HUB_SECONDS = 5
-# One of them is there, whatever the model was made for; a Router has no config.json.
-_KEY_FILES = ("config.json", "modules.json", checkpoint.MODEL_FILE)
+_LOOK_SECONDS = 120.0  # at a stage's data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,23 +182,41 @@ def config_values(run_config) -> Finding:
 
 
 def data(run_config) -> Iterator[Finding]:
-    """Opens every stage's data and reads an example; trains nothing."""
+    """Opens every stage's data and looks at all of it; trains nothing."""
     for name, stage in config.stages(run_config).items():
-        kind = "pair" if "views" in objective.of(stage.loss).targets else "group"
+        kind = objective.of(stage.loss).kind
         try:
-            sets = mixing.open_sets(stage.data, kind)
-            for one in sets:
-                one[0]
-            count = sum(len(one) for one in sets)
-            text = f"stage {name}: {count:,} examples"
-            if stage.dev.source:
-                dev = assembly.dev_source(stage, kind)
-                dev[0]
-                text += f", {len(dev):,} to evaluate on"
-            yield Finding(OK, "data", text)
+            yield _data_of(name, stage, kind)
         # The libraries behind the sources raise many unrelated types.
         except Exception as error:
             yield Finding(ERROR, "data", f"stage {name}: {_said(error)}")
+
+
+def _data_of(name: str, stage, kind: str) -> Finding:
+    # What is bad is named in the run's own folder once it starts.
+    with tempfile.TemporaryDirectory() as folder:
+        bad = BadRecords(pathlib.Path(folder))
+        sets = prepared.guarded_sets(stage, kind, bad)
+        seen = prepared.look_through(sets, time.monotonic() + _LOOK_SECONDS)
+        for one in sets:
+            one[0]  # with its texts by id
+        replaced = bad.summary().partition(";")[0]
+        first = bad.reasons(1)
+    count = sum(len(one) for one in sets)
+    text = f"stage {name}: {count:,} examples"
+    text += f" (the first {seen:,} looked at)" if seen < count else ""
+    if stage.dev.source:
+        dev = assembly.dev_source(stage, kind)
+        if getattr(dev, "by_id", False):
+            # A query that nothing is relevant to can be evaluated on, not trained on.
+            dev.judged(0)
+        else:
+            dev[0]
+        text += f", {len(dev):,} to evaluate on"
+    if not replaced:
+        return Finding(OK, "data", text)
+    text += f"; {replaced}, as config.data.bad_records allows: {first[0]}"
+    return Finding(WARNING, "data", text)
 
 
 def _said(error: Exception) -> str:
@@ -256,8 +285,9 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
             if one.source != "datasets":
                 continue
             for part in one.dataset.split(","):
-                value = part.strip().partition(":")[0]
-                if value and not pathlib.Path(value).is_dir():
+                value = name_and_rest(part.strip())[0]
+                folder = paths.local(value, f"{field}.dataset")
+                if value and not pathlib.Path(folder).is_dir():
                     found.setdefault(("dataset", value), f"{name}: {field}.dataset")
     return found
 
@@ -267,7 +297,7 @@ def hub(run_config) -> Iterator[Finding]:
     offline = constants.HF_HUB_OFFLINE
     for (kind, name), field in hub_ids(run_config).items():
         cache = pathlib.Path(constants.HF_HUB_CACHE)
-        folder = f"{kind}s--{name.replace('/', '--')}"
+        folder = f"{kind}s--{pinned(name)[0].replace('/', '--')}"
         cached = any((cache / folder / "snapshots").glob("*/*"))
         what = f"{kind} {name!r} ({field})"
         if offline:
@@ -302,8 +332,9 @@ def _ask(kind: str, name: str) -> None:
     if kind == "dataset":
         huggingface_hub.HfApi().dataset_info(name, timeout=_HUB_SECONDS)
         return
-    for file in _KEY_FILES:
-        url = huggingface_hub.hf_hub_url(name, file)
+    repo_id, revision = pinned(name)
+    for file in KEY_FILES:
+        url = huggingface_hub.hf_hub_url(repo_id, file, revision=revision)
         try:
             huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
             return

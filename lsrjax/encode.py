@@ -3,12 +3,12 @@
     python -m lsrjax.encode --model runs/demo/distill --texts docs.jsonl --out docs.npz
 
 The model is a run's or a stage's folder, or whatever `lsrjax.convert` reads and
-writes but ONNX, of sparse vectors. Texts are lines of a .txt file, or .jsonl, .tsv or
-.parquet with an id and a text. Vectors go to .npz, a scipy CSR matrix with a row a
-text and a column a term (of MILCO, English terms, then the encoder's own), or to
-.jsonl, a line a text with its id and the weights of its terms by name. Memory does
-not grow with the number of texts. A program that was stopped goes on where it was
-when it is started again.
+writes but ONNX. Texts are lines of a .txt file, or .jsonl, .tsv, .csv or .parquet with
+an id and a text. Vectors go to .npz, a scipy CSR matrix with a row a text and a column
+a term (of MILCO, English terms, then the encoder's own), or to .jsonl, a line a text
+with its id and the weights of its terms by name. Embeddings go to the same files, as
+arrays and lists: see docs/formats.md. Memory does not grow with the number of texts. A
+program that was stopped goes on where it was when it is started again.
 """
 
 import argparse
@@ -21,15 +21,18 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from scipy import sparse
 
-from lsrjax import preemption
+from lsrjax import hosts, paths, preemption, terminal
 from lsrjax.convert.portable import Portable
-from lsrjax.data.corpus import read_texts
+from lsrjax.data.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.export import open_portable
+from lsrjax.models.heads import own_head
+from lsrjax.retrieval import terms
 from lsrjax.retrieval.encode import TextEncoder, joined
-from lsrjax.retrieval.vectors import JsonlFile, NpzFile, VectorFile
+from lsrjax.retrieval.vectors import EmbeddingsFile, JsonlFile, NpzFile, VectorFile
 
 # Texts are sorted by length among so many batches: little padding, bounded memory.
 _WINDOW_BATCHES = 64
@@ -40,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Encodes what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        hosts.check_devices()
+        if args.head:
+            own_head(args.head, "--head")
         encode_file(
             args.model,
             args.texts,
@@ -68,27 +74,29 @@ def encode_file(
 
     Args:
       reference: the model; a run's folder stands for its last stage.
-      texts: .txt, .jsonl, .tsv or .parquet.
+      texts: .txt, or a file of texts as `data.corpus` names.
       out: .npz or .jsonl.
       role: "query" or "document".
       max_length: tokens a text is cut to; 0: as the model was trained, or else 64 of a
-        query and 256 of a document.
+        query and 256 of a document, or what its tokenizer says, if that is less.
       batch_size: texts encoded at once.
       dtype: of matrix products, "float32" or "bfloat16".
 
     Raises:
       InputError: a model, file or option that cannot be used.
     """
+    texts = pathlib.Path(paths.local(texts, "--texts"))
+    out = pathlib.Path(paths.local(out, "--out"))
     if out.suffix not in (".npz", ".jsonl"):
         raise InputError(f"--out {out}: unknown type; name a .npz or a .jsonl file.")
     if batch_size < 1:
         raise InputError(f"--batch_size is {batch_size}; it has to be at least 1.")
     model = open_portable(reference)
     spec = model.spec
-    if not spec.sparse:
+    if not spec.sparse and len(spec.views) > 1:
         raise InputError(
-            f"{model.name}: its head {spec.head!r} gives embeddings, not weights of"
-            " terms. Export it instead, and encode with the program that searches it."
+            f"{model.name}: its head {spec.head!r} gives {', '.join(spec.views)}, which"
+            " no single file holds. Encode with a model of one of them."
         )
     limit = spec.encoder.max_length
     trained = model.query_length if role == "query" else model.document_length
@@ -128,8 +136,9 @@ def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -
     started = reported = time.monotonic()
     for some in _windows(itertools.islice(rows, first, None), batch_size):
         ids, texts = zip(*some, strict=True)
-        matrix = joined(encoder.encode(params, texts, length, role))
-        matrix.sort_indices()
+        matrix = joined(encoder.encode(params, texts, length, role, ids))
+        if isinstance(matrix, sparse.csr_matrix):
+            matrix.sort_indices()
         file.add(matrix, ids)
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
@@ -152,21 +161,12 @@ def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]
 
 def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
     if out.suffix == ".npz":
-        return NpzFile(out, made_of)
-    return JsonlFile(out, made_of, _terms(model))
-
-
-def _terms(model: Portable) -> dict[str, list[str]]:
-    """The names of each view's columns."""
-    named = {}
-    for view, size in model.spec.views.items():
-        folder = model.pivot_tokenizer if view == "pivot" else model.tokenizer
-        if view == "latents":
-            named[view] = [str(i) for i in range(size)]
-        else:
-            tokenizer = TextTokenizer(folder)
-            named[view] = [tokenizer.token(i) for i in range(size)]
-    return named
+        return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
+    if not model.spec.sparse:
+        return JsonlFile(out, made_of)
+    pivot = model.pivot_tokenizer and TextTokenizer(model.pivot_tokenizer)
+    names = terms.names_of(model.spec, TextTokenizer(model.tokenizer), pivot)
+    return JsonlFile(out, made_of, names)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,7 +177,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="a run's or stage's folder, a folder, a hub id")
-    add("--texts", required=True, type=pathlib.Path, help=".txt .jsonl .tsv .parquet")
+    add(
+        "--texts",
+        required=True,
+        type=pathlib.Path,
+        help=".txt .jsonl .tsv .csv .parquet, maybe .gz or .zst",
+    )
     add("--out", required=True, type=pathlib.Path, help=".npz or .jsonl")
     add("--role", choices=("document", "query"), default="document")
     add(
@@ -186,12 +191,14 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="tokens a text is cut to; by default as the model was trained",
     )
+    add("--head", help="the dotted name of your own head, if the model has one")
     add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser
 
 
 if __name__ == "__main__":
+    terminal.harden()
     # Asked to leave, it says that the same command does the rest.
     preemption.Guard().start()
     main()

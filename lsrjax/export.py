@@ -26,8 +26,15 @@ from lsrjax.convert.card import write_card
 from lsrjax.convert.folder import whole_folder
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
+from lsrjax.convert.tensors import check_types
+from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.ask import PROBES, asked
+from lsrjax.tokenizer.files import TOKENIZER
+from lsrjax.tokenizer.reading import differing
 
 # Of models that were not trained here.
 _LENGTHS = {"query": 64, "document": 256}
@@ -44,6 +51,7 @@ class Target:
       load: for the model card, the program's `library_name` on the hub and how it loads
         the folder, Python; None: the format writes a card of its own.
       towers: whether it can hold separate towers.
+      cuts: whether it can say that only the largest weights of a vector are kept.
     """
 
     write: Callable[[Portable, pathlib.Path], None]
@@ -51,6 +59,7 @@ class Target:
     reads: str
     load: tuple[str, str] | None = None
     towers: bool = False
+    cuts: bool = False
 
 
 def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
@@ -86,6 +95,7 @@ TARGETS = {
         milco_hf.write_sparse_encoder,
         ("milco",),
         "sentence_transformers.SparseEncoder, transformers",
+        cuts=True,
     ),
     "onnx": Target(onnx_export.write_onnx, onnx_export.HEADS, "onnxruntime", _ONNX),
     "splade": Target(
@@ -94,12 +104,14 @@ TARGETS = {
         "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
         _SPARSE,
         towers=True,
+        cuts=True,
     ),
     "inference-free": Target(
         router_out.write_inference_free,
         ("splade",),
         "sentence_transformers.SparseEncoder",
         _SPARSE,
+        cuts=True,
     ),
     "csr": Target(
         sentence_out.write_csr,
@@ -107,6 +119,7 @@ TARGETS = {
         "sentence_transformers.SparseEncoder",
         _SPARSE,
         towers=True,
+        cuts=True,
     ),
     "dense": Target(
         sentence_out.write_dense,
@@ -147,7 +160,11 @@ TARGETS = {
         ),
     ),
     "lsrjax": Target(
-        _write_lsrjax, ("*",), "init.model, teacher.model of a config", towers=True
+        _write_lsrjax,
+        ("*",),
+        "init.model, teacher.model of a config",
+        towers=True,
+        cuts=True,
     ),
 }
 
@@ -169,24 +186,53 @@ def export(
     model = open_portable(reference, allowed)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
     if target not in possible:
-        towers = ", with a tower for queries and one for documents"
+        spec = model.spec
+        also = ", with a tower for queries and one for documents" * (
+            spec.towers == "separate"
+        )
+        if spec.most_active:
+            also += f", of whose vectors {spec.most_active} weights are kept"
         raise InputError(
             f"--to {target} cannot hold {model.name}, whose head is"
-            f" {model.spec.head!r}{towers * (model.spec.towers == 'separate')}."
-            f" Possible are {', '.join(possible)}."
+            f" {spec.head!r}{also}. Possible are {', '.join(possible)}."
         )
     with whole_folder(out) as folder:
         one = TARGETS[target]
         one.write(model, folder)
+        if target != "lsrjax":  # which transformers does not read
+            _check_tokens(model, folder)
         if one.load:
             library, code = one.load
             write_card(folder, model, f"```python\n{code}\n```", library=library)
 
 
+def _check_tokens(model: Portable, folder: pathlib.Path) -> None:
+    """Compares what transformers makes of the tokenizers of an export with the model's.
+
+    Raises:
+      InputError: the tokens of a text differ.
+    """
+    own = [reading.read(one) for one in (model.tokenizer, model.pivot_tokenizer) if one]
+    written = sorted({path.parent for path in folder.rglob(TOKENIZER)})
+    for one, answer in zip(written, asked(written), strict=True):
+        wrong = answer.get("error")
+        if wrong is None:
+            # Exports may add tokens, as markers of queries, which are in no text.
+            by_own = [set(differing(each, answer)) & set(PROBES) for each in own]
+            wrong = min(map(sorted, by_own), key=len)
+        if wrong:
+            raise InputError(
+                f"{model.name}: transformers would not read the tokenizer of the export"
+                f" ({one.relative_to(folder)}) as that of the model ({wrong!r}). Save"
+                " the model's tokenizer with transformers' save_pretrained first."
+            )
+
+
 def _holds(target: Target, spec: RetrieverSpec) -> bool:
-    """Whether a format has a place for the head and its towers."""
+    """Whether a format has a place for all that the retriever does."""
     towers = spec.towers == "shared" or target.towers
-    return towers and bool({spec.head, "*"} & set(target.heads))
+    cuts = not spec.most_active or target.cuts
+    return towers and cuts and bool({spec.head, "*"} & set(target.heads))
 
 
 def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
@@ -212,21 +258,24 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
             # An encoder alone is a retriever too: an embedding needs no parameters.
             spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
             model = dataclasses.replace(model, spec=spec)
-        return _portable(model, {}, None)
-    config = _json(folder / run.CONFIG_FILE)
+        longest = TextTokenizer(model.tokenizer).max_length
+        return _portable(model, {}, None, longest)
+    config = _json(folder / run.CONFIG_FILE, "stages", "data")
     if config is not None:  # a run: its last stage
-        folder = folder / (list(config["stages"]) or ["train"])[-1]
-    config = _json(folder.parent / run.CONFIG_FILE) or {}
-    stage = config.get("stages", {}).get(folder.name, config)
-    found = _json(folder.parent / results.RESULTS_FILE) or {}
+        folder = folder / ([*(config.get("stages") or {})] or ["train"])[-1]
+    config = _json(folder.parent / run.CONFIG_FILE, "stages", "data") or {}
+    stage = (config.get("stages") or {}).get(folder.name, config)
+    found = results.read(folder.parent)
     model = references.load_stage(folder, reference)
     model = _portable(model, stage, found.get(folder.name))
     evaluation = results.markdown(found, folder.name)
-    stages = config.get("stages", {})
+    stages = config.get("stages") or {}
     return dataclasses.replace(model, evaluation=evaluation, stages=stages)
 
 
-def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
+def _portable(
+    model: checkpoint.SavedModel, config: dict, found, longest: int | None = None
+) -> Portable:
     spec = model.spec
     references.check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
     if model.pivot_tokenizer is not None:
@@ -236,7 +285,8 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
     lengths = {
         f"{role}_length": min(
             config.get("data", {}).get(
-                f"{role}_length", model.lengths.get(role, length)
+                f"{role}_length",
+                model.lengths.get(role, min(length, longest or length)),
             ),
             limit,
         )
@@ -252,17 +302,33 @@ def _portable(model: checkpoint.SavedModel, config: dict, found) -> Portable:
         config=config or None,
         results=found,
         unused=model.unused,
+        dev=model.dev,
     )
 
 
-def _json(path: pathlib.Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _json(path: pathlib.Path, *objects: str) -> dict | None:
+    """An object that a run wrote, some of whose values are objects; None: no file."""
+    if not path.is_file():
+        return None
+    # Not as a model's files are read: a config may have limits that are infinite.
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not JSON: {error}. Put back the file that the run wrote."
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no object. Put back the file of the run.")
+    check_types(path, values, dict.fromkeys(objects or values, dict))
+    return values
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Converts what the command line names."""
     args = _parser().parse_args(argv)
     try:
+        if args.head:
+            own_head(args.head, "--head")
         if args.public and not args.push:
             raise InputError("--public says how --push makes a repository; add --push.")
         allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
@@ -293,6 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's or stage's folder, a Hugging Face folder or hub id",
     )
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
+    add("--head", help="the dotted name of your own head, if the model has one")
     add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
     add(
         "--push",

@@ -12,10 +12,16 @@ from lsrjax import reps
 # Steps in a row without a single term before a run stops: by then no gradient reaches
 # what should bring them back.
 _PATIENCE = 50
-_EMPTY = "empty_"
+_EMPTY, _ACTIVE = "empty_", "active_"
 # Texts whose weights are all that a loss sees of them. The alignment loss compares raw
-# values, so an empty vector of a pair still has a gradient.
+# values, so an empty vector of a pair still has a gradient, and more time.
 _SCORED = ("query", "document")
+_PATIENCE_OF_PAIRS = 1000
+# So many steps of them in a row at the end of a stage, and what it has learned gives
+# empty vectors.
+_AT_THE_END = 10
+# A text with more than this share of all terms is not sparse; said after so many steps.
+_DENSE, _DENSE_STEPS = 0.5, 500
 # Texts of a language that is in none of the names.
 _OTHER = "other"
 
@@ -127,31 +133,76 @@ def by_name(
 
 @dataclasses.dataclass
 class Watch:
-    """Counts the steps in which all vectors of a text are empty.
+    """Counts the steps in which all vectors of a text are empty, or hardly sparse.
 
     Attributes:
+      sizes: of the views' vocabularies, by view.
       empty: steps in a row, by text.
+      dense: steps in a row, by text and view.
     """
 
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     empty: dict[str, int] = dataclasses.field(default_factory=dict)
+    dense: dict[str, int] = dataclasses.field(default_factory=dict)
+    _told: set[str] = dataclasses.field(default_factory=set)
 
-    def look(self, numbers: dict[str, float]) -> str:
+    def look(self, numbers: dict[str, float], last: bool = False) -> str:
         """Why the run is lost, or nothing.
 
         Args:
           numbers: of the next step; shares of empty vectors that are 0 are taken out,
             since they say nothing.
+          last: whether the step is the stage's last.
         """
+        lost = ""
         for name in [name for name in numbers if name.startswith(_EMPTY)]:
             text, share = name.removeprefix(_EMPTY), numbers[name]
-            self.empty[text] = self.empty.get(text, 0) + 1 if share == 1 else 0
+            steps = self.empty[text] = self.empty.get(text, 0) + 1 if share == 1 else 0
             if not share:
                 del numbers[name]
-            if text in _SCORED and self.empty[text] == _PATIENCE:
-                return (
-                    f"every {text} vector has been empty for {_PATIENCE} steps: the"
-                    " model has collapsed, and no gradient is left to bring it back."
-                    f" Lower config.regularizer.{text} or config.optim.lr, lengthen the"
-                    " warm-up of either, or set config.regularizer.anti_zero."
+            scored = text in _SCORED
+            most = _PATIENCE if scored else _PATIENCE_OF_PAIRS
+            if not lost and (steps == most or (last and steps >= _AT_THE_END)):
+                lost = _collapsed(text, steps, scored)
+        return lost
+
+    def dense_now(self, numbers: Mapping[str, float], last: bool = False) -> list[str]:
+        """What is to be said of vectors that are hardly sparse, once each.
+
+        Args:
+          numbers: of the next step.
+          last: whether the step is the stage's last.
+        """
+        found = []
+        for name, value in numbers.items():
+            text, _, view = name.removeprefix(_ACTIVE).partition("_")
+            size = self.sizes.get(view)
+            if not name.startswith(_ACTIVE) or not size:
+                continue
+            steps = self.dense.get(name, 0) + 1 if value > _DENSE * size else 0
+            self.dense[name] = steps
+            due = steps == _DENSE_STEPS or (last and steps >= _AT_THE_END)
+            if due and name not in self._told:
+                self._told.add(name)
+                found.append(
+                    f"a {text} has {value:,.0f} active terms of {size:,} on average"
+                    f" ({view}): such vectors are not sparse, and an index of them is"
+                    " large and slow. A higher config.regularizer lambda, or longer"
+                    " training, makes them sparse."
                 )
-        return ""
+        return found
+
+
+def _collapsed(text: str, steps: int, scored: bool) -> str:
+    said = f"every {text} vector has been empty for {steps:,} steps: the model has"
+    if not scored:
+        return (
+            f"{said} collapsed, and gives texts no terms. Lower config.optim.lr,"
+            " lengthen the warm-up, or look at what it starts from (init.head,"
+            " init.encoder): another stage would have nothing to go on from."
+        )
+    return (
+        f"{said} collapsed, and no gradient is left to bring it back. Lower"
+        f" config.regularizer.{text} or config.optim.lr, lengthen the warm-up of"
+        " either, or set config.regularizer.anti_zero."
+    )

@@ -1,20 +1,33 @@
 """Several processes that are one run: how they start, agree, and who writes."""
 
 import contextlib
+import ctypes
+import functools
+import ipaddress
 import os
 import re
+import signal
+import socket
+import threading
 import time
 from collections.abc import Mapping
 
 import jax
 from jax.experimental import multihost_utils
 
-from lsrjax import rendezvous
+from lsrjax import rendezvous, terminal
 from lsrjax.errors import InputError
 
 # How long a process waits for the others to come up, and for what they have to say. A
 # batch's shape may be asked for while another process still evaluates.
 _START_SECONDS = 300
+# How often a process says meanwhile whom it waits for, and how many it names.
+_SAY_SECONDS, _NAMED = 10.0, 8
+# What JAX needs to know of a SLURM step of several tasks.
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
+_SLURM += ("SLURM_LOCALID",)
+# What C++ refers to, until the process ends.
+_KEPT = []
 # How long a process may be silent before JAX takes it for dead and ends the others: a
 # little longer than the watchdog, which can say what it was at.
 _HEARTBEAT_SECONDS = 50
@@ -44,8 +57,9 @@ def start(
       environ: environment variables.
 
     Raises:
-      InputError: arguments that miss each other, or fewer processes or devices than
-        the launcher has promised.
+      InputError: arguments that miss each other, variables of the launcher that are
+        missing or no numbers, processes that did not come, or fewer processes or
+        devices than it has promised.
     """
     given = {
         "--coordinator": coordinator,
@@ -60,22 +74,21 @@ def start(
         )
     promised_devices = None
     if not missing:
+        _check_numbers(coordinator, num_processes, process_id)
         options = {
             "coordinator_address": coordinator,
             "num_processes": num_processes,
             "process_id": process_id,
-        }
+        } | _bound(coordinator, process_id)
         promised = num_processes
     elif (promised := _slurm_tasks(environ)) > 1:
+        _check_slurm(environ)
         options = {"local_device_ids": _slurm_devices(environ)}
-        if not environ.keys() & {"JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT"}:
-            met = rendezvous.meet(environ, _START_SECONDS)
-            options["coordinator_address"] = met
         promised_devices = _slurm_gpus(environ)
     elif tpu_pod or "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
         options = {}
         promised = len(environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
-        promised *= int(environ.get("MEGASCALE_NUM_SLICES", "1"))
+        promised *= rendezvous.whole(environ, "MEGASCALE_NUM_SLICES", 1)
         if "TPU_WORKER_HOSTNAMES" not in environ or promised == 1:
             promised = None
     else:
@@ -84,19 +97,194 @@ def start(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM for itself; lsrjax.preemption does.
     jax.config.update("jax_enable_preemption_service", False)
+    _, processes, number = expected(
+        coordinator, num_processes, process_id, environ=environ
+    )
+    with _said_while_waiting(processes, number):
+        if "local_device_ids" in options and not environ.keys() & {
+            "JAX_COORDINATOR_ADDRESS",
+            "JAX_COORDINATOR_PORT",
+        }:
+            met = rendezvous.meet(environ, _START_SECONDS)
+            options["coordinator_address"] = met
+        _connect(options)
+    check_devices()
+    check(promised, promised_devices)
+
+
+def check_devices() -> None:
+    """Uses the devices for the first time; of several processes, after `start`.
+
+    Raises:
+      InputError: JAX cannot use any, or not the platform that it is told to.
+    """
     try:
-        jax.distributed.initialize(
-            initialization_timeout=_START_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            **options,
-        )
-    except (RuntimeError, ValueError) as error:
+        jax.devices()
+    # JAX asserts, too, where its platform has no device.
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:300] or "it sees no such device"
+        asked = jax.config.jax_platforms
+        if not asked:
+            raise InputError(
+                f"JAX cannot use the devices of this machine: {said}. Look at their"
+                " driver, or set JAX_PLATFORMS=cpu to do without them."
+            ) from error
         raise InputError(
-            f"The processes did not find each other ({error}). Do all run, with the"
+            f"JAX cannot use the platform that the environment variable JAX_PLATFORMS"
+            f" asks for, {asked!r}: {said}. Unset it to use what there is; for GPUs,"
+            " look at the driver, CUDA_VISIBLE_DEVICES, and whether jax[cuda12] or"
+            " jax[cuda13] is installed."
+        ) from error
+
+
+def _check_numbers(coordinator: str, processes: int, number: int) -> None:
+    """Refuses arguments that make no run."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"--coordinator is {coordinator!r}; give the HOST:PORT of process 0."
+        )
+    if processes < 1 or not 0 <= number < processes:
+        raise InputError(
+            f"--num_processes is {processes} and --process_id is {number}; processes"
+            " are numbered from 0, and there is at least one."
+        )
+
+
+def _check_slurm(environ: Mapping[str, str]) -> None:
+    """Refuses a step of several tasks that the environment describes in part."""
+    missing = [name for name in _SLURM if not environ.get(name)]
+    if missing:
+        raise InputError(
+            f"SLURM_STEP_NUM_TASKS is {environ['SLURM_STEP_NUM_TASKS']}, so this is one"
+            f" of several tasks of a SLURM step, but {', '.join(missing)} is not set."
+            " Start with srun; for a run of one process, unset SLURM_STEP_NUM_TASKS;"
+            " or give --coordinator, --num_processes and --process_id."
+        )
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"):
+        rendezvous.whole(environ, name, 0)
+
+
+@contextlib.contextmanager
+def _said_while_waiting(processes: int, number: int):
+    """Says every now and then whom this process waits for, until it is left."""
+    others = [str(other) for other in range(processes) if other != number]
+    named = ", ".join(others[:_NAMED]) + ", …" * (len(others) > _NAMED)
+    done, started = threading.Event(), time.monotonic()
+
+    def say():
+        while not done.wait(_SAY_SECONDS):
+            waited = time.monotonic() - started
+            terminal.say(
+                f"Process {number} of {processes} waits for the others ({named}):"
+                f" {waited:.0f} s so far, at most {_START_SECONDS} s. Are all started?"
+            )
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _connect(options: dict) -> None:
+    """Joins JAX's coordination service.
+
+    Raises:
+      InputError: the processes did not find each other.
+    """
+    try:
+        with _loss_is_told():
+            jax.distributed.initialize(
+                initialization_timeout=_START_SECONDS,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                **options,
+            )
+    # An address without a port is an IndexError, a variable of JAX that is no number a
+    # ValueError, a connection that is refused whatever the library has for it.
+    except Exception as error:
+        # What is left of the attempt would wait for the others again, at the end.
+        state = _state()
+        _KEPT.extend((state.client, state.service))
+        state.client = state.service = None
+        # That is what the function for a lost connection makes of a timeout.
+        timed_out = "bad_cast" in str(error)
+        reason = f"in {_START_SECONDS} s" if timed_out else f"({error})"
+        raise InputError(
+            f"The processes did not find each other {reason}. Do all run, with the"
             " same --coordinator and --num_processes? Proxy variables (http_proxy)"
             " break the connection; unset them."
         ) from error
-    check(promised, promised_devices)
+
+
+@contextlib.contextmanager
+def _loss_is_told():
+    """Within it, JAX's client is made so that a lost connection is told in a line.
+
+    Left to itself, the client logs a fatal error with the stacks of C++. It takes a
+    function to call instead, whose argument jaxlib may be unable to hand to Python:
+    then C++ aborts, for which the function is called, too.
+    """
+    from jax._src import distributed
+
+    library = distributed._jax
+    made = library.get_distributed_runtime_client
+    if "missed_heartbeat_callback" in (made.__doc__ or ""):
+        library.get_distributed_runtime_client = functools.partial(
+            made, missed_heartbeat_callback=_lost
+        )
+    try:
+        yield
+    finally:
+        library.get_distributed_runtime_client = made
+    if made.__doc__ and "missed_heartbeat_callback" in made.__doc__:
+        # Python's own handlers wait for the main thread, which may never come.
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_lost)
+        _KEPT.append(handler)
+        ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+
+
+def _lost(status) -> None:
+    """Says that the connection to the other processes is lost, and ends this one."""
+    state = _state()
+    terminal.say(
+        f"Error: process {state.process_id} of {state.num_processes} has lost another"
+        " one, or JAX has failed (the lines above may say which). The output of the one"
+        " that ended first says why. The checkpoints are whole; start all processes"
+        " again to go on from the last one."
+    )
+    os._exit(2)
+
+
+def _state():
+    # JAX has no public door to its client.
+    from jax._src import distributed
+
+    return distributed.global_state
+
+
+def _bound(coordinator: str, process_id: int) -> dict[str, str]:
+    """Where process 0 listens: on the address it is told, not on all interfaces.
+
+    JAX listens on all of them where that address is none of this host, as behind
+    address translation, or where a name stands for the loopback here and for another
+    interface elsewhere.
+    """
+    host = coordinator.rpartition(":")[0].strip("[]")
+    if process_id:
+        return {}
+    try:
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError):
+        return {}
+    if ipaddress.ip_address(address[0]).is_loopback and host not in (
+        "localhost",
+        address[0],
+    ):
+        return {}
+    return {"coordinator_bind_address": coordinator}
 
 
 def check(processes: int | None, devices: int | None) -> None:
@@ -138,10 +326,10 @@ def expected(
         host = coordinator.rpartition(":")[0]
         return host, num_processes or 1, process_id or 0
     if (tasks := _slurm_tasks(environ)) > 1:
-        host = rendezvous.first_host(environ["SLURM_STEP_NODELIST"])
-        return host, tasks, int(environ.get("SLURM_PROCID", "0"))
+        host = rendezvous.first_host(environ.get("SLURM_STEP_NODELIST", ""))
+        return host, tasks, rendezvous.whole(environ, "SLURM_PROCID", 0)
     names = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return names[0], len(names), int(environ.get("TPU_WORKER_ID", "0") or 0)
+    return names[0], len(names), rendezvous.whole(environ, "TPU_WORKER_ID", 0)
 
 
 def _slurm_tasks(environ) -> int:
@@ -149,14 +337,15 @@ def _slurm_tasks(environ) -> int:
 
     The script of a job, which runs once, has the job's SLURM_NTASKS but no step.
     """
-    return int(environ.get("SLURM_STEP_NUM_TASKS", "0"))
+    return rendezvous.whole(environ, "SLURM_STEP_NUM_TASKS", 0)
 
 
 def _slurm_gpus(environ) -> int | None:
     """GPUs of all nodes of the step, as far as SLURM says."""
     per_node = environ.get("SLURM_GPUS_ON_NODE", "")
     nodes = environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_NNODES") or "1"
-    return int(per_node) * int(nodes) if per_node.isdigit() else None
+    known = per_node.isdecimal() and nodes.isdecimal()
+    return int(per_node) * int(nodes) if known else None
 
 
 def _slurm_devices(environ) -> list[int] | None:
@@ -169,21 +358,27 @@ def _slurm_devices(environ) -> list[int] | None:
     if not count:
         return None
     # Such as "4(x2)" or "2,1"; the first number is of the first node.
-    layout = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    tasks = int(re.match(r"\d+", layout)[0])
+    first = re.match(r"\d*", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))[0]
+    tasks = int(first or "1") or 1
     share = max(count // tasks, 1)
-    first = int(environ.get("SLURM_LOCALID", "0")) * share if count >= tasks else 0
+    own = rendezvous.whole(environ, "SLURM_LOCALID", 0)
+    first = own * share if count >= tasks else 0
     return list(range(first, first + share))
+
+
+def met() -> bool:
+    """Whether the processes of a run of several have found each other."""
+    return jax.distributed.is_initialized()
 
 
 def count() -> int:
     """Processes of the run; 1 before they have found each other."""
-    return jax.process_count() if jax.distributed.is_initialized() else 1
+    return _state().num_processes if met() else 1
 
 
 def index() -> int:
     """This process's number; 0 before they have found each other."""
-    return jax.process_index() if jax.distributed.is_initialized() else 0
+    return _state().process_id if met() else 0
 
 
 def is_first() -> bool:
@@ -327,7 +522,4 @@ def is_lost_process(error: Exception) -> bool:
 
 
 def _client():
-    # JAX has no public door to the key-value store of its coordinator.
-    from jax._src import distributed
-
-    return distributed.global_state.client
+    return _state().client

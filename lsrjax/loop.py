@@ -125,6 +125,7 @@ def train(
     keep: Callable[[dict], None] = lambda state: None,
     owes: bool = False,
     bad: Callable[[dict, BadNumbers], None] = lambda state, error: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """Runs a stage from `state` to its last step.
 
@@ -148,6 +149,7 @@ def train(
       owes: whether `state` was kept so, and may have an evaluation before it.
       bad: is given a later state and what is wrong with the numbers of a step that
         was skipped.
+      note: is told what a person should look at.
 
     Returns:
       The last state.
@@ -159,7 +161,8 @@ def train(
       lsrjax.progress.Preempted: asked to leave; `keep` has the state.
     """
     calls = log, save, evaluate, keep, bad
-    run = _Run(config, total_steps, *calls, state, PROGRESS)
+    watch = health.Watch(getattr(step_fn, "sizes", {}))
+    run = _Run(config, total_steps, *calls, note, state, PROGRESS, watch)
     take_step = CompiledSteps(step_fn, check)
     start = int(state["step"])
     run.progress.forward(start)
@@ -197,10 +200,11 @@ class _Run:
     evaluate: Callable | None
     keep: Callable
     bad: Callable
+    note: Callable
     state: dict
     progress: progress.Progress
+    watch: health.Watch
     clock: Clock = dataclasses.field(default_factory=Clock)
-    watch: health.Watch = dataclasses.field(default_factory=health.Watch)
     in_flight: collections.deque = dataclasses.field(default_factory=collections.deque)
 
     def evaluates(self, done: int) -> bool:
@@ -233,8 +237,12 @@ class _Run:
             raise BadNumbers(error, number, values)
         if self._was_skipped(number, values):
             values = {k: v for k, v in values.items() if math.isfinite(v)}
-        elif lost := self.watch.look(values):
-            raise TrainingFailed(f"Step {number}: {lost}")
+        else:
+            last = number == self.total_steps
+            for text in self.watch.dense_now(values, last):
+                self.note(f"  Step {number:,}: {text}")
+            if lost := self.watch.look(values, last):
+                raise TrainingFailed(f"Step {number}: {lost}")
         values.pop("in_a_row", None)
         self.clock.count(config.batch_size, values.pop("tokens"), slots)
         if number % config.log.every == 0 or number == self.total_steps:

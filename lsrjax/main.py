@@ -5,32 +5,26 @@ python -m lsrjax.main --config configs/demo.py [--workdir DIR] [--config.x.y=z â
 
 import os
 import pathlib
+import signal
 import sys
 import time
+
+if __name__ == "__main__":
+    # Until a guard takes it, Ctrl-C ends the program without a traceback; the imports
+    # below take seconds.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import jax
 from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import command, config_run, hosts, plan, preemption, run
+from lsrjax import command, config_run, hosts, plan, preemption, run, terminal
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.progress import Preempted
 
 # So that --help shows them.
 flags.adopt_module_key_flags(command)
-_DRY_RUN = flags.DEFINE_bool(
-    "dry_run",
-    False,
-    "Compile every stage's step and print what it takes; train nothing, read no data"
-    " and no weights.",
-)
-_DEVICES = flags.DEFINE_integer(
-    "devices", None, "With --dry_run: plan for so many devices instead of those here."
-)
-_DEVICE_GB = flags.DEFINE_float(
-    "device_gb", None, "With --dry_run: memory of a device instead of what it has."
-)
 # How long a process that ends with an error waits for others to end with theirs.
 _TOGETHER_SECONDS = 5.0
 
@@ -38,23 +32,29 @@ _TOGETHER_SECONDS = 5.0
 def _main(config_path: pathlib.Path) -> None:
     # The libraries below narrate every checkpoint at INFO.
     logging.set_verbosity(logging.WARNING)
-    workdir = command.workdir(config_path)
-    guard = None if _DRY_RUN.value else preemption.Guard().start()
+    guard = None if command.DRY_RUN.value else preemption.Guard().start()
     try:
-        if _DRY_RUN.value:
-            _plan(workdir)
+        workdir = command.workdir(config_path)
+        if command.DRY_RUN.value:
+            _plan(config_path)
             return
-        for flag in (_DEVICES, _DEVICE_GB):
+        for flag in (command.DEVICES, command.DEVICE_GB):
             if flag.value is not None:
                 raise InputError(f"--{flag.name} has no effect without --dry_run.")
-        command.join()
+        _join()
         guard.several()
-        run.run(command.CONFIG.value, workdir, Console(quiet=not hosts.is_first()))
+        console = Console(quiet=not hosts.is_first())
+        run.run(
+            command.CONFIG.value,
+            workdir,
+            console,
+            accept_changed=command.ACCEPT_CHANGED_DATA.value,
+        )
         guard.stop()
     except Preempted:
         guard.leave()
     except (InputError, TrainingFailed) as error:
-        if not _DRY_RUN.value and hosts.count() > 1:
+        if not command.DRY_RUN.value and hosts.count() > 1:
             _leave(str(error), together=True)
         _stop(str(error))
     except jax.errors.JaxRuntimeError as error:
@@ -66,6 +66,18 @@ def _main(config_path: pathlib.Path) -> None:
                 " on from the last one."
             )
         raise
+
+
+def _join() -> None:
+    """Joins the run's processes; where that fails, this one ends."""
+    try:
+        command.join()
+        hosts.check_devices()
+    except InputError as error:
+        if hosts.met():
+            raise
+        # What is left of JAX's attempt would be told in tracebacks.
+        _leave(str(error))
 
 
 def _leave(message: str, together: bool = False) -> None:
@@ -89,12 +101,15 @@ def _leave(message: str, together: bool = False) -> None:
     os._exit(2)
 
 
-def _plan(workdir: pathlib.Path) -> None:
-    if _DEVICES.value is not None:
-        plan.pretend_devices(_DEVICES.value)
+def _plan(config_path: pathlib.Path) -> None:
+    if command.DEVICES.value is not None:
+        plan.pretend_devices(command.DEVICES.value)
+    hosts.check_devices()
     config_run.validate(command.CONFIG.value)
-    limit = None if _DEVICE_GB.value is None else int(_DEVICE_GB.value * 1e9)
-    plan.dry_run(command.CONFIG.value, Console(), limit)
+    limit = (
+        None if command.DEVICE_GB.value is None else int(command.DEVICE_GB.value * 1e9)
+    )
+    plan.dry_run(command.CONFIG.value, Console(), limit, config_path.parent)
 
 
 def _stop(message: str) -> None:
@@ -115,6 +130,8 @@ def _parse(argv: list[str]) -> pathlib.Path:
       The config file.
     """
     try:
+        for message in command.unknown_flags(argv).values():
+            raise InputError(message)
         path = command.checked_config(argv)
         rest = flags.FLAGS(argv)[1:]
         if rest:
@@ -127,4 +144,5 @@ def _parse(argv: list[str]) -> pathlib.Path:
 
 
 if __name__ == "__main__":
+    terminal.harden()
     app.run(_main, flags_parser=_parse)

@@ -42,6 +42,11 @@ class Objective:
         return frozenset(found)
 
     @property
+    def kind(self) -> str:
+        """Of the examples that they are computed of: "pair" or "group"."""
+        return "pair" if "views" in self.targets else "group"
+
+    @property
     def options(self) -> frozenset[str]:
         """The fields of `config.loss` that any of them reads."""
         return frozenset(o for name in self.weights for o in _loss(name).options)

@@ -8,20 +8,21 @@ training data and no weights, and the devices may be imaginary.
 import dataclasses
 import math
 import os
+import pathlib
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from lsrjax import build, checkpoint, flops, objective, references, sharding
+from lsrjax import build, flops, objective, sharding
 from lsrjax import config as configs
 from lsrjax import train as training
-from lsrjax.convert import huggingface, milco_in, presets
 from lsrjax.data.drawing import QUERIES, STUDENT
 from lsrjax.data.shapes import Shape
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.planned import Models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ class StagePlan:
       teacher: the spec of a teacher of views, or None.
       mesh: the mesh.
       shapes: of a device's texts, by model.
+      said: what was planned in place of a model that is not there yet.
     """
 
     config: configs.ConfigDict
@@ -82,12 +84,14 @@ class StagePlan:
     teacher: RetrieverSpec | None
     mesh: jax.sharding.Mesh
     shapes: dict[str, Shape]
+    said: tuple[str, ...] = ()
 
     def _step(self) -> tuple[training.Step, dict]:
         """The step and its train state, without numbers."""
         # What a step takes does not depend on the numbers.
         idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
-        step = training.make_step(self.config, 1000, self.spec, self.teacher, idf)
+        config = build.settled(self.config, self.spec)
+        step = training.make_step(config, 1000, self.spec, self.teacher, idf)
         _, params = retriever.split(self.spec)
         return step, jax.eval_shape(lambda p: training.init_state(step, p), params)
 
@@ -222,55 +226,50 @@ def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Sh
     return {STUDENT: Shape((queries, documents))}
 
 
-def plan_stages(run_config) -> dict[str, StagePlan]:
+def plan_stages(
+    run_config, configs_folder: pathlib.Path | None = None
+) -> dict[str, StagePlan]:
     """The plans of a run's stages, by name.
+
+    Args:
+      run_config: the run's.
+      configs_folder: of its config and of those whose runs it goes on from; where such
+        a run is not there yet, it is planned from its config.
 
     Raises:
       InputError: a model whose shape cannot be found, or that does not fit.
     """
-    specs: dict[str, RetrieverSpec] = {}
+    models = Models(configs_folder)
     plans = {}
-
-    def opened(reference: str) -> checkpoint.SavedModel:
-        name = reference.removeprefix("stage:")
-        spec = specs.get(name) if name != reference else None
-        if spec is None and reference not in presets.PRESETS:
-            folder = references.stages_folder(reference, weights=False)
-            if folder is not None:
-                spec = checkpoint.load_spec(folder)
-            elif milco_in.is_milco(reference):
-                spec = milco_in.read_spec(reference)
-        if spec is None:
-            encoder, has_head = huggingface.read_architecture(reference)
-            spec = RetrieverSpec("splade", encoder, tied=True)
-            params = retriever.split(spec)[1]
-            if not has_head:
-                del params["head"]
-        else:
-            params = retriever.split(spec)[1]
-        return checkpoint.SavedModel(spec, params, None, None, reference)
-
     for name, config in configs.stages(run_config).items():
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
         devices = mesh.shape[sharding.DATA]
         training.check_batch(config, devices)
-        specs[name] = build.student(config, opened).spec
+        models.notes.clear()
+        spec = models.student(name, config)
         views = "views" in objective.of(config.loss).targets
-        teacher = opened(config.teacher.model).spec if views else None
-        shapes = full_shapes(config, devices, specs[name].roles_apart)
-        plans[name] = StagePlan(config, specs[name], teacher, mesh, shapes)
+        teacher = models.opened(config.teacher.model).spec if views else None
+        shapes = full_shapes(config, devices, spec.roles_apart)
+        said = tuple(models.notes)
+        plans[name] = StagePlan(config, spec, teacher, mesh, shapes, said)
     return plans
 
 
-def dry_run(run_config, console: Console, limit: int | None = None) -> None:
+def dry_run(
+    run_config,
+    console: Console,
+    limit: int | None = None,
+    configs_folder: pathlib.Path | None = None,
+) -> None:
     """Prints the plan of every stage; the texts are as long as they may be.
 
     Args:
       run_config: the run's.
       console: where to print.
       limit: bytes of a device; None: what it has.
+      configs_folder: see `plan_stages`.
     """
-    for name, plan in plan_stages(run_config).items():
+    for name, plan in plan_stages(run_config, configs_folder).items():
         with jax.set_mesh(plan.mesh):
             memory = plan.memory()
             _print(name, plan, memory, console)
@@ -290,6 +289,7 @@ def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None
     lines = [
         f"Stage {name}: {count:,} parameters; {encoder.family} of"
         f" {encoder.num_layers} layers, {encoder.hidden_size} wide; views {views}",
+        *(f"  {one}" for one in plan.said),
         f"  mesh data {plan.mesh.shape['data']} x model {plan.mesh.shape['model']}"
         + (", fsdp" if config.mesh.fsdp else "")
         + f"; {config.model.dtype}; batch {config.batch_size:,}",

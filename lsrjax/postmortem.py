@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import operator
 import pathlib
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from lsrjax import checkpoint, hosts, loop, sharding
 from lsrjax import train as training
 from lsrjax.data import loader
+from lsrjax.errors import InputError
 from lsrjax.trees import path_name
 
 FOLDER = "postmortem"
@@ -20,9 +22,23 @@ _BEGINNING = 100  # characters of a text
 
 
 def left_out(folder: pathlib.Path) -> list[int]:
-    """The batches that a stage is trained without."""
+    """The batches that a stage is trained without.
+
+    Raises:
+      InputError: their file is damaged.
+    """
     path = folder / LEFT_OUT_FILE
-    return json.loads(path.read_text())["batches"] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["batches"]
+        return sorted(operator.index(batch) for batch in found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). It has the numbers of the batches that the"
+            ' stage is trained without, as {"batches": [7]}; the log names them. Put'
+            " them back, or start over with another --workdir."
+        ) from error
 
 
 def leave_out(folder: pathlib.Path, step: int) -> list[int]:

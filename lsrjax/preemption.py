@@ -1,9 +1,9 @@
 """Leaving when asked to: a signal saves the run and ends it with a code of its own.
 
-SIGTERM and SIGUSR1 (which SLURM sends ahead of a time limit, with `--signal=USR1@120`)
-are caught by a thread, since the main thread may sit in the compiler or wait for other
-processes, where no Python handler runs. What the thread does depends on what there is
-to lose:
+SIGTERM, SIGUSR1 (which SLURM sends ahead of a time limit, with `--signal=USR1@120`),
+SIGINT (Ctrl-C) and SIGHUP (the terminal has gone) are caught by a thread, since the
+main thread may sit in the compiler or wait for other processes, where no Python handler
+runs. What the thread does depends on what there is to lose:
 
 - Nothing (before the first step, behind a save, in the evaluation of a finished run):
   what is being written is finished, and the process leaves.
@@ -20,19 +20,23 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 import time
 
+import jax
+
 from lsrjax import hosts
 from lsrjax.progress import LEAVING, PROGRESS
+from lsrjax.terminal import say
 
 # EX_TEMPFAIL: all is saved; the same command goes on.
 RESUME = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # A launcher may send a signal to a process and to its group: a second one only counts
-# as another request to leave after so many seconds.
+# as another request to leave after so many seconds. A second Ctrl-C counts at once,
+# unless a wrapper has passed on the one that the terminal sent.
 _PATIENCE = 5.0
+_SAME_KEY = 0.3
 _POLL = 0.05
 # How often processes ask whether another one was told to leave.
 _ASK = 1.0
@@ -63,6 +67,8 @@ class Guard:
     def take_signals(self) -> None:
         """Takes the signals, again where a library has taken them."""
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started with nohup, to outlive the terminal
             # The C handler writes the number to the pipe, whatever Python does.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -92,15 +98,19 @@ class Guard:
 
     def _ask(self, name: str, tell: bool = True) -> None:
         if self._reason:
-            if time.monotonic() - self._asked_at > _PATIENCE:
+            twice = name == "SIGINT" and self._reason.startswith(name)
+            since = time.monotonic() - self._asked_at
+            if since > (_SAME_KEY if twice else _PATIENCE):
                 say(f"{name} again: left at once. The last checkpoint is whole.")
                 _exit()
             return
         self._reason, self._asked_at = name, time.monotonic()
         if tell and self._several:
             name = f"{name} of process {hosts.index()}"
-            hosts.tell(_KEY, name)
             self._reason = name
+            # Where the service has gone, this process leaves at least.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                hosts.tell(_KEY, name)
         say(f"{self._reason}: saves and leaves.")
         threading.Thread(target=self._act, name="leaving", daemon=True).start()
 
@@ -144,14 +154,6 @@ class Guard:
                 f" again to go on (exit code {RESUME})."
             )
             _exit()
-
-
-def say(message: str) -> None:
-    """Writes a line to stderr, whatever the terminal shows."""
-    # A live line may have hidden the cursor.
-    shown = "\x1b[?25h" if sys.stderr.isatty() else ""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{shown}{message}\n".encode())
 
 
 def _exit() -> None:

@@ -5,8 +5,9 @@ import pathlib
 
 from lsrjax import checkpoint
 from lsrjax.checkpoint import SavedModel
-from lsrjax.convert import hub, huggingface, milco_in, sentence_in
+from lsrjax.convert import hub, huggingface, milco_in, promises, sentence_in
 from lsrjax.convert.modules import UnknownModuleError
+from lsrjax.convert.presets import PRESETS
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models.cross_encoder import CrossEncoderSpec
@@ -29,14 +30,18 @@ def open_model(
         a head), a model of sentence-transformers or ColBERT, or an export to `lsrjax`.
       workdir: of the run, for `stage:`.
       cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
-      allowed: what is put up with in a Hugging Face model.
+      allowed: what is put up with in a Hugging Face model, and whether the numbers of
+        weights are read. Without them, of well-known checkpoints no file is needed.
       whole: a model of sentence-transformers that does something no head here does is
         refused; otherwise its encoder alone is given, to start from.
     """
+    if not allowed.values and reference in PRESETS:
+        return preset(reference)
     if reference.startswith("stage:"):
-        return checkpoint.load_model(workdir / reference.removeprefix("stage:"))
-    if (folder := stages_folder(reference)) is not None:
-        return load_stage(folder, reference)
+        folder = workdir / reference.removeprefix("stage:")
+        return load_stage(folder, str(folder), values=allowed.values)
+    if (folder := stages_folder(reference, weights=allowed.values)) is not None:
+        return load_stage(folder, reference, values=allowed.values)
     return open_hugging_face(
         reference, cross_encoder=cross_encoder, allowed=allowed, whole=whole
     )
@@ -110,8 +115,27 @@ def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | Non
     return hub.fetch(reference, checkpoint.MODEL_FILES) if weights else folder
 
 
-def load_stage(folder: pathlib.Path, reference: str) -> SavedModel:
-    """The model of what `stages_folder` gave, by the name that its reader knows."""
+def preset(reference: str) -> SavedModel:
+    """A well-known checkpoint as `PRESETS` has it, without weights or tokenizer."""
+    encoder, has_head = PRESETS[reference]
+    parts = ("head",) if has_head else ()
+    spec = RetrieverSpec("splade", encoder, tied=True)
+    params = promises.promised(encoder, *parts)
+    return SavedModel(spec, params, None, None, reference)
+
+
+def load_stage(
+    folder: pathlib.Path, reference: str, *, values: bool = True
+) -> SavedModel:
+    """The model of what `stages_folder` gave, by the name that its reader knows.
+
+    Args:
+      folder: of the stage, or of a run with a single one.
+      reference: that name.
+      values: read the numbers of its weights; see `Allowed`.
+    """
+    if not values:
+        return checkpoint.load_shapes(folder, reference)
     model = checkpoint.load_model(folder)
     # Of the hub's files, the folder is one of a cache.
     return (
@@ -120,7 +144,7 @@ def load_stage(folder: pathlib.Path, reference: str) -> SavedModel:
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:
-    """The folder that holds the `tokenizer.json` of a folder, hub id or `embedded:`."""
+    """The folder that holds the tokenizer of a folder, hub id or `embedded:`."""
     if reference.startswith("embedded:"):
         from lsrjax.data import embedded
 
@@ -146,10 +170,12 @@ def check_vocabulary(folder, vocab_size: int, name: str) -> None:
     """
     if folder is None:
         return
-    size = TextTokenizer(folder).vocab_size
+    tokenizer = TextTokenizer(folder)
+    size, added = tokenizer.vocab_size, ", ".join(tokenizer.added)
     if size > vocab_size:
+        added = f" (with {added}, which tokenizer.json lacks)" if added else ""
         raise InputError(
-            f"The tokenizer in {folder} has {size} tokens, but the model {name} has"
-            f" embeddings for {vocab_size}. Use the tokenizer that the model"
+            f"The tokenizer in {folder} has {size} tokens{added}, but the model"
+            f" {name} has embeddings for {vocab_size}. Use the tokenizer that the model"
             " was trained with (config.tokenizer)."
         )

@@ -36,16 +36,31 @@ def meet(environ: Mapping[str, str], seconds: float) -> str:
         port.
     """
     host = first_host(environ["SLURM_STEP_NODELIST"])
-    step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", "0"))
-    restart = environ.get("SLURM_RESTART_COUNT", "0")
-    job = environ["SLURM_JOB_ID"]
-    doors = _doors(int(job), int(step))
+    step_name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
+    job, step = whole(environ, "SLURM_JOB_ID", 0), whole(environ, step_name, 0)
+    restart = whole(environ, "SLURM_RESTART_COUNT", 0)
+    doors = _doors(job, step)
     name = f"lsrjax {job}.{step}.{restart}\n".encode()
-    if environ["SLURM_PROCID"] == "0":
+    if whole(environ, "SLURM_PROCID", 0) == 0:
         door = hold(doors, name)
     else:
         door = find(host, doors, name, seconds)
     return f"{host}:{door + 1}"
+
+
+def whole(environ: Mapping[str, str], name: str, default: int) -> int:
+    """An environment variable that is a number, 0 or more; empty is as absent.
+
+    Raises:
+      InputError: it is something else.
+    """
+    text = environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise InputError(
+            f"The environment variable {name} is {text!r}, which is no number. The"
+            " launcher sets it: correct it, or unset it for a run of one process."
+        )
+    return int(text) if text else default
 
 
 def first_host(nodes: str) -> str:

@@ -7,7 +7,11 @@ import numpy as np
 from rich.console import Console
 
 from lsrjax import assembly, checkpoint, config, hosts, report
+from lsrjax.checkpoint import digests
+from lsrjax.checkpoint.files import DAMAGED, set_aside
+from lsrjax.checkpoint.stock import listing
 from lsrjax.data import sources
+from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate
 from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
@@ -16,6 +20,9 @@ from lsrjax.retrieval.search import search
 RESULTS_FILE = "results.json"
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
+# Digests of the three.
+DIGESTS_FILE = "results.digests.json"
+_FILES = (RESULTS_FILE, EXAMPLES_FILE, SPEED_FILE)
 _MULTILINGUAL = "multilingual "
 _TABLES = (
     ("nDCG@10", "English documents (the mean is over all languages but English)"),
@@ -73,6 +80,72 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
         checkpoint.write_json(workdir / EXAMPLES_FILE, examples)
         checkpoint.write_json(workdir / SPEED_FILE, speed)
         report.write_results(workdir / RESULTS_FILE, report.with_mean(results))
+        digests.seal(workdir, _FILES, workdir / DIGESTS_FILE)
+
+
+def are_sound(workdir: pathlib.Path, console: Console) -> bool:
+    """Whether the results of a run are there, and as they were written.
+
+    Others are set aside in `damaged/`, and said: the run is evaluated again.
+
+    Args:
+      workdir: the run's folder.
+      console: is told what was found.
+    """
+    if not (workdir / RESULTS_FILE).is_file():
+        return False
+    found = digests.unsealed(workdir, _FILES, workdir / DIGESTS_FILE)
+    if not found:
+        return True
+    for name in (*_FILES, DIGESTS_FILE):
+        if (workdir / name).is_file():
+            set_aside(workdir, workdir / name, "results")
+    console.print(
+        f"The results in {workdir} are not as they were written:\n{listing(found)}\n"
+        f"They lie in {workdir / DAMAGED / 'results'}; the run is evaluated again.",
+        highlight=False,
+        markup=False,
+    )
+    return False
+
+
+def read(workdir: pathlib.Path) -> report.Results:
+    """The results of a run; empty without.
+
+    Args:
+      workdir: the run's folder.
+
+    Raises:
+      InputError: they are not as they were written.
+    """
+    path = workdir / RESULTS_FILE
+    if not path.is_file():
+        return {}
+    found = {}
+    # Those of earlier releases have no digests.
+    if (workdir / DIGESTS_FILE).is_file():
+        found = digests.unsealed(workdir, [RESULTS_FILE], workdir / DIGESTS_FILE)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = {RESULTS_FILE: str(error)}
+    if found:
+        raise InputError(
+            f"The results in {workdir} are not as they were written:\n"
+            f"{listing(found)}\nStart the run again, which evaluates it again."
+        )
+    _check_objects(path, "its content", values, below=2)
+    return values
+
+
+def _check_objects(path: pathlib.Path, name: str, value, below: int) -> None:
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{path}: {name} is {value!r}, which has to be an object. Put back the file"
+            " that the run wrote."
+        )
+    for key, one in value.items() if below else ():
+        _check_objects(path, key, one, below - 1)
 
 
 def show(workdir: pathlib.Path, console: Console) -> None:

@@ -3,9 +3,12 @@
 import contextlib
 import itertools
 import pathlib
+import shutil
 from collections.abc import Iterator
 
-from lsrjax import checkpoint, hosts
+from lsrjax import checkpoint, hosts, origins
+from lsrjax.checkpoint import digests, files
+from lsrjax.data import manifest
 from lsrjax.progress import PROGRESS
 
 # The folder of the state that was kept where the run was asked to leave.
@@ -43,6 +46,27 @@ def kept(folder: pathlib.Path, config, tracker):
     It lies beside the checkpoints, which are those of a run that was never asked.
     """
     return contextlib.closing(_checkpoints(folder / KEPT, config, tracker, keep=1))
+
+
+def has_begun(folder: pathlib.Path) -> bool:
+    """Whether a stage has saved a state, which binds it to its config and data."""
+    if not folder.is_dir():
+        return False
+    return checkpoint.finished_steps(folder) is not None or any(
+        steps(one)
+        for one in (folder, folder / KEPT)
+        for steps in (digests.recorded_steps, files.committed_steps)
+    )
+
+
+def forget(folder: pathlib.Path) -> None:
+    """Removes what a stage that has saved no state would hold its next start to."""
+    for name in (manifest.FILE, origins.FILE, checkpoint.MODEL_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for name in (checkpoint.TOKENIZER, checkpoint.PIVOT_TOKENIZER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in folder.glob("bad_records*.jsonl"):
+        path.unlink()
 
 
 def newest_sound_step(name: str, folder: pathlib.Path, tracker) -> int | None:

@@ -40,6 +40,8 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         return
     if hosts.is_first():
         folder.mkdir(parents=True, exist_ok=True)
+        if not saved.has_begun(folder):
+            saved.forget(folder)
     PROGRESS.stage, PROGRESS.step = name, 0
     with (
         assembly.on_devices(config) as mesh,
@@ -138,6 +140,7 @@ def _trained(name, config, folder, parts, ready, checkpoints, newest, tracker) -
                 keep=keep,
                 owes=owes,
                 bad=bad,
+                note=tracker.note,
             )
             return True
         except loop.BadNumbers as error:

@@ -52,7 +52,9 @@ class Tracker:
         self._name, self._first, self._total = name, first, total
         self._started = time.monotonic()
         path = folder / METRICS_FILE
-        kept = _lines_up_to(path, first)
+        kept, damaged = _lines_up_to(path, first)
+        if damaged:
+            self.note(f"  {path}: {damaged:,} damaged lines are left out.")
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, path)
@@ -185,16 +187,22 @@ def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+def _lines_up_to(path: pathlib.Path, step: int) -> tuple[list[str], int]:
+    """The lines of a file up to a step, and how many of them are damaged, left out."""
     if not path.is_file():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        return [], 0
+    kept, damaged = [], 0
+    *lines, _ = path.read_bytes().split(b"\n")
+    for line in lines:
         try:
-            number = json.loads(line)["step"]
-        except ValueError:  # cut short when the run was killed
-            break
-        if number > step or not line.endswith("\n"):
-            break
-        kept.append(line)
-    return kept
+            text = line.decode("utf-8")
+            number = json.loads(text)["step"]
+            if number > step:
+                break
+        # JSON that is no record of a step says TypeError or KeyError.
+        except (ValueError, TypeError, KeyError):
+            damaged += 1
+            continue
+        kept.append(text + "\n")
+    # What has no end was cut short when the run was killed; it is of a step to come.
+    return kept, damaged

@@ -17,8 +17,8 @@ import time
 from collections.abc import Sequence
 
 from lsrjax import hosts, progress
-from lsrjax.preemption import say
 from lsrjax.progress import PROGRESS
+from lsrjax.terminal import say
 
 # EX_SOFTWARE: the run was ended by its watchdog.
 STALLED = 70

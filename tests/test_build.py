@@ -69,6 +69,32 @@ def assert_equal(found, wanted):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("asked", "found"), [(-1.0, 0.07), (0.0, 0.0), (0.3, 0.3)])
+@pytest.mark.parametrize("field", ["init.model", "init.encoder"])
+def test_dropout_is_that_of_the_checkpoint_unless_another_is_asked_for(
+    field, asked, found
+):
+    before = saved("splade", "shared")
+    encoder = dataclasses.replace(
+        before.spec.encoder, hidden_dropout=0.07, attention_dropout=0.07
+    )
+    spec = dataclasses.replace(before.spec, encoder=encoder)
+    before = dataclasses.replace(before, spec=spec)
+    config = config_of(model__head="splade", model__dropout=asked, init__model="")
+    config.update_from_flattened_dict({field: "before"})
+    spec = build.student(config, lambda reference: before).spec
+    assert spec.encoder.hidden_dropout == spec.encoder.attention_dropout == found
+    # What the step goes by.
+    assert build.settled(config, spec).model.dropout == found
+    assert config.model.dropout == asked
+
+
+def test_random_weights_have_no_dropout_of_their_own():
+    config = config_of(model__head="splade", init__model="")
+    made = build.student(config, lambda reference: None).spec.encoder
+    assert (made.hidden_dropout, made.attention_dropout) == (0, 0)
+
+
 def test_separate_towers_start_as_one_did():
     model = saved("dense", "shared")
     config = config_of(model__head="dense", model__pooling="cls")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -153,6 +154,16 @@ def test_without_any_sound_step_a_stage_starts_from_the_beginning(stage):
     newest, notes = stock(stage)
     assert newest is None and "starts from the beginning" in notes
     assert {"10", "20", "30"} <= {p.name for p in (stage / "damaged").iterdir()}
+
+
+@pytest.mark.parametrize("name", [False, 5, None])
+def test_digests_of_what_is_no_file_are_damaged(tmp_path, name):
+    path = digests.record_path(tmp_path, 7)
+    path.parent.mkdir()
+    files = [["model.json", 3, "00"], [name, 4, "01"]]
+    path.write_text(json.dumps({"step": 7, "dev": {}, "files": files, "digest": ""}))
+    with pytest.raises(digests.DamagedRecordError):
+        digests.read(tmp_path, 7)
 
 
 def test_a_step_killed_before_its_digests_is_set_aside(stage):
@@ -325,6 +336,18 @@ def test_a_full_disk_is_foreseen(tmp_path, opened, monkeypatch, policy):
     disk.free = 10**9
     checkpoints.save(state(30), None, last=True)
     assert steps_in(tmp_path) == [10, 30]
+
+
+def test_a_folder_that_is_removed_is_no_full_disk(tmp_path, opened):
+    checkpoints, _ = opened(tmp_path / "run" / "stage")
+    checkpoints.save(state(10), None)
+    checkpoints._settle()
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(TrainingFailed, match=r"Step 20 .*was\s+removed") as error:
+        checkpoints.save(state(20), None)
+    assert "free" not in str(error.value)
+    # Half of it, without what belongs to it, would look like a run.
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_checkpoint_needs_is_not_more_than_was_foreseen(made):

@@ -1,4 +1,5 @@
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from ml_collections import ConfigDict
 from lsrjax import config_checks
 from lsrjax.config import (
     data_set,
+    fields,
     get_default,
     language_weights,
     stages,
 )
+from lsrjax.config_names import _ELSEWHERE, not_a_field
 from lsrjax.config_run import validate
 from lsrjax.errors import InputError
 
@@ -176,12 +179,51 @@ def test_small_configs_are_valid(make):
         sets(infonce(data__document_languages="en:1"), a=A, b=EMBEDDED),
         run_of(one=alignment(), two=sets(kl(), a=A)),
         kl(model__towers="separate", optim__freeze="^query_tower/encoder/"),
-        # A short trial of a config with a longer warm-up.
-        infonce(steps=2, optim__warmup_steps=20),
+        infonce(steps=20, optim__warmup_steps=20),
     ],
 )
 def test_sensible_combinations_are_accepted(c):
     validate(c)
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("optim.learning_rate", "optim.lr"),
+        ("learning_rate", "optim.lr"),
+        ("optimizer.lr", "optim.lr"),
+        ("optim.wd", "optim.weight_decay"),
+        ("save_steps", "checkpoint.every"),
+        ("max_steps", "steps"),
+        ("training.num_train_epochs", "epochs"),
+        ("per-device-train-batch-size", "batch_size"),
+        ("data.qeury_length", "data.query_length"),
+        ("output_dir", "--workdir"),
+    ],
+)
+def test_names_from_elsewhere_are_known(name, meant):
+    known = list(fields(get_default()))
+    message = not_a_field(name, known)
+    at = meant if meant.startswith("--") else f"config.{meant}"
+    assert re.search(rf"{re.escape(at)}(?![\w.]\w)", message), message
+
+
+def test_a_name_from_elsewhere_means_the_field_of_its_own_stage():
+    known = [f"stages.{s}.{f}" for s in ("one", "two") for f in fields(get_default())]
+    message = not_a_field("stages.two.optim.learning_rate", known)
+    assert "the nearest is config.stages.two.optim.lr." in message
+
+
+def test_every_name_from_elsewhere_leads_to_a_field():
+    # A field that is renamed takes its names with it.
+    assert set(_ELSEWHERE) <= set(fields(get_default()))
+
+
+def test_the_test_of_a_run_of_stages_is_looked_at():
+    c = get_default()
+    c.stages = ConfigDict({"one": infonce()}, sort_keys=False)
+    c.evaluate.test = "nan"
+    assert "config.evaluate.test is 'nan'" in refusal(c)
 
 
 def test_unknown_fields_name_the_nearest():
@@ -406,6 +448,21 @@ def test_options_without_effect_are_refused(c, field, because):
         (kl(steps=0), "config: steps is 0 and epochs is 0.0; set one of them"),
         (kl(epochs=1.0), "config: steps is 10 and epochs is 1.0; set one of them"),
         (kl(optim__warmup_steps=1, optim__warmup_fraction=0.1), "set one of them"),
+        (kl(optim__warmup_steps=11), "warmup_steps is 11, but the stage has 10 steps"),
+        (kl(batch_size=2**62), f"config.batch_size is {2**62}; it is at most"),
+        (kl(data__threads=2**40), f"config.data.threads is {2**40}; it is at most"),
+        (kl(watchdog__seconds=1e30), "config.watchdog.seconds is 1e+30; it is at most"),
+        (kl(steps=0, epochs=1e9), "config.epochs is 1000000000.0; it is at most"),
+        (kl(seed=2**40), f"config.seed is {2**40}; it is at most"),
+        (kl(model__dropout=-0.5), "or -1 for that of the checkpoint"),
+        (kl(watchdog__seconds=None), "config.watchdog.seconds is None; give a value"),
+        (kl(data__format=None), "config.data.format is None; give a value"),
+        (kl(optim__lr=1e300), "config.optim.lr is 1e+300; give a finite number"),
+        (kl(evaluate__test="debian", evaluate__examples=(1, 2)), "give languages, as"),
+        (
+            kl(evaluate__test="nan"),
+            "config.evaluate.test is 'nan'; known: '', 'debian'",
+        ),
         (kl(data__group_size=1), "kl compares a query's documents"),
         (kl(loss__name="mse"), "config.loss.name is 'mse'; known: 'alignment', "),
         (

@@ -22,7 +22,7 @@ TINY = pathlib.Path(__file__).parent / "configs" / "launched.py"
 
 
 def tiny(**changes):
-    config = command._load(TINY, [])
+    config = command.load(TINY, [])
     config.stages.teacher.update_from_flattened_dict(changes)
     return config
 
@@ -148,7 +148,7 @@ def test_tokens_in_a_config_are_named_but_not_shown(kind, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(TINY.parents[2].glob("configs/*.py")), ids=str)
 def test_no_config_of_ours_is_taken_for_a_token(path):
-    (found,) = checks.tokens(command._load(path, []), path)
+    (found,) = checks.tokens(command.load(path, []), path)
     assert found.level == OK
 
 
@@ -354,5 +354,6 @@ def test_alone_an_error_is_the_exit_code(tmp_path):
     assert codes == [1]
     found = lines(said)
     assert found["config"][0] == ERROR and "optim.lr" in found["config"][1]
-    assert "--no_flag_of_its_own=3" in found["arguments"][1]
-    assert "lsrjax.doctor: 1 error, no warning" in said
+    assert found["arguments"][0] == ERROR
+    assert "--no_flag_of_its_own is no flag" in found["arguments"][1]
+    assert "lsrjax.doctor: 2 errors, no warning" in said

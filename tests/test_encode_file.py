@@ -92,13 +92,42 @@ def test_lines_name_the_terms_of_both_views(tmp_path, folder, expected):
         TextTokenizer(folder / name).vocabulary()
         for name in ("pivot_tokenizer", "tokenizer")
     )
+    shifted = {token: len(pivot) + i for token, i in source.items()}
     matrix = np.zeros(expected["document"].shape, np.float32)
     for row, line in zip(matrix, found, strict=True):
-        for token, weight in line["pivot"].items():
-            row[pivot[token]] = weight
-        for token, weight in line["source"].items():
-            row[len(pivot) + source[token]] = weight
+        for term, weight in line["vector"].items():
+            mark, token = term[:2], term[2:]
+            row[{"e_": pivot, "m_": shifted}[mark][token]] = weight
     assert_close(sparse.csr_matrix(matrix), expected["document"])
+
+
+@pytest.mark.parametrize("head", ["dense", "colbert"])
+def test_embeddings_are_encoded(tmp_path, folder, head):
+    before = checkpoint.load_model(folder)
+    spec = RetrieverSpec(head, before.spec.encoder, embedding_size=5, pooling="mean")
+    params = retriever.init_params(spec, 4)
+    model = dataclasses.replace(before, spec=spec, params=params, pivot_tokenizer=None)
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    checkpoint.save_model(stage, model)
+    args = ("--model", stage, "--texts", written(tmp_path), "--max_length", 68)
+    for suffix in ("npz", "jsonl"):
+        run(*args, "--out", tmp_path / f"out.{suffix}")
+    encoder = TextEncoder(spec, TextTokenizer(model.tokenizer))
+    (wanted,) = encoder.encode(params, TEXTS, 68).values()
+    found = np.load(tmp_path / "out.npz")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["vector"] for line in lines]
+    if head == "dense":
+        wanted = wanted.toarray()
+        assert found.files == ["embeddings"] and wanted.shape == (40, 5)
+        np.testing.assert_allclose(rows, found["embeddings"], rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(found["starts"], wanted.starts)
+        wanted = wanted.tokens_TD
+        flat = [token for tokens in rows for token in tokens]
+        np.testing.assert_allclose(flat, found["embeddings"], rtol=1e-6)
+    np.testing.assert_allclose(found["embeddings"], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_encoded_before_a_stop_is_kept(

@@ -1,6 +1,10 @@
 """`python -m lsrjax.convert` as a command: what it writes, and what it refuses."""
 
+import dataclasses
 import json
+import pathlib
+import re
+import shutil
 
 import pytest
 
@@ -27,6 +31,28 @@ def run_of(folder, head="splade", **options):
     config = {"stages": {}, "data": {"query_length": 9, "document_length": 33}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", '{"stages": {', "config.json is not JSON"),
+        ("config.json", "[]", "config.json holds no object"),
+        ("config.json", '{"stages": 5}', "stages is 5, which has to be an object"),
+        ("results.json", '{"train": []}', "train is .., which has to be an object"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, capsys, file, text, message):
+    run = run_of(tmp_path / "run", tied=True)
+    # Limits that are not set are infinite, which is no damage.
+    config = {"data": {"negative_max_score": float("inf"), "query_length": 9}}
+    (run / "config.json").write_text(json.dumps(config))
+    assert export.open_portable(str(run)).query_length == 9
+    (run / file).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        convert("--from", run, "--to", "splade", "--out", tmp_path / "out")
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def convert(*args):
@@ -86,3 +112,41 @@ def test_separate_towers_keep_both(tmp_path):
         checkpoint.load_model(path) for path in (run / "train", tmp_path / "out")
     )
     assert before.spec == after.spec and "query_tower" in after.params
+
+
+@pytest.mark.parametrize(
+    ("limit", "lengths"), [(8, (8, 8)), (100, (64, 64)), (None, (64, 64))]
+)
+def test_the_tokenizer_may_say_how_long_a_text_is(limit, lengths, tmp_path):
+    golden = pathlib.Path(__file__).parent / "golden/bert"
+    folder = pathlib.Path(shutil.copytree(golden, tmp_path / "model"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config | {"model_max_length": limit})
+    )
+    found = export.open_portable(str(folder))
+    assert (found.query_length, found.document_length) == lengths
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"truncation_side": "left"}, {"mask_token": "a"}, {"pad_token": 7}],
+)
+def test_an_export_with_other_tokens_is_not_written(
+    change, tmp_path, monkeypatch, capsys
+):
+    target = export.TARGETS["splade"]
+
+    def write(model, folder):
+        target.write(model, folder)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) | change
+        path.write_text(json.dumps(config), encoding="utf-8")
+
+    changed = dataclasses.replace(target, write=write)
+    monkeypatch.setitem(export.TARGETS, "splade", changed)
+    run = run_of(tmp_path / "run", tied=True)
+    with pytest.raises(SystemExit) as ended:
+        convert("--from", run, "--to", "splade", "--out", tmp_path / "out")
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "would not read the tokenizer of the export" in capsys.readouterr().err

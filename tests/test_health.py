@@ -79,6 +79,42 @@ def test_pairs_are_aligned_by_raw_values_so_that_empty_ones_go_on():
         assert not watch.look({"empty_translation": 1.0, "empty_english": 1.0})
 
 
+@pytest.mark.parametrize("text", ["translation", "query"])
+def test_a_stage_does_not_end_with_vectors_that_are_all_empty(text):
+    watch = health.Watch()
+    for _ in range(11):
+        assert not watch.look({f"empty_{text}": 1.0})
+    assert f"every {text} vector has been empty for 12 steps" in watch.look(
+        {f"empty_{text}": 1.0}, last=True
+    )
+    # What came back at the end has not collapsed.
+    assert not watch.look({f"empty_{text}": 0.9}, last=True)
+
+
+def test_pairs_have_more_time_but_not_for_ever():
+    watch = health.Watch()
+    lost = [watch.look({"empty_english": 1.0}) for _ in range(1000)]
+    assert not any(lost[:-1]) and "every english vector" in lost[-1]
+
+
+def test_vectors_of_most_terms_are_said_once():
+    watch = health.Watch({"pivot": 8192})
+    dense = {"active_document_pivot": 7949.0, "active_query_pivot": 40.0, "loss": 1.0}
+    said = [watch.dense_now(dense) for _ in range(600)]
+    (text,) = sum(said, [])
+    assert "a document has 7,949 active terms of 8,192" in text
+    assert said.index([text]) == 499
+    assert not watch.dense_now(dense, last=True)
+
+
+def test_a_short_stage_says_at_its_end_that_its_vectors_are_dense():
+    watch = health.Watch({"terms": 10})
+    for _ in range(20):
+        assert not watch.dense_now({"active_query_terms": 6.0})
+    assert len(watch.dense_now({"active_query_terms": 6.0}, last=True)) == 1
+    assert not health.Watch({"terms": 10}).dense_now({"active_query_terms": 6.0}, True)
+
+
 @pytest.mark.parametrize("count", [41, 55, 110])
 def test_all_are_all_however_many(count):
     """A mean of so many ones rounds to less than 1 where it is compiled."""

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import socket
 import time
 
 import jax
@@ -80,6 +81,89 @@ def slurm(**variables):
 
 
 EIGHT = "0,1,2,3,4,5,6,7"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "SLURM_JOB_ID",
+        "SLURM_STEP_NODELIST",
+        "SLURM_NTASKS",
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+    ],
+)
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_slurm_did_not_set_is_named(cluster, missing, value):
+    environ = slurm(SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2)
+    if value is None:
+        del environ[missing]
+    else:
+        environ[missing] = value
+    with pytest.raises(InputError, match=f"SLURM_STEP_NUM_TASKS is 2.*{missing}"):
+        hosts.start(environ=environ)
+    assert not cluster.calls
+
+
+@pytest.mark.parametrize(
+    "name", ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID"]
+)
+def test_a_variable_that_is_no_number_is_named(cluster, name):
+    environ = slurm(SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2) | {name: "2(x2)"}
+    with pytest.raises(InputError, match=rf"{name} is '2\(x2\)'"):
+        hosts.start(environ=environ)
+
+
+def test_an_empty_variable_is_as_an_absent_one(cluster):
+    hosts.start(environ={"SLURM_STEP_NUM_TASKS": ""})
+    assert not cluster.calls
+    assert hosts.expected(None, None, None, environ={"SLURM_STEP_NUM_TASKS": ""}) == (
+        "",
+        1,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"coordinator": "first"}, "--coordinator is 'first'"),
+        ({"coordinator": "first:port"}, "--coordinator is 'first:port'"),
+        ({"coordinator": ":1234"}, "--coordinator is ':1234'"),
+        ({"coordinator": "first:99999"}, "--coordinator is 'first:99999'"),
+        ({"process_id": 3}, "--process_id is 3"),
+        ({"process_id": -1}, "--process_id is -1"),
+        ({"num_processes": 0}, "--num_processes is 0"),
+    ],
+)
+def test_flags_that_make_no_run_are_refused(cluster, changed, said):
+    with pytest.raises(InputError, match=said):
+        hosts.start(**FLAGS | changed, environ={})
+    assert not cluster.calls
+
+
+def test_whom_a_process_waits_for_is_said_until_they_come(monkeypatch, capfd):
+    monkeypatch.setattr(hosts, "_SAY_SECONDS", 0.01)
+    with hosts._said_while_waiting(4, 1):
+        time.sleep(0.3)
+    said = capfd.readouterr().err
+    assert "Process 1 of 4 waits for the others (0, 2, 3)" in said
+    time.sleep(0.05)
+    assert not capfd.readouterr().err
+
+
+def test_a_platform_that_there_is_not_is_named(monkeypatch):
+    def assertion():
+        raise AssertionError
+
+    def error():
+        raise RuntimeError("Unable to initialize backend 'tpu': no\nlibtpu.so")
+
+    monkeypatch.setattr(type(jax.config), "jax_platforms", "tpu", raising=False)
+    for devices in (assertion, error):
+        monkeypatch.setattr(jax, "devices", devices)
+        with pytest.raises(InputError, match="JAX_PLATFORMS.*'tpu'"):
+            hosts.check_devices()
 
 
 @pytest.mark.parametrize("given", FLAGS)
@@ -448,7 +532,10 @@ DEMO_STAGES = ("teacher", "align", "distill")
 FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
-    for field in ("steps=3", "log.every=1", "data.split=dev", "data.length_parts=2")
+    for field in (
+        *("steps=3", "optim.warmup_steps=3", "log.every=1", "data.split=dev"),
+        "data.length_parts=2",
+    )
 ]
 
 
@@ -505,7 +592,13 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
     try:
         wait_for((workdir / "teacher" / "digests" / "50.json").is_file, started)
         started[victim].process.kill()
-        assert started[1 - victim].ends(BOUND) != 0
+        other = started[1 - victim]
+        assert other.ends(BOUND) != 0
+        said = other.said()
+        # Where nothing is told to a process, its watchdog finds the silence.
+        assert "lost another" in said or "has been silent" in said, said
+        # Nor are the stacks of C++ said first.
+        assert "stack trace" not in said, said
     finally:
         launch.kill(started)
     # What was saved is whole.
@@ -537,3 +630,33 @@ def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
             assert one.ends(BOUND) != 0
     finally:
         launch.kill(started)
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("192.0.2.1", False),  # of no interface: reserved for documentation
+        ("no-such-host.invalid", False),
+    ],
+)
+def test_process_0_listens_where_it_is_told(host, bound, cluster):
+    cluster.processes = 2
+    address = f"{host}:1234"
+    flags = {"coordinator": address, "num_processes": 2}
+    hosts.start(**flags, process_id=0, environ={})
+    assert cluster.options.get("coordinator_bind_address") == (
+        bound and address or None
+    )
+
+
+def test_a_name_that_is_the_loopback_here_is_listened_for_everywhere(
+    cluster, monkeypatch
+):
+    # As Debian writes a host's own name into /etc/hosts.
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.1.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    cluster.processes = 3
+    hosts.start(**FLAGS | {"process_id": 0}, environ={})
+    assert "coordinator_bind_address" not in cluster.options

@@ -12,7 +12,7 @@ TEMPLATES = [path for path in FILES if path.parent.name == "templates"]
 FILES = [path for path in FILES if path not in TEMPLATES]
 
 # What everybody may import.
-COMMON = {"errors", "progress", "tables", "trees"}
+COMMON = {"errors", "finite", "paths", "progress", "tables", "trees"}
 # What each part of the package may import of the others, besides. A part may import its
 # own modules; programs may import whatever is not a program above them, and nothing
 # imports `main`.
@@ -21,12 +21,15 @@ ALLOWED = {
     "reps": {"sharding"},
     "ops": set(),
     "rendezvous": set(),
-    "hosts": {"rendezvous"},
+    "terminal": set(),
+    "config_names": set(),
+    "hosts": {"rendezvous", "terminal"},
     "numbers": set(),
-    "preemption": {"hosts"},
-    "watchdog": {"hosts", "preemption"},
+    "preemption": {"hosts", "terminal"},
+    "watchdog": {"hosts", "terminal"},
     "trackers": set(),
     "report": set(),
+    "tokenizer": set(),
     "models": {"ops", "reps", "sharding"},
     "health": {"reps"},
     "losses": {"reps"},
@@ -36,8 +39,8 @@ ALLOWED = {
     "control": {"regularizers"},
     "optim": set(),
     "flops": {"models"},
-    "data": set(),
-    "convert": {"models"},
+    "data": {"tokenizer"},
+    "convert": {"models", "tokenizer"},
     "retrieval": {"data", "models", "reps", "sharding"},
     "prepare": {"data", "retrieval"},
 }
@@ -48,6 +51,7 @@ PROGRAMS = (
     "config_checks",
     "config",
     "config_run",
+    "command",
     "train",
     "loop",
     "checkpoint",
@@ -55,17 +59,20 @@ PROGRAMS = (
     "fitted",
     "references",
     "build",
+    "planned",
     "plan",
+    "origins",
     "prepared",
     "saved",
     "postmortem",
     "assembly",
+    "early",
     "stages",
     "results",
+    "kept_config",
     "run",
     "export",
     "encode",
-    "command",
     "doctor_checks",
     "doctor",
     "bench",

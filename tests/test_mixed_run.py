@@ -24,7 +24,7 @@ def translated(monkeypatch):
     def text(given):
         return {language: given.get(language, given["en"]) for language in LANGUAGES}
 
-    def opened(data, kind):
+    def opened(data, kind, **named):
         source = debian(kind, data.split, data.fields)
         if kind == "pair":
             return source

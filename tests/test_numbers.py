@@ -14,6 +14,7 @@ from lsrjax import checkpoint, loop, numbers, postmortem, run
 from lsrjax import train as training
 from lsrjax.config import get_default
 from lsrjax.data import loader
+from lsrjax.errors import InputError
 
 CONFIG = pathlib.Path(__file__).parent / "configs" / "survived.py"
 
@@ -80,6 +81,15 @@ def test_what_is_judged_bad_says_so():
     skipped = {"loss": np.nan, "bad": 1.0, "skipped": 9.0, "in_a_row": 2.0}
     assert numbers.judge(3, skipped, c) == ""
     assert "number 3 in a row" in numbers.judge(3, skipped | {"in_a_row": 3.0}, c)
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"batches": 3}', '{"batches": [1.5]}']
+)
+def test_a_damaged_list_of_batches_left_out_is_named(tmp_path, damage):
+    (tmp_path / "left_out.json").write_text(damage)
+    with pytest.raises(InputError, match=r"left_out\.json is damaged"):
+        postmortem.left_out(tmp_path)
 
 
 def test_batches_left_out_shift_those_behind_them():

@@ -151,6 +151,7 @@ def test_devices_need_a_dry_run():
     ("recipe", "model"),
     [
         ("align", ()),
+        ("distill", ()),  # from a stage 1 that is still to be trained
         (
             "distill",
             (

@@ -152,6 +152,32 @@ def test_a_second_signal_counts_after_a_while_only(guard, monkeypatch):
     assert acted == [1]
 
 
+def test_a_second_ctrl_c_leaves_at_once(guard, monkeypatch):
+    monkeypatch.setattr(guard, "_act", lambda: None)
+    guard._ask("SIGINT")
+    guard._ask("SIGINT")  # the same key, passed on by a wrapper
+    assert not guard.left.is_set()
+    guard._asked_at -= 2 * preemption._SAME_KEY
+    guard._ask("SIGTERM")
+    assert not guard.left.is_set()
+    with pytest.raises(Left):
+        guard._ask("SIGINT")
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_run_that_is_to_outlive_its_terminal_does(guard, ignored):
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        guard.take_signals()
+        assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == ignored
+        assert callable(signal.getsignal(signal.SIGINT))
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 # The thread sees a signal while the main thread is in a call that Python cannot break.
 _DEAF = """
 import os, signal, sys, threading

@@ -49,6 +49,52 @@ def test_a_recipe_is_valid_and_short(path):
         assert len(path.read_text().splitlines()) < 60
 
 
+MILCO = [path for path in RECIPES if path.stem in ("align", "distill")]
+
+
+@pytest.mark.parametrize("path", MILCO, ids=lambda path: path.stem)
+def test_a_published_recipe_has_two_variants_that_say_where_each_value_is_from(path):
+    get_config = runpy.run_path(str(path))["get_config"]
+    paper, script = get_config("paper"), get_config("script")
+    validate(paper)
+    validate(script)
+    assert get_config() == paper != script
+    for one in (paper, script):
+        # The reference's optimizer has no decay, and its models keep their dropout.
+        assert one.optim.weight_decay == 0 and one.model.dropout == -1
+        assert one.dev.source and one.dev.every
+    lines = path.read_text().splitlines()
+    set_lines = [line for line in lines if line.startswith("    c.") and " = " in line]
+    sourced = ("# both", "# paper", "# script", "# ours", "# stage 1's")
+    unsourced = [line for line in set_lines if not any(s in line for s in sourced)]
+    # What is a default of this program, or follows from the line below.
+    assert all("c.data.source" in line for line in unsourced), unsourced
+
+
+def test_the_variants_differ_where_paper_and_script_do():
+    values = {
+        (path.stem, variant): runpy.run_path(str(path))["get_config"](variant)
+        for path in MILCO
+        for variant in ("paper", "script")
+    }
+    paper, script = values["align", "paper"], values["align", "script"]
+    assert (paper.data.document_length, script.data.document_length) == (256, 512)
+    assert (paper.epochs, script.epochs) == (2, 1)
+    assert (paper.optim.schedule, script.optim.schedule) == ("cosine", "linear")
+    assert (paper.optim.warmup_steps, script.optim.warmup_steps) == (10_000, 0)
+    assert (
+        "wikititles" in paper.data.dataset and "mmarco_query" not in paper.data.dataset
+    )
+    assert (
+        "mmarco_query" in script.data.dataset
+        and "wikititles" not in script.data.dataset
+    )
+    paper, script = values["distill", "paper"], values["distill", "script"]
+    assert (paper.data.query_length, paper.data.document_length) == (512, 512)
+    assert (script.data.query_length, script.data.document_length) == (64, 256)
+    assert (paper.seed, script.seed) == (0, 42)
+
+
 @pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
 def test_the_flags_of_its_docstring_make_it_run_on_the_embedded_data(path):
     config = on_embedded_data(path)

@@ -156,6 +156,48 @@ def test_without_examples_none_are_shown(config, tmp_path, monkeypatch, evaluate
     assert "one a language" not in console.file.getvalue()
 
 
+def edit(folder):
+    path = folder / "results.json"
+    path.write_text(path.read_text().replace("1.0", "2.0"))
+
+
+def cut(folder):
+    path = folder / "results.json"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def lose(folder):
+    (folder / "examples.json").unlink()
+
+
+def lose_digests(folder):
+    (folder / results.DIGESTS_FILE).unlink()
+
+
+def edit_digests(folder):
+    path = folder / results.DIGESTS_FILE
+    path.write_text(path.read_text().replace("1", "2", 1))
+
+
+@pytest.mark.parametrize("damage", [edit, cut, lose, lose_digests, edit_digests])
+def test_results_that_are_not_as_they_were_written_are_set_aside(evaluated, damage):
+    folder = evaluated
+    console = Console(file=io.StringIO(), width=200)
+    assert results.are_sound(folder, console)
+    assert not console.file.getvalue()
+    assert results.read(folder).keys() >= {"bm25", "align"}
+    damage(folder)
+    left = [path.name for path in folder.glob("*.json") if "config" not in path.name]
+    if damage in (edit, cut, edit_digests):
+        with pytest.raises(InputError, match="not as they were written"):
+            results.read(folder)
+    assert not results.are_sound(folder, console)
+    assert "not as they were written" in console.file.getvalue()
+    assert not (folder / "results.json").exists()
+    aside = folder / "damaged" / "results"
+    assert {path.name for path in aside.iterdir()} == set(left)
+
+
 def test_languages_that_the_data_does_not_have_are_refused():
     assert load("dev").languages == load("test").languages == LANGUAGES
     c = get_default()

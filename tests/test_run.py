@@ -1,18 +1,23 @@
 """The published recipes end to end on tiny local checkpoints, and what stops a run."""
 
 import dataclasses
+import errno
 import io
 import json
+import os
 import pathlib
 import runpy
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
-from lsrjax import checkpoint, run
+from lsrjax import checkpoint, kept_config, run
+from lsrjax.checkpoint import digests
 from lsrjax.config import get_default
 from lsrjax.errors import InputError, TrainingFailed
 
@@ -66,6 +71,7 @@ def small(config, files):
     config.optim.warmup_fraction = 0.0
     config.checkpoint.every = 2
     config.log.every = 1
+    config.dev = get_default().dev
     return config
 
 
@@ -192,29 +198,145 @@ def test_a_field_that_an_earlier_release_did_not_have_is_at_its_default(
         config = get_default()
         with config.unlocked():
             config.stages = ConfigDict({name: stage})
-    run._same_config(config, tmp_path)
+    kept_config.keep(config, tmp_path)
     path = tmp_path / "config.json"
     kept = json.loads(path.read_text())
     of_stage = kept["stages"].get(name, kept)
     del kept["evaluate"], of_stage["numbers"], of_stage["optim"]["b1"]
     path.write_text(json.dumps(kept))
-    run._same_config(config, tmp_path)
+    kept_config.keep(config, tmp_path)
     path.write_text(json.dumps(kept))
+    begin(tmp_path / name)
     stage.numbers.policy = "skip"
     wanted = r"numbers\.policy: there 'stop', asked 'skip'\nUse another"
     with pytest.raises(InputError, match=wanted):
-        run._same_config(config, tmp_path)
+        kept_config.keep(config, tmp_path)
 
 
-def test_a_stage_more_is_another_config(data, tmp_path):
+def begin(stage):
+    """As a stage that has saved a state."""
+    stage.mkdir()
+    (stage / "done.json").write_text('{"steps": 1}')
+
+
+def stages_of(data, *names):
     config = get_default()
     with config.unlocked():
-        config.stages = ConfigDict({"first": align_config(data)})
-    run._same_config(config, tmp_path)
-    with config.unlocked():
-        config.stages["second"] = get_default()
-    with pytest.raises(InputError, match=r"config\.stages\.second: there None"):
-        run._same_config(config, tmp_path)
+        config.stages = ConfigDict({name: align_config(data) for name in names})
+    return config
+
+
+def test_a_stage_that_has_begun_cannot_be_taken_out(data, tmp_path):
+    kept_config.keep(stages_of(data, "first", "second"), tmp_path)
+    kept_config.keep(stages_of(data, "first"), tmp_path)
+    kept_config.keep(stages_of(data, "first", "second"), tmp_path)
+    begin(tmp_path / "second")
+    with pytest.raises(
+        InputError, match=r"config\.stages\.second: there {.*asked None"
+    ):
+        kept_config.keep(stages_of(data, "first"), tmp_path)
+
+
+def test_stages_that_have_not_begun_may_be_corrected(data, tmp_path):
+    config = stages_of(data, "first", "second")
+    kept_config.keep(config, tmp_path)
+    begin(tmp_path / "first")
+    config.stages.second.optim.lr = 0.5
+    config.evaluate.test = "debian"
+    kept_config.keep(config, tmp_path)
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["stages"]["second"]["optim"]["lr"] == 0.5
+    config.stages.first.optim.lr = 0.5
+    with pytest.raises(InputError, match=r"config\.stages\.first\.optim\.lr: there"):
+        kept_config.keep(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == kept
+
+
+@pytest.mark.parametrize("damage", ['{"stages": {}, "se', "[1]", "{}", ""])
+def test_a_damaged_config_of_a_run_is_named(data, tmp_path, damage):
+    config = align_config(data)
+    kept_config.keep(config, tmp_path)
+    kept = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(damage)
+    kept_config.keep(config, tmp_path)  # nothing is trained, nothing is lost
+    assert (tmp_path / "config.json").read_text() == kept
+    begin(tmp_path / "train")
+    (tmp_path / "config.json").write_text(damage)
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        kept_config.keep(config, tmp_path)
+
+
+def test_a_run_that_ended_before_its_first_step_may_be_corrected(data, tmp_path):
+    config = align_config(data)
+    config.steps = 1
+    config.data.files = str(tmp_path / "pears.jsonl")
+    with pytest.raises(InputError, match=r"pears\.jsonl"):
+        run_quietly(config, tmp_path / "w")
+    config.data.files = align_config(data).data.files
+    config.init.encoder = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="nowhere"):
+        run_quietly(config, tmp_path / "w")
+    right = align_config(data)
+    right.steps = 1
+    run_quietly(right, tmp_path / "w")
+    assert checkpoint.finished_steps(tmp_path / "w" / "train") == 1
+
+
+def wrong_files(stage, folder):
+    stage.data.files = str(folder / "nothere.jsonl")
+
+
+def wrong_dev(stage, folder):
+    stage.dev.source, stage.dev.files = "files", str(folder / "nothere.jsonl")
+
+
+def wrong_teacher(stage, folder):
+    stage.teacher.model = str(folder / "nothere")
+
+
+def wrong_length(stage, folder):
+    stage.data.document_length = 100_000
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (wrong_files, r"Stage second: .*nothere\.jsonl"),
+        (wrong_dev, r"Stage second: config\.dev\.files.*nothere\.jsonl"),
+        (wrong_teacher, r"Stage second: .*nothere"),
+        (wrong_length, r"Stage second: config\.data\.document_length is 100000"),
+    ],
+)
+def test_what_would_end_a_later_stage_is_found_first(data, tmp_path, make, said):
+    config = stages_of(data, "first", "second")
+    make(config.stages.second, tmp_path)
+    for stage in config.stages.values():
+        stage.steps = 1
+    with pytest.raises(InputError, match=said):
+        run_quietly(config, tmp_path / "w")
+    assert not (tmp_path / "w" / "first").exists()
+
+
+@pytest.mark.parametrize("name", ["notes/run", "a" * 300, "zero\0byte"])
+def test_a_work_directory_that_cannot_be_made_is_named(data, tmp_path, name):
+    (tmp_path / "notes").write_text("no folder")
+    with pytest.raises(InputError, match="--workdir .* cannot be made or written to"):
+        run_quietly(align_config(data), tmp_path / name)
+
+
+def test_a_full_disk_is_the_one_that_is_full(tmp_path):
+    def said(name):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        return run._of_disk(error, tmp_path)
+
+    inside, outside = str(tmp_path / "train" / "x"), "/elsewhere/index"
+    assert f"The disk of {tmp_path} is full" in said(inside)
+    assert "The disk of /elsewhere/index is full" in said(outside)
+    # There is room here, so it is another one.
+    assert f"not that of {tmp_path}" in said(None)
+    assert run._of_disk(KeyError("x"), tmp_path) == ""
+    gone = tmp_path / "gone"
+    assert f"{gone} was removed" in run._of_disk(ValueError("x"), gone)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(data, tmp_path):
@@ -277,6 +399,23 @@ def test_nan_stops_the_run_and_leaves_sound_checkpoints(data, tmp_path):
     checkpoint.load_model(tmp_path)
 
 
+def test_an_alignment_that_gives_no_terms_does_not_end_well(data, tmp_path):
+    head = shutil.copytree(GOLDEN / "bert", tmp_path / "head")
+    tensors = load_file(head / "model.safetensors")
+    for name in tensors:
+        if name.endswith(("predictions.bias", "decoder.bias")):
+            tensors[name] = np.full_like(tensors[name], -1e4)
+    save_file(tensors, head / "model.safetensors", {"format": "pt"})
+    config = align_config(data)
+    config.init.head = str(head)
+    config.steps = 11
+    with pytest.raises(TrainingFailed, match="Step 11: every .* vector has been empty"):
+        run_quietly(config, tmp_path / "run")
+    # The next stage has nothing to go on from.
+    assert not (tmp_path / "run" / "train" / "done.json").exists()
+    assert 11 not in digests.recorded_steps(tmp_path / "run" / "train")
+
+
 def test_a_missing_data_file_is_named(data, tmp_path):
     config = align_config(data)
     config.data.files = str(data / "absent.jsonl")
@@ -317,10 +456,14 @@ def test_teacher_scores_are_computed_and_negatives_mined_where_asked(
         assert arrays["negatives"].shape == (30, 3)
         assert np.isfinite(arrays["scores"]).all()
 
-    prepared.write_bytes(prepared.read_bytes()[:100])
+    whole = prepared.read_bytes()
+    prepared.write_bytes(whole[:100])
     (tmp_path / "run/train/done.json").unlink()
-    with pytest.raises(InputError, match=r"prepared\.npz is damaged"):
-        run_quietly(config, tmp_path / "run")
+    said = run_quietly(config, tmp_path / "run")
+    assert f"{prepared} is damaged" in said and "made again" in said
+    with np.load(io.BytesIO(whole)) as before, np.load(prepared) as after:
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_specs_survive_json(distilled):

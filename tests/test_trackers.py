@@ -35,6 +35,15 @@ def test_each_step_is_a_line_of_json_at_once(tracker, tmp_path):
     tracker.stage_end()  # once more after an error, without harm
 
 
+def test_damaged_lines_are_left_out_and_the_rest_is_read(tracker, tmp_path):
+    lines = [b'{"step": 1}', b'{"st\xff', b"7", b"[1]", b'{"step": 3}', b'{"step": 5}']
+    (tmp_path / METRICS_FILE).write_bytes(b"\n".join([*lines, b'{"step": 4']))
+    tracker.stage("train", tmp_path, 4, 20, {})
+    tracker.log(5, {"loss": 1.0})
+    assert steps(tmp_path) == [1, 3, 5]
+    assert any("3 damaged lines are left out" in line for line in printed(tracker))
+
+
 def test_lines_that_a_full_disk_does_not_take_are_written_later(tracker, tmp_path):
     tracker.stage("train", tmp_path, 0, 20, {})
     tracker.log(1, {"loss": 1.0})

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from rich.console import Console
 from rich.table import Table
 
+from lsrjax import terminal
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import CHECKPOINTS, committed_steps
 from lsrjax.checkpoint.models import stage_folders
@@ -200,4 +201,5 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
+    terminal.harden()
     sys.exit(main())

@@ -83,14 +83,50 @@ def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Reco
     if dev is None:
         path = folder / CHECKPOINTS / str(step) / _METRICS_FILE
         dev = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    paths = sorted(_files(folder, step))
-    with _threads() as pool:
-        found = pool.map(lambda path: _digest(folder / path), paths)
-        files = dict(zip(paths, found, strict=True))
-    found = Record(step, dict(dev), files)
+    found = Record(step, dict(dev), _digests(folder, _files(folder, step)))
     (folder / DIGESTS).mkdir(exist_ok=True)
     write_whole(record_path(folder, step), _text(found))
     return found
+
+
+def of_files(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> dict[str, str]:
+    """Path in a folder -> digest in hexadecimal digits, of some of its files."""
+    inside = [path.relative_to(folder).as_posix() for path in paths]
+    return {path: digest for path, (_, digest) in _digests(folder, inside).items()}
+
+
+def seal(folder: pathlib.Path, names: Iterable[str], path: pathlib.Path) -> None:
+    """Writes the digests of files that are no checkpoint, for `unsealed`.
+
+    Args:
+      folder: of the files.
+      names: of the files, below it.
+      path: where the digests go.
+    """
+    write_whole(path, _text(Record(0, {}, _digests(folder, names))))
+
+
+def unsealed(
+    folder: pathlib.Path, names: Iterable[str], path: pathlib.Path
+) -> dict[str, str]:
+    """Which files are not as they were when they were sealed.
+
+    Args:
+      folder: as in `seal`.
+      names: as in `seal`.
+      path: as in `seal`.
+
+    Returns:
+      Name -> what is wrong with it; empty: all is as it was written.
+    """
+    try:
+        wanted = _read(path)
+    except DamagedRecordError as error:
+        return {path.name: str(error)}
+    names = list(names)
+    unknown = [name for name in names if name not in wanted.files]
+    found = dict.fromkeys(unknown, "not there when the digests were taken")
+    return found | compare(folder, wanted, [n for n in names if n in wanted.files])
 
 
 def read(folder: pathlib.Path, step: int) -> Record:
@@ -99,15 +135,24 @@ def read(folder: pathlib.Path, step: int) -> Record:
     Raises:
       DamagedRecordError: their file is damaged.
     """
+    path = record_path(folder, step)
+    found = _read(path)
+    if found.step != step:
+        raise DamagedRecordError("other content than was written")
+    return found
+
+
+def _read(path: pathlib.Path) -> Record:
     try:
-        data = record_path(folder, step).read_bytes()
+        data = path.read_bytes()
         values = json.loads(data.decode("utf-8"))
         files = {path: (size, digest) for path, (size, digest) in values["files"]}
         found = Record(values["step"], values["dev"], files)
+        again = _text(found).encode("utf-8")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecordError(f"unreadable ({error})") from error
     # To the byte: whatever reads as the same would not show otherwise.
-    if found.step != step or _text(found).encode("utf-8") != data:
+    if again != data:
         raise DamagedRecordError("other content than was written")
     return found
 
@@ -195,6 +240,14 @@ def _files(folder: pathlib.Path, step: int) -> set[str]:
         inside = path.rglob("*") if path.is_dir() else [path]
         found |= {p.relative_to(folder).as_posix() for p in inside if p.is_file()}
     return found
+
+
+def _digests(folder: pathlib.Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Bytes and digest of files, by their names in a folder."""
+    names = sorted(names)
+    with _threads() as pool:
+        found = pool.map(lambda name: _digest(folder / name), names)
+        return dict(zip(names, found, strict=True))
 
 
 def _digest(path: pathlib.Path) -> tuple[int, str]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lsrjax import finite
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
@@ -20,8 +21,10 @@ from lsrjax.checkpoint.files import (
     write_json,
 )
 from lsrjax.checkpoint.stock import listing
+from lsrjax.convert.folder import write_tokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 
 # What `save_model` writes, as patterns of names below the folder.
@@ -45,6 +48,7 @@ class SavedModel:
         model's own files say so.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
+      dev: metrics of these weights on a run's dev data; empty without.
     """
 
     spec: RetrieverSpec
@@ -54,6 +58,7 @@ class SavedModel:
     name: str
     lengths: dict[str, int] = dataclasses.field(default_factory=dict)
     unused: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    dev: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(
@@ -70,7 +75,8 @@ def write_model_files(
     path = folder / MODEL_FILE
     values = json.loads(json.dumps(spec.to_dict()))
     if path.is_file():
-        found = json.loads(path.read_text())
+        # A file of an earlier release lacks fields that were added since.
+        found = json.loads(json.dumps(_read_spec(path).to_dict()))
         if found != values:
             raise InputError(
                 f"{folder} holds a model of another architecture:\n"
@@ -81,10 +87,7 @@ def write_model_files(
         if source is not None and not (folder / name).exists():
             temporary = folder / f"{name}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                if (source / file).is_file():
-                    shutil.copy(source / file, temporary)
+            write_tokenizer(temporary, source)
             temporary.rename(folder / name)
     if not path.is_file():
         # Once only, so that it stays the file that the digests are of.
@@ -107,7 +110,8 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
       folder: a stage's folder, or a run's folder with a single stage.
 
     Raises:
-      InputError: no model or no checkpoint there, or a damaged one.
+      InputError: no model or no checkpoint there, or a damaged one, or one whose
+        numbers are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
     step = _checked_step(folder)
@@ -130,6 +134,7 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         ),
     )
     manager.close()
+    finite.check_tree(restored["params"], f"{folder}, checkpoint of step {step:,}")
     pivot = folder / PIVOT_TOKENIZER
     return SavedModel(
         spec,
@@ -137,6 +142,7 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         folder / TOKENIZER,
         pivot if pivot.is_dir() else None,
         str(folder),
+        dev=digests.read(folder, step).dev,
     )
 
 
@@ -162,15 +168,33 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     Args:
       folder: where to; it exists.
       model: a `SavedModel`, or whatever has its attributes.
+
+    Raises:
+      InputError: a number of its parameters is not finite.
     """
+    finite.check_tree(model.params, model.name)
     write_model_files(folder, model.spec, model.tokenizer, model.pivot_tokenizer)
     manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute())
     state = {"params": jax.tree.map(np.asarray, model.params)}
     manager.save(0, args=ocp.args.StandardSave(state))
     manager.wait_until_finished()
     manager.close()
-    digests.write(folder, 0, None)
+    digests.write(folder, 0, dict(model.dev))
     write_json(folder / DONE_FILE, {"steps": 0})
+
+
+def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
+    """A stage's retriever with the shapes of its parameters, without their numbers.
+
+    Args:
+      folder: as in `load_model`.
+      name: where it came from, for messages.
+    """
+    folder = _stage_folder(pathlib.Path(folder))
+    spec = load_spec(folder)
+    tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
+    own, pivot = (path if path.is_dir() else None for path in tokenizers)
+    return SavedModel(spec, retriever.split(spec)[1], own, pivot, name)
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
@@ -178,9 +202,42 @@ def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
 
     Args:
       folder: as in `load_model`.
+
+    Raises:
+      InputError: there is none, or its head is code that the user has not named;
+        nothing is imported.
     """
-    folder = _stage_folder(pathlib.Path(folder))
-    return RetrieverSpec.from_dict(json.loads((folder / MODEL_FILE).read_text()))
+    return _read_spec(_stage_folder(pathlib.Path(folder)) / MODEL_FILE)
+
+
+def _read_spec(path: pathlib.Path) -> RetrieverSpec:
+    """What `write_model_files` wrote.
+
+    Raises:
+      InputError: it is no retriever, or its head is code that the user has not named;
+        says why.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        head = values["head"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _no_retriever(path, error) from error
+    try:
+        head_class(head)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
+        return RetrieverSpec.from_dict(values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _no_retriever(path, error) from error
+
+
+def _no_retriever(path: pathlib.Path, error: Exception) -> InputError:
+    problem = str(error).removesuffix(".")
+    return InputError(
+        f"{path} describes no retriever: {problem}. Put back the file that the run"
+        " wrote."
+    )
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

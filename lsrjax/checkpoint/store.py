@@ -180,12 +180,20 @@ class Checkpoints:
                 _probe(self._folder / CHECKPOINTS)
         except OSError as found:
             error = found
-        full = needed > free or getattr(error, "errno", None) == errno.ENOSPC
+        full = needed > free if error is None else error.errno == errno.ENOSPC
+        gone = isinstance(error, FileNotFoundError)
         # One disk for all, and all have to do the same.
         topic, self._asked = f"room in {self._folder.name}", self._asked + 1
-        code = hosts.largest(topic, self._asked, 2 * full or int(bool(error)))
+        mine = 3 if gone else 2 if full else int(bool(error))
+        code = hosts.largest(topic, self._asked, mine)
         if not code:
             return ""
+        if code == 3:
+            raise TrainingFailed(
+                f"Step {step:,} was not saved: {self._folder} or what was in it was"
+                " removed while the run was under way. What was saved there is lost"
+                " with it; the same command starts over, or goes on from what is left."
+            )
         message = (
             f"Step {step:,} was not saved: it needs {needed:,} bytes, and"
             f" {self._folder} has {free:,} free. The earlier checkpoints are as they"
@@ -329,7 +337,8 @@ def _probe(folder: pathlib.Path) -> None:
     """Raises what a folder says when something is written to it."""
     path = folder / f"probe.{os.getpid()}.tmp"
     try:
-        path.mkdir(parents=True)
+        # No parents: a folder that was removed is not made again without its contents.
+        path.mkdir()
     finally:
         with contextlib.suppress(OSError):
             path.rmdir()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lsrjax.convert import public
 from lsrjax.convert.portable import Portable
 
 # As `license` of the authors' own cards on the Hugging Face hub names them; a model
@@ -76,7 +77,7 @@ def write_card(
         f"## How to load\n\n{how_to_load.strip()}",
         f"## What it was made from\n\n{_made_from(sources)}",
         f"## Recipe\n\n{_recipe(model)}",
-        f"## Evaluation\n\n{model.evaluation.strip() or _NO_EVALUATION}",
+        f"## Evaluation\n\n{_evaluation(model)}",
         f"## Active terms\n\n{_active_terms(model)}",
         f"## Config\n\n{_config(model)}",
     ]
@@ -84,12 +85,15 @@ def write_card(
 
 
 _NO_EVALUATION = "No evaluation of this model was recorded where it was exported."
+_NO_TERMS = "They were not counted where it was exported."
 _NO_CONFIG = "How it was trained was not recorded where it was exported."
 
 
 def _title(model: Portable) -> str:
     parts = [part for part in re.split(r"[/\\]", model.name) if part not in ("", ".")]
-    return "/".join(parts[-2:]) or model.spec.head
+    # Of a run, its name and that of its stage; of another folder, its own name alone.
+    both = model.config is not None or public.is_hub_id(model.name)
+    return "/".join(parts[-2:] if both else parts[-1:]) or model.spec.head
 
 
 def _about(model: Portable) -> str:
@@ -121,7 +125,7 @@ def _sources(model: Portable) -> list[tuple[str, str, str]]:
     """(what, where from, licence) of all that went into the model, with no repeats."""
     if model.config is None:
         licence = _licence_of(model.name)
-        return [("weights", _public(model.name), licence)]
+        return [("weights", public.reference(model.name), licence)]
     found: dict[tuple[str, str, str], None] = {}
     for name, stage in lineage(model):
         of = f" of stage `{name}`" if name else ""
@@ -130,18 +134,17 @@ def _sources(model: Portable) -> list[tuple[str, str, str]]:
                 licence = _licence_of(reference)
                 if reference.startswith("embedded:"):
                     licence = "of the texts that ship with lsrjax, as they are"
-                found[(role + of, _public(reference), licence)] = None
+                found[(role + of, public.reference(reference), licence)] = None
         for data in _data_sets(stage.get("data", {})):
             embedded = data == _EMBEDDED
             licence = _EMBEDDED_LICENCE if embedded else _UNKNOWN
-            found[("data" + of, _public(data), licence)] = None
+            found[("data" + of, data, licence)] = None
     return list(found)
 
 
 def _licence_of(reference: str) -> str:
     """Of a model; where only its own card says it, where that is."""
-    hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", reference)
-    look_up = hub_id and not pathlib.Path(reference).exists()
+    look_up = public.is_hub_id(reference)
     return LICENCES.get(reference, f"{_SEE} {reference}" if look_up else _UNKNOWN)
 
 
@@ -179,8 +182,11 @@ def _data_sets(data: Mapping[str, Any]) -> list[str]:
     for one in sets:
         if one.get("source") == "debian":
             names.append(_EMBEDDED)
-        elif name := one.get("files") or one.get("dataset"):
-            names.append(name)
+        elif paths := one.get("files"):
+            paths = [paths] if isinstance(paths, str) else paths
+            names.append(", ".join(map(public.files, paths)))
+        elif name := one.get("dataset"):
+            names.append(public.reference(name))
     return names
 
 
@@ -283,6 +289,18 @@ def _facts(stage: Mapping[str, Any]) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
+def _evaluation(model: Portable) -> str:
+    """The tables, and what the run measured on its dev data; or that there is none."""
+    parts = [model.evaluation.strip()] if model.evaluation.strip() else []
+    if model.dev:
+        data = (model.config or {}).get("dev", {})
+        named = f" ({', '.join(names)})" if (names := _data_sets(data)) else ""
+        lines = ["| metric | dev data |", "| --- | ---: |"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in model.dev.items()]
+        parts.append(f"On the dev data{named}:\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) or _NO_EVALUATION
+
+
 def _active_terms(model: Portable) -> str:
     if not model.spec.sparse:
         return "It has embeddings, not terms."
@@ -291,14 +309,16 @@ def _active_terms(model: Portable) -> str:
         if {"query_terms", "document_terms"} <= set(values):
             counts = f"{values['query_terms']:.1f} | {values['document_terms']:.1f}"
             lines.append(f"| {language} | {counts} |")
-    return "\n".join(lines) if len(lines) > 2 else _NO_EVALUATION
+    if len(lines) > 2:
+        return "\n".join(lines)
+    return _NO_TERMS if model.dev else _NO_EVALUATION
 
 
 def _config(model: Portable) -> str:
     blocks = [("The model", _spec(model))]
     if model.config is not None:
         config = {k: v for k, v in model.config.items() if k not in ("stages",)}
-        blocks.append(("Training", _public_tree(config)))
+        blocks.append(("Training", public.tree(config)))
     return "\n\n".join(
         f"<details><summary>{title}</summary>\n\n```json\n"
         f"{json.dumps(values, indent=2, ensure_ascii=False)}\n```\n\n</details>"
@@ -311,16 +331,3 @@ def _spec(model: Portable) -> dict[str, Any]:
     # Hundreds of ids, which say nothing to a reader.
     values.pop("skip_ids")
     return values
-
-
-def _public_tree(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _public_tree(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_public_tree(one) for one in value]
-    return _public(value) if isinstance(value, str) else value
-
-
-def _public(text: str) -> str:
-    """Without the folders of absolute paths, which are nobody else's business."""
-    return re.sub(r"(^|[\s,:])~?/(?:[^/,:\s]+/)+", r"\1…/", text)

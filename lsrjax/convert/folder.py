@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from lsrjax import finite
 from lsrjax.errors import InputError
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.files import CONFIG, TOKENIZER
+from lsrjax.tokenizer.reading import PLAIN_CLASSES, ROLES
 
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
-# The class of a tokenizer that is nothing but its tokenizer.json: transformers 4 and 5
-# both know it, `TokenizersBackend` only 5 does.
-_TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 
 @contextlib.contextmanager
@@ -38,9 +40,9 @@ def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary, lock = _made(out)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error}.") from error
-    temporary.chmod(0o755)
     try:
         yield temporary
+        _give_usual_modes(temporary)
         if out.exists():
             out.rmdir()
         temporary.rename(out)
@@ -51,6 +53,20 @@ def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def _give_usual_modes(folder: pathlib.Path) -> None:
+    """Gives the folder and all in it the modes that the umask asks for.
+
+    Temporary folders, and some writers of files, let the owner alone read them.
+    """
+    # Asking for the umask sets it for a moment, for every thread.
+    probe = folder / ".probe"
+    probe.mkdir()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.rmdir()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(mode if path.is_dir() else mode & ~0o111)
 
 
 def _made(out: pathlib.Path) -> tuple[pathlib.Path, int]:
@@ -105,7 +121,11 @@ def write_weights(
       folder: where to.
       state: name -> tensor.
       shard_bytes: of a file, at most (a tensor is never cut).
+
+    Raises:
+      InputError: a number is not finite.
     """
+    finite.check_tree(state, folder)
     shards: list[dict[str, np.ndarray]] = [{}]
     size = 0
     for name in sorted(state):
@@ -130,36 +150,51 @@ def write_weights(
 
 
 def write_tokenizer(
-    folder: pathlib.Path, source: pathlib.Path, *, max_length: int
+    folder: pathlib.Path, source: pathlib.Path, *, max_length: int | None = None
 ) -> None:
-    """Copies a tokenizer so that transformers 4 and 5 load it.
+    """Writes a tokenizer so that it is its `tokenizer.json`, for transformers 4 and 5.
 
     Args:
       folder: where to.
-      source: folder of `tokenizer.json` and maybe `tokenizer_config.json`.
-      max_length: tokens of the longest text the model takes.
+      source: a folder with a tokenizer.
+      max_length: tokens of the longest text the model takes; None: as the source says.
+
+    Raises:
+      InputError: the source cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    read = reading.read(source)
     # How texts are cut and padded is up to whoever encodes them.
-    tokenizer |= {"truncation": None, "padding": None}
+    tokenizer = json.loads(read.json) | {"truncation": None, "padding": None}
     text = json.dumps(tokenizer, ensure_ascii=False)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    path = source / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    known = {token["content"] for token in tokenizer.get("added_tokens", ())}
-    for names in _ROLES.values():
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
+    special = {
+        token["content"]
+        for token in tokenizer.get("added_tokens") or ()
+        if token["special"]
+    }
+    config: dict[str, Any] = {k: v for k, v in read.roles.items() if k in ROLES}
+    for names in _NAMES.values():
         for role, name in names.items():
-            if name in known:
+            if name in special:
                 config.setdefault(role, name)
-    config |= {"tokenizer_class": _TOKENIZER_CLASS, "model_max_length": max_length}
-    # Left by transformers 5, and no argument of release 4.
-    config.pop("backend", None)
-    write_json(folder / "tokenizer_config.json", config)
+    if length := max_length or read.max_length:
+        config["model_max_length"] = length
+    if read.input_names:
+        config["model_input_names"] = list(read.input_names)
+    if read.truncation_side != "right":
+        config["truncation_side"] = read.truncation_side
+    if read.splits_special:
+        config["split_special_tokens"] = True
+    config |= {
+        "tokenizer_class": PLAIN_CLASSES[0],
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(folder / CONFIG, config)
 
 
 # How the families call their special tokens.
-_ROLES = {
+_NAMES = {
     "bert": {
         "cls_token": "[CLS]",
         "sep_token": "[SEP]",

@@ -20,11 +20,26 @@ def is_local(path_or_id: str) -> bool:
     """Whether it is a folder, by its looks or because it exists; else a hub id."""
     if path_or_id.startswith((".", "/", "~")) or pathlib.Path(path_or_id).exists():
         return True
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id) is None
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path_or_id) is None
+
+
+def pinned(path_or_id: str) -> tuple[str, str | None]:
+    """The id of a repository, and the revision that `id@revision` pins it to."""
+    repo_id, _, revision = path_or_id.partition("@")
+    return repo_id, revision or None
 
 
 def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
-    """Folder of a checkpoint; downloads the files that match if it is on the hub."""
+    """Folder of a checkpoint; downloads the files that match if it is on the hub.
+
+    Args:
+      path_or_id: a folder, or a hub id, which may name a commit, tag or branch, as in
+        `BAAI/bge-m3@5617a9f`.
+      patterns: of the files' names.
+
+    Raises:
+      CheckpointError: it is not there, or cannot be fetched.
+    """
     if is_local(path_or_id):
         folder = pathlib.Path(path_or_id).expanduser()
         if not folder.is_dir():
@@ -35,15 +50,18 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
                 "the Hugging Face hub, such as 'FacebookAI/xlm-roberta-base'."
             )
         return folder
+    repo_id, revision = pinned(path_or_id)
     instead = "or point the field to a local folder with the downloaded files."
     try:
         return pathlib.Path(
-            huggingface_hub.snapshot_download(path_or_id, allow_patterns=list(patterns))
+            huggingface_hub.snapshot_download(
+                repo_id, revision=revision, allow_patterns=list(patterns)
+            )
         )
     except GatedRepoError as error:
         raise CheckpointError(
-            f"Repository {path_or_id!r} on the Hugging Face hub is gated: accept its "
-            f"terms at https://huggingface.co/{path_or_id} and log in with `hf auth "
+            f"Repository {repo_id!r} on the Hugging Face hub is gated: accept its "
+            f"terms at https://huggingface.co/{repo_id} and log in with `hf auth "
             f"login`, {instead}"
         ) from error
     except RepositoryNotFoundError as error:

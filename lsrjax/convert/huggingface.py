@@ -7,50 +7,29 @@ config.json before any of them is read.
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import huggingface_hub
-import jax
 import numpy as np
-from flax import nnx
 
-from lsrjax.convert import hub, tensors
-from lsrjax.convert.names import (
-    by_layer,
-    flatten_tree,
-    import_names,
-    import_tree,
-    to_hf_name,
-    to_hf_shape,
-)
-from lsrjax.convert.presets import PRESETS
+from lsrjax.convert import hub, promises, tensors, wrappers
+from lsrjax.convert.names import import_names, import_tree
 from lsrjax.convert.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
-from lsrjax.models.cross_encoder import Classifier
-from lsrjax.models.encoder import Encoder, EncoderConfig
-from lsrjax.models.layers import MLMTransform
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.tokenizer import files as tokenizer_files
+from lsrjax.tokenizer.files import holds_tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-# Any one of these is enough to build a tokenizer from.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "vocab.json")
-
+_ADAPTER_CONFIG = "adapter_config.json"
 # File names without a folder, so that copies for other runtimes in subfolders of a
 # repository stay where they are.
 CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _PICKLED_FILES += ("pytorch_model-*-of-*.bin",)
-TOKENIZER_FILES = (
-    *_VOCABULARIES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-)
+TOKENIZER_FILES = tokenizer_files.FILES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +40,14 @@ class Allowed:
       pickle: read `pytorch_model.bin` where there are no safetensors (needs torch).
       missing: regex of whole names of tensors that may be missing; they start fresh.
       left_over: regex of whole names of tensors that are left out.
+      values: read the numbers of weights. Otherwise zeros of the same shapes stand for
+        them, to plan with, and weights that are not here are not fetched.
     """
 
     pickle: bool = False
     missing: str = ""
     left_over: str = ""
+    values: bool = True
 
     def __post_init__(self):
         for field in ("missing", "left_over"):
@@ -79,6 +61,7 @@ class Allowed:
 
 
 NOTHING = Allowed()
+SHAPES = Allowed(values=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,42 +100,40 @@ def load_checkpoint(
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
     """
-    folder = hub.fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES)
+    folder = hub.fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES * allowed.values)
     raw, config = _read_config(folder)
+    if not allowed.values and not holds_weights(folder):
+        return Checkpoint(config, promises.promised_by(raw, config), raw)
     stored = open_weights(path_or_id, folder, raw, allowed)
     others = {name: stored.pop(name) for name in besides if name in stored}
-    layout = _layout(raw, config)
+    layout = promises.layout_of(raw, config)
     untied = raw.get("tie_word_embeddings") is False
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
-        absent = _check_against_config(
+        absent = promises.check_against_config(
             found, config, layout, allowed.missing, needs_decoder=untied
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
+    if not allowed.values:
+        parts = {path.split("/")[0] for path in found}
+        params = promises.promised(config, *parts, tied=not untied)
+        others = {name: tensors.zeros(one.shape) for name, one in others.items()}
+        return Checkpoint(config, params, raw, others)
     params = import_tree(
-        {path: one.read().astype(np.float32) for path, one in found.items()}
-        | fresh(absent, config),
+        {path: one.floats() for path, one in found.items()} | fresh(absent, config),
         layout,
     )
-    others = {name: one.read().astype(np.float32) for name, one in others.items()}
-    return Checkpoint(config=config, params=params, raw_config=raw, besides=others)
+    others = {name: one.floats() for name, one in others.items()}
+    return Checkpoint(config, params, raw, others)
 
 
-def _layout(raw: Mapping[str, Any], config: EncoderConfig) -> str:
-    """The names that the tensors have, by the model class in config.json."""
-    kinds = [str(name) for name in raw.get("architectures") or ()]
-    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
-        return config.family
-    if config.family == "distilbert":
-        raise CheckpointError(
-            f"config.json names {', '.join(kinds)}; cross-encoders are implemented for"
-            " bert and xlm-roberta. Choose one of these."
-        )
-    return f"{config.family}-classifier"
+def holds_weights(folder: Path) -> bool:
+    """Whether there are safetensors, whole or not."""
+    return any((folder / name).is_file() for name in (tensors.WEIGHTS, tensors.INDEX))
 
 
 def fresh(shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig) -> dict:
@@ -194,69 +175,17 @@ def read_config(path_or_id: str) -> EncoderConfig:
     return _read_config(hub.fetch(path_or_id, CONFIG_FILES))[1]
 
 
-def read_architecture(path_or_id: str) -> tuple[EncoderConfig, bool]:
-    """The encoder's config and whether a masked-LM head belongs to it.
-
-    Reads config.json alone; the hub is not asked for a checkpoint in `PRESETS`.
+def tokenizer_folder(path_or_id: str) -> Path:
+    """The local folder with a checkpoint's tokenizer; downloads it if needed.
 
     Args:
       path_or_id: as in `load_checkpoint`.
 
     Raises:
-      CheckpointError: config.json is missing, unreadable or of another model.
-    """
-    if path_or_id in PRESETS:
-        return PRESETS[path_or_id]
-    raw, config = _read_config(hub.fetch(path_or_id, CONFIG_FILES))
-    names = raw.get("architectures") or []
-    return config, any(name.endswith("ForMaskedLM") for name in names)
-
-
-def load_tokenizer(path_or_id: str) -> "PreTrainedTokenizerFast":
-    """Loads the tokenizer of a checkpoint.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-
-    Raises:
-      CheckpointError: the tokenizer's files are missing or unreadable.
+      CheckpointError: the folder or repository, or the tokenizer in it, is missing.
     """
     folder = hub.fetch(path_or_id, CONFIG_FILES + TOKENIZER_FILES)
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise CheckpointError(
-            f"{folder} holds no tokenizer: none of {', '.join(_VOCABULARIES)} is there"
-            f"{content(folder)}. Save the tokenizer beside the model."
-        )
-    # Takes seconds, and only those who tokenize need it.
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    # The tokenizers library raises plain Exceptions.
-    except Exception as error:
-        raise CheckpointError(
-            f"The tokenizer in {folder} could not be read: {error}. Save it again with "
-            "transformers' save_pretrained."
-        ) from error
-    if not tokenizer.is_fast:
-        raise CheckpointError(
-            f"The tokenizer in {folder} is a {type(tokenizer).__name__}, which runs in "
-            "Python. Save it as tokenizer.json with transformers' save_pretrained."
-        )
-    return tokenizer
-
-
-def tokenizer_folder(path_or_id: str) -> Path:
-    """The local folder with a checkpoint's `tokenizer.json`; downloads it if needed.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-
-    Raises:
-      CheckpointError: the folder or repository, or the file in it, is missing.
-    """
-    folder = hub.fetch(path_or_id, ("tokenizer.json", "tokenizer_config.json"))
-    if not (folder / "tokenizer.json").is_file():
+    if not holds_tokenizer(folder):
         raise CheckpointError(
             f"{folder} holds no tokenizer.json{content(folder)}. Save a fast tokenizer"
             " there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
@@ -267,6 +196,10 @@ def tokenizer_folder(path_or_id: str) -> Path:
 def _read_raw_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
+        if (folder / _ADAPTER_CONFIG).is_file():
+            raise CheckpointError(
+                f"{folder} holds an adapter of PEFT alone. {wrappers.MERGE}"
+            )
         raise CheckpointError(
             f"{folder} has no config.json{content(folder)}. Give the folder that "
             "transformers' save_pretrained wrote."
@@ -287,6 +220,8 @@ def open_weights(
 ) -> dict[str, Stored]:
     """All tensors, not yet read, of safetensors or else, if allowed, of pickles.
 
+    Their names are without what other programs wrap around them.
+
     Args:
       path_or_id: what was asked for, for messages.
       folder: where the files are.
@@ -294,7 +229,8 @@ def open_weights(
       allowed: what is put up with.
 
     Raises:
-      CheckpointError: there are none, or not all, or they are unreadable.
+      CheckpointError: there are none, or not all, or they are unreadable, or an
+        adapter is not merged into them.
     """
     stored = tensors.open_safetensors(folder)
     if stored is None and allowed.pickle:
@@ -302,7 +238,7 @@ def open_weights(
         stored = tensors.open_pickles(folder)
     if stored is None:
         raise CheckpointError(_no_weights(path_or_id, folder, raw))
-    return stored
+    return wrappers.taken_off(stored, folder)
 
 
 def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
@@ -318,6 +254,8 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
                 f"The downloaded part of repository {path_or_id!r} ({folder}; the list"
                 f" of its files cannot be read: {type(error).__name__}: {error}) has"
             )
+    if "adapter_model.safetensors" in names:
+        return f"{where} the weights of an adapter of PEFT alone. {wrappers.MERGE}"
     pickles = [name for name in names if name.endswith(tensors.PICKLES)]
     if not pickles and "model.onnx" in names:
         return (
@@ -337,77 +275,3 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
         f"lsrjax.convert --from {path_or_id} --to lsrjax --out converted --allow_pickle"
         ". Then point the field to the folder 'converted'."
     )
-
-
-def _check_against_config(
-    found: Mapping[str, Stored],
-    config: EncoderConfig,
-    layout: str,
-    may_miss: str,
-    *,
-    needs_decoder: bool,
-) -> dict[str, tuple[int, ...]]:
-    """Compares tensors, none of them read, with what the config asks for.
-
-    Returns:
-      Path -> shape, in the other program, of those that are missing and may be.
-
-    Raises:
-      ValueError: lists what has not the shape that the config asks for.
-    """
-    layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
-    # One layer too many shows that some are missing; a config may name any number.
-    layers = min(config.num_layers, len(layers) + 1)
-    bounded = dataclasses.replace(config, num_layers=layers)
-    shapes = _expected_shapes(bounded, {path.split("/")[0] for path in found})
-    if "head/mlm/decoder" not in found and not needs_decoder:
-        shapes.pop("head/mlm/decoder", None)
-    problems, absent = [], {}
-    for path in sorted(shapes.keys() | found.keys()):
-        name = to_hf_name(path, layout)
-        want = to_hf_shape(path, shapes[path]) if path in shapes else None
-        if path not in found:
-            if re.fullmatch(may_miss, name):
-                absent[path] = want
-            else:
-                problems.append(f"{name}: missing, {list(want)} expected")
-            continue
-        have = found[path].shape
-        if want is None:
-            problems.append(f"{name}: {list(have)} left over")
-        elif have != want:
-            problems.append(f"{name}: {list(have)}, {list(want)} expected")
-        elif found[path].dtype not in tensors.FLOATING:
-            problems.append(f"{name}: {found[path].dtype}, floating point expected")
-    if problems:
-        more = f"\n  ... and {len(problems) - 40} more" if len(problems) > 40 else ""
-        raise ValueError(
-            f"{len(problems)} tensors do not fit config.json:"
-            + "".join(f"\n  {problem}" for problem in problems[:40])
-            + more
-            + "\nThe two are of different models; take both from the same checkpoint."
-        )
-    return absent
-
-
-def _expected_shapes(
-    config: EncoderConfig, parts: Collection[str]
-) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of our parameters, from the modules that will hold them."""
-
-    def shapes(build, above: str, change=lambda tree: tree):
-        state = nnx.state(nnx.eval_shape(build), nnx.Param)
-        leaves = jax.eval_shape(change, nnx.to_pure_dict(state))
-        return {path: leaf.shape for path, leaf in flatten_tree(leaves, above).items()}
-
-    size, eps = config.hidden_size, config.layer_norm_eps
-    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/", by_layer)
-    if "classifier" in parts:
-        expected |= shapes(lambda: Classifier(size, rngs=nnx.Rngs(0)), "classifier/")
-    if "head" in parts:
-        expected |= shapes(
-            lambda: MLMTransform(size, eps, rngs=nnx.Rngs(0)), "head/mlm/transform/"
-        )
-        expected["head/mlm/decoder"] = (config.vocab_size, size)
-        expected["head/mlm/bias"] = (config.vocab_size,)
-    return expected

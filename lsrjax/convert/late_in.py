@@ -15,7 +15,12 @@ from lsrjax.convert.modules import (
 )
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens
-from lsrjax.convert.tensors import CheckpointError, read_json
+from lsrjax.convert.tensors import (
+    CheckpointError,
+    check_types,
+    read_json,
+    strings,
+)
 from lsrjax.models.retriever import RetrieverSpec
 
 PYLATE = "ColBERT"  # the model_type of a folder of PyLate
@@ -43,7 +48,7 @@ def colbert(folder: Folder) -> Portable:
     else:
         path = folder.modules["MultiVectorMask"] / "config.json"
         mask = read_json(path)
-        words = mask.get("skiplist_words") or []
+        words = strings(path, "skiplist_words", mask.get("skiplist_words"))
         expect(
             path,
             mask,
@@ -58,12 +63,13 @@ def colbert(folder: Folder) -> Portable:
     expand_id = -1
     if expansion:
         path = folder.modules["Transformer"] / TRANSFORMER
-        length = expansion["length"]
+        length = expansion.get("length")
         # Of strategy "min", longer queries would be cut later.
-        longest = (
-            length if expansion["strategy"] == "fixed" else lengths["query_length"]
-        )
-        if expansion.get("attend") or longest != length or length > most:
+        fixed = expansion.get("strategy") == "fixed"
+        longest = length if fixed else lengths["query_length"]
+        check_types(path, expansion, {"length": int, "token": str})
+        whole = length is not None and 2 < length <= most
+        if expansion.get("attend") or longest != length or not whole:
             raise CheckpointError(
                 f"{path}: query_expansion is {expansion}; here no token attends to the"
                 f" added ones, and queries have one length, {most} at most."

@@ -121,7 +121,8 @@ def write_sparse_encoder(model: Portable, folder: pathlib.Path) -> None:
     module = {"idx": 0, "name": "0", "path": "", "type": SPARSE_ENCODER}
     write_json(folder / "modules.json", [module])
     prompts = {role: getattr(model.spec, f"{role}_prompt") for role in ROLES}
-    write_model(folder, "SparseEncoder", prompts)
+    most = model.spec.most_active
+    write_model(folder, "SparseEncoder", prompts, most_active=most)
     text = _HOW_TO_LOAD_SPARSE_ENCODER.format(name=_PLACE) + _how_to_load(model.spec)
     write_card(folder, model, text, library="sentence-transformers")
 

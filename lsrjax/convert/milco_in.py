@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import tokenizers
 
-from lsrjax.convert import hub, huggingface, modules
+from lsrjax.convert import hub, huggingface, modules, promises
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.milco_hf import (
@@ -27,10 +26,13 @@ from lsrjax.convert.names import (
     to_hf_name,
     to_hf_shape,
 )
-from lsrjax.convert.tensors import FLOATING, CheckpointError, Stored, read_json
+from lsrjax.convert.tensors import FLOATING, CheckpointError, Stored, check_types
+from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
 
 
 def is_milco(path_or_id: str) -> bool:
@@ -39,16 +41,6 @@ def is_milco(path_or_id: str) -> bool:
     if not (folder / "config.json").is_file():
         return False  # as of a Router of sentence-transformers
     return huggingface.read_raw_config(path_or_id).get("model_type") == "milco"
-
-
-def read_spec(path_or_id: str) -> RetrieverSpec:
-    """What the MILCO of a Hugging Face folder or hub id is, without its weights.
-
-    Raises:
-      CheckpointError: its config, or one of its parts', cannot be used.
-    """
-    folder = hub.fetch(path_or_id, ("config.json", modules.MODEL))
-    return _read_spec(folder, huggingface.read_raw_config(path_or_id))[0]
 
 
 def read(
@@ -79,7 +71,7 @@ def read(
         path_or_id,
         (
             *huggingface.CONFIG_FILES,
-            *huggingface.WEIGHT_FILES,
+            *huggingface.WEIGHT_FILES * allowed.values,
             *huggingface.TOKENIZER_FILES,
             modules.MODEL,
             *(f"{PIVOT_TOKENIZER}/{name}" for name in huggingface.TOKENIZER_FILES),
@@ -88,7 +80,30 @@ def read(
         ),
     )
     raw = huggingface.read_raw_config(path_or_id)
+    check_types(
+        folder / "config.json",
+        raw,
+        {
+            "multilingual_encoder_checkpoint": str,
+            "lsr_encoder_checkpoint": str,
+            "multilingual_config": dict,
+            "english_config": dict,
+            PIVOT_TOKENIZER: str,
+            "special_ids": list,
+            "query_length": int,
+            "document_length": int,
+        },
+    )
     spec, tokenizer, pivot = _read_spec(folder, raw)
+    lengths = {
+        role: raw[f"{role}_length"]
+        for role in ("query", "document")
+        if raw.get(f"{role}_length")
+    }
+    if not allowed.values:
+        leaves = flatten_tree(retriever.split(spec)[1])
+        params = promises.stand_ins({path: x.shape for path, x in leaves.items()})
+        return spec, params, tokenizer, pivot, lengths, {}
     stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
     layout = MILCO[spec.encoder.family]
     try:
@@ -99,19 +114,10 @@ def read(
         absent = _check_shapes(found, spec, allowed.missing)
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
-    values = {path: one.read().astype(np.float32) for path, one in found.items()}
+    values = {path: one.floats() for path, one in found.items()}
     values |= huggingface.fresh(absent, spec.encoder)
     params = import_tree(values, layout)
-    lengths = {
-        role: raw[f"{role}_length"]
-        for role in ("query", "document")
-        if f"{role}_length" in raw
-    }
-    unused = {
-        name: stored[name].read().astype(np.float32)
-        for name in POOLER
-        if name in stored
-    }
+    unused = {name: stored[name].floats() for name in POOLER if name in stored}
     return spec, params, tokenizer, pivot, lengths, unused
 
 
@@ -127,7 +133,8 @@ def _read_spec(
             " prompt are implemented. Use a MILCO on XLM-R or BERT."
         )
     if "multilingual_config" in raw:
-        tokenizer, pivot = folder, folder / raw[PIVOT_TOKENIZER]
+        tokenizer = folder
+        pivot = modules.inside(folder, raw.get(PIVOT_TOKENIZER), path)
         try:
             encoder = EncoderConfig.from_hf(raw["multilingual_config"])
             english = raw["english_config"]
@@ -150,7 +157,7 @@ def _read_spec(
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"config.json of {pivot}: {error}") from error
         sizes = [english.vocab_size, english.hidden_size, english.layer_norm_eps]
-        if (folder / "tokenizer.json").is_file():
+        if holds_tokenizer(folder):
             tokenizer = str(folder)
     tokenizer = huggingface.tokenizer_folder(str(tokenizer))
     pivot = huggingface.tokenizer_folder(str(pivot))
@@ -158,29 +165,34 @@ def _read_spec(
     _check_vocabulary(pivot, sizes[0], path)
     # What the reference computes, where its config says nothing.
     options = {"pool_mask": "multiply", "special_ids": special_ids}
-    options |= {name: raw[name] for name in OPTIONS if name in raw}
+    options |= {name: raw[name] for name in OPTIONS if raw.get(name) is not None}
     options |= _of_sparse_encoder(folder)
     options["special_ids"] = tuple(options["special_ids"])
-    spec = RetrieverSpec(
-        head="milco",
-        encoder=encoder,
-        lexecho=bool(raw.get("echo")),
-        pivot_vocab_size=sizes[0],
-        pivot_hidden_size=sizes[1],
-        pivot_layer_norm_eps=sizes[2],
-        **options,
-    )
+    try:
+        spec = RetrieverSpec(
+            head="milco",
+            encoder=encoder,
+            lexecho=bool(raw.get("echo")),
+            pivot_vocab_size=sizes[0],
+            pivot_hidden_size=sizes[1],
+            pivot_layer_norm_eps=sizes[2],
+            **options,
+        )
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return spec, tokenizer, pivot
 
 
-def _of_sparse_encoder(folder: pathlib.Path) -> dict[str, str]:
-    """The prompts that a `SparseEncoder` of it has, which its user may have changed."""
-    if not (folder / modules.MODEL).is_file():
+def _of_sparse_encoder(folder: pathlib.Path) -> dict[str, Any]:
+    """What a `SparseEncoder` of it says, which its user may have changed."""
+    path = folder / modules.MODEL
+    if not path.is_file():
         return {}
-    model = read_json(folder / modules.MODEL)
-    modules.refuse_cut(modules.Folder(folder, str(folder), model, {}), None)
-    found = modules.prompts(model)
-    return {f"{role}_prompt": prompt for role, prompt in found.items()}
+    model = modules.read_model(path)
+    prompts = modules.prompts(model)
+    return {f"{role}_prompt": prompt for role, prompt in prompts.items()} | {
+        "most_active": modules.most_active(path, model)
+    }
 
 
 def _part(folder: pathlib.Path, raw: Mapping[str, Any], field: str) -> str:
@@ -198,18 +210,15 @@ def _check_vocabulary(
     folder: pathlib.Path, size: int, config: pathlib.Path
 ) -> tuple[int, ...]:
     """The ids of the special tokens of a tokenizer, whose ids are all below `size`."""
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(
-            f"{path} is not a tokenizer: {error}. Save or download it again."
-        ) from error
+    read = reading.read(folder)
+    tokenizer = read.tokenizer()
     found = max(tokenizer.get_vocab().values()) + 1
     if found > size:
+        more = f"with those that other files add {found}, " if read.added else ""
         raise CheckpointError(
-            f"{path} has {found} tokens, but {config} says that the model knows"
-            f" {size}. Use the tokenizer that the model was trained with."
+            f"{folder / TOKENIZER} has {found - len(read.added)} tokens, {more}but"
+            f" {config} says that the model knows {size}. Use the tokenizer that the"
+            " model was trained with."
         )
     added = tokenizer.get_added_tokens_decoder()
     return tuple(sorted(i for i, token in added.items() if token.special))

@@ -11,7 +11,13 @@ from lsrjax.convert import huggingface
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens, split_prompt
-from lsrjax.convert.tensors import CheckpointError, read_json, read_weights
+from lsrjax.convert.tensors import (
+    CheckpointError,
+    check_types,
+    read_json,
+    read_weights,
+    strings,
+)
 from lsrjax.models.encoder import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -27,7 +33,7 @@ class UnknownModuleError(CheckpointError):
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A model's folder.
+    """A model's folder, the types in whose configs are as they have to be.
 
     Attributes:
       path: where it is.
@@ -43,9 +49,70 @@ class Folder:
     modules: Mapping[str, pathlib.Path]
     allowed: Allowed = NOTHING
 
-    def config(self, module: str) -> dict[str, Any]:
-        """A module's config.json."""
-        return read_json(self.modules[module] / "config.json")
+    @property
+    def most_active(self) -> int:
+        """See `most_active`."""
+        return most_active(self.path / MODEL, self.model)
+
+    def config(self, module: str, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+        """A module's config.json, some of whose keys have to be of these types."""
+        path = self.modules[module] / "config.json"
+        config = read_json(path)
+        check_types(path, config, kinds)
+        return config
+
+    def weights(
+        self, module: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
+        """A module's tensors, see `read_weights`."""
+        path = self.modules[module] / WEIGHTS
+        return read_weights(path, shapes, values=self.allowed.values)
+
+
+def read_model(path: pathlib.Path) -> dict[str, Any]:
+    """`config_sentence_transformers.json`; empty without one.
+
+    Raises:
+      CheckpointError: a value is of a type that it cannot have.
+    """
+    if not path.is_file():
+        return {}
+    model = read_json(path)
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "model_type": str,
+        "prompts": dict,
+        "default_prompt_name": str,
+        "do_query_expansion": bool,
+        "attend_to_expansion_tokens": bool,
+    }
+    for role in ROLES:
+        kinds |= {f"{role}_prefix": str, f"{role}_length": int}
+    check_types(path, model, kinds)
+    given = model.get("prompts") or {}
+    check_types(path, given, dict.fromkeys(given, str))
+    strings(path, "skiplist_words", model.get("skiplist_words"))
+    return model
+
+
+def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
+    """The folder of a module, which is the model's own or below it.
+
+    Args:
+      root: the model's folder.
+      name: the module's, as a file gives it.
+      file: the one that does, for the message.
+
+    Raises:
+      CheckpointError: it leads out of the folder, by `..`, as an absolute path or
+        through a link.
+    """
+    path = root / name if isinstance(name, str) else None
+    if path is None or not path.resolve().is_relative_to(root.resolve()):
+        raise CheckpointError(
+            f"{file} names the folder {name!r}, which is not inside of {root}. A model"
+            " is read from its own folder alone: put a copy of it there."
+        )
+    return path
 
 
 def class_name(dotted: str, path: pathlib.Path) -> str:
@@ -139,9 +206,13 @@ def transformer(
     root = folder.modules["Transformer"]
     path = root / TRANSFORMER
     config = read_json(path) if path.is_file() else {}
+    kinds = {"max_seq_length": int, "modality_config": dict, "query_expansion": dict}
+    kinds |= {f"{role}_length": int for role in ROLES}
+    check_types(path, config, kinds)
+    check_types(path, config.get("modality_config") or {}, {"text": dict})
     output = "logits" if masked_lm else "last_hidden_state"
     task = "fill-mask" if masked_lm else "feature-extraction"
-    text = (config.get("modality_config") or {}).get("text", {})
+    text = (config.get("modality_config") or {}).get("text") or {}
     expect(
         path,
         config,
@@ -159,14 +230,15 @@ def transformer(
         },
     )
     expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
-    found = huggingface.load_checkpoint(str(root), folder.allowed)
+    # A relative path of a folder that is not there would be looked up on the hub.
+    found = huggingface.load_checkpoint(str(root.absolute()), folder.allowed)
     if masked_lm and "head" not in found.params:
         raise CheckpointError(
             f"{root}: the weights hold no masked-LM head, which SpladePooling needs."
         )
     most = found.config.max_length
-    cut = config.get("max_seq_length") or Tokens(root).config.get("model_max_length")
-    cut = min(int(cut or most), most)
+    cut = config.get("max_seq_length") or Tokens(root).reading.max_length or most
+    cut = min(cut, most)
     lengths = {
         f"{role}_length": min(config.get(f"{role}_length") or cut, most)
         for role in ROLES
@@ -194,14 +266,24 @@ def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
             )
 
 
-def refuse_cut(folder: Folder, active: int | None) -> None:
-    """Refuses vectors that are cut to their largest weights, but to `active`."""
-    most = folder.model.get("max_active_dims")
-    if most not in (None, active):
-        raise UnknownModuleError(
-            f"{folder.path / MODEL}: max_active_dims is {most}, which no head here"
-            " does. Set it to null there, and prune vectors when they are encoded."
+def most_active(path: pathlib.Path, model: Mapping[str, Any]) -> int:
+    """How many weights of a vector a SparseEncoder keeps; 0: all.
+
+    Args:
+      path: of `config_sentence_transformers.json`, for the message.
+      model: its content.
+
+    Raises:
+      CheckpointError: it is no number of weights.
+    """
+    check_types(path, model, {"max_active_dims": int})
+    most = model.get("max_active_dims")
+    if most is not None and most < 1:
+        raise CheckpointError(
+            f"{path}: max_active_dims is {most}; it is null, or a number of weights"
+            " from 1 on."
         )
+    return most or 0
 
 
 def projection(
@@ -225,8 +307,14 @@ def projection(
     if "Dense" not in folder.modules:
         return fields, {}
     path = folder.modules["Dense"]
-    config = {"bias": True, "activation_function": "Tanh"} | folder.config("Dense")
+    kinds = {"out_features": int, "activation_function": str}
+    found = folder.config("Dense", **kinds)
+    config = {"bias": True, "activation_function": "Tanh"} | found
     size = config.get("out_features")
+    if not size or size < 1:
+        raise CheckpointError(
+            f"{path / 'config.json'}: out_features is {size}; it is a number from 1 on."
+        )
     expect(
         path / "config.json",
         config
@@ -242,7 +330,7 @@ def projection(
         },
     )
     shape = {"linear.weight": (size, encoder.hidden_size)}
-    weight = read_weights(path / WEIGHTS, shape)["linear.weight"]
+    weight = folder.weights("Dense", shape)["linear.weight"]
     kernel = np.array(weight.T, order="C")
     return fields | {"embedding_size": size}, {"projection": {"kernel": kernel}}
 
@@ -253,22 +341,27 @@ def encoder_params(found: huggingface.Checkpoint, head: dict) -> dict:
     return params | {"head": head} if head else params
 
 
-def splade_pooling(path: pathlib.Path) -> str:
-    """How logits are pooled over tokens, of the module's folder.
+def splade_pooling(folder: Folder) -> dict[str, Any]:
+    """Fields of the spec: how logits become weights.
 
     Raises:
       InputError: in a way that no head here does.
     """
-    config = read_json(path / "config.json")
+    path = folder.modules["SpladePooling"]
+    config = folder.config("SpladePooling", pooling_strategy=str)
     size = ("embedding_dimension", "word_embedding_dimension")
     expect(
         path / "config.json",
         config,
         {
             "pooling_strategy": ("max", "sum"),
-            "activation_function": ("relu",),
+            "activation_function": ("relu", "log1p_relu"),
             "chunk_size": (config.get("chunk_size"),),
             **{key: (config.get(key),) for key in size},
         },
     )
-    return config.get("pooling_strategy", "max")
+    return {
+        "pooling": config.get("pooling_strategy") or "max",
+        "activation": config.get("activation_function") or "relu",
+        "most_active": folder.most_active,
+    }

@@ -104,7 +104,7 @@ def splade_pooling(model: Portable) -> tuple[dict, None]:
     """Config of the pooling of logits; it has no weights."""
     config = {
         "pooling_strategy": model.spec.pooling,
-        "activation_function": "relu",
+        "activation_function": model.spec.activation,
         "embedding_dimension": model.spec.encoder.vocab_size,
     }
     return config, None
@@ -138,6 +138,7 @@ def write_model(
     kind: str,
     prompts: dict[str, str],
     similarity: str = "dot",
+    most_active: int = 0,
     **more: Any,
 ) -> None:
     """`config_sentence_transformers.json`.
@@ -147,6 +148,7 @@ def write_model(
       kind: the class of that program.
       prompts: by role.
       similarity: its name there.
+      most_active: weights that are kept of a vector; 0: all.
       **more: keys of this class.
     """
     write_json(
@@ -157,6 +159,7 @@ def write_model(
             "prompts": prompts,
             "default_prompt_name": None,
             "similarity_fn_name": similarity,
+            **({"max_active_dims": most_active} if most_active else {}),
             **more,
         },
     )

@@ -197,14 +197,15 @@ def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
       values: path -> array as the other program lays it out.
       layout: one of LAYOUTS.
     """
-    tree: dict[str, Any] = {}
+    ours = {}
     for path, value in values.items():
         value = np.asarray(value)
         if path.startswith("head/echo/"):
             value = value[0]
         elif path.endswith("/kernel"):
             value = np.array(value.T, order="C")
-        _insert(tree, path, value)
+        ours[path] = value
+    tree = unflatten_tree(ours)
     if _may_be_tied(_layout(layout)) and "head/mlm/decoder" in values:
         word = tree["encoder"]["embeddings"]["word"]["embedding"]
         if np.array_equal(tree["head"]["mlm"]["decoder"], word):
@@ -267,6 +268,14 @@ def flatten_tree(tree: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
+
+
+def unflatten_tree(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{'parts/of/the/path': leaf} -> nested dictionary, layers keyed by int."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        _insert(tree, path, value)
+    return tree
 
 
 _LAYER_PATH = r"encoder/layers/(\d+)/"

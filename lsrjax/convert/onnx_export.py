@@ -68,6 +68,8 @@ def _write_beside(model: Portable, folder: pathlib.Path) -> None:
         "document_length": model.document_length,
         "query_prompt": spec.query_prompt,
         "document_prompt": spec.document_prompt,
+        # What stands before a token in the name of its term.
+        "marks": spec.marks if spec.sparse else {},
     }
     write_json(folder / "config.json", spec.encoder.to_hf() | {"lsrjax": described})
 
@@ -210,6 +212,7 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     bias_V = graph.weight("mlm.bias", params["bias"])
     first = graph.constant([0], np.int64)
     last = graph.constant([-1], np.int64)
+    twice = spec.activation == "log1p_relu"
 
     def of_text(x_LD: str, mask_L: str) -> str:
         logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)
@@ -217,7 +220,8 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
         mask_L1 = graph.add("Unsqueeze", mask_L, last)
         # Weights are not negative, so padding as 0 is padding left out.
         if spec.pooling == "sum" and spec.head == "splade":
-            weights_LV = graph.add("Mul", _log1p(graph, weights_LV), mask_L1)
+            weights_LV = _saturated(graph, weights_LV, twice)
+            weights_LV = graph.add("Mul", weights_LV, mask_L1)
             return graph.add("ReduceSum", weights_LV, first, keepdims=0)
         weights_LV = graph.add("Mul", weights_LV, mask_L1)
         return graph.add("ReduceMax", weights_LV, first, keepdims=0)
@@ -225,7 +229,13 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     pooled_BV = graph.scan(of_text, x_BLD, mask_BL)
     if spec.pooling == "sum" and spec.head == "splade":
         return pooled_BV
-    return _log1p(graph, pooled_BV)
+    return _saturated(graph, pooled_BV, twice)
+
+
+def _saturated(graph: Graph, x: str, twice: bool) -> str:
+    """log1p, as often as the activation asks for."""
+    once = _log1p(graph, x)
+    return _log1p(graph, once) if twice else once
 
 
 def _log1p(graph: Graph, x: str) -> str:

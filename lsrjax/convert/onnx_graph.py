@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lsrjax import finite
 from lsrjax.errors import InputError
 
 # Since 18 ScatterElements can take a maximum; onnxruntime reads both since 1.14.
@@ -56,8 +57,12 @@ class Graph:
         return name
 
     def weight(self, name: str, value) -> str:
-        """A parameter, float32."""
-        array = np.ascontiguousarray(np.asarray(value, np.float32))
+        """A parameter, float32.
+
+        Raises:
+          InputError: a number is not finite.
+        """
+        array = np.ascontiguousarray(finite.floats(value, name, self._folder))
         if not self._external or array.nbytes < 1024:
             self._weights.append(self._onnx.numpy_helper.from_array(array, name))
             return name

@@ -25,6 +25,7 @@ class Portable:
       evaluation: the same beside other systems, as Markdown; empty without one.
       unused: tensors of the files it came from that nothing here uses, by their names
         there.
+      dev: the metrics of these weights on the dev data of the run; empty without.
       stages: configs of all stages of the run by name, which `stage:NAME` refers to.
     """
 
@@ -39,4 +40,5 @@ class Portable:
     results: Mapping[str, Any] | None = None
     evaluation: str = ""
     unused: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)

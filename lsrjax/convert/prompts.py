@@ -6,66 +6,40 @@ prompt "[unused0]", for which its tokenizer has to keep that token in one piece.
 are tokenized on a sample of texts to see that they are the same.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
 
-import tokenizers
-
 from lsrjax.convert.folder import write_tokenizer
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.ask import PROBES
 
 ROLES = ("query", "document")
-# Scripts, spaces, punctuation and no text at all: where tokenizers differ.
-_TEXTS = (
-    "",
-    "a",
-    " two  words ",
-    "Don't stop: [x] (y), 3.5% #1!",
-    "Größe café",
-    "Привет, мир",
-    "Γειά σου κόσμε",
-    "你好，世界",
-    "こんにちは世界",
-    "안녕 세상",
-    "مرحبا بالعالم",
-    "שלום עולם",
-    "नमस्ते दुनिया",
-    "สวัสดีโลก",
-    "🙂 ok",
-    "\nline\nbreak\ttab",
-)
 
 
 class Tokens:
-    """What a folder's `tokenizer.json` says of tokens."""
+    """What a folder's tokenizer says of tokens."""
 
     def __init__(self, folder: pathlib.Path, content: dict | None = None):
-        """Reads the tokenizer; `content` stands for that of the file.
+        """Reads the tokenizer; `content` stands for that of its `tokenizer.json`.
 
         Raises:
-          InputError: the file is missing or no tokenizer.
+          InputError: there is none, or it cannot be used here.
         """
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise InputError(
-                f"{folder} holds no tokenizer.json. Save a fast tokenizer."
-            )
+        self.reading = reading.read(folder)
+        if content is None:
+            content = json.loads(self.reading.json)
+        self.content = content | {"truncation": None, "padding": None}
+        read = dataclasses.replace(self.reading, json=json.dumps(self.content))
         try:
-            if content is None:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            content = content | {"truncation": None, "padding": None}
-            self.library = tokenizers.Tokenizer.from_str(json.dumps(content))
+            self.library = read.tokenizer()
         except Exception as error:  # the library raises bare Exception
             raise InputError(
-                f"{path} is not a tokenizer: {error}. Save it again."
+                f"The tokenizer of {folder} cannot be changed so: {error}."
             ) from error
-        self.content = content
-        config = folder / "tokenizer_config.json"
-        self.config = (
-            json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        )
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -79,9 +53,8 @@ class Tokens:
         return {token.content: i for i, token in sorted(added.items()) if token.special}
 
     def role(self, name: str) -> str | None:
-        """The token that the config names so, `mask_token` for example."""
-        token = self.config.get(name)
-        return token["content"] if isinstance(token, dict) else token
+        """The token that the folder names so, `mask_token` for example."""
+        return self.reading.roles.get(name)
 
     def ids(self, texts: Iterable[str]) -> list[list[int]]:
         """Ids with the special tokens around each text."""
@@ -136,10 +109,10 @@ def write_prompts(
     if not markers:
         return prompts
     wanted = {
-        role: _marked(own.ids(prompts[role] + text for text in _TEXTS), marker)
+        role: _marked(own.ids(prompts[role] + text for text in PROBES), marker)
         for role, marker in markers.items()
     }
-    plain = own.ids(_TEXTS)
+    plain = own.ids(PROBES)
     copied = Tokens(folder)
     contents = [copied.content]
     # A word would be taken for the marker wherever a text has it.
@@ -153,8 +126,8 @@ def write_prompts(
                 role: own.library.id_to_token(marker) + space + prompts[role]
                 for role, marker in markers.items()
             }
-            if found.ids(_TEXTS) == plain and all(
-                found.ids(written[role] + text for text in _TEXTS) == wanted[role]
+            if found.ids(PROBES) == plain and all(
+                found.ids(written[role] + text for text in PROBES) == wanted[role]
                 for role in markers
             ):
                 text = json.dumps(content, ensure_ascii=False)
@@ -175,12 +148,12 @@ def split_prompt(prompt: str, tokens: Tokens) -> tuple[int, str]:
       prompt: of another program.
       tokens: its tokenizer.
     """
-    wanted = tokens.ids(prompt + text for text in _TEXTS)
+    wanted = tokens.ids(prompt + text for text in PROBES)
     for token, marker in tokens.special.items():
         if not prompt.startswith(token):
             continue
         behind = prompt.removeprefix(token)
         for rest in (behind.removeprefix(" "), behind):
-            if _marked(tokens.ids(rest + text for text in _TEXTS), marker) == wanted:
+            if _marked(tokens.ids(rest + text for text in PROBES), marker) == wanted:
                 return marker, rest
     return -1, prompt

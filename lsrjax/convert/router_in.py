@@ -11,14 +11,14 @@ from lsrjax.convert.modules import (
     Folder,
     UnknownModuleError,
     class_name,
+    inside,
     portable,
-    refuse_cut,
     splade_pooling,
     transformer,
 )
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens
-from lsrjax.convert.tensors import CheckpointError, read_json, read_weights
+from lsrjax.convert.tensors import CheckpointError, check_types, read_json, strings
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -47,23 +47,26 @@ def read(
     root, *after = listed
     path = root[1] / ROUTER
     router = read_json(path)
-    try:
-        types, structure = router["types"], router["structure"]
-        routes = {
-            role: [(class_name(types[name], path), root[1] / name) for name in names]
-            for role, names in structure.items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
+    check_types(path, router, {"types": dict, "structure": dict, "parameters": dict})
+    types, structure = router.get("types") or {}, router.get("structure") or {}
+    check_types(path, types, dict.fromkeys(types, str))
+    names = {role: strings(path, role, listed) for role, listed in structure.items()}
+    if lost := [n for listed in names.values() for n in listed if not types.get(n)]:
         raise CheckpointError(
-            f"{path} has no types and structure of routes ({error!r}). Save the model"
-            " again."
-        ) from error
-    if routes.keys() != set(ROLES) or (router.get("parameters") or {}).get(
-        "route_mappings"
-    ):
+            f"{path} gives no type of {', '.join(lost)}. Save the model again."
+        )
+    routes = {
+        role: [
+            (class_name(types[name], path), inside(root[1], name, path))
+            for name in listed
+        ]
+        for role, listed in names.items()
+    }
+    mappings = (router.get("parameters") or {}).get("route_mappings")
+    if routes.keys() != set(ROLES) or mappings:
         raise UnknownModuleError(
-            f"{path} routes {', '.join(routes)}, but only a route of queries and one of"
-            " documents are implemented, without route_mappings."
+            f"{path} routes {', '.join(routes) or 'nothing'}, but only a route of"
+            " queries and one of documents are implemented, without route_mappings."
         )
     routes = {role: route + after for role, route in routes.items()}
     kinds = {role: [name for name, _ in route] for role, route in routes.items()}
@@ -111,7 +114,6 @@ def _joined(query: Portable, document: Portable, path: pathlib.Path) -> Portable
 def _inference_free(folder: Folder) -> Portable:
     modules = folder.modules
     found, lengths, _ = transformer(folder, masked_lm=True)
-    refuse_cut(folder, None)
     table = modules["SparseStaticEmbedding"]
     own, size = Tokens(table), found.config.vocab_size
     if "path" in (config := read_json(table / "config.json")):
@@ -119,8 +121,8 @@ def _inference_free(folder: Folder) -> Portable:
             f"{table / 'config.json'} takes the weights from {config['path']!r}. Save"
             " the model again with sentence-transformers, which writes them as tensors."
         )
-    weight_V = read_weights(table / WEIGHTS, {"weight": (len(own.vocabulary),)})
-    weight_V = weight_V["weight"]
+    shape = {"weight": (len(own.vocabulary),)}
+    weight_V = folder.weights("SparseStaticEmbedding", shape)["weight"]
     if len(weight_V) > size or own.ids(_SAMPLE) != Tokens(modules["Transformer"]).ids(
         _SAMPLE
     ):
@@ -129,14 +131,14 @@ def _inference_free(folder: Folder) -> Portable:
             " query's words are the terms of documents."
         )
     around = own.library.num_special_tokens_to_add(False)
-    cut = int(own.config.get("model_max_length") or found.config.max_length)
+    cut = int(own.reading.max_length or found.config.max_length)
     lengths["query_length"] = min(cut + around, found.config.max_length)
     spec = RetrieverSpec(
         "splade",
         found.config,
         tied="decoder" not in found.params["head"]["mlm"],
-        pooling=splade_pooling(modules["SpladePooling"]),
         queries="static",
+        **splade_pooling(folder),
     )
     weight_V = np.pad(weight_V, (0, size - len(weight_V)))
     params = dict(found.params)
@@ -151,7 +153,8 @@ def _inference_free(folder: Folder) -> Portable:
         )
     ones_V = np.ones_like(weight_V)
     ones_V[special] = 0
-    if config.get("frozen") and np.array_equal(weight_V, ones_V):
+    planned = not folder.allowed.values
+    if config.get("frozen") and (planned or np.array_equal(weight_V, ones_V)):
         params["head"] = found.params["head"]
         spec = dataclasses.replace(made.spec, queries="words")
         return dataclasses.replace(made, spec=spec, params=params)

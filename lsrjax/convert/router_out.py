@@ -102,7 +102,8 @@ def write_inference_free(model: Portable, folder: pathlib.Path) -> None:
             "document": {document: "Transformer", pooling: "SpladePooling"},
         },
     )
-    write_model(folder, "SparseEncoder", prompts)
+    most = spec.most_active
+    write_model(folder, "SparseEncoder", prompts, most_active=most)
 
 
 def _write_static(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert import hub, router_in, stanford
+from lsrjax.convert import hub, promises, router_in, stanford
 from lsrjax.convert.huggingface import NOTHING, Allowed
 from lsrjax.convert.late_in import PYLATE, colbert
 from lsrjax.convert.modules import (
@@ -22,10 +22,11 @@ from lsrjax.convert.modules import (
     class_name,
     encoder_params,
     expect,
+    inside,
     portable,
     projection,
     prompts,
-    refuse_cut,
+    read_model,
     splade_pooling,
     transformer,
 )
@@ -34,7 +35,6 @@ from lsrjax.convert.tensors import (
     CheckpointError,
     read_json,
     read_list,
-    read_weights,
     tensor_names,
 )
 from lsrjax.models.encoder import EncoderConfig
@@ -69,27 +69,29 @@ def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
       InputError: it cannot be read, or does something that no head here does.
     """
     large = (*_LARGE, "*.bin") if allowed.pickle else _LARGE
+    large = large if allowed.values else ("*.json",)
     path = hub.fetch(reference, _SMALL)
     if not (path / _MODULES).is_file():
         config = path / "config.json"
         config = read_json(config) if config.is_file() else {}
-        if stanford.ARCHITECTURE not in (config.get("architectures") or ()):
+        if stanford.ARCHITECTURE not in promises.architectures(config):
             return None
         path = hub.fetch(reference, (*_SMALL, *large))
         return stanford.read(reference, path, config, allowed)
-    model = path / MODEL
-    model = read_json(model) if model.is_file() else {}
+    model = read_model(path / MODEL)
     modules = _listed(path / _MODULES)
     names = [class_name(entry["type"], path / _MODULES) for entry in modules]
     routed = names[:1] == ["Router"]
     if not routed:
         _head(names, model, path / _MODULES)
-    below = [f"{entry['path']}/*" for entry in modules if entry["path"]]
+    files = "*" if allowed.values else "*.json"
+    below = [f"{entry['path']}/{files}" for entry in modules if entry["path"]]
     # A Router's modules have folders of their own.
-    below += ["*_*/*"] * routed
+    below += [f"*_*/{files}"] * routed
     path = hub.fetch(reference, (*_SMALL, *large, *below))
     listed = [
-        (name, path / entry["path"]) for name, entry in zip(names, modules, strict=True)
+        (name, inside(path, entry["path"], path / _MODULES))
+        for name, entry in zip(names, modules, strict=True)
     ]
     folder = Folder(path, reference, model, {}, allowed)
     if routed:
@@ -108,7 +110,8 @@ def _read_sequence(
 def _listed(path: pathlib.Path) -> list[dict[str, str]]:
     modules = read_list(path)
     for entry in modules:
-        if not isinstance(entry, dict) or not {"type", "path"} <= entry.keys():
+        fields = entry if isinstance(entry, dict) else {}
+        if not all(isinstance(fields.get(key), str) for key in ("type", "path")):
             raise CheckpointError(
                 f"{path}: {entry!r} is no module with a type and a path. Save the"
                 " model again."
@@ -138,12 +141,11 @@ def _head(names: list[str], model: Mapping[str, Any], where: pathlib.Path) -> st
 
 def _splade(folder: Folder) -> Portable:
     found, lengths, _ = transformer(folder, masked_lm=True)
-    refuse_cut(folder, None)
     spec = RetrieverSpec(
         "splade",
         found.config,
         tied="decoder" not in found.params["head"]["mlm"],
-        pooling=splade_pooling(folder.modules["SpladePooling"]),
+        **splade_pooling(folder),
     )
     return portable(folder, spec, found.params, lengths)
 
@@ -152,13 +154,13 @@ def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
     """Fields of the spec, and parameters, of what makes an embedding of states."""
     fields, head = projection(folder, encoder, "sentence_embedding")
     path = folder.modules["Pooling"] / "config.json"
-    config = read_json(path)
+    config = folder.config("Pooling")
     modes = [
         key.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
         for key, value in config.items()
         if key.startswith("pooling_mode_") and value is True
     ]
-    mode = config.get("pooling_mode", modes[0] if len(modes) == 1 else modes)
+    mode = config.get("pooling_mode") or modes
     mode = mode[0] if isinstance(mode, list) and len(mode) == 1 else mode
     if mode not in ("cls", "mean"):
         raise UnknownModuleError(f"{path}: pooling {mode!r}; here it is cls or mean.")
@@ -180,9 +182,17 @@ def _csr(folder: Folder) -> Portable:
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, dense = _embedding(folder, found.config)
     path = folder.modules["SparseAutoEncoder"]
-    config = folder.config("SparseAutoEncoder")
+    # The defaults are sentence-transformers'.
+    numbers = {"hidden_dim": 512, "k": 8, "k_aux": 512, "dead_threshold": 30}
+    config = folder.config("SparseAutoEncoder", **dict.fromkeys(numbers, int))
+    for key in numbers:
+        least = int(key in ("hidden_dim", "k"))
+        if (value := config.get(key)) is not None and value < least:
+            raise CheckpointError(
+                f"{path / 'config.json'}: {key} is {value}; it is a number from"
+                f" {least} on."
+            )
     size = fields.get("embedding_size", found.config.hidden_size)
-    numbers = ("hidden_dim", "k", "k_aux", "dead_threshold")
     expect(
         path / "config.json",
         config,
@@ -192,27 +202,27 @@ def _csr(folder: Folder) -> Portable:
             **{key: (config.get(key),) for key in numbers},
         },
     )
-    # The defaults are sentence-transformers'.
-    latents = config.get("hidden_dim", 512)
-    active = config.get("k", 8)
-    refuse_cut(folder, active)
+    config = numbers | {k: v for k, v in config.items() if v is not None}
+    latents, active = config["hidden_dim"], config["k"]
+    most = folder.most_active
     spec = RetrieverSpec(
         "csr",
         found.config,
         latents=latents,
         active_latents=active,
-        revived_latents=config.get("k_aux", 512),
-        dead_after=config.get("dead_threshold", 30),
+        revived_latents=config["k_aux"],
+        dead_after=config["dead_threshold"],
+        most_active=most if most < active else 0,
         **fields,
     )
     # Encoder and decoder are one tensor, saved under the name of either.
-    names = tensor_names(path / WEIGHTS)
+    names = tensor_names(path / WEIGHTS) if folder.allowed.values else ()
     tied = [n for n in ("encoder.weight", "decoder.linear.weight") if n in names]
     tied = tied or ["decoder.linear.weight"]
     shapes = {name: (latents, size) for name in tied}
     shapes |= {"latent_bias": (latents,), "pre_bias": (size,)}
     shapes |= {"stats_last_nonzero": (latents,)}
-    state = read_weights(path / WEIGHTS, shapes)
+    state = folder.weights("SparseAutoEncoder", shapes)
     if not np.array_equal(state[tied[0]], state[tied[-1]]):
         raise CheckpointError(
             f"{path / WEIGHTS}: {' and '.join(tied)} differ; they are one tensor."

@@ -42,7 +42,8 @@ def write_splade(model: Portable, folder: pathlib.Path) -> None:
             " lsrjax."
         )
     prompts = _write(folder, model, _splade_modules, masked_lm=True)
-    write_model(folder, "SparseEncoder", prompts)
+    most = model.spec.most_active
+    write_model(folder, "SparseEncoder", prompts, most_active=most)
 
 
 def _splade_modules(model: Portable) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def _dense_modules(model: Portable) -> dict[str, Any]:
 def write_csr(model: Portable, folder: pathlib.Path) -> None:
     """A SparseEncoder: a sparse autoencoder on an embedding."""
     prompts = _write(folder, model, _csr_modules, masked_lm=False)
-    most = model.spec.active_latents
-    write_model(folder, "SparseEncoder", prompts, max_active_dims=most)
+    most = model.spec.most_active or model.spec.active_latents
+    write_model(folder, "SparseEncoder", prompts, most_active=most)
 
 
 def _csr_modules(model: Portable) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lsrjax.convert.modules_out import encoder_state
 from lsrjax.convert.names import LAYOUTS
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens
-from lsrjax.convert.tensors import read_json
+from lsrjax.convert.tensors import check_types, read_json, zeros
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -32,6 +32,7 @@ ARCHITECTURE = "HF_ColBERT"
 PROJECTION = "linear.weight"
 # Where artifact.metadata says nothing.
 DEFAULT_MARKERS = {"query": "[unused0]", "document": "[unused1]"}
+_DIMENSIONS = 128  # of an embedding
 DEFAULT_LENGTHS = {"query": 32, "document": 220}
 
 
@@ -132,9 +133,16 @@ def read(
     """
     path = folder / METADATA
     metadata = read_json(path) if path.is_file() else {}
-    found = huggingface.load_checkpoint(str(folder), allowed, besides=(PROJECTION,))
+    numbers = dict.fromkeys(("dim", "query_maxlen", "doc_maxlen"), int)
+    tokens = dict.fromkeys(("query_token_id", "doc_token_id"), str)
+    check_types(path, metadata, numbers | tokens | {"similarity": str})
+    found = huggingface.load_checkpoint(
+        str(folder.absolute()), allowed, besides=(PROJECTION,)
+    )
     weight = found.besides.get(PROJECTION)
     size = found.config.hidden_size
+    if weight is None and not allowed.values:
+        weight = zeros((metadata.get("dim") or _DIMENSIONS, size))
     dim = metadata.get("dim") or (len(weight) if weight is not None else "dim")
     if weight is None or weight.shape != (dim, size):
         shown = "missing" if weight is None else f"{list(weight.shape)}"
@@ -147,7 +155,7 @@ def read(
             f"{path}: attend_to_mask_tokens is true, but here no token attends to the"
             " mask tokens that fill a query up. Use a checkpoint trained without it."
         )
-    if metadata.get("similarity", "cosine") != "cosine":
+    if (metadata.get("similarity") or "cosine") != "cosine":
         raise InputError(
             f"{path}: similarity is {metadata['similarity']!r}; only 'cosine' is"
             " implemented."

@@ -6,8 +6,8 @@ compared with what a model wants, before memory is taken for it.
 
 import dataclasses
 import json
+import math
 import pathlib
-import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +18,7 @@ import ml_dtypes  # noqa: F401
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lsrjax import finite
 from lsrjax.errors import InputError
 
 WEIGHTS = "model.safetensors"
@@ -49,14 +50,26 @@ class Stored:
     """A tensor in a file.
 
     Attributes:
+      name: its name there.
+      path: of the file.
       shape: its shape.
       dtype: its type, as numpy calls it.
-      read: gives its values.
+      read: gives its values as they are.
     """
 
+    name: str
+    path: Path
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+
+    def floats(self) -> np.ndarray:
+        """Its values as float32.
+
+        Raises:
+          InputError: one is not finite.
+        """
+        return finite.floats(self.read(), self.name, self.path)
 
 
 def open_safetensors(folder: Path) -> dict[str, Stored] | None:
@@ -85,6 +98,8 @@ def open_pickles(folder: Path) -> dict[str, Stored] | None:
 
 def content(folder: Path) -> str:
     """What a folder holds, for messages."""
+    if not folder.is_dir():
+        return f" (there is no folder {folder})"
     names = sorted(path.name for path in folder.iterdir())
     return f" (found: {', '.join(names[:20])})" if names else " (the folder is empty)"
 
@@ -95,18 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: it is not JSON, or not an object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON: {error}. Download or save it again."
-        ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(
-            f"{path} holds a JSON {type(found).__name__}, not an object. Download or "
-            "save it again."
-        )
-    return found
+    return _read_json(path, dict, "an object")
 
 
 def read_list(path: Path) -> list[Any]:
@@ -115,18 +119,84 @@ def read_list(path: Path) -> list[Any]:
     Raises:
       CheckpointError: it holds something else.
     """
+    return _read_json(path, list, "a list")
+
+
+def _read_json(path: Path, kind: type, name: str) -> Any:
+    def number(text: str) -> float:
+        if math.isfinite(value := float(text)):
+            return value
+        raise ValueError(f"{text} is not a finite number")
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        # Editors of some systems begin a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text, parse_constant=number, parse_float=number)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing. Download or save the whole folder again."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not JSON: {error}. Download or save it again."
         ) from error
-    if not isinstance(content, list):
+    if not isinstance(found, kind):
         raise CheckpointError(
-            f"{path} holds a JSON {type(content).__name__}, not a list. Download or"
-            " save it again."
+            f"{path} holds a JSON {type(found).__name__}, not {name}. Download or save"
+            " it again."
         )
-    return content
+    return found
+
+
+def check_types(
+    path: Path, config: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]
+) -> None:
+    """Refuses values of another type than they have to be.
+
+    Args:
+      path: of the file, for the message.
+      config: what is there; null is as absent.
+      kinds: by key, the type or types; a bool is no number here.
+
+    Raises:
+      CheckpointError: names the key.
+    """
+    for key, kind in kinds.items():
+        value = config.get(key)
+        kinds_of_key = kind if isinstance(kind, tuple) else (kind,)
+        if value is not None and type(value) not in kinds_of_key:
+            wanted = " or ".join(_NAMES[one] for one in kinds_of_key)
+            raise CheckpointError(
+                f"{path}: {key} is {value!r}, which has to be {wanted}. Download or"
+                " save it again."
+            )
+
+
+def strings(path: Path, key: str, values: Any) -> list[str]:
+    """The list of strings that a key of a file has; null is none.
+
+    Raises:
+      CheckpointError: it is something else.
+    """
+    values = [] if values is None else values
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise CheckpointError(
+            f"{path}: {key} is {values!r}, which has to be a list of strings. Download"
+            " or save it again."
+        )
+    return values
+
+
+_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def tensor_names(path: Path) -> tuple[str, ...]:
@@ -134,19 +204,27 @@ def tensor_names(path: Path) -> tuple[str, ...]:
     return tuple(_safetensors(path)) if path.is_file() else ()
 
 
+def zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """What stands for a tensor whose numbers are not read; it takes no memory."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
 def read_weights(
-    path: Path, shapes: Mapping[str, tuple | None]
+    path: Path, shapes: Mapping[str, tuple[int, ...]], *, values: bool = True
 ) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, of these names and shapes and no others.
 
     Args:
       path: the file.
-      shapes: by name; None: any.
+      shapes: by name.
+      values: read it; otherwise `zeros` stand for the tensors.
 
     Raises:
       CheckpointError: the file is missing or unreadable, or tensors are missing, left
         over or of another shape; lists them.
     """
+    if not values:
+        return {name: zeros(shape) for name, shape in shapes.items()}
     if not path.is_file():
         raise CheckpointError(f"{path} is missing{content(path.parent)}.")
     state = _safetensors(path)
@@ -154,10 +232,10 @@ def read_weights(
     for name in sorted(shapes.keys() | state.keys()):
         want = shapes.get(name)
         if name not in state:
-            problems.append(f"{name}: missing, {list(want or [])} expected")
+            problems.append(f"{name}: missing, {list(want)} expected")
         elif name not in shapes:
             problems.append(f"{name}: {list(state[name].shape)} left over")
-        elif want is not None and state[name].shape != tuple(want):
+        elif state[name].shape != tuple(want):
             have = list(state[name].shape)
             problems.append(f"{name}: {have}, {list(want)} expected")
     if problems:
@@ -171,8 +249,7 @@ def read_weights(
 
 def _floats(stored: Stored) -> np.ndarray:
     """Floating point of any width as float32; other types stay as they are."""
-    value = stored.read()
-    return value.astype(np.float32) if stored.dtype in FLOATING else value
+    return stored.floats() if stored.dtype in FLOATING else stored.read()
 
 
 def _shards(path: Path, opened: Callable[[Path], dict[str, Stored]]):
@@ -237,7 +314,8 @@ def _safetensors(path: Path) -> dict[str, Stored]:
     def stored(name: str) -> Stored:
         dtype = slices[name].get_dtype()
         shape = tuple(slices[name].get_shape())
-        return Stored(shape, _TYPES.get(dtype, dtype), lambda: file.get_tensor(name))
+        dtype = _TYPES.get(dtype, dtype)
+        return Stored(name, path, shape, dtype, lambda: file.get_tensor(name))
 
     return {name: stored(name) for name in names}
 
@@ -264,8 +342,9 @@ def _pickled(path: Path) -> dict[str, Stored]:
         # Of the usual format nothing is read until it is used.
         mapped = zipfile.is_zipfile(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    # On bytes that are not what it wrote, torch raises whatever happens.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) does not load as a file of tensors"
             f" and nothing else: {reason} It was cut off, or holds code, which is never"
@@ -284,12 +363,13 @@ def _pickled(path: Path) -> dict[str, Stored]:
             " name. Save the model's state_dict() there."
         )
 
-    def stored(value) -> Stored:
+    def stored(name: str, value) -> Stored:
         def read() -> np.ndarray:
             # numpy has no bfloat16 of torch's.
             wide = value.dtype in (torch.bfloat16, torch.float16)
             return (value.detach().float() if wide else value.detach()).numpy()
 
-        return Stored(tuple(value.shape), str(value.dtype).partition(".")[2], read)
+        dtype = str(value.dtype).partition(".")[2]
+        return Stored(name, path, tuple(value.shape), dtype, read)
 
-    return {name: stored(value) for name, value in found.items()}
+    return {name: stored(name, value) for name, value in found.items()}

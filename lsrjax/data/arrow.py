@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.data import plain
 from lsrjax.errors import InputError
 
 
@@ -78,9 +79,11 @@ class ParquetRows:
         import pyarrow.parquet as pq
 
         self._path = path
+        plain.check_fetched(path)
         try:
-            # Not read_table, which takes columns from folder names like lang=de.
-            self._file = pq.ParquetFile(path, memory_map=True)
+            # Not read_table, which takes columns from folder names like lang=de; not
+            # mapped, since a file that gets shorter would end the process.
+            self._file = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as e:
             raise self._broken(e) from e
         self.column_names = self._file.schema_arrow.names

@@ -10,8 +10,9 @@ import math
 import os
 import pathlib
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,13 @@ TYPE = "wrong type"
 UTF8 = "broken UTF-8"
 JSON = "broken JSON"
 SCORE = "bad score"
+UNSCORED = "no scores"
 ID = "unknown id"
 POSITIVE = "no positive"
+NEGATIVE = "too few negatives"
+LANGUAGE = "missing language"
 SHOWN = 200  # characters of a record in `FILE`
+_BLOCK = 1024  # records between two looks at the clock
 _EXAMPLES, _SENTENCE = 5, 300  # in the error; characters of each
 
 
@@ -75,7 +80,14 @@ class BadRecords:
         self._refresh()
 
     def guard(
-        self, source, *, name: str, seed: int, share: float, scored: bool
+        self,
+        source,
+        *,
+        name: str,
+        seed: int,
+        share: float,
+        scored: bool,
+        check: Callable[[Any], None] = lambda example: None,
     ) -> "Replacing":
         """The source with its bad records replaced.
 
@@ -85,13 +97,20 @@ class BadRecords:
           seed: of the replacements.
           share: of its records that may be bad.
           scored: examples without a teacher's scores are bad, too.
+          check: what else is asked of an example; raises `BadRecord`.
 
         Raises:
           InputError: more than the share of the texts by id cannot be read, or more
             records than the share were found before.
         """
         guarded = Replacing(
-            source, self, name=name, seed=seed, share=share, scored=scored
+            source,
+            self,
+            name=name,
+            seed=seed,
+            share=share,
+            scored=scored,
+            check=check,
         )
         self._guarded.append(guarded)
         self._check_texts(source, share)
@@ -99,10 +118,10 @@ class BadRecords:
         return guarded
 
     def _check_texts(self, source, share: float) -> None:
-        bad = source.bad_texts
+        bad = getattr(source, "bad_texts", ())
         for error in bad:
             self.add(_entry("", None, error, error.place))
-        total = source.texts + len(bad)
+        total = getattr(source, "texts", 0) + len(bad)
         if len(bad) > share * total:
             what = "lines of the files of texts by id"
             raise InputError(_refusal(map(str, bad), _kinds(bad), total, share, what))
@@ -124,6 +143,12 @@ class BadRecords:
         with self._lock:
             found = [e for e in self._entries.values() if e["index"] is not None]
         return sorted((e for e in found if e["set"] == name), key=_order)
+
+    def reasons(self, most: int) -> list[str]:
+        """Why some of the records are bad."""
+        with self._lock:
+            entries = itertools.islice(self._entries.values(), most)
+            return [entry["reason"][:_SENTENCE] for entry in entries]
 
     def summary(self) -> str:
         """How many were replaced, by kind; empty where none was.
@@ -194,6 +219,12 @@ def merge(folder: pathlib.Path) -> None:
             path.unlink()
 
 
+def remove(folder: pathlib.Path) -> None:
+    """Forgets what was found, when the data is another; no process may be writing."""
+    for path in _files(folder):
+        path.unlink()
+
+
 class Replacing(Sequence):
     """A source in which other records stand for the bad ones.
 
@@ -210,11 +241,13 @@ class Replacing(Sequence):
         seed: int,
         share: float,
         scored: bool,
+        check: Callable[[Any], None],
     ):
         """As `BadRecords.guard`."""
         self.description = source.description
         self._source, self._found, self._name = source, found, name
         self._seed, self._share, self._scored = seed, share, scored
+        self._fits = check
         self._lock = threading.Lock()
         self._bad: set[int] = set()
         self._replaced: dict[int, int] = {}
@@ -237,6 +270,49 @@ class Replacing(Sequence):
                 self._replace(index, bad)
         return self._read(self._replaced[index])
 
+    @property
+    def documents(self) -> Sequence:
+        """Those of the source's corpus."""
+        return getattr(self._source, "documents", ())
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where the record is that stands for an example."""
+        return self._source.place(self._replaced.get(index, index))
+
+    def look_through(self, until: float = math.inf) -> int:
+        """Finds and replaces what is bad in any record, but for its texts by id.
+
+        Args:
+          until: by `time.monotonic`, when to leave off.
+
+        Returns:
+          How many records were looked at.
+
+        Raises:
+          InputError: more records are bad than may be.
+        """
+        read = getattr(self._source, "peek", self._source.__getitem__)
+        bad, kinds, seen = [], Counter(), len(self)
+        for index in range(len(self)):
+            if index % _BLOCK == 0 and time.monotonic() > until:
+                seen = index
+                break
+            try:
+                self._checked(read(index))
+            except BadRecord as error:
+                kinds[error.kind] += 1
+                if len(bad) <= self._share * len(self):
+                    bad.append((index, error))
+        if kinds.total() > self._share * len(self):
+            entries = (
+                _entry(self._name, index, error, self._source.place(index))
+                for index, error in bad
+            )
+            raise InputError(self._too_many(entries, kinds))
+        for index, _ in bad:
+            self[index]
+        return seen
+
     def check(self) -> None:
         """Counts what all processes have found.
 
@@ -245,23 +321,29 @@ class Replacing(Sequence):
         """
         if self._found.count(self._name) > self._share * len(self):
             entries = self._found.of(self._name)
-            what = f"records of config.data{self._name and f'.sets.{self._name}'}"
             kinds = Counter(e["kind"] for e in entries)
-            reasons = (
-                (f"line {e['line']}: " if "line" in e else "") + e["reason"]
-                for e in entries
-            )
-            raise InputError(_refusal(reasons, kinds, len(self), self._share, what))
+            raise InputError(self._too_many(entries, kinds))
+
+    def _too_many(self, entries: Iterable[dict], kinds: Counter) -> str:
+        what = f"records of config.data{self._name and f'.sets.{self._name}'}"
+        reasons = (
+            (f"line {e['line']}: " if "line" in e else "") + e["reason"]
+            for e in entries
+        )
+        return _refusal(reasons, kinds, len(self), self._share, what)
 
     def _read(self, index: int):
-        example = self._source[index]
+        return self._checked(self._source[index])
+
+    def _checked(self, example):
         if self._scored and example.scores is None:
             raise BadRecord(
-                SCORE,
+                UNSCORED,
                 f"{example.id}: no teacher scores (pos_scores, neg_scores), which the"
                 " loss or the choice of negatives needs. Add them, or let"
                 " config.prepare.scores compute them.",
             )
+        self._fits(example)
         return example
 
     def _replace(self, index: int, error: BadRecord) -> None:
@@ -352,6 +434,22 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
     shown = "\n".join(
         f"  {reason[:_SENTENCE]}" for reason in itertools.islice(reasons, _EXAMPLES)
     )
+    if set(kinds) == {UNSCORED}:
+        return (
+            f"{count:,} record{'s' * (count != 1)} so far among {total:,} {what}"
+            " without a teacher's scores, which the loss or the choice of negatives"
+            f" needs:\n{shown}\nLet a teacher compute them: config.prepare.scores ="
+            " 'teacher' and config.teacher.model, an English SPLADE or a cross-encoder."
+            " If they are in other columns, name these in config.data.columns"
+            " (pos_scores, neg_scores). Or train without them, as with"
+            " config.loss.name = 'infonce'."
+        )
+    if set(kinds) == {NEGATIVE} and count == total:
+        return (
+            f"None of the {total:,} {what} has enough negatives:\n{shown}\nMine them"
+            " (config.prepare.negatives = 'bm25'), loosen the filters, or lower"
+            " config.data.group_size: at 1, a query has its positive only."
+        )
     # Rounded up, so that it allows them.
     needed = math.ceil(count / total * 1e6) / 1e6
     return (

@@ -63,12 +63,15 @@ def check(data, prepare, where: str) -> None:
         )
 
 
-def effects(data, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
+def effects(
+    data, *, scored: bool, mined: bool
+) -> list[tuple[bool, tuple[str, ...], str]]:
     """Rules of the fields of texts by id, and of scores, in `data` or one of its sets.
 
     Args:
       data: one of them.
       scored: whether the teacher's scores are read from it.
+      mined: whether negatives are mined from its corpus.
 
     Returns:
       (whether the fields take effect, the fields, why they do not).
@@ -80,9 +83,10 @@ def effects(data, *, scored: bool) -> list[tuple[bool, tuple[str, ...], str]]:
             "the embedded data has its own format",
         ),
         (
-            data.format in ("auto", *_reading("corpus")),
+            mined or data.format in ("auto", *_reading("corpus")),
             ("corpus",),
-            f"the format {data.format} holds texts, not ids",
+            f"the format {data.format} holds texts, not ids, and prepare.negatives is"
+            " not bm25",
         ),
         (
             data.format in ("auto", *_reading("queries")),

@@ -6,25 +6,20 @@ so that two ids of one hash are never taken for each other. The indexes of large
 are kept between runs.
 """
 
-import glob
-import math
+import functools
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from lsrjax.data.arrow import ArrowRows, ParquetRows
-from lsrjax.data.bad_records import EMPTY, ID, SCORE, SHOWN, TYPE, UTF8, BadRecord
+import numpy as np
+
+from lsrjax import paths as named
+from lsrjax.data import plain
+from lsrjax.data.bad_records import EMPTY, ID, BadRecord
 from lsrjax.data.examples import ANY, Text
 from lsrjax.data.index import Index
-from lsrjax.data.lines import Lines, parse_json, refuse_truncated
-from lsrjax.data.tables import read_dataset
+from lsrjax.data.texts import DATASETS, name_subset_split, open_texts
 from lsrjax.errors import InputError
-
-ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
-TEXT_FIELDS = ("text", "contents", "passage", "query")
-_SUFFIXES = (".jsonl", ".json", ".tsv", ".parquet")
-_DATASETS = "datasets:"
 
 
 class Corpus:
@@ -34,10 +29,10 @@ class Corpus:
         """Indexes the files; no text is kept in memory.
 
         Args:
-          files: paths or glob patterns, or `datasets:` and a folder of `save_to_disk`
-            or a hub id with maybe its subset and split, separated by commas; each with
-            its language before a colon or without one: `"en:docs.en.tsv,de:d.de.tsv"`,
-            `"en:datasets:me/docs"`, `"datasets:me/docs:subset:train"`. JSONL and
+          files: paths, folders or glob patterns, or `datasets:` and a folder or hub id
+            with maybe its subset and split, separated by commas; each with its language
+            before a colon or without one: `"en:docs.en.tsv,de:d.de.tsv"`,
+            `"en:datasets:me/docs"`, `"datasets:me/docs:subset:train"`. JSONL, CSV and
             Parquet files and data sets have an id, a text and maybe a title; TSV files
             hold id, text and maybe title.
           field: the config's field, for errors.
@@ -45,13 +40,13 @@ class Corpus:
             tells.
 
         Raises:
-          InputError: no such file, a truncated one, an id that occurs twice, no line
-            that is not broken.
+          InputError: no such file, a truncated one, an id with two texts, no line that
+            is not broken.
         """
         self.name = files
         parts = _parts(files, field)
         self._indexes = {
-            language: Index([_open(part) for part in found])
+            language: Index([open_texts(part) for part in found])
             for language, found in parts.items()
         }
         if self.bad and (strict or not len(self)):
@@ -65,6 +60,11 @@ class Corpus:
     def __len__(self) -> int:
         """Texts of the language that has most."""
         return max(map(len, self._indexes.values()))
+
+    @functools.cached_property
+    def documents(self) -> "Documents":
+        """All texts, in the order of the files."""
+        return Documents(self, list(self._indexes.values()))
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -82,11 +82,7 @@ class Corpus:
           BadRecord: no language has the id, or its text is empty or broken.
         """
         try:
-            found = {
-                language: text
-                for language, index in self._indexes.items()
-                if (text := index.get(key)) is not None
-            }
+            found = self.texts_of(key) or self.texts_of(spelled_otherwise(key))
         except BadRecord as e:
             raise BadRecord(e.kind, f"{where}: the text of the id {key!r}: {e}") from e
         if not found:
@@ -103,63 +99,73 @@ class Corpus:
                     EMPTY,
                     f"{named} in {self.name} is empty. Fill it in, or remove the row.",
                 )
-            check_characters(text, f"{named} in {self.name}")
         return found
 
-
-def check_characters(text: str, where: str) -> None:
-    """Refuses halves of characters, which JSON can hold and no tokenizer takes.
-
-    Args:
-      text: any.
-      where: what it is, for errors.
-
-    Raises:
-      BadRecord: it cannot be written in UTF-8.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise BadRecord(
-            UTF8, f"{where} is not text: {e}. Write it again, or remove the row."
-        ) from e
+    def texts_of(self, key: str) -> Text:
+        """The text of an id, by language, whatever it holds; empty without the id."""
+        return {
+            language: text
+            for language, index in self._indexes.items()
+            if (text := index.get(key)) is not None
+        }
 
 
-def read_texts(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """Id and text of each of a file's texts, in its order.
+class Documents(Sequence[Text]):
+    """The texts of a corpus, by place: those of its first language, then the others."""
 
-    Args:
-      path: as of a corpus, or .txt, whose lines are texts and their numbers, from 0,
-        the ids.
+    def __init__(self, corpus: Corpus, indexes: Sequence[Index]):
+        """Orders the places of all ids; 8 bytes each, no text is read."""
+        self._corpus, self._indexes = corpus, indexes
+        self._places, known = [], np.zeros(0, np.int64)
+        for index in indexes:
+            hashes, places = index.in_order()
+            self._places.append(places[~np.isin(hashes, known)])
+            known = np.concatenate([known, hashes])
+        self._starts = np.cumsum([0, *map(len, self._places)])
 
-    Raises:
-      InputError: no such file, an unknown type, or a broken line.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is not a file (from {pathlib.Path.cwd()}).")
-    return _numbered_lines(path) if path.suffix == ".txt" else iter(_open(path))
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, place: int) -> Text:
+        """A text by language; it may be empty.
+
+        Raises:
+          BadRecord: it cannot be read.
+        """
+        return self.item(place)[1]
+
+    def item(self, place: int) -> tuple[str, Text]:
+        """The id of a text, and the text by language."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"document {place} of {len(self)}")
+        part = int(np.searchsorted(self._starts, place, side="right")) - 1
+        at = self._places[part][place - self._starts[part]]
+        key, text = self._indexes[part].read(int(at))
+        if len(self._indexes) == 1:
+            return key, {self._corpus.languages[0]: text}
+        return key, self._corpus.texts_of(key)
 
 
-def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file):
-            try:
-                text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-            except UnicodeDecodeError as e:
-                raise InputError(
-                    f"{path}, line {number + 1} is not UTF-8 ({e}). Write it again."
-                ) from e
-            yield str(number), text.rstrip("\r\n")
+def spelled_otherwise(key: str) -> str:
+    """A whole number without the `.0` that a float has, or with it."""
+    return re.sub(r"(?<=\d)\.0$", "", key) if key.endswith(".0") else f"{key}.0"
 
 
 def parse(files: str) -> list[tuple[str, str]]:
     """(language, pattern) of each part of `"en:a.tsv,de:b.tsv"`; `*` without one."""
-    parts = []
-    for part in filter(None, map(str.strip, files.split(","))):
-        match = re.fullmatch(r"([A-Za-z][\w-]*):(.+)", part)
-        bare = match is None or part.startswith(_DATASETS)
-        parts.append((ANY, part) if bare else (match[1], match[2]))
-    return parts
+    return [_language(part) for part in named.split(files, lambda p: _language(p)[1])]
+
+
+def _language(part: str) -> tuple[str, str]:
+    # What is before `:/` names a place, such as `file:///docs.tsv`; but `en:/docs.tsv`.
+    match = re.fullmatch(r"([A-Za-z][\w-]*):(?!//)(.+)", part)
+    if (
+        match is None
+        or part.startswith((DATASETS, "file:"))
+        or pathlib.Path(part).exists()
+    ):
+        return ANY, part
+    return match[1], match[2]
 
 
 def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
@@ -168,13 +174,13 @@ def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
     for language, pattern in parse(files):
         found = (
             [pattern]
-            if pattern.startswith(_DATASETS)
-            else sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
+            if pattern.startswith(DATASETS)
+            else [*map(pathlib.Path, named.files(pattern, field, plain.is_known))]
         )
         if not found:
             raise InputError(
                 f"{field}: no file matches {pattern!r} (from {pathlib.Path.cwd()})."
-                f" Give paths of {', '.join(_SUFFIXES)} files, as in"
+                f" Give paths of files of texts ({plain.KNOWN}), as in"
                 " 'en:docs.en.tsv,de:docs.de.tsv', or 'datasets:' and a folder of"
                 " save_to_disk or a hub id."
             )
@@ -203,228 +209,8 @@ def paths(files: str, field: str) -> list[pathlib.Path]:
     found = []
     for part in (part for parts in _parts(files, field).values() for part in parts):
         if isinstance(part, str):
-            folder = pathlib.Path(_name_subset_split(part)[0])
+            folder = pathlib.Path(named.local(name_subset_split(part)[0], field))
             found += sorted(folder.rglob("*.arrow")) if folder.is_dir() else []
         else:
             found.append(part)
     return found
-
-
-def _name_subset_split(part: str) -> tuple[str, str, str]:
-    """Those of `datasets:name:subset:split`; empty where they are not said."""
-    name, subset, split, *more = [*part[len(_DATASETS) :].split(":"), "", ""]
-    if not name or any(more):
-        raise InputError(
-            f"{part!r} is not datasets:NAME, datasets:NAME:SUBSET or"
-            " datasets:NAME:SUBSET:SPLIT (SUBSET may be empty)."
-        )
-    return name, subset, split
-
-
-def with_title(title: Any, text: Any) -> Any:
-    """Title and text as one text; the text alone where the title is empty."""
-    return f"{title} {text}" if title and isinstance(text, str) else text
-
-
-def as_id(value: Any) -> str:
-    """An id as a string: files write the same one as 7 or as "7"."""
-    return value if isinstance(value, str) else str(value)
-
-
-def _open(path: str | pathlib.Path):
-    if isinstance(path, str):
-        table, paths = read_dataset(*_name_subset_split(path))
-        return _TableTexts(path, ArrowRows(table), paths)
-    if path.suffix == ".parquet":
-        return _TableTexts(str(path), ParquetRows(path), [path])
-    if path.suffix in (".jsonl", ".json"):
-        return _LineTexts(path, _json_text)
-    if path.suffix == ".tsv":
-        return _LineTexts(path, _tsv_text)
-    raise InputError(
-        f"{path}: unknown type {path.suffix!r} of a file of texts; known are"
-        f" {', '.join(_SUFFIXES)}."
-    )
-
-
-class _LineTexts:
-    """A file of one text a line."""
-
-    def __init__(self, path: pathlib.Path, parse_line):
-        self.name, self.paths = str(path), [path]
-        self._lines, self._parse = Lines(path), parse_line
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each line."""
-        for number, _, line in self._lines:
-            yield self._parse(line, f"{self.name}, line {number}")
-
-    def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Offset and id of each line; no id, where it is broken."""
-        for number, offset, line in self._lines:
-            try:
-                key, _ = self._parse(line, f"{self.name}, line {number}")
-            except BadRecord as error:
-                refuse_truncated(error, self.name, line)
-                key = None
-            yield offset, key
-
-    def bad(self, offsets: Sequence[int]) -> Iterator[BadRecord]:
-        """What is wrong with the lines at some offsets, which are in order."""
-        number, at = 1, 0
-        for offset in offsets:
-            number, at = number + self._lines.ends(at, offset), offset
-            line = self._lines.at(offset)
-            excerpt = line[:SHOWN].decode(errors="backslashreplace")
-            try:
-                self._parse(line, f"{self.name}, line {number}")
-            except BadRecord as e:
-                place = {"file": self.name, "line": number, "excerpt": excerpt}
-                yield BadRecord(e.kind, str(e), place)
-
-    def read(self, offset: int) -> tuple[str, str]:
-        """Id and text of the line at an offset."""
-        return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
-
-
-def _json_text(line: bytes, where: str) -> tuple[str, str]:
-    row = parse_json(line, where)
-    if not isinstance(row, dict):
-        raise BadRecord(
-            TYPE, f"{where} is {type(row).__name__}, not an object: {line[:80]!r}."
-        )
-    key, text = _text_columns(row, where)
-    text = _checked(with_title(row.get("title"), row[text]), where)
-    return _checked_id(row[key], where), text
-
-
-def _tsv_text(line: bytes, where: str) -> tuple[str, str]:
-    try:
-        cells = line.decode().rstrip("\r\n").split("\t")
-    except UnicodeDecodeError as e:
-        raise BadRecord(UTF8, f"{where} is not UTF-8 ({e}). Write it again.") from e
-    if len(cells) not in (2, 3):
-        raise BadRecord(
-            TYPE,
-            f"{where} has {len(cells)} cells: {line[:80]!r}. A line holds id, text and"
-            " maybe title, with tabs between.",
-        )
-    key, text, *title = cells
-    return key, with_title("".join(title), text)
-
-
-def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
-    """Which of the names are the id's and the text's."""
-    chosen = []
-    for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
-        found = [name for name in known if name in names]
-        if not found:
-            raise BadRecord(
-                TYPE,
-                f"{where} has no {what}; its fields are {', '.join(names)}. Name it"
-                f" {' or '.join(known)}.",
-            )
-        chosen.append(found[0])
-    return chosen[0], chosen[1]
-
-
-def _checked(text: Any, where: str) -> str:
-    if not isinstance(text, str):
-        kind = EMPTY if text is None else TYPE
-        raise BadRecord(kind, f"{where}: the text is {text!r:.80}, not a string.")
-    return text
-
-
-def _checked_id(key: Any, where: str) -> str:
-    if isinstance(key, bool) or not isinstance(key, str | int | float):
-        raise BadRecord(TYPE, f"{where}: the id is {key!r:.80}, not a string.")
-    return as_id(key)
-
-
-class _TableTexts:
-    """Texts of the rows of a table."""
-
-    def __init__(self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence):
-        self.name, self.paths, self._rows = name, paths, rows
-        names = rows.column_names
-        key, text = _text_columns(names, name)
-        title = {"title": "title"} if "title" in names else {}
-        rows.select({"id": key, "text": text} | title)
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each row."""
-        return map(self.read, range(len(self._rows)))
-
-    def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Row number and id of each row; no id, where it is broken."""
-        for row, key in enumerate(self._rows.values("id")):
-            # What is wrong with a text shows when it is asked for.
-            wrong = key is None or isinstance(key, Exception)
-            yield row, None if wrong else as_id(key)
-
-    def bad(self, numbers: Sequence[int]) -> Iterator[BadRecord]:
-        """What is wrong with some rows."""
-        for number in numbers:
-            try:
-                self.read(number)
-            except BadRecord as e:
-                place = {"file": self.name, "row": number}
-                yield BadRecord(e.kind, str(e), place)
-
-    def read(self, number: int) -> tuple[str, str]:
-        """Id and text of a row."""
-        where = f"{self.name}, row {number} (the first is 0)"
-        try:
-            row = self._rows.row(number)
-        except UnicodeDecodeError as e:
-            raise BadRecord(UTF8, f"{where}: a text is not UTF-8 ({e}).") from e
-        text = _checked(with_title(row.get("title"), row["text"]), where)
-        return _checked_id(row["id"], where), text
-
-
-def read_qrels(
-    path: pathlib.Path, bad: list[BadRecord] | None = None
-) -> dict[str, tuple[list[str], list[str]]]:
-    """BEIR's relevance judgements: query to documents above 0, and to the others.
-
-    Args:
-      path: a TSV file with a header: query-id, corpus-id, score.
-      bad: takes what is wrong with lines that are broken; without it, they are errors.
-
-    Raises:
-      BadRecord: a line that is not of three cells, the last a number.
-    """
-    judged: dict[str, tuple[list[str], list[str]]] = {}
-    for number, _, line in Lines(path):
-        if number == 1:
-            continue
-        try:
-            query, document, relevant = _judgement(line, f"{path}, line {number}")
-        except BadRecord as e:
-            if bad is None:
-                raise
-            excerpt = line[:SHOWN].decode(errors="backslashreplace")
-            place = {"file": str(path), "line": number, "excerpt": excerpt}
-            bad.append(BadRecord(e.kind, str(e), place))
-            continue
-        judged.setdefault(query, ([], []))[0 if relevant else 1].append(document)
-    return judged
-
-
-def _judgement(line: bytes, where: str) -> tuple[str, str, bool]:
-    """Query, document, and whether it is relevant."""
-    try:
-        cells = line.decode().rstrip("\r\n").split("\t")
-    except UnicodeDecodeError as e:
-        raise BadRecord(UTF8, f"{where} is not UTF-8 ({e}). Write it again.") from e
-    needed = "query-id, corpus-id and a number are needed, with tabs between."
-    if len(cells) != 3:
-        raise BadRecord(TYPE, f"{where} is {cells!r}; {needed}")
-    query, document, score = cells
-    try:
-        value = float(score)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value):
-        raise BadRecord(SCORE, f"{where} is {cells!r}; {needed}")
-    return query, document, value > 0

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from lsrjax.data.bad_records import LANGUAGE, BadRecord
 from lsrjax.data.negatives import Choice
 from lsrjax.data.sources import ANY, ENGLISH, Group, Pair, Text
 from lsrjax.data.tokenization import TextField
@@ -244,25 +245,9 @@ class GroupBatches:
         if self.mixing == "passages":
             shown = zip(texts, numbers, strict=True)
             return [[draw_language(text, weights, n) for text, n in shown]]
-        shared = [
-            language for language in texts[0] if all(language in t for t in texts)
-        ]
+        shared = shared_languages(name, texts, self.mixing, weights)
         if self.mixing == "round_robin":
-            missing = [language for language in weights if language not in shared]
-            if missing:
-                raise InputError(
-                    f"{name}: not all of its documents exist in {', '.join(missing)},"
-                    " which config.data.mixing = 'round_robin' shows them in. Translate"
-                    " them, or leave the language out of config.data.document_languages"
-                    "."
-                )
             return [[language] * len(texts) for language in weights]
-        if not shared:
-            raise InputError(
-                f"{name}: its documents have no language in common, which"
-                " config.data.mixing = 'entries' needs. Use 'passages', or translate"
-                " all documents."
-            )
         language = draw_language(shared, weights, numbers[0])
         return [[language] * len(texts)]
 
@@ -273,6 +258,39 @@ class GroupBatches:
                 " loss needs. Add them, or let config.prepare.scores compute them."
             )
         return self.choice(group, self.group_size, rng)
+
+
+def shared_languages(
+    name: str, texts: Sequence[Text], mixing: str, weights: Mapping[str, float]
+) -> list[str]:
+    """The languages that all of a group's documents exist in.
+
+    Args:
+      name: of the group, for errors.
+      texts: its documents.
+      mixing: "entries" or "round_robin".
+      weights: of the languages that "round_robin" shows them in.
+
+    Raises:
+      BadRecord: there are none, or not all of those.
+    """
+    shared = [language for language in texts[0] if all(language in t for t in texts)]
+    missing = [language for language in weights if language not in shared]
+    if mixing == "round_robin" and missing:
+        raise BadRecord(
+            LANGUAGE,
+            f"{name}: not all of its documents exist in {', '.join(missing)},"
+            " which config.data.mixing = 'round_robin' shows them in. Translate"
+            " them, or leave the language out of config.data.document_languages.",
+        )
+    if not shared:
+        raise BadRecord(
+            LANGUAGE,
+            f"{name}: its documents have no language in common, which"
+            " config.data.mixing = 'entries' needs. Use 'passages', or translate"
+            " all documents.",
+        )
+    return shared
 
 
 def _keys(group: Group) -> frozenset[tuple[str, str]]:

@@ -27,6 +27,7 @@ class Format:
       read: a row of those fields, its name for errors, and a `Lookup`, to an example.
       needs: the fields of config.data that name files of texts by id.
       renamed: whether `config.data.columns` names its columns.
+      judged: of rows of ids, the query and the grades of documents by id.
       lacks: of "scores", "negatives" and "positives" (more than one), those that no row
         has.
     """
@@ -37,6 +38,7 @@ class Format:
     read: Callable[[Mapping[str, Any], str, Lookup], Pair | Group]
     needs: tuple[str, ...] = ()
     renamed: bool = False
+    judged: Callable[..., tuple] | None = None
     lacks: tuple[str, ...] = ()
 
 
@@ -47,6 +49,7 @@ def recognise(
     chosen: str,
     where: str,
     first_row: Mapping[str, Any],
+    field: str = "config.data",
 ) -> str:
     """The format of a file, by its columns.
 
@@ -57,6 +60,7 @@ def recognise(
       chosen: `config.data.format`: a format, or "auto".
       where: the file, for errors.
       first_row: for errors.
+      field: of the config that names the data, for errors.
 
     Raises:
       InputError: no format of the kind fits, or several do.
@@ -64,7 +68,7 @@ def recognise(
     if chosen != "auto":
         if FORMATS[chosen].kind != kind:
             raise InputError(
-                f"config.data.format is {chosen!r}, which holds"
+                f"{field}.format is {chosen!r}, which holds"
                 f" {_PLURALS[FORMATS[chosen].kind]}, but the loss reads"
                 f" {_PLURALS[kind]}. Those are in {', '.join(_of_kind(kind))}."
             )
@@ -80,7 +84,7 @@ def recognise(
     if len(fitting) > 1:
         raise InputError(
             f"{where} could be {' or '.join(fitting)}: its columns are"
-            f" {', '.join(names)}. Say which it is in config.data.format."
+            f" {', '.join(names)}. Say which it is in {field}.format."
         )
     return fitting[0]
 
@@ -150,6 +154,7 @@ FORMATS = {
         ),
         readers.tevatron_ids,
         needs=("corpus",),
+        judged=readers.judged_tevatron,
         lacks=("scores",),
     ),
     "colbert": Format(
@@ -159,6 +164,7 @@ FORMATS = {
         readers.named({"qid": ("qid",), "pids": ("pids",), "scores": ("scores",)}),
         readers.colbert,
         needs=("queries", "corpus"),
+        judged=readers.judged_colbert,
         lacks=("positives",),
     ),
     "triplet": Format(
@@ -183,8 +189,9 @@ FORMATS = {
         "group",
         "a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, SPLIT being"
         " config.data.split (BEIR)",
-        readers.named({name: (name,) for name in ("qid", "relevant", "irrelevant")}),
+        readers.named({name: (name,) for name in ("qid", "documents", "grades")}),
         readers.beir,
+        judged=readers.judged_beir,
         lacks=("scores",),
     ),
 }

@@ -10,13 +10,15 @@ import tempfile
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
+from lsrjax.data.bad_records import BadRecord
 from lsrjax.errors import InputError
 
 _OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
 _KEPT = 2**26  # bytes of files from which on an index is kept: about a second's work
 _ENDS = 2**16  # bytes at either end of a file that tell whether it has changed
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 _BROKEN = -(2**63)  # stands for the id of a text that is broken; no id has this hash
 
 
@@ -32,19 +34,18 @@ class Index:
             and text there, and `bad(places)`, what is wrong there.
 
         Raises:
-          InputError: an id that occurs twice.
+          InputError: an id with two texts.
         """
         self._files = files
         kept = _kept_at(files)
         arrays = None if kept is None else _load(kept)
         if arrays is None:
-            arrays = self._made()
-            self._hashes, self._places = arrays
-            self._check_unique()
+            self._hashes, self._places = self._made()
+            self._leave_out_repeated()
             if kept is not None:
-                _save(kept, arrays)
-                arrays = _load(kept) or arrays  # mapped: pages that may go again
-        self._hashes, self._places = arrays
+                _save(kept, (self._hashes, self._places))
+        else:
+            self._hashes, self._places = arrays
         self.bad = self._broken()
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Index:
         wanted = id_hash(key)
         place = int(np.searchsorted(self._hashes, np.int64(wanted)))
         while place < len(self._hashes) and self._hashes[place] == wanted:
-            found, text = self._read(place)
+            found, text = self.read(int(self._places[place]))
             if found == key:
                 return text
             place += 1
@@ -76,8 +77,20 @@ class Index:
             np.frombuffer(places, np.int64)[order],
         )
 
-    def _read(self, place: int) -> tuple[str, str]:
-        number, offset = divmod(int(self._places[place]), 1 << _OFFSET_BITS)
+    def in_order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of ids, and the places of their texts, in the order of the files."""
+        known = self._hashes != _BROKEN
+        hashes, places = self._hashes[known], self._places[known]
+        order = np.argsort(places)
+        return hashes[order], places[order]
+
+    def read(self, place: int) -> tuple[str, str]:
+        """Id and text at a place.
+
+        Raises:
+          BadRecord: what is there is broken.
+        """
+        number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 
     def _broken(self) -> list[Exception]:
@@ -91,18 +104,38 @@ class Index:
             for error in file.bad(offsets[numbers == number].tolist())
         ]
 
-    def _check_unique(self) -> None:
-        (same,) = np.nonzero(self._hashes[1:] == self._hashes[:-1])
-        for place in same[self._hashes[same] != _BROKEN].tolist():
-            key, _ = self._read(place)
-            if key == self._read(place + 1)[0]:
-                numbers = self._places[place : place + 2] >> _OFFSET_BITS
+    def _leave_out_repeated(self) -> None:
+        """Keeps the first of equal texts of one id."""
+        same = np.zeros(len(self._hashes), bool)
+        same[1:] = self._hashes[1:] == self._hashes[:-1]
+        same &= self._hashes != _BROKEN
+        repeated = same.copy()
+        first: dict[str, tuple[int, str | None]] = {}
+        for place in np.flatnonzero(same).tolist():
+            if not same[place - 1]:
+                key, text = self._read_or_none(place - 1)
+                first = {key: (place - 1, text)}
+            key, text = self._read_or_none(place)
+            before, known = first.setdefault(key, (place, text))
+            if before == place:
+                repeated[place] = False  # another id of the same hash
+            elif text is None or text != known:
+                numbers = self._places[[before, place]] >> _OFFSET_BITS
                 names = " and ".join(
                     dict.fromkeys(self._files[n].name for n in numbers.tolist())
                 )
                 raise InputError(
-                    f"{names}: the id {key!r} occurs twice. Remove one of the two."
+                    f"{names}: the id {key!r} occurs twice, with different texts."
+                    " Remove one of the two."
                 )
+        self._hashes, self._places = self._hashes[~repeated], self._places[~repeated]
+
+    def _read_or_none(self, place: int) -> tuple[str, str | None]:
+        """Id and text; no text, where it is broken."""
+        try:
+            return self.read(int(self._places[place]))
+        except BadRecord as error:
+            return f"(of the broken text: {error})", None
 
 
 def id_hash(key: str) -> int:
@@ -128,7 +161,7 @@ def _kept_at(files: Sequence) -> pathlib.Path | None:
         for path, stat in zip(paths, stats, strict=True)
     ]
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    name = f"{_digest([_VERSION, names])}-{_digest(state)}.npy"
+    name = f"{_digest([_VERSION, names])}-{_digest(state)}.index"
     return pathlib.Path(cache) / "lsrjax" / name
 
 
@@ -144,13 +177,24 @@ def _digest(value) -> str:
 
 
 def _load(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `_save` has written, mapped into memory; None if it is not there whole."""
+    """What `_save` has written; None if it is not there, or damaged, which is said."""
     try:
-        kept = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError):
+        digest, contents = path.read_bytes().split(b"\n", 1)
+    except OSError:
         return None
-    whole = kept.dtype == np.int64 and kept.ndim == 2 and len(kept) == 2
-    return (kept[0], kept[1]) if whole else None
+    except ValueError:
+        digest, contents = b"", b""
+    if digest != _digest_of(contents) or len(contents) % 16:
+        logging.warning(
+            "The kept index %s is damaged; it is made again from the files.", path
+        )
+        return None
+    hashes, places = np.frombuffer(contents, "<i8").reshape(2, -1)
+    return hashes, places
+
+
+def _digest_of(contents: bytes) -> bytes:
+    return hashlib.blake2b(contents, digest_size=16).hexdigest().encode()
 
 
 def _save(path: pathlib.Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
@@ -165,13 +209,14 @@ def _save(path: pathlib.Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
             dir=path.parent, prefix="writing-", delete=False
         ) as file:
             try:
-                np.save(file, np.stack(arrays))
+                contents = np.stack(arrays).astype("<i8").tobytes()
+                file.write(_digest_of(contents) + b"\n" + contents)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(file.name, path)
             except BaseException:
                 os.unlink(file.name)
                 raise
-        for other in path.parent.glob(f"{path.name.split('-')[0]}-*.npy"):
+        for other in path.parent.glob(f"{path.name.split('-')[0]}-*"):
             if other != path:
                 other.unlink(missing_ok=True)

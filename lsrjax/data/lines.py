@@ -1,63 +1,124 @@
 """Lines of files, read when they are asked for, and rows of JSONL by them."""
 
 import array
+import io
 import json
-import mmap
+import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from lsrjax.data import plain
 from lsrjax.data.bad_records import JSON, SHOWN, TYPE, UTF8, BadRecord
+from lsrjax.data.ids import as_id
 from lsrjax.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
-_MARKED = 1024  # the line's number is kept of every so manyth row
+_BLANKS = re.compile(r"\s*")
+_MARKED = 1024  # the line number of every 1,024th row is kept
 _CHUNK = 1 << 20  # bytes
+_LINE = 1 << 13  # bytes that are read for a line at first
 _IDS = ("id", "_id", "qid", "query_id", "docid")  # columns that may name a row
 
 
 class Lines:
-    """A file of lines, mapped into memory; blank lines are left out.
+    """A file of lines, read at places; blank lines are left out.
+
+    It is not mapped into memory: where a file that is mapped gets shorter, the process
+    is ended by a bus error.
 
     Attributes:
       name: the file's path.
+      unit: what a line is in the file: a "line", or a "row" of an array or a table.
     """
 
-    def __init__(self, path: pathlib.Path):
-        """Maps the file; nothing is read."""
+    def __init__(self, path: str | os.PathLike, kind: str = plain.TSV):
+        """Opens the file, as `plain.opened` does.
+
+        Raises:
+          InputError: it is not of lines in UTF-8, or is damaged.
+        """
         self.name = str(path)
-        with open(path, "rb") as file:
-            # An empty file cannot be mapped.
-            empty = not path.stat().st_size
-            self._bytes = (
-                b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            )
+        self._file, own, numbered = plain.opened(path, kind)
+        self.unit = "line" if numbered else "row"
+        # Of the file itself: a copy has no name, and nobody changes it.
+        self._state = _state(self._file) if own else None
 
     def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
-        """Number (the first is 1), offset in bytes and contents of each line."""
-        # Pages read through the map would count as the process's memory.
-        with open(self.name, "rb") as file:
-            offset = 0
-            for number, line in enumerate(file, start=1):
-                mark = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
-                if line[mark:].strip():
-                    yield number, offset + mark, line[mark:]
-                offset += len(line)
+        """Number (the first is 1), offset in bytes and contents of each line.
+
+        Raises:
+          InputError: the file has changed since it was opened.
+        """
+        offset = 0
+        reader = io.BufferedReader(_Reader(self._file), _CHUNK)
+        for number, line in enumerate(reader, start=1):
+            mark = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
+            if line[mark:].strip():
+                yield number, offset + mark, line[mark:]
+            offset += len(line)
+        self._check()
+
+    def where(self, number: int) -> str:
+        """A line for people; the first is 1."""
+        return f"{self.name}, {self.unit} {number}"
 
     def at(self, offset: int) -> bytes:
-        """The line that starts at an offset, without its end."""
-        # `bytes.find` and slices of a map take no position: threads do not interfere.
-        end = self._bytes.find(b"\n", offset)
-        return self._bytes[offset : end if end >= 0 else len(self._bytes)]
+        """The line that starts at an offset, without its end.
+
+        Raises:
+          InputError: the file has changed since it was opened.
+        """
+        # A read at a place moves no position: threads do not interfere.
+        size, line = _LINE, b""
+        while part := os.pread(self._file.fileno(), size, offset + len(line)):
+            end = part.find(b"\n")
+            line += part if end < 0 else part[:end]
+            if end >= 0:
+                break
+            size = max(size, len(line))
+        self._check()
+        return line
 
     def ends(self, start: int, stop: int) -> int:
         """Lines that end between two offsets."""
         return sum(
-            self._bytes[at : min(at + _CHUNK, stop)].count(b"\n")
+            os.pread(self._file.fileno(), min(_CHUNK, stop - at), at).count(b"\n")
             for at in range(start, stop, _CHUNK)
         )
+
+    def _check(self) -> None:
+        if self._state is None or (found := _state(self._file)) == self._state:
+            return
+        raise InputError(
+            f"{self.name} was written to while it was being read ({self._state[0]:,}"
+            f" bytes then, {found[0]:,} now). Put it back as it was and start again:"
+            " what was done so far is kept."
+        )
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    """Size and time of the last change."""
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns
+
+
+class _Reader(io.RawIOBase):
+    """A file from its start, whose own position stays where it is."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        count = os.preadv(self._file.fileno(), [buffer], self._at)
+        self._at += count
+        return count
 
 
 class JsonRows:
@@ -67,7 +128,7 @@ class JsonRows:
       column_names: the fields that any of the rows has.
     """
 
-    def __init__(self, path: pathlib.Path, lists: bool):
+    def __init__(self, path: pathlib.Path, lists: bool, kind: str = plain.JSON):
         """Reads the file through, to find its rows.
 
         A broken line is a row that cannot be read.
@@ -75,12 +136,14 @@ class JsonRows:
         Args:
           path: the file.
           lists: whether a line may be a list, as ColBERT's are.
+          kind: as of `plain.opened`; rows of arrays, CSV and TSV have no lines of their
+            own, and are numbered as if they had.
 
         Raises:
           InputError: a file that is truncated, or has broken lines only (the file and
             line are named).
         """
-        self._lines, self._lists = Lines(path), lists
+        self._lines, self._lists = Lines(path, kind), lists
         self._fields: Mapping[str, str] = {}
         offsets, marks = array.array("q"), array.array("q")
         names: dict[str, None] = {}
@@ -90,7 +153,7 @@ class JsonRows:
                 marks.append(number)
             offsets.append(offset)
             try:
-                names |= dict.fromkeys(self._parse(line, f"{path}, line {number}"))
+                names |= dict.fromkeys(self._parse(line, self._lines.where(number)))
             except BadRecord as error:
                 refuse_truncated(error, path, line)
                 broken = broken or error
@@ -138,11 +201,10 @@ class JsonRows:
         offset, block = int(self._offsets[index]), index // _MARKED
         start = int(self._offsets[block * _MARKED])
         line = self._lines.at(offset)
-        place = {
-            "line": self._marks[block] + self._lines.ends(start, offset),
-            "byte": offset,
-            "excerpt": line[:SHOWN].decode(errors="backslashreplace"),
-        }
+        place = {"excerpt": line[:SHOWN].decode(errors="backslashreplace")}
+        if self._lines.unit == "line":
+            number = self._marks[block] + self._lines.ends(start, offset)
+            place = {"line": number, "byte": offset} | place
         try:
             row = self._parse(line, "")
         except BadRecord:
@@ -152,7 +214,8 @@ class JsonRows:
 
     def _read(self, index: int) -> dict:
         offset = int(self._offsets[index])
-        where = f"{self._lines.name}, row {index} (the first is 0), byte {offset}"
+        where = f"{self._lines.name}, row {index} (the first is 0)"
+        where += f", byte {offset}" if self._lines.unit == "line" else ""
         return self._parse(self._lines.at(offset), where)
 
     def _parse(self, line: bytes, where: str) -> dict:
@@ -177,13 +240,35 @@ def parse_json(line: bytes, where: str) -> Any:
     """
     try:
         # Of bytes, `json` would take some for UTF-16, and halves of characters.
-        return json.loads(line.decode())
+        value = json.loads(line.decode())
     except (ValueError, RecursionError) as e:
+        if (count := _values_in(line)) > 1:
+            raise BadRecord(
+                TYPE,
+                f"{where} holds {count} values of JSON: {line[:80]!r}. Write one object"
+                " a line (jq -c .).",
+            ) from e
         kind = UTF8 if isinstance(e, UnicodeDecodeError) else JSON
         raise BadRecord(
             kind,
             f"{where} is not JSON in UTF-8 ({e}): {line[:80]!r}. Write it again.",
         ) from e
+    if isinstance(value, str) and value.startswith(plain.WRONG):
+        raise BadRecord(TYPE, f"{where}: {value.removeprefix(plain.WRONG)}")
+    return value
+
+
+def _values_in(line: bytes) -> int:
+    """How many values of JSON follow each other in a line; 0 if there is more."""
+    text, at, count = line.decode(errors="replace").strip(), 0, 0
+    try:
+        while at < len(text):
+            _, at = json.JSONDecoder().raw_decode(text, at)
+            at = _BLANKS.match(text, at).end()
+            count += 1
+    except (ValueError, RecursionError):
+        return 0
+    return count
 
 
 def refuse_truncated(error: BadRecord, path, line: bytes) -> None:
@@ -203,8 +288,8 @@ def _ids_and_scores(line: list, where: str) -> dict:
     """ColBERT's `[qid, pid, …]` or `[qid, [pid, score], …]`, by name."""
     qid, *documents = line or [None]
     scored = [isinstance(d, list) and len(d) == 2 for d in documents]
-    plain = [isinstance(value, str | int) for value in (qid, *documents)]
-    if not documents or not plain[0] or not (all(scored) or all(plain)):
+    bare = [isinstance(value, str | int | float) for value in (qid, *documents)]
+    if not documents or not bare[0] or not (all(scored) or all(bare)):
         raise BadRecord(
             TYPE,
             f"{where} is {line!r:.80}; [qid, [pid, score], …] or [qid, pid, …] is"
@@ -212,7 +297,7 @@ def _ids_and_scores(line: list, where: str) -> dict:
         )
     pids = [d[0] for d in documents] if all(scored) else documents
     return {
-        "qid": str(qid),
-        "pids": [str(pid) for pid in pids],
+        "qid": as_id(qid, where),
+        "pids": [as_id(pid, where) for pid in pids],
         "scores": [d[1] for d in documents] if all(scored) else None,
     }

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grain
-import jax
 import numpy as np
 
 from lsrjax.data import shapes
@@ -242,7 +241,7 @@ class Batches:
                 )
                 for row, own in zip(self._rows, texts[model], strict=True)
             ]
-            batch[model] = jax.tree.map(lambda *x: np.concatenate(x), *cuts)
+            batch[model] = shapes.end_to_end(cuts)
         targets = [example.targets for d in drawn for example in d]
         batch["targets"] = {
             name: np.stack([t[name] for t in targets]) for name in targets[0]

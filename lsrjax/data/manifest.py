@@ -5,14 +5,15 @@ a file of more than 64 MB is that of its ends and of blocks evenly spread over i
 that it costs a few megabytes: a change of few bytes between the blocks goes unseen.
 """
 
-import glob
 import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from lsrjax.data import corpus
+from lsrjax import paths
+from lsrjax.data import corpus, tables
+from lsrjax.data.sources import beir_files, beir_folder
 from lsrjax.errors import InputError
 
 FILE = "data.json"
@@ -32,9 +33,7 @@ def check_files(path: pathlib.Path, data, dev) -> None:
     Raises:
       InputError: a file that has changed, is truncated, missing or new.
     """
-    files = dict.fromkeys(name for name in _files(data, dev) if os.path.isfile(name))
-    found = {name: _state(name) for name in files}
-    known = _read(path)
+    found, known = _states(data, dev), _read(path)
     if "files" in known:
         _refuse(path, list(_changes(known["files"], found)))
     if found and "files" not in known:
@@ -51,20 +50,53 @@ def check_versions(path: pathlib.Path, sources: Sequence) -> None:
     Raises:
       InputError: one of another version or fingerprint.
     """
+    found, known = _versions(sources), _read(path)
+    if "versions" in known:
+        _refuse(path, list(_other_versions(known["versions"], found)))
+    elif found:
+        _write(path, known | {"versions": found})
+
+
+def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
+    """Makes the manifest that of the data as it is; keeps what has changed in it.
+
+    Args:
+      path: of the manifest.
+      data: the stage's `data`.
+      dev: the stage's `dev`.
+      sources: opened sources.
+
+    Returns:
+      The changes, in words.
+    """
+    known, files, versions = _read(path), _states(data, dev), _versions(sources)
+    changes = [
+        *_changes(known.get("files", {}), files),
+        *_other_versions(known.get("versions", {}), versions),
+    ]
+    if changes:
+        accepted = [*known.get("accepted", []), changes]
+        _write(path, {"files": files, "versions": versions, "accepted": accepted})
+    return changes
+
+
+def _states(data, dev) -> dict[str, dict]:
+    files = dict.fromkeys(name for name in _files(data, dev) if os.path.isfile(name))
+    return {name: _state(name) for name in files}
+
+
+def _versions(sources: Sequence) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in sources:
         found |= getattr(source, "versions", {})
-    known = _read(path)
-    if "versions" in known:
-        before = known["versions"]
-        changes = [
-            f"the data set {name} was {before.get(name)}, and is {found.get(name)}"
-            for name in sorted(before.keys() | found.keys())
-            if before.get(name) != found.get(name)
-        ]
-        _refuse(path, changes)
-    elif found:
-        _write(path, known | {"versions": found})
+    return found
+
+
+def _other_versions(before: Mapping, found: Mapping) -> Iterator[str]:
+    for name in sorted(before.keys() | found.keys()):
+        then, now = before.get(name), found.get(name)
+        if then != now:
+            yield f"the data set {name} was {then}, and is {now}"
 
 
 def digest(path: str | pathlib.Path) -> str:
@@ -86,37 +118,43 @@ def digest(path: str | pathlib.Path) -> str:
 
 def _files(data, dev) -> Iterator[str]:
     """The data files that a stage's config names, in the order of its fields."""
-    for own in list(data.sets.values()) or [data]:
-        yield from _rows(own)
+    sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
+    for where, own in (sets or {"config.data": data}).items():
+        yield from _rows(own, where)
         for field in ("corpus", "queries"):
             if own[field]:
-                yield from map(str, corpus.paths(own[field], f"config.data.{field}"))
+                yield from map(str, corpus.paths(own[field], f"{where}.{field}"))
     if dev.source:
-        yield from _rows(dev)
+        yield from _rows(dev, "config.dev")
 
 
-def _rows(own) -> Iterator[str]:
+def _rows(own, where: str) -> Iterator[str]:
     if own.source == "files":
-        folder = pathlib.Path(own.files)
-        if own.format == "beir" or (folder / "corpus.jsonl").is_file():
-            names = ("corpus.jsonl", "queries.jsonl", f"qrels/{own.split}.tsv")
-            yield from (str(folder / name) for name in names)
+        if (folder := beir_folder(own, where)) is not None:
+            yield from beir_files(str(pathlib.Path(folder)), own.split)
         else:
-            yield from sorted(glob.glob(own.files, recursive=True))
+            yield from tables.found_files(own.files, f"{where}.files")
     if own.source in ("datasets", "tfds"):
         folders = own.dataset.split(",") if own.source == "datasets" else [own.dataset]
-        for folder in (pathlib.Path(name.strip()) for name in folders):
-            if folder.is_dir():
-                yield from map(str, sorted(folder.rglob("*")))
+        for named in folders:
+            name = tables.name_and_rest(named.strip())[0]
+            folder = pathlib.Path(paths.local(name, f"{where}.dataset"))
+            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+                # A clone's .git is none of its data.
+                if not any(p.startswith(".") for p in path.relative_to(folder).parts):
+                    yield str(path)
 
 
 def _state(name: str) -> dict:
-    stat = os.stat(name)
+    try:
+        stat, hashed = os.stat(name), digest(name)
+    except OSError as e:
+        raise InputError(f"{name} cannot be read: {e.strerror}.") from e
     return {
         "absolute": os.path.abspath(name),
         "size": stat.st_size,
         "mtime": stat.st_mtime,
-        "digest": digest(name),
+        "digest": hashed,
     }
 
 
@@ -147,7 +185,7 @@ def _refuse(path: pathlib.Path, changes: Sequence[str]) -> None:
     raise InputError(
         f"The data has changed since the run began ({path} has what it was):\n{shown}\n"
         "Put it back as it was, or start over with another --workdir. To go on with"
-        f" other data all the same, delete {path}."
+        " the other data all the same, start once with --accept_changed_data."
     )
 
 

@@ -165,17 +165,37 @@ class Concatenated:
     def __init__(self, sources: Sequence[Sequence]):
         """The sources, of the same kind of example."""
         self.sources = sources
+        self.description = "; ".join(
+            dict.fromkeys(getattr(source, "description", "") for source in sources)
+        )
         self._starts = [0, *itertools.accumulate(len(source) for source in sources)]
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Pair | Group:
+        source, at = self._at(index)
+        return source[at]
+
+    def place(self, index: int) -> dict:
+        """Where an example is, for people."""
+        source, at = self._at(index)
+        if hasattr(source, "place"):
+            return source.place(at)
+        return {"file": source.description, "row": at}
+
+    def _at(self, index: int) -> tuple[Sequence, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         # To the right of all sets that end here: some may be empty.
         k = bisect.bisect_right(self._starts, index) - 1
-        return self.sources[k][index - self._starts[k]]
+        return self.sources[k], index - self._starts[k]
+
+    @property
+    def documents(self) -> Sequence:
+        """The corpora of the sources, one after the other."""
+        corpora = [getattr(source, "documents", ()) for source in self.sources]
+        return Concatenated(list({id(one): one for one in corpora}.values()))
 
 
 def _round_robin(sizes, weights, temperature) -> list[float]:
@@ -247,25 +267,30 @@ def languages(data) -> tuple[str, ...]:
     return tuple(language for language in found if language != ANY)
 
 
-def open_sets(data, kind: str) -> list:
+def open_sets(data, kind: str, mined: bool = False) -> list:
     """The sources that a stage's `data` names, as examples of `kind`.
+
+    Args:
+      data: the stage's.
+      kind: "pair" or "group".
+      mined: negatives are mined from their corpora.
 
     Raises:
       InputError: one of them has no examples.
     """
     if not len(data.sets):
-        return [_opened(data, kind, "config.data")]
+        return [_opened(data, kind, mined, "config.data")]
     opened = []
     for name, own in data.sets.items():
         full = data.copy_and_resolve_references()
         with full.unlocked():
             full.update({field: own[field] for field in SET_FIELDS})
-        opened.append(_opened(full, kind, f"config.data.sets.{name}"))
+        opened.append(_opened(full, kind, mined, f"config.data.sets.{name}"))
     return opened
 
 
-def _opened(data, kind: str, where: str):
-    source = open_source(data, kind)
+def _opened(data, kind: str, mined: bool, where: str):
+    source = open_source(data, kind, mined=mined, where=where)
     if not len(source):
         raise InputError(
             f"{where}: the training data has no examples. Point it to other data."

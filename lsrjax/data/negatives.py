@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lsrjax.data.bad_records import NEGATIVE, POSITIVE, BadRecord
 from lsrjax.data.sources import Group
 from lsrjax.errors import InputError
 from lsrjax.tables import entry
@@ -27,6 +28,8 @@ class Choice:
       max_score: the highest teacher's score of a negative; inf: any.
       margin: a negative's score is at most that of the positive (of several, the
         lowest one) minus this; -inf: any.
+      short: of a group with too few negatives: "bad": it is a bad record; "repeat":
+        they are drawn at random with replacement, as FlagEmbedding and MILCO do.
     """
 
     negatives: str = "random"
@@ -35,6 +38,7 @@ class Choice:
     bins: int = 10
     max_score: float = math.inf
     margin: float = -math.inf
+    short: str = "bad"
 
     @property
     def filters(self) -> bool:
@@ -55,7 +59,8 @@ class Choice:
           rng: the generator.
 
         Raises:
-          InputError: too few documents, or no scores; names the group.
+          BadRecord: too few documents; names the group.
+          InputError: no scores; names it, too.
         """
         if self.needs_scores and group.scores is None:
             raise InputError(
@@ -64,24 +69,57 @@ class Choice:
                 " compute them, or set data.negatives to 'random' without filters."
             )
         P = len(group.positives)
-        if self.positives > P:
-            raise InputError(
-                f"{group.id}: {P} positives, but config.data.positives asks for"
-                f" {self.positives}. Lower it or remove the row."
-            )
+        self._check_positives(group)
         positives = rng.choice(P, self.positives, replace=False)
-        places = P + np.arange(len(group.negatives))
-        if self.filters:
-            scores = group.scores[places]
-            highest = group.scores[positives].min() - self.margin
-            places = places[(scores <= self.max_score) & (scores <= highest)]
+        places = self._allowed(group, positives)
         need = size - self.positives
+        self._check_negatives(group, len(places), size)
         if len(places) < need:
-            raise InputError(self._too_few(group, len(places), size))
-        chosen = entry(SAMPLERS, self.negatives, "config.data.negatives")(
-            self, group, positives, places, need, rng
-        )
+            chosen = rng.choice(len(places), need, replace=True)
+        else:
+            chosen = entry(SAMPLERS, self.negatives, "config.data.negatives")(
+                self, group, positives, places, need, rng
+            )
         return [*positives.tolist(), *places[chosen].tolist()]
+
+    def check(self, group: Group, size: int) -> None:
+        """Refuses a group that may not have so many documents, whatever is drawn.
+
+        Where a group has no scores, which may be made later, filters by score are left
+        out of it.
+
+        Raises:
+          BadRecord: too few positives or negatives; names the group.
+        """
+        self._check_positives(group)
+        filtered = self.filters and group.scores is not None
+        left = len(group.negatives)
+        if filtered:
+            left = len(self._allowed(group, np.arange(len(group.positives))))
+        self._check_negatives(group, left, size)
+
+    def _allowed(self, group: Group, positives: np.ndarray) -> np.ndarray:
+        """Places of the negatives that the filters leave, beside some positives."""
+        places = len(group.positives) + np.arange(len(group.negatives))
+        if not self.filters:
+            return places
+        scores = group.scores[places]
+        highest = group.scores[positives].min() - self.margin
+        return places[(scores <= self.max_score) & (scores <= highest)]
+
+    def _check_positives(self, group: Group) -> None:
+        P = len(group.positives)
+        if self.positives > P:
+            raise BadRecord(
+                POSITIVE,
+                f"{group.id}: {P} positives, but config.data.positives asks for"
+                f" {self.positives}. Lower it or remove the row.",
+            )
+
+    def _check_negatives(self, group: Group, left: int, size: int) -> None:
+        need = size - self.positives
+        if left < (min(need, 1) if self.short == "repeat" else need):
+            raise BadRecord(NEGATIVE, self._too_few(group, left, size))
 
     def _too_few(self, group: Group, left: int, size: int) -> str:
         found = f"{group.id}: {len(group.negatives)} negatives"
@@ -95,6 +133,11 @@ class Choice:
             " Lower config.data.group_size, mine negatives"
             " (config.prepare.negatives)"
             + (", loosen the filters" if self.filters else "")
+            + (
+                ", draw some repeatedly (config.data.short_rows = 'repeat')"
+                if self.short != "repeat"
+                else ""
+            )
             + ", or remove the row."
         )
 
@@ -159,4 +202,5 @@ def choice_of(data) -> Choice:
         bins=data.margin_bins,
         max_score=data.negative_max_score,
         margin=data.negative_margin,
+        short=data.short_rows,
     )

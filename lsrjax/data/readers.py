@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from lsrjax.data.bad_records import EMPTY, POSITIVE, SCORE, TYPE, BadRecord
-from lsrjax.data.corpus import Corpus, as_id, check_characters, with_title
+from lsrjax.data.corpus import Corpus
 from lsrjax.data.ensembles import Ensemble
 from lsrjax.data.examples import ANY, Group, Pair, Text
+from lsrjax.data.ids import as_id, check_characters
+from lsrjax.data.texts import with_title
 from lsrjax.errors import InputError
 
 # What the fields of `config.data.columns` belong to.
@@ -275,18 +277,12 @@ def tevatron(row, where, lookup) -> Group:
 
 
 def _looked_up(ids, where: str, corpus: Corpus) -> list[Text]:
+    return [corpus.get(key, where) for key in _as_ids(ids, where)]
+
+
+def _as_ids(ids, where: str) -> list[str]:
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
-    return [corpus.get(_id(key, where), where) for key in ids]
-
-
-def _id(key: Any, where: str) -> str:
-    if isinstance(key, bool) or not isinstance(key, str | int | float):
-        raise BadRecord(
-            TYPE,
-            f"{where}: an id is {key!r:.80}; a text or number is needed. Put the row"
-            " right or remove it.",
-        )
-    return as_id(key)
+    return [as_id(key, where) for key in ids]
 
 
 def tevatron_ids(row, where, lookup) -> Group:
@@ -300,13 +296,38 @@ def tevatron_ids(row, where, lookup) -> Group:
 
 
 def beir(row, where, lookup) -> Group:
-    """Ids of the query and of judged documents."""
+    """Ids of the query and of judged documents, and their grades."""
+    judged = list(zip(row["documents"], row["grades"], strict=True))
     return _group(
         where,
-        lookup.queries.get(_id(row["qid"], where), where),
-        _looked_up(row["relevant"], where, lookup.corpus),
-        _looked_up(row["irrelevant"], where, lookup.corpus),
+        lookup.queries.get(as_id(row["qid"], where), where),
+        _looked_up([key for key, grade in judged if grade > 0], where, lookup.corpus),
+        _looked_up([key for key, grade in judged if grade <= 0], where, lookup.corpus),
     )
+
+
+# Rows as judgements, to evaluate on: the query, and the grade of each judged document
+# by its id.
+
+
+def judged_beir(row, where, lookup) -> tuple[Text, dict[str, float]]:
+    """The grades of a query, all of them."""
+    grades = dict(zip(row["documents"], row["grades"], strict=True))
+    return lookup.queries.get(as_id(row["qid"], where), where), grades
+
+
+def judged_tevatron(row, where, lookup) -> tuple[Text, dict[str, float]]:
+    """Positive documents have the grade 1."""
+    keys = _as_ids(row["positive_document_ids"], where)
+    if not keys:
+        raise BadRecord(POSITIVE, f"{where}: no positive document. Remove the row.")
+    return {ANY: wording(row["query"], where, "query")}, dict.fromkeys(keys, 1.0)
+
+
+def judged_colbert(row, where, lookup) -> tuple[Text, dict[str, float]]:
+    """The first document has the grade 1."""
+    query = lookup.queries.get(as_id(row["qid"], where), where)
+    return query, {as_id(row["pids"][0], where): 1.0}
 
 
 def colbert(row, where, lookup) -> Group:
@@ -322,7 +343,7 @@ def colbert(row, where, lookup) -> Group:
                 " each needs one. Score the row again or remove it.",
             )
         scores = lookup.ensemble.combine([values])
-    query = lookup.queries.get(_id(row["qid"], where), where)
+    query = lookup.queries.get(as_id(row["qid"], where), where)
     return _group(where, query, documents[:1], documents[1:], scores)
 
 

@@ -1,6 +1,7 @@
 """Rows of tables as examples, in whichever format they are."""
 
 import bisect
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from lsrjax.data.arrow import ArrowRows, starts
 from lsrjax.data.bad_records import SHOWN, UTF8, BadRecord
-from lsrjax.data.examples import Group, Pair
+from lsrjax.data.corpus import Corpus
+from lsrjax.data.examples import ANY, Group, Pair, Text
 from lsrjax.data.formats import FORMATS, recognise
 from lsrjax.data.lines import JsonRows
 from lsrjax.data.readers import Lookup, labelled_rows
@@ -153,6 +155,17 @@ class _Records:
         return *self._parts[place], index - self._starts[place]
 
 
+class _Unread:
+    """A corpus that has a text of every id in all of its languages."""
+
+    def __init__(self, corpus: Corpus | None):
+        languages = (ANY,) if corpus is None else corpus.languages
+        self._text = dict.fromkeys(languages, "unread")
+
+    def get(self, key: str, where: str) -> Text:
+        return self._text
+
+
 class Rows:
     """Rows of files or data sets as examples.
 
@@ -174,6 +187,7 @@ class Rows:
         lookup: Lookup | None = None,
         scores: bool = True,
         bad_judgements: Sequence[BadRecord] = (),
+        field: str = "config.data",
     ):
         """The rows of one table after the other.
 
@@ -188,6 +202,7 @@ class Rows:
           lookup: texts by id and how scores are read.
           scores: whether to read the teacher's scores.
           bad_judgements: what was wrong with lines that the rows were made of.
+          field: of the config that names the data, for errors.
 
         Raises:
           InputError: no rows, columns of no format or of several, a column that only
@@ -197,17 +212,22 @@ class Rows:
         self._lookup = lookup or Lookup()
         if not scores:
             columns = dict(columns) | {field: field for field in _SCORES}
-        self.format, fields = _recognised(records, kind, columns, format)
+        self.format, fields = _recognised(records, kind, columns, format, field)
         self._read = FORMATS[self.format].read
-        for field in FORMATS[self.format].needs:
-            if getattr(self._lookup, field) is None:
+        for needed in FORMATS[self.format].needs:
+            if getattr(self._lookup, needed) is None:
                 raise InputError(
                     f"{records.columns[0][0]} is of the format {self.format}, whose"
-                    f" rows hold ids: name the files of texts in config.data.{field}."
+                    f" rows hold ids: name the files of texts in config.data.{needed}."
                 )
         if not scores:
             fields = [{f: c for f, c in m.items() if f not in _SCORES} for m in fields]
         records.select(fields)
+        self._blind = dataclasses.replace(
+            self._lookup,
+            corpus=_Unread(self._lookup.corpus),
+            queries=_Unread(self._lookup.queries),
+        )
         by_id = [c for c in (self._lookup.corpus, self._lookup.queries) if c]
         self.bad_texts = [*bad_judgements, *(e for texts in by_id for e in texts.bad)]
         self.texts = sum(map(len, by_id))
@@ -231,6 +251,35 @@ class Rows:
         where, row = self._records.row(self._number(index))
         return self._read(row, where, self._lookup)
 
+    def peek(self, index: int) -> Pair | Group:
+        """The example as it is but for texts by id, which are not looked up.
+
+        Raises:
+          BadRecord: something else of it is bad.
+        """
+        where, row = self._records.row(self._number(index))
+        return self._read(row, where, self._blind)
+
+    @property
+    def documents(self) -> Sequence[Text]:
+        """The whole corpus that the rows' ids are of, or that goes with them."""
+        corpus = self._lookup.corpus
+        return () if corpus is None else corpus.documents
+
+    @property
+    def by_id(self) -> bool:
+        """Whether the rows hold ids of documents."""
+        return FORMATS[self.format].judged is not None
+
+    def judged(self, index: int) -> tuple[str, Text, dict[str, float]]:
+        """A row of ids: its name, the query, and the grades of documents by id.
+
+        Raises:
+          BadRecord: it cannot be read.
+        """
+        where, row = self._records.row(self._number(index))
+        return where, *FORMATS[self.format].judged(row, where, self._lookup)
+
     @property
     def versions(self) -> dict[str, str]:
         """Those of data sets of a library, by name."""
@@ -247,12 +296,14 @@ class Rows:
         return index if self._kept is None else int(self._kept[index])
 
 
-def _recognised(records, kind, columns, format) -> tuple[str, list[dict[str, str]]]:
+def _recognised(
+    records, kind, columns, format, field
+) -> tuple[str, list[dict[str, str]]]:
     """The tables' format, and each one's fields: the same, but for the language."""
     formats, known = [], []
     for place, (name, found) in enumerate(records.columns):
         first_row = records.first_row(place)
-        formats.append(recognise(found, kind, columns, format, name, first_row))
+        formats.append(recognise(found, kind, columns, format, name, first_row, field))
         known.append(FORMATS[formats[-1]].fields(found, columns))
     first = records.columns[0][0]
     for (name, _), its_format, fields in zip(

@@ -12,6 +12,7 @@ Axes: S samples (a device's texts of a batch), n texts of a device, L tokens.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -162,3 +163,13 @@ def cut(
         "parts": tuple(parts),
         "place": dict(zip(texts, np.split(place, ends), strict=True)),
     }
+
+
+def end_to_end(cuts: Sequence[Any]) -> Any:
+    """The arrays of several devices' cuts, of one structure, laid end to end."""
+    first = cuts[0]
+    if isinstance(first, dict):
+        return {name: end_to_end([own[name] for own in cuts]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(map(end_to_end, zip(*cuts, strict=True)))
+    return np.concatenate(cuts)

@@ -6,16 +6,20 @@ one: write it here and add a line to `SOURCES`.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from lsrjax import paths
+from lsrjax.data import plain
 from lsrjax.data.bad_records import BadRecord
-from lsrjax.data.corpus import Corpus, read_qrels, state
+from lsrjax.data.corpus import Corpus, state
 from lsrjax.data.ensembles import Ensemble, parse_weights
 from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
 from lsrjax.data.formats import FORMATS
+from lsrjax.data.judgements import read_qrels
 from lsrjax.data.readers import FIELDS, Lookup
 from lsrjax.data.rows import Rows, TfdsRows
 from lsrjax.data.tables import read_datasets, read_files
@@ -141,8 +145,16 @@ class WithNegatives:
             else self._scores[index][np.append(True, known)],
         )
 
+    def place(self, index: int) -> dict:
+        """Where a group is, for people."""
+        if hasattr(self._source, "place"):
+            return self._source.place(index)
+        return {"file": self.description, "row": index}
 
-def open_source(config, kind: str, *, held_out: bool = False):
+
+def open_source(
+    config, kind: str, *, held_out: bool = False, mined: bool = False, where: str = ""
+):
     """The source that a stage's `data` names.
 
     Args:
@@ -150,7 +162,9 @@ def open_source(config, kind: str, *, held_out: bool = False):
       kind: of example, "pair" or "group".
       held_out: data to evaluate on, which is read without the teacher's scores; it
         need not have the ids that the training data looks up in `config.corpus`. No
-        line of a BEIR folder may be broken.
+        judgement, and no text that it looks up, may be broken.
+      mined: negatives are mined from `config.corpus`, whatever the rows hold.
+      where: the name of `config`, for errors.
 
     Returns:
       The examples, with random access.
@@ -158,49 +172,55 @@ def open_source(config, kind: str, *, held_out: bool = False):
     Raises:
       InputError: data that is missing or broken, or of no known format.
     """
-    source = SOURCES[config.source](config, kind, scores=not held_out)
-    if held_out and config.source == "files" and source.format == "beir":
+    where = where or ("config.dev" if held_out else "config.data")
+    source = SOURCES[config.source](config, kind, held_out, where)
+    if not isinstance(source, Rows):
+        return source
+    if held_out and source.by_id:
         for error in source.bad_texts:
             raise error
-    if isinstance(source, Rows) and not held_out:
-        for field in ("corpus", "queries"):
-            if config[field] and field not in FORMATS[source.format].needs:
-                raise InputError(
-                    f"config.data.{field} = {config[field]!r} would have no effect: the"
-                    f" data is of the format {source.format}, which does not look texts"
-                    " up in it. Remove it, or set config.data.format."
-                )
+    for field in ("corpus", "queries") if not held_out else ():
+        used = field in FORMATS[source.format].needs or (field == "corpus" and mined)
+        if config[field] and not used:
+            raise InputError(
+                f"{where}.{field} = {config[field]!r} would have no effect: the"
+                f" data is of the format {source.format}, which does not look texts"
+                f" up in it. Remove it, or set {where}.format."
+            )
     return source
 
 
-def _rows(tables, config, kind, scores: bool) -> Rows:
+def _rows(tables, config, kind, held_out: bool, where: str) -> Rows:
     return Rows(
         tables,
         kind,
         config.columns,
         format=config.format,
         lookup=Lookup(
-            corpus=_corpus(config, "corpus"),
-            queries=_corpus(config, "queries"),
+            corpus=_corpus(config, "corpus", where),
+            queries=_corpus(config, "queries", where),
             ensemble=_ensemble(config),
             min_label=config.min_label,
         ),
-        scores=scores,
+        scores=not held_out,
+        field=where,
     )
 
 
-def _corpus(config, field: str) -> Corpus | None:
-    return _indexed(config[field], f"config.data.{field}") if config[field] else None
+def _corpus(config, field: str, where: str) -> Corpus | None:
+    # Dev data looks its ids up where the training data does.
+    field_of = "config.data" if where == "config.dev" else where
+    return _indexed(config[field], f"{field_of}.{field}") if config[field] else None
 
 
 def _indexed(files: str, field: str) -> Corpus:
-    return _index_of(files, field, state(files, field))
+    return _index_of(files, state(files, field))
 
 
 # Training and dev data, and the stages of a run, often share a corpus.
 @functools.lru_cache(maxsize=4)
-def _index_of(files: str, field: str, state: tuple) -> Corpus:
-    return Corpus(files, field, strict=False)
+def _index_of(files: str, state: tuple) -> Corpus:
+    return Corpus(files, "config.data.corpus", strict=False)
 
 
 def _ensemble(config) -> Ensemble:
@@ -208,45 +228,59 @@ def _ensemble(config) -> Ensemble:
     return Ensemble(config.score_normalization, weights)
 
 
-def _open_files(config, kind, scores):
-    folder = pathlib.Path(config.files)
-    if config.format == "beir" or (folder / "corpus.jsonl").is_file():
-        return _open_beir(folder, config, kind)
+def beir_folder(config, where: str) -> str | None:
+    """The BEIR folder that `data` or `dev` names; None, if it names other files."""
+    folder = paths.local(config.files, f"{where}.files")
+    found = os.path.isfile(beir_files(folder, config.split)[0])
+    return folder if config.format == "beir" or found else None
+
+
+def beir_files(folder: str, split: str) -> list[str]:
+    """Corpus, queries and judgements of a BEIR folder, each maybe packed."""
+    names = ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
+    return [plain.or_packed(os.path.join(folder, name)) for name in names]
+
+
+def _open_files(config, kind, held_out, where):
+    if (folder := beir_folder(config, where)) is not None:
+        return _open_beir(pathlib.Path(folder), config, kind, held_out, where)
     # Lines of ids alone mean something only beside the texts.
     lists = config.format == "colbert" or bool(config.queries and config.corpus)
-    return _rows(read_files(config.files, lists), config, kind, scores)
+    tables = read_files(config.files, lists, f"{where}.files")
+    return _rows(tables, config, kind, held_out, where)
 
 
-def _open_beir(folder: pathlib.Path, config, kind) -> Rows:
+def _open_beir(folder: pathlib.Path, config, kind, held_out, where) -> Rows:
     import pyarrow as pa
 
-    qrels = folder / "qrels" / f"{config.split}.tsv"
-    for path in (folder / "corpus.jsonl", folder / "queries.jsonl", qrels):
-        if not path.is_file():
-            splits = sorted(p.stem for p in (folder / "qrels").glob("*.tsv"))
+    corpus, queries, qrels = beir_files(str(folder), config.split)
+    for path in (corpus, queries, qrels):
+        if not os.path.isfile(path):
+            found = {p.name.split(".")[0] for p in (folder / "qrels").glob("*.tsv*")}
             raise InputError(
                 f"{path} is missing: a BEIR folder has corpus.jsonl, queries.jsonl and"
-                " qrels/SPLIT.tsv. SPLIT is config.data.split (with config.data.format"
-                f" = 'beir'); here it may be {' or '.join(splits) or 'nothing'}."
+                f" qrels/SPLIT.tsv. SPLIT is {where}.split (with {where}.format"
+                f" = 'beir'); here it may be {' or '.join(sorted(found)) or 'nothing'}."
             )
     bad: list[BadRecord] = []
-    judged = read_qrels(qrels, bad)
+    judged = read_qrels(pathlib.Path(qrels), bad)
+    if not held_out:
+        # A query without a relevant document is nothing to learn from.
+        judged = {q: of for q, of in judged.items() if max(of.values()) > 0}
     table = pa.table(
         {
             "qid": pa.array(judged, pa.string()),
-            "relevant": [relevant for relevant, _ in judged.values()],
-            "irrelevant": [irrelevant for _, irrelevant in judged.values()],
+            "documents": pa.array(map(list, judged.values()), pa.list_(pa.string())),
+            "grades": pa.array(
+                [list(of.values()) for of in judged.values()], pa.list_(pa.float64())
+            ),
         }
     )
-    # A query without a relevant document is nothing to learn from.
-    table = table.take(
-        [i for i, (relevant, _) in enumerate(judged.values()) if relevant]
-    )
     lookup = Lookup(
-        corpus=_indexed(str(folder / "corpus.jsonl"), "config.data.files"),
-        queries=_indexed(str(folder / "queries.jsonl"), "config.data.files"),
+        corpus=_indexed(corpus, f"{where}.files"),
+        queries=_indexed(queries, f"{where}.files"),
     )
-    tables = [(str(qrels), table)]
+    tables = [(qrels, table)]
     return Rows(
         tables,
         kind,
@@ -254,16 +288,17 @@ def _open_beir(folder: pathlib.Path, config, kind) -> Rows:
         format="beir",
         lookup=lookup,
         bad_judgements=bad,
+        field=where,
     )
 
 
-def _open_dataset(config, kind, scores):
+def _open_dataset(config, kind, held_out, where):
     tables = read_datasets(config.dataset, config.split)
-    return _rows(tables, config, kind, scores)
+    return _rows(tables, config, kind, held_out, where)
 
 
-def _open_tfds(config, kind, scores):
-    name, split = config.dataset, config.split
+def _open_tfds(config, kind, held_out, where):
+    name, split = paths.local(config.dataset, f"{where}.dataset"), config.split
     try:
         # TFDS itself finds out only when it reads or writes.
         import array_record  # noqa: F401
@@ -288,10 +323,10 @@ def _open_tfds(config, kind, scores):
             " of a data set written as array_record; TFDS_DATA_DIR says where TFDS"
             " keeps data."
         ) from e
-    return _rows([(f"{name}:{split}", TfdsRows(data))], config, kind, scores)
+    return _rows([(f"{name}:{split}", TfdsRows(data))], config, kind, held_out, where)
 
 
-def _open_debian(config, kind, scores):
+def _open_debian(config, kind, held_out, where):
     return debian(kind, config.split, config.fields)
 
 

@@ -10,46 +10,47 @@ from collections.abc import Sequence
 import numpy as np
 import tokenizers
 
+from lsrjax.data.long_texts import Cutter, first_size, next_size
 from lsrjax.errors import InputError
+from lsrjax.tokenizer import reading
 
 
 class TextTokenizer:
-    """A tokenizer folder (`tokenizer.json`), safe to share between threads."""
+    """The tokenizer of a folder, as transformers reads it; threads may share it."""
 
     def __init__(self, folder: str | pathlib.Path):
         """Reads the tokenizer.
 
         Raises:
-          InputError: no `tokenizer.json`, or one that does not load.
+          InputError: there is none, it cannot be read, or not be used here.
         """
         self.folder = pathlib.Path(folder)
-        path = self.folder / "tokenizer.json"
-        if not path.is_file():
-            raise InputError(
-                f"No tokenizer.json in {self.folder}. Save the tokenizer there with"
-                " transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-            )
-        try:
-            self._json = path.read_text(encoding="utf-8")
-            self._tokenizer = tokenizers.Tokenizer.from_str(self._json)
-        except Exception as e:  # the library raises bare Exception
-            raise InputError(f"{path} is not a tokenizer: {e}. Save it again.") from e
+        self._reading = reading.read(folder)
+        self._tokenizer = self._reading.tokenizer()
         self.pad_id = self._find_pad_id()
 
     def _find_pad_id(self) -> int:
-        path = self.folder / "tokenizer_config.json"
-        names = ["[PAD]", "<pad>"]
-        if path.is_file():
-            token = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
-            token = token["content"] if isinstance(token, dict) else token
-            names = [token] if token else names
+        named = self._reading.roles.get("pad_token")
+        names = [named] if named else ["[PAD]", "<pad>"]
         for name in names:
-            if (pad_id := self._tokenizer.token_to_id(name)) is not None:
+            pad_id = self._tokenizer.token_to_id(name)
+            # One that had to be added has no embedding.
+            if pad_id is not None and name not in self.added:
                 return pad_id
         raise InputError(
             f"{self.folder}: no padding token ({' or '.join(names)} is not in the"
             " vocabulary). Set pad_token in tokenizer_config.json."
         )
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Tokens that other files than `tokenizer.json` add to the vocabulary."""
+        return self._reading.added
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of a text by `model_max_length`; None if the folder does not say."""
+        return self._reading.max_length
 
     @property
     def vocab_size(self) -> int:
@@ -69,11 +70,13 @@ class TextTokenizer:
         Raises:
           InputError: the vocabulary has none.
         """
-        for name in ("[MASK]", "<mask>"):
+        named = self._reading.roles.get("mask_token")
+        names = [named] if named else ["[MASK]", "<mask>"]
+        for name in names:
             if (found := self._tokenizer.token_to_id(name)) is not None:
                 return found
         raise InputError(
-            f"{self.folder}: neither [MASK] nor <mask> is in the vocabulary, which"
+            f"{self.folder}: {' or '.join(names)} is not in the vocabulary, which"
             " config.model.expand_queries needs. Switch it off."
         )
 
@@ -103,19 +106,44 @@ class TextTokenizer:
     def _cutting(self, max_length: int) -> tokenizers.Tokenizer:
         # Truncation is a setting of the tokenizer, so each length has its own: threads
         # with different lengths would otherwise change it under each other.
-        tokenizer = tokenizers.Tokenizer.from_str(self._json)
-        tokenizer.enable_truncation(max_length)
-        tokenizer.no_padding()
-        return tokenizer
+        return self._reading.tokenizer(max_length)
+
+    @functools.cached_property
+    def _cutter(self) -> Cutter | None:
+        if self._reading.truncation_side != "right":
+            return None
+        return Cutter(self._tokenizer, json.loads(self._reading.json))
+
+    def _encoded(
+        self, texts: Sequence[str], max_length: int, special: bool
+    ) -> list[tokenizers.Encoding]:
+        """Encodings of texts; of a long one, no more is read than it takes."""
+        tokenizer, size = self._cutting(max_length), first_size(max_length)
+        found: dict[int, tokenizers.Encoding] = {}
+        left = range(len(texts))
+        while left:
+            parts = [self._beginning(texts[i], size) for i in left]
+            some = tokenizer.encode_batch_fast(parts, add_special_tokens=special)
+            found |= zip(left, some, strict=True)
+            # Too few tokens for what was read: more of the text has to be.
+            left = [
+                i
+                for i, part, one in zip(left, parts, some, strict=True)
+                if len(part) < len(texts[i]) and len(one.ids) < max_length
+            ]
+            size = next_size(size)
+        return [found[i] for i in range(len(texts))]
+
+    def _beginning(self, text: str, size: int) -> str:
+        if len(text) <= 2 * size or self._cutter is None:
+            return text
+        return self._cutter.cut(text, size)
 
     def ids(
         self, texts: Sequence[str], max_length: int, *, special: bool = True
     ) -> list[list[int]]:
         """Token ids, at most `max_length` of them, special tokens included if asked."""
-        encodings = self._cutting(max_length).encode_batch_fast(
-            list(texts), add_special_tokens=special
-        )
-        return [encoding.ids for encoding in encodings]
+        return [one.ids for one in self._encoded(list(texts), max_length, special)]
 
     def pairs(
         self, pairs: Sequence[tuple[str, str]], first_length: int, max_length: int
@@ -127,15 +155,13 @@ class TextTokenizer:
         Args:
           pairs: the texts.
           first_length: tokens a first text is cut to, without special ones.
-          max_length: tokens a pair is cut to, special ones included, at the end of its
-            second text.
+          max_length: tokens a pair is cut to, special ones included, by its second
+            text.
 
         Raises:
           InputError: there is no such template.
         """
-        joining = tokenizers.Tokenizer.from_str(self._json)
-        joining.enable_truncation(max_length, strategy="only_second")
-        joining.no_padding()
+        joining = self._reading.tokenizer(max_length, strategy="only_second")
         # A token is left to the second text, without which nothing can be cut from it.
         special = joining.num_special_tokens_to_add(is_pair=True)
         if not special:
@@ -147,9 +173,7 @@ class TextTokenizer:
 
         def encoded(texts, length):
             distinct = list(dict.fromkeys(texts))
-            found = self._cutting(length).encode_batch(
-                distinct, add_special_tokens=False
-            )
+            found = self._encoded(distinct, length, special=False)
             return dict(zip(distinct, found, strict=True))
 
         firsts, seconds = zip(*pairs, strict=True)

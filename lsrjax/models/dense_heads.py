@@ -120,7 +120,8 @@ def _largest(raw_BV, count: int) -> jax.Array:
     """Relu of each row's `count` largest entries, 0 elsewhere."""
     count = min(count, raw_BV.shape[1])
     least_B1 = jax.lax.top_k(jax.lax.stop_gradient(raw_BV), count)[0][:, -1:]
-    return jnp.where(raw_BV >= least_B1, jax.nn.relu(raw_BV), 0.0)
+    # NaN is not below anything, and stays.
+    return jnp.where(raw_BV < least_B1, 0.0, jax.nn.relu(raw_BV))
 
 
 def _mean_square(x_BD) -> jax.Array:

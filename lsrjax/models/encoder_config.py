@@ -1,17 +1,19 @@
 """Shape and constants of an encoder, and how Hugging Face's config.json says them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lsrjax.errors import InputError
 
-# RoBERTa differs from XLM-RoBERTa in vocabulary only.
+# RoBERTa and CamemBERT differ from XLM-RoBERTa in vocabulary only.
 _FAMILIES = {
     "bert": "bert",
     "distilbert": "distilbert",
     "xlm-roberta": "xlm-roberta",
     "roberta": "xlm-roberta",
+    "camembert": "xlm-roberta",
 }
 _PAD_TOKEN_IDS = {"bert": 0, "distilbert": 0, "xlm-roberta": 1}
 
@@ -45,17 +47,41 @@ _DISTILBERT_KEYS = {
     "attention_dropout": "attention_dropout",
     "initializer_range": "initializer_range",
 }
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "intermediate_size",
-)
+_MOST = 2**31 - 1  # array indices are int32
+# Field -> what its value has to be.
+_WHOLE = {
+    "num_layers": (1, math.inf, "a whole number above 0"),
+    **dict.fromkeys(
+        ("vocab_size", "hidden_size", "num_heads", "intermediate_size"),
+        (1, _MOST, "a whole number above 0 that fits in 31 bits"),
+    ),
+    **dict.fromkeys(
+        ("max_positions", "type_vocab_size", "pad_token_id"),
+        (0, _MOST, "a whole number from 0 on that fits in 31 bits"),
+    ),
+}
+_REAL = {
+    "layer_norm_eps": (lambda x: x > 0, "a number above 0"),
+    "hidden_dropout": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "attention_dropout": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "initializer_range": (lambda x: x >= 0, "a number from 0 on"),
+}
 
 
 def _hf_keys(family: str) -> Mapping[str, str]:
     return _DISTILBERT_KEYS if family == "distilbert" else _HF_KEYS
+
+
+def _unlike(field: str, value: Any) -> str:
+    """What a field's value has to be and is not; empty where it is."""
+    if field in _WHOLE:
+        least, most, wanted = _WHOLE[field]
+        return "" if type(value) is int and least <= value <= most else wanted
+    if field in _REAL:
+        holds, wanted = _REAL[field]
+        number = type(value) in (int, float) and math.isfinite(value)
+        return "" if number and holds(value) else wanted
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +157,16 @@ class EncoderConfig:
         """Reads the content of a Hugging Face config.json.
 
         Args:
-          config: the parsed JSON object, `model_type` bert, distilbert, xlm-roberta or
-            roberta (the last counts as xlm-roberta, whose computation it shares).
+          config: the parsed JSON object, `model_type` bert, distilbert, xlm-roberta,
+            roberta or camembert (the last two count as xlm-roberta, whose computation
+            they share).
 
         Raises:
           ValueError: the model is of another type or uses something that is not
             implemented, or keys are missing.
         """
         model_type = config.get("model_type")
-        if model_type not in _FAMILIES:
+        if not isinstance(model_type, str) or model_type not in _FAMILIES:
             raise ValueError(
                 f"model_type is {model_type!r}, but only {', '.join(_FAMILIES)} are "
                 "implemented; choose a checkpoint of one of these."
@@ -166,7 +193,9 @@ class EncoderConfig:
         values = {"type_vocab_size": 0} if family == "distilbert" else {}
         missing = []
         for field, key in _hf_keys(family).items():
-            value = config.get(key, defaults.get(field))
+            # Programs write null where they have no value.
+            value = config.get(key)
+            value = defaults.get(field) if value is None else value
             if value is None:
                 missing.append(key)
             values[field] = value
@@ -175,11 +204,11 @@ class EncoderConfig:
                 f"A config of model_type {model_type!r} needs {', '.join(missing)}; "
                 f"found only {', '.join(sorted(config))}. Complete the config.json."
             )
-        for field in _SIZES:
-            if type(values[field]) is not int or values[field] < 1:
+        for field, key in _hf_keys(family).items():
+            if wanted := _unlike(field, values[field]):
                 raise ValueError(
-                    f"{_hf_keys(family)[field]} is {values[field]!r}, which has to be a"
-                    " whole number above 0. Take the config.json of the weights."
+                    f"{key} is {values[field]!r}, which has to be {wanted}. Take the"
+                    " config.json of the weights."
                 )
         return cls(family=family, **values)
 

@@ -5,8 +5,8 @@ To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
 `texts` is a `lsrjax.models.texts.Texts` and says how the tokens of T belong to texts,
 and which of these are queries; and add a line to `HEADS`. If queries need no encoder,
 `encodes_queries(spec)` is false and `from_ids(ids_BL, mask_BL) -> reps.Views` makes
-their views; `__call__` then gets documents only. A config may name a head that is not
-in the table by its dotted name.
+their views; `__call__` then gets documents only. A config, and no file of a model, may
+name a head that is not in the table by its dotted name.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lsrjax.models.texts import Texts
 from lsrjax.ops.positive_pool import positive_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
-from lsrjax.tables import entry
+from lsrjax.tables import entry, known_entry
 
 
 class MLMHead(nnx.Module):
@@ -38,6 +38,7 @@ class MLMHead(nnx.Module):
         tied: bool,
         pool_mask: str,
         pooling: str = "max",
+        activation: str = "relu",
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -52,6 +53,7 @@ class MLMHead(nnx.Module):
         self.tied = tied
         self.pool_mask = pool_mask
         self.pooling = pooling
+        self.activation = activation
         self.weights_only = False
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Vector:
@@ -60,20 +62,28 @@ class MLMHead(nnx.Module):
         `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
         `sum over tokens of log1p(relu(logits))`, which then stands for the raw values
         as well. With `weights_only` the raw values are 0 where they would be below, and
-        there is no gradient.
+        there is no gradient. With the activation "log1p_relu", weights are log1p of
+        these once more (Shen et al. 2025, OpenSearch's v3).
         """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
         factors = self.transform(hidden_TD), decoder_VD, self.bias[...], texts.mask
+        twice = self.activation == "log1p_relu"
         if self.pooling == "sum":
-            sums_BV = sharding.over_vocabulary(vocab_sum, *factors)
+            pool = functools.partial(vocab_sum, twice=twice)
+            sums_BV = sharding.over_vocabulary(pool, *factors)
             return reps.Vector(sums_BV, sums_BV)
         if self.weights_only:
             # A padded 0 (`pool_mask`) is not positive either.
             positive_BV = sharding.over_vocabulary(positive_pool, *factors)
-            return reps.Vector(jnp.log1p(positive_BV), positive_BV)
+            return reps.Vector(_saturated(positive_BV, twice), positive_BV)
         pool = functools.partial(vocab_pool, pool_mask=self.pool_mask)
         raw_BV, _ = sharding.over_vocabulary(pool, *factors)
-        return reps.Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
+        return reps.Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
+
+
+def _saturated(positive_BV, twice: bool):
+    once_BV = jnp.log1p(positive_BV)
+    return jnp.log1p(once_BV) if twice else once_BV
 
 
 class LexEcho(nnx.Module):
@@ -156,6 +166,7 @@ class SpladeHead(Head):
             tied=spec.tied,
             pool_mask=spec.pool_mask,
             pooling=spec.pooling,
+            activation=spec.activation,
             dtype=dtype,
             rngs=rngs,
         )
@@ -314,5 +325,23 @@ HEADS = {
 
 
 def head_class(name: str) -> type[Head]:
-    """The head of a name in the table, or of a dotted name."""
-    return entry(HEADS, name, "config.model.head")
+    """The head of a name in the table, or of a dotted name that `own_head` was given.
+
+    Raises:
+      InputError: neither. Specs are read from files, which may not name code.
+    """
+    own = "name it in config.model.head, or in --head of encode and convert"
+    return known_entry(HEADS, name, "head", own)
+
+
+def own_head(name: str, field: str = "config.model.head") -> type[Head]:
+    """The head of a name in the table, or of a dotted name, which is imported.
+
+    Args:
+      name: from the user's own config or flag, never from a file beside a model.
+      field: of the config, or flag, for errors.
+
+    Raises:
+      InputError: there is no such head.
+    """
+    return entry(HEADS, name, field)

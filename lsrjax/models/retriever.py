@@ -2,13 +2,18 @@
 
 import contextlib
 import dataclasses
+import math
+import typing
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lsrjax import reps, sharding
+from lsrjax.errors import InputError
 from lsrjax.models import dense_heads
 from lsrjax.models.encoder import Encoder, EncoderConfig
 from lsrjax.models.heads import head_class
@@ -20,6 +25,30 @@ QUERY = "query"
 # Where the parameters of a query tower of its own are. Those of the document tower
 # stand where those of a shared one do.
 QUERY_TOWER = "query_tower"
+
+
+# As the reference calls the terms of a MILCO.
+_MARKS = {"pivot": "e_", "source": "m_"}
+_KNOWN = {
+    "towers": TOWERS,
+    "pool_mask": ("exclude", "multiply"),
+    "repeats": ("sum", "max"),
+    "pooling": ("max", "sum", "cls", "mean"),
+    "activation": ("relu", "log1p_relu"),
+    "queries": ("encoded", "static", "words"),
+}
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a field's value is of its type; a whole number is a number, too."""
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        return isinstance(value, tuple) and all(_is_of(inner, one) for one in value)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +71,9 @@ class RetrieverSpec:
       special_ids: the tokenizer's special tokens.
       repeats: "sum" or "max" over a token's repeats in the source view.
       pooling: over tokens: "max" or "sum" (SPLADE), "cls" or "mean" (dense).
+      activation: of SPLADE's logits, before the logarithm: "relu" or "log1p_relu".
+      most_active: of a sparse vector, only so many weights, the largest, are kept when
+        texts are encoded; 0: all.
       queries: SPLADE's queries: "encoded", or bags of words: "static" or "words", see
         `lsrjax.models.heads.SpladeHead`.
       embedding_size: width of embeddings (dense, ColBERT); 0: that of hidden states.
@@ -73,6 +105,8 @@ class RetrieverSpec:
     special_ids: tuple[int, ...] = ()
     repeats: str = "sum"
     pooling: str = "max"
+    activation: str = "relu"
+    most_active: int = 0
     queries: str = "encoded"
     embedding_size: int = 0
     normalize: bool = True
@@ -87,6 +121,24 @@ class RetrieverSpec:
     document_marker: int = -1
     expand_id: int = -1
     skip_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for field, known in _KNOWN.items():
+            if (value := getattr(self, field)) not in known:
+                wanted = " or ".join(map(repr, known))
+                raise InputError(f"{field} is {value!r}; it may be {wanted}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not _is_of(field.type, value):
+                kind = getattr(field.type, "__name__", field.type)
+                raise InputError(f"{field.name} is {value!r}; it is a {kind}.")
+        size = self.encoder.vocab_size
+        for field in ("query_marker", "document_marker", "expand_id"):
+            if not -1 <= getattr(self, field) < size:
+                raise InputError(
+                    f"{field} is {getattr(self, field)}, and the encoder knows {size}"
+                    " tokens."
+                )
 
     def to_dict(self) -> dict:
         """As JSON-serialisable values; `from_dict` reads them back."""
@@ -111,6 +163,16 @@ class RetrieverSpec:
     def views(self) -> dict[str, int]:
         """The views and the sizes of their vocabularies or embeddings, in order."""
         return head_class(self.head).views(self)
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What stands before a token in the name of its term, by view.
+
+        A term is called as its token is; views of several vocabularies are told apart
+        by MILCO's marks, or by the view's name.
+        """
+        several = len(self.views) > 1
+        return {view: _MARKS.get(view, f"{view}_" * several) for view in self.views}
 
     def expands(self, text: str) -> tuple[str, ...]:
         """Views that may weigh tokens of the encoder which a text does not have."""

@@ -24,6 +24,7 @@ def vocab_sum(
     mask: jax.Array | Sequence[jax.Array],
     *,
     block: int | None = None,
+    twice: bool = False,
 ) -> jax.Array:
     """Sum over tokens of `log1p(relu(h @ w.T + b))` (SPLADE, Formal et al. 2021).
 
@@ -38,6 +39,7 @@ def vocab_sum(
       mask: non-zero at tokens, zero at padding, which adds nothing: [B, L], or one such
         array for each part.
       block: terms at a time; need not divide V.
+      twice: of log1p of these (OpenSearch's `log1p_relu`).
 
     Returns:
       The sums, [B, V] float32, of the texts of all parts end to end.
@@ -45,7 +47,7 @@ def vocab_sum(
     if isinstance(mask, Sequence):
         parts = apart(h, tuple(mask_BL.shape for mask_BL in mask))
         sums = [
-            vocab_sum(h_BLD, w_VD, b_V, mask_BL, block=block)
+            vocab_sum(h_BLD, w_VD, b_V, mask_BL, block=block, twice=twice)
             for h_BLD, mask_BL in zip(parts, mask, strict=True)
         ]
         return jnp.concatenate(sums)
@@ -73,6 +75,8 @@ def vocab_sum(
             preferred_element_type=jnp.float32,
         ) + b_P.astype(jnp.float32)
         weights_BLP = jnp.log1p(jax.nn.relu(logits_BLP))
+        if twice:
+            weights_BLP = jnp.log1p(weights_BLP)
         return jnp.where(mask_BL1, weights_BLP, 0.0).sum(axis=1)
 
     sums_NBP = jax.lax.map(one_block, (w_NPD, b_NP))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lsrjax.data.bad_records import BadRecord
 from lsrjax.data.loader import wording
 from lsrjax.data.sources import Group, Text
 from lsrjax.prepare.mine import mine
@@ -15,23 +16,56 @@ from lsrjax.retrieval.pairs import PairScorer
 from lsrjax.retrieval.search import Several
 
 
-def corpus_of(source) -> tuple[list[Text], np.ndarray]:
+class Corpus(Sequence):
+    """The documents of a collection, and of a source's own those that it lacks."""
+
+    def __init__(self, collection: Sequence[Text], own: Sequence[Text]):
+        """Puts one after the other."""
+        self._collection, self._own = collection, own
+
+    def __len__(self) -> int:
+        return len(self._collection) + len(self._own)
+
+    def __getitem__(self, place: int) -> Text:
+        more = place - len(self._collection)
+        return self._collection[place] if more < 0 else self._own[more]
+
+
+def corpus_of(source, whole: bool = False) -> tuple[Sequence[Text], np.ndarray]:
     """The distinct documents of a source of groups.
 
     Documents are the same when their English wordings are.
 
+    Args:
+      source: the groups.
+      whole: all documents of the collections that the source is of come first.
+
     Returns:
       The documents, and for each example the position of its first positive.
     """
+    collection = getattr(source, "documents", ()) if whole else ()
     places: dict[str, int] = {}
-    corpus, positives = [], []
+    for place in range(len(collection)):
+        if text := usable(collection, place):
+            places.setdefault(text, place)
+    own, positives = [], []
     for index in range(len(source)):
         group: Group = source[index]
         for text in (*group.positives, *group.negatives):
-            if places.setdefault(wording(text), len(corpus)) == len(corpus):
-                corpus.append(text)
+            new = len(collection) + len(own)
+            if places.setdefault(wording(text), new) == new:
+                own.append(text)
         positives.append(places[wording(group.positives[0])])
-    return corpus, np.array(positives)
+    return Corpus(collection, own) if collection else own, np.array(positives)
+
+
+def usable(corpus: Sequence[Text], place: int) -> str:
+    """The wording of a document of a collection; empty where it cannot be read."""
+    try:
+        text = wording(corpus[place])
+    except (BadRecord, KeyError):
+        return ""
+    return text if text.strip() else ""
 
 
 def prepare(
@@ -59,23 +93,37 @@ def prepare(
       `scores` [Q, 1 + K] float32 of the positive and the negatives.
     """
     queries = [wording(source[i].query) for i in range(len(source))]
-    texts = [wording(text) for text in corpus]
+    texts = [usable(corpus, place) for place in range(len(corpus))]
     if mined:
-        negatives = mine(
-            queries,
-            texts,
-            positives,
-            depth=mined.depth,
-            count=mined.count,
-            exclude=_places(source, texts, "positives"),
-            seed=seed,
-        )
+        # Equal texts count once; documents without a text are nobody's negatives.
+        first: dict[str, int] = {}
+        for place, text in enumerate(texts):
+            if text:
+                first.setdefault(text, place)
+        documents, known = list(first), np.array(list(first.values()), int)
+        negatives = known[
+            mine(
+                queries,
+                documents,
+                np.searchsorted(known, positives),
+                depth=mined.depth,
+                count=mined.count,
+                exclude=_places(source, documents, "positives"),
+                seed=seed,
+            )
+        ]
     else:
         negatives = _given(source, texts)
     documents = np.concatenate([positives[:, None], negatives], axis=1)
     scores = np.full(documents.shape, np.nan, np.float32)
     if teacher is not None:
-        scores = score(teacher, queries, texts, documents)
+        # Of a large corpus few documents may have been drawn.
+        used, numbered = np.unique(documents, return_inverse=True)
+        used, none = used[used >= 0], int(used[0] < 0)
+        asked = [texts[place] for place in used]
+        scores = score(
+            teacher, queries, asked, numbered.reshape(documents.shape) - none
+        )
     return {"negatives": negatives.astype(np.int32), "scores": scores}
 
 

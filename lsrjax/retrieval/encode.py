@@ -11,6 +11,7 @@ from scipy import sparse
 
 from lsrjax import reps, sharding
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
+from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.progress import PROGRESS, Preempted
 from lsrjax.retrieval import maxsim
@@ -50,6 +51,7 @@ class TextEncoder:
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
         self._batch_size = math.ceil(batch_size / devices) * devices
+        self._dtype = dtype
         graphdef, _ = retriever.split(spec, dtype=jnp.dtype(dtype), weights_only=True)
         # Every process gets all of every batch.
         everywhere = None if self._mesh.empty else sharding.replicated(self._mesh)
@@ -67,6 +69,7 @@ class TextEncoder:
         texts: Sequence[str],
         max_length: int,
         role: str = "document",
+        names: Sequence[str] | None = None,
     ) -> dict[str, sparse.csr_matrix | TokenMatrix]:
         """The views of N texts, each [N, terms of the view] float32.
 
@@ -78,8 +81,10 @@ class TextEncoder:
           texts: N texts.
           max_length: tokens a text is cut to.
           role: "query" or "document".
+          names: of the texts, for messages.
 
         Raises:
+          InputError: a number of a vector is not finite; the text is named.
           Preempted: the process was asked to leave.
         """
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
@@ -114,10 +119,22 @@ class TextEncoder:
         if pending:
             parts.append(self._compressed(*pending, role))
         order = np.argsort(by_length)
-        return {
+        views = {
             name: _stacked([part[name] for part in parts], terms)[order]
             for name, terms in self.spec.views.items()
         }
+        for name, matrix in views.items():
+            if (row := _first_not_finite(matrix)) is not None:
+                text = names[row] if names else f"{row + 1} of {len(texts):,}"
+                raise InputError(
+                    f"The vector (view {name!r}) of the {role} {text!r} has numbers"
+                    f" that are not finite. It begins {texts[row][:60]!r}. The model"
+                    " has diverged, or its weights are too large for"
+                    f" {self._dtype}: use an earlier checkpoint, or train it again"
+                    " with a lower config.optim.lr."
+                )
+        most = self.spec.most_active
+        return _largest(views, most) if most and self.spec.sparse else views
 
     def _at_once(self, length: int) -> int:
         """Texts of a batch, padded to `length`, that are computed together."""
@@ -190,6 +207,37 @@ def _compressed_rows(dense_BV: np.ndarray) -> sparse.csr_matrix:
     places = np.flatnonzero(flat_BV != 0)
     starts = np.searchsorted(places, V * np.arange(B + 1))
     return sparse.csr_matrix((flat_BV[places], places % V, starts), shape=(B, V))
+
+
+def _largest(
+    views: dict[str, sparse.csr_matrix], most: int
+) -> dict[str, sparse.csr_matrix]:
+    """The `most` largest weights of each text, of all views together."""
+    whole = joined(views)
+    rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
+    order = np.lexsort((-np.abs(whole.data), rows))
+    rank = np.empty(whole.nnz, np.int64)
+    rank[order] = np.arange(whole.nnz) - whole.indptr[rows]
+    whole.data[rank >= most] = 0
+    whole.eliminate_zeros()
+    ends = np.cumsum([matrix.shape[1] for matrix in views.values()])
+    starts = (0, *ends[:-1])
+    return {
+        name: whole[:, start:end]
+        for name, start, end in zip(views, starts, ends, strict=True)
+    }
+
+
+def _first_not_finite(matrix: sparse.csr_matrix | TokenMatrix) -> int | None:
+    """The first row that has such a number."""
+    if isinstance(matrix, TokenMatrix):
+        finite, starts = np.isfinite(matrix.tokens_TD).all(axis=1), matrix.starts
+    else:
+        finite, starts = np.isfinite(matrix.data), matrix.indptr
+    wrong = np.flatnonzero(~finite)
+    if not len(wrong):
+        return None
+    return int(np.searchsorted(starts, wrong[0], side="right")) - 1
 
 
 def _stacked(parts: list, terms: int) -> sparse.csr_matrix | TokenMatrix:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
+from lsrjax.data.corpus import spelled_otherwise
 from lsrjax.data.sources import ENGLISH, Group, Pair
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -21,19 +22,20 @@ METRICS = ("nDCG@10", "R@100")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Queries, a corpus, and the one relevant document of each query.
+    """Queries, a corpus, and the relevant documents of each query.
 
     Attributes:
       queries: Q texts.
       languages: of each query.
       corpus: N texts.
-      relevant: for each query the position of its document in the corpus.
+      relevant: for each query the position of its document in the corpus, or the grades
+        of judged documents by position.
     """
 
     queries: Sequence[str]
     languages: Sequence[str]
     corpus: Sequence[str]
-    relevant: Sequence[int]
+    relevant: Sequence[measures.Relevant]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +86,10 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
     """Held-out examples as a retrieval task.
 
     Pairs: the translation looks for the English text among all English texts. Groups:
-    the query, in each language there is, looks for its first positive among all
-    documents, in English where there is English.
+    the query, in each language there is, looks for its positives among all documents,
+    in English where there is English: among those of the whole corpus, with every
+    judgement, where the groups hold ids, as a BEIR folder does; else among those of all
+    groups.
 
     Args:
       source: pairs or groups.
@@ -93,36 +97,80 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
       languages: whether the queries of groups in a language count.
 
     Raises:
-      InputError: no query is in such a language.
+      InputError: no query is in such a language, or a judgement that has no document.
     """
-    corpus: dict[str, int] = {}
-    queries = []
-    for index in range(len(source)):
-        example = source[index]
-        if isinstance(example, Pair):
-            relevant = corpus.setdefault(example.english, len(corpus))
-            queries.append((example.translation, example.language, relevant))
-            continue
-        relevant = corpus.setdefault(_english(example.positives[0]), len(corpus))
-        for text in (*example.positives[1:], *example.negatives):
-            corpus.setdefault(_english(text), len(corpus))
-        queries += [
-            (text, language, relevant)
-            for language, text in example.query.items()
-            if languages(language)
-        ]
+    by_id = getattr(source, "by_id", False)
+    corpus, queries = (_judged if by_id else _own)(source, languages)
     if not queries:
         raise InputError(
             "The dev data has no query in the languages of config.data.query_languages."
             " Name one that it has, or leave config.dev.source empty."
         )
     chosen = np.linspace(0, len(queries) - 1, min(limit, len(queries))).astype(int)
-    texts, languages, relevant = zip(*(queries[i] for i in chosen), strict=True)
-    return Task(texts, languages, list(corpus), relevant)
+    texts, spoken, relevant = zip(*(queries[i] for i in chosen), strict=True)
+    return Task(texts, spoken, corpus, relevant)
+
+
+def _own(source, languages) -> tuple[list[str], list[tuple]]:
+    """The documents of pairs or groups, equal ones once; and the queries."""
+    corpus: dict[str, int] = {}
+    queries: list[tuple] = []
+    for index in range(len(source)):
+        example = source[index]
+        if isinstance(example, Pair):
+            relevant = corpus.setdefault(example.english, len(corpus))
+            queries.append((example.translation, example.language, relevant))
+            continue
+        grades = {
+            corpus.setdefault(_english(text), len(corpus)): 1
+            for text in example.positives
+        }
+        for text in example.negatives:
+            corpus.setdefault(_english(text), len(corpus))
+        queries += _asked(example.query, languages, grades)
+    return list(corpus), queries
+
+
+def _judged(source, languages) -> tuple[list[str], list[tuple]]:
+    """All documents of the corpus that the rows of a source are of; and the queries."""
+    corpus, places = [], {}
+    for place in range(len(source.documents)):
+        key, text = source.documents.item(place)
+        places[key] = place
+        corpus.append(_english(text))
+    queries: list[tuple] = []
+    for index in range(len(source)):
+        where, query, judged = source.judged(index)
+        grades = {}
+        for key, grade in judged.items():
+            if grade % 1:
+                raise InputError(
+                    f"{where}: the document {key!r} has the grade {grade:g}. Metrics"
+                    " take whole numbers: 0 for not relevant, 1 and more for relevant."
+                )
+            place = places.get(key, places.get(spelled_otherwise(key)))
+            if place is not None:
+                grades[place] = int(grade)
+            elif grade > 0:
+                raise InputError(
+                    f"{where}: the relevant document {key!r} is not in the corpus"
+                    f" ({len(corpus):,} documents). Add it, or remove its judgement."
+                )
+        # Without any, the query counts as 0, as in trec_eval.
+        queries += _asked(query, languages, grades or {0: 0})
+    return corpus, queries
+
+
+def _asked(query: Mapping[str, str], languages, relevant) -> list[tuple]:
+    return [
+        (text, language, relevant)
+        for language, text in query.items()
+        if languages(language)
+    ]
 
 
 def _english(text: Mapping[str, str]) -> str:
-    return text.get(ENGLISH) or next(iter(text.values()))
+    return text.get(ENGLISH) or next(iter(text.values()), "")
 
 
 def cross_lingual(groups: Sequence[Group], languages: Sequence[str]) -> Task:

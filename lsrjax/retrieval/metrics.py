@@ -1,17 +1,21 @@
 """Ranking metrics, computed by ir_measures, and the size of representations."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import ir_measures
 import numpy as np
 from scipy import sparse
 
+Relevant = int | Collection[int] | Mapping[int, int]
+
+# Documents of a ranking that a measure without cut-off looks at, as in TREC.
+_UNCUT_DEPTH = 1000
 DEFAULT_METRICS = ("nDCG@10", "R@100")
 
 
 def evaluate(
     hits: np.ndarray,
-    relevant: Sequence[int] | Sequence[Collection[int]],
+    relevant: Sequence[Relevant],
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, float]:
     """Averages ranking metrics over all queries.
@@ -20,7 +24,8 @@ def evaluate(
 
     Args:
         hits: [Q, depth] document indices, best first; -1 stands for no hit.
-        relevant: the relevant document, or a collection of them, of each query.
+        relevant: of each query, its relevant document, a collection of them, or a
+            mapping from judged documents to whole grades (above 0: relevant).
         metrics: names as ir_measures writes them, such as nDCG@10, R@100, RR@10.
 
     Returns:
@@ -36,14 +41,15 @@ def evaluate(
 
 def per_query(
     hits: np.ndarray,
-    relevant: Sequence[int] | Sequence[Collection[int]],
+    relevant: Sequence[Relevant],
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, np.ndarray]:
     """Computes ranking metrics for each query.
 
     Args:
         hits: [Q, depth] document indices, best first; -1 stands for no hit.
-        relevant: the relevant document, or a collection of them, of each query.
+        relevant: of each query, its relevant document, a collection of them, or a
+            mapping from judged documents to whole grades (above 0: relevant).
         metrics: names as ir_measures writes them.
 
     Returns:
@@ -74,8 +80,12 @@ def per_query(
 
 
 def required_depth(metrics: Sequence[str]) -> int:
-    """Returns the largest cut-off among `metrics`, at least 1: the depth to search."""
-    cutoffs = [_parse(name).params.get("cutoff", 1) for name in metrics]
+    """Returns the depth to search: the largest cut-off, 1,000 for metrics without one.
+
+    Metrics that need no ranking beyond a cut-off name it: nDCG@10. Without it (AP, RR,
+    nDCG), they look at the whole ranking, of which TREC keeps 1,000.
+    """
+    cutoffs = [_parse(name).params.get("cutoff", _UNCUT_DEPTH) for name in metrics]
     return max(cutoffs, default=1)
 
 
@@ -133,23 +143,22 @@ def _check_hits(hits: np.ndarray, queries: int) -> None:
         )
 
 
-def _qrels(
-    relevant: Sequence[int] | Sequence[Collection[int]],
-) -> dict[str, dict[str, int]]:
+def _qrels(relevant: Sequence[Relevant]) -> dict[str, dict[str, int]]:
     qrels = {}
     for query, docs in enumerate(relevant):
         docs = [docs] if isinstance(docs, int | np.integer) else docs
-        if not len(docs):
+        grades = docs if isinstance(docs, Mapping) else dict.fromkeys(docs, 1)
+        if not grades:
             raise ValueError(
                 f"metrics: query {query} has no relevant document, so no metric is "
                 "defined for it; leave it out of the queries."
             )
-        if min(docs) < 0:
+        if min(grades) < 0:
             raise ValueError(
-                f"metrics: the relevant document of query {query} is {min(docs)}; "
+                f"metrics: the relevant document of query {query} is {min(grades)}; "
                 "it has to be a row of the corpus, counted from 0."
             )
-        qrels[str(query)] = {str(doc): 1 for doc in docs}
+        qrels[str(query)] = {str(doc): int(grade) for doc, grade in grades.items()}
     return qrels
 
 

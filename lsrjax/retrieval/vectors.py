@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from lsrjax.errors import InputError
+from lsrjax.retrieval.maxsim import TokenMatrix
 
 _STATE = "state.json"
 _COPIED_BYTES = 1 << 24
@@ -127,23 +128,67 @@ class NpzFile(VectorFile):
         kind = "<i4" if max(total, columns) <= np.iinfo(np.int32).max else "<i8"
         temporary = self._folder / "whole.npz"
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            _copy(archive, "data", self._folder / "data", "<f4", "<f4", total)
-            _copy(archive, "indices", self._folder / "indices", "<i4", kind, total)
-            for name, array in (
-                ("indptr", indptr.astype(kind)),
-                ("shape", np.array([len(counts), columns])),
-                ("format", np.array(b"csr")),
-            ):
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array)
+            _copy(archive, self._folder / "data", "<f4", "<f4", (total,))
+            _copy(archive, self._folder / "indices", "<i4", kind, (total,))
+            _write(archive, "indptr", indptr.astype(kind))
+            _write(archive, "shape", np.array([len(counts), columns]))
+            _write(archive, "format", np.array(b"csr"))
         self._finished(temporary)
 
 
-def _copy(archive, name: str, path: pathlib.Path, kind: str, wanted: str, count: int):
+class EmbeddingsFile(VectorFile):
+    """Embeddings: `embeddings` [N, D] float32, a row a text.
+
+    Of tokens [T, D], all texts' one after the other, and `starts` [N + 1]: where each
+    text's tokens begin, and in the end T.
+    """
+
+    _PARTS = ("embeddings", "counts")
+
+    def add(self, matrix: sparse.csr_matrix | TokenMatrix, ids: Sequence[str]) -> None:
+        """Adds texts; their ids are not kept, their order is."""
+        of_tokens = isinstance(matrix, TokenMatrix)
+        rows = matrix.tokens_TD if of_tokens else matrix.toarray()
+        self._files["embeddings"].write(rows.astype("<f4").tobytes())
+        if of_tokens:
+            counts = np.diff(matrix.starts).astype("<i8")
+            self._files["counts"].write(counts.tobytes())
+        self._written(matrix.shape[0])
+
+    def finish(self, columns: int) -> None:
+        """Puts the file together, in bounded memory but for 8 bytes a text.
+
+        Args:
+          columns: numbers of an embedding.
+        """
+        self._close_parts()
+        counts = np.fromfile(self._folder / "counts", "<i8")
+        embeddings = self._folder / "embeddings"
+        rows = embeddings.stat().st_size // (4 * columns)
+        temporary = self._folder / "whole.npz"
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            _copy(archive, embeddings, "<f4", "<f4", (rows, columns))
+            if len(counts):
+                _write(archive, "starts", np.concatenate([[0], np.cumsum(counts)]))
+        self._finished(temporary)
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, array)
+
+
+def _copy(
+    archive: zipfile.ZipFile,
+    path: pathlib.Path,
+    kind: str,
+    wanted: str,
+    shape: tuple[int, ...],
+) -> None:
     """A raw file as an array in the archive."""
-    header = {"descr": wanted, "fortran_order": False, "shape": (count,)}
+    header = {"descr": wanted, "fortran_order": False, "shape": shape}
     with (
-        archive.open(f"{name}.npy", "w", force_zip64=True) as file,
+        archive.open(f"{path.name}.npy", "w", force_zip64=True) as file,
         open(path, "rb") as raw,
     ):
         np.lib.format.write_array_header_1_0(file, header)
@@ -152,7 +197,11 @@ def _copy(archive, name: str, path: pathlib.Path, kind: str, wanted: str, count:
 
 
 class JsonlFile(VectorFile):
-    """A line a text: its id, and the weights of its terms, the strongest first."""
+    """A line a text, its id and its vector, as SEISMIC reads them.
+
+    `{"id": "d1", "vector": {"term": 1.5}}`, the strongest term first; of an embedding,
+    `vector` is a list of numbers, and of those of tokens a list of such lists.
+    """
 
     _PARTS = ("lines.jsonl",)
 
@@ -160,36 +209,49 @@ class JsonlFile(VectorFile):
         self,
         path: pathlib.Path,
         made_of: Mapping[str, Any],
-        terms: Mapping[str, Sequence[str]],
+        terms: Sequence[str] = (),
     ):
         """As a `VectorFile`.
 
         Args:
           path: the finished file's.
           made_of: what the rows depend on.
-          terms: by view, the names of its columns, which lie side by side.
+          terms: the names of the columns, which lie side by side; none of embeddings.
         """
         super().__init__(path, made_of)
-        self._views = list(terms)
-        self._terms = [(view, name) for view, names in terms.items() for name in names]
+        self._terms = terms
 
-    def add(self, matrix: sparse.csr_matrix, ids: Sequence[str]) -> None:
-        """Adds rows and their ids."""
-        lines = []
-        for row, key in enumerate(ids):
-            places = slice(matrix.indptr[row], matrix.indptr[row + 1])
-            columns, weights = matrix.indices[places], matrix.data[places]
-            terms: dict[str, dict[str, float]] = {view: {} for view in self._views}
-            for place in np.argsort(-weights, kind="stable"):
-                view, name = self._terms[columns[place]]
-                # float32's shortest decimal, not the digits of its double.
-                terms[view][name] = float(str(weights[place]))
-            lines.append(json.dumps({"id": key, **terms}, ensure_ascii=False))
+    def add(self, matrix: sparse.csr_matrix | TokenMatrix, ids: Sequence[str]) -> None:
+        """Adds texts and their ids."""
+        lines = [
+            json.dumps(
+                {"id": key, "vector": self._vector(matrix, row)},
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+            for row, key in enumerate(ids)
+        ]
         text = "".join(f"{line}\n" for line in lines)
-        self._files["lines.jsonl"].write(text.encode("utf-8", "surrogatepass"))
+        self._files["lines.jsonl"].write(text.encode())
         self._written(len(ids))
+
+    def _vector(self, matrix: sparse.csr_matrix | TokenMatrix, row: int) -> Any:
+        if isinstance(matrix, TokenMatrix):
+            return [_numbers(one) for one in matrix[row : row + 1].tokens_TD]
+        if not self._terms:
+            return _numbers(matrix[row].toarray()[0])
+        places = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        columns, weights = matrix.indices[places], matrix.data[places]
+        order = np.argsort(-weights, kind="stable")
+        names = [self._terms[column] for column in columns[order]]
+        return dict(zip(names, _numbers(weights[order]), strict=True))
 
     def finish(self, columns: int) -> None:
         """Gives the file its name."""
         self._close_parts()
         self._finished(self._folder / "lines.jsonl")
+
+
+def _numbers(weights: np.ndarray) -> list[float]:
+    """float32's shortest decimals, not the digits of its doubles."""
+    return [float(str(weight)) for weight in weights]

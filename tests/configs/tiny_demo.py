@@ -17,7 +17,7 @@ def get_config():
         stage.data.document_length = 16
         stage.data.length_parts = 2
         stage.batch_size = 4
-        stage.steps = 8
+        stage.steps = stage.optim.warmup_steps = 8
         stage.log.every = 1
         stage.checkpoint.every = 3
         stage.dev.queries = 20

@@ -60,6 +60,26 @@ CASES = {
         "bert",
         {"towers": "separate", "markers": ("##ly", "##ing")},
     ),
+    "opensearch": (
+        "splade",
+        "bert",
+        {"tied": True, "activation": "log1p_relu", "most_active": 6},
+    ),
+    "opensearch sum": (
+        "splade",
+        "xlm-roberta",
+        {"pooling": "sum", "activation": "log1p_relu"},
+    ),
+    "opensearch static": (
+        "inference-free",
+        "distilbert",
+        {
+            "tied": True,
+            "queries": "static",
+            "activation": "log1p_relu",
+            "most_active": 4,
+        },
+    ),
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from lsrjax import results
+from lsrjax.convert import public
 from lsrjax.convert.card import write_card
 from lsrjax.convert.portable import Portable
 from lsrjax.models.encoder import EncoderConfig
@@ -102,6 +103,61 @@ def test_a_model_whose_licence_is_not_listed_is_pointed_to(tmp_path):
 )
 def test_the_licence_of_what_was_only_converted(tmp_path, name, licence):
     assert card(tmp_path, name=name)[0]["license"] == licence
+
+
+def test_dev_figures_are_an_evaluation(tmp_path):
+    dev = {"source": "files", "files": "/home/someone/dev set/dev.jsonl"}
+    _, text = card(tmp_path, config=DISTILL | {"dev": dev}, dev={"nDCG@10": 0.43219})
+    assert "On the dev data (…/dev.jsonl):" in text
+    assert "| nDCG@10 | 0.4322 |" in text
+    assert "No evaluation" not in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("data.files", "/home/someone/my data/rows.jsonl", "…/rows.jsonl"),
+        ("data.files", "file:///home/someone/rows.jsonl", "…/rows.jsonl"),
+        ("data.files", "~/someone/rows.jsonl", "…/rows.jsonl"),
+        ("data.files", "someone/rows.jsonl", "…/rows.jsonl"),
+        ("data.files", "someone, and/others/rows-*.jsonl", "…,…/rows-*.jsonl"),
+        ("data.files", "rows.jsonl", "rows.jsonl"),
+        ("data.files", ["a/someone/x.jsonl", "y.jsonl"], ["…/x.jsonl", "y.jsonl"]),
+        (
+            "data.corpus",
+            "en:/x/someone is here/docs.tsv,de:docs.de.tsv",
+            "en:…/docs.tsv,de:docs.de.tsv",
+        ),
+        ("data.corpus", "de:datasets:me/docs", "de:datasets:me/docs"),
+        ("dev.files", r"C:\Users\someone\dev.jsonl", "C:…/dev.jsonl"),
+        ("init.model", "/home/someone/a b/model", "…/model"),
+        ("init.model", "stage:align", "stage:align"),
+        ("teacher.model", "me/teacher", "me/teacher"),
+        ("data.sets.web.files", "file:/srv/someone/web.jsonl", "file:…/web.jsonl"),
+        ("optim.freeze", "norm/|scale$", "norm/|scale$"),
+        ("anything", "/home/some one/x.txt", "…/x.txt"),
+        ("anything", "see /home/someone/x.txt", "see …/x.txt"),
+    ],
+)
+def test_a_config_is_shown_without_folders(tmp_path, field, value, shown):
+    config, wanted = value, shown
+    for key in reversed(field.split(".")):
+        config, wanted = {key: config}, {key: wanted}
+    assert public.tree(config) == wanted
+    _, text = card(tmp_path, config=config)
+    assert "some one" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("/home/someone/model", "# model\n"),
+        ("./models/mine", "# mine\n"),
+        ("me/mine", "# me/mine\n"),
+    ],
+)
+def test_a_folder_is_called_by_its_own_name(tmp_path, name, title):
+    assert title in card(tmp_path, name=name)[1]
 
 
 def test_another_stage_s_results_are_left_out():

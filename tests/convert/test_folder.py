@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from lsrjax.convert.folder import whole_folder
+from lsrjax.convert.folder import whole_folder, write_weights
 from lsrjax.errors import InputError
 
 # Writes half of a folder, says so, and waits to be killed.
@@ -39,6 +40,27 @@ def test_a_whole_folder_appears_at_the_end(tmp_path):
     assert (tmp_path / "out/a").read_text() == "a"
     with pytest.raises(InputError, match=r"--out .*out exists"):
         whole_folder(tmp_path / "out").__enter__()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_and_folders_follow_the_umask(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "below").mkdir(mode=0o700)
+            state = {"x": np.zeros(3, np.float32)}
+            write_weights(folder / "below", state)
+            (folder / "open").write_text("")
+            (folder / "open").chmod(0o666)
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))
+    }
+    folders = dict.fromkeys(("out", "below"), 0o777 & ~umask)
+    files = dict.fromkeys(("open", "model.safetensors"), 0o666 & ~umask)
+    assert modes == folders | files
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), ValueError(), SystemExit()])

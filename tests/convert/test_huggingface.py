@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import tokenizers
 import torch
 import transformers
 from flax import nnx
@@ -21,8 +20,8 @@ from lsrjax.convert.huggingface import (
     Allowed,
     CheckpointError,
     load_checkpoint,
-    load_tokenizer,
     read_config,
+    tokenizer_folder,
 )
 from lsrjax.models.encoder import Encoder
 from lsrjax.models.layers import MLMTransform
@@ -36,6 +35,7 @@ MODELS = {
         transformers.DistilBertForMaskedLM,
     ),
     "roberta-mlm": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),
+    "camembert-mlm": (transformers.CamembertConfig, transformers.CamembertForMaskedLM),
     "xlmr": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel),
     "xlmr-mlm": (transformers.XLMRobertaConfig, transformers.XLMRobertaForMaskedLM),
 }
@@ -247,26 +247,6 @@ def test_hub_repository_is_downloaded_file_by_file(hub, bert):
     assert {"config.json", "model.safetensors"} < set(weights)
 
 
-def test_tokenizer_comes_back(tmp_path):
-    model = tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "sea": 2}, "[UNK]")
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(tmp_path)
-    loaded = load_tokenizer(str(tmp_path))
-    assert loaded("the sea")["input_ids"] == [1, 2]
-    assert loaded.pad_token_id == 0
-
-    for content in ("{", '{"model": {"type": "Unheard"}}'):
-        (tmp_path / "tokenizer.json").write_text(content)
-        with pytest.raises(CheckpointError, match="could not be read"):
-            load_tokenizer(str(tmp_path))
-    (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no tokenizer.*tokenizer\.json"):
-        load_tokenizer(str(tmp_path))
-
-
 @pytest.mark.parametrize("start", ["./", "/", "~/", "a/b/"])
 def test_missing_folder_is_never_looked_up_on_the_hub(start, hub):
     with pytest.raises(
@@ -428,7 +408,7 @@ def test_untied_config_without_a_decoder_is_refused(tmp_path):
         load_checkpoint(str(tmp_path))
 
 
-@pytest.mark.parametrize("read", [load_checkpoint, read_config, load_tokenizer])
+@pytest.mark.parametrize("read", [load_checkpoint, read_config, tokenizer_folder])
 def test_offline_names_the_repository_and_the_way_out(read, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

@@ -17,8 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from lsrjax import export
 from lsrjax.checkpoint import load_model
-from lsrjax.convert.huggingface import Allowed, load_checkpoint, load_tokenizer
+from lsrjax.convert.huggingface import Allowed, load_checkpoint
 from lsrjax.errors import InputError
+from lsrjax.tokenizer import reading
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "bert"
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -143,6 +144,26 @@ MALFORMED = {
         lambda f: rewrite_json(f, "config.json", num_hidden_layers=10**12),
         r"tensors do not fit config\.json",
     ),
+    "not a number": (
+        lambda f: rewrite_json(f, "config.json", layer_norm_eps=float("nan")),
+        r"config\.json is not JSON: NaN is not a finite number",
+    ),
+    "too large for a number": (
+        lambda f: (f / "config.json").write_text('{"layer_norm_eps": 1e999}'),
+        r"1e999 is not a finite number",
+    ),
+    "dropout": (
+        lambda f: rewrite_json(f, "config.json", hidden_dropout_prob=1.5),
+        r"hidden_dropout_prob is 1\.5, which has to be a number from 0 to below 1",
+    ),
+    "padding": (
+        lambda f: rewrite_json(f, "config.json", pad_token_id="0"),
+        r"pad_token_id is '0', which has to be a whole number from 0 on",
+    ),
+    "type": (
+        lambda f: rewrite_json(f, "config.json", model_type=["bert"]),
+        r"model_type is \['bert'\], but only bert, ",
+    ),
     "no number": (
         lambda f: rewrite_json(f, "config.json", vocab_size="many"),
         r"vocab_size is 'many', which has to be a whole number",
@@ -165,6 +186,40 @@ def test_malformed_folders_end_with_an_error_and_no_output(
     printed = capsys.readouterr()
     assert re.search(message, printed.err), printed.err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_other_programs_write_is_read(folder):
+    expected = load_checkpoint(str(folder))
+    # A byte order mark; null where there is no value, as if the key were not there.
+    nothing = dict.fromkeys(("pad_token_id", "position_embedding_type"))
+    rewrite_json(folder, "config.json", architectures=None, **nothing)
+    path = folder / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    found = load_checkpoint(str(folder))
+    assert found.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_pickles_are_read_or_refused(zipped, folder):
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(value) for name, value in state.items()}
+    path = folder / "pytorch_model.bin"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    whole, refused = path.read_bytes(), 0
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        data = bytearray(whole)
+        # What says where the tensors are is in front, or at the end.
+        data[rng.choice([1, -1]) * rng.integers(2500)] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        try:
+            load_checkpoint(str(folder), Allowed(pickle=True))
+        except InputError:
+            refused += 1
+    assert refused > 10
 
 
 def test_shapes_are_compared_before_anything_is_read(folder):
@@ -261,10 +316,8 @@ def test_code_beside_a_model_never_runs(folder, tmp_path):
     tokenizer = {"AutoTokenizer": [None, "tokenization_own.T"]}
     rewrite_json(folder, "tokenizer_config.json", auto_map=tokenizer)
     load_checkpoint(str(folder))
-    try:
-        load_tokenizer(str(folder))
-    except InputError as error:
-        assert "trust_remote_code" in str(error)
+    with pytest.raises(InputError, match=r"auto_map names .*tokenization_own\.T"):
+        reading.read(folder)
     rewrite_json(folder, "config.json", model_type="own")
     with pytest.raises(InputError, match="model_type is 'own'"):
         load_checkpoint(str(folder))

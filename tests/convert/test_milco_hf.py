@@ -39,6 +39,7 @@ from lsrjax.convert.huggingface import Allowed
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.retrieval.terms import names_of
 
 TESTS = pathlib.Path(__file__).parents[1]
 PROGRAM = TESTS / "programs" / "milco_in_transformers.py"
@@ -194,6 +195,18 @@ def test_terms(models):
     found = [vector[0, places[name]] for name in terms]
     np.testing.assert_allclose(found, weights, atol=1e-5 * weights[0])
     assert {name[0] for name in terms} == {"e", "m"}
+
+
+@pytest.mark.parametrize("case", ["pivot", "echo"])
+def test_terms_have_the_same_names_there_and_here(models, case):
+    model, folder = models[case]
+    loaded = program.load(str(folder))
+    theirs = loaded.get_vocab()
+    tokenizers = TextTokenizer(model.tokenizer), TextTokenizer(model.pivot_tokenizer)
+    found = names_of(model.spec, *tokenizers)
+    assert found == [theirs.get(i, f"#{i}") for i in range(loaded.columns)]
+    marks = {name[:2] for name in found if name[0] != "#"}
+    assert marks == ({"e_", "m_"} if case == "echo" else {"e_"})
 
 
 def test_misuse_is_refused(models):

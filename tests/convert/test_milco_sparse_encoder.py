@@ -8,6 +8,7 @@ import pytest
 import torch
 from milco_models import (
     LENGTHS,
+    TEXTS,
     all_texts,
     assert_identical,
     assert_same,
@@ -174,13 +175,25 @@ def test_the_card_says_how_to_load_it(models):
     assert f"the {E:,} English terms, then the {M:,} tokens" in card
 
 
-def test_vectors_that_are_cut_there_are_refused(models, tmp_path):
+def test_vectors_that_are_cut_there_are_cut_here(models, tmp_path):
     folder = tmp_path / "folder"
     shutil.copytree(models["options"][1], folder)
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"max_active_dims": 9}))
-    with pytest.raises(InputError, match="max_active_dims is 9"):
-        export.open_portable(str(folder))
+    model = export.open_portable(str(folder))
+    cut, whole = ours(model, TEXTS, "query"), ours(models["options"][0], TEXTS, "query")
+    counts = np.diff(whole.indptr)
+    np.testing.assert_array_equal(np.diff(cut.indptr), np.minimum(counts, 9))
+    for row, count in enumerate(counts):
+        if count:
+            # Of both views together.
+            kept = np.sort(whole[row].data)[-9:]
+            np.testing.assert_allclose(np.sort(cut[row].data), kept, rtol=1e-6)
+    with pytest.raises(InputError, match="weights are kept. Possible are milco-sparse"):
+        export.export(str(folder), "milco-hf", tmp_path / "out")
+    export.export(str(folder), TARGET, tmp_path / "out")
+    written = (tmp_path / "out" / path.name).read_text()
+    assert json.loads(written)["max_active_dims"] == 9
 
 
 def test_only_milco_with_one_tower_goes_there(models, tmp_path):

@@ -41,6 +41,13 @@ TEXTS = [
 CASES = {
     "splade": {"head": "splade", "tied": True},
     "splade of sums": {"head": "splade", "tied": False, "pooling": "sum"},
+    "log1p twice": {"head": "splade", "tied": True, "activation": "log1p_relu"},
+    "log1p twice of sums": {
+        "head": "splade",
+        "tied": True,
+        "activation": "log1p_relu",
+        "pooling": "sum",
+    },
     "distilbert": {"head": "splade", "tied": True, "family": "distilbert"},
     "milco": {"head": "milco", "lexecho": True},
     "milco, strongest repeats": {

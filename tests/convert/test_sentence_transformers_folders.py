@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from sentence_transformers import (
 )
 
 from lsrjax import checkpoint, export, references
+from lsrjax.convert.huggingface import SHAPES
 from lsrjax.convert.portable import Portable
 from lsrjax.data import embedded
 from lsrjax.data.tokenization import TextTokenizer
@@ -83,6 +85,8 @@ def some(*quick, but=()):
 @some(
     "splade untied sum",
     "splade towers",
+    "opensearch",
+    "opensearch sum",
     "splade distilbert",
     "static",
     "csr",
@@ -180,6 +184,21 @@ def test_what_a_format_cannot_hold_is_refused(what, tmp_path):
     with pytest.raises(InputError, match=message):
         export.export(str(tmp_path / "stage"), target, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"stage"}
+
+
+@pytest.mark.parametrize("weights", [True, False], ids=["weights", "no weights"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_folder_is_planned_as_it_is_trained(case, weights, folders, tmp_path):
+    folder = shutil.copytree(folders(case), tmp_path / "model")
+    wanted = references.open_model(str(folder), tmp_path)
+    if not weights:  # as of a model on the hub, of which a plan fetches no weights
+        for path in folder.rglob("*.safetensors"):
+            path.unlink()
+    found = references.open_model(str(folder), tmp_path, allowed=SHAPES)
+    assert found.lengths == wanted.lengths
+    assert found.spec == wanted.spec
+    shapes = [jax.tree.map(np.shape, model.params) for model in (found, wanted)]
+    assert shapes[0] == shapes[1]
 
 
 def test_towers_are_different_models():

@@ -94,7 +94,7 @@ CASES = {
             (changed(neg_scores=[1.0, math.inf]), "bad score"),
             (changed(neg_scores=[1.0, "high"]), "bad score"),
             (changed(neg_scores=[1.0]), "bad score"),
-            (changed(pos_scores=None, neg_scores=None), "bad score"),
+            (changed(pos_scores=None, neg_scores=None), "no scores"),
         ],
     ),
     "alignment": (
@@ -139,7 +139,7 @@ CASES = {
             (changed(negative=3), "wrong type"),
             (changed(label=NAN), "bad score"),
             (changed(label=[1.0, 2.0, 3.0]), "bad score"),
-            (changed(label=None), "bad score"),
+            (changed(label=None), "no scores"),
         ],
     ),
     "labelled": (
@@ -419,7 +419,7 @@ def test_parquet(tmp_path):
         7: "empty text",
         70: "no positive",
         71: "bad score",
-        72: "bad score",
+        72: "no scores",
         299: "broken UTF-8",
     }
     assert entries(tmp_path)[0]["row"] == 7

@@ -1,7 +1,6 @@
 import concurrent.futures
 import json
-import mmap
-import sys
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsrjax.data import index
-from lsrjax.data.corpus import Corpus, read_qrels, state
+from lsrjax.data.corpus import Corpus, state
 from lsrjax.data.examples import ANY
+from lsrjax.data.judgements import read_qrels
 from lsrjax.errors import InputError
 
 TEXTS = {"7": "Grüße", "d-1": "a house", "x" * 90: "数学 に基く", "0": "zero"}
@@ -76,11 +76,26 @@ def test_ids_of_one_hash_are_told_apart(path, monkeypatch):
         found.get("D9", "row 0")
 
 
-def test_an_id_that_occurs_twice_is_refused(tmp_path):
-    for name in ("a.tsv", "b.tsv"):
-        write_tsv(tmp_path / name, TEXTS)
-    with pytest.raises(InputError, match=r"a\.tsv and .*b\.tsv: the id .* twice"):
+def test_an_id_with_two_texts_is_refused(tmp_path):
+    write_tsv(tmp_path / "a.tsv", TEXTS)
+    write_tsv(tmp_path / "b.tsv", TEXTS | {"0": "another"})
+    with pytest.raises(InputError, match=r"a\.tsv and .*b\.tsv: the id '0' .* twice"):
         opened(tmp_path / "*.tsv")
+
+
+@pytest.mark.parametrize("one_hash", [False, True])
+def test_a_text_that_is_repeated_is_taken_once(path, tmp_path, monkeypatch, one_hash):
+    """In one file or in several, twice or more often; as MIRACL's Korean corpus has."""
+    if one_hash:
+        monkeypatch.setattr(index, "id_hash", lambda key: 5)
+    shutil.copy(path, tmp_path / f"again{path.suffix}")
+    write_tsv(tmp_path / "third.tsv", {"d-1": "a house", "new": "text"})
+    found = opened(f"{path},{tmp_path}/again{path.suffix},{tmp_path}/third.tsv")
+    assert len(found) == len(TEXTS) + 1
+    for key, text in TEXTS.items():
+        assert found.get(key, "row 0") == {ANY: text}
+    items = [found.documents.item(i) for i in range(len(found.documents))]
+    assert items == [(k, {ANY: t}) for k, t in [*TEXTS.items(), ("new", "text")]]
 
 
 def test_languages_and_shards(tmp_path):
@@ -115,8 +130,7 @@ def test_an_index_holds_no_texts(path, monkeypatch):
         before = pa.total_allocated_bytes()
         assert buffer.size and opened(path) and pa.total_allocated_bytes() == before
     else:
-        assert isinstance(file._lines._bytes, mmap.mmap)
-        assert sys.getsizeof(file._lines._bytes) < 200
+        assert not [v for v in vars(file._lines).values() if isinstance(v, bytes)]
     read, real = [], type(file).read
     counted = lambda self, offset: read.append(offset) or real(self, offset)  # noqa: E731
     monkeypatch.setattr(type(file), "read", counted)
@@ -138,7 +152,7 @@ def test_an_index_holds_no_texts(path, monkeypatch):
         ("a.jsonl", '{"id": 1, "text": null}\n', "the text is None, not a string"),
         ("a.tsv", "1\ta\n2 b\n", "line 2 has 1 cells: .*id, text and maybe title"),
         ("a.parquet", "PAR1", r"a\.parquet \(4 bytes\) is not a whole Parquet file"),
-        ("a.csv", "1,a\n", "unknown type '.csv' of a file of texts; known are .jsonl"),
+        ("a.xls", "1,a\n", "unknown type '.xls' of a file of texts; known are .jsonl"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, content, message):
@@ -162,7 +176,7 @@ def test_no_files_and_empty_ones(tmp_path):
 def test_judgements(tmp_path):
     path = tmp_path / "train.tsv"
     path.write_text("query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t0\nq2\tc\t1\n")
-    assert read_qrels(path) == {"q1": (["a"], ["b"]), "q2": (["c"], [])}
+    assert read_qrels(path) == {"q1": {"a": 2, "b": 0}, "q2": {"c": 1}}
     path.write_text("query-id\tcorpus-id\tscore\nq1 a 1\n")
     with pytest.raises(InputError, match=r"train\.tsv, line 2 is \['q1 a 1'\]"):
         read_qrels(path)
@@ -216,7 +230,7 @@ def test_an_index_of_a_data_set_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_KEPT", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     opened(name)
-    monkeypatch.setattr("lsrjax.data.corpus._TableTexts.ids", None)
+    monkeypatch.setattr("lsrjax.data.texts._TableTexts.ids", None)
     assert opened(name).get("7", "row") == {ANY: "Grüße"}
 
 

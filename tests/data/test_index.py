@@ -1,4 +1,5 @@
 import concurrent.futures
+import hashlib
 import os
 import random
 
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 
 from lsrjax.data import index
-from lsrjax.data.corpus import Corpus, _LineTexts
+from lsrjax.data.corpus import Corpus
 from lsrjax.data.examples import ANY
+from lsrjax.data.texts import _LineTexts
 
 TEXTS = {f"d{i}": f"text {i}" for i in range(40)}
 
@@ -62,7 +64,9 @@ def test_hashes_are_the_same_in_every_process():
 def test_what_is_kept_is_sorted_and_complete(tmp_path, folder):
     texts_of(write(tmp_path / "a.tsv", TEXTS))
     (path,) = folder.iterdir()
-    hashes, places = np.load(path)
+    digest, contents = path.read_bytes().split(b"\n", 1)
+    assert digest.decode() == hashlib.blake2b(contents, digest_size=16).hexdigest()
+    hashes, places = np.frombuffer(contents, np.int64).reshape(2, -1)
     assert sorted(map(index.id_hash, TEXTS)) == hashes.tolist()
     assert len(set(places.tolist())) == len(TEXTS)
 
@@ -88,8 +92,23 @@ def test_a_broken_index_is_made_again(tmp_path, folder, scans, content):
     kept.write_bytes(whole[:-9] if content is None else content)
     assert texts_of(path) == TEXTS and len(scans) == 2
     assert kept.read_bytes() == whole
-    np.save(kept, np.zeros(3))
-    assert texts_of(path) == TEXTS and len(scans) == 3
+
+
+def test_a_flipped_bit_of_an_index_is_found_and_said(tmp_path, folder, scans, caplog):
+    path = write(tmp_path / "a.tsv", TEXTS)
+    texts_of(path)
+    (kept,) = folder.iterdir()
+    whole = kept.read_bytes()
+    rng = random.Random(0)
+    places = rng.sample(range(8 * len(whole)), 40)
+    for count, place in enumerate(places, start=2):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        kept.write_bytes(flipped)
+        caplog.clear()
+        assert texts_of(path) == TEXTS and len(scans) == count
+        assert f"{kept} is damaged; it is made again" in caplog.text
+        assert kept.read_bytes() == whole
 
 
 def test_several_make_it_at_once(tmp_path, folder):
@@ -98,14 +117,14 @@ def test_several_make_it_at_once(tmp_path, folder):
 
     def one(seed):
         if random.Random(seed).random() < 0.5:
-            for kept in folder.glob("*.npy"):
+            for kept in folder.glob("*.index"):
                 kept.unlink(missing_ok=True)
         return texts_of(path)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(found == TEXTS for found in pool.map(one, range(100)))
     texts_of(path)
-    assert [kept.suffix for kept in folder.iterdir()] == [".npy"]
+    assert [kept.suffix for kept in folder.iterdir()] == [".index"]
 
 
 def test_runs_where_nothing_can_be_written(tmp_path, monkeypatch, folder, scans):

@@ -1,6 +1,6 @@
 import concurrent.futures
 import json
-import mmap
+import os
 import random
 
 import numpy as np
@@ -75,7 +75,7 @@ def test_a_row_costs_eight_bytes(tmp_path):
     written(path, [{"query": "long " * 1000}] * 50, seed=0)
     rows = JsonRows(path, lists=False)
     assert rows._offsets.nbytes == 8 * 50 and rows._offsets.dtype == np.int64
-    assert isinstance(rows._lines._bytes, mmap.mmap)
+    assert not [v for v in vars(rows._lines).values() if isinstance(v, bytes)]
     held = [v for v in vars(rows).values() if isinstance(v, list)]
     assert held == [["query"]]
 
@@ -129,15 +129,39 @@ def test_a_last_line_without_end_tells_a_truncated_file(tmp_path, broken):
     assert not isinstance(e.value, BadRecord)
 
 
-def test_a_file_written_over_is_named(tmp_path):
+@pytest.mark.parametrize("written", [b"", b"cut", b'{"query": "ONE"}\n', b"x" * 9999])
+def test_a_file_that_is_written_to_while_it_is_read_is_named(tmp_path, written):
+    """Shorter, longer or of the same size: no bus error, and no other row."""
     path = tmp_path / "x.jsonl"
-    path.write_text('{"query": "one"}\n{"query": "two"}\n')
+    path.write_text('{"query": "one"}\n')
+    os.utime(path, ns=(1, 1))
     rows = JsonRows(path, lists=False)
     rows.select({"query": "query"})
-    with open(path, "r+b") as file:
-        file.write(b'{"query": "a longer one"}\n')
-    with pytest.raises(InputError, match=r"x\.jsonl, row 1 .*, byte 17 is not JSON"):
-        rows.row(1)
+    assert rows.row(0) == {"query": "one"}
+    path.write_bytes(written)
+    with pytest.raises(InputError, match=r"x\.jsonl was written to .*17 bytes") as e:
+        rows.row(0)
+    assert not isinstance(e.value, BadRecord)
+
+
+def test_a_file_that_another_takes_the_place_of_is_read_to_the_end(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"query": "one"}\n')
+    rows = JsonRows(path, lists=False)
+    rows.select({"query": "query"})
+    (tmp_path / "new").write_text('{"query": "two"}\n')
+    (tmp_path / "new").replace(path)
+    assert rows.row(0) == {"query": "one"}
+
+
+@pytest.mark.parametrize("size", [8190, 8191, 8192, 8193, 40_000])
+def test_long_lines(tmp_path, size):
+    path = tmp_path / "x.jsonl"
+    rows = [{"query": "a" * (size - 13) + str(i)} for i in range(3)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = JsonRows(path, lists=False)
+    found.select({"query": "query"})
+    assert [found.row(i) for i in range(3)] == rows
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])

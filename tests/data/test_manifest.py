@@ -94,9 +94,19 @@ def test_a_change_is_refused_and_named(tmp_path, config, name, change, message):
     assert str(error.value).count("\n  ") == 1
     assert "start over with another --workdir" in str(error.value)
     assert (tmp_path / manifest.FILE).read_bytes() == before
-    (tmp_path / manifest.FILE).unlink()  # as the error says
+    assert "--accept_changed_data" in str(error.value)
+
+
+@pytest.mark.parametrize("change", [cut, longer, flipped, os.unlink, copied])
+def test_a_change_is_accepted_by_saying_so_and_named(tmp_path, config, change):
+    path = tmp_path / manifest.FILE
     check(config, tmp_path)
+    assert manifest.accept(path, config.data, config.dev, []) == []
+    change(tmp_path / "a.parquet")
+    (said,) = manifest.accept(path, config.data, config.dev, [])
+    assert ("c.parquet" if change is copied else "a.parquet") in said
     check(config, tmp_path)
+    assert json.loads(path.read_text())["accepted"] == [[said]]
 
 
 def test_data_sets_and_folders(tmp_path, config):

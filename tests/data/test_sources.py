@@ -11,6 +11,7 @@ import pytest
 from lsrjax.config import get_default
 from lsrjax.data import sources
 from lsrjax.data.sources import ANY, Group, InMemory, Pair, Rows, WithNegatives
+from lsrjax.data.tables import name_and_rest
 from lsrjax.errors import InputError
 
 PAIRS = [
@@ -167,13 +168,13 @@ def json_array(tmp_path):
 
 
 def missing_file(tmp_path):
-    return tmp_path / "nothing*.parquet", "no file matches.*Give a path or glob"
+    return tmp_path / "nothing*.parquet", "no file matches.*Give a path, a folder or"
 
 
 def unknown_suffix(tmp_path):
-    path = tmp_path / "x.csv"
+    path = tmp_path / "x.xls"
     path.write_text("query,pos\n")
-    return path, r"x\.csv: unknown file type '\.csv'; known are \.parquet and \.jsonl"
+    return path, r"x\.xls: unknown file type '\.xls'; known are \.jsonl .*\.parquet"
 
 
 def missing_columns(tmp_path):
@@ -273,6 +274,28 @@ def test_datasets_with_subsets_and_splits(tmp_path):
     assert [table.num_rows for _, table in tables] == [1, 1]
     with pytest.raises(InputError, match="split 'test'.*could not be read.*'test'"):
         sources.read_datasets(names, "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "rest"),
+    [
+        ("me/data", "me/data", ""),
+        ("me/data:a+b", "me/data", "a+b"),
+        ("/a/b:c", "/a/b", "c"),
+        ("file:///a/b:c", "file:///a/b", "c"),
+        ("file:/a", "file:/a", ""),
+        ("gs://a/b", "gs://a/b", ""),
+    ],
+)
+def test_names_of_data_sets_may_be_urls(text, name, rest):
+    found, _, after = name_and_rest(text)
+    assert (found, after) == (name, rest)
+
+
+def test_a_data_set_of_another_place_is_refused_at_once():
+    """And not asked of the hub, which takes half a minute."""
+    with pytest.raises(InputError, match=r"'gs://a/b' is not on this machine"):
+        sources.read_datasets("gs://a/b", "train")
 
 
 def test_an_unknown_dataset_is_named(tmp_path, monkeypatch):

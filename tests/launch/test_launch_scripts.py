@@ -156,7 +156,7 @@ def test_the_exit_code_is_that_of_the_first_failure(stub, first, second, code):
     assert ("are killed" in ended.stderr) == (second == "signals")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_signals_reach_every_process(stub, tmp_path, name):
     environ = environment(PYTHON=stub, **{f"STUB_{i}": "signals" for i in range(3)})
     environ["LOG_DIR"] = str(tmp_path)

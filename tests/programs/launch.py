@@ -9,11 +9,38 @@ import sys
 import time
 from collections.abc import Sequence
 
+# Makes XLA read its flags, and compiles nothing.
+_READ_FLAGS = "from jaxlib import xla_client as x; x.CompileOptions()"
+
+
+def known(flags: Sequence[str]) -> str:
+    """Those of XLA's flags that this XLA has: it aborts on any other.
+
+    Releases add flags and drop them, and only XLA can say which it has.
+
+    Args:
+      flags: each as in `--xla_…=value`.
+
+    Returns:
+      What `XLA_FLAGS` takes.
+    """
+    command = [sys.executable, "-c", _READ_FLAGS]
+    environ = {**os.environ, "XLA_FLAGS": " ".join(flags)}
+    if not subprocess.run(command, env=environ, capture_output=True).returncode:
+        return environ["XLA_FLAGS"]
+    if len(flags) == 1:
+        return ""
+    return " ".join(filter(None, (known([flag]) for flag in flags)))
+
+
 # Steps that run a few times compile longer than they run. The program is divided and
 # fused as ever; its machine code is made with fewer passes and by the older emitter.
-QUICK = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false"
+QUICK = known(
+    (
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
+    )
 )
 
 

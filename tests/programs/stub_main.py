@@ -34,7 +34,7 @@ def note(signum, _):
 
 
 if task == "signals":
-    for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(one, note)
 print(f"{number} waits", flush=True)
 deadline = time.monotonic() + 60

@@ -44,7 +44,7 @@ def test_pairs_look_for_their_english_text():
     assert list(task.relevant) == [0, 1, 0]
 
 
-def test_groups_look_for_their_first_positive_among_all_documents():
+def test_groups_look_for_their_positives_among_all_documents():
     groups = [
         Group(
             "a", {"en": "q", "ja": "q-ja"}, [{"en": "P"}, {"en": "P2"}], [{"*": "N"}]
@@ -54,14 +54,15 @@ def test_groups_look_for_their_first_positive_among_all_documents():
     task = evaluate.dev_task(InMemory(groups), 10, lambda language: language != "ja")
     assert list(task.queries) == ["q", "r"] and list(task.languages) == ["en", "de"]
     assert task.corpus == ["P", "P2", "N", "nur deutsch"]
-    assert list(task.relevant) == [0, 3]
+    assert list(task.relevant) == [{0: 1, 1: 1}, {3: 1}]
 
 
 def test_a_limit_takes_queries_from_all_over():
     groups = [Group(str(i), {"en": f"q{i}"}, [{"en": f"d{i}"}], []) for i in range(11)]
     task = evaluate.dev_task(InMemory(groups), 3, everything)
     assert list(task.queries) == ["q0", "q5", "q10"]
-    assert list(task.relevant) == [0, 5, 10] and len(task.corpus) == 11
+    assert list(task.relevant) == [{0: 1}, {5: 1}, {10: 1}]
+    assert len(task.corpus) == 11
 
 
 def test_no_query_in_the_languages_asked_is_an_error():

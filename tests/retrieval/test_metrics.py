@@ -102,8 +102,10 @@ def test_errors_name_what_is_wrong():
 
 
 def test_required_depth_is_the_largest_cutoff():
-    assert required_depth(("nDCG@10", "R@100", "RR")) == 100
-    assert required_depth(("RR",)) == 1
+    assert required_depth(("nDCG@10", "R@100", "RR@5")) == 100
+    assert required_depth(("RR@1",)) == 1
+    # Of the whole ranking, TREC keeps 1,000.
+    assert required_depth(("nDCG@10", "AP")) == 1000
 
 
 def test_active_terms_counts_only_weights_that_are_not_zero():

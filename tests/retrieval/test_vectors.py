@@ -7,7 +7,8 @@ import pytest
 from scipy import sparse
 
 from lsrjax.errors import InputError
-from lsrjax.retrieval.vectors import JsonlFile, NpzFile
+from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.vectors import EmbeddingsFile, JsonlFile, NpzFile
 
 MATRIX = sparse.random_array(
     (50, 40), density=0.1, format="csr", dtype=np.float32, rng=np.random.default_rng(0)
@@ -44,8 +45,33 @@ def test_no_rows_make_an_empty_matrix(tmp_path):
     assert sparse.load_npz(tmp_path / "none.npz").shape == (0, 7)
 
 
-def test_lines_hold_the_terms_of_each_view_strongest_first(tmp_path):
-    names = {"pivot": ["a", "b"], "source": ["é", "ß", "猫"]}
+def test_embeddings_are_arrays_and_lists(tmp_path):
+    rows = np.array([[0.1, 0, -2.5], [1, 2, 3]], np.float32)
+    dense = sparse.csr_matrix(rows)
+    tokens = TokenMatrix(np.concatenate([rows, rows]), np.array([0, 3, 4]))
+    for name, matrix in (("dense", dense), ("tokens", tokens)):
+        for suffix, kind in ((".npz", EmbeddingsFile), (".jsonl", JsonlFile)):
+            file = kind(tmp_path / f"{name}{suffix}", {})
+            file.add(matrix[:1], ["x"])
+            file.add(matrix[1:], ["y"])
+            file.finish(3)
+    found = dict(np.load(tmp_path / "dense.npz"))
+    assert list(found) == ["embeddings"]
+    np.testing.assert_array_equal(found["embeddings"], rows)
+    found = dict(np.load(tmp_path / "tokens.npz"))
+    np.testing.assert_array_equal(found["embeddings"], tokens.tokens_TD)
+    np.testing.assert_array_equal(found["starts"], [0, 3, 4])
+    lines = {
+        name: (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        for name in ("dense", "tokens")
+    }
+    assert json.loads(lines["dense"][0]) == {"id": "x", "vector": [0.1, 0.0, -2.5]}
+    assert json.loads(lines["tokens"][1]) == {"id": "y", "vector": [[1.0, 2.0, 3.0]]}
+    assert len(json.loads(lines["tokens"][0])["vector"]) == 3
+
+
+def test_lines_hold_the_terms_strongest_first(tmp_path):
+    names = ["e_a", "e_b", "m_é", "m_ß", "m_猫"]
     file = JsonlFile(tmp_path / "out.jsonl", {}, names)
     rows = sparse.csr_matrix(
         np.array([[0.1, 2.5, 0, 0, 1.1], [0, 0, 0, 0, 0]], np.float32)
@@ -55,17 +81,16 @@ def test_lines_hold_the_terms_of_each_view_strongest_first(tmp_path):
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {
         "id": "x",
-        "pivot": {"b": 2.5, "a": 0.1},
-        "source": {"猫": 1.1},
+        "vector": {"e_b": 2.5, "m_猫": 1.1, "e_a": 0.1},
     }
-    assert list(json.loads(lines[0])["pivot"]) == ["b", "a"]
-    assert json.loads(lines[1]) == {"id": "y", "pivot": {}, "source": {}}
+    assert list(json.loads(lines[0])["vector"]) == ["e_b", "m_猫", "e_a"]
+    assert json.loads(lines[1]) == {"id": "y", "vector": {}}
     assert "猫" in lines[0]
 
 
 @pytest.mark.parametrize("kind", ["npz", "jsonl"])
 def test_after_a_stop_the_file_is_what_it_would_have_been(tmp_path, kind):
-    terms = {"terms": [f"t{i}" for i in range(40)]}
+    terms = [f"t{i}" for i in range(40)]
 
     def open_file(name):
         path = tmp_path / f"{name}.{kind}"

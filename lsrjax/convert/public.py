@@ -1,0 +1,76 @@
+"""What a model card may show of a config: names, and nobody's folders."""
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Fields of a config that name files, or a model by its folder or hub id.
+_FILES = ("files", "corpus", "queries")
+_REFERENCES = ("model", "encoder", "head", "tokenizer", "dataset")
+# Behind a language, `datasets:`, both or neither.
+_PATH = re.compile(r"(?P<before>(?:[A-Za-z][\w-]*:(?!//))*)(?P<path>.*)", re.DOTALL)
+_STARTS = ("/", "~", "./", "../", "file:")
+
+
+def tree(value: Any, field: str = "") -> Any:
+    """A config, or a part of it, with what may be shown of its values.
+
+    Args:
+      value: a tree of mappings, lists and values.
+      field: the last key above it.
+    """
+    if isinstance(value, Mapping):
+        return {key: tree(one, key) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [tree(one, field) for one in value]
+    if not isinstance(value, str):
+        return value
+    if field in _FILES:
+        return files(value)
+    return reference(value) if field in _REFERENCES else _any(value)
+
+
+def files(text: str) -> str:
+    """The files that a field names, without their folders."""
+    return ",".join(_names(text))
+
+
+def reference(text: str) -> str:
+    """A model or data set: its hub id, or the name of its folder."""
+    parts = [part.strip() for part in text.split(",")]
+    if text.startswith(("stage:", "embedded:")) or all(map(is_hub_id, parts)):
+        return text
+    return files(text)
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether it is one, by its looks, and no folder here."""
+    return HUB_ID.fullmatch(text) is not None and not pathlib.Path(text).exists()
+
+
+def _any(text: str) -> str:
+    """A value that names files if it looks like it."""
+    if _PATH.fullmatch(text)["path"].startswith(_STARTS):
+        return files(text)
+    # Of other texts, a path somewhere in them.
+    return re.sub(r"(^|[\s,:])~?/(?:[^/,:\s]+/)+", r"\1…/", text)
+
+
+def _names(text: str) -> list[str]:
+    """The last part of each path, which a comma separates from the next."""
+    names = []
+    for part in text.split(","):
+        before, path = _PATH.fullmatch(part.strip()).groups()
+        hub = before.endswith("datasets:") and is_hub_id(path)
+        if hub or not re.search(r"[/\\]", path):
+            names.append(before + path)
+            continue
+        name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+        names.append(f"{before}…/{name}")
+    if not re.search(r"[/\\]", text):
+        return names
+    # A folder may have a comma in its name: what ends before it is no file then.
+    *others, last = names
+    return [*(name if "." in name or ":" in name else "…" for name in others), last]

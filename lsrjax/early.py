@@ -1,0 +1,103 @@
+"""What would end a later stage of a run, looked for before the first one is trained."""
+
+import contextlib
+import json
+import pathlib
+
+from lsrjax import assembly, checkpoint, config, config_checks, objective, plan
+from lsrjax import train as training
+from lsrjax.config_data import mines
+from lsrjax.convert import hub
+from lsrjax.data import mixing
+from lsrjax.data.bad_records import BadRecord
+from lsrjax.errors import InputError
+
+# One of them is there, whatever a model was made for; a Router has no config.json.
+KEY_FILES = ("config.json", "modules.json", checkpoint.MODEL_FILE)
+_MODELS = ("init.model", "init.encoder", "init.head", "teacher.model")
+
+
+def look(run_config, workdir: pathlib.Path) -> None:
+    """Opens the data and finds the models of all stages that are not finished.
+
+    Of a run of one stage, training does it right away.
+
+    Args:
+      run_config: the run's, validated.
+      workdir: the run's folder.
+
+    Raises:
+      InputError: names the stage, and what cannot be used.
+    """
+    stages = config.stages(run_config)
+    left = {
+        name: stage
+        for name, stage in stages.items()
+        if checkpoint.finished_steps(workdir / name) is None
+    }
+    if len(stages) == 1 or not left:
+        return
+    for name, stage in left.items():
+        with _named(name):
+            for field in _MODELS:
+                group, _, key = field.partition(".")
+                _find(stage[group][key], f"config.{field}")
+    plans = plan.plan_stages(run_config)
+    for name, stage in left.items():
+        with _named(name):
+            spec, teacher = plans[name].spec, plans[name].teacher
+            if teacher is not None:
+                assembly.check_teacher(spec, teacher, stage.teacher.model)
+            limit = spec.encoder.max_length
+            for field in _lengths(stage):
+                assembly.check_length(stage.data, field, limit)
+            _open(stage)
+
+
+@contextlib.contextmanager
+def _named(stage: str):
+    """Says which stage an error is of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"Stage {stage}: {error}") from error
+
+
+def _find(reference: str, field: str) -> None:
+    """Looks whether a model is there; reads no weights."""
+    if not reference or reference.startswith("stage:"):
+        return
+    if hub.is_local(reference) and checkpoint.holds_stages(reference):
+        return
+    folder = hub.fetch(reference, KEY_FILES)
+    found = [folder / name for name in KEY_FILES if (folder / name).is_file()]
+    if not found:
+        raise InputError(
+            f"{field} is {reference!r}, but {folder} has none of"
+            f" {', '.join(KEY_FILES)}: it is no model."
+        )
+    for path in found:
+        try:
+            json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise InputError(f"{field}: {path} is damaged ({error}).") from error
+
+
+def _lengths(stage) -> list[str]:
+    if "views" in objective.of(stage.loss).targets:
+        return ["document_length"]
+    return ["query_length", "document_length"]
+
+
+def _open(stage) -> None:
+    """Opens the data of a stage, and what it is evaluated on."""
+    kind = objective.of(stage.loss).kind
+    sets = mixing.open_sets(stage.data, kind, mines(stage))
+    held_out = [assembly.dev_source(stage, kind)] if stage.dev.source else []
+    for source in (*sets, *held_out):
+        # Those of training are counted and replaced when they are met.
+        with contextlib.suppress(BadRecord):
+            source[0]
+    shown = stage.batch_size // training.entries_of(stage)
+    steps = training.steps_of(stage, shown * sum(map(len, sets)))
+    config_checks.check_warmup(stage, steps, "config")

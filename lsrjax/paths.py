@@ -1,0 +1,153 @@
+"""What the paths that a user gives stand for: one way of reading them everywhere."""
+
+import glob
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Iterator
+
+from lsrjax.errors import InputError
+
+# What a folder of data may hold beside the data.
+_ASIDE = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
+# pathlib makes `gs:/` of `gs://`.
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:gs|s3|hf|az|hdfs|https?):/")
+_SPLITS = re.compile(
+    r"(?:^|[/._-])(train|test|dev|validation|valid|val)(?:ing)?(?=[/._-])"
+)
+
+
+def local(path: str | os.PathLike, field: str) -> str:
+    """A path of this machine: `~` is the home folder, `file://` is left out.
+
+    Args:
+      path: as the user wrote it.
+      field: where, for errors.
+
+    Raises:
+      InputError: a path of another place, such as `gs://…`, or of an unknown user.
+    """
+    text = os.fspath(path)
+    if match := re.match(r"file:(?://(?:localhost)?)?(?=/)", text):
+        rest = text[match.end() :]
+        return rest if os.path.exists(rest) else urllib.parse.unquote(rest)
+    if _ELSEWHERE.match(text) and not os.path.exists(text):
+        raise InputError(
+            f"{field}: {text!r} is not on this machine, and only folders and files of"
+            " its own file systems are read and written. Copy it here, or mount it"
+            " and give the folder."
+        )
+    if text.startswith("~"):
+        expanded = os.path.expanduser(text)
+        if expanded.startswith("~") and not os.path.exists(text):
+            raise InputError(
+                f"{field}: {text!r} is in the home folder of a user that this machine"
+                " does not know. Give the path itself."
+            )
+        return expanded
+    return text
+
+
+def split(text: str, named: Callable[[str], str] = lambda part: part) -> list[str]:
+    """The parts between commas, which the name of an existing file may have too.
+
+    Args:
+      text: paths or patterns with commas between.
+      named: the path that a part names, for example without a language before it.
+    """
+    pieces, parts = text.split(","), []
+    while pieces:
+        # The longest that exists, or else up to the first comma.
+        count = next(
+            (
+                n
+                for n in range(len(pieces), 1, -1)
+                if os.path.exists(
+                    os.path.expanduser(named(",".join(pieces[:n]).strip()))
+                )
+            ),
+            1,
+        )
+        parts.append(",".join(pieces[:count]).strip())
+        pieces = pieces[count:]
+    return [part for part in parts if part]
+
+
+def files(
+    pattern: str, field: str, known: Callable[[str], bool], whole: bool = False
+) -> list[str]:
+    """The files that a path or a glob pattern names, sorted.
+
+    What exists is taken for itself, whatever characters it has. Of a folder, they are
+    the files of known kinds in it or in its folders (`en/…`, `lang=en/…`), of one split
+    and one data set only. A pattern leaves out the folders that it matches.
+
+    Args:
+      pattern: one of them.
+      field: of the config, for errors.
+      known: whether a path is of a kind of file that can be read.
+      whole: a folder may have several splits and data sets.
+
+    Raises:
+      InputError: one that is no file (a pipe, a device, a link to
+        nothing), or a folder of several splits or data sets.
+    """
+    path = local(pattern, field)
+    if os.path.isdir(path):
+        found = sorted(one for one in _walk(path) if known(one))
+        if not whole:
+            _check_one_set(path, found, field)
+    elif os.path.lexists(path):
+        found = [path]
+    else:
+        matched = sorted(glob.glob(_literal_start(path), recursive=True))
+        found = [one for one in matched if not os.path.isdir(one)]
+    for one in found:
+        if not os.path.isfile(one):
+            what = "a link to nothing" if os.path.islink(one) else "a pipe or device"
+            raise InputError(
+                f"{field}: {one} is {what}, not a file. Write the data to a file first,"
+                " or leave it out of the pattern."
+            )
+    return found
+
+
+def _literal_start(pattern: str) -> str:
+    """The pattern with brackets and stars of folders that exist taken for themselves.
+
+    `[set 1]/*.jsonl` is of the folder `[set 1]`, if there is one.
+    """
+    folders = pattern.split("/")
+    for count in range(len(folders) - 1, 0, -1):
+        start = "/".join(folders[:count])
+        if start and os.path.isdir(start):
+            return "/".join([glob.escape(start), *folders[count:]])
+    return pattern
+
+
+def _check_one_set(folder: str, found: list[str], field: str) -> None:
+    names = [os.path.relpath(path, folder) for path in found]
+    splits = {match for name in names for match in _SPLITS.findall(name)}
+    # lang=de and the like are parts of one data set.
+    places = {
+        "/".join(part for part in name.split("/")[:-1] if "=" not in part)
+        for name in names
+    }
+    for what, several in (("splits", splits), ("folders", places)):
+        if len(several) > 1:
+            shown = ", ".join(sorted(several)[:5])
+            raise InputError(
+                f"{field}: the folder {folder} has files of several {what} ({shown})."
+                f" Name those to read, as in {os.path.join(folder, '*train*')!r}; a"
+                " clone of a data set of the hub can also be read by source"
+                " 'datasets', with its subset and split."
+            )
+
+
+def _walk(folder: str) -> Iterator[str]:
+    for at, folders, names in os.walk(folder):
+        # What starts so is nobody's data: .git, .cache, _SUCCESS.
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "_")))
+        for name in names:
+            if not name.startswith((".", "_")) and name not in _ASIDE:
+                yield os.path.join(at, name)

@@ -1,0 +1,1 @@
+"""Tokenizers of folders, as transformers' AutoTokenizer reads them."""

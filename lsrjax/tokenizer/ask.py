@@ -1,0 +1,116 @@
+"""Asking transformers what it makes of tokenizer folders."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from lsrjax.errors import InputError
+from lsrjax.tokenizer import auto
+from lsrjax.tokenizer.files import MODEL_CONFIG, files, read_object, read_text
+
+# Scripts, spaces, punctuation, marks and no text at all: where tokenizers differ.
+PROBES = (
+    "",
+    "a",
+    " two  words ",
+    "Don't stop: [x] (y), 3.5% #1!",
+    "UPPER Camel lower",
+    "Größe café crème Ångström",
+    "cafe\u0301 A\u030angstrom",
+    "Привет, мир",
+    "Γειά σου κόσμε ΟΔΟΣ",
+    "İstanbul ISPARTA ıslak",
+    "你好，世界 漢字かな混じり文",
+    "こんにちは世界。カタカナ ｶﾀｶﾅ",
+    "안녕 세상",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "नमस्ते दुनिया",
+    "สวัสดีโลก",
+    "🙂 ok 👩‍👩‍👧",
+    "\nline\nbreak\ttab\u00a0space\u3000wide",
+    "ﬁne ½ ² Ⅳ ＡＢＣ",
+    "a\u200bb soft\u00adhyphen",
+    "[CLS] [MASK] [SEP] [PAD] [UNK]",
+    "<s> <mask> </s> <pad> <unk>",
+)
+_FOR_TRANSFORMERS = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def asked(
+    folders: Sequence[pathlib.Path], texts: Sequence[str] = PROBES
+) -> list[dict[str, Any]]:
+    """What transformers' AutoTokenizer makes of folders; see `lsrjax.tokenizer.auto`.
+
+    It sees copies that hold the tokenizer's files alone, byte order marks left out.
+
+    Args:
+      folders: that hold tokenizers.
+      texts: that it tokenizes.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="lsrjax-tokenizer-") as place:
+            return _asked(folders, texts, pathlib.Path(place))
+    except OSError as error:
+        raise InputError(
+            f"transformers could not be asked for the tokenizer in {folders[0]}:"
+            f" {error}. It takes a little space for temporary files (TMPDIR)."
+        ) from error
+
+
+def _asked(
+    folders: Sequence[pathlib.Path], texts: Sequence[str], place: pathlib.Path
+) -> list[dict[str, Any]]:
+    for number, folder in enumerate(folders):
+        _copy(folder, place / str(number))
+    question, answer = place / "question.json", place / "answer.json"
+    copies = [str(place / str(number)) for number in range(len(folders))]
+    question.write_text(json.dumps({"folders": copies, "texts": list(texts)}))
+    # Not by its name in the package, and with a safe path (-P): modules in the
+    # current folder are nobody's business here. In a session of its own, it is
+    # not ended by a signal that asks this program to save.
+    command = [sys.executable, "-P", auto.__file__, question, answer]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=os.environ | _FOR_TRANSFORMERS,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    if not answer.is_file():
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise InputError(
+            f"transformers could not be asked for the tokenizer in {folders[0]}"
+            f" (exit code {done.returncode}: {last}). Install transformers 5."
+        )
+    found = json.loads(answer.read_text(encoding="utf-8"))
+    for one, folder, copy in zip(found, folders, copies, strict=True):
+        if "error" in one:
+            one["error"] = one["error"].replace(copy, str(folder))
+    return found
+
+
+def _copy(folder: pathlib.Path, to: pathlib.Path) -> None:
+    to.mkdir()
+    for path in files(folder):
+        with open(path, "rb") as file:
+            marked = file.read(3) == b"\xef\xbb\xbf"
+        if path.name == MODEL_CONFIG:
+            values = read_object(path)
+            values.pop("auto_map", None)
+            (to / path.name).write_text(json.dumps(values), encoding="utf-8")
+        elif marked:
+            (to / path.name).write_text(read_text(path), encoding="utf-8")
+        else:
+            (to / path.name).symlink_to(path.absolute())

@@ -1,0 +1,123 @@
+"""What files that come with a model may not do: name code, or other folders."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lsrjax import checkpoint, tables
+from lsrjax.checkpoint import MODEL_FILE
+from lsrjax.convert import modules, sentence_in
+from lsrjax.errors import InputError
+from lsrjax.models import heads
+from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+SPEC = RetrieverSpec("dense", EncoderConfig("bert", 7, 4, 1, 1, 4, 8, 2, 0))
+PAYLOAD = "import pathlib\npathlib.Path('ran').touch()\nclass H: pass\n"
+
+
+@pytest.fixture
+def payload(tmp_path, monkeypatch):
+    """A module beside a model, in the current folder, that leaves a trace."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "payload_beside.py").write_text(PAYLOAD)
+    return tmp_path
+
+
+def write_model(folder, head):
+    values = SPEC.to_dict() | {"head": head}
+    (folder / MODEL_FILE).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "payload_beside.H",
+        "payload_beside.nothing",
+        "lsrjax.models.heads.SpladeHead",  # harmless, but not by that name
+        "unheard",
+        "",
+        ["payload_beside.H"],
+        None,
+    ],
+)
+def test_a_head_of_a_file_is_one_of_the_table(head, payload):
+    write_model(payload, head)
+    with pytest.raises(InputError, match=r"model\.json: The head .* is none of") as e:
+        checkpoint.load_spec(payload)
+    assert "'splade'" in str(e.value) and "config.model.head" in str(e.value)
+    assert "payload_beside" not in sys.modules and not (payload / "ran").exists()
+    write_model(payload, "dense")
+    assert checkpoint.load_spec(payload) == SPEC
+
+
+def test_a_head_that_the_user_names_is_read(payload):
+    write_model(payload, "payload_beside.H")
+    try:
+        own = heads.own_head("payload_beside.H", "--head")
+        assert (payload / "ran").exists()
+        assert checkpoint.load_spec(payload).head == "payload_beside.H"
+        assert heads.head_class("payload_beside.H") is own
+    finally:
+        sys.modules.pop("payload_beside", None)
+        tables._IMPORTED.pop("payload_beside.H", None)
+
+
+@pytest.mark.parametrize("program", ["encode", "convert"])
+def test_the_programs_run_nothing_of_a_model(program, payload):
+    write_model(payload, "payload_beside.H")
+    (payload / "texts.txt").write_text("a\n")
+    options = {
+        "encode": ["--model", ".", "--texts", "texts.txt", "--out", "o.npz"],
+        "convert": ["--from", ".", "--to", "lsrjax", "--out", "o"],
+    }[program]
+    found = subprocess.run(
+        [sys.executable, "-m", f"lsrjax.{program}", *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr and not (payload / "ran").exists()
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder beside which there is another, and links in it to both."""
+    root = tmp_path / "model"
+    (root / "1_Pooling").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (root / "away").symlink_to(tmp_path / "other")
+    (root / "again").symlink_to(root / "1_Pooling")
+    return root
+
+
+@pytest.mark.parametrize("name", ["", ".", "1_Pooling", "again", "1_Pooling/../again"])
+def test_folders_of_modules_are_inside(name, model):
+    assert modules.inside(model, name, model / "modules.json") == model / name
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../other", "1_Pooling/../../other", "away", "away/x", "/", 7, None]
+)
+def test_folders_of_modules_lead_nowhere_else(name, model):
+    with pytest.raises(InputError, match=r"modules\.json names the folder .* inside"):
+        modules.inside(model, name, model / "modules.json")
+    absolute = str(model.parent / "other")
+    with pytest.raises(InputError, match="not inside of"):
+        modules.inside(model, absolute, model / "modules.json")
+
+
+def test_a_folder_of_sentence_transformers_is_read_from_itself_alone(model):
+    there = "sentence_transformers.models."
+    listed = [
+        {"type": f"{there}Transformer", "path": ""},
+        {"type": f"{there}Pooling", "path": "../other"},
+    ]
+    (model / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"names the folder '\.\./other'"):
+        sentence_in.read(str(model))
