@@ -40,6 +40,12 @@ DRY_RUN = flags.DEFINE_bool(
 DEVICES = flags.DEFINE_integer(
     "devices", None, "With --dry_run: plan for so many devices instead of those here."
 )
+TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "With --dry_run: compile for chips that are not here, such as v5e:4x4 or h100:8;"
+    " prints what they exchange and how the step scales.",
+)
 DEVICE_GB = flags.DEFINE_float(
     "device_gb", None, "With --dry_run: memory of a device instead of what it has."
 )

@@ -19,7 +19,16 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax import command, config_run, hosts, plan, preemption, run, terminal
+from lsrjax import (
+    command,
+    config_run,
+    hosts,
+    plan,
+    preemption,
+    run,
+    terminal,
+    topology,
+)
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.progress import Preempted
 
@@ -38,7 +47,7 @@ def _main(config_path: pathlib.Path) -> None:
         if command.DRY_RUN.value:
             _plan(config_path)
             return
-        for flag in (command.DEVICES, command.DEVICE_GB):
+        for flag in (command.DEVICES, command.DEVICE_GB, command.TOPOLOGY):
             if flag.value is not None:
                 raise InputError(f"--{flag.name} has no effect without --dry_run.")
         _join()
@@ -102,14 +111,19 @@ def _leave(message: str, together: bool = False) -> None:
 
 
 def _plan(config_path: pathlib.Path) -> None:
+    if command.DEVICES.value is not None and command.TOPOLOGY.value:
+        raise InputError("--topology says how many devices there are; leave --devices.")
     if command.DEVICES.value is not None:
         plan.pretend_devices(command.DEVICES.value)
+    chips = topology.devices(command.TOPOLOGY.value) if command.TOPOLOGY.value else None
     hosts.check_devices()
     config_run.validate(command.CONFIG.value)
     limit = (
         None if command.DEVICE_GB.value is None else int(command.DEVICE_GB.value * 1e9)
     )
-    plan.dry_run(command.CONFIG.value, Console(), limit, config_path.parent)
+    plan.dry_run(
+        command.CONFIG.value, Console(), limit, config_path.parent, chips=chips
+    )
 
 
 def _stop(message: str) -> None:

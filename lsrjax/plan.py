@@ -9,12 +9,14 @@ import dataclasses
 import math
 import os
 import pathlib
+import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from lsrjax import build, flops, objective, sharding
+from lsrjax import build, flops, objective, sharding, topology
 from lsrjax import config as configs
 from lsrjax import train as training
 from lsrjax.data.drawing import QUERIES, STUDENT
@@ -103,6 +105,10 @@ class StagePlan:
 
     def memory(self) -> Memory:
         """Compiles the step; what it takes."""
+        return self.compiled()[1]
+
+    def compiled(self) -> tuple[jax.stages.Compiled, Memory]:
+        """The step, compiled, and what it takes."""
         step, state = self._step()
         layout = self._layout(self.spec)
         state = _lying(state, layout.shardings(state))
@@ -113,7 +119,7 @@ class StagePlan:
             teacher_params = _lying(abstract, where)
         batch = self._batch()
         compiled = training.compiled(step, state, teacher_params, batch)
-        return Memory.of(compiled, state, teacher_params, batch)
+        return compiled, Memory.of(compiled, state, teacher_params, batch)
 
     def check(self, compiled, state, teacher_params, batch) -> None:
         """Refuses a step that the device cannot hold.
@@ -227,7 +233,9 @@ def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Sh
 
 
 def plan_stages(
-    run_config, configs_folder: pathlib.Path | None = None
+    run_config,
+    configs_folder: pathlib.Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, StagePlan]:
     """The plans of a run's stages, by name.
 
@@ -235,6 +243,7 @@ def plan_stages(
       run_config: the run's.
       configs_folder: of its config and of those whose runs it goes on from; where such
         a run is not there yet, it is planned from its config.
+      devices: instead of those here.
 
     Raises:
       InputError: a model whose shape cannot be found, or that does not fit.
@@ -242,14 +251,14 @@ def plan_stages(
     models = Models(configs_folder)
     plans = {}
     for name, config in configs.stages(run_config).items():
-        mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-        devices = mesh.shape[sharding.DATA]
-        training.check_batch(config, devices)
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, devices)
+        share = mesh.shape[sharding.DATA]
+        training.check_batch(config, share)
         models.notes.clear()
         spec = models.student(name, config)
         views = "views" in objective.of(config.loss).targets
         teacher = models.opened(config.teacher.model).spec if views else None
-        shapes = full_shapes(config, devices, spec.roles_apart)
+        shapes = full_shapes(config, share, spec.roles_apart)
         said = tuple(models.notes)
         plans[name] = StagePlan(config, spec, teacher, mesh, shapes, said)
     return plans
@@ -260,6 +269,8 @@ def dry_run(
     console: Console,
     limit: int | None = None,
     configs_folder: pathlib.Path | None = None,
+    *,
+    chips: tuple[topology.Chip, Sequence[jax.Device]] | None = None,
 ) -> None:
     """Prints the plan of every stage; the texts are as long as they may be.
 
@@ -268,11 +279,20 @@ def dry_run(
       console: where to print.
       limit: bytes of a device; None: what it has.
       configs_folder: see `plan_stages`.
+      chips: those to compile for, from `lsrjax.topology.devices`; None: those here.
     """
-    for name, plan in plan_stages(run_config, configs_folder).items():
+    chip, devices = chips or (None, None)
+    if chip:
+        limit = int(chip.memory) if limit is None else limit
+    for name, plan in plan_stages(run_config, configs_folder, devices).items():
         with jax.set_mesh(plan.mesh):
-            memory = plan.memory()
+            start = time.perf_counter()
+            compiled, memory = plan.compiled()
+            seconds = time.perf_counter() - start
             _print(name, plan, memory, console)
+            if chip:
+                for line in _traffic(plan, compiled, chip, seconds):
+                    console.print(f"  {line}", highlight=False)
             limit = device_limit() if limit is None else limit
             if limit and memory.total > limit:
                 for line in advice(plan, memory, limit):
@@ -308,6 +328,27 @@ def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None
     ]
     for line in lines:
         console.print(line, highlight=False)
+
+
+def _traffic(plan: StagePlan, compiled, chip: topology.Chip, seconds: float):
+    """What the devices exchange, and how that scales."""
+    found = topology.collectives(compiled)
+    yield f"compiled in {seconds:.0f} s for {plan.mesh.devices.flat[0].device_kind}"
+    each = "; ".join(
+        f"{number} {kind} {size(volume)}" for kind, (number, volume) in found.items()
+    )
+    yield f"exchanged by a device in a step: {each or 'nothing'}"
+    exchanged = sum(volume for _, volume in found.values())
+    flops = plan.operations().both / plan.mesh.size
+    counts = [1, 2, 4, 8, 16, 32, 64]
+    shares = topology.efficiency(chip, flops, exchanged, counts)
+    yield (
+        "expected share of the time in products, each device with the batch it has here"
+        f" ({topology.MFU:.0%} of {chip.peak / 1e12:g} TFLOP/s,"
+        f" {chip.bandwidth / 1e9:g} GB/s between {chip.near} devices, else"
+        f" {chip.network / 1e9:g}; nothing overlaps): "
+        + ", ".join(f"{count}: {share:.0%}" for count, share in shares.items())
+    )
 
 
 def size(count: float) -> str:

@@ -163,7 +163,9 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
       width: of a head.
     """
     return (
-        target.is_cuda(device, 8.0)
+        # For a device that is not here, JAX cannot ask cuDNN for its version.
+        hasattr(device, "client")
+        and target.is_cuda(device, 8.0)
         and dtype in (jnp.bfloat16, jnp.float16)
         and width % 8 == 0
         and width <= 128
