@@ -330,6 +330,25 @@ def dev_source(config, kind: str) -> Sequence:
         raise type(error)(named) from error
 
 
+def dev_examples(config, kind: str) -> int:
+    """How many held-out examples a stage's config names; the first one is read.
+
+    Args:
+      config: the stage's.
+      kind: as in `dev_source`.
+
+    Raises:
+      InputError: they cannot be read.
+    """
+    dev = dev_source(config, kind)
+    if getattr(dev, "by_id", False):
+        # A query that nothing is relevant to can be evaluated on, not trained on.
+        dev.judged(0)
+    else:
+        dev[0]
+    return len(dev)
+
+
 def dev_of(config, parts: Parts):
     """The function from parameters to dev metrics, or None without dev data."""
     if not config.dev.source:

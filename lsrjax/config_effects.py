@@ -269,7 +269,7 @@ def _of_data(c):
             "prepare.negatives is given",
         ),
         (
-            not mines(c),
+            not mines(c) or choice_of(c.data).filters,
             ("data.short_rows",),
             "prepare.negatives is bm25, which mines as many as are needed",
         ),

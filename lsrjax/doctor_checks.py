@@ -8,7 +8,6 @@ import pathlib
 import platform
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
@@ -30,16 +29,14 @@ from lsrjax import (
     secrets,
 )
 from lsrjax.convert.hub import is_local, pinned
-from lsrjax.data.bad_records import BadRecords
 from lsrjax.data.tables import name_and_rest
-from lsrjax.early import KEY_FILES
+from lsrjax.early import KEY_FILES, LOOK_SECONDS
 from lsrjax.errors import InputError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 _PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
 _HUB_SECONDS = 5
-_LOOK_SECONDS = 120.0  # at a stage's data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,26 +190,14 @@ def data(run_config) -> Iterator[Finding]:
 
 
 def _data_of(name: str, stage, kind: str) -> Finding:
-    # What is bad is named in the run's own folder once it starts.
-    with tempfile.TemporaryDirectory() as folder:
-        bad = BadRecords(pathlib.Path(folder))
-        sets = prepared.guarded_sets(stage, kind, bad)
-        seen = prepared.look_through(sets, time.monotonic() + _LOOK_SECONDS)
-        for one in sets:
-            one[0]  # with its texts by id
+    with prepared.tried(stage, kind, LOOK_SECONDS) as (sets, seen, bad):
         replaced = bad.summary().partition(";")[0]
         first = bad.reasons(1)
     count = sum(len(one) for one in sets)
     text = f"stage {name}: {count:,} examples"
     text += f" (the first {seen:,} looked at)" if seen < count else ""
     if stage.dev.source:
-        dev = assembly.dev_source(stage, kind)
-        if getattr(dev, "by_id", False):
-            # A query that nothing is relevant to can be evaluated on, not trained on.
-            dev.judged(0)
-        else:
-            dev[0]
-        text += f", {len(dev):,} to evaluate on"
+        text += f", {assembly.dev_examples(stage, kind):,} to evaluate on"
     if not replaced:
         return Finding(OK, "data", text)
     text += f"; {replaced}, as config.data.bad_records allows: {first[0]}"

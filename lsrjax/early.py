@@ -4,16 +4,22 @@ import contextlib
 import json
 import pathlib
 
-from lsrjax import assembly, checkpoint, config, config_checks, objective, plan
+from lsrjax import (
+    assembly,
+    checkpoint,
+    config,
+    config_checks,
+    objective,
+    plan,
+    prepared,
+)
 from lsrjax import train as training
-from lsrjax.config_data import mines
 from lsrjax.convert import hub
-from lsrjax.data import mixing
-from lsrjax.data.bad_records import BadRecord
 from lsrjax.errors import InputError
 
 # One of them is there, whatever a model was made for; a Router has no config.json.
 KEY_FILES = ("config.json", "modules.json", checkpoint.MODEL_FILE)
+LOOK_SECONDS = 120.0  # at a stage's data
 _MODELS = ("init.model", "init.encoder", "init.head", "teacher.model")
 
 
@@ -43,7 +49,7 @@ def look(run_config, workdir: pathlib.Path) -> None:
                 group, _, key = field.partition(".")
                 _find(stage[group][key], f"config.{field}")
     plans = plan.plan_stages(run_config)
-    for name, stage in left.items():
+    for position, (name, stage) in enumerate(left.items()):
         with _named(name):
             spec, teacher = plans[name].spec, plans[name].teacher
             if teacher is not None:
@@ -51,7 +57,8 @@ def look(run_config, workdir: pathlib.Path) -> None:
             limit = spec.encoder.max_length
             for field in _lengths(stage):
                 assembly.check_length(stage.data, field, limit)
-            _open(stage)
+            # The records of the first are looked through as soon as it begins.
+            _open(stage, LOOK_SECONDS if position else 0.0)
 
 
 @contextlib.contextmanager
@@ -89,15 +96,13 @@ def _lengths(stage) -> list[str]:
     return ["query_length", "document_length"]
 
 
-def _open(stage) -> None:
+def _open(stage, seconds: float) -> None:
     """Opens the data of a stage, and what it is evaluated on."""
     kind = objective.of(stage.loss).kind
-    sets = mixing.open_sets(stage.data, kind, mines(stage))
-    held_out = [assembly.dev_source(stage, kind)] if stage.dev.source else []
-    for source in (*sets, *held_out):
-        # Those of training are counted and replaced when they are met.
-        with contextlib.suppress(BadRecord):
-            source[0]
+    with prepared.tried(stage, kind, seconds) as (sets, *_):
+        examples = sum(map(len, sets))
+    if stage.dev.source:
+        assembly.dev_examples(stage, kind)
     shown = stage.batch_size // training.entries_of(stage)
-    steps = training.steps_of(stage, shown * sum(map(len, sets)))
+    steps = training.steps_of(stage, shown * examples)
     config_checks.check_warmup(stage, steps, "config")

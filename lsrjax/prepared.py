@@ -1,12 +1,15 @@
 """A stage's data: opened and guarded; negatives, scores, topics made once and kept."""
 
+import contextlib
 import itertools
 import json
 import math
 import pathlib
+import tempfile
+import time
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -77,6 +80,31 @@ def look_through(sets: Sequence, until: float = math.inf) -> int:
         one.look_through(until) if isinstance(one, bad_records.Replacing) else len(one)
         for one in sets
     )
+
+
+@contextlib.contextmanager
+def tried(config, kind: str, seconds: float) -> Iterator[tuple[list, int, BadRecords]]:
+    """The training data's sets as a stage will find them, without its folder.
+
+    Args:
+      config: the stage's.
+      kind: of its examples.
+      seconds: how long their records are looked through, at most.
+
+    Yields:
+      The sets, how many records were looked at, and what is bad.
+
+    Raises:
+      InputError: more of a set's records are bad than may be.
+    """
+    # What is bad is named in the run's own folder once it starts.
+    with tempfile.TemporaryDirectory() as folder:
+        bad = BadRecords(pathlib.Path(folder))
+        sets = guarded_sets(config, kind, bad)
+        seen = look_through(sets, time.monotonic() + seconds)
+        for one in sets:
+            one[0]  # with its texts by id
+        yield sets, seen, bad
 
 
 def _guarded(config, bad: BadRecords, source, name: str, scored: bool, check):

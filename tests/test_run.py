@@ -294,6 +294,14 @@ def wrong_teacher(stage, folder):
     stage.teacher.model = str(folder / "nothere")
 
 
+def wrong_rows(stage, folder):
+    stage.data.files = str(folder / "empty.jsonl")
+    row = {"english": "a b", "non_english": "a b", "language": "de"}
+    rows = [row] * 9 + [row | {"english": ""}] * 2
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "empty.jsonl").write_text(text)
+
+
 def wrong_length(stage, folder):
     stage.data.document_length = 100_000
 
@@ -304,6 +312,7 @@ def wrong_length(stage, folder):
         (wrong_files, r"Stage second: .*nothere\.jsonl"),
         (wrong_dev, r"Stage second: config\.dev\.files.*nothere\.jsonl"),
         (wrong_teacher, r"Stage second: .*nothere"),
+        (wrong_rows, r"Stage second: .*(?s:.*)empty\.jsonl"),
         (wrong_length, r"Stage second: config\.data\.document_length is 100000"),
     ],
 )
@@ -446,6 +455,7 @@ def test_teacher_scores_are_computed_and_negatives_mined_where_asked(
     config = distill_config(data, aligned)
     config.data.files = str(bare)
     config.prepare.negatives = "bm25"
+    config.data.short_rows = "bad"  # of those that are given
     config.prepare.scores = "teacher"
     config.prepare.count = 3
     config.teacher.model = str(GOLDEN / "bert")

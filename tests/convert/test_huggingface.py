@@ -84,7 +84,8 @@ def hub(monkeypatch):
     """Replaces the hub: `hub['error']` is raised or `hub['folder']` is returned."""
     hub = {"calls": []}
 
-    def snapshot_download(repo_id, *, allow_patterns):
+    def snapshot_download(repo_id, *, revision, allow_patterns):
+        assert revision is None
         hub["calls"].append((repo_id, allow_patterns))
         if "error" in hub:
             raise hub["error"]

@@ -107,7 +107,7 @@ def test_thousand_documents_are_ranked_the_same(models):
 def test_terms_of_both_vocabularies(models):
     model, folder = models["distilbert"]
     program = opened(folder)
-    text = "Free Software, free"
+    text = "Free Software, free, ελεύθερο λογισμικό"
     vector = ours(model, [text], "document").toarray()[0]
     terms = program.decode(program.encode_document(text))
     columns = {}
