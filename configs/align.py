@@ -7,7 +7,7 @@ code at cfa602d, for eight devices. Where a line names one of them only, the oth
 not say, and has the same. Data, models and MIRACL's hard negatives in hi, zh and yo (to
 evaluate on: a BEIR folder `miracl/` with qrels/dev.tsv; --config.dev.source='' does
 without) come from the Hugging Face hub. On eight accelerators a step of the paper's
-takes about 24 GB of each (--dry_run --devices 8). With local copies:
+takes about 22 GB of each (--dry_run --devices 8). With local copies:
 
     --config.init.encoder=DIR --config.init.head=DIR --config.teacher.model=DIR
     --config.data.source=files --config.data.dataset='' --config.data.files='*.parquet'
