@@ -21,6 +21,7 @@ ALLOWED = {
     "reps": {"sharding"},
     "ops": set(),
     "rendezvous": set(),
+    "topology": set(),
     "terminal": set(),
     "config_names": set(),
     "hosts": {"rendezvous", "terminal"},
