@@ -157,10 +157,13 @@ def random_params(spec, seed):
     params = jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), abstract
     )
-    if spec.lexecho:
-        # Source weights of about 1. Near 0 they are differences of equal numbers, whose
-        # rounding is large beside them.
-        params["head"]["echo"]["bias"] = np.ones((), np.float32)
+    head = params["head"]
+    for weigh in ("echo", "weigh"):
+        for parent in (head, head.get("terms", {})):
+            if weigh in parent:
+                # Weights of tokens of about 1. Near 0 they are differences of equal
+                # numbers, whose rounding is large beside them.
+                parent[weigh]["bias"] = np.ones((), np.float32)
     return params
 
 
