@@ -98,8 +98,8 @@ def test_every_struck_file_is_found_and_the_step_before_is_restored():
 
 @pytest.mark.slow
 def test_every_file_of_a_checkpoint_may_be_struck():
-    counts = flip_bits.count(150, seed=2, restore_every=50)
-    assert counts["found"] + counts["found and restored"] == 150
+    counts = flip_bits.count(250, seed=2, restore_every=50)
+    assert counts["found"] + counts["found and restored"] == 250
     assert counts["files struck"] == counts["files"]
 
 

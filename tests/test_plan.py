@@ -27,7 +27,7 @@ def stage_plan(**changes):
     spec = RetrieverSpec("splade", encoder, tied=True)
     config = get_default()
     config.loss.name = "infonce"
-    config.batch_size = 32
+    config.batch_size, config.model.dropout = 32, 0.0
     config.data.query_length, config.data.document_length = 16, 32
     config.update_from_flattened_dict(changes)
     mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
@@ -71,7 +71,8 @@ def test_queries_apart_are_planned_apart():
 @pytest.mark.slow
 @pytest.mark.alone
 def test_memory_of_two_towers():
-    shared = stage_plan()
+    # Of few texts, so that it is the parameters that take the memory.
+    shared = stage_plan(batch_size=8)
     separate = apart(shared, towers="separate")
     with jax.set_mesh(shared.mesh):
         one, two = shared.memory(), separate.memory()

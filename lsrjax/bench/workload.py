@@ -188,6 +188,7 @@ def config_of(sizes: StepSizes, total_steps: int):
     c = get_default()
     c.loss.name = sizes.task
     c.model.dtype = sizes.dtype
+    c.model.dropout = 0.0
     c.memory.remat = sizes.remat
     c.memory.encode_chunk = sizes.encode_chunk
     c.steps = total_steps

@@ -49,6 +49,7 @@ def main(layers, queries, length, hidden, remat, chunk):
     config.batch_size = queries
     config.regularizer.query = config.regularizer.document = 1e-3
     config.memory.remat, config.memory.encode_chunk = remat, chunk
+    config.model.dropout = 0.0
     mesh = sharding.make_mesh(1, 1)
     texts = queries * (1 + GROUP)
     shapes = {"student": Shape(((texts, length),))}
