@@ -98,5 +98,5 @@ def distill() -> ConfigDict:
     c.optim.lr = 1e-4
     c.optim.warmup_steps = 30
     c.batch_size = 32
-    c.steps = 400
+    c.steps = 600
     return c

@@ -155,6 +155,7 @@ def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
             continue  # it goes on from the demo
         config = on_embedded_data(path)
         config.steps, config.dev.queries = 1, 10
+        config.optim.warmup_steps = 0
         for data in list(config.data.sets.values()) or [config.data]:
             data.split = "dev"
         config.checkpoint.every = 1

@@ -132,7 +132,8 @@ def own_modules(folder):
     """Model code is copied to a folder of the test's own, and imported from there."""
     before = dynamic_module_utils.HF_MODULES_CACHE
     dynamic_module_utils.HF_MODULES_CACHE = str(folder)
-    sys.path.append(str(folder))
+    # Before the folder of others' model code, which transformers may have added.
+    sys.path.insert(0, str(folder))
     _forget_model_code()
     yield
     sys.path.remove(str(folder))
