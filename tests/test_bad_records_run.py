@@ -75,7 +75,7 @@ def test_a_run_stops_clearly_and_goes_on_when_allowed(config, file, tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-100])
     try:
-        with pytest.raises(InputError, match=r"x\.jsonl is truncated or was written"):
+        with pytest.raises(InputError, match=r"x\.jsonl is truncated: write it"):
             run_quietly(config, tmp_path)
     finally:
         file.write_bytes(whole)
