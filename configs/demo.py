@@ -89,8 +89,7 @@ def distill() -> ConfigDict:
     c.prepare.scores = "teacher"
     c.prepare.depth = 300
     c.data.group_size = 8
-    # Few texts are in Chinese.
-    c.data.query_languages = "en:0.2,zh:3,*:1"
+    c.data.query_languages = "en:0.2,*:1"
     c.data.document_languages = "en:8,*:1"
     c.loss.name = "kl"
     c.loss.teacher_scale = 3.0
@@ -99,5 +98,5 @@ def distill() -> ConfigDict:
     c.optim.lr = 1e-4
     c.optim.warmup_steps = 30
     c.batch_size = 32
-    c.steps = 600
+    c.steps = 800
     return c
