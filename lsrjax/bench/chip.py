@@ -59,7 +59,7 @@ def add_command(commands) -> None:
         "--seconds",
         type=positive,
         default=400,
-        help="after so many, no piece is begun (default: 400)",
+        help="start no further piece after this time (default: 400)",
     )
     parser.add_argument("--piece", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
