@@ -10,9 +10,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["lsrjax", "lsrjax.*"]),
     package_data={
-        "lsrjax.data": ["debian/*", "debian/*/*"],
+        "lsrjax.data.debian_texts": ["*.md", "*.parquet", "*/*.json"],
         "lsrjax.convert": ["templates/*.py"],
     },
+    entry_points={"console_scripts": ["lsrjax = lsrjax.__main__:main"]},
     install_requires=[
         "absl-py>=2.0",
         "bm25s>=0.3",

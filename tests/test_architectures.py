@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lsrjax import assembly, checkpoint, run
-from lsrjax.config import data_set, get_default
+from lsrjax.checkpoint import saved_model, train_states
+from lsrjax.config.fields import data_set, get_default
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
 from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.training import run, stage_parts
 
 # What each config changes, and the types of what it encodes.
 CASES = {
@@ -113,9 +114,9 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     out = io.StringIO()
     run.run(config, tmp_path, Console(file=out, width=200))
     assert "dev_nDCG@10" in out.getvalue()
-    model = checkpoint.load_model(tmp_path / "train")
+    model = saved_model.load_model(tmp_path / "train")
     texts = ["a library for files", "the kernel, and its drivers", "fonts!"]
-    with assembly.on_devices(config):
+    with stage_parts.on_devices(config):
         searcher = Searcher.of(model, config)
         queries, documents = searcher.queries(texts), searcher.documents(texts)
     assert list(queries) == list(model.spec.views)
@@ -132,7 +133,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
         alone = dataclasses.replace(
             model, params=query, spec=dataclasses.replace(model.spec, towers="shared")
         )
-        with assembly.on_devices(config):
+        with stage_parts.on_devices(config):
             same = Searcher.of(alone, config).queries(texts)[view]
         np.testing.assert_allclose(queries[view].toarray(), same.toarray(), atol=1e-6)
         if "csr" in name:
@@ -179,12 +180,12 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
             split: data_set(source="debian", split=split) for split in ("dev", "test")
         }
     run.run(config, tmp_path / "run", Console(quiet=True))
-    model = checkpoint.load_model(tmp_path / "run" / "train")
+    model = saved_model.load_model(tmp_path / "run" / "train")
     assert model.spec.head == "mine.LastToken"
     assert model.params["head"]["turn"].shape == (16, 3)
     lines = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
     assert all({"hinge", "infonce"} <= json.loads(line).keys() for line in lines[:3])
-    with assembly.on_devices(config):
+    with stage_parts.on_devices(config):
         found = Searcher.of(model, config).queries(["a kernel", "some files"])
     assert found["last"].shape == (2, 3)
 
@@ -194,7 +195,7 @@ def test_towers_that_go_on_are_those_that_were_left_alone(tmp_path, monkeypatch)
     changes = CASES["towers"] | {"checkpoint.every": 1, "model.dropout": 0.1}
     run.run(config_of(changes), tmp_path / "alone", Console(quiet=True))
 
-    original, saved = checkpoint.Checkpoints.save, []
+    original, saved = train_states.Checkpoints.save, []
 
     def save(self, state, dev, **options):
         original(self, state, dev, **options)
@@ -202,13 +203,13 @@ def test_towers_that_go_on_are_those_that_were_left_alone(tmp_path, monkeypatch)
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    monkeypatch.setattr(train_states.Checkpoints, "save", save)
     with pytest.raises(KeyboardInterrupt):
         run.run(config_of(changes), tmp_path / "stopped", Console(quiet=True))
-    monkeypatch.setattr(checkpoint.Checkpoints, "save", original)
+    monkeypatch.setattr(train_states.Checkpoints, "save", original)
     run.run(config_of(changes), tmp_path / "stopped", Console(quiet=True))
     alone, stopped = (
-        checkpoint.load_model(tmp_path / name / "train").params
+        saved_model.load_model(tmp_path / name / "train").params
         for name in ("alone", "stopped")
     )
     assert "query_tower" in alone
@@ -221,7 +222,7 @@ def test_towers_that_go_on_are_those_that_were_left_alone(tmp_path, monkeypatch)
         ({"model.head": "splad"}, "model.head is 'splad'; known: 'splade', 'milco'"),
         ({"model.head": "nowhere.Head"}, "nowhere.Head', which could not be imported"),
         ({"model.head": "math.sqrt"}, "is no head: it has no"),
-        ({"loss.name": "math.sqrt"}, "which is no lsrjax.losses.Loss but"),
+        ({"loss.name": "math.sqrt"}, "which is no lsrjax.losses.losses.Loss but"),
         ({"data.mixer": "evenly"}, "data.mixer is 'evenly'; known: 'round_robin'"),
     ],
 )

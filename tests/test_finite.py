@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from lsrjax import checkpoint, encode, export, finite
-from lsrjax.convert.folder import write_weights
-from lsrjax.convert.huggingface import Allowed, load_checkpoint
+from lsrjax import finite
+from lsrjax.checkpoint import saved_model
+from lsrjax.cli import encode
+from lsrjax.convert.open_model import open_model
+from lsrjax.convert.read.huggingface import Allowed, load_checkpoint
+from lsrjax.convert.write.folder import write_weights
 from lsrjax.errors import InputError
-from lsrjax.references import open_model
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "bert"
 NAMES = (
@@ -86,11 +88,11 @@ def test_a_checkpoint_of_ours_is_looked_at_going_out_and_coming_in(
     folder = tmp_path / "stage"
     folder.mkdir()
     with pytest.raises(InputError, match=r"encoder/embeddings/norm/bias"):
-        checkpoint.save_model(folder, model)
+        saved_model.save_model(folder, model)
     # As a run whose numbers nobody looked at might have left it.
     with monkeypatch.context() as patch:
         patch.setattr(finite, "check_tree", lambda *args: None)
-        checkpoint.save_model(folder, model)
+        saved_model.save_model(folder, model)
     with pytest.raises(InputError, match=r"checkpoint of step 0: .*norm/bias"):
         open_model(str(folder), tmp_path)
 
@@ -100,7 +102,7 @@ def test_a_vector_that_overflows_ends_encoding_and_names_the_text(
 ):
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"id": "d7", "text": "a file"}\n')
-    model = export.open_portable(str(GOLDEN))
+    model = open_model.open_portable(str(GOLDEN))
     for suffix in (".npz", ".jsonl"):
         with monkeypatch.context() as patch:
             patch.setattr(encode, "open_portable", lambda _: with_bias(model, 3e38))

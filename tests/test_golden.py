@@ -15,13 +15,13 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
-from lsrjax.config import get_default
-from lsrjax.config_run import validate
-from lsrjax.convert.huggingface import load_checkpoint, read_config
+from lsrjax.config.check_run import validate
+from lsrjax.config.fields import get_default
 from lsrjax.convert.names import export_state, import_state
+from lsrjax.convert.read.huggingface import load_checkpoint, read_config
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.train import init_state, make_step
+from lsrjax.training.train_step import init_state, make_step
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 DISTILL = [

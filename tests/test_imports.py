@@ -1,4 +1,5 @@
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -11,117 +12,73 @@ FILES = sorted((ROOT / "lsrjax").rglob("*.py"))
 TEMPLATES = [path for path in FILES if path.parent.name == "templates"]
 FILES = [path for path in FILES if path not in TEMPLATES]
 
-# What everybody may import.
-COMMON = {"errors", "finite", "paths", "progress", "tables", "trees"}
-# What each part of the package may import of the others, besides. A part may import its
-# own modules; programs may import whatever is not a program above them, and nothing
-# imports `main`.
-ALLOWED = {
-    "sharding": set(),
-    "reps": {"sharding"},
-    "ops": set(),
-    "rendezvous": set(),
-    "topology": set(),
-    "terminal": set(),
-    "config_names": set(),
-    "hosts": {"rendezvous", "terminal"},
-    "numbers": set(),
-    "preemption": {"hosts", "terminal"},
-    "watchdog": {"hosts", "terminal"},
-    "trackers": set(),
-    "report": set(),
-    "tokenizer": set(),
-    "models": {"ops", "reps", "sharding"},
-    "health": {"reps"},
-    "losses": {"reps"},
-    "objective": {"losses", "reps"},
-    "secrets": set(),
-    "regularizers": {"reps"},
-    "control": {"regularizers"},
-    "optim": set(),
-    "flops": {"models"},
-    "data": {"tokenizer"},
-    "convert": {"models", "tokenizer"},
-    "retrieval": {"data", "models", "reps", "sharding"},
-    "prepare": {"data", "retrieval"},
-}
-# From the lowest to the highest.
-PROGRAMS = (
-    "config_data",
-    "config_effects",
-    "config_checks",
-    "config",
-    "config_run",
-    "command",
-    "train",
-    "loop",
+# From the bottom to the top; each room imports only those before it.
+ROOMS = [
+    "errors",
+    "lookup",
+    "finite",
+    "paths",
+    "ops",
+    "distributed",
+    "models",
+    "tokenizer",
+    "data",
+    "losses",
+    "retrieval",
     "checkpoint",
-    "term_statistics",
-    "fitted",
-    "references",
-    "build",
-    "planned",
-    "plan",
-    "origins",
-    "prepared",
-    "saved",
-    "postmortem",
-    "assembly",
-    "early",
-    "stages",
-    "results",
-    "kept_config",
-    "run",
-    "export",
-    "encode",
-    "doctor_checks",
-    "doctor",
+    "convert",
+    "config",
+    "initial",
+    "training",
+    "cli",
     "bench",
-    "main",
-)
-
-
-def part(module):
-    """`retrieval` of `lsrjax.retrieval.encode`."""
-    return module.split(".")[1]
+]
+# `python -m lsrjax.encode` and its like, which start what is in cli/.
+COMMANDS = {"__main__.py", "main.py", "encode.py", "doctor.py"} | {
+    f"{room}/__main__.py" for room in ("checkpoint", "convert")
+}
 
 
 def imported(path):
-    """The parts of the package that a file imports, wherever in the file."""
+    """The modules of the package that a file imports, wherever in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        found |= {part(name) for name in names if name.startswith("lsrjax.")}
-    return found
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("lsrjax.")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_downwards(path):
     relative = path.relative_to(ROOT / "lsrjax")
-    own = relative.parts[0].removesuffix(".py")
-    if relative.name == "__main__.py":
-        own = "main"  # a command, beside the part that it is named for
-    found = imported(path) - {own}
-    if own in ("__init__", "errors", "trees"):
-        assert not found
-        return
-    if own in COMMON:
-        assert found <= {"errors"}
-        return
-    found -= COMMON
-    if own in PROGRAMS:
-        above = set(PROGRAMS[PROGRAMS.index(own) :])
-        assert not found & above
-        assert found <= set(PROGRAMS) | set(ALLOWED)
+    rooms = {name.split(".")[1] for name in imported(path)}
+    if str(relative) in COMMANDS:
+        assert rooms <= {"cli", "bench"}
+    elif str(relative) == "__init__.py":
+        assert not rooms
     else:
-        assert own in ALLOWED, f"{own} is new: say here what it may import"
-        assert found <= ALLOWED[own]
+        own = relative.parts[0].removesuffix(".py")
+        assert rooms <= set(ROOMS[: ROOMS.index(own) + 1])
+
+
+def test_no_file_of_the_package_imports_another_in_a_circle():
+    names = {
+        path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES
+    }
+    graph = {
+        name: {
+            other
+            for other in names.values()
+            if any(
+                one == other or one.startswith(f"{other}.") for one in imported(path)
+            )
+        }
+        for path, name in names.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
@@ -140,13 +97,14 @@ def test_what_is_shipped_runs_without_us(path):
 
 def test_data_is_numpy_but_for_the_loader():
     frameworks = {"jax", "flax", "optax", "grain", "torch", "transformers"}
-    for path in (ROOT / "lsrjax" / "data").glob("*.py"):
+    for path in (ROOT / "lsrjax" / "data").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module]
             found = {name.split(".")[0] for name in names} & frameworks
-            assert found <= ({"grain"} if path.name == "loader.py" else set()), path
+            needed = {"loader.py": {"grain"}}.get(path.name, set())
+            assert found <= needed, path
 
 
 def python(code):
@@ -167,12 +125,12 @@ def test_the_package_imports_at_once():
 def test_training_on_embedded_data_needs_no_other_framework():
     code = """
 import sys
-import lsrjax.main, lsrjax.run, lsrjax.stages, lsrjax.data.loader
-from lsrjax.data import embedded, sources
+import lsrjax.main, lsrjax.training.run, lsrjax.data.batching.loader
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.retrieval.bm25 import BM25
 
-groups = sources.debian("group", "dev")
+groups = embedded.examples("group", "dev")
 TextTokenizer(embedded.MULTILINGUAL_TOKENIZER).batch(["a text"], 8, (4,))
 BM25([groups[i].positives[0]["en"] for i in range(20)]).search(["library"], 3)
 others = ["torch", "transformers", "datasets", "tensorflow_datasets", "tensorflow"]

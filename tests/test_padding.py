@@ -13,16 +13,17 @@ import numpy as np
 import optax
 import pytest
 
-from lsrjax import losses, objective, reps
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 from lsrjax.convert.names import by_layer
-from lsrjax.data.shapes import Shape, cut, fit
+from lsrjax.data.batching.length_shapes import Shape, cut, fit
+from lsrjax.losses import losses, objective
+from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.regularizers import REGULARIZERS
-from lsrjax.train import init_state, make_step
+from lsrjax.models.views import Bag, Dense, MultiVector
+from lsrjax.training.train_step import init_state, make_step
 
 B, G, L, MORE = 3, 2, 7, 5
 VOCAB, PIVOT_VOCAB = 53, 41
@@ -362,12 +363,12 @@ def test_padding_changes_no_representation(case):
     plain, more = encoded
     assert plain.keys() == more.keys()
     for name, view in plain.items():
-        if isinstance(view, reps.MultiVector):
+        if isinstance(view, MultiVector):
             assert not more[name].mask_BL[:, L:].any()
             assert_close(more[name].tokens_BLD[:, :L], view.tokens_BLD)
-        elif isinstance(view, reps.Dense):
+        elif isinstance(view, Dense):
             assert_close(more[name].embedding_BD, view.embedding_BD)
-        elif isinstance(view, reps.Bag):
+        elif isinstance(view, Bag):
             padding = more[name].weights_BK[:, L:]
             np.testing.assert_array_equal(padding, np.zeros_like(padding))
             assert_close(more[name].weights_BK[:, :L], view.weights_BK)

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from lsrjax import run
-from lsrjax.config_run import validate
+from lsrjax.config.check_run import validate
 from lsrjax.data import sources
-from lsrjax.data.mixing import open_sets, sources_of
+from lsrjax.data.batching.mixing import open_sets, sources_of
+from lsrjax.training import run
 
 RECIPES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 EMBEDDED = [

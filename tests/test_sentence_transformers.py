@@ -17,11 +17,12 @@ from sentence_transformers.sparse_encoder.modules import (
 )
 from sentence_transformers.util import maxsim
 
-from lsrjax import objective, regularizers, reps
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
+from lsrjax.losses import objective, regularizers
 from lsrjax.models.dense_heads import Autoencoder
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.models.views import MultiVector, Vector
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
 
@@ -60,8 +61,8 @@ def of_jax(loss):
     def total(queries, documents):
         flat = documents.reshape(-1, V)
         views = {
-            "query": {"terms": reps.Vector(queries, queries)},
-            "document": {"terms": reps.Vector(flat, flat)},
+            "query": {"terms": Vector(queries, queries)},
+            "document": {"terms": Vector(flat, flat)},
         }
         return loss(views)
 
@@ -256,8 +257,8 @@ def test_late_interaction():
     documents = rng.normal(size=(B * G, 9, 6)).astype(np.float32)
     q_mask = np.arange(4) < rng.integers(1, 5, (B, 1))
     d_mask = np.arange(9) < rng.integers(1, 10, (B * G, 1))
-    found = reps.MultiVector(jnp.asarray(queries), jnp.asarray(q_mask)).score_all(
-        reps.MultiVector(jnp.asarray(documents), jnp.asarray(d_mask))
+    found = MultiVector(jnp.asarray(queries), jnp.asarray(q_mask)).score_all(
+        MultiVector(jnp.asarray(documents), jnp.asarray(d_mask))
     )
     wanted = maxsim(
         torch.tensor(queries),

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "tests/configs/two_stages.py"
 # What a module needs besides, by the extra of `setup.py` that installs it.
-EXTRAS = {"lsrjax.data.tfds_debian": "tensorflow_datasets"}
+EXTRAS = {"lsrjax.data.debian_texts.tfds": "tensorflow_datasets"}
 
 
 def modules():

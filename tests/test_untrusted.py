@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from lsrjax import checkpoint, tables
-from lsrjax.checkpoint import MODEL_FILE
-from lsrjax.convert import modules, sentence_in
+from lsrjax import lookup
+from lsrjax.checkpoint import saved_model
+from lsrjax.checkpoint.files import MODEL_FILE
+from lsrjax.convert.read import modules, sentence_transformers
 from lsrjax.errors import InputError
 from lsrjax.models import heads
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 SPEC = RetrieverSpec("dense", EncoderConfig("bert", 7, 4, 1, 1, 4, 8, 2, 0))
@@ -48,11 +49,11 @@ def write_model(folder, head):
 def test_a_head_of_a_file_is_one_of_the_table(head, payload):
     write_model(payload, head)
     with pytest.raises(InputError, match=r"model\.json: The head .* is none of") as e:
-        checkpoint.load_spec(payload)
+        saved_model.load_spec(payload)
     assert "'splade'" in str(e.value) and "config.model.head" in str(e.value)
     assert "payload_beside" not in sys.modules and not (payload / "ran").exists()
     write_model(payload, "dense")
-    assert checkpoint.load_spec(payload) == SPEC
+    assert saved_model.load_spec(payload) == SPEC
 
 
 def test_a_head_that_the_user_names_is_read(payload):
@@ -60,11 +61,11 @@ def test_a_head_that_the_user_names_is_read(payload):
     try:
         own = heads.own_head("payload_beside.H", "--head")
         assert (payload / "ran").exists()
-        assert checkpoint.load_spec(payload).head == "payload_beside.H"
+        assert saved_model.load_spec(payload).head == "payload_beside.H"
         assert heads.head_class("payload_beside.H") is own
     finally:
         sys.modules.pop("payload_beside", None)
-        tables._IMPORTED.pop("payload_beside.H", None)
+        lookup._IMPORTED.pop("payload_beside.H", None)
 
 
 @pytest.mark.parametrize("program", ["encode", "convert"])
@@ -120,4 +121,4 @@ def test_a_folder_of_sentence_transformers_is_read_from_itself_alone(model):
     ]
     (model / "modules.json").write_text(json.dumps(listed))
     with pytest.raises(InputError, match=r"names the folder '\.\./other'"):
-        sentence_in.read(str(model))
+        sentence_transformers.read(str(model))

@@ -1,5 +1,6 @@
 """The pieces of `chip`, each a function that gives figures by name."""
 
+import argparse
 import contextlib
 import importlib.metadata
 import io
@@ -12,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lsrjax import sharding
-from lsrjax import train as training
-from lsrjax.bench import head, measure, peaks, step, torch_side, workload
+from lsrjax.bench import encode, head, measure, peaks, step, torch_side, workload
 from lsrjax.bench.workload import PRESETS
+from lsrjax.distributed import sharding
 from lsrjax.models import encoder as encoders
 from lsrjax.ops.vocab_pool import vocab_pool
+from lsrjax.training import train_step
 
 _ROUNDS = 5
 # As in configs/align.py and configs/distill.py.
@@ -242,7 +243,7 @@ def _step(name: str) -> dict:
         jax.block_until_ready(state_now)
         making = time.perf_counter() - start
         start = time.perf_counter()
-        lowered = training.lowered(stage.step, state, teacher, batch)
+        lowered = train_step.lowered(stage.step, state, teacher, batch)
         traced = time.perf_counter() - start
         compiled = lowered.compile()
         compiling = time.perf_counter() - start - traced
@@ -282,8 +283,6 @@ def _torch_encoder() -> dict:
 
 
 def _encode() -> dict:
-    from lsrjax.bench import __main__ as program
-
     sizes = {
         "layers": 12,
         "dim": 768,
@@ -296,9 +295,12 @@ def _encode() -> dict:
     if on_cpu():
         sizes = {"layers": 1, "dim": 16, "heads": 2, "inner": 32, "texts": 16}
     flags = [x for k, v in sizes.items() for x in (f"--{k}", str(v))]
+    parser = argparse.ArgumentParser()
+    encode.add_command(parser.add_subparsers())
+    args = parser.parse_args(["encode", *flags])
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        program.main(["encode", *flags])
+        args.run(args)
     return {"table": out.getvalue()}
 
 

@@ -12,10 +12,15 @@ from rich.table import Table
 
 from lsrjax.bench import measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, size
-from lsrjax.data import embedded, loader, sources
+from lsrjax.data import sources
+from lsrjax.data.batching import loader
+from lsrjax.data.batching.drawing import GroupBatches, PairBatches, rows_of
+from lsrjax.data.batching.orders import Order
+from lsrjax.data.debian_texts import embedded
+from lsrjax.data.examples import ANY
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.errors import InputError
-from lsrjax.prepare.score import corpus_of
+from lsrjax.retrieval.teacher_scores import corpus_of
 
 KINDS = ("pairs", "groups")
 
@@ -96,7 +101,7 @@ class Content:
 class PadToLongest:
     """In the place of `loader.Batches`: each model's texts as one padded array."""
 
-    def __init__(self, source, order: loader.Order, build):
+    def __init__(self, source, order: Order, build):
         self._source = source
         self._order = order
         self._build = build
@@ -110,7 +115,7 @@ class PadToLongest:
         )
         batch = {}
         for name, encoded in self._build.encoded.items():
-            rows = sum(loader.rows_of(drawn, encoded).values(), [])
+            rows = sum(rows_of(drawn, encoded).values(), [])
             longest = max(map(len, rows))
             batch[name] = {"parts": (pad(rows, encoded.pad_id, longest, ()),)}
         return batch
@@ -158,18 +163,20 @@ def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], object]:
     multilingual = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     documents = TextField(multilingual, sizes.length)
     if kind == "pairs":
-        source = sources.debian("pair", "train")
+        source = embedded.examples("pair", "train")
         english = TextTokenizer(embedded.ENGLISH_TOKENIZER)
-        build = loader.PairBatches(documents, TextField(english, sizes.length))
+        build = PairBatches(documents, TextField(english, sizes.length))
     else:
-        source = _with_random_negatives(sources.debian("group", "train"), sizes.group)
-        build = loader.GroupBatches(
+        source = _with_random_negatives(
+            embedded.examples("group", "train"), sizes.group
+        )
+        build = GroupBatches(
             query=TextField(multilingual, sizes.query_length),
             document=documents,
             group_size=sizes.group,
             mixing="passages",
-            query_languages={sources.ANY: 1.0},
-            document_languages={sources.ANY: 1.0},
+            query_languages={ANY: 1.0},
+            document_languages={ANY: 1.0},
             with_scores=False,
         )
     count = _examples(kind, sizes)
@@ -178,7 +185,7 @@ def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], object]:
             f"--batch {sizes.batch}: {kind} come in batches of {count}, but there are"
             f" {len(source):,} of them."
         )
-    order = loader.Order(len(source), count, seed=0)
+    order = Order(len(source), count, seed=0)
     return {
         (kind, "lsrjax"): loader.Batches(source, order, build, parts=sizes.parts),
         (kind, "longest"): PadToLongest(source, order, build),

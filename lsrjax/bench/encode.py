@@ -15,15 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from lsrjax import encode, export
 from lsrjax.bench import measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, share, size
+from lsrjax.cli import encode
+from lsrjax.convert import open_model, targets
 from lsrjax.convert.portable import Portable
-from lsrjax.data import embedded
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     (sizes,) = resolve(args, EncodeSizes(), {}, "encode").values()
     texts = documents(sizes.texts)
     if args.model:
-        model = export.open_portable(args.model)
+        model = open_model.open_portable(args.model)
         length = min(sizes.length, model.spec.encoder.max_length)
         model = dataclasses.replace(model, document_length=length)
     else:
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        export.TARGETS[target].write(model, _made(folder / "model"))
+        targets.TARGETS[target].write(model, _made(folder / "model"))
         theirs = sparse_encoder(str(folder / "model"), trust_remote_code=True)
         ours = _Ours(folder, texts, sizes.batch)
         found, seconds = {}, {"lsrjax": [], "SparseEncoder": []}

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import jax
 from rich.console import Console
 
-from lsrjax import flops, sharding
-from lsrjax import train as training
 from lsrjax.bench import measure, peaks, workload
 from lsrjax.bench.sizes import add_flags, positive, resolve
 from lsrjax.bench.step_tables import FOOTNOTE, Measured, operations, times
 from lsrjax.bench.workload import PRESETS, TEACHER, StepSizes
+from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.training import flops, train_step
 
 IMPLS = ("auto", "naive", "blocked", "pallas")
 # Of the learning rate's schedule; a run of any length is far from its end.
@@ -166,7 +166,7 @@ class _Stage:
     layout: sharding.Layout
     teacher: retriever.RetrieverSpec | None
     teacher_layout: sharding.Layout | None
-    step: training.Step
+    step: train_step.Step
     batch: dict
 
     @property
@@ -224,7 +224,7 @@ def _summary(name: str, stage: _Stage) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     shapes = [part["ids"].shape for part in stage.batch["student"]["parts"]]
     cut = " ".join(f"{texts}x{tokens}" for texts, tokens in shapes)
-    padding = 1 - stage.tokens / training.slots_of(stage.batch)
+    padding = 1 - stage.tokens / train_step.slots_of(stage.batch)
     return (
         f"{name}: {sizes.task}, {count:,} parameters, {sizes.dtype}; texts x tokens"
         f" {cut}, {padding:.0%} padding"
@@ -239,7 +239,7 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
 
     Args:
       sizes: the step's.
-      batch: as `lsrjax.data.loader` builds it.
+      batch: as `lsrjax.data.batching.loader` builds it.
       devices: those that its texts are divided over.
     """
 
@@ -287,7 +287,7 @@ def _random_state(stage: _Stage) -> dict:
     params = _random_params(stage.student, stage.layout)
 
     def init(params):
-        return training.init_state(stage.step, params)
+        return train_step.init_state(stage.step, params)
 
     shardings = stage.layout.shardings(jax.eval_shape(init, params))
     return jax.jit(init, out_shardings=shardings)(params)
@@ -296,7 +296,7 @@ def _random_state(stage: _Stage) -> dict:
 def arguments(stage: _Stage) -> tuple[dict, dict | None]:
     """The abstract state and teacher's parameters of a stage's step."""
     _, params = retriever.split(stage.student)
-    state = jax.eval_shape(lambda p: training.init_state(stage.step, p), params)
+    state = jax.eval_shape(lambda p: train_step.init_state(stage.step, p), params)
     teacher_params = None
     if stage.teacher:
         _, teacher_params = retriever.split(stage.teacher)
@@ -309,7 +309,7 @@ def _compiled(impl: str, stage: _Stage, batch: dict) -> jax.stages.Compiled:
     # A step of its own: JAX remembers what it traced by the function.
     step = dataclasses.replace(stage.step)
     with workload.pooling(impl):
-        return training.compiled(step, *arguments(stage), batch)
+        return train_step.compiled(step, *arguments(stage), batch)
 
 
 def _left_out(impl: str, stage: _Stage) -> str | None:

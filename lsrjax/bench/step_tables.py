@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from lsrjax import flops
 from lsrjax.bench import measure
+from lsrjax.training import flops
 
 FOOTNOTE = (
     "speed-up: naive time / time; tokens: of the student's texts, without padding;"

@@ -7,16 +7,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lsrjax import losses, objective
-from lsrjax import train as training
 from lsrjax.bench.sizes import not_negative, share, size
-from lsrjax.config import get_default
-from lsrjax.convert import presets
-from lsrjax.data import loader
+from lsrjax.config.fields import get_default
+from lsrjax.convert.read import presets
+from lsrjax.data.batching import loader
+from lsrjax.data.batching.drawing import Drawn, Encoded
+from lsrjax.data.batching.orders import Order
 from lsrjax.errors import InputError
+from lsrjax.losses import losses, objective
 from lsrjax.models import heads
-from lsrjax.models.encoder import REMAT, EncoderConfig
+from lsrjax.models.encoder import REMAT
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.training import train_step
 
 TEACHER = "teacher"
 # The losses of a MILCO or SPLADE head over texts of one language; the others ask for
@@ -281,7 +284,7 @@ def batches(sizes: StepSizes, devices: int) -> loader.Batches:
     count = sizes.batch * devices
     return loader.Batches(
         range(count),
-        loader.Order(count, count, seed=0),
+        Order(count, count, seed=0),
         _RandomTexts(sizes),
         devices=devices,
         parts=sizes.parts,
@@ -297,29 +300,27 @@ class _RandomTexts:
     repeats = 1  # of an example in a batch
 
     @property
-    def encoded(self) -> dict[str, loader.Encoded]:
+    def encoded(self) -> dict[str, Encoded]:
         """What each model encodes."""
         sizes = self.sizes
         pad = _PAD_IDS[sizes.family]
         if sizes.pairs:
             return {
-                "student": loader.Encoded(
-                    ("translation", "english"), sizes.length, pad
-                ),
-                TEACHER: loader.Encoded((TEACHER,), sizes.length, _PAD_IDS["bert"]),
+                "student": Encoded(("translation", "english"), sizes.length, pad),
+                TEACHER: Encoded((TEACHER,), sizes.length, _PAD_IDS["bert"]),
             }
         longest = max(sizes.length, sizes.query_length)
-        return {"student": loader.Encoded(("query", "document"), longest, pad)}
+        return {"student": Encoded(("query", "document"), longest, pad)}
 
     def draw(
         self, examples: Sequence[int], rngs: Sequence[np.random.Generator]
-    ) -> list[loader.Drawn]:
+    ) -> list[Drawn]:
         """Texts of uniformly drawn lengths and tokens."""
         loss = objective.of(config_of(self.sizes, 1).loss)
         arrays = loss.arrays(1, self.sizes.group)
         return [self._draw(rng, arrays) for rng in rngs]
 
-    def _draw(self, rng: np.random.Generator, arrays) -> loader.Drawn:
+    def _draw(self, rng: np.random.Generator, arrays) -> Drawn:
         sizes = self.sizes
         if sizes.pairs:
             vocabularies = {
@@ -327,7 +328,7 @@ class _RandomTexts:
                 "english": sizes.vocab,
                 TEACHER: sizes.pivot_vocab,
             }
-            return loader.Drawn(
+            return Drawn(
                 {
                     name: [self._text(rng, sizes.length, vocab)]
                     for name, vocab in vocabularies.items()
@@ -346,7 +347,7 @@ class _RandomTexts:
                 targets[name] = rng.standard_normal(shape, array.dtype)
             else:
                 targets[name] = rng.integers(2**31, size=shape, dtype=array.dtype)
-        return loader.Drawn(texts, targets)
+        return Drawn(texts, targets)
 
     def _text(self, rng: np.random.Generator, most: int, vocab: int) -> np.ndarray:
         shortest, longest = lengths_around(self.sizes.fill, most)
@@ -385,7 +386,9 @@ def pooling(impl: str) -> Iterator[None]:
         heads.vocab_pool = original
 
 
-def step_of(sizes: StepSizes, total_steps: int) -> training.Step:
+def step_of(sizes: StepSizes, total_steps: int) -> train_step.Step:
     """The training step of a stage of these sizes."""
     config = config_of(sizes, total_steps)
-    return training.make_step(config, total_steps, student_of(sizes), teacher_of(sizes))
+    return train_step.make_step(
+        config, total_steps, student_of(sizes), teacher_of(sizes)
+    )

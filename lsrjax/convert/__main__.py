@@ -1,10 +1,6 @@
-"""`python -m lsrjax.convert`, see `lsrjax.export`."""
+"""`python -m lsrjax.convert`: see `lsrjax.cli.convert`."""
 
-from lsrjax import preemption, terminal
-from lsrjax.export import main
+from lsrjax.cli import convert
 
 if __name__ == "__main__":
-    terminal.harden()
-    # Asked to leave, it says that the same command does it again.
-    preemption.Guard().start()
-    main()
+    convert.start()

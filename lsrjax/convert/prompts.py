@@ -11,11 +11,11 @@ import json
 import pathlib
 from collections.abc import Iterable
 
-from lsrjax.convert.folder import write_tokenizer
 from lsrjax.convert.portable import Portable
 from lsrjax.errors import InputError
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.ask import PROBES
+from lsrjax.tokenizer.writing import write_tokenizer
 
 ROLES = ("query", "document")
 

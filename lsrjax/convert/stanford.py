@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert import huggingface
-from lsrjax.convert.folder import write_json, write_tokenizer, write_weights
-from lsrjax.convert.huggingface import NOTHING, Allowed
-from lsrjax.convert.modules_out import encoder_state
-from lsrjax.convert.names import LAYOUTS
+from lsrjax.convert.layouts import LAYOUTS
 from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens
-from lsrjax.convert.tensors import check_types, read_json, zeros
+from lsrjax.convert.read import huggingface
+from lsrjax.convert.read.huggingface import NOTHING, Allowed
+from lsrjax.convert.read.tensors import check_types, read_json, zeros
+from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.modules import encoder_state
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer.writing import write_tokenizer
 
 METADATA = "artifact.metadata"
 ARCHITECTURE = "HF_ColBERT"

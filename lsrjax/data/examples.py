@@ -50,3 +50,17 @@ class Group:
     positives: Sequence[Text]
     negatives: Sequence[Text]
     scores: np.ndarray | None = None
+
+
+class InMemory:
+    """A source over a list of examples."""
+
+    def __init__(self, examples: Sequence[Pair | Group], description="in memory"):
+        self._examples = examples
+        self.description = description
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Pair | Group:
+        return self._examples[index]

@@ -13,97 +13,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from lsrjax import paths
-from lsrjax.data import plain
-from lsrjax.data.bad_records import BadRecord
-from lsrjax.data.corpus import Corpus, state
-from lsrjax.data.ensembles import Ensemble, parse_weights
-from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
-from lsrjax.data.formats import FORMATS
-from lsrjax.data.judgements import read_qrels
-from lsrjax.data.readers import FIELDS, Lookup
-from lsrjax.data.rows import Rows, TfdsRows
-from lsrjax.data.tables import read_datasets, read_files
+from lsrjax.data.debian_texts import embedded
+from lsrjax.data.examples import Group, Text
+from lsrjax.data.reading import plain
+from lsrjax.data.reading.bad_records import BadRecord
+from lsrjax.data.reading.corpus import Corpus, state
+from lsrjax.data.reading.files import read_datasets, read_files
+from lsrjax.data.reading.formats import FORMATS
+from lsrjax.data.reading.judgements import read_qrels
+from lsrjax.data.reading.rows import Rows, TfdsRows
+from lsrjax.data.reading.rows_to_examples import Lookup
+from lsrjax.data.reading.teacher_ensembles import Ensemble, parse_weights
 from lsrjax.errors import InputError
-
-__all__ = [
-    "ANY",
-    "ENGLISH",
-    "FIELDS",
-    "FORMATS",
-    "SOURCES",
-    "Group",
-    "InMemory",
-    "Pair",
-    "Rows",
-    "Text",
-    "WithNegatives",
-    "debian",
-    "open_source",
-    "read_datasets",
-    "read_files",
-]
-
-
-def debian(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
-    """The embedded Debian descriptions: pairs of translations, or title -> text.
-
-    Args:
-      kind: "pair" (English and a translation of the same title or text) or "group"
-        (query: a title, positive: the text, each in every language there is).
-      split: "train", "dev" or "test".
-      fields: for pairs, which of "title" and "text" to give.
-    """
-    from lsrjax.data import embedded
-
-    data = embedded.load(split)
-    wordings = {"title": data.titles, "text": data.texts}
-    if kind == "pair":
-        return InMemory(
-            [
-                Pair(f"{name}/{field}/{language}", english, translation, language)
-                for field in fields
-                for language in data.languages
-                if language != ENGLISH
-                for name, translation in wordings[field][language].items()
-                if (english := wordings[field][ENGLISH].get(name))
-            ],
-            "embedded",
-        )
-    return InMemory(
-        [
-            Group(
-                id=name,
-                query=_all_languages(data, "titles", name),
-                positives=[_all_languages(data, "texts", name)],
-                negatives=[],
-            )
-            for name in data.texts[ENGLISH]
-        ],
-        "embedded",
-    )
-
-
-def _all_languages(data, field: str, name: str) -> Text:
-    by_language = getattr(data, field)
-    return {
-        language: by_language[language][name]
-        for language in data.languages
-        if name in by_language[language]
-    }
-
-
-class InMemory:
-    """A source over a list of examples."""
-
-    def __init__(self, examples: Sequence[Pair | Group], description="in memory"):
-        self._examples = examples
-        self.description = description
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Pair | Group:
-        return self._examples[index]
 
 
 class WithNegatives:
@@ -314,7 +235,7 @@ def _open_tfds(config, kind, held_out, where):
             data = tfds.builder_from_directory(name).as_data_source(split)
         else:
             if name.startswith("lsrjax_debian"):
-                from lsrjax.data import tfds_debian  # noqa: F401  (registers it)
+                from lsrjax.data.debian_texts import tfds as tfds_debian  # noqa: F401  (registers it)
             data = tfds.data_source(name, split=split)
     except Exception as e:  # the library raises many unrelated types
         raise InputError(
@@ -327,7 +248,7 @@ def _open_tfds(config, kind, held_out, where):
 
 
 def _open_debian(config, kind, held_out, where):
-    return debian(kind, config.split, config.fields)
+    return embedded.examples(kind, config.split, config.fields)
 
 
 SOURCES = {

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax import reps, sharding
+from lsrjax.distributed import sharding
 from lsrjax.models.retriever import QUERY, apply
 from lsrjax.models.texts import Texts
+from lsrjax.models.views import Views
 
 
 def apply_batch(
@@ -20,8 +21,8 @@ def apply_batch(
     chunk: int = 0,
     remat: str = "none",
     dropout_key: jax.Array | None = None,
-) -> dict[str, reps.Views]:
-    """Encodes the texts of a batch, cut as `lsrjax.data.shapes.cut` does.
+) -> dict[str, Views]:
+    """Encodes the texts of a batch, cut as `data.batching.length_shapes` does.
 
     Args:
       graphdef: of the model.
@@ -103,7 +104,7 @@ def _rows(x, place):
     return x.at[place].get(unique_indices=True, mode="promise_in_bounds")
 
 
-def _in_chunks(encode, parts, chunk: int) -> reps.Views:
+def _in_chunks(encode, parts, chunk: int) -> Views:
     """`encode(parts)`, about `chunk` texts of each device at a time, of every part."""
     shards = sharding.axis_size(sharding.DATA)
     counts = [len(part["ids"]) // shards for part in parts]

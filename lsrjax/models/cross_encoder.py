@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax.models.encoder import Encoder, EncoderConfig
+from lsrjax.distributed.sharding import Rule
+from lsrjax.models.encoder import Encoder
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.layers import DType, linear
-from lsrjax.sharding import Rule
 
 
 @dataclasses.dataclass(frozen=True)

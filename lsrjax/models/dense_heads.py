@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax import reps
 from lsrjax.models.layers import Head
 from lsrjax.models.texts import Texts
+from lsrjax.models.views import Code, Dense, MultiVector, Views
 
 
 def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
@@ -49,12 +49,12 @@ class DenseHead(Head):
         self.pooling = spec.pooling
         self.normalize = spec.normalize
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `dense` view."""
         x_BD = texts.together(map(self._pooled, texts.split(hidden_TD), texts.mask))
         if self.projection is not None:
             x_BD = self.projection(x_BD).astype(jnp.float32)
-        return {"dense": reps.Dense(_normalized(x_BD) if self.normalize else x_BD)}
+        return {"dense": Dense(_normalized(x_BD) if self.normalize else x_BD)}
 
     def _pooled(self, hidden_BLD, mask_BL) -> jax.Array:
         keep_BL1 = mask_BL[:, :, None]
@@ -88,7 +88,7 @@ class Autoencoder(nnx.Module):
         self.revived = spec.revived_latents
         self.dead_after = spec.dead_after
 
-    def __call__(self, x_BD) -> reps.Code:
+    def __call__(self, x_BD) -> Code:
         """The code of embeddings, and how well it decodes."""
         center_D, kernel_DV = self.center[...], self.kernel[...]
         raw_BV = (x_BD - center_D) @ kernel_DV + self.bias[...]
@@ -106,7 +106,7 @@ class Autoencoder(nnx.Module):
         # The dead learn what the living leave over, which do not change for it.
         rest_BD = x_BD - jax.lax.stop_gradient(decoded(weights_BV))
         missed_B1 = _mean_square(rest_BD - decoded(revived_BV) - center_D)
-        return reps.Code(
+        return Code(
             weights_BV,
             raw_BV,
             _mean_square(left_BD),
@@ -141,19 +141,19 @@ class CSRHead(Head):
         size = spec.embedding_size or spec.encoder.hidden_size
         self.autoencoder = Autoencoder(spec, size, rngs=rngs)
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `latents` view."""
         dense = self.dense(hidden_TD, texts, word_embeddings_VD)["dense"]
         return {"latents": self.autoencoder(dense.embedding_BD)}
 
 
-def fired(views: dict[str, reps.Views]) -> dict[str, jax.Array]:
+def fired(views: dict[str, Views]) -> dict[str, jax.Array]:
     """How many texts activate each latent, [V], by text; empty without a CSR head."""
     return {
         text: (view.weights_BV > 0).sum(axis=0)
         for text, by_view in views.items()
         for view in by_view.values()
-        if isinstance(view, reps.Code)
+        if isinstance(view, Code)
     }
 
 
@@ -191,7 +191,7 @@ class ColbertHead(Head):
         self.skip_ids = spec.skip_ids
         self.normalize = spec.normalize
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `tokens` view."""
         queries = texts.query or [None] * len(texts.ids)
         kept = [*map(self._kept, texts.ids, texts.mask, queries)]
@@ -203,7 +203,7 @@ class ColbertHead(Head):
         if self.normalize:
             x_TD = _normalized(x_TD)
         x_BLD = texts.padded(texts.split(x_TD))
-        return {"tokens": reps.MultiVector(x_BLD, texts.padded(kept))}
+        return {"tokens": MultiVector(x_BLD, texts.padded(kept))}
 
     def _kept(self, ids_BL, mask_BL, query_B) -> jax.Array:
         """Which tokens have an embedding, [B, L]."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax import sharding
+from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys

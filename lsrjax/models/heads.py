@@ -1,4 +1,4 @@
-"""Heads: from hidden states to the views of `lsrjax.reps`.
+"""Heads: from hidden states to the views of `lsrjax.models.views`.
 
 To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
 `views(spec)`, and `__call__(hidden_TD, texts, word_embeddings_VD) -> reps.Views`, where
@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax import reps, sharding
+from lsrjax.distributed import sharding
+from lsrjax.lookup import entry, known_entry
 from lsrjax.models.dense_heads import ColbertHead, CSRHead, DenseHead
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
 from lsrjax.models.texts import Texts
+from lsrjax.models.views import Bag, Vector, Views
 from lsrjax.ops.positive_pool import positive_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
-from lsrjax.tables import entry, known_entry
 
 
 class MLMHead(nnx.Module):
@@ -56,7 +57,7 @@ class MLMHead(nnx.Module):
         self.activation = activation
         self.weights_only = False
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Vector:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Vector:
         """SPLADE (Formal et al. 2021).
 
         `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
@@ -71,14 +72,14 @@ class MLMHead(nnx.Module):
         if self.pooling == "sum":
             pool = functools.partial(vocab_sum, twice=twice)
             sums_BV = sharding.over_vocabulary(pool, *factors)
-            return reps.Vector(sums_BV, sums_BV)
+            return Vector(sums_BV, sums_BV)
         if self.weights_only:
             # A padded 0 (`pool_mask`) is not positive either.
             positive_BV = sharding.over_vocabulary(positive_pool, *factors)
-            return reps.Vector(_saturated(positive_BV, twice), positive_BV)
+            return Vector(_saturated(positive_BV, twice), positive_BV)
         pool = functools.partial(vocab_pool, pool_mask=self.pool_mask)
         raw_BV, _ = sharding.over_vocabulary(pool, *factors)
-        return reps.Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
+        return Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
 
 
 def _saturated(positive_BV, twice: bool):
@@ -106,13 +107,13 @@ class LexEcho(nnx.Module):
         self.special_ids = spec.special_ids if spec.exclude_special_tokens else ()
         self.repeats = spec.repeats
 
-    def __call__(self, hidden_TD, texts: Texts) -> reps.Bag:
+    def __call__(self, hidden_TD, texts: Texts) -> Bag:
         """The tokens' own ids with their weights."""
         x_TD = hidden_TD.astype(jnp.float32)
         s_T = jax.nn.relu(x_TD @ self.kernel[...] + self.bias[...])
         weights = map(self._kept, texts.split(s_T), texts.ids, texts.mask)
         weights_BL = texts.padded(weights) * self.scale[...]
-        return reps.Bag(texts.padded(texts.ids), weights_BL, self.size)
+        return Bag(texts.padded(texts.ids), weights_BL, self.size)
 
     def _kept(self, s_BL, ids_BL, mask_BL) -> jax.Array:
         """The weights, 0 where a token has none."""
@@ -178,14 +179,14 @@ class SpladeHead(Head):
             special = jnp.asarray(spec.special_ids, jnp.int32)
             self.static = nnx.Param(jnp.ones(self.size).at[special].set(0))
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `terms` view."""
         return {"terms": self.mlm(hidden_TD, texts, word_embeddings_VD)}
 
-    def from_ids(self, ids_BL, mask_BL) -> reps.Views:
+    def from_ids(self, ids_BL, mask_BL) -> Views:
         """The `terms` view of bags of words; the weights are the raw values as well."""
         words_BV = self._words(ids_BL, mask_BL)
-        return {"terms": reps.Vector(words_BV, words_BV)}
+        return {"terms": Vector(words_BV, words_BV)}
 
     def _words(self, ids_BL, mask_BL) -> jax.Array:
         """The weights of the distinct words of each text, as wide as encoded ones."""
@@ -233,7 +234,7 @@ class MilcoHead(Head):
         )
         self.echo = LexEcho(spec, rngs=rngs) if spec.lexecho else None
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `pivot` view and, with LexEcho, the `source` view."""
         h_TE = gelu(self.connector(hidden_TD))
         views = {"pivot": self.mlm(h_TE, texts, None)}
@@ -261,7 +262,7 @@ class TokenWeightsHead(Head):
             rngs=rngs,
         )
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `terms` view."""
         return {"terms": self.weigh(hidden_TD, texts)}
 
@@ -292,7 +293,7 @@ class M3Head(Head):
         self.tokens = ColbertHead(each, dtype=dtype, rngs=rngs)
         self.weights = spec.view_weights
 
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> reps.Views:
+    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The three views."""
         views = self.dense(hidden_TD, texts, None) | self.terms(hidden_TD, texts, None)
         behind_first = tuple(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from lsrjax import reps
+from lsrjax.models.views import Views
 
 # numpy's and JAX's dtype-like arguments have no public type narrower than this.
 DType = jax.typing.DTypeLike
@@ -160,7 +160,7 @@ class Head(nnx.Module):
 
     Attributes:
       sparse: whether all views are weights of terms.
-      rules: `lsrjax.sharding.Rule`s of parameters that its table does not know.
+      rules: `sharding.Rule`s of parameters that its table does not know.
     """
 
     sparse = True
@@ -176,7 +176,7 @@ class Head(nnx.Module):
         """Whether queries need the encoder; if not, `from_ids` makes their views."""
         return True
 
-    def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> reps.Views:
+    def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
         """The views of queries from their ids alone, like those of encoded texts.
 
         Args:

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lsrjax import reps, sharding
+from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import dense_heads
-from lsrjax.models.encoder import Encoder, EncoderConfig
+from lsrjax.models.encoder import Encoder
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import head_class
 from lsrjax.models.texts import Texts
+from lsrjax.models.views import Views
 
 TOWERS = ("shared", "separate")
 # The texts, and the role, that a query tower encodes; all others are documents.
@@ -190,7 +192,7 @@ class RetrieverSpec:
 
     @property
     def rules(self) -> tuple[sharding.Rule, ...]:
-        """Where parameters lie that the table of `lsrjax.sharding` does not know."""
+        """Partition rules of parameters that `sharding.RULES` does not know."""
         return head_class(self.head).rules
 
 
@@ -209,7 +211,7 @@ class Retriever(nnx.Module):
 
     def __call__(
         self, texts: Texts, *, role=None, dropout_keys=None, remat="none"
-    ) -> reps.Views:
+    ) -> Views:
         """Encodes a batch of texts.
 
         Args:
@@ -337,7 +339,7 @@ def apply(
     role=None,
     dropout_keys=None,
     remat="none",
-) -> reps.Views:
+) -> Views:
     """Encodes `{"ids": [B, L], "mask": [B, L], "query": [B]}` with these parameters.
 
     `query` is true for queries; it is left out where there are none, or where `role`

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from lsrjax import sharding
+from lsrjax.distributed import sharding
 
 
 @dataclasses.dataclass(frozen=True)

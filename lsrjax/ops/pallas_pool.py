@@ -31,7 +31,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from lsrjax.ops.vocab_pool import apart, starts_of
+from lsrjax.ops.parts import apart, starts_of
 
 # The longest row of h or w with which the smallest tiles still fit in VMEM.
 _TPU_ROW_BYTES = 16384

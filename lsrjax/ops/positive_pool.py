@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lsrjax.ops import target
-from lsrjax.ops.vocab_pool import apart, ceil_div, fold_nonzero, start_of, vocab_pool
+from lsrjax.ops.parts import by_part
+from lsrjax.ops.vocab_pool import ceil_div, fold_nonzero, start_of, vocab_pool
 
 # A factor rounded to bfloat16 is off by 2^-9 of itself.
 _ROUNDED = 2.0**-9
@@ -68,14 +69,14 @@ def positive_pool(
     """
     if impl not in ("auto", "screened", "plain"):
         raise ValueError(f"impl is {impl!r}; expected 'auto', 'screened' or 'plain'.")
-    if isinstance(mask, Sequence):
-        parts = apart(h, tuple(mask_BL.shape for mask_BL in mask))
-        found = [
-            positive_pool(h_BLD, w_VD, b_V, mask_BL, impl=impl, block=block)
-            for h_BLD, mask_BL in zip(parts, mask, strict=True)
-        ]
-        return jnp.concatenate(found)
-    h_BLD, mask_BL = h, mask
+
+    def one_part(h_BLD, mask_BL):
+        return _one_part(h_BLD, w_VD, b_V, mask_BL, impl, block)
+
+    return by_part(one_part, h, mask)
+
+
+def _one_part(h_BLD, w_VD, b_V, mask_BL, impl, block):
     if impl == "auto":
         many = h_BLD.shape[0] * h_BLD.shape[1] >= _FEW_TOKENS
         fast = many and h_BLD.dtype == jnp.float32 and has_bfloat16_unit()

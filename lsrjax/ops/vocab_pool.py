@@ -18,10 +18,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from lsrjax.ops import target
+from lsrjax.ops.parts import Parts, apart, end_to_end, per_text, starts_of
 
 # Above this share of non-zero incoming gradients, gathering rows costs more than
 # multiplying by the zeros. Both sides of the choice are exact.
@@ -32,7 +32,6 @@ _GROUP = 128
 
 
 # (texts, tokens) of each part.
-Parts = tuple[tuple[int, int], ...]
 
 
 def vocab_pool(
@@ -93,7 +92,7 @@ def vocab_pool(
     if impl == "auto":
         impl = "pallas" if pallas_is_faster() else "blocked"
     masks = tuple(mask_BL != 0 for mask_BL in masks)
-    real_T = _end_to_end(masks)
+    real_T = end_to_end(masks)
     # A padded state may hold anything, even NaN (attention over no token at all), and
     # the dense backward pass multiplies it by zero.
     h_TD = h.reshape(-1, h.shape[-1])
@@ -103,13 +102,13 @@ def vocab_pool(
     top_BV = top_BV + b_V.astype(jnp.float32)[None]
     # XLA's max on CPU drops NaN, which would hide a run that has diverged; looking at
     # the factors is cheaper than at the products.
-    sound_B = _per_text(jnp.isfinite(h_TD).all(axis=1), parts, jnp.all)
+    sound_B = per_text(jnp.isfinite(h_TD).all(axis=1), parts, jnp.all)
     sound_V = jnp.isfinite((w_VD * 0).sum(axis=1))
     top_BV += jnp.where(sound_B[:, None] & sound_V[None], 0.0, jnp.nan)
     # -inf only in texts without a token; NaN must stay visible, hence no `>`.
-    keep_BV = jnp.broadcast_to(_per_text(real_T, parts, jnp.any)[:, None], top_BV.shape)
+    keep_BV = jnp.broadcast_to(per_text(real_T, parts, jnp.any)[:, None], top_BV.shape)
     if pool_mask == "multiply":
-        keep_BV &= _per_text(real_T, parts, jnp.all)[:, None] | ~(top_BV < 0)
+        keep_BV &= per_text(real_T, parts, jnp.all)[:, None] | ~(top_BV < 0)
     return jnp.where(keep_BV, top_BV, 0.0), jnp.where(keep_BV, argmax_BV, -1)
 
 
@@ -164,33 +163,6 @@ def _naive(h_BLD, w_VD, b_V, mask_BL, pool_mask):
 def pallas_is_faster() -> bool:
     """Whether the kernel of `pallas_pool` is the fastest where this is computed."""
     return target.is_cuda(target.device(), 8.0) and has_triton()
-
-
-def _end_to_end(parts) -> jax.Array:
-    """[B, L, ...] of each part as [T, ...]."""
-    rows = [x.reshape(-1, *x.shape[2:]) for x in parts]
-    return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
-
-
-def apart(x_T, parts: Parts) -> list[jax.Array]:
-    """The inverse of `_end_to_end`."""
-    sizes = [texts * length for texts, length in parts]
-    return [
-        x.reshape(*part, *x_T.shape[1:])
-        for x, part in zip(lax.split(x_T, sizes), parts, strict=True)
-    ]
-
-
-def _per_text(x_T, parts: Parts, reduce) -> jax.Array:
-    """`reduce` over the tokens of each text, [B, ...]."""
-    found = [reduce(x_BL, axis=1) for x_BL in apart(x_T, parts)]
-    return found[0] if len(found) == 1 else jnp.concatenate(found)
-
-
-def starts_of(parts: Parts) -> np.ndarray:
-    """The first token of each text among all, [B] int32."""
-    lengths = np.repeat([length for _, length in parts], [texts for texts, _ in parts])
-    return (np.cumsum(lengths) - lengths).astype(np.int32)
 
 
 def _check(h, w_VD, b_V, masks, pool_mask, impl, block):
@@ -384,7 +356,7 @@ def _dense_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
         dw_PD, next_dh = jnp.zeros((block, w_VD.shape[1]), jnp.float32), []
         for group, h_TD, dh_TD in zip(groups, h_by_group, dh_by_group, strict=True):
             own, chosen = chosen[: len(group)], chosen[len(group) :]
-            s_TP = _end_to_end(own)
+            s_TP = end_to_end(own)
             next_dh.append(dh_TD + _product("tp,pd->td", s_TP, w_PD))
             if len(group) == 1:
                 # With tokens as two axes, XLA on CPU makes the transpose by itself
@@ -419,7 +391,7 @@ def _sparse_dh(parts, h_TD, w_VD, first_BV, g_BV):
         g_BK = jnp.where(live_BK, jnp.take_along_axis(g_BV, entry_BK, 1), 0.0)
         first_BK = jnp.take_along_axis(first_BV, entry_BK, 1)
         rows = (_rows_of(x, parts) for x in (first_BK, g_BK, entry_BK))
-        more_TD = _end_to_end(
+        more_TD = end_to_end(
             jnp.einsum(
                 "blk,bkd->bld",
                 _one_hot(first, g, length, h_TD.dtype),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lsrjax.ops import target
-from lsrjax.ops.vocab_pool import apart
+from lsrjax.ops.parts import by_part
 
 # Numbers in the logits of a block: they fill a processor's cache, or an accelerator.
 _TILE = {"cpu": 2**20}
@@ -44,14 +44,14 @@ def vocab_sum(
     Returns:
       The sums, [B, V] float32, of the texts of all parts end to end.
     """
-    if isinstance(mask, Sequence):
-        parts = apart(h, tuple(mask_BL.shape for mask_BL in mask))
-        sums = [
-            vocab_sum(h_BLD, w_VD, b_V, mask_BL, block=block, twice=twice)
-            for h_BLD, mask_BL in zip(parts, mask, strict=True)
-        ]
-        return jnp.concatenate(sums)
-    h_BLD, mask_BL = h, mask
+
+    def one_part(h_BLD, mask_BL):
+        return _one_part(h_BLD, w_VD, b_V, mask_BL, block, twice)
+
+    return by_part(one_part, h, mask)
+
+
+def _one_part(h_BLD, w_VD, b_V, mask_BL, block, twice):
     B, L, D = h_BLD.shape
     V = len(b_V)
     if block is None:

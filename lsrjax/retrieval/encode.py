@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from lsrjax import reps, sharding
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
+from lsrjax.distributed import sharding
+from lsrjax.distributed.activity import PROGRESS, Preempted
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.progress import PROGRESS, Preempted
+from lsrjax.models.views import Dense, MultiVector, Vector, View, Views
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import Several
@@ -150,7 +151,7 @@ class TextEncoder:
         rows = range(self._mesh.shape[sharding.DATA])
         return sharding.to_global(text, self._mesh, rows)
 
-    def _compressed(self, views: reps.Views, count: int, role: str):
+    def _compressed(self, views: Views, count: int, role: str):
         found = {}
         for name, terms in self.spec.views.items():
             scale = views[name].scale if role == "query" else 1.0
@@ -185,13 +186,13 @@ def padded_lengths(
     return ways[len(longest)][1]
 
 
-def _to_matrix(view: reps.View, terms: int) -> sparse.csr_matrix | TokenMatrix:
-    if isinstance(view, reps.Vector):
+def _to_matrix(view: View, terms: int) -> sparse.csr_matrix | TokenMatrix:
+    if isinstance(view, Vector):
         return _compressed_rows(jax.device_get(view.weights_BV)[:, :terms])
     view = jax.device_get(view)
-    if isinstance(view, reps.Dense):
+    if isinstance(view, Dense):
         return _compressed_rows(view.embedding_BD)
-    if isinstance(view, reps.MultiVector):
+    if isinstance(view, MultiVector):
         return TokenMatrix.of(view.tokens_BLD, view.mask_BL)
     rows, places = np.nonzero(view.weights_BK)
     values = view.weights_BK[rows, places]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
-from lsrjax.data.corpus import spelled_otherwise
-from lsrjax.data.sources import ENGLISH, Group, Pair
+from lsrjax.data.examples import ENGLISH, Group, Pair
+from lsrjax.data.reading.corpus import spelled_otherwise
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures

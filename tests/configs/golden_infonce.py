@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import data_set, get_default
+from lsrjax.config.fields import data_set, get_default
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

@@ -5,7 +5,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 _SPEC = importlib.util.spec_from_file_location(
     "survived", pathlib.Path(__file__).with_name("survived.py")

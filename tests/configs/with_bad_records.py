@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

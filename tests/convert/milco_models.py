@@ -11,10 +11,10 @@ import numpy as np
 from transformers import dynamic_module_utils
 
 from lsrjax.convert.portable import Portable
-from lsrjax.data import embedded, sources
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder, joined
 
@@ -72,7 +72,7 @@ def all_texts():
 
 def thousand_documents():
     """Of the embedded data, in any language."""
-    groups = sources.debian("group", "dev")
+    groups = embedded.examples("group", "dev")
     found = [
         text for i in range(len(groups)) for text in groups[i].positives[0].values()
     ]

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from lsrjax.convert.portable import Portable
-from lsrjax.data import embedded
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.maxsim import TokenMatrix

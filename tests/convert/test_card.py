@@ -6,12 +6,12 @@ import re
 import pytest
 import yaml
 
-from lsrjax import results
-from lsrjax.convert import public
-from lsrjax.convert.card import write_card
 from lsrjax.convert.portable import Portable
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.convert.write import public
+from lsrjax.convert.write.card import write_card
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.training import evaluate_run
 
 ENCODER = EncoderConfig("xlm-roberta", 401, 32, 2, 4, 67, 66, 1, 1)
 SPEC = RetrieverSpec(
@@ -63,7 +63,7 @@ def test_everything_known(tmp_path):
         config=DISTILL,
         stages={"align": ALIGN, "distill": DISTILL},
         results=SCORES["distill"],
-        evaluation=results.markdown(SCORES, "distill"),
+        evaluation=evaluate_run.markdown(SCORES, "distill"),
     )
     assert front["license"] == "other"  # MIT and a non-commercial one
     assert front["language"] == ["no"]
@@ -161,6 +161,6 @@ def test_a_folder_is_called_by_its_own_name(tmp_path, name, title):
 
 
 def test_another_stage_s_results_are_left_out():
-    shown = results.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
+    shown = evaluate_run.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
     assert "align" not in shown and "bm25" in shown
-    assert results.markdown(SCORES, "align") == ""
+    assert evaluate_run.markdown(SCORES, "align") == ""

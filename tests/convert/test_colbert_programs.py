@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from retrievers import CASES, TEXTS, assert_same, model_of, ours
 
-from lsrjax import export
+from lsrjax.convert import targets
 from lsrjax.retrieval.maxsim import TokenMatrix
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "colbert_elsewhere.py"
@@ -46,7 +46,7 @@ def test_vectors_are_the_same_in_their_program(python, case, tmp_path):
         pytest.skip("ColBERT compiles a part of itself; there is no g++")
     model, folder, given = model_of(case), tmp_path / "model", tmp_path / "texts.json"
     folder.mkdir()
-    export.TARGETS[CASES[case][0]].write(model, folder)
+    targets.TARGETS[CASES[case][0]].write(model, folder)
     given.write_text(json.dumps(TEXTS), encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {

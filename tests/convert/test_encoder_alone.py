@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import onnxruntime
 
-from lsrjax import export
-from lsrjax.checkpoint import load_model
-from lsrjax.convert.huggingface import load_checkpoint
+from lsrjax.checkpoint.saved_model import load_model
+from lsrjax.cli import convert
+from lsrjax.convert import targets
+from lsrjax.convert.read.huggingface import load_checkpoint
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "xlmr"
 
@@ -16,7 +17,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "xlmr"
 def test_an_encoder_alone_comes_back_from_our_folder(tmp_path):
     expected = load_checkpoint(str(GOLDEN)).params
     assert set(expected) == {"encoder"}
-    export.export(str(GOLDEN), "lsrjax", tmp_path / "out")
+    targets.export(str(GOLDEN), "lsrjax", tmp_path / "out")
     found = load_model(tmp_path / "out")
     assert (found.spec.head, found.spec.pooling) == ("dense", "cls")
     leaves = jax.tree.leaves(found.params["encoder"])
@@ -25,7 +26,9 @@ def test_an_encoder_alone_comes_back_from_our_folder(tmp_path):
 
 
 def test_its_embeddings_in_onnxruntime_have_length_one(tmp_path):
-    export.main(["--from", str(GOLDEN), "--to", "onnx", "--out", str(tmp_path / "out")])
+    convert.main(
+        ["--from", str(GOLDEN), "--to", "onnx", "--out", str(tmp_path / "out")]
+    )
     session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx")
     ids = np.array([[0, 5, 7, 2], [0, 2, 1, 1]])
     inputs = {"input_ids": ids, "attention_mask": (ids != 1).astype(np.int64)}

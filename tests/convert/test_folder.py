@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from lsrjax.convert.folder import whole_folder, write_weights
+from lsrjax.convert.write.folder import whole_folder, write_weights
 from lsrjax.errors import InputError
 
 # Writes half of a folder, says so, and waits to be killed.

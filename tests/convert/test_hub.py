@@ -13,8 +13,9 @@ import pytest
 import retrievers
 from programs import from_hub, local_hub
 
-from lsrjax import export
-from lsrjax.convert import hub
+from lsrjax.cli import convert
+from lsrjax.convert import targets
+from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -37,7 +38,7 @@ def server(monkeypatch):
 def test_an_export_is_uploaded_whole(server, tmp_path, capsys, public):
     out = tmp_path / "out"
     command = ["--from", str(GOLDEN / "bert"), "--to", "lsrjax", "--out", str(out)]
-    export.main([*command, "--push", "someone/tiny", *["--public"] * public])
+    convert.main([*command, "--push", "someone/tiny", *["--public"] * public])
     assert server.made == {"someone/tiny": not public}
     written = {
         path.relative_to(out).as_posix(): path.read_bytes()
@@ -103,7 +104,7 @@ def test_a_name_that_cannot_be(server, tmp_path):
 def test_public_without_push(tmp_path, capsys):
     command = ["--from", "x", "--to", "lsrjax", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
-        export.main([*command, "--public"])
+        convert.main([*command, "--public"])
     assert "add --push" in capsys.readouterr().err
 
 
@@ -119,7 +120,7 @@ def test_models_by_their_ids(tmp_path):
     with local_hub.serve() as server:
         for target, model in models.items():
             (folder / target).mkdir(parents=True)
-            export.TARGETS[target].write(model, folder / target)
+            targets.TARGETS[target].write(model, folder / target)
             server.repositories[f"someone/{target}"] = {
                 path.relative_to(folder / target).as_posix(): path.read_bytes()
                 for path in (folder / target).rglob("*")

@@ -16,13 +16,13 @@ from flax import nnx
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import load_file, save_file
 
-from lsrjax.convert.huggingface import (
+from lsrjax.convert.read.huggingface import (
     Allowed,
-    CheckpointError,
     load_checkpoint,
     read_config,
     tokenizer_folder,
 )
+from lsrjax.convert.read.tensors import CheckpointError
 from lsrjax.models.encoder import Encoder
 from lsrjax.models.layers import MLMTransform
 
@@ -441,7 +441,7 @@ def test_errors_of_the_hub_are_explained(error, match, hub):
 
 def test_import_needs_neither_torch_nor_transformers():
     code = (
-        "import sys; import lsrjax.convert.huggingface; "
+        "import sys; import lsrjax.convert.read.huggingface; "
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from lsrjax import export
-from lsrjax.checkpoint import load_model
-from lsrjax.convert.huggingface import Allowed, load_checkpoint
+from lsrjax.checkpoint.saved_model import load_model
+from lsrjax.cli import convert
+from lsrjax.convert import open_model
+from lsrjax.convert.read.huggingface import Allowed, load_checkpoint
 from lsrjax.errors import InputError
 from lsrjax.tokenizer import reading
 
@@ -181,7 +182,7 @@ def test_malformed_folders_end_with_an_error_and_no_output(
     out = tmp_path / "out"
     arguments = ["--from", str(folder), "--to", "onnx", "--out", str(out)]
     with pytest.raises(SystemExit) as exit:
-        export.main(arguments)
+        convert.main(arguments)
     assert exit.value.code == 2
     printed = capsys.readouterr()
     assert re.search(message, printed.err), printed.err
@@ -244,11 +245,11 @@ def test_what_is_allowed_by_name(folder, tmp_path):
     out = tmp_path / "out"
     arguments = ["--from", str(folder), "--to", "lsrjax", "--out", str(out)]
     with pytest.raises(SystemExit):
-        export.main([*arguments, "--allow_left_over", "extra"])
+        convert.main([*arguments, "--allow_left_over", "extra"])
     with pytest.raises(SystemExit):
-        export.main([*arguments, "--allow_left_over", "ext", "--allow_missing", ".*"])
+        convert.main([*arguments, "--allow_left_over", "ext", "--allow_missing", ".*"])
     allowed = ["--allow_left_over", "ex.*", "--allow_missing", r".*\.LayerNorm\.weight"]
-    export.main(arguments + allowed)
+    convert.main(arguments + allowed)
     found = load_model(out).params["encoder"]
     np.testing.assert_array_equal(found["embeddings"]["norm"]["scale"], 1.0)
     np.testing.assert_array_equal(
@@ -258,7 +259,7 @@ def test_what_is_allowed_by_name(folder, tmp_path):
     with pytest.raises(InputError, match=r"--allow_missing '\(' is no regular"):
         Allowed(missing="(")
     with pytest.raises(InputError, match="leave --allow_pickle"):
-        export.open_portable(str(out), Allowed(pickle=True))
+        open_model.open_portable(str(out), Allowed(pickle=True))
 
 
 @pytest.mark.parametrize("sharded", [False, True])

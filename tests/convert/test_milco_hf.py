@@ -33,13 +33,16 @@ from milco_models import (
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from lsrjax import build, checkpoint, export, plan, references
-from lsrjax.config import get_default
-from lsrjax.convert.huggingface import Allowed
+from lsrjax.checkpoint import saved_model
+from lsrjax.config.fields import get_default
+from lsrjax.convert import open_model, targets
+from lsrjax.convert.read.huggingface import Allowed
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
+from lsrjax.initial import build_student
 from lsrjax.models import retriever
 from lsrjax.retrieval.terms import names_of
+from lsrjax.training import memory_plan
 
 TESTS = pathlib.Path(__file__).parents[1]
 PROGRAM = TESTS / "programs" / "milco_in_transformers.py"
@@ -69,11 +72,11 @@ def models(tmp_path_factory):
         model = made(case)
         checkpoint_folder = root / "ours" / case
         checkpoint_folder.mkdir(parents=True)
-        checkpoint.save_model(checkpoint_folder, model)
+        saved_model.save_model(checkpoint_folder, model)
         (root / "ours" / "config.json").write_text(
             json.dumps({"data": {f"{r}_length": n for r, n in LENGTHS.items()}})
         )
-        export.export(str(checkpoint_folder), "milco-hf", root / "hf" / case)
+        targets.export(str(checkpoint_folder), "milco-hf", root / "hf" / case)
         found[case] = model, root / "hf" / case
     return found
 
@@ -239,14 +242,14 @@ def test_round_trips(models, tmp_path, case, target):
     model, folder = models[case]
     if (case, target) == ("distilbert", "milco-reference"):
         with pytest.raises(InputError, match="BERT and XLM-R, .*distilbert. Possible"):
-            export.export(str(folder), target, tmp_path / "first")
+            targets.export(str(folder), target, tmp_path / "first")
         assert not list(tmp_path.iterdir())
         return
     first, again = tmp_path / "first", tmp_path / "again"
-    export.export(str(folder), target, first)
-    back = export.open_portable(str(first))
+    targets.export(str(folder), target, first)
+    back = open_model.open_portable(str(first))
     assert_same_model(back, model)
-    export.export(str(first), target, again)
+    targets.export(str(first), target, again)
     for path in first.rglob("*"):
         if path.is_file() and path.name != "README.md":
             other = again / path.relative_to(first)
@@ -262,7 +265,7 @@ def test_saved_by_transformers_it_comes_back(models, tmp_path):
     shutil.copy(folder / "tokenizer.json", tmp_path / "saved")
     shutil.copy(folder / "tokenizer_config.json", tmp_path / "saved")
     shutil.copytree(folder / "pivot_tokenizer", tmp_path / "saved" / "pivot_tokenizer")
-    assert_same_model(export.open_portable(str(tmp_path / "saved")), model)
+    assert_same_model(open_model.open_portable(str(tmp_path / "saved")), model)
 
 
 def test_a_run_starts_from_it(models):
@@ -274,9 +277,9 @@ def test_a_run_starts_from_it(models):
     config.teacher.model = ""
     config.data.files = "some.jsonl"
     config.steps = 3
-    planned = plan.plan_stages(config)["train"].spec
-    opened = references.open_model(folder, pathlib.Path())
-    assert planned == build.student(config, lambda _: opened).spec
+    planned = memory_plan.plan_stages(config)["train"].spec
+    opened = open_model.open_model(folder, pathlib.Path())
+    assert planned == build_student.student(config, lambda _: opened).spec
 
 
 # The reference.
@@ -345,7 +348,7 @@ def reference(tmp_path):
 
 
 def test_the_reference_s_checkpoint_gives_the_golden_vectors(reference):
-    model = export.open_portable(str(reference))
+    model = open_model.open_portable(str(reference))
     assert model.spec.pool_mask == "multiply"
     with np.load(GOLDEN / "golden.npz") as golden:
         for kind in "qp":
@@ -366,7 +369,7 @@ def test_the_reference_s_checkpoint_gives_the_golden_vectors(reference):
 
 def test_the_reference_s_own_file_if_that_is_asked_for(reference):
     """It writes a pickle, with a bias under two names that share memory."""
-    wanted = export.open_portable(str(reference))
+    wanted = open_model.open_portable(str(reference))
     path = reference / "model.safetensors"
     state = {name: torch.tensor(value) for name, value in load_file(path).items()}
     bias = "mlm_head.predictions.bias"
@@ -374,8 +377,8 @@ def test_the_reference_s_own_file_if_that_is_asked_for(reference):
     torch.save(state, reference / "pytorch_model.bin")
     path.unlink()
     with pytest.raises(InputError, match="pickles, which can run any code"):
-        export.open_portable(str(reference))
-    found = export.open_portable(str(reference), Allowed(pickle=True))
+        open_model.open_portable(str(reference))
+    found = open_model.open_portable(str(reference), Allowed(pickle=True))
     assert found.spec == wanted.spec
     assert_identical(leaves(found.params), leaves(wanted.params))
 
@@ -383,7 +386,7 @@ def test_the_reference_s_own_file_if_that_is_asked_for(reference):
 def test_export_for_the_reference(reference, tmp_path):
     """Names and shapes are the reference's own, and its numbers the golden ones."""
     out = tmp_path / "out"
-    export.export(str(reference), "milco-reference", out)
+    targets.export(str(reference), "milco-reference", out)
     state = load_file(out / "model.safetensors")
     original = load_file(reference / "model.safetensors")
     assert_identical(state, original)
@@ -416,7 +419,7 @@ def test_tensors_of_stage_1(reference, tmp_path):
     )
     (reference / "config.json").write_text(json.dumps(config | {"echo": False}))
     for target in ("milco-hf", "milco-reference"):
-        export.export(str(reference), target, tmp_path / target)
+        targets.export(str(reference), target, tmp_path / target)
         found = load_file(tmp_path / target / "model.safetensors")
         assert_identical(found, state)
 
@@ -464,7 +467,7 @@ def test_broken_folders(models, tmp_path, change, message):
     shutil.copytree(models["echo"][1], folder)
     broken(folder, **change)
     with pytest.raises(InputError, match=message):
-        export.export(str(folder), "milco-reference", tmp_path / "out")
+        targets.export(str(folder), "milco-reference", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -474,9 +477,9 @@ def test_a_tokenizer_of_another_model(models, tmp_path):
     shutil.copy(folder / "tokenizer.json", folder / "pivot_tokenizer")
     match = "pivot_tokenizer.tokenizer.json has 16000 tokens, .* knows 8192"
     with pytest.raises(InputError, match=match):
-        export.open_portable(str(folder))
+        open_model.open_portable(str(folder))
 
 
 def test_only_milco_goes_there(tmp_path):
     with pytest.raises(InputError, match=re.escape("whose head is 'splade'. Possible")):
-        export.export(str(GOLDEN / "bert"), "milco-hf", tmp_path / "out")
+        targets.export(str(GOLDEN / "bert"), "milco-hf", tmp_path / "out")

@@ -23,7 +23,8 @@ from milco_models import (
 from scipy import sparse
 from sentence_transformers import SparseEncoder
 
-from lsrjax import checkpoint, export
+from lsrjax.checkpoint import saved_model
+from lsrjax.convert import open_model, targets
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 
@@ -46,7 +47,7 @@ def models(tmp_path_factory):
         model = made(case)
         folder = root / case
         folder.mkdir()
-        export.TARGETS[TARGET].write(model, folder)
+        targets.TARGETS[TARGET].write(model, folder)
         found[case] = model, folder
     return found
 
@@ -128,12 +129,12 @@ def test_terms_of_both_vocabularies(models):
 @pytest.mark.parametrize("case", ["pivot", "options", "distilbert"])
 def test_it_comes_back_bit_for_bit(models, tmp_path, case):
     model, folder = models[case]
-    assert_same_model(export.open_portable(str(folder)), model)
-    export.export(str(folder), "lsrjax", tmp_path / "ours")
-    back = checkpoint.load_model(tmp_path / "ours")
+    assert_same_model(open_model.open_portable(str(folder)), model)
+    targets.export(str(folder), "lsrjax", tmp_path / "ours")
+    back = saved_model.load_model(tmp_path / "ours")
     assert back.spec == model.spec
     assert_identical(leaves(back.params), leaves(model.params))
-    export.export(str(folder), TARGET, tmp_path / "again")
+    targets.export(str(folder), TARGET, tmp_path / "again")
     for path in folder.rglob("*"):
         # The card is titled by the folder that the model came from.
         if path.is_file() and path.name != "README.md":
@@ -146,7 +147,7 @@ def test_saved_there_it_loads_there_and_here(models, tmp_path):
     model, folder = models["options"]
     program = opened(folder, prompts={"query": "find: ", "document": "a document: "})
     program.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
-    found = export.open_portable(str(tmp_path / "saved"))
+    found = open_model.open_portable(str(tmp_path / "saved"))
     assert found.spec.query_prompt == "find: "
     assert_identical(leaves(found.params), leaves(model.params))
     texts = all_texts()
@@ -180,7 +181,7 @@ def test_vectors_that_are_cut_there_are_cut_here(models, tmp_path):
     shutil.copytree(models["options"][1], folder)
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"max_active_dims": 9}))
-    model = export.open_portable(str(folder))
+    model = open_model.open_portable(str(folder))
     cut, whole = ours(model, TEXTS, "query"), ours(models["options"][0], TEXTS, "query")
     counts = np.diff(whole.indptr)
     np.testing.assert_array_equal(np.diff(cut.indptr), np.minimum(counts, 9))
@@ -190,8 +191,8 @@ def test_vectors_that_are_cut_there_are_cut_here(models, tmp_path):
             kept = np.sort(whole[row].data)[-9:]
             np.testing.assert_allclose(np.sort(cut[row].data), kept, rtol=1e-6)
     with pytest.raises(InputError, match="weights are kept. Possible are milco-sparse"):
-        export.export(str(folder), "milco-hf", tmp_path / "out")
-    export.export(str(folder), TARGET, tmp_path / "out")
+        targets.export(str(folder), "milco-hf", tmp_path / "out")
+    targets.export(str(folder), TARGET, tmp_path / "out")
     written = (tmp_path / "out" / path.name).read_text()
     assert json.loads(written)["max_active_dims"] == 9
 
@@ -199,5 +200,5 @@ def test_vectors_that_are_cut_there_are_cut_here(models, tmp_path):
 def test_only_milco_with_one_tower_goes_there(models, tmp_path):
     folder = models["options"][1]
     with pytest.raises(InputError, match=f"Possible are milco-hf, .*{TARGET}, onnx"):
-        export.export(str(folder), "splade", tmp_path / "out")
+        targets.export(str(folder), "splade", tmp_path / "out")
     assert not list(tmp_path.iterdir())

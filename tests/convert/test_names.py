@@ -7,8 +7,8 @@ import pytest
 import transformers
 from flax import nnx
 
+from lsrjax.convert.layouts import LAYOUTS
 from lsrjax.convert.names import (
-    LAYOUTS,
     by_layer,
     export_state,
     flatten_tree,
@@ -17,7 +17,8 @@ from lsrjax.convert.names import (
     to_hf_name,
     to_hf_shape,
 )
-from lsrjax.models.encoder import Encoder, EncoderConfig
+from lsrjax.models.encoder import Encoder
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec, split
 
 SIZES = {

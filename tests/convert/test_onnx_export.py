@@ -9,16 +9,16 @@ import onnxruntime
 import pytest
 import tokenizers
 
-from lsrjax import export
-from lsrjax.convert.onnx_export import write_onnx
+from lsrjax.convert import open_model
 from lsrjax.convert.portable import Portable
+from lsrjax.convert.write.onnx import write_onnx
 from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
-from lsrjax.trees import path_name
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LENGTH = 24
@@ -203,4 +203,4 @@ def test_a_thousand_documents_are_ranked_the_same(tmp_path):
 def test_it_is_not_read_here(tmp_path):
     write_onnx(portable(**CASES["distilbert"]), tmp_path)
     with pytest.raises(InputError, match="only model.onnx, which is for onnxruntime"):
-        export.open_portable(str(tmp_path))
+        open_model.open_portable(str(tmp_path))

@@ -26,10 +26,12 @@ from sentence_transformers import (
     SparseEncoder,
 )
 
-from lsrjax import checkpoint, export, references
-from lsrjax.convert.huggingface import SHAPES
+from lsrjax.checkpoint import saved_model
+from lsrjax.cli import convert
+from lsrjax.convert import open_model, targets
 from lsrjax.convert.portable import Portable
-from lsrjax.data import embedded
+from lsrjax.convert.read.huggingface import SHAPES
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
@@ -46,7 +48,7 @@ def folders(tmp_path_factory):
     def of(case):
         folder = root / case.replace(" ", "-")
         folder.mkdir()
-        export.TARGETS[CASES[case][0]].write(model_of(case), folder)
+        targets.TARGETS[CASES[case][0]].write(model_of(case), folder)
         return folder
 
     return of
@@ -149,11 +151,11 @@ def assert_same_bits(found, wanted):
 @pytest.mark.parametrize("case", CASES)
 def test_ours_come_back_bit_for_bit(case, folders):
     model = model_of(case)
-    found = export.open_portable(str(folders(case)))
+    found = open_model.open_portable(str(folders(case)))
     assert_same_bits(found.params, model.params)
     assert dataclasses.asdict(found.spec) == dataclasses.asdict(model.spec)
     assert (found.query_length, found.document_length) == (QUERY, DOCUMENT)
-    opened_model = references.open_model(str(folders(case)), pathlib.Path())
+    opened_model = open_model.open_model(str(folders(case)), pathlib.Path())
     assert opened_model.spec == found.spec
 
 
@@ -162,10 +164,11 @@ def test_a_stage_is_exported_by_its_folder(case, tmp_path):
     """The command; the lengths are those of the run's config or the default ones."""
     model = model_of(case)
     (tmp_path / "stage").mkdir()
-    checkpoint.save_model(tmp_path / "stage", model)
+    saved_model.save_model(tmp_path / "stage", model)
     args = ["--from", tmp_path / "stage", "--to", CASES[case][0]]
-    export.main([str(a) for a in [*args, "--out", tmp_path / "out"]])
-    assert_same_bits(export.open_portable(str(tmp_path / "out")).params, model.params)
+    convert.main([str(a) for a in [*args, "--out", tmp_path / "out"]])
+    found = open_model.open_portable(str(tmp_path / "out"))
+    assert_same_bits(found.params, model.params)
 
 
 REFUSED = {
@@ -180,9 +183,9 @@ REFUSED = {
 def test_what_a_format_cannot_hold_is_refused(what, tmp_path):
     target, case, message = REFUSED[what]
     (tmp_path / "stage").mkdir()
-    checkpoint.save_model(tmp_path / "stage", model_of(case))
+    saved_model.save_model(tmp_path / "stage", model_of(case))
     with pytest.raises(InputError, match=message):
-        export.export(str(tmp_path / "stage"), target, tmp_path / "out")
+        targets.export(str(tmp_path / "stage"), target, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"stage"}
 
 
@@ -190,11 +193,11 @@ def test_what_a_format_cannot_hold_is_refused(what, tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_a_folder_is_planned_as_it_is_trained(case, weights, folders, tmp_path):
     folder = shutil.copytree(folders(case), tmp_path / "model")
-    wanted = references.open_model(str(folder), tmp_path)
+    wanted = open_model.open_model(str(folder), tmp_path)
     if not weights:  # as of a model on the hub, of which a plan fetches no weights
         for path in folder.rglob("*.safetensors"):
             path.unlink()
-    found = references.open_model(str(folder), tmp_path, allowed=SHAPES)
+    found = open_model.open_model(str(folder), tmp_path, allowed=SHAPES)
     assert found.lengths == wanted.lengths
     assert found.spec == wanted.spec
     shapes = [jax.tree.map(np.shape, model.params) for model in (found, wanted)]
@@ -225,9 +228,9 @@ def test_weights_of_tokens_have_no_folder_there(tmp_path):
         DOCUMENT,
     )
     (tmp_path / "stage").mkdir()
-    checkpoint.save_model(tmp_path / "stage", model)
+    saved_model.save_model(tmp_path / "stage", model)
     with pytest.raises(InputError, match="head is 'token_weights'. Possible are"):
-        export.export(str(tmp_path / "stage"), "splade", tmp_path / "out")
+        targets.export(str(tmp_path / "stage"), "splade", tmp_path / "out")
 
 
 def test_a_word_as_a_marker_is_written_as_a_word_or_refused(tmp_path):
@@ -238,8 +241,8 @@ def test_a_word_as_a_marker_is_written_as_a_word_or_refused(tmp_path):
     whole = dataclasses.replace(model.spec, **marked)
     model = dataclasses.replace(model, spec=whole)
     (tmp_path / "out").mkdir()
-    export.TARGETS["multi-vector"].write(model, tmp_path / "out")
-    found = export.open_portable(str(tmp_path / "out"))
+    targets.TARGETS["multi-vector"].write(model, tmp_path / "out")
+    found = open_model.open_portable(str(tmp_path / "out"))
     assert found.spec.query_prompt == "file "
     assert_same(ours(found, TEXTS, "query"), ours(model, TEXTS, "query"))
     vocabulary = TextTokenizer(TOKENIZERS["xlm-roberta"]).vocabulary()
@@ -247,6 +250,6 @@ def test_a_word_as_a_marker_is_written_as_a_word_or_refused(tmp_path):
     model = model_of("multi-vector xlm-roberta")
     spec = dataclasses.replace(model.spec, query_marker=vocabulary[word])
     with pytest.raises(InputError, match=f"marker .*{word}"):
-        export.TARGETS["multi-vector"].write(
+        targets.TARGETS["multi-vector"].write(
             dataclasses.replace(model, spec=spec), tmp_path
         )

@@ -21,8 +21,8 @@ from sentence_transformers.sparse_encoder.modules import (
     SpladePooling,
 )
 
-from lsrjax import export, references
-from lsrjax.data import embedded
+from lsrjax.convert import open_model, targets
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.retrieval.encode import TextEncoder
@@ -226,7 +226,7 @@ def settings(folder):
 @pytest.mark.parametrize("name", MODELS)
 def test_theirs_come_back_with_the_same_tensors(name, saved, tmp_path):
     folder = saved(name)
-    export.export(str(folder), MODELS[name][0], tmp_path / "out")
+    targets.export(str(folder), MODELS[name][0], tmp_path / "out")
     found, wanted = tensors(tmp_path / "out"), tensors(folder)
     assert found.keys() == wanted.keys()
     for key, tensor in wanted.items():
@@ -247,11 +247,11 @@ QUICK = ("splade", "inference-free", "csr", "multi-vector")
 def test_theirs_keep_prompts_and_lengths(name, saved, tmp_path):
     """A second round changes no setting any more, and the first one no meaning."""
     first, second = tmp_path / "first", tmp_path / "second"
-    export.export(str(saved(name)), MODELS[name][0], first)
-    export.export(str(first), MODELS[name][0], second)
+    targets.export(str(saved(name)), MODELS[name][0], first)
+    targets.export(str(first), MODELS[name][0], second)
     assert settings(first) == settings(second)
-    opened = export.open_portable(str(saved(name)))
-    again = export.open_portable(str(first))
+    opened = open_model.open_portable(str(saved(name)))
+    again = open_model.open_portable(str(first))
     assert opened.spec == again.spec
     assert opened.query_length == again.query_length
     assert opened.document_length == again.document_length
@@ -415,14 +415,14 @@ def test_broken_models_are_refused(what, copied, tmp_path):
     folder = copied(name)
     breaks(folder)
     with pytest.raises(InputError, match=message):
-        export.export(str(folder), MODELS[name][0], tmp_path / "out")
+        targets.export(str(folder), MODELS[name][0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_encoder_of_an_unknown_model_can_be_started_from(copied):
     folder = copied("dense")
     change(folder, "2_Dense/config.json", bias=True)
-    opened = references.open_model(str(folder), pathlib.Path())
+    opened = open_model.open_model(str(folder), pathlib.Path())
     assert set(opened.params) == {"encoder"}
 
 
@@ -431,7 +431,7 @@ def test_vectors_of_an_unknown_model_are_not_taken_for_others(copied):
     pooling = "1_SpladePooling/config.json"
     change(folder, pooling, activation_function="gelu")
     with pytest.raises(InputError, match="gelu"):
-        references.open_model(str(folder), pathlib.Path())
+        open_model.open_model(str(folder), pathlib.Path())
 
 
 @SLOW
@@ -439,7 +439,7 @@ def test_vectors_of_an_unknown_model_are_not_taken_for_others(copied):
 def test_theirs_give_the_same_vectors_here(name, saved):
     kinds = {"dense": SentenceTransformer}
     program = kinds.get(name, SparseEncoder)(str(saved(name)), device="cpu")
-    model = export.open_portable(str(saved(name)))
+    model = open_model.open_portable(str(saved(name)))
     encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=4)
     texts = ["", "a file", "Größe und 文字 " * 9, "текст: 12%"]
     for role in ("query", "document"):
@@ -457,7 +457,7 @@ def test_a_router_of_two_models_is_read_as_two_towers(tmp_path):
     program.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
     assert (tmp_path / "saved" / "query_1_Pooling").is_dir()
     assert not (tmp_path / "saved" / "document_1_Pooling").exists()  # shared
-    model = export.open_portable(str(tmp_path / "saved"))
+    model = open_model.open_portable(str(tmp_path / "saved"))
     assert model.spec.towers == "separate"
     assert (model.query_length, model.document_length) == (8, 17)
     encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=4)
@@ -469,7 +469,7 @@ def test_a_router_of_two_models_is_read_as_two_towers(tmp_path):
         tolerance = 1e-5 * np.abs(wanted).max()
         np.testing.assert_allclose(found.toarray(), wanted, rtol=0, atol=tolerance)
     # Ours has all modules of a route within it, and gives the same again.
-    export.export(str(tmp_path / "saved"), "dense", tmp_path / "out")
+    targets.export(str(tmp_path / "saved"), "dense", tmp_path / "out")
     again = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode_query(texts)
     np.testing.assert_allclose(again, program.encode_query(texts), atol=1e-5)
 
@@ -478,7 +478,7 @@ def test_routers_that_are_no_two_alike_towers_are_refused(tmp_path):
     folder = tmp_path / "saved"
     towers(tmp_path, sizes=(1, 2)).save_pretrained(str(folder), create_model_card=False)
     with pytest.raises(InputError, match="towers of queries and documents differ in"):
-        export.open_portable(str(folder))
+        open_model.open_portable(str(folder))
     path = folder / "router_config.json"
     router = json.loads(path.read_text())
     structure = router["structure"]
@@ -492,4 +492,4 @@ def test_routers_that_are_no_two_alike_towers_are_refused(tmp_path):
     ):
         path.write_text(json.dumps(router | {"structure": changed}))
         with pytest.raises(InputError, match=message):
-            export.open_portable(str(folder))
+            open_model.open_portable(str(folder))

@@ -9,13 +9,13 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from lsrjax import export
+from lsrjax.convert import open_model, targets
 from lsrjax.convert.portable import Portable
-from lsrjax.data import embedded
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 
@@ -99,7 +99,7 @@ WEIGHTS = "model.safetensors"
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
 def test_embeddings_are_those_that_colbert_computes(family, tmp_path):
     model = model_of(family)
-    export.TARGETS["colbert"].write(model, tmp_path)
+    targets.TARGETS["colbert"].write(model, tmp_path)
     program = AsColbertReads(tmp_path)
     encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=6)
     lengths = {"query": QUERY, "document": DOCUMENT}
@@ -117,11 +117,11 @@ def test_colbert_comes_back_and_out_again(family, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     model = model_of(family)
-    export.TARGETS["colbert"].write(model, first)
-    found = export.open_portable(str(first))
+    targets.TARGETS["colbert"].write(model, first)
+    found = open_model.open_portable(str(first))
     assert found.params.keys() == model.params.keys()
     jax.tree.map(np.testing.assert_array_equal, found.params, dict(model.params))
-    export.export(str(first), "colbert", second)
+    targets.export(str(first), "colbert", second)
     wanted, again = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
     assert wanted.keys() == again.keys()
     for name, tensor in wanted.items():
@@ -144,25 +144,25 @@ def test_colbert_comes_back_and_out_again(family, tmp_path):
 )
 def test_what_colbert_cannot_do_is_refused(changes, message, tmp_path):
     with pytest.raises(InputError, match=f"{message}.*multi-vector"):
-        export.TARGETS["colbert"].write(model_of("bert", **changes), tmp_path)
+        targets.TARGETS["colbert"].write(model_of("bert", **changes), tmp_path)
 
 
 def test_broken_folders_are_refused(tmp_path):
-    export.TARGETS["colbert"].write(model_of("bert"), tmp_path)
+    targets.TARGETS["colbert"].write(model_of("bert"), tmp_path)
     state = load_file(tmp_path / WEIGHTS)
     narrow = state | {"linear.weight": state["linear.weight"][:, :-1].copy()}
     save_file(narrow, tmp_path / WEIGHTS)
     with pytest.raises(InputError, match=r"linear.weight is \[6, 9\], \[6, 10\]"):
-        export.open_portable(str(tmp_path))
+        open_model.open_portable(str(tmp_path))
     save_file(state | {"score.weight": np.ones(3, np.float32)}, tmp_path / WEIGHTS)
     with pytest.raises(InputError, match=r"(?s)left over.*score.weight \[3\]"):
-        export.open_portable(str(tmp_path))
+        open_model.open_portable(str(tmp_path))
     save_file(state, tmp_path / WEIGHTS)
     path = tmp_path / "artifact.metadata"
     metadata = json.loads(path.read_text())
     path.write_text(json.dumps(metadata | {"query_token_id": "[unused9]"}))
     with pytest.raises(InputError, match=r"\[unused9\]"):
-        export.open_portable(str(tmp_path))
+        open_model.open_portable(str(tmp_path))
     path.write_text(json.dumps(metadata | {"attend_to_mask_tokens": True}))
     with pytest.raises(InputError, match="attend_to_mask_tokens is true"):
-        export.open_portable(str(tmp_path))
+        open_model.open_portable(str(tmp_path))

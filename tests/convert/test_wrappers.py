@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from lsrjax.convert.huggingface import Allowed, load_checkpoint
+from lsrjax.convert.read.huggingface import Allowed, load_checkpoint
 from lsrjax.errors import InputError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "bert"

@@ -10,7 +10,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from lsrjax.data import embedded, long_texts, tokenization
+from lsrjax.data import long_texts, tokenization
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.long_texts import Cutter
 from lsrjax.data.tokenization import TextTokenizer
 

@@ -8,10 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 from lsrjax.data import sources
-from lsrjax.data.sources import ANY, Group, InMemory, Pair, Rows, WithNegatives
-from lsrjax.data.tables import name_and_rest
+from lsrjax.data.debian_texts import embedded
+from lsrjax.data.examples import ANY, Group, InMemory, Pair
+from lsrjax.data.reading.files import name_and_rest, read_datasets
+from lsrjax.data.reading.rows import Rows
+from lsrjax.data.sources import WithNegatives
 from lsrjax.errors import InputError
 
 PAIRS = [
@@ -270,10 +273,10 @@ def test_datasets_with_subsets_and_splits(tmp_path):
     data = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}
     datasets.DatasetDict(data).save_to_disk(tmp_path / "x")
     names = f"{tmp_path / 'x'}, {tmp_path / 'x'}"
-    tables = sources.read_datasets(names, "dev")
+    tables = read_datasets(names, "dev")
     assert [table.num_rows for _, table in tables] == [1, 1]
     with pytest.raises(InputError, match="split 'test'.*could not be read.*'test'"):
-        sources.read_datasets(names, "test")
+        read_datasets(names, "test")
 
 
 @pytest.mark.parametrize(
@@ -295,17 +298,17 @@ def test_names_of_data_sets_may_be_urls(text, name, rest):
 def test_a_data_set_of_another_place_is_refused_at_once():
     """And not asked of the hub, which takes half a minute."""
     with pytest.raises(InputError, match=r"'gs://a/b' is not on this machine"):
-        sources.read_datasets("gs://a/b", "train")
+        read_datasets("gs://a/b", "train")
 
 
 def test_an_unknown_dataset_is_named(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=re.escape(f"'{tmp_path / 'empty'}'")):
-        sources.read_datasets(str(tmp_path / "empty"), "train")
+        read_datasets(str(tmp_path / "empty"), "train")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install\s'lsrjax\[hub\]'"):
-        sources.read_datasets("x", "train")
+        read_datasets("x", "train")
 
 
 def test_files_need_no_datasets(tmp_path):
@@ -337,10 +340,10 @@ def test_with_negatives_skips_missing_ones():
 
 
 def test_debian_pairs_and_groups():
-    pairs = sources.debian("pair", "dev", ("title",))
+    pairs = embedded.examples("pair", "dev", ("title",))
     assert all(isinstance(pairs[i], Pair) for i in (0, len(pairs) - 1))
     assert pairs[0].id.split("/")[1] == "title"
-    groups = sources.debian("group", "dev")
+    groups = embedded.examples("group", "dev")
     assert (
         len(groups) == 600
         and "en" in groups[0].query

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from lsrjax.data import embedded
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.errors import InputError
 

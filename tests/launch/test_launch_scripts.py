@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from lsrjax import checkpoint
+from lsrjax.checkpoint import saved_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -201,7 +201,7 @@ def test_two_processes_train(tmp_path):
             timeout=200,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        models.append(checkpoint.load_model(workdir / "teacher").params)
+        models.append(saved_model.load_model(workdir / "teacher").params)
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [m["step"] for m in two] == [m["step"] for m in one] == [1, 2, 3, 4, 5]
     for a, b in zip(two, one, strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from programs import launch, slurm_cluster
 
-from lsrjax import checkpoint
+from lsrjax.checkpoint import saved_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
@@ -74,7 +74,7 @@ def metrics(workdir):
 
 
 def params(workdir):
-    return checkpoint.load_model(workdir / "teacher").params
+    return saved_model.load_model(workdir / "teacher").params
 
 
 @pytest.fixture(scope="module")

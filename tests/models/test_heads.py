@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lsrjax import checkpoint, reps
+from lsrjax.checkpoint import saved_model, train_states
 from lsrjax.models import retriever
 from lsrjax.models.dense_heads import Autoencoder, after_step
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS, LexEcho
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.texts import Texts
+from lsrjax.models.views import (
+    SPARSE,
+    Bag,
+    Code,
+    MultiVector,
+    Vector,
+    score_all,
+    score_groups,
+)
 
 B, L, D, V, PIVOT = 3, 7, 12, 53, 41
 SPECIAL = (1, 2)
@@ -180,7 +189,7 @@ def test_parts_are_each_alone(head, options):
         for own in alone:
             want = np.asarray(values(own[name]))
             have = found[first : first + len(want)]
-            if isinstance(view, (reps.Bag, reps.MultiVector)):
+            if isinstance(view, (Bag, MultiVector)):
                 length = want.shape[1]
                 assert not have[:, length:].any()
                 have = have[:, :length]
@@ -190,20 +199,20 @@ def test_parts_are_each_alone(head, options):
 
 
 def check_view(view, size, options):
-    if isinstance(view, reps.Code):
+    if isinstance(view, Code):
         assert view.weights_BV.shape == view.raw_BV.shape == (B, size)
         k = options["active_latents"]
         largest = np.sort(np.maximum(view.raw_BV, 0), axis=1)[:, -k:]
         np.testing.assert_allclose(np.sort(view.weights_BV, axis=1)[:, -k:], largest)
         assert (view.active_terms() <= k).all()
-    elif isinstance(view, reps.Vector):
+    elif isinstance(view, Vector):
         assert view.weights_BV.shape == view.raw_BV.shape == (B, size)
         assert view.weights_BV.dtype == jnp.float32
         assert (view.weights_BV >= 0).all()
         if options.get("queries", "encoded") == "encoded" and "pooling" not in options:
             expected = np.log1p(np.maximum(view.raw_BV, 0))
             np.testing.assert_allclose(view.weights_BV, expected, rtol=1e-5)
-    elif isinstance(view, reps.Bag):
+    elif isinstance(view, Bag):
         assert view.ids_BK.shape == view.weights_BK.shape == (B, L)
         assert view.size == size
         assert (view.ids_BK < size).all()
@@ -214,7 +223,7 @@ def check_view(view, size, options):
         lengths = lengths[1:] if "view_weights" in options else lengths
         if options.get("normalize", True):
             assert (np.isclose(lengths, 1, atol=1e-5) | (lengths == 0)).all()
-    if isinstance(view, reps.SPARSE):
+    if isinstance(view, SPARSE):
         assert (view.active_terms() > 0).any()
 
 
@@ -238,11 +247,11 @@ def test_what_is_saved_comes_back(head, options, tmp_path):
     params = jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), abstract
     )
-    checkpoint.write_model_files(tmp_path, spec, GOLDEN / "bert", None)
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, metric="R@5")
+    saved_model.write_model_files(tmp_path, spec, GOLDEN / "bert", None)
+    checkpoints = train_states.Checkpoints(tmp_path, keep=1, metric="R@5")
     checkpoints.save({"step": jnp.int32(1), "params": params, "opt_state": ()}, None)
     checkpoints.close()
-    model = checkpoint.load_model(tmp_path)
+    model = saved_model.load_model(tmp_path)
     assert model.spec == spec and retriever.split(model.spec)[0] == graphdef
     assert jax.tree.structure(model.params) == jax.tree.structure(params)
     for (path, found), wanted in zip(
@@ -444,6 +453,6 @@ def test_m3_scores_are_a_weighted_sum_with_the_mean_of_the_best_matches():
     # The strongest repeats of 7, 8, 2 and 3: 3, 5, 1 and 0.
     terms = 3 * 3 + 5 * 5 + 1 * 1
     expected = 1.0 * 2 * 2 + 0.3 * terms + 0.5 * best
-    np.testing.assert_allclose(reps.score_all(query, document), [[expected]], rtol=1e-5)
-    found = reps.score_groups(query, document)
+    np.testing.assert_allclose(score_all(query, document), [[expected]], rtol=1e-5)
+    found = score_groups(query, document)
     np.testing.assert_allclose(found, [[expected]], rtol=1e-5)

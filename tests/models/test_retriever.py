@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrjax import reps
 from lsrjax.convert.names import by_layer
-from lsrjax.data.shapes import Shape, cut
+from lsrjax.data.batching.length_shapes import Shape, cut
+from lsrjax.distributed.trees import path_name
 from lsrjax.models import batch, retriever
 from lsrjax.models.batch import apply_batch
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.trees import path_name
+from lsrjax.models.views import Vector
 
 B, L, VOCAB, PIVOT_VOCAB = 3, 7, 53, 41
 COUNTS = {"query": 1, "document": 2}
@@ -76,7 +76,7 @@ def named(rows):
 
 def vectors(view):
     """What of a view is compared, by term: [texts, terms] of each kind of number."""
-    if isinstance(view, reps.Vector):
+    if isinstance(view, Vector):
         return {"weights": view.weights_BV, "raw": view.raw_BV}
     texts = jnp.arange(len(view.ids_BK))[:, None]
     dense = jnp.zeros((len(view.ids_BK), view.size))

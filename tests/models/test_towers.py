@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrjax import reps
-from lsrjax.data.shapes import Shape, cut
+from lsrjax.data.batching.length_shapes import Shape, cut
 from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import QUERY_TOWER, RetrieverSpec, towers_of
+from lsrjax.models.views import score_all
 
 B, G, L, VOCAB, PIVOT = 3, 2, 7, 53, 41
 COUNTS = {"query": 1, "document": G}
@@ -85,7 +85,7 @@ def scores_and_gradient(spec, params, batch, **options):
         views = apply_batch(graphdef, params, batch.pop("texts"), **batch, **options)
         assert views.keys() == COUNTS.keys()
         assert all(list(found) == list(spec.views) for found in views.values())
-        scores = reps.score_all(views["query"], views["document"])
+        scores = score_all(views["query"], views["document"])
         return (weights * scores).sum(), (scores, fired(views))
 
     jitted = jax.jit(jax.grad(total, has_aux=True))

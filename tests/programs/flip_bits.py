@@ -18,10 +18,15 @@ import tempfile
 import jax
 import numpy as np
 
-from lsrjax import checkpoint
-from lsrjax.checkpoint import digests
+from lsrjax.checkpoint import (
+    digests,
+    files,
+    saved_model,
+    set_damaged_aside,
+    train_states,
+)
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -56,13 +61,13 @@ def state(step: int) -> dict:
 
 def make(folder: pathlib.Path, steps=STEPS, dev=None) -> pathlib.Path:
     """A finished stage with a checkpoint of each step; returns its folder."""
-    checkpoint.write_model_files(folder, SPEC, GOLDEN / "bert", GOLDEN / "xlmr")
-    checkpoints = checkpoint.Checkpoints(folder, keep=len(steps), metric="R@5")
+    saved_model.write_model_files(folder, SPEC, GOLDEN / "bert", GOLDEN / "xlmr")
+    checkpoints = train_states.Checkpoints(folder, keep=len(steps), metric="R@5")
     for step in steps:
         value = (dev or {}).get(step)
         checkpoints.save(state(step), value and {"R@5": value}, last=True)
     checkpoints.close()
-    checkpoint.write_json(folder / "done.json", {"steps": steps[-1]})
+    files.write_json(folder / "done.json", {"steps": steps[-1]})
     return folder
 
 
@@ -87,7 +92,7 @@ def strike(path: pathlib.Path, rng: np.random.Generator) -> str:
 def look(folder: pathlib.Path, name: str, restore: bool) -> str:
     """What comes of a stage whose file `name` was struck."""
     notes = []
-    newest = checkpoint.take_stock(folder, notes.append)
+    newest = set_damaged_aside.take_stock(folder, notes.append)
     said = "\n".join(notes)
     if f"    {name}: " not in said:
         return "silent"
@@ -98,8 +103,8 @@ def look(folder: pathlib.Path, name: str, restore: bool) -> str:
         return f"step {newest} used"
     if not restore:
         return "found"
-    checkpoint.write_model_files(folder, SPEC, GOLDEN / "bert", GOLDEN / "xlmr")
-    checkpoints = checkpoint.Checkpoints(folder, keep=3, metric="R@5")
+    saved_model.write_model_files(folder, SPEC, GOLDEN / "bert", GOLDEN / "xlmr")
+    checkpoints = train_states.Checkpoints(folder, keep=3, metric="R@5")
     wanted = state(newest)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted

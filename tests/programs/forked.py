@@ -17,7 +17,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Everything that a run imports, ahead of the forks.
 import jax  # noqa: E402, F401
 
-from lsrjax import stages  # noqa: E402, F401
+from lsrjax.training import stages  # noqa: E402, F401
 
 
 def spawn(

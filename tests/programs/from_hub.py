@@ -16,7 +16,8 @@ import numpy as np
 from sentence_transformers import MultiVectorEncoder, SparseEncoder
 from transformers import AutoModel
 
-from lsrjax import doctor_checks, export, references
+from lsrjax.cli import doctor_checks
+from lsrjax.convert import open_model
 from lsrjax.data.tokenization import TextTokenizer
 
 # Formats that nothing else reads that is installed here.
@@ -26,7 +27,7 @@ TEXTS = ["Free software", "свободное программное обесп�
 
 def read(reference: str) -> tuple[dict[str, np.ndarray], tuple]:
     """The weights of a model, and what else it is."""
-    model = export.open_portable(reference)
+    model = open_model.open_portable(reference)
     ids = TextTokenizer(model.tokenizer).ids(TEXTS, 20)
     if model.pivot_tokenizer is not None:
         ids += TextTokenizer(model.pivot_tokenizer).ids(TEXTS, 20)
@@ -63,7 +64,7 @@ def same_vectors(program: str, found: str, wanted: str) -> bool:
 
 def main(folder: pathlib.Path, owner: str) -> None:
     said = {}
-    light = references.stages_folder(f"{owner}/lsrjax", weights=False)
+    light = open_model.stages_folder(f"{owner}/lsrjax", weights=False)
     assert (light / "model.json").is_file() and not (light / "checkpoints").exists()
     for path in sorted(folder.iterdir()):
         name = f"{owner}/{path.name}"
@@ -73,7 +74,7 @@ def main(folder: pathlib.Path, owner: str) -> None:
             said[path.name]["vectors"] = same_vectors(path.name, name, str(path))
     for name in ("gated", "unknown"):
         try:
-            references.open_model(f"{owner}/{name}", folder)
+            open_model.open_model(f"{owner}/{name}", folder)
         except Exception as error:
             said[name] = f"{type(error).__name__}: {error}"
     print(json.dumps(said))

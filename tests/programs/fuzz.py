@@ -36,18 +36,23 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from lsrjax import command, config, config_run, encode, export, plan, run
-from lsrjax.config import get_default
+from lsrjax.cli import encode
+from lsrjax.cli import flags as command
+from lsrjax.config import check_run
+from lsrjax.config import fields as config
+from lsrjax.config.fields import get_default
+from lsrjax.convert import open_model, targets
 from lsrjax.convert.portable import Portable
 from lsrjax.data import sources
-from lsrjax.data.bad_records import BadRecord
+from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.training import memory_plan, run
 
 TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / "golden"
@@ -136,13 +141,13 @@ def configs(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     with unittest.mock.patch.object(sys, "argv", argv):  # where it looks for fields
         parsed(argv)
     found = parsed["config"].value
-    config_run.validate(found)
+    check_run.validate(found)
     for stage in config.stages(found).values():
         for field in ("optim", "loss", "regularizer", "memory", "mesh", "model"):
             for name, value in stage[field].items():
                 if isinstance(value, float):
                     finite(value, f"config.{field}.{name} = {value}")
-    plan.plan_stages(found)
+    memory_plan.plan_stages(found)
     if taken < RUNS and base.stem in ("golden_infonce", "two_stages"):
         short(found, folder / "run")
 
@@ -341,7 +346,7 @@ def model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
         model = Portable(spec, params, bert, bert, target, 11, 19)
         made.append(folder / target)
         made[-1].mkdir(parents=True)
-        export.TARGETS[target].write(model, made[-1])
+        targets.TARGETS[target].write(model, made[-1])
     return made
 
 
@@ -360,7 +365,7 @@ def models(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
             if path.is_file() and path.suffix != ".py" and "default" not in path.parts
         )
         spoil_file(rng, mutations.one(rng, files))
-    found = export.open_portable(str(folder / "model"))
+    found = open_model.open_portable(str(folder / "model"))
     for path, values in jax.tree_util.tree_leaves_with_path(found.params):
         finite(values, jax.tree_util.keystr(path))
     encoder = TextEncoder(found.spec, TextTokenizer(found.tokenizer), batch_size=2)

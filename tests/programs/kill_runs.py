@@ -24,7 +24,7 @@ from forked import ended, spawn
 import jax
 import numpy as np
 
-from lsrjax import checkpoint
+from lsrjax.checkpoint import saved_model
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "two_stages.py"
 STAGES = ("first", "second")
@@ -46,7 +46,7 @@ def differences(found: pathlib.Path, wanted: pathlib.Path) -> list[str]:
     """What two finished runs do not have in common; nothing if they are the same."""
     lines = []
     for stage in STAGES:
-        a, b = (checkpoint.load_model(run / stage).params for run in (found, wanted))
+        a, b = (saved_model.load_model(run / stage).params for run in (found, wanted))
         for (path, x), y in zip(
             jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
         ):

@@ -15,16 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax import losses, objective, sharding
-from lsrjax import train as training
-from lsrjax.config import get_default
-from lsrjax.data import shapes
+from lsrjax.config.fields import get_default
+from lsrjax.data.batching import length_shapes
+from lsrjax.distributed import sharding
+from lsrjax.distributed.trees import path_name
+from lsrjax.losses import losses, objective
+from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.regularizers import REGULARIZERS
-from lsrjax.trees import path_name
+from lsrjax.training import train_step
 
 EXAMPLES, GROUP, LENGTH, STEPS = 8, 3, 11, 3
 WORDS, TERMS = 48, 37  # the terms divide by no mesh
@@ -197,7 +198,7 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list[dict]]:
         ]
 
     words = student_of(task).encoder.vocab_size
-    first, second = training.texts_of(config_of(task))
+    first, second = train_step.texts_of(config_of(task))
     models = {"student": {first: texts(1, words), second: texts(1, words)}}
     if task == "alignment":
         models["teacher"] = {"teacher": texts(1, TERMS)}
@@ -221,7 +222,7 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list[dict]]:
 def first_of(task: str, device: int, devices: int) -> dict[str, int]:
     """The number in the batch of a device's first text of each name."""
     found, before = {"teacher": 0}, 0
-    for name, count in training.texts_of(config_of(task)).items():
+    for name, count in train_step.texts_of(config_of(task)).items():
         found[name] = before + device * EXAMPLES * count // devices
         before += EXAMPLES * count
     return found
@@ -237,11 +238,11 @@ def batches_of(task: str, devices: int) -> list[dict]:
             for rows in steps
             for device in rows[model]
         ]
-        table = shapes.fit(np.array(lengths), LENGTH, parts=2, multiple=2)
+        table = length_shapes.fit(np.array(lengths), LENGTH, parts=2, multiple=2)
         shape = table[min(1, len(table) - 1)]  # holds all of them
         for rows, batch in zip(steps, batches, strict=True):
             made = [
-                shapes.cut(own, shape, 0, first=first_of(task, device, devices))
+                length_shapes.cut(own, shape, 0, first=first_of(task, device, devices))
                 for device, own in enumerate(rows[model])
             ]
             batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
@@ -250,7 +251,7 @@ def batches_of(task: str, devices: int) -> list[dict]:
         # As integers, normal numbers of this size are identities that often repeat.
         batch["targets"] = {
             name: rng.normal(0, 2, array.shape).astype(array.dtype)
-            for name, array in training.targets_of(config_of(task)).items()
+            for name, array in train_step.targets_of(config_of(task)).items()
         }
     return batches
 
@@ -264,7 +265,7 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
     student = student_of(task)
     found = {}
     with jax.set_mesh(mesh):
-        step = training.make_step(config, 10, student, teacher, idf_of(student))
+        step = train_step.make_step(config, 10, student, teacher, idf_of(student))
 
         def placed(spec, params):
             heads = spec.encoder.num_heads
@@ -275,9 +276,9 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
         params = with_ties(params) if task == "csr_ties" else params
         params, layout = placed(student, params)
         teacher_params = teacher and placed(TEACHER, random_params(TEACHER, 1))[0]
-        state = jax.eval_shape(lambda p: training.init_state(step, p), params)
+        state = jax.eval_shape(lambda p: train_step.init_state(step, p), params)
         lies = layout.shardings(state)
-        state = jax.jit(lambda p: training.init_state(step, p), out_shardings=lies)(
+        state = jax.jit(lambda p: train_step.init_state(step, p), out_shardings=lies)(
             params
         )
         jitted = jax.jit(step, out_shardings=(lies, None))

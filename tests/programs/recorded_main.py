@@ -26,8 +26,8 @@ import time
 
 import jax
 
-from lsrjax import trackers
-from lsrjax.data import loader
+from lsrjax.data.batching import loader
+from lsrjax.training import trackers
 
 _LOCK = threading.Lock()
 _TABLES = []

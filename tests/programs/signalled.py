@@ -28,28 +28,28 @@ from forked import ended, spawn
 import jax
 import numpy as np
 
-from lsrjax import progress
+from lsrjax.distributed import activity
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "survived.py"
 FLAGS = ["--config.evaluate.test=debian"]
 # In which phase to signal, counted from the process's start, and at most how many
 # seconds later; in an order in which each of them comes.
 PHASES = (
-    (progress.PREPARING, 1, 1.0),
-    (progress.COMPILING, 1, 1.0),
-    (progress.STEPPING, 2, 0.1),
-    (progress.SAVING, 1, 0.05),
-    (progress.EVALUATING, 1, 0.05),
-    (progress.SAVING, 1, 0.05),
-    (progress.DATA, 2, 0.05),
-    (progress.RESULTS, 1, 2.0),
+    (activity.PREPARING, 1, 1.0),
+    (activity.COMPILING, 1, 1.0),
+    (activity.STEPPING, 2, 0.1),
+    (activity.SAVING, 1, 0.05),
+    (activity.EVALUATING, 1, 0.05),
+    (activity.SAVING, 1, 0.05),
+    (activity.DATA, 2, 0.05),
+    (activity.RESULTS, 1, 2.0),
 )
 
 
 def signal_in(phase: str, count: int, delay: float, mark: pathlib.Path) -> None:
     """Sends this process SIGTERM once it is in a phase for the `count`-th time."""
     entered = [0]
-    at = progress.Progress.at
+    at = activity.Progress.at
 
     def kill():
         mark.write_text(str(time.time()))
@@ -64,7 +64,7 @@ def signal_in(phase: str, count: int, delay: float, mark: pathlib.Path) -> None:
                 threading.Timer(delay, kill).start()
             yield
 
-    progress.Progress.at = counted
+    activity.Progress.at = counted
 
 
 def start(workdir: pathlib.Path, prepare=lambda: None) -> tuple[int, float]:
@@ -74,18 +74,18 @@ def start(workdir: pathlib.Path, prepare=lambda: None) -> tuple[int, float]:
 
 def results(workdir: pathlib.Path):
     """What must not depend on how often a run was stopped."""
-    from lsrjax import checkpoint
+    from lsrjax.checkpoint import saved_model
 
     lines = (workdir / "train" / "metrics.jsonl").read_text().splitlines()
     named = ("step", "loss", "grad_norm", "dev_nDCG@10")
     numbers = [{n: json.loads(line).get(n) for n in named} for line in lines]
     table = (workdir / "results.json").read_bytes()
-    return (numbers, table), checkpoint.load_model(workdir / "train").params
+    return (numbers, table), saved_model.load_model(workdir / "train").params
 
 
 def same(found, wanted) -> bool:
     """Whether metrics and parameters are equal, bit for bit."""
-    from lsrjax.trees import path_name
+    from lsrjax.distributed.trees import path_name
 
     leaves = [
         {
@@ -110,7 +110,7 @@ def main(folder: pathlib.Path, rounds: int, seed: int) -> None:
             # What was compiled is read back, but where the compiler is to be stopped.
             cache = workdir / "compiled"
             shutil.rmtree(cache, ignore_errors=True)
-            if phase != progress.COMPILING:
+            if phase != activity.COMPILING:
                 shutil.copytree(folder / "alone" / "compiled", cache)
             mark.unlink(missing_ok=True)
             delay = draw.uniform(0, most)

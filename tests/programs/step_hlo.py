@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lsrjax import objective, sharding
-from lsrjax import train as training
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
+from lsrjax.distributed import sharding
+from lsrjax.losses import objective
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.training import train_step
 
 # Large enough that [texts, tokens, terms], even one device's part of it, is larger than
 # anything else.
@@ -96,11 +97,12 @@ def compiled(task, data, model, fsdp) -> str:
         config.loss.name = task
         config.data.group_size = 1 if task == "alignment" else GROUP
         teacher = TEACHER if task == "alignment" else None
-        step = training.make_step(config, 10, STUDENT, teacher)
-        state = jax.eval_shape(lambda p: training.init_state(step, p), params)
+        step = train_step.make_step(config, 10, STUDENT, teacher)
+        state = jax.eval_shape(lambda p: train_step.init_state(step, p), params)
         state = placed(state, layout)
         counts = {
-            name: EXAMPLES * count for name, count in training.texts_of(config).items()
+            name: EXAMPLES * count
+            for name, count in train_step.texts_of(config).items()
         }
         batch = {"student": texts(**counts), "targets": {}}
         if task == "alignment":

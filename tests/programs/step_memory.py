@@ -11,13 +11,13 @@ import time
 import jax
 import numpy as np
 
-from lsrjax import loop, plan, sharding
-from lsrjax import train as training
-from lsrjax.config import get_default
-from lsrjax.data.shapes import Shape
+from lsrjax.config.fields import get_default
+from lsrjax.data.batching.length_shapes import Shape
+from lsrjax.distributed import sharding
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.training import loop, memory_plan, train_step
 
 GROUP = 7
 
@@ -53,11 +53,11 @@ def main(layers, queries, length, hidden, remat, chunk):
     mesh = sharding.make_mesh(1, 1)
     texts = queries * (1 + GROUP)
     shapes = {"student": Shape(((texts, length),))}
-    stage = plan.StagePlan(config, spec, None, mesh, shapes)
+    stage = memory_plan.StagePlan(config, spec, None, mesh, shapes)
     rng = np.random.default_rng(0)
     with jax.set_mesh(mesh):
         planned = stage.memory().total
-        step = training.make_step(config, 1000, spec)
+        step = train_step.make_step(config, 1000, spec)
         take = loop.CompiledSteps(step)
         params = jax.tree.map(
             lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
@@ -66,7 +66,7 @@ def main(layers, queries, length, hidden, remat, chunk):
         where = sharding.layout(params, mesh, num_heads=4, fsdp=False)
 
         def state():
-            init = jax.jit(lambda p: training.init_state(step, p))
+            init = jax.jit(lambda p: train_step.init_state(step, p))
             lies = where.shardings(jax.eval_shape(init, params))
             return jax.jit(init, out_shardings=lies)(params)
 

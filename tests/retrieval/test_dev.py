@@ -8,7 +8,7 @@ import pytest
 import pytrec_eval
 from scipy import sparse
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 from lsrjax.data.sources import open_source
 from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate

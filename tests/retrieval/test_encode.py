@@ -13,7 +13,7 @@ from scipy import sparse
 
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.models import retriever
-from lsrjax.models.encoder import EncoderConfig
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.ops import positive_pool
 from lsrjax.retrieval import encode as encoding
 from lsrjax.retrieval.encode import TextEncoder, joined

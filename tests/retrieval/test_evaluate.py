@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from lsrjax.data.sources import Group, InMemory, Pair
+from lsrjax.data.examples import Group, InMemory, Pair
 from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate
 from lsrjax.retrieval.evaluate import Task

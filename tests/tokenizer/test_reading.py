@@ -11,13 +11,13 @@ import pytest
 import tokenizers
 import transformers
 
-from lsrjax.convert.folder import write_tokenizer
-from lsrjax.data import embedded
+from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.ask import PROBES
 from lsrjax.tokenizer.reading import read
+from lsrjax.tokenizer.writing import write_tokenizer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 WORDS = "the a kernel cafe café cafe straße library ##s ##e [ ] MASK x y 你 好".split()

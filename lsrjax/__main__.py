@@ -1,0 +1,44 @@
+"""`lsrjax COMMAND …` and `python -m lsrjax COMMAND …`: all commands."""
+
+import importlib
+import signal
+import sys
+
+COMMANDS = {
+    "train": "train and evaluate what a config describes",
+    "doctor": "look for what would make a run fail, before it starts",
+    "encode": "encode a file of texts with a trained retriever",
+    "convert": "write a retriever for another program, or read one of its",
+    "checkpoint": "list, verify and compare checkpoints",
+    "bench": "measure the parts that decide the speed of a run",
+}
+USAGE = (
+    "lsrjax COMMAND …\n\n"
+    + "\n".join(f"  {name:12}{text}" for name, text in COMMANDS.items())
+    + "\n\nlsrjax COMMAND --help says more."
+)
+
+
+def main() -> None:
+    """Starts the command that the first argument names."""
+    # Until a guard takes it, Ctrl-C ends the program without a traceback; imports take
+    # seconds.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    if name not in COMMANDS:
+        found = f"{name} is no command." if name else "A command is missing."
+        print(f"Error: {found}\n\n{USAGE}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    sys.argv[0] = f"lsrjax {name}"
+    if name == "bench":  # above the commands, some of which it measures
+        importlib.import_module("lsrjax.bench.__main__").main()
+    else:
+        importlib.import_module(f"lsrjax.cli.{name}").start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Trained retrievers to other programs' formats, and theirs to ours.
+
+    python -m lsrjax.convert --from runs/demo/distill --to milco-hf --out milco-demo
+
+Reads a run's or stage's folder, a Hugging Face folder or a hub id, and writes a folder
+for the program that is named with --to. The folder appears once it is whole.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from lsrjax.convert.read import hub
+from lsrjax.convert.read.huggingface import Allowed
+from lsrjax.convert.targets import TARGETS, export
+from lsrjax.distributed import preemption, terminal
+from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Converts what the command line names."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.head:
+            own_head(args.head, "--head")
+        if args.public and not args.push:
+            raise InputError("--public says how --push makes a repository; add --push.")
+        allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
+        export(args.reference, args.target, args.out, allowed)
+        reads = TARGETS[args.target].reads
+        print(f"{args.out}: {args.target}, for {reads}", flush=True)
+        if args.push:
+            address = hub.push(args.out, args.push, private=not args.public)
+            print(f"Uploaded to {address}", flush=True)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    formats = "\n".join(f"  {name:18}{one.reads}" for name, one in TARGETS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m lsrjax.convert",
+        description=f"{__doc__}\nFormats, and what reads them:\n{formats}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--from",
+        dest="reference",
+        required=True,
+        metavar="MODEL",
+        help="a run's or stage's folder, a Hugging Face folder or hub id",
+    )
+    add("--to", dest="target", required=True, choices=TARGETS, help="the format")
+    add("--head", help="the dotted name of your own head, if the model has one")
+    add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
+    add(
+        "--push",
+        default="",
+        metavar="REPO",
+        help="upload the folder to this repository of the Hugging Face hub, which is"
+        " made, private, if there is none",
+    )
+    add(
+        "--public",
+        action="store_true",
+        help="a repository that is made is seen by everybody",
+    )
+    more = parser.add_argument_group("of a Hugging Face model, refused otherwise")
+    add = more.add_argument
+    add(
+        "--allow_pickle",
+        action="store_true",
+        help="read pytorch_model.bin where there are no safetensors: tensors and"
+        " nothing else, with torch",
+    )
+    add(
+        "--allow_missing",
+        default="",
+        metavar="REGEX",
+        help="whole names of tensors that start fresh where they are missing",
+    )
+    add(
+        "--allow_left_over",
+        default="",
+        metavar="REGEX",
+        help="whole names of tensors that are left out",
+    )
+    return parser
+
+
+def start() -> None:
+    """The command, as a process of its own."""
+    terminal.harden()
+    # Asked to leave, it says that the same command does it again.
+    preemption.Guard().start()
+    main()

@@ -1,0 +1,318 @@
+"""Looks for what would make a run fail, before it starts.
+
+python -m lsrjax.doctor --config configs/demo.py [--workdir DIR] [--config.x.y=z …]
+
+takes the arguments of `lsrjax.main`, is started in the same way, on all hosts, and
+prints a line for each finding: ok, warning or error, and what to do. It trains nothing,
+downloads no weights, and exits with 1 if there is an error.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable
+
+from absl import app, flags, logging
+from rich.console import Console
+from rich.text import Text
+
+from lsrjax.cli import doctor_checks
+from lsrjax.cli import flags as command
+from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
+from lsrjax.distributed import processes as hosts
+from lsrjax.distributed import terminal
+from lsrjax.errors import InputError
+
+_SECONDS = flags.DEFINE_float(
+    "seconds",
+    60.0,
+    "How long the all-reduce, the hub and the other processes may take, each.",
+)
+flags.adopt_module_key_flags(command)
+# Opening data may mean to index it.
+_DATA_SECONDS = 600.0
+_COLORS = {OK: "green", WARNING: "yellow", ERROR: "bold red"}
+
+
+def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    path, findings = given
+    run_config = None if path is None else command.CONFIG.value
+    cluster = command.COORDINATOR, command.NUM_PROCESSES, command.PROCESS_ID
+    try:
+        host, processes, number = hosts.expected(*(flag.value for flag in cluster))
+    except InputError as error:
+        host, processes, number = "", 1, 0
+        findings.append(Finding(ERROR, "processes", str(error)))
+    findings = [
+        doctor_checks.versions(),
+        doctor_checks.proxies(host, processes, os.environ),
+        *findings,
+        *doctor_checks.tokens(run_config, path),
+    ]
+    patient = Patience()
+    hopeless = ("proxies", "processes")
+    if any(one.topic in hopeless and one.level == ERROR for one in findings):
+        # They would look for each other for minutes.
+        joined = False
+    else:
+        joined = _joined(findings)
+    if not joined:
+        shown = number == 0
+        report = [(one, []) for one in findings if shown or one.level == ERROR]
+        _print(report, "" if shown else f"process {number}: ")
+        _leave(1)
+    marker = None
+    try:
+        marker = None if path is None else doctor_checks.Marker(command.workdir(path))
+    except InputError as error:
+        findings.append(Finding(ERROR, "workdir", str(error)))
+    try:
+        findings += look(run_config, marker, patient, _SECONDS.value)
+        said = _gathered(findings, _SECONDS.value)
+    finally:
+        if marker is not None and hosts.is_first():
+            marker.remove()
+    report = grouped(said)
+    if hosts.is_first():
+        _print(report)
+    # An orderly end waits for all others, of whom some may not come.
+    orderly = all(said) and not patient.lost
+    orderly = (
+        hosts.first_says("doctor/orderly", str(orderly), 2 * _SECONDS.value) == "True"
+    )
+    code = int(any(one.level == ERROR for one, _ in report))
+    if orderly:
+        sys.exit(code)
+    _leave(code)
+
+
+def _joined(findings: list[Finding]) -> bool:
+    """Joins the processes; adds what is wrong. Whether they can speak to each other."""
+    try:
+        command.join()
+    except InputError as error:
+        findings.append(Finding(ERROR, "processes", str(error)))
+        if not hosts.met():
+            return False
+        # They met, but are not as many, or have not the devices, as was promised.
+    try:
+        hosts.check_devices()
+    except InputError as error:
+        findings.append(Finding(ERROR, "devices", str(error)))
+        return False
+    return True
+
+
+class Patience:
+    """Runs checks that may never end; what has not ended is left behind.
+
+    Attributes:
+      lost: whether one has not ended.
+    """
+
+    def __init__(self):
+        self.lost = False
+
+    def findings(
+        self,
+        topic: str,
+        check: Callable[[], Finding | Iterable[Finding]],
+        seconds: float,
+    ) -> list[Finding]:
+        """The findings of a check; an error if it fails or takes too long.
+
+        Args:
+          topic: for these errors.
+          check: without arguments.
+          seconds: how long it may take.
+        """
+        found = []
+
+        def run():
+            try:
+                result = check()
+                found.extend([result] if isinstance(result, Finding) else result)
+            # Whatever it is, the other checks go on.
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                found.append(Finding(ERROR, topic, f"could not be looked at: {said}"))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if not thread.is_alive():
+            return found
+        self.lost = True
+        return [
+            *found,
+            Finding(
+                ERROR,
+                topic,
+                f"no answer in {seconds:.0f} s. A process, a network or a file system"
+                " hangs: look at the hosts by themselves, and at firewalls between"
+                " them.",
+            ),
+        ]
+
+
+def look(
+    run_config, marker: doctor_checks.Marker | None, patient: Patience, seconds: float
+) -> list[Finding]:
+    """What one process finds, once they have met.
+
+    Args:
+      run_config: the run's, or None.
+      marker: of the run's work directory, or None.
+      patient: runs the checks.
+      seconds: how long one may take.
+    """
+    findings = patient.findings("devices", doctor_checks.devices, seconds)
+    findings += patient.findings("interconnect", doctor_checks.interconnect, seconds)
+    if marker is not None:
+        findings += _shared(marker, patient, seconds)
+    if run_config is None:
+        return findings
+    findings.append(doctor_checks.config_values(run_config))
+    # Once for each host is enough.
+    if findings[-1].level == ERROR or os.environ.get("SLURM_LOCALID", "0") != "0":
+        return findings
+    found = patient.findings("hub", lambda: doctor_checks.hub(run_config), seconds)
+    findings += found
+    reachable = all(one.level != ERROR for one in found)
+    if reachable:
+        check = functools.partial(doctor_checks.data, run_config)
+        findings += patient.findings("data", check, _DATA_SECONDS)
+    if marker is not None and hosts.is_first():
+        sized = run_config if reachable else None
+        check = functools.partial(doctor_checks.disk, sized, marker.workdir)
+        findings += patient.findings("disk", check, seconds)
+    return findings
+
+
+def _shared(
+    marker: doctor_checks.Marker, patient: Patience, seconds: float
+) -> list[Finding]:
+    """Whether the work directory can be written, and is the same everywhere."""
+    if not hosts.is_first():
+        if hosts.first_says("doctor/written", None, 2 * seconds) != OK:
+            return []
+        return patient.findings("workdir", lambda: marker.look(10), seconds)
+    found = patient.findings("workdir", marker.write, seconds)
+    good = all(one.level == OK for one in found)
+    hosts.first_says("doctor/written", OK if good else ERROR, seconds)
+    return found
+
+
+def _gathered(findings: list[Finding], seconds: float) -> list[list[Finding]]:
+    """In process 0 the findings of each process; in others, their own alone."""
+    text = json.dumps([dataclasses.astuple(one) for one in findings])
+    # The other hosts may still open their data.
+    said = hosts.gather("doctor/findings", text, seconds + _DATA_SECONDS)
+    if not said:
+        return [findings]
+    return [[Finding(*one) for one in json.loads(own or "[]")] for own in said]
+
+
+def grouped(said: list[list[Finding]]) -> list[tuple[Finding, list[int]]]:
+    """Findings of all processes in order, each once, and who has them.
+
+    Args:
+      said: of each process; empty for one that has said nothing.
+
+    Returns:
+      A finding and the processes that have it; none if it is of the run.
+    """
+    found: dict[Finding, list[int]] = {}
+    for number, own in enumerate(said):
+        for one in own:
+            # What is well need only be said by the first.
+            if number == 0 or one.level != OK:
+                found.setdefault(one, []).append(number)
+    every = list(range(len(said)))
+    report = [
+        (one, [] if numbers == every or one.level == OK else numbers)
+        for one, numbers in found.items()
+    ]
+    versions = [{one for one in own if one.topic == "versions"} for own in said]
+    for number, own in enumerate(said):
+        if not own:
+            text = "said nothing in time. Its output may say why."
+            report.append((Finding(ERROR, "processes", text), [number]))
+        elif versions[number] != versions[0]:
+            for one in versions[number]:
+                text = f"{one.text}: not as process 0. Install the same everywhere."
+                report.append((Finding(ERROR, "versions", text), [number]))
+    return report
+
+
+def _print(report: list[tuple[Finding, list[int]]], prefix: str = "") -> None:
+    console = Console()
+    for one, numbers in report:
+        who = f"process {', '.join(map(str, numbers))}: " if numbers else prefix
+        console.print(
+            Text(f"{one.level:<8}", _COLORS[one.level]),
+            Text(f"{one.topic:<13}{who}{one.text}"),
+            sep="",
+            soft_wrap=True,
+        )
+    counts = [
+        sum(one.level == level for one, _ in report) for level in (ERROR, WARNING)
+    ]
+    said = [
+        f"{count or 'no'} {word}{'s' * (count > 1)}"
+        for count, word in zip(counts, ("error", "warning"), strict=True)
+    ]
+    console.print(f"lsrjax.doctor: {', '.join(said)}", highlight=False)
+
+
+def _leave(code: int) -> None:
+    """Ends at once, whatever is left behind."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _parse(argv: list[str]) -> tuple[pathlib.Path | None, list[Finding]]:
+    """Parses the flags.
+
+    Returns:
+      The config file, or None if it cannot be read or is not given, and findings.
+    """
+    unknown = command.unknown_flags(argv)
+    findings = [Finding(ERROR, "arguments", text) for text in unknown.values()]
+    given = any(re.match(r"--?config(=|$)", argument) for argument in argv)
+    try:
+        path = command.checked_config(argv) if given else None
+        rest = flags.FLAGS(argv, known_only=True)[1:]
+        rest = [one for one in rest if one.partition("=")[0] not in unknown]
+        if rest and not unknown:
+            text = f"unknown: {' '.join(rest)}. Set a field with --config.x.y=z."
+            findings.append(Finding(ERROR, "arguments", text))
+        if given:
+            return path, findings
+    except (InputError, flags.Error) as error:
+        findings.append(Finding(ERROR, "config", str(error)))
+        without = re.sub(
+            r"\n--?config\n[^\n]*|\n--?config[=.][^\n]*", "", "\n".join(argv)
+        )
+        flags.FLAGS(without.split("\n"), known_only=True)
+    if not given:
+        text = "none is given, so neither its data nor the disk is looked at."
+        findings.append(Finding(WARNING, "config", text))
+    return None, findings
+
+
+def start() -> None:
+    """The command, as a process of its own."""
+    terminal.harden()
+    try:
+        app.run(_main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        # Nothing is lost, and its threads may wait for what does not come.
+        _leave(130)

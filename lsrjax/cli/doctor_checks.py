@@ -1,0 +1,379 @@
+"""What is looked at before a run starts; every check gives findings."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+
+import huggingface_hub
+import jax
+import numpy as np
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lsrjax import paths
+from lsrjax.config import check_run, secrets
+from lsrjax.config import fields as config
+from lsrjax.convert.read.hub import is_local, pinned
+from lsrjax.data.reading.files import name_and_rest
+from lsrjax.errors import InputError
+from lsrjax.losses import objective
+from lsrjax.training import memory_plan, stage_data, stage_parts
+from lsrjax.training.early_checks import KEY_FILES, LOOK_SECONDS
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
+_PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
+_HUB_SECONDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+      level: `OK`, `WARNING` or `ERROR`.
+      topic: what was looked at, a word.
+      text: what was found and, unless all is well, what to do.
+    """
+
+    level: str
+    topic: str
+    text: str
+
+
+def versions() -> Finding:
+    """Versions of Python and of what the training computes with."""
+    found = [f"python {platform.python_version()}"]
+    missing = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        text = f"not installed: {', '.join(missing)}. pip install -e . brings them."
+        return Finding(ERROR, "versions", text)
+    return Finding(OK, "versions", ", ".join(found))
+
+
+def proxies(host: str, processes: int, environ: Mapping[str, str]) -> Finding:
+    """Proxy variables, which JAX's connections (gRPC) obey even within a cluster.
+
+    Args:
+      host: of process 0; empty: unknown.
+      processes: of the run.
+      environ: environment variables.
+    """
+    names = ("grpc_proxy", "https_proxy", "http_proxy")
+    found = [name for name in names if environ.get(name)]
+    excepted = environ.get("no_grpc_proxy") or environ.get("no_proxy", "")
+    parts = [part.strip() for part in excepted.split(",") if part.strip()]
+    if not found or processes == 1:
+        return Finding(OK, "proxies", "none in the way of the processes")
+    if host and any(host.endswith(part) for part in parts):
+        return Finding(OK, "proxies", f"no_proxy lets {host} be reached directly")
+    wanted = host or "the host of process 0"
+    return Finding(
+        ERROR,
+        "proxies",
+        f"{' and '.join(found)} would lead the connections to process 0 through a proxy"
+        f" and break them. export no_proxy={','.join([*parts, wanted])!r}, or unset"
+        f" {' '.join(found)}.",
+    )
+
+
+def tokens(run_config: Mapping | None, path: pathlib.Path | None) -> list[Finding]:
+    """Passwords in a config, which is kept beside the run and shown in model cards.
+
+    Args:
+      run_config: the run's, or None.
+      path: its file, or None.
+    """
+    places = []
+    if run_config is not None:
+        places += secrets.in_config(run_config)
+    if path is not None and path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        places += [
+            (f"{path}:{number}", kind)
+            for number, line in enumerate(lines, start=1)
+            for kind in secrets.kinds_in(line)
+        ]
+    found = [Finding(ERROR, "tokens", secrets.message(*place)) for place in places]
+    return found or [Finding(OK, "tokens", "none in the config")]
+
+
+def devices() -> Finding:
+    """The devices of this process and of all."""
+    here = jax.local_devices()
+    memory = (here[0].memory_stats() or {}).get("bytes_limit", 0)
+    return Finding(
+        OK,
+        "devices",
+        f"{jax.process_count()} process{'es' * (jax.process_count() > 1)},"
+        f" {jax.device_count()} x {here[0].device_kind} ({here[0].platform})"
+        + (f" of {memory_plan.size(memory)}" if memory else "")
+        + f", {len(here)} in a process",
+    )
+
+
+def interconnect() -> Finding:
+    """Sums numbers over all devices of all processes, and times it."""
+    every = jax.devices()
+    if len(every) == 1:
+        return Finding(OK, "interconnect", "one device, nothing to connect")
+    width = 2**18 if every[0].platform == "cpu" else 2**24
+    mesh = jax.sharding.Mesh(np.array(every), ("all",))
+    columns = (np.arange(width) % 7 + 1).astype(np.float32)
+    # Whole numbers below 2^24 are exact in float32.
+    parts = np.arange(len(every)) % 97 + 1
+    rows_DV = jax.make_array_from_callback(
+        (len(every), width),
+        NamedSharding(mesh, PartitionSpec("all")),
+        lambda index: parts[index[0], None] * columns[None, index[1]],
+    )
+    reduce = jax.jit(
+        lambda rows_DV: rows_DV.sum(axis=0),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+    seconds = []
+    for _ in range(6):  # the first one compiles
+        start = time.perf_counter()
+        total_V = jax.block_until_ready(reduce(rows_DV))
+        seconds.append(time.perf_counter() - start)
+    text = f"{4 * width / 2**20:.0f} MiB all-reduced over {len(every)} devices"
+    for shard in total_V.addressable_shards:
+        if not np.array_equal(shard.data, columns * parts.sum()):
+            return Finding(
+                ERROR,
+                "interconnect",
+                f"{text}: the sum is wrong on {shard.device}. The device, its driver or"
+                " the network is broken: leave this node out, or update the driver and"
+                " NCCL.",
+            )
+    taken = statistics.median(seconds[1:])
+    return Finding(OK, "interconnect", f"{text} in {1000 * taken:.3g} ms, rightly")
+
+
+def config_values(run_config) -> Finding:
+    """The config's values, alone and together."""
+    try:
+        check_run.validate(run_config)
+    except InputError as error:
+        return Finding(ERROR, "config", str(error))
+    names = ", ".join(config.stages(run_config))
+    return Finding(OK, "config", f"can be run; stages: {names}")
+
+
+def data(run_config) -> Iterator[Finding]:
+    """Opens every stage's data and looks at all of it; trains nothing."""
+    for name, stage in config.stages(run_config).items():
+        kind = objective.of(stage.loss).kind
+        try:
+            yield _data_of(name, stage, kind)
+        # The libraries behind the sources raise many unrelated types.
+        except Exception as error:
+            yield Finding(ERROR, "data", f"stage {name}: {_said(error)}")
+
+
+def _data_of(name: str, stage, kind: str) -> Finding:
+    with stage_data.tried(stage, kind, LOOK_SECONDS) as (sets, seen, bad):
+        replaced = bad.summary().partition(";")[0]
+        first = bad.reasons(1)
+    count = sum(len(one) for one in sets)
+    text = f"stage {name}: {count:,} examples"
+    text += f" (the first {seen:,} looked at)" if seen < count else ""
+    if stage.dev.source:
+        text += f", {stage_parts.dev_examples(stage, kind):,} to evaluate on"
+    if not replaced:
+        return Finding(OK, "data", text)
+    text += f"; {replaced}, as config.data.bad_records allows: {first[0]}"
+    return Finding(WARNING, "data", text)
+
+
+def _said(error: Exception) -> str:
+    known = isinstance(error, InputError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def disk(run_config, workdir: pathlib.Path) -> Iterator[Finding]:
+    """Free space of the work directory, and what checkpoints take."""
+    folder = next(p for p in (workdir, *workdir.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(folder).free
+    at = f"{memory_plan.size(free)} are free at {folder}"
+    if run_config is None:
+        yield Finding(OK, "disk", at)
+        return
+    try:
+        plans = memory_plan.plan_stages(run_config)
+        # The last ones, the best, and the one that is being written.
+        needs = {
+            name: one.checkpoint_bytes * (one.config.checkpoint.keep + 2)
+            for name, one in plans.items()
+        }
+    except Exception as error:
+        text = f"{at}; what checkpoints take is unknown: {_said(error)}"
+        yield Finding(WARNING, "disk", text)
+        return
+    there = sum(
+        min(needs[name], _bytes(workdir / name / "checkpoints")) for name in needs
+    )
+    need = sum(needs.values()) - there
+    text = f"{at}; the checkpoints to come take up to {memory_plan.size(need)}"
+    if free >= 1.2 * need:
+        yield Finding(OK, "disk", text)
+        return
+    level = ERROR if free < need else WARNING
+    yield Finding(
+        level,
+        "disk",
+        f"{text}. Free some, take a --workdir on another disk, or lower"
+        " config.checkpoint.keep.",
+    )
+
+
+def _bytes(folder: pathlib.Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def hub_ids(run_config) -> dict[tuple[str, str], str]:
+    """What a config names of the Hugging Face hub: (kind, id) to the first field."""
+    found = {}
+    for name, stage in config.stages(run_config).items():
+        fields = {
+            "tokenizer": stage.tokenizer,
+            "init.model": stage.init.model,
+            "init.encoder": stage.init.encoder,
+            "init.head": stage.init.head,
+            "teacher.model": stage.teacher.model,
+        }
+        for field, value in fields.items():
+            own = value.startswith(("stage:", "embedded:"))
+            if value and not own and not is_local(value):
+                found.setdefault(("model", value), f"{name}: {field}")
+        sets = {"data": stage.data, "dev": stage.dev}
+        sets |= {f"data.sets.{key}": one for key, one in stage.data.sets.items()}
+        for field, one in sets.items():
+            if one.source != "datasets":
+                continue
+            for part in one.dataset.split(","):
+                value = name_and_rest(part.strip())[0]
+                folder = paths.local(value, f"{field}.dataset")
+                if value and not pathlib.Path(folder).is_dir():
+                    found.setdefault(("dataset", value), f"{name}: {field}.dataset")
+    return found
+
+
+def hub(run_config) -> Iterator[Finding]:
+    """Whether models and data sets of the hub can be fetched, or are there already."""
+    offline = constants.HF_HUB_OFFLINE
+    for (kind, name), field in hub_ids(run_config).items():
+        cache = pathlib.Path(constants.HF_HUB_CACHE)
+        folder = f"{kind}s--{pinned(name)[0].replace('/', '--')}"
+        cached = any((cache / folder / "snapshots").glob("*/*"))
+        what = f"{kind} {name!r} ({field})"
+        if offline:
+            text = f"{what}: HF_HUB_OFFLINE is set, and it "
+            if cached:
+                yield Finding(OK, "hub", text + "is in the cache")
+            else:
+                text += f"is not in {cache}. Fetch it first: hf download {name}"
+                text += " --repo-type dataset" * (kind == "dataset")
+                yield Finding(ERROR, "hub", f"{text}, without HF_HUB_OFFLINE.")
+            continue
+        try:
+            _ask(kind, name)
+            yield Finding(OK, "hub", f"{what} may be read")
+        # Which errors the hub's client lets through differs between releases.
+        except Exception as error:
+            said = " ".join(str(error).split())[:200]
+            text = f"{what}: {type(error).__name__}: {said}"
+            if cached:
+                yield Finding(WARNING, "hub", f"{text}. It is in the cache.")
+                continue
+            yield Finding(
+                ERROR,
+                "hub",
+                f"{text}. Check the id, the network and `hf auth login`, or name a"
+                " local folder.",
+            )
+
+
+def _ask(kind: str, name: str) -> None:
+    """Asks the hub for one file's size, or for a data set's description."""
+    if kind == "dataset":
+        huggingface_hub.HfApi().dataset_info(name, timeout=_HUB_SECONDS)
+        return
+    repo_id, revision = pinned(name)
+    for file in KEY_FILES:
+        url = huggingface_hub.hf_hub_url(repo_id, file, revision=revision)
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
+            return
+        except EntryNotFoundError as error:
+            missing = error
+    raise missing
+
+
+@dataclasses.dataclass
+class Marker:
+    """A file in the work directory that the other processes look for.
+
+    Attributes:
+      workdir: the run's.
+    """
+
+    workdir: pathlib.Path
+    _made: list[pathlib.Path] = dataclasses.field(default_factory=list)
+
+    @property
+    def _path(self) -> pathlib.Path:
+        return self.workdir / ".doctor"
+
+    def write(self) -> Finding:
+        """Writes it, in process 0."""
+        absolute = self.workdir.absolute()
+        self._made = [p for p in (absolute, *absolute.parents) if not p.exists()]
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(str(os.getpid()))
+        except OSError as error:
+            return Finding(
+                ERROR,
+                "workdir",
+                f"{absolute} cannot be written ({error.strerror}). Give another"
+                " --workdir.",
+            )
+        return Finding(OK, "workdir", f"{absolute} can be written")
+
+    def look(self, seconds: float) -> Finding:
+        """Looks for it, in another process; network file systems are late."""
+        deadline = time.monotonic() + seconds
+        while not self._path.exists():
+            if time.monotonic() > deadline:
+                return Finding(
+                    ERROR,
+                    "workdir",
+                    f"{self.workdir.absolute()} does not show here what process 0 has"
+                    " written there. Give a --workdir on a file system that all nodes"
+                    " share.",
+                )
+            time.sleep(0.1)
+        return Finding(OK, "workdir", "shared")
+
+    def remove(self) -> None:
+        """Removes it, and the folders that were made for it."""
+        # What could not be written cannot be removed either.
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+            for folder in self._made:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()

@@ -1,0 +1,206 @@
+"""Encodes a file of texts with a trained retriever.
+
+    python -m lsrjax.encode --model runs/demo/distill --texts docs.jsonl --out docs.npz
+
+The model is a run's or a stage's folder, or whatever `lsrjax.convert` reads and
+writes but ONNX. Texts are lines of a .txt file, or .jsonl, .tsv, .csv or .parquet with
+an id and a text. Vectors go to .npz, a scipy CSR matrix with a row a text and a column
+a term (of MILCO, English terms, then the encoder's own), or to .jsonl, a line a text
+with its id and the weights of its terms by name. Embeddings go to the same files, as
+arrays and lists: see docs/formats.md. Memory does not grow with the number of texts. A
+program that was stopped goes on where it was when it is started again.
+"""
+
+import argparse
+import hashlib
+import itertools
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from lsrjax import paths
+from lsrjax.convert.open_model import open_portable
+from lsrjax.convert.portable import Portable
+from lsrjax.data.reading.texts import read_texts
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.distributed import preemption, processes, terminal
+from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
+from lsrjax.retrieval import terms
+from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.vector_files import EmbeddingsFile, JsonlFile, NpzFile, VectorFile
+
+# Texts are sorted by length among so many batches: little padding, bounded memory.
+_WINDOW_BATCHES = 64
+_REPORT_SECONDS = 10.0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Encodes what the command line names."""
+    args = _parser().parse_args(argv)
+    try:
+        processes.check_devices()
+        if args.head:
+            own_head(args.head, "--head")
+        encode_file(
+            args.model,
+            args.texts,
+            args.out,
+            role=args.role,
+            max_length=args.max_length,
+            batch_size=args.batch_size,
+            dtype=args.dtype,
+        )
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def encode_file(
+    reference: str,
+    texts: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    role: str = "document",
+    max_length: int = 0,
+    batch_size: int = 64,
+    dtype: str = "float32",
+) -> None:
+    """Encodes a file of texts into a file of vectors.
+
+    Args:
+      reference: the model; a run's folder stands for its last stage.
+      texts: .txt, or a file of texts as `data.corpus` names.
+      out: .npz or .jsonl.
+      role: "query" or "document".
+      max_length: tokens a text is cut to; 0: as the model was trained, or else 64 of a
+        query and 256 of a document, or what its tokenizer says, if that is less.
+      batch_size: texts encoded at once.
+      dtype: of matrix products, "float32" or "bfloat16".
+
+    Raises:
+      InputError: a model, file or option that cannot be used.
+    """
+    texts = pathlib.Path(paths.local(texts, "--texts"))
+    out = pathlib.Path(paths.local(out, "--out"))
+    if out.suffix not in (".npz", ".jsonl"):
+        raise InputError(f"--out {out}: unknown type; name a .npz or a .jsonl file.")
+    if batch_size < 1:
+        raise InputError(f"--batch_size is {batch_size}; it has to be at least 1.")
+    model = open_portable(reference)
+    spec = model.spec
+    if not spec.sparse and len(spec.views) > 1:
+        raise InputError(
+            f"{model.name}: its head {spec.head!r} gives {', '.join(spec.views)}, which"
+            " no single file holds. Encode with a model of one of them."
+        )
+    limit = spec.encoder.max_length
+    trained = model.query_length if role == "query" else model.document_length
+    length = max_length or trained
+    if not 2 < length <= limit:
+        raise InputError(f"--max_length is {length}; the model takes 3 to {limit}.")
+    rows = read_texts(texts)
+    stat = texts.stat()
+    made_of = {
+        "model": model.name,
+        "weights": _digest(model.params),
+        "texts": str(texts.absolute()),
+        "size": stat.st_size,
+        "changed": stat.st_mtime_ns,
+        "role": role,
+        "max_length": length,
+        "dtype": dtype,
+    }
+    encoder = TextEncoder(
+        spec, TextTokenizer(model.tokenizer), batch_size=batch_size, dtype=dtype
+    )
+    params = jax.device_put(model.params)
+    file = _open(out, made_of, model)
+    try:
+        _encode(file, rows, encoder, params, length, role, batch_size)
+        file.finish(sum(spec.views.values()))
+    finally:
+        file.close()
+    print(f"{file.rows:,} vectors in {out}", flush=True)
+
+
+def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -> None:
+    """All rows that the file does not have."""
+    if file.rows:
+        print(f"{file.rows:,} texts are encoded already.", flush=True)
+    first = file.rows
+    started = reported = time.monotonic()
+    for some in _windows(itertools.islice(rows, first, None), batch_size):
+        ids, texts = zip(*some, strict=True)
+        matrix = joined(encoder.encode(params, texts, length, role, ids))
+        if isinstance(matrix, sparse.csr_matrix):
+            matrix.sort_indices()
+        file.add(matrix, ids)
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
+            speed = (file.rows - first) / (reported - started)
+            print(f"{file.rows:,} texts, {speed:,.0f} a second", flush=True)
+
+
+def _digest(params: dict) -> str:
+    """Tells weights apart: a run that goes on has others under the same name."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]:
+    while some := list(itertools.islice(rows, _WINDOW_BATCHES * batch_size)):
+        yield some
+
+
+def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
+    if out.suffix == ".npz":
+        return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
+    if not model.spec.sparse:
+        return JsonlFile(out, made_of)
+    pivot = model.pivot_tokenizer and TextTokenizer(model.pivot_tokenizer)
+    names = terms.names_of(model.spec, TextTokenizer(model.tokenizer), pivot)
+    return JsonlFile(out, made_of, names)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lsrjax.encode",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a run's or stage's folder, a folder, a hub id")
+    add(
+        "--texts",
+        required=True,
+        type=pathlib.Path,
+        help=".txt .jsonl .tsv .csv .parquet, maybe .gz or .zst",
+    )
+    add("--out", required=True, type=pathlib.Path, help=".npz or .jsonl")
+    add("--role", choices=("document", "query"), default="document")
+    add(
+        "--max_length",
+        type=int,
+        default=0,
+        help="tokens a text is cut to; by default as the model was trained",
+    )
+    add("--head", help="the dotted name of your own head, if the model has one")
+    add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return parser
+
+
+def start() -> None:
+    """The command, as a process of its own."""
+    terminal.harden()
+    # Asked to leave, it says that the same command does the rest.
+    preemption.Guard().start()
+    main()

@@ -1,0 +1,5 @@
+"""The config of a run: `get_default` has every field, with its default."""
+
+from lsrjax.config.fields import data_set, get_default
+
+__all__ = ["data_set", "get_default"]

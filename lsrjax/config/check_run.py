@@ -1,0 +1,109 @@
+"""The checks of a run's config, before anything is loaded."""
+
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from lsrjax.config import data_fields, secrets
+from lsrjax.config.check_stage import check_evaluate, check_references, check_stage
+from lsrjax.config.fields import get_default, language_weights, stages
+from lsrjax.config.other_names import not_a_field
+from lsrjax.config.unused_options import check_no_effect, leaves
+from lsrjax.data.batching.mixing import blank_set, sources_of
+from lsrjax.data.debian_texts.embedded import LANGUAGES
+from lsrjax.data.examples import ANY
+from lsrjax.errors import InputError
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a run's config.
+
+    Raises:
+      InputError: an unknown field, value or combination, an option that would have no
+        effect, or a token; names the field and what to do.
+    """
+    default = get_default()
+    _check_fields(config, default, "config")
+    if found := secrets.in_config(config):
+        raise InputError("\n".join(secrets.message(*place) for place in found))
+    names = list(stages(config))
+    run_fields = ("seed", "stages", "evaluate")
+    for position, (name, stage) in enumerate(stages(config).items()):
+        where = f"config.stages.{name}" if len(config.stages) else "config"
+        _check_fields(stage, default, where)
+        if len(config.stages) and len(stage.stages):
+            raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
+        if len(config.stages):
+            because = "a run is evaluated as a whole; set config.evaluate"
+            check_no_effect(stage, default, where, ["evaluate"], because)
+        for set_name, own in stage.data.sets.items():
+            blank = blank_set(default.data)
+            _check_fields(own, blank, f"{where}.data.sets.{set_name}")
+        embedded = "debian" in (*sources_of(stage.data), stage.dev.source)
+        for field in ("query_languages", "document_languages"):
+            weights = language_weights(stage.data[field], f"{where}.data.{field}")
+            if embedded:
+                _check_languages(weights.keys() - {ANY}, f"{where}.data.{field}")
+            if stage.dev.source != "debian" or field == "document_languages":
+                texts = "corpus" if field == "document_languages" else "queries"
+                several = list(stage.data.sets.values()) or [stage.data]
+                data_fields.check_languages(
+                    weights, several, texts, f"{where}.data.{field}"
+                )
+            if field == "document_languages" and stage.data.mixing == "round_robin":
+                _check_round_robin(stage, weights, where)
+        check_stage(stage, default, where)
+        check_references(stage, names[:position], where)
+    check_evaluate(config)
+    if config.evaluate.test:
+        _check_languages(config.evaluate.examples, "config.evaluate.examples")
+    if len(config.stages):
+        check_no_effect(
+            config,
+            default,
+            "config",
+            [f for f in default if f not in run_fields],
+            "the config has stages; set it in each stage",
+        )
+
+
+def _check_round_robin(stage, weights, where) -> None:
+    shown = f"{where}.data.document_languages is {stage.data.document_languages!r}"
+    if ANY in weights or len(set(weights.values())) > 1 or len(weights) < 2:
+        raise InputError(
+            f"{shown}, but data.mixing = 'round_robin' shows every query in each"
+            ' language: name at least two, all of one weight, as in "en:1,de:1".'
+        )
+    if stage.batch_size % len(weights):
+        raise InputError(
+            f"{shown}: {len(weights)} languages, but {where}.batch_size is"
+            f" {stage.batch_size}. data.mixing = 'round_robin' counts a query once for"
+            f" each language: take a multiple of {len(weights)}."
+        )
+
+
+def _check_fields(config, default, where) -> None:
+    known = dict(leaves(default))
+    found = dict(leaves(config))
+    for field, value in found.items():
+        if field not in known:
+            raise InputError(not_a_field(field, known, where))
+        if value is None and known[field] is not None:
+            raise InputError(
+                f"{where}.{field} is None; give a value. Its default is"
+                f" {known[field]!r}."
+            )
+    for field in known:
+        if field not in found:
+            raise InputError(
+                f"{where}.{field} is missing; start from lsrjax.config.get_default()."
+            )
+
+
+def _check_languages(names: Iterable[str], field: str) -> None:
+    unknown = sorted(set(names) - set(LANGUAGES))
+    if unknown:
+        raise InputError(
+            f"{field} names {', '.join(unknown)}; the embedded data has"
+            f" {', '.join(LANGUAGES)}."
+        )

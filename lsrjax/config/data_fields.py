@@ -1,0 +1,156 @@
+"""Which fields of a stage's config about data make sense together, and why."""
+
+from lsrjax.data.examples import ANY, ENGLISH
+from lsrjax.data.reading.corpus import parse
+from lsrjax.data.reading.formats import FORMATS
+from lsrjax.data.reading.rows_to_examples import score_columns
+from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS, parse_weights
+from lsrjax.errors import InputError
+
+CHOICES = {
+    "data.format": ("auto", *FORMATS),
+    "data.score_normalization": tuple(NORMALIZATIONS),
+    "dev.format": ("auto", *FORMATS),
+}
+ROWS = ("files", "datasets", "tfds")  # the sources that are in some format
+
+
+def check(data, prepare, where: str) -> None:
+    """Checks the fields of texts by id, and those that make one score of several.
+
+    Args:
+      data: a stage's `data`, or one of its sets.
+      prepare: the stage's `prepare`.
+      where: the name of `data`, for errors.
+
+    Raises:
+      InputError: a teacher lacks a column or weight, ids lack their texts, or English
+        texts are needed.
+    """
+    reads = data.source in ROWS and data.format != "auto"
+    for field in FORMATS[data.format].needs if reads else ():
+        if not data[field]:
+            raise InputError(
+                f"{where}.{field} is '', but the format {data.format} needs it: see"
+                " lsrjax/config/fields.py."
+            )
+    for field in ("corpus", "queries"):
+        languages = {language for language, _ in parse(data[field])}
+        prepared = "bm25" in prepare.negatives or "teacher" in prepare.scores
+        if prepared and languages and not languages & {ANY, ENGLISH}:
+            raise InputError(
+                f"{where}.{field} is in {', '.join(sorted(languages))}, but what"
+                " config.prepare does is done in English: add en:FILES."
+            )
+    columns = data.columns
+    count = len(score_columns(columns.pos_scores))
+    if len(score_columns(columns.neg_scores)) != count:
+        raise InputError(
+            f"{where}.columns: pos_scores names {columns.pos_scores!r}, neg_scores"
+            f" {columns.neg_scores!r}; name one column of each teacher in both."
+        )
+    try:
+        weights = parse_weights(data.score_weights)
+    except ValueError:
+        raise InputError(
+            f"{where}.score_weights is {data.score_weights!r}; write numbers"
+            " >= 0, one of them > 0, with commas between."
+        ) from None
+    if count > 1 and weights and len(weights) != count:
+        raise InputError(
+            f"{where}.score_weights has {len(weights)} weights for the {count}"
+            " teachers of data.columns.pos_scores; give each one."
+        )
+
+
+def effects(
+    data, *, scored: bool, mined: bool
+) -> list[tuple[bool, tuple[str, ...], str]]:
+    """Rules of the fields of texts by id, and of scores, in `data` or one of its sets.
+
+    Args:
+      data: one of them.
+      scored: whether the teacher's scores are read from it.
+      mined: whether negatives are mined from its corpus.
+
+    Returns:
+      (whether the fields take effect, the fields, why they do not).
+    """
+    return [
+        (
+            data.source in ROWS,
+            ("format", "corpus", "queries"),
+            "the embedded data has its own format",
+        ),
+        (
+            mined or data.format in ("auto", *_reading("corpus")),
+            ("corpus",),
+            f"the format {data.format} holds texts, not ids, and prepare.negatives is"
+            " not bm25",
+        ),
+        (
+            data.format in ("auto", *_reading("queries")),
+            ("queries",),
+            f"rows of the format {data.format} hold the query's text",
+        ),
+        (
+            scored and data.source in ROWS,
+            ("score_weights", "score_normalization"),
+            "no scores are read from the data",
+        ),
+        (
+            scored,
+            ("columns.pos_scores", "columns.neg_scores"),
+            "no scores are read from the data",
+        ),
+        (
+            len(score_columns(data.columns.pos_scores)) > 1,
+            ("score_weights",),
+            "columns.pos_scores names one teacher",
+        ),
+    ]
+
+
+def has_languages(data, field: str = "corpus") -> bool:
+    """Whether the texts of `data`, or of one of its sets, are in several languages.
+
+    Args:
+      data: one of them.
+      field: "corpus", for documents, or "queries".
+    """
+    if data.source == "debian":
+        return True
+    return any(language != ANY for language, _ in parse(data[field]))
+
+
+def check_languages(named, several, field: str, where: str) -> None:
+    """Refuses languages in which there are no texts by id.
+
+    Args:
+      named: languages that a field gives weights to.
+      several: a stage's `data`, or all of its sets.
+      field: where their texts are, "corpus" or "queries".
+      where: the field that gives weights, for errors.
+
+    Raises:
+      InputError: names them, and those that there are.
+    """
+    known = {language for data in several for language, _ in parse(data[field])}
+    embedded = any(data.source == "debian" for data in several)
+    if not known or ANY in known or embedded:
+        return
+    if unknown := set(named) - known - {ANY}:
+        raise InputError(
+            f"{where} names {', '.join(sorted(unknown))}, but data.{field} has texts in"
+            f" {', '.join(sorted(known))}. Name only these, or add files."
+        )
+
+
+def renames(data) -> bool:
+    """Whether the columns of the format of `data` or `dev` may have other names."""
+    own = data.source in ROWS
+    return own and (data.format == "auto" or FORMATS[data.format].renamed)
+
+
+def _reading(field: str) -> list[str]:
+    return [name for name, entry in FORMATS.items() if field in entry.needs]

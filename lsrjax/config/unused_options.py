@@ -1,0 +1,384 @@
+"""Which options of a stage's config take effect; one that does not is an error."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from lsrjax.config.check_data import CHOICE, mines, reads_scores, source_effects
+from lsrjax.config.data_fields import ROWS, has_languages, renames
+from lsrjax.data.batching.mixing import SET_FIELDS
+from lsrjax.data.batching.negatives import choice_of
+from lsrjax.errors import InputError
+from lsrjax.losses import objective
+from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.models.heads import own_head
+
+# What each head that pools over tokens may do.
+POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
+LAMBDAS = tuple(
+    f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
+)
+_SIZES = tuple(
+    f"model.{f}"
+    for f in (
+        "family",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "intermediate_size",
+        "max_length",
+    )
+)
+
+
+def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The fields of one stage by dotted name, and their values.
+
+    `stages` and `data.sets` are one field each.
+    """
+    for key in config:
+        named = key in ("stages", "sets")
+        if isinstance(config[key], ConfigDict) and not named:
+            yield from leaves(config[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", config[key]
+
+
+def effects(c: ConfigDict) -> list[tuple[bool, tuple[str, ...], str]]:
+    """(whether the fields take effect, the fields, why they do not) of a stage."""
+    return [*_of_model(c), *_of_data(c), *_of_objective(c), *_of_evaluation(c)]
+
+
+def _of_model(c):
+    fresh = not (c.init.encoder or c.init.model)
+    return [
+        (
+            c.model.head == "milco",
+            ("model.lexecho", "init.head", "init.from_pivot"),
+            "model.head is not milco",
+        ),
+        (
+            c.model.head == "splade",
+            ("model.tied", "model.queries", "init.lexical"),
+            "model.head is not splade",
+        ),
+        (
+            "document" in objective.of(c.loss).texts,
+            ("model.towers", "model.queries"),
+            f"the loss {c.loss.name} has no queries and documents",
+        ),
+        (
+            c.model.queries == "encoded",
+            ("model.towers",),
+            f"model.queries is {c.model.queries}, so queries are not encoded",
+        ),
+        (
+            c.model.head in POOLING,
+            ("model.pooling",),
+            f"the head {c.model.head} does not pool",
+        ),
+        (
+            c.model.head == "milco"
+            or (c.model.head == "splade" and c.model.pooling == "max"),
+            ("model.pool_mask",),
+            f"the head {c.model.head} takes no maximum of terms' weights over tokens"
+            + (" with model.pooling = 'sum'" if c.model.head == "splade" else ""),
+        ),
+        (
+            c.model.queries == "static",
+            ("init.static",),
+            "model.queries is not static",
+        ),
+        (
+            not c.init.model,
+            ("init.static",),
+            "the weights come from init.model",
+        ),
+        (
+            c.model.queries != "words",
+            ("regularizer.query", "regularizer.active_query"),
+            "model.queries is 'words': each word of a query weighs 1, whatever is"
+            " learned",
+        ),
+        (
+            c.model.head == "m3",
+            ("model.view_weights",),
+            "model.head is not m3",
+        ),
+        (
+            c.model.head in ("dense", "csr", "colbert", "m3"),
+            ("model.embedding_size", "model.normalize"),
+            f"the head {c.model.head} has no embeddings",
+        ),
+        (
+            own_head(c.model.head).sparse,
+            (*LAMBDAS, "regularizer.anti_zero", "log.health"),
+            f"the head {c.model.head} has not only weights of terms",
+        ),
+        (
+            c.model.head == "csr",
+            (
+                "model.latents",
+                "model.active_latents",
+                "model.revived_latents",
+                "model.dead_after",
+            ),
+            "model.head is not csr",
+        ),
+        (
+            "reconstruction" in objective.of(c.loss).weights,
+            ("model.revived_latents", "model.dead_after"),
+            f"the loss {c.loss.name} revives no dead latents; reconstruction does",
+        ),
+        (
+            c.model.head == "colbert",
+            ("model.expand_queries", "model.skip_punctuation"),
+            "model.head is not colbert",
+        ),
+        (
+            "document" in objective.of(c.loss).texts,
+            (
+                "model.query_prompt",
+                "model.query_marker",
+                "model.document_prompt",
+                "model.document_marker",
+            ),
+            f"the loss {c.loss.name} has no queries and documents",
+        ),
+        (
+            fresh,
+            (*_SIZES, "model.tied", "init.from_pivot", "init.lexical"),
+            "the weights come from init.encoder or init.model",
+        ),
+        (
+            c.model.lexecho,
+            (
+                "model.repeats",
+                "model.exclude_special_tokens",
+                "init.echo",
+                "regularizer.source_query",
+                "regularizer.source_document",
+            ),
+            "model.lexecho is off",
+        ),
+        (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
+    ]
+
+
+def _of_data(c):
+    loss = objective.of(c.loss)
+    ranks = "document" in loss.texts
+    several = len(c.data.sets) > 0
+    choice = choice_of(c.data)
+    return [
+        *(
+            (applies, tuple(f"data.{name}" for name in names), because)
+            for applies, names, because in source_effects(
+                c.data, ranks, c.loss.name, reads_scores(c), mines(c)
+            )
+        ),
+        (
+            not several,
+            tuple(f"data.{field}" for field in SET_FIELDS if field != "columns"),
+            "each of data.sets has its own",
+        ),
+        (
+            "labelled" in (c.data.format, c.dev.format),
+            ("data.min_label",),
+            "data.format is not labelled",
+        ),
+        (
+            (renames(c.data) and not several) or renames(c.dev),
+            ("data.columns",),
+            "each of data.sets has its own"
+            if several
+            else "the embedded data has its own names"
+            if c.data.source == "debian"
+            else f"the format {c.data.format} has its own names",
+        ),
+        (
+            any(own.source in ROWS for own in list(c.data.sets.values()) or [c.data]),
+            ("data.bad_records",),
+            "the embedded data has none",
+        ),
+        (several, ("data.mixer", "data.batches_from"), "data.sets is empty"),
+        (
+            c.data.mixer == "temperature",
+            ("data.mix_temperature",),
+            "data.mixer is not temperature",
+        ),
+        (
+            any(map(has_languages, c.data.sets.values()))
+            if several
+            else has_languages(c.data),
+            ("data.mixing", "data.document_languages"),
+            "only embedded documents and those of a corpus exist in several languages",
+        ),
+        (
+            any(
+                has_languages(own, "queries")
+                for own in (c.data.sets.values() if several else [c.data])
+            )
+            or c.dev.source == "debian",
+            ("data.query_languages",),
+            "only embedded queries and those of data.queries exist in several"
+            " languages",
+        ),
+        (
+            ranks,
+            (
+                "data.group_size",
+                *CHOICE,
+                "data.topics",
+                "data.unique_texts",
+                "data.document_languages",
+                "prepare.negatives",
+                "regularizer.anti_zero",
+                *LAMBDAS,
+            ),
+            f"the loss {c.loss.name} has no queries and documents",
+        ),
+        (
+            ranks or c.dev.source == "debian",
+            ("data.query_languages",),
+            f"the loss {c.loss.name} has no queries",
+        ),
+        (
+            c.data.group_size > 1,
+            (*CHOICE, "prepare.negatives"),
+            "data.group_size is 1: a query has its positive document only",
+        ),
+        (
+            choice.negatives == "rank",
+            ("data.negative_rank_scale",),
+            "data.negatives is not rank",
+        ),
+        (
+            choice.negatives == "margin_bins",
+            ("data.margin_bins",),
+            "data.negatives is not margin_bins",
+        ),
+        (
+            "scores" in loss.targets or choice.needs_scores,
+            ("prepare.scores",),
+            f"the loss {c.loss.name} reads no scores",
+        ),
+        (
+            mines(c),
+            ("prepare.count", "prepare.depth"),
+            "prepare.negatives is given",
+        ),
+        (
+            not mines(c) or choice_of(c.data).filters,
+            ("data.short_rows",),
+            "prepare.negatives is bm25, which mines as many as are needed",
+        ),
+        (
+            "views" in loss.targets or c.prepare.scores == "teacher",
+            ("teacher.model",),
+            f"the loss {c.loss.name} asks no teacher (prepare.scores is given)",
+        ),
+    ]
+
+
+def _of_objective(c):
+    loss = objective.of(c.loss)
+    regularizer = REGULARIZERS[c.regularizer.name]
+    return [
+        *(
+            (
+                option in loss.options,
+                (f"loss.{option}",),
+                f"the loss {c.loss.name} has no {option.replace('_', ' ')}",
+            )
+            for option in c.loss
+            if option != "name"
+        ),
+        (
+            c.data.group_size > 2,
+            ("loss.margins",),
+            f"data.group_size is {c.data.group_size}: a query has a single margin",
+        ),
+        (
+            any(c.regularizer[f.split(".")[1]] for f in LAMBDAS),
+            (
+                "regularizer.name",
+                "regularizer.schedule",
+                "regularizer.warmup_steps",
+                "regularizer.threshold",
+            ),
+            "every lambda is 0",
+        ),
+        (
+            not regularizer.joint,
+            ("regularizer.query", "regularizer.source_query"),
+            f"{c.regularizer.name} is of queries and documents together, with the"
+            " documents' lambdas",
+        ),
+        (
+            "threshold" in regularizer.options,
+            ("regularizer.threshold",),
+            f"{c.regularizer.name} has no threshold",
+        ),
+        *(
+            (
+                c.regularizer[field] > 0,
+                (f"regularizer.active_{field}",),
+                f"regularizer.{field}, which it steers, is 0",
+            )
+            for field in ("query", "document")
+        ),
+        (
+            c.regularizer.active_query > 0 or c.regularizer.active_document > 0,
+            ("regularizer.active_gain",),
+            "no lambda is steered",
+        ),
+        (
+            c.regularizer.schedule != "constant",
+            ("regularizer.warmup_steps",),
+            "regularizer.schedule is constant",
+        ),
+        (c.optim.weight_decay > 0, ("optim.no_decay",), "optim.weight_decay is 0"),
+        (c.numbers.policy != "stop", ("numbers.most",), "numbers.policy is stop"),
+    ]
+
+
+def _of_evaluation(c):
+    return [
+        (c.dev.source != "", ("dev",), "dev.source is empty"),
+        (c.dev.source == "files", ("dev.files",), "dev.source is not files"),
+        (
+            c.dev.source in ("datasets", "tfds"),
+            ("dev.dataset",),
+            "dev.source is not datasets or tfds",
+        ),
+        (
+            c.dev.source != "files" or c.dev.format == "beir",
+            ("dev.split",),
+            "files have no splits; a BEIR folder has, with dev.format = 'beir'",
+        ),
+        (c.dev.source in ROWS, ("dev.format",), "the embedded data has its own format"),
+        (c.evaluate.test != "", ("evaluate.examples",), "evaluate.test is empty"),
+    ]
+
+
+def check_no_effect(
+    c: ConfigDict, default: ConfigDict, where: str, fields: Sequence[str], because: str
+) -> None:
+    """Refuses values other than the default for fields that have no effect.
+
+    Args:
+      c: a config.
+      default: every field at its default.
+      where: the config's name, for errors.
+      fields: names of fields, or of groups of them.
+      because: why they have no effect.
+    """
+    values, defaults = dict(leaves(c)), dict(leaves(default))
+    for field in values:
+        covered = any(field == f or field.startswith(f"{f}.") for f in fields)
+        if covered and values[field] != defaults[field]:
+            raise InputError(
+                f"{where}.{field} = {values[field]!r} would have no effect: {because}."
+                f" Remove it (the default is {defaults[field]!r})."
+            )

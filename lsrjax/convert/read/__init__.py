@@ -1,0 +1,1 @@
+"""Models as other programs save them, read into ours."""

@@ -1,0 +1,124 @@
+"""Folders from and to the Hugging Face hub."""
+
+import pathlib
+import re
+from collections.abc import Iterable
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
+
+from lsrjax.convert.read.tensors import CheckpointError
+from lsrjax.errors import InputError
+
+
+def is_local(path_or_id: str) -> bool:
+    """Whether it is a folder, by its looks or because it exists; else a hub id."""
+    if path_or_id.startswith((".", "/", "~")) or pathlib.Path(path_or_id).exists():
+        return True
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path_or_id) is None
+
+
+def pinned(path_or_id: str) -> tuple[str, str | None]:
+    """The id of a repository, and the revision that `id@revision` pins it to."""
+    repo_id, _, revision = path_or_id.partition("@")
+    return repo_id, revision or None
+
+
+def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
+    """Folder of a checkpoint; downloads the files that match if it is on the hub.
+
+    Args:
+      path_or_id: a folder, or a hub id, which may name a commit, tag or branch, as in
+        `BAAI/bge-m3@5617a9f`.
+      patterns: of the files' names.
+
+    Raises:
+      CheckpointError: it is not there, or cannot be fetched.
+    """
+    if is_local(path_or_id):
+        folder = pathlib.Path(path_or_id).expanduser()
+        if not folder.is_dir():
+            found = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise CheckpointError(
+                f"Checkpoint {path_or_id!r} (absolute: {folder.absolute()}) {found}. "
+                "Give the folder that holds config.json, or the id of a repository on "
+                "the Hugging Face hub, such as 'FacebookAI/xlm-roberta-base'."
+            )
+        return folder
+    repo_id, revision = pinned(path_or_id)
+    instead = "or point the field to a local folder with the downloaded files."
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                repo_id, revision=revision, allow_patterns=list(patterns)
+            )
+        )
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"Repository {repo_id!r} on the Hugging Face hub is gated: accept its "
+            f"terms at https://huggingface.co/{repo_id} and log in with `hf auth "
+            f"login`, {instead}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no folder {path_or_id!r} here, and no repository of this id on "
+            "the Hugging Face hub that you may read. Correct the id, log in with `hf "
+            f"auth login` if the repository is private, {instead}"
+        ) from error
+    # The hub's client lets errors of its HTTP library through, and which library that
+    # is differs between releases.
+    except Exception as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(
+            f"There is no folder {path_or_id!r} here, and the repository of this id "
+            f"could not be reached on the Hugging Face hub ({found}). Check the "
+            f"network and HF_HUB_OFFLINE, {instead}"
+        ) from error
+
+
+def push(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
+    """Uploads a folder's files to a model repository in one commit.
+
+    The hub is `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`.
+
+    Args:
+      folder: a finished export.
+      repo_id: "name" or "owner/name". It is made if there is none; the visibility of
+        one that exists stays as it is.
+      private: a repository that is made is seen by its owner only.
+
+    Returns:
+      The address of the repository.
+
+    Raises:
+      InputError: the hub cannot be reached, or refuses; the folder stays.
+    """
+    # Read when it is called, as the token is.
+    api = huggingface_hub.HfApi(library_name="lsrjax")
+    try:
+        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=folder,
+            commit_message="Model exported by lsrjax.convert",
+        )
+    except HFValidationError as error:
+        raise InputError(f"--push {repo_id}: {error}") from error
+    # The hub's client lets errors of its HTTP library through, and which library that
+    # is differs between releases.
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        login = ""
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            login = " Log in with `hf auth login`."
+        raise InputError(
+            f"--push {repo_id}: {folder} is written, but was not uploaded ({said})."
+            f"{login} Then `hf upload {repo_id} {folder}` uploads it without converting"
+            " again."
+        ) from error
+    return str(made)

@@ -1,0 +1,261 @@
+"""MILCO from Hugging Face: our folders, and checkpoints of the reference."""
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lsrjax.convert.layouts import MILCO
+from lsrjax.convert.names import (
+    by_layer,
+    flatten_tree,
+    import_names,
+    import_tree,
+    to_hf_name,
+    to_hf_shape,
+)
+from lsrjax.convert.read import hub, huggingface, modules, promises
+from lsrjax.convert.read.huggingface import NOTHING, Allowed
+from lsrjax.convert.read.tensors import FLOATING, CheckpointError, Stored, check_types
+from lsrjax.convert.write.milco import (
+    ENGLISH,
+    MULTILINGUAL,
+    OPTIONS,
+    PIVOT_TOKENIZER,
+    POOLER,
+)
+from lsrjax.errors import InputError
+from lsrjax.models import retriever
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
+
+
+def is_milco(path_or_id: str) -> bool:
+    """Whether a Hugging Face folder or hub id is a MILCO, ours or the reference's."""
+    folder = hub.fetch(path_or_id, ("config.json",))
+    if not (folder / "config.json").is_file():
+        return False  # as of a Router of sentence-transformers
+    return huggingface.read_raw_config(path_or_id).get("model_type") == "milco"
+
+
+def read(
+    path_or_id: str, allowed: Allowed = NOTHING
+) -> tuple[
+    RetrieverSpec,
+    dict[str, Any],
+    pathlib.Path,
+    pathlib.Path,
+    dict[str, int],
+    dict[str, np.ndarray],
+]:
+    """Reads a MILCO that `write_hf`, `write_reference` or the reference wrote.
+
+    Args:
+      path_or_id: a folder, or the id of a repository on the Hugging Face hub.
+      allowed: what is put up with.
+
+    Returns:
+      Its spec, float32 parameters, the folders of its tokenizer and of the English one;
+      if the folder has them, the lengths queries and documents are cut to; and the
+      tensors that no model uses, by name.
+
+    Raises:
+      CheckpointError: something is missing, left over, or does not fit the config.
+    """
+    folder = hub.fetch(
+        path_or_id,
+        (
+            *huggingface.CONFIG_FILES,
+            *huggingface.WEIGHT_FILES * allowed.values,
+            *huggingface.TOKENIZER_FILES,
+            modules.MODEL,
+            *(f"{PIVOT_TOKENIZER}/{name}" for name in huggingface.TOKENIZER_FILES),
+            f"{MULTILINGUAL}/*.json",
+            f"{ENGLISH}/*.json",
+        ),
+    )
+    raw = huggingface.read_raw_config(path_or_id)
+    check_types(
+        folder / "config.json",
+        raw,
+        {
+            "multilingual_encoder_checkpoint": str,
+            "lsr_encoder_checkpoint": str,
+            "multilingual_config": dict,
+            "english_config": dict,
+            PIVOT_TOKENIZER: str,
+            "special_ids": list,
+            "query_length": int,
+            "document_length": int,
+        },
+    )
+    spec, tokenizer, pivot = _read_spec(folder, raw)
+    lengths = {
+        role: raw[f"{role}_length"]
+        for role in ("query", "document")
+        if raw.get(f"{role}_length")
+    }
+    if not allowed.values:
+        leaves = flatten_tree(retriever.split(spec)[1])
+        params = promises.stand_ins({path: x.shape for path, x in leaves.items()})
+        return spec, params, tokenizer, pivot, lengths, {}
+    stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
+    layout = MILCO[spec.encoder.family]
+    try:
+        names = import_names(
+            stored, layout, missing=allowed.missing, left_over=allowed.left_over
+        )
+        found = {path: stored[name] for path, name in names.items()}
+        absent = _check_shapes(found, spec, allowed.missing)
+    except ValueError as error:
+        raise CheckpointError(f"Weights in {folder}: {error}") from error
+    values = {path: one.floats() for path, one in found.items()}
+    values |= huggingface.fresh(absent, spec.encoder)
+    params = import_tree(values, layout)
+    unused = {name: stored[name].floats() for name in POOLER if name in stored}
+    return spec, params, tokenizer, pivot, lengths, unused
+
+
+def _read_spec(
+    folder: pathlib.Path, raw: Mapping[str, Any]
+) -> tuple[RetrieverSpec, pathlib.Path, pathlib.Path]:
+    """The spec, and the folders of the tokenizers."""
+    path = folder / "config.json"
+    if raw.get("model_variant", "bert") != "bert" or raw.get("prompt"):
+        raise CheckpointError(
+            f"{path}: model_variant is {raw.get('model_variant')!r} and prompt"
+            f" {raw.get('prompt')!r}, but only encoders like BERT ('bert') without a"
+            " prompt are implemented. Use a MILCO on XLM-R or BERT."
+        )
+    if "multilingual_config" in raw:
+        tokenizer = folder
+        pivot = modules.inside(folder, raw.get(PIVOT_TOKENIZER), path)
+        try:
+            encoder = EncoderConfig.from_hf(raw["multilingual_config"])
+            english = raw["english_config"]
+            sizes = [
+                english[key] for key in ("vocab_size", "hidden_size", "layer_norm_eps")
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}: multilingual_config or english_config cannot be used:"
+                f" {error!r}. Export the model again."
+            ) from error
+    else:
+        tokenizer = _part(folder, raw, "multilingual_encoder_checkpoint")
+        pivot = _part(folder, raw, "lsr_encoder_checkpoint")
+        encoder = huggingface.read_config(tokenizer)
+        # Of its layers MILCO uses none, and what `write_reference` wrote has none.
+        values = huggingface.read_raw_config(pivot) | {"num_hidden_layers": 1}
+        try:
+            english = EncoderConfig.from_hf(values)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"config.json of {pivot}: {error}") from error
+        sizes = [english.vocab_size, english.hidden_size, english.layer_norm_eps]
+        if holds_tokenizer(folder):
+            tokenizer = str(folder)
+    tokenizer = huggingface.tokenizer_folder(str(tokenizer))
+    pivot = huggingface.tokenizer_folder(str(pivot))
+    special_ids = _check_vocabulary(tokenizer, encoder.vocab_size, path)
+    _check_vocabulary(pivot, sizes[0], path)
+    # What the reference computes, where its config says nothing.
+    options = {"pool_mask": "multiply", "special_ids": special_ids}
+    options |= {name: raw[name] for name in OPTIONS if raw.get(name) is not None}
+    options |= _of_sparse_encoder(folder)
+    options["special_ids"] = tuple(options["special_ids"])
+    try:
+        spec = RetrieverSpec(
+            head="milco",
+            encoder=encoder,
+            lexecho=bool(raw.get("echo")),
+            pivot_vocab_size=sizes[0],
+            pivot_hidden_size=sizes[1],
+            pivot_layer_norm_eps=sizes[2],
+            **options,
+        )
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return spec, tokenizer, pivot
+
+
+def _of_sparse_encoder(folder: pathlib.Path) -> dict[str, Any]:
+    """What a `SparseEncoder` of it says, which its user may have changed."""
+    path = folder / modules.MODEL
+    if not path.is_file():
+        return {}
+    model = modules.read_model(path)
+    prompts = modules.prompts(model)
+    return {f"{role}_prompt": prompt for role, prompt in prompts.items()} | {
+        "most_active": modules.most_active(path, model)
+    }
+
+
+def _part(folder: pathlib.Path, raw: Mapping[str, Any], field: str) -> str:
+    """A checkpoint that the reference's config names: beside it, here, or a hub id."""
+    name = raw.get(field)
+    if not name:
+        raise CheckpointError(
+            f"{folder / 'config.json'} has no {field}, which the reference's MILCO"
+            " takes its sizes and tokenizer from. Add it: a folder or a hub id."
+        )
+    return str(folder / name) if (folder / name).is_dir() else name
+
+
+def _check_vocabulary(
+    folder: pathlib.Path, size: int, config: pathlib.Path
+) -> tuple[int, ...]:
+    """The ids of the special tokens of a tokenizer, whose ids are all below `size`."""
+    read = reading.read(folder)
+    tokenizer = read.tokenizer()
+    found = max(tokenizer.get_vocab().values()) + 1
+    if found > size:
+        more = f"with those that other files add {found}, " if read.added else ""
+        raise CheckpointError(
+            f"{folder / TOKENIZER} has {found - len(read.added)} tokens, {more}but"
+            f" {config} says that the model knows {size}. Use the tokenizer that the"
+            " model was trained with."
+        )
+    added = tokenizer.get_added_tokens_decoder()
+    return tuple(sorted(i for i, token in added.items() if token.special))
+
+
+def _check_shapes(
+    found: Mapping[str, Stored], spec: RetrieverSpec, may_miss: str
+) -> dict[str, tuple[int, ...]]:
+    """Compares tensors, none of them read, with what the config asks for.
+
+    Returns:
+      Path -> shape, in the file, of those that are missing and may be.
+
+    Raises:
+      ValueError: lists what is not as the config says.
+    """
+    _, ours = retriever.split(spec)
+    ours["encoder"] = jax.eval_shape(by_layer, ours["encoder"])
+    wanted = flatten_tree(ours)
+    problems, absent = [], {}
+    for path in sorted(found.keys() | wanted.keys()):
+        name = to_hf_name(path, MILCO[spec.encoder.family])
+        want = to_hf_shape(path, wanted[path].shape) if path in wanted else None
+        have = found[path].shape if path in found else None
+        if have is None and re.fullmatch(may_miss, name):
+            absent[path] = want
+        elif have != want:
+            problems.append(
+                f"{name}: {'missing' if have is None else list(have)}, config.json says"
+                f" {'none' if want is None else list(want)}"
+            )
+        elif found[path].dtype not in FLOATING:
+            problems.append(f"{name}: {found[path].dtype}, floating point expected")
+    if problems:
+        raise ValueError(
+            f"{len(problems)} tensors do not fit config.json:\n  "
+            + "\n  ".join(problems[:40])
+            + "\nThe two are of different models; take both from the same checkpoint."
+        )
+    return absent

@@ -1,0 +1,367 @@
+"""Modules of sentence-transformers that several kinds of model have."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.prompts import ROLES, Tokens, split_prompt
+from lsrjax.convert.read import huggingface
+from lsrjax.convert.read.huggingface import NOTHING, Allowed
+from lsrjax.convert.read.tensors import (
+    CheckpointError,
+    check_types,
+    read_json,
+    read_weights,
+    strings,
+)
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+MODEL = "config_sentence_transformers.json"
+TRANSFORMER = "sentence_bert_config.json"
+WEIGHTS = "model.safetensors"
+_PROGRAMS = ("sentence_transformers.", "pylate.")
+
+
+class UnknownModuleError(CheckpointError):
+    """A model that can be read computes something that no head here does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A model's folder, the types in whose configs are as they have to be.
+
+    Attributes:
+      path: where it is.
+      reference: as it was asked for.
+      model: `config_sentence_transformers.json`.
+      modules: class name -> folder of each module, in order.
+      allowed: what is put up with in its Hugging Face model.
+    """
+
+    path: pathlib.Path
+    reference: str
+    model: Mapping[str, Any]
+    modules: Mapping[str, pathlib.Path]
+    allowed: Allowed = NOTHING
+
+    @property
+    def most_active(self) -> int:
+        """See `most_active`."""
+        return most_active(self.path / MODEL, self.model)
+
+    def config(self, module: str, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+        """A module's config.json, some of whose keys have to be of these types."""
+        path = self.modules[module] / "config.json"
+        config = read_json(path)
+        check_types(path, config, kinds)
+        return config
+
+    def weights(
+        self, module: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
+        """A module's tensors, see `read_weights`."""
+        path = self.modules[module] / WEIGHTS
+        return read_weights(path, shapes, values=self.allowed.values)
+
+
+def read_model(path: pathlib.Path) -> dict[str, Any]:
+    """`config_sentence_transformers.json`; empty without one.
+
+    Raises:
+      CheckpointError: a value is of a type that it cannot have.
+    """
+    if not path.is_file():
+        return {}
+    model = read_json(path)
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "model_type": str,
+        "prompts": dict,
+        "default_prompt_name": str,
+        "do_query_expansion": bool,
+        "attend_to_expansion_tokens": bool,
+    }
+    for role in ROLES:
+        kinds |= {f"{role}_prefix": str, f"{role}_length": int}
+    check_types(path, model, kinds)
+    given = model.get("prompts") or {}
+    check_types(path, given, dict.fromkeys(given, str))
+    strings(path, "skiplist_words", model.get("skiplist_words"))
+    return model
+
+
+def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
+    """The folder of a module, which is the model's own or below it.
+
+    Args:
+      root: the model's folder.
+      name: the module's, as a file gives it.
+      file: the one that does, for the message.
+
+    Raises:
+      CheckpointError: it leads out of the folder, by `..`, as an absolute path or
+        through a link.
+    """
+    path = root / name if isinstance(name, str) else None
+    if path is None or not path.resolve().is_relative_to(root.resolve()):
+        raise CheckpointError(
+            f"{file} names the folder {name!r}, which is not inside of {root}. A model"
+            " is read from its own folder alone: put a copy of it there."
+        )
+    return path
+
+
+def class_name(dotted: str, path: pathlib.Path) -> str:
+    """The last part of a module's class, which has to be of a known program.
+
+    Args:
+      dotted: the class.
+      path: of the file that names it, for the message.
+
+    Raises:
+      UnknownModuleError: it is code of its own.
+    """
+    if not dotted.startswith(_PROGRAMS):
+        raise UnknownModuleError(
+            f"{path} names the module {dotted!r}, which is code of its own and is not"
+            " run. Use a model of sentence-transformers' own modules."
+        )
+    # In release 5 the masked LM was a module of its own.
+    name = dotted.rpartition(".")[2]
+    return "Transformer" if name == "MLMTransformer" else name
+
+
+def portable(
+    folder: Folder,
+    spec: RetrieverSpec,
+    params: Mapping[str, Any],
+    lengths: Mapping[str, int],
+) -> Portable:
+    """The retriever, with its prompts; a marker in them becomes a marker again.
+
+    Args:
+      folder: where it was read from.
+      spec: what it is, but for prompts, markers and special tokens.
+      params: its parameters.
+      lengths: `query_length` and `document_length`.
+
+    Raises:
+      InputError: a marker of PyLate is not in the vocabulary.
+    """
+    root = folder.modules["Transformer"]
+    tokens = Tokens(root)
+    markers, fields = [], {}
+    for role, prompt in prompts(folder.model).items():
+        marker, rest = split_prompt(prompt, tokens)
+        # PyLate sets the id of its prefix and knows no other way.
+        if prefix := folder.model.get(f"{role}_prefix"):
+            marker, rest = tokens.vocabulary.get(prefix, -1), prompt
+            if marker < 0:
+                raise CheckpointError(
+                    f"{folder.path / MODEL}: {role}_prefix is {prefix!r}, which is not"
+                    " in the vocabulary. Use the tokenizer of the same checkpoint."
+                )
+        fields |= {f"{role}_marker": marker, f"{role}_prompt": rest}
+        markers.append(marker)
+    special = tuple(i for i in tokens.special.values() if i not in markers)
+    spec = dataclasses.replace(spec, special_ids=special, **fields)
+    return Portable(spec, params, root, None, folder.reference, **lengths)
+
+
+def prompts(model: Mapping[str, Any]) -> dict[str, str]:
+    """What encode_query and encode_document put before a text, by role.
+
+    Args:
+      model: `config_sentence_transformers.json`.
+    """
+    given = {k: v for k, v in (model.get("prompts") or {}).items() if v is not None}
+    default = given.get(model.get("default_prompt_name")) or ""
+    # An empty one is there by default.
+    given = {"query": "", "document": ""} | given if "prompts" in model else given
+    found = {"query": given.get("query", default)}
+    names = [name for name in ("document", "passage", "corpus") if name in given]
+    found["document"] = given[names[0]] if names else default
+    return found
+
+
+def transformer(
+    folder: Folder, *, masked_lm: bool
+) -> tuple[huggingface.Checkpoint, dict[str, int], dict[str, Any]]:
+    """Reads the first module.
+
+    Args:
+      folder: the model's.
+      masked_lm: its logits are wanted, and not its hidden states.
+
+    Returns:
+      The Hugging Face model, `query_length` and `document_length`, and the config.
+
+    Raises:
+      InputError: it cannot be read, or does something that no head here does.
+    """
+    root = folder.modules["Transformer"]
+    path = root / TRANSFORMER
+    config = read_json(path) if path.is_file() else {}
+    kinds = {"max_seq_length": int, "modality_config": dict, "query_expansion": dict}
+    kinds |= {f"{role}_length": int for role in ROLES}
+    check_types(path, config, kinds)
+    check_types(path, config.get("modality_config") or {}, {"text": dict})
+    output = "logits" if masked_lm else "last_hidden_state"
+    task = "fill-mask" if masked_lm else "feature-extraction"
+    text = (config.get("modality_config") or {}).get("text") or {}
+    expect(
+        path,
+        config,
+        {
+            # The folder of a masked LM of release 5 does not name its task.
+            "transformer_task": (task, None),
+            "modality_config": (config.get("modality_config"),),
+            "module_output_name": ("token_embeddings", None),
+            "do_lower_case": (False, None),
+            **{
+                key: (config.get(key),)
+                for key in ("max_seq_length", "unpad_inputs", "query_expansion")
+            },
+            **{f"{role}_length": (config.get(f"{role}_length"),) for role in ROLES},
+        },
+    )
+    expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
+    # A relative path of a folder that is not there would be looked up on the hub.
+    found = huggingface.load_checkpoint(str(root.absolute()), folder.allowed)
+    if masked_lm and "head" not in found.params:
+        raise CheckpointError(
+            f"{root}: the weights hold no masked-LM head, which SpladePooling needs."
+        )
+    most = found.config.max_length
+    cut = config.get("max_seq_length") or Tokens(root).reading.max_length or most
+    cut = min(cut, most)
+    lengths = {
+        f"{role}_length": min(config.get(f"{role}_length") or cut, most)
+        for role in ROLES
+    }
+    return found, lengths, config
+
+
+def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
+    """Refuses values, and keys that are set, other than the known ones.
+
+    Args:
+      path: of the config, for the message.
+      config: what is there.
+      known: by key, the values that it may have.
+
+    Raises:
+      InputError: one has another.
+    """
+    for key, value in config.items():
+        if value not in known.get(key, (None, [], {}, "")):
+            wanted = ", ".join(repr(v) for v in known.get(key, ()) if v is not None)
+            raise UnknownModuleError(
+                f"{path}: {key} is {value!r}, which no head here does"
+                + (f"; it may be {wanted}." if wanted else ".")
+            )
+
+
+def most_active(path: pathlib.Path, model: Mapping[str, Any]) -> int:
+    """How many weights of a vector a SparseEncoder keeps; 0: all.
+
+    Args:
+      path: of `config_sentence_transformers.json`, for the message.
+      model: its content.
+
+    Raises:
+      CheckpointError: it is no number of weights.
+    """
+    check_types(path, model, {"max_active_dims": int})
+    most = model.get("max_active_dims")
+    if most is not None and most < 1:
+        raise CheckpointError(
+            f"{path}: max_active_dims is {most}; it is null, or a number of weights"
+            " from 1 on."
+        )
+    return most or 0
+
+
+def projection(
+    folder: Folder, encoder: EncoderConfig, feature: str
+) -> tuple[dict, dict]:
+    """Fields of the spec, and parameters, of the Dense and Normalize modules.
+
+    Args:
+      folder: the model's.
+      encoder: what comes before them.
+      feature: what they read and write.
+
+    Raises:
+      InputError: they cannot be read, or compute something else than a head here.
+    """
+    fields = {"normalize": "Normalize" in folder.modules}
+    if fields["normalize"] and any(folder.modules["Normalize"].glob("config.json")):
+        path = folder.modules["Normalize"] / "config.json"
+        names = ("module_input_name", "module_output_name")
+        expect(path, read_json(path), {name: (feature, None) for name in names})
+    if "Dense" not in folder.modules:
+        return fields, {}
+    path = folder.modules["Dense"]
+    kinds = {"out_features": int, "activation_function": str}
+    found = folder.config("Dense", **kinds)
+    config = {"bias": True, "activation_function": "Tanh"} | found
+    size = config.get("out_features")
+    if not size or size < 1:
+        raise CheckpointError(
+            f"{path / 'config.json'}: out_features is {size}; it is a number from 1 on."
+        )
+    expect(
+        path / "config.json",
+        config
+        | {"activation_function": config["activation_function"].rpartition(".")[2]},
+        {
+            "in_features": (encoder.hidden_size,),
+            "out_features": (size,),
+            "bias": (False,),
+            "activation_function": ("Identity",),
+            "use_residual": (False, None),
+            "module_input_name": (feature, None),
+            "module_output_name": (feature, None),
+        },
+    )
+    shape = {"linear.weight": (size, encoder.hidden_size)}
+    weight = folder.weights("Dense", shape)["linear.weight"]
+    kernel = np.array(weight.T, order="C")
+    return fields | {"embedding_size": size}, {"projection": {"kernel": kernel}}
+
+
+def encoder_params(found: huggingface.Checkpoint, head: dict) -> dict:
+    """Parameters of a retriever with this head, on the encoder alone."""
+    params = {"encoder": found.params["encoder"]}
+    return params | {"head": head} if head else params
+
+
+def splade_pooling(folder: Folder) -> dict[str, Any]:
+    """Fields of the spec: how logits become weights.
+
+    Raises:
+      InputError: in a way that no head here does.
+    """
+    path = folder.modules["SpladePooling"]
+    config = folder.config("SpladePooling", pooling_strategy=str)
+    size = ("embedding_dimension", "word_embedding_dimension")
+    expect(
+        path / "config.json",
+        config,
+        {
+            "pooling_strategy": ("max", "sum"),
+            "activation_function": ("relu", "log1p_relu"),
+            "chunk_size": (config.get("chunk_size"),),
+            **{key: (config.get(key),) for key in size},
+        },
+    )
+    return {
+        "pooling": config.get("pooling_strategy") or "max",
+        "activation": config.get("activation_function") or "relu",
+        "most_active": folder.most_active,
+    }

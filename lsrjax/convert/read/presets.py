@@ -1,0 +1,51 @@
+"""The shapes of well-known checkpoints, so that a run can be planned without them."""
+
+from lsrjax.models.encoder_config import EncoderConfig
+
+
+def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
+    return _sized("bert", vocab_size, size, 512, 2, 0, 1e-12)
+
+
+def _xlmr(size: str, max_positions: int = 514) -> EncoderConfig:
+    return _sized("xlm-roberta", 250_002, size, max_positions, 1, 1, 1e-5)
+
+
+# hidden size, layers, heads, intermediate size
+_SIZES = {
+    "small": (384, 12, 12, 1536),
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+}
+
+
+def _sized(family, vocab_size, size, max_positions, types, pad, eps) -> EncoderConfig:
+    hidden, layers, heads, intermediate = _SIZES[size]
+    return EncoderConfig(
+        family=family,
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=intermediate,
+        max_positions=max_positions,
+        type_vocab_size=types,
+        pad_token_id=pad,
+        layer_norm_eps=eps,
+    )
+
+
+# Hub id -> encoder, and whether the checkpoint has a masked-LM head (all are tied).
+PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
+    "naver/splade-v3": (_bert(30_522), True),
+    "naver/splade-cocondenser-ensembledistil": (_bert(30_522), True),
+    "google-bert/bert-base-uncased": (_bert(30_522), True),
+    "google-bert/bert-base-multilingual-cased": (_bert(119_547), True),
+    "FacebookAI/xlm-roberta-base": (_xlmr("base"), True),
+    "FacebookAI/xlm-roberta-large": (_xlmr("large"), True),
+    "BAAI/bge-m3": (_xlmr("large", 8194), False),
+    "BAAI/bge-m3-unsupervised": (_xlmr("large", 8194), False),
+    "intfloat/multilingual-e5-small": (_bert(250_037, "small"), False),
+    "intfloat/multilingual-e5-base": (_xlmr("base"), False),
+    "intfloat/multilingual-e5-large": (_xlmr("large"), False),
+}

@@ -1,0 +1,163 @@
+"""What a config.json promises of a model's tensors: their names, shapes and types."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lsrjax.convert.names import (
+    by_layer,
+    flatten_tree,
+    to_hf_name,
+    to_hf_shape,
+    unflatten_tree,
+)
+from lsrjax.convert.read import tensors
+from lsrjax.convert.read.tensors import CheckpointError, Stored
+from lsrjax.models.cross_encoder import Classifier
+from lsrjax.models.encoder import Encoder
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.layers import MLMTransform
+
+_MOST_LAYERS = 1000
+
+
+def layout_of(raw: Mapping[str, Any], config: EncoderConfig) -> str:
+    """The names that the tensors have, by the model class in config.json."""
+    kinds = architectures(raw)
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        return config.family
+    if config.family == "distilbert":
+        raise CheckpointError(
+            f"config.json names {', '.join(kinds)}; cross-encoders are implemented for"
+            " bert and xlm-roberta. Choose one of these."
+        )
+    return f"{config.family}-classifier"
+
+
+def architectures(raw: Mapping[str, Any]) -> list[str]:
+    """The model classes that a config.json names."""
+    names = raw.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def promised_by(raw: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]:
+    """Zeros in place of the parameters that config.json promises."""
+    kinds = architectures(raw)
+    parts = {
+        "head": any(kind.endswith("ForMaskedLM") for kind in kinds),
+        "classifier": layout_of(raw, config) != config.family,
+    }
+    return promised(
+        config,
+        *(part for part, there in parts.items() if there),
+        tied=raw.get("tie_word_embeddings") is not False,
+    )
+
+
+def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str, Any]:
+    """Zeros in place of the parameters of a model that was not read.
+
+    Args:
+      config: the encoder's.
+      *parts: "head" with a masked-LM head, "classifier" with one.
+      tied: the masked-LM head has no decoder of its own.
+    """
+    if config.num_layers > _MOST_LAYERS:
+        raise CheckpointError(
+            f"A model of {config.num_layers:,} layers cannot be planned; {_MOST_LAYERS}"
+            " at most. Correct num_hidden_layers in its config.json."
+        )
+    shapes = expected_shapes(config, parts, of_layers=False)
+    if tied:
+        shapes.pop("head/mlm/decoder", None)
+    return stand_ins(shapes)
+
+
+def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A tree of zeros that take no memory, of these paths and shapes."""
+    return unflatten_tree({path: tensors.zeros(s) for path, s in shapes.items()})
+
+
+def check_against_config(
+    found: Mapping[str, Stored],
+    config: EncoderConfig,
+    layout: str,
+    may_miss: str,
+    *,
+    needs_decoder: bool,
+) -> dict[str, tuple[int, ...]]:
+    """Compares tensors, none of them read, with what the config asks for.
+
+    Returns:
+      Path -> shape, in the other program, of those that are missing and may be.
+
+    Raises:
+      ValueError: lists what has not the shape that the config asks for.
+    """
+    layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
+    # One layer too many shows that some are missing; a config may name any number.
+    layers = min(config.num_layers, len(layers) + 1)
+    bounded = dataclasses.replace(config, num_layers=layers)
+    shapes = expected_shapes(bounded, {path.split("/")[0] for path in found})
+    if "head/mlm/decoder" not in found and not needs_decoder:
+        shapes.pop("head/mlm/decoder", None)
+    problems, absent = [], {}
+    for path in sorted(shapes.keys() | found.keys()):
+        name = to_hf_name(path, layout)
+        want = to_hf_shape(path, shapes[path]) if path in shapes else None
+        if path not in found:
+            if re.fullmatch(may_miss, name):
+                absent[path] = want
+            else:
+                problems.append(f"{name}: missing, {list(want)} expected")
+            continue
+        have = found[path].shape
+        if want is None:
+            problems.append(f"{name}: {list(have)} left over")
+        elif have != want:
+            problems.append(f"{name}: {list(have)}, {list(want)} expected")
+        elif found[path].dtype not in tensors.FLOATING:
+            problems.append(f"{name}: {found[path].dtype}, floating point expected")
+    if problems:
+        more = f"\n  ... and {len(problems) - 40} more" if len(problems) > 40 else ""
+        raise ValueError(
+            f"{len(problems)} tensors do not fit config.json:"
+            + "".join(f"\n  {problem}" for problem in problems[:40])
+            + more
+            + "\nThe two are of different models; take both from the same checkpoint."
+        )
+    return absent
+
+
+def expected_shapes(
+    config: EncoderConfig, parts: Collection[str], *, of_layers: bool = True
+) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of our parameters, from the modules that will hold them.
+
+    Args:
+      config: the encoder's.
+      parts: "head" with a masked-LM head, "classifier" with one.
+      of_layers: the paths are those of `by_layer`.
+    """
+
+    def shapes(build, above: str, change=lambda tree: tree):
+        state = nnx.state(nnx.eval_shape(build), nnx.Param)
+        leaves = jax.eval_shape(change, nnx.to_pure_dict(state))
+        return {path: leaf.shape for path, leaf in flatten_tree(leaves, above).items()}
+
+    size, eps = config.hidden_size, config.layer_norm_eps
+    change = [by_layer] * of_layers
+    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/", *change)
+    if "classifier" in parts:
+        expected |= shapes(lambda: Classifier(size, rngs=nnx.Rngs(0)), "classifier/")
+    if "head" in parts:
+        expected |= shapes(
+            lambda: MLMTransform(size, eps, rngs=nnx.Rngs(0)), "head/mlm/transform/"
+        )
+        expected["head/mlm/decoder"] = (config.vocab_size, size)
+        expected["head/mlm/bias"] = (config.vocab_size,)
+    return expected

@@ -1,0 +1,214 @@
+"""The formats that retrievers are exported to, and what reads them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from lsrjax.checkpoint import saved_model
+from lsrjax.convert import open_model, stanford
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.read.huggingface import NOTHING, Allowed
+from lsrjax.convert.write import milco, onnx, router, sentence_transformers
+from lsrjax.convert.write.card import write_card
+from lsrjax.convert.write.folder import whole_folder
+from lsrjax.errors import InputError
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.ask import PROBES, asked
+from lsrjax.tokenizer.files import TOKENIZER
+from lsrjax.tokenizer.reading import differing
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A format to export to.
+
+    Attributes:
+      write: writes the retriever's files to a folder.
+      heads: which it can hold.
+      reads: the programs that read it.
+      load: for the model card, the program's `library_name` on the hub and how it loads
+        the folder, Python; None: the format writes a card of its own.
+      towers: whether it can hold separate towers.
+      cuts: whether it can say that only the largest weights of a vector are kept.
+    """
+
+    write: Callable[[Portable, pathlib.Path], None]
+    heads: tuple[str, ...]
+    reads: str
+    load: tuple[str, str] | None = None
+    towers: bool = False
+    cuts: bool = False
+
+
+def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
+    saved_model.save_model(folder, model)
+
+
+def _sentence(model_class: str, encode: str) -> tuple[str, str]:
+    """How sentence-transformers loads and uses a folder."""
+    return "sentence-transformers", (
+        f"from sentence_transformers import {model_class}\n\n"
+        f'model = {model_class}("path/to/this/folder")\n'
+        f'vectors = model.{encode}(["a text"])'
+    )
+
+
+_SPARSE = _sentence("SparseEncoder", "encode_document")
+_ONNX = (
+    "onnx",
+    "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
+    'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
+    'model = onnxruntime.InferenceSession("path/to/this/folder/model.onnx")\n'
+    'text = tokenizer(["a text"], return_tensors="np", padding=True)\n'
+    'names = ("input_ids", "attention_mask")\n'
+    "vectors = model.run(None, {name: text[name] for name in names})",
+)
+
+TARGETS = {
+    "milco-hf": Target(milco.write_hf, ("milco",), "transformers, from 4.57 on"),
+    "milco-reference": Target(
+        milco.write_reference, ("milco",), "the reference implementation of MILCO"
+    ),
+    "milco-sparse-encoder": Target(
+        milco.write_sparse_encoder,
+        ("milco",),
+        "sentence_transformers.SparseEncoder, transformers",
+        cuts=True,
+    ),
+    "onnx": Target(onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX),
+    "splade": Target(
+        sentence_transformers.write_splade,
+        ("splade",),
+        "sentence_transformers.SparseEncoder, AutoModelForMaskedLM",
+        _SPARSE,
+        towers=True,
+        cuts=True,
+    ),
+    "inference-free": Target(
+        router.write_inference_free,
+        ("splade",),
+        "sentence_transformers.SparseEncoder",
+        _SPARSE,
+        cuts=True,
+    ),
+    "csr": Target(
+        sentence_transformers.write_csr,
+        ("csr",),
+        "sentence_transformers.SparseEncoder",
+        _SPARSE,
+        towers=True,
+        cuts=True,
+    ),
+    "dense": Target(
+        sentence_transformers.write_dense,
+        ("dense",),
+        "sentence_transformers.SentenceTransformer",
+        _sentence("SentenceTransformer", "encode_document"),
+        towers=True,
+    ),
+    "multi-vector": Target(
+        sentence_transformers.write_multi_vector,
+        ("colbert",),
+        "sentence_transformers.MultiVectorEncoder",
+        _sentence("MultiVectorEncoder", "encode_document"),
+    ),
+    "pylate": Target(
+        sentence_transformers.write_pylate,
+        ("colbert",),
+        "pylate.models.ColBERT",
+        (
+            "PyLate",
+            "from pylate import models\n\n"
+            'model = models.ColBERT(model_name_or_path="path/to/this/folder")\n'
+            'vectors = model.encode(["a text"], is_query=False)',
+        ),
+    ),
+    "colbert": Target(
+        stanford.write,
+        ("colbert",),
+        "ColBERT, ColBERT-X, MultiVectorEncoder",
+        (
+            "colbert",
+            "from colbert.infra import ColBERTConfig\n"
+            "from colbert.modeling.checkpoint import Checkpoint\n\n"
+            'model = Checkpoint("path/to/this/folder", ColBERTConfig())\n'
+            'vectors = model.docFromText(["a text"])\n'
+            "# In sentence-transformers: MultiVectorEncoder. It puts a space behind a\n"
+            "# marker, which XLM-R reads as a token where no word follows.",
+        ),
+    ),
+    "lsrjax": Target(
+        _write_lsrjax,
+        ("*",),
+        "init.model, teacher.model of a config",
+        towers=True,
+        cuts=True,
+    ),
+}
+
+
+def export(
+    reference: str, target: str, out: pathlib.Path, allowed: Allowed = NOTHING
+) -> None:
+    """Writes a model to a folder in a format.
+
+    Args:
+      reference: the model; a run's folder stands for its last stage.
+      target: a name in `TARGETS`.
+      out: a folder that does not exist yet.
+      allowed: what is put up with in a Hugging Face model.
+
+    Raises:
+      InputError: a model that cannot be read, or that the format cannot hold.
+    """
+    model = open_model.open_portable(reference, allowed)
+    possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
+    if target not in possible:
+        spec = model.spec
+        also = ", with a tower for queries and one for documents" * (
+            spec.towers == "separate"
+        )
+        if spec.most_active:
+            also += f", of whose vectors {spec.most_active} weights are kept"
+        raise InputError(
+            f"--to {target} cannot hold {model.name}, whose head is"
+            f" {spec.head!r}{also}. Possible are {', '.join(possible)}."
+        )
+    with whole_folder(out) as folder:
+        one = TARGETS[target]
+        one.write(model, folder)
+        if target != "lsrjax":  # which transformers does not read
+            _check_tokens(model, folder)
+        if one.load:
+            library, code = one.load
+            write_card(folder, model, f"```python\n{code}\n```", library=library)
+
+
+def _check_tokens(model: Portable, folder: pathlib.Path) -> None:
+    """Compares what transformers makes of the tokenizers of an export with the model's.
+
+    Raises:
+      InputError: the tokens of a text differ.
+    """
+    own = [reading.read(one) for one in (model.tokenizer, model.pivot_tokenizer) if one]
+    written = sorted({path.parent for path in folder.rglob(TOKENIZER)})
+    for one, answer in zip(written, asked(written), strict=True):
+        wrong = answer.get("error")
+        if wrong is None:
+            # Exports may add tokens, as markers of queries, which are in no text.
+            by_own = [set(differing(each, answer)) & set(PROBES) for each in own]
+            wrong = min(map(sorted, by_own), key=len)
+        if wrong:
+            raise InputError(
+                f"{model.name}: transformers would not read the tokenizer of the export"
+                f" ({one.relative_to(folder)}) as that of the model ({wrong!r}). Save"
+                " the model's tokenizer with transformers' save_pretrained first."
+            )
+
+
+def _holds(target: Target, spec: RetrieverSpec) -> bool:
+    """Whether a format has a place for all that the retriever does."""
+    towers = spec.towers == "shared" or target.towers
+    cuts = not spec.most_active or target.cuts
+    return towers and cuts and bool({spec.head, "*"} & set(target.heads))

@@ -1,0 +1,1 @@
+"""Our models as other programs read them."""

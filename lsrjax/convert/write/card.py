@@ -1,0 +1,333 @@
+"""The model card: README.md of an exported folder, written from the run."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.write import public
+
+# As `license` of the authors' own cards on the Hugging Face hub names them; a model
+# that is not listed has to be looked up there.
+LICENCES = {
+    "naver/splade-v3": "cc-by-nc-sa-4.0",
+    "naver/splade-cocondenser-ensembledistil": "cc-by-nc-sa-4.0",
+    "google-bert/bert-base-uncased": "apache-2.0",
+    "google-bert/bert-base-multilingual-cased": "apache-2.0",
+    "FacebookAI/xlm-roberta-base": "mit",
+    "FacebookAI/xlm-roberta-large": "mit",
+    "BAAI/bge-m3": "mit",
+    "BAAI/bge-m3-unsupervised": "mit",
+    "intfloat/multilingual-e5-small": "mit",
+    "intfloat/multilingual-e5-base": "mit",
+    "intfloat/multilingual-e5-large": "mit",
+}
+_UNKNOWN, _SEE = "unknown", "see the card of"
+_EMBEDDED = "Debian package descriptions that ship with lsrjax"
+_EMBEDDED_LICENCE = (
+    "each text under the licence of its package's Debian packaging, all DFSG-free"
+)
+
+_HEADS = {
+    "milco": (
+        "MILCO, a learned sparse retriever across languages: a text becomes weights of"
+        " English terms"
+    ),
+    "splade": "SPLADE: a text becomes weights of the terms of the vocabulary",
+    "token_weights": "a text becomes a weight for each of its own tokens",
+    "dense": "a text becomes one embedding",
+    "csr": "CSR: a text becomes a sparse code of its embedding",
+    "colbert": "ColBERT: a text becomes an embedding of each token, compared by MaxSim",
+    "m3": "M3: a text becomes an embedding, weights and embeddings of its tokens",
+}
+_TAGS = {
+    "milco": ("milco", "splade", "sparse-encoder", "sparse"),
+    "splade": ("splade", "sparse-encoder", "sparse"),
+    "token_weights": ("sparse-encoder", "sparse"),
+    "dense": ("sentence-similarity",),
+    "csr": ("csr", "sparse-encoder", "sparse"),
+    "colbert": ("colbert", "multi-vector"),
+    "m3": ("m3", "sparse", "multi-vector"),
+}
+
+
+def write_card(
+    folder: pathlib.Path,
+    model: Portable,
+    how_to_load: str,
+    *,
+    library: str = "transformers",
+) -> None:
+    """Writes README.md with the front matter that the Hugging Face hub reads.
+
+    What is not known of the model is said to be unknown.
+
+    Args:
+      folder: where to.
+      model: what the card is about.
+      how_to_load: Markdown, the section of that name.
+      library: `library_name` of the hub.
+    """
+    sources = _sources(model)
+    parts = [
+        _front_matter(model, sources, library),
+        f"# {_title(model)}\n\n{_about(model)}",
+        f"## How to load\n\n{how_to_load.strip()}",
+        f"## What it was made from\n\n{_made_from(sources)}",
+        f"## Recipe\n\n{_recipe(model)}",
+        f"## Evaluation\n\n{_evaluation(model)}",
+        f"## Active terms\n\n{_active_terms(model)}",
+        f"## Config\n\n{_config(model)}",
+    ]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+_NO_EVALUATION = "No evaluation of this model was recorded where it was exported."
+_NO_TERMS = "They were not counted where it was exported."
+_NO_CONFIG = "How it was trained was not recorded where it was exported."
+
+
+def _title(model: Portable) -> str:
+    parts = [part for part in re.split(r"[/\\]", model.name) if part not in ("", ".")]
+    # Of a run, its name and that of its stage; of another folder, its own name alone.
+    both = model.config is not None or public.is_hub_id(model.name)
+    return "/".join(parts[-2:] if both else parts[-1:]) or model.spec.head
+
+
+def _about(model: Portable) -> str:
+    spec, encoder = model.spec, model.spec.encoder
+    about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
+    if spec.head == "milco" and spec.lexecho:
+        about += " and, with LexEcho, of its own tokens"
+    if spec.head == "splade" and spec.queries != "encoded":
+        about += ", a query a bag of its own words that needs no encoder"
+    views = ", ".join(f"`{name}` {size:,}" for name, size in spec.views.items())
+    return (
+        f"{about[0].upper()}{about[1:]}. Exported by lsrjax.\n\n"
+        f"- encoder: {encoder.family}, {encoder.num_layers} layers,"
+        f" {encoder.hidden_size} wide, {encoder.vocab_size:,} tokens, texts of up to"
+        f" {encoder.max_length} tokens\n"
+        f"- views and their sizes: {views}\n"
+        f"- texts were cut to {model.query_length} (queries) and"
+        f" {model.document_length} (documents) tokens"
+        + _prompt("queries", spec.query_prompt)
+        + _prompt("documents", spec.document_prompt)
+    )
+
+
+def _prompt(texts: str, prompt: str) -> str:
+    return f"\n- stands before {texts}: {json.dumps(prompt)}" if prompt else ""
+
+
+def _sources(model: Portable) -> list[tuple[str, str, str]]:
+    """(what, where from, licence) of all that went into the model, with no repeats."""
+    if model.config is None:
+        licence = _licence_of(model.name)
+        return [("weights", public.reference(model.name), licence)]
+    found: dict[tuple[str, str, str], None] = {}
+    for name, stage in lineage(model):
+        of = f" of stage `{name}`" if name else ""
+        for role, reference in models_of(stage):
+            if not reference.startswith("stage:"):
+                licence = _licence_of(reference)
+                if reference.startswith("embedded:"):
+                    licence = "of the texts that ship with lsrjax, as they are"
+                found[(role + of, public.reference(reference), licence)] = None
+        for data in _data_sets(stage.get("data", {})):
+            embedded = data == _EMBEDDED
+            licence = _EMBEDDED_LICENCE if embedded else _UNKNOWN
+            found[("data" + of, data, licence)] = None
+    return list(found)
+
+
+def _licence_of(reference: str) -> str:
+    """Of a model; where only its own card says it, where that is."""
+    look_up = public.is_hub_id(reference)
+    return LICENCES.get(reference, f"{_SEE} {reference}" if look_up else _UNKNOWN)
+
+
+def lineage(model: Portable) -> list[tuple[str, Mapping[str, Any]]]:
+    """The stage that trained a model and those it builds on, as (name, config).
+
+    The model's own stage comes first, with the name "".
+    """
+    stages = [("", model.config or {})]
+    for _, config in stages:  # grows on the way
+        for _, reference in models_of(config):
+            name = reference.removeprefix("stage:")
+            known = {earlier for earlier, _ in stages}
+            if name != reference and name in model.stages and name not in known:
+                stages.append((name, model.stages[name]))
+    return stages
+
+
+def models_of(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The models that a stage's config names, as (role, reference)."""
+    init = stage.get("init", {})
+    named = [
+        ("start", init.get("model", "")),
+        ("encoder", init.get("encoder", "")),
+        ("head", init.get("head", "")),
+        ("teacher", stage.get("teacher", {}).get("model", "")),
+        ("tokenizer", stage.get("tokenizer", "")),
+    ]
+    return [(role, reference) for role, reference in named if reference]
+
+
+def _data_sets(data: Mapping[str, Any]) -> list[str]:
+    sets = [one for one in (data.get("sets") or {}).values()] or [data]
+    names = []
+    for one in sets:
+        if one.get("source") == "debian":
+            names.append(_EMBEDDED)
+        elif paths := one.get("files"):
+            paths = [paths] if isinstance(paths, str) else paths
+            names.append(", ".join(map(public.files, paths)))
+        elif name := one.get("dataset"):
+            names.append(public.reference(name))
+    return names
+
+
+def _licence(sources: Sequence[tuple[str, str, str]]) -> str:
+    """For the front matter: of the models, where they agree."""
+    licences = {
+        licence
+        for what, reference, licence in sources
+        if not what.startswith(("data", "tokenizer"))
+    }
+    licences = {_UNKNOWN if one.startswith(_SEE) else one for one in licences}
+    if len(licences) == 1:
+        return licences.pop()
+    return _UNKNOWN if _UNKNOWN in licences or not licences else "other"
+
+
+def _front_matter(model: Portable, sources, library: str) -> str:
+    values: dict[str, Any] = {
+        "language": _languages(model),
+        "license": _licence(sources),
+        "library_name": library,
+        "pipeline_tag": "sentence-similarity"
+        if model.spec.head in ("dense", "colbert")
+        else "feature-extraction",
+        "tags": ["lsrjax", "retrieval", *_TAGS.get(model.spec.head, ())],
+        "base_model": sorted(
+            {
+                name
+                for what, name, _ in sources
+                if what.split()[0] in ("start", "encoder", "head", "weights")
+                and re.fullmatch(r"[\w-]+/[\w.-]+", name)
+                and name in LICENCES
+            }
+        ),
+    }
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, str):
+            lines.append(f"{key}: {json.dumps(value)}")
+        elif value:
+            lines += [f"{key}:", *(f"- {json.dumps(one)}" for one in value)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _languages(model: Portable) -> list[str]:
+    """Those it was evaluated in; of MILCO without an evaluation, "multilingual"."""
+    found = sorted(set(model.results or {}) - {"mean"})
+    return found or (["multilingual"] if model.spec.head == "milco" else [])
+
+
+def _made_from(sources: Sequence[tuple[str, str, str]]) -> str:
+    if not sources:
+        return "Random weights; what data it was trained on was not recorded."
+    lines = ["| what | from | licence |", "| --- | --- | --- |"]
+    lines += [
+        "| " + " | ".join(part.replace("|", r"\|") for part in source) + " |"
+        for source in sources
+    ]
+    return (
+        "\n".join(lines) + "\n\nWhoever passes this model on has to keep to these"
+        " licences; where one is unknown, ask its source."
+    )
+
+
+def _recipe(model: Portable) -> str:
+    config = model.config
+    if config is None:
+        return _NO_CONFIG
+    lines = []
+    for name, stage in lineage(model):
+        facts = _facts(stage)
+        title = f"Before, stage `{name}`: " if name else ""
+        lines.append(f"- {title}{facts}")
+    return "\n".join(lines)
+
+
+def _facts(stage: Mapping[str, Any]) -> str:
+    def of(part: str, field: str) -> Any:
+        return stage.get(part, {}).get(field)
+
+    penalty = of("regularizer", "query"), of("regularizer", "document")
+    length = (
+        f"{stage['steps']:,} steps"
+        if stage.get("steps")
+        else f"{stage.get('epochs', 0):g} epochs"
+    )
+    facts = [
+        f"loss `{of('loss', 'name')}`",
+        f"{length} of {stage.get('batch_size', 0):,} examples",
+        f"learning rate {of('optim', 'lr'):g} ({of('optim', 'schedule')})"
+        if of("optim", "lr") is not None
+        else "",
+        f"regularizer `{of('regularizer', 'name')}`, lambda {penalty[0]:g} (queries)"
+        f" and {penalty[1]:g} (documents)"
+        if any(penalty)
+        else "no regularizer",
+        f"group size {of('data', 'group_size')}",
+        f"seed {stage.get('seed')}",
+    ]
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _evaluation(model: Portable) -> str:
+    """The tables, and what the run measured on its dev data; or that there is none."""
+    parts = [model.evaluation.strip()] if model.evaluation.strip() else []
+    if model.dev:
+        data = (model.config or {}).get("dev", {})
+        named = f" ({', '.join(names)})" if (names := _data_sets(data)) else ""
+        lines = ["| metric | dev data |", "| --- | ---: |"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in model.dev.items()]
+        parts.append(f"On the dev data{named}:\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) or _NO_EVALUATION
+
+
+def _active_terms(model: Portable) -> str:
+    if not model.spec.sparse:
+        return "It has embeddings, not terms."
+    lines = ["| language | query | document |", "| --- | ---: | ---: |"]
+    for language, values in (model.results or {}).items():
+        if {"query_terms", "document_terms"} <= set(values):
+            counts = f"{values['query_terms']:.1f} | {values['document_terms']:.1f}"
+            lines.append(f"| {language} | {counts} |")
+    if len(lines) > 2:
+        return "\n".join(lines)
+    return _NO_TERMS if model.dev else _NO_EVALUATION
+
+
+def _config(model: Portable) -> str:
+    blocks = [("The model", _spec(model))]
+    if model.config is not None:
+        config = {k: v for k, v in model.config.items() if k not in ("stages",)}
+        blocks.append(("Training", public.tree(config)))
+    return "\n\n".join(
+        f"<details><summary>{title}</summary>\n\n```json\n"
+        f"{json.dumps(values, indent=2, ensure_ascii=False)}\n```\n\n</details>"
+        for title, values in blocks
+    )
+
+
+def _spec(model: Portable) -> dict[str, Any]:
+    values = model.spec.to_dict()
+    # Hundreds of ids, which say nothing to a reader.
+    values.pop("skip_ids")
+    return values

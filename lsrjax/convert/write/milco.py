@@ -1,0 +1,313 @@
+"""MILCO to Hugging Face and to the reference implementation; `milco_in` reads both.
+
+Both formats have the reference's names of tensors (layout "milco" of
+`lsrjax.convert.names`). Ours builds itself from the configs in its config.json with the
+model code beside it; the reference's names two checkpoints that it starts from.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lsrjax.convert.layouts import MILCO
+from lsrjax.convert.names import export_state, to_hf_name
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.prompts import ROLES
+from lsrjax.convert.read import hub
+from lsrjax.convert.write.card import lineage, models_of, write_card
+from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.modules import write_model
+from lsrjax.errors import InputError
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer.writing import write_tokenizer
+
+_TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
+_CODE = ("configuration_milco.py", "modeling_milco.py")
+# What SparseEncoder loads: a file of this folder, and its class.
+SPARSE_ENCODER = "sparse_encoder_milco.MilcoSparseEncoder"
+PIVOT_TOKENIZER = "pivot_tokenizer"
+MULTILINGUAL, ENGLISH = "multilingual", "english"
+POOLER = ("m_model.pooler.dense.weight", "m_model.pooler.dense.bias")
+_PLACE = "path/to/this/folder"
+_PIVOT_LENGTH = 512  # tokens; nothing here is cut to it
+# Options of ours that the reference's config does not have.
+OPTIONS = (
+    "pool_mask",
+    "repeats",
+    "exclude_special_tokens",
+    "special_ids",
+    "query_prompt",
+    "document_prompt",
+    "query_marker",
+    "document_marker",
+)
+
+_HOW_TO_LOAD = """\
+In transformers, from 4.57 on, with the model code of this folder:
+
+```python
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained({name!r}, trust_remote_code=True)
+queries = model.encode_query(["a question, in any language"])
+documents = model.encode_document(["a text, in any language"])  # sparse tensors
+scores = queries @ documents.to_dense().T
+print(model.encode_document(["a text"], return_dict=True))  # terms and weights
+```
+
+`encode_text` takes texts as they are. All three have `batch_size`, `max_length` and
+`return_dict`; `dtype=torch.bfloat16` computes in bfloat16. In lsrjax, name this folder
+as `init.model`, or encode with `python -m lsrjax.encode`.
+
+{columns}
+"""
+_HOW_TO_LOAD_SPARSE_ENCODER = """\
+In sentence-transformers, from 6.2 on, with the code of this folder:
+
+```python
+from sentence_transformers import SparseEncoder
+
+model = SparseEncoder({name!r}, trust_remote_code=True)
+queries = model.encode_query(["a question, in any language"])
+documents = model.encode_document(["a text, in any language"])
+scores = model.similarity(queries, documents)
+print(model.decode(documents))  # terms and weights
+```
+
+`encode` takes texts as they are. The folder loads without sentence-transformers, too.
+
+"""
+_HOW_TO_LOAD_REFERENCE = """\
+In the reference implementation of MILCO, whose class starts from two checkpoints, here
+`{multilingual}` and `{english}`, and then loads all tensors strictly:
+
+```python
+import pathlib
+from safetensors.torch import load_file
+
+folder = pathlib.Path({name!r}).resolve()
+config = MILCOConfig.from_pretrained(folder)
+config.multilingual_encoder_checkpoint = str(folder / "{multilingual}")
+config.lsr_encoder_checkpoint = str(folder / "{english}")
+model = ContrastiveMILCOModel(config)
+model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+```
+
+Started inside of this folder, `ContrastiveMILCOModel.from_pretrained(".")` does the
+same: the two paths in config.json are relative. `{english}` holds the head, its
+vocabulary and tokenizer, but no layers, which MILCO does not use; it cannot stand in
+as a teacher. Options that the reference does not know are in config.json as well:
+{options}.
+"""
+
+
+def write_hf(model: Portable, folder: pathlib.Path) -> None:
+    """Writes what `AutoModel.from_pretrained(…, trust_remote_code=True)` loads."""
+    _write_hf(model, folder)
+    write_card(folder, model, _how_to_load(model.spec))
+
+
+def write_sparse_encoder(model: Portable, folder: pathlib.Path) -> None:
+    """Writes the same with a module for `SparseEncoder` of sentence-transformers."""
+    _write_hf(model, folder)
+    code = SPARSE_ENCODER.partition(".")[0] + ".py"
+    shutil.copyfile(_TEMPLATES / code, folder / code)
+    module = {"idx": 0, "name": "0", "path": "", "type": SPARSE_ENCODER}
+    write_json(folder / "modules.json", [module])
+    prompts = {role: getattr(model.spec, f"{role}_prompt") for role in ROLES}
+    most = model.spec.most_active
+    write_model(folder, "SparseEncoder", prompts, most_active=most)
+    text = _HOW_TO_LOAD_SPARSE_ENCODER.format(name=_PLACE) + _how_to_load(model.spec)
+    write_card(folder, model, text, library="sentence-transformers")
+
+
+def _write_hf(model: Portable, folder: pathlib.Path) -> None:
+    spec = model.spec
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["MilcoModel"],
+            "auto_map": {
+                "AutoConfig": "configuration_milco.MilcoConfig",
+                "AutoModel": "modeling_milco.MilcoModel",
+            },
+            **_config(model),
+            "lsr_encoder_checkpoint": _origin(model, "head"),
+            "multilingual_encoder_checkpoint": _origin(model, "encoder"),
+            "multilingual_config": spec.encoder.to_hf(),
+            "english_config": _english(spec),
+            PIVOT_TOKENIZER: PIVOT_TOKENIZER,
+        },
+    )
+    for name in _CODE:
+        shutil.copyfile(_TEMPLATES / name, folder / name)
+    write_weights(folder, _state(model))
+    write_tokenizer(folder, model.tokenizer, max_length=spec.encoder.max_length)
+    write_tokenizer(
+        folder / PIVOT_TOKENIZER, model.pivot_tokenizer, max_length=_PIVOT_LENGTH
+    )
+
+
+def _how_to_load(spec: RetrieverSpec) -> str:
+    columns = f"Columns are the {spec.pivot_vocab_size:,} English terms"
+    if spec.lexecho:
+        columns += f", then the {spec.encoder.vocab_size:,} tokens of the text's own"
+    return _HOW_TO_LOAD.format(name=_PLACE, columns=f"{columns}.")
+
+
+def write_reference(model: Portable, folder: pathlib.Path) -> None:
+    """Writes what the reference's own class loads, and the two models it starts from.
+
+    Its layer after the encoder that nothing uses (the pooler) is what it was when the
+    model was read, or zeros.
+
+    Raises:
+      InputError: the encoder is none that the reference was written for.
+    """
+    spec = model.spec
+    classes = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}
+    if spec.encoder.family not in classes:
+        raise InputError(
+            f"--to milco-reference: the reference has encoders like BERT and XLM-R, and"
+            f" that of {model.name} is {spec.encoder.family}. Possible are milco-hf,"
+            " milco-sparse-encoder, lsrjax."
+        )
+    config = _config(model) | {
+        "architectures": ["ContrastiveMILCOModel"],
+        "lsr_encoder_checkpoint": ENGLISH,
+        "multilingual_encoder_checkpoint": MULTILINGUAL,
+    }
+    write_json(folder / "config.json", config)
+    state = _state(model)
+    write_weights(folder, state)
+    encoder = {"encoder": model.params["encoder"]}
+    _write_part(
+        folder / MULTILINGUAL,
+        spec.encoder.to_hf(),
+        classes[spec.encoder.family],
+        export_state(encoder, spec.encoder.family)
+        | {name.removeprefix("m_model."): x for name, x in _pooler(model).items()},
+        model.tokenizer,
+        spec.encoder.max_length,
+    )
+    english = EncoderConfig(
+        family="bert",
+        vocab_size=spec.pivot_vocab_size,
+        hidden_size=spec.pivot_hidden_size,
+        num_layers=0,
+        num_heads=1,
+        intermediate_size=spec.pivot_hidden_size,
+        max_positions=_PIVOT_LENGTH,
+        type_vocab_size=2,
+        pad_token_id=0,
+        layer_norm_eps=spec.pivot_layer_norm_eps,
+    )
+    _write_part(
+        folder / ENGLISH,
+        english.to_hf(),
+        "BertForMaskedLM",
+        _english_state(model.params["head"]["mlm"], english),
+        model.pivot_tokenizer,
+        _PIVOT_LENGTH,
+    )
+    text = _HOW_TO_LOAD_REFERENCE.format(
+        name=_PLACE,
+        multilingual=MULTILINGUAL,
+        english=ENGLISH,
+        options=", ".join(OPTIONS),
+    )
+    write_card(folder, model, text)
+
+
+def _config(model: Portable) -> dict[str, Any]:
+    spec = model.spec
+    penalty = (model.config or {}).get("regularizer", {})
+    values = spec.to_dict()
+    return {
+        "model_type": "milco",
+        "model_variant": "bert",
+        "dtype": "float32",
+        "en_vocab_size": spec.pivot_vocab_size,
+        "en_hidden_size": spec.pivot_hidden_size,
+        "m_vocab_size": spec.encoder.vocab_size,
+        "m_hidden_size": spec.encoder.hidden_size,
+        "echo": spec.lexecho,
+        "lambda_q": penalty.get("query", 0.0),
+        "lambda_d": penalty.get("document", 0.0),
+        "sparse_reg": penalty.get("name", "l1"),
+        **{name: values[name] for name in OPTIONS},
+        "query_length": model.query_length,
+        "document_length": model.document_length,
+    }
+
+
+def _english(spec: RetrieverSpec) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "vocab_size": spec.pivot_vocab_size,
+        "hidden_size": spec.pivot_hidden_size,
+        "layer_norm_eps": spec.pivot_layer_norm_eps,
+        "hidden_act": "gelu",
+    }
+
+
+def _origin(model: Portable, role: str) -> str:
+    """Hub id of the checkpoint that a part started from; empty if it has none."""
+    for _, stage in lineage(model):
+        for found, reference in models_of(stage):
+            if found == role and not hub.is_local(reference):
+                return reference
+    return ""
+
+
+def _state(model: Portable) -> dict[str, np.ndarray]:
+    state = export_state(model.params, MILCO[model.spec.encoder.family])
+    bias = state[to_hf_name("head/mlm/bias", "milco")]
+    copy = {"mlm_head.predictions.decoder.bias": bias.copy()}
+    return state | copy | _pooler(model)
+
+
+def _pooler(model: Portable) -> dict[str, np.ndarray]:
+    if model.spec.encoder.family == "distilbert":
+        return {}
+    size = model.spec.encoder.hidden_size
+    shapes = {POOLER[0]: (size, size), POOLER[1]: (size,)}
+    return {
+        name: model.unused.get(name, np.zeros(shape, np.float32))
+        for name, shape in shapes.items()
+    }
+
+
+def _english_state(mlm: Mapping, config: EncoderConfig) -> dict[str, np.ndarray]:
+    """A masked LM with this head and no layers.
+
+    The decoder is written both as the word table, which BERT ties it to, and on its
+    own, without which transformers 4 says that it is missing.
+    """
+    size = config.hidden_size
+
+    def rows(count: int) -> dict[str, np.ndarray]:
+        return {"embedding": np.zeros((count, size), np.float32)}
+
+    embeddings = {
+        "word": {"embedding": np.asarray(mlm["decoder"])},
+        "position": rows(config.max_positions),
+        "token_type": rows(config.type_vocab_size),
+        "norm": {
+            "scale": np.ones(size, np.float32),
+            "bias": np.zeros(size, np.float32),
+        },
+    }
+    params = {"encoder": {"embeddings": embeddings}, "head": {"mlm": mlm}}
+    return export_state(params, "bert")
+
+
+def _write_part(folder, config, architecture, state, tokenizer, max_length) -> None:
+    folder.mkdir()
+    write_json(folder / "config.json", {"architectures": [architecture], **config})
+    write_weights(folder, state)
+    write_tokenizer(folder, tokenizer, max_length=max_length)

@@ -1,0 +1,165 @@
+"""The modules of sentence-transformers 6.2 as it names and writes them.
+
+`modules.json` lists the modules of a model, each a dotted class of that program with a
+folder of its own; the first one, a Hugging Face model, lies in the root.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from lsrjax.convert.names import export_state
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.prompts import write_prompts
+from lsrjax.convert.write.folder import write_json, write_weights
+
+# The releases whose folders these are.
+_VERSIONS = {"sentence_transformers": "6.2.0", "transformers": "5.23.0"}
+_MODULES = {
+    "Transformer": "base.modules.transformer",
+    "Router": "base.modules.router",
+    "Dense": "base.modules.dense",
+    "Normalize": "base.modules.normalize",
+    "Pooling": "sentence_transformer.modules.pooling",
+    "SpladePooling": "sparse_encoder.modules.splade_pooling",
+    "SparseAutoEncoder": "sparse_encoder.modules.sparse_auto_encoder",
+    "SparseStaticEmbedding": "sparse_encoder.modules.sparse_static_embedding",
+    "MultiVectorMask": "multi_vector_encoder.modules.multi_vector_mask",
+}
+TYPES = {
+    name: f"sentence_transformers.{module}.{name}" for name, module in _MODULES.items()
+}
+# Class names of transformers.
+CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "xlm-roberta": "XLMRoberta"}
+
+
+def encoder_state(model: Portable, prefix: str) -> dict[str, np.ndarray]:
+    """The encoder's tensors, named as transformers' encoder alone with a prefix.
+
+    They include a pooler of zeros where the class has one, which nothing here uses:
+    loaders warn of random weights if it is missing.
+    """
+    spec = model.spec.encoder
+    state = export_state({"encoder": model.params["encoder"]}, spec.family)
+    size = spec.hidden_size
+    if spec.family != "distilbert":
+        state["pooler.dense.weight"] = np.zeros((size, size), np.float32)
+        state["pooler.dense.bias"] = np.zeros(size, np.float32)
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def write_transformer(
+    folder: pathlib.Path, model: Portable, *, masked_lm: bool, **knobs: Any
+) -> dict[str, str]:
+    """Writes the first module: a Hugging Face model, its tokenizer, its lengths.
+
+    Args:
+      folder: where to.
+      model: the retriever.
+      masked_lm: with its masked-LM head.
+      **knobs: more of the module's config.
+
+    Returns:
+      The prompts, see `write_prompts`.
+    """
+    spec = model.spec
+    longest = max(model.query_length, model.document_length)
+    prompts = write_prompts(folder, model, max_length=longest)
+    name = CLASSES[spec.encoder.family] + ("ForMaskedLM" if masked_lm else "Model")
+    config = spec.encoder.to_hf() | {"architectures": [name], "dtype": "float32"}
+    if masked_lm:
+        config["tie_word_embeddings"] = spec.tied
+        mlm = model.params["head"]["mlm"]
+        params = {"encoder": model.params["encoder"], "head": {"mlm": mlm}}
+        state = export_state(params, spec.encoder.family)
+    else:
+        state = encoder_state(model, "")
+    write_json(folder / "config.json", config)
+    write_weights(folder, state)
+    output = "logits" if masked_lm else "last_hidden_state"
+    text = {"method": "forward", "method_output_name": output}
+    lengths = {
+        f"{role}_length": length
+        for role, length in (
+            ("query", model.query_length),
+            ("document", model.document_length),
+        )
+        if length != longest
+    }
+    write_json(
+        folder / "sentence_bert_config.json",
+        {
+            "transformer_task": "fill-mask" if masked_lm else "feature-extraction",
+            "modality_config": {"text": text},
+            "module_output_name": "token_embeddings",
+            **lengths,
+            **knobs,
+        },
+    )
+    return prompts
+
+
+def splade_pooling(model: Portable) -> tuple[dict, None]:
+    """Config of the pooling of logits; it has no weights."""
+    config = {
+        "pooling_strategy": model.spec.pooling,
+        "activation_function": model.spec.activation,
+        "embedding_dimension": model.spec.encoder.vocab_size,
+    }
+    return config, None
+
+
+def write_config(folder: pathlib.Path, module) -> None:
+    """A module's config.json, and its weights if it has any."""
+    config, state = module if isinstance(module, tuple) else (module, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config)
+    if state is not None:
+        write_weights(folder, state)
+
+
+def write_modules(
+    folder: pathlib.Path, modules: dict[str, Any], types: dict[str, str] = TYPES
+) -> None:
+    """`modules.json` and the modules' folders; None for one that is in the root."""
+    listed = []
+    for index, (name, module) in enumerate(modules.items()):
+        path = "" if module is None else f"{index}_{name}"
+        if module is not None:
+            write_config(folder / path, module)
+        entry = {"idx": index, "name": str(index), "path": path, "type": types[name]}
+        listed.append(entry)
+    write_json(folder / "modules.json", listed)
+
+
+def write_model(
+    folder: pathlib.Path,
+    kind: str,
+    prompts: dict[str, str],
+    similarity: str = "dot",
+    most_active: int = 0,
+    **more: Any,
+) -> None:
+    """`config_sentence_transformers.json`.
+
+    Args:
+      folder: where to.
+      kind: the class of that program.
+      prompts: by role.
+      similarity: its name there.
+      most_active: weights that are kept of a vector; 0: all.
+      **more: keys of this class.
+    """
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": _VERSIONS,
+            "model_type": kind,
+            "prompts": prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": similarity,
+            **({"max_active_dims": most_active} if most_active else {}),
+            **more,
+        },
+    )

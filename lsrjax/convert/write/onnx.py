@@ -1,0 +1,337 @@
+"""Retrievers to ONNX: token ids and mask in, pooled vectors out.
+
+The graph is written node by node with the `onnx` package, so that torch is not needed.
+It computes what `lsrjax.models` computes, in float32, for any batch and length. In
+array names P is a term or output column, and K an entry of a list of token ids.
+
+Logits of one text at a time go through the vocabulary: [L, V] and never [B, L, V].
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lsrjax.convert.names import by_layer
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.write.folder import write_json
+from lsrjax.convert.write.onnx_graph import Graph
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer.writing import write_tokenizer
+
+# That can be written. Where queries are bags of words, MODEL encodes the documents and
+# QUERIES the queries.
+HEADS = ("splade", "milco", "token_weights", "dense", "csr")
+MODEL, QUERIES = "model.onnx", "query_model.onnx"
+# Above it, the weights go to a file of their own: a protobuf cannot hold 2 GiB.
+EXTERNAL_BYTES = 10**9
+# Finite, so that a text without a single token gives numbers and not NaN.
+_LOWEST = np.float32(-0.7 * np.finfo(np.float32).max)
+
+
+def write_onnx(
+    model: Portable, folder: pathlib.Path, *, external_bytes: int = EXTERNAL_BYTES
+) -> None:
+    """Writes `model.onnx`, the tokenizer and what else is to be known beside it.
+
+    Above a size, the weights are in `model.onnx.data`.
+
+    Inputs `input_ids` and `attention_mask`, [batch, length] int64; an output for each
+    view, [batch, terms of the view] float32, under the view's name.
+
+    Args:
+      model: with a head in `HEADS`.
+      folder: where to.
+      external_bytes: weights of more bytes go to a file of their own.
+
+    Raises:
+      InputError: onnx is not installed.
+    """
+    graph = Graph(folder, external=external_bytes < _nbytes(model.params))
+    graph.save(_views(graph, model.spec, model.params), folder / MODEL)
+    if model.spec.queries != "encoded":
+        graph = Graph(folder, external=False)
+        graph.save(_words(graph, model.spec, model.params["head"]), folder / QUERIES)
+    _write_beside(model, folder)
+
+
+def _write_beside(model: Portable, folder: pathlib.Path) -> None:
+    spec, limit = model.spec, model.spec.encoder.max_length
+    write_tokenizer(folder, model.tokenizer, max_length=limit)
+    if model.pivot_tokenizer is not None:
+        pivot = folder / "pivot_tokenizer"
+        write_tokenizer(pivot, model.pivot_tokenizer, max_length=limit)
+    described = {
+        "views": spec.views,
+        "query_length": model.query_length,
+        "document_length": model.document_length,
+        "query_prompt": spec.query_prompt,
+        "document_prompt": spec.document_prompt,
+        # What stands before a token in the name of its term.
+        "marks": spec.marks if spec.sparse else {},
+    }
+    write_json(folder / "config.json", spec.encoder.to_hf() | {"lsrjax": described})
+
+
+def _nbytes(tree: Any) -> int:
+    if isinstance(tree, Mapping):
+        return sum(map(_nbytes, tree.values()))
+    return np.asarray(tree).nbytes
+
+
+def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, int]]:
+    """Adds the model; gives the value and the size of each view."""
+    mask_BL = graph.cast("attention_mask", "FLOAT")
+    hidden_BLD, words_VD = _encoder(graph, spec.encoder, params["encoder"], mask_BL)
+    head = params.get("head") or {}
+    if spec.head == "splade":
+        terms = _mlm(graph, spec, head["mlm"], hidden_BLD, mask_BL, words_VD)
+        return {"terms": (terms, spec.encoder.vocab_size)}
+    if spec.head == "token_weights":
+        terms = _echo(graph, spec, head["weigh"], hidden_BLD, mask_BL, True, "max")
+        return {"terms": (terms, spec.encoder.vocab_size)}
+    if spec.head == "milco":
+        h_BLE = _gelu(graph, _linear(graph, "connector", head["connector"], hidden_BLD))
+        pivot = _mlm(graph, spec, head["mlm"], h_BLE, mask_BL, None)
+        views = {"pivot": (pivot, spec.pivot_vocab_size)}
+        if spec.lexecho:
+            reduce = "max" if spec.repeats == "max" else "add"
+            excluded = spec.exclude_special_tokens
+            source = _echo(
+                graph, spec, head["echo"], hidden_BLD, mask_BL, excluded, reduce
+            )
+            views["source"] = (source, spec.encoder.vocab_size)
+        return views
+    dense = head.get("dense", {}) if spec.head == "csr" else head
+    dense_BD = _dense(graph, spec, dense, hidden_BLD, mask_BL)
+    if spec.head == "dense":
+        size = spec.embedding_size or spec.encoder.hidden_size
+        return {"dense": (dense_BD, size)}
+    return {
+        "latents": (_code(graph, spec, head["autoencoder"], dense_BD), spec.latents)
+    }
+
+
+def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
+    """Adds the encoder; gives its hidden states and the word table."""
+    tables = params["embeddings"]
+    words_VD = graph.weight("words", tables["word"]["embedding"])
+    x_BLD = graph.add("Gather", words_VD, "input_ids")
+    positions = graph.weight("positions", tables["position"]["embedding"])
+    rows = _positions(graph, config)
+    x_BLD = graph.add("Add", x_BLD, graph.add("Gather", positions, rows))
+    if "token_type" in tables:
+        type_D = graph.weight("type", tables["token_type"]["embedding"][0])
+        x_BLD = graph.add("Add", x_BLD, type_D)
+    eps = config.layer_norm_eps
+    x_BLD = _norm(graph, "embeddings", tables["norm"], x_BLD, eps)
+    one = graph.constant(1.0)
+    away_BL = graph.add("Mul", graph.add("Sub", one, mask_BL), graph.constant(_LOWEST))
+    away_B11M = graph.add("Unsqueeze", away_BL, graph.constant([1, 2], np.int64))
+    for i, layer in by_layer(params)["layers"].items():
+        name = f"layers.{i}"
+        mixed = _attention(graph, name, config, layer["attention"], x_BLD, away_B11M)
+        x_BLD = graph.add("Add", x_BLD, mixed)
+        norm = layer["attention_norm"]
+        x_BLD = _norm(graph, f"{name}.attention_norm", norm, x_BLD, eps)
+        up = _gelu(graph, _linear(graph, f"{name}.up", layer["up"], x_BLD))
+        down = _linear(graph, f"{name}.down", layer["down"], up)
+        x_BLD = graph.add("Add", x_BLD, down)
+        norm = layer["output_norm"]
+        x_BLD = _norm(graph, f"{name}.output_norm", norm, x_BLD, eps)
+    return x_BLD, words_VD
+
+
+def _positions(graph: Graph, config: EncoderConfig) -> str:
+    """Rows of the position table, as `Embeddings._positions`."""
+    along = graph.constant(1, np.int64)
+    if config.family != "xlm-roberta":
+        one, zero = graph.constant(1, np.int64), graph.constant(0, np.int64)
+        ones_BL = graph.add("Add", graph.add("Mul", "input_ids", zero), one)
+        return graph.add("Sub", graph.add("CumSum", ones_BL, along), one)
+    pad = graph.constant(config.pad_token_id, np.int64)
+    same = graph.add("Equal", "input_ids", pad)
+    real_BL = graph.cast(graph.add("Not", same), "INT64")
+    real_BL = graph.add("Mul", real_BL, "attention_mask")
+    counted_BL = graph.add("Mul", graph.add("CumSum", real_BL, along), real_BL)
+    return graph.add("Add", counted_BL, pad)
+
+
+def _attention(graph: Graph, name, config, params, x_BLD, away_B11M) -> str:
+    width = config.hidden_size // config.num_heads
+    # 0: as many as before.
+    split = graph.constant([0, 0, config.num_heads, width], np.int64)
+
+    def heads(part: str, order: list[int]) -> str:
+        x = _linear(graph, f"{name}.{part}", params[part], x_BLD)
+        return graph.add("Transpose", graph.add("Reshape", x, split), perm=order)
+
+    query_BHLC, value_BHMC = heads("query", [0, 2, 1, 3]), heads("value", [0, 2, 1, 3])
+    key_BHCM = heads("key", [0, 2, 3, 1])
+    logits = graph.add("MatMul", query_BHLC, key_BHCM)
+    logits = graph.add("Mul", logits, graph.constant(width**-0.5))
+    weights = graph.add("Softmax", graph.add("Add", logits, away_B11M), axis=-1)
+    mixed_BHLC = graph.add("MatMul", weights, value_BHMC)
+    mixed_BLHC = graph.add("Transpose", mixed_BHLC, perm=[0, 2, 1, 3])
+    whole = graph.constant([0, 0, config.hidden_size], np.int64)
+    mixed_BLD = graph.add("Reshape", mixed_BLHC, whole)
+    return _linear(graph, f"{name}.out", params["out"], mixed_BLD)
+
+
+def _linear(graph: Graph, name: str, params, x: str) -> str:
+    x = graph.add("MatMul", x, graph.weight(f"{name}.kernel", params["kernel"]))
+    if "bias" not in params:
+        return x
+    return graph.add("Add", x, graph.weight(f"{name}.bias", params["bias"]))
+
+
+def _norm(graph: Graph, name: str, params, x: str, eps: float) -> str:
+    scale = graph.weight(f"{name}.scale", params["scale"])
+    bias = graph.weight(f"{name}.bias", params["bias"])
+    return graph.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
+
+
+def _gelu(graph: Graph, x: str) -> str:
+    """Gaussian error linear unit: x (1 + erf(x / sqrt 2)) / 2."""
+    erf = graph.add("Erf", graph.add("Mul", x, graph.constant(0.5**0.5)))
+    half = graph.add("Mul", x, graph.constant(0.5))
+    return graph.add("Mul", half, graph.add("Add", erf, graph.constant(1.0)))
+
+
+def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
+    """The pooled masked-LM head [B, V], as `lsrjax.models.heads.MLMHead`."""
+    eps = spec.pivot_layer_norm_eps if words_VD is None else spec.encoder.layer_norm_eps
+    transform = params["transform"]
+    x_BLD = _gelu(
+        graph, _linear(graph, "transform.dense", transform["dense"], hidden_BLD)
+    )
+    x_BLD = _norm(graph, "transform.norm", transform["norm"], x_BLD, eps)
+    if "decoder" in params:
+        words_VD = graph.weight("decoder", params["decoder"])
+    bias_V = graph.weight("mlm.bias", params["bias"])
+    first = graph.constant([0], np.int64)
+    last = graph.constant([-1], np.int64)
+    twice = spec.activation == "log1p_relu"
+
+    def of_text(x_LD: str, mask_L: str) -> str:
+        logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)
+        weights_LV = graph.add("Relu", logits_LV)
+        mask_L1 = graph.add("Unsqueeze", mask_L, last)
+        # Weights are not negative, so padding as 0 is padding left out.
+        if spec.pooling == "sum" and spec.head == "splade":
+            weights_LV = _saturated(graph, weights_LV, twice)
+            weights_LV = graph.add("Mul", weights_LV, mask_L1)
+            return graph.add("ReduceSum", weights_LV, first, keepdims=0)
+        weights_LV = graph.add("Mul", weights_LV, mask_L1)
+        return graph.add("ReduceMax", weights_LV, first, keepdims=0)
+
+    pooled_BV = graph.scan(of_text, x_BLD, mask_BL)
+    if spec.pooling == "sum" and spec.head == "splade":
+        return pooled_BV
+    return _saturated(graph, pooled_BV, twice)
+
+
+def _saturated(graph: Graph, x: str, twice: bool) -> str:
+    """log1p, as often as the activation asks for."""
+    once = _log1p(graph, x)
+    return _log1p(graph, once) if twice else once
+
+
+def _log1p(graph: Graph, x: str) -> str:
+    """Of x >= 0, exact for small ones too: log(u) x / (u - 1) with u = 1 + x.
+
+    Goldberg (1991), theorem 4.
+    """
+    one = graph.constant(1.0)
+    u = graph.add("Add", x, one)
+    rest = graph.add("Sub", u, one)
+    none = graph.add("Equal", rest, graph.constant(0.0))
+    safe = graph.add("Where", none, one, rest)
+    scaled = graph.add("Mul", graph.add("Log", u), graph.add("Div", x, safe))
+    return graph.add("Where", none, x, scaled)
+
+
+def _echo(
+    graph: Graph, spec, params, hidden_BLD, mask_BL, excluded: bool, reduce: str
+) -> str:
+    """Weights of a text's own tokens, [B, V], as `lsrjax.models.heads.LexEcho`."""
+    kernel_D1 = graph.weight("echo.kernel", np.asarray(params["kernel"])[:, None])
+    x_BL1 = graph.add("MatMul", hidden_BLD, kernel_D1)
+    x_BL = graph.add("Squeeze", x_BL1, graph.constant([-1], np.int64))
+    x_BL = graph.add("Add", x_BL, graph.constant(params["bias"]))
+    x_BL = graph.add("Mul", graph.add("Relu", x_BL), mask_BL)
+    if excluded and spec.special_ids:
+        x_BL = graph.add("Mul", x_BL, _ordinary(graph, spec.special_ids))
+    x_BL = graph.add("Mul", x_BL, graph.constant(params["scale"]))
+    return _scattered(graph, spec.encoder.vocab_size, x_BL, reduce)
+
+
+def _words(graph: Graph, spec, head) -> dict[str, tuple[str, int]]:
+    """Queries as bags of their words, as `SpladeHead._words`."""
+    mask_BL = graph.cast("attention_mask", "FLOAT")
+    if spec.special_ids:
+        mask_BL = graph.add("Mul", mask_BL, _ordinary(graph, spec.special_ids))
+    words_BV = _scattered(graph, spec.encoder.vocab_size, mask_BL, "max")
+    if spec.queries == "static":
+        words_BV = graph.add("Mul", words_BV, graph.weight("static", head["static"]))
+    return {"terms": (words_BV, spec.encoder.vocab_size)}
+
+
+def _scattered(graph: Graph, size: int, x_BL: str, reduce: str) -> str:
+    """Values of tokens under the tokens' ids, [B, size]."""
+    texts = graph.add("Shape", "input_ids", start=0, end=1)
+    shape = graph.add("Concat", texts, graph.constant([size], np.int64), axis=0)
+    zeros = graph.add("ConstantOfShape", shape)
+    return graph.add(
+        "ScatterElements", zeros, "input_ids", x_BL, axis=1, reduction=reduce
+    )
+
+
+def _ordinary(graph: Graph, special_ids) -> str:
+    """1 at ordinary tokens, 0 at special ones, [B, L]."""
+    ids_BL1 = graph.add("Unsqueeze", "input_ids", graph.constant([-1], np.int64))
+    same_BLK = graph.add("Equal", ids_BL1, graph.constant(special_ids, np.int64))
+    same_BLK = graph.cast(same_BLK, "FLOAT")
+    special_BL = graph.add(
+        "ReduceMax", same_BLK, graph.constant([-1], np.int64), keepdims=0
+    )
+    return graph.add("Sub", graph.constant(1.0), special_BL)
+
+
+def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
+    """The embedding [B, D], as `lsrjax.models.dense_heads.DenseHead`."""
+    if spec.pooling == "cls":
+        x_BD = graph.add("Gather", hidden_BLD, graph.constant(0, np.int64), axis=1)
+    else:
+        along, last = graph.constant([1], np.int64), graph.constant([-1], np.int64)
+        mask_BL1 = graph.add("Unsqueeze", mask_BL, last)
+        kept_BLD = graph.add("Mul", hidden_BLD, mask_BL1)
+        sums_BD = graph.add("ReduceSum", kept_BLD, along, keepdims=0)
+        count_B1 = graph.add("ReduceSum", mask_BL1, along, keepdims=0)
+        count_B1 = graph.add("Max", count_B1, graph.constant(1.0))
+        x_BD = graph.add("Div", sums_BD, count_B1)
+    if spec.embedding_size:
+        x_BD = _linear(graph, "projection", params["projection"], x_BD)
+    if not spec.normalize:
+        return x_BD
+    squares = graph.add("Mul", x_BD, x_BD)
+    last = graph.constant([-1], np.int64)
+    squares = graph.add("ReduceSum", squares, last, keepdims=1)
+    squares = graph.add("Max", squares, graph.constant(1e-24))
+    return graph.add("Div", x_BD, graph.add("Sqrt", squares))
+
+
+def _code(graph: Graph, spec, params, x_BD) -> str:
+    """The active latents [B, P], as `lsrjax.models.dense_heads.Autoencoder`."""
+    center_D = graph.weight("center", params["center"])
+    x_BD = graph.add("Sub", x_BD, center_D)
+    raw_BP = _linear(graph, "autoencoder", params, x_BD)
+    count = graph.constant([min(spec.active_latents, spec.latents)], np.int64)
+    top_BK = graph.top_k(raw_BP, count)
+    last = graph.constant([-1], np.int64)
+    least_B1 = graph.add("ReduceMin", top_BK, last, keepdims=1)
+    below_BP = graph.add("Less", raw_BP, least_B1)
+    zero = graph.constant(0.0)
+    return graph.add("Where", below_BP, zero, graph.add("Relu", raw_BP))

@@ -1,0 +1,220 @@
+"""Folders for sentence-transformers 6.2, one kind for each head."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lsrjax.convert.portable import Portable
+from lsrjax.convert.prompts import Tokens
+from lsrjax.convert.write.folder import write_json
+from lsrjax.convert.write.modules import (
+    splade_pooling,
+    write_model,
+    write_modules,
+    write_transformer,
+)
+from lsrjax.convert.write.router import write_towers
+from lsrjax.errors import InputError
+
+# Of the release that PyLate is built on, and its own.
+_PYLATE_TYPES = {
+    "Transformer": "sentence_transformers.models.Transformer",
+    "Dense": "pylate.models.Dense.Dense",
+}
+# A program says so of folders of a release that it does not know yet.
+_PYLATE_VERSIONS = {"sentence_transformers": "4.0.2", "transformers": "4.48.2"}
+_IDENTITY = "torch.nn.modules.linear.Identity"
+
+
+def write_splade(model: Portable, folder: pathlib.Path) -> None:
+    """A SparseEncoder: a masked LM and the pooling of its logits.
+
+    Raises:
+      InputError: queries are no vectors of the masked LM.
+    """
+    if model.spec.queries != "encoded":
+        raise InputError(
+            f"--to splade encodes queries, but {model.name} has"
+            f" model.queries = {model.spec.queries!r}. Possible are inference-free,"
+            " lsrjax."
+        )
+    prompts = _write(folder, model, _splade_modules, masked_lm=True)
+    most = model.spec.most_active
+    write_model(folder, "SparseEncoder", prompts, most_active=most)
+
+
+def _splade_modules(model: Portable) -> dict[str, Any]:
+    return {"SpladePooling": splade_pooling(model)}
+
+
+def write_dense(model: Portable, folder: pathlib.Path) -> None:
+    """A SentenceTransformer: one embedding of a text."""
+    prompts = _write(folder, model, _dense_modules, masked_lm=False)
+    write_model(folder, "SentenceTransformer", prompts)
+
+
+def _dense_modules(model: Portable) -> dict[str, Any]:
+    return _embedding(model, model.params.get("head", {}))
+
+
+def write_csr(model: Portable, folder: pathlib.Path) -> None:
+    """A SparseEncoder: a sparse autoencoder on an embedding."""
+    prompts = _write(folder, model, _csr_modules, masked_lm=False)
+    most = model.spec.most_active or model.spec.active_latents
+    write_model(folder, "SparseEncoder", prompts, most_active=most)
+
+
+def _csr_modules(model: Portable) -> dict[str, Any]:
+    spec, head = model.spec, model.params["head"]
+    autoencoder = {
+        name: np.asarray(value) for name, value in head["autoencoder"].items()
+    }
+    config = {
+        "input_dim": len(autoencoder["center"]),
+        "hidden_dim": spec.latents,
+        "k": spec.active_latents,
+        "k_aux": spec.revived_latents,
+        # Another normalization than ours, which is a module of its own.
+        "normalize": False,
+        "dead_threshold": spec.dead_after,
+    }
+    state = {
+        "decoder.linear.weight": autoencoder["kernel"].T,
+        "latent_bias": autoencoder["bias"],
+        "pre_bias": autoencoder["center"],
+        # Theirs is 1 after a step in which a latent is active, ours 0.
+        "stats_last_nonzero": autoencoder["idle"].astype(np.int64) + 1,
+    }
+    modules = _embedding(model, head.get("dense", {}))
+    return modules | {"SparseAutoEncoder": (config, state)}
+
+
+def _write(
+    folder: pathlib.Path,
+    model: Portable,
+    modules_of: Callable[[Portable], dict[str, Any]],
+    *,
+    masked_lm: bool,
+) -> dict[str, str]:
+    """The Hugging Face model and what comes behind it, once or for each tower.
+
+    Returns:
+      The prompts.
+    """
+    if model.spec.towers == "separate":
+        return write_towers(folder, model, modules_of, masked_lm=masked_lm)
+    prompts = write_transformer(folder, model, masked_lm=masked_lm)
+    write_modules(folder, {"Transformer": None} | modules_of(model))
+    return prompts
+
+
+def write_multi_vector(model: Portable, folder: pathlib.Path) -> None:
+    """A MultiVectorEncoder: an embedding of each token."""
+    spec = model.spec
+    tokens = Tokens(model.tokenizer)
+    knobs = {}
+    if spec.expand_id >= 0:
+        knobs["query_expansion"] = {
+            "strategy": "fixed",
+            "attend": False,
+            "token": tokens.library.id_to_token(spec.expand_id),
+            "length": model.query_length,
+        }
+    prompts = write_transformer(folder, model, masked_lm=False, **knobs)
+    mask = {
+        "skiplist_words": [tokens.library.id_to_token(i) for i in spec.skip_ids],
+        "skiplist_tasks": ["document"],
+        "keep_only_token_ids": None,
+    }
+    head = model.params.get("head", {})
+    modules: dict[str, Any] = {"Transformer": None}
+    modules |= _projection(model, head, "token_embeddings")
+    modules |= {"MultiVectorMask": (mask, None)}
+    modules |= _normalize(model, "token_embeddings")
+    write_modules(folder, modules)
+    write_model(folder, "MultiVectorEncoder", prompts, similarity="maxsim")
+
+
+def write_pylate(model: Portable, folder: pathlib.Path) -> None:
+    """A ColBERT of PyLate, which keeps everything but two modules in one config.
+
+    Raises:
+      InputError: embeddings are not projected or not normalized, as PyLate's are.
+    """
+    spec = model.spec
+    if not (spec.normalize and spec.embedding_size):
+        raise InputError(
+            f"--to pylate projects embeddings and normalizes them, but {model.name} has"
+            f" model.embedding_size = {spec.embedding_size} and model.normalize ="
+            f" {spec.normalize}. Possible are multi-vector, lsrjax."
+        )
+    tokens = Tokens(model.tokenizer).library
+    prefixes = {
+        f"{role}_prefix": tokens.id_to_token(marker) if marker >= 0 else ""
+        for role, marker in (
+            ("query", spec.query_marker),
+            ("document", spec.document_marker),
+        )
+    }
+    # It sets a marker's id itself, so that the tokenizer stays as it is.
+    bare = dataclasses.replace(spec, query_marker=-1, document_marker=-1)
+    prompts = write_transformer(
+        folder, dataclasses.replace(model, spec=bare), masked_lm=False
+    )
+    # Its own module reads the embeddings of tokens alone, and is not told so.
+    dense = _projection(model, model.params["head"])
+    write_modules(folder, {"Transformer": None} | dense, _PYLATE_TYPES)
+    # Its release of sentence-transformers knows no more of the module's settings.
+    longest = max(model.query_length, model.document_length)
+    settings = {"max_seq_length": longest, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", settings)
+    write_model(
+        folder,
+        "ColBERT",
+        prompts,
+        similarity="MaxSim",
+        __version__=_PYLATE_VERSIONS,
+        **prefixes,
+        query_length=model.query_length,
+        document_length=model.document_length,
+        do_query_expansion=spec.expand_id >= 0,
+        attend_to_expansion_tokens=False,
+        skiplist_words=[tokens.id_to_token(i) for i in spec.skip_ids],
+    )
+
+
+def _embedding(model: Portable, head) -> dict[str, Any]:
+    """Pooling, projection and normalization, as far as the model has them."""
+    pooling = {
+        "embedding_dimension": model.spec.encoder.hidden_size,
+        "pooling_mode": model.spec.pooling,
+        "include_prompt": True,
+    }
+    modules: dict[str, Any] = {"Pooling": (pooling, None)}
+    modules |= _projection(model, head, "sentence_embedding")
+    return modules | _normalize(model, "sentence_embedding")
+
+
+def _projection(model: Portable, head, feature: str = "") -> dict[str, Any]:
+    if not model.spec.embedding_size:
+        return {}
+    config = {
+        "in_features": model.spec.encoder.hidden_size,
+        "out_features": model.spec.embedding_size,
+        "bias": False,
+        "activation_function": _IDENTITY,
+    }
+    if feature:
+        config |= {"module_input_name": feature, "module_output_name": feature}
+    kernel = np.asarray(head["projection"]["kernel"])
+    return {"Dense": (config, {"linear.weight": kernel.T})}
+
+
+def _normalize(model: Portable, feature: str) -> dict[str, Any]:
+    if not model.spec.normalize:
+        return {}
+    names = {"module_input_name": feature, "module_output_name": feature}
+    return {"Normalize": (names, None)}

@@ -1,0 +1,320 @@
+"""Examples to the token ids that are trained on: what is drawn, and in which language.
+
+What is drawn for an example is a function of (seed, epoch, example).
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from lsrjax.data.batching.negatives import Choice
+from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
+from lsrjax.data.reading.bad_records import LANGUAGE, BadRecord
+from lsrjax.data.tokenization import TextField
+from lsrjax.errors import InputError
+
+# The texts that the student encodes together, and queries that it encodes apart.
+STUDENT, QUERIES = "student", "queries"
+
+
+def wording(text: Text, language: str = ENGLISH) -> str:
+    """The text in a language; texts of unstated language count as any."""
+    return text[language] if language in text else text[ANY]
+
+
+def draw_language(
+    languages: Iterable[str], weights: Mapping[str, float], number: float
+) -> str:
+    """One of the languages, drawn by weight.
+
+    Args:
+      languages: those there are, for example those of a text.
+      weights: language to weight; `*` stands for every language not named. Where all
+        of the languages weigh 0, they weigh the same.
+      number: uniform in [0, 1), which the draw is a function of.
+    """
+    languages = list(languages)
+    rest = weights.get(ANY, 0.0)
+    shares = np.array([weights.get(language, rest) for language in languages])
+    if shares.sum() == 0:
+        shares = np.ones(len(languages))
+    upper = np.cumsum(shares)
+    return languages[np.searchsorted(upper / upper[-1], number, side="right")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """An example as it is trained on.
+
+    Attributes:
+      texts: token ids by the name of the text; a group has several documents.
+      targets: arrays by name.
+      keys: two examples that share one have a query or a positive text in common.
+      example: which one of the source's it is.
+    """
+
+    texts: dict[str, list[list[int]]]
+    targets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    keys: frozenset[tuple[str, str]] = frozenset()
+    example: int = -1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(len(row) for rows in self.texts.values() for row in rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """The texts of a batch that one model, or a tower of it, encodes together.
+
+    Attributes:
+      names: of the texts.
+      max_length: tokens of the longest.
+      pad_id: of the model's tokenizer.
+    """
+
+    names: tuple[str, ...]
+    max_length: int
+    pad_id: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PairBatches:
+    """Pairs to the texts of the alignment loss.
+
+    The student encodes `translation` and `english`, the teacher `english`.
+    """
+
+    student: TextField
+    teacher: TextField
+    repeats = 1  # of a pair in a batch
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """What each model encodes."""
+        student, teacher = (
+            Encoded(names, field.max_length, field.tokenizer.pad_id)
+            for names, field in (
+                (("translation", "english"), self.student),
+                (("teacher",), self.teacher),
+            )
+        )
+        return {STUDENT: student, "teacher": teacher}
+
+    def draw(self, pairs: Sequence[Pair], rngs) -> list[Drawn]:
+        """Token ids of the texts of each pair; there is nothing to draw."""
+        english = [pair.english for pair in pairs]
+        texts = {
+            "translation": self.student.ids([pair.translation for pair in pairs]),
+            "english": self.student.ids(english),
+            "teacher": self.teacher.ids(english),
+        }
+        return [
+            Drawn({name: [rows[i]] for name, rows in texts.items()})
+            for i in range(len(pairs))
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupBatches:
+    """Groups to the texts and scores of the ranking losses.
+
+    The student encodes `query` and G times `document`, together or, with `roles_apart`,
+    each in parts of its own; `with_scores` adds the target
+    `scores`, [B, G] float32, and `with_keys` the targets `query_key`, [B, 2], and
+    `document_key`, [B, G, 2] (see `text_key`). The first documents of a group are
+    positive ones, the rest negatives. Which ones is a function of (seed, epoch,
+    example); the language that one is shown in, of (seed, epoch, example, place in the
+    group).
+
+    Attributes:
+      query: how queries are tokenized.
+      document: how documents are.
+      group_size: G.
+      mixing: which languages documents are shown in, as in Multilingual
+        Translate-Distill (Yang et al. 2024): "passages" (each in one drawn on its
+        own), "entries" (all documents of a query in one, drawn from those that all of
+        them exist in) or "round_robin" (the group once in each of the languages that
+        `document_languages` names). The query's language is drawn on its own, once.
+      query_languages: weights by language.
+      document_languages: weights by language.
+      with_scores: the teacher's scores go with the batch.
+      with_keys: the texts' identities do.
+      choice: of the documents.
+      roles_apart: queries and documents are not encoded together.
+      languages: names; with any, the targets `query_language`, [B] int32, and
+        `document_language`, [B, G], say which of them a text is shown in (as many as
+        there are: another one).
+    """
+
+    query: TextField
+    document: TextField
+    group_size: int
+    mixing: str
+    query_languages: Mapping[str, float]
+    document_languages: Mapping[str, float]
+    with_scores: bool
+    with_keys: bool = False
+    choice: Choice = Choice()
+    roles_apart: bool = False
+    languages: tuple[str, ...] = ()
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """What each model encodes."""
+        query, document = self.query.max_length, self.document.max_length
+        pad_id = self.document.tokenizer.pad_id
+        if self.roles_apart:
+            return {
+                QUERIES: Encoded(("query",), query, pad_id),
+                STUDENT: Encoded(("document",), document, pad_id),
+            }
+        longest = max(query, document)
+        return {STUDENT: Encoded(("query", "document"), longest, pad_id)}
+
+    @property
+    def repeats(self) -> int:
+        """How often a group is in a batch."""
+        return len(self.document_languages) if self.mixing == "round_robin" else 1
+
+    def draw(
+        self, groups: Sequence[Group], rngs: Sequence[np.random.Generator]
+    ) -> list[Drawn]:
+        """Draws documents and languages of each group, and tokenizes them.
+
+        Returns:
+          `repeats` examples of each group: all groups, then all of them again.
+        """
+        queries, keys = [], []
+        documents: list[list[str]] = [[] for _ in range(self.repeats)]
+        targets: list[list[dict]] = [[] for _ in range(self.repeats)]
+        for group, rng in zip(groups, rngs, strict=True):
+            # Drawn first, so that none depends on which documents are chosen.
+            numbers = rng.random(1 + self.group_size)
+            chosen = self._choose(group, rng)
+            texts = [[*group.positives, *group.negatives][i] for i in chosen]
+            language = draw_language(group.query, self.query_languages, numbers[0])
+            queries.append(group.query[language])
+            shared = self._targets(group, chosen, texts)
+            drawn = self._document_languages(group.id, texts, numbers[1:])
+            for repeat, shown in enumerate(drawn):
+                documents[repeat] += [
+                    text[own] for text, own in zip(texts, shown, strict=True)
+                ]
+                targets[repeat].append(shared | self._numbered(language, shown))
+            keys.append(_keys(group))
+        query_ids = self.query.ids(queries)
+        G = self.group_size
+        return [
+            Drawn(
+                {"query": [query_ids[i]], "document": document_ids[i * G : i * G + G]},
+                targets[repeat][i],
+                keys[i],
+            )
+            for repeat, document_ids in enumerate(map(self.document.ids, documents))
+            for i in range(len(groups))
+        ]
+
+    def _targets(self, group: Group, chosen: list[int], texts) -> dict[str, np.ndarray]:
+        targets = {"scores": group.scores[chosen]} if self.with_scores else {}
+        if self.with_keys:
+            targets["query_key"] = text_key(group.query)
+            targets["document_key"] = np.stack([text_key(text) for text in texts])
+        return targets
+
+    def _numbered(self, query: str, documents: Sequence[str]) -> dict[str, np.ndarray]:
+        """The targets that say which languages texts are shown in."""
+        if not self.languages:
+            return {}
+        place = {language: i for i, language in enumerate(self.languages)}
+        others = len(place)
+        shown = [place.get(language, others) for language in documents]
+        return {
+            "query_language": np.array(place.get(query, others), np.int32),
+            "document_language": np.array(shown, np.int32),
+        }
+
+    def _document_languages(
+        self, name: str, texts: Sequence[Text], numbers: np.ndarray
+    ) -> list[list[str]]:
+        """The language of each of a group's documents, for each of its repeats."""
+        weights = self.document_languages
+        if self.mixing == "passages":
+            shown = zip(texts, numbers, strict=True)
+            return [[draw_language(text, weights, n) for text, n in shown]]
+        shared = shared_languages(name, texts, self.mixing, weights)
+        if self.mixing == "round_robin":
+            return [[language] * len(texts) for language in weights]
+        language = draw_language(shared, weights, numbers[0])
+        return [[language] * len(texts)]
+
+    def _choose(self, group: Group, rng: np.random.Generator) -> list[int]:
+        if self.with_scores and group.scores is None:
+            raise InputError(
+                f"{group.id}: no teacher scores (pos_scores, neg_scores), which the"
+                " loss needs. Add them, or let config.prepare.scores compute them."
+            )
+        return self.choice(group, self.group_size, rng)
+
+
+def shared_languages(
+    name: str, texts: Sequence[Text], mixing: str, weights: Mapping[str, float]
+) -> list[str]:
+    """The languages that all of a group's documents exist in.
+
+    Args:
+      name: of the group, for errors.
+      texts: its documents.
+      mixing: "entries" or "round_robin".
+      weights: of the languages that "round_robin" shows them in.
+
+    Raises:
+      BadRecord: there are none, or not all of those.
+    """
+    shared = [language for language in texts[0] if all(language in t for t in texts)]
+    missing = [language for language in weights if language not in shared]
+    if mixing == "round_robin" and missing:
+        raise BadRecord(
+            LANGUAGE,
+            f"{name}: not all of its documents exist in {', '.join(missing)},"
+            " which config.data.mixing = 'round_robin' shows them in. Translate"
+            " them, or leave the language out of config.data.document_languages.",
+        )
+    if not shared:
+        raise BadRecord(
+            LANGUAGE,
+            f"{name}: its documents have no language in common, which"
+            " config.data.mixing = 'entries' needs. Use 'passages', or translate"
+            " all documents.",
+        )
+    return shared
+
+
+def _keys(group: Group) -> frozenset[tuple[str, str]]:
+    """The query and every positive document, in each language."""
+    return frozenset(("query", wording) for wording in group.query.values()) | {
+        ("document", wording) for text in group.positives for wording in text.values()
+    }
+
+
+def text_key(text: Text) -> np.ndarray:
+    """The identity of a text, [2] int32: 64 bits of a hash of one wording.
+
+    Of the English one or, without it, of the first by the language's name; so the
+    translations of a text, as one source gives them, are the same text.
+    """
+    language = ENGLISH if ENGLISH in text else min(text)
+    # A lone surrogate, which JSON may hold, is text like any other here.
+    spelled = text[language].encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(spelled, digest_size=8).digest()
+    return np.frombuffer(digest, "<i4").astype(np.int32)
+
+
+def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> dict[str, list[list[int]]]:
+    """The texts that a model encodes, by name, in the order of the examples."""
+    return {
+        name: [row for d in drawn for row in d.texts[name]] for name in encoded.names
+    }

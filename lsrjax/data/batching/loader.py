@@ -1,0 +1,377 @@
+"""Batches: batch i is a pure function of (seed, i), so the position is the step."""
+
+import concurrent.futures
+import dataclasses
+import math
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import grain
+import numpy as np
+
+from lsrjax.data.batching import length_shapes
+from lsrjax.data.batching.drawing import (
+    Drawn,
+    GroupBatches,
+    PairBatches,
+    rows_of,
+)
+from lsrjax.data.batching.mixing import MixedOrder
+from lsrjax.data.batching.orders import DEAL, EXAMPLE, Order, dealt_batches
+
+# The shapes are fitted to the first batches: so many, or fewer of more examples.
+_SAMPLED_BATCHES, _SAMPLED_EXAMPLES = 32, 4096
+# A batch has so many lanes, or fewer where they do not divide it.
+_LANES = 8
+# Fewer tokens in a part, on average, would leave matrix products waiting for the
+# parameters: a chip does some 100 to 300 operations in the time that it reads a number.
+_PART_TOKENS = 128
+
+
+def deal(
+    sizes_n: Sequence[int],
+    batches: int,
+    turn: int,
+    parts_n: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Deals examples to batches so that their sizes are alike in every batch.
+
+    They are dealt by size, there and back again, those of each part among the places
+    that the part has: a batch keeps its number of each.
+
+    Args:
+      sizes_n: of the examples, batch after batch.
+      batches: divides their number.
+      turn: the deal begins at this batch.
+      parts_n: of the examples; one part by default.
+
+    Returns:
+      The examples of each batch, [batches, n / batches].
+    """
+    sizes_n = np.asarray(sizes_n)
+    n = len(sizes_n)
+    parts_n = np.zeros(n, int) if parts_n is None else np.asarray(parts_n)
+    dealt = np.empty(n, int)
+    for part in np.unique(parts_n):
+        here = np.flatnonzero(parts_n == part)
+        batch = here * batches // n
+        row = np.arange(len(here)) - np.searchsorted(batch, batch)
+        # Batches that have fewer of the part get sizes farther apart.
+        depth = (row + 0.5) / np.bincount(batch)[batch]
+        turned = (batch - turn) % batches
+        places = here[np.lexsort((np.where(row % 2, -turned, turned), depth))]
+        dealt[places] = here[np.argsort(sizes_n[here], kind="stable")]
+    return dealt.reshape(batches, -1)
+
+
+def set_apart(
+    dealt: np.ndarray, keys_n: Sequence[frozenset], parts_n: Sequence[int]
+) -> tuple[np.ndarray, int]:
+    """Takes examples that share a key out of each other's batches.
+
+    One of them changes places with an example of another batch, of the same part and
+    as near in size as can be, such that neither shares a key where it comes to.
+
+    Args:
+      dealt: the examples of each batch, [batches, width], from `deal`.
+      keys_n: of the examples.
+      parts_n: of the examples.
+
+    Returns:
+      The examples of each batch, and how many of them still share a key with one that
+      comes before them in their batch, since no such change parts them.
+    """
+    dealt = dealt.copy()
+    batches, width = dealt.shape
+    held = [Counter(key for i in batch for key in keys_n[i]) for batch in dealt]
+
+    def fits(new, old, batch) -> bool:
+        """Whether `new` shares no key in a batch that `old` has left."""
+        return all(held[batch][key] == (key in keys_n[old]) for key in keys_n[new])
+
+    def move(batch, place) -> bool:
+        """Lets an example change places, if it has to and can."""
+        own = dealt[batch, place]
+        if all(held[batch][key] == 1 for key in keys_n[own]):
+            return False
+        near = sorted(range(width), key=lambda other: abs(other - place))
+        for b, p in ((b, p) for p in near for b in range(batches) if b != batch):
+            other = dealt[b, p]
+            alike = parts_n[own] == parts_n[other]
+            if alike and fits(own, other, b) and fits(other, own, batch):
+                for where, new, old in ((batch, other, own), (b, own, other)):
+                    held[where].subtract(keys_n[old])
+                    held[where].update(keys_n[new])
+                dealt[batch, place], dealt[b, p] = other, own
+                return True
+        return False
+
+    # A change may make room for another one, and none brings a key where it is.
+    while any([move(*place) for place in np.ndindex(batches, width)]):
+        pass
+    return dealt, sum(_repeated([keys_n[i] for i in batch]) for batch in dealt)
+
+
+def _repeated(keys: Sequence[frozenset]) -> int:
+    """How many share a key with one before them."""
+    seen, count = set(), 0
+    for own in keys:
+        count += not seen.isdisjoint(own)
+        seen |= own
+    return count
+
+
+class Batches:
+    """Random access to batches: batch i is a pure function of (seed, i).
+
+    A batch is divided over devices by examples. For all texts that are encoded together
+    (`build.encoded`) there is what `length_shapes.cut` makes of each device's, laid end
+    to end, and the targets: `{"student": …, "teacher": …, "targets": {name:
+    array}}`, and `"queries"` where they are encoded apart.
+
+    Batches of all short or all long texts would pad a lot or be of many shapes. So the
+    examples of a window of batches are dealt to them by their tokens. Lane by lane,
+    a fixed share of every batch: so a process that reads a part of each batch need not
+    read all of the window, and a batch holds the same examples whatever it is divided
+    over.
+
+    Where `apart`, no two examples of a batch share a query or a positive text, as far
+    as examples of its window can change places (`set_apart`). The batch is then one
+    lane: every process reads all of it.
+
+    Where `build` repeats its examples (in each language), a batch holds `batch_size` of
+    them once, then all of them again.
+    """
+
+    def __init__(
+        self,
+        source,
+        order: Order | MixedOrder,
+        build: PairBatches | GroupBatches,
+        *,
+        apart: bool = False,
+        devices: int = 1,
+        rows: Sequence[int] | None = None,
+        parts: int = 12,
+        multiple: int = 4,
+        chunk: int = 0,
+        agree: Callable[[int, int], int] = lambda batch, shape: shape,
+    ):
+        """Fits the shapes to the first batches.
+
+        Args:
+          source: the examples.
+          order: which of them make up which batch.
+          build: examples to token ids.
+          apart: no text twice in a batch.
+          devices: those that a batch is divided over.
+          rows: which of them this process reads for; all by default.
+          parts: of a shape, at most; of a few tokens, fewer are made.
+          multiple: lengths are multiples of it.
+          chunk: texts that a device encodes at a time; 0: all.
+          agree: given a batch's number and the shape that this process needs for it,
+            the largest that any process needs.
+        """
+        self._source = source
+        self._order = order
+        self._build = build
+        self._devices = devices
+        self._rows = range(devices) if rows is None else rows
+        self._agree = agree
+        self._apart = apart
+        self._lanes = 1 if apart else math.gcd(order.batch_size, _LANES)
+        self._lock = threading.Lock()
+        self._dealt: dict[tuple, concurrent.futures.Future] = {}
+        # By the window's first batch; threads deal a window once, or once more.
+        self._left: dict[int, int] = {}
+        self.shapes = self._fit(parts, multiple, chunk)
+
+    def __len__(self) -> int:
+        return sys.maxsize  # without end
+
+    def __getitem__(self, index: int) -> dict:
+        """Batch `index`."""
+        drawn = self._draw(index, self._rows)
+        texts = {
+            name: [rows_of(d, encoded) for d in drawn]
+            for name, encoded in self._build.encoded.items()
+        }
+        chosen = self._agree(index, self._smallest(texts))
+        first, counts = 0, {}
+        for own in texts.values():
+            for name, rows in own[0].items():
+                counts[name] = first, len(rows)
+                first += self._devices * len(rows)
+        batch = {}
+        for model, encoded in self._build.encoded.items():
+            shape = self.shapes[chosen][model]
+            cuts = [
+                length_shapes.cut(
+                    own,
+                    shape,
+                    encoded.pad_id,
+                    first={
+                        name: counts[name][0] + row * counts[name][1] for name in own
+                    },
+                )
+                for row, own in zip(self._rows, texts[model], strict=True)
+            ]
+            batch[model] = length_shapes.end_to_end(cuts)
+        targets = [example.targets for d in drawn for example in d]
+        batch["targets"] = {
+            name: np.stack([t[name] for t in targets]) for name in targets[0]
+        }
+        return batch
+
+    def examples(self, index: int) -> list[int]:
+        """Which examples make up a batch, whichever process reads them."""
+        drawn = self._draw(index, range(self._devices))
+        return [one.example for device in drawn for one in device]
+
+    @property
+    def left_together(self) -> int:
+        """Examples so far whose text was in the batch before, where `apart`."""
+        return sum(self._left.copy().values())
+
+    def _draw(self, index: int, rows: Sequence[int]) -> list[list[Drawn]]:
+        """The examples of a batch for some of its devices."""
+        window = self._order.window(index)
+        count = self._order.batch_size
+        share = count * self._build.repeats // self._devices
+        width = count // self._lanes
+        batch = window.index(index)
+
+        def example(place: int) -> Drawn:
+            repeat, place = divmod(place, count)
+            lane, row = divmod(place, width)
+            return self._lane(window, lane)[batch][row][repeat]
+
+        return [[example(r * share + i) for i in range(share)] for r in rows]
+
+    def _lane(self, window: Sequence[int], lane: int) -> list[list[list[Drawn]]]:
+        """A lane's examples for each batch of a window, made once for all threads."""
+        with self._lock:
+            made = self._dealt.get((window, lane))
+            first = made is None
+            if first:
+                made = concurrent.futures.Future()
+                self._dealt[window, lane] = made
+                # Threads work on neighbouring batches: of two windows at most, or
+                # those of two blocks.
+                most = 3 * self._lanes * dealt_batches(self._order.batch_size)
+                held = sum(len(batches) for batches, _ in self._dealt)
+                while held > most:
+                    oldest = next(iter(self._dealt))
+                    held -= len(oldest[0])
+                    del self._dealt[oldest]
+        if first:
+            try:
+                made.set_result(self._deal(window, lane))
+            except BaseException as error:
+                made.set_exception(error)
+        return made.result()
+
+    def _deal(self, window: Sequence[int], lane: int) -> list[list[list[Drawn]]]:
+        order = self._order
+        width = order.batch_size // self._lanes
+        members = [
+            member
+            for batch in window
+            for member in order[batch][lane * width : (lane + 1) * width]
+        ]
+        drawn = self._build.draw(
+            [self._source[example] for _, example in members],
+            [np.random.default_rng((order.seed, EXAMPLE, *m)) for m in members],
+        )
+        repeats = [
+            [
+                dataclasses.replace(one, example=example)
+                for one in drawn[i :: len(members)]
+            ]
+            for i, (_, example) in enumerate(members)
+        ]
+        parts = [order.part_of(example) for _, example in members]
+        sizes = [sum(example.tokens for example in same) for same in repeats]
+        # Lanes begin at batches far apart, so that none is the first for all of them.
+        turn = lane * len(window) // self._lanes
+        dealt = deal(sizes, len(window), turn, parts)
+        if self._apart:
+            keys = [example.keys for example in drawn[: len(members)]]
+            dealt, self._left[window[0]] = set_apart(dealt, keys, parts)
+        # In no order of size, so that the devices that share a lane are alike.
+        rng = np.random.default_rng((order.seed, DEAL, window[0], lane))
+        dealt = rng.permuted(dealt, axis=1)
+        return [[repeats[i] for i in batch] for batch in dealt.tolist()]
+
+    def _fit(
+        self, parts: int, multiple: int, chunk: int
+    ) -> list[dict[str, length_shapes.Shape]]:
+        """Shapes by model, cheapest first."""
+        sampled = _SAMPLED_EXAMPLES // self._order.batch_size
+        samples = [
+            drawn
+            for index in range(min(max(sampled, 4), _SAMPLED_BATCHES))
+            for drawn in self._draw(index, range(self._devices))
+        ]
+        tables = {}
+        for name, encoded in self._build.encoded.items():
+            lengths_Sn = np.array(
+                [
+                    [len(r) for own in rows_of(d, encoded).values() for r in own]
+                    for d in samples
+                ]
+            )
+            tokens = lengths_Sn.sum() / len(samples)
+            tables[name] = length_shapes.fit(
+                lengths_Sn,
+                encoded.max_length,
+                parts=min(parts, max(int(tokens / _PART_TOKENS), 1)),
+                multiple=multiple,
+                chunks=-(-lengths_Sn.shape[1] // chunk) if chunk else 1,
+            )
+        longest = max(map(len, tables.values()))
+        # A shorter table repeats its last shape, which holds everything.
+        return [
+            {name: table[min(i, len(table) - 1)] for name, table in tables.items()}
+            for i in range(longest)
+        ]
+
+    def _smallest(self, texts: dict[str, list[dict]]) -> int:
+        """The first shape that holds every device's texts."""
+        lengths = [
+            (name, np.sort([len(row) for own in rows.values() for row in own]))
+            for name, devices in texts.items()
+            for rows in devices
+        ]
+        return next(
+            i
+            for i, shape in enumerate(self.shapes)
+            if all(shape[name].holds(sizes) for name, sizes in lengths)
+        )
+
+
+def batch_of(step: int, left_out: Collection[int] = ()) -> int:
+    """The batch that a step takes, the `step`-th of those that are not left out."""
+    for batch in sorted(left_out):
+        step += batch <= step
+    return step
+
+
+def stream(
+    batches: Batches,
+    start: int,
+    stop: int,
+    *,
+    threads: int,
+    prefetch: int,
+    left_out: Collection[int] = (),
+) -> Iterator:
+    """The batches of the steps from `start` up to `stop`, made ahead in threads."""
+    numbers = range(start, stop)
+    if left_out:
+        numbers = [batch_of(step, left_out) for step in numbers]
+    dataset = grain.MapDataset.source(numbers).map(batches.__getitem__)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(dataset.to_iter_dataset(options))

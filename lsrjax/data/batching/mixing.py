@@ -1,0 +1,334 @@
+"""Mixing of data sets: draw i is example `index` of set `k`, a pure function of i.
+
+To add a way to mix: write it here, and add a line to `MIXERS`.
+"""
+
+import bisect
+import functools
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lsrjax.data.batching.orders import MIX, Order, dealt_batches
+from lsrjax.data.debian_texts.embedded import LANGUAGES
+from lsrjax.data.examples import ANY, Group, Pair
+from lsrjax.data.reading.corpus import parse
+from lsrjax.data.sources import open_source
+from lsrjax.errors import InputError
+from lsrjax.lookup import entry
+
+# Weights that are not whole numbers are rounded to this part of the largest.
+_WHOLE = 2**40
+
+
+class Schedule:
+    """Which set each draw is from; every set gets its share of any stretch of draws.
+
+    The sets are the leaves of a binary tree. Of the first m draws that come to a node,
+    floor(m q + phi) go left, where q is the left half's share of the node's weight and
+    phi in [0, 1) is drawn from the seed. So how many draws of a set came before is
+    known without going through them. After any number of draws, each set is fewer than
+    ceil(log2(sets)) + 1 draws off its share; with equal weights, any `sets` draws in a
+    row are of each set once. The arithmetic is that of whole numbers, hence exact.
+    """
+
+    def __init__(self, weights: Sequence[float], seed: int):
+        """Weights the sets.
+
+        Args:
+          weights: of the sets, > 0.
+          seed: of the draws.
+        """
+        if not all(isinstance(weight, int) for weight in weights):
+            top = max(weights)
+            weights = [max(round(w / top * _WHOLE), 1) for w in weights]
+        self._below = [0, *itertools.accumulate(weights)]
+        rng = np.random.default_rng((seed, MIX))
+        # One for each boundary between sets: each is a node of the tree.
+        self._phases = rng.random(len(self._below)).tolist()
+
+    def __call__(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each draw its set, and how many of the set came before it."""
+        sets, turns = np.empty((2, len(draws)), np.int64)
+        todo = [(0, len(self._below) - 1, np.arange(len(draws)), draws.astype(object))]
+        while todo:
+            low, high, where, m = todo.pop()
+            if not len(where):
+                continue
+            if high - low == 1:
+                sets[where], turns[where] = low, m.astype(np.int64)
+                continue
+            middle = (low + high) // 2
+            part, whole = (self._below[i] - self._below[low] for i in (middle, high))
+            phase = min(int(self._phases[middle] * whole), whole - 1)
+            lefts = (m * part + phase) // whole
+            goes = ((m + 1) * part + phase) // whole > lefts
+            goes = goes.astype(bool)
+            todo.append((low, middle, where[goes], lefts[goes]))
+            todo.append((middle, high, where[~goes], (m - lefts)[~goes]))
+        return sets, turns
+
+
+class MixedOrder:
+    """Which examples of several sets make up a batch; as `loader.Order` for one.
+
+    Examples are numbered through, set after set. Each set goes epoch after epoch, each
+    in its own random order.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        batch_size: int,
+        seed: int,
+        *,
+        weights: Sequence[float],
+        one: bool,
+        numbers: np.ndarray | None = None,
+    ):
+        """Mixes the sets.
+
+        Args:
+          sizes: examples of each set, > 0.
+          batch_size: examples in a batch.
+          seed: of the order.
+          weights: of the sets, > 0: how many of all draws are from each.
+          one: a draw is a batch, all of one set; if not, an example.
+          numbers: for sets whose examples do not follow each other in the source, the
+            number of each example there.
+        """
+        self.examples = sum(sizes)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._one = one
+        self._numbers = numbers
+        self._starts = [0, *itertools.accumulate(sizes)]
+        self._orders = [Order(n, batch_size, seed, part=k) for k, n in enumerate(sizes)]
+        self._schedule = Schedule(weights, seed)
+        # Of the neighbouring blocks that threads work on.
+        self._block = functools.lru_cache(maxsize=4)(self._block)
+
+    def __getitem__(self, batch: int) -> list[tuple[int, int]]:
+        """(epoch of its set, example) of each example of the batch."""
+        B = self.batch_size
+        if self._one:
+            (chosen,), (turn,) = self._schedule(np.array([batch]))
+            sets, turns = np.full(B, chosen), np.arange(turn * B, (turn + 1) * B)
+        else:
+            sets, turns = self._schedule(np.arange(batch * B, (batch + 1) * B))
+            # Else a device could meet the same sets in every batch.
+            by = np.random.default_rng((self.seed, MIX, batch)).integers(B)
+            sets, turns = np.roll(sets, by), np.roll(turns, by)
+        epochs, examples = np.empty((2, B), np.int64)
+        for k in np.unique(sets).tolist():
+            here = sets == k
+            epochs[here], examples[here] = self._orders[k].at(turns[here])
+            examples[here] += self._starts[k]
+        if self._numbers is not None:
+            examples = self._numbers[examples]
+        return list(zip(epochs.tolist(), examples.tolist(), strict=True))
+
+    def window(self, batch: int) -> Sequence[int]:
+        """The batches that share their examples out among them, this one included.
+
+        Where a batch is of one set, they are of one set and one epoch of it (that of
+        their first examples). Where it is not, the epochs of the sets end anywhere, and
+        some examples of the next one may come before the last ones of an epoch.
+        """
+        count = dealt_batches(self.batch_size)
+        first = batch // count * count
+        if not self._one:
+            return range(first, first + count)
+        kinds = self._block(first, count)
+        own = kinds[batch - first]
+        return tuple(first + i for i, kind in enumerate(kinds) if kind == own)
+
+    def part_of(self, example: int) -> int:
+        """Only examples of the same part take each other's place in a batch."""
+        if self._one:
+            return 0  # as all of a window are
+        return bisect.bisect_right(self._starts, example) - 1
+
+    def _block(self, first: int, count: int) -> list[tuple[int, int]]:
+        """(set, epoch) of each of some batches of one set each."""
+        sets, turns = self._schedule(np.arange(first, first + count))
+        return [
+            (k, self._orders[k].epoch(turn))
+            for k, turn in zip(sets.tolist(), turns.tolist(), strict=True)
+        ]
+
+
+class Concatenated:
+    """A source of the examples of several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Sequence]):
+        """The sources, of the same kind of example."""
+        self.sources = sources
+        self.description = "; ".join(
+            dict.fromkeys(getattr(source, "description", "") for source in sources)
+        )
+        self._starts = [0, *itertools.accumulate(len(source) for source in sources)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Pair | Group:
+        source, at = self._at(index)
+        return source[at]
+
+    def place(self, index: int) -> dict:
+        """Where an example is, for people."""
+        source, at = self._at(index)
+        if hasattr(source, "place"):
+            return source.place(at)
+        return {"file": source.description, "row": at}
+
+    def _at(self, index: int) -> tuple[Sequence, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        # To the right of all sets that end here: some may be empty.
+        k = bisect.bisect_right(self._starts, index) - 1
+        return self.sources[k], index - self._starts[k]
+
+    @property
+    def documents(self) -> Sequence:
+        """The corpora of the sources, one after the other."""
+        corpora = [getattr(source, "documents", ()) for source in self.sources]
+        return Concatenated(list({id(one): one for one in corpora}.values()))
+
+
+def _round_robin(sizes, weights, temperature) -> list[float]:
+    return [1] * len(sizes)
+
+
+def _proportional(sizes, weights, temperature) -> list[float]:
+    return list(sizes)
+
+
+def _temperature(sizes, weights, temperature) -> list[float]:
+    """Shares in proportion to n^(1/T) (multilingual BERT; Arivazhagan et al. 2019)."""
+    return [n ** (1 / temperature) for n in sizes]
+
+
+def _weights(sizes, weights, temperature) -> list[float]:
+    return list(weights)
+
+
+# (examples of each set, its weight in the config, temperature) -> its weight.
+MIXERS = {
+    "round_robin": _round_robin,
+    "proportional": _proportional,
+    "temperature": _temperature,
+    "weights": _weights,
+}
+
+# The fields of `config.data` that each of `config.data.sets` has for itself.
+SET_FIELDS = (
+    "source",
+    "files",
+    "dataset",
+    "split",
+    "format",
+    "corpus",
+    "queries",
+    "min_label",
+    "fields",
+    "columns",
+    "score_weights",
+    "score_normalization",
+)
+
+
+def blank_set(data) -> ConfigDict:
+    """One of `config.data.sets` with the values that `data` has, and weight 1."""
+    fields = {field: data[field] for field in SET_FIELDS}
+    blank = ConfigDict(fields | {"weight": 1.0}, sort_keys=False)
+    return blank.copy_and_resolve_references()
+
+
+def sources_of(data) -> set[str]:
+    """The kinds of source that a stage's `data` names."""
+    return {own.source for own in data.sets.values()} or {data.source}
+
+
+def languages(data) -> tuple[str, ...]:
+    """The languages that queries and documents of a stage's `data` are stated to be in.
+
+    Texts of rows, whose language nobody states, are in none of them.
+    """
+    found = {}
+    for own in list(data.sets.values()) or [data]:
+        if own.source == "debian":
+            found |= dict.fromkeys(LANGUAGES)
+        else:
+            files = parse(f"{own.corpus},{own.queries}")
+            found |= dict.fromkeys(language for language, _ in files)
+    return tuple(language for language in found if language != ANY)
+
+
+def open_sets(data, kind: str, mined: bool = False) -> list:
+    """The sources that a stage's `data` names, as examples of `kind`.
+
+    Args:
+      data: the stage's.
+      kind: "pair" or "group".
+      mined: negatives are mined from their corpora.
+
+    Raises:
+      InputError: one of them has no examples.
+    """
+    if not len(data.sets):
+        return [_opened(data, kind, mined, "config.data")]
+    opened = []
+    for name, own in data.sets.items():
+        full = data.copy_and_resolve_references()
+        with full.unlocked():
+            full.update({field: own[field] for field in SET_FIELDS})
+        opened.append(_opened(full, kind, mined, f"config.data.sets.{name}"))
+    return opened
+
+
+def _opened(data, kind: str, mined: bool, where: str):
+    source = open_source(data, kind, mined=mined, where=where)
+    if not len(source):
+        raise InputError(
+            f"{where}: the training data has no examples. Point it to other data."
+        )
+    return source
+
+
+def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
+    """The order of the examples that a stage's `data` asks for.
+
+    Args:
+      data: the stage's.
+      sizes: examples of each set.
+      batch_size: examples in a batch.
+      seed: of the order.
+    """
+    if not len(data.sets):
+        return Order(sizes[0], batch_size, seed)
+    given = [own.weight for own in data.sets.values()]
+    mixer = entry(MIXERS, data.mixer, "config.data.mixer")
+    return MixedOrder(
+        sizes,
+        batch_size,
+        seed,
+        weights=mixer(sizes, given, data.mix_temperature),
+        one=data.batches_from == "one",
+    )
+
+
+def order_of_topics(topics: np.ndarray, batch_size: int, seed: int) -> MixedOrder:
+    """Batches of one topic each, of each topic as often as it has queries.
+
+    Args:
+      topics: [examples] the topic of each, numbered from 0 without gaps.
+      batch_size: examples in a batch.
+      seed: of the order.
+    """
+    sizes = np.bincount(topics).tolist()
+    numbers = np.argsort(topics, kind="stable")
+    return MixedOrder(sizes, batch_size, seed, weights=sizes, one=True, numbers=numbers)

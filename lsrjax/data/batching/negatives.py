@@ -1,0 +1,206 @@
+"""Which documents of a group are trained on."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lsrjax.data.examples import Group
+from lsrjax.data.reading.bad_records import NEGATIVE, POSITIVE, BadRecord
+from lsrjax.errors import InputError
+from lsrjax.lookup import entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Chooses documents of a group: positives, then negatives, none twice.
+
+    A negative that the teacher scores high is likely to be an unlabelled positive;
+    `max_score` and `margin` leave such ones out (RocketQA, Qu et al. 2021; margin to
+    the positive: NV-Retriever, Moreira et al. 2024).
+
+    Attributes:
+      negatives: a key of `SAMPLERS`, how they are chosen.
+      positives: positive documents, drawn at random.
+      rank_scale: "rank": a negative e times less likely lies so many ranks further.
+      bins: "margin_bins": their number.
+      max_score: the highest teacher's score of a negative; inf: any.
+      margin: a negative's score is at most that of the positive (of several, the
+        lowest one) minus this; -inf: any.
+      short: of a group with too few negatives: "bad": it is a bad record; "repeat":
+        they are drawn at random with replacement, as FlagEmbedding and MILCO do.
+    """
+
+    negatives: str = "random"
+    positives: int = 1
+    rank_scale: float = 10.0
+    bins: int = 10
+    max_score: float = math.inf
+    margin: float = -math.inf
+    short: str = "bad"
+
+    @property
+    def filters(self) -> bool:
+        """Whether negatives are left out by score."""
+        return self.max_score < math.inf or self.margin > -math.inf
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the teacher's scores say which negatives there are."""
+        return self.filters or self.negatives == "margin_bins"
+
+    def __call__(self, group: Group, size: int, rng: np.random.Generator) -> list[int]:
+        """Places among the group's positives and negatives, laid end to end.
+
+        Args:
+          group: the group.
+          size: documents to choose, positives included.
+          rng: the generator.
+
+        Raises:
+          BadRecord: too few documents; names the group.
+          InputError: no scores; names it, too.
+        """
+        if self.needs_scores and group.scores is None:
+            raise InputError(
+                f"{group.id}: no teacher scores (pos_scores, neg_scores), by which"
+                " config.data chooses negatives. Add them, let config.prepare.scores"
+                " compute them, or set data.negatives to 'random' without filters."
+            )
+        P = len(group.positives)
+        self._check_positives(group)
+        positives = rng.choice(P, self.positives, replace=False)
+        places = self._allowed(group, positives)
+        need = size - self.positives
+        self._check_negatives(group, len(places), size)
+        if len(places) < need:
+            chosen = rng.choice(len(places), need, replace=True)
+        else:
+            chosen = entry(SAMPLERS, self.negatives, "config.data.negatives")(
+                self, group, positives, places, need, rng
+            )
+        return [*positives.tolist(), *places[chosen].tolist()]
+
+    def check(self, group: Group, size: int) -> None:
+        """Refuses a group that may not have so many documents, whatever is drawn.
+
+        Where a group has no scores, which may be made later, filters by score are left
+        out of it.
+
+        Raises:
+          BadRecord: too few positives or negatives; names the group.
+        """
+        self._check_positives(group)
+        filtered = self.filters and group.scores is not None
+        left = len(group.negatives)
+        if filtered:
+            left = len(self._allowed(group, np.arange(len(group.positives))))
+        self._check_negatives(group, left, size)
+
+    def _allowed(self, group: Group, positives: np.ndarray) -> np.ndarray:
+        """Places of the negatives that the filters leave, beside some positives."""
+        places = len(group.positives) + np.arange(len(group.negatives))
+        if not self.filters:
+            return places
+        scores = group.scores[places]
+        highest = group.scores[positives].min() - self.margin
+        return places[(scores <= self.max_score) & (scores <= highest)]
+
+    def _check_positives(self, group: Group) -> None:
+        P = len(group.positives)
+        if self.positives > P:
+            raise BadRecord(
+                POSITIVE,
+                f"{group.id}: {P} positives, but config.data.positives asks for"
+                f" {self.positives}. Lower it or remove the row.",
+            )
+
+    def _check_negatives(self, group: Group, left: int, size: int) -> None:
+        need = size - self.positives
+        if left < (min(need, 1) if self.short == "repeat" else need):
+            raise BadRecord(NEGATIVE, self._too_few(group, left, size))
+
+    def _too_few(self, group: Group, left: int, size: int) -> str:
+        found = f"{group.id}: {len(group.negatives)} negatives"
+        if left < len(group.negatives):
+            found += (
+                f", {left} of them within data.negative_max_score ="
+                f" {self.max_score:g} and data.negative_margin = {self.margin:g}"
+            )
+        return (
+            f"{found}, but a group of {size} documents needs {size - self.positives}."
+            " Lower config.data.group_size, mine negatives"
+            " (config.prepare.negatives)"
+            + (", loosen the filters" if self.filters else "")
+            + (
+                ", draw some repeatedly (config.data.short_rows = 'repeat')"
+                if self.short != "repeat"
+                else ""
+            )
+            + ", or remove the row."
+        )
+
+
+def _random(choice, group, positives, places, need, rng) -> np.ndarray:
+    return rng.choice(len(places), need, replace=False)
+
+
+def _top(choice, group, positives, places, need, rng) -> np.ndarray:
+    return np.arange(need)
+
+
+def _rank(choice, group, positives, places, need, rng) -> np.ndarray:
+    """Without repetition, with probability proportional to exp(-rank / scale).
+
+    The Gumbel-max trick, whose highest values are such draws one after the other
+    (Efraimidis and Spirakis 2006): it needs no probability, which could underflow.
+    """
+    logits = -places / choice.rank_scale
+    return np.argsort(-(logits + rng.gumbel(size=len(places))), kind="stable")[:need]
+
+
+def _margin_bins(choice, group, positives, places, need, rng) -> np.ndarray:
+    """TAS-Balanced (Hofstätter et al. 2021), for several negatives of a query.
+
+    The margins of the teacher, positive minus negative, from the smallest to the
+    largest, are cut into bins of equal width. For each negative one of the bins that
+    have any left is drawn, then one of its negatives.
+    """
+    margins = group.scores[positives].min() - group.scores[places].astype(np.float64)
+    low, high = (margins.min(), margins.max()) if len(margins) else (0.0, 0.0)
+    width = (high - low) / choice.bins or 1.0
+    bins = np.minimum((margins - low) // width, choice.bins - 1)
+    left: list[Sequence[int]] = [
+        rng.permutation(np.flatnonzero(bins == b)).tolist() for b in np.unique(bins)
+    ]
+    chosen = []
+    for _ in range(need):
+        drawn = int(rng.integers(len(left)))
+        chosen.append(left[drawn].pop())
+        if not left[drawn]:
+            del left[drawn]
+    return np.array(chosen, int)
+
+
+# (choice, group, places of positives, of the negatives that there are, how many to
+# choose, generator) -> which of the negatives.
+SAMPLERS = {
+    "random": _random,
+    "top": _top,
+    "rank": _rank,
+    "margin_bins": _margin_bins,
+}
+
+
+def choice_of(data) -> Choice:
+    """How a stage's `data` chooses the documents of a group."""
+    return Choice(
+        negatives=data.negatives,
+        positives=data.positives,
+        rank_scale=data.negative_rank_scale,
+        bins=data.margin_bins,
+        max_score=data.negative_max_score,
+        margin=data.negative_margin,
+        short=data.short_rows,
+    )

@@ -1,0 +1,178 @@
+"""Parquet and JSONL files and `datasets` data sets as named tables."""
+
+import os
+import pathlib
+import re
+from typing import Any
+
+from lsrjax import paths
+from lsrjax.data.reading import plain
+from lsrjax.data.reading.jsonl import JsonRows
+from lsrjax.data.reading.parquet import ParquetRows
+from lsrjax.errors import InputError
+
+VERSION = b"lsrjax.version"  # of a data set, in the metadata of its table
+
+
+def found_files(pattern: str, field: str) -> list[str]:
+    """The files that `data.files` or `dev.files` names.
+
+    Args:
+      pattern: paths, folders or glob patterns, with commas between.
+      field: `config.data.files` or the like, for errors.
+
+    Raises:
+      InputError: no such file, or as `paths.files`.
+    """
+    found = []
+    for part in paths.split(pattern) or [pattern]:
+        some = paths.files(part, field, plain.is_known)
+        if not some and is_saved(part):
+            raise InputError(
+                f"{field}: the folder {part} is a data set of `save_to_disk`. Read it"
+                f" with {field.rpartition('.')[0]}.source = 'datasets', and name it in"
+                " dataset."
+            )
+        if not some:
+            raise InputError(
+                f"{field}: no file matches {part!r} (from {pathlib.Path.cwd()}). Give a"
+                " path, a folder or a glob pattern of files of rows, or several with"
+                f" commas between: {plain.KNOWN}."
+            )
+        found += some
+    return list(dict.fromkeys(found))
+
+
+def read_files(
+    pattern: str, lists: bool = False, field: str = "config.data.files"
+) -> list[tuple[str, ParquetRows | JsonRows]]:
+    """The files of rows that a pattern names.
+
+    Args:
+      pattern: as of `found_files`.
+      lists: whether a JSONL line may be a list, as ColBERT's are: `[qid, pid, …]` or
+        `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
+      field: of the config, for errors.
+
+    Returns:
+      The path of each, and its rows.
+
+    Raises:
+      InputError: no such file, or an unreadable or truncated one (named).
+    """
+    return [(path, _read_file(path, lists)) for path in found_files(pattern, field)]
+
+
+def _read_file(path: str, lists: bool):
+    kind = plain.kind_of(path)
+    if kind == plain.PARQUET:
+        return ParquetRows(pathlib.Path(path))
+    if kind is None:
+        raise InputError(
+            f"{path}: unknown file type {os.path.splitext(path)[1]!r}; known are"
+            f" {plain.KNOWN}."
+        )
+    return JsonRows(path, lists, plain.TSV_ROWS if kind == plain.TSV else kind)
+
+
+def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
+    """The rows of `datasets` data sets.
+
+    Args:
+      names: data sets separated by commas, each a folder of `save_to_disk` or
+        `hub/id:subset+subset`; without subsets, the default one.
+      split: split of each.
+
+    Returns:
+      The name and a `pyarrow.Table` of each.
+
+    Raises:
+      InputError: the package is missing, or a data set could not be read.
+    """
+    tables = []
+    for name in names.split(","):
+        name, _, subsets = name_and_rest(name.strip())
+        for subset in subsets.split("+"):
+            shown = f"{name}:{subset}" if subset else name
+            tables.append((shown, read_dataset(name, subset, split)[0]))
+    return tables
+
+
+def is_saved(folder: str) -> bool:
+    """Whether `save_to_disk` has written a folder."""
+    beside = ("state.json", "dataset_dict.json")
+    return any(os.path.isfile(os.path.join(folder, name)) for name in beside)
+
+
+def name_and_rest(text: str) -> tuple[str, str, str]:
+    """The name of a data set, which may be a URL, its colon, and what follows."""
+    url = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)", text)
+    start = url.end() if url else 0
+    name, colon, rest = text[start:].partition(":")
+    return text[:start] + name, colon, rest
+
+
+def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
+    """A `datasets` data set.
+
+    Args:
+      name: a folder of `save_to_disk`, a clone of a data set of the hub, or a hub id.
+      subset: its subset; empty: the default one.
+      split: its split; empty: the only one there is.
+
+    Returns:
+      A `pyarrow.Table`, mapped into memory, and the files that it is mapped from.
+
+    Raises:
+      InputError: the package is missing, or the data set could not be read.
+    """
+    try:
+        import datasets
+    except ImportError as e:
+        raise InputError(
+            f"The data set {name!r} needs the package datasets: pip install"
+            " 'lsrjax[hub]', or use files."
+        ) from e
+    name = paths.local(name, "config.data.dataset")
+    saved = is_saved(name)
+    if subset and saved:
+        raise InputError(
+            f"{name}:{subset}: a folder of save_to_disk has no subsets. Remove"
+            f" {subset!r}, or name the subset's own folder."
+        )
+    try:
+        if saved:
+            data = datasets.load_from_disk(name)
+            whole = not isinstance(data, datasets.DatasetDict)
+            data = data if whole or not split else data[split]
+        else:
+            _check_folder(name)
+            data = datasets.load_dataset(name, subset or None, split=split or None)
+    except Exception as e:  # the library raises many unrelated types
+        raise InputError(
+            f"The data set {name!r} (subset {subset or 'default'!r}, split"
+            f" {split or 'the only one'!r}) could not be read: {type(e).__name__}: {e}."
+            " Without the hub, name a folder written by save_to_disk, or Parquet or"
+            " JSONL files."
+        ) from e
+    if isinstance(data, datasets.DatasetDict):
+        if len(data) > 1:
+            raise InputError(
+                f"The data set {name!r} has the splits {', '.join(data)}. Say which:"
+                f" datasets:{name}:{subset}:{next(iter(data))}."
+            )
+        (data,) = data.values()
+    files = [file["filename"] for file in data.cache_files]
+    table = data.with_format("arrow")[:]
+    # Kept with the table, which is all that others see of the data set.
+    version = f"version {data.version}, fingerprint {data._fingerprint}"
+    known = table.schema.metadata or {}
+    return table.replace_schema_metadata(known | {VERSION: version}), files
+
+
+def _check_folder(name: str) -> None:
+    """Refuses a clone without its data, which the library tells in many words."""
+    if not os.path.isdir(name):
+        return
+    for path in paths.files(name, "config.data.dataset", plain.is_known, whole=True):
+        plain.check_fetched(path)

@@ -1,0 +1,222 @@
+"""Where the text of an id is, in memory or in a file that is kept between runs."""
+
+import array
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from lsrjax.data.reading.bad_records import BadRecord
+from lsrjax.errors import InputError
+
+_OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
+_KEPT = 2**26  # bytes of files from which on an index is kept: about a second's work
+_ENDS = 2**16  # bytes at either end of a file that tell whether it has changed
+_VERSION = 2  # of what is kept
+_BROKEN = -(2**63)  # stands for the id of a text that is broken; no id has this hash
+
+
+class Index:
+    """Id to text over the files of one language; 16 bytes a text."""
+
+    def __init__(self, files: Sequence):
+        """Takes an index that was kept, or makes one.
+
+        Args:
+          files: each with its `name`, the `paths` it is read from, `ids()`, the place
+            and id of each text (None: what is there is broken), `read(place)`, the id
+            and text there, and `bad(places)`, what is wrong there.
+
+        Raises:
+          InputError: an id with two texts.
+        """
+        self._files = files
+        kept = _kept_at(files)
+        arrays = None if kept is None else _load(kept)
+        if arrays is None:
+            self._hashes, self._places = self._made()
+            self._leave_out_repeated()
+            if kept is not None:
+                _save(kept, (self._hashes, self._places))
+        else:
+            self._hashes, self._places = arrays
+        self.bad = self._broken()
+
+    def __len__(self) -> int:
+        return len(self._hashes) - len(self.bad)
+
+    def get(self, key: str) -> str | None:
+        """The text of an id, or None."""
+        wanted = id_hash(key)
+        place = int(np.searchsorted(self._hashes, np.int64(wanted)))
+        while place < len(self._hashes) and self._hashes[place] == wanted:
+            found, text = self.read(int(self._places[place]))
+            if found == key:
+                return text
+            place += 1
+        return None
+
+    def _made(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of ids in order, and where each one's text is."""
+        hashes, places = array.array("q"), array.array("q")
+        for number, file in enumerate(self._files):
+            for offset, key in file.ids():
+                hashes.append(_BROKEN if key is None else id_hash(key))
+                places.append(number << _OFFSET_BITS | offset)
+        if not hashes:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        order = np.argsort(np.frombuffer(hashes, np.int64), kind="stable")
+        return (
+            np.frombuffer(hashes, np.int64)[order],
+            np.frombuffer(places, np.int64)[order],
+        )
+
+    def in_order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of ids, and the places of their texts, in the order of the files."""
+        known = self._hashes != _BROKEN
+        hashes, places = self._hashes[known], self._places[known]
+        order = np.argsort(places)
+        return hashes[order], places[order]
+
+    def read(self, place: int) -> tuple[str, str]:
+        """Id and text at a place.
+
+        Raises:
+          BadRecord: what is there is broken.
+        """
+        number, offset = divmod(place, 1 << _OFFSET_BITS)
+        return self._files[number].read(offset)
+
+    def _broken(self) -> list[Exception]:
+        """What is wrong with the texts that are broken, file by file."""
+        ends = np.searchsorted(self._hashes, np.int64([_BROKEN, _BROKEN + 1]))
+        # The order of hashes is stable: places of one hash are in order.
+        numbers, offsets = np.divmod(self._places[slice(*ends)], 1 << _OFFSET_BITS)
+        return [
+            error
+            for number, file in enumerate(self._files)
+            for error in file.bad(offsets[numbers == number].tolist())
+        ]
+
+    def _leave_out_repeated(self) -> None:
+        """Keeps the first of equal texts of one id."""
+        same = np.zeros(len(self._hashes), bool)
+        same[1:] = self._hashes[1:] == self._hashes[:-1]
+        same &= self._hashes != _BROKEN
+        repeated = same.copy()
+        first: dict[str, tuple[int, str | None]] = {}
+        for place in np.flatnonzero(same).tolist():
+            if not same[place - 1]:
+                key, text = self._read_or_none(place - 1)
+                first = {key: (place - 1, text)}
+            key, text = self._read_or_none(place)
+            before, known = first.setdefault(key, (place, text))
+            if before == place:
+                repeated[place] = False  # another id of the same hash
+            elif text is None or text != known:
+                numbers = self._places[[before, place]] >> _OFFSET_BITS
+                names = " and ".join(
+                    dict.fromkeys(self._files[n].name for n in numbers.tolist())
+                )
+                raise InputError(
+                    f"{names}: the id {key!r} occurs twice, with different texts."
+                    " Remove one of the two."
+                )
+        self._hashes, self._places = self._hashes[~repeated], self._places[~repeated]
+
+    def _read_or_none(self, place: int) -> tuple[str, str | None]:
+        """Id and text; no text, where it is broken."""
+        try:
+            return self.read(int(self._places[place]))
+        except BadRecord as error:
+            return f"(of the broken text: {error})", None
+
+
+def id_hash(key: str) -> int:
+    """64 bits of an id, the same in every process (`hash` of a string is not)."""
+    digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8)
+    number = int.from_bytes(digest.digest(), "little", signed=True)
+    return 0 if number == _BROKEN else number
+
+
+def _kept_at(files: Sequence) -> pathlib.Path | None:
+    """Where the index of files is kept; None for files too small to keep one.
+
+    The name tells path, size, time and both ends of each file: that of a file that has
+    changed is another.
+    """
+    paths = [pathlib.Path(path).absolute() for file in files for path in file.paths]
+    stats = [path.stat() for path in paths]
+    if sum(stat.st_size for stat in stats) < _KEPT:
+        return None
+    names = [file.name for file in files] + [str(path) for path in paths]
+    state = [
+        (stat.st_size, stat.st_mtime_ns, _ends(path, stat.st_size))
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    name = f"{_digest([_VERSION, names])}-{_digest(state)}.index"
+    return pathlib.Path(cache) / "lsrjax" / name
+
+
+def _ends(path: pathlib.Path, size: int) -> str:
+    with open(path, "rb") as file:
+        head = file.read(_ENDS)
+        file.seek(max(0, size - _ENDS))
+        return hashlib.blake2b(head + file.read()).hexdigest()
+
+
+def _digest(value) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=12).hexdigest()
+
+
+def _load(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """What `_save` has written; None if it is not there, or damaged, which is said."""
+    try:
+        digest, contents = path.read_bytes().split(b"\n", 1)
+    except OSError:
+        return None
+    except ValueError:
+        digest, contents = b"", b""
+    if digest != _digest_of(contents) or len(contents) % 16:
+        logging.warning(
+            "The kept index %s is damaged; it is made again from the files.", path
+        )
+        return None
+    hashes, places = np.frombuffer(contents, "<i8").reshape(2, -1)
+    return hashes, places
+
+
+def _digest_of(contents: bytes) -> bytes:
+    return hashlib.blake2b(contents, digest_size=16).hexdigest().encode()
+
+
+def _save(path: pathlib.Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    """Keeps an index, in the place of an older one of the same files.
+
+    Where nothing can be written, the next run makes it again. Processes that write at
+    once write the same; each renames a file of its own, whole.
+    """
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix="writing-", delete=False
+        ) as file:
+            try:
+                contents = np.stack(arrays).astype("<i8").tobytes()
+                file.write(_digest_of(contents) + b"\n" + contents)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        for other in path.parent.glob(f"{path.name.split('-')[0]}-*"):
+            if other != path:
+                other.unlink(missing_ok=True)

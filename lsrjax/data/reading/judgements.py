@@ -1,0 +1,93 @@
+"""Relevance judgements, as BEIR and TREC write them."""
+
+import math
+import pathlib
+
+from lsrjax.data.reading.bad_records import SCORE, SHOWN, TYPE, UTF8, BadRecord
+from lsrjax.data.reading.ids import as_id
+from lsrjax.data.reading.jsonl import Lines
+from lsrjax.errors import InputError
+
+# Of a query: document to grade; relevant are those above 0.
+Judged = dict[str, dict[str, float]]
+
+
+def read_qrels(path: pathlib.Path, bad: list[BadRecord] | None = None) -> Judged:
+    """The judgements of a file, by query and document.
+
+    Args:
+      path: lines of query, document, grade with tabs between, maybe below a header
+        (BEIR); or of query, any word, document, grade with blanks or tabs (TREC).
+      bad: takes what is wrong with lines that are broken; without it, they are errors.
+
+    Raises:
+      BadRecord: a line of another shape, or a document that is judged twice, otherwise.
+      InputError: no judgement, or none above 0.
+    """
+    judged: Judged = {}
+    first = True
+    for number, _, line in Lines(path):
+        where = f"{path}, line {number}"
+        try:
+            query, document, grade = _judgement(line, where, header=first)
+            known = judged.setdefault(query, {}).setdefault(document, grade)
+            if known != grade:
+                raise BadRecord(
+                    SCORE,
+                    f"{where}: the document {document!r} of the query {query!r} is"
+                    f" judged {grade:g}, but {known:g} before. Remove one of the two.",
+                )
+        except _Header:
+            pass
+        except BadRecord as e:
+            if bad is None:
+                raise
+            excerpt = line[:SHOWN].decode(errors="backslashreplace")
+            place = {"file": str(path), "line": number, "excerpt": excerpt}
+            bad.append(BadRecord(e.kind, str(e), place))
+        first = False
+    if not judged and not bad:
+        raise InputError(
+            f"{path} has no judgements. Lines of query-id, corpus-id and a grade are"
+            " needed, with tabs between; grades above 0 are relevant."
+        )
+    if not any(grade > 0 for of in judged.values() for grade in of.values()):
+        if bad and not judged:
+            raise bad[0]
+        raise InputError(
+            f"{path}: none of its judgements is above 0, so no document is relevant"
+            " to any query. Take the file of another split, or judge again."
+        )
+    return judged
+
+
+class _Header(Exception):
+    """The line names the cells."""
+
+
+def _judgement(line: bytes, where: str, header: bool) -> tuple[str, str, float]:
+    """Query, document and grade."""
+    try:
+        text = line.decode().rstrip("\r\n")
+    except UnicodeDecodeError as e:
+        raise BadRecord(UTF8, f"{where} is not UTF-8 ({e}). Write it again.") from e
+    cells = [cell.strip() for cell in text.split("\t")]
+    if len(cells) == 1 and len(text.split()) == 4:
+        cells = text.split()
+    if header and _number(text.split()[-1]) is None and 3 <= len(text.split()) <= 4:
+        raise _Header
+    grade = _number(cells[-1])
+    if len(cells) not in (3, 4) or grade is None or math.isnan(grade):
+        raise BadRecord(
+            SCORE if len(cells) in (3, 4) else TYPE,
+            f"{where} is {cells!r}; query-id, corpus-id and a number are needed, with"
+            " tabs between (or TREC's four: query, 0, document, number).",
+        )
+    return as_id(cells[0], where), as_id(cells[-2], where), grade
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None

@@ -1,0 +1,324 @@
+"""Rows of tables as examples, in whichever format they are."""
+
+import bisect
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lsrjax.data.examples import ANY, Group, Pair, Text
+from lsrjax.data.reading.bad_records import SHOWN, UTF8, BadRecord
+from lsrjax.data.reading.corpus import Corpus
+from lsrjax.data.reading.files import VERSION
+from lsrjax.data.reading.formats import FORMATS, recognise
+from lsrjax.data.reading.jsonl import JsonRows
+from lsrjax.data.reading.parquet import ArrowRows, starts
+from lsrjax.data.reading.rows_to_examples import Lookup, labelled_rows
+from lsrjax.errors import InputError
+
+_SCORES = ("pos_scores", "neg_scores")
+
+
+class TfdsRows:
+    """Rows of a TFDS data source."""
+
+    def __init__(self, data):
+        """Takes the data source."""
+        self._data = data
+        self._fields: Mapping[str, str] = {}
+
+    @property
+    def metadata(self) -> Mapping[bytes, bytes]:
+        """The data set's version."""
+        return {VERSION: str(self._data.dataset_info.full_name).encode()}
+
+    @property
+    def column_names(self) -> list[str]:
+        """Of all features."""
+        return list(self._data.dataset_info.features)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def first_row(self) -> Mapping[str, Any]:
+        """The first row, whichever columns are kept."""
+        return _plain(self._data[0])
+
+    def select(self, fields: Mapping[str, str]) -> None:
+        """Keeps some columns, under the names of their fields."""
+        self._fields = fields
+
+    def row(self, index: int) -> Mapping[str, Any]:
+        """The kept fields of a row."""
+        row = self._data[index]
+        return {field: _plain(row[column]) for field, column in self._fields.items()}
+
+    def values(self, field: str) -> Iterator[Any]:
+        """A kept field of all rows."""
+        return (self.row(index)[field] for index in range(len(self)))
+
+
+def _plain(value: Any) -> Any:
+    """Python's own types: TFDS gives texts as bytes and lists as arrays."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+class _Records:
+    """Rows of tables, one table after the other."""
+
+    def __init__(self, tables: Sequence[tuple[str, Any]]):
+        """Takes where each table came from, for errors, and the table.
+
+        Raises:
+          InputError: no rows.
+        """
+        parts = [
+            (name, ArrowRows(table) if hasattr(table, "to_batches") else table)
+            for name, table in tables
+        ]
+        self._parts = [(name, part) for name, part in parts if len(part)]
+        if not self._parts:
+            raise InputError(
+                f"{', '.join(name for name, _ in tables)}: no rows. Write the data"
+                " again, or point config.data to other data."
+            )
+        self._starts = starts([part for _, part in self._parts])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of tables that are data sets of a library, by name."""
+        known = [(name, getattr(part, "metadata", {})) for name, part in self._parts]
+        return {name: m[VERSION].decode() for name, m in known if VERSION in m}
+
+    @property
+    def columns(self) -> list[tuple[str, list[str]]]:
+        """The name and columns of each table."""
+        return [(name, part.column_names) for name, part in self._parts]
+
+    def first_row(self, place: int) -> Mapping[str, Any]:
+        """The first row of a table."""
+        try:
+            return self._parts[place][1].first_row()
+        except UnicodeDecodeError as e:
+            return {"not UTF-8": str(e)}
+
+    def select(self, fields: Sequence[Mapping[str, str]]) -> None:
+        """Keeps some columns of each table, under the names of their fields."""
+        for (_, part), chosen in zip(self._parts, fields, strict=True):
+            part.select(chosen)
+
+    def values(self, field: str) -> list:
+        """A field of all rows."""
+        return [value for _, part in self._parts for value in part.values(field)]
+
+    def __len__(self) -> int:
+        return sum(len(part) for _, part in self._parts)
+
+    def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
+        """A row's name for errors, and its fields.
+
+        Raises:
+          BadRecord: it cannot be read.
+        """
+        name, part, number = self._at(index)
+        where = f"{name}, row {number} (the first is 0)"
+        try:
+            return where, part.row(number)
+        except UnicodeDecodeError as e:
+            raise BadRecord(
+                UTF8, f"{where}: a text is not UTF-8 ({e}). Write the file again."
+            ) from e
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where a row is, for people: file, row, and what it holds."""
+        name, part, number = self._at(index)
+        place = {"file": name, "row": number}
+        if isinstance(part, JsonRows):
+            return place | part.place(number)
+        try:
+            row = part.row(number)
+        except UnicodeDecodeError:
+            return place
+        key = {"id": row["qid"]} if "qid" in row else {}
+        return place | key | {"excerpt": str(dict(row))[:SHOWN]}
+
+    def _at(self, index: int) -> tuple[str, Any, int]:
+        """The name of a row's table, the table, and the row's number in it."""
+        place = bisect.bisect_right(self._starts, index) - 1
+        return *self._parts[place], index - self._starts[place]
+
+
+class _Unread:
+    """A corpus that has a text of every id in all of its languages."""
+
+    def __init__(self, corpus: Corpus | None):
+        languages = (ANY,) if corpus is None else corpus.languages
+        self._text = dict.fromkeys(languages, "unread")
+
+    def get(self, key: str, where: str) -> Text:
+        return self._text
+
+
+class Rows:
+    """Rows of files or data sets as examples.
+
+    Attributes:
+      format: of the rows: a name of `FORMATS`.
+      description: the format and what it was told by, for the log.
+      bad_texts: what is wrong with lines of the files of texts by id, and of
+        judgements.
+      texts: how many of those lines there are besides.
+    """
+
+    def __init__(
+        self,
+        tables,
+        kind: str,
+        columns: Mapping[str, str],
+        *,
+        format: str = "auto",
+        lookup: Lookup | None = None,
+        scores: bool = True,
+        bad_judgements: Sequence[BadRecord] = (),
+        field: str = "config.data",
+    ):
+        """The rows of one table after the other.
+
+        Args:
+          tables: where each came from, for errors, and a `pyarrow.Table`, or
+            `ParquetRows`, `JsonRows` or `TfdsRows`.
+          kind: "pair" or "group".
+          columns: the tables' names for the fields `english`, `translation`,
+            `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
+            (groups).
+          format: a name of `FORMATS`, or "auto" to tell it by the columns.
+          lookup: texts by id and how scores are read.
+          scores: whether to read the teacher's scores.
+          bad_judgements: what was wrong with lines that the rows were made of.
+          field: of the config that names the data, for errors.
+
+        Raises:
+          InputError: no rows, columns of no format or of several, a column that only
+            some of the tables have, or ids without a corpus.
+        """
+        self._records = records = _Records(tables)
+        self._lookup = lookup or Lookup()
+        if not scores:
+            columns = dict(columns) | {field: field for field in _SCORES}
+        self.format, fields = _recognised(records, kind, columns, format, field)
+        self._read = FORMATS[self.format].read
+        for needed in FORMATS[self.format].needs:
+            if getattr(self._lookup, needed) is None:
+                raise InputError(
+                    f"{records.columns[0][0]} is of the format {self.format}, whose"
+                    f" rows hold ids: name the files of texts in config.data.{needed}."
+                )
+        if not scores:
+            fields = [{f: c for f, c in m.items() if f not in _SCORES} for m in fields]
+        records.select(fields)
+        self._blind = dataclasses.replace(
+            self._lookup,
+            corpus=_Unread(self._lookup.corpus),
+            queries=_Unread(self._lookup.queries),
+        )
+        by_id = [c for c in (self._lookup.corpus, self._lookup.queries) if c]
+        self.bad_texts = [*bad_judgements, *(e for texts in by_id for e in texts.bad)]
+        self.texts = sum(map(len, by_id))
+        self._kept = None
+        self.description = self.format
+        if self.format == "labelled":
+            name = records.columns[0][0]
+            labels = records.values("label")
+            self._kept = labelled_rows(labels, self._lookup, name)
+            self.description += (
+                f" ({len(self._kept):,} of {len(labels):,} rows have a label of"
+                f" {self._lookup.min_label} or more)"
+            )
+        if self.format in ("colbert", "tevatron_ids", "beir"):
+            self.description += f" (texts of {self._lookup.corpus.name})"
+
+    def __len__(self) -> int:
+        return len(self._records) if self._kept is None else len(self._kept)
+
+    def __getitem__(self, index: int) -> Pair | Group:
+        where, row = self._records.row(self._number(index))
+        return self._read(row, where, self._lookup)
+
+    def peek(self, index: int) -> Pair | Group:
+        """The example as it is but for texts by id, which are not looked up.
+
+        Raises:
+          BadRecord: something else of it is bad.
+        """
+        where, row = self._records.row(self._number(index))
+        return self._read(row, where, self._blind)
+
+    @property
+    def documents(self) -> Sequence[Text]:
+        """The whole corpus that the rows' ids are of, or that goes with them."""
+        corpus = self._lookup.corpus
+        return () if corpus is None else corpus.documents
+
+    @property
+    def by_id(self) -> bool:
+        """Whether the rows hold ids of documents."""
+        return FORMATS[self.format].judged is not None
+
+    def judged(self, index: int) -> tuple[str, Text, dict[str, float]]:
+        """A row of ids: its name, the query, and the grades of documents by id.
+
+        Raises:
+          BadRecord: it cannot be read.
+        """
+        where, row = self._records.row(self._number(index))
+        return where, *FORMATS[self.format].judged(row, where, self._lookup)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Those of data sets of a library, by name."""
+        return self._records.versions
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where an example is, for people: file, row, id and what else is known."""
+        return self._records.place(self._number(index))
+
+    def _number(self, index: int) -> int:
+        """The row of an example."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return index if self._kept is None else int(self._kept[index])
+
+
+def _recognised(
+    records, kind, columns, format, field
+) -> tuple[str, list[dict[str, str]]]:
+    """The tables' format, and each one's fields: the same, but for the language."""
+    formats, known = [], []
+    for place, (name, found) in enumerate(records.columns):
+        first_row = records.first_row(place)
+        formats.append(recognise(found, kind, columns, format, name, first_row, field))
+        known.append(FORMATS[formats[-1]].fields(found, columns))
+    first = records.columns[0][0]
+    for (name, _), its_format, fields in zip(
+        records.columns, formats, known, strict=True
+    ):
+        if its_format != formats[0]:
+            raise InputError(
+                f"{first} is of the format {formats[0]}, {name} of {its_format}. Train"
+                " on them in separate stages."
+            )
+        for field in sorted((set(fields) ^ set(known[0])) - {"language"}):
+            has, lacks = (name, first) if field in fields else (first, name)
+            column = (fields if field in fields else known[0])[field]
+            raise InputError(
+                f"{has} has a column {column}, {lacks} has none. Give all of"
+                " them the same columns, or train on them in separate stages."
+            )
+    return formats[0], known

@@ -1,0 +1,473 @@
+"""How a row of each format becomes an example, and which columns it needs.
+
+Functions that end in `fields` tell the columns: they take the names of a file's columns
+and `config.data.columns`, and give field -> column, or None where the columns do not
+fit. The others read a row of those fields.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lsrjax.data.examples import ANY, Group, Pair, Text
+from lsrjax.data.reading.bad_records import EMPTY, POSITIVE, SCORE, TYPE, BadRecord
+from lsrjax.data.reading.corpus import Corpus
+from lsrjax.data.reading.ids import as_id, check_characters
+from lsrjax.data.reading.teacher_ensembles import Ensemble
+from lsrjax.data.reading.texts import with_title
+from lsrjax.errors import InputError
+
+# What the fields of `config.data.columns` belong to.
+FIELDS = {
+    "pair": ("english", "translation", "language"),
+    "group": ("query", "pos", "neg", "pos_scores", "neg_scores"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """What reading a row takes besides the row.
+
+    Attributes:
+      corpus: documents by id; None where `config.data.corpus` is empty.
+      queries: queries by id; None where `config.data.queries` is empty.
+      ensemble: makes one score of several.
+      min_label: label or score from which two sentences belong together.
+    """
+
+    corpus: Corpus | None = None
+    queries: Corpus | None = None
+    ensemble: Ensemble = Ensemble()
+    min_label: float = 0.5
+
+
+# Fields of rows.
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def wording(value: Any, where: str, field: str) -> str:
+    """A text that is not empty, or an error."""
+    if not isinstance(value, str) or not value.strip():
+        raise BadRecord(
+            EMPTY if value is None or isinstance(value, str) else TYPE,
+            f"{where}: field {field!r} is {value!r:.80}; a non-empty text is needed."
+            " Remove the row or fill it in.",
+        )
+    check_characters(value, f"{where}: field {field!r}")
+    return value
+
+
+def _texts(values: Any, where: str, field: str) -> list[Text]:
+    return [{ANY: wording(v, where, field)} for v in _as_list(values, where, field)]
+
+
+def _as_list(value: Any, where: str, field: str) -> list:
+    """One text stands for a list of one, as in triples; null for an empty list."""
+    if value is None:
+        return []
+    if not isinstance(value, str | list):
+        raise BadRecord(
+            TYPE,
+            f"{where}: field {field!r} is {value!r:.80}; a list of texts is needed. Put"
+            " the row right or remove it.",
+        )
+    return [value] if isinstance(value, str) else value
+
+
+def _label(value: Any, where: str, field: str) -> str:
+    """A text that may be missing."""
+    if value is not None and not isinstance(value, str):
+        raise BadRecord(
+            TYPE, f"{where}: field {field!r} is {value!r:.80}; a text is needed."
+        )
+    return value or ""
+
+
+def _group(where: str, query: Text, positives, negatives, scores=None) -> Group:
+    if not positives:
+        raise BadRecord(POSITIVE, f"{where}: no positive document. Remove the row.")
+    return Group(where, query, positives, negatives, scores)
+
+
+def _numbers(values: Sequence, where: str) -> list[float]:
+    for place, score in enumerate(values):
+        number = isinstance(score, float | int) and not isinstance(score, bool)
+        # As large as float32 can be, which NaN is not.
+        if not number or not abs(score) <= _LARGEST:
+            raise BadRecord(
+                SCORE,
+                f"{where}: teacher score {place} (positives first) is {score!r:.80}; a"
+                " finite number is needed. Score the row again or remove it.",
+            )
+    return list(values)
+
+
+def named(needs: Mapping[str, Sequence[str]], optional=()):
+    """Field -> column where each needed field has one of its names.
+
+    Args:
+      needs: field to the names that its column may have; the first found counts.
+      optional: fields of that very name that a file may lack.
+    """
+
+    def fields(names, columns):
+        found = {}
+        for field, known in needs.items():
+            column = next((name for name in known if name in names), None)
+            if column is None:
+                return None
+            found[field] = column
+        return found | {field: field for field in optional if field in names}
+
+    return fields
+
+
+# MILCO and FlagEmbedding.
+
+NEEDED = {"pair": ("english", "translation"), "group": ("query", "pos")}
+DEFAULTS = {field: field for names in FIELDS.values() for field in names}
+DEFAULTS["translation"] = "non_english"
+
+
+def score_columns(text: str) -> list[str]:
+    """The columns that `columns.pos_scores` or `neg_scores` names."""
+    return [name.strip() for name in text.split(",")]
+
+
+def renamed_fields(kind: str):
+    """The columns that `config.data.columns` names; with several teachers, of each."""
+
+    def fields(names, columns):
+        if any(columns[field] not in names for field in NEEDED[kind]):
+            return None
+        found = {}
+        for field in FIELDS[kind]:
+            if not field.endswith("_scores"):
+                found |= {field: columns[field]} if columns[field] in names else {}
+                continue
+            several = score_columns(columns[field])
+            if len(several) > 1 and (lacking := set(several) - set(names)):
+                raise InputError(
+                    f"config.data.columns.{field} names {', '.join(sorted(lacking))},"
+                    f" but the columns of the data are {', '.join(names)}."
+                )
+            found |= {
+                _part(field, i): name for i, name in enumerate(several) if name in names
+            }
+        return found
+
+    return fields
+
+
+def _part(field: str, teacher: int) -> str:
+    """The field of a teacher's scores."""
+    return f"{field}.{teacher}" if teacher else field
+
+
+def milco(row, where, lookup) -> Group:
+    """Lists of texts, and of teachers' scores."""
+    positives = _texts(row["pos"], where, "pos")
+    negatives = _texts(row.get("neg"), where, "neg")
+    query = {ANY: wording(row["query"], where, "query")}
+    if not positives:
+        return _group(where, query, positives, negatives)  # an error
+    sizes = {"pos_scores": len(positives), "neg_scores": len(negatives)}
+    teachers = 1 + max((int(f.split(".")[1]) for f in row if "." in f), default=0)
+    scores = [_teacher(row, i, sizes, where) for i in range(teachers)]
+    missing = [i for i, values in enumerate(scores) if values is None]
+    if missing and len(missing) < teachers:
+        raise BadRecord(
+            SCORE,
+            f"{where}: {len(missing)} of {teachers} teachers have no scores. Score the"
+            " row with all of them, or remove it.",
+        )
+    combined = None if missing else lookup.ensemble.combine(scores)
+    return _group(where, query, positives, negatives, combined)
+
+
+def _scores(value: Any, where: str, field: str) -> list:
+    """One score stands for a list of one; null for an empty list."""
+    if value is None:
+        return []
+    if not isinstance(value, float | int | list):
+        raise BadRecord(
+            SCORE,
+            f"{where}: field {field!r} is {value!r:.80}; a list of numbers is needed."
+            " Score the row again or remove it.",
+        )
+    return value if isinstance(value, list) else [value]
+
+
+def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
+    """One teacher's scores of positives and negatives, checked, or None."""
+    names = [_part(field, teacher) for field in sizes]
+    if all(row.get(name) is None for name in names):
+        return None
+    parts = []
+    for name, count in zip(names, sizes.values(), strict=True):
+        values = row.get(name)
+        values = _scores(values, where, name)
+        if len(values) != count:
+            raise BadRecord(
+                SCORE,
+                f"{where}: {name} has {len(values)} teacher scores for {count}"
+                " documents; each document needs one. Score the row again or remove"
+                " it.",
+            )
+        parts.extend(values)
+    return _numbers(parts, where)
+
+
+def alignment(row, where, lookup) -> Pair:
+    """English and its translation."""
+    return Pair(
+        id=where,
+        english=wording(row["english"], where, "english"),
+        translation=wording(row["translation"], where, "translation"),
+        language=_label(row.get("language"), where, "language") or ANY,
+    )
+
+
+# Tevatron, BEIR, ColBERT.
+
+
+def _passages(row, field: str, where: str) -> list[Text]:
+    passages = row.get(field) or []
+    if isinstance(passages, dict) and _of_equal_lists(passages.values()):
+        # TFDS gives a list of objects as one of lists.
+        passages = [
+            dict(zip(passages, values, strict=True))
+            for values in zip(*passages.values(), strict=True)
+        ]
+    texts = []
+    for passage in passages if isinstance(passages, list) else [passages]:
+        if not isinstance(passage, dict):
+            raise BadRecord(
+                TYPE,
+                f"{where}: {field} holds {passage!r:.80}; objects with text and maybe"
+                " title are needed. Passages given by id go into"
+                " positive_document_ids and negative_document_ids.",
+            )
+        text = wording(passage.get("text"), where, f"{field}.text")
+        title = _label(passage.get("title"), where, f"{field}.title")
+        check_characters(title, f"{where}: field {field + '.title'!r}")
+        texts.append({ANY: with_title(title, text)})
+    return texts
+
+
+def _of_equal_lists(values) -> bool:
+    """Whether the values are lists of one length."""
+    values = list(values)
+    return all(isinstance(v, list) for v in values) and len(set(map(len, values))) == 1
+
+
+def tevatron(row, where, lookup) -> Group:
+    """Lists of objects with title and text."""
+    return _group(
+        where,
+        {ANY: wording(row["query"], where, "query")},
+        _passages(row, "positive_passages", where),
+        _passages(row, "negative_passages", where),
+    )
+
+
+def _looked_up(ids, where: str, corpus: Corpus) -> list[Text]:
+    return [corpus.get(key, where) for key in _as_ids(ids, where)]
+
+
+def _as_ids(ids, where: str) -> list[str]:
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return [as_id(key, where) for key in ids]
+
+
+def tevatron_ids(row, where, lookup) -> Group:
+    """The query's text, and ids of documents."""
+    return _group(
+        where,
+        {ANY: wording(row["query"], where, "query")},
+        _looked_up(row["positive_document_ids"], where, lookup.corpus),
+        _looked_up(row.get("negative_document_ids"), where, lookup.corpus),
+    )
+
+
+def beir(row, where, lookup) -> Group:
+    """Ids of the query and of judged documents, and their grades."""
+    judged = list(zip(row["documents"], row["grades"], strict=True))
+    return _group(
+        where,
+        lookup.queries.get(as_id(row["qid"], where), where),
+        _looked_up([key for key, grade in judged if grade > 0], where, lookup.corpus),
+        _looked_up([key for key, grade in judged if grade <= 0], where, lookup.corpus),
+    )
+
+
+# Rows as judgements, to evaluate on: the query, and the grade of each judged document
+# by its id.
+
+
+def judged_beir(row, where, lookup) -> tuple[Text, dict[str, float]]:
+    """The grades of a query, all of them."""
+    grades = dict(zip(row["documents"], row["grades"], strict=True))
+    return lookup.queries.get(as_id(row["qid"], where), where), grades
+
+
+def judged_tevatron(row, where, lookup) -> tuple[Text, dict[str, float]]:
+    """Positive documents have the grade 1."""
+    keys = _as_ids(row["positive_document_ids"], where)
+    if not keys:
+        raise BadRecord(POSITIVE, f"{where}: no positive document. Remove the row.")
+    return {ANY: wording(row["query"], where, "query")}, dict.fromkeys(keys, 1.0)
+
+
+def judged_colbert(row, where, lookup) -> tuple[Text, dict[str, float]]:
+    """The first document has the grade 1."""
+    query = lookup.queries.get(as_id(row["qid"], where), where)
+    return query, {as_id(row["pids"][0], where): 1.0}
+
+
+def colbert(row, where, lookup) -> Group:
+    """Ids of the query and of documents, the first of which is positive."""
+    documents = _looked_up(row["pids"], where, lookup.corpus)
+    scores = row["scores"]
+    if scores is not None:
+        values = _numbers(_scores(scores, where, "scores"), where)
+        if len(values) != len(documents):
+            raise BadRecord(
+                SCORE,
+                f"{where}: {len(values)} teacher scores for {len(documents)} documents;"
+                " each needs one. Score the row again or remove it.",
+            )
+        scores = lookup.ensemble.combine([values])
+    query = lookup.queries.get(as_id(row["qid"], where), where)
+    return _group(where, query, documents[:1], documents[1:], scores)
+
+
+# sentence-transformers.
+
+_ANCHOR = ("anchor", "query", "question")
+_POSITIVE = ("positive", "passage1", "answer")
+_LABEL = ("label", "score", "scores", "labels")
+
+
+def triplet_fields(names, columns):
+    """Anchor, positive, and negatives with or without scores."""
+    found = named({"anchor": _ANCHOR, "positive": _POSITIVE})(names, columns)
+    if found is None:
+        return None
+    negatives = [n for n in names if re.fullmatch(r"negative(_\d+)?|passage2", n)]
+    negatives.sort(key=lambda name: int("0" + re.sub(r"\D", "", name)))
+    label = next((name for name in _LABEL if name in names), None)
+    if label and not negatives:
+        return None  # a labelled pair
+    found |= {f"negative.{i}": name for i, name in enumerate(negatives)}
+    return found | ({"label": label} if label else {})
+
+
+def triplet(row, where, lookup) -> Group:
+    """Anchor, positive and negatives; their scores, or differences of scores.
+
+    MarginMSE's differences (the positive's score less the negative's) stand for the
+    scores 0 and minus the difference: the losses depend on differences only.
+    """
+    names = [field for field in row if field.startswith("negative.")]
+    negatives = [text for name in names for text in _texts(row[name], where, name)]
+    scores = None
+    if row.get("label") is not None:
+        label = row["label"] if isinstance(row["label"], list) else [row["label"]]
+        values = _numbers(label, where)
+        if len(values) == len(negatives):
+            # Differences to the positive's score, which is then any number.
+            values = [0.0, *(-value for value in values)]
+        if len(values) != 1 + len(negatives):
+            raise BadRecord(
+                SCORE,
+                f"{where}: {len(label)} teacher scores for a positive and"
+                f" {len(negatives)} negatives; one for each document is needed, or the"
+                " positive's less each negative's. Score the row again or remove it.",
+            )
+        scores = lookup.ensemble.combine([values])
+    return _group(
+        where,
+        {ANY: wording(row["anchor"], where, "anchor")},
+        [{ANY: wording(row["positive"], where, "positive")}],
+        negatives,
+        scores,
+    )
+
+
+_labelled_fields = named(
+    {
+        "first": ("sentence1", *_ANCHOR),
+        "second": ("sentence2", *_POSITIVE),
+        "label": _LABEL,
+    }
+)
+
+
+def labelled_pair_fields(names, columns):
+    """Two sentences and a label, no negatives."""
+    if any(re.fullmatch(r"negative(_\d+)?|passage2", name) for name in names):
+        return None
+    return _labelled_fields(names, columns)
+
+
+def labelled(row, where, lookup) -> Group:
+    """Two sentences that belong together: rows of low labels are never read."""
+    if not _is_label(row["label"]):
+        raise BadRecord(
+            SCORE,
+            f"{where}: the label is {row['label']!r:.80}; a number is needed. Put it"
+            " right or remove the row.",
+        )
+    return _group(
+        where,
+        {ANY: wording(row["first"], where, "first sentence")},
+        [{ANY: wording(row["second"], where, "second sentence")}],
+        [],
+    )
+
+
+def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
+    """Positions of the rows of `labelled` data that are trained on.
+
+    Args:
+      labels: of all rows; null and lower ones than `lookup.min_label` are left out.
+        Those that are not numbers stay in: to read such a row is an error.
+      lookup: has the least label.
+      where: the data, for errors.
+
+    Raises:
+      InputError: labels that are no numbers, or none that high.
+    """
+    known = np.array([_is_label(label) for label in labels], bool)
+    missing = np.array([label is None for label in labels], bool)
+    if not known.any() and not missing.all():
+        wrong = next(label for label in labels if label is not None)
+        raise InputError(
+            f"{where}: the labels are not numbers ({wrong!r:.80}). Write a number for"
+            " each row."
+        )
+    values = np.full(len(labels), -np.inf)
+    values[known] = [float(labels[i]) for i in np.flatnonzero(known)]
+    high = known & (values >= lookup.min_label)
+    (kept,) = np.nonzero(high | ~(known | missing))
+    if not high.any():
+        raise InputError(
+            f"{where}: no row has a label of at least {lookup.min_label}"
+            " (config.data.min_label); the highest is"
+            f" {values.max(initial=-np.inf)}. Lower it."
+        )
+    return kept
+
+
+def _is_label(value: Any) -> bool:
+    """Whether the value is a number, maybe in words of JSON: 1, true or "1"."""
+    try:
+        return not isinstance(value, list | BadRecord) and math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False

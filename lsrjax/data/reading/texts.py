@@ -1,0 +1,297 @@
+"""Files of texts, each with its id: one way of reading them, whatever asks for them."""
+
+import io
+import itertools
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lsrjax.data.reading import plain
+from lsrjax.data.reading.bad_records import EMPTY, SHOWN, TYPE, UTF8, BadRecord
+from lsrjax.data.reading.files import name_and_rest, read_dataset
+from lsrjax.data.reading.ids import as_id, check_characters
+from lsrjax.data.reading.jsonl import Lines, parse_json, refuse_truncated
+from lsrjax.data.reading.parquet import ArrowRows, ParquetRows
+from lsrjax.errors import InputError
+
+DATASETS = "datasets:"
+ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
+TEXT_FIELDS = ("text", "contents", "passage", "query")
+# Names in a first line of TSV, in any case.
+_ID_NAMES = (*ID_FIELDS, "docno", "doc-id", "corpus-id", "corpus_id", "query-id")
+_ID_NAMES += ("passage_id", "document_id", "text_id", "#id")
+_TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
+_SAMPLE = 1024  # lines of TSV that tell how many cells a line has
+
+
+def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Id and text of each of a file's texts, in its order; a text may be empty.
+
+    Args:
+      path: as of a corpus, or .txt, whose lines are texts and their numbers, from 0,
+        the ids.
+
+    Raises:
+      InputError: no such file, an unknown type, or a text or id that cannot be read.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file (from {pathlib.Path.cwd()}).")
+    numbered = plain.ending(path) == ".txt"
+    return _numbered_lines(path) if numbered else iter(open_texts(path))
+
+
+def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    raw, *_ = plain.opened(path)
+    raw.seek(0)
+    with io.BufferedReader(raw) as file:
+        for number, line in enumerate(file):
+            try:
+                text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+            except UnicodeDecodeError as e:
+                raise InputError(
+                    f"{path}, line {number + 1} is not UTF-8 ({e}). Write it again."
+                ) from e
+            yield str(number), text.rstrip("\r\n")
+
+
+def name_subset_split(part: str) -> tuple[str, str, str]:
+    """Those of `datasets:name:subset:split`; empty where they are not said."""
+    name, _, rest = name_and_rest(part[len(DATASETS) :])
+    subset, split, *more = [*rest.split(":"), ""]
+    if not name or any(more):
+        raise InputError(
+            f"{part!r} is not datasets:NAME, datasets:NAME:SUBSET or"
+            " datasets:NAME:SUBSET:SPLIT (SUBSET may be empty)."
+        )
+    return name, subset, split
+
+
+def with_title(title: Any, text: Any) -> Any:
+    """Title and text as one text; the text alone where the title is empty."""
+    return f"{title} {text}" if title and isinstance(text, str) else text
+
+
+def open_texts(path: str | pathlib.Path):
+    """The texts of a file, or of `datasets:…`, as an `Index` takes them.
+
+    Raises:
+      InputError: an unknown type, or a file that cannot be read.
+    """
+    if isinstance(path, str):
+        table, files = read_dataset(*name_subset_split(path))
+        return _TableTexts(path, ArrowRows(table), files)
+    kind = plain.kind_of(path)
+    if kind == plain.PARQUET:
+        return _TableTexts(str(path), ParquetRows(path), [path])
+    if kind is None:
+        raise InputError(
+            f"{path}: unknown type {path.suffix!r} of a file of texts; known are"
+            f" {plain.KNOWN}."
+        )
+    return _LineTexts(path, kind)
+
+
+class _LineTexts:
+    """A file of one text a line."""
+
+    def __init__(self, path: pathlib.Path, kind: str):
+        self.name, self.paths = str(path), [path]
+        self._lines = Lines(path, kind)
+        self._parse, self._header = _json_text, 0
+        if kind == plain.TSV:
+            self._parse = cells = _Cells(self._lines)
+            self._header = cells.header
+
+    def _rows(self) -> Iterator[tuple[int, int, bytes]]:
+        return (line for line in self._lines if line[0] != self._header)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Id and text of each line."""
+        for number, _, line in self._rows():
+            try:
+                yield self._parse(line, self._lines.where(number))
+            except BadRecord as error:
+                refuse_truncated(error, self.name, line)
+                raise
+
+    def ids(self) -> Iterator[tuple[int, str | None]]:
+        """Offset and id of each line; no id, where it is broken."""
+        for number, offset, line in self._rows():
+            try:
+                key, _ = self._parse(line, self._lines.where(number))
+            except BadRecord as error:
+                refuse_truncated(error, self.name, line)
+                key = None
+            yield offset, key
+
+    def bad(self, offsets: Sequence[int]) -> Iterator[BadRecord]:
+        """What is wrong with the lines at some offsets, which are in order."""
+        number, at = 1, 0
+        for offset in offsets:
+            number, at = number + self._lines.ends(at, offset), offset
+            line = self._lines.at(offset)
+            excerpt = line[:SHOWN].decode(errors="backslashreplace")
+            try:
+                self._parse(line, self._lines.where(number))
+            except BadRecord as e:
+                place = {"file": self.name, self._lines.unit: number}
+                place["excerpt"] = excerpt
+                yield BadRecord(e.kind, str(e), place)
+
+    def read(self, offset: int) -> tuple[str, str]:
+        """Id and text of the line at an offset."""
+        return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
+
+
+def _json_text(line: bytes, where: str) -> tuple[str, str]:
+    row = parse_json(line, where)
+    if not isinstance(row, dict):
+        raise BadRecord(
+            TYPE, f"{where} is {type(row).__name__}, not an object: {line[:80]!r}."
+        )
+    key, text = _text_columns(row, where)
+    text = _checked(with_title(row.get("title"), row[text]), where)
+    return as_id(row[key], where), text
+
+
+class _Cells:
+    """How lines of TSV are read: id, text and maybe title, or as the first line names.
+
+    Attributes:
+      header: the number of the line that names the cells; 0 without one.
+    """
+
+    def __init__(self, lines: Lines):
+        """Looks at the first lines.
+
+        Raises:
+          InputError: the first line names cells, but no text.
+        """
+        sample = [
+            (number, self._split(line))
+            for number, _, line in itertools.islice(lines, _SAMPLE)
+        ]
+        self.header, self._places = 0, {"id": 0, "text": 1}
+        counts = Counter(len(cells) for _, cells in sample if len(cells) in (2, 3))
+        self._most = 3 if counts[3] > counts[2] else 2
+        if self._most == 3:
+            self._places["title"] = 2
+        if sample and (named := _named_cells(lines.name, sample[0][1])):
+            self.header, self._places = sample[0][0], named
+            self._most = len(sample[0][1])
+
+    def __call__(self, line: bytes, where: str) -> tuple[str, str]:
+        """Id and text of a line.
+
+        Raises:
+          BadRecord: it is not UTF-8, or has too few or too many cells.
+        """
+        try:
+            cells = line.decode().rstrip("\r\n").split("\t")
+        except UnicodeDecodeError as e:
+            raise BadRecord(UTF8, f"{where} is not UTF-8 ({e}). Write it again.") from e
+        needed = 1 + max(self._places["id"], self._places["text"])
+        if len(cells) < needed or any(cells[self._most :]):
+            also = f", but the others {self._most}" if len(cells) > self._most else ""
+            raise BadRecord(
+                TYPE,
+                f"{where} has {len(cells)} cells{also}: {line[:80]!r}. A line holds id,"
+                " text and maybe title, with tabs between; a text has no tabs.",
+            )
+        found = {
+            name: cells[place]
+            for name, place in self._places.items()
+            if place < len(cells)
+        }
+        key = as_id(found["id"], where)
+        return key, with_title(found.get("title"), found["text"])
+
+    @staticmethod
+    def _split(line: bytes) -> list[str]:
+        return line.decode(errors="replace").rstrip("\r\n").split("\t")
+
+
+def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
+    """Where id, text and title are, if the cells are names; None if they are not."""
+    names = [cell.strip().lower() for cell in cells]
+    words = len(names) > 1 and all(re.fullmatch(r"[#\w-]{1,24}", n) for n in names)
+    ids = [place for place, n in enumerate(names) if n in _ID_NAMES]
+    texts = [place for place, n in enumerate(names) if n in _TEXT_NAMES]
+    if not words or not ids or (not texts and ids[0]):
+        return None
+    if not texts:
+        raise InputError(
+            f"{name}: its first line, {', '.join(cells)}, is a header, but names no"
+            f" text. Name it {' or '.join(TEXT_FIELDS)}, or remove the line."
+        )
+    title = {"title": names.index("title")} if "title" in names else {}
+    return {"id": ids[0], "text": texts[0]} | title
+
+
+def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
+    """Which of the names are the id's and the text's."""
+    chosen = []
+    for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
+        found = [name for name in known if name in names]
+        if not found:
+            raise BadRecord(
+                TYPE,
+                f"{where} has no {what}; its fields are {', '.join(names)}. Name it"
+                f" {' or '.join(known)}.",
+            )
+        chosen.append(found[0])
+    return chosen[0], chosen[1]
+
+
+def _checked(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        kind = EMPTY if text is None else TYPE
+        raise BadRecord(kind, f"{where}: the text is {text!r:.80}, not a string.")
+    check_characters(text, f"{where}: the text")
+    return text
+
+
+class _TableTexts:
+    """Texts of the rows of a table."""
+
+    def __init__(self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence):
+        self.name, self.paths, self._rows = name, paths, rows
+        names = rows.column_names
+        key, text = _text_columns(names, name)
+        title = {"title": "title"} if "title" in names else {}
+        rows.select({"id": key, "text": text} | title)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Id and text of each row."""
+        return map(self.read, range(len(self._rows)))
+
+    def ids(self) -> Iterator[tuple[int, str | None]]:
+        """Row number and id of each row; no id, where it is broken."""
+        for row, key in enumerate(self._rows.values("id")):
+            # What is wrong with a text shows when it is asked for.
+            try:
+                yield row, None if isinstance(key, Exception) else as_id(key, "")
+            except BadRecord:
+                yield row, None
+
+    def bad(self, numbers: Sequence[int]) -> Iterator[BadRecord]:
+        """What is wrong with some rows."""
+        for number in numbers:
+            try:
+                self.read(number)
+            except BadRecord as e:
+                place = {"file": self.name, "row": number}
+                yield BadRecord(e.kind, str(e), place)
+
+    def read(self, number: int) -> tuple[str, str]:
+        """Id and text of a row."""
+        where = f"{self.name}, row {number} (the first is 0)"
+        try:
+            row = self._rows.row(number)
+        except UnicodeDecodeError as e:
+            raise BadRecord(UTF8, f"{where}: a text is not UTF-8 ({e}).") from e
+        text = _checked(with_title(row.get("title"), row["text"]), where)
+        return as_id(row["id"], where), text

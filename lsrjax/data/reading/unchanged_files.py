@@ -1,0 +1,207 @@
+"""Whether the data of a run is still what it was when the run began.
+
+A stage's manifest holds size, time and digest of each of its data files. The digest of
+a file of more than 64 MB is that of its ends and of blocks evenly spread over it, so
+that it costs a few megabytes: a change of few bytes between the blocks goes unseen.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from lsrjax import paths
+from lsrjax.data.reading import corpus
+from lsrjax.data.reading import files as tables
+from lsrjax.data.sources import beir_files, beir_folder
+from lsrjax.errors import InputError
+
+FILE = "data.json"
+_WHOLE = 2**26  # bytes of a file from which on it is read in part
+_END, _BLOCK, _BLOCKS = 2**20, 2**16, 64
+_SHOWN = 5  # differences in the error
+
+
+def check_files(path: pathlib.Path, data, dev) -> None:
+    """Compares the files of a stage with the manifest, or begins one.
+
+    Args:
+      path: of the manifest.
+      data: the stage's `data`.
+      dev: the stage's `dev`.
+
+    Raises:
+      InputError: a file that has changed, is truncated, missing or new.
+    """
+    found, known = _states(data, dev), _read(path)
+    if "files" in known:
+        _refuse(path, list(_changes(known["files"], found)))
+    if found and "files" not in known:
+        _write(path, known | {"files": found})
+
+
+def check_versions(path: pathlib.Path, sources: Sequence) -> None:
+    """Compares the versions of data sets of libraries with the manifest, or adds them.
+
+    Args:
+      path: of the manifest.
+      sources: opened sources; those of rows know their `versions`.
+
+    Raises:
+      InputError: one of another version or fingerprint.
+    """
+    found, known = _versions(sources), _read(path)
+    if "versions" in known:
+        _refuse(path, list(_other_versions(known["versions"], found)))
+    elif found:
+        _write(path, known | {"versions": found})
+
+
+def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
+    """Makes the manifest that of the data as it is; keeps what has changed in it.
+
+    Args:
+      path: of the manifest.
+      data: the stage's `data`.
+      dev: the stage's `dev`.
+      sources: opened sources.
+
+    Returns:
+      The changes, in words.
+    """
+    known, files, versions = _read(path), _states(data, dev), _versions(sources)
+    changes = [
+        *_changes(known.get("files", {}), files),
+        *_other_versions(known.get("versions", {}), versions),
+    ]
+    if changes:
+        accepted = [*known.get("accepted", []), changes]
+        _write(path, {"files": files, "versions": versions, "accepted": accepted})
+    return changes
+
+
+def _states(data, dev) -> dict[str, dict]:
+    files = dict.fromkeys(name for name in _files(data, dev) if os.path.isfile(name))
+    return {name: _state(name) for name in files}
+
+
+def _versions(sources: Sequence) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for source in sources:
+        found |= getattr(source, "versions", {})
+    return found
+
+
+def _other_versions(before: Mapping, found: Mapping) -> Iterator[str]:
+    for name in sorted(before.keys() | found.keys()):
+        then, now = before.get(name), found.get(name)
+        if then != now:
+            yield f"the data set {name} was {then}, and is {now}"
+
+
+def digest(path: str | pathlib.Path) -> str:
+    """That of a file, or of ends and blocks of a large one."""
+    size = os.path.getsize(path)
+    hashed = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        if size <= _WHOLE:
+            while chunk := file.read(_END):
+                hashed.update(chunk)
+            return hashed.hexdigest()
+        starts = [size * i // _BLOCKS for i in range(1, _BLOCKS)]
+        parts = [(0, _END), *((at, _BLOCK) for at in starts), (size - _END, _END)]
+        for start, length in parts:
+            file.seek(start)
+            hashed.update(file.read(length))
+    return hashed.hexdigest()
+
+
+def _files(data, dev) -> Iterator[str]:
+    """The data files that a stage's config names, in the order of its fields."""
+    sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
+    for where, own in (sets or {"config.data": data}).items():
+        yield from _rows(own, where)
+        for field in ("corpus", "queries"):
+            if own[field]:
+                yield from map(str, corpus.paths(own[field], f"{where}.{field}"))
+    if dev.source:
+        yield from _rows(dev, "config.dev")
+
+
+def _rows(own, where: str) -> Iterator[str]:
+    if own.source == "files":
+        if (folder := beir_folder(own, where)) is not None:
+            yield from beir_files(str(pathlib.Path(folder)), own.split)
+        else:
+            yield from tables.found_files(own.files, f"{where}.files")
+    if own.source in ("datasets", "tfds"):
+        folders = own.dataset.split(",") if own.source == "datasets" else [own.dataset]
+        for named in folders:
+            name = tables.name_and_rest(named.strip())[0]
+            folder = pathlib.Path(paths.local(name, f"{where}.dataset"))
+            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+                # A clone's .git is none of its data.
+                if not any(p.startswith(".") for p in path.relative_to(folder).parts):
+                    yield str(path)
+
+
+def _state(name: str) -> dict:
+    try:
+        stat, hashed = os.stat(name), digest(name)
+    except OSError as e:
+        raise InputError(f"{name} cannot be read: {e.strerror}.") from e
+    return {
+        "absolute": os.path.abspath(name),
+        "size": stat.st_size,
+        "mtime": stat.st_mtime,
+        "digest": hashed,
+    }
+
+
+def _changes(before: Mapping, found: Mapping) -> Iterator[str]:
+    """What is different, in words."""
+    for name in sorted(before.keys() | found.keys()):
+        if name not in found:
+            yield f"{name} is missing"
+        elif name not in before:
+            yield f"{name} is new"
+        elif found[name]["digest"] != before[name]["digest"]:
+            old, new = before[name]["size"], found[name]["size"]
+            sizes = f"{old:,} bytes then, {new:,} now"
+            if new < old:
+                yield f"{name} is truncated or was written anew: {sizes}"
+            elif new > old:
+                yield f"{name} has grown: {sizes}"
+            else:
+                yield f"{name} has other contents of the same size ({new:,} bytes)"
+
+
+def _refuse(path: pathlib.Path, changes: Sequence[str]) -> None:
+    if not changes:
+        return
+    shown = "\n".join(f"  {change}" for change in changes[:_SHOWN])
+    more = len(changes) - _SHOWN
+    shown += f"\n  and {more:,} more" if more > 0 else ""
+    raise InputError(
+        f"The data has changed since the run began ({path} has what it was):\n{shown}\n"
+        "Put it back as it was, or start over with another --workdir. To go on with"
+        " the other data all the same, start once with --accept_changed_data."
+    )
+
+
+def _read(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise InputError(
+            f"{path} is damaged ({e}). Delete it; it is made again from the data."
+        ) from e
+
+
+def _write(path: pathlib.Path, values: Mapping) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    os.replace(temporary, path)

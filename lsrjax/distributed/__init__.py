@@ -1,0 +1,1 @@
+"""Meshes, processes, preemption and the watchdog."""

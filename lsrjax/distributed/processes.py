@@ -1,0 +1,525 @@
+"""Several processes that are one run: how they start, agree, and who writes."""
+
+import contextlib
+import ctypes
+import functools
+import ipaddress
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+
+import jax
+from jax.experimental import multihost_utils
+
+from lsrjax.distributed import slurm, terminal
+from lsrjax.errors import InputError
+
+# How long a process waits for the others to come up, and for what they have to say. A
+# batch's shape may be asked for while another process still evaluates.
+_START_SECONDS = 300
+# How often a process says meanwhile whom it waits for, and how many it names.
+_SAY_SECONDS, _NAMED = 10.0, 8
+# What JAX needs to know of a SLURM step of several tasks.
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
+_SLURM += ("SLURM_LOCALID",)
+# What C++ refers to, until the process ends.
+_KEPT = []
+# How long a process may be silent before JAX takes it for dead and ends the others: a
+# little longer than the watchdog, which can say what it was at.
+_HEARTBEAT_SECONDS = 50
+_PATIENCE_MS = 24 * 3600 * 1000
+# Answers that stand at a time: more than any loader prefetches.
+_KEPT_ANSWERS = 4096
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    tpu_pod: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Joins the processes of a run; has to come before any use of a device.
+
+    With the three arguments, they say who is who. Else SLURM does, in a step of several
+    tasks; else the TPU pod, if the program runs on one; else this process is alone.
+
+    Args:
+      coordinator: `host:port` of process 0.
+      num_processes: processes of the run.
+      process_id: this one's number, from 0.
+      tpu_pod: take it from the TPU pod.
+      environ: environment variables.
+
+    Raises:
+      InputError: arguments that miss each other, variables of the launcher that are
+        missing or no numbers, processes that did not come, or fewer processes or
+        devices than it has promised.
+    """
+    given = {
+        "--coordinator": coordinator,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise InputError(
+            f"{' and '.join(missing)} is missing: --coordinator, --num_processes and"
+            " --process_id go together."
+        )
+    promised_devices = None
+    if not missing:
+        _check_numbers(coordinator, num_processes, process_id)
+        options = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+        } | _bound(coordinator, process_id)
+        promised = num_processes
+    elif (promised := _slurm_tasks(environ)) > 1:
+        _check_slurm(environ)
+        options = {"local_device_ids": _slurm_devices(environ)}
+        promised_devices = _slurm_gpus(environ)
+    elif tpu_pod or "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
+        options = {}
+        promised = len(environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+        promised *= slurm.whole(environ, "MEGASCALE_NUM_SLICES", 1)
+        if "TPU_WORKER_HOSTNAMES" not in environ or promised == 1:
+            promised = None
+    else:
+        return
+    # The default of some versions cannot reduce between processes.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself; lsrjax.distributed.preemption does.
+    jax.config.update("jax_enable_preemption_service", False)
+    _, processes, number = expected(
+        coordinator, num_processes, process_id, environ=environ
+    )
+    with _said_while_waiting(processes, number):
+        if "local_device_ids" in options and not environ.keys() & {
+            "JAX_COORDINATOR_ADDRESS",
+            "JAX_COORDINATOR_PORT",
+        }:
+            met = slurm.meet(environ, _START_SECONDS)
+            options["coordinator_address"] = met
+        _connect(options)
+    check_devices()
+    check(promised, promised_devices)
+
+
+def check_devices() -> None:
+    """Uses the devices for the first time; of several processes, after `start`.
+
+    Raises:
+      InputError: JAX cannot use any, or not the platform that it is told to.
+    """
+    try:
+        jax.devices()
+    # JAX asserts, too, where its platform has no device.
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:300] or "it sees no such device"
+        asked = jax.config.jax_platforms
+        if not asked:
+            raise InputError(
+                f"JAX cannot use the devices of this machine: {said}. Look at their"
+                " driver, or set JAX_PLATFORMS=cpu to do without them."
+            ) from error
+        raise InputError(
+            f"JAX cannot use the platform that the environment variable JAX_PLATFORMS"
+            f" asks for, {asked!r}: {said}. Unset it to use what there is; for GPUs,"
+            " look at the driver, CUDA_VISIBLE_DEVICES, and whether jax[cuda12] or"
+            " jax[cuda13] is installed."
+        ) from error
+
+
+def _check_numbers(coordinator: str, processes: int, number: int) -> None:
+    """Refuses arguments that make no run."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"--coordinator is {coordinator!r}; give the HOST:PORT of process 0."
+        )
+    if processes < 1 or not 0 <= number < processes:
+        raise InputError(
+            f"--num_processes is {processes} and --process_id is {number}; processes"
+            " are numbered from 0, and there is at least one."
+        )
+
+
+def _check_slurm(environ: Mapping[str, str]) -> None:
+    """Refuses a step of several tasks that the environment describes in part."""
+    missing = [name for name in _SLURM if not environ.get(name)]
+    if missing:
+        raise InputError(
+            f"SLURM_STEP_NUM_TASKS is {environ['SLURM_STEP_NUM_TASKS']}, so this is one"
+            f" of several tasks of a SLURM step, but {', '.join(missing)} is not set."
+            " Start with srun; for a run of one process, unset SLURM_STEP_NUM_TASKS;"
+            " or give --coordinator, --num_processes and --process_id."
+        )
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"):
+        slurm.whole(environ, name, 0)
+
+
+@contextlib.contextmanager
+def _said_while_waiting(processes: int, number: int):
+    """Says every now and then whom this process waits for, until it is left."""
+    others = [str(other) for other in range(processes) if other != number]
+    named = ", ".join(others[:_NAMED]) + ", …" * (len(others) > _NAMED)
+    done, started = threading.Event(), time.monotonic()
+
+    def say():
+        while not done.wait(_SAY_SECONDS):
+            waited = time.monotonic() - started
+            terminal.say(
+                f"Process {number} of {processes} waits for the others ({named}):"
+                f" {waited:.0f} s so far, at most {_START_SECONDS} s. Are all started?"
+            )
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _connect(options: dict) -> None:
+    """Joins JAX's coordination service.
+
+    Raises:
+      InputError: the processes did not find each other.
+    """
+    try:
+        with _loss_is_told():
+            jax.distributed.initialize(
+                initialization_timeout=_START_SECONDS,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                **options,
+            )
+    # An address without a port is an IndexError, a variable of JAX that is no number a
+    # ValueError, a connection that is refused whatever the library has for it.
+    except Exception as error:
+        # What is left of the attempt would wait for the others again, at the end.
+        state = _state()
+        _KEPT.extend((state.client, state.service))
+        state.client = state.service = None
+        # That is what the function for a lost connection makes of a timeout.
+        timed_out = "bad_cast" in str(error)
+        reason = f"in {_START_SECONDS} s" if timed_out else f"({error})"
+        raise InputError(
+            f"The processes did not find each other {reason}. Do all run, with the"
+            " same --coordinator and --num_processes? Proxy variables (http_proxy)"
+            " break the connection; unset them."
+        ) from error
+
+
+@contextlib.contextmanager
+def _loss_is_told():
+    """Within it, JAX's client is made so that a lost connection is told in a line.
+
+    Left to itself, the client logs a fatal error with the stacks of C++. It takes a
+    function to call instead, whose argument jaxlib may be unable to hand to Python:
+    then C++ aborts, for which the function is called, too.
+    """
+    from jax._src import distributed
+
+    library = distributed._jax
+    made = library.get_distributed_runtime_client
+    if "missed_heartbeat_callback" in (made.__doc__ or ""):
+        library.get_distributed_runtime_client = functools.partial(
+            made, missed_heartbeat_callback=_lost
+        )
+    try:
+        yield
+    finally:
+        library.get_distributed_runtime_client = made
+    if made.__doc__ and "missed_heartbeat_callback" in made.__doc__:
+        # Python's own handlers wait for the main thread, which may never come.
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_lost)
+        _KEPT.append(handler)
+        ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+
+
+def _lost(status) -> None:
+    """Says that the connection to the other processes is lost, and ends this one."""
+    state = _state()
+    terminal.say(
+        f"Error: process {state.process_id} of {state.num_processes} has lost another"
+        " one, or JAX has failed (the lines above may say which). The output of the one"
+        " that ended first says why. The checkpoints are whole; start all processes"
+        " again to go on from the last one."
+    )
+    os._exit(2)
+
+
+def _state():
+    # JAX has no public door to its client.
+    from jax._src import distributed
+
+    return distributed.global_state
+
+
+def _bound(coordinator: str, process_id: int) -> dict[str, str]:
+    """Where process 0 listens: on the address it is told, not on all interfaces.
+
+    JAX listens on all of them where that address is none of this host, as behind
+    address translation, or where a name stands for the loopback here and for another
+    interface elsewhere.
+    """
+    host = coordinator.rpartition(":")[0].strip("[]")
+    if process_id:
+        return {}
+    try:
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError):
+        return {}
+    if ipaddress.ip_address(address[0]).is_loopback and host not in (
+        "localhost",
+        address[0],
+    ):
+        return {}
+    return {"coordinator_bind_address": coordinator}
+
+
+def check(processes: int | None, devices: int | None) -> None:
+    """Compares what there is with what the launcher has promised.
+
+    Args:
+      processes: promised processes.
+      devices: promised devices of all processes together.
+
+    Raises:
+      InputError: names both numbers.
+    """
+    if processes and jax.process_count() != processes:
+        raise InputError(
+            f"The launcher promised {processes} processes, but"
+            f" {jax.process_count()} came. Look for ones that ended early."
+        )
+    if devices and jax.device_count() != devices:
+        raise InputError(
+            f"The launcher promised {devices} devices, but the"
+            f" {jax.process_count()} processes see {jax.device_count()}"
+            f" ({jax.local_device_count()} here). Start one process for each device, or"
+            " one for each node with all of its devices visible."
+        )
+
+
+def expected(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[str, int, int]:
+    """Host of process 0, processes, and this one's number, before they have met.
+
+    As far as it is known then: the host may be empty. Arguments are those of `start`.
+    """
+    if coordinator is not None:
+        host = coordinator.rpartition(":")[0]
+        return host, num_processes or 1, process_id or 0
+    if (tasks := _slurm_tasks(environ)) > 1:
+        host = slurm.first_host(environ.get("SLURM_STEP_NODELIST", ""))
+        return host, tasks, slurm.whole(environ, "SLURM_PROCID", 0)
+    names = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return names[0], len(names), slurm.whole(environ, "TPU_WORKER_ID", 0)
+
+
+def _slurm_tasks(environ) -> int:
+    """Tasks of the SLURM step that this process belongs to; 0 outside of one.
+
+    The script of a job, which runs once, has the job's SLURM_NTASKS but no step.
+    """
+    return slurm.whole(environ, "SLURM_STEP_NUM_TASKS", 0)
+
+
+def _slurm_gpus(environ) -> int | None:
+    """GPUs of all nodes of the step, as far as SLURM says."""
+    per_node = environ.get("SLURM_GPUS_ON_NODE", "")
+    nodes = environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_NNODES") or "1"
+    known = per_node.isdecimal() and nodes.isdecimal()
+    return int(per_node) * int(nodes) if known else None
+
+
+def _slurm_devices(environ) -> list[int] | None:
+    """This task's devices among those that it sees; None: what JAX would take.
+
+    JAX takes one for each task, which leaves devices idle where a node runs one task.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = len([part for part in visible.split(",") if part.strip()])
+    if not count:
+        return None
+    # Such as "4(x2)" or "2,1"; the first number is of the first node.
+    first = re.match(r"\d*", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))[0]
+    tasks = int(first or "1") or 1
+    share = max(count // tasks, 1)
+    own = slurm.whole(environ, "SLURM_LOCALID", 0)
+    first = own * share if count >= tasks else 0
+    return list(range(first, first + share))
+
+
+def met() -> bool:
+    """Whether the processes of a run of several have found each other."""
+    return jax.distributed.is_initialized()
+
+
+def count() -> int:
+    """Processes of the run; 1 before they have found each other."""
+    return _state().num_processes if met() else 1
+
+
+def index() -> int:
+    """This process's number; 0 before they have found each other."""
+    return _state().process_id if met() else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes the run's files."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def largest(topic: str, number: int, value: int) -> int:
+    """The largest of the values that the processes have for question `number`.
+
+    Host to host, so it neither waits for the devices nor holds them up.
+
+    Args:
+      topic: one line of questions.
+      number: each is asked once, about in order.
+      value: this process's answer, a whole number.
+    """
+    if jax.process_count() == 1:
+        return value
+    client = _client()
+
+    def key(number, process):
+        return f"lsrjax/{topic}/{number}/{process}"
+
+    mine = jax.process_index()
+    # A run that goes back asks again, and the answer is the same.
+    client.key_value_set(key(number, mine), str(value), allow_overwrite=True)
+    if number >= _KEPT_ANSWERS:
+        client.key_value_delete(key(number - _KEPT_ANSWERS, mine))
+    return max(
+        int(client.blocking_key_value_get(key(number, process), _PATIENCE_MS))
+        for process in range(jax.process_count())
+    )
+
+
+def gather(topic: str, text: str, seconds: float) -> list[str | None]:
+    """What all processes say, in process 0; the others get an empty list.
+
+    Host to host, so it works where devices do not reach each other.
+
+    Args:
+      topic: asked once.
+      text: what this process says.
+      seconds: how long process 0 waits for all of them together.
+
+    Returns:
+      A text for each process; None for one that has said nothing in time.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    client = _client()
+    if not is_first():
+        client.key_value_set(f"lsrjax/{topic}/{jax.process_index()}", text)
+        return []
+    deadline = time.monotonic() + seconds
+    said = [text]
+    for process in range(1, jax.process_count()):
+        left = max(int(1000 * (deadline - time.monotonic())), 1)
+        try:
+            key = f"lsrjax/{topic}/{process}"
+            said.append(client.blocking_key_value_get(key, left))
+        except jax.errors.JaxRuntimeError:
+            said.append(None)
+    return said
+
+
+def first_says(topic: str, text: str | None, seconds: float) -> str | None:
+    """What process 0 says, in all of them; None if it says nothing in time.
+
+    Args:
+      topic: told once.
+      text: what process 0 says.
+      seconds: how long the others wait.
+    """
+    if jax.process_count() == 1:
+        return text
+    client, key = _client(), f"lsrjax/{topic}"
+    if is_first():
+        client.key_value_set(key, text)
+        return text
+    try:
+        return client.blocking_key_value_get(key, int(1000 * seconds))
+    except jax.errors.JaxRuntimeError:
+        return None
+
+
+def tell(key: str, value: str) -> None:
+    """Writes a value where every process can read it, over the one before."""
+    _client().key_value_set(f"lsrjax/{key}", value, allow_overwrite=True)
+
+
+def peek(key: str) -> str:
+    """The value that a process has told; nothing where none has, or none answers."""
+    try:
+        return _client().key_value_try_get(f"lsrjax/{key}")
+    except jax.errors.JaxRuntimeError:
+        return ""
+
+
+def exchange(topic: str, value: int, seconds: float) -> list[int]:
+    """The values of all processes that tell theirs within so many seconds.
+
+    Args:
+      topic: asked once.
+      value: this process's, a whole number.
+      seconds: to wait for each.
+    """
+    tell(f"{topic}/{index()}", str(value))
+    found = []
+    for process in range(count()):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            key = f"lsrjax/{topic}/{process}"
+            told = _client().blocking_key_value_get(key, int(1000 * seconds))
+            found.append(int(told))
+    return found
+
+
+def meet(name: str, seconds: float) -> bool:
+    """Waits for the other processes; no device takes part.
+
+    Returns:
+      Whether all came within so many seconds.
+    """
+    try:
+        _client().wait_at_barrier(f"lsrjax/{name}", int(1000 * seconds))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error of JAX says that another process has gone."""
+    signs = ("Gloo", "coordination service", "heartbeat", "UNAVAILABLE", "NCCL")
+    return any(sign.lower() in str(error).lower() for sign in signs)
+
+
+def _client():
+    return _state().client

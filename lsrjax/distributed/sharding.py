@@ -1,0 +1,348 @@
+"""How arrays lie on the devices: the mesh, one table for parameters, and batches.
+
+The mesh has two axes. Texts are divided over `data`; attention heads, the inner width
+of feed-forward blocks and the vocabularies over `model`. The compiler moves what has to
+move, so a computation is written once, for all texts and terms, and gives the same
+result however it is cut. `fsdp` also keeps parameters and the optimizer's state divided
+over `data`, and gathers a layer's parameters where they are used.
+
+Code below works in the mesh that `jax.set_mesh` has set, and without one.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lsrjax.distributed.trees import path_name
+from lsrjax.errors import InputError
+
+DATA, MODEL = "data", "model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where one kind of parameter goes.
+
+    Attributes:
+      pattern: regex for the end of the parameter's path.
+      axes: mesh axis of each dimension.
+      otherwise: the axes instead, where the sizes do not divide; None: replicated.
+      heads: whole attention heads stay together.
+    """
+
+    pattern: str
+    axes: tuple[str | None, ...]
+    otherwise: tuple[str | None, ...] | None = None
+    heads: bool = False
+
+
+RULES = (
+    # Tables over a vocabulary that does not divide are stored by hidden dimension; the
+    # pooling brings them into even slices of the vocabulary by itself.
+    Rule("embeddings/word/embedding", (MODEL, None), (None, MODEL)),
+    Rule("mlm/decoder", (MODEL, None), (None, MODEL)),
+    Rule("mlm/bias", (MODEL,)),
+    Rule("embeddings/(position|token_type)/embedding", (None, None)),
+    Rule("attention/qkv/kernel", (None, None, MODEL), heads=True),
+    Rule("attention/qkv/bias", (None, MODEL), heads=True),
+    Rule("attention/out/kernel", (MODEL, None), heads=True),
+    Rule("attention/out/bias", (None,)),
+    Rule("up/kernel", (None, MODEL)),
+    Rule("up/bias", (MODEL,)),
+    Rule("down/kernel", (MODEL, None)),
+    Rule("down/bias", (None,)),
+    Rule("(norm|attention_norm|output_norm)/(scale|bias)", (None,)),
+    Rule("(connector|transform/dense)/kernel", (None, None)),
+    Rule("(connector|transform/dense)/bias", (None,)),
+    Rule("static", (MODEL,)),
+    Rule("(echo|weigh)/kernel", (None,)),
+    Rule("(echo|weigh)/(bias|scale)", ()),
+    Rule("(projection|autoencoder)/kernel", (None, None)),
+    Rule("autoencoder/(bias|center|idle)", (None,)),
+)
+
+
+# The parameters of all layers of an encoder, stacked.
+_STACKED = re.compile("(^|/)layers(?=/)")
+
+
+def make_mesh(
+    data: int, model: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh over all devices of all processes.
+
+    Args:
+      data: devices that texts are divided over; -1: as many as there are.
+      model: devices that heads, inner widths and vocabularies are divided over; -1.
+      devices: instead of all.
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
+    sizes = [data, model]
+    if sizes.count(-1) == 1:
+        free = sizes.index(-1)
+        sizes[free] = count // max(sizes[1 - free], 1)
+    if min(sizes) < 1 or math.prod(sizes) != count:
+        raise InputError(
+            f"config.mesh is data {data} x model {model}, but there are {count} devices"
+            f" ({devices[0].device_kind}). Their product has to be {count}; -1 stands"
+            " for the rest."
+        )
+    return jax.make_mesh(
+        tuple(sizes),
+        (DATA, MODEL),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices,
+    )
+
+
+def on_one_device():
+    """A context without a mesh: what is computed in it stays in this process."""
+    return jax.set_mesh(Mesh(np.empty((), object), ()))
+
+
+def axis_size(axis: str) -> int:
+    """Devices along an axis of the mesh that is set; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape[axis]
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Says over which mesh axis each dimension of `x` is divided (None: whole)."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def gathered(params: dict, num_heads: int) -> dict:
+    """Parameters of a layer as they are computed with: whole over `data`.
+
+    Args:
+      params: nested dict; paths may begin anywhere in the model's.
+      num_heads: attention heads.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return params
+    model = axis_size(MODEL)
+
+    def gather(path, leaf):
+        axes, _ = _axes(path_name(path), leaf.shape, model, num_heads)
+        return constrain(leaf, *axes)
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where each parameter of a model lies.
+
+    Attributes:
+      mesh: the mesh.
+      specs: partition of each parameter, by path.
+      notes: what could not be divided as the table says, and what is done instead.
+    """
+
+    mesh: Mesh
+    specs: Mapping[str, P]
+    notes: tuple[str, ...]
+
+    def shardings(self, tree):
+        """Sharding of each leaf of a train state, or of parameters.
+
+        A leaf whose path ends in a parameter's (as the optimizer's moments do) lies as
+        the parameter does; all others are on every device.
+        """
+
+        def of(path, leaf):
+            parts = path_name(path).split("/")
+            for first in range(len(parts)):
+                spec = self.specs.get("/".join(parts[first:]))
+                if spec is not None and len(spec) <= np.ndim(leaf):
+                    return NamedSharding(self.mesh, spec)
+            return NamedSharding(self.mesh, P())
+
+        return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def layout(
+    params: dict,
+    mesh: Mesh,
+    *,
+    num_heads: int,
+    fsdp: bool,
+    rules: Sequence[Rule] = (),
+) -> Layout:
+    """Applies the table to a model.
+
+    Args:
+      params: (abstract) parameters.
+      mesh: the mesh.
+      num_heads: attention heads.
+      fsdp: divide matrices over `data` too, by their largest dimension that divides.
+      rules: of a head, besides those of the table.
+
+    Raises:
+      InputError: a parameter that no rule, or more than one, is made for.
+    """
+    specs, undivided = {}, {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads, rules)
+        if problem:
+            undivided.setdefault(problem, []).append(name)
+        if fsdp:
+            axes = _with_data(name, axes, leaf.shape, mesh)
+        specs[name] = P(*axes)
+    notes = [
+        f"{problem} ({len(names)} parameters, such as {names[0]})"
+        for problem, names in undivided.items()
+    ]
+    return Layout(mesh, specs, tuple(notes))
+
+
+def _axes(
+    name, shape, model: int, num_heads: int, more: Sequence[Rule] = ()
+) -> tuple[tuple, str]:
+    """Axes of a parameter, and what stands against those of its rule."""
+    if _STACKED.search(name):
+        axes, problem = _axes(_STACKED.sub("", name), shape[1:], model, num_heads, more)
+        return (None, *axes), problem
+    rules = [r for r in (*RULES, *more) if re.search(rf"(^|/){r.pattern}$", name)]
+    if len(rules) != 1 or len(rules[0].axes) != len(shape):
+        found = ", ".join(r.pattern for r in rules) or "none"
+        raise InputError(
+            f"The parameter {name} {tuple(shape)} needs exactly one rule of its rank in"
+            f" lsrjax.distributed.sharding.RULES or in the head's own `rules`; found:"
+            f" {found}."
+        )
+    (rule,) = rules
+    units = dict(zip(rule.axes, shape, strict=True)).get(MODEL, 0)
+    units = num_heads if rule.heads and units else units
+    if units % model == 0:
+        return rule.axes, ""
+    what = "attention heads" if rule.heads else "entries"
+    problem = f"{units:,} {what} do not divide by mesh.model = {model}: "
+    if rule.otherwise:
+        size = dict(zip(rule.otherwise, shape, strict=True))[MODEL]
+        if size % model == 0:
+            return rule.otherwise, problem + "stored by hidden dimension"
+    return (None,) * len(shape), problem + "on every device"
+
+
+def _with_data(name, axes, shape, mesh: Mesh) -> tuple:
+    if _STACKED.search(name):
+        # Whole layers are not divided: each is gathered where it is computed.
+        return (None, *_with_data("", axes[1:], shape[1:], mesh))
+    if len(shape) < 2:
+        return axes
+    data = mesh.shape[DATA]
+    fitting = [
+        (size, place)
+        for place, (axis, size) in enumerate(zip(axes, shape, strict=True))
+        if axis is None and size % data == 0
+    ]
+    if not fitting:
+        return axes
+    _, place = max(fitting)
+    return (*axes[:place], DATA, *axes[place + 1 :])
+
+
+def place(tree, shardings):
+    """Puts host values, the same in every process, where they belong."""
+
+    def put(value, sharding):
+        value = np.asarray(value)
+        return jax.make_array_from_callback(
+            value.shape, sharding, lambda index: value[index]
+        )
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def local_rows(mesh: Mesh) -> list[int]:
+    """The places on the `data` axis that this process has devices at."""
+    mine = jax.process_index()
+    return [
+        row
+        for row, devices in enumerate(mesh.devices)
+        if any(device.process_index == mine for device in devices.flat)
+    ]
+
+
+def to_global(batch, mesh: Mesh, rows: Sequence[int]):
+    """A batch on the mesh, from the rows that this process has read.
+
+    Args:
+      batch: tree of host arrays [len(rows) * k, ...]; k may differ between leaves.
+      mesh: the mesh.
+      rows: the places on the `data` axis that the arrays are for, in order.
+
+    Returns:
+      Arrays [data * k, ...], divided over `data`.
+    """
+    sharding = over_data(mesh)
+    place_of = {row: place for place, row in enumerate(rows)}
+
+    def put(value):
+        size = len(value) // len(rows)
+        shape = (size * mesh.shape[DATA], *value.shape[1:])
+
+        def piece(index):
+            row = (index[0].start or 0) // size
+            first = place_of[row] * size
+            return value[first : first + size]
+
+        return jax.make_array_from_callback(shape, sharding, piece)
+
+    return jax.tree.map(put, batch)
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+    """The first dimension divided over `data`."""
+    return NamedSharding(mesh, P(DATA))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """On every device."""
+    return NamedSharding(mesh, P())
+
+
+def over_vocabulary(
+    pool: Callable, h_BLD: jax.Array, w_VD: jax.Array, b_V: jax.Array, mask_BL
+) -> jax.Array | tuple[jax.Array, ...]:
+    """Calls `pool(h, w, b, mask)` on each device's texts and slice of the vocabulary.
+
+    Args:
+      pool: returns arrays [B, V], each term computed on its own.
+      h_BLD: hidden states.
+      w_VD: one row for each term.
+      b_V: one bias for each term.
+      mask_BL: non-zero at tokens.
+
+    Returns:
+      The arrays of `pool`, [B, W], divided over both axes. W is V, rounded up to a
+      multiple of the `model` axis by terms whose weights and bias are 0.
+    """
+    if axis_size(DATA) * axis_size(MODEL) == 1:
+        return pool(h_BLD, w_VD, b_V, mask_BL)
+    extra = -len(b_V) % axis_size(MODEL)
+    if extra:
+        w_VD = jax.numpy.pad(w_VD, ((0, extra), (0, 0)))
+        b_V = jax.numpy.pad(b_V, (0, extra))
+    return jax.shard_map(
+        pool,
+        in_specs=(P(DATA), P(MODEL), P(MODEL), P(DATA)),
+        out_specs=P(DATA, MODEL),
+        # The pooling's loops start from constants, which the check takes for values
+        # that differ between devices.
+        check_vma=False,
+    )(h_BLD, w_VD, b_V, mask_BL)

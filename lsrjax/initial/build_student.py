@@ -1,0 +1,359 @@
+"""What a stage starts from: its retriever's spec, tokenizers and initial weights."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.convert.open_model import check_vocabulary, tokenizer_folder
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.distributed.trees import path_name
+from lsrjax.errors import InputError
+from lsrjax.initial import fit_to_data, term_statistics, warm_start
+from lsrjax.models import retriever
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A retriever before training.
+
+    Attributes:
+      spec: what it is.
+      tokenizer: folder of the encoder's tokenizer, None in a plan without one.
+      pivot_tokenizer: MILCO: folder of the English one.
+      params: makes the initial weights; is given the training source, to take term
+        statistics and translations from.
+    """
+
+    spec: RetrieverSpec
+    tokenizer: pathlib.Path
+    pivot_tokenizer: pathlib.Path | None
+    params: Callable[[Sequence], dict]
+
+
+def student(config, opened: Callable[[str], SavedModel]) -> Student:
+    """The retriever that a stage's config describes.
+
+    Args:
+      config: the stage's.
+      opened: gives the model of a reference, as `open_model` does. To plan, the
+        parameters may be abstract and the tokenizers missing.
+
+    Raises:
+      InputError: parts that do not fit each other, named with their sizes.
+    """
+    if config.init.model:
+        made = _from_stage(config, opened(config.init.model))
+    elif config.model.head == "splade":
+        made = _splade(config, opened)
+    elif config.model.head == "milco":
+        made = _milco(config, opened)
+    else:
+        made = _on_an_encoder(config, opened)
+    return made if config.model.towers == "shared" else _with_towers(made)
+
+
+def _with_towers(made: Student) -> Student:
+    """A student whose towers are separate; they start as the one that there is."""
+    if not made.spec.encodes_queries:
+        raise InputError(
+            "config.model.towers is 'separate', but queries of the head"
+            f" {made.spec.head} need no encoder, so there is nothing to separate. Use"
+            " 'shared'."
+        )
+
+    def params(source):
+        values = made.params(source)
+        document, query = retriever.towers_of(values)
+        return values if query else retriever.with_query_tower(document)
+
+    spec = dataclasses.replace(made.spec, towers="separate")
+    return dataclasses.replace(made, spec=spec, params=params)
+
+
+def _one_tower(model: SavedModel, field: str) -> SavedModel:
+    """The model, which has to have a single encoder and head."""
+    if model.spec.towers == "separate":
+        raise InputError(
+            f"config.{field}: {model.name} has separate towers for queries and"
+            " documents, and it is not said which one is meant. Start from all of it"
+            " with config.init.model and config.model.towers = 'separate', or name a"
+            " model with shared towers."
+        )
+    return model
+
+
+def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
+    """An encoder with the dropout that the config asks for, or its own."""
+    rate = config.model.dropout
+    if rate < 0:
+        return encoder
+    return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate)
+
+
+def settled(config, spec: RetrieverSpec):
+    """A stage's config that says the dropout which its student has.
+
+    Args:
+      config: the stage's.
+      spec: the student's.
+    """
+    if config.model.dropout >= 0:
+        return config
+    encoder = spec.encoder
+    config = config.copy_and_resolve_references()
+    config.model.dropout = max(encoder.hidden_dropout, encoder.attention_dropout)
+    return config
+
+
+def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.Path]:
+    """Its config, the model it is of (None: random weights) and its tokenizer."""
+    if config.init.encoder:
+        model = _one_tower(opened(config.init.encoder), "init.encoder")
+        folder = (
+            tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
+        )
+        encoder = _with_dropout(config, model.spec.encoder)
+        check_vocabulary(folder, encoder.vocab_size, config.init.encoder)
+        return encoder, model, folder
+    if not config.tokenizer:
+        raise InputError(
+            "config.tokenizer is empty and so is config.init.encoder: random weights"
+            " need a tokenizer, which fixes the vocabulary."
+        )
+    folder = tokenizer_folder(config.tokenizer)
+    tokenizer = TextTokenizer(folder)
+    m = config.model
+    offset = tokenizer.pad_id + 1 if m.family == "xlm-roberta" else 0
+    encoder = EncoderConfig(
+        family=m.family,
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=m.hidden_size,
+        num_layers=m.num_layers,
+        num_heads=m.num_heads,
+        intermediate_size=m.intermediate_size,
+        max_positions=m.max_length + offset,
+        type_vocab_size=2 if m.family == "bert" else 1,
+        pad_token_id=tokenizer.pad_id,
+        layer_norm_eps=1e-12 if m.family == "bert" else 1e-5,
+        hidden_dropout=max(m.dropout, 0.0),
+        attention_dropout=max(m.dropout, 0.0),
+    )
+    return encoder, None, folder
+
+
+def _head_options(config, folder) -> dict:
+    return {
+        "pool_mask": config.model.pool_mask,
+        "lexecho": config.model.lexecho,
+        "repeats": config.model.repeats,
+        "exclude_special_tokens": config.model.exclude_special_tokens,
+        "pooling": config.model.pooling,
+        "queries": config.model.queries,
+        "embedding_size": config.model.embedding_size,
+        "normalize": config.model.normalize,
+        "view_weights": tuple(config.model.view_weights),
+        "latents": config.model.latents,
+        "active_latents": config.model.active_latents,
+        "revived_latents": config.model.revived_latents,
+        "dead_after": config.model.dead_after,
+        "query_prompt": config.model.query_prompt,
+        "document_prompt": config.model.document_prompt,
+        **(_token_options(config.model, TextTokenizer(folder)) if folder else {}),
+    }
+
+
+def _token_options(model, tokenizer: TextTokenizer) -> dict:
+    """What a config says of tokens, as their ids."""
+    expanded = model.expand_queries
+    return {
+        "special_ids": tokenizer.special_ids,
+        "query_marker": _token_id(tokenizer, model.query_marker, "query_marker"),
+        "document_marker": _token_id(
+            tokenizer, model.document_marker, "document_marker"
+        ),
+        "expand_id": tokenizer.mask_id if expanded else -1,
+        "skip_ids": tokenizer.punctuation_ids if model.skip_punctuation else (),
+    }
+
+
+def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
+    """The id of a token; -1 for none."""
+    found = tokenizer.vocabulary().get(token, -1)
+    if token and found < 0:
+        raise InputError(
+            f"config.model.{field} is {token!r}, which is not in the vocabulary of"
+            f" {tokenizer.folder}. Name a token that it has, such as [unused0] of BERT."
+        )
+    return found
+
+
+def _on_an_encoder(config, opened) -> Student:
+    """A retriever whose head starts fresh on an encoder."""
+    encoder, model, folder = _encoder(config, opened)
+    spec = RetrieverSpec(
+        head=config.model.head, encoder=encoder, **_head_options(config, folder)
+    )
+
+    def params(source):
+        values = retriever.init_params(spec, config.seed)
+        return values if model is None else _with_encoder(values, model)
+
+    return Student(spec, folder, None, params)
+
+
+def _with_encoder(values: dict, model: SavedModel) -> dict:
+    """The parameters with a model's encoder."""
+    return _overlaid(values, {"encoder": model.params["encoder"]}, model.name)
+
+
+def _splade(config, opened) -> Student:
+    encoder, model, folder = _encoder(config, opened)
+    if model is not None and "head" not in model.params:
+        raise InputError(
+            f"config.init.encoder: {model.name} has no masked-LM head, which a SPLADE"
+            " starts from. Use a masked language model."
+        )
+    kept = {"tied": config.model.tied}
+    if model is not None:
+        # What the weights were trained for, of which the config says nothing.
+        kept = {
+            "tied": "decoder" not in model.params["head"]["mlm"],
+            "activation": model.spec.activation,
+            "most_active": model.spec.most_active,
+        }
+    spec = RetrieverSpec(
+        head="splade", encoder=encoder, **kept, **_head_options(config, folder)
+    )
+
+    def params(source):
+        values = retriever.init_params(spec, config.seed)
+        if model is not None:
+            values = _overlaid(values, model.params, model.name)
+        if config.init.lexical or config.init.static == "idf":
+            texts = term_statistics.texts_by_language(source)
+            idf = term_statistics.least_idf(
+                TextTokenizer(folder), texts, encoder.vocab_size
+            )
+            if config.init.lexical:
+                values = warm_start.lexical(values, idf, config.seed)
+            if config.init.static == "idf":
+                idf = idf.astype(np.float32)
+                idf[list(spec.special_ids)] = 0
+                values = _merge(values, {"head": {"static": idf}})
+        return values
+
+    return Student(spec, folder, None, params)
+
+
+def _milco(config, opened) -> Student:
+    encoder, model, folder = _encoder(config, opened)
+    pivot = _one_tower(opened(config.init.head), "init.head")
+    if "head" not in pivot.params:
+        raise InputError(
+            f"config.init.head: {config.init.head} has no masked-LM head to copy."
+        )
+    if pivot.spec.activation != "relu":
+        raise InputError(
+            f"config.init.head: the weights of {pivot.name} are"
+            f" {pivot.spec.activation} of its logits, which MILCO's head does not"
+            " compute. Use a SPLADE whose activation is relu."
+        )
+    spec = RetrieverSpec(
+        head="milco",
+        encoder=encoder,
+        pivot_vocab_size=pivot.spec.encoder.vocab_size,
+        pivot_hidden_size=pivot.spec.encoder.hidden_size,
+        pivot_layer_norm_eps=pivot.spec.encoder.layer_norm_eps,
+        **_head_options(config, folder),
+    )
+
+    def params(source):
+        values = retriever.init_params(spec, config.seed)
+        values = _overlaid(values, {"head": {"mlm": _untied(pivot)}}, pivot.name)
+        if model is not None:
+            values = _with_encoder(values, model)
+        if config.init.from_pivot:
+            values = fit_to_data.from_pivot(config, values, spec, folder, pivot, source)
+        return fit_to_data.with_echo(config, values, spec, folder, source)
+
+    return Student(spec, folder, pivot.tokenizer, params)
+
+
+def _from_stage(config, model: SavedModel) -> Student:
+    if config.model.head != model.spec.head:
+        raise InputError(
+            f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
+            f" config.model.head is {config.model.head!r}."
+        )
+    if config.model.towers == "shared":
+        _one_tower(model, "init.model")
+    learned_echo = "echo" in model.params.get("head", {})
+    if learned_echo and config.init.echo != "random":
+        raise InputError(
+            f"config.init.echo = {config.init.echo!r} would have no effect:"
+            f" {model.name} has a source view that was trained. Remove it."
+        )
+    folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
+    check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
+    encoder = _with_dropout(config, model.spec.encoder)
+    spec = dataclasses.replace(
+        model.spec, encoder=encoder, towers="shared", **_head_options(config, folder)
+    )
+
+    def tower(weights, source):
+        values = retriever.init_params(spec, config.seed)
+        values = _overlaid(values, weights, model.name)
+        if learned_echo:
+            return values
+        return fit_to_data.with_echo(config, values, spec, folder, source)
+
+    def params(source):
+        document, query = retriever.towers_of(model.params)
+        values = tower(document, source)
+        if query is None:
+            return values
+        return retriever.with_query_tower(values, tower(query, source))
+
+    return Student(spec, folder, model.pivot_tokenizer, params)
+
+
+def _untied(pivot: SavedModel) -> dict:
+    """The English head with a decoder of its own."""
+    mlm = dict(pivot.params["head"]["mlm"])
+    mlm.setdefault(
+        "decoder", pivot.params["encoder"]["embeddings"]["word"]["embedding"]
+    )
+    return mlm
+
+
+def _overlaid(params: dict, weights: dict, name: str) -> dict:
+    """`params` with every weight of `weights`, which must exist there and fit."""
+    shapes = {
+        path_name(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    wrong = [
+        f"  {path_name(path)}: {name} {leaf.shape},"
+        f" config {shapes.get(path_name(path), 'has none')}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
+        if shapes.get(path_name(path)) != leaf.shape
+    ]
+    if wrong:
+        raise InputError(
+            f"The weights of {name} do not fit the model of the config:\n"
+            + "\n".join(wrong[:20])
+        )
+    return _merge(params, weights)
+
+
+def _merge(params, weights):
+    if not isinstance(weights, dict):
+        return jnp.asarray(weights)
+    return params | {key: _merge(params[key], weights[key]) for key in weights}

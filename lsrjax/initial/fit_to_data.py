@@ -1,0 +1,133 @@
+"""Initial weights that are fitted to the training data: translations, term weights."""
+
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from flax import nnx
+from scipy import sparse
+
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.initial import term_statistics, warm_start
+from lsrjax.initial.term_statistics import LENGTH
+from lsrjax.initial.word_translations import translation_table
+from lsrjax.models.encoder import Encoder
+from lsrjax.models.retriever import RetrieverSpec
+
+_IDF_TEXTS = 4096  # sampled to fit LexEcho
+
+
+def from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> dict:
+    """Parameters of a MILCO that starts from the English model, by `init.from_pivot`.
+
+    Args:
+      config: the stage's.
+      values: the parameters so far.
+      spec: the student's.
+      folder: of the student's tokenizer.
+      pivot: the English model, a `SavedModel`.
+      source: training examples, to take translations from.
+
+    Raises:
+      InputError: the models' sizes differ, or their vocabularies share nothing.
+    """
+    ours, theirs = spec.encoder, pivot.spec.encoder
+    for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
+        a, b = getattr(ours, field), getattr(theirs, field)
+        if a != b:
+            raise InputError(
+                f"config.init.from_pivot: the student's {field} is {a}, that of"
+                f" {pivot.name} is {b}; starting from its layers needs them equal."
+            )
+    tokenizer, english = TextTokenizer(folder), TextTokenizer(pivot.tokenizer)
+    shape = (ours.vocab_size, theirs.vocab_size)
+    words = warm_start.shared_tokens(
+        tokenizer.vocabulary(), english.vocabulary(), shape
+    )
+    if not words.nnz:
+        raise InputError(
+            f"config.init.from_pivot: no token of {folder} equals one of"
+            f" {pivot.tokenizer}. It is made for SentencePiece vocabularies (▁word)"
+            " beside an English WordPiece one; leave it empty."
+        )
+    if config.init.from_pivot == "translations":
+        table = _translations(tokenizer, english, source, shape)
+        unseen = np.diff(table.indptr) == 0
+        words = table + sparse.diags_array(unseen.astype(float)) @ words
+    return warm_start.from_pivot(
+        values, ours, pivot.params["encoder"], theirs, words.tocsr()
+    )
+
+
+def with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
+    """Parameters of a MILCO whose LexEcho starts as `init.echo` says.
+
+    Args:
+      config: the stage's.
+      values: the parameters so far.
+      spec: the student's.
+      folder: of the student's tokenizer.
+      source: training examples, to take term statistics from.
+    """
+    if not spec.lexecho or config.init.echo != "idf":
+        return values
+    texts = term_statistics.texts_by_language(source)
+    tokenizer = TextTokenizer(folder)
+    length = min(LENGTH, spec.encoder.max_length)
+    idf_V = term_statistics.least_idf(tokenizer, texts, spec.encoder.vocab_size)
+    values = warm_start.with_idf_direction(values, idf_V)
+    graphdef, _ = nnx.split(
+        nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
+    )
+    encode = jax.jit(
+        lambda params, text: nnx.merge(graphdef, params)(text["ids"], text["mask"])
+    )
+    hidden, idf = [], []
+    for batch in _batches(_sample(texts, _IDF_TEXTS).values(), 64):
+        text = tokenizer.batch(batch, length, ())
+        mask = text["mask"].astype(bool)
+        hidden.append(np.asarray(encode(values["encoder"], text))[mask])
+        idf.append(idf_V[text["ids"][mask]])
+    return warm_start.echo_from_idf(
+        values,
+        np.concatenate(hidden),
+        np.concatenate(idf),
+        scale=config.init.echo_scale,
+    )
+
+
+def _translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
+    """P(English token | token) from the source's pairs, and from its English texts.
+
+    Shortest pairs come first: few words leave little doubt which translates which.
+    """
+    pairs = [
+        (pair.translation, pair.english)
+        for pair in (source[i] for i in range(len(source)))
+    ]
+    pairs += [(text, text) for text in sorted({text for _, text in pairs})]
+    left = tokenizer.ids([a for a, _ in pairs], LENGTH, special=False)
+    right = english.ids([b for _, b in pairs], LENGTH, special=False)
+    order = sorted(range(len(pairs)), key=lambda i: len(left[i]) * len(right[i]))
+    return translation_table(
+        [left[i] for i in order], [right[i] for i in order], *shape
+    )
+
+
+def _sample(texts: dict[str, list[str]], count: int) -> dict[str, list[str]]:
+    """About `count` texts, spread evenly over the languages and over each one."""
+    share = max(count // max(len(texts), 1), 1)
+    return {
+        language: [
+            t[i] for i in np.linspace(0, len(t) - 1, min(share, len(t)), dtype=int)
+        ]
+        for language, t in texts.items()
+    }
+
+
+def _batches(texts: Iterable[list[str]], size: int) -> Iterable[list[str]]:
+    """All in batches of one size, less what is left over; few texts are one batch."""
+    flat = [text for some in texts for text in some]
+    for first in range(0, max(len(flat) - size, 0) + 1, size):
+        yield flat[first : first + size]

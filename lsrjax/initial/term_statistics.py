@@ -1,0 +1,84 @@
+"""How frequent terms are in the training documents."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lsrjax.data.examples import ANY, ENGLISH, Pair
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.initial import warm_start
+from lsrjax.models.retriever import RetrieverSpec
+
+LENGTH = 64  # tokens of a text that are looked at
+# Examples that the idf of a regularizer is counted over, evenly spread: with more, the
+# idf of terms that texts have at all hardly changes.
+_EXAMPLES = 100_000
+
+
+def texts_by_language(source: Sequence) -> dict[str, list[str]]:
+    """The training documents (of pairs: both texts) by language."""
+    texts: dict[str, list[str]] = {}
+    for example in (source[i] for i in range(len(source))):
+        if isinstance(example, Pair):
+            texts.setdefault(ENGLISH, []).append(example.english)
+            texts.setdefault(example.language, []).append(example.translation)
+        else:
+            for language, text in example.positives[0].items():
+                texts.setdefault(language, []).append(text)
+    return texts
+
+
+def least_idf(
+    tokenizer: TextTokenizer, texts: Mapping[str, Sequence[str]], vocab_size: int
+) -> np.ndarray:
+    """A term's idf in the language where it is most frequent, [vocab_size].
+
+    Over a corpus of many languages, the commonest word of one of them would look rare.
+    """
+    per_language = [
+        warm_start.inverse_document_frequency(tokenizer.ids(t, LENGTH), vocab_size)
+        for t in texts.values()
+    ]
+    return np.min(per_language, axis=0)
+
+
+def idf_of_views(
+    spec: RetrieverSpec,
+    tokenizer: pathlib.Path,
+    pivot_tokenizer: pathlib.Path | None,
+    source: Sequence,
+) -> dict[str, np.ndarray]:
+    """The idf of each view's terms in the training documents, [terms of the view].
+
+    Terms of the pivot view are counted in the English documents, whichever language
+    the model will write them for.
+
+    Args:
+      spec: the retriever's.
+      tokenizer: folder of the tokenizer of the encoder's vocabulary.
+      pivot_tokenizer: MILCO: folder of the English one.
+      source: the training examples.
+
+    Raises:
+      InputError: a pivot view, but no English documents.
+    """
+    count = min(len(source), _EXAMPLES)
+    places = np.linspace(0, len(source) - 1, count, dtype=int)
+    texts = texts_by_language([source[i] for i in places.tolist()])
+    found = {}
+    for view, size in spec.views.items():
+        if view == "pivot":
+            # Texts of unstated language may be English, as wherever English is read.
+            english = {k: v for k, v in texts.items() if k in (ENGLISH, ANY)}
+            if not english:
+                raise InputError(
+                    "config.regularizer.name is 'idf_flops', which counts the pivot"
+                    " view's terms in English documents, but the training documents"
+                    f" are in {', '.join(sorted(texts))}. Use 'flops'."
+                )
+            found[view] = least_idf(TextTokenizer(pivot_tokenizer), english, size)
+        else:
+            found[view] = least_idf(TextTokenizer(tokenizer), texts, size)
+    return found

@@ -1,0 +1,232 @@
+"""Initial weights that start a model from what is known instead of from noise.
+
+Each function returns a changed copy of a nested dict of parameters.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from lsrjax.models.encoder_config import EncoderConfig
+
+# GELU is nearly the identity well above zero, and a shift of all dimensions is easily
+# taken away again: by a LayerNorm, or in the bias of the next layer.
+_SHIFT = 3.0
+
+
+def _updated(params: dict, path: str, value) -> dict:
+    head, _, rest = path.partition("/")
+    head = int(head) if head.isdigit() else head
+    changed = dict(params)
+    if rest:
+        changed[head] = _updated(params[head], rest, value)
+    else:
+        old = params[head]
+        if jnp.shape(old) != jnp.shape(value):
+            raise ValueError(f"{path} is {jnp.shape(old)}, not {jnp.shape(value)}")
+        changed[head] = jnp.asarray(value, jnp.float32)
+    return changed
+
+
+def inverse_document_frequency(
+    documents: list[list[int]], vocab_size: int
+) -> np.ndarray:
+    """ln(1 + (N - n + .5) / (n + .5)) of each term, [V] (BM25, Robertson 1994).
+
+    Args:
+      documents: N lists of token ids.
+      vocab_size: V.
+    """
+    n = np.zeros(vocab_size)
+    for ids in documents:
+        n[list(set(ids))] += 1
+    return np.log1p((len(documents) - n + 0.5) / (n + 0.5)).astype(np.float32)
+
+
+def lexical(params: dict, idf_V: np.ndarray, seed: int, *, spread: float = 0.1) -> dict:
+    """A SPLADE that starts as a weighted bag of the text's own words.
+
+    Word embeddings are random directions, the head's transform is the identity, and
+    the decoder is tied, so a token's own logit is about `spread * D` and every other
+    about normal with deviation `spread * sqrt(D)`. The bias puts the first at
+    `expm1(w)` with w growing with the square root of the term's idf (so that a
+    match adds about idf to a score) and the others far below zero, where relu cuts
+    them. A head that starts at random collapses to zero or to dense instead.
+
+    Args:
+      params: of a tied SPLADE.
+      idf_V: inverse document frequency of each term.
+      seed: of the word embeddings.
+      spread: standard deviation of the word embeddings.
+    """
+    V, D = params["encoder"]["embeddings"]["word"]["embedding"].shape
+    words_VD = spread * jax.random.normal(jax.random.key(seed), (V, D))
+    own_V = spread * jnp.sqrt(D) * jnp.linalg.norm(words_VD / spread, axis=1)
+    highest = spread * (D - 6 * D**0.5)  # six deviations of the noise below own_V
+    weight_V = jnp.log1p(max(highest, 1.0)) * jnp.sqrt(idf_V / idf_V.max())
+    params = _updated(params, "encoder/embeddings/word/embedding", words_VD)
+    params = identity(params, "head/mlm/transform/dense")
+    return _updated(params, "head/mlm/bias", jnp.expm1(weight_V) - own_V)
+
+
+def identity(params: dict, layer: str) -> dict:
+    """A dense layer whose output after GELU is its input plus a constant."""
+    node = params
+    for key in layer.split("/"):
+        node = node[key]
+    size = node["kernel"].shape[0]
+    params = _updated(params, f"{layer}/kernel", jnp.eye(size))
+    return _updated(params, f"{layer}/bias", jnp.full(size, _SHIFT))
+
+
+def from_pivot(
+    params: dict,
+    config: EncoderConfig,
+    pivot_params: dict,
+    pivot_config: EncoderConfig,
+    words: sparse.csr_matrix,
+) -> dict:
+    """A MILCO whose encoder starts as the English model behind its head.
+
+    Layers and positions are the English model's, and the connector is the identity up
+    to a constant, which the head's first bias takes away. A token's embedding is the
+    mean of the English embeddings that `words` weights, brought to their usual length;
+    tokens without any keep their random direction.
+
+    Args:
+      params: of a MILCO of the English model's width and depth.
+      config: its encoder's.
+      pivot_params: parameters of the English encoder.
+      pivot_config: its config.
+      words: [V, English V] weights: which English tokens a token stands for.
+    """
+    english = pivot_params["embeddings"]
+    embeddings = dict(params["encoder"]["embeddings"])
+    english_VD = np.asarray(english["word"]["embedding"])
+    random_VD = np.asarray(embeddings["word"]["embedding"])
+    known_V1 = (np.diff(words.indptr) > 0)[:, None]
+    words_VD = np.where(known_V1, words @ english_VD, random_VD)
+    length = np.linalg.norm(english_VD, axis=1).mean()
+    words_VD *= length / np.linalg.norm(words_VD, axis=1, keepdims=True)
+    embeddings["word"] = {"embedding": jnp.asarray(words_VD)}
+    positions = np.array(embeddings["position"]["embedding"])
+    first = config.max_positions - config.max_length
+    first_english = pivot_config.max_positions - pivot_config.max_length
+    count = min(config.max_length, pivot_config.max_length)
+    rows = slice(first_english, first_english + count)
+    positions[first : first + count] = np.asarray(english["position"]["embedding"])[
+        rows
+    ]
+    if "token_type" in english:
+        theirs = np.asarray(english["token_type"]["embedding"])
+        if "token_type" in embeddings:
+            types = np.array(embeddings["token_type"]["embedding"])
+            types[: len(theirs)] = theirs[: len(types)]
+            embeddings["token_type"] = {"embedding": jnp.asarray(types)}
+        else:  # what every token has may as well come with its position
+            positions += theirs[0]
+    elif "token_type" in embeddings:
+        types = embeddings["token_type"]["embedding"]
+        embeddings["token_type"] = {"embedding": jnp.zeros_like(types)}
+    embeddings["position"] = {"embedding": jnp.asarray(positions)}
+    embeddings["norm"] = english["norm"]
+    params = _with_encoder(params, "layers", pivot_params["layers"])
+    params = _with_encoder(params, "embeddings", embeddings)
+    params = identity(params, "head/connector")
+    dense = params["head"]["mlm"]["transform"]["dense"]
+    bias_D = dense["bias"] - _SHIFT * dense["kernel"].sum(axis=0)
+    return _updated(params, "head/mlm/transform/dense/bias", bias_D)
+
+
+def _with_encoder(params: dict, part: str, value) -> dict:
+    return {**params, "encoder": {**params["encoder"], part: value}}
+
+
+def shared_tokens(
+    vocabulary: dict[str, int], pivot_vocabulary: dict[str, int], shape: tuple[int, int]
+) -> sparse.csr_matrix:
+    """Which tokens of a SentencePiece vocabulary equal which WordPiece tokens.
+
+    `▁word` equals `word`, `piece` equals `##piece`; case is ignored. Special tokens
+    are matched by their role.
+
+    Args:
+      vocabulary: token to id.
+      pivot_vocabulary: English token to id.
+      shape: of the result.
+
+    Returns:
+      A matrix of 0 and 1.
+    """
+    pairs = []
+    for token, index in vocabulary.items():
+        twins = [_ROLES.get(token, _as_word_piece(token))]
+        if len(token) == 1:
+            twins.append(token.lower())  # punctuation stands alone in WordPiece
+        known = [pivot_vocabulary[twin] for twin in twins if twin in pivot_vocabulary]
+        pairs += [(index, english) for english in known[:1]]
+    rows, columns = np.array(sorted(pairs), int).reshape(-1, 2).T
+    return sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
+
+
+_ROLES = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<unk>": "[UNK]"}
+
+
+def _as_word_piece(token: str) -> str:
+    word = token.lower()
+    return word[1:] if word.startswith("▁") else f"##{word}"
+
+
+def with_idf_direction(params: dict, idf_V: np.ndarray, strength: float = 2.0) -> dict:
+    """Word embeddings in which one direction tells how rare the token is.
+
+    A linear echo of D hidden dimensions cannot tell the rare of thousands of tokens
+    from the common ones by their random directions. Along the direction in which the
+    embeddings vary least, and what is lost is least, each is set to its token's
+    standardised square root of idf; LayerNorm and residuals carry it to the last layer.
+
+    Args:
+      params: of a retriever.
+      idf_V: inverse document frequency of each token.
+      strength: deviation along the direction, relative to that of other directions.
+    """
+    words_VD = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])
+    mean_D = words_VD.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(words_VD.T))
+    u_D = directions[:, 0] * np.sign(directions[:, 0].sum())
+    z_V = np.sqrt(idf_V)
+    z_V = (z_V - z_V.mean()) / z_V.std()
+    target_V = strength * np.sqrt(variances.mean()) * z_V + mean_D @ u_D
+    words_VD = words_VD + np.outer(target_V - words_VD @ u_D, u_D)
+    return _updated(params, "encoder/embeddings/word/embedding", words_VD)
+
+
+def echo_from_idf(
+    params: dict,
+    hidden_ND: np.ndarray,
+    idf_N: np.ndarray,
+    *,
+    scale: float,
+    ridge: float = 1e-3,
+) -> dict:
+    """A LexEcho fitted by ridge regression to `scale * sqrt(idf)` of each token.
+
+    Args:
+      params: of a MILCO with LexEcho.
+      hidden_ND: hidden states of N tokens of sample texts.
+      idf_N: inverse document frequency of each of these tokens.
+      scale: factor.
+      ridge: penalty, relative to the mean variance of the hidden states.
+
+    Returns:
+      The parameters with the echo's kernel and bias set.
+    """
+    target_N = scale * np.sqrt(idf_N)
+    mean_D, mean = hidden_ND.mean(axis=0), target_N.mean()
+    x_ND = (hidden_ND - mean_D).astype(np.float64)
+    gram_DD = x_ND.T @ x_ND / len(x_ND)
+    gram_DD += ridge * np.trace(gram_DD) / len(gram_DD) * np.eye(len(gram_DD))
+    kernel_D = np.linalg.solve(gram_DD, x_ND.T @ (target_N - mean) / len(x_ND))
+    params = _updated(params, "head/echo/kernel", kernel_D)
+    return _updated(params, "head/echo/bias", mean - mean_D @ kernel_D)

@@ -1,0 +1,1 @@
+"""Losses over scores, regularizers over views, and their weights over time."""

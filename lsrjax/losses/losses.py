@@ -1,0 +1,332 @@
+"""Losses: functions of scores or of representations, averaged over the batch.
+
+To add one: write it here with its source, and add a line to `LOSSES`. A config names
+one, or a weighted sum of several, which is `lsrjax.losses.objective`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from lsrjax.models.views import Code, Vector, Views, score_all, score_groups
+
+
+def alignment(raw_BV: jax.Array, teacher_raw_BV: jax.Array) -> jax.Array:
+    """MILCO's sparse alignment: MSE of raw pooled logits where either is positive.
+
+    `sum(mask * (r - t)^2) / max(sum(mask), 1)` with `mask = (r > 0) | (t > 0)`; one
+    mean over the whole batch, no log, no relu (MILCO, ICLR 2026, stage 1).
+
+    Args:
+      raw_BV: the student's pooled logits.
+      teacher_raw_BV: the frozen teacher's, on the English text.
+    """
+    mask_BV = (raw_BV > 0) | (teacher_raw_BV > 0)
+    squared_BV = jnp.where(mask_BV, jnp.square(raw_BV - teacher_raw_BV), 0.0)
+    return squared_BV.sum() / jnp.maximum(mask_BV.sum(), 1)
+
+
+def kl(
+    scores_BG: jax.Array, teacher_scores_BG: jax.Array, temperature: float = 1.0
+) -> jax.Array:
+    """KL(softmax(teacher / T) || softmax(student / T)) * T^2, mean over queries.
+
+    The softmax runs over each query's own group; no in-batch negatives (MILCO stage
+    2; T^2 keeps the gradient's size, Hinton et al. 2015).
+    """
+    teacher_BG = jax.nn.log_softmax(teacher_scores_BG / temperature, axis=1)
+    student_BG = jax.nn.log_softmax(scores_BG / temperature, axis=1)
+    divergence_B = (jnp.exp(teacher_BG) * (teacher_BG - student_BG)).sum(axis=1)
+    return divergence_B.mean() * temperature**2
+
+
+def language_kl(
+    scores_BG: jax.Array, languages: int, temperature: float = 1.0
+) -> jax.Array:
+    """Symmetric KL between a query's score distributions in two languages, times T^2.
+
+    `(KL(p || q) + KL(q || p)) / 2` of softmaxes over the query's own group, divided by
+    T; mean over pairs of different languages and over queries (after the language
+    regularization of ColBERT-X, Yang et al. 2024). ColBERT-X also averages over the G
+    documents, and over each language beside itself: its term is this one with the
+    weight `(languages - 1) / ((languages + 1) G)`.
+
+    Args:
+      scores_BG: the student's: all queries in one language, all again in the next.
+      languages: L, a divisor of B; >= 2.
+      temperature: T.
+    """
+    log_BG = jax.nn.log_softmax(scores_BG / temperature, axis=1)
+    log_LEG = log_BG.reshape(languages, -1, log_BG.shape[1])
+    # KL(p || q) + KL(q || p) is the sum of (p - q) (log p - log q), every term >= 0.
+    steps_LLEG = log_LEG[:, None] - log_LEG[None, :]
+    p_LEG = jnp.exp(log_LEG)
+    both_LLE = ((p_LEG[:, None] - p_LEG[None, :]) * steps_LLEG).sum(axis=-1)
+    # Each pair stands there twice, and a language beside itself adds nothing.
+    pairs = languages * (languages - 1)
+    return both_LLE.mean(axis=-1).sum() / (2 * pairs) * temperature**2
+
+
+# Which documents of a group are compared by `margin_mse`.
+MARGINS = ("positive", "all")
+
+
+def margin_mse(
+    scores_BG: jax.Array, teacher_scores_BG: jax.Array, margins: str = "positive"
+) -> jax.Array:
+    """Squared error of score differences, mean over pairs and queries.
+
+    `((s_i - s_j) - (t_i - t_j))^2` (Hofstätter et al. 2020, arXiv 2010.02666).
+
+    Args:
+      scores_BG: the student's, the positive's first; G >= 2.
+      teacher_scores_BG: the teacher's.
+      margins: "positive" compares each negative with the positive, "all" every pair of
+        the group.
+    """
+    G = scores_BG.shape[1]
+    errors_BG = scores_BG - teacher_scores_BG
+    if margins == "positive":
+        return jnp.square(errors_BG[:, :1] - errors_BG[:, 1:]).mean()
+    squared_BGG = jnp.square(errors_BG[:, :, None] - errors_BG[:, None, :])
+    # Each pair stands there twice, and a document beside itself adds nothing.
+    return squared_BGG.sum(axis=(1, 2)).mean() / (G * (G - 1))
+
+
+def infonce(
+    scores_BN: jax.Array,
+    temperature: float = 1.0,
+    excluded_BN: jax.Array | None = None,
+    both_directions: bool = False,
+) -> jax.Array:
+    """Cross entropy of the positive among all documents of the batch.
+
+    Document `b * N / B` is query b's positive, the rest of its group are hard
+    negatives, the other groups in-batch negatives (van den Oord et al. 2018).
+
+    Args:
+      scores_BN: of every query and document.
+      temperature: scores are divided by it.
+      excluded_BN: documents that are no negatives of a query; a positive stays one.
+      both_directions: also the cross entropy of a positive's query among all queries;
+        the mean of the two (as CLIP, Radford et al. 2021).
+    """
+    B, N = scores_BN.shape
+    G = N // B
+    logits_BN = scores_BN / temperature
+    if excluded_BN is not None:
+        positive_BN = jnp.arange(N)[None, :] == (jnp.arange(B) * G)[:, None]
+        logits_BN = jnp.where(excluded_BN & ~positive_BN, -jnp.inf, logits_BN)
+    logits_BB = logits_BN[:, ::G]  # every query and every positive
+    positives_B = jnp.diagonal(logits_BB)
+    loss = (jax.nn.logsumexp(logits_BN, axis=1) - positives_B).mean()
+    if not both_directions:
+        return loss
+    backward = (jax.nn.logsumexp(logits_BB, axis=0) - positives_B).mean()
+    return (loss + backward) / 2
+
+
+def same_text(query_key_B2: jax.Array, document_key_BG2: jax.Array) -> jax.Array:
+    """Documents that are no negatives of a query by their text, [B, N] bool.
+
+    They equal the query's positive, or belong to another example of the same query.
+
+    Args:
+      query_key_B2: the identity of each query's text.
+      document_key_BG2: the identities of its documents' texts, the positive's first.
+    """
+    B, G = document_key_BG2.shape[:2]
+    documents_N2 = document_key_BG2.reshape(B * G, 2)
+    same_document_BN = _equal(document_key_BG2[:, 0], documents_N2)
+    same_query_BB = _equal(query_key_B2, query_key_B2) & ~jnp.eye(B, dtype=bool)
+    return same_document_BN | jnp.repeat(same_query_BB, G, axis=1)
+
+
+def _equal(left_n2, right_m2) -> jax.Array:
+    equal_nm2 = left_n2[:, None, :] == right_m2[None, :, :]
+    return equal_nm2[..., 0] & equal_nm2[..., 1]
+
+
+def likely_relevant(teacher_scores_BG: jax.Array, margin: float) -> jax.Array:
+    """Hard negatives that the teacher scores about as high as the positive, [B, N].
+
+    Those above the positive's score minus the margin, each for its own query only
+    (as the positive-aware mining of NV-Retriever, Moreira et al. 2024).
+
+    Args:
+      teacher_scores_BG: the teacher's, the positive's first.
+      margin: in the units of the teacher's scores.
+    """
+    B, G = teacher_scores_BG.shape
+    above_BG = teacher_scores_BG > teacher_scores_BG[:, :1] - margin
+    own_BB = jnp.eye(B, dtype=bool)
+    return (own_BB[:, :, None] & above_BG[None]).reshape(B, B * G)
+
+
+def _alignment_of_views(views, targets) -> dict[str, jax.Array]:
+    (teacher,) = targets["teacher"].values()
+    return {
+        name: alignment(_pivot(views[name]).raw_BV, teacher.raw_BV)
+        for name in ("translation", "english")
+    }
+
+
+def _pivot(views: Views) -> Vector:
+    (vector,) = (view for view in views.values() if isinstance(view, Vector))
+    return vector
+
+
+def _kl_of_views(views, targets, temperature, teacher_scale) -> dict[str, jax.Array]:
+    scores_BG = score_groups(views["query"], views["document"])
+    return {"kl": kl(scores_BG, teacher_scale * targets["scores"], temperature)}
+
+
+def _language_kl_of_views(views, targets, temperature) -> dict[str, jax.Array]:
+    scores_BG = score_groups(views["query"], views["document"])
+    loss = language_kl(scores_BG, targets["languages"], temperature)
+    return {"language_kl": loss}
+
+
+def _margin_mse_of_views(views, targets, margins, teacher_scale):
+    scores_BG = score_groups(views["query"], views["document"])
+    teacher_BG = teacher_scale * targets["scores"]
+    return {"margin_mse": margin_mse(scores_BG, teacher_BG, margins)}
+
+
+def _infonce_of_views(
+    views,
+    targets,
+    infonce_temperature,
+    both_directions,
+    mask_same_text,
+    false_negative_margin,
+) -> dict[str, jax.Array]:
+    scores_BN = score_all(views["query"], views["document"])
+    excluded_BN = jnp.zeros(scores_BN.shape, bool)
+    if mask_same_text:
+        excluded_BN |= same_text(targets["query_key"], targets["document_key"])
+    if false_negative_margin:
+        excluded_BN |= likely_relevant(targets["scores"], false_negative_margin)
+    loss = infonce(scores_BN, infonce_temperature, excluded_BN, both_directions)
+    return {"infonce": loss}
+
+
+def _m3_of_views(
+    views, targets, infonce_temperature, mask_same_text, view_weights
+) -> dict[str, jax.Array]:
+    """Self-knowledge distillation over several views (BGE-M3, Chen et al. 2024).
+
+    With n views, InfoNCE of each view v and of the sum s of all, and the cross entropy
+    of each view with the sum for a teacher, all over the documents of the batch:
+    `((sum_v w_v L_v + L_s) / (n + 1) + (sum_v w_v L'_v) / n) / 2`.
+    """
+    queries, documents = views["query"], views["document"]
+    excluded_BN = None
+    if mask_same_text:
+        excluded_BN = same_text(targets["query_key"], targets["document_key"])
+
+    def loss(scores_BN):
+        return infonce(scores_BN, infonce_temperature, excluded_BN)
+
+    joint_BN = score_all(queries, documents)
+    teacher_BN = jax.nn.softmax(
+        jax.lax.stop_gradient(joint_BN) / infonce_temperature, axis=1
+    )
+    n = len(queries)
+    parts = {"infonce_all": loss(joint_BN) / (n + 1) / 2}
+    for (name, query), weight in zip(queries.items(), view_weights, strict=True):
+        scores_BN = query.score_all(documents[name])
+        parts[f"infonce_{name}"] = weight * loss(scores_BN) / (n + 1) / 2
+        student_BN = jax.nn.log_softmax(scores_BN / infonce_temperature, axis=1)
+        distilled = -(teacher_BN * student_BN).sum(axis=1).mean()
+        parts[f"distill_{name}"] = weight * distilled / n / 2
+    return parts
+
+
+def _reconstruction_of_views(views, targets, auxiliary) -> dict[str, jax.Array]:
+    """What CSR's autoencoder loses of embeddings (Wen et al. 2025).
+
+    `MSE(x, x_k) + MSE(x, x_4k) / 8 + auxiliary * MSE(e, e_dead) / Var(e)`, where e is
+    what the active latents leave over; means over all texts, the variance over those of
+    one name.
+    """
+    codes = [
+        view
+        for by_view in views.values()
+        for view in by_view.values()
+        if isinstance(view, Code)
+    ]
+
+    def mean(of: Callable[[Code], jax.Array]) -> jax.Array:
+        return jnp.concatenate([of(code) for code in codes]).mean()
+
+    def dead(code: Code) -> jax.Array:
+        centered_BD = code.rest_BD - code.rest_BD.mean(axis=0)
+        variance = jnp.square(centered_BD).mean()
+        return code.error_dead_B1 / jnp.where(variance == 0, 1.0, variance)
+
+    return {
+        "reconstruction": mean(lambda code: code.error_B1),
+        "reconstruction_4k": mean(lambda code: code.error_4k_B1) / 8,
+        "reconstruction_dead": auxiliary * mean(dead),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """An entry of `LOSSES`.
+
+    Attributes:
+      fn: `(views by text, targets, **options) -> {part: scalar}`; the parts add up.
+      texts: which texts of a batch the student encodes for it.
+      targets: what it compares them with, all of `TARGETS`.
+      options: the fields of `config.loss` that it reads, and the target that each asks
+        for besides where it is on ("" for none).
+    """
+
+    fn: Callable[..., dict[str, jax.Array]]
+    texts: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+# What a loss may ask for beside the student's texts.
+TARGETS = {
+    "views": "a teacher's representations of the English text",
+    "scores": "a teacher's scores of each query's documents",
+    "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
+    "languages": "how many languages every query is in, an int; round robin only",
+}
+_RANKED = ("query", "document")
+LOSSES: dict[str, Loss] = {
+    "alignment": Loss(_alignment_of_views, ("translation", "english"), ("views",)),
+    "kl": Loss(
+        _kl_of_views, _RANKED, ("scores",), {"temperature": "", "teacher_scale": ""}
+    ),
+    "language_kl": Loss(
+        _language_kl_of_views, _RANKED, ("languages",), {"temperature": ""}
+    ),
+    "margin_mse": Loss(
+        _margin_mse_of_views, _RANKED, ("scores",), {"margins": "", "teacher_scale": ""}
+    ),
+    "reconstruction": Loss(_reconstruction_of_views, _RANKED, (), {"auxiliary": ""}),
+    "m3": Loss(
+        _m3_of_views,
+        _RANKED,
+        (),
+        {"infonce_temperature": "", "mask_same_text": "keys", "view_weights": ""},
+    ),
+    "infonce": Loss(
+        _infonce_of_views,
+        _RANKED,
+        (),
+        {
+            "infonce_temperature": "",
+            "both_directions": "",
+            "mask_same_text": "keys",
+            "false_negative_margin": "scores",
+        },
+    ),
+}

@@ -1,0 +1,255 @@
+"""What a head returns, and how two of them are scored.
+
+A head turns a batch of texts into *views*: a dict from the view's name to one of
+the representations below. SPLADE has the view `terms`, MILCO has `pivot` and, with
+LexEcho, `source`; dense retrievers have `dense`, ColBERT has `tokens`. The score of a
+query and a document is the sum over views of the views' scores. Losses see scores,
+regularizers see representations; nothing else of a model is visible outside it.
+
+Vectors are divided over `data` by texts and over `model` by terms. Where the terms do
+not divide, zeros stand behind the last one, which no score or regularizer sees.
+
+Axes: B queries, N documents, G documents of one query, V vocabulary, K kept terms,
+L tokens (of a document: M), D dimensions of an embedding.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lsrjax.distributed.sharding import DATA, MODEL, constrain
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Vector:
+    """A weight for every term of a vocabulary.
+
+    Attributes:
+      weights_BV: term weights, as they are scored and indexed.
+      raw_BV: the values before the activation (for SPLADE the pooled logits), which
+        the alignment loss compares.
+    """
+
+    weights_BV: jax.Array
+    raw_BV: jax.Array
+    scale = 1.0  # of its score in the sum over views
+
+    def score_all(self, documents: "Vector") -> jax.Array:
+        """Dot products of every query with every document, [B, N]."""
+        # Of both, the queries are fewer: they go to where the documents are.
+        queries_BV = constrain(self.weights_BV, None, MODEL)
+        return constrain(queries_BV @ documents.weights_BV.T, None, DATA)
+
+    def score_groups(self, documents: "Vector") -> jax.Array:
+        """Dot products of each query with its own group, [B, G]; N = B * G."""
+        B, V = self.weights_BV.shape
+        return jnp.einsum(
+            "bv,bgv->bg", self.weights_BV, documents.weights_BV.reshape(B, -1, V)
+        )
+
+    def row_sums(self) -> jax.Array:
+        """Sum of each text's weights, [B]."""
+        return self.weights_BV.sum(axis=1)
+
+    def column_means(self) -> jax.Array:
+        """Mean over the batch of each term's weight, [V]."""
+        return self.weights_BV.mean(axis=0)
+
+    def active_terms(self) -> jax.Array:
+        """Number of terms with a non-zero weight in each text, [B]."""
+        return (self.weights_BV != 0).sum(axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Code(Vector):
+    """A sparse code of an embedding: a weight for every latent of an autoencoder.
+
+    Attributes:
+      error_B1: mean squared error of what is decoded from it.
+      error_4k_B1: the same with four times as many active latents.
+      rest_BD: what the active latents leave of the embedding for the dead ones.
+      error_dead_B1: mean squared error of what those decode; 0 where none is dead.
+    """
+
+    error_B1: jax.Array
+    error_4k_B1: jax.Array
+    rest_BD: jax.Array
+    error_dead_B1: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bag:
+    """Weights of a few terms of a vocabulary; a repeated term counts as their sum.
+
+    Attributes:
+      ids_BK: term ids.
+      weights_BK: their weights; 0 where there is no term (padding).
+      size: number of terms in the vocabulary.
+      scale: of its score in the sum over views; the queries' counts.
+    """
+
+    ids_BK: jax.Array
+    weights_BK: jax.Array
+    size: int = dataclasses.field(metadata={"static": True})
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
+
+    def score_all(self, documents: "Bag") -> jax.Array:
+        """Sum of s_q * s_d over pairs of equal ids, [B, N]."""
+
+        def one_query(query):
+            ids_K, weights_K = query
+            equal_NKJ = documents.ids_BK[:, None, :] == ids_K[None, :, None]
+            return jnp.einsum(
+                "k,nj,nkj->n",
+                weights_K,
+                documents.weights_BK,
+                equal_NKJ.astype(weights_K.dtype),
+            )
+
+        # One query at a time: [B, N, K, K] would outgrow the encoder's memory.
+        queries = (
+            constrain(self.ids_BK, None, None),
+            constrain(self.weights_BK, None, None),
+        )
+        return jax.lax.map(jax.checkpoint(one_query), queries)
+
+    def score_groups(self, documents: "Bag") -> jax.Array:
+        """Sum of s_q * s_d over pairs of equal ids in each query's group, [B, G]."""
+        B = self.ids_BK.shape[0]
+        ids_BGJ = documents.ids_BK.reshape(B, -1, documents.ids_BK.shape[1])
+        weights_BGJ = documents.weights_BK.reshape(ids_BGJ.shape)
+        equal_BGKJ = self.ids_BK[:, None, :, None] == ids_BGJ[:, :, None, :]
+        return jnp.einsum(
+            "bk,bgj,bgkj->bg",
+            self.weights_BK,
+            weights_BGJ,
+            equal_BGKJ.astype(weights_BGJ.dtype),
+        )
+
+    def row_sums(self) -> jax.Array:
+        """Sum of each text's weights, [B]."""
+        return self.weights_BK.sum(axis=1)
+
+    def column_means(self) -> jax.Array:
+        """Mean over the batch of each term's weight, [size]."""
+        sums_M = jnp.zeros(self.size, self.weights_BK.dtype)
+        return sums_M.at[self.ids_BK].add(self.weights_BK) / self.ids_BK.shape[0]
+
+    def active_terms(self) -> jax.Array:
+        """Number of distinct terms with a non-zero weight in each text, [B]."""
+        K = self.ids_BK.shape[1]
+        active_BK = self.weights_BK != 0
+        repeats_BKJ = (self.ids_BK[:, :, None] == self.ids_BK[:, None, :]) & active_BK[
+            :, None, :
+        ]
+        earlier_KJ = jnp.tril(jnp.ones((K, K), bool), k=-1)
+        first_BK = ~(repeats_BKJ & earlier_KJ).any(axis=2)
+        return (active_BK & first_BK).sum(axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """One embedding of a text.
+
+    Attributes:
+      embedding_BD: as it is scored and indexed.
+      scale: of its score in the sum over views; the queries' counts.
+    """
+
+    embedding_BD: jax.Array
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
+
+    def score_all(self, documents: "Dense") -> jax.Array:
+        """Dot products of every query with every document, [B, N]."""
+        queries_BD = constrain(self.embedding_BD, None, None)
+        return constrain(queries_BD @ documents.embedding_BD.T, None, DATA)
+
+    def score_groups(self, documents: "Dense") -> jax.Array:
+        """Dot products of each query with its own group, [B, G]; N = B * G."""
+        B, D = self.embedding_BD.shape
+        return jnp.einsum(
+            "bd,bgd->bg", self.embedding_BD, documents.embedding_BD.reshape(B, -1, D)
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MultiVector:
+    """An embedding of each token, scored by late interaction.
+
+    The score is the sum over the query's tokens of the largest dot product with a token
+    of the document (MaxSim, Khattab and Zaharia 2020); 0 if the document has no token.
+
+    Attributes:
+      tokens_BLD: embeddings.
+      mask_BL: true where there is one.
+      scale: of its score in the sum over views; the queries' counts.
+    """
+
+    tokens_BLD: jax.Array
+    mask_BL: jax.Array
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
+
+    def score_all(self, documents: "MultiVector") -> jax.Array:
+        """MaxSim of every query with every document, [B, N]."""
+
+        def one_query(query):
+            tokens_LD, mask_L = query
+            products_NLM = jnp.einsum("ld,nmd->nlm", tokens_LD, documents.tokens_BLD)
+            return _max_sim(products_NLM, mask_L[None], documents.mask_BL)
+
+        # One query at a time: [B, N, L, M] would outgrow the encoder's memory.
+        queries = (
+            constrain(self.tokens_BLD, None, None, None),
+            constrain(self.mask_BL, None, None),
+        )
+        return jax.lax.map(jax.checkpoint(one_query), queries)
+
+    def score_groups(self, documents: "MultiVector") -> jax.Array:
+        """MaxSim of each query with its own group, [B, G]; N = B * G."""
+        B = len(self.tokens_BLD)
+        tokens_BGMD, mask_BGM = (
+            x.reshape(B, -1, *x.shape[1:])
+            for x in (documents.tokens_BLD, documents.mask_BL)
+        )
+        products_BGLM = jnp.einsum("bld,bgmd->bglm", self.tokens_BLD, tokens_BGMD)
+        return _max_sim(products_BGLM, self.mask_BL[:, None], mask_BGM)
+
+
+def _max_sim(products_xLM, mask_xL, mask_xM) -> jax.Array:
+    """Sum over L of the maximum over M, of what the masks leave."""
+    lowest = jnp.finfo(products_xLM.dtype).min
+    best_xL = jnp.where(mask_xM[..., None, :], products_xLM, lowest).max(axis=-1)
+    keep_xL = mask_xL & mask_xM.any(axis=-1)[..., None]
+    return jnp.where(keep_xL, best_xL, 0.0).sum(axis=-1)
+
+
+View = Vector | Bag | Dense | MultiVector
+Views = dict[str, View]
+
+# Those with a weight for each term, which can be regularized and indexed.
+SPARSE = (Vector, Bag)
+
+
+def score_all(queries: Views, documents: Views) -> jax.Array:
+    """Scores of every query with every document, [B, N], summed over views."""
+    return sum(
+        query.scale * query.score_all(documents[name])
+        for name, query in queries.items()
+    )
+
+
+def score_groups(queries: Views, documents: Views) -> jax.Array:
+    """Scores of each query with its own G documents, [B, G], summed over views.
+
+    Documents `b * G` to `b * G + G - 1` are the group of query `b`.
+    """
+    return sum(
+        query.scale * query.score_groups(documents[name])
+        for name, query in queries.items()
+    )

@@ -1,1 +1,0 @@
-"""Training data from a teacher: mined negatives and scores."""

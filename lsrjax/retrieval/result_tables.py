@@ -1,0 +1,361 @@
+"""Results of a run: as a file, as tables, and as examples that explain themselves."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+ENGLISH, MEAN = "en", "mean"
+
+# system -> language -> metric -> value
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+# Metrics that say what a system costs: more is not better.
+COUNTS = ("query_terms", "document_terms", "index_bytes")
+
+MULTILINGUAL = "multilingual "
+TABLES = (
+    ("nDCG@10", "English documents (the mean is over all languages but English)"),
+    ("R@100", "English documents"),
+    (f"{MULTILINGUAL}nDCG@10", "each document in one of the languages"),
+    ("query_terms", "active terms of a query"),
+)
+
+
+class SearchExample(TypedDict):
+    """One query and what a system found for it, as `print_examples` shows it."""
+
+    query: str
+    lang: str
+    # view -> (term, weight), strongest first
+    terms: Mapping[str, Sequence[tuple[str, float]]]
+    # (rank from 1, title, whether it is the right document), best first
+    found: Sequence[tuple[int, str, bool]]
+    # (term, view, query weight x document weight) of the first document found
+    because: NotRequired[Sequence[tuple[str, str, float]]]
+
+
+def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """Adds to each system the mean over all its languages but English.
+
+    Args:
+        results: system -> language -> metric -> value; means it has are replaced.
+
+    Returns:
+        A copy with the language `mean` last. A system with English only has none.
+
+    Raises:
+        ValueError: if systems cover different languages or a language lacks a metric,
+            since such means could not be compared.
+    """
+    averaged, first = {}, None
+    for system, languages in results.items():
+        languages = {k: dict(v) for k, v in languages.items() if k != MEAN}
+        averaged[system] = languages
+        others = [language for language in languages if language != ENGLISH]
+        if not others:
+            continue
+        first = first or (system, others)
+        if set(others) != set(first[1]):
+            raise ValueError(
+                f"report: {system} has results in {', '.join(sorted(others))}, but "
+                f"{first[0]} in {', '.join(sorted(first[1]))}; their means cannot be "
+                "compared. Evaluate all systems in the same languages."
+            )
+        metrics = list(languages[others[0]])
+        for language in others:
+            if set(languages[language]) != set(metrics):
+                raise ValueError(
+                    f"report: {system} has {', '.join(languages[language])} in "
+                    f"{language}, but {', '.join(metrics)} in {others[0]}; evaluate "
+                    "the same metrics in every language."
+                )
+        languages[MEAN] = {
+            metric: sum(languages[language][metric] for language in others)
+            / len(others)
+            for metric in metrics
+        }
+    return averaged
+
+
+def write_results(path: str | os.PathLike[str], results: Results) -> None:
+    """Writes results as JSON, rounded to six digits, in the order they have.
+
+    The file is replaced as a whole, so that a reader never sees half of it.
+
+    Args:
+        path: the file; missing folders are made.
+        results: system -> language -> metric -> value.
+
+    Raises:
+        ValueError: if a value is not finite.
+    """
+    path = Path(path)
+    rounded = {
+        system: {
+            language: {metric: round(float(v), 6) for metric, v in values.items()}
+            for language, values in languages.items()
+        }
+        for system, languages in results.items()
+    }
+    try:
+        content = json.dumps(rounded, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        bad = [
+            f"{metric} of {system} in {language}"
+            for system, languages in rounded.items()
+            for language, values in languages.items()
+            for metric, v in values.items()
+            if v - v != 0
+        ]
+        raise ValueError(
+            f"report: {bad[0]} is not finite, {path} is not written; find out why "
+            "the evaluation gave it."
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(content + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def print_table(
+    results: Results, metric: str, console: Console, *, title: str = ""
+) -> None:
+    """Prints a metric: systems as rows, languages as columns, the mean last.
+
+    The best value of a column, where there is a choice, is bold; a missing one is
+    `-`. Languages that do not fit the console's width go on in a further table.
+
+    Args:
+        results: system -> language -> metric -> value, higher is better.
+        metric: the metric to show.
+        console: where to print.
+        title: stands above; the metric's name if empty.
+
+    Raises:
+        ValueError: if no system has the metric.
+    """
+    languages, rows = _table(results, metric)
+    console.print(title or metric, highlight=False)
+    name_width = min(max(map(cell_len, rows)), max(console.width // 2, 8))
+    for chunk in _fitting(languages, rows, console.width - name_width - 2):
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        table.add_column("", width=name_width, overflow="fold")
+        for language in chunk:
+            table.add_column(language, justify="right", no_wrap=True)
+        for system, cells in rows.items():
+            values = (cells[language] for language in chunk)
+            table.add_row(
+                Text(system),
+                *(Text(text, style="bold" if best else "") for text, best in values),
+            )
+        console.print(table)
+        console.print()
+
+
+def print_costs(
+    results: Results, documents_per_s: Mapping[str, float], console: Console
+) -> None:
+    """Prints what a document costs with each system.
+
+    Args:
+        results: system -> language -> metric -> value, with `document_terms` (of token
+            embeddings, tokens) and `index_bytes`, which are those of the same documents
+            in each language.
+        documents_per_s: encoded in a second, by system.
+        console: where to print.
+    """
+    console.print(
+        "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
+        " number of an embedding), encoded in a second",
+        highlight=False,
+    )
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("", "terms", "bytes", "per second"):
+        table.add_column(name, justify="right" if name else "left")
+    for system, languages in results.items():
+        values = next(iter(languages.values()))
+        speed = documents_per_s.get(system)
+        table.add_row(
+            Text(system),
+            f"{values['document_terms']:.1f}",
+            f"{values['index_bytes']:,.0f}",
+            "-" if speed is None else f"{speed:,.0f}",
+        )
+    console.print(table)
+
+
+def markdown_table(results: Results, metric: str) -> str:
+    """Returns the table of `print_table` as Markdown, ending in a newline.
+
+    Args:
+        results: system -> language -> metric -> value, higher is better.
+        metric: the metric to show.
+
+    Raises:
+        ValueError: if no system has the metric.
+    """
+    languages, rows = _table(results, metric)
+    lines = [[metric, *languages], ["---", *["---:"] * len(languages)]]
+    for system, cells in rows.items():
+        values = (cells[language] for language in languages)
+        lines.append(
+            [
+                system.replace("|", r"\|"),
+                *(f"**{text}**" if best else text for text, best in values),
+            ]
+        )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
+    """Prints queries with their strongest terms and the documents they find.
+
+    Args:
+        console: where to print.
+        examples: the queries; `because` explains the first document found.
+    """
+    for example in examples:
+        rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        rows.add_column(style="dim", no_wrap=True)
+        rows.add_column(ratio=1, overflow="fold")
+        rows.add_row("query", Text(_plain(example["query"]), style="bold"))
+        for view, terms in example["terms"].items():
+            weighted = ((term, f"{weight:.2f}") for term, weight in terms)
+            rows.add_row(Text(f"{view} terms"), _terms(weighted))
+        rows.add_row("", "")
+        for rank, title, relevant in example["found"]:
+            line = Text(f"{'✓' if relevant else ' '} {_plain(title)}")
+            line.stylize("green" if relevant else "")
+            rows.add_row(f"found {rank}", line)
+        if not any(relevant for _, _, relevant in example["found"]):
+            shown = len(example["found"])
+            rows.add_row("", f"(the right document is not among the first {shown})")
+        if because := example.get("because"):
+            named = ((term, f"{view} {part:.2f}") for term, view, part in because)
+            rows.add_row(f"why found {example['found'][0][0]}", _terms(named))
+        console.print(Panel(rows, title=Text(example["lang"]), title_align="left"))
+
+
+def _table(
+    results: Results, metric: str
+) -> tuple[list[str], dict[str, dict[str, tuple[str, bool]]]]:
+    """Returns the columns, and for each system its cells: text and whether best."""
+    known = dict.fromkeys(
+        name
+        for languages in results.values()
+        for values in languages.values()
+        for name in values
+    )
+    if metric not in known:
+        raise ValueError(
+            f"report: no system has {metric!r}; the results hold "
+            f"{', '.join(known) or 'no metrics at all'}."
+        )
+    columns = dict.fromkeys(
+        language
+        for languages in results.values()
+        for language, values in languages.items()
+        if metric in values
+    )
+    if MEAN in columns:
+        columns[MEAN] = columns.pop(MEAN)
+    rows: dict[str, dict[str, tuple[str, bool]]] = {name: {} for name in results}
+    for language in columns:
+        values = {
+            system: round(float(languages[language][metric]), 3)
+            for system, languages in results.items()
+            if metric in languages.get(language, {})
+        }
+        best = max(values.values())
+        for system in results:
+            value = values.get(system)
+            is_best = len(values) > 1 and value == best and metric not in COUNTS
+            rows[system][language] = (_number(value, metric), is_best)
+    return list(columns), rows
+
+
+def _number(value: float | None, metric: str) -> str:
+    if value is None:
+        return "-"
+    if metric in COUNTS:
+        return f"{value:.1f}"
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+def _fitting(
+    languages: Sequence[str],
+    rows: Mapping[str, Mapping[str, tuple[str, bool]]],
+    width: int,
+) -> list[list[str]]:
+    """Splits the columns into tables that fit `width` cells, one column at least."""
+    chunks: list[list[str]] = []
+    left = 0
+    for language in languages:
+        texts = [language, *(cells[language][0] for cells in rows.values())]
+        needed = max(map(cell_len, texts)) + 1
+        if not chunks or needed > left:
+            chunks.append([])
+            left = width
+        chunks[-1].append(language)
+        left -= needed
+    return chunks
+
+
+def _terms(terms: Iterable[tuple[str, str]]) -> Text:
+    """Joins terms and their numbers, each pair kept on one line."""
+    line = Text()
+    for term, number in terms:
+        line.append("  " if line else "")
+        line.append(_plain(term), style="cyan")
+        line.append(f"\u00a0{number}", style="dim")
+    return line if line else Text("(none)", style="dim")
+
+
+def _plain(text: str) -> str:
+    """Puts a text on one line, without characters that control a terminal."""
+    kept = (char if char.isprintable() or char == "\u200c" else " " for char in text)
+    return " ".join("".join(kept).split())
+
+
+def markdown(results, name: str) -> str:
+    """The tables of a stage beside BM25 as Markdown; empty without results.
+
+    Args:
+      results: of a run's systems.
+      name: of the stage; its views are shown, too.
+    """
+    own = {
+        system: values
+        for system, values in results.items()
+        if system == "bm25" or system.split(" ")[0] == name
+    }
+    if not any(system != "bm25" for system in own):
+        return ""
+    tables = [
+        f"{metric}: {title}\n\n{markdown_table(systems, metric)}"
+        for metric, title in TABLES
+        if (systems := with_metric(own, metric))
+    ]
+    return "\n".join(tables)
+
+
+def with_metric(results: Results, metric: str) -> Results:
+    """The systems that have a metric."""
+    return {
+        system: by_language
+        for system, by_language in results.items()
+        if any(metric in values for values in by_language.values())
+    }

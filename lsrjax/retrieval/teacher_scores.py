@@ -1,0 +1,192 @@
+"""Teacher scores of queries and their documents, once, in English."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lsrjax.data.batching.drawing import wording
+from lsrjax.data.examples import Group, Text
+from lsrjax.data.reading.bad_records import BadRecord
+from lsrjax.retrieval import maxsim
+from lsrjax.retrieval.cross_encoder import PairScorer
+from lsrjax.retrieval.encode import joined
+from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.mine_negatives import mine
+from lsrjax.retrieval.search import Several
+
+
+class Corpus(Sequence):
+    """The documents of a collection, and of a source's own those that it lacks."""
+
+    def __init__(self, collection: Sequence[Text], own: Sequence[Text]):
+        """Puts one after the other."""
+        self._collection, self._own = collection, own
+
+    def __len__(self) -> int:
+        return len(self._collection) + len(self._own)
+
+    def __getitem__(self, place: int) -> Text:
+        more = place - len(self._collection)
+        return self._collection[place] if more < 0 else self._own[more]
+
+
+def corpus_of(source, whole: bool = False) -> tuple[Sequence[Text], np.ndarray]:
+    """The distinct documents of a source of groups.
+
+    Documents are the same when their English wordings are.
+
+    Args:
+      source: the groups.
+      whole: all documents of the collections that the source is of come first.
+
+    Returns:
+      The documents, and for each example the position of its first positive.
+    """
+    collection = getattr(source, "documents", ()) if whole else ()
+    places: dict[str, int] = {}
+    for place in range(len(collection)):
+        if text := usable(collection, place):
+            places.setdefault(text, place)
+    own, positives = [], []
+    for index in range(len(source)):
+        group: Group = source[index]
+        for text in (*group.positives, *group.negatives):
+            new = len(collection) + len(own)
+            if places.setdefault(wording(text), new) == new:
+                own.append(text)
+        positives.append(places[wording(group.positives[0])])
+    return Corpus(collection, own) if collection else own, np.array(positives)
+
+
+def usable(corpus: Sequence[Text], place: int) -> str:
+    """The wording of a document of a collection; empty where it cannot be read."""
+    try:
+        text = wording(corpus[place])
+    except (BadRecord, KeyError):
+        return ""
+    return text if text.strip() else ""
+
+
+def prepare(
+    source,
+    corpus: Sequence[Text],
+    positives: np.ndarray,
+    *,
+    mined,
+    teacher: Searcher | PairScorer | None,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Negatives and teacher scores for every example of a source of groups.
+
+    Args:
+      source: Q groups.
+      corpus: their distinct documents, from `corpus_of`.
+      positives: [Q] positions of the first positives, from `corpus_of`.
+      mined: a stage's `prepare` config to mine BM25 negatives from the corpus; None
+        takes the groups' own.
+      teacher: scores the documents; None leaves the scores at NaN.
+      seed: of the draws.
+
+    Returns:
+      `negatives` [Q, K] int32 positions in the corpus, -1 where a row has fewer, and
+      `scores` [Q, 1 + K] float32 of the positive and the negatives.
+    """
+    queries = [wording(source[i].query) for i in range(len(source))]
+    texts = [usable(corpus, place) for place in range(len(corpus))]
+    if mined:
+        # Equal texts count once; documents without a text are nobody's negatives.
+        first: dict[str, int] = {}
+        for place, text in enumerate(texts):
+            if text:
+                first.setdefault(text, place)
+        documents, known = list(first), np.array(list(first.values()), int)
+        negatives = known[
+            mine(
+                queries,
+                documents,
+                np.searchsorted(known, positives),
+                depth=mined.depth,
+                count=mined.count,
+                exclude=_places(source, documents, "positives"),
+                seed=seed,
+            )
+        ]
+    else:
+        negatives = _given(source, texts)
+    documents = np.concatenate([positives[:, None], negatives], axis=1)
+    scores = np.full(documents.shape, np.nan, np.float32)
+    if teacher is not None:
+        # Of a large corpus few documents may have been drawn.
+        used, numbered = np.unique(documents, return_inverse=True)
+        used, none = used[used >= 0], int(used[0] < 0)
+        asked = [texts[place] for place in used]
+        scores = score(
+            teacher, queries, asked, numbered.reshape(documents.shape) - none
+        )
+    return {"negatives": negatives.astype(np.int32), "scores": scores}
+
+
+def _places(source, texts: Sequence[str], field: str) -> list[list[int]]:
+    """Positions among `texts` of each group's positives or negatives."""
+    places = {text: place for place, text in enumerate(texts)}
+    return [
+        [places[wording(text)] for text in getattr(source[i], field)]
+        for i in range(len(source))
+    ]
+
+
+def _given(source, texts: Sequence[str]) -> np.ndarray:
+    rows = _places(source, texts, "negatives")
+    negatives = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for row, chosen in zip(negatives, rows, strict=True):
+        row[: len(chosen)] = chosen
+    return negatives
+
+
+def score(
+    teacher: Searcher | PairScorer,
+    queries: Sequence[str],
+    corpus: Sequence[str],
+    documents_QK: np.ndarray,
+) -> np.ndarray:
+    """The teacher's score of each query with each of its documents.
+
+    Args:
+      teacher: a retriever or a cross-encoder.
+      queries: Q English texts.
+      corpus: English documents.
+      documents_QK: positions in the corpus; -1 gives NaN.
+
+    Returns:
+      [Q, K] float32.
+    """
+    if isinstance(teacher, PairScorer):
+        return _read_together(teacher, queries, corpus, documents_QK)
+    q = joined(teacher.queries(queries))
+    d = joined(teacher.documents(corpus))
+    if isinstance(d, Several):
+        parts = zip(q.parts, d.parts, strict=True)
+        return sum(_scores(*part, documents_QK) for part in parts)
+    return _scores(q, d, documents_QK)
+
+
+def _read_together(scorer: PairScorer, queries, corpus, documents_QK) -> np.ndarray:
+    scores = np.full(documents_QK.shape, np.nan, np.float32)
+    rows, places = np.nonzero(documents_QK >= 0)
+    documents = documents_QK[rows, places]
+    pairs = [(queries[q], corpus[d]) for q, d in zip(rows, documents, strict=True)]
+    scores[rows, places] = scorer.scores(pairs)
+    return scores
+
+
+def _scores(q, d, documents_QK: np.ndarray) -> np.ndarray:
+    scores = np.empty(documents_QK.shape, np.float32)
+    if isinstance(d, TokenMatrix):
+        for row, places in enumerate(documents_QK):
+            scores[row] = maxsim.scores(q[row : row + 1], d[places])[0]
+        return np.where(documents_QK < 0, np.nan, scores)
+    for place in range(documents_QK.shape[1]):
+        products = q.multiply(d[documents_QK[:, place]])
+        scores[:, place] = np.asarray(products.sum(axis=1)).ravel()
+    return np.where(documents_QK < 0, np.nan, scores)

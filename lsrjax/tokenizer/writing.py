@@ -1,0 +1,75 @@
+"""Tokenizers written so that every program reads the same tokens."""
+
+import json
+import pathlib
+from typing import Any
+
+from lsrjax.tokenizer import reading
+from lsrjax.tokenizer.files import CONFIG, TOKENIZER
+from lsrjax.tokenizer.reading import PLAIN_CLASSES, ROLES
+
+
+def write_tokenizer(
+    folder: pathlib.Path, source: pathlib.Path, *, max_length: int | None = None
+) -> None:
+    """Writes a tokenizer so that it is its `tokenizer.json`, for transformers 4 and 5.
+
+    Args:
+      folder: where to.
+      source: a folder with a tokenizer.
+      max_length: tokens of the longest text the model takes; None: as the source says.
+
+    Raises:
+      InputError: the source cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    read = reading.read(source)
+    # How texts are cut and padded is up to whoever encodes them.
+    tokenizer = json.loads(read.json) | {"truncation": None, "padding": None}
+    text = json.dumps(tokenizer, ensure_ascii=False)
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
+    special = {
+        token["content"]
+        for token in tokenizer.get("added_tokens") or ()
+        if token["special"]
+    }
+    config: dict[str, Any] = {k: v for k, v in read.roles.items() if k in ROLES}
+    for names in _NAMES.values():
+        for role, name in names.items():
+            if name in special:
+                config.setdefault(role, name)
+    if length := max_length or read.max_length:
+        config["model_max_length"] = length
+    if read.input_names:
+        config["model_input_names"] = list(read.input_names)
+    if read.truncation_side != "right":
+        config["truncation_side"] = read.truncation_side
+    if read.splits_special:
+        config["split_special_tokens"] = True
+    config |= {
+        "tokenizer_class": PLAIN_CLASSES[0],
+        "clean_up_tokenization_spaces": False,
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+# How the families call their special tokens.
+_NAMES = {
+    "bert": {
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+    },
+    "xlm-roberta": {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    },
+}

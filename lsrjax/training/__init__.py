@@ -1,0 +1,1 @@
+"""A run, its stages, the loop and the step."""

@@ -1,0 +1,208 @@
+"""Signs of how a model with sparse vectors is, for the log; and when a run is lost."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsrjax.models.views import SPARSE, Views
+
+# Steps in a row without a single term before a run stops: by then no gradient reaches
+# what should bring them back.
+_PATIENCE = 50
+_EMPTY, _ACTIVE = "empty_", "active_"
+# Texts whose weights are all that a loss sees of them. The alignment loss compares raw
+# values, so an empty vector of a pair still has a gradient, and more time.
+_SCORED = ("query", "document")
+_PATIENCE_OF_PAIRS = 1000
+# So many steps of them in a row at the end of a stage, and what it has learned gives
+# empty vectors.
+_AT_THE_END = 10
+# A text with more than this share of all terms is not sparse; said after so many steps.
+_DENSE, _DENSE_STEPS = 0.5, 500
+# Texts of a language that is in none of the names.
+_OTHER = "other"
+
+
+def signs(
+    views: dict[str, Views], sizes: Mapping[str, int] | None = None
+) -> dict[str, jax.Array]:
+    """Shares of a batch, as scalars.
+
+    Args:
+      views: by text.
+      sizes: of the views' vocabularies, behind which a vector may hold zeros; with
+        them, also what takes time.
+
+    Returns:
+      `empty_{text}`: of the texts, those without a weight in any sparse view; and with
+      `sizes`, `unused_{text}_{view}`: of the vocabulary, terms that no text has a
+      weight for.
+    """
+    found = {}
+    for text, by_view in views.items():
+        sparse = {n: v for n, v in by_view.items() if isinstance(v, SPARSE)}
+        if len(sparse) < len(by_view):
+            continue
+        sums_B = sum(abs(view.row_sums()) for view in sparse.values())
+        empty_B = sums_B == 0
+        # A mean of ones may round to less than 1.
+        share = jnp.where(empty_B.all(), 1.0, empty_B.mean(dtype=jnp.float32))
+        found[f"{_EMPTY}{text}"] = share
+        for name, view in sparse.items() if sizes else ():
+            used = (view.column_means() != 0).sum()
+            found[f"unused_{text}_{name}"] = (sizes[name] - used) / sizes[name]
+    return found
+
+
+def expansion(
+    views: dict[str, Views],
+    tokens: Mapping[tuple[str, str], tuple[jax.Array, jax.Array]],
+) -> dict[str, jax.Array]:
+    """How much of the weights lies on terms that are not in the text.
+
+    Args:
+      views: by text.
+      tokens: (ids_BL, mask_BL) of the texts that a view is compared with, by text and
+        view. Special tokens count as the text's own.
+
+    Returns:
+      `expansion_{text}_{view}`: of the sum of all weights of a batch, the share of
+      terms that are none of their text's tokens; 0 where all vectors are empty.
+    """
+    return {
+        f"expansion_{text}_{name}": _share_outside(views[text][name].weights_BV, *own)
+        for (text, name), own in tokens.items()
+    }
+
+
+def _share_outside(weights_BV, ids_BL, mask_BL) -> jax.Array:
+    V = weights_BV.shape[1]
+    # Sorted, a token's repeats stand side by side, and padding behind all of them.
+    ids_BL = jnp.sort(jnp.where(mask_BL.astype(bool), ids_BL, V), axis=1)
+    before_BL = jnp.pad(ids_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    first_BL = (ids_BL != before_BL) & (ids_BL < V)
+    found_BL = jnp.take_along_axis(weights_BV, jnp.minimum(ids_BL, V - 1), axis=1)
+    inside, total = jnp.where(first_BL, found_BL, 0.0).sum(), weights_BV.sum()
+    outside = jnp.maximum(total - inside, 0.0)
+    return outside / jnp.where(total == 0, 1.0, total)
+
+
+def active_by_language(
+    views: dict[str, Views], languages: Mapping[str, jax.Array], count: int
+) -> dict[str, jax.Array]:
+    """Active terms by the language that a text is shown in.
+
+    Args:
+      views: by text.
+      languages: of the texts, [B] by text; from 0 to `count`, which is any other one.
+      count: languages that have a name.
+
+    Returns:
+      `active_{text}_{view}`: [2, count + 1], the sum of active terms of each language's
+      texts and their number. `by_name` makes them numbers to log.
+    """
+    found = {}
+    for text, language_B in languages.items():
+        is_KB = language_B[None, :] == jnp.arange(count + 1)[:, None]
+        for name, view in views[text].items():
+            if isinstance(view, SPARSE):
+                sums_K = (is_KB * view.active_terms()[None, :]).sum(axis=1)
+                found[f"active_{text}_{name}"] = jnp.stack([sums_K, is_KB.sum(axis=1)])
+    return found
+
+
+def by_name(
+    languages: Sequence[str], found: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Means by language, `active_query_terms/da`; those without a text are left out.
+
+    Args:
+      languages: the names.
+      found: sums and numbers from `active_by_language`.
+    """
+    return {
+        f"{name}/{language}": float(total / count)
+        for name, sums in found.items()
+        for language, total, count in zip((*languages, _OTHER), *sums, strict=True)
+        if count
+    }
+
+
+@dataclasses.dataclass
+class Watch:
+    """Counts the steps in which all vectors of a text are empty, or hardly sparse.
+
+    Attributes:
+      sizes: of the views' vocabularies, by view.
+      empty: steps in a row, by text.
+      dense: steps in a row, by text and view.
+    """
+
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    empty: dict[str, int] = dataclasses.field(default_factory=dict)
+    dense: dict[str, int] = dataclasses.field(default_factory=dict)
+    _told: set[str] = dataclasses.field(default_factory=set)
+
+    def look(self, numbers: dict[str, float], last: bool = False) -> str:
+        """Why the run is lost, or nothing.
+
+        Args:
+          numbers: of the next step; shares of empty vectors that are 0 are taken out,
+            since they say nothing.
+          last: whether the step is the stage's last.
+        """
+        lost = ""
+        for name in [name for name in numbers if name.startswith(_EMPTY)]:
+            text, share = name.removeprefix(_EMPTY), numbers[name]
+            steps = self.empty[text] = self.empty.get(text, 0) + 1 if share == 1 else 0
+            if not share:
+                del numbers[name]
+            scored = text in _SCORED
+            most = _PATIENCE if scored else _PATIENCE_OF_PAIRS
+            if not lost and (steps == most or (last and steps >= _AT_THE_END)):
+                lost = _collapsed(text, steps, scored)
+        return lost
+
+    def dense_now(self, numbers: Mapping[str, float], last: bool = False) -> list[str]:
+        """What is to be said of vectors that are hardly sparse, once each.
+
+        Args:
+          numbers: of the next step.
+          last: whether the step is the stage's last.
+        """
+        found = []
+        for name, value in numbers.items():
+            text, _, view = name.removeprefix(_ACTIVE).partition("_")
+            size = self.sizes.get(view)
+            if not name.startswith(_ACTIVE) or not size:
+                continue
+            steps = self.dense.get(name, 0) + 1 if value > _DENSE * size else 0
+            self.dense[name] = steps
+            due = steps == _DENSE_STEPS or (last and steps >= _AT_THE_END)
+            if due and name not in self._told:
+                self._told.add(name)
+                found.append(
+                    f"a {text} has {value:,.0f} active terms of {size:,} on average"
+                    f" ({view}): such vectors are not sparse, and an index of them is"
+                    " large and slow. A higher config.regularizer lambda, or longer"
+                    " training, makes them sparse."
+                )
+        return found
+
+
+def _collapsed(text: str, steps: int, scored: bool) -> str:
+    said = f"every {text} vector has been empty for {steps:,} steps: the model has"
+    if not scored:
+        return (
+            f"{said} collapsed, and gives texts no terms. Lower config.optim.lr,"
+            " lengthen the warm-up, or look at what it starts from (init.head,"
+            " init.encoder): another stage would have nothing to go on from."
+        )
+    return (
+        f"{said} collapsed, and no gradient is left to bring it back. Lower"
+        f" config.regularizer.{text} or config.optim.lr, lengthen the warm-up of"
+        " either, or set config.regularizer.anti_zero."
+    )

@@ -1,0 +1,102 @@
+"""What would end a later stage of a run, looked for before the first one is trained."""
+
+import contextlib
+import json
+import pathlib
+
+from lsrjax.checkpoint import files, saved_model, set_damaged_aside
+from lsrjax.config import check_stage, fields
+from lsrjax.convert.read import hub
+from lsrjax.errors import InputError
+from lsrjax.losses import objective
+from lsrjax.training import memory_plan, stage_data, stage_parts, train_step
+
+# One of them is there, whatever a model was made for; a Router has no config.json.
+KEY_FILES = ("config.json", "modules.json", files.MODEL_FILE)
+LOOK_SECONDS = 120.0  # at a stage's data
+_MODELS = ("init.model", "init.encoder", "init.head", "teacher.model")
+
+
+def look(run_config, workdir: pathlib.Path) -> None:
+    """Opens the data and finds the models of all stages that are not finished.
+
+    Of a run of one stage, training does it right away.
+
+    Args:
+      run_config: the run's, validated.
+      workdir: the run's folder.
+
+    Raises:
+      InputError: names the stage, and what cannot be used.
+    """
+    stages = fields.stages(run_config)
+    left = {
+        name: stage
+        for name, stage in stages.items()
+        if set_damaged_aside.finished_steps(workdir / name) is None
+    }
+    if len(stages) == 1 or not left:
+        return
+    for name, stage in left.items():
+        with _named(name):
+            for field in _MODELS:
+                group, _, key = field.partition(".")
+                _find(stage[group][key], f"config.{field}")
+    plans = memory_plan.plan_stages(run_config)
+    for position, (name, stage) in enumerate(left.items()):
+        with _named(name):
+            spec, teacher = plans[name].spec, plans[name].teacher
+            if teacher is not None:
+                stage_parts.check_teacher(spec, teacher, stage.teacher.model)
+            limit = spec.encoder.max_length
+            for field in _lengths(stage):
+                stage_parts.check_length(stage.data, field, limit)
+            # The records of the first are looked through as soon as it begins.
+            _open(stage, LOOK_SECONDS if position else 0.0)
+
+
+@contextlib.contextmanager
+def _named(stage: str):
+    """Says which stage an error is of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"Stage {stage}: {error}") from error
+
+
+def _find(reference: str, field: str) -> None:
+    """Looks whether a model is there; reads no weights."""
+    if not reference or reference.startswith("stage:"):
+        return
+    if hub.is_local(reference) and saved_model.holds_stages(reference):
+        return
+    folder = hub.fetch(reference, KEY_FILES)
+    found = [folder / name for name in KEY_FILES if (folder / name).is_file()]
+    if not found:
+        raise InputError(
+            f"{field} is {reference!r}, but {folder} has none of"
+            f" {', '.join(KEY_FILES)}: it is no model."
+        )
+    for path in found:
+        try:
+            json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise InputError(f"{field}: {path} is damaged ({error}).") from error
+
+
+def _lengths(stage) -> list[str]:
+    if "views" in objective.of(stage.loss).targets:
+        return ["document_length"]
+    return ["query_length", "document_length"]
+
+
+def _open(stage, seconds: float) -> None:
+    """Opens the data of a stage, and what it is evaluated on."""
+    kind = objective.of(stage.loss).kind
+    with stage_data.tried(stage, kind, seconds) as (sets, *_):
+        examples = sum(map(len, sets))
+    if stage.dev.source:
+        stage_parts.dev_examples(stage, kind)
+    shown = stage.batch_size // train_step.entries_of(stage)
+    steps = train_step.steps_of(stage, shown * examples)
+    check_stage.check_warmup(stage, steps, "config")

@@ -1,0 +1,211 @@
+"""The systems of a finished run compared: the table, `results.json`, and examples."""
+
+import json
+import pathlib
+
+import numpy as np
+from rich.console import Console
+
+from lsrjax.checkpoint import digests, files, saved_model
+from lsrjax.checkpoint.files import DAMAGED, set_aside
+from lsrjax.checkpoint.results import DIGESTS_FILE, RESULTS_FILE
+from lsrjax.checkpoint.set_damaged_aside import listing
+from lsrjax.config import fields
+from lsrjax.data.debian_texts import embedded
+from lsrjax.data.examples import ENGLISH
+from lsrjax.distributed import processes
+from lsrjax.retrieval import evaluate, result_tables
+from lsrjax.retrieval.encode import joined
+from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.result_tables import MULTILINGUAL
+from lsrjax.retrieval.search import search
+from lsrjax.training import stage_parts
+
+EXAMPLES_FILE = "examples.json"
+SPEED_FILE = "speed.json"
+_FILES = (RESULTS_FILE, EXAMPLES_FILE, SPEED_FILE)
+_SHOWN_TERMS = 8
+_SHOWN_DOCUMENTS = 3
+
+
+def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Evaluates BM25 and the stages' models on the embedded test split.
+
+    Writes `results.json`, which a second run gives again to the letter, `speed.json`,
+    documents encoded in a second by each stage's model, and `examples.json`.
+
+    Args:
+      run_config: the run's.
+      workdir: where the stages lie, and where the files go.
+      console: is told what is being evaluated.
+    """
+    groups = list(embedded.examples("group", "test"))
+    languages = sorted(
+        {language for group in groups for language in group.query},
+        key=lambda language: (language != ENGLISH, language),
+    )
+    tasks = {
+        "": evaluate.cross_lingual(groups, languages),
+        MULTILINGUAL: evaluate.multilingual(groups, languages, run_config.seed),
+    }
+    console.print(
+        f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
+        f" on {len(groups):,} documents."
+    )
+    results: result_tables.Results = {}
+    for prefix, task in tasks.items():
+        _add(results, "bm25", prefix, evaluate.bm25(task))
+    examples, speed = [], {}
+    for name, stage in fields.stages(run_config).items():
+        with stage_parts.on_devices(stage) as mesh:
+            model = saved_model.load_model(workdir / name)
+            searcher = Searcher.of(stage_parts.placed(stage, model, mesh), stage)
+            own = _languages(stage, languages)
+            for prefix, task in tasks.items():
+                if own == [ENGLISH] and prefix:
+                    continue  # an English model has no use for other languages
+                by_view = evaluate.sparse_retriever(_only(task, own), searcher)
+                for view, values in by_view.items():
+                    _add(results, f"{name} {view}".strip(), prefix, values)
+            speed[name] = evaluate.encoding_speed(searcher, tasks[""].corpus)
+            wanted = run_config.evaluate.examples
+            examples = _examples(tasks[""], groups, searcher, wanted)
+    if processes.is_first():
+        files.write_json(workdir / EXAMPLES_FILE, examples)
+        files.write_json(workdir / SPEED_FILE, speed)
+        result_tables.write_results(
+            workdir / RESULTS_FILE, result_tables.with_mean(results)
+        )
+        digests.seal(workdir, _FILES, workdir / DIGESTS_FILE)
+
+
+def are_sound(workdir: pathlib.Path, console: Console) -> bool:
+    """Whether the results of a run are there, and as they were written.
+
+    Others are set aside in `damaged/`, and said: the run is evaluated again.
+
+    Args:
+      workdir: the run's folder.
+      console: is told what was found.
+    """
+    if not (workdir / RESULTS_FILE).is_file():
+        return False
+    found = digests.unsealed(workdir, _FILES, workdir / DIGESTS_FILE)
+    if not found:
+        return True
+    for name in (*_FILES, DIGESTS_FILE):
+        if (workdir / name).is_file():
+            set_aside(workdir, workdir / name, "results")
+    console.print(
+        f"The results in {workdir} are not as they were written:\n{listing(found)}\n"
+        f"They lie in {workdir / DAMAGED / 'results'}; the run is evaluated again.",
+        highlight=False,
+        markup=False,
+    )
+    return False
+
+
+def show(workdir: pathlib.Path, console: Console) -> None:
+    """Prints the tables and examples of an evaluated run."""
+    results = json.loads((workdir / RESULTS_FILE).read_text(encoding="utf-8"))
+    examples = json.loads((workdir / EXAMPLES_FILE).read_text(encoding="utf-8"))
+    speed = json.loads((workdir / SPEED_FILE).read_text(encoding="utf-8"))
+    if examples:
+        console.print(
+            "\nQueries that the last stage answers and BM25 does not (one a language):"
+        )
+        result_tables.print_examples(console, examples)
+    for metric, title in result_tables.TABLES:
+        systems = result_tables.with_metric(results, metric)
+        result_tables.print_table(
+            systems, metric, console, title=f"\n{metric}: {title}"
+        )
+    costs = result_tables.with_metric(results, "index_bytes")
+    result_tables.print_costs(costs, speed, console)
+    console.print(f"Written to {workdir / RESULTS_FILE}", highlight=False)
+
+
+def _add(results, system: str, prefix: str, by_language) -> None:
+    for language, values in by_language.items():
+        kept = results.setdefault(system, {}).setdefault(language, {})
+        kept.update({f"{prefix}{name}": value for name, value in values.items()})
+
+
+def _languages(stage, known: list[str]) -> list[str]:
+    """English for a stage of English queries, else all: means need the same ones."""
+    weights = fields.language_weights(stage.data.query_languages, "query_languages")
+    trained = {language for language, weight in weights.items() if weight}
+    return [ENGLISH] if trained == {ENGLISH} else known
+
+
+def _only(task: evaluate.Task, languages: list[str]) -> evaluate.Task:
+    chosen = [i for i, language in enumerate(task.languages) if language in languages]
+    return evaluate.Task(
+        [task.queries[i] for i in chosen],
+        [task.languages[i] for i in chosen],
+        task.corpus,
+        [task.relevant[i] for i in chosen],
+    )
+
+
+def _examples(task, groups, model, languages) -> list[dict]:
+    """For each language, the first query in the model's top 3 that BM25 misses."""
+    # Embeddings have no terms to show.
+    if not languages or not model.encoder.spec.sparse:
+        return []
+    task = _only(task, list(languages))
+    bm25_hits, _ = evaluate.BM25(task.corpus).search(task.queries, 10)
+    queries, documents = model.queries(task.queries), model.documents(task.corpus)
+    hits, _ = search(joined(queries), joined(documents), _SHOWN_DOCUMENTS)
+    examples = []
+    for language in languages:
+        for i, relevant in enumerate(task.relevant):
+            missed = relevant not in bm25_hits[i]
+            if task.languages[i] == language and relevant in hits[i] and missed:
+                examples.append(
+                    _example(task, groups, model, queries, documents, hits, i)
+                )
+                break
+    return examples
+
+
+def _example(task, groups, model, queries, documents, hits, i) -> dict:
+    names = {view: _term_names(model, view) for view in queries}
+    top = hits[i][0]
+    terms, because = {}, []
+    for view, matrix in queries.items():
+        terms[view] = [
+            (names[view](j), float(matrix[i, j])) for j in _strongest(matrix[i])
+        ]
+        products = matrix[i].multiply(documents[view][top]).tocsr()
+        because += [
+            (names[view](j), view, float(products[0, j])) for j in _strongest(products)
+        ]
+    because.sort(key=lambda item: -item[2])
+    titles = {
+        group.positives[0][ENGLISH]: group.query[ENGLISH]
+        for group in reversed(groups)  # of equal documents, the first one's title
+    }
+    found = [
+        (rank, titles[task.corpus[d]], bool(d == task.relevant[i]))
+        for rank, d in enumerate(hits[i].tolist(), start=1)
+        if d >= 0
+    ]
+    return {
+        "query": task.queries[i],
+        "lang": task.languages[i],
+        "terms": terms,
+        "found": found,
+        "because": because[:_SHOWN_TERMS],
+    }
+
+
+def _strongest(row) -> np.ndarray:
+    order = np.argsort(-row.data, kind="stable")[:_SHOWN_TERMS]
+    return row.indices[order]
+
+
+def _term_names(model, view: str):
+    """Column to term of a view; pivot terms are the English tokenizer's."""
+    tokenizer = model.pivot_tokenizer if view == "pivot" else model.encoder.tokenizer
+    return lambda column: tokenizer.token(column)

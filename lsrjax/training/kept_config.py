@@ -1,0 +1,106 @@
+"""The config that a work directory was begun with, and what may still change in it."""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+
+from lsrjax.checkpoint import files, results
+from lsrjax.config import fields
+from lsrjax.distributed import processes
+from lsrjax.errors import InputError
+from lsrjax.training import postmortem, saved_states
+
+FILE = "config.json"
+# Fields that change no result: a run may go on with others, as on other devices.
+_FREE = re.compile(
+    r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.on_full_disk$|"
+    r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
+)
+# Stands for the stage whose fields only the evaluation reads.
+_EVALUATION = ""
+_SHOWN = 20
+
+
+def keep(run_config, workdir: pathlib.Path) -> None:
+    """Keeps the config in the work directory; refuses to go on with another one.
+
+    Fields of a stage bind once it has saved a state, those of the evaluation once it
+    has results: until then, a config may be corrected.
+
+    Args:
+      run_config: the run's.
+      workdir: the run's folder.
+
+    Raises:
+      InputError: a field that binds differs, or the config that is kept is damaged.
+    """
+    path = workdir / FILE
+    values = json.loads(run_config.to_json())
+    changed = set()
+    if path.is_file():
+        changed = _changed(path, values, workdir)
+    # Nobody reads any more what is about to be written.
+    processes.wait_for_all("config is read")
+    if processes.is_first():
+        for stage in changed - {_EVALUATION}:
+            (workdir / stage / postmortem.LEFT_OUT_FILE).unlink(missing_ok=True)
+        files.write_json(path, values)
+    processes.wait_for_all("config")
+
+
+def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str]:
+    """The stages that may have another config than they had, and have one."""
+    begun = {one.name for one in workdir.iterdir() if saved_states.has_begun(one)}
+    if (workdir / results.RESULTS_FILE).is_file():
+        begun.add(_EVALUATION)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get("stages"), dict):
+            raise ValueError("it holds no config")
+    except ValueError as error:
+        if not begun:
+            return set()
+        raise InputError(
+            f"{path} is damaged ({error}), so that it cannot be said whether the run"
+            " was begun with this config. If it was, delete that file, and start again:"
+            " it is written anew."
+        ) from error
+    default = json.loads(fields.get_default().to_json())
+    default["stages"] = dict.fromkeys((*found["stages"], *values["stages"]), default)
+    several = bool(found["stages"]) and bool(values["stages"])
+    differences = [
+        (_owner(field, several), f"  {field}: there {there!r}, asked {asked!r}")
+        for field, there, asked in _differences(found, values, default)
+        if not _FREE.search(field)
+    ]
+    binding = [line for stage, line in differences if stage in begun]
+    if binding:
+        raise InputError(
+            f"{workdir} holds a run with another config:\n"
+            + "\n".join(binding[:_SHOWN])
+            + "\nUse another --workdir, or remove this one to start over. (Stages that"
+            " have saved nothing yet may have another config.)"
+        )
+    return {stage for stage, _ in differences}
+
+
+def _owner(field: str, several: bool) -> str:
+    """The stage that a field is of; of several stages, what is outside is evaluated."""
+    parts = field.split(".")
+    if parts[1] == "stages" and len(parts) > 2:
+        return parts[2]
+    return _EVALUATION if several or parts[1] == "evaluate" else fields.ONLY_STAGE
+
+
+def _differences(found, wanted, default, prefix="config") -> Iterator[tuple]:
+    """Fields that differ; one that an earlier lsrjax did not have is at its default."""
+    for key in [*found, *(k for k in wanted if k not in found)]:
+        # A stage is there or not.
+        unset = None if prefix == "config.stages" else default.get(key)
+        a, b = found.get(key, unset), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            below = default.get(key, {})
+            yield from _differences(a, b, below, f"{prefix}.{key}")
+        elif a != b:
+            yield f"{prefix}.{key}", a, b

@@ -1,0 +1,446 @@
+"""What a run takes, before it takes it: parameters, operations, memory of a device.
+
+`python -m lsrjax.main --config configs/align.py --dry_run --devices 8` compiles each
+stage's step for its longest texts and prints what the compiler reserves. It reads no
+training data and no weights, and the devices may be imaginary.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from lsrjax.config import fields
+from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.data.batching.length_shapes import Shape
+from lsrjax.distributed import sharding, topology
+from lsrjax.errors import InputError
+from lsrjax.initial import build_student
+from lsrjax.losses import objective
+from lsrjax.models import retriever
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.training import flops, train_step
+from lsrjax.training.planned_models import Models
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device while a step runs, as the compiler has laid them out.
+
+    Attributes:
+      params: parameters.
+      optimizer: the optimizer's state.
+      teacher: a teacher's parameters.
+      batch: the batch.
+      step: all else that the step makes: activations, gradients, vectors.
+    """
+
+    params: int
+    optimizer: int
+    teacher: int
+    batch: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+    @classmethod
+    def of(cls, compiled: jax.stages.Compiled, state, teacher_params, batch):
+        """That of a compiled step with its arguments, which may be abstract."""
+        found = compiled.memory_analysis()
+        made = (
+            found.temp_size_in_bytes
+            + found.output_size_in_bytes
+            - found.alias_size_in_bytes
+        )
+        return cls(
+            params=_bytes(state["params"]),
+            optimizer=_bytes(state["opt_state"]),
+            teacher=_bytes(teacher_params),
+            batch=_bytes(batch),
+            step=made,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """A stage's step, compiled but not run.
+
+    Attributes:
+      config: the stage's.
+      spec: the student's.
+      teacher: the spec of a teacher of views, or None.
+      mesh: the mesh.
+      shapes: of a device's texts, by model.
+      said: what was planned in place of a model that is not there yet.
+    """
+
+    config: fields.ConfigDict
+    spec: RetrieverSpec
+    teacher: RetrieverSpec | None
+    mesh: jax.sharding.Mesh
+    shapes: dict[str, Shape]
+    said: tuple[str, ...] = ()
+
+    def _step(self) -> tuple[train_step.Step, dict]:
+        """The step and its train state, without numbers."""
+        # What a step takes does not depend on the numbers.
+        idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
+        config = build_student.settled(self.config, self.spec)
+        step = train_step.make_step(config, 1000, self.spec, self.teacher, idf)
+        _, params = retriever.split(self.spec)
+        return step, jax.eval_shape(lambda p: train_step.init_state(step, p), params)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the numbers in a checkpoint."""
+        _, state = self._step()
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+    def memory(self) -> Memory:
+        """Compiles the step; what it takes."""
+        return self.compiled()[1]
+
+    def compiled(self) -> tuple[jax.stages.Compiled, Memory]:
+        """The step, compiled, and what it takes."""
+        step, state = self._step()
+        layout = self._layout(self.spec)
+        state = _lying(state, layout.shardings(state))
+        teacher_params = None
+        if self.teacher:
+            _, abstract = retriever.split(self.teacher)
+            where = self._layout(self.teacher).shardings(abstract)
+            teacher_params = _lying(abstract, where)
+        batch = self._batch()
+        compiled = train_step.compiled(step, state, teacher_params, batch)
+        return compiled, Memory.of(compiled, state, teacher_params, batch)
+
+    def check(self, compiled, state, teacher_params, batch) -> None:
+        """Refuses a step that the device cannot hold.
+
+        Raises:
+          InputError: says what takes most and what would fit.
+        """
+        limit = device_limit()
+        memory = Memory.of(compiled, state, teacher_params, batch)
+        if limit and memory.total > limit:
+            raise InputError("\n".join(advice(self, memory, limit)))
+
+    def _layout(self, spec: RetrieverSpec) -> sharding.Layout:
+        _, params = retriever.split(spec)
+        heads, fsdp = spec.encoder.num_heads, self.config.mesh.fsdp
+        return sharding.layout(
+            params, self.mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the mesh could not divide."""
+        return self._layout(self.spec).notes
+
+    def _batch(self) -> dict:
+        devices = self.mesh.shape[sharding.DATA]
+        counts = train_step.texts_of(self.config)
+        names = {QUERIES: ["query"], STUDENT: list(counts), "teacher": ["teacher"]}
+        if QUERIES in self.shapes:
+            names[STUDENT].remove("query")
+        batch = {}
+        for model, shape in self.shapes.items():
+            texts = {
+                name: np.empty((self.config.batch_size * counts.get(name, 1),), "i4")
+                for name in names[model]
+            }
+            parts = tuple(
+                {
+                    "ids": np.empty((devices * count, length), "i4"),
+                    "mask": np.empty((devices * count, length), "i4"),
+                    "query": np.empty((devices * count,), bool),
+                    "number": np.empty((devices * count,), "i4"),
+                }
+                for count, length in shape.parts
+            )
+            batch[model] = {"parts": parts, "place": texts}
+        batch["targets"] = train_step.targets_of(self.config)
+        where = sharding.over_data(self.mesh)
+        return _lying(batch, jax.tree.map(lambda _: where, batch))
+
+    def encoded_parts(self) -> list[flops.Part]:
+        """(texts, tokens) of the parts that a device's student encodes."""
+        names = [QUERIES, STUDENT] if self.spec.encodes_queries else [STUDENT]
+        shapes = [self.shapes[name] for name in names if name in self.shapes]
+        return [part for shape in shapes for part in shape.parts]
+
+    def operations(self) -> flops.Flops:
+        """Floating-point operations of a step, of all devices, by formula."""
+        memory, devices = self.config.memory, self.mesh.shape[sharding.DATA]
+        total = flops.Flops(0, 0)
+        parts = self.encoded_parts()
+        chunked = 0 < memory.encode_chunk < sum(texts for texts, _ in parts)
+        for texts, length in parts:
+            part = (texts * devices, length)
+            total += flops.training(
+                self.spec, [part], remat=memory.remat, chunked=chunked
+            )
+        if self.teacher:
+            parts = self.shapes["teacher"].parts
+            parts = [(texts * devices, length) for texts, length in parts]
+            total += flops.forward(self.teacher, parts)
+        return total
+
+
+def _lying(tree, shardings):
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        tree,
+        shardings,
+    )
+
+
+def _bytes(tree) -> int:
+    """Bytes of a tree on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Shape]:
+    """The shapes of a device's texts where all are as long as they may be.
+
+    Args:
+      config: the stage's.
+      devices: those that texts are divided over.
+      roles_apart: queries and documents are not encoded together.
+    """
+    share = config.batch_size // devices
+    length = config.data.document_length
+    if "views" in objective.of(config.loss).targets:
+        student = Shape(((2 * share, length),))
+        return {STUDENT: student, "teacher": Shape(((share, length),))}
+    documents = (share * config.data.group_size, length)
+    queries = (share, config.data.query_length)
+    if roles_apart:
+        return {QUERIES: Shape((queries,)), STUDENT: Shape((documents,))}
+    return {STUDENT: Shape((queries, documents))}
+
+
+def plan_stages(
+    run_config,
+    configs_folder: pathlib.Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, StagePlan]:
+    """The plans of a run's stages, by name.
+
+    Args:
+      run_config: the run's.
+      configs_folder: of its config and of those whose runs it goes on from; where such
+        a run is not there yet, it is planned from its config.
+      devices: instead of those here.
+
+    Raises:
+      InputError: a model whose shape cannot be found, or that does not fit.
+    """
+    models = Models(configs_folder)
+    plans = {}
+    for name, config in fields.stages(run_config).items():
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, devices)
+        share = mesh.shape[sharding.DATA]
+        train_step.check_batch(config, share)
+        models.notes.clear()
+        spec = models.student(name, config)
+        views = "views" in objective.of(config.loss).targets
+        teacher = models.opened(config.teacher.model).spec if views else None
+        shapes = full_shapes(config, share, spec.roles_apart)
+        said = tuple(models.notes)
+        plans[name] = StagePlan(config, spec, teacher, mesh, shapes, said)
+    return plans
+
+
+def dry_run(
+    run_config,
+    console: Console,
+    limit: int | None = None,
+    configs_folder: pathlib.Path | None = None,
+    *,
+    chips: tuple[topology.Chip, Sequence[jax.Device]] | None = None,
+) -> None:
+    """Prints the plan of every stage; the texts are as long as they may be.
+
+    Args:
+      run_config: the run's.
+      console: where to print.
+      limit: bytes of a device; None: what it has.
+      configs_folder: see `plan_stages`.
+      chips: those to compile for, from `topology.devices`; None: those here.
+    """
+    chip, devices = chips or (None, None)
+    if chip:
+        limit = int(chip.memory) if limit is None else limit
+    for name, plan in plan_stages(run_config, configs_folder, devices).items():
+        with jax.set_mesh(plan.mesh):
+            start = time.perf_counter()
+            compiled, memory = plan.compiled()
+            seconds = time.perf_counter() - start
+            _print(name, plan, memory, console)
+            if chip:
+                for line in _traffic(plan, compiled, chip, seconds):
+                    console.print(f"  {line}", highlight=False)
+            limit = device_limit() if limit is None else limit
+            if limit and memory.total > limit:
+                for line in advice(plan, memory, limit):
+                    console.print(f"  {line}", highlight=False)
+
+
+def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None:
+    config, spec = plan.config, plan.spec
+    _, params = retriever.split(spec)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    encoder = spec.encoder
+    views = " + ".join(f"{view} {size:,}" for view, size in spec.views.items())
+    operations = plan.operations()
+    lines = [
+        f"Stage {name}: {count:,} parameters; {encoder.family} of"
+        f" {encoder.num_layers} layers, {encoder.hidden_size} wide; views {views}",
+        *(f"  {one}" for one in plan.said),
+        f"  mesh data {plan.mesh.shape['data']} x model {plan.mesh.shape['model']}"
+        + (", fsdp" if config.mesh.fsdp else "")
+        + f"; {config.model.dtype}; batch {config.batch_size:,}",
+        "  a device's texts x tokens: "
+        + "; ".join(f"{model} {shape}" for model, shape in plan.shapes.items())
+        + f"; encode_chunk {config.memory.encode_chunk or 'off'}, remat"
+        f" {config.memory.remat}",
+        *(f"  {note}" for note in plan.notes),
+        f"  operations of a step: {operations.both:.3g} (encoder"
+        f" {operations.encoder:.3g}, head {operations.head:.3g})",
+        f"  memory of a device: {size(memory.total)} = parameters"
+        f" {size(memory.params)} + optimizer {size(memory.optimizer)}"
+        + (f" + teacher {size(memory.teacher)}" if memory.teacher else "")
+        + f" + batch {size(memory.batch)} + activations, gradients and vectors"
+        f" {size(memory.step)}",
+    ]
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _traffic(plan: StagePlan, compiled, chip: topology.Chip, seconds: float):
+    """What the devices exchange, and how that scales."""
+    found = topology.collectives(compiled)
+    yield f"compiled in {seconds:.0f} s for {plan.mesh.devices.flat[0].device_kind}"
+    each = "; ".join(
+        f"{number} {kind} {size(volume)}" for kind, (number, volume) in found.items()
+    )
+    yield f"exchanged by a device in a step: {each or 'nothing'}"
+    exchanged = sum(volume for _, volume in found.values())
+    flops = plan.operations().both / plan.mesh.size
+    counts = [1, 2, 4, 8, 16, 32, 64]
+    shares = topology.efficiency(chip, flops, exchanged, counts)
+    yield (
+        "expected share of the time in products, each device with the batch it has here"
+        f" ({topology.MFU:.0%} of {chip.peak / 1e12:g} TFLOP/s,"
+        f" {chip.bandwidth / 1e9:g} GB/s between {chip.near} devices, else"
+        f" {chip.network / 1e9:g}; nothing overlaps): "
+        + ", ".join(f"{count}: {share:.0%}" for count, share in shares.items())
+    )
+
+
+def size(count: float) -> str:
+    """Bytes, in words."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def device_limit() -> int:
+    """Bytes that one device may use; 0 if unknown, as for imaginary devices."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        if jax.local_device_count() > 1:
+            return 0
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
+    """Why a step does not fit, and the first change that makes it fit.
+
+    Compiles up to a few other steps.
+    """
+    lines = [
+        f"This does not fit: a step takes {size(memory.total)}, a device has"
+        f" {size(limit)}."
+    ]
+    standing = memory.total - memory.step
+    if standing > limit:
+        lines.append(
+            f"The model alone, with its optimizer, takes {size(standing)}: divide it"
+            " over more devices with config.mesh.model, or set config.mesh.fsdp=True."
+        )
+        return lines
+    texts = sum(count for count, _ in plan.encoded_parts())
+    devices = plan.mesh.shape[sharding.MODEL]
+    terms = math.ceil(next(iter(plan.spec.views.values())) / devices)
+    # Logits and weights of every text and term, and the gradients of both.
+    head = 4 * 4 * texts * terms
+    length = max(tokens for _, tokens in plan.encoded_parts())
+    cause = (
+        f"the head: the vectors of {texts:,} texts over {terms:,} terms take about"
+        f" {size(head)}"
+        if head > memory.step / 2
+        else f"the encoder's activations of {texts:,} texts of {length} tokens"
+    )
+    lines.append(f"Most of it is {cause}.")
+    for change in _changes(plan, texts):
+        other = _changed(plan, change)
+        if other.memory().total <= limit:
+            wanted = " ".join(f"--config.{field}={v}" for field, v in change.items())
+            lines.append(f"It fits with {wanted}.")
+            return lines
+    lines.append(
+        "No smaller micro-batch fits: lower config.batch_size, shorten"
+        f" config.data.document_length (now {plan.config.data.document_length}), or"
+        " raise config.mesh.model."
+    )
+    return lines
+
+
+def _changes(plan: StagePlan, texts: int):
+    if plan.config.memory.remat != "layer":
+        yield {"memory.remat": "layer"}
+    for chunk in (texts // 2, texts // 8, texts // 32, 1):
+        if chunk:
+            yield {"memory.remat": "layer", "memory.encode_chunk": chunk}
+    devices = plan.mesh.shape[sharding.DATA]
+    for part in (2, 4, 16):
+        size = plan.config.batch_size // part // devices * devices
+        if size:
+            yield {
+                "memory.remat": "layer",
+                "memory.encode_chunk": 1,
+                "batch_size": size,
+            }
+
+
+def _changed(plan: StagePlan, change: dict) -> StagePlan:
+    config = plan.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(change)
+    shapes = plan.shapes
+    if "batch_size" in change:
+        devices = plan.mesh.shape[sharding.DATA]
+        shapes = full_shapes(config, devices, plan.spec.roles_apart)
+    return dataclasses.replace(plan, config=config, shapes=shapes)
+
+
+def pretend_devices(count: int) -> None:
+    """Makes the program see so many devices; before any is used."""
+    if count < 1:
+        raise InputError(f"--devices is {count}; it is a number of devices.")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)

@@ -1,0 +1,77 @@
+"""AdamW with a schedule, decay and freezing by parameter path."""
+
+import re
+from collections.abc import Callable
+
+import jax
+import optax
+
+from lsrjax.distributed.trees import path_name
+from lsrjax.errors import InputError
+
+
+def matches(pattern: str, params) -> dict:
+    """A tree of bools: whether the regex is found in the parameter's path."""
+    found = re.compile(pattern).search if pattern else lambda name: None
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: found(path_name(path)) is not None, params
+    )
+
+
+def learning_rate(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Step to learning rate: a linear warm-up from 0, then the schedule to 0.
+
+    Args:
+      config: a stage's `optim`.
+      total_steps: optimizer steps of the stage.
+    """
+    warmup = config.warmup_steps or round(config.warmup_fraction * total_steps)
+    after = max(total_steps - warmup, 1)
+    schedule = {
+        "constant": lambda: optax.constant_schedule(config.lr),
+        "linear": lambda: optax.linear_schedule(config.lr, 0.0, after),
+        "cosine": lambda: optax.cosine_decay_schedule(config.lr, after),
+    }[config.schedule]()
+    rise = optax.linear_schedule(0.0, config.lr, warmup)
+    return optax.join_schedules([rise, schedule], [warmup]) if warmup else schedule
+
+
+def make_optimizer(config, total_steps: int, params):
+    """The optimizer of a stage.
+
+    Args:
+      config: a stage's `optim`.
+      total_steps: optimizer steps of the stage.
+      params: (abstract) parameters, for the masks.
+
+    Raises:
+      InputError: `freeze` names no parameter, or all of them.
+    """
+    frozen = matches(config.freeze, params)
+    flags = jax.tree.leaves(frozen)
+    if config.freeze and (not any(flags) or all(flags)):
+        names = jax.tree_util.tree_leaves_with_path(params)
+        listing = "\n  ".join(path_name(path) for path, _ in names)
+        raise InputError(
+            f"config.optim.freeze = {config.freeze!r} matches"
+            f" {sum(flags)} of {len(flags)} parameters:\n  {listing}"
+        )
+    parts = []
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    parts.append(
+        optax.adamw(
+            learning_rate(config, total_steps),
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=lambda tree: jax.tree.map(
+                lambda excluded: not excluded, matches(config.no_decay, tree)
+            ),
+        )
+    )
+    labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
+    return optax.partition(
+        {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels
+    )

@@ -1,0 +1,123 @@
+"""Which models a stage was begun with: what a name meant then, it has to mean later.
+
+A folder's files may be replaced, and the hub's ids name whatever is newest there. So a
+stage keeps the digests of the files of a folder, and the commit of a repository, in its
+`models.json`, and compares them at every start.
+"""
+
+import hashlib
+import json
+import pathlib
+
+from lsrjax.checkpoint import digests, files, saved_model
+from lsrjax.convert.read import hub
+from lsrjax.errors import InputError
+
+FILE = "models.json"
+_FIELDS = ("init.model", "init.encoder", "init.head", "teacher.model", "tokenizer")
+# Weights, configs and vocabularies; a folder may hold a README and what else there is.
+_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
+_KEY_FILES = ("config.json", "modules.json", "tokenizer.json", files.MODEL_FILE)
+_SHOWN = 5
+
+
+def of_stage(config, workdir: pathlib.Path) -> dict[str, dict]:
+    """What the models that a stage's config names are, by field.
+
+    Args:
+      config: the stage's.
+      workdir: the run's folder.
+
+    Returns:
+      For each field that names one: its `name`, and the `commit` of a repository of the
+      hub, or the digests of `files`, those of a stage or folder.
+    """
+    found = {}
+    for field in _FIELDS:
+        group, _, key = field.rpartition(".")
+        name = config[group][key] if group else config[key]
+        if name and not name.startswith("embedded:"):
+            found[field] = {"name": name, **_state(name, workdir)}
+    return found
+
+
+def _state(name: str, workdir: pathlib.Path) -> dict:
+    if name.startswith("stage:"):
+        return {"files": _stage_files(workdir / name.removeprefix("stage:"))}
+    if hub.is_local(name):
+        folder = pathlib.Path(name).expanduser()
+        stages = saved_model.stage_folders(folder)
+        if stages:
+            return {"files": _stage_files(stages[0])}
+        paths = [p for p in folder.rglob("*") if p.suffix in _SUFFIXES and p.is_file()]
+        return {"files": digests.of_files(folder, paths)}
+    # The hub's client keeps what it fetches in a folder named by the commit.
+    return {"commit": hub.fetch(name, _KEY_FILES).name}
+
+
+def _stage_files(folder: pathlib.Path) -> dict[str, str]:
+    """The digest of the digests of the last checkpoint, which are of all its files."""
+    steps = digests.recorded_steps(folder)
+    paths = [digests.record_path(folder, step) for step in steps[-1:]]
+    return digests.of_files(folder, paths)
+
+
+def check(path: pathlib.Path, found: dict[str, dict]) -> None:
+    """Compares the models of a stage with those that it was begun with, or keeps them.
+
+    Args:
+      path: of the stage's `FILE`.
+      found: what `of_stage` gives.
+
+    Raises:
+      InputError: a model that is another one, by field, name, and what differs.
+    """
+    known = {}
+    if path.is_file():
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            changes = [
+                change
+                for field, now in found.items()
+                if (then := known.get(field)) and then["name"] == now["name"]
+                for change in _changes(field, then, now)
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} is damaged ({error}). Delete it; it is made again from the"
+                " models."
+            ) from error
+        if changes:
+            shown = "\n".join(f"  {change}" for change in changes[:_SHOWN])
+            raise InputError(
+                f"A model has changed since the stage began ({path} has what it was):\n"
+                f"{shown}\nPut it back as it was, or start over with another --workdir."
+                " Of the hub, a model is pinned as id@commit. To go on with the other"
+                f" model all the same, delete {path}."
+            )
+    if found and known != found:
+        files.write_json(path, found)
+
+
+def _changes(field: str, then: dict, now: dict):
+    """What is different, in words."""
+    # A stage of this run is held by its own checkpoints.
+    if then["name"].startswith("stage:"):
+        return
+    model = f"config.{field} = {now['name']!r}"
+    if then.get("commit") != now.get("commit"):
+        yield f"{model}: was commit {then.get('commit')}, and is {now.get('commit')}"
+    before, after = then.get("files", {}), now.get("files", {})
+    for file in sorted(before.keys() | after.keys()):
+        if file not in after:
+            yield f"{model}: {file} is missing"
+        elif file not in before:
+            yield f"{model}: {file} is new"
+        elif before[file] != after[file]:
+            yield f"{model}: {file} has changed"
+
+
+def key(*parts) -> str:
+    """A digest of values that JSON can hold."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

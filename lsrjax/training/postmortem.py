@@ -1,0 +1,182 @@
+"""What is written of a step whose numbers were bad, and which batches are left out."""
+
+import dataclasses
+import json
+import math
+import operator
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from lsrjax.checkpoint import files
+from lsrjax.data.batching import loader
+from lsrjax.distributed import processes, sharding
+from lsrjax.distributed.trees import path_name
+from lsrjax.errors import InputError
+from lsrjax.training import loop, train_step
+
+FOLDER = "postmortem"
+LEFT_OUT_FILE = "left_out.json"
+_BEGINNING = 100  # characters of a text
+
+
+def left_out(folder: pathlib.Path) -> list[int]:
+    """The batches that a stage is trained without.
+
+    Raises:
+      InputError: their file is damaged.
+    """
+    path = folder / LEFT_OUT_FILE
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["batches"]
+        return sorted(operator.index(batch) for batch in found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). It has the numbers of the batches that the"
+            ' stage is trained without, as {"batches": [7]}; the log names them. Put'
+            " them back, or start over with another --workdir."
+        ) from error
+
+
+def leave_out(folder: pathlib.Path, step: int) -> list[int]:
+    """Leaves the batch of a step out of the stage from here on.
+
+    Args:
+      folder: the stage's.
+      step: its number, from 1.
+
+    Returns:
+      All that are left out.
+    """
+    known = left_out(folder)
+    # Every process has read it before one writes it.
+    processes.wait_for_all(f"left out at {step}, after {len(known)}")
+    batches = sorted([*known, loader.batch_of(step - 1, known)])
+    if processes.is_first():
+        files.write_json(folder / LEFT_OUT_FILE, {"batches": batches})
+    processes.wait_for_all(f"left out: {batches}")
+    return batches
+
+
+@dataclasses.dataclass
+class PostMortem:
+    """Writes files on bad steps of a stage.
+
+    Attributes:
+      folder: the stage's.
+      step: the training step.
+      source: the examples.
+      batches: of the stage.
+      teacher_params: of a teacher of views, or None.
+      mesh: that the stage runs on.
+    """
+
+    folder: pathlib.Path
+    step: train_step.Step
+    source: object
+    batches: loader.Batches
+    teacher_params: dict | None
+    mesh: jax.sharding.Mesh
+
+    def __post_init__(self):
+        # Whole on every device, so that each process can read them.
+        everywhere = sharding.replicated(self.mesh)
+        self._examine = jax.jit(self._examined, out_shardings=everywhere)
+
+    def write(self, state: dict, error: loop.BadNumbers) -> pathlib.Path:
+        """Writes `postmortem/<step>.json`.
+
+        The step's batch is run again on `state`, which is of a checkpoint, or of a few
+        steps later: where its gradient is sound, it was the step's own state that was
+        not, rather than the batch.
+
+        Args:
+          state: any that is sound.
+          error: what is wrong.
+
+        Returns:
+          The file.
+        """
+        number = loader.batch_of(error.step - 1, left_out(self.folder))
+        batch = sharding.to_global(
+            self.batches[number], self.mesh, sharding.local_rows(self.mesh)
+        )
+        seen = jax.device_get(self._examine(state, self.teacher_params, batch))
+        path = self.folder / FOLDER / f"{error.step}.json"
+        if processes.is_first():
+            path.parent.mkdir(exist_ok=True)
+            values = {
+                "step": error.step,
+                "why": str(error),
+                "numbers": error.values,
+                "batch": number,
+                "examples": [
+                    {"example": example, **_beginnings(self.source[example])}
+                    for example in self.batches.examples(number)
+                ],
+                "run_again_at_step": int(state["step"]),
+                **seen,
+            }
+            files.write_json(path, _as_json(values))
+        return path
+
+    def _examined(self, state: dict, teacher_params, batch: dict) -> dict:
+        parts, grads = self.step.examined(state, teacher_params, batch)
+        return {
+            "loss": parts,
+            "gradients": statistics(grads),
+            "parameters": statistics(state["params"]),
+        }
+
+
+def statistics(tree) -> dict[str, dict[str, jax.Array]]:
+    """What tells a sound tensor from another one.
+
+    Returns:
+      By the tensor's path: `max_abs`, the largest absolute value, and `mean`, of what
+      is finite; `not_finite`, how many numbers are not.
+    """
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        finite = jnp.isfinite(leaf)
+        sound = jnp.where(finite, leaf, 0).astype(jnp.float32)
+        found[path_name(path)] = {
+            "max_abs": jnp.abs(sound).max(),
+            "mean": sound.sum() / jnp.maximum(finite.sum(), 1),
+            "not_finite": (~finite).sum(),
+        }
+    return found
+
+
+def _beginnings(example) -> dict:
+    return {
+        field.name: _beginning(getattr(example, field.name))
+        for field in dataclasses.fields(example)
+    }
+
+
+def _beginning(value):
+    if isinstance(value, str):
+        return value[:_BEGINNING]
+    if isinstance(value, Mapping):
+        return {key: _beginning(text) for key, text in value.items()}
+    if isinstance(value, list | tuple):
+        return [_beginning(one) for one in value]
+    return value
+
+
+def _as_json(value):
+    """Plain numbers; those that JSON has not as text."""
+    if isinstance(value, Mapping):
+        return {key: _as_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(one) for one in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

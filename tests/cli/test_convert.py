@@ -1,0 +1,154 @@
+"""`python -m lsrjax.convert` as a command: what it writes, and what it refuses."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+
+import pytest
+
+from lsrjax.checkpoint import saved_model
+from lsrjax.cli import convert as export
+from lsrjax.convert import open_model, targets
+from lsrjax.convert.open_model import tokenizer_folder
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.models import retriever
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+
+def run_of(folder, head="splade", **options):
+    """A run of one finished stage, of random weights."""
+    tokenizer = tokenizer_folder("embedded:english")
+    size = TextTokenizer(tokenizer).vocab_size
+    encoder = EncoderConfig("bert", size, 8, 1, 2, 8, 64, 2, 0)
+    spec = RetrieverSpec(head, encoder, **options)
+    stage = folder / "train"
+    stage.mkdir(parents=True)
+    model = saved_model.SavedModel(
+        spec, retriever.init_params(spec, 0), tokenizer, None, "random"
+    )
+    saved_model.save_model(stage, model)
+    config = {"stages": {}, "data": {"query_length": 9, "document_length": 33}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", '{"stages": {', "config.json is not JSON"),
+        ("config.json", "[]", "config.json holds no object"),
+        ("config.json", '{"stages": 5}', "stages is 5, which has to be an object"),
+        ("results.json", '{"train": []}', "train is .., which has to be an object"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, capsys, file, text, message):
+    run = run_of(tmp_path / "run", tied=True)
+    # Limits that are not set are infinite, which is no damage.
+    config = {"data": {"negative_max_score": float("inf"), "query_length": 9}}
+    (run / "config.json").write_text(json.dumps(config))
+    assert open_model.open_portable(str(run)).query_length == 9
+    (run / file).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        convert("--from", run, "--to", "splade", "--out", tmp_path / "out")
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def convert(*args):
+    export.main([str(arg) for arg in args])
+
+
+@pytest.mark.parametrize(
+    ("target", "head", "options", "library"),
+    [
+        ("splade", "splade", {"tied": True}, "sentence-transformers"),
+        ("csr", "csr", {"latents": 16, "active_latents": 4}, "sentence-transformers"),
+        ("multi-vector", "colbert", {"embedding_size": 4}, "sentence-transformers"),
+        ("pylate", "colbert", {"embedding_size": 4}, "PyLate"),
+        ("onnx", "dense", {"pooling": "cls"}, "onnx"),
+    ],
+)
+def test_a_runs_folder_says_how_it_is_loaded(
+    tmp_path, capsys, target, head, options, library
+):
+    if head == "csr":
+        options = options | {"pooling": "mean"}
+    run = run_of(tmp_path / "run", head, **options)
+    convert("--from", run, "--to", target, "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f'library_name: "{library}"\n' in card.split("---")[1]
+    assert "```python\n" in card and "path/to/this/folder" in card
+    assert f"{target}, for {targets.TARGETS[target].reads}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "head", "options", "message"),
+    [
+        ("csr", "splade", {}, "whose head is 'splade'. Possible are onnx, splade,"),
+        (
+            "multi-vector",
+            "colbert",
+            {"embedding_size": 4, "towers": "separate"},
+            "with a tower for queries and one for documents. Possible are lsrjax",
+        ),
+        ("onnx", "m3", {}, "whose head is 'm3'. Possible are lsrjax"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(
+    tmp_path, capsys, target, head, options, message
+):
+    run = run_of(tmp_path / "run", head, **options)
+    with pytest.raises(SystemExit) as stop:
+        convert("--from", run, "--to", target, "--out", tmp_path / "out")
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_separate_towers_keep_both(tmp_path):
+    run = run_of(tmp_path / "run", "dense", pooling="cls", towers="separate")
+    convert("--from", run, "--to", "lsrjax", "--out", tmp_path / "out")
+    before, after = (
+        saved_model.load_model(path) for path in (run / "train", tmp_path / "out")
+    )
+    assert before.spec == after.spec and "query_tower" in after.params
+
+
+@pytest.mark.parametrize(
+    ("limit", "lengths"), [(8, (8, 8)), (100, (64, 64)), (None, (64, 64))]
+)
+def test_the_tokenizer_may_say_how_long_a_text_is(limit, lengths, tmp_path):
+    golden = pathlib.Path(__file__).parents[1] / "golden/bert"
+    folder = pathlib.Path(shutil.copytree(golden, tmp_path / "model"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config | {"model_max_length": limit})
+    )
+    found = open_model.open_portable(str(folder))
+    assert (found.query_length, found.document_length) == lengths
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"truncation_side": "left"}, {"mask_token": "a"}, {"pad_token": 7}],
+)
+def test_an_export_with_other_tokens_is_not_written(
+    change, tmp_path, monkeypatch, capsys
+):
+    target = targets.TARGETS["splade"]
+
+    def write(model, folder):
+        target.write(model, folder)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) | change
+        path.write_text(json.dumps(config), encoding="utf-8")
+
+    changed = dataclasses.replace(target, write=write)
+    monkeypatch.setitem(targets.TARGETS, "splade", changed)
+    run = run_of(tmp_path / "run", tied=True)
+    with pytest.raises(SystemExit) as ended:
+        convert("--from", run, "--to", "splade", "--out", tmp_path / "out")
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "would not read the tokenizer of the export" in capsys.readouterr().err

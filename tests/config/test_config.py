@@ -1,0 +1,810 @@
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from lsrjax.config import check_stage
+from lsrjax.config.check_run import validate
+from lsrjax.config.fields import data_set, fields, get_default, language_weights, stages
+from lsrjax.config.other_names import _ELSEWHERE, not_a_field
+from lsrjax.errors import InputError
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def kl(**fields):
+    """A small valid config, with some fields changed."""
+    c = get_default()
+    c.steps = 10
+    c.init.encoder = c.init.head = "folder"
+    c.data.files = "x.parquet"
+    c.data.group_size = 4
+    return changed(c, fields)
+
+
+def alignment(**fields):
+    c = get_default()
+    c.steps = 10
+    c.init.encoder = c.init.head = c.teacher.model = "folder"
+    c.data.files = "x.parquet"
+    c.loss.name = "alignment"
+    return changed(c, fields)
+
+
+def infonce(**fields):
+    c = get_default()
+    c.steps = 10
+    c.model.head = "splade"
+    c.tokenizer = "embedded:english"
+    c.data.source = "debian"
+    c.loss.name = "infonce"
+    return changed(c, fields)
+
+
+def other(head, **fields):
+    """KL with a head that pools no weights of terms over tokens."""
+    pooling = {"model__pooling": "mean"} if head in ("dense", "csr") else {}
+    fields = {"model__head": head, "init__head": ""} | pooling | fields
+    return kl(**fields)
+
+
+def sets(c, **by_name):
+    """A config on several data sets, its own files left out."""
+    c.data.source, c.data.files = "files", ""
+    with c.unlocked():
+        c.data.sets = ConfigDict(by_name, sort_keys=False)
+    return c
+
+
+def round_robin(**fields):
+    """KL on the embedded data, every query in three languages."""
+    return kl(
+        data__source="debian",
+        data__files="",
+        data__mixing="round_robin",
+        data__document_languages="en:1,de:1,ja:1",
+        prepare__negatives="bm25",
+        prepare__scores="teacher",
+        teacher__model="x",
+        batch_size=12,
+        **fields,
+    )
+
+
+A, B = data_set(files="a.jsonl"), data_set(source="datasets", dataset="b", weight=2.0)
+EMBEDDED = data_set(source="debian")
+
+
+def changed(c, fields):
+    c.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return c
+
+
+def run_of(**by_name):
+    c = get_default()
+    with c.unlocked():
+        c.stages = ConfigDict(by_name, sort_keys=False)
+    return c
+
+
+def refusal(c):
+    with pytest.raises(InputError) as error:
+        validate(c)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_are_valid(path):
+    validate(runpy.run_path(str(path))["get_config"]())
+
+
+@pytest.mark.parametrize("make", [kl, alignment, infonce])
+def test_small_configs_are_valid(make):
+    validate(make())
+    validate(run_of(one=make(), two=make(init__echo="random")))
+
+
+@pytest.mark.parametrize(
+    "c",
+    [
+        kl(prepare__scores="teacher", teacher__model="folder"),
+        kl(prepare__negatives="bm25", prepare__scores="teacher", teacher__model="x"),
+        kl(model__lexecho=True, model__repeats="max", regularizer__source_query=0.1),
+        kl(data__columns__pos="positive", dev__source="files", dev__files="dev.jsonl"),
+        alignment(dev__source="debian", data__query_languages="ja:1", dev__every=5),
+        infonce(init__lexical=True, model__tied=False, model__hidden_size=8),
+        infonce(dev__source="files", dev__files="x", data__columns__pos="positive"),
+        infonce(data__group_size=3, prepare__negatives="bm25", data__mixing="entries"),
+        infonce(steps=0, epochs=0.5),
+        kl(mesh__data=2, mesh__model=-1, mesh__fsdp=True),
+        kl(memory__encode_chunk=8, memory__remat="dots", data__length_parts=1),
+        kl(loss__name="kl:1,margin_mse:0.05", loss__margins="all"),
+        kl(loss__name="infonce", loss__false_negative_margin=1.0),
+        kl(loss__name="kl,infonce:0.1", loss__infonce_temperature=0.5),
+        infonce(loss__both_directions=True, loss__mask_same_text=False),
+        kl(
+            regularizer__name="masked_flops",
+            regularizer__threshold=50,
+            regularizer__document=0.1,
+            regularizer__anti_zero=0.1,
+        ),
+        kl(regularizer__name="joint_flops", regularizer__document=0.1),
+        kl(
+            regularizer__query=0.1,
+            regularizer__active_query=20.0,
+            regularizer__active_gain=0.1,
+        ),
+        infonce(regularizer__anti_zero=0.1),
+        kl(data__negatives="rank", data__negative_rank_scale=3.0, data__positives=2),
+        kl(data__negatives="margin_bins", data__margin_bins=4, data__topics=9),
+        kl(data__negative_max_score=3, data__negative_margin=0.0),
+        infonce(data__unique_texts=True, data__topics=9),
+        infonce(
+            data__group_size=3,
+            data__negatives="margin_bins",
+            prepare__negatives="bm25",
+            prepare__scores="teacher",
+            teacher__model="x",
+        ),
+        kl(data__corpus="en:d.tsv,e.tsv", data__document_languages="ja:1,*:1"),
+        kl(
+            data__corpus="en:datasets:me/docs::train,de:d.tsv",
+            data__document_languages="en:1,de:0",
+        ),
+        kl(
+            data__corpus="d.tsv",
+            data__queries="en:q.tsv,de:r.tsv",
+            data__query_languages="de:1",
+        ),
+        infonce(batch_size=1, data__group_size=2, prepare__negatives="bm25"),
+        infonce(model__queries="words", regularizer__document=0.1),
+        other("csr", log__health=True, loss__name="reconstruction,kl"),
+        round_robin(),
+        round_robin(loss__name="kl:1,language_kl:0.5", loss__temperature=2.0),
+        infonce(log__health=True),
+        round_robin(data__negative_margin=1.0, data__unique_texts=True),
+        sets(kl(data__mixer="weights", data__batches_from="one"), a=A, b=B),
+        sets(kl(data__mixer="temperature", data__mix_temperature=3.0), a=A),
+        sets(kl(dev__source="files", dev__files="x", data__columns__pos="p"), a=A),
+        sets(infonce(data__document_languages="en:1"), a=A, b=EMBEDDED),
+        run_of(one=alignment(), two=sets(kl(), a=A)),
+        kl(model__towers="separate", optim__freeze="^query_tower/encoder/"),
+        infonce(steps=20, optim__warmup_steps=20),
+    ],
+)
+def test_sensible_combinations_are_accepted(c):
+    validate(c)
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("optim.learning_rate", "optim.lr"),
+        ("learning_rate", "optim.lr"),
+        ("optimizer.lr", "optim.lr"),
+        ("optim.wd", "optim.weight_decay"),
+        ("save_steps", "checkpoint.every"),
+        ("max_steps", "steps"),
+        ("training.num_train_epochs", "epochs"),
+        ("per-device-train-batch-size", "batch_size"),
+        ("data.qeury_length", "data.query_length"),
+        ("output_dir", "--workdir"),
+    ],
+)
+def test_names_from_elsewhere_are_known(name, meant):
+    known = list(fields(get_default()))
+    message = not_a_field(name, known)
+    at = meant if meant.startswith("--") else f"config.{meant}"
+    assert re.search(rf"{re.escape(at)}(?![\w.]\w)", message), message
+
+
+def test_a_name_from_elsewhere_means_the_field_of_its_own_stage():
+    known = [f"stages.{s}.{f}" for s in ("one", "two") for f in fields(get_default())]
+    message = not_a_field("stages.two.optim.learning_rate", known)
+    assert "the nearest is config.stages.two.optim.lr." in message
+
+
+def test_every_name_from_elsewhere_leads_to_a_field():
+    # A field that is renamed takes its names with it.
+    assert set(_ELSEWHERE) <= set(fields(get_default()))
+
+
+def test_the_test_of_a_run_of_stages_is_looked_at():
+    c = get_default()
+    c.stages = ConfigDict({"one": infonce()}, sort_keys=False)
+    c.evaluate.test = "nan"
+    assert "config.evaluate.test is 'nan'" in refusal(c)
+
+
+def test_unknown_fields_name_the_nearest():
+    c = kl()
+    with c.unlocked():
+        c.optim.learning_rate = 1.0
+    assert "config.optim.learning_rate is not a field; the nearest is" in refusal(c)
+    c = kl()
+    with c.unlocked():
+        c.data.group_sise = 2
+    message = refusal(run_of(first=alignment(), second=c))
+    assert "config.stages.second.data.group_sise is not a field" in message
+    assert "nearest is config.stages.second.data.group_size" in message
+    c = get_default()
+    with c.unlocked():
+        del c.optim.lr
+    assert "config.optim.lr is missing" in refusal(c)
+
+
+@pytest.mark.parametrize("field", check_stage._CHOICES)
+def test_unknown_choices_list_the_known(field):
+    message = refusal(changed(kl(), {field: "nonsense"}))
+    assert f"config.{field} is 'nonsense'; known: " in message
+    for choice in check_stage._CHOICES[field]:
+        assert repr(choice) in message
+
+
+@pytest.mark.parametrize(
+    ("c", "field", "because"),
+    [
+        (kl(init__echo="idf"), "init.echo", "lexecho is off"),
+        (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
+        (alignment(model__towers="separate"), "model.towers", "no queries and doc"),
+        (
+            alignment(model__head="splade", init__head="", model__queries="words"),
+            "model.queries",
+            "alignment has no queries and documents",
+        ),
+        (
+            infonce(model__queries="words", model__towers="separate"),
+            "model.towers",
+            "model.queries is words, so queries are not encoded",
+        ),
+        (infonce(model__lexecho=True), "model.lexecho", "head is not milco"),
+        (kl(model__hidden_size=64), "hidden_size", "weights come from init.encoder"),
+        (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),
+        (kl(init__echo_scale=0.1), "echo_scale", "init.echo is random"),
+        (kl(data__split="dev"), "data.split", "files have no splits"),
+        (kl(data__mixer="weights"), "data.mixer", "data.sets is empty"),
+        (kl(data__batches_from="one"), "data.batches_from", "data.sets is empty"),
+        (sets(kl(data__mix_temperature=3.0), a=A), "mix_temperature", "is not temper"),
+        (changed(sets(kl(), a=A), {"data.files": "x"}), "data.files", "sets has its"),
+        (sets(kl(data__columns__pos="p"), a=A), "columns.pos", "sets has its own"),
+        (sets(kl(), a=A, b=B), "data.sets.b.weight", "data.mixer is not weights"),
+        (sets(kl(), a=data_set(files="x", split="dev")), "data.sets.a.split", "files"),
+        (
+            sets(kl(), a=data_set(files="x", columns={"english": "e"})),
+            "data.sets.a.columns.english",
+            "reads queries",
+        ),
+        (sets(infonce(), a=data_set(source="debian", files="x")), "a.files", "is not"),
+        (sets(kl(data__mixing="entries"), a=A), "data.mixing", "several languages"),
+        (alignment(data__topics=3), "data.topics", "no queries"),
+        (alignment(data__unique_texts=True), "data.unique_texts", "no queries"),
+        (infonce(data__negatives="top"), "data.negatives", "group_size is 1"),
+        (infonce(data__negative_margin=1.0), "negative_margin", "group_size is 1"),
+        (kl(data__negative_rank_scale=2.0), "negative_rank_scale", "is not rank"),
+        (kl(data__margin_bins=4), "data.margin_bins", "is not margin_bins"),
+        (kl(data__dataset="a/b"), "data.dataset", "source is not datasets"),
+        (kl(data__fields=("text",)), "data.fields", "embedded pairs"),
+        (kl(data__mixing="entries"), "data.mixing", "several languages"),
+        (
+            kl(data__document_languages="en:1"),
+            "document_languages",
+            "several languages",
+        ),
+        (kl(data__columns__english="en"), "columns.english", "reads queries"),
+        (infonce(data__format="milco"), "data.format", "its own format"),
+        (infonce(data__corpus="c.tsv"), "data.corpus", "its own format"),
+        (kl(data__format="milco", data__corpus="c"), "data.corpus", "holds texts"),
+        (
+            kl(data__queries="q", data__format="tevatron"),
+            "data.queries",
+            "query's text",
+        ),
+        (kl(data__min_label=2.0), "data.min_label", "is not labelled"),
+        (kl(data__score_weights="2,1"), "score_weights", "names one teacher"),
+        (
+            alignment(data__score_normalization="zscore"),
+            "score_normalization",
+            "no scores are read",
+        ),
+        (
+            kl(data__format="triplet", data__columns__pos="p"),
+            "columns.pos",
+            "the format triplet has its own names",
+        ),
+        (kl(data__corpus="c.tsv", data__mixing="entries"), "mixing", "several"),
+        (infonce(dev__source="debian", dev__format="milco"), "dev.format", "its own"),
+        (alignment(data__columns__pos="p"), "columns.pos", "reads pairs"),
+        (alignment(data__group_size=4), "group_size", "no queries"),
+        (alignment(regularizer__query=1.0), "regularizer.query", "no queries"),
+        (alignment(loss__temperature=2.0), "loss.temperature", "no temperature"),
+        (infonce(loss__temperature=2.0), "loss.temperature", "no temperature"),
+        (kl(loss__infonce_temperature=2.0), "infonce_temperature", "kl has no"),
+        (kl(loss__margins="all"), "loss.margins", "kl has no margins"),
+        (
+            kl(loss__name="margin_mse", loss__margins="all", data__group_size=2),
+            "loss.margins",
+            "a single margin",
+        ),
+        (infonce(loss__teacher_scale=2.0), "loss.teacher_scale", "infonce has no"),
+        (kl(loss__mask_same_text=False), "loss.mask_same_text", "kl has no"),
+        (kl(loss__both_directions=True), "loss.both_directions", "kl has no"),
+        (kl(loss__false_negative_margin=1.0), "false_negative_margin", "kl has no"),
+        (infonce(data__columns__pos="p"), "columns.pos", "its own names"),
+        (infonce(prepare__negatives="bm25"), "prepare.negatives", "group_size is 1"),
+        (infonce(teacher__model="x"), "teacher.model", "asks no teacher"),
+        (infonce(prepare__scores="teacher", teacher__model="x"), "scores", "no scores"),
+        (kl(teacher__model="x"), "teacher.model", "prepare.scores is given"),
+        (kl(prepare__depth=9), "prepare.depth", "negatives is given"),
+        (kl(regularizer__name="flops"), "regularizer.name", "every lambda is 0"),
+        (kl(regularizer__query=1.0, regularizer__warmup_steps=5), "warmup", "constant"),
+        (kl(regularizer__threshold=5), "regularizer.threshold", "every lambda is 0"),
+        (
+            kl(regularizer__query=1.0, regularizer__threshold=5),
+            "regularizer.threshold",
+            "l1 has no threshold",
+        ),
+        (
+            kl(
+                regularizer__name="joint_flops",
+                regularizer__query=1.0,
+                regularizer__document=1.0,
+            ),
+            "regularizer.query",
+            "queries and documents together",
+        ),
+        (
+            kl(regularizer__query=1.0, regularizer__active_document=9.0),
+            "regularizer.active_document",
+            "regularizer.document, which it steers, is 0",
+        ),
+        (
+            kl(regularizer__query=1.0, regularizer__active_gain=0.5),
+            "regularizer.active_gain",
+            "no lambda is steered",
+        ),
+        (alignment(regularizer__anti_zero=1.0), "anti_zero", "no queries"),
+        (kl(optim__weight_decay=0.0, optim__no_decay="x"), "no_decay", "decay is 0"),
+        *(
+            (other(head, model__pool_mask="multiply"), "pool_mask", f"the head {head}")
+            for head in ("token_weights", "dense", "csr", "colbert", "m3")
+        ),
+        (
+            infonce(model__pooling="sum", model__pool_mask="multiply"),
+            "pool_mask",
+            "with model.pooling = 'sum'",
+        ),
+        *(
+            (other(head, log__health=True), "log.health", f"the head {head} has not")
+            for head in ("dense", "colbert", "m3")
+        ),
+        (other("csr", model__dead_after=5), "dead_after", "kl revives no dead"),
+        (other("csr", model__revived_latents=5), "revived_latents", "reconstruction"),
+        (
+            infonce(model__queries="words", regularizer__query=0.1),
+            "regularizer.query",
+            "each word of a query weighs 1",
+        ),
+        (
+            alignment(model__head="splade", init__head="", model__queries="static"),
+            "model.queries",
+            "alignment has no queries",
+        ),
+        (
+            kl(
+                model__head="splade",
+                model__queries="static",
+                init__static="idf",
+                **{"init__encoder": "", "init__head": "", "init__model": "x"},
+            ),
+            "init.static",
+            "the weights come from init.model",
+        ),
+        (kl(data__query_languages="en:1"), "query_languages", "several languages"),
+        (
+            kl(data__corpus="en:d.tsv", data__query_languages="en:1"),
+            "query_languages",
+            "those of data.queries",
+        ),
+        (
+            kl(data__queries="en:q.tsv", data__corpus="d", data__mixing="entries"),
+            "data.mixing",
+            "those of a corpus",
+        ),
+        (
+            kl(
+                prepare__scores="teacher",
+                teacher__model="x",
+                data__columns__pos_scores="p",
+            ),
+            "columns.pos_scores",
+            "no scores are read",
+        ),
+        (kl(dev__every=5), "dev.every", "dev.source is empty"),
+        (kl(dev__split="test"), "dev.split", "dev.source is empty"),
+        (infonce(dev__source="debian", dev__files="x"), "dev.files", "is not files"),
+        (kl(dev__source="files", dev__files="x", dev__split="test"), "split", "files"),
+        (kl(evaluate__examples=("ja",)), "evaluate.examples", "test is empty"),
+    ],
+)
+def test_options_without_effect_are_refused(c, field, because):
+    message = refusal(c)
+    assert "would have no effect" in message
+    assert field in message and because in message and "Remove it" in message
+
+
+@pytest.mark.parametrize(
+    ("c", "message"),
+    [
+        (kl(steps=0), "config: steps is 0 and epochs is 0.0; set one of them"),
+        (kl(epochs=1.0), "config: steps is 10 and epochs is 1.0; set one of them"),
+        (kl(optim__warmup_steps=1, optim__warmup_fraction=0.1), "set one of them"),
+        (kl(optim__warmup_steps=11), "warmup_steps is 11, but the stage has 10 steps"),
+        (kl(batch_size=2**62), f"config.batch_size is {2**62}; it is at most"),
+        (kl(data__threads=2**40), f"config.data.threads is {2**40}; it is at most"),
+        (kl(watchdog__seconds=1e30), "config.watchdog.seconds is 1e+30; it is at most"),
+        (kl(steps=0, epochs=1e9), "config.epochs is 1000000000.0; it is at most"),
+        (kl(seed=2**40), f"config.seed is {2**40}; it is at most"),
+        (kl(model__dropout=-0.5), "or -1 for that of the checkpoint"),
+        (kl(watchdog__seconds=None), "config.watchdog.seconds is None; give a value"),
+        (kl(data__format=None), "config.data.format is None; give a value"),
+        (kl(optim__lr=1e300), "config.optim.lr is 1e+300; give a finite number"),
+        (kl(evaluate__test="debian", evaluate__examples=(1, 2)), "give languages, as"),
+        (
+            kl(evaluate__test="nan"),
+            "config.evaluate.test is 'nan'; known: '', 'debian'",
+        ),
+        (kl(data__group_size=1), "kl compares a query's documents"),
+        (kl(loss__name="mse"), "config.loss.name is 'mse'; known: 'alignment', "),
+        (
+            run_of(one=kl(loss__name="kl:0")),
+            "config.stages.one.loss.name is 'kl:0': the weight of kl is '0'",
+        ),
+        (kl(loss__name="kl,alignment"), "in stages of their own"),
+        (kl(loss__infonce_temperature=0.0), "infonce_temperature is 0.0; it must be >"),
+        (
+            infonce(loss__false_negative_margin=-1.0),
+            "false_negative_margin is -1.0; it must be >= 0",
+        ),
+        (
+            infonce(loss__false_negative_margin=1.0),
+            "the loss infonce compares a query's documents",
+        ),
+        (
+            kl(loss__name="margin_mse", data__group_size=1),
+            "the loss margin_mse compares a query's documents",
+        ),
+        (kl(data__files=""), "config.data.files is '', but this config needs it"),
+        (kl(dev__source="files"), "config.dev.files is ''"),
+        (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
+        (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
+        (alignment(teacher__model=""), "config.teacher.model is ''"),
+        (alignment(init__head=""), "config.init.head is ''"),
+        (infonce(tokenizer=""), "config.tokenizer is ''"),
+        (infonce(data__group_size=2), "no negatives: set prepare.negatives"),
+        (infonce(data__split="valid"), "'valid'; the embedded data has train, dev"),
+        (kl(data__source="tfds", data__files=""), "config.data.dataset is ''"),
+        (kl(data__format="tevatron_ids"), "config.data.corpus is ''"),
+        (kl(data__format="colbert", data__corpus="c"), "config.data.queries is ''"),
+        (kl(data__columns__pos_scores="a,b"), "one column of each teacher in both"),
+        (
+            kl(
+                data__columns__pos_scores="a,b",
+                data__columns__neg_scores="c,d",
+                data__score_weights="1,2,3",
+            ),
+            "has 3 weights for the 2 teachers",
+        ),
+        (
+            kl(data__score_weights="a"),
+            "config.data.score_weights is 'a'; write numbers",
+        ),
+        (
+            kl(data__corpus="de:c.tsv", prepare__scores="teacher", teacher__model="x"),
+            "config.data.corpus is in de, but what config.prepare does is done in",
+        ),
+        (infonce(data__length_parts=0), "data.length_parts is 0; it must be > 0"),
+        (infonce(data__length_multiple=0), "length_multiple is 0; it must be > 0"),
+        (kl(mesh__data=0), "config.mesh.data is 0; it is a number of devices, or -1"),
+        (kl(mesh__model=-2), "config.mesh.model is -2; it is a number of devices, or"),
+        (kl(memory__encode_chunk=-1), "encode_chunk is -1; it must be >= 0"),
+        (kl(optim__lr=0.0), "config.optim.lr is 0.0; it must be > 0"),
+        (kl(regularizer__query=-1.0), "regularizer.query is -1.0; it must be >= 0"),
+        (kl(seed=-1), "config.seed is -1; it must be >= 0"),
+        (kl(model__dropout=1.0), "config.model.dropout is 1.0; it must be < 1"),
+        (kl(optim__freeze="("), "config.optim.freeze is '(': not a regular expression"),
+        (
+            kl(regularizer__query=1.0, regularizer__schedule="linear"),
+            "warmup_steps is 0",
+        ),
+        (
+            kl(regularizer__name="masked_flops", regularizer__query=1.0),
+            "config.regularizer.threshold is 0, but this config needs it",
+        ),
+        (kl(regularizer__active_query=-1.0), "active_query is -1.0; it must be >= 0"),
+        (kl(regularizer__active_gain=0.0), "active_gain is 0.0; it must be > 0"),
+        (kl(regularizer__anti_zero=-1.0), "anti_zero is -1.0; it must be >= 0"),
+        (kl(init__model="x"), "model gives the whole retriever"),
+        (kl(init__encoder="", tokenizer="x", init__from_pivot="translations"), "pairs"),
+        (
+            infonce(dev__source="debian", dev__metric="nDGC@10"),
+            "config.dev.metric is 'nDGC@10'",
+        ),
+        (sets(kl(), a=data_set()), "config.data.sets.a.files is '', but this set"),
+        (sets(kl(), a=data_set(source="x")), "config.data.sets.a.source is 'x'; known"),
+        (
+            sets(infonce(), a=data_set(source="debian", split="x")),
+            "config.data.sets.a.split is 'x'; the embedded data has train",
+        ),
+        (
+            sets(kl(data__mixer="weights"), a=data_set(files="x", weight=0.0)),
+            "config.data.sets.a.weight is 0.0; it must be > 0",
+        ),
+        (sets(kl(data__topics=3), a=A), "data.topics is 3, but data.sets has several"),
+        (sets(kl(), a=EMBEDDED), "the embedded queries come without scores"),
+        (sets(infonce(data__document_languages="xx:1"), a=EMBEDDED), "names xx; the"),
+        (kl(data__positives=4), "group_size is 4: a group needs a negative, too"),
+        (
+            infonce(data__positives=2, data__group_size=3, prepare__negatives="bm25"),
+            "infonce takes the first document for the only positive",
+        ),
+        (
+            kl(data__positives=2, prepare__scores="teacher", teacher__model="x"),
+            "config.prepare makes has one positive",
+        ),
+        (round_robin(data__negatives="top"), "mined negatives come in random order"),
+        (kl(data__negative_margin=float("nan")), "negative_margin is not a number"),
+        (
+            infonce(
+                data__group_size=3,
+                prepare__negatives="bm25",
+                data__negative_max_score=1.0,
+            ),
+            "mined negatives come without scores",
+        ),
+        (
+            infonce(
+                data__group_size=3,
+                prepare__negatives="bm25",
+                data__mixing="round_robin",
+                data__document_languages="en:1,de:1",
+            ),
+            "'round_robin', which repeats a query and its teacher scores",
+        ),
+        (
+            kl(loss__name="kl,language_kl:0.5"),
+            "data.mixing = 'passages' shows it in one. Set it to 'round_robin'",
+        ),
+        (
+            round_robin(loss__name="language_kl"),
+            "language_kl alone is met by equal scores of all documents",
+        ),
+        (
+            infonce(model__head="dense", model__pooling="cls", log__health=True),
+            "log.health = True would have no effect: the head dense has not only",
+        ),
+        (
+            changed(round_robin(), {"batch_size": 13}),
+            "3 languages, but config.batch_size is 13",
+        ),
+        *(
+            (
+                changed(round_robin(), {"data.document_languages": languages}),
+                f"document_languages is {languages!r}, but data.mixing = 'round_robin'",
+            )
+            for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
+        ),
+        (kl(model__view_weights=(1.0, 2.0)), "model.view_weights is (1.0, 2.0); give"),
+        (kl(loss__view_weights=(0.0, 0.0, 0.0)), "loss.view_weights is (0.0, 0.0, 0.0"),
+        (kl(loss__view_weights=(-1.0, 0.0, 1.0)), "give three numbers >= 0"),
+        (kl(optim__b1=1.0), "config.optim.b1 is 1.0; it must be < 1"),
+        (kl(optim__eps=0.0), "config.optim.eps is 0.0; it must be > 0"),
+        (kl(optim__lr=float("nan")), "config.optim.lr is nan; give a finite number"),
+        (
+            kl(regularizer__query=float("inf")),
+            "regularizer.query is inf; give a finite",
+        ),
+        (kl(loss__teacher_scale=-1.0), "teacher_scale is -1.0; it must be > 0"),
+        (kl(loss__auxiliary=-1.0), "loss.auxiliary is -1.0; it must be >= 0"),
+        (kl(init__echo_scale=0.0), "init.echo_scale is 0.0; it must be > 0"),
+        (kl(data__query_length=2), "data.query_length is 2; two tokens of a text are"),
+        *(
+            (
+                kl(data__format=f, **more),
+                f"format is {f!r}, whose rows have not {lacks}",
+            )
+            for f, lacks, more in (
+                ("tevatron", "scores. Set config.prepare.scores to 'teacher'", {}),
+                ("tevatron_ids", "scores", {"data__corpus": "c"}),
+                ("beir", "scores", {}),
+                ("labelled", "negatives. Set config.prepare.negatives to 'bm25'", {}),
+                ("triplet", "more than one positive", {"data__positives": 2}),
+            )
+        ),
+        (
+            sets(
+                infonce(data__negatives="margin_bins", data__group_size=3),
+                a=data_set(files="x", format="tevatron"),
+            ),
+            "config.data.sets.a.format is 'tevatron', whose rows have not scores",
+        ),
+        (
+            kl(data__format="alignment"),
+            "the loss kl reads queries with documents: milco",
+        ),
+        (alignment(data__format="beir"), "reads pairs of translations: alignment."),
+        (
+            infonce(model__head="m3", loss__name="m3", batch_size=1),
+            "the loss m3 tells a query's document from others",
+        ),
+        (infonce(batch_size=1), "infonce tells a query's document from others"),
+        (
+            kl(data__corpus="en:d.tsv,de:e.tsv", data__document_languages="ja:1,*:1"),
+            "document_languages names ja, but data.corpus has texts in de, en",
+        ),
+        (
+            kl(
+                data__corpus="d.tsv",
+                data__queries="en:q.tsv",
+                data__query_languages="de:1",
+            ),
+            "query_languages names de, but data.queries has texts in en",
+        ),
+        (
+            infonce(data__group_size=9, prepare__negatives="bm25"),
+            "config.prepare.count is 7: fewer negatives than the 8",
+        ),
+    ],
+)
+def test_mistakes_say_what_to_do(c, message):
+    assert message in refusal(c)
+
+
+def test_fields_of_data_sets():
+    with pytest.raises(
+        InputError, match=r"data_set\(\)\.sourse is not a field.*source"
+    ):
+        data_set(sourse="files")
+    own = data_set(files="x", columns={"pos": "good"})
+    assert own.columns.pos == "good" and own.columns.neg == "neg"
+    c = sets(kl(), a=data_set(files="x"))
+    with c.unlocked():
+        c.data.sets.a.flies = "y"
+    assert "config.data.sets.a.flies is not a field; the nearest is" in refusal(c)
+    c = sets(kl(), a=data_set(files="x"))
+    with c.unlocked():
+        del c.data.sets.a["weight"]
+    assert "config.data.sets.a.weight is missing" in refusal(c)
+
+
+def test_each_set_has_a_format_of_its_own():
+    def one(**fields):
+        c = kl(prepare__scores="teacher", teacher__model="x")
+        return sets(c, one=data_set(files="x.jsonl", **fields))
+
+    validate(one(format="tevatron_ids", corpus="c.tsv"))
+    message = refusal(one(format="tevatron_ids"))
+    assert "config.data.sets.one.corpus is ''" in message
+    message = refusal(one(format="nonsense"))
+    assert "config.data.sets.one.format is 'nonsense'; known: 'auto'" in message
+    message = refusal(one(format="milco", corpus="c.tsv"))
+    assert "config.data.sets.one.corpus" in message and "no effect" in message
+
+
+def test_formats_and_their_fields_are_accepted():
+    languages = "en:a.tsv,de:b.tsv"
+    fields = {"data__format": "colbert", "data__queries": "q", "data__corpus": "c"}
+    for c in (
+        kl(**fields),
+        kl(**fields | {"data__corpus": languages}, data__mixing="entries"),
+        kl(
+            data__format="beir",
+            data__split="dev",
+            prepare__scores="teacher",
+            teacher__model="x",
+            dev__source="files",
+            dev__files="x",
+        ),
+        kl(dev__source="files", dev__files="x", dev__format="beir", dev__split="test"),
+        kl(
+            loss__name="infonce",
+            data__format="labelled",
+            data__min_label=2.0,
+            data__group_size=1,
+        ),
+        kl(data__score_normalization="zscore"),
+        alignment(data__source="tfds", data__files="", data__dataset="a/b"),
+        kl(
+            data__columns__pos_scores="a,b",
+            data__columns__neg_scores="c,d",
+            data__score_weights="1,2",
+        ),
+    ):
+        validate(c)
+
+
+def test_fields_of_a_run_belong_to_its_stages():
+    c = run_of(one=kl())
+    assert list(stages(c)) == ["one"] and list(stages(kl())) == ["train"]
+    assert "config.optim.lr = 1.0" in refusal(changed(c, {"optim.lr": 1.0}))
+    within = kl(evaluate__test="debian")
+    assert "config.stages.one.evaluate.test" in refusal(run_of(one=within))
+    assert "cannot have stages" in refusal(run_of(one=run_of(two=kl())))
+
+
+def test_references_go_to_earlier_stages():
+    first, second = alignment(), kl(init__head="", init__encoder="")
+    second.init.model = "stage:first"
+    validate(run_of(first=first, second=second))
+    message = refusal(run_of(second=second, first=first))
+    assert "config.stages.second.init.model is 'stage:first'" in message
+    assert "before this one are: none" in message
+    second.init.model = "stage:frist"
+    assert "are: first." in refusal(run_of(first=first, second=second))
+
+
+def test_language_weights():
+    assert language_weights("en:5, *:1", "f") == {"en": 5.0, "*": 1.0}
+    for text, message in {
+        "en": "'en' is not language:weight",
+        "": "'' is not language:weight",
+        "en:x": "'en:x' is not language:weight",
+        ":1": "':1' is not language:weight",
+        "en:1,": "'' is not language:weight",
+        "en:-1,de:2": "weights are >= 0",
+        "en:0": "one of them > 0",
+        "en:nan": "weights are >= 0",
+        "en:inf": "weights are >= 0",
+        "en:1,en:2": "en has two weights",
+    }.items():
+        with pytest.raises(InputError) as error:
+            language_weights(text, "config.data.query_languages")
+        assert message in str(error.value)
+        assert f"config.data.query_languages is {text!r}" in str(error.value)
+    c = infonce(data__document_languages="en=1")
+    assert "config.data.document_languages is 'en=1'" in refusal(c)
+
+
+BROKEN = (
+    "from lsrjax.config import get_default\n\ndef get_config():\n    return 1 / 0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config={demo}", "--config.stages.align.optim.lrr=1"], "optim.lr."),
+        (["--config", "{demo}", "--config.seed=abc"], "'abc'"),
+        (["--config=nowhere.py"], "No config file nowhere.py"),
+        (["--config={broken}"], "broken.py"),
+    ],
+    ids=["field", "type", "file", "python"],
+)
+def test_mistakes_on_the_command_line(tmp_path, arguments, message):
+    broken = tmp_path / "broken.py"
+    broken.write_text(BROKEN)
+    demo = next(path for path in CONFIGS if path.name == "demo.py")
+    arguments = [a.format(demo=demo, broken=broken) for a in arguments]
+    command = [sys.executable, "-m", "lsrjax.main", *arguments]
+    result = subprocess.run(
+        [*command, f"--workdir={tmp_path}/run"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ") and message in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+    if message == "broken.py":
+        assert 'broken.py", line 4, in get_config\n    return 1 / 0' in result.stderr
+        assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
+    else:
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_token_is_refused_and_not_repeated():
+    token = "hf_" + "aB3" * 11
+    c = run_of(one=changed(get_default(), {"data.files": token}))
+    message = refusal(c)
+    assert "config.stages.one.data.files holds a token of the Hugging Face" in message
+    assert token not in message

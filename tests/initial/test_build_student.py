@@ -1,0 +1,164 @@
+"""What a stage starts from: towers, and the texts that statistics are taken from."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.config.fields import get_default
+from lsrjax.convert import open_model
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.initial import build_student, fit_to_data
+from lsrjax.models import retriever
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (4, [4]), (9, [4, 4])])
+def test_few_texts_are_one_batch_and_many_are_full_ones(count, sizes):
+    texts = [[str(i) for i in range(count // 2)], ["x"] * (count - count // 2)]
+    assert [len(batch) for batch in fit_to_data._batches(texts, 4)] == sizes
+
+
+def test_a_sample_is_spread_over_languages_and_texts():
+    texts = {"en": [str(i) for i in range(101)], "ja": ["a", "b"]}
+    assert fit_to_data._sample(texts, 10) == {
+        "en": ["0", "25", "50", "75", "100"],
+        "ja": ["a", "b"],
+    }
+
+
+def config_of(**fields):
+    c = get_default()
+    c.tokenizer = "embedded:english"
+    c.init.model = "before"
+    with c.unlocked():
+        c.update_from_flattened_dict(
+            {name.replace("__", "."): value for name, value in fields.items()}
+        )
+    return c
+
+
+def saved(head, towers, **options):
+    """A stage's model; separate towers have other weights each."""
+    size = TextTokenizer(open_model.tokenizer_folder("embedded:english")).vocab_size
+    encoder = EncoderConfig("bert", size, 4, 1, 1, 4, 16, 2, 0)
+    spec = RetrieverSpec(head, encoder, towers=towers, **options)
+    _, abstract = retriever.split(dataclasses.replace(spec, towers="shared"))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract)
+    if towers == "separate":
+        other = jax.tree.map(lambda x: x + 1, params)
+        params = retriever.with_query_tower(params, other)
+    return SavedModel(spec, params, None, None, "before")
+
+
+def student(config, model):
+    made = build_student.student(config, lambda reference: model)
+    return made.spec, made.params([])
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_equal(found, wanted):
+    for a, b in zip(leaves(found), leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("asked", "found"), [(-1.0, 0.07), (0.0, 0.0), (0.3, 0.3)])
+@pytest.mark.parametrize("field", ["init.model", "init.encoder"])
+def test_dropout_is_that_of_the_checkpoint_unless_another_is_asked_for(
+    field, asked, found
+):
+    before = saved("splade", "shared")
+    encoder = dataclasses.replace(
+        before.spec.encoder, hidden_dropout=0.07, attention_dropout=0.07
+    )
+    spec = dataclasses.replace(before.spec, encoder=encoder)
+    before = dataclasses.replace(before, spec=spec)
+    config = config_of(model__head="splade", model__dropout=asked, init__model="")
+    config.update_from_flattened_dict({field: "before"})
+    spec = build_student.student(config, lambda reference: before).spec
+    assert spec.encoder.hidden_dropout == spec.encoder.attention_dropout == found
+    # What the step goes by.
+    assert build_student.settled(config, spec).model.dropout == found
+    assert config.model.dropout == asked
+
+
+def test_random_weights_have_no_dropout_of_their_own():
+    config = config_of(model__head="splade", init__model="")
+    made = build_student.student(config, lambda reference: None).spec.encoder
+    assert (made.hidden_dropout, made.attention_dropout) == (0, 0)
+
+
+def test_separate_towers_start_as_one_did():
+    model = saved("dense", "shared")
+    config = config_of(model__head="dense", model__pooling="cls")
+    assert student(config, model)[0].towers == "shared"
+    config.model.towers = "separate"
+    spec, params = student(config, model)
+    assert spec.towers == "separate"
+    document, query = retriever.towers_of(params)
+    assert_equal(document, model.params)
+    assert_equal(query, model.params)
+    # What a training step is given must be its own.
+    for a, b in zip(jax.tree.leaves(document), jax.tree.leaves(query), strict=True):
+        assert a is not b
+
+
+def test_separate_towers_start_as_themselves():
+    model = saved("milco", "separate", pivot_vocab_size=7, pivot_hidden_size=4)
+    config = config_of(model__towers="separate", model__lexecho=True)
+    spec, params = student(config, model)
+    assert spec.lexecho and spec.towers == "separate"
+    # What they lack starts fresh in both.
+    for found, wanted in zip(
+        retriever.towers_of(params), retriever.towers_of(model.params), strict=True
+    ):
+        assert found["head"].pop("echo").keys() == {"kernel", "bias", "scale"}
+        assert_equal(found, wanted)
+
+
+def test_random_towers_are_equal():
+    config = config_of(init__model="", model__head="dense", model__pooling="cls")
+    config.model.family, config.model.hidden_size = "bert", 8
+    config.model.towers = "separate"
+    _, params = student(config, None)
+    assert_equal(*retriever.towers_of(params))
+
+
+@pytest.mark.parametrize("field", ["init.model", "init.encoder", "init.head"])
+def test_one_tower_is_not_made_of_two(field):
+    separate = saved("splade", "separate", tied=True)
+    config = config_of(init__model="", model__head="splade")
+    if field == "init.head":
+        config.model.head = "milco"
+        config.model.family = "bert"
+    with config.unlocked():
+        config.update_from_flattened_dict({field: "before"})
+    with pytest.raises(InputError, match=f"config.{field}: before has separate towers"):
+        build_student.student(config, lambda reference: separate)
+
+
+def test_towers_of_a_head_whose_queries_need_no_encoder_are_refused():
+    config = config_of(model__head="splade", model__queries="words")
+    config.model.towers = "separate"
+    with pytest.raises(InputError, match="splade need no encoder"):
+        build_student.student(
+            config, lambda reference: saved("splade", "shared", tied=True)
+        )
+
+
+def test_a_start_of_a_trained_source_view_is_refused():
+    config = get_default()
+    config.init.model, config.init.echo = "runs/distill", "idf"
+    encoder = EncoderConfig("bert", 7, 4, 1, 1, 4, 8, 2, 0)
+    spec = RetrieverSpec("milco", encoder, lexecho=True)
+    model = SavedModel(spec, {"head": {"echo": {}}}, None, None, "runs/distill")
+    with pytest.raises(InputError, match="'idf' would have no effect: runs/distill"):
+        build_student.student(config, lambda reference: model)

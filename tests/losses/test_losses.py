@@ -1,0 +1,476 @@
+"""Losses equal those of torch, or a computation by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from lsrjax.config.fields import get_default
+from lsrjax.errors import InputError
+from lsrjax.losses import objective
+from lsrjax.losses.losses import (
+    LOSSES,
+    MARGINS,
+    TARGETS,
+    alignment,
+    infonce,
+    kl,
+    language_kl,
+    likely_relevant,
+    margin_mse,
+    same_text,
+)
+from lsrjax.models.views import Bag, Code, Vector
+
+B, G, V = 3, 4, 11
+
+
+def normal(seed, *shape, scale=2.0):
+    values = scale * np.random.default_rng(seed).normal(size=shape)
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
+def test_kl_is_that_of_torch(temperature):
+    scores, teacher = normal(0, B, G), normal(1, B, G)
+    student = torch.tensor(scores, requires_grad=True)
+    expected = torch.nn.functional.kl_div(
+        torch.log_softmax(student / temperature, dim=1),
+        torch.softmax(torch.tensor(teacher) / temperature, dim=1),
+        reduction="batchmean",
+    )
+    expected = expected * temperature**2
+    expected.backward()
+    found, gradient = jax.value_and_grad(kl)(scores, teacher, temperature)
+    assert float(found) == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, student.grad.numpy(), atol=1e-6)
+
+
+def test_kl_of_equal_distributions_is_zero():
+    scores = normal(0, B, G)
+    shifted = scores + normal(1, B, 1)
+    assert float(kl(scores, shifted)) == pytest.approx(0, abs=1e-6)
+
+
+def language_kl_by_loops(scores, languages, temperature):
+    """Over every query and pair of languages, in float64."""
+    queries = len(scores) // languages
+    found = []
+    for query in range(queries):
+        for i in range(languages):
+            for j in range(i):
+                pair = []
+                for language in (i, j):
+                    x = np.exp(scores[language * queries + query] / temperature)
+                    pair.append(x / x.sum())
+                p, q = pair
+                there = sum(a * np.log(a / b) for a, b in zip(p, q, strict=True))
+                back = sum(b * np.log(b / a) for a, b in zip(p, q, strict=True))
+                found.append((there + back) / 2)
+    return np.mean(found) * temperature**2
+
+
+@pytest.mark.parametrize(("languages", "temperature"), [(2, 1.0), (3, 0.7), (5, 3.0)])
+def test_language_kl_by_loops(languages, temperature):
+    scores = normal(6, 2 * languages, G).astype(np.float64)
+    found, gradient = jax.value_and_grad(language_kl)(
+        scores.astype(np.float32), languages, temperature
+    )
+    expected = language_kl_by_loops(scores, languages, temperature)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    for place in np.ndindex(scores.shape):
+        step = np.zeros_like(scores)
+        step[place] = 1e-5
+        higher, lower = (
+            language_kl_by_loops(scores + d, languages, temperature)
+            for d in (step, -step)
+        )
+        slope = (higher - lower) / 2e-5
+        assert float(gradient[place]) == pytest.approx(slope, abs=2e-6)
+
+
+def test_equal_distributions_in_all_languages_cost_nothing():
+    scores = np.tile(normal(0, 4, G), (3, 1)) + normal(1, 12, 1)
+    value, gradient = jax.value_and_grad(language_kl)(scores, 3)
+    assert 0 <= float(value) < 1e-10
+    np.testing.assert_allclose(gradient, np.zeros_like(scores), atol=1e-6)
+    # Queries are compared with themselves only: as many in one language differ.
+    assert float(language_kl(scores[[0, 1, 1, 0]], 2)) > 0.1
+
+
+def test_the_weight_of_colbert_x_gives_its_term():
+    """As its training loop computes it: `nlang`, then queries, then documents."""
+    languages, queries = 3, 2
+    scores = torch.tensor(normal(7, languages * queries, G))
+    lang_scores = torch.log_softmax(scores, dim=-1).view(languages, queries, G)
+    flat = lang_scores.permute(1, 2, 0).flatten(0, 1)
+    terms = []
+    for i in range(languages):
+        for j in range(i, languages):
+            terms += [
+                torch.nn.functional.kl_div(a, b, reduction="batchmean", log_target=True)
+                for a, b in ((flat[:, i], flat[:, j]), (flat[:, j], flat[:, i]))
+            ]
+    weight = (languages - 1) / ((languages + 1) * G)
+    found = weight * language_kl(scores.numpy(), languages)
+    assert float(found) == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+@pytest.mark.parametrize("group", [1, 4])
+def test_infonce_is_the_cross_entropy_of_torch(group, temperature):
+    scores = normal(2, B, B * group)
+    logits = torch.tensor(scores, requires_grad=True)
+    positives = torch.tensor([b * group for b in range(B)])
+    expected = torch.nn.functional.cross_entropy(logits / temperature, positives)
+    expected.backward()
+    found, gradient = jax.value_and_grad(infonce)(scores, temperature)
+    assert float(found) == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-5)
+
+
+def test_alignment_by_hand():
+    raw = jnp.array([[1.0, -2.0, 3.0], [-1.0, -1.0, 0.5]])
+    teacher = jnp.array([[2.0, 1.0, -1.0], [-5.0, -1.0, 0.0]])
+    # Either side is positive at (0, 0), (0, 1), (0, 2) and (1, 2).
+    by_hand = (1 + 9 + 16 + 0.25) / 4
+    loss, gradient = jax.value_and_grad(alignment)(raw, teacher)
+    assert float(loss) == pytest.approx(by_hand)
+    np.testing.assert_allclose(gradient, [[-0.5, -1.5, 2.0], [0, 0, 0.25]])
+
+
+def test_alignment_without_a_positive_coordinate_is_zero():
+    raw, teacher = -jnp.ones((2, 3)), -2 * jnp.ones((2, 3))
+    loss, gradient = jax.value_and_grad(alignment)(raw, teacher)
+    assert float(loss) == 0
+    np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("margins", MARGINS)
+@pytest.mark.parametrize("group", [2, 5])
+def test_margin_mse_by_loops(margins, group):
+    scores, teacher = normal(3, B, group), normal(4, B, group)
+    first = 1 if margins == "positive" else group
+    squared = [
+        ((s[i] - s[j]) - (t[i] - t[j])) ** 2
+        for s, t in zip(scores, teacher, strict=True)
+        for i in range(first)
+        for j in range(i + 1, group)
+    ]
+    found, gradient = jax.value_and_grad(margin_mse)(scores, teacher, margins)
+    assert float(found) == pytest.approx(np.mean(squared), rel=1e-5)
+    # A query's scores may all grow by the same.
+    np.testing.assert_allclose(gradient.sum(axis=1), np.zeros(B), atol=1e-5)
+    shifted = margin_mse(teacher + normal(5, B, 1), teacher, margins)
+    assert float(shifted) == pytest.approx(0, abs=1e-6)
+
+
+def cross_entropy(scores, positive, allowed):
+    """-log softmax of one score among itself and those allowed."""
+    kept = [s for i, s in enumerate(scores) if allowed[i] or i == positive]
+    return np.log(np.sum(np.exp(np.float64(kept)))) - scores[positive]
+
+
+# Texts by a letter. The first and the third query are the same; the second query's
+# positive is a hard negative of the first and, once more, of itself.
+QUERIES = "qrq"
+DOCUMENTS = ["abcd", "bbef", "ghij"]
+NO_NEGATIVES = {
+    # Its own positive, and the other example of the same query.
+    0: [(0, 0), *((2, g) for g in range(G))],
+    # Equal to its positive: in another group, and in its own.
+    1: [(0, 1), (1, 0), (1, 1)],
+    2: [(2, 0), *((0, g) for g in range(G))],
+}
+
+
+def keys(texts):
+    # Either half of the identity alone is the same in several texts.
+    return np.array([[ord(t) // 2, ord(t) % 2] for t in texts], np.int32)
+
+
+KEYS = {
+    "query_key": keys(QUERIES),
+    "document_key": np.stack([keys(documents) for documents in DOCUMENTS]),
+}
+
+
+def test_equal_texts_are_no_negatives():
+    excluded = np.asarray(same_text(KEYS["query_key"], KEYS["document_key"]))
+    expected = np.zeros((B, B * G), bool)
+    for query, places in NO_NEGATIVES.items():
+        for group, place in places:
+            expected[query, group * G + place] = True
+    np.testing.assert_array_equal(excluded, expected)
+
+
+def test_likely_relevant_negatives_are_those_of_the_own_group():
+    teacher = np.array([[5, 4.5, 3, 6], [0, 0, -1, -3], [1, 1, 1, -9]], np.float32)
+    excluded = np.asarray(likely_relevant(teacher, 1.0)).reshape(B, B, G)
+    for query in range(B):
+        for group in range(B):
+            above = teacher[query] > teacher[query, 0] - 1
+            expected = above if query == group else np.zeros(G, bool)
+            np.testing.assert_array_equal(excluded[query, group], expected)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_infonce_with_excluded_documents_by_loops(both):
+    scores, temperature = normal(2, B, B * G), 0.7
+    excluded = np.random.default_rng(3).random((B, B * G)) < 0.4
+    excluded[:, 0] = True  # a positive counts for its query all the same
+    logits = scores / temperature
+    forward = [cross_entropy(logits[b], b * G, ~excluded[b]) for b in range(B)]
+    columns = [b * G for b in range(B)]
+    backward = [
+        cross_entropy(logits[:, b * G], b, ~excluded[:, b * G]) for b in range(B)
+    ]
+    expected = np.mean(forward + backward) if both else np.mean(forward)
+    found, gradient = jax.value_and_grad(infonce)(scores, temperature, excluded, both)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(gradient).all()
+    negatives = excluded.copy()
+    negatives[range(B), columns] = False
+    assert not np.asarray(gradient)[negatives].any()
+
+
+def test_a_query_without_negatives_costs_nothing():
+    scores = normal(2, B, B * G)
+    value, gradient = jax.value_and_grad(infonce)(scores, 1.0, scores == scores, True)
+    assert float(value) == 0
+    np.testing.assert_array_equal(gradient, np.zeros_like(scores))
+
+
+def vector(seed, count):
+    raw_BV = jnp.asarray(normal(seed, count, V))
+    return Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
+
+
+def bag(seed, count):
+    rng = np.random.default_rng(seed)
+    ids_BK = rng.integers(0, V, (count, 5))
+    return Bag(jnp.asarray(ids_BK), jnp.asarray(rng.random((count, 5))), V)
+
+
+# Every loss with every option, and a sum of all that rank.
+OPTIONS = [
+    {"name": "alignment"},
+    {"name": "kl", "temperature": 0.7, "teacher_scale": 2.0},
+    {"name": "language_kl", "temperature": 0.7},
+    *({"name": "margin_mse", "margins": margins} for margins in MARGINS),
+    {"name": "infonce", "mask_same_text": False},
+    {"name": "infonce", "infonce_temperature": 0.5, "both_directions": True},
+    {"name": "infonce", "false_negative_margin": 0.5},
+    {"name": "kl:0.5, margin_mse:0.05, infonce"},
+    {"name": "reconstruction", "auxiliary": 0.3},
+    {"name": "m3", "view_weights": (1.0, 0.5)},
+]
+
+
+def code(seed, count):
+    base = vector(seed, count)
+    one, four, dead = map(jnp.asarray, np.abs(normal(seed + 50, 3, count, 1)))
+    rest = jnp.asarray(normal(seed + 60, count, 4))
+    return Code(base.weights_BV, base.raw_BV, one, four, rest, dead)
+
+
+def objective_of(**options):
+    config = get_default().loss
+    config.update(options)
+    return objective.of(config)
+
+
+def inputs(loss):
+    """Views by text, of both kinds where the loss takes both, and targets."""
+    views, ranks = {}, "document" in loss.texts
+    for seed, text in enumerate(loss.texts):
+        count = B * G if text == "document" else B
+        views[text] = {"pivot": vector(seed, count)}
+        if "reconstruction" in loss.weights:
+            views[text] = {"latents": code(seed, count)}
+        elif ranks:
+            views[text]["source"] = bag(20 + seed, count)
+    targets = {
+        "views": {"teacher": {"pivot": vector(9, B)}},
+        "scores": {"scores": normal(8, B, G)},
+        "keys": KEYS,
+        "languages": {"languages": B},
+    }
+    assert targets.keys() == TARGETS.keys()
+    return views, {k: v for name in loss.targets for k, v in targets[name].items()}
+
+
+def total(loss, views, targets):
+    parts = loss(views, targets)
+    assert {part.shape for part in parts.values()} == {()}
+    return sum(parts.values())
+
+
+def test_all_losses_and_options_are_tested():
+    assert {o["name"] for o in OPTIONS} >= set(LOSSES)
+    changed = {field for options in OPTIONS for field in options}
+    read = {option for loss in LOSSES.values() for option in loss.options}
+    assert read == set(get_default().loss) - {"name"} == changed - {"name"}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_loss_reaches_every_text_and_view(options):
+    loss = objective_of(**options)
+    views, targets = inputs(loss)
+    value, gradients = jax.value_and_grad(
+        lambda views: total(loss, views, targets), allow_int=True
+    )(views)
+    assert np.isfinite(value) and value > 0
+    for text in loss.texts:
+        for view in gradients[text].values():
+            weights = view.weights_BK if isinstance(view, Bag) else None
+            leaves = jax.tree.leaves(view) if weights is None else [weights]
+            assert all(np.isfinite(leaf).all() for leaf in leaves)
+            assert any(np.asarray(leaf).any() for leaf in leaves)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_loss_ignores_the_order_of_the_examples(options):
+    loss = objective_of(**options)
+    order = np.array([2, 0, 1])
+
+    def reordered(leaf):
+        if isinstance(leaf, int):
+            return leaf
+        # Rows of a view belong to the examples in turn, as do those of a target.
+        by_example = leaf.reshape(B, -1, *leaf.shape[1:])
+        return by_example[order].reshape(leaf.shape)
+
+    views, targets = inputs(loss)
+    before = loss(views, targets)
+    after = loss(*jax.tree.map(reordered, (views, targets)))
+    for part, value in before.items():
+        assert float(after[part]) == pytest.approx(float(value), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_loss_ignores_padding(options):
+    """Terms that no text has, and empty places in a bag."""
+    loss = objective_of(**options)
+
+    def padded(view):
+        if isinstance(view, Code):
+            wide = ((0, 0), (0, 3))
+            weights, raw = (jnp.pad(x, wide) for x in (view.weights_BV, view.raw_BV))
+            return dataclasses.replace(view, weights_BV=weights, raw_BV=raw)
+        if isinstance(view, Vector):
+            return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 3))), view)
+        wide = [(0, 0), (2, 1)]
+        ids = jnp.pad(view.ids_BK, wide, constant_values=4)
+        return Bag(ids, jnp.pad(view.weights_BK, wide), view.size + 3)
+
+    def is_view(x):
+        return isinstance(x, Vector | Bag)
+
+    views, targets = inputs(loss)
+    before = loss(views, targets)
+    targets = {
+        name: jax.tree.map(padded, value, is_leaf=is_view)
+        if name == "teacher"
+        else value
+        for name, value in targets.items()
+    }
+    after = loss(jax.tree.map(padded, views, is_leaf=is_view), targets)
+    for part, value in before.items():
+        assert float(after[part]) == pytest.approx(float(value), rel=1e-6)
+
+
+def test_reconstruction_is_the_mean_over_all_texts():
+    loss = objective_of(name="reconstruction", auxiliary=0.3)
+    views, targets = inputs(loss)
+    views["source"] = {"terms": vector(3, B)}  # no code, hence left out
+    codes = [views["query"]["latents"], views["document"]["latents"]]
+    means = [
+        np.concatenate([np.asarray(getattr(code, field)) for code in codes]).mean()
+        for field in ("error_B1", "error_4k_B1")
+    ]
+    relative = [
+        np.asarray(code.error_dead_B1) / np.asarray(code.rest_BD).var(axis=0).mean()
+        for code in codes
+    ]
+    means.append(np.concatenate(relative).mean())
+    found = [float(part) for part in loss(views, targets).values()]
+    np.testing.assert_allclose(found, np.array(means) * [1, 1 / 8, 0.3], rtol=1e-6)
+
+
+def test_a_sum_is_the_weighted_sum_of_its_parts():
+    summed = objective_of(name="kl:0.5, margin_mse:0.05,infonce")
+    views, targets = inputs(summed)
+    parts = summed(views, targets)
+    assert list(parts) == ["kl", "margin_mse", "infonce"]
+    for name, weight in {"kl": 0.5, "margin_mse": 0.05, "infonce": 1}.items():
+        (alone,) = objective_of(name=name)(views, targets).values()
+        assert float(parts[name]) == pytest.approx(weight * float(alone), rel=1e-6)
+    assert summed.texts == ("query", "document")
+    assert summed.targets == {"scores", "keys"}
+
+
+def test_targets_are_asked_for_where_an_option_is_on():
+    assert objective_of(name="infonce", mask_same_text=False).targets == set()
+    margin = objective_of(name="infonce", mask_same_text=False, false_negative_margin=1)
+    assert margin.targets == {"scores"}
+    # Another loss's option asks for nothing.
+    assert objective_of(name="kl", false_negative_margin=1).targets == {"scores"}
+    for options in OPTIONS:
+        loss = objective_of(**options)
+        shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
+        _, targets = inputs(loss)
+        # Those that the step adds are in no batch.
+        made = {k: v for k, v in targets.items() if k not in ("teacher", "languages")}
+        assert shapes == {k: v.shape for k, v in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mse", "config.loss.name is 'mse'; known: 'alignment', 'kl', "),
+        ("", "config.loss.name is ''; known: "),
+        ("kl,mse:2", "is 'kl,mse:2'; known: "),
+        ("kl:1,kl:2", "kl stands there twice"),
+        ("kl:", "the weight of kl is ''; it must be a number > 0"),
+        ("kl:0", "the weight of kl is '0'"),
+        ("kl:-1", "the weight of kl is '-1'"),
+        ("kl:inf", "the weight of kl is 'inf'"),
+        ("kl:nan", "the weight of kl is 'nan'"),
+        ("kl,alignment", "kl reads the texts query and document, but alignment"),
+    ],
+)
+def test_mistakes_in_a_name_say_what_to_do(name, message):
+    with pytest.raises(InputError) as error:
+        objective_of(name=name)
+    assert message in str(error.value)
+
+
+def test_m3_is_the_mean_of_contrast_and_distillation():
+    loss = objective_of(
+        name="m3",
+        view_weights=(1.0, 0.5),
+        infonce_temperature=2.0,
+        mask_same_text=False,
+    )
+    views, targets = inputs(loss)
+    scores = [
+        np.asarray(views["query"][name].score_all(views["document"][name])) / 2
+        for name in ("pivot", "source")
+    ]
+
+    def log_softmax(x):
+        return x - np.log(np.exp(x - x.max()).sum(axis=1, keepdims=True)) - x.max()
+
+    def contrast(x):
+        return -np.mean([log_softmax(x)[b, b * G] for b in range(B)])
+
+    joint = sum(scores)
+    teacher = np.exp(log_softmax(joint))
+    first = (contrast(scores[0]) + 0.5 * contrast(scores[1]) + contrast(joint)) / 3
+    distilled = [-(teacher * log_softmax(x)).sum(axis=1).mean() for x in scores]
+    expected = (first + (distilled[0] + 0.5 * distilled[1]) / 2) / 2
+    assert float(total(loss, views, targets)) == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,114 @@
+"""Negatives and teacher scores of a source of groups."""
+
+import types
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from lsrjax.data.examples import Group, InMemory
+from lsrjax.errors import InputError
+from lsrjax.retrieval.teacher_scores import corpus_of, prepare, score
+
+MINED = types.SimpleNamespace(depth=10, count=2)
+WORDS = "free software reads old books and paints red houses".split()
+
+
+class Teacher:
+    """Counts words; twice as heavy in the second view, and documents weigh thirds."""
+
+    def _views(self, texts, factor):
+        counts = [[text.split().count(word) for word in WORDS] for text in texts]
+        matrix = sparse.csr_matrix(np.array(counts, np.float32) * factor)
+        return {"pivot": matrix, "source": 2 * matrix[:, :3]}
+
+    def queries(self, texts):
+        return self._views(texts, 1.0)
+
+    def documents(self, texts):
+        return self._views(texts, 1 / 3)
+
+
+def dot(query, document):
+    counts = [query.split().count(w) * document.split().count(w) for w in WORDS]
+    return (sum(counts) + 4 * sum(counts[:3])) / 3
+
+
+def group(name, query, positives, negatives=(), language="en"):
+    return Group(
+        name,
+        {language: query},
+        [{language: text} for text in positives],
+        [{language: text} for text in negatives],
+    )
+
+
+@pytest.fixture
+def source():
+    return InMemory(
+        [
+            group("a", "free books", ["free old books"], ["red houses", "old houses"]),
+            group("b", "red houses", ["red houses", "red red houses"], []),
+            # Files do not say which language a text is in.
+            group("c", "software", ["free software"], ["free old books"], "*"),
+        ]
+    )
+
+
+CORPUS = "free old books|red houses|old houses|red red houses|free software".split("|")
+
+
+def test_corpus_holds_each_english_wording_once(source):
+    corpus, positives = corpus_of(source)
+    assert [next(iter(text.values())) for text in corpus] == CORPUS
+    assert positives.tolist() == [0, 1, 4]
+    same = [group("x", "q", ["t"]), group("y", "q", ["t"])]
+    same[1].positives[0]["ja"] = "…"
+    assert corpus_of(InMemory(same)) == ([{"en": "t"}], pytest.approx(np.zeros(2)))
+
+
+def test_given_negatives_are_padded_with_minus_one(source):
+    made = prepare(source, *corpus_of(source), mined=None, teacher=None, seed=0)
+    assert made["negatives"].tolist() == [[1, 2], [-1, -1], [0, -1]]
+    assert made["negatives"].dtype == np.int32
+    assert made["scores"].shape == (3, 3) and np.isnan(made["scores"]).all()
+
+
+def test_scores_are_the_teachers_dot_products(source):
+    made = prepare(source, *corpus_of(source), mined=None, teacher=Teacher(), seed=0)
+    queries = ["free books", "red houses", "software"]
+    documents = [[0, 1, 2], [1, -1, -1], [4, 0, -1]]
+    for query, row, scores in zip(queries, documents, made["scores"], strict=True):
+        for place, value in zip(row, scores, strict=True):
+            if place < 0:
+                assert np.isnan(value)
+            else:
+                np.testing.assert_allclose(value, dot(query, CORPUS[place]), rtol=1e-6)
+    assert made["scores"].dtype == np.float32
+    assert made["scores"][2, 1] == 0.0  # no word in common
+
+
+def test_every_document_of_a_query_can_be_scored():
+    grid = np.tile(np.arange(len(CORPUS)), (2, 1))
+    found = score(Teacher(), ["old red houses", "free free"], CORPUS, grid)
+    expected = [[dot(q, d) for d in CORPUS] for q in ("old red houses", "free free")]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_mined_negatives_are_never_a_positive_of_the_query(source):
+    corpus, positives = corpus_of(source)
+    for seed in range(5):
+        made = prepare(
+            source, corpus, positives, mined=MINED, teacher=Teacher(), seed=seed
+        )
+        assert made["negatives"].shape == (3, 2)
+        assert not {1, 3} & set(made["negatives"][1].tolist())
+        # "red houses" finds "old houses", the one hit that is no positive.
+        assert made["negatives"][1, 0] == 2
+        assert np.isfinite(made["scores"]).all()
+
+
+def test_too_small_a_corpus_says_what_to_do(source):
+    many = types.SimpleNamespace(depth=10, count=4)
+    with pytest.raises(InputError, match=r"query 1 needs 4 .* config\.prepare\.count"):
+        prepare(source, *corpus_of(source), mined=many, teacher=None, seed=0)

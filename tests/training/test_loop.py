@@ -1,0 +1,261 @@
+"""What the loop does when: logging, evaluating, saving, stopping."""
+
+import itertools
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsrjax.config.fields import get_default
+from lsrjax.distributed.activity import Preempted, Progress
+from lsrjax.errors import TrainingFailed
+from lsrjax.training import loop as loops
+from lsrjax.training.loop import Clock
+
+
+@pytest.fixture(autouse=True)
+def progress(monkeypatch):
+    """Each loop sets its own, and none stays behind."""
+    monkeypatch.setattr(loops, "PROGRESS", loops.PROGRESS)
+
+
+class Loop:
+    """Runs `train` with a step that sums its batches, and writes down what it does."""
+
+    def __init__(self, **fields):
+        self.config = get_default()
+        self.config.log.every = 3
+        self.config.checkpoint.every = 4
+        self.config.dev.every = 5
+        self.config.batch_size = 2
+        self.config.update_from_flattened_dict(fields)
+        self.logged, self.events, self.drawn = [], [], []
+        self.kept = []
+        self.progress = Progress()
+
+    def batches(self, start):
+        for i in itertools.count(start):
+            self.drawn.append(i)
+            # Two texts, one of 1 to 4 tokens and one of a single token.
+            mask = np.arange(4) <= np.array([[i % 4], [0]])
+            part = {"ids": np.ones((2, 4), np.int32), "mask": mask}
+            yield {"student": {"parts": (part,)}, "x": np.float32(i)}
+
+    @staticmethod
+    def step(state, teacher_params, batch):
+        step = state["step"] + 1
+        loss = jnp.where(batch["x"] == 1000, jnp.nan, 100 * step + batch["x"])
+        tokens = batch["student"]["parts"][0]["mask"].sum()
+        state = {"step": step, "params": state["params"] + batch["x"]}
+        return state, {"loss": loss, "tokens": tokens}
+
+    def log(self, step, numbers):
+        self.logged.append((step, numbers))
+        self.events.append(("log", step, *(n for n in numbers if n.startswith("dev"))))
+
+    def save(self, state, dev):
+        self.events.append(("save", int(state["step"]), dev))
+
+    def check(self, *args):
+        """Sees what is compiled."""
+
+    def ask(self):
+        """Asks to leave, as a signal does."""
+        self.progress.stop_at(self.progress.freeze())
+
+    def evaluate(self, params):
+        return {"R": float(params)}
+
+    def run(self, total, start=0, evaluate=True, batches=None, owes=False):
+        loops.PROGRESS = self.progress
+        return loops.train(
+            self.config,
+            total,
+            self.step,
+            {"step": jnp.int32(start), "params": jnp.float32(sum(range(start)))},
+            None,
+            batches or self.batches(start),
+            log=self.log,
+            save=self.save,
+            evaluate=self.evaluate if evaluate else None,
+            keep=lambda state: self.kept.append(int(state["step"])),
+            owes=owes,
+            check=self.check,
+        )
+
+
+def test_the_loop_logs_evaluates_and_saves_when_it_should():
+    loop = Loop()
+    state = loop.run(11)
+    assert int(state["step"]) == 11 and float(state["params"]) == sum(range(11))
+    dev = {step: {"R": float(sum(range(step)))} for step in (5, 10, 11)}
+    assert loop.events == [
+        ("log", 3),
+        ("save", 4, None),
+        ("log", 5, "dev_R"),
+        ("save", 5, dev[5]),
+        ("log", 6),
+        ("save", 8, None),
+        ("log", 9),
+        ("log", 10, "dev_R"),
+        ("save", 10, dev[10]),
+        ("log", 11),
+        ("log", 11, "dev_R"),
+        ("save", 11, dev[11]),
+    ]
+    assert loop.drawn == list(range(11))  # and no batch beyond the last step
+
+
+def test_logged_numbers_are_those_of_the_step_itself():
+    loop = Loop(**{"log.every": 2})
+    loop.run(7)
+    losses = {step: n["loss"] for step, n in loop.logged if "loss" in n}
+    assert losses == {step: 100 * step + (step - 1) for step in (2, 4, 6, 7)}
+    dev = {step: n["dev_R"] for step, n in loop.logged if "dev_R" in n}
+    assert dev == {5: 10.0, 7: 21.0}
+
+
+def test_a_loop_goes_on_from_a_state():
+    whole, rest = Loop(), Loop()
+    expected = whole.run(11)
+    found = rest.run(11, start=6)
+    assert found == expected
+    assert rest.events == [e for e in whole.events if e[1] > 6]
+    assert rest.drawn == list(range(6, 11))
+
+
+def asked_at(loop, step, batches=None):
+    """The loop's batches; when it draws that of a step, it is asked to leave."""
+    for i, batch in enumerate(batches or loop.batches(0), start=1):
+        if i == step:
+            loop.ask()
+        yield batch
+
+
+@pytest.mark.parametrize("step", [2, 3, 6, 7, 11])
+def test_asked_to_leave_the_loop_keeps_what_it_has_and_goes_on_from_there(step):
+    whole, first, rest = Loop(), Loop(), Loop()
+    expected = whole.run(11)
+    with pytest.raises(Preempted):
+        first.run(11, batches=asked_at(first, step))
+    saved = [e[1] for e in first.events if e[0] == "save"]
+    # Steps 5 and 10 are saved already when the next batch is drawn.
+    owes = step - 1 not in saved
+    assert first.kept == [step - 1] * owes
+    assert [e[1] for e in first.events if e[0] == "log"][-1:] == [
+        n for n in [e[1] for e in whole.events if e[0] == "log"] if n < step
+    ][-1:]
+    found = rest.run(11, start=step - 1, owes=owes)
+    assert found == expected
+    # Steps 4 and 10 were due and done; none is done twice but by a state that is owed.
+    again = [e[1] for e in rest.events if e[0] == "save"]
+    assert sorted({*saved, *again}) == [4, 5, 8, 10, 11]
+
+
+def test_a_process_without_anything_new_keeps_nothing():
+    loop = Loop()
+    with pytest.raises(Preempted):
+        loop.run(11, batches=asked_at(loop, 1))
+    assert loop.kept == [] and loop.events == []
+
+
+def test_an_evaluation_that_is_left_is_made_up_for():
+    whole, first, rest = Loop(), Loop(), Loop()
+    whole.run(11)
+
+    def left(params):
+        first.ask()
+        raise Preempted
+
+    first.evaluate = left
+    with pytest.raises(Preempted):
+        first.run(11)
+    assert first.kept == [5]
+    rest.run(11, start=5, owes=True)
+    assert first.events + rest.events == whole.events
+
+
+def test_a_bad_step_in_flight_is_not_kept():
+    loop = Loop()
+    batches = list(itertools.islice(Loop().batches(0), 9))
+    batches[2]["x"] = np.float32(1000)
+    with pytest.raises(TrainingFailed, match="Step 3"):
+        loop.run(9, batches=asked_at(loop, 4, batches))
+    assert loop.kept == []
+
+
+def test_a_state_can_be_kept_while_another_shape_compiles():
+    loop = Loop(**{"log.every": 1})
+    loop.run(3, evaluate=False)
+    wide = list(itertools.islice(loop.batches(0), 6))
+    part = {"ids": np.ones((2, 8), np.int32), "mask": np.ones((2, 8), bool)}
+    wide[3] = {"student": {"parts": (part,)}, "x": np.float32(3)}
+    seen = []
+
+    def check(*args):
+        at = loop.progress
+        seen.append((at.phase, at.unsaved, at.rest is not None))
+        if at.unsaved:
+            # What was in flight is known to be sound.
+            assert [step for step, _ in loop.logged] == [1, 2, 3]
+            at.rest()
+
+    loop.logged.clear()
+    loop.check = check
+    loop.run(6, evaluate=False, batches=iter(wide))
+    assert seen == [("compiling", False, True), ("compiling", True, True)]
+    assert loop.kept == [3]
+
+
+def test_a_finished_loop_does_nothing():
+    loop = Loop()
+    assert int(loop.run(4, start=4)["step"]) == 4
+    assert not loop.events and not loop.drawn
+
+
+def test_without_dev_data_nothing_is_evaluated():
+    loop = Loop()
+    loop.run(9, evaluate=False)
+    assert [e for e in loop.events if e[0] == "save"] == [
+        ("save", step, None) for step in (4, 8, 9)
+    ]
+    at_the_end = Loop(**{"dev.every": 0})
+    at_the_end.run(9)
+    assert [e for e in at_the_end.events if e[0] == "save"] == [
+        ("save", 4, None),
+        ("save", 8, None),
+        ("save", 9, {"R": 36.0}),
+    ]
+
+
+def test_a_loss_that_is_no_number_stops_before_the_state_is_saved():
+    loop = Loop(**{"checkpoint.every": 1})
+    batches = list(itertools.islice(Loop().batches(0), 9))
+    batches[2]["x"] = np.float32(1000)
+    with pytest.raises(TrainingFailed, match=r"Step 3: loss not finite \(loss = nan"):
+        loop.run(9, batches=iter(batches))
+    assert [e[1] for e in loop.events if e[0] == "save"] == [1, 2]
+
+
+def test_padding_is_the_share_of_all_batches_so_far():
+    loop = Loop(**{"log.every": 3})
+    loop.run(6)
+    padding = [numbers["padding"] for _, numbers in loop.logged if "padding" in numbers]
+    # Of 8 places, batches have 2, 3, 4, 5, 2 and 3 tokens.
+    np.testing.assert_allclose(padding, [1 - 9 / 24, 1 - 19 / 48])
+
+
+def test_rates_are_of_the_time_since_the_last_reading():
+    clock = Clock(started=time.monotonic() - 4.0)
+    clock.count(examples=8, tokens=30, slots=60)
+    clock.count(examples=8, tokens=10, slots=20)
+    rates = clock.read()
+    np.testing.assert_allclose(rates["examples_per_s"], 4.0, rtol=0.05)
+    np.testing.assert_allclose(rates["tokens_per_s"], 10.0, rtol=0.05)
+    assert rates["padding"] == 0.5
+    clock.started -= 2.0
+    clock.count(examples=4, tokens=20, slots=20)
+    rates = clock.read()
+    np.testing.assert_allclose(rates["examples_per_s"], 2.0, rtol=0.05)
+    np.testing.assert_allclose(rates["padding"], 0.4)

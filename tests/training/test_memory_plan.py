@@ -1,0 +1,206 @@
+"""What a run will take: said without data, weights or devices, and then true."""
+
+import dataclasses
+import io
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from rich.console import Console
+
+from lsrjax.config.fields import get_default
+from lsrjax.data.batching.length_shapes import Shape
+from lsrjax.distributed import sharding
+from lsrjax.errors import InputError
+from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.training import flops, memory_plan
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROGRAM = ROOT / "tests" / "programs" / "step_memory.py"
+
+
+def stage_plan(**changes):
+    """Of a small SPLADE with a vocabulary that takes most of the memory."""
+    encoder = EncoderConfig("bert", 4096, 32, 2, 4, 64, 64, 2, 0)
+    spec = RetrieverSpec("splade", encoder, tied=True)
+    config = get_default()
+    config.loss.name = "infonce"
+    config.batch_size, config.model.dropout = 32, 0.0
+    config.data.query_length, config.data.document_length = 16, 32
+    config.update_from_flattened_dict(changes)
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    return memory_plan.StagePlan(
+        config, spec, None, mesh, memory_plan.full_shapes(config, 1)
+    )
+
+
+def test_texts_are_as_long_as_they_may_be():
+    config = get_default()
+    config.batch_size, config.data.group_size = 32, 4
+    assert memory_plan.full_shapes(config, 4) == {
+        "student": Shape(((8, 64), (32, 256)))
+    }
+    config.loss.name = "alignment"
+    assert memory_plan.full_shapes(config, 4) == {
+        "student": Shape(((16, 256),)),
+        "teacher": Shape(((8, 256),)),
+    }
+
+
+def apart(shared, **options):
+    """The same stage with queries and documents apart."""
+    return dataclasses.replace(
+        shared,
+        spec=dataclasses.replace(shared.spec, **options),
+        shapes=memory_plan.full_shapes(shared.config, 1, roles_apart=True),
+    )
+
+
+def test_queries_apart_are_planned_apart():
+    config = get_default()
+    config.batch_size, config.data.group_size = 32, 4
+    assert memory_plan.full_shapes(config, 4, roles_apart=True) == {
+        "queries": Shape(((8, 64),)),
+        "student": Shape(((32, 256),)),
+    }
+    shared = stage_plan()
+    # Each tower does its part; queries that are not encoded take nothing.
+    assert apart(shared, towers="separate").operations() == shared.operations()
+    documents = flops.training(shared.spec, [(32, 32)], remat="none", chunked=False)
+    assert apart(shared, queries="words").operations() == documents
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_memory_of_two_towers():
+    # Of few texts, so that it is the parameters that take the memory.
+    shared = stage_plan(batch_size=8)
+    separate = apart(shared, towers="separate")
+    with jax.set_mesh(shared.mesh):
+        one, two = shared.memory(), separate.memory()
+    assert two.params == 2 * one.params
+    assert two.total > one.total
+
+
+def test_memory_is_that_of_its_parts():
+    stage = stage_plan()
+    with jax.set_mesh(stage.mesh):
+        memory = stage.memory()
+        smaller = stage_plan(**{"memory.encode_chunk": 4}).memory()
+    sizes = 4096 * 32 + 64 * 32 + 2 * 32  # the tables alone
+    assert 4 * sizes < memory.params < 1.2 * 4 * sizes
+    assert 2 * memory.params <= memory.optimizer < 2 * memory.params + 100
+    assert memory.teacher == 0
+    assert memory.total > memory.params + memory.optimizer + memory.step
+    assert smaller.step < memory.step
+
+
+def test_what_does_not_fit_is_refused_with_what_would():
+    stage = stage_plan()
+    with jax.set_mesh(stage.mesh):
+        memory = stage.memory()
+        enough = stage_plan(**{"memory.remat": "layer", "memory.encode_chunk": 1})
+        least = enough.memory().total
+        text = "\n".join(memory_plan.advice(stage, memory, (least + memory.total) // 2))
+        assert "This does not fit" in text
+        assert "It fits with --config.memory." in text
+        text = "\n".join(memory_plan.advice(stage, memory, memory.params))
+        assert "The model alone" in text and "config.mesh.fsdp" in text
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_step_larger_than_the_machine_is_not_taken(monkeypatch):
+    stage = stage_plan()
+    monkeypatch.setattr(memory_plan, "device_limit", lambda: 1000)
+    monkeypatch.setattr(
+        memory_plan.Memory, "of", lambda *args: memory_plan.Memory(10, 20, 0, 5, 2000)
+    )
+    with pytest.raises(InputError, match="a step takes 0.0 MB, a device has 0.0 MB"):
+        stage.check(None, None, None, None)
+    monkeypatch.setattr(memory_plan, "device_limit", lambda: 0)  # unknown
+    stage.check(None, None, None, None)
+
+
+def main(*arguments):
+    program = [sys.executable, "-m", "lsrjax.main", *arguments]
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_demo_is_planned_without_training_it(tmp_path):
+    result = main(
+        *("--config", "configs/demo.py", "--dry_run", "--devices", "2"),
+        *("--workdir", str(tmp_path / "run"), "--device_gb", "0.001"),
+    )
+    assert result.returncode == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    assert "Stage teacher: 1,536,128 parameters; bert of 2 layers" in text
+    assert "Stage distill: 3,600,898 parameters" in text
+    assert "mesh data 2 x model 1; float32; batch 32" in text
+    assert text.count("memory of a device:") == 3
+    assert "The model alone, with its optimizer, takes" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_need_a_dry_run():
+    result = main("--config", "configs/demo.py", "--devices", "2")
+    assert result.returncode == 2
+    assert "--devices has no effect without --dry_run" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [
+        ("align", ()),
+        ("distill", ()),  # from a stage 1 that is still to be trained
+        (
+            "distill",
+            (
+                "--config.init.model=",
+                "--config.init.encoder=BAAI/bge-m3-unsupervised",
+                "--config.init.head=naver/splade-v3",
+            ),
+        ),
+    ],
+)
+def test_the_published_recipes_are_planned_for_eight_devices(recipe, model):
+    config = f"configs/{recipe}.py"
+    result = main("--config", config, "--dry_run", "--devices", "8", *model)
+    assert result.returncode == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    assert "xlm-roberta of 24 layers, 1024 wide; views pivot 30,522" in text
+    total = float(text.split("memory of a device: ")[1].split()[0])
+    assert 10 < total < 40  # GB, on devices of 80
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "sizes",
+    ["4 16 128 256 none 0", "6 24 96 384 layer 0", "2 64 96 256 none 32"],
+)
+def test_a_step_takes_what_was_planned(sizes):
+    # Blocks of any size go back to the system when they are freed.
+    environ = {"MALLOC_MMAP_THRESHOLD_": "262144", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, str(PROGRAM), *sizes.split()],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    planned, taken = map(int, result.stdout.split())
+    assert abs(taken / planned - 1) < 0.1
+
+
+def test_lines_of_a_stage_say_what_is_off():
+    stage = stage_plan()
+    console = Console(file=io.StringIO(), width=200)
+    with jax.set_mesh(stage.mesh):
+        memory_plan._print("train", stage, memory_plan.Memory(1, 2, 0, 3, 4), console)
+    assert "encode_chunk off, remat none" in console.file.getvalue()

@@ -1,0 +1,483 @@
+"""The published recipes end to end on tiny local checkpoints, and what stops a run."""
+
+import dataclasses
+import errno
+import io
+import json
+import os
+import pathlib
+import runpy
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+from lsrjax.checkpoint import digests, saved_model, set_damaged_aside
+from lsrjax.config.fields import get_default
+from lsrjax.errors import InputError, TrainingFailed
+from lsrjax.training import kept_config, run
+
+ROOT = pathlib.Path(__file__).parents[2]
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+WORDS = (
+    "the old library reads files fast and prints fonts on every small screen".split()
+)
+
+
+def sentence(rng):
+    return " ".join(rng.choice(WORDS, rng.integers(3, 9)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Pairs and groups in JSONL files."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    pairs = [
+        {"english": sentence(rng), "non_english": sentence(rng)} for _ in range(30)
+    ]
+    groups = [
+        {
+            "query": sentence(rng),
+            "pos": [sentence(rng)],
+            "neg": [sentence(rng) for _ in range(4)],
+            "pos_scores": [3.0],
+            "neg_scores": rng.normal(size=4).tolist(),
+        }
+        for _ in range(30)
+    ]
+    for name, rows in (("pairs", pairs), ("groups", groups)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+def small(config, files):
+    """A published recipe on local data, with few examples and steps."""
+    config.data.source = "files"
+    config.data.dataset = ""
+    config.data.files = str(files)
+    config.data.query_length = 12
+    config.data.document_length = 16
+    config.model.dtype = "float32"
+    config.batch_size = 4
+    config.epochs = 0.0
+    config.steps = 4
+    config.optim.warmup_steps = 0
+    config.optim.warmup_fraction = 0.0
+    config.checkpoint.every = 2
+    config.log.every = 1
+    config.dev = get_default().dev
+    return config
+
+
+def align_config(data):
+    config = small(
+        runpy.run_path(str(ROOT / "configs/align.py"))["get_config"](),
+        data / "pairs.jsonl",
+    )
+    config.init.encoder = str(GOLDEN / "xlmr")
+    config.init.head = config.teacher.model = str(GOLDEN / "bert")
+    return config
+
+
+def distill_config(data, aligned):
+    config = small(
+        runpy.run_path(str(ROOT / "configs/distill.py"))["get_config"](),
+        data / "groups.jsonl",
+    )
+    config.init.model = str(aligned)
+    config.data.group_size = 3
+    config.dev.source = "files"
+    config.dev.files = str(data / "groups.jsonl")
+    config.dev.every = 2
+    return config
+
+
+def run_quietly(config, workdir):
+    console = Console(file=io.StringIO(), width=200)
+    run.run(config, workdir, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def aligned(data, tmp_path_factory):
+    """A finished run of configs/align.py."""
+    workdir = tmp_path_factory.mktemp("align") / "run"
+    run_quietly(align_config(data), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def distilled(data, aligned, tmp_path_factory):
+    """A finished run of configs/distill.py after it."""
+    workdir = tmp_path_factory.mktemp("distill") / "run"
+    run_quietly(distill_config(data, aligned), workdir)
+    return workdir
+
+
+def metrics(workdir):
+    lines = (workdir / "train" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_align_recipe_trains_on_local_checkpoints(aligned):
+    model = saved_model.load_model(aligned)
+    assert model.spec.views == {"pivot": 307}
+    steps = [m["step"] for m in metrics(aligned)]
+    assert steps == [1, 2, 3, 4]
+    for m in metrics(aligned):
+        assert np.isclose(m["loss"], m["english"] + m["translation"], rtol=1e-4)
+
+
+def test_distill_recipe_goes_on_from_align_and_keeps_the_best(distilled):
+    model = saved_model.load_model(distilled)
+    assert model.spec.views == {"pivot": 307, "source": 401}
+    dev = {m["step"]: m["dev_nDCG@10"] for m in metrics(distilled) if len(m) == 2}
+    assert set(dev) == {2, 4}
+    steps = {int(p.name) for p in (distilled / "train/checkpoints").iterdir()}
+    assert 4 in steps and max(dev, key=dev.get) in steps
+
+
+@pytest.mark.slow
+def test_ids_train_like_the_texts_they_stand_for(data, aligned, distilled, tmp_path):
+    lines = (data / "groups.jsonl").read_text().splitlines()
+    groups = [json.loads(line) for line in lines]
+    with (
+        open(tmp_path / "train.jsonl", "w") as train,
+        open(tmp_path / "queries.tsv", "w") as queries,
+        open(tmp_path / "documents.tsv", "w") as documents,
+    ):
+        for i, group in enumerate(groups):
+            queries.write(f"q{i}\t{group['query']}\n")
+            line = [f"q{i}"]
+            texts = [*group["pos"], *group["neg"]]
+            scores = [*group["pos_scores"], *group["neg_scores"]]
+            for j, (text, score) in enumerate(zip(texts, scores, strict=True)):
+                documents.write(f"{i}.{j}\t{text}\n")
+                line.append([f"{i}.{j}", score])
+            train.write(json.dumps(line) + "\n")
+    config = distill_config(data, aligned)
+    config.data.files = str(tmp_path / "train.jsonl")
+    config.data.queries = str(tmp_path / "queries.tsv")
+    config.data.corpus = str(tmp_path / "documents.tsv")
+    printed = run_quietly(config, tmp_path / "run")
+    assert "format colbert" in printed
+
+    def losses(workdir):
+        return [row["loss"] for row in metrics(workdir) if "loss" in row]
+
+    assert losses(tmp_path / "run") == losses(distilled) != []
+
+
+def test_a_finished_run_says_so_and_changes_nothing(data, aligned, distilled):
+    before = saved_model.load_model(distilled).params
+    said = run_quietly(distill_config(data, aligned), distilled)
+    assert "finished" in said
+    after = saved_model.load_model(distilled).params
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_another_config_in_the_same_folder_is_refused(data, aligned):
+    config = align_config(data)
+    config.optim.lr = 0.5
+    with pytest.raises(InputError, match=r"config\.optim\.lr: there 2e-05, asked 0.5"):
+        run_quietly(config, aligned)
+
+
+@pytest.mark.parametrize("name", ["train", "first"])
+def test_a_field_that_an_earlier_release_did_not_have_is_at_its_default(
+    data, tmp_path, name
+):
+    config = stage = align_config(data)
+    if name != "train":
+        config = get_default()
+        with config.unlocked():
+            config.stages = ConfigDict({name: stage})
+    kept_config.keep(config, tmp_path)
+    path = tmp_path / "config.json"
+    kept = json.loads(path.read_text())
+    of_stage = kept["stages"].get(name, kept)
+    del kept["evaluate"], of_stage["numbers"], of_stage["optim"]["b1"]
+    path.write_text(json.dumps(kept))
+    kept_config.keep(config, tmp_path)
+    path.write_text(json.dumps(kept))
+    begin(tmp_path / name)
+    stage.numbers.policy = "skip"
+    wanted = r"numbers\.policy: there 'stop', asked 'skip'\nUse another"
+    with pytest.raises(InputError, match=wanted):
+        kept_config.keep(config, tmp_path)
+
+
+def begin(stage):
+    """As a stage that has saved a state."""
+    stage.mkdir()
+    (stage / "done.json").write_text('{"steps": 1}')
+
+
+def stages_of(data, *names):
+    config = get_default()
+    with config.unlocked():
+        config.stages = ConfigDict({name: align_config(data) for name in names})
+    return config
+
+
+def test_a_stage_that_has_begun_cannot_be_taken_out(data, tmp_path):
+    kept_config.keep(stages_of(data, "first", "second"), tmp_path)
+    kept_config.keep(stages_of(data, "first"), tmp_path)
+    kept_config.keep(stages_of(data, "first", "second"), tmp_path)
+    begin(tmp_path / "second")
+    with pytest.raises(
+        InputError, match=r"config\.stages\.second: there {.*asked None"
+    ):
+        kept_config.keep(stages_of(data, "first"), tmp_path)
+
+
+def test_stages_that_have_not_begun_may_be_corrected(data, tmp_path):
+    config = stages_of(data, "first", "second")
+    kept_config.keep(config, tmp_path)
+    begin(tmp_path / "first")
+    config.stages.second.optim.lr = 0.5
+    config.evaluate.test = "debian"
+    kept_config.keep(config, tmp_path)
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["stages"]["second"]["optim"]["lr"] == 0.5
+    config.stages.first.optim.lr = 0.5
+    with pytest.raises(InputError, match=r"config\.stages\.first\.optim\.lr: there"):
+        kept_config.keep(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == kept
+
+
+@pytest.mark.parametrize("damage", ['{"stages": {}, "se', "[1]", "{}", ""])
+def test_a_damaged_config_of_a_run_is_named(data, tmp_path, damage):
+    config = align_config(data)
+    kept_config.keep(config, tmp_path)
+    kept = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(damage)
+    kept_config.keep(config, tmp_path)  # nothing is trained, nothing is lost
+    assert (tmp_path / "config.json").read_text() == kept
+    begin(tmp_path / "train")
+    (tmp_path / "config.json").write_text(damage)
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        kept_config.keep(config, tmp_path)
+
+
+def test_a_run_that_ended_before_its_first_step_may_be_corrected(data, tmp_path):
+    config = align_config(data)
+    config.steps = 1
+    config.data.files = str(tmp_path / "pears.jsonl")
+    with pytest.raises(InputError, match=r"pears\.jsonl"):
+        run_quietly(config, tmp_path / "w")
+    config.data.files = align_config(data).data.files
+    config.init.encoder = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="nowhere"):
+        run_quietly(config, tmp_path / "w")
+    right = align_config(data)
+    right.steps = 1
+    run_quietly(right, tmp_path / "w")
+    assert set_damaged_aside.finished_steps(tmp_path / "w" / "train") == 1
+
+
+def wrong_files(stage, folder):
+    stage.data.files = str(folder / "nothere.jsonl")
+
+
+def wrong_dev(stage, folder):
+    stage.dev.source, stage.dev.files = "files", str(folder / "nothere.jsonl")
+
+
+def wrong_teacher(stage, folder):
+    stage.teacher.model = str(folder / "nothere")
+
+
+def wrong_rows(stage, folder):
+    stage.data.files = str(folder / "empty.jsonl")
+    row = {"english": "a b", "non_english": "a b", "language": "de"}
+    rows = [row] * 9 + [row | {"english": ""}] * 2
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "empty.jsonl").write_text(text)
+
+
+def wrong_length(stage, folder):
+    stage.data.document_length = 100_000
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (wrong_files, r"Stage second: .*nothere\.jsonl"),
+        (wrong_dev, r"Stage second: config\.dev\.files.*nothere\.jsonl"),
+        (wrong_teacher, r"Stage second: .*nothere"),
+        (wrong_rows, r"Stage second: .*(?s:.*)empty\.jsonl"),
+        (wrong_length, r"Stage second: config\.data\.document_length is 100000"),
+    ],
+)
+def test_what_would_end_a_later_stage_is_found_first(data, tmp_path, make, said):
+    config = stages_of(data, "first", "second")
+    make(config.stages.second, tmp_path)
+    for stage in config.stages.values():
+        stage.steps = 1
+    with pytest.raises(InputError, match=said):
+        run_quietly(config, tmp_path / "w")
+    assert not (tmp_path / "w" / "first").exists()
+
+
+@pytest.mark.parametrize("name", ["notes/run", "a" * 300, "zero\0byte"])
+def test_a_work_directory_that_cannot_be_made_is_named(data, tmp_path, name):
+    (tmp_path / "notes").write_text("no folder")
+    with pytest.raises(InputError, match="--workdir .* cannot be made or written to"):
+        run_quietly(align_config(data), tmp_path / name)
+
+
+def test_a_full_disk_is_the_one_that_is_full(tmp_path):
+    def said(name):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        return run._of_disk(error, tmp_path)
+
+    inside, outside = str(tmp_path / "train" / "x"), "/elsewhere/index"
+    assert f"The disk of {tmp_path} is full" in said(inside)
+    assert "The disk of /elsewhere/index is full" in said(outside)
+    # There is room here, so it is another one.
+    assert f"not that of {tmp_path}" in said(None)
+    assert run._of_disk(KeyError("x"), tmp_path) == ""
+    gone = tmp_path / "gone"
+    assert f"{gone} was removed" in run._of_disk(ValueError("x"), gone)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.steps = 1
+    run_quietly(config, tmp_path)
+    # As if the folder came from another machine without its notes.
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "train" / "done.json").unlink()
+    other = align_config(data)
+    other.init.encoder = str(GOLDEN / "bert")
+    with pytest.raises(InputError, match="another architecture") as error:
+        run_quietly(other, tmp_path)
+    assert "hidden_size" in str(error.value) and "workdir" in str(error.value)
+    assert saved_model.load_model(tmp_path).spec.encoder.hidden_size == 32
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.tokenizer = "embedded:multilingual"
+    with pytest.raises(InputError, match=r"16000 tokens.*401"):
+        run_quietly(config, tmp_path)
+
+
+def test_a_text_longer_than_the_model_takes_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.data.document_length = 65
+    with pytest.raises(InputError, match=r"document_length is 65.*64 tokens"):
+        run_quietly(config, tmp_path)
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused(data, tmp_path):
+    config = align_config(data)
+    config.mesh.data = 3
+    with pytest.raises(InputError, match=r"mesh is data 3 x model 1, .* 1 devices"):
+        run_quietly(config, tmp_path)
+    assert not list(tmp_path.rglob("checkpoints/*"))
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(data, tmp_path, aligned):
+    config = align_config(data)
+    config.teacher.model = str(aligned)
+    with pytest.raises(InputError, match="teacher"):
+        run_quietly(config, tmp_path)
+
+
+def test_nan_stops_the_run_and_leaves_sound_checkpoints(data, tmp_path):
+    config = align_config(data)
+    config.optim.lr = 1e30
+    config.optim.schedule = "constant"
+    config.optim.clip_norm = 0.0
+    config.steps = 20
+    config.checkpoint.every = 1
+    with pytest.raises(TrainingFailed, match=r"Step \d+: .*not finite") as error:
+        run_quietly(config, tmp_path)
+    assert "optim.lr" in str(error.value)
+    assert not (tmp_path / "train" / "done.json").exists()
+    last = max(int(p.name) for p in (tmp_path / "train/checkpoints").iterdir())
+    assert last < int(str(error.value).split()[1].rstrip(":"))
+    saved_model.load_model(tmp_path)
+
+
+def test_an_alignment_that_gives_no_terms_does_not_end_well(data, tmp_path):
+    head = shutil.copytree(GOLDEN / "bert", tmp_path / "head")
+    tensors = load_file(head / "model.safetensors")
+    for name in tensors:
+        if name.endswith(("predictions.bias", "decoder.bias")):
+            tensors[name] = np.full_like(tensors[name], -1e4)
+    save_file(tensors, head / "model.safetensors", {"format": "pt"})
+    config = align_config(data)
+    config.init.head = str(head)
+    config.steps = 11
+    with pytest.raises(TrainingFailed, match="Step 11: every .* vector has been empty"):
+        run_quietly(config, tmp_path / "run")
+    # The next stage has nothing to go on from.
+    assert not (tmp_path / "run" / "train" / "done.json").exists()
+    assert 11 not in digests.recorded_steps(tmp_path / "run" / "train")
+
+
+def test_a_missing_data_file_is_named(data, tmp_path):
+    config = align_config(data)
+    config.data.files = str(data / "absent.jsonl")
+    with pytest.raises(InputError, match=r"absent\.jsonl"):
+        run_quietly(config, tmp_path)
+
+
+def test_a_bad_row_met_in_training_stops_the_run_with_its_name(data, tmp_path):
+    rows = (data / "pairs.jsonl").read_text().splitlines()
+    rows[7] = json.dumps({"english": "free software", "non_english": "  "})
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("\n".join(rows))
+    config = align_config(data)
+    config.data.files = str(bad)
+    config.steps, config.epochs = 0, 1.0
+    with pytest.raises(InputError, match=r"bad\.jsonl, row 7.*translation"):
+        run_quietly(config, tmp_path / "run")
+
+
+def test_teacher_scores_are_computed_and_negatives_mined_where_asked(
+    data, aligned, tmp_path
+):
+    rows = [json.loads(x) for x in (data / "groups.jsonl").read_text().splitlines()]
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text(
+        "".join(json.dumps({k: r[k] for k in ("query", "pos")}) + "\n" for r in rows)
+    )
+    config = distill_config(data, aligned)
+    config.data.files = str(bare)
+    config.prepare.negatives = "bm25"
+    config.data.short_rows = "bad"  # of those that are given
+    config.prepare.scores = "teacher"
+    config.prepare.count = 3
+    config.teacher.model = str(GOLDEN / "bert")
+    config.steps = 2
+    run_quietly(config, tmp_path / "run")
+    prepared = tmp_path / "run/train/prepared.npz"
+    with np.load(prepared) as arrays:
+        assert arrays["negatives"].shape == (30, 3)
+        assert np.isfinite(arrays["scores"]).all()
+
+    whole = prepared.read_bytes()
+    prepared.write_bytes(whole[:100])
+    (tmp_path / "run/train/done.json").unlink()
+    said = run_quietly(config, tmp_path / "run")
+    assert f"{prepared} is damaged" in said and "made again" in said
+    with np.load(io.BytesIO(whole)) as before, np.load(prepared) as after:
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_specs_survive_json(distilled):
+    spec = saved_model.load_model(distilled).spec
+    again = type(spec).from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec
+    assert dataclasses.replace(again, lexecho=False).views == {"pivot": 307}
