@@ -16,6 +16,7 @@ FILES = [path for path in FILES if path not in TEMPLATES]
 ROOMS = [
     "errors",
     "lookup",
+    "options",
     "finite",
     "paths",
     "ops",

@@ -21,8 +21,7 @@ from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.distributed import processes, sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student, term_statistics
-from lsrjax.losses import objective
-from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.losses import objective, regularizers
 from lsrjax.models import retriever
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
 from lsrjax.training import memory_plan, origins, stage_data, train_step
@@ -116,7 +115,7 @@ def assemble(name, config, workdir, folder, mesh, tracker, bad) -> Parts:
     total_steps = train_step.steps_of(config, shown * len(source))
     check_warmup(config, total_steps, f"stage {name}: config")
     idf = None
-    if REGULARIZERS[config.regularizer.name].idf:
+    if regularizers.of(config.regularizer).entry.idf:
         idf = term_statistics.idf_of_views(
             student.spec, student.tokenizer, student.pivot_tokenizer, source
         )
@@ -227,7 +226,7 @@ def summary(config, parts: Parts, batches) -> dict[str, object]:
         "format": "; ".join(dict.fromkeys(parts.formats)),
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
-        "loss": config.loss.name,
+        "loss": parts.step.objective.name,
         "views": parts.student.spec.views,
         "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
         + (" (fsdp)" if config.mesh.fsdp else ""),

@@ -19,6 +19,7 @@ from lsrjax.losses import lambda_control, objective, regularizers
 from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch, tokens_of
 from lsrjax.models.dense_heads import fired
+from lsrjax.options import Chosen
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.optimizer import learning_rate, make_optimizer, matches
 
@@ -32,6 +33,8 @@ class Step:
       total_steps: optimizer steps of the stage.
       graphdef: the student's structure.
       optimizer: an optax transformation.
+      objective: the losses.
+      regularizer: of the weights of terms.
       teacher: the structure of a teacher of views, or None.
       idf: of the terms of each view, for a regularizer that takes it.
       sizes: of the views.
@@ -42,6 +45,8 @@ class Step:
     total_steps: int
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
+    objective: objective.Objective
+    regularizer: Chosen
     teacher: nnx.GraphDef | None = None
     idf: Mapping[str, np.ndarray] | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -77,16 +82,15 @@ class Step:
             **{
                 f"lambda_{field}": weight
                 for field, weight in lambda_control.lambdas(
-                    config.regularizer, state
+                    self.regularizer.options, state
                 ).items()
             },
         }
         updated = optax.apply_updates(params, updates)
         params = retriever.after_step(params, updated, activated)
         after = {"step": step + 1, "params": params, "opt_state": opt_state}
-        after |= lambda_control.steered(
-            config.regularizer, state, {field: n for (field, _), n in active.items()}
-        )
+        seen_active = {field: n for (field, _), n in active.items()}
+        after |= lambda_control.steered(self.regularizer.options, state, seen_active)
         norm = metrics["grad_norm"]
         after, judged = bad_steps.guarded(config.numbers, state, after, loss, norm)
         return after, metrics | judged
@@ -132,15 +136,13 @@ class Step:
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
             )
-            parts = objective.of(config.loss)(views, targets)
-            parts |= regularizers.penalties(
-                config.regularizer, views, lambdas, self.idf
-            )
+            parts = self.objective(views, targets)
+            parts |= regularizers.penalties(self.regularizer, views, lambdas, self.idf)
             active = regularizers.active_terms(views)
             seen = self._signs(views, targets, batch)
             return sum(parts.values()), (parts, active, seen, fired(views))
 
-        lambdas = lambda_control.lambdas(config.regularizer, state)
+        lambdas = lambda_control.lambdas(self.regularizer.options, state)
         found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(params)
         frozen = matches(config.optim.freeze, grads)
         return found, jax.tree.map(
@@ -227,10 +229,10 @@ def make_step(
     Raises:
       ValueError: the regularizer takes an idf, and there is none.
     """
-    name = config.regularizer.name
-    if regularizers.REGULARIZERS[name].idf and idf is None:
+    regularizer = regularizers.of(config.regularizer)
+    if regularizer.entry.idf and idf is None:
         raise ValueError(
-            f"{name} needs the idf of each view's terms; count it with"
+            f"{regularizer.name} needs the idf of each view's terms; count it with"
             " lsrjax.initial.term_statistics.idf_of_views."
         )
     dtype = jnp.dtype(config.model.dtype)
@@ -247,6 +249,8 @@ def make_step(
         total_steps=total_steps,
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, abstract),
+        objective=objective.of(config.loss),
+        regularizer=regularizer,
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,
         sizes=spec.views,
@@ -302,7 +306,7 @@ def init_state(step: Step, params: dict) -> dict:
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": step.optimizer.init(params),
-        **lambda_control.init(step.config.regularizer),
+        **lambda_control.init(step.regularizer.options),
         **bad_steps.init(step.config.numbers),
     }
 

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from lsrjax.data.batching.orders import MIX, Order, dealt_batches
 from lsrjax.data.debian_texts.embedded import LANGUAGES
@@ -239,13 +238,6 @@ SET_FIELDS = (
     "score_weights",
     "score_normalization",
 )
-
-
-def blank_set(data) -> ConfigDict:
-    """One of `config.data.sets` with the values that `data` has, and weight 1."""
-    fields = {field: data[field] for field in SET_FIELDS}
-    blank = ConfigDict(fields | {"weight": 1.0}, sort_keys=False)
-    return blank.copy_and_resolve_references()
 
 
 def sources_of(data) -> set[str]:
