@@ -8,8 +8,7 @@ import pytest
 
 from lsrjax.cli import doctor, flags
 from lsrjax.cli.doctor_checks import ERROR, WARNING
-from lsrjax.config import fields
-from lsrjax.config import entry, get_default
+from lsrjax.config import entry, fields, get_default
 from lsrjax.errors import InputError
 
 
