@@ -43,9 +43,12 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
     logging.set_verbosity(logging.WARNING)
     path, findings = given
     run_config = None if path is None else command.CONFIG.value
-    cluster = command.COORDINATOR, command.NUM_PROCESSES, command.PROCESS_ID
     try:
-        host, processes, number = hosts.expected(*(flag.value for flag in cluster))
+        host, processes, number = hosts.expected(
+            command.COORDINATOR.value,
+            command.NUM_PROCESSES.value,
+            command.PROCESS_ID.value,
+        )
     except InputError as error:
         host, processes, number = "", 1, 0
         findings.append(Finding(ERROR, "processes", str(error)))
@@ -64,8 +67,8 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         joined = _joined(findings)
     if not joined:
         shown = number == 0
-        report = [(one, []) for one in findings if shown or one.level == ERROR]
-        _print(report, "" if shown else f"process {number}: ")
+        told = [one for one in findings if shown or one.level == ERROR]
+        _print([(one, []) for one in told], "" if shown else f"process {number}: ")
         _leave(1)
     marker = None
     try:

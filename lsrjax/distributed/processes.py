@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,10 +25,15 @@ _START_SECONDS = 300
 # How often a process says meanwhile whom it waits for, and how many it names.
 _SAY_SECONDS, _NAMED = 10.0, 8
 # What JAX needs to know of a SLURM step of several tasks.
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
-_SLURM += ("SLURM_LOCALID",)
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
 # What C++ refers to, until the process ends.
-_KEPT = []
+_KEPT: list[Any] = []
 # How long a process may be silent before JAX takes it for dead and ends the others: a
 # little longer than the watchdog, which can say what it was at.
 _HEARTBEAT_SECONDS = 50
@@ -73,7 +79,8 @@ def start(
             " --process_id go together."
         )
     promised_devices = None
-    if not missing:
+    options: dict[str, Any]
+    if coordinator is not None and num_processes is not None and process_id is not None:
         _check_numbers(coordinator, num_processes, process_id)
         options = {
             "coordinator_address": coordinator,
@@ -123,7 +130,7 @@ def check_devices() -> None:
     # JAX asserts, too, where its platform has no device.
     except (RuntimeError, AssertionError) as error:
         said = " ".join(str(error).split())[:300] or "it sees no such device"
-        asked = jax.config.jax_platforms
+        asked = jax.config.jax_platforms  # type: ignore[attr-defined]  # made at run time
         if not asked:
             raise InputError(
                 f"JAX cannot use the devices of this machine: {said}. Look at their"
@@ -358,8 +365,8 @@ def _slurm_devices(environ) -> list[int] | None:
     if not count:
         return None
     # Such as "4(x2)" or "2,1"; the first number is of the first node.
-    first = re.match(r"\d*", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))[0]
-    tasks = int(first or "1") or 1
+    named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    tasks = max(int(named[0]), 1) if named else 1
     share = max(count // tasks, 1)
     own = slurm.whole(environ, "SLURM_LOCALID", 0)
     first = own * share if count >= tasks else 0
@@ -440,7 +447,7 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
         client.key_value_set(f"lsrjax/{topic}/{jax.process_index()}", text)
         return []
     deadline = time.monotonic() + seconds
-    said = [text]
+    said: list[str | None] = [text]
     for process in range(1, jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:

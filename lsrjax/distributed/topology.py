@@ -130,7 +130,7 @@ def collectives(compiled: jax.stages.Compiled) -> dict[str, tuple[int, int]]:
 
     What stands in a loop counts as often as the loop runs, once where that is unknown.
     """
-    bodies, entry = _computations(compiled.as_text())
+    bodies, entry = _computations(compiled.as_text() or "")
     number: Counter = Counter()
     volume: Counter = Counter()
 

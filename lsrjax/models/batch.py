@@ -51,7 +51,7 @@ def apply_batch(
         options = {"role": role, "dropout_keys": keys, "remat": remat}
         return apply(graphdef, params, parts, **options)
 
-    views = {}
+    views: dict[str, Views] = {}
     for own in _sets(texts, queries):
         names = own["place"].keys()
         mixed = QUERY in names and len(names) > 1
@@ -69,7 +69,7 @@ def tokens_of(
       texts: as `apply_batch` takes them.
       queries: as `apply_batch` takes them.
     """
-    found = {}
+    found: dict[str, tuple[jax.Array, jax.Array]] = {}
     for own in _sets(texts, queries):
         parts = Texts.of(own["parts"])
         tokens = parts.padded(parts.ids), parts.padded(parts.mask)

@@ -14,6 +14,10 @@ L tokens (of a document: M), D dimensions of an embedding.
 """
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -238,10 +242,7 @@ SPARSE = (Vector, Bag)
 
 def score_all(queries: Views, documents: Views) -> jax.Array:
     """Scores of every query with every document, [B, N], summed over views."""
-    return sum(
-        query.scale * query.score_all(documents[name])
-        for name, query in queries.items()
-    )
+    return _sum(q.scale * q.score_all(d) for q, d in _paired(queries, documents))
 
 
 def score_groups(queries: Views, documents: Views) -> jax.Array:
@@ -249,7 +250,13 @@ def score_groups(queries: Views, documents: Views) -> jax.Array:
 
     Documents `b * G` to `b * G + G - 1` are the group of query `b`.
     """
-    return sum(
-        query.scale * query.score_groups(documents[name])
-        for name, query in queries.items()
-    )
+    return _sum(q.scale * q.score_groups(d) for q, d in _paired(queries, documents))
+
+
+def _paired(queries: Views, documents: Views) -> Iterator[tuple[Any, Any]]:
+    """The queries and the documents of each view, which are of one class."""
+    return ((query, documents[name]) for name, query in queries.items())
+
+
+def _sum(scores: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, scores)

@@ -78,7 +78,7 @@ def _asked(
     # Not by its name in the package, and with a safe path (-P): modules in the
     # current folder are nobody's business here. In a session of its own, it is
     # not ended by a signal that asks this program to save.
-    command = [sys.executable, "-P", auto.__file__, question, answer]
+    command = [sys.executable, "-P", auto.__file__, str(question), str(answer)]
     done = subprocess.run(
         command,
         capture_output=True,

@@ -14,7 +14,7 @@ import sys
 def main(question: str, answer: str) -> None:
     """Answers for all folders of a question."""
     # transformers imports it where it is, for models; tokenizers need none.
-    sys.modules["torch"] = None
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as importlib allows
     with open(question, encoding="utf-8") as file:
         asked = json.load(file)
     found = [_answer(folder, asked["texts"]) for folder in asked["folders"]]

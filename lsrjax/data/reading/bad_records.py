@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax.data.batching.orders import REPLACE
+from lsrjax.data.examples import Group, Items, Pair
 from lsrjax.errors import InputError
 
 FILE = "bad_records.jsonl"
@@ -75,7 +76,7 @@ class BadRecords:
         """Reads the files anew, after they were merged."""
         with self._lock:
             self._entries: dict[tuple, dict] = {}
-            self._counts = Counter()  # of records, by data set
+            self._counts: Counter[str] = Counter()  # of records, by data set
             self._read_up_to: dict[pathlib.Path, int] = {}
         self._refresh()
 
@@ -225,7 +226,7 @@ def remove(folder: pathlib.Path) -> None:
         path.unlink()
 
 
-class Replacing(Sequence):
+class Replacing(Items[Pair | Group]):
     """A source in which other records stand for the bad ones.
 
     Attributes:
@@ -292,7 +293,9 @@ class Replacing(Sequence):
           InputError: more records are bad than may be.
         """
         read = getattr(self._source, "peek", self._source.__getitem__)
-        bad, kinds, seen = [], Counter(), len(self)
+        bad: list[tuple[int, BadRecord]] = []
+        kinds: Counter[str] = Counter()
+        seen = len(self)
         for index in range(len(self)):
             if index % _BLOCK == 0 and time.monotonic() > until:
                 seen = index

@@ -93,11 +93,13 @@ class Index:
         number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 
-    def _broken(self) -> list[Exception]:
+    def _broken(self) -> list[BadRecord]:
         """What is wrong with the texts that are broken, file by file."""
-        ends = np.searchsorted(self._hashes, np.int64([_BROKEN, _BROKEN + 1]))
+        first, end = np.searchsorted(
+            self._hashes, np.array([_BROKEN, _BROKEN + 1], np.int64)
+        )
         # The order of hashes is stable: places of one hash are in order.
-        numbers, offsets = np.divmod(self._places[slice(*ends)], 1 << _OFFSET_BITS)
+        numbers, offsets = np.divmod(self._places[first:end], 1 << _OFFSET_BITS)
         return [
             error
             for number, file in enumerate(self._files)
