@@ -174,7 +174,7 @@ def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lsrjax.encode",
+        prog="lsrjax encode",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
