@@ -34,11 +34,14 @@ class Vector:
       weights_BV: term weights, as scored and indexed.
       raw_BV: the values before the activation (for SPLADE the pooled logits), which
         the alignment loss compares.
+      scale: of its score in the sum over views; the queries' counts.
     """
 
     weights_BV: jax.Array
     raw_BV: jax.Array
-    scale = 1.0  # of its score in the sum over views
+    scale: float = dataclasses.field(
+        default=1.0, kw_only=True, metadata={"static": True}
+    )
 
     def score_all(self, documents: "Vector") -> jax.Array:
         """Dot products of every query with every document, [B, N]."""
