@@ -63,6 +63,7 @@ def kind_of(path: str | os.PathLike) -> str | None:
 
 
 def is_known(path: str | os.PathLike) -> bool:
+    """Whether the name's ending is one that is read."""
     return kind_of(path) is not None
 
 

@@ -135,6 +135,7 @@ DEFAULTS["translation"] = "non_english"
 
 
 def score_columns(text: str) -> list[str]:
+    """The columns of `"a_pos,b_pos"`, one for each teacher."""
     return [name.strip() for name in text.split(",")]
 
 
