@@ -484,7 +484,9 @@ def test_m3_does_not_teach_the_sum_of_its_views():
         query = views["query"] | {"pivot": Vector(weights_BV, weights_BV)}
         return {name: query[name].score_all(views["document"][name]) for name in query}
 
-    teacher = jax.nn.softmax(sum(scores_of(views["query"]["pivot"].weights_BV).values()))
+    teacher = jax.nn.softmax(
+        sum(scores_of(views["query"]["pivot"].weights_BV).values())
+    )
 
     def by_hand(weights_BV):
         student = jax.nn.log_softmax(scores_of(weights_BV)["pivot"])
