@@ -64,6 +64,7 @@ def kind_of(path: str | os.PathLike) -> str | None:
 
 
 def is_known(path: str | os.PathLike) -> bool:
+    """Whether `kind_of` knows the extension."""
     return kind_of(path) is not None
 
 

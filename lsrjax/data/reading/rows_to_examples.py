@@ -135,6 +135,7 @@ DEFAULTS["translation"] = "non_english"
 
 
 def score_columns(text: str) -> list[str]:
+    """The columns that `columns.pos_scores` or `neg_scores` names."""
     return [name.strip() for name in text.split(",")]
 
 
