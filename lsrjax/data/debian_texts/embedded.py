@@ -46,13 +46,7 @@ class Split:
     texts: dict[str, dict[str, str]]
 
     def ids(self, lang: str) -> list[str]:
-        """Ids of one language, in the order of the rows.
-
-        Args:
-            lang: one of `languages`.
-
-        Returns:
-            The ids; `titles[lang]` and `texts[lang]` have each of them.
+        """Ids of one language, in the order of the rows; keys of its titles and texts.
 
         Raises:
             ValueError: if the split has no such language.
@@ -66,13 +60,7 @@ class Split:
 
 
 def load(split: str) -> Split:
-    """Reads one split into memory.
-
-    Args:
-        split: "train", "dev" or "test".
-
-    Returns:
-        Its rows, and lookups of titles and texts by language and id.
+    """Reads one split, "train", "dev" or "test", into memory.
 
     Raises:
         ValueError: if there is no such split.
@@ -95,13 +83,13 @@ def load(split: str) -> Split:
 
 
 def examples(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
-    """Its examples: pairs of translations, or title -> text.
+    """The data set's examples: pairs of translations, or title -> text.
 
     Args:
       kind: "pair" (English and a translation of the same title or text) or "group"
-        (query: a title, positive: the text, each in every language there is).
+        (query: a title, positive: the text, each in all of its languages).
       split: "train", "dev" or "test".
-      fields: for pairs, which of "title" and "text" to give.
+      fields: for pairs: "title", "text" or both.
     """
     data = load(split)
     wordings = {"title": data.titles, "text": data.texts}
