@@ -1,4 +1,4 @@
-"""What a stage asks of its examples, so that a bad one is told before it is drawn."""
+"""A stage's requirements on examples, to find bad ones before they are drawn."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from lsrjax.data.examples import Group
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Of the documents of a group.
+    """Requirements on the documents of a group.
 
     Attributes:
-      choice: how they are chosen; None where negatives are not those of the group.
-      size: how many a group has, positives included.
+      choice: how they are chosen; None if negatives do not come from the group.
+      size: documents of a group, positives included.
       mixing: as `GroupBatches.mixing`.
       languages: weights by language of documents.
     """
@@ -28,7 +28,7 @@ class Documents:
         """Checks a group.
 
         Raises:
-          BadRecord: whatever is drawn of it, or some of it, cannot be trained on.
+          BadRecord: some draw from it cannot be trained on.
         """
         texts = group.positives
         if self.choice is not None and self.size > 1:
