@@ -1,7 +1,7 @@
 """The two kinds of training example.
 
 A text is a dict from language to wording, so that a query or a document can be shown
-in any language it exists in.
+in any of its languages.
 """
 
 import dataclasses
@@ -21,8 +21,6 @@ class Pair:
 
     Attributes:
       id: names the example in errors.
-      english: the English wording.
-      translation: the other one.
       language: of the translation.
     """
 
@@ -41,8 +39,7 @@ class Group:
       query: the query, by language.
       positives: relevant documents, by language.
       negatives: other documents, by language.
-      scores: the teacher's scores of the positives, then of the negatives; None where
-        there are none.
+      scores: the teacher's scores of the positives, then of the negatives; or None.
     """
 
     id: str
