@@ -1,4 +1,4 @@
-"""`encode`: encoding texts, against SparseEncoder of sentence-transformers."""
+"""`encode`: encoding texts, compared with SparseEncoder of sentence-transformers."""
 
 import argparse
 import contextlib
@@ -29,7 +29,7 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 
 HEADS = ("splade", "milco")
-# What SparseEncoder loads each head from.
+# The export target from which SparseEncoder loads each head.
 _TARGETS = {"splade": "splade", "csr": "csr", "milco": "milco-sparse-encoder"}
 _CALIBRATION_TEXTS = 32
 
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def documents(count: int) -> list[str]:
-    """So many embedded documents, of all languages alike.
+    """`count` embedded documents, evenly from all languages.
 
     Raises:
       InputError: there are fewer.
@@ -142,13 +142,12 @@ def documents(count: int) -> list[str]:
 
 
 def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portable:
-    """A model whose vectors have about the wanted share of active terms.
+    """A model whose vectors have about the given share of active terms.
 
     Args:
       head: "splade" or "milco", the latter with LexEcho.
-      sizes: of the encoder.
-      active: the share, of the pivot vocabulary where there is one.
-      texts: it is measured on some of them.
+      active: the share, of the pivot vocabulary for MILCO.
+      texts: for calibration.
     """
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     encoder = EncoderConfig(
@@ -171,7 +170,7 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portabl
         options["pivot_hidden_size"] = sizes.dim
     spec = RetrieverSpec(head, encoder, special_ids=tokenizer.special_ids, **options)
     params = jax.tree.map(np.array, retriever.init_params(spec, 0))
-    # Far above 0, so that all terms are active and their logits are seen.
+    # Far above 0, so that all terms are active and show their logits.
     bias = params["head"]["mlm"]["bias"]
     bias += 100
     some = texts[:_CALIBRATION_TEXTS]
@@ -202,7 +201,7 @@ def _made(folder: pathlib.Path) -> pathlib.Path:
 
 
 class _Ours:
-    """Encodes the texts of a file with the model beside it, each time anew."""
+    """Encodes a file of texts with the model next to it, from scratch on each call."""
 
     def __init__(self, folder: pathlib.Path, texts: list[str], batch: int):
         self._folder, self._batch = folder, batch
@@ -234,7 +233,7 @@ def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
 
     Args:
       found: [N, V].
-      wanted: [N, V]; its weights are those that count.
+      wanted: [N, V]; its weights are the reference.
     """
     largest = np.maximum(wanted.max(axis=1).toarray()[:, 0], 1e-30)
     return float((abs(found - wanted).max(axis=1).toarray()[:, 0] / largest).max())

@@ -14,7 +14,7 @@ def size(default, meaning: str, **argument) -> Any:
     Args:
       default: without preset and flag.
       meaning: for the help.
-      **argument: of `add_argument`; without any, the flag takes a positive integer.
+      **argument: of `add_argument`; by default the flag takes a positive integer.
     """
     argument = argument or {"type": positive}
     return dataclasses.field(
@@ -30,7 +30,6 @@ def add_flags(
     """Adds `--preset` and a flag for each size, which overrides the preset's.
 
     Args:
-      parser: of a command.
       sizes: a dataclass of fields made by `size`.
       presets: by name, one or more sizes by the name of their row.
     """
@@ -41,7 +40,7 @@ def add_flags(
     for field in dataclasses.fields(sizes):
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
-            # Without a default one can tell which sizes were given.
+            # Without a default, the namespace shows which sizes were given.
             default=argparse.SUPPRESS,
             help=f"{field.metadata['meaning']} (default: {field.default})",
             **field.metadata["argument"],
@@ -57,7 +56,7 @@ def resolve(
     """The sizes to measure by the name of their row: preset or default, then flags.
 
     Args:
-      args: parsed by a parser with the flags of `add_flags`.
+      args: parsed with the flags of `add_flags`.
       default: without a preset.
       presets: those of `add_flags`.
       name: of the row without a preset.

@@ -18,7 +18,7 @@ FOOTNOTE = (
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a stage's step came to.
+    """Measurements of a stage's step.
 
     Attributes:
       seconds: of a step, by implementation.
@@ -60,12 +60,12 @@ def times(found: Mapping[str, Measured]) -> Table:
 def operations(
     found: Mapping[str, Measured], peaks: Mapping[str, float | None], devices: int
 ) -> Table:
-    """Operations by formula and, where the chip's peak is known, shares of it.
+    """Operations by formula and, if the chip's peak is known, shares of it.
 
     Args:
       found: by the name of the row.
       peaks: FLOP/s of a device in the row's dtype, or None.
-      devices: that a step runs on.
+      devices: number of a step's devices.
     """
     known = any(peaks.values())
     largest = max(measured.operations.both for measured in found.values())
