@@ -1,4 +1,4 @@
-"""Results of a run: as a file, as tables, and as examples that explain themselves."""
+"""Results of a run: as a file, as tables, and as explained examples."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ENGLISH, MEAN = "en", "mean"
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-# Metrics that say what a system costs: more is not better.
+# Metrics of a system's cost: more is not better.
 COUNTS = ("query_terms", "document_terms", "index_bytes")
 
 MULTILINGUAL = "multilingual "
@@ -31,7 +31,7 @@ TABLES = (
 
 
 class SearchExample(TypedDict):
-    """One query and what a system found for it, as `print_examples` shows it."""
+    """One query and the documents a system found for it, for `print_examples`."""
 
     query: str
     lang: str
@@ -47,10 +47,10 @@ def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     """Adds to each system the mean over all its languages but English.
 
     Args:
-        results: system -> language -> metric -> value; means it has are replaced.
+        results: system -> language -> metric -> value; existing means are replaced.
 
     Returns:
-        A copy with the language `mean` last. A system with English only has none.
+        A copy with the language `mean` last; none for a system with English only.
 
     Raises:
         ValueError: if systems cover different languages or a language lacks a metric,
@@ -87,12 +87,12 @@ def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
-    """Writes results as JSON, rounded to six digits, in the order they have.
+    """Writes results as JSON, rounded to six digits, in their order.
 
-    The file is replaced as a whole, so that a reader never sees half of it.
+    The file is replaced atomically, so that a reader never sees half of it.
 
     Args:
-        path: the file; missing folders are made.
+        path: the file; missing folders are created.
         results: system -> language -> metric -> value.
 
     Raises:
@@ -134,14 +134,13 @@ def print_table(
 ) -> None:
     """Prints a metric: systems as rows, languages as columns, the mean last.
 
-    The best value of a column, where there is a choice, is bold; a missing one is
-    `-`. Languages that do not fit the console's width go on in a further table.
+    The best of several values in a column is bold; a missing one is `-`. Languages that
+    do not fit the console's width continue in another table.
 
     Args:
         results: system -> language -> metric -> value, higher is better.
         metric: the metric to show.
-        console: where to print.
-        title: stands above; the metric's name if empty.
+        title: printed above; the metric's name if empty.
 
     Raises:
         ValueError: if no system has the metric.
@@ -167,14 +166,12 @@ def print_table(
 def print_costs(
     results: Results, documents_per_s: Mapping[str, float], console: Console
 ) -> None:
-    """Prints what a document costs with each system.
+    """Prints the cost of a document in each system.
 
     Args:
-        results: system -> language -> metric -> value, with `document_terms` (of token
-            embeddings, tokens) and `index_bytes`, which are those of the same documents
-            in each language.
-        documents_per_s: encoded in a second, by system.
-        console: where to print.
+        results: system -> language -> metric -> value, with `document_terms` (for token
+            embeddings, tokens) and `index_bytes`, which are the same in each language.
+        documents_per_s: documents encoded per second, by system.
     """
     console.print(
         "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
@@ -197,7 +194,7 @@ def print_costs(
 
 
 def markdown_table(results: Results, metric: str) -> str:
-    """Returns the table of `print_table` as Markdown, ending in a newline.
+    """The table of `print_table` as Markdown, ending in a newline.
 
     Args:
         results: system -> language -> metric -> value, higher is better.
@@ -223,7 +220,6 @@ def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
     """Prints queries with their strongest terms and the documents they find.
 
     Args:
-        console: where to print.
         examples: the queries; `because` explains the first document found.
     """
     for example in examples:
@@ -251,7 +247,7 @@ def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
 def _table(
     results: Results, metric: str
 ) -> tuple[list[str], dict[str, dict[str, tuple[str, bool]]]]:
-    """Returns the columns, and for each system its cells: text and whether best."""
+    """The columns, and for each system its cells: text and whether best."""
     known = dict.fromkeys(
         name
         for languages in results.values()
@@ -300,7 +296,7 @@ def _fitting(
     rows: Mapping[str, Mapping[str, tuple[str, bool]]],
     width: int,
 ) -> list[list[str]]:
-    """Splits the columns into tables that fit `width` cells, one column at least."""
+    """Splits the columns into tables that fit `width` cells, at least one each."""
     chunks: list[list[str]] = []
     left = 0
     for language in languages:
@@ -315,7 +311,7 @@ def _fitting(
 
 
 def _terms(terms: Iterable[tuple[str, str]]) -> Text:
-    """Joins terms and their numbers, each pair kept on one line."""
+    """Joins terms and their numbers; each pair stays on one line."""
     line = Text()
     for term, number in terms:
         line.append("  " if line else "")
@@ -325,17 +321,17 @@ def _terms(terms: Iterable[tuple[str, str]]) -> Text:
 
 
 def _plain(text: str) -> str:
-    """Puts a text on one line, without characters that control a terminal."""
+    """A text on one line, without control characters."""
     kept = (char if char.isprintable() or char == "\u200c" else " " for char in text)
     return " ".join("".join(kept).split())
 
 
 def markdown(results, name: str) -> str:
-    """The tables of a stage beside BM25 as Markdown; empty without results.
+    """The tables of a stage and BM25 as Markdown; empty without results.
 
     Args:
       results: of a run's systems.
-      name: of the stage; its views are shown, too.
+      name: of the stage; its views are included.
     """
     own = {
         system: values
