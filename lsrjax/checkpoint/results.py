@@ -1,4 +1,4 @@
-"""What a finished run writes of its evaluation, read back as it was written."""
+"""Reads and verifies the results of a finished run's evaluation."""
 
 import json
 import pathlib
@@ -20,13 +20,13 @@ def read(workdir: pathlib.Path) -> dict:
       workdir: the run's folder.
 
     Raises:
-      InputError: they are not as they were written.
+      InputError: they have changed since they were written.
     """
     path = workdir / RESULTS_FILE
     if not path.is_file():
         return {}
     found = {}
-    # Those of earlier releases have no digests.
+    # Earlier releases wrote no digests.
     if (workdir / DIGESTS_FILE).is_file():
         found = digests.unsealed(workdir, [RESULTS_FILE], workdir / DIGESTS_FILE)
     try:

@@ -1,4 +1,4 @@
-"""Retrievers written to a stage's folder, and read back from it."""
+"""Retrievers written to and read from a stage's folder."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
-# What `save_model` writes, as patterns of names below the folder.
+# The files that `save_model` writes, as patterns relative to the folder.
 MODEL_FILES = (MODEL_FILE, DONE_FILE) + tuple(
     f"{folder}/*"
     for folder in (TOKENIZER, PIVOT_TOKENIZER, CHECKPOINTS, digests.DIGESTS)
@@ -39,16 +39,16 @@ class SavedModel:
     """A retriever with its weights and tokenizers.
 
     Attributes:
-      spec: what it is.
+      spec: the architecture.
       params: nested dict of host arrays.
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages.
-      lengths: tokens that texts are cut to, by role ("query", "document"), where the
-        model's own files say so.
+      lengths: limits of texts in tokens, by role ("query", "document"), if the model's
+        own files state them.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
-      dev: metrics of these weights on a run's dev data; empty without.
+      dev: metrics of these weights on a run's dev data; may be empty.
     """
 
     spec: RetrieverSpec
@@ -67,15 +67,15 @@ def write_model_files(
     tokenizer: pathlib.Path,
     pivot_tokenizer: pathlib.Path | None,
 ) -> None:
-    """Writes what a stage's checkpoints need to be used alone.
+    """Writes the files that make a stage's checkpoints usable on their own.
 
     Raises:
-      InputError: the folder already holds another architecture.
+      InputError: the folder already contains another architecture.
     """
     path = folder / MODEL_FILE
     values = json.loads(json.dumps(spec.to_dict()))
     if path.is_file():
-        # A file of an earlier release lacks fields that were added since.
+        # A file of an earlier release lacks newer fields.
         found = json.loads(json.dumps(_read_spec(path).to_dict()))
         if found != values:
             raise InputError(
@@ -90,7 +90,7 @@ def write_model_files(
             write_tokenizer(temporary, source)
             temporary.rename(folder / name)
     if not path.is_file():
-        # Once only, so that it stays the file that the digests are of.
+        # Only once, so that the digests remain valid.
         write_json(path, values)
 
 
@@ -110,8 +110,8 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
       folder: a stage's folder, or a run's folder with a single stage.
 
     Raises:
-      InputError: no model or no checkpoint there, or a damaged one, or one whose
-        numbers are not finite.
+      InputError: no model or no checkpoint there, a damaged one, or one with numbers
+        that are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
     step = _checked_step(folder)
@@ -121,12 +121,12 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         options=ocp.CheckpointManagerOptions(create=False),
     )
     _, abstract = retriever.split(spec)
-    # The optimizer's state stays on disk.
+    # The optimizer's state is not read.
     restored = manager.restore(
         step,
         args=ocp.args.PyTreeRestore(
             item={"params": abstract},
-            # To the host: whoever uses them knows the devices.
+            # To the host: the caller knows the devices.
             restore_args=jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": abstract}
             ),
@@ -147,7 +147,7 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
 
 
 def _checked_step(folder: pathlib.Path) -> int:
-    """The last step of a stage, every byte of which has been looked at."""
+    """The last step of a stage, after every byte of it was verified."""
     digests.check_has_digests(folder)
     steps = digests.recorded_steps(folder)
     if not steps:
@@ -163,14 +163,14 @@ def _checked_step(folder: pathlib.Path) -> int:
 
 
 def save_model(folder: pathlib.Path, model: SavedModel) -> None:
-    """Writes a retriever as the finished folder of a stage, for `load_model`.
+    """Writes a retriever as the folder of a finished stage, for `load_model`.
 
     Args:
-      folder: where to; it exists.
-      model: a `SavedModel`, or whatever has its attributes.
+      folder: an existing folder.
+      model: a `SavedModel`, or any object with its attributes.
 
     Raises:
-      InputError: a number of its parameters is not finite.
+      InputError: a parameter is not finite.
     """
     finite.check_tree(model.params, model.name)
     write_model_files(folder, model.spec, model.tokenizer, model.pivot_tokenizer)
@@ -198,7 +198,7 @@ def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
-    """What a stage's retriever is, without its weights.
+    """A stage's architecture, without its weights.
 
     Args:
       folder: as in `load_model`.
@@ -211,11 +211,10 @@ def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
 
 
 def _read_spec(path: pathlib.Path) -> RetrieverSpec:
-    """What `write_model_files` wrote.
+    """Reads the spec that `write_model_files` wrote.
 
     Raises:
-      InputError: it is no retriever, or its head is code that the user has not named;
-        says why.
+      InputError: not a retriever, or its head is code that the user has not named.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
