@@ -81,10 +81,8 @@ class Content:
     """Contents of some batches.
 
     Attributes:
-      examples: pairs or queries.
       tokens: of the student's texts, without padding.
       slots: tokens including padding.
-      shapes: distinct ones; a step is compiled for each.
     """
 
     examples: int
@@ -159,7 +157,6 @@ def _examples(kind: str, sizes: DataSizes) -> int:
 
 
 def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], object]:
-    """Both loaders over the same examples, by kind and name."""
     multilingual = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     documents = TextField(multilingual, sizes.length)
     if kind == "pairs":

@@ -147,7 +147,6 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portabl
     Args:
       head: "splade" or "milco", the latter with LexEcho.
       active: the share, of the pivot vocabulary for MILCO.
-      texts: for calibration.
     """
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     encoder = EncoderConfig(

@@ -159,7 +159,6 @@ def _measure(console: Console, name: str, sizes: HeadSizes, args) -> None:
 
 
 def _print_utilisation(console, sizes: HeadSizes, dtype: str, impls, medians) -> None:
-    """Shares of the chip's peak, if known."""
     peak = peaks.peak(jax.devices()[0].device_kind, dtype)
     if peak is None:
         return

@@ -78,9 +78,7 @@ def left_out(impl: str, needed: int, free: int | None) -> str | None:
     """A note why an implementation is skipped, or None if its logits fit.
 
     Args:
-      impl: its name.
       needed: bytes, see `naive_bytes`.
-      free: available bytes, if known.
     """
     if free is None or needed <= NAIVE_SHARE * free:
         return None

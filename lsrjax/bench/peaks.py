@@ -34,7 +34,6 @@ def peak(device_kind: str, dtype: str) -> float | None:
     """Dense peak of a device in FLOP/s; None if unknown.
 
     Args:
-      device_kind: of a `jax.Device`.
       dtype: "bfloat16" or "float32".
     """
     for name, bfloat16, float32 in PEAKS:

@@ -12,8 +12,6 @@ def size(default, meaning: str, **argument) -> Any:
     """A field of a dataclass of sizes.
 
     Args:
-      default: without preset and flag.
-      meaning: for the help.
       **argument: of `add_argument`; by default the flag takes a positive integer.
     """
     argument = argument or {"type": positive}
@@ -53,14 +51,7 @@ def resolve(
     presets: Mapping[str, Mapping[str, Sizes]],
     name: str,
 ) -> dict[str, Sizes]:
-    """The sizes to measure by the name of their row: preset or default, then flags.
-
-    Args:
-      args: parsed with the flags of `add_flags`.
-      default: without a preset.
-      presets: those of `add_flags`.
-      name: of the row without a preset.
-    """
+    """The sizes to measure by the name of their row: preset or default, then flags."""
     chosen = presets[args.preset] if args.preset else {name: default}
     given = {
         field.name: getattr(args, field.name)

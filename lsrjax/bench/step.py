@@ -147,16 +147,7 @@ def _check_fits(sizes: StepSizes, mesh) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-    """A stage on a mesh, before any memory is allocated.
-
-    Attributes:
-      student: the trained model.
-      layout: placement of the student's parameters.
-      teacher: the frozen English model, or None.
-      teacher_layout: placement of its parameters, or None.
-      step: the training step.
-      batch: one batch, on the host.
-    """
+    """A stage on a mesh, before any memory is allocated."""
 
     sizes: StepSizes
     mesh: jax.sharding.Mesh
@@ -174,7 +165,6 @@ class _Stage:
 
     @property
     def tokens(self) -> int:
-        """Number of the student's tokens, without padding."""
         return sum(int(part["mask"].sum()) for part in self.batch["student"]["parts"])
 
 
@@ -236,7 +226,6 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
     """Operations of a step by formula, of all devices.
 
     Args:
-      batch: as `lsrjax.data.batching.loader` makes it.
       devices: that its texts are divided over.
     """
 
@@ -302,7 +291,6 @@ def arguments(stage: _Stage) -> tuple[dict, dict | None]:
 
 
 def _compiled(impl: str, stage: _Stage, batch: dict) -> jax.stages.Compiled:
-    """The step with one implementation of the pooling."""
     # A copy of the step: JAX caches its trace by the function.
     step = dataclasses.replace(stage.step)
     with workload.pooling(impl):
@@ -310,7 +298,6 @@ def _compiled(impl: str, stage: _Stage, batch: dict) -> jax.stages.Compiled:
 
 
 def _left_out(impl: str, stage: _Stage) -> str | None:
-    """Why an implementation is skipped, or None."""
     if impl == "pallas" and jax.default_backend() == "cpu":
         return "pallas: the kernels need a GPU or TPU; left out."
     if impl != "naive":

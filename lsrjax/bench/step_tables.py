@@ -23,9 +23,7 @@ class Measured:
     Attributes:
       seconds: of a step, by implementation.
       temp: bytes that the compiler reserves for it on a device, by implementation.
-      examples: queries or pairs.
       tokens: of the student's texts, without padding.
-      operations: by formula.
     """
 
     seconds: Mapping[str, float]
@@ -63,9 +61,7 @@ def operations(
     """Operations by formula and, if the chip's peak is known, shares of it.
 
     Args:
-      found: by the name of the row.
       peaks: FLOP/s of a device in the row's dtype, or None.
-      devices: number of a step's devices.
     """
     known = any(peaks.values())
     largest = max(measured.operations.both for measured in found.values())

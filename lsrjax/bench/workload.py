@@ -127,7 +127,6 @@ class StepSizes:
 
 
 def _model(name: str) -> dict:
-    """Sizes of a published encoder."""
     encoder, _ = presets.PRESETS[name]
     return {
         "family": encoder.family,
@@ -300,7 +299,6 @@ class _RandomTexts:
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        """The texts that each model encodes."""
         sizes = self.sizes
         pad = _PAD_IDS[sizes.family]
         if sizes.pairs:
@@ -314,7 +312,6 @@ class _RandomTexts:
     def draw(
         self, examples: Sequence[int], rngs: Sequence[np.random.Generator]
     ) -> list[Drawn]:
-        """Texts with uniformly drawn lengths and tokens."""
         loss = objective.of(config_of(self.sizes, 1).loss)
         arrays = loss.arrays(1, self.sizes.group)
         return [self._draw(rng, arrays) for rng in rngs]
@@ -359,7 +356,6 @@ def lengths_around(fill: float, most: int) -> tuple[int, int]:
 
     Args:
       fill: mean length as a share of `most`.
-      most: tokens.
     """
     spread = min(fill, 1 - fill)
     shortest = max(round((fill - spread) * most), 1)

@@ -72,8 +72,6 @@ def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Reco
     """Reads a step's files back, and writes their digests.
 
     Args:
-      folder: the stage's.
-      step: one that is on disk.
       dev: its dev metrics; None: those saved with it, if any.
 
     Raises:
@@ -98,9 +96,7 @@ def seal(folder: pathlib.Path, names: Iterable[str], path: pathlib.Path) -> None
     """Writes the digests of files that are not a checkpoint, for `unsealed`.
 
     Args:
-      folder: of the files.
       names: of the files, relative to it.
-      path: of the digests.
     """
     write_whole(path, _text(Record(0, {}, _digests(folder, names))))
 
@@ -233,7 +229,6 @@ def _files(folder: pathlib.Path, step: int) -> set[str]:
 
 
 def _digests(folder: pathlib.Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Bytes and digest of files, by their names in a folder."""
     names = sorted(names)
     with _threads() as pool:
         found = pool.map(lambda name: _digest(folder / name), names)

@@ -79,8 +79,6 @@ def set_aside(folder: pathlib.Path, path: pathlib.Path, *inside: str) -> pathlib
     """Moves a file or folder of a stage to its `damaged/`; nothing is deleted.
 
     Args:
-      folder: the stage's.
-      path: what to move.
       inside: subfolders of `damaged/`.
 
     Returns:

@@ -25,7 +25,6 @@ def one_run(workdir: pathlib.Path, note: Callable[[str], None]) -> Iterator[None
     effect by itself.
 
     Args:
-      workdir: the run's folder; it exists.
       note: called if the file system has no locks; the run continues unlocked.
 
     Raises:

@@ -16,9 +16,6 @@ DIGESTS_FILE = "results.digests.json"
 def read(workdir: pathlib.Path) -> dict:
     """The results of a run; empty without.
 
-    Args:
-      workdir: the run's folder.
-
     Raises:
       InputError: they have changed since they were written.
     """

@@ -39,7 +39,6 @@ class SavedModel:
     """A retriever with its weights and tokenizers.
 
     Attributes:
-      spec: the architecture.
       params: nested dict of host arrays.
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
@@ -188,7 +187,6 @@ def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
 
     Args:
       folder: as in `load_model`.
-      name: where it came from, for messages.
     """
     folder = _stage_folder(pathlib.Path(folder))
     spec = load_spec(folder)
@@ -199,9 +197,6 @@ def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
     """A stage's architecture, without its weights.
-
-    Args:
-      folder: as in `load_model`.
 
     Raises:
       InputError: there is none, or its head is code that the user has not named;

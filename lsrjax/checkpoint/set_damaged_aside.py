@@ -26,7 +26,6 @@ def take_stock(folder: pathlib.Path, note: Callable[[str], None]) -> int | None:
 
     Args:
       folder: the stage's; it need not exist.
-      note: called with each finding.
 
     Returns:
       The newest sound step, or None.
@@ -96,7 +95,6 @@ def _of_step(path: str) -> bool:
 
 
 def _set_aside_step(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """Moves a step and its digests."""
     # The digests last: the next start moves the remains of a step without them.
     path, where = folder / CHECKPOINTS / str(step), folder / DAMAGED
     if path.exists():

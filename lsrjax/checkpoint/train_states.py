@@ -49,7 +49,6 @@ class Checkpoints:
         """Opens the checkpoints in a stage's folder, after `take_stock`.
 
         Args:
-          folder: the stage's folder.
           keep: number of the last checkpoints to keep.
           metric: name of the dev metric whose best checkpoint is kept as well.
           on_full_disk: "stop": a save that does not fit ends the run; "go_on": it is
@@ -89,7 +88,6 @@ class Checkpoints:
         """Starts writing a state; the step is the state's.
 
         Args:
-          state: as from `lsrjax.training.train_step.init_state`.
           dev: dev metrics of this step, if it was evaluated.
           last: wait until it is complete.
 
@@ -138,10 +136,6 @@ class Checkpoints:
 
     def restore(self, abstract_state: dict, step: int) -> dict:
         """The state of a step, after `take_stock` has verified its files.
-
-        Args:
-          abstract_state: required shapes and types.
-          step: one that was saved.
 
         Raises:
           InputError: the checkpoint is of another architecture (differences listed), or

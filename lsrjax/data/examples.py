@@ -21,7 +21,6 @@ class Pair:
 
     Attributes:
       id: names the example in errors.
-      language: of the translation.
     """
 
     id: str
@@ -35,10 +34,6 @@ class Group:
     """A query and its documents.
 
     Attributes:
-      id: names the example in errors.
-      query: the query, by language.
-      positives: relevant documents, by language.
-      negatives: other documents, by language.
       scores: the teacher's scores of the positives, then of the negatives; or None.
     """
 

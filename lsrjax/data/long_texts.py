@@ -68,7 +68,6 @@ class Cutter:
 
         Args:
           tokenizer: truncates texts at their end.
-          content: its `tokenizer.json`.
         """
         self._normalizer = tokenizer.normalizer
         self._splitter = _splitter(content.get("pre_tokenizer"))

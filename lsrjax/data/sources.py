@@ -41,7 +41,6 @@ class WithNegatives:
 
         Args:
           source: groups; only the first positive of each is kept.
-          corpus: documents, by language.
           negatives: [len(source), K] positions in the corpus; -1 = none.
           scores: [len(source), 1 + K] of the positive and the negatives, or None.
         """
@@ -79,13 +78,10 @@ def open_source(
     """The source that a stage's `data` names.
 
     Args:
-      config: a stage's `data`.
-      kind: of example, "pair" or "group".
       held_out: data for evaluation, read without the teacher's scores; it need not
         have the ids that the training data looks up in `config.corpus`. A broken
         judgement or a broken text that it refers to is an error.
       mined: negatives are mined from `config.corpus`, not read from the rows.
-      where: the name of `config`, for errors.
 
     Raises:
       InputError: data that is missing or broken, or of no known format.

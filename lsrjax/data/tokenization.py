@@ -185,7 +185,6 @@ class TextTokenizer:
         """Ids and mask, [B, L] int32, padded to the smallest bucket that fits.
 
         Args:
-          texts: B texts.
           max_length: limit in tokens, with special tokens.
           buckets: allowed lengths L; `max_length` is always allowed.
         """
@@ -214,7 +213,6 @@ class TextField:
         """The field of a retriever's queries or documents.
 
         Args:
-          spec: its `RetrieverSpec`.
           role: "query" or "document".
         """
         if role == "query":

@@ -288,7 +288,6 @@ def check(processes: int | None, devices: int | None) -> None:
     """Compares the run with what the launcher promised.
 
     Args:
-      processes: promised processes.
       devices: promised devices of all processes together.
 
     Raises:
@@ -397,7 +396,6 @@ def largest(topic: str, number: int, value: int) -> int:
     Args:
       topic: a series of questions.
       number: each is asked once, about in order.
-      value: this process's answer.
     """
     if jax.process_count() == 1:
         return value
@@ -424,7 +422,6 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
 
     Args:
       topic: used once.
-      text: this process's.
       seconds: timeout of process 0 for all of them together.
 
     Returns:
@@ -453,7 +450,6 @@ def first_says(topic: str, text: str | None, seconds: float) -> str | None:
 
     Args:
       topic: used once.
-      text: of process 0.
       seconds: timeout of the others.
     """
     if jax.process_count() == 1:
@@ -486,7 +482,6 @@ def exchange(topic: str, value: int, seconds: float) -> list[int]:
 
     Args:
       topic: used once.
-      value: this process's.
       seconds: timeout for each process.
     """
     tell(f"{topic}/{index()}", str(value))

@@ -181,7 +181,6 @@ def layout(
     """Applies the rules to a model.
 
     Args:
-      params: (abstract) parameters.
       fsdp: divide matrices over `data` too, along their largest dimension that divides.
       rules: of a head, in addition to `RULES`.
 
@@ -317,9 +316,6 @@ def over_vocabulary(
 
     Args:
       pool: returns arrays [B, V], with each term independent of the others.
-      h_BLD: hidden states.
-      w_VD: one row for each term.
-      b_V: one bias for each term.
       mask_BL: non-zero at tokens.
 
     Returns:

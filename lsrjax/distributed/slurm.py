@@ -27,7 +27,6 @@ def meet(environ: Mapping[str, str], seconds: float) -> str:
     """The `host:port` of a step's coordinator; task 0 also reserves it.
 
     Args:
-      environ: of a task of a SLURM step.
       seconds: timeout for finding task 0.
 
     Raises:
@@ -80,7 +79,6 @@ def hold(doors: list[int], name: bytes) -> int:
     """Holds the first free door until this process ends.
 
     Args:
-      doors: ports to try.
       name: what visitors have to send.
 
     Raises:
@@ -130,10 +128,7 @@ def find(host: str, doors: list[int], name: bytes, seconds: float) -> int:
     """The door that task 0 holds.
 
     Args:
-      host: of task 0.
-      doors: ports to try.
       name: what task 0 answers to.
-      seconds: timeout.
 
     Raises:
       InputError: the host has no address, or task 0 does not answer.

@@ -184,7 +184,6 @@ def efficiency(
     Args:
       flops: of a device in a step.
       exchanged: bytes of the results of a device's collectives in a step.
-      counts: numbers of devices.
     """
     products = flops / (chip.peak * MFU)
 

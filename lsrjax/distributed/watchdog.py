@@ -41,7 +41,6 @@ class Pulse:
     """A process's report on itself.
 
     Attributes:
-      process: its number.
       count: of its pulses; a repeated one is no pulse.
       idle: seconds since its last progress.
       silent: seconds since its last pulse, as seen by the reader.
@@ -181,7 +180,6 @@ class Watchdog:
         return [mine, *others]
 
     def _end(self, verdict: str) -> None:
-        """Writes the stacks and ends the process."""
         # The first process also receives its own verdict.
         if not self._ending.acquire(blocking=False):
             return

@@ -156,7 +156,6 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
     """Whether cuDNN has a fused attention for the device, real or abstract.
 
     Args:
-      dtype: of queries, keys and values.
       width: of a head.
     """
     return (

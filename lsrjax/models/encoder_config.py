@@ -90,7 +90,6 @@ class EncoderConfig:
 
     Attributes:
       family: 'bert', 'distilbert' or 'xlm-roberta'; decides how positions are numbered.
-      vocab_size: rows of the word table.
       hidden_size: width D of the hidden states.
       num_heads: attention heads; divides hidden_size.
       intermediate_size: width inside the feed-forward blocks.
@@ -98,10 +97,8 @@ class EncoderConfig:
       type_vocab_size: rows of the token type table: row 0 for texts, row 1 for the
         second texts of pairs; 0: no table (DistilBERT).
       pad_token_id: id of the padding token; XLM-R counts positions from it.
-      layer_norm_eps: added to the variance in every LayerNorm.
       hidden_act: 'gelu', the exact one.
       hidden_dropout: dropout rate after the embeddings and after every block.
-      attention_dropout: dropout rate on the attention weights.
       initializer_range: standard deviation of newly drawn tables and kernels.
     """
 

@@ -29,7 +29,6 @@ def dropout(x: jax.Array, rate: float, keys_T: jax.Array | None) -> jax.Array:
     The draw for a row depends on its own key alone, not on the other rows.
 
     Args:
-      x: any array [T, ...].
       rate: probability of dropping an element, in [0, 1).
       keys_T: a random key for each row; None: no dropout.
     """
@@ -177,7 +176,6 @@ class Head(nnx.Module):
         """Views that may weigh tokens of the encoder that are not in the text.
 
         Args:
-          spec: the retriever's `RetrieverSpec`.
           text: its name, such as "query".
         """
         return ()

@@ -86,9 +86,7 @@ class Bag:
     """Weights of a few terms of a vocabulary; a repeated term counts as their sum.
 
     Attributes:
-      ids_BK: term ids.
       weights_BK: their weights; 0 at padding.
-      size: number of terms in the vocabulary.
       scale: of its score in the sum over views; that of the queries is used.
     """
 
@@ -157,7 +155,6 @@ class Dense:
     """One embedding of a text.
 
     Attributes:
-      embedding_BD: as scored and indexed.
       scale: of its score in the sum over views; that of the queries is used.
     """
 
@@ -186,7 +183,6 @@ class MultiVector:
     of the document (MaxSim, Khattab and Zaharia 2020); 0 if the document has no token.
 
     Attributes:
-      tokens_BLD: embeddings.
       mask_BL: true at tokens.
       scale: of its score in the sum over views; that of the queries is used.
     """

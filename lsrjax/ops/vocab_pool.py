@@ -201,7 +201,6 @@ _TILE, _DENSE_TILE = 2**24, 2**27
 
 
 def _block(given: int | None, h_by_group: list, tile: int = _TILE) -> int:
-    """Vocabulary terms that are projected at a time."""
     tokens, dim = max(h_TD.shape for h_TD in h_by_group)
     if given is not None:
         return given
@@ -257,7 +256,6 @@ def _project_max(block, impl, parts, h_TD, w_VD, real_T):
     dtype = h_TD.dtype
 
     def best(tile_BLP):
-        """Maximum and first token of a part's texts."""
         top_BP = tile_BLP.max(axis=1)
         # argmax as two plain reductions: XLA's own, over pairs, is not vectorised on
         # CPU. The bound covers NaN, which equals nothing.
@@ -307,7 +305,6 @@ _project_max.defvjp(_project_max_fwd, _project_max_bwd)
 
 
 def _rows_of(x_BK, parts: Parts) -> list[jax.Array]:
-    """The rows of each part's texts."""
     return lax.split(x_BK, [texts for texts, _ in parts])
 
 
@@ -322,7 +319,6 @@ def _groups(parts: Parts) -> list[Parts]:
 
 
 def _by_group(x_T: jax.Array, groups: list[Parts]) -> list[jax.Array]:
-    """The tokens of each group."""
     sizes = [sum(texts * length for texts, length in group) for group in groups]
     return lax.split(x_T, sizes)
 

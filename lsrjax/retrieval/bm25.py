@@ -74,7 +74,6 @@ class BM25:
         """Indexes N texts.
 
         Args:
-            texts: the documents.
             k1: how slowly repeated terms saturate; the default is Lucene's.
             b: strength of the length normalisation, from 0 to 1.
 
@@ -120,7 +119,6 @@ class BM25:
 
         Args:
             queries: Q texts; terms of no document are ignored.
-            depth: hits to return for each query.
 
         Returns:
             indices [Q, depth] int32, -1 for no hit, and scores [Q, depth] float32, 0

@@ -39,12 +39,7 @@ class PairScorer:
         ("only_second"), as FlagEmbedding does for the rerankers of BGE.
 
         Args:
-          params: nested dict of weights.
-          tokenizer: of the encoder's vocabulary.
-          query_length: limit in tokens.
-          document_length: limit in tokens, next to the longest query.
           batch_size: pairs scored at once, at least one on each device.
-          dtype: of matrix products.
         """
         self._params = params
         self._tokenizer = tokenizer

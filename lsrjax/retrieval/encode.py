@@ -42,9 +42,7 @@ class TextEncoder:
         """An encoder for one architecture; each call takes the weights.
 
         Args:
-          tokenizer: of the encoder's vocabulary.
           batch_size: texts encoded at once, at least one on each device.
-          dtype: of matrix products.
         """
         self.spec = spec
         self.tokenizer = tokenizer
@@ -77,11 +75,8 @@ class TextEncoder:
         Queries are multiplied by the scale of the view's score in the sum over views.
 
         Args:
-          params: the retriever's.
-          texts: N texts.
           max_length: limit of a text in tokens.
           role: "query" or "document".
-          names: of the texts, for messages.
 
         Raises:
           InputError: a vector is not finite; names the text.
@@ -170,7 +165,6 @@ def padded_lengths(
     Args:
       longest: tokens of the longest text of each batch, ascending.
       max_length: limit of a text in tokens.
-      batch_size: texts of a batch.
     """
     allowed = [*sorted(b for b in BUCKETS if b < max_length), max_length]
     # Number of batches -> the lowest cost for that many, and their lengths.
@@ -229,7 +223,6 @@ def _largest(
 
 
 def _first_not_finite(matrix: sparse.csr_matrix | TokenMatrix) -> int | None:
-    """The first row with a number that is not finite."""
     if isinstance(matrix, TokenMatrix):
         finite, starts = np.isfinite(matrix.tokens_TD).all(axis=1), matrix.starts
     else:

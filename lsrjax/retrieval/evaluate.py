@@ -25,9 +25,6 @@ class Task:
     """Queries, a corpus, and the relevant documents of each query.
 
     Attributes:
-      queries: Q texts.
-      languages: of each query.
-      corpus: N texts.
       relevant: for each query the position of its document in the corpus, or the grades
         of judged documents by position.
     """
@@ -44,7 +41,6 @@ class Searcher:
 
     Attributes:
       encoder: architecture and tokenizer.
-      params: weights.
       query_length: limit in tokens.
       document_length: limit in tokens.
       pivot_tokenizer: MILCO: names the terms of the pivot view.
@@ -62,7 +58,6 @@ class Searcher:
 
         Args:
           model: a `lsrjax.checkpoint.SavedModel`.
-          config: the stage's.
         """
         tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
         return cls(
@@ -91,7 +86,6 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
     judgement, if the groups contain ids, as in a BEIR folder; else those of all groups.
 
     Args:
-      source: pairs or groups.
       limit: queries at most, spread evenly over the examples.
       languages: whether the queries of groups in a language count.
 
@@ -213,7 +207,6 @@ def by_language(
 
     Args:
       hits: [Q, depth] document positions, best first, -1 = none.
-      metrics: names of ir_measures.
     """
     values = measures.per_query(hits, task.relevant, metrics)
     languages = np.array(task.languages)

@@ -34,7 +34,6 @@ def mine(
         count: negatives of a query.
         groups: [N] labels; documents with the positive's label are not drawn.
         exclude: for each query further documents that are not drawn.
-        seed: of the draws.
 
     Returns:
         [Q, count] int32 document indices, the drawn hits first, distinct in each row.

@@ -139,7 +139,6 @@ def print_table(
 
     Args:
         results: system -> language -> metric -> value, higher is better.
-        metric: the metric to show.
         title: printed above; the metric's name if empty.
 
     Raises:
@@ -198,7 +197,6 @@ def markdown_table(results: Results, metric: str) -> str:
 
     Args:
         results: system -> language -> metric -> value, higher is better.
-        metric: the metric to show.
 
     Raises:
         ValueError: if no system has the metric.
@@ -311,7 +309,6 @@ def _fitting(
 
 
 def _terms(terms: Iterable[tuple[str, str]]) -> Text:
-    """Joins terms and their numbers; each pair stays on one line."""
     line = Text()
     for term, number in terms:
         line.append("  " if line else "")
@@ -330,7 +327,6 @@ def markdown(results, name: str) -> str:
     """The tables of a stage and BM25 as Markdown; empty without results.
 
     Args:
-      results: of a run's systems.
       name: of the stage; its views are included.
     """
     own = {

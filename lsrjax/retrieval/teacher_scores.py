@@ -34,7 +34,6 @@ def corpus_of(source, whole: bool = False) -> tuple[Sequence[Text], np.ndarray]:
     """The distinct documents of a source of groups, compared by English wording.
 
     Args:
-      source: the groups.
       whole: put all documents of the source's collections first.
 
     Returns:
@@ -83,7 +82,6 @@ def prepare(
       mined: a stage's `prepare` config, to mine BM25 negatives from the corpus; None:
         the groups' own negatives.
       teacher: scores the documents; None leaves the scores NaN.
-      seed: of the draws.
 
     Returns:
       `negatives` [Q, K] int32 positions in the corpus, -1 if a row has fewer, and
@@ -125,7 +123,6 @@ def prepare(
 
 
 def _places(source, texts: Sequence[str], field: str) -> list[list[int]]:
-    """Positions in `texts` of each group's positives or negatives."""
     places = {text: place for place, text in enumerate(texts)}
     return [
         [places[wording(text)] for text in getattr(source[i], field)]
@@ -150,8 +147,6 @@ def score(
     """The teacher's score of each query with each of its documents.
 
     Args:
-      queries: Q English texts.
-      corpus: English documents.
       documents_QK: positions in the corpus; -1 gives NaN.
 
     Returns:

@@ -18,8 +18,6 @@ def names_of(
     """The names of the columns of all views, side by side.
 
     Args:
-      spec: of a retriever of sparse vectors.
-      tokenizer: of the encoder's vocabulary.
       pivot_tokenizer: MILCO: the English one.
     """
     names: list[str] = []

@@ -31,7 +31,6 @@ class VectorFile:
         """Opens a new file, or resumes an unfinished one.
 
         Args:
-          path: the finished file's.
           made_of: JSON values that the rows depend on; an unfinished file with others
             is refused.
 
@@ -115,11 +114,7 @@ class NpzFile(VectorFile):
         self._written(matrix.shape[0])
 
     def finish(self, columns: int) -> None:
-        """Assembles the file, in bounded memory plus 8 bytes a row.
-
-        Args:
-          columns: of the matrix.
-        """
+        """Assembles the file, in bounded memory plus 8 bytes a row."""
         self._close_parts()
         counts = np.fromfile(self._folder / "counts", "<i8")
         indptr = np.concatenate([[0], np.cumsum(counts)])
@@ -156,11 +151,7 @@ class EmbeddingsFile(VectorFile):
         self._written(matrix.shape[0])
 
     def finish(self, columns: int) -> None:
-        """Assembles the file, in bounded memory plus 8 bytes a text.
-
-        Args:
-          columns: numbers of an embedding.
-        """
+        """Assembles the file, in bounded memory plus 8 bytes a text."""
         self._close_parts()
         counts = np.fromfile(self._folder / "counts", "<i8")
         embeddings = self._folder / "embeddings"
@@ -185,7 +176,6 @@ def _copy(
     wanted: str,
     shape: tuple[int, ...],
 ) -> None:
-    """A raw file as an array in the archive."""
     header = {"descr": wanted, "fortran_order": False, "shape": shape}
     with (
         archive.open(f"{path.name}.npy", "w", force_zip64=True) as file,
@@ -214,8 +204,6 @@ class JsonlFile(VectorFile):
         """Like `VectorFile`.
 
         Args:
-          path: the finished file's.
-          made_of: JSON values that the rows depend on.
           terms: the names of the columns; none for embeddings.
         """
         super().__init__(path, made_of)

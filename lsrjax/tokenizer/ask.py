@@ -52,10 +52,6 @@ def asked(
     """What transformers' AutoTokenizer makes of folders; see `lsrjax.tokenizer.auto`.
 
     It reads copies that contain only the tokenizer's files, without byte order marks.
-
-    Args:
-      folders: that contain tokenizers.
-      texts: to tokenize.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="lsrjax-tokenizer-") as place:

@@ -55,7 +55,6 @@ class Reading:
     """A folder's tokenizer.
 
     Attributes:
-      folder: where it was read from.
       json: a `tokenizer.json` that gives its tokens; truncation and padding are left to
         the caller.
       roles: token of `pad_token`, `mask_token` and the like, if known.
@@ -150,7 +149,6 @@ def _tokenizer_json(path: pathlib.Path) -> tuple[str, tokenizers.Tokenizer]:
 
 
 def _refuse_code(folder: pathlib.Path, objects: Mapping[str, dict]) -> None:
-    """Refuses classes that are not transformers' own tokenizers."""
     config = objects.get(CONFIG, {})
     own = config.get("auto_map")
     own = own.get("AutoTokenizer") if isinstance(own, dict) else own
@@ -293,7 +291,6 @@ def _reading(
 
 
 def _checked(read: Reading, answer: Mapping[str, Any] | None = None) -> Reading:
-    """Compares the tokens of texts with those of transformers."""
     if answer is None or not (wrong := differing(read, answer)):
         return read
     raise InputError(

@@ -30,7 +30,6 @@ def draw_language(
     """One of the languages, drawn by weight.
 
     Args:
-      languages: candidates, for example those of a text.
       weights: language to weight; `*` is for every language not named. If all
         candidates have weight 0, their weights are equal.
       number: uniform in [0, 1); determines the draw.
@@ -50,7 +49,6 @@ class Drawn:
 
     Attributes:
       texts: token ids by the name of the text; a group has several documents.
-      targets: arrays by name.
       keys: examples that share one have a query or a positive text in common.
       example: its index in the source.
     """
@@ -71,9 +69,7 @@ class Encoded:
     """The texts of a batch that one model, or a tower of it, encodes together.
 
     Attributes:
-      names: of the texts.
       max_length: tokens of the longest.
-      pad_id: of the model's tokenizer.
     """
 
     names: tuple[str, ...]
@@ -131,20 +127,12 @@ class GroupBatches:
     group).
 
     Attributes:
-      query: how queries are tokenized.
-      document: how documents are tokenized.
       group_size: G.
       mixing: the languages of documents, as in Multilingual Translate-Distill (Yang et
         al. 2024): "passages" (drawn for each document), "entries" (one for all
         documents of a query, drawn from those that all of them have) or "round_robin"
         (the group once in each of `document_languages`). The query's language is drawn
         once, independently.
-      query_languages: weights by language.
-      document_languages: weights by language.
-      with_scores: the batch contains the teacher's scores.
-      with_keys: the batch contains the texts' identities.
-      choice: of the documents.
-      roles_apart: queries and documents are encoded separately.
       languages: names; if any, the targets `query_language`, [B] int32, and
         `document_language`, [B, G], are the texts' indices in it (its length: another
         language).
@@ -226,7 +214,6 @@ class GroupBatches:
         return targets
 
     def _numbered(self, query: str, documents: Sequence[str]) -> dict[str, np.ndarray]:
-        """The targets with the texts' languages."""
         if not self.languages:
             return {}
         place = {language: i for i, language in enumerate(self.languages)}
@@ -240,7 +227,6 @@ class GroupBatches:
     def _document_languages(
         self, name: str, texts: Sequence[Text], numbers: np.ndarray
     ) -> list[list[str]]:
-        """The language of each of a group's documents, for each of its repeats."""
         weights = self.document_languages
         if self.mixing == "passages":
             shown = zip(texts, numbers, strict=True)
@@ -266,8 +252,6 @@ def shared_languages(
     """The languages that all of a group's documents have.
 
     Args:
-      name: of the group, for errors.
-      texts: its documents.
       mixing: "entries" or "round_robin".
       weights: of the languages that "round_robin" needs.
 

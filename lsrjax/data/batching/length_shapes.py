@@ -125,11 +125,8 @@ def cut(
 
     Args:
       texts: token ids of the texts of each name, n in all.
-      shape: one that fits them.
-      pad_id: id of the padding.
       first: the number in the batch of the first text of each name; by default as in a
         batch of one device.
-      query: the name of the texts that are queries.
 
     Returns:
       `{"parts": ({"ids", "mask", "query", "number"}, …), "place": {name: …}}`: arrays

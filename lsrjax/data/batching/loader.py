@@ -76,8 +76,6 @@ def set_apart(
 
     Args:
       dealt: the examples of each batch, [batches, width], from `deal`.
-      keys_n: of the examples.
-      parts_n: of the examples.
 
     Returns:
       The examples of each batch, and how many of them still share a key with an earlier
@@ -92,7 +90,6 @@ def set_apart(
         return all(held[batch][key] == (key in keys_n[old]) for key in keys_n[new])
 
     def move(batch, place) -> bool:
-        """Swaps an example, if necessary and possible."""
         own = dealt[batch, place]
         if all(held[batch][key] == 1 for key in keys_n[own]):
             return False
@@ -162,10 +159,6 @@ class Batches:
         """Fits the shapes to the first batches.
 
         Args:
-          source: the examples.
-          order: which of them make up which batch.
-          build: examples to token ids.
-          apart: no text twice in a batch.
           devices: that a batch is divided over.
           rows: of the devices, those this process reads for; all by default.
           parts: of a shape, at most; fewer if they would have few tokens.
@@ -236,7 +229,6 @@ class Batches:
         return sum(self._left.copy().values())
 
     def _draw(self, index: int, rows: Sequence[int]) -> list[list[Drawn]]:
-        """The examples of a batch for some of its devices."""
         window = self._order.window(index)
         count = self._order.batch_size
         share = count * self._build.repeats // self._devices
@@ -339,7 +331,6 @@ class Batches:
         ]
 
     def _smallest(self, texts: dict[str, list[dict]]) -> int:
-        """The first shape that fits every device's texts."""
         lengths = [
             (name, np.sort([len(row) for own in rows.values() for row in own]))
             for name, devices in texts.items()

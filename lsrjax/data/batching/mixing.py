@@ -86,8 +86,6 @@ class MixedOrder:
 
         Args:
           sizes: examples of each set, > 0.
-          batch_size: examples in a batch.
-          seed: of the order.
           weights: of the sets, > 0: their shares of the draws.
           one: a draw is a batch, all of one set; otherwise an example.
           numbers: if a set's examples are not contiguous in the source, the number of
@@ -266,7 +264,6 @@ def open_sets(data, kind: str, mined: bool = False) -> list:
     """The sources that a stage's `data` names, as examples of `kind`.
 
     Args:
-      kind: "pair" or "group".
       mined: negatives are mined from their corpora.
 
     Raises:
@@ -293,12 +290,7 @@ def _opened(data, kind: str, mined: bool, where: str):
 
 
 def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
-    """The order of the examples of a stage's `data`.
-
-    Args:
-      sizes: examples of each set.
-      batch_size: examples in a batch.
-    """
+    """The order of the examples of a stage's `data`."""
     if not len(data.sets):
         return Order(sizes[0], batch_size, seed)
     given = [own.weight for own in data.sets.values()]

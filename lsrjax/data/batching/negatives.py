@@ -97,7 +97,6 @@ class Choice:
         self._check_negatives(group, left, size)
 
     def _allowed(self, group: Group, positives: np.ndarray) -> np.ndarray:
-        """Indices of the negatives that the filters allow, given some positives."""
         places = len(group.positives) + np.arange(len(group.negatives))
         if not self.filters:
             return places

@@ -24,9 +24,6 @@ class Order:
     Epoch follows epoch, each in its own random order; a batch may span two.
 
     Attributes:
-      examples: their number.
-      batch_size: examples in a batch.
-      seed: of the order.
       part: number of the data set, if there are several.
     """
 

@@ -16,7 +16,6 @@ class Documents:
       choice: how they are chosen; None if negatives do not come from the group.
       size: documents of a group, positives included.
       mixing: as `GroupBatches.mixing`.
-      languages: weights by language of documents.
     """
 
     choice: Choice | None

@@ -31,7 +31,6 @@ def vectors(rows: Sequence[Sequence[int]], seed: int) -> np.ndarray:
 
     Args:
       rows: token ids of each query.
-      seed: of the projection.
 
     Returns:
       [queries, width] float32 of length one, or zero.
@@ -62,10 +61,8 @@ def cluster(
     """Clusters queries by k-means on the cosine.
 
     Args:
-      rows: token ids of each query.
       count: of clusters, at most.
       least: queries of a cluster; a smaller one joins the one with the nearest centre.
-      seed: of all random draws.
 
     Returns:
       [queries] the cluster of each, numbered from 0 without gaps.
@@ -92,7 +89,6 @@ def _k_means(vectors_nD: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _joined(labels: np.ndarray, sums_KD: np.ndarray, least: int) -> np.ndarray:
-    """The labels after clusters that are too small have joined others."""
     sizes = np.bincount(labels, minlength=len(sums_KD))
     joins = np.arange(len(sizes))
     alive = sizes > 0

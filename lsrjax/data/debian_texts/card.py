@@ -125,7 +125,6 @@ def render(
     """Fills the card with the measured tables.
 
     Args:
-        splits: rows of train, dev and test.
         max_chars: language -> limit of a text's characters.
         caps: split -> limit of the rows of one language other than English.
 

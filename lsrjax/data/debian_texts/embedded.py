@@ -88,7 +88,6 @@ def examples(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
     Args:
       kind: "pair" (English and a translation of the same title or text) or "group"
         (query: a title, positive: the text, each in all of its languages).
-      split: "train", "dev" or "test".
       fields: for pairs: "title", "text" or both.
     """
     data = load(split)

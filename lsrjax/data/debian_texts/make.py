@@ -59,7 +59,6 @@ def cut(text: str, limit: int) -> str:
 
     Args:
         text: paragraphs separated by newlines.
-        limit: in characters.
 
     Returns:
         The text on one line, cut at the end of a sentence, of a word or, in a script
@@ -129,10 +128,6 @@ def choose(rows: list[dict[str, str]], split: str) -> list[dict[str, str]]:
 
     Test rows are drawn by the hash of their id alone. Train and dev prefer ids that
     exist in many languages, and fill up with English rows of new groups.
-
-    Args:
-        rows: all rows of the split, from `read_source`.
-        split: "train", "dev" or "test".
 
     Returns:
         The chosen rows, in the order of (lang, package, id).

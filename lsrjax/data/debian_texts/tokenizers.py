@@ -44,9 +44,6 @@ def train_english(texts: Iterable[str]) -> Tokenizer:
     character at its start. Here the inner ones are moved to a private Unicode plane,
     so that the deterministic BPE trainer applies.
 
-    Args:
-        texts: English lines.
-
     Returns:
         A tokenizer of `ENGLISH_VOCAB` pieces, fewer if the texts do not yield them.
     """
@@ -216,7 +213,6 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, tokens: dict[str, str]) 
     """Writes `tokenizer.json` without indentation and `tokenizer_config.json`.
 
     Args:
-        folder: created if missing.
         tokens: role of a special token (`pad_token`, ...) -> the token.
     """
     folder.mkdir(parents=True, exist_ok=True)

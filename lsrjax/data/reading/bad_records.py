@@ -58,12 +58,7 @@ class BadRecords:
     """
 
     def __init__(self, folder: pathlib.Path, process: int = 0):
-        """Reads what was found before; `merge` comes first, in one process.
-
-        Args:
-          folder: the stage's.
-          process: number of this one.
-        """
+        """Reads what was found before; `merge` comes first, in one process."""
         self._folder = folder
         self._own = folder / (f"bad_records.{process}.jsonl" if process else FILE)
         self._lock = threading.Lock()
@@ -93,7 +88,6 @@ class BadRecords:
         Args:
           source: `Rows`, whose reading raises `BadRecord`.
           name: of the data set among several, or "".
-          seed: of the replacements.
           share: of its records that may be bad.
           scored: whether examples without a teacher's scores are bad, too.
           check: raises `BadRecord` for other examples that are bad.
@@ -173,7 +167,6 @@ class BadRecords:
         return " and ".join(said) + shown
 
     def _refresh(self) -> None:
-        """Reads what was added to the files."""
         with self._lock:
             for path in _files(self._folder):
                 start = self._read_up_to.get(path, 0)
@@ -386,7 +379,6 @@ def _entry(name, index, error: BadRecord, place, replaced_by=None) -> dict:
 
 
 def _key(entry: Mapping) -> tuple:
-    """Equal for two entries of the same record."""
     if entry["index"] is not None:
         return entry["set"], entry["index"]
     return entry["file"], entry.get("line"), entry.get("row")

@@ -34,7 +34,6 @@ class Corpus:
             `"en:datasets:me/docs"`, `"datasets:me/docs:subset:train"`. JSONL, CSV and
             Parquet files and data sets have an id, a text and optionally a title; TSV
             files contain id, text and optionally title.
-          field: the config's field, for errors.
           strict: a broken line is an error; otherwise its text is left out and the
             error is in `bad`.
 
@@ -72,10 +71,6 @@ class Corpus:
 
     def get(self, key: str, where: str) -> Text:
         """The text of an id, by language.
-
-        Args:
-          key: the id.
-          where: the row that refers to it, for errors.
 
         Raises:
           BadRecord: no language has the id, or its text is empty or broken.
@@ -168,7 +163,6 @@ def _language(part: str) -> tuple[str, str]:
 
 
 def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
-    """The files and data sets by language."""
     parts: dict[str, list[str | pathlib.Path]] = {}
     for language, pattern in parse(files):
         found = (

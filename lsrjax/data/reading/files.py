@@ -19,7 +19,6 @@ def found_files(pattern: str, field: str) -> list[str]:
 
     Args:
       pattern: paths, folders or glob patterns, separated by commas.
-      field: `config.data.files` or the like, for errors.
 
     Raises:
       InputError: no such file, or as `paths.files`.
@@ -52,7 +51,6 @@ def read_files(
       pattern: as of `found_files`.
       lists: whether a JSONL line may be a list, like ColBERT's: `[qid, pid, …]` or
         `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
-      field: of the config, for errors.
 
     Raises:
       InputError: no such file, or an unreadable or truncated one (named).
@@ -78,7 +76,6 @@ def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
     Args:
       names: data sets separated by commas, each a folder of `save_to_disk` or
         `hub/id:subset+subset`; without subsets, the default one.
-      split: split of each.
 
     Raises:
       InputError: the package is missing, or a data set could not be read.

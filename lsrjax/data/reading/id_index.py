@@ -94,7 +94,6 @@ class Index:
         return self._files[number].read(offset)
 
     def _broken(self) -> list[Exception]:
-        """The errors of broken texts, file by file."""
         ends = np.searchsorted(self._hashes, np.int64([_BROKEN, _BROKEN + 1]))
         # The sort is stable: places of equal hashes are in order.
         numbers, offsets = np.divmod(self._places[slice(*ends)], 1 << _OFFSET_BITS)

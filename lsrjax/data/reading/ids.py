@@ -13,10 +13,6 @@ def as_id(value: Any, where: str) -> str:
 
     A column of whole numbers becomes one of floats if a single one is missing.
 
-    Args:
-      value: the file's.
-      where: its row, for errors.
-
     Raises:
       BadRecord: not an id: null, a list, NaN, an empty text, a lone surrogate.
     """

@@ -31,7 +31,6 @@ class Lines:
     process.
 
     Attributes:
-      name: the file's path.
       unit: what a line is in the file: a "line", or a "row" of an array or a table.
     """
 
@@ -101,7 +100,6 @@ class Lines:
 
 
 def _state(file: BinaryIO) -> tuple[int, int]:
-    """Size and time of the last change."""
     stat = os.fstat(file.fileno())
     return stat.st_size, stat.st_mtime_ns
 

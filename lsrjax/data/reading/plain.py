@@ -72,7 +72,6 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bo
     """A file of lines, unbuffered.
 
     Args:
-      path: the file.
       kind: `TSV` for plain lines; `JSON`, whose arrays of objects become lines of
         JSON; `CSV` and `TSV_ROWS`, whose rows become lines of JSON with the names in
         the first line as keys; a row with too few or too many cells becomes a text
@@ -218,7 +217,6 @@ def _check_one_a_line(path, head: bytes) -> None:
 
 
 def _elements(path, file: BinaryIO) -> list:
-    """The elements of a JSON array."""
     file.seek(0)
     try:
         return json.loads(file.read().decode("utf-8-sig"))

@@ -98,34 +98,25 @@ class _Records:
 
     @property
     def columns(self) -> list[tuple[str, list[str]]]:
-        """The name and columns of each table."""
         return [(name, part.column_names) for name, part in self._parts]
 
     def first_row(self, place: int) -> Mapping[str, Any]:
-        """The first row of a table."""
         try:
             return self._parts[place][1].first_row()
         except UnicodeDecodeError as e:
             return {"not UTF-8": str(e)}
 
     def select(self, fields: Sequence[Mapping[str, str]]) -> None:
-        """Keeps some columns of each table, named by their fields."""
         for (_, part), chosen in zip(self._parts, fields, strict=True):
             part.select(chosen)
 
     def values(self, field: str) -> list:
-        """A field of all rows."""
         return [value for _, part in self._parts for value in part.values(field)]
 
     def __len__(self) -> int:
         return sum(len(part) for _, part in self._parts)
 
     def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
-        """A row's name for errors, and its fields.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
         name, part, number = self._at(index)
         where = f"{name}, row {number} (the first is 0)"
         try:
@@ -136,7 +127,6 @@ class _Records:
             ) from e
 
     def place(self, index: int) -> dict[str, Any]:
-        """Where a row is, for messages: file, row, and contents."""
         name, part, number = self._at(index)
         place = {"file": name, "row": number}
         if isinstance(part, JsonRows):
@@ -149,7 +139,6 @@ class _Records:
         return place | key | {"excerpt": str(dict(row))[:SHOWN]}
 
     def _at(self, index: int) -> tuple[str, Any, int]:
-        """The name of a row's table, the table, and the row's number in it."""
         place = bisect.bisect_right(self._starts, index) - 1
         return *self._parts[place], index - self._starts[place]
 
@@ -192,15 +181,11 @@ class Rows:
         Args:
           tables: each one's name for errors, and a `pyarrow.Table`, or `ParquetRows`,
             `JsonRows` or `TfdsRows`.
-          kind: "pair" or "group".
           columns: the tables' names for the fields `english`, `translation`,
             `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
             (groups).
           format: a name of `FORMATS`, or "auto" to recognise it by the columns.
-          lookup: texts by id and options for scores.
-          scores: whether to read the teacher's scores.
           bad_judgements: the errors of judgements that the rows were made of.
-          field: of the config that names the data, for errors.
 
         Raises:
           InputError: no rows, columns of no format or of several, a column that only
@@ -288,7 +273,6 @@ class Rows:
         return self._records.place(self._number(index))
 
     def _number(self, index: int) -> int:
-        """The row number of an example."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return index if self._kept is None else int(self._kept[index])

@@ -80,7 +80,6 @@ def _as_list(value: Any, where: str, field: str) -> list:
 
 
 def _label(value: Any, where: str, field: str) -> str:
-    """An optional text."""
     if value is not None and not isinstance(value, str):
         raise BadRecord(
             TYPE, f"{where}: field {field!r} is {value!r:.80}; a text is needed."
@@ -165,7 +164,6 @@ def renamed_fields(kind: str):
 
 
 def _part(field: str, teacher: int) -> str:
-    """The field of a teacher's scores."""
     return f"{field}.{teacher}" if teacher else field
 
 
@@ -261,7 +259,6 @@ def _passages(row, field: str, where: str) -> list[Text]:
 
 
 def _of_equal_lists(values) -> bool:
-    """Whether the values are lists of one length."""
     values = list(values)
     return all(isinstance(v, list) for v in values) and len(set(map(len, values))) == 1
 
@@ -437,8 +434,6 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
     Args:
       labels: of all rows; null and those below `lookup.min_label` are left out. Those
         that are not numbers remain: reading such a row is an error.
-      lookup: has the least label.
-      where: the data, for errors.
 
     Raises:
       InputError: no label is a number, or none is high enough.

@@ -95,8 +95,6 @@ def open_texts(path: str | pathlib.Path):
 
 
 class _LineTexts:
-    """A file with one text per line."""
-
     def __init__(self, path: pathlib.Path, kind: str):
         self.name, self.paths = str(path), [path]
         self._lines = Lines(path, kind)
@@ -109,7 +107,6 @@ class _LineTexts:
         return (line for line in self._lines if line[0] != self._header)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each line."""
         for number, _, line in self._rows():
             try:
                 yield self._parse(line, self._lines.where(number))
@@ -142,7 +139,6 @@ class _LineTexts:
                 yield BadRecord(e.kind, str(e), place)
 
     def read(self, offset: int) -> tuple[str, str]:
-        """Id and text of the line at an offset."""
         return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
 
 
@@ -165,11 +161,6 @@ class _Cells:
     """
 
     def __init__(self, lines: Lines):
-        """Inspects the first lines.
-
-        Raises:
-          InputError: the header names no text.
-        """
         sample = [
             (number, self._split(line))
             for number, _, line in itertools.islice(lines, _SAMPLE)
@@ -184,11 +175,6 @@ class _Cells:
             self._most = len(sample[0][1])
 
     def __call__(self, line: bytes, where: str) -> tuple[str, str]:
-        """Id and text of a line.
-
-        Raises:
-          BadRecord: it is not UTF-8, or has too few or too many cells.
-        """
         try:
             cells = line.decode().rstrip("\r\n").split("\t")
         except UnicodeDecodeError as e:
@@ -232,7 +218,6 @@ def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
 
 
 def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
-    """The names of the id's and the text's column."""
     chosen = []
     for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
         found = [name for name in known if name in names]
@@ -255,8 +240,6 @@ def _checked(text: Any, where: str) -> str:
 
 
 class _TableTexts:
-    """Texts of the rows of a table."""
-
     def __init__(self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence):
         self.name, self.paths, self._rows = name, paths, rows
         names = rows.column_names
@@ -265,7 +248,6 @@ class _TableTexts:
         rows.select({"id": key, "text": text} | title)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each row."""
         return map(self.read, range(len(self._rows)))
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
@@ -278,7 +260,6 @@ class _TableTexts:
                 yield row, None
 
     def bad(self, numbers: Sequence[int]) -> Iterator[BadRecord]:
-        """The errors of some rows."""
         for number in numbers:
             try:
                 self.read(number)
@@ -287,7 +268,6 @@ class _TableTexts:
                 yield BadRecord(e.kind, str(e), place)
 
     def read(self, number: int) -> tuple[str, str]:
-        """Id and text of a row."""
         where = f"{self.name}, row {number} (the first is 0)"
         try:
             row = self._rows.row(number)

@@ -26,11 +26,6 @@ _SHOWN = 5  # differences in the error
 def check_files(path: pathlib.Path, data, dev) -> None:
     """Compares the files of a stage with its manifest, or creates the manifest.
 
-    Args:
-      path: of the manifest.
-      data: the stage's `data`.
-      dev: the stage's `dev`.
-
     Raises:
       InputError: a file that has changed, is truncated, missing or new.
     """
@@ -43,10 +38,6 @@ def check_files(path: pathlib.Path, data, dev) -> None:
 
 def check_versions(path: pathlib.Path, sources: Sequence) -> None:
     """Compares the versions of libraries' data sets with the manifest, or adds them.
-
-    Args:
-      path: of the manifest.
-      sources: opened sources.
 
     Raises:
       InputError: another version or fingerprint.
@@ -154,7 +145,6 @@ def _state(name: str) -> dict:
 
 
 def _changes(before: Mapping, found: Mapping) -> Iterator[str]:
-    """The differences, in words."""
     for name in sorted(before.keys() | found.keys()):
         if name not in found:
             yield f"{name} is missing"
