@@ -130,11 +130,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def documents(count: int) -> list[str]:
-    """`count` embedded documents, evenly from all languages.
-
-    Raises:
-      InputError: there are fewer.
-    """
+    """`count` embedded documents, evenly from all languages; InputError if too many."""
     texts = embedded.load("train").rows["text"]
     if count > len(texts):
         raise InputError(f"--texts {count}, but there are {len(texts):,}.")
@@ -144,9 +140,7 @@ def documents(count: int) -> list[str]:
 def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portable:
     """A model whose vectors have about the given share of active terms.
 
-    Args:
-      head: "splade" or "milco", the latter with LexEcho.
-      active: the share, of the pivot vocabulary for MILCO.
+    "splade" or "milco" with LexEcho; the share is of MILCO's pivot vocabulary.
     """
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     encoder = EncoderConfig(
@@ -228,12 +222,7 @@ def _theirs(model, texts: list[str], batch: int) -> sparse.csr_matrix:
 
 
 def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
-    """The largest difference of two vectors, as a share of the text's largest weight.
-
-    Args:
-      found: [N, V].
-      wanted: [N, V]; its weights are the reference.
-    """
+    """The largest difference of rows, as a share of the wanted row's largest weight."""
     largest = np.maximum(wanted.max(axis=1).toarray()[:, 0], 1e-30)
     return float((abs(found - wanted).max(axis=1).toarray()[:, 0] / largest).max())
 

@@ -18,14 +18,7 @@ NAIVE_SHARE = 0.4
 def interleaved_medians(
     runs: dict[Any, Callable[[], Any]], repeats: int
 ) -> dict[Any, float]:
-    """Calls all runs in turn, one round of warm-up and `repeats` timed ones.
-
-    Args:
-      runs: functions of no argument that return when their work is done.
-
-    Returns:
-      Median seconds of each run.
-    """
+    """Median seconds of each run: one round of warm-up, then `repeats`, in turn."""
     seconds: dict[Any, list[float]] = {name: [] for name in runs}
     for round_ in range(repeats + 1):
         for name, run in runs.items():
@@ -75,11 +68,7 @@ def naive_bytes(texts: int, length: int, terms: int) -> int:
 
 
 def left_out(impl: str, needed: int, free: int | None) -> str | None:
-    """A note why an implementation is skipped, or None if its logits fit.
-
-    Args:
-      needed: bytes, see `naive_bytes`.
-    """
+    """A note that logits of `needed` bytes do not fit, or None."""
     if free is None or needed <= NAIVE_SHARE * free:
         return None
     return (

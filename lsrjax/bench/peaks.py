@@ -31,11 +31,7 @@ PEAKS: tuple[tuple[str, float | None, float | None], ...] = (
 
 
 def peak(device_kind: str, dtype: str) -> float | None:
-    """Dense peak of a device in FLOP/s; None if unknown.
-
-    Args:
-      dtype: "bfloat16" or "float32".
-    """
+    """Dense peak in FLOP/s for "bfloat16" or "float32"; None if unknown."""
     for name, bfloat16, float32 in PEAKS:
         # As a word: an L4 is not an L40, nor a T4 a T400.
         if re.search(rf"\b{name}\b", device_kind, re.IGNORECASE):

@@ -9,11 +9,7 @@ Sizes = TypeVar("Sizes")
 
 
 def size(default, meaning: str, **argument) -> Any:
-    """A field of a dataclass of sizes.
-
-    Args:
-      **argument: of `add_argument`; by default the flag takes a positive integer.
-    """
+    """A field of a dataclass of sizes; by default its flag takes a positive integer."""
     argument = argument or {"type": positive}
     return dataclasses.field(
         default=default, metadata={"meaning": meaning, "argument": argument}
@@ -27,9 +23,7 @@ def add_flags(
 ) -> None:
     """Adds `--preset` and a flag for each size, which overrides the preset's.
 
-    Args:
-      sizes: a dataclass of fields made by `size`.
-      presets: by name, one or more sizes by the name of their row.
+    A preset has one or more sizes by the name of their row.
     """
     if presets:
         parser.add_argument(

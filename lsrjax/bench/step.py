@@ -223,11 +223,7 @@ _SMALLER = "Take a smaller --batch or --length, or --encode-chunk or --remat lay
 
 
 def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
-    """Operations of a step by formula, of all devices.
-
-    Args:
-      devices: that its texts are divided over.
-    """
+    """Operations of a step by formula, of all devices."""
 
     def parts(name):
         """(texts, tokens) as computed, and whether in chunks."""
@@ -319,10 +315,7 @@ def naive_bytes_of_parts(parts: Sequence[flops.Part], terms: int, chunk: int) ->
     The logits of all parts are kept for the backward pass; those of chunks are
     recomputed there, so only one chunk counts.
 
-    Args:
-      parts: (texts, tokens) of a device.
-      terms: of the vocabulary, on a device.
-      chunk: texts encoded at a time; 0: all.
+    Parts are (texts, tokens) of a device, terms its share of the vocabulary.
     """
     texts = sum(count for count, _ in parts)
     chunks = math.ceil(texts / (chunk or texts))

@@ -20,10 +20,8 @@ FOOTNOTE = (
 class Measured:
     """Measurements of a stage's step.
 
-    Attributes:
-      seconds: of a step, by implementation.
-      temp: bytes that the compiler reserves for it on a device, by implementation.
-      tokens: of the student's texts, without padding.
+    By implementation: seconds, and temporary bytes of a device. Tokens are those of the
+    student's texts, without padding.
     """
 
     seconds: Mapping[str, float]
@@ -58,11 +56,7 @@ def times(found: Mapping[str, Measured]) -> Table:
 def operations(
     found: Mapping[str, Measured], peaks: Mapping[str, float | None], devices: int
 ) -> Table:
-    """Operations by formula and, if the chip's peak is known, shares of it.
-
-    Args:
-      peaks: FLOP/s of a device in the row's dtype, or None.
-    """
+    """Operations by formula and, if a device's peak FLOP/s is known, shares of it."""
     known = any(peaks.values())
     largest = max(measured.operations.both for measured in found.values())
     unit, name = (1e12, "TFLOP") if largest >= 1e13 else (1e9, "GFLOP")

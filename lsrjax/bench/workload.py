@@ -98,11 +98,7 @@ class StepSizes:
         return self.batch * (2 if self.pairs else 1 + self.group)
 
     def check(self) -> None:
-        """Refuses inconsistent sizes.
-
-        Raises:
-          InputError: names them.
-        """
+        """Raises InputError for inconsistent sizes."""
         if self.dim % self.heads:
             raise InputError(
                 f"--dim {self.dim} does not divide over --heads {self.heads}."
@@ -262,9 +258,6 @@ def least_bytes(sizes: StepSizes, devices: int) -> tuple[int, int]:
 
     Computed before anything is allocated, so that impossible sizes are refused and not
     tried; the compiler's count comes later.
-
-    Args:
-      devices: that texts are divided over.
     """
     D, E = sizes.dim, sizes.pivot_dim or sizes.dim
     layer = 4 * D * D + 2 * D * sizes.inner
@@ -352,11 +345,7 @@ class _RandomTexts:
 
 
 def lengths_around(fill: float, most: int) -> tuple[int, int]:
-    """The shortest and longest of uniformly distributed lengths with a given mean.
-
-    Args:
-      fill: mean length as a share of `most`.
-    """
+    """The range of uniformly distributed lengths with mean `fill * most`."""
     spread = min(fill, 1 - fill)
     shortest = max(round((fill - spread) * most), 1)
     return shortest, max(round((fill + spread) * most), shortest)
@@ -364,13 +353,10 @@ def lengths_around(fill: float, most: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def pooling(impl: str) -> Iterator[None]:
-    """Within it, heads are traced with one implementation of the pooling.
+    """Within it, heads are traced with one implementation of `vocab_pool`.
 
     For benchmarks only: in training, `vocab_pool` itself takes the fastest one for the
     backend. Only functions traced within it, not those in JAX's cache, are affected.
-
-    Args:
-      impl: of `lsrjax.ops.vocab_pool.vocab_pool`.
     """
     original = heads.vocab_pool
     heads.vocab_pool = functools.partial(original, impl=impl)

@@ -31,11 +31,9 @@ _METRICS_FILE = "metrics/metrics"  # orbax's, in the folder of a step
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The record of a step.
+    """The record of a step: its dev metrics, if it was evaluated, and its files.
 
-    Attributes:
-      dev: its dev metrics; empty if it was not evaluated.
-      files: path in the stage's folder -> bytes, and digest in hexadecimal digits.
+    `files` maps a path in the stage's folder to bytes and hexadecimal digest.
     """
 
     step: int
@@ -69,13 +67,9 @@ def recorded_steps(folder: pathlib.Path) -> list[int]:
 
 
 def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Record:
-    """Reads a step's files back, and writes their digests.
+    """Reads a step's files back, and writes their digests; OSError if it cannot.
 
-    Args:
-      dev: its dev metrics; None: those saved with it, if any.
-
-    Raises:
-      OSError: a file cannot be read, or the digests cannot be written.
+    Dev metrics that are None are those saved with the step, if any.
     """
     if dev is None:
         path = folder / CHECKPOINTS / str(step) / _METRICS_FILE
@@ -93,22 +87,14 @@ def of_files(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> dict[str, s
 
 
 def seal(folder: pathlib.Path, names: Iterable[str], path: pathlib.Path) -> None:
-    """Writes the digests of files that are not a checkpoint, for `unsealed`.
-
-    Args:
-      names: of the files, relative to it.
-    """
+    """Writes the digests of files that are not a checkpoint, for `unsealed`."""
     write_whole(path, _text(Record(0, {}, _digests(folder, names))))
 
 
 def unsealed(
     folder: pathlib.Path, names: Iterable[str], path: pathlib.Path
 ) -> dict[str, str]:
-    """Files that have changed since they were sealed; arguments as of `seal`.
-
-    Returns:
-      Name -> what is wrong with it; empty if nothing is.
-    """
+    """Name -> what is wrong with it, for files that have changed since `seal`."""
     try:
         wanted = _read(path)
     except DamagedRecordError as error:
@@ -120,11 +106,7 @@ def unsealed(
 
 
 def read(folder: pathlib.Path, step: int) -> Record:
-    """The digests of a step.
-
-    Raises:
-      DamagedRecordError: their file is damaged.
-    """
+    """The digests of a step; DamagedRecordError if their file is damaged."""
     path = record_path(folder, step)
     found = _read(path)
     if found.step != step:
@@ -148,11 +130,7 @@ def _read(path: pathlib.Path) -> Record:
 
 
 def damage(folder: pathlib.Path, step: int) -> dict[str, str]:
-    """Reads all files of a step that has digests, and compares.
-
-    Returns:
-      Path in the stage's folder -> what is wrong with it; empty if nothing is.
-    """
+    """Path -> what is wrong with it, after reading all files of a step with digests."""
     try:
         wanted = read(folder, step)
     except DamagedRecordError as error:
@@ -210,11 +188,7 @@ def no_digests_message(folder: pathlib.Path) -> str:
 
 
 def check_has_digests(folder: pathlib.Path) -> None:
-    """Refuses a stage whose checkpoints were written without digests.
-
-    Raises:
-      InputError: says how to add the digests.
-    """
+    """Raises InputError for a stage whose checkpoints were written without digests."""
     if committed_steps(folder) and not (folder / DIGESTS).is_dir():
         raise InputError(no_digests_message(folder))
 

@@ -54,11 +54,7 @@ def committed_steps(folder: pathlib.Path) -> list[int]:
 
 
 def remove_step(folder: pathlib.Path, step: int) -> None:
-    """Removes a step and the remains of an unfinished write of it.
-
-    Raises:
-      OSError: it cannot be removed.
-    """
+    """Removes a step and the remains of unfinished writes; may raise OSError."""
     inside = folder / CHECKPOINTS
     for path in [inside / str(step), *inside.glob(f"{step}.orbax-checkpoint-tmp*")]:
         if path.exists():
@@ -76,14 +72,7 @@ def remove_left(folder: pathlib.Path) -> None:
 
 
 def set_aside(folder: pathlib.Path, path: pathlib.Path, *inside: str) -> pathlib.Path:
-    """Moves a file or folder of a stage to its `damaged/`; nothing is deleted.
-
-    Args:
-      inside: subfolders of `damaged/`.
-
-    Returns:
-      The new path.
-    """
+    """Moves a file or folder of a stage into its `damaged/`; returns the new path."""
     parent = folder.joinpath(DAMAGED, *inside)
     parent.mkdir(parents=True, exist_ok=True)
     target, number = parent / path.name, 2

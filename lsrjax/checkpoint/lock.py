@@ -22,10 +22,7 @@ def one_run(workdir: pathlib.Path, note: Callable[[str], None]) -> Iterator[None
     """Locks a work directory for this process, until the context or the process ends.
 
     The system frees the lock of a process that is killed; the file stays and has no
-    effect by itself.
-
-    Args:
-      note: called if the file system has no locks; the run continues unlocked.
+    effect by itself. Without locks on the file system, the run continues with a note.
 
     Raises:
       InputError: another run holds it; names its host, process and start.

@@ -14,11 +14,7 @@ DIGESTS_FILE = "results.digests.json"
 
 
 def read(workdir: pathlib.Path) -> dict:
-    """The results of a run; empty without.
-
-    Raises:
-      InputError: they have changed since they were written.
-    """
+    """The results of a run, or none; InputError if they changed since written."""
     path = workdir / RESULTS_FILE
     if not path.is_file():
         return {}

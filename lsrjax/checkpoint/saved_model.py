@@ -43,8 +43,7 @@ class SavedModel:
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages.
-      lengths: limits of texts in tokens, by role ("query", "document"), if the model's
-        own files state them.
+      lengths: limits of texts in tokens, by role, if the model's own files state them.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
       dev: metrics of these weights on a run's dev data; may be empty.
@@ -105,8 +104,7 @@ def _differences(found, wanted, prefix=""):
 def load_model(folder: str | pathlib.Path) -> SavedModel:
     """Reads a stage's retriever from its last checkpoint.
 
-    Args:
-      folder: a stage's folder, or a run's folder with a single stage.
+    The folder may also be that of a run with a single stage.
 
     Raises:
       InputError: no model or no checkpoint there, a damaged one, or one with numbers
@@ -164,12 +162,7 @@ def _checked_step(folder: pathlib.Path) -> int:
 def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     """Writes a retriever as the folder of a finished stage, for `load_model`.
 
-    Args:
-      folder: an existing folder.
-      model: a `SavedModel`, or any object with its attributes.
-
-    Raises:
-      InputError: a parameter is not finite.
+    The folder exists. InputError if a parameter is not finite.
     """
     finite.check_tree(model.params, model.name)
     write_model_files(folder, model.spec, model.tokenizer, model.pivot_tokenizer)
@@ -183,11 +176,7 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
 
 
 def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
-    """A stage's retriever with the shapes of its parameters, without their numbers.
-
-    Args:
-      folder: as in `load_model`.
-    """
+    """Like `load_model`, with the shapes of the parameters, without their numbers."""
     folder = _stage_folder(pathlib.Path(folder))
     spec = load_spec(folder)
     tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
@@ -206,11 +195,7 @@ def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
 
 
 def _read_spec(path: pathlib.Path) -> RetrieverSpec:
-    """Reads the spec that `write_model_files` wrote.
-
-    Raises:
-      InputError: not a retriever, or its head is code that the user has not named.
-    """
+    """Reads the spec that `write_model_files` wrote; errors as of `load_spec`."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         head = values["head"]

@@ -18,17 +18,12 @@ _SHOWN_FILES = 10
 
 
 def take_stock(folder: pathlib.Path, note: Callable[[str], None]) -> int | None:
-    """Finds the newest sound step of a stage, and sets damaged ones aside.
+    """Sets damaged steps of a stage aside; returns the newest sound one, or None.
 
     Unfinished steps, and damaged ones newer than the newest sound one, are moved to
     `damaged/`, as are damaged files of the stage itself, which a start writes again. A
-    stage that has lost something is no longer finished. For one process of a run.
-
-    Args:
-      folder: the stage's; it need not exist.
-
-    Returns:
-      The newest sound step, or None.
+    stage that has lost something is no longer finished. For one process of a run; the
+    folder need not exist.
 
     Raises:
       InputError: the checkpoints were written without digests.

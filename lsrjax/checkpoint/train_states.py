@@ -48,12 +48,9 @@ class Checkpoints:
     ):
         """Opens the checkpoints in a stage's folder, after `take_stock`.
 
-        Args:
-          keep: number of the last checkpoints to keep.
-          metric: name of the dev metric whose best checkpoint is kept as well.
-          on_full_disk: "stop": a save that does not fit ends the run; "go_on": it is
-            skipped.
-          note: called with reports of failed saves, in the first process of a run.
+        Keeps the last `keep` checkpoints and the one with the best dev `metric`. A save
+        that does not fit ends the run, or is skipped if `on_full_disk` is "go_on".
+        `note` receives reports of failed saves, in the first process of a run.
         """
         self._folder, self._keep, self._metric = folder, keep, metric
         self._on_full_disk, self._note = on_full_disk, note
@@ -86,10 +83,6 @@ class Checkpoints:
         self, state: dict, dev: dict[str, float] | None, *, last: bool = False
     ) -> None:
         """Starts writing a state; the step is the state's.
-
-        Args:
-          dev: dev metrics of this step, if it was evaluated.
-          last: wait until it is complete.
 
         Raises:
           TrainingFailed: the disk is full and `on_full_disk` is "stop", or the last

@@ -17,11 +17,7 @@ ANY = "*"  # the language of a text whose language the file does not say
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One text in English and in another language.
-
-    Attributes:
-      id: names the example in errors.
-    """
+    """One text in English and in another language; `id` names it in errors."""
 
     id: str
     english: str
@@ -33,8 +29,7 @@ class Pair:
 class Group:
     """A query and its documents.
 
-    Attributes:
-      scores: the teacher's scores of the positives, then of the negatives; or None.
+    The teacher's scores are of the positives, then of the negatives.
     """
 
     id: str

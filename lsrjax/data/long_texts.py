@@ -64,11 +64,7 @@ class Cutter:
     """Finds places where texts may be cut for one tokenizer."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, content: Mapping[str, Any]):
-        """Determines whether and where this tokenizer allows cuts.
-
-        Args:
-          tokenizer: truncates texts at their end.
-        """
+        """Determines whether a tokenizer that truncates at the end allows cuts."""
         self._normalizer = tokenizer.normalizer
         self._splitter = _splitter(content.get("pre_tokenizer"))
         self._able = (
@@ -88,11 +84,7 @@ class Cutter:
     def cut(self, text: str, size: int) -> str:
         """The beginning of a text, whose tokens are the first ones of the whole text.
 
-        Args:
-          size: least characters of the beginning.
-
-        Returns:
-          The whole text if there is no place to cut it.
+        It has `size` characters or a few more; the whole text if it cannot be cut.
         """
         if not self._able:
             return text

@@ -19,11 +19,7 @@ class TextTokenizer:
     """A folder's tokenizer, as transformers reads it; threads may share it."""
 
     def __init__(self, folder: str | pathlib.Path):
-        """Reads the tokenizer.
-
-        Raises:
-          InputError: there is none, it cannot be read, or it is not supported.
-        """
+        """Reads the tokenizer; InputError if there is none or it is not supported."""
         self.folder = pathlib.Path(folder)
         self._reading = reading.read(folder)
         self._tokenizer = self._reading.tokenizer()
@@ -65,11 +61,7 @@ class TextTokenizer:
 
     @property
     def mask_id(self) -> int:
-        """Id of the mask token.
-
-        Raises:
-          InputError: the vocabulary has none.
-        """
+        """Id of the mask token; InputError if the vocabulary has none."""
         named = self._reading.roles.get("mask_token")
         names = [named] if named else ["[MASK]", "<mask>"]
         for name in names:
@@ -150,14 +142,9 @@ class TextTokenizer:
     ) -> list[tuple[list[int], list[int]]]:
         """Token ids and types (1 in the second text) of pairs of texts.
 
-        Uses the tokenizer's own template for pairs.
-
-        Args:
-          first_length: limit of a first text, without special tokens.
-          max_length: limit of a pair, with special tokens; shortens the second text.
-
-        Raises:
-          InputError: there is no such template.
+        Uses the tokenizer's own template for pairs; InputError if it has none. First
+        texts are cut to `first_length` without special tokens; then second texts, so
+        that pairs have `max_length` with them.
         """
         joining = self._reading.tokenizer(max_length, strategy="only_second")
         # The second text needs at least one token, or nothing can be cut from it.
@@ -182,12 +169,7 @@ class TextTokenizer:
     def batch(
         self, texts: Sequence[str], max_length: int, buckets: Sequence[int]
     ) -> dict[str, np.ndarray]:
-        """Ids and mask, [B, L] int32, padded to the smallest bucket that fits.
-
-        Args:
-          max_length: limit in tokens, with special tokens.
-          buckets: allowed lengths L; `max_length` is always allowed.
-        """
+        """Ids and mask, [B, L] int32; L is one of `buckets` or `max_length`."""
         return pad(self.ids(texts, max_length), self.pad_id, max_length, buckets)
 
 
@@ -210,11 +192,7 @@ class TextField:
 
     @classmethod
     def of(cls, spec, tokenizer: TextTokenizer, role: str, max_length: int):
-        """The field of a retriever's queries or documents.
-
-        Args:
-          role: "query" or "document".
-        """
+        """The field of a retriever's "query" or "document" texts."""
         if role == "query":
             return cls(
                 tokenizer,

@@ -185,11 +185,7 @@ def _said_while_waiting(processes: int, number: int):
 
 
 def _connect(options: dict) -> None:
-    """Joins JAX's coordination service.
-
-    Raises:
-      InputError: the processes did not connect.
-    """
+    """Joins JAX's coordination service, or raises InputError."""
     try:
         with _loss_is_told():
             jax.distributed.initialize(
@@ -285,14 +281,7 @@ def _bound(coordinator: str, process_id: int) -> dict[str, str]:
 
 
 def check(processes: int | None, devices: int | None) -> None:
-    """Compares the run with what the launcher promised.
-
-    Args:
-      devices: promised devices of all processes together.
-
-    Raises:
-      InputError: the numbers differ.
-    """
+    """Compares the run with what the launcher promised; InputError if it differs."""
     if processes and jax.process_count() != processes:
         raise InputError(
             f"The launcher promised {processes} processes, but"
@@ -393,9 +382,7 @@ def largest(topic: str, number: int, value: int) -> int:
 
     Host to host: neither waits for the devices nor delays them.
 
-    Args:
-      topic: a series of questions.
-      number: each is asked once, about in order.
+    A topic is a series of questions, each asked once, about in order.
     """
     if jax.process_count() == 1:
         return value
@@ -418,14 +405,8 @@ def largest(topic: str, number: int, value: int) -> int:
 def gather(topic: str, text: str, seconds: float) -> list[str | None]:
     """The texts of all processes, in process 0; an empty list in the others.
 
-    Host to host, so it works where devices cannot reach each other.
-
-    Args:
-      topic: used once.
-      seconds: timeout of process 0 for all of them together.
-
-    Returns:
-      A text for each process; None for one that did not answer in time.
+    Host to host, so it works where devices cannot reach each other. A topic is used
+    once. Process 0 waits `seconds` for all together; a missing text is None.
     """
     if jax.process_count() == 1:
         return [text]
@@ -446,12 +427,7 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
 
 
 def first_says(topic: str, text: str | None, seconds: float) -> str | None:
-    """The text of process 0, in all processes; None if it does not come in time.
-
-    Args:
-      topic: used once.
-      seconds: timeout of the others.
-    """
+    """The text of process 0, or None after `seconds`; a topic is used once."""
     if jax.process_count() == 1:
         return text
     client, key = _client(), f"lsrjax/{topic}"
@@ -478,12 +454,7 @@ def peek(key: str) -> str:
 
 
 def exchange(topic: str, value: int, seconds: float) -> list[int]:
-    """The values of all processes that send theirs in time.
-
-    Args:
-      topic: used once.
-      seconds: timeout for each process.
-    """
+    """The values of processes that answer in time; a topic is used once."""
     tell(f"{topic}/{index()}", str(value))
     found = []
     for process in range(count()):
@@ -495,11 +466,7 @@ def exchange(topic: str, value: int, seconds: float) -> list[int]:
 
 
 def meet(name: str, seconds: float) -> bool:
-    """Waits for the other processes, without the devices.
-
-    Returns:
-      Whether all came within `seconds`.
-    """
+    """Waits for the other processes without the devices; whether all came in time."""
     try:
         _client().wait_at_barrier(f"lsrjax/{name}", int(1000 * seconds))
     except jax.errors.JaxRuntimeError:

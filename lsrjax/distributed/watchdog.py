@@ -61,11 +61,7 @@ class Pulse:
 
 
 def judge(pulses: Sequence[Pulse], seconds: float) -> str:
-    """What is wrong, and with which process; empty if nothing is.
-
-    Args:
-      seconds: limit for a step; 0: none.
-    """
+    """What is wrong, and where; empty if nothing is, or if `seconds` is 0."""
     if not seconds:
         return ""
     late = [p for p in pulses if p.phase in activity.STEADY and p.idle > seconds]
@@ -90,8 +86,7 @@ def judge(pulses: Sequence[Pulse], seconds: float) -> str:
 class Watchdog:
     """Watches this process, and with it the run.
 
-    Attributes:
-      seconds: limit for a step; 0: none. A stage sets its own.
+    A stage sets `seconds`, the limit for a step; 0: none.
     """
 
     def __init__(self, workdir: pathlib.Path, seconds: float, at=PROGRESS):

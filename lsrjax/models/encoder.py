@@ -153,11 +153,7 @@ class Attention(nnx.Module):
 
 
 def suits_cudnn(device, dtype: DType, width: int) -> bool:
-    """Whether cuDNN has a fused attention for the device, real or abstract.
-
-    Args:
-      width: of a head.
-    """
+    """Whether cuDNN has a fused attention for a device and the width of a head."""
     return (
         # JAX cannot ask cuDNN for its version on an abstract device.
         hasattr(device, "client")
@@ -294,7 +290,6 @@ class Encoder(nnx.Module):
           Hidden states of the last layer [B, L, D], in `dtype`.
 
         Raises:
-          InputError: L is above `config.max_length`.
           ValueError: the shapes differ.
         """
         if ids_BL.ndim != 2 or ids_BL.shape != mask_BL.shape:
@@ -324,9 +319,8 @@ class Encoder(nnx.Module):
         Args:
           texts: the batch. Padding comes after the tokens and never changes their
             states; its own states are meaningless.
-          attended: the tokens that others attend to, [B, L] bool of each part; all by
-            default.
-          types: token types of pairs, [B, L] of each part; all 0 by default.
+          attended: [B, L] bool of each part, tokens that others attend to; None: all.
+          types: [B, L] of each part, token types of pairs; None: all 0.
           dropout_keys: a random key for each text, [B] of each part; None: no dropout.
           remat: what the backward pass recomputes, a name in `REMAT`.
 

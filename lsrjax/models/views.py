@@ -152,11 +152,7 @@ class Bag:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """One embedding of a text.
-
-    Attributes:
-      scale: of its score in the sum over views; that of the queries is used.
-    """
+    """One embedding of a text; `scale` as of `Bag`."""
 
     embedding_BD: jax.Array
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
@@ -182,9 +178,7 @@ class MultiVector:
     The score is the sum over the query's tokens of the largest dot product with a token
     of the document (MaxSim, Khattab and Zaharia 2020); 0 if the document has no token.
 
-    Attributes:
-      mask_BL: true at tokens.
-      scale: of its score in the sum over views; that of the queries is used.
+    Padding has a false `mask_BL`; `scale` as of `Bag`.
     """
 
     tokens_BLD: jax.Array

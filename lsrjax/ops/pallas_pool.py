@@ -153,15 +153,10 @@ def _dot_last(x, y):
 
 @dataclasses.dataclass(frozen=True)
 class GpuTiles:
-    """Sizes of the GPU kernel.
+    """Sizes of the GPU kernel: of a tile, a program, and a group of texts.
 
-    Attributes:
-      tokens: of a tile, T.
-      terms: of a tile, P.
-      hidden_bytes: of each row, read in one step of the product.
-      warps: of a program.
-      stages: reads in flight at a time.
-      group_bytes: limit on the h of a group of texts.
+    `hidden_bytes` of each row are read in one step of the product, `stages` such reads
+    are in flight, and a group's h has at most `group_bytes`.
     """
 
     tokens: int = 256

@@ -117,10 +117,7 @@ def vocab_pool_naive(
     *,
     pool_mask: str = "exclude",
 ) -> tuple[jax.Array, jax.Array]:
-    """The definition of `vocab_pool`, with the [B, L, V] logits and autodiff.
-
-    The oracle that `vocab_pool` is tested against, with the same arguments and results.
-    """
+    """The definition of `vocab_pool`, with [B, L, V] logits and autodiff."""
     masks = tuple(mask) if isinstance(mask, Sequence) else (mask,)
     _check(h, w_VD, b_V, masks, pool_mask, "naive", None)
     h_TD = h.reshape(-1, h.shape[-1])

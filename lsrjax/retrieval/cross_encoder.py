@@ -38,8 +38,7 @@ class PairScorer:
         but at most three quarters; its document is truncated to the rest
         ("only_second"), as FlagEmbedding does for the rerankers of BGE.
 
-        Args:
-          batch_size: pairs scored at once, at least one on each device.
+        Batches have at least one pair on each device.
         """
         self._params = params
         self._tokenizer = tokenizer

@@ -39,11 +39,7 @@ class TextEncoder:
         batch_size: int = 64,
         dtype: str = "float32",
     ):
-        """An encoder for one architecture; each call takes the weights.
-
-        Args:
-          batch_size: texts encoded at once, at least one on each device.
-        """
+        """An encoder for one architecture; batches have at least a text per device."""
         self.spec = spec
         self.tokenizer = tokenizer
         self._mesh = jax.sharding.get_mesh()
@@ -73,10 +69,6 @@ class TextEncoder:
 
         Embeddings are rows of such a matrix as well; those of tokens, a `TokenMatrix`.
         Queries are multiplied by the scale of the view's score in the sum over views.
-
-        Args:
-          max_length: limit of a text in tokens.
-          role: "query" or "document".
 
         Raises:
           InputError: a vector is not finite; names the text.
@@ -162,9 +154,7 @@ def padded_lengths(
     It depends on the texts alone, not on what was compiled before, so that a file
     encoded in two runs gets the same numbers.
 
-    Args:
-      longest: tokens of the longest text of each batch, ascending.
-      max_length: limit of a text in tokens.
+    `longest` has the tokens of each batch's longest text, ascending.
     """
     allowed = [*sorted(b for b in BUCKETS if b < max_length), max_length]
     # Number of batches -> the lowest cost for that many, and their lengths.

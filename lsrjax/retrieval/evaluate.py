@@ -24,9 +24,8 @@ METRICS = ("nDCG@10", "R@100")
 class Task:
     """Queries, a corpus, and the relevant documents of each query.
 
-    Attributes:
-      relevant: for each query the position of its document in the corpus, or the grades
-        of judged documents by position.
+    For each query the position of its document in the corpus, or the grades of judged
+    documents by position.
     """
 
     queries: Sequence[str]
@@ -37,13 +36,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """A retriever with everything that encoding needs.
+    """A retriever with everything that encoding needs; lengths are in tokens.
 
-    Attributes:
-      encoder: architecture and tokenizer.
-      query_length: limit in tokens.
-      document_length: limit in tokens.
-      pivot_tokenizer: MILCO: names the terms of the pivot view.
+    MILCO's pivot tokenizer names the terms of the pivot view.
     """
 
     encoder: TextEncoder
@@ -54,11 +49,7 @@ class Searcher:
 
     @classmethod
     def of(cls, model, config) -> "Searcher":
-        """A model that encodes with the lengths of a stage's config.
-
-        Args:
-          model: a `lsrjax.checkpoint.SavedModel`.
-        """
+        """A `SavedModel` that encodes with the lengths of a stage's config."""
         tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
         return cls(
             TextEncoder(model.spec, tokenizer, dtype=config.model.dtype),
@@ -85,9 +76,8 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
     documents, in English where available: those of the whole corpus, with every
     judgement, if the groups contain ids, as in a BEIR folder; else those of all groups.
 
-    Args:
-      limit: queries at most, spread evenly over the examples.
-      languages: whether the queries of groups in a language count.
+    Takes `limit` queries at most, spread evenly over the examples, and of groups those
+    in the languages that count.
 
     Raises:
       InputError: no query is in such a language, or a judgement without its document.
@@ -203,11 +193,7 @@ def _task(groups, languages, texts) -> Task:
 def by_language(
     task: Task, hits: np.ndarray, metrics: Sequence[str] = METRICS
 ) -> dict[str, dict[str, float]]:
-    """Mean of each metric over the queries of each language.
-
-    Args:
-      hits: [Q, depth] document positions, best first, -1 = none.
-    """
+    """Mean of each metric over the queries of each language; `hits` as in `search`."""
     values = measures.per_query(hits, task.relevant, metrics)
     languages = np.array(task.languages)
     return {
@@ -288,11 +274,7 @@ _TIMED_TEXTS = 512
 
 
 def encoding_speed(searcher: Searcher, texts: Sequence[str]) -> float:
-    """Documents that a retriever encodes per second, without compilation.
-
-    Args:
-      texts: an evenly spread sample of them is encoded.
-    """
+    """Documents encoded per second, over a sample, without compilation."""
     places = np.linspace(0, len(texts) - 1, min(_TIMED_TEXTS, len(texts))).astype(int)
     sample = [texts[i] for i in places]
     searcher.documents(sample)

@@ -11,11 +11,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class TokenMatrix:
-    """The token embeddings of N texts.
+    """The token embeddings of N texts, float32.
 
-    Attributes:
-      tokens_TD: embeddings, float32.
-      starts: [N + 1], the first token of each text, then T.
+    `starts` [N + 1] has the first token of each text, then T.
     """
 
     tokens_TD: np.ndarray
@@ -62,13 +60,10 @@ def stacked(parts: Sequence[TokenMatrix]) -> TokenMatrix:
 
 
 def scores(queries: TokenMatrix, documents: TokenMatrix) -> np.ndarray:
-    """MaxSim (Khattab and Zaharia 2020) of every query with every document.
+    """MaxSim of every query with every document, [queries, documents] float32.
 
     The sum over the query's tokens of the largest dot product with one of the
-    document's; 0 if either has none.
-
-    Returns:
-      [queries, documents] float32.
+    document's; 0 if either has none (Khattab and Zaharia 2020).
     """
     out = np.zeros((len(queries), len(documents)), np.float32)
     asks = np.flatnonzero(np.diff(queries.starts))

@@ -44,11 +44,7 @@ def per_query(
     relevant: Sequence[Relevant],
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, np.ndarray]:
-    """Computes ranking metrics for each query; arguments and errors as of `evaluate`.
-
-    Returns:
-        For each metric [Q] float64, in the order of the queries.
-    """
+    """The values [Q] float64 of each metric; arguments and errors as of `evaluate`."""
     hits = np.asarray(hits)
     measures = {name: _parse(name) for name in metrics}
     _check_hits(hits, len(relevant))

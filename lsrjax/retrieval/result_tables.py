@@ -46,11 +46,7 @@ class SearchExample(TypedDict):
 def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     """Adds to each system the mean over all its languages but English.
 
-    Args:
-        results: system -> language -> metric -> value; existing means are replaced.
-
-    Returns:
-        A copy with the language `mean` last; none for a system with English only.
+    The language `mean` comes last, and replaces one that is there.
 
     Raises:
         ValueError: if systems cover different languages or a language lacks a metric,
@@ -89,11 +85,8 @@ def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
     """Writes results as JSON, rounded to six digits, in their order.
 
-    The file is replaced atomically, so that a reader never sees half of it.
-
-    Args:
-        path: the file; missing folders are created.
-        results: system -> language -> metric -> value.
+    The file is replaced atomically, so that a reader never sees half of it; missing
+    folders are created.
 
     Raises:
         ValueError: if a value is not finite.
@@ -134,12 +127,9 @@ def print_table(
 ) -> None:
     """Prints a metric: systems as rows, languages as columns, the mean last.
 
-    The best of several values in a column is bold; a missing one is `-`. Languages that
-    do not fit the console's width continue in another table.
-
-    Args:
-        results: system -> language -> metric -> value, higher is better.
-        title: printed above; the metric's name if empty.
+    Higher values are better. The best of several in a column is bold; a missing one is
+    `-`. Languages that do not fit the console's width continue in another table. The
+    title defaults to the metric's name.
 
     Raises:
         ValueError: if no system has the metric.
@@ -167,10 +157,8 @@ def print_costs(
 ) -> None:
     """Prints the cost of a document in each system.
 
-    Args:
-        results: system -> language -> metric -> value, with `document_terms` (for token
-            embeddings, tokens) and `index_bytes`, which are the same in each language.
-        documents_per_s: documents encoded per second, by system.
+    `document_terms` (for token embeddings, tokens) and `index_bytes` are the same in
+    each language.
     """
     console.print(
         "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
@@ -193,14 +181,7 @@ def print_costs(
 
 
 def markdown_table(results: Results, metric: str) -> str:
-    """The table of `print_table` as Markdown, ending in a newline.
-
-    Args:
-        results: system -> language -> metric -> value, higher is better.
-
-    Raises:
-        ValueError: if no system has the metric.
-    """
+    """The table of `print_table` as Markdown; ValueError without the metric."""
     languages, rows = _table(results, metric)
     lines = [[metric, *languages], ["---", *["---:"] * len(languages)]]
     for system, cells in rows.items():
@@ -215,11 +196,7 @@ def markdown_table(results: Results, metric: str) -> str:
 
 
 def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
-    """Prints queries with their strongest terms and the documents they find.
-
-    Args:
-        examples: the queries; `because` explains the first document found.
-    """
+    """Prints queries with their strongest terms and the documents they find."""
     for example in examples:
         rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
         rows.add_column(style="dim", no_wrap=True)
@@ -324,11 +301,7 @@ def _plain(text: str) -> str:
 
 
 def markdown(results, name: str) -> str:
-    """The tables of a stage and BM25 as Markdown; empty without results.
-
-    Args:
-      name: of the stage; its views are included.
-    """
+    """The tables of a stage, its views and BM25 as Markdown; empty without results."""
     own = {
         system: values
         for system, values in results.items()

@@ -20,11 +20,7 @@ _NO_HIT = np.iinfo(np.int64).min
 
 @dataclasses.dataclass(frozen=True)
 class Several:
-    """Representations of N texts whose scores add up.
-
-    Attributes:
-      parts: CSR or `TokenMatrix` each.
-    """
+    """Representations of N texts, CSR or `TokenMatrix` each, whose scores add up."""
 
     parts: Sequence[sparse.csr_matrix | TokenMatrix]
 

@@ -31,13 +31,10 @@ class Corpus(Sequence):
 
 
 def corpus_of(source, whole: bool = False) -> tuple[Sequence[Text], np.ndarray]:
-    """The distinct documents of a source of groups, compared by English wording.
+    """The distinct documents of a source of groups, and each first positive's position.
 
-    Args:
-      whole: put all documents of the source's collections first.
-
-    Returns:
-      The documents, and for each example the position of its first positive.
+    English wordings are compared. With `whole`, all documents of the source's
+    collections come first.
     """
     collection = getattr(source, "documents", ()) if whole else ()
     places: dict[str, int] = {}
@@ -144,13 +141,9 @@ def score(
     corpus: Sequence[str],
     documents_QK: np.ndarray,
 ) -> np.ndarray:
-    """The teacher's score of each query with each of its documents.
+    """The teacher's score of each query with each of its documents, [Q, K] float32.
 
-    Args:
-      documents_QK: positions in the corpus; -1 gives NaN.
-
-    Returns:
-      [Q, K] float32.
+    The documents are positions in the corpus; -1 gives NaN.
     """
     if isinstance(teacher, PairScorer):
         return _read_together(teacher, queries, corpus, documents_QK)

@@ -15,11 +15,7 @@ def names_of(
     tokenizer: TextTokenizer,
     pivot_tokenizer: TextTokenizer | None = None,
 ) -> list[str]:
-    """The names of the columns of all views, side by side.
-
-    Args:
-      pivot_tokenizer: MILCO: the English one.
-    """
+    """The names of the columns of all views, side by side."""
     names: list[str] = []
     for view, size in spec.views.items():
         if view == "latents":

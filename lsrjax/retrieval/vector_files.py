@@ -201,11 +201,7 @@ class JsonlFile(VectorFile):
         made_of: Mapping[str, Any],
         terms: Sequence[str] = (),
     ):
-        """Like `VectorFile`.
-
-        Args:
-          terms: the names of the columns; none for embeddings.
-        """
+        """Like `VectorFile`; `terms` names the columns, unless they are embeddings."""
         super().__init__(path, made_of)
         self._terms = terms
 

@@ -77,9 +77,7 @@ class Reading:
     def tokenizer(self, max_length: int | None = None, **cut) -> tokenizers.Tokenizer:
         """A new tokenizer, which the caller may change.
 
-        Args:
-          max_length: tokens that texts are truncated to; None: no truncation.
-          **cut: further options of `enable_truncation`.
+        `cut` has options of `enable_truncation`; max_length None: no truncation.
         """
         made = tokenizers.Tokenizer.from_str(self.json)
         made.encode_special_tokens = self.splits_special
@@ -174,10 +172,7 @@ def _content(token: Any) -> Any:
 
 
 def _is_plain(objects: Mapping[str, dict], raw: tokenizers.Tokenizer) -> bool:
-    """Whether transformers reads the folder as its tokenizer.json alone.
-
-    In doubt false: then transformers is asked.
-    """
+    """Whether tokenizer.json alone defines the tokens; false in doubt."""
     config, model = objects.get(CONFIG), objects.get(MODEL_CONFIG)
     if raw.post_processor is None or objects.get(ADDED):
         return False

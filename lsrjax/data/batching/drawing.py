@@ -50,7 +50,6 @@ class Drawn:
     Attributes:
       texts: token ids by the name of the text; a group has several documents.
       keys: examples that share one have a query or a positive text in common.
-      example: its index in the source.
     """
 
     texts: dict[str, list[list[int]]]
@@ -66,11 +65,7 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """The texts of a batch that one model, or a tower of it, encodes together.
-
-    Attributes:
-      max_length: tokens of the longest.
-    """
+    """The texts of a batch that one model, or a tower of it, encodes together."""
 
     names: tuple[str, ...]
     max_length: int
@@ -171,11 +166,7 @@ class GroupBatches:
     def draw(
         self, groups: Sequence[Group], rngs: Sequence[np.random.Generator]
     ) -> list[Drawn]:
-        """Draws documents and languages of each group, and tokenizes them.
-
-        Returns:
-          `repeats` examples of each group: all groups, then all of them again.
-        """
+        """Draws and tokenizes each group: all groups once, `repeats` times."""
         queries, keys = [], []
         documents: list[list[str]] = [[] for _ in range(self.repeats)]
         targets: list[list[dict]] = [[] for _ in range(self.repeats)]
@@ -251,12 +242,8 @@ def shared_languages(
 ) -> list[str]:
     """The languages that all of a group's documents have.
 
-    Args:
-      mixing: "entries" or "round_robin".
-      weights: of the languages that "round_robin" needs.
-
     Raises:
-      BadRecord: there are none, or some of the needed ones are missing.
+      BadRecord: there are none, or "round_robin" needs others.
     """
     shared = [language for language in texts[0] if all(language in t for t in texts)]
     missing = [language for language in weights if language not in shared]

@@ -21,11 +21,7 @@ _SLACK = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The parts that a device's texts are cut into, shortest first.
-
-    Attributes:
-      parts: (texts, tokens) of each.
-    """
+    """The parts (texts, tokens) that a device's texts are cut into, shortest first."""
 
     parts: tuple[tuple[int, int], ...]
 

@@ -246,10 +246,7 @@ def sources_of(data) -> set[str]:
 
 
 def languages(data) -> tuple[str, ...]:
-    """The stated languages of the queries and documents of a stage's `data`.
-
-    Rows without a stated language add none.
-    """
+    """The stated languages of the queries and documents of a stage's `data`."""
     found = {}
     for own in list(data.sets.values()) or [data]:
         if own.source == "debian":
@@ -263,11 +260,7 @@ def languages(data) -> tuple[str, ...]:
 def open_sets(data, kind: str, mined: bool = False) -> list:
     """The sources that a stage's `data` names, as examples of `kind`.
 
-    Args:
-      mined: negatives are mined from their corpora.
-
-    Raises:
-      InputError: one of them has no examples.
+    With `mined`, negatives come from their corpora. InputError if a source is empty.
     """
     if not len(data.sets):
         return [_opened(data, kind, mined, "config.data")]
@@ -307,8 +300,7 @@ def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
 def order_of_topics(topics: np.ndarray, batch_size: int, seed: int) -> MixedOrder:
     """Batches of one topic each, each topic as often as it has queries.
 
-    Args:
-      topics: [examples] the topic of each, numbered from 0 without gaps.
+    `topics` has the topic of each example, numbered from 0 without gaps.
     """
     sizes = np.bincount(topics).tolist()
     numbers = np.argsort(topics, kind="stable")

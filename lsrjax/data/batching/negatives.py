@@ -51,14 +51,11 @@ class Choice:
         return self.filters or self.negatives == "margin_bins"
 
     def __call__(self, group: Group, size: int, rng: np.random.Generator) -> list[int]:
-        """Indices into the group's positives and negatives, end to end.
-
-        Args:
-          size: documents to choose, positives included.
+        """Indices into the group's positives and negatives, `size` in all.
 
         Raises:
-          BadRecord: too few documents; names the group.
-          InputError: no scores; names the group.
+          BadRecord: too few documents.
+          InputError: no scores.
         """
         if self.needs_scores and group.scores is None:
             raise InputError(
@@ -81,13 +78,10 @@ class Choice:
         return [*positives.tolist(), *places[chosen].tolist()]
 
     def check(self, group: Group, size: int) -> None:
-        """Refuses a group that may have fewer than `size` documents in some draw.
+        """Raises BadRecord for a group with too few documents in some draw.
 
         Filters by score are ignored for a group without scores, which may be computed
         later.
-
-        Raises:
-          BadRecord: too few positives or negatives; names the group.
         """
         self._check_positives(group)
         filtered = self.filters and group.scores is not None

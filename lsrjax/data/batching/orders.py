@@ -21,10 +21,8 @@ def dealt_batches(batch_size: int) -> int:
 class Order:
     """Which examples make up a batch.
 
-    Epoch follows epoch, each in its own random order; a batch may span two.
-
-    Attributes:
-      part: number of the data set, if there are several.
+    Epoch follows epoch, each in its own random order; a batch may span two. Data sets
+    that are mixed differ in `part`.
     """
 
     examples: int

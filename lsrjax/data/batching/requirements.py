@@ -24,11 +24,7 @@ class Documents:
     languages: Mapping[str, float]
 
     def __call__(self, group: Group) -> None:
-        """Checks a group.
-
-        Raises:
-          BadRecord: some draw from it cannot be trained on.
-        """
+        """Raises BadRecord if some draw from the group cannot be trained on."""
         texts = group.positives
         if self.choice is not None and self.size > 1:
             self.choice.check(group, self.size)

@@ -29,9 +29,6 @@ def vectors(rows: Sequence[Sequence[int]], seed: int) -> np.ndarray:
     Each token goes to one coordinate with a sign, both random (the count sketch of
     Charikar et al. 2002). A token of all queries has weight 0.
 
-    Args:
-      rows: token ids of each query.
-
     Returns:
       [queries, width] float32 of length one, or zero.
     """
@@ -60,9 +57,7 @@ def cluster(
 ) -> np.ndarray:
     """Clusters queries by k-means on the cosine.
 
-    Args:
-      count: of clusters, at most.
-      least: queries of a cluster; a smaller one joins the one with the nearest centre.
+    A cluster of fewer than `least` queries joins the one with the nearest centre.
 
     Returns:
       [queries] the cluster of each, numbered from 0 without gaps.

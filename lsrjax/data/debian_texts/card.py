@@ -122,15 +122,7 @@ def render(
     max_chars: dict[str, int],
     caps: dict[str, int],
 ) -> str:
-    """Fills the card with the measured tables.
-
-    Args:
-        max_chars: language -> limit of a text's characters.
-        caps: split -> limit of the rows of one language other than English.
-
-    Returns:
-        The card, in Markdown.
-    """
+    """Fills the card; `max_chars` limits texts by language, `caps` rows by split."""
     counts = {
         split: Counter(row["lang"] for row in rows) for split, rows in splits.items()
     }

@@ -31,7 +31,6 @@ class Split:
     """One split of the embedded data set.
 
     Attributes:
-        name: "train", "dev" or "test".
         languages: ISO 639-1 codes, English first, then sorted.
         rows: columns id, package, group, lang, title, text; equally long lists in the
             order of (lang, package, id).
@@ -46,11 +45,7 @@ class Split:
     texts: dict[str, dict[str, str]]
 
     def ids(self, lang: str) -> list[str]:
-        """Ids of one language, in the order of the rows; keys of its titles and texts.
-
-        Raises:
-            ValueError: if the split has no such language.
-        """
+        """Ids of a language in the order of the rows; ValueError if it is missing."""
         if lang not in self.titles:
             raise ValueError(
                 f"the {self.name} split has no language {lang!r}; it has "
@@ -60,11 +55,7 @@ class Split:
 
 
 def load(split: str) -> Split:
-    """Reads one split, "train", "dev" or "test", into memory.
-
-    Raises:
-        ValueError: if there is no such split.
-    """
+    """Reads one split, "train", "dev" or "test", into memory; otherwise ValueError."""
     if split not in SPLITS:
         raise ValueError(
             f"the embedded data has no split {split!r}; choose one of "

@@ -57,9 +57,6 @@ def cut(text: str, limit: int) -> str:
     A Debian description begins with what the packages of one source share and ends
     with what is particular to this package, so the end is worth more than the middle.
 
-    Args:
-        text: paragraphs separated by newlines.
-
     Returns:
         The text on one line, cut at the end of a sentence, of a word or, in a script
         without spaces, of a character.
@@ -90,14 +87,10 @@ def _cut_head(line: str, limit: int) -> str:
 def read_source(path: Path) -> list[dict[str, str]]:
     """Reads one split: chosen languages, texts cut, ids shortened, no empty field.
 
-    Args:
-        path: a Parquet file with the string columns of `COLUMNS`.
-
-    Returns:
-        One dict per row; translations without an English row are left out.
+    Translations without an English row are left out.
 
     Raises:
-        ValueError: if a column is missing, or if short ids are not unique.
+        ValueError: if a column of `COLUMNS` is missing, or short ids are not unique.
     """
     schema = pq.read_schema(path)
     missing = [name for name in COLUMNS if name not in schema.names]
@@ -129,8 +122,7 @@ def choose(rows: list[dict[str, str]], split: str) -> list[dict[str, str]]:
     Test rows are drawn by the hash of their id alone. Train and dev prefer ids that
     exist in many languages, and fill up with English rows of new groups.
 
-    Returns:
-        The chosen rows, in the order of (lang, package, id).
+    The chosen rows are in the order of (lang, package, id).
     """
     ids_of, group_of = defaultdict(set), {}
     for row in rows:
@@ -185,12 +177,7 @@ def write_rows(rows: list[dict[str, str]], path: Path) -> None:
 def make(source: Path, out: Path) -> int:
     """Makes the embedded data set: three Parquet files, two tokenizers, the card.
 
-    Args:
-        source: folder with the full `train.parquet`, `dev.parquet`, `test.parquet`.
-        out: folder to write; files of an earlier run are replaced.
-
-    Returns:
-        The size of all files written, in bytes.
+    Replaces files of an earlier run. Returns the size of all files in bytes.
 
     Raises:
         ValueError: if the files take more than `MAX_BYTES`.

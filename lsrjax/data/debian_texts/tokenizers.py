@@ -44,8 +44,7 @@ def train_english(texts: Iterable[str]) -> Tokenizer:
     character at its start. Here the inner ones are moved to a private Unicode plane,
     so that the deterministic BPE trainer applies.
 
-    Returns:
-        A tokenizer of `ENGLISH_VOCAB` pieces, fewer if the texts do not yield them.
+    The texts may yield fewer than `ENGLISH_VOCAB` pieces.
     """
     plane = 0xF0000
     normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -83,13 +82,9 @@ def train_multilingual(texts: dict[str, list[str]]) -> Tokenizer:
     lower the likelihood least are dropped until the vocabulary has its size (Kudo
     2018, "Subword Regularization", section 3.2, with hard instead of soft counts).
 
-    Args:
-        texts: lines by language; a language with few lines is repeated, so that all
-            but English have about the same number.
-
-    Returns:
-        A tokenizer of `MULTILINGUAL_VOCAB` pieces, fewer if the texts do not yield
-        them: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, `<mask>` last.
+    A language with few lines is repeated, so that all but English have about the same
+    number. Special tokens: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, `<mask>` last. The
+    texts may yield fewer than `MULTILINGUAL_VOCAB` pieces.
     """
     normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     metaspace = pre_tokenizers.Metaspace()
@@ -210,11 +205,7 @@ def _best_without(piece: str, scores: dict[str, float]) -> float:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, tokens: dict[str, str]) -> None:
-    """Writes `tokenizer.json` without indentation and `tokenizer_config.json`.
-
-    Args:
-        tokens: role of a special token (`pad_token`, ...) -> the token.
-    """
+    """Writes `tokenizer.json` and `tokenizer_config.json`; tokens by `pad_token`, …."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tokens | {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -144,11 +144,7 @@ class BadRecords:
             return [entry["reason"][:_SENTENCE] for entry in entries]
 
     def summary(self) -> str:
-        """The number of replaced records, by kind; empty if none was.
-
-        Raises:
-          InputError: more than the share of a data set, counted over all processes.
-        """
+        """The number of replaced records, by kind; InputError if too many in a set."""
         for guarded in self._guarded:
             guarded.check()
         with self._lock:
@@ -244,11 +240,7 @@ class Replacing(Sequence):
         return len(self._source)
 
     def __getitem__(self, index: int):
-        """The example, or its replacement.
-
-        Raises:
-          InputError: too many records are bad.
-        """
+        """The example, or its replacement; InputError if too many are bad."""
         try:
             return self._read(self._replaced.get(index, index))
         except BadRecord as error:
@@ -270,11 +262,7 @@ class Replacing(Sequence):
     def look_through(self, until: float = math.inf) -> int:
         """Finds and replaces bad records, without reading texts by id.
 
-        Args:
-          until: deadline, as of `time.monotonic`.
-
-        Returns:
-          How many records were checked.
+        Stops at `until`, as of `time.monotonic`. Returns how many were checked.
 
         Raises:
           InputError: too many records are bad.
@@ -302,11 +290,7 @@ class Replacing(Sequence):
         return seen
 
     def check(self) -> None:
-        """Counts the bad records of all processes.
-
-        Raises:
-          InputError: too many.
-        """
+        """Raises InputError if all processes together found too many bad records."""
         if self._found.count(self._name) > self._share * len(self):
             entries = self._found.of(self._name)
             kinds = Counter(e["kind"] for e in entries)

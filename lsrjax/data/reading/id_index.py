@@ -85,11 +85,7 @@ class Index:
         return hashes[order], places[order]
 
     def read(self, place: int) -> tuple[str, str]:
-        """Id and text at a place.
-
-        Raises:
-          BadRecord: the text is broken.
-        """
+        """Id and text at a place; BadRecord if broken."""
         number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 

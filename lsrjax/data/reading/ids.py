@@ -38,11 +38,7 @@ def as_id(value: Any, where: str) -> str:
 
 
 def check_characters(text: str, where: str) -> None:
-    """Refuses lone surrogates, which JSON can contain and no tokenizer accepts.
-
-    Raises:
-      BadRecord: the text cannot be written in UTF-8.
-    """
+    """Raises BadRecord for lone surrogates, which JSON can contain and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as e:

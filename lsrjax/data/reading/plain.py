@@ -187,11 +187,7 @@ def _other_encoding(head: bytes) -> str | None:
 
 
 def check_fetched(path: str | os.PathLike) -> None:
-    """Refuses a Git LFS pointer, which a clone may contain instead of the data.
-
-    Raises:
-      InputError: it is one.
-    """
+    """Raises InputError for a Git LFS pointer, which a clone may have for the data."""
     try:
         with open(path, "rb") as file:
             _check_pointer(path, file.read(64))

@@ -73,11 +73,7 @@ class _Records:
     """Rows of tables, one table after the other."""
 
     def __init__(self, tables: Sequence[tuple[str, Any]]):
-        """Takes pairs of a name for errors and a table.
-
-        Raises:
-          InputError: no rows.
-        """
+        """Takes pairs of a name for errors and a table; InputError without rows."""
         parts = [
             (name, ArrowRows(table) if hasattr(table, "to_batches") else table)
             for name, table in tables
@@ -235,11 +231,7 @@ class Rows:
         return self._read(row, where, self._lookup)
 
     def peek(self, index: int) -> Pair | Group:
-        """The example, with texts by id not looked up.
-
-        Raises:
-          BadRecord: something else in it is bad.
-        """
+        """The example, with texts by id not looked up; BadRecord if bad otherwise."""
         where, row = self._records.row(self._number(index))
         return self._read(row, where, self._blind)
 
@@ -255,11 +247,7 @@ class Rows:
         return FORMATS[self.format].judged is not None
 
     def judged(self, index: int) -> tuple[str, Text, dict[str, float]]:
-        """A row of ids: its name, the query, and the grades of documents by id.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
+        """A row of ids: its name, the query, and grades by id; or BadRecord."""
         where, row = self._records.row(self._number(index))
         return where, *FORMATS[self.format].judged(row, where, self._lookup)
 

@@ -107,11 +107,9 @@ def _numbers(values: Sequence, where: str) -> list[float]:
 
 
 def named(needs: Mapping[str, Sequence[str]], optional=()):
-    """Field -> column, if each needed field has one of its names.
+    """Field -> column, if each needed field has one of its names, the first that fits.
 
-    Args:
-      needs: field to possible names of its column; the first one found counts.
-      optional: fields that a file may lack, under their own names.
+    A file may lack `optional` fields, which have their own names.
     """
 
     def fields(names, columns):

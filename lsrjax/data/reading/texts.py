@@ -29,9 +29,7 @@ _SAMPLE = 1024  # lines of TSV that tell how many cells a line has
 def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     """Id and text of each of a file's texts, in its order; a text may be empty.
 
-    Args:
-      path: a file as of a corpus; or .txt, with a text per line, whose ids are the line
-        numbers from 0.
+    In a .txt file each line is a text, and its number from 0 the id.
 
     Raises:
       InputError: no such file, an unknown type, or a text or id that cannot be read.
@@ -75,7 +73,7 @@ def with_title(title: Any, text: Any) -> Any:
 
 
 def open_texts(path: str | pathlib.Path):
-    """The texts of a file, or of `datasets:…`, as an `Index` needs them.
+    """The texts of a file or of `datasets:…`, for an `Index`.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
@@ -154,11 +152,7 @@ def _json_text(line: bytes, where: str) -> tuple[str, str]:
 
 
 class _Cells:
-    """Parses TSV lines: id, text and optionally title, or as the header says.
-
-    Attributes:
-      header: line number of the header; 0 without one.
-    """
+    """Parses TSV lines: id, text and optionally title, or as the header says."""
 
     def __init__(self, lines: Lines):
         sample = [

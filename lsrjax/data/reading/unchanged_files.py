@@ -50,11 +50,7 @@ def check_versions(path: pathlib.Path, sources: Sequence) -> None:
 
 
 def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
-    """Updates the manifest to the present data, and records the changes in it.
-
-    Returns:
-      The changes, in words.
-    """
+    """Updates the manifest to the present data; records and returns the changes."""
     known, files, versions = _read(path), _states(data, dev), _versions(sources)
     changes = [
         *_changes(known.get("files", {}), files),
