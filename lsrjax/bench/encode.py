@@ -205,7 +205,7 @@ class _Ours:
     def __call__(self) -> sparse.csr_matrix:
         out = self._folder / "vectors.npz"
         out.unlink(missing_ok=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # how far it is
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress
             encode.encode_file(
                 str(self._folder / "model"),
                 self._folder / "texts.jsonl",

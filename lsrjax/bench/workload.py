@@ -220,7 +220,7 @@ def student_of(sizes: StepSizes) -> RetrieverSpec:
 
 
 def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:
-    """The English SPLADE of alignment, else None."""
+    """The English SPLADE of alignment; otherwise None."""
     if not sizes.pairs:
         return None
     width = sizes.pivot_dim or sizes.dim

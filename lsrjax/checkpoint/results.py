@@ -9,7 +9,6 @@ from lsrjax.errors import InputError
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
-# Digests of the files that an evaluation writes.
 DIGESTS_FILE = "results.digests.json"
 
 

@@ -197,7 +197,7 @@ class Checkpoints:
         return f"{message} Training goes on; the next save tries again."
 
     def _finish(self, dev: dict[str, float]) -> None:
-        """Body of the thread beside the training; no error of it is silent."""
+        """Body of the background thread; reports every error."""
         try:
             self._conclude(dev)
         except Exception as error:

@@ -12,7 +12,7 @@ import numpy as np
 Text = Mapping[str, str]
 
 ENGLISH = "en"
-ANY = "*"  # the language of a text whose language the file does not say
+ANY = "*"  # an unstated language
 
 
 @dataclasses.dataclass(frozen=True)

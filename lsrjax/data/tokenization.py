@@ -117,7 +117,6 @@ class TextTokenizer:
             parts = [self._beginning(texts[i], size) for i in left]
             some = tokenizer.encode_batch_fast(parts, add_special_tokens=special)
             found |= zip(left, some, strict=True)
-            # Too few tokens: read more of the text.
             left = [
                 i
                 for i, part, one in zip(left, parts, some, strict=True)

@@ -96,7 +96,7 @@ def devices(name: str) -> tuple[Chip, Sequence[jax.Device]]:
 
 def _gpus(count: int) -> Sequence[jax.Device]:
     plugin = importlib.import_module("jax_plugins.xla_cuda13")
-    jax.devices()  # JAX looks for plugins by itself, once; it says so if it is second
+    jax.devices()  # discovers plugins, once; ours may be a second call
     try:
         plugin.initialize()
     except jax.errors.JaxRuntimeError as error:

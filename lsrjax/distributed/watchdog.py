@@ -23,8 +23,8 @@ from lsrjax.distributed.terminal import say
 # EX_SOFTWARE: the run was ended by its watchdog.
 STALLED = 70
 STACKS = "stacks"
-# A process that is silent for so many seconds is dead or stopped, whatever a step may
-# take; shorter than JAX's timeout.
+# A process that is silent for this many seconds is dead or stopped, however long a
+# step may take; shorter than JAX's timeout.
 _SILENT = 40.0
 _PULSE = 1.0
 # How long the first process, which hosts the service, outlives its verdict.
@@ -132,7 +132,7 @@ class Watchdog:
                 processes.tell(f"{_PULSES}/{processes.index()}", mine)
                 whom = range(processes.count()) if processes.is_first() else (0,)
                 told = [processes.peek(f"{_PULSES}/{process}") for process in whom]
-            except Exception:  # without the service, its silence says enough
+            except Exception:  # a lost service shows as silence
                 continue
             now = time.monotonic()
             for text in filter(None, told):

@@ -267,7 +267,6 @@ def _tpu(h_BLD, w_VD, mask_BL, interpret):
     # L they would add tokens.
     fill = pl.cdiv(L, T) * T - L
     h_BLD = jnp.pad(h_BLD, ((0, 0), (0, fill), (0, 0)))
-    # Tokens on the sublanes, as in the product.
     mask_BL1 = jnp.pad(mask_BL, ((0, 0), (0, fill)))[:, :, None]
     pair_SP = pl.BlockSpec((S, P), lambda b, v, t: (b, v))
     return pl.pallas_call(

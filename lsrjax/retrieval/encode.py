@@ -47,7 +47,6 @@ class TextEncoder:
         self._batch_size = math.ceil(batch_size / devices) * devices
         self._dtype = dtype
         graphdef, _ = retriever.split(spec, dtype=jnp.dtype(dtype), weights_only=True)
-        # Every process gets the whole batch.
         everywhere = None if self._mesh.empty else sharding.replicated(self._mesh)
         self._apply = jax.jit(
             lambda params, text, role: retriever.apply(

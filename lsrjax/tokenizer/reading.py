@@ -296,7 +296,7 @@ def _checked(read: Reading, answer: Mapping[str, Any] | None = None) -> Reading:
 
 
 def differing(read: Reading, answer: Mapping[str, Any]) -> list[str]:
-    """Texts of an answer of `asked` to which a reading gives other tokens."""
+    """Texts of an answer of `asked` whose tokens differ in a reading."""
     tokenizer, texts, wrong = read.tokenizer(), answer["texts"], []
     for length, special, rows in answer["probes"]:
         if length is None:

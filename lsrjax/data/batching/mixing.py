@@ -140,7 +140,7 @@ class MixedOrder:
     def part_of(self, example: int) -> int:
         """Only examples of the same part may replace each other in a batch."""
         if self._one:
-            return 0  # as all of a window are
+            return 0  # a window has one part
         return bisect.bisect_right(self._starts, example) - 1
 
     def _block(self, first: int, count: int) -> list[tuple[int, int]]:

@@ -33,7 +33,7 @@ POSITIVE = "no positive"
 NEGATIVE = "too few negatives"
 LANGUAGE = "missing language"
 SHOWN = 200  # characters of a record in `FILE`
-_BLOCK = 1024  # records between two looks at the clock
+_BLOCK = 1024  # records between checks of the time
 _EXAMPLES, _SENTENCE = 5, 300  # in the error; characters of each
 
 

@@ -16,10 +16,10 @@ from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.errors import InputError
 
 _OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
-_KEPT = 2**26  # bytes of files from which on an index is kept: about a second's work
-_ENDS = 2**16  # bytes at either end of a file that tell whether it has changed
-_VERSION = 2  # of what is kept
-_BROKEN = -(2**63)  # stands for the id of a text that is broken; no id has this hash
+_KEPT = 2**26  # bytes of files for which an index is kept: a second's work
+_ENDS = 2**16  # bytes hashed at either end of a file, to detect changes
+_VERSION = 2  # of the kept files
+_BROKEN = -(2**63)  # in place of a broken text's hash; no id has it
 
 
 class Index:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lsrjax.data.reading.bad_records import TYPE, UTF8, BadRecord
 
-_EXACT = 2**53  # floats above it stand for several whole numbers
+_EXACT = 2**53  # above it, floats do not represent every whole number
 
 
 def as_id(value: Any, where: str) -> str:

@@ -20,7 +20,7 @@ _BOM = b"\xef\xbb\xbf"
 _BLANKS = re.compile(r"\s*")
 _MARKED = 1024  # the line number of every 1,024th row is kept
 _CHUNK = 1 << 20  # bytes
-_LINE = 1 << 13  # bytes that are read for a line at first
+_LINE = 1 << 13  # bytes first read for a line
 _IDS = ("id", "_id", "qid", "query_id", "docid")  # columns that may name a row
 
 

@@ -36,7 +36,7 @@ KNOWN = (
 # Starts a line of JSON, a text, that says why a row is bad.
 WRONG = "\0wrong: "
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
-_HEAD = 1 << 16  # bytes that tell what a file is
+_HEAD = 1 << 16  # bytes that identify a file's type
 _COPIED = 1 << 20
 
 
@@ -226,7 +226,7 @@ def _elements(path, file: BinaryIO) -> list:
 def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict | str]:
     """Rows of CSV, or of TSV, whose first line names the columns."""
     file.seek(0)
-    ends = "" if kind == CSV else "\n"  # the csv module tells ends by itself
+    ends = "" if kind == CSV else "\n"  # the csv module detects line ends
     text = io.TextIOWrapper(io.BufferedReader(file), "utf-8-sig", newline=ends)
     if kind == CSV:
         first = head.splitlines()[0] if head.strip() else b""
@@ -268,7 +268,7 @@ def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict | st
             f"{path} is not {kind[:3].upper()} in UTF-8 ({e}). Write it again."
         ) from e
     finally:
-        text.detach().detach()  # the file stays the caller's
+        text.detach().detach()  # the caller closes the file
 
 
 def _check_names(path, names: list[str]) -> None:

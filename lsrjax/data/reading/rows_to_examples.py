@@ -171,7 +171,7 @@ def milco(row, where, lookup) -> Group:
     negatives = _texts(row.get("neg"), where, "neg")
     query = {ANY: wording(row["query"], where, "query")}
     if not positives:
-        return _group(where, query, positives, negatives)  # an error
+        return _group(where, query, positives, negatives)  # raises
     sizes = {"pos_scores": len(positives), "neg_scores": len(negatives)}
     teachers = 1 + max((int(f.split(".")[1]) for f in row if "." in f), default=0)
     scores = [_teacher(row, i, sizes, where) for i in range(teachers)]

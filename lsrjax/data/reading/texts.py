@@ -23,7 +23,7 @@ TEXT_FIELDS = ("text", "contents", "passage", "query")
 _ID_NAMES = (*ID_FIELDS, "docno", "doc-id", "corpus-id", "corpus_id", "query-id")
 _ID_NAMES += ("passage_id", "document_id", "text_id", "#id")
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
-_SAMPLE = 1024  # lines of TSV that tell how many cells a line has
+_SAMPLE = 1024  # lines of TSV that decide the number of cells
 
 
 def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from lsrjax.data.sources import beir_files, beir_folder
 from lsrjax.errors import InputError
 
 FILE = "data.json"
-_WHOLE = 2**26  # bytes of a file from which on it is read in part
+_WHOLE = 2**26  # bytes; larger files are read in part
 _END, _BLOCK, _BLOCKS = 2**20, 2**16, 64
 _SHOWN = 5  # differences in the error
 
