@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,12 +25,17 @@ _START_SECONDS = 300
 # How often a waiting process reports whom it waits for, and the most it names.
 _SAY_SECONDS, _NAMED = 10.0, 8
 # What JAX needs to know of a SLURM step of several tasks.
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
-_SLURM += ("SLURM_LOCALID",)
-# Objects that C++ refers to until the process ends.
-_KEPT = []
-# How long a process may be silent before JAX considers it dead and ends the others:
-# longer than the watchdog's timeout, which can report what the process was doing.
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
+# What C++ refers to, until the process ends.
+_KEPT: list[Any] = []
+# How long a process may be silent before JAX takes it for dead and ends the others: a
+# little longer than the watchdog, which can say what it was at.
 _HEARTBEAT_SECONDS = 50
 _PATIENCE_MS = 24 * 3600 * 1000
 # Answers kept at a time: more than any loader prefetches.
@@ -72,7 +78,8 @@ def start(
             " --process_id go together."
         )
     promised_devices = None
-    if not missing:
+    options: dict[str, Any]
+    if coordinator is not None and num_processes is not None and process_id is not None:
         _check_numbers(coordinator, num_processes, process_id)
         options = {
             "coordinator_address": coordinator,
@@ -122,7 +129,7 @@ def check_devices() -> None:
     # JAX raises AssertionError for a platform without devices.
     except (RuntimeError, AssertionError) as error:
         said = " ".join(str(error).split())[:300] or "it sees no such device"
-        asked = jax.config.jax_platforms
+        asked = jax.config.jax_platforms  # type: ignore[attr-defined]  # made at run time
         if not asked:
             raise InputError(
                 f"JAX cannot use the devices of this machine: {said}. Look at their"
@@ -342,9 +349,9 @@ def _slurm_devices(environ) -> list[int] | None:
     count = len([part for part in visible.split(",") if part.strip()])
     if not count:
         return None
-    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
-    first = re.match(r"\d*", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))[0]
-    tasks = int(first or "1") or 1
+    # Such as "4(x2)" or "2,1"; the first number is of the first node.
+    named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    tasks = max(int(named[0]), 1) if named else 1
     share = max(count // tasks, 1)
     own = slurm.whole(environ, "SLURM_LOCALID", 0)
     first = own * share if count >= tasks else 0
@@ -415,7 +422,7 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
         client.key_value_set(f"lsrjax/{topic}/{jax.process_index()}", text)
         return []
     deadline = time.monotonic() + seconds
-    said = [text]
+    said: list[str | None] = [text]
     for process in range(1, jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:

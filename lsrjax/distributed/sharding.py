@@ -181,7 +181,8 @@ def layout(
     Raises:
       InputError: a parameter that no rule, or more than one, matches.
     """
-    specs, undivided = {}, {}
+    specs = {}
+    undivided: dict[str, list[str]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
         axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads, rules)

@@ -56,10 +56,8 @@ def whole(environ: Mapping[str, str], name: str, default: int) -> int:
 
 def first_host(nodes: str) -> str:
     """`node007` of `node[007,010-015],login1`."""
-    before, number, after = re.match(
-        r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,\[]*))?", nodes
-    ).groups(default="")
-    return before + number + after
+    first = re.match(r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,\[]*))?", nodes)
+    return "".join(first.groups(default="")) if first else ""
 
 
 def _doors(job: int, step: int) -> list[int]:

@@ -127,7 +127,7 @@ def collectives(compiled: jax.stages.Compiled) -> dict[str, tuple[int, int]]:
     A collective in a loop counts once per iteration, or once if their number is
     unknown.
     """
-    bodies, entry = _computations(compiled.as_text())
+    bodies, entry = _computations(compiled.as_text() or "")
     number: Counter = Counter()
     volume: Counter = Counter()
 

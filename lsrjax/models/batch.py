@@ -49,7 +49,7 @@ def apply_batch(
         options = {"role": role, "dropout_keys": keys, "remat": remat}
         return apply(graphdef, params, parts, **options)
 
-    views = {}
+    views: dict[str, Views] = {}
     for own in _sets(texts, queries):
         names = own["place"].keys()
         mixed = QUERY in names and len(names) > 1
@@ -62,7 +62,7 @@ def tokens_of(
     texts: dict, *, queries: dict | None = None
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """The token ids and masks of texts (see `apply_batch`), [B, L] each, by name."""
-    found = {}
+    found: dict[str, tuple[jax.Array, jax.Array]] = {}
     for own in _sets(texts, queries):
         parts = Texts.of(own["parts"])
         tokens = parts.padded(parts.ids), parts.padded(parts.mask)

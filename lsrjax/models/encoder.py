@@ -7,6 +7,9 @@ token types. In array names T is all tokens of a batch, C the width of one atten
 head and M a second token axis, the attended one.
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -91,7 +94,7 @@ class Projections(nnx.Module):
             for _ in range(3)
         ]
         self.kernel = nnx.Param(jnp.stack([one.kernel[...] for one in three], axis=1))
-        self.bias = nnx.Param(jnp.stack([one.bias[...] for one in three]))
+        self.bias = nnx.Param(jnp.zeros((3, size)))
         self.dtype = dtype
 
     def __call__(self, hidden_TD: jax.Array) -> list[jax.Array]:
@@ -133,8 +136,9 @@ class Attention(nnx.Module):
           keys_T: a random key for each token; None: no dropout.
         """
         rate = self.config.attention_dropout
-        dropping = keys_T is not None and rate > 0.0
-        keys = texts.split(keys_T) if dropping else [None] * len(seen)
+        keys: Sequence[jax.Array | None] = [None] * len(seen)
+        if keys_T is not None and rate > 0.0:
+            keys = texts.split(keys_T)
         parts = []
         for *qkv, seen_by, keys_BL in zip(
             *map(texts.split, self.qkv(hidden_TD)), seen, keys, strict=True
@@ -142,7 +146,7 @@ class Attention(nnx.Module):
             shape = qkv[0].shape
             heads = (*shape[:2], self.config.num_heads, -1)
             q_BLHC, k_BMHC, v_BMHC = (x.reshape(heads) for x in qkv)
-            if dropping:
+            if keys_BL is not None:
                 mixed_BLHC = _attention_with_dropout(
                     q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL
                 )
@@ -214,15 +218,16 @@ class Layer(nnx.Module):
     def __init__(self, config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
         size, inner = config.hidden_size, config.intermediate_size
-        kwargs = {
-            "initializer_range": config.initializer_range,
-            "dtype": dtype,
-            "rngs": rngs,
-        }
+        dense = functools.partial(
+            linear,
+            initializer_range=config.initializer_range,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
         self.attention_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
-        self.up = linear(size, inner, **kwargs)
-        self.down = linear(inner, size, **kwargs)
+        self.up = dense(size, inner)
+        self.down = dense(inner, size)
         self.output_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(
@@ -359,10 +364,10 @@ class Encoder(nnx.Module):
             )
             return sharding.constrain(hidden_TD, sharding.DATA, None), None
 
-        params, count = nnx.to_pure_dict(params), config.num_layers
+        layers, count = nnx.to_pure_dict(params), config.num_layers
         if remat == "none":
-            # Unrolled: a loop would copy everything saved for the backward pass.
-            split = jax.tree.map(lambda x: jax.lax.split(x, [1] * count), params)
+            # In line: a loop would copy all that waits for the backward pass.
+            split = jax.tree.map(lambda x: jax.lax.split(x, [1] * count), layers)
             for i in range(count):
                 layer = jax.tree.map(
                     lambda x, i=i: x[i][0],
@@ -375,7 +380,7 @@ class Encoder(nnx.Module):
         # compiler may notice that the backward pass repeats the forward pass and keep
         # its values after all; XLA on CPU does.
         run = jax.checkpoint(run, policy=REMAT[remat])
-        return jax.lax.scan(run, hidden_TD, (params, jnp.arange(1, count + 1)))[0]
+        return jax.lax.scan(run, hidden_TD, (layers, jnp.arange(1, count + 1)))[0]
 
 
 def _keys_of_tokens(keys_B: jax.Array, ids_BL: jax.Array) -> jax.Array:

@@ -181,7 +181,9 @@ class EncoderConfig:
             if field.default is not dataclasses.MISSING
         }
         defaults |= {"type_vocab_size": 2, "pad_token_id": _PAD_TOKEN_IDS[family]}
-        values = {"type_vocab_size": 0} if family == "distilbert" else {}
+        values: dict[str, Any] = (
+            {"type_vocab_size": 0} if family == "distilbert" else {}
+        )
         missing = []
         for field, key in _hf_keys(family).items():
             # Some programs write null for a missing value.

@@ -102,8 +102,9 @@ class LayerNorm(nnx.LayerNorm):
     def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
         super().__init__(size, epsilon=eps, param_dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x_TD: jax.Array) -> jax.Array:
+    def __call__(self, x_TD: jax.Array) -> jax.Array:  # type: ignore[override]  # no mask
         """The normalized rows, in the dtype of `x_TD`."""
+        assert self.scale is not None and self.bias is not None
         return _normalize(self.epsilon, x_TD, self.scale[...], self.bias[...])
 
 

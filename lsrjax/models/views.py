@@ -14,6 +14,10 @@ L tokens (of a document: M), D dimensions of an embedding.
 """
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +34,14 @@ class Vector:
       weights_BV: term weights, as scored and indexed.
       raw_BV: the values before the activation (for SPLADE the pooled logits), which
         the alignment loss compares.
+      scale: of its score in the sum over views; the queries' counts.
     """
 
     weights_BV: jax.Array
     raw_BV: jax.Array
-    scale = 1.0  # of its score in the sum over views
+    scale: float = dataclasses.field(
+        default=1.0, kw_only=True, metadata={"static": True}
+    )
 
     def score_all(self, documents: "Vector") -> jax.Array:
         """Dot products of every query with every document, [B, N]."""
@@ -228,10 +235,7 @@ SPARSE = (Vector, Bag)
 
 def score_all(queries: Views, documents: Views) -> jax.Array:
     """Scores of every query with every document, [B, N], summed over views."""
-    return sum(
-        query.scale * query.score_all(documents[name])
-        for name, query in queries.items()
-    )
+    return _sum(q.scale * q.score_all(d) for q, d in _paired(queries, documents))
 
 
 def score_groups(queries: Views, documents: Views) -> jax.Array:
@@ -239,7 +243,13 @@ def score_groups(queries: Views, documents: Views) -> jax.Array:
 
     Documents `b * G` to `b * G + G - 1` are the group of query `b`.
     """
-    return sum(
-        query.scale * query.score_groups(documents[name])
-        for name, query in queries.items()
-    )
+    return _sum(q.scale * q.score_groups(d) for q, d in _paired(queries, documents))
+
+
+def _paired(queries: Views, documents: Views) -> Iterator[tuple[Any, Any]]:
+    """The queries and the documents of each view, which are of one class."""
+    return ((query, documents[name]) for name, query in queries.items())
+
+
+def _sum(scores: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, scores)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Parts = tuple[tuple[int, int], ...]  # (texts, length) of each
+Parts = tuple[tuple[int, ...], ...]  # (texts, length) of each
 
 
 def end_to_end(parts) -> jax.Array:

@@ -301,7 +301,7 @@ def _project_max_bwd(block, impl, parts, saved, cotangents):
 _project_max.defvjp(_project_max_fwd, _project_max_bwd)
 
 
-def _rows_of(x_BK, parts: Parts) -> list[jax.Array]:
+def _rows_of(x_BK, parts: Parts) -> Sequence[jax.Array]:
     return lax.split(x_BK, [texts for texts, _ in parts])
 
 
@@ -315,7 +315,7 @@ def _groups(parts: Parts) -> list[Parts]:
     return [(part,) for part in parts] if cpu else [parts]
 
 
-def _by_group(x_T: jax.Array, groups: list[Parts]) -> list[jax.Array]:
+def _by_group(x_T: jax.Array, groups: list[Parts]) -> Sequence[jax.Array]:
     sizes = [sum(texts * length for texts, length in group) for group in groups]
     return lax.split(x_T, sizes)
 

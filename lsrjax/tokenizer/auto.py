@@ -12,9 +12,9 @@ import sys
 
 
 def main(question: str, answer: str) -> None:
-    """Answers a question for all its folders."""
-    # transformers imports torch if it is installed; tokenizers do not need it.
-    sys.modules["torch"] = None
+    """Answers for all folders of a question."""
+    # transformers imports it where it is, for models; tokenizers need none.
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as importlib allows
     with open(question, encoding="utf-8") as file:
         asked = json.load(file)
     found = [_answer(folder, asked["texts"]) for folder in asked["folders"]]

@@ -33,9 +33,16 @@ from lsrjax.tokenizer.files import (
 # The class of a tokenizer that is nothing but its tokenizer.json: transformers 4 and 5
 # know the first, 5 writes the second.
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# Model types for which AutoTokenizer uses such a class.
-_PLAIN_MODELS = (None, "bert", "roberta", "xlm-roberta", "distilbert", "camembert")
-_PLAIN_MODELS += ("milco",)
+# Model types for which AutoTokenizer takes such a class at its word.
+_PLAIN_MODELS = (
+    None,
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "camembert",
+    "milco",
+)
 ROLES = tuple(f"{role}_token" for role in "bos eos unk sep pad cls mask".split())
 # Other keys of a plain tokenizer_config.json that do not change a token.
 _HARMLESS = (

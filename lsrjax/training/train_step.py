@@ -1,6 +1,7 @@
 """The training step, one pure function."""
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch, tokens_of
 from lsrjax.models.dense_heads import fired
 from lsrjax.training import bad_steps, collapse
-from lsrjax.training.optimizer import learning_rate, make_optimizer, matches
+from lsrjax.training.optimizer import frozen, learning_rate, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Step:
       total_steps: optimizer steps of the stage.
       graphdef: the student's structure.
       optimizer: an optax transformation.
+      frozen: tree of bools: the parameters that the optimizer leaves as they are.
       teacher: the structure of a teacher of views, or None.
       idf: of the terms of each view, for a regularizer that takes it.
       sizes: of the views.
@@ -42,6 +44,7 @@ class Step:
     total_steps: int
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
+    frozen: Mapping[str, Any]
     teacher: nnx.GraphDef | None = None
     idf: Mapping[str, np.ndarray] | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -82,7 +85,7 @@ class Step:
             },
         }
         updated = optax.apply_updates(params, updates)
-        params = retriever.after_step(params, updated, activated)
+        params = retriever.after_step(updated, activated)
         after = {"step": step + 1, "params": params, "opt_state": opt_state}
         after |= lambda_control.steered(
             config.regularizer, state, {field: n for (field, _), n in active.items()}
@@ -142,9 +145,8 @@ class Step:
 
         lambdas = lambda_control.lambdas(config.regularizer, state)
         found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(params)
-        frozen = matches(config.optim.freeze, grads)
         return found, jax.tree.map(
-            lambda g, f: jnp.zeros_like(g) if f else g, grads, frozen
+            lambda g, f: jnp.zeros_like(g) if f else g, grads, self.frozen
         )
 
     def _signs(self, views, targets: dict, batch: dict) -> dict:
@@ -242,11 +244,15 @@ def make_step(
     if teacher is not None and "pivot" in spec.views:
         # The teacher's English text is the one that both texts of a pair stand for.
         compared |= {(text, "pivot"): "teacher" for text in texts}
+    still = jax.tree.map(
+        operator.or_, frozen(config.optim.freeze, abstract), retriever.counted(spec)
+    )
     return Step(
         config=config,
         total_steps=total_steps,
         graphdef=graphdef,
-        optimizer=make_optimizer(config.optim, total_steps, abstract),
+        optimizer=make_optimizer(config.optim, total_steps, still),
+        frozen=still,
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,
         sizes=spec.views,

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.data.tokenization import TokenIds
+
 # Share of the texts by which the second shape allows more long ones than all samples.
 _SLACK = 0.05
 
@@ -110,7 +112,7 @@ def _cheapest(tokens_n: np.ndarray, parts: int, chunks: int) -> Shape:
 
 
 def cut(
-    texts: Mapping[str, Sequence[Sequence[int]]],
+    texts: Mapping[str, Sequence[TokenIds]],
     shape: Shape,
     pad_id: int,
     *,

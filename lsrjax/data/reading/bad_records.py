@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax.data.batching.orders import REPLACE
+from lsrjax.data.examples import Group, Items, Pair
 from lsrjax.errors import InputError
 
 FILE = "bad_records.jsonl"
@@ -69,7 +70,7 @@ class BadRecords:
         """Reads the files again, after they were merged."""
         with self._lock:
             self._entries: dict[tuple, dict] = {}
-            self._counts = Counter()  # of records, by data set
+            self._counts: Counter[str] = Counter()  # of records, by data set
             self._read_up_to: dict[pathlib.Path, int] = {}
         self._refresh()
 
@@ -213,8 +214,12 @@ def remove(folder: pathlib.Path) -> None:
         path.unlink()
 
 
-class Replacing(Sequence):
-    """A source in which other records replace the bad ones."""
+class Replacing(Items[Pair | Group]):
+    """A source in which other records stand for the bad ones.
+
+    Attributes:
+      description: the source's.
+    """
 
     def __init__(
         self,
@@ -268,7 +273,9 @@ class Replacing(Sequence):
           InputError: too many records are bad.
         """
         read = getattr(self._source, "peek", self._source.__getitem__)
-        bad, kinds, seen = [], Counter(), len(self)
+        bad: list[tuple[int, BadRecord]] = []
+        kinds: Counter[str] = Counter()
+        seen = len(self)
         for index in range(len(self)):
             if index % _BLOCK == 0 and time.monotonic() > until:
                 seen = index

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lsrjax import paths as named
-from lsrjax.data.examples import ANY, Text
+from lsrjax.data.examples import ANY, Items, Text
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, ID, BadRecord
 from lsrjax.data.reading.id_index import Index
@@ -100,7 +100,7 @@ class Corpus:
         }
 
 
-class Documents(Sequence[Text]):
+class Documents(Items[Text]):
     """The texts of a corpus, by place: those of its first language, then the others."""
 
     def __init__(self, corpus: Corpus, indexes: Sequence[Index]):

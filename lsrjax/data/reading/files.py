@@ -62,7 +62,9 @@ def _read_file(path: str, lists: bool):
             f"{path}: unknown file type {os.path.splitext(path)[1]!r}; known are"
             f" {plain.KNOWN}."
         )
-    return JsonRows(path, lists, plain.TSV_ROWS if kind == plain.TSV else kind)
+    return JsonRows(
+        pathlib.Path(path), lists, plain.TSV_ROWS if kind == plain.TSV else kind
+    )
 
 
 def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:

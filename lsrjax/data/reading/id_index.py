@@ -89,10 +89,12 @@ class Index:
         number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 
-    def _broken(self) -> list[Exception]:
-        ends = np.searchsorted(self._hashes, np.int64([_BROKEN, _BROKEN + 1]))
+    def _broken(self) -> list[BadRecord]:
         # The sort is stable: places of equal hashes are in order.
-        numbers, offsets = np.divmod(self._places[slice(*ends)], 1 << _OFFSET_BITS)
+        first, end = np.searchsorted(
+            self._hashes, np.array([_BROKEN, _BROKEN + 1], np.int64)
+        )
+        numbers, offsets = np.divmod(self._places[first:end], 1 << _OFFSET_BITS)
         return [
             error
             for number, file in enumerate(self._files)

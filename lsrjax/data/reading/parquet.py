@@ -83,7 +83,7 @@ class ParquetRows:
             raise self._broken(e) from e
         self.column_names = self._file.schema_arrow.names
         self._length = self._file.metadata.num_rows
-        self._rows: ArrowRows | None = None
+        self._rows: ArrowRows  # from `select` on
 
     def __len__(self) -> int:
         return self._length

@@ -12,7 +12,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
 
 from lsrjax.errors import InputError
 
@@ -68,7 +67,7 @@ def is_known(path: str | os.PathLike) -> bool:
     return kind_of(path) is not None
 
 
-def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bool]:
+def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[io.FileIO, bool, bool]:
     """A file of lines, unbuffered.
 
     Args:
@@ -85,7 +84,7 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bo
       InputError: it is not UTF-8 text, or is damaged; says what it is.
     """
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115  (the caller's)
+        file: io.FileIO = open(path, "rb", buffering=0)  # noqa: SIM115  (the caller's)
         head = file.read(_HEAD)
     except OSError as e:
         raise InputError(f"{path} cannot be read: {e.strerror}.") from e
@@ -97,7 +96,7 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bo
         file.seek(0)
         head = file.read(_HEAD)
     _check_text(path, head)
-    rows = None
+    rows: Iterable | None = None
     if kind == JSON:
         _check_one_a_line(path, head)
         if re.match(rb"(?:\xef\xbb\xbf)?\s*\[\s*[{\]]", head):
@@ -111,8 +110,8 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bo
     return file, own, True
 
 
-def _copied(path, parts: Iterable[bytes]) -> BinaryIO:
-    """An unnamed temporary file of some parts; it disappears when closed."""
+def _copied(path, parts: Iterable[bytes]) -> io.FileIO:
+    """A temporary file of some parts, which is gone when it is closed."""
     copy = tempfile.TemporaryFile(prefix="lsrjax-lines-", buffering=0)  # noqa: SIM115
     try:
         with io.BufferedWriter(io.FileIO(os.dup(copy.fileno()), "w"), _COPIED) as out:
@@ -212,7 +211,7 @@ def _check_one_a_line(path, head: bytes) -> None:
         )
 
 
-def _elements(path, file: BinaryIO) -> list:
+def _elements(path, file: io.FileIO) -> list:
     file.seek(0)
     try:
         return json.loads(file.read().decode("utf-8-sig"))
@@ -223,7 +222,7 @@ def _elements(path, file: BinaryIO) -> list:
         ) from e
 
 
-def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict | str]:
+def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | str]:
     """Rows of CSV, or of TSV, whose first line names the columns."""
     file.seek(0)
     ends = "" if kind == CSV else "\n"  # the csv module detects line ends

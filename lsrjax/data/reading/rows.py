@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.data.examples import ANY, Group, Pair, Text
+from lsrjax.data.examples import ANY, Group, Items, Pair, Text
 from lsrjax.data.reading.bad_records import SHOWN, UTF8, BadRecord
 from lsrjax.data.reading.corpus import Corpus
 from lsrjax.data.reading.files import VERSION
@@ -74,7 +74,7 @@ class _Records:
 
     def __init__(self, tables: Sequence[tuple[str, Any]]):
         """Takes pairs of a name for errors and a table; InputError without rows."""
-        parts = [
+        parts: list[tuple[str, Any]] = [
             (name, ArrowRows(table) if hasattr(table, "to_batches") else table)
             for name, table in tables
         ]
@@ -139,8 +139,8 @@ class _Records:
         return *self._parts[place], index - self._starts[place]
 
 
-class _Unread:
-    """Stands in for a corpus, with a text for every id in all of its languages."""
+class _Unread(Corpus):
+    """Stands for a corpus: it has a text of every id in all of its languages."""
 
     def __init__(self, corpus: Corpus | None):
         languages = (ANY,) if corpus is None else corpus.languages
@@ -221,6 +221,7 @@ class Rows:
                 f" {self._lookup.min_label} or more)"
             )
         if self.format in ("colbert", "tevatron_ids", "beir"):
+            assert self._lookup.corpus  # which these need
             self.description += f" (texts of {self._lookup.corpus.name})"
 
     def __len__(self) -> int:
@@ -236,8 +237,8 @@ class Rows:
         return self._read(row, where, self._blind)
 
     @property
-    def documents(self) -> Sequence[Text]:
-        """The whole corpus that the rows refer to, or that accompanies them."""
+    def documents(self) -> Items[Text]:
+        """The whole corpus that the rows' ids are of, or that goes with them."""
         corpus = self._lookup.corpus
         return () if corpus is None else corpus.documents
 
@@ -249,7 +250,9 @@ class Rows:
     def judged(self, index: int) -> tuple[str, Text, dict[str, float]]:
         """A row of ids: its name, the query, and grades by id; or BadRecord."""
         where, row = self._records.row(self._number(index))
-        return where, *FORMATS[self.format].judged(row, where, self._lookup)
+        judged = FORMATS[self.format].judged
+        assert judged  # where `by_id`
+        return where, *judged(row, where, self._lookup)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -269,12 +272,13 @@ class Rows:
 def _recognised(
     records, kind, columns, format, field
 ) -> tuple[str, list[dict[str, str]]]:
-    """The tables' format, and each one's fields, which may differ in the language."""
-    formats, known = [], []
+    """The tables' format, and each one's fields: the same, but for the language."""
+    formats: list[str] = []
+    known: list[dict[str, str]] = []
     for place, (name, found) in enumerate(records.columns):
         first_row = records.first_row(place)
         formats.append(recognise(found, kind, columns, format, name, first_row, field))
-        known.append(FORMATS[formats[-1]].fields(found, columns))
+        known.append(FORMATS[formats[-1]].fields(found, columns) or {})
     first = records.columns[0][0]
     for (name, _), its_format, fields in zip(
         records.columns, formats, known, strict=True

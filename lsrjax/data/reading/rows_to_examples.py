@@ -240,7 +240,7 @@ def _passages(row, field: str, where: str) -> list[Text]:
             dict(zip(passages, values, strict=True))
             for values in zip(*passages.values(), strict=True)
         ]
-    texts = []
+    texts: list[Text] = []
     for passage in passages if isinstance(passages, list) else [passages]:
         if not isinstance(passage, dict):
             raise BadRecord(
@@ -445,7 +445,7 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
             " each row."
         )
     values = np.full(len(labels), -np.inf)
-    values[known] = [float(labels[i]) for i in np.flatnonzero(known)]
+    values[known] = [float(labels[i]) for i in np.flatnonzero(known).tolist()]
     high = known & (values >= lookup.min_label)
     (kept,) = np.nonzero(high | ~(known | missing))
     if not high.any():

@@ -19,9 +19,12 @@ from lsrjax.errors import InputError
 DATASETS = "datasets:"
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
-# Names in the header of a TSV file, in any case.
-_ID_NAMES = (*ID_FIELDS, "docno", "doc-id", "corpus-id", "corpus_id", "query-id")
-_ID_NAMES += ("passage_id", "document_id", "text_id", "#id")
+# Names in a first line of TSV, in any case.
+_ID_NAMES = (
+    *ID_FIELDS,
+    *("docno", "doc-id", "corpus-id", "corpus_id", "query-id"),
+    *("passage_id", "document_id", "text_id", "#id"),
+)
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
 _SAMPLE = 1024  # lines of TSV that decide the number of cells
 

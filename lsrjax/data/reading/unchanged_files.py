@@ -120,10 +120,10 @@ def _rows(own, where: str) -> Iterator[str]:
         folders = own.dataset.split(",") if own.source == "datasets" else [own.dataset]
         for named in folders:
             name = tables.name_and_rest(named.strip())[0]
-            folder = pathlib.Path(paths.local(name, f"{where}.dataset"))
-            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-                # A clone's .git is not part of its data.
-                if not any(p.startswith(".") for p in path.relative_to(folder).parts):
+            root = pathlib.Path(paths.local(name, f"{where}.dataset"))
+            for path in sorted(root.rglob("*")) if root.is_dir() else ():
+                # A clone's .git is none of its data.
+                if not any(p.startswith(".") for p in path.relative_to(root).parts):
                     yield str(path)
 
 
