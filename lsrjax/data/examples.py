@@ -18,7 +18,7 @@ ANY = "*"  # an unstated language
 
 
 class Items(Protocol[Item]):
-    """What can be read by number: a list, or a file that reads what it is asked for."""
+    """A sequence by number: a list, or a file that is read on demand."""
 
     def __len__(self) -> int: ...
 

@@ -32,10 +32,10 @@ _SLURM = (
     "SLURM_PROCID",
     "SLURM_LOCALID",
 )
-# What C++ refers to, until the process ends.
+# Objects that C++ refers to until the process ends.
 _KEPT: list[Any] = []
-# How long a process may be silent before JAX takes it for dead and ends the others: a
-# little longer than the watchdog, which can say what it was at.
+# How long a process may be silent before JAX considers it dead and ends the others:
+# longer than the watchdog's timeout, which can report what the process was doing.
 _HEARTBEAT_SECONDS = 50
 _PATIENCE_MS = 24 * 3600 * 1000
 # Answers kept at a time: more than any loader prefetches.
@@ -349,7 +349,7 @@ def _slurm_devices(environ) -> list[int] | None:
     count = len([part for part in visible.split(",") if part.strip()])
     if not count:
         return None
-    # Such as "4(x2)" or "2,1"; the first number is of the first node.
+    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
     named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
     tasks = max(int(named[0]), 1) if named else 1
     share = max(count // tasks, 1)

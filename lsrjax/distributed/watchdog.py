@@ -76,7 +76,7 @@ def judge(pulses: Sequence[Pulse], seconds: float) -> str:
         )
     if not late:
         return ""
-    # Processes in a step may wait for those that are not, or for the one behind.
+    # Processes in a step may wait for those that are not, or for the slowest.
     own = [p for p in late if p.phase != activity.STEPPING]
     own = own or [p for p in late if p.step == min(one.step for one in late)]
     named = "; ".join(f"{one} for {one.idle:.0f} s" for one in own)

@@ -78,7 +78,7 @@ class Embeddings(nnx.Module):
     def _rows(self, ids_BL, mask_BL) -> jax.Array:
         """Rows of XLM-R's position table, [B, L]."""
         # transformers uses the ids alone; with the mask as well, the content of the
-        # padding cannot shift the tokens behind it.
+        # padding cannot shift the tokens after it.
         pad = self.config.pad_token_id
         real_BL = ((ids_BL != pad) & mask_BL).astype(jnp.int32)
         return jnp.cumsum(real_BL, axis=1) * real_BL + pad
@@ -366,7 +366,7 @@ class Encoder(nnx.Module):
 
         layers, count = nnx.to_pure_dict(params), config.num_layers
         if remat == "none":
-            # In line: a loop would copy all that waits for the backward pass.
+            # Unrolled: a loop would copy everything saved for the backward pass.
             split = jax.tree.map(lambda x: jax.lax.split(x, [1] * count), layers)
             for i in range(count):
                 layer = jax.tree.map(
@@ -376,7 +376,7 @@ class Encoder(nnx.Module):
                 )
                 hidden_TD, _ = run(hidden_TD, (layer, i + 1))
             return hidden_TD
-        # The compiled program contains one layer, whatever their number. Unrolled, the
+        # The compiled program contains one layer, not all of them. Unrolled, the
         # compiler may notice that the backward pass repeats the forward pass and keep
         # its values after all; XLA on CPU does.
         run = jax.checkpoint(run, policy=REMAT[remat])

@@ -34,7 +34,7 @@ class Vector:
       weights_BV: term weights, as scored and indexed.
       raw_BV: the values before the activation (for SPLADE the pooled logits), which
         the alignment loss compares.
-      scale: of its score in the sum over views; the queries' counts.
+      scale: of its score in the sum over views; that of the queries is used.
     """
 
     weights_BV: jax.Array
@@ -247,7 +247,7 @@ def score_groups(queries: Views, documents: Views) -> jax.Array:
 
 
 def _paired(queries: Views, documents: Views) -> Iterator[tuple[Any, Any]]:
-    """The queries and the documents of each view, which are of one class."""
+    """The queries and the documents of each view, which have one class."""
     return ((query, documents[name]) for name, query in queries.items())
 
 

@@ -52,17 +52,11 @@ class VectorFile:
             self._files[name] = file
 
     def add(self, matrix: Any, ids: Sequence[str]) -> None:
-        """Adds texts and their ids.
-
-        Args:
-          matrix: a row for each text, or a `TokenMatrix`; of the kind that the file is
-            for.
-          ids: of the texts.
-        """
+        """Adds texts and their ids; a matrix is CSR or a `TokenMatrix`."""
         raise NotImplementedError
 
     def finish(self, columns: int) -> None:
-        """Puts the whole file in its place; `columns` is the vectors' length."""
+        """Completes the file of vectors with this number of columns."""
         raise NotImplementedError
 
     def _begun(self) -> tuple[int, dict[str, int]]:

@@ -33,7 +33,7 @@ from lsrjax.tokenizer.files import (
 # The class of a tokenizer that is nothing but its tokenizer.json: transformers 4 and 5
 # know the first, 5 writes the second.
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# Model types for which AutoTokenizer takes such a class at its word.
+# Model types for which AutoTokenizer uses such a class.
 _PLAIN_MODELS = (
     None,
     "bert",

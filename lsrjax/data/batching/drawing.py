@@ -74,20 +74,20 @@ class Encoded:
 
 
 class Build(Protocol):
-    """Makes token ids and targets of the examples of a batch."""
+    """Draws token ids and targets for the examples of a batch."""
 
     @property
     def repeats(self) -> int:
-        """How often an example is in a batch."""
+        """How often a batch contains an example."""
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        """What each model encodes."""
+        """The texts that each model encodes."""
 
     def draw(
         self, examples: Sequence, rngs: Sequence[np.random.Generator], /
     ) -> list[Drawn]:
-        """`repeats` examples of each: all of them, then all again."""
+        """Draws and tokenizes each example: all of them once, `repeats` times."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Choice:
         places = len(group.positives) + np.arange(len(group.negatives))
         if not self.filters:
             return places
-        assert group.scores is not None  # which these filters need
+        assert group.scores is not None  # these filters need them
         scores = group.scores[places]
         highest = group.scores[positives].min() - self.margin
         return places[(scores <= self.max_score) & (scores <= highest)]

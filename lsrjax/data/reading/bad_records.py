@@ -215,11 +215,7 @@ def remove(folder: pathlib.Path) -> None:
 
 
 class Replacing(Items[Pair | Group]):
-    """A source in which other records stand for the bad ones.
-
-    Attributes:
-      description: the source's.
-    """
+    """A source in which other records replace the bad ones."""
 
     def __init__(
         self,

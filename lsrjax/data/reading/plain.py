@@ -111,7 +111,7 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[io.FileIO, bool, b
 
 
 def _copied(path, parts: Iterable[bytes]) -> io.FileIO:
-    """A temporary file of some parts, which is gone when it is closed."""
+    """An unnamed temporary file of some parts; it disappears when closed."""
     copy = tempfile.TemporaryFile(prefix="lsrjax-lines-", buffering=0)  # noqa: SIM115
     try:
         with io.BufferedWriter(io.FileIO(os.dup(copy.fileno()), "w"), _COPIED) as out:

@@ -140,7 +140,7 @@ class _Records:
 
 
 class _Unread(Corpus):
-    """Stands for a corpus: it has a text of every id in all of its languages."""
+    """Stands in for a corpus, with a text for every id in all of its languages."""
 
     def __init__(self, corpus: Corpus | None):
         languages = (ANY,) if corpus is None else corpus.languages
@@ -221,7 +221,7 @@ class Rows:
                 f" {self._lookup.min_label} or more)"
             )
         if self.format in ("colbert", "tevatron_ids", "beir"):
-            assert self._lookup.corpus  # which these need
+            assert self._lookup.corpus  # these formats need it
             self.description += f" (texts of {self._lookup.corpus.name})"
 
     def __len__(self) -> int:
@@ -238,7 +238,7 @@ class Rows:
 
     @property
     def documents(self) -> Items[Text]:
-        """The whole corpus that the rows' ids are of, or that goes with them."""
+        """The whole corpus that the rows refer to, or that accompanies them."""
         corpus = self._lookup.corpus
         return () if corpus is None else corpus.documents
 
@@ -251,7 +251,7 @@ class Rows:
         """A row of ids: its name, the query, and grades by id; or BadRecord."""
         where, row = self._records.row(self._number(index))
         judged = FORMATS[self.format].judged
-        assert judged  # where `by_id`
+        assert judged  # true with `by_id`
         return where, *judged(row, where, self._lookup)
 
     @property
@@ -272,7 +272,7 @@ class Rows:
 def _recognised(
     records, kind, columns, format, field
 ) -> tuple[str, list[dict[str, str]]]:
-    """The tables' format, and each one's fields: the same, but for the language."""
+    """The tables' format, and each one's fields, which may differ in the language."""
     formats: list[str] = []
     known: list[dict[str, str]] = []
     for place, (name, found) in enumerate(records.columns):

@@ -19,7 +19,7 @@ from lsrjax.errors import InputError
 DATASETS = "datasets:"
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
-# Names in a first line of TSV, in any case.
+# Names in the header of a TSV file, in any case.
 _ID_NAMES = (
     *ID_FIELDS,
     *("docno", "doc-id", "corpus-id", "corpus_id", "query-id"),

@@ -122,7 +122,7 @@ def _rows(own, where: str) -> Iterator[str]:
             name = tables.name_and_rest(named.strip())[0]
             root = pathlib.Path(paths.local(name, f"{where}.dataset"))
             for path in sorted(root.rglob("*")) if root.is_dir() else ():
-                # A clone's .git is none of its data.
+                # A clone's .git is not part of its data.
                 if not any(p.startswith(".") for p in path.relative_to(root).parts):
                     yield str(path)
 
