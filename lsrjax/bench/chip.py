@@ -87,7 +87,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _in_a_process(name: str, limit: float) -> dict:
-    """The figures of a piece, or the reason why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder, "figures.json")
         command = [sys.executable, "-m", "lsrjax.bench", "chip", "--piece", name]

@@ -193,7 +193,6 @@ def _check_fits(sizes: HeadSizes) -> None:
 
 
 def _left_out(impl: str, sizes: HeadSizes) -> str | None:
-    """Why an implementation is skipped, or None."""
     if impl == "pallas" and jax.default_backend() == "cpu":
         return "pallas: the kernels need a GPU or TPU; left out."
     if impl == "torch":

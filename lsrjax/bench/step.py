@@ -161,7 +161,6 @@ class _Stage:
 
     @property
     def data(self) -> int:
-        """Devices that texts are divided over."""
         return self.mesh.shape[sharding.DATA]
 
     @property
@@ -327,7 +326,6 @@ def naive_bytes_of_parts(parts: Sequence[flops.Part], terms: int, chunk: int) ->
 
 
 def _too_large(impl: str, compiled: jax.stages.Compiled, mesh) -> str | None:
-    """Why a compiled step cannot run here, or None."""
     needed, free = measure.all_bytes(compiled) * _sharers(mesh), _free(mesh)
     if free is None or needed <= free:
         return None

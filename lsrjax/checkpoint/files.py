@@ -37,7 +37,6 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

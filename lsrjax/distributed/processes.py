@@ -171,7 +171,6 @@ def _check_slurm(environ: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _said_while_waiting(processes: int, number: int):
-    """Reports every few seconds whom this process waits for."""
     others = [str(other) for other in range(processes) if other != number]
     named = ", ".join(others[:_NAMED]) + ", …" * (len(others) > _NAMED)
     done, started = threading.Event(), time.monotonic()
@@ -245,7 +244,6 @@ def _loss_is_told():
 
 
 def _lost(status) -> None:
-    """Reports that the connection to the other processes is lost; ends this one."""
     state = _state()
     terminal.say(
         f"Error: process {state.process_id} of {state.num_processes} has lost another"

@@ -71,7 +71,6 @@ def tokens_of(
 
 
 def _sets(texts: dict, queries: dict | None) -> list[dict]:
-    """The sets of texts that are cut together."""
     return [texts] if queries is None else [queries, texts]
 
 

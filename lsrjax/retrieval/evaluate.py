@@ -95,7 +95,6 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
 
 
 def _own(source, languages) -> tuple[list[str], list[tuple]]:
-    """The distinct documents of pairs or groups, and the queries."""
     corpus: dict[str, int] = {}
     queries: list[tuple] = []
     for index in range(len(source)):
@@ -115,7 +114,6 @@ def _own(source, languages) -> tuple[list[str], list[tuple]]:
 
 
 def _judged(source, languages) -> tuple[list[str], list[tuple]]:
-    """All documents of the corpus of a source, and the queries."""
     corpus, places = [], {}
     for place in range(len(source.documents)):
         key, text = source.documents.item(place)

@@ -272,7 +272,6 @@ def _fitting(
     rows: Mapping[str, Mapping[str, tuple[str, bool]]],
     width: int,
 ) -> list[list[str]]:
-    """Splits the columns into tables that fit `width` cells, at least one each."""
     chunks: list[list[str]] = []
     left = 0
     for language in languages:

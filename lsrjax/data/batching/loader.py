@@ -299,7 +299,6 @@ class Batches:
     def _fit(
         self, parts: int, multiple: int, chunk: int
     ) -> list[dict[str, length_shapes.Shape]]:
-        """Shapes by model, cheapest first."""
         sampled = _SAMPLED_EXAMPLES // self._order.batch_size
         samples = [
             drawn

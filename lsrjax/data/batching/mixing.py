@@ -145,7 +145,6 @@ class MixedOrder:
         return bisect.bisect_right(self._starts, example) - 1
 
     def _block(self, first: int, count: int) -> list[tuple[int, int]]:
-        """(set, epoch) of each of some batches of one set each."""
         sets, turns = self._schedule(np.arange(first, first + count))
         return [
             (k, self._orders[k].epoch(turn))

@@ -322,7 +322,6 @@ class Replacing(Items[Pair | Group]):
         return example
 
     def _replace(self, index: int, error: BadRecord) -> None:
-        """Finds a record's replacement, and those of bad records found on the way."""
         todo = {index: error}
         while todo:
             bad, error = todo.popitem()

@@ -63,7 +63,6 @@ class Index:
         return None
 
     def _made(self) -> tuple[np.ndarray, np.ndarray]:
-        """The sorted hashes of ids, and the places of their texts."""
         hashes, places = array.array("q"), array.array("q")
         for number, file in enumerate(self._files):
             for offset, key in file.ids():

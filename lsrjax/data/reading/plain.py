@@ -144,7 +144,6 @@ def _unpacked(path, codec: str) -> Iterator[bytes]:
 
 
 def _check_text(path, head: bytes) -> None:
-    """Refuses anything but lines of UTF-8, by the start of the file."""
     _check_pointer(path, head)
     if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive. Unpack it.")
@@ -202,7 +201,6 @@ def _check_pointer(path, head: bytes) -> None:
 
 
 def _check_one_a_line(path, head: bytes) -> None:
-    """Refuses pretty-printed JSON, except for arrays of objects."""
     if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[(?!\s*[{\]]))[ \t]*\r?\n", head):
         raise InputError(
             f"{path} is pretty-printed: its objects go over several lines. Write one"

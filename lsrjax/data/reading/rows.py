@@ -88,7 +88,6 @@ class _Records:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of tables that are data sets of a library, by name."""
         known = [(name, getattr(part, "metadata", {})) for name, part in self._parts]
         return {name: m[VERSION].decode() for name, m in known if VERSION in m}
 

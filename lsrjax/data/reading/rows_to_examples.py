@@ -200,7 +200,6 @@ def _scores(value: Any, where: str, field: str) -> list:
 
 
 def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
-    """One teacher's checked scores of positives and negatives, or None."""
     names = [_part(field, teacher) for field in sizes]
     if all(row.get(name) is None for name in names):
         return None

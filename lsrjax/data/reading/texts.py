@@ -126,7 +126,6 @@ class _LineTexts:
             yield offset, key
 
     def bad(self, offsets: Sequence[int]) -> Iterator[BadRecord]:
-        """The errors of the lines at ascending offsets."""
         number, at = 1, 0
         for offset in offsets:
             number, at = number + self._lines.ends(at, offset), offset
@@ -248,7 +247,6 @@ class _TableTexts:
         return map(self.read, range(len(self._rows)))
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Row number and id of each row; no id if it is broken."""
         for row, key in enumerate(self._rows.values("id")):
             # A broken text is found when it is read.
             try:

@@ -99,7 +99,6 @@ def digest(path: str | pathlib.Path) -> str:
 
 
 def _files(data, dev) -> Iterator[str]:
-    """The data files that a stage's config names, in the order of its fields."""
     sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
     for where, own in (sets or {"config.data": data}).items():
         yield from _rows(own, where)
