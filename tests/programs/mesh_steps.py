@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny
 
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching import length_shapes
@@ -32,8 +33,8 @@ WORDS, TERMS = 48, 37  # the terms divide by no mesh
 
 
 def encoder(family: str, vocab: int) -> EncoderConfig:
-    return EncoderConfig(
-        family=family,
+    return tiny.encoder(
+        family,
         vocab_size=vocab,
         hidden_size=16,
         num_layers=2,

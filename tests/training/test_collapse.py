@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import tiny
 
 from lsrjax.bench import workload
 from lsrjax.config.fields import get_default
@@ -16,7 +17,6 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.debian_texts.embedded import examples as debian
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.models.batch import apply_batch
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec, apply, split
 from lsrjax.models.views import Bag, Dense, Vector
 from lsrjax.training import collapse, loop, train_step
@@ -225,15 +225,10 @@ def test_signs_of_a_batch_of_the_embedded_data():
     source = debian("group", "dev")
     order = Order(len(source), 16, 0)
     batch = loader.Batches(source, order, build, parts=2)[0]
-    encoder = EncoderConfig(
-        family="bert",
+    encoder = tiny.encoder(
         vocab_size=field.tokenizer.vocab_size,
         hidden_size=8,
-        num_layers=1,
         num_heads=1,
-        intermediate_size=8,
-        max_positions=16,
-        type_vocab_size=1,
         pad_token_id=field.tokenizer.pad_id,
     )
     spec = RetrieverSpec("splade", encoder, tied=True)

@@ -8,13 +8,13 @@ import sys
 
 import jax
 import pytest
+from programs import tiny
 from rich.console import Console
 
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import flops, memory_plan
 
@@ -24,7 +24,14 @@ PROGRAM = ROOT / "tests" / "programs" / "step_memory.py"
 
 def stage_plan(**changes):
     """Of a small SPLADE with a vocabulary that takes most of the memory."""
-    encoder = EncoderConfig("bert", 4096, 32, 2, 4, 64, 64, 2, 0)
+    encoder = tiny.encoder(
+        vocab_size=4096,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=64,
+        max_positions=64,
+    )
     spec = RetrieverSpec("splade", encoder, tied=True)
     config = get_default()
     config.loss.name = "infonce"

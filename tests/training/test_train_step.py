@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import tiny
 
 from lsrjax.checkpoint import train_states
 from lsrjax.config.fields import get_default
@@ -16,7 +17,6 @@ from lsrjax.distributed import sharding
 from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
 from lsrjax.training.train_step import slots_of, steps_of, texts_of
@@ -37,18 +37,8 @@ def step_of(idf=None, **changes):
     config.optim.lr = 1e-2
     config.optim.schedule = "linear"
     config.update(changes)
-    encoder = EncoderConfig(
-        family="bert",
-        vocab_size=V,
-        hidden_size=12,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=17,
-        max_positions=L,
-        type_vocab_size=1,
-        pad_token_id=0,
-        hidden_dropout=0.3,
-        attention_dropout=0.3,
+    encoder = tiny.encoder(
+        vocab_size=V, max_positions=L, hidden_dropout=0.3, attention_dropout=0.3
     )
     spec = RetrieverSpec("splade", encoder, tied=True)
     step = train_step.make_step(config, 10, spec, idf=idf)
@@ -307,7 +297,7 @@ def test_a_count_is_neither_decayed_nor_given_moments():
     config.loss.name = "reconstruction"
     config.model.head = "csr"
     config.optim.weight_decay = 0.5
-    encoder = EncoderConfig("bert", V, 12, 1, 2, 17, L, 1, 0)
+    encoder = tiny.encoder(vocab_size=V, max_positions=L)
     latents = {"latents": 53, "active_latents": 5, "revived_latents": 7}
     spec = RetrieverSpec(
         "csr", encoder, pooling="mean", dead_after=3, towers="separate", **latents

@@ -147,7 +147,7 @@ def pairs(count, name):
 
 
 def test_sets_of_one_size_have_orders_of_their_own():
-    order = MixedOrder([50, 50], 10, 3, weights=[1.0, 1.0], one=False)
+    order = MixedOrder([50, 50], 10, 3, weights=[1.0, 1.0], one=True)
     drawn = [example for batch in range(10) for _, example in order[batch]]
     first = [example for example in drawn if example < 50]
     second = [example - 50 for example in drawn if example >= 50]
