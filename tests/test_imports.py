@@ -17,6 +17,7 @@ ROOMS = [
     "errors",
     "lookup",
     "finite",
+    "own_json",
     "paths",
     "ops",
     "distributed",

@@ -1,7 +1,5 @@
-"""Names of the files of a stage's folder, and how they are written whole."""
+"""Names of the files of a stage's folder."""
 
-import json
-import os
 import pathlib
 import shutil
 
@@ -13,36 +11,6 @@ CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 # What is on its way out; whatever a killed run left there goes at the next start.
 _REMOVED = "removed.tmp"
-
-
-def write_json(path: pathlib.Path, values) -> None:
-    """Writes JSON so that a reader never sees half of it."""
-    write_whole(path, json.dumps(values, indent=1, ensure_ascii=False))
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a text file so that a reader never sees half of it, a crash included."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        # On a full disk the half of it would take what little there is.
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def committed_steps(folder: pathlib.Path) -> list[int]:

@@ -19,8 +19,7 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import CHECKPOINTS, remove_step
 from lsrjax.checkpoint.set_damaged_aside import listing
-from lsrjax.distributed import processes
-from lsrjax.distributed.trees import path_name
+from lsrjax.distributed import processes, trees
 from lsrjax.errors import InputError, TrainingFailed
 
 # What a checkpoint takes besides its arrays: their names, shapes and indices.
@@ -148,7 +147,7 @@ class Checkpoints:
             the stage's tokenizers are not those it was trained with.
         """
         folder = self._manager.directory / str(step)
-        _compare(folder, self._manager.item_metadata(step), abstract_state)
+        _compare(folder, self._manager.item_metadata(step).tree, abstract_state)
         if found := digests.stage_damage(self._folder, step):
             raise InputError(
                 f"{self._folder}: files are not those that step {step} was trained"
@@ -368,28 +367,12 @@ def _leave_errors_to_us(record: python_logging.LogRecord) -> bool:
 
 
 def _compare(where, found, wanted) -> None:
-    found = {path_name(p): v.shape for p, v in _leaves(found)}
-    wanted = {path_name(p): v.shape for p, v in _leaves(wanted)}
-    lines = [
-        f"  {name}: checkpoint {found.get(name, 'has none')},"
-        f" config {wanted.get(name, 'has none')}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
+    lines = trees.differences(
+        trees.shapes(found), trees.shapes(wanted), ("checkpoint", "config")
+    )
     if lines:
         raise InputError(
             f"The checkpoint {where} is of another architecture than the config"
             f" describes:\n" + "\n".join(lines[:20]) + "\nUse the config it was made"
             " with, or another --workdir."
         )
-
-
-def _leaves(tree):
-    return jax.tree_util.tree_leaves_with_path(
-        jax.tree.map(lambda x: x, _plain(tree)),
-        is_leaf=lambda x: hasattr(x, "shape"),
-    )
-
-
-def _plain(tree):
-    return tree.tree if hasattr(tree, "tree") else tree

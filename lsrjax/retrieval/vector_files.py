@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from scipy import sparse
 
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.retrieval.maxsim import TokenMatrix
 
@@ -59,12 +60,9 @@ class VectorFile:
             return 0, {}
         state = json.loads(path.read_text(encoding="utf-8"))
         if state["made_of"] != self._made_of:
-            there, asked = state["made_of"], self._made_of
-            differences = [
-                f"  {name}: there {there.get(name)!r}, asked {asked.get(name)!r}"
-                for name in sorted(there.keys() | asked.keys())
-                if there.get(name) != asked.get(name)
-            ]
+            differences = trees.differences(
+                state["made_of"], self._made_of, ("there", "asked")
+            )
             raise InputError(
                 f"{self._folder} was begun with something else:\n"
                 + "\n".join(differences)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from transformers import dynamic_module_utils
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
@@ -116,7 +116,7 @@ def made(case):
     params["head"]["mlm"]["bias"] -= 1  # some terms are active, not all
     if "echo" in params["head"]:
         params["head"]["echo"]["scale"] = np.float32(1.7)
-    return Portable(
+    return SavedModel(
         spec,
         params,
         pathlib.Path(embedded.MULTILINGUAL_TOKENIZER),

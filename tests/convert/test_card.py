@@ -6,12 +6,12 @@ import re
 import pytest
 import yaml
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
 from lsrjax.convert.write.card import write_card
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training import evaluate_run
+from lsrjax.retrieval import result_tables
 
 ENCODER = EncoderConfig("xlm-roberta", 401, 32, 2, 4, 67, 66, 1, 1)
 SPEC = RetrieverSpec(
@@ -46,10 +46,10 @@ SCORES = {
 
 
 def card(folder, **known):
-    model = Portable(
+    model = SavedModel(
         SPEC, {}, pathlib.Path(), None, "/home/someone/runs/demo/distill", 64, 256
     )
-    model = Portable(**(vars(model) | known))
+    model = SavedModel(**(vars(model) | known))
     write_card(folder, model, "    load()\n", library="some-library")
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "someone" not in text  # other people's folders
@@ -63,7 +63,7 @@ def test_everything_known(tmp_path):
         config=DISTILL,
         stages={"align": ALIGN, "distill": DISTILL},
         results=SCORES["distill"],
-        evaluation=evaluate_run.markdown(SCORES, "distill"),
+        evaluation=result_tables.markdown(SCORES, "distill"),
     )
     assert front["license"] == "other"  # MIT and a non-commercial one
     assert front["language"] == ["no"]
@@ -161,6 +161,6 @@ def test_a_folder_is_called_by_its_own_name(tmp_path, name, title):
 
 
 def test_another_stage_s_results_are_left_out():
-    shown = evaluate_run.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
+    shown = result_tables.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
     assert "align" not in shown and "bm25" in shown
-    assert evaluate_run.markdown(SCORES, "align") == ""
+    assert result_tables.markdown(SCORES, "align") == ""

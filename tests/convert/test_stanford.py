@@ -9,8 +9,8 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model, targets
-from lsrjax.convert.portable import Portable
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -50,7 +50,7 @@ def model_of(family, **changes):
         lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32),
         retriever.split(spec)[1],
     )
-    return Portable(spec, params, folder, None, "a colbert", QUERY, DOCUMENT)
+    return SavedModel(spec, params, folder, None, "a colbert", QUERY, DOCUMENT)
 
 
 class AsColbertReads:

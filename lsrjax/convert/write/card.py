@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
 
 # As `license` of the authors' own cards on the Hugging Face hub names them; a model
@@ -55,7 +55,7 @@ _TAGS = {
 
 def write_card(
     folder: pathlib.Path,
-    model: Portable,
+    model: SavedModel,
     how_to_load: str,
     *,
     library: str = "transformers",
@@ -89,14 +89,14 @@ _NO_TERMS = "They were not counted where it was exported."
 _NO_CONFIG = "How it was trained was not recorded where it was exported."
 
 
-def _title(model: Portable) -> str:
+def _title(model: SavedModel) -> str:
     parts = [part for part in re.split(r"[/\\]", model.name) if part not in ("", ".")]
     # Of a run, its name and that of its stage; of another folder, its own name alone.
     both = model.config is not None or public.is_hub_id(model.name)
     return "/".join(parts[-2:] if both else parts[-1:]) or model.spec.head
 
 
-def _about(model: Portable) -> str:
+def _about(model: SavedModel) -> str:
     spec, encoder = model.spec, model.spec.encoder
     about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
     if spec.head == "milco" and spec.lexecho:
@@ -121,7 +121,7 @@ def _prompt(texts: str, prompt: str) -> str:
     return f"\n- stands before {texts}: {json.dumps(prompt)}" if prompt else ""
 
 
-def _sources(model: Portable) -> list[tuple[str, str, str]]:
+def _sources(model: SavedModel) -> list[tuple[str, str, str]]:
     """(what, where from, licence) of all that went into the model, with no repeats."""
     if model.config is None:
         licence = _licence_of(model.name)
@@ -148,7 +148,7 @@ def _licence_of(reference: str) -> str:
     return LICENCES.get(reference, f"{_SEE} {reference}" if look_up else _UNKNOWN)
 
 
-def lineage(model: Portable) -> list[tuple[str, Mapping[str, Any]]]:
+def lineage(model: SavedModel) -> list[tuple[str, Mapping[str, Any]]]:
     """The stage that trained a model and those it builds on, as (name, config).
 
     The model's own stage comes first, with the name "".
@@ -203,7 +203,7 @@ def _licence(sources: Sequence[tuple[str, str, str]]) -> str:
     return _UNKNOWN if _UNKNOWN in licences or not licences else "other"
 
 
-def _front_matter(model: Portable, sources, library: str) -> str:
+def _front_matter(model: SavedModel, sources, library: str) -> str:
     values: dict[str, Any] = {
         "language": _languages(model),
         "license": _licence(sources),
@@ -231,7 +231,7 @@ def _front_matter(model: Portable, sources, library: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _languages(model: Portable) -> list[str]:
+def _languages(model: SavedModel) -> list[str]:
     """Those it was evaluated in; of MILCO without an evaluation, "multilingual"."""
     found = sorted(set(model.results or {}) - {"mean"})
     return found or (["multilingual"] if model.spec.head == "milco" else [])
@@ -251,7 +251,7 @@ def _made_from(sources: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def _recipe(model: Portable) -> str:
+def _recipe(model: SavedModel) -> str:
     config = model.config
     if config is None:
         return _NO_CONFIG
@@ -289,7 +289,7 @@ def _facts(stage: Mapping[str, Any]) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
-def _evaluation(model: Portable) -> str:
+def _evaluation(model: SavedModel) -> str:
     """The tables, and what the run measured on its dev data; or that there is none."""
     parts = [model.evaluation.strip()] if model.evaluation.strip() else []
     if model.dev:
@@ -301,7 +301,7 @@ def _evaluation(model: Portable) -> str:
     return "\n\n".join(parts) or _NO_EVALUATION
 
 
-def _active_terms(model: Portable) -> str:
+def _active_terms(model: SavedModel) -> str:
     if not model.spec.sparse:
         return "It has embeddings, not terms."
     lines = ["| language | query | document |", "| --- | ---: | ---: |"]
@@ -314,7 +314,7 @@ def _active_terms(model: Portable) -> str:
     return _NO_TERMS if model.dev else _NO_EVALUATION
 
 
-def _config(model: Portable) -> str:
+def _config(model: SavedModel) -> str:
     blocks = [("The model", _spec(model))]
     if model.config is not None:
         config = {k: v for k, v in model.config.items() if k not in ("stages",)}
@@ -326,7 +326,7 @@ def _config(model: Portable) -> str:
     )
 
 
-def _spec(model: Portable) -> dict[str, Any]:
+def _spec(model: SavedModel) -> dict[str, Any]:
     values = model.spec.to_dict()
     # Hundreds of ids, which say nothing to a reader.
     values.pop("skip_ids")
