@@ -17,7 +17,7 @@ ROOMS = [
     "errors",
     "lookup",
     "finite",
-    "own_json",
+    "json_files",
     "paths",
     "ops",
     "distributed",

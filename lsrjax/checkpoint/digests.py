@@ -14,7 +14,7 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-from lsrjax import own_json
+from lsrjax import json_files
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
     MODEL_FILE,
@@ -85,7 +85,7 @@ def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Reco
         dev = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found = Record(step, dict(dev), _digests(folder, _files(folder, step)))
     (folder / DIGESTS).mkdir(exist_ok=True)
-    own_json.write_whole(record_path(folder, step), _text(found))
+    json_files.write_whole(record_path(folder, step), _text(found))
     return found
 
 
@@ -103,7 +103,7 @@ def seal(folder: pathlib.Path, names: Iterable[str], path: pathlib.Path) -> None
       names: of the files, below it.
       path: where the digests go.
     """
-    own_json.write_whole(path, _text(Record(0, {}, _digests(folder, names))))
+    json_files.write_whole(path, _text(Record(0, {}, _digests(folder, names))))
 
 
 def unsealed(

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lsrjax import own_json
+from lsrjax import json_files
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.errors import InputError
@@ -34,7 +34,7 @@ def read(workdir: pathlib.Path) -> dict:
             f"The results in {workdir} are not as they were written:\n"
             f"{listing(found)}\nStart the run again, which evaluates it again."
         )
-    return own_json.read_json(path, "Put back the file that the run wrote.", _nested)
+    return json_files.read_json(path, "Put back the file that the run wrote.", _nested)
 
 
 def _nested(values: dict) -> dict:

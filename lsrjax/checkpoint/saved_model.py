@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lsrjax import finite, own_json
+from lsrjax import finite, json_files
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
@@ -101,7 +101,7 @@ def write_model_files(
             temporary.rename(folder / name)
     if not path.is_file():
         # Once only, so that it stays the file that the digests are of.
-        own_json.write_json(path, values)
+        json_files.write_json(path, values)
 
 
 def _differences(found: dict, wanted: dict) -> list[str]:
@@ -194,7 +194,7 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     manager.wait_until_finished()
     manager.close()
     digests.write(folder, 0, dict(model.dev))
-    own_json.write_json(folder / DONE_FILE, {"steps": 0})
+    json_files.write_json(folder / DONE_FILE, {"steps": 0})
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
@@ -222,7 +222,7 @@ def _read_spec(path: pathlib.Path) -> RetrieverSpec:
         head_class(values["head"])
         return RetrieverSpec.from_dict(values)
 
-    return own_json.read_json(path, "Put back the file that the run wrote.", parse)
+    return json_files.read_json(path, "Put back the file that the run wrote.", parse)
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

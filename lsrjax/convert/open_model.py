@@ -6,7 +6,7 @@
 import dataclasses
 import pathlib
 
-from lsrjax import own_json
+from lsrjax import json_files
 from lsrjax.checkpoint import files, results, saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.read import hub, huggingface, milco, promises, sentence_transformers
@@ -194,7 +194,7 @@ def _config(folder: pathlib.Path) -> dict | None:
     if not path.is_file():
         return None
     # Not as a model's files are read: a config may have limits that are infinite.
-    values = own_json.read_json(path, "Put back the file that the run wrote.")
+    values = json_files.read_json(path, "Put back the file that the run wrote.")
     check_types(path, values, {"stages": dict, "data": dict})
     return values
 

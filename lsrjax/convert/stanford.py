@@ -22,9 +22,10 @@ from lsrjax.convert.prompts import ROLES, Tokens
 from lsrjax.convert.read import huggingface
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.tensors import check_types, read_json, zeros
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import encoder_state
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from scipy import sparse
 
+from lsrjax import json_files
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.retrieval.maxsim import TokenMatrix
@@ -58,7 +59,8 @@ class VectorFile:
         path = self._folder / _STATE
         if not path.is_file():
             return 0, {}
-        state = json.loads(path.read_text(encoding="utf-8"))
+        advice = f"Remove {self._folder}; its texts are encoded again."
+        state = json_files.read_json(path, advice)
         if state["made_of"] != self._made_of:
             differences = trees.differences(
                 state["made_of"], self._made_of, ("there", "asked")
@@ -81,9 +83,7 @@ class VectorFile:
             "rows": self.rows,
             "bytes": {name: file.tell() for name, file in self._files.items()},
         }
-        temporary = self._folder / f"{_STATE}.tmp"
-        temporary.write_text(json.dumps(state), encoding="utf-8")
-        temporary.replace(self._folder / _STATE)
+        json_files.write_json(self._folder / _STATE, state)
 
     def close(self) -> None:
         """Closes what is open; the rows so far are kept, and nothing without rows."""

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+from lsrjax.json_files import write_json
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import CONFIG, TOKENIZER
 from lsrjax.tokenizer.reading import PLAIN_CLASSES, ROLES
@@ -50,8 +51,7 @@ def write_tokenizer(
         "tokenizer_class": PLAIN_CLASSES[0],
         "clean_up_tokenization_spaces": False,
     }
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, config)
 
 
 # How the families call their special tokens.

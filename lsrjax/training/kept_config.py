@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from lsrjax import own_json
+from lsrjax import json_files
 from lsrjax.checkpoint import results
 from lsrjax.config import fields
 from lsrjax.distributed import processes
@@ -46,7 +46,7 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     if processes.is_first():
         for stage in changed - {_EVALUATION}:
             (workdir / stage / postmortem.LEFT_OUT_FILE).unlink(missing_ok=True)
-        own_json.write_json(path, values)
+        json_files.write_json(path, values)
     processes.wait_for_all("config")
 
 
@@ -60,7 +60,7 @@ def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str
         " delete that file, and start again: it is written anew."
     )
     try:
-        found = own_json.read_json(path, advice, _config)
+        found = json_files.read_json(path, advice, _config)
     except InputError:
         if not begun:
             return set()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 
-from lsrjax import own_json
+from lsrjax import json_files
 from lsrjax.checkpoint import digests, files, saved_model
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
@@ -76,7 +76,7 @@ def check(path: pathlib.Path, found: dict[str, dict]) -> None:
     known = {}
     if path.is_file():
         advice = "Delete it; it is made again from the models."
-        known, changes = own_json.read_json(
+        known, changes = json_files.read_json(
             path, advice, lambda known: (known, _all_changes(known, found))
         )
         if changes:
@@ -88,7 +88,7 @@ def check(path: pathlib.Path, found: dict[str, dict]) -> None:
                 f" model all the same, delete {path}."
             )
     if found and known != found:
-        own_json.write_json(path, found)
+        json_files.write_json(path, found)
 
 
 def _all_changes(known: dict, found: dict) -> list[str]:

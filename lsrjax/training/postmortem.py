@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from lsrjax import own_json
+from lsrjax import json_files
 from lsrjax.data.batching import loader
 from lsrjax.distributed import processes, sharding
 from lsrjax.distributed.trees import path_name
@@ -34,7 +34,7 @@ def left_out(folder: pathlib.Path) -> list[int]:
         ' {"batches": [7]}; the log names them. Put them back, or start over with'
         " another --workdir."
     )
-    return own_json.read_json(
+    return json_files.read_json(
         path, advice, lambda found: sorted(map(operator.index, found["batches"]))
     )
 
@@ -54,7 +54,7 @@ def leave_out(folder: pathlib.Path, step: int) -> list[int]:
     processes.wait_for_all(f"left out at {step}, after {len(known)}")
     batches = sorted([*known, loader.batch_of(step - 1, known)])
     if processes.is_first():
-        own_json.write_json(folder / LEFT_OUT_FILE, {"batches": batches})
+        json_files.write_json(folder / LEFT_OUT_FILE, {"batches": batches})
     processes.wait_for_all(f"left out: {batches}")
     return batches
 
@@ -118,7 +118,7 @@ class PostMortem:
                 "run_again_at_step": int(state["step"]),
                 **seen,
             }
-            own_json.write_json(path, _as_json(values))
+            json_files.write_json(path, _as_json(values))
         return path
 
     def _examined(self, state: dict, teacher_params, batch: dict) -> dict:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from lsrjax.checkpoint.files import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.names import by_layer, import_names, import_tree
@@ -17,7 +18,6 @@ from lsrjax.convert.write.milco import (
     ENGLISH,
     MULTILINGUAL,
     OPTIONS,
-    PIVOT_TOKENIZER,
     POOLER,
 )
 from lsrjax.distributed import trees

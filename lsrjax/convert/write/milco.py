@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.checkpoint.files import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.names import export_state, to_hf_name
 from lsrjax.convert.prompts import ROLES
 from lsrjax.convert.read import hub
 from lsrjax.convert.write.card import lineage, models_of, write_card
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import write_model
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
@@ -29,7 +31,6 @@ _TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 _CODE = ("configuration_milco.py", "modeling_milco.py")
 # What SparseEncoder loads: a file of this folder, and its class.
 SPARSE_ENCODER = "sparse_encoder_milco.MilcoSparseEncoder"
-PIVOT_TOKENIZER = "pivot_tokenizer"
 MULTILINGUAL, ENGLISH = "multilingual", "english"
 POOLER = ("m_model.pooler.dense.weight", "m_model.pooler.dense.bias")
 _PLACE = "path/to/this/folder"

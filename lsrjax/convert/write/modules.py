@@ -12,7 +12,8 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import export_state
 from lsrjax.convert.prompts import write_prompts
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
+from lsrjax.json_files import write_json
 
 # The releases whose folders these are.
 _VERSIONS = {"sentence_transformers": "6.2.0", "transformers": "5.23.0"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import Tokens
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import (
     TYPES,
     splade_pooling,
@@ -19,6 +19,7 @@ from lsrjax.convert.write.modules import (
     write_transformer,
 )
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 from lsrjax.models import retriever
 from lsrjax.tokenizer.writing import write_tokenizer
 

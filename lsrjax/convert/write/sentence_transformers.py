@@ -9,7 +9,6 @@ import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import Tokens
-from lsrjax.convert.write.folder import write_json
 from lsrjax.convert.write.modules import (
     splade_pooling,
     write_model,
@@ -18,6 +17,7 @@ from lsrjax.convert.write.modules import (
 )
 from lsrjax.convert.write.router import write_towers
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 
 # Of the release that PyLate is built on, and its own.
 _PYLATE_TYPES = {

@@ -10,7 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from lsrjax import own_json, paths
+from lsrjax import json_files, paths
 from lsrjax.data.reading import corpus
 from lsrjax.data.reading import files as tables
 from lsrjax.data.sources import beir_files, beir_folder
@@ -37,7 +37,7 @@ def check_files(path: pathlib.Path, data, dev) -> None:
     if "files" in known:
         _refuse(path, list(_changes(known["files"], found)))
     if found and "files" not in known:
-        own_json.write_json(path, known | {"files": found})
+        json_files.write_json(path, known | {"files": found})
 
 
 def check_versions(path: pathlib.Path, sources: Sequence) -> None:
@@ -54,7 +54,7 @@ def check_versions(path: pathlib.Path, sources: Sequence) -> None:
     if "versions" in known:
         _refuse(path, list(_other_versions(known["versions"], found)))
     elif found:
-        own_json.write_json(path, known | {"versions": found})
+        json_files.write_json(path, known | {"versions": found})
 
 
 def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
@@ -76,7 +76,7 @@ def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
     ]
     if changes:
         accepted = [*known.get("accepted", []), changes]
-        own_json.write_json(
+        json_files.write_json(
             path, {"files": files, "versions": versions, "accepted": accepted}
         )
     return changes
@@ -199,4 +199,4 @@ def read(path: pathlib.Path) -> dict:
     """
     if not path.is_file():
         return {}
-    return own_json.read_json(path, "Delete it; it is made again from the data.")
+    return json_files.read_json(path, "Delete it; it is made again from the data.")

@@ -1,4 +1,4 @@
-"""JSON that this package writes for itself: written whole, read back with advice."""
+"""JSON files: written whole; those that this package keeps, read back with advice."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from typing import Any
 from lsrjax.errors import InputError
 
 
-def write_json(path: pathlib.Path, values) -> None:
+def write_json(path: pathlib.Path, values: Any) -> None:
     """Writes JSON so that a reader never sees half of it."""
-    write_whole(path, json.dumps(values, indent=1, ensure_ascii=False))
+    write_whole(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
