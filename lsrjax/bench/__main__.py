@@ -38,7 +38,7 @@ def _stop(message: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lsrjax.bench",
+        prog="lsrjax bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -201,12 +202,13 @@ def _measure(console: Console, name: str, stage: _Stage, args) -> Measured:
     batch = sharding.to_global(stage.batch, stage.mesh, rows)
     compiled = {}
     for impl in dict.fromkeys(args.impl):
-        found = _left_out(impl, stage) or _compiled(impl, stage, batch)
-        note = found if isinstance(found, str) else _too_large(impl, found, stage.mesh)
-        if note:
-            console.print(note, highlight=False)
-        else:
-            compiled[impl] = found
+        reason = _left_out(impl, stage)
+        if not reason:
+            compiled[impl] = _compiled(impl, stage, batch)
+            reason = _too_large(impl, compiled[impl], stage.mesh)
+        if reason:
+            console.print(reason, highlight=False)
+            compiled.pop(impl, None)
     if not compiled:
         raise InputError(f"{name}: nothing is left to measure. {_SMALLER}")
     return Measured(
@@ -255,8 +257,7 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
     total = flops.Flops(0, 0)
     for part, chunked in parts("student"):
         total += flops.training(student, [part], remat=sizes.remat, chunked=chunked)
-    if sizes.pairs:
-        teacher = workload.teacher_of(sizes)
+    if teacher := workload.teacher_of(sizes):
         total += flops.forward(teacher, [part for part, _ in parts(TEACHER)])
     return total
 
@@ -298,7 +299,7 @@ def arguments(stage: _Stage) -> tuple[dict, dict | None]:
     _, params = retriever.split(stage.student)
     state = jax.eval_shape(lambda p: train_step.init_state(stage.step, p), params)
     teacher_params = None
-    if stage.teacher:
+    if stage.teacher and stage.teacher_layout:
         _, teacher_params = retriever.split(stage.teacher)
         teacher_params = _abstract(teacher_params, stage.teacher_layout)
     return _abstract(state, stage.layout), teacher_params
@@ -370,7 +371,7 @@ def _sharers(mesh) -> int:
 
 def _medians(compiled, stage: _Stage, batch, steps: int) -> dict[str, float]:
     teacher_params = None
-    if stage.teacher:
+    if stage.teacher and stage.teacher_layout:
         teacher_params = _random_params(stage.teacher, stage.teacher_layout)
     # Each step takes the state that the one before gave, and gives its buffers away.
     state = _random_state(stage)
@@ -380,5 +381,5 @@ def _medians(compiled, stage: _Stage, batch, steps: int) -> dict[str, float]:
         state, metrics = step(state, teacher_params, batch)
         jax.block_until_ready((state, metrics))
 
-    runs = {impl: lambda step=step: run(step) for impl, step in compiled.items()}
+    runs = {impl: functools.partial(run, step) for impl, step in compiled.items()}
     return measure.interleaved_medians(runs, steps)

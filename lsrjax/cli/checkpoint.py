@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lsrjax.checkpoint",
+        prog="lsrjax checkpoint",
         description="Looks at the checkpoints of a stage or of a run's stages.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,8 +1,8 @@
 """Looks for what would make a run fail, before it starts.
 
-python -m lsrjax.doctor --config configs/demo.py [--workdir DIR] [--config.x.y=z …]
+lsrjax doctor --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
 
-takes the arguments of `lsrjax.main`, is started in the same way, on all hosts, and
+takes the arguments of `lsrjax train`, is started in the same way, on all hosts, and
 prints a line for each finding: ok, warning or error, and what to do. It trains nothing,
 downloads no weights, and exits with 1 if there is an error.
 """
@@ -11,41 +11,35 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
-import re
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from absl import app, flags, logging
+from absl import logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax.cli import doctor_checks
-from lsrjax.cli import flags as command
+from lsrjax.cli import doctor_checks, flags
 from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
+from lsrjax.cli.flags import Given
 from lsrjax.distributed import processes as hosts
 from lsrjax.distributed import terminal
 from lsrjax.errors import InputError
 
-_SECONDS = flags.DEFINE_float(
-    "seconds",
-    60.0,
-    "How long the all-reduce, the hub and the other processes may take, each.",
-)
-flags.adopt_module_key_flags(command)
 # Opening data may mean to index it.
 _DATA_SECONDS = 600.0
 _COLORS = {OK: "green", WARNING: "yellow", ERROR: "bold red"}
 
 
-def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
+def _main(given: Given, findings: list[Finding]) -> None:
+    logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    path, findings = given
-    run_config = None if path is None else command.CONFIG.value
-    cluster = command.COORDINATOR, command.NUM_PROCESSES, command.PROCESS_ID
+    path, run_config, seconds = given.config_path, given.config, given.flags.seconds
+    one = given.flags
     try:
-        host, processes, number = hosts.expected(*(flag.value for flag in cluster))
+        host, processes, number = hosts.expected(
+            one.coordinator, one.num_processes, one.process_id
+        )
     except InputError as error:
         host, processes, number = "", 1, 0
         findings.append(Finding(ERROR, "processes", str(error)))
@@ -61,20 +55,20 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         # They would look for each other for minutes.
         joined = False
     else:
-        joined = _joined(findings)
+        joined = _joined(given, findings)
     if not joined:
         shown = number == 0
-        report = [(one, []) for one in findings if shown or one.level == ERROR]
-        _print(report, "" if shown else f"process {number}: ")
+        told = [one for one in findings if shown or one.level == ERROR]
+        _print([(one, []) for one in told], "" if shown else f"process {number}: ")
         _leave(1)
     marker = None
     try:
-        marker = None if path is None else doctor_checks.Marker(command.workdir(path))
+        marker = None if path is None else doctor_checks.Marker(given.workdir())
     except InputError as error:
         findings.append(Finding(ERROR, "workdir", str(error)))
     try:
-        findings += look(run_config, marker, patient, _SECONDS.value)
-        said = _gathered(findings, _SECONDS.value)
+        findings += look(run_config, marker, patient, seconds)
+        said = _gathered(findings, seconds)
     finally:
         if marker is not None and hosts.is_first():
             marker.remove()
@@ -83,19 +77,17 @@ def _main(given: tuple[pathlib.Path | None, list[Finding]]) -> None:
         _print(report)
     # An orderly end waits for all others, of whom some may not come.
     orderly = all(said) and not patient.lost
-    orderly = (
-        hosts.first_says("doctor/orderly", str(orderly), 2 * _SECONDS.value) == "True"
-    )
+    orderly = hosts.first_says("doctor/orderly", str(orderly), 2 * seconds) == "True"
     code = int(any(one.level == ERROR for one, _ in report))
     if orderly:
         sys.exit(code)
     _leave(code)
 
 
-def _joined(findings: list[Finding]) -> bool:
+def _joined(given: Given, findings: list[Finding]) -> bool:
     """Joins the processes; adds what is wrong. Whether they can speak to each other."""
     try:
-        command.join()
+        given.join()
     except InputError as error:
         findings.append(Finding(ERROR, "processes", str(error)))
         if not hosts.met():
@@ -278,41 +270,32 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _parse(argv: list[str]) -> tuple[pathlib.Path | None, list[Finding]]:
-    """Parses the flags.
-
-    Returns:
-      The config file, or None if it cannot be read or is not given, and findings.
-    """
-    unknown = command.unknown_flags(argv)
-    findings = [Finding(ERROR, "arguments", text) for text in unknown.values()]
-    given = any(re.match(r"--?config(=|$)", argument) for argument in argv)
-    try:
-        path = command.checked_config(argv) if given else None
-        rest = flags.FLAGS(argv, known_only=True)[1:]
-        rest = [one for one in rest if one.partition("=")[0] not in unknown]
-        if rest and not unknown:
-            text = f"unknown: {' '.join(rest)}. Set a field with --config.x.y=z."
-            findings.append(Finding(ERROR, "arguments", text))
-        if given:
-            return path, findings
-    except (InputError, flags.Error) as error:
-        findings.append(Finding(ERROR, "config", str(error)))
-        without = re.sub(
-            r"\n--?config\n[^\n]*|\n--?config[=.][^\n]*", "", "\n".join(argv)
-        )
-        flags.FLAGS(without.split("\n"), known_only=True)
-    if not given:
+def _parse(argv: Sequence[str]) -> tuple[Given, list[Finding]]:
+    """Parses the command line; what is wrong with it are findings."""
+    parser = flags.parser("doctor", __doc__)
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="how long the all-reduce, the hub and the other processes may take, each",
+    )
+    given = flags.parse(parser, argv)
+    findings = [Finding(ERROR, "arguments", text) for text in given.unknown]
+    findings += [Finding(ERROR, "config", text) for text in given.wrong]
+    if not hasattr(given.flags, "config"):  # the value of a flag is wrong
+        given.flags = parser.parse_args([])
+    elif given.flags.config is None:
         text = "none is given, so neither its data nor the disk is looked at."
         findings.append(Finding(WARNING, "config", text))
-    return None, findings
+    return given, findings
 
 
 def start() -> None:
     """The command, as a process of its own."""
     terminal.harden()
+    given, findings = _parse(sys.argv[1:])
     try:
-        app.run(_main, flags_parser=_parse)
+        _main(given, findings)
     except KeyboardInterrupt:
         # Nothing is lost, and its threads may wait for what does not come.
         _leave(130)

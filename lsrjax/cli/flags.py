@@ -1,137 +1,173 @@
-"""What `lsrjax.main` and `lsrjax.doctor` take on the command line."""
+"""The flags of `lsrjax train` and `lsrjax doctor`: a config, its fields, a run."""
 
+import argparse
+import dataclasses
 import difflib
-import itertools
 import pathlib
 import re
+from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from lsrjax import paths
 from lsrjax.config import fields
-from lsrjax.config.other_names import not_a_field
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment, a Python file; --config.x.y=z sets a field."
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where checkpoints and results go; runs/<config name> if empty."
-)
-# Under SLURM the next three come from the job, on a TPU pod from the pod.
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, where processes find each other."
-)
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
-TPU_POD = flags.DEFINE_bool(
-    "tpu_pod", False, "Join the processes of the TPU pod this program runs on."
-)
-
-DRY_RUN = flags.DEFINE_bool(
-    "dry_run",
-    False,
-    "Compile every stage's step and print what it takes; train nothing, read no data"
-    " and no weights.",
-)
-DEVICES = flags.DEFINE_integer(
-    "devices", None, "With --dry_run: plan for so many devices instead of those here."
-)
-TOPOLOGY = flags.DEFINE_string(
-    "topology",
-    None,
-    "With --dry_run: compile for chips that are not here, such as v5e:4x4 or h100:8;"
-    " prints what they exchange and how the step scales.",
-)
-DEVICE_GB = flags.DEFINE_float(
-    "device_gb", None, "With --dry_run: memory of a device instead of what it has."
-)
-ACCEPT_CHANGED_DATA = flags.DEFINE_bool(
-    "accept_changed_data",
-    False,
-    "Go on although data files are not what they were when the run began; names them.",
-)
+_FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
-def workdir(config_path: pathlib.Path) -> pathlib.Path:
-    """The run's folder.
-
-    Raises:
-      InputError: it is not on this machine.
-    """
-    named = WORKDIR.value or f"runs/{config_path.stem}"
-    return pathlib.Path(paths.local(named, "--workdir"))
-
-
-def join() -> None:
-    """Joins the run's processes, as `lsrjax.distributed.processes.start` does."""
-    processes.start(
-        COORDINATOR.value,
-        NUM_PROCESSES.value,
-        PROCESS_ID.value,
-        tpu_pod=TPU_POD.value,
-    )
-
-
-def checked_config(argv: list[str]) -> pathlib.Path | None:
-    """Reads the config file ahead of config_flags, whose errors hide what is wrong.
+def parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags of a run.
 
     Args:
-      argv: the command line, the program first.
-
-    Returns:
-      The config file; None where help is asked for.
-
-    Raises:
-      InputError: an unknown field, or a file that gives no config.
+      program: as the user starts it, "train".
+      description: of --help.
     """
-    joined = "\n".join(argv[1:])
-    match = re.search(r"^--?config[=\n](.*)$", joined, re.MULTILINE)
-    if not match:
-        if re.search(r"^--?help", joined, re.MULTILINE):
-            return None
-        raise InputError("No config file; give one, as in --config configs/demo.py")
-    name, _, argument = match[1].partition(":")
+    made = argparse.ArgumentParser(
+        prog=f"lsrjax {program}",
+        description=description,
+        epilog="--config.x.y=VALUE sets a field of the config.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--config", metavar="FILE", help="the experiment, a Python file")
+    add(
+        "--workdir",
+        metavar="DIR",
+        help="where checkpoints and results go (runs/NAME of the config's file)",
+    )
+    several = made.add_argument_group(
+        "several processes", "Under SLURM these come from the job."
+    )
+    add = several.add_argument
+    add("--coordinator", metavar="HOST:PORT", help="of process 0, where all meet")
+    add("--num_processes", type=int, metavar="N", help="processes of the run")
+    add("--process_id", type=int, metavar="I", help="this one's number, from 0")
+    add(
+        "--tpu_pod",
+        action="store_true",
+        help="join the processes of the TPU pod that this program runs on",
+    )
+    return made
+
+
+@dataclasses.dataclass
+class Given:
+    """What a command line says.
+
+    Attributes:
+      flags: values of the parser's flags by name.
+      config_path: the config's file; None without --config.
+      config: what it gives, with the fields of the command line set; None without, or
+        where there are problems with it.
+      unknown: what to say of flags and arguments that there are not.
+      wrong: what is wrong with the config or the value of a flag.
+    """
+
+    flags: argparse.Namespace
+    config_path: pathlib.Path | None = None
+    config: ConfigDict | None = None
+    unknown: list[str] = dataclasses.field(default_factory=list)
+    wrong: list[str] = dataclasses.field(default_factory=list)
+
+    def workdir(self) -> pathlib.Path:
+        """The run's folder.
+
+        Raises:
+          InputError: it is not on this machine.
+        """
+        named = self.flags.workdir or f"runs/{self.config_path.stem}"
+        return pathlib.Path(paths.local(named, "--workdir"))
+
+    def join(self) -> None:
+        """Joins the run's processes, as `processes.start` does."""
+        one = self.flags
+        processes.start(
+            one.coordinator, one.num_processes, one.process_id, tpu_pod=one.tpu_pod
+        )
+
+
+def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
+    """Parses a command line; nothing is raised, what is wrong is in what it gives.
+
+    Args:
+      known: the program's flags, from `parser`.
+      argv: the arguments, without the program.
+    """
+    known.error = _refuse
+    values, rest = _take_fields(known, argv)
+    try:
+        flags, left = known.parse_known_args(rest)
+    except InputError as error:
+        return Given(argparse.Namespace(), wrong=[str(error)])
+    given = Given(flags)
+    unknown = [one.partition("=")[0] for one in left if re.match(r"--?[A-Za-z]", one)]
+    given.unknown = [_unknown(flag, known) for flag in unknown]
+    if left and not unknown:
+        given.unknown.append(
+            f"Unknown arguments: {' '.join(left)}. Set a field with --config.x.y=z."
+        )
+    if given.flags.config is not None:
+        try:
+            _read_config(given, values)
+        except InputError as error:
+            given.config_path = None
+            given.wrong.append(str(error))
+    elif values:
+        given.wrong.append("--config.… sets a field, but there is no --config FILE.")
+    return given
+
+
+def _refuse(message: str) -> None:
+    raise InputError(f"{message[:1].upper()}{message[1:]}.")
+
+
+def _take_fields(
+    known: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """The fields of the config that are set, and the other arguments.
+
+    A flag and the value behind it become one argument: argparse takes no value that
+    looks like a flag, such as -1.
+    """
+    takes_value = {
+        name
+        for name, action in known._option_string_actions.items()
+        if action.nargs is None
+    }
+    values: list[tuple[str, str | None]] = []
+    rest: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        match = _FIELD.fullmatch(argument)
+        if match:
+            no, field, value = match.groups()
+            if no:
+                value = "false"
+            elif value is None and left and not left[0].startswith("--"):
+                value = left.pop(0)
+            values.append((field, value))
+        elif argument in takes_value and left:
+            rest.append(f"{argument}={left.pop(0)}")
+        else:
+            rest.append(argument)
+    return values, rest
+
+
+def _read_config(given: Given, values: list[tuple[str, str | None]]) -> None:
+    name, _, argument = given.flags.config.partition(":")
     path = pathlib.Path(name)
-    known = list(fields.fields(fields.load(path, [argument] if argument else [])))
-    for field in re.findall(r"^--?config\.([^=\n]*)", joined, re.MULTILINE):
-        if not any(f == field or f.startswith(f"{field}.") for f in known):
-            raise InputError(not_a_field(field, known, "--config"))
-    return path
+    config = fields.load(path, [argument] if argument else [])
+    for field, value in values:
+        fields.set_field(config, field, value, "--config")
+    given.config_path, given.config = path, config
 
 
-def unknown_flags(argv: list[str]) -> dict[str, str]:
-    """The flags of a command line, the program first, that there are not.
-
-    Returns:
-      What to say of each, by the flag.
-    """
-    unknown, is_value = [], False
-    for argument, following in itertools.pairwise([*argv[1:], ""]):
-        if is_value:
-            is_value = False
-            continue
-        if argument == "--":
-            break
-        if not re.match(r"--?[A-Za-z]", argument):
-            continue
-        name, given, _ = argument.lstrip("-").partition("=")
-        plain = name if name in flags.FLAGS else name.removeprefix("no")
-        if re.match(r"(no)?config\.", name):
-            # A field that is a bool may be given without a value.
-            is_value = not given and not following.startswith("--")
-        elif plain in flags.FLAGS:
-            is_value = not given and not flags.FLAGS[plain].boolean
-        # Those of help are there only once absl has started the program.
-        elif not name.startswith("help"):
-            unknown.append(argument.partition("=")[0])
-    return {flag: _unknown(flag) for flag in unknown}
-
-
-def _unknown(flag: str) -> str:
-    names = [name for name in flags.FLAGS if name not in ("?", "h")]
-    near = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
-    meant = f" Did you mean --{near[0]}?" if near else " --help lists what there is."
+def _unknown(flag: str, known: argparse.ArgumentParser) -> str:
+    names = [name for name in known._option_string_actions if name.startswith("--")]
+    near = difflib.get_close_matches(f"--{flag.lstrip('-')}", names, n=1)
+    meant = f" Did you mean {near[0]}?" if near else " --help lists what there is."
     return f"{flag} is no flag of this program.{meant}"

@@ -1,57 +1,56 @@
 """Trains and evaluates what a config describes.
 
-python -m lsrjax.main --config configs/demo.py [--workdir DIR] [--config.x.y=z …]
+lsrjax train --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
 """
 
 import os
-import pathlib
 import sys
 import time
+from collections.abc import Sequence
+from typing import NoReturn
 
 import jax
-from absl import app, flags, logging
+from absl import logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax.cli import flags as command
+from lsrjax.cli import flags
+from lsrjax.cli.flags import Given
 from lsrjax.config import check_run
 from lsrjax.distributed import preemption, processes, terminal, topology
 from lsrjax.distributed.activity import Preempted
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.training import memory_plan, run
 
-# So that --help shows them.
-flags.adopt_module_key_flags(command)
 # How long a process that ends with an error waits for others to end with theirs.
 _TOGETHER_SECONDS = 5.0
 
 
-def _main(config_path: pathlib.Path) -> None:
+def _main(given: Given) -> None:
     # The libraries below narrate every checkpoint at INFO.
+    logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    guard = None if command.DRY_RUN.value else preemption.Guard().start()
+    dry_run = given.flags.dry_run
+    guard = None if dry_run else preemption.Guard().start()
     try:
-        workdir = command.workdir(config_path)
-        if command.DRY_RUN.value:
-            _plan(config_path)
+        workdir = given.workdir()
+        if dry_run:
+            _plan(given)
             return
-        for flag in (command.DEVICES, command.DEVICE_GB, command.TOPOLOGY):
-            if flag.value is not None:
-                raise InputError(f"--{flag.name} has no effect without --dry_run.")
-        _join()
+        _join(given)
         guard.several()
         console = Console(quiet=not processes.is_first())
         run.run(
-            command.CONFIG.value,
+            given.config,
             workdir,
             console,
-            accept_changed=command.ACCEPT_CHANGED_DATA.value,
+            accept_changed=given.flags.accept_changed_data,
         )
         guard.stop()
     except Preempted:
         guard.leave()
     except (InputError, TrainingFailed) as error:
-        if not command.DRY_RUN.value and processes.count() > 1:
+        if not dry_run and processes.count() > 1:
             _leave(str(error), together=True)
         _stop(str(error))
     except jax.errors.JaxRuntimeError as error:
@@ -65,10 +64,10 @@ def _main(config_path: pathlib.Path) -> None:
         raise
 
 
-def _join() -> None:
+def _join(given: Given) -> None:
     """Joins the run's processes; where that fails, this one ends."""
     try:
-        command.join()
+        given.join()
         processes.check_devices()
     except InputError as error:
         if processes.met():
@@ -98,23 +97,21 @@ def _leave(message: str, together: bool = False) -> None:
     os._exit(2)
 
 
-def _plan(config_path: pathlib.Path) -> None:
-    if command.DEVICES.value is not None and command.TOPOLOGY.value:
+def _plan(given: Given) -> None:
+    said = given.flags
+    if said.devices is not None and said.topology:
         raise InputError("--topology says how many devices there are; leave --devices.")
-    if command.DEVICES.value is not None:
-        memory_plan.pretend_devices(command.DEVICES.value)
-    chips = topology.devices(command.TOPOLOGY.value) if command.TOPOLOGY.value else None
+    if said.devices is not None:
+        memory_plan.pretend_devices(said.devices)
+    chips = topology.devices(said.topology) if said.topology else None
     processes.check_devices()
-    check_run.validate(command.CONFIG.value)
-    limit = (
-        None if command.DEVICE_GB.value is None else int(command.DEVICE_GB.value * 1e9)
-    )
-    memory_plan.dry_run(
-        command.CONFIG.value, Console(), limit, config_path.parent, chips=chips
-    )
+    check_run.validate(given.config)
+    limit = None if said.device_gb is None else int(said.device_gb * 1e9)
+    folder = given.config_path.parent
+    memory_plan.dry_run(given.config, Console(), limit, folder, chips=chips)
 
 
-def _stop(message: str) -> None:
+def _stop(message: str) -> NoReturn:
     _say(message)
     sys.exit(2)
 
@@ -125,27 +122,45 @@ def _say(message: str) -> None:
     console.print(Text("Error: ", "bold red"), Text(message), sep="", soft_wrap=True)
 
 
-def _parse(argv: list[str]) -> pathlib.Path:
-    """Parses the flags; a mistake in them or in the config file ends the program.
-
-    Returns:
-      The config file.
-    """
-    try:
-        for message in command.unknown_flags(argv).values():
-            raise InputError(message)
-        path = command.checked_config(argv)
-        rest = flags.FLAGS(argv)[1:]
-        if rest:
-            raise InputError(
-                f"Unknown arguments: {' '.join(rest)}. Set a field with --config.x.y=z."
-            )
-    except (InputError, flags.Error) as error:
-        _stop(str(error))
-    return path
+def _parse(argv: Sequence[str]) -> Given:
+    """Parses the command line; a mistake in it or in the config ends the program."""
+    parser = flags.parser("train", __doc__)
+    parser.add_argument(
+        "--accept_changed_data",
+        action="store_true",
+        help="go on although data files are not what they were when the run began;"
+        " names them",
+    )
+    group = parser.add_argument_group("a plan instead of a run")
+    add = group.add_argument
+    add(
+        "--dry_run",
+        action="store_true",
+        help="compile every stage's step and print what it takes; train nothing, read"
+        " no data and no weights",
+    )
+    plan = [
+        add("--devices", type=int, metavar="N", help="plan for N devices"),
+        add(
+            "--topology",
+            metavar="CHIPS",
+            help="compile for chips that are not here, such as v5e:4x4 or h100:8; print"
+            " what they exchange and how the step scales",
+        ),
+        add("--device_gb", type=float, metavar="GB", help="memory of a device"),
+    ]
+    given = flags.parse(parser, argv)
+    for message in (*given.unknown, *given.wrong):
+        _stop(message)
+    if given.config is None:
+        _stop("No config file; give one, as in --config configs/demo.py")
+    for flag in plan:
+        if getattr(given.flags, flag.dest) is not None and not given.flags.dry_run:
+            _stop(f"--{flag.dest} has no effect without --dry_run.")
+    return given
 
 
 def start() -> None:
     """The command, as a process of its own."""
     terminal.harden()
-    app.run(_main, flags_parser=_parse)
+    _main(_parse(sys.argv[1:]))

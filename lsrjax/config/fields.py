@@ -1,5 +1,6 @@
 """Every field of a run, once, and how fields are read."""
 
+import ast
 import math
 import pathlib
 import runpy
@@ -304,6 +305,53 @@ def fields(config: Mapping, prefix: str = "") -> Iterator[str]:
             yield from fields(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> None:
+    """Sets a field to what stands on a command line.
+
+    Args:
+      config: of a run.
+      field: such as "optim.lr" or "stages.align.optim.lr".
+      text: the value, as the field's type writes it in Python; strings without quotes.
+        None: true.
+      flag: such as "--config", for errors.
+
+    Raises:
+      InputError: there is no such field, or the value is of another type.
+    """
+    known = list(fields(config))
+    *groups, last = field.split(".")
+    node = config
+    for group in groups:
+        node = node.get(group) if isinstance(node, ConfigDict) else None
+    if not isinstance(node, ConfigDict) or last not in node:
+        raise InputError(not_a_field(field, known, flag))
+    default = node[last]
+    if isinstance(default, ConfigDict):
+        raise InputError(
+            f"{flag}.{field} is a group of fields; set one of them, such as"
+            f" {flag}.{field}.{next(iter(default), 'NAME')}."
+        )
+    node[last] = _value(default, "true" if text is None else text, f"{flag}.{field}")
+
+
+def _value(default, text: str, field: str):
+    """A text as a value of the same type as a field's default."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if isinstance(default, int | float):
+            return type(default)(text)
+        if isinstance(default, tuple):
+            found = ast.literal_eval(text)
+            return tuple(found) if isinstance(found, tuple | list) else (found,)
+    except (ValueError, KeyError, SyntaxError, TypeError, MemoryError) as error:
+        raise InputError(
+            f"{field} is {text!r}, which is no {type(default).__name__}; an example is"
+            f" {default!r}."
+        ) from error
+    return text
 
 
 def language_weights(text: str, field: str) -> dict[str, float]:

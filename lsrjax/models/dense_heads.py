@@ -147,6 +147,7 @@ class CSRHead(Head):
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `latents` view."""
         dense = self.dense(hidden_TD, texts, word_embeddings_VD)["dense"]
+        assert isinstance(dense, Dense)
         return {"latents": self.autoencoder(dense.embedding_BD)}
 
 

@@ -1,9 +1,16 @@
 """What the command line says, and what of it is refused."""
 
+import math
+import operator
+import re
+
 import pytest
 
 from lsrjax.cli import doctor, flags
 from lsrjax.cli.doctor_checks import ERROR, WARNING
+from lsrjax.config import fields
+from lsrjax.config.fields import get_default
+from lsrjax.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -13,28 +20,54 @@ from lsrjax.cli.doctor_checks import ERROR, WARNING
         (["-confg=x.py"], ["-confg"], "Did you mean --config?"),
         (["--config", "x.py", "--wrkdir", "w"], ["--wrkdir"], "--workdir?"),
         (["--cfg", "x.py"], ["--cfg"], "--cfg is no flag"),
-        (["--config=x.py", "--notpu_pod", "--tpu_pod"], [], ""),
+        (["--config=x.py", "--tpu_pod"], [], ""),
         (["--config", "x.py", "--config.data.negative_margin", "-inf"], [], ""),
         (["--workdir", "--strange", "--config=x.py:a"], [], ""),
-        (["--noconfig.model.tied", "--config.seed=-1", "--help"], [], ""),
+        (["--noconfig.model.tied", "--config.seed=-1"], [], ""),
     ],
 )
 def test_flags_that_there_are_not_are_named(arguments, unknown, said):
-    found = flags.unknown_flags(["program", *arguments])
-    assert list(found) == unknown
-    assert said in "".join(found.values())
+    given = flags.parse(flags.parser("train", None), arguments)
+    assert [one.partition(" ")[0] for one in given.unknown] == unknown
+    assert said in "".join(given.unknown)
 
 
-def test_the_doctor_says_what_it_was_not_asked(monkeypatch):
+def test_fields_are_set_as_their_types_say():
+    config = get_default()
+    for field, text, value in (
+        ("optim.lr", "1e-3", 1e-3),
+        ("data.negative_margin", "-inf", -math.inf),
+        ("seed", "7", 7),
+        ("model.tied", None, True),
+        ("model.tied", "False", False),
+        ("evaluate.examples", "('ja', 'de')", ("ja", "de")),
+        ("model.view_weights", "1, 0, 2", (1, 0, 2)),
+        ("data.files", "a.jsonl", "a.jsonl"),
+    ):
+        fields.set_field(config, field, text, "--config")
+        assert operator.attrgetter(field)(config) == value
+    for field, text, said in (
+        ("seed", "x", "--config.seed is 'x', which is no int"),
+        ("seed", "1.5", "no int"),
+        ("optim.lr", "", "no float"),
+        ("model.tied", "maybe", "no bool"),
+        ("evaluate.examples", "ja", "no tuple"),
+        ("optim", "3", "is a group of fields"),
+        ("optim.rl", "3", "the nearest is --config.optim.lr"),
+        ("seed.x", "3", "is not a field"),
+    ):
+        with pytest.raises(InputError, match=re.escape(said)):
+            fields.set_field(config, field, text, "--config")
+
+
+def test_the_doctor_says_what_it_was_not_asked():
     def levels(*arguments):
-        # Flags keep what they have parsed, which is another test's.
-        parse = type(doctor.flags.FLAGS)
-        monkeypatch.setattr(parse, "__call__", lambda self, argv, **_: argv[:1])
-        path, findings = doctor._parse(["doctor", *arguments])
-        return path, {(one.level, one.topic) for one in findings}
+        given, findings = doctor._parse(arguments)
+        return given.config_path, {(one.level, one.topic) for one in findings}
 
     missing = (WARNING, "config")
     assert levels() == (None, {missing})
     assert levels("--cfg", "x.py") == (None, {missing, (ERROR, "arguments")})
     found = (ERROR, "config"), (ERROR, "arguments")
     assert levels("--config=none.py", "--cfg=1") == (None, set(found))
+    assert levels("--num_processes=two") == (None, {(ERROR, "config")})

@@ -23,7 +23,6 @@ import signal
 import sys
 import tempfile
 import traceback
-import unittest.mock
 from math import nan
 
 # Nothing is asked of a network.
@@ -32,13 +31,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import mutations
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 from rich.console import Console
 
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import encode
-from lsrjax.cli import flags as command
+from lsrjax.cli import encode, flags
 from lsrjax.config import check_run
 from lsrjax.config import fields as config
 from lsrjax.config.fields import get_default
@@ -134,13 +130,10 @@ def configs(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
         f"    c = runpy.run_path({str(base)!r})['get_config']()\n"
         f"{''.join(lines)}    return c\n".encode("utf-8", "surrogatepass")
     )
-    argv = ["fuzz", f"--config={path}", *arguments]
-    command.checked_config(argv)
-    parsed = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=parsed)
-    with unittest.mock.patch.object(sys, "argv", argv):  # where it looks for fields
-        parsed(argv)
-    found = parsed["config"].value
+    given = flags.parse(flags.parser("fuzz", None), [f"--config={path}", *arguments])
+    for message in (*given.unknown, *given.wrong):
+        raise InputError(message)
+    found = given.config
     check_run.validate(found)
     for stage in config.stages(found).values():
         for field in ("optim", "loss", "regularizer", "memory", "mesh", "model"):
@@ -405,7 +398,7 @@ def spoil_file(rng: np.random.Generator, path: pathlib.Path) -> None:
 
 
 KINDS = {"configs": configs, "data": data, "models": models}
-REFUSED = (InputError, TrainingFailed, flags.Error)
+REFUSED = (InputError, TrainingFailed)
 
 
 class Late(BaseException):
