@@ -65,9 +65,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             (folder / CHECKPOINTS).absolute(),
             # Without it, a manager that has saved nothing yet reads no metadata.
-            item_handlers=_reporting(
-                ocp.StandardCheckpointHandler(), self._errors.append
-            ),
+            handler_registry=_registered(_ReportingHandler(self._errors.append)),
             options=ocp.CheckpointManagerOptions(
                 # Older ones are removed here, once the new one has its digests.
                 preservation_policy=LatestN(None),
@@ -309,27 +307,39 @@ class _Reporting:
             self._report(error)
 
 
-def _reporting(handler, report: Callable[[Exception], None]):
-    """Makes a handler report what goes wrong instead of raising it."""
-    save, finalize = handler.async_save, handler.finalize
+class _ReportingHandler(ocp.StandardCheckpointHandler):
+    """Reports what goes wrong in a save instead of raising it."""
 
-    async def async_save(*args, **kwargs):
+    def __init__(self, report: Callable[[Exception], None]):
+        super().__init__()
+        self._report = report
+
+    @classmethod
+    def typestr(cls) -> str:
+        # Checkpoints name their handler; any program has orbax' own.
+        return ocp.StandardCheckpointHandler.typestr()
+
+    async def async_save(self, *args, **kwargs):
         try:
-            futures = await save(*args, **kwargs)
+            futures = await super().async_save(*args, **kwargs)
         except Exception as error:
-            report(error)
+            self._report(error)
             return []
-        return [_Reporting(future, report) for future in futures or ()]
+        return [_Reporting(future, self._report) for future in futures or ()]
 
-    def finalized(*args, **kwargs):
+    def finalize(self, *args, **kwargs):
         try:
-            finalize(*args, **kwargs)
+            super().finalize(*args, **kwargs)
         except Exception as error:
-            report(error)
+            self._report(error)
 
-    # On the object: orbax writes the name of the class into the checkpoint.
-    handler.async_save, handler.finalize = async_save, finalized
-    return handler
+
+def _registered(handler) -> ocp.handlers.CheckpointHandlerRegistry:
+    """Takes a handler for train states, in place of the one orbax would take."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for args in (ocp.args.StandardSave, ocp.args.StandardRestore):
+        registry.add("default", args, handler)  # as the manager calls the state
+    return registry
 
 
 def _probe(folder: pathlib.Path) -> None:
