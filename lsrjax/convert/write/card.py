@@ -3,11 +3,14 @@
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
+from lsrjax.retrieval.metrics import METRICS
 
 # As `license` of the authors' own cards on the Hugging Face hub names them; a model
 # that is not listed has to be looked up there.
@@ -204,31 +207,46 @@ def _licence(sources: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _front_matter(model: SavedModel, sources, library: str) -> str:
-    values: dict[str, Any] = {
-        "language": _languages(model),
-        "license": _licence(sources),
-        "library_name": library,
-        "pipeline_tag": "sentence-similarity"
-        if model.spec.head in ("dense", "colbert")
-        else "feature-extraction",
-        "tags": ["lsrjax", "retrieval", *_TAGS.get(model.spec.head, ())],
-        "base_model": sorted(
-            {
-                name
-                for what, name, _ in sources
-                if what.split()[0] in ("start", "encoder", "head", "weights")
-                and re.fullmatch(r"[\w-]+/[\w.-]+", name)
-                and name in LICENCES
-            }
-        ),
+    base = {
+        name
+        for what, name, _ in sources
+        if what.split()[0] in ("start", "encoder", "head", "weights")
+        and re.fullmatch(r"[\w-]+/[\w.-]+", name)
+        and name in LICENCES
     }
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, str):
-            lines.append(f"{key}: {json.dumps(value)}")
-        elif value:
-            lines += [f"{key}:", *(f"- {json.dumps(one)}" for one in value)]
-    return "\n".join(["---", *lines, "---"])
+    embeds = model.spec.head in ("dense", "colbert")
+    data = ModelCardData(
+        language=_languages(model) or None,
+        license=_licence(sources),
+        library_name=library,
+        pipeline_tag="sentence-similarity" if embeds else "feature-extraction",
+        tags=["lsrjax", "retrieval", *_TAGS.get(model.spec.head, ())],
+        base_model=sorted(base) or None,
+        model_name=_title(model),
+        eval_results=list(_measured(model)) or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _measured(model: SavedModel) -> Iterator[EvalResult]:
+    """What the hub lists as results: the run's evaluation, and that on its dev data."""
+    dev = ", ".join(_data_sets((model.config or {}).get("dev", {}))) or "dev data"
+    found = [
+        (f"{_EMBEDDED}: {language}", name, value)
+        for language, values in (model.results or {}).items()
+        for name, value in values.items()
+        if name in METRICS
+    ]
+    found += [(dev, name, value) for name, value in model.dev.items()]
+    for data, name, value in found:
+        yield EvalResult(
+            task_type="text-retrieval",
+            dataset_type=data,
+            dataset_name=data,
+            metric_type=name.lower().replace("@", "_at_"),
+            metric_name=name,
+            metric_value=value,
+        )
 
 
 def _languages(model: SavedModel) -> list[str]:
