@@ -34,7 +34,7 @@ def write_tokenizer(
         if token["special"]
     }
     config: dict[str, Any] = {k: v for k, v in read.roles.items() if k in ROLES}
-    for names in _NAMES.values():
+    for names in SPECIAL_TOKENS.values():
         for role, name in names.items():
             if name in special:
                 config.setdefault(role, name)
@@ -54,7 +54,7 @@ def write_tokenizer(
 
 
 # Each family's names of its special tokens.
-_NAMES = {
+SPECIAL_TOKENS = {
     "bert": {
         "cls_token": "[CLS]",
         "sep_token": "[SEP]",
