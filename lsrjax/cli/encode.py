@@ -25,8 +25,8 @@ import numpy as np
 from scipy import sparse
 
 from lsrjax import paths
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import open_portable
-from lsrjax.convert.portable import Portable
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import preemption, processes, terminal
@@ -161,7 +161,7 @@ def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]
         yield some
 
 
-def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
+def _open(out: pathlib.Path, made_of: dict, model: SavedModel) -> VectorFile:
     if out.suffix == ".npz":
         return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
     if not model.spec.sparse:

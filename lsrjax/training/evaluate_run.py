@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 from rich.console import Console
 
-from lsrjax.checkpoint import digests, files, saved_model
+from lsrjax import json_files
+from lsrjax.checkpoint import digests, saved_model
 from lsrjax.checkpoint.files import DAMAGED, set_aside
 from lsrjax.checkpoint.results import DIGESTS_FILE, RESULTS_FILE
 from lsrjax.checkpoint.set_damaged_aside import listing
@@ -15,6 +16,7 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes
 from lsrjax.retrieval import evaluate, result_tables
+from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.result_tables import MULTILINGUAL
@@ -71,8 +73,8 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
             wanted = run_config.evaluate.examples
             examples = _examples(tasks[""], groups, searcher, wanted)
     if processes.is_first():
-        files.write_json(workdir / EXAMPLES_FILE, examples)
-        files.write_json(workdir / SPEED_FILE, speed)
+        json_files.write_json(workdir / EXAMPLES_FILE, examples)
+        json_files.write_json(workdir / SPEED_FILE, speed)
         result_tables.write_results(
             workdir / RESULTS_FILE, result_tables.with_mean(results)
         )
@@ -107,9 +109,8 @@ def are_sound(workdir: pathlib.Path, console: Console) -> bool:
 
 def show(workdir: pathlib.Path, console: Console) -> None:
     """Prints the tables and examples of an evaluated run."""
-    results = json.loads((workdir / RESULTS_FILE).read_text(encoding="utf-8"))
-    examples = json.loads((workdir / EXAMPLES_FILE).read_text(encoding="utf-8"))
-    speed = json.loads((workdir / SPEED_FILE).read_text(encoding="utf-8"))
+    found = (workdir / name for name in (RESULTS_FILE, EXAMPLES_FILE, SPEED_FILE))
+    results, examples, speed = (json.loads(path.read_text("utf-8")) for path in found)
     if examples:
         console.print(
             "\nQueries that the last stage answers and BM25 does not (one a language):"
@@ -154,7 +155,7 @@ def _examples(task, groups, model, languages) -> list[dict]:
     if not languages or not model.encoder.spec.sparse:
         return []
     task = _only(task, list(languages))
-    bm25_hits, _ = evaluate.BM25(task.corpus).search(task.queries, 10)
+    bm25_hits, _ = BM25(task.corpus).search(task.queries, 10)
     queries, documents = model.queries(task.queries), model.documents(task.corpus)
     hits, _ = search(joined(queries), joined(documents), _SHOWN_DOCUMENTS)
     examples = []

@@ -9,6 +9,7 @@ import hashlib
 import json
 import pathlib
 
+from lsrjax import json_files
 from lsrjax.checkpoint import digests, files, saved_model
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
@@ -74,19 +75,10 @@ def check(path: pathlib.Path, found: dict[str, dict]) -> None:
     """
     known = {}
     if path.is_file():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            changes = [
-                change
-                for field, now in found.items()
-                if (then := known.get(field)) and then["name"] == now["name"]
-                for change in _changes(field, then, now)
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Delete it; it is made again from the"
-                " models."
-            ) from error
+        advice = "Delete it; it is made again from the models."
+        known, changes = json_files.read_json(
+            path, advice, lambda known: (known, _all_changes(known, found))
+        )
         if changes:
             shown = "\n".join(f"  {change}" for change in changes[:_SHOWN])
             raise InputError(
@@ -96,7 +88,16 @@ def check(path: pathlib.Path, found: dict[str, dict]) -> None:
                 f" model all the same, delete {path}."
             )
     if found and known != found:
-        files.write_json(path, found)
+        json_files.write_json(path, found)
+
+
+def _all_changes(known: dict, found: dict) -> list[str]:
+    return [
+        change
+        for field, now in found.items()
+        if (then := known.get(field)) and then["name"] == now["name"]
+        for change in _changes(field, then, now)
+    ]
 
 
 def _changes(field: str, then: dict, now: dict):

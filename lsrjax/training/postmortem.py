@@ -1,7 +1,6 @@
 """What is written of a step whose numbers were bad, and which batches are left out."""
 
 import dataclasses
-import json
 import math
 import operator
 import pathlib
@@ -10,11 +9,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from lsrjax.checkpoint import files
+from lsrjax import json_files
 from lsrjax.data.batching import loader
 from lsrjax.distributed import processes, sharding
 from lsrjax.distributed.trees import path_name
-from lsrjax.errors import InputError
 from lsrjax.training import loop, train_step
 
 FOLDER = "postmortem"
@@ -31,15 +29,14 @@ def left_out(folder: pathlib.Path) -> list[int]:
     path = folder / LEFT_OUT_FILE
     if not path.is_file():
         return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["batches"]
-        return sorted(operator.index(batch) for batch in found)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}). It has the numbers of the batches that the"
-            ' stage is trained without, as {"batches": [7]}; the log names them. Put'
-            " them back, or start over with another --workdir."
-        ) from error
+    advice = (
+        "It has the numbers of the batches that the stage is trained without, as"
+        ' {"batches": [7]}; the log names them. Put them back, or start over with'
+        " another --workdir."
+    )
+    return json_files.read_json(
+        path, advice, lambda found: sorted(map(operator.index, found["batches"]))
+    )
 
 
 def leave_out(folder: pathlib.Path, step: int) -> list[int]:
@@ -57,7 +54,7 @@ def leave_out(folder: pathlib.Path, step: int) -> list[int]:
     processes.wait_for_all(f"left out at {step}, after {len(known)}")
     batches = sorted([*known, loader.batch_of(step - 1, known)])
     if processes.is_first():
-        files.write_json(folder / LEFT_OUT_FILE, {"batches": batches})
+        json_files.write_json(folder / LEFT_OUT_FILE, {"batches": batches})
     processes.wait_for_all(f"left out: {batches}")
     return batches
 
@@ -121,7 +118,7 @@ class PostMortem:
                 "run_again_at_step": int(state["step"]),
                 **seen,
             }
-            files.write_json(path, _as_json(values))
+            json_files.write_json(path, _as_json(values))
         return path
 
     def _examined(self, state: dict, teacher_params, batch: dict) -> dict:

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import traceback
 
+from lsrjax import json_files
 from lsrjax.checkpoint import files, set_damaged_aside
 from lsrjax.data.batching import loader
 from lsrjax.distributed import activity, processes, sharding
@@ -66,7 +67,7 @@ def run_stage(name: str, config, workdir: pathlib.Path, tracker: trackers.Tracke
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if processes.is_first():
-        files.write_json(done, {"steps": parts.total_steps})
+        json_files.write_json(done, {"steps": parts.total_steps})
         shutil.rmtree(folder / saved_states.KEPT, ignore_errors=True)
     processes.wait_for_all(f"{name} is finished")
     PROGRESS.stage = ""

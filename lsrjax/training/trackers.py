@@ -1,7 +1,6 @@
 """What a run tells: a live line in the terminal, and `metrics.jsonl`."""
 
 import json
-import os
 import pathlib
 import time
 from collections.abc import Mapping
@@ -9,6 +8,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from lsrjax.json_files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -55,9 +56,7 @@ class Tracker:
         kept, damaged = _lines_up_to(path, first)
         if damaged:
             self.note(f"  {path}: {damaged:,} damaged lines are left out.")
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, "".join(kept))
         # Without a buffer, what a full disk did not take is known and kept.
         self._file = path.open("ab", buffering=0)
         if self.console.is_terminal:

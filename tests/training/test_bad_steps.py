@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lsrjax.checkpoint import files, saved_model
+from lsrjax import json_files
+from lsrjax.checkpoint import saved_model
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching import loader
 from lsrjax.errors import InputError
@@ -179,7 +180,7 @@ def test_going_back_gives_what_a_run_without_the_batch_does(poisoned, tmp_path):
     assert postmortem.left_out(tmp_path / "back" / "train") == [POISONED]
     without = tmp_path / "without" / "train"
     without.mkdir(parents=True)
-    files.write_json(without / "left_out.json", {"batches": [POISONED]})
+    json_files.write_json(without / "left_out.json", {"batches": [POISONED]})
     run_with(tmp_path / "without", "roll_back")
     assert not (without / "postmortem").exists()
     models = [
