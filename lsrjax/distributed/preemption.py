@@ -26,7 +26,7 @@ import time
 import jax
 
 from lsrjax.distributed import processes
-from lsrjax.distributed.activity import LEAVING, PROGRESS
+from lsrjax.distributed.activity import LEAVING, Progress
 from lsrjax.distributed.terminal import say
 
 # EX_TEMPFAIL: all is saved; the same command goes on.
@@ -49,8 +49,12 @@ _KEY = "preempted"
 class Guard:
     """Watches for signals from its start on."""
 
-    def __init__(self, progress=PROGRESS):
-        """Does nothing yet."""
+    def __init__(self, progress: Progress):
+        """Does nothing yet.
+
+        Args:
+          progress: what this process is at.
+        """
         self._progress = progress
         self._asked_at = 0.0
         self._reason = ""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 
 from lsrjax.distributed import activity, processes
-from lsrjax.distributed.activity import PROGRESS
+from lsrjax.distributed.activity import Progress
 from lsrjax.distributed.terminal import say
 
 # EX_SOFTWARE: the run was ended by its watchdog.
@@ -99,7 +99,7 @@ class Watchdog:
       seconds: that a step may take; 0: any. A stage sets its own.
     """
 
-    def __init__(self, workdir: pathlib.Path, seconds: float, at=PROGRESS):
+    def __init__(self, workdir: pathlib.Path, seconds: float, at: Progress):
         """Does nothing yet.
 
         Args:

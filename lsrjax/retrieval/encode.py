@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from scipy import sparse
 
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.distributed import sharding
-from lsrjax.distributed.activity import PROGRESS, Preempted
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.views import Dense, MultiVector, Vector, View, Views
@@ -38,6 +37,7 @@ class TextEncoder:
         *,
         batch_size: int = 64,
         dtype: str = "float32",
+        poll: Callable[[], None] = lambda: None,
     ):
         """An encoder for one architecture; weights come with each call.
 
@@ -46,8 +46,10 @@ class TextEncoder:
           tokenizer: of the encoder's vocabulary.
           batch_size: texts encoded at once, at least one on each device.
           dtype: of matrix products.
+          poll: called ahead of each batch; what it raises ends the encoding.
         """
         self.spec = spec
+        self._poll = poll
         self.tokenizer = tokenizer
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
@@ -86,7 +88,6 @@ class TextEncoder:
 
         Raises:
           InputError: a number of a vector is not finite; the text is named.
-          Preempted: the process was asked to leave.
         """
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -102,8 +103,7 @@ class TextEncoder:
         parts = []
         pending = None
         for chosen, at_once, length in pieces:
-            if PROGRESS.point():
-                raise Preempted
+            self._poll()
             # One that is short is filled up, so that no shape is compiled for it alone.
             rows = [ids[i] for i in chosen]
             rows += [rows[-1]] * (at_once - len(rows))

@@ -57,16 +57,17 @@ class Searcher:
     pivot_tokenizer: TextTokenizer | None = None
 
     @classmethod
-    def of(cls, model, config) -> "Searcher":
+    def of(cls, model, config, poll: Callable[[], None] = lambda: None) -> "Searcher":
         """A model, ready to encode with the lengths of a stage's config.
 
         Args:
           model: a `lsrjax.checkpoint.SavedModel`.
           config: the stage's.
+          poll: see `TextEncoder`.
         """
         tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
         return cls(
-            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype),
+            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype, poll=poll),
             model.params,
             config.data.query_length,
             config.data.document_length,

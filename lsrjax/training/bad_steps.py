@@ -10,6 +10,23 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lsrjax.errors import TrainingFailed
+
+
+class BadNumbers(TrainingFailed):
+    """A step's loss or gradient is no number, or its loss has jumped.
+
+    Attributes:
+      step: the step, from 1.
+      values: its numbers.
+    """
+
+    def __init__(self, message: str, step: int, values: dict[str, float]):
+        """Keeps what a post-mortem says."""
+        super().__init__(message)
+        self.step, self.values = step, values
+
+
 # A loss is compared with the median of so many sound steps before it; until there are
 # as many, none has jumped.
 WINDOW = 32

@@ -7,7 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.distributed import sharding
+from lsrjax.models.batch import tokens_of
 from lsrjax.models.views import SPARSE, Views
+from lsrjax.training.batch_contents import Contents
 
 # Steps in a row without a single term before a run stops: by then no gradient reaches
 # what should bring them back.
@@ -24,6 +28,57 @@ _AT_THE_END = 10
 _DENSE, _DENSE_STEPS = 0.5, 500
 # Texts of a language that is in none of the names.
 _OTHER = "other"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signs:
+    """What the log shows of a step's batch.
+
+    Attributes:
+      contents: of the batch.
+      sizes: of the views' vocabularies, by view.
+      compared: by text and view, the text whose tokens show what the view has added.
+    """
+
+    contents: Contents
+    sizes: Mapping[str, int]
+    compared: Mapping[tuple[str, str], str]
+
+    @classmethod
+    def of(cls, contents: Contents, spec, teacher) -> "Signs":
+        """Those of a student; `teacher` is the spec of one of views, or None."""
+        texts = contents.texts
+        compared = {(text, view): text for text in texts for view in spec.expands(text)}
+        if teacher is not None and "pivot" in spec.views:
+            # The teacher's English text is the one that both texts of a pair stand for.
+            compared |= {(text, "pivot"): "teacher" for text in texts}
+        return cls(contents, spec.views, compared)
+
+    def __call__(self, views: dict[str, Views], targets: dict, batch: dict) -> dict:
+        """Scalars; under "by_language", what `active_by_language` gives.
+
+        Args:
+          views: by text.
+          targets: of the batch.
+          batch: as the step receives it.
+        """
+        if not self.contents.config.log.health:
+            return signs(views)
+        seen = signs(views, self.sizes)
+        tokens = tokens_of(batch[STUDENT], queries=batch.get(QUERIES))
+        if "teacher" in batch:
+            tokens |= tokens_of(batch["teacher"])
+        compared = {view: tokens[text] for view, text in self.compared.items()}
+        seen |= expansion(views, compared)
+        if languages := self.contents.languages:
+            shown = {text: targets[f"{text}_language"].reshape(-1) for text in views}
+            found = active_by_language(views, shown, len(languages))
+            # On every device, so that each process can read them.
+            seen["by_language"] = {
+                name: sharding.constrain(sums, None, None)
+                for name, sums in found.items()
+            }
+        return seen
 
 
 def signs(
@@ -112,6 +167,14 @@ def active_by_language(
                 sums_K = (is_KB * view.active_terms()[None, :]).sum(axis=1)
                 found[f"active_{text}_{name}"] = jnp.stack([sums_K, is_KB.sum(axis=1)])
     return found
+
+
+def as_floats(metrics: Mapping, languages: Sequence[str]) -> dict[str, float]:
+    """The numbers of a step from the device, those by language by their names."""
+    found = jax.device_get(metrics)
+    by_language = found.pop("by_language", {})
+    values = {name: float(value) for name, value in found.items()}
+    return values | by_name(languages, by_language)
 
 
 def by_name(

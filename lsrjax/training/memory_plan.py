@@ -22,10 +22,10 @@ from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding, topology
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student
-from lsrjax.losses import objective
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training import flops, train_step
+from lsrjax.training import compiled_steps, flops, train_step
+from lsrjax.training.batch_contents import Contents, check_batch
 from lsrjax.training.planned_models import Models
 
 
@@ -112,15 +112,13 @@ class StagePlan:
     def compiled(self) -> tuple[jax.stages.Compiled, Memory]:
         """The step, compiled, and what it takes."""
         step, state = self._step()
-        layout = self._layout(self.spec)
-        state = _lying(state, layout.shardings(state))
+        state = self._layout(self.spec).abstract(state)
         teacher_params = None
         if self.teacher:
             _, abstract = retriever.split(self.teacher)
-            where = self._layout(self.teacher).shardings(abstract)
-            teacher_params = _lying(abstract, where)
+            teacher_params = self._layout(self.teacher).abstract(abstract)
         batch = self._batch()
-        compiled = train_step.compiled(step, state, teacher_params, batch)
+        compiled = compiled_steps.compiled(step, state, teacher_params, batch)
         return compiled, Memory.of(compiled, state, teacher_params, batch)
 
     def check(self, compiled, state, teacher_params, batch) -> None:
@@ -136,10 +134,7 @@ class StagePlan:
 
     def _layout(self, spec: RetrieverSpec) -> sharding.Layout:
         _, params = retriever.split(spec)
-        heads, fsdp = spec.encoder.num_heads, self.config.mesh.fsdp
-        return sharding.layout(
-            params, self.mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules
-        )
+        return sharding.layout_of(spec, params, self.mesh, self.config.mesh.fsdp)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -148,7 +143,8 @@ class StagePlan:
 
     def _batch(self) -> dict:
         devices = self.mesh.shape[sharding.DATA]
-        counts = train_step.texts_of(self.config)
+        contents = Contents.of(self.config)
+        counts = contents.texts
         names = {QUERIES: ["query"], STUDENT: list(counts), "teacher": ["teacher"]}
         if QUERIES in self.shapes:
             names[STUDENT].remove("query")
@@ -168,9 +164,9 @@ class StagePlan:
                 for count, length in shape.parts
             )
             batch[model] = {"parts": parts, "place": texts}
-        batch["targets"] = train_step.targets_of(self.config)
+        batch["targets"] = contents.targets
         where = sharding.over_data(self.mesh)
-        return _lying(batch, jax.tree.map(lambda _: where, batch))
+        return sharding.abstract(batch, jax.tree.map(lambda _: where, batch))
 
     def encoded_parts(self) -> list[flops.Part]:
         """(texts, tokens) of the parts that a device's student encodes."""
@@ -196,16 +192,6 @@ class StagePlan:
         return total
 
 
-def _lying(tree, shardings):
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        tree,
-        shardings,
-    )
-
-
 def _bytes(tree) -> int:
     """Bytes of a tree on one device."""
     return sum(
@@ -224,7 +210,7 @@ def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Sh
     """
     share = config.batch_size // devices
     length = config.data.document_length
-    if "views" in objective.of(config.loss).targets:
+    if Contents.of(config).has_views:
         student = Shape(((2 * share, length),))
         return {STUDENT: student, "teacher": Shape(((share, length),))}
     documents = (share * config.data.group_size, length)
@@ -255,11 +241,12 @@ def plan_stages(
     for name, config in fields.stages(run_config).items():
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, devices)
         share = mesh.shape[sharding.DATA]
-        train_step.check_batch(config, share)
+        check_batch(config, share)
         models.notes.clear()
         spec = models.student(name, config)
-        views = "views" in objective.of(config.loss).targets
-        teacher = models.opened(config.teacher.model).spec if views else None
+        teacher = None
+        if Contents.of(config).has_views:
+            teacher = models.opened(config.teacher.model).spec
         shapes = full_shapes(config, share, spec.roles_apart)
         said = tuple(models.notes)
         plans[name] = StagePlan(config, spec, teacher, mesh, shapes, said)

@@ -5,7 +5,7 @@ import json
 import math
 import operator
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from lsrjax.data.batching import loader
 from lsrjax.distributed import processes, sharding
 from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
-from lsrjax.training import loop, train_step
+from lsrjax.training import train_step
+from lsrjax.training.bad_steps import BadNumbers
 
 FOLDER = "postmortem"
 LEFT_OUT_FILE = "left_out.json"
@@ -73,6 +74,7 @@ class PostMortem:
       batches: of the stage.
       teacher_params: of a teacher of views, or None.
       mesh: that the stage runs on.
+      note: receives what was wrong, and the file.
     """
 
     folder: pathlib.Path
@@ -81,13 +83,14 @@ class PostMortem:
     batches: loader.Batches
     teacher_params: dict | None
     mesh: jax.sharding.Mesh
+    note: Callable[[str], None]
 
     def __post_init__(self):
         # Whole on every device, so that each process can read them.
         everywhere = sharding.replicated(self.mesh)
         self._examine = jax.jit(self._examined, out_shardings=everywhere)
 
-    def write(self, state: dict, error: loop.BadNumbers) -> pathlib.Path:
+    def write(self, state: dict, error: BadNumbers) -> None:
         """Writes `postmortem/<step>.json`.
 
         The step's batch is run again on `state`, which is of a checkpoint, or of a few
@@ -97,9 +100,6 @@ class PostMortem:
         Args:
           state: any that is sound.
           error: what is wrong.
-
-        Returns:
-          The file.
         """
         number = loader.batch_of(error.step - 1, left_out(self.folder))
         batch = sharding.to_global(
@@ -122,7 +122,7 @@ class PostMortem:
                 **seen,
             }
             files.write_json(path, _as_json(values))
-        return path
+        self.note(f"  {error} See {path}")
 
     def _examined(self, state: dict, teacher_params, batch: dict) -> dict:
         parts, grads = self.step.examined(state, teacher_params, batch)

@@ -1,7 +1,7 @@
 """A stage's data: opened and guarded; negatives, scores, topics made once and kept."""
 
 import contextlib
-import itertools
+import dataclasses
 import json
 import math
 import pathlib
@@ -9,12 +9,14 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
+from rich.console import Console
 
-from lsrjax.checkpoint import saved_model
+from lsrjax.checkpoint import saved_model, set_damaged_aside
+from lsrjax.config import fields
 from lsrjax.config.check_data import mines, reads_scores
 from lsrjax.config.fields import language_weights
 from lsrjax.data import sources
@@ -27,16 +29,17 @@ from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.data.reading.rows import Rows
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import processes
+from lsrjax.losses import objective
 from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.retrieval import teacher_scores
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.evaluate import Searcher
-from lsrjax.training import origins, train_step
+from lsrjax.training import origins
+from lsrjax.training.batch_contents import Contents
+from lsrjax.training.trackers import Tracker
 
 # The array that holds what the others of a file were made from.
 _KEY = "made_from"
-# Questions that the processes of a run ask each other, in the same order in each.
-_ASKED = itertools.count()
 
 
 def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
@@ -156,6 +159,23 @@ def accept_changed(config, kind: str, folder: pathlib.Path) -> list[str]:
     return changes
 
 
+def accept_all_changed(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Takes changed data of the stages that are not finished as it is; says so."""
+    if processes.is_first():
+        for name, stage in fields.stages(run_config).items():
+            if set_damaged_aside.finished_steps(workdir / name) is not None:
+                continue
+            kind = objective.of(stage.loss).kind
+            for change in accept_changed(stage, kind, workdir / name):
+                console.print(
+                    f"Stage {name}: accepted, as --accept_changed_data says: {change}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
+    processes.wait_for_all("changed data")
+
+
 def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
     """What all processes have found, in one file; no process may be looking."""
     if processes.is_first():
@@ -167,60 +187,107 @@ def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
     return bad
 
 
-def with_negatives(config, source, folder: pathlib.Path, bad, teacher, tracker, models):
-    """The source with mined negatives and teacher scores, made once and kept.
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Makes what a stage's data lacks, and keeps it in the stage's folder.
 
-    Args:
-      config: the stage's.
-      source: its training examples.
+    Attributes:
+      contents: of the stage's batches.
       folder: the stage's.
-      bad: counts the rows that these leave too few negatives.
-      teacher: what gives the scores.
-      tracker: is told what is made.
       models: in the first process, what `origins.of_stage` gives.
+      tracker: receives what is made.
+      poll: called ahead of each batch that a teacher encodes.
     """
-    mined = config.prepare.negatives == "bm25"
-    scored = config.prepare.scores == "teacher"
-    if not (mined or scored):
-        return source
-    corpus, positives = teacher_scores.corpus_of(source, whole=mined)
 
-    def prepare():
-        tracker.note(
-            f"Preparing {len(source):,} queries over {len(corpus):,} documents:"
-            + (" mining negatives with BM25" if mined else "")
-            + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
-        )
-        return teacher_scores.prepare(
-            source,
-            corpus,
-            positives,
-            mined=config.prepare if mined else None,
-            teacher=_scorer(teacher, config) if scored else None,
-            seed=config.seed,
-        )
+    contents: Contents
+    folder: pathlib.Path
+    models: dict | None
+    tracker: Tracker
+    poll: Callable[[], None]
 
-    fields = ("prepare", "seed", "model.dtype", "data")
-    key = _made_from(config, fields, folder, models)
-    names = ("negatives", "scores")
-    arrays = _kept(folder / "prepared.npz", names, prepare, key, tracker)
-    scores = arrays["scores"] if scored else None
-    prepared = sources.WithNegatives(source, corpus, arrays["negatives"], scores)
-    filtered = scored and choice_of(config.data).filters
-    if not filtered and config.data.mixing == "passages":
+    @property
+    def config(self):
+        """The stage's."""
+        return self.contents.config
+
+    def with_negatives(self, source, bad: BadRecords, teacher):
+        """The examples with mined negatives and a teacher's scores.
+
+        Args:
+          source: the training examples.
+          bad: counts the rows that these leave too few negatives.
+          teacher: the model that gives the scores, or None.
+        """
+        config = self.config
+        mined = config.prepare.negatives == "bm25"
+        scored = config.prepare.scores == "teacher"
+        if not (mined or scored):
+            return source
+        corpus, positives = teacher_scores.corpus_of(source, whole=mined)
+
+        def prepare():
+            self.tracker.note(
+                f"Preparing {len(source):,} queries over {len(corpus):,} documents:"
+                + (" mining negatives with BM25" if mined else "")
+                + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
+            )
+            return teacher_scores.prepare(
+                source,
+                corpus,
+                positives,
+                mined=config.prepare if mined else None,
+                teacher=_scorer(teacher, config, self.poll) if scored else None,
+                seed=config.seed,
+            )
+
+        fields = ("prepare", "seed", "model.dtype", "data")
+        arrays = self._kept("prepared.npz", ("negatives", "scores"), prepare, fields)
+        scores = arrays["scores"] if scored else None
+        prepared = sources.WithNegatives(source, corpus, arrays["negatives"], scores)
+        filtered = scored and choice_of(config.data).filters
+        if not filtered and config.data.mixing == "passages":
+            return prepared
+        # By these scores negatives are left out, maybe more of a row than it can spare;
+        # and those that were mined may lack a language.
+        check = _documents(config, own=True)
+        prepared = _guarded(config, bad, prepared, "", scored, check)
+        prepared.look_through()
         return prepared
-    # By these scores negatives are left out, maybe more of a row than it can spare; and
-    # those that were mined may lack a language.
-    check = _documents(config, own=True)
-    prepared = _guarded(config, bad, prepared, "", scored, check)
-    prepared.look_through()
-    return prepared
+
+    def order(self, source, sizes: Sequence[int], student):
+        """Which examples make up which batch.
+
+        Args:
+          source: the training examples.
+          sizes: examples of each data set.
+          student: whose tokens the queries are compared by, where batches have topics.
+        """
+        config, entries = self.config, self.contents.entries
+        if not config.data.topics:
+            return mixing.order_of(config.data, sizes, entries, config.seed)
+
+        def make():
+            self.tracker.note(f"Clustering {len(source):,} queries by topic")
+            queries = [query_text(source[i]) for i in range(len(source))]
+            tokenizer = TextTokenizer(student.tokenizer)
+            ids = tokenizer.ids(queries, config.data.query_length)
+            return {"topics": cluster(ids, config.data.topics, entries, config.seed)}
+
+        fields = ("seed", "batch_size", "data")
+        topics = self._kept("topics.npz", ("topics",), make, fields)["topics"]
+        return mixing.order_of_topics(topics, entries, config.seed)
+
+    def _kept(self, file: str, names: Sequence[str], make, fields: Sequence[str]):
+        key = _made_from(self.config, fields, self.folder, self.models)
+        return _kept(self.folder / file, names, make, key, self.tracker)
 
 
-def _scorer(teacher: saved_model.SavedModel, config) -> Searcher | PairScorer:
+def _scorer(
+    teacher: saved_model.SavedModel, config, poll: Callable[[], None]
+) -> Searcher | PairScorer:
     """A retriever or a cross-encoder, ready to score."""
     if not isinstance(teacher.spec, CrossEncoderSpec):
-        return Searcher.of(teacher, config)
+        return Searcher.of(teacher, config, poll)
     return PairScorer(
         teacher.spec,
         teacher.params,
@@ -229,34 +296,6 @@ def _scorer(teacher: saved_model.SavedModel, config) -> Searcher | PairScorer:
         config.data.document_length,
         dtype=config.model.dtype,
     )
-
-
-def topics(
-    config, source, folder: pathlib.Path, student, tracker, models
-) -> np.ndarray | None:
-    """[examples] the topic of each query, made once and kept; None without topics.
-
-    Args:
-      config: the stage's.
-      source: its training examples.
-      folder: the stage's.
-      student: whose tokens the queries are compared by.
-      tracker: is told what is made.
-      models: in the first process, what `origins.of_stage` gives.
-    """
-    if not config.data.topics:
-        return None
-
-    def make():
-        tracker.note(f"Clustering {len(source):,} queries by topic")
-        queries = [query_text(source[i]) for i in range(len(source))]
-        tokenizer = TextTokenizer(student.tokenizer)
-        ids = tokenizer.ids(queries, config.data.query_length)
-        count, least = config.data.topics, train_step.entries_of(config)
-        return {"topics": cluster(ids, count, least, config.seed)}
-
-    key = _made_from(config, ("seed", "batch_size", "data"), folder, models)
-    return _kept(folder / "topics.npz", ("topics",), make, key, tracker)["topics"]
 
 
 # Fields of data that change nothing of what is made.
@@ -299,7 +338,7 @@ def _kept(
         arrays, why = _read(path, names, key)
         if why:
             tracker.note(f"  {path} {why}, and is made again.")
-    there = processes.largest(f"there is {path}", next(_ASKED), int(arrays is not None))
+    there = processes.largest(f"there is {path}", 0, int(arrays is not None))
     if not there:
         arrays = make()
         if processes.is_first():

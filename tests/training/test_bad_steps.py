@@ -14,7 +14,7 @@ from lsrjax.checkpoint import files, saved_model
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching import loader
 from lsrjax.errors import InputError
-from lsrjax.training import bad_steps, loop, postmortem, run, train_step
+from lsrjax.training import bad_steps, postmortem, run, train_step
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "survived.py"
 
@@ -156,7 +156,7 @@ def assert_told(workdir):
 
 @pytest.mark.slow
 def test_a_bad_batch_stops_the_run_and_is_told(poisoned, tmp_path):
-    with pytest.raises(loop.BadNumbers, match="Step 6: .*not finite"):
+    with pytest.raises(bad_steps.BadNumbers, match="Step 6: .*not finite"):
         run_with(tmp_path, "stop")
     assert assert_told(tmp_path)["run_again_at_step"] == 4
     assert (tmp_path / "train" / "checkpoints" / "4").is_dir()
