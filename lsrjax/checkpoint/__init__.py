@@ -1,4 +1,4 @@
-"""Checkpoints of a stage that can be trusted, and retrievers read back from them.
+"""Training states and saved models that can be trusted.
 
 A stage's folder holds `model.json` (its `RetrieverSpec`), `tokenizer/`,
 `pivot_tokenizer/` (MILCO), `checkpoints/<step>/` with their `digests/<step>.json`,
