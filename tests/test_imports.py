@@ -1,4 +1,5 @@
 import ast
+import functools
 import graphlib
 import pathlib
 import re
@@ -40,6 +41,7 @@ COMMANDS = {"__main__.py", "main.py", "encode.py", "doctor.py"} | {
 }
 
 
+@functools.cache
 def imported(path):
     """The modules of the package that a file imports, wherever in the file."""
     found = set()

@@ -224,7 +224,7 @@ def test_csr_loss_and_autoencoder():
     ours.kernel[...], ours.bias[...] = jnp.asarray(weight.T), jnp.asarray(bias)
     # Theirs is 1 after the step in which a latent fires, ours 0.
     ours.center[...], ours.idle[...] = jnp.asarray(center), jnp.asarray(idle - 1.0)
-    graphdef, params = nnx.split(ours, nnx.Param)
+    graphdef, params = nnx.split(ours)
     config = get_default().loss
     config.update({"name": "reconstruction:1,infonce:0.1", "mask_same_text": False})
     loss = objective.of(config)

@@ -7,6 +7,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ _ROUNDS = 5
 _CUT = {"encode_chunk": 128, "remat": "layer", "parts": 10}
 # What a device holds at once: 16 queries with 9 documents of 512 tokens; pairs and
 # groups as a device of eight has them, fewer at a time.
-STEPS = {
+STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "splade-v3": ("splade-v3", {"batch": 16, "fill": 1.0, "parts": 1}),
     "milco stage 1": ("stage 1", {"batch": 256, **_CUT}),
     "milco stage 2": ("stage 2", {"batch": 32, **_CUT}),
@@ -107,10 +108,10 @@ def _machine() -> dict:
 
 def _kernels() -> dict:
     """Differences between each kernel and the definition, in exact products."""
-    shapes = ((7, 77, 96, 1013), (4, 200, 768, 5003), (3, 512, 768, 30522))
-    impls = ("blocked",) if on_cpu() else ("blocked", "pallas")
+    shapes = [(7, 77, 96, 1013), (4, 200, 768, 5003), (3, 512, 768, 30522)]
+    impls = ["blocked", "pallas"]
     if on_cpu():
-        shapes = ((3, 17, 24, 211),)
+        shapes, impls = [(3, 17, 24, 211)], ["blocked"]
     found: dict[str, object] = {}
     for shape in shapes:
         B, L, D, V = shape
@@ -156,9 +157,9 @@ def _head() -> dict:
         "320 x 512 x 768 x 30,522": head.HeadSizes(320, 512, 768, 30522),
         "16 x 256 x 768 x 250,002": head.HeadSizes(16, 256, 768, 250002),
     }
-    impls = ("pallas", "blocked")
+    impls = ["pallas", "blocked"]
     if on_cpu():
-        sizes, impls = {"tiny": head.HeadSizes(3, 17, 24, 211)}, ("blocked",)
+        sizes, impls = {"tiny": head.HeadSizes(3, 17, 24, 211)}, ["blocked"]
     found: dict[str, object] = {}
     for name, one in sizes.items():
         inputs, _ = head._inputs(one, 0.01)
@@ -247,7 +248,7 @@ def _step(name: str) -> dict:
         traced = time.perf_counter() - start
         compiled = lowered.compile()
         compiling = time.perf_counter() - start - traced
-        if stage.teacher:
+        if stage.teacher and stage.teacher_layout:
             teacher = step._random_params(stage.teacher, stage.teacher_layout)
         state = state_now
         start = time.perf_counter()

@@ -3,8 +3,10 @@
 import argparse
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,7 +16,7 @@ from lsrjax.bench import measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, size
 from lsrjax.data import sources
 from lsrjax.data.batching import loader
-from lsrjax.data.batching.drawing import GroupBatches, PairBatches, rows_of
+from lsrjax.data.batching.drawing import Build, GroupBatches, PairBatches, rows_of
 from lsrjax.data.batching.orders import Order
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ANY
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
         f"{measure.machine()}; {args.batches} batches, median of {args.repeats}",
         highlight=False,
     )
-    loaders = {}
+    loaders: dict[tuple[str, str], Any] = {}
     for kind in dict.fromkeys(args.kinds):
         loaders |= _loaders(kind, sizes)
     contents = {
@@ -139,10 +141,12 @@ def run(args: argparse.Namespace) -> None:
     # Other batches each time, since the loader keeps the examples of the last ones; and
     # those dealt together with them are left out.
     starts = itertools.count(args.batches, args.batches + 64)
+
+    def read(batches, threads: int) -> None:
+        _read(batches, next(starts), args.batches, threads)
+
     runs = {
-        (*name, threads): lambda b=batches, t=threads: _read(
-            b, next(starts), args.batches, t
-        )
+        (*name, threads): functools.partial(read, batches, threads)
         for name, batches in loaders.items()
         for threads in dict.fromkeys(args.threads)
     }
@@ -158,14 +162,14 @@ def _examples(kind: str, sizes: DataSizes) -> int:
     return sizes.batch if kind == "pairs" else max(sizes.batch // 2, 1)
 
 
-def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], object]:
+def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], Any]:
     """Both loaders over the same examples, by kind and name."""
     multilingual = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     documents = TextField(multilingual, sizes.length)
     if kind == "pairs":
         source = embedded.examples("pair", "train")
         english = TextTokenizer(embedded.ENGLISH_TOKENIZER)
-        build = PairBatches(documents, TextField(english, sizes.length))
+        build: Build = PairBatches(documents, TextField(english, sizes.length))
     else:
         source = _with_random_negatives(
             embedded.examples("group", "train"), sizes.group
@@ -207,7 +211,7 @@ def _with_random_negatives(source, group: int) -> sources.WithNegatives:
 def content(batches, count: int, examples: int) -> Content:
     """Counts what is in the first `count` batches of `examples` examples each."""
     tokens = slots = 0
-    shapes = collections.Counter()
+    shapes: collections.Counter[tuple] = collections.Counter()
     for index in range(count):
         batch = batches[index]
         parts = batch["student"]["parts"]

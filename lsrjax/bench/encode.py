@@ -8,6 +8,7 @@ import json
 import pathlib
 import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -101,12 +102,13 @@ def run(args: argparse.Namespace) -> None:
             f" {model.spec.head!r}. Those it has one for: {', '.join(_TARGETS)}, with"
             " queries that are encoded."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
         targets.TARGETS[target].write(model, _made(folder / "model"))
         theirs = sparse_encoder(str(folder / "model"), trust_remote_code=True)
         ours = _Ours(folder, texts, sizes.batch)
-        found, seconds = {}, {"lsrjax": [], "SparseEncoder": []}
+        found = {}
+        seconds: dict[str, list[float]] = {"lsrjax": [], "SparseEncoder": []}
         for _ in range(args.repeats):
             for name, once in (
                 ("lsrjax", ours),
@@ -163,7 +165,8 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portabl
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5,
     )
-    options, pivot = {}, None
+    options: dict[str, Any] = {}
+    pivot = None
     if head == "milco":
         pivot = pathlib.Path(embedded.ENGLISH_TOKENIZER)
         terms = TextTokenizer(pivot).vocab_size
@@ -176,8 +179,10 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portabl
     bias += 100
     some = texts[:_CALIBRATION_TEXTS]
     view = next(iter(spec.views))
-    seen = TextEncoder(spec, tokenizer, batch_size=16)
-    seen = seen.encode(params, some, sizes.length)[view].toarray()
+    encoder_of_some = TextEncoder(spec, tokenizer, batch_size=16)
+    matrix = encoder_of_some.encode(params, some, sizes.length)[view]
+    assert isinstance(matrix, sparse.csr_matrix)
+    seen = matrix.toarray()
     bias -= np.quantile(np.expm1(seen), 1 - active)
     folder = pathlib.Path(embedded.MULTILINGUAL_TOKENIZER)
     return Portable(

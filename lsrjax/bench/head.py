@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +124,7 @@ def _measure(console: Console, name: str, sizes: HeadSizes, args) -> None:
         return
     inputs, active = _inputs(sizes, args.active)
     # Per implementation: forward, forward + backward, and their temporary bytes.
-    cases: dict[str, tuple[Callable, Callable, Any, Any]] = {
+    cases: dict[str, tuple] = {
         impl: _torch_case(inputs, args.dtype)
         if impl == "torch"
         else _jax_case(inputs, args.dtype, impl)
@@ -145,7 +143,7 @@ def _measure(console: Console, name: str, sizes: HeadSizes, args) -> None:
     ):
         table.add_column(column, justify="right")
     for impl, case in cases.items():
-        row = []
+        row: list[str] = []
         for i in (0, 1):
             seconds = medians[impl, i]
             base = medians.get(("naive", i))

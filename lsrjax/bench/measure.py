@@ -5,7 +5,7 @@ import pathlib
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ NAIVE_SHARE = 0.4
 
 
 def interleaved_medians(
-    runs: dict[Any, Callable[[], Any]], repeats: int
+    runs: Mapping[Any, Callable[[], Any]], repeats: int
 ) -> dict[Any, float]:
     """Calls all runs in turn, `repeats` rounds after one of warm-up.
 

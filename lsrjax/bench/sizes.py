@@ -3,9 +3,14 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-Sizes = TypeVar("Sizes")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+
+Sizes = TypeVar("Sizes", bound=_Dataclass)
 
 
 def size(default, meaning: str, **argument) -> Any:

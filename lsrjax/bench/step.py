@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -202,12 +203,13 @@ def _measure(console: Console, name: str, stage: _Stage, args) -> Measured:
     batch = sharding.to_global(stage.batch, stage.mesh, rows)
     compiled = {}
     for impl in dict.fromkeys(args.impl):
-        found = _left_out(impl, stage) or _compiled(impl, stage, batch)
-        note = found if isinstance(found, str) else _too_large(impl, found, stage.mesh)
-        if note:
-            console.print(note, highlight=False)
-        else:
-            compiled[impl] = found
+        reason = _left_out(impl, stage)
+        if not reason:
+            compiled[impl] = _compiled(impl, stage, batch)
+            reason = _too_large(impl, compiled[impl], stage.mesh)
+        if reason:
+            console.print(reason, highlight=False)
+            compiled.pop(impl, None)
     if not compiled:
         raise InputError(f"{name}: nothing is left to measure. {_SMALLER}")
     return Measured(
@@ -256,8 +258,7 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
     total = flops.Flops(0, 0)
     for part, chunked in parts("student"):
         total += flops.training(student, [part], remat=sizes.remat, chunked=chunked)
-    if sizes.pairs:
-        teacher = workload.teacher_of(sizes)
+    if teacher := workload.teacher_of(sizes):
         total += flops.forward(teacher, [part for part, _ in parts(TEACHER)])
     return total
 
@@ -287,7 +288,7 @@ def arguments(stage: _Stage) -> tuple[dict, dict | None]:
     _, params = retriever.split(stage.student)
     state = jax.eval_shape(lambda p: train_step.init_state(stage.step, p), params)
     teacher_params = None
-    if stage.teacher:
+    if stage.teacher and stage.teacher_layout:
         _, teacher_params = retriever.split(stage.teacher)
         teacher_params = stage.teacher_layout.abstract(teacher_params)
     return stage.layout.abstract(state), teacher_params
@@ -359,7 +360,7 @@ def _sharers(mesh) -> int:
 
 def _medians(compiled, stage: _Stage, batch, steps: int) -> dict[str, float]:
     teacher_params = None
-    if stage.teacher:
+    if stage.teacher and stage.teacher_layout:
         teacher_params = _random_params(stage.teacher, stage.teacher_layout)
     # Each step takes the state that the one before gave, and gives its buffers away.
     state = _random_state(stage)
@@ -369,5 +370,5 @@ def _medians(compiled, stage: _Stage, batch, steps: int) -> dict[str, float]:
         state, metrics = step(state, teacher_params, batch)
         jax.block_until_ready((state, metrics))
 
-    runs = {impl: lambda step=step: run(step) for impl, step in compiled.items()}
+    runs = {impl: functools.partial(run, step) for impl, step in compiled.items()}
     return measure.interleaved_medians(runs, steps)

@@ -57,7 +57,7 @@ def encoder(config: EncoderConfig, texts: int, length: int, rounds: int) -> dict
     ids = torch.randint(5, config.vocab_size, (texts, length), device=device)
     mask = torch.ones_like(ids)
     g = torch.randn(texts, length, config.hidden_size, device=device)
-    found = {}
+    found: dict[str, float | str] = {}
     for name in ("eager", "compiled"):
         run = torch.compile(model) if name == "compiled" else model
 
@@ -99,8 +99,8 @@ def step(sizes: StepSizes, rounds: int) -> dict:
     model = transformers.BertForMaskedLM._from_config(
         _bert_config(config), attn_implementation="sdpa"
     ).to(device)
-    fused = {"fused": True} if device.type == "cuda" else {}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, **fused)
+    fused = True if device.type == "cuda" else None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=fused)
 
     def texts(count, length):
         ids = torch.randint(5, sizes.vocab, (count, length), device=device)

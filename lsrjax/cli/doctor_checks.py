@@ -29,8 +29,10 @@ from lsrjax.training import dev_data, memory_plan, stage_data
 from lsrjax.training.early_checks import KEY_FILES, LOOK_SECONDS
 
 OK, WARNING, ERROR = "ok", "warning", "error"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
-_PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"),
+    *("tokenizers", "huggingface_hub", "grain", "numpy"),
+)
 _HUB_SECONDS = 5
 
 
@@ -138,7 +140,7 @@ def interconnect() -> Finding:
     rows_DV = jax.make_array_from_callback(
         (len(every), width),
         NamedSharding(mesh, PartitionSpec("all")),
-        lambda index: parts[index[0], None] * columns[None, index[1]],
+        lambda index: np.outer(parts, columns)[index],
     )
     reduce = jax.jit(
         lambda rows_DV: rows_DV.sum(axis=0),
@@ -246,7 +248,7 @@ def _bytes(folder: pathlib.Path) -> int:
 
 def hub_ids(run_config) -> dict[tuple[str, str], str]:
     """What a config names of the Hugging Face hub: (kind, id) to the first field."""
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for name, stage in config.stages(run_config).items():
         fields = {
             "tokenizer": stage.tokenizer,

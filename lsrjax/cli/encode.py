@@ -17,7 +17,8 @@ import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -148,7 +149,7 @@ def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -
             print(f"{file.rows:,} texts, {speed:,.0f} a second", flush=True)
 
 
-def _digest(params: dict) -> str:
+def _digest(params: Mapping[str, Any]) -> str:
     """Tells weights apart: a run that goes on has others under the same name."""
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(params):
@@ -166,7 +167,8 @@ def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
         return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
     if not model.spec.sparse:
         return JsonlFile(out, made_of)
-    pivot = model.pivot_tokenizer and TextTokenizer(model.pivot_tokenizer)
+    folder = model.pivot_tokenizer
+    pivot = TextTokenizer(folder) if folder else None
     names = terms.names_of(model.spec, TextTokenizer(model.tokenizer), pivot)
     return JsonlFile(out, made_of, names)
 

@@ -5,14 +5,27 @@ in any language it exists in.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 Text = Mapping[str, str]
+Item = TypeVar("Item", covariant=True)
 
 ENGLISH = "en"
 ANY = "*"  # the language of a text whose language the file does not say
+
+
+class Items(Protocol[Item]):
+    """What can be read by number: a list, or a file that reads what it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Item: ...
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[i] for i in range(len(self)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,7 +147,7 @@ def _is_local(normalizer: Mapping[str, Any] | None) -> bool:
 def _splitter(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
     """The kind of what splits at spaces first; None: nothing does."""
     parts = [pre_tokenizer] if pre_tokenizer else []
-    if parts and pre_tokenizer["type"] == "Sequence":
+    if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
         parts = pre_tokenizer["pretokenizers"]
     for part in parts:
         kind = part["type"]

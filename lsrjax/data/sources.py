@@ -8,13 +8,12 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
 from lsrjax import paths
 from lsrjax.data.debian_texts import embedded
-from lsrjax.data.examples import Group, Text
+from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.reading.corpus import Corpus, state
@@ -33,7 +32,7 @@ class WithNegatives:
     def __init__(
         self,
         source,
-        corpus: Sequence[Text],
+        corpus: Items[Text],
         negatives: np.ndarray,
         scores: np.ndarray | None,
     ):

@@ -14,6 +14,8 @@ from lsrjax.data.long_texts import Cutter, first_size, next_size
 from lsrjax.errors import InputError
 from lsrjax.tokenizer import reading
 
+TokenIds = Sequence[int] | np.ndarray
+
 
 class TextTokenizer:
     """The tokenizer of a folder, as transformers reads it; threads may share it."""
@@ -120,7 +122,7 @@ class TextTokenizer:
         """Encodings of texts; of a long one, no more is read than it takes."""
         tokenizer, size = self._cutting(max_length), first_size(max_length)
         found: dict[int, tokenizers.Encoding] = {}
-        left = range(len(texts))
+        left: Sequence[int] = range(len(texts))
         while left:
             parts = [self._beginning(texts[i], size) for i in left]
             some = tokenizer.encode_batch_fast(parts, add_special_tokens=special)
@@ -247,7 +249,7 @@ class TextField:
 
 
 def pad(
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[TokenIds],
     pad_id: int,
     max_length: int,
     buckets: Sequence[int],

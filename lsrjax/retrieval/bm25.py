@@ -51,7 +51,7 @@ def tokenize(text: str) -> list[str]:
     (a single one stays itself). Letters of other scripts form words. There is no
     stemming and there are no stop words.
     """
-    terms = []
+    terms: list[str] = []
     for match in _RUN.finditer(unicodedata.normalize("NFKC", text).lower()):
         run = match.group()
         if match.lastgroup == "cjk" and len(run) > 1:
@@ -126,7 +126,8 @@ class BM25:
             indices [Q, depth] int32, -1 where there are no more hits, and scores
             [Q, depth] float32, 0 there; ordered as `lsrjax.retrieval.search.search`.
         """
-        terms, ends = [], [0]
+        terms: list[int] = []
+        ends = [0]
         for query in queries:
             known = (self._vocabulary.get(term) for term in tokenize(query))
             terms.extend(term for term in known if term is not None)

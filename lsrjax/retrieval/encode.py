@@ -126,9 +126,9 @@ class TextEncoder:
         }
         for name, matrix in views.items():
             if (row := _first_not_finite(matrix)) is not None:
-                text = names[row] if names else f"{row + 1} of {len(texts):,}"
+                named = names[row] if names else f"{row + 1} of {len(texts):,}"
                 raise InputError(
-                    f"The vector (view {name!r}) of the {role} {text!r} has numbers"
+                    f"The vector (view {name!r}) of the {role} {named!r} has numbers"
                     f" that are not finite. It begins {texts[row][:60]!r}. The model"
                     " has diverged, or its weights are too large for"
                     f" {self._dtype}: use an earlier checkpoint, or train it again"
@@ -175,7 +175,7 @@ def padded_lengths(
     """
     allowed = [*sorted(b for b in BUCKETS if b < max_length), max_length]
     # The cheapest way for so many of the batches: what it costs, and their lengths.
-    ways = {0: (0, [])}
+    ways: dict[int, tuple[int, list[int]]] = {0: (0, [])}
     for tokens in allowed:
         end = bisect.bisect_right(longest, tokens)
         for start, (cost, lengths) in list(ways.items()):
@@ -189,16 +189,16 @@ def padded_lengths(
 def _to_matrix(view: View, terms: int) -> sparse.csr_matrix | TokenMatrix:
     if isinstance(view, Vector):
         return _compressed_rows(jax.device_get(view.weights_BV)[:, :terms])
-    view = jax.device_get(view)
     if isinstance(view, Dense):
-        return _compressed_rows(view.embedding_BD)
+        return _compressed_rows(jax.device_get(view.embedding_BD))
     if isinstance(view, MultiVector):
-        return TokenMatrix.of(view.tokens_BLD, view.mask_BL)
-    rows, places = np.nonzero(view.weights_BK)
-    values = view.weights_BK[rows, places]
-    shape = (len(view.ids_BK), view.size)
+        return TokenMatrix.of(*jax.device_get((view.tokens_BLD, view.mask_BL)))
+    ids_BK, weights_BK = jax.device_get((view.ids_BK, view.weights_BK))
+    rows, places = np.nonzero(weights_BK)
+    values, terms_of = weights_BK[rows, places], ids_BK[rows, places]
     # Converting from coordinates sums a token's repeats.
-    return sparse.csr_matrix((values, (rows, view.ids_BK[rows, places])), shape=shape)
+    shape = (len(ids_BK), view.size)
+    return sparse.csr_matrix((values, (rows, terms_of)), shape=shape)
 
 
 def _compressed_rows(dense_BV: np.ndarray) -> sparse.csr_matrix:
@@ -214,7 +214,7 @@ def _largest(
     views: dict[str, sparse.csr_matrix], most: int
 ) -> dict[str, sparse.csr_matrix]:
     """The `most` largest weights of each text, of all views together."""
-    whole = joined(views)
+    whole = sparse.hstack(list(views.values()), format="csr")
     rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
     order = np.lexsort((-np.abs(whole.data), rows))
     rank = np.empty(whole.nnz, np.int64)

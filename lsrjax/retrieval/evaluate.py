@@ -149,9 +149,9 @@ def _judged(source, languages) -> tuple[list[str], list[tuple]]:
                     f"{where}: the document {key!r} has the grade {grade:g}. Metrics"
                     " take whole numbers: 0 for not relevant, 1 and more for relevant."
                 )
-            place = places.get(key, places.get(spelled_otherwise(key)))
-            if place is not None:
-                grades[place] = int(grade)
+            found = places.get(key, places.get(spelled_otherwise(key)))
+            if found is not None:
+                grades[found] = int(grade)
             elif grade > 0:
                 raise InputError(
                     f"{where}: the relevant document {key!r} is not in the corpus"

@@ -11,7 +11,7 @@ from lsrjax.retrieval.bm25 import BM25
 def mine(
     queries: Sequence[str],
     corpus_texts: Sequence[str],
-    positives: Sequence[int],
+    positives: Sequence[int] | np.ndarray,
     *,
     depth: int = 100,
     count: int = 7,
@@ -47,11 +47,11 @@ def mine(
     _check(len(queries), len(corpus_texts), positives, groups, exclude)
     hits, _ = BM25(corpus_texts).search(queries, depth)
     same_text = _members(corpus_texts)
-    same_group = _members(groups) if groups is not None else None
+    same_group = {} if groups is None else _members(groups)
     negatives = np.empty((len(queries), count), np.int32)
     for i, positive in enumerate(positives):
         barred = set(same_text[corpus_texts[positive]])
-        if same_group is not None:
+        if groups is not None:
             barred.update(same_group[groups[positive]])
         if exclude is not None:
             barred.update(int(doc) for doc in exclude[i])
@@ -95,7 +95,7 @@ def _members(labels: Sequence | np.ndarray) -> dict:
 def _check(
     queries: int,
     corpus_size: int,
-    positives: Sequence[int],
+    positives: Sequence[int] | np.ndarray,
     groups: Sequence | np.ndarray | None,
     exclude: Sequence[Collection[int]] | None,
 ) -> None:

@@ -56,9 +56,10 @@ def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
         ValueError: if systems cover different languages or a language lacks a metric,
             since such means could not be compared.
     """
-    averaged, first = {}, None
-    for system, languages in results.items():
-        languages = {k: dict(v) for k, v in languages.items() if k != MEAN}
+    averaged: dict[str, dict[str, dict[str, float]]] = {}
+    first = None
+    for system, given in results.items():
+        languages = {k: dict(v) for k, v in given.items() if k != MEAN}
         averaged[system] = languages
         others = [language for language in languages if language != ENGLISH]
         if not others:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lsrjax.data.batching.drawing import wording
-from lsrjax.data.examples import Group, Text
+from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.cross_encoder import PairScorer
@@ -16,10 +16,10 @@ from lsrjax.retrieval.mine_negatives import mine
 from lsrjax.retrieval.search import Several
 
 
-class Corpus(Sequence):
+class Corpus(Items[Text]):
     """The documents of a collection, and of a source's own those that it lacks."""
 
-    def __init__(self, collection: Sequence[Text], own: Sequence[Text]):
+    def __init__(self, collection: Items[Text], own: Items[Text]):
         """Puts one after the other."""
         self._collection, self._own = collection, own
 
@@ -31,7 +31,7 @@ class Corpus(Sequence):
         return self._collection[place] if more < 0 else self._own[more]
 
 
-def corpus_of(source, whole: bool = False) -> tuple[Sequence[Text], np.ndarray]:
+def corpus_of(source, whole: bool = False) -> tuple[Items[Text], np.ndarray]:
     """The distinct documents of a source of groups.
 
     Documents are the same when their English wordings are.
@@ -43,23 +43,24 @@ def corpus_of(source, whole: bool = False) -> tuple[Sequence[Text], np.ndarray]:
     Returns:
       The documents, and for each example the position of its first positive.
     """
-    collection = getattr(source, "documents", ()) if whole else ()
+    collection: Items[Text] = getattr(source, "documents", ()) if whole else ()
     places: dict[str, int] = {}
     for place in range(len(collection)):
         if text := usable(collection, place):
             places.setdefault(text, place)
-    own, positives = [], []
+    own: list[Text] = []
+    positives = []
     for index in range(len(source)):
         group: Group = source[index]
-        for text in (*group.positives, *group.negatives):
+        for document in (*group.positives, *group.negatives):
             new = len(collection) + len(own)
-            if places.setdefault(wording(text), new) == new:
-                own.append(text)
+            if places.setdefault(wording(document), new) == new:
+                own.append(document)
         positives.append(places[wording(group.positives[0])])
     return Corpus(collection, own) if collection else own, np.array(positives)
 
 
-def usable(corpus: Sequence[Text], place: int) -> str:
+def usable(corpus: Items[Text], place: int) -> str:
     """The wording of a document of a collection; empty where it cannot be read."""
     try:
         text = wording(corpus[place])
@@ -114,15 +115,15 @@ def prepare(
         ]
     else:
         negatives = _given(source, texts)
-    documents = np.concatenate([positives[:, None], negatives], axis=1)
-    scores = np.full(documents.shape, np.nan, np.float32)
+    places_QK = np.concatenate([positives[:, None], negatives], axis=1)
+    scores = np.full(places_QK.shape, np.nan, np.float32)
     if teacher is not None:
         # Of a large corpus few documents may have been drawn.
-        used, numbered = np.unique(documents, return_inverse=True)
+        used, numbered = np.unique(places_QK, return_inverse=True)
         used, none = used[used >= 0], int(used[0] < 0)
         asked = [texts[place] for place in used]
         scores = score(
-            teacher, queries, asked, numbered.reshape(documents.shape) - none
+            teacher, queries, asked, numbered.reshape(places_QK.shape) - none
         )
     return {"negatives": negatives.astype(np.int32), "scores": scores}
 
@@ -165,9 +166,9 @@ def score(
         return _read_together(teacher, queries, corpus, documents_QK)
     q = joined(teacher.queries(queries))
     d = joined(teacher.documents(corpus))
-    if isinstance(d, Several):
+    if isinstance(q, Several) and isinstance(d, Several):
         parts = zip(q.parts, d.parts, strict=True)
-        return sum(_scores(*part, documents_QK) for part in parts)
+        return np.sum([_scores(*part, documents_QK) for part in parts], axis=0)
     return _scores(q, d, documents_QK)
 
 

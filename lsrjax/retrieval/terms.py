@@ -27,8 +27,9 @@ def names_of(
         if view == "latents":
             names += map(str, range(size))
             continue
-        vocabulary = (pivot_tokenizer if view == "pivot" else tokenizer).vocabulary()
-        tokens = {i: token for token, i in vocabulary.items()}
+        own = pivot_tokenizer if view == "pivot" else tokenizer
+        assert own  # every model with such a view has one
+        tokens = {i: token for token, i in own.vocabulary().items()}
         mark = spec.marks[view]
         first = len(names)
         names += [

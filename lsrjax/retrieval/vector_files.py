@@ -52,6 +52,20 @@ class VectorFile:
             file.truncate(sizes.get(name, 0))
             self._files[name] = file
 
+    def add(self, matrix: Any, ids: Sequence[str]) -> None:
+        """Adds texts and their ids.
+
+        Args:
+          matrix: a row for each text, or a `TokenMatrix`; of the kind that the file is
+            for.
+          ids: of the texts.
+        """
+        raise NotImplementedError
+
+    def finish(self, columns: int) -> None:
+        """Puts the whole file in its place; `columns` is the vectors' length."""
+        raise NotImplementedError
+
     def _begun(self) -> tuple[int, dict[str, int]]:
         """Rows that are there, and the bytes of each part that hold them."""
         path = self._folder / _STATE
@@ -147,12 +161,13 @@ class EmbeddingsFile(VectorFile):
 
     def add(self, matrix: sparse.csr_matrix | TokenMatrix, ids: Sequence[str]) -> None:
         """Adds texts; their ids are not kept, their order is."""
-        of_tokens = isinstance(matrix, TokenMatrix)
-        rows = matrix.tokens_TD if of_tokens else matrix.toarray()
-        self._files["embeddings"].write(rows.astype("<f4").tobytes())
-        if of_tokens:
+        if isinstance(matrix, TokenMatrix):
+            rows = matrix.tokens_TD
             counts = np.diff(matrix.starts).astype("<i8")
             self._files["counts"].write(counts.tobytes())
+        else:
+            rows = matrix.toarray()
+        self._files["embeddings"].write(rows.astype("<f4").tobytes())
         self._written(matrix.shape[0])
 
     def finish(self, columns: int) -> None:

@@ -1,4 +1,4 @@
-"""Asking transformers what it makes of tokenizer folders."""
+"""Asks transformers how it reads tokenizer folders."""
 
 import json
 import os
@@ -51,11 +51,11 @@ def asked(
 ) -> list[dict[str, Any]]:
     """What transformers' AutoTokenizer makes of folders; see `lsrjax.tokenizer.auto`.
 
-    It sees copies that hold the tokenizer's files alone, byte order marks left out.
+    It reads copies that contain only the tokenizer's files, without byte order marks.
 
     Args:
-      folders: that hold tokenizers.
-      texts: that it tokenizes.
+      folders: that contain tokenizers.
+      texts: to tokenize.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="lsrjax-tokenizer-") as place:
@@ -78,7 +78,7 @@ def _asked(
     # Not by its name in the package, and with a safe path (-P): modules in the
     # current folder are nobody's business here. In a session of its own, it is
     # not ended by a signal that asks this program to save.
-    command = [sys.executable, "-P", auto.__file__, question, answer]
+    command = [sys.executable, "-P", auto.__file__, str(question), str(answer)]
     done = subprocess.run(
         command,
         capture_output=True,

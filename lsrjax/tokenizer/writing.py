@@ -1,4 +1,4 @@
-"""Tokenizers written so that every program reads the same tokens."""
+"""Writes tokenizers so that every program reads the same tokens."""
 
 import json
 import pathlib
@@ -12,19 +12,18 @@ from lsrjax.tokenizer.reading import PLAIN_CLASSES, ROLES
 def write_tokenizer(
     folder: pathlib.Path, source: pathlib.Path, *, max_length: int | None = None
 ) -> None:
-    """Writes a tokenizer so that it is its `tokenizer.json`, for transformers 4 and 5.
+    """Writes a tokenizer as a plain `tokenizer.json`, for transformers 4 and 5.
 
     Args:
-      folder: where to.
       source: a folder with a tokenizer.
-      max_length: tokens of the longest text the model takes; None: as the source says.
+      max_length: tokens of the model's longest text; None: as the source says.
 
     Raises:
       InputError: the source cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     read = reading.read(source)
-    # How texts are cut and padded is up to whoever encodes them.
+    # Truncation and padding are left to the caller.
     tokenizer = json.loads(read.json) | {"truncation": None, "padding": None}
     text = json.dumps(tokenizer, ensure_ascii=False)
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
@@ -54,7 +53,7 @@ def write_tokenizer(
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-# How the families call their special tokens.
+# Each family's names of its special tokens.
 _NAMES = {
     "bert": {
         "cls_token": "[CLS]",

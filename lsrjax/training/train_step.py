@@ -1,6 +1,7 @@
 """The training step, one pure function, made once from a stage's config."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.batch_contents import Contents, parts_of
-from lsrjax.training.optimizer import learning_rate, make_optimizer, matches
+from lsrjax.training.optimizer import frozen, learning_rate, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,8 +31,8 @@ class Step:
       graphdef: the student's structure.
       optimizer: an optax transformation.
       learning_rate: of a step, for the log.
-      frozen: a tree of bools like the parameters.
-      signs: of a collapse, to log.
+      frozen: tree of bools: the parameters that the optimizer leaves as they are.
+      signs: of a collapse, for the log.
       teacher: the structure of a teacher of views, or None.
       idf: of the terms of each view, for a regularizer that takes it.
     """
@@ -41,7 +42,7 @@ class Step:
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[jax.Array], jax.Array]
-    frozen: dict
+    frozen: Mapping[str, Any]
     signs: collapse.Signs
     teacher: nnx.GraphDef | None = None
     idf: Mapping[str, np.ndarray] | None = None
@@ -67,7 +68,7 @@ class Step:
         active = {field: number for (field, _), number in seen["active"].items()}
         after = {
             "step": state["step"] + 1,
-            "params": retriever.after_step(params, updated, seen["fired"]),
+            "params": retriever.after_step(updated, seen["fired"]),
             "opt_state": opt_state,
             **lambda_control.steered(config.regularizer, state, active),
         }
@@ -134,7 +135,7 @@ class Step:
 
         found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(state["params"])
         return found, jax.tree.map(
-            lambda g, frozen: jnp.zeros_like(g) if frozen else g, grads, self.frozen
+            lambda g, still: jnp.zeros_like(g) if still else g, grads, self.frozen
         )
 
 
@@ -169,13 +170,16 @@ def make_step(
     graphdef, abstract = retriever.split(spec, dtype=dtype)
     if teacher is not None:
         teacher = dataclasses.replace(teacher, pool_mask=spec.pool_mask)
+    still = jax.tree.map(
+        operator.or_, frozen(config.optim.freeze, abstract), retriever.counted(spec)
+    )
     return Step(
         config=config,
         contents=contents,
         graphdef=graphdef,
-        optimizer=make_optimizer(config.optim, total_steps, abstract),
+        optimizer=make_optimizer(config.optim, total_steps, still),
         learning_rate=learning_rate(config.optim, total_steps),
-        frozen=matches(config.optim.freeze, abstract),
+        frozen=still,
         signs=collapse.Signs.of(contents, spec, teacher),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,

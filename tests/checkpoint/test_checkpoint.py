@@ -16,7 +16,7 @@ from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training.optimizer import make_optimizer
+from lsrjax.training import optimizer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 SPEC = RetrieverSpec(
@@ -67,7 +67,8 @@ def small(step):
     params = {"layers": {0: {"kernel": jnp.ones((2, 3))}}, "frozen": jnp.ones(3)}
     config = get_default().optim
     config.freeze = "frozen"
-    return state_of(params, step, make_optimizer(config, 9, params))
+    frozen = optimizer.frozen(config.freeze, params)
+    return state_of(params, step, optimizer.make_optimizer(config, 9, frozen))
 
 
 @pytest.fixture

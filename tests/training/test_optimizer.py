@@ -26,7 +26,7 @@ def params():
 
 
 def steps(c, params, grads, count=1, total=100):
-    optimizer = optim.make_optimizer(c, total, params)
+    optimizer = optim.make_optimizer(c, total, optim.frozen(c.freeze, params))
     state = optimizer.init(params)
     for _ in range(count):
         updates, state = optimizer.update(grads, state, params)
@@ -130,7 +130,7 @@ def after_at(tree, path):
 @pytest.mark.parametrize(("freeze", "matched"), [("decoder", 0), (".", 5)])
 def test_freezing_nothing_or_everything_is_an_error(params, freeze, matched):
     with pytest.raises(InputError, match=f"{matched} of 5 parameters") as error:
-        optim.make_optimizer(config(freeze=freeze), 10, params)
+        optim.frozen(freeze, params)
     assert "encoder/embeddings/embedding" in str(error.value)
 
 

@@ -300,3 +300,34 @@ def test_steps_or_epochs(steps, epochs, examples, expected):
     config = get_default()
     config.steps, config.epochs, config.batch_size = steps, epochs, 10
     assert Contents.of(config).steps(examples) == expected
+
+
+def test_a_count_is_neither_decayed_nor_given_moments():
+    config = get_default()
+    config.loss.name = "reconstruction"
+    config.model.head = "csr"
+    config.optim.weight_decay = 0.5
+    encoder = EncoderConfig("bert", V, 12, 1, 2, 17, L, 1, 0)
+    latents = {"latents": 53, "active_latents": 5, "revived_latents": 7}
+    spec = RetrieverSpec(
+        "csr", encoder, pooling="mean", dead_after=3, towers="separate", **latents
+    )
+    step = train_step.make_step(config, 10, spec)
+    params = retriever.init_params(spec, 0)
+    state = train_step.init_state(step, params)
+    counts = [
+        path_name(path)
+        for path, count in jax.tree_util.tree_leaves_with_path(step.frozen)
+        if count
+    ]
+    assert counts == [
+        "head/autoencoder/idle",
+        "query_tower/head/autoencoder/idle",
+    ]
+    moments = jax.tree_util.tree_leaves_with_path(state["opt_state"])
+    assert not any("idle" in path_name(path) for path, _ in moments)
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = step.optimizer.update(ones, state["opt_state"], ones)
+    after = optax.apply_updates(ones, updates)
+    np.testing.assert_array_equal(after["head"]["autoencoder"]["idle"], 1.0)
+    assert (after["head"]["autoencoder"]["kernel"] != 1.0).all()

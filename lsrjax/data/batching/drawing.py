@@ -6,13 +6,14 @@ What is drawn for an example is a function of (seed, epoch, example).
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from lsrjax.data.batching.negatives import Choice
 from lsrjax.data.examples import ANY, ENGLISH, Group, Pair, Text
 from lsrjax.data.reading.bad_records import LANGUAGE, BadRecord
-from lsrjax.data.tokenization import TextField
+from lsrjax.data.tokenization import TextField, TokenIds
 from lsrjax.errors import InputError
 
 # The texts that the student encodes together, and queries that it encodes apart.
@@ -55,7 +56,7 @@ class Drawn:
       example: which one of the source's it is.
     """
 
-    texts: dict[str, list[list[int]]]
+    texts: Mapping[str, Sequence[TokenIds]]
     targets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     keys: frozenset[tuple[str, str]] = frozenset()
     example: int = -1
@@ -79,6 +80,23 @@ class Encoded:
     names: tuple[str, ...]
     max_length: int
     pad_id: int
+
+
+class Build(Protocol):
+    """Makes token ids and targets of the examples of a batch."""
+
+    @property
+    def repeats(self) -> int:
+        """How often an example is in a batch."""
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """What each model encodes."""
+
+    def draw(
+        self, examples: Sequence, rngs: Sequence[np.random.Generator], /
+    ) -> list[Drawn]:
+        """`repeats` examples of each: all of them, then all again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +237,9 @@ class GroupBatches:
         ]
 
     def _targets(self, group: Group, chosen: list[int], texts) -> dict[str, np.ndarray]:
-        targets = {"scores": group.scores[chosen]} if self.with_scores else {}
+        targets = {}
+        if self.with_scores and group.scores is not None:
+            targets["scores"] = group.scores[chosen]
         if self.with_keys:
             targets["query_key"] = text_key(group.query)
             targets["document_key"] = np.stack([text_key(text) for text in texts])
@@ -313,7 +333,7 @@ def text_key(text: Text) -> np.ndarray:
     return np.frombuffer(digest, "<i4").astype(np.int32)
 
 
-def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> dict[str, list[list[int]]]:
+def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> dict[str, list[TokenIds]]:
     """The texts that a model encodes, by name, in the order of the examples."""
     return {
         name: [row for d in drawn for row in d.texts[name]] for name in encoded.names

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.data.tokenization import TokenIds
+
 # Share of the texts that may be longer than in all samples.
 _SLACK = 0.05
 
@@ -115,7 +117,7 @@ def _cheapest(tokens_n: np.ndarray, parts: int, chunks: int) -> Shape:
 
 
 def cut(
-    texts: Mapping[str, Sequence[Sequence[int]]],
+    texts: Mapping[str, Sequence[TokenIds]],
     shape: Shape,
     pad_id: int,
     *,

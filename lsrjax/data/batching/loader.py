@@ -13,9 +13,8 @@ import numpy as np
 
 from lsrjax.data.batching import length_shapes
 from lsrjax.data.batching.drawing import (
+    Build,
     Drawn,
-    GroupBatches,
-    PairBatches,
     rows_of,
 )
 from lsrjax.data.batching.mixing import MixedOrder
@@ -50,19 +49,19 @@ def deal(
     Returns:
       The examples of each batch, [batches, n / batches].
     """
-    sizes_n = np.asarray(sizes_n)
-    n = len(sizes_n)
-    parts_n = np.zeros(n, int) if parts_n is None else np.asarray(parts_n)
+    size_n = np.asarray(sizes_n)
+    n = len(size_n)
+    part_n = np.zeros(n, int) if parts_n is None else np.asarray(parts_n)
     dealt = np.empty(n, int)
-    for part in np.unique(parts_n):
-        here = np.flatnonzero(parts_n == part)
+    for part in np.unique(part_n):
+        here = np.flatnonzero(part_n == part)
         batch = here * batches // n
         row = np.arange(len(here)) - np.searchsorted(batch, batch)
         # Batches that have fewer of the part get sizes farther apart.
         depth = (row + 0.5) / np.bincount(batch)[batch]
         turned = (batch - turn) % batches
         places = here[np.lexsort((np.where(row % 2, -turned, turned), depth))]
-        dealt[places] = here[np.argsort(sizes_n[here], kind="stable")]
+        dealt[places] = here[np.argsort(size_n[here], kind="stable")]
     return dealt.reshape(batches, -1)
 
 
@@ -116,7 +115,8 @@ def set_apart(
 
 def _repeated(keys: Sequence[frozenset]) -> int:
     """How many share a key with one before them."""
-    seen, count = set(), 0
+    seen: set = set()
+    count = 0
     for own in keys:
         count += not seen.isdisjoint(own)
         seen |= own
@@ -149,7 +149,7 @@ class Batches:
         self,
         source,
         order: Order | MixedOrder,
-        build: PairBatches | GroupBatches,
+        build: Build,
         *,
         apart: bool = False,
         devices: int = 1,
@@ -253,10 +253,9 @@ class Batches:
     def _lane(self, window: Sequence[int], lane: int) -> list[list[list[Drawn]]]:
         """A lane's examples for each batch of a window, made once for all threads."""
         with self._lock:
-            made = self._dealt.get((window, lane))
-            first = made is None
-            if first:
-                made = concurrent.futures.Future()
+            known = self._dealt.get((window, lane))
+            made = known or concurrent.futures.Future()
+            if not known:
                 self._dealt[window, lane] = made
                 # Threads work on neighbouring batches: of two windows at most, or
                 # those of two blocks.
@@ -266,7 +265,7 @@ class Batches:
                     oldest = next(iter(self._dealt))
                     held -= len(oldest[0])
                     del self._dealt[oldest]
-        if first:
+        if not known:
             try:
                 made.set_result(self._deal(window, lane))
             except BaseException as error:
@@ -369,7 +368,7 @@ def stream(
     left_out: Collection[int] = (),
 ) -> Iterator:
     """The batches of the steps from `start` up to `stop`, made ahead in threads."""
-    numbers = range(start, stop)
+    numbers: Sequence[int] = range(start, stop)
     if left_out:
         numbers = [batch_of(step, left_out) for step in numbers]
     dataset = grain.MapDataset.source(numbers).map(batches.__getitem__)

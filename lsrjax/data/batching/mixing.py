@@ -7,13 +7,14 @@ import bisect
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from lsrjax.data.batching.orders import MIX, Order, dealt_batches
 from lsrjax.data.debian_texts.embedded import LANGUAGES
-from lsrjax.data.examples import ANY, Group, Pair
+from lsrjax.data.examples import ANY, Group, Items, Pair, Text
 from lsrjax.data.reading.corpus import parse
 from lsrjax.data.sources import open_source
 from lsrjax.errors import InputError
@@ -108,7 +109,7 @@ class MixedOrder:
         self._orders = [Order(n, batch_size, seed, part=k) for k, n in enumerate(sizes)]
         self._schedule = Schedule(weights, seed)
         # Of the neighbouring blocks that threads work on.
-        self._block = functools.lru_cache(maxsize=4)(self._block)
+        self._kinds = functools.lru_cache(maxsize=4)(self._block)
 
     def __getitem__(self, batch: int) -> list[tuple[int, int]]:
         """(epoch of its set, example) of each example of the batch."""
@@ -141,7 +142,7 @@ class MixedOrder:
         first = batch // count * count
         if not self._one:
             return range(first, first + count)
-        kinds = self._block(first, count)
+        kinds = self._kinds(first, count)
         own = kinds[batch - first]
         return tuple(first + i for i, kind in enumerate(kinds) if kind == own)
 
@@ -160,10 +161,10 @@ class MixedOrder:
         ]
 
 
-class Concatenated:
+class Concatenated(Items[Any]):
     """A source of the examples of several sources, one after the other."""
 
-    def __init__(self, sources: Sequence[Sequence]):
+    def __init__(self, sources: Sequence[Items[Any]]):
         """The sources, of the same kind of example."""
         self.sources = sources
         self.description = "; ".join(
@@ -185,7 +186,7 @@ class Concatenated:
             return source.place(at)
         return {"file": source.description, "row": at}
 
-    def _at(self, index: int) -> tuple[Sequence, int]:
+    def _at(self, index: int) -> tuple[Any, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         # To the right of all sets that end here: some may be empty.
@@ -193,7 +194,7 @@ class Concatenated:
         return self.sources[k], index - self._starts[k]
 
     @property
-    def documents(self) -> Sequence:
+    def documents(self) -> Items[Text]:
         """The corpora of the sources, one after the other."""
         corpora = [getattr(source, "documents", ()) for source in self.sources]
         return Concatenated(list({id(one): one for one in corpora}.values()))
@@ -258,7 +259,7 @@ def languages(data) -> tuple[str, ...]:
 
     Texts of rows, whose language nobody states, are in none of them.
     """
-    found = {}
+    found: dict[str, None] = {}
     for own in list(data.sets.values()) or [data]:
         if own.source == "debian":
             found |= dict.fromkeys(LANGUAGES)

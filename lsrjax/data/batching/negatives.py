@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -103,6 +102,7 @@ class Choice:
         places = len(group.positives) + np.arange(len(group.negatives))
         if not self.filters:
             return places
+        assert group.scores is not None  # which these filters need
         scores = group.scores[places]
         highest = group.scores[positives].min() - self.margin
         return places[(scores <= self.max_score) & (scores <= highest)]
@@ -171,7 +171,7 @@ def _margin_bins(choice, group, positives, places, need, rng) -> np.ndarray:
     low, high = (margins.min(), margins.max()) if len(margins) else (0.0, 0.0)
     width = (high - low) / choice.bins or 1.0
     bins = np.minimum((margins - low) // width, choice.bins - 1)
-    left: list[Sequence[int]] = [
+    left: list[list[int]] = [
         rng.permutation(np.flatnonzero(bins == b)).tolist() for b in np.unique(bins)
     ]
     chosen = []

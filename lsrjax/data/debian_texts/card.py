@@ -192,7 +192,8 @@ def _token_table(
             ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
             lengths = np.array([len(line) for line in ids])
             inner = lengths.sum() - 2 * len(lengths)
-            unknown = sum(line.count(tokenizer.token_to_id(unk)) for line in ids)
+            unknown_id = tokenizer.token_to_id(unk)
+            unknown = sum(one == unknown_id for line in ids for one in line)
             lines.append(
                 f"| {lang} | {name} | {lengths.mean():.1f} "
                 f"| {np.percentile(lengths, 95):.0f} | {(lengths <= 64).mean():.1%} "

@@ -84,8 +84,8 @@ def load(split: str) -> Split:
         )
     rows = pq.read_table(_FOLDER / f"{split}.parquet").to_pydict()
     languages = tuple(sorted(set(rows["lang"]), key=lambda lang: (lang != "en", lang)))
-    titles = {lang: {} for lang in languages}
-    texts = {lang: {} for lang in languages}
+    titles: dict[str, dict[str, str]] = {lang: {} for lang in languages}
+    texts: dict[str, dict[str, str]] = {lang: {} for lang in languages}
     for row_id, lang, title, text in zip(
         rows["id"], rows["lang"], rows["title"], rows["text"], strict=True
     ):

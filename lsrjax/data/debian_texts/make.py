@@ -153,14 +153,15 @@ def choose(rows: list[dict[str, str]], split: str) -> list[dict[str, str]]:
     english = set().union(*keep.values())
     rest = sorted(ids_of["en"] - english, key=draw)
     seen = {group_of[row_id] for row_id in english}
-    first_of_group, others = [], []
+    first_of_group: list[str] = []
+    others: list[str] = []
     for row_id in rest:
         fresh = group_of[row_id] not in seen
         seen.add(group_of[row_id])
         (first_of_group if fresh else others).append(row_id)
     free = max(0, ENGLISH_ROWS.get(split, len(ids_of["en"])) - len(english))
-    keep["en"] = english | set((first_of_group + others)[:free])
     kept = {lang: set(ids) for lang, ids in keep.items()}
+    kept["en"] = english | set((first_of_group + others)[:free])
     chosen = [row for row in rows if row["id"] in kept[row["lang"]]]
     return sorted(chosen, key=lambda row: (row["lang"], row["package"], row["id"]))
 
@@ -209,7 +210,7 @@ def make(source: Path, out: Path) -> int:
     for split in CAPS:
         splits[split] = choose(read_source(source / f"{split}.parquet"), split)
         write_rows(splits[split], out / f"{split}.parquet")
-    texts = {lang: [] for lang in ("en", *LANGUAGES)}
+    texts: dict[str, list[str]] = {lang: [] for lang in ("en", *LANGUAGES)}
     for row in splits["train"]:
         texts[row["lang"]] += [row["title"], row["text"]]
     english = train_english(texts["en"])

@@ -1,4 +1,4 @@
-"""How ids are written, whatever type a file gives them."""
+"""Ids as strings, whatever type a file gives them."""
 
 import math
 from typing import Any
@@ -11,14 +11,14 @@ _EXACT = 2**53  # floats above it stand for several whole numbers
 def as_id(value: Any, where: str) -> str:
     """An id as a string: files write the same one as 7, "7" or 7.0.
 
-    A column of whole numbers becomes one of floats where a single one is missing.
+    A column of whole numbers becomes one of floats if a single one is missing.
 
     Args:
-      value: what the file has.
+      value: the file's.
       where: its row, for errors.
 
     Raises:
-      BadRecord: it names nothing: null, a list, NaN, an empty text, half a character.
+      BadRecord: not an id: null, a list, NaN, an empty text, a lone surrogate.
     """
     number = isinstance(value, float)
     wrong = isinstance(value, bool) or not isinstance(value, str | int | float)
@@ -42,14 +42,10 @@ def as_id(value: Any, where: str) -> str:
 
 
 def check_characters(text: str, where: str) -> None:
-    """Refuses halves of characters, which JSON can hold and no tokenizer takes.
-
-    Args:
-      text: any.
-      where: what it is, for errors.
+    """Refuses lone surrogates, which JSON can contain and no tokenizer accepts.
 
     Raises:
-      BadRecord: it cannot be written in UTF-8.
+      BadRecord: the text cannot be written in UTF-8.
     """
     try:
         text.encode()

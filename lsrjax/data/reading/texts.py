@@ -1,4 +1,4 @@
-"""Files of texts, each with its id: one way of reading them, whatever asks for them."""
+"""Files of texts with ids; the one reader of them."""
 
 import io
 import itertools
@@ -20,8 +20,11 @@ DATASETS = "datasets:"
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
 # Names in a first line of TSV, in any case.
-_ID_NAMES = (*ID_FIELDS, "docno", "doc-id", "corpus-id", "corpus_id", "query-id")
-_ID_NAMES += ("passage_id", "document_id", "text_id", "#id")
+_ID_NAMES = (
+    *ID_FIELDS,
+    *("docno", "doc-id", "corpus-id", "corpus_id", "query-id"),
+    *("passage_id", "document_id", "text_id", "#id"),
+)
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
 _SAMPLE = 1024  # lines of TSV that tell how many cells a line has
 
@@ -30,8 +33,8 @@ def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     """Id and text of each of a file's texts, in its order; a text may be empty.
 
     Args:
-      path: as of a corpus, or .txt, whose lines are texts and their numbers, from 0,
-        the ids.
+      path: a file as of a corpus; or .txt, with a text per line, whose ids are the line
+        numbers from 0.
 
     Raises:
       InputError: no such file, an unknown type, or a text or id that cannot be read.
@@ -58,7 +61,7 @@ def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def name_subset_split(part: str) -> tuple[str, str, str]:
-    """Those of `datasets:name:subset:split`; empty where they are not said."""
+    """The parts of `datasets:name:subset:split`; empty if missing."""
     name, _, rest = name_and_rest(part[len(DATASETS) :])
     subset, split, *more = [*rest.split(":"), ""]
     if not name or any(more):
@@ -70,12 +73,12 @@ def name_subset_split(part: str) -> tuple[str, str, str]:
 
 
 def with_title(title: Any, text: Any) -> Any:
-    """Title and text as one text; the text alone where the title is empty."""
+    """Title and text as one text; the text alone if the title is empty."""
     return f"{title} {text}" if title and isinstance(text, str) else text
 
 
 def open_texts(path: str | pathlib.Path):
-    """The texts of a file, or of `datasets:…`, as an `Index` takes them.
+    """The texts of a file, or of `datasets:…`, as an `Index` needs them.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
@@ -95,7 +98,7 @@ def open_texts(path: str | pathlib.Path):
 
 
 class _LineTexts:
-    """A file of one text a line."""
+    """A file with one text per line."""
 
     def __init__(self, path: pathlib.Path, kind: str):
         self.name, self.paths = str(path), [path]
@@ -118,7 +121,7 @@ class _LineTexts:
                 raise
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Offset and id of each line; no id, where it is broken."""
+        """Offset and id of each line; no id if it is broken."""
         for number, offset, line in self._rows():
             try:
                 key, _ = self._parse(line, self._lines.where(number))
@@ -128,7 +131,7 @@ class _LineTexts:
             yield offset, key
 
     def bad(self, offsets: Sequence[int]) -> Iterator[BadRecord]:
-        """What is wrong with the lines at some offsets, which are in order."""
+        """The errors of the lines at ascending offsets."""
         number, at = 1, 0
         for offset in offsets:
             number, at = number + self._lines.ends(at, offset), offset
@@ -158,17 +161,17 @@ def _json_text(line: bytes, where: str) -> tuple[str, str]:
 
 
 class _Cells:
-    """How lines of TSV are read: id, text and maybe title, or as the first line names.
+    """Parses TSV lines: id, text and optionally title, or as the header says.
 
     Attributes:
-      header: the number of the line that names the cells; 0 without one.
+      header: line number of the header; 0 without one.
     """
 
     def __init__(self, lines: Lines):
-        """Looks at the first lines.
+        """Inspects the first lines.
 
         Raises:
-          InputError: the first line names cells, but no text.
+          InputError: the header names no text.
         """
         sample = [
             (number, self._split(line))
@@ -215,7 +218,7 @@ class _Cells:
 
 
 def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
-    """Where id, text and title are, if the cells are names; None if they are not."""
+    """The places of id, text and title, if the cells are a header; otherwise None."""
     names = [cell.strip().lower() for cell in cells]
     words = len(names) > 1 and all(re.fullmatch(r"[#\w-]{1,24}", n) for n in names)
     ids = [place for place, n in enumerate(names) if n in _ID_NAMES]
@@ -232,7 +235,7 @@ def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
 
 
 def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
-    """Which of the names are the id's and the text's."""
+    """The names of the id's and the text's column."""
     chosen = []
     for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
         found = [name for name in known if name in names]
@@ -269,16 +272,16 @@ class _TableTexts:
         return map(self.read, range(len(self._rows)))
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Row number and id of each row; no id, where it is broken."""
+        """Row number and id of each row; no id if it is broken."""
         for row, key in enumerate(self._rows.values("id")):
-            # What is wrong with a text shows when it is asked for.
+            # A broken text is found when it is read.
             try:
                 yield row, None if isinstance(key, Exception) else as_id(key, "")
             except BadRecord:
                 yield row, None
 
     def bad(self, numbers: Sequence[int]) -> Iterator[BadRecord]:
-        """What is wrong with some rows."""
+        """The errors of some rows."""
         for number in numbers:
             try:
                 self.read(number)

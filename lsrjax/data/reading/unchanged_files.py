@@ -1,8 +1,8 @@
-"""Whether the data of a run is still what it was when the run began.
+"""Checks that the data of a run has not changed since the run began.
 
-A stage's manifest holds size, time and digest of each of its data files. The digest of
-a file of more than 64 MB is that of its ends and of blocks evenly spread over it, so
-that it costs a few megabytes: a change of few bytes between the blocks goes unseen.
+A stage's manifest stores size, time and digest of each of its data files. The digest of
+a file of more than 64 MB covers its ends and blocks evenly spread over it, so that it
+costs a few megabytes: a small change between the blocks is not noticed.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _SHOWN = 5  # differences in the error
 
 
 def check_files(path: pathlib.Path, data, dev) -> None:
-    """Compares the files of a stage with the manifest, or begins one.
+    """Compares the files of a stage with its manifest, or creates the manifest.
 
     Args:
       path: of the manifest.
@@ -42,14 +42,14 @@ def check_files(path: pathlib.Path, data, dev) -> None:
 
 
 def check_versions(path: pathlib.Path, sources: Sequence) -> None:
-    """Compares the versions of data sets of libraries with the manifest, or adds them.
+    """Compares the versions of libraries' data sets with the manifest, or adds them.
 
     Args:
       path: of the manifest.
-      sources: opened sources; those of rows know their `versions`.
+      sources: opened sources.
 
     Raises:
-      InputError: one of another version or fingerprint.
+      InputError: another version or fingerprint.
     """
     found, known = _versions(sources), _read(path)
     if "versions" in known:
@@ -59,13 +59,7 @@ def check_versions(path: pathlib.Path, sources: Sequence) -> None:
 
 
 def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
-    """Makes the manifest that of the data as it is; keeps what has changed in it.
-
-    Args:
-      path: of the manifest.
-      data: the stage's `data`.
-      dev: the stage's `dev`.
-      sources: opened sources.
+    """Updates the manifest to the present data, and records the changes in it.
 
     Returns:
       The changes, in words.
@@ -101,7 +95,7 @@ def _other_versions(before: Mapping, found: Mapping) -> Iterator[str]:
 
 
 def digest(path: str | pathlib.Path) -> str:
-    """That of a file, or of ends and blocks of a large one."""
+    """The digest of a file, or of ends and blocks of a large one."""
     size = os.path.getsize(path)
     hashed = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
@@ -139,10 +133,10 @@ def _rows(own, where: str) -> Iterator[str]:
         folders = own.dataset.split(",") if own.source == "datasets" else [own.dataset]
         for named in folders:
             name = tables.name_and_rest(named.strip())[0]
-            folder = pathlib.Path(paths.local(name, f"{where}.dataset"))
-            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+            root = pathlib.Path(paths.local(name, f"{where}.dataset"))
+            for path in sorted(root.rglob("*")) if root.is_dir() else ():
                 # A clone's .git is none of its data.
-                if not any(p.startswith(".") for p in path.relative_to(folder).parts):
+                if not any(p.startswith(".") for p in path.relative_to(root).parts):
                     yield str(path)
 
 
@@ -160,7 +154,7 @@ def _state(name: str) -> dict:
 
 
 def _changes(before: Mapping, found: Mapping) -> Iterator[str]:
-    """What is different, in words."""
+    """The differences, in words."""
     for name in sorted(before.keys() | found.keys()):
         if name not in found:
             yield f"{name} is missing"
