@@ -9,7 +9,7 @@ from lsrjax.checkpoint import files, results
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
-from lsrjax.training import postmortem, saved_states
+from lsrjax.training import left_out, saved_states
 
 FILE = "config.json"
 # Fields that change no result: a run may go on with others, as on other devices.
@@ -44,7 +44,7 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     processes.wait_for_all("config is read")
     if processes.is_first():
         for stage in changed - {_EVALUATION}:
-            (workdir / stage / postmortem.LEFT_OUT_FILE).unlink(missing_ok=True)
+            (workdir / stage / left_out.FILE).unlink(missing_ok=True)
         files.write_json(path, values)
     processes.wait_for_all("config")
 

@@ -11,6 +11,7 @@ import pathlib
 
 from lsrjax.checkpoint import digests, files, saved_model
 from lsrjax.convert.read import hub
+from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
 FILE = "models.json"
@@ -19,6 +20,24 @@ _FIELDS = ("init.model", "init.encoder", "init.head", "teacher.model", "tokenize
 _SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 _KEY_FILES = ("config.json", "modules.json", "tokenizer.json", files.MODEL_FILE)
 _SHOWN = 5
+
+
+def checked(config, workdir: pathlib.Path, folder: pathlib.Path) -> dict | None:
+    """What `of_stage` gives, compared with what the stage was begun with.
+
+    Args:
+      config: the stage's.
+      workdir: the run's folder.
+      folder: the stage's.
+
+    Returns:
+      None in all processes but the first, which alone looks.
+    """
+    if not processes.is_first():
+        return None
+    found = of_stage(config, workdir)
+    check(folder / FILE, found)
+    return found
 
 
 def of_stage(config, workdir: pathlib.Path) -> dict[str, dict]:

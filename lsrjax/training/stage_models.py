@@ -7,21 +7,39 @@ import jax
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.convert import open_model
-from lsrjax.distributed import sharding
+from lsrjax.distributed import processes, sharding
 from lsrjax.errors import InputError
-from lsrjax.initial import build_student
+from lsrjax.initial import build_student, term_statistics
+from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.training.batch_contents import Contents
 
 
-def open_student(config, workdir: pathlib.Path) -> build_student.Student:
-    """The retriever before training.
+def open_student(
+    config, workdir: pathlib.Path, folder: pathlib.Path
+) -> build_student.Student:
+    """The retriever before training; writes its config and its tokenizers.
 
     Args:
       config: the stage's.
       workdir: the run's folder, in which the models of earlier stages are.
+      folder: the stage's.
     """
-    return build_student.student(
+    student = build_student.student(
         config, lambda reference: open_model.open_model(reference, workdir)
+    )
+    if processes.is_first():
+        saved_model.write_model_files(
+            folder, student.spec, student.tokenizer, student.pivot_tokenizer
+        )
+    return student
+
+
+def idf_of(config, student: build_student.Student, source):
+    """[V] of the terms of each view in the examples; None: no regularizer takes it."""
+    if not REGULARIZERS[config.regularizer.name].idf:
+        return None
+    return term_statistics.idf_of_views(
+        student.spec, student.tokenizer, student.pivot_tokenizer, source
     )
 
 

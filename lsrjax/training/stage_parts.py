@@ -7,18 +7,16 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from lsrjax.checkpoint import saved_model
 from lsrjax.config.check_stage import check_warmup
 from lsrjax.data.batching import loader, mixing
-from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.data.reading.bad_records import BadRecords
-from lsrjax.distributed import processes, sharding
+from lsrjax.distributed import sharding
 from lsrjax.distributed.activity import Progress
-from lsrjax.initial import build_student, term_statistics
-from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.initial import build_student
 from lsrjax.models import retriever
 from lsrjax.training import (
     dev_data,
+    made_data,
     memory_plan,
     origins,
     postmortem,
@@ -115,37 +113,25 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     check_batch(config, mesh.shape[sharding.DATA])
     folder, contents = run.workdir / name, Contents.of(config)
     bad = stage_data.bad_records_of(name, folder)
-    models = None
-    if processes.is_first():
-        models = origins.of_stage(config, run.workdir)
-        origins.check(folder / origins.FILE, models)
+    models = origins.checked(config, run.workdir, folder)
     sets = stage_data.open_sets(config, contents.kind, folder, bad)
-    student = stage_models.open_student(config, run.workdir)
+    student = stage_models.open_student(config, run.workdir, folder)
     spec = student.spec
-    if processes.is_first():
-        saved_model.write_model_files(
-            folder, spec, student.tokenizer, student.pivot_tokenizer
-        )
     teacher = stage_models.open_teacher(contents, spec, run.workdir, mesh)
     of_views = teacher if contents.has_views else None
-    made = stage_data.Made(contents, folder, models, run.tracker, run.progress.poll)
+    made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
     source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     if not of_views:
         source = made.with_negatives(source, bad, teacher)
     order = made.order(source, [len(one) for one in sets], student)
     total_steps = contents.steps(len(source))
     check_warmup(config, total_steps, f"stage {name}: config")
-    idf = None
-    if REGULARIZERS[config.regularizer.name].idf:
-        idf = term_statistics.idf_of_views(
-            spec, student.tokenizer, student.pivot_tokenizer, source
-        )
     step = train_step.make_step(
         build_student.settled(config, spec),
         total_steps,
         spec,
-        of_views.spec if of_views else None,
-        idf,
+        of_views and of_views.spec,
+        stage_models.idf_of(config, student, source),
     )
     _, abstract = retriever.split(spec)
     batches = stage_batches.batches(
@@ -192,24 +178,3 @@ def initial_state(stage: Stage, checkpoints, step: int | None) -> dict:
     shardings = stage.layout.shardings(state)
     params = sharding.place(params, shardings["params"])
     return jax.jit(init, out_shardings=shardings)(params)
-
-
-def summary(stage: Stage) -> dict[str, object]:
-    """What is printed of a stage before it is trained."""
-    _, abstract = retriever.split(stage.student.spec)
-    config, mesh = stage.config, stage.layout.mesh
-    shapes = " | ".join(
-        "; ".join(str(table[name]) for name in (QUERIES, STUDENT) if name in table)
-        for table in stage.batches.shapes
-    )
-    return {
-        "examples": len(stage.source),
-        "format": "; ".join(dict.fromkeys(stage.formats)),
-        "batch": config.batch_size,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
-        "loss": config.loss.name,
-        "views": stage.views,
-        "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
-        + (" (fsdp)" if config.mesh.fsdp else ""),
-        "texts x tokens of a device": shapes,
-    }

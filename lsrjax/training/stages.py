@@ -8,15 +8,16 @@ import traceback
 from lsrjax.checkpoint import files, set_damaged_aside
 from lsrjax.data.batching import loader
 from lsrjax.distributed import activity, processes, sharding
-from lsrjax.errors import TrainingFailed
 from lsrjax.training import (
     loop,
-    postmortem,
     saved_states,
     stage_data,
     stage_parts,
+    trackers,
 )
 from lsrjax.training.bad_steps import BadNumbers
+from lsrjax.training.left_out import left_out
+from lsrjax.training.roll_back import roll_back
 from lsrjax.training.saved_states import States
 from lsrjax.training.stage_parts import Run, Stage
 
@@ -46,7 +47,7 @@ def run_stage(name: str, config, run: Run) -> None:
         with progress.at(activity.PREPARING):
             stage = stage_parts.assemble(name, config, mesh, run)
         while found := _train(stage, states, run):
-            _roll_back(stage, states, run, found)
+            roll_back(stage, states, run, found)
     _finish(stage, run)
     progress.stage = ""
 
@@ -55,7 +56,7 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
     """Trains on from the last state; gives what is wrong with a step, if any."""
     state = states.start(functools.partial(stage_parts.initial_state, stage))
     first, data, mesh = int(state["step"]), stage.config.data, stage.layout.mesh
-    summary = stage_parts.summary(stage)
+    summary = trackers.facts_of(stage)
     run.tracker.stage(stage.name, stage.folder, first, stage.total_steps, summary)
     for note in stage.layout.notes:
         run.tracker.note(f"  {note}")
@@ -65,7 +66,7 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
         stage.total_steps,
         threads=data.threads,
         prefetch=data.prefetch,
-        left_out=postmortem.left_out(stage.folder),
+        left_out=left_out(stage.folder),
     )
     rows = sharding.local_rows(mesh)
     with contextlib.closing(
@@ -78,36 +79,6 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
             # What the loop holds of the state makes way for an earlier one.
             traceback.clear_frames(error.__traceback__)
             return error.with_traceback(None)
-
-
-def _roll_back(stage: Stage, states: States, run: Run, found: BadNumbers) -> None:
-    """Leaves the batch of a bad step out, where the config says so.
-
-    Raises:
-      BadNumbers: it does not.
-      TrainingFailed: too many have been left out.
-    """
-    states.wait()
-    try:
-        states.look_again()
-        restore = functools.partial(stage_parts.initial_state, stage)
-        stage.post_mortem.write(states.checkpoint(restore), found)
-    except Exception as error:
-        # It must not hide what it is about.
-        run.tracker.note(f"  {found} There is no post-mortem: {error}")
-    most = stage.config.numbers.most
-    if stage.config.numbers.policy != "roll_back":
-        raise found
-    if len(postmortem.left_out(stage.folder)) >= most:
-        raise TrainingFailed(
-            f"{found} {most} batches have been left out already, and config.numbers"
-            f".most is {most}."
-        )
-    without = postmortem.leave_out(stage.folder, found.step)
-    run.tracker.stage_end()
-    run.tracker.note(
-        f"  Goes back to the last checkpoint, without the batches {without}."
-    )
 
 
 def _finish(stage: Stage, run: Run) -> None:

@@ -6,9 +6,13 @@ import pathlib
 import time
 from collections.abc import Mapping
 
+import jax
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.models import retriever
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -132,6 +136,27 @@ class Silent(Tracker):
 
     def log(self, step, numbers) -> None:
         """Does nothing."""
+
+
+def facts_of(stage) -> dict[str, object]:
+    """What is printed of a stage before it is trained."""
+    _, abstract = retriever.split(stage.student.spec)
+    config, mesh = stage.config, stage.layout.mesh
+    shapes = " | ".join(
+        "; ".join(str(table[name]) for name in (QUERIES, STUDENT) if name in table)
+        for table in stage.batches.shapes
+    )
+    return {
+        "examples": len(stage.source),
+        "format": "; ".join(dict.fromkeys(stage.formats)),
+        "batch": config.batch_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
+        "loss": config.loss.name,
+        "views": stage.views,
+        "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
+        + (" (fsdp)" if config.mesh.fsdp else ""),
+        "texts x tokens of a device": shapes,
+    }
 
 
 # How a line reads: the loss, its parts (anything not named here), then these.
