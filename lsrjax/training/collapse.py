@@ -64,7 +64,7 @@ class Signs:
         """
         if not self.contents.config.log.health:
             return signs(views)
-        seen = signs(views, self.sizes)
+        seen: dict = signs(views, self.sizes)
         tokens = tokens_of(batch[STUDENT], queries=batch.get(QUERIES))
         if "teacher" in batch:
             tokens |= tokens_of(batch["teacher"])

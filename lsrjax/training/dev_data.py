@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.config.fields import language_weights
@@ -13,7 +13,7 @@ from lsrjax.initial.build_student import Student
 from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
 
 
-def dev_source(config, kind: str) -> Sequence:
+def dev_source(config, kind: str):
     """The held-out examples that a stage's config names.
 
     Args:

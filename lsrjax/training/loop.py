@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 from lsrjax.distributed import activity
 from lsrjax.training.batch_contents import slots_of
@@ -39,19 +40,19 @@ def train(
     take_step, numbers = CompiledSteps(stage.step, stage.check), Numbers(stage, run)
     clock = Clock()
 
-    def read(in_flight: int = 0):
+    def read(in_flight: int = 0) -> None:
         """Logs the steps taken, but for the last ones, which stay in flight."""
         for step, values, slots in numbers.read(state, in_flight):
-            clock.count(config.batch_size, values.pop("tokens"), slots)
+            clock.count(config.batch_size, int(values.pop("tokens")), slots)
             if step % config.log.every == 0 or step == total:
                 run.tracker.log(step, values | clock.read())
 
-    def keep():
+    def keep() -> None:
         """Saves the state in any phase that leaves it alone; another thread may."""
         with progress.saving():
             states.keep(state)
 
-    def leave():
+    def leave() -> NoReturn:
         read()
         if progress.unsaved:
             keep()
@@ -61,20 +62,19 @@ def train(
     progress.forward(start)
     for done in range(start, total + 1):
         every = config.dev.every
-        evaluates = stage.evaluate is not None and (
-            done == total or bool(every and done % every == 0)
-        )
-        saves = evaluates or done == total or done % config.checkpoint.every == 0
-        # The state it starts from is saved, but if it was kept on leaving.
+        asked = done == total or (every and done % every == 0)
+        evaluate = stage.evaluate if asked else None
+        saves = evaluate or done == total or done % config.checkpoint.every == 0
+        # The state it starts from is saved, unless it was kept on leaving.
         if saves and (done > start or states.owes):
             read()
             paused, dev = time.monotonic(), None
-            if evaluates:
+            if evaluate:
                 # A state that was kept may have to be kept again.
                 progress.unsaved = True
                 with progress.at(activity.EVALUATING), progress.at_rest(keep):
                     try:
-                        dev = stage.evaluate(state["params"])
+                        dev = evaluate(state["params"])
                     except activity.Preempted:
                         leave()
                 run.tracker.log(done, {f"dev_{name}": dev[name] for name in dev})

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class PostMortem:
 
     folder: pathlib.Path
     step: train_step.Step
-    source: object
+    source: Sequence
     batches: loader.Batches
     teacher_params: dict | None
     mesh: jax.sharding.Mesh

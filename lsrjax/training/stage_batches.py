@@ -38,6 +38,7 @@ def batches(
       InputError: texts longer than the model takes.
     """
     config, data = contents.config, contents.config.data
+    make: PairBatches | GroupBatches
     if contents.has_views:
         make = PairBatches(
             _text_field(data, "document_length", student),

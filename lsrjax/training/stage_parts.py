@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -68,7 +69,7 @@ class Stage:
     """
 
     name: str
-    config: object
+    config: Any
     folder: pathlib.Path
     contents: Contents
     source: Sequence
@@ -119,8 +120,9 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     spec = student.spec
     teacher = stage_models.open_teacher(contents, spec, run.workdir, mesh)
     of_views = teacher if contents.has_views else None
+    teacher_spec = of_views.spec if of_views else None
     made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
-    source = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
+    source: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     if not of_views:
         source = made.with_negatives(source, bad, teacher)
     order = made.order(source, [len(one) for one in sets], student)
@@ -130,17 +132,15 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         build_student.settled(config, spec),
         total_steps,
         spec,
-        of_views and of_views.spec,
+        teacher_spec,
         stage_models.idf_of(config, student, source),
     )
     _, abstract = retriever.split(spec)
     batches = stage_batches.batches(
         name, contents, source, order, student, of_views, mesh
     )
-    plan = memory_plan.StagePlan(
-        config, spec, of_views and of_views.spec, mesh, batches.shapes[-1]
-    )
-    teacher_params = of_views and of_views.params
+    plan = memory_plan.StagePlan(config, spec, teacher_spec, mesh, batches.shapes[-1])
+    teacher_params = of_views.params if of_views else None
     return Stage(
         name=name,
         config=config,

@@ -8,13 +8,7 @@ import traceback
 from lsrjax.checkpoint import files, set_damaged_aside
 from lsrjax.data.batching import loader
 from lsrjax.distributed import activity, processes, sharding
-from lsrjax.training import (
-    loop,
-    saved_states,
-    stage_data,
-    stage_parts,
-    trackers,
-)
+from lsrjax.training import loop, saved_states, stage_data, stage_parts, trackers
 from lsrjax.training.bad_steps import BadNumbers
 from lsrjax.training.left_out import left_out
 from lsrjax.training.roll_back import roll_back

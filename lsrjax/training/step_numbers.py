@@ -19,7 +19,7 @@ class Numbers:
         """Nothing is in flight yet."""
         self._stage, self._run = stage, run
         self._watch = collapse.Watch(stage.views)
-        self._in_flight = collections.deque()
+        self._in_flight: collections.deque[tuple[int, dict, int]] = collections.deque()
 
     def add(self, step: int, metrics: dict, slots: int) -> None:
         """Takes a step that was dispatched; `slots` are its tokens with padding."""

@@ -101,6 +101,7 @@ class Step:
         config, memory = self.config, self.config.memory
         targets = batch["targets"] | {"languages": self.contents.repeats}
         if self.teacher is not None:
+            assert teacher_params is not None
             targets |= apply_batch(
                 self.teacher,
                 teacher_params,
