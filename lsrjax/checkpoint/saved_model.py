@@ -1,4 +1,4 @@
-"""Retrievers written to a stage's folder, and read back from it."""
+"""Retrievers written to and read from a stage's folder."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
-# What `save_model` writes, as patterns of names below the folder.
+# The files that `save_model` writes, as patterns relative to the folder.
 MODEL_FILES = (MODEL_FILE, DONE_FILE) + tuple(
     f"{folder}/*"
     for folder in (TOKENIZER, PIVOT_TOKENIZER, CHECKPOINTS, digests.DIGESTS)
@@ -39,16 +39,14 @@ class SavedModel:
     """A retriever with its weights and tokenizers.
 
     Attributes:
-      spec: what it is.
       params: nested dict of host arrays.
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages.
-      lengths: tokens that texts are cut to, by role ("query", "document"), where the
-        model's own files say so.
+      lengths: limits of texts in tokens, by role, if the model's own files state them.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
-      dev: metrics of these weights on a run's dev data; empty without.
+      dev: metrics of these weights on a run's dev data; may be empty.
     """
 
     spec: RetrieverSpec
@@ -67,15 +65,15 @@ def write_model_files(
     tokenizer: pathlib.Path,
     pivot_tokenizer: pathlib.Path | None,
 ) -> None:
-    """Writes what a stage's checkpoints need to be used alone.
+    """Writes the files that make a stage's checkpoints usable on their own.
 
     Raises:
-      InputError: the folder already holds another architecture.
+      InputError: the folder already contains another architecture.
     """
     path = folder / MODEL_FILE
     values = json.loads(json.dumps(spec.to_dict()))
     if path.is_file():
-        # A file of an earlier release lacks fields that were added since.
+        # A file of an earlier release lacks newer fields.
         found = json.loads(json.dumps(_read_spec(path).to_dict()))
         if found != values:
             raise InputError(
@@ -90,7 +88,7 @@ def write_model_files(
             write_tokenizer(temporary, source)
             temporary.rename(folder / name)
     if not path.is_file():
-        # Once only, so that it stays the file that the digests are of.
+        # Only once, so that the digests remain valid.
         write_json(path, values)
 
 
@@ -106,12 +104,11 @@ def _differences(found, wanted, prefix=""):
 def load_model(folder: str | pathlib.Path) -> SavedModel:
     """Reads a stage's retriever from its last checkpoint.
 
-    Args:
-      folder: a stage's folder, or a run's folder with a single stage.
+    The folder may also be that of a run with a single stage.
 
     Raises:
-      InputError: no model or no checkpoint there, or a damaged one, or one whose
-        numbers are not finite.
+      InputError: no model or no checkpoint there, a damaged one, or one with numbers
+        that are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
     step = _checked_step(folder)
@@ -121,12 +118,12 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
         options=ocp.CheckpointManagerOptions(create=False),
     )
     _, abstract = retriever.split(spec)
-    # The optimizer's state stays on disk.
+    # The optimizer's state is not read.
     restored = manager.restore(
         step,
         args=ocp.args.PyTreeRestore(
             item={"params": abstract},
-            # To the host: whoever uses them knows the devices.
+            # To the host: the caller knows the devices.
             restore_args=jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": abstract}
             ),
@@ -147,7 +144,7 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
 
 
 def _checked_step(folder: pathlib.Path) -> int:
-    """The last step of a stage, every byte of which has been looked at."""
+    """The last step of a stage, after every byte of it was verified."""
     digests.check_has_digests(folder)
     steps = digests.recorded_steps(folder)
     if not steps:
@@ -163,14 +160,9 @@ def _checked_step(folder: pathlib.Path) -> int:
 
 
 def save_model(folder: pathlib.Path, model: SavedModel) -> None:
-    """Writes a retriever as the finished folder of a stage, for `load_model`.
+    """Writes a retriever as the folder of a finished stage, for `load_model`.
 
-    Args:
-      folder: where to; it exists.
-      model: a `SavedModel`, or whatever has its attributes.
-
-    Raises:
-      InputError: a number of its parameters is not finite.
+    The folder exists. InputError if a parameter is not finite.
     """
     finite.check_tree(model.params, model.name)
     write_model_files(folder, model.spec, model.tokenizer, model.pivot_tokenizer)
@@ -184,12 +176,7 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
 
 
 def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
-    """A stage's retriever with the shapes of its parameters, without their numbers.
-
-    Args:
-      folder: as in `load_model`.
-      name: where it came from, for messages.
-    """
+    """Like `load_model`, with the shapes of the parameters, without their numbers."""
     folder = _stage_folder(pathlib.Path(folder))
     spec = load_spec(folder)
     tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
@@ -198,10 +185,7 @@ def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
-    """What a stage's retriever is, without its weights.
-
-    Args:
-      folder: as in `load_model`.
+    """A stage's architecture, without its weights.
 
     Raises:
       InputError: there is none, or its head is code that the user has not named;
@@ -211,12 +195,7 @@ def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
 
 
 def _read_spec(path: pathlib.Path) -> RetrieverSpec:
-    """What `write_model_files` wrote.
-
-    Raises:
-      InputError: it is no retriever, or its head is code that the user has not named;
-        says why.
-    """
+    """Reads the spec that `write_model_files` wrote; errors as of `load_spec`."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         head = values["head"]

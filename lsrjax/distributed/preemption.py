@@ -156,6 +156,6 @@ class Guard:
 
 
 def _exit() -> None:
-    """Ends the process, whatever its threads wait for."""
+    """Ends the process, even if its threads wait."""
     # Without a flush, which could wait for the main thread; prints here flush.
     os._exit(RESUME)
