@@ -91,5 +91,5 @@ def _join(given: Given) -> None:
     except InputError as error:
         if processes.met():
             raise
-        # What is left of JAX's attempt would be told in tracebacks.
+        # JAX would print the rest of its attempt in tracebacks.
         exits.leave(str(error))

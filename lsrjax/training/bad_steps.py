@@ -18,7 +18,6 @@ class BadNumbers(TrainingFailed):
 
     Attributes:
       step: the step, from 1.
-      values: its numbers.
     """
 
     def __init__(self, message: str, step: int, values: dict[str, float]):
@@ -27,8 +26,8 @@ class BadNumbers(TrainingFailed):
         self.step, self.values = step, values
 
 
-# A loss is compared with the median of so many sound steps before it; until there are
-# as many, none has jumped.
+# A loss is compared with the median of the 32 sound steps before it; until there are as
+# many, none has jumped.
 WINDOW = 32
 KEY = "numbers"
 
@@ -38,7 +37,7 @@ def init(config) -> dict:
 
     Returns:
       With `spike`, `losses`: [WINDOW] of the last sound steps, NaN where there are
-      none yet. With the policy skip, `skipped` and `in_a_row`: steps skipped in all,
+      none yet. With the policy skip, `skipped` and `in_a_row`: steps skipped in total,
       and since the last sound one.
     """
     held = {}
@@ -58,8 +57,6 @@ def guarded(
       config: the stage's `numbers`.
       before: the state before the step.
       after: the state that the step would give.
-      loss: of the step.
-      grad_norm: of the step.
 
     Returns:
       The state: `after`, or where a bad step is skipped, `before` with the step
@@ -92,13 +89,7 @@ def guarded(
 
 
 def judge(step: int, values: dict[str, float], config) -> str:
-    """Why the run cannot go on with a step's numbers, or nothing.
-
-    Args:
-      step: its number.
-      values: its numbers.
-      config: the stage's.
-    """
+    """Why the run cannot go on with a step's numbers, or nothing."""
     policy = config.numbers
     if values.get("bad"):
         if values["in_a_row"] <= policy.most:

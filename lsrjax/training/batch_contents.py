@@ -19,7 +19,6 @@ class Contents:
     """What a batch of a stage holds.
 
     Attributes:
-      config: the stage's.
       objective: the weighted sum of its losses, parsed.
       languages: those that the log tells apart; none where it does not.
       repeats: of an example in a batch: once in each language, in round robin.

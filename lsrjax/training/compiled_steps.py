@@ -14,7 +14,6 @@ class CompiledSteps:
         """Compiles when asked to.
 
         Args:
-          step: the step.
           check: receives the compiled step and its three arguments, before it is first
             taken.
         """

@@ -17,7 +17,6 @@ def dev_source(config, kind: str):
     """The held-out examples that a stage's config names.
 
     Args:
-      config: the stage's.
       kind: of the training examples, "pair" or "group".
     """
     data = config.data.copy_and_resolve_references()
@@ -40,7 +39,6 @@ def dev_examples(config, kind: str) -> int:
     """How many held-out examples a stage's config names; the first one is read.
 
     Args:
-      config: the stage's.
       kind: as in `dev_source`.
 
     Raises:
@@ -61,7 +59,6 @@ def evaluation(
     """The function from parameters to dev metrics, or None without dev data.
 
     Args:
-      config: the stage's.
       kind: as in `dev_source`.
       student: what the parameters are of.
       poll: called ahead of each batch that is encoded.

@@ -28,10 +28,6 @@ def look(run_config, workdir: pathlib.Path) -> None:
 
     Of a run of one stage, training does it right away.
 
-    Args:
-      run_config: the run's, validated.
-      workdir: the run's folder.
-
     Raises:
       InputError: names the stage, and what cannot be used.
     """

@@ -41,9 +41,8 @@ def evaluate_run(
     documents encoded in a second by each stage's model, and `examples.json`.
 
     Args:
-      run_config: the run's.
-      workdir: where the stages lie, and where the files go.
-      console: is told what is being evaluated.
+      workdir: folder of the stages, and of the files.
+      console: receives what is being evaluated.
       poll: called ahead of each batch that is encoded.
     """
     groups = list(embedded.examples("group", "test"))
@@ -90,11 +89,10 @@ def evaluate_run(
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:
     """Whether the results of a run are there, and as they were written.
 
-    Others are set aside in `damaged/`, and said: the run is evaluated again.
+    Others are moved to `damaged/` and reported: the run is evaluated again.
 
     Args:
-      workdir: the run's folder.
-      console: is told what was found.
+      console: receives what was found.
     """
     if not (workdir / RESULTS_FILE).is_file():
         return False

@@ -28,10 +28,6 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     Fields of a stage bind once it has saved a state, those of the evaluation once it
     has results: until then, a config may be corrected.
 
-    Args:
-      run_config: the run's.
-      workdir: the run's folder.
-
     Raises:
       InputError: a field that binds differs, or the config that is kept is damaged.
     """

@@ -36,7 +36,6 @@ def leave_out(folder: pathlib.Path, step: int) -> list[int]:
     """Leaves the batch of a step out of the stage from here on.
 
     Args:
-      folder: the stage's.
       step: its number, from 1.
 
     Returns:

@@ -37,7 +37,6 @@ class Made:
 
     Attributes:
       contents: of the stage's batches.
-      folder: the stage's.
       models: in the first process, what `origins.of_stage` gives.
       tracker: receives what is made.
       poll: called ahead of each batch that a teacher encodes.
@@ -58,7 +57,6 @@ class Made:
         """The examples with mined negatives and a teacher's scores.
 
         Args:
-          source: the training examples.
           bad: counts the rows that these leave too few negatives.
           teacher: the model that gives the scores, or None.
         """
@@ -102,7 +100,6 @@ class Made:
         """Which examples make up which batch.
 
         Args:
-          source: the training examples.
           sizes: examples of each data set.
           student: whose tokens the queries are compared by, where batches have topics.
         """
@@ -170,12 +167,11 @@ def _kept(
     """The arrays that `make` gives, from a file where they have been made before.
 
     Args:
-      path: of the file.
       names: of the arrays.
       make: gives them; all processes take part.
       key: of what they are made from, in the first process. Arrays made from something
         else are made again.
-      tracker: is told if they are.
+      tracker: receives whether they are.
     """
     arrays = None
     if processes.is_first() and path.is_file():

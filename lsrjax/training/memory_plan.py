@@ -11,6 +11,7 @@ import os
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,7 +56,7 @@ class Memory:
     @classmethod
     def of(cls, compiled: jax.stages.Compiled, state, teacher_params, batch):
         """That of a compiled step with its arguments, which may be abstract."""
-        found = compiled.memory_analysis()
+        found: Any = compiled.memory_analysis()
         made = (
             found.temp_size_in_bytes
             + found.output_size_in_bytes
@@ -75,8 +76,6 @@ class StagePlan:
     """A stage's step, compiled but not run.
 
     Attributes:
-      config: the stage's.
-      spec: the student's.
       teacher: the spec of a teacher of views, or None.
       mesh: the mesh.
       shapes: of a device's texts, by model.
@@ -148,7 +147,7 @@ class StagePlan:
         names = {QUERIES: ["query"], STUDENT: list(counts), "teacher": ["teacher"]}
         if QUERIES in self.shapes:
             names[STUDENT].remove("query")
-        batch = {}
+        batch: dict = {}
         for model, shape in self.shapes.items():
             texts = {
                 name: np.empty((self.config.batch_size * counts.get(name, 1),), "i4")
@@ -186,8 +185,8 @@ class StagePlan:
                 self.spec, [part], remat=memory.remat, chunked=chunked
             )
         if self.teacher:
-            parts = self.shapes["teacher"].parts
-            parts = [(texts * devices, length) for texts, length in parts]
+            shape = self.shapes["teacher"]
+            parts = [(texts * devices, length) for texts, length in shape.parts]
             total += flops.forward(self.teacher, parts)
         return total
 
@@ -204,7 +203,6 @@ def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Sh
     """The shapes of a device's texts where all are as long as they may be.
 
     Args:
-      config: the stage's.
       devices: those that texts are divided over.
       roles_apart: queries and documents are not encoded together.
     """
@@ -228,7 +226,6 @@ def plan_stages(
     """The plans of a run's stages, by name.
 
     Args:
-      run_config: the run's.
       configs_folder: of its config and of those whose runs it goes on from; where such
         a run is not there yet, it is planned from its config.
       devices: instead of those here.
@@ -264,7 +261,6 @@ def dry_run(
     """Prints the plan of every stage; the texts are as long as they may be.
 
     Args:
-      run_config: the run's.
       console: where to print.
       limit: bytes of a device; None: what it has.
       configs_folder: see `plan_stages`.
@@ -426,7 +422,7 @@ def _changed(plan: StagePlan, change: dict) -> StagePlan:
 
 
 def pretend_devices(count: int) -> None:
-    """Makes the program see so many devices; before any is used."""
+    """Makes the program see `count` devices; call it before any is used."""
     if count < 1:
         raise InputError(f"--devices is {count}; it is a number of devices.")
     jax.config.update("jax_platforms", "cpu")

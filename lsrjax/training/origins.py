@@ -25,11 +25,6 @@ _SHOWN = 5
 def checked(config, workdir: pathlib.Path, folder: pathlib.Path) -> dict | None:
     """What `of_stage` gives, compared with what the stage was begun with.
 
-    Args:
-      config: the stage's.
-      workdir: the run's folder.
-      folder: the stage's.
-
     Returns:
       None in all processes but the first, which alone looks.
     """
@@ -42,10 +37,6 @@ def checked(config, workdir: pathlib.Path, folder: pathlib.Path) -> dict | None:
 
 def of_stage(config, workdir: pathlib.Path) -> dict[str, dict]:
     """What the models that a stage's config names are, by field.
-
-    Args:
-      config: the stage's.
-      workdir: the run's folder.
 
     Returns:
       For each field that names one: its `name`, and the `commit` of a repository of the

@@ -1,4 +1,4 @@
-"""What is written of a step whose numbers were bad."""
+"""The report on a step whose numbers were bad."""
 
 import dataclasses
 import math
@@ -25,9 +25,7 @@ class PostMortem:
     """Writes files on bad steps of a stage.
 
     Attributes:
-      folder: the stage's.
       step: the training step.
-      source: the examples.
       batches: of the stage.
       teacher_params: of a teacher of views, or None.
       mesh: that the stage runs on.
@@ -56,7 +54,6 @@ class PostMortem:
 
         Args:
           state: any that is sound.
-          error: what is wrong.
         """
         number = loader.batch_of(error.step - 1, left_out(self.folder))
         batch = sharding.to_global(
@@ -127,7 +124,7 @@ def _beginning(value):
 
 
 def _as_json(value):
-    """Plain numbers; those that JSON has not as text."""
+    """Plain numbers; those that JSON lacks as text."""
     if isinstance(value, Mapping):
         return {key: _as_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

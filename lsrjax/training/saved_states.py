@@ -31,9 +31,6 @@ class States:
         """Opens the checkpoints.
 
         Args:
-          name: the stage's.
-          folder: the stage's.
-          config: the stage's.
           newest: from `newest_sound_step`.
           note: receives what a person should look at.
         """

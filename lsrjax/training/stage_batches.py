@@ -26,13 +26,10 @@ def batches(
     """The training batches.
 
     Args:
-      name: the stage's.
       contents: of a batch.
-      source: the examples.
       order: which of them make up which batch.
       student: a model's spec and tokenizer.
       teacher: likewise, of views; or None.
-      mesh: the devices.
 
     Raises:
       InputError: texts longer than the model takes.

@@ -78,7 +78,6 @@ def tried(config, kind: str, seconds: float) -> Iterator[tuple[list, int, BadRec
     """The training data's sets as a stage will find them, without its folder.
 
     Args:
-      config: the stage's.
       kind: of its examples.
       seconds: how long their records are looked through, at most.
 
@@ -102,10 +101,6 @@ def guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
     """A source whose bad records are replaced and counted in `bad`.
 
     Args:
-      config: the stage's.
-      bad: counts them.
-      source: the examples.
-      name: of the data set.
       scored: a record without a teacher's scores is bad.
       check: raises what is wrong with an example; None: nothing is.
     """

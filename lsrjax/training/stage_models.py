@@ -20,9 +20,7 @@ def open_student(
     """The retriever before training; writes its config and its tokenizers.
 
     Args:
-      config: the stage's.
       workdir: the run's folder, in which the models of earlier stages are.
-      folder: the stage's.
     """
     student = build_student.student(
         config, lambda reference: open_model.open_model(reference, workdir)
@@ -52,7 +50,6 @@ def open_teacher(
       contents: of the stage's batches.
       student: the spec of who learns from it.
       workdir: the run's folder, in which the models of earlier stages are.
-      mesh: the devices.
 
     Raises:
       InputError: it gives views that the student cannot imitate.
@@ -79,7 +76,6 @@ def check_teacher(spec, teacher, name: str) -> None:
     """Refuses a teacher of views whose views a student cannot imitate.
 
     Args:
-      spec: the student's.
       teacher: the teacher's spec.
       name: the teacher's.
 

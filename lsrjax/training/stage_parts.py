@@ -50,11 +50,7 @@ class Stage:
     """What a stage is trained with.
 
     Attributes:
-      name: the stage's.
-      config: the stage's.
-      folder: the stage's.
       contents: of its batches.
-      source: the training examples.
       formats: of its data sets, and what they were recognized by.
       bad_records: replaced and counted.
       student: the retriever before training.
@@ -103,9 +99,6 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     """Opens data and models, and builds the step.
 
     Args:
-      name: the stage's.
-      config: the stage's.
-      mesh: the devices.
       run: the run, in whose folder the models of earlier stages are.
 
     Raises:

@@ -21,8 +21,6 @@ def run_stage(name: str, config, run: Run) -> None:
 
     Args:
       name: the stage's; its folder is `run.workdir / name`.
-      config: the stage's.
-      run: the run.
     """
     folder, tracker, progress = run.workdir / name, run.tracker, run.progress
     newest = saved_states.newest_sound_step(name, folder, tracker.note)
@@ -70,7 +68,7 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
             loop.train(stage, run, states, state, batches)
             return None
         except BadNumbers as error:
-            # What the loop holds of the state makes way for an earlier one.
+            # The loop's state is freed, for an earlier one.
             traceback.clear_frames(error.__traceback__)
             return error.with_traceback(None)
 

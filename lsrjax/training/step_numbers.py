@@ -1,4 +1,4 @@
-"""The numbers of the steps: read late, judged, and how fast they come."""
+"""The numbers of the steps: read late and judged; steps per second."""
 
 import collections
 import dataclasses
@@ -63,14 +63,14 @@ class Numbers:
 
 @dataclasses.dataclass
 class Clock:
-    """Examples and tokens, in all and since the last reading.
+    """Examples and tokens, in total and since the last reading.
 
     Attributes:
       started: when the current reading began, seconds of `time.monotonic`.
       examples: since then.
       tokens: since then, without padding.
-      all_tokens: in all, without padding.
-      all_slots: in all, with padding.
+      all_tokens: in total, without padding.
+      all_slots: in total, with padding.
     """
 
     started: float = dataclasses.field(default_factory=time.monotonic)
@@ -87,7 +87,7 @@ class Clock:
         self.all_slots += slots
 
     def read(self) -> dict[str, float]:
-        """Rates per second since the last reading, and the share of padding in all."""
+        """Rates per second since the last reading; the share of padding in total."""
         seconds = time.monotonic() - self.started
         rates = {
             "examples_per_s": self.examples / seconds,

@@ -1,5 +1,6 @@
 """What a run tells: a live line in the terminal, and `metrics.jsonl`."""
 
+import io
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ class Tracker:
         """Prints to `console`; the live line needs it to be a terminal."""
         self.console = console
         self._live: Live | None = None
-        self._file = None
+        self._file: io.FileIO | None = None
         self._unwritten = b""
 
     def note(self, text: str) -> None:
@@ -42,8 +43,7 @@ class Tracker:
         """Begins a stage.
 
         Args:
-          name: the stage's.
-          folder: where its `metrics.jsonl` lies; lines of steps after `first`, which a
+          folder: of its `metrics.jsonl`; lines of steps after `first`, which a
             killed run left, are dropped.
           first: step that it starts from.
           total: steps it will have.
@@ -83,6 +83,7 @@ class Tracker:
 
     def _write(self, text: str = "") -> None:
         """Adds to the file; on a full disk later, as soon as there is room."""
+        assert self._file is not None
         said = bool(self._unwritten)
         self._unwritten += text.encode("utf-8")
         try:
@@ -160,8 +161,10 @@ def facts_of(stage) -> dict[str, object]:
 
 
 # How a line reads: the loss, its parts (anything not named here), then these.
-_AFTER_PARTS = ("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty")
-_AFTER_PARTS += ("examples", "tokens", "padding")
+_AFTER_PARTS = (
+    *("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty"),
+    *("examples", "tokens", "padding"),
+)
 
 
 def _place(name: str) -> int:
@@ -179,13 +182,13 @@ def _whole(name: str) -> str:
 
 def _by_language(numbers: Mapping[str, float]) -> dict[str, str]:
     """The lowest and the highest of the numbers that there are for each language."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for name in numbers:
         if "/" in name:
             found.setdefault(_whole(name), []).append(name)
     shown = {}
     for whole, names in found.items():
-        ends = min(names, key=numbers.get), max(names, key=numbers.get)
+        ends = min(names, key=numbers.__getitem__), max(names, key=numbers.__getitem__)
         shown[whole] = " to ".join(
             f"{_number(numbers[name])} ({name.partition('/')[2]})"
             for name in dict.fromkeys(ends)

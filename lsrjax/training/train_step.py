@@ -26,7 +26,6 @@ class Step:
     """What the training step is made of.
 
     Attributes:
-      config: the stage's.
       contents: of its batches, with the losses.
       graphdef: the student's structure.
       optimizer: an optax transformation.
@@ -150,9 +149,6 @@ def make_step(
     """The step of a stage.
 
     Args:
-      config: the stage's.
-      total_steps: optimizer steps of the stage.
-      spec: the student's.
       teacher: the spec of a teacher of views, or None; its views are pooled as the
         student's are.
       idf: of the terms of each view, where the regularizer takes it

@@ -14,7 +14,7 @@ from lsrjax.distributed import processes
 from lsrjax.errors import InputError, TrainingFailed
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
-# With so many bytes free, a disk is not the one that is full.
+# A disk with 1 MiB free is not the one that is full.
 _ROOM = 2**20
 
 
@@ -23,7 +23,6 @@ def opened(workdir: pathlib.Path, console: Console) -> Iterator[None]:
     """Makes a work directory and keeps other runs out of it.
 
     Args:
-      workdir: the run's.
       console: is printed to where the file system knows no locks.
 
     Raises:
