@@ -1,26 +1,23 @@
 """What a run takes, before it takes it: parameters, operations, memory of a device.
 
-`python -m lsrjax.main --config configs/align.py --dry_run --devices 8` compiles each
-stage's step for its longest texts and prints what the compiler reserves. It reads no
-training data and no weights, and the devices may be imaginary.
+Each stage's step is compiled for its longest texts, which tells what the compiler
+reserves. No training data and no weights are read, and the devices may be imaginary.
 """
 
 import dataclasses
 import math
 import os
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from lsrjax.config import fields
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.data.batching.length_shapes import Shape
-from lsrjax.distributed import sharding, topology
+from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student
 from lsrjax.models import retriever
@@ -250,92 +247,6 @@ def plan_stages(
     return plans
 
 
-def dry_run(
-    run_config,
-    console: Console,
-    limit: int | None = None,
-    configs_folder: pathlib.Path | None = None,
-    *,
-    chips: tuple[topology.Chip, Sequence[jax.Device]] | None = None,
-) -> None:
-    """Prints the plan of every stage; the texts are as long as they may be.
-
-    Args:
-      console: where to print.
-      limit: bytes of a device; None: what it has.
-      configs_folder: see `plan_stages`.
-      chips: those to compile for, from `topology.devices`; None: those here.
-    """
-    chip, devices = chips or (None, None)
-    if chip:
-        limit = int(chip.memory) if limit is None else limit
-    for name, plan in plan_stages(run_config, configs_folder, devices).items():
-        with jax.set_mesh(plan.mesh):
-            start = time.perf_counter()
-            compiled, memory = plan.compiled()
-            seconds = time.perf_counter() - start
-            _print(name, plan, memory, console)
-            if chip:
-                for line in _traffic(plan, compiled, chip, seconds):
-                    console.print(f"  {line}", highlight=False)
-            limit = device_limit() if limit is None else limit
-            if limit and memory.total > limit:
-                for line in advice(plan, memory, limit):
-                    console.print(f"  {line}", highlight=False)
-
-
-def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None:
-    config, spec = plan.config, plan.spec
-    _, params = retriever.split(spec)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    encoder = spec.encoder
-    views = " + ".join(f"{view} {size:,}" for view, size in spec.views.items())
-    operations = plan.operations()
-    lines = [
-        f"Stage {name}: {count:,} parameters; {encoder.family} of"
-        f" {encoder.num_layers} layers, {encoder.hidden_size} wide; views {views}",
-        *(f"  {one}" for one in plan.said),
-        f"  mesh data {plan.mesh.shape['data']} x model {plan.mesh.shape['model']}"
-        + (", fsdp" if config.mesh.fsdp else "")
-        + f"; {config.model.dtype}; batch {config.batch_size:,}",
-        "  a device's texts x tokens: "
-        + "; ".join(f"{model} {shape}" for model, shape in plan.shapes.items())
-        + f"; encode_chunk {config.memory.encode_chunk or 'off'}, remat"
-        f" {config.memory.remat}",
-        *(f"  {note}" for note in plan.notes),
-        f"  operations of a step: {operations.both:.3g} (encoder"
-        f" {operations.encoder:.3g}, head {operations.head:.3g})",
-        f"  memory of a device: {size(memory.total)} = parameters"
-        f" {size(memory.params)} + optimizer {size(memory.optimizer)}"
-        + (f" + teacher {size(memory.teacher)}" if memory.teacher else "")
-        + f" + batch {size(memory.batch)} + activations, gradients and vectors"
-        f" {size(memory.step)}",
-    ]
-    for line in lines:
-        console.print(line, highlight=False)
-
-
-def _traffic(plan: StagePlan, compiled, chip: topology.Chip, seconds: float):
-    """What the devices exchange, and how that scales."""
-    found = topology.collectives(compiled)
-    yield f"compiled in {seconds:.0f} s for {plan.mesh.devices.flat[0].device_kind}"
-    each = "; ".join(
-        f"{number} {kind} {size(volume)}" for kind, (number, volume) in found.items()
-    )
-    yield f"exchanged by a device in a step: {each or 'nothing'}"
-    exchanged = sum(volume for _, volume in found.values())
-    flops = plan.operations().both / plan.mesh.size
-    counts = [1, 2, 4, 8, 16, 32, 64]
-    shares = topology.efficiency(chip, flops, exchanged, counts)
-    yield (
-        "expected share of the time in products, each device with the batch it has here"
-        f" ({topology.MFU:.0%} of {chip.peak / 1e12:g} TFLOP/s,"
-        f" {chip.bandwidth / 1e9:g} GB/s between {chip.near} devices, else"
-        f" {chip.network / 1e9:g}; nothing overlaps): "
-        + ", ".join(f"{count}: {share:.0%}" for count, share in shares.items())
-    )
-
-
 def size(count: float) -> str:
     """Bytes, in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
@@ -419,11 +330,3 @@ def _changed(plan: StagePlan, change: dict) -> StagePlan:
         devices = plan.mesh.shape[sharding.DATA]
         shapes = full_shapes(config, devices, plan.spec.roles_apart)
     return dataclasses.replace(plan, config=config, shapes=shapes)
-
-
-def pretend_devices(count: int) -> None:
-    """Makes the program see `count` devices; call it before any is used."""
-    if count < 1:
-        raise InputError(f"--devices is {count}; it is a number of devices.")
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
