@@ -2,7 +2,9 @@
 
 What the policy needs to know of earlier steps is part of the train state, so that a
 step's fate is a pure function of the state and its batch, and a run that goes on
-decides as one that was never stopped.
+decides as one that was never stopped. The guard is no optax transformation, which sees
+updates and the optimizer's state alone: a skipped step leaves the controller of the
+lambdas and the counts of a head's latents as they were, too.
 """
 
 import math
