@@ -46,11 +46,14 @@ class Searcher:
     pivot_tokenizer: TextTokenizer | None = None
 
     @classmethod
-    def of(cls, model, config) -> "Searcher":
-        """A `SavedModel` that encodes with the lengths of a stage's config."""
+    def of(cls, model, config, poll: Callable[[], None] = lambda: None) -> "Searcher":
+        """A `SavedModel` that encodes with the lengths of a stage's config.
+
+        `poll` is that of `TextEncoder`.
+        """
         tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
         return cls(
-            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype),
+            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype, poll=poll),
             model.params,
             config.data.query_length,
             config.data.document_length,
