@@ -1,15 +1,34 @@
+import pathlib
+import re
+
 from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+# The one place of the version; importing the package needs no installation.
+INIT = (HERE / "lsrjax" / "__init__.py").read_text(encoding="utf-8")
 
 setup(
     name="lsrjax",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)[1],
     description="Train learned sparse retrievers across languages, in JAX.",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The lsrjax maintainers",
     license="Apache-2.0",
+    keywords="learned sparse retrieval, SPLADE, MILCO, ColBERT, multilingual, JAX",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Indexing",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["lsrjax", "lsrjax.*"]),
     package_data={
+        "lsrjax": ["py.typed"],
         "lsrjax.data.debian_texts": ["*.md", "*.parquet", "*/*.json"],
         "lsrjax.convert": ["templates/*.py"],
     },
@@ -49,6 +68,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.5",
+            "mypy==2.4.*",
             "torch==2.13.0",
             "sentence-transformers==6.2.*",
             "onnx>=1.17",

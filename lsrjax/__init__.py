@@ -1,3 +1,3 @@
 """lsrjax: learned sparse retrieval across languages, trained in JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,6 +1,8 @@
 import ast
+import functools
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ ROOMS = [
     "lookup",
     "options",
     "finite",
+    "json_files",
     "paths",
     "ops",
     "distributed",
@@ -40,6 +43,7 @@ COMMANDS = {"__main__.py", "main.py", "encode.py", "doctor.py"} | {
 }
 
 
+@functools.cache
 def imported(path):
     """The modules of the package that a file imports, wherever in the file."""
     found = set()
@@ -63,6 +67,13 @@ def test_imports_go_downwards(path):
     else:
         own = relative.parts[0].removesuffix(".py")
         assert rooms <= set(ROOMS[: ROOMS.index(own) + 1])
+
+
+def test_the_readme_shows_the_rooms_from_the_top():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text[text.index("## Layout") :].split("\n    configs/")[0]
+    rooms = re.findall(r"^ {6}(\w+)(?:/|\.py) {2,}\S", shown, re.MULTILINE)
+    assert rooms == ROOMS[::-1]
 
 
 def test_no_file_of_the_package_imports_another_in_a_circle():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from programs import tiny
 from sentence_transformers.sparse_encoder import losses as theirs
 from sentence_transformers.sparse_encoder.modules import (
     SparseAutoEncoder,
@@ -19,7 +20,6 @@ from sentence_transformers.util import maxsim
 
 from lsrjax.losses import objective, regularizers
 from lsrjax.models.dense_heads import Autoencoder
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.views import MultiVector, Vector
 from lsrjax.ops.vocab_pool import vocab_pool
@@ -208,7 +208,9 @@ def test_csr_loss_and_autoencoder():
     )
     wanted.backward()
 
-    encoder = EncoderConfig("bert", 11, size, 1, 1, 1, 8, 1, 0)
+    encoder = tiny.encoder(
+        vocab_size=11, hidden_size=size, num_heads=1, max_positions=8
+    )
     spec = RetrieverSpec(
         "csr",
         encoder,
@@ -221,7 +223,7 @@ def test_csr_loss_and_autoencoder():
     ours.kernel[...], ours.bias[...] = jnp.asarray(weight.T), jnp.asarray(bias)
     # Theirs is 1 after the step in which a latent fires, ours 0.
     ours.center[...], ours.idle[...] = jnp.asarray(center), jnp.asarray(idle - 1.0)
-    graphdef, params = nnx.split(ours, nnx.Param)
+    graphdef, params = nnx.split(ours)
     contrast = {"weight": 0.1, "mask_same_text": False}
     loss = objective.of({"reconstruction": {}, "infonce": contrast})
 

@@ -1,1 +1,1 @@
-"""Measures the parts that decide the speed of a run, on the machine at hand."""
+"""Measures the parts that decide the speed, on the machine at hand."""

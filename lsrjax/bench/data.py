@@ -1,10 +1,12 @@
-"""`data`: how fast the loader makes batches of the embedded data, alone."""
+"""`data`: the speed of the loader alone, on the embedded data."""
 
 import argparse
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,7 +16,7 @@ from lsrjax.bench import measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, size
 from lsrjax.data import sources
 from lsrjax.data.batching import loader
-from lsrjax.data.batching.drawing import GroupBatches, PairBatches, rows_of
+from lsrjax.data.batching.drawing import Build, GroupBatches, PairBatches, rows_of
 from lsrjax.data.batching.orders import Order
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ANY
@@ -78,13 +80,11 @@ def add_command(commands) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What is in some batches.
+    """Contents of some batches.
 
     Attributes:
-      examples: pairs or queries.
       tokens: of the student's texts, without padding.
-      slots: with padding.
-      shapes: different ones; a step is compiled for each.
+      slots: tokens including padding.
     """
 
     examples: int
@@ -94,12 +94,12 @@ class Content:
 
     @property
     def padding(self) -> float:
-        """Share of the slots that hold no token."""
+        """Share of the slots that are padding."""
         return 1 - self.tokens / self.slots
 
 
 class PadToLongest:
-    """In the place of `loader.Batches`: each model's texts as one padded array."""
+    """Stands in for `loader.Batches`: each model's texts as one padded array."""
 
     def __init__(self, source, order: Order, build):
         self._source = source
@@ -107,7 +107,7 @@ class PadToLongest:
         self._build = build
 
     def __getitem__(self, index: int) -> dict:
-        """Batch `index`, as `loader.Batches` gives it but for `place`."""
+        """Batch `index`, like that of `loader.Batches` without `place`."""
         members = self._order[index]
         drawn = self._build.draw(
             [self._source[example] for _, example in members],
@@ -129,20 +129,22 @@ def run(args: argparse.Namespace) -> None:
         f"{measure.machine()}; {args.batches} batches, median of {args.repeats}",
         highlight=False,
     )
-    loaders = {}
+    loaders: dict[tuple[str, str], Any] = {}
     for kind in dict.fromkeys(args.kinds):
         loaders |= _loaders(kind, sizes)
     contents = {
         name: content(batches, args.batches, _examples(name[0], sizes))
         for name, batches in loaders.items()
     }
-    # Other batches each time, since the loader keeps the examples of the last ones; and
-    # those dealt together with them are left out.
+    # Other batches each time, since the loader keeps recent examples; those dealt
+    # together with them are skipped.
     starts = itertools.count(args.batches, args.batches + 64)
+
+    def read(batches, threads: int) -> None:
+        _read(batches, next(starts), args.batches, threads)
+
     runs = {
-        (*name, threads): lambda b=batches, t=threads: _read(
-            b, next(starts), args.batches, t
-        )
+        (*name, threads): functools.partial(read, batches, threads)
         for name, batches in loaders.items()
         for threads in dict.fromkeys(args.threads)
     }
@@ -158,14 +160,13 @@ def _examples(kind: str, sizes: DataSizes) -> int:
     return sizes.batch if kind == "pairs" else max(sizes.batch // 2, 1)
 
 
-def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], object]:
-    """Both loaders over the same examples, by kind and name."""
+def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], Any]:
     multilingual = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     documents = TextField(multilingual, sizes.length)
     if kind == "pairs":
         source = embedded.examples("pair", "train")
         english = TextTokenizer(embedded.ENGLISH_TOKENIZER)
-        build = PairBatches(documents, TextField(english, sizes.length))
+        build: Build = PairBatches(documents, TextField(english, sizes.length))
     else:
         source = _with_random_negatives(
             embedded.examples("group", "train"), sizes.group
@@ -193,7 +194,7 @@ def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], object]:
 
 
 def _with_random_negatives(source, group: int) -> sources.WithNegatives:
-    """For the speed of reading, any documents will do."""
+    """Random negatives: the speed does not depend on the documents."""
     corpus, _ = corpus_of(source)
     if group > len(corpus):
         raise InputError(
@@ -205,9 +206,9 @@ def _with_random_negatives(source, group: int) -> sources.WithNegatives:
 
 
 def content(batches, count: int, examples: int) -> Content:
-    """Counts what is in the first `count` batches of `examples` examples each."""
+    """Counts the contents of the first `count` batches of `examples` examples each."""
     tokens = slots = 0
-    shapes = collections.Counter()
+    shapes: collections.Counter[tuple] = collections.Counter()
     for index in range(count):
         batch = batches[index]
         parts = batch["student"]["parts"]

@@ -1,4 +1,4 @@
-"""`encode`: encoding texts, against SparseEncoder of sentence-transformers."""
+"""`encode`: encoding texts, compared with SparseEncoder of sentence-transformers."""
 
 import argparse
 import contextlib
@@ -8,6 +8,7 @@ import json
 import pathlib
 import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +18,9 @@ from scipy import sparse
 
 from lsrjax.bench import measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, share, size
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import encode
 from lsrjax.convert import open_model, targets
-from lsrjax.convert.portable import Portable
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -29,7 +30,7 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 
 HEADS = ("splade", "milco")
-# What SparseEncoder loads each head from.
+# The export target from which SparseEncoder loads each head.
 _TARGETS = {"splade": "splade", "csr": "csr", "milco": "milco-sparse-encoder"}
 _CALIBRATION_TEXTS = 32
 
@@ -101,12 +102,13 @@ def run(args: argparse.Namespace) -> None:
             f" {model.spec.head!r}. Those it has one for: {', '.join(_TARGETS)}, with"
             " queries that are encoded."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
         targets.TARGETS[target].write(model, _made(folder / "model"))
         theirs = sparse_encoder(str(folder / "model"), trust_remote_code=True)
         ours = _Ours(folder, texts, sizes.batch)
-        found, seconds = {}, {"lsrjax": [], "SparseEncoder": []}
+        found = {}
+        seconds: dict[str, list[float]] = {"lsrjax": [], "SparseEncoder": []}
         for _ in range(args.repeats):
             for name, once in (
                 ("lsrjax", ours),
@@ -130,25 +132,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def documents(count: int) -> list[str]:
-    """So many embedded documents, of all languages alike.
-
-    Raises:
-      InputError: there are fewer.
-    """
+    """`count` embedded documents, evenly from all languages; InputError if too many."""
     texts = embedded.load("train").rows["text"]
     if count > len(texts):
         raise InputError(f"--texts {count}, but there are {len(texts):,}.")
     return [texts[i * len(texts) // count] for i in range(count)]
 
 
-def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portable:
+def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedModel:
     """A model whose vectors have about the wanted share of active terms.
 
-    Args:
-      head: "splade" or "milco", the latter with LexEcho.
-      sizes: of the encoder.
-      active: the share, of the pivot vocabulary where there is one.
-      texts: it is measured on some of them.
+    "splade" or "milco" with LexEcho; the share is of MILCO's pivot vocabulary.
     """
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     encoder = EncoderConfig(
@@ -163,7 +157,8 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portabl
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5,
     )
-    options, pivot = {}, None
+    options: dict[str, Any] = {}
+    pivot = None
     if head == "milco":
         pivot = pathlib.Path(embedded.ENGLISH_TOKENIZER)
         terms = TextTokenizer(pivot).vocab_size
@@ -171,16 +166,18 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portabl
         options["pivot_hidden_size"] = sizes.dim
     spec = RetrieverSpec(head, encoder, special_ids=tokenizer.special_ids, **options)
     params = jax.tree.map(np.array, retriever.init_params(spec, 0))
-    # Far above 0, so that all terms are active and their logits are seen.
+    # Far above 0, so that all terms are active and show their logits.
     bias = params["head"]["mlm"]["bias"]
     bias += 100
     some = texts[:_CALIBRATION_TEXTS]
     view = next(iter(spec.views))
-    seen = TextEncoder(spec, tokenizer, batch_size=16)
-    seen = seen.encode(params, some, sizes.length)[view].toarray()
+    encoder_of_some = TextEncoder(spec, tokenizer, batch_size=16)
+    matrix = encoder_of_some.encode(params, some, sizes.length)[view]
+    assert isinstance(matrix, sparse.csr_matrix)
+    seen = matrix.toarray()
     bias -= np.quantile(np.expm1(seen), 1 - active)
     folder = pathlib.Path(embedded.MULTILINGUAL_TOKENIZER)
-    return Portable(
+    return SavedModel(
         spec, params, folder, pivot, f"random {head}", sizes.length, sizes.length
     )
 
@@ -202,7 +199,7 @@ def _made(folder: pathlib.Path) -> pathlib.Path:
 
 
 class _Ours:
-    """Encodes the texts of a file with the model beside it, each time anew."""
+    """Encodes a file of texts with the model next to it, from scratch on each call."""
 
     def __init__(self, folder: pathlib.Path, texts: list[str], batch: int):
         self._folder, self._batch = folder, batch
@@ -213,7 +210,7 @@ class _Ours:
     def __call__(self) -> sparse.csr_matrix:
         out = self._folder / "vectors.npz"
         out.unlink(missing_ok=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # how far it is
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress
             encode.encode_file(
                 str(self._folder / "model"),
                 self._folder / "texts.jsonl",
@@ -230,17 +227,12 @@ def _theirs(model, texts: list[str], batch: int) -> sparse.csr_matrix:
 
 
 def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
-    """The largest difference of two vectors, as a share of the text's largest weight.
-
-    Args:
-      found: [N, V].
-      wanted: [N, V]; its weights are those that count.
-    """
+    """The largest difference of rows, as a share of the wanted row's largest weight."""
     largest = np.maximum(wanted.max(axis=1).toarray()[:, 0], 1e-30)
     return float((abs(found - wanted).max(axis=1).toarray()[:, 0] / largest).max())
 
 
-def _table(model: Portable, sizes: EncodeSizes, seconds: dict[str, float]) -> Table:
+def _table(model: SavedModel, sizes: EncodeSizes, seconds: dict[str, float]) -> Table:
     table = Table(
         title=f"{model.name}: {sizes.texts:,} documents, batches of {sizes.batch}"
     )

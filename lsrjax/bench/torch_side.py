@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from lsrjax.bench.workload import StepSizes
+from lsrjax.bench.workload import StepSizes, student_of
 from lsrjax.errors import InputError
 from lsrjax.models.encoder_config import EncoderConfig
 
@@ -57,7 +57,7 @@ def encoder(config: EncoderConfig, texts: int, length: int, rounds: int) -> dict
     ids = torch.randint(5, config.vocab_size, (texts, length), device=device)
     mask = torch.ones_like(ids)
     g = torch.randn(texts, length, config.hidden_size, device=device)
-    found = {}
+    found: dict[str, float | str] = {}
     for name in ("eager", "compiled"):
         run = torch.compile(model) if name == "compiled" else model
 
@@ -80,27 +80,16 @@ def encoder(config: EncoderConfig, texts: int, length: int, rounds: int) -> dict
 
 
 def step(sizes: StepSizes, rounds: int) -> dict:
-    """Milliseconds of a SPLADE's step: KL over the documents of queries, and L1."""
+    """Milliseconds of a step of SPLADE: KL over the documents of queries, and L1."""
     import torch
     import transformers
 
     device = _device()
-    config = EncoderConfig(
-        family="bert",
-        vocab_size=sizes.vocab,
-        hidden_size=sizes.dim,
-        num_layers=sizes.layers,
-        num_heads=sizes.heads,
-        intermediate_size=sizes.inner,
-        max_positions=512,
-        type_vocab_size=2,
-        pad_token_id=0,
-    )
     model = transformers.BertForMaskedLM._from_config(
-        _bert_config(config), attn_implementation="sdpa"
+        _bert_config(student_of(sizes).encoder), attn_implementation="sdpa"
     ).to(device)
-    fused = {"fused": True} if device.type == "cuda" else {}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, **fused)
+    fused = True if device.type == "cuda" else None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=fused)
 
     def texts(count, length):
         ids = torch.randint(5, sizes.vocab, (count, length), device=device)

@@ -1,16 +1,17 @@
-"""Retrievers written to a stage's folder, and read back from it."""
+"""Retrievers written to and read from a stage's folder."""
 
 import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lsrjax import finite
+from lsrjax import finite, json_files
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
@@ -18,16 +19,16 @@ from lsrjax.checkpoint.files import (
     MODEL_FILE,
     PIVOT_TOKENIZER,
     TOKENIZER,
-    write_json,
 )
 from lsrjax.checkpoint.set_damaged_aside import listing
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
-# What `save_model` writes, as patterns of names below the folder.
+# The files that `save_model` writes, as patterns relative to the folder.
 MODEL_FILES = (MODEL_FILE, DONE_FILE) + tuple(
     f"{folder}/*"
     for folder in (TOKENIZER, PIVOT_TOKENIZER, CHECKPOINTS, digests.DIGESTS)
@@ -36,29 +37,38 @@ MODEL_FILES = (MODEL_FILE, DONE_FILE) + tuple(
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
-    """A retriever with its weights and tokenizers.
+    """A retriever with its weights and tokenizers, and what is known of its training.
 
     Attributes:
-      spec: what it is.
+      spec: what it is; of a cross-encoder, a `CrossEncoderSpec`.
       params: nested dict of host arrays.
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
-      name: where it came from, for messages.
-      lengths: tokens that texts are cut to, by role ("query", "document"), where the
-        model's own files say so.
+      name: where it came from, for messages and the model card.
+      query_length: tokens a query is cut to; 0: its files do not say.
+      document_length: tokens a document is cut to; 0 as above.
+      config: of the stage that trained it; None where that is not known.
+      results: of the run's evaluation, by language and metric; None without one.
+      evaluation: the same beside other systems, as Markdown; empty without one.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
-      dev: metrics of these weights on a run's dev data; empty without.
+      dev: metrics of these weights on the run's dev data; empty without.
+      stages: configs of all stages of the run by name, which `stage:NAME` refers to.
     """
 
     spec: RetrieverSpec
-    params: dict[str, Any]
+    params: Mapping[str, Any]
     tokenizer: pathlib.Path
     pivot_tokenizer: pathlib.Path | None
     name: str
-    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
-    unused: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    dev: dict[str, float] = dataclasses.field(default_factory=dict)
+    query_length: int = 0
+    document_length: int = 0
+    config: Mapping[str, Any] | None = None
+    results: Mapping[str, Any] | None = None
+    evaluation: str = ""
+    unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(
@@ -67,15 +77,15 @@ def write_model_files(
     tokenizer: pathlib.Path,
     pivot_tokenizer: pathlib.Path | None,
 ) -> None:
-    """Writes what a stage's checkpoints need to be used alone.
+    """Writes the files that make a stage's checkpoints usable on their own.
 
     Raises:
-      InputError: the folder already holds another architecture.
+      InputError: the folder already contains another architecture.
     """
     path = folder / MODEL_FILE
     values = json.loads(json.dumps(spec.to_dict()))
     if path.is_file():
-        # A file of an earlier release lacks fields that were added since.
+        # A file of an earlier release lacks newer fields.
         found = json.loads(json.dumps(_read_spec(path).to_dict()))
         if found != values:
             raise InputError(
@@ -91,42 +101,47 @@ def write_model_files(
             temporary.rename(folder / name)
     if not path.is_file():
         # Once only, so that it stays the file that the digests are of.
-        write_json(path, values)
+        json_files.write_json(path, values)
 
 
-def _differences(found, wanted, prefix=""):
-    for key in sorted(found.keys() | wanted.keys()):
-        a, b = found.get(key), wanted.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"  {prefix}{key}: folder {a!r}, config {b!r}"
+def _differences(found: dict, wanted: dict) -> list[str]:
+    fields = (
+        trees.named(values, ".", is_leaf=lambda one: isinstance(one, list))
+        for values in (found, wanted)
+    )
+    return trees.differences(*fields, ("folder", "config"))
 
 
-def load_model(folder: str | pathlib.Path) -> SavedModel:
+def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel:
     """Reads a stage's retriever from its last checkpoint.
 
     Args:
       folder: a stage's folder, or a run's folder with a single stage.
+      values: read the numbers; otherwise the parameters have shapes alone, and neither
+        a checkpoint nor tokenizers need be there.
 
     Raises:
-      InputError: no model or no checkpoint there, or a damaged one, or one whose
-        numbers are not finite.
+      InputError: no model or no checkpoint there, a damaged one, or one with numbers
+        that are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
-    step = _checked_step(folder)
+    step = _checked_step(folder) if values else 0
     spec = load_spec(folder)
+    _, abstract = retriever.split(spec)
+    tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
+    own, pivot = (path if path.is_dir() else None for path in tokenizers)
+    if not values:
+        return SavedModel(spec, abstract, own, pivot, str(folder))
     manager = ocp.CheckpointManager(
         (folder / CHECKPOINTS).absolute(),
         options=ocp.CheckpointManagerOptions(create=False),
     )
-    _, abstract = retriever.split(spec)
     # The optimizer's state stays on disk.
     restored = manager.restore(
         step,
         args=ocp.args.PyTreeRestore(
             item={"params": abstract},
-            # To the host: whoever uses them knows the devices.
+            # To the host: the caller knows the devices.
             restore_args=jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": abstract}
             ),
@@ -135,19 +150,18 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
     )
     manager.close()
     finite.check_tree(restored["params"], f"{folder}, checkpoint of step {step:,}")
-    pivot = folder / PIVOT_TOKENIZER
     return SavedModel(
         spec,
         restored["params"],
-        folder / TOKENIZER,
-        pivot if pivot.is_dir() else None,
+        own,
+        pivot,
         str(folder),
         dev=digests.read(folder, step).dev,
     )
 
 
 def _checked_step(folder: pathlib.Path) -> int:
-    """The last step of a stage, every byte of which has been looked at."""
+    """The last step of a stage, after every byte of it was verified."""
     digests.check_has_digests(folder)
     steps = digests.recorded_steps(folder)
     if not steps:
@@ -163,11 +177,11 @@ def _checked_step(folder: pathlib.Path) -> int:
 
 
 def save_model(folder: pathlib.Path, model: SavedModel) -> None:
-    """Writes a retriever as the finished folder of a stage, for `load_model`.
+    """Writes a retriever as the folder of a finished stage, for `load_model`.
 
     Args:
       folder: where to; it exists.
-      model: a `SavedModel`, or whatever has its attributes.
+      model: the retriever.
 
     Raises:
       InputError: a number of its parameters is not finite.
@@ -180,28 +194,11 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     manager.wait_until_finished()
     manager.close()
     digests.write(folder, 0, dict(model.dev))
-    write_json(folder / DONE_FILE, {"steps": 0})
-
-
-def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
-    """A stage's retriever with the shapes of its parameters, without their numbers.
-
-    Args:
-      folder: as in `load_model`.
-      name: where it came from, for messages.
-    """
-    folder = _stage_folder(pathlib.Path(folder))
-    spec = load_spec(folder)
-    tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
-    own, pivot = (path if path.is_dir() else None for path in tokenizers)
-    return SavedModel(spec, retriever.split(spec)[1], own, pivot, name)
+    json_files.write_json(folder / DONE_FILE, {"steps": 0})
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
-    """What a stage's retriever is, without its weights.
-
-    Args:
-      folder: as in `load_model`.
+    """A stage's architecture, without its weights.
 
     Raises:
       InputError: there is none, or its head is code that the user has not named;
@@ -217,27 +214,12 @@ def _read_spec(path: pathlib.Path) -> RetrieverSpec:
       InputError: it is no retriever, or its head is code that the user has not named;
         says why.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        head = values["head"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise _no_retriever(path, error) from error
-    try:
-        head_class(head)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    try:
+
+    def parse(values: dict) -> RetrieverSpec:
+        head_class(values["head"])
         return RetrieverSpec.from_dict(values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _no_retriever(path, error) from error
 
-
-def _no_retriever(path: pathlib.Path, error: Exception) -> InputError:
-    problem = str(error).removesuffix(".")
-    return InputError(
-        f"{path} describes no retriever: {problem}. Put back the file that the run"
-        " wrote."
-    )
+    return json_files.read_json(path, "Put back the file that the run wrote.", parse)
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

@@ -1,1 +1,1 @@
-"""The commands: one file each, on one library of flags."""
+"""The commands, one file each, on one library of flags."""

@@ -58,8 +58,8 @@ def _main(given: Given, findings: list[Finding]) -> None:
         joined = _joined(given, findings)
     if not joined:
         shown = number == 0
-        report = [(one, []) for one in findings if shown or one.level == ERROR]
-        _print(report, "" if shown else f"process {number}: ")
+        told = [one for one in findings if shown or one.level == ERROR]
+        _print([(one, []) for one in told], "" if shown else f"process {number}: ")
         _leave(1)
     marker = None
     try:

@@ -25,12 +25,14 @@ from lsrjax.convert.read.hub import is_local, pinned
 from lsrjax.data.reading.files import name_and_rest
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.training import memory_plan, stage_data, stage_parts
+from lsrjax.training import dev_data, memory_plan, stage_data
 from lsrjax.training.early_checks import KEY_FILES, LOOK_SECONDS
 
 OK, WARNING, ERROR = "ok", "warning", "error"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
-_PACKAGES += ("tokenizers", "huggingface_hub", "grain", "numpy")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"),
+    *("tokenizers", "huggingface_hub", "grain", "numpy"),
+)
 _HUB_SECONDS = 5
 
 
@@ -138,7 +140,7 @@ def interconnect() -> Finding:
     rows_DV = jax.make_array_from_callback(
         (len(every), width),
         NamedSharding(mesh, PartitionSpec("all")),
-        lambda index: parts[index[0], None] * columns[None, index[1]],
+        lambda index: np.outer(parts, columns)[index],
     )
     reduce = jax.jit(
         lambda rows_DV: rows_DV.sum(axis=0),
@@ -192,7 +194,7 @@ def _data_of(name: str, stage, kind: str) -> Finding:
     text = f"stage {name}: {count:,} examples"
     text += f" (the first {seen:,} looked at)" if seen < count else ""
     if stage.dev.source:
-        text += f", {stage_parts.dev_examples(stage, kind):,} to evaluate on"
+        text += f", {dev_data.dev_examples(stage, kind):,} to evaluate on"
     if not replaced:
         return Finding(OK, "data", text)
     text += f"; {replaced}, as config.data.bad_records allows: {first[0]}"
@@ -246,7 +248,7 @@ def _bytes(folder: pathlib.Path) -> int:
 
 def hub_ids(run_config) -> dict[tuple[str, str], str]:
     """What a config names of the Hugging Face hub: (kind, id) to the first field."""
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for name, stage in config.stages(run_config).items():
         fields = {
             "tokenizer": stage.tokenizer,

@@ -17,18 +17,20 @@ import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from scipy import sparse
 
 from lsrjax import paths
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import open_portable
-from lsrjax.convert.portable import Portable
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import preemption, processes, terminal
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.retrieval import terms
@@ -147,7 +149,7 @@ def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -
             print(f"{file.rows:,} texts, {speed:,.0f} a second", flush=True)
 
 
-def _digest(params: dict) -> str:
+def _digest(params: Mapping[str, Any]) -> str:
     """Tells weights apart: a run that goes on has others under the same name."""
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(params):
@@ -160,12 +162,13 @@ def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]
         yield some
 
 
-def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
+def _open(out: pathlib.Path, made_of: dict, model: SavedModel) -> VectorFile:
     if out.suffix == ".npz":
         return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
     if not model.spec.sparse:
         return JsonlFile(out, made_of)
-    pivot = model.pivot_tokenizer and TextTokenizer(model.pivot_tokenizer)
+    folder = model.pivot_tokenizer
+    pivot = TextTokenizer(folder) if folder else None
     names = terms.names_of(model.spec, TextTokenizer(model.tokenizer), pivot)
     return JsonlFile(out, made_of, names)
 
@@ -202,5 +205,5 @@ def start() -> None:
     """The command, as a process of its own."""
     terminal.harden()
     # Asked to leave, it says that the same command does the rest.
-    preemption.Guard().start()
+    preemption.Guard(Progress()).start()
     main()

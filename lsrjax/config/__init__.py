@@ -1,4 +1,4 @@
-"""The config of a run: `get_default` has every field, with its default."""
+"""Every field with its default; the checks of a whole run."""
 
 from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry

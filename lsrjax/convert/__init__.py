@@ -1,1 +1,1 @@
-"""Checkpoints of other programs, in and out."""
+"""Models of other programs, read and written; the export targets."""

@@ -1,1 +1,1 @@
-"""Sources, mixing and loading of training data; the embedded data set."""
+"""Examples: reading/ files to examples, batching/ examples to batches."""

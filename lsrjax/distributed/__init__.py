@@ -1,1 +1,1 @@
-"""Meshes, processes, preemption and the watchdog."""
+"""Meshes, processes, SLURM, preemption, the watchdog."""

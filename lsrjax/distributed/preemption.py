@@ -1,19 +1,19 @@
-"""Leaving when asked to: a signal saves the run and ends it with a code of its own.
+"""Preemption: a signal saves the run and ends it with its own exit code.
 
 SIGTERM, SIGUSR1 (which SLURM sends ahead of a time limit, with `--signal=USR1@120`),
-SIGINT (Ctrl-C) and SIGHUP (the terminal has gone) are caught by a thread, since the
-main thread may sit in the compiler or wait for other processes, where no Python handler
-runs. What the thread does depends on what there is to lose:
+SIGINT (Ctrl-C) and SIGHUP (the terminal is closed) are caught by a thread, since the
+main thread may be in the compiler or wait for other processes, where no Python handler
+runs. The thread's action depends on what would be lost:
 
-- Nothing (before the first step, behind a save, in the evaluation of a finished run):
-  what is being written is finished, and the process leaves.
-- A state, while the main thread trains: the loop stops in front of its next step, waits
-  for the steps in flight, and saves.
+- Nothing (before the first step, after a save, in the evaluation of a finished run):
+  pending writes are finished, and the process exits.
+- A state, while the main thread trains: the loop stops before its next step, waits for
+  the steps in flight, and saves.
 - A state, while the main thread compiles or evaluates: in a single process the thread
-  saves it, since the main thread leaves it alone. Several processes agree on a point
+  saves it, since the main thread does not change it. Several processes agree on a point
   to stop at (`Progress.point`), also within the evaluation.
 
-One process of several that is asked tells the others.
+A process that receives a signal informs the others.
 """
 
 import contextlib
@@ -26,31 +26,30 @@ import time
 import jax
 
 from lsrjax.distributed import processes
-from lsrjax.distributed.activity import LEAVING, PROGRESS
+from lsrjax.distributed.activity import LEAVING, Progress
 from lsrjax.distributed.terminal import say
 
-# EX_TEMPFAIL: all is saved; the same command goes on.
+# EX_TEMPFAIL: everything is saved; the same command resumes.
 RESUME = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # A launcher may send a signal to a process and to its group: a second one only counts
-# as another request to leave after so many seconds. A second Ctrl-C counts at once,
-# unless a wrapper has passed on the one that the terminal sent.
+# as another request after this many seconds. A second Ctrl-C counts at once, unless it
+# is the first, passed on by a wrapper as well.
 _PATIENCE = 5.0
 _SAME_KEY = 0.3
 _POLL = 0.05
-# How often processes ask whether another one was told to leave.
+# How often a process checks whether another one was signalled.
 _ASK = 1.0
-# How long one waits for the others' answers, and at the door.
+# Timeouts for the others' answers, and for the barrier before exit.
 _AGREE = 20.0
 _DOOR = 20.0
 _KEY = "preempted"
 
 
 class Guard:
-    """Watches for signals from its start on."""
+    """Watches for signals from `start` on."""
 
-    def __init__(self, progress=PROGRESS):
-        """Does nothing yet."""
+    def __init__(self, progress: Progress):
         self._progress = progress
         self._asked_at = 0.0
         self._reason = ""
@@ -59,13 +58,13 @@ class Guard:
         os.set_blocking(self._write, False)
 
     def start(self) -> "Guard":
-        """Takes the signals; call it in the main thread."""
+        """Installs the handlers; call it in the main thread."""
         self.take_signals()
         threading.Thread(target=self._watch, name="preemption", daemon=True).start()
         return self
 
     def take_signals(self) -> None:
-        """Takes the signals, again where a library has taken them."""
+        """Installs the handlers, also over those of a library."""
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # started with nohup, to outlive the terminal
@@ -74,12 +73,12 @@ class Guard:
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def several(self) -> None:
-        """Says that the processes of the run have found each other."""
+        """Call it once the processes of the run are connected."""
         self.take_signals()
         self._several = processes.count() > 1
 
     def stop(self) -> None:
-        """Asks the other processes no more, at the end of a run."""
+        """Stops asking the other processes, at the end of a run."""
         self._several = False
 
     def _watch(self) -> None:
@@ -108,42 +107,42 @@ class Guard:
         if tell and self._several:
             name = f"{name} of process {processes.index()}"
             self._reason = name
-            # Where the service has gone, this process leaves at least.
+            # If the service is gone, at least this process exits.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 processes.tell(_KEY, name)
         say(f"{self._reason}: saves and leaves.")
         threading.Thread(target=self._act, name="leaving", daemon=True).start()
 
     def _act(self) -> None:
-        """Agrees on where to stop; ends the process where the main thread need not."""
+        """Agrees on where to stop; exits if the main thread need not save."""
         at = self._progress
         passed, unsaved = at.freeze(), at.unsaved
         if self._several:
-            # One number says both.
+            # One number carries both.
             told = processes.exchange(f"{_KEY}/points", 2 * passed + unsaved, _AGREE)
             passed = max(number // 2 for number in told)
             unsaved = any(number % 2 for number in told)
         at.stop_at(passed)
         while True:
-            # A save that is under way is finished first.
+            # A save in progress is finished first.
             with at.held:
                 if at.unsaved and at.rest is not None and not self._several:
                     at.rest()
-                # Another process may need this one to come as far as it has.
+                # Another process may need this one to reach the same point.
                 behind = self._several and unsaved and at.points < passed
                 if not at.unsaved and not behind:
                     self.leave()
             time.sleep(_POLL)
 
     def leave(self) -> None:
-        """Ends the process with `RESUME`, once what is being written is written."""
+        """Ends the process with `RESUME` after pending writes."""
         at = self._progress
         with at.held:
             phase, at.phase = at.phase, LEAVING
             at.pending()
             if self._several:
-                # Who leaves first would seem dead to those who still write. The first
-                # process has the service that the others talk to.
+                # A process that exits early would look dead to those still writing; the
+                # first one hosts the service that they talk to.
                 processes.meet(f"{_KEY}/door", _DOOR)
                 if processes.is_first():
                     time.sleep(1.0)
@@ -157,6 +156,6 @@ class Guard:
 
 
 def _exit() -> None:
-    """Ends the process, whatever its threads wait for."""
-    # Without a flush, which could wait for the main thread: what prints here flushes.
+    """Ends the process, even if its threads wait."""
+    # Without a flush, which could wait for the main thread; prints here flush.
     os._exit(RESUME)

@@ -1,4 +1,4 @@
-"""Several processes that are one run: how they start, agree, and who writes."""
+"""Several processes as one run: how they start, agree, and which one writes."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -18,21 +19,24 @@ from jax.experimental import multihost_utils
 from lsrjax.distributed import slurm, terminal
 from lsrjax.errors import InputError
 
-# How long a process waits for the others to come up, and for what they have to say. A
-# batch's shape may be asked for while another process still evaluates.
+# Timeout for the others to start, and for their answers. A batch's shape may be asked
+# for while another process still evaluates.
 _START_SECONDS = 300
-# How often a process says meanwhile whom it waits for, and how many it names.
+# How often a waiting process reports whom it waits for, and the most it names.
 _SAY_SECONDS, _NAMED = 10.0, 8
 # What JAX needs to know of a SLURM step of several tasks.
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
-_SLURM += ("SLURM_LOCALID",)
-# What C++ refers to, until the process ends.
-_KEPT = []
-# How long a process may be silent before JAX takes it for dead and ends the others: a
-# little longer than the watchdog, which can say what it was at.
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
+# How long a process may be silent before JAX considers it dead and ends the others:
+# longer than the watchdog's timeout, which can report what the process was doing.
 _HEARTBEAT_SECONDS = 50
 _PATIENCE_MS = 24 * 3600 * 1000
-# Answers that stand at a time: more than any loader prefetches.
+# Answers kept at a time: more than any loader prefetches.
 _KEPT_ANSWERS = 4096
 
 
@@ -44,22 +48,21 @@ def start(
     tpu_pod: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Joins the processes of a run; has to come before any use of a device.
+    """Joins the processes of a run; call it before any use of a device.
 
-    With the three arguments, they say who is who. Else SLURM does, in a step of several
-    tasks; else the TPU pod, if the program runs on one; else this process is alone.
+    The first three arguments define the run. Without them SLURM does, in a step of
+    several tasks; else the TPU pod, if the program runs on one; else this process is
+    alone.
 
     Args:
       coordinator: `host:port` of process 0.
-      num_processes: processes of the run.
       process_id: this one's number, from 0.
-      tpu_pod: take it from the TPU pod.
-      environ: environment variables.
+      tpu_pod: take all from the TPU pod.
 
     Raises:
-      InputError: arguments that miss each other, variables of the launcher that are
-        missing or no numbers, processes that did not come, or fewer processes or
-        devices than it has promised.
+      InputError: incomplete arguments, variables of the launcher that are missing or
+        not numbers, processes that did not start, or fewer processes or devices than
+        the launcher promised.
     """
     given = {
         "--coordinator": coordinator,
@@ -73,7 +76,8 @@ def start(
             " --process_id go together."
         )
     promised_devices = None
-    if not missing:
+    options: dict[str, Any]
+    if coordinator is not None and num_processes is not None and process_id is not None:
         _check_numbers(coordinator, num_processes, process_id)
         options = {
             "coordinator_address": coordinator,
@@ -93,9 +97,9 @@ def start(
             promised = None
     else:
         return
-    # The default of some versions cannot reduce between processes.
+    # Some versions' default cannot reduce between processes.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take SIGTERM for itself; lsrjax.distributed.preemption does.
+    # It would handle SIGTERM, which lsrjax.distributed.preemption does.
     jax.config.update("jax_enable_preemption_service", False)
     _, processes, number = expected(
         coordinator, num_processes, process_id, environ=environ
@@ -113,17 +117,17 @@ def start(
 
 
 def check_devices() -> None:
-    """Uses the devices for the first time; of several processes, after `start`.
+    """Uses the devices for the first time; with several processes, after `start`.
 
     Raises:
-      InputError: JAX cannot use any, or not the platform that it is told to.
+      InputError: JAX cannot use any, or not those of the requested platform.
     """
     try:
         jax.devices()
-    # JAX asserts, too, where its platform has no device.
+    # JAX raises AssertionError for a platform without devices.
     except (RuntimeError, AssertionError) as error:
         said = " ".join(str(error).split())[:300] or "it sees no such device"
-        asked = jax.config.jax_platforms
+        asked = jax.config.jax_platforms  # type: ignore[attr-defined]  # made at run time
         if not asked:
             raise InputError(
                 f"JAX cannot use the devices of this machine: {said}. Look at their"
@@ -138,7 +142,6 @@ def check_devices() -> None:
 
 
 def _check_numbers(coordinator: str, processes: int, number: int) -> None:
-    """Refuses arguments that make no run."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise InputError(
@@ -152,7 +155,6 @@ def _check_numbers(coordinator: str, processes: int, number: int) -> None:
 
 
 def _check_slurm(environ: Mapping[str, str]) -> None:
-    """Refuses a step of several tasks that the environment describes in part."""
     missing = [name for name in _SLURM if not environ.get(name)]
     if missing:
         raise InputError(
@@ -167,7 +169,6 @@ def _check_slurm(environ: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _said_while_waiting(processes: int, number: int):
-    """Says every now and then whom this process waits for, until it is left."""
     others = [str(other) for other in range(processes) if other != number]
     named = ", ".join(others[:_NAMED]) + ", …" * (len(others) > _NAMED)
     done, started = threading.Event(), time.monotonic()
@@ -188,11 +189,7 @@ def _said_while_waiting(processes: int, number: int):
 
 
 def _connect(options: dict) -> None:
-    """Joins JAX's coordination service.
-
-    Raises:
-      InputError: the processes did not find each other.
-    """
+    """Joins JAX's coordination service, or raises InputError."""
     try:
         with _loss_is_told():
             jax.distributed.initialize(
@@ -200,14 +197,15 @@ def _connect(options: dict) -> None:
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 **options,
             )
-    # An address without a port is an IndexError, a variable of JAX that is no number a
-    # ValueError, a connection that is refused whatever the library has for it.
+    # An address without a port raises IndexError, a variable of JAX that is not a
+    # number ValueError, a refused connection an exception of the library.
     except Exception as error:
-        # What is left of the attempt would wait for the others again, at the end.
+        # The remains of the attempt would wait for the others again at exit.
         state = _state()
-        _KEPT.extend((state.client, state.service))
+        _never_free(state.client)
+        _never_free(state.service)
         state.client = state.service = None
-        # That is what the function for a lost connection makes of a timeout.
+        # The callback for a lost connection turns a timeout into this.
         timed_out = "bad_cast" in str(error)
         reason = f"in {_START_SECONDS} s" if timed_out else f"({error})"
         raise InputError(
@@ -219,11 +217,11 @@ def _connect(options: dict) -> None:
 
 @contextlib.contextmanager
 def _loss_is_told():
-    """Within it, JAX's client is made so that a lost connection is told in a line.
+    """Within it, JAX's client reports a lost connection in one line.
 
-    Left to itself, the client logs a fatal error with the stacks of C++. It takes a
-    function to call instead, whose argument jaxlib may be unable to hand to Python:
-    then C++ aborts, for which the function is called, too.
+    By default the client logs a fatal error with C++ stacks. It accepts a callback
+    instead, whose argument jaxlib may be unable to convert to Python: then C++ aborts,
+    so the callback also handles SIGABRT.
     """
     from jax._src import distributed
 
@@ -238,14 +236,18 @@ def _loss_is_told():
     finally:
         library.get_distributed_runtime_client = made
     if made.__doc__ and "missed_heartbeat_callback" in made.__doc__:
-        # Python's own handlers wait for the main thread, which may never come.
+        # Python's own handlers wait for the main thread, which may never run.
         handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_lost)
-        _KEPT.append(handler)
+        _never_free(handler)
         ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
+def _never_free(thing) -> None:
+    """Keeps what C++ refers to until the process ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 def _lost(status) -> None:
-    """Says that the connection to the other processes is lost, and ends this one."""
     state = _state()
     terminal.say(
         f"Error: process {state.process_id} of {state.num_processes} has lost another"
@@ -257,17 +259,17 @@ def _lost(status) -> None:
 
 
 def _state():
-    # JAX has no public door to its client.
+    # JAX has no public access to its client.
     from jax._src import distributed
 
     return distributed.global_state
 
 
 def _bound(coordinator: str, process_id: int) -> dict[str, str]:
-    """Where process 0 listens: on the address it is told, not on all interfaces.
+    """Makes process 0 listen on its given address, not on all interfaces.
 
-    JAX listens on all of them where that address is none of this host, as behind
-    address translation, or where a name stands for the loopback here and for another
+    Empty, so that JAX listens on all of them, if that address is not one of this host,
+    as behind address translation, or if the name is the loopback here and another
     interface elsewhere.
     """
     host = coordinator.rpartition(":")[0].strip("[]")
@@ -288,15 +290,7 @@ def _bound(coordinator: str, process_id: int) -> dict[str, str]:
 
 
 def check(processes: int | None, devices: int | None) -> None:
-    """Compares what there is with what the launcher has promised.
-
-    Args:
-      processes: promised processes.
-      devices: promised devices of all processes together.
-
-    Raises:
-      InputError: names both numbers.
-    """
+    """Compares the run with what the launcher promised; InputError if it differs."""
     if processes and jax.process_count() != processes:
         raise InputError(
             f"The launcher promised {processes} processes, but"
@@ -318,9 +312,9 @@ def expected(
     *,
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[str, int, int]:
-    """Host of process 0, processes, and this one's number, before they have met.
+    """Host of process 0, processes, and this one's number, before they connect.
 
-    As far as it is known then: the host may be empty. Arguments are those of `start`.
+    The host may be empty, if it is not yet known. Arguments as of `start`.
     """
     if coordinator is not None:
         host = coordinator.rpartition(":")[0]
@@ -335,13 +329,13 @@ def expected(
 def _slurm_tasks(environ) -> int:
     """Tasks of the SLURM step that this process belongs to; 0 outside of one.
 
-    The script of a job, which runs once, has the job's SLURM_NTASKS but no step.
+    A job's batch script, which runs once, has the job's SLURM_NTASKS but no step.
     """
     return slurm.whole(environ, "SLURM_STEP_NUM_TASKS", 0)
 
 
 def _slurm_gpus(environ) -> int | None:
-    """GPUs of all nodes of the step, as far as SLURM says."""
+    """GPUs of all nodes of the step; None if SLURM does not say."""
     per_node = environ.get("SLURM_GPUS_ON_NODE", "")
     nodes = environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_NNODES") or "1"
     known = per_node.isdecimal() and nodes.isdecimal()
@@ -349,17 +343,17 @@ def _slurm_gpus(environ) -> int | None:
 
 
 def _slurm_devices(environ) -> list[int] | None:
-    """This task's devices among those that it sees; None: what JAX would take.
+    """This task's devices among the visible ones; None: JAX's choice.
 
-    JAX takes one for each task, which leaves devices idle where a node runs one task.
+    JAX takes one for each task, which leaves devices idle if a node runs one task.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     count = len([part for part in visible.split(",") if part.strip()])
     if not count:
         return None
-    # Such as "4(x2)" or "2,1"; the first number is of the first node.
-    first = re.match(r"\d*", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))[0]
-    tasks = int(first or "1") or 1
+    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
+    named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    tasks = max(int(named[0]), 1) if named else 1
     share = max(count // tasks, 1)
     own = slurm.whole(environ, "SLURM_LOCALID", 0)
     first = own * share if count >= tasks else 0
@@ -367,17 +361,17 @@ def _slurm_devices(environ) -> list[int] | None:
 
 
 def met() -> bool:
-    """Whether the processes of a run of several have found each other."""
+    """Whether the processes of a run of several are connected."""
     return jax.distributed.is_initialized()
 
 
 def count() -> int:
-    """Processes of the run; 1 before they have found each other."""
+    """Processes of the run; 1 before they are connected."""
     return _state().num_processes if met() else 1
 
 
 def index() -> int:
-    """This process's number; 0 before they have found each other."""
+    """This process's number; 0 before they are connected."""
     return _state().process_id if met() else 0
 
 
@@ -387,20 +381,17 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process is here."""
+    """Returns once every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def largest(topic: str, number: int, value: int) -> int:
-    """The largest of the values that the processes have for question `number`.
+    """The largest of the processes' values for question `number`.
 
-    Host to host, so it neither waits for the devices nor holds them up.
+    Host to host: neither waits for the devices nor delays them.
 
-    Args:
-      topic: one line of questions.
-      number: each is asked once, about in order.
-      value: this process's answer, a whole number.
+    A topic is a series of questions, each asked once, about in order.
     """
     if jax.process_count() == 1:
         return value
@@ -410,7 +401,7 @@ def largest(topic: str, number: int, value: int) -> int:
         return f"lsrjax/{topic}/{number}/{process}"
 
     mine = jax.process_index()
-    # A run that goes back asks again, and the answer is the same.
+    # A run that rolls back asks again, with the same answer.
     client.key_value_set(key(number, mine), str(value), allow_overwrite=True)
     if number >= _KEPT_ANSWERS:
         client.key_value_delete(key(number - _KEPT_ANSWERS, mine))
@@ -421,17 +412,10 @@ def largest(topic: str, number: int, value: int) -> int:
 
 
 def gather(topic: str, text: str, seconds: float) -> list[str | None]:
-    """What all processes say, in process 0; the others get an empty list.
+    """The texts of all processes, in process 0; an empty list in the others.
 
-    Host to host, so it works where devices do not reach each other.
-
-    Args:
-      topic: asked once.
-      text: what this process says.
-      seconds: how long process 0 waits for all of them together.
-
-    Returns:
-      A text for each process; None for one that has said nothing in time.
+    Host to host, so it works where devices cannot reach each other. A topic is used
+    once. Process 0 waits `seconds` for all together; a missing text is None.
     """
     if jax.process_count() == 1:
         return [text]
@@ -440,7 +424,7 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
         client.key_value_set(f"lsrjax/{topic}/{jax.process_index()}", text)
         return []
     deadline = time.monotonic() + seconds
-    said = [text]
+    said: list[str | None] = [text]
     for process in range(1, jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:
@@ -452,13 +436,7 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
 
 
 def first_says(topic: str, text: str | None, seconds: float) -> str | None:
-    """What process 0 says, in all of them; None if it says nothing in time.
-
-    Args:
-      topic: told once.
-      text: what process 0 says.
-      seconds: how long the others wait.
-    """
+    """The text of process 0, or None after `seconds`; a topic is used once."""
     if jax.process_count() == 1:
         return text
     client, key = _client(), f"lsrjax/{topic}"
@@ -472,12 +450,12 @@ def first_says(topic: str, text: str | None, seconds: float) -> str | None:
 
 
 def tell(key: str, value: str) -> None:
-    """Writes a value where every process can read it, over the one before."""
+    """Stores a value that every process can read, replacing the one before."""
     _client().key_value_set(f"lsrjax/{key}", value, allow_overwrite=True)
 
 
 def peek(key: str) -> str:
-    """The value that a process has told; nothing where none has, or none answers."""
+    """The stored value; empty if there is none or the service does not answer."""
     try:
         return _client().key_value_try_get(f"lsrjax/{key}")
     except jax.errors.JaxRuntimeError:
@@ -485,13 +463,7 @@ def peek(key: str) -> str:
 
 
 def exchange(topic: str, value: int, seconds: float) -> list[int]:
-    """The values of all processes that tell theirs within so many seconds.
-
-    Args:
-      topic: asked once.
-      value: this process's, a whole number.
-      seconds: to wait for each.
-    """
+    """The values of processes that answer in time; a topic is used once."""
     tell(f"{topic}/{index()}", str(value))
     found = []
     for process in range(count()):
@@ -503,11 +475,7 @@ def exchange(topic: str, value: int, seconds: float) -> list[int]:
 
 
 def meet(name: str, seconds: float) -> bool:
-    """Waits for the other processes; no device takes part.
-
-    Returns:
-      Whether all came within so many seconds.
-    """
+    """Waits for the other processes without the devices; whether all came in time."""
     try:
         _client().wait_at_barrier(f"lsrjax/{name}", int(1000 * seconds))
     except jax.errors.JaxRuntimeError:

@@ -1,12 +1,12 @@
-"""How arrays lie on the devices: the mesh, one table for parameters, and batches.
+"""The mesh, the partition rules of parameters, and the placement of arrays.
 
 The mesh has two axes. Texts are divided over `data`; attention heads, the inner width
-of feed-forward blocks and the vocabularies over `model`. The compiler moves what has to
-move, so a computation is written once, for all texts and terms, and gives the same
-result however it is cut. `fsdp` also keeps parameters and the optimizer's state divided
+of feed-forward blocks and the vocabularies over `model`. The compiler inserts the
+communication, so a computation is written once, for all texts and terms, and its result
+does not depend on the mesh. `fsdp` also divides parameters and the optimizer's state
 over `data`, and gathers a layer's parameters where they are used.
 
-Code below works in the mesh that `jax.set_mesh` has set, and without one.
+The functions work in the mesh that `jax.set_mesh` has set, and without one.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ DATA, MODEL = "data", "model"
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where one kind of parameter goes.
+    """The partition of one kind of parameter.
 
     Attributes:
       pattern: regex for the end of the parameter's path.
       axes: mesh axis of each dimension.
-      otherwise: the axes instead, where the sizes do not divide; None: replicated.
+      otherwise: the axes if the sizes do not divide; None: replicated.
       heads: whole attention heads stay together.
     """
 
@@ -43,8 +43,8 @@ class Rule:
 
 
 RULES = (
-    # Tables over a vocabulary that does not divide are stored by hidden dimension; the
-    # pooling brings them into even slices of the vocabulary by itself.
+    # A table over a vocabulary that does not divide is stored by hidden dimension; the
+    # pooling redistributes it into even slices of the vocabulary.
     Rule("embeddings/word/embedding", (MODEL, None), (None, MODEL)),
     Rule("mlm/decoder", (MODEL, None), (None, MODEL)),
     Rule("mlm/bias", (MODEL,)),
@@ -75,12 +75,11 @@ _STACKED = re.compile("(^|/)layers(?=/)")
 def make_mesh(
     data: int, model: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """The mesh over all devices of all processes.
+    """The mesh over all devices of all processes, or over `devices`.
 
     Args:
-      data: devices that texts are divided over; -1: as many as there are.
-      model: devices that heads, inner widths and vocabularies are divided over; -1.
-      devices: instead of all.
+      data: devices that texts are divided over; -1: the remaining ones.
+      model: devices that heads, inner widths and vocabularies are divided over; or -1.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices.
@@ -106,7 +105,7 @@ def make_mesh(
 
 
 def on_one_device():
-    """A context without a mesh: what is computed in it stays in this process."""
+    """A context without a mesh: its computation stays in this process."""
     return jax.set_mesh(Mesh(np.empty((), object), ()))
 
 
@@ -117,18 +116,16 @@ def axis_size(axis: str) -> int:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Says over which mesh axis each dimension of `x` is divided (None: whole)."""
+    """Constrains each dimension of `x` to a mesh axis (None: not divided)."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
 def gathered(params: dict, num_heads: int) -> dict:
-    """Parameters of a layer as they are computed with: whole over `data`.
+    """Parameters of a layer for computation: not divided over `data`.
 
-    Args:
-      params: nested dict; paths may begin anywhere in the model's.
-      num_heads: attention heads.
+    The nested dict's paths may begin anywhere in the model's.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return params
@@ -143,13 +140,7 @@ def gathered(params: dict, num_heads: int) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where each parameter of a model lies.
-
-    Attributes:
-      mesh: the mesh.
-      specs: partition of each parameter, by path.
-      notes: what could not be divided as the table says, and what is done instead.
-    """
+    """The partition of each parameter by path, and notes on what does not divide."""
 
     mesh: Mesh
     specs: Mapping[str, P]
@@ -158,8 +149,8 @@ class Layout:
     def shardings(self, tree):
         """Sharding of each leaf of a train state, or of parameters.
 
-        A leaf whose path ends in a parameter's (as the optimizer's moments do) lies as
-        the parameter does; all others are on every device.
+        A leaf whose path ends in a parameter's (like the optimizer's moments) has the
+        parameter's sharding; all others are replicated.
         """
 
         def of(path, leaf):
@@ -172,6 +163,27 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(of, tree)
 
+    def abstract(self, tree):
+        """A train state, or parameters, as shapes with their shardings."""
+        return abstract(tree, self.shardings(tree))
+
+
+def abstract(tree, shardings):
+    """The shapes of arrays with shardings."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        tree,
+        shardings,
+    )
+
+
+def layout_of(spec, params: dict, mesh: Mesh, fsdp: bool) -> Layout:
+    """`layout` of a model, by the spec of its architecture."""
+    heads = spec.encoder.num_heads
+    return layout(params, mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules)
+
 
 def layout(
     params: dict,
@@ -181,19 +193,17 @@ def layout(
     fsdp: bool,
     rules: Sequence[Rule] = (),
 ) -> Layout:
-    """Applies the table to a model.
+    """Applies the rules to a model.
 
     Args:
-      params: (abstract) parameters.
-      mesh: the mesh.
-      num_heads: attention heads.
-      fsdp: divide matrices over `data` too, by their largest dimension that divides.
-      rules: of a head, besides those of the table.
+      fsdp: divide matrices over `data` too, along their largest dimension that divides.
+      rules: of a head, in addition to `RULES`.
 
     Raises:
-      InputError: a parameter that no rule, or more than one, is made for.
+      InputError: a parameter that no rule, or more than one, matches.
     """
-    specs, undivided = {}, {}
+    specs = {}
+    undivided: dict[str, list[str]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
         axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads, rules)
@@ -212,7 +222,7 @@ def layout(
 def _axes(
     name, shape, model: int, num_heads: int, more: Sequence[Rule] = ()
 ) -> tuple[tuple, str]:
-    """Axes of a parameter, and what stands against those of its rule."""
+    """Axes of a parameter, and why they differ from those of its rule."""
     if _STACKED.search(name):
         axes, problem = _axes(_STACKED.sub("", name), shape[1:], model, num_heads, more)
         return (None, *axes), problem
@@ -240,7 +250,7 @@ def _axes(
 
 def _with_data(name, axes, shape, mesh: Mesh) -> tuple:
     if _STACKED.search(name):
-        # Whole layers are not divided: each is gathered where it is computed.
+        # The axis of layers is not divided: each layer is gathered where it is used.
         return (None, *_with_data("", axes[1:], shape[1:], mesh))
     if len(shape) < 2:
         return axes
@@ -257,7 +267,7 @@ def _with_data(name, axes, shape, mesh: Mesh) -> tuple:
 
 
 def place(tree, shardings):
-    """Puts host values, the same in every process, where they belong."""
+    """Places host values, the same in every process, on the devices."""
 
     def put(value, sharding):
         value = np.asarray(value)
@@ -269,7 +279,7 @@ def place(tree, shardings):
 
 
 def local_rows(mesh: Mesh) -> list[int]:
-    """The places on the `data` axis that this process has devices at."""
+    """The places on the `data` axis at which this process has devices."""
     mine = jax.process_index()
     return [
         row
@@ -283,7 +293,6 @@ def to_global(batch, mesh: Mesh, rows: Sequence[int]):
 
     Args:
       batch: tree of host arrays [len(rows) * k, ...]; k may differ between leaves.
-      mesh: the mesh.
       rows: the places on the `data` axis that the arrays are for, in order.
 
     Returns:
@@ -312,7 +321,7 @@ def over_data(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """On every device."""
+    """A whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
@@ -322,10 +331,7 @@ def over_vocabulary(
     """Calls `pool(h, w, b, mask)` on each device's texts and slice of the vocabulary.
 
     Args:
-      pool: returns arrays [B, V], each term computed on its own.
-      h_BLD: hidden states.
-      w_VD: one row for each term.
-      b_V: one bias for each term.
+      pool: returns arrays [B, V], with each term independent of the others.
       mask_BL: non-zero at tokens.
 
     Returns:
@@ -342,7 +348,7 @@ def over_vocabulary(
         pool,
         in_specs=(P(DATA), P(MODEL), P(MODEL), P(DATA)),
         out_specs=P(DATA, MODEL),
-        # The pooling's loops start from constants, which the check takes for values
+        # The pooling's loops start from constants, which the check mistakes for values
         # that differ between devices.
         check_vma=False,
     )(h_BLD, w_VD, b_V, mask_BL)

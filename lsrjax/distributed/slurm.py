@@ -1,10 +1,9 @@
-"""Where the tasks of a SLURM step meet: a port of their own on the first node.
+"""How the tasks of a SLURM step find each other: a reserved port on the first node.
 
-JAX's coordinator may share its port with another one on the same host, without an
-error in either, and the processes of two runs are mixed up. So task 0 holds a port
-that no other program can hold at the same time, the door, and its coordinator has the
-next one. The other tasks knock at the doors that it may have, and say whom they look
-for.
+JAX's coordinators may share a port on one host without an error in either, and the
+processes of two runs are mixed up. So task 0 holds a port that no other program can
+hold at the same time, the door, and its coordinator uses the next one. The other tasks
+try all possible doors and name the step that they belong to.
 """
 
 import contextlib
@@ -16,24 +15,20 @@ from collections.abc import Mapping
 
 from lsrjax.errors import InputError
 
-# Above those that Linux gives to outgoing connections, which end at 60999.
+# Above the range that Linux uses for outgoing connections, which ends at 60999.
 _FIRST, _DOORS = 61_440, 2_000
-# Doors that a step may have, far enough apart for those of the next jobs.
+# Candidate doors of a step, spaced apart from those of the next jobs.
 _TRIED, _STRIDE = 16, 127
-# For one answer; what else may listen at a door need not say anything.
+# For one answer; another program at a door may never answer.
 _ANSWER_SECONDS = 2.0
 
 
 def meet(environ: Mapping[str, str], seconds: float) -> str:
-    """The `host:port` that a step's coordinator has; task 0 also holds it.
-
-    Args:
-      environ: of a task of a SLURM step.
-      seconds: how long to look for task 0.
+    """The `host:port` of a step's coordinator; task 0 also reserves it.
 
     Raises:
-      InputError: the first node has no name here, does not answer, or has no free
-        port.
+      InputError: the first node's name has no address, or it does not answer in
+        `seconds` or has no free port.
     """
     host = first_host(environ["SLURM_STEP_NODELIST"])
     step_name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
@@ -49,11 +44,7 @@ def meet(environ: Mapping[str, str], seconds: float) -> str:
 
 
 def whole(environ: Mapping[str, str], name: str, default: int) -> int:
-    """An environment variable that is a number, 0 or more; empty is as absent.
-
-    Raises:
-      InputError: it is something else.
-    """
+    """A non-negative number from the environment, or InputError; empty is unset."""
     text = environ.get(name, "").strip()
     if text and not text.isdecimal():
         raise InputError(
@@ -65,27 +56,20 @@ def whole(environ: Mapping[str, str], name: str, default: int) -> int:
 
 def first_host(nodes: str) -> str:
     """`node007` of `node[007,010-015],login1`."""
-    before, number, after = re.match(
-        r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,\[]*))?", nodes
-    ).groups(default="")
-    return before + number + after
+    first = re.match(r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,\[]*))?", nodes)
+    return "".join(first.groups(default="")) if first else ""
 
 
 def _doors(job: int, step: int) -> list[int]:
-    """The ports that a step's door may have, in order; each has a free one behind."""
+    """The candidate ports for a step's door, in order; each has its next one spare."""
     first = job + 31 * step
     return [_FIRST + 2 * ((first + _STRIDE * i) % _DOORS) for i in range(_TRIED)]
 
 
 def hold(doors: list[int], name: bytes) -> int:
-    """Takes the first free door, until this process ends.
+    """Holds the first free door until this process ends; InputError if none is free.
 
-    Args:
-      doors: ports to try.
-      name: what those who knock have to say.
-
-    Raises:
-      InputError: none is free.
+    Answers visitors that send `name`.
     """
     for port in doors:
         try:
@@ -128,16 +112,10 @@ def _answer(listener: socket.socket, name: bytes) -> None:
 
 
 def find(host: str, doors: list[int], name: bytes, seconds: float) -> int:
-    """The door that task 0 holds.
-
-    Args:
-      host: task 0's.
-      doors: ports to try.
-      name: of whom to look for.
-      seconds: how long.
+    """The door that task 0 holds under a name.
 
     Raises:
-      InputError: the host has no address, or nobody of this name answers.
+      InputError: the host has no address, or task 0 does not answer.
     """
     deadline = time.monotonic() + seconds
     try:

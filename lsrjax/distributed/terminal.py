@@ -1,7 +1,7 @@
-"""Standard output and error that end no run, whatever becomes of their readers.
+"""Standard output and error whose failures do not end a run.
 
-A closed pipe, a full disk behind a redirection, a terminal that has gone or one that
-knows ASCII only is no reason to lose what was trained.
+A closed pipe, a full disk behind a redirection, a closed terminal or one that shows
+only ASCII must not cost a trained state.
 """
 
 import contextlib
@@ -10,38 +10,38 @@ import sys
 
 
 class Lasting:
-    """A text stream that drops what cannot be written, and tries again with the next.
+    """A text stream that drops what cannot be written, and keeps trying.
 
     Characters that its encoding lacks are written as `?`.
     """
 
     def __init__(self, stream):
-        """Writes to `stream`; None: to nothing, as Python's own where it is closed."""
+        """Writes to `stream`; to nothing if it is None, as Python sets a closed one."""
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes what can be written; returns the length of the text."""
+        """Writes if possible; returns the length of the text."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         known = text.encode(encoding, "replace").decode(encoding)
         if self._stream is not None:
-            # A closed stream says ValueError.
+            # A closed stream raises ValueError.
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write(known)
         return len(text)
 
     def writelines(self, lines) -> None:
-        """Writes all of them."""
+        """Writes all lines."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hands on what is buffered."""
+        """Flushes the stream, if possible."""
         if self._stream is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether a terminal shows it."""
+        """Whether the stream is a terminal."""
         try:
             return self._stream is not None and self._stream.isatty()
         except (OSError, ValueError):
@@ -52,8 +52,8 @@ class Lasting:
 
 
 def harden() -> None:
-    """Makes standard output and error of this process outlast their readers."""
-    # The next file that is opened would else be what is printed to.
+    """Makes standard output and error of this process `Lasting`."""
+    # Otherwise the next file opened would take the number of a closed stream.
     for number in range(3):
         try:
             os.fstat(number)
@@ -66,8 +66,8 @@ def harden() -> None:
 
 
 def say(message: str) -> None:
-    """Writes a line to stderr, whatever the terminal shows."""
-    # A live line may have hidden the cursor.
+    """Writes a line to stderr, over any live display."""
+    # A live display may have hidden the cursor.
     shown = "\x1b[?25h" if sys.stderr.isatty() else ""
     with contextlib.suppress(OSError):
         os.write(2, f"{shown}{message}\n".encode())

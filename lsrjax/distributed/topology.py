@@ -1,8 +1,8 @@
-"""Chips that this machine does not have: their devices, to compile for, and traffic.
+"""Devices of chips that this machine does not have, to compile for; their traffic.
 
 XLA compiles for a TPU slice with libtpu and for Nvidia GPUs with JAX's CUDA plugin, no
-chip needed. The compiled program says what a device holds and what it exchanges with
-the others; what a run's time is made of follows from the vendors' data sheets.
+chip needed. The compiled program shows what a device stores and what it exchanges with
+the others; estimates of time follow from the vendors' data sheets.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from lsrjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a chip gives, by its data sheet.
+    """Capabilities of a chip, from its data sheet.
 
     Attributes:
-      memory: bytes that a program can take.
+      memory: bytes available to a program.
       peak: FLOP/s of bfloat16 products.
       bandwidth: bytes/s that a device sends to others, one way: of all links of a TPU,
         of NVLink between the GPUs of a host.
-      network: the same beyond `near` devices; of a TPU slice the same again.
-      near: devices that the bandwidth reaches.
+      network: the same beyond `near` devices; for a TPU slice equal to `bandwidth`.
+      near: devices that the bandwidth applies to.
     """
 
     memory: float
@@ -46,10 +46,10 @@ CHIPS = {
     # A network card of 400 Gb/s for each GPU of a host.
     "h100": Chip(80e9, 989e12, 450e9, 50e9, 8),
 }
-# Products reach this share of the peak; docs/performance.md has what was measured.
+# Products reach this share of the peak; docs/performance.md has the measurements.
 MFU = 0.4
 
-# What XLA has to know of a GPU that it does not see.
+# Properties of a GPU that XLA cannot query without one.
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -66,11 +66,7 @@ runtime_version { major: 13 } device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 def devices(name: str) -> tuple[Chip, Sequence[jax.Device]]:
-    """The chip and the devices of a topology such as "v5e:4x4" or "h100:8".
-
-    Raises:
-      InputError: there is no such topology, or nothing here compiles for it.
-    """
+    """The chip and devices of "v5e:4x4", "h100:8", …; InputError if not available."""
     kind, _, shape = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise InputError(
@@ -81,10 +77,10 @@ def devices(name: str) -> tuple[Chip, Sequence[jax.Device]]:
     try:
         if kind == "h100":
             return CHIPS[kind], _gpus(math.prod(map(int, shape.split("x"))))
-        # Without it, libtpu asks the network which chips there are.
+        # Without it, libtpu queries the network for chips.
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        # No chip is taken, so others may have libtpu open as well.
+        # No chip is used, so other processes may have libtpu open as well.
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         importlib.import_module("libtpu")
         return CHIPS[kind], topologies.get_topology_desc(name, "tpu").devices
@@ -100,7 +96,7 @@ def devices(name: str) -> tuple[Chip, Sequence[jax.Device]]:
 
 def _gpus(count: int) -> Sequence[jax.Device]:
     plugin = importlib.import_module("jax_plugins.xla_cuda13")
-    jax.devices()  # JAX looks for plugins by itself, once; it says so if it is second
+    jax.devices()  # discovers plugins, once; ours may be a second call
     try:
         plugin.initialize()
     except jax.errors.JaxRuntimeError as error:
@@ -126,11 +122,12 @@ _CALL = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?%?([\w.\-]+)
 
 
 def collectives(compiled: jax.stages.Compiled) -> dict[str, tuple[int, int]]:
-    """How many results of each kind of exchange a step makes on a device, and bytes.
+    """Number and total bytes of the results of each collective in a device's step.
 
-    What stands in a loop counts as often as the loop runs, once where that is unknown.
+    A collective in a loop counts once per iteration, or once if their number is
+    unknown.
     """
-    bodies, entry = _computations(compiled.as_text())
+    bodies, entry = _computations(compiled.as_text() or "")
     number: Counter = Counter()
     volume: Counter = Counter()
 
@@ -153,13 +150,13 @@ def _bytes_of(match: re.Match) -> int:
         _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
         for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", match["shapes"])
     ]
-    # An asynchronous one gives back what it was given, too.
+    # The result of an asynchronous start includes its operands.
     started = "-start(" in match[0] and match["kind"] != "all-reduce"
     return max(total) if started else sum(total)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation of a compiled program, and the first one's name."""
+    """The lines of each computation of a compiled program, and the entry's name."""
     bodies: dict[str, list[str]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -177,14 +174,12 @@ def efficiency(
     """Share of the time that products take, by the number of devices.
 
     Every device keeps its share of the batch, so products take the same time; a ring
-    passes (n - 1) / n of what is exchanged, twice where it is summed, which
-    `exchanged` counts once. Nothing is assumed to overlap.
+    passes (n - 1) / n of the volume, twice for sums, which `exchanged` counts once.
+    Assumes no overlap.
 
     Args:
-      chip: of all devices.
       flops: of a device in a step.
-      exchanged: bytes that a device's exchanges give back in a step.
-      counts: numbers of devices.
+      exchanged: bytes of the results of a device's collectives in a step.
     """
     products = flops / (chip.peak * MFU)
 

@@ -1,10 +1,10 @@
-"""Ends a run that has stopped coming forward, and says where it stands.
+"""Ends a run that makes no progress, and reports where it is stuck.
 
-A thread of each process looks at what its training thread is at. Of several processes,
-each tells the first one every few seconds; the first one judges: who has fallen silent,
-who waits for data, and who only waits for the others. Its verdict reaches all, who
-write their stacks and end. Where the first process itself falls silent, the others see
-that by its silence.
+A thread of each process watches its training thread. With several processes, each
+reports to the first one every few seconds; the first one decides: which is silent,
+which waits for data, and which only waits for the others. Its verdict reaches all of
+them, which write their stacks and end. If the first process itself is silent, the
+others notice.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ import time
 from collections.abc import Sequence
 
 from lsrjax.distributed import activity, processes
-from lsrjax.distributed.activity import PROGRESS
+from lsrjax.distributed.activity import Progress
 from lsrjax.distributed.terminal import say
 
 # EX_SOFTWARE: the run was ended by its watchdog.
 STALLED = 70
 STACKS = "stacks"
-# A process that says nothing for so long is dead or stopped, whatever its step may
-# take; less than what JAX waits.
+# A process that is silent for this many seconds is dead or stopped, however long a
+# step may take; shorter than JAX's timeout.
 _SILENT = 40.0
 _PULSE = 1.0
-# How long the first process, which has the service, outlives its verdict.
+# How long the first process, which hosts the service, outlives its verdict.
 _OUTLIVE = 3.0
-# If even this thread does not run (a library that keeps Python's lock), the stacks are
-# written and the process ended by a timer that needs no Python.
+# If even this thread does not run (a library holds Python's lock), a timer that needs
+# no Python writes the stacks and ends the process.
 _BACKSTOP = 30.0
 _STDERR = 2
 _PULSES, _VERDICT = "pulse", "verdict"
@@ -38,16 +38,12 @@ _PULSES, _VERDICT = "pulse", "verdict"
 
 @dataclasses.dataclass(frozen=True)
 class Pulse:
-    """What a process says of itself.
+    """A process's report on itself.
 
     Attributes:
-      process: its number.
-      count: of its pulses; one that stays the same is none.
-      stage: that it is in.
-      step: that it works on.
-      phase: that it is in.
-      idle: seconds since it came forward.
-      silent: seconds since its last pulse, as the reader sees it.
+      count: of its pulses; a repeated one is no pulse.
+      idle: seconds since its last progress.
+      silent: seconds since its last pulse, as seen by the reader.
     """
 
     process: int
@@ -59,22 +55,17 @@ class Pulse:
     silent: float = 0.0
 
     def __str__(self) -> str:
-        """Where the process stands."""
+        """The process, its step and its phase."""
         stage = f" of stage {self.stage}" if self.stage else ""
         return f"process {self.process}, at step {self.step}{stage} ({self.phase})"
 
 
 def judge(pulses: Sequence[Pulse], seconds: float) -> str:
-    """What is wrong, and with whom; nothing while all is well.
-
-    Args:
-      pulses: of the processes.
-      seconds: that a step may take; 0: any.
-    """
+    """What is wrong, and where; empty if nothing is, or if `seconds` is 0."""
     if not seconds:
         return ""
     late = [p for p in pulses if p.phase in activity.STEADY and p.idle > seconds]
-    # Where steps are late, whoever is silent is why.
+    # Silence explains late steps.
     patience = 5 * _PULSE if late else min(0.8 * seconds, _SILENT)
     silent = [p for p in pulses if p.silent > patience]
     if silent:
@@ -85,7 +76,7 @@ def judge(pulses: Sequence[Pulse], seconds: float) -> str:
         )
     if not late:
         return ""
-    # Those who step may be waiting for those who do not, or for the one behind.
+    # Processes in a step may wait for those that are not, or for the slowest.
     own = [p for p in late if p.phase != activity.STEPPING]
     own = own or [p for p in late if p.step == min(one.step for one in late)]
     named = "; ".join(f"{one} for {one.idle:.0f} s" for one in own)
@@ -95,18 +86,10 @@ def judge(pulses: Sequence[Pulse], seconds: float) -> str:
 class Watchdog:
     """Watches this process, and with it the run.
 
-    Attributes:
-      seconds: that a step may take; 0: any. A stage sets its own.
+    A stage sets `seconds`, the limit for a step; 0: none.
     """
 
-    def __init__(self, workdir: pathlib.Path, seconds: float, at=PROGRESS):
-        """Does nothing yet.
-
-        Args:
-          workdir: the run's.
-          seconds: that a step may take; 0: any.
-          at: what is watched.
-        """
+    def __init__(self, workdir: pathlib.Path, seconds: float, at: Progress):
         self.seconds = seconds
         self._workdir, self._at = workdir, at
         self._count = 0
@@ -123,7 +106,7 @@ class Watchdog:
         return self
 
     def stop(self) -> None:
-        """Lets go, at the end of a run."""
+        """Stops the threads, at the end of a run."""
         self._stopped.set()
         for thread in self._threads:
             thread.join(2 * _PULSE)
@@ -141,7 +124,7 @@ class Watchdog:
         )
 
     def _tell(self) -> None:
-        """Tells the first process, and hears of it; may hang where it is stopped."""
+        """Reports to the first process and reads its reports; may hang with it."""
         while not self._stopped.wait(_PULSE):
             self._count += 1
             try:
@@ -149,7 +132,7 @@ class Watchdog:
                 processes.tell(f"{_PULSES}/{processes.index()}", mine)
                 whom = range(processes.count()) if processes.is_first() else (0,)
                 told = [processes.peek(f"{_PULSES}/{process}") for process in whom]
-            except Exception:  # without the service, its silence says enough
+            except Exception:  # a lost service shows as silence
                 continue
             now = time.monotonic()
             for text in filter(None, told):
@@ -165,7 +148,7 @@ class Watchdog:
         while not self._stopped.wait(_PULSE / 2):
             now = time.monotonic()
             if now - looked > 10 * _PULSE:
-                # This process was stopped, and goes on; its step has not been slow.
+                # This process was stopped and continued; its step was not slow.
                 self._at.forward()
             looked = now
             if self.seconds:
@@ -177,7 +160,7 @@ class Watchdog:
                 self._end(wrong)
 
     def _pulses(self) -> list[Pulse]:
-        """Of this process; and in the first one of all, in others of the first one."""
+        """Of this process; in the first one of all, in the others of the first."""
         now, mine = time.monotonic(), self._own()
         others = [
             dataclasses.replace(pulse, silent=now - heard)
@@ -185,15 +168,14 @@ class Watchdog:
             if pulse.process != mine.process
         ]
         if processes.count() > 1 and not processes.is_first():
-            # It judges the others; a step that is late here is late there too, or else
-            # it does not answer.
+            # The first process judges the others. A step that is late here is late
+            # there too, or else the first process does not answer.
             silent = [p for p in others if p.silent > 3 * _PULSE]
             return silent or [dataclasses.replace(mine, idle=0.0)]
         return [mine, *others]
 
     def _end(self, verdict: str) -> None:
-        """Writes the stacks and ends the process."""
-        # The first process hears its own verdict, too.
+        # The first process also receives its own verdict.
         if not self._ending.acquire(blocking=False):
             return
         folder = self._workdir / STACKS

@@ -1,1 +1,1 @@
-"""The student before its first step: warm starts, and what is fitted to data."""
+"""The student before its first step: warm starts, fitting to data."""

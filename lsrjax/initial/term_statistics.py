@@ -78,6 +78,7 @@ def idf_of_views(
                     " view's terms in English documents, but the training documents"
                     f" are in {', '.join(sorted(texts))}. Use 'flops'."
                 )
+            assert pivot_tokenizer  # of every model with such a view
             found[view] = least_idf(TextTokenizer(pivot_tokenizer), english, size)
         else:
             found[view] = least_idf(TextTokenizer(tokenizer), texts, size)

@@ -16,8 +16,8 @@ _SHIFT = 3.0
 
 
 def _updated(params: dict, path: str, value) -> dict:
-    head, _, rest = path.partition("/")
-    head = int(head) if head.isdigit() else head
+    first, _, rest = path.partition("/")
+    head = int(first) if first.isdigit() else first
     changed = dict(params)
     if rest:
         changed[head] = _updated(params[head], rest, value)

@@ -46,12 +46,12 @@ def translation_table(
     if not keys:
         return sparse.csr_matrix((source_size, target_size), dtype=np.float32)
     known, places = np.unique(np.concatenate(keys), return_inverse=True)
-    explained = np.concatenate(explained)
+    pair = np.concatenate(explained)
     rows, columns = np.divmod(known, target_size)
     p = np.ones(len(known))
     for _ in range(iterations):
         joint = p[places]
-        posterior = joint / np.bincount(explained, joint)[explained]
+        posterior = joint / np.bincount(pair, joint)[pair]
         expected = np.bincount(places, posterior)
         p = expected / np.bincount(rows, expected, minlength=source_size)[rows]
     return sparse.csr_matrix(

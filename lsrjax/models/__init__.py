@@ -1,1 +1,1 @@
-"""Encoders, heads, and the retriever that joins them."""
+"""Encoders, heads and the views that heads return."""

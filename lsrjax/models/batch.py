@@ -1,4 +1,4 @@
-"""The texts of a batch, encoded as they are cut: in parts, chunks and over devices."""
+"""Encodes the texts of a batch: in parts, in chunks and over devices."""
 
 import math
 
@@ -25,19 +25,17 @@ def apply_batch(
     """Encodes the texts of a batch, cut as `data.batching.length_shapes` does.
 
     Args:
-      graphdef: of the model.
-      params: of the model.
       texts: `{"parts", "place"}` of every device, end to end.
-      queries: the texts named "query", where they are cut by themselves and are not
-        among `texts`: those of models whose `RetrieverSpec.roles_apart` is true.
-      chunk: texts that a device encodes at a time; for more, the encoding is computed
-        again in the backward pass. 0: all at once, nothing again.
-      remat: what the backward pass computes again, see `lsrjax.models.encoder`.
-      dropout_key: with one, what is dropped of a text depends on its number in the
-        batch, not on how the batch is cut. Without one nothing is dropped.
+      queries: the texts named "query" of a model whose `RetrieverSpec.roles_apart` is
+        true: cut on their own and not among `texts`.
+      chunk: texts that a device encodes at a time. The backward pass encodes chunks
+        again. 0: all at once, without recomputation.
+      remat: what the backward pass recomputes, see `lsrjax.models.encoder`.
+      dropout_key: what is dropped of a text depends on its number in the batch, not on
+        how the batch is cut. None: no dropout.
 
     Returns:
-      By name, the views of the texts in the order of the examples.
+      The views by name of text, in the order of the examples.
     """
 
     def encode(parts):
@@ -45,13 +43,13 @@ def apply_batch(
         if dropout_key is not None:
             fold = jax.vmap(jax.random.fold_in, (None, 0))
             keys = tuple(fold(dropout_key, part["number"]) for part in parts)
-        # Where all texts are of one role, no array has to say so.
+        # Where all texts have one role, no array is needed for it.
         if role is not None:
             parts = [{"ids": part["ids"], "mask": part["mask"]} for part in parts]
         options = {"role": role, "dropout_keys": keys, "remat": remat}
         return apply(graphdef, params, parts, **options)
 
-    views = {}
+    views: dict[str, Views] = {}
     for own in _sets(texts, queries):
         names = own["place"].keys()
         mixed = QUERY in names and len(names) > 1
@@ -63,13 +61,8 @@ def apply_batch(
 def tokens_of(
     texts: dict, *, queries: dict | None = None
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """The token ids of a batch's texts and their mask, [B, L] each, by name.
-
-    Args:
-      texts: as `apply_batch` takes them.
-      queries: as `apply_batch` takes them.
-    """
-    found = {}
+    """The token ids and masks of texts (see `apply_batch`), [B, L] each, by name."""
+    found: dict[str, tuple[jax.Array, jax.Array]] = {}
     for own in _sets(texts, queries):
         parts = Texts.of(own["parts"])
         tokens = parts.padded(parts.ids), parts.padded(parts.mask)
@@ -78,12 +71,11 @@ def tokens_of(
 
 
 def _sets(texts: dict, queries: dict | None) -> list[dict]:
-    """The texts that are cut together."""
     return [texts] if queries is None else [queries, texts]
 
 
 def _named(rows, places: dict[str, jax.Array]) -> dict:
-    """The rows of each name, from those of all parts end to end."""
+    """The rows of each name, out of those of all parts end to end."""
     shards = sharding.axis_size(sharding.DATA)
 
     def chosen(place_B):
@@ -100,12 +92,12 @@ def _named(rows, places: dict[str, jax.Array]) -> dict:
 
 
 def _rows(x, place):
-    # No two are the same, so the gradient needs no order.
+    # The places are distinct, so the gradient needs no order.
     return x.at[place].get(unique_indices=True, mode="promise_in_bounds")
 
 
 def _in_chunks(encode, parts, chunk: int) -> Views:
-    """`encode(parts)`, about `chunk` texts of each device at a time, of every part."""
+    """`encode(parts)`, with about `chunk` texts per device at a time."""
     shards = sharding.axis_size(sharding.DATA)
     counts = [len(part["ids"]) // shards for part in parts]
     chunks = math.ceil(sum(counts) / chunk) if chunk else 1
@@ -114,16 +106,16 @@ def _in_chunks(encode, parts, chunk: int) -> Views:
     sizes = [math.ceil(count / chunks) for count in counts]
 
     def divide(x, size):
-        """[shards * count, ...] to [chunks, shards * size, ...], filled up."""
+        """[shards * count, ...] to [chunks, shards * size, ...], padded."""
         x = x.reshape(shards, -1, *x.shape[1:])
         extra = chunks * size - x.shape[1]
-        # Texts are filled up with copies of a device's first one, which are cut off.
+        # The padding is copies of a device's first text; `join` cuts it off.
         x = jnp.concatenate([x, jnp.repeat(x[:, :1], extra, axis=1)], axis=1)
         x = x.reshape(shards, chunks, size, *x.shape[2:]).swapaxes(0, 1)
         return x.reshape(chunks, shards * size, *x.shape[3:])
 
     def join(x):
-        """The inverse, of the parts end to end."""
+        """The inverse; the parts end to end."""
         x = x.reshape(chunks, shards, sum(sizes), *x.shape[2:]).swapaxes(0, 1)
         found, first = [], 0
         for count, size in zip(counts, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""Cross-encoders: an encoder over a pair of texts, and a head that gives one score.
+"""Cross-encoders: an encoder over a pair of texts, and a head with one score.
 
 `BertForSequenceClassification` and `XLMRobertaForSequenceClassification` of Hugging
 Face transformers, with one label (Nogueira and Cho, 2019, arXiv:1901.04085).
@@ -19,11 +19,7 @@ from lsrjax.models.layers import DType, linear
 
 @dataclasses.dataclass(frozen=True)
 class CrossEncoderSpec:
-    """What fixes a cross-encoder; where it has to, it stands for a `RetrieverSpec`.
-
-    Attributes:
-      encoder: the encoder's sizes.
-    """
+    """Defines a cross-encoder; used in place of a `RetrieverSpec`."""
 
     encoder: EncoderConfig
     head: ClassVar[str] = "cross-encoder"
@@ -59,7 +55,6 @@ class CrossEncoder(nnx.Module):
         """The scores [B] of B pairs, as logits.
 
         Args:
-          ids_BL: token ids of both texts.
           mask_BL: 1 at tokens, 0 at padding.
           types_BL: 1 at tokens of the second text; None: all are 0.
         """

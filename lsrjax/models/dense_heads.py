@@ -65,13 +65,16 @@ class DenseHead(Head):
         return hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
 
 
+class Count(nnx.Variable):
+    """What the training step counts instead of learning: no gradient, no moments."""
+
+
 class Autoencoder(nnx.Module):
     """A sparse autoencoder with k active latents and a tied decoder.
 
     `z = top_k(relu((x - c) W + b))` and `x' = z W' + c` (Gao et al. 2024; for retrieval
     CSR, Wen et al. 2025). A latent is dead once no text of a batch has activated it for
-    `dead_after` steps; `idle` counts them, and is no trained parameter: the training
-    step sets it, see `after_step`.
+    `dead_after` steps; `idle` counts them, see `after_step`.
     """
 
     def __init__(self, spec, size: int, *, rngs: nnx.Rngs):
@@ -83,7 +86,7 @@ class Autoencoder(nnx.Module):
         )
         self.bias = nnx.Param(jnp.zeros(spec.latents))
         self.center = nnx.Param(jnp.zeros(size))
-        self.idle = nnx.Param(jnp.zeros(spec.latents))
+        self.idle = Count(jnp.zeros(spec.latents))
         self.active = spec.active_latents
         self.revived = spec.revived_latents
         self.dead_after = spec.dead_after
@@ -146,6 +149,7 @@ class CSRHead(Head):
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `latents` view."""
         dense = self.dense(hidden_TD, texts, word_embeddings_VD)["dense"]
+        assert isinstance(dense, Dense)
         return {"latents": self.autoencoder(dense.embedding_BD)}
 
 
@@ -159,20 +163,19 @@ def fired(views: dict[str, Views]) -> dict[str, jax.Array]:
     }
 
 
-def after_step(before: dict, params: dict, fired_V: jax.Array | None) -> dict:
+def after_step(params: dict, fired_V: jax.Array | None) -> dict:
     """Sets what a step counts rather than learns: how long latents have been idle.
 
     Args:
-      before: a tower's parameters before the step.
-      params: those that the optimizer makes of them; it may have let the count decay.
+      params: a tower's.
       fired_V: how many texts of the batch activate each latent; None: there are none.
     """
     if fired_V is None:
         return params
-    idle_V = before["head"]["autoencoder"]["idle"] + 1
-    counted = {"idle": jnp.where(fired_V > 0, 0.0, idle_V)}
-    autoencoder = params["head"]["autoencoder"] | counted
-    return params | {"head": params["head"] | {"autoencoder": autoencoder}}
+    autoencoder = params["head"]["autoencoder"]
+    idle_V = jnp.where(fired_V > 0, 0.0, autoencoder["idle"] + 1)
+    head = params["head"] | {"autoencoder": autoencoder | {"idle": idle_V}}
+    return params | {"head": head}
 
 
 class ColbertHead(Head):

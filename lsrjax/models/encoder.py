@@ -1,4 +1,4 @@
-"""BERT, DistilBERT and XLM-RoBERTa encoders: one implementation, told apart by config.
+"""BERT, DistilBERT and XLM-RoBERTa encoders in one implementation.
 
 The computation is that of `BertModel` (Devlin et al., 2019, arXiv:1810.04805) and
 `XLMRobertaModel` (Conneau et al., 2020, arXiv:1911.02116) in Hugging Face transformers,
@@ -6,6 +6,9 @@ without the pooler; DistilBERT (Sanh et al., 2019, arXiv:1910.01108) is a BERT w
 token types. In array names T is all tokens of a batch, C the width of one attention
 head and M a second token axis, the attended one.
 """
+
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +51,7 @@ class Embeddings(nnx.Module):
         types: tuple[jax.Array, ...] | None = None,
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
-        """Embeds token ids, of type 0 where none are given; returns [T, D]."""
+        """Embeds token ids, of type 0 if `types` is None; returns [T, D]."""
         embedded_TD = self.word(texts.join(texts.ids)) + self._at_positions(texts)
         if types is not None:
             embedded_TD += self.token_type(texts.join(types))
@@ -63,7 +66,7 @@ class Embeddings(nnx.Module):
         if self.config.family == "xlm-roberta":
             rows = map(self._rows, texts.ids, texts.mask)
             return self.position(texts.join(rows))
-        # One row for all texts of a part, rather than a look-up for every token.
+        # One row for all texts of a part instead of a look-up for every token.
         table = self.position.embedding[...]
         return texts.join(
             jnp.broadcast_to(
@@ -74,8 +77,8 @@ class Embeddings(nnx.Module):
 
     def _rows(self, ids_BL, mask_BL) -> jax.Array:
         """Rows of XLM-R's position table, [B, L]."""
-        # transformers looks at the ids alone; with the mask as well, what stands in
-        # the padding cannot shift the tokens behind it.
+        # transformers uses the ids alone; with the mask as well, the content of the
+        # padding cannot shift the tokens after it.
         pad = self.config.pad_token_id
         real_BL = ((ids_BL != pad) & mask_BL).astype(jnp.int32)
         return jnp.cumsum(real_BL, axis=1) * real_BL + pad
@@ -91,7 +94,7 @@ class Projections(nnx.Module):
             for _ in range(3)
         ]
         self.kernel = nnx.Param(jnp.stack([one.kernel[...] for one in three], axis=1))
-        self.bias = nnx.Param(jnp.stack([one.bias[...] for one in three]))
+        self.bias = nnx.Param(jnp.zeros((3, size)))
         self.dtype = dtype
 
     def __call__(self, hidden_TD: jax.Array) -> list[jax.Array]:
@@ -99,7 +102,7 @@ class Projections(nnx.Module):
         kernel_D3D, bias_3D = (
             x[...].astype(self.dtype) for x in (self.kernel, self.bias)
         )
-        # Out of one product they would have to be copied to where attention wants them.
+        # One product for all three would have to be copied into attention's layout.
         return [hidden_TD @ kernel_D3D[:, i] + bias_3D[i][None] for i in range(3)]
 
 
@@ -128,15 +131,14 @@ class Attention(nnx.Module):
         """Mixes the hidden states of each text; returns [T, D].
 
         Args:
-          hidden_TD: the states.
-          texts: the batch.
-          seen: of each part, which tokens others see, [B, L] bool; or how many of each
-            text, [B] int32, for cuDNN's attention.
-          keys_T: a random key for each token; None computes without dropout.
+          seen: for each part, the tokens that others attend to, [B, L] bool; or the
+            length of each text, [B] int32, for cuDNN's attention.
+          keys_T: a random key for each token; None: no dropout.
         """
         rate = self.config.attention_dropout
-        dropping = keys_T is not None and rate > 0.0
-        keys = texts.split(keys_T) if dropping else [None] * len(seen)
+        keys: Sequence[jax.Array | None] = [None] * len(seen)
+        if keys_T is not None and rate > 0.0:
+            keys = texts.split(keys_T)
         parts = []
         for *qkv, seen_by, keys_BL in zip(
             *map(texts.split, self.qkv(hidden_TD)), seen, keys, strict=True
@@ -144,7 +146,7 @@ class Attention(nnx.Module):
             shape = qkv[0].shape
             heads = (*shape[:2], self.config.num_heads, -1)
             q_BLHC, k_BMHC, v_BMHC = (x.reshape(heads) for x in qkv)
-            if dropping:
+            if keys_BL is not None:
                 mixed_BLHC = _attention_with_dropout(
                     q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL
                 )
@@ -155,15 +157,9 @@ class Attention(nnx.Module):
 
 
 def suits_cudnn(device, dtype: DType, width: int) -> bool:
-    """Whether cuDNN has a fused attention for the device, and heads of this width.
-
-    Args:
-      device: a device, real or abstract (`lsrjax.ops.target.device`).
-      dtype: of queries, keys and values.
-      width: of a head.
-    """
+    """Whether cuDNN has a fused attention for a device and the width of a head."""
     return (
-        # For a device that is not here, JAX cannot ask cuDNN for its version.
+        # JAX cannot ask cuDNN for its version on an abstract device.
         hasattr(device, "client")
         and target.is_cuda(device, 8.0)
         and dtype in (jnp.bfloat16, jnp.float16)
@@ -173,7 +169,7 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
 
 
 def _attention(query_BLHC, key_BMHC, value_BMHC, seen):
-    """Attention without dropout; by cuDNN, which keeps no weights, for `seen` [B]."""
+    """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B]."""
     if seen.ndim == 2:
         return jax.nn.dot_product_attention(
             query_BLHC, key_BMHC, value_BMHC, mask=seen[:, None, None, :]
@@ -182,7 +178,7 @@ def _attention(query_BLHC, key_BMHC, value_BMHC, seen):
         query_BLHC,
         key_BMHC,
         value_BMHC,
-        # All of them, since a token that others do not see may still see them.
+        # All of them: a padded token may attend to others.
         query_seq_lengths=jnp.full_like(seen, query_BLHC.shape[1]),
         key_value_seq_lengths=seen,
         implementation="cudnn",
@@ -190,23 +186,23 @@ def _attention(query_BLHC, key_BMHC, value_BMHC, seen):
 
 
 def _numbers_of(mask_BM):
-    """How many tokens of each text are seen, [B]: cuDNN takes no mask of tokens."""
-    # One at least, so that a text without a token gives numbers and not NaN.
+    """The length of each text, [B]: cuDNN takes no mask of tokens."""
+    # At least 1, so that a text without a token gives numbers and not NaN.
     return jnp.maximum(mask_BM.sum(axis=1, dtype=jnp.int32), 1)
 
 
 def _attention_with_dropout(query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL):
-    """As `jax.nn.dot_product_attention`, which has no dropout on the weights."""
+    """Like `jax.nn.dot_product_attention`, which lacks dropout on the weights."""
     B, L, H, _ = query_BLHC.shape
     logits_BHLM = jnp.einsum(
         "blhc,bmhc->bhlm", query_BLHC, key_BMHC, preferred_element_type=jnp.float32
     )
     logits_BHLM /= query_BLHC.shape[-1] ** 0.5
-    # Finite, so that a text without a single token gives numbers and not NaN.
+    # Finite, so that a text without a token gives numbers and not NaN.
     lowest = -0.7 * float(jnp.finfo(jnp.float32).max)
     mask_B11M = mask_BM[:, None, None, :]
     weights_BHLM = jax.nn.softmax(jnp.where(mask_B11M, logits_BHLM, lowest), axis=-1)
-    # Drawn token by token, so that what a text loses does not hang on its padding.
+    # Drawn token by token, so that a text's dropout does not depend on its padding.
     weights_BLMH = dropout(
         weights_BHLM.transpose(0, 2, 3, 1).reshape(B * L, L, H),
         rate,
@@ -222,15 +218,16 @@ class Layer(nnx.Module):
     def __init__(self, config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
         size, inner = config.hidden_size, config.intermediate_size
-        kwargs = {
-            "initializer_range": config.initializer_range,
-            "dtype": dtype,
-            "rngs": rngs,
-        }
+        dense = functools.partial(
+            linear,
+            initializer_range=config.initializer_range,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
         self.attention_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
-        self.up = linear(size, inner, **kwargs)
-        self.down = linear(inner, size, **kwargs)
+        self.up = dense(size, inner)
+        self.down = dense(inner, size)
         self.output_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(
@@ -241,7 +238,7 @@ class Layer(nnx.Module):
         *,
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps hidden states to those of the next layer, [T, D]; see `Attention`."""
+        """Maps hidden states to those of the next layer, [T, D]."""
         rate = self.config.hidden_dropout
         mixed_TD = self.attention(hidden_TD, texts, seen, keys_T=subkeys(keys_T, 0))
         mixed_TD = dropout(mixed_TD, rate, subkeys(keys_T, 1))
@@ -252,10 +249,10 @@ class Layer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Transformer encoder over token ids, BERT, DistilBERT or XLM-RoBERTa.
+    """Transformer encoder over token ids: BERT, DistilBERT or XLM-RoBERTa.
 
-    Parameters are float32 whatever `dtype`, the type the layers compute in; softmax and
-    LayerNorm are float32 always. Parameter tree: `embeddings/{word,position,
+    Parameters are float32; layers compute in `dtype`, softmax and LayerNorm in float32.
+    Parameter tree: `embeddings/{word,position,
     token_type}/embedding`, `embeddings/norm/{scale,bias}` and, with a leading axis over
     the layers, `layers/attention/qkv/{kernel,bias}` ([D, 3, D], [3, D]),
     `layers/attention/out/{kernel,bias}`, `layers/attention_norm/{scale,bias}`,
@@ -289,17 +286,15 @@ class Encoder(nnx.Module):
         """Encodes texts of one length; see `encode`.
 
         Args:
-          ids_BL: token ids, integers.
-          mask_BL: true or 1 where a token is, false or 0 where padding is.
-          types_BL: of the tokens of pairs; all 0 by default.
-          dropout_keys_B: a random key for each text; None computes without dropout.
-          remat: what the backward pass computes again, a name in `REMAT`.
+          mask_BL: true or 1 at tokens, false or 0 at padding.
+          types_BL: token types of pairs; all 0 by default.
+          dropout_keys_B: a random key for each text; None: no dropout.
+          remat: what the backward pass recomputes, a name in `REMAT`.
 
         Returns:
           Hidden states of the last layer [B, L, D], in `dtype`.
 
         Raises:
-          InputError: L is above `config.max_length`.
           ValueError: the shapes differ.
         """
         if ids_BL.ndim != 2 or ids_BL.shape != mask_BL.shape:
@@ -329,11 +324,10 @@ class Encoder(nnx.Module):
         Args:
           texts: the batch. Padding comes after the tokens and never changes their
             states; its own states are meaningless.
-          attended: which tokens others see, [B, L] bool of each part; all by default.
-          types: of the tokens of pairs, [B, L] of each part; all 0 by default.
-          dropout_keys: a random key for each text, [B] of each part; None computes
-            without dropout.
-          remat: what the backward pass computes again, a name in `REMAT`.
+          attended: [B, L] bool of each part, tokens that others attend to; None: all.
+          types: [B, L] of each part, token types of pairs; None: all 0.
+          dropout_keys: a random key for each text, [B] of each part; None: no dropout.
+          remat: what the backward pass recomputes, a name in `REMAT`.
 
         Returns:
           Hidden states of the last layer [T, D], in `dtype`.
@@ -363,17 +357,17 @@ class Encoder(nnx.Module):
 
         def run(hidden_TD, layer):
             params, index = layer
-            # Gathered in here, so that the backward pass does not keep them.
+            # Gathered here, so that the backward pass does not keep them.
             params = sharding.gathered(params, config.num_heads)
             hidden_TD = nnx.merge(graphdef, params)(
                 hidden_TD, texts, seen, keys_T=subkeys(keys_T, index)
             )
             return sharding.constrain(hidden_TD, sharding.DATA, None), None
 
-        params, count = nnx.to_pure_dict(params), config.num_layers
+        layers, count = nnx.to_pure_dict(params), config.num_layers
         if remat == "none":
-            # In line: a loop would copy all that waits for the backward pass.
-            split = jax.tree.map(lambda x: jax.lax.split(x, [1] * count), params)
+            # Unrolled: a loop would copy everything saved for the backward pass.
+            split = jax.tree.map(lambda x: jax.lax.split(x, [1] * count), layers)
             for i in range(count):
                 layer = jax.tree.map(
                     lambda x, i=i: x[i][0],
@@ -382,23 +376,23 @@ class Encoder(nnx.Module):
                 )
                 hidden_TD, _ = run(hidden_TD, (layer, i + 1))
             return hidden_TD
-        # The compiled program holds one layer, however many there are. In line, the
-        # compiler may find that the backward pass repeats the forward pass, and keep
-        # what it was told not to; XLA on CPU does.
+        # The compiled program contains one layer, not all of them. Unrolled, the
+        # compiler may notice that the backward pass repeats the forward pass and keep
+        # its values after all; XLA on CPU does.
         run = jax.checkpoint(run, policy=REMAT[remat])
-        return jax.lax.scan(run, hidden_TD, (params, jnp.arange(1, count + 1)))[0]
+        return jax.lax.scan(run, hidden_TD, (layers, jnp.arange(1, count + 1)))[0]
 
 
 def _keys_of_tokens(keys_B: jax.Array, ids_BL: jax.Array) -> jax.Array:
-    """A random key for each token, [B, L], whatever the padding behind it."""
+    """A random key for each token, [B, L], independent of the padding."""
     tokens_L = jnp.arange(ids_BL.shape[1])
     return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, tokens_L))(
         keys_B
     )
 
 
-# What the backward pass computes again instead of keeping it: nothing; all but the
-# results of matrix products with parameters; all but the layers' inputs.
+# What the backward pass recomputes: nothing; all but the results of matrix products
+# with parameters; all but the layers' inputs.
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -1,4 +1,4 @@
-"""Shape and constants of an encoder, and how Hugging Face's config.json says them."""
+"""Shape and constants of an encoder, and their names in Hugging Face's config.json."""
 
 import dataclasses
 import math
@@ -17,8 +17,8 @@ _FAMILIES = {
 }
 _PAD_TOKEN_IDS = {"bert": 0, "distilbert": 0, "xlm-roberta": 1}
 
-# Our field -> key of config.json. A key without a default must be in the file; the
-# defaults are those of transformers' BertConfig and XLMRobertaConfig.
+# Our field -> key of config.json. A key without a default is required; the defaults
+# are those of transformers' BertConfig and XLMRobertaConfig.
 _HF_KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -48,7 +48,7 @@ _DISTILBERT_KEYS = {
     "initializer_range": "initializer_range",
 }
 _MOST = 2**31 - 1  # array indices are int32
-# Field -> what its value has to be.
+# Field -> least and largest value, and the words for it.
 _WHOLE = {
     "num_layers": (1, math.inf, "a whole number above 0"),
     **dict.fromkeys(
@@ -73,7 +73,7 @@ def _hf_keys(family: str) -> Mapping[str, str]:
 
 
 def _unlike(field: str, value: Any) -> str:
-    """What a field's value has to be and is not; empty where it is."""
+    """The constraint that a field's value violates; empty if none."""
     if field in _WHOLE:
         least, most, wanted = _WHOLE[field]
         return "" if type(value) is int and least <= value <= most else wanted
@@ -90,20 +90,14 @@ class EncoderConfig:
 
     Attributes:
       family: 'bert', 'distilbert' or 'xlm-roberta'; decides how positions are numbered.
-      vocab_size: rows of the word table.
-      hidden_size: width D of the hidden states.
-      num_layers: transformer layers.
       num_heads: attention heads; divides hidden_size.
       intermediate_size: width inside the feed-forward blocks.
       max_positions: rows of the position table, see max_length.
-      type_vocab_size: rows of the token type table, of which texts use row 0 and the
-        second texts of pairs row 1; 0: there is none (DistilBERT).
+      type_vocab_size: rows of the token type table: row 0 for texts, row 1 for the
+        second texts of pairs; 0: no table (DistilBERT).
       pad_token_id: id of the padding token; XLM-R counts positions from it.
-      layer_norm_eps: added to the variance in every LayerNorm.
-      hidden_act: 'gelu', the exact one.
       hidden_dropout: dropout rate after the embeddings and after every block.
-      attention_dropout: dropout rate on the attention weights.
-      initializer_range: standard deviation of freshly drawn tables and kernels.
+      initializer_range: standard deviation of newly drawn tables and kernels.
     """
 
     family: str
@@ -146,9 +140,9 @@ class EncoderConfig:
 
     @property
     def max_length(self) -> int:
-        """The most tokens a text may have, special tokens included."""
+        """The most tokens of a text, special tokens included."""
         if self.family == "xlm-roberta":
-            # Rows 0..pad_token_id never hold a token of a text.
+            # Rows 0..pad_token_id are never used by tokens.
             return self.max_positions - (self.pad_token_id + 1)
         return self.max_positions
 
@@ -156,14 +150,11 @@ class EncoderConfig:
     def from_hf(cls, config: Mapping[str, Any]) -> "EncoderConfig":
         """Reads the content of a Hugging Face config.json.
 
-        Args:
-          config: the parsed JSON object, `model_type` bert, distilbert, xlm-roberta,
-            roberta or camembert (the last two count as xlm-roberta, whose computation
-            they share).
+        RoBERTa and CamemBERT count as XLM-RoBERTa, whose computation they share.
 
         Raises:
-          ValueError: the model is of another type or uses something that is not
-            implemented, or keys are missing.
+          ValueError: another type of model, a feature that is not implemented, or
+            missing keys.
         """
         model_type = config.get("model_type")
         if not isinstance(model_type, str) or model_type not in _FAMILIES:
@@ -190,10 +181,12 @@ class EncoderConfig:
             if field.default is not dataclasses.MISSING
         }
         defaults |= {"type_vocab_size": 2, "pad_token_id": _PAD_TOKEN_IDS[family]}
-        values = {"type_vocab_size": 0} if family == "distilbert" else {}
+        values: dict[str, Any] = (
+            {"type_vocab_size": 0} if family == "distilbert" else {}
+        )
         missing = []
         for field, key in _hf_keys(family).items():
-            # Programs write null where they have no value.
+            # Some programs write null for a missing value.
             value = config.get(key)
             value = defaults.get(field) if value is None else value
             if value is None:
@@ -213,7 +206,7 @@ class EncoderConfig:
         return cls(family=family, **values)
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a Hugging Face config.json, less `architectures`."""
+        """The content of a Hugging Face config.json, without `architectures`."""
         keys = _hf_keys(self.family)
         values = {key: getattr(self, field) for field, key in keys.items()}
         if self.family != "distilbert":

@@ -17,12 +17,7 @@ DType = jax.typing.DTypeLike
 
 
 def subkeys(keys_T: jax.Array | None, index) -> jax.Array | None:
-    """A new key from each key, one of many; None from None.
-
-    Args:
-      keys_T: random keys.
-      index: which of the new keys, an integer.
-    """
+    """A new key from each key, the `index`-th of many; None from None."""
     if keys_T is None:
         return None
     return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys_T)
@@ -31,15 +26,9 @@ def subkeys(keys_T: jax.Array | None, index) -> jax.Array | None:
 def dropout(x: jax.Array, rate: float, keys_T: jax.Array | None) -> jax.Array:
     """Zeroes each element with probability `rate` and rescales the others.
 
-    What is drawn for a row depends on its own key alone, not on the rows beside it.
+    The draw for a row depends on its own key alone, not on the other rows.
 
-    Args:
-      x: any array [T, ...].
-      rate: probability of dropping an element, in [0, 1).
-      keys_T: a random key for each row; None switches dropout off.
-
-    Returns:
-      An array like `x` with the same expectation; `x` itself when off.
+    `rate` is in [0, 1); `keys_T` has a random key for each row; None: no dropout.
     """
     if keys_T is None or rate == 0.0:
         return x
@@ -58,7 +47,7 @@ def gelu(x: jax.Array) -> jax.Array:
     return (z * _normal_cdf(z, x.dtype)).astype(x.dtype)
 
 
-# Only x waits for the backward pass; JAX's own rule keeps three arrays of its size.
+# Only x is saved for the backward pass; JAX's own rule saves three arrays of its size.
 def _gelu_fwd(x):
     return gelu(x), x
 
@@ -72,8 +61,8 @@ def _gelu_bwd(x, g):
 
 
 def _normal_cdf(z: jax.Array, dtype: DType) -> jax.Array:
-    # erfc keeps the digits of the left tail, at about twice the time of erf. What is
-    # left of them in 16 bits is not worth it.
+    # erfc keeps the digits of the left tail, at about twice the time of erf; in 16 bits
+    # few of these digits remain.
     if dtype == jnp.float32:
         return 0.5 * lax.erfc(-z * 2**-0.5)
     return 0.5 + 0.5 * lax.erf(z * 2**-0.5)
@@ -92,10 +81,10 @@ def linear(
 ) -> nnx.Linear:
     """Linear layer, kernel [in, out] ~ N(0, initializer_range²) and bias 0.
 
-    Parameters are float32; the product is computed in `dtype`. Give it matrices
+    Parameters are float32; the product is computed in `dtype`. Pass matrices
     [rows, in]: with a batch and a token axis, XLA on CPU transposes the incoming
-    gradient in memory before the weights' gradient, three times the time of the
-    product itself.
+    gradient in memory before the weights' gradient, which takes three times as long as
+    the product itself.
     """
     return nnx.Linear(
         in_features,
@@ -113,8 +102,9 @@ class LayerNorm(nnx.LayerNorm):
     def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
         super().__init__(size, epsilon=eps, param_dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x_TD: jax.Array) -> jax.Array:
+    def __call__(self, x_TD: jax.Array) -> jax.Array:  # type: ignore[override]  # no mask
         """The normalized rows, in the dtype of `x_TD`."""
+        assert self.scale is not None and self.bias is not None
         return _normalize(self.epsilon, x_TD, self.scale[...], self.bias[...])
 
 
@@ -123,8 +113,8 @@ class LayerNorm(nnx.LayerNorm):
 #
 #   db = sum_t g        ds = sum_t g n        dx = r (gs - mean(gs) - n mean(gs n))
 #
-# Written out, x and two numbers a row wait for the backward pass, where JAX's own rule
-# keeps several arrays of x's size in float32.
+# Written out, x and two numbers a row are saved for the backward pass; JAX's own rule
+# saves several arrays of x's size in float32.
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _normalize(eps, x_TD, scale_D, bias_D):
     return _normalize_fwd(eps, x_TD, scale_D, bias_D)[0]
@@ -132,7 +122,7 @@ def _normalize(eps, x_TD, scale_D, bias_D):
 
 def _normalize_fwd(eps, x_TD, scale_D, bias_D):
     z_TD = x_TD.astype(jnp.float32)
-    # E[x²] - E[x]² loses digits where the mean is large against the spread, which is
+    # E[x²] - E[x]² loses digits if the mean is large compared with the spread, which is
     # common in the last layers of these encoders.
     mean_T1 = z_TD.mean(axis=-1, keepdims=True)
     variance_T1 = jnp.square(z_TD - mean_T1).mean(axis=-1, keepdims=True)
@@ -164,12 +154,12 @@ GIVEN = {
 
 
 class Head(nnx.Module):
-    """What all heads have; see `lsrjax.models.heads`.
+    """Base of all heads; see `lsrjax.models.heads`.
 
     Attributes:
       gives: what it has for losses that need it, of `GIVEN`.
       sparse: whether all views are weights of terms.
-      rules: `sharding.Rule`s of parameters that its table does not know.
+      rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
 
     gives = ()
@@ -187,27 +177,17 @@ class Head(nnx.Module):
         return True
 
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
-        """The views of queries from their ids alone, like those of encoded texts.
-
-        Args:
-          ids_BL: token ids.
-          mask_BL: 1 at tokens, 0 at padding.
-        """
+        """The views of queries from their ids alone, like those of encoded texts."""
         raise NotImplementedError
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
-        """Views that may weigh tokens of the encoder which a text does not have.
-
-        Args:
-          spec: the retriever's `RetrieverSpec`.
-          text: its name, such as "query".
-        """
+        """Views that may weigh tokens which are not in a text of this name."""
         return ()
 
 
 class MLMTransform(nnx.Module):
-    """The masked-LM head of BERT up to its decoder: dense, exact GELU, LayerNorm.
+    """BERT's masked-LM head without its decoder: dense, exact GELU, LayerNorm.
 
     Parameters: `dense/{kernel,bias}`, `norm/{scale,bias}`.
     """

@@ -269,8 +269,19 @@ def split(
     model = nnx.eval_shape(lambda: Retriever(spec, dtype=dtype, rngs=nnx.Rngs(0)))
     if weights_only:
         model.set_attributes(weights_only=True, raise_if_not_found=False)
-    graphdef, state = nnx.split(model, nnx.Param)
+    graphdef, state = nnx.split(model)
     return graphdef, nnx.to_pure_dict(state)
+
+
+def counted(spec: RetrieverSpec) -> dict:
+    """Which of the parameters a step counts instead of learning: a tree of bools."""
+    model = nnx.eval_shape(lambda: Retriever(spec, rngs=nnx.Rngs(0)))
+    kinds = jax.tree.map(
+        lambda leaf: leaf.replace(isinstance(leaf, dense_heads.Count)),
+        nnx.state(model),
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+    )
+    return nnx.to_pure_dict(kinds)
 
 
 def init_params(spec: RetrieverSpec, seed: int) -> dict:
@@ -283,7 +294,7 @@ def init_params(spec: RetrieverSpec, seed: int) -> dict:
     with _on_host():
         one = dataclasses.replace(spec, towers="shared")
         model = Retriever(one, rngs=nnx.Rngs(seed))
-        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        params = nnx.to_pure_dict(nnx.state(model))
     return params if spec.towers == "shared" else with_query_tower(params)
 
 
@@ -313,21 +324,20 @@ def towers_of(params: dict) -> tuple[dict, dict | None]:
     return document, params.get(QUERY_TOWER)
 
 
-def after_step(before: dict, params: dict, fired: dict[str, jax.Array]) -> dict:
+def after_step(params: dict, fired: dict[str, jax.Array]) -> dict:
     """Sets what a step counts rather than learns, in each tower.
 
     Args:
-      before: the parameters before the step.
-      params: those that the optimizer makes of them.
+      params: as the optimizer leaves them.
       fired: from `lsrjax.models.dense_heads.fired`.
     """
     if not fired:
         return params
-    (before, query_before), (params, query) = towers_of(before), towers_of(params)
+    params, query = towers_of(params)
     if query is not None:
         fired = dict(fired)
-        query = dense_heads.after_step(query_before, query, fired.pop(QUERY))
-    params = dense_heads.after_step(before, params, sum(fired.values()))
+        query = dense_heads.after_step(query, fired.pop(QUERY))
+    params = dense_heads.after_step(params, sum(fired.values()))
     return params if query is None else with_query_tower(params, query)
 
 

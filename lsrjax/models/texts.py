@@ -1,13 +1,12 @@
 """A batch of texts in parts of one length each, and their tokens end to end.
 
-What is computed token by token (products with parameters, LayerNorm, GELU) runs over
-the tokens of all parts at once, [T, ...]: the compiled program holds it once, however
-many parts there are. Only what relates the tokens of a text (attention, pooling) goes
+Computation per token (products with parameters, LayerNorm, GELU) runs over the tokens
+of all parts at once, [T, ...]: the compiled program contains it once, whatever the
+number of parts. Only computation across the tokens of a text (attention, pooling) goes
 part by part.
 
-Parts are [B, L, ...] of B texts and L tokens, both the part's own. Over a mesh, texts
-are divided over `data`; T goes device by device, and on each part by part. So does the
-text axis of `together`.
+Parts are [B, L, ...], with B and L their own. Over a mesh, texts are divided over
+`data`; T is ordered by device, then by part. So is the text axis of `together`.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ class Texts:
     Attributes:
       ids: of each part, [B, L].
       mask: of each part, [B, L] bool: true at tokens, false at padding.
-      query: of each part, [B] bool: true for queries; None: there are none.
+      query: of each part, [B] bool: true for queries; None: no queries.
     """
 
     ids: tuple[jax.Array, ...]
@@ -72,7 +71,7 @@ class Texts:
         )
 
     def each(self, function: Callable, *arrays: jax.Array) -> list:
-        """`function` of each part of arrays that `split` takes."""
+        """`function` of each part of arrays that `split` accepts."""
         return [function(*part) for part in zip(*map(self.split, arrays), strict=True)]
 
 

@@ -1,19 +1,23 @@
-"""What a head returns, and how two of them are scored.
+"""What heads return, and how two of them are scored.
 
 A head turns a batch of texts into *views*: a dict from the view's name to one of
 the representations below. SPLADE has the view `terms`, MILCO has `pivot` and, with
 LexEcho, `source`; dense retrievers have `dense`, ColBERT has `tokens`. The score of a
-query and a document is the sum over views of the views' scores. Losses see scores,
-regularizers see representations; nothing else of a model is visible outside it.
+query and a document is the sum over views of the views' scores. Losses use scores,
+regularizers use representations; nothing else of a model is visible outside it.
 
-Vectors are divided over `data` by texts and over `model` by terms. Where the terms do
-not divide, zeros stand behind the last one, which no score or regularizer sees.
+Vectors are divided over `data` by texts and over `model` by terms. A vocabulary that
+does not divide is padded with zeros, which no score or regularizer uses.
 
 Axes: B queries, N documents, G documents of one query, V vocabulary, K kept terms,
 L tokens (of a document: M), D dimensions of an embedding.
 """
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +31,21 @@ class Vector:
     """A weight for every term of a vocabulary.
 
     Attributes:
-      weights_BV: term weights, as they are scored and indexed.
+      weights_BV: term weights, as scored and indexed.
       raw_BV: the values before the activation (for SPLADE the pooled logits), which
         the alignment loss compares.
+      scale: of its score in the sum over views; that of the queries is used.
     """
 
     weights_BV: jax.Array
     raw_BV: jax.Array
-    scale = 1.0  # of its score in the sum over views
+    scale: float = dataclasses.field(
+        default=1.0, kw_only=True, metadata={"static": True}
+    )
 
     def score_all(self, documents: "Vector") -> jax.Array:
         """Dot products of every query with every document, [B, N]."""
-        # Of both, the queries are fewer: they go to where the documents are.
+        # There are fewer queries: they go to the devices of the documents.
         queries_BV = constrain(self.weights_BV, None, MODEL)
         return constrain(queries_BV @ documents.weights_BV.T, None, DATA)
 
@@ -68,10 +75,10 @@ class Code(Vector):
     """A sparse code of an embedding: a weight for every latent of an autoencoder.
 
     Attributes:
-      error_B1: mean squared error of what is decoded from it.
+      error_B1: mean squared error of its reconstruction.
       error_4k_B1: the same with four times as many active latents.
-      rest_BD: what the active latents leave of the embedding for the dead ones.
-      error_dead_B1: mean squared error of what those decode; 0 where none is dead.
+      rest_BD: the residual of the embedding that the dead latents reconstruct.
+      error_dead_B1: mean squared error of theirs; 0 if none is dead.
     """
 
     error_B1: jax.Array
@@ -86,10 +93,8 @@ class Bag:
     """Weights of a few terms of a vocabulary; a repeated term counts as their sum.
 
     Attributes:
-      ids_BK: term ids.
-      weights_BK: their weights; 0 where there is no term (padding).
-      size: number of terms in the vocabulary.
-      scale: of its score in the sum over views; the queries' counts.
+      weights_BK: their weights; 0 at padding.
+      scale: of its score in the sum over views; that of the queries is used.
     """
 
     ids_BK: jax.Array
@@ -110,7 +115,7 @@ class Bag:
                 equal_NKJ.astype(weights_K.dtype),
             )
 
-        # One query at a time: [B, N, K, K] would outgrow the encoder's memory.
+        # One query at a time: [B, N, K, K] would exceed the encoder's memory.
         queries = (
             constrain(self.ids_BK, None, None),
             constrain(self.weights_BK, None, None),
@@ -154,12 +159,7 @@ class Bag:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """One embedding of a text.
-
-    Attributes:
-      embedding_BD: as it is scored and indexed.
-      scale: of its score in the sum over views; the queries' counts.
-    """
+    """One embedding of a text; `scale` as of `Bag`."""
 
     embedding_BD: jax.Array
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
@@ -185,10 +185,7 @@ class MultiVector:
     The score is the sum over the query's tokens of the largest dot product with a token
     of the document (MaxSim, Khattab and Zaharia 2020); 0 if the document has no token.
 
-    Attributes:
-      tokens_BLD: embeddings.
-      mask_BL: true where there is one.
-      scale: of its score in the sum over views; the queries' counts.
+    Padding has a false `mask_BL`; `scale` as of `Bag`.
     """
 
     tokens_BLD: jax.Array
@@ -203,7 +200,7 @@ class MultiVector:
             products_NLM = jnp.einsum("ld,nmd->nlm", tokens_LD, documents.tokens_BLD)
             return _max_sim(products_NLM, mask_L[None], documents.mask_BL)
 
-        # One query at a time: [B, N, L, M] would outgrow the encoder's memory.
+        # One query at a time: [B, N, L, M] would exceed the encoder's memory.
         queries = (
             constrain(self.tokens_BLD, None, None, None),
             constrain(self.mask_BL, None, None),
@@ -222,7 +219,7 @@ class MultiVector:
 
 
 def _max_sim(products_xLM, mask_xL, mask_xM) -> jax.Array:
-    """Sum over L of the maximum over M, of what the masks leave."""
+    """Sum over L of the maximum over M, within the masks."""
     lowest = jnp.finfo(products_xLM.dtype).min
     best_xL = jnp.where(mask_xM[..., None, :], products_xLM, lowest).max(axis=-1)
     keep_xL = mask_xL & mask_xM.any(axis=-1)[..., None]
@@ -232,7 +229,7 @@ def _max_sim(products_xLM, mask_xL, mask_xM) -> jax.Array:
 View = Vector | Bag | Dense | MultiVector
 Views = dict[str, View]
 
-# Those with a weight for each term, which can be regularized and indexed.
+# Views with a weight for each term, which can be regularized and indexed.
 SPARSE = (Vector, Bag)
 
 
@@ -247,10 +244,7 @@ def bad_weights(weights: tuple[float, ...]) -> str | None:
 
 def score_all(queries: Views, documents: Views) -> jax.Array:
     """Scores of every query with every document, [B, N], summed over views."""
-    return sum(
-        query.scale * query.score_all(documents[name])
-        for name, query in queries.items()
-    )
+    return _sum(q.scale * q.score_all(d) for q, d in _paired(queries, documents))
 
 
 def score_groups(queries: Views, documents: Views) -> jax.Array:
@@ -258,7 +252,13 @@ def score_groups(queries: Views, documents: Views) -> jax.Array:
 
     Documents `b * G` to `b * G + G - 1` are the group of query `b`.
     """
-    return sum(
-        query.scale * query.score_groups(documents[name])
-        for name, query in queries.items()
-    )
+    return _sum(q.scale * q.score_groups(d) for q, d in _paired(queries, documents))
+
+
+def _paired(queries: Views, documents: Views) -> Iterator[tuple[Any, Any]]:
+    """The queries and the documents of each view, which have one class."""
+    return ((query, documents[name]) for name, query in queries.items())
+
+
+def _sum(scores: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, scores)

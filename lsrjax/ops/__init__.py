@@ -1,1 +1,1 @@
-"""Fused operations."""
+"""The fused projection and max over tokens, and its kernels."""

@@ -5,14 +5,13 @@ writes the [B, L, block] tile of logits to memory and reads it back for the maxi
 Here the tile stays in registers (GPU) or in VMEM (TPU), and only the maximum and its
 token leave the chip.
 
-`project_max` computes what `_project_max` of `vocab_pool.py` does, and `vocab_pool`
-takes it with impl='pallas'. There is no kernel for the gradient: the one written there
-needs only h, w and the first token of the maximum, so it follows either forward pass.
+`project_max` computes the same as `_project_max` of `vocab_pool.py`, and `vocab_pool`
+uses it with impl='pallas'. The gradient needs only h, w and the first token of the
+maximum, so the one in `vocab_pool.py` follows either forward pass.
 
-The GPU kernel runs on an H100 with the results of the definition, in 0.35 to 0.56 of
-the blocked version's time (docs/performance.md); its tile sizes were chosen there. The
-TPU kernel compiles for TPU v4 to v7 (libtpu 0.0.42) and has been neither run nor timed
-on hardware.
+The GPU kernel takes 0.35 to 0.56 of the blocked version's time on an H100
+(docs/performance.md), for which its tile sizes were chosen. The TPU kernel compiles for
+TPU v4 to v7 (libtpu 0.0.42) and has been neither run nor timed on hardware.
 
 XLA cannot split a kernel over devices. With arrays sharded over a mesh, call it inside
 `shard_map` (with check_vma=False), each device with its texts and its part of the
@@ -48,17 +47,16 @@ def project_max(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns max over real tokens of `h @ w.T`, and the first token that reaches it.
 
-    The forward pass of `vocab_pool` without bias, for GPU and TPU; it has no gradient
-    of its own. No axis needs to divide by anything, and what stands in padded states
-    has no influence, even NaN.
+    The forward pass of `vocab_pool` without bias, for GPU and TPU; not differentiable.
+    No axis needs to divide by anything, and the content of padded states has no
+    influence, even NaN.
 
     Args:
-      h_TD: hidden states of all texts, part by part, float32 or bfloat16. Their dtype
-        is that of the products, which are accumulated in float32. The precision of
-        float32 products is that of `jax.default_matmul_precision`, as for any other
-        product; on TPU only the default and 'highest' exist.
-      w_VD: one row per vocabulary term. In another dtype than `h_TD` it is copied once
-        into that dtype.
+      h_TD: hidden states of all texts, part by part, float32 or bfloat16: the dtype of
+        the products, which are accumulated in float32. The precision of float32
+        products follows `jax.default_matmul_precision`; TPU supports only the default
+        and 'highest'.
+      w_VD: one row per vocabulary term, cast once to the dtype of `h_TD`.
       real_T: non-zero at real tokens, zero at padding.
       parts: (texts, tokens) of each part.
       backend: 'gpu' (Triton) or 'tpu' (Mosaic).
@@ -67,7 +65,7 @@ def project_max(
     Returns:
       top_BV in float32, -inf in texts without a token, and first_BV in int32, always
       within the tokens of the text (0 in texts without a token). NaN and infinity in
-      real states or weights may or may not show in top_BV; `vocab_pool` looks for them
+      real states or weights need not show in top_BV; `vocab_pool` checks for them
       itself.
 
     Raises:
@@ -106,8 +104,8 @@ def project_max(
 def _best(tile, real, axis: int, start):
     """Maximum of a tile over its tokens, and the first token where it is.
 
-    `start` is the tile's first token. The argmax is two plain reductions, which treats
-    ties the same way on every backend.
+    `start` is the tile's first token. Two plain reductions give the argmax, so that
+    ties are treated the same way on every backend.
     """
     tile = jnp.where(real, tile, -jnp.inf)
     top = tile.max(axis=axis)
@@ -119,8 +117,8 @@ def _best(tile, real, axis: int, start):
 def _better(old, new):
     """The pair with the larger maximum; the old one, of earlier tokens, at a tie.
 
-    Starts from (-inf, 0). NaN and -inf never win, so a winner's token is a real one of
-    its tile, and token 0 stays where nobody wins.
+    Starts from (-inf, 0). NaN and -inf never win: a winner is a real token of its tile,
+    and token 0 remains where nothing wins.
     """
     wins = new[0] > old[0]
     return tuple(jnp.where(wins, y, x) for x, y in zip(old, new, strict=True))
@@ -128,8 +126,8 @@ def _better(old, new):
 
 def _dot_last(x, y):
     """Products over the last axis of both, summed in float32."""
-    # Products of bfloat16 are exact in float32 anyway, and Mosaic refuses to be asked
-    # for more precision than the default, which None would let the user's setting do.
+    # Products of bfloat16 are exact in float32, and Mosaic refuses any precision but
+    # the default for them, which None would leave to the user's setting.
     precision = None if x.dtype == jnp.float32 else lax.Precision.DEFAULT
     return lax.dot_general(
         x,
@@ -140,30 +138,25 @@ def _dot_last(x, y):
     )
 
 
-# GPU: one program per text and tile of terms. Terms lie along the rows of the product
-# and tokens along the columns, where a maximum stays within a warp. A text's tiles end
-# at its last token.
+# GPU: one program per text and tile of terms. Terms are the rows of the product and
+# tokens the columns, so that a maximum stays within a warp. The loop over a text's
+# tiles ends at its last token.
 #
-# Programs that run at the same time share what they read through the L2 cache, which
-# holds neither all of h nor, for a large vocabulary, all of w. So the grid goes group
-# by group of a few texts, whose h fits; within a group, tile by tile of terms; and
-# within that, text by text. h then comes from memory once, and w once for each group.
+# Programs that run at the same time share their reads through the L2 cache, which holds
+# neither all of h nor, for a large vocabulary, all of w. So the grid goes group by
+# group of a few texts, whose h fits; within a group, tile by tile of terms; and within
+# that, text by text. h is then read from memory once, and w once for each group.
 #
-# Triton is imported where it is used: jax has announced, from 0.11 on, that it will
-# remove this backend of Pallas, and the TPU kernel should outlive it.
+# Triton is imported where it is used: jax has announced that it will remove this
+# backend of Pallas from 0.11 on, and the TPU kernel should outlive it.
 
 
 @dataclasses.dataclass(frozen=True)
 class GpuTiles:
-    """Sizes of the GPU kernel.
+    """Sizes of the GPU kernel: of a tile, a program, and a group of texts.
 
-    Attributes:
-      tokens: of a tile, T.
-      terms: of a tile, P.
-      hidden_bytes: of each row that a step of the product reads.
-      warps: of a program.
-      stages: reads under way at a time.
-      group_bytes: of h that a group of texts may have.
+    `hidden_bytes` of each row are read in one step of the product, `stages` such reads
+    are in flight, and a group's h has at most `group_bytes`.
     """
 
     tokens: int = 256
@@ -185,7 +178,7 @@ def _gpu(h_TD, w_VD, real_T, parts, interpret):
     T = min(max(pl.next_power_of_2(longest), 16), TILES.tokens)
     P = TILES.terms
     K = min(max(pl.next_power_of_2(D), 16), TILES.hidden_bytes // h_TD.dtype.itemsize)
-    # So that no access needs a mask: what is read beyond the end counts for nothing.
+    # Padded, so that no access needs a mask; what is read beyond the end has no effect.
     fill = -D % K
     h_TD = jnp.pad(h_TD, ((0, T), (0, fill)))
     w_VD = jnp.pad(w_VD, ((0, -V % P), (0, fill)))
@@ -255,11 +248,11 @@ def _gpu_kernel(
     top_ref[...], first_ref[...] = lax.fori_loop(0, tiles, add_tokens, best)
 
 
-# TPU: a tile of texts, all its tokens if they fit, times a tile of terms. Terms lie
-# along the lanes and tokens along the sublanes, so the maximum over tokens is mostly
-# one of whole registers. Tokens are the fastest axis of the grid, and the running pair
-# stays in the output's block; with one tile of tokens, h stays in VMEM while all of w
-# passes by.
+# TPU: a tile of texts, all its tokens if they fit, times a tile of terms. Terms are on
+# the lanes and tokens on the sublanes, so the maximum over tokens is mostly one of
+# whole registers. Tokens are the fastest axis of the grid, and the running pair stays
+# in the output's block; with one tile of tokens, h stays in VMEM while all of w streams
+# by.
 
 
 def _tpu(h_BLD, w_VD, mask_BL, interpret):
@@ -270,11 +263,10 @@ def _tpu(h_BLD, w_VD, mask_BL, interpret):
         pair_B2 = _tpu(h_BLD, jnp.repeat(w_VD, 2, axis=0), mask_BL, interpret)
         return tuple(x_B2[:, :1] for x_B2 in pair_B2)
     S, T, P = _tpu_tiles(B, L, D, V, h_BLD.dtype.itemsize)
-    # Blocks may overhang in B and V, where it only makes rows and columns that are
-    # never written back; in L it would make tokens.
+    # Blocks may overhang in B and V: those rows and columns are never written back. In
+    # L they would add tokens.
     fill = pl.cdiv(L, T) * T - L
     h_BLD = jnp.pad(h_BLD, ((0, 0), (0, fill), (0, 0)))
-    # Tokens on the sublanes, as in the product.
     mask_BL1 = jnp.pad(mask_BL, ((0, 0), (0, fill)))[:, :, None]
     pair_SP = pl.BlockSpec((S, P), lambda b, v, t: (b, v))
     return pl.pallas_call(
@@ -299,9 +291,9 @@ def _tpu_tiles(B: int, L: int, D: int, V: int, itemsize: int) -> tuple[int, int,
     """Texts, tokens and terms of a tile, so that everything stays within VMEM.
 
     The smallest VMEM budget of a kernel is 16 MB. It has to hold two tiles of h (2 MB
-    each), two of w (1 MB each), the product in float32 (2 MB) and what is derived from
-    it. Axes shorter than a tile are taken whole, which is legal for any size; others
-    must be multiples of 8 texts, 16 tokens (a bfloat16 register) and 128 terms.
+    each), two of w (1 MB each), the product in float32 (2 MB) and its intermediate
+    results. Axes shorter than a tile are taken whole, which is legal for any size;
+    others must be multiples of 8 texts, 16 tokens (a bfloat16 register) and 128 terms.
     """
     if D * itemsize > _TPU_ROW_BYTES:
         raise ValueError(

@@ -1,7 +1,6 @@
-"""Texts in parts of one length each, whose tokens are stored end to end.
+"""Texts in parts, each padded to one length; their tokens are stored end to end.
 
-A part is [B, L, ...] of B texts and L tokens, both the part's own; all together are
-[T, ...].
+A part is [B, L, ...], with B and L its own; all parts together are [T, ...].
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Parts = tuple[tuple[int, int], ...]  # (texts, length) of each
+Parts = tuple[tuple[int, ...], ...]  # (texts, length) of each
 
 
 def end_to_end(parts) -> jax.Array:
@@ -42,12 +41,9 @@ def starts_of(parts: Parts) -> np.ndarray:
 
 
 def by_part(op, h: jax.Array, mask: jax.Array | Sequence[jax.Array]):
-    """`op(h_BLD, mask_BL)` of each part, its results [B, ...] end to end.
+    """`op(h_BLD, mask_BL)` of each part; the results [B, ...] end to end.
 
-    Args:
-      op: the operation on one part.
-      h: [B, L, D], or [T, D] where there are several masks.
-      mask: [B, L], or one such array for each part.
+    `h` is [B, L, D] with a mask [B, L], or [T, D] with a mask for each part.
     """
     if not isinstance(mask, Sequence):
         return op(h, mask)

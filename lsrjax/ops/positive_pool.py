@@ -1,10 +1,10 @@
 """The positive part of the pooled vocabulary projection, without a gradient.
 
 A sparse head's weights are `log1p(relu(max over tokens of the logits))`, and about 1 %
-of the terms have one above 0. Which may be told from the projection in bfloat16, for
-which processors have units many times as fast: a term whose logit lies further below 0
-than rounding can account for is 0 in float32 as well. The others are projected again in
-float32, so that the result is that of the plain projection.
+of the terms are above 0. The projection in bfloat16, for which processors have units
+many times as fast, shows which these may be: a term whose logit is further below 0 than
+rounding explains is 0 in float32 as well. The others are projected again in float32, so
+that the result is that of the plain projection.
 
 Axes: B texts, L tokens, D hidden, V vocabulary (or one shard of it), K compacted
 entries, P terms of a block.
@@ -22,15 +22,15 @@ from lsrjax.ops import target
 from lsrjax.ops.parts import by_part
 from lsrjax.ops.vocab_pool import ceil_div, fold_nonzero, start_of, vocab_pool
 
-# A factor rounded to bfloat16 is off by 2^-9 of itself.
+# The relative error of a factor rounded to bfloat16.
 _ROUNDED = 2.0**-9
-# For norms and bounds, which are rounded as well.
+# For norms and bounds, which are rounded too.
 _SLACK = 1.001
 # Above this share of terms that might be positive, it costs less to project all.
 _DENSE_ABOVE = 0.2
-# Terms of a text that are projected again together: what is gathered stays small.
+# Terms of a text that are projected again together; limits the gathered rows.
 _AT_ONCE = 256
-# Below so many tokens, choosing costs more than it saves.
+# Below this number of tokens, selecting costs more than it saves.
 _FEW_TOKENS = 256
 
 
@@ -47,19 +47,17 @@ def positive_pool(
 
     With x' for x in bfloat16, |x - x'| <= r |x| for each entry, r = 2^-9. So by
     Cauchy-Schwarz |h w - h' w'| <= (2 r + r^2) |h| |w|, to which the two sums in
-    float32 add at most D 2^-23 |h| |w|. A term whose maximum in bfloat16 lies below 0
-    by more than that, with the largest |h| of the text, is 0.
+    float32 add at most D 2^-23 |h| |w|. A term whose maximum in bfloat16 is below 0 by
+    more than that, with the largest |h| of the text, is 0.
 
     Args:
       h: hidden states, [B, L, D], or of all parts end to end, [T, D].
       w_VD: one row per vocabulary term.
-      b_V: bias of each term.
       mask: non-zero at tokens, zero at padding: [B, L], or one such array for each
         part. A text without a token gets 0.
-      impl: 'screened', as above; 'plain', `vocab_pool`; or 'auto', 'screened' where the
-        states are float32, those of 256 tokens or more, and the processor multiplies
+      impl: 'screened', as above; 'plain', `vocab_pool`; or 'auto', 'screened' if the
+        states are float32, of at least 256 tokens, and the processor multiplies
         matrices in bfloat16.
-      block: vocabulary terms of a block.
 
     Returns:
       [B, V] float32. NaN where `vocab_pool` gives NaN.
@@ -113,7 +111,7 @@ def _top_in_bfloat16(h_BLD, w_VD, block: int) -> jax.Array:
     def project(i, top_BV):
         start = start_of(i, block, V)
         w_PD = lax.dynamic_slice_in_dim(w_VD, start, block)
-        # The units want a matrix of rows; left to itself, XLA folds this away.
+        # The units need a matrix of rows; without the barrier XLA folds this away.
         w_DP = lax.optimization_barrier(w_PD.astype(jnp.bfloat16).T)
         tile_BLP = jnp.einsum(
             "bld,dp->blp", h_BLD, w_DP, preferred_element_type=jnp.float32
@@ -135,7 +133,7 @@ def _exact(w_VD, b_V, maybe_BV, h_BLD) -> jax.Array:
         logits_BKL = jnp.einsum("bkd,bld->bkl", w_BKD, h_BLD)
         wrong_BK = wrong_B[:, None] + (w_BKD * 0).sum(axis=2)
         top_BK = logits_BKL.max(axis=2) + b_V[entry_BK] + wrong_BK
-        # Rows are filled up with their last entry, over and over.
+        # Rows are filled up with copies of their last entry.
         top_BK = jnp.where(live_BK, jax.nn.relu(top_BK), 0.0)
         return found_BV.at[rows_B1, entry_BK].add(top_BK)
 

@@ -5,7 +5,7 @@ token. Written plainly that makes logits of shape [B, L, V], which for one batch
 texts, 256 tokens and 250,002 terms is 8 GB. Here the projection goes over blocks of V
 and only the maximum and its position survive a block.
 
-Texts may come in parts, each padded to a length of its own; their tokens stand end to
+Texts may come in parts, each padded to its own length; their tokens are stored end to
 end, so that the products run over all of them at once.
 
 Axes: B texts, L tokens of a text, T all tokens, D hidden, V vocabulary (or one shard of
@@ -31,9 +31,6 @@ _DENSE_ABOVE = 0.2
 _GROUP = 128
 
 
-# (texts, tokens) of each part.
-
-
 def vocab_pool(
     h: jax.Array,
     w_VD: jax.Array,
@@ -47,7 +44,7 @@ def vocab_pool(
     """Returns max over tokens of `h @ w.T + b`, and the token where it is reached.
 
     Differentiable once in h, w and b; the position carries no gradient. Ties go to
-    the first token. The bias, being the same for every token, is added after the max,
+    the first token. The bias is the same for every token and is added after the max,
     so positions are those of the projection before its rounding. Every term is
     computed on its own, so any slice of V gives that slice of the result.
 
@@ -64,11 +61,11 @@ def vocab_pool(
         any padding adds a 0 to the maximum. Where that 0 is the result, or there is
         no token, the position is -1 and no gradient flows. A logit of exactly 0 wins
         over padding.
-      impl: 'blocked' (this module's reason), 'naive' (`vocab_pool_naive`, which makes
-        the [T, V] logits), 'pallas' (`pallas_pool` forward on a GPU or TPU, the
-        gradient of 'blocked'), or 'auto': what was fastest when measured, which is
-        'pallas' on CUDA devices of capability 8.0 on and 'blocked' elsewhere (TPUs have
-        not been measured).
+      impl: 'blocked' (the blocks described above), 'naive' (`vocab_pool_naive`, which
+        makes the [T, V] logits), 'pallas' (`pallas_pool` forward on a GPU or TPU, the
+        gradient of 'blocked'), or 'auto', the fastest in measurements: 'pallas' on CUDA
+        devices of capability 8.0 and above, 'blocked' elsewhere (TPUs have not been
+        measured).
       block: vocabulary terms projected at a time, which sets the extra memory
         (4 * T * block bytes); need not divide V. By default a size that keeps the
         tile in the processor's cache, or fills an accelerator.
@@ -76,7 +73,7 @@ def vocab_pool(
     Returns:
       max_BV in float32, argmax_BV in int32, of the texts of all parts end to end. A NaN
       or infinity in a real token's state or in a term's weights makes that text's or
-      that term's maxima NaN (with 'naive' what comes out depends on the backend).
+      that term's maxima NaN (with 'naive' the result depends on the backend).
 
     Raises:
       ValueError: shapes that do not agree, or an unknown `pool_mask` or `impl`.
@@ -100,8 +97,8 @@ def vocab_pool(
     parts = tuple(mask_BL.shape for mask_BL in masks)
     top_BV, argmax_BV = _project_max(block, impl, parts, h_TD, w_VD, real_T)
     top_BV = top_BV + b_V.astype(jnp.float32)[None]
-    # XLA's max on CPU drops NaN, which would hide a run that has diverged; looking at
-    # the factors is cheaper than at the products.
+    # XLA's max on CPU drops NaN, which would hide a run that has diverged; checking the
+    # factors is cheaper than checking the products.
     sound_B = per_text(jnp.isfinite(h_TD).all(axis=1), parts, jnp.all)
     sound_V = jnp.isfinite((w_VD * 0).sum(axis=1))
     top_BV += jnp.where(sound_B[:, None] & sound_V[None], 0.0, jnp.nan)
@@ -120,11 +117,7 @@ def vocab_pool_naive(
     *,
     pool_mask: str = "exclude",
 ) -> tuple[jax.Array, jax.Array]:
-    """The definition of `vocab_pool`, with the [B, L, V] logits and autodiff.
-
-    Kept as the oracle that `vocab_pool` is tested against; arguments and results are
-    the same.
-    """
+    """The definition of `vocab_pool`, with [B, L, V] logits and autodiff."""
     masks = tuple(mask) if isinstance(mask, Sequence) else (mask,)
     _check(h, w_VD, b_V, masks, pool_mask, "naive", None)
     h_TD = h.reshape(-1, h.shape[-1])
@@ -161,7 +154,7 @@ def _naive(h_BLD, w_VD, b_V, mask_BL, pool_mask):
 
 
 def pallas_is_faster() -> bool:
-    """Whether the kernel of `pallas_pool` is the fastest where this is computed."""
+    """Whether `pallas_pool` is the fastest on the device of this computation."""
     return target.is_cuda(target.device(), 8.0) and has_triton()
 
 
@@ -198,26 +191,25 @@ def _check(h, w_VD, b_V, masks, pool_mask, impl, block):
         raise ValueError(f"block is {block}; expected at least 1 vocabulary term.")
 
 
-# Numbers in a tile of an accelerator, which wants few, large products: of the logits,
-# and of the dense backward pass, which reads and writes the gradient of all states for
-# every tile.
+# Numbers in a tile of an accelerator, which is fastest with few, large products: of the
+# logits, and of the dense backward pass, which reads and writes the gradient of all
+# states for every tile.
 _TILE, _DENSE_TILE = 2**24, 2**27
 
 
 def _block(given: int | None, h_by_group: list, tile: int = _TILE) -> int:
-    """Vocabulary terms that are projected at a time."""
     tokens, dim = max(h_TD.shape for h_TD in h_by_group)
     if given is not None:
         return given
-    # A CPU tile should stay in the cache between the product and the max, the less so
-    # the longer the product takes beside the max.
+    # A CPU tile should stay in the cache between the product and the max; this matters
+    # less the longer the product takes compared with the max.
     if target.device().platform == "cpu":
         return min(max(256, 6144 * dim // tokens // 128 * 128), 1024)
     return max(128, tile // tokens // 128 * 128)
 
 
 def start_of(i: jax.Array, width: int, total: int) -> jax.Array:
-    """Where block i starts; the last one overlaps the one before instead of ending."""
+    """The first term of block i; the last block overlaps the one before it."""
     return jnp.minimum(i * width, total - width)
 
 
@@ -232,7 +224,7 @@ def start_of(i: jax.Array, width: int, total: int) -> jax.Array:
 #   dw[v,d]   = sum_b,l S[b,l,v] h[b,l,d]                        V D
 #
 # These are two matrix products with a matrix that has one entry per (b, v), and none
-# where g[b,v] = 0. After relu most g are: about 1 % of a trained model's terms are
+# where g[b,v] = 0. After relu most g are 0: about 1 % of a trained model's terms are
 # active. The dense backward pass makes the tile of S for one block of V and multiplies.
 # The sparse one compacts the non-zero entries first, per text for dh and per group of
 # P terms for dw, K at a time until none is left, and does the same products over them:
@@ -261,10 +253,9 @@ def _project_max(block, impl, parts, h_TD, w_VD, real_T):
     dtype = h_TD.dtype
 
     def best(tile_BLP):
-        """Maximum and first token of a part's texts."""
         top_BP = tile_BLP.max(axis=1)
         # argmax as two plain reductions: XLA's own, over pairs, is not vectorised on
-        # CPU. The bound is for NaN, which equals nothing.
+        # CPU. The bound covers NaN, which equals nothing.
         token_BLP = lax.broadcasted_iota(jnp.int32, tile_BLP.shape, 1)
         last = tile_BLP.shape[1] - 1
         is_top_BLP = tile_BLP == top_BP[:, None]
@@ -310,23 +301,21 @@ def _project_max_bwd(block, impl, parts, saved, cotangents):
 _project_max.defvjp(_project_max_fwd, _project_max_bwd)
 
 
-def _rows_of(x_BK, parts: Parts) -> list[jax.Array]:
-    """The rows of each part's texts."""
+def _rows_of(x_BK, parts: Parts) -> Sequence[jax.Array]:
     return lax.split(x_BK, [texts for texts, _ in parts])
 
 
 def _groups(parts: Parts) -> list[Parts]:
-    """Parts whose products are one.
+    """The parts that share a product.
 
-    An accelerator wants few, large ones; on a CPU, a part's tile of logits fits in the
-    cache.
+    An accelerator is fastest with few, large products; on a CPU, a part's tile of
+    logits fits in the cache.
     """
     cpu = target.device().platform == "cpu"
     return [(part,) for part in parts] if cpu else [parts]
 
 
-def _by_group(x_T: jax.Array, groups: list[Parts]) -> list[jax.Array]:
-    """The tokens of each group."""
+def _by_group(x_T: jax.Array, groups: list[Parts]) -> Sequence[jax.Array]:
     sizes = [sum(texts * length for texts, length in group) for group in groups]
     return lax.split(x_T, sizes)
 
@@ -341,8 +330,8 @@ def _dense_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
         dh_by_group, dw_VD = carry
         start = start_of(i, block, V)
         w_PD = lax.dynamic_slice_in_dim(w_VD, start, block).astype(dtype)
-        # The last block overlaps: its dw is only written again, its dh would be added
-        # twice.
+        # The last block overlaps: writing its dw again is harmless, but its dh would be
+        # added twice.
         fresh_P = start + jnp.arange(block) >= i * block
         w_PD = jnp.where(fresh_P[:, None], w_PD, jnp.zeros((), dtype))
         first_BP = lax.dynamic_slice_in_dim(first_BV, start, block, 1)
@@ -359,8 +348,8 @@ def _dense_gradients(block, parts, h_TD, w_VD, first_BV, g_BV):
             s_TP = end_to_end(own)
             next_dh.append(dh_TD + _product("tp,pd->td", s_TP, w_PD))
             if len(group) == 1:
-                # With tokens as two axes, XLA on CPU makes the transpose by itself
-                # rather than a product that is three times as slow.
+                # With tokens as two axes, XLA on CPU transposes separately instead of
+                # running a product that is three times as slow.
                 dw_PD += _product("blp,bld->pd", own[0], *apart(h_TD, group))
             else:
                 dw_PD += _product("tp,td->pd", s_TP, h_TD)
@@ -408,8 +397,8 @@ def _sparse_dh(parts, h_TD, w_VD, first_BV, g_BV):
 
 def _sparse_dw(block, parts, h_TD, w_VD, first_BV, g_BV):
     D, (B, V) = h_TD.shape[1], g_BV.shape
-    # A few groups at a time, so that the gathered rows stay small; there is no [T, P]
-    # tile here, so the steps can be larger than in the forward pass.
+    # A few groups at a time keep the gathered rows small; without a [T, P] tile the
+    # steps can be larger than in the forward pass.
     width = min(V, 8 * _block(block, _by_group(h_TD, _groups(parts))))
     P = min(_GROUP, width)
     G = width // P
@@ -453,10 +442,9 @@ def _one_hot(index_GK, value_GK, size, dtype):
 def fold_nonzero(x_GN, add, total, at_once: int | None = None):
     """Folds the non-zero entries of each row into `total`, K of every row at a time.
 
-    `add(entry_GK, live_GK, total)` gets positions in the rows, ascending, and which of
-    them are real: rows with fewer entries than others are filled up with position N-1.
-    Runs until the fullest row is through, so no entry is ever dropped. K is at most
-    `at_once`, if given.
+    `add(entry_GK, live_GK, total)` receives ascending positions in the rows and which
+    of them are real: shorter rows are filled up with position N-1. Runs until the
+    fullest row is done, so no entry is dropped. K is at most `at_once`, if given.
     """
     G, N = x_GN.shape
     # Sized so that 1 to 2 % of the entries, the usual share, take one round.
@@ -482,9 +470,9 @@ def fold_nonzero(x_GN, add, total, at_once: int | None = None):
 def _select_bits(word_GM, end_GM, rank_K):
     """Position of the set bit with each rank; meaningless past the last one.
 
-    `end_GM` counts the bits up to and including each word. A search over the words,
-    then a binary search within the word: on a CPU much cheaper than a scatter over all
-    N positions, and the same everywhere.
+    `end_GM` counts the bits up to and including each word. A search over the words and
+    a binary search within the word are much cheaper on a CPU than a scatter over all N
+    positions.
     """
     search = partial(jnp.searchsorted, v=rank_K, side="right", method="scan")
     at_GK = jnp.minimum(jax.vmap(search)(end_GM), word_GM.shape[1] - 1)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from lsrjax.ops import target
 from lsrjax.ops.parts import by_part
 
-# Numbers in the logits of a block: they fill a processor's cache, or an accelerator.
+# Numbers in a block's logits: as many as fit in a processor's cache or fill an
+# accelerator.
 _TILE = {"cpu": 2**20}
 _LARGE_TILE = 2**24
 
@@ -28,18 +29,17 @@ def vocab_sum(
 ) -> jax.Array:
     """Sum over tokens of `log1p(relu(h @ w.T + b))` (SPLADE, Formal et al. 2021).
 
-    The logits of all tokens and terms are never held: they are made for a block of
-    terms at a time, and made again in the backward pass.
+    The logits of all tokens and terms never exist at once: each block of terms is
+    computed on its own, and again in the backward pass.
 
     Args:
       h: hidden states, [B, L, D], or of all parts end to end, [T, D]; their dtype is
         that of the matrix products.
-      w_VD: one row per vocabulary term.
       b_V: bias of each term, added in float32.
       mask: non-zero at tokens, zero at padding, which adds nothing: [B, L], or one such
         array for each part.
       block: terms at a time; need not divide V.
-      twice: of log1p of these (OpenSearch's `log1p_relu`).
+      twice: apply log1p twice to each (OpenSearch's `log1p_relu`).
 
     Returns:
       The sums, [B, V] float32, of the texts of all parts end to end.
@@ -61,8 +61,8 @@ def _one_part(h_BLD, w_VD, b_V, mask_BL, block, twice):
     w_NPD = jnp.pad(w_VD, ((0, blocks * block - V), (0, 0))).reshape(blocks, block, D)
     b_NP = jnp.pad(b_V, (0, blocks * block - V)).reshape(blocks, block)
     mask_BL1 = (mask_BL != 0)[:, :, None]
-    # A padded state may hold anything, even NaN, which no mask behind it undoes in the
-    # gradient.
+    # A padded state may hold anything, even NaN, which a mask applied later would not
+    # remove from the gradient.
     h_BLD = jnp.where(mask_BL1, h_BLD, jnp.zeros((), h_BLD.dtype))
 
     @jax.checkpoint

@@ -1,1 +1,1 @@
-"""Encoding, search and evaluation."""
+"""Encoding, search, evaluation, BM25, mining, teacher scores."""

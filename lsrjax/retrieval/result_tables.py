@@ -1,6 +1,6 @@
-"""Results of a run: as a file, as tables, and as examples that explain themselves."""
+"""Results of a run: as a file, as tables, and as explained examples."""
 
-import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +12,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-ENGLISH, MEAN = "en", "mean"
+from lsrjax.data.examples import ENGLISH
+from lsrjax.json_files import write_json
+
+MEAN = "mean"
 
 # system -> language -> metric -> value
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-# Metrics that say what a system costs: more is not better.
+# Metrics of a system's cost: more is not better.
 COUNTS = ("query_terms", "document_terms", "index_bytes")
 
 MULTILINGUAL = "multilingual "
@@ -31,7 +34,7 @@ TABLES = (
 
 
 class SearchExample(TypedDict):
-    """One query and what a system found for it, as `print_examples` shows it."""
+    """One query and the documents a system found for it, for `print_examples`."""
 
     query: str
     lang: str
@@ -46,19 +49,16 @@ class SearchExample(TypedDict):
 def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     """Adds to each system the mean over all its languages but English.
 
-    Args:
-        results: system -> language -> metric -> value; means it has are replaced.
-
-    Returns:
-        A copy with the language `mean` last. A system with English only has none.
+    The language `mean` comes last, and replaces one that is there.
 
     Raises:
         ValueError: if systems cover different languages or a language lacks a metric,
             since such means could not be compared.
     """
-    averaged, first = {}, None
-    for system, languages in results.items():
-        languages = {k: dict(v) for k, v in languages.items() if k != MEAN}
+    averaged: dict[str, dict[str, dict[str, float]]] = {}
+    first = None
+    for system, given in results.items():
+        languages = {k: dict(v) for k, v in given.items() if k != MEAN}
         averaged[system] = languages
         others = [language for language in languages if language != ENGLISH]
         if not others:
@@ -87,13 +87,10 @@ def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
-    """Writes results as JSON, rounded to six digits, in the order they have.
+    """Writes results as JSON, rounded to six digits, in their order.
 
-    The file is replaced as a whole, so that a reader never sees half of it.
-
-    Args:
-        path: the file; missing folders are made.
-        results: system -> language -> metric -> value.
+    The file is replaced atomically, so that a reader never sees half of it; missing
+    folders are created.
 
     Raises:
         ValueError: if a value is not finite.
@@ -106,27 +103,20 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
         }
         for system, languages in results.items()
     }
-    try:
-        content = json.dumps(rounded, indent=2, ensure_ascii=False, allow_nan=False)
-    except ValueError as error:
-        bad = [
-            f"{metric} of {system} in {language}"
-            for system, languages in rounded.items()
-            for language, values in languages.items()
-            for metric, v in values.items()
-            if v - v != 0
-        ]
+    bad = [
+        f"{metric} of {system} in {language}"
+        for system, languages in rounded.items()
+        for language, values in languages.items()
+        for metric, value in values.items()
+        if not math.isfinite(value)
+    ]
+    if bad:
         raise ValueError(
             f"report: {bad[0]} is not finite, {path} is not written; find out why "
             "the evaluation gave it."
-        ) from error
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(content + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(path, rounded)
 
 
 def print_table(
@@ -134,14 +124,9 @@ def print_table(
 ) -> None:
     """Prints a metric: systems as rows, languages as columns, the mean last.
 
-    The best value of a column, where there is a choice, is bold; a missing one is
-    `-`. Languages that do not fit the console's width go on in a further table.
-
-    Args:
-        results: system -> language -> metric -> value, higher is better.
-        metric: the metric to show.
-        console: where to print.
-        title: stands above; the metric's name if empty.
+    Higher values are better. The best of several in a column is bold; a missing one is
+    `-`. Languages that do not fit the console's width continue in another table. The
+    title defaults to the metric's name.
 
     Raises:
         ValueError: if no system has the metric.
@@ -167,14 +152,10 @@ def print_table(
 def print_costs(
     results: Results, documents_per_s: Mapping[str, float], console: Console
 ) -> None:
-    """Prints what a document costs with each system.
+    """Prints the cost of a document in each system.
 
-    Args:
-        results: system -> language -> metric -> value, with `document_terms` (of token
-            embeddings, tokens) and `index_bytes`, which are those of the same documents
-            in each language.
-        documents_per_s: encoded in a second, by system.
-        console: where to print.
+    `document_terms` (for token embeddings, tokens) and `index_bytes` are the same in
+    each language.
     """
     console.print(
         "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
@@ -197,15 +178,7 @@ def print_costs(
 
 
 def markdown_table(results: Results, metric: str) -> str:
-    """Returns the table of `print_table` as Markdown, ending in a newline.
-
-    Args:
-        results: system -> language -> metric -> value, higher is better.
-        metric: the metric to show.
-
-    Raises:
-        ValueError: if no system has the metric.
-    """
+    """The table of `print_table` as Markdown; ValueError without the metric."""
     languages, rows = _table(results, metric)
     lines = [[metric, *languages], ["---", *["---:"] * len(languages)]]
     for system, cells in rows.items():
@@ -220,12 +193,7 @@ def markdown_table(results: Results, metric: str) -> str:
 
 
 def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
-    """Prints queries with their strongest terms and the documents they find.
-
-    Args:
-        console: where to print.
-        examples: the queries; `because` explains the first document found.
-    """
+    """Prints queries with their strongest terms and the documents they find."""
     for example in examples:
         rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
         rows.add_column(style="dim", no_wrap=True)
@@ -251,7 +219,7 @@ def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
 def _table(
     results: Results, metric: str
 ) -> tuple[list[str], dict[str, dict[str, tuple[str, bool]]]]:
-    """Returns the columns, and for each system its cells: text and whether best."""
+    """The columns, and for each system its cells: text and whether best."""
     known = dict.fromkeys(
         name
         for languages in results.values()
@@ -300,7 +268,6 @@ def _fitting(
     rows: Mapping[str, Mapping[str, tuple[str, bool]]],
     width: int,
 ) -> list[list[str]]:
-    """Splits the columns into tables that fit `width` cells, one column at least."""
     chunks: list[list[str]] = []
     left = 0
     for language in languages:
@@ -315,7 +282,6 @@ def _fitting(
 
 
 def _terms(terms: Iterable[tuple[str, str]]) -> Text:
-    """Joins terms and their numbers, each pair kept on one line."""
     line = Text()
     for term, number in terms:
         line.append("  " if line else "")
@@ -325,18 +291,13 @@ def _terms(terms: Iterable[tuple[str, str]]) -> Text:
 
 
 def _plain(text: str) -> str:
-    """Puts a text on one line, without characters that control a terminal."""
+    """A text on one line, without control characters."""
     kept = (char if char.isprintable() or char == "\u200c" else " " for char in text)
     return " ".join("".join(kept).split())
 
 
 def markdown(results, name: str) -> str:
-    """The tables of a stage beside BM25 as Markdown; empty without results.
-
-    Args:
-      results: of a run's systems.
-      name: of the stage; its views are shown, too.
-    """
+    """The tables of a stage, its views and BM25 as Markdown; empty without results."""
     own = {
         system: values
         for system, values in results.items()

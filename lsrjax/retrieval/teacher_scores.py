@@ -1,11 +1,11 @@
-"""Teacher scores of queries and their documents, once, in English."""
+"""A teacher's scores of queries and their documents, computed once, in English."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from lsrjax.data.batching.drawing import wording
-from lsrjax.data.examples import Group, Text
+from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.cross_encoder import PairScorer
@@ -16,11 +16,10 @@ from lsrjax.retrieval.mine_negatives import mine
 from lsrjax.retrieval.search import Several
 
 
-class Corpus(Sequence):
-    """The documents of a collection, and of a source's own those that it lacks."""
+class Corpus(Items[Text]):
+    """The documents of a collection, and those of a source that it lacks."""
 
-    def __init__(self, collection: Sequence[Text], own: Sequence[Text]):
-        """Puts one after the other."""
+    def __init__(self, collection: Items[Text], own: Items[Text]):
         self._collection, self._own = collection, own
 
     def __len__(self) -> int:
@@ -31,36 +30,31 @@ class Corpus(Sequence):
         return self._collection[place] if more < 0 else self._own[more]
 
 
-def corpus_of(source, whole: bool = False) -> tuple[Sequence[Text], np.ndarray]:
-    """The distinct documents of a source of groups.
+def corpus_of(source, whole: bool = False) -> tuple[Items[Text], np.ndarray]:
+    """The distinct documents of a source of groups, and each first positive's position.
 
-    Documents are the same when their English wordings are.
-
-    Args:
-      source: the groups.
-      whole: all documents of the collections that the source is of come first.
-
-    Returns:
-      The documents, and for each example the position of its first positive.
+    English wordings are compared. With `whole`, all documents of the source's
+    collections come first.
     """
-    collection = getattr(source, "documents", ()) if whole else ()
+    collection: Items[Text] = getattr(source, "documents", ()) if whole else ()
     places: dict[str, int] = {}
     for place in range(len(collection)):
         if text := usable(collection, place):
             places.setdefault(text, place)
-    own, positives = [], []
+    own: list[Text] = []
+    positives = []
     for index in range(len(source)):
         group: Group = source[index]
-        for text in (*group.positives, *group.negatives):
+        for document in (*group.positives, *group.negatives):
             new = len(collection) + len(own)
-            if places.setdefault(wording(text), new) == new:
-                own.append(text)
+            if places.setdefault(wording(document), new) == new:
+                own.append(document)
         positives.append(places[wording(group.positives[0])])
     return Corpus(collection, own) if collection else own, np.array(positives)
 
 
-def usable(corpus: Sequence[Text], place: int) -> str:
-    """The wording of a document of a collection; empty where it cannot be read."""
+def usable(corpus: Items[Text], place: int) -> str:
+    """The wording of a document of a collection; empty if it cannot be read."""
     try:
         text = wording(corpus[place])
     except (BadRecord, KeyError):
@@ -83,19 +77,18 @@ def prepare(
       source: Q groups.
       corpus: their distinct documents, from `corpus_of`.
       positives: [Q] positions of the first positives, from `corpus_of`.
-      mined: a stage's `prepare` config to mine BM25 negatives from the corpus; None
-        takes the groups' own.
-      teacher: scores the documents; None leaves the scores at NaN.
-      seed: of the draws.
+      mined: a stage's `prepare` config, to mine BM25 negatives from the corpus; None:
+        the groups' own negatives.
+      teacher: scores the documents; None leaves the scores NaN.
 
     Returns:
-      `negatives` [Q, K] int32 positions in the corpus, -1 where a row has fewer, and
+      `negatives` [Q, K] int32 positions in the corpus, -1 if a row has fewer, and
       `scores` [Q, 1 + K] float32 of the positive and the negatives.
     """
     queries = [wording(source[i].query) for i in range(len(source))]
     texts = [usable(corpus, place) for place in range(len(corpus))]
     if mined:
-        # Equal texts count once; documents without a text are nobody's negatives.
+        # Equal texts count once; documents without a text are never negatives.
         first: dict[str, int] = {}
         for place, text in enumerate(texts):
             if text:
@@ -114,21 +107,20 @@ def prepare(
         ]
     else:
         negatives = _given(source, texts)
-    documents = np.concatenate([positives[:, None], negatives], axis=1)
-    scores = np.full(documents.shape, np.nan, np.float32)
+    places_QK = np.concatenate([positives[:, None], negatives], axis=1)
+    scores = np.full(places_QK.shape, np.nan, np.float32)
     if teacher is not None:
-        # Of a large corpus few documents may have been drawn.
-        used, numbered = np.unique(documents, return_inverse=True)
+        # Only a few documents of a large corpus may have been drawn.
+        used, numbered = np.unique(places_QK, return_inverse=True)
         used, none = used[used >= 0], int(used[0] < 0)
         asked = [texts[place] for place in used]
         scores = score(
-            teacher, queries, asked, numbered.reshape(documents.shape) - none
+            teacher, queries, asked, numbered.reshape(places_QK.shape) - none
         )
     return {"negatives": negatives.astype(np.int32), "scores": scores}
 
 
 def _places(source, texts: Sequence[str], field: str) -> list[list[int]]:
-    """Positions among `texts` of each group's positives or negatives."""
     places = {text: place for place, text in enumerate(texts)}
     return [
         [places[wording(text)] for text in getattr(source[i], field)]
@@ -150,24 +142,17 @@ def score(
     corpus: Sequence[str],
     documents_QK: np.ndarray,
 ) -> np.ndarray:
-    """The teacher's score of each query with each of its documents.
+    """The teacher's score of each query with each of its documents, [Q, K] float32.
 
-    Args:
-      teacher: a retriever or a cross-encoder.
-      queries: Q English texts.
-      corpus: English documents.
-      documents_QK: positions in the corpus; -1 gives NaN.
-
-    Returns:
-      [Q, K] float32.
+    The documents are positions in the corpus; -1 gives NaN.
     """
     if isinstance(teacher, PairScorer):
         return _read_together(teacher, queries, corpus, documents_QK)
     q = joined(teacher.queries(queries))
     d = joined(teacher.documents(corpus))
-    if isinstance(d, Several):
+    if isinstance(q, Several) and isinstance(d, Several):
         parts = zip(q.parts, d.parts, strict=True)
-        return sum(_scores(*part, documents_QK) for part in parts)
+        return np.sum([_scores(*part, documents_QK) for part in parts], axis=0)
     return _scores(q, d, documents_QK)
 
 

@@ -1,1 +1,1 @@
-"""Tokenizers of folders, as transformers' AutoTokenizer reads them."""
+"""Tokenizer folders, read as transformers reads them."""

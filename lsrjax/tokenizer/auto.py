@@ -1,10 +1,10 @@
-"""What transformers' AutoTokenizer makes of folders: a program of its own.
+"""Reports how transformers' AutoTokenizer reads folders; a separate program.
 
     python -P auto.py QUESTION ANSWER
 
-QUESTION is a JSON file of `folders` and `texts`, ANSWER one of an object for each
-folder. A process that trains thus imports neither transformers nor, through it, torch,
-and nothing that reads a stranger's folder shares a process with it.
+QUESTION is a JSON file with `folders` and `texts`, ANSWER one with an object for each
+folder. So a training process imports neither transformers nor torch, and nothing that
+reads an untrusted folder shares a process with it.
 """
 
 import json
@@ -12,9 +12,9 @@ import sys
 
 
 def main(question: str, answer: str) -> None:
-    """Answers for all folders of a question."""
-    # transformers imports it where it is, for models; tokenizers need none.
-    sys.modules["torch"] = None
+    """Answers a question for all its folders."""
+    # transformers imports torch if it is installed; tokenizers do not need it.
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as importlib allows
     with open(question, encoding="utf-8") as file:
         asked = json.load(file)
     found = [_answer(folder, asked["texts"]) for folder in asked["folders"]]
@@ -32,14 +32,14 @@ def _answer(folder: str, texts: list[str]) -> dict:
         if not tokenizer.is_fast:
             return {"slow": type(tokenizer).__name__}
         return _described(tokenizer, texts)
-    # The libraries raise anything, plain Exceptions included.
+    # The libraries raise anything, plain Exception included.
     except Exception as error:
         said = " ".join(str(error).split())
         return {"error": f"{type(error).__name__}: {said}", "slow": _slow(folder)}
 
 
 def _slow(folder: str) -> str | None:
-    """The class that a folder names, if it has no fast form."""
+    """The class that a folder names, if it has no fast version."""
     from transformers import PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import (
         get_tokenizer_config,
@@ -49,7 +49,8 @@ def _slow(folder: str) -> str | None:
     try:
         name = get_tokenizer_config(folder, local_files_only=True)["tokenizer_class"]
         found = tokenizer_class_from_name(name)
-    except Exception:
+    # A config that is no JSON, or names no class, or one whose package is not there.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
         return None
     fast = isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast)
     return None if found is None or fast else name

@@ -11,7 +11,7 @@ CONFIG = "tokenizer_config.json"
 MODEL_CONFIG = "config.json"
 SPECIAL = "special_tokens_map.json"
 ADDED = "added_tokens.json"
-# Any one of these is enough to make a tokenizer of.
+# Any one of these is enough to build a tokenizer.
 VOCABULARIES = (
     TOKENIZER,
     "vocab.txt",
@@ -24,19 +24,19 @@ FILES = (*VOCABULARIES, CONFIG, SPECIAL, ADDED, "merges.txt", "tokenizer.*.json"
 
 
 def holds_tokenizer(folder: pathlib.Path) -> bool:
-    """Whether there is something to make a tokenizer of."""
+    """Whether a folder contains a tokenizer's vocabulary."""
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Those that AutoTokenizer looks at, the model's config included."""
+    """The files that AutoTokenizer reads, the model's config included."""
     patterns = (*FILES, MODEL_CONFIG)
     found = {path for pattern in patterns for path in folder.glob(pattern)}
     return sorted(path for path in found if path.is_file())
 
 
 def read_text(path: pathlib.Path) -> str:
-    """A file of Unicode, a byte order mark left out."""
+    """A UTF-8 file without its byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -46,11 +46,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file, which may start with a byte order mark.
-
-    Raises:
-      InputError: it is not JSON, or not an object.
-    """
+    """The JSON object in a file, with or without a byte order mark, or InputError."""
     try:
         found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:

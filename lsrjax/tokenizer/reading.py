@@ -1,10 +1,10 @@
-"""Folders of tokenizers, as transformers' AutoTokenizer reads them.
+"""Reads tokenizer folders as transformers' AutoTokenizer does.
 
-`tokenizer.json` is only a part of what a folder says: `tokenizer_config.json`,
+`tokenizer.json` is only a part of a tokenizer: `tokenizer_config.json`,
 `special_tokens_map.json`, `added_tokens.json` and the model type in `config.json`
-change tokens, too. What transformers makes of all of them is the truth; what texts are
-encoded with here is its backend. Where `tokenizer.json` is all there is to it, as in
-what this package writes, transformers is not asked, which takes a second.
+change tokens, too. transformers' reading of all of them is the truth; texts are encoded
+with its backend. If `tokenizer.json` alone defines the tokens, as in folders that this
+package writes, transformers is not asked, which would take a second.
 """
 
 import dataclasses
@@ -30,14 +30,21 @@ from lsrjax.tokenizer.files import (
     read_text,
 )
 
-# What a tokenizer that is nothing but its tokenizer.json calls its class: transformers
-# 4 and 5 know the first, 5 writes the second.
+# The class of a tokenizer that is nothing but its tokenizer.json: transformers 4 and 5
+# know the first, 5 writes the second.
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# Model types for which AutoTokenizer takes such a class at its word.
-_PLAIN_MODELS = (None, "bert", "roberta", "xlm-roberta", "distilbert", "camembert")
-_PLAIN_MODELS += ("milco",)
+# Model types for which AutoTokenizer uses such a class.
+_PLAIN_MODELS = (
+    None,
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "camembert",
+    "milco",
+)
 ROLES = tuple(f"{role}_token" for role in "bos eos unk sep pad cls mask".split())
-# Further keys of a plain tokenizer_config.json, which do not change a token.
+# Other keys of a plain tokenizer_config.json that do not change a token.
 _HARMLESS = (
     "tokenizer_class",
     "model_max_length",
@@ -52,17 +59,16 @@ _HARMLESS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a folder's tokenizer is.
+    """A folder's tokenizer.
 
     Attributes:
-      folder: where it was read from.
-      json: a `tokenizer.json` that gives its tokens; how texts are cut and padded is
-        up to whoever encodes them.
-      roles: token of `pad_token`, `mask_token` and the like, where they are known.
+      json: a `tokenizer.json` that gives its tokens; truncation and padding are left to
+        the caller.
+      roles: token of `pad_token`, `mask_token` and the like, if known.
       truncation_side: the end that is cut off, "right" or "left".
       splits_special: special tokens in texts are text.
       max_length: `model_max_length`; None if the folder does not say.
-      input_names: what transformers gives a model; None if the folder does not say.
+      input_names: inputs of the model in transformers; None if the folder does not say.
       added: tokens that `tokenizer.json` lacks, by name; the other files add them.
     """
 
@@ -76,11 +82,9 @@ class Reading:
     added: tuple[str, ...] = ()
 
     def tokenizer(self, max_length: int | None = None, **cut) -> tokenizers.Tokenizer:
-        """A tokenizer of its own for the caller, who may change it.
+        """A new tokenizer, which the caller may change.
 
-        Args:
-          max_length: tokens it cuts texts to; None: it does not.
-          **cut: further options of `enable_truncation`.
+        `cut` has options of `enable_truncation`; max_length None: no truncation.
         """
         made = tokenizers.Tokenizer.from_str(self.json)
         made.encode_special_tokens = self.splits_special
@@ -93,11 +97,11 @@ class Reading:
 
 
 def read(folder: str | pathlib.Path) -> Reading:
-    """Reads a folder as AutoTokenizer does, without running any code of it.
+    """Reads a folder as AutoTokenizer does, without running code from it.
 
     Raises:
-      InputError: there is no tokenizer, it cannot be read, or it does something that
-        cannot be done here; names the file, and the key if one is to blame.
+      InputError: there is no tokenizer, it cannot be read, or it needs something that
+        is not supported; names the file, and the key at fault.
     """
     folder = pathlib.Path(folder)
     state = tuple(
@@ -150,7 +154,6 @@ def _tokenizer_json(path: pathlib.Path) -> tuple[str, tokenizers.Tokenizer]:
 
 
 def _refuse_code(folder: pathlib.Path, objects: Mapping[str, dict]) -> None:
-    """Refuses classes that are not transformers' own tokenizers."""
     config = objects.get(CONFIG, {})
     own = config.get("auto_map")
     own = own.get("AutoTokenizer") if isinstance(own, dict) else own
@@ -176,10 +179,7 @@ def _content(token: Any) -> Any:
 
 
 def _is_plain(objects: Mapping[str, dict], raw: tokenizers.Tokenizer) -> bool:
-    """Whether transformers makes of the folder what its tokenizer.json says.
-
-    Doubt is no: then transformers is asked.
-    """
+    """Whether tokenizer.json alone defines the tokens; false in doubt."""
     config, model = objects.get(CONFIG), objects.get(MODEL_CONFIG)
     if raw.post_processor is None or objects.get(ADDED):
         return False
@@ -241,7 +241,7 @@ def _plain(folder: pathlib.Path, text: str, config: Mapping[str, Any]) -> Readin
 
 
 def _length(value: Any) -> int | None:
-    """A limit; transformers writes 10^30 where there is none."""
+    """A limit; transformers writes 10^30 for none."""
     known = isinstance(value, int | float) and 0 < value < 2**31
     return int(value) if known else None
 
@@ -293,7 +293,6 @@ def _reading(
 
 
 def _checked(read: Reading, answer: Mapping[str, Any] | None = None) -> Reading:
-    """Compares the tokens of texts with those that transformers gave."""
     if answer is None or not (wrong := differing(read, answer)):
         return read
     raise InputError(
@@ -304,7 +303,7 @@ def _checked(read: Reading, answer: Mapping[str, Any] | None = None) -> Reading:
 
 
 def differing(read: Reading, answer: Mapping[str, Any]) -> list[str]:
-    """Texts of an answer of `asked` that a reading gives other tokens."""
+    """Texts of an answer of `asked` whose tokens differ in a reading."""
     tokenizer, texts, wrong = read.tokenizer(), answer["texts"], []
     for length, special, rows in answer["probes"]:
         if length is None:

@@ -1,9 +1,10 @@
-"""Tokenizers written so that every program reads the same tokens."""
+"""Writes tokenizers so that every program reads the same tokens."""
 
 import json
 import pathlib
 from typing import Any
 
+from lsrjax.json_files import write_json
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import CONFIG, TOKENIZER
 from lsrjax.tokenizer.reading import PLAIN_CLASSES, ROLES
@@ -12,19 +13,15 @@ from lsrjax.tokenizer.reading import PLAIN_CLASSES, ROLES
 def write_tokenizer(
     folder: pathlib.Path, source: pathlib.Path, *, max_length: int | None = None
 ) -> None:
-    """Writes a tokenizer so that it is its `tokenizer.json`, for transformers 4 and 5.
+    """Writes a tokenizer as a plain `tokenizer.json`, for transformers 4 and 5.
 
     Args:
-      folder: where to.
-      source: a folder with a tokenizer.
-      max_length: tokens of the longest text the model takes; None: as the source says.
-
-    Raises:
-      InputError: the source cannot be read.
+      source: a folder with a tokenizer; InputError if it cannot be read.
+      max_length: tokens of the model's longest text; None: as the source says.
     """
     folder.mkdir(parents=True, exist_ok=True)
     read = reading.read(source)
-    # How texts are cut and padded is up to whoever encodes them.
+    # Truncation and padding are left to the caller.
     tokenizer = json.loads(read.json) | {"truncation": None, "padding": None}
     text = json.dumps(tokenizer, ensure_ascii=False)
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
@@ -34,7 +31,7 @@ def write_tokenizer(
         if token["special"]
     }
     config: dict[str, Any] = {k: v for k, v in read.roles.items() if k in ROLES}
-    for names in _NAMES.values():
+    for names in SPECIAL_TOKENS.values():
         for role, name in names.items():
             if name in special:
                 config.setdefault(role, name)
@@ -50,12 +47,11 @@ def write_tokenizer(
         "tokenizer_class": PLAIN_CLASSES[0],
         "clean_up_tokenization_spaces": False,
     }
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, config)
 
 
-# How the families call their special tokens.
-_NAMES = {
+# Each family's names of its special tokens.
+SPECIAL_TOKENS = {
     "bert": {
         "cls_token": "[CLS]",
         "sep_token": "[SEP]",

@@ -1,1 +1,1 @@
-"""A run, its stages, the loop and the step."""
+"""A run, its stages, the loop, the step; plans, trackers, results."""

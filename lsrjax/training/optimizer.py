@@ -23,7 +23,6 @@ def learning_rate(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
 
     Args:
       config: a stage's `optim`.
-      total_steps: optimizer steps of the stage.
     """
     warmup = config.warmup_steps or round(config.warmup_fraction * total_steps)
     after = max(total_steps - warmup, 1)
@@ -36,26 +35,35 @@ def learning_rate(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     return optax.join_schedules([rise, schedule], [warmup]) if warmup else schedule
 
 
-def make_optimizer(config, total_steps: int, params):
+def frozen(pattern: str, params) -> dict:
+    """Which parameters stay as they are: a tree of bools.
+
+    Args:
+      pattern: regex of their paths, a stage's `optim.freeze`.
+      params: (abstract) parameters.
+
+    Raises:
+      InputError: the pattern names no parameter, or all of them.
+    """
+    found = matches(pattern, params)
+    flags = jax.tree.leaves(found)
+    if pattern and (not any(flags) or all(flags)):
+        names = jax.tree_util.tree_leaves_with_path(params)
+        listing = "\n  ".join(path_name(path) for path, _ in names)
+        raise InputError(
+            f"config.optim.freeze = {pattern!r} matches"
+            f" {sum(flags)} of {len(flags)} parameters:\n  {listing}"
+        )
+    return found
+
+
+def make_optimizer(config, total_steps: int, frozen: dict):
     """The optimizer of a stage.
 
     Args:
       config: a stage's `optim`.
-      total_steps: optimizer steps of the stage.
-      params: (abstract) parameters, for the masks.
-
-    Raises:
-      InputError: `freeze` names no parameter, or all of them.
+      frozen: tree of bools: the parameters that stay as they are, without moments.
     """
-    frozen = matches(config.freeze, params)
-    flags = jax.tree.leaves(frozen)
-    if config.freeze and (not any(flags) or all(flags)):
-        names = jax.tree_util.tree_leaves_with_path(params)
-        listing = "\n  ".join(path_name(path) for path, _ in names)
-        raise InputError(
-            f"config.optim.freeze = {config.freeze!r} matches"
-            f" {sum(flags)} of {len(flags)} parameters:\n  {listing}"
-        )
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))

@@ -9,29 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import tiny
 
+from lsrjax import json_files
 from lsrjax.checkpoint import files, saved_model, train_states
 from lsrjax.config.fields import get_default
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training.optimizer import make_optimizer
+from lsrjax.training import optimizer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 SPEC = RetrieverSpec(
     head="splade",
-    encoder=EncoderConfig(
-        family="bert",
-        vocab_size=307,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=11,
-        max_positions=13,
-        type_vocab_size=1,
-        pad_token_id=0,
-    ),
+    encoder=tiny.encoder(vocab_size=307, hidden_size=8, max_positions=13),
     tied=True,
     special_ids=(0, 2, 3),
 )
@@ -67,7 +58,8 @@ def small(step):
     params = {"layers": {0: {"kernel": jnp.ones((2, 3))}}, "frozen": jnp.ones(3)}
     config = get_default().optim
     config.freeze = "frozen"
-    return state_of(params, step, make_optimizer(config, 9, params))
+    frozen = optimizer.frozen(config.freeze, params)
+    return state_of(params, step, optimizer.make_optimizer(config, 9, frozen))
 
 
 @pytest.fixture
@@ -220,7 +212,7 @@ def test_model_files_of_another_architecture_are_refused(tmp_path):
 
 def test_json_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "x.json"
-    files.write_json(path, {"a": "ü"})
+    json_files.write_json(path, {"a": "ü"})
     with pytest.raises(TypeError):
-        files.write_json(path, {"a": object()})
+        json_files.write_json(path, {"a": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": "ü"}

@@ -14,7 +14,6 @@ from programs import launch
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.cli import doctor, doctor_checks
-from lsrjax.cli import flags as command
 from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.config import fields
 from lsrjax.config.fields import get_default
@@ -293,9 +292,9 @@ def test_a_launcher_that_promised_more_is_an_error(monkeypatch):
     def promised():
         raise InputError("The launcher promised 16 devices, but …")
 
-    monkeypatch.setattr(command, "join", promised)
-    findings = []
-    assert not doctor._joined(findings)
+    given, _ = doctor._parse([])
+    monkeypatch.setattr(given, "join", promised)
+    assert not doctor._joined(given, findings := [])
     (found,) = errors(findings)
     assert found.topic == "processes" and "promised 16 devices" in found.text
 

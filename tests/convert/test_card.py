@@ -5,22 +5,30 @@ import re
 
 import pytest
 import yaml
+from programs import tiny
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
 from lsrjax.convert.write.card import write_card
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training import evaluate_run
+from lsrjax.retrieval import result_tables
 
-ENCODER = EncoderConfig("xlm-roberta", 401, 32, 2, 4, 67, 66, 1, 1)
+ENCODER = tiny.encoder(
+    "xlm-roberta",
+    vocab_size=401,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=67,
+    max_positions=66,
+)
 SPEC = RetrieverSpec(
     "milco", ENCODER, lexecho=True, pivot_vocab_size=307, query_prompt='q: "'
 )
 ALIGN = {
     "init": {"encoder": "BAAI/bge-m3", "head": "naver/splade-v3"},
     "data": {"files": "/home/someone/data/pairs.jsonl", "group_size": 1},
-    "loss": {"name": "alignment"},
+    "loss": {"alignment": {}},
     "steps": 5000,
     "batch_size": 256,
     "seed": 3,
@@ -28,7 +36,7 @@ ALIGN = {
 DISTILL = {
     "init": {"model": "stage:align"},
     "data": {"source": "debian", "group_size": 8},
-    "loss": {"name": "kl"},
+    "loss": {"kl": {}},
     "regularizer": {"name": "flops", "query": 1e-3, "document": 1e-5},
     "optim": {"lr": 2e-5, "schedule": "cosine"},
     "steps": 0,
@@ -46,10 +54,10 @@ SCORES = {
 
 
 def card(folder, **known):
-    model = Portable(
+    model = SavedModel(
         SPEC, {}, pathlib.Path(), None, "/home/someone/runs/demo/distill", 64, 256
     )
-    model = Portable(**(vars(model) | known))
+    model = SavedModel(**(vars(model) | known))
     write_card(folder, model, "    load()\n", library="some-library")
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "someone" not in text  # other people's folders
@@ -63,13 +71,18 @@ def test_everything_known(tmp_path):
         config=DISTILL,
         stages={"align": ALIGN, "distill": DISTILL},
         results=SCORES["distill"],
-        evaluation=evaluate_run.markdown(SCORES, "distill"),
+        evaluation=result_tables.markdown(SCORES, "distill"),
     )
     assert front["license"] == "other"  # MIT and a non-commercial one
     assert front["language"] == ["no"]
     assert front["library_name"] == "some-library"
     assert front["base_model"] == ["BAAI/bge-m3", "naver/splade-v3"]
     assert {"milco", "sparse"} <= set(front["tags"])
+    (index,) = front["model-index"]
+    assert index["name"] == "demo/distill"
+    shown = {one["dataset"]["name"]: one["metrics"] for one in index["results"]}
+    norwegian = next(found for name, found in shown.items() if name.endswith(": no"))
+    assert norwegian == [{"type": "ndcg_at_10", "value": 0.5, "name": "nDCG@10"}]
     assert text.index("# demo/distill") < text.index("## How to load\n\nload()")
     assert "| head of stage `align` | naver/splade-v3 | cc-by-nc-sa-4.0 |" in text
     assert "| data of stage `align` | …/pairs.jsonl | unknown |" in text
@@ -86,7 +99,7 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
     front, text = card(tmp_path)
     assert front["license"] == "unknown"
     assert front["language"] == ["multilingual"]
-    assert "base_model" not in front
+    assert not {"base_model", "model-index"} & front.keys()
     assert text.count("No evaluation of this model was recorded") == 2
     assert "How it was trained was not recorded" in text
     assert "…/distill | unknown |" in text
@@ -107,7 +120,9 @@ def test_the_licence_of_what_was_only_converted(tmp_path, name, licence):
 
 def test_dev_figures_are_an_evaluation(tmp_path):
     dev = {"source": "files", "files": "/home/someone/dev set/dev.jsonl"}
-    _, text = card(tmp_path, config=DISTILL | {"dev": dev}, dev={"nDCG@10": 0.43219})
+    known = {"config": DISTILL | {"dev": dev}, "dev": {"nDCG@10": 0.43219}}
+    front, text = card(tmp_path, **known)
+    assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.43219
     assert "On the dev data (…/dev.jsonl):" in text
     assert "| nDCG@10 | 0.4322 |" in text
     assert "No evaluation" not in text
@@ -161,6 +176,6 @@ def test_a_folder_is_called_by_its_own_name(tmp_path, name, title):
 
 
 def test_another_stage_s_results_are_left_out():
-    shown = evaluate_run.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
+    shown = result_tables.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
     assert "align" not in shown and "bm25" in shown
-    assert evaluate_run.markdown(SCORES, "align") == ""
+    assert result_tables.markdown(SCORES, "align") == ""

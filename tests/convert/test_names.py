@@ -7,16 +7,15 @@ import pytest
 import transformers
 from flax import nnx
 
-from lsrjax.convert.layouts import LAYOUTS
 from lsrjax.convert.names import (
     by_layer,
     export_state,
-    flatten_tree,
     import_state,
     stacked,
     to_hf_name,
     to_hf_shape,
 )
+from lsrjax.distributed import trees
 from lsrjax.models.encoder import Encoder
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec, split
@@ -70,14 +69,23 @@ CLASSES = {
 }
 
 
+# A second name of the masked-LM bias, if there is one, and that of the decoder, which
+# checkpoints leave out where it is the word table.
+TIED = {
+    "bert": ("cls.predictions.decoder.bias", "cls.predictions.decoder.weight"),
+    "distilbert": (None, "vocab_projector.weight"),
+    "xlm-roberta": ("lm_head.decoder.bias", "lm_head.decoder.weight"),
+}
+
+
 def hf_state(layout, masked_lm, tied=True):
     """State dict of a random transformers model, every shared tensor once."""
     _, model_class = CLASSES[layout, masked_lm]
     model = model_class(config_of(layout, masked_lm, tie_word_embeddings=tied))
-    bias_copy = LAYOUTS[layout].bias_copy
+    bias_copy, decoder = TIED.get(layout, (None, None))
     shared = set()
     if tied and masked_lm:
-        shared = {bias_copy, to_hf_name("head/mlm/decoder", layout)}
+        shared = {bias_copy, decoder}
     unused = r"position_ids|token_type_ids"
     if not layout.endswith("classifier"):
         unused += "|pooler"
@@ -148,7 +156,7 @@ def test_import_and_export_give_the_same_tensors(case):
     assert_same(exported, state)
     assert all(value.flags.c_contiguous for value in exported.values())
     params["encoder"] = by_layer(params["encoder"])
-    for path, value in flatten_tree(params).items():
+    for path, value in trees.named(params).items():
         prefix = None if len(params) > 1 else ""
         name = to_hf_name(path, layout, prefix)
         assert to_hf_shape(path, value.shape) == state[name].shape
@@ -158,8 +166,8 @@ def test_import_and_export_give_the_same_tensors(case):
 def test_imported_tree_is_the_one_of_the_encoder(layout):
     config = EncoderConfig.from_hf(config_of(layout).to_dict())
     model = nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0)))
-    expected = flatten_tree(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    found = flatten_tree(import_state(hf_state(layout, False), layout)["encoder"])
+    expected = trees.named(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    found = trees.named(import_state(hf_state(layout, False), layout)["encoder"])
     assert {k: v.shape for k, v in found.items()} == {
         k: v.shape for k, v in expected.items()
     }
@@ -189,8 +197,8 @@ def test_milco_tree_is_the_one_of_the_retriever(echo):
         pivot_vocab_size=23,
         pivot_hidden_size=10,
     )
-    expected = flatten_tree(split(spec)[1])
-    found = flatten_tree(import_state(milco_state(echo), "milco"))
+    expected = trees.named(split(spec)[1])
+    found = trees.named(import_state(milco_state(echo), "milco"))
     assert {k: v.shape for k, v in found.items()} == {
         k: v.shape for k, v in expected.items()
     }
@@ -213,7 +221,7 @@ def test_layers_come_apart_and_together_again(layout):
         theirs = state[to_hf_name(f"encoder/layers/{i}/up/kernel", layout, "")]
         np.testing.assert_array_equal(layer["up"]["kernel"], theirs.T)
     again = stacked(layers)
-    assert_same(flatten_tree(again), flatten_tree(encoder))
+    assert_same(trees.named(again), trees.named(encoder))
     assert again["layers"]["attention"]["qkv"]["kernel"].shape == (2, 14, 3, 14)
     # What went in stays as it was, and what has no layers comes out as it is.
     assert "qkv" in encoder["layers"]["attention"]
@@ -223,7 +231,7 @@ def test_layers_come_apart_and_together_again(layout):
 
 @pytest.mark.parametrize("layout", ["bert", "distilbert", "xlm-roberta"])
 def test_prefixed_encoder_alone(layout):
-    prefix = LAYOUTS[layout].prefixes[0]
+    prefix = layout.removeprefix("xlm-") + "."
     state = hf_state(layout, False)
     prefixed = {prefix + name: value for name, value in state.items()}
     assert_same(export_state(import_state(prefixed, layout), layout), state)
@@ -285,14 +293,12 @@ def test_tensorflow_names_of_layer_norm():
 @pytest.mark.parametrize("case", STATES)
 def test_missing_and_unknown_tensors_are_listed(case):
     layout, state = STATES[case]
-    optional = {LAYOUTS["bert"].bias_copy, LAYOUTS["xlm-roberta"].bias_copy}
-    for name in ("bert", "distilbert", "xlm-roberta"):
-        optional.add(to_hf_name("head/mlm/decoder", name))
+    optional = {name for names in TIED.values() for name in names}
     # Without the word table nothing tells the layout, which is another error.
     optional |= {name for name in state if name.endswith("word_embeddings.weight")}
     for name in state.keys() - optional:
         lacking = {k: v for k, v in state.items() if k != name}
-        lacking.pop(LAYOUTS[layout].bias_copy, None)
+        lacking.pop(TIED.get(layout, ("mlm_head.predictions.decoder.bias",))[0], None)
         lacking["extra.weight"] = np.zeros((3, 5))
         with pytest.raises(ValueError) as error:
             import_state(lacking, layout)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lsrjax.config.fields import get_default
+from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.training import optimizer as optim
 
@@ -26,7 +27,7 @@ def params():
 
 
 def steps(c, params, grads, count=1, total=100):
-    optimizer = optim.make_optimizer(c, total, params)
+    optimizer = optim.make_optimizer(c, total, optim.frozen(c.freeze, params))
     state = optimizer.init(params)
     for _ in range(count):
         updates, state = optimizer.update(grads, state, params)
@@ -111,7 +112,7 @@ def test_a_tower_is_frozen_by_its_path(params, freeze, frozen):
     c = config(lr=0.1, schedule="constant", weight_decay=0.5, freeze=freeze)
     after, _ = steps(c, towers, jax.tree.map(jnp.ones_like, towers))
     for path, leaf in jax.tree_util.tree_leaves_with_path(towers):
-        name = optim.path_name(path)
+        name = path_name(path)
         moved = (leaf != after_at(after, path)).any()
         assert moved != name.startswith(frozen), name
     # Both towers are spared the decay alike.
@@ -130,7 +131,7 @@ def after_at(tree, path):
 @pytest.mark.parametrize(("freeze", "matched"), [("decoder", 0), (".", 5)])
 def test_freezing_nothing_or_everything_is_an_error(params, freeze, matched):
     with pytest.raises(InputError, match=f"{matched} of 5 parameters") as error:
-        optim.make_optimizer(config(freeze=freeze), 10, params)
+        optim.frozen(freeze, params)
     assert "encoder/embeddings/embedding" in str(error.value)
 
 
@@ -151,9 +152,7 @@ def test_clipping_bounds_the_norm_over_all_trained_parameters(params):
 
 
 def test_paths_and_matches(params):
-    names = [
-        optim.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     assert "encoder/norm/scale" in names and len(names) == 5
     assert jax.tree.leaves(optim.matches("", params)) == [False] * 5
     assert optim.matches(r"norm/", params)["encoder"]["norm"]["bias"]

@@ -1,13 +1,12 @@
-"""Records that cannot be trained on: counted, named, and replaced by others.
+"""Records that cannot be trained on: counted, listed, and replaced by others.
 
-Which record takes a bad one's place is a function of (seed, its index), so every
-process, thread and restart sees the same examples.
+Which record replaces a bad one is a function of (seed, its index), so every process,
+thread and restart sees the same examples.
 """
 
 import itertools
 import json
 import math
-import os
 import pathlib
 import threading
 import time
@@ -18,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from lsrjax.data.batching.orders import REPLACE
+from lsrjax.data.examples import Group, Items, Pair
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_whole
 
 FILE = "bad_records.jsonl"
-# The kinds of what is wrong.
+# The kinds of errors.
 EMPTY = "empty text"
 TYPE = "wrong type"
 UTF8 = "broken UTF-8"
@@ -33,7 +34,7 @@ POSITIVE = "no positive"
 NEGATIVE = "too few negatives"
 LANGUAGE = "missing language"
 SHOWN = 200  # characters of a record in `FILE`
-_BLOCK = 1024  # records between two looks at the clock
+_BLOCK = 1024  # records between checks of the time
 _EXAMPLES, _SENTENCE = 5, 300  # in the error; characters of each
 
 
@@ -42,29 +43,23 @@ class BadRecord(InputError):
 
     Attributes:
       kind: one of those above.
-      place: the file, and the line or row, where the record itself knows them.
+      place: the file, and the line or row, if the record knows them.
     """
 
     def __init__(self, kind: str, message: str, place: Mapping[str, Any] | None = None):
-        """Takes what is wrong; the message is that of an `InputError`."""
         super().__init__(message)
         self.kind, self.place = kind, dict(place or {})
 
 
 class BadRecords:
-    """What is bad in a stage's data, over all of its processes and starts.
+    """The bad records of a stage's data, over all of its processes and starts.
 
-    Each process adds lines to a file of its own. `merge` makes one of them, in which
-    nothing is twice and whose order is that of the data.
+    Each process appends to its own file. `merge` makes one of them, without duplicates
+    and in the order of the data.
     """
 
     def __init__(self, folder: pathlib.Path, process: int = 0):
-        """Reads what was found before; `merge` comes first, in one process.
-
-        Args:
-          folder: the stage's.
-          process: number of this one.
-        """
+        """Reads what was found before; `merge` comes first, in one process."""
         self._folder = folder
         self._own = folder / (f"bad_records.{process}.jsonl" if process else FILE)
         self._lock = threading.Lock()
@@ -72,10 +67,10 @@ class BadRecords:
         self.reload()
 
     def reload(self) -> None:
-        """Reads the files anew, after they were merged."""
+        """Reads the files again, after they were merged."""
         with self._lock:
             self._entries: dict[tuple, dict] = {}
-            self._counts = Counter()  # of records, by data set
+            self._counts: Counter[str] = Counter()  # of records, by data set
             self._read_up_to: dict[pathlib.Path, int] = {}
         self._refresh()
 
@@ -94,10 +89,9 @@ class BadRecords:
         Args:
           source: `Rows`, whose reading raises `BadRecord`.
           name: of the data set among several, or "".
-          seed: of the replacements.
           share: of its records that may be bad.
-          scored: examples without a teacher's scores are bad, too.
-          check: what else is asked of an example; raises `BadRecord`.
+          scored: whether examples without a teacher's scores are bad, too.
+          check: raises `BadRecord` for other examples that are bad.
 
         Raises:
           InputError: more than the share of the texts by id cannot be read, or more
@@ -127,7 +121,7 @@ class BadRecords:
             raise InputError(_refusal(map(str, bad), _kinds(bad), total, share, what))
 
     def add(self, entry: dict) -> None:
-        """Names a record, unless it is named already."""
+        """Records an entry, unless it is known."""
         with self._lock:
             if self._take(entry):
                 with open(self._own, "a", encoding="utf-8") as file:
@@ -139,23 +133,19 @@ class BadRecords:
         return self._counts[name]
 
     def of(self, name: str) -> list[dict]:
-        """Those records, in order."""
+        """The entries of these records, in order."""
         with self._lock:
             found = [e for e in self._entries.values() if e["index"] is not None]
         return sorted((e for e in found if e["set"] == name), key=_order)
 
     def reasons(self, most: int) -> list[str]:
-        """Why some of the records are bad."""
+        """Why some of the records are bad, at most `most`."""
         with self._lock:
             entries = itertools.islice(self._entries.values(), most)
             return [entry["reason"][:_SENTENCE] for entry in entries]
 
     def summary(self) -> str:
-        """How many were replaced, by kind; empty where none was.
-
-        Raises:
-          InputError: more than the share of a data set, counted over all processes.
-        """
+        """The number of replaced records, by kind; InputError if too many in a set."""
         for guarded in self._guarded:
             guarded.check()
         with self._lock:
@@ -174,7 +164,6 @@ class BadRecords:
         return " and ".join(said) + shown
 
     def _refresh(self) -> None:
-        """Takes in what was added to the files."""
         with self._lock:
             for path in _files(self._folder):
                 start = self._read_up_to.get(path, 0)
@@ -187,7 +176,7 @@ class BadRecords:
                     self._take(entry)
 
     def _take(self, entry: dict) -> bool:
-        """Whether the entry is a new one."""
+        """Adds an entry; whether it is a new one."""
         if _key(entry) in self._entries:
             return False
         self._entries[_key(entry)] = entry
@@ -199,8 +188,8 @@ class BadRecords:
 def merge(folder: pathlib.Path) -> None:
     """Makes one file of those of the processes; no process may be writing.
 
-    Records for which no replacement was found, as the run ended before, are left out:
-    they will be found again.
+    Records for which the run had not found a replacement are left out: they will be
+    found again.
     """
     found: dict[tuple, dict] = {}
     paths = _files(folder)
@@ -210,27 +199,20 @@ def merge(folder: pathlib.Path) -> None:
                 found.setdefault(_key(entry), entry)
     if not paths:
         return
-    temporary = folder / (FILE + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(map(_line, sorted(found.values(), key=_order)))
-    os.replace(temporary, folder / FILE)
+    write_whole(folder / FILE, "".join(map(_line, sorted(found.values(), key=_order))))
     for path in paths:
         if path.name != FILE:
             path.unlink()
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Forgets what was found, when the data is another; no process may be writing."""
+    """Deletes what was found, for other data; no process may be writing."""
     for path in _files(folder):
         path.unlink()
 
 
-class Replacing(Sequence):
-    """A source in which other records stand for the bad ones.
-
-    Attributes:
-      description: the source's.
-    """
+class Replacing(Items[Pair | Group]):
+    """A source in which other records replace the bad ones."""
 
     def __init__(
         self,
@@ -243,7 +225,7 @@ class Replacing(Sequence):
         scored: bool,
         check: Callable[[Any], None],
     ):
-        """As `BadRecords.guard`."""
+        """Like `BadRecords.guard`."""
         self.description = source.description
         self._source, self._found, self._name = source, found, name
         self._seed, self._share, self._scored = seed, share, scored
@@ -256,11 +238,7 @@ class Replacing(Sequence):
         return len(self._source)
 
     def __getitem__(self, index: int):
-        """The example, or the one that stands for it.
-
-        Raises:
-          InputError: more records are bad than may be.
-        """
+        """The example, or its replacement; InputError if too many are bad."""
         try:
             return self._read(self._replaced.get(index, index))
         except BadRecord as error:
@@ -272,27 +250,25 @@ class Replacing(Sequence):
 
     @property
     def documents(self) -> Sequence:
-        """Those of the source's corpus."""
+        """The documents of the source's corpus."""
         return getattr(self._source, "documents", ())
 
     def place(self, index: int) -> dict[str, Any]:
-        """Where the record is that stands for an example."""
+        """The place of the record that replaces an example, or of its own."""
         return self._source.place(self._replaced.get(index, index))
 
     def look_through(self, until: float = math.inf) -> int:
-        """Finds and replaces what is bad in any record, but for its texts by id.
+        """Finds and replaces bad records, without reading texts by id.
 
-        Args:
-          until: by `time.monotonic`, when to leave off.
-
-        Returns:
-          How many records were looked at.
+        Stops at `until`, as of `time.monotonic`. Returns how many were checked.
 
         Raises:
-          InputError: more records are bad than may be.
+          InputError: too many records are bad.
         """
         read = getattr(self._source, "peek", self._source.__getitem__)
-        bad, kinds, seen = [], Counter(), len(self)
+        bad: list[tuple[int, BadRecord]] = []
+        kinds: Counter[str] = Counter()
+        seen = len(self)
         for index in range(len(self)):
             if index % _BLOCK == 0 and time.monotonic() > until:
                 seen = index
@@ -314,11 +290,7 @@ class Replacing(Sequence):
         return seen
 
     def check(self) -> None:
-        """Counts what all processes have found.
-
-        Raises:
-          InputError: more records are bad than may be.
-        """
+        """Raises InputError if all processes together found too many bad records."""
         if self._found.count(self._name) > self._share * len(self):
             entries = self._found.of(self._name)
             kinds = Counter(e["kind"] for e in entries)
@@ -347,7 +319,6 @@ class Replacing(Sequence):
         return example
 
     def _replace(self, index: int, error: BadRecord) -> None:
-        """Finds what stands for a record, and for the bad ones that are met then."""
         todo = {index: error}
         while todo:
             bad, error = todo.popitem()
@@ -373,7 +344,7 @@ class Replacing(Sequence):
         self.check()
 
     def _others(self, index: int) -> Iterator[int]:
-        """The records that may stand for one, in order: a function of (seed, index)."""
+        """The candidate replacements, in order: a function of (seed, index)."""
         for attempt in itertools.count():
             rng = np.random.default_rng((self._seed, REPLACE, index, attempt))
             yield int(rng.integers(len(self)))
@@ -391,7 +362,6 @@ def _entry(name, index, error: BadRecord, place, replaced_by=None) -> dict:
 
 
 def _key(entry: Mapping) -> tuple:
-    """Two entries that share it name the same record."""
     if entry["index"] is not None:
         return entry["set"], entry["index"]
     return entry["file"], entry.get("line"), entry.get("row")
@@ -404,12 +374,12 @@ def _order(entry: Mapping) -> tuple:
 
 
 def _line(entry: Mapping) -> str:
-    # Escaped, so that halves of characters, which a record may hold, can be written.
+    # Escaped, so that lone surrogates, which a record may contain, can be written.
     return json.dumps(entry) + "\n"
 
 
 def _entries(lines: bytes) -> Iterator[dict]:
-    """Those of whole lines: a killed run may have left a part of one."""
+    """The entries of complete lines: a killed run may have left a partial one."""
     for line in lines.splitlines():
         try:
             yield json.loads(line)
@@ -450,7 +420,7 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
             " (config.prepare.negatives = 'bm25'), loosen the filters, or lower"
             " config.data.group_size: at 1, a query has its positive only."
         )
-    # Rounded up, so that it allows them.
+    # Rounded up, so that it suffices.
     needed = math.ceil(count / total * 1e6) / 1e6
     return (
         f"{count:,} bad record{'s' * (count != 1)} ({_counts(kinds)}) so far among"

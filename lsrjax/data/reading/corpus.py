@@ -1,9 +1,8 @@
-"""Texts by id, read from their files when they are asked for.
+"""Texts by id, read from their files on demand.
 
 An index in memory takes 16 bytes a text, whatever the length of ids and texts: a hash
-of the id and the place of the text. What is found there is compared with the id itself,
-so that two ids of one hash are never taken for each other. The indexes of large files
-are kept between runs.
+of the id and the place of the text. The id found there is compared with the one asked
+for, so hash collisions do no harm. The indexes of large files are kept between runs.
 """
 
 import functools
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lsrjax import paths as named
-from lsrjax.data.examples import ANY, Text
+from lsrjax.data.examples import ANY, Items, Text
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, ID, BadRecord
 from lsrjax.data.reading.id_index import Index
@@ -30,18 +29,17 @@ class Corpus:
 
         Args:
           files: paths, folders or glob patterns, or `datasets:` and a folder or hub id
-            with maybe its subset and split, separated by commas; each with its language
-            before a colon or without one: `"en:docs.en.tsv,de:d.de.tsv"`,
+            with optional subset and split, separated by commas; each with or without
+            its language and a colon: `"en:docs.en.tsv,de:d.de.tsv"`,
             `"en:datasets:me/docs"`, `"datasets:me/docs:subset:train"`. JSONL, CSV and
-            Parquet files and data sets have an id, a text and maybe a title; TSV files
-            hold id, text and maybe title.
-          field: the config's field, for errors.
-          strict: a broken line is an error; if not, its text is left out, and `bad`
-            tells.
+            Parquet files and data sets have an id, a text and optionally a title; TSV
+            files contain id, text and optionally title.
+          strict: a broken line is an error; otherwise its text is left out and the
+            error is in `bad`.
 
         Raises:
-          InputError: no such file, a truncated one, an id with two texts, no line that
-            is not broken.
+          InputError: no such file, a truncated one, an id with two texts, or only
+            broken lines.
         """
         self.name = files
         parts = _parts(files, field)
@@ -54,11 +52,11 @@ class Corpus:
 
     @property
     def bad(self) -> list[BadRecord]:
-        """The lines or rows that cannot be read."""
+        """The errors of lines or rows that cannot be read."""
         return [error for index in self._indexes.values() for error in index.bad]
 
     def __len__(self) -> int:
-        """Texts of the language that has most."""
+        """The number of texts in the largest language."""
         return max(map(len, self._indexes.values()))
 
     @functools.cached_property
@@ -68,19 +66,11 @@ class Corpus:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Those of the files; `*` where a file has none."""
+        """The languages of the files; `*` for a file without one."""
         return tuple(self._indexes)
 
     def get(self, key: str, where: str) -> Text:
-        """The text of an id, by language.
-
-        Args:
-          key: the id.
-          where: the row that asks, for errors.
-
-        Raises:
-          BadRecord: no language has the id, or its text is empty or broken.
-        """
+        """The text of an id, by language; BadRecord if missing, empty or broken."""
         try:
             found = self.texts_of(key) or self.texts_of(spelled_otherwise(key))
         except BadRecord as e:
@@ -102,7 +92,7 @@ class Corpus:
         return found
 
     def texts_of(self, key: str) -> Text:
-        """The text of an id, by language, whatever it holds; empty without the id."""
+        """The text of an id, by language, unchecked; empty for an unknown id."""
         return {
             language: text
             for language, index in self._indexes.items()
@@ -110,11 +100,11 @@ class Corpus:
         }
 
 
-class Documents(Sequence[Text]):
+class Documents(Items[Text]):
     """The texts of a corpus, by place: those of its first language, then the others."""
 
     def __init__(self, corpus: Corpus, indexes: Sequence[Index]):
-        """Orders the places of all ids; 8 bytes each, no text is read."""
+        """Orders the places of all ids, 8 bytes each; reads no text."""
         self._corpus, self._indexes = corpus, indexes
         self._places, known = [], np.zeros(0, np.int64)
         for index in indexes:
@@ -127,11 +117,7 @@ class Documents(Sequence[Text]):
         return int(self._starts[-1])
 
     def __getitem__(self, place: int) -> Text:
-        """A text by language; it may be empty.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
+        """A text by language, possibly empty; BadRecord if broken."""
         return self.item(place)[1]
 
     def item(self, place: int) -> tuple[str, Text]:
@@ -147,17 +133,17 @@ class Documents(Sequence[Text]):
 
 
 def spelled_otherwise(key: str) -> str:
-    """A whole number without the `.0` that a float has, or with it."""
+    """A whole number with the `.0` of a float removed or added."""
     return re.sub(r"(?<=\d)\.0$", "", key) if key.endswith(".0") else f"{key}.0"
 
 
 def parse(files: str) -> list[tuple[str, str]]:
-    """(language, pattern) of each part of `"en:a.tsv,de:b.tsv"`; `*` without one."""
+    """(language, pattern) of each part of `"en:a.tsv,de:b.tsv"`; `*` if it has none."""
     return [_language(part) for part in named.split(files, lambda p: _language(p)[1])]
 
 
 def _language(part: str) -> tuple[str, str]:
-    # What is before `:/` names a place, such as `file:///docs.tsv`; but `en:/docs.tsv`.
+    # Before `:/` is a scheme, as in `file:///docs.tsv`; but `en:/docs.tsv`.
     match = re.fullmatch(r"([A-Za-z][\w-]*):(?!//)(.+)", part)
     if (
         match is None
@@ -169,7 +155,6 @@ def _language(part: str) -> tuple[str, str]:
 
 
 def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
-    """The files and data sets by language."""
     parts: dict[str, list[str | pathlib.Path]] = {}
     for language, pattern in parse(files):
         found = (
@@ -189,9 +174,7 @@ def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
 
 
 def state(files: str, field: str) -> tuple:
-    """Differs when a corpus of the same name has other contents.
-
-    Of a data set of the hub, its name is all that is told.
+    """Changes with a corpus's contents; for hub data sets, only with the name.
 
     Raises:
       InputError: no such file.
@@ -201,11 +184,7 @@ def state(files: str, field: str) -> tuple:
 
 
 def paths(files: str, field: str) -> list[pathlib.Path]:
-    """The files of a corpus; of data sets, those of a folder.
-
-    Raises:
-      InputError: no such file.
-    """
+    """The files of a corpus, also of local data sets; InputError if none."""
     found = []
     for part in (part for parts in _parts(files, field).values() for part in parts):
         if isinstance(part, str):

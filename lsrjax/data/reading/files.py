@@ -1,4 +1,4 @@
-"""Parquet and JSONL files and `datasets` data sets as named tables."""
+"""Parquet and JSONL files and `datasets` data sets as tables with names."""
 
 import os
 import pathlib
@@ -15,11 +15,7 @@ VERSION = b"lsrjax.version"  # of a data set, in the metadata of its table
 
 
 def found_files(pattern: str, field: str) -> list[str]:
-    """The files that `data.files` or `dev.files` names.
-
-    Args:
-      pattern: paths, folders or glob patterns, with commas between.
-      field: `config.data.files` or the like, for errors.
+    """The files that `data.files` or `dev.files` names, in a list with commas.
 
     Raises:
       InputError: no such file, or as `paths.files`.
@@ -46,16 +42,10 @@ def found_files(pattern: str, field: str) -> list[str]:
 def read_files(
     pattern: str, lists: bool = False, field: str = "config.data.files"
 ) -> list[tuple[str, ParquetRows | JsonRows]]:
-    """The files of rows that a pattern names.
+    """The path and the rows of each file that a pattern names.
 
-    Args:
-      pattern: as of `found_files`.
-      lists: whether a JSONL line may be a list, as ColBERT's are: `[qid, pid, …]` or
-        `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
-      field: of the config, for errors.
-
-    Returns:
-      The path of each, and its rows.
+    With `lists`, a JSONL line may be a list, like ColBERT's: `[qid, pid, …]` or
+    `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
 
     Raises:
       InputError: no such file, or an unreadable or truncated one (named).
@@ -72,19 +62,17 @@ def _read_file(path: str, lists: bool):
             f"{path}: unknown file type {os.path.splitext(path)[1]!r}; known are"
             f" {plain.KNOWN}."
         )
-    return JsonRows(path, lists, plain.TSV_ROWS if kind == plain.TSV else kind)
+    return JsonRows(
+        pathlib.Path(path), lists, plain.TSV_ROWS if kind == plain.TSV else kind
+    )
 
 
 def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
-    """The rows of `datasets` data sets.
+    """The name and a `pyarrow.Table` of each of several `datasets` data sets.
 
     Args:
       names: data sets separated by commas, each a folder of `save_to_disk` or
         `hub/id:subset+subset`; without subsets, the default one.
-      split: split of each.
-
-    Returns:
-      The name and a `pyarrow.Table` of each.
 
     Raises:
       InputError: the package is missing, or a data set could not be read.
@@ -99,13 +87,13 @@ def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
 
 
 def is_saved(folder: str) -> bool:
-    """Whether `save_to_disk` has written a folder."""
+    """Whether a folder was written by `save_to_disk`."""
     beside = ("state.json", "dataset_dict.json")
     return any(os.path.isfile(os.path.join(folder, name)) for name in beside)
 
 
 def name_and_rest(text: str) -> tuple[str, str, str]:
-    """The name of a data set, which may be a URL, its colon, and what follows."""
+    """The name of a data set, which may be a URL, its colon, and the rest."""
     url = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)", text)
     start = url.end() if url else 0
     name, colon, rest = text[start:].partition(":")
@@ -113,15 +101,12 @@ def name_and_rest(text: str) -> tuple[str, str, str]:
 
 
 def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
-    """A `datasets` data set.
+    """A `datasets` data set: a memory-mapped `pyarrow.Table`, and the files behind it.
 
     Args:
       name: a folder of `save_to_disk`, a clone of a data set of the hub, or a hub id.
-      subset: its subset; empty: the default one.
-      split: its split; empty: the only one there is.
-
-    Returns:
-      A `pyarrow.Table`, mapped into memory, and the files that it is mapped from.
+      subset: empty: the default one.
+      split: empty: the only one.
 
     Raises:
       InputError: the package is missing, or the data set could not be read.
@@ -164,14 +149,14 @@ def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
         (data,) = data.values()
     files = [file["filename"] for file in data.cache_files]
     table = data.with_format("arrow")[:]
-    # Kept with the table, which is all that others see of the data set.
+    # Stored with the table, the only part of the data set that others see.
     version = f"version {data.version}, fingerprint {data._fingerprint}"
     known = table.schema.metadata or {}
     return table.replace_schema_metadata(known | {VERSION: version}), files
 
 
 def _check_folder(name: str) -> None:
-    """Refuses a clone without its data, which the library tells in many words."""
+    """Refuses a clone without its data; the library's own error is unclear."""
     if not os.path.isdir(name):
         return
     for path in paths.files(name, "config.data.dataset", plain.is_known, whole=True):

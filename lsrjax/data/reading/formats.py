@@ -1,6 +1,7 @@
-"""The shapes that people's data have, and how they are told apart.
+"""The formats of training data, and how they are recognised.
 
-To add one: write how its row is read in `readers`, and add a line to `FORMATS`.
+To add one: write a function in `rows_to_examples` that reads its row, and add a line to
+`FORMATS`.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ _SHOWN = 300  # characters of a row in errors
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A shape of data.
+    """A format of data.
 
     Attributes:
       kind: of its examples: "pair" or "group".
-      shape: its columns and their contents, for people.
-      fields: column names, and `config.data.columns`, to field -> column; None where
-        the columns do not fit.
+      shape: its columns and their contents, for messages.
+      fields: column names, and `config.data.columns`, to field -> column; None if the
+        columns do not fit.
       read: a row of those fields, its name for errors, and a `Lookup`, to an example.
       needs: the fields of config.data that name files of texts by id.
       renamed: whether `config.data.columns` names its columns.
@@ -54,13 +55,8 @@ def recognise(
     """The format of a file, by its columns.
 
     Args:
-      names: the file's columns.
-      kind: of example that is asked for: "pair" or "group".
+      kind: of the examples needed: "pair" or "group".
       columns: `config.data.columns`; renamed ones leave only the format they name.
-      chosen: `config.data.format`: a format, or "auto".
-      where: the file, for errors.
-      first_row: for errors.
-      field: of the config that names the data, for errors.
 
     Raises:
       InputError: no format of the kind fits, or several do.

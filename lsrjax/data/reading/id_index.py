@@ -1,4 +1,4 @@
-"""Where the text of an id is, in memory or in a file that is kept between runs."""
+"""Index from ids to the places of their texts, kept between runs for large files."""
 
 import array
 import contextlib
@@ -16,22 +16,22 @@ from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.errors import InputError
 
 _OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
-_KEPT = 2**26  # bytes of files from which on an index is kept: about a second's work
-_ENDS = 2**16  # bytes at either end of a file that tell whether it has changed
-_VERSION = 2  # of what is kept
-_BROKEN = -(2**63)  # stands for the id of a text that is broken; no id has this hash
+_KEPT = 2**26  # bytes of files for which an index is kept: a second's work
+_ENDS = 2**16  # bytes hashed at either end of a file, to detect changes
+_VERSION = 2  # of the kept files
+_BROKEN = -(2**63)  # in place of a broken text's hash; no id has it
 
 
 class Index:
-    """Id to text over the files of one language; 16 bytes a text."""
+    """Id to text over the files of one language; 16 bytes per text."""
 
     def __init__(self, files: Sequence):
-        """Takes an index that was kept, or makes one.
+        """Loads an index that was kept, or makes one.
 
         Args:
-          files: each with its `name`, the `paths` it is read from, `ids()`, the place
-            and id of each text (None: what is there is broken), `read(place)`, the id
-            and text there, and `bad(places)`, what is wrong there.
+          files: each has its `name`; the `paths` it is read from; `ids()`, the place
+            and id of each text (None: it is broken); `read(place)`, its id and text;
+            and `bad(places)`, the errors there.
 
         Raises:
           InputError: an id with two texts.
@@ -63,7 +63,6 @@ class Index:
         return None
 
     def _made(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hashes of ids in order, and where each one's text is."""
         hashes, places = array.array("q"), array.array("q")
         for number, file in enumerate(self._files):
             for offset, key in file.ids():
@@ -85,19 +84,16 @@ class Index:
         return hashes[order], places[order]
 
     def read(self, place: int) -> tuple[str, str]:
-        """Id and text at a place.
-
-        Raises:
-          BadRecord: what is there is broken.
-        """
+        """Id and text at a place; BadRecord if broken."""
         number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 
-    def _broken(self) -> list[Exception]:
-        """What is wrong with the texts that are broken, file by file."""
-        ends = np.searchsorted(self._hashes, np.int64([_BROKEN, _BROKEN + 1]))
-        # The order of hashes is stable: places of one hash are in order.
-        numbers, offsets = np.divmod(self._places[slice(*ends)], 1 << _OFFSET_BITS)
+    def _broken(self) -> list[BadRecord]:
+        # The sort is stable: places of equal hashes are in order.
+        first, end = np.searchsorted(
+            self._hashes, np.array([_BROKEN, _BROKEN + 1], np.int64)
+        )
+        numbers, offsets = np.divmod(self._places[first:end], 1 << _OFFSET_BITS)
         return [
             error
             for number, file in enumerate(self._files)
@@ -105,7 +101,7 @@ class Index:
         ]
 
     def _leave_out_repeated(self) -> None:
-        """Keeps the first of equal texts of one id."""
+        """Keeps the first of equal texts with the same id."""
         same = np.zeros(len(self._hashes), bool)
         same[1:] = self._hashes[1:] == self._hashes[:-1]
         same &= self._hashes != _BROKEN
@@ -131,7 +127,7 @@ class Index:
         self._hashes, self._places = self._hashes[~repeated], self._places[~repeated]
 
     def _read_or_none(self, place: int) -> tuple[str, str | None]:
-        """Id and text; no text, where it is broken."""
+        """Id and text; no text if it is broken."""
         try:
             return self.read(int(self._places[place]))
         except BadRecord as error:
@@ -139,7 +135,7 @@ class Index:
 
 
 def id_hash(key: str) -> int:
-    """64 bits of an id, the same in every process (`hash` of a string is not)."""
+    """A 64-bit hash of an id, the same in every process (unlike `hash`)."""
     digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8)
     number = int.from_bytes(digest.digest(), "little", signed=True)
     return 0 if number == _BROKEN else number
@@ -148,8 +144,8 @@ def id_hash(key: str) -> int:
 def _kept_at(files: Sequence) -> pathlib.Path | None:
     """Where the index of files is kept; None for files too small to keep one.
 
-    The name tells path, size, time and both ends of each file: that of a file that has
-    changed is another.
+    The name depends on path, size, time and both ends of each file, so it changes with
+    the file.
     """
     paths = [pathlib.Path(path).absolute() for file in files for path in file.paths]
     stats = [path.stat() for path in paths]
@@ -177,7 +173,7 @@ def _digest(value) -> str:
 
 
 def _load(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `_save` has written; None if it is not there, or damaged, which is said."""
+    """The contents of `_save`; None if missing, or damaged, with a warning."""
     try:
         digest, contents = path.read_bytes().split(b"\n", 1)
     except OSError:
@@ -198,10 +194,10 @@ def _digest_of(contents: bytes) -> bytes:
 
 
 def _save(path: pathlib.Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
-    """Keeps an index, in the place of an older one of the same files.
+    """Keeps an index, replacing an older one of the same files.
 
-    Where nothing can be written, the next run makes it again. Processes that write at
-    once write the same; each renames a file of its own, whole.
+    If the folder is not writable, the next run makes the index again. Processes that
+    write at once write the same; each renames its own complete file.
     """
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,24 +1,20 @@
-"""How ids are written, whatever type a file gives them."""
+"""Ids as strings, whatever type a file gives them."""
 
 import math
 from typing import Any
 
 from lsrjax.data.reading.bad_records import TYPE, UTF8, BadRecord
 
-_EXACT = 2**53  # floats above it stand for several whole numbers
+_EXACT = 2**53  # above it, floats do not represent every whole number
 
 
 def as_id(value: Any, where: str) -> str:
     """An id as a string: files write the same one as 7, "7" or 7.0.
 
-    A column of whole numbers becomes one of floats where a single one is missing.
-
-    Args:
-      value: what the file has.
-      where: its row, for errors.
+    A column of whole numbers becomes one of floats if a single one is missing.
 
     Raises:
-      BadRecord: it names nothing: null, a list, NaN, an empty text, half a character.
+      BadRecord: not an id: null, a list, NaN, an empty text, a lone surrogate.
     """
     number = isinstance(value, float)
     wrong = isinstance(value, bool) or not isinstance(value, str | int | float)
@@ -42,15 +38,7 @@ def as_id(value: Any, where: str) -> str:
 
 
 def check_characters(text: str, where: str) -> None:
-    """Refuses halves of characters, which JSON can hold and no tokenizer takes.
-
-    Args:
-      text: any.
-      where: what it is, for errors.
-
-    Raises:
-      BadRecord: it cannot be written in UTF-8.
-    """
+    """Raises BadRecord for lone surrogates, which JSON can contain and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as e:

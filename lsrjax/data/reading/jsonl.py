@@ -1,13 +1,12 @@
-"""Lines of files, read when they are asked for, and rows of JSONL by them."""
+"""Lines of files, read on demand, and JSONL rows on top of them."""
 
 import array
 import io
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -17,42 +16,29 @@ from lsrjax.data.reading.ids import as_id
 from lsrjax.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
-_BLANKS = re.compile(r"\s*")
 _MARKED = 1024  # the line number of every 1,024th row is kept
 _CHUNK = 1 << 20  # bytes
-_LINE = 1 << 13  # bytes that are read for a line at first
+_LINE = 1 << 13  # bytes first read for a line
 _IDS = ("id", "_id", "qid", "query_id", "docid")  # columns that may name a row
 
 
 class Lines:
-    """A file of lines, read at places; blank lines are left out.
+    """A file of lines, read by offset; blank lines are left out.
 
-    It is not mapped into memory: where a file that is mapped gets shorter, the process
-    is ended by a bus error.
-
-    Attributes:
-      name: the file's path.
-      unit: what a line is in the file: a "line", or a "row" of an array or a table.
+    It is not memory-mapped: if a mapped file is truncated, a bus error ends the
+    process. A line's `unit` is "line", or "row" in an array or a table.
     """
 
     def __init__(self, path: str | os.PathLike, kind: str = plain.TSV):
-        """Opens the file, as `plain.opened` does.
-
-        Raises:
-          InputError: it is not of lines in UTF-8, or is damaged.
-        """
+        """Opens the file; errors as of `plain.opened`."""
         self.name = str(path)
         self._file, own, numbered = plain.opened(path, kind)
         self.unit = "line" if numbered else "row"
-        # Of the file itself: a copy has no name, and nobody changes it.
+        # Only for the file itself: nobody else can change a temporary copy.
         self._state = _state(self._file) if own else None
 
     def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
-        """Number (the first is 1), offset in bytes and contents of each line.
-
-        Raises:
-          InputError: the file has changed since it was opened.
-        """
+        """Number (from 1), byte offset and contents; InputError if the file changed."""
         offset = 0
         reader = io.BufferedReader(_Reader(self._file), _CHUNK)
         for number, line in enumerate(reader, start=1):
@@ -63,16 +49,12 @@ class Lines:
         self._check()
 
     def where(self, number: int) -> str:
-        """A line for people; the first is 1."""
+        """A line's place for messages; the first is 1."""
         return f"{self.name}, {self.unit} {number}"
 
     def at(self, offset: int) -> bytes:
-        """The line that starts at an offset, without its end.
-
-        Raises:
-          InputError: the file has changed since it was opened.
-        """
-        # A read at a place moves no position: threads do not interfere.
+        """The line at an offset, without its break; InputError if the file changed."""
+        # pread moves no file position, so threads do not interfere.
         size, line = _LINE, b""
         while part := os.pread(self._file.fileno(), size, offset + len(line)):
             end = part.find(b"\n")
@@ -84,7 +66,7 @@ class Lines:
         return line
 
     def ends(self, start: int, stop: int) -> int:
-        """Lines that end between two offsets."""
+        """The number of line breaks between two offsets."""
         return sum(
             os.pread(self._file.fileno(), min(_CHUNK, stop - at), at).count(b"\n")
             for at in range(start, stop, _CHUNK)
@@ -100,16 +82,15 @@ class Lines:
         )
 
 
-def _state(file: BinaryIO) -> tuple[int, int]:
-    """Size and time of the last change."""
+def _state(file: io.FileIO) -> tuple[int, int]:
     stat = os.fstat(file.fileno())
     return stat.st_size, stat.st_mtime_ns
 
 
 class _Reader(io.RawIOBase):
-    """A file from its start, whose own position stays where it is."""
+    """A file from its start, which leaves the file's own position alone."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: io.FileIO):
         self._file, self._at = file, 0
 
     def readable(self) -> bool:
@@ -122,26 +103,18 @@ class _Reader(io.RawIOBase):
 
 
 class JsonRows:
-    """Rows of a JSONL file; 8 bytes of memory each.
-
-    Attributes:
-      column_names: the fields that any of the rows has.
-    """
+    """Rows of a JSONL file, 8 bytes of memory each."""
 
     def __init__(self, path: pathlib.Path, lists: bool, kind: str = plain.JSON):
-        """Reads the file through, to find its rows.
-
-        A broken line is a row that cannot be read.
+        """Scans the file for its rows; a broken line is a row that cannot be read.
 
         Args:
-          path: the file.
-          lists: whether a line may be a list, as ColBERT's are.
+          lists: whether a line may be a list, like ColBERT's.
           kind: as of `plain.opened`; rows of arrays, CSV and TSV have no lines of their
             own, and are numbered as if they had.
 
         Raises:
-          InputError: a file that is truncated, or has broken lines only (the file and
-            line are named).
+          InputError: a truncated file, or one of broken lines only; names the line.
         """
         self._lines, self._lists = Lines(path, kind), lists
         self._fields: Mapping[str, str] = {}
@@ -167,7 +140,7 @@ class JsonRows:
         return len(self._offsets)
 
     def select(self, fields: Mapping[str, str]) -> None:
-        """Keeps some columns, under the names of their fields."""
+        """Keeps some columns, named by their fields."""
         self._fields = fields
 
     def first_row(self) -> Mapping[str, Any]:
@@ -180,16 +153,12 @@ class JsonRows:
         return {}
 
     def row(self, index: int) -> Mapping[str, Any]:
-        """The kept fields of a row; those it lacks are None.
-
-        Raises:
-          BadRecord: the line is broken.
-        """
+        """The kept fields of a row; missing ones are None. BadRecord if broken."""
         row = self._read(index)
         return {field: row.get(column) for field, column in self._fields.items()}
 
     def values(self, field: str) -> Iterator[Any]:
-        """A kept field of all rows; of a broken one, the error."""
+        """A kept field of all rows; for a broken one, the error."""
         for index in range(len(self)):
             try:
                 yield self.row(index)[field]
@@ -197,11 +166,13 @@ class JsonRows:
                 yield error
 
     def place(self, index: int) -> dict[str, Any]:
-        """Where a row is, for people: its line, the first being 1, and its contents."""
+        """Where a row is, for messages: its line, from 1, and its contents."""
         offset, block = int(self._offsets[index]), index // _MARKED
         start = int(self._offsets[block * _MARKED])
         line = self._lines.at(offset)
-        place = {"excerpt": line[:SHOWN].decode(errors="backslashreplace")}
+        place: dict[str, Any] = {
+            "excerpt": line[:SHOWN].decode(errors="backslashreplace")
+        }
         if self._lines.unit == "line":
             number = self._marks[block] + self._lines.ends(start, offset)
             place = {"line": number, "byte": offset} | place
@@ -233,13 +204,9 @@ class JsonRows:
 
 
 def parse_json(line: bytes, where: str) -> Any:
-    """What a line of JSON holds.
-
-    Raises:
-      BadRecord: it is not JSON, or not in UTF-8.
-    """
+    """The value of a line of JSON; BadRecord if it is not JSON in UTF-8."""
     try:
-        # Of bytes, `json` would take some for UTF-16, and halves of characters.
+        # From bytes, `json` would detect UTF-16 and accept lone surrogates.
         value = json.loads(line.decode())
     except (ValueError, RecursionError) as e:
         if (count := _values_in(line)) > 1:
@@ -259,12 +226,13 @@ def parse_json(line: bytes, where: str) -> Any:
 
 
 def _values_in(line: bytes) -> int:
-    """How many values of JSON follow each other in a line; 0 if there is more."""
+    """The number of JSON values in a line; 0 if there is anything else."""
     text, at, count = line.decode(errors="replace").strip(), 0, 0
     try:
         while at < len(text):
             _, at = json.JSONDecoder().raw_decode(text, at)
-            at = _BLANKS.match(text, at).end()
+            while at < len(text) and text[at].isspace():
+                at += 1
             count += 1
     except (ValueError, RecursionError):
         return 0
@@ -272,11 +240,7 @@ def _values_in(line: bytes) -> int:
 
 
 def refuse_truncated(error: BadRecord, path, line: bytes) -> None:
-    """Ends the run where a broken line is the last one and has no end.
-
-    Raises:
-      InputError: the file is truncated.
-    """
+    """Raises InputError for a broken last line without its line break."""
     if error.kind in (JSON, UTF8) and not line.endswith(b"\n"):
         raise InputError(
             f"{error} It is the last line and has no end: {path} is truncated: write it"
@@ -285,7 +249,7 @@ def refuse_truncated(error: BadRecord, path, line: bytes) -> None:
 
 
 def _ids_and_scores(line: list, where: str) -> dict:
-    """ColBERT's `[qid, pid, …]` or `[qid, [pid, score], …]`, by name."""
+    """ColBERT's `[qid, pid, …]` or `[qid, [pid, score], …]` as a row."""
     qid, *documents = line or [None]
     scored = [isinstance(d, list) and len(d) == 2 for d in documents]
     bare = [isinstance(value, str | int | float) for value in (qid, *documents)]

@@ -1,4 +1,4 @@
-"""Relevance judgements, as BEIR and TREC write them."""
+"""Relevance judgements in the formats of BEIR and TREC."""
 
 import math
 import pathlib
@@ -8,7 +8,7 @@ from lsrjax.data.reading.ids import as_id
 from lsrjax.data.reading.jsonl import Lines
 from lsrjax.errors import InputError
 
-# Of a query: document to grade; relevant are those above 0.
+# Query to document to grade; a grade above 0 is relevant.
 Judged = dict[str, dict[str, float]]
 
 
@@ -16,12 +16,13 @@ def read_qrels(path: pathlib.Path, bad: list[BadRecord] | None = None) -> Judged
     """The judgements of a file, by query and document.
 
     Args:
-      path: lines of query, document, grade with tabs between, maybe below a header
-        (BEIR); or of query, any word, document, grade with blanks or tabs (TREC).
-      bad: takes what is wrong with lines that are broken; without it, they are errors.
+      path: lines of query, document, grade separated by tabs, with or without a header
+        (BEIR); or of query, any word, document, grade separated by blanks or tabs
+        (TREC).
+      bad: collects the errors of broken lines; without it, they are raised.
 
     Raises:
-      BadRecord: a line of another shape, or a document that is judged twice, otherwise.
+      BadRecord: without `bad`, a line of another shape, or a document judged twice.
       InputError: no judgement, or none above 0.
     """
     judged: Judged = {}
@@ -62,11 +63,10 @@ def read_qrels(path: pathlib.Path, bad: list[BadRecord] | None = None) -> Judged
 
 
 class _Header(Exception):
-    """The line names the cells."""
+    """The line is a header."""
 
 
 def _judgement(line: bytes, where: str, header: bool) -> tuple[str, str, float]:
-    """Query, document and grade."""
     try:
         text = line.decode().rstrip("\r\n")
     except UnicodeDecodeError as e:

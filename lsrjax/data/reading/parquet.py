@@ -1,4 +1,4 @@
-"""Rows of Arrow tables and of Parquet files, read when they are asked for."""
+"""Rows of Arrow tables and of Parquet files, read on demand."""
 
 import bisect
 import pathlib
@@ -16,15 +16,14 @@ class ArrowRows:
     """Rows of a `pyarrow` table."""
 
     def __init__(self, table):
-        """Takes the table."""
         self._table = table
         self.metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-        # Record batches are found by bisection; a table of many chunks is not.
+        # Record batches are found by bisection; chunks of a table are not.
         self.select({name: name for name in table.column_names})
 
     @property
     def column_names(self) -> list[str]:
-        """All of them, whichever are kept."""
+        """All columns, not only the kept ones."""
         return self._table.column_names
 
     def __len__(self) -> int:
@@ -35,7 +34,7 @@ class ArrowRows:
         return self._table.slice(0, 1).to_pylist()[0]
 
     def select(self, fields: Mapping[str, str]) -> None:
-        """Keeps some columns, under the names of their fields."""
+        """Keeps some columns, named by their fields."""
         kept = self._table.select(list(fields.values())).rename_columns(list(fields))
         self._batches = kept.to_batches()
         self._starts = starts(self._batches)
@@ -47,7 +46,7 @@ class ArrowRows:
         return batch.to_pylist()[0]
 
     def values(self, field: str) -> Iterator[Any]:
-        """A kept field of all rows; of one that is not UTF-8, the error."""
+        """A kept field of all rows; for one that is not UTF-8, the error."""
         for batch in self._batches:
             try:
                 yield from batch[field].to_pylist()
@@ -65,16 +64,12 @@ def _value(scalar) -> Any:
 class ParquetRows:
     """Rows of a Parquet file, whose kept columns are unpacked into a temporary file.
 
-    To read one row of Parquet is to decompress the thousands of its row group. The
-    temporary file is mapped into memory and has no name: it goes when the process ends.
+    Reading one row of Parquet decompresses the thousands of its row group. The
+    temporary file is memory-mapped and unnamed: it disappears with the process.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Opens the file.
-
-        Raises:
-          InputError: it is not a whole Parquet file.
-        """
+        """Opens the file; InputError if it is not a complete Parquet file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -82,23 +77,19 @@ class ParquetRows:
         plain.check_fetched(path)
         try:
             # Not read_table, which takes columns from folder names like lang=de; not
-            # mapped, since a file that gets shorter would end the process.
+            # memory-mapped, since a truncation would end the process.
             self._file = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as e:
             raise self._broken(e) from e
         self.column_names = self._file.schema_arrow.names
         self._length = self._file.metadata.num_rows
-        self._rows: ArrowRows | None = None
+        self._rows: ArrowRows  # from `select` on
 
     def __len__(self) -> int:
         return self._length
 
     def first_row(self) -> Mapping[str, Any]:
-        """The first row, before columns are selected.
-
-        Raises:
-          InputError: the file could not be read.
-        """
+        """The first row, before columns are selected; InputError if unreadable."""
         import pyarrow as pa
 
         try:
@@ -107,10 +98,10 @@ class ParquetRows:
             raise self._broken(e) from e
 
     def select(self, fields: Mapping[str, str]) -> None:
-        """Unpacks some columns, under the names of their fields, and closes the file.
+        """Unpacks some columns, named by their fields, and closes the file.
 
         Raises:
-          InputError: the file could not be read, or unpacked for want of space.
+          InputError: the file could not be read, or there is no space to unpack it.
         """
         import pyarrow as pa
 
@@ -133,9 +124,9 @@ class ParquetRows:
         import pyarrow as pa
 
         schema = pa.schema([self._file.schema_arrow.field(name) for name in columns])
-        # The map keeps the file's contents after its name is gone.
+        # The mapping outlives the file's name.
         with tempfile.NamedTemporaryFile(prefix="lsrjax-rows-") as unpacked:
-            # A stream, as its dictionaries may differ from batch to batch.
+            # A stream, since dictionaries may differ between batches.
             with pa.ipc.new_stream(unpacked.name, schema) as writer:
                 for batch in self._file.iter_batches(columns=columns):
                     writer.write_batch(batch.select(columns))

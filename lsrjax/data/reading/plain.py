@@ -1,6 +1,6 @@
-"""Files of many kinds as plain lines: unpacked, and of arrays and CSV a line a row.
+"""Files of many kinds as plain lines: decompressed, and a line for each row of CSV.
 
-What is not lines already goes to a temporary file without a name (in `TMPDIR`).
+Anything but plain lines is converted into an unnamed temporary file (in `TMPDIR`).
 """
 
 import ast
@@ -12,11 +12,10 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
 
 from lsrjax.errors import InputError
 
-# Kinds of files by the end of their names, in any case.
+# Kinds of files by their extension, in any case.
 JSON, CSV, TSV, PARQUET = "json", "csv", "tsv", "parquet"
 TSV_ROWS = "tsv rows"  # TSV whose first line names its columns
 _KINDS = {
@@ -33,15 +32,15 @@ KNOWN = (
     ".jsonl (.ndjson, .json), .tsv, .csv, all maybe with .gz, .zst or .bz2, .parquet"
 )
 
-# Starts a line of JSON, a text, that says what is wrong with a row.
+# Starts a line of JSON, a text, that says why a row is bad.
 WRONG = "\0wrong: "
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
-_HEAD = 1 << 16  # bytes that tell what a file is
+_HEAD = 1 << 16  # bytes that identify a file's type
 _COPIED = 1 << 20
 
 
 def ending(path: str | os.PathLike) -> str:
-    """The end of a file's name, in lower case, without that of a packer."""
+    """The extension of a file's name, in lower case, without that of a compressor."""
     name = os.fspath(path).lower()
     for end in _PACKED_ENDS:
         name = name.removesuffix(end)
@@ -49,7 +48,7 @@ def ending(path: str | os.PathLike) -> str:
 
 
 def or_packed(path: str) -> str:
-    """The path, or that of the same file packed if only that exists."""
+    """The path, or that of the compressed file if only that exists."""
     if os.path.exists(path):
         return path
     packed = (path + end for end in _PACKED_ENDS)
@@ -57,35 +56,35 @@ def or_packed(path: str) -> str:
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """`JSON`, `CSV`, `TSV` or `PARQUET`, by the name; None: of no known kind."""
+    """`JSON`, `CSV`, `TSV` or `PARQUET`, by the extension; None: unknown."""
     packed = os.fspath(path).lower().endswith(_PACKED_ENDS)
     kind = _KINDS.get(ending(path))
     return None if packed and kind == PARQUET else kind
 
 
 def is_known(path: str | os.PathLike) -> bool:
-    """Whether a file's kind is known, by its name."""
+    """Whether `kind_of` knows the extension."""
     return kind_of(path) is not None
 
 
-def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bool]:
+def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[io.FileIO, bool, bool]:
     """A file of lines, unbuffered.
 
     Args:
-      path: the file.
-      kind: `TSV` for lines as they are; `JSON`, whose arrays of objects become lines of
-        JSON; `CSV` and `TSV_ROWS`, whose rows become lines of JSON by the names in the
-        first line; a row of too few or too many cells becomes a text (`WRONG`).
+      kind: `TSV` for plain lines; `JSON`, whose arrays of objects become lines of
+        JSON; `CSV` and `TSV_ROWS`, whose rows become lines of JSON with the names in
+        the first line as keys; a row with too few or too many cells becomes a text
+        (`WRONG`).
 
     Returns:
-      The file of lines, whether it is the file itself, and whether its lines are
-      numbered as those of the file are.
+      The file of lines, whether it is the original file, and whether its line numbers
+      are the original ones.
 
     Raises:
-      InputError: it cannot be read as text in UTF-8, or is damaged; says what it is.
+      InputError: it is not UTF-8 text, or is damaged; says what it is.
     """
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115  (the caller's)
+        file: io.FileIO = open(path, "rb", buffering=0)  # noqa: SIM115  (the caller's)
         head = file.read(_HEAD)
     except OSError as e:
         raise InputError(f"{path} cannot be read: {e.strerror}.") from e
@@ -97,7 +96,7 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bo
         file.seek(0)
         head = file.read(_HEAD)
     _check_text(path, head)
-    rows = None
+    rows: Iterable | None = None
     if kind == JSON:
         _check_one_a_line(path, head)
         if re.match(rb"(?:\xef\xbb\xbf)?\s*\[\s*[{\]]", head):
@@ -111,8 +110,8 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[BinaryIO, bool, bo
     return file, own, True
 
 
-def _copied(path, parts: Iterable[bytes]) -> BinaryIO:
-    """A temporary file of some parts, which is gone when it is closed."""
+def _copied(path, parts: Iterable[bytes]) -> io.FileIO:
+    """An unnamed temporary file of some parts; it disappears when closed."""
     copy = tempfile.TemporaryFile(prefix="lsrjax-lines-", buffering=0)  # noqa: SIM115
     try:
         with io.BufferedWriter(io.FileIO(os.dup(copy.fileno()), "w"), _COPIED) as out:
@@ -145,7 +144,6 @@ def _unpacked(path, codec: str) -> Iterator[bytes]:
 
 
 def _check_text(path, head: bytes) -> None:
-    """Refuses what is not lines of UTF-8, by what the file starts with."""
     _check_pointer(path, head)
     if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive. Unpack it.")
@@ -170,7 +168,7 @@ def _check_text(path, head: bytes) -> None:
 
 
 def _other_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by the mark at its start or by where zero bytes are."""
+    """UTF-16 or UTF-32, by the byte order mark or the places of zero bytes."""
     for mark, name in (
         (codecs.BOM_UTF32_LE, "UTF-32"),
         (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -179,7 +177,7 @@ def _other_encoding(head: bytes) -> str | None:
     ):
         if head.startswith(mark):
             return name
-    # Of ASCII, every second byte, or three of four, are zero.
+    # In ASCII, every second byte, or three of four, are zero.
     zeros = [2 * head[at::4].count(0) > len(head[at::4]) for at in range(4)]
     if len(head) < 4 or sum(zeros) < 2:
         return None
@@ -187,11 +185,7 @@ def _other_encoding(head: bytes) -> str | None:
 
 
 def check_fetched(path: str | os.PathLike) -> None:
-    """Refuses a pointer of Git LFS, which a clone may hold in the data's place.
-
-    Raises:
-      InputError: it is one.
-    """
+    """Raises InputError for a Git LFS pointer, which a clone may have for the data."""
     try:
         with open(path, "rb") as file:
             _check_pointer(path, file.read(64))
@@ -207,7 +201,6 @@ def _check_pointer(path, head: bytes) -> None:
 
 
 def _check_one_a_line(path, head: bytes) -> None:
-    """Refuses JSON that is laid out over several lines, arrays of objects excepted."""
     if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[(?!\s*[{\]]))[ \t]*\r?\n", head):
         raise InputError(
             f"{path} is pretty-printed: its objects go over several lines. Write one"
@@ -216,8 +209,7 @@ def _check_one_a_line(path, head: bytes) -> None:
         )
 
 
-def _elements(path, file: BinaryIO) -> list:
-    """Those of a JSON array."""
+def _elements(path, file: io.FileIO) -> list:
     file.seek(0)
     try:
         return json.loads(file.read().decode("utf-8-sig"))
@@ -228,10 +220,10 @@ def _elements(path, file: BinaryIO) -> list:
         ) from e
 
 
-def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict | str]:
+def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | str]:
     """Rows of CSV, or of TSV, whose first line names the columns."""
     file.seek(0)
-    ends = "" if kind == CSV else "\n"  # the csv module tells ends by itself
+    ends = "" if kind == CSV else "\n"  # the csv module detects line ends
     text = io.TextIOWrapper(io.BufferedReader(file), "utf-8-sig", newline=ends)
     if kind == CSV:
         first = head.splitlines()[0] if head.strip() else b""
@@ -240,7 +232,7 @@ def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict | st
         cells = csv.reader(text, delimiter=comma, strict=True)
         numbered: Iterator = ((cells.line_num, row) for row in cells)
     else:
-        # Texts hold quotes of their own there: nothing is quoted.
+        # Texts contain quotes there: nothing is quoted.
         numbered = (
             (number, line.rstrip("\r\n").split("\t"))
             for number, line in enumerate(text, start=1)
@@ -273,7 +265,7 @@ def _records(path, file: BinaryIO, head: bytes, kind: str) -> Iterator[dict | st
             f"{path} is not {kind[:3].upper()} in UTF-8 ({e}). Write it again."
         ) from e
     finally:
-        text.detach().detach()  # the file stays the caller's
+        text.detach().detach()  # the caller closes the file
 
 
 def _check_names(path, names: list[str]) -> None:
@@ -286,9 +278,9 @@ def _check_names(path, names: list[str]) -> None:
 
 
 def _value(name: str, cell: str):
-    """A cell: a text, a list of texts as Python or JSON writes it; null if empty.
+    """A cell: a text, or a list of texts in Python's or JSON's notation; null if empty.
 
-    Of columns of scores and labels, a number or a list of them; of ids, a list of
+    In columns of scores and labels, a number or a list of them; of ids, a list of
     either.
     """
     if not cell.strip():

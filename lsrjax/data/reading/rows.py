@@ -1,4 +1,4 @@
-"""Rows of tables as examples, in whichever format they are."""
+"""Rows of tables as examples, whatever their format."""
 
 import bisect
 import dataclasses
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.data.examples import ANY, Group, Pair, Text
+from lsrjax.data.examples import ANY, Group, Items, Pair, Text
 from lsrjax.data.reading.bad_records import SHOWN, UTF8, BadRecord
 from lsrjax.data.reading.corpus import Corpus
 from lsrjax.data.reading.files import VERSION
@@ -24,7 +24,6 @@ class TfdsRows:
     """Rows of a TFDS data source."""
 
     def __init__(self, data):
-        """Takes the data source."""
         self._data = data
         self._fields: Mapping[str, str] = {}
 
@@ -35,18 +34,18 @@ class TfdsRows:
 
     @property
     def column_names(self) -> list[str]:
-        """Of all features."""
+        """The names of all features."""
         return list(self._data.dataset_info.features)
 
     def __len__(self) -> int:
         return len(self._data)
 
     def first_row(self) -> Mapping[str, Any]:
-        """The first row, whichever columns are kept."""
+        """The first row, with all columns."""
         return _plain(self._data[0])
 
     def select(self, fields: Mapping[str, str]) -> None:
-        """Keeps some columns, under the names of their fields."""
+        """Keeps some columns, named by their fields."""
         self._fields = fields
 
     def row(self, index: int) -> Mapping[str, Any]:
@@ -60,7 +59,7 @@ class TfdsRows:
 
 
 def _plain(value: Any) -> Any:
-    """Python's own types: TFDS gives texts as bytes and lists as arrays."""
+    """Converts to Python's own types: TFDS gives bytes and arrays."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, np.ndarray | np.generic):
@@ -74,12 +73,8 @@ class _Records:
     """Rows of tables, one table after the other."""
 
     def __init__(self, tables: Sequence[tuple[str, Any]]):
-        """Takes where each table came from, for errors, and the table.
-
-        Raises:
-          InputError: no rows.
-        """
-        parts = [
+        """Takes pairs of a name for errors and a table; InputError without rows."""
+        parts: list[tuple[str, Any]] = [
             (name, ArrowRows(table) if hasattr(table, "to_batches") else table)
             for name, table in tables
         ]
@@ -93,40 +88,30 @@ class _Records:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of tables that are data sets of a library, by name."""
         known = [(name, getattr(part, "metadata", {})) for name, part in self._parts]
         return {name: m[VERSION].decode() for name, m in known if VERSION in m}
 
     @property
     def columns(self) -> list[tuple[str, list[str]]]:
-        """The name and columns of each table."""
         return [(name, part.column_names) for name, part in self._parts]
 
     def first_row(self, place: int) -> Mapping[str, Any]:
-        """The first row of a table."""
         try:
             return self._parts[place][1].first_row()
         except UnicodeDecodeError as e:
             return {"not UTF-8": str(e)}
 
     def select(self, fields: Sequence[Mapping[str, str]]) -> None:
-        """Keeps some columns of each table, under the names of their fields."""
         for (_, part), chosen in zip(self._parts, fields, strict=True):
             part.select(chosen)
 
     def values(self, field: str) -> list:
-        """A field of all rows."""
         return [value for _, part in self._parts for value in part.values(field)]
 
     def __len__(self) -> int:
         return sum(len(part) for _, part in self._parts)
 
     def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
-        """A row's name for errors, and its fields.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
         name, part, number = self._at(index)
         where = f"{name}, row {number} (the first is 0)"
         try:
@@ -137,7 +122,6 @@ class _Records:
             ) from e
 
     def place(self, index: int) -> dict[str, Any]:
-        """Where a row is, for people: file, row, and what it holds."""
         name, part, number = self._at(index)
         place = {"file": name, "row": number}
         if isinstance(part, JsonRows):
@@ -150,13 +134,12 @@ class _Records:
         return place | key | {"excerpt": str(dict(row))[:SHOWN]}
 
     def _at(self, index: int) -> tuple[str, Any, int]:
-        """The name of a row's table, the table, and the row's number in it."""
         place = bisect.bisect_right(self._starts, index) - 1
         return *self._parts[place], index - self._starts[place]
 
 
-class _Unread:
-    """A corpus that has a text of every id in all of its languages."""
+class _Unread(Corpus):
+    """Stands in for a corpus, with a text for every id in all of its languages."""
 
     def __init__(self, corpus: Corpus | None):
         languages = (ANY,) if corpus is None else corpus.languages
@@ -171,10 +154,9 @@ class Rows:
 
     Attributes:
       format: of the rows: a name of `FORMATS`.
-      description: the format and what it was told by, for the log.
-      bad_texts: what is wrong with lines of the files of texts by id, and of
-        judgements.
-      texts: how many of those lines there are besides.
+      description: the format and how it was recognised, for the log.
+      bad_texts: the errors of lines of the files of texts by id, and of judgements.
+      texts: the number of the other lines.
     """
 
     def __init__(
@@ -192,17 +174,13 @@ class Rows:
         """The rows of one table after the other.
 
         Args:
-          tables: where each came from, for errors, and a `pyarrow.Table`, or
-            `ParquetRows`, `JsonRows` or `TfdsRows`.
-          kind: "pair" or "group".
+          tables: each one's name for errors, and a `pyarrow.Table`, or `ParquetRows`,
+            `JsonRows` or `TfdsRows`.
           columns: the tables' names for the fields `english`, `translation`,
             `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
             (groups).
-          format: a name of `FORMATS`, or "auto" to tell it by the columns.
-          lookup: texts by id and how scores are read.
-          scores: whether to read the teacher's scores.
-          bad_judgements: what was wrong with lines that the rows were made of.
-          field: of the config that names the data, for errors.
+          format: a name of `FORMATS`, or "auto" to recognise it by the columns.
+          bad_judgements: the errors of judgements that the rows were made of.
 
         Raises:
           InputError: no rows, columns of no format or of several, a column that only
@@ -242,6 +220,7 @@ class Rows:
                 f" {self._lookup.min_label} or more)"
             )
         if self.format in ("colbert", "tevatron_ids", "beir"):
+            assert self._lookup.corpus  # these formats need it
             self.description += f" (texts of {self._lookup.corpus.name})"
 
     def __len__(self) -> int:
@@ -252,45 +231,38 @@ class Rows:
         return self._read(row, where, self._lookup)
 
     def peek(self, index: int) -> Pair | Group:
-        """The example as it is but for texts by id, which are not looked up.
-
-        Raises:
-          BadRecord: something else of it is bad.
-        """
+        """The example, with texts by id not looked up; BadRecord if bad otherwise."""
         where, row = self._records.row(self._number(index))
         return self._read(row, where, self._blind)
 
     @property
-    def documents(self) -> Sequence[Text]:
-        """The whole corpus that the rows' ids are of, or that goes with them."""
+    def documents(self) -> Items[Text]:
+        """The whole corpus that the rows refer to, or that accompanies them."""
         corpus = self._lookup.corpus
         return () if corpus is None else corpus.documents
 
     @property
     def by_id(self) -> bool:
-        """Whether the rows hold ids of documents."""
+        """Whether the rows contain ids of documents."""
         return FORMATS[self.format].judged is not None
 
     def judged(self, index: int) -> tuple[str, Text, dict[str, float]]:
-        """A row of ids: its name, the query, and the grades of documents by id.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
+        """A row of ids: its name, the query, and grades by id; or BadRecord."""
         where, row = self._records.row(self._number(index))
-        return where, *FORMATS[self.format].judged(row, where, self._lookup)
+        judged = FORMATS[self.format].judged
+        assert judged  # true with `by_id`
+        return where, *judged(row, where, self._lookup)
 
     @property
     def versions(self) -> dict[str, str]:
-        """Those of data sets of a library, by name."""
+        """The versions of data sets of a library, by name."""
         return self._records.versions
 
     def place(self, index: int) -> dict[str, Any]:
-        """Where an example is, for people: file, row, id and what else is known."""
+        """Where an example is, for messages: file, row, id and what else is known."""
         return self._records.place(self._number(index))
 
     def _number(self, index: int) -> int:
-        """The row of an example."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return index if self._kept is None else int(self._kept[index])
@@ -299,12 +271,13 @@ class Rows:
 def _recognised(
     records, kind, columns, format, field
 ) -> tuple[str, list[dict[str, str]]]:
-    """The tables' format, and each one's fields: the same, but for the language."""
-    formats, known = [], []
+    """The tables' format, and each one's fields, which may differ in the language."""
+    formats: list[str] = []
+    known: list[dict[str, str]] = []
     for place, (name, found) in enumerate(records.columns):
         first_row = records.first_row(place)
         formats.append(recognise(found, kind, columns, format, name, first_row, field))
-        known.append(FORMATS[formats[-1]].fields(found, columns))
+        known.append(FORMATS[formats[-1]].fields(found, columns) or {})
     first = records.columns[0][0]
     for (name, _), its_format, fields in zip(
         records.columns, formats, known, strict=True

@@ -1,7 +1,7 @@
 """How a row of each format becomes an example, and which columns it needs.
 
-Functions that end in `fields` tell the columns: they take the names of a file's columns
-and `config.data.columns`, and give field -> column, or None where the columns do not
+Functions whose names end in `fields` find the columns: they map the names of a file's
+columns and `config.data.columns` to field -> column, or to None if the columns do not
 fit. The others read a row of those fields.
 """
 
@@ -21,7 +21,7 @@ from lsrjax.data.reading.teacher_ensembles import Ensemble
 from lsrjax.data.reading.texts import with_title
 from lsrjax.errors import InputError
 
-# What the fields of `config.data.columns` belong to.
+# The fields of `config.data.columns`, by kind of example.
 FIELDS = {
     "pair": ("english", "translation", "language"),
     "group": ("query", "pos", "neg", "pos_scores", "neg_scores"),
@@ -30,13 +30,13 @@ FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Lookup:
-    """What reading a row takes besides the row.
+    """What is needed to read a row, apart from the row.
 
     Attributes:
-      corpus: documents by id; None where `config.data.corpus` is empty.
-      queries: queries by id; None where `config.data.queries` is empty.
-      ensemble: makes one score of several.
-      min_label: label or score from which two sentences belong together.
+      corpus: documents by id; None if `config.data.corpus` is empty.
+      queries: queries by id; None if `config.data.queries` is empty.
+      ensemble: combines several teachers' scores into one.
+      min_label: least label or score of two sentences that belong together.
     """
 
     corpus: Corpus | None = None
@@ -51,7 +51,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def wording(value: Any, where: str, field: str) -> str:
-    """A text that is not empty, or an error."""
+    """A non-empty text, or an error."""
     if not isinstance(value, str) or not value.strip():
         raise BadRecord(
             EMPTY if value is None or isinstance(value, str) else TYPE,
@@ -67,7 +67,7 @@ def _texts(values: Any, where: str, field: str) -> list[Text]:
 
 
 def _as_list(value: Any, where: str, field: str) -> list:
-    """One text stands for a list of one, as in triples; null for an empty list."""
+    """A list; one text counts as a list of one, as in triples, null as an empty one."""
     if value is None:
         return []
     if not isinstance(value, str | list):
@@ -80,7 +80,6 @@ def _as_list(value: Any, where: str, field: str) -> list:
 
 
 def _label(value: Any, where: str, field: str) -> str:
-    """A text that may be missing."""
     if value is not None and not isinstance(value, str):
         raise BadRecord(
             TYPE, f"{where}: field {field!r} is {value!r:.80}; a text is needed."
@@ -97,7 +96,7 @@ def _group(where: str, query: Text, positives, negatives, scores=None) -> Group:
 def _numbers(values: Sequence, where: str) -> list[float]:
     for place, score in enumerate(values):
         number = isinstance(score, float | int) and not isinstance(score, bool)
-        # As large as float32 can be, which NaN is not.
+        # Within float32; false for NaN.
         if not number or not abs(score) <= _LARGEST:
             raise BadRecord(
                 SCORE,
@@ -108,11 +107,9 @@ def _numbers(values: Sequence, where: str) -> list[float]:
 
 
 def named(needs: Mapping[str, Sequence[str]], optional=()):
-    """Field -> column where each needed field has one of its names.
+    """Field -> column, if each needed field has one of its names, the first that fits.
 
-    Args:
-      needs: field to the names that its column may have; the first found counts.
-      optional: fields of that very name that a file may lack.
+    A file may lack `optional` fields, which have their own names.
     """
 
     def fields(names, columns):
@@ -140,7 +137,7 @@ def score_columns(text: str) -> list[str]:
 
 
 def renamed_fields(kind: str):
-    """The columns that `config.data.columns` names; with several teachers, of each."""
+    """The columns that `config.data.columns` names, of each of several teachers."""
 
     def fields(names, columns):
         if any(columns[field] not in names for field in NEEDED[kind]):
@@ -165,7 +162,6 @@ def renamed_fields(kind: str):
 
 
 def _part(field: str, teacher: int) -> str:
-    """The field of a teacher's scores."""
     return f"{field}.{teacher}" if teacher else field
 
 
@@ -175,7 +171,7 @@ def milco(row, where, lookup) -> Group:
     negatives = _texts(row.get("neg"), where, "neg")
     query = {ANY: wording(row["query"], where, "query")}
     if not positives:
-        return _group(where, query, positives, negatives)  # an error
+        return _group(where, query, positives, negatives)  # raises
     sizes = {"pos_scores": len(positives), "neg_scores": len(negatives)}
     teachers = 1 + max((int(f.split(".")[1]) for f in row if "." in f), default=0)
     scores = [_teacher(row, i, sizes, where) for i in range(teachers)]
@@ -191,7 +187,7 @@ def milco(row, where, lookup) -> Group:
 
 
 def _scores(value: Any, where: str, field: str) -> list:
-    """One score stands for a list of one; null for an empty list."""
+    """A list; one score counts as a list of one, null as an empty one."""
     if value is None:
         return []
     if not isinstance(value, float | int | list):
@@ -204,7 +200,6 @@ def _scores(value: Any, where: str, field: str) -> list:
 
 
 def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
-    """One teacher's scores of positives and negatives, checked, or None."""
     names = [_part(field, teacher) for field in sizes]
     if all(row.get(name) is None for name in names):
         return None
@@ -239,12 +234,12 @@ def alignment(row, where, lookup) -> Pair:
 def _passages(row, field: str, where: str) -> list[Text]:
     passages = row.get(field) or []
     if isinstance(passages, dict) and _of_equal_lists(passages.values()):
-        # TFDS gives a list of objects as one of lists.
+        # TFDS gives a list of objects as an object of lists.
         passages = [
             dict(zip(passages, values, strict=True))
             for values in zip(*passages.values(), strict=True)
         ]
-    texts = []
+    texts: list[Text] = []
     for passage in passages if isinstance(passages, list) else [passages]:
         if not isinstance(passage, dict):
             raise BadRecord(
@@ -261,7 +256,6 @@ def _passages(row, field: str, where: str) -> list[Text]:
 
 
 def _of_equal_lists(values) -> bool:
-    """Whether the values are lists of one length."""
     values = list(values)
     return all(isinstance(v, list) for v in values) and len(set(map(len, values))) == 1
 
@@ -306,12 +300,11 @@ def beir(row, where, lookup) -> Group:
     )
 
 
-# Rows as judgements, to evaluate on: the query, and the grade of each judged document
-# by its id.
+# Rows as judgements, for evaluation: the query, and the grades of documents by id.
 
 
 def judged_beir(row, where, lookup) -> tuple[Text, dict[str, float]]:
-    """The grades of a query, all of them."""
+    """All grades of a query."""
     grades = dict(zip(row["documents"], row["grades"], strict=True))
     return lookup.queries.get(as_id(row["qid"], where), where), grades
 
@@ -371,7 +364,7 @@ def triplet_fields(names, columns):
 def triplet(row, where, lookup) -> Group:
     """Anchor, positive and negatives; their scores, or differences of scores.
 
-    MarginMSE's differences (the positive's score less the negative's) stand for the
+    MarginMSE's differences (the positive's score minus the negative's) become the
     scores 0 and minus the difference: the losses depend on differences only.
     """
     names = [field for field in row if field.startswith("negative.")]
@@ -381,7 +374,7 @@ def triplet(row, where, lookup) -> Group:
         label = row["label"] if isinstance(row["label"], list) else [row["label"]]
         values = _numbers(label, where)
         if len(values) == len(negatives):
-            # Differences to the positive's score, which is then any number.
+            # Differences to the positive's score, which is arbitrary.
             values = [0.0, *(-value for value in values)]
         if len(values) != 1 + len(negatives):
             raise BadRecord(
@@ -417,7 +410,7 @@ def labelled_pair_fields(names, columns):
 
 
 def labelled(row, where, lookup) -> Group:
-    """Two sentences that belong together: rows of low labels are never read."""
+    """Two sentences that belong together; rows of low labels are never read."""
     if not _is_label(row["label"]):
         raise BadRecord(
             SCORE,
@@ -436,13 +429,11 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
     """Positions of the rows of `labelled` data that are trained on.
 
     Args:
-      labels: of all rows; null and lower ones than `lookup.min_label` are left out.
-        Those that are not numbers stay in: to read such a row is an error.
-      lookup: has the least label.
-      where: the data, for errors.
+      labels: of all rows; null and those below `lookup.min_label` are left out. Those
+        that are not numbers remain: reading such a row is an error.
 
     Raises:
-      InputError: labels that are no numbers, or none that high.
+      InputError: no label is a number, or none is high enough.
     """
     known = np.array([_is_label(label) for label in labels], bool)
     missing = np.array([label is None for label in labels], bool)
@@ -453,7 +444,7 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
             " each row."
         )
     values = np.full(len(labels), -np.inf)
-    values[known] = [float(labels[i]) for i in np.flatnonzero(known)]
+    values[known] = [float(labels[i]) for i in np.flatnonzero(known).tolist()]
     high = known & (values >= lookup.min_label)
     (kept,) = np.nonzero(high | ~(known | missing))
     if not high.any():
@@ -466,7 +457,7 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
 
 
 def _is_label(value: Any) -> bool:
-    """Whether the value is a number, maybe in words of JSON: 1, true or "1"."""
+    """Whether the value is a number, possibly as text or boolean: 1, true or "1"."""
     try:
         return not isinstance(value, list | BadRecord) and math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):

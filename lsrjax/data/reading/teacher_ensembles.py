@@ -1,4 +1,4 @@
-"""One teacher's score from those of several."""
+"""Combines the scores of several teachers into one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def _minmax(scores_TN: np.ndarray) -> np.ndarray:
     return (scores_TN - lowest) / np.where(width > 0, width, 1)
 
 
-# Of a teacher's scores of one query's documents. Where all are equal, all become 0.
+# Of a teacher's scores of one query's documents; equal scores all become 0.
 NORMALIZATIONS = {
     "none": lambda scores_TN: scores_TN,
     "zscore": _zscore,  # mean 0, standard deviation 1
@@ -32,22 +32,15 @@ class Ensemble:
     """How the scores of T teachers become one.
 
     Attributes:
-      normalization: a name of `NORMALIZATIONS`; of each query's documents.
-      weights: T of them, their sum > 0; empty: all the same.
+      normalization: a name of `NORMALIZATIONS`, applied per query and teacher.
+      weights: of the T teachers, their sum > 0; empty: equal.
     """
 
     normalization: str = "none"
     weights: Sequence[float] = ()
 
     def combine(self, scores_TN: np.ndarray) -> np.ndarray:
-        """The weighted mean over teachers of their normalized scores.
-
-        Args:
-          scores_TN: [T, N] of T teachers and N documents.
-
-        Returns:
-          [N] float32.
-        """
+        """The weighted mean [N] float32 of T teachers' normalized scores."""
         normal = NORMALIZATIONS[self.normalization](np.asarray(scores_TN, np.float64))
         weights = self.weights or None
         return np.average(normal, axis=0, weights=weights).astype(np.float32)
@@ -57,7 +50,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
     """The weights of `"2,1"`; none for "".
 
     Raises:
-      ValueError: not numbers, one below 0 or infinite, or a sum of 0.
+      ValueError: not a number, a negative or infinite one, or a sum of 0.
     """
     weights = tuple(float(part) for part in text.split(",")) if text else ()
     finite = all(0 <= weight < float("inf") for weight in weights)

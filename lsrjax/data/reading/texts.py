@@ -1,4 +1,4 @@
-"""Files of texts, each with its id: one way of reading them, whatever asks for them."""
+"""Files of texts with ids; the one reader of them."""
 
 import io
 import itertools
@@ -19,19 +19,20 @@ from lsrjax.errors import InputError
 DATASETS = "datasets:"
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
-# Names in a first line of TSV, in any case.
-_ID_NAMES = (*ID_FIELDS, "docno", "doc-id", "corpus-id", "corpus_id", "query-id")
-_ID_NAMES += ("passage_id", "document_id", "text_id", "#id")
+# Names in the header of a TSV file, in any case.
+_ID_NAMES = (
+    *ID_FIELDS,
+    *("docno", "doc-id", "corpus-id", "corpus_id", "query-id"),
+    *("passage_id", "document_id", "text_id", "#id"),
+)
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
-_SAMPLE = 1024  # lines of TSV that tell how many cells a line has
+_SAMPLE = 1024  # lines of TSV that decide the number of cells
 
 
 def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     """Id and text of each of a file's texts, in its order; a text may be empty.
 
-    Args:
-      path: as of a corpus, or .txt, whose lines are texts and their numbers, from 0,
-        the ids.
+    In a .txt file each line is a text, and its number from 0 the id.
 
     Raises:
       InputError: no such file, an unknown type, or a text or id that cannot be read.
@@ -58,7 +59,7 @@ def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def name_subset_split(part: str) -> tuple[str, str, str]:
-    """Those of `datasets:name:subset:split`; empty where they are not said."""
+    """The parts of `datasets:name:subset:split`; empty if missing."""
     name, _, rest = name_and_rest(part[len(DATASETS) :])
     subset, split, *more = [*rest.split(":"), ""]
     if not name or any(more):
@@ -70,12 +71,12 @@ def name_subset_split(part: str) -> tuple[str, str, str]:
 
 
 def with_title(title: Any, text: Any) -> Any:
-    """Title and text as one text; the text alone where the title is empty."""
+    """Title and text as one text; the text alone if the title is empty."""
     return f"{title} {text}" if title and isinstance(text, str) else text
 
 
 def open_texts(path: str | pathlib.Path):
-    """The texts of a file, or of `datasets:…`, as an `Index` takes them.
+    """The texts of a file or of `datasets:…`, for an `Index`.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
@@ -95,8 +96,6 @@ def open_texts(path: str | pathlib.Path):
 
 
 class _LineTexts:
-    """A file of one text a line."""
-
     def __init__(self, path: pathlib.Path, kind: str):
         self.name, self.paths = str(path), [path]
         self._lines = Lines(path, kind)
@@ -109,7 +108,6 @@ class _LineTexts:
         return (line for line in self._lines if line[0] != self._header)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each line."""
         for number, _, line in self._rows():
             try:
                 yield self._parse(line, self._lines.where(number))
@@ -118,7 +116,7 @@ class _LineTexts:
                 raise
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Offset and id of each line; no id, where it is broken."""
+        """Offset and id of each line; no id if it is broken."""
         for number, offset, line in self._rows():
             try:
                 key, _ = self._parse(line, self._lines.where(number))
@@ -128,7 +126,6 @@ class _LineTexts:
             yield offset, key
 
     def bad(self, offsets: Sequence[int]) -> Iterator[BadRecord]:
-        """What is wrong with the lines at some offsets, which are in order."""
         number, at = 1, 0
         for offset in offsets:
             number, at = number + self._lines.ends(at, offset), offset
@@ -142,7 +139,6 @@ class _LineTexts:
                 yield BadRecord(e.kind, str(e), place)
 
     def read(self, offset: int) -> tuple[str, str]:
-        """Id and text of the line at an offset."""
         return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
 
 
@@ -158,18 +154,9 @@ def _json_text(line: bytes, where: str) -> tuple[str, str]:
 
 
 class _Cells:
-    """How lines of TSV are read: id, text and maybe title, or as the first line names.
-
-    Attributes:
-      header: the number of the line that names the cells; 0 without one.
-    """
+    """Parses TSV lines: id, text and optionally title, or as the header says."""
 
     def __init__(self, lines: Lines):
-        """Looks at the first lines.
-
-        Raises:
-          InputError: the first line names cells, but no text.
-        """
         sample = [
             (number, self._split(line))
             for number, _, line in itertools.islice(lines, _SAMPLE)
@@ -184,11 +171,6 @@ class _Cells:
             self._most = len(sample[0][1])
 
     def __call__(self, line: bytes, where: str) -> tuple[str, str]:
-        """Id and text of a line.
-
-        Raises:
-          BadRecord: it is not UTF-8, or has too few or too many cells.
-        """
         try:
             cells = line.decode().rstrip("\r\n").split("\t")
         except UnicodeDecodeError as e:
@@ -215,7 +197,7 @@ class _Cells:
 
 
 def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
-    """Where id, text and title are, if the cells are names; None if they are not."""
+    """The places of id, text and title, if the cells are a header; otherwise None."""
     names = [cell.strip().lower() for cell in cells]
     words = len(names) > 1 and all(re.fullmatch(r"[#\w-]{1,24}", n) for n in names)
     ids = [place for place, n in enumerate(names) if n in _ID_NAMES]
@@ -232,7 +214,6 @@ def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
 
 
 def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
-    """Which of the names are the id's and the text's."""
     chosen = []
     for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
         found = [name for name in known if name in names]
@@ -255,8 +236,6 @@ def _checked(text: Any, where: str) -> str:
 
 
 class _TableTexts:
-    """Texts of the rows of a table."""
-
     def __init__(self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence):
         self.name, self.paths, self._rows = name, paths, rows
         names = rows.column_names
@@ -265,20 +244,17 @@ class _TableTexts:
         rows.select({"id": key, "text": text} | title)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each row."""
         return map(self.read, range(len(self._rows)))
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Row number and id of each row; no id, where it is broken."""
         for row, key in enumerate(self._rows.values("id")):
-            # What is wrong with a text shows when it is asked for.
+            # A broken text is found when it is read.
             try:
                 yield row, None if isinstance(key, Exception) else as_id(key, "")
             except BadRecord:
                 yield row, None
 
     def bad(self, numbers: Sequence[int]) -> Iterator[BadRecord]:
-        """What is wrong with some rows."""
         for number in numbers:
             try:
                 self.read(number)
@@ -287,7 +263,6 @@ class _TableTexts:
                 yield BadRecord(e.kind, str(e), place)
 
     def read(self, number: int) -> tuple[str, str]:
-        """Id and text of a row."""
         where = f"{self.name}, row {number} (the first is 0)"
         try:
             row = self._rows.row(number)

@@ -1,83 +1,69 @@
-"""Whether the data of a run is still what it was when the run began.
+"""Checks that the data of a run has not changed since the run began.
 
-A stage's manifest holds size, time and digest of each of its data files. The digest of
-a file of more than 64 MB is that of its ends and of blocks evenly spread over it, so
-that it costs a few megabytes: a change of few bytes between the blocks goes unseen.
+A stage's manifest stores size, time and digest of each of its data files. The digest of
+a file of more than 64 MB covers its ends and blocks evenly spread over it, so that it
+costs a few megabytes: a small change between the blocks is not noticed.
 """
 
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from lsrjax import paths
+from lsrjax import json_files, paths
 from lsrjax.data.reading import corpus
 from lsrjax.data.reading import files as tables
 from lsrjax.data.sources import beir_files, beir_folder
 from lsrjax.errors import InputError
 
 FILE = "data.json"
-_WHOLE = 2**26  # bytes of a file from which on it is read in part
+_WHOLE = 2**26  # bytes; larger files are read in part
 _END, _BLOCK, _BLOCKS = 2**20, 2**16, 64
 _SHOWN = 5  # differences in the error
 
 
 def check_files(path: pathlib.Path, data, dev) -> None:
-    """Compares the files of a stage with the manifest, or begins one.
-
-    Args:
-      path: of the manifest.
-      data: the stage's `data`.
-      dev: the stage's `dev`.
+    """Compares the files of a stage with its manifest, or creates the manifest.
 
     Raises:
       InputError: a file that has changed, is truncated, missing or new.
     """
-    found, known = _states(data, dev), _read(path)
+    found, known = _states(data, dev), read(path)
     if "files" in known:
         _refuse(path, list(_changes(known["files"], found)))
     if found and "files" not in known:
-        _write(path, known | {"files": found})
+        json_files.write_json(path, known | {"files": found})
 
 
 def check_versions(path: pathlib.Path, sources: Sequence) -> None:
-    """Compares the versions of data sets of libraries with the manifest, or adds them.
-
-    Args:
-      path: of the manifest.
-      sources: opened sources; those of rows know their `versions`.
+    """Compares the versions of libraries' data sets with the manifest, or adds them.
 
     Raises:
-      InputError: one of another version or fingerprint.
+      InputError: another version or fingerprint.
     """
-    found, known = _versions(sources), _read(path)
+    found, known = _versions(sources), read(path)
     if "versions" in known:
         _refuse(path, list(_other_versions(known["versions"], found)))
     elif found:
-        _write(path, known | {"versions": found})
+        json_files.write_json(path, known | {"versions": found})
 
 
 def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
-    """Makes the manifest that of the data as it is; keeps what has changed in it.
-
-    Args:
-      path: of the manifest.
-      data: the stage's `data`.
-      dev: the stage's `dev`.
-      sources: opened sources.
+    """Updates the manifest to the present data, and records the changes in it.
 
     Returns:
       The changes, in words.
     """
-    known, files, versions = _read(path), _states(data, dev), _versions(sources)
+    known, files, versions = read(path), _states(data, dev), _versions(sources)
     changes = [
         *_changes(known.get("files", {}), files),
         *_other_versions(known.get("versions", {}), versions),
     ]
     if changes:
         accepted = [*known.get("accepted", []), changes]
-        _write(path, {"files": files, "versions": versions, "accepted": accepted})
+        json_files.write_json(
+            path, {"files": files, "versions": versions, "accepted": accepted}
+        )
     return changes
 
 
@@ -101,7 +87,7 @@ def _other_versions(before: Mapping, found: Mapping) -> Iterator[str]:
 
 
 def digest(path: str | pathlib.Path) -> str:
-    """That of a file, or of ends and blocks of a large one."""
+    """The digest of a file, or of ends and blocks of a large one."""
     size = os.path.getsize(path)
     hashed = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
@@ -118,7 +104,6 @@ def digest(path: str | pathlib.Path) -> str:
 
 
 def _files(data, dev) -> Iterator[str]:
-    """The data files that a stage's config names, in the order of its fields."""
     sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
     for where, own in (sets or {"config.data": data}).items():
         yield from _rows(own, where)
@@ -139,10 +124,10 @@ def _rows(own, where: str) -> Iterator[str]:
         folders = own.dataset.split(",") if own.source == "datasets" else [own.dataset]
         for named in folders:
             name = tables.name_and_rest(named.strip())[0]
-            folder = pathlib.Path(paths.local(name, f"{where}.dataset"))
-            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-                # A clone's .git is none of its data.
-                if not any(p.startswith(".") for p in path.relative_to(folder).parts):
+            root = pathlib.Path(paths.local(name, f"{where}.dataset"))
+            for path in sorted(root.rglob("*")) if root.is_dir() else ():
+                # A clone's .git is not part of its data.
+                if not any(p.startswith(".") for p in path.relative_to(root).parts):
                     yield str(path)
 
 
@@ -160,7 +145,6 @@ def _state(name: str) -> dict:
 
 
 def _changes(before: Mapping, found: Mapping) -> Iterator[str]:
-    """What is different, in words."""
     for name in sorted(before.keys() | found.keys()):
         if name not in found:
             yield f"{name} is missing"
@@ -190,18 +174,12 @@ def _refuse(path: pathlib.Path, changes: Sequence[str]) -> None:
     )
 
 
-def _read(path: pathlib.Path) -> dict:
+def read(path: pathlib.Path) -> dict:
+    """The manifest; empty without one.
+
+    Raises:
+      InputError: it is damaged.
+    """
     if not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise InputError(
-            f"{path} is damaged ({e}). Delete it; it is made again from the data."
-        ) from e
-
-
-def _write(path: pathlib.Path, values: Mapping) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    return json_files.read_json(path, "Delete it; it is made again from the data.")

@@ -288,6 +288,19 @@ def of_window(order, batch):
     return [member for i in order.window(batch) for member in order[i]]
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_examples_of_a_batch_are_in_no_order_of_size(field, apart):
+    # Devices that share a lane would get the short texts of every batch, or the long.
+    examples = groups(256)
+    size = [len(group.positives[0]["en"].split()) for group in examples]
+    batches = batches_of(examples, group_batches(field), batch_size=32, apart=apart)
+    width = 32 if apart else 4
+    sizes = [size[example] for i in range(24) for example in batches.examples(i)]
+    by_place = np.reshape(sizes, (-1, width)).mean(axis=0)
+    halves = by_place.reshape(2, -1).mean(axis=1)
+    assert abs(halves[1] - halves[0]) < 0.5 * np.std(size)
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_batches_hold_the_examples_of_the_order(field, devices):
     """Divided over devices, and on each of them by name, then by example."""
