@@ -50,7 +50,6 @@ _ELSEWHERE = {
     "model.hidden_size": "hidden_dim d_model model_dim width",
     "model.intermediate_size": "mlp_dim ffn_dim d_ff",
     "model.max_length": "max_position_embeddings",
-    "model.pooling": "pooling_mode pooling_strategy pooling_method pool_type",
     "model.query_prompt": "query_prefix query_instruction prompts"
     " query_instruction_for_retrieval",
     "model.document_prompt": "passage_prefix document_prefix doc_prefix passage_prompt"

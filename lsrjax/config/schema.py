@@ -10,8 +10,8 @@ from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
 from lsrjax.data.sources import SOURCES
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models.encoder import REMAT
+from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
-from lsrjax.models.views import bad_weights
 from lsrjax.options import option
 
 
@@ -58,7 +58,7 @@ def _wordings(value: tuple) -> str | None:
 class Model:
     """The retriever."""
 
-    head: str = option("milco", "splade | milco | token_weights | dense | csr | …")
+    head: Any = option("milco", "from hidden states to views", table=HEADS)
     towers: str = option(
         "shared",
         "shared (an encoder and head for all texts) | separate (queries have their own,"
@@ -66,37 +66,9 @@ class Model:
         " no_decay)",
         choices=TOWERS,
     )
-    lexecho: bool = option(False, "milco: add the source view")
-    repeats: str = option(
-        "sum",
-        "lexecho: a token's repeats: sum (reference) | max",
-        choices=("sum", "max"),
-    )
-    exclude_special_tokens: bool = option(False, "lexecho: leave <s>, </s>, … out")
-    pool_mask: str = option(
-        "exclude",
-        "exclude | multiply (reference; padding matters)",
-        choices=("exclude", "multiply"),
-    )
     dtype: str = option(
         "float32", "of matrix products", choices=("float32", "bfloat16")
     )
-    tied: bool = option(True, "splade: the decoder is the word embedding")
-    pooling: str = option(
-        "max",
-        "over tokens; splade: max | sum; dense, csr: cls | mean",
-        choices=("max", "sum", "cls", "mean"),
-    )
-    queries: str = option("encoded", "splade", choices=("encoded", "static", "words"))
-    embedding_size: int = option(0, "dense, csr, colbert", low=0, high=2**16)
-    view_weights: tuple[float, ...] = option((1.0, 0.3, 1.0), "m3", problem=bad_weights)
-    normalize: bool = option(True, "dense, csr, colbert: embeddings have length 1")
-    latents: int = option(4096, "csr: of the autoencoder", above=0, high=2**24)
-    active_latents: int = option(64, "csr: of a text", above=0)
-    revived_latents: int = option(512, "csr", above=0)
-    dead_after: int = option(30, "csr", above=0)
-    expand_queries: bool = option(False, "colbert")
-    skip_punctuation: bool = option(False, "colbert")
     query_prompt: str = option("", "text before every query")
     document_prompt: str = option("", "text before every document")
     query_marker: str = option("", "token of the vocabulary behind a query's first one")

@@ -480,4 +480,4 @@ def test_specs_survive_json(distilled):
     spec = saved_model.load_model(distilled).spec
     again = type(spec).from_dict(json.loads(json.dumps(spec.to_dict())))
     assert again == spec
-    assert dataclasses.replace(again, lexecho=False).views == {"pivot": 307}
+    assert again.replaced(lexecho=False).views == {"pivot": 307}

@@ -102,9 +102,9 @@ def _title(model: SavedModel) -> str:
 def _about(model: SavedModel) -> str:
     spec, encoder = model.spec, model.spec.encoder
     about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
-    if spec.head == "milco" and spec.lexecho:
+    if spec.head == "milco" and spec.options.lexecho:
         about += " and, with LexEcho, of its own tokens"
-    if spec.head == "splade" and spec.queries != "encoded":
+    if spec.head == "splade" and spec.options.queries != "encoded":
         about += ", a query a bag of its own words that needs no encoder"
     views = ", ".join(f"`{name}` {size:,}" for name, size in spec.views.items())
     return (
