@@ -42,7 +42,7 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     if processes.is_first():
         for stage in changed - {_EVALUATION}:
             (workdir / stage / left_out.FILE).unlink(missing_ok=True)
-        files.write_json(path, values)
+        json_files.write_json(path, values)
     processes.wait_for_all("config")
 
 

@@ -1,13 +1,11 @@
 """The batches that a stage is trained without, since their steps were bad."""
 
-import json
 import operator
 import pathlib
 
-from lsrjax.checkpoint import files
+from lsrjax import json_files
 from lsrjax.data.batching import loader
 from lsrjax.distributed import processes
-from lsrjax.errors import InputError
 
 FILE = "left_out.json"
 
@@ -21,15 +19,14 @@ def left_out(folder: pathlib.Path) -> list[int]:
     path = folder / FILE
     if not path.is_file():
         return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["batches"]
-        return sorted(operator.index(batch) for batch in found)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}). It has the numbers of the batches that the"
-            ' stage is trained without, as {"batches": [7]}; the log names them. Put'
-            " them back, or start over with another --workdir."
-        ) from error
+    advice = (
+        "It has the numbers of the batches that the stage is trained without, as"
+        ' {"batches": [7]}; the log names them. Put them back, or start over with'
+        " another --workdir."
+    )
+    return json_files.read_json(
+        path, advice, lambda found: sorted(map(operator.index, found["batches"]))
+    )
 
 
 def leave_out(folder: pathlib.Path, step: int) -> list[int]:
@@ -46,6 +43,6 @@ def leave_out(folder: pathlib.Path, step: int) -> list[int]:
     processes.wait_for_all(f"left out at {step}, after {len(known)}")
     batches = sorted([*known, loader.batch_of(step - 1, known)])
     if processes.is_first():
-        files.write_json(folder / FILE, {"batches": batches})
+        json_files.write_json(folder / FILE, {"batches": batches})
     processes.wait_for_all(f"left out: {batches}")
     return batches

@@ -75,7 +75,7 @@ class PostMortem:
                 "run_again_at_step": int(state["step"]),
                 **seen,
             }
-            files.write_json(path, _as_json(values))
+            json_files.write_json(path, _as_json(values))
         self.note(f"  {error} See {path}")
 
     def _examined(self, state: dict, teacher_params, batch: dict) -> dict:

@@ -88,6 +88,6 @@ def _finish(stage: Stage, run: Run) -> None:
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if processes.is_first():
-        files.write_json(folder / files.DONE_FILE, {"steps": stage.total_steps})
+        json_files.write_json(folder / files.DONE_FILE, {"steps": stage.total_steps})
         shutil.rmtree(folder / saved_states.KEPT, ignore_errors=True)
     processes.wait_for_all(f"{name} is finished")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lsrjax import json_files
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.models import retriever
 
@@ -58,7 +59,7 @@ class Tracker:
         kept, damaged = _lines_up_to(path, first)
         if damaged:
             self.note(f"  {path}: {damaged:,} damaged lines are left out.")
-        write_whole(path, "".join(kept))
+        json_files.write_whole(path, "".join(kept))
         # Without a buffer, what a full disk did not take is known and kept.
         self._file = path.open("ab", buffering=0)
         if self.console.is_terminal:
