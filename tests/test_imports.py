@@ -19,6 +19,7 @@ ROOMS = [
     "errors",
     "lookup",
     "finite",
+    "json_files",
     "paths",
     "ops",
     "distributed",

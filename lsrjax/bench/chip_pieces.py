@@ -19,7 +19,7 @@ from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
 from lsrjax.models import encoder as encoders
 from lsrjax.ops.vocab_pool import vocab_pool
-from lsrjax.training import train_step
+from lsrjax.training import compiled_steps
 
 _ROUNDS = 5
 # As in configs/align.py and configs/distill.py.
@@ -244,7 +244,7 @@ def _step(name: str) -> dict:
         jax.block_until_ready(state_now)
         making = time.perf_counter() - start
         start = time.perf_counter()
-        lowered = train_step.lowered(stage.step, state, teacher, batch)
+        lowered = compiled_steps.lowered(stage.step, state, teacher, batch)
         traced = time.perf_counter() - start
         compiled = lowered.compile()
         compiling = time.perf_counter() - start - traced

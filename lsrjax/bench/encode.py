@@ -18,9 +18,9 @@ from scipy import sparse
 
 from lsrjax.bench import measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, share, size
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import encode
 from lsrjax.convert import open_model, targets
-from lsrjax.convert.portable import Portable
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -139,8 +139,8 @@ def documents(count: int) -> list[str]:
     return [texts[i * len(texts) // count] for i in range(count)]
 
 
-def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portable:
-    """A model whose vectors have about the given share of active terms.
+def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedModel:
+    """A model whose vectors have about the wanted share of active terms.
 
     "splade" or "milco" with LexEcho; the share is of MILCO's pivot vocabulary.
     """
@@ -177,7 +177,7 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> Portabl
     seen = matrix.toarray()
     bias -= np.quantile(np.expm1(seen), 1 - active)
     folder = pathlib.Path(embedded.MULTILINGUAL_TOKENIZER)
-    return Portable(
+    return SavedModel(
         spec, params, folder, pivot, f"random {head}", sizes.length, sizes.length
     )
 
@@ -232,7 +232,7 @@ def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
     return float((abs(found - wanted).max(axis=1).toarray()[:, 0] / largest).max())
 
 
-def _table(model: Portable, sizes: EncodeSizes, seconds: dict[str, float]) -> Table:
+def _table(model: SavedModel, sizes: EncodeSizes, seconds: dict[str, float]) -> Table:
     table = Table(
         title=f"{model.name}: {sizes.texts:,} documents, batches of {sizes.batch}"
     )

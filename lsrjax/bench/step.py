@@ -16,7 +16,8 @@ from lsrjax.bench.workload import PRESETS, TEACHER, StepSizes
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.training import flops, train_step
+from lsrjax.training import compiled_steps, flops, train_step
+from lsrjax.training.batch_contents import slots_of
 
 IMPLS = ("auto", "naive", "blocked", "pallas")
 # Of the learning rate's schedule; every run is far from its end.
@@ -213,7 +214,7 @@ def _summary(name: str, stage: _Stage) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     shapes = [part["ids"].shape for part in stage.batch["student"]["parts"]]
     cut = " ".join(f"{texts}x{tokens}" for texts, tokens in shapes)
-    padding = 1 - stage.tokens / train_step.slots_of(stage.batch)
+    padding = 1 - stage.tokens / slots_of(stage.batch)
     return (
         f"{name}: {sizes.task}, {count:,} parameters, {sizes.dtype}; texts x tokens"
         f" {cut}, {padding:.0%} padding"
@@ -244,19 +245,7 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
 
 
 def _layout(spec, mesh, fsdp: bool) -> sharding.Layout:
-    _, params = retriever.split(spec)
-    heads = spec.encoder.num_heads
-    return sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules)
-
-
-def _abstract(tree, layout: sharding.Layout):
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        tree,
-        layout.shardings(tree),
-    )
+    return sharding.layout_of(spec, retriever.split(spec)[1], mesh, fsdp)
 
 
 def _random_params(spec, layout: sharding.Layout) -> dict:
@@ -282,15 +271,15 @@ def arguments(stage: _Stage) -> tuple[dict, dict | None]:
     teacher_params = None
     if stage.teacher and stage.teacher_layout:
         _, teacher_params = retriever.split(stage.teacher)
-        teacher_params = _abstract(teacher_params, stage.teacher_layout)
-    return _abstract(state, stage.layout), teacher_params
+        teacher_params = stage.teacher_layout.abstract(teacher_params)
+    return stage.layout.abstract(state), teacher_params
 
 
 def _compiled(impl: str, stage: _Stage, batch: dict) -> jax.stages.Compiled:
     # A copy of the step: JAX caches its trace by the function.
     step = dataclasses.replace(stage.step)
     with workload.pooling(impl):
-        return train_step.compiled(step, *arguments(stage), batch)
+        return compiled_steps.compiled(step, *arguments(stage), batch)
 
 
 def _left_out(impl: str, stage: _Stage) -> str | None:

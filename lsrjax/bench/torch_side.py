@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from lsrjax.bench.workload import StepSizes
+from lsrjax.bench.workload import StepSizes, student_of
 from lsrjax.errors import InputError
 from lsrjax.models.encoder_config import EncoderConfig
 
@@ -85,19 +85,8 @@ def step(sizes: StepSizes, rounds: int) -> dict:
     import transformers
 
     device = _device()
-    config = EncoderConfig(
-        family="bert",
-        vocab_size=sizes.vocab,
-        hidden_size=sizes.dim,
-        num_layers=sizes.layers,
-        num_heads=sizes.heads,
-        intermediate_size=sizes.inner,
-        max_positions=512,
-        type_vocab_size=2,
-        pad_token_id=0,
-    )
     model = transformers.BertForMaskedLM._from_config(
-        _bert_config(config), attn_implementation="sdpa"
+        _bert_config(student_of(sizes).encoder), attn_implementation="sdpa"
     ).to(device)
     fused = True if device.type == "cuda" else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=fused)

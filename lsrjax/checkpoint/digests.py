@@ -14,13 +14,13 @@ import os
 import pathlib
 from collections.abc import Iterable
 
+from lsrjax import json_files
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
     MODEL_FILE,
     PIVOT_TOKENIZER,
     TOKENIZER,
     committed_steps,
-    write_whole,
 )
 from lsrjax.errors import InputError
 
@@ -76,7 +76,7 @@ def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Reco
         dev = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found = Record(step, dict(dev), _digests(folder, _files(folder, step)))
     (folder / DIGESTS).mkdir(exist_ok=True)
-    write_whole(record_path(folder, step), _text(found))
+    json_files.write_whole(record_path(folder, step), _text(found))
     return found
 
 
@@ -87,8 +87,14 @@ def of_files(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> dict[str, s
 
 
 def seal(folder: pathlib.Path, names: Iterable[str], path: pathlib.Path) -> None:
-    """Writes the digests of files that are not a checkpoint, for `unsealed`."""
-    write_whole(path, _text(Record(0, {}, _digests(folder, names))))
+    """Writes the digests of files that are no checkpoint, for `unsealed`.
+
+    Args:
+      folder: of the files.
+      names: of the files, below it.
+      path: where the digests go.
+    """
+    json_files.write_whole(path, _text(Record(0, {}, _digests(folder, names))))
 
 
 def unsealed(

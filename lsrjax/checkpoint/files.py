@@ -1,7 +1,5 @@
-"""Names of the files of a stage's folder, and atomic writing."""
+"""Names of the files of a stage's folder."""
 
-import json
-import os
 import pathlib
 import shutil
 
@@ -13,35 +11,6 @@ CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 # Steps being removed; the next start deletes what a killed run left there.
 _REMOVED = "removed.tmp"
-
-
-def write_json(path: pathlib.Path, values) -> None:
-    """Writes JSON so that a reader never sees half of it."""
-    write_whole(path, json.dumps(values, indent=1, ensure_ascii=False))
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a text file atomically, so that a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        # On a full disk, half a file would take the last space.
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def committed_steps(folder: pathlib.Path) -> list[int]:

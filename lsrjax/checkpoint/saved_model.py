@@ -4,13 +4,14 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lsrjax import finite
+from lsrjax import finite, json_files
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
@@ -18,9 +19,9 @@ from lsrjax.checkpoint.files import (
     MODEL_FILE,
     PIVOT_TOKENIZER,
     TOKENIZER,
-    write_json,
 )
 from lsrjax.checkpoint.set_damaged_aside import listing
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.heads import head_class
@@ -36,27 +37,38 @@ MODEL_FILES = (MODEL_FILE, DONE_FILE) + tuple(
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
-    """A retriever with its weights and tokenizers.
+    """A retriever with its weights and tokenizers, and what is known of its training.
 
     Attributes:
+      spec: what it is; of a cross-encoder, a `CrossEncoderSpec`.
       params: nested dict of host arrays.
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
-      name: where it came from, for messages.
-      lengths: limits of texts in tokens, by role, if the model's own files state them.
+      name: where it came from, for messages and the model card.
+      query_length: tokens a query is cut to; 0: its files do not say.
+      document_length: tokens a document is cut to; 0 as above.
+      config: of the stage that trained it; None where that is not known.
+      results: of the run's evaluation, by language and metric; None without one.
+      evaluation: the same beside other systems, as Markdown; empty without one.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
-      dev: metrics of these weights on a run's dev data; may be empty.
+      dev: metrics of these weights on the run's dev data; empty without.
+      stages: configs of all stages of the run by name, which `stage:NAME` refers to.
     """
 
     spec: RetrieverSpec
-    params: dict[str, Any]
+    params: Mapping[str, Any]
     tokenizer: pathlib.Path
     pivot_tokenizer: pathlib.Path | None
     name: str
-    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
-    unused: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    dev: dict[str, float] = dataclasses.field(default_factory=dict)
+    query_length: int = 0
+    document_length: int = 0
+    config: Mapping[str, Any] | None = None
+    results: Mapping[str, Any] | None = None
+    evaluation: str = ""
+    unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(
@@ -88,37 +100,43 @@ def write_model_files(
             write_tokenizer(temporary, source)
             temporary.rename(folder / name)
     if not path.is_file():
-        # Only once, so that the digests remain valid.
-        write_json(path, values)
+        # Once only, so that it stays the file that the digests are of.
+        json_files.write_json(path, values)
 
 
-def _differences(found, wanted, prefix=""):
-    for key in sorted(found.keys() | wanted.keys()):
-        a, b = found.get(key), wanted.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"  {prefix}{key}: folder {a!r}, config {b!r}"
+def _differences(found: dict, wanted: dict) -> list[str]:
+    fields = (
+        trees.named(values, ".", is_leaf=lambda one: isinstance(one, list))
+        for values in (found, wanted)
+    )
+    return trees.differences(*fields, ("folder", "config"))
 
 
-def load_model(folder: str | pathlib.Path) -> SavedModel:
+def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel:
     """Reads a stage's retriever from its last checkpoint.
 
-    The folder may also be that of a run with a single stage.
+    Args:
+      folder: a stage's folder, or a run's folder with a single stage.
+      values: read the numbers; otherwise the parameters have shapes alone, and neither
+        a checkpoint nor tokenizers need be there.
 
     Raises:
       InputError: no model or no checkpoint there, a damaged one, or one with numbers
         that are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
-    step = _checked_step(folder)
+    step = _checked_step(folder) if values else 0
     spec = load_spec(folder)
+    _, abstract = retriever.split(spec)
+    tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
+    own, pivot = (path if path.is_dir() else None for path in tokenizers)
+    if not values:
+        return SavedModel(spec, abstract, own, pivot, str(folder))
     manager = ocp.CheckpointManager(
         (folder / CHECKPOINTS).absolute(),
         options=ocp.CheckpointManagerOptions(create=False),
     )
-    _, abstract = retriever.split(spec)
-    # The optimizer's state is not read.
+    # The optimizer's state stays on disk.
     restored = manager.restore(
         step,
         args=ocp.args.PyTreeRestore(
@@ -132,12 +150,11 @@ def load_model(folder: str | pathlib.Path) -> SavedModel:
     )
     manager.close()
     finite.check_tree(restored["params"], f"{folder}, checkpoint of step {step:,}")
-    pivot = folder / PIVOT_TOKENIZER
     return SavedModel(
         spec,
         restored["params"],
-        folder / TOKENIZER,
-        pivot if pivot.is_dir() else None,
+        own,
+        pivot,
         str(folder),
         dev=digests.read(folder, step).dev,
     )
@@ -162,7 +179,12 @@ def _checked_step(folder: pathlib.Path) -> int:
 def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     """Writes a retriever as the folder of a finished stage, for `load_model`.
 
-    The folder exists. InputError if a parameter is not finite.
+    Args:
+      folder: where to; it exists.
+      model: the retriever.
+
+    Raises:
+      InputError: a number of its parameters is not finite.
     """
     finite.check_tree(model.params, model.name)
     write_model_files(folder, model.spec, model.tokenizer, model.pivot_tokenizer)
@@ -172,16 +194,7 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     manager.wait_until_finished()
     manager.close()
     digests.write(folder, 0, dict(model.dev))
-    write_json(folder / DONE_FILE, {"steps": 0})
-
-
-def load_shapes(folder: str | pathlib.Path, name: str) -> SavedModel:
-    """Like `load_model`, with the shapes of the parameters, without their numbers."""
-    folder = _stage_folder(pathlib.Path(folder))
-    spec = load_spec(folder)
-    tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
-    own, pivot = (path if path.is_dir() else None for path in tokenizers)
-    return SavedModel(spec, retriever.split(spec)[1], own, pivot, name)
+    json_files.write_json(folder / DONE_FILE, {"steps": 0})
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
@@ -195,28 +208,18 @@ def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
 
 
 def _read_spec(path: pathlib.Path) -> RetrieverSpec:
-    """Reads the spec that `write_model_files` wrote; errors as of `load_spec`."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        head = values["head"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise _no_retriever(path, error) from error
-    try:
-        head_class(head)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    try:
+    """What `write_model_files` wrote.
+
+    Raises:
+      InputError: it is no retriever, or its head is code that the user has not named;
+        says why.
+    """
+
+    def parse(values: dict) -> RetrieverSpec:
+        head_class(values["head"])
         return RetrieverSpec.from_dict(values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _no_retriever(path, error) from error
 
-
-def _no_retriever(path: pathlib.Path, error: Exception) -> InputError:
-    problem = str(error).removesuffix(".")
-    return InputError(
-        f"{path} describes no retriever: {problem}. Put back the file that the run"
-        " wrote."
-    )
+    return json_files.read_json(path, "Put back the file that the run wrote.", parse)
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:

@@ -19,8 +19,7 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import CHECKPOINTS, remove_step
 from lsrjax.checkpoint.set_damaged_aside import listing
-from lsrjax.distributed import processes
-from lsrjax.distributed.trees import path_name
+from lsrjax.distributed import processes, trees
 from lsrjax.errors import InputError, TrainingFailed
 
 # Size of a checkpoint beyond its arrays: their names, shapes and indices.
@@ -62,9 +61,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             (folder / CHECKPOINTS).absolute(),
             # Without it, a manager that has saved nothing yet reads no metadata.
-            item_handlers=_reporting(
-                ocp.StandardCheckpointHandler(), self._errors.append
-            ),
+            handler_registry=_registered(_ReportingHandler(self._errors.append)),
             options=ocp.CheckpointManagerOptions(
                 # Older ones are removed here, once the new one has its digests.
                 preservation_policy=LatestN(None),
@@ -135,7 +132,7 @@ class Checkpoints:
             the stage's tokenizers are not those it was trained with.
         """
         folder = self._manager.directory / str(step)
-        _compare(folder, self._manager.item_metadata(step), abstract_state)
+        _compare(folder, self._manager.item_metadata(step).tree, abstract_state)
         if found := digests.stage_damage(self._folder, step):
             raise InputError(
                 f"{self._folder}: files are not those that step {step} was trained"
@@ -297,27 +294,39 @@ class _Reporting:
             self._report(error)
 
 
-def _reporting(handler, report: Callable[[Exception], None]):
-    """Makes a handler report errors and not raise them."""
-    save, finalize = handler.async_save, handler.finalize
+class _ReportingHandler(ocp.StandardCheckpointHandler):
+    """Reports what goes wrong in a save instead of raising it."""
 
-    async def async_save(*args, **kwargs):
+    def __init__(self, report: Callable[[Exception], None]):
+        super().__init__()
+        self._report = report
+
+    @classmethod
+    def typestr(cls) -> str:
+        # Checkpoints name their handler; any program has orbax' own.
+        return ocp.StandardCheckpointHandler.typestr()
+
+    async def async_save(self, *args, **kwargs):
         try:
-            futures = await save(*args, **kwargs)
+            futures = await super().async_save(*args, **kwargs)
         except Exception as error:
-            report(error)
+            self._report(error)
             return []
-        return [_Reporting(future, report) for future in futures or ()]
+        return [_Reporting(future, self._report) for future in futures or ()]
 
-    def finalized(*args, **kwargs):
+    def finalize(self, *args, **kwargs):
         try:
-            finalize(*args, **kwargs)
+            super().finalize(*args, **kwargs)
         except Exception as error:
-            report(error)
+            self._report(error)
 
-    # On the object: orbax writes the name of its class into the checkpoint.
-    handler.async_save, handler.finalize = async_save, finalized
-    return handler
+
+def _registered(handler) -> ocp.handlers.CheckpointHandlerRegistry:
+    """Takes a handler for train states, in place of the one orbax would take."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for args in (ocp.args.StandardSave, ocp.args.StandardRestore):
+        registry.add("default", args, handler)  # as the manager calls the state
+    return registry
 
 
 def _probe(folder: pathlib.Path) -> None:
@@ -355,28 +364,12 @@ def _leave_errors_to_us(record: python_logging.LogRecord) -> bool:
 
 
 def _compare(where, found, wanted) -> None:
-    found = {path_name(p): v.shape for p, v in _leaves(found)}
-    wanted = {path_name(p): v.shape for p, v in _leaves(wanted)}
-    lines = [
-        f"  {name}: checkpoint {found.get(name, 'has none')},"
-        f" config {wanted.get(name, 'has none')}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
+    lines = trees.differences(
+        trees.shapes(found), trees.shapes(wanted), ("checkpoint", "config")
+    )
     if lines:
         raise InputError(
             f"The checkpoint {where} is of another architecture than the config"
             f" describes:\n" + "\n".join(lines[:20]) + "\nUse the config it was made"
             " with, or another --workdir."
         )
-
-
-def _leaves(tree):
-    return jax.tree_util.tree_leaves_with_path(
-        jax.tree.map(lambda x: x, _plain(tree)),
-        is_leaf=lambda x: hasattr(x, "shape"),
-    )
-
-
-def _plain(tree):
-    return tree.tree if hasattr(tree, "tree") else tree

@@ -21,7 +21,7 @@ from lsrjax.checkpoint.files import CHECKPOINTS, committed_steps
 from lsrjax.checkpoint.saved_model import stage_folders
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.distributed import terminal
-from lsrjax.distributed.trees import path_name
+from lsrjax.distributed.trees import named
 from lsrjax.errors import InputError
 
 
@@ -196,8 +196,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         found = reader.restore(
             inside, args=ocp.args.PyTreeRestore(restore_args=to_host)
         )
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in named(found).items()}
 
 
 def start() -> None:

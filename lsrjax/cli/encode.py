@@ -25,11 +25,12 @@ import numpy as np
 from scipy import sparse
 
 from lsrjax import paths
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import open_portable
-from lsrjax.convert.portable import Portable
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import preemption, processes, terminal
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.retrieval import terms
@@ -161,7 +162,7 @@ def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]
         yield some
 
 
-def _open(out: pathlib.Path, made_of: dict, model: Portable) -> VectorFile:
+def _open(out: pathlib.Path, made_of: dict, model: SavedModel) -> VectorFile:
     if out.suffix == ".npz":
         return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
     if not model.spec.sparse:
@@ -204,5 +205,5 @@ def start() -> None:
     """The command, as a process of its own."""
     terminal.harden()
     # Asked to leave, it says that the same command does the rest.
-    preemption.Guard().start()
+    preemption.Guard(Progress()).start()
     main()

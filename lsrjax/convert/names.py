@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from lsrjax.convert.layouts import DROPPED, LAYOUTS, WORDS, Layout
+from lsrjax.distributed import trees
 
 _DROPPED = re.compile("|".join(DROPPED))
 # The oldest BERT checkpoints carry TensorFlow's names.
@@ -84,7 +85,7 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     Raises:
       ValueError: parameters are missing or have no name in the layout; lists them.
     """
-    flat = flatten_tree({**params, "encoder": by_layer(params["encoder"])})
+    flat = trees.named({**params, "encoder": by_layer(params["encoder"])})
     rules = _layout(layout)
     prefix = rules.prefixes[0 if "head" in params else -1]
     table = _table(layout, prefix, _num_layers(flat, _LAYER_PATH))
@@ -256,18 +257,6 @@ def stacked(encoder: Mapping[str, Any]) -> dict[str, Any]:
 
     layers = [joined(encoder["layers"][i]) for i in sorted(encoder["layers"])]
     return {**encoder, "layers": jax.tree.map(lambda *x: np.stack(x), *layers)}
-
-
-def flatten_tree(tree: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
-    """Nested dictionary -> {'parts/of/the/path': leaf}, each path after `above`."""
-    flat = {}
-    for key, value in tree.items():
-        path = f"{above}{key}"
-        if isinstance(value, Mapping):
-            flat |= flatten_tree(value, path + "/")
-        else:
-            flat[path] = value
-    return flat
 
 
 def unflatten_tree(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""The models and tokenizers that a config names, read from where they are."""
+"""A model by its name: what a config, a command or a benchmark calls it.
+
+`open_model` gives a model to train with, `open_portable` one to export or encode with.
+"""
 
 import dataclasses
-import json
 import pathlib
 
+from lsrjax import json_files
 from lsrjax.checkpoint import files, results, saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.read import hub, huggingface, milco, promises, sentence_transformers
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.modules import UnknownModuleError
@@ -19,7 +21,7 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval import result_tables
 
 # Of models that were not trained here.
-_LENGTHS = {"query": 64, "document": 256}
+_LENGTHS = {"query_length": 64, "document_length": 256}
 
 
 def open_model(
@@ -27,8 +29,7 @@ def open_model(
     workdir: pathlib.Path,
     *,
     cross_encoder: bool = False,
-    allowed: huggingface.Allowed = huggingface.NOTHING,
-    whole: bool = False,
+    allowed: Allowed = NOTHING,
 ) -> SavedModel:
     """The model that a config's reference names.
 
@@ -36,43 +37,85 @@ def open_model(
       reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
         a MILCO (ours or the reference's), a masked LM, an encoder alone (then without
         a head), a model of sentence-transformers or ColBERT, or an export to `lsrjax`.
+        A model of sentence-transformers that does something no head here does is its
+        encoder alone, to start from.
       workdir: of the run, for `stage:`.
       cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
-      allowed: what is put up with in a Hugging Face model, and whether the numbers of
-        weights are read. Without them, of well-known checkpoints no file is needed.
-      whole: a model of sentence-transformers that does something no head here does is
-        refused; otherwise its encoder alone is given, to start from.
+      allowed: relaxations for a Hugging Face model, and whether the numbers of weights
+        are read. Without them, well-known checkpoints need no file.
+
+    Raises:
+      InputError: there is no such model, or it cannot be used.
     """
     if not allowed.values and reference in PRESETS:
-        return preset(reference)
+        encoder, has_head = PRESETS[reference]
+        params = promises.promised(encoder, *("head",) * has_head)
+        spec = RetrieverSpec("splade", encoder, tied=True)
+        return SavedModel(spec, params, None, None, reference)
     if reference.startswith("stage:"):
         folder = workdir / reference.removeprefix("stage:")
-        return load_stage(folder, str(folder), values=allowed.values)
-    if (folder := stages_folder(reference, weights=allowed.values)) is not None:
-        return load_stage(folder, reference, values=allowed.values)
-    return open_hugging_face(
-        reference, cross_encoder=cross_encoder, allowed=allowed, whole=whole
+        return saved_model.load_model(folder, values=allowed.values)
+    folder = stages_folder(reference, weights=allowed.values)
+    if folder is not None:
+        return _stage(folder, reference, values=allowed.values)
+    model = _hugging_face(reference, allowed, whole=False)
+    if isinstance(model.spec, CrossEncoderSpec) and not cross_encoder:
+        raise _pairs_only(reference)
+    return model
+
+
+def open_portable(reference: str, allowed: Allowed = NOTHING) -> SavedModel:
+    """A retriever with what is known of how it was trained, and the lengths of texts.
+
+    Args:
+      reference: a run's folder (its last stage), a stage's folder, a Hugging Face
+        folder or a hub id.
+      allowed: relaxations for a Hugging Face model.
+
+    Raises:
+      InputError: there is no such model, or it cannot be used.
+    """
+    folder = stages_folder(reference)
+    if folder is not None:
+        if allowed != NOTHING:
+            raise InputError(
+                f"{reference} was trained here and lacks nothing: leave --allow_pickle,"
+                " --allow_missing and --allow_left_over out."
+            )
+        return _checked(_trained_here(folder, reference))
+    model = _hugging_face(reference, allowed, whole=True)
+    if isinstance(model.spec, CrossEncoderSpec):
+        raise _pairs_only(reference)
+    if model.spec.head == "splade" and "head" not in model.params:
+        # An encoder alone is a retriever too: an embedding needs no parameters.
+        spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
+        model = dataclasses.replace(model, spec=spec)
+    return _checked(model, TextTokenizer(model.tokenizer).max_length)
+
+
+def _pairs_only(reference: str) -> InputError:
+    return InputError(
+        f"{reference} is a cross-encoder, which scores pairs of texts and represents"
+        " none. It can be a teacher of scores: config.teacher.model with"
+        " config.prepare.scores = 'teacher'."
     )
 
 
-def open_hugging_face(
-    reference: str,
-    *,
-    cross_encoder: bool = False,
-    allowed: huggingface.Allowed = huggingface.NOTHING,
-    whole: bool = False,
-) -> SavedModel:
-    """The model of a Hugging Face folder or hub id; see `open_model`."""
-    if milco.is_milco(reference):
-        *parts, lengths, unused = milco.read(reference, allowed)
-        return SavedModel(*parts, reference, lengths, unused)
+def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedModel:
+    """The model of a Hugging Face folder or hub id.
+
+    Args:
+      reference: as in `open_model`.
+      allowed: as in `open_model`.
+      whole: refuse a model of sentence-transformers that does something no head here
+        does, instead of giving its encoder alone.
+    """
+    if (model := milco.read(reference, allowed)) is not None:
+        return model
     refused = None
     try:
-        if (other := sentence_transformers.read(reference, allowed)) is not None:
-            lengths = {"query": other.query_length, "document": other.document_length}
-            params = dict(other.params)
-            parts = other.spec, params, other.tokenizer, None, other.name
-            return SavedModel(*parts, lengths)
+        if (model := sentence_transformers.read(reference, allowed)) is not None:
+            return model
     except UnknownModuleError as error:
         if whole:
             raise
@@ -80,12 +123,6 @@ def open_hugging_face(
     found = huggingface.load_checkpoint(reference, allowed)
     folder = tokenizer_folder(reference)
     if "classifier" in found.params:
-        if not cross_encoder:
-            raise InputError(
-                f"{reference} is a cross-encoder, which scores pairs of texts and"
-                " represents none. It can be a teacher of scores: config.teacher.model"
-                " with config.prepare.scores = 'teacher'."
-            )
         check_vocabulary(folder, found.config.vocab_size, reference)
         spec = CrossEncoderSpec(found.config)
         return SavedModel(spec, found.params, folder, None, reference)
@@ -123,32 +160,68 @@ def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | Non
     return hub.fetch(reference, saved_model.MODEL_FILES) if weights else folder
 
 
-def preset(reference: str) -> SavedModel:
-    """A well-known checkpoint as `PRESETS` has it, without weights or tokenizer."""
-    encoder, has_head = PRESETS[reference]
-    parts = ("head",) if has_head else ()
-    spec = RetrieverSpec("splade", encoder, tied=True)
-    params = promises.promised(encoder, *parts)
-    return SavedModel(spec, params, None, None, reference)
+def _stage(folder: pathlib.Path, reference: str, *, values: bool = True) -> SavedModel:
+    """The model of what `stages_folder` gave, by the name that its reader knows."""
+    model = saved_model.load_model(folder, values=values)
+    # Of the hub's files, the folder is one of a cache.
+    name = model.name if values and hub.is_local(reference) else reference
+    return dataclasses.replace(model, name=name)
 
 
-def load_stage(
-    folder: pathlib.Path, reference: str, *, values: bool = True
-) -> SavedModel:
-    """The model of what `stages_folder` gave, by the name that its reader knows.
+def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
+    """The last stage of a run, or a stage, with the config and results of the run."""
+    config = _config(folder)
+    if config is not None:  # a run: its last stage
+        folder = folder / ([*(config.get("stages") or {})] or ["train"])[-1]
+    config = _config(folder.parent) or {}
+    stages = config.get("stages") or {}
+    stage = stages.get(folder.name, config)
+    found = results.read(folder.parent)
+    model = _stage(folder, reference)
+    return dataclasses.replace(
+        model,
+        **{name: stage.get("data", {}).get(name, 0) for name in _LENGTHS},
+        config=stage or None,
+        results=found.get(folder.name),
+        evaluation=result_tables.markdown(found, folder.name),
+        stages=stages,
+    )
+
+
+def _config(folder: pathlib.Path) -> dict | None:
+    """The config that a run keeps in its folder; None if it is no run's."""
+    path = folder / results.CONFIG_FILE
+    if not path.is_file():
+        return None
+    # Not as a model's files are read: a config may have limits that are infinite.
+    values = json_files.read_json(path, "Put back the file that the run wrote.")
+    check_types(path, values, {"stages": dict, "data": dict})
+    return values
+
+
+def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
+    """The model, whose tokenizers fit, with lengths that it takes.
 
     Args:
-      folder: of the stage, or of a run with a single one.
-      reference: that name.
-      values: read the numbers of its weights; see `Allowed`.
+      model: as it was read.
+      longest: tokens of the longest text, where the tokenizer says so.
+
+    Raises:
+      InputError: a tokenizer has more tokens than the model.
     """
-    if not values:
-        return saved_model.load_shapes(folder, reference)
-    model = saved_model.load_model(folder)
-    # Of the hub's files, the folder is one of a cache.
-    return (
-        model if hub.is_local(reference) else dataclasses.replace(model, name=reference)
-    )
+    spec = model.spec
+    check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
+    if model.pivot_tokenizer is not None:
+        size = spec.pivot_vocab_size
+        check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
+    lengths = {
+        name: min(
+            getattr(model, name) or min(usual, longest or usual),
+            spec.encoder.max_length,
+        )
+        for name, usual in _LENGTHS.items()
+    }
+    return dataclasses.replace(model, **lengths)
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:
@@ -187,91 +260,3 @@ def check_vocabulary(folder, vocab_size: int, name: str) -> None:
             f" {name} has embeddings for {vocab_size}. Use the tokenizer that the model"
             " was trained with (config.tokenizer)."
         )
-
-
-def open_portable(reference: str, allowed: Allowed = NOTHING) -> Portable:
-    """A model with what is known of how it was trained.
-
-    Args:
-      reference: a run's folder (its last stage), a stage's folder, a Hugging Face
-        folder or a hub id.
-      allowed: what is put up with in a Hugging Face model.
-
-    Raises:
-      InputError: there is no such model, or it cannot be used.
-    """
-    folder = stages_folder(reference)
-    if folder is not None and allowed != NOTHING:
-        raise InputError(
-            f"{reference} was trained here and lacks nothing: leave --allow_pickle,"
-            " --allow_missing and --allow_left_over out."
-        )
-    if folder is None:
-        model = open_hugging_face(reference, allowed=allowed, whole=True)
-        if model.spec.head == "splade" and "head" not in model.params:
-            # An encoder alone is a retriever too: an embedding needs no parameters.
-            spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
-            model = dataclasses.replace(model, spec=spec)
-        longest = TextTokenizer(model.tokenizer).max_length
-        return _portable(model, {}, None, longest)
-    config = _json(folder / results.CONFIG_FILE, "stages", "data")
-    if config is not None:  # a run: its last stage
-        folder = folder / ([*(config.get("stages") or {})] or ["train"])[-1]
-    config = _json(folder.parent / results.CONFIG_FILE, "stages", "data") or {}
-    stage = (config.get("stages") or {}).get(folder.name, config)
-    found = results.read(folder.parent)
-    model = load_stage(folder, reference)
-    model = _portable(model, stage, found.get(folder.name))
-    evaluation = result_tables.markdown(found, folder.name)
-    stages = config.get("stages") or {}
-    return dataclasses.replace(model, evaluation=evaluation, stages=stages)
-
-
-def _portable(
-    model: SavedModel, config: dict, found, longest: int | None = None
-) -> Portable:
-    spec = model.spec
-    check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
-    if model.pivot_tokenizer is not None:
-        size = spec.pivot_vocab_size
-        check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
-    limit = spec.encoder.max_length
-    lengths = {
-        f"{role}_length": min(
-            config.get("data", {}).get(
-                f"{role}_length",
-                model.lengths.get(role, min(length, longest or length)),
-            ),
-            limit,
-        )
-        for role, length in _LENGTHS.items()
-    }
-    return Portable(
-        model.spec,
-        model.params,
-        model.tokenizer,
-        model.pivot_tokenizer,
-        model.name,
-        **lengths,
-        config=config or None,
-        results=found,
-        unused=model.unused,
-        dev=model.dev,
-    )
-
-
-def _json(path: pathlib.Path, *objects: str) -> dict | None:
-    """An object that a run wrote, some of whose values are objects; None: no file."""
-    if not path.is_file():
-        return None
-    # Not as a model's files are read: a config may have limits that are infinite.
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not JSON: {error}. Put back the file that the run wrote."
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds no object. Put back the file of the run.")
-    check_types(path, values, dict.fromkeys(objects or values, dict))
-    return values

@@ -11,7 +11,7 @@ import json
 import pathlib
 from collections.abc import Iterable
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.errors import InputError
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.ask import PROBES
@@ -85,7 +85,7 @@ def _registered(tokens: Tokens, markers: Iterable[int]) -> dict:
 
 
 def write_prompts(
-    folder: pathlib.Path, model: Portable, *, max_length: int
+    folder: pathlib.Path, model: SavedModel, *, max_length: int
 ) -> dict[str, str]:
     """Writes a tokenizer that keeps the markers whole; gives the prompts.
 

@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.layouts import LAYOUTS
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES, Tokens
 from lsrjax.convert.read import huggingface
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.tensors import check_types, read_json, zeros
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import encoder_state
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -37,7 +38,7 @@ _DIMENSIONS = 128  # of an embedding
 DEFAULT_LENGTHS = {"query": 32, "document": 220}
 
 
-def write(model: Portable, folder: pathlib.Path) -> None:
+def write(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes the folder.
 
     Raises:
@@ -120,7 +121,7 @@ def _punctuation_ids(tokens: Tokens) -> set[int]:
 
 def read(
     reference: str, folder: pathlib.Path, config: dict, allowed: Allowed = NOTHING
-) -> Portable:
+) -> SavedModel:
     """Reads the folder.
 
     Args:
@@ -172,7 +173,7 @@ def read(
         else (),
         **_markers(metadata, tokens, folder),
     )
-    return Portable(
+    return SavedModel(
         spec,
         {
             "encoder": found.params["encoder"],

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Callable
 
 from lsrjax.checkpoint import saved_model
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model, stanford
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.write import milco, onnx, router, sentence_transformers
 from lsrjax.convert.write.card import write_card
@@ -33,7 +33,7 @@ class Target:
       cuts: whether it can say that only the largest weights of a vector are kept.
     """
 
-    write: Callable[[Portable, pathlib.Path], None]
+    write: Callable[[SavedModel, pathlib.Path], None]
     heads: tuple[str, ...]
     reads: str
     load: tuple[str, str] | None = None
@@ -41,7 +41,7 @@ class Target:
     cuts: bool = False
 
 
-def _write_lsrjax(model: Portable, folder: pathlib.Path) -> None:
+def _write_lsrjax(model: SavedModel, folder: pathlib.Path) -> None:
     saved_model.save_model(folder, model)
 
 
@@ -185,7 +185,7 @@ def export(
             write_card(folder, model, f"```python\n{code}\n```", library=library)
 
 
-def _check_tokens(model: Portable, folder: pathlib.Path) -> None:
+def _check_tokens(model: SavedModel, folder: pathlib.Path) -> None:
     """Compares what transformers makes of the tokenizers of an export with the model's.
 
     Raises:

@@ -32,8 +32,6 @@ _SLURM = (
     "SLURM_PROCID",
     "SLURM_LOCALID",
 )
-# Objects that C++ refers to until the process ends.
-_KEPT: list[Any] = []
 # How long a process may be silent before JAX considers it dead and ends the others:
 # longer than the watchdog's timeout, which can report what the process was doing.
 _HEARTBEAT_SECONDS = 50
@@ -204,7 +202,8 @@ def _connect(options: dict) -> None:
     except Exception as error:
         # The remains of the attempt would wait for the others again at exit.
         state = _state()
-        _KEPT.extend((state.client, state.service))
+        _never_free(state.client)
+        _never_free(state.service)
         state.client = state.service = None
         # The callback for a lost connection turns a timeout into this.
         timed_out = "bad_cast" in str(error)
@@ -239,8 +238,13 @@ def _loss_is_told():
     if made.__doc__ and "missed_heartbeat_callback" in made.__doc__:
         # Python's own handlers wait for the main thread, which may never run.
         handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_lost)
-        _KEPT.append(handler)
+        _never_free(handler)
         ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+
+
+def _never_free(thing) -> None:
+    """Keeps what C++ refers to until the process ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _lost(status) -> None:

@@ -163,6 +163,27 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(of, tree)
 
+    def abstract(self, tree):
+        """A train state, or parameters, as shapes with their shardings."""
+        return abstract(tree, self.shardings(tree))
+
+
+def abstract(tree, shardings):
+    """The shapes of arrays with shardings."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        tree,
+        shardings,
+    )
+
+
+def layout_of(spec, params: dict, mesh: Mesh, fsdp: bool) -> Layout:
+    """`layout` of a model, by the spec of its architecture."""
+    heads = spec.encoder.num_heads
+    return layout(params, mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules)
+
 
 def layout(
     params: dict,

@@ -1,6 +1,48 @@
-"""Names of a tree's leaves."""
+"""The leaves of trees by name, and how two trees differ."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
 
 
-def path_name(path) -> str:
+def path_name(path, separator: str = "/") -> str:
     """`encoder/layers/0/up/kernel` for a path of `jax.tree_util`."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+    return jax.tree_util.keystr(path, simple=True, separator=separator)
+
+
+def named(
+    tree, separator: str = "/", is_leaf: Callable[[Any], bool] | None = None
+) -> dict[str, Any]:
+    """Path to leaf of every leaf of a tree; None is no leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf)
+    return {path_name(path, separator): leaf for path, leaf in leaves}
+
+
+def shapes(tree) -> dict[str, tuple[int, ...]]:
+    """Path to shape of every array of a tree."""
+    return {name: tuple(leaf.shape) for name, leaf in named(tree).items()}
+
+
+def unequal(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names that only one side has, or whose values differ; in order."""
+    nothing = object()
+    return [
+        name
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name, nothing) != b.get(name, nothing)
+    ]
+
+
+def differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], labels: tuple[str, str]
+) -> list[str]:
+    """A line for each of `unequal`: `  name: A 3, B none`, A and B the labels."""
+
+    def shown(label, values, name):
+        return f"{label} {values[name]!r}" if name in values else f"{label} has none"
+
+    return [
+        f"  {name}: {shown(labels[0], a, name)}, {shown(labels[1], b, name)}"
+        for name in unequal(a, b)
+    ]

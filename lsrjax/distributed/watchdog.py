@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 
 from lsrjax.distributed import activity, processes
-from lsrjax.distributed.activity import PROGRESS
+from lsrjax.distributed.activity import Progress
 from lsrjax.distributed.terminal import say
 
 # EX_SOFTWARE: the run was ended by its watchdog.
@@ -89,7 +89,7 @@ class Watchdog:
     A stage sets `seconds`, the limit for a step; 0: none.
     """
 
-    def __init__(self, workdir: pathlib.Path, seconds: float, at=PROGRESS):
+    def __init__(self, workdir: pathlib.Path, seconds: float, at: Progress):
         self.seconds = seconds
         self._workdir, self._at = workdir, at
         self._count = 0

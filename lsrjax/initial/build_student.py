@@ -4,14 +4,13 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import check_vocabulary, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
-from lsrjax.distributed.trees import path_name
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.initial import fit_to_data, term_statistics, warm_start
 from lsrjax.models import retriever
@@ -335,17 +334,9 @@ def _untied(pivot: SavedModel) -> dict:
 
 def _overlaid(params: dict, weights: dict, name: str) -> dict:
     """`params` with every weight of `weights`, which must exist there and fit."""
-    shapes = {
-        path_name(path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    wrong = [
-        f"  {path_name(path)}: {name} {leaf.shape},"
-        f" config {shapes.get(path_name(path), 'has none')}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
-        if shapes.get(path_name(path)) != leaf.shape
-    ]
-    if wrong:
+    found, wanted = trees.shapes(weights), trees.shapes(params)
+    wanted = {path: shape for path, shape in wanted.items() if path in found}
+    if wrong := trees.differences(found, wanted, (name, "config")):
         raise InputError(
             f"The weights of {name} do not fit the model of the config:\n"
             + "\n".join(wrong[:20])

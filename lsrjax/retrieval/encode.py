@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from scipy import sparse
 
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.distributed import sharding
-from lsrjax.distributed.activity import PROGRESS, Preempted
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.views import Dense, MultiVector, Vector, View, Views
@@ -38,9 +37,14 @@ class TextEncoder:
         *,
         batch_size: int = 64,
         dtype: str = "float32",
+        poll: Callable[[], None] = lambda: None,
     ):
-        """An encoder for one architecture; batches have at least a text per device."""
+        """An encoder for one architecture; batches have at least a text per device.
+
+        `poll` is called ahead of each batch; what it raises ends the encoding.
+        """
         self.spec = spec
+        self._poll = poll
         self.tokenizer = tokenizer
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
@@ -71,7 +75,6 @@ class TextEncoder:
 
         Raises:
           InputError: a vector is not finite; names the text.
-          Preempted: the process was asked to stop.
         """
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -87,8 +90,7 @@ class TextEncoder:
         parts = []
         pending = None
         for chosen, at_once, length in pieces:
-            if PROGRESS.point():
-                raise Preempted
+            self._poll()
             # A short batch is filled up, so that its shape need not be compiled.
             rows = [ids[i] for i in chosen]
             rows += [rows[-1]] * (at_once - len(rows))

@@ -17,8 +17,6 @@ from lsrjax.retrieval.encode import TextEncoder, joined
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import Several, search
 
-METRICS = ("nDCG@10", "R@100")
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -48,11 +46,14 @@ class Searcher:
     pivot_tokenizer: TextTokenizer | None = None
 
     @classmethod
-    def of(cls, model, config) -> "Searcher":
-        """A `SavedModel` that encodes with the lengths of a stage's config."""
+    def of(cls, model, config, poll: Callable[[], None] = lambda: None) -> "Searcher":
+        """A `SavedModel` that encodes with the lengths of a stage's config.
+
+        `poll` is that of `TextEncoder`.
+        """
         tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
         return cls(
-            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype),
+            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype, poll=poll),
             model.params,
             config.data.query_length,
             config.data.document_length,
@@ -189,7 +190,7 @@ def _task(groups, languages, texts) -> Task:
 
 
 def by_language(
-    task: Task, hits: np.ndarray, metrics: Sequence[str] = METRICS
+    task: Task, hits: np.ndarray, metrics: Sequence[str] = measures.METRICS
 ) -> dict[str, dict[str, float]]:
     """Mean of each metric over the queries of each language; `hits` as in `search`."""
     values = measures.per_query(hits, task.relevant, metrics)
@@ -200,7 +201,9 @@ def by_language(
     }
 
 
-def bm25(task: Task, metrics: Sequence[str] = METRICS) -> dict[str, dict[str, float]]:
+def bm25(
+    task: Task, metrics: Sequence[str] = measures.METRICS
+) -> dict[str, dict[str, float]]:
     """BM25 over the strings that queries and documents share."""
     depth = measures.required_depth(metrics)
     hits, _ = BM25(task.corpus).search(task.queries, depth)
@@ -215,7 +218,7 @@ def views_of(searcher: Searcher) -> dict[str, tuple[str, ...]]:
 
 
 def sparse_retriever(
-    task: Task, searcher: Searcher, metrics: Sequence[str] = METRICS
+    task: Task, searcher: Searcher, metrics: Sequence[str] = measures.METRICS
 ) -> dict[str, dict[str, dict[str, float]]]:
     """A retriever's quality and sparsity, with all views and with each alone.
 

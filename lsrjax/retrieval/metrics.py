@@ -10,13 +10,13 @@ Relevant = int | Collection[int] | Mapping[int, int]
 
 # Ranks used by a measure without cut-off, as in TREC.
 _UNCUT_DEPTH = 1000
-DEFAULT_METRICS = ("nDCG@10", "R@100")
+METRICS = ("nDCG@10", "R@100")
 
 
 def evaluate(
     hits: np.ndarray,
     relevant: Sequence[Relevant],
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] = METRICS,
 ) -> dict[str, float]:
     """Averages ranking metrics over all queries.
 
@@ -42,7 +42,7 @@ def evaluate(
 def per_query(
     hits: np.ndarray,
     relevant: Sequence[Relevant],
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] = METRICS,
 ) -> dict[str, np.ndarray]:
     """The values [Q] float64 of each metric; arguments and errors as of `evaluate`."""
     hits = np.asarray(hits)

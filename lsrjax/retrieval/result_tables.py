@@ -1,6 +1,6 @@
 """Results of a run: as a file, as tables, and as explained examples."""
 
-import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-ENGLISH, MEAN = "en", "mean"
+from lsrjax.data.examples import ENGLISH
+from lsrjax.json_files import write_json
+
+MEAN = "mean"
 
 # system -> language -> metric -> value
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -100,27 +103,20 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
         }
         for system, languages in results.items()
     }
-    try:
-        content = json.dumps(rounded, indent=2, ensure_ascii=False, allow_nan=False)
-    except ValueError as error:
-        bad = [
-            f"{metric} of {system} in {language}"
-            for system, languages in rounded.items()
-            for language, values in languages.items()
-            for metric, v in values.items()
-            if v - v != 0
-        ]
+    bad = [
+        f"{metric} of {system} in {language}"
+        for system, languages in rounded.items()
+        for language, values in languages.items()
+        for metric, value in values.items()
+        if not math.isfinite(value)
+    ]
+    if bad:
         raise ValueError(
             f"report: {bad[0]} is not finite, {path} is not written; find out why "
             "the evaluation gave it."
-        ) from error
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(content + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(path, rounded)
 
 
 def print_table(

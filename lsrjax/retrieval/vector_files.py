@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from scipy import sparse
 
+from lsrjax import json_files
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.retrieval.maxsim import TokenMatrix
 
@@ -64,14 +66,12 @@ class VectorFile:
         path = self._folder / _STATE
         if not path.is_file():
             return 0, {}
-        state = json.loads(path.read_text(encoding="utf-8"))
+        advice = f"Remove {self._folder}; its texts are encoded again."
+        state = json_files.read_json(path, advice)
         if state["made_of"] != self._made_of:
-            there, asked = state["made_of"], self._made_of
-            differences = [
-                f"  {name}: there {there.get(name)!r}, asked {asked.get(name)!r}"
-                for name in sorted(there.keys() | asked.keys())
-                if there.get(name) != asked.get(name)
-            ]
+            differences = trees.differences(
+                state["made_of"], self._made_of, ("there", "asked")
+            )
             raise InputError(
                 f"{self._folder} was begun with something else:\n"
                 + "\n".join(differences)
@@ -90,9 +90,7 @@ class VectorFile:
             "rows": self.rows,
             "bytes": {name: file.tell() for name, file in self._files.items()},
         }
-        temporary = self._folder / f"{_STATE}.tmp"
-        temporary.write_text(json.dumps(state), encoding="utf-8")
-        temporary.replace(self._folder / _STATE)
+        json_files.write_json(self._folder / _STATE, state)
 
     def close(self) -> None:
         """Closes the files; keeps the rows so far, removes the folder if empty."""

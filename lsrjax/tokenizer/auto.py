@@ -49,7 +49,8 @@ def _slow(folder: str) -> str | None:
     try:
         name = get_tokenizer_config(folder, local_files_only=True)["tokenizer_class"]
         found = tokenizer_class_from_name(name)
-    except Exception:
+    # A config that is no JSON, or names no class, or one whose package is not there.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
         return None
     fast = isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast)
     return None if found is None or fast else name

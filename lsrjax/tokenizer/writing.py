@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+from lsrjax.json_files import write_json
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import CONFIG, TOKENIZER
 from lsrjax.tokenizer.reading import PLAIN_CLASSES, ROLES
@@ -30,7 +31,7 @@ def write_tokenizer(
         if token["special"]
     }
     config: dict[str, Any] = {k: v for k, v in read.roles.items() if k in ROLES}
-    for names in _NAMES.values():
+    for names in SPECIAL_TOKENS.values():
         for role, name in names.items():
             if name in special:
                 config.setdefault(role, name)
@@ -46,12 +47,11 @@ def write_tokenizer(
         "tokenizer_class": PLAIN_CLASSES[0],
         "clean_up_tokenization_spaces": False,
     }
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, config)
 
 
 # Each family's names of its special tokens.
-_NAMES = {
+SPECIAL_TOKENS = {
     "bert": {
         "cls_token": "[CLS]",
         "sep_token": "[SEP]",

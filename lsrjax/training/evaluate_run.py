@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
 
-from lsrjax.checkpoint import digests, files, saved_model
+from lsrjax import json_files
+from lsrjax.checkpoint import digests, saved_model
 from lsrjax.checkpoint.files import DAMAGED, set_aside
 from lsrjax.checkpoint.results import DIGESTS_FILE, RESULTS_FILE
 from lsrjax.checkpoint.set_damaged_aside import listing
@@ -15,11 +17,12 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes
 from lsrjax.retrieval import evaluate, result_tables
+from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.result_tables import MULTILINGUAL
 from lsrjax.retrieval.search import search
-from lsrjax.training import stage_parts
+from lsrjax.training import stage_models, stage_parts
 
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
@@ -28,16 +31,21 @@ _SHOWN_TERMS = 8
 _SHOWN_DOCUMENTS = 3
 
 
-def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
+def evaluate_run(
+    run_config,
+    workdir: pathlib.Path,
+    console: Console,
+    poll: Callable[[], None] = lambda: None,
+) -> None:
     """Evaluates BM25 and the stages' models on the embedded test split.
 
     Writes `results.json`, which a second run gives again to the letter, `speed.json`,
     documents encoded in a second by each stage's model, and `examples.json`.
 
     Args:
-      run_config: the run's.
-      workdir: where the stages lie, and where the files go.
-      console: is told what is being evaluated.
+      workdir: folder of the stages, and of the files.
+      console: receives what is being evaluated.
+      poll: called ahead of each batch that is encoded.
     """
     groups = list(embedded.examples("group", "test"))
     languages = sorted(
@@ -59,7 +67,8 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
     for name, stage in fields.stages(run_config).items():
         with stage_parts.on_devices(stage) as mesh:
             model = saved_model.load_model(workdir / name)
-            searcher = Searcher.of(stage_parts.placed(stage, model, mesh), stage)
+            model = stage_models.placed(stage, model, mesh)
+            searcher = Searcher.of(model, stage, poll)
             own = _languages(stage, languages)
             for prefix, task in tasks.items():
                 if own == [ENGLISH] and prefix:
@@ -71,8 +80,8 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
             wanted = run_config.evaluate.examples
             examples = _examples(tasks[""], groups, searcher, wanted)
     if processes.is_first():
-        files.write_json(workdir / EXAMPLES_FILE, examples)
-        files.write_json(workdir / SPEED_FILE, speed)
+        json_files.write_json(workdir / EXAMPLES_FILE, examples)
+        json_files.write_json(workdir / SPEED_FILE, speed)
         result_tables.write_results(
             workdir / RESULTS_FILE, result_tables.with_mean(results)
         )
@@ -82,11 +91,10 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:
     """Whether the results of a run are there, and as they were written.
 
-    Others are set aside in `damaged/`, and said: the run is evaluated again.
+    Others are moved to `damaged/` and reported: the run is evaluated again.
 
     Args:
-      workdir: the run's folder.
-      console: is told what was found.
+      console: receives what was found.
     """
     if not (workdir / RESULTS_FILE).is_file():
         return False
@@ -107,9 +115,8 @@ def are_sound(workdir: pathlib.Path, console: Console) -> bool:
 
 def show(workdir: pathlib.Path, console: Console) -> None:
     """Prints the tables and examples of an evaluated run."""
-    results = json.loads((workdir / RESULTS_FILE).read_text(encoding="utf-8"))
-    examples = json.loads((workdir / EXAMPLES_FILE).read_text(encoding="utf-8"))
-    speed = json.loads((workdir / SPEED_FILE).read_text(encoding="utf-8"))
+    found = (workdir / name for name in (RESULTS_FILE, EXAMPLES_FILE, SPEED_FILE))
+    results, examples, speed = (json.loads(path.read_text("utf-8")) for path in found)
     if examples:
         console.print(
             "\nQueries that the last stage answers and BM25 does not (one a language):"
@@ -154,7 +161,7 @@ def _examples(task, groups, model, languages) -> list[dict]:
     if not languages or not model.encoder.spec.sparse:
         return []
     task = _only(task, list(languages))
-    bm25_hits, _ = evaluate.BM25(task.corpus).search(task.queries, 10)
+    bm25_hits, _ = BM25(task.corpus).search(task.queries, 10)
     queries, documents = model.queries(task.queries), model.documents(task.corpus)
     hits, _ = search(joined(queries), joined(documents), _SHOWN_DOCUMENTS)
     examples = []

@@ -5,11 +5,12 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from lsrjax.checkpoint import files, results
+from lsrjax import json_files
+from lsrjax.checkpoint import results
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
-from lsrjax.training import postmortem, saved_states
+from lsrjax.training import left_out, saved_states
 
 FILE = "config.json"
 # Fields that change no result: a run may go on with others, as on other devices.
@@ -28,10 +29,6 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     Fields of a stage bind once it has saved a state, those of the evaluation once it
     has results: until then, a config may be corrected.
 
-    Args:
-      run_config: the run's.
-      workdir: the run's folder.
-
     Raises:
       InputError: a field that binds differs, or the config that is kept is damaged.
     """
@@ -44,8 +41,8 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     processes.wait_for_all("config is read")
     if processes.is_first():
         for stage in changed - {_EVALUATION}:
-            (workdir / stage / postmortem.LEFT_OUT_FILE).unlink(missing_ok=True)
-        files.write_json(path, values)
+            (workdir / stage / left_out.FILE).unlink(missing_ok=True)
+        json_files.write_json(path, values)
     processes.wait_for_all("config")
 
 
@@ -54,18 +51,16 @@ def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str
     begun = {one.name for one in workdir.iterdir() if saved_states.has_begun(one)}
     if (workdir / results.RESULTS_FILE).is_file():
         begun.add(_EVALUATION)
+    advice = (
+        "So it cannot be said whether the run was begun with this config. If it was,"
+        " delete that file, and start again: it is written anew."
+    )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not isinstance(found.get("stages"), dict):
-            raise ValueError("it holds no config")
-    except ValueError as error:
+        found = json_files.read_json(path, advice, _config)
+    except InputError:
         if not begun:
             return set()
-        raise InputError(
-            f"{path} is damaged ({error}), so that it cannot be said whether the run"
-            " was begun with this config. If it was, delete that file, and start again:"
-            " it is written anew."
-        ) from error
+        raise
     default = json.loads(fields.get_default().to_json())
     default["stages"] = dict.fromkeys((*found["stages"], *values["stages"]), default)
     several = bool(found["stages"]) and bool(values["stages"])
@@ -83,6 +78,12 @@ def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str
             " have saved nothing yet may have another config.)"
         )
     return {stage for stage, _ in differences}
+
+
+def _config(values: dict) -> dict:
+    if not isinstance(values.get("stages"), dict):
+        raise ValueError("it holds no config")
+    return values
 
 
 def _owner(field: str, several: bool) -> str:

@@ -9,8 +9,10 @@ import hashlib
 import json
 import pathlib
 
+from lsrjax import json_files
 from lsrjax.checkpoint import digests, files, saved_model
 from lsrjax.convert.read import hub
+from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
 FILE = "models.json"
@@ -21,12 +23,21 @@ _KEY_FILES = ("config.json", "modules.json", "tokenizer.json", files.MODEL_FILE)
 _SHOWN = 5
 
 
+def checked(config, workdir: pathlib.Path, folder: pathlib.Path) -> dict | None:
+    """What `of_stage` gives, compared with what the stage was begun with.
+
+    Returns:
+      None in all processes but the first, which alone looks.
+    """
+    if not processes.is_first():
+        return None
+    found = of_stage(config, workdir)
+    check(folder / FILE, found)
+    return found
+
+
 def of_stage(config, workdir: pathlib.Path) -> dict[str, dict]:
     """What the models that a stage's config names are, by field.
-
-    Args:
-      config: the stage's.
-      workdir: the run's folder.
 
     Returns:
       For each field that names one: its `name`, and the `commit` of a repository of the
@@ -74,19 +85,10 @@ def check(path: pathlib.Path, found: dict[str, dict]) -> None:
     """
     known = {}
     if path.is_file():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            changes = [
-                change
-                for field, now in found.items()
-                if (then := known.get(field)) and then["name"] == now["name"]
-                for change in _changes(field, then, now)
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Delete it; it is made again from the"
-                " models."
-            ) from error
+        advice = "Delete it; it is made again from the models."
+        known, changes = json_files.read_json(
+            path, advice, lambda known: (known, _all_changes(known, found))
+        )
         if changes:
             shown = "\n".join(f"  {change}" for change in changes[:_SHOWN])
             raise InputError(
@@ -96,7 +98,16 @@ def check(path: pathlib.Path, found: dict[str, dict]) -> None:
                 f" model all the same, delete {path}."
             )
     if found and known != found:
-        files.write_json(path, found)
+        json_files.write_json(path, found)
+
+
+def _all_changes(known: dict, found: dict) -> list[str]:
+    return [
+        change
+        for field, now in found.items()
+        if (then := known.get(field)) and then["name"] == now["name"]
+        for change in _changes(field, then, now)
+    ]
 
 
 def _changes(field: str, then: dict, now: dict):

@@ -11,6 +11,7 @@ import optax
 import pytest
 from programs import tiny
 
+from lsrjax import json_files
 from lsrjax.checkpoint import files, saved_model, train_states
 from lsrjax.config.fields import get_default
 from lsrjax.errors import InputError
@@ -211,7 +212,7 @@ def test_model_files_of_another_architecture_are_refused(tmp_path):
 
 def test_json_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "x.json"
-    files.write_json(path, {"a": "ü"})
+    json_files.write_json(path, {"a": "ü"})
     with pytest.raises(TypeError):
-        files.write_json(path, {"a": object()})
+        json_files.write_json(path, {"a": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": "ü"}

@@ -365,8 +365,8 @@ def test_what_a_checkpoint_needs_is_not_more_than_was_foreseen(made):
 
 HOLD = """
 import pathlib, sys
-from lsrjax import checkpoint
-with checkpoint.one_run(pathlib.Path(sys.argv[1]), print):
+from lsrjax.checkpoint import lock
+with lock.one_run(pathlib.Path(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -38,8 +38,12 @@ def run_of(folder, head="splade", **options):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("config.json", '{"stages": {', "config.json is not JSON"),
-        ("config.json", "[]", "config.json holds no object"),
+        ("config.json", '{"stages": {', r"config.json is damaged \(Expecting"),
+        (
+            "config.json",
+            "[]",
+            r"config.json is damaged \(it holds a list",
+        ),
         ("config.json", '{"stages": 5}', "stages is 5, which has to be an object"),
         ("results.json", '{"train": []}', "train is .., which has to be an object"),
     ],

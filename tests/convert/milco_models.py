@@ -11,7 +11,7 @@ import numpy as np
 from programs import tiny
 from transformers import dynamic_module_utils
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
@@ -114,7 +114,7 @@ def made(case):
     params["head"]["mlm"]["bias"] -= 1  # some terms are active, not all
     if "echo" in params["head"]:
         params["head"]["echo"]["scale"] = np.float32(1.7)
-    return Portable(
+    return SavedModel(
         spec,
         params,
         pathlib.Path(embedded.MULTILINGUAL_TOKENIZER),

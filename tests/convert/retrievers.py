@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from programs import tiny
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
@@ -226,7 +226,7 @@ def model_of(case):
 
     params = jax.tree_util.tree_map_with_path(draw, abstract)
     folder = TOKENIZERS[family]
-    return Portable(spec, params, folder, None, case, QUERY, DOCUMENT)
+    return SavedModel(spec, params, folder, None, case, QUERY, DOCUMENT)
 
 
 def ours(model, texts, role):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from programs import tiny
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
 from lsrjax.convert.write.card import write_card
 from lsrjax.models.retriever import RetrieverSpec
@@ -54,10 +54,10 @@ SCORES = {
 
 
 def card(folder, **known):
-    model = Portable(
+    model = SavedModel(
         SPEC, {}, pathlib.Path(), None, "/home/someone/runs/demo/distill", 64, 256
     )
-    model = Portable(**(vars(model) | known))
+    model = SavedModel(**(vars(model) | known))
     write_card(folder, model, "    load()\n", library="some-library")
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "someone" not in text  # other people's folders
@@ -78,6 +78,11 @@ def test_everything_known(tmp_path):
     assert front["library_name"] == "some-library"
     assert front["base_model"] == ["BAAI/bge-m3", "naver/splade-v3"]
     assert {"milco", "sparse"} <= set(front["tags"])
+    (index,) = front["model-index"]
+    assert index["name"] == "demo/distill"
+    shown = {one["dataset"]["name"]: one["metrics"] for one in index["results"]}
+    norwegian = next(found for name, found in shown.items() if name.endswith(": no"))
+    assert norwegian == [{"type": "ndcg_at_10", "value": 0.5, "name": "nDCG@10"}]
     assert text.index("# demo/distill") < text.index("## How to load\n\nload()")
     assert "| head of stage `align` | naver/splade-v3 | cc-by-nc-sa-4.0 |" in text
     assert "| data of stage `align` | …/pairs.jsonl | unknown |" in text
@@ -94,7 +99,7 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
     front, text = card(tmp_path)
     assert front["license"] == "unknown"
     assert front["language"] == ["multilingual"]
-    assert "base_model" not in front
+    assert not {"base_model", "model-index"} & front.keys()
     assert text.count("No evaluation of this model was recorded") == 2
     assert "How it was trained was not recorded" in text
     assert "…/distill | unknown |" in text
@@ -115,7 +120,9 @@ def test_the_licence_of_what_was_only_converted(tmp_path, name, licence):
 
 def test_dev_figures_are_an_evaluation(tmp_path):
     dev = {"source": "files", "files": "/home/someone/dev set/dev.jsonl"}
-    _, text = card(tmp_path, config=DISTILL | {"dev": dev}, dev={"nDCG@10": 0.43219})
+    known = {"config": DISTILL | {"dev": dev}, "dev": {"nDCG@10": 0.43219}}
+    front, text = card(tmp_path, **known)
+    assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.43219
     assert "On the dev data (…/dev.jsonl):" in text
     assert "| nDCG@10 | 0.4322 |" in text
     assert "No evaluation" not in text

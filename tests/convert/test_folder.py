@@ -16,7 +16,7 @@ from lsrjax.errors import InputError
 # Writes half of a folder, says so, and waits to be killed.
 HALF = """
 import pathlib, sys, time
-from lsrjax.convert.folder import whole_folder
+from lsrjax.convert.write.folder import whole_folder
 with whole_folder(pathlib.Path(sys.argv[1])) as folder:
     (folder / "model.safetensors").write_text("half")
     print("half", flush=True)

@@ -10,12 +10,12 @@ from flax import nnx
 from lsrjax.convert.names import (
     by_layer,
     export_state,
-    flatten_tree,
     import_state,
     stacked,
     to_hf_name,
     to_hf_shape,
 )
+from lsrjax.distributed import trees
 from lsrjax.models.encoder import Encoder
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec, split
@@ -156,7 +156,7 @@ def test_import_and_export_give_the_same_tensors(case):
     assert_same(exported, state)
     assert all(value.flags.c_contiguous for value in exported.values())
     params["encoder"] = by_layer(params["encoder"])
-    for path, value in flatten_tree(params).items():
+    for path, value in trees.named(params).items():
         prefix = None if len(params) > 1 else ""
         name = to_hf_name(path, layout, prefix)
         assert to_hf_shape(path, value.shape) == state[name].shape
@@ -166,8 +166,8 @@ def test_import_and_export_give_the_same_tensors(case):
 def test_imported_tree_is_the_one_of_the_encoder(layout):
     config = EncoderConfig.from_hf(config_of(layout).to_dict())
     model = nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0)))
-    expected = flatten_tree(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    found = flatten_tree(import_state(hf_state(layout, False), layout)["encoder"])
+    expected = trees.named(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    found = trees.named(import_state(hf_state(layout, False), layout)["encoder"])
     assert {k: v.shape for k, v in found.items()} == {
         k: v.shape for k, v in expected.items()
     }
@@ -197,8 +197,8 @@ def test_milco_tree_is_the_one_of_the_retriever(echo):
         pivot_vocab_size=23,
         pivot_hidden_size=10,
     )
-    expected = flatten_tree(split(spec)[1])
-    found = flatten_tree(import_state(milco_state(echo), "milco"))
+    expected = trees.named(split(spec)[1])
+    found = trees.named(import_state(milco_state(echo), "milco"))
     assert {k: v.shape for k, v in found.items()} == {
         k: v.shape for k, v in expected.items()
     }
@@ -221,7 +221,7 @@ def test_layers_come_apart_and_together_again(layout):
         theirs = state[to_hf_name(f"encoder/layers/{i}/up/kernel", layout, "")]
         np.testing.assert_array_equal(layer["up"]["kernel"], theirs.T)
     again = stacked(layers)
-    assert_same(flatten_tree(again), flatten_tree(encoder))
+    assert_same(trees.named(again), trees.named(encoder))
     assert again["layers"]["attention"]["qkv"]["kernel"].shape == (2, 14, 3, 14)
     # What went in stays as it was, and what has no layers comes out as it is.
     assert "qkv" in encoder["layers"]["attention"]

@@ -10,8 +10,8 @@ import pytest
 import tokenizers
 from programs import tiny
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.write.onnx import write_onnx
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed.trees import path_name
@@ -102,7 +102,7 @@ def portable(head, family=None, **options):
 
     params = jax.tree_util.tree_map_with_path(drawn, abstract)
     pivot = GOLDEN / "bert" if head == "milco" else None
-    return Portable(spec, params, GOLDEN / kind, pivot, head, LENGTH, LENGTH)
+    return SavedModel(spec, params, GOLDEN / kind, pivot, head, LENGTH, LENGTH)
 
 
 class Runtime:

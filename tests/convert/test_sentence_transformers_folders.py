@@ -27,9 +27,9 @@ from sentence_transformers import (
 )
 
 from lsrjax.checkpoint import saved_model
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import convert
 from lsrjax.convert import open_model, targets
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.read.huggingface import SHAPES
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
@@ -198,7 +198,8 @@ def test_a_folder_is_planned_as_it_is_trained(case, weights, folders, tmp_path):
         for path in folder.rglob("*.safetensors"):
             path.unlink()
     found = open_model.open_model(str(folder), tmp_path, allowed=SHAPES)
-    assert found.lengths == wanted.lengths
+    assert found.query_length == wanted.query_length
+    assert found.document_length == wanted.document_length
     assert found.spec == wanted.spec
     shapes = [jax.tree.map(np.shape, model.params) for model in (found, wanted)]
     assert shapes[0] == shapes[1]
@@ -218,7 +219,7 @@ def test_towers_are_different_models():
 
 def test_weights_of_tokens_have_no_folder_there(tmp_path):
     spec = spec_of("bert", {"head": "token_weights"})
-    model = Portable(
+    model = SavedModel(
         spec,
         retriever.init_params(spec, 0),
         TOKENIZERS["bert"],

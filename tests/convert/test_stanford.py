@@ -10,8 +10,8 @@ import transformers
 from programs import tiny
 from safetensors.numpy import load_file, save_file
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model, targets
-from lsrjax.convert.portable import Portable
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -54,7 +54,7 @@ def model_of(family, **changes):
         lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32),
         retriever.split(spec)[1],
     )
-    return Portable(spec, params, folder, None, "a colbert", QUERY, DOCUMENT)
+    return SavedModel(spec, params, folder, None, "a colbert", QUERY, DOCUMENT)
 
 
 class AsColbertReads:

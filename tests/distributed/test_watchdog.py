@@ -92,11 +92,12 @@ def test_a_stopped_process_is_named_with_its_step(tmp_path, stopped):
 def test_a_process_alone_ends_with_its_stacks(tmp_path):
     program = (
         "import time, sys, pathlib\n"
-        "from lsrjax import watchdog, progress\n"
-        "dog = watchdog.Watchdog(pathlib.Path(sys.argv[1]), 2.0).start()\n"
-        "progress.PROGRESS.forward(7)\n"
+        "from lsrjax.distributed import activity, watchdog\n"
+        "at = activity.Progress()\n"
+        "dog = watchdog.Watchdog(pathlib.Path(sys.argv[1]), 2.0, at).start()\n"
+        "at.forward(7)\n"
         "def hang_here():\n"
-        "    with progress.PROGRESS.at(progress.DATA):\n"
+        "    with at.at(activity.DATA):\n"
         "        time.sleep(600)\n"
         "hang_here()\n"
     )

@@ -18,9 +18,9 @@ import tempfile
 import jax
 import numpy as np
 
+from lsrjax import json_files
 from lsrjax.checkpoint import (
     digests,
-    files,
     saved_model,
     set_damaged_aside,
     train_states,
@@ -67,7 +67,7 @@ def make(folder: pathlib.Path, steps=STEPS, dev=None) -> pathlib.Path:
         value = (dev or {}).get(step)
         checkpoints.save(state(step), value and {"R@5": value}, last=True)
     checkpoints.close()
-    files.write_json(folder / "done.json", {"steps": steps[-1]})
+    json_files.write_json(folder / "done.json", {"steps": steps[-1]})
     return folder
 
 

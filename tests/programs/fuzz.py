@@ -33,12 +33,12 @@ import mutations
 import numpy as np
 from rich.console import Console
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import encode, flags
 from lsrjax.config import check_run
 from lsrjax.config import fields as config
 from lsrjax.config.fields import get_default
 from lsrjax.convert import open_model, targets
-from lsrjax.convert.portable import Portable
 from lsrjax.data import sources
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.tokenization import TextTokenizer
@@ -336,7 +336,7 @@ def model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
         _, abstract = retriever.split(spec)
         params = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract)
         bert = made[0]
-        model = Portable(spec, params, bert, bert, target, 11, 19)
+        model = SavedModel(spec, params, bert, bert, target, 11, 19)
         made.append(folder / target)
         made[-1].mkdir(parents=True)
         targets.TARGETS[target].write(model, made[-1])

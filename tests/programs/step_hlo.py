@@ -22,6 +22,7 @@ from lsrjax.losses import objective
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
+from lsrjax.training.batch_contents import Contents
 
 # Large enough that [texts, tokens, terms], even one device's part of it, is larger than
 # anything else.
@@ -100,8 +101,7 @@ def compiled(task, data, model, fsdp) -> str:
         state = jax.eval_shape(lambda p: train_step.init_state(step, p), params)
         state = placed(state, layout)
         counts = {
-            name: EXAMPLES * count
-            for name, count in train_step.texts_of(config).items()
+            name: EXAMPLES * count for name, count in Contents.of(config).texts.items()
         }
         batch = {"student": texts(**counts), "targets": {}}
         if task == "alignment":

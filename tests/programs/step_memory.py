@@ -17,7 +17,7 @@ from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training import loop, memory_plan, train_step
+from lsrjax.training import compiled_steps, memory_plan, train_step
 
 GROUP = 7
 
@@ -65,7 +65,7 @@ def main(layers, queries, length, hidden, remat, chunk):
     with jax.set_mesh(mesh):
         planned = stage.memory().total
         step = train_step.make_step(config, 1000, spec)
-        take = loop.CompiledSteps(step)
+        take = compiled_steps.CompiledSteps(step)
         params = jax.tree.map(
             lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
             retriever.split(spec)[1],

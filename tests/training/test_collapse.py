@@ -19,7 +19,8 @@ from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.retriever import RetrieverSpec, apply, split
 from lsrjax.models.views import Bag, Dense, Vector
-from lsrjax.training import collapse, loop, train_step
+from lsrjax.training import collapse, train_step
+from lsrjax.training.batch_contents import Contents
 
 
 def random_params(spec):
@@ -214,7 +215,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
         {"batch_size": 16, "log": {"health": True}, "data": {"group_size": 1}}
     )
     config.data.source, config.loss.name = "debian", "infonce"
-    languages = train_step.languages_of(config)
+    languages = Contents.of(config).languages
     assert languages == embedded.LANGUAGES
     field = TextField(TextTokenizer(embedded.MULTILINGUAL_TOKENIZER), 16)
     weights = dict.fromkeys(("en", "da", "ja"), 1.0)
@@ -236,7 +237,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
     params = random_params(spec)
     state = train_step.init_state(step, params)
     taken = jax.jit(step)
-    found = loop._values(taken(state, None, batch)[1], config)
+    found = collapse.as_floats(taken(state, None, batch)[1], languages)
 
     laid = [
         row

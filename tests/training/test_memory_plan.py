@@ -11,6 +11,7 @@ import pytest
 from programs import tiny
 from rich.console import Console
 
+from lsrjax.cli import dry_run
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding
@@ -209,5 +210,5 @@ def test_lines_of_a_stage_say_what_is_off():
     stage = stage_plan()
     console = Console(file=io.StringIO(), width=200)
     with jax.set_mesh(stage.mesh):
-        memory_plan._print("train", stage, memory_plan.Memory(1, 2, 0, 3, 4), console)
+        dry_run._print("train", stage, memory_plan.Memory(1, 2, 0, 3, 4), console)
     assert "encode_chunk off, remat none" in console.file.getvalue()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lsrjax.config.fields import get_default
+from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.training import optimizer as optim
 
@@ -111,7 +112,7 @@ def test_a_tower_is_frozen_by_its_path(params, freeze, frozen):
     c = config(lr=0.1, schedule="constant", weight_decay=0.5, freeze=freeze)
     after, _ = steps(c, towers, jax.tree.map(jnp.ones_like, towers))
     for path, leaf in jax.tree_util.tree_leaves_with_path(towers):
-        name = optim.path_name(path)
+        name = path_name(path)
         moved = (leaf != after_at(after, path)).any()
         assert moved != name.startswith(frozen), name
     # Both towers are spared the decay alike.
@@ -151,9 +152,7 @@ def test_clipping_bounds_the_norm_over_all_trained_parameters(params):
 
 
 def test_paths_and_matches(params):
-    names = [
-        optim.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     assert "encoder/norm/scale" in names and len(names) == 5
     assert jax.tree.leaves(optim.matches("", params)) == [False] * 5
     assert optim.matches(r"norm/", params)["encoder"]["norm"]["bias"]

@@ -4,7 +4,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import ROLES, Tokens
 from lsrjax.convert.read.modules import (
     TRANSFORMER,
@@ -22,7 +22,7 @@ PYLATE = "ColBERT"  # the model_type of a folder of PyLate
 _PYLATE_LENGTH = 32  # of queries, where the folder says nothing
 
 
-def colbert(folder: Folder) -> Portable:
+def colbert(folder: Folder) -> SavedModel:
     """Reads a MultiVectorEncoder, or a model of PyLate.
 
     Raises:

@@ -1,32 +1,26 @@
 """MILCO from Hugging Face: our folders, and checkpoints of the reference."""
 
+import dataclasses
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
+from lsrjax.checkpoint.files import PIVOT_TOKENIZER
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.layouts import MILCO
-from lsrjax.convert.names import (
-    by_layer,
-    flatten_tree,
-    import_names,
-    import_tree,
-    to_hf_name,
-    to_hf_shape,
-)
+from lsrjax.convert.names import by_layer, import_names, import_tree
 from lsrjax.convert.read import hub, huggingface, modules, promises
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
-from lsrjax.convert.read.tensors import FLOATING, CheckpointError, Stored, check_types
+from lsrjax.convert.read.tensors import CheckpointError, check_types
 from lsrjax.convert.write.milco import (
     ENGLISH,
     MULTILINGUAL,
     OPTIONS,
-    PIVOT_TOKENIZER,
     POOLER,
 )
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.encoder_config import EncoderConfig
@@ -35,24 +29,7 @@ from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
 
 
-def is_milco(path_or_id: str) -> bool:
-    """Whether a Hugging Face folder or hub id is a MILCO, ours or the reference's."""
-    folder = hub.fetch(path_or_id, ("config.json",))
-    if not (folder / "config.json").is_file():
-        return False  # as of a Router of sentence-transformers
-    return huggingface.read_raw_config(path_or_id).get("model_type") == "milco"
-
-
-def read(
-    path_or_id: str, allowed: Allowed = NOTHING
-) -> tuple[
-    RetrieverSpec,
-    dict[str, Any],
-    pathlib.Path,
-    pathlib.Path,
-    dict[str, int],
-    dict[str, np.ndarray],
-]:
+def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     """Reads a MILCO that `write_hf`, `write_reference` or the reference wrote.
 
     Args:
@@ -60,13 +37,17 @@ def read(
       allowed: what is put up with.
 
     Returns:
-      Its spec, float32 parameters, the folders of its tokenizer and of the English one;
-      if the folder has them, the lengths queries and documents are cut to; and the
-      tensors that no model uses, by name.
+      The retriever; None if the folder is of another kind.
 
     Raises:
       CheckpointError: something is missing, left over, or does not fit the config.
     """
+    # A Router of sentence-transformers has no config.json.
+    if not (hub.fetch(path_or_id, huggingface.CONFIG_FILES) / "config.json").is_file():
+        return None
+    raw = huggingface.read_raw_config(path_or_id)
+    if raw.get("model_type") != "milco":
+        return None
     folder = hub.fetch(
         path_or_id,
         (
@@ -79,7 +60,6 @@ def read(
             f"{ENGLISH}/*.json",
         ),
     )
-    raw = huggingface.read_raw_config(path_or_id)
     check_types(
         folder / "config.json",
         raw,
@@ -95,30 +75,28 @@ def read(
         },
     )
     spec, tokenizer, pivot = _read_spec(folder, raw)
-    lengths = {
-        role: raw[f"{role}_length"]
-        for role in ("query", "document")
-        if raw.get(f"{role}_length")
-    }
+    lengths = {name: raw.get(name) or 0 for name in ("query_length", "document_length")}
+    model = SavedModel(spec, {}, tokenizer, pivot, path_or_id, **lengths)
+    _, ours = retriever.split(spec)
     if not allowed.values:
-        leaves = flatten_tree(retriever.split(spec)[1])
-        params = promises.stand_ins({path: x.shape for path, x in leaves.items()})
-        return spec, params, tokenizer, pivot, lengths, {}
+        return dataclasses.replace(model, params=promises.stand_ins(trees.shapes(ours)))
     stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
     layout = MILCO[spec.encoder.family]
+    ours["encoder"] = jax.eval_shape(by_layer, ours["encoder"])
+    shapes = trees.shapes(ours)
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
-        absent = _check_shapes(found, spec, allowed.missing)
+        absent = promises.check_shapes(found, shapes, layout, allowed.missing)
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     values = {path: one.floats() for path, one in found.items()}
     values |= huggingface.fresh(absent, spec.encoder)
     params = import_tree(values, layout)
     unused = {name: stored[name].floats() for name in POOLER if name in stored}
-    return spec, params, tokenizer, pivot, lengths, unused
+    return dataclasses.replace(model, params=params, unused=unused)
 
 
 def _read_spec(
@@ -222,40 +200,3 @@ def _check_vocabulary(
         )
     added = tokenizer.get_added_tokens_decoder()
     return tuple(sorted(i for i, token in added.items() if token.special))
-
-
-def _check_shapes(
-    found: Mapping[str, Stored], spec: RetrieverSpec, may_miss: str
-) -> dict[str, tuple[int, ...]]:
-    """Compares tensors, none of them read, with what the config asks for.
-
-    Returns:
-      Path -> shape, in the file, of those that are missing and may be.
-
-    Raises:
-      ValueError: lists what is not as the config says.
-    """
-    _, ours = retriever.split(spec)
-    ours["encoder"] = jax.eval_shape(by_layer, ours["encoder"])
-    wanted = flatten_tree(ours)
-    problems, absent = [], {}
-    for path in sorted(found.keys() | wanted.keys()):
-        name = to_hf_name(path, MILCO[spec.encoder.family])
-        want = to_hf_shape(path, wanted[path].shape) if path in wanted else None
-        have = found[path].shape if path in found else None
-        if have is None and re.fullmatch(may_miss, name):
-            absent[path] = want
-        elif have != want:
-            problems.append(
-                f"{name}: {'missing' if have is None else list(have)}, config.json says"
-                f" {'none' if want is None else list(want)}"
-            )
-        elif found[path].dtype not in FLOATING:
-            problems.append(f"{name}: {found[path].dtype}, floating point expected")
-    if problems:
-        raise ValueError(
-            f"{len(problems)} tensors do not fit config.json:\n  "
-            + "\n  ".join(problems[:40])
-            + "\nThe two are of different models; take both from the same checkpoint."
-        )
-    return absent

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import ROLES, Tokens, split_prompt
 from lsrjax.convert.read import huggingface
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
@@ -140,7 +140,7 @@ def portable(
     spec: RetrieverSpec,
     params: Mapping[str, Any],
     lengths: Mapping[str, int],
-) -> Portable:
+) -> SavedModel:
     """The retriever, with its prompts; a marker in them becomes a marker again.
 
     Args:
@@ -169,7 +169,7 @@ def portable(
         markers.append(marker)
     special = tuple(i for i in tokens.special.values() if i not in markers)
     spec = dataclasses.replace(spec, special_ids=special, **fields)
-    return Portable(spec, params, root, None, folder.reference, **lengths)
+    return SavedModel(spec, params, root, None, folder.reference, **lengths)
 
 
 def prompts(model: Mapping[str, Any]) -> dict[str, str]:

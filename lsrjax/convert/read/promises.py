@@ -10,13 +10,13 @@ from flax import nnx
 
 from lsrjax.convert.names import (
     by_layer,
-    flatten_tree,
     to_hf_name,
     to_hf_shape,
     unflatten_tree,
 )
 from lsrjax.convert.read import tensors
 from lsrjax.convert.read.tensors import CheckpointError, Stored
+from lsrjax.distributed import trees
 from lsrjax.models.cross_encoder import Classifier
 from lsrjax.models.encoder import Encoder
 from lsrjax.models.encoder_config import EncoderConfig
@@ -105,23 +105,45 @@ def check_against_config(
     shapes = expected_shapes(bounded, {path.split("/")[0] for path in found})
     if "head/mlm/decoder" not in found and not needs_decoder:
         shapes.pop("head/mlm/decoder", None)
-    problems, absent = [], {}
-    for path in sorted(shapes.keys() | found.keys()):
-        name = to_hf_name(path, layout)
-        want = to_hf_shape(path, shapes[path]) if path in shapes else None
-        if path not in found:
-            if re.fullmatch(may_miss, name):
-                absent[path] = want
-            else:
-                problems.append(f"{name}: missing, {list(want)} expected")
-            continue
-        have = found[path].shape
-        if want is None:
-            problems.append(f"{name}: {list(have)} left over")
-        elif have != want:
-            problems.append(f"{name}: {list(have)}, {list(want)} expected")
-        elif found[path].dtype not in tensors.FLOATING:
-            problems.append(f"{name}: {found[path].dtype}, floating point expected")
+    return check_shapes(found, shapes, layout, may_miss)
+
+
+def check_shapes(
+    found: Mapping[str, Stored],
+    wanted: Mapping[str, tuple[int, ...]],
+    layout: str,
+    may_miss: str,
+) -> dict[str, tuple[int, ...]]:
+    """Compares tensors, none of them read, with the shapes of our parameters.
+
+    Args:
+      found: by our path, as the other program has them.
+      wanted: by our path, as we have them.
+      layout: the other program's names.
+      may_miss: regex of whole names there that may be missing.
+
+    Returns:
+      Path -> shape, in the other program, of those that are missing and may be.
+
+    Raises:
+      ValueError: others are missing, left over, of another shape, or no floats.
+    """
+    names = {path: to_hf_name(path, layout) for path in found.keys() | wanted.keys()}
+    theirs = {path: to_hf_shape(path, shape) for path, shape in wanted.items()}
+    absent = {
+        path: shape
+        for path, shape in theirs.items()
+        if path not in found and re.fullmatch(may_miss, names[path])
+    }
+    problems = tensors.misfits(
+        {names[path]: one.shape for path, one in found.items()},
+        {names[path]: shape for path, shape in theirs.items() if path not in absent},
+    )
+    problems += [
+        f"{names[path]}: {one.dtype}, floating point expected"
+        for path, one in found.items()
+        if one.dtype not in tensors.FLOATING
+    ]
     if problems:
         more = f"\n  ... and {len(problems) - 40} more" if len(problems) > 40 else ""
         raise ValueError(
@@ -147,7 +169,7 @@ def expected_shapes(
     def shapes(build, above: str, change=lambda tree: tree):
         state = nnx.state(nnx.eval_shape(build), nnx.Param)
         leaves = jax.eval_shape(change, nnx.to_pure_dict(state))
-        return {path: leaf.shape for path, leaf in flatten_tree(leaves, above).items()}
+        return {above + path: shape for path, shape in trees.shapes(leaves).items()}
 
     size, eps = config.hidden_size, config.layer_norm_eps
     change = [by_layer] * of_layers

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import ROLES, Tokens
 from lsrjax.convert.read.modules import (
     WEIGHTS,
@@ -32,8 +32,8 @@ _SAMPLE = ("A text, as others are: 12 Wörter.", "другой текст", "文
 def read(
     folder: Folder,
     listed: Listed,
-    read_sequence: Callable[[Folder, Listed, pathlib.Path], Portable],
-) -> Portable:
+    read_sequence: Callable[[Folder, Listed, pathlib.Path], SavedModel],
+) -> SavedModel:
     """The retriever of a Router and the modules behind it.
 
     Args:
@@ -82,7 +82,7 @@ def read(
     return _joined(towers["query"], towers["document"], path)
 
 
-def _joined(query: Portable, document: Portable, path: pathlib.Path) -> Portable:
+def _joined(query: SavedModel, document: SavedModel, path: pathlib.Path) -> SavedModel:
     """Both towers as one retriever.
 
     Raises:
@@ -111,7 +111,7 @@ def _joined(query: Portable, document: Portable, path: pathlib.Path) -> Portable
     )
 
 
-def _inference_free(folder: Folder) -> Portable:
+def _inference_free(folder: Folder) -> SavedModel:
     modules = folder.modules
     found, lengths, _ = transformer(folder, masked_lm=True)
     table = modules["SparseStaticEmbedding"]

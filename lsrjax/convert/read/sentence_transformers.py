@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import stanford
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.read import hub, promises, router
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.late_interaction import PYLATE, colbert
@@ -56,7 +56,7 @@ _SEQUENCES = {
 }
 
 
-def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
+def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     """Reads a SparseEncoder, SentenceTransformer, MultiVectorEncoder or ColBERT.
 
     Args:
@@ -102,7 +102,7 @@ def read(reference: str, allowed: Allowed = NOTHING) -> Portable | None:
 
 def _read_sequence(
     folder: Folder, listed: list[tuple[str, pathlib.Path]], where: pathlib.Path
-) -> Portable:
+) -> SavedModel:
     """A retriever of the modules (class name, folder) that the file `where` lists."""
     head = _head([name for name, _ in listed], folder.model, where)
     return _READERS[head](dataclasses.replace(folder, modules=dict(listed)))
@@ -140,7 +140,7 @@ def _head(names: list[str], model: Mapping[str, Any], where: pathlib.Path) -> st
     )
 
 
-def _splade(folder: Folder) -> Portable:
+def _splade(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=True)
     spec = RetrieverSpec(
         "splade",
@@ -172,14 +172,14 @@ def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
     return fields | {"pooling": mode}, head
 
 
-def _dense(folder: Folder) -> Portable:
+def _dense(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, head = _embedding(folder, found.config)
     spec = RetrieverSpec("dense", found.config, **fields)
     return portable(folder, spec, encoder_params(found, head), lengths)
 
 
-def _csr(folder: Folder) -> Portable:
+def _csr(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, dense = _embedding(folder, found.config)
     path = folder.modules["SparseAutoEncoder"]

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lsrjax import finite
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 
 WEIGHTS = "model.safetensors"
@@ -209,6 +210,21 @@ def zeros(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
+def misfits(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Says by name which shapes are missing, left over or others than wanted."""
+
+    def line(name: str) -> str:
+        if name not in found:
+            return f"{name}: missing, {list(wanted[name])} expected"
+        if name not in wanted:
+            return f"{name}: {list(found[name])} left over"
+        return f"{name}: {list(found[name])}, {list(wanted[name])} expected"
+
+    return [line(name) for name in trees.unequal(found, wanted)]
+
+
 def read_weights(
     path: Path, shapes: Mapping[str, tuple[int, ...]], *, values: bool = True
 ) -> dict[str, np.ndarray]:
@@ -228,17 +244,7 @@ def read_weights(
     if not path.is_file():
         raise CheckpointError(f"{path} is missing{content(path.parent)}.")
     state = _safetensors(path)
-    problems = []
-    for name in sorted(shapes.keys() | state.keys()):
-        want = shapes.get(name)
-        if name not in state:
-            problems.append(f"{name}: missing, {list(want)} expected")
-        elif name not in shapes:
-            problems.append(f"{name}: {list(state[name].shape)} left over")
-        elif state[name].shape != tuple(want):
-            have = list(state[name].shape)
-            problems.append(f"{name}: {have}, {list(want)} expected")
-    if problems:
+    if problems := misfits({name: one.shape for name, one in state.items()}, shapes):
         raise CheckpointError(
             f"{path}: {len(problems)} tensors do not fit the configs beside it:"
             + "".join(f"\n  {problem}" for problem in problems)

@@ -3,11 +3,14 @@
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lsrjax.convert.portable import Portable
+from huggingface_hub import EvalResult, ModelCardData
+
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
+from lsrjax.retrieval.metrics import METRICS
 
 # As `license` of the authors' own cards on the Hugging Face hub names them; a model
 # that is not listed has to be looked up there.
@@ -55,7 +58,7 @@ _TAGS = {
 
 def write_card(
     folder: pathlib.Path,
-    model: Portable,
+    model: SavedModel,
     how_to_load: str,
     *,
     library: str = "transformers",
@@ -89,14 +92,14 @@ _NO_TERMS = "They were not counted where it was exported."
 _NO_CONFIG = "How it was trained was not recorded where it was exported."
 
 
-def _title(model: Portable) -> str:
+def _title(model: SavedModel) -> str:
     parts = [part for part in re.split(r"[/\\]", model.name) if part not in ("", ".")]
     # Of a run, its name and that of its stage; of another folder, its own name alone.
     both = model.config is not None or public.is_hub_id(model.name)
     return "/".join(parts[-2:] if both else parts[-1:]) or model.spec.head
 
 
-def _about(model: Portable) -> str:
+def _about(model: SavedModel) -> str:
     spec, encoder = model.spec, model.spec.encoder
     about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
     if spec.head == "milco" and spec.lexecho:
@@ -121,7 +124,7 @@ def _prompt(texts: str, prompt: str) -> str:
     return f"\n- stands before {texts}: {json.dumps(prompt)}" if prompt else ""
 
 
-def _sources(model: Portable) -> list[tuple[str, str, str]]:
+def _sources(model: SavedModel) -> list[tuple[str, str, str]]:
     """(what, where from, licence) of all that went into the model, with no repeats."""
     if model.config is None:
         licence = _licence_of(model.name)
@@ -148,7 +151,7 @@ def _licence_of(reference: str) -> str:
     return LICENCES.get(reference, f"{_SEE} {reference}" if look_up else _UNKNOWN)
 
 
-def lineage(model: Portable) -> list[tuple[str, Mapping[str, Any]]]:
+def lineage(model: SavedModel) -> list[tuple[str, Mapping[str, Any]]]:
     """The stage that trained a model and those it builds on, as (name, config).
 
     The model's own stage comes first, with the name "".
@@ -203,35 +206,50 @@ def _licence(sources: Sequence[tuple[str, str, str]]) -> str:
     return _UNKNOWN if _UNKNOWN in licences or not licences else "other"
 
 
-def _front_matter(model: Portable, sources, library: str) -> str:
-    values: dict[str, Any] = {
-        "language": _languages(model),
-        "license": _licence(sources),
-        "library_name": library,
-        "pipeline_tag": "sentence-similarity"
-        if model.spec.head in ("dense", "colbert")
-        else "feature-extraction",
-        "tags": ["lsrjax", "retrieval", *_TAGS.get(model.spec.head, ())],
-        "base_model": sorted(
-            {
-                name
-                for what, name, _ in sources
-                if what.split()[0] in ("start", "encoder", "head", "weights")
-                and re.fullmatch(r"[\w-]+/[\w.-]+", name)
-                and name in LICENCES
-            }
-        ),
+def _front_matter(model: SavedModel, sources, library: str) -> str:
+    base = {
+        name
+        for what, name, _ in sources
+        if what.split()[0] in ("start", "encoder", "head", "weights")
+        and re.fullmatch(r"[\w-]+/[\w.-]+", name)
+        and name in LICENCES
     }
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, str):
-            lines.append(f"{key}: {json.dumps(value)}")
-        elif value:
-            lines += [f"{key}:", *(f"- {json.dumps(one)}" for one in value)]
-    return "\n".join(["---", *lines, "---"])
+    embeds = model.spec.head in ("dense", "colbert")
+    data = ModelCardData(
+        language=_languages(model) or None,
+        license=_licence(sources),
+        library_name=library,
+        pipeline_tag="sentence-similarity" if embeds else "feature-extraction",
+        tags=["lsrjax", "retrieval", *_TAGS.get(model.spec.head, ())],
+        base_model=sorted(base) or None,
+        model_name=_title(model),
+        eval_results=list(_measured(model)) or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
-def _languages(model: Portable) -> list[str]:
+def _measured(model: SavedModel) -> Iterator[EvalResult]:
+    """What the hub lists as results: the run's evaluation, and that on its dev data."""
+    dev = ", ".join(_data_sets((model.config or {}).get("dev", {}))) or "dev data"
+    found = [
+        (f"{_EMBEDDED}: {language}", name, value)
+        for language, values in (model.results or {}).items()
+        for name, value in values.items()
+        if name in METRICS
+    ]
+    found += [(dev, name, value) for name, value in model.dev.items()]
+    for data, name, value in found:
+        yield EvalResult(
+            task_type="text-retrieval",
+            dataset_type=data,
+            dataset_name=data,
+            metric_type=name.lower().replace("@", "_at_"),
+            metric_name=name,
+            metric_value=value,
+        )
+
+
+def _languages(model: SavedModel) -> list[str]:
     """Those it was evaluated in; of MILCO without an evaluation, "multilingual"."""
     found = sorted(set(model.results or {}) - {"mean"})
     return found or (["multilingual"] if model.spec.head == "milco" else [])
@@ -251,7 +269,7 @@ def _made_from(sources: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def _recipe(model: Portable) -> str:
+def _recipe(model: SavedModel) -> str:
     config = model.config
     if config is None:
         return _NO_CONFIG
@@ -289,7 +307,7 @@ def _facts(stage: Mapping[str, Any]) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
-def _evaluation(model: Portable) -> str:
+def _evaluation(model: SavedModel) -> str:
     """The tables, and what the run measured on its dev data; or that there is none."""
     parts = [model.evaluation.strip()] if model.evaluation.strip() else []
     if model.dev:
@@ -301,7 +319,7 @@ def _evaluation(model: Portable) -> str:
     return "\n\n".join(parts) or _NO_EVALUATION
 
 
-def _active_terms(model: Portable) -> str:
+def _active_terms(model: SavedModel) -> str:
     if not model.spec.sparse:
         return "It has embeddings, not terms."
     lines = ["| language | query | document |", "| --- | ---: | ---: |"]
@@ -314,7 +332,7 @@ def _active_terms(model: Portable) -> str:
     return _NO_TERMS if model.dev else _NO_EVALUATION
 
 
-def _config(model: Portable) -> str:
+def _config(model: SavedModel) -> str:
     blocks = [("The model", _spec(model))]
     if model.config is not None:
         config = {k: v for k, v in model.config.items() if k not in ("stages",)}
@@ -326,7 +344,7 @@ def _config(model: Portable) -> str:
     )
 
 
-def _spec(model: Portable) -> dict[str, Any]:
+def _spec(model: SavedModel) -> dict[str, Any]:
     values = model.spec.to_dict()
     # Hundreds of ids, which say nothing to a reader.
     values.pop("skip_ids")

@@ -3,20 +3,19 @@
 import contextlib
 import fcntl
 import glob
-import json
 import os
 import pathlib
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from lsrjax import finite
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
@@ -98,12 +97,6 @@ def _remove_left(out: pathlib.Path) -> None:
         if (lock := _locked(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
-
-
-def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes JSON as Hugging Face's programs do."""
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_weights(

@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.checkpoint.files import PIVOT_TOKENIZER
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.names import export_state, to_hf_name
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import ROLES
 from lsrjax.convert.read import hub
 from lsrjax.convert.write.card import lineage, models_of, write_card
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import write_model
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
@@ -29,7 +31,6 @@ _TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 _CODE = ("configuration_milco.py", "modeling_milco.py")
 # What SparseEncoder loads: a file of this folder, and its class.
 SPARSE_ENCODER = "sparse_encoder_milco.MilcoSparseEncoder"
-PIVOT_TOKENIZER = "pivot_tokenizer"
 MULTILINGUAL, ENGLISH = "multilingual", "english"
 POOLER = ("m_model.pooler.dense.weight", "m_model.pooler.dense.bias")
 _PLACE = "path/to/this/folder"
@@ -105,13 +106,13 @@ as a teacher. Options that the reference does not know are in config.json as wel
 """
 
 
-def write_hf(model: Portable, folder: pathlib.Path) -> None:
+def write_hf(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes what `AutoModel.from_pretrained(…, trust_remote_code=True)` loads."""
     _write_hf(model, folder)
     write_card(folder, model, _how_to_load(model.spec))
 
 
-def write_sparse_encoder(model: Portable, folder: pathlib.Path) -> None:
+def write_sparse_encoder(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes the same with a module for `SparseEncoder` of sentence-transformers."""
     _write_hf(model, folder)
     code = SPARSE_ENCODER.partition(".")[0] + ".py"
@@ -125,7 +126,7 @@ def write_sparse_encoder(model: Portable, folder: pathlib.Path) -> None:
     write_card(folder, model, text, library="sentence-transformers")
 
 
-def _write_hf(model: Portable, folder: pathlib.Path) -> None:
+def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
     spec = model.spec
     write_json(
         folder / "config.json",
@@ -159,7 +160,7 @@ def _how_to_load(spec: RetrieverSpec) -> str:
     return _HOW_TO_LOAD.format(name=_PLACE, columns=f"{columns}.")
 
 
-def write_reference(model: Portable, folder: pathlib.Path) -> None:
+def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes what the reference's own class loads, and the two models it starts from.
 
     Its layer after the encoder that nothing uses (the pooler) is what it was when the
@@ -223,7 +224,7 @@ def write_reference(model: Portable, folder: pathlib.Path) -> None:
     write_card(folder, model, text)
 
 
-def _config(model: Portable) -> dict[str, Any]:
+def _config(model: SavedModel) -> dict[str, Any]:
     spec = model.spec
     penalty = (model.config or {}).get("regularizer", {})
     values = spec.to_dict()
@@ -255,7 +256,7 @@ def _english(spec: RetrieverSpec) -> dict[str, Any]:
     }
 
 
-def _origin(model: Portable, role: str) -> str:
+def _origin(model: SavedModel, role: str) -> str:
     """Hub id of the checkpoint that a part started from; empty if it has none."""
     for _, stage in lineage(model):
         for found, reference in models_of(stage):
@@ -264,14 +265,14 @@ def _origin(model: Portable, role: str) -> str:
     return ""
 
 
-def _state(model: Portable) -> dict[str, np.ndarray]:
+def _state(model: SavedModel) -> dict[str, np.ndarray]:
     state = export_state(model.params, MILCO[model.spec.encoder.family])
     bias = state[to_hf_name("head/mlm/bias", "milco")]
     copy = {"mlm_head.predictions.decoder.bias": bias.copy()}
     return state | copy | _pooler(model)
 
 
-def _pooler(model: Portable) -> dict[str, np.ndarray]:
+def _pooler(model: SavedModel) -> dict[str, np.ndarray]:
     if model.spec.encoder.family == "distilbert":
         return {}
     size = model.spec.encoder.hidden_size

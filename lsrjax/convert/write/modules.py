@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import export_state
-from lsrjax.convert.portable import Portable
 from lsrjax.convert.prompts import write_prompts
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
+from lsrjax.json_files import write_json
 
 # The releases whose folders these are.
 _VERSIONS = {"sentence_transformers": "6.2.0", "transformers": "5.23.0"}
@@ -34,7 +35,7 @@ TYPES = {
 CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "xlm-roberta": "XLMRoberta"}
 
 
-def encoder_state(model: Portable, prefix: str) -> dict[str, np.ndarray]:
+def encoder_state(model: SavedModel, prefix: str) -> dict[str, np.ndarray]:
     """The encoder's tensors, named as transformers' encoder alone with a prefix.
 
     They include a pooler of zeros where the class has one, which nothing here uses:
@@ -50,7 +51,7 @@ def encoder_state(model: Portable, prefix: str) -> dict[str, np.ndarray]:
 
 
 def write_transformer(
-    folder: pathlib.Path, model: Portable, *, masked_lm: bool, **knobs: Any
+    folder: pathlib.Path, model: SavedModel, *, masked_lm: bool, **knobs: Any
 ) -> dict[str, str]:
     """Writes the first module: a Hugging Face model, its tokenizer, its lengths.
 
@@ -100,7 +101,7 @@ def write_transformer(
     return prompts
 
 
-def splade_pooling(model: Portable) -> tuple[dict, None]:
+def splade_pooling(model: SavedModel) -> tuple[dict, None]:
     """Config of the pooling of logits; it has no weights."""
     config = {
         "pooling_strategy": model.spec.pooling,

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import by_layer
-from lsrjax.convert.portable import Portable
-from lsrjax.convert.write.folder import write_json
 from lsrjax.convert.write.onnx_graph import Graph
+from lsrjax.json_files import write_json
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
@@ -32,7 +32,7 @@ _LOWEST = np.float32(-0.7 * np.finfo(np.float32).max)
 
 
 def write_onnx(
-    model: Portable, folder: pathlib.Path, *, external_bytes: int = EXTERNAL_BYTES
+    model: SavedModel, folder: pathlib.Path, *, external_bytes: int = EXTERNAL_BYTES
 ) -> None:
     """Writes `model.onnx`, the tokenizer and what else is to be known beside it.
 
@@ -57,7 +57,7 @@ def write_onnx(
     _write_beside(model, folder)
 
 
-def _write_beside(model: Portable, folder: pathlib.Path) -> None:
+def _write_beside(model: SavedModel, folder: pathlib.Path) -> None:
     spec, limit = model.spec, model.spec.encoder.max_length
     write_tokenizer(folder, model.tokenizer, max_length=limit)
     if model.pivot_tokenizer is not None:

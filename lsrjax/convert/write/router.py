@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import Tokens
-from lsrjax.convert.write.folder import write_json, write_weights
+from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import (
     TYPES,
     splade_pooling,
@@ -19,6 +19,7 @@ from lsrjax.convert.write.modules import (
     write_transformer,
 )
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 from lsrjax.models import retriever
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -27,8 +28,8 @@ _ROUTER = "router_config.json"
 
 def write_towers(
     folder: pathlib.Path,
-    model: Portable,
-    modules_of: Callable[[Portable], dict[str, Any]],
+    model: SavedModel,
+    modules_of: Callable[[SavedModel], dict[str, Any]],
     *,
     masked_lm: bool,
 ) -> dict[str, str]:
@@ -79,7 +80,7 @@ def _write_router(folder: pathlib.Path, routes: dict[str, dict[str, str]]) -> No
     write_modules(folder, {"Router": None})
 
 
-def write_inference_free(model: Portable, folder: pathlib.Path) -> None:
+def write_inference_free(model: SavedModel, folder: pathlib.Path) -> None:
     """A SparseEncoder whose Router sends queries to a table of weights.
 
     Raises:
@@ -108,7 +109,7 @@ def write_inference_free(model: Portable, folder: pathlib.Path) -> None:
 
 
 def _write_static(
-    folder: pathlib.Path, document: pathlib.Path, model: Portable
+    folder: pathlib.Path, document: pathlib.Path, model: SavedModel
 ) -> None:
     spec = model.spec
     size = spec.encoder.vocab_size

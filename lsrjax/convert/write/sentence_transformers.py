@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.convert.portable import Portable
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import Tokens
-from lsrjax.convert.write.folder import write_json
 from lsrjax.convert.write.modules import (
     splade_pooling,
     write_model,
@@ -18,6 +17,7 @@ from lsrjax.convert.write.modules import (
 )
 from lsrjax.convert.write.router import write_towers
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_json
 
 # Of the release that PyLate is built on, and its own.
 _PYLATE_TYPES = {
@@ -29,7 +29,7 @@ _PYLATE_VERSIONS = {"sentence_transformers": "4.0.2", "transformers": "4.48.2"}
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
-def write_splade(model: Portable, folder: pathlib.Path) -> None:
+def write_splade(model: SavedModel, folder: pathlib.Path) -> None:
     """A SparseEncoder: a masked LM and the pooling of its logits.
 
     Raises:
@@ -46,28 +46,28 @@ def write_splade(model: Portable, folder: pathlib.Path) -> None:
     write_model(folder, "SparseEncoder", prompts, most_active=most)
 
 
-def _splade_modules(model: Portable) -> dict[str, Any]:
+def _splade_modules(model: SavedModel) -> dict[str, Any]:
     return {"SpladePooling": splade_pooling(model)}
 
 
-def write_dense(model: Portable, folder: pathlib.Path) -> None:
+def write_dense(model: SavedModel, folder: pathlib.Path) -> None:
     """A SentenceTransformer: one embedding of a text."""
     prompts = _write(folder, model, _dense_modules, masked_lm=False)
     write_model(folder, "SentenceTransformer", prompts)
 
 
-def _dense_modules(model: Portable) -> dict[str, Any]:
+def _dense_modules(model: SavedModel) -> dict[str, Any]:
     return _embedding(model, model.params.get("head", {}))
 
 
-def write_csr(model: Portable, folder: pathlib.Path) -> None:
+def write_csr(model: SavedModel, folder: pathlib.Path) -> None:
     """A SparseEncoder: a sparse autoencoder on an embedding."""
     prompts = _write(folder, model, _csr_modules, masked_lm=False)
     most = model.spec.most_active or model.spec.active_latents
     write_model(folder, "SparseEncoder", prompts, most_active=most)
 
 
-def _csr_modules(model: Portable) -> dict[str, Any]:
+def _csr_modules(model: SavedModel) -> dict[str, Any]:
     spec, head = model.spec, model.params["head"]
     autoencoder = {
         name: np.asarray(value) for name, value in head["autoencoder"].items()
@@ -94,8 +94,8 @@ def _csr_modules(model: Portable) -> dict[str, Any]:
 
 def _write(
     folder: pathlib.Path,
-    model: Portable,
-    modules_of: Callable[[Portable], dict[str, Any]],
+    model: SavedModel,
+    modules_of: Callable[[SavedModel], dict[str, Any]],
     *,
     masked_lm: bool,
 ) -> dict[str, str]:
@@ -111,7 +111,7 @@ def _write(
     return prompts
 
 
-def write_multi_vector(model: Portable, folder: pathlib.Path) -> None:
+def write_multi_vector(model: SavedModel, folder: pathlib.Path) -> None:
     """A MultiVectorEncoder: an embedding of each token."""
     spec = model.spec
     tokens = Tokens(model.tokenizer)
@@ -138,7 +138,7 @@ def write_multi_vector(model: Portable, folder: pathlib.Path) -> None:
     write_model(folder, "MultiVectorEncoder", prompts, similarity="maxsim")
 
 
-def write_pylate(model: Portable, folder: pathlib.Path) -> None:
+def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
     """A ColBERT of PyLate, which keeps everything but two modules in one config.
 
     Raises:
@@ -186,7 +186,7 @@ def write_pylate(model: Portable, folder: pathlib.Path) -> None:
     )
 
 
-def _embedding(model: Portable, head) -> dict[str, Any]:
+def _embedding(model: SavedModel, head) -> dict[str, Any]:
     """Pooling, projection and normalization, as far as the model has them."""
     pooling = {
         "embedding_dimension": model.spec.encoder.hidden_size,
@@ -198,7 +198,7 @@ def _embedding(model: Portable, head) -> dict[str, Any]:
     return modules | _normalize(model, "sentence_embedding")
 
 
-def _projection(model: Portable, head, feature: str = "") -> dict[str, Any]:
+def _projection(model: SavedModel, head, feature: str = "") -> dict[str, Any]:
     if not model.spec.embedding_size:
         return {}
     config = {
@@ -213,7 +213,7 @@ def _projection(model: Portable, head, feature: str = "") -> dict[str, Any]:
     return {"Dense": (config, {"linear.weight": kernel.T})}
 
 
-def _normalize(model: Portable, feature: str) -> dict[str, Any]:
+def _normalize(model: SavedModel, feature: str) -> dict[str, Any]:
     if not model.spec.normalize:
         return {}
     names = {"module_input_name": feature, "module_output_name": feature}

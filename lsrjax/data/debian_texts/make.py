@@ -22,6 +22,7 @@ from lsrjax.data.debian_texts.tokenizers import (
     train_multilingual,
     write_tokenizer,
 )
+from lsrjax.tokenizer.writing import SPECIAL_TOKENS
 
 LANGUAGES = ("da", "de", "es", "fr", "it", "ja", "ko", "pl", "pt", "ru", "uk", "zh")
 COLUMNS = ("id", "package", "group", "lang", "title", "text")
@@ -204,15 +205,7 @@ def make(source: Path, out: Path) -> int:
     write_tokenizer(
         multilingual,
         out / "multilingual_tokenizer",
-        {
-            "bos_token": "<s>",
-            "cls_token": "<s>",
-            "eos_token": "</s>",
-            "sep_token": "</s>",
-            "pad_token": "<pad>",
-            "unk_token": "<unk>",
-            "mask_token": "<mask>",
-        },
+        SPECIAL_TOKENS["xlm-roberta"],
     )
     card = debian_card.render(splits, english, multilingual, MAX_CHARS, CAPS)
     (out / "README.md").write_text(card, encoding="utf-8")

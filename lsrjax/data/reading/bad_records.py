@@ -7,7 +7,6 @@ thread and restart sees the same examples.
 import itertools
 import json
 import math
-import os
 import pathlib
 import threading
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from lsrjax.data.batching.orders import REPLACE
 from lsrjax.data.examples import Group, Items, Pair
 from lsrjax.errors import InputError
+from lsrjax.json_files import write_whole
 
 FILE = "bad_records.jsonl"
 # The kinds of errors.
@@ -199,10 +199,7 @@ def merge(folder: pathlib.Path) -> None:
                 found.setdefault(_key(entry), entry)
     if not paths:
         return
-    temporary = folder / (FILE + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(map(_line, sorted(found.values(), key=_order)))
-    os.replace(temporary, folder / FILE)
+    write_whole(folder / FILE, "".join(map(_line, sorted(found.values(), key=_order))))
     for path in paths:
         if path.name != FILE:
             path.unlink()

@@ -6,12 +6,11 @@ costs a few megabytes: a small change between the blocks is not noticed.
 """
 
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from lsrjax import paths
+from lsrjax import json_files, paths
 from lsrjax.data.reading import corpus
 from lsrjax.data.reading import files as tables
 from lsrjax.data.sources import beir_files, beir_folder
@@ -29,11 +28,11 @@ def check_files(path: pathlib.Path, data, dev) -> None:
     Raises:
       InputError: a file that has changed, is truncated, missing or new.
     """
-    found, known = _states(data, dev), _read(path)
+    found, known = _states(data, dev), read(path)
     if "files" in known:
         _refuse(path, list(_changes(known["files"], found)))
     if found and "files" not in known:
-        _write(path, known | {"files": found})
+        json_files.write_json(path, known | {"files": found})
 
 
 def check_versions(path: pathlib.Path, sources: Sequence) -> None:
@@ -42,23 +41,29 @@ def check_versions(path: pathlib.Path, sources: Sequence) -> None:
     Raises:
       InputError: another version or fingerprint.
     """
-    found, known = _versions(sources), _read(path)
+    found, known = _versions(sources), read(path)
     if "versions" in known:
         _refuse(path, list(_other_versions(known["versions"], found)))
     elif found:
-        _write(path, known | {"versions": found})
+        json_files.write_json(path, known | {"versions": found})
 
 
 def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
-    """Updates the manifest to the present data; records and returns the changes."""
-    known, files, versions = _read(path), _states(data, dev), _versions(sources)
+    """Updates the manifest to the present data, and records the changes in it.
+
+    Returns:
+      The changes, in words.
+    """
+    known, files, versions = read(path), _states(data, dev), _versions(sources)
     changes = [
         *_changes(known.get("files", {}), files),
         *_other_versions(known.get("versions", {}), versions),
     ]
     if changes:
         accepted = [*known.get("accepted", []), changes]
-        _write(path, {"files": files, "versions": versions, "accepted": accepted})
+        json_files.write_json(
+            path, {"files": files, "versions": versions, "accepted": accepted}
+        )
     return changes
 
 
@@ -169,18 +174,12 @@ def _refuse(path: pathlib.Path, changes: Sequence[str]) -> None:
     )
 
 
-def _read(path: pathlib.Path) -> dict:
+def read(path: pathlib.Path) -> dict:
+    """The manifest; empty without one.
+
+    Raises:
+      InputError: it is damaged.
+    """
     if not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise InputError(
-            f"{path} is damaged ({e}). Delete it; it is made again from the data."
-        ) from e
-
-
-def _write(path: pathlib.Path, values: Mapping) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    return json_files.read_json(path, "Delete it; it is made again from the data.")

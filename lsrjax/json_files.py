@@ -1,0 +1,63 @@
+"""JSON files: written whole; those that this package keeps, read back with advice."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from lsrjax.errors import InputError
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes JSON so that a reader never sees half of it."""
+    write_whole(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a text file so that a reader never sees half of it, a crash included."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        # On a full disk the half of it would take what little there is.
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes the names in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(
+    path: pathlib.Path, advice: str, parse: Callable[[dict], Any] = dict
+) -> Any:
+    """The object in a file of ours, or what `parse` makes of it.
+
+    Args:
+      path: the file.
+      advice: what to do if it is damaged; ends the message.
+      parse: may raise what a wrong key, type or value raises.
+
+    Raises:
+      InputError: it cannot be read, is no JSON object, or `parse` does not take it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError(f"it holds a {type(values).__name__}, not an object")
+        return parse(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}). {advice}") from error
