@@ -42,7 +42,8 @@ class SavedModel:
     Attributes:
       spec: what it is; of a cross-encoder, a `CrossEncoderSpec`.
       params: nested dict of host arrays.
-      tokenizer: folder of the tokenizer of the encoder's vocabulary.
+      tokenizer: folder of the tokenizer of the encoder's vocabulary; None where a plan
+        has none.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages and the model card.
       query_length: tokens a query is cut to; 0: its files do not say.
@@ -56,9 +57,9 @@ class SavedModel:
       stages: configs of all stages of the run by name, which `stage:NAME` refers to.
     """
 
-    spec: RetrieverSpec
+    spec: RetrieverSpec | Any
     params: Mapping[str, Any]
-    tokenizer: pathlib.Path
+    tokenizer: pathlib.Path | Any
     pivot_tokenizer: pathlib.Path | None
     name: str
     query_length: int = 0
@@ -105,11 +106,11 @@ def write_model_files(
 
 
 def _differences(found: dict, wanted: dict) -> list[str]:
-    fields = (
+    there, asked = (
         trees.named(values, ".", is_leaf=lambda one: isinstance(one, list))
         for values in (found, wanted)
     )
-    return trees.differences(*fields, ("folder", "config"))
+    return trees.differences(there, asked, ("folder", "config"))
 
 
 def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel:

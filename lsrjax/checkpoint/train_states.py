@@ -246,8 +246,8 @@ class Checkpoints:
                     self._remove_old()
         if culprit:
             said = [_reason(error) for error in self._errors[:1]]
-            reason = said or [f"process {culprit - 1} could not write"]
-            self._failure = _not_saved(self._step, reason[0])
+            said += [f"process {culprit - 1} could not write"]
+            self._failure = _not_saved(self._step, said[0])
         else:
             self._whole = self._step
         self._errors.clear()
@@ -259,7 +259,8 @@ class Checkpoints:
         for step in steps:
             with contextlib.suppress(digests.DamagedRecordError):
                 values[step] = self._value(digests.read(self._folder, step).dev)
-        kept.add(max(values, key=lambda step: (values[step], step), default=None))
+        if values:
+            kept.add(max(values, key=lambda step: (values[step], step)))
         # What cannot be judged is left to the next start, which names it.
         for step in values.keys() - kept:
             digests.record_path(self._folder, step).unlink()

@@ -27,8 +27,11 @@ _ADAPTER_CONFIG = "adapter_config.json"
 # repository stay where they are.
 CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
-_PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_PICKLED_FILES += ("pytorch_model-*-of-*.bin",)
+_PICKLED_FILES = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model-*-of-*.bin",
+)
 TOKENIZER_FILES = tokenizer_files.FILES
 
 
@@ -121,14 +124,14 @@ def load_checkpoint(
     if not allowed.values:
         parts = {path.split("/")[0] for path in found}
         params = promises.promised(config, *parts, tied=not untied)
-        others = {name: tensors.zeros(one.shape) for name, one in others.items()}
-        return Checkpoint(config, params, raw, others)
+        zeros = {name: tensors.zeros(one.shape) for name, one in others.items()}
+        return Checkpoint(config, params, raw, zeros)
     params = import_tree(
         {path: one.floats() for path, one in found.items()} | fresh(absent, config),
         layout,
     )
-    others = {name: one.floats() for name, one in others.items()}
-    return Checkpoint(config, params, raw, others)
+    floats = {name: one.floats() for name, one in others.items()}
+    return Checkpoint(config, params, raw, floats)
 
 
 def holds_weights(folder: Path) -> bool:

@@ -100,8 +100,8 @@ def check_against_config(
     """
     layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
     # One layer too many shows that some are missing; a config may name any number.
-    layers = min(config.num_layers, len(layers) + 1)
-    bounded = dataclasses.replace(config, num_layers=layers)
+    count = min(config.num_layers, len(layers) + 1)
+    bounded = dataclasses.replace(config, num_layers=count)
     shapes = expected_shapes(bounded, {path.split("/")[0] for path in found})
     if "head/mlm/decoder" not in found and not needs_decoder:
         shapes.pop("head/mlm/decoder", None)

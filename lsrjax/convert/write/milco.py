@@ -128,6 +128,7 @@ def write_sparse_encoder(model: SavedModel, folder: pathlib.Path) -> None:
 
 def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
     spec = model.spec
+    assert model.pivot_tokenizer is not None  # as every MILCO has one
     write_json(
         folder / "config.json",
         {

@@ -75,7 +75,7 @@ class Graph:
         file = "model.onnx.data"
         with open(self._folder / file, "ab") as out:
             place = {"location": file, "offset": out.tell(), "length": array.nbytes}
-            out.write(memoryview(array).cast("B"))
+            out.write(array.data.cast("B"))
         for key, entry in place.items():
             tensor.external_data.add(key=key, value=str(entry))
         self._weights.append(tensor)
