@@ -3,11 +3,11 @@
     python -m lsrjax.main --config configs/align.py[:script]
 
 `paper` is tables 14 and 16 of arXiv 2510.00671 v2 (594M pairs); `script` the released
-code at cfa602d, for eight devices. Where a line names one of them only, the other does
-not say, and has the same. Data, models and MIRACL's hard negatives in hi, zh and yo (to
-evaluate on: a BEIR folder `miracl/` with qrels/dev.tsv; --config.dev.source='' does
-without) come from the Hugging Face hub. On eight accelerators a step of the paper's
-takes about 22 GB of each (--dry_run --devices 8). With local copies:
+code at cfa602d, for eight devices. If a comment names only one of them, the other is
+silent and gets the same. Data, models and MIRACL's hard negatives in hi, zh and yo (for
+evaluation: a BEIR folder `miracl/` with qrels/dev.tsv; --config.dev.source='' omits it)
+come from the Hugging Face hub. On eight accelerators a step of the paper's takes about
+22 GB of each (--dry_run --devices 8). With local copies:
 
     --config.init.encoder=DIR --config.init.head=DIR --config.teacher.model=DIR
     --config.data.source=files --config.data.dataset='' --config.data.files='*.parquet'

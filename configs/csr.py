@@ -2,9 +2,9 @@
 
     python -m lsrjax.main --config configs/csr.py
 
-The autoencoder reconstructs the mean of the tokens' states with 64 of 4,096 latents,
-and the codes are contrasted at a tenth of the weight. To leave the encoder as it is,
-add --config.optim.freeze='^encoder/'. On the embedded data:
+The autoencoder reconstructs the mean of the tokens' states with 64 of 4,096 latents;
+the contrastive loss of the codes has a tenth of the weight. To freeze the encoder, add
+--config.optim.freeze='^encoder/'. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:english
     --config.model.family=bert --config.model.dtype=float32 --config.model.latents=1024

@@ -2,14 +2,14 @@
 
     python -m lsrjax.main --config configs/distill.py[:script]
 
-Goes on from stage 1 (`runs/align`; --config.init.model=DIR for another folder). `paper`
+Starts from stage 1 (`runs/align`; --config.init.model=DIR for another folder). `paper`
 is table 17 of arXiv 2510.00671 v2, with nDCG@10 72.3 on MIRACL dev (18 languages);
-`script` the released code at cfa602d, for eight devices. Where a line names one of them
-only, the other does not say, and has the same. 1.39M queries with scores of
-bge-reranker-v2.5-gemma2-lightweight and MIRACL's hard negatives in hi, zh and yo (to
-evaluate on: a BEIR folder `miracl/` with qrels/dev.tsv; --config.dev.source='' does
-without) come from the Hugging Face hub. With local files of the columns query, pos,
-neg, pos_scores and neg_scores:
+`script` the released code at cfa602d, for eight devices. If a comment names only one of
+them, the other is silent and gets the same. 1.39M queries with scores of
+bge-reranker-v2.5-gemma2-lightweight and MIRACL's hard negatives in hi, zh and yo (for
+evaluation: a BEIR folder `miracl/` with qrels/dev.tsv; --config.dev.source='' omits it)
+come from the Hugging Face hub. With local files of the columns query, pos, neg,
+pos_scores and neg_scores:
 
     --config.data.source=files --config.data.dataset='' --config.data.files='*.parquet'
 """
@@ -31,7 +31,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.data.query_length = 512 if paper else 64  # both
     c.data.document_length = 512 if paper else 256  # both
     c.data.group_size = 8  # both: a positive, seven negatives
-    c.data.short_rows = "repeat"  # script: of fewer negatives, with replacement
+    c.data.short_rows = "repeat"  # script: with replacement, if there are fewer
     c.loss.name = "kl"  # both
     c.regularizer.name = "l1"  # both
     c.regularizer.query = 1e-3  # both (table 17; 1e-5 in the text of A.8)

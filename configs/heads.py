@@ -1,13 +1,13 @@
-"""Every head on the same data, from the same start: which costs what, and finds what.
+"""Every head on the same data, from the same start: compares cost and quality.
 
     python -m lsrjax.main --config configs/heads.py
 
-On the embedded Debian descriptions an English SPLADE is trained, and from it a
-multilingual encoder made (`align`, as in configs/demo.py). Each head then learns on
-that encoder from 200 batches of titles in 13 languages with English descriptions, by
-InfoNCE over the batch. SPLADE, whose head is one with its word embeddings, starts as a
-bag of the text's own words instead, and CSR from the dense model, as it is meant to be.
-The tables compare them with BM25.
+On the embedded Debian descriptions, trains an English SPLADE and from it a multilingual
+encoder (`align`, as in configs/demo.py). Each head then learns on that encoder from 200
+batches of titles in 13 languages with English descriptions, by InfoNCE over the batch.
+Two start differently: SPLADE, whose head is tied to its word embeddings, as a bag of
+the text's own words, and CSR from the dense model, as intended by its authors. The
+tables compare them with BM25.
 """
 
 from ml_collections import ConfigDict
@@ -36,13 +36,13 @@ def get_config() -> ConfigDict:
 
 
 def stage() -> ConfigDict:
-    """What all stages share."""
+    """The part that all stages share."""
     c = get_default()
     c.data.source = "debian"
     c.data.query_length = 24
     c.data.document_length = 64
     c.data.document_languages = "en:1"
-    # So few steps do not earn the compilation of many parts.
+    # Too few steps to repay the compilation of many parts.
     c.data.length_parts = 6
     c.batch_size = 64
     c.loss.name = "infonce"
@@ -67,7 +67,7 @@ def teacher() -> ConfigDict:
 
 
 def align() -> ConfigDict:
-    """The encoder that most heads start on: the teacher's layers, words translated."""
+    """The encoder of most heads: the teacher's layers, words translated."""
     c = stage()
     c.tokenizer = "embedded:multilingual"
     c.init.head = "stage:teacher"
@@ -90,7 +90,7 @@ def student(head: str) -> ConfigDict:
 
 
 def with_flops(c: ConfigDict) -> ConfigDict:
-    """FLOPS regularization of both sides, rising."""
+    """FLOPS regularization of both sides, with a rising weight."""
     c.regularizer.name = "flops"
     c.regularizer.query = c.regularizer.document = 1e-3
     c.regularizer.schedule = "quadratic"

@@ -2,8 +2,8 @@
 
     python -m lsrjax.main --config configs/inference_free.py
 
-A query is the bag of its words with weights that start at their idf in the training
-documents and are learned; IDF-aware FLOPS spares the documents' rare terms. Point
+A query is the bag of its words, with learned weights that start at their idf in the
+training documents; IDF-aware FLOPS spares the documents' rare terms. Point
 config.data.files to rows of query, pos, neg, pos_scores and neg_scores. On the embedded
 data, without scores:
 

@@ -4,7 +4,7 @@
 
 An embedding of the text, weights of its tokens and an embedding of each token are
 trained together, and their sum teaches each of them. Point config.data.files to rows of
-query, pos and neg; `--dry_run` says what memory a step takes. On the embedded data:
+query, pos and neg; `--dry_run` shows the memory of a step. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
     --config.model.dtype=float32 --config.data.source=debian --config.data.files=''

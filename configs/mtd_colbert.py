@@ -2,9 +2,9 @@
 
     python -m lsrjax.main --config configs/mtd_colbert.py
 
-English queries, passages in the language that is drawn for each of them ("passages";
-the other two strategies: --config.data.mixing=entries or round_robin), KL to the scores
-of a cross-encoder. The data are ColBERT's files, translated collections beside the
+English queries, each passage in a language drawn for it ("passages"; the other two
+strategies: --config.data.mixing=entries or round_robin), KL to the scores of a
+cross-encoder. The data are ColBERT's files, with translated collections next to the
 English one. On the embedded data, with a small SPLADE as the teacher (configs/splade.py
 in runs/splade):
 

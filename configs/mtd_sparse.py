@@ -2,10 +2,10 @@
 
     python -m lsrjax.main --config configs/mtd_sparse.py
 
-As configs/distill.py, but each passage is shown in a language drawn for it, so that
-the English view has to hold in all of them. Goes on from stage 1 (`runs/align`). The
-data are ColBERT's files, translated collections beside the English one. On the embedded
-data, with the stages of configs/demo.py in runs/demo:
+Like configs/distill.py, but each passage is in a language drawn for it, so that the
+English view has to work in all of them. Starts from stage 1 (`runs/align`). The data
+are ColBERT's files, with translated collections next to the English one. On the
+embedded data, with the stages of configs/demo.py in runs/demo:
 
     --config.init.model=runs/demo/align --config.model.dtype=float32
     --config.data.source=debian --config.data.files='' --config.data.format=auto

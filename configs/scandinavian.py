@@ -3,9 +3,9 @@
     python -m lsrjax.main --config configs/scandinavian.py
 
 Data and schedule of the embedding model thivy/norbert4-base-scandinavian-embedding:
-batch after batch is of another data set, each as often, so that none is forgotten.
-In-batch negatives only, since most of DDSC's rows have none of their own. The data sets
-come from the Hugging Face hub; DDSC's asks for a login. On the embedded data:
+each batch is from one data set, and they take turns, so that none is forgotten.
+In-batch negatives only, since most of DDSC's rows have no others. The data sets come
+from the Hugging Face hub; DDSC's needs a login. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
     --config.init.lexical=True --config.model.dtype=float32

@@ -2,8 +2,8 @@
 
     python -m lsrjax.main --config configs/splade.py
 
-FLOPS regularization rises over a third of the training. The data set comes from the
-Hugging Face hub; `--dry_run` says what memory a step takes. On the embedded data, from
+FLOPS regularization rises over the first third of training. The data set comes from the
+Hugging Face hub; `--dry_run` shows the memory of a step. On the embedded data, from
 random weights:
 
     --config.init.encoder='' --config.tokenizer=embedded:english

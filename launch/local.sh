@@ -2,24 +2,25 @@
 
 usage() {
     cat <<'USAGE'
-Trains in several processes of this machine, that are one run:
+Trains in several processes of this machine, as one run:
 
     launch/local.sh PROCESSES --config CONFIG [--workdir DIR …]
 
-All arguments but the first go to `python -m lsrjax.main` as they are. Where there are
-GPUs, each process gets its share of them. They meet at a free port of 127.0.0.1, which
-asks nobody on this machine who they are. (One process alone uses all devices just as
-well; this is for trying out a run of several, and for machines where it is faster.)
+All arguments but the first are passed to `python -m lsrjax.main`. GPUs are divided
+among the processes. They connect through a free port of 127.0.0.1, which is not
+protected from other users of this machine. (A single process uses all devices just as
+well; this script is for trying out a run of several processes, and for machines where
+that is faster.)
 
 SIGTERM, SIGUSR1, SIGINT and SIGHUP are passed on to all processes. When one fails, the
-others are ended. The exit code is that of the first that failed, or 75 (saved; start again) if
-none did worse.
+others are ended. The exit code is that of the first that failed, or else 75 if one of
+them saved its state and has to be started again.
 
 Environment variables:
 
     PYTHON     the interpreter (python)
-    LOG_DIR    a folder for the output, a file for each process; without it, all is
-               printed, with the number of the process before each line
+    LOG_DIR    a folder for the output, with a file for each process; without it, all
+               output is printed, with the number of the process before each line
     GRACE      seconds that the others have to end by themselves (20)
 USAGE
 }
@@ -36,12 +37,12 @@ if [[ ! $1 =~ ^[1-9][0-9]*$ ]]; then
     exit 2
 fi
 set -u
-readonly AGAIN=75 # "saved; start me again", of lsrjax.main
+readonly AGAIN=75 # lsrjax.main: saved; start it again
 processes=$1
 shift
 python=${PYTHON:-python}
 
-# Process groups of their own: a Ctrl-C comes here alone, and is passed on once.
+# Separate process groups: a Ctrl-C reaches this script alone and is passed on once.
 set -m
 
 devices=()
@@ -67,7 +68,7 @@ fi
 [[ -n ${LOG_DIR:-} ]] && { mkdir -p "$LOG_DIR" || exit; }
 
 prefix() {
-    # It goes on until the process has said its last.
+    # Lives until the process has written its last line.
     trap '' INT TERM USR1 HUP
     exec sed -u "s/^/[$1] /"
 }
@@ -110,7 +111,7 @@ again=0
 deadline=
 while ((${#pids[@]})); do
     sleep 0.2 &
-    wait $! # a signal ends it
+    wait $! # until a signal or the end of the sleep
     for i in "${!pids[@]}"; do
         kill -0 "${pids[i]}" 2>/dev/null && continue
         wait "${pids[i]}"

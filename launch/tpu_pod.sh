@@ -5,18 +5,18 @@ usage() {
 Trains on all workers of a TPU VM pod, from your own machine, with gcloud:
 
     TPU=NAME ZONE=ZONE launch/tpu_pod.sh --config CONFIG --workdir DIR [--config.x.y=z …]
-    TPU=NAME ZONE=ZONE launch/tpu_pod.sh stop      save, then end the run of all workers
+    TPU=NAME ZONE=ZONE launch/tpu_pod.sh stop      save, then end the run on all workers
 
-All arguments go to `python -m lsrjax.main` as they are, with --tpu_pod behind them. It
-runs in FOLDER of every worker, which has to have lsrjax (pip install 'lsrjax[tpu]'), the
-config, and the data. The work directory has to be one that all workers share, such as
-a mounted bucket or Filestore. To copy a folder to all workers:
+All arguments are passed to `python -m lsrjax.main`, followed by --tpu_pod. It runs in
+FOLDER of every worker, which has to contain lsrjax (pip install 'lsrjax[tpu]'), the
+config, and the data. The work directory has to be shared by all workers, for example a
+mounted bucket or Filestore. To copy a folder to all workers:
 
     gcloud compute tpus tpu-vm scp --recurse . NAME:lsrjax --zone ZONE --worker=all
 
 The exit code is that of gcloud, which is not 0 if any worker fails; the output says
-which. After a failure or preemption, the same command goes on from the last checkpoint.
-A run whose connection breaks may go on on the workers: `stop` ends it.
+which. After a failure or preemption, the same command resumes from the last checkpoint.
+If the connection breaks, the run may continue on the workers: `stop` ends it.
 
 Environment variables:
 
@@ -25,11 +25,11 @@ Environment variables:
     PROJECT          its project (that of gcloud's configuration)
     FOLDER           where to run on the workers (lsrjax, in the home folder)
     PYTHON           the interpreter there (python3)
-    DOCTOR           0: start without `python -m lsrjax.doctor`, which looks for what
-                     would go wrong (1)
+    DOCTOR           0: start without `python -m lsrjax.doctor`, which looks for
+                     problems in advance (1)
     FORWARD          names of variables of this shell that the workers get, separated
-                     by spaces (HF_HUB_OFFLINE HF_ENDPOINT HF_HOME). Not for tokens: a
-                     command line can be read by other users. Log in on the workers.
+                     by spaces (HF_HUB_OFFLINE HF_ENDPOINT HF_HOME). Not for tokens:
+                     other users can read a command line. Log in on the workers.
     GCLOUD_OPTIONS   more options of gcloud … ssh, separated by spaces (--internal-ip)
 USAGE
 }
@@ -61,7 +61,7 @@ on_all_workers() {
 }
 
 if [[ $# == 1 && $1 == stop ]]; then
-    # The brackets keep it from finding itself.
+    # The brackets keep pkill from matching its own command line.
     on_all_workers "pkill -TERM -f -- '-m [l]srjax.main'"
     exit
 fi
@@ -72,7 +72,7 @@ for name in ${FORWARD:-HF_HUB_OFFLINE HF_ENDPOINT HF_HOME}; do
 done
 arguments=$(printf ' %q' "$@")
 python="$(printf %q "${PYTHON:-python3}") -m"
-# As it is written, so that a ~ is that of the workers.
+# Unquoted, so that a ~ is expanded on the workers.
 before="cd ${FOLDER:-lsrjax} && $variables"
 if [[ ${DOCTOR:-1} != 0 ]]; then
     on_all_workers "$before$python lsrjax.doctor$arguments --tpu_pod"

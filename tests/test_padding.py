@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import tiny
 
 from lsrjax.config.fields import get_default
 from lsrjax.convert.names import by_layer
@@ -19,7 +20,6 @@ from lsrjax.data.batching.length_shapes import Shape, cut, fit
 from lsrjax.losses import losses, objective
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.views import Bag, Dense, MultiVector
@@ -30,15 +30,10 @@ VOCAB, PIVOT_VOCAB = 53, 41
 
 
 def encoder(family, vocab_size):
-    return EncoderConfig(
-        family=family,
+    return tiny.encoder(
+        family,
         vocab_size=vocab_size,
-        hidden_size=12,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=17,
         max_positions=L + MORE + 2,
-        type_vocab_size=1,
         pad_token_id=1,
         # Random weights of the usual size make all texts nearly alike.
         initializer_range=0.3,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from programs import tiny
 from sentence_transformers.sparse_encoder import losses as theirs
 from sentence_transformers.sparse_encoder.modules import (
     SparseAutoEncoder,
@@ -20,7 +21,6 @@ from sentence_transformers.util import maxsim
 from lsrjax.config.fields import get_default
 from lsrjax.losses import objective, regularizers
 from lsrjax.models.dense_heads import Autoencoder
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.views import MultiVector, Vector
 from lsrjax.ops.vocab_pool import vocab_pool
@@ -211,7 +211,9 @@ def test_csr_loss_and_autoencoder():
     )
     wanted.backward()
 
-    encoder = EncoderConfig("bert", 11, size, 1, 1, 1, 8, 1, 0)
+    encoder = tiny.encoder(
+        vocab_size=11, hidden_size=size, num_heads=1, max_positions=8
+    )
     spec = RetrieverSpec(
         "csr",
         encoder,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from programs import tiny
 
 from lsrjax import lookup
 from lsrjax.checkpoint import saved_model
@@ -13,10 +14,11 @@ from lsrjax.checkpoint.files import MODEL_FILE
 from lsrjax.convert.read import modules, sentence_transformers
 from lsrjax.errors import InputError
 from lsrjax.models import heads
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
-SPEC = RetrieverSpec("dense", EncoderConfig("bert", 7, 4, 1, 1, 4, 8, 2, 0))
+SPEC = RetrieverSpec(
+    "dense", tiny.encoder(vocab_size=7, hidden_size=4, num_heads=1, max_positions=8)
+)
 PAYLOAD = "import pathlib\npathlib.Path('ran').touch()\nclass H: pass\n"
 
 

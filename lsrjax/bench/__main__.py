@@ -1,10 +1,10 @@
 """Measures the parts that decide the speed of a run, on the machine at hand.
 
 `python -m lsrjax.bench head` compares the fused vocabulary projection and max with the
-plain one, and with PyTorch where it is installed; `step` does so within a whole
-training step; `data` measures how fast batches are made; `encode` compares encoding a
-file of texts with SparseEncoder of sentence-transformers; `chip` measures all of them
-on an accelerator, against the machine's ceilings and PyTorch.
+plain one, and with PyTorch if it is installed; `step` does so within a whole training
+step; `data` measures the speed of the loader; `encode` compares encoding a file of
+texts with SparseEncoder of sentence-transformers; `chip` measures all of them on an
+accelerator, against the machine's ceilings and PyTorch.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         _stop(str(error))
     except jax.errors.JaxRuntimeError as error:
-        # What no estimate foresaw; anything else is a mistake to be seen in full.
+        # Not foreseen by an estimate; other errors are bugs and show their traceback.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _stop("The device ran out of memory. Take a smaller --batch or --length.")

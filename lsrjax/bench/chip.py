@@ -1,4 +1,4 @@
-"""`chip`: what an accelerator gives, and what of it every piece of lsrjax reaches."""
+"""`chip`: an accelerator's ceilings, and how close each piece of lsrjax comes."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lsrjax.bench.sizes import positive
 
-# Name of a piece -> seconds that it may take.
+# Name of a piece -> its time limit in seconds.
 LIMITS = {
     "machine": 60,
     "kernels": 90,
@@ -66,7 +66,7 @@ def add_command(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures all pieces, or, in a process of its own, one."""
+    """Measures all pieces, or, in a subprocess, one."""
     if args.piece:
         from lsrjax.bench import chip_pieces
 
@@ -87,7 +87,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _in_a_process(name: str, limit: float) -> dict:
-    """The figures of a piece, or why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder, "figures.json")
         command = [sys.executable, "-m", "lsrjax.bench", "chip", "--piece", name]

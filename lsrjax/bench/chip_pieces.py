@@ -1,4 +1,4 @@
-"""The pieces of `chip`, each a function that gives figures by name."""
+"""The pieces of `chip`: functions that return figures by name."""
 
 import argparse
 import contextlib
@@ -19,13 +19,13 @@ from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
 from lsrjax.models import encoder as encoders
 from lsrjax.ops.vocab_pool import vocab_pool
-from lsrjax.training import train_step
+from lsrjax.training import compiled_steps
 
 _ROUNDS = 5
 # As in configs/align.py and configs/distill.py.
 _CUT = {"encode_chunk": 128, "remat": "layer", "parts": 10}
-# What a device holds at once: 16 queries with 9 documents of 512 tokens; pairs and
-# groups as a device of eight has them, fewer at a time.
+# The load of one device: 16 queries with 9 documents of 512 tokens; pairs and groups as
+# for one of eight devices, in chunks.
 STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "splade-v3": ("splade-v3", {"batch": 16, "fill": 1.0, "parts": 1}),
     "milco stage 1": ("stage 1", {"batch": 256, **_CUT}),
@@ -54,7 +54,7 @@ def measure_piece(name: str) -> dict:
 
 
 def on_cpu() -> bool:
-    """Whether sizes have to be tiny."""
+    """Whether sizes must be tiny."""
     return jax.default_backend() == "cpu"
 
 
@@ -71,7 +71,7 @@ def step_sizes(name: str) -> workload.StepSizes:
 
 
 def seconds_of(call: Callable[[], object], rounds: int = _ROUNDS) -> float:
-    """Median seconds of a call that has run once, each until its result is there."""
+    """Median seconds of a call, to the end of its computation, after one warm-up."""
     jax.block_until_ready(call())
     times = []
     for _ in range(rounds):
@@ -107,7 +107,7 @@ def _machine() -> dict:
 
 
 def _kernels() -> dict:
-    """Differences between each kernel and the definition, in exact products."""
+    """Differences between each kernel and the definition, with exact products."""
     shapes = [(7, 77, 96, 1013), (4, 200, 768, 5003), (3, 512, 768, 30522)]
     impls = ["blocked", "pallas"]
     if on_cpu():
@@ -120,7 +120,7 @@ def _kernels() -> dict:
         w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
         b = jnp.asarray(rng.normal(size=V), jnp.float32)
         g = jnp.asarray(rng.normal(size=(B, V)) * (rng.random((B, V)) < 0.01))
-        # Two parts, where there are as many texts: the second one twice as long.
+        # Two parts if there are enough texts: the second one twice as long.
         lengths = rng.integers(1, L, B, endpoint=True)
         whole = np.arange(L) < lengths[:, None]
         masks = (jnp.asarray(whole[:1]), jnp.asarray(whole[1:]))
@@ -244,7 +244,7 @@ def _step(name: str) -> dict:
         jax.block_until_ready(state_now)
         making = time.perf_counter() - start
         start = time.perf_counter()
-        lowered = train_step.lowered(stage.step, state, teacher, batch)
+        lowered = compiled_steps.lowered(stage.step, state, teacher, batch)
         traced = time.perf_counter() - start
         compiled = lowered.compile()
         compiling = time.perf_counter() - start - traced

@@ -1,4 +1,4 @@
-"""`data`: how fast the loader makes batches of the embedded data, alone."""
+"""`data`: the speed of the loader alone, on the embedded data."""
 
 import argparse
 import collections
@@ -80,13 +80,11 @@ def add_command(commands) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What is in some batches.
+    """Contents of some batches.
 
     Attributes:
-      examples: pairs or queries.
       tokens: of the student's texts, without padding.
-      slots: with padding.
-      shapes: different ones; a step is compiled for each.
+      slots: tokens including padding.
     """
 
     examples: int
@@ -96,12 +94,12 @@ class Content:
 
     @property
     def padding(self) -> float:
-        """Share of the slots that hold no token."""
+        """Share of the slots that are padding."""
         return 1 - self.tokens / self.slots
 
 
 class PadToLongest:
-    """In the place of `loader.Batches`: each model's texts as one padded array."""
+    """Stands in for `loader.Batches`: each model's texts as one padded array."""
 
     def __init__(self, source, order: Order, build):
         self._source = source
@@ -109,7 +107,7 @@ class PadToLongest:
         self._build = build
 
     def __getitem__(self, index: int) -> dict:
-        """Batch `index`, as `loader.Batches` gives it but for `place`."""
+        """Batch `index`, like that of `loader.Batches` without `place`."""
         members = self._order[index]
         drawn = self._build.draw(
             [self._source[example] for _, example in members],
@@ -138,8 +136,8 @@ def run(args: argparse.Namespace) -> None:
         name: content(batches, args.batches, _examples(name[0], sizes))
         for name, batches in loaders.items()
     }
-    # Other batches each time, since the loader keeps the examples of the last ones; and
-    # those dealt together with them are left out.
+    # Other batches each time, since the loader keeps recent examples; those dealt
+    # together with them are skipped.
     starts = itertools.count(args.batches, args.batches + 64)
 
     def read(batches, threads: int) -> None:
@@ -163,7 +161,6 @@ def _examples(kind: str, sizes: DataSizes) -> int:
 
 
 def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], Any]:
-    """Both loaders over the same examples, by kind and name."""
     multilingual = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     documents = TextField(multilingual, sizes.length)
     if kind == "pairs":
@@ -197,7 +194,7 @@ def _loaders(kind: str, sizes: DataSizes) -> dict[tuple[str, str], Any]:
 
 
 def _with_random_negatives(source, group: int) -> sources.WithNegatives:
-    """For the speed of reading, any documents will do."""
+    """Random negatives: the speed does not depend on the documents."""
     corpus, _ = corpus_of(source)
     if group > len(corpus):
         raise InputError(
@@ -209,7 +206,7 @@ def _with_random_negatives(source, group: int) -> sources.WithNegatives:
 
 
 def content(batches, count: int, examples: int) -> Content:
-    """Counts what is in the first `count` batches of `examples` examples each."""
+    """Counts the contents of the first `count` batches of `examples` examples each."""
     tokens = slots = 0
     shapes: collections.Counter[tuple] = collections.Counter()
     for index in range(count):

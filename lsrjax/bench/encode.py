@@ -1,4 +1,4 @@
-"""`encode`: encoding texts, against SparseEncoder of sentence-transformers."""
+"""`encode`: encoding texts, compared with SparseEncoder of sentence-transformers."""
 
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 
 HEADS = ("splade", "milco")
-# What SparseEncoder loads each head from.
+# The export target from which SparseEncoder loads each head.
 _TARGETS = {"splade": "splade", "csr": "csr", "milco": "milco-sparse-encoder"}
 _CALIBRATION_TEXTS = 32
 
@@ -132,11 +132,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def documents(count: int) -> list[str]:
-    """So many embedded documents, of all languages alike.
-
-    Raises:
-      InputError: there are fewer.
-    """
+    """`count` embedded documents, evenly from all languages; InputError if too many."""
     texts = embedded.load("train").rows["text"]
     if count > len(texts):
         raise InputError(f"--texts {count}, but there are {len(texts):,}.")
@@ -146,11 +142,7 @@ def documents(count: int) -> list[str]:
 def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedModel:
     """A model whose vectors have about the wanted share of active terms.
 
-    Args:
-      head: "splade" or "milco", the latter with LexEcho.
-      sizes: of the encoder.
-      active: the share, of the pivot vocabulary where there is one.
-      texts: it is measured on some of them.
+    "splade" or "milco" with LexEcho; the share is of MILCO's pivot vocabulary.
     """
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     encoder = EncoderConfig(
@@ -174,7 +166,7 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedMo
         options["pivot_hidden_size"] = sizes.dim
     spec = RetrieverSpec(head, encoder, special_ids=tokenizer.special_ids, **options)
     params = jax.tree.map(np.array, retriever.init_params(spec, 0))
-    # Far above 0, so that all terms are active and their logits are seen.
+    # Far above 0, so that all terms are active and show their logits.
     bias = params["head"]["mlm"]["bias"]
     bias += 100
     some = texts[:_CALIBRATION_TEXTS]
@@ -207,7 +199,7 @@ def _made(folder: pathlib.Path) -> pathlib.Path:
 
 
 class _Ours:
-    """Encodes the texts of a file with the model beside it, each time anew."""
+    """Encodes a file of texts with the model next to it, from scratch on each call."""
 
     def __init__(self, folder: pathlib.Path, texts: list[str], batch: int):
         self._folder, self._batch = folder, batch
@@ -218,7 +210,7 @@ class _Ours:
     def __call__(self) -> sparse.csr_matrix:
         out = self._folder / "vectors.npz"
         out.unlink(missing_ok=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # how far it is
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress
             encode.encode_file(
                 str(self._folder / "model"),
                 self._folder / "texts.jsonl",
@@ -235,12 +227,7 @@ def _theirs(model, texts: list[str], batch: int) -> sparse.csr_matrix:
 
 
 def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
-    """The largest difference of two vectors, as a share of the text's largest weight.
-
-    Args:
-      found: [N, V].
-      wanted: [N, V]; its weights are those that count.
-    """
+    """The largest difference of rows, as a share of the wanted row's largest weight."""
     largest = np.maximum(wanted.max(axis=1).toarray()[:, 0], 1e-30)
     return float((abs(found - wanted).max(axis=1).toarray()[:, 0] / largest).max())
 

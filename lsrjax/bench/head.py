@@ -15,7 +15,7 @@ from lsrjax.errors import InputError
 from lsrjax.ops.vocab_pool import vocab_pool
 
 IMPLS = ("naive", "blocked", "pallas", "torch")
-# Those that make the logits of all tokens.
+# Implementations that make the logits of all tokens.
 _PLAIN = ("naive", "torch")
 
 
@@ -157,7 +157,6 @@ def _measure(console: Console, name: str, sizes: HeadSizes, args) -> None:
 
 
 def _print_utilisation(console, sizes: HeadSizes, dtype: str, impls, medians) -> None:
-    """Shares of the chip's peak, where that is known."""
     peak = peaks.peak(jax.devices()[0].device_kind, dtype)
     if peak is None:
         return
@@ -194,7 +193,6 @@ def _check_fits(sizes: HeadSizes) -> None:
 
 
 def _left_out(impl: str, sizes: HeadSizes) -> str | None:
-    """Why an implementation is not run, or None."""
     if impl == "pallas" and jax.default_backend() == "cpu":
         return "pallas: the kernels need a GPU or TPU; left out."
     if impl == "torch":
@@ -210,7 +208,7 @@ def _left_out(impl: str, sizes: HeadSizes) -> str | None:
 
 
 def _inputs(sizes: HeadSizes, active: float) -> tuple[dict[str, np.ndarray], float]:
-    """Random inputs as numpy, and the share of terms which are active with them."""
+    """Random inputs as numpy, and the share of terms that are active with them."""
     rng = np.random.default_rng(0)
     B, L, D, V = sizes.batch, sizes.length, sizes.dim, sizes.vocab
     h_BLD = rng.standard_normal((B, L, D), np.float32)
@@ -219,7 +217,7 @@ def _inputs(sizes: HeadSizes, active: float) -> tuple[dict[str, np.ndarray], flo
     mask_BL = np.arange(L) < lengths_B[:, None]
     zero_V = np.zeros(V, np.float32)
     top_BV = np.asarray(jax.jit(vocab_pool)(h_BLD, w_VD, zero_V, mask_BL)[0])
-    # A margin, so that rounding to a shorter dtype cannot cross at the ends.
+    # A margin, so that rounding to a shorter dtype cannot cross 0 at the extremes.
     if active == 0:
         threshold = top_BV.max() + 1
     elif active == 1:
@@ -240,8 +238,7 @@ def _jax_case(inputs: dict[str, np.ndarray], dtype: str, impl: str) -> tuple:
     h, w, b, mask, cotangent = (jnp.asarray(x) for x in inputs.values())
     h = h.astype(dtype)
 
-    # The mask and the cotangent are arguments: as constants of the program, the
-    # compiler would fold what it can of them.
+    # The mask and the cotangent are arguments: the compiler would fold constants.
     def forward(h, w, b, mask):
         return vocab_pool(h, w, b, mask, impl=impl)[0]
 

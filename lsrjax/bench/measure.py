@@ -1,4 +1,4 @@
-"""Times in turn, memory that is there and needed, and the machine's name."""
+"""Alternating timings, available and needed memory, and the machine's name."""
 
 import os
 import pathlib
@@ -10,23 +10,15 @@ from typing import Any
 
 import jax
 
-# The plain pooling may take this share of the memory; the rest is for all else, and for
-# the copies that a compiler makes beyond the estimate.
+# Share of the memory that the plain pooling may take; the rest is for everything else,
+# and for copies that the compiler makes beyond the estimate.
 NAIVE_SHARE = 0.4
 
 
 def interleaved_medians(
     runs: Mapping[Any, Callable[[], Any]], repeats: int
 ) -> dict[Any, float]:
-    """Calls all runs in turn, `repeats` rounds after one of warm-up.
-
-    Args:
-      runs: functions of no argument which return when their work is done.
-      repeats: timed rounds.
-
-    Returns:
-      Median seconds of each run.
-    """
+    """Median seconds of each run: one round of warm-up, then `repeats`, in turn."""
     seconds: dict[Any, list[float]] = {name: [] for name in runs}
     for round_ in range(repeats + 1):
         for name, run in runs.items():
@@ -48,21 +40,21 @@ def machine() -> str:
 
 
 def free_bytes(device: jax.Device) -> int | None:
-    """Memory that arrays on a device can take; None where it is not known."""
+    """Memory of a device that arrays can take; None if unknown."""
     if device.platform == "cpu":
         return host_bytes()
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def host_bytes() -> int:
-    """Memory that this process can take of the host's."""
+    """Host memory that this process can take."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     meminfo = pathlib.Path("/proc/meminfo")
     if meminfo.is_file():
-        # os.sysconf knows free pages too, but counts the file cache as taken.
+        # os.sysconf has free pages too, but counts the file cache as used.
         found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.M)
         limits += [int(found[1]) * 1024] if found else []
-    # A container's limit, in the two layouts that there are.
+    # A container's limit, in both layouts of cgroups.
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         path = pathlib.Path("/sys/fs/cgroup") / name
         text = path.read_text().strip() if path.is_file() else ""
@@ -71,18 +63,12 @@ def host_bytes() -> int:
 
 
 def naive_bytes(texts: int, length: int, terms: int) -> int:
-    """What the plain pooling keeps: float32 logits [B, L, V] and their gradient."""
+    """Memory of the plain pooling: float32 logits [B, L, V] and their gradient."""
     return 2 * 4 * texts * length * terms
 
 
 def left_out(impl: str, needed: int, free: int | None) -> str | None:
-    """Why an implementation is not run: a note, or None if its logits fit.
-
-    Args:
-      impl: its name.
-      needed: bytes, see `naive_bytes`.
-      free: bytes that there are, if known.
-    """
+    """A note that logits of `needed` bytes do not fit, or None."""
     if free is None or needed <= NAIVE_SHARE * free:
         return None
     return (
@@ -93,13 +79,13 @@ def left_out(impl: str, needed: int, free: int | None) -> str | None:
 
 
 def temp_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What the compiler reserves beyond arguments and results, per device."""
+    """Bytes that the compiler reserves beyond arguments and results, per device."""
     memory = compiled.memory_analysis()
     return None if memory is None else memory.temp_size_in_bytes
 
 
 def all_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a run takes with arguments and results, per device; 0 if not known."""
+    """Bytes of a run with arguments and results, per device; 0 if unknown."""
     memory = compiled.memory_analysis()
     if memory is None:
         return 0
@@ -107,7 +93,7 @@ def all_bytes(compiled: jax.stages.Compiled) -> int:
         memory.temp_size_in_bytes
         + memory.argument_size_in_bytes
         + memory.output_size_in_bytes
-        # Given away arguments are the results.
+        # Donated arguments are the results.
         - memory.alias_size_in_bytes
     )
 
@@ -118,12 +104,12 @@ def gigabytes(count: float) -> str:
 
 
 def megabytes(count: float | None) -> str:
-    """Bytes in MB as a figure; `-` if not known."""
+    """Bytes in MB as a figure; `-` if unknown."""
     return "-" if count is None else figure(count / 1e6)
 
 
 def figure(x: float) -> str:
-    """A number of three digits or, from 10 on, with at most one decimal."""
+    """A number with three digits or, from 10 on, at most one decimal."""
     if abs(x) >= 1000:
         return f"{x:,.0f}"
     return f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}"

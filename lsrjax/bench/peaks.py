@@ -1,11 +1,11 @@
-"""What chips can do."""
+"""Peak speeds of chips."""
 
 import re
 
 # Dense peaks in TFLOP/s: products of bfloat16, and of float32 at JAX's default
-# precision, which is TF32 where a GPU has it, and bfloat16 on a TPU. None: the chip has
-# no units for it. From the vendors' data sheets, which for GPUs since A100 also print
-# twice as much, for 2:4 sparse weights. More special names come first.
+# precision, which is TF32 on GPUs that have it, and bfloat16 on a TPU. None: the chip
+# has no units for it. From the vendors' data sheets, which for GPUs since A100 also
+# list twice as much, for 2:4 sparse weights. More specific names come first.
 PEAKS: tuple[tuple[str, float | None, float | None], ...] = (
     ("A100", 312, 156),
     ("H100 PCIe", 756, 378),
@@ -31,14 +31,9 @@ PEAKS: tuple[tuple[str, float | None, float | None], ...] = (
 
 
 def peak(device_kind: str, dtype: str) -> float | None:
-    """Dense peak of a device in FLOP/s; None if it is not known.
-
-    Args:
-      device_kind: of a `jax.Device`.
-      dtype: "bfloat16" or "float32".
-    """
+    """Dense peak in FLOP/s for "bfloat16" or "float32"; None if unknown."""
     for name, bfloat16, float32 in PEAKS:
-        # As a word: an L4 is not an L40, and a T4 no T400.
+        # As a word: an L4 is not an L40, nor a T4 a T400.
         if re.search(rf"\b{name}\b", device_kind, re.IGNORECASE):
             tera = {"bfloat16": bfloat16, "float32": float32}[dtype]
             return None if tera is None else tera * 1e12

@@ -14,13 +14,7 @@ Sizes = TypeVar("Sizes", bound=_Dataclass)
 
 
 def size(default, meaning: str, **argument) -> Any:
-    """A field of a dataclass of sizes.
-
-    Args:
-      default: without preset and flag.
-      meaning: for the help.
-      **argument: of `add_argument`; without any, the flag takes a positive integer.
-    """
+    """A field of a dataclass of sizes; by default its flag takes a positive integer."""
     argument = argument or {"type": positive}
     return dataclasses.field(
         default=default, metadata={"meaning": meaning, "argument": argument}
@@ -34,10 +28,7 @@ def add_flags(
 ) -> None:
     """Adds `--preset` and a flag for each size, which overrides the preset's.
 
-    Args:
-      parser: of a command.
-      sizes: a dataclass of fields made by `size`.
-      presets: by name, one or more sizes by the name of their row.
+    A preset has one or more sizes by the name of their row.
     """
     if presets:
         parser.add_argument(
@@ -46,7 +37,7 @@ def add_flags(
     for field in dataclasses.fields(sizes):
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
-            # Without a default one can tell which sizes were given.
+            # Without a default, the namespace shows which sizes were given.
             default=argparse.SUPPRESS,
             help=f"{field.metadata['meaning']} (default: {field.default})",
             **field.metadata["argument"],
@@ -59,14 +50,7 @@ def resolve(
     presets: Mapping[str, Mapping[str, Sizes]],
     name: str,
 ) -> dict[str, Sizes]:
-    """The sizes to measure by the name of their row: preset or default, then flags.
-
-    Args:
-      args: parsed by a parser with the flags of `add_flags`.
-      default: without a preset.
-      presets: those of `add_flags`.
-      name: of the row without a preset.
-    """
+    """The sizes to measure by the name of their row: preset or default, then flags."""
     chosen = presets[args.preset] if args.preset else {name: default}
     given = {
         field.name: getattr(args, field.name)

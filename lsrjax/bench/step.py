@@ -16,10 +16,11 @@ from lsrjax.bench.workload import PRESETS, TEACHER, StepSizes
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.training import flops, train_step
+from lsrjax.training import compiled_steps, flops, train_step
+from lsrjax.training.batch_contents import slots_of
 
 IMPLS = ("auto", "naive", "blocked", "pallas")
-# Of the learning rate's schedule; a run of any length is far from its end.
+# Of the learning rate's schedule; every run is far from its end.
 _TOTAL_STEPS = 10**6
 
 _DESCRIPTION = """\
@@ -134,7 +135,7 @@ def _mesh(args: argparse.Namespace):
 
 
 def _check_fits(sizes: StepSizes, mesh) -> None:
-    """Refuses what cannot fit however it is computed."""
+    """Refuses sizes that cannot fit with any implementation."""
     host, devices = workload.least_bytes(sizes, mesh.shape[sharding.DATA])
     free = _free(mesh)
     there = None if free is None else free * mesh.size // _sharers(mesh)
@@ -148,18 +149,7 @@ def _check_fits(sizes: StepSizes, mesh) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-    """A stage on a mesh, before any memory is taken.
-
-    Attributes:
-      sizes: of the step.
-      mesh: the mesh.
-      student: what is trained.
-      layout: where the student's parameters lie.
-      teacher: the frozen English model, or None.
-      teacher_layout: where its parameters lie, or None.
-      step: the training step.
-      batch: one batch, on the host.
-    """
+    """A stage on a mesh, before any memory is allocated."""
 
     sizes: StepSizes
     mesh: jax.sharding.Mesh
@@ -172,12 +162,10 @@ class _Stage:
 
     @property
     def data(self) -> int:
-        """Devices that texts are divided over."""
         return self.mesh.shape[sharding.DATA]
 
     @property
     def tokens(self) -> int:
-        """Of the student's texts, without padding."""
         return sum(int(part["mask"].sum()) for part in self.batch["student"]["parts"])
 
 
@@ -226,7 +214,7 @@ def _summary(name: str, stage: _Stage) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     shapes = [part["ids"].shape for part in stage.batch["student"]["parts"]]
     cut = " ".join(f"{texts}x{tokens}" for texts, tokens in shapes)
-    padding = 1 - stage.tokens / train_step.slots_of(stage.batch)
+    padding = 1 - stage.tokens / slots_of(stage.batch)
     return (
         f"{name}: {sizes.task}, {count:,} parameters, {sizes.dtype}; texts x tokens"
         f" {cut}, {padding:.0%} padding"
@@ -237,16 +225,10 @@ _SMALLER = "Take a smaller --batch or --length, or --encode-chunk or --remat lay
 
 
 def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
-    """Operations of a step by formula, of all devices.
-
-    Args:
-      sizes: the step's.
-      batch: as `lsrjax.data.batching.loader` builds it.
-      devices: those that its texts are divided over.
-    """
+    """Operations of a step by formula, of all devices."""
 
     def parts(name):
-        """(texts, tokens) as they are computed, and whether in chunks."""
+        """(texts, tokens) as computed, and whether in chunks."""
         shapes = [part["ids"].shape for part in batch[name]["parts"]]
         counts = [texts // devices for texts, _ in shapes]
         chunks = math.ceil(sum(counts) / (sizes.encode_chunk or sum(counts)))
@@ -263,19 +245,7 @@ def operations_of(sizes: StepSizes, batch: dict, devices: int) -> flops.Flops:
 
 
 def _layout(spec, mesh, fsdp: bool) -> sharding.Layout:
-    _, params = retriever.split(spec)
-    heads = spec.encoder.num_heads
-    return sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules)
-
-
-def _abstract(tree, layout: sharding.Layout):
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        tree,
-        layout.shardings(tree),
-    )
+    return sharding.layout_of(spec, retriever.split(spec)[1], mesh, fsdp)
 
 
 def _random_params(spec, layout: sharding.Layout) -> dict:
@@ -301,20 +271,18 @@ def arguments(stage: _Stage) -> tuple[dict, dict | None]:
     teacher_params = None
     if stage.teacher and stage.teacher_layout:
         _, teacher_params = retriever.split(stage.teacher)
-        teacher_params = _abstract(teacher_params, stage.teacher_layout)
-    return _abstract(state, stage.layout), teacher_params
+        teacher_params = stage.teacher_layout.abstract(teacher_params)
+    return stage.layout.abstract(state), teacher_params
 
 
 def _compiled(impl: str, stage: _Stage, batch: dict) -> jax.stages.Compiled:
-    """The step with one implementation of the pooling."""
-    # A step of its own: JAX remembers what it traced by the function.
+    # A copy of the step: JAX caches its trace by the function.
     step = dataclasses.replace(stage.step)
     with workload.pooling(impl):
-        return train_step.compiled(step, *arguments(stage), batch)
+        return compiled_steps.compiled(step, *arguments(stage), batch)
 
 
 def _left_out(impl: str, stage: _Stage) -> str | None:
-    """Why an implementation is not run, or None."""
     if impl == "pallas" and jax.default_backend() == "cpu":
         return "pallas: the kernels need a GPU or TPU; left out."
     if impl != "naive":
@@ -331,15 +299,12 @@ def _left_out(impl: str, stage: _Stage) -> str | None:
 
 
 def naive_bytes_of_parts(parts: Sequence[flops.Part], terms: int, chunk: int) -> int:
-    """What the plain pooling keeps on a device.
+    """Memory of the plain pooling on a device.
 
-    The logits of all parts wait for the backward pass together; those of a chunk are
-    made again there, so only one counts.
+    The logits of all parts are kept for the backward pass; those of chunks are
+    recomputed there, so only one chunk counts.
 
-    Args:
-      parts: (texts, tokens) of a device.
-      terms: of the vocabulary, on a device.
-      chunk: texts encoded at a time; 0: all.
+    Parts are (texts, tokens) of a device, terms its share of the vocabulary.
     """
     texts = sum(count for count, _ in parts)
     chunks = math.ceil(texts / (chunk or texts))
@@ -350,7 +315,6 @@ def naive_bytes_of_parts(parts: Sequence[flops.Part], terms: int, chunk: int) ->
 
 
 def _too_large(impl: str, compiled: jax.stages.Compiled, mesh) -> str | None:
-    """Why a compiled step cannot run here, or None."""
     needed, free = measure.all_bytes(compiled) * _sharers(mesh), _free(mesh)
     if free is None or needed <= free:
         return None
@@ -373,7 +337,7 @@ def _medians(compiled, stage: _Stage, batch, steps: int) -> dict[str, float]:
     teacher_params = None
     if stage.teacher and stage.teacher_layout:
         teacher_params = _random_params(stage.teacher, stage.teacher_layout)
-    # Each step takes the state that the one before gave, and gives its buffers away.
+    # Each step donates its state, so the next one takes its result.
     state = _random_state(stage)
 
     def run(step):

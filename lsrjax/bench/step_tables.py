@@ -18,14 +18,10 @@ FOOTNOTE = (
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a stage's step came to.
+    """Measurements of a stage's step.
 
-    Attributes:
-      seconds: of a step, by implementation.
-      temp: bytes that the compiler reserves for it on a device, by implementation.
-      examples: queries or pairs.
-      tokens: of the student's texts, without padding.
-      operations: by formula.
+    By implementation: seconds, and temporary bytes of a device. Tokens are those of the
+    student's texts, without padding.
     """
 
     seconds: Mapping[str, float]
@@ -60,13 +56,7 @@ def times(found: Mapping[str, Measured]) -> Table:
 def operations(
     found: Mapping[str, Measured], peaks: Mapping[str, float | None], devices: int
 ) -> Table:
-    """Operations by formula and, where the chip's peak is known, shares of it.
-
-    Args:
-      found: by the name of the row.
-      peaks: FLOP/s of a device in the row's dtype, or None.
-      devices: that a step runs on.
-    """
+    """Operations by formula and, if a device's peak FLOP/s is known, shares of it."""
     known = any(peaks.values())
     largest = max(measured.operations.both for measured in found.values())
     unit, name = (1e12, "TFLOP") if largest >= 1e13 else (1e9, "GFLOP")

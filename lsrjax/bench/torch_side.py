@@ -80,7 +80,7 @@ def encoder(config: EncoderConfig, texts: int, length: int, rounds: int) -> dict
 
 
 def step(sizes: StepSizes, rounds: int) -> dict:
-    """Milliseconds of a SPLADE's step: KL over the documents of queries, and L1."""
+    """Milliseconds of a step of SPLADE: KL over the documents of queries, and L1."""
     import torch
     import transformers
 

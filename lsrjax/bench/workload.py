@@ -22,14 +22,14 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
 
 TEACHER = "teacher"
-# The losses of a MILCO or SPLADE head over texts of one language; the others ask for
-# another head, or for each query in several languages.
+# The losses of a MILCO or SPLADE head over texts of one language; the others need
+# another head, or each query in several languages.
 TASKS = ("alignment", "kl", "margin_mse", "infonce")
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSizes:
-    """What a training step is made of."""
+    """Sizes of a training step."""
 
     task: str = size(
         "kl",
@@ -89,20 +89,16 @@ class StepSizes:
 
     @property
     def pairs(self) -> bool:
-        """Aligns pairs; else ranks the documents of queries."""
+        """Aligns pairs; otherwise ranks the documents of queries."""
         return self.task == "alignment"
 
     @property
     def texts(self) -> int:
-        """That the student encodes, for each device of --mesh-data."""
+        """Number of texts that the student encodes, per device of --mesh-data."""
         return self.batch * (2 if self.pairs else 1 + self.group)
 
     def check(self) -> None:
-        """Refuses sizes that do not go together.
-
-        Raises:
-          InputError: says which.
-        """
+        """Raises InputError for inconsistent sizes."""
         if self.dim % self.heads:
             raise InputError(
                 f"--dim {self.dim} does not divide over --heads {self.heads}."
@@ -127,7 +123,6 @@ class StepSizes:
 
 
 def _model(name: str) -> dict:
-    """Sizes of a published encoder."""
     encoder, _ = presets.PRESETS[name]
     return {
         "family": encoder.family,
@@ -203,7 +198,7 @@ def config_of(sizes: StepSizes, total_steps: int):
 
 
 def student_of(sizes: StepSizes) -> RetrieverSpec:
-    """The retriever that is trained."""
+    """The trained retriever."""
     encoder = _encoder(
         sizes,
         family=sizes.family,
@@ -225,7 +220,7 @@ def student_of(sizes: StepSizes) -> RetrieverSpec:
 
 
 def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:
-    """The English SPLADE of alignment, else None."""
+    """The English SPLADE of alignment; otherwise None."""
     if not sizes.pairs:
         return None
     width = sizes.pivot_dim or sizes.dim
@@ -235,7 +230,7 @@ def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:
         vocab_size=sizes.pivot_vocab,
         hidden_size=width,
         num_layers=sizes.teacher_layers or sizes.layers,
-        # Heads and blocks in BERT's proportions, as wide as the student's heads.
+        # Heads and blocks in BERT's proportions; heads as wide as the student's.
         num_heads=width // (sizes.dim // sizes.heads),
         intermediate_size=4 * width,
     )
@@ -259,14 +254,10 @@ def _encoder(sizes: StepSizes, *, family: str, **fields) -> EncoderConfig:
 
 
 def least_bytes(sizes: StepSizes, devices: int) -> tuple[int, int]:
-    """What a step takes at the very least, of the host's and of the devices' memory.
+    """Lower bounds of a step's memory on the host and on the devices, in bytes.
 
-    Told before anything is made, so that sizes out of all proportion are refused
-    rather than tried; the compiler's count comes later.
-
-    Args:
-      sizes: the step's.
-      devices: those that texts are divided over.
+    Computed before anything is allocated, so that impossible sizes are refused and not
+    tried; the compiler's count comes later.
     """
     D, E = sizes.dim, sizes.pivot_dim or sizes.dim
     layer = 4 * D * D + 2 * D * sizes.inner
@@ -280,7 +271,7 @@ def least_bytes(sizes: StepSizes, devices: int) -> tuple[int, int]:
 
 
 def batches(sizes: StepSizes, devices: int) -> loader.Batches:
-    """Batches of random texts, cut into parts as the training's are."""
+    """Batches of random texts, cut into parts as in training."""
     count = sizes.batch * devices
     return loader.Batches(
         range(count),
@@ -294,14 +285,13 @@ def batches(sizes: StepSizes, devices: int) -> loader.Batches:
 
 @dataclasses.dataclass(frozen=True)
 class _RandomTexts:
-    """In the place of `loader.PairBatches` or `GroupBatches`."""
+    """Stands in for `loader.PairBatches` or `GroupBatches`."""
 
     sizes: StepSizes
     repeats = 1  # of an example in a batch
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        """What each model encodes."""
         sizes = self.sizes
         pad = _PAD_IDS[sizes.family]
         if sizes.pairs:
@@ -315,7 +305,6 @@ class _RandomTexts:
     def draw(
         self, examples: Sequence[int], rngs: Sequence[np.random.Generator]
     ) -> list[Drawn]:
-        """Texts of uniformly drawn lengths and tokens."""
         loss = objective.of(config_of(self.sizes, 1).loss)
         arrays = loss.arrays(1, self.sizes.group)
         return [self._draw(rng, arrays) for rng in rngs]
@@ -356,12 +345,7 @@ class _RandomTexts:
 
 
 def lengths_around(fill: float, most: int) -> tuple[int, int]:
-    """The shortest and the longest text, uniform between which the mean is the fill's.
-
-    Args:
-      fill: mean length as a share of the most.
-      most: tokens.
-    """
+    """The range of uniformly distributed lengths with mean `fill * most`."""
     spread = min(fill, 1 - fill)
     shortest = max(round((fill - spread) * most), 1)
     return shortest, max(round((fill + spread) * most), shortest)
@@ -369,14 +353,10 @@ def lengths_around(fill: float, most: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def pooling(impl: str) -> Iterator[None]:
-    """Within it, heads are traced with one implementation of the pooling.
+    """Within it, heads are traced with one implementation of `vocab_pool`.
 
-    For benchmarks only. Training has no such choice: whichever is fastest on a backend
-    is what `vocab_pool` takes by itself. A function must be traced anew, not from
-    JAX's cache, to see it.
-
-    Args:
-      impl: of `lsrjax.ops.vocab_pool.vocab_pool`.
+    For benchmarks only: in training, `vocab_pool` itself takes the fastest one for the
+    backend. Only functions traced within it, not those in JAX's cache, are affected.
     """
     original = heads.vocab_pool
     heads.vocab_pool = functools.partial(original, impl=impl)

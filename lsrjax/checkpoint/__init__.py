@@ -1,7 +1,7 @@
-"""Training states and saved models that can be trusted.
+"""Verified training states and saved models.
 
-A stage's folder holds `model.json` (its `RetrieverSpec`), `tokenizer/`,
+A stage's folder contains `model.json` (its `RetrieverSpec`), `tokenizer/`,
 `pivot_tokenizer/` (MILCO), `checkpoints/<step>/` with their `digests/<step>.json`,
-`metrics.jsonl` and, once the stage is finished, `done.json`; in `damaged/` lies what
-was set aside. `python -m lsrjax.checkpoint` lists, verifies and compares them.
+`metrics.jsonl` and, once the stage is finished, `done.json`; damaged files are moved to
+`damaged/`. `python -m lsrjax.checkpoint` lists, verifies and compares them.
 """

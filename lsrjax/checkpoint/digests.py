@@ -1,8 +1,8 @@
-"""Digests of every file of a checkpoint: written once it is whole, checked later.
+"""Digests of every file of a checkpoint: written when it is complete, checked later.
 
-`digests/<step>.json` in a stage's folder names each file of `checkpoints/<step>/` and
-those of the stage's own that a model needs, with its size and BLAKE2b-256, and the dev
-metrics of the step. A step counts only with this file. The last entry is the digest of
+`digests/<step>.json` in a stage's folder lists each file of `checkpoints/<step>/` and
+the stage's own files that a model needs, with size and BLAKE2b-256, and the dev metrics
+of the step. A step without this file does not count. The last entry is the digest of
 the rest, so that damage to it shows, too.
 """
 
@@ -31,12 +31,9 @@ _METRICS_FILE = "metrics/metrics"  # orbax's, in the folder of a step
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What is known of a step.
+    """The record of a step: its dev metrics, if it was evaluated, and its files.
 
-    Attributes:
-      step: the step.
-      dev: its dev metrics; empty if it was not evaluated.
-      files: path in the stage's folder -> bytes, and digest in hexadecimal digits.
+    `files` maps a path in the stage's folder to bytes and hexadecimal digest.
     """
 
     step: int
@@ -52,11 +49,11 @@ class Record:
 
 
 class DamagedRecordError(ValueError):
-    """The file of digests itself is not as it was written."""
+    """The file of digests itself is damaged."""
 
 
 def record_path(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """Where the digests of a step lie."""
+    """The path of a step's digests."""
     return folder / DIGESTS / f"{step}.json"
 
 
@@ -70,15 +67,9 @@ def recorded_steps(folder: pathlib.Path) -> list[int]:
 
 
 def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Record:
-    """Reads a step's files back, and writes their digests.
+    """Reads a step's files back, and writes their digests; OSError if it cannot.
 
-    Args:
-      folder: the stage's.
-      step: one that is on disk.
-      dev: its dev metrics; None: those that were saved with it, if any.
-
-    Raises:
-      OSError: a file cannot be read, or the digests cannot be written.
+    Dev metrics that are None are those saved with the step, if any.
     """
     if dev is None:
         path = folder / CHECKPOINTS / str(step) / _METRICS_FILE
@@ -90,7 +81,7 @@ def write(folder: pathlib.Path, step: int, dev: dict[str, float] | None) -> Reco
 
 
 def of_files(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> dict[str, str]:
-    """Path in a folder -> digest in hexadecimal digits, of some of its files."""
+    """Path in a folder -> digest in hexadecimal digits, for some of its files."""
     inside = [path.relative_to(folder).as_posix() for path in paths]
     return {path: digest for path, (_, digest) in _digests(folder, inside).items()}
 
@@ -109,16 +100,7 @@ def seal(folder: pathlib.Path, names: Iterable[str], path: pathlib.Path) -> None
 def unsealed(
     folder: pathlib.Path, names: Iterable[str], path: pathlib.Path
 ) -> dict[str, str]:
-    """Which files are not as they were when they were sealed.
-
-    Args:
-      folder: as in `seal`.
-      names: as in `seal`.
-      path: as in `seal`.
-
-    Returns:
-      Name -> what is wrong with it; empty: all is as it was written.
-    """
+    """Name -> what is wrong with it, for files that have changed since `seal`."""
     try:
         wanted = _read(path)
     except DamagedRecordError as error:
@@ -130,11 +112,7 @@ def unsealed(
 
 
 def read(folder: pathlib.Path, step: int) -> Record:
-    """The digests of a step.
-
-    Raises:
-      DamagedRecordError: their file is damaged.
-    """
+    """The digests of a step; DamagedRecordError if their file is damaged."""
     path = record_path(folder, step)
     found = _read(path)
     if found.step != step:
@@ -151,22 +129,14 @@ def _read(path: pathlib.Path) -> Record:
         again = _text(found).encode("utf-8")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecordError(f"unreadable ({error})") from error
-    # To the byte: whatever reads as the same would not show otherwise.
+    # Byte by byte: equivalent JSON would hide a change.
     if again != data:
         raise DamagedRecordError("other content than was written")
     return found
 
 
 def damage(folder: pathlib.Path, step: int) -> dict[str, str]:
-    """Reads all files of a step that has digests, and compares.
-
-    Args:
-      folder: the stage's.
-      step: one that has digests.
-
-    Returns:
-      Path in the stage's folder -> what is wrong with it; empty: the step is sound.
-    """
+    """Path -> what is wrong with it, after reading all files of a step with digests."""
     try:
         wanted = read(folder, step)
     except DamagedRecordError as error:
@@ -177,7 +147,7 @@ def damage(folder: pathlib.Path, step: int) -> dict[str, str]:
 
 
 def stage_damage(folder: pathlib.Path, step: int) -> dict[str, str]:
-    """As `damage`, of the stage's own files alone."""
+    """Like `damage`, for the stage's own files only."""
     wanted = read(folder, step)
     inside = f"{CHECKPOINTS}/"
     paths = [path for path in wanted.files if not path.startswith(inside)]
@@ -187,7 +157,7 @@ def stage_damage(folder: pathlib.Path, step: int) -> dict[str, str]:
 def compare(
     folder: pathlib.Path, wanted: Record, paths: Iterable[str]
 ) -> dict[str, str]:
-    """Path -> what is wrong with it, of some files of a step."""
+    """Path -> what is wrong with it, for some files of a step."""
     paths = list(paths)
 
     def look(path):
@@ -209,12 +179,12 @@ def _difference(path: pathlib.Path, size: int, digest: str) -> str:
     except FileNotFoundError:
         return "missing"
     except OSError as error:
-        # Such as the input/output error of a failing disk.
+        # For example the input/output error of a failing disk.
         return f"unreadable ({error.strerror})"
 
 
 def no_digests_message(folder: pathlib.Path) -> str:
-    """What to do about checkpoints that never had digests."""
+    """What to do about checkpoints without digests."""
     return (
         f"{folder} has checkpoints but no digests of them: they are of an lsrjax that"
         " wrote none, or the folder was copied without its digests/. If you trust the"
@@ -224,11 +194,7 @@ def no_digests_message(folder: pathlib.Path) -> str:
 
 
 def check_has_digests(folder: pathlib.Path) -> None:
-    """Refuses a stage whose checkpoints were made without digests.
-
-    Raises:
-      InputError: says how to take the digests.
-    """
+    """Raises InputError for a stage whose checkpoints were written without digests."""
     if committed_steps(folder) and not (folder / DIGESTS).is_dir():
         raise InputError(no_digests_message(folder))
 
@@ -243,7 +209,6 @@ def _files(folder: pathlib.Path, step: int) -> set[str]:
 
 
 def _digests(folder: pathlib.Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Bytes and digest of files, by their names in a folder."""
     names = sorted(names)
     with _threads() as pool:
         found = pool.map(lambda name: _digest(folder / name), names)
@@ -257,7 +222,7 @@ def _digest(path: pathlib.Path) -> tuple[int, str]:
 
 
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
-    # Hashing lets go of the interpreter, so threads read and hash side by side.
+    # Hashing releases the interpreter's lock, so threads read and hash in parallel.
     return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 

@@ -9,12 +9,12 @@ TOKENIZER = "tokenizer"
 PIVOT_TOKENIZER = "pivot_tokenizer"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
-# What is on its way out; whatever a killed run left there goes at the next start.
+# Steps being removed; the next start deletes what a killed run left there.
 _REMOVED = "removed.tmp"
 
 
 def committed_steps(folder: pathlib.Path) -> list[int]:
-    """Steps in a stage's folder that have been renamed to their final name."""
+    """Steps in a stage's folder that have their final name."""
     inside = folder / CHECKPOINTS
     if not inside.is_dir():
         return []
@@ -22,11 +22,7 @@ def committed_steps(folder: pathlib.Path) -> list[int]:
 
 
 def remove_step(folder: pathlib.Path, step: int) -> None:
-    """Removes a step and what an unfinished writing of it has left.
-
-    Raises:
-      OSError: it cannot be removed.
-    """
+    """Removes a step and the remains of unfinished writes; may raise OSError."""
     inside = folder / CHECKPOINTS
     for path in [inside / str(step), *inside.glob(f"{step}.orbax-checkpoint-tmp*")]:
         if path.exists():
@@ -39,21 +35,12 @@ def remove_step(folder: pathlib.Path, step: int) -> None:
 
 
 def remove_left(folder: pathlib.Path) -> None:
-    """Removes what a killed run was about to remove."""
+    """Removes steps that a killed run was removing."""
     shutil.rmtree(folder / _REMOVED, ignore_errors=True)
 
 
 def set_aside(folder: pathlib.Path, path: pathlib.Path, *inside: str) -> pathlib.Path:
-    """Moves a file or folder of a stage to its `damaged/`; nothing is deleted.
-
-    Args:
-      folder: the stage's.
-      path: what to move.
-      inside: folders of `damaged/` that it goes to.
-
-    Returns:
-      Where it lies then.
-    """
+    """Moves a file or folder of a stage into its `damaged/`; returns the new path."""
     parent = folder.joinpath(DAMAGED, *inside)
     parent.mkdir(parents=True, exist_ok=True)
     target, number = parent / path.name, 2

@@ -13,23 +13,19 @@ from collections.abc import Callable, Iterator
 from lsrjax.errors import InputError
 
 LOCK_FILE = "lock"
-# What file systems say that know no locks, as some of clusters.
+# Errors of file systems without locks, as on some clusters.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def one_run(workdir: pathlib.Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Holds a work directory for this process, until it lets go or ends.
+    """Locks a work directory for this process, until the context or the process ends.
 
-    The system frees the lock of a process that is killed; the file stays, and says
-    nothing by itself.
-
-    Args:
-      workdir: the run's folder; it exists.
-      note: is told where the file system knows no locks; the run goes on unlocked.
+    The system frees the lock of a process that is killed; the file stays and has no
+    effect by itself. Without locks on the file system, the run continues with a note.
 
     Raises:
-      InputError: another run holds it; names the host, process and start of that.
+      InputError: another run holds it; names its host, process and start.
     """
     path = workdir / LOCK_FILE
     with open(path, "a+", encoding="utf-8") as file:
@@ -63,7 +59,7 @@ def _holder(file) -> str:
 def _sign(file) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
     values = {"host": socket.gethostname(), "pid": os.getpid(), "started": now}
-    # A full disk is no reason to refuse a run that only has to go on.
+    # A full disk is no reason to refuse a run that only has to resume.
     with contextlib.suppress(OSError):
         file.seek(0)
         file.truncate()

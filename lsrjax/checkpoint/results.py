@@ -1,4 +1,4 @@
-"""What a finished run writes of its evaluation, read back as it was written."""
+"""Reads and verifies the results of a finished run's evaluation."""
 
 import pathlib
 
@@ -9,24 +9,16 @@ from lsrjax.errors import InputError
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
-# Digests of the files that an evaluation writes.
 DIGESTS_FILE = "results.digests.json"
 
 
 def read(workdir: pathlib.Path) -> dict:
-    """The results of a run; empty without.
-
-    Args:
-      workdir: the run's folder.
-
-    Raises:
-      InputError: they are not as they were written.
-    """
+    """The results of a run, or none; InputError if they changed since written."""
     path = workdir / RESULTS_FILE
     if not path.is_file():
         return {}
     found = {}
-    # Those of earlier releases have no digests.
+    # Earlier releases wrote no digests.
     if (workdir / DIGESTS_FILE).is_file():
         found = digests.unsealed(workdir, [RESULTS_FILE], workdir / DIGESTS_FILE)
     if found:

@@ -1,4 +1,4 @@
-"""Retrievers written to a stage's folder, and read back from it."""
+"""Retrievers written to and read from a stage's folder."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
-# What `save_model` writes, as patterns of names below the folder.
+# The files that `save_model` writes, as patterns relative to the folder.
 MODEL_FILES = (MODEL_FILE, DONE_FILE) + tuple(
     f"{folder}/*"
     for folder in (TOKENIZER, PIVOT_TOKENIZER, CHECKPOINTS, digests.DIGESTS)
@@ -58,7 +58,7 @@ class SavedModel:
     """
 
     spec: RetrieverSpec | Any
-    params: Mapping[str, Any]
+    params: dict[str, Any]
     tokenizer: pathlib.Path | Any
     pivot_tokenizer: pathlib.Path | None
     name: str
@@ -78,15 +78,15 @@ def write_model_files(
     tokenizer: pathlib.Path,
     pivot_tokenizer: pathlib.Path | None,
 ) -> None:
-    """Writes what a stage's checkpoints need to be used alone.
+    """Writes the files that make a stage's checkpoints usable on their own.
 
     Raises:
-      InputError: the folder already holds another architecture.
+      InputError: the folder already contains another architecture.
     """
     path = folder / MODEL_FILE
     values = json.loads(json.dumps(spec.to_dict()))
     if path.is_file():
-        # A file of an earlier release lacks fields that were added since.
+        # A file of an earlier release lacks newer fields.
         found = json.loads(json.dumps(_read_spec(path).to_dict()))
         if found != values:
             raise InputError(
@@ -122,8 +122,8 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
         a checkpoint nor tokenizers need be there.
 
     Raises:
-      InputError: no model or no checkpoint there, or a damaged one, or one whose
-        numbers are not finite.
+      InputError: no model or no checkpoint there, a damaged one, or one with numbers
+        that are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
     step = _checked_step(folder) if values else 0
@@ -142,7 +142,7 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
         step,
         args=ocp.args.PyTreeRestore(
             item={"params": abstract},
-            # To the host: whoever uses them knows the devices.
+            # To the host: the caller knows the devices.
             restore_args=jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": abstract}
             ),
@@ -162,7 +162,7 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
 
 
 def _checked_step(folder: pathlib.Path) -> int:
-    """The last step of a stage, every byte of which has been looked at."""
+    """The last step of a stage, after every byte of it was verified."""
     digests.check_has_digests(folder)
     steps = digests.recorded_steps(folder)
     if not steps:
@@ -178,7 +178,7 @@ def _checked_step(folder: pathlib.Path) -> int:
 
 
 def save_model(folder: pathlib.Path, model: SavedModel) -> None:
-    """Writes a retriever as the finished folder of a stage, for `load_model`.
+    """Writes a retriever as the folder of a finished stage, for `load_model`.
 
     Args:
       folder: where to; it exists.
@@ -199,10 +199,7 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:
-    """What a stage's retriever is, without its weights.
-
-    Args:
-      folder: as in `load_model`.
+    """A stage's architecture, without its weights.
 
     Raises:
       InputError: there is none, or its head is code that the user has not named;

@@ -1,4 +1,4 @@
-"""What a stage's folder holds at a start: the sound is kept, the rest set aside."""
+"""Checks a stage's folder at a start: moves damaged files out of the way."""
 
 import json
 import pathlib
@@ -18,21 +18,15 @@ _SHOWN_FILES = 10
 
 
 def take_stock(folder: pathlib.Path, note: Callable[[str], None]) -> int | None:
-    """Finds the newest sound step of a stage, and moves damaged ones out of the way.
+    """Sets damaged steps of a stage aside; returns the newest sound one, or None.
 
-    Steps that were not finished, and damaged ones newer than the newest sound one, go
-    to `damaged/`, as do damaged files of the stage itself, which a start makes again. A
-    stage that has lost something is no longer finished. For one process of a run.
-
-    Args:
-      folder: the stage's; it need not exist.
-      note: is told what was found.
-
-    Returns:
-      The newest sound step, or None.
+    Unfinished steps, and damaged ones newer than the newest sound one, are moved to
+    `damaged/`, as are damaged files of the stage itself, which a start writes again. A
+    stage that has lost something is no longer finished. For one process of a run; the
+    folder need not exist.
 
     Raises:
-      InputError: the checkpoints were made without digests.
+      InputError: the checkpoints were written without digests.
     """
     digests.check_has_digests(folder)
     remove_left(folder)
@@ -78,12 +72,12 @@ def finished_steps(folder: pathlib.Path) -> int | None:
     try:
         return int(json.loads((folder / DONE_FILE).read_bytes())["steps"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        # A damaged file: it is written again, for which nothing has to be trained.
+        # A damaged file is simply written again, without training.
         return None
 
 
 def listing(found: dict[str, str]) -> str:
-    """Damaged files, one a line; many are counted."""
+    """Damaged files, one per line; beyond a few, only their number."""
     lines = [f"    {path}: {what}" for path, what in sorted(found.items())]
     if len(lines) > _SHOWN_FILES:
         rest = len(lines) - _SHOWN_FILES
@@ -96,8 +90,7 @@ def _of_step(path: str) -> bool:
 
 
 def _set_aside_step(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """Moves a step and its digests."""
-    # The digests last: what is left of a step without them is moved at the next start.
+    # The digests last: the next start moves the remains of a step without them.
     path, where = folder / CHECKPOINTS / str(step), folder / DAMAGED
     if path.exists():
         where = set_aside(folder, path)
@@ -109,7 +102,7 @@ def _set_aside_step(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def _set_aside_stage_files(folder, step, found, note) -> None:
-    # A tokenizer's folder as a whole: it is made again only where there is none.
+    # A tokenizer's folder as a whole: it is written again only if it is missing.
     names = sorted({path.split("/")[0] for path in found})
     for name in names:
         if (folder / name).exists():

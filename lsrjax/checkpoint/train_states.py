@@ -22,7 +22,7 @@ from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.distributed import processes, trees
 from lsrjax.errors import InputError, TrainingFailed
 
-# What a checkpoint takes besides its arrays: their names, shapes and indices.
+# Size of a checkpoint beyond its arrays: their names, shapes and indices.
 _OVERHEAD_BYTES, _OVERHEAD_SHARE = 2**20, 0.02
 _REASON_LENGTH = 300
 _NO_SPACE = "No space left on device"
@@ -31,9 +31,9 @@ _NO_SPACE = "No space left on device"
 class Checkpoints:
     """The last and the best train states of a stage.
 
-    A save is on its way until `poll` or the next save finds it whole: then it has
-    digests, and only then older ones are removed. One that fails is said, leaves
-    nothing behind, and the run goes on to the next, unless it is the last.
+    A save is pending until `poll` or the next save finds it complete: then it has
+    digests, and only then older ones are removed. A failed save is reported and
+    removed, and the run continues to the next, unless it is the last.
     """
 
     def __init__(
@@ -45,21 +45,17 @@ class Checkpoints:
         on_full_disk: str = "stop",
         note: Callable[[str], None] = logging.warning,
     ):
-        """Opens the checkpoints in a stage's folder, which `take_stock` has looked at.
+        """Opens the checkpoints in a stage's folder, after `take_stock`.
 
-        Args:
-          folder: the stage's folder.
-          keep: last checkpoints to keep.
-          metric: name of the dev metric whose best checkpoint is kept besides.
-          on_full_disk: "stop": a save that does not fit ends the run; "go_on": it is
-            left out.
-          note: is told of saves that failed, in the first process of a run.
+        Keeps the last `keep` checkpoints and the one with the best dev `metric`. A save
+        that does not fit ends the run, or is skipped if `on_full_disk` is "go_on".
+        `note` receives reports of failed saves, in the first process of a run.
         """
         self._folder, self._keep, self._metric = folder, keep, metric
         self._on_full_disk, self._note = on_full_disk, note
         if processes.is_first():
             (folder / digests.DIGESTS).mkdir(parents=True, exist_ok=True)
-        # Whatever it is, it is said here, in a line.
+        # Errors are reported here, in one line.
         logging.get_absl_logger().addFilter(_leave_errors_to_us)
         self._errors: list[Exception] = []
         self._manager = ocp.CheckpointManager(
@@ -69,9 +65,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 # Older ones are removed here, once the new one has its digests.
                 preservation_policy=LatestN(None),
-                # Only with it are the metrics kept beside the checkpoint.
+                # Needed for orbax to store the metrics with the checkpoint.
                 best_fn=self._value,
-                # A writer that was killed leaves its unfinished step behind.
+                # A writer that was killed leaves an unfinished step.
                 cleanup_tmp_directories=True,
             ),
         )
@@ -85,13 +81,8 @@ class Checkpoints:
     ) -> None:
         """Starts writing a state; the step is the state's.
 
-        Args:
-          state: as `lsrjax.training.train_step.init_state` makes it.
-          dev: dev metrics of this step, if it was evaluated.
-          last: waits until it is whole.
-
         Raises:
-          TrainingFailed: the disk has no room and the run is to stop then, or the last
+          TrainingFailed: the disk is full and `on_full_disk` is "stop", or the last
             save of a stage failed.
         """
         self._settle()
@@ -102,15 +93,15 @@ class Checkpoints:
             self._note(hindrance)
             return
         if jax.default_backend() == "cpu":
-            # On CPU the writer reads the state's own buffers, which the next step is
-            # given to overwrite.
+            # On CPU the writer reads the state's own buffers, which are donated to the
+            # next step.
             state = jax.tree.map(jnp.copy, state)
         try:
             saving = ocp.args.StandardSave(state)
             self._manager.save(step, args=saving, metrics=dev or {}, force=True)
         except Exception as error:
             if processes.count() > 1:
-                # The others wait for this process inside of orbax.
+                # The others wait for this process inside orbax.
                 raise
             self._errors.append(error)
         self._step, self._saves = step, self._saves + 1
@@ -125,20 +116,16 @@ class Checkpoints:
             )
 
     def poll(self) -> None:
-        """Says what became of a save, once it is known; never waits."""
+        """Reports the outcome of a save, once it is known; never waits."""
         if self._settler is not None and not self._settler.is_alive():
             self._settle()
 
     def latest_step(self) -> int | None:
-        """The last step saved whole, or None."""
+        """The last complete step, or None."""
         return max(digests.recorded_steps(self._folder), default=None)
 
     def restore(self, abstract_state: dict, step: int) -> dict:
-        """The state of a step, as it was saved; `take_stock` has read its files.
-
-        Args:
-          abstract_state: shapes and types that the state must have.
-          step: one that was saved.
+        """The state of a step, after `take_stock` has verified its files.
 
         Raises:
           InputError: the checkpoint is of another architecture (differences listed), or
@@ -156,7 +143,7 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Waits until what is being written is whole; any thread may."""
+        """Waits until a pending save is complete; callable from any thread."""
         if (settler := self._settler) is not None:
             settler.join()
 
@@ -169,7 +156,7 @@ class Checkpoints:
         return dev.get(self._metric, -math.inf)
 
     def _hindrance(self, state, step: int, last: bool) -> str:
-        """Why a state should not be written at all; raises where that ends the run."""
+        """Why a state should not be written at all; raises if that ends the run."""
         needed, free, error = needed_bytes(state), 0, None
         try:
             free = shutil.disk_usage(self._folder).free
@@ -179,7 +166,7 @@ class Checkpoints:
             error = found
         full = needed > free if error is None else error.errno == errno.ENOSPC
         gone = isinstance(error, FileNotFoundError)
-        # One disk for all, and all have to do the same.
+        # One disk for all processes, which have to act alike.
         topic, self._asked = f"room in {self._folder.name}", self._asked + 1
         mine = 3 if gone else 2 if full else int(bool(error))
         code = processes.largest(topic, self._asked, mine)
@@ -207,23 +194,23 @@ class Checkpoints:
         return f"{message} Training goes on; the next save tries again."
 
     def _finish(self, dev: dict[str, float]) -> None:
-        """What the thread beside the training does; no error of it is silent."""
+        """Body of the background thread; reports every error."""
         try:
             self._conclude(dev)
         except Exception as error:
             self._failure = _not_saved(self._step, _reason(error))
 
     def _conclude(self, dev: dict[str, float]) -> None:
-        """Waits for a save, gives it digests, removes what is too old, or the remains.
+        """Waits for a save, then writes digests and removes old steps, or its remains.
 
-        Every process takes part, since one that failed makes the save of all worthless.
+        Every process takes part: a failure of one makes the whole save worthless.
         """
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             self._errors.append(error)
         if self._errors and not processes.is_first():
-            # The first process knows who failed, not why.
+            # The first process learns who failed, but not why.
             reason = _reason(self._errors[0])
             logging.warning("%s", _not_saved(self._step, reason))
         topic, number = f"saves of {self._folder.name}", 2 * self._saves
@@ -236,9 +223,9 @@ class Checkpoints:
                 self._errors.append(error)
                 culprit = 1
         culprit = processes.largest(topic, number + 1, culprit)
-        # From here on a step counts, or does not, in every process alike.
+        # From here on a step counts, or does not, in all processes alike.
         if processes.is_first():
-            # A step that cannot be removed has no digests, which is enough.
+            # A step that cannot be removed has no digests, so it does not count.
             with contextlib.suppress(OSError):
                 if culprit:
                     remove_step(self._folder, self._step)
@@ -261,23 +248,23 @@ class Checkpoints:
                 values[step] = self._value(digests.read(self._folder, step).dev)
         if values:
             kept.add(max(values, key=lambda step: (values[step], step)))
-        # What cannot be judged is left to the next start, which names it.
+        # A damaged record is left to the next start, which reports it.
         for step in values.keys() - kept:
             digests.record_path(self._folder, step).unlink()
             remove_step(self._folder, step)
 
     def _settle(self, *, note: bool = True) -> str:
-        """Waits for the save on its way, and says if it failed."""
+        """Waits for a pending save, and reports its failure."""
         if self._settler is None:
             return ""
         self._settler.join()
         self._settler = None
-        # Each thread is told an error once; here it is known.
+        # orbax raises an asynchronous error once per thread; it is already known.
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
         failure, self._failure = self._failure, ""
         if failure:
-            # What orbax takes for saved is not.
+            # orbax believes that the step was saved.
             with contextlib.suppress(Exception):
                 self._manager.reload()
         if failure and note:
@@ -286,15 +273,15 @@ class Checkpoints:
 
 
 def needed_bytes(state: dict) -> int:
-    """What the checkpoint of a state takes on disk, at most."""
+    """Bytes of a state's checkpoint on disk, at most."""
     arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return int(arrays * (1 + _OVERHEAD_SHARE)) + _OVERHEAD_BYTES
 
 
 class _Reporting:
-    """A future of orbax that ends well, whatever happens, and reports an error.
+    """A future of orbax that never raises and reports an error.
 
-    A process that failed would else leave out orbax's barriers, at which the others
+    A process that failed would otherwise skip orbax's barriers, at which the others
     wait for many minutes.
     """
 
@@ -344,10 +331,10 @@ def _registered(handler) -> ocp.handlers.CheckpointHandlerRegistry:
 
 
 def _probe(folder: pathlib.Path) -> None:
-    """Raises what a folder says when something is written to it."""
+    """Raises any error of writing to a folder."""
     path = folder / f"probe.{os.getpid()}.tmp"
     try:
-        # No parents: a folder that was removed is not made again without its contents.
+        # No parents: a removed folder is not created again without its contents.
         path.mkdir()
     finally:
         with contextlib.suppress(OSError):
@@ -362,7 +349,7 @@ def _not_saved(step: int, reason: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """An error in a line; of a long one, as paths make it, its two ends."""
+    """An error in one line; a long one is shortened in the middle."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
     if getattr(error, "errno", None) == errno.ENOSPC or _NO_SPACE in text:
         return f"{_NO_SPACE} ({type(error).__name__} of the writer)"
@@ -372,7 +359,7 @@ def _reason(error: Exception) -> str:
 
 
 def _leave_errors_to_us(record: python_logging.LogRecord) -> bool:
-    """Drops the tracebacks that orbax logs, once for each of its threads."""
+    """Drops the tracebacks that orbax logs for each of its threads."""
     ours = "orbax" not in pathlib.Path(record.pathname).parts
     return ours or record.levelno < python_logging.ERROR
 

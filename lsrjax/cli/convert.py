@@ -15,6 +15,7 @@ from lsrjax.convert.read import hub
 from lsrjax.convert.read.huggingface import Allowed
 from lsrjax.convert.targets import TARGETS, export
 from lsrjax.distributed import preemption, terminal
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 
@@ -96,5 +97,5 @@ def start() -> None:
     """The command, as a process of its own."""
     terminal.harden()
     # Asked to leave, it says that the same command does it again.
-    preemption.Guard().start()
+    preemption.Guard(Progress()).start()
     main()

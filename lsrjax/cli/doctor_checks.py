@@ -25,7 +25,7 @@ from lsrjax.convert.read.hub import is_local, pinned
 from lsrjax.data.reading.files import name_and_rest
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.training import memory_plan, stage_data, stage_parts
+from lsrjax.training import dev_data, memory_plan, stage_data
 from lsrjax.training.early_checks import KEY_FILES, LOOK_SECONDS
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -194,7 +194,7 @@ def _data_of(name: str, stage, kind: str) -> Finding:
     text = f"stage {name}: {count:,} examples"
     text += f" (the first {seen:,} looked at)" if seen < count else ""
     if stage.dev.source:
-        text += f", {stage_parts.dev_examples(stage, kind):,} to evaluate on"
+        text += f", {dev_data.dev_examples(stage, kind):,} to evaluate on"
     if not replaced:
         return Finding(OK, "data", text)
     text += f"; {replaced}, as config.data.bad_records allows: {first[0]}"

@@ -30,6 +30,7 @@ from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import preemption, processes, terminal
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.retrieval import terms
@@ -204,5 +205,5 @@ def start() -> None:
     """The command, as a process of its own."""
     terminal.harden()
     # Asked to leave, it says that the same command does the rest.
-    preemption.Guard().start()
+    preemption.Guard(Progress()).start()
     main()

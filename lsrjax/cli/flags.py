@@ -6,6 +6,7 @@ import difflib
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -17,6 +18,11 @@ from lsrjax.errors import InputError
 _FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}.")
+
+
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
     """The flags of a run.
 
@@ -24,7 +30,7 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
       program: as the user starts it, "train".
       description: of --help.
     """
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog=f"lsrjax {program}",
         description=description,
         epilog="--config.x.y=VALUE sets a field of the config.",
@@ -78,6 +84,7 @@ class Given:
         Raises:
           InputError: it is not on this machine.
         """
+        assert self.config_path  # the programs with such a folder need a config
         named = self.flags.workdir or f"runs/{self.config_path.stem}"
         return pathlib.Path(paths.local(named, "--workdir"))
 
@@ -96,7 +103,6 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
       known: the program's flags, from `parser`.
       argv: the arguments, without the program.
     """
-    known.error = _refuse
     values, rest = _take_fields(known, argv)
     try:
         flags, left = known.parse_known_args(rest)
@@ -118,10 +124,6 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
     elif values:
         given.wrong.append("--config.… sets a field, but there is no --config FILE.")
     return given
-
-
-def _refuse(message: str) -> None:
-    raise InputError(f"{message[:1].upper()}{message[1:]}.")
 
 
 def _take_fields(

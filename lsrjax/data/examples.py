@@ -1,7 +1,7 @@
 """The two kinds of training example.
 
 A text is a dict from language to wording, so that a query or a document can be shown
-in any language it exists in.
+in any of its languages.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ Text = Mapping[str, str]
 Item = TypeVar("Item", covariant=True)
 
 ENGLISH = "en"
-ANY = "*"  # the language of a text whose language the file does not say
+ANY = "*"  # an unstated language
 
 
 class Items(Protocol[Item]):
-    """What can be read by number: a list, or a file that reads what it is asked for."""
+    """A sequence by number: a list, or a file that is read on demand."""
 
     def __len__(self) -> int: ...
 
@@ -30,14 +30,7 @@ class Items(Protocol[Item]):
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One text in English and in another language.
-
-    Attributes:
-      id: names the example in errors.
-      english: the English wording.
-      translation: the other one.
-      language: of the translation.
-    """
+    """One text in English and in another language; `id` names it in errors."""
 
     id: str
     english: str
@@ -49,13 +42,7 @@ class Pair:
 class Group:
     """A query and its documents.
 
-    Attributes:
-      id: names the example in errors.
-      query: the query, by language.
-      positives: relevant documents, by language.
-      negatives: other documents, by language.
-      scores: the teacher's scores of the positives, then of the negatives; None where
-        there are none.
+    The teacher's scores are of the positives, then of the negatives.
     """
 
     id: str

@@ -1,15 +1,15 @@
-"""Cutting long texts before they are tokenized, where that changes no token.
+"""Cuts long texts before they are tokenized, if that changes no token.
 
-A tokenizer reads all of a text before it drops what is too long. Where a text may be
-cut so that the tokens before the cut are those of the whole text depends on the
-tokenizer: here, at the spaces between two words, if
+A tokenizer reads all of a text before it truncates. Whether a text may be cut so that
+the tokens before the cut are those of the whole text depends on the tokenizer. Here
+texts are cut at the spaces between two words, if
 
-- words are split at spaces before anything else looks at them, so that no word and no
-  token reaches over the cut: the pre-tokenizer does so, and no added token has a space;
-- each step of the normalizer looks at a character, or at those that combine with it,
-  and the spaces with the letters around them come out of it as they do one by one.
+- words are split at spaces before any other step, so that no word and no token crosses
+  the cut: the pre-tokenizer does so, and no added token contains a space;
+- each step of the normalizer depends on one character, or on those that combine with
+  it, and normalizes the spaces and the letters around them independently.
 
-A tokenizer of which that is not known reads whole texts.
+Any other tokenizer reads whole texts.
 """
 
 import itertools
@@ -20,11 +20,11 @@ from typing import Any
 
 import tokenizers
 
-# Characters that are read for each token that is wanted, at first.
+# Characters read at first for each token needed.
 _CHARACTERS = 16
 _LEAST = 1024
 _GROWTH = 4
-# Places that are tried.
+# Candidate places to cut.
 _TRIES = 200
 _SPACES = re.compile(r"(?<=[^\s])[ \n\r\t\u3000]{1,4}(?=[^\s])")
 
@@ -44,19 +44,19 @@ _LOCAL_NORMALIZERS = {
 # Pre-tokenizers that split at spaces and drop them, and those that keep them.
 _DROP_SPACES = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _KEEP_SPACES = {"ByteLevel": "use_regex", "Metaspace": "split"}
-# What may come before these: it splits by what a character is, and keeps all.
+# May precede these: they split by kinds of characters, and keep all of them.
 _BY_CHARACTER = {"Digits", "Punctuation"}
 # Letters, numbers, punctuation and symbols, by the first letter of their category.
 _VISIBLE = "LNPS"
 
 
 def first_size(max_length: int) -> int:
-    """Characters to read at first for so many tokens."""
+    """Characters to read at first for this many tokens."""
     return max(_LEAST, _CHARACTERS * max_length)
 
 
 def next_size(size: int) -> int:
-    """Characters to read when `size` of them gave too few tokens."""
+    """Characters to read after `size` of them gave too few tokens."""
     return _GROWTH * size
 
 
@@ -64,12 +64,7 @@ class Cutter:
     """Finds places where texts may be cut for one tokenizer."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, content: Mapping[str, Any]):
-        """Looks at what a tokenizer does.
-
-        Args:
-          tokenizer: it drops what is too long from the end of a text.
-          content: its `tokenizer.json`.
-        """
+        """Determines whether a tokenizer that truncates at the end allows cuts."""
         self._normalizer = tokenizer.normalizer
         self._splitter = _splitter(content.get("pre_tokenizer"))
         self._able = (
@@ -87,14 +82,9 @@ class Cutter:
         return self._normalizer.normalize_str(text) if self._normalizer else text
 
     def cut(self, text: str, size: int) -> str:
-        """The beginning of a text, its tokens those that the text begins with.
+        """The beginning of a text, whose tokens are the first ones of the whole text.
 
-        Args:
-          text: of any length.
-          size: characters of the beginning, about.
-
-        Returns:
-          The text itself if there is no place to cut it.
+        It has `size` characters or a few more; the whole text if it cannot be cut.
         """
         if not self._able:
             return text
@@ -139,13 +129,13 @@ def _is_local(normalizer: Mapping[str, Any] | None) -> bool:
         pattern = normalizer["pattern"]
         if "String" in pattern:
             return not _has_space(pattern["String"] + normalizer["content"])
-        # That of converted sentencepiece models.
+        # That of converted SentencePiece models.
         return pattern.get("Regex") == " {2,}"
     return kind in _LOCAL_NORMALIZERS
 
 
 def _splitter(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
-    """The kind of what splits at spaces first; None: nothing does."""
+    """The kind of the step that splits at spaces first; None: no step does."""
     parts = [pre_tokenizer] if pre_tokenizer else []
     if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
         parts = pre_tokenizer["pretokenizers"]

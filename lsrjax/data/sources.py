@@ -1,7 +1,7 @@
-"""Where training examples come from: random access to one of two kinds of example.
+"""Sources of training examples: random access to one of two kinds of example.
 
-A source is a sequence of `Pair` or of `Group`, with a `description` of one line. To add
-one: write it here and add a line to `SOURCES`.
+A source is a sequence of `Pair` or of `Group`, with a one-line `description`. To add
+one, write it here and add a line to `SOURCES`.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from lsrjax.errors import InputError
 
 
 class WithNegatives:
-    """A source of groups with negatives from a corpus and a teacher's scores added."""
+    """Adds negatives from a corpus, and a teacher's scores, to a source of groups."""
 
     def __init__(
         self,
@@ -40,7 +40,6 @@ class WithNegatives:
 
         Args:
           source: groups; only the first positive of each is kept.
-          corpus: documents, by language.
           negatives: [len(source), K] positions in the corpus; -1 = none.
           scores: [len(source), 1 + K] of the positive and the negatives, or None.
         """
@@ -66,7 +65,7 @@ class WithNegatives:
         )
 
     def place(self, index: int) -> dict:
-        """Where a group is, for people."""
+        """Where a group is, for messages."""
         if hasattr(self._source, "place"):
             return self._source.place(index)
         return {"file": self.description, "row": index}
@@ -78,16 +77,10 @@ def open_source(
     """The source that a stage's `data` names.
 
     Args:
-      config: a stage's `data`.
-      kind: of example, "pair" or "group".
-      held_out: data to evaluate on, which is read without the teacher's scores; it
-        need not have the ids that the training data looks up in `config.corpus`. No
-        judgement, and no text that it looks up, may be broken.
-      mined: negatives are mined from `config.corpus`, whatever the rows hold.
-      where: the name of `config`, for errors.
-
-    Returns:
-      The examples, with random access.
+      held_out: data for evaluation, read without the teacher's scores; it need not
+        have the ids that the training data looks up in `config.corpus`. A broken
+        judgement or a broken text that it refers to is an error.
+      mined: negatives are mined from `config.corpus`, not read from the rows.
 
     Raises:
       InputError: data that is missing or broken, or of no known format.
@@ -128,7 +121,7 @@ def _rows(tables, config, kind, held_out: bool, where: str) -> Rows:
 
 
 def _corpus(config, field: str, where: str) -> Corpus | None:
-    # Dev data looks its ids up where the training data does.
+    # Dev data looks up ids in the training data's corpus.
     field_of = "config.data" if where == "config.dev" else where
     return _indexed(config[field], f"{field_of}.{field}") if config[field] else None
 
@@ -149,14 +142,14 @@ def _ensemble(config) -> Ensemble:
 
 
 def beir_folder(config, where: str) -> str | None:
-    """The BEIR folder that `data` or `dev` names; None, if it names other files."""
+    """The BEIR folder that `data` or `dev` names; None if it names other files."""
     folder = paths.local(config.files, f"{where}.files")
     found = os.path.isfile(beir_files(folder, config.split)[0])
     return folder if config.format == "beir" or found else None
 
 
 def beir_files(folder: str, split: str) -> list[str]:
-    """Corpus, queries and judgements of a BEIR folder, each maybe packed."""
+    """Corpus, queries and judgements of a BEIR folder, possibly compressed."""
     names = ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
     return [plain.or_packed(os.path.join(folder, name)) for name in names]
 
@@ -164,7 +157,7 @@ def beir_files(folder: str, split: str) -> list[str]:
 def _open_files(config, kind, held_out, where):
     if (folder := beir_folder(config, where)) is not None:
         return _open_beir(pathlib.Path(folder), config, kind, held_out, where)
-    # Lines of ids alone mean something only beside the texts.
+    # Lines of ids are allowed only together with the texts.
     lists = config.format == "colbert" or bool(config.queries and config.corpus)
     tables = read_files(config.files, lists, f"{where}.files")
     return _rows(tables, config, kind, held_out, where)
@@ -185,7 +178,7 @@ def _open_beir(folder: pathlib.Path, config, kind, held_out, where) -> Rows:
     bad: list[BadRecord] = []
     judged = read_qrels(pathlib.Path(qrels), bad)
     if not held_out:
-        # A query without a relevant document is nothing to learn from.
+        # A query without a relevant document teaches nothing.
         judged = {q: of for q, of in judged.items() if max(of.values()) > 0}
     table = pa.table(
         {
@@ -220,7 +213,7 @@ def _open_dataset(config, kind, held_out, where):
 def _open_tfds(config, kind, held_out, where):
     name, split = paths.local(config.dataset, f"{where}.dataset"), config.split
     try:
-        # TFDS itself finds out only when it reads or writes.
+        # TFDS itself fails only when it reads or writes.
         import array_record  # noqa: F401
         import importlib_resources  # noqa: F401
         import tensorflow_datasets as tfds

@@ -18,14 +18,10 @@ TokenIds = Sequence[int] | np.ndarray
 
 
 class TextTokenizer:
-    """The tokenizer of a folder, as transformers reads it; threads may share it."""
+    """A folder's tokenizer, as transformers reads it; threads may share it."""
 
     def __init__(self, folder: str | pathlib.Path):
-        """Reads the tokenizer.
-
-        Raises:
-          InputError: there is none, it cannot be read, or not be used here.
-        """
+        """Reads the tokenizer; InputError if there is none or it is not supported."""
         self.folder = pathlib.Path(folder)
         self._reading = reading.read(folder)
         self._tokenizer = self._reading.tokenizer()
@@ -36,7 +32,7 @@ class TextTokenizer:
         names = [named] if named else ["[PAD]", "<pad>"]
         for name in names:
             pad_id = self._tokenizer.token_to_id(name)
-            # One that had to be added has no embedding.
+            # A token that had to be added has no embedding.
             if pad_id is not None and name not in self.added:
                 return pad_id
         raise InputError(
@@ -46,12 +42,12 @@ class TextTokenizer:
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Tokens that other files than `tokenizer.json` add to the vocabulary."""
+        """Tokens that files other than `tokenizer.json` add to the vocabulary."""
         return self._reading.added
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of a text by `model_max_length`; None if the folder does not say."""
+        """`model_max_length`, in tokens; None if the folder does not say."""
         return self._reading.max_length
 
     @property
@@ -67,11 +63,7 @@ class TextTokenizer:
 
     @property
     def mask_id(self) -> int:
-        """Id of the mask token.
-
-        Raises:
-          InputError: the vocabulary has none.
-        """
+        """Id of the mask token; InputError if the vocabulary has none."""
         named = self._reading.roles.get("mask_token")
         names = [named] if named else ["[MASK]", "<mask>"]
         for name in names:
@@ -84,7 +76,7 @@ class TextTokenizer:
 
     @property
     def punctuation_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that are nothing but ASCII punctuation."""
+        """Ids of the tokens that consist of ASCII punctuation."""
         special = self.special_ids
         return tuple(
             sorted(
@@ -97,7 +89,7 @@ class TextTokenizer:
         )
 
     def token(self, token_id: int) -> str:
-        """The token of an id, `#id` if there is none."""
+        """The token of an id, `#id` for an unknown one."""
         return self._tokenizer.id_to_token(int(token_id)) or f"#{token_id}"
 
     def vocabulary(self) -> dict[str, int]:
@@ -106,8 +98,8 @@ class TextTokenizer:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019  (a handful per program)
     def _cutting(self, max_length: int) -> tokenizers.Tokenizer:
-        # Truncation is a setting of the tokenizer, so each length has its own: threads
-        # with different lengths would otherwise change it under each other.
+        # Truncation is a setting of the tokenizer, so each length has its own:
+        # otherwise threads with different lengths would change it under each other.
         return self._reading.tokenizer(max_length)
 
     @functools.cached_property
@@ -119,7 +111,7 @@ class TextTokenizer:
     def _encoded(
         self, texts: Sequence[str], max_length: int, special: bool
     ) -> list[tokenizers.Encoding]:
-        """Encodings of texts; of a long one, no more is read than it takes."""
+        """Encodings of texts; long ones are read only as far as needed."""
         tokenizer, size = self._cutting(max_length), first_size(max_length)
         found: dict[int, tokenizers.Encoding] = {}
         left: Sequence[int] = range(len(texts))
@@ -127,7 +119,6 @@ class TextTokenizer:
             parts = [self._beginning(texts[i], size) for i in left]
             some = tokenizer.encode_batch_fast(parts, add_special_tokens=special)
             found |= zip(left, some, strict=True)
-            # Too few tokens for what was read: more of the text has to be.
             left = [
                 i
                 for i, part, one in zip(left, parts, some, strict=True)
@@ -144,7 +135,7 @@ class TextTokenizer:
     def ids(
         self, texts: Sequence[str], max_length: int, *, special: bool = True
     ) -> list[list[int]]:
-        """Token ids, at most `max_length` of them, special tokens included if asked."""
+        """Token ids, at most `max_length`, which includes any special tokens."""
         return [one.ids for one in self._encoded(list(texts), max_length, special)]
 
     def pairs(
@@ -152,19 +143,12 @@ class TextTokenizer:
     ) -> list[tuple[list[int], list[int]]]:
         """Token ids and types (1 in the second text) of pairs of texts.
 
-        They are joined by the tokenizer's own template for pairs.
-
-        Args:
-          pairs: the texts.
-          first_length: tokens a first text is cut to, without special ones.
-          max_length: tokens a pair is cut to, special ones included, by its second
-            text.
-
-        Raises:
-          InputError: there is no such template.
+        Uses the tokenizer's own template for pairs; InputError if it has none. First
+        texts are cut to `first_length` without special tokens; then second texts, so
+        that pairs have `max_length` with them.
         """
         joining = self._reading.tokenizer(max_length, strategy="only_second")
-        # A token is left to the second text, without which nothing can be cut from it.
+        # The second text needs at least one token, or nothing can be cut from it.
         special = joining.num_special_tokens_to_add(is_pair=True)
         if not special:
             raise InputError(
@@ -186,13 +170,7 @@ class TextTokenizer:
     def batch(
         self, texts: Sequence[str], max_length: int, buckets: Sequence[int]
     ) -> dict[str, np.ndarray]:
-        """Ids and mask, [B, L] int32, padded to the smallest bucket that holds them.
-
-        Args:
-          texts: B texts.
-          max_length: texts are cut to this many tokens, special ones included.
-          buckets: the lengths L may take; `max_length` is always one of them.
-        """
+        """Ids and mask, [B, L] int32; L is one of `buckets` or `max_length`."""
         return pad(self.ids(texts, max_length), self.pad_id, max_length, buckets)
 
 
@@ -201,11 +179,10 @@ class TextField:
     """How texts of one kind become token ids.
 
     Attributes:
-      tokenizer: the tokenizer.
-      max_length: tokens at most, special ones, marker and expansion included.
-      prompt: stands before every text.
-      marker: id that stands behind the first token; -1: none.
-      expand_id: id that texts are filled up with to `max_length`; -1: they are not.
+      max_length: limit in tokens, including special ones, marker and expansion.
+      prompt: put before every text.
+      marker: id inserted after the first token; -1: none.
+      expand_id: id that fills texts up to `max_length`; -1: none.
     """
 
     tokenizer: TextTokenizer
@@ -216,14 +193,7 @@ class TextField:
 
     @classmethod
     def of(cls, spec, tokenizer: TextTokenizer, role: str, max_length: int):
-        """That of a retriever's queries or documents.
-
-        Args:
-          spec: its `RetrieverSpec`.
-          tokenizer: its tokenizer.
-          role: "query" or "document".
-          max_length: tokens at most.
-        """
+        """The field of a retriever's "query" or "document" texts."""
         if role == "query":
             return cls(
                 tokenizer,
@@ -256,7 +226,7 @@ def pad(
 ) -> dict[str, np.ndarray]:
     """Rows of ids as `{"ids", "mask"}`, [B, L] int32.
 
-    L is the smallest of `buckets` and `max_length` that holds every row.
+    L is the smallest of `buckets` and `max_length` that fits every row.
     """
     lengths = np.array([len(row) for row in rows])
     need = min(lengths.max(), max_length)

@@ -1,7 +1,7 @@
 """What this process is at, for whoever watches it: its phase, its step, its last beat.
 
-The training thread writes here what it does; the threads of `preemption` and `watchdog`
-read it.
+The command makes one `Progress` for the process and passes it down. The training thread
+writes to it; the threads of `preemption` and `watchdog` read it.
 """
 
 import contextlib
@@ -90,6 +90,22 @@ class Progress:
             with self.held:
                 self.rest = None
 
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Within it, the training thread's state is saved; no other thread may exit."""
+        with self.held, self.at(SAVING):
+            yield
+            self.unsaved = False
+
+    def poll(self) -> None:
+        """Passes a point of long work that has no state of its own to save.
+
+        Raises:
+          Preempted: the process was asked to leave, and this is where.
+        """
+        if self.point():
+            raise Preempted
+
     def point(self) -> bool:
         """Passes a point, of which all processes of a run pass the same ones in order.
 
@@ -125,6 +141,3 @@ class Progress:
         """Says behind how many points to stop: the most that any process has passed."""
         self._stop_at = points
         self._agreed.set()
-
-
-PROGRESS = Progress()

@@ -26,7 +26,7 @@ import time
 import jax
 
 from lsrjax.distributed import processes
-from lsrjax.distributed.activity import LEAVING, PROGRESS
+from lsrjax.distributed.activity import LEAVING, Progress
 from lsrjax.distributed.terminal import say
 
 # EX_TEMPFAIL: everything is saved; the same command resumes.
@@ -49,7 +49,7 @@ _KEY = "preempted"
 class Guard:
     """Watches for signals from `start` on."""
 
-    def __init__(self, progress=PROGRESS):
+    def __init__(self, progress: Progress):
         self._progress = progress
         self._asked_at = 0.0
         self._reason = ""
@@ -156,6 +156,6 @@ class Guard:
 
 
 def _exit() -> None:
-    """Ends the process, whatever its threads wait for."""
+    """Ends the process, even if its threads wait."""
     # Without a flush, which could wait for the main thread; prints here flush.
     os._exit(RESUME)

@@ -32,10 +32,8 @@ _SLURM = (
     "SLURM_PROCID",
     "SLURM_LOCALID",
 )
-# What C++ refers to, until the process ends.
-_KEPT: list[Any] = []
-# How long a process may be silent before JAX takes it for dead and ends the others: a
-# little longer than the watchdog, which can say what it was at.
+# How long a process may be silent before JAX considers it dead and ends the others:
+# longer than the watchdog's timeout, which can report what the process was doing.
 _HEARTBEAT_SECONDS = 50
 _PATIENCE_MS = 24 * 3600 * 1000
 # Answers kept at a time: more than any loader prefetches.
@@ -171,7 +169,6 @@ def _check_slurm(environ: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _said_while_waiting(processes: int, number: int):
-    """Reports every few seconds whom this process waits for."""
     others = [str(other) for other in range(processes) if other != number]
     named = ", ".join(others[:_NAMED]) + ", …" * (len(others) > _NAMED)
     done, started = threading.Event(), time.monotonic()
@@ -192,11 +189,7 @@ def _said_while_waiting(processes: int, number: int):
 
 
 def _connect(options: dict) -> None:
-    """Joins JAX's coordination service.
-
-    Raises:
-      InputError: the processes did not connect.
-    """
+    """Joins JAX's coordination service, or raises InputError."""
     try:
         with _loss_is_told():
             jax.distributed.initialize(
@@ -209,7 +202,8 @@ def _connect(options: dict) -> None:
     except Exception as error:
         # The remains of the attempt would wait for the others again at exit.
         state = _state()
-        _KEPT.extend((state.client, state.service))
+        _never_free(state.client)
+        _never_free(state.service)
         state.client = state.service = None
         # The callback for a lost connection turns a timeout into this.
         timed_out = "bad_cast" in str(error)
@@ -244,12 +238,16 @@ def _loss_is_told():
     if made.__doc__ and "missed_heartbeat_callback" in made.__doc__:
         # Python's own handlers wait for the main thread, which may never run.
         handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_lost)
-        _KEPT.append(handler)
+        _never_free(handler)
         ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
+def _never_free(thing) -> None:
+    """Keeps what C++ refers to until the process ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 def _lost(status) -> None:
-    """Reports that the connection to the other processes is lost; ends this one."""
     state = _state()
     terminal.say(
         f"Error: process {state.process_id} of {state.num_processes} has lost another"
@@ -292,15 +290,7 @@ def _bound(coordinator: str, process_id: int) -> dict[str, str]:
 
 
 def check(processes: int | None, devices: int | None) -> None:
-    """Compares the run with what the launcher promised.
-
-    Args:
-      processes: promised processes.
-      devices: promised devices of all processes together.
-
-    Raises:
-      InputError: the numbers differ.
-    """
+    """Compares the run with what the launcher promised; InputError if it differs."""
     if processes and jax.process_count() != processes:
         raise InputError(
             f"The launcher promised {processes} processes, but"
@@ -361,7 +351,7 @@ def _slurm_devices(environ) -> list[int] | None:
     count = len([part for part in visible.split(",") if part.strip()])
     if not count:
         return None
-    # Such as "4(x2)" or "2,1"; the first number is of the first node.
+    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
     named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
     tasks = max(int(named[0]), 1) if named else 1
     share = max(count // tasks, 1)
@@ -401,10 +391,7 @@ def largest(topic: str, number: int, value: int) -> int:
 
     Host to host: neither waits for the devices nor delays them.
 
-    Args:
-      topic: a series of questions.
-      number: each is asked once, about in order.
-      value: this process's answer.
+    A topic is a series of questions, each asked once, about in order.
     """
     if jax.process_count() == 1:
         return value
@@ -427,15 +414,8 @@ def largest(topic: str, number: int, value: int) -> int:
 def gather(topic: str, text: str, seconds: float) -> list[str | None]:
     """The texts of all processes, in process 0; an empty list in the others.
 
-    Host to host, so it works where devices cannot reach each other.
-
-    Args:
-      topic: used once.
-      text: this process's.
-      seconds: timeout of process 0 for all of them together.
-
-    Returns:
-      A text for each process; None for one that did not answer in time.
+    Host to host, so it works where devices cannot reach each other. A topic is used
+    once. Process 0 waits `seconds` for all together; a missing text is None.
     """
     if jax.process_count() == 1:
         return [text]
@@ -456,13 +436,7 @@ def gather(topic: str, text: str, seconds: float) -> list[str | None]:
 
 
 def first_says(topic: str, text: str | None, seconds: float) -> str | None:
-    """The text of process 0, in all processes; None if it does not come in time.
-
-    Args:
-      topic: used once.
-      text: of process 0.
-      seconds: timeout of the others.
-    """
+    """The text of process 0, or None after `seconds`; a topic is used once."""
     if jax.process_count() == 1:
         return text
     client, key = _client(), f"lsrjax/{topic}"
@@ -489,13 +463,7 @@ def peek(key: str) -> str:
 
 
 def exchange(topic: str, value: int, seconds: float) -> list[int]:
-    """The values of all processes that send theirs in time.
-
-    Args:
-      topic: used once.
-      value: this process's.
-      seconds: timeout for each process.
-    """
+    """The values of processes that answer in time; a topic is used once."""
     tell(f"{topic}/{index()}", str(value))
     found = []
     for process in range(count()):
@@ -507,11 +475,7 @@ def exchange(topic: str, value: int, seconds: float) -> list[int]:
 
 
 def meet(name: str, seconds: float) -> bool:
-    """Waits for the other processes, without the devices.
-
-    Returns:
-      Whether all came within `seconds`.
-    """
+    """Waits for the other processes without the devices; whether all came in time."""
     try:
         _client().wait_at_barrier(f"lsrjax/{name}", int(1000 * seconds))
     except jax.errors.JaxRuntimeError:

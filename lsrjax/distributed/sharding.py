@@ -125,8 +125,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def gathered(params: dict, num_heads: int) -> dict:
     """Parameters of a layer for computation: not divided over `data`.
 
-    Args:
-      params: nested dict; paths may begin anywhere in the model's.
+    The nested dict's paths may begin anywhere in the model's.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return params
@@ -141,12 +140,7 @@ def gathered(params: dict, num_heads: int) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The partition of each parameter of a model.
-
-    Attributes:
-      specs: partition by path.
-      notes: what could not be divided according to the rules, and its placement.
-    """
+    """The partition of each parameter by path, and notes on what does not divide."""
 
     mesh: Mesh
     specs: Mapping[str, P]
@@ -169,6 +163,27 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(of, tree)
 
+    def abstract(self, tree):
+        """A train state, or parameters, as shapes with their shardings."""
+        return abstract(tree, self.shardings(tree))
+
+
+def abstract(tree, shardings):
+    """The shapes of arrays with shardings."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        tree,
+        shardings,
+    )
+
+
+def layout_of(spec, params: dict, mesh: Mesh, fsdp: bool) -> Layout:
+    """`layout` of a model, by the spec of its architecture."""
+    heads = spec.encoder.num_heads
+    return layout(params, mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules)
+
 
 def layout(
     params: dict,
@@ -181,7 +196,6 @@ def layout(
     """Applies the rules to a model.
 
     Args:
-      params: (abstract) parameters.
       fsdp: divide matrices over `data` too, along their largest dimension that divides.
       rules: of a head, in addition to `RULES`.
 
@@ -318,9 +332,6 @@ def over_vocabulary(
 
     Args:
       pool: returns arrays [B, V], with each term independent of the others.
-      h_BLD: hidden states.
-      w_VD: one row for each term.
-      b_V: one bias for each term.
       mask_BL: non-zero at tokens.
 
     Returns:

@@ -26,13 +26,9 @@ _ANSWER_SECONDS = 2.0
 def meet(environ: Mapping[str, str], seconds: float) -> str:
     """The `host:port` of a step's coordinator; task 0 also reserves it.
 
-    Args:
-      environ: of a task of a SLURM step.
-      seconds: timeout for finding task 0.
-
     Raises:
-      InputError: the first node's name has no address, or it does not answer or has no
-        free port.
+      InputError: the first node's name has no address, or it does not answer in
+        `seconds` or has no free port.
     """
     host = first_host(environ["SLURM_STEP_NODELIST"])
     step_name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
@@ -48,11 +44,7 @@ def meet(environ: Mapping[str, str], seconds: float) -> str:
 
 
 def whole(environ: Mapping[str, str], name: str, default: int) -> int:
-    """A non-negative number from the environment; an empty variable counts as unset.
-
-    Raises:
-      InputError: it is not a number.
-    """
+    """A non-negative number from the environment, or InputError; empty is unset."""
     text = environ.get(name, "").strip()
     if text and not text.isdecimal():
         raise InputError(
@@ -75,14 +67,9 @@ def _doors(job: int, step: int) -> list[int]:
 
 
 def hold(doors: list[int], name: bytes) -> int:
-    """Holds the first free door until this process ends.
+    """Holds the first free door until this process ends; InputError if none is free.
 
-    Args:
-      doors: ports to try.
-      name: what visitors have to send.
-
-    Raises:
-      InputError: none is free.
+    Answers visitors that send `name`.
     """
     for port in doors:
         try:
@@ -125,13 +112,7 @@ def _answer(listener: socket.socket, name: bytes) -> None:
 
 
 def find(host: str, doors: list[int], name: bytes, seconds: float) -> int:
-    """The door that task 0 holds.
-
-    Args:
-      host: of task 0.
-      doors: ports to try.
-      name: what task 0 answers to.
-      seconds: timeout.
+    """The door that task 0 holds under a name.
 
     Raises:
       InputError: the host has no address, or task 0 does not answer.

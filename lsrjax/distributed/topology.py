@@ -66,11 +66,7 @@ runtime_version { major: 13 } device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 def devices(name: str) -> tuple[Chip, Sequence[jax.Device]]:
-    """The chip and the devices of a topology such as "v5e:4x4" or "h100:8".
-
-    Raises:
-      InputError: an unknown topology, or no compiler for it is installed.
-    """
+    """The chip and devices of "v5e:4x4", "h100:8", …; InputError if not available."""
     kind, _, shape = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise InputError(
@@ -100,7 +96,7 @@ def devices(name: str) -> tuple[Chip, Sequence[jax.Device]]:
 
 def _gpus(count: int) -> Sequence[jax.Device]:
     plugin = importlib.import_module("jax_plugins.xla_cuda13")
-    jax.devices()  # JAX looks for plugins by itself, once; it says so if it is second
+    jax.devices()  # discovers plugins, once; ours may be a second call
     try:
         plugin.initialize()
     except jax.errors.JaxRuntimeError as error:
@@ -184,7 +180,6 @@ def efficiency(
     Args:
       flops: of a device in a step.
       exchanged: bytes of the results of a device's collectives in a step.
-      counts: numbers of devices.
     """
     products = flops / (chip.peak * MFU)
 

@@ -17,14 +17,14 @@ import time
 from collections.abc import Sequence
 
 from lsrjax.distributed import activity, processes
-from lsrjax.distributed.activity import PROGRESS
+from lsrjax.distributed.activity import Progress
 from lsrjax.distributed.terminal import say
 
 # EX_SOFTWARE: the run was ended by its watchdog.
 STALLED = 70
 STACKS = "stacks"
-# A process that is silent for so many seconds is dead or stopped, whatever a step may
-# take; shorter than JAX's timeout.
+# A process that is silent for this many seconds is dead or stopped, however long a
+# step may take; shorter than JAX's timeout.
 _SILENT = 40.0
 _PULSE = 1.0
 # How long the first process, which hosts the service, outlives its verdict.
@@ -41,7 +41,6 @@ class Pulse:
     """A process's report on itself.
 
     Attributes:
-      process: its number.
       count: of its pulses; a repeated one is no pulse.
       idle: seconds since its last progress.
       silent: seconds since its last pulse, as seen by the reader.
@@ -62,11 +61,7 @@ class Pulse:
 
 
 def judge(pulses: Sequence[Pulse], seconds: float) -> str:
-    """What is wrong, and with which process; empty if nothing is.
-
-    Args:
-      seconds: limit for a step; 0: none.
-    """
+    """What is wrong, and where; empty if nothing is, or if `seconds` is 0."""
     if not seconds:
         return ""
     late = [p for p in pulses if p.phase in activity.STEADY and p.idle > seconds]
@@ -81,7 +76,7 @@ def judge(pulses: Sequence[Pulse], seconds: float) -> str:
         )
     if not late:
         return ""
-    # Processes in a step may wait for those that are not, or for the one behind.
+    # Processes in a step may wait for those that are not, or for the slowest.
     own = [p for p in late if p.phase != activity.STEPPING]
     own = own or [p for p in late if p.step == min(one.step for one in late)]
     named = "; ".join(f"{one} for {one.idle:.0f} s" for one in own)
@@ -91,11 +86,10 @@ def judge(pulses: Sequence[Pulse], seconds: float) -> str:
 class Watchdog:
     """Watches this process, and with it the run.
 
-    Attributes:
-      seconds: limit for a step; 0: none. A stage sets its own.
+    A stage sets `seconds`, the limit for a step; 0: none.
     """
 
-    def __init__(self, workdir: pathlib.Path, seconds: float, at=PROGRESS):
+    def __init__(self, workdir: pathlib.Path, seconds: float, at: Progress):
         self.seconds = seconds
         self._workdir, self._at = workdir, at
         self._count = 0
@@ -138,7 +132,7 @@ class Watchdog:
                 processes.tell(f"{_PULSES}/{processes.index()}", mine)
                 whom = range(processes.count()) if processes.is_first() else (0,)
                 told = [processes.peek(f"{_PULSES}/{process}") for process in whom]
-            except Exception:  # without the service, its silence says enough
+            except Exception:  # a lost service shows as silence
                 continue
             now = time.monotonic()
             for text in filter(None, told):
@@ -181,7 +175,6 @@ class Watchdog:
         return [mine, *others]
 
     def _end(self, verdict: str) -> None:
-        """Writes the stacks and ends the process."""
         # The first process also receives its own verdict.
         if not self._ending.acquire(blocking=False):
             return

@@ -61,10 +61,7 @@ def apply_batch(
 def tokens_of(
     texts: dict, *, queries: dict | None = None
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """The token ids and masks of a batch's texts, [B, L] each, by name of text.
-
-    Args as of `apply_batch`.
-    """
+    """The token ids and masks of texts (see `apply_batch`), [B, L] each, by name."""
     found: dict[str, tuple[jax.Array, jax.Array]] = {}
     for own in _sets(texts, queries):
         parts = Texts.of(own["parts"])
@@ -74,7 +71,6 @@ def tokens_of(
 
 
 def _sets(texts: dict, queries: dict | None) -> list[dict]:
-    """The sets of texts that are cut together."""
     return [texts] if queries is None else [queries, texts]
 
 

@@ -55,7 +55,6 @@ class CrossEncoder(nnx.Module):
         """The scores [B] of B pairs, as logits.
 
         Args:
-          ids_BL: token ids of both texts.
           mask_BL: 1 at tokens, 0 at padding.
           types_BL: 1 at tokens of the second text; None: all are 0.
         """

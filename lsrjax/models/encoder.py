@@ -78,7 +78,7 @@ class Embeddings(nnx.Module):
     def _rows(self, ids_BL, mask_BL) -> jax.Array:
         """Rows of XLM-R's position table, [B, L]."""
         # transformers uses the ids alone; with the mask as well, the content of the
-        # padding cannot shift the tokens behind it.
+        # padding cannot shift the tokens after it.
         pad = self.config.pad_token_id
         real_BL = ((ids_BL != pad) & mask_BL).astype(jnp.int32)
         return jnp.cumsum(real_BL, axis=1) * real_BL + pad
@@ -157,12 +157,7 @@ class Attention(nnx.Module):
 
 
 def suits_cudnn(device, dtype: DType, width: int) -> bool:
-    """Whether cuDNN has a fused attention for the device, real or abstract.
-
-    Args:
-      dtype: of queries, keys and values.
-      width: of a head.
-    """
+    """Whether cuDNN has a fused attention for a device and the width of a head."""
     return (
         # JAX cannot ask cuDNN for its version on an abstract device.
         hasattr(device, "client")
@@ -300,7 +295,6 @@ class Encoder(nnx.Module):
           Hidden states of the last layer [B, L, D], in `dtype`.
 
         Raises:
-          InputError: L is above `config.max_length`.
           ValueError: the shapes differ.
         """
         if ids_BL.ndim != 2 or ids_BL.shape != mask_BL.shape:
@@ -330,9 +324,8 @@ class Encoder(nnx.Module):
         Args:
           texts: the batch. Padding comes after the tokens and never changes their
             states; its own states are meaningless.
-          attended: the tokens that others attend to, [B, L] bool of each part; all by
-            default.
-          types: token types of pairs, [B, L] of each part; all 0 by default.
+          attended: [B, L] bool of each part, tokens that others attend to; None: all.
+          types: [B, L] of each part, token types of pairs; None: all 0.
           dropout_keys: a random key for each text, [B] of each part; None: no dropout.
           remat: what the backward pass recomputes, a name in `REMAT`.
 
@@ -373,7 +366,7 @@ class Encoder(nnx.Module):
 
         layers, count = nnx.to_pure_dict(params), config.num_layers
         if remat == "none":
-            # In line: a loop would copy all that waits for the backward pass.
+            # Unrolled: a loop would copy everything saved for the backward pass.
             split = jax.tree.map(lambda x: jax.lax.split(x, [1] * count), layers)
             for i in range(count):
                 layer = jax.tree.map(
@@ -383,7 +376,7 @@ class Encoder(nnx.Module):
                 )
                 hidden_TD, _ = run(hidden_TD, (layer, i + 1))
             return hidden_TD
-        # The compiled program contains one layer, whatever their number. Unrolled, the
+        # The compiled program contains one layer, not all of them. Unrolled, the
         # compiler may notice that the backward pass repeats the forward pass and keep
         # its values after all; XLA on CPU does.
         run = jax.checkpoint(run, policy=REMAT[remat])

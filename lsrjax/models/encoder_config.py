@@ -90,18 +90,13 @@ class EncoderConfig:
 
     Attributes:
       family: 'bert', 'distilbert' or 'xlm-roberta'; decides how positions are numbered.
-      vocab_size: rows of the word table.
-      hidden_size: width D of the hidden states.
       num_heads: attention heads; divides hidden_size.
       intermediate_size: width inside the feed-forward blocks.
       max_positions: rows of the position table, see max_length.
       type_vocab_size: rows of the token type table: row 0 for texts, row 1 for the
         second texts of pairs; 0: no table (DistilBERT).
       pad_token_id: id of the padding token; XLM-R counts positions from it.
-      layer_norm_eps: added to the variance in every LayerNorm.
-      hidden_act: 'gelu', the exact one.
       hidden_dropout: dropout rate after the embeddings and after every block.
-      attention_dropout: dropout rate on the attention weights.
       initializer_range: standard deviation of newly drawn tables and kernels.
     """
 
@@ -155,10 +150,7 @@ class EncoderConfig:
     def from_hf(cls, config: Mapping[str, Any]) -> "EncoderConfig":
         """Reads the content of a Hugging Face config.json.
 
-        Args:
-          config: the parsed JSON object, `model_type` bert, distilbert, xlm-roberta,
-            roberta or camembert (the last two count as xlm-roberta, whose computation
-            they share).
+        RoBERTa and CamemBERT count as XLM-RoBERTa, whose computation they share.
 
         Raises:
           ValueError: another type of model, a feature that is not implemented, or

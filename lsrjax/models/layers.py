@@ -28,10 +28,7 @@ def dropout(x: jax.Array, rate: float, keys_T: jax.Array | None) -> jax.Array:
 
     The draw for a row depends on its own key alone, not on the other rows.
 
-    Args:
-      x: any array [T, ...].
-      rate: probability of dropping an element, in [0, 1).
-      keys_T: a random key for each row; None: no dropout.
+    `rate` is in [0, 1); `keys_T` has a random key for each row; None: no dropout.
     """
     if keys_T is None or rate == 0.0:
         return x
@@ -175,12 +172,7 @@ class Head(nnx.Module):
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
-        """Views that may weigh tokens of the encoder that are not in the text.
-
-        Args:
-          spec: the retriever's `RetrieverSpec`.
-          text: its name, such as "query".
-        """
+        """Views that may weigh tokens which are not in a text of this name."""
         return ()
 
 

@@ -34,7 +34,7 @@ class Vector:
       weights_BV: term weights, as scored and indexed.
       raw_BV: the values before the activation (for SPLADE the pooled logits), which
         the alignment loss compares.
-      scale: of its score in the sum over views; the queries' counts.
+      scale: of its score in the sum over views; that of the queries is used.
     """
 
     weights_BV: jax.Array
@@ -93,9 +93,7 @@ class Bag:
     """Weights of a few terms of a vocabulary; a repeated term counts as their sum.
 
     Attributes:
-      ids_BK: term ids.
       weights_BK: their weights; 0 at padding.
-      size: number of terms in the vocabulary.
       scale: of its score in the sum over views; that of the queries is used.
     """
 
@@ -161,12 +159,7 @@ class Bag:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """One embedding of a text.
-
-    Attributes:
-      embedding_BD: as scored and indexed.
-      scale: of its score in the sum over views; that of the queries is used.
-    """
+    """One embedding of a text; `scale` as of `Bag`."""
 
     embedding_BD: jax.Array
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
@@ -192,10 +185,7 @@ class MultiVector:
     The score is the sum over the query's tokens of the largest dot product with a token
     of the document (MaxSim, Khattab and Zaharia 2020); 0 if the document has no token.
 
-    Attributes:
-      tokens_BLD: embeddings.
-      mask_BL: true at tokens.
-      scale: of its score in the sum over views; that of the queries is used.
+    Padding has a false `mask_BL`; `scale` as of `Bag`.
     """
 
     tokens_BLD: jax.Array
@@ -257,7 +247,7 @@ def score_groups(queries: Views, documents: Views) -> jax.Array:
 
 
 def _paired(queries: Views, documents: Views) -> Iterator[tuple[Any, Any]]:
-    """The queries and the documents of each view, which are of one class."""
+    """The queries and the documents of each view, which have one class."""
     return ((query, documents[name]) for name, query in queries.items())
 
 

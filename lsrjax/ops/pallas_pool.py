@@ -153,15 +153,10 @@ def _dot_last(x, y):
 
 @dataclasses.dataclass(frozen=True)
 class GpuTiles:
-    """Sizes of the GPU kernel.
+    """Sizes of the GPU kernel: of a tile, a program, and a group of texts.
 
-    Attributes:
-      tokens: of a tile, T.
-      terms: of a tile, P.
-      hidden_bytes: of each row, read in one step of the product.
-      warps: of a program.
-      stages: reads in flight at a time.
-      group_bytes: limit on the h of a group of texts.
+    `hidden_bytes` of each row are read in one step of the product, `stages` such reads
+    are in flight, and a group's h has at most `group_bytes`.
     """
 
     tokens: int = 256
@@ -272,7 +267,6 @@ def _tpu(h_BLD, w_VD, mask_BL, interpret):
     # L they would add tokens.
     fill = pl.cdiv(L, T) * T - L
     h_BLD = jnp.pad(h_BLD, ((0, 0), (0, fill), (0, 0)))
-    # Tokens on the sublanes, as in the product.
     mask_BL1 = jnp.pad(mask_BL, ((0, 0), (0, fill)))[:, :, None]
     pair_SP = pl.BlockSpec((S, P), lambda b, v, t: (b, v))
     return pl.pallas_call(

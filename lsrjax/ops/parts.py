@@ -43,9 +43,7 @@ def starts_of(parts: Parts) -> np.ndarray:
 def by_part(op, h: jax.Array, mask: jax.Array | Sequence[jax.Array]):
     """`op(h_BLD, mask_BL)` of each part; the results [B, ...] end to end.
 
-    Args:
-      h: [B, L, D], or [T, D] if there are several masks.
-      mask: [B, L], or one such array for each part.
+    `h` is [B, L, D] with a mask [B, L], or [T, D] with a mask for each part.
     """
     if not isinstance(mask, Sequence):
         return op(h, mask)

@@ -117,10 +117,7 @@ def vocab_pool_naive(
     *,
     pool_mask: str = "exclude",
 ) -> tuple[jax.Array, jax.Array]:
-    """The definition of `vocab_pool`, with the [B, L, V] logits and autodiff.
-
-    The oracle that `vocab_pool` is tested against, with the same arguments and results.
-    """
+    """The definition of `vocab_pool`, with [B, L, V] logits and autodiff."""
     masks = tuple(mask) if isinstance(mask, Sequence) else (mask,)
     _check(h, w_VD, b_V, masks, pool_mask, "naive", None)
     h_TD = h.reshape(-1, h.shape[-1])
@@ -201,7 +198,6 @@ _TILE, _DENSE_TILE = 2**24, 2**27
 
 
 def _block(given: int | None, h_by_group: list, tile: int = _TILE) -> int:
-    """Vocabulary terms that are projected at a time."""
     tokens, dim = max(h_TD.shape for h_TD in h_by_group)
     if given is not None:
         return given
@@ -257,7 +253,6 @@ def _project_max(block, impl, parts, h_TD, w_VD, real_T):
     dtype = h_TD.dtype
 
     def best(tile_BLP):
-        """Maximum and first token of a part's texts."""
         top_BP = tile_BLP.max(axis=1)
         # argmax as two plain reductions: XLA's own, over pairs, is not vectorised on
         # CPU. The bound covers NaN, which equals nothing.
@@ -307,7 +302,6 @@ _project_max.defvjp(_project_max_fwd, _project_max_bwd)
 
 
 def _rows_of(x_BK, parts: Parts) -> Sequence[jax.Array]:
-    """The rows of each part's texts."""
     return lax.split(x_BK, [texts for texts, _ in parts])
 
 
@@ -322,7 +316,6 @@ def _groups(parts: Parts) -> list[Parts]:
 
 
 def _by_group(x_T: jax.Array, groups: list[Parts]) -> Sequence[jax.Array]:
-    """The tokens of each group."""
     sizes = [sum(texts * length for texts, length in group) for group in groups]
     return lax.split(x_T, sizes)
 

@@ -1,4 +1,4 @@
-"""BM25 over words and character bigrams: the baseline, and the source of negatives."""
+"""BM25 over words and character bigrams: the baseline, and a source of negatives."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from lsrjax.retrieval.search import search
 
 
 def _class(belongs: Callable[[str], bool], last: int) -> str:
-    """Returns the characters below code point `last` as ranges of a regex class."""
+    """The characters below code point `last` as ranges of a regex class."""
     inside = [code for code in range(last) if belongs(chr(code))]
     starts = [
         code for i, code in enumerate(inside) if i == 0 or inside[i - 1] < code - 1
@@ -34,7 +34,7 @@ _CJK = (
     r"\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
 )
 _LATIN = r"0-9a-z\xdf-\xf6\xf8-\u024f\u1e00-\u1eff"
-# Vowel signs of Indic scripts and accents without a composed form: `\w` is not them.
+# Vowel signs of Indic scripts and accents without a composed form, which `\w` lacks.
 _MARK = _class(lambda char: unicodedata.category(char).startswith("M"), 0x12000)
 _RUN = re.compile(
     rf"(?P<cjk>[{_CJK}]+)|[{_LATIN}][{_LATIN}{_MARK}]*"
@@ -45,11 +45,11 @@ _RUN = re.compile(
 def tokenize(text: str) -> list[str]:
     """Splits a text into terms that different languages can share.
 
-    The text is normalised to NFKC and lower-cased. Latin letters and digits form words
-    of their own, so that the Korean `GNU용` shares `gnu` with English. Chinese
-    characters and kana, which are written without spaces, become character bigrams
-    (a single one stays itself). Letters of other scripts form words. There is no
-    stemming and there are no stop words.
+    The text is normalised to NFKC and lower-cased. Latin letters and digits form their
+    own words, so that the Korean `GNU용` shares `gnu` with English. Chinese characters
+    and kana, which are written without spaces, become character bigrams (a single one
+    stays itself). Letters of other scripts form words. There is no stemming and there
+    are no stop words.
     """
     terms: list[str] = []
     for match in _RUN.finditer(unicodedata.normalize("NFKC", text).lower()):
@@ -74,18 +74,17 @@ class BM25:
         """Indexes N texts.
 
         Args:
-            texts: the documents.
             k1: how slowly repeated terms saturate; the default is Lucene's.
-            b: how much long documents are held back, from 0 to 1.
+            b: strength of the length normalisation, from 0 to 1.
 
         Raises:
             InputError: no text has a letter or a digit.
         """
-        # Importing bm25s starts JAX's backend when JAX is installed, which would come
-        # too early for jax.distributed: import it only here.
+        # bm25s starts JAX's backend when imported, which would be too early for
+        # jax.distributed.
         import bm25s
 
-        # It logs each step, at a level of its own.
+        # It logs each step, at its own level.
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._vocabulary: dict[str, int] = {}
         ids = [
@@ -102,8 +101,8 @@ class BM25:
                 "the columns of the texts."
             )
         index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
-        # Ids instead of words: bm25s numbers words in an order that differs from one
-        # process to the next, and with it the order in which scores are summed.
+        # Ids instead of words: bm25s numbers words in an order that differs between
+        # processes, and with it the order in which scores are summed.
         index.index(
             (ids, self._vocabulary), create_empty_token=False, show_progress=False
         )
@@ -119,12 +118,11 @@ class BM25:
         """Finds the documents with the highest score for each query.
 
         Args:
-            queries: Q texts; terms that no document has are ignored.
-            depth: hits to return for each query.
+            queries: Q texts; terms of no document are ignored.
 
         Returns:
-            indices [Q, depth] int32, -1 where there are no more hits, and scores
-            [Q, depth] float32, 0 there; ordered as `lsrjax.retrieval.search.search`.
+            indices [Q, depth] int32, -1 for no hit, and scores [Q, depth] float32, 0
+            for no hit; ordered as in `lsrjax.retrieval.search.search`.
         """
         terms: list[int] = []
         ends = [0]

@@ -1,4 +1,4 @@
-"""Scores of pairs of texts by a cross-encoder."""
+"""Scores pairs of texts with a cross-encoder."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from lsrjax.distributed import sharding
 from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 from lsrjax.retrieval.encode import BUCKETS
 
-# Pairs whose tokens are held at once.
+# Pairs whose tokens are in memory at once.
 _CHUNK = 8192
 
 
 class PairScorer:
-    """Scores queries with documents, each pair read together."""
+    """Scores queries with documents, each pair encoded together."""
 
     def __init__(
         self,
@@ -33,19 +33,12 @@ class PairScorer:
     ):
         """A scorer with its weights.
 
-        A pair has at most `query_length + document_length` tokens, special ones
-        included, and no more than the encoder takes. Of it, a query gets
-        `query_length`, and at most three quarters; its document is cut to the rest
+        A pair has at most `query_length + document_length` tokens, including special
+        ones, and no more than the encoder's limit. A query gets `query_length` of them,
+        but at most three quarters; its document is truncated to the rest
         ("only_second"), as FlagEmbedding does for the rerankers of BGE.
 
-        Args:
-          spec: the cross-encoder's.
-          params: its weights.
-          tokenizer: of its vocabulary.
-          query_length: tokens a query is cut to.
-          document_length: tokens a document is cut to, beside the longest query.
-          batch_size: pairs scored at once, at least one on each device.
-          dtype: of matrix products.
+        Batches have at least one pair on each device.
         """
         self._params = params
         self._tokenizer = tokenizer
@@ -82,7 +75,7 @@ class PairScorer:
         scores = np.empty(len(pairs), np.float32)
         for start in range(0, len(rows), self._batch_size):
             chosen = by_length[start : start + self._batch_size]
-            # A short batch is filled up, so that no shape is compiled for it alone.
+            # A short batch is filled up, so that its shape need not be compiled.
             filled = chosen + [chosen[-1]] * (self._batch_size - len(chosen))
             batch = self._padded([rows[i] for i in filled])
             found = np.asarray(self._apply(self._params, self._on_devices(batch)))

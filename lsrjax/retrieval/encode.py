@@ -1,8 +1,8 @@
-"""Texts to matrices with a trained retriever."""
+"""Encodes texts into matrices with a trained retriever."""
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from scipy import sparse
 
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.distributed import sharding
-from lsrjax.distributed.activity import PROGRESS, Preempted
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.views import Dense, MultiVector, Vector, View, Views
@@ -21,10 +20,10 @@ from lsrjax.retrieval.search import Several
 
 # Lengths of padded batches: steps of a quarter to a half.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-# What one of them costs, as it is compiled for, in tokens of padding that it may save.
+# The cost of compiling for one of them, in tokens of padding that it must save.
 _WORTH_COMPILING = 8192
 # Tokens that a processor computes at once. From 4,096 on, XLA's compiler for CPU makes
-# other kernels, which take a quarter to a third longer for each token.
+# other kernels, which take a quarter to a third longer per token.
 _CPU_TOKENS = 3072
 
 
@@ -38,23 +37,20 @@ class TextEncoder:
         *,
         batch_size: int = 64,
         dtype: str = "float32",
+        poll: Callable[[], None] = lambda: None,
     ):
-        """An encoder for one architecture; weights come with each call.
+        """An encoder for one architecture; batches have at least a text per device.
 
-        Args:
-          spec: the retriever's.
-          tokenizer: of the encoder's vocabulary.
-          batch_size: texts encoded at once, at least one on each device.
-          dtype: of matrix products.
+        `poll` is called ahead of each batch; what it raises ends the encoding.
         """
         self.spec = spec
+        self._poll = poll
         self.tokenizer = tokenizer
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
         self._batch_size = math.ceil(batch_size / devices) * devices
         self._dtype = dtype
         graphdef, _ = retriever.split(spec, dtype=jnp.dtype(dtype), weights_only=True)
-        # Every process gets all of every batch.
         everywhere = None if self._mesh.empty else sharding.replicated(self._mesh)
         self._apply = jax.jit(
             lambda params, text, role: retriever.apply(
@@ -75,18 +71,10 @@ class TextEncoder:
         """The views of N texts, each [N, terms of the view] float32.
 
         Embeddings are rows of such a matrix as well; those of tokens, a `TokenMatrix`.
-        Queries carry the scale that a view's score has in the sum over views.
-
-        Args:
-          params: the retriever's.
-          texts: N texts.
-          max_length: tokens a text is cut to.
-          role: "query" or "document".
-          names: of the texts, for messages.
+        Queries are multiplied by the scale of the view's score in the sum over views.
 
         Raises:
-          InputError: a number of a vector is not finite; the text is named.
-          Preempted: the process was asked to leave.
+          InputError: a vector is not finite; names the text.
         """
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
         by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -102,18 +90,17 @@ class TextEncoder:
         parts = []
         pending = None
         for chosen, at_once, length in pieces:
-            if PROGRESS.point():
-                raise Preempted
-            # One that is short is filled up, so that no shape is compiled for it alone.
+            self._poll()
+            # A short batch is filled up, so that its shape need not be compiled.
             rows = [ids[i] for i in chosen]
             rows += [rows[-1]] * (at_once - len(rows))
             text = pad(rows, self.tokenizer.pad_id, length, ())
-            # Where both roles can, they share what is compiled.
+            # Models that can mix roles share compiled programs between them.
             apart = self.spec.roles_apart
             if not apart:
                 text["query"] = np.full(len(rows), role == "query")
             views = self._apply(params, self._on_devices(text), role if apart else None)
-            # The device computes a batch while the host compresses the one before.
+            # The device computes a batch while the host compresses the previous one.
             if pending:
                 parts.append(self._compressed(*pending, role))
             pending = views, len(chosen)
@@ -165,16 +152,13 @@ def padded_lengths(
 ) -> list[int]:
     """The length that each batch is padded to, one of `BUCKETS` or `max_length`.
 
-    It depends on the texts alone, not on what was compiled before, so that a file that
-    is encoded in two goes gets the same numbers.
+    It depends on the texts alone, not on what was compiled before, so that a file
+    encoded in two runs gets the same numbers.
 
-    Args:
-      longest: tokens of the longest text of each batch, ascending.
-      max_length: tokens a text is cut to.
-      batch_size: texts of a batch.
+    `longest` has the tokens of each batch's longest text, ascending.
     """
     allowed = [*sorted(b for b in BUCKETS if b < max_length), max_length]
-    # The cheapest way for so many of the batches: what it costs, and their lengths.
+    # Number of batches -> the lowest cost for that many, and their lengths.
     ways: dict[int, tuple[int, list[int]]] = {0: (0, [])}
     for tokens in allowed:
         end = bisect.bisect_right(longest, tokens)
@@ -202,7 +186,7 @@ def _to_matrix(view: View, terms: int) -> sparse.csr_matrix | TokenMatrix:
 
 
 def _compressed_rows(dense_BV: np.ndarray) -> sparse.csr_matrix:
-    """As `sparse.csr_matrix` makes it, which takes several times as long."""
+    """Like `sparse.csr_matrix`, in a fraction of the time."""
     B, V = dense_BV.shape
     flat_BV = np.ravel(dense_BV)
     places = np.flatnonzero(flat_BV != 0)
@@ -213,7 +197,7 @@ def _compressed_rows(dense_BV: np.ndarray) -> sparse.csr_matrix:
 def _largest(
     views: dict[str, sparse.csr_matrix], most: int
 ) -> dict[str, sparse.csr_matrix]:
-    """The `most` largest weights of each text, of all views together."""
+    """The `most` largest weights of each text, over all views together."""
     whole = sparse.hstack(list(views.values()), format="csr")
     rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
     order = np.lexsort((-np.abs(whole.data), rows))
@@ -230,7 +214,6 @@ def _largest(
 
 
 def _first_not_finite(matrix: sparse.csr_matrix | TokenMatrix) -> int | None:
-    """The first row that has such a number."""
     if isinstance(matrix, TokenMatrix):
         finite, starts = np.isfinite(matrix.tokens_TD).all(axis=1), matrix.starts
     else:
@@ -253,7 +236,7 @@ def joined(
 ) -> sparse.csr_matrix | TokenMatrix | Several:
     """All views side by side, [N, E + M]: pivot columns first, then source columns.
 
-    Embeddings of tokens stay what they are, and beside others one of `Several`.
+    Embeddings of tokens stay a `TokenMatrix`, or become part of `Several`.
     """
     matrices = list(views.values())
     if any(isinstance(matrix, TokenMatrix) for matrix in matrices):

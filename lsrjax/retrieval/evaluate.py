@@ -22,12 +22,8 @@ from lsrjax.retrieval.search import Several, search
 class Task:
     """Queries, a corpus, and the relevant documents of each query.
 
-    Attributes:
-      queries: Q texts.
-      languages: of each query.
-      corpus: N texts.
-      relevant: for each query the position of its document in the corpus, or the grades
-        of judged documents by position.
+    For each query the position of its document in the corpus, or the grades of judged
+    documents by position.
     """
 
     queries: Sequence[str]
@@ -38,14 +34,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """A retriever with everything that encoding takes.
+    """A retriever with everything that encoding needs; lengths are in tokens.
 
-    Attributes:
-      encoder: architecture and tokenizer.
-      params: weights.
-      query_length: tokens.
-      document_length: tokens.
-      pivot_tokenizer: MILCO: names the terms of the pivot view.
+    MILCO's pivot tokenizer names the terms of the pivot view.
     """
 
     encoder: TextEncoder
@@ -55,16 +46,14 @@ class Searcher:
     pivot_tokenizer: TextTokenizer | None = None
 
     @classmethod
-    def of(cls, model, config) -> "Searcher":
-        """A model, ready to encode with the lengths of a stage's config.
+    def of(cls, model, config, poll: Callable[[], None] = lambda: None) -> "Searcher":
+        """A `SavedModel` that encodes with the lengths of a stage's config.
 
-        Args:
-          model: a `lsrjax.checkpoint.SavedModel`.
-          config: the stage's.
+        `poll` is that of `TextEncoder`.
         """
         tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
         return cls(
-            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype),
+            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype, poll=poll),
             model.params,
             config.data.query_length,
             config.data.document_length,
@@ -83,19 +72,16 @@ class Searcher:
 def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
     """Held-out examples as a retrieval task.
 
-    Pairs: the translation looks for the English text among all English texts. Groups:
-    the query, in each language there is, looks for its positives among all documents,
-    in English where there is English: among those of the whole corpus, with every
-    judgement, where the groups hold ids, as a BEIR folder does; else among those of all
-    groups.
+    Pairs: each translation is a query for its English text among all English texts.
+    Groups: the query, in each of its languages, searches for its positives among all
+    documents, in English where available: those of the whole corpus, with every
+    judgement, if the groups contain ids, as in a BEIR folder; else those of all groups.
 
-    Args:
-      source: pairs or groups.
-      limit: queries at most, spread evenly over the examples.
-      languages: whether the queries of groups in a language count.
+    Takes `limit` queries at most, spread evenly over the examples, and of groups those
+    in the languages that count.
 
     Raises:
-      InputError: no query is in such a language, or a judgement that has no document.
+      InputError: no query is in such a language, or a judgement without its document.
     """
     by_id = getattr(source, "by_id", False)
     corpus, queries = (_judged if by_id else _own)(source, languages)
@@ -110,7 +96,6 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
 
 
 def _own(source, languages) -> tuple[list[str], list[tuple]]:
-    """The documents of pairs or groups, equal ones once; and the queries."""
     corpus: dict[str, int] = {}
     queries: list[tuple] = []
     for index in range(len(source)):
@@ -130,7 +115,6 @@ def _own(source, languages) -> tuple[list[str], list[tuple]]:
 
 
 def _judged(source, languages) -> tuple[list[str], list[tuple]]:
-    """All documents of the corpus that the rows of a source are of; and the queries."""
     corpus, places = [], {}
     for place in range(len(source.documents)):
         key, text = source.documents.item(place)
@@ -154,7 +138,7 @@ def _judged(source, languages) -> tuple[list[str], list[tuple]]:
                     f"{where}: the relevant document {key!r} is not in the corpus"
                     f" ({len(corpus):,} documents). Add it, or remove its judgement."
                 )
-        # Without any, the query counts as 0, as in trec_eval.
+        # A query without judgements counts as 0, as in trec_eval.
         queries += _asked(query, languages, grades or {0: 0})
     return corpus, queries
 
@@ -180,7 +164,7 @@ def cross_lingual(groups: Sequence[Group], languages: Sequence[str]) -> Task:
 def multilingual(groups: Sequence[Group], languages: Sequence[str], seed: int) -> Task:
     """The same queries against a corpus in which each document is in one language.
 
-    The language of a document is drawn from those it exists in, all the same.
+    The language of a document is drawn uniformly from its own.
     """
     rng = np.random.default_rng(seed)
     corpus = []
@@ -208,13 +192,7 @@ def _task(groups, languages, texts) -> Task:
 def by_language(
     task: Task, hits: np.ndarray, metrics: Sequence[str] = measures.METRICS
 ) -> dict[str, dict[str, float]]:
-    """Mean of each metric over the queries of each language.
-
-    Args:
-      task: what was searched.
-      hits: [Q, depth] document positions, best first, -1 = none.
-      metrics: names that ir_measures knows.
-    """
+    """Mean of each metric over the queries of each language; `hits` as in `search`."""
     values = measures.per_query(hits, task.relevant, metrics)
     languages = np.array(task.languages)
     return {
@@ -233,7 +211,7 @@ def bm25(
 
 
 def views_of(searcher: Searcher) -> dict[str, tuple[str, ...]]:
-    """What to evaluate: all views together under "", and each alone if several."""
+    """The evaluated views: all together under "", and each alone if several."""
     views = tuple(searcher.encoder.spec.views)
     alone = {view: (view,) for view in views} if len(views) > 1 else {}
     return {"": views, **alone}
@@ -245,9 +223,9 @@ def sparse_retriever(
     """A retriever's quality and sparsity, with all views and with each alone.
 
     Returns:
-      By view ("" = all together), language and metric; besides the metrics
-      `query_terms` and `document_terms`, the mean numbers of active terms, and
-      `index_bytes` of a document.
+      By view ("" = all together), language and metric; also the metrics `query_terms`
+      and `document_terms`, the mean numbers of active terms, and `index_bytes` of a
+      document.
     """
     queries = searcher.queries(task.queries)
     documents = searcher.documents(task.corpus)
@@ -268,7 +246,7 @@ def sparse_retriever(
 
 
 def active_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> float:
-    """Mean number of weights, or of tokens with an embedding, of a text."""
+    """Mean number of a text's weights, or of its tokens with an embedding."""
     if isinstance(matrix, Several):
         return sum(map(active_terms, matrix.parts))
     if isinstance(matrix, TokenMatrix):
@@ -276,16 +254,16 @@ def active_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> float:
     return measures.active_terms(matrix)
 
 
-# Of a posting in an inverted index, the document and its weight in 16 bits; of an
-# embedding, each number in 16 bits.
+# A posting in an inverted index is the document and its weight in 16 bits; each number
+# of an embedding takes 16 bits.
 _POSTING_BYTES, _NUMBER_BYTES = 4 + 2, 2
 
 
 def index_bytes(matrix: sparse.csr_matrix | TokenMatrix) -> float:
-    """Bytes that a text takes in an index, on average, uncompressed.
+    """Mean bytes of a text in an index, uncompressed.
 
-    6 for each active term, or 2 for each number of its embeddings; of a matrix that may
-    be stored either way, the smaller of both.
+    6 for each active term, or 2 for each number of its embeddings; for a matrix that
+    may be stored either way, the smaller of both.
     """
     texts, size = matrix.shape
     if isinstance(matrix, TokenMatrix):
@@ -297,12 +275,7 @@ _TIMED_TEXTS = 512
 
 
 def encoding_speed(searcher: Searcher, texts: Sequence[str]) -> float:
-    """Documents that a retriever encodes in a second, without compilation.
-
-    Args:
-      searcher: the retriever.
-      texts: of which a sample, spread evenly, is encoded.
-    """
+    """Documents encoded per second, over a sample, without compilation."""
     places = np.linspace(0, len(texts) - 1, min(_TIMED_TEXTS, len(texts))).astype(int)
     sample = [texts[i] for i in places]
     searcher.documents(sample)

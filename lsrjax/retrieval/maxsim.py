@@ -1,6 +1,6 @@
-"""Embeddings of the tokens of many texts, and exact search with late interaction.
+"""Token embeddings of many texts, and exact search with late interaction.
 
-Axes: N texts, T tokens of all of them laid end to end, D dimensions.
+Axes: N texts, T tokens of all texts end to end, D dimensions.
 """
 
 import dataclasses
@@ -11,11 +11,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class TokenMatrix:
-    """The token embeddings of N texts.
+    """The token embeddings of N texts, float32.
 
-    Attributes:
-      tokens_TD: embeddings, float32.
-      starts: [N + 1], where each text's tokens begin, and in the end T.
+    `starts` [N + 1] has the first token of each text, then T.
     """
 
     tokens_TD: np.ndarray
@@ -23,12 +21,12 @@ class TokenMatrix:
 
     @classmethod
     def of(cls, tokens_NLD: np.ndarray, mask_NL: np.ndarray) -> "TokenMatrix":
-        """Those that a mask leaves of padded ones."""
+        """The unmasked ones of padded embeddings."""
         starts = np.concatenate([[0], np.cumsum(mask_NL.sum(axis=1))])
         return cls(tokens_NLD[mask_NL.astype(bool)], starts.astype(np.int64))
 
     def __mul__(self, scale: float) -> "TokenMatrix":
-        """With all scores multiplied."""
+        """Multiplies all scores."""
         return TokenMatrix(self.tokens_TD * np.float32(scale), self.starts)
 
     def __len__(self) -> int:
@@ -41,7 +39,7 @@ class TokenMatrix:
 
     @property
     def mean_tokens(self) -> float:
-        """Embeddings of a text, on average."""
+        """Mean number of a text's embeddings."""
         return len(self.tokens_TD) / max(len(self), 1)
 
     def __getitem__(self, texts) -> "TokenMatrix":
@@ -49,7 +47,7 @@ class TokenMatrix:
         places = np.arange(len(self))[texts]
         counts = np.diff(self.starts)[places]
         starts = np.concatenate([[0], np.cumsum(counts)])
-        # Of each token, how far its text's first one is moved.
+        # For each token, how far its text's first one moves.
         moved = np.repeat(self.starts[places] - starts[:-1], counts)
         return TokenMatrix(self.tokens_TD[np.arange(starts[-1]) + moved], starts)
 
@@ -62,19 +60,16 @@ def stacked(parts: Sequence[TokenMatrix]) -> TokenMatrix:
 
 
 def scores(queries: TokenMatrix, documents: TokenMatrix) -> np.ndarray:
-    """MaxSim (Khattab and Zaharia 2020) of every query with every document.
+    """MaxSim of every query with every document, [queries, documents] float32.
 
     The sum over the query's tokens of the largest dot product with one of the
-    document's; 0 where either has none.
-
-    Returns:
-      [queries, documents] float32.
+    document's; 0 if either has none (Khattab and Zaharia 2020).
     """
     out = np.zeros((len(queries), len(documents)), np.float32)
     asks = np.flatnonzero(np.diff(queries.starts))
     has = np.flatnonzero(np.diff(documents.starts))
     if len(asks) and len(has):
-        # Empty texts, which reduceat has no result for, are left out.
+        # Without empty texts, for which reduceat has no result.
         products = queries.tokens_TD @ documents.tokens_TD.T
         best = np.maximum.reduceat(products, documents.starts[has], axis=1)
         summed = np.add.reduceat(best, queries.starts[asks], axis=0)

@@ -8,7 +8,7 @@ from scipy import sparse
 
 Relevant = int | Collection[int] | Mapping[int, int]
 
-# Documents of a ranking that a measure without cut-off looks at, as in TREC.
+# Ranks used by a measure without cut-off, as in TREC.
 _UNCUT_DEPTH = 1000
 METRICS = ("nDCG@10", "R@100")
 
@@ -20,20 +20,20 @@ def evaluate(
 ) -> dict[str, float]:
     """Averages ranking metrics over all queries.
 
-    A query without hits counts as 0 instead of dropping out of the mean.
+    A query without hits counts as 0; it does not drop out of the mean.
 
     Args:
         hits: [Q, depth] document indices, best first; -1 stands for no hit.
         relevant: of each query, its relevant document, a collection of them, or a
             mapping from judged documents to whole grades (above 0: relevant).
-        metrics: names as ir_measures writes them, such as nDCG@10, R@100, RR@10.
+        metrics: names of ir_measures, such as nDCG@10, R@100, RR@10.
 
     Returns:
         The mean of each metric, in the order of `metrics`.
 
     Raises:
-        ValueError: if a metric is unknown or looks deeper than `hits` goes, a query
-            has no relevant document, or a ranking holds a document twice.
+        ValueError: an unknown metric, one that needs more hits than `depth`, a query
+            without a relevant document, or a document twice in a ranking.
     """
     values = per_query(hits, relevant, metrics)
     return {name: float(value.mean()) for name, value in values.items()}
@@ -44,20 +44,7 @@ def per_query(
     relevant: Sequence[Relevant],
     metrics: Sequence[str] = METRICS,
 ) -> dict[str, np.ndarray]:
-    """Computes ranking metrics for each query.
-
-    Args:
-        hits: [Q, depth] document indices, best first; -1 stands for no hit.
-        relevant: of each query, its relevant document, a collection of them, or a
-            mapping from judged documents to whole grades (above 0: relevant).
-        metrics: names as ir_measures writes them.
-
-    Returns:
-        For each metric [Q] float64, in the order of the queries.
-
-    Raises:
-        ValueError: as `evaluate`.
-    """
+    """The values [Q] float64 of each metric; arguments and errors as of `evaluate`."""
     hits = np.asarray(hits)
     measures = {name: _parse(name) for name in metrics}
     _check_hits(hits, len(relevant))
@@ -68,7 +55,7 @@ def per_query(
             f"hold {hits.shape[1]}; search with depth={needed}."
         )
     # Two names may stand for one measure (RR and MRR). Queries without hits, which
-    # trec_eval leaves out, keep the measure's default.
+    # trec_eval omits, keep the measure's default.
     values = {
         measure: np.full(len(relevant), measure.DEFAULT, np.float64)
         for measure in measures.values()
@@ -80,17 +67,17 @@ def per_query(
 
 
 def required_depth(metrics: Sequence[str]) -> int:
-    """Returns the depth to search: the largest cut-off, 1,000 for metrics without one.
+    """The depth to search: the largest cut-off, or 1,000 for metrics without one.
 
-    Metrics that need no ranking beyond a cut-off name it: nDCG@10. Without it (AP, RR,
-    nDCG), they look at the whole ranking, of which TREC keeps 1,000.
+    A cut-off is part of a metric's name: nDCG@10. Metrics without one (AP, RR, nDCG)
+    use the whole ranking, of which TREC keeps 1,000.
     """
     cutoffs = [_parse(name).params.get("cutoff", _UNCUT_DEPTH) for name in metrics]
     return max(cutoffs, default=1)
 
 
 def active_terms(weights: sparse.csr_matrix) -> float:
-    """Returns the mean number of non-zero weights in a row of [N, V] `weights`."""
+    """The mean number of non-zero weights in a row of [N, V] `weights`."""
     return weights.count_nonzero() / max(weights.shape[0], 1)
 
 
@@ -98,8 +85,8 @@ def _parse(name: str) -> ir_measures.Measure:
     try:
         measure = ir_measures.parse_measure(name)
         measure.validate_params()
-    # ir_measures has no error of its own: names, syntax, parameters and cut-offs
-    # each fail in another way.
+    # ir_measures has no exception of its own: names, syntax, parameters and cut-offs
+    # each fail differently.
     except (NameError, ValueError, TypeError, KeyError, AssertionError) as error:
         raise ValueError(_unknown(name, str(error))) from error
     if measure.params.get("cutoff", 1) < 1:  # trec_eval ends the process on these
@@ -163,7 +150,7 @@ def _qrels(relevant: Sequence[Relevant]) -> dict[str, dict[str, int]]:
 
 
 def _run(hits: np.ndarray) -> dict[str, dict[str, float]]:
-    # The rank alone makes the score: trec_eval breaks ties by the document's name.
+    # The rank alone determines the score: trec_eval breaks ties by the document's name.
     depth = hits.shape[1]
     return {
         str(query): {

@@ -1,4 +1,4 @@
-"""Hard negatives: documents that BM25 ranks high but that do not answer the query."""
+"""Hard negatives: documents that BM25 ranks high but that are not relevant."""
 
 from collections.abc import Collection, Sequence
 
@@ -21,10 +21,10 @@ def mine(
 ) -> np.ndarray:
     """Draws negatives for each query from its best BM25 hits.
 
-    The positive, documents with the positive's text, and those that `groups` or
-    `exclude` name are never drawn. Where fewer than `count` hits remain, random
-    documents of the corpus fill the row. Row i depends on the texts and on (seed, i)
-    only, so that mining can be repeated.
+    The positive, documents with the positive's text, and those excluded by `groups` or
+    `exclude` are never drawn. If fewer than `count` hits remain, random documents of
+    the corpus fill the row. Row i depends on the texts and on (seed, i) only, so that
+    mining can be repeated.
 
     Args:
         queries: Q texts.
@@ -32,17 +32,15 @@ def mine(
         positives: for each query the index of its relevant document.
         depth: hits of a query to draw from.
         count: negatives of a query.
-        groups: [N] labels; documents that share the positive's label are not drawn.
+        groups: [N] labels; documents with the positive's label are not drawn.
         exclude: for each query further documents that are not drawn.
-        seed: seed of the draws.
 
     Returns:
         [Q, count] int32 document indices, the drawn hits first, distinct in each row.
 
     Raises:
-        InputError: the corpus has fewer than `count` documents that may be drawn for
-            a query.
-        ValueError: lengths differ, or a positive lies outside the corpus.
+        InputError: the corpus has fewer than `count` allowed documents for a query.
+        ValueError: lengths differ, or a positive is not in the corpus.
     """
     _check(len(queries), len(corpus_texts), positives, groups, exclude)
     hits, _ = BM25(corpus_texts).search(queries, depth)

@@ -1,4 +1,4 @@
-"""Results of a run: as a file, as tables, and as examples that explain themselves."""
+"""Results of a run: as a file, as tables, and as explained examples."""
 
 import math
 import os
@@ -21,7 +21,7 @@ MEAN = "mean"
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-# Metrics that say what a system costs: more is not better.
+# Metrics of a system's cost: more is not better.
 COUNTS = ("query_terms", "document_terms", "index_bytes")
 
 MULTILINGUAL = "multilingual "
@@ -34,7 +34,7 @@ TABLES = (
 
 
 class SearchExample(TypedDict):
-    """One query and what a system found for it, as `print_examples` shows it."""
+    """One query and the documents a system found for it, for `print_examples`."""
 
     query: str
     lang: str
@@ -49,11 +49,7 @@ class SearchExample(TypedDict):
 def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     """Adds to each system the mean over all its languages but English.
 
-    Args:
-        results: system -> language -> metric -> value; means it has are replaced.
-
-    Returns:
-        A copy with the language `mean` last. A system with English only has none.
+    The language `mean` comes last, and replaces one that is there.
 
     Raises:
         ValueError: if systems cover different languages or a language lacks a metric,
@@ -91,13 +87,10 @@ def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
-    """Writes results as JSON, rounded to six digits, in the order they have.
+    """Writes results as JSON, rounded to six digits, in their order.
 
-    The file is replaced as a whole, so that a reader never sees half of it.
-
-    Args:
-        path: the file; missing folders are made.
-        results: system -> language -> metric -> value.
+    The file is replaced atomically, so that a reader never sees half of it; missing
+    folders are created.
 
     Raises:
         ValueError: if a value is not finite.
@@ -131,14 +124,9 @@ def print_table(
 ) -> None:
     """Prints a metric: systems as rows, languages as columns, the mean last.
 
-    The best value of a column, where there is a choice, is bold; a missing one is
-    `-`. Languages that do not fit the console's width go on in a further table.
-
-    Args:
-        results: system -> language -> metric -> value, higher is better.
-        metric: the metric to show.
-        console: where to print.
-        title: stands above; the metric's name if empty.
+    Higher values are better. The best of several in a column is bold; a missing one is
+    `-`. Languages that do not fit the console's width continue in another table. The
+    title defaults to the metric's name.
 
     Raises:
         ValueError: if no system has the metric.
@@ -164,14 +152,10 @@ def print_table(
 def print_costs(
     results: Results, documents_per_s: Mapping[str, float], console: Console
 ) -> None:
-    """Prints what a document costs with each system.
+    """Prints the cost of a document in each system.
 
-    Args:
-        results: system -> language -> metric -> value, with `document_terms` (of token
-            embeddings, tokens) and `index_bytes`, which are those of the same documents
-            in each language.
-        documents_per_s: encoded in a second, by system.
-        console: where to print.
+    `document_terms` (for token embeddings, tokens) and `index_bytes` are the same in
+    each language.
     """
     console.print(
         "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
@@ -194,15 +178,7 @@ def print_costs(
 
 
 def markdown_table(results: Results, metric: str) -> str:
-    """Returns the table of `print_table` as Markdown, ending in a newline.
-
-    Args:
-        results: system -> language -> metric -> value, higher is better.
-        metric: the metric to show.
-
-    Raises:
-        ValueError: if no system has the metric.
-    """
+    """The table of `print_table` as Markdown; ValueError without the metric."""
     languages, rows = _table(results, metric)
     lines = [[metric, *languages], ["---", *["---:"] * len(languages)]]
     for system, cells in rows.items():
@@ -217,12 +193,7 @@ def markdown_table(results: Results, metric: str) -> str:
 
 
 def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
-    """Prints queries with their strongest terms and the documents they find.
-
-    Args:
-        console: where to print.
-        examples: the queries; `because` explains the first document found.
-    """
+    """Prints queries with their strongest terms and the documents they find."""
     for example in examples:
         rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
         rows.add_column(style="dim", no_wrap=True)
@@ -248,7 +219,7 @@ def print_examples(console: Console, examples: Iterable[SearchExample]) -> None:
 def _table(
     results: Results, metric: str
 ) -> tuple[list[str], dict[str, dict[str, tuple[str, bool]]]]:
-    """Returns the columns, and for each system its cells: text and whether best."""
+    """The columns, and for each system its cells: text and whether best."""
     known = dict.fromkeys(
         name
         for languages in results.values()
@@ -297,7 +268,6 @@ def _fitting(
     rows: Mapping[str, Mapping[str, tuple[str, bool]]],
     width: int,
 ) -> list[list[str]]:
-    """Splits the columns into tables that fit `width` cells, one column at least."""
     chunks: list[list[str]] = []
     left = 0
     for language in languages:
@@ -312,7 +282,6 @@ def _fitting(
 
 
 def _terms(terms: Iterable[tuple[str, str]]) -> Text:
-    """Joins terms and their numbers, each pair kept on one line."""
     line = Text()
     for term, number in terms:
         line.append("  " if line else "")
@@ -322,18 +291,13 @@ def _terms(terms: Iterable[tuple[str, str]]) -> Text:
 
 
 def _plain(text: str) -> str:
-    """Puts a text on one line, without characters that control a terminal."""
+    """A text on one line, without control characters."""
     kept = (char if char.isprintable() or char == "\u200c" else " " for char in text)
     return " ".join("".join(kept).split())
 
 
 def markdown(results, name: str) -> str:
-    """The tables of a stage beside BM25 as Markdown; empty without results.
-
-    Args:
-      results: of a run's systems.
-      name: of the stage; its views are shown, too.
-    """
+    """The tables of a stage, its views and BM25 as Markdown; empty without results."""
     own = {
         system: values
         for system, values in results.items()

@@ -1,4 +1,4 @@
-"""Exact search over what retrievers encode."""
+"""Exact search over encoded texts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
 
-# The score's bits sit above the complemented document index in one 64-bit key, so
-# that the order of the keys is "higher score, then smaller index" and no two keys
-# are equal: the top keys are the same set whatever algorithm selects them.
+# The score's bits precede the complemented document index in one 64-bit key, so that
+# the order of keys is "higher score, then smaller index" and no two keys are equal: the
+# top keys are the same set with any selection algorithm.
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 _NO_HIT = np.iinfo(np.int64).min
@@ -20,11 +20,7 @@ _NO_HIT = np.iinfo(np.int64).min
 
 @dataclasses.dataclass(frozen=True)
 class Several:
-    """Representations of N texts whose scores add up.
-
-    Attributes:
-      parts: CSR or `TokenMatrix` each.
-    """
+    """Representations of N texts, CSR or `TokenMatrix` each, whose scores add up."""
 
     parts: Sequence[sparse.csr_matrix | TokenMatrix]
 
@@ -51,9 +47,9 @@ def search(
     The score is the dot product, or for token embeddings MaxSim.
 
     The search is exact. Equal scores are ordered by the smaller document index, and a
-    document whose score is 0 is no hit. Neither `batch` nor `block` changes a result
-    (of vectors that are not sparse, the last bit of a score): they bound the memory,
-    about 30 bytes x `batch` x `block`.
+    document with score 0 is no hit. Neither `batch` nor `block` changes a result
+    (except the last bit of a score of dense vectors): they bound the memory, about
+    30 bytes x `batch` x `block`.
 
     Args:
         queries: [Q, V] weights of the queries, scipy CSR; or their tokens' embeddings,
@@ -64,8 +60,8 @@ def search(
         block: documents scored at once.
 
     Returns:
-        indices: [Q, depth] int32, best first, -1 where there are no more hits.
-        scores: [Q, depth] float32, 0 where there are no more hits.
+        indices: [Q, depth] int32, best first, -1 for no hit.
+        scores: [Q, depth] float32, 0 for no hit.
 
     Raises:
         InputError: a weight is not finite.
@@ -94,7 +90,7 @@ def search(
 
 
 def _scoring(queries, docs):
-    """How to prepare a block of documents, how to score it, and how large it may be."""
+    """Functions that prepare and score a block of documents, and its largest size."""
     if isinstance(docs, Several):
         each = [_scoring(q, d) for q, d in zip(queries.parts, docs.parts, strict=True)]
         return (
@@ -141,13 +137,13 @@ def _checked(weights, name: str):
             "train it again with a lower config.optim.lr."
         )
     # A score is summed in the order of the query's columns: sorted, that order, and
-    # with it the last bit of the score, is independent of how the matrix was built.
+    # with it the last bit of the score, does not depend on how the matrix was built.
     return weights if weights.has_sorted_indices else weights.sorted_indices()
 
 
-# A dense product does about this many multiplications in the time of one sparse one,
+# A dense product does about this many multiplications in the time of one sparse one;
 _DENSE_SPEED = 50
-# which only matters from this many sparse ones (about a second) on.
+# it only matters from this many sparse ones (about a second) on.
 _WORTH_IT = 10**9
 _DENSE_BLOCK = 1024  # documents made dense at once
 _TOKENS_BLOCK = 128  # documents whose tokens are compared at once
@@ -156,8 +152,8 @@ _TOKENS_BLOCK = 128  # documents whose tokens are compared at once
 def _too_dense(queries: sparse.csr_matrix, docs: sparse.csr_matrix) -> bool:
     """Whether dense products are faster.
 
-    A model at the start of its training may give nearly every term a weight; sparse
-    products of such vectors take minutes where dense ones take seconds.
+    Early in training a model may give nearly every term a weight; sparse products of
+    such vectors take minutes, dense ones seconds.
     """
     holders = np.bincount(docs.indices, minlength=docs.shape[1])
     multiplications = int(holders[queries.indices].sum())
@@ -167,7 +163,7 @@ def _too_dense(queries: sparse.csr_matrix, docs: sparse.csr_matrix) -> bool:
 
 def _keys(scores: np.ndarray, start: int) -> np.ndarray:
     bits = scores.view(np.int32)
-    # Floats order like their bits, negative ones in reverse.
+    # Floats are ordered like their bits, negative ones in reverse.
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
     index = _INDEX_MASK - np.arange(start, start + scores.shape[1], dtype=np.int64)
     return np.where(scores != 0, (ordered << _INDEX_BITS) | index, _NO_HIT)

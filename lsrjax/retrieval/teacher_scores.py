@@ -1,4 +1,4 @@
-"""Teacher scores of queries and their documents, once, in English."""
+"""A teacher's scores of queries and their documents, computed once, in English."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,9 @@ from lsrjax.retrieval.search import Several
 
 
 class Corpus(Items[Text]):
-    """The documents of a collection, and of a source's own those that it lacks."""
+    """The documents of a collection, and those of a source that it lacks."""
 
     def __init__(self, collection: Items[Text], own: Items[Text]):
-        """Puts one after the other."""
         self._collection, self._own = collection, own
 
     def __len__(self) -> int:
@@ -32,16 +31,10 @@ class Corpus(Items[Text]):
 
 
 def corpus_of(source, whole: bool = False) -> tuple[Items[Text], np.ndarray]:
-    """The distinct documents of a source of groups.
+    """The distinct documents of a source of groups, and each first positive's position.
 
-    Documents are the same when their English wordings are.
-
-    Args:
-      source: the groups.
-      whole: all documents of the collections that the source is of come first.
-
-    Returns:
-      The documents, and for each example the position of its first positive.
+    English wordings are compared. With `whole`, all documents of the source's
+    collections come first.
     """
     collection: Items[Text] = getattr(source, "documents", ()) if whole else ()
     places: dict[str, int] = {}
@@ -61,7 +54,7 @@ def corpus_of(source, whole: bool = False) -> tuple[Items[Text], np.ndarray]:
 
 
 def usable(corpus: Items[Text], place: int) -> str:
-    """The wording of a document of a collection; empty where it cannot be read."""
+    """The wording of a document of a collection; empty if it cannot be read."""
     try:
         text = wording(corpus[place])
     except (BadRecord, KeyError):
@@ -84,19 +77,18 @@ def prepare(
       source: Q groups.
       corpus: their distinct documents, from `corpus_of`.
       positives: [Q] positions of the first positives, from `corpus_of`.
-      mined: a stage's `prepare` config to mine BM25 negatives from the corpus; None
-        takes the groups' own.
-      teacher: scores the documents; None leaves the scores at NaN.
-      seed: of the draws.
+      mined: a stage's `prepare` config, to mine BM25 negatives from the corpus; None:
+        the groups' own negatives.
+      teacher: scores the documents; None leaves the scores NaN.
 
     Returns:
-      `negatives` [Q, K] int32 positions in the corpus, -1 where a row has fewer, and
+      `negatives` [Q, K] int32 positions in the corpus, -1 if a row has fewer, and
       `scores` [Q, 1 + K] float32 of the positive and the negatives.
     """
     queries = [wording(source[i].query) for i in range(len(source))]
     texts = [usable(corpus, place) for place in range(len(corpus))]
     if mined:
-        # Equal texts count once; documents without a text are nobody's negatives.
+        # Equal texts count once; documents without a text are never negatives.
         first: dict[str, int] = {}
         for place, text in enumerate(texts):
             if text:
@@ -118,7 +110,7 @@ def prepare(
     places_QK = np.concatenate([positives[:, None], negatives], axis=1)
     scores = np.full(places_QK.shape, np.nan, np.float32)
     if teacher is not None:
-        # Of a large corpus few documents may have been drawn.
+        # Only a few documents of a large corpus may have been drawn.
         used, numbered = np.unique(places_QK, return_inverse=True)
         used, none = used[used >= 0], int(used[0] < 0)
         asked = [texts[place] for place in used]
@@ -129,7 +121,6 @@ def prepare(
 
 
 def _places(source, texts: Sequence[str], field: str) -> list[list[int]]:
-    """Positions among `texts` of each group's positives or negatives."""
     places = {text: place for place, text in enumerate(texts)}
     return [
         [places[wording(text)] for text in getattr(source[i], field)]
@@ -151,16 +142,9 @@ def score(
     corpus: Sequence[str],
     documents_QK: np.ndarray,
 ) -> np.ndarray:
-    """The teacher's score of each query with each of its documents.
+    """The teacher's score of each query with each of its documents, [Q, K] float32.
 
-    Args:
-      teacher: a retriever or a cross-encoder.
-      queries: Q English texts.
-      corpus: English documents.
-      documents_QK: positions in the corpus; -1 gives NaN.
-
-    Returns:
-      [Q, K] float32.
+    The documents are positions in the corpus; -1 gives NaN.
     """
     if isinstance(teacher, PairScorer):
         return _read_together(teacher, queries, corpus, documents_QK)

@@ -1,9 +1,9 @@
-"""The names of terms: one for each column of a sparse vector, the same everywhere.
+"""Names of terms, one for each column of a sparse vector, the same everywhere.
 
-A term is called as its token is; where a model has views of several vocabularies, a
-mark in front says which one: `e_` for MILCO's English terms, `m_` for those of the
-text's own tokens, as the reference and every export of a MILCO call them. A latent is
-called by its number, and a column that no token has `#` and the column's number.
+A term has the name of its token; in a model with views of several vocabularies, a
+prefix says which one: `e_` for MILCO's English terms, `m_` for those of the text's own
+tokens, as in the reference and every export of a MILCO. A latent has its number, and a
+column without a token `#` and the column's number.
 """
 
 from lsrjax.data.tokenization import TextTokenizer
@@ -15,13 +15,7 @@ def names_of(
     tokenizer: TextTokenizer,
     pivot_tokenizer: TextTokenizer | None = None,
 ) -> list[str]:
-    """The names of the columns of all views, side by side.
-
-    Args:
-      spec: the retriever's, of sparse vectors.
-      tokenizer: of the encoder's vocabulary.
-      pivot_tokenizer: MILCO: the English one.
-    """
+    """The names of the columns of all views, side by side."""
     names: list[str] = []
     for view, size in spec.views.items():
         if view == "latents":

@@ -1,7 +1,7 @@
-"""Files of vectors that grow row by row and are there only when they are whole.
+"""Files of vectors, written row by row, that get their name only when complete.
 
-What has been written lies in a folder `<file>.partial` until the end, so that a program
-that was stopped goes on after the last rows, and a file of the wanted name is complete.
+Rows are written to a folder `<file>.partial`, so that a program that was stopped
+resumes after the last rows, and a file with the final name is complete.
 """
 
 import json
@@ -25,20 +25,19 @@ _COPIED_BYTES = 1 << 24
 
 
 class VectorFile:
-    """Rows on their way into a file; `NpzFile` and `JsonlFile` are its forms."""
+    """Rows being written to a file; `NpzFile` and `JsonlFile` are its formats."""
 
     _PARTS: tuple[str, ...]
 
     def __init__(self, path: pathlib.Path, made_of: Mapping[str, Any]):
-        """Opens a new file, or goes on with one that was not finished.
+        """Opens a new file, or resumes an unfinished one.
 
         Args:
-          path: the finished file's.
-          made_of: what the rows depend on, JSON values; a file that was begun with
-            others is refused.
+          made_of: JSON values that the rows depend on; an unfinished file with others
+            is refused.
 
         Raises:
-          InputError: the file exists, or was begun with something else.
+          InputError: the file exists, or was begun with other values.
         """
         if path.exists():
             raise InputError(f"{path} exists. Remove it, or name another --out.")
@@ -50,26 +49,20 @@ class VectorFile:
         self._files: dict[str, BinaryIO] = {}
         for name in self._PARTS:
             file = open(self._folder / name, "ab")  # noqa: SIM115  (closed by `close`)
-            # What was written after the last state is written again.
+            # Rows written after the last recorded state are written again.
             file.truncate(sizes.get(name, 0))
             self._files[name] = file
 
     def add(self, matrix: Any, ids: Sequence[str]) -> None:
-        """Adds texts and their ids.
-
-        Args:
-          matrix: a row for each text, or a `TokenMatrix`; of the kind that the file is
-            for.
-          ids: of the texts.
-        """
+        """Adds texts and their ids; a matrix is CSR or a `TokenMatrix`."""
         raise NotImplementedError
 
     def finish(self, columns: int) -> None:
-        """Puts the whole file in its place; `columns` is the vectors' length."""
+        """Completes the file of vectors with this number of columns."""
         raise NotImplementedError
 
     def _begun(self) -> tuple[int, dict[str, int]]:
-        """Rows that are there, and the bytes of each part that hold them."""
+        """Number of recorded rows, and the bytes of each part that contain them."""
         path = self._folder / _STATE
         if not path.is_file():
             return 0, {}
@@ -87,7 +80,7 @@ class VectorFile:
         return state["rows"], state["bytes"]
 
     def _written(self, rows: int) -> None:
-        """Makes sure that the rows so far survive a stop."""
+        """Makes the rows so far survive a stop."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -100,7 +93,7 @@ class VectorFile:
         json_files.write_json(self._folder / _STATE, state)
 
     def close(self) -> None:
-        """Closes what is open; the rows so far are kept, and nothing without rows."""
+        """Closes the files; keeps the rows so far, removes the folder if empty."""
         self._close_parts()
         if not self.rows:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -120,23 +113,19 @@ class NpzFile(VectorFile):
     _PARTS = ("data", "indices", "counts")
 
     def add(self, matrix: sparse.csr_matrix, ids: Sequence[str]) -> None:
-        """Adds rows; their ids are not kept, their order is."""
+        """Adds rows; their ids are not stored, their order is."""
         self._files["data"].write(matrix.data.astype("<f4").tobytes())
         self._files["indices"].write(matrix.indices.astype("<i4").tobytes())
         self._files["counts"].write(np.diff(matrix.indptr).astype("<i8").tobytes())
         self._written(matrix.shape[0])
 
     def finish(self, columns: int) -> None:
-        """Puts the file together, in bounded memory but for 8 bytes a row.
-
-        Args:
-          columns: of the matrix.
-        """
+        """Assembles the file, in bounded memory plus 8 bytes a row."""
         self._close_parts()
         counts = np.fromfile(self._folder / "counts", "<i8")
         indptr = np.concatenate([[0], np.cumsum(counts)])
         total = int(indptr[-1])
-        # What scipy itself would choose; both have to be of one type.
+        # scipy's own choice; both arrays need the same type.
         kind = "<i4" if max(total, columns) <= np.iinfo(np.int32).max else "<i8"
         temporary = self._folder / "whole.npz"
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -149,16 +138,16 @@ class NpzFile(VectorFile):
 
 
 class EmbeddingsFile(VectorFile):
-    """Embeddings: `embeddings` [N, D] float32, a row a text.
+    """Embeddings: `embeddings` [N, D] float32, one row per text.
 
-    Of tokens [T, D], all texts' one after the other, and `starts` [N + 1]: where each
-    text's tokens begin, and in the end T.
+    For token embeddings [T, D], text after text, and `starts` [N + 1]: the first token
+    of each text, then T.
     """
 
     _PARTS = ("embeddings", "counts")
 
     def add(self, matrix: sparse.csr_matrix | TokenMatrix, ids: Sequence[str]) -> None:
-        """Adds texts; their ids are not kept, their order is."""
+        """Adds texts; their ids are not stored, their order is."""
         if isinstance(matrix, TokenMatrix):
             rows = matrix.tokens_TD
             counts = np.diff(matrix.starts).astype("<i8")
@@ -169,11 +158,7 @@ class EmbeddingsFile(VectorFile):
         self._written(matrix.shape[0])
 
     def finish(self, columns: int) -> None:
-        """Puts the file together, in bounded memory but for 8 bytes a text.
-
-        Args:
-          columns: numbers of an embedding.
-        """
+        """Assembles the file, in bounded memory plus 8 bytes a text."""
         self._close_parts()
         counts = np.fromfile(self._folder / "counts", "<i8")
         embeddings = self._folder / "embeddings"
@@ -198,7 +183,6 @@ def _copy(
     wanted: str,
     shape: tuple[int, ...],
 ) -> None:
-    """A raw file as an array in the archive."""
     header = {"descr": wanted, "fortran_order": False, "shape": shape}
     with (
         archive.open(f"{path.name}.npy", "w", force_zip64=True) as file,
@@ -210,10 +194,10 @@ def _copy(
 
 
 class JsonlFile(VectorFile):
-    """A line a text, its id and its vector, as SEISMIC reads them.
+    """One line per text, its id and its vector, in the format of SEISMIC.
 
     `{"id": "d1", "vector": {"term": 1.5}}`, the strongest term first; of an embedding,
-    `vector` is a list of numbers, and of those of tokens a list of such lists.
+    `vector` is a list of numbers, and of token embeddings a list of such lists.
     """
 
     _PARTS = ("lines.jsonl",)
@@ -224,13 +208,7 @@ class JsonlFile(VectorFile):
         made_of: Mapping[str, Any],
         terms: Sequence[str] = (),
     ):
-        """As a `VectorFile`.
-
-        Args:
-          path: the finished file's.
-          made_of: what the rows depend on.
-          terms: the names of the columns, which lie side by side; none of embeddings.
-        """
+        """Like `VectorFile`; `terms` names the columns, unless they are embeddings."""
         super().__init__(path, made_of)
         self._terms = terms
 
@@ -266,5 +244,5 @@ class JsonlFile(VectorFile):
 
 
 def _numbers(weights: np.ndarray) -> list[float]:
-    """float32's shortest decimals, not the digits of its doubles."""
+    """The shortest decimals of float32 values, not the digits as doubles."""
     return [float(str(weight)) for weight in weights]

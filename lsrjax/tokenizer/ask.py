@@ -52,10 +52,6 @@ def asked(
     """What transformers' AutoTokenizer makes of folders; see `lsrjax.tokenizer.auto`.
 
     It reads copies that contain only the tokenizer's files, without byte order marks.
-
-    Args:
-      folders: that contain tokenizers.
-      texts: to tokenize.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="lsrjax-tokenizer-") as place:
@@ -75,9 +71,9 @@ def _asked(
     question, answer = place / "question.json", place / "answer.json"
     copies = [str(place / str(number)) for number in range(len(folders))]
     question.write_text(json.dumps({"folders": copies, "texts": list(texts)}))
-    # Not by its name in the package, and with a safe path (-P): modules in the
-    # current folder are nobody's business here. In a session of its own, it is
-    # not ended by a signal that asks this program to save.
+    # As a file, not as a module of the package, and with a safe path (-P), so that
+    # modules in the current folder are not imported. In its own session, so that a
+    # signal that asks this program to save does not end it.
     command = [sys.executable, "-P", auto.__file__, str(question), str(answer)]
     done = subprocess.run(
         command,

@@ -12,8 +12,8 @@ import sys
 
 
 def main(question: str, answer: str) -> None:
-    """Answers for all folders of a question."""
-    # transformers imports it where it is, for models; tokenizers need none.
+    """Answers a question for all its folders."""
+    # transformers imports torch if it is installed; tokenizers do not need it.
     sys.modules["torch"] = None  # type: ignore[assignment]  # as importlib allows
     with open(question, encoding="utf-8") as file:
         asked = json.load(file)

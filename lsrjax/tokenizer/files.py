@@ -46,11 +46,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file, with or without a byte order mark.
-
-    Raises:
-      InputError: it is not JSON, or not an object.
-    """
+    """The JSON object in a file, with or without a byte order mark, or InputError."""
     try:
         found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:

@@ -33,7 +33,7 @@ from lsrjax.tokenizer.files import (
 # The class of a tokenizer that is nothing but its tokenizer.json: transformers 4 and 5
 # know the first, 5 writes the second.
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# Model types for which AutoTokenizer takes such a class at its word.
+# Model types for which AutoTokenizer uses such a class.
 _PLAIN_MODELS = (
     None,
     "bert",
@@ -62,7 +62,6 @@ class Reading:
     """A folder's tokenizer.
 
     Attributes:
-      folder: where it was read from.
       json: a `tokenizer.json` that gives its tokens; truncation and padding are left to
         the caller.
       roles: token of `pad_token`, `mask_token` and the like, if known.
@@ -85,9 +84,7 @@ class Reading:
     def tokenizer(self, max_length: int | None = None, **cut) -> tokenizers.Tokenizer:
         """A new tokenizer, which the caller may change.
 
-        Args:
-          max_length: tokens that texts are truncated to; None: no truncation.
-          **cut: further options of `enable_truncation`.
+        `cut` has options of `enable_truncation`; max_length None: no truncation.
         """
         made = tokenizers.Tokenizer.from_str(self.json)
         made.encode_special_tokens = self.splits_special
@@ -157,7 +154,6 @@ def _tokenizer_json(path: pathlib.Path) -> tuple[str, tokenizers.Tokenizer]:
 
 
 def _refuse_code(folder: pathlib.Path, objects: Mapping[str, dict]) -> None:
-    """Refuses classes that are not transformers' own tokenizers."""
     config = objects.get(CONFIG, {})
     own = config.get("auto_map")
     own = own.get("AutoTokenizer") if isinstance(own, dict) else own
@@ -183,10 +179,7 @@ def _content(token: Any) -> Any:
 
 
 def _is_plain(objects: Mapping[str, dict], raw: tokenizers.Tokenizer) -> bool:
-    """Whether transformers reads the folder as its tokenizer.json alone.
-
-    In doubt false: then transformers is asked.
-    """
+    """Whether tokenizer.json alone defines the tokens; false in doubt."""
     config, model = objects.get(CONFIG), objects.get(MODEL_CONFIG)
     if raw.post_processor is None or objects.get(ADDED):
         return False
@@ -300,7 +293,6 @@ def _reading(
 
 
 def _checked(read: Reading, answer: Mapping[str, Any] | None = None) -> Reading:
-    """Compares the tokens of texts with those of transformers."""
     if answer is None or not (wrong := differing(read, answer)):
         return read
     raise InputError(
@@ -311,7 +303,7 @@ def _checked(read: Reading, answer: Mapping[str, Any] | None = None) -> Reading:
 
 
 def differing(read: Reading, answer: Mapping[str, Any]) -> list[str]:
-    """Texts of an answer of `asked` to which a reading gives other tokens."""
+    """Texts of an answer of `asked` whose tokens differ in a reading."""
     tokenizer, texts, wrong = read.tokenizer(), answer["texts"], []
     for length, special, rows in answer["probes"]:
         if length is None:

@@ -16,11 +16,8 @@ def write_tokenizer(
     """Writes a tokenizer as a plain `tokenizer.json`, for transformers 4 and 5.
 
     Args:
-      source: a folder with a tokenizer.
+      source: a folder with a tokenizer; InputError if it cannot be read.
       max_length: tokens of the model's longest text; None: as the source says.
-
-    Raises:
-      InputError: the source cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     read = reading.read(source)

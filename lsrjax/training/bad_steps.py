@@ -2,7 +2,9 @@
 
 What the policy needs to know of earlier steps is part of the train state, so that a
 step's fate is a pure function of the state and its batch, and a run that goes on
-decides as one that was never stopped.
+decides as one that was never stopped. The guard is no optax transformation, which sees
+updates and the optimizer's state alone: a skipped step leaves the controller of the
+lambdas and the counts of a head's latents as they were, too.
 """
 
 import math
@@ -10,8 +12,24 @@ import math
 import jax
 import jax.numpy as jnp
 
-# A loss is compared with the median of so many sound steps before it; until there are
-# as many, none has jumped.
+from lsrjax.errors import TrainingFailed
+
+
+class BadNumbers(TrainingFailed):
+    """A step's loss or gradient is no number, or its loss has jumped.
+
+    Attributes:
+      step: the step, from 1.
+    """
+
+    def __init__(self, message: str, step: int, values: dict[str, float]):
+        """Keeps what a post-mortem says."""
+        super().__init__(message)
+        self.step, self.values = step, values
+
+
+# A loss is compared with the median of the 32 sound steps before it; until there are as
+# many, none has jumped.
 WINDOW = 32
 KEY = "numbers"
 
@@ -21,7 +39,7 @@ def init(config) -> dict:
 
     Returns:
       With `spike`, `losses`: [WINDOW] of the last sound steps, NaN where there are
-      none yet. With the policy skip, `skipped` and `in_a_row`: steps skipped in all,
+      none yet. With the policy skip, `skipped` and `in_a_row`: steps skipped in total,
       and since the last sound one.
     """
     held = {}
@@ -41,8 +59,6 @@ def guarded(
       config: the stage's `numbers`.
       before: the state before the step.
       after: the state that the step would give.
-      loss: of the step.
-      grad_norm: of the step.
 
     Returns:
       The state: `after`, or where a bad step is skipped, `before` with the step
@@ -75,13 +91,7 @@ def guarded(
 
 
 def judge(step: int, values: dict[str, float], config) -> str:
-    """Why the run cannot go on with a step's numbers, or nothing.
-
-    Args:
-      step: its number.
-      values: its numbers.
-      config: the stage's.
-    """
+    """Why the run cannot go on with a step's numbers, or nothing."""
     policy = config.numbers
     if values.get("bad"):
         if values["in_a_row"] <= policy.most:

@@ -1,13 +1,18 @@
-"""Signs of how a model with sparse vectors is, for the log; and when a run is lost."""
+"""Health of a model with sparse vectors, for the log; and when a run is lost."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.distributed import sharding
+from lsrjax.models.batch import tokens_of
 from lsrjax.models.views import SPARSE, Views
+from lsrjax.training.batch_contents import Contents
 
 # Steps in a row without a single term before a run stops: by then no gradient reaches
 # what should bring them back.
@@ -17,13 +22,61 @@ _EMPTY, _ACTIVE = "empty_", "active_"
 # values, so an empty vector of a pair still has a gradient, and more time.
 _SCORED = ("query", "document")
 _PATIENCE_OF_PAIRS = 1000
-# So many steps of them in a row at the end of a stage, and what it has learned gives
-# empty vectors.
+# Steps of empty vectors in a row at the end of a stage that make it useless.
 _AT_THE_END = 10
-# A text with more than this share of all terms is not sparse; said after so many steps.
+# A text with more than this share of all terms is not sparse; reported after 500 steps.
 _DENSE, _DENSE_STEPS = 0.5, 500
 # Texts of a language that is in none of the names.
 _OTHER = "other"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signs:
+    """What the log shows of a step's batch.
+
+    Attributes:
+      contents: of the batch.
+      sizes: of the views' vocabularies, by view.
+      compared: by text and view, the text whose tokens show what the view has added.
+    """
+
+    contents: Contents
+    sizes: Mapping[str, int]
+    compared: Mapping[tuple[str, str], str]
+
+    @classmethod
+    def of(cls, contents: Contents, spec, teacher) -> "Signs":
+        """Those of a student; `teacher` is the spec of one of views, or None."""
+        texts = contents.texts
+        compared = {(text, view): text for text in texts for view in spec.expands(text)}
+        if teacher is not None and "pivot" in spec.views:
+            # The teacher's English text is the one that both texts of a pair stand for.
+            compared |= {(text, "pivot"): "teacher" for text in texts}
+        return cls(contents, spec.views, compared)
+
+    def __call__(self, views: dict[str, Views], targets: dict, batch: dict) -> dict:
+        """Scalars; under "by_language", what `active_by_language` gives.
+
+        Args:
+          batch: as the step receives it.
+        """
+        if not self.contents.config.log.health:
+            return signs(views)
+        seen: dict = signs(views, self.sizes)
+        tokens = tokens_of(batch[STUDENT], queries=batch.get(QUERIES))
+        if "teacher" in batch:
+            tokens |= tokens_of(batch["teacher"])
+        compared = {view: tokens[text] for view, text in self.compared.items()}
+        seen |= expansion(views, compared)
+        if languages := self.contents.languages:
+            shown = {text: targets[f"{text}_language"].reshape(-1) for text in views}
+            found = active_by_language(views, shown, len(languages))
+            # On every device, so that each process can read them.
+            seen["by_language"] = {
+                name: sharding.constrain(sums, None, None)
+                for name, sums in found.items()
+            }
+        return seen
 
 
 def signs(
@@ -32,7 +85,6 @@ def signs(
     """Shares of a batch, as scalars.
 
     Args:
-      views: by text.
       sizes: of the views' vocabularies, behind which a vector may hold zeros; with
         them, also what takes time.
 
@@ -46,25 +98,25 @@ def signs(
         sparse = {n: v for n, v in by_view.items() if isinstance(v, SPARSE)}
         if len(sparse) < len(by_view):
             continue
-        sums_B = sum(abs(view.row_sums()) for view in sparse.values())
-        empty_B = sums_B == 0
+        sums_B = [abs(view.row_sums()) for view in sparse.values()]
+        empty_B = jnp.asarray(sum(sums_B) == 0)
         # A mean of ones may round to less than 1.
         share = jnp.where(empty_B.all(), 1.0, empty_B.mean(dtype=jnp.float32))
         found[f"{_EMPTY}{text}"] = share
-        for name, view in sparse.items() if sizes else ():
-            used = (view.column_means() != 0).sum()
-            found[f"unused_{text}_{name}"] = (sizes[name] - used) / sizes[name]
+        for name, size in (sizes or {}).items():
+            if name in sparse:
+                used = (sparse[name].column_means() != 0).sum()
+                found[f"unused_{text}_{name}"] = (size - used) / size
     return found
 
 
 def expansion(
-    views: dict[str, Views],
+    views: Mapping[str, Mapping[str, Any]],
     tokens: Mapping[tuple[str, str], tuple[jax.Array, jax.Array]],
 ) -> dict[str, jax.Array]:
-    """How much of the weights lies on terms that are not in the text.
+    """The share of the weights on terms that are not in the text.
 
     Args:
-      views: by text.
       tokens: (ids_BL, mask_BL) of the texts that a view is compared with, by text and
         view. Special tokens count as the text's own.
 
@@ -80,7 +132,7 @@ def expansion(
 
 def _share_outside(weights_BV, ids_BL, mask_BL) -> jax.Array:
     V = weights_BV.shape[1]
-    # Sorted, a token's repeats stand side by side, and padding behind all of them.
+    # Sorted, a token's repeats are adjacent, and padding is last.
     ids_BL = jnp.sort(jnp.where(mask_BL.astype(bool), ids_BL, V), axis=1)
     before_BL = jnp.pad(ids_BL, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
     first_BL = (ids_BL != before_BL) & (ids_BL < V)
@@ -96,7 +148,6 @@ def active_by_language(
     """Active terms by the language that a text is shown in.
 
     Args:
-      views: by text.
       languages: of the texts, [B] by text; from 0 to `count`, which is any other one.
       count: languages that have a name.
 
@@ -112,6 +163,14 @@ def active_by_language(
                 sums_K = (is_KB * view.active_terms()[None, :]).sum(axis=1)
                 found[f"active_{text}_{name}"] = jnp.stack([sums_K, is_KB.sum(axis=1)])
     return found
+
+
+def as_floats(metrics: Mapping, languages: Sequence[str]) -> dict[str, float]:
+    """The numbers of a step from the device, those by language by their names."""
+    found = jax.device_get(metrics)
+    by_language = found.pop("by_language", {})
+    values = {name: float(value) for name, value in found.items()}
+    return values | by_name(languages, by_language)
 
 
 def by_name(
@@ -144,7 +203,7 @@ class Watch:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     empty: dict[str, int] = dataclasses.field(default_factory=dict)
     dense: dict[str, int] = dataclasses.field(default_factory=dict)
-    _told: set[str] = dataclasses.field(default_factory=set)
+    _reported: set[str] = dataclasses.field(default_factory=set)
 
     def look(self, numbers: dict[str, float], last: bool = False) -> str:
         """Why the run is lost, or nothing.
@@ -152,7 +211,6 @@ class Watch:
         Args:
           numbers: of the next step; shares of empty vectors that are 0 are taken out,
             since they say nothing.
-          last: whether the step is the stage's last.
         """
         lost = ""
         for name in [name for name in numbers if name.startswith(_EMPTY)]:
@@ -167,12 +225,7 @@ class Watch:
         return lost
 
     def dense_now(self, numbers: Mapping[str, float], last: bool = False) -> list[str]:
-        """What is to be said of vectors that are hardly sparse, once each.
-
-        Args:
-          numbers: of the next step.
-          last: whether the step is the stage's last.
-        """
+        """Warnings of vectors that are hardly sparse, once each."""
         found = []
         for name, value in numbers.items():
             text, _, view = name.removeprefix(_ACTIVE).partition("_")
@@ -182,8 +235,8 @@ class Watch:
             steps = self.dense.get(name, 0) + 1 if value > _DENSE * size else 0
             self.dense[name] = steps
             due = steps == _DENSE_STEPS or (last and steps >= _AT_THE_END)
-            if due and name not in self._told:
-                self._told.add(name)
+            if due and name not in self._reported:
+                self._reported.add(name)
                 found.append(
                     f"a {text} has {value:,.0f} active terms of {size:,} on average"
                     f" ({view}): such vectors are not sparse, and an index of them is"

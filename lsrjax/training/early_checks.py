@@ -8,8 +8,14 @@ from lsrjax.checkpoint import files, saved_model, set_damaged_aside
 from lsrjax.config import check_stage, fields
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
-from lsrjax.losses import objective
-from lsrjax.training import memory_plan, stage_data, stage_parts, train_step
+from lsrjax.training import (
+    dev_data,
+    memory_plan,
+    stage_batches,
+    stage_data,
+    stage_models,
+)
+from lsrjax.training.batch_contents import Contents
 
 # One of them is there, whatever a model was made for; a Router has no config.json.
 KEY_FILES = ("config.json", "modules.json", files.MODEL_FILE)
@@ -21,10 +27,6 @@ def look(run_config, workdir: pathlib.Path) -> None:
     """Opens the data and finds the models of all stages that are not finished.
 
     Of a run of one stage, training does it right away.
-
-    Args:
-      run_config: the run's, validated.
-      workdir: the run's folder.
 
     Raises:
       InputError: names the stage, and what cannot be used.
@@ -47,12 +49,13 @@ def look(run_config, workdir: pathlib.Path) -> None:
         with _named(name):
             spec, teacher = plans[name].spec, plans[name].teacher
             if teacher is not None:
-                stage_parts.check_teacher(spec, teacher, stage.teacher.model)
+                stage_models.check_teacher(spec, teacher, stage.teacher.model)
             limit = spec.encoder.max_length
-            for field in _lengths(stage):
-                stage_parts.check_length(stage.data, field, limit)
+            contents = Contents.of(stage)
+            for field in contents.length_fields:
+                stage_batches.check_length(stage.data, field, limit)
             # The records of the first are looked through as soon as it begins.
-            _open(stage, LOOK_SECONDS if position else 0.0)
+            _open(stage, contents, LOOK_SECONDS if position else 0.0)
 
 
 @contextlib.contextmanager
@@ -84,19 +87,10 @@ def _find(reference: str, field: str) -> None:
             raise InputError(f"{field}: {path} is damaged ({error}).") from error
 
 
-def _lengths(stage) -> list[str]:
-    if "views" in objective.of(stage.loss).targets:
-        return ["document_length"]
-    return ["query_length", "document_length"]
-
-
-def _open(stage, seconds: float) -> None:
+def _open(stage, contents: Contents, seconds: float) -> None:
     """Opens the data of a stage, and what it is evaluated on."""
-    kind = objective.of(stage.loss).kind
-    with stage_data.tried(stage, kind, seconds) as (sets, *_):
+    with stage_data.tried(stage, contents.kind, seconds) as (sets, *_):
         examples = sum(map(len, sets))
     if stage.dev.source:
-        stage_parts.dev_examples(stage, kind)
-    shown = stage.batch_size // train_step.entries_of(stage)
-    steps = train_step.steps_of(stage, shown * examples)
-    check_stage.check_warmup(stage, steps, "config")
+        dev_data.dev_examples(stage, contents.kind)
+    check_stage.check_warmup(stage, contents.steps(examples), "config")

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
@@ -21,7 +22,7 @@ from lsrjax.retrieval.encode import joined
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.result_tables import MULTILINGUAL
 from lsrjax.retrieval.search import search
-from lsrjax.training import stage_parts
+from lsrjax.training import stage_models, stage_parts
 
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
@@ -30,16 +31,21 @@ _SHOWN_TERMS = 8
 _SHOWN_DOCUMENTS = 3
 
 
-def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
+def evaluate_run(
+    run_config,
+    workdir: pathlib.Path,
+    console: Console,
+    poll: Callable[[], None] = lambda: None,
+) -> None:
     """Evaluates BM25 and the stages' models on the embedded test split.
 
     Writes `results.json`, which a second run gives again to the letter, `speed.json`,
     documents encoded in a second by each stage's model, and `examples.json`.
 
     Args:
-      run_config: the run's.
-      workdir: where the stages lie, and where the files go.
-      console: is told what is being evaluated.
+      workdir: folder of the stages, and of the files.
+      console: receives what is being evaluated.
+      poll: called ahead of each batch that is encoded.
     """
     groups = list(embedded.examples("group", "test"))
     languages = sorted(
@@ -61,7 +67,8 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
     for name, stage in fields.stages(run_config).items():
         with stage_parts.on_devices(stage) as mesh:
             model = saved_model.load_model(workdir / name)
-            searcher = Searcher.of(stage_parts.placed(stage, model, mesh), stage)
+            model = stage_models.placed(stage, model, mesh)
+            searcher = Searcher.of(model, stage, poll)
             own = _languages(stage, languages)
             for prefix, task in tasks.items():
                 if own == [ENGLISH] and prefix:
@@ -84,11 +91,10 @@ def evaluate_run(run_config, workdir: pathlib.Path, console: Console) -> None:
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:
     """Whether the results of a run are there, and as they were written.
 
-    Others are set aside in `damaged/`, and said: the run is evaluated again.
+    Others are moved to `damaged/` and reported: the run is evaluated again.
 
     Args:
-      workdir: the run's folder.
-      console: is told what was found.
+      console: receives what was found.
     """
     if not (workdir / RESULTS_FILE).is_file():
         return False

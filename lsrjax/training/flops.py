@@ -61,7 +61,7 @@ def training(
 
 
 def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
-    """Each kind of product so many times: the encoder's with parameters, its others."""
+    """FLOPs with a number of passes each: products with parameters, attention, head."""
     encoder = spec.encoder
     D, width = encoder.hidden_size, spec.pivot_hidden_size or encoder.hidden_size
     layer = 4 * D * D + 2 * D * encoder.intermediate_size

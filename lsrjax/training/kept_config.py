@@ -10,7 +10,7 @@ from lsrjax.checkpoint import results
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
-from lsrjax.training import postmortem, saved_states
+from lsrjax.training import left_out, saved_states
 
 FILE = "config.json"
 # Fields that change no result: a run may go on with others, as on other devices.
@@ -29,10 +29,6 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     Fields of a stage bind once it has saved a state, those of the evaluation once it
     has results: until then, a config may be corrected.
 
-    Args:
-      run_config: the run's.
-      workdir: the run's folder.
-
     Raises:
       InputError: a field that binds differs, or the config that is kept is damaged.
     """
@@ -45,7 +41,7 @@ def keep(run_config, workdir: pathlib.Path) -> None:
     processes.wait_for_all("config is read")
     if processes.is_first():
         for stage in changed - {_EVALUATION}:
-            (workdir / stage / postmortem.LEFT_OUT_FILE).unlink(missing_ok=True)
+            (workdir / stage / left_out.FILE).unlink(missing_ok=True)
         json_files.write_json(path, values)
     processes.wait_for_all("config")
 

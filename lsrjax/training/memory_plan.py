@@ -1,31 +1,29 @@
 """What a run takes, before it takes it: parameters, operations, memory of a device.
 
-`python -m lsrjax.main --config configs/align.py --dry_run --devices 8` compiles each
-stage's step for its longest texts and prints what the compiler reserves. It reads no
-training data and no weights, and the devices may be imaginary.
+Each stage's step is compiled for its longest texts, which tells what the compiler
+reserves. No training data and no weights are read, and the devices may be imaginary.
 """
 
 import dataclasses
 import math
 import os
 import pathlib
-import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from lsrjax.config import fields
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.data.batching.length_shapes import Shape
-from lsrjax.distributed import sharding, topology
+from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student
-from lsrjax.losses import objective
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training import flops, train_step
+from lsrjax.training import compiled_steps, flops, train_step
+from lsrjax.training.batch_contents import Contents, check_batch
 from lsrjax.training.planned_models import Models
 
 
@@ -55,7 +53,7 @@ class Memory:
     @classmethod
     def of(cls, compiled: jax.stages.Compiled, state, teacher_params, batch):
         """That of a compiled step with its arguments, which may be abstract."""
-        found = compiled.memory_analysis()
+        found: Any = compiled.memory_analysis()
         made = (
             found.temp_size_in_bytes
             + found.output_size_in_bytes
@@ -75,8 +73,6 @@ class StagePlan:
     """A stage's step, compiled but not run.
 
     Attributes:
-      config: the stage's.
-      spec: the student's.
       teacher: the spec of a teacher of views, or None.
       mesh: the mesh.
       shapes: of a device's texts, by model.
@@ -112,15 +108,13 @@ class StagePlan:
     def compiled(self) -> tuple[jax.stages.Compiled, Memory]:
         """The step, compiled, and what it takes."""
         step, state = self._step()
-        layout = self._layout(self.spec)
-        state = _lying(state, layout.shardings(state))
+        state = self._layout(self.spec).abstract(state)
         teacher_params = None
         if self.teacher:
             _, abstract = retriever.split(self.teacher)
-            where = self._layout(self.teacher).shardings(abstract)
-            teacher_params = _lying(abstract, where)
+            teacher_params = self._layout(self.teacher).abstract(abstract)
         batch = self._batch()
-        compiled = train_step.compiled(step, state, teacher_params, batch)
+        compiled = compiled_steps.compiled(step, state, teacher_params, batch)
         return compiled, Memory.of(compiled, state, teacher_params, batch)
 
     def check(self, compiled, state, teacher_params, batch) -> None:
@@ -136,10 +130,7 @@ class StagePlan:
 
     def _layout(self, spec: RetrieverSpec) -> sharding.Layout:
         _, params = retriever.split(spec)
-        heads, fsdp = spec.encoder.num_heads, self.config.mesh.fsdp
-        return sharding.layout(
-            params, self.mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules
-        )
+        return sharding.layout_of(spec, params, self.mesh, self.config.mesh.fsdp)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -148,11 +139,12 @@ class StagePlan:
 
     def _batch(self) -> dict:
         devices = self.mesh.shape[sharding.DATA]
-        counts = train_step.texts_of(self.config)
+        contents = Contents.of(self.config)
+        counts = contents.texts
         names = {QUERIES: ["query"], STUDENT: list(counts), "teacher": ["teacher"]}
         if QUERIES in self.shapes:
             names[STUDENT].remove("query")
-        batch = {}
+        batch: dict = {}
         for model, shape in self.shapes.items():
             texts = {
                 name: np.empty((self.config.batch_size * counts.get(name, 1),), "i4")
@@ -168,9 +160,9 @@ class StagePlan:
                 for count, length in shape.parts
             )
             batch[model] = {"parts": parts, "place": texts}
-        batch["targets"] = train_step.targets_of(self.config)
+        batch["targets"] = contents.targets
         where = sharding.over_data(self.mesh)
-        return _lying(batch, jax.tree.map(lambda _: where, batch))
+        return sharding.abstract(batch, jax.tree.map(lambda _: where, batch))
 
     def encoded_parts(self) -> list[flops.Part]:
         """(texts, tokens) of the parts that a device's student encodes."""
@@ -190,20 +182,10 @@ class StagePlan:
                 self.spec, [part], remat=memory.remat, chunked=chunked
             )
         if self.teacher:
-            parts = self.shapes["teacher"].parts
-            parts = [(texts * devices, length) for texts, length in parts]
+            shape = self.shapes["teacher"]
+            parts = [(texts * devices, length) for texts, length in shape.parts]
             total += flops.forward(self.teacher, parts)
         return total
-
-
-def _lying(tree, shardings):
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        tree,
-        shardings,
-    )
 
 
 def _bytes(tree) -> int:
@@ -218,13 +200,12 @@ def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Sh
     """The shapes of a device's texts where all are as long as they may be.
 
     Args:
-      config: the stage's.
       devices: those that texts are divided over.
       roles_apart: queries and documents are not encoded together.
     """
     share = config.batch_size // devices
     length = config.data.document_length
-    if "views" in objective.of(config.loss).targets:
+    if Contents.of(config).has_views:
         student = Shape(((2 * share, length),))
         return {STUDENT: student, "teacher": Shape(((share, length),))}
     documents = (share * config.data.group_size, length)
@@ -242,7 +223,6 @@ def plan_stages(
     """The plans of a run's stages, by name.
 
     Args:
-      run_config: the run's.
       configs_folder: of its config and of those whose runs it goes on from; where such
         a run is not there yet, it is planned from its config.
       devices: instead of those here.
@@ -255,102 +235,16 @@ def plan_stages(
     for name, config in fields.stages(run_config).items():
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, devices)
         share = mesh.shape[sharding.DATA]
-        train_step.check_batch(config, share)
+        check_batch(config, share)
         models.notes.clear()
         spec = models.student(name, config)
-        views = "views" in objective.of(config.loss).targets
-        teacher = models.opened(config.teacher.model).spec if views else None
+        teacher = None
+        if Contents.of(config).has_views:
+            teacher = models.opened(config.teacher.model).spec
         shapes = full_shapes(config, share, spec.roles_apart)
         said = tuple(models.notes)
         plans[name] = StagePlan(config, spec, teacher, mesh, shapes, said)
     return plans
-
-
-def dry_run(
-    run_config,
-    console: Console,
-    limit: int | None = None,
-    configs_folder: pathlib.Path | None = None,
-    *,
-    chips: tuple[topology.Chip, Sequence[jax.Device]] | None = None,
-) -> None:
-    """Prints the plan of every stage; the texts are as long as they may be.
-
-    Args:
-      run_config: the run's.
-      console: where to print.
-      limit: bytes of a device; None: what it has.
-      configs_folder: see `plan_stages`.
-      chips: those to compile for, from `topology.devices`; None: those here.
-    """
-    chip, devices = chips or (None, None)
-    if chip:
-        limit = int(chip.memory) if limit is None else limit
-    for name, plan in plan_stages(run_config, configs_folder, devices).items():
-        with jax.set_mesh(plan.mesh):
-            start = time.perf_counter()
-            compiled, memory = plan.compiled()
-            seconds = time.perf_counter() - start
-            _print(name, plan, memory, console)
-            if chip:
-                for line in _traffic(plan, compiled, chip, seconds):
-                    console.print(f"  {line}", highlight=False)
-            limit = device_limit() if limit is None else limit
-            if limit and memory.total > limit:
-                for line in advice(plan, memory, limit):
-                    console.print(f"  {line}", highlight=False)
-
-
-def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None:
-    config, spec = plan.config, plan.spec
-    _, params = retriever.split(spec)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    encoder = spec.encoder
-    views = " + ".join(f"{view} {size:,}" for view, size in spec.views.items())
-    operations = plan.operations()
-    lines = [
-        f"Stage {name}: {count:,} parameters; {encoder.family} of"
-        f" {encoder.num_layers} layers, {encoder.hidden_size} wide; views {views}",
-        *(f"  {one}" for one in plan.said),
-        f"  mesh data {plan.mesh.shape['data']} x model {plan.mesh.shape['model']}"
-        + (", fsdp" if config.mesh.fsdp else "")
-        + f"; {config.model.dtype}; batch {config.batch_size:,}",
-        "  a device's texts x tokens: "
-        + "; ".join(f"{model} {shape}" for model, shape in plan.shapes.items())
-        + f"; encode_chunk {config.memory.encode_chunk or 'off'}, remat"
-        f" {config.memory.remat}",
-        *(f"  {note}" for note in plan.notes),
-        f"  operations of a step: {operations.both:.3g} (encoder"
-        f" {operations.encoder:.3g}, head {operations.head:.3g})",
-        f"  memory of a device: {size(memory.total)} = parameters"
-        f" {size(memory.params)} + optimizer {size(memory.optimizer)}"
-        + (f" + teacher {size(memory.teacher)}" if memory.teacher else "")
-        + f" + batch {size(memory.batch)} + activations, gradients and vectors"
-        f" {size(memory.step)}",
-    ]
-    for line in lines:
-        console.print(line, highlight=False)
-
-
-def _traffic(plan: StagePlan, compiled, chip: topology.Chip, seconds: float):
-    """What the devices exchange, and how that scales."""
-    found = topology.collectives(compiled)
-    yield f"compiled in {seconds:.0f} s for {plan.mesh.devices.flat[0].device_kind}"
-    each = "; ".join(
-        f"{number} {kind} {size(volume)}" for kind, (number, volume) in found.items()
-    )
-    yield f"exchanged by a device in a step: {each or 'nothing'}"
-    exchanged = sum(volume for _, volume in found.values())
-    flops = plan.operations().both / plan.mesh.size
-    counts = [1, 2, 4, 8, 16, 32, 64]
-    shares = topology.efficiency(chip, flops, exchanged, counts)
-    yield (
-        "expected share of the time in products, each device with the batch it has here"
-        f" ({topology.MFU:.0%} of {chip.peak / 1e12:g} TFLOP/s,"
-        f" {chip.bandwidth / 1e9:g} GB/s between {chip.near} devices, else"
-        f" {chip.network / 1e9:g}; nothing overlaps): "
-        + ", ".join(f"{count}: {share:.0%}" for count, share in shares.items())
-    )
 
 
 def size(count: float) -> str:
@@ -436,11 +330,3 @@ def _changed(plan: StagePlan, change: dict) -> StagePlan:
         devices = plan.mesh.shape[sharding.DATA]
         shapes = full_shapes(config, devices, plan.spec.roles_apart)
     return dataclasses.replace(plan, config=config, shapes=shapes)
-
-
-def pretend_devices(count: int) -> None:
-    """Makes the program see so many devices; before any is used."""
-    if count < 1:
-        raise InputError(f"--devices is {count}; it is a number of devices.")
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)

@@ -23,7 +23,6 @@ def learning_rate(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
 
     Args:
       config: a stage's `optim`.
-      total_steps: optimizer steps of the stage.
     """
     warmup = config.warmup_steps or round(config.warmup_fraction * total_steps)
     after = max(total_steps - warmup, 1)
@@ -63,7 +62,6 @@ def make_optimizer(config, total_steps: int, frozen: dict):
 
     Args:
       config: a stage's `optim`.
-      total_steps: optimizer steps of the stage.
       frozen: tree of bools: the parameters that stay as they are, without moments.
     """
     parts = []

@@ -12,6 +12,7 @@ import pathlib
 from lsrjax import json_files
 from lsrjax.checkpoint import digests, files, saved_model
 from lsrjax.convert.read import hub
+from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
 FILE = "models.json"
@@ -22,12 +23,21 @@ _KEY_FILES = ("config.json", "modules.json", "tokenizer.json", files.MODEL_FILE)
 _SHOWN = 5
 
 
+def checked(config, workdir: pathlib.Path, folder: pathlib.Path) -> dict | None:
+    """What `of_stage` gives, compared with what the stage was begun with.
+
+    Returns:
+      None in all processes but the first, which alone looks.
+    """
+    if not processes.is_first():
+        return None
+    found = of_stage(config, workdir)
+    check(folder / FILE, found)
+    return found
+
+
 def of_stage(config, workdir: pathlib.Path) -> dict[str, dict]:
     """What the models that a stage's config names are, by field.
-
-    Args:
-      config: the stage's.
-      workdir: the run's folder.
 
     Returns:
       For each field that names one: its `name`, and the `commit` of a repository of the

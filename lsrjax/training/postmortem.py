@@ -1,10 +1,9 @@
-"""What is written of a step whose numbers were bad, and which batches are left out."""
+"""The report on a step whose numbers were bad."""
 
 import dataclasses
 import math
-import operator
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,50 +12,12 @@ from lsrjax import json_files
 from lsrjax.data.batching import loader
 from lsrjax.distributed import processes, sharding
 from lsrjax.distributed.trees import path_name
-from lsrjax.training import loop, train_step
+from lsrjax.training import train_step
+from lsrjax.training.bad_steps import BadNumbers
+from lsrjax.training.left_out import left_out
 
 FOLDER = "postmortem"
-LEFT_OUT_FILE = "left_out.json"
 _BEGINNING = 100  # characters of a text
-
-
-def left_out(folder: pathlib.Path) -> list[int]:
-    """The batches that a stage is trained without.
-
-    Raises:
-      InputError: their file is damaged.
-    """
-    path = folder / LEFT_OUT_FILE
-    if not path.is_file():
-        return []
-    advice = (
-        "It has the numbers of the batches that the stage is trained without, as"
-        ' {"batches": [7]}; the log names them. Put them back, or start over with'
-        " another --workdir."
-    )
-    return json_files.read_json(
-        path, advice, lambda found: sorted(map(operator.index, found["batches"]))
-    )
-
-
-def leave_out(folder: pathlib.Path, step: int) -> list[int]:
-    """Leaves the batch of a step out of the stage from here on.
-
-    Args:
-      folder: the stage's.
-      step: its number, from 1.
-
-    Returns:
-      All that are left out.
-    """
-    known = left_out(folder)
-    # Every process has read it before one writes it.
-    processes.wait_for_all(f"left out at {step}, after {len(known)}")
-    batches = sorted([*known, loader.batch_of(step - 1, known)])
-    if processes.is_first():
-        json_files.write_json(folder / LEFT_OUT_FILE, {"batches": batches})
-    processes.wait_for_all(f"left out: {batches}")
-    return batches
 
 
 @dataclasses.dataclass
@@ -64,27 +25,27 @@ class PostMortem:
     """Writes files on bad steps of a stage.
 
     Attributes:
-      folder: the stage's.
       step: the training step.
-      source: the examples.
       batches: of the stage.
       teacher_params: of a teacher of views, or None.
       mesh: that the stage runs on.
+      note: receives what was wrong, and the file.
     """
 
     folder: pathlib.Path
     step: train_step.Step
-    source: object
+    source: Sequence
     batches: loader.Batches
     teacher_params: dict | None
     mesh: jax.sharding.Mesh
+    note: Callable[[str], None]
 
     def __post_init__(self):
         # Whole on every device, so that each process can read them.
         everywhere = sharding.replicated(self.mesh)
         self._examine = jax.jit(self._examined, out_shardings=everywhere)
 
-    def write(self, state: dict, error: loop.BadNumbers) -> pathlib.Path:
+    def write(self, state: dict, error: BadNumbers) -> None:
         """Writes `postmortem/<step>.json`.
 
         The step's batch is run again on `state`, which is of a checkpoint, or of a few
@@ -93,10 +54,6 @@ class PostMortem:
 
         Args:
           state: any that is sound.
-          error: what is wrong.
-
-        Returns:
-          The file.
         """
         number = loader.batch_of(error.step - 1, left_out(self.folder))
         batch = sharding.to_global(
@@ -119,7 +76,7 @@ class PostMortem:
                 **seen,
             }
             json_files.write_json(path, _as_json(values))
-        return path
+        self.note(f"  {error} See {path}")
 
     def _examined(self, state: dict, teacher_params, batch: dict) -> dict:
         parts, grads = self.step.examined(state, teacher_params, batch)
@@ -167,7 +124,7 @@ def _beginning(value):
 
 
 def _as_json(value):
-    """Plain numbers; those that JSON has not as text."""
+    """Plain numbers; those that JSON lacks as text."""
     if isinstance(value, Mapping):
         return {key: _as_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

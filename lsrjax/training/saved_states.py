@@ -9,44 +9,95 @@ from collections.abc import Iterator
 from lsrjax.checkpoint import digests, files, set_damaged_aside, train_states
 from lsrjax.data.reading import unchanged_files
 from lsrjax.distributed import processes
-from lsrjax.distributed.activity import PROGRESS
 from lsrjax.training import origins
 
 # The folder of the state that was kept where the run was asked to leave.
 KEPT = "kept"
-# Questions that the processes of a run ask each other, in the same order in each.
-_ASKED = itertools.count()
+
+
+class States:
+    """A stage's states on disk: its checkpoints, and one that was kept on leaving.
+
+    The kept one is stored outside checkpoints/, which stay identical with or without
+    preemption.
+
+    Attributes:
+      newest: step of the newest sound checkpoint, or None.
+      owes: whether the state that training goes on from was kept, so that an evaluation
+        and a save of it may be due.
+    """
+
+    def __init__(self, name: str, folder: pathlib.Path, config, newest, note):
+        """Opens the checkpoints.
+
+        Args:
+          newest: from `newest_sound_step`.
+          note: receives what a person should look at.
+        """
+        self.newest, self.owes = newest, False
+        self._name, self._folder, self._config, self._note = name, folder, config, note
+        self._checkpoints = self._opened(folder, config.checkpoint.keep)
+        self._asked = itertools.count()
+        self.save, self.poll = self._checkpoints.save, self._checkpoints.poll
+        self.wait, self.close = self._checkpoints.wait, self._checkpoints.close
+
+    def _opened(self, folder: pathlib.Path, keep: int) -> train_states.Checkpoints:
+        return train_states.Checkpoints(
+            folder,
+            keep=keep,
+            metric=self._config.dev.metric,
+            on_full_disk=self._config.checkpoint.on_full_disk,
+            note=self._note,
+        )
+
+    def keep(self, state: dict) -> None:
+        """Saves a state outside the checkpoints; it is whole on return."""
+        with contextlib.closing(self._opened(self._folder / KEPT, keep=1)) as kept:
+            if kept.latest_step() != int(state["step"]):
+                kept.save(state, None, last=True)
+
+    def start(self, restore) -> dict:
+        """The state to go on from.
+
+        Args:
+          restore: gives the state of checkpoints and a step, or without a step a new
+            one.
+        """
+        kept_step = None
+        if (folder := self._folder / KEPT).is_dir():
+            name = f"{self._name}/{KEPT}"
+            kept_step = newest_sound_step(name, folder, self._note, next(self._asked))
+        self.owes = kept_step is not None and (
+            self.newest is None or kept_step > self.newest
+        )
+        if not self.owes:
+            return self.checkpoint(restore)
+        with contextlib.closing(self._opened(folder, keep=1)) as kept:
+            return restore(kept, kept_step)
+
+    def checkpoint(self, restore) -> dict:
+        """The state of the newest checkpoint; `restore` is that of `start`."""
+        return restore(self._checkpoints, self.newest)
+
+    def look_again(self) -> None:
+        """Looks which checkpoint is the newest, in all processes."""
+        step, number = self._checkpoints.latest_step(), next(self._asked)
+        self.newest = _agreed(f"newest of {self._name}", step, number)
 
 
 @contextlib.contextmanager
-def opened(folder: pathlib.Path, config, tracker) -> Iterator[train_states.Checkpoints]:
-    """A stage's checkpoints; who ends the process waits for them."""
-    checkpoints = _checkpoints(folder, config, tracker, config.checkpoint.keep)
-    PROGRESS.pending = checkpoints.wait
+def opened(
+    name: str, folder: pathlib.Path, config, newest: int | None, run
+) -> Iterator[States]:
+    """A stage's states; a thread that ends the process waits for their writing."""
+    states = States(name, folder, config, newest, run.tracker.note)
+    run.progress.pending = states.wait
     try:
-        yield checkpoints
+        yield states
     finally:
-        with PROGRESS.held:
-            PROGRESS.pending = lambda: None
-            checkpoints.close()
-
-
-def _checkpoints(folder, config, tracker, keep: int) -> train_states.Checkpoints:
-    return train_states.Checkpoints(
-        folder,
-        keep=keep,
-        metric=config.dev.metric,
-        on_full_disk=config.checkpoint.on_full_disk,
-        note=tracker.note,
-    )
-
-
-def kept(folder: pathlib.Path, config, tracker):
-    """The state that a run kept where it was asked to leave.
-
-    It lies beside the checkpoints, which are those of a run that was never asked.
-    """
-    return contextlib.closing(_checkpoints(folder / KEPT, config, tracker, keep=1))
+        with run.progress.held:
+            run.progress.pending = lambda: None
+            states.close()
 
 
 def has_begun(folder: pathlib.Path) -> bool:
@@ -70,15 +121,22 @@ def forget(folder: pathlib.Path) -> None:
         path.unlink()
 
 
-def newest_sound_step(name: str, folder: pathlib.Path, tracker) -> int | None:
-    """What the first process finds, for all; damaged checkpoints are set aside."""
+def newest_sound_step(name: str, folder: pathlib.Path, note, asked: int = 0):
+    """The last step that was saved whole, or None; damaged checkpoints are set aside.
+
+    Args:
+      name: the stage's, or of a part of its folder.
+      folder: of the checkpoints.
+      note: receives what was set aside.
+      asked: how often the processes of the run were asked this before.
+    """
     found = None
     if processes.is_first():
-        found = set_damaged_aside.take_stock(folder, tracker.note)
-    return agreed(f"stock of {name}", found)
+        found = set_damaged_aside.take_stock(folder, note)
+    return _agreed(f"stock of {name}", found, asked)
 
 
-def agreed(topic: str, step: int | None) -> int | None:
+def _agreed(topic: str, step: int | None, number: int) -> int | None:
     """The latest step that a process names; None where none names any."""
-    code = processes.largest(topic, next(_ASKED), 0 if step is None else step + 1)
+    code = processes.largest(topic, number, 0 if step is None else step + 1)
     return code - 1 if code else None

@@ -1,42 +1,27 @@
-"""A stage's data: opened and guarded; negatives, scores, topics made once and kept."""
+"""A stage's data: opened, checked against what it was, and guarded."""
 
 import contextlib
-import itertools
-import json
 import math
 import pathlib
 import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 
 import jax
-import numpy as np
+from rich.console import Console
 
-from lsrjax.checkpoint import saved_model
+from lsrjax.checkpoint import set_damaged_aside
+from lsrjax.config import fields
 from lsrjax.config.check_data import mines, reads_scores
 from lsrjax.config.fields import language_weights
-from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.requirements import Documents
-from lsrjax.data.batching.topics import cluster, query_text
 from lsrjax.data.reading import bad_records, unchanged_files
 from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.data.reading.rows import Rows
-from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import processes
-from lsrjax.models.cross_encoder import CrossEncoderSpec
-from lsrjax.retrieval import teacher_scores
-from lsrjax.retrieval.cross_encoder import PairScorer
-from lsrjax.retrieval.evaluate import Searcher
-from lsrjax.training import origins, train_step
-
-# The array that holds what the others of a file were made from.
-_KEY = "made_from"
-# Questions that the processes of a run ask each other, in the same order in each.
-_ASKED = itertools.count()
+from lsrjax.training.batch_contents import Contents
 
 
 def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
@@ -57,10 +42,10 @@ def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
 
 def guarded_sets(config, kind: str, bad: BadRecords) -> list:
     """The training data's sets, whose bad records are replaced and counted."""
-    check = _documents(config, own=not mines(config)) if kind == "group" else None
+    check = documents(config, own=not mines(config)) if kind == "group" else None
     names = list(config.data.sets) or [""]
     return [
-        _guarded(config, bad, source, name, reads_scores(config), check)
+        guarded(config, bad, source, name, reads_scores(config), check)
         if isinstance(source, Rows)
         else source
         for name, source in zip(
@@ -93,7 +78,6 @@ def tried(config, kind: str, seconds: float) -> Iterator[tuple[list, int, BadRec
     """The training data's sets as a stage will find them, without its folder.
 
     Args:
-      config: the stage's.
       kind: of its examples.
       seconds: how long their records are looked through, at most.
 
@@ -113,7 +97,13 @@ def tried(config, kind: str, seconds: float) -> Iterator[tuple[list, int, BadRec
         yield sets, seen, bad
 
 
-def _guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
+def guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
+    """A source whose bad records are replaced and counted in `bad`.
+
+    Args:
+      scored: a record without a teacher's scores is bad.
+      check: raises what is wrong with an example; None: nothing is.
+    """
     return bad.guard(
         source,
         name=name,
@@ -124,7 +114,7 @@ def _guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
     )
 
 
-def _documents(config, own: bool) -> Documents:
+def documents(config, own: bool) -> Documents:
     """What is asked of a group's documents; of its `own` negatives only if asked."""
     data = config.data
     return Documents(
@@ -156,6 +146,23 @@ def accept_changed(config, kind: str, folder: pathlib.Path) -> list[str]:
     return changes
 
 
+def accept_all_changed(run_config, workdir: pathlib.Path, console: Console) -> None:
+    """Takes changed data of the stages that are not finished as it is; says so."""
+    if processes.is_first():
+        for name, stage in fields.stages(run_config).items():
+            if set_damaged_aside.finished_steps(workdir / name) is not None:
+                continue
+            kind = Contents.of(stage).kind
+            for change in accept_changed(stage, kind, workdir / name):
+                console.print(
+                    f"Stage {name}: accepted, as --accept_changed_data says: {change}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
+    processes.wait_for_all("changed data")
+
+
 def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
     """What all processes have found, in one file; no process may be looking."""
     if processes.is_first():
@@ -165,160 +172,3 @@ def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
         return BadRecords(folder, jax.process_index())
     bad.reload()
     return bad
-
-
-def with_negatives(config, source, folder: pathlib.Path, bad, teacher, tracker, models):
-    """The source with mined negatives and teacher scores, made once and kept.
-
-    Args:
-      config: the stage's.
-      source: its training examples.
-      folder: the stage's.
-      bad: counts the rows that these leave too few negatives.
-      teacher: what gives the scores.
-      tracker: is told what is made.
-      models: in the first process, what `origins.of_stage` gives.
-    """
-    mined = config.prepare.negatives == "bm25"
-    scored = config.prepare.scores == "teacher"
-    if not (mined or scored):
-        return source
-    corpus, positives = teacher_scores.corpus_of(source, whole=mined)
-
-    def prepare():
-        tracker.note(
-            f"Preparing {len(source):,} queries over {len(corpus):,} documents:"
-            + (" mining negatives with BM25" if mined else "")
-            + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
-        )
-        return teacher_scores.prepare(
-            source,
-            corpus,
-            positives,
-            mined=config.prepare if mined else None,
-            teacher=_scorer(teacher, config) if scored else None,
-            seed=config.seed,
-        )
-
-    fields = ("prepare", "seed", "model.dtype", "data")
-    key = _made_from(config, fields, folder, models)
-    names = ("negatives", "scores")
-    arrays = _kept(folder / "prepared.npz", names, prepare, key, tracker)
-    scores = arrays["scores"] if scored else None
-    prepared = sources.WithNegatives(source, corpus, arrays["negatives"], scores)
-    filtered = scored and choice_of(config.data).filters
-    if not filtered and config.data.mixing == "passages":
-        return prepared
-    # By these scores negatives are left out, maybe more of a row than it can spare; and
-    # those that were mined may lack a language.
-    check = _documents(config, own=True)
-    prepared = _guarded(config, bad, prepared, "", scored, check)
-    prepared.look_through()
-    return prepared
-
-
-def _scorer(teacher: saved_model.SavedModel, config) -> Searcher | PairScorer:
-    """A retriever or a cross-encoder, ready to score."""
-    if not isinstance(teacher.spec, CrossEncoderSpec):
-        return Searcher.of(teacher, config)
-    return PairScorer(
-        teacher.spec,
-        teacher.params,
-        TextTokenizer(teacher.tokenizer),
-        config.data.query_length,
-        config.data.document_length,
-        dtype=config.model.dtype,
-    )
-
-
-def topics(
-    config, source, folder: pathlib.Path, student, tracker, models
-) -> np.ndarray | None:
-    """[examples] the topic of each query, made once and kept; None without topics.
-
-    Args:
-      config: the stage's.
-      source: its training examples.
-      folder: the stage's.
-      student: whose tokens the queries are compared by.
-      tracker: is told what is made.
-      models: in the first process, what `origins.of_stage` gives.
-    """
-    if not config.data.topics:
-        return None
-
-    def make():
-        tracker.note(f"Clustering {len(source):,} queries by topic")
-        queries = [query_text(source[i]) for i in range(len(source))]
-        tokenizer = TextTokenizer(student.tokenizer)
-        ids = tokenizer.ids(queries, config.data.query_length)
-        count, least = config.data.topics, train_step.entries_of(config)
-        return {"topics": cluster(ids, count, least, config.seed)}
-
-    key = _made_from(config, ("seed", "batch_size", "data"), folder, models)
-    return _kept(folder / "topics.npz", ("topics",), make, key, tracker)["topics"]
-
-
-# Fields of data that change nothing of what is made.
-_HOW = ("threads", "prefetch", "length_parts", "length_multiple", "bad_records")
-
-
-def _made_from(config, fields: Sequence[str], folder: pathlib.Path, models) -> str:
-    """A digest of fields, data and models; empty in all processes but the first."""
-    if not processes.is_first():
-        return ""
-    values = json.loads(config.to_json())
-    for name in _HOW:
-        del values["data"][name]
-    taken = {}
-    for field in fields:
-        group, _, name = field.partition(".")
-        taken[field] = values[group][name] if name else values[group]
-    known = unchanged_files.read(folder / unchanged_files.FILE)
-    files = {name: of["digest"] for name, of in known.get("files", {}).items()}
-    contents = {field: {**of, "name": ""} for field, of in (models or {}).items()}
-    return origins.key(taken, files, known.get("versions", {}), contents)
-
-
-def _kept(
-    path: pathlib.Path, names: Sequence[str], make, key: str, tracker
-) -> dict[str, np.ndarray]:
-    """The arrays that `make` gives, from a file where they have been made before.
-
-    Args:
-      path: of the file.
-      names: of the arrays.
-      make: gives them; all processes take part.
-      key: of what they are made from, in the first process. Arrays made from something
-        else are made again.
-      tracker: is told if they are.
-    """
-    arrays = None
-    if processes.is_first() and path.is_file():
-        arrays, why = _read(path, names, key)
-        if why:
-            tracker.note(f"  {path} {why}, and is made again.")
-    there = processes.largest(f"there is {path}", next(_ASKED), int(arrays is not None))
-    if not there:
-        arrays = make()
-        if processes.is_first():
-            temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **arrays, **{_KEY: np.array(key)})
-            temporary.replace(path)
-    processes.wait_for_all(str(path))
-    if arrays is None:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in names}
-    return {name: arrays[name] for name in names}
-
-
-def _read(path: pathlib.Path, names, key: str) -> tuple[dict | None, str]:
-    """The arrays of a file, or why they cannot be used."""
-    try:
-        with np.load(path) as file:
-            if str(file.get(_KEY, "")) != key:
-                return None, "was made from other data, fields or models"
-            return {name: file[name] for name in names}, ""
-    # A damaged archive may say any of them.
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        return None, f"is damaged ({error})"

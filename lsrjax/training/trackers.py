@@ -1,15 +1,19 @@
 """What a run tells: a live line in the terminal, and `metrics.jsonl`."""
 
+import io
 import json
 import pathlib
 import time
 from collections.abc import Mapping
 
+import jax
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.json_files import write_whole
+from lsrjax.models import retriever
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -21,7 +25,7 @@ class Tracker:
         """Prints to `console`; the live line needs it to be a terminal."""
         self.console = console
         self._live: Live | None = None
-        self._file = None
+        self._file: io.FileIO | None = None
         self._unwritten = b""
 
     def note(self, text: str) -> None:
@@ -39,8 +43,7 @@ class Tracker:
         """Begins a stage.
 
         Args:
-          name: the stage's.
-          folder: where its `metrics.jsonl` lies; lines of steps after `first`, which a
+          folder: of its `metrics.jsonl`; lines of steps after `first`, which a
             killed run left, are dropped.
           first: step that it starts from.
           total: steps it will have.
@@ -78,6 +81,7 @@ class Tracker:
 
     def _write(self, text: str = "") -> None:
         """Adds to the file; on a full disk later, as soon as there is room."""
+        assert self._file is not None
         said = bool(self._unwritten)
         self._unwritten += text.encode("utf-8")
         try:
@@ -133,9 +137,32 @@ class Silent(Tracker):
         """Does nothing."""
 
 
+def facts_of(stage) -> dict[str, object]:
+    """What is printed of a stage before it is trained."""
+    _, abstract = retriever.split(stage.student.spec)
+    config, mesh = stage.config, stage.layout.mesh
+    shapes = " | ".join(
+        "; ".join(str(table[name]) for name in (QUERIES, STUDENT) if name in table)
+        for table in stage.batches.shapes
+    )
+    return {
+        "examples": len(stage.source),
+        "format": "; ".join(dict.fromkeys(stage.formats)),
+        "batch": config.batch_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
+        "loss": config.loss.name,
+        "views": stage.views,
+        "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
+        + (" (fsdp)" if config.mesh.fsdp else ""),
+        "texts x tokens of a device": shapes,
+    }
+
+
 # How a line reads: the loss, its parts (anything not named here), then these.
-_AFTER_PARTS = ("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty")
-_AFTER_PARTS += ("examples", "tokens", "padding")
+_AFTER_PARTS = (
+    *("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty"),
+    *("examples", "tokens", "padding"),
+)
 
 
 def _place(name: str) -> int:
@@ -153,13 +180,13 @@ def _whole(name: str) -> str:
 
 def _by_language(numbers: Mapping[str, float]) -> dict[str, str]:
     """The lowest and the highest of the numbers that there are for each language."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for name in numbers:
         if "/" in name:
             found.setdefault(_whole(name), []).append(name)
     shown = {}
     for whole, names in found.items():
-        ends = min(names, key=numbers.get), max(names, key=numbers.get)
+        ends = min(names, key=numbers.__getitem__), max(names, key=numbers.__getitem__)
         shown[whole] = " to ".join(
             f"{_number(numbers[name])} ({name.partition('/')[2]})"
             for name in dict.fromkeys(ends)

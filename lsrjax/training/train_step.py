@@ -1,8 +1,8 @@
-"""The training step, one pure function."""
+"""The training step, one pure function, made once from a stage's config."""
 
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,16 +11,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax.config.fields import language_weights
-from lsrjax.data.batching import mixing
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
-from lsrjax.distributed import sharding
-from lsrjax.errors import InputError
-from lsrjax.losses import lambda_control, objective, regularizers
+from lsrjax.losses import lambda_control, regularizers
 from lsrjax.models import retriever
-from lsrjax.models.batch import apply_batch, tokens_of
+from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
 from lsrjax.training import bad_steps, collapse
+from lsrjax.training.batch_contents import Contents, parts_of
 from lsrjax.training.optimizer import frozen, learning_rate, make_optimizer
 
 
@@ -29,26 +26,25 @@ class Step:
     """What the training step is made of.
 
     Attributes:
-      config: the stage's.
-      total_steps: optimizer steps of the stage.
+      contents: of its batches, with the losses.
       graphdef: the student's structure.
       optimizer: an optax transformation.
+      learning_rate: of a step, for the log.
       frozen: tree of bools: the parameters that the optimizer leaves as they are.
+      signs: of a collapse, for the log.
       teacher: the structure of a teacher of views, or None.
       idf: of the terms of each view, for a regularizer that takes it.
-      sizes: of the views.
-      compared: by text and view, the text whose tokens show what the view has added.
     """
 
     config: Any
-    total_steps: int
+    contents: Contents
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
+    learning_rate: Callable[[jax.Array], jax.Array]
     frozen: Mapping[str, Any]
+    signs: collapse.Signs
     teacher: nnx.GraphDef | None = None
     idf: Mapping[str, np.ndarray] | None = None
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    compared: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def __call__(
         self, state: dict, teacher_params: dict | None, batch: dict
@@ -61,69 +57,58 @@ class Step:
           batch: as `lsrjax.data.batching.loader` builds it.
 
         Returns:
-          The next state, and scalars to log; beside them, under "by_language", what
-          `health.active_by_language` gives.
+          The next state, and scalars to log; with them, under "by_language", what
+          `collapse.active_by_language` gives.
         """
-        config, step, params = self.config, state["step"], state["params"]
-        (loss, (parts, active, seen, activated)), grads = self._gradient(
-            state, teacher_params, batch
-        )
+        config, params = self.config, state["params"]
+        (loss, seen), grads = self._gradient(state, teacher_params, batch)
         updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
+        updated = optax.apply_updates(params, updates)
+        active = {field: number for (field, _), number in seen["active"].items()}
+        after = {
+            "step": state["step"] + 1,
+            "params": retriever.after_step(updated, seen["fired"]),
+            "opt_state": opt_state,
+            **lambda_control.steered(config.regularizer, state, active),
+        }
+        norm = optax.tree.norm(grads)
+        after, judged = bad_steps.guarded(config.numbers, state, after, loss, norm)
         metrics = {
             "loss": loss,
-            **parts,
-            **{f"active_{view}": number for (_, view), number in active.items()},
-            **seen,
-            "grad_norm": optax.tree.norm(grads),
-            "tokens": sum(part["mask"].sum() for part in parts_of(batch)),
-            "lr": learning_rate(config.optim, self.total_steps)(step),
+            **seen["parts"],
+            **{f"lambda_{field}": value for field, value in seen["lambdas"].items()},
             **{
-                f"lambda_{field}": weight
-                for field, weight in lambda_control.lambdas(
-                    config.regularizer, state
-                ).items()
+                f"active_{view}": number for (_, view), number in seen["active"].items()
             },
+            **seen["signs"],
+            "grad_norm": norm,
+            "tokens": sum(part["mask"].sum() for part in parts_of(batch)),
+            "lr": self.learning_rate(state["step"]),
+            **judged,
         }
-        updated = optax.apply_updates(params, updates)
-        params = retriever.after_step(updated, activated)
-        after = {"step": step + 1, "params": params, "opt_state": opt_state}
-        after |= lambda_control.steered(
-            config.regularizer, state, {field: n for (field, _), n in active.items()}
-        )
-        norm = metrics["grad_norm"]
-        after, judged = bad_steps.guarded(config.numbers, state, after, loss, norm)
-        return after, metrics | judged
+        return after, metrics
 
     def examined(
         self, state: dict, teacher_params: dict | None, batch: dict
     ) -> tuple[dict[str, jax.Array], dict]:
-        """What a step would see, for a post-mortem; the state stays as it is.
-
-        Args:
-          state: as in a step.
-          teacher_params: as in a step.
-          batch: as in a step.
-
-        Returns:
-          The loss and its parts, and the gradients, a tree like the parameters.
-        """
-        (loss, (parts, *_)), grads = self._gradient(state, teacher_params, batch)
-        return {"loss": loss, **parts}, grads
+        """The loss with its parts and the gradients of a step that is not taken."""
+        (loss, seen), grads = self._gradient(state, teacher_params, batch)
+        return {"loss": loss, **seen["parts"]}, grads
 
     def _gradient(self, state: dict, teacher_params: dict | None, batch: dict):
-        """The loss, what else is seen on the way to it, and the gradient."""
-        config, params = self.config, state["params"]
-        memory = config.memory
-        targets = dict(batch["targets"])
+        """((the loss, what else is seen on the way to it), the gradient)."""
+        config, memory = self.config, self.config.memory
+        targets = batch["targets"] | {"languages": self.contents.repeats}
         if self.teacher is not None:
+            assert teacher_params is not None
             targets |= apply_batch(
                 self.teacher,
                 teacher_params,
                 batch["teacher"],
                 chunk=memory.encode_chunk,
             )
-        targets["languages"] = repeats_of(config)
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        lambdas = lambda_control.lambdas(config.regularizer, state)
 
         def weighted_sum(params):
             views = apply_batch(
@@ -135,77 +120,23 @@ class Step:
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
             )
-            parts = objective.of(config.loss)(views, targets)
+            parts = self.contents.objective(views, targets)
             parts |= regularizers.penalties(
                 config.regularizer, views, lambdas, self.idf
             )
-            active = regularizers.active_terms(views)
-            seen = self._signs(views, targets, batch)
-            return sum(parts.values()), (parts, active, seen, fired(views))
-
-        lambdas = lambda_control.lambdas(config.regularizer, state)
-        found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(params)
-        return found, jax.tree.map(
-            lambda g, f: jnp.zeros_like(g) if f else g, grads, self.frozen
-        )
-
-    def _signs(self, views, targets: dict, batch: dict) -> dict:
-        """What `training.collapse` sees in a batch, depending on the config."""
-        config = self.config
-        if not config.log.health:
-            return collapse.signs(views, None)
-        seen = collapse.signs(views, self.sizes)
-        tokens = tokens_of(batch[STUDENT], queries=batch.get(QUERIES))
-        if self.teacher is not None:
-            tokens |= tokens_of(batch["teacher"])
-        compared = {view: tokens[text] for view, text in self.compared.items()}
-        seen |= collapse.expansion(views, compared)
-        if languages := languages_of(config):
-            shown = {text: targets[f"{text}_language"].reshape(-1) for text in views}
-            found = collapse.active_by_language(views, shown, len(languages))
-            # On every device, so that each process can read them.
-            seen["by_language"] = {
-                name: sharding.constrain(sums, None, None)
-                for name, sums in found.items()
+            seen = {
+                "parts": parts,
+                "lambdas": lambdas,
+                "active": regularizers.active_terms(views),
+                "signs": self.signs(views, targets, batch),
+                "fired": fired(views),
             }
-        return seen
+            return sum(parts.values()), seen
 
-
-def languages_of(config) -> tuple[str, ...]:
-    """The languages that a stage's log tells apart; none where it does not."""
-    if not config.log.health or "document" not in objective.of(config.loss).texts:
-        return ()
-    return mixing.languages(config.data)
-
-
-def repeats_of(config) -> int:
-    """How often an example is in a batch: once in each language, in round robin."""
-    if config.data.mixing != "round_robin":
-        return 1
-    return len(language_weights(config.data.document_languages, "document_languages"))
-
-
-def entries_of(config) -> int:
-    """Examples in a batch, each once, in however many languages it is shown."""
-    return config.batch_size // repeats_of(config)
-
-
-def targets_of(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of what a batch holds beside its texts, by name."""
-    B, G = config.batch_size, config.data.group_size
-    shapes = objective.of(config.loss).arrays(B, G)
-    if languages_of(config):
-        shapes["query_language"] = jax.ShapeDtypeStruct((B,), jnp.int32)
-        shapes["document_language"] = jax.ShapeDtypeStruct((B, G), jnp.int32)
-    return shapes
-
-
-def texts_of(config) -> dict[str, int]:
-    """Texts of an example that the student encodes, by name."""
-    return {
-        name: config.data.group_size if name == "document" else 1
-        for name in objective.of(config.loss).texts
-    }
+        found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(state["params"])
+        return found, jax.tree.map(
+            lambda g, still: jnp.zeros_like(g) if still else g, grads, self.frozen
+        )
 
 
 def make_step(
@@ -218,9 +149,6 @@ def make_step(
     """The step of a stage.
 
     Args:
-      config: the stage's.
-      total_steps: optimizer steps of the stage.
-      spec: the student's.
       teacher: the spec of a teacher of views, or None; its views are pooled as the
         student's are.
       idf: of the terms of each view, where the regularizer takes it
@@ -235,65 +163,24 @@ def make_step(
             f"{name} needs the idf of each view's terms; count it with"
             " lsrjax.initial.term_statistics.idf_of_views."
         )
-    dtype = jnp.dtype(config.model.dtype)
+    contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
     if teacher is not None:
         teacher = dataclasses.replace(teacher, pool_mask=spec.pool_mask)
-    texts = objective.of(config.loss).texts
-    compared = {(text, view): text for text in texts for view in spec.expands(text)}
-    if teacher is not None and "pivot" in spec.views:
-        # The teacher's English text is the one that both texts of a pair stand for.
-        compared |= {(text, "pivot"): "teacher" for text in texts}
     still = jax.tree.map(
         operator.or_, frozen(config.optim.freeze, abstract), retriever.counted(spec)
     )
     return Step(
         config=config,
-        total_steps=total_steps,
+        contents=contents,
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, still),
+        learning_rate=learning_rate(config.optim, total_steps),
         frozen=still,
+        signs=collapse.Signs.of(contents, spec, teacher),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,
-        sizes=spec.views,
-        compared=compared,
     )
-
-
-def check_batch(config, devices: int) -> None:
-    """Checks that a stage's batch divides over the mesh's `data` axis.
-
-    Raises:
-      InputError: it does not.
-    """
-    size = config.batch_size
-    if size % devices:
-        near = sorted(
-            {size // devices * devices or devices, -(-size // devices) * devices}
-        )
-        raise InputError(
-            f"config.batch_size is {size}, which does not divide over the {devices}"
-            f" devices of config.mesh.data. Take {' or '.join(map(str, near))}."
-        )
-
-
-def lowered(
-    step: Step, state: dict, teacher_params: dict | None, batch: dict
-) -> jax.stages.Lowered:
-    """The step for arguments of these shapes and shardings, which may be abstract.
-
-    The next state has the placement of the one given, whose buffers it takes over.
-    """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-    return jitted.lower(state, teacher_params, batch)
-
-
-def compiled(
-    step: Step, state: dict, teacher_params: dict | None, batch: dict
-) -> jax.stages.Compiled:
-    """`lowered`, compiled."""
-    return lowered(step, state, teacher_params, batch).compile()
 
 
 def init_state(step: Step, params: dict) -> dict:
@@ -311,21 +198,3 @@ def init_state(step: Step, params: dict) -> dict:
         **lambda_control.init(step.config.regularizer),
         **bad_steps.init(step.config.numbers),
     }
-
-
-def slots_of(batch: dict) -> int:
-    """Tokens of the student's texts in a batch, with padding."""
-    return sum(part["ids"].size for part in parts_of(batch))
-
-
-def parts_of(batch: dict) -> list[dict]:
-    """The parts of the student's texts in a batch, of queries cut apart as well."""
-    cuts = [batch[name] for name in (QUERIES, STUDENT) if name in batch]
-    return [part for cut in cuts for part in cut["parts"]]
-
-
-def steps_of(config, num_examples: int) -> int:
-    """Optimizer steps of a stage: `steps`, or `epochs` over the examples."""
-    if config.steps:
-        return config.steps
-    return max(int(np.ceil(config.epochs * num_examples / config.batch_size)), 1)

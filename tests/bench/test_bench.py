@@ -106,7 +106,7 @@ def test_the_plain_pooling_is_left_out_above_40_percent_of_the_memory():
 
 def test_a_head_too_large_for_the_plain_pooling_leaves_it_out(capsys, monkeypatch):
     logits = measure.naive_bytes(2, 3, 40)
-    free = {"free": int(logits / measure.NAIVE_SHARE) - 1}
+    free = {"free": int(logits / 0.4) - 1}
     monkeypatch.setattr(measure, "free_bytes", lambda device: free["free"])
     monkeypatch.setattr(head, "_check_fits", lambda sizes: None)
     main([*HEAD, "--impl", "naive", "torch", "blocked"])

@@ -9,30 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import tiny
 
 from lsrjax import json_files
 from lsrjax.checkpoint import files, saved_model, train_states
 from lsrjax.config.fields import get_default
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import optimizer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 SPEC = RetrieverSpec(
     head="splade",
-    encoder=EncoderConfig(
-        family="bert",
-        vocab_size=307,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=11,
-        max_positions=13,
-        type_vocab_size=1,
-        pad_token_id=0,
-    ),
+    encoder=tiny.encoder(vocab_size=307, hidden_size=8, max_positions=13),
     tied=True,
     special_ids=(0, 2, 3),
 )

@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+from programs import tiny
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.cli import convert as export
@@ -14,7 +15,6 @@ from lsrjax.convert import open_model, targets
 from lsrjax.convert.open_model import tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 
@@ -22,7 +22,7 @@ def run_of(folder, head="splade", **options):
     """A run of one finished stage, of random weights."""
     tokenizer = tokenizer_folder("embedded:english")
     size = TextTokenizer(tokenizer).vocab_size
-    encoder = EncoderConfig("bert", size, 8, 1, 2, 8, 64, 2, 0)
+    encoder = tiny.encoder(vocab_size=size, hidden_size=8, max_positions=64)
     spec = RetrieverSpec(head, encoder, **options)
     stage = folder / "train"
     stage.mkdir(parents=True)

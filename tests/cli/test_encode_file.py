@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from programs import tiny
 from scipy import sparse
 
 from lsrjax.checkpoint import saved_model
@@ -13,7 +14,6 @@ from lsrjax.cli import encode
 from lsrjax.convert.open_model import open_portable, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder, joined
 
@@ -27,8 +27,11 @@ def folder(tmp_path_factory):
     path.mkdir()
     tokenizer = tokenizer_folder("embedded:multilingual")
     english = tokenizer_folder("embedded:english")
-    encoder = EncoderConfig(
-        "xlm-roberta", TextTokenizer(tokenizer).vocab_size, 8, 1, 2, 8, 70, 1, 1
+    encoder = tiny.encoder(
+        "xlm-roberta",
+        vocab_size=TextTokenizer(tokenizer).vocab_size,
+        hidden_size=8,
+        max_positions=70,
     )
     spec = RetrieverSpec(
         "milco",

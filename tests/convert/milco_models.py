@@ -8,13 +8,13 @@ import sys
 
 import jax
 import numpy as np
+from programs import tiny
 from transformers import dynamic_module_utils
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder, joined
 
@@ -85,15 +85,13 @@ def made(case):
     """A tiny MILCO on the embedded tokenizers, its weights far from 0."""
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
     family = {"options": "bert", "distilbert": "distilbert"}.get(case, "xlm-roberta")
-    encoder = EncoderConfig(
-        family=family,
+    encoder = tiny.encoder(
+        family,
         vocab_size=16_000,
         hidden_size=32,
         num_layers=2,
         num_heads=4,
-        intermediate_size=44,
         max_positions=26 if family == "xlm-roberta" else 24,
-        type_vocab_size={"bert": 2, "distilbert": 0, "xlm-roberta": 1}[family],
         pad_token_id=1,
         layer_norm_eps=1e-12 if family == "distilbert" else 1e-5,
     )

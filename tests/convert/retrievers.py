@@ -4,12 +4,12 @@ import functools
 
 import jax
 import numpy as np
+from programs import tiny
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 from lsrjax.retrieval.maxsim import TokenMatrix
@@ -193,15 +193,11 @@ def spec_of(family, options):
     ):
         options[f"{role}_marker"] = vocabulary[marker]
     xlmr = family == "xlm-roberta"
-    encoder = EncoderConfig(
-        family=family,
+    encoder = tiny.encoder(
+        family,
         vocab_size=tokenizer.vocab_size + more,
         hidden_size=10,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=14,
         max_positions=24 + 2 * xlmr,
-        type_vocab_size={"bert": 2, "distilbert": 0, "xlm-roberta": 1}[family],
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,
     )

@@ -5,15 +5,23 @@ import re
 
 import pytest
 import yaml
+from programs import tiny
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
 from lsrjax.convert.write.card import write_card
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval import result_tables
 
-ENCODER = EncoderConfig("xlm-roberta", 401, 32, 2, 4, 67, 66, 1, 1)
+ENCODER = tiny.encoder(
+    "xlm-roberta",
+    vocab_size=401,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=67,
+    max_positions=66,
+)
 SPEC = RetrieverSpec(
     "milco", ENCODER, lexecho=True, pivot_vocab_size=307, query_prompt='q: "'
 )

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tokenizers
+from programs import tiny
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model
@@ -16,7 +17,6 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 
@@ -77,15 +77,12 @@ def portable(head, family=None, **options):
     kind = "xlmr" if multilingual else "bert"
     family = family or ("xlm-roberta" if multilingual else "bert")
     tokenizer = TextTokenizer(GOLDEN / kind)
-    encoder = EncoderConfig(
-        family=family,
+    encoder = tiny.encoder(
+        family,
         vocab_size=tokenizer.vocab_size,
         hidden_size=22,
         num_layers=2,
-        num_heads=2,
-        intermediate_size=31,
         max_positions=LENGTH + 2 * multilingual,
-        type_vocab_size={"bert": 2, "distilbert": 0, "xlm-roberta": 1}[family],
         pad_token_id=tokenizer.pad_id,
     )
     if head == "milco":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from programs import tiny
 from safetensors.numpy import load_file, save_file
 
 from lsrjax.checkpoint.saved_model import SavedModel
@@ -15,7 +16,6 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode import TextEncoder
 
@@ -29,8 +29,12 @@ def model_of(family, **changes):
     tokenizer = TextTokenizer(folder)
     markers = ("▁linux", "▁game") if xlmr else ("##ly", "##ing")
     query_marker, document_marker = (tokenizer.vocabulary()[m] for m in markers)
-    encoder = EncoderConfig(
-        family, tokenizer.vocab_size, 10, 1, 2, 14, 20, 1 + (not xlmr), tokenizer.pad_id
+    encoder = tiny.encoder(
+        family,
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=10,
+        max_positions=20,
+        pad_token_id=tokenizer.pad_id,
     )
     spec = RetrieverSpec(
         **{

@@ -17,6 +17,7 @@ from lsrjax.distributed.activity import COMPILING, STEPPING, Progress
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "signalled.py"
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "survived.py"
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class Left(Exception):
@@ -166,7 +167,7 @@ def test_a_second_ctrl_c_leaves_at_once(guard, monkeypatch):
 
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_run_that_is_to_outlive_its_terminal_does(guard, ignored):
-    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
         guard.take_signals()
@@ -195,7 +196,7 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("number", preemption.SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_process_whose_main_thread_is_deaf(number):
     process = subprocess.Popen(
         [sys.executable, "-c", _DEAF], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -203,7 +204,7 @@ def test_a_signal_ends_a_process_whose_main_thread_is_deaf(number):
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == preemption.RESUME == 75
+    assert process.returncode == 75
     assert signal.Signals(number).name.encode() in said
 
 
@@ -222,7 +223,7 @@ def test_a_run_signalled_in_every_phase_ends_as_the_one_left_alone(tmp_path):
     *signalled, end = map(json.loads, lines)
     assert len(signalled) == 8
     for one in signalled:
-        assert one["code"] == preemption.RESUME, one
+        assert one["code"] == 75, one
         assert one["seconds"] < 30, one
     assert end == {"rounds": 1, "same": 1}
 
@@ -246,7 +247,7 @@ def test_processes_leave_together_where_one_is_told_to(tmp_path, told):
         started[told].process.send_signal(signal.SIGUSR1)
         codes = [one.ends(60) for one in started]
         said = [one.said() for one in started]
-        assert codes == [preemption.RESUME] * 2, said
+        assert codes == [75] * 2, said
     finally:
         launch.kill(started)
     kept = [int(p.name) for p in (workdir / "train" / "kept" / "checkpoints").iterdir()]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
+from programs import tiny
 
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 PROGRAMS = pathlib.Path(__file__).parents[1] / "programs"
@@ -204,16 +204,14 @@ def test_nothing_large_is_gathered_unawares(hlo, case):
 
 
 def milco(heads=4, vocab=48, terms=37, layers=1):
-    encoder = EncoderConfig(
-        family="xlm-roberta",
+    encoder = tiny.encoder(
+        "xlm-roberta",
         vocab_size=vocab,
         hidden_size=16,
         num_layers=layers,
         num_heads=heads,
         intermediate_size=24,
         max_positions=9,
-        type_vocab_size=1,
-        pad_token_id=1,
     )
     return RetrieverSpec(
         "milco",

@@ -74,7 +74,7 @@ def test_a_stopped_process_is_named_with_its_step(tmp_path, stopped):
             time.sleep(0.05)
         started[stopped].process.send_signal(signal.SIGSTOP)
         other = started[1 - stopped]
-        assert other.ends(seconds + 10) == watchdog.STALLED, other.said()
+        assert other.ends(seconds + 10) == 70, other.said()
         step = len(metrics.read_text().splitlines())
         said = other.said()
     finally:
@@ -92,17 +92,18 @@ def test_a_stopped_process_is_named_with_its_step(tmp_path, stopped):
 def test_a_process_alone_ends_with_its_stacks(tmp_path):
     program = (
         "import time, sys, pathlib\n"
-        "from lsrjax import watchdog, progress\n"
-        "dog = watchdog.Watchdog(pathlib.Path(sys.argv[1]), 2.0).start()\n"
-        "progress.PROGRESS.forward(7)\n"
+        "from lsrjax.distributed import activity, watchdog\n"
+        "at = activity.Progress()\n"
+        "dog = watchdog.Watchdog(pathlib.Path(sys.argv[1]), 2.0, at).start()\n"
+        "at.forward(7)\n"
         "def hang_here():\n"
-        "    with progress.PROGRESS.at(progress.DATA):\n"
+        "    with at.at(activity.DATA):\n"
         "        time.sleep(600)\n"
         "hang_here()\n"
     )
     (one,) = launch.start(
         ["-c", program, str(tmp_path)], tmp_path, processes=1, devices=1
     )
-    assert one.ends(60) == watchdog.STALLED
+    assert one.ends(60) == 70
     assert "process 0, at step 7 (waiting for data)" in one.said()
     assert "hang_here" in (tmp_path / watchdog.STACKS / "rank-0.txt").read_text()

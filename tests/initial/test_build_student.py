@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from programs import tiny
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.config.fields import get_default
@@ -13,7 +14,6 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student, fit_to_data
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 
@@ -45,7 +45,7 @@ def config_of(**fields):
 def saved(head, towers, **options):
     """A stage's model; separate towers have other weights each."""
     size = TextTokenizer(open_model.tokenizer_folder("embedded:english")).vocab_size
-    encoder = EncoderConfig("bert", size, 4, 1, 1, 4, 16, 2, 0)
+    encoder = tiny.encoder(vocab_size=size, hidden_size=4, num_heads=1)
     spec = RetrieverSpec(head, encoder, towers=towers, **options)
     _, abstract = retriever.split(dataclasses.replace(spec, towers="shared"))
     rng = np.random.default_rng(1)
@@ -157,7 +157,7 @@ def test_towers_of_a_head_whose_queries_need_no_encoder_are_refused():
 def test_a_start_of_a_trained_source_view_is_refused():
     config = get_default()
     config.init.model, config.init.echo = "runs/distill", "idf"
-    encoder = EncoderConfig("bert", 7, 4, 1, 1, 4, 8, 2, 0)
+    encoder = tiny.encoder(vocab_size=7, hidden_size=4, num_heads=1, max_positions=8)
     spec = RetrieverSpec("milco", encoder, lexecho=True)
     model = SavedModel(spec, {"head": {"echo": {}}}, None, None, "runs/distill")
     with pytest.raises(InputError, match="'idf' would have no effect: runs/distill"):

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from programs import tiny
 
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ANY, Group, InMemory, Pair
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import term_statistics
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 ENGLISH, MULTILINGUAL = embedded.ENGLISH_TOKENIZER, embedded.MULTILINGUAL_TOKENIZER
@@ -31,7 +31,7 @@ def spec_of(head, **fields):
         folder: TextTokenizer(folder).vocab_size for folder in (ENGLISH, MULTILINGUAL)
     }
     folder = ENGLISH if head == "splade" else MULTILINGUAL
-    encoder = EncoderConfig("bert", sizes[folder], 8, 1, 2, 8, 8, 1, 0)
+    encoder = tiny.encoder(vocab_size=sizes[folder], hidden_size=8, max_positions=8)
     if head == "milco":
         fields |= {"pivot_vocab_size": sizes[ENGLISH], "pivot_hidden_size": 8}
     return RetrieverSpec(head, encoder, **fields)

@@ -6,12 +6,12 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from programs import tiny
 from scipy import sparse, stats
 
 from lsrjax.convert.read import huggingface
 from lsrjax.initial import warm_start
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.layers import gelu
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -34,16 +34,8 @@ def test_lexical_start_makes_a_texts_own_words_its_terms(D):
     V, L = 307, 9
     spec = RetrieverSpec(
         head="splade",
-        encoder=EncoderConfig(
-            family="bert",
-            vocab_size=V,
-            hidden_size=D,
-            num_layers=1,
-            num_heads=2,
-            intermediate_size=D,
-            max_positions=L,
-            type_vocab_size=1,
-            pad_token_id=0,
+        encoder=tiny.encoder(
+            vocab_size=V, hidden_size=D, intermediate_size=D, max_positions=L
         ),
         tied=True,
     )

@@ -474,3 +474,29 @@ def test_m3_is_the_mean_of_contrast_and_distillation():
     distilled = [-(teacher * log_softmax(x)).sum(axis=1).mean() for x in scores]
     expected = (first + (distilled[0] + 0.5 * distilled[1]) / 2) / 2
     assert float(total(loss, views, targets)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_m3_does_not_teach_the_sum_of_its_views():
+    loss = objective_of(name="m3", view_weights=(1.0, 0.5), mask_same_text=False)
+    views, targets = inputs(loss)
+
+    def scores_of(weights_BV):
+        query = views["query"] | {"pivot": Vector(weights_BV, weights_BV)}
+        return {name: query[name].score_all(views["document"][name]) for name in query}
+
+    teacher = jax.nn.softmax(
+        sum(scores_of(views["query"]["pivot"].weights_BV).values())
+    )
+
+    def by_hand(weights_BV):
+        student = jax.nn.log_softmax(scores_of(weights_BV)["pivot"])
+        return -(teacher * student).sum(axis=1).mean() / 2 / 2
+
+    def found(weights_BV):
+        query = views["query"] | {"pivot": Vector(weights_BV, weights_BV)}
+        parts = loss(views | {"query": query}, targets)
+        return sum(part for name, part in parts.items() if name.startswith("distill"))
+
+    weights_BV = views["query"]["pivot"].weights_BV
+    expected = jax.grad(by_hand)(weights_BV)
+    np.testing.assert_allclose(jax.grad(found)(weights_BV), expected, atol=1e-5)

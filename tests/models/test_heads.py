@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from programs import tiny
 
 from lsrjax.checkpoint import saved_model, train_states
 from lsrjax.models import retriever
 from lsrjax.models.dense_heads import Autoencoder, after_step
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS, LexEcho
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.texts import Texts
@@ -64,17 +64,8 @@ def test_every_head_has_a_case():
 
 
 def spec_of(head="milco", **options):
-    encoder = EncoderConfig(
-        family="bert",
-        vocab_size=V,
-        hidden_size=D,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=17,
-        max_positions=L,
-        type_vocab_size=1,
-        pad_token_id=0,
-        initializer_range=0.3,
+    encoder = tiny.encoder(
+        vocab_size=V, hidden_size=D, max_positions=L, initializer_range=0.3
     )
     sizes = {"pivot_vocab_size": PIVOT, "pivot_hidden_size": 10}
     return RetrieverSpec(head=head, encoder=encoder, **sizes, **options)
@@ -269,7 +260,7 @@ MASK = np.array([[1, 1, 1, 1, 1, 1, 0]], np.int32)
 
 
 def echo(scale=1.0, **options):
-    encoder = EncoderConfig("bert", V, 1, 1, 1, 1, L, 1, 0)
+    encoder = tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L)
     spec = RetrieverSpec("milco", encoder, lexecho=True, **options)
     module = LexEcho(spec, rngs=nnx.Rngs(0))
     module.kernel[...], module.bias[...] = jnp.ones(1), jnp.zeros(())
@@ -301,7 +292,7 @@ def test_echo_leaves_special_tokens_out():
 
 def head_of(name, params=None, **options):
     """A head over one-dimensional states, and what it gives for `HIDDEN`."""
-    encoder = EncoderConfig("bert", V, 1, 1, 1, 1, L, 1, 0)
+    encoder = tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L)
     spec = RetrieverSpec(name, encoder, **options)
     module = HEADS[name](spec, dtype=jnp.float32, rngs=nnx.Rngs(0))
     for path, value in (params or {}).items():
@@ -344,7 +335,9 @@ def test_sum_pooling_is_the_sum_of_the_tokens_weights():
         states = HIDDEN[:, token : token + 1]
         module = HEADS["splade"](
             RetrieverSpec(
-                "splade", EncoderConfig("bert", V, 1, 1, 1, 1, L, 1, 0), tied=True
+                "splade",
+                tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L),
+                tied=True,
             ),
             dtype=jnp.float32,
             rngs=nnx.Rngs(0),
@@ -379,7 +372,7 @@ def test_colbert_leaves_punctuation_out_of_documents_only():
 def csr(idle):
     """An autoencoder whose latents have been idle so long, and a few embeddings."""
     options = {"latents": 6, "active_latents": 1, "revived_latents": 2, "dead_after": 3}
-    encoder = EncoderConfig("bert", V, 4, 1, 1, 1, L, 1, 0)
+    encoder = tiny.encoder(vocab_size=V, hidden_size=4, num_heads=1, max_positions=L)
     spec = RetrieverSpec("csr", encoder, pooling="cls", **options)
     module = Autoencoder(spec, 4, rngs=nnx.Rngs(0))
     module.idle[...] = jnp.asarray(idle, jnp.float32)

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import tiny
 
 from lsrjax.convert.names import by_layer
 from lsrjax.data.batching.length_shapes import Shape, cut
 from lsrjax.distributed.trees import path_name
 from lsrjax.models import batch, retriever
 from lsrjax.models.batch import apply_batch
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.views import Vector
 
@@ -27,15 +27,10 @@ LENGTHS = [7, 1, 4, 3, 6, 2, 7, 3, 2]
 
 
 def spec_of(head, hidden_dropout=0.0, attention_dropout=0.0):
-    encoder = EncoderConfig(
-        family="bert" if head == "splade" else "xlm-roberta",
+    encoder = tiny.encoder(
+        "bert" if head == "splade" else "xlm-roberta",
         vocab_size=VOCAB,
-        hidden_size=12,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=17,
         max_positions=L + 2,
-        type_vocab_size=1,
         pad_token_id=1,
         hidden_dropout=hidden_dropout,
         attention_dropout=attention_dropout,

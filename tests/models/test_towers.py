@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import tiny
 
 from lsrjax.data.batching.length_shapes import Shape, cut
 from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import QUERY_TOWER, RetrieverSpec, towers_of
 from lsrjax.models.views import score_all
 
@@ -38,15 +38,10 @@ QUERIES, DOCUMENTS = Shape(((3, 5),)), Shape(((3, 5), (3, 7)))
 
 @functools.cache
 def spec_of(head, towers="shared", dropout=0.0, **options):
-    encoder = EncoderConfig(
-        family="bert" if head == "splade" else "xlm-roberta",
+    encoder = tiny.encoder(
+        "bert" if head == "splade" else "xlm-roberta",
         vocab_size=VOCAB,
-        hidden_size=12,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=17,
         max_positions=L + 2,
-        type_vocab_size=1,
         pad_token_id=1,
         hidden_dropout=dropout,
         attention_dropout=dropout,

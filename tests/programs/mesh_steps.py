@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny
 
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching import length_shapes
@@ -26,14 +27,15 @@ from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
+from lsrjax.training.batch_contents import Contents
 
 EXAMPLES, GROUP, LENGTH, STEPS = 8, 3, 11, 3
 WORDS, TERMS = 48, 37  # the terms divide by no mesh
 
 
 def encoder(family: str, vocab: int) -> EncoderConfig:
-    return EncoderConfig(
-        family=family,
+    return tiny.encoder(
+        family,
         vocab_size=vocab,
         hidden_size=16,
         num_layers=2,
@@ -198,7 +200,7 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list[dict]]:
         ]
 
     words = student_of(task).encoder.vocab_size
-    first, second = train_step.texts_of(config_of(task))
+    first, second = Contents.of(config_of(task)).texts
     models = {"student": {first: texts(1, words), second: texts(1, words)}}
     if task == "alignment":
         models["teacher"] = {"teacher": texts(1, TERMS)}
@@ -222,7 +224,7 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list[dict]]:
 def first_of(task: str, device: int, devices: int) -> dict[str, int]:
     """The number in the batch of a device's first text of each name."""
     found, before = {"teacher": 0}, 0
-    for name, count in train_step.texts_of(config_of(task)).items():
+    for name, count in Contents.of(config_of(task)).texts.items():
         found[name] = before + device * EXAMPLES * count // devices
         before += EXAMPLES * count
     return found
@@ -251,7 +253,7 @@ def batches_of(task: str, devices: int) -> list[dict]:
         # As integers, normal numbers of this size are identities that often repeat.
         batch["targets"] = {
             name: rng.normal(0, 2, array.shape).astype(array.dtype)
-            for name, array in train_step.targets_of(config_of(task)).items()
+            for name, array in Contents.of(config_of(task)).targets.items()
         }
     return batches
 

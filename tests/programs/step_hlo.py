@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import jax.numpy as jnp
+import tiny
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,9 +20,9 @@ from lsrjax.config.fields import get_default
 from lsrjax.distributed import sharding
 from lsrjax.losses import objective
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
+from lsrjax.training.batch_contents import Contents
 
 # Large enough that [texts, tokens, terms], even one device's part of it, is larger than
 # anything else.
@@ -29,11 +30,10 @@ EXAMPLES, GROUP, LENGTH, TERMS, HIDDEN = 16, 3, 16, 2**16, 16
 
 
 def encoder(family, vocab):
-    return EncoderConfig(
-        family=family,
+    return tiny.encoder(
+        family,
         vocab_size=vocab,
         hidden_size=HIDDEN,
-        num_layers=1,
         num_heads=8,
         intermediate_size=32,
         max_positions=LENGTH + 2,
@@ -101,8 +101,7 @@ def compiled(task, data, model, fsdp) -> str:
         state = jax.eval_shape(lambda p: train_step.init_state(step, p), params)
         state = placed(state, layout)
         counts = {
-            name: EXAMPLES * count
-            for name, count in train_step.texts_of(config).items()
+            name: EXAMPLES * count for name, count in Contents.of(config).texts.items()
         }
         batch = {"student": texts(**counts), "targets": {}}
         if task == "alignment":

@@ -10,14 +10,14 @@ import time
 
 import jax
 import numpy as np
+import tiny
 
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.training import loop, memory_plan, train_step
+from lsrjax.training import compiled_steps, memory_plan, train_step
 
 GROUP = 7
 
@@ -42,7 +42,14 @@ def settled() -> int:
 
 
 def main(layers, queries, length, hidden, remat, chunk):
-    encoder = EncoderConfig("bert", 8192, hidden, layers, 4, 4 * hidden, 512, 2, 0)
+    encoder = tiny.encoder(
+        vocab_size=8192,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=4,
+        intermediate_size=4 * hidden,
+        max_positions=512,
+    )
     spec = RetrieverSpec("splade", encoder, tied=True)
     config = get_default()
     config.loss.name, config.data.group_size = "kl", GROUP
@@ -58,7 +65,7 @@ def main(layers, queries, length, hidden, remat, chunk):
     with jax.set_mesh(mesh):
         planned = stage.memory().total
         step = train_step.make_step(config, 1000, spec)
-        take = loop.CompiledSteps(step)
+        take = compiled_steps.CompiledSteps(step)
         params = jax.tree.map(
             lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
             retriever.split(spec)[1],

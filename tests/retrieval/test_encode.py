@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import tiny
 from scipy import sparse
 
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.ops import positive_pool
 from lsrjax.retrieval import encode as encoding
 from lsrjax.retrieval.encode import TextEncoder, joined
@@ -25,8 +25,12 @@ TEXTS = ["a", "the quick brown fox jumps", "über", "", "fox fox", "日本語 �
 @pytest.fixture(scope="module")
 def spec():
     tokenizer = TextTokenizer(GOLDEN / "xlmr")
-    encoder = EncoderConfig(
-        "xlm-roberta", tokenizer.vocab_size, 16, 1, 2, 24, 34, 1, tokenizer.pad_id
+    encoder = tiny.encoder(
+        "xlm-roberta",
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        max_positions=34,
+        pad_token_id=tokenizer.pad_id,
     )
     return retriever.RetrieverSpec(
         "milco", encoder, lexecho=True, pivot_vocab_size=53, pivot_hidden_size=12

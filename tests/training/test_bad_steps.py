@@ -15,7 +15,8 @@ from lsrjax.checkpoint import saved_model
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching import loader
 from lsrjax.errors import InputError
-from lsrjax.training import bad_steps, loop, postmortem, run, train_step
+from lsrjax.training import bad_steps, postmortem, run, train_step
+from lsrjax.training.left_out import left_out
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "survived.py"
 
@@ -90,7 +91,7 @@ def test_what_is_judged_bad_says_so():
 def test_a_damaged_list_of_batches_left_out_is_named(tmp_path, damage):
     (tmp_path / "left_out.json").write_text(damage)
     with pytest.raises(InputError, match=r"left_out\.json is damaged"):
-        postmortem.left_out(tmp_path)
+        left_out(tmp_path)
 
 
 def test_batches_left_out_shift_those_behind_them():
@@ -157,7 +158,7 @@ def assert_told(workdir):
 
 @pytest.mark.slow
 def test_a_bad_batch_stops_the_run_and_is_told(poisoned, tmp_path):
-    with pytest.raises(loop.BadNumbers, match="Step 6: .*not finite"):
+    with pytest.raises(bad_steps.BadNumbers, match="Step 6: .*not finite"):
         run_with(tmp_path, "stop")
     assert assert_told(tmp_path)["run_again_at_step"] == 4
     assert (tmp_path / "train" / "checkpoints" / "4").is_dir()
@@ -177,7 +178,7 @@ def test_a_bad_batch_is_skipped_and_counted(poisoned, tmp_path):
 def test_going_back_gives_what_a_run_without_the_batch_does(poisoned, tmp_path):
     run_with(tmp_path / "back", "roll_back")
     assert assert_told(tmp_path / "back")["run_again_at_step"] == 4
-    assert postmortem.left_out(tmp_path / "back" / "train") == [POISONED]
+    assert left_out(tmp_path / "back" / "train") == [POISONED]
     without = tmp_path / "without" / "train"
     without.mkdir(parents=True)
     json_files.write_json(without / "left_out.json", {"batches": [POISONED]})

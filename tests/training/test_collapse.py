@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import tiny
 
 from lsrjax.bench import workload
 from lsrjax.config.fields import get_default
@@ -16,10 +17,10 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.debian_texts.embedded import examples as debian
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.models.batch import apply_batch
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec, apply, split
 from lsrjax.models.views import Bag, Dense, Vector
-from lsrjax.training import collapse, loop, train_step
+from lsrjax.training import collapse, train_step
+from lsrjax.training.batch_contents import Contents
 
 
 def random_params(spec):
@@ -214,7 +215,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
         {"batch_size": 16, "log": {"health": True}, "data": {"group_size": 1}}
     )
     config.data.source, config.loss.name = "debian", "infonce"
-    languages = train_step.languages_of(config)
+    languages = Contents.of(config).languages
     assert languages == embedded.LANGUAGES
     field = TextField(TextTokenizer(embedded.MULTILINGUAL_TOKENIZER), 16)
     weights = dict.fromkeys(("en", "da", "ja"), 1.0)
@@ -225,15 +226,10 @@ def test_signs_of_a_batch_of_the_embedded_data():
     source = debian("group", "dev")
     order = Order(len(source), 16, 0)
     batch = loader.Batches(source, order, build, parts=2)[0]
-    encoder = EncoderConfig(
-        family="bert",
+    encoder = tiny.encoder(
         vocab_size=field.tokenizer.vocab_size,
         hidden_size=8,
-        num_layers=1,
         num_heads=1,
-        intermediate_size=8,
-        max_positions=16,
-        type_vocab_size=1,
         pad_token_id=field.tokenizer.pad_id,
     )
     spec = RetrieverSpec("splade", encoder, tied=True)
@@ -241,7 +237,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
     params = random_params(spec)
     state = train_step.init_state(step, params)
     taken = jax.jit(step)
-    found = loop._values(taken(state, None, batch)[1], config)
+    found = collapse.as_floats(taken(state, None, batch)[1], languages)
 
     laid = [
         row

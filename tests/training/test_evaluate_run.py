@@ -75,9 +75,9 @@ def evaluated(config, tmp_path, monkeypatch):
         evaluate_run.saved_model, "load_model", lambda folder: folder.name
     )
     monkeypatch.setattr(
-        evaluate_run.stage_parts, "placed", lambda stage, model, mesh: model
+        evaluate_run.stage_models, "placed", lambda stage, model, mesh: model
     )
-    monkeypatch.setattr(evaluate_run.Searcher, "of", lambda model, stage: Model(model))
+    monkeypatch.setattr(evaluate_run.Searcher, "of", lambda model, *_: Model(model))
     console = Console(file=io.StringIO(), width=80)
     evaluate_run.evaluate_run(config, tmp_path, console)
     said = " ".join(console.file.getvalue().split())

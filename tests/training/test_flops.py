@@ -1,21 +1,18 @@
 """Operations by formula, against cases worked out by hand."""
 
-from lsrjax.models.encoder_config import EncoderConfig
+from programs import tiny
+
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import flops
 
 
 def spec(head_name, **fields):
-    encoder = EncoderConfig(
-        family="bert",
+    encoder = tiny.encoder(
         vocab_size=11,
         hidden_size=6,
         num_layers=2,
-        num_heads=2,
         intermediate_size=10,
         max_positions=8,
-        type_vocab_size=2,
-        pad_token_id=0,
     )
     return RetrieverSpec(head_name, encoder, **fields)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +12,8 @@ from lsrjax.config.fields import get_default
 from lsrjax.distributed.activity import Preempted, Progress
 from lsrjax.errors import TrainingFailed
 from lsrjax.training import loop as loops
-from lsrjax.training.loop import Clock
-
-
-@pytest.fixture(autouse=True)
-def progress(monkeypatch):
-    """Each loop sets its own, and none stays behind."""
-    monkeypatch.setattr(loops, "PROGRESS", loops.PROGRESS)
+from lsrjax.training.batch_contents import Contents
+from lsrjax.training.step_numbers import Clock
 
 
 class Loop:
@@ -54,7 +50,8 @@ class Loop:
         self.logged.append((step, numbers))
         self.events.append(("log", step, *(n for n in numbers if n.startswith("dev"))))
 
-    def save(self, state, dev):
+    def save(self, state, dev, last):
+        assert last == (int(state["step"]) == self.total)
         self.events.append(("save", int(state["step"]), dev))
 
     def check(self, *args):
@@ -68,20 +65,29 @@ class Loop:
         return {"R": float(params)}
 
     def run(self, total, start=0, evaluate=True, batches=None, owes=False):
-        loops.PROGRESS = self.progress
-        return loops.train(
-            self.config,
-            total,
-            self.step,
-            {"step": jnp.int32(start), "params": jnp.float32(sum(range(start)))},
-            None,
-            batches or self.batches(start),
-            log=self.log,
-            save=self.save,
+        self.total = total
+        stage = types.SimpleNamespace(
+            config=self.config,
+            contents=Contents.of(self.config),
+            total_steps=total,
+            step=self.step,
+            teacher_params=None,
+            views={},
             evaluate=self.evaluate if evaluate else None,
-            keep=lambda state: self.kept.append(int(state["step"])),
-            owes=owes,
             check=self.check,
+        )
+        states = types.SimpleNamespace(
+            owes=owes,
+            save=self.save,
+            keep=lambda state: self.kept.append(int(state["step"])),
+            poll=lambda: None,
+        )
+        return loops.train(
+            stage,
+            types.SimpleNamespace(progress=self.progress, tracker=self),
+            states,
+            {"step": jnp.int32(start), "params": jnp.float32(sum(range(start)))},
+            batches or self.batches(start),
         )
 
 

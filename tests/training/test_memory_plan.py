@@ -8,13 +8,14 @@ import sys
 
 import jax
 import pytest
+from programs import tiny
 from rich.console import Console
 
+from lsrjax.cli import dry_run
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import flops, memory_plan
 
@@ -24,7 +25,14 @@ PROGRAM = ROOT / "tests" / "programs" / "step_memory.py"
 
 def stage_plan(**changes):
     """Of a small SPLADE with a vocabulary that takes most of the memory."""
-    encoder = EncoderConfig("bert", 4096, 32, 2, 4, 64, 64, 2, 0)
+    encoder = tiny.encoder(
+        vocab_size=4096,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=64,
+        max_positions=64,
+    )
     spec = RetrieverSpec("splade", encoder, tied=True)
     config = get_default()
     config.loss.name = "infonce"
@@ -202,5 +210,5 @@ def test_lines_of_a_stage_say_what_is_off():
     stage = stage_plan()
     console = Console(file=io.StringIO(), width=200)
     with jax.set_mesh(stage.mesh):
-        memory_plan._print("train", stage, memory_plan.Memory(1, 2, 0, 3, 4), console)
+        dry_run._print("train", stage, memory_plan.Memory(1, 2, 0, 3, 4), console)
     assert "encode_chunk off, remat none" in console.file.getvalue()

@@ -7,7 +7,7 @@ import pytest
 
 from lsrjax.bench import step, workload
 from lsrjax.distributed import sharding
-from lsrjax.training import train_step
+from lsrjax.training import compiled_steps
 
 SMALL = {
     "dim": 16,
@@ -31,7 +31,9 @@ def lowered(layers: int, **changes) -> tuple[int, list]:
     with jax.set_mesh(mesh):
         stage = step._stage(sizes, mesh, fsdp=False)
         batch = sharding.to_global(stage.batch, mesh, [0])
-        text = train_step.lowered(stage.step, *step.arguments(stage), batch).as_text()
+        text = compiled_steps.lowered(
+            stage.step, *step.arguments(stage), batch
+        ).as_text()
     return text.count("\n"), stage.batch["student"]["parts"]
 
 

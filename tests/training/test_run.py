@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from lsrjax.checkpoint import digests, saved_model, set_damaged_aside
 from lsrjax.config.fields import get_default
 from lsrjax.errors import InputError, TrainingFailed
-from lsrjax.training import kept_config, run
+from lsrjax.training import kept_config, run, work_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -336,16 +336,16 @@ def test_a_work_directory_that_cannot_be_made_is_named(data, tmp_path, name):
 def test_a_full_disk_is_the_one_that_is_full(tmp_path):
     def said(name):
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-        return run._of_disk(error, tmp_path)
+        return work_folder.of_disk(error, tmp_path)
 
     inside, outside = str(tmp_path / "train" / "x"), "/elsewhere/index"
     assert f"The disk of {tmp_path} is full" in said(inside)
     assert "The disk of /elsewhere/index is full" in said(outside)
     # There is room here, so it is another one.
     assert f"not that of {tmp_path}" in said(None)
-    assert run._of_disk(KeyError("x"), tmp_path) == ""
+    assert work_folder.of_disk(KeyError("x"), tmp_path) == ""
     gone = tmp_path / "gone"
-    assert f"{gone} was removed" in run._of_disk(ValueError("x"), gone)
+    assert f"{gone} was removed" in work_folder.of_disk(ValueError("x"), gone)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(data, tmp_path):

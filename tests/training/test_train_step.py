@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import tiny
 
 from lsrjax.checkpoint import train_states
 from lsrjax.config.fields import get_default
@@ -16,10 +17,9 @@ from lsrjax.distributed import sharding
 from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
-from lsrjax.training.train_step import slots_of, steps_of, texts_of
+from lsrjax.training.batch_contents import Contents, check_batch, slots_of
 
 B, L, V = 5, 7, 31
 WHOLE = Shape(((2 * B, L),))
@@ -37,18 +37,8 @@ def step_of(idf=None, **changes):
     config.optim.lr = 1e-2
     config.optim.schedule = "linear"
     config.update(changes)
-    encoder = EncoderConfig(
-        family="bert",
-        vocab_size=V,
-        hidden_size=12,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=17,
-        max_positions=L,
-        type_vocab_size=1,
-        pad_token_id=0,
-        hidden_dropout=0.3,
-        attention_dropout=0.3,
+    encoder = tiny.encoder(
+        vocab_size=V, max_positions=L, hidden_dropout=0.3, attention_dropout=0.3
     )
     spec = RetrieverSpec("splade", encoder, tied=True)
     step = train_step.make_step(config, 10, spec, idf=idf)
@@ -141,9 +131,9 @@ def test_texts_of_an_example_are_those_of_the_loss():
     config.data.group_size = 3
     for name in ("infonce", "kl"):
         config.loss.name = name
-        assert texts_of(config) == {"query": 1, "document": 3}
+        assert Contents.of(config).texts == {"query": 1, "document": 3}
     config.loss.name, config.data.group_size = "alignment", 1
-    assert texts_of(config) == {"translation": 1, "english": 1}
+    assert Contents.of(config).texts == {"translation": 1, "english": 1}
 
 
 def keep_gradient():
@@ -287,9 +277,9 @@ def test_a_batch_has_to_divide_over_the_devices():
     for size, devices, advice in ((10, 4, "Take 8 or 12"), (3, 4, r"Take 4\.")):
         config.batch_size = size
         with pytest.raises(InputError, match=rf"{size}, .*the {devices} .*{advice}"):
-            train_step.check_batch(config, devices)
-        train_step.check_batch(config, 1)
-        train_step.check_batch(config, size)
+            check_batch(config, devices)
+        check_batch(config, 1)
+        check_batch(config, size)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +289,7 @@ def test_a_batch_has_to_divide_over_the_devices():
 def test_steps_or_epochs(steps, epochs, examples, expected):
     config = get_default()
     config.steps, config.epochs, config.batch_size = steps, epochs, 10
-    assert steps_of(config, examples) == expected
+    assert Contents.of(config).steps(examples) == expected
 
 
 def test_a_count_is_neither_decayed_nor_given_moments():
@@ -307,7 +297,7 @@ def test_a_count_is_neither_decayed_nor_given_moments():
     config.loss.name = "reconstruction"
     config.model.head = "csr"
     config.optim.weight_decay = 0.5
-    encoder = EncoderConfig("bert", V, 12, 1, 2, 17, L, 1, 0)
+    encoder = tiny.encoder(vocab_size=V, max_positions=L)
     latents = {"latents": 53, "active_latents": 5, "revived_latents": 7}
     spec = RetrieverSpec(
         "csr", encoder, pooling="mean", dead_after=3, towers="separate", **latents

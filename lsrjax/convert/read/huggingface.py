@@ -124,14 +124,14 @@ def load_checkpoint(
     if not allowed.values:
         parts = {path.split("/")[0] for path in found}
         params = promises.promised(config, *parts, tied=not untied)
-        zeros = {name: tensors.zeros(one.shape) for name, one in others.items()}
-        return Checkpoint(config, params, raw, zeros)
+        unused = {name: tensors.zeros(one.shape) for name, one in others.items()}
+        return Checkpoint(config, params, raw, unused)
     params = import_tree(
         {path: one.floats() for path, one in found.items()} | fresh(absent, config),
         layout,
     )
-    floats = {name: one.floats() for name, one in others.items()}
-    return Checkpoint(config, params, raw, floats)
+    unused = {name: one.floats() for name, one in others.items()}
+    return Checkpoint(config, params, raw, unused)
 
 
 def holds_weights(folder: Path) -> bool:

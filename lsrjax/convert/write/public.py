@@ -52,25 +52,23 @@ def is_hub_id(text: str) -> bool:
 
 def _any(text: str) -> str:
     """A value that names files if it looks like it."""
-    if _before_and_path(text)[1].startswith(_STARTS):
+    if _split(text)[1].startswith(_STARTS):
         return files(text)
     # Of other texts, a path somewhere in them.
     return re.sub(r"(^|[\s,:])~?/(?:[^/,:\s]+/)+", r"\1…/", text)
 
 
-def _before_and_path(text: str) -> tuple[str, str]:
-    """What stands before a path, such as a language, and the path."""
-    match = _PATH.fullmatch(text)
-    assert match is not None  # any text is one
-    before, path = match.groups()
-    return before, path
+def _split(text: str) -> tuple[str, str]:
+    found = _PATH.match(text)
+    assert found  # it fits any text
+    return found["before"], found["path"]
 
 
 def _names(text: str) -> list[str]:
     """The last part of each path, which a comma separates from the next."""
     names = []
     for part in text.split(","):
-        before, path = _before_and_path(part.strip())
+        before, path = _split(part.strip())
         hub = before.endswith("datasets:") and is_hub_id(path)
         if hub or not re.search(r"[/\\]", path):
             names.append(before + path)

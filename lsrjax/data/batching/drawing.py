@@ -1,6 +1,6 @@
-"""Examples to the token ids that are trained on: what is drawn, and in which language.
+"""Examples to token ids for training: draws documents and languages.
 
-What is drawn for an example is a function of (seed, epoch, example).
+The draws for an example are a function of (seed, epoch, example).
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from lsrjax.data.reading.bad_records import LANGUAGE, BadRecord
 from lsrjax.data.tokenization import TextField, TokenIds
 from lsrjax.errors import InputError
 
-# The texts that the student encodes together, and queries that it encodes apart.
+# The texts that the student encodes together, and queries that it encodes separately.
 STUDENT, QUERIES = "student", "queries"
 
 
 def wording(text: Text, language: str = ENGLISH) -> str:
-    """The text in a language; texts of unstated language count as any."""
+    """The text in a language; a text of unstated language fits any."""
     return text[language] if language in text else text[ANY]
 
 
@@ -31,10 +31,9 @@ def draw_language(
     """One of the languages, drawn by weight.
 
     Args:
-      languages: those there are, for example those of a text.
-      weights: language to weight; `*` stands for every language not named. Where all
-        of the languages weigh 0, they weigh the same.
-      number: uniform in [0, 1), which the draw is a function of.
+      weights: language to weight; `*` is for every language not named. If all
+        candidates have weight 0, their weights are equal.
+      number: uniform in [0, 1); determines the draw.
     """
     languages = list(languages)
     rest = weights.get(ANY, 0.0)
@@ -47,13 +46,11 @@ def draw_language(
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """An example as it is trained on.
+    """An example as drawn for training.
 
     Attributes:
       texts: token ids by the name of the text; a group has several documents.
-      targets: arrays by name.
-      keys: two examples that share one have a query or a positive text in common.
-      example: which one of the source's it is.
+      keys: examples that share one have a query or a positive text in common.
     """
 
     texts: Mapping[str, Sequence[TokenIds]]
@@ -63,19 +60,13 @@ class Drawn:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all texts."""
+        """The number of tokens of all texts."""
         return sum(len(row) for rows in self.texts.values() for row in rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """The texts of a batch that one model, or a tower of it, encodes together.
-
-    Attributes:
-      names: of the texts.
-      max_length: tokens of the longest.
-      pad_id: of the model's tokenizer.
-    """
+    """The texts of a batch that one model, or a tower of it, encodes together."""
 
     names: tuple[str, ...]
     max_length: int
@@ -83,20 +74,20 @@ class Encoded:
 
 
 class Build(Protocol):
-    """Makes token ids and targets of the examples of a batch."""
+    """Draws token ids and targets for the examples of a batch."""
 
     @property
     def repeats(self) -> int:
-        """How often an example is in a batch."""
+        """How often a batch contains an example."""
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        """What each model encodes."""
+        """The texts that each model encodes."""
 
     def draw(
         self, examples: Sequence, rngs: Sequence[np.random.Generator], /
     ) -> list[Drawn]:
-        """`repeats` examples of each: all of them, then all again."""
+        """Draws and tokenizes each example: all of them once, `repeats` times."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +103,7 @@ class PairBatches:
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        """What each model encodes."""
+        """The texts that each model encodes."""
         student, teacher = (
             Encoded(names, field.max_length, field.tokenizer.pad_id)
             for names, field in (
@@ -123,7 +114,7 @@ class PairBatches:
         return {STUDENT: student, "teacher": teacher}
 
     def draw(self, pairs: Sequence[Pair], rngs) -> list[Drawn]:
-        """Token ids of the texts of each pair; there is nothing to draw."""
+        """Token ids of the texts of each pair; nothing is drawn."""
         english = [pair.english for pair in pairs]
         texts = {
             "translation": self.student.ids([pair.translation for pair in pairs]),
@@ -141,31 +132,23 @@ class GroupBatches:
     """Groups to the texts and scores of the ranking losses.
 
     The student encodes `query` and G times `document`, together or, with `roles_apart`,
-    each in parts of its own; `with_scores` adds the target
+    separately; `with_scores` adds the target
     `scores`, [B, G] float32, and `with_keys` the targets `query_key`, [B, 2], and
     `document_key`, [B, G, 2] (see `text_key`). The first documents of a group are
-    positive ones, the rest negatives. Which ones is a function of (seed, epoch,
-    example); the language that one is shown in, of (seed, epoch, example, place in the
+    positive ones, the rest negatives. The choice is a function of (seed, epoch,
+    example); the language of each document, of (seed, epoch, example, place in the
     group).
 
     Attributes:
-      query: how queries are tokenized.
-      document: how documents are.
       group_size: G.
-      mixing: which languages documents are shown in, as in Multilingual
-        Translate-Distill (Yang et al. 2024): "passages" (each in one drawn on its
-        own), "entries" (all documents of a query in one, drawn from those that all of
-        them exist in) or "round_robin" (the group once in each of the languages that
-        `document_languages` names). The query's language is drawn on its own, once.
-      query_languages: weights by language.
-      document_languages: weights by language.
-      with_scores: the teacher's scores go with the batch.
-      with_keys: the texts' identities do.
-      choice: of the documents.
-      roles_apart: queries and documents are not encoded together.
-      languages: names; with any, the targets `query_language`, [B] int32, and
-        `document_language`, [B, G], say which of them a text is shown in (as many as
-        there are: another one).
+      mixing: the languages of documents, as in Multilingual Translate-Distill (Yang et
+        al. 2024): "passages" (drawn for each document), "entries" (one for all
+        documents of a query, drawn from those that all of them have) or "round_robin"
+        (the group once in each of `document_languages`). The query's language is drawn
+        once, independently.
+      languages: names; if any, the targets `query_language`, [B] int32, and
+        `document_language`, [B, G], are the texts' indices in it (its length: another
+        language).
     """
 
     query: TextField
@@ -182,7 +165,7 @@ class GroupBatches:
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        """What each model encodes."""
+        """The texts that each model encodes."""
         query, document = self.query.max_length, self.document.max_length
         pad_id = self.document.tokenizer.pad_id
         if self.roles_apart:
@@ -195,22 +178,18 @@ class GroupBatches:
 
     @property
     def repeats(self) -> int:
-        """How often a group is in a batch."""
+        """How often a batch contains a group."""
         return len(self.document_languages) if self.mixing == "round_robin" else 1
 
     def draw(
         self, groups: Sequence[Group], rngs: Sequence[np.random.Generator]
     ) -> list[Drawn]:
-        """Draws documents and languages of each group, and tokenizes them.
-
-        Returns:
-          `repeats` examples of each group: all groups, then all of them again.
-        """
+        """Draws and tokenizes each group: all groups once, `repeats` times."""
         queries, keys = [], []
         documents: list[list[str]] = [[] for _ in range(self.repeats)]
         targets: list[list[dict]] = [[] for _ in range(self.repeats)]
         for group, rng in zip(groups, rngs, strict=True):
-            # Drawn first, so that none depends on which documents are chosen.
+            # Drawn first, so that they do not depend on the chosen documents.
             numbers = rng.random(1 + self.group_size)
             chosen = self._choose(group, rng)
             texts = [[*group.positives, *group.negatives][i] for i in chosen]
@@ -246,7 +225,6 @@ class GroupBatches:
         return targets
 
     def _numbered(self, query: str, documents: Sequence[str]) -> dict[str, np.ndarray]:
-        """The targets that say which languages texts are shown in."""
         if not self.languages:
             return {}
         place = {language: i for i, language in enumerate(self.languages)}
@@ -260,7 +238,6 @@ class GroupBatches:
     def _document_languages(
         self, name: str, texts: Sequence[Text], numbers: np.ndarray
     ) -> list[list[str]]:
-        """The language of each of a group's documents, for each of its repeats."""
         weights = self.document_languages
         if self.mixing == "passages":
             shown = zip(texts, numbers, strict=True)
@@ -283,16 +260,10 @@ class GroupBatches:
 def shared_languages(
     name: str, texts: Sequence[Text], mixing: str, weights: Mapping[str, float]
 ) -> list[str]:
-    """The languages that all of a group's documents exist in.
-
-    Args:
-      name: of the group, for errors.
-      texts: its documents.
-      mixing: "entries" or "round_robin".
-      weights: of the languages that "round_robin" shows them in.
+    """The languages that all of a group's documents have.
 
     Raises:
-      BadRecord: there are none, or not all of those.
+      BadRecord: there are none, or "round_robin" needs others.
     """
     shared = [language for language in texts[0] if all(language in t for t in texts)]
     missing = [language for language in weights if language not in shared]
@@ -321,13 +292,13 @@ def _keys(group: Group) -> frozenset[tuple[str, str]]:
 
 
 def text_key(text: Text) -> np.ndarray:
-    """The identity of a text, [2] int32: 64 bits of a hash of one wording.
+    """The identity of a text, [2] int32: a 64-bit hash of one wording.
 
-    Of the English one or, without it, of the first by the language's name; so the
-    translations of a text, as one source gives them, are the same text.
+    It hashes the English wording or, without one, that of the first language by name,
+    so translations within one source are the same text.
     """
     language = ENGLISH if ENGLISH in text else min(text)
-    # A lone surrogate, which JSON may hold, is text like any other here.
+    # A lone surrogate, which JSON may contain, is hashed like any other character.
     spelled = text[language].encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(spelled, digest_size=8).digest()
     return np.frombuffer(digest, "<i4").astype(np.int32)

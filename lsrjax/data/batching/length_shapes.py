@@ -1,10 +1,9 @@
 """Batches in a few fixed shapes with little padding.
 
-The texts that one device encodes are sorted by length and cut into parts, and each
-part is padded to a length of its own: short texts do not pay for long ones. Which parts
-there are is fitted to the lengths of the first batches, once; every batch then takes
-the cheapest shape of a short table that holds it. So a run compiles at most as many
-steps as the table has rows.
+The texts of one device are sorted by length and cut into parts, each padded to its own
+length, so that short texts do not pay for long ones. The parts are fitted once, to the
+lengths of the first batches; every batch then uses the cheapest shape that fits from a
+short table. So a run compiles at most as many steps as the table has rows.
 
 Axes: S samples (a device's texts of a batch), n texts of a device, L tokens.
 """
@@ -18,23 +17,19 @@ import numpy as np
 
 from lsrjax.data.tokenization import TokenIds
 
-# Share of the texts that may be longer than in all samples.
+# Share of the texts by which the second shape allows more long ones than all samples.
 _SLACK = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The parts that a device's texts are cut into, shortest first.
-
-    Attributes:
-      parts: (texts, tokens) of each.
-    """
+    """The parts (texts, tokens) that a device's texts are cut into, shortest first."""
 
     parts: tuple[tuple[int, int], ...]
 
     @property
     def slots(self) -> int:
-        """Tokens with padding."""
+        """Tokens, including padding."""
         return sum(texts * tokens for texts, tokens in self.parts)
 
     def holds(self, lengths: np.ndarray) -> bool:
@@ -56,15 +51,15 @@ def fit(
 ) -> tuple[Shape, ...]:
     """A table of shapes for texts like these, cheapest first.
 
-    The first shape holds all of the samples, the second has some room besides, the last
-    holds whatever may come.
+    The first shape fits all of the samples, the second leaves some room, the last fits
+    any texts.
 
     Args:
       lengths_Sn: tokens of the texts of each sample.
-      max_length: tokens of the longest text there may be.
-      parts: the most there may be.
+      max_length: tokens of the longest possible text.
+      parts: the most parts of a shape.
       multiple: lengths are multiples of it, or `max_length`.
-      chunks: parts that each divide into as many equal pieces, as far as n does.
+      chunks: each part divides into this many equal pieces, as far as n does.
     """
     sorted_Sn = np.sort(lengths_Sn, axis=1)
     n = sorted_Sn.shape[1]
@@ -74,13 +69,13 @@ def fit(
 
     longest_n = sorted_Sn.max(axis=0)
     tight = _cheapest(rounded(longest_n), parts, chunks)
-    # Whatever a shape holds, the next one holds too: of the shapes that several
-    # processes need for a batch, the largest serves all.
+    # Each shape fits whatever the one before it fits: of the shapes that several
+    # processes need for a batch, the largest works for all.
     allowed_n = np.repeat(
         [tokens for _, tokens in tight.parts], [texts for texts, _ in tight.parts]
     )
-    # With room for a few more long texts than any sample had: a batch for the last
-    # shape is slow, and a shape more to compile.
+    # With room for a few more long texts than in any sample: a batch that needs the
+    # last shape is slow, and one more to compile.
     longer = np.minimum(np.arange(n) + math.ceil(_SLACK * n), n - 1)
     needed_n = np.maximum(rounded(longest_n[longer]), allowed_n)
     ample = _cheapest(needed_n, parts, chunks)
@@ -88,10 +83,10 @@ def fit(
 
 
 def _cheapest(tokens_n: np.ndarray, parts: int, chunks: int) -> Shape:
-    """The fewest slots with at most `parts` parts; text i needs `tokens_n[i]`."""
+    """The shape of fewest slots in at most `parts` parts for lengths `tokens_n`."""
     n = len(tokens_n)
     allowed = np.arange(n % chunks or chunks, n + 1, chunks)
-    # A part ends best where the last text of the next one needs more.
+    # A part should end only where the next one needs more.
     longest = tokens_n[allowed - 1]
     ends = allowed[np.append(np.diff(longest) > 0, True)].tolist()
     # best[j]: slots and parts of the texts before ends[j], in the parts so far.
@@ -128,17 +123,14 @@ def cut(
 
     Args:
       texts: token ids of the texts of each name, n in all.
-      shape: one that holds them.
-      pad_id: stands in the padding.
-      first: the number in the batch of the first text of each name; by default those of
-        a batch of one device.
-      query: the name of the texts that are queries.
+      first: the number in the batch of the first text of each name; by default as in a
+        batch of one device.
 
     Returns:
       `{"parts": ({"ids", "mask", "query", "number"}, …), "place": {name: …}}`: arrays
       [texts, tokens] int32 of ids and mask, [texts] of whether a text is a query and
-      which text of the batch it is; and where the texts of a name are in the parts laid
-      end to end, [texts of the name] int32.
+      of its number in the batch; and the places of a name's texts in the parts, end to
+      end, [texts of the name] int32.
     """
     rows = [row for own in texts.values() for row in own]
     sizes = [len(own) for own in texts.values()]
@@ -168,7 +160,7 @@ def cut(
 
 
 def end_to_end(cuts: Sequence[Any]) -> Any:
-    """The arrays of several devices' cuts, of one structure, laid end to end."""
+    """Concatenates the arrays of several devices' cuts, which have one structure."""
     first = cuts[0]
     if isinstance(first, dict):
         return {name: end_to_end([own[name] for own in cuts]) for name in first}

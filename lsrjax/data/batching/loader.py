@@ -20,12 +20,12 @@ from lsrjax.data.batching.drawing import (
 from lsrjax.data.batching.mixing import MixedOrder
 from lsrjax.data.batching.orders import DEAL, EXAMPLE, Order, dealt_batches
 
-# The shapes are fitted to the first batches: so many, or fewer of more examples.
+# The shapes are fitted to the first 32 batches, or 4,096 examples.
 _SAMPLED_BATCHES, _SAMPLED_EXAMPLES = 32, 4096
-# A batch has so many lanes, or fewer where they do not divide it.
+# Lanes of a batch, fewer if they do not divide it.
 _LANES = 8
-# Fewer tokens in a part, on average, would leave matrix products waiting for the
-# parameters: a chip does some 100 to 300 operations in the time that it reads a number.
+# With fewer tokens per part, on average, matrix products would wait for the parameters:
+# a chip does 100 to 300 operations in the time in which it reads a number.
 _PART_TOKENS = 128
 
 
@@ -37,8 +37,8 @@ def deal(
 ) -> np.ndarray:
     """Deals examples to batches so that their sizes are alike in every batch.
 
-    They are dealt by size, there and back again, those of each part among the places
-    that the part has: a batch keeps its number of each.
+    They are dealt by size, back and forth over the batches, separately for each part: a
+    batch keeps its number of examples of each part.
 
     Args:
       sizes_n: of the examples, batch after batch.
@@ -57,7 +57,7 @@ def deal(
         here = np.flatnonzero(part_n == part)
         batch = here * batches // n
         row = np.arange(len(here)) - np.searchsorted(batch, batch)
-        # Batches that have fewer of the part get sizes farther apart.
+        # Batches with fewer examples of the part get sizes farther apart.
         depth = (row + 0.5) / np.bincount(batch)[batch]
         turned = (batch - turn) % batches
         places = here[np.lexsort((np.where(row % 2, -turned, turned), depth))]
@@ -68,30 +68,27 @@ def deal(
 def set_apart(
     dealt: np.ndarray, keys_n: Sequence[frozenset], parts_n: Sequence[int]
 ) -> tuple[np.ndarray, int]:
-    """Takes examples that share a key out of each other's batches.
+    """Moves examples that share a key into different batches.
 
-    One of them changes places with an example of another batch, of the same part and
-    as near in size as can be, such that neither shares a key where it comes to.
+    One of them is swapped with an example of another batch, of the same part and as
+    close in size as possible, such that neither shares a key in its new batch.
 
     Args:
       dealt: the examples of each batch, [batches, width], from `deal`.
-      keys_n: of the examples.
-      parts_n: of the examples.
 
     Returns:
-      The examples of each batch, and how many of them still share a key with one that
-      comes before them in their batch, since no such change parts them.
+      The examples of each batch, and how many of them still share a key with an earlier
+      one in their batch, because no such swap exists.
     """
     dealt = dealt.copy()
     batches, width = dealt.shape
     held = [Counter(key for i in batch for key in keys_n[i]) for batch in dealt]
 
     def fits(new, old, batch) -> bool:
-        """Whether `new` shares no key in a batch that `old` has left."""
+        """Whether `new` shares no key in a batch without `old`."""
         return all(held[batch][key] == (key in keys_n[old]) for key in keys_n[new])
 
     def move(batch, place) -> bool:
-        """Lets an example change places, if it has to and can."""
         own = dealt[batch, place]
         if all(held[batch][key] == 1 for key in keys_n[own]):
             return False
@@ -107,14 +104,14 @@ def set_apart(
                 return True
         return False
 
-    # A change may make room for another one, and none brings a key where it is.
+    # A swap may make room for another one, and none adds a repetition.
     while any([move(*place) for place in np.ndindex(batches, width)]):
         pass
     return dealt, sum(_repeated([keys_n[i] for i in batch]) for batch in dealt)
 
 
 def _repeated(keys: Sequence[frozenset]) -> int:
-    """How many share a key with one before them."""
+    """How many examples share a key with an earlier one."""
     seen: set = set()
     count = 0
     for own in keys:
@@ -126,22 +123,22 @@ def _repeated(keys: Sequence[frozenset]) -> int:
 class Batches:
     """Random access to batches: batch i is a pure function of (seed, i).
 
-    A batch is divided over devices by examples. For all texts that are encoded together
-    (`build.encoded`) there is what `length_shapes.cut` makes of each device's, laid end
-    to end, and the targets: `{"student": …, "teacher": …, "targets": {name:
-    array}}`, and `"queries"` where they are encoded apart.
+    A batch is divided over devices by examples. It contains, for all texts that are
+    encoded together (`build.encoded`), the result of `length_shapes.cut` for each
+    device, end to end, and the targets: `{"student": …, "teacher": …, "targets": {name:
+    array}}`, and `"queries"` if they are encoded separately.
 
-    Batches of all short or all long texts would pad a lot or be of many shapes. So the
-    examples of a window of batches are dealt to them by their tokens. Lane by lane,
-    a fixed share of every batch: so a process that reads a part of each batch need not
-    read all of the window, and a batch holds the same examples whatever it is divided
-    over.
+    Batches of all short or all long texts would need much padding or many shapes. So
+    the examples of a window of batches are dealt to them by their tokens, separately
+    for each lane, a fixed share of every batch: so a process that reads a part of each
+    batch need not read the whole window, and a batch contains the same examples on any
+    number of devices.
 
-    Where `apart`, no two examples of a batch share a query or a positive text, as far
-    as examples of its window can change places (`set_apart`). The batch is then one
-    lane: every process reads all of it.
+    With `apart`, no two examples of a batch share a query or a positive text, as far
+    as swaps within the window allow (`set_apart`). The batch is then one lane: every
+    process reads all of it.
 
-    Where `build` repeats its examples (in each language), a batch holds `batch_size` of
+    If `build` repeats its examples (in each language), a batch contains `batch_size` of
     them once, then all of them again.
     """
 
@@ -162,13 +159,9 @@ class Batches:
         """Fits the shapes to the first batches.
 
         Args:
-          source: the examples.
-          order: which of them make up which batch.
-          build: examples to token ids.
-          apart: no text twice in a batch.
-          devices: those that a batch is divided over.
-          rows: which of them this process reads for; all by default.
-          parts: of a shape, at most; of a few tokens, fewer are made.
+          devices: that a batch is divided over.
+          rows: of the devices, those this process reads for; all by default.
+          parts: of a shape, at most; fewer if they would have few tokens.
           multiple: lengths are multiples of it.
           chunk: texts that a device encodes at a time; 0: all.
           agree: given a batch's number and the shape that this process needs for it,
@@ -184,7 +177,7 @@ class Batches:
         self._lanes = 1 if apart else math.gcd(order.batch_size, _LANES)
         self._lock = threading.Lock()
         self._dealt: dict[tuple, concurrent.futures.Future] = {}
-        # By the window's first batch; threads deal a window once, or once more.
+        # By the window's first batch; threads may deal a window twice.
         self._left: dict[int, int] = {}
         self.shapes = self._fit(parts, multiple, chunk)
 
@@ -226,17 +219,16 @@ class Batches:
         return batch
 
     def examples(self, index: int) -> list[int]:
-        """Which examples make up a batch, whichever process reads them."""
+        """The examples of a batch, of all processes."""
         drawn = self._draw(index, range(self._devices))
         return [one.example for device in drawn for one in device]
 
     @property
     def left_together(self) -> int:
-        """Examples so far whose text was in the batch before, where `apart`."""
+        """Examples so far that share a text with their batch, with `apart`."""
         return sum(self._left.copy().values())
 
     def _draw(self, index: int, rows: Sequence[int]) -> list[list[Drawn]]:
-        """The examples of a batch for some of its devices."""
         window = self._order.window(index)
         count = self._order.batch_size
         share = count * self._build.repeats // self._devices
@@ -257,8 +249,8 @@ class Batches:
             made = known or concurrent.futures.Future()
             if not known:
                 self._dealt[window, lane] = made
-                # Threads work on neighbouring batches: of two windows at most, or
-                # those of two blocks.
+                # Threads work on neighbouring batches: within two windows, or those of
+                # two blocks.
                 most = 3 * self._lanes * dealt_batches(self._order.batch_size)
                 held = sum(len(batches) for batches, _ in self._dealt)
                 while held > most:
@@ -293,13 +285,13 @@ class Batches:
         ]
         parts = [order.part_of(example) for _, example in members]
         sizes = [sum(example.tokens for example in same) for same in repeats]
-        # Lanes begin at batches far apart, so that none is the first for all of them.
+        # Lanes start at batches far apart, so that no batch is the first for all.
         turn = lane * len(window) // self._lanes
         dealt = deal(sizes, len(window), turn, parts)
         if self._apart:
             keys = [example.keys for example in drawn[: len(members)]]
             dealt, self._left[window[0]] = set_apart(dealt, keys, parts)
-        # In no order of size, so that the devices that share a lane are alike.
+        # Shuffled, so that the devices of a lane get similar sizes.
         rng = np.random.default_rng((order.seed, DEAL, window[0], lane))
         dealt = rng.permuted(dealt, axis=1)
         return [[repeats[i] for i in batch] for batch in dealt.tolist()]
@@ -307,7 +299,6 @@ class Batches:
     def _fit(
         self, parts: int, multiple: int, chunk: int
     ) -> list[dict[str, length_shapes.Shape]]:
-        """Shapes by model, cheapest first."""
         sampled = _SAMPLED_EXAMPLES // self._order.batch_size
         samples = [
             drawn
@@ -331,14 +322,13 @@ class Batches:
                 chunks=-(-lengths_Sn.shape[1] // chunk) if chunk else 1,
             )
         longest = max(map(len, tables.values()))
-        # A shorter table repeats its last shape, which holds everything.
+        # A shorter table repeats its last shape, which fits everything.
         return [
             {name: table[min(i, len(table) - 1)] for name, table in tables.items()}
             for i in range(longest)
         ]
 
     def _smallest(self, texts: dict[str, list[dict]]) -> int:
-        """The first shape that holds every device's texts."""
         lengths = [
             (name, np.sort([len(row) for own in rows.values() for row in own]))
             for name, devices in texts.items()
@@ -352,7 +342,7 @@ class Batches:
 
 
 def batch_of(step: int, left_out: Collection[int] = ()) -> int:
-    """The batch that a step takes, the `step`-th of those that are not left out."""
+    """The batch of a step: the `step`-th of those that are not left out."""
     for batch in sorted(left_out):
         step += batch <= step
     return step
@@ -367,7 +357,7 @@ def stream(
     prefetch: int,
     left_out: Collection[int] = (),
 ) -> Iterator:
-    """The batches of the steps from `start` up to `stop`, made ahead in threads."""
+    """The batches of the steps from `start` up to `stop`, prefetched in threads."""
     numbers: Sequence[int] = range(start, stop)
     if left_out:
         numbers = [batch_of(step, left_out) for step in numbers]

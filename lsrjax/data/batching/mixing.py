@@ -1,6 +1,6 @@
 """Mixing of data sets: draw i is example `index` of set `k`, a pure function of i.
 
-To add a way to mix: write it here, and add a line to `MIXERS`.
+To add a mixer, write it here and add a line to `MIXERS`.
 """
 
 import bisect
@@ -20,28 +20,22 @@ from lsrjax.data.sources import open_source
 from lsrjax.errors import InputError
 from lsrjax.lookup import entry
 
-# Weights that are not whole numbers are rounded to this part of the largest.
+# Weights that are not whole numbers are rounded to this fraction of the largest.
 _WHOLE = 2**40
 
 
 class Schedule:
-    """Which set each draw is from; every set gets its share of any stretch of draws.
+    """The set of each draw; every set gets its share of any range of draws.
 
-    The sets are the leaves of a binary tree. Of the first m draws that come to a node,
+    The sets are the leaves of a binary tree. Of the first m draws that reach a node,
     floor(m q + phi) go left, where q is the left half's share of the node's weight and
-    phi in [0, 1) is drawn from the seed. So how many draws of a set came before is
-    known without going through them. After any number of draws, each set is fewer than
+    phi in [0, 1) is drawn from the seed. So the number of a set's earlier draws is
+    known without iterating over them. After any number of draws, each set is fewer than
     ceil(log2(sets)) + 1 draws off its share; with equal weights, any `sets` draws in a
-    row are of each set once. The arithmetic is that of whole numbers, hence exact.
+    row contain each set once. Integer arithmetic makes it exact.
     """
 
     def __init__(self, weights: Sequence[float], seed: int):
-        """Weights the sets.
-
-        Args:
-          weights: of the sets, > 0.
-          seed: of the draws.
-        """
         if not all(isinstance(weight, int) for weight in weights):
             top = max(weights)
             weights = [max(round(w / top * _WHOLE), 1) for w in weights]
@@ -51,7 +45,7 @@ class Schedule:
         self._phases = rng.random(len(self._below)).tolist()
 
     def __call__(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each draw its set, and how many of the set came before it."""
+        """For each draw its set, and the number of the set's earlier draws."""
         sets, turns = np.empty((2, len(draws)), np.int64)
         todo = [(0, len(self._below) - 1, np.arange(len(draws)), draws.astype(object))]
         while todo:
@@ -73,10 +67,10 @@ class Schedule:
 
 
 class MixedOrder:
-    """Which examples of several sets make up a batch; as `loader.Order` for one.
+    """Which examples of several sets make up a batch; like `Order` for one set.
 
-    Examples are numbered through, set after set. Each set goes epoch after epoch, each
-    in its own random order.
+    Examples are numbered set after set. Within each set, epoch follows epoch, each in
+    its own random order.
     """
 
     def __init__(
@@ -93,12 +87,10 @@ class MixedOrder:
 
         Args:
           sizes: examples of each set, > 0.
-          batch_size: examples in a batch.
-          seed: of the order.
-          weights: of the sets, > 0: how many of all draws are from each.
-          one: a draw is a batch, all of one set; if not, an example.
-          numbers: for sets whose examples do not follow each other in the source, the
-            number of each example there.
+          weights: of the sets, > 0: their shares of the draws.
+          one: a draw is a batch, all of one set; otherwise an example.
+          numbers: if a set's examples are not contiguous in the source, the number of
+            each example there.
         """
         self.examples = sum(sizes)
         self.batch_size = batch_size
@@ -108,7 +100,7 @@ class MixedOrder:
         self._starts = [0, *itertools.accumulate(sizes)]
         self._orders = [Order(n, batch_size, seed, part=k) for k, n in enumerate(sizes)]
         self._schedule = Schedule(weights, seed)
-        # Of the neighbouring blocks that threads work on.
+        # Enough for the neighbouring blocks that threads work on.
         self._kinds = functools.lru_cache(maxsize=4)(self._block)
 
     def __getitem__(self, batch: int) -> list[tuple[int, int]]:
@@ -119,7 +111,7 @@ class MixedOrder:
             sets, turns = np.full(B, chosen), np.arange(turn * B, (turn + 1) * B)
         else:
             sets, turns = self._schedule(np.arange(batch * B, (batch + 1) * B))
-            # Else a device could meet the same sets in every batch.
+            # Otherwise a device could get the same sets in every batch.
             by = np.random.default_rng((self.seed, MIX, batch)).integers(B)
             sets, turns = np.roll(sets, by), np.roll(turns, by)
         epochs, examples = np.empty((2, B), np.int64)
@@ -132,11 +124,11 @@ class MixedOrder:
         return list(zip(epochs.tolist(), examples.tolist(), strict=True))
 
     def window(self, batch: int) -> Sequence[int]:
-        """The batches that share their examples out among them, this one included.
+        """The batches whose examples are dealt together, this one included.
 
-        Where a batch is of one set, they are of one set and one epoch of it (that of
-        their first examples). Where it is not, the epochs of the sets end anywhere, and
-        some examples of the next one may come before the last ones of an epoch.
+        With batches of one set, they belong to one set and one epoch of it (that of
+        their first examples). Otherwise the sets' epochs end anywhere, and some
+        examples of an epoch may come before the last ones of the previous one.
         """
         count = dealt_batches(self.batch_size)
         first = batch // count * count
@@ -147,13 +139,12 @@ class MixedOrder:
         return tuple(first + i for i, kind in enumerate(kinds) if kind == own)
 
     def part_of(self, example: int) -> int:
-        """Only examples of the same part take each other's place in a batch."""
+        """Only examples of the same part may replace each other in a batch."""
         if self._one:
-            return 0  # as all of a window are
+            return 0  # a window has one part
         return bisect.bisect_right(self._starts, example) - 1
 
     def _block(self, first: int, count: int) -> list[tuple[int, int]]:
-        """(set, epoch) of each of some batches of one set each."""
         sets, turns = self._schedule(np.arange(first, first + count))
         return [
             (k, self._orders[k].epoch(turn))
@@ -162,10 +153,10 @@ class MixedOrder:
 
 
 class Concatenated(Items[Any]):
-    """A source of the examples of several sources, one after the other."""
+    """The examples of several sources, one source after the other."""
 
     def __init__(self, sources: Sequence[Items[Any]]):
-        """The sources, of the same kind of example."""
+        """The sources have the same kind of example."""
         self.sources = sources
         self.description = "; ".join(
             dict.fromkeys(getattr(source, "description", "") for source in sources)
@@ -180,7 +171,7 @@ class Concatenated(Items[Any]):
         return source[at]
 
     def place(self, index: int) -> dict:
-        """Where an example is, for people."""
+        """Where an example is, for messages."""
         source, at = self._at(index)
         if hasattr(source, "place"):
             return source.place(at)
@@ -217,7 +208,7 @@ def _weights(sizes, weights, temperature) -> list[float]:
     return list(weights)
 
 
-# (examples of each set, its weight in the config, temperature) -> its weight.
+# (examples of each set, its weight in the config, temperature) -> weight of each set.
 MIXERS = {
     "round_robin": _round_robin,
     "proportional": _proportional,
@@ -225,7 +216,7 @@ MIXERS = {
     "weights": _weights,
 }
 
-# The fields of `config.data` that each of `config.data.sets` has for itself.
+# The fields of `config.data` that each of `config.data.sets` has, too.
 SET_FIELDS = (
     "source",
     "files",
@@ -243,7 +234,7 @@ SET_FIELDS = (
 
 
 def blank_set(data) -> ConfigDict:
-    """One of `config.data.sets` with the values that `data` has, and weight 1."""
+    """One of `config.data.sets` with the values of `data`, and weight 1."""
     fields = {field: data[field] for field in SET_FIELDS}
     blank = ConfigDict(fields | {"weight": 1.0}, sort_keys=False)
     return blank.copy_and_resolve_references()
@@ -255,10 +246,7 @@ def sources_of(data) -> set[str]:
 
 
 def languages(data) -> tuple[str, ...]:
-    """The languages that queries and documents of a stage's `data` are stated to be in.
-
-    Texts of rows, whose language nobody states, are in none of them.
-    """
+    """The stated languages of the queries and documents of a stage's `data`."""
     found: dict[str, None] = {}
     for own in list(data.sets.values()) or [data]:
         if own.source == "debian":
@@ -272,13 +260,7 @@ def languages(data) -> tuple[str, ...]:
 def open_sets(data, kind: str, mined: bool = False) -> list:
     """The sources that a stage's `data` names, as examples of `kind`.
 
-    Args:
-      data: the stage's.
-      kind: "pair" or "group".
-      mined: negatives are mined from their corpora.
-
-    Raises:
-      InputError: one of them has no examples.
+    With `mined`, negatives come from their corpora. InputError if a source is empty.
     """
     if not len(data.sets):
         return [_opened(data, kind, mined, "config.data")]
@@ -301,14 +283,7 @@ def _opened(data, kind: str, mined: bool, where: str):
 
 
 def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
-    """The order of the examples that a stage's `data` asks for.
-
-    Args:
-      data: the stage's.
-      sizes: examples of each set.
-      batch_size: examples in a batch.
-      seed: of the order.
-    """
+    """The order of the examples of a stage's `data`."""
     if not len(data.sets):
         return Order(sizes[0], batch_size, seed)
     given = [own.weight for own in data.sets.values()]
@@ -323,12 +298,9 @@ def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
 
 
 def order_of_topics(topics: np.ndarray, batch_size: int, seed: int) -> MixedOrder:
-    """Batches of one topic each, of each topic as often as it has queries.
+    """Batches of one topic each, each topic as often as it has queries.
 
-    Args:
-      topics: [examples] the topic of each, numbered from 0 without gaps.
-      batch_size: examples in a batch.
-      seed: of the order.
+    `topics` has the topic of each example, numbered from 0 without gaps.
     """
     sizes = np.bincount(topics).tolist()
     numbers = np.argsort(topics, kind="stable")

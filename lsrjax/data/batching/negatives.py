@@ -1,4 +1,4 @@
-"""Which documents of a group are trained on."""
+"""Chooses the documents of a group for training."""
 
 import dataclasses
 import math
@@ -13,22 +13,22 @@ from lsrjax.lookup import entry
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Chooses documents of a group: positives, then negatives, none twice.
+    """Chooses documents of a group: positives, then negatives, without repetition.
 
     A negative that the teacher scores high is likely to be an unlabelled positive;
     `max_score` and `margin` leave such ones out (RocketQA, Qu et al. 2021; margin to
     the positive: NV-Retriever, Moreira et al. 2024).
 
     Attributes:
-      negatives: a key of `SAMPLERS`, how they are chosen.
-      positives: positive documents, drawn at random.
-      rank_scale: "rank": a negative e times less likely lies so many ranks further.
-      bins: "margin_bins": their number.
+      negatives: a key of `SAMPLERS`.
+      positives: number of positive documents, drawn at random.
+      rank_scale: of "rank": ranks over which the probability falls by a factor e.
+      bins: of "margin_bins": their number.
       max_score: the highest teacher's score of a negative; inf: any.
       margin: a negative's score is at most that of the positive (of several, the
         lowest one) minus this; -inf: any.
-      short: of a group with too few negatives: "bad": it is a bad record; "repeat":
-        they are drawn at random with replacement, as FlagEmbedding and MILCO do.
+      short: a group with too few negatives is a bad record ("bad"), or they are drawn
+        at random with replacement ("repeat"), as in FlagEmbedding and MILCO.
     """
 
     negatives: str = "random"
@@ -41,25 +41,20 @@ class Choice:
 
     @property
     def filters(self) -> bool:
-        """Whether negatives are left out by score."""
+        """Whether scores exclude negatives."""
         return self.max_score < math.inf or self.margin > -math.inf
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the teacher's scores say which negatives there are."""
+        """Whether the choice of negatives depends on the teacher's scores."""
         return self.filters or self.negatives == "margin_bins"
 
     def __call__(self, group: Group, size: int, rng: np.random.Generator) -> list[int]:
-        """Places among the group's positives and negatives, laid end to end.
-
-        Args:
-          group: the group.
-          size: documents to choose, positives included.
-          rng: the generator.
+        """Indices into the group's positives and negatives, `size` in all.
 
         Raises:
-          BadRecord: too few documents; names the group.
-          InputError: no scores; names it, too.
+          BadRecord: too few documents.
+          InputError: no scores.
         """
         if self.needs_scores and group.scores is None:
             raise InputError(
@@ -82,13 +77,10 @@ class Choice:
         return [*positives.tolist(), *places[chosen].tolist()]
 
     def check(self, group: Group, size: int) -> None:
-        """Refuses a group that may not have so many documents, whatever is drawn.
+        """Raises BadRecord for a group with too few documents in some draw.
 
-        Where a group has no scores, which may be made later, filters by score are left
-        out of it.
-
-        Raises:
-          BadRecord: too few positives or negatives; names the group.
+        Filters by score are ignored for a group without scores, which may be computed
+        later.
         """
         self._check_positives(group)
         filtered = self.filters and group.scores is not None
@@ -98,11 +90,10 @@ class Choice:
         self._check_negatives(group, left, size)
 
     def _allowed(self, group: Group, positives: np.ndarray) -> np.ndarray:
-        """Places of the negatives that the filters leave, beside some positives."""
         places = len(group.positives) + np.arange(len(group.negatives))
         if not self.filters:
             return places
-        assert group.scores is not None  # which these filters need
+        assert group.scores is not None  # these filters need them
         scores = group.scores[places]
         highest = group.scores[positives].min() - self.margin
         return places[(scores <= self.max_score) & (scores <= highest)]
@@ -151,10 +142,10 @@ def _top(choice, group, positives, places, need, rng) -> np.ndarray:
 
 
 def _rank(choice, group, positives, places, need, rng) -> np.ndarray:
-    """Without repetition, with probability proportional to exp(-rank / scale).
+    """Without replacement, with probability proportional to exp(-rank / scale).
 
-    The Gumbel-max trick, whose highest values are such draws one after the other
-    (Efraimidis and Spirakis 2006): it needs no probability, which could underflow.
+    The Gumbel-max trick: the highest values are such draws one after the other
+    (Efraimidis and Spirakis 2006). It needs no probability, which could underflow.
     """
     logits = -places / choice.rank_scale
     return np.argsort(-(logits + rng.gumbel(size=len(places))), kind="stable")[:need]
@@ -163,9 +154,9 @@ def _rank(choice, group, positives, places, need, rng) -> np.ndarray:
 def _margin_bins(choice, group, positives, places, need, rng) -> np.ndarray:
     """TAS-Balanced (Hofstätter et al. 2021), for several negatives of a query.
 
-    The margins of the teacher, positive minus negative, from the smallest to the
-    largest, are cut into bins of equal width. For each negative one of the bins that
-    have any left is drawn, then one of its negatives.
+    The teacher's margins, positive minus negative, from the smallest to the largest,
+    are cut into bins of equal width. For each negative a non-empty bin is drawn, then
+    one of its remaining negatives.
     """
     margins = group.scores[positives].min() - group.scores[places].astype(np.float64)
     low, high = (margins.min(), margins.max()) if len(margins) else (0.0, 0.0)
@@ -183,8 +174,8 @@ def _margin_bins(choice, group, positives, places, need, rng) -> np.ndarray:
     return np.array(chosen, int)
 
 
-# (choice, group, places of positives, of the negatives that there are, how many to
-# choose, generator) -> which of the negatives.
+# (choice, group, indices of positives, of the allowed negatives, number to choose,
+# generator) -> which of the negatives.
 SAMPLERS = {
     "random": _random,
     "top": _top,

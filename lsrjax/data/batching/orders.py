@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# What a draw is for: streams of random numbers that must not repeat one another.
+# The purposes of draws: separate streams of random numbers.
 ORDER, EXAMPLE, DEAL, MIX, TOPICS, REPLACE = range(6)
-# Examples are dealt among so many batches, or fewer of more examples.
+# Examples are dealt among at most 32 batches, or 2,048 examples.
 _DEALT_BATCHES, _DEALT_EXAMPLES = 32, 2048
 
 
 def dealt_batches(batch_size: int) -> int:
-    """Batches that share their examples out among them, at most."""
+    """The most batches whose examples are dealt together."""
     return min(max(_DEALT_EXAMPLES // batch_size, 1), _DEALT_BATCHES)
 
 
@@ -21,14 +21,8 @@ def dealt_batches(batch_size: int) -> int:
 class Order:
     """Which examples make up a batch.
 
-    The examples follow each other epoch after epoch, each epoch in its own random
-    order; a batch may span two.
-
-    Attributes:
-      examples: their number.
-      batch_size: examples in a batch.
-      seed: of the order.
-      part: number of the data set, where there are several.
+    Epoch follows epoch, each in its own random order; a batch may span two. Data sets
+    that are mixed differ in `part`.
     """
 
     examples: int
@@ -37,7 +31,7 @@ class Order:
     part: int = 0
 
     def __post_init__(self):
-        # Of this order only: many orders must not push each other's out.
+        # A cache per order: many orders must not evict each other's entries.
         permutation = functools.lru_cache(maxsize=2)(self._permutation)
         object.__setattr__(self, "_permutation", permutation)
 
@@ -48,7 +42,7 @@ class Order:
         return list(zip(epochs.tolist(), examples.tolist(), strict=True))
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch, and which example of it, of each position."""
+        """The epoch of each position, and its example."""
         epochs, places = np.divmod(positions, self.examples)
         examples = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
@@ -61,10 +55,10 @@ class Order:
         return batch * self.batch_size // self.examples
 
     def window(self, batch: int) -> Sequence[int]:
-        """The batches that share their examples out among them, this one included.
+        """The batches whose examples are dealt together, this one included.
 
-        They are of one epoch (that of their first examples), so that an epoch's last
-        batches leave nothing of it to the next one.
+        They belong to one epoch (that of their first examples), so that no example of
+        an epoch moves into the next one.
         """
         epoch = self.epoch(batch)
         first, stop = (
@@ -77,7 +71,7 @@ class Order:
         return range(start, stop)
 
     def part_of(self, example: int) -> int:
-        """Only examples of the same part take each other's place in a batch."""
+        """Only examples of the same part may replace each other in a batch."""
         return self.part
 
     def _permutation(self, epoch: int) -> np.ndarray:

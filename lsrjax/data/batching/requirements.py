@@ -1,4 +1,4 @@
-"""What a stage asks of its examples, so that a bad one is told before it is drawn."""
+"""A stage's requirements on examples, to find bad ones before they are drawn."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,13 +10,12 @@ from lsrjax.data.examples import Group
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Of the documents of a group.
+    """Requirements on the documents of a group.
 
     Attributes:
-      choice: how they are chosen; None where negatives are not those of the group.
-      size: how many a group has, positives included.
+      choice: how they are chosen; None if negatives do not come from the group.
+      size: documents of a group, positives included.
       mixing: as `GroupBatches.mixing`.
-      languages: weights by language of documents.
     """
 
     choice: Choice | None
@@ -25,11 +24,7 @@ class Documents:
     languages: Mapping[str, float]
 
     def __call__(self, group: Group) -> None:
-        """Checks a group.
-
-        Raises:
-          BadRecord: whatever is drawn of it, or some of it, cannot be trained on.
-        """
+        """Raises BadRecord if some draw from the group cannot be trained on."""
         texts = group.positives
         if self.choice is not None and self.size > 1:
             self.choice.check(group, self.size)

@@ -1,7 +1,7 @@
 """Topics of queries, for batches of one topic each (TAS-B, Hofstätter et al. 2021).
 
-The paper clusters the vectors of a dense model; here the words themselves are
-clustered, so that no model is needed.
+The paper clusters the vectors of a dense model; here TF-IDF vectors are clustered, so
+that no model is needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from lsrjax.data.examples import ANY, ENGLISH, Group
 
 _WIDTH = 128  # of a query's vector
 _CHUNK = 1 << 14  # queries at a time
-# k-means looks at so many queries of each cluster, so often.
+# k-means runs on this many queries per cluster, for this many rounds.
 _SAMPLED, _ROUNDS = 64, 20
 
 
@@ -24,14 +24,10 @@ def query_text(group: Group) -> str:
 
 
 def vectors(rows: Sequence[Sequence[int]], seed: int) -> np.ndarray:
-    """TF-IDF of token ids, in a random projection that roughly keeps the cosines.
+    """TF-IDF of token ids, in a random projection that roughly preserves cosines.
 
     Each token goes to one coordinate with a sign, both random (the count sketch of
-    Charikar et al. 2002). A token that all queries have, weighs nothing.
-
-    Args:
-      rows: token ids of each query.
-      seed: of the projection.
+    Charikar et al. 2002). A token of all queries has weight 0.
 
     Returns:
       [queries, width] float32 of length one, or zero.
@@ -63,12 +59,6 @@ def cluster(
 
     A cluster of fewer than `least` queries joins the one with the nearest centre.
 
-    Args:
-      rows: token ids of each query.
-      count: of clusters, at most.
-      least: queries of a cluster.
-      seed: of all that is drawn.
-
     Returns:
       [queries] the cluster of each, numbered from 0 without gaps.
     """
@@ -86,7 +76,7 @@ def _k_means(vectors_nD: np.ndarray, count: int, seed: int) -> np.ndarray:
     centres_KD = sample_nD[:count]
     for _ in range(_ROUNDS):
         sums_KD = _sums(sample_nD, _nearest(sample_nD, centres_KD), count)
-        # A centre that nothing is near to, or the origin, starts again elsewhere.
+        # A centre to which nothing is nearest, or the origin, restarts elsewhere.
         idle = np.flatnonzero(~sums_KD.any(axis=1))
         sums_KD[idle] = sample_nD[rng.integers(len(sample_nD), size=len(idle))]
         centres_KD = _of_length_one(sums_KD)
@@ -94,7 +84,6 @@ def _k_means(vectors_nD: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _joined(labels: np.ndarray, sums_KD: np.ndarray, least: int) -> np.ndarray:
-    """Labels where clusters that are too small have joined others."""
     sizes = np.bincount(labels, minlength=len(sums_KD))
     joins = np.arange(len(sizes))
     alive = sizes > 0

@@ -1,1 +1,1 @@
-"""The embedded parallel texts: how they are read, and how they were made."""
+"""The embedded parallel texts, and the program that made them."""

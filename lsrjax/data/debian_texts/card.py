@@ -1,4 +1,4 @@
-"""The data card of the embedded data set, with its tables measured on the rows."""
+"""The data card of the embedded data set, with tables computed from the rows."""
 
 from collections import Counter
 
@@ -29,14 +29,14 @@ translations of each other, and every `id` has an English row.
 
 {rows_table}
 
-- No group, and so no id, lies in two splits.
-- **test** holds every English description of the full set's test split
+- No group, and so no id, is in two splits.
+- **test** has every English description of the full set's test split
   ({n_test_english} documents). Of each other language it has up to {cap_test} rows,
   drawn by a hash of the id.
 - **dev** has up to {cap_dev} rows of each other language, their English rows, and
   English rows up to {dev_english} in all.
-- **train** has up to {cap_train} rows of each other language (a rarer language: all it
-  has), their English rows, and English rows up to {train_english} in all, from as many
+- **train** has up to {cap_train} rows of each other language (of rarer languages,
+  all), their English rows, and English rows up to {train_english} in all, from as many
   groups as possible. Train and dev take the ids that exist in most languages first, so
   that one document can be shown in several languages.
 - Finnish, Dutch and Swedish are left out: fewer than 50 test rows each.
@@ -46,9 +46,9 @@ translations of each other, and every `id` has an English row.
 - Alignment pairs: (English title or text, the same in another language), joined on
   `id`.
 - Cross-lingual retrieval: query = `title` in language X, corpus = English `text`
-  (not the title, which would give English queries away). The document with the
+  (without the title, which is the English query itself). The document with the
   query's id is the relevant one; equal texts are one document.
-- Retrieval from a multilingual corpus: each document stands in one language.
+- Retrieval from a multilingual corpus: each document in one language.
 - Translate-train data: one document in several languages, with one teacher score.
 
 `lsrjax.data.debian_texts.embedded.load("test")` gives the rows, and lookups by
@@ -58,9 +58,9 @@ language and id.
 
 Whitespace and line breaks became single spaces; a row with an empty title or text is
 dropped (none was). Titles are whole. A text longer than its language's limit was cut at
-the end of a sentence if one lies in the second half, otherwise at the end of a word,
-or of a character in scripts without spaces. Its last paragraph was kept where it takes
-half of the limit or less: packages of one source share their first paragraphs and
+the end of a sentence if there is one in the second half, otherwise at the end of a
+word, or of a character in scripts without spaces. Its last paragraph was kept if it
+takes half of the limit or less: packages of one source share their first paragraphs and
 differ in the last one. So a text can jump from a cut sentence to its last paragraph.
 
 Limits in characters: {limits}.
@@ -74,9 +74,9 @@ Both were trained once, on the train split above.
   `[CLS] x [SEP]`.
 - `multilingual_tokenizer/`: Unigram in XLM-R's form (Metaspace), {multilingual_size}
   pieces; `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, `<mask>` {mask_id}; `<s> x </s>`.
-  Its normaliser is NFKC **and lower case**, unlike XLM-R's: matching terms across
-  texts, as a source view does, loses less that way with a small model. Rarer
-  languages were repeated in training until all but English had about equal shares.
+  Its normaliser is NFKC **and lower case**, unlike XLM-R's: with a small model, this
+  loses fewer matches of terms between texts, as in a source view. Rarer languages were
+  repeated in training until all but English had about equal shares.
 
 Tokens of the dev texts, special tokens included; characters per token without them:
 
@@ -84,17 +84,17 @@ Tokens of the dev texts, special tokens included; characters per token without t
 
 ## Known biases
 
-- Titles and texts carry names that are the same in every language (SVG, GNU R, LaTeX,
+- Titles and texts contain names that are the same in every language (SVG, GNU R, LaTeX,
   package names), so BM25 is a strong baseline even across languages. Compare with it.
-- One register only: short, technical, formulaic ("This package contains ..."). Figures
-  found here say little about questions or about long documents.
+- One register only: short, technical, formulaic ("This package contains ..."). Results
+  say little about questions or long documents.
 - {n_repeated} of the {n_test_english} English test texts are shared by two or more
   descriptions ({n_repeated_both} if the title counts too). Evaluation counts
   equal texts as one document.
-- Each query has one relevant document by construction; packages of the same source can
-  answer it as well and count as wrong.
-- Languages differ in volunteers, hence in topics and in the packages they cover.
-  Figures of different languages are not comparable.
+- Each query has one relevant document by construction; packages of the same source may
+  also be relevant and count as wrong.
+- Languages differ in volunteers, hence in topics and covered packages. Results of
+  different languages are not comparable.
 - Translations are by volunteers, reviewed but not always up to date or complete.
 
 ## Licence
@@ -107,7 +107,7 @@ the package named in the column `package`.
 
     python -m lsrjax.data.debian_texts.make --source DIR --out lsrjax/data/debian_texts
 
-`DIR` holds the full set (about 207,000 rows, not shipped) as `train.parquet`,
+`DIR` contains the full set (about 207,000 rows, not shipped) as `train.parquet`,
 `dev.parquet` and `test.parquet` with the columns above. Two runs of the same library
 versions write identical files.
 """
@@ -122,18 +122,7 @@ def render(
     max_chars: dict[str, int],
     caps: dict[str, int],
 ) -> str:
-    """Fills the card with what was measured.
-
-    Args:
-        splits: rows of train, dev and test.
-        english: the English tokenizer.
-        multilingual: the multilingual tokenizer.
-        max_chars: language -> characters of a text at most.
-        caps: split -> rows of one language, other than English, at most.
-
-    Returns:
-        The card, in Markdown.
-    """
+    """Fills the card; `max_chars` limits texts by language, `caps` rows by split."""
     counts = {
         split: Counter(row["lang"] for row in rows) for split, rows in splits.items()
     }

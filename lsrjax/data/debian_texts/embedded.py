@@ -31,7 +31,6 @@ class Split:
     """One split of the embedded data set.
 
     Attributes:
-        name: "train", "dev" or "test".
         languages: ISO 639-1 codes, English first, then sorted.
         rows: columns id, package, group, lang, title, text; equally long lists in the
             order of (lang, package, id).
@@ -46,17 +45,7 @@ class Split:
     texts: dict[str, dict[str, str]]
 
     def ids(self, lang: str) -> list[str]:
-        """Ids of one language, in the order of the rows.
-
-        Args:
-            lang: one of `languages`.
-
-        Returns:
-            The ids; `titles[lang]` and `texts[lang]` have each of them.
-
-        Raises:
-            ValueError: if the split has no such language.
-        """
+        """Ids of a language in the order of the rows; ValueError if it is missing."""
         if lang not in self.titles:
             raise ValueError(
                 f"the {self.name} split has no language {lang!r}; it has "
@@ -66,17 +55,7 @@ class Split:
 
 
 def load(split: str) -> Split:
-    """Reads one split into memory.
-
-    Args:
-        split: "train", "dev" or "test".
-
-    Returns:
-        Its rows, and lookups of titles and texts by language and id.
-
-    Raises:
-        ValueError: if there is no such split.
-    """
+    """Reads one split, "train", "dev" or "test", into memory; otherwise ValueError."""
     if split not in SPLITS:
         raise ValueError(
             f"the embedded data has no split {split!r}; choose one of "
@@ -95,13 +74,12 @@ def load(split: str) -> Split:
 
 
 def examples(kind: str, split: str, fields: Sequence[str] = ("title", "text")):
-    """Its examples: pairs of translations, or title -> text.
+    """The data set's examples: pairs of translations, or title -> text.
 
     Args:
       kind: "pair" (English and a translation of the same title or text) or "group"
-        (query: a title, positive: the text, each in every language there is).
-      split: "train", "dev" or "test".
-      fields: for pairs, which of "title" and "text" to give.
+        (query: a title, positive: the text, each in all of its languages).
+      fields: for pairs: "title", "text" or both.
     """
     data = load(split)
     wordings = {"title": data.titles, "text": data.texts}

@@ -2,7 +2,7 @@
 
     python -m lsrjax.data.debian_texts.make --source DIR --out DIR
 
-`DIR` of the source holds `train.parquet`, `dev.parquet` and `test.parquet` with the
+The source folder contains `train.parquet`, `dev.parquet` and `test.parquet` with the
 string columns id, package, group, lang, title, text. Two runs write identical files:
 rows are drawn by the hash of their id, and the tokenizers are trained in a fixed order.
 """
@@ -28,11 +28,11 @@ LANGUAGES = ("da", "de", "es", "fr", "it", "ja", "ko", "pl", "pt", "ru", "uk", "
 COLUMNS = ("id", "package", "group", "lang", "title", "text")
 MAX_BYTES = 5_000_000
 
-# Rows of one language at most, and English rows altogether (test keeps all of them).
+# Limits on the rows of one language, and the number of English rows (test keeps all).
 CAPS = {"train": 4500, "dev": 100, "test": 200}
 ENGLISH_ROWS = {"train": 19_000, "dev": 600}
 
-# Characters of a text at most: what 95 % of the texts need to stay within 64 tokens.
+# Limits on a text's characters, for which 95 % of the texts stay within 64 tokens.
 MAX_CHARS = {
     "en": 220,
     "da": 182,
@@ -55,12 +55,8 @@ SENTENCE_END = re.compile(r"[.!?](?= [^a-z])|[。！？]")
 def cut(text: str, limit: int) -> str:
     """Cuts a text to `limit` characters, keeping a short last paragraph.
 
-    A Debian description opens with what the packages of one source share and closes
-    with what sets this package apart, so the end is worth more than the middle.
-
-    Args:
-        text: paragraphs separated by newlines.
-        limit: characters of the result at most.
+    A Debian description begins with what the packages of one source share and ends
+    with what is particular to this package, so the end is worth more than the middle.
 
     Returns:
         The text on one line, cut at the end of a sentence, of a word or, in a script
@@ -80,7 +76,7 @@ def cut(text: str, limit: int) -> str:
 def _cut_head(line: str, limit: int) -> str:
     if len(line) <= limit:
         return line
-    # One character more shows whether a sentence or a word ends right at the limit.
+    # One more character shows whether a sentence or a word ends right at the limit.
     head = line[: limit + 1]
     ends = [m.end() for m in SENTENCE_END.finditer(head) if m.end() <= limit]
     if ends and ends[-1] >= limit // 2:
@@ -90,16 +86,12 @@ def _cut_head(line: str, limit: int) -> str:
 
 
 def read_source(path: Path) -> list[dict[str, str]]:
-    """Reads one split: chosen languages, texts cut, ids short, no empty field.
+    """Reads one split: chosen languages, texts cut, ids shortened, no empty field.
 
-    Args:
-        path: a Parquet file with the string columns of `COLUMNS`.
-
-    Returns:
-        One dict a row; a translation whose English row fell out is left out too.
+    Translations without an English row are left out.
 
     Raises:
-        ValueError: if a column is missing, or if short ids are not unique.
+        ValueError: if a column of `COLUMNS` is missing, or short ids are not unique.
     """
     schema = pq.read_schema(path)
     missing = [name for name in COLUMNS if name not in schema.names]
@@ -129,14 +121,9 @@ def choose(rows: list[dict[str, str]], split: str) -> list[dict[str, str]]:
     """Draws the rows of one split, the same ones every time.
 
     Test rows are drawn by the hash of their id alone. Train and dev prefer ids that
-    exist in many languages, and fill up with English rows of groups not seen yet.
+    exist in many languages, and fill up with English rows of new groups.
 
-    Args:
-        rows: all rows of the split, as `read_source` returns them.
-        split: "train", "dev" or "test".
-
-    Returns:
-        The chosen rows, in the order of (lang, package, id).
+    The chosen rows are in the order of (lang, package, id).
     """
     ids_of, group_of = defaultdict(set), {}
     for row in rows:
@@ -168,13 +155,9 @@ def choose(rows: list[dict[str, str]], split: str) -> list[dict[str, str]]:
 
 
 def write_rows(rows: list[dict[str, str]], path: Path) -> None:
-    """Writes rows as Parquet, one row group and one page a column.
+    """Writes rows, dicts with the keys of `COLUMNS`, as Parquet.
 
-    A page is compressed on its own; one page lets zstd see the whole column.
-
-    Args:
-        rows: dicts with the keys of `COLUMNS`.
-        path: the file to write.
+    Each column is one page: a page is compressed on its own, so zstd sees all of it.
     """
     table = pa.table(
         {name: pa.array([row[name] for row in rows], pa.string()) for name in COLUMNS}
@@ -196,12 +179,7 @@ def write_rows(rows: list[dict[str, str]], path: Path) -> None:
 def make(source: Path, out: Path) -> int:
     """Makes the embedded data set: three Parquet files, two tokenizers, the card.
 
-    Args:
-        source: folder with the full `train.parquet`, `dev.parquet`, `test.parquet`.
-        out: folder to write; files of an earlier run are replaced.
-
-    Returns:
-        The size of all files written, in bytes.
+    Replaces files of an earlier run. Returns the size of all files in bytes.
 
     Raises:
         ValueError: if the files take more than `MAX_BYTES`.

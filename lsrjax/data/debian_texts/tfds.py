@@ -9,10 +9,10 @@ from lsrjax.data.debian_texts import embedded
 
 
 class LsrjaxDebian(tfds.core.GeneratorBasedBuilder):
-    """Pairs of translations, or titles and the texts they belong to.
+    """Pairs of translations, or titles and their texts.
 
-    The configs: `pairs` (english, non_english, language; of titles) and `groups`
-    (query, pos; one row for each description and language). Splits: train, dev, test.
+    Configs: `pairs` (english, non_english, language; of titles) and `groups` (query,
+    pos; one row for each description and language). Splits: train, dev, test.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -1,8 +1,8 @@
 """Trains the two tokenizers of the embedded data set, the same ones every time.
 
-The WordPiece and Unigram trainers of `tokenizers` walk hash maps, so their vocabularies
-differ from run to run. Its BPE trainer without a prefix for inner pieces does not, and
-both tokenizers are made from what it finds.
+The WordPiece and Unigram trainers of `tokenizers` iterate over hash maps, so their
+vocabularies differ between runs. Its BPE trainer without a prefix for inner pieces is
+deterministic, and both tokenizers are made from its merges.
 """
 
 import json
@@ -28,8 +28,8 @@ ENGLISH_VOCAB = 8_192
 MULTILINGUAL_VOCAB = 16_000
 MAX_LENGTH = 64
 
-# Candidate pieces stay inside one script, one number or one symbol. The tokenizer
-# itself splits at spaces only; it just never learns a piece that crosses such a border.
+# Candidate pieces stay within one script, one number or one symbol. The tokenizer
+# itself splits at spaces only, but has no piece that crosses such a border.
 PIECE_BORDERS = Regex(
     r"▁?[\p{Han}\p{Hiragana}\p{Katakana}ー]+|▁?\p{Hangul}+|▁?\p{Cyrillic}+"
     r"|▁?\p{Latin}+|▁?\p{N}{1,4}|▁?[^\p{L}\p{N}▁]"
@@ -42,13 +42,9 @@ def train_english(texts: Iterable[str]) -> Tokenizer:
 
     WordPiece training is BPE in which a character inside a word differs from the same
     character at its start. Here the inner ones are moved to a private Unicode plane,
-    which makes the (deterministic) BPE trainer do the work.
+    so that the deterministic BPE trainer applies.
 
-    Args:
-        texts: English lines.
-
-    Returns:
-        A tokenizer of `ENGLISH_VOCAB` pieces, fewer if the texts do not yield them.
+    The texts may yield fewer than `ENGLISH_VOCAB` pieces.
     """
     plane = 0xF0000
     normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -82,17 +78,13 @@ def train_english(texts: Iterable[str]) -> Tokenizer:
 def train_multilingual(texts: dict[str, list[str]]) -> Tokenizer:
     """Trains an XLM-R-like Unigram tokenizer, NFKC and lower case, `<s> x </s>`.
 
-    Candidates come from BPE; hard EM (Viterbi counts) weighs them, and those whose loss
-    lowers the likelihood least are dropped until the vocabulary has its size (Kudo
+    Candidates come from BPE; hard EM (Viterbi counts) weights them, and those that
+    lower the likelihood least are dropped until the vocabulary has its size (Kudo
     2018, "Subword Regularization", section 3.2, with hard instead of soft counts).
 
-    Args:
-        texts: lines by language; a language with few lines is repeated, so that all
-            but English have about the same number.
-
-    Returns:
-        A tokenizer of `MULTILINGUAL_VOCAB` pieces, fewer if the texts do not yield
-        them: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, `<mask>` last.
+    A language with few lines is repeated, so that all but English have about the same
+    number. Special tokens: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, `<mask>` last. The
+    texts may yield fewer than `MULTILINGUAL_VOCAB` pieces.
     """
     normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     metaspace = pre_tokenizers.Metaspace()
@@ -140,7 +132,7 @@ def _repeat(words: dict[str, int]) -> Iterator[list[str]]:
 def _bpe_pieces(words: dict[str, int], size: int) -> list[str]:
     """Every character, then merges, most frequent first.
 
-    Characters seen once count too: an unknown token matches any other unknown token.
+    Characters seen once are included: an unknown token matches any other one.
     """
     bpe = Tokenizer(models.BPE())
     bpe.train_from_iterator(
@@ -162,7 +154,7 @@ def _unigram_scores(words: dict[str, int], size: int) -> dict[str, float]:
     pieces = _bpe_pieces(words, 3 * size)
     lines = sorted(words)
     counts = np.array([words[line] for line in lines])
-    # Equal scores: the first segmentation is the one with the fewest pieces.
+    # With equal scores, the first segmentation is the one with the fewest pieces.
     scores = dict.fromkeys(pieces, -8.0)
     for target in (3 * size, 2 * size, 3 * size // 2, size, size):
         for _ in range(2):
@@ -180,7 +172,7 @@ def _reestimate(
     used = np.zeros(len(vocab), np.int64)
     for encoding, count in zip(model.encode_batch_fast(lines), counts, strict=True):
         np.add.at(used, encoding.ids, count)
-    # A piece that no best segmentation uses gets half a count: its logarithm is finite.
+    # A piece that no best segmentation uses counts half: its logarithm stays finite.
     total = int(used[1:].sum())
     return {
         piece: math.log(max(0.5, int(n)) / total)
@@ -213,13 +205,7 @@ def _best_without(piece: str, scores: dict[str, float]) -> float:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, tokens: dict[str, str]) -> None:
-    """Writes `tokenizer.json` without indentation and `tokenizer_config.json`.
-
-    Args:
-        tokenizer: the tokenizer.
-        folder: where to write; made if missing.
-        tokens: role of a special token (`pad_token`, ...) -> the token.
-    """
+    """Writes `tokenizer.json` and `tokenizer_config.json`; tokens by `pad_token`, …."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tokens | {
         "tokenizer_class": "PreTrainedTokenizerFast",

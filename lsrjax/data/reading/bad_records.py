@@ -34,7 +34,7 @@ POSITIVE = "no positive"
 NEGATIVE = "too few negatives"
 LANGUAGE = "missing language"
 SHOWN = 200  # characters of a record in `FILE`
-_BLOCK = 1024  # records between two looks at the clock
+_BLOCK = 1024  # records between checks of the time
 _EXAMPLES, _SENTENCE = 5, 300  # in the error; characters of each
 
 
@@ -59,12 +59,7 @@ class BadRecords:
     """
 
     def __init__(self, folder: pathlib.Path, process: int = 0):
-        """Reads what was found before; `merge` comes first, in one process.
-
-        Args:
-          folder: the stage's.
-          process: number of this one.
-        """
+        """Reads what was found before; `merge` comes first, in one process."""
         self._folder = folder
         self._own = folder / (f"bad_records.{process}.jsonl" if process else FILE)
         self._lock = threading.Lock()
@@ -94,7 +89,6 @@ class BadRecords:
         Args:
           source: `Rows`, whose reading raises `BadRecord`.
           name: of the data set among several, or "".
-          seed: of the replacements.
           share: of its records that may be bad.
           scored: whether examples without a teacher's scores are bad, too.
           check: raises `BadRecord` for other examples that are bad.
@@ -151,11 +145,7 @@ class BadRecords:
             return [entry["reason"][:_SENTENCE] for entry in entries]
 
     def summary(self) -> str:
-        """The number of replaced records, by kind; empty if none was.
-
-        Raises:
-          InputError: more than the share of a data set, counted over all processes.
-        """
+        """The number of replaced records, by kind; InputError if too many in a set."""
         for guarded in self._guarded:
             guarded.check()
         with self._lock:
@@ -174,7 +164,6 @@ class BadRecords:
         return " and ".join(said) + shown
 
     def _refresh(self) -> None:
-        """Reads what was added to the files."""
         with self._lock:
             for path in _files(self._folder):
                 start = self._read_up_to.get(path, 0)
@@ -223,11 +212,7 @@ def remove(folder: pathlib.Path) -> None:
 
 
 class Replacing(Items[Pair | Group]):
-    """A source in which other records stand for the bad ones.
-
-    Attributes:
-      description: the source's.
-    """
+    """A source in which other records replace the bad ones."""
 
     def __init__(
         self,
@@ -253,11 +238,7 @@ class Replacing(Items[Pair | Group]):
         return len(self._source)
 
     def __getitem__(self, index: int):
-        """The example, or its replacement.
-
-        Raises:
-          InputError: too many records are bad.
-        """
+        """The example, or its replacement; InputError if too many are bad."""
         try:
             return self._read(self._replaced.get(index, index))
         except BadRecord as error:
@@ -279,11 +260,7 @@ class Replacing(Items[Pair | Group]):
     def look_through(self, until: float = math.inf) -> int:
         """Finds and replaces bad records, without reading texts by id.
 
-        Args:
-          until: deadline, as of `time.monotonic`.
-
-        Returns:
-          How many records were checked.
+        Stops at `until`, as of `time.monotonic`. Returns how many were checked.
 
         Raises:
           InputError: too many records are bad.
@@ -313,11 +290,7 @@ class Replacing(Items[Pair | Group]):
         return seen
 
     def check(self) -> None:
-        """Counts the bad records of all processes.
-
-        Raises:
-          InputError: too many.
-        """
+        """Raises InputError if all processes together found too many bad records."""
         if self._found.count(self._name) > self._share * len(self):
             entries = self._found.of(self._name)
             kinds = Counter(e["kind"] for e in entries)
@@ -346,7 +319,6 @@ class Replacing(Items[Pair | Group]):
         return example
 
     def _replace(self, index: int, error: BadRecord) -> None:
-        """Finds a record's replacement, and those of bad records found on the way."""
         todo = {index: error}
         while todo:
             bad, error = todo.popitem()
@@ -390,7 +362,6 @@ def _entry(name, index, error: BadRecord, place, replaced_by=None) -> dict:
 
 
 def _key(entry: Mapping) -> tuple:
-    """Equal for two entries of the same record."""
     if entry["index"] is not None:
         return entry["set"], entry["index"]
     return entry["file"], entry.get("line"), entry.get("row")

@@ -34,7 +34,6 @@ class Corpus:
             `"en:datasets:me/docs"`, `"datasets:me/docs:subset:train"`. JSONL, CSV and
             Parquet files and data sets have an id, a text and optionally a title; TSV
             files contain id, text and optionally title.
-          field: the config's field, for errors.
           strict: a broken line is an error; otherwise its text is left out and the
             error is in `bad`.
 
@@ -71,15 +70,7 @@ class Corpus:
         return tuple(self._indexes)
 
     def get(self, key: str, where: str) -> Text:
-        """The text of an id, by language.
-
-        Args:
-          key: the id.
-          where: the row that refers to it, for errors.
-
-        Raises:
-          BadRecord: no language has the id, or its text is empty or broken.
-        """
+        """The text of an id, by language; BadRecord if missing, empty or broken."""
         try:
             found = self.texts_of(key) or self.texts_of(spelled_otherwise(key))
         except BadRecord as e:
@@ -126,11 +117,7 @@ class Documents(Items[Text]):
         return int(self._starts[-1])
 
     def __getitem__(self, place: int) -> Text:
-        """A text by language, possibly empty.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
+        """A text by language, possibly empty; BadRecord if broken."""
         return self.item(place)[1]
 
     def item(self, place: int) -> tuple[str, Text]:
@@ -168,7 +155,6 @@ def _language(part: str) -> tuple[str, str]:
 
 
 def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
-    """The files and data sets by language."""
     parts: dict[str, list[str | pathlib.Path]] = {}
     for language, pattern in parse(files):
         found = (
@@ -188,7 +174,7 @@ def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
 
 
 def state(files: str, field: str) -> tuple:
-    """Changes with the contents of a corpus; for a data set of the hub, only its name.
+    """Changes with a corpus's contents; for hub data sets, only with the name.
 
     Raises:
       InputError: no such file.
@@ -198,11 +184,7 @@ def state(files: str, field: str) -> tuple:
 
 
 def paths(files: str, field: str) -> list[pathlib.Path]:
-    """The files of a corpus, including those of local data sets.
-
-    Raises:
-      InputError: no such file.
-    """
+    """The files of a corpus, also of local data sets; InputError if none."""
     found = []
     for part in (part for parts in _parts(files, field).values() for part in parts):
         if isinstance(part, str):

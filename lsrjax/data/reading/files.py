@@ -15,11 +15,7 @@ VERSION = b"lsrjax.version"  # of a data set, in the metadata of its table
 
 
 def found_files(pattern: str, field: str) -> list[str]:
-    """The files that `data.files` or `dev.files` names.
-
-    Args:
-      pattern: paths, folders or glob patterns, separated by commas.
-      field: `config.data.files` or the like, for errors.
+    """The files that `data.files` or `dev.files` names, in a list with commas.
 
     Raises:
       InputError: no such file, or as `paths.files`.
@@ -48,11 +44,8 @@ def read_files(
 ) -> list[tuple[str, ParquetRows | JsonRows]]:
     """The path and the rows of each file that a pattern names.
 
-    Args:
-      pattern: as of `found_files`.
-      lists: whether a JSONL line may be a list, like ColBERT's: `[qid, pid, …]` or
-        `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
-      field: of the config, for errors.
+    With `lists`, a JSONL line may be a list, like ColBERT's: `[qid, pid, …]` or
+    `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
 
     Raises:
       InputError: no such file, or an unreadable or truncated one (named).
@@ -80,7 +73,6 @@ def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
     Args:
       names: data sets separated by commas, each a folder of `save_to_disk` or
         `hub/id:subset+subset`; without subsets, the default one.
-      split: split of each.
 
     Raises:
       InputError: the package is missing, or a data set could not be read.
@@ -109,15 +101,12 @@ def name_and_rest(text: str) -> tuple[str, str, str]:
 
 
 def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
-    """A `datasets` data set.
+    """A `datasets` data set: a memory-mapped `pyarrow.Table`, and the files behind it.
 
     Args:
       name: a folder of `save_to_disk`, a clone of a data set of the hub, or a hub id.
       subset: empty: the default one.
       split: empty: the only one.
-
-    Returns:
-      A memory-mapped `pyarrow.Table`, and the files behind it.
 
     Raises:
       InputError: the package is missing, or the data set could not be read.

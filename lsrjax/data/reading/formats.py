@@ -55,13 +55,8 @@ def recognise(
     """The format of a file, by its columns.
 
     Args:
-      names: the file's columns.
       kind: of the examples needed: "pair" or "group".
       columns: `config.data.columns`; renamed ones leave only the format they name.
-      chosen: `config.data.format`: a format, or "auto".
-      where: the file, for errors.
-      first_row: for errors.
-      field: of the config that names the data, for errors.
 
     Raises:
       InputError: no format of the kind fits, or several do.

@@ -16,10 +16,10 @@ from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.errors import InputError
 
 _OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
-_KEPT = 2**26  # bytes of files from which on an index is kept: about a second's work
-_ENDS = 2**16  # bytes at either end of a file that tell whether it has changed
-_VERSION = 2  # of what is kept
-_BROKEN = -(2**63)  # stands for the id of a text that is broken; no id has this hash
+_KEPT = 2**26  # bytes of files for which an index is kept: a second's work
+_ENDS = 2**16  # bytes hashed at either end of a file, to detect changes
+_VERSION = 2  # of the kept files
+_BROKEN = -(2**63)  # in place of a broken text's hash; no id has it
 
 
 class Index:
@@ -63,7 +63,6 @@ class Index:
         return None
 
     def _made(self) -> tuple[np.ndarray, np.ndarray]:
-        """The sorted hashes of ids, and the places of their texts."""
         hashes, places = array.array("q"), array.array("q")
         for number, file in enumerate(self._files):
             for offset, key in file.ids():
@@ -85,20 +84,15 @@ class Index:
         return hashes[order], places[order]
 
     def read(self, place: int) -> tuple[str, str]:
-        """Id and text at a place.
-
-        Raises:
-          BadRecord: the text is broken.
-        """
+        """Id and text at a place; BadRecord if broken."""
         number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 
     def _broken(self) -> list[BadRecord]:
-        """What is wrong with the texts that are broken, file by file."""
+        # The sort is stable: places of equal hashes are in order.
         first, end = np.searchsorted(
             self._hashes, np.array([_BROKEN, _BROKEN + 1], np.int64)
         )
-        # The order of hashes is stable: places of one hash are in order.
         numbers, offsets = np.divmod(self._places[first:end], 1 << _OFFSET_BITS)
         return [
             error

@@ -5,17 +5,13 @@ from typing import Any
 
 from lsrjax.data.reading.bad_records import TYPE, UTF8, BadRecord
 
-_EXACT = 2**53  # floats above it stand for several whole numbers
+_EXACT = 2**53  # above it, floats do not represent every whole number
 
 
 def as_id(value: Any, where: str) -> str:
     """An id as a string: files write the same one as 7, "7" or 7.0.
 
     A column of whole numbers becomes one of floats if a single one is missing.
-
-    Args:
-      value: the file's.
-      where: its row, for errors.
 
     Raises:
       BadRecord: not an id: null, a list, NaN, an empty text, a lone surrogate.
@@ -42,11 +38,7 @@ def as_id(value: Any, where: str) -> str:
 
 
 def check_characters(text: str, where: str) -> None:
-    """Refuses lone surrogates, which JSON can contain and no tokenizer accepts.
-
-    Raises:
-      BadRecord: the text cannot be written in UTF-8.
-    """
+    """Raises BadRecord for lone surrogates, which JSON can contain and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as e:

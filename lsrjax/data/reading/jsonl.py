@@ -18,7 +18,7 @@ from lsrjax.errors import InputError
 _BOM = b"\xef\xbb\xbf"
 _MARKED = 1024  # the line number of every 1,024th row is kept
 _CHUNK = 1 << 20  # bytes
-_LINE = 1 << 13  # bytes that are read for a line at first
+_LINE = 1 << 13  # bytes first read for a line
 _IDS = ("id", "_id", "qid", "query_id", "docid")  # columns that may name a row
 
 
@@ -26,19 +26,11 @@ class Lines:
     """A file of lines, read by offset; blank lines are left out.
 
     It is not memory-mapped: if a mapped file is truncated, a bus error ends the
-    process.
-
-    Attributes:
-      name: the file's path.
-      unit: what a line is in the file: a "line", or a "row" of an array or a table.
+    process. A line's `unit` is "line", or "row" in an array or a table.
     """
 
     def __init__(self, path: str | os.PathLike, kind: str = plain.TSV):
-        """Opens the file with `plain.opened`.
-
-        Raises:
-          InputError: it is not of lines in UTF-8, or is damaged.
-        """
+        """Opens the file; errors as of `plain.opened`."""
         self.name = str(path)
         self._file, own, numbered = plain.opened(path, kind)
         self.unit = "line" if numbered else "row"
@@ -46,11 +38,7 @@ class Lines:
         self._state = _state(self._file) if own else None
 
     def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
-        """Number (from 1), byte offset and contents of each line.
-
-        Raises:
-          InputError: the file has changed since it was opened.
-        """
+        """Number (from 1), byte offset and contents; InputError if the file changed."""
         offset = 0
         reader = io.BufferedReader(_Reader(self._file), _CHUNK)
         for number, line in enumerate(reader, start=1):
@@ -65,11 +53,7 @@ class Lines:
         return f"{self.name}, {self.unit} {number}"
 
     def at(self, offset: int) -> bytes:
-        """The line that starts at an offset, without its line break.
-
-        Raises:
-          InputError: the file has changed since it was opened.
-        """
+        """The line at an offset, without its break; InputError if the file changed."""
         # pread moves no file position, so threads do not interfere.
         size, line = _LINE, b""
         while part := os.pread(self._file.fileno(), size, offset + len(line)):
@@ -99,7 +83,6 @@ class Lines:
 
 
 def _state(file: io.FileIO) -> tuple[int, int]:
-    """Size and time of the last change."""
     stat = os.fstat(file.fileno())
     return stat.st_size, stat.st_mtime_ns
 
@@ -120,11 +103,7 @@ class _Reader(io.RawIOBase):
 
 
 class JsonRows:
-    """Rows of a JSONL file; 8 bytes of memory each.
-
-    Attributes:
-      column_names: the fields of any row.
-    """
+    """Rows of a JSONL file, 8 bytes of memory each."""
 
     def __init__(self, path: pathlib.Path, lists: bool, kind: str = plain.JSON):
         """Scans the file for its rows; a broken line is a row that cannot be read.
@@ -174,11 +153,7 @@ class JsonRows:
         return {}
 
     def row(self, index: int) -> Mapping[str, Any]:
-        """The kept fields of a row; missing ones are None.
-
-        Raises:
-          BadRecord: the line is broken.
-        """
+        """The kept fields of a row; missing ones are None. BadRecord if broken."""
         row = self._read(index)
         return {field: row.get(column) for field, column in self._fields.items()}
 
@@ -229,11 +204,7 @@ class JsonRows:
 
 
 def parse_json(line: bytes, where: str) -> Any:
-    """The value of a line of JSON.
-
-    Raises:
-      BadRecord: it is not JSON, or not in UTF-8.
-    """
+    """The value of a line of JSON; BadRecord if it is not JSON in UTF-8."""
     try:
         # From bytes, `json` would detect UTF-16 and accept lone surrogates.
         value = json.loads(line.decode())
@@ -269,11 +240,7 @@ def _values_in(line: bytes) -> int:
 
 
 def refuse_truncated(error: BadRecord, path, line: bytes) -> None:
-    """Ends the run if a broken line is the last one and lacks its line break.
-
-    Raises:
-      InputError: the file is truncated.
-    """
+    """Raises InputError for a broken last line without its line break."""
     if error.kind in (JSON, UTF8) and not line.endswith(b"\n"):
         raise InputError(
             f"{error} It is the last line and has no end: {path} is truncated: write it"

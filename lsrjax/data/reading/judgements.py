@@ -67,7 +67,6 @@ class _Header(Exception):
 
 
 def _judgement(line: bytes, where: str, header: bool) -> tuple[str, str, float]:
-    """Query, document and grade."""
     try:
         text = line.decode().rstrip("\r\n")
     except UnicodeDecodeError as e:

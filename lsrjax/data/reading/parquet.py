@@ -69,11 +69,7 @@ class ParquetRows:
     """
 
     def __init__(self, path: pathlib.Path):
-        """Opens the file.
-
-        Raises:
-          InputError: it is not a complete Parquet file.
-        """
+        """Opens the file; InputError if it is not a complete Parquet file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -93,11 +89,7 @@ class ParquetRows:
         return self._length
 
     def first_row(self) -> Mapping[str, Any]:
-        """The first row, before columns are selected.
-
-        Raises:
-          InputError: the file could not be read.
-        """
+        """The first row, before columns are selected; InputError if unreadable."""
         import pyarrow as pa
 
         try:

@@ -35,7 +35,7 @@ KNOWN = (
 # Starts a line of JSON, a text, that says why a row is bad.
 WRONG = "\0wrong: "
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
-_HEAD = 1 << 16  # bytes that tell what a file is
+_HEAD = 1 << 16  # bytes that identify a file's type
 _COPIED = 1 << 20
 
 
@@ -63,7 +63,7 @@ def kind_of(path: str | os.PathLike) -> str | None:
 
 
 def is_known(path: str | os.PathLike) -> bool:
-    """Whether the name's ending is one that is read."""
+    """Whether `kind_of` knows the extension."""
     return kind_of(path) is not None
 
 
@@ -71,7 +71,6 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[io.FileIO, bool, b
     """A file of lines, unbuffered.
 
     Args:
-      path: the file.
       kind: `TSV` for plain lines; `JSON`, whose arrays of objects become lines of
         JSON; `CSV` and `TSV_ROWS`, whose rows become lines of JSON with the names in
         the first line as keys; a row with too few or too many cells becomes a text
@@ -112,7 +111,7 @@ def opened(path: str | os.PathLike, kind: str = TSV) -> tuple[io.FileIO, bool, b
 
 
 def _copied(path, parts: Iterable[bytes]) -> io.FileIO:
-    """A temporary file of some parts, which is gone when it is closed."""
+    """An unnamed temporary file of some parts; it disappears when closed."""
     copy = tempfile.TemporaryFile(prefix="lsrjax-lines-", buffering=0)  # noqa: SIM115
     try:
         with io.BufferedWriter(io.FileIO(os.dup(copy.fileno()), "w"), _COPIED) as out:
@@ -145,7 +144,6 @@ def _unpacked(path, codec: str) -> Iterator[bytes]:
 
 
 def _check_text(path, head: bytes) -> None:
-    """Refuses anything but lines of UTF-8, by the start of the file."""
     _check_pointer(path, head)
     if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive. Unpack it.")
@@ -187,11 +185,7 @@ def _other_encoding(head: bytes) -> str | None:
 
 
 def check_fetched(path: str | os.PathLike) -> None:
-    """Refuses a Git LFS pointer, which a clone may contain instead of the data.
-
-    Raises:
-      InputError: it is one.
-    """
+    """Raises InputError for a Git LFS pointer, which a clone may have for the data."""
     try:
         with open(path, "rb") as file:
             _check_pointer(path, file.read(64))
@@ -207,7 +201,6 @@ def _check_pointer(path, head: bytes) -> None:
 
 
 def _check_one_a_line(path, head: bytes) -> None:
-    """Refuses pretty-printed JSON, except for arrays of objects."""
     if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[(?!\s*[{\]]))[ \t]*\r?\n", head):
         raise InputError(
             f"{path} is pretty-printed: its objects go over several lines. Write one"
@@ -217,7 +210,6 @@ def _check_one_a_line(path, head: bytes) -> None:
 
 
 def _elements(path, file: io.FileIO) -> list:
-    """Those of a JSON array."""
     file.seek(0)
     try:
         return json.loads(file.read().decode("utf-8-sig"))
@@ -231,7 +223,7 @@ def _elements(path, file: io.FileIO) -> list:
 def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | str]:
     """Rows of CSV, or of TSV, whose first line names the columns."""
     file.seek(0)
-    ends = "" if kind == CSV else "\n"  # the csv module tells ends by itself
+    ends = "" if kind == CSV else "\n"  # the csv module detects line ends
     text = io.TextIOWrapper(io.BufferedReader(file), "utf-8-sig", newline=ends)
     if kind == CSV:
         first = head.splitlines()[0] if head.strip() else b""
@@ -273,7 +265,7 @@ def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | s
             f"{path} is not {kind[:3].upper()} in UTF-8 ({e}). Write it again."
         ) from e
     finally:
-        text.detach().detach()  # the file stays the caller's
+        text.detach().detach()  # the caller closes the file
 
 
 def _check_names(path, names: list[str]) -> None:

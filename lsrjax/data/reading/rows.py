@@ -73,11 +73,7 @@ class _Records:
     """Rows of tables, one table after the other."""
 
     def __init__(self, tables: Sequence[tuple[str, Any]]):
-        """Takes pairs of a name for errors and a table.
-
-        Raises:
-          InputError: no rows.
-        """
+        """Takes pairs of a name for errors and a table; InputError without rows."""
         parts: list[tuple[str, Any]] = [
             (name, ArrowRows(table) if hasattr(table, "to_batches") else table)
             for name, table in tables
@@ -92,40 +88,30 @@ class _Records:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of tables that are data sets of a library, by name."""
         known = [(name, getattr(part, "metadata", {})) for name, part in self._parts]
         return {name: m[VERSION].decode() for name, m in known if VERSION in m}
 
     @property
     def columns(self) -> list[tuple[str, list[str]]]:
-        """The name and columns of each table."""
         return [(name, part.column_names) for name, part in self._parts]
 
     def first_row(self, place: int) -> Mapping[str, Any]:
-        """The first row of a table."""
         try:
             return self._parts[place][1].first_row()
         except UnicodeDecodeError as e:
             return {"not UTF-8": str(e)}
 
     def select(self, fields: Sequence[Mapping[str, str]]) -> None:
-        """Keeps some columns of each table, named by their fields."""
         for (_, part), chosen in zip(self._parts, fields, strict=True):
             part.select(chosen)
 
     def values(self, field: str) -> list:
-        """A field of all rows."""
         return [value for _, part in self._parts for value in part.values(field)]
 
     def __len__(self) -> int:
         return sum(len(part) for _, part in self._parts)
 
     def row(self, index: int) -> tuple[str, Mapping[str, Any]]:
-        """A row's name for errors, and its fields.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
         name, part, number = self._at(index)
         where = f"{name}, row {number} (the first is 0)"
         try:
@@ -136,7 +122,6 @@ class _Records:
             ) from e
 
     def place(self, index: int) -> dict[str, Any]:
-        """Where a row is, for messages: file, row, and contents."""
         name, part, number = self._at(index)
         place = {"file": name, "row": number}
         if isinstance(part, JsonRows):
@@ -149,13 +134,12 @@ class _Records:
         return place | key | {"excerpt": str(dict(row))[:SHOWN]}
 
     def _at(self, index: int) -> tuple[str, Any, int]:
-        """The name of a row's table, the table, and the row's number in it."""
         place = bisect.bisect_right(self._starts, index) - 1
         return *self._parts[place], index - self._starts[place]
 
 
 class _Unread(Corpus):
-    """Stands for a corpus: it has a text of every id in all of its languages."""
+    """Stands in for a corpus, with a text for every id in all of its languages."""
 
     def __init__(self, corpus: Corpus | None):
         languages = (ANY,) if corpus is None else corpus.languages
@@ -192,15 +176,11 @@ class Rows:
         Args:
           tables: each one's name for errors, and a `pyarrow.Table`, or `ParquetRows`,
             `JsonRows` or `TfdsRows`.
-          kind: "pair" or "group".
           columns: the tables' names for the fields `english`, `translation`,
             `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
             (groups).
           format: a name of `FORMATS`, or "auto" to recognise it by the columns.
-          lookup: texts by id and options for scores.
-          scores: whether to read the teacher's scores.
           bad_judgements: the errors of judgements that the rows were made of.
-          field: of the config that names the data, for errors.
 
         Raises:
           InputError: no rows, columns of no format or of several, a column that only
@@ -240,7 +220,7 @@ class Rows:
                 f" {self._lookup.min_label} or more)"
             )
         if self.format in ("colbert", "tevatron_ids", "beir"):
-            assert self._lookup.corpus  # which these need
+            assert self._lookup.corpus  # these formats need it
             self.description += f" (texts of {self._lookup.corpus.name})"
 
     def __len__(self) -> int:
@@ -251,17 +231,13 @@ class Rows:
         return self._read(row, where, self._lookup)
 
     def peek(self, index: int) -> Pair | Group:
-        """The example, with texts by id not looked up.
-
-        Raises:
-          BadRecord: something else in it is bad.
-        """
+        """The example, with texts by id not looked up; BadRecord if bad otherwise."""
         where, row = self._records.row(self._number(index))
         return self._read(row, where, self._blind)
 
     @property
     def documents(self) -> Items[Text]:
-        """The whole corpus that the rows' ids are of, or that goes with them."""
+        """The whole corpus that the rows refer to, or that accompanies them."""
         corpus = self._lookup.corpus
         return () if corpus is None else corpus.documents
 
@@ -271,14 +247,10 @@ class Rows:
         return FORMATS[self.format].judged is not None
 
     def judged(self, index: int) -> tuple[str, Text, dict[str, float]]:
-        """A row of ids: its name, the query, and the grades of documents by id.
-
-        Raises:
-          BadRecord: it cannot be read.
-        """
+        """A row of ids: its name, the query, and grades by id; or BadRecord."""
         where, row = self._records.row(self._number(index))
         judged = FORMATS[self.format].judged
-        assert judged  # where `by_id`
+        assert judged  # true with `by_id`
         return where, *judged(row, where, self._lookup)
 
     @property
@@ -291,7 +263,6 @@ class Rows:
         return self._records.place(self._number(index))
 
     def _number(self, index: int) -> int:
-        """The row number of an example."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return index if self._kept is None else int(self._kept[index])
@@ -300,7 +271,7 @@ class Rows:
 def _recognised(
     records, kind, columns, format, field
 ) -> tuple[str, list[dict[str, str]]]:
-    """The tables' format, and each one's fields: the same, but for the language."""
+    """The tables' format, and each one's fields, which may differ in the language."""
     formats: list[str] = []
     known: list[dict[str, str]] = []
     for place, (name, found) in enumerate(records.columns):

@@ -80,7 +80,6 @@ def _as_list(value: Any, where: str, field: str) -> list:
 
 
 def _label(value: Any, where: str, field: str) -> str:
-    """An optional text."""
     if value is not None and not isinstance(value, str):
         raise BadRecord(
             TYPE, f"{where}: field {field!r} is {value!r:.80}; a text is needed."
@@ -108,11 +107,9 @@ def _numbers(values: Sequence, where: str) -> list[float]:
 
 
 def named(needs: Mapping[str, Sequence[str]], optional=()):
-    """Field -> column, if each needed field has one of its names.
+    """Field -> column, if each needed field has one of its names, the first that fits.
 
-    Args:
-      needs: field to possible names of its column; the first one found counts.
-      optional: fields that a file may lack, under their own names.
+    A file may lack `optional` fields, which have their own names.
     """
 
     def fields(names, columns):
@@ -135,7 +132,7 @@ DEFAULTS["translation"] = "non_english"
 
 
 def score_columns(text: str) -> list[str]:
-    """The columns of `"a_pos,b_pos"`, one for each teacher."""
+    """The columns that `columns.pos_scores` or `neg_scores` names."""
     return [name.strip() for name in text.split(",")]
 
 
@@ -165,7 +162,6 @@ def renamed_fields(kind: str):
 
 
 def _part(field: str, teacher: int) -> str:
-    """The field of a teacher's scores."""
     return f"{field}.{teacher}" if teacher else field
 
 
@@ -175,7 +171,7 @@ def milco(row, where, lookup) -> Group:
     negatives = _texts(row.get("neg"), where, "neg")
     query = {ANY: wording(row["query"], where, "query")}
     if not positives:
-        return _group(where, query, positives, negatives)  # an error
+        return _group(where, query, positives, negatives)  # raises
     sizes = {"pos_scores": len(positives), "neg_scores": len(negatives)}
     teachers = 1 + max((int(f.split(".")[1]) for f in row if "." in f), default=0)
     scores = [_teacher(row, i, sizes, where) for i in range(teachers)]
@@ -204,7 +200,6 @@ def _scores(value: Any, where: str, field: str) -> list:
 
 
 def _teacher(row, teacher: int, sizes: Mapping[str, int], where: str):
-    """One teacher's checked scores of positives and negatives, or None."""
     names = [_part(field, teacher) for field in sizes]
     if all(row.get(name) is None for name in names):
         return None
@@ -261,7 +256,6 @@ def _passages(row, field: str, where: str) -> list[Text]:
 
 
 def _of_equal_lists(values) -> bool:
-    """Whether the values are lists of one length."""
     values = list(values)
     return all(isinstance(v, list) for v in values) and len(set(map(len, values))) == 1
 
@@ -437,8 +431,6 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
     Args:
       labels: of all rows; null and those below `lookup.min_label` are left out. Those
         that are not numbers remain: reading such a row is an error.
-      lookup: has the least label.
-      where: the data, for errors.
 
     Raises:
       InputError: no label is a number, or none is high enough.

@@ -40,14 +40,7 @@ class Ensemble:
     weights: Sequence[float] = ()
 
     def combine(self, scores_TN: np.ndarray) -> np.ndarray:
-        """The weighted mean over teachers of their normalized scores.
-
-        Args:
-          scores_TN: of T teachers and N documents.
-
-        Returns:
-          [N] float32.
-        """
+        """The weighted mean [N] float32 of T teachers' normalized scores."""
         normal = NORMALIZATIONS[self.normalization](np.asarray(scores_TN, np.float64))
         weights = self.weights or None
         return np.average(normal, axis=0, weights=weights).astype(np.float32)

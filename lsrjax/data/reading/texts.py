@@ -19,22 +19,20 @@ from lsrjax.errors import InputError
 DATASETS = "datasets:"
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
-# Names in a first line of TSV, in any case.
+# Names in the header of a TSV file, in any case.
 _ID_NAMES = (
     *ID_FIELDS,
     *("docno", "doc-id", "corpus-id", "corpus_id", "query-id"),
     *("passage_id", "document_id", "text_id", "#id"),
 )
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
-_SAMPLE = 1024  # lines of TSV that tell how many cells a line has
+_SAMPLE = 1024  # lines of TSV that decide the number of cells
 
 
 def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     """Id and text of each of a file's texts, in its order; a text may be empty.
 
-    Args:
-      path: a file as of a corpus; or .txt, with a text per line, whose ids are the line
-        numbers from 0.
+    In a .txt file each line is a text, and its number from 0 the id.
 
     Raises:
       InputError: no such file, an unknown type, or a text or id that cannot be read.
@@ -78,7 +76,7 @@ def with_title(title: Any, text: Any) -> Any:
 
 
 def open_texts(path: str | pathlib.Path):
-    """The texts of a file, or of `datasets:…`, as an `Index` needs them.
+    """The texts of a file or of `datasets:…`, for an `Index`.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
@@ -98,8 +96,6 @@ def open_texts(path: str | pathlib.Path):
 
 
 class _LineTexts:
-    """A file with one text per line."""
-
     def __init__(self, path: pathlib.Path, kind: str):
         self.name, self.paths = str(path), [path]
         self._lines = Lines(path, kind)
@@ -112,7 +108,6 @@ class _LineTexts:
         return (line for line in self._lines if line[0] != self._header)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each line."""
         for number, _, line in self._rows():
             try:
                 yield self._parse(line, self._lines.where(number))
@@ -131,7 +126,6 @@ class _LineTexts:
             yield offset, key
 
     def bad(self, offsets: Sequence[int]) -> Iterator[BadRecord]:
-        """The errors of the lines at ascending offsets."""
         number, at = 1, 0
         for offset in offsets:
             number, at = number + self._lines.ends(at, offset), offset
@@ -145,7 +139,6 @@ class _LineTexts:
                 yield BadRecord(e.kind, str(e), place)
 
     def read(self, offset: int) -> tuple[str, str]:
-        """Id and text of the line at an offset."""
         return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
 
 
@@ -161,18 +154,9 @@ def _json_text(line: bytes, where: str) -> tuple[str, str]:
 
 
 class _Cells:
-    """Parses TSV lines: id, text and optionally title, or as the header says.
-
-    Attributes:
-      header: line number of the header; 0 without one.
-    """
+    """Parses TSV lines: id, text and optionally title, or as the header says."""
 
     def __init__(self, lines: Lines):
-        """Inspects the first lines.
-
-        Raises:
-          InputError: the header names no text.
-        """
         sample = [
             (number, self._split(line))
             for number, _, line in itertools.islice(lines, _SAMPLE)
@@ -187,11 +171,6 @@ class _Cells:
             self._most = len(sample[0][1])
 
     def __call__(self, line: bytes, where: str) -> tuple[str, str]:
-        """Id and text of a line.
-
-        Raises:
-          BadRecord: it is not UTF-8, or has too few or too many cells.
-        """
         try:
             cells = line.decode().rstrip("\r\n").split("\t")
         except UnicodeDecodeError as e:
@@ -235,7 +214,6 @@ def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
 
 
 def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
-    """The names of the id's and the text's column."""
     chosen = []
     for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
         found = [name for name in known if name in names]
@@ -258,8 +236,6 @@ def _checked(text: Any, where: str) -> str:
 
 
 class _TableTexts:
-    """Texts of the rows of a table."""
-
     def __init__(self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence):
         self.name, self.paths, self._rows = name, paths, rows
         names = rows.column_names
@@ -268,11 +244,9 @@ class _TableTexts:
         rows.select({"id": key, "text": text} | title)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Id and text of each row."""
         return map(self.read, range(len(self._rows)))
 
     def ids(self) -> Iterator[tuple[int, str | None]]:
-        """Row number and id of each row; no id if it is broken."""
         for row, key in enumerate(self._rows.values("id")):
             # A broken text is found when it is read.
             try:
@@ -281,7 +255,6 @@ class _TableTexts:
                 yield row, None
 
     def bad(self, numbers: Sequence[int]) -> Iterator[BadRecord]:
-        """The errors of some rows."""
         for number in numbers:
             try:
                 self.read(number)
@@ -290,7 +263,6 @@ class _TableTexts:
                 yield BadRecord(e.kind, str(e), place)
 
     def read(self, number: int) -> tuple[str, str]:
-        """Id and text of a row."""
         where = f"{self.name}, row {number} (the first is 0)"
         try:
             row = self._rows.row(number)

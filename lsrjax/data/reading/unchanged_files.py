@@ -17,18 +17,13 @@ from lsrjax.data.sources import beir_files, beir_folder
 from lsrjax.errors import InputError
 
 FILE = "data.json"
-_WHOLE = 2**26  # bytes of a file from which on it is read in part
+_WHOLE = 2**26  # bytes; larger files are read in part
 _END, _BLOCK, _BLOCKS = 2**20, 2**16, 64
 _SHOWN = 5  # differences in the error
 
 
 def check_files(path: pathlib.Path, data, dev) -> None:
     """Compares the files of a stage with its manifest, or creates the manifest.
-
-    Args:
-      path: of the manifest.
-      data: the stage's `data`.
-      dev: the stage's `dev`.
 
     Raises:
       InputError: a file that has changed, is truncated, missing or new.
@@ -42,10 +37,6 @@ def check_files(path: pathlib.Path, data, dev) -> None:
 
 def check_versions(path: pathlib.Path, sources: Sequence) -> None:
     """Compares the versions of libraries' data sets with the manifest, or adds them.
-
-    Args:
-      path: of the manifest.
-      sources: opened sources.
 
     Raises:
       InputError: another version or fingerprint.
@@ -113,7 +104,6 @@ def digest(path: str | pathlib.Path) -> str:
 
 
 def _files(data, dev) -> Iterator[str]:
-    """The data files that a stage's config names, in the order of its fields."""
     sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
     for where, own in (sets or {"config.data": data}).items():
         yield from _rows(own, where)
@@ -136,7 +126,7 @@ def _rows(own, where: str) -> Iterator[str]:
             name = tables.name_and_rest(named.strip())[0]
             root = pathlib.Path(paths.local(name, f"{where}.dataset"))
             for path in sorted(root.rglob("*")) if root.is_dir() else ():
-                # A clone's .git is none of its data.
+                # A clone's .git is not part of its data.
                 if not any(p.startswith(".") for p in path.relative_to(root).parts):
                     yield str(path)
 
@@ -155,7 +145,6 @@ def _state(name: str) -> dict:
 
 
 def _changes(before: Mapping, found: Mapping) -> Iterator[str]:
-    """The differences, in words."""
     for name in sorted(before.keys() | found.keys()):
         if name not in found:
             yield f"{name} is missing"

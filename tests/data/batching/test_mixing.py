@@ -146,6 +146,15 @@ def pairs(count, name):
     return InMemory([Pair(f"{name}{i}", "a", "b", "de") for i in range(count)])
 
 
+def test_sets_of_one_size_have_orders_of_their_own():
+    order = MixedOrder([50, 50], 10, 3, weights=[1.0, 1.0], one=True)
+    drawn = [example for batch in range(10) for _, example in order[batch]]
+    first = [example for example in drawn if example < 50]
+    second = [example - 50 for example in drawn if example >= 50]
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+
+
 def test_concatenated():
     source = Concatenated([pairs(3, "a"), pairs(1, "b"), pairs(2, "c")])
     ids = [source[i].id for i in range(len(source))]

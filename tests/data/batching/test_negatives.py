@@ -88,6 +88,10 @@ def test_margins_are_balanced():
     chosen = [row[2:] for row in draws(Choice("margin_bins", bins=5), example, 3, 4000)]
     found = shares(chosen, 1)
     np.testing.assert_allclose(found[8:], 1 / 3 / 3 + 1 / 3 / 2, atol=0.03)
+    # The largest margin is in the last bin, with 8.5.
+    ends = group([10.0], [10.0, 1.5, 0.0])
+    chosen = [r[1:] for r in draws(Choice("margin_bins", bins=5), ends, 2, 2000)]
+    np.testing.assert_allclose(shares(chosen, 1), [1 / 2, 1 / 4, 1 / 4], atol=0.04)
     # Negatives that all score the same are one bin.
     same = group([3.0], [1.0] * 6)
     found = shares([r[1:] for r in draws(Choice("margin_bins"), same, 2, 2000)], 1)

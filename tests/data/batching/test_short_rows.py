@@ -7,6 +7,7 @@ import pytest
 
 from lsrjax.cli import doctor_checks
 from lsrjax.config.fields import get_default
+from lsrjax.data import sources
 from lsrjax.data.batching.negatives import Choice
 from lsrjax.data.examples import Group, InMemory
 from lsrjax.data.reading import bad_records
@@ -85,9 +86,9 @@ def test_rows_of_ids_are_counted_without_their_texts(tmp_path, monkeypatch):
         for i in range(COUNT)
     ]
     asked = []
-    real = stage_data.sources.Corpus.get
+    real = sources.Corpus.get
     monkeypatch.setattr(
-        stage_data.sources.Corpus,
+        sources.Corpus,
         "get",
         lambda self, key, where: asked.append(key) or real(self, key, where),
     )
@@ -142,9 +143,9 @@ def test_scores_made_by_the_teacher_may_leave_too_few(tmp_path):
     corpus, negatives = [{"en": "a"}, {"en": "b"}], np.tile([0, 1], (COUNT, 1))
     scored = WithNegatives(InMemory(groups), corpus, negatives, scores)
     config = stage(tmp_path, [], negative_margin=0.5)
-    check = stage_data._documents(config, own=True)
+    check = stage_data.documents(config, own=True)
     bad = BadRecords(tmp_path)
-    source = stage_data._guarded(config, bad, scored, "", True, check)
+    source = stage_data.guarded(config, bad, scored, "", True, check)
     source.look_through()
     assert named(tmp_path) == {5: "too few negatives"}
     assert source[5].id != "5"

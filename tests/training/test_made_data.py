@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsrjax.config.fields import get_default
-from lsrjax.training import stage_data
+from lsrjax.training import made_data
 
 
 class Notes(list):
@@ -21,7 +21,7 @@ def kept(path, key, value, notes):
         return {"a": np.array([value])}
 
     made = []
-    found = stage_data._kept(path, ("a",), make, key, notes)["a"]
+    found = made_data._kept(path, ("a",), make, key, notes)["a"]
     return found.tolist(), bool(made)
 
 
@@ -82,7 +82,7 @@ def other_threads(config, manifest, models):
 def test_the_key_is_of_data_fields_and_models(tmp_path, change, differs):
     def key():
         (tmp_path / "data.json").write_text(json.dumps(manifest))
-        return stage_data._made_from(config, ("prepare", "data"), tmp_path, models)
+        return made_data._made_from(config, ("prepare", "data"), tmp_path, models)
 
     config = get_default()
     manifest = {"files": {"rows.jsonl": {"digest": "one", "mtime": 1.0}}}

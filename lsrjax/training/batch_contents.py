@@ -1,0 +1,119 @@
+"""What a batch of a stage holds, from the stage's config."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsrjax.config.fields import language_weights
+from lsrjax.data.batching import mixing
+from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.errors import InputError
+from lsrjax.losses import objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a batch of a stage holds.
+
+    Attributes:
+      objective: the weighted sum of its losses, parsed.
+      languages: those that the log tells apart; none where it does not.
+      repeats: of an example in a batch: once in each language, in round robin.
+    """
+
+    config: Any
+    objective: objective.Objective
+    languages: tuple[str, ...]
+    repeats: int
+
+    @classmethod
+    def of(cls, config) -> "Contents":
+        """Parses a stage's config."""
+        data, loss = config.data, objective.of(config.loss)
+        told_apart = config.log.health and "document" in loss.texts
+        repeats = 1
+        if data.mixing == "round_robin":
+            weights = language_weights(data.document_languages, "document_languages")
+            repeats = len(weights)
+        languages = mixing.languages(data) if told_apart else ()
+        return cls(config, loss, languages, repeats)
+
+    @property
+    def kind(self) -> str:
+        """Of the examples: "pair" or "group"."""
+        return self.objective.kind
+
+    @property
+    def has_views(self) -> bool:
+        """Whether a frozen teacher's views are what the student imitates."""
+        return "views" in self.objective.targets
+
+    @property
+    def entries(self) -> int:
+        """Examples, each once, in however many languages it is shown."""
+        return self.config.batch_size // self.repeats
+
+    @property
+    def texts(self) -> dict[str, int]:
+        """Texts of an example that the student encodes, by name."""
+        group = self.config.data.group_size
+        return {
+            name: group if name == "document" else 1 for name in self.objective.texts
+        }
+
+    @property
+    def length_fields(self) -> list[str]:
+        """The fields of `config.data` that cut its texts."""
+        return ["document_length"] if self.has_views else list(_LENGTHS)
+
+    @property
+    def targets(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of what there is beside the texts, by name."""
+        B, G = self.config.batch_size, self.config.data.group_size
+        shapes = self.objective.arrays(B, G)
+        if self.languages:
+            shapes["query_language"] = jax.ShapeDtypeStruct((B,), jnp.int32)
+            shapes["document_language"] = jax.ShapeDtypeStruct((B, G), jnp.int32)
+        return shapes
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of a stage: `steps`, or `epochs` over the examples."""
+        config = self.config
+        if config.steps:
+            return config.steps
+        shown = config.batch_size // self.entries * examples
+        return max(int(np.ceil(config.epochs * shown / config.batch_size)), 1)
+
+
+_LENGTHS = ("query_length", "document_length")
+
+
+def check_batch(config, devices: int) -> None:
+    """Checks that a stage's batch divides over the mesh's `data` axis.
+
+    Raises:
+      InputError: it does not.
+    """
+    size = config.batch_size
+    if size % devices:
+        near = sorted(
+            {size // devices * devices or devices, -(-size // devices) * devices}
+        )
+        raise InputError(
+            f"config.batch_size is {size}, which does not divide over the {devices}"
+            f" devices of config.mesh.data. Take {' or '.join(map(str, near))}."
+        )
+
+
+def slots_of(batch: dict) -> int:
+    """Tokens of the student's texts in a batch, with padding."""
+    return sum(part["ids"].size for part in parts_of(batch))
+
+
+def parts_of(batch: dict) -> list[dict]:
+    """The parts of the student's texts in a batch, of queries cut apart as well."""
+    cuts = [batch[name] for name in (QUERIES, STUDENT) if name in batch]
+    return [part for cut in cuts for part in cut["parts"]]

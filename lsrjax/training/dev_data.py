@@ -1,0 +1,90 @@
+"""What a stage is evaluated on while it is trained."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from lsrjax.checkpoint import saved_model
+from lsrjax.config.fields import language_weights
+from lsrjax.data import sources
+from lsrjax.data.examples import ANY
+from lsrjax.errors import InputError
+from lsrjax.initial.build_student import Student
+from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+
+
+def dev_source(config, kind: str):
+    """The held-out examples that a stage's config names.
+
+    Args:
+      kind: of the training examples, "pair" or "group".
+    """
+    data = config.data.copy_and_resolve_references()
+    fields = ("source", "files", "dataset", "split", "format")
+    with data.unlocked():
+        data.update({field: config.dev[field] for field in fields})
+    # The embedded data knows the documents behind its pairs.
+    kind = "group" if data.source == "debian" else kind
+    try:
+        return sources.open_source(data, kind, held_out=True)
+    except InputError as error:
+        # What is read knows its fields as those of data.
+        named = re.sub(
+            rf"config\.data\.({'|'.join(fields)})\b", r"config.dev.\1", str(error)
+        )
+        raise type(error)(named) from error
+
+
+def dev_examples(config, kind: str) -> int:
+    """How many held-out examples a stage's config names; the first one is read.
+
+    Args:
+      kind: as in `dev_source`.
+
+    Raises:
+      InputError: they cannot be read.
+    """
+    dev = dev_source(config, kind)
+    if getattr(dev, "by_id", False):
+        # A query that nothing is relevant to can be evaluated on, not trained on.
+        dev.judged(0)
+    else:
+        dev[0]
+    return len(dev)
+
+
+def evaluation(
+    config, kind: str, student: Student, poll: Callable[[], None]
+) -> Callable[[dict], dict[str, float]] | None:
+    """The function from parameters to dev metrics, or None without dev data.
+
+    Args:
+      kind: as in `dev_source`.
+      student: what the parameters are of.
+      poll: called ahead of each batch that is encoded.
+    """
+    if not config.dev.source:
+        return None
+    weights = language_weights(config.data.query_languages, "query_languages")
+    task = dev_task(
+        dev_source(config, kind),
+        config.dev.queries,
+        # A query of unstated language counts in any case, as it does in training.
+        lambda language: (
+            language == ANY or weights.get(language, weights.get(ANY, 0.0)) > 0
+        ),
+    )
+    idle = Searcher.of(
+        saved_model.SavedModel(
+            student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
+        ),
+        config,
+        poll,
+    )
+
+    def evaluate(params):
+        return dev_metric(
+            task, dataclasses.replace(idle, params=params), config.dev.metric
+        )
+
+    return evaluate

@@ -1,0 +1,40 @@
+"""Going back to the last checkpoint after a bad step, and on without its batch."""
+
+import functools
+
+from lsrjax.errors import TrainingFailed
+from lsrjax.training import stage_parts
+from lsrjax.training.bad_steps import BadNumbers
+from lsrjax.training.left_out import leave_out, left_out
+from lsrjax.training.saved_states import States
+from lsrjax.training.stage_parts import Run, Stage
+
+
+def roll_back(stage: Stage, states: States, run: Run, found: BadNumbers) -> None:
+    """Leaves the batch of a bad step out, where the config says so.
+
+    Raises:
+      BadNumbers: it does not.
+      TrainingFailed: too many have been left out.
+    """
+    states.wait()
+    try:
+        states.look_again()
+        restore = functools.partial(stage_parts.initial_state, stage)
+        stage.post_mortem.write(states.checkpoint(restore), found)
+    except Exception as error:
+        # It must not hide what it is about.
+        run.tracker.note(f"  {found} There is no post-mortem: {error}")
+    most = stage.config.numbers.most
+    if stage.config.numbers.policy != "roll_back":
+        raise found
+    if len(left_out(stage.folder)) >= most:
+        raise TrainingFailed(
+            f"{found} {most} batches have been left out already, and config.numbers"
+            f".most is {most}."
+        )
+    without = leave_out(stage.folder, found.step)
+    run.tracker.stage_end()
+    run.tracker.note(
+        f"  Goes back to the last checkpoint, without the batches {without}."
+    )

@@ -1,0 +1,96 @@
+"""The training batches of a stage, from its config."""
+
+import functools
+
+import jax
+
+from lsrjax.config.fields import language_weights
+from lsrjax.data.batching import loader
+from lsrjax.data.batching.drawing import GroupBatches, PairBatches
+from lsrjax.data.batching.negatives import choice_of
+from lsrjax.data.tokenization import TextField, TextTokenizer
+from lsrjax.distributed import processes, sharding
+from lsrjax.errors import InputError
+from lsrjax.training.batch_contents import Contents
+
+
+def batches(
+    name: str,
+    contents: Contents,
+    source,
+    order,
+    student,
+    teacher,
+    mesh: jax.sharding.Mesh,
+) -> loader.Batches:
+    """The training batches.
+
+    Args:
+      contents: of a batch.
+      order: which of them make up which batch.
+      student: a model's spec and tokenizer.
+      teacher: likewise, of views; or None.
+
+    Raises:
+      InputError: texts longer than the model takes.
+    """
+    config, data = contents.config, contents.config.data
+    make: PairBatches | GroupBatches
+    if contents.has_views:
+        make = PairBatches(
+            _text_field(data, "document_length", student),
+            _text_field(data, "document_length", teacher),
+        )
+    else:
+        targets = contents.objective.targets
+        make = GroupBatches(
+            query=_text_field(data, "query_length", student),
+            document=_text_field(data, "document_length", student),
+            group_size=data.group_size,
+            mixing=data.mixing,
+            query_languages=language_weights(data.query_languages, "query_languages"),
+            document_languages=language_weights(
+                data.document_languages, "document_languages"
+            ),
+            with_scores="scores" in targets,
+            with_keys="keys" in targets,
+            choice=choice_of(data),
+            roles_apart=student.spec.roles_apart,
+            languages=contents.languages,
+        )
+    return loader.Batches(
+        source,
+        order,
+        make,
+        apart=data.unique_texts,
+        devices=mesh.shape[sharding.DATA],
+        rows=sharding.local_rows(mesh),
+        parts=data.length_parts,
+        multiple=data.length_multiple,
+        chunk=config.memory.encode_chunk,
+        agree=functools.partial(processes.largest, f"shapes of {name}"),
+    )
+
+
+def _text_field(data, length: str, model) -> TextField:
+    check_length(data, length, model.spec.encoder.max_length)
+    tokenizer, role = TextTokenizer(model.tokenizer), length.removesuffix("_length")
+    return TextField.of(model.spec, tokenizer, role, data[length])
+
+
+def check_length(data, field: str, limit: int) -> None:
+    """Refuses texts of more tokens than a model takes.
+
+    Args:
+      data: a stage's `data`.
+      field: of it, "query_length" or "document_length".
+      limit: of the model, in tokens.
+
+    Raises:
+      InputError: names the field.
+    """
+    if data[field] > limit:
+        raise InputError(
+            f"config.data.{field} is {data[field]}, but the model takes at most"
+            f" {limit} tokens. Lower it."
+        )

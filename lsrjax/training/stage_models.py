@@ -1,0 +1,98 @@
+"""The models that a stage opens: its student, and what it learns from."""
+
+import dataclasses
+import pathlib
+
+import jax
+
+from lsrjax.checkpoint import saved_model
+from lsrjax.convert import open_model
+from lsrjax.distributed import processes, sharding
+from lsrjax.errors import InputError
+from lsrjax.initial import build_student, term_statistics
+from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.training.batch_contents import Contents
+
+
+def open_student(
+    config, workdir: pathlib.Path, folder: pathlib.Path
+) -> build_student.Student:
+    """The retriever before training; writes its config and its tokenizers.
+
+    Args:
+      workdir: the run's folder, in which the models of earlier stages are.
+    """
+    student = build_student.student(
+        config, lambda reference: open_model.open_model(reference, workdir)
+    )
+    if processes.is_first():
+        saved_model.write_model_files(
+            folder, student.spec, student.tokenizer, student.pivot_tokenizer
+        )
+    return student
+
+
+def idf_of(config, student: build_student.Student, source):
+    """[V] of the terms of each view in the examples; None: no regularizer takes it."""
+    if not REGULARIZERS[config.regularizer.name].idf:
+        return None
+    return term_statistics.idf_of_views(
+        student.spec, student.tokenizer, student.pivot_tokenizer, source
+    )
+
+
+def open_teacher(
+    contents: Contents, student, workdir: pathlib.Path, mesh: jax.sharding.Mesh
+) -> saved_model.SavedModel | None:
+    """The teacher of a stage's config, on the devices; None without.
+
+    Args:
+      contents: of the stage's batches.
+      student: the spec of who learns from it.
+      workdir: the run's folder, in which the models of earlier stages are.
+
+    Raises:
+      InputError: it gives views that the student cannot imitate.
+    """
+    config = contents.config
+    if not config.teacher.model:
+        return None
+    teacher = open_model.open_model(
+        config.teacher.model, workdir, cross_encoder=not contents.has_views
+    )
+    if contents.has_views:
+        check_teacher(student, teacher.spec, teacher.name)
+    return placed(config, teacher, mesh)
+
+
+def placed(config, model: saved_model.SavedModel, mesh) -> saved_model.SavedModel:
+    """A model on the devices of a mesh, as a stage's config divides it."""
+    layout = sharding.layout_of(model.spec, model.params, mesh, config.mesh.fsdp)
+    params = sharding.place(model.params, layout.shardings(model.params))
+    return dataclasses.replace(model, params=params)
+
+
+def check_teacher(spec, teacher, name: str) -> None:
+    """Refuses a teacher of views whose views a student cannot imitate.
+
+    Args:
+      teacher: the teacher's spec.
+      name: the teacher's.
+
+    Raises:
+      InputError: says how they differ.
+    """
+    if teacher.towers == "separate":
+        raise InputError(
+            f"config.teacher.model: {name} has separate towers for queries and"
+            " documents; the views of a text that is neither need a model with shared"
+            " ones."
+        )
+    if spec.head != "milco":
+        return
+    size = teacher.encoder.vocab_size
+    if size != spec.pivot_vocab_size:
+        raise InputError(
+            f"config.teacher.model: {name} has {size} terms, the student's"
+            f" pivot head {spec.pivot_vocab_size}; alignment needs the same vocabulary."
+        )

@@ -1,0 +1,99 @@
+"""The numbers of the steps: read late and judged; steps per second."""
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+
+from lsrjax.errors import TrainingFailed
+from lsrjax.training import bad_steps, collapse
+from lsrjax.training.bad_steps import BadNumbers
+from lsrjax.training.stage_parts import Run, Stage
+
+
+class Numbers:
+    """The numbers of the steps, read late and judged."""
+
+    def __init__(self, stage: Stage, run: Run):
+        """Nothing is in flight yet."""
+        self._stage, self._run = stage, run
+        self._watch = collapse.Watch(stage.views)
+        self._in_flight: collections.deque[tuple[int, dict, int]] = collections.deque()
+
+    def add(self, step: int, metrics: dict, slots: int) -> None:
+        """Takes a step that was dispatched; `slots` are its tokens with padding."""
+        self._in_flight.append((step, metrics, slots))
+
+    def read(
+        self, state: dict, in_flight: int
+    ) -> Iterator[tuple[int, dict[str, float], int]]:
+        """Waits for steps until `in_flight` of them are left.
+
+        Args:
+          state: the latest, for the post-mortem of a step that was skipped.
+          in_flight: steps.
+
+        Yields:
+          The step, its numbers, and its slots.
+
+        Raises:
+          BadNumbers, TrainingFailed: see `lsrjax.training.loop.train`.
+        """
+        stage = self._stage
+        while len(self._in_flight) > in_flight:
+            step, metrics, slots = self._in_flight.popleft()
+            values = collapse.as_floats(metrics, stage.contents.languages)
+            self._run.progress.forward()
+            if error := bad_steps.judge(step, values, stage.config):
+                raise BadNumbers(error, step, values)
+            if values.pop("bad", 0):
+                said = f"{bad_steps.described(step, values)} It was skipped."
+                stage.post_mortem.write(state, BadNumbers(said, step, values))
+                values = {k: v for k, v in values.items() if math.isfinite(v)}
+            else:
+                last = step == stage.total_steps
+                for text in self._watch.dense_now(values, last):
+                    self._run.tracker.note(f"  Step {step:,}: {text}")
+                if lost := self._watch.look(values, last):
+                    raise TrainingFailed(f"Step {step}: {lost}")
+            values.pop("in_a_row", None)
+            yield step, values, slots
+
+
+@dataclasses.dataclass
+class Clock:
+    """Examples and tokens, in total and since the last reading.
+
+    Attributes:
+      started: when the current reading began, seconds of `time.monotonic`.
+      examples: since then.
+      tokens: since then, without padding.
+      all_tokens: in total, without padding.
+      all_slots: in total, with padding.
+    """
+
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    examples: int = 0
+    tokens: int = 0
+    all_tokens: int = 0
+    all_slots: int = 0
+
+    def count(self, examples: int, tokens: int, slots: int) -> None:
+        """Adds a finished step: its tokens without padding, and with it."""
+        self.examples += examples
+        self.tokens += tokens
+        self.all_tokens += tokens
+        self.all_slots += slots
+
+    def read(self) -> dict[str, float]:
+        """Rates per second since the last reading; the share of padding in total."""
+        seconds = time.monotonic() - self.started
+        rates = {
+            "examples_per_s": self.examples / seconds,
+            "tokens_per_s": self.tokens / seconds,
+            "padding": 1 - self.all_tokens / self.all_slots,
+        }
+        self.started += seconds
+        self.examples = self.tokens = 0
+        return rates

@@ -1,0 +1,102 @@
+"""The work directory of a run: one run at a time in it, and what its disk may say."""
+
+import contextlib
+import errno
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from lsrjax.checkpoint import lock
+from lsrjax.distributed import processes
+from lsrjax.errors import InputError, TrainingFailed
+
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+# A disk with 1 MiB free is not the one that is full.
+_ROOM = 2**20
+
+
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path, console: Console) -> Iterator[None]:
+    """Makes a work directory and keeps other runs out of it.
+
+    Args:
+      console: is printed to where the file system knows no locks.
+
+    Raises:
+      InputError: the folder cannot be made, another run holds it, or within, an error
+        whose cause is a disk or a folder.
+    """
+    try:
+        with _alone(workdir, console):
+            yield
+    except (InputError, TrainingFailed):
+        raise
+    except Exception as error:
+        if message := of_disk(error, workdir):
+            raise InputError(message) from error
+        raise
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path, console: Console):
+    """Keeps other runs out of the work directory, from the first process."""
+    if not processes.is_first():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.one_run(workdir, console.print))
+        # A name with a zero byte in it is a ValueError.
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError) or _is_full(error):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"--workdir {workdir} cannot be made or written to ({reason}). Give a"
+                " folder that you may write to."
+            ) from error
+        yield
+
+
+def _is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def of_disk(error: Exception, workdir: pathlib.Path) -> str:
+    """What to say of an error whose cause is a disk or a folder; else nothing."""
+    if not workdir.is_dir():
+        return (
+            f"{workdir} was removed, or its disk was taken away, while the run was"
+            f" under way ({error}). What was saved there is lost with it; the same"
+            " command starts over."
+        )
+    if not isinstance(error, OSError):
+        return ""
+    where = error.filename if isinstance(error.filename, str) else None
+    inside = (
+        where is None or workdir.absolute() in pathlib.Path(where).absolute().parents
+    )
+    if _is_full(error):
+        if not inside:
+            return f"The disk of {where} is full ({error}). Make room, and start again."
+        if where is None and shutil.disk_usage(workdir).free > _ROOM:
+            temporary = tempfile.gettempdir()
+            return (
+                f"A disk is full ({error}), not that of {workdir}. Temporary files are"
+                f" in {temporary} (TMPDIR), indices of corpora in XDG_CACHE_HOME. Make"
+                " room, and start again."
+            )
+        return (
+            f"The disk of {workdir} is full ({error}). The checkpoints are as they"
+            " were. Make room and start the run again; it goes on from the newest."
+        )
+    if where is not None and inside and error.errno in _NOT_ALLOWED:
+        return (
+            f"{where} cannot be read or written ({error.strerror}). Look at whose it is"
+            f" and at its permissions, or use another --workdir."
+        )
+    return ""
