@@ -138,7 +138,7 @@ def class_name(dotted: str, path: pathlib.Path) -> str:
 def portable(
     folder: Folder,
     spec: RetrieverSpec,
-    params: Mapping[str, Any],
+    params: dict[str, Any],
     lengths: Mapping[str, Any],
 ) -> SavedModel:
     """The retriever, with its prompts; a marker in them becomes a marker again.
