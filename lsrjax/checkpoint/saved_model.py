@@ -16,6 +16,7 @@ from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
     DONE_FILE,
+    ITEM,
     MODEL_FILE,
     PIVOT_TOKENIZER,
     TOKENIZER,
@@ -133,23 +134,9 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
     own, pivot = (path if path.is_dir() else None for path in tokenizers)
     if not values:
         return SavedModel(spec, abstract, own, pivot, str(folder))
-    manager = ocp.CheckpointManager(
-        (folder / CHECKPOINTS).absolute(),
-        options=ocp.CheckpointManagerOptions(create=False),
-    )
     # The optimizer's state stays on disk.
-    restored = manager.restore(
-        step,
-        args=ocp.args.PyTreeRestore(
-            item={"params": abstract},
-            # To the host: the caller knows the devices.
-            restore_args=jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": abstract}
-            ),
-            partial_restore=True,
-        ),
-    )
-    manager.close()
+    path = folder / CHECKPOINTS / str(step)
+    restored = host_arrays(path, {"params": abstract})
     finite.check_tree(restored["params"], f"{folder}, checkpoint of step {step:,}")
     return SavedModel(
         spec,
@@ -159,6 +146,23 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
         str(folder),
         dev=digests.read(folder, step).dev,
     )
+
+
+def host_arrays(checkpoint: pathlib.Path, part: dict | None = None) -> dict:
+    """The arrays of a checkpoint as numpy's, whatever devices they were saved from.
+
+    Args:
+      checkpoint: folder of a step.
+      part: a tree of what is wanted of them; None: all.
+    """
+    path = (checkpoint / ITEM).absolute()
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = part or reader.metadata(path).item_metadata.tree
+        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        args = ocp.args.PyTreeRestore(
+            item=part, restore_args=to_host, partial_restore=part is not None
+        )
+        return reader.restore(path, args=args)
 
 
 def _checked_step(folder: pathlib.Path) -> int:

@@ -17,7 +17,7 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.files import CHECKPOINTS, remove_step
+from lsrjax.checkpoint.files import CHECKPOINTS, ITEM, remove_step
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.distributed import processes, trees
 from lsrjax.errors import InputError, TrainingFailed
@@ -326,7 +326,7 @@ def _registered(handler) -> ocp.handlers.CheckpointHandlerRegistry:
     """Takes a handler for train states, in place of the one orbax would take."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.StandardSave, ocp.args.StandardRestore):
-        registry.add("default", args, handler)  # as the manager calls the state
+        registry.add(ITEM, args, handler)
     return registry
 
 
