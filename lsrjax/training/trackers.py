@@ -151,7 +151,7 @@ def facts_of(stage) -> dict[str, object]:
         "format": "; ".join(dict.fromkeys(stage.formats)),
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
-        "loss": config.loss.name,
+        "loss": stage.contents.objective.name,
         "views": stage.views,
         "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
         + (" (fsdp)" if config.mesh.fsdp else ""),
