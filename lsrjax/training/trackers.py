@@ -13,7 +13,6 @@ from rich.text import Text
 
 from lsrjax import json_files
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
-from lsrjax.json_files import write_whole
 from lsrjax.models import retriever
 
 METRICS_FILE = "metrics.jsonl"
