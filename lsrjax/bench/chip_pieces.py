@@ -18,6 +18,7 @@ from lsrjax.bench import encode, head, measure, peaks, step, torch_side, workloa
 from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
 from lsrjax.models import encoder as encoders
+from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.training import compiled_steps
 
@@ -174,9 +175,9 @@ def _head() -> dict:
     return found
 
 
-def encoder_sizes() -> tuple[encoders.EncoderConfig, int, int]:
+def encoder_sizes() -> tuple[EncoderConfig, int, int]:
     """BERT base over 144 texts of 512 tokens."""
-    config = encoders.EncoderConfig(
+    config = EncoderConfig(
         family="bert",
         vocab_size=211 if on_cpu() else 30522,
         hidden_size=16 if on_cpu() else 768,

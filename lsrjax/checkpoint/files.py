@@ -8,6 +8,7 @@ DONE_FILE = "done.json"
 TOKENIZER = "tokenizer"
 PIVOT_TOKENIZER = "pivot_tokenizer"
 CHECKPOINTS = "checkpoints"
+ITEM = "default"  # orbax' folder of the arrays of a step
 DAMAGED = "damaged"
 # Steps being removed; the next start deletes what a killed run left there.
 _REMOVED = "removed.tmp"

@@ -16,6 +16,7 @@ from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import (
     CHECKPOINTS,
     DONE_FILE,
+    ITEM,
     MODEL_FILE,
     PIVOT_TOKENIZER,
     TOKENIZER,
@@ -42,7 +43,8 @@ class SavedModel:
     Attributes:
       spec: what it is; of a cross-encoder, a `CrossEncoderSpec`.
       params: nested dict of host arrays.
-      tokenizer: folder of the tokenizer of the encoder's vocabulary.
+      tokenizer: folder of the tokenizer of the encoder's vocabulary; None where a plan
+        has none.
       pivot_tokenizer: MILCO: folder of the English tokenizer.
       name: where it came from, for messages and the model card.
       query_length: tokens a query is cut to; 0: its files do not say.
@@ -56,9 +58,9 @@ class SavedModel:
       stages: configs of all stages of the run by name, which `stage:NAME` refers to.
     """
 
-    spec: RetrieverSpec
-    params: Mapping[str, Any]
-    tokenizer: pathlib.Path
+    spec: RetrieverSpec | Any
+    params: dict[str, Any]
+    tokenizer: pathlib.Path | Any
     pivot_tokenizer: pathlib.Path | None
     name: str
     query_length: int = 0
@@ -105,11 +107,11 @@ def write_model_files(
 
 
 def _differences(found: dict, wanted: dict) -> list[str]:
-    fields = (
+    there, asked = (
         trees.named(values, ".", is_leaf=lambda one: isinstance(one, list))
         for values in (found, wanted)
     )
-    return trees.differences(*fields, ("folder", "config"))
+    return trees.differences(there, asked, ("folder", "config"))
 
 
 def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel:
@@ -132,23 +134,9 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
     own, pivot = (path if path.is_dir() else None for path in tokenizers)
     if not values:
         return SavedModel(spec, abstract, own, pivot, str(folder))
-    manager = ocp.CheckpointManager(
-        (folder / CHECKPOINTS).absolute(),
-        options=ocp.CheckpointManagerOptions(create=False),
-    )
     # The optimizer's state stays on disk.
-    restored = manager.restore(
-        step,
-        args=ocp.args.PyTreeRestore(
-            item={"params": abstract},
-            # To the host: the caller knows the devices.
-            restore_args=jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": abstract}
-            ),
-            partial_restore=True,
-        ),
-    )
-    manager.close()
+    path = folder / CHECKPOINTS / str(step)
+    restored = host_arrays(path, {"params": abstract})
     finite.check_tree(restored["params"], f"{folder}, checkpoint of step {step:,}")
     return SavedModel(
         spec,
@@ -158,6 +146,23 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
         str(folder),
         dev=digests.read(folder, step).dev,
     )
+
+
+def host_arrays(checkpoint: pathlib.Path, part: dict | None = None) -> dict:
+    """The arrays of a checkpoint as numpy's, whatever devices they were saved from.
+
+    Args:
+      checkpoint: folder of a step.
+      part: a tree of what is wanted of them; None: all.
+    """
+    path = (checkpoint / ITEM).absolute()
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = part or reader.metadata(path).item_metadata.tree
+        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        args = ocp.args.PyTreeRestore(
+            item=part, restore_args=to_host, partial_restore=part is not None
+        )
+        return reader.restore(path, args=args)
 
 
 def _checked_step(folder: pathlib.Path) -> int:

@@ -17,7 +17,7 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.files import CHECKPOINTS, remove_step
+from lsrjax.checkpoint.files import CHECKPOINTS, ITEM, remove_step
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.distributed import processes, trees
 from lsrjax.errors import InputError, TrainingFailed
@@ -233,8 +233,8 @@ class Checkpoints:
                     self._remove_old()
         if culprit:
             said = [_reason(error) for error in self._errors[:1]]
-            reason = said or [f"process {culprit - 1} could not write"]
-            self._failure = _not_saved(self._step, reason[0])
+            said += [f"process {culprit - 1} could not write"]
+            self._failure = _not_saved(self._step, said[0])
         else:
             self._whole = self._step
         self._errors.clear()
@@ -246,7 +246,8 @@ class Checkpoints:
         for step in steps:
             with contextlib.suppress(digests.DamagedRecordError):
                 values[step] = self._value(digests.read(self._folder, step).dev)
-        kept.add(max(values, key=lambda step: (values[step], step), default=None))
+        if values:
+            kept.add(max(values, key=lambda step: (values[step], step)))
         # A damaged record is left to the next start, which reports it.
         for step in values.keys() - kept:
             digests.record_path(self._folder, step).unlink()
@@ -325,7 +326,7 @@ def _registered(handler) -> ocp.handlers.CheckpointHandlerRegistry:
     """Takes a handler for train states, in place of the one orbax would take."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.StandardSave, ocp.args.StandardRestore):
-        registry.add("default", args, handler)  # as the manager calls the state
+        registry.add(ITEM, args, handler)
     return registry
 
 

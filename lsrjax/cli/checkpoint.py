@@ -10,18 +10,15 @@ import contextlib
 import pathlib
 import sys
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from rich.console import Console
 from rich.table import Table
 
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.files import CHECKPOINTS, committed_steps
-from lsrjax.checkpoint.saved_model import stage_folders
+from lsrjax.checkpoint.saved_model import host_arrays, stage_folders
 from lsrjax.checkpoint.set_damaged_aside import listing
-from lsrjax.distributed import terminal
-from lsrjax.distributed.trees import named
+from lsrjax.distributed import terminal, trees
 from lsrjax.errors import InputError
 
 
@@ -188,15 +185,8 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
                 f"{path} holds no checkpoint. Give STAGE/checkpoints/STEP."
             )
         path = path / CHECKPOINTS / str(steps[-1])
-    inside = (path / "default").absolute()
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(inside).item_metadata.tree
-        # To the host, whatever devices they were saved from.
-        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        found = reader.restore(
-            inside, args=ocp.args.PyTreeRestore(restore_args=to_host)
-        )
-    return {name: np.asarray(leaf) for name, leaf in named(found).items()}
+    arrays = trees.named(host_arrays(path))
+    return {name: np.asarray(leaf) for name, leaf in arrays.items()}
 
 
 def start() -> None:

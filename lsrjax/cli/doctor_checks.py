@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lsrjax import paths
 from lsrjax.config import check_run, secrets
 from lsrjax.config import fields as config
+from lsrjax.convert import references
 from lsrjax.convert.read.hub import is_local, pinned
 from lsrjax.data.reading.files import name_and_rest
 from lsrjax.errors import InputError
@@ -250,16 +251,9 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
     """What a config names of the Hugging Face hub: (kind, id) to the first field."""
     found: dict[tuple[str, str], str] = {}
     for name, stage in config.stages(run_config).items():
-        fields = {
-            "tokenizer": stage.tokenizer,
-            "init.model": stage.init.model,
-            "init.encoder": stage.init.encoder,
-            "init.head": stage.init.head,
-            "teacher.model": stage.teacher.model,
-        }
-        for field, value in fields.items():
+        for field, value in references.of_stage(stage).items():
             own = value.startswith(("stage:", "embedded:"))
-            if value and not own and not is_local(value):
+            if not own and not is_local(value):
                 found.setdefault(("model", value), f"{name}: {field}")
         sets = {"data": stage.data, "dev": stage.dev}
         sets |= {f"data.sets.{key}": one for key, one in stage.data.sets.items()}

@@ -5,6 +5,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from lsrjax import json_files
 from lsrjax.checkpoint import files, results, saved_model
@@ -53,8 +54,8 @@ def open_model(
         spec = RetrieverSpec.of("splade", encoder, tied=True)
         return SavedModel(spec, params, None, None, reference)
     if reference.startswith("stage:"):
-        folder = workdir / reference.removeprefix("stage:")
-        return saved_model.load_model(folder, values=allowed.values)
+        stage = workdir / reference.removeprefix("stage:")
+        return saved_model.load_model(stage, values=allowed.values)
     folder = stages_folder(reference, weights=allowed.values)
     if folder is not None:
         return _stage(folder, reference, values=allowed.values)
@@ -124,8 +125,8 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
     folder = tokenizer_folder(reference)
     if "classifier" in found.params:
         check_vocabulary(folder, found.config.vocab_size, reference)
-        spec = CrossEncoderSpec(found.config)
-        return SavedModel(spec, found.params, folder, None, reference)
+        pairs = CrossEncoderSpec(found.config)
+        return SavedModel(pairs, found.params, folder, None, reference)
     head = found.params.get("head")
     if refused and head is not None:
         raise refused
@@ -214,7 +215,7 @@ def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
     if model.pivot_tokenizer is not None:
         size = spec.options.pivot_vocab_size
         check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
-    lengths = {
+    lengths: dict[str, Any] = {
         name: min(
             getattr(model, name) or min(usual, longest or usual),
             spec.encoder.max_length,

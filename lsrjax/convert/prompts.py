@@ -52,6 +52,10 @@ class Tokens:
         added = self.library.get_added_tokens_decoder()
         return {token.content: i for i, token in sorted(added.items()) if token.special}
 
+    def token(self, number: int) -> str:
+        """The token of an id; empty without one."""
+        return self.library.id_to_token(number) or ""
+
     def role(self, name: str) -> str | None:
         """The token that the folder names so, `mask_token` for example."""
         return self.reading.roles.get(name)
@@ -71,7 +75,7 @@ def _registered(tokens: Tokens, markers: Iterable[int]) -> dict:
     added = [
         {
             "id": marker,
-            "content": tokens.library.id_to_token(marker),
+            "content": tokens.token(marker),
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
@@ -116,14 +120,14 @@ def write_prompts(
     copied = Tokens(folder)
     contents = [copied.content]
     # A word would be taken for the marker wherever a text has it.
-    if not any(own.library.id_to_token(m).isalnum() for m in markers.values()):
+    if not any(own.token(m).isalnum() for m in markers.values()):
         contents.append(_registered(copied, markers.values()))
     # A special token stands without a space, a word of the vocabulary needs one.
     for content in contents:
         found = Tokens(folder, content)
         for space in ("", " "):
             written = {
-                role: own.library.id_to_token(marker) + space + prompts[role]
+                role: own.token(marker) + space + prompts[role]
                 for role, marker in markers.items()
             }
             if found.ids(PROBES) == plain and all(
@@ -133,7 +137,7 @@ def write_prompts(
                 text = json.dumps(content, ensure_ascii=False)
                 (folder / "tokenizer.json").write_text(text, encoding="utf-8")
                 return prompts | written
-    names = " and ".join(repr(own.library.id_to_token(m)) for m in markers.values())
+    names = " and ".join(repr(own.token(m)) for m in markers.values())
     raise InputError(
         f"{model.name}: the tokenizer does not read the marker {names} before a text"
         " as that token, and sentence-transformers has no other way to set it. Train"

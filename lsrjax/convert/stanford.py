@@ -65,8 +65,8 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
     write_json(
         folder / METADATA,
         {
-            "query_token_id": tokens.library.id_to_token(spec.query_marker),
-            "doc_token_id": tokens.library.id_to_token(spec.document_marker),
+            "query_token_id": tokens.token(spec.query_marker),
+            "doc_token_id": tokens.token(spec.document_marker),
             "query_token": "[Q]",
             "doc_token": "[D]",
             "query_maxlen": model.query_length,
@@ -102,7 +102,7 @@ def _leaves_punctuation_out(spec: RetrieverSpec, tokens: Tokens) -> bool | None:
     theirs, ours = _punctuation_ids(tokens), set(spec.options.skip_ids)
     # A WordPiece tokenizer has tokens like ##. that no text leads to.
     texts = [
-        near.format(tokens.library.id_to_token(i).removeprefix("##"))
+        near.format(tokens.token(i).removeprefix("##"))
         for i in theirs ^ ours
         for near in ("{}", "a{}", "{}a", "a {} a")
     ]
@@ -136,8 +136,8 @@ def read(
     path = folder / METADATA
     metadata = read_json(path) if path.is_file() else {}
     numbers = dict.fromkeys(("dim", "query_maxlen", "doc_maxlen"), int)
-    tokens = dict.fromkeys(("query_token_id", "doc_token_id"), str)
-    check_types(path, metadata, numbers | tokens | {"similarity": str})
+    markers = dict.fromkeys(("query_token_id", "doc_token_id"), str)
+    check_types(path, metadata, {**numbers, **markers, "similarity": str})
     found = huggingface.load_checkpoint(
         str(folder.absolute()), allowed, besides=(PROJECTION,)
     )
@@ -188,7 +188,7 @@ def read(
     )
 
 
-def _markers(metadata: dict, tokens: Tokens, folder: pathlib.Path) -> dict[str, int]:
+def _markers(metadata: dict, tokens: Tokens, folder: pathlib.Path) -> dict[str, Any]:
     markers = {}
     for role, key in zip(ROLES, ("query_token_id", "doc_token_id"), strict=True):
         name = metadata.get(key) or DEFAULT_MARKERS[role]
@@ -207,7 +207,7 @@ def _token(tokens: Tokens, name: str, folder: pathlib.Path) -> int:
     return found
 
 
-def _lengths(metadata: dict[str, Any], most: int) -> dict[str, int]:
+def _lengths(metadata: dict[str, Any], most: int) -> dict[str, Any]:
     keys = zip(ROLES, ("query_maxlen", "doc_maxlen"), strict=True)
     return {
         f"{role}_length": min(metadata.get(key) or DEFAULT_LENGTHS[role], most)

@@ -6,6 +6,7 @@ import pathlib
 
 from lsrjax.checkpoint import files, saved_model, set_damaged_aside
 from lsrjax.config import check_stage, fields
+from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
 from lsrjax.training import (
@@ -20,7 +21,6 @@ from lsrjax.training.batch_contents import Contents
 # One of them is there, whatever a model was made for; a Router has no config.json.
 KEY_FILES = ("config.json", "modules.json", files.MODEL_FILE)
 LOOK_SECONDS = 120.0  # at a stage's data
-_MODELS = ("init.model", "init.encoder", "init.head", "teacher.model")
 
 
 def look(run_config, workdir: pathlib.Path) -> None:
@@ -41,9 +41,9 @@ def look(run_config, workdir: pathlib.Path) -> None:
         return
     for name, stage in left.items():
         with _named(name):
-            for field in _MODELS:
-                group, _, key = field.partition(".")
-                _find(stage[group][key], f"config.{field}")
+            for field, reference in references.of_stage(stage).items():
+                if field != "tokenizer":
+                    _find(reference, f"config.{field}")
     plans = memory_plan.plan_stages(run_config)
     for position, (name, stage) in enumerate(left.items()):
         with _named(name):
@@ -69,7 +69,7 @@ def _named(stage: str):
 
 def _find(reference: str, field: str) -> None:
     """Looks whether a model is there; reads no weights."""
-    if not reference or reference.startswith("stage:"):
+    if reference.startswith("stage:"):
         return
     if hub.is_local(reference) and saved_model.holds_stages(reference):
         return

@@ -154,8 +154,7 @@ def _made_from(config, fields: Sequence[str], folder: pathlib.Path, models) -> s
     for field in fields:
         group, _, name = field.partition(".")
         taken[field] = values[group][name] if name else values[group]
-    path = folder / unchanged_files.FILE
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = unchanged_files.read(folder / unchanged_files.FILE)
     files = {name: of["digest"] for name, of in known.get("files", {}).items()}
     contents = {field: {**of, "name": ""} for field, of in (models or {}).items()}
     return origins.key(taken, files, known.get("versions", {}), contents)

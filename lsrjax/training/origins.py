@@ -11,12 +11,12 @@ import pathlib
 
 from lsrjax import json_files
 from lsrjax.checkpoint import digests, files, saved_model
+from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
 FILE = "models.json"
-_FIELDS = ("init.model", "init.encoder", "init.head", "teacher.model", "tokenizer")
 # Weights, configs and vocabularies; a folder may hold a README and what else there is.
 _SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 _KEY_FILES = ("config.json", "modules.json", "tokenizer.json", files.MODEL_FILE)
@@ -44,10 +44,8 @@ def of_stage(config, workdir: pathlib.Path) -> dict[str, dict]:
       hub, or the digests of `files`, those of a stage or folder.
     """
     found = {}
-    for field in _FIELDS:
-        group, _, key = field.rpartition(".")
-        name = config[group][key] if group else config[key]
-        if name and not name.startswith("embedded:"):
+    for field, name in references.of_stage(config).items():
+        if not name.startswith("embedded:"):
             found[field] = {"name": name, **_state(name, workdir)}
     return found
 

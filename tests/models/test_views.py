@@ -1,5 +1,7 @@
 """Representations score as the dense vectors that they stand for."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,3 +133,12 @@ def test_dense_scores_are_dot_products():
     np.testing.assert_allclose(queries.score_all(documents), q @ d.T, rtol=1e-5)
     own = [[q[b] @ d[b * G + g] for g in range(G)] for b in range(B)]
     np.testing.assert_allclose(queries.score_groups(documents), own, rtol=1e-5)
+
+
+def test_a_view_counts_by_the_scale_of_its_query():
+    queries, documents = vector(B, 0), vector(B * G, 1)
+    plain, doubled = ({"terms": dataclasses.replace(queries, scale=s)} for s in (1, 2))
+    for score in (score_all, score_groups):
+        wanted = 2 * score(plain, {"terms": documents})
+        found = score(doubled, {"terms": documents})
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)

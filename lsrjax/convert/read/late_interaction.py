@@ -70,7 +70,7 @@ def colbert(folder: Folder) -> SavedModel:
                 f" added ones, and queries have one length, {most} at most."
             )
         lengths["query_length"] = length
-        name = expansion.get("token") or tokens.role("mask_token")
+        name = expansion.get("token") or tokens.role("mask_token") or ""
         expand_id = tokens.vocabulary.get(name, -1)
         if expand_id < 0:
             raise CheckpointError(

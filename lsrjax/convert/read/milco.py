@@ -75,7 +75,8 @@ def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
         },
     )
     spec, tokenizer, pivot = _read_spec(folder, raw)
-    lengths = {name: raw.get(name) or 0 for name in ("query_length", "document_length")}
+    fields = ("query_length", "document_length")
+    lengths: dict[str, Any] = {field: raw.get(field) or 0 for field in fields}
     model = SavedModel(spec, {}, tokenizer, pivot, path_or_id, **lengths)
     _, ours = retriever.split(spec)
     if not allowed.values:
@@ -111,8 +112,8 @@ def _read_spec(
             " prompt are implemented. Use a MILCO on XLM-R or BERT."
         )
     if "multilingual_config" in raw:
-        tokenizer = folder
-        pivot = modules.inside(folder, raw.get(PIVOT_TOKENIZER), path)
+        own = str(folder)
+        pivot = str(modules.inside(folder, raw.get(PIVOT_TOKENIZER), path))
         try:
             encoder = EncoderConfig.from_hf(raw["multilingual_config"])
             english = raw["english_config"]
@@ -125,24 +126,23 @@ def _read_spec(
                 f" {error!r}. Export the model again."
             ) from error
     else:
-        tokenizer = _part(folder, raw, "multilingual_encoder_checkpoint")
+        own = _part(folder, raw, "multilingual_encoder_checkpoint")
         pivot = _part(folder, raw, "lsr_encoder_checkpoint")
-        encoder = huggingface.read_config(tokenizer)
+        encoder = huggingface.read_config(own)
         # Of its layers MILCO uses none, and what `write_reference` wrote has none.
         values = huggingface.read_raw_config(pivot) | {"num_hidden_layers": 1}
         try:
-            english = EncoderConfig.from_hf(values)
+            head = EncoderConfig.from_hf(values)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"config.json of {pivot}: {error}") from error
-        sizes = [english.vocab_size, english.hidden_size, english.layer_norm_eps]
+        sizes = [head.vocab_size, head.hidden_size, head.layer_norm_eps]
         if holds_tokenizer(folder):
-            tokenizer = str(folder)
-    tokenizer = huggingface.tokenizer_folder(str(tokenizer))
-    pivot = huggingface.tokenizer_folder(str(pivot))
-    special_ids = _check_vocabulary(tokenizer, encoder.vocab_size, path)
-    _check_vocabulary(pivot, sizes[0], path)
+            own = str(folder)
+    folders = [huggingface.tokenizer_folder(one) for one in (own, pivot)]
+    special_ids = _check_vocabulary(folders[0], encoder.vocab_size, path)
+    _check_vocabulary(folders[1], sizes[0], path)
     # What the reference computes, where its config says nothing.
-    options = {"pool_mask": "multiply", "special_ids": special_ids}
+    options: dict[str, Any] = {"pool_mask": "multiply", "special_ids": special_ids}
     options |= {name: raw[name] for name in OPTIONS if raw.get(name) is not None}
     options |= _of_sparse_encoder(folder)
     options["special_ids"] = tuple(options["special_ids"])
@@ -158,7 +158,7 @@ def _read_spec(
         )
     except InputError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return spec, tokenizer, pivot
+    return spec, folders[0], folders[1]
 
 
 def _of_sparse_encoder(folder: pathlib.Path) -> dict[str, Any]:

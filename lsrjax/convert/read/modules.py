@@ -138,8 +138,8 @@ def class_name(dotted: str, path: pathlib.Path) -> str:
 def portable(
     folder: Folder,
     spec: RetrieverSpec,
-    params: Mapping[str, Any],
-    lengths: Mapping[str, int],
+    params: dict[str, Any],
+    lengths: Mapping[str, Any],
 ) -> SavedModel:
     """The retriever, with its prompts; a marker in them becomes a marker again.
 
@@ -154,7 +154,8 @@ def portable(
     """
     root = folder.modules["Transformer"]
     tokens = Tokens(root)
-    markers, fields = [], {}
+    markers: list[int] = []
+    fields: dict[str, Any] = {}
     for role, prompt in prompts(folder.model).items():
         marker, rest = split_prompt(prompt, tokens)
         # PyLate sets the id of its prefix and knows no other way.
@@ -299,7 +300,7 @@ def projection(
     Raises:
       InputError: they cannot be read, or compute something else than a head here.
     """
-    fields = {"normalize": "Normalize" in folder.modules}
+    fields: dict[str, Any] = {"normalize": "Normalize" in folder.modules}
     if fields["normalize"] and any(folder.modules["Normalize"].glob("config.json")):
         path = folder.modules["Normalize"] / "config.json"
         names = ("module_input_name", "module_output_name")
@@ -309,7 +310,7 @@ def projection(
     path = folder.modules["Dense"]
     kinds = {"out_features": int, "activation_function": str}
     found = folder.config("Dense", **kinds)
-    config = {"bias": True, "activation_function": "Tanh"} | found
+    config: dict[str, Any] = {"bias": True, "activation_function": "Tanh"} | found
     size = config.get("out_features")
     if not size or size < 1:
         raise CheckpointError(

@@ -17,10 +17,10 @@ from lsrjax.convert.names import (
 from lsrjax.convert.read import tensors
 from lsrjax.convert.read.tensors import CheckpointError, Stored
 from lsrjax.distributed import trees
+from lsrjax.models import retriever
 from lsrjax.models.cross_encoder import Classifier
-from lsrjax.models.encoder import Encoder
 from lsrjax.models.encoder_config import EncoderConfig
-from lsrjax.models.layers import MLMTransform
+from lsrjax.models.retriever import RetrieverSpec
 
 _MOST_LAYERS = 1000
 
@@ -100,8 +100,8 @@ def check_against_config(
     """
     layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
     # One layer too many shows that some are missing; a config may name any number.
-    layers = min(config.num_layers, len(layers) + 1)
-    bounded = dataclasses.replace(config, num_layers=layers)
+    count = min(config.num_layers, len(layers) + 1)
+    bounded = dataclasses.replace(config, num_layers=count)
     shapes = expected_shapes(bounded, {path.split("/")[0] for path in found})
     if "head/mlm/decoder" not in found and not needs_decoder:
         shapes.pop("head/mlm/decoder", None)
@@ -131,8 +131,8 @@ def check_shapes(
     names = {path: to_hf_name(path, layout) for path in found.keys() | wanted.keys()}
     theirs = {path: to_hf_shape(path, shape) for path, shape in wanted.items()}
     absent = {
-        path: shape
-        for path, shape in theirs.items()
+        path: theirs[path]
+        for path in sorted(theirs)  # the first values of tensors are drawn in order
         if path not in found and re.fullmatch(may_miss, names[path])
     }
     problems = tensors.misfits(
@@ -165,21 +165,12 @@ def expected_shapes(
       parts: "head" with a masked-LM head, "classifier" with one.
       of_layers: the paths are those of `by_layer`.
     """
-
-    def shapes(build, above: str, change=lambda tree: tree):
-        state = nnx.state(nnx.eval_shape(build), nnx.Param)
-        leaves = jax.eval_shape(change, nnx.to_pure_dict(state))
-        return {above + path: shape for path, shape in trees.shapes(leaves).items()}
-
-    size, eps = config.hidden_size, config.layer_norm_eps
-    change = [by_layer] * of_layers
-    expected = shapes(lambda: Encoder(config, rngs=nnx.Rngs(0)), "encoder/", *change)
+    # For an encoder alone, a head without parameters.
+    head = "splade" if "head" in parts else "dense"
+    _, tree = retriever.split(RetrieverSpec(head, config))
     if "classifier" in parts:
-        expected |= shapes(lambda: Classifier(size, rngs=nnx.Rngs(0)), "classifier/")
-    if "head" in parts:
-        expected |= shapes(
-            lambda: MLMTransform(size, eps, rngs=nnx.Rngs(0)), "head/mlm/transform/"
-        )
-        expected["head/mlm/decoder"] = (config.vocab_size, size)
-        expected["head/mlm/bias"] = (config.vocab_size,)
-    return expected
+        model = nnx.eval_shape(lambda: Classifier(config.hidden_size, rngs=nnx.Rngs(0)))
+        tree["classifier"] = nnx.to_pure_dict(nnx.state(model))
+    if of_layers:
+        tree["encoder"] = jax.eval_shape(by_layer, tree["encoder"])
+    return trees.shapes(tree)

@@ -69,12 +69,11 @@ def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     Raises:
       InputError: it cannot be read, or does something that no head here does.
     """
-    large = (*_LARGE, "*.bin") if allowed.pickle else _LARGE
-    large = large if allowed.values else ("*.json",)
+    large = [*_LARGE, *["*.bin"] * allowed.pickle] if allowed.values else ["*.json"]
     path = hub.fetch(reference, _SMALL)
     if not (path / _MODULES).is_file():
-        config = path / "config.json"
-        config = read_json(config) if config.is_file() else {}
+        file = path / "config.json"
+        config = read_json(file) if file.is_file() else {}
         if stanford.ARCHITECTURE not in promises.architectures(config):
             return None
         path = hub.fetch(reference, (*_SMALL, *large))
@@ -220,7 +219,7 @@ def _csr(folder: Folder) -> SavedModel:
     names = tensor_names(path / WEIGHTS) if folder.allowed.values else ()
     tied = [n for n in ("encoder.weight", "decoder.linear.weight") if n in names]
     tied = tied or ["decoder.linear.weight"]
-    shapes = {name: (latents, size) for name in tied}
+    shapes: dict[str, tuple[int, ...]] = {name: (latents, size) for name in tied}
     shapes |= {"latent_bias": (latents,), "pre_bias": (size,)}
     shapes |= {"stats_last_nonzero": (latents,)}
     state = folder.weights("SparseAutoEncoder", shapes)

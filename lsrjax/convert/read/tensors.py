@@ -277,7 +277,7 @@ def _shards(path: Path, opened: Callable[[Path], dict[str, Stored]]):
             f"{'is' if len(absent) == 1 else 'are'} not there{content(folder)}. "
             "Download the missing files."
         )
-    stored = {}
+    stored: dict[str, Stored] = {}
     for shard in shards:
         stored |= opened(folder / shard)
     lost = [f"{name} ({weight_map[name]})" for name in weight_map if name not in stored]
@@ -308,9 +308,9 @@ def _safetensors(path: Path) -> dict[str, Stored]:
     try:
         # Refuses a header that does not describe the file to its last byte: lengths
         # beyond it, tensors that overlap or leave gaps.
-        file = safe_open(path, framework="numpy")
-        names = list(file.keys())
-        slices = {name: file.get_slice(name) for name in names}
+        opened = safe_open(path, framework="numpy")
+        names = list(opened.keys())
+        slices = {name: opened.get_slice(name) for name in names}
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: "
@@ -321,7 +321,7 @@ def _safetensors(path: Path) -> dict[str, Stored]:
         dtype = slices[name].get_dtype()
         shape = tuple(slices[name].get_shape())
         dtype = _TYPES.get(dtype, dtype)
-        return Stored(name, path, shape, dtype, lambda: file.get_tensor(name))
+        return Stored(name, path, shape, dtype, lambda: opened.get_tensor(name))
 
     return {name: stored(name) for name in names}
 

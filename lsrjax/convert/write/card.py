@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.convert import references
 from lsrjax.convert.write import public
 from lsrjax.retrieval.metrics import METRICS
 
@@ -132,11 +133,12 @@ def _sources(model: SavedModel) -> list[tuple[str, str, str]]:
     found: dict[tuple[str, str, str], None] = {}
     for name, stage in lineage(model):
         of = f" of stage `{name}`" if name else ""
-        for role, reference in models_of(stage):
+        for field, reference in references.of_stage(stage).items():
             if not reference.startswith("stage:"):
                 licence = _licence_of(reference)
                 if reference.startswith("embedded:"):
                     licence = "of the texts that ship with lsrjax, as they are"
+                role = references.FIELDS[field]
                 found[(role + of, public.reference(reference), licence)] = None
         for data in _data_sets(stage.get("data", {})):
             embedded = data == _EMBEDDED
@@ -158,25 +160,12 @@ def lineage(model: SavedModel) -> list[tuple[str, Mapping[str, Any]]]:
     """
     stages = [("", model.config or {})]
     for _, config in stages:  # grows on the way
-        for _, reference in models_of(config):
+        for reference in references.of_stage(config).values():
             name = reference.removeprefix("stage:")
             known = {earlier for earlier, _ in stages}
             if name != reference and name in model.stages and name not in known:
                 stages.append((name, model.stages[name]))
     return stages
-
-
-def models_of(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The models that a stage's config names, as (role, reference)."""
-    init = stage.get("init", {})
-    named = [
-        ("start", init.get("model", "")),
-        ("encoder", init.get("encoder", "")),
-        ("head", init.get("head", "")),
-        ("teacher", stage.get("teacher", {}).get("model", "")),
-        ("tokenizer", stage.get("tokenizer", "")),
-    ]
-    return [(role, reference) for role, reference in named if reference]
 
 
 def _data_sets(data: Mapping[str, Any]) -> list[str]:

@@ -129,7 +129,7 @@ def write_weights(
     if len(shards) == 1:
         save_file(shards[0], folder / WEIGHTS, metadata)
         return
-    places = {}
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata)

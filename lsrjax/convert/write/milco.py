@@ -14,11 +14,12 @@ import numpy as np
 
 from lsrjax.checkpoint.files import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.convert import references
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.names import export_state, to_hf_name
 from lsrjax.convert.prompts import ROLES
 from lsrjax.convert.read import hub
-from lsrjax.convert.write.card import lineage, models_of, write_card
+from lsrjax.convert.write.card import lineage, write_card
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import write_model
 from lsrjax.errors import InputError
@@ -128,6 +129,7 @@ def write_sparse_encoder(model: SavedModel, folder: pathlib.Path) -> None:
 
 def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
     spec = model.spec
+    assert model.pivot_tokenizer is not None  # as every MILCO has one
     write_json(
         folder / "config.json",
         {
@@ -137,8 +139,8 @@ def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
                 "AutoModel": "modeling_milco.MilcoModel",
             },
             **_config(model),
-            "lsr_encoder_checkpoint": _origin(model, "head"),
-            "multilingual_encoder_checkpoint": _origin(model, "encoder"),
+            "lsr_encoder_checkpoint": _origin(model, "init.head"),
+            "multilingual_encoder_checkpoint": _origin(model, "init.encoder"),
             "multilingual_config": spec.encoder.to_hf(),
             "english_config": _english(spec),
             PIVOT_TOKENIZER: PIVOT_TOKENIZER,
@@ -256,12 +258,12 @@ def _english(spec: RetrieverSpec) -> dict[str, Any]:
     }
 
 
-def _origin(model: SavedModel, role: str) -> str:
+def _origin(model: SavedModel, field: str) -> str:
     """Hub id of the checkpoint that a part started from; empty if it has none."""
     for _, stage in lineage(model):
-        for found, reference in models_of(stage):
-            if found == role and not hub.is_local(reference):
-                return reference
+        reference = references.of_stage(stage).get(field)
+        if reference and not hub.is_local(reference):
+            return reference
     return ""
 
 

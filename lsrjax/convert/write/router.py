@@ -44,7 +44,8 @@ def write_towers(
     Returns:
       The prompts.
     """
-    document, query = retriever.towers_of(model.params)
+    document, query = retriever.towers_of(dict(model.params))
+    assert query is not None
     prompts, routes = {}, {}
     for role, params in (("query", query), ("document", document)):
         length = getattr(model, f"{role}_length")

@@ -154,7 +154,7 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
             f" {spec.options.normalize}. Possible are multi-vector, lsrjax."
         )
     tokens = Tokens(model.tokenizer).library
-    prefixes = {
+    prefixes: dict[str, Any] = {
         f"{role}_prefix": tokens.id_to_token(marker) if marker >= 0 else ""
         for role, marker in (
             ("query", spec.query_marker),

@@ -1,0 +1,24 @@
+"""The fields of a stage's config that name models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Field -> what the model is for, in words.
+FIELDS = {
+    "init.model": "start",
+    "init.encoder": "encoder",
+    "init.head": "head",
+    "teacher.model": "teacher",
+    "tokenizer": "tokenizer",
+}
+
+
+def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
+    """The models that a stage's config names, by field."""
+    found = {}
+    for field in FIELDS:
+        group, _, key = field.rpartition(".")
+        values = stage.get(group, {}) if group else stage
+        if reference := values.get(key, ""):
+            found[field] = reference
+    return found
