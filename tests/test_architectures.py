@@ -238,8 +238,8 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
     ("changes", "message"),
     [
         (
-            {"model.head": "dense"},
-            "model.head.pooling is 'max'; for the head dense it is",
+            {"model.head": "dense", "model.head.pooling": "max"},
+            "model.head.pooling is 'max'; known: 'cls', 'mean'",
         ),
         (
             {"model.head": "colbert", "regularizer.document": 0.1},
@@ -259,7 +259,7 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
         ),
         (
             {"model.head": "milco", "model.head.queries": "words"},
-            "model.head.queries = 'words' would have no effect",
+            "model.head.queries is no option of 'milco'; 'splade' have it",
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """The published recipes end to end on tiny local checkpoints, and what stops a run."""
 
-import dataclasses
 import errno
 import io
 import json

@@ -55,6 +55,8 @@ _TAGS = {
     "colbert": ("colbert", "multi-vector"),
     "m3": ("m3", "sparse", "multi-vector"),
 }
+# Values of an option of a head that are shown.
+_SHOWN = 10
 
 
 def write_card(
@@ -339,6 +341,10 @@ def _config(model: SavedModel) -> str:
 
 def _spec(model: SavedModel) -> dict[str, Any]:
     values = model.spec.to_dict()
-    # Hundreds of ids, which say nothing to a reader.
-    values.pop("skip_ids")
+    # Hundreds of ids say nothing to a reader.
+    values["options"] = {
+        name: value
+        for name, value in values["options"].items()
+        if not (isinstance(value, tuple) and len(value) > _SHOWN)
+    }
     return values

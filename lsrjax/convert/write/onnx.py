@@ -220,14 +220,17 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     bias_V = graph.weight("mlm.bias", params["bias"])
     first = graph.constant([0], np.int64)
     last = graph.constant([-1], np.int64)
-    twice = spec.options.activation == "log1p_relu"
+    summed = twice = False
+    if spec.head == "splade":
+        summed = spec.options.pooling == "sum"
+        twice = spec.options.activation == "log1p_relu"
 
     def of_text(x_LD: str, mask_L: str) -> str:
         logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)
         weights_LV = graph.add("Relu", logits_LV)
         mask_L1 = graph.add("Unsqueeze", mask_L, last)
         # Weights are not negative, so padding as 0 is padding left out.
-        if spec.options.pooling == "sum" and spec.head == "splade":
+        if summed:
             weights_LV = _saturated(graph, weights_LV, twice)
             weights_LV = graph.add("Mul", weights_LV, mask_L1)
             return graph.add("ReduceSum", weights_LV, first, keepdims=0)
@@ -235,7 +238,7 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
         return graph.add("ReduceMax", weights_LV, first, keepdims=0)
 
     pooled_BV = graph.scan(of_text, x_BLD, mask_BL)
-    if spec.options.pooling == "sum" and spec.head == "splade":
+    if summed:
         return pooled_BV
     return _saturated(graph, pooled_BV, twice)
 
