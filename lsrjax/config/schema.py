@@ -107,11 +107,30 @@ class Init:
     )
     encoder: str = option("", "an encoder; empty: random weights of the model's sizes")
     head: str = option("", "milco: the masked LM or SPLADE whose head is copied")
-    static: str = option("ones", "static queries", choices=("ones", "idf"))
-    lexical: bool = option(False, "splade: start as a bag of the text's own words")
-    from_pivot: str = option("", "milco", choices=("", "shared", "translations"))
-    echo: str = option("random", "lexecho", choices=("random", "idf"))
-    echo_scale: float = option(0.5, "idf", above=0)
+    static: str = option(
+        "ones",
+        "static queries: ones | idf (of the training documents)",
+        choices=("ones", "idf"),
+    )
+    lexical: bool = option(
+        False, "splade: start as a weighted bag of the text's own words"
+    )
+    from_pivot: str = option(
+        "",
+        "milco: start the encoder from init.head's layers and its embeddings: shared"
+        " (of tokens in both vocabularies) | translations (of the words that each token"
+        " translates to in the training pairs; then those shared)",
+        choices=("", "shared", "translations"),
+    )
+    echo: str = option(
+        "random",
+        "lexecho: random (reference) | idf, fitted to the tokens' inverse document"
+        " frequency",
+        choices=("random", "idf"),
+    )
+    echo_scale: float = option(
+        0.5, "idf: a token starts at echo_scale * sqrt(its idf)", above=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +182,13 @@ class Rows:
         "by the columns, or a name in data/reading/formats.py",
         choices=("auto", *FORMATS),
     )
-    corpus: str = option("", "of ids, and to mine from: files of documents")
+    corpus: str = option(
+        "",
+        "of ids, and to mine from: files of documents (.jsonl, .tsv, .csv, .parquet),"
+        ' maybe in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of'
+        ' `datasets`: "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both'
+        " may be left out)",
+    )
     queries: str = option("", "format colbert: the same, of queries")
     min_label: float = option(
         0.5, "format labelled: rows below this label are left out"
@@ -194,8 +219,14 @@ class Data(Rows):
     sets: dict[str, DataSet] = option(
         {}, "several data sets instead: name -> data_set(source=…, files=…, weight=…)"
     )
-    mixer: str = option("proportional", "of sets")
-    mix_temperature: float = option(2.0, "temperature", above=0)
+    mixer: str = option(
+        "proportional",
+        "of sets: round_robin | proportional (to their examples) | temperature |"
+        " weights (as each set says)",
+    )
+    mix_temperature: float = option(
+        2.0, "mixer temperature: examples^(1 / it); 1: proportional", above=0
+    )
     batches_from: str = option(
         "mixed",
         "of sets: mixed | one (a batch is of one set)",
@@ -229,9 +260,16 @@ class Data(Rows):
         1, "documents of a query: positives and hard negatives", above=0, high=2**16
     )
     positives: int = option(1, "of the documents", above=0)
-    negatives: str = option("random", "which of a row's negatives")
-    negative_rank_scale: float = option(10.0, "rank", above=0)
-    margin_bins: int = option(10, "margin_bins", above=0)
+    negatives: str = option(
+        "random",
+        "which of a row's: random | top (its first ones) | rank (random, its first ones"
+        " more likely) | margin_bins (TAS-B: random over the margins between the"
+        " teacher's scores of positive and negative)",
+    )
+    negative_rank_scale: float = option(
+        10.0, "rank: e times less likely after this many ranks", above=0
+    )
+    margin_bins: int = option(10, "margin_bins: their number, of equal width", above=0)
     negative_max_score: float = option(
         math.inf,
         "highest teacher's score of a negative; those above are left out, as likely"
