@@ -156,6 +156,22 @@ def test_repeated_tokens_sum_in_the_source_view(spec, params):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_what_poll_raises_ends_the_encoding(spec, params):
+    polled = []
+
+    def poll():
+        polled.append(1)
+        if len(polled) == 3:
+            raise KeyboardInterrupt
+
+    tokenizer = TextTokenizer(GOLDEN / "xlmr")
+    encoder = TextEncoder(spec, tokenizer, batch_size=2, poll=poll)
+    encoder.encode(params, TEXTS[:4], 16)
+    assert len(polled) == 2  # ahead of each batch
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode(params, TEXTS, 16)
+
+
 def test_each_role_is_encoded_by_its_own_tower(spec, params):
     other = jax.tree.map(lambda x: 1.1 * x, params)
     separate = dataclasses.replace(spec, towers="separate")
