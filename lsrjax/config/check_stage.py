@@ -211,7 +211,7 @@ def _check_group(c, where) -> None:
 def check_references(c: ConfigDict, earlier: Sequence[str], where: str) -> None:
     """Refuses `stage:NAME` where no stage before this one (`earlier`) has the name."""
     for field in ("init.model", "init.encoder", "init.head", "teacher.model"):
-        reference = dict(leaves(c))[field]
+        reference = str(dict(leaves(c))[field])
         if reference.startswith("stage:") and reference[6:] not in earlier:
             known = ", ".join(earlier) or "none"
             raise InputError(

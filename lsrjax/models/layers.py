@@ -162,9 +162,12 @@ class Head(nnx.Module):
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
 
-    gives = ()
+    gives: tuple[str, ...] = ()
     sparse = True
     rules = ()
+
+    def __init__(self, spec, *, dtype: DType, rngs: nnx.Rngs):
+        """Random parameters, float32; `dtype` is what matrix products run in."""
 
     @staticmethod
     def views(spec) -> dict[str, int]:

@@ -337,7 +337,7 @@ def after_step(params: dict, fired: dict[str, jax.Array]) -> dict:
     if query is not None:
         fired = dict(fired)
         query = dense_heads.after_step(query, fired.pop(QUERY))
-    params = dense_heads.after_step(params, sum(fired.values()))
+    params = dense_heads.after_step(params, sum(fired.values(), jnp.int32(0)))
     return params if query is None else with_query_tower(params, query)
 
 

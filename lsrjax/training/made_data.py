@@ -182,7 +182,8 @@ def _kept(
         arrays = make()
         if processes.is_first():
             temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **arrays, **{_KEY: np.array(key)})
+            kept = arrays | {_KEY: np.array(key)}
+            np.savez(temporary, **kept)
             temporary.replace(path)
     processes.wait_for_all(str(path))
     if arrays is None:

@@ -54,7 +54,8 @@ def run(
             stage_data.accept_all_changed(run_config, workdir, console)
         kept_config.keep(run_config, workdir)
         # What was compiled once is read back when the run goes on.
-        if not jax.config.jax_compilation_cache_dir:
+        # The attributes of JAX's config are made at run time.
+        if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             compiled = str((workdir / COMPILED).absolute())
             jax.config.update("jax_compilation_cache_dir", compiled)
         if _is_finished(run_config, workdir):
