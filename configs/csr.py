@@ -8,11 +8,12 @@ the contrastive loss of the codes has a tenth of the weight. To freeze the encod
 
     --config.init.encoder='' --config.tokenizer=embedded:english
     --config.model.family=bert --config.model.dtype=float32 --config.model.latents=1024
-    --config.model.active_latents=32 --config.loss.name='reconstruction:1,infonce:1'
+    --config.model.active_latents=32
+    --config.loss='{"reconstruction": {}, "infonce": {"temperature": 0.05}}'
     --config.data.source=debian --config.data.dataset='' --config.data.group_size=1
     --config.data.query_languages='en:1,*:0' --config.data.document_languages='en:1,*:0'
     --config.data.query_length=24 --config.data.document_length=64
-    --config.loss.infonce_temperature=0.05 --config.batch_size=64 --config.steps=300
+    --config.batch_size=64 --config.steps=300
     --config.epochs=0 --config.optim.lr=1e-3 --config.dev.source=debian
 """
 
@@ -32,8 +33,7 @@ def get_config() -> ConfigDict:
     c.data.query_length = 32
     c.data.document_length = 256
     c.data.group_size = 2
-    c.loss.name = "reconstruction:1,infonce:0.1"
-    c.loss.infonce_temperature = 0.05
+    c.loss = {"reconstruction": {}, "infonce": {"weight": 0.1, "temperature": 0.05}}
     c.memory.encode_chunk = 64
     c.batch_size = 128
     c.steps = 50_000

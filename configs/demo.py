@@ -9,7 +9,7 @@ LexEcho. Then BM25, the teacher and the student after both stages are compared.
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config import entry, get_default
 
 
 def get_config() -> ConfigDict:
@@ -49,12 +49,11 @@ def teacher() -> ConfigDict:
     c.init.lexical = True
     c.data.query_languages = "en:1"
     c.data.document_languages = "en:1"
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.regularizer.name = "flops"
     c.regularizer.query = 1e-3
     c.regularizer.document = 1e-3
-    c.regularizer.schedule = "quadratic"
-    c.regularizer.warmup_steps = 100
+    c.regularizer.schedule = entry("quadratic", steps=100)
     c.optim.lr = 1e-3
     c.optim.warmup_steps = 20
     c.steps = 300
@@ -68,7 +67,7 @@ def align() -> ConfigDict:
     c.init.head = "stage:teacher"
     c.init.from_pivot = "translations"
     c.teacher.model = "stage:teacher"
-    c.loss.name = "alignment"
+    c.loss = {"alignment": {}}
     c.optim.lr = 3e-5
     c.optim.warmup_steps = 20
     c.steps = 200
@@ -91,8 +90,7 @@ def distill() -> ConfigDict:
     c.data.group_size = 8
     c.data.query_languages = "en:0.2,*:1"
     c.data.document_languages = "en:8,*:1"
-    c.loss.name = "kl"
-    c.loss.teacher_scale = 3.0
+    c.loss = {"kl": {"teacher_scale": 3.0}}
     c.regularizer.query = 3e-4
     c.regularizer.document = 3e-5
     c.optim.lr = 1e-4

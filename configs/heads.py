@@ -12,7 +12,7 @@ tables compare them with BM25.
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config import entry, get_default
 
 
 def get_config() -> ConfigDict:
@@ -45,7 +45,7 @@ def stage() -> ConfigDict:
     # Too few steps to repay the compilation of many parts.
     c.data.length_parts = 6
     c.batch_size = 64
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.optim.lr = 1e-3
     c.optim.schedule = "linear"
     c.optim.warmup_steps = 20
@@ -74,7 +74,7 @@ def align() -> ConfigDict:
     c.init.from_pivot = "translations"
     c.teacher.model = "stage:teacher"
     c.data.document_languages = get_default().data.document_languages
-    c.loss.name = "alignment"
+    c.loss = {"alignment": {}}
     c.optim.lr = 3e-5
     c.steps = 50
     return c
@@ -93,8 +93,7 @@ def with_flops(c: ConfigDict) -> ConfigDict:
     """FLOPS regularization of both sides, with a rising weight."""
     c.regularizer.name = "flops"
     c.regularizer.query = c.regularizer.document = 1e-3
-    c.regularizer.schedule = "quadratic"
-    c.regularizer.warmup_steps = 100
+    c.regularizer.schedule = entry("quadratic", steps=100)
     return c
 
 
@@ -120,7 +119,7 @@ def dense(head: str) -> ConfigDict:
     """The mean of the tokens' states."""
     c = student(head)
     c.model.pooling = "mean"
-    c.loss.infonce_temperature = 0.05
+    c.loss = {"infonce": {"temperature": 0.05}}
     return c
 
 
@@ -130,7 +129,7 @@ def csr() -> ConfigDict:
     c.init.encoder = "stage:dense"
     c.model.latents = 1024
     c.model.active_latents = 64
-    c.loss.name = "reconstruction:1,infonce:1"
+    c.loss = {"reconstruction": {}, "infonce": {"temperature": 0.05}}
     return c
 
 
@@ -138,15 +137,14 @@ def colbert(head: str) -> ConfigDict:
     """32 numbers for each token."""
     c = student(head)
     c.model.embedding_size = 32
-    c.loss.infonce_temperature = 0.2
+    c.loss = {"infonce": {"temperature": 0.2}}
     return c
 
 
 def m3() -> ConfigDict:
     """Dense, token weights and ColBERT together."""
     c = colbert("m3")
-    c.loss.name = "m3"
-    c.loss.infonce_temperature = 0.05
+    c.loss = {"m3": {"temperature": 0.05}}
     return c
 
 

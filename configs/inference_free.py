@@ -12,14 +12,14 @@ data, without scores:
     --config.data.source=debian --config.data.files='' --config.data.group_size=1
     --config.data.query_languages='en:1,*:0' --config.data.document_languages='en:1,*:0'
     --config.data.query_length=24 --config.data.document_length=64
-    --config.loss.name=infonce --config.batch_size=64 --config.steps=300
-    --config.epochs=0 --config.optim.lr=1e-3 --config.regularizer.warmup_steps=100
+    --config.loss='{"infonce": {}}' --config.batch_size=64 --config.steps=300
+    --config.epochs=0 --config.optim.lr=1e-3 --config.regularizer.schedule.steps=100
     --config.dev.source=debian
 """
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config import entry, get_default
 
 
 def get_config() -> ConfigDict:
@@ -33,11 +33,10 @@ def get_config() -> ConfigDict:
     c.data.query_length = 64
     c.data.document_length = 256
     c.data.group_size = 8
-    c.loss.name = "kl"
+    c.loss = {"kl": {}}
     c.regularizer.name = "idf_flops"
     c.regularizer.document = 1e-3
-    c.regularizer.schedule = "quadratic"
-    c.regularizer.warmup_steps = 10_000
+    c.regularizer.schedule = entry("quadratic", steps=10_000)
     c.memory.encode_chunk = 64
     c.batch_size = 64
     c.epochs = 3.0

@@ -10,7 +10,7 @@ query, pos and neg; `--dry_run` shows the memory of a step. On the embedded data
     --config.model.dtype=float32 --config.data.source=debian --config.data.files=''
     --config.data.group_size=1 --config.data.query_length=24
     --config.data.document_length=64 --config.batch_size=64 --config.steps=200
-    --config.epochs=0 --config.optim.lr=1e-3 --config.loss.infonce_temperature=0.05
+    --config.epochs=0 --config.optim.lr=1e-3 --config.loss.m3.temperature=0.05
     --config.dev.source=debian
 """
 
@@ -28,8 +28,7 @@ def get_config() -> ConfigDict:
     c.data.query_length = 64
     c.data.document_length = 512
     c.data.group_size = 8
-    c.loss.name = "m3"
-    c.loss.infonce_temperature = 0.02
+    c.loss = {"m3": {"temperature": 0.02}}
     c.memory.encode_chunk = 32
     c.memory.remat = "layer"
     c.batch_size = 64

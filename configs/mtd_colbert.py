@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     c.data.query_length = 32
     c.data.document_length = 180
     c.data.group_size = 6
-    c.loss.name = "kl"
+    c.loss = {"kl": {}}
     c.memory.encode_chunk = 32
     c.batch_size = 64
     c.steps = 200_000

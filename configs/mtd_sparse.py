@@ -13,7 +13,8 @@ embedded data, with the stages of configs/demo.py in runs/demo:
     --config.data.document_languages='*:1' --config.data.query_length=24
     --config.data.document_length=64 --config.prepare.negatives=bm25
     --config.prepare.scores=teacher --config.teacher.model=runs/demo/teacher
-    --config.loss.teacher_scale=3.0 --config.init.echo=idf --config.init.echo_scale=0.6
+    --config.loss.kl.teacher_scale=3.0
+    --config.init.echo=idf --config.init.echo_scale=0.6
     --config.model.repeats=max --config.model.exclude_special_tokens=True
     --config.regularizer.query=3e-4 --config.regularizer.document=3e-5
     --config.batch_size=32 --config.steps=200 --config.optim.lr=1e-4
@@ -40,7 +41,7 @@ def get_config() -> ConfigDict:
     c.data.query_length = 64
     c.data.document_length = 256
     c.data.group_size = 8
-    c.loss.name = "kl"
+    c.loss = {"kl": {}}
     c.regularizer.query = 1e-3
     c.regularizer.document = 1e-5
     c.memory.encode_chunk = 128

@@ -15,12 +15,12 @@ from the Hugging Face hub; DDSC's needs a login. On the embedded data:
     --config.data.sets.ddsc.source=debian --config.data.sets.ddsc.dataset=''
     --config.data.query_length=24 --config.data.document_length=64
     --config.batch_size=64 --config.steps=200 --config.epochs=0 --config.optim.lr=1e-3
-    --config.regularizer.warmup_steps=100 --config.dev.source=debian
+    --config.regularizer.schedule.steps=100 --config.dev.source=debian
 """
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import data_set, get_default
+from lsrjax.config import data_set, entry, get_default
 
 
 def get_config() -> ConfigDict:
@@ -44,10 +44,10 @@ def get_config() -> ConfigDict:
     c.data.mixer = "round_robin"
     c.data.batches_from = "one"
     c.data.document_length = 256
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.regularizer.name = "flops"
     c.regularizer.query, c.regularizer.document = 5e-4, 3e-4
-    c.regularizer.schedule, c.regularizer.warmup_steps = "quadratic", 16_000
+    c.regularizer.schedule = entry("quadratic", steps=16_000)
     c.memory.encode_chunk = 64
     c.batch_size, c.epochs = 32, 1.0
     c.optim.lr, c.optim.weight_decay = 5e-6, 0.015

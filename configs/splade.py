@@ -13,13 +13,13 @@ random weights:
     --config.data.query_length=24 --config.data.document_length=64
     --config.batch_size=64 --config.steps=300 --config.epochs=0 --config.optim.lr=1e-3
     --config.regularizer.query=1e-3 --config.regularizer.document=1e-3
-    --config.regularizer.warmup_steps=100 --config.optim.warmup_steps=20
+    --config.regularizer.schedule.steps=100 --config.optim.warmup_steps=20
     --config.optim.warmup_fraction=0 --config.dev.source=debian
 """
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config import entry, get_default
 
 
 def get_config() -> ConfigDict:
@@ -32,12 +32,11 @@ def get_config() -> ConfigDict:
     c.data.query_length = 32
     c.data.document_length = 256
     c.data.group_size = 2
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.regularizer.name = "flops"
     c.regularizer.query = 5e-4
     c.regularizer.document = 3e-4
-    c.regularizer.schedule = "quadratic"
-    c.regularizer.warmup_steps = 50_000
+    c.regularizer.schedule = entry("quadratic", steps=50_000)
     c.memory.encode_chunk = 64
     c.batch_size = 128
     c.steps = 150_000

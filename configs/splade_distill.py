@@ -13,15 +13,15 @@ embedded data, with a small SPLADE as the teacher (configs/splade.py in runs/spl
     --config.data.query_languages='en:1,*:0' --config.data.document_languages='en:1,*:0'
     --config.data.query_length=24 --config.data.document_length=64
     --config.prepare.negatives=bm25 --config.prepare.scores=teacher
-    --config.teacher.model=runs/splade/train --config.loss.teacher_scale=1
+    --config.teacher.model=runs/splade/train --config.loss.kl.teacher_scale=1
     --config.batch_size=32 --config.steps=200 --config.epochs=0 --config.optim.lr=1e-3
     --config.regularizer.query=1e-3 --config.regularizer.document=1e-3
-    --config.regularizer.warmup_steps=100 --config.dev.source=debian
+    --config.regularizer.schedule.steps=100 --config.dev.source=debian
 """
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config import entry, get_default
 
 
 def get_config() -> ConfigDict:
@@ -33,12 +33,11 @@ def get_config() -> ConfigDict:
     c.data.query_length = 64
     c.data.document_length = 256
     c.data.group_size = 9
-    c.loss.name = "kl:1,margin_mse:0.05"
+    c.loss = {"kl": {}, "margin_mse": {"weight": 0.05}}
     c.regularizer.name = "flops"
     c.regularizer.query = 5e-4
     c.regularizer.document = 3e-4
-    c.regularizer.schedule = "quadratic"
-    c.regularizer.warmup_steps = 50_000
+    c.regularizer.schedule = entry("quadratic", steps=50_000)
     c.memory.encode_chunk = 64
     c.batch_size = 64
     c.epochs = 3.0

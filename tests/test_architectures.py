@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
+import operator
 import pathlib
 import re
 
@@ -44,7 +46,7 @@ CASES = {
         "model.latents": 40,
         "model.active_latents": 5,
         "model.dead_after": 1,
-        "loss.name": "reconstruction:1,infonce:0.1",
+        "loss": {"reconstruction": {}, "infonce": {"weight": 0.1}},
         "regularizer.document": 0.01,
     },
     "towers": {"model.head": "splade", "model.towers": "separate"},
@@ -61,9 +63,9 @@ CASES = {
         "model.latents": 40,
         "model.active_latents": 5,
         "model.dead_after": 1,
-        "loss.name": "reconstruction:1,infonce:0.1",
+        "loss": {"reconstruction": {}, "infonce": {"weight": 0.1}},
     },
-    "m3": {"model.head": "m3", "loss.name": "m3"},
+    "m3": {"model.head": "m3", "loss": {"m3": {}}},
     "colbert": {
         "model.head": "colbert",
         "model.embedding_size": 8,
@@ -90,13 +92,14 @@ def config_of(changes):
     c.data.query_length = 10
     c.data.document_length = 16
     c.dev.queries = 20
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.batch_size = 8
     c.steps = 3
     c.optim.lr = 1e-3
     c.log.every = 1
-    with c.unlocked():
-        c.update_from_flattened_dict(changes)
+    for field, value in changes.items():
+        *groups, last = field.split(".")
+        functools.reduce(operator.getitem, groups, c)[last] = value
     return c
 
 
@@ -169,7 +172,7 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
     config = config_of(
         {
             "model.head": "mine.LastToken",
-            "loss.name": "mine.hinge:0.5,infonce",
+            "loss": {"mine.hinge": {"weight": 0.5}, "infonce": {}},
             "data.mixer": "mine.smallest_first",
             "data.source": "files",
             "data.split": "train",
@@ -222,7 +225,7 @@ def test_towers_that_go_on_are_those_that_were_left_alone(tmp_path, monkeypatch)
         ({"model.head": "splad"}, "model.head is 'splad'; known: 'splade', 'milco'"),
         ({"model.head": "nowhere.Head"}, "nowhere.Head', which could not be imported"),
         ({"model.head": "math.sqrt"}, "is no head: it has no"),
-        ({"loss.name": "math.sqrt"}, "which is no lsrjax.losses.losses.Loss but"),
+        ({"loss": {"math.sqrt": {}}}, "which is no lsrjax.losses.losses.Loss but"),
         ({"data.mixer": "evenly"}, "data.mixer is 'evenly'; known: 'round_robin'"),
     ],
 )
@@ -244,8 +247,8 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
             "model.query_marker is '\\[nothing\\]', which is not in the vocabulary",
         ),
         (
-            {"model.head": "token_weights", "loss.name": "alignment"},
-            "compares weights of terms",
+            {"model.head": "token_weights", "loss": {"alignment": {}}},
+            "weights of terms before their activation",
         ),
         (
             {"model.head": "splade", "init.static": "idf"},
@@ -259,7 +262,7 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
 )
 def test_what_does_not_go_together_is_refused(changes, message, tmp_path):
     config = config_of(changes)
-    if config.loss.name == "alignment":
+    if "alignment" in config.loss:
         config.data.query_languages = config.data.document_languages = "*:1"
         config.teacher.model = "somewhere"
     with contextlib.suppress(KeyError):

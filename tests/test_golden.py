@@ -47,10 +47,10 @@ def config_of(case):
     c.init.encoder, c.init.head = str(FOLDER / "xlmr"), str(FOLDER / "bert")
     c.data.files = "recorded"
     if case == "align":
-        c.loss.name = "alignment"
+        c.loss = {"alignment": {}}
         c.teacher.model = str(FOLDER / "bert")
     else:
-        c.loss.name = "kl"
+        c.loss = {"kl": {}}
         c.data.group_size = 4
         c.regularizer.name = case.split("_")[1]
         c.regularizer.query, c.regularizer.document = 1e-2, 1e-3

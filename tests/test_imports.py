@@ -18,6 +18,7 @@ FILES = [path for path in FILES if path not in TEMPLATES]
 ROOMS = [
     "errors",
     "lookup",
+    "options",
     "finite",
     "json_files",
     "paths",

@@ -6,6 +6,7 @@ read from an optimizer that keeps it.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import optax
 import pytest
 from programs import tiny
 
-from lsrjax.config.fields import get_default
+from lsrjax.config import entry, get_default
 from lsrjax.convert.names import by_layer
 from lsrjax.data.batching.length_shapes import Shape, cut, fit
 from lsrjax.losses import losses, objective
@@ -45,7 +46,7 @@ class Case:
     """A model and an objective."""
 
     head: str
-    loss: str
+    loss: Mapping[str, dict]
     regularizer: str = "l1"
     lexecho: bool = False
     repeats: str = "sum"
@@ -56,44 +57,44 @@ class Case:
 
 def weights_of(case):
     """The losses by name."""
-    config = get_default().loss
-    config.name = case.loss
-    return objective.of(config).weights
+    return objective.of(case.loss).weights
 
 
 CASES = [
-    Case("splade", "infonce", "flops"),
-    Case("milco", "alignment"),
-    Case("milco", "kl", "l1", lexecho=True, repeats="sum"),
-    Case("milco", "kl", "flops", lexecho=True, repeats="max"),
-    Case("milco", "margin_mse:0.1,infonce", "flops", lexecho=True),
+    Case("splade", {"infonce": {}}, "flops"),
+    Case("milco", {"alignment": {}}),
+    Case("milco", {"kl": {}}, "l1", lexecho=True, repeats="sum"),
+    Case("milco", {"kl": {}}, "flops", lexecho=True, repeats="max"),
+    Case(
+        "milco", {"margin_mse": {"weight": 0.1}, "infonce": {}}, "flops", lexecho=True
+    ),
 ]
 OTHERS = [
-    Case("splade", "infonce", "flops", options=(("pooling", "sum"),)),
-    Case("splade", "infonce", "flops", options=(("queries", "static"),)),
-    Case("token_weights", "kl"),
+    Case("splade", {"infonce": {}}, "flops", options=(("pooling", "sum"),)),
+    Case("splade", {"infonce": {}}, "flops", options=(("queries", "static"),)),
+    Case("token_weights", {"kl": {}}),
     Case(
         "dense",
-        "kl",
+        {"kl": {}},
         options=(("pooling", "mean"), ("normalize", False), ("embedding_size", 5)),
     ),
-    Case("colbert", "kl", options=(("embedding_size", 5), ("skip_ids", (3,)))),
+    Case("colbert", {"kl": {}}, options=(("embedding_size", 5), ("skip_ids", (3,)))),
     # The embeddings of all tokens add up in its biases' gradients, and round there.
-    Case("m3", "m3", tolerance=3e-6),
-    Case("token_weights", "infonce", "masked_flops"),
+    Case("m3", {"m3": {}}, tolerance=3e-6),
+    Case("token_weights", {"infonce": {}}, "masked_flops"),
     Case(
         "csr",
-        "reconstruction:1,infonce:0.1",
+        {"reconstruction": {}, "infonce": {"weight": 0.1}},
         "idf_flops",
         options=(
             *(("pooling", "mean"), ("latents", 23), ("active_latents", 3)),
             *(("revived_latents", 4), ("dead_after", 0)),
         ),
     ),
-    Case("splade", "kl", "joint_flops"),
-    Case("splade", "kl:0.1,language_kl"),
+    Case("splade", {"kl": {}}, "joint_flops"),
+    Case("splade", {"kl": {"weight": 0.1}, "language_kl": {}}),
 ]
-TOWERS = Case("milco", "kl", lexecho=True, options=(("towers", "separate"),))
+TOWERS = Case("milco", {"kl": {}}, lexecho=True, options=(("towers", "separate"),))
 ALL = [*CASES, *OTHERS]
 # The rest only where time does not matter: a compilation takes seconds.
 STEP_CASES = [
@@ -123,14 +124,16 @@ def config_of(case):
     c = get_default()
     c.data.group_size = G
     c.model.head = case.head
-    c.loss.name = case.loss
-    c.regularizer.threshold = 2
+    c.loss = dict(case.loss)
     if "language_kl" in case.loss:
         # One query in each of B languages.
         c.data.mixing, c.data.document_languages = "round_robin", "en:1,da:1,de:1"
-    if case.loss != "alignment" and HEADS[case.head].sparse:
-        c.regularizer.name = case.regularizer
-        c.regularizer.query, c.regularizer.document = 0.3, 0.2
+    if "alignment" not in case.loss and HEADS[case.head].sparse:
+        c.regularizer = entry(case.regularizer, document=0.2)
+        if case.regularizer == "masked_flops":
+            c.regularizer.threshold = 2
+        if case.regularizer != "joint_flops":
+            c.regularizer.query = 0.3
     if case.lexecho:
         c.regularizer.source_query, c.regularizer.source_document = 0.1, 0.05
     return c
@@ -379,7 +382,7 @@ def test_padding_changes_no_representation(case):
 
 def test_the_reference_depends_on_padding():
     """Its padded positions take part in the maximum as 0, and cut the gradient."""
-    case = Case("milco", "alignment", pool_mask="multiply")
+    case = Case("milco", {"alignment": {}}, pool_mask="multiply")
     batch = batch_of(case)
     # From texts without padding to the same texts with some.
     for t in (*batch["student"]["parts"], *batch["teacher"]["parts"]):

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from lsrjax.config.check_run import validate
+from lsrjax.config.fields import set_field
 from lsrjax.data import sources
 from lsrjax.data.batching.mixing import open_sets, sources_of
 from lsrjax.training import run
@@ -32,12 +33,7 @@ def on_embedded_data(path):
     config = config_of(path)
     for flag in shlex.split(flags[flags.index("--config.") :]):
         name, _, value = flag.removeprefix("--config.").partition("=")
-        *groups, field = name.split(".")
-        part = config
-        for group in groups:
-            part = part[group]
-        kind = type(part[field])
-        part[field] = value == "True" if kind is bool else kind(value)
+        set_field(config, name, value, "--config")
     return config
 
 

@@ -18,7 +18,6 @@ from sentence_transformers.sparse_encoder.modules import (
 )
 from sentence_transformers.util import maxsim
 
-from lsrjax.config.fields import get_default
 from lsrjax.losses import objective, regularizers
 from lsrjax.models.dense_heads import Autoencoder
 from lsrjax.models.retriever import RetrieverSpec
@@ -79,10 +78,8 @@ def same(ours, of_theirs):
     assert abs(wanted[0]) > 1e-3
 
 
-def objective_of(**options):
-    config = get_default().loss
-    config.update({"mask_same_text": False} | options)
-    loss = objective.of(config)
+def objective_of(name, **options):
+    loss = objective.of({name: options})
     return lambda views: sum(loss(views, {"scores": SCORES}).values())
 
 
@@ -94,7 +91,7 @@ def test_infonce(temperature):
     """SparseMultipleNegativesRankingLoss orders documents by column, we by query."""
     loss = theirs.SparseMultipleNegativesRankingLoss(None, scale=1 / temperature)
     same(
-        objective_of(name="infonce", infonce_temperature=temperature),
+        objective_of("infonce", mask_same_text=False, temperature=temperature),
         lambda columns: loss.compute_loss_from_embeddings(columns, None),
     )
 
@@ -102,7 +99,7 @@ def test_infonce(temperature):
 def test_margin_mse():
     loss = theirs.SparseMarginMSELoss(None)
     same(
-        objective_of(name="margin_mse"),
+        objective_of("margin_mse"),
         lambda columns: loss.compute_loss_from_embeddings(columns, LABELS),
     )
 
@@ -111,7 +108,7 @@ def test_margin_mse():
 def test_kl(temperature):
     loss = theirs.SparseDistillKLDivLoss(None, temperature=temperature)
     same(
-        objective_of(name="kl", temperature=temperature),
+        objective_of("kl", temperature=temperature),
         lambda columns: loss.compute_loss_from_embeddings(columns, LABELS),
     )
 
@@ -119,16 +116,16 @@ def test_kl(temperature):
 @pytest.mark.parametrize("threshold", [None, 24])
 def test_splade_loss(threshold):
     """The sum of a loss and both regularizers, with and without the threshold."""
-    config = get_default().regularizer
-    config.name = "flops" if threshold is None else "masked_flops"
-    config.query, config.document = 0.05, 0.03
-    config.threshold = threshold or 0
-    lambdas = {"query": config.query, "document": config.document}
-    main = objective_of(name="infonce")
+    lambdas = {"query": 0.05, "document": 0.03}
+    config = {"name": "flops"}
+    if threshold:
+        config = {"name": "masked_flops", "threshold": threshold}
+    regularizer = regularizers.of(config | lambdas)
+    main = objective_of("infonce", mask_same_text=False)
 
     def ours(views):
         return main(views) + sum(
-            regularizers.penalties(config, views, lambdas).values()
+            regularizers.penalties(regularizer, views, lambdas).values()
         )
 
     # As SpladeLoss.forward adds them up; it takes texts, not embeddings.
@@ -227,9 +224,8 @@ def test_csr_loss_and_autoencoder():
     # Theirs is 1 after the step in which a latent fires, ours 0.
     ours.center[...], ours.idle[...] = jnp.asarray(center), jnp.asarray(idle - 1.0)
     graphdef, params = nnx.split(ours)
-    config = get_default().loss
-    config.update({"name": "reconstruction:1,infonce:0.1", "mask_same_text": False})
-    loss = objective.of(config)
+    contrast = {"weight": 0.1, "mask_same_text": False}
+    loss = objective.of({"reconstruction": {}, "infonce": contrast})
 
     def total(params, x):
         module = nnx.merge(graphdef, params)

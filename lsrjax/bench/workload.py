@@ -184,7 +184,7 @@ PRESETS = {
 def config_of(sizes: StepSizes, total_steps: int):
     """The config of a stage of these sizes."""
     c = get_default()
-    c.loss.name = sizes.task
+    c.loss = {sizes.task: {}}
     c.model.dtype = sizes.dtype
     c.model.dropout = 0.0
     c.memory.remat = sizes.remat

@@ -1,15 +1,14 @@
 """Which values of `data` and `data.sets` make no sense, and why."""
 
-import math
-
 from lsrjax.config import data_fields
+from lsrjax.config.schema import DataSet
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.debian_texts.embedded import SPLITS
 from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.rows_to_examples import FIELDS
-from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
+from lsrjax.options import checked
 
 # How the documents of a query are chosen, and the languages they are shown in.
 CHOICE = (
@@ -45,26 +44,14 @@ def check_set(own, where: str) -> None:
     Raises:
       InputError: names the field and what to do.
     """
-    if own.source not in SOURCES:
-        known = ", ".join(repr(choice) for choice in SOURCES)
-        raise InputError(f"{where}.source is {own.source!r}; known: {known}.")
+    checked(DataSet, own, where)
     check_split(own, where)
-    for field, choices in data_fields.CHOICES.items():
-        part, _, name = field.partition(".")
-        if part == "data" and own[name] not in choices:
-            known = ", ".join(map(repr, choices))
-            raise InputError(f"{where}.{name} is {own[name]!r}; known: {known}.")
     for field, kinds in (("files", ("files",)), ("dataset", ("datasets", "tfds"))):
         if own.source in kinds and not own[field]:
             raise InputError(
                 f"{where}.{field} is {own[field]!r}, but this set needs it: see"
-                " lsrjax/config/fields.py."
+                " lsrjax/config/schema.py."
             )
-    if not 0 < own.weight < math.inf:
-        raise InputError(
-            f"{where}.weight is {own.weight}; it must be > 0. Remove a set that takes"
-            " no part."
-        )
 
 
 def check_choice(c, where: str) -> None:
@@ -76,17 +63,14 @@ def check_choice(c, where: str) -> None:
     data = c.data
     loss = objective.of(c.loss)
     scores = "scores" in loss.targets
-    for field in ("negative_max_score", "negative_margin"):
-        if math.isnan(data[field]):
-            raise InputError(f"{where}.data.{field} is not a number; give a score.")
     if 1 < data.group_size <= data.positives:
         raise InputError(
             f"{where}.data.positives is {data.positives}, but data.group_size is"
             f" {data.group_size}: a group needs a negative, too. Raise group_size."
         )
-    if data.positives > 1 and (not scores or "infonce" in loss.weights):
+    if data.positives > 1 and not scores:
         raise InputError(
-            f"{where}.data.positives is {data.positives}, but the loss {c.loss.name}"
+            f"{where}.data.positives is {data.positives}, but the loss {loss.name}"
             " takes the first document for the only positive. Set it to 1."
         )
     prepared = c.prepare.negatives == "bm25" or c.prepare.scores == "teacher"
@@ -105,18 +89,18 @@ def check_choice(c, where: str) -> None:
     if data.mixing == "round_robin" and not scores:
         raise InputError(
             f"{where}.data.mixing is 'round_robin', which repeats a query and its"
-            f" teacher scores in every language, but the loss {c.loss.name} reads no"
+            f" teacher scores in every language, but the loss {loss.name} reads no"
             " scores. Use 'passages' or 'entries'."
         )
 
 
 def _check_languages_compared(data, loss: objective.Objective, where: str) -> None:
-    shown = f"{where}.loss.name is {loss.config.name!r}"
+    shown = f"{where}.loss has language_kl"
     if "scores" not in loss.targets:
         raise InputError(
             f"{shown}: language_kl alone is met by equal scores of all documents. Add"
-            " it to a loss that reads the teacher's scores, as in"
-            " 'kl:1,language_kl:0.5'."
+            " it to a loss that reads the teacher's scores, as in {'kl': {},"
+            " 'language_kl': {'weight': 0.5}}."
         )
     if data.mixing != "round_robin":
         raise InputError(
@@ -134,7 +118,8 @@ def check_formats(c, where: str) -> None:
     Raises:
       InputError: names the format, what it lacks and what to do.
     """
-    ranks = "document" in objective.of(c.loss).texts
+    loss = objective.of(c.loss)
+    ranks = "document" in loss.texts
     several = [(f"{where}.data.sets.{name}", own) for name, own in c.data.sets.items()]
     for at, data in several or [(f"{where}.data", c.data)]:
         if data.source not in data_fields.ROWS or data.format == "auto":
@@ -144,7 +129,7 @@ def check_formats(c, where: str) -> None:
             kind = "queries with documents" if ranks else "pairs of translations"
             known = [n for n, f in FORMATS.items() if (f.kind == "group") == ranks]
             raise InputError(
-                f"{at}.format is {data.format!r}, but the loss {c.loss.name} reads"
+                f"{at}.format is {data.format!r}, but the loss {loss.name} reads"
                 f" {kind}: {' or '.join(known)}."
             )
         given = c.prepare.negatives == "given"
@@ -223,9 +208,10 @@ def mines(c) -> bool:
 
 def set_effects(own, c) -> list[tuple[bool, tuple, str]]:
     """As `source_effects`, of one of the sets of a stage's config `c`."""
-    ranks = "document" in objective.of(c.loss).texts
+    loss = objective.of(c.loss)
+    ranks = "document" in loss.texts
     return [
-        *source_effects(own, ranks, c.loss.name, reads_scores(c), mines(c)),
+        *source_effects(own, ranks, loss.name, reads_scores(c), mines(c)),
         (
             own.format == "labelled",
             ("min_label",),

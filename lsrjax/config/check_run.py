@@ -6,10 +6,11 @@ from ml_collections import ConfigDict
 
 from lsrjax.config import data_fields, secrets
 from lsrjax.config.check_stage import check_evaluate, check_references, check_stage
-from lsrjax.config.fields import get_default, language_weights, stages
+from lsrjax.config.fields import blank, get_default, language_weights, stages
 from lsrjax.config.other_names import not_a_field
+from lsrjax.config.schema import DataSet
 from lsrjax.config.unused_options import check_no_effect, leaves
-from lsrjax.data.batching.mixing import blank_set, sources_of
+from lsrjax.data.batching.mixing import sources_of
 from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
@@ -37,8 +38,7 @@ def validate(config: ConfigDict) -> None:
             because = "a run is evaluated as a whole; set config.evaluate"
             check_no_effect(stage, default, where, ["evaluate"], because)
         for set_name, own in stage.data.sets.items():
-            blank = blank_set(default.data)
-            _check_fields(own, blank, f"{where}.data.sets.{set_name}")
+            _check_fields(own, blank(DataSet), f"{where}.data.sets.{set_name}")
         embedded = "debian" in (*sources_of(stage.data), stage.dev.source)
         for field in ("query_languages", "document_languages"):
             weights = language_weights(stage.data[field], f"{where}.data.{field}")

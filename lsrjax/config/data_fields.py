@@ -4,14 +4,9 @@ from lsrjax.data.examples import ANY, ENGLISH
 from lsrjax.data.reading.corpus import parse
 from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.rows_to_examples import score_columns
-from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS, parse_weights
+from lsrjax.data.reading.teacher_ensembles import parse_weights
 from lsrjax.errors import InputError
 
-CHOICES = {
-    "data.format": ("auto", *FORMATS),
-    "data.score_normalization": tuple(NORMALIZATIONS),
-    "dev.format": ("auto", *FORMATS),
-}
 ROWS = ("files", "datasets", "tfds")  # the sources that are in some format
 
 
@@ -32,7 +27,7 @@ def check(data, prepare, where: str) -> None:
         if not data[field]:
             raise InputError(
                 f"{where}.{field} is '', but the format {data.format} needs it: see"
-                " lsrjax/config/fields.py."
+                " lsrjax/config/schema.py."
             )
     for field in ("corpus", "queries"):
         languages = {language for language, _ in parse(data[field])}

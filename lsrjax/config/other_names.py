@@ -73,13 +73,8 @@ _ELSEWHERE = {
     " num_negatives n_negatives negatives_per_query hard_negatives",
     "data.threads": "num_workers dataloader_num_workers num_proc workers",
     "data.prefetch": "dataloader_prefetch_factor prefetch_factor prefetch_size",
-    "loss.name": "loss_fn loss_type loss_function criterion",
-    "loss.temperature": "kd_temperature distillation_temperature tau",
-    "regularizer.name": "regularizer_type reg_type flops_loss",
-    "regularizer.query": "lambda_q q_reg lambda_query query_lambda"
-    " query_regularizer_weight flops_weight_q query_reg",
-    "regularizer.document": "lambda_d d_reg lambda_document document_lambda lambda_doc"
-    " document_regularizer_weight flops_weight_d doc_reg",
+    "loss": "loss_fn loss_type loss_function criterion",
+    "regularizer": "regularizer_type reg_type flops_loss",
     "evaluate.test": "test do_eval eval_benchmark",
 }
 _FIELD_OF = {
@@ -111,7 +106,7 @@ def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
     else:
         instead = f"the nearest is {where}.{_nearest(field, last, known)}"
     return (
-        f"{where}.{field} is not a field; {instead}. lsrjax/config/fields.py lists them"
+        f"{where}.{field} is not a field; {instead}. lsrjax/config/schema.py lists them"
         " all."
     )
 

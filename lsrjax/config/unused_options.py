@@ -6,18 +6,17 @@ from ml_collections import ConfigDict
 
 from lsrjax.config.check_data import CHOICE, mines, reads_scores, source_effects
 from lsrjax.config.data_fields import ROWS, has_languages, renames
+from lsrjax.config.nodes import Entry
 from lsrjax.data.batching.mixing import SET_FIELDS
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
-from lsrjax.losses import objective
-from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.losses import objective, regularizers
 from lsrjax.models.heads import own_head
+from lsrjax.options import no_effect
 
 # What each head that pools over tokens may do.
 POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
-LAMBDAS = tuple(
-    f"regularizer.{f}" for f in ("query", "document", "source_query", "source_document")
-)
+LAMBDAS = tuple(f"regularizer.{name}" for name in regularizers.LAMBDAS)
 _SIZES = tuple(
     f"model.{f}"
     for f in (
@@ -37,8 +36,8 @@ def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
     `stages` and `data.sets` are one field each.
     """
     for key in config:
-        named = key in ("stages", "sets")
-        if isinstance(config[key], ConfigDict) and not named:
+        group = isinstance(config[key], ConfigDict) and key not in ("stages", "sets")
+        if group and not isinstance(config[key], Entry):
             yield from leaves(config[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", config[key]
@@ -65,7 +64,7 @@ def _of_model(c):
         (
             "document" in objective.of(c.loss).texts,
             ("model.towers", "model.queries"),
-            f"the loss {c.loss.name} has no queries and documents",
+            f"the loss {objective.of(c.loss).name} has no queries and documents",
         ),
         (
             c.model.queries == "encoded",
@@ -128,7 +127,8 @@ def _of_model(c):
         (
             "reconstruction" in objective.of(c.loss).weights,
             ("model.revived_latents", "model.dead_after"),
-            f"the loss {c.loss.name} revives no dead latents; reconstruction does",
+            f"the loss {objective.of(c.loss).name} revives no dead latents;"
+            " reconstruction does",
         ),
         (
             c.model.head == "colbert",
@@ -143,7 +143,7 @@ def _of_model(c):
                 "model.document_prompt",
                 "model.document_marker",
             ),
-            f"the loss {c.loss.name} has no queries and documents",
+            f"the loss {objective.of(c.loss).name} has no queries and documents",
         ),
         (
             fresh,
@@ -174,7 +174,7 @@ def _of_data(c):
         *(
             (applies, tuple(f"data.{name}" for name in names), because)
             for applies, names, because in source_effects(
-                c.data, ranks, c.loss.name, reads_scores(c), mines(c)
+                c.data, ranks, loss.name, reads_scores(c), mines(c)
             )
         ),
         (
@@ -236,12 +236,12 @@ def _of_data(c):
                 "regularizer.anti_zero",
                 *LAMBDAS,
             ),
-            f"the loss {c.loss.name} has no queries and documents",
+            f"the loss {objective.of(c.loss).name} has no queries and documents",
         ),
         (
             ranks or c.dev.source == "debian",
             ("data.query_languages",),
-            f"the loss {c.loss.name} has no queries",
+            f"the loss {objective.of(c.loss).name} has no queries",
         ),
         (
             c.data.group_size > 1,
@@ -261,7 +261,7 @@ def _of_data(c):
         (
             "scores" in loss.targets or choice.needs_scores,
             ("prepare.scores",),
-            f"the loss {c.loss.name} reads no scores",
+            f"the loss {objective.of(c.loss).name} reads no scores",
         ),
         (
             mines(c),
@@ -276,67 +276,19 @@ def _of_data(c):
         (
             "views" in loss.targets or c.prepare.scores == "teacher",
             ("teacher.model",),
-            f"the loss {c.loss.name} asks no teacher (prepare.scores is given)",
+            f"the loss {loss.name} asks no teacher (prepare.scores is given)",
         ),
     ]
 
 
 def _of_objective(c):
-    loss = objective.of(c.loss)
-    regularizer = REGULARIZERS[c.regularizer.name]
+    regularizer = regularizers.of(c.regularizer).options
+    alone = {"name", "anti_zero"} if c.regularizer.name == "l1" else {"anti_zero"}
     return [
-        *(
-            (
-                option in loss.options,
-                (f"loss.{option}",),
-                f"the loss {c.loss.name} has no {option.replace('_', ' ')}",
-            )
-            for option in c.loss
-            if option != "name"
-        ),
         (
-            c.data.group_size > 2,
-            ("loss.margins",),
-            f"data.group_size is {c.data.group_size}: a query has a single margin",
-        ),
-        (
-            any(c.regularizer[f.split(".")[1]] for f in LAMBDAS),
-            (
-                "regularizer.name",
-                "regularizer.schedule",
-                "regularizer.warmup_steps",
-                "regularizer.threshold",
-            ),
+            bool(regularizer.lambdas),
+            tuple(f"regularizer.{name}" for name in c.regularizer if name not in alone),
             "every lambda is 0",
-        ),
-        (
-            not regularizer.joint,
-            ("regularizer.query", "regularizer.source_query"),
-            f"{c.regularizer.name} is of queries and documents together, with the"
-            " documents' lambdas",
-        ),
-        (
-            "threshold" in regularizer.options,
-            ("regularizer.threshold",),
-            f"{c.regularizer.name} has no threshold",
-        ),
-        *(
-            (
-                c.regularizer[field] > 0,
-                (f"regularizer.active_{field}",),
-                f"regularizer.{field}, which it steers, is 0",
-            )
-            for field in ("query", "document")
-        ),
-        (
-            c.regularizer.active_query > 0 or c.regularizer.active_document > 0,
-            ("regularizer.active_gain",),
-            "no lambda is steered",
-        ),
-        (
-            c.regularizer.schedule != "constant",
-            ("regularizer.warmup_steps",),
-            "regularizer.schedule is constant",
         ),
         (c.optim.weight_decay > 0, ("optim.no_decay",), "optim.weight_decay is 0"),
         (c.numbers.policy != "stop", ("numbers.most",), "numbers.policy is stop"),
@@ -374,11 +326,25 @@ def check_no_effect(
       fields: names of fields, or of groups of them.
       because: why they have no effect.
     """
-    values, defaults = dict(leaves(c)), dict(leaves(default))
+    values, defaults = dict(_with_options(c)), dict(_with_options(default))
     for field in values:
         covered = any(field == f or field.startswith(f"{f}.") for f in fields)
-        if covered and values[field] != defaults[field]:
-            raise InputError(
-                f"{where}.{field} = {values[field]!r} would have no effect: {because}."
-                f" Remove it (the default is {defaults[field]!r})."
+        if covered and values[field] != defaults.get(field, _unset(values[field])):
+            said = no_effect(field, values[field], because)
+            shown = (
+                f" (the default is {defaults[field]!r})" if field in defaults else ""
             )
+            raise InputError(f"{where}.{said.removesuffix('.')}{shown}.")
+
+
+def _with_options(c) -> Iterator[tuple[str, object]]:
+    for field, value in leaves(c):
+        if isinstance(value, Entry):
+            yield from ((f"{field}.{name}", of) for name, of in value.items())
+        else:
+            yield field, value
+
+
+def _unset(value):
+    """What an option is where it is off."""
+    return type(value)() if isinstance(value, bool | int | float | str) else None

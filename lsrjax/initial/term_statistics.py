@@ -74,7 +74,7 @@ def idf_of_views(
             english = {k: v for k, v in texts.items() if k in (ENGLISH, ANY)}
             if not english:
                 raise InputError(
-                    "config.regularizer.name is 'idf_flops', which counts the pivot"
+                    "config.regularizer is 'idf_flops', which counts the pivot"
                     " view's terms in English documents, but the training documents"
                     f" are in {', '.join(sorted(texts))}. Use 'flops'."
                 )

@@ -1,65 +1,60 @@
 """What moves the regularizers' lambdas: schedules, and a controller of active terms.
 
-Lambdas go by the field of `config.regularizer` that gives them: `query` and `document`
-for the vocabulary view, `source_query` and `source_document` for the source view. All
-functions take that part of a stage's config.
+Lambdas go by the option of the regularizer that gives them: `query` and `document` for
+the vocabulary view, `source_query` and `source_document` for the source view. All
+functions take the regularizer's options.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from lsrjax.losses.regularizers import SCHEDULES
+from lsrjax.losses.regularizers import OfDocuments
 
-_FIELDS = ("query", "document", "source_query", "source_document")
-# Lambdas are steered within so many powers of e around the config's: a target that
+# Lambdas are steered within this many powers of e around the config's: a target that
 # cannot be reached must not wind the multiplier up for the rest of the run.
 _LARGEST_LOG = 10.0
 
 
-def targets(config) -> dict[str, float]:
-    """The lambdas that are steered, and the number of active terms wanted of each."""
-    wanted = {"query": config.active_query, "document": config.active_document}
-    return {field: number for field, number in wanted.items() if number}
-
-
-def init(config) -> dict[str, dict[str, jax.Array]]:
+def init(options: OfDocuments) -> dict[str, dict[str, jax.Array]]:
     """The controller's part of a train state, empty where nothing is steered.
 
-    It is `{"controller": {field: logarithm of what the lambda is multiplied by}}`.
+    It is `{"controller": {name: logarithm of what the lambda is multiplied by}}`.
     """
-    zeros = {field: jnp.zeros((), jnp.float32) for field in targets(config)}
+    zeros = {name: jnp.zeros((), jnp.float32) for name in options.steered}
     return {"controller": zeros} if zeros else {}
 
 
-def lambdas(config, state: dict) -> dict[str, jax.Array]:
-    """The lambdas of a step by field; those that the config leaves at 0 are left out.
+def lambdas(options: OfDocuments, state: dict) -> dict[str, jax.Array]:
+    """The lambdas of a step by name; those that the options leave at 0 are left out.
 
     Args:
-      config: `config.regularizer`.
+      options: of the regularizer.
       state: the train state before the step.
     """
-    rise = _rise(config, state)
-    found = {field: rise * config[field] for field in _FIELDS if config[field]}
-    for field in targets(config):
-        found[field] *= jnp.exp(state["controller"][field])
+    rise = _rise(options, state)
+    found = {name: rise * value for name, value in options.lambdas.items()}
+    for name in options.steered:
+        found[name] *= jnp.exp(state["controller"][name])
     return found
 
 
 def steered(
-    config, state: dict, active: dict[str, jax.Array]
+    options: OfDocuments, state: dict, active: dict[str, jax.Array]
 ) -> dict[str, dict[str, jax.Array]]:
     """The controller's part of the train state after a step; see `steer`.
 
     Args:
-      config: `config.regularizer`.
+      options: of the regularizer.
       state: the train state before the step.
-      active: mean number of active terms in the step, by field.
+      active: mean number of active terms in the step, by lambda.
     """
     # While lambdas are still low, too many terms say nothing about their full height.
-    gain = config.active_gain * _rise(config, state)
+    gain = options.active_gain * _rise(options, state)
     moved = {
-        field: steer(state["controller"][field], active[field], target, gain)
-        for field, target in targets(config).items()
+        name: steer(state["controller"][name], active[name], target, gain)
+        for name, target in options.steered.items()
     }
     return {"controller": moved} if moved else {}
 
@@ -87,6 +82,7 @@ def steer(
     return jnp.clip(moved, -_LARGEST_LOG, _LARGEST_LOG)
 
 
-def _rise(config, state: dict) -> jax.Array:
+def _rise(options: OfDocuments, state: dict) -> jax.Array:
     """The share of the full lambdas that a step has."""
-    return SCHEDULES[config.schedule](state["step"], config.warmup_steps)
+    schedule = options.schedule
+    return schedule.entry.fn(state["step"], **dataclasses.asdict(schedule.options))

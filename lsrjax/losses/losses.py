@@ -5,12 +5,21 @@ one, or a weighted sum of several, which is `lsrjax.losses.objective`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from lsrjax.models.views import Code, Vector, Views, score_all, score_groups
+from lsrjax.errors import InputError
+from lsrjax.models.views import (
+    Code,
+    Vector,
+    Views,
+    bad_weights,
+    score_all,
+    score_groups,
+)
+from lsrjax.options import Options, no_effect, option
 
 
 def alignment(raw_BV: jax.Array, teacher_raw_BV: jax.Array) -> jax.Array:
@@ -165,7 +174,7 @@ def likely_relevant(teacher_scores_BG: jax.Array, margin: float) -> jax.Array:
     return (own_BB[:, :, None] & above_BG[None]).reshape(B, B * G)
 
 
-def _alignment_of_views(views, targets) -> dict[str, jax.Array]:
+def _alignment_of_views(views, targets, options) -> dict[str, jax.Array]:
     (teacher,) = targets["teacher"].values()
     return {
         name: alignment(_pivot(views[name]).raw_BV, teacher.raw_BV)
@@ -178,44 +187,37 @@ def _pivot(views: Views) -> Vector:
     return vector
 
 
-def _kl_of_views(views, targets, temperature, teacher_scale) -> dict[str, jax.Array]:
+def _kl_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BG = score_groups(views["query"], views["document"])
-    return {"kl": kl(scores_BG, teacher_scale * targets["scores"], temperature)}
+    teacher_BG = options.teacher_scale * targets["scores"]
+    return {"kl": kl(scores_BG, teacher_BG, options.temperature)}
 
 
-def _language_kl_of_views(views, targets, temperature) -> dict[str, jax.Array]:
+def _language_kl_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BG = score_groups(views["query"], views["document"])
-    loss = language_kl(scores_BG, targets["languages"], temperature)
+    loss = language_kl(scores_BG, targets["languages"], options.temperature)
     return {"language_kl": loss}
 
 
-def _margin_mse_of_views(views, targets, margins, teacher_scale):
+def _margin_mse_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BG = score_groups(views["query"], views["document"])
-    teacher_BG = teacher_scale * targets["scores"]
-    return {"margin_mse": margin_mse(scores_BG, teacher_BG, margins)}
+    teacher_BG = options.teacher_scale * targets["scores"]
+    return {"margin_mse": margin_mse(scores_BG, teacher_BG, options.margins)}
 
 
-def _infonce_of_views(
-    views,
-    targets,
-    infonce_temperature,
-    both_directions,
-    mask_same_text,
-    false_negative_margin,
-) -> dict[str, jax.Array]:
+def _infonce_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BN = score_all(views["query"], views["document"])
     excluded_BN = jnp.zeros(scores_BN.shape, bool)
-    if mask_same_text:
+    if options.mask_same_text:
         excluded_BN |= same_text(targets["query_key"], targets["document_key"])
-    if false_negative_margin:
-        excluded_BN |= likely_relevant(targets["scores"], false_negative_margin)
-    loss = infonce(scores_BN, infonce_temperature, excluded_BN, both_directions)
+    if options.false_negative_margin:
+        margin = options.false_negative_margin
+        excluded_BN |= likely_relevant(targets["scores"], margin)
+    loss = infonce(scores_BN, options.temperature, excluded_BN, options.both_directions)
     return {"infonce": loss}
 
 
-def _m3_of_views(
-    views, targets, infonce_temperature, mask_same_text, view_weights
-) -> dict[str, jax.Array]:
+def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
     """Self-knowledge distillation over several views (BGE-M3, Chen et al. 2024).
 
     With n views, InfoNCE of each view v and of the sum s of all, and the cross entropy
@@ -224,28 +226,29 @@ def _m3_of_views(
     """
     queries, documents = views["query"], views["document"]
     excluded_BN = None
-    if mask_same_text:
+    if options.mask_same_text:
         excluded_BN = same_text(targets["query_key"], targets["document_key"])
 
     def loss(scores_BN):
-        return infonce(scores_BN, infonce_temperature, excluded_BN)
+        return infonce(scores_BN, options.temperature, excluded_BN)
 
     joint_BN = score_all(queries, documents)
     teacher_BN = jax.nn.softmax(
-        jax.lax.stop_gradient(joint_BN) / infonce_temperature, axis=1
+        jax.lax.stop_gradient(joint_BN) / options.temperature, axis=1
     )
     n = len(queries)
     parts = {"infonce_all": loss(joint_BN) / (n + 1) / 2}
-    for (name, query), weight in zip(queries.items(), view_weights, strict=True):
+    weights = zip(queries.items(), options.view_weights, strict=True)
+    for (name, query), weight in weights:
         scores_BN = query.score_all(documents[name])
         parts[f"infonce_{name}"] = weight * loss(scores_BN) / (n + 1) / 2
-        student_BN = jax.nn.log_softmax(scores_BN / infonce_temperature, axis=1)
+        student_BN = jax.nn.log_softmax(scores_BN / options.temperature, axis=1)
         distilled = -(teacher_BN * student_BN).sum(axis=1).mean()
         parts[f"distill_{name}"] = weight * distilled / n / 2
     return parts
 
 
-def _reconstruction_of_views(views, targets, auxiliary) -> dict[str, jax.Array]:
+def _reconstruction_of_views(views, targets, options) -> dict[str, jax.Array]:
     """What CSR's autoencoder loses of embeddings (Wen et al. 2025).
 
     `MSE(x, x_k) + MSE(x, x_4k) / 8 + auxiliary * MSE(e, e_dead) / Var(e)`, where e is
@@ -270,8 +273,117 @@ def _reconstruction_of_views(views, targets, auxiliary) -> dict[str, jax.Array]:
     return {
         "reconstruction": mean(lambda code: code.error_B1),
         "reconstruction_4k": mean(lambda code: code.error_4k_B1) / 8,
-        "reconstruction_dead": auxiliary * mean(dead),
+        "reconstruction_dead": options.auxiliary * mean(dead),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions(Options):
+    """The options that every loss has; those of a loss add to them."""
+
+    weight: float = option(1.0, "in the sum of losses", above=0)
+
+    def targets(self) -> tuple[str, ...]:
+        """What the loss asks for because of its options, of `TARGETS`."""
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageKLOptions(LossOptions):
+    """Of `language_kl`."""
+
+    temperature: float = option(1.0, "of both softmaxes", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class KLOptions(LanguageKLOptions):
+    """Of `kl`."""
+
+    teacher_scale: float = option(1.0, "multiplies the teacher's scores", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MarginMSEOptions(LossOptions):
+    """Of `margin_mse`."""
+
+    teacher_scale: float = option(1.0, "multiplies the teacher's scores", above=0)
+    margins: str = option(
+        "positive",
+        "of each negative to the positive: positive; of all pairs of a query's"
+        " documents: all",
+        choices=MARGINS,
+    )
+
+    def check_stage(self, stage, where: str) -> None:
+        """Refuses a choice of margins where there is one."""
+        if self.margins != MARGINS[0] and stage.data.group_size == 2:
+            because = "data.group_size is 2: a query has a single margin"
+            said = no_effect("margins", self.margins, because)
+            raise InputError(f"{where}.{said}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Contrast(LossOptions):
+    temperature: float = option(1.0, "scores are divided by it", above=0)
+    mask_same_text: bool = option(
+        True,
+        "no negatives are: documents equal to the positive in any language, and those"
+        " of other examples of the same query",
+    )
+
+    def targets(self) -> tuple[str, ...]:
+        return ("keys",) if self.mask_same_text else ()
+
+    def check_stage(self, stage, where: str) -> None:
+        if stage.batch_size * stage.data.group_size < 2:
+            raise InputError(
+                f"{where} tells a query's document from others, but batch_size and"
+                " data.group_size are 1. Raise one of them."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoNCEOptions(_Contrast):
+    """Of `infonce`."""
+
+    both_directions: bool = option(False, "also a document's query among all queries")
+    false_negative_margin: float = option(
+        0.0,
+        "hard negatives that the teacher scores above the positive less this margin are"
+        " no negatives either; 0: off",
+        low=0,
+    )
+
+    def targets(self) -> tuple[str, ...]:
+        """The texts' identities, and scores, where it reads them."""
+        return super().targets() + ("scores",) * bool(self.false_negative_margin)
+
+    def check_stage(self, stage, where: str) -> None:
+        """Refuses a batch of one document, and several positives."""
+        super().check_stage(stage, where)
+        if stage.data.positives > 1:
+            raise InputError(
+                f"{where} takes the first document for the only positive, but"
+                f" data.positives is {stage.data.positives}. Set it to 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class M3Options(_Contrast):
+    """Of `m3`."""
+
+    view_weights: tuple[float, ...] = option(
+        (1.0, 0.1, 1.0),
+        "of the losses of dense, terms, tokens",
+        problem=bad_weights,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionOptions(LossOptions):
+    """Of `reconstruction`."""
+
+    auxiliary: float = option(0.1, "weight of what dead latents miss", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,17 +391,18 @@ class Loss:
     """An entry of `LOSSES`.
 
     Attributes:
-      fn: `(views by text, targets, **options) -> {part: scalar}`; the parts add up.
+      fn: `(views by text, targets, options) -> {part: scalar}`; the parts add up.
       texts: which texts of a batch the student encodes for it.
       targets: what it compares them with, all of `TARGETS`.
-      options: the fields of `config.loss` that it reads, and the target that each asks
-        for besides where it is on ("" for none).
+      Options: a dataclass of its options.
+      needs: what a head has to give, of `lsrjax.models.layers.GIVEN`.
     """
 
     fn: Callable[..., dict[str, jax.Array]]
     texts: tuple[str, ...]
     targets: tuple[str, ...] = ()
-    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    Options: type[LossOptions] = LossOptions
+    needs: str = ""
 
 
 # What a loss may ask for beside the student's texts.
@@ -299,34 +412,21 @@ TARGETS = {
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
     "languages": "how many languages every query is in, an int; round robin only",
 }
-_RANKED = ("query", "document")
+_PAIR, _RANKED = ("translation", "english"), ("query", "document")
 LOSSES: dict[str, Loss] = {
-    "alignment": Loss(_alignment_of_views, ("translation", "english"), ("views",)),
-    "kl": Loss(
-        _kl_of_views, _RANKED, ("scores",), {"temperature": "", "teacher_scale": ""}
-    ),
+    "alignment": Loss(_alignment_of_views, _PAIR, ("views",), needs="logits"),
+    "kl": Loss(_kl_of_views, _RANKED, ("scores",), KLOptions),
     "language_kl": Loss(
-        _language_kl_of_views, _RANKED, ("languages",), {"temperature": ""}
+        _language_kl_of_views, _RANKED, ("languages",), LanguageKLOptions
     ),
-    "margin_mse": Loss(
-        _margin_mse_of_views, _RANKED, ("scores",), {"margins": "", "teacher_scale": ""}
-    ),
-    "reconstruction": Loss(_reconstruction_of_views, _RANKED, (), {"auxiliary": ""}),
-    "m3": Loss(
-        _m3_of_views,
+    "margin_mse": Loss(_margin_mse_of_views, _RANKED, ("scores",), MarginMSEOptions),
+    "reconstruction": Loss(
+        _reconstruction_of_views,
         _RANKED,
         (),
-        {"infonce_temperature": "", "mask_same_text": "keys", "view_weights": ""},
+        ReconstructionOptions,
+        needs="autoencoder",
     ),
-    "infonce": Loss(
-        _infonce_of_views,
-        _RANKED,
-        (),
-        {
-            "infonce_temperature": "",
-            "both_directions": "",
-            "mask_same_text": "keys",
-            "false_negative_margin": "scores",
-        },
-    ),
+    "m3": Loss(_m3_of_views, _RANKED, (), M3Options, needs="three views"),
+    "infonce": Loss(_infonce_of_views, _RANKED, (), InfoNCEOptions),
 }

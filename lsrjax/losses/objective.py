@@ -1,7 +1,6 @@
 """The weighted sum of losses that a config names."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from lsrjax.errors import InputError
-from lsrjax.lookup import entry
 from lsrjax.losses import losses
 from lsrjax.models.views import Views
+from lsrjax.options import Chosen, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,38 +18,39 @@ class Objective:
     """The weighted sum of losses that a config names.
 
     Attributes:
-      config: `config.loss`.
-      weights: of the losses, by name.
+      losses: those of `losses.LOSSES`, each with its options.
     """
 
-    config: Any
-    weights: Mapping[str, float]
+    losses: tuple[Chosen, ...]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the losses, by name."""
+        return {one.name: one.options.weight for one in self.losses}
+
+    @property
+    def name(self) -> str:
+        """The losses' names, for messages."""
+        return " + ".join(one.name for one in self.losses)
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts of a batch that the student encodes; all losses read the same."""
-        return _loss(next(iter(self.weights))).texts
+        return self.losses[0].entry.texts
 
     @property
     def targets(self) -> frozenset[str]:
         """All that any of the losses compares them with, of `losses.TARGETS`."""
-        found = set()
-        for name in self.weights:
-            found |= set(_loss(name).targets)
-            for option, target in _loss(name).options.items():
-                if target and self.config[option]:
-                    found.add(target)
-        return frozenset(found)
+        return frozenset(
+            target
+            for one in self.losses
+            for target in (*one.entry.targets, *one.options.targets())
+        )
 
     @property
     def kind(self) -> str:
         """Of the examples that they are computed of: "pair" or "group"."""
         return "pair" if "views" in self.targets else "group"
-
-    @property
-    def options(self) -> frozenset[str]:
-        """The fields of `config.loss` that any of them reads."""
-        return frozenset(o for name in self.weights for o in _loss(name).options)
 
     def arrays(self, queries: int, group: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch's `targets`, by name.
@@ -77,70 +77,51 @@ class Objective:
             "languages".
         """
         parts = {}
-        for name, weight in self.weights.items():
-            options = {option: self.config[option] for option in _loss(name).options}
-            found = _loss(name).fn(views, targets, **options)
+        for one in self.losses:
+            found = one.entry.fn(views, targets, one.options)
+            weight = one.options.weight
             parts |= {part: weight * value for part, value in found.items()}
         return parts
 
 
-def of(config, where: str = "config.loss") -> Objective:
-    """What a stage's `config.loss` names: a loss, or `"kl:1,margin_mse:0.05"`.
+def of(config: Mapping[str, Any], where: str = "config.loss") -> Objective:
+    """What a stage's `config.loss` names: `{"kl": {}, "margin_mse": {"weight": 0.05}}`.
 
     Args:
-      config: `config.loss`; a loss without a weight has the weight 1.
+      config: options by loss.
       where: its name, for errors.
 
     Raises:
-      InputError: an unknown loss, a weight that is no number > 0, a loss named twice,
-        or losses of different texts.
+      InputError: no loss, an unknown one or an unknown option of one, or losses of
+        different texts.
     """
-    weights = {}
-    for part in config.name.split(","):
-        name, colon, weight = part.partition(":")
-        name = name.strip()
-        if name not in losses.LOSSES and "." not in name:
-            known = ", ".join(map(repr, losses.LOSSES))
+    if not isinstance(config, Mapping) or not config:
+        known = ", ".join(map(repr, losses.LOSSES))
+        raise InputError(
+            f"{where} is {config!r}; name losses, each with its options, as in"
+            f" {{'kl': {{}}, 'margin_mse': {{'weight': 0.05}}}}. Known: {known}."
+        )
+    found = []
+    for name, options in config.items():
+        if not isinstance(options, Mapping):
             raise InputError(
-                f"{where}.name is {config.name!r}; known: {known}, or the dotted name"
-                " of one of your own. A sum is written 'kl:1,margin_mse:0.05'."
+                f"{where}.{name} is {options!r}; give its options by name, as in"
+                f" {{'{name}': {{'weight': 0.5}}}}."
             )
-        if name in weights:
+        node = {**options, "name": name}
+        found.append(resolve(losses.LOSSES, node, where, f"{where}.{name}"))
+        if not isinstance(found[-1].entry, losses.Loss):
             raise InputError(
-                f"{where}.name is {config.name!r}: {name} stands there twice. Give it"
-                " one weight."
+                f"{where} names {name!r}, which is no lsrjax.losses.losses.Loss but"
+                f" {type(found[-1].entry).__name__}. Wrap the function in one."
             )
-        weights[name] = _weight(weight, where, config.name, name) if colon else 1.0
-    first, *others = weights
+    first, *others = found
     for other in others:
-        if _loss(other).texts != _loss(first).texts:
+        if other.entry.texts != first.entry.texts:
             raise InputError(
-                f"{where}.name is {config.name!r}: {first} reads the texts"
-                f" {' and '.join(_loss(first).texts)}, but {other}"
-                f" {' and '.join(_loss(other).texts)}. Train them in stages of their"
+                f"{where}: {first.name} reads the texts"
+                f" {' and '.join(first.entry.texts)}, but {other.name}"
+                f" {' and '.join(other.entry.texts)}. Train them in stages of their"
                 " own."
             )
-    return Objective(config, weights)
-
-
-def _loss(name: str) -> losses.Loss:
-    found = entry(losses.LOSSES, name, "config.loss.name")
-    if not isinstance(found, losses.Loss):
-        raise InputError(
-            f"config.loss.name is {name!r}, which is no lsrjax.losses.losses.Loss but"
-            f" {type(found).__name__}. Wrap the function in one."
-        )
-    return found
-
-
-def _weight(text: str, where: str, whole: str, name: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not 0 < weight < math.inf:
-        raise InputError(
-            f"{where}.name is {whole!r}: the weight of {name} is {text!r}; it must be a"
-            " number > 0."
-        )
-    return weight
+    return Objective(tuple(found))

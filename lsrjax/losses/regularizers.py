@@ -6,11 +6,13 @@ terms are >= 0, so that none needs an absolute value.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lsrjax.models.views import SPARSE, Bag, Vector, Views
+from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
 
 def l1(view: Vector | Bag) -> jax.Array:
@@ -82,14 +84,14 @@ def anti_zero(view: Vector | Bag) -> jax.Array:
     return (1 / (1 + jnp.square(view.row_sums()))).mean()
 
 
-def constant(step: jax.Array, steps: int) -> jax.Array:
+def constant(step: jax.Array) -> jax.Array:
     """1 from the first step on."""
     return jnp.ones((), jnp.float32)
 
 
 def linear(step: jax.Array, steps: int) -> jax.Array:
     """Rises from 0 to 1 over `steps` steps in a straight line."""
-    return jnp.minimum(step / max(steps, 1), 1.0)
+    return jnp.minimum(step / steps, 1.0)
 
 
 def quadratic(step: jax.Array, steps: int) -> jax.Array:
@@ -98,35 +100,135 @@ def quadratic(step: jax.Array, steps: int) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
+class WarmUp(Options):
+    """Of a schedule that rises."""
+
+    steps: int = option(0, "up to the full lambda", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """An entry of `SCHEDULES`.
+
+    Attributes:
+      fn: `(step, **options) -> share of the full lambdas`.
+      Options: a dataclass of its options.
+    """
+
+    fn: Callable[..., jax.Array]
+    Options: type[Options] = Options
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(constant),
+    "linear": Schedule(linear, WarmUp),
+    "quadratic": Schedule(quadratic, WarmUp),
+}
+# The options that are lambdas: of the vocabulary view, and of the source view.
+LAMBDAS = ("query", "document", "source_query", "source_document")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfDocuments(Options):
+    """The options that every regularizer has."""
+
+    document: float = option(0.0, "lambda of documents, vocabulary view", low=0)
+    source_document: float = option(0.0, "lambda of documents, source view", low=0)
+    schedule: Any = option("constant", "of all lambdas", table=SCHEDULES)
+    active_document: float = option(
+        0.0,
+        "steers a lambda of the vocabulary view, from its value here, until a text has"
+        " this many active terms on average; 0: off",
+        low=0,
+    )
+    active_gain: float = option(
+        0.01,
+        "the steered lambda moves by at most this power of e a step; lower it where the"
+        " number of terms swings",
+        above=0,
+    )
+    anti_zero: float = option(
+        0.0, "weight of what keeps vocabulary views from dying", low=0
+    )
+
+    @property
+    def lambdas(self) -> dict[str, float]:
+        """Those that are not 0, by name."""
+        found = {name: getattr(self, name, 0.0) for name in LAMBDAS}
+        return {name: value for name, value in found.items() if value}
+
+    @property
+    def steered(self) -> dict[str, float]:
+        """Active terms wanted of a text, by the lambda that is steered to them."""
+        return {"document": self.active_document} if self.active_document else {}
+
+    def problem(self) -> str | None:
+        """Steering of a lambda that is 0, or a gain that steers nothing."""
+        for name, number in self.steered.items():
+            if name not in self.lambdas:
+                because = f"the lambda {name!r}, which it steers, is 0"
+                return no_effect(f"active_{name}", number, because)
+        gain = next(f for f in dataclasses.fields(self) if f.name == "active_gain")
+        if self.active_gain != gain.default and not self.steered:
+            return no_effect("active_gain", self.active_gain, "no lambda is steered")
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTexts(OfDocuments):
+    """The options of a regularizer that takes each kind of text for itself."""
+
+    query: float = option(0.0, "lambda of queries, vocabulary view", low=0)
+    source_query: float = option(0.0, "lambda of queries, source view", low=0)
+    active_query: float = option(0.0, "as active_document, of queries", low=0)
+
+    @property
+    def steered(self) -> dict[str, float]:
+        """Active terms wanted of a text, by the lambda that is steered to them."""
+        queries = {"query": self.active_query} if self.active_query else {}
+        return queries | super().steered
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedOptions(OfTexts):
+    """Of `masked_flops`."""
+
+    threshold: int = option(0, "leaves texts of this many terms alone", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Regularizer:
     """An entry of `REGULARIZERS`.
 
     Attributes:
       fn: `(view, **options) -> scalar`, for each kind of text with its own lambda; if
-        joint `(the queries' view, the documents', **options)`, with the documents'.
+        joint `(the queries' view, the documents', **options)`, with the documents'. It
+        gets the options of its own, without those that every regularizer has.
       joint: over queries and documents together.
       idf: it takes the option `idf`, of the view's terms in the training documents.
-      options: the fields of `config.regularizer` that it reads.
+      Options: a dataclass of its options, of the kind of `OfTexts` or, if joint,
+        `OfDocuments`.
     """
 
     fn: Callable[..., jax.Array]
     joint: bool = False
     idf: bool = False
-    options: tuple[str, ...] = ()
+    Options: type[OfDocuments] = OfTexts
 
 
 REGULARIZERS: dict[str, Regularizer] = {
     "l1": Regularizer(l1),
     "flops": Regularizer(flops),
-    "masked_flops": Regularizer(masked_flops, options=("threshold",)),
+    "masked_flops": Regularizer(masked_flops, Options=MaskedOptions),
     "idf_flops": Regularizer(idf_flops, idf=True),
-    "joint_flops": Regularizer(joint_flops, joint=True),
+    "joint_flops": Regularizer(joint_flops, joint=True, Options=OfDocuments),
 }
-SCHEDULES: dict[str, Callable] = {
-    "constant": constant,
-    "linear": linear,
-    "quadratic": quadratic,
-}
+_SHARED = {field.name for field in dataclasses.fields(OfTexts)}
+
+
+def of(config: Any, where: str = "config.regularizer") -> Chosen:
+    """What a stage's `config.regularizer` names, with its options."""
+    return resolve(REGULARIZERS, config, where)
 
 
 def _field(text: str, view: str) -> str:
@@ -134,7 +236,7 @@ def _field(text: str, view: str) -> str:
 
 
 def penalties(
-    config,
+    regularizer: Chosen,
     views: dict[str, Views],
     lambdas: dict[str, jax.Array],
     idf: Mapping[str, jax.Array] | None = None,
@@ -142,13 +244,17 @@ def penalties(
     """What a stage's regularizers add to the loss, by name; scalars.
 
     Args:
-      config: `config.regularizer`.
+      regularizer: of `REGULARIZERS`.
       views: by text.
       lambdas: by field; those left out are 0.
       idf: of the terms of each view, where the regularizer takes it.
     """
-    entry = REGULARIZERS[config.name]
-    options = {option: config[option] for option in entry.options}
+    entry, chosen = regularizer.entry, regularizer.options
+    options = {
+        field.name: getattr(chosen, field.name)
+        for field in dataclasses.fields(chosen)
+        if field.name not in _SHARED
+    }
     found = {}
     for text, by_view in views.items():
         for name, view in by_view.items():
@@ -158,9 +264,9 @@ def penalties(
                     options["idf"] = idf[name]
                 given = (views["query"][name], view) if entry.joint else (view,)
                 penalty = lambdas[field] * entry.fn(*given, **options)
-                found[f"{config.name}_{text}_{name}"] = penalty
-            if config.anti_zero and field == text:
-                found[f"anti_zero_{text}_{name}"] = config.anti_zero * anti_zero(view)
+                found[f"{regularizer.name}_{text}_{name}"] = penalty
+            if chosen.anti_zero and field == text:
+                found[f"anti_zero_{text}_{name}"] = chosen.anti_zero * anti_zero(view)
     return found
 
 

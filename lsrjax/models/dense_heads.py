@@ -134,6 +134,8 @@ def _mean_square(x_BD) -> jax.Array:
 class CSRHead(Head):
     """A sparse code of the dense embedding (CSR, Wen et al. 2025); view `latents`."""
 
+    gives = ("autoencoder",)
+
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`latents`, those of the autoencoder."""

@@ -144,6 +144,8 @@ class SpladeHead(Head):
     SPLADE-doc, Formal et al. 2021).
     """
 
+    gives = ("logits",)
+
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`terms`, of the vocabulary of the encoder."""
@@ -211,6 +213,8 @@ class MilcoHead(Head):
     `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026).
     """
 
+    gives = ("logits",)
+
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`pivot`, of the English vocabulary, and `source`, of the own."""
@@ -275,6 +279,7 @@ class M3Head(Head):
     score is their sum, weighted by `spec.view_weights`.
     """
 
+    gives = ("three views",)
     sparse = False
 
     @staticmethod

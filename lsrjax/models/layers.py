@@ -145,14 +145,24 @@ def _normalize_bwd(eps, saved, g_TD):
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)
 
 
+# What a loss may need of a head.
+GIVEN = {
+    "logits": "weights of terms before their activation",
+    "autoencoder": "an autoencoder to reconstruct with",
+    "three views": "three views to distil into each other",
+}
+
+
 class Head(nnx.Module):
     """Base of all heads; see `lsrjax.models.heads`.
 
     Attributes:
+      gives: what it has for losses that need it, of `GIVEN`.
       sparse: whether all views are weights of terms.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
 
+    gives = ()
     sparse = True
     rules = ()
 

@@ -233,6 +233,15 @@ Views = dict[str, View]
 SPARSE = (Vector, Bag)
 
 
+def bad_weights(weights: tuple[float, ...]) -> str | None:
+    """What is wrong with weights of the views dense, terms and tokens."""
+    if len(weights) == 3 and all(w >= 0 for w in weights) and any(weights):
+        return None
+    return (
+        "give three numbers >= 0, of the views dense, terms and tokens, one of them > 0"
+    )
+
+
 def score_all(queries: Views, documents: Views) -> jax.Array:
     """Scores of every query with every document, [B, N], summed over views."""
     return _sum(q.scale * q.score_all(d) for q, d in _paired(queries, documents))

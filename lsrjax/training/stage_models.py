@@ -10,7 +10,7 @@ from lsrjax.convert import open_model
 from lsrjax.distributed import processes, sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student, term_statistics
-from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.losses import regularizers
 from lsrjax.training.batch_contents import Contents
 
 
@@ -34,7 +34,7 @@ def open_student(
 
 def idf_of(config, student: build_student.Student, source):
     """[V] of the terms of each view in the examples; None: no regularizer takes it."""
-    if not REGULARIZERS[config.regularizer.name].idf:
+    if not regularizers.of(config.regularizer).entry.idf:
         return None
     return term_statistics.idf_of_views(
         student.spec, student.tokenizer, student.pivot_tokenizer, source

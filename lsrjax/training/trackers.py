@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lsrjax import json_files
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
-from lsrjax.json_files import write_whole
 from lsrjax.models import retriever
 
 METRICS_FILE = "metrics.jsonl"
@@ -59,7 +59,7 @@ class Tracker:
         kept, damaged = _lines_up_to(path, first)
         if damaged:
             self.note(f"  {path}: {damaged:,} damaged lines are left out.")
-        write_whole(path, "".join(kept))
+        json_files.write_whole(path, "".join(kept))
         # Without a buffer, what a full disk did not take is known and kept.
         self._file = path.open("ab", buffering=0)
         if self.console.is_terminal:
@@ -150,7 +150,7 @@ def facts_of(stage) -> dict[str, object]:
         "format": "; ".join(dict.fromkeys(stage.formats)),
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
-        "loss": config.loss.name,
+        "loss": stage.contents.objective.name,
         "views": stage.views,
         "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
         + (" (fsdp)" if config.mesh.fsdp else ""),

@@ -16,6 +16,7 @@ from lsrjax.losses import lambda_control, regularizers
 from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
+from lsrjax.options import Chosen
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.batch_contents import Contents, parts_of
 from lsrjax.training.optimizer import frozen, learning_rate, make_optimizer
@@ -27,6 +28,7 @@ class Step:
 
     Attributes:
       contents: of its batches, with the losses.
+      regularizer: of the weights of terms.
       graphdef: the student's structure.
       optimizer: an optax transformation.
       learning_rate: of a step, for the log.
@@ -38,6 +40,7 @@ class Step:
 
     config: Any
     contents: Contents
+    regularizer: Chosen
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[jax.Array], jax.Array]
@@ -69,7 +72,7 @@ class Step:
             "step": state["step"] + 1,
             "params": retriever.after_step(updated, seen["fired"]),
             "opt_state": opt_state,
-            **lambda_control.steered(config.regularizer, state, active),
+            **lambda_control.steered(self.regularizer.options, state, active),
         }
         norm = optax.tree.norm(grads)
         after, judged = bad_steps.guarded(config.numbers, state, after, loss, norm)
@@ -108,7 +111,7 @@ class Step:
                 chunk=memory.encode_chunk,
             )
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
-        lambdas = lambda_control.lambdas(config.regularizer, state)
+        lambdas = lambda_control.lambdas(self.regularizer.options, state)
 
         def weighted_sum(params):
             views = apply_batch(
@@ -121,9 +124,7 @@ class Step:
                 dropout_key=key if config.model.dropout > 0 else None,
             )
             parts = self.contents.objective(views, targets)
-            parts |= regularizers.penalties(
-                config.regularizer, views, lambdas, self.idf
-            )
+            parts |= regularizers.penalties(self.regularizer, views, lambdas, self.idf)
             seen = {
                 "parts": parts,
                 "lambdas": lambdas,
@@ -157,10 +158,10 @@ def make_step(
     Raises:
       ValueError: the regularizer takes an idf, and there is none.
     """
-    name = config.regularizer.name
-    if regularizers.REGULARIZERS[name].idf and idf is None:
+    regularizer = regularizers.of(config.regularizer)
+    if regularizer.entry.idf and idf is None:
         raise ValueError(
-            f"{name} needs the idf of each view's terms; count it with"
+            f"{regularizer.name} needs the idf of each view's terms; count it with"
             " lsrjax.initial.term_statistics.idf_of_views."
         )
     contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
@@ -173,6 +174,7 @@ def make_step(
     return Step(
         config=config,
         contents=contents,
+        regularizer=regularizer,
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, still),
         learning_rate=learning_rate(config.optim, total_steps),
@@ -195,6 +197,6 @@ def init_state(step: Step, params: dict) -> dict:
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": step.optimizer.init(params),
-        **lambda_control.init(step.config.regularizer),
+        **lambda_control.init(step.regularizer.options),
         **bad_steps.init(step.config.numbers),
     }

@@ -457,3 +457,28 @@ def test_the_command_says_what_it_is_for_and_refuses_other_folders(tmp_path, cap
     assert {"ls", "verify", "diff"} <= set(capsys.readouterr().out.split())
     assert command.main(["ls", str(tmp_path)]) == 2
     assert "neither a stage" in capsys.readouterr().err
+
+
+def test_the_digests_of_another_step_are_damage(tmp_path):
+    for step in (10, 20):
+        folder = tmp_path / "checkpoints" / str(step)
+        folder.mkdir(parents=True)
+        (folder / "x").write_text("the same")
+        digests.write(tmp_path, step, {})
+    assert digests.damage(tmp_path, 20) == {}
+    one, other = (digests.record_path(tmp_path, step) for step in (10, 20))
+    other.write_bytes(one.read_bytes())
+    assert digests.damage(tmp_path, 10) == {}
+    assert digests.damage(tmp_path, 20) == {
+        "digests/20.json": "other content than was written"
+    }
+
+
+def test_files_that_came_after_the_seal_are_named(tmp_path):
+    sealed = tmp_path / "sealed.json"
+    (tmp_path / "a").write_text("a")
+    digests.seal(tmp_path, ["a"], sealed)
+    (tmp_path / "b").write_text("b")
+    assert digests.unsealed(tmp_path, ["a"], sealed) == {}
+    found = digests.unsealed(tmp_path, ["a", "b"], sealed)
+    assert found == {"b": "not there when the digests were taken"}

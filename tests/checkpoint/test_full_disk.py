@@ -40,7 +40,7 @@ def tiny_config(data):
     c.data.query_length = c.data.document_length = 8
     c.data.length_parts = 1
     c.data.group_size = 1
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.batch_size = 4
     c.steps = 12
     c.checkpoint.every = 4

@@ -8,8 +8,7 @@ import pytest
 
 from lsrjax.cli import doctor, flags
 from lsrjax.cli.doctor_checks import ERROR, WARNING
-from lsrjax.config import fields
-from lsrjax.config.fields import get_default
+from lsrjax.config import entry, fields, get_default
 from lsrjax.errors import InputError
 
 
@@ -42,19 +41,31 @@ def test_fields_are_set_as_their_types_say():
         ("model.tied", "False", False),
         ("evaluate.examples", "('ja', 'de')", ("ja", "de")),
         ("model.view_weights", "1, 0, 2", (1, 0, 2)),
+        ("evaluate.examples", "ja", ("ja",)),
         ("data.files", "a.jsonl", "a.jsonl"),
+        ("optim.freeze", "(a)|b", "(a)|b"),
+        ("loss", "{'m3': {}}", {"m3": {}}),
+        ("regularizer", "flops", entry("flops")),
+        ("regularizer.query", "1e-3", 1e-3),
+        ("regularizer.schedule", "constant", "constant"),
     ):
         fields.set_field(config, field, text, "--config")
         assert operator.attrgetter(field)(config) == value
+    # Options of a loss, and of an entry within an entry.
+    fields.set_field(config, "loss.m3.temperature", "0.05", "--config")
+    fields.set_field(config, "regularizer.schedule.name", "linear", "--config")
+    fields.set_field(config, "regularizer.schedule.steps", "5", "--config")
+    assert config.loss == {"m3": {"temperature": 0.05}}
+    assert config.regularizer.schedule == {"name": "linear", "steps": 5}
     for field, text, said in (
-        ("seed", "x", "--config.seed is 'x', which is no int"),
-        ("seed", "1.5", "no int"),
-        ("optim.lr", "", "no float"),
-        ("model.tied", "maybe", "no bool"),
-        ("evaluate.examples", "ja", "no tuple"),
+        ("seed", "x", "--config.seed is 'x'; it must be a whole number"),
+        ("seed", "1.5", "a whole number"),
+        ("optim.lr", "", "must be a number"),
+        ("model.tied", "maybe", "True or False"),
         ("optim", "3", "is a group of fields"),
         ("optim.rl", "3", "the nearest is --config.optim.lr"),
         ("seed.x", "3", "is not a field"),
+        ("loss", "kl", "--config.loss is 'kl'; it must be a dict"),
     ):
         with pytest.raises(InputError, match=re.escape(said)):
             fields.set_field(config, field, text, "--config")

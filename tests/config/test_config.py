@@ -1,13 +1,15 @@
+import dataclasses
 import pathlib
 import re
 import runpy
 import subprocess
 import sys
+import typing
 
 import pytest
 from ml_collections import ConfigDict
 
-from lsrjax.config import check_stage
+from lsrjax.config import entry, schema
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import data_set, fields, get_default, language_weights, stages
 from lsrjax.config.other_names import _ELSEWHERE, not_a_field
@@ -31,7 +33,7 @@ def alignment(**fields):
     c.steps = 10
     c.init.encoder = c.init.head = c.teacher.model = "folder"
     c.data.files = "x.parquet"
-    c.loss.name = "alignment"
+    c.loss = {"alignment": {}}
     return changed(c, fields)
 
 
@@ -41,7 +43,7 @@ def infonce(**fields):
     c.model.head = "splade"
     c.tokenizer = "embedded:english"
     c.data.source = "debian"
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     return changed(c, fields)
 
 
@@ -80,7 +82,12 @@ EMBEDDED = data_set(source="debian")
 
 
 def changed(c, fields):
-    c.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    for name, value in fields.items():
+        *groups, last = name.replace("__", ".").split(".")
+        node = c
+        for group in groups:
+            node = node[group]
+        node[last] = value
     return c
 
 
@@ -122,10 +129,10 @@ def test_small_configs_are_valid(make):
         infonce(steps=0, epochs=0.5),
         kl(mesh__data=2, mesh__model=-1, mesh__fsdp=True),
         kl(memory__encode_chunk=8, memory__remat="dots", data__length_parts=1),
-        kl(loss__name="kl:1,margin_mse:0.05", loss__margins="all"),
-        kl(loss__name="infonce", loss__false_negative_margin=1.0),
-        kl(loss__name="kl,infonce:0.1", loss__infonce_temperature=0.5),
-        infonce(loss__both_directions=True, loss__mask_same_text=False),
+        kl(loss={"kl": {}, "margin_mse": {"weight": 0.05, "margins": "all"}}),
+        kl(loss={"infonce": {"false_negative_margin": 1.0}}),
+        kl(loss={"kl": {}, "infonce": {"weight": 0.1, "temperature": 0.5}}),
+        infonce(loss={"infonce": {"both_directions": True, "mask_same_text": False}}),
         kl(
             regularizer__name="masked_flops",
             regularizer__threshold=50,
@@ -162,9 +169,9 @@ def test_small_configs_are_valid(make):
         ),
         infonce(batch_size=1, data__group_size=2, prepare__negatives="bm25"),
         infonce(model__queries="words", regularizer__document=0.1),
-        other("csr", log__health=True, loss__name="reconstruction,kl"),
+        other("csr", log__health=True, loss={"reconstruction": {}, "kl": {}}),
         round_robin(),
-        round_robin(loss__name="kl:1,language_kl:0.5", loss__temperature=2.0),
+        round_robin(loss={"kl": {}, "language_kl": {"weight": 0.5, "temperature": 2}}),
         infonce(log__health=True),
         round_robin(data__negative_margin=1.0, data__unique_texts=True),
         sets(kl(data__mixer="weights", data__batches_from="one"), a=A, b=B),
@@ -237,11 +244,29 @@ def test_unknown_fields_name_the_nearest():
     assert "config.optim.lr is missing" in refusal(c)
 
 
-@pytest.mark.parametrize("field", check_stage._CHOICES)
-def test_unknown_choices_list_the_known(field):
+def choices(kind=schema.Run, prefix=""):
+    """The fields that are one of several words, and these."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from choices(hints[field.name], f"{prefix}{field.name}.")
+        elif field.metadata["choices"] and isinstance(field.default, str):
+            yield f"{prefix}{field.name}", field.metadata["choices"]
+        elif field.metadata["table"] is not None:
+            yield f"{prefix}{field.name}", tuple(field.metadata["table"])
+
+
+def test_choices_are_declared():
+    found = dict(choices())
+    assert found["optim.schedule"] == ("constant", "linear", "cosine")
+    assert "flops" in found["regularizer"] and len(found) > 15
+
+
+@pytest.mark.parametrize(("field", "known"), choices(), ids=str)
+def test_unknown_choices_list_the_known(field, known):
     message = refusal(changed(kl(), {field: "nonsense"}))
     assert f"config.{field} is 'nonsense'; known: " in message
-    for choice in check_stage._CHOICES[field]:
+    for choice in known:
         assert repr(choice) in message
 
 
@@ -320,19 +345,11 @@ def test_unknown_choices_list_the_known(field):
         (alignment(data__columns__pos="p"), "columns.pos", "reads pairs"),
         (alignment(data__group_size=4), "group_size", "no queries"),
         (alignment(regularizer__query=1.0), "regularizer.query", "no queries"),
-        (alignment(loss__temperature=2.0), "loss.temperature", "no temperature"),
-        (infonce(loss__temperature=2.0), "loss.temperature", "no temperature"),
-        (kl(loss__infonce_temperature=2.0), "infonce_temperature", "kl has no"),
-        (kl(loss__margins="all"), "loss.margins", "kl has no margins"),
         (
-            kl(loss__name="margin_mse", loss__margins="all", data__group_size=2),
-            "loss.margins",
+            kl(loss={"margin_mse": {"margins": "all"}}, data__group_size=2),
+            "loss.margin_mse.margins",
             "a single margin",
         ),
-        (infonce(loss__teacher_scale=2.0), "loss.teacher_scale", "infonce has no"),
-        (kl(loss__mask_same_text=False), "loss.mask_same_text", "kl has no"),
-        (kl(loss__both_directions=True), "loss.both_directions", "kl has no"),
-        (kl(loss__false_negative_margin=1.0), "false_negative_margin", "kl has no"),
         (infonce(data__columns__pos="p"), "columns.pos", "its own names"),
         (infonce(prepare__negatives="bm25"), "prepare.negatives", "group_size is 1"),
         (infonce(teacher__model="x"), "teacher.model", "asks no teacher"),
@@ -340,26 +357,15 @@ def test_unknown_choices_list_the_known(field):
         (kl(teacher__model="x"), "teacher.model", "prepare.scores is given"),
         (kl(prepare__depth=9), "prepare.depth", "negatives is given"),
         (kl(regularizer__name="flops"), "regularizer.name", "every lambda is 0"),
-        (kl(regularizer__query=1.0, regularizer__warmup_steps=5), "warmup", "constant"),
-        (kl(regularizer__threshold=5), "regularizer.threshold", "every lambda is 0"),
         (
-            kl(regularizer__query=1.0, regularizer__threshold=5),
-            "regularizer.threshold",
-            "l1 has no threshold",
-        ),
-        (
-            kl(
-                regularizer__name="joint_flops",
-                regularizer__query=1.0,
-                regularizer__document=1.0,
-            ),
-            "regularizer.query",
-            "queries and documents together",
+            kl(regularizer__schedule=entry("linear", steps=5)),
+            "regularizer.schedule",
+            "every lambda is 0",
         ),
         (
             kl(regularizer__query=1.0, regularizer__active_document=9.0),
             "regularizer.active_document",
-            "regularizer.document, which it steers, is 0",
+            "the lambda 'document', which it steers, is 0",
         ),
         (
             kl(regularizer__query=1.0, regularizer__active_gain=0.5),
@@ -437,6 +443,41 @@ def test_options_without_effect_are_refused(c, field, because):
 
 
 @pytest.mark.parametrize(
+    ("c", "field"),
+    [
+        (alignment(loss={"alignment": {"temperature": 2.0}}), "loss.temperature"),
+        (infonce(loss={"infonce": {"teacher_scale": 2.0}}), "loss.teacher_scale"),
+        (kl(loss={"kl": {"margins": "all"}}), "loss.margins"),
+        (kl(loss={"kl": {"mask_same_text": False}}), "loss.mask_same_text"),
+        (kl(loss={"kl": {"both_directions": True}}), "loss.both_directions"),
+        (kl(loss={"kl": {"false_negative_margin": 1}}), "loss.false_negative_margin"),
+        (kl(regularizer__query=1.0, regularizer__threshold=5), "regularizer.threshold"),
+        (kl(regularizer__threshold=5), "regularizer.threshold"),
+        (
+            kl(
+                regularizer__name="joint_flops",
+                regularizer__query=1.0,
+                regularizer__document=1.0,
+            ),
+            "regularizer.query",
+        ),
+        (
+            kl(
+                regularizer__query=1.0,
+                regularizer__schedule=entry("constant", steps=5),
+            ),
+            "regularizer.schedule.steps",
+        ),
+    ],
+)
+def test_options_that_an_entry_lacks_are_refused(c, field):
+    message = refusal(c)
+    entry_of, _, option = field.rpartition(".")
+    assert re.search(rf"config\.{entry_of}(\.\w+)?\.{option} is no option of", message)
+    assert "have it. " in message
+
+
+@pytest.mark.parametrize(
     ("c", "message"),
     [
         (kl(steps=0), "config: steps is 0 and epochs is 0.0; set one of them"),
@@ -452,29 +493,35 @@ def test_options_without_effect_are_refused(c, field, because):
         (kl(watchdog__seconds=None), "config.watchdog.seconds is None; give a value"),
         (kl(data__format=None), "config.data.format is None; give a value"),
         (kl(optim__lr=1e300), "config.optim.lr is 1e+300; give a finite number"),
-        (kl(evaluate__test="debian", evaluate__examples=(1, 2)), "give languages, as"),
+        (
+            kl(evaluate__test="debian", evaluate__examples=(1, 2)),
+            "examples is (1, 2); it must be a list (text each)",
+        ),
         (
             kl(evaluate__test="nan"),
             "config.evaluate.test is 'nan'; known: '', 'debian'",
         ),
         (kl(data__group_size=1), "kl compares a query's documents"),
-        (kl(loss__name="mse"), "config.loss.name is 'mse'; known: 'alignment', "),
+        (kl(loss={"mse": {}}), "config.loss is 'mse'; known: 'alignment', "),
         (
-            run_of(one=kl(loss__name="kl:0")),
-            "config.stages.one.loss.name is 'kl:0': the weight of kl is '0'",
+            run_of(one=kl(loss={"kl": {"weight": 0}})),
+            "config.stages.one.loss.kl.weight is 0.0; it must be > 0",
         ),
-        (kl(loss__name="kl,alignment"), "in stages of their own"),
-        (kl(loss__infonce_temperature=0.0), "infonce_temperature is 0.0; it must be >"),
+        (kl(loss={"kl": {}, "alignment": {}}), "in stages of their own"),
         (
-            infonce(loss__false_negative_margin=-1.0),
+            kl(loss={"infonce": {"temperature": 0.0}}),
+            "loss.infonce.temperature is 0.0; it must be > 0",
+        ),
+        (
+            infonce(loss={"infonce": {"false_negative_margin": -1.0}}),
             "false_negative_margin is -1.0; it must be >= 0",
         ),
         (
-            infonce(loss__false_negative_margin=1.0),
+            infonce(loss={"infonce": {"false_negative_margin": 1.0}}),
             "the loss infonce compares a query's documents",
         ),
         (
-            kl(loss__name="margin_mse", data__group_size=1),
+            kl(loss={"margin_mse": {}}, data__group_size=1),
             "the loss margin_mse compares a query's documents",
         ),
         (kl(data__files=""), "config.data.files is '', but this config needs it"),
@@ -515,14 +562,14 @@ def test_options_without_effect_are_refused(c, field, because):
         (kl(regularizer__query=-1.0), "regularizer.query is -1.0; it must be >= 0"),
         (kl(seed=-1), "config.seed is -1; it must be >= 0"),
         (kl(model__dropout=1.0), "config.model.dropout is 1.0; it must be < 1"),
-        (kl(optim__freeze="("), "config.optim.freeze is '(': not a regular expression"),
+        (kl(optim__freeze="("), "config.optim.freeze is '('; not a regular expression"),
         (
             kl(regularizer__query=1.0, regularizer__schedule="linear"),
-            "warmup_steps is 0",
+            "config.regularizer.schedule.steps is 0; it must be > 0",
         ),
         (
             kl(regularizer__name="masked_flops", regularizer__query=1.0),
-            "config.regularizer.threshold is 0, but this config needs it",
+            "config.regularizer.threshold is 0; it must be > 0",
         ),
         (kl(regularizer__active_query=-1.0), "active_query is -1.0; it must be >= 0"),
         (kl(regularizer__active_gain=0.0), "active_gain is 0.0; it must be > 0"),
@@ -575,11 +622,11 @@ def test_options_without_effect_are_refused(c, field, because):
             "'round_robin', which repeats a query and its teacher scores",
         ),
         (
-            kl(loss__name="kl,language_kl:0.5"),
+            kl(loss={"kl": {}, "language_kl": {"weight": 0.5}}),
             "data.mixing = 'passages' shows it in one. Set it to 'round_robin'",
         ),
         (
-            round_robin(loss__name="language_kl"),
+            round_robin(loss={"language_kl": {}}),
             "language_kl alone is met by equal scores of all documents",
         ),
         (
@@ -598,8 +645,14 @@ def test_options_without_effect_are_refused(c, field, because):
             for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
         ),
         (kl(model__view_weights=(1.0, 2.0)), "model.view_weights is (1.0, 2.0); give"),
-        (kl(loss__view_weights=(0.0, 0.0, 0.0)), "loss.view_weights is (0.0, 0.0, 0.0"),
-        (kl(loss__view_weights=(-1.0, 0.0, 1.0)), "give three numbers >= 0"),
+        (
+            kl(loss={"m3": {"view_weights": (0.0, 0.0, 0.0)}}),
+            "loss.m3.view_weights is (0.0, 0.0, 0.0",
+        ),
+        (
+            kl(loss={"m3": {"view_weights": (-1.0, 0.0, 1.0)}}),
+            "give three numbers >= 0",
+        ),
         (kl(optim__b1=1.0), "config.optim.b1 is 1.0; it must be < 1"),
         (kl(optim__eps=0.0), "config.optim.eps is 0.0; it must be > 0"),
         (kl(optim__lr=float("nan")), "config.optim.lr is nan; give a finite number"),
@@ -607,8 +660,14 @@ def test_options_without_effect_are_refused(c, field, because):
             kl(regularizer__query=float("inf")),
             "regularizer.query is inf; give a finite",
         ),
-        (kl(loss__teacher_scale=-1.0), "teacher_scale is -1.0; it must be > 0"),
-        (kl(loss__auxiliary=-1.0), "loss.auxiliary is -1.0; it must be >= 0"),
+        (
+            kl(loss={"kl": {"teacher_scale": -1.0}}),
+            "config.loss.kl.teacher_scale is -1.0; it must be > 0",
+        ),
+        (
+            kl(loss={"reconstruction": {"auxiliary": -1.0}}),
+            "config.loss.reconstruction.auxiliary is -1.0; it must be >= 0",
+        ),
         (kl(init__echo_scale=0.0), "init.echo_scale is 0.0; it must be > 0"),
         (kl(data__query_length=2), "data.query_length is 2; two tokens of a text are"),
         *(
@@ -637,10 +696,13 @@ def test_options_without_effect_are_refused(c, field, because):
         ),
         (alignment(data__format="beir"), "reads pairs of translations: alignment."),
         (
-            infonce(model__head="m3", loss__name="m3", batch_size=1),
-            "the loss m3 tells a query's document from others",
+            infonce(model__head="m3", loss={"m3": {}}, batch_size=1),
+            "config.loss.m3 tells a query's document from others",
         ),
-        (infonce(batch_size=1), "infonce tells a query's document from others"),
+        (
+            infonce(batch_size=1),
+            "config.loss.infonce tells a query's document from others",
+        ),
         (
             kl(data__corpus="en:d.tsv,de:e.tsv", data__document_languages="ja:1,*:1"),
             "document_languages names ja, but data.corpus has texts in de, en",
@@ -710,7 +772,7 @@ def test_formats_and_their_fields_are_accepted():
         ),
         kl(dev__source="files", dev__files="x", dev__format="beir", dev__split="test"),
         kl(
-            loss__name="infonce",
+            loss={"infonce": {}},
             data__format="labelled",
             data__min_label=2.0,
             data__group_size=1,

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lsrjax.config.fields import get_default
+from lsrjax.config import entry, get_default
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -17,12 +17,11 @@ def get_config():
     c.data.split = "dev"
     c.data.query_length = 16
     c.data.document_length = 32
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.regularizer.name = "flops"
     for field in ("query", "document", "source_query", "source_document"):
         c.regularizer[field] = 1e-3
-    c.regularizer.schedule = "quadratic"
-    c.regularizer.warmup_steps = 10
+    c.regularizer.schedule = entry("quadratic", steps=10)
     c.optim.lr = 1e-3
     c.optim.warmup_steps = 2
     c.optim.schedule = "linear"

@@ -41,7 +41,7 @@ def topics():
     c = stage()
     c.data.topics = 5
     c.data.unique_texts = True
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     return c
 
 
@@ -61,7 +61,7 @@ def sets():
     c.data.mixer = "weights"
     c.data.batches_from = "one"
     c.teacher.model = str(_GOLDEN / "bert")
-    c.loss.name = "alignment"
+    c.loss = {"alignment": {}}
     return c
 
 
@@ -77,5 +77,5 @@ def languages():
     c.data.mixing = "round_robin"
     c.data.query_languages = "en:1"
     c.data.document_languages = "en:1,de:1,ja:1"
-    c.loss.name = "kl"
+    c.loss = {"kl": {}}
     return c

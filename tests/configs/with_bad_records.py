@@ -19,7 +19,7 @@ def get_config():
     c.data.document_length = 8
     c.data.length_parts = 1
     c.data.group_size = 2
-    c.loss.name = "kl"
+    c.loss = {"kl": {}}
     c.optim.lr = 1e-4
     c.batch_size = 10
     c.epochs = 1.0

@@ -28,7 +28,7 @@ SPEC = RetrieverSpec(
 ALIGN = {
     "init": {"encoder": "BAAI/bge-m3", "head": "naver/splade-v3"},
     "data": {"files": "/home/someone/data/pairs.jsonl", "group_size": 1},
-    "loss": {"name": "alignment"},
+    "loss": {"alignment": {}},
     "steps": 5000,
     "batch_size": 256,
     "seed": 3,
@@ -36,7 +36,7 @@ ALIGN = {
 DISTILL = {
     "init": {"model": "stage:align"},
     "data": {"source": "debian", "group_size": 8},
-    "loss": {"name": "kl"},
+    "loss": {"kl": {}},
     "regularizer": {"name": "flops", "query": 1e-3, "document": 1e-5},
     "optim": {"lr": 2e-5, "schedule": "cosine"},
     "steps": 0,

@@ -328,7 +328,7 @@ def test_code_beside_a_model_never_runs(folder, tmp_path):
 def test_conversion_needs_no_torch(tmp_path):
     code = f"""
 import sys
-from lsrjax import export
+from lsrjax.cli import convert as export
 for target in ("lsrjax", "onnx"):
     export.main(["--from", {str(GOLDEN)!r}, "--to", target, "--out",
                  {str(tmp_path)!r} + "/" + target])

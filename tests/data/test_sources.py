@@ -314,8 +314,8 @@ def test_an_unknown_dataset_is_named(tmp_path, monkeypatch):
 def test_files_need_no_datasets(tmp_path):
     write_parquet(tmp_path / "x.parquet", PAIRS)
     code = (
-        "import sys; from lsrjax.data import sources;"
-        f"sources.read_files({str(tmp_path / 'x.parquet')!r});"
+        "import sys; from lsrjax.data.reading import files;"
+        f"files.read_files({str(tmp_path / 'x.parquet')!r});"
         "print({'datasets', 'torch', 'jax'} & set(sys.modules))"
     )
     result = subprocess.run(

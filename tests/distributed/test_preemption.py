@@ -182,8 +182,8 @@ def test_a_run_that_is_to_outlive_its_terminal_does(guard, ignored):
 # The thread sees a signal while the main thread is in a call that Python cannot break.
 _DEAF = """
 import os, signal, sys, threading
-from lsrjax import preemption
-preemption.Guard().start()
+from lsrjax.distributed import activity, preemption
+preemption.Guard(activity.Progress()).start()
 held = threading.Lock()
 held.acquire()
 print("ready", flush=True)

@@ -63,7 +63,7 @@ def test_a_stream_that_python_has_not_takes_everything():
 
 _PROGRAM = """
 import os
-from lsrjax import terminal
+from lsrjax.distributed import terminal
 terminal.harden()
 print("·" * 100_000)
 own = os.open("own", os.O_RDWR | os.O_CREAT)

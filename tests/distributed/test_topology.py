@@ -90,7 +90,7 @@ def test_a_program_is_compiled_for_chips_that_are_not_here(name, package, kind):
         pytest.skip(f"{package} is not installed")
     code = f"""
 import jax
-from lsrjax import sharding, topology
+from lsrjax.distributed import sharding, topology
 chip, devices = topology.devices({name!r})
 mesh = sharding.make_mesh(-1, 1, devices)
 where = sharding.over_data(mesh)

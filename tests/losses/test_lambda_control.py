@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrjax.config.fields import get_default
 from lsrjax.losses import lambda_control
+from lsrjax.losses.regularizers import of
 
 
 def config_of(**fields):
-    config = get_default().regularizer
-    config.query, config.document = 0.5, 0.25
-    config.update(fields)
-    return config
+    """The options of a regularizer."""
+    return of({"name": "l1", "query": 0.5, "document": 0.25} | fields).options
+
+
+def rising(name):
+    return {"name": name, "steps": 10}
 
 
 def state_of(step, **controller):
@@ -24,7 +26,7 @@ def state_of(step, **controller):
 
 
 def test_lambdas_follow_the_schedule():
-    config = config_of(source_document=0.1, schedule="quadratic", warmup_steps=10)
+    config = config_of(source_document=0.1, schedule=rising("quadratic"))
     found = lambda_control.lambdas(config, state_of(5))
     expected = {"query": 0.125, "document": 0.0625, "source_document": 0.025}
     assert found.keys() == expected.keys()  # those of 0 are left out
@@ -60,9 +62,7 @@ def test_a_step_of_the_controller_is_bounded(active, moved):
 
 
 def test_the_controller_waits_for_the_warm_up():
-    config = config_of(
-        active_document=20.0, active_gain=0.1, schedule="linear", warmup_steps=10
-    )
+    config = config_of(active_document=20.0, active_gain=0.1, schedule=rising("linear"))
     active = {"document": jnp.float32(1e4)}
     for step, share in ((0, 0), (5, 0.5), (10, 1), (20, 1)):
         after = lambda_control.steered(config, state_of(step, document=0.0), active)

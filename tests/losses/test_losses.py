@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from lsrjax.config.fields import get_default
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.losses.losses import (
@@ -23,7 +22,9 @@ from lsrjax.losses.losses import (
     margin_mse,
     same_text,
 )
+from lsrjax.losses.objective import Objective
 from lsrjax.models.views import Bag, Code, Vector
+from lsrjax.options import Chosen, names
 
 B, G, V = 3, 4, 11
 
@@ -261,12 +262,19 @@ OPTIONS = [
     {"name": "kl", "temperature": 0.7, "teacher_scale": 2.0},
     {"name": "language_kl", "temperature": 0.7},
     *({"name": "margin_mse", "margins": margins} for margins in MARGINS),
+    {"name": "margin_mse", "teacher_scale": 2.0},
     {"name": "infonce", "mask_same_text": False},
-    {"name": "infonce", "infonce_temperature": 0.5, "both_directions": True},
+    {"name": "infonce", "temperature": 0.5, "both_directions": True},
     {"name": "infonce", "false_negative_margin": 0.5},
-    {"name": "kl:0.5, margin_mse:0.05, infonce"},
+    {"kl": {"weight": 0.5}, "margin_mse": {"weight": 0.05}, "infonce": {}},
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},
+    {
+        "name": "m3",
+        "view_weights": (1.0, 0.5),
+        "temperature": 0.5,
+        "mask_same_text": False,
+    },
 ]
 
 
@@ -278,9 +286,14 @@ def code(seed, count):
 
 
 def objective_of(**options):
-    config = get_default().loss
-    config.update(options)
-    return objective.of(config)
+    """A loss by name with its options, or a sum of several."""
+    several = {options.pop("name"): options} if "name" in options else options
+    return Objective(
+        tuple(
+            Chosen(name, LOSSES[name], LOSSES[name].Options(**of))
+            for name, of in several.items()
+        )
+    )
 
 
 def inputs(loss):
@@ -310,10 +323,16 @@ def total(loss, views, targets):
 
 
 def test_all_losses_and_options_are_tested():
-    assert {o["name"] for o in OPTIONS} >= set(LOSSES)
-    changed = {field for options in OPTIONS for field in options}
-    read = {option for loss in LOSSES.values() for option in loss.options}
-    assert read == set(get_default().loss) - {"name"} == changed - {"name"}
+    alone = [options for options in OPTIONS if "name" in options]
+    assert {options["name"] for options in alone} == set(LOSSES)
+    changed = {(o["name"], field) for o in alone for field in o if field != "name"}
+    declared = {
+        (name, field)
+        for name, loss in LOSSES.items()
+        for field in names(loss.Options)
+        if field != "weight"
+    }
+    assert changed == declared
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -402,7 +421,7 @@ def test_reconstruction_is_the_mean_over_all_texts():
 
 
 def test_a_sum_is_the_weighted_sum_of_its_parts():
-    summed = objective_of(name="kl:0.5, margin_mse:0.05,infonce")
+    summed = objective_of(kl={"weight": 0.5}, margin_mse={"weight": 0.05}, infonce={})
     views, targets = inputs(summed)
     parts = summed(views, targets)
     assert list(parts) == ["kl", "margin_mse", "infonce"]
@@ -417,8 +436,6 @@ def test_targets_are_asked_for_where_an_option_is_on():
     assert objective_of(name="infonce", mask_same_text=False).targets == set()
     margin = objective_of(name="infonce", mask_same_text=False, false_negative_margin=1)
     assert margin.targets == {"scores"}
-    # Another loss's option asks for nothing.
-    assert objective_of(name="kl", false_negative_margin=1).targets == {"scores"}
     for options in OPTIONS:
         loss = objective_of(**options)
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
@@ -429,23 +446,30 @@ def test_targets_are_asked_for_where_an_option_is_on():
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("config", "message"),
     [
-        ("mse", "config.loss.name is 'mse'; known: 'alignment', 'kl', "),
-        ("", "config.loss.name is ''; known: "),
-        ("kl,mse:2", "is 'kl,mse:2'; known: "),
-        ("kl:1,kl:2", "kl stands there twice"),
-        ("kl:", "the weight of kl is ''; it must be a number > 0"),
-        ("kl:0", "the weight of kl is '0'"),
-        ("kl:-1", "the weight of kl is '-1'"),
-        ("kl:inf", "the weight of kl is 'inf'"),
-        ("kl:nan", "the weight of kl is 'nan'"),
-        ("kl,alignment", "kl reads the texts query and document, but alignment"),
+        ({"mse": {}}, "config.loss is 'mse'; known: 'alignment', 'kl', "),
+        ({}, "config.loss is {}; name losses, each with its options"),
+        ("kl", "config.loss is 'kl'; name losses, each with its options"),
+        ({"kl": {}, "mse": {"weight": 2}}, "config.loss is 'mse'; known: "),
+        ({"kl": 1}, "config.loss.kl is 1; give its options by name"),
+        ({"kl": {"weight": ""}}, "config.loss.kl.weight is ''; it must be a number"),
+        ({"kl": {"weight": 0}}, "config.loss.kl.weight is 0.0; it must be > 0"),
+        ({"kl": {"weight": -1}}, "config.loss.kl.weight is -1.0; it must be > 0"),
+        ({"kl": {"weight": np.inf}}, "config.loss.kl.weight is inf; give a finite"),
+        ({"kl": {"weight": np.nan}}, "config.loss.kl.weight is nan; give a finite"),
+        ({"kl": {"auxiliary": 1}}, "is no option of 'kl'; 'reconstruction' have it"),
+        ({"kl": {"temprature": 1}}, "the nearest is config.loss.kl.temperature"),
+        ({"m3": {"view_weights": (1, 2)}}, "give three numbers >= 0"),
+        (
+            {"kl": {}, "alignment": {}},
+            "kl reads the texts query and document, but alignment",
+        ),
     ],
 )
-def test_mistakes_in_a_name_say_what_to_do(name, message):
+def test_mistakes_say_what_to_do(config, message):
     with pytest.raises(InputError) as error:
-        objective_of(name=name)
+        objective.of(config)
     assert message in str(error.value)
 
 
@@ -453,7 +477,7 @@ def test_m3_is_the_mean_of_contrast_and_distillation():
     loss = objective_of(
         name="m3",
         view_weights=(1.0, 0.5),
-        infonce_temperature=2.0,
+        temperature=2.0,
         mask_same_text=False,
     )
     views, targets = inputs(loss)

@@ -26,6 +26,7 @@ from lsrjax.models import retriever
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.options import names
 from lsrjax.training import train_step
 from lsrjax.training.batch_contents import Contents
 
@@ -81,14 +82,19 @@ OTHERS = {
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
-    "csr": ("reconstruction:1,infonce:0.1", "flops", CSR),
-    "csr_ties": ("reconstruction:1,infonce:0.1", "flops", CSR),
+    "csr": ("csr", "flops", CSR),
+    "csr_ties": ("csr", "flops", CSR),
     "colbert": ("kl", "", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
     "colbert_all": ("infonce", "", {"head": "colbert", "expand_id": 5}),
     # All queries in one language, then in the other; with the signs of health.
     "round_robin": ("language_kl", "l1", {"head": "splade", "pooling": "sum"}),
 }
-LOSSES = {"kl": "kl,margin_mse:0.01", "language_kl": "kl:0.1,language_kl"}
+# Sums, by the name that a task has for them.
+LOSSES = {
+    "kl": {"kl": {}, "margin_mse": {"weight": 0.01}},
+    "language_kl": {"kl": {"weight": 0.1}, "language_kl": {}},
+    "csr": {"reconstruction": {}, "infonce": {"weight": 0.1}},
+}
 
 
 def check_all_are_here() -> None:
@@ -105,7 +111,7 @@ def check_all_are_here() -> None:
         (
             "REGULARIZERS",
             REGULARIZERS,
-            {c.regularizer.name for c in configs if c.regularizer.document},
+            {c.regularizer.name for c in configs if "document" in c.regularizer},
         ),
     ):
         if missing := set(known) - found:
@@ -133,22 +139,27 @@ def config_of(task: str):
     c.optim.eps = 1e-3
     c.batch_size = EXAMPLES
     if task == "alignment":
-        c.loss.name = "alignment"
+        c.loss = {"alignment": {}}
         return c
     loss, regularizer = OTHERS[task][:2] if task in OTHERS else (task, "")
-    c.loss.name = LOSSES.get(loss, loss)
+    c.loss = LOSSES.get(loss, {loss: {}})
     c.regularizer.name = regularizer or ("flops" if loss == "infonce" else "l1")
-    c.regularizer.threshold = 2
+    if regularizer == "masked_flops":
+        c.regularizer.threshold = 2
     c.data.group_size = GROUP
     fields = ("query", "document", "source_query", "source_document")
     for field in fields if student_of(task).sparse else ():
-        c.regularizer[field] = 0.1
+        if field in names(REGULARIZERS[c.regularizer.name].Options):
+            c.regularizer[field] = 0.1
     if loss == "language_kl":
-        c.loss.temperature = 10.0
+        c.loss = {
+            "kl": {"weight": 0.1, "temperature": 10.0},
+            "language_kl": {"temperature": 10.0},
+        }
         c.log.health, c.data.source = True, "debian"
         c.data.mixing, c.data.document_languages = "round_robin", "en:1,da:1"
     if task == "infonce":
-        c.loss.both_directions = True
+        c.loss = {"infonce": {"both_directions": True}}
         c.regularizer.anti_zero = 0.1
         c.regularizer.active_document, c.regularizer.active_gain = 5.0, 0.5
     return c

@@ -94,7 +94,7 @@ def compiled(task, data, model, fsdp) -> str:
             step = jax.jit(lambda p, t: retriever.apply(graphdef, p, t))
             return step.lower(params, text(64)).compile().as_text()
         config = get_default()
-        config.loss.name = task
+        config.loss = {task: {}}
         config.data.group_size = 1 if task == "alignment" else GROUP
         teacher = TEACHER if task == "alignment" else None
         step = train_step.make_step(config, 10, STUDENT, teacher)

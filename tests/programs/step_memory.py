@@ -52,7 +52,7 @@ def main(layers, queries, length, hidden, remat, chunk):
     )
     spec = RetrieverSpec("splade", encoder, tied=True)
     config = get_default()
-    config.loss.name, config.data.group_size = "kl", GROUP
+    config.loss, config.data.group_size = {"kl": {}}, GROUP
     config.batch_size = queries
     config.regularizer.query = config.regularizer.document = 1e-3
     config.memory.remat, config.memory.encode_chunk = remat, chunk

@@ -199,3 +199,14 @@ def test_views_stand_side_by_side_pivot_first(spec, params):
 def test_no_texts_give_no_rows(spec, params):
     views = encode(spec, params, [])
     assert views["pivot"].shape == (0, 53)
+
+
+def test_the_largest_weights_are_those_of_all_views_whatever_their_sign():
+    views = {
+        "pivot": sparse.csr_matrix(np.float32([[1, -3, 0], [0, 0, 0.5]])),
+        "source": sparse.csr_matrix(np.float32([[2, 0.5], [0, 0]])),
+    }
+    found = encoding._largest(views, 2)
+    assert found["pivot"].toarray().tolist() == [[0, -3, 0], [0, 0, 0.5]]
+    assert found["source"].toarray().tolist() == [[2, 0], [0, 0]]
+    assert found["pivot"].nnz == 2 and found["source"].nnz == 1

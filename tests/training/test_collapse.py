@@ -214,7 +214,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
     config.update(
         {"batch_size": 16, "log": {"health": True}, "data": {"group_size": 1}}
     )
-    config.data.source, config.loss.name = "debian", "infonce"
+    config.data.source, config.loss = "debian", {"infonce": {}}
     languages = Contents.of(config).languages
     assert languages == embedded.LANGUAGES
     field = TextField(TextTokenizer(embedded.MULTILINGUAL_TOKENIZER), 16)

@@ -210,7 +210,7 @@ def test_languages_that_the_data_does_not_have_are_refused():
     c.model.head = "splade"
     c.tokenizer = "embedded:english"
     c.data.source = c.evaluate.test = "debian"
-    c.loss.name = "infonce"
+    c.loss = {"infonce": {}}
     c.evaluate.examples = ("ja", "jp")
     with pytest.raises(InputError, match=r"config\.evaluate\.examples names jp; .*ja"):
         validate(c)

@@ -35,7 +35,7 @@ def stage_plan(**changes):
     )
     spec = RetrieverSpec("splade", encoder, tied=True)
     config = get_default()
-    config.loss.name = "infonce"
+    config.loss = {"infonce": {}}
     config.batch_size, config.model.dropout = 32, 0.0
     config.data.query_length, config.data.document_length = 16, 32
     config.update_from_flattened_dict(changes)
@@ -51,7 +51,7 @@ def test_texts_are_as_long_as_they_may_be():
     assert memory_plan.full_shapes(config, 4) == {
         "student": Shape(((8, 64), (32, 256)))
     }
-    config.loss.name = "alignment"
+    config.loss = {"alignment": {}}
     assert memory_plan.full_shapes(config, 4) == {
         "student": Shape(((16, 256),)),
         "teacher": Shape(((8, 256),)),

@@ -29,7 +29,7 @@ ALIGN = """
         c.tokenizer = "embedded:multilingual"
         c.init.head = GOLDEN
         c.teacher.model = GOLDEN
-        c.loss.name = "alignment"
+        c.loss = {"alignment": {}}
         c.data.document_length = c.data.query_length = 32
         c.batch_size = 8
         return c
@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
     more = """
         c.teacher.model, c.init.head, c.tokenizer = "", "", ""
         c.init.model = "runs/align"
-        c.loss.name = "infonce"
+        c.loss = {"infonce": {}}
         c.model.lexecho = True
         return c"""
     then = first.replace("\n    return c", more.replace("\n    ", "\n"))

@@ -29,7 +29,7 @@ FROZEN = "embeddings/(word|position)"
 def step_of(idf=None, **changes):
     """The step of a tiny SPLADE with dropout, and a state before it."""
     config = get_default()
-    config.loss.name = "infonce"
+    config.loss = {"infonce": {}}
     config.model.head = "splade"
     config.model.dropout = 0.3
     config.regularizer.query = config.regularizer.document = 0.1
@@ -130,9 +130,9 @@ def test_texts_of_an_example_are_those_of_the_loss():
     config = get_default()
     config.data.group_size = 3
     for name in ("infonce", "kl"):
-        config.loss.name = name
+        config.loss = {name: {}}
         assert Contents.of(config).texts == {"query": 1, "document": 3}
-    config.loss.name, config.data.group_size = "alignment", 1
+    config.loss, config.data.group_size = {"alignment": {}}, 1
     assert Contents.of(config).texts == {"translation": 1, "english": 1}
 
 
@@ -294,7 +294,7 @@ def test_steps_or_epochs(steps, epochs, examples, expected):
 
 def test_a_count_is_neither_decayed_nor_given_moments():
     config = get_default()
-    config.loss.name = "reconstruction"
+    config.loss = {"reconstruction": {}}
     config.model.head = "csr"
     config.optim.weight_decay = 0.5
     encoder = tiny.encoder(vocab_size=V, max_positions=L)

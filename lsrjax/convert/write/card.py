@@ -274,14 +274,18 @@ def _facts(stage: Mapping[str, Any]) -> str:
     def of(part: str, field: str) -> Any:
         return stage.get(part, {}).get(field)
 
-    penalty = of("regularizer", "query"), of("regularizer", "document")
+    penalty = of("regularizer", "query") or 0.0, of("regularizer", "document") or 0.0
+    losses = {name: of("loss", name).get("weight", 1) for name in stage.get("loss", {})}
+    summed = " + ".join(
+        name if weight == 1 else f"{weight:g} {name}" for name, weight in losses.items()
+    )
     length = (
         f"{stage['steps']:,} steps"
         if stage.get("steps")
         else f"{stage.get('epochs', 0):g} epochs"
     )
     facts = [
-        f"loss `{of('loss', 'name')}`",
+        f"loss `{summed}`",
         f"{length} of {stage.get('batch_size', 0):,} examples",
         f"learning rate {of('optim', 'lr'):g} ({of('optim', 'schedule')})"
         if of("optim", "lr") is not None

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from lsrjax.data.batching.orders import MIX, Order, dealt_batches
 from lsrjax.data.debian_texts.embedded import LANGUAGES
@@ -231,13 +230,6 @@ SET_FIELDS = (
     "score_weights",
     "score_normalization",
 )
-
-
-def blank_set(data) -> ConfigDict:
-    """One of `config.data.sets` with the values of `data`, and weight 1."""
-    fields = {field: data[field] for field in SET_FIELDS}
-    blank = ConfigDict(fields | {"weight": 1.0}, sort_keys=False)
-    return blank.copy_and_resolve_references()
 
 
 def sources_of(data) -> set[str]:

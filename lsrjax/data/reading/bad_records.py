@@ -412,7 +412,7 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
             " 'teacher' and config.teacher.model, an English SPLADE or a cross-encoder."
             " If they are in other columns, name these in config.data.columns"
             " (pos_scores, neg_scores). Or train without them, as with"
-            " config.loss.name = 'infonce'."
+            " config.loss = {'infonce': {}}."
         )
     if set(kinds) == {NEGATIVE} and count == total:
         return (

@@ -366,6 +366,9 @@ def test_a_key_is_64_bits_of_one_wording():
     ]
     assert len({tuple(key) for key in same}) == 1
     assert tuple(same[0]) != tuple(text_key({"de": "b"}))
+    # Without English, of the language that comes first by its name.
+    german = text_key({"de": "b"})
+    assert text_key({"fr": "x", "de": "b"}).tolist() == german.tolist()
     # The same in every process and on every machine.
     assert text_key({"en": "kernel"}).tolist() == [1041339223, 658500240]
     many = {text_key({"en": str(i)}).tobytes() for i in range(5000)}

@@ -33,7 +33,7 @@ def stage(tmp_path, rows, **fields):
     config = get_default()
     config.data.files, config.data.group_size = str(path), 3
     config.data.bad_records = 0.05
-    config.loss.name = "infonce"
+    config.loss = {"infonce": {}}
     for field, value in fields.items():
         config.data[field] = value
     return config
@@ -198,7 +198,7 @@ def test_missing_scores_say_how_to_get_them(tmp_path, format):
     if format == "triplet":
         rows = [{"anchor": "a", "positive": "p", "negative": "n"}] * COUNT
     config = stage(tmp_path, rows, group_size=2)
-    config.loss.name = "kl"
+    config.loss = {"kl": {}}
     with pytest.raises(InputError) as error:
         opened(config, tmp_path)
     said = str(error.value)

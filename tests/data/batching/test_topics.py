@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lsrjax.data.batching.topics import cluster, query_text, vectors
+from lsrjax.data.batching.topics import _joined, cluster, query_text, vectors
 from lsrjax.data.examples import Group
 
 # Five topics of 20 words each, and some words that every query has.
@@ -67,3 +67,17 @@ def test_the_english_query_where_there_is_one():
     assert text({"de": "eins", "en": "one"}) == "one"
     assert text({"*": "two"}) == "two"
     assert text({"ja": "san", "de": "drei"}) == "san"
+
+
+def test_a_token_counts_once_for_a_query():
+    # Both are in one of two queries, however often.
+    often, once = vectors([[5, 5], [7]], seed=0)
+    assert np.linalg.norm(often) == pytest.approx(1)
+    assert np.linalg.norm(once) == pytest.approx(1)
+
+
+def test_what_has_joined_a_cluster_goes_with_it():
+    labels = np.repeat([0, 1, 2], [1, 2, 10])
+    # The first is nearest to the second, which with it is still too small.
+    sums_KD = np.array([[1, 0.9, 0], [1, 1, 0.1], [0, 5, 5]], np.float32)
+    assert _joined(labels, sums_KD, least=5).tolist() == [0] * 13

@@ -1,0 +1,292 @@
+"""Options that the entries of a table declare, and how a config's values become them.
+
+An entry declares its options in a frozen dataclass, in its attribute `Options`:
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(options.Options):
+        temperature: float = option(1.0, "of both softmaxes", above=0)
+
+A config holds an entry as its name, or as a mapping with the entry's name under "name"
+and the options that are set. Ranges, choices and documentation stand with the default.
+"""
+
+import copy
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lsrjax import lookup
+from lsrjax.errors import InputError
+
+_LARGEST = 2**31 - 1  # beyond it, sizes and counters overflow
+_LARGEST_FLOAT = 3e38  # float32
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple = (),
+    above: float | None = None,
+    low: float | None = None,
+    below: float | None = None,
+    high: float | None = None,
+    infinite: bool = False,
+    problem: Callable[[Any], str | None] | None = None,
+    table: Mapping[str, Any] | None = None,
+    fact: bool = False,
+) -> Any:
+    """A field of a dataclass of options.
+
+    Args:
+      default: what it is unless a config sets it; one outside the range has to be set.
+      doc: a line for people.
+      choices: all values that it may have.
+      above: it is larger than this.
+      low: it is at least this.
+      below: it is smaller than this.
+      high: it is at most this.
+      infinite: it need not be finite.
+      problem: says what is wrong with a value, "give a number ...".
+      table: it is an entry of this table.
+      fact: it comes from a model or a tokenizer, and no config may set it.
+    """
+    metadata = {
+        "doc": doc,
+        "choices": choices,
+        "range": (above, low, below, high),
+        "infinite": infinite,
+        "problem": problem,
+        "table": table,
+        "fact": fact,
+    }
+    if isinstance(default, dict | list):
+        return dataclasses.field(
+            default_factory=lambda: copy.deepcopy(default), metadata=metadata
+        )
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of an entry that has none, and the base of all others."""
+
+    def problem(self) -> str | None:
+        """What is wrong with the options together; it begins with a field's name."""
+        return None
+
+    def check_stage(self, stage: Any, where: str) -> None:
+        """Refuses a stage's config that the options do not go together with.
+
+        Args:
+          stage: the whole config of the stage.
+          where: the name of the options there, for errors.
+
+        Raises:
+          InputError: names the fields and what to do.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """An entry of a table with its options.
+
+    Attributes:
+      name: in the table, or dotted.
+      entry: what stands there.
+      options: an instance of the entry's `Options`.
+    """
+
+    name: str
+    entry: Any
+    options: Any
+
+
+def resolve(
+    table: Mapping[str, Any], node: Any, where: str, inside: str = ""
+) -> Chosen:
+    """The entry that a config names, with its options.
+
+    Args:
+      table: entries by name.
+      node: a name, or a mapping with the name under "name" and options.
+      where: its name in the config, for errors.
+      inside: the name of its options there; empty: the same.
+
+    Raises:
+      InputError: an unknown entry or option, or a value that an option cannot have.
+    """
+    values = {"name": node} if isinstance(node, str) else dict(node)
+    name = values.pop("name", "")
+    found = lookup.entry(table, name, where)
+    kind = kind_of(found)
+    for field in values:
+        if field not in names(kind):
+            raise InputError(_unknown(field, name, kind, table, inside or where))
+    return Chosen(name, found, checked(kind, values, inside or where))
+
+
+def kind_of(entry: Any) -> type[Options]:
+    """The dataclass of an entry's options."""
+    return getattr(entry, "Options", Options)
+
+
+def names(kind: type) -> list[str]:
+    """The options that a config may set."""
+    return [f.name for f in dataclasses.fields(kind) if not f.metadata.get("fact")]
+
+
+def checked(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of a dataclass of options; what is not given is at its default.
+
+    Args:
+      kind: the dataclass.
+      values: by field.
+      where: the name of `values`, for errors.
+
+    Raises:
+      InputError: a value of another type, out of range, or not a choice.
+    """
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for field in dataclasses.fields(kind):
+        at = f"{where}.{field.name}"
+        hint = hints[field.name]
+        value = values.get(field.name, default_of(field))
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            found[field.name] = checked(hint, values.get(field.name, {}), at)
+        elif is_named_groups(hint):
+            found[field.name] = value
+        elif field.metadata.get("table") is not None:
+            found[field.name] = resolve(field.metadata["table"], value, at)
+        else:
+            found[field.name] = _checked(field, hint, value, at)
+    made = kind(**found)
+    if isinstance(made, Options) and (problem := made.problem()):
+        raise InputError(f"{where}.{problem}")
+    return made
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """What a field is unless it is set; empty for a group of fields."""
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return {}
+
+
+def is_named_groups(hint: Any) -> bool:
+    """Whether a field holds groups of fields by name."""
+    inner = typing.get_args(hint)
+    of_groups = typing.get_origin(hint) is dict and dataclasses.is_dataclass(inner[1])
+    return bool(of_groups)
+
+
+def no_effect(field: str, value: Any, because: str) -> str:
+    """What to say of an option that does nothing beside the others."""
+    return f"{field} = {value!r} would have no effect: {because}. Remove it."
+
+
+def _checked(field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
+    metadata, default = field.metadata, default_of(field)
+    if value is None:
+        raise InputError(f"{where} is None; give a value. Its default is {default!r}.")
+    try:
+        value = cast(hint, value)
+    except TypeError:
+        raise InputError(
+            f"{where} is {value!r}; it must be {words(hint)}, such as {default!r}."
+        ) from None
+    if metadata["choices"] and value not in metadata["choices"]:
+        known = ", ".join(map(repr, metadata["choices"]))
+        raise InputError(f"{where} is {value!r}; known: {known}.")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _check_range(metadata, value, where)
+    complaint = metadata["problem"] and metadata["problem"](value)
+    if complaint:
+        raise InputError(f"{where} is {value!r}; {complaint}.")
+    return value
+
+
+def _check_range(metadata: Mapping, value: float, where: str) -> None:
+    above, low, below, high = metadata["range"]
+    if isinstance(value, float) and not metadata["infinite"]:
+        if not abs(value) <= _LARGEST_FLOAT:
+            raise InputError(
+                f"{where} is {value}; give a finite number, as float32 has it."
+            )
+    elif math.isnan(value):
+        raise InputError(f"{where} is not a number; give one.")
+    if above is not None and not value > above:
+        raise InputError(f"{where} is {value}; it must be > {above}.")
+    if low is not None and not value >= low:
+        raise InputError(f"{where} is {value}; it must be >= {low}.")
+    if below is not None and not value < below:
+        raise InputError(f"{where} is {value}; it must be < {below}.")
+    most = _LARGEST if high is None and isinstance(value, int) else high
+    if most is not None and value > most:
+        raise InputError(f"{where} is {value}; it is at most {most:,}.")
+
+
+def cast(hint: Any, value: Any) -> Any:
+    """A value as its type has it: whole numbers are numbers, lists are tuples.
+
+    Raises:
+      TypeError: it is of another type.
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for one in inner:
+            try:
+                return cast(one, value)
+            except TypeError:
+                pass
+        raise TypeError
+    if origin in (tuple, list) and isinstance(value, tuple | list):
+        return origin(cast(inner[0], one) for one in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {cast(inner[0], k): cast(inner[1], v) for k, v in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if abs(value) <= _LARGEST_FLOAT else value
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, str):
+        return value
+    raise TypeError
+
+
+_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def words(hint: Any) -> str:
+    """A type, for people."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(words, inner))
+    if origin in (tuple, list):
+        return f"a list ({words(inner[0])} each)"
+    if origin is dict:
+        return f"a dict ({words(inner[0])}: {words(inner[1])})"
+    return _WORDS.get(hint, "an entry")
+
+
+def _unknown(field: str, name: str, kind: type, table: Mapping, where: str) -> str:
+    known = names(kind)
+    others = [key for key, one in table.items() if field in names(kind_of(one))]
+    near = difflib.get_close_matches(field, known, n=1)
+    said = f"{where}.{field} is no option of {name!r}"
+    if near:
+        said += f"; the nearest is {where}.{near[0]}"
+    elif others:
+        said += f"; {' and '.join(map(repr, others))} have it"
+    listed = f"Its options are {', '.join(known)}" if known else "It has no options"
+    return f"{said}. {listed}."
