@@ -91,6 +91,7 @@ def made(case):
         hidden_size=32,
         num_layers=2,
         num_heads=4,
+        intermediate_size=44,
         max_positions=26 if family == "xlm-roberta" else 24,
         pad_token_id=1,
         layer_norm_eps=1e-12 if family == "distilbert" else 1e-5,
