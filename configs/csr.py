@@ -7,8 +7,8 @@ the contrastive loss of the codes has a tenth of the weight. To freeze the encod
 --config.optim.freeze='^encoder/'. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:english
-    --config.model.family=bert --config.model.dtype=float32 --config.model.latents=1024
-    --config.model.active_latents=32
+    --config.model.family=bert --config.model.dtype=float32
+    --config.model.head.latents=1024 --config.model.head.active_latents=32
     --config.loss='{"reconstruction": {}, "infonce": {"temperature": 0.05}}'
     --config.data.source=debian --config.data.dataset='' --config.data.group_size=1
     --config.data.query_languages='en:1,*:0' --config.data.document_languages='en:1,*:0'
@@ -25,7 +25,7 @@ from lsrjax.config import get_default
 def get_config() -> ConfigDict:
     c = get_default()
     c.model.head = "csr"
-    c.model.pooling = "mean"
+    c.model.head.pooling = "mean"
     c.model.dtype = "bfloat16"
     c.init.encoder = "google-bert/bert-base-uncased"
     c.data.source = "datasets"

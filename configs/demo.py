@@ -77,9 +77,9 @@ def align() -> ConfigDict:
 def distill() -> ConfigDict:
     """MILCO stage 2: KL to the teacher's scores, with LexEcho, in mixed languages."""
     c = stage()
-    c.model.lexecho = True
-    c.model.repeats = "max"
-    c.model.exclude_special_tokens = True
+    c.model.head.lexecho = True
+    c.model.head.repeats = "max"
+    c.model.head.exclude_special_tokens = True
     c.init.model = "stage:align"
     c.init.echo = "idf"
     c.init.echo_scale = 0.6

@@ -109,7 +109,7 @@ def splade() -> ConfigDict:
 def inference_free() -> ConfigDict:
     """The same, with a learned weight for each word of a query."""
     c = splade()
-    c.model.queries = "static"
+    c.model.head.queries = "static"
     c.init.static = "idf"
     c.regularizer.query = 0.0
     return c
@@ -118,7 +118,7 @@ def inference_free() -> ConfigDict:
 def dense(head: str) -> ConfigDict:
     """The mean of the tokens' states."""
     c = student(head)
-    c.model.pooling = "mean"
+    c.model.head.pooling = "mean"
     c.loss = {"infonce": {"temperature": 0.05}}
     return c
 
@@ -127,8 +127,8 @@ def csr() -> ConfigDict:
     """64 of 1,024 latents of the dense model's embedding."""
     c = dense("csr")
     c.init.encoder = "stage:dense"
-    c.model.latents = 1024
-    c.model.active_latents = 64
+    c.model.head.latents = 1024
+    c.model.head.active_latents = 64
     c.loss = {"reconstruction": {}, "infonce": {"temperature": 0.05}}
     return c
 
@@ -136,7 +136,7 @@ def csr() -> ConfigDict:
 def colbert(head: str) -> ConfigDict:
     """32 numbers for each token."""
     c = student(head)
-    c.model.embedding_size = 32
+    c.model.head.embedding_size = 32
     c.loss = {"infonce": {"temperature": 0.2}}
     return c
 
@@ -155,9 +155,9 @@ def milco() -> ConfigDict:
     c.init.model = "stage:align"
     c.init.echo = "idf"
     c.init.echo_scale = 0.6
-    c.model.lexecho = True
-    c.model.repeats = "max"
-    c.model.exclude_special_tokens = True
+    c.model.head.lexecho = True
+    c.model.head.repeats = "max"
+    c.model.head.exclude_special_tokens = True
     c.regularizer.query = 3e-4
     c.regularizer.document = 3e-5
     c.optim.lr = 3e-4

@@ -25,7 +25,7 @@ from lsrjax.config import entry, get_default
 def get_config() -> ConfigDict:
     c = get_default()
     c.model.head = "splade"
-    c.model.queries = "static"
+    c.model.head.queries = "static"
     c.model.dtype = "bfloat16"
     c.init.encoder = "google-bert/bert-base-uncased"
     c.init.static = "idf"

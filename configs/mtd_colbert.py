@@ -9,7 +9,7 @@ English one. On the embedded data, with a small SPLADE as the teacher (configs/s
 in runs/splade):
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
-    --config.model.embedding_size=32 --config.model.dtype=float32
+    --config.model.head.embedding_size=32 --config.model.dtype=float32
     --config.data.source=debian --config.data.files='' --config.data.format=auto
     --config.data.queries='' --config.data.corpus='' --config.data.group_size=4
     --config.data.document_languages='*:1' --config.data.query_length=24
@@ -27,9 +27,9 @@ from lsrjax.config import get_default
 def get_config() -> ConfigDict:
     c = get_default()
     c.model.head = "colbert"
-    c.model.embedding_size = 128
-    c.model.expand_queries = True
-    c.model.skip_punctuation = True
+    c.model.head.embedding_size = 128
+    c.model.head.expand_queries = True
+    c.model.head.skip_punctuation = True
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-large"
     c.data.files = "data/mtd/scores.jsonl"

@@ -15,7 +15,7 @@ embedded data, with the stages of configs/demo.py in runs/demo:
     --config.prepare.scores=teacher --config.teacher.model=runs/demo/teacher
     --config.loss.kl.teacher_scale=3.0
     --config.init.echo=idf --config.init.echo_scale=0.6
-    --config.model.repeats=max --config.model.exclude_special_tokens=True
+    --config.model.head.repeats=max --config.model.head.exclude_special_tokens=True
     --config.regularizer.query=3e-4 --config.regularizer.document=3e-5
     --config.batch_size=32 --config.steps=200 --config.optim.lr=1e-4
     --config.optim.warmup_fraction=0.1 --config.dev.source=debian
@@ -28,7 +28,7 @@ from lsrjax.config import get_default
 
 def get_config() -> ConfigDict:
     c = get_default()
-    c.model.lexecho = True
+    c.model.head.lexecho = True
     c.model.dtype = "bfloat16"
     c.init.model = "runs/align"
     c.data.files = "data/mtd/scores.jsonl"

@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ def option(
     problem: Callable[[Any], str | None] | None = None,
     table: Mapping[str, Any] | None = None,
     fact: bool = False,
+    fresh: bool = False,
 ) -> Any:
     """A field of a dataclass of options.
 
@@ -54,6 +56,7 @@ def option(
       problem: says what is wrong with a value, "give a number ...".
       table: it is an entry of this table.
       fact: it comes from a model or a tokenizer, and no config may set it.
+      fresh: a config may set it for random weights; other weights decide it.
     """
     metadata = {
         "doc": doc,
@@ -63,6 +66,7 @@ def option(
         "problem": problem,
         "table": table,
         "fact": fact,
+        "fresh": fresh,
     }
     if isinstance(default, dict | list):
         return dataclasses.field(
@@ -140,6 +144,26 @@ def names(kind: type) -> list[str]:
     return [f.name for f in dataclasses.fields(kind) if not f.metadata.get("fact")]
 
 
+def carried(options: Any, before: Any) -> Any:
+    """Options with what weights decide as it is in the options they were trained with.
+
+    Args:
+      options: of a config.
+      before: of the weights, of the same kind.
+    """
+    decided = {
+        field.name: getattr(before, field.name)
+        for field in dataclasses.fields(options)
+        if field.metadata["fact"] or field.metadata["fresh"]
+    }
+    return dataclasses.replace(options, **decided)
+
+
+def fresh(kind: type) -> list[str]:
+    """The options that have an effect with random weights only."""
+    return [f.name for f in dataclasses.fields(kind) if f.metadata["fresh"]]
+
+
 def checked(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """An instance of a dataclass of options; what is not given is at its default.
 
@@ -190,6 +214,15 @@ def is_named_groups(hint: Any) -> bool:
 def no_effect(field: str, value: Any, because: str) -> str:
     """What to say of an option that does nothing beside the others."""
     return f"{field} = {value!r} would have no effect: {because}. Remove it."
+
+
+def check_value(field: dataclasses.Field, kind: type, value: Any, where: str) -> Any:
+    """The value of a field of a dataclass, as its type has it.
+
+    Raises:
+      InputError: it is of another type, out of range, or not a choice.
+    """
+    return _checked(field, typing.get_type_hints(kind)[field.name], value, where)
 
 
 def _checked(field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
@@ -257,8 +290,9 @@ def cast(hint: Any, value: Any) -> Any:
         return float(value) if abs(value) <= _LARGEST_FLOAT else value
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if hint is int and whole:
+        return int(value)
     if hint is str and isinstance(value, str):
         return value
     raise TypeError

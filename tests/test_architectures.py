@@ -24,53 +24,53 @@ from lsrjax.training import run, stage_parts
 # What each config changes, and the types of what it encodes.
 CASES = {
     "splade max": {"model.head": "splade"},
-    "splade sum": {"model.head": "splade", "model.pooling": "sum"},
-    "splade-doc": {"model.head": "splade", "model.queries": "words"},
+    "splade sum": {"model.head": "splade", "model.head.pooling": "sum"},
+    "splade-doc": {"model.head": "splade", "model.head.queries": "words"},
     "inference-free": {
         "model.head": "splade",
-        "model.queries": "static",
+        "model.head.queries": "static",
         "init.static": "idf",
     },
     "token weights": {"model.head": "token_weights"},
-    "dense": {"model.head": "dense", "model.pooling": "mean"},
+    "dense": {"model.head": "dense", "model.head.pooling": "mean"},
     "dense cls": {
         "model.head": "dense",
-        "model.pooling": "cls",
-        "model.embedding_size": 8,
+        "model.head.pooling": "cls",
+        "model.head.embedding_size": 8,
         "model.query_prompt": "query: ",
         "model.document_prompt": "passage: ",
     },
     "csr": {
         "model.head": "csr",
-        "model.pooling": "mean",
-        "model.latents": 40,
-        "model.active_latents": 5,
-        "model.dead_after": 1,
+        "model.head.pooling": "mean",
+        "model.head.latents": 40,
+        "model.head.active_latents": 5,
+        "model.head.dead_after": 1,
         "loss": {"reconstruction": {}, "infonce": {"weight": 0.1}},
         "regularizer.document": 0.01,
     },
     "towers": {"model.head": "splade", "model.towers": "separate"},
     "dense towers": {
         "model.head": "dense",
-        "model.pooling": "cls",
+        "model.head.pooling": "cls",
         "model.towers": "separate",
         "optim.freeze": "^(encoder|head)/.*(kernel|embedding)",
     },
     "csr towers": {
         "model.head": "csr",
-        "model.pooling": "mean",
+        "model.head.pooling": "mean",
         "model.towers": "separate",
-        "model.latents": 40,
-        "model.active_latents": 5,
-        "model.dead_after": 1,
+        "model.head.latents": 40,
+        "model.head.active_latents": 5,
+        "model.head.dead_after": 1,
         "loss": {"reconstruction": {}, "infonce": {"weight": 0.1}},
     },
     "m3": {"model.head": "m3", "loss": {"m3": {}}},
     "colbert": {
         "model.head": "colbert",
-        "model.embedding_size": 8,
-        "model.expand_queries": True,
-        "model.skip_punctuation": True,
+        "model.head.embedding_size": 8,
+        "model.head.expand_queries": True,
+        "model.head.skip_punctuation": True,
         "model.query_marker": "library",
         "model.document_marker": "file",
     },
@@ -142,7 +142,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
         if "csr" in name:
             idle = [one["head"]["autoencoder"]["idle"] for one in (document, query)]
             assert not np.array_equal(*idle) and max(map(np.max, idle)) == 3
-    if CASES[name].get("model.queries") == "words":
+    if CASES[name].get("model.head.queries") == "words":
         assert set(queries[view].data) == {1.0}
     if name == "colbert":
         # Filled up; in documents, the marker, the words and two special tokens.
@@ -237,7 +237,10 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.head": "dense"}, "model.pooling is 'max'; for the head dense it is"),
+        (
+            {"model.head": "dense", "model.head.pooling": "max"},
+            "model.head.pooling is 'max'; known: 'cls', 'mean'",
+        ),
         (
             {"model.head": "colbert", "regularizer.document": 0.1},
             "regularizer.document = 0.1 would have no effect",
@@ -255,8 +258,8 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
             "init.static = 'idf' would have no effect",
         ),
         (
-            {"model.head": "milco", "model.queries": "words"},
-            "model.queries = 'words' would have no effect",
+            {"model.head": "milco", "model.head.queries": "words"},
+            "model.head.queries is no option of 'milco'; 'splade' have it",
         ),
     ],
 )

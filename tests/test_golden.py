@@ -42,8 +42,8 @@ def golden():
 
 def config_of(case):
     c = get_default()
-    c.model.pool_mask = "multiply"
-    c.model.lexecho = case.endswith("echo")
+    c.model.head.pool_mask = "multiply"
+    c.model.head.lexecho = case.endswith("echo")
     c.init.encoder, c.init.head = str(FOLDER / "xlmr"), str(FOLDER / "bert")
     c.data.files = "recorded"
     if case == "align":
@@ -63,7 +63,7 @@ def config_of(case):
 
 def spec_of(case):
     pivot = read_config(str(FOLDER / "bert"))
-    return RetrieverSpec(
+    return RetrieverSpec.of(
         head="milco",
         encoder=read_config(str(FOLDER / "xlmr")),
         pool_mask="multiply",
@@ -97,7 +97,7 @@ def setup(case):
     if case == "align":
         found = load_checkpoint(str(FOLDER / "bert"))
         teacher_params = jax.tree.map(jnp.asarray, found.params)
-        teacher = RetrieverSpec(head="splade", encoder=found.config, tied=True)
+        teacher = RetrieverSpec.of(head="splade", encoder=found.config, tied=True)
     step = make_step(config_of(case), STEPS, spec_of(case), teacher)
     step = dataclasses.replace(
         step, optimizer=optax.chain(keep_gradient(), step.optimizer)

@@ -152,19 +152,27 @@ def keep_gradient():
 
 @functools.cache
 def setup(case):
-    spec = RetrieverSpec(
+    own = {
+        "splade": {"pool_mask": case.pool_mask, "tied": False},
+        "milco": {
+            "pool_mask": case.pool_mask,
+            "lexecho": case.lexecho,
+            "repeats": case.repeats,
+            "pivot_vocab_size": PIVOT_VOCAB,
+            "pivot_hidden_size": 10,
+        },
+    }
+    spec = RetrieverSpec.of(
         head=case.head,
         encoder=encoder("xlm-roberta", VOCAB),
-        pool_mask=case.pool_mask,
-        lexecho=case.lexecho,
-        repeats=case.repeats,
-        pivot_vocab_size=PIVOT_VOCAB,
-        pivot_hidden_size=10,
+        **own.get(case.head, {}),
         **dict(case.options),
     )
     teacher = teacher_params = None
     if "views" in objective_of(case).targets:
-        teacher = RetrieverSpec(head="splade", encoder=encoder("bert", PIVOT_VOCAB))
+        teacher = RetrieverSpec.of(
+            head="splade", encoder=encoder("bert", PIVOT_VOCAB), tied=False
+        )
         teacher_params = retriever.init_params(teacher, 5)
     rng = np.random.default_rng(6)
     idf = {

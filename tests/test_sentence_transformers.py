@@ -211,7 +211,7 @@ def test_csr_loss_and_autoencoder():
     encoder = tiny.encoder(
         vocab_size=11, hidden_size=size, num_heads=1, max_positions=8
     )
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         "csr",
         encoder,
         latents=latents,
@@ -219,7 +219,7 @@ def test_csr_loss_and_autoencoder():
         revived_latents=revived,
         dead_after=30,
     )
-    ours = Autoencoder(spec, size, rngs=nnx.Rngs(0))
+    ours = Autoencoder(spec.options, size, rngs=nnx.Rngs(0))
     ours.kernel[...], ours.bias[...] = jnp.asarray(weight.T), jnp.asarray(bias)
     # Theirs is 1 after the step in which a latent fires, ours 0.
     ours.center[...], ours.idle[...] = jnp.asarray(center), jnp.asarray(idle - 1.0)

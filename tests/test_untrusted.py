@@ -16,10 +16,19 @@ from lsrjax.errors import InputError
 from lsrjax.models import heads
 from lsrjax.models.retriever import RetrieverSpec
 
-SPEC = RetrieverSpec(
+SPEC = RetrieverSpec.of(
     "dense", tiny.encoder(vocab_size=7, hidden_size=4, num_heads=1, max_positions=8)
 )
-PAYLOAD = "import pathlib\npathlib.Path('ran').touch()\nclass H: pass\n"
+PAYLOAD = """
+import pathlib
+from lsrjax.models.layers import Head
+
+pathlib.Path('ran').touch()
+
+
+class H(Head):
+    pass
+"""
 
 
 @pytest.fixture
@@ -33,6 +42,8 @@ def payload(tmp_path, monkeypatch):
 
 def write_model(folder, head):
     values = SPEC.to_dict() | {"head": head}
+    if head == "payload_beside.H":
+        values["options"] = {}
     (folder / MODEL_FILE).write_text(json.dumps(values))
 
 

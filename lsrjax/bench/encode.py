@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         model = random_model(args.head, sizes, args.active, texts)
     target = _TARGETS.get(model.spec.head)
-    if target is None or model.spec.queries != "encoded":
+    if target is None or not model.spec.encodes_queries:
         raise InputError(
             f"{model.name}: SparseEncoder has no place for its head"
             f" {model.spec.head!r}. Those it has one for: {', '.join(_TARGETS)}, with"
@@ -164,7 +164,7 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedMo
         terms = TextTokenizer(pivot).vocab_size
         options = {"lexecho": True, "pivot_vocab_size": terms}
         options["pivot_hidden_size"] = sizes.dim
-    spec = RetrieverSpec(head, encoder, special_ids=tokenizer.special_ids, **options)
+    spec = RetrieverSpec.of(head, encoder, special_ids=tokenizer.special_ids, **options)
     params = jax.tree.map(np.array, retriever.init_params(spec, 0))
     # Far above 0, so that all terms are active and show their logits.
     bias = params["head"]["mlm"]["bias"]

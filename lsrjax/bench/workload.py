@@ -209,8 +209,8 @@ def student_of(sizes: StepSizes) -> RetrieverSpec:
         intermediate_size=sizes.inner,
     )
     if not sizes.milco:
-        return RetrieverSpec("splade", encoder, tied=True)
-    return RetrieverSpec(
+        return RetrieverSpec.of("splade", encoder, tied=True)
+    return RetrieverSpec.of(
         "milco",
         encoder,
         lexecho=not sizes.pairs,
@@ -234,7 +234,7 @@ def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:
         num_heads=width // (sizes.dim // sizes.heads),
         intermediate_size=4 * width,
     )
-    return RetrieverSpec("splade", encoder, tied=True)
+    return RetrieverSpec.of("splade", encoder, tied=True)
 
 
 _PAD_IDS = {"bert": 0, "xlm-roberta": 1}

@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 from lsrjax.config import data_fields, secrets
 from lsrjax.config.check_stage import check_evaluate, check_references, check_stage
 from lsrjax.config.fields import blank, get_default, language_weights, stages
+from lsrjax.config.moved import place
+from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
 from lsrjax.config.schema import DataSet
 from lsrjax.config.unused_options import check_no_effect, leaves
@@ -88,6 +90,9 @@ def _check_fields(config, default, where) -> None:
     for field, value in found.items():
         if field not in known:
             raise InputError(not_a_field(field, known, where))
+        for option in value if isinstance(value, Entry | dict) else ():
+            if place(f"{field}.{option}"):
+                raise InputError(not_a_field(f"{field}.{option}", known, where))
         if value is None and known[field] is not None:
             raise InputError(
                 f"{where}.{field} is None; give a value. Its default is"

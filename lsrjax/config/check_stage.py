@@ -14,14 +14,14 @@ from lsrjax.config.check_data import (
 )
 from lsrjax.config.fields import blank
 from lsrjax.config.schema import DataSet, Evaluate, Run
-from lsrjax.config.unused_options import POOLING, check_no_effect, effects, leaves
+from lsrjax.config.unused_options import check_no_effect, effects, leaves
 from lsrjax.convert import references
 from lsrjax.data.batching.mixing import MIXERS, sources_of
 from lsrjax.data.batching.negatives import SAMPLERS, choice_of
 from lsrjax.errors import InputError
 from lsrjax.lookup import entry
 from lsrjax.losses import objective
-from lsrjax.models.heads import HEADS, own_head
+from lsrjax.models import heads
 from lsrjax.models.layers import GIVEN
 from lsrjax.options import checked
 from lsrjax.retrieval.metrics import required_depth
@@ -64,12 +64,8 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
 def _check_entries(c, where) -> None:
     entry(MIXERS, c.data.mixer, f"{where}.data.mixer")
     entry(SAMPLERS, c.data.negatives, f"{where}.data.negatives")
-    entry_of = own_head(c.model.head, f"{where}.model.head")
-    if not hasattr(entry_of, "views"):
-        raise InputError(
-            f"{where}.model.head is {c.model.head!r}, which is no head: it has no"
-            " views(spec). See lsrjax/models/heads.py."
-        )
+    head = heads.chosen(c.model.head, f"{where}.model.head")
+    head.options.check_stage(c, f"{where}.model.head")
 
 
 def _check_schedule(c, where) -> None:
@@ -137,7 +133,7 @@ def _check_needs(c, where) -> None:
         "dev.files": c.dev.source == "files",
         "dev.dataset": c.dev.source in ("datasets", "tfds"),
         "tokenizer": not (c.init.encoder or c.init.model),
-        "init.head": c.model.head == "milco" and not c.init.model,
+        "init.head": c.model.head.name == "milco" and not c.init.model,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
     }
     values = dict(leaves(c))
@@ -147,25 +143,15 @@ def _check_needs(c, where) -> None:
                 f"{where}.{field} is {values[field]!r}, but this config needs it: see"
                 " lsrjax/config/schema.py."
             )
-    if c.model.head == "csr" and c.model.active_latents > c.model.latents:
-        raise InputError(
-            f"{where}.model.active_latents is {c.model.active_latents}, more than the"
-            f" {c.model.latents} of model.latents."
-        )
-    pooling = POOLING.get(c.model.head, ())
-    if pooling and c.model.pooling not in pooling:
-        raise InputError(
-            f"{where}.model.pooling is {c.model.pooling!r}; for the head {c.model.head}"
-            f" it is {' or '.join(pooling)}."
-        )
+    head = heads.chosen(c.model.head, f"{where}.model.head").entry
     for one in loss.losses:
-        needs, gives = one.entry.needs, own_head(c.model.head).gives
-        if needs and needs not in gives:
-            able = [name for name, head in HEADS.items() if needs in head.gives]
+        needs = one.entry.needs
+        if needs and needs not in head.gives:
+            able = [name for name, one in heads.HEADS.items() if needs in one.gives]
             raise InputError(
                 f"{where}.loss.{one.name} needs {GIVEN[needs]}, which the head"
-                f" {c.model.head} does not have. Use {' or '.join(able)}, or another"
-                " loss."
+                f" {c.model.head.name} does not have. Use {' or '.join(able)}, or"
+                " another loss."
             )
     if c.init.from_pivot == "translations" and "views" not in loss.targets:
         raise InputError(

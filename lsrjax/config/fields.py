@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lsrjax import options
+from lsrjax.config.moved import in_line, place
 from lsrjax.config.nodes import Entry, Group
 from lsrjax.config.other_names import not_a_field
 from lsrjax.config.schema import DataSet, Run
@@ -108,6 +109,8 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
         if not isinstance(node, Mapping | ConfigDict):
             raise InputError(not_a_field(field, list(fields(config)), flag))
     if isinstance(node, Entry) or not isinstance(node, ConfigDict):
+        if place(field):
+            raise InputError(not_a_field(field, [], flag))
         node[last] = _literal(text)
         return
     if last not in node:
@@ -213,6 +216,7 @@ def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
             if line.filename == str(path)
         ]
         text = traceback.format_list(lines) + traceback.format_exception_only(error)
+        text += [f"{said}\n" for line in lines for said in in_line(line.line or "")]
         raise InputError(
             f"{path} could not be run:\n{''.join(text).rstrip()}"
         ) from error

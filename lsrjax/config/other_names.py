@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from lsrjax.config.moved import place
+
 # Names of Hugging Face's TrainingArguments, sentence-transformers, Tevatron,
 # FlagEmbedding, ColBERT, levanter and big_vision, without the groups they are in.
 _ELSEWHERE = {
@@ -50,7 +52,6 @@ _ELSEWHERE = {
     "model.hidden_size": "hidden_dim d_model model_dim width",
     "model.intermediate_size": "mlp_dim ffn_dim d_ff",
     "model.max_length": "max_position_embeddings",
-    "model.pooling": "pooling_mode pooling_strategy pooling_method pool_type",
     "model.query_prompt": "query_prefix query_instruction prompts"
     " query_instruction_for_retrieval",
     "model.document_prompt": "passage_prefix document_prefix doc_prefix passage_prompt"
@@ -86,6 +87,13 @@ _INSTEAD = {
     " experiment checkpoint_dir",
     "--num_processes, and one process for each": "nproc world_size num_processes"
     " nproc_per_node",
+    'c.loss = {"kl": {"temperature": …}}': "kd_temperature distillation_temperature"
+    " tau",
+    "c.regularizer.query": "lambda_q q_reg lambda_query query_lambda"
+    " query_regularizer_weight flops_weight_q query_reg",
+    "c.regularizer.document": "lambda_d d_reg lambda_document document_lambda"
+    " lambda_doc document_regularizer_weight flops_weight_d doc_reg",
+    "c.model.head.pooling": "pooling_mode pooling_strategy pooling_method pool_type",
     "the same command, which goes on by itself": "resume resume_from"
     " resume_from_checkpoint auto_resume",
 }
@@ -100,6 +108,8 @@ def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
       known: names of fields.
       where: what the names are below, for the message.
     """
+    if moved := place(field):
+        return f"{where}.{field} has moved: {moved}"
     known, last = list(known), field.rpartition(".")[2].lower().replace("-", "_")
     if last in _INSTEAD_OF:
         instead = f"use {_INSTEAD_OF[last]}"

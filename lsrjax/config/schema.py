@@ -10,8 +10,8 @@ from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
 from lsrjax.data.sources import SOURCES
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models.encoder import REMAT
+from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
-from lsrjax.models.views import bad_weights
 from lsrjax.options import option
 
 
@@ -58,7 +58,7 @@ def _wordings(value: tuple) -> str | None:
 class Model:
     """The retriever."""
 
-    head: str = option("milco", "splade | milco | token_weights | dense | csr | …")
+    head: Any = option("milco", "from hidden states to views", table=HEADS)
     towers: str = option(
         "shared",
         "shared (an encoder and head for all texts) | separate (queries have their own,"
@@ -66,37 +66,9 @@ class Model:
         " no_decay)",
         choices=TOWERS,
     )
-    lexecho: bool = option(False, "milco: add the source view")
-    repeats: str = option(
-        "sum",
-        "lexecho: a token's repeats: sum (reference) | max",
-        choices=("sum", "max"),
-    )
-    exclude_special_tokens: bool = option(False, "lexecho: leave <s>, </s>, … out")
-    pool_mask: str = option(
-        "exclude",
-        "exclude | multiply (reference; padding matters)",
-        choices=("exclude", "multiply"),
-    )
     dtype: str = option(
         "float32", "of matrix products", choices=("float32", "bfloat16")
     )
-    tied: bool = option(True, "splade: the decoder is the word embedding")
-    pooling: str = option(
-        "max",
-        "over tokens; splade: max | sum; dense, csr: cls | mean",
-        choices=("max", "sum", "cls", "mean"),
-    )
-    queries: str = option("encoded", "splade", choices=("encoded", "static", "words"))
-    embedding_size: int = option(0, "dense, csr, colbert", low=0, high=2**16)
-    view_weights: tuple[float, ...] = option((1.0, 0.3, 1.0), "m3", problem=bad_weights)
-    normalize: bool = option(True, "dense, csr, colbert: embeddings have length 1")
-    latents: int = option(4096, "csr: of the autoencoder", above=0, high=2**24)
-    active_latents: int = option(64, "csr: of a text", above=0)
-    revived_latents: int = option(512, "csr", above=0)
-    dead_after: int = option(30, "csr", above=0)
-    expand_queries: bool = option(False, "colbert")
-    skip_punctuation: bool = option(False, "colbert")
     query_prompt: str = option("", "text before every query")
     document_prompt: str = option("", "text before every document")
     query_marker: str = option("", "token of the vocabulary behind a query's first one")
@@ -135,11 +107,30 @@ class Init:
     )
     encoder: str = option("", "an encoder; empty: random weights of the model's sizes")
     head: str = option("", "milco: the masked LM or SPLADE whose head is copied")
-    static: str = option("ones", "static queries", choices=("ones", "idf"))
-    lexical: bool = option(False, "splade: start as a bag of the text's own words")
-    from_pivot: str = option("", "milco", choices=("", "shared", "translations"))
-    echo: str = option("random", "lexecho", choices=("random", "idf"))
-    echo_scale: float = option(0.5, "idf", above=0)
+    static: str = option(
+        "ones",
+        "static queries: ones | idf (of the training documents)",
+        choices=("ones", "idf"),
+    )
+    lexical: bool = option(
+        False, "splade: start as a weighted bag of the text's own words"
+    )
+    from_pivot: str = option(
+        "",
+        "milco: start the encoder from init.head's layers and its embeddings: shared"
+        " (of tokens in both vocabularies) | translations (of the words that each token"
+        " translates to in the training pairs; then those shared)",
+        choices=("", "shared", "translations"),
+    )
+    echo: str = option(
+        "random",
+        "lexecho: random (reference) | idf, fitted to the tokens' inverse document"
+        " frequency",
+        choices=("random", "idf"),
+    )
+    echo_scale: float = option(
+        0.5, "idf: a token starts at echo_scale * sqrt(its idf)", above=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +182,13 @@ class Rows:
         "by the columns, or a name in data/reading/formats.py",
         choices=("auto", *FORMATS),
     )
-    corpus: str = option("", "of ids, and to mine from: files of documents")
+    corpus: str = option(
+        "",
+        "of ids, and to mine from: files of documents (.jsonl, .tsv, .csv, .parquet),"
+        ' maybe in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of'
+        ' `datasets`: "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both'
+        " may be left out)",
+    )
     queries: str = option("", "format colbert: the same, of queries")
     min_label: float = option(
         0.5, "format labelled: rows below this label are left out"
@@ -222,8 +219,14 @@ class Data(Rows):
     sets: dict[str, DataSet] = option(
         {}, "several data sets instead: name -> data_set(source=…, files=…, weight=…)"
     )
-    mixer: str = option("proportional", "of sets")
-    mix_temperature: float = option(2.0, "temperature", above=0)
+    mixer: str = option(
+        "proportional",
+        "of sets: round_robin | proportional (to their examples) | temperature |"
+        " weights (as each set says)",
+    )
+    mix_temperature: float = option(
+        2.0, "mixer temperature: examples^(1 / it); 1: proportional", above=0
+    )
     batches_from: str = option(
         "mixed",
         "of sets: mixed | one (a batch is of one set)",
@@ -257,9 +260,16 @@ class Data(Rows):
         1, "documents of a query: positives and hard negatives", above=0, high=2**16
     )
     positives: int = option(1, "of the documents", above=0)
-    negatives: str = option("random", "which of a row's negatives")
-    negative_rank_scale: float = option(10.0, "rank", above=0)
-    margin_bins: int = option(10, "margin_bins", above=0)
+    negatives: str = option(
+        "random",
+        "which of a row's: random | top (its first ones) | rank (random, its first ones"
+        " more likely) | margin_bins (TAS-B: random over the margins between the"
+        " teacher's scores of positive and negative)",
+    )
+    negative_rank_scale: float = option(
+        10.0, "rank: e times less likely after this many ranks", above=0
+    )
+    margin_bins: int = option(10, "margin_bins: their number, of equal width", above=0)
     negative_max_score: float = option(
         math.inf,
         "highest teacher's score of a negative; those above are left out, as likely"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from lsrjax import options
 from lsrjax.config.check_data import CHOICE, mines, reads_scores, source_effects
 from lsrjax.config.data_fields import ROWS, has_languages, renames
 from lsrjax.config.nodes import Entry
@@ -11,11 +12,9 @@ from lsrjax.data.batching.mixing import SET_FIELDS
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
 from lsrjax.losses import objective, regularizers
-from lsrjax.models.heads import own_head
+from lsrjax.models import heads
 from lsrjax.options import no_effect
 
-# What each head that pools over tokens may do.
-POOLING = {"splade": ("max", "sum"), "dense": ("cls", "mean"), "csr": ("cls", "mean")}
 LAMBDAS = tuple(f"regularizer.{name}" for name in regularizers.LAMBDAS)
 _SIZES = tuple(
     f"model.{f}"
@@ -50,116 +49,73 @@ def effects(c: ConfigDict) -> list[tuple[bool, tuple[str, ...], str]]:
 
 def _of_model(c):
     fresh = not (c.init.encoder or c.init.model)
+    loss, head = objective.of(c.loss), heads.chosen(c.model.head)
+    encodes_queries = head.entry.encodes_queries(head.options)
+    ranks = "document" in loss.texts
+    needed = {one.entry.needs for one in loss.losses}
     return [
         (
-            c.model.head == "milco",
-            ("model.lexecho", "init.head", "init.from_pivot"),
+            head.name == "milco",
+            ("init.head", "init.from_pivot"),
             "model.head is not milco",
         ),
+        (head.name == "splade", ("init.lexical",), "model.head is not splade"),
         (
-            c.model.head == "splade",
-            ("model.tied", "model.queries", "init.lexical"),
-            "model.head is not splade",
-        ),
-        (
-            "document" in objective.of(c.loss).texts,
-            ("model.towers", "model.queries"),
-            f"the loss {objective.of(c.loss).name} has no queries and documents",
-        ),
-        (
-            c.model.queries == "encoded",
-            ("model.towers",),
-            f"model.queries is {c.model.queries}, so queries are not encoded",
-        ),
-        (
-            c.model.head in POOLING,
-            ("model.pooling",),
-            f"the head {c.model.head} does not pool",
-        ),
-        (
-            c.model.head == "milco"
-            or (c.model.head == "splade" and c.model.pooling == "max"),
-            ("model.pool_mask",),
-            f"the head {c.model.head} takes no maximum of terms' weights over tokens"
-            + (" with model.pooling = 'sum'" if c.model.head == "splade" else ""),
-        ),
-        (
-            c.model.queries == "static",
-            ("init.static",),
-            "model.queries is not static",
-        ),
-        (
-            not c.init.model,
-            ("init.static",),
-            "the weights come from init.model",
-        ),
-        (
-            c.model.queries != "words",
-            ("regularizer.query", "regularizer.active_query"),
-            "model.queries is 'words': each word of a query weighs 1, whatever is"
-            " learned",
-        ),
-        (
-            c.model.head == "m3",
-            ("model.view_weights",),
-            "model.head is not m3",
-        ),
-        (
-            c.model.head in ("dense", "csr", "colbert", "m3"),
-            ("model.embedding_size", "model.normalize"),
-            f"the head {c.model.head} has no embeddings",
-        ),
-        (
-            own_head(c.model.head).sparse,
-            (*LAMBDAS, "regularizer.anti_zero", "log.health"),
-            f"the head {c.model.head} has not only weights of terms",
-        ),
-        (
-            c.model.head == "csr",
+            ranks,
             (
-                "model.latents",
-                "model.active_latents",
-                "model.revived_latents",
-                "model.dead_after",
-            ),
-            "model.head is not csr",
-        ),
-        (
-            "reconstruction" in objective.of(c.loss).weights,
-            ("model.revived_latents", "model.dead_after"),
-            f"the loss {objective.of(c.loss).name} revives no dead latents;"
-            " reconstruction does",
-        ),
-        (
-            c.model.head == "colbert",
-            ("model.expand_queries", "model.skip_punctuation"),
-            "model.head is not colbert",
-        ),
-        (
-            "document" in objective.of(c.loss).texts,
-            (
+                "model.towers",
+                *(f"model.head.{name}" for name in head.entry.query_options),
                 "model.query_prompt",
                 "model.query_marker",
                 "model.document_prompt",
                 "model.document_marker",
             ),
-            f"the loss {objective.of(c.loss).name} has no queries and documents",
+            f"the loss {loss.name} has no queries and documents",
+        ),
+        (
+            encodes_queries,
+            ("model.towers",),
+            f"queries of the head {head.name} are not encoded",
+        ),
+        (
+            getattr(head.options, "queries", "") == "static" and not c.init.model,
+            ("init.static",),
+            "the weights come from init.model"
+            if c.init.model
+            else "queries are not static",
+        ),
+        (
+            head.entry.learns_queries(head.options),
+            ("regularizer.query", "regularizer.active_query"),
+            "each word of a query weighs 1, whatever is learned",
+        ),
+        (
+            head.entry.sparse,
+            (*LAMBDAS, "regularizer.anti_zero", "log.health"),
+            f"the head {head.name} has not only weights of terms",
+        ),
+        *(
+            (
+                need in needed,
+                tuple(f"model.head.{name}" for name in names),
+                f"the loss {loss.name} does not read it",
+            )
+            for need, names in head.entry.loss_options.items()
         ),
         (
             fresh,
-            (*_SIZES, "model.tied", "init.from_pivot", "init.lexical"),
+            (
+                *_SIZES,
+                *(f"model.head.{name}" for name in options.fresh(type(head.options))),
+                "init.from_pivot",
+                "init.lexical",
+            ),
             "the weights come from init.encoder or init.model",
         ),
         (
-            c.model.lexecho,
-            (
-                "model.repeats",
-                "model.exclude_special_tokens",
-                "init.echo",
-                "regularizer.source_query",
-                "regularizer.source_document",
-            ),
-            "model.lexecho is off",
+            head.entry.has_source(head.options),
+            ("init.echo", "regularizer.source_query", "regularizer.source_document"),
+            f"the head {head.name} has no source view (lexecho is off)",
         ),
         (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
     ]

@@ -51,7 +51,7 @@ def open_model(
     if not allowed.values and reference in PRESETS:
         encoder, has_head = PRESETS[reference]
         params = promises.promised(encoder, *("head",) * has_head)
-        spec = RetrieverSpec("splade", encoder, tied=True)
+        spec = RetrieverSpec.of("splade", encoder, tied=True)
         return SavedModel(spec, params, None, None, reference)
     if reference.startswith("stage:"):
         stage = workdir / reference.removeprefix("stage:")
@@ -89,7 +89,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> SavedModel:
         raise _pairs_only(reference)
     if model.spec.head == "splade" and "head" not in model.params:
         # An encoder alone is a retriever too: an embedding needs no parameters.
-        spec = dataclasses.replace(model.spec, head="dense", pooling="cls")
+        spec = model.spec.with_head("dense")
         model = dataclasses.replace(model, spec=spec)
     return _checked(model, TextTokenizer(model.tokenizer).max_length)
 
@@ -131,7 +131,7 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
     if refused and head is not None:
         raise refused
     # Of other models of sentence-transformers, the encoder alone can be started from.
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         head="splade",
         encoder=found.config,
         tied=head is not None and "decoder" not in head["mlm"],
@@ -213,7 +213,7 @@ def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
     spec = model.spec
     check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
     if model.pivot_tokenizer is not None:
-        size = spec.pivot_vocab_size
+        size = spec.options.pivot_vocab_size
         check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
     lengths: dict[str, Any] = {
         name: min(

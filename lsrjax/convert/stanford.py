@@ -9,7 +9,6 @@ of colbert-ai fails on documents where `mask_punctuation` is false: it looks for
 that it makes only where it is true.)
 """
 
-import dataclasses
 import pathlib
 import string
 from typing import Any
@@ -72,7 +71,7 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
             "doc_token": "[D]",
             "query_maxlen": model.query_length,
             "doc_maxlen": model.document_length,
-            "dim": spec.embedding_size,
+            "dim": spec.options.embedding_size,
             "similarity": "cosine",
             "mask_punctuation": punctuation,
             "attend_to_mask_tokens": False,
@@ -82,9 +81,10 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def _obstacles(spec: RetrieverSpec) -> list[str]:
+    options = spec.options
     checks = {
-        "embeddings of the hidden size, without a projection": not spec.embedding_size,
-        "embeddings that are not normalized": not spec.normalize,
+        "embeddings without a projection": not options.embedding_size,
+        "embeddings that are not normalized": not options.normalize,
         "queries that are not filled up with the mask token": spec.expand_id < 0,
         "a prompt": bool(spec.query_prompt or spec.document_prompt),
         "no markers of both queries and documents": min(
@@ -97,9 +97,9 @@ def _obstacles(spec: RetrieverSpec) -> list[str]:
 
 def _leaves_punctuation_out(spec: RetrieverSpec, tokens: Tokens) -> bool | None:
     """As `mask_punctuation`; None if neither value says what the model does."""
-    if not spec.skip_ids:
+    if not spec.options.skip_ids:
         return False
-    theirs, ours = _punctuation_ids(tokens), set(spec.skip_ids)
+    theirs, ours = _punctuation_ids(tokens), set(spec.options.skip_ids)
     # A WordPiece tokenizer has tokens like ##. that no text leads to.
     texts = [
         near.format(tokens.token(i).removeprefix("##"))
@@ -164,8 +164,10 @@ def read(
         )
     tokens = Tokens(folder)
     kernel = np.array(weight.T, order="C")
-    spec = dataclasses.replace(
-        RetrieverSpec("colbert", found.config, embedding_size=len(weight)),
+    spec = RetrieverSpec.of(
+        "colbert",
+        found.config,
+        embedding_size=len(weight),
         special_ids=tuple(tokens.special.values()),
         expand_id=_token(tokens, tokens.role("mask_token") or "[MASK]", folder),
         skip_ids=tuple(sorted(_punctuation_ids(tokens)))

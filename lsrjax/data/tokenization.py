@@ -71,7 +71,7 @@ class TextTokenizer:
                 return found
         raise InputError(
             f"{self.folder}: {' or '.join(names)} is not in the vocabulary, which"
-            " config.model.expand_queries needs. Switch it off."
+            " config.model.head.expand_queries needs. Switch it off."
         )
 
     @property

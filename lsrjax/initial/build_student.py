@@ -13,9 +13,10 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.initial import fit_to_data, term_statistics, warm_start
-from lsrjax.models import retriever
+from lsrjax.models import heads, retriever
 from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.options import carried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,9 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
     """
     if config.init.model:
         made = _from_stage(config, opened(config.init.model))
-    elif config.model.head == "splade":
+    elif config.model.head.name == "splade":
         made = _splade(config, opened)
-    elif config.model.head == "milco":
+    elif config.model.head.name == "milco":
         made = _milco(config, opened)
     else:
         made = _on_an_encoder(config, opened)
@@ -147,39 +148,30 @@ def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.
     return encoder, None, folder
 
 
-def _head_options(config, folder) -> dict:
-    return {
-        "pool_mask": config.model.pool_mask,
-        "lexecho": config.model.lexecho,
-        "repeats": config.model.repeats,
-        "exclude_special_tokens": config.model.exclude_special_tokens,
-        "pooling": config.model.pooling,
-        "queries": config.model.queries,
-        "embedding_size": config.model.embedding_size,
-        "normalize": config.model.normalize,
-        "view_weights": tuple(config.model.view_weights),
-        "latents": config.model.latents,
-        "active_latents": config.model.active_latents,
-        "revived_latents": config.model.revived_latents,
-        "dead_after": config.model.dead_after,
+def _spec(config, encoder: EncoderConfig, folder, decided=None, **fields):
+    """The spec that a config describes.
+
+    Args:
+      config: the stage's.
+      encoder: the student's.
+      folder: of its tokenizer; None in a plan without one.
+      decided: gives the options of the head with what its weights decide.
+      **fields: of the spec.
+    """
+    head = heads.chosen(config.model.head)
+    options = decided(head.options) if decided else head.options
+    fields |= {
         "query_prompt": config.model.query_prompt,
         "document_prompt": config.model.document_prompt,
-        **(_token_options(config.model, TextTokenizer(folder)) if folder else {}),
     }
-
-
-def _token_options(model, tokenizer: TextTokenizer) -> dict:
-    """What a config says of tokens, as their ids."""
-    expanded = model.expand_queries
-    return {
-        "special_ids": tokenizer.special_ids,
-        "query_marker": _token_id(tokenizer, model.query_marker, "query_marker"),
-        "document_marker": _token_id(
-            tokenizer, model.document_marker, "document_marker"
-        ),
-        "expand_id": tokenizer.mask_id if expanded else -1,
-        "skip_ids": tokenizer.punctuation_ids if model.skip_punctuation else (),
-    }
+    if folder:
+        tokenizer = TextTokenizer(folder)
+        options = head.entry.settled(options, tokenizer)
+        fields |= {"special_ids": tokenizer.special_ids} | {
+            field: _token_id(tokenizer, config.model[field], field)
+            for field in ("query_marker", "document_marker")
+        }
+    return RetrieverSpec(head.name, encoder, options, **fields)
 
 
 def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
@@ -196,9 +188,7 @@ def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
 def _on_an_encoder(config, opened) -> Student:
     """A retriever whose head starts fresh on an encoder."""
     encoder, model, folder = _encoder(config, opened)
-    spec = RetrieverSpec(
-        head=config.model.head, encoder=encoder, **_head_options(config, folder)
-    )
+    spec = _spec(config, encoder, folder)
 
     def params(source):
         values = retriever.init_params(spec, config.seed)
@@ -219,16 +209,13 @@ def _splade(config, opened) -> Student:
             f"config.init.encoder: {model.name} has no masked-LM head, which a SPLADE"
             " starts from. Use a masked language model."
         )
-    kept = {"tied": config.model.tied}
-    if model is not None:
-        # What the weights were trained for, of which the config says nothing.
-        kept = {
-            "tied": "decoder" not in model.params["head"]["mlm"],
-            "activation": model.spec.activation,
-            "most_active": model.spec.most_active,
-        }
-    spec = RetrieverSpec(
-        head="splade", encoder=encoder, **kept, **_head_options(config, folder)
+    most_active = 0 if model is None else model.spec.most_active
+    spec = _spec(
+        config,
+        encoder,
+        folder,
+        lambda options: heads.as_trained(options, model) if model else options,
+        most_active=most_active,
     )
 
     def params(source):
@@ -258,19 +245,8 @@ def _milco(config, opened) -> Student:
         raise InputError(
             f"config.init.head: {config.init.head} has no masked-LM head to copy."
         )
-    if pivot.spec.activation != "relu":
-        raise InputError(
-            f"config.init.head: the weights of {pivot.name} are"
-            f" {pivot.spec.activation} of its logits, which MILCO's head does not"
-            " compute. Use a SPLADE whose activation is relu."
-        )
-    spec = RetrieverSpec(
-        head="milco",
-        encoder=encoder,
-        pivot_vocab_size=pivot.spec.encoder.vocab_size,
-        pivot_hidden_size=pivot.spec.encoder.hidden_size,
-        pivot_layer_norm_eps=pivot.spec.encoder.layer_norm_eps,
-        **_head_options(config, folder),
+    spec = _spec(
+        config, encoder, folder, lambda options: heads.on_pivot(options, pivot)
     )
 
     def params(source):
@@ -286,10 +262,10 @@ def _milco(config, opened) -> Student:
 
 
 def _from_stage(config, model: SavedModel) -> Student:
-    if config.model.head != model.spec.head:
+    if config.model.head.name != model.spec.head:
         raise InputError(
             f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
-            f" config.model.head is {config.model.head!r}."
+            f" config.model.head is {config.model.head.name!r}."
         )
     if config.model.towers == "shared":
         _one_tower(model, "init.model")
@@ -302,8 +278,12 @@ def _from_stage(config, model: SavedModel) -> Student:
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
     encoder = _with_dropout(config, model.spec.encoder)
-    spec = dataclasses.replace(
-        model.spec, encoder=encoder, towers="shared", **_head_options(config, folder)
+    spec = _spec(
+        config,
+        encoder,
+        folder,
+        lambda options: carried(options, model.spec.options),
+        most_active=model.spec.most_active,
     )
 
     def tower(weights, source):

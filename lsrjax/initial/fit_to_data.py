@@ -70,7 +70,7 @@ def with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
       folder: of the student's tokenizer.
       source: training examples, to take term statistics from.
     """
-    if not spec.lexecho or config.init.echo != "idf":
+    if "source" not in spec.views or config.init.echo != "idf":
         return values
     texts = term_statistics.texts_by_language(source)
     tokenizer = TextTokenizer(folder)

@@ -1,5 +1,7 @@
 """Heads with embeddings: of the text, of a sparse code of it, of each token."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,15 +9,68 @@ from flax import nnx
 from lsrjax.models.layers import Head
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Code, Dense, MultiVector, Views
+from lsrjax.options import Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingOptions(Options):
+    """The options of heads with embeddings."""
+
+    embedding_size: int = option(
+        0, "of an embedding; 0: that of the hidden states", low=0, high=2**16
+    )
+    normalize: bool = option(True, "embeddings have length 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseOptions(EmbeddingOptions):
+    """Of `DenseHead`."""
+
+    pooling: str = option(
+        "cls", "the state of the first token, or the mean", choices=("cls", "mean")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CSROptions(DenseOptions):
+    """Of `CSRHead`."""
+
+    latents: int = option(4096, "of the autoencoder", above=0, high=2**24)
+    active_latents: int = option(64, "of a text", above=0)
+    revived_latents: int = option(512, "dead ones that learn from a text", above=0)
+    dead_after: int = option(30, "steps in which no text activates a latent", low=0)
+
+    def problem(self) -> str | None:
+        """More active latents than there are."""
+        if self.active_latents <= self.latents:
+            return None
+        return (
+            f"active_latents is {self.active_latents}, more than the {self.latents} of"
+            " latents."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ColbertOptions(EmbeddingOptions):
+    """Of `ColbertHead`."""
+
+    expand_queries: bool = option(False, "fill queries up with the mask token")
+    skip_punctuation: bool = option(False, "no embeddings of it in documents")
+    expand_id: int = option(
+        -1, "what queries are filled up with to their maximal length", fact=True
+    )
+    skip_ids: tuple[int, ...] = option(
+        (), "tokens of documents without an embedding", fact=True
+    )
 
 
 def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
     """To the size of the embeddings, without a bias; None: they are hidden states."""
-    if not spec.embedding_size:
+    if not spec.options.embedding_size:
         return None
     return nnx.Linear(
         spec.encoder.hidden_size,
-        spec.embedding_size,
+        spec.options.embedding_size,
         use_bias=False,
         kernel_init=nnx.initializers.normal(spec.encoder.initializer_range),
         dtype=dtype,
@@ -33,21 +88,22 @@ def _normalized(x) -> jax.Array:
 class DenseHead(Head):
     """One embedding of the text; one view, `dense`.
 
-    The state of the first token ("cls") or the mean over all tokens, projected if
-    `spec.embedding_size` says so, and of length 1 if `spec.normalize`.
+    The state of the first token ("cls") or the mean over all tokens, projected and of
+    length 1 if the options say so.
     """
 
+    Options = DenseOptions
     sparse = False
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`dense`, of the size of the embedding."""
-        return {"dense": spec.embedding_size or spec.encoder.hidden_size}
+        return {"dense": spec.options.embedding_size or spec.encoder.hidden_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.projection = _projection(spec, dtype, rngs)
-        self.pooling = spec.pooling
-        self.normalize = spec.normalize
+        self.pooling = spec.options.pooling
+        self.normalize = spec.options.normalize
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `dense` view."""
@@ -77,19 +133,19 @@ class Autoencoder(nnx.Module):
     `dead_after` steps; `idle` counts them, see `after_step`.
     """
 
-    def __init__(self, spec, size: int, *, rngs: nnx.Rngs):
+    def __init__(self, options: CSROptions, size: int, *, rngs: nnx.Rngs):
         bound = size**-0.5  # torch.nn.Linear's default initialisation
         self.kernel = nnx.Param(
             jax.random.uniform(
-                rngs.params(), (size, spec.latents), minval=-bound, maxval=bound
+                rngs.params(), (size, options.latents), minval=-bound, maxval=bound
             )
         )
-        self.bias = nnx.Param(jnp.zeros(spec.latents))
+        self.bias = nnx.Param(jnp.zeros(options.latents))
         self.center = nnx.Param(jnp.zeros(size))
-        self.idle = Count(jnp.zeros(spec.latents))
-        self.active = spec.active_latents
-        self.revived = spec.revived_latents
-        self.dead_after = spec.dead_after
+        self.idle = Count(jnp.zeros(options.latents))
+        self.active = options.active_latents
+        self.revived = options.revived_latents
+        self.dead_after = options.dead_after
 
     def __call__(self, x_BD) -> Code:
         """The code of embeddings, and how well it decodes."""
@@ -134,17 +190,19 @@ def _mean_square(x_BD) -> jax.Array:
 class CSRHead(Head):
     """A sparse code of the dense embedding (CSR, Wen et al. 2025); view `latents`."""
 
+    Options = CSROptions
     gives = ("autoencoder",)
+    loss_options = {"autoencoder": ("revived_latents", "dead_after")}
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`latents`, those of the autoencoder."""
-        return {"latents": spec.latents}
+        return {"latents": spec.options.latents}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.dense = DenseHead(spec, dtype=dtype, rngs=rngs)
-        size = spec.embedding_size or spec.encoder.hidden_size
-        self.autoencoder = Autoencoder(spec, size, rngs=rngs)
+        size = spec.options.embedding_size or spec.encoder.hidden_size
+        self.autoencoder = Autoencoder(spec.options, size, rngs=rngs)
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `latents` view."""
@@ -181,20 +239,35 @@ def after_step(params: dict, fired_V: jax.Array | None) -> dict:
 class ColbertHead(Head):
     """An embedding of each token; one view, `tokens` (Khattab and Zaharia 2020).
 
-    Tokens in `spec.skip_ids` (punctuation) count in queries only.
+    Tokens of the option `skip_ids` (punctuation) count in queries only.
     """
 
+    Options = ColbertOptions
     sparse = False
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`tokens`, of the size of an embedding."""
-        return {"tokens": spec.embedding_size or spec.encoder.hidden_size}
+        return {"tokens": spec.options.embedding_size or spec.encoder.hidden_size}
+
+    @staticmethod
+    def expand_id(options) -> int:
+        """The mask token's, if queries are expanded."""
+        return options.expand_id
+
+    @staticmethod
+    def settled(options, tokenizer):
+        """With the ids of the mask token and of punctuation."""
+        return dataclasses.replace(
+            options,
+            expand_id=tokenizer.mask_id if options.expand_queries else -1,
+            skip_ids=tokenizer.punctuation_ids if options.skip_punctuation else (),
+        )
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.projection = _projection(spec, dtype, rngs)
-        self.skip_ids = spec.skip_ids
-        self.normalize = spec.normalize
+        self.skip_ids = spec.options.skip_ids
+        self.normalize = spec.options.normalize
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `tokens` view."""

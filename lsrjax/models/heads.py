@@ -4,27 +4,37 @@ To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
 `views(spec)`, and `__call__(hidden_TD, texts, word_embeddings_VD) -> reps.Views`, where
 `texts` is a `lsrjax.models.texts.Texts` and says how the tokens of T belong to texts,
 and which of these are queries; and add a line to `HEADS`. If queries need no encoder,
-`encodes_queries(spec)` is false and `from_ids(ids_BL, mask_BL) -> reps.Views` makes
+`encodes_queries(options)` is false and `from_ids(ids_BL, mask_BL) -> reps.Views` makes
 their views; `__call__` then gets documents only. A config, and no file of a model, may
 name a head that is not in the table by its dotted name.
 """
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed import sharding
+from lsrjax.errors import InputError
 from lsrjax.lookup import entry, known_entry
-from lsrjax.models.dense_heads import ColbertHead, CSRHead, DenseHead
+from lsrjax.models.dense_heads import (
+    ColbertHead,
+    ColbertOptions,
+    CSRHead,
+    DenseHead,
+    DenseOptions,
+    EmbeddingOptions,
+)
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
 from lsrjax.models.texts import Texts
-from lsrjax.models.views import Bag, MultiVector, Vector, Views
+from lsrjax.models.views import Bag, MultiVector, Vector, Views, bad_weights
 from lsrjax.ops.positive_pool import positive_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
+from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
 
 class MLMHead(nnx.Module):
@@ -87,13 +97,86 @@ def _saturated(positive_BV, twice: bool):
     return jnp.log1p(once_BV) if twice else once_BV
 
 
+@dataclasses.dataclass(frozen=True)
+class _Pooled(Options):
+    pool_mask: str = option(
+        "exclude",
+        "exclude (padding never changes a result) | multiply (reference; padded"
+        " positions take part in the max as 0)",
+        choices=("exclude", "multiply"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SpladeOptions(_Pooled):
+    """Of `SpladeHead`."""
+
+    tied: bool = option(True, "the decoder is the word embedding", fresh=True)
+    pooling: str = option("max", "over tokens", choices=("max", "sum"))
+    activation: str = option(
+        "relu",
+        "of the logits, before the logarithm",
+        choices=("relu", "log1p_relu"),
+        fact=True,
+    )
+    queries: str = option(
+        "encoded",
+        "encoded | static (inference-free: a learned weight for each distinct word) |"
+        " words (SPLADE-doc: each weighs 1); neither is encoded",
+        choices=("encoded", "static", "words"),
+    )
+
+    def problem(self) -> str | None:
+        """A mask of a maximum that is not taken."""
+        if self.pooling == "max" or self.pool_mask == "exclude":
+            return None
+        because = "there is no maximum over tokens with pooling = 'sum'"
+        return no_effect("pool_mask", self.pool_mask, because)
+
+
+@dataclasses.dataclass(frozen=True)
+class MilcoOptions(_Pooled):
+    """Of `MilcoHead`."""
+
+    lexecho: bool = option(False, "add the source view")
+    repeats: str = option(
+        "sum",
+        "lexecho: a token's repeats: sum (reference) | max",
+        choices=("sum", "max"),
+    )
+    exclude_special_tokens: bool = option(False, "lexecho: leave <s>, </s>, … out")
+    pivot_vocab_size: int = option(0, "terms of the English vocabulary", fact=True)
+    pivot_hidden_size: int = option(0, "width of the English head", fact=True)
+    pivot_layer_norm_eps: float = option(1e-12, "of the English head", fact=True)
+
+    def problem(self) -> str | None:
+        """Options of a source view that there is not."""
+        if not self.lexecho and self.repeats != "sum":
+            return no_effect("repeats", self.repeats, "lexecho is off")
+        if not self.lexecho and self.exclude_special_tokens:
+            return no_effect("exclude_special_tokens", True, "lexecho is off")
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class M3Options(EmbeddingOptions):
+    """Of `M3Head`."""
+
+    view_weights: tuple[float, ...] = option(
+        (1.0, 0.3, 1.0),
+        "of dense, terms, tokens in the score",
+        problem=bad_weights,
+    )
+
+
 class LexEcho(nnx.Module):
     """MILCO's source view: one weight for each input token, under its own id.
 
     `s = relu(x a + c) * mask * scale` over the hidden states x before the connector.
     """
 
-    def __init__(self, spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec, repeats: str, excluded=(), *, rngs: nnx.Rngs):
+        """`excluded` tokens have no weight; `repeats` of a token: "sum" or "max"."""
         D = spec.encoder.hidden_size
         bound = D**-0.5  # torch.nn.Linear's default initialisation
         self.kernel = nnx.Param(
@@ -104,8 +187,8 @@ class LexEcho(nnx.Module):
         )
         self.scale = nnx.Param(jnp.ones(()))
         self.size = spec.encoder.vocab_size
-        self.special_ids = spec.special_ids if spec.exclude_special_tokens else ()
-        self.repeats = spec.repeats
+        self.special_ids = excluded
+        self.repeats = repeats
 
     def __call__(self, hidden_TD, texts: Texts) -> Bag:
         """The tokens' own ids with their weights."""
@@ -138,13 +221,15 @@ def _strongest_repeat(ids_BL, weights_BL):
 class SpladeHead(Head):
     """SPLADE over the encoder's own vocabulary; one view, `terms`.
 
-    With `spec.queries` other than "encoded", a query is a bag of its own words, special
-    tokens left out, and needs no encoder: each distinct word weighs what `static` has
-    learned for it ("static": inference-free SPLADE, Geng et al. 2024), or 1 ("words":
-    SPLADE-doc, Formal et al. 2021).
+    With the option `queries` other than "encoded", a query is a bag of its own words,
+    special tokens left out, and needs no encoder: each distinct word weighs what
+    `static` has learned for it ("static": inference-free SPLADE, Geng et al. 2024), or
+    1 ("words": SPLADE-doc, Formal et al. 2021).
     """
 
+    Options = SpladeOptions
     gives = ("logits",)
+    query_options = ("queries",)
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -152,31 +237,36 @@ class SpladeHead(Head):
         return {"terms": spec.encoder.vocab_size}
 
     @staticmethod
-    def encodes_queries(spec) -> bool:
+    def encodes_queries(options) -> bool:
         """Not where they are bags of words."""
-        return spec.queries == "encoded"
+        return options.queries == "encoded"
+
+    @staticmethod
+    def learns_queries(options) -> bool:
+        """Not where each word weighs 1."""
+        return options.queries != "words"
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
         """`terms`, except of queries that are bags of their own words."""
-        return () if text == "query" and spec.queries != "encoded" else ("terms",)
+        return () if text == "query" and not spec.encodes_queries else ("terms",)
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
             spec.encoder.hidden_size,
             spec.encoder.vocab_size,
             layer_norm_eps=spec.encoder.layer_norm_eps,
-            tied=spec.tied,
-            pool_mask=spec.pool_mask,
-            pooling=spec.pooling,
-            activation=spec.activation,
+            tied=spec.options.tied,
+            pool_mask=spec.options.pool_mask,
+            pooling=spec.options.pooling,
+            activation=spec.options.activation,
             dtype=dtype,
             rngs=rngs,
         )
-        self.queries = spec.queries
+        self.queries = spec.options.queries
         self.special_ids = spec.special_ids
         self.size = spec.encoder.vocab_size
-        if spec.queries == "static":
+        if self.queries == "static":
             # Special tokens are no words: nothing reads or changes their zeros.
             special = jnp.asarray(spec.special_ids, jnp.int32)
             self.static = nnx.Param(jnp.ones(self.size).at[special].set(0))
@@ -209,34 +299,48 @@ class SpladeHead(Head):
 class MilcoHead(Head):
     """MILCO: a connector into an English SPLADE's head, and LexEcho.
 
-    The views are `pivot` over the English vocabulary and, with `spec.lexecho`,
+    The views are `pivot` over the English vocabulary and, with the option `lexecho`,
     `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026).
     """
 
+    Options = MilcoOptions
     gives = ("logits",)
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`pivot`, of the English vocabulary, and `source`, of the own."""
-        views = {"pivot": spec.pivot_vocab_size}
-        if spec.lexecho:
+        views = {"pivot": spec.options.pivot_vocab_size}
+        if spec.options.lexecho:
             views["source"] = spec.encoder.vocab_size
         return views
 
+    @staticmethod
+    def has_source(options) -> bool:
+        """With LexEcho."""
+        return options.lexecho
+
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.connector = linear(
-            spec.encoder.hidden_size, spec.pivot_hidden_size, dtype=dtype, rngs=rngs
-        )
-        self.mlm = MLMHead(
-            spec.pivot_hidden_size,
-            spec.pivot_vocab_size,
-            layer_norm_eps=spec.pivot_layer_norm_eps,
-            tied=False,
-            pool_mask=spec.pool_mask,
+            spec.encoder.hidden_size,
+            spec.options.pivot_hidden_size,
             dtype=dtype,
             rngs=rngs,
         )
-        self.echo = LexEcho(spec, rngs=rngs) if spec.lexecho else None
+        self.mlm = MLMHead(
+            spec.options.pivot_hidden_size,
+            spec.options.pivot_vocab_size,
+            layer_norm_eps=spec.options.pivot_layer_norm_eps,
+            tied=False,
+            pool_mask=spec.options.pool_mask,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        excluded = spec.special_ids if spec.options.exclude_special_tokens else ()
+        self.echo = (
+            LexEcho(spec, spec.options.repeats, excluded, rngs=rngs)
+            if spec.options.lexecho
+            else None
+        )
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `pivot` view and, with LexEcho, the `source` view."""
@@ -261,10 +365,7 @@ class TokenWeightsHead(Head):
         return {"terms": spec.encoder.vocab_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        self.weigh = LexEcho(
-            dataclasses.replace(spec, exclude_special_tokens=True, repeats="max"),
-            rngs=rngs,
-        )
+        self.weigh = LexEcho(spec, "max", spec.special_ids, rngs=rngs)
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `terms` view."""
@@ -276,27 +377,30 @@ class M3Head(Head):
 
     The views are `dense` (of the first token), `terms` and `tokens` (of all but the
     first one; a query's are divided by their number, so that the score is a mean). The
-    score is their sum, weighted by `spec.view_weights`.
+    score is their sum, weighted by the option `view_weights`.
     """
 
+    Options = M3Options
     gives = ("three views",)
     sparse = False
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`dense`, `terms` of the encoder's vocabulary, and `tokens`."""
-        D = spec.embedding_size or spec.encoder.hidden_size
+        D = spec.options.embedding_size or spec.encoder.hidden_size
         terms = spec.encoder.vocab_size
         return {"dense": spec.encoder.hidden_size, "terms": terms, "tokens": D}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        first = dataclasses.replace(spec, pooling="cls", embedding_size=0)
+        normalize = spec.options.normalize
+        first = spec.with_head("dense", DenseOptions(normalize=normalize))
         self.dense = DenseHead(first, dtype=dtype, rngs=rngs)
         self.terms = TokenWeightsHead(spec, dtype=dtype, rngs=rngs)
-        size = spec.embedding_size or spec.encoder.hidden_size
-        each = dataclasses.replace(spec, embedding_size=size, skip_ids=())
+        size = spec.options.embedding_size or spec.encoder.hidden_size
+        own = ColbertOptions(embedding_size=size, normalize=normalize)
+        each = spec.with_head("colbert", own)
         self.tokens = ColbertHead(each, dtype=dtype, rngs=rngs)
-        self.weights = spec.view_weights
+        self.weights = spec.options.view_weights
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The three views."""
@@ -341,6 +445,25 @@ def head_class(name: str) -> type[Head]:
     return known_entry(HEADS, name, "head", own)
 
 
+def chosen(node: Any, field: str = "config.model.head") -> Chosen:
+    """The head that the user's own config names, with its options.
+
+    Args:
+      node: of the config.
+      field: of the config, for errors.
+
+    Raises:
+      InputError: there is no such head, or an option that it does not have.
+    """
+    found = resolve(HEADS, node, field)
+    if not hasattr(found.entry, "views"):
+        raise InputError(
+            f"{field} is {found.name!r}, which is no head: it has no views(spec). See"
+            " lsrjax/models/heads.py."
+        )
+    return found
+
+
 def own_head(name: str, field: str = "config.model.head") -> type[Head]:
     """The head of a name in the table, or of a dotted name, which is imported.
 
@@ -352,3 +475,53 @@ def own_head(name: str, field: str = "config.model.head") -> type[Head]:
       InputError: there is no such head.
     """
     return entry(HEADS, name, field)
+
+
+def pooled_as(spec: Any, like: Any) -> Any:
+    """The spec of a teacher of logits that pools padding as its student does.
+
+    Args:
+      spec: of the teacher.
+      like: of the student.
+    """
+    pooled = dataclasses.replace(spec.options, pool_mask=like.options.pool_mask)
+    return dataclasses.replace(spec, options=pooled)
+
+
+def as_trained(options: SpladeOptions, model: Any) -> SpladeOptions:
+    """The options of a SPLADE with what the weights of a masked LM were trained for.
+
+    Args:
+      options: of a config.
+      model: a `SavedModel`.
+    """
+    return dataclasses.replace(
+        options,
+        tied="decoder" not in model.params["head"]["mlm"],
+        activation=model.spec.options.activation,
+    )
+
+
+def on_pivot(options: MilcoOptions, pivot: Any) -> MilcoOptions:
+    """The options of a MILCO with the sizes of the English model.
+
+    Args:
+      options: of a config.
+      pivot: a `SavedModel`, which has a masked-LM head.
+
+    Raises:
+      InputError: its weights are computed of its logits in another way.
+    """
+    if pivot.spec.options.activation != "relu":
+        raise InputError(
+            f"config.init.head: the weights of {pivot.name} are"
+            f" {pivot.spec.options.activation} of its logits, which MILCO's head does"
+            " not compute. Use a SPLADE whose activation is relu."
+        )
+    encoder = pivot.spec.encoder
+    return dataclasses.replace(
+        options,
+        pivot_vocab_size=encoder.vocab_size,
+        pivot_hidden_size=encoder.hidden_size,
+        pivot_layer_norm_eps=encoder.layer_norm_eps,
+    )

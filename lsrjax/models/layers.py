@@ -3,6 +3,7 @@
 In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 from lsrjax.models.views import Views
+from lsrjax.options import Options
 
 # numpy's and JAX's dtype-like arguments have no public type narrower than this.
 DType = jax.typing.DTypeLike
@@ -157,12 +159,18 @@ class Head(nnx.Module):
     """Base of all heads; see `lsrjax.models.heads`.
 
     Attributes:
+      Options: a dataclass of its options, see `lsrjax.options`.
       gives: what it has for losses that need it, of `GIVEN`.
+      query_options: options that concern queries only.
+      loss_options: options that only a loss reads, by what it needs, of `GIVEN`.
       sparse: whether all views are weights of terms.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
 
+    Options = Options
     gives: tuple[str, ...] = ()
+    query_options: tuple[str, ...] = ()
+    loss_options: Mapping[str, tuple[str, ...]] = {}
     sparse = True
     rules = ()
 
@@ -175,9 +183,34 @@ class Head(nnx.Module):
         raise NotImplementedError
 
     @staticmethod
-    def encodes_queries(spec) -> bool:
+    def encodes_queries(options) -> bool:
         """Whether queries need the encoder; if not, `from_ids` makes their views."""
         return True
+
+    @staticmethod
+    def learns_queries(options) -> bool:
+        """Whether a parameter changes the views of queries."""
+        return True
+
+    @staticmethod
+    def has_source(options) -> bool:
+        """Whether it has a view of the text's own tokens beside its vocabulary's."""
+        return False
+
+    @staticmethod
+    def expand_id(options) -> int:
+        """The id that queries are filled up with, unattended; -1: none."""
+        return -1
+
+    @staticmethod
+    def settled(options, tokenizer):
+        """The options of a config with what a tokenizer decides.
+
+        Args:
+          options: of the head.
+          tokenizer: a `lsrjax.data.tokenization.TextTokenizer`.
+        """
+        return options
 
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
         """The views of queries from their ids alone, like those of encoded texts."""

@@ -2,14 +2,11 @@
 
 import contextlib
 import dataclasses
-import math
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from lsrjax.distributed import sharding
@@ -20,6 +17,7 @@ from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.heads import head_class
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Views
+from lsrjax.options import check_value, checked, kind_of, option
 
 TOWERS = ("shared", "separate")
 # The texts, and the role, that a query tower encodes; all others are documents.
@@ -31,26 +29,6 @@ QUERY_TOWER = "query_tower"
 
 # As the reference calls the terms of a MILCO.
 _MARKS = {"pivot": "e_", "source": "m_"}
-_KNOWN = {
-    "towers": TOWERS,
-    "pool_mask": ("exclude", "multiply"),
-    "repeats": ("sum", "max"),
-    "pooling": ("max", "sum", "cls", "mean"),
-    "activation": ("relu", "log1p_relu"),
-    "queries": ("encoded", "static", "words"),
-}
-
-
-def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a field's value is of its type; a whole number is a number, too."""
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)[0]
-        return isinstance(value, tuple) and all(_is_of(inner, one) for one in value)
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    if kind is int:
-        return isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return isinstance(value, kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,87 +38,72 @@ class RetrieverSpec:
     Attributes:
       head: a name in `lsrjax.models.heads.HEADS`, or a dotted one.
       encoder: the encoder's sizes.
+      options: of the head, an instance of its `Options`; None: all at their defaults.
       towers: "shared" (an encoder and a head for all texts) or "separate" (queries have
         their own, of the same sizes).
-      pool_mask: "exclude" (padding never changes a result) or "multiply" (the
-        reference MILCO: padded positions take part in the max as 0).
-      tied: the head's decoder is the encoder's word embedding (SPLADE).
-      lexecho: add the source view (MILCO).
-      pivot_vocab_size: terms of the English vocabulary (MILCO).
-      pivot_hidden_size: width of the English head (MILCO).
-      pivot_layer_norm_eps: epsilon of the English head's LayerNorm (MILCO).
-      exclude_special_tokens: leave `special_ids` out of the source view.
       special_ids: the tokenizer's special tokens.
-      repeats: "sum" or "max" over a token's repeats in the source view.
-      pooling: over tokens: "max" or "sum" (SPLADE), "cls" or "mean" (dense).
-      activation: of SPLADE's logits, before the logarithm: "relu" or "log1p_relu".
       most_active: of a sparse vector, only so many weights, the largest, are kept when
         texts are encoded; 0: all.
-      queries: SPLADE's queries: "encoded", or bags of words: "static" or "words", see
-        `lsrjax.models.heads.SpladeHead`.
-      embedding_size: width of embeddings (dense, ColBERT); 0: that of hidden states.
-      normalize: embeddings have length 1.
-      view_weights: of M3's scores in their sum: dense, terms, tokens.
-      latents: of CSR's autoencoder.
-      active_latents: of a text.
-      revived_latents: dead ones that learn from a text.
-      dead_after: steps without activation after which a latent is dead.
       query_prompt: text before every query.
       document_prompt: text before every document.
       query_marker: id that stands behind a query's first token; -1: none.
       document_marker: the same in documents.
-      expand_id: id that queries are filled up with to their maximal length (ColBERT's
-        query expansion), which no token attends to; -1: they are not.
-      skip_ids: tokens of documents without an embedding (ColBERT).
     """
 
     head: str
     encoder: EncoderConfig
-    towers: str = "shared"
-    pool_mask: str = "exclude"
-    tied: bool = False
-    lexecho: bool = False
-    pivot_vocab_size: int = 0
-    pivot_hidden_size: int = 0
-    pivot_layer_norm_eps: float = 1e-12
-    exclude_special_tokens: bool = False
-    special_ids: tuple[int, ...] = ()
-    repeats: str = "sum"
-    pooling: str = "max"
-    activation: str = "relu"
-    most_active: int = 0
-    queries: str = "encoded"
-    embedding_size: int = 0
-    normalize: bool = True
-    view_weights: tuple[float, ...] = (1.0, 0.3, 1.0)
-    latents: int = 0
-    active_latents: int = 0
-    revived_latents: int = 0
-    dead_after: int = 0
-    query_prompt: str = ""
-    document_prompt: str = ""
-    query_marker: int = -1
-    document_marker: int = -1
-    expand_id: int = -1
-    skip_ids: tuple[int, ...] = ()
+    options: Any = None
+    towers: str = option("shared", "", choices=TOWERS)
+    special_ids: tuple[int, ...] = option((), "")
+    most_active: int = option(0, "", low=0)
+    query_prompt: str = option("", "")
+    document_prompt: str = option("", "")
+    query_marker: int = option(-1, "")
+    document_marker: int = option(-1, "")
 
     def __post_init__(self):
-        for field, known in _KNOWN.items():
-            if (value := getattr(self, field)) not in known:
-                wanted = " or ".join(map(repr, known))
-                raise InputError(f"{field} is {value!r}; it may be {wanted}.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not _is_of(field.type, value):
-                kind = getattr(field.type, "__name__", field.type)
-                raise InputError(f"{field.name} is {value!r}; it is a {kind}.")
+        if not isinstance(self.head, str):
+            raise InputError(f"head is {self.head!r}; it must be text.")
+        kind = kind_of(head_class(self.head))
+        options = kind() if self.options is None else self.options
+        if not isinstance(options, kind):
+            raise InputError(f"options are {options!r}, not those of {self.head}.")
+        object.__setattr__(self, "options", checked(kind, vars(options), "options"))
+        if not isinstance(self.encoder, EncoderConfig):
+            raise InputError(f"encoder is {self.encoder!r}; it must be a config.")
+        for field in dataclasses.fields(self)[3:]:
+            check_value(field, type(self), getattr(self, field.name), field.name)
         size = self.encoder.vocab_size
-        for field in ("query_marker", "document_marker", "expand_id"):
-            if not -1 <= getattr(self, field) < size:
+        markers = {
+            "query_marker": self.query_marker,
+            "document_marker": self.document_marker,
+            "what queries are expanded by": self.expand_id,
+        }
+        for name, marker in markers.items():
+            if not -1 <= marker < size:
                 raise InputError(
-                    f"{field} is {getattr(self, field)}, and the encoder knows {size}"
-                    " tokens."
+                    f"{name} is {marker}, and the encoder knows {size} tokens."
                 )
+
+    @classmethod
+    def of(cls, head: str, encoder: EncoderConfig, **values: Any) -> "RetrieverSpec":
+        """A spec with some of its fields, and of the options of its head, by name."""
+        own = {f.name for f in dataclasses.fields(cls)}
+        fields = {name: value for name, value in values.items() if name in own}
+        options = {name: value for name, value in values.items() if name not in own}
+        return cls(head, encoder, kind_of(head_class(head))(**options), **fields)
+
+    def replaced(self, **values: Any) -> "RetrieverSpec":
+        """The spec with other fields or options of its head, by name."""
+        own = {f.name for f in dataclasses.fields(self)}
+        fields = {name: value for name, value in values.items() if name in own}
+        options = {name: value for name, value in values.items() if name not in own}
+        options = dataclasses.replace(self.options, **options)
+        return dataclasses.replace(self, **{"options": options} | fields)
+
+    def with_head(self, head: str, options: Any = None) -> "RetrieverSpec":
+        """The spec with another head, whose options are at their defaults if None."""
+        return dataclasses.replace(self, head=head, options=options)
 
     def to_dict(self) -> dict:
         """As JSON-serialisable values; `from_dict` reads them back."""
@@ -148,13 +111,23 @@ class RetrieverSpec:
 
     @classmethod
     def from_dict(cls, values: dict) -> "RetrieverSpec":
-        """The spec that `to_dict` wrote."""
-        values = dict(values)
-        values["encoder"] = EncoderConfig(**values["encoder"])
-        for field in ("special_ids", "skip_ids", "view_weights"):
-            if field in values:
-                values[field] = tuple(values[field])
-        return cls(**values)
+        """The spec that `to_dict` wrote, also before heads had options."""
+        kind = kind_of(head_class(values["head"]))
+        known = {field.name for field in dataclasses.fields(kind)}
+        own = {field.name for field in dataclasses.fields(cls)}
+        options = values.get("options")
+        if options is None:
+            options = {name: of for name, of in values.items() if name in known}
+            values = {name: of for name, of in values.items() if name in own}
+        if unknown := set(options) - known:
+            raise InputError(
+                f"the head {values['head']} has no option {', '.join(sorted(unknown))}"
+            )
+        encoder = EncoderConfig(**values["encoder"])
+        special = tuple(values.get("special_ids", ()))
+        made = checked(kind, options, "options")
+        changed = {"encoder": encoder, "options": made, "special_ids": special}
+        return cls(**values | changed)
 
     @property
     def sparse(self) -> bool:
@@ -183,7 +156,12 @@ class RetrieverSpec:
     @property
     def encodes_queries(self) -> bool:
         """Whether queries need an encoder; if not, their ids are enough."""
-        return head_class(self.head).encodes_queries(self)
+        return head_class(self.head).encodes_queries(self.options)
+
+    @property
+    def expand_id(self) -> int:
+        """What queries are filled up with to their maximal length; -1: nothing."""
+        return head_class(self.head).expand_id(self.options)
 
     @property
     def roles_apart(self) -> bool:

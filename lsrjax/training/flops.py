@@ -63,10 +63,12 @@ def training(
 def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
     """FLOPs with a number of passes each: products with parameters, attention, head."""
     encoder = spec.encoder
-    D, width = encoder.hidden_size, spec.pivot_hidden_size or encoder.hidden_size
+    D = encoder.hidden_size
+    inner = getattr(spec.options, "pivot_hidden_size", 0)
+    width = inner or D
     layer = 4 * D * D + 2 * D * encoder.intermediate_size
-    connector = D * width if spec.pivot_hidden_size else 0
-    terms = spec.pivot_vocab_size or encoder.vocab_size
+    connector = D * inner
+    terms = spec.views.get("pivot", encoder.vocab_size)
     total = Flops(0, 0)
     for texts, length in parts:
         tokens = texts * length

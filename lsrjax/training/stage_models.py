@@ -88,11 +88,10 @@ def check_teacher(spec, teacher, name: str) -> None:
             " documents; the views of a text that is neither need a model with shared"
             " ones."
         )
-    if spec.head != "milco":
-        return
     size = teacher.encoder.vocab_size
-    if size != spec.pivot_vocab_size:
+    terms = spec.views.get("pivot", size)
+    if size != terms:
         raise InputError(
             f"config.teacher.model: {name} has {size} terms, the student's"
-            f" pivot head {spec.pivot_vocab_size}; alignment needs the same vocabulary."
+            f" pivot head {terms}; alignment needs the same vocabulary."
         )

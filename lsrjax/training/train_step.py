@@ -16,6 +16,7 @@ from lsrjax.losses import lambda_control, regularizers
 from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
+from lsrjax.models.heads import pooled_as
 from lsrjax.options import Chosen
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.batch_contents import Contents, parts_of
@@ -167,7 +168,7 @@ def make_step(
     contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
     if teacher is not None:
-        teacher = dataclasses.replace(teacher, pool_mask=spec.pool_mask)
+        teacher = pooled_as(teacher, spec)
     still = jax.tree.map(
         operator.or_, frozen(config.optim.freeze, abstract), retriever.counted(spec)
     )

@@ -20,7 +20,7 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import optimizer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-SPEC = RetrieverSpec(
+SPEC = RetrieverSpec.of(
     head="splade",
     encoder=tiny.encoder(vocab_size=307, hidden_size=8, max_positions=13),
     tied=True,

@@ -23,7 +23,7 @@ def run_of(folder, head="splade", **options):
     tokenizer = tokenizer_folder("embedded:english")
     size = TextTokenizer(tokenizer).vocab_size
     encoder = tiny.encoder(vocab_size=size, hidden_size=8, max_positions=64)
-    spec = RetrieverSpec(head, encoder, **options)
+    spec = RetrieverSpec.of(head, encoder, **options)
     stage = folder / "train"
     stage.mkdir(parents=True)
     model = saved_model.SavedModel(

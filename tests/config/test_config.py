@@ -49,7 +49,7 @@ def infonce(**fields):
 
 def other(head, **fields):
     """KL with a head that pools no weights of terms over tokens."""
-    pooling = {"model__pooling": "mean"} if head in ("dense", "csr") else {}
+    pooling = {"model__head__pooling": "mean"} if head in ("dense", "csr") else {}
     fields = {"model__head": head, "init__head": ""} | pooling | fields
     return kl(**fields)
 
@@ -120,10 +120,14 @@ def test_small_configs_are_valid(make):
     [
         kl(prepare__scores="teacher", teacher__model="folder"),
         kl(prepare__negatives="bm25", prepare__scores="teacher", teacher__model="x"),
-        kl(model__lexecho=True, model__repeats="max", regularizer__source_query=0.1),
+        kl(
+            model__head__lexecho=True,
+            model__head__repeats="max",
+            regularizer__source_query=0.1,
+        ),
         kl(data__columns__pos="positive", dev__source="files", dev__files="dev.jsonl"),
         alignment(dev__source="debian", data__query_languages="ja:1", dev__every=5),
-        infonce(init__lexical=True, model__tied=False, model__hidden_size=8),
+        infonce(init__lexical=True, model__head__tied=False, model__hidden_size=8),
         infonce(dev__source="files", dev__files="x", data__columns__pos="positive"),
         infonce(data__group_size=3, prepare__negatives="bm25", data__mixing="entries"),
         infonce(steps=0, epochs=0.5),
@@ -168,7 +172,7 @@ def test_small_configs_are_valid(make):
             data__query_languages="de:1",
         ),
         infonce(batch_size=1, data__group_size=2, prepare__negatives="bm25"),
-        infonce(model__queries="words", regularizer__document=0.1),
+        infonce(model__head__queries="words", regularizer__document=0.1),
         other("csr", log__health=True, loss={"reconstruction": {}, "kl": {}}),
         round_robin(),
         round_robin(loss={"kl": {}, "language_kl": {"weight": 0.5, "temperature": 2}}),
@@ -277,16 +281,17 @@ def test_unknown_choices_list_the_known(field, known):
         (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
         (alignment(model__towers="separate"), "model.towers", "no queries and doc"),
         (
-            alignment(model__head="splade", init__head="", model__queries="words"),
-            "model.queries",
+            alignment(
+                model__head="splade", init__head="", model__head__queries="words"
+            ),
+            "model.head.queries",
             "alignment has no queries and documents",
         ),
         (
-            infonce(model__queries="words", model__towers="separate"),
+            infonce(model__head__queries="words", model__towers="separate"),
             "model.towers",
-            "model.queries is words, so queries are not encoded",
+            "queries of the head splade are not encoded",
         ),
-        (infonce(model__lexecho=True), "model.lexecho", "head is not milco"),
         (kl(model__hidden_size=64), "hidden_size", "weights come from init.encoder"),
         (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),
         (kl(init__echo_scale=0.1), "echo_scale", "init.echo is random"),
@@ -374,35 +379,37 @@ def test_unknown_choices_list_the_known(field, known):
         ),
         (alignment(regularizer__anti_zero=1.0), "anti_zero", "no queries"),
         (kl(optim__weight_decay=0.0, optim__no_decay="x"), "no_decay", "decay is 0"),
-        *(
-            (other(head, model__pool_mask="multiply"), "pool_mask", f"the head {head}")
-            for head in ("token_weights", "dense", "csr", "colbert", "m3")
-        ),
         (
-            infonce(model__pooling="sum", model__pool_mask="multiply"),
+            infonce(model__head__pooling="sum", model__head__pool_mask="multiply"),
             "pool_mask",
-            "with model.pooling = 'sum'",
+            "no maximum over tokens with pooling = 'sum'",
         ),
         *(
             (other(head, log__health=True), "log.health", f"the head {head} has not")
             for head in ("dense", "colbert", "m3")
         ),
-        (other("csr", model__dead_after=5), "dead_after", "kl revives no dead"),
-        (other("csr", model__revived_latents=5), "revived_latents", "reconstruction"),
+        (other("csr", model__head__dead_after=5), "dead_after", "kl does not read it"),
         (
-            infonce(model__queries="words", regularizer__query=0.1),
+            other("csr", model__head__revived_latents=5),
+            "revived_latents",
+            "kl does not read it",
+        ),
+        (
+            infonce(model__head__queries="words", regularizer__query=0.1),
             "regularizer.query",
             "each word of a query weighs 1",
         ),
         (
-            alignment(model__head="splade", init__head="", model__queries="static"),
-            "model.queries",
+            alignment(
+                model__head="splade", init__head="", model__head__queries="static"
+            ),
+            "model.head.queries",
             "alignment has no queries",
         ),
         (
             kl(
                 model__head="splade",
-                model__queries="static",
+                model__head__queries="static",
                 init__static="idf",
                 **{"init__encoder": "", "init__head": "", "init__model": "x"},
             ),
@@ -451,6 +458,11 @@ def test_options_without_effect_are_refused(c, field, because):
         (kl(loss={"kl": {"mask_same_text": False}}), "loss.mask_same_text"),
         (kl(loss={"kl": {"both_directions": True}}), "loss.both_directions"),
         (kl(loss={"kl": {"false_negative_margin": 1}}), "loss.false_negative_margin"),
+        (infonce(model__head__lexecho=True), "model.head.lexecho"),
+        *(
+            (other(head, model__head__pool_mask="multiply"), "model.head.pool_mask")
+            for head in ("token_weights", "dense", "csr", "colbert", "m3")
+        ),
         (kl(regularizer__query=1.0, regularizer__threshold=5), "regularizer.threshold"),
         (kl(regularizer__threshold=5), "regularizer.threshold"),
         (
@@ -473,7 +485,7 @@ def test_options_without_effect_are_refused(c, field, because):
 def test_options_that_an_entry_lacks_are_refused(c, field):
     message = refusal(c)
     entry_of, _, option = field.rpartition(".")
-    assert re.search(rf"config\.{entry_of}(\.\w+)?\.{option} is no option of", message)
+    assert re.search(rf"config\.{entry_of}(\.\w+)?\.{option} is no option", message)
     assert "have it. " in message
 
 
@@ -630,7 +642,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             "language_kl alone is met by equal scores of all documents",
         ),
         (
-            infonce(model__head="dense", model__pooling="cls", log__health=True),
+            infonce(model__head="dense", model__head__pooling="cls", log__health=True),
             "log.health = True would have no effect: the head dense has not only",
         ),
         (
@@ -644,7 +656,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             )
             for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
         ),
-        (kl(model__view_weights=(1.0, 2.0)), "model.view_weights is (1.0, 2.0); give"),
+        (
+            other("m3", model__head__view_weights=(1.0, 2.0)),
+            "model.head.view_weights is (1.0, 2.0); give",
+        ),
         (
             kl(loss={"m3": {"view_weights": (0.0, 0.0, 0.0)}}),
             "loss.m3.view_weights is (0.0, 0.0, 0.0",

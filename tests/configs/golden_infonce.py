@@ -11,7 +11,7 @@ def get_config():
     c = get_default()
     c.init.encoder = str(_GOLDEN / "xlmr")
     c.init.head = str(_GOLDEN / "bert")
-    c.model.lexecho = True
+    c.model.head.lexecho = True
     c.model.dropout = 0.1
     c.data.source = "debian"
     c.data.split = "dev"

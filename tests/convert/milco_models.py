@@ -96,7 +96,7 @@ def made(case):
         pad_token_id=1,
         layer_norm_eps=1e-12 if family == "distilbert" else 1e-5,
     )
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         "milco",
         encoder,
         pivot_vocab_size=8192,

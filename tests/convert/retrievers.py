@@ -181,6 +181,8 @@ CASES = {
 def spec_of(family, options):
     tokenizer = TextTokenizer(TOKENIZERS[family])
     options = {"head": "splade"} | options
+    if options["head"] == "splade":
+        options = {"tied": False} | options
     more = options.pop("more", 0)  # rows of the word table without a token
     options["special_ids"] = tokenizer.special_ids
     if options.pop("expand", False):
@@ -201,7 +203,7 @@ def spec_of(family, options):
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,
     )
-    return RetrieverSpec(encoder=encoder, **options)
+    return RetrieverSpec.of(encoder=encoder, **options)
 
 
 @functools.cache

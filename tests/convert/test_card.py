@@ -22,7 +22,7 @@ ENCODER = tiny.encoder(
     intermediate_size=67,
     max_positions=66,
 )
-SPEC = RetrieverSpec(
+SPEC = RetrieverSpec.of(
     "milco", ENCODER, lexecho=True, pivot_vocab_size=307, query_prompt='q: "'
 )
 ALIGN = {

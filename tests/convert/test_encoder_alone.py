@@ -19,7 +19,7 @@ def test_an_encoder_alone_comes_back_from_our_folder(tmp_path):
     assert set(expected) == {"encoder"}
     targets.export(str(GOLDEN), "lsrjax", tmp_path / "out")
     found = load_model(tmp_path / "out")
-    assert (found.spec.head, found.spec.pooling) == ("dense", "cls")
+    assert (found.spec.head, found.spec.options.pooling) == ("dense", "cls")
     leaves = jax.tree.leaves(found.params["encoder"])
     for leaf, wanted in zip(leaves, jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(leaf, wanted)

@@ -272,7 +272,7 @@ def test_a_run_starts_from_it(models):
     """A plan is made from the config alone, and agrees with the weights."""
     folder = str(models["echo"][1])
     config = get_default()
-    config.model.lexecho = True
+    config.model.head.lexecho = True
     config.init.model = folder
     config.teacher.model = ""
     config.data.files = "some.jsonl"
@@ -349,7 +349,7 @@ def reference(tmp_path):
 
 def test_the_reference_s_checkpoint_gives_the_golden_vectors(reference):
     model = open_model.open_portable(str(reference))
-    assert model.spec.pool_mask == "multiply"
+    assert model.spec.options.pool_mask == "multiply"
     with np.load(GOLDEN / "golden.npz") as golden:
         for kind in "qp":
             above = f"distill_l1_echo/{kind}"

@@ -190,7 +190,7 @@ def test_milco_tree():
 @pytest.mark.parametrize("echo", [True, False])
 def test_milco_tree_is_the_one_of_the_retriever(echo):
     config = CLASSES["xlm-roberta", False][0](**SIZES)
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         head="milco",
         encoder=EncoderConfig.from_hf(config.to_dict()),
         lexecho=echo,

@@ -88,7 +88,7 @@ def portable(head, family=None, **options):
     if head == "milco":
         options |= {"pivot_vocab_size": 41, "pivot_hidden_size": 14}
     special = tokenizer.special_ids
-    spec = RetrieverSpec(head, encoder, special_ids=special, **options)
+    spec = RetrieverSpec.of(head, encoder, special_ids=special, **options)
     _, abstract = retriever.split(spec)
     rng = np.random.default_rng(5)
 

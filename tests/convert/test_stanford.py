@@ -36,7 +36,7 @@ def model_of(family, **changes):
         max_positions=20,
         pad_token_id=tokenizer.pad_id,
     )
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         **{
             "head": "colbert",
             "encoder": encoder,

@@ -213,7 +213,7 @@ def milco(heads=4, vocab=48, terms=37, layers=1):
         intermediate_size=24,
         max_positions=9,
     )
-    return RetrieverSpec(
+    return RetrieverSpec.of(
         "milco",
         encoder,
         pivot_vocab_size=terms,

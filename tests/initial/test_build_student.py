@@ -1,6 +1,8 @@
 """What a stage starts from: towers, and the texts that statistics are taken from."""
 
 import dataclasses
+import functools
+import operator
 
 import jax
 import numpy as np
@@ -35,10 +37,9 @@ def config_of(**fields):
     c = get_default()
     c.tokenizer = "embedded:english"
     c.init.model = "before"
-    with c.unlocked():
-        c.update_from_flattened_dict(
-            {name.replace("__", "."): value for name, value in fields.items()}
-        )
+    for name, value in fields.items():
+        *groups, last = name.split("__")
+        functools.reduce(operator.getitem, groups, c)[last] = value
     return c
 
 
@@ -46,7 +47,7 @@ def saved(head, towers, **options):
     """A stage's model; separate towers have other weights each."""
     size = TextTokenizer(open_model.tokenizer_folder("embedded:english")).vocab_size
     encoder = tiny.encoder(vocab_size=size, hidden_size=4, num_heads=1)
-    spec = RetrieverSpec(head, encoder, towers=towers, **options)
+    spec = RetrieverSpec.of(head, encoder, towers=towers, **options)
     _, abstract = retriever.split(dataclasses.replace(spec, towers="shared"))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract)
@@ -98,7 +99,7 @@ def test_random_weights_have_no_dropout_of_their_own():
 
 def test_separate_towers_start_as_one_did():
     model = saved("dense", "shared")
-    config = config_of(model__head="dense", model__pooling="cls")
+    config = config_of(model__head="dense", model__head__pooling="cls")
     assert student(config, model)[0].towers == "shared"
     config.model.towers = "separate"
     spec, params = student(config, model)
@@ -113,9 +114,9 @@ def test_separate_towers_start_as_one_did():
 
 def test_separate_towers_start_as_themselves():
     model = saved("milco", "separate", pivot_vocab_size=7, pivot_hidden_size=4)
-    config = config_of(model__towers="separate", model__lexecho=True)
+    config = config_of(model__towers="separate", model__head__lexecho=True)
     spec, params = student(config, model)
-    assert spec.lexecho and spec.towers == "separate"
+    assert spec.options.lexecho and spec.towers == "separate"
     # What they lack starts fresh in both.
     for found, wanted in zip(
         retriever.towers_of(params), retriever.towers_of(model.params), strict=True
@@ -125,7 +126,7 @@ def test_separate_towers_start_as_themselves():
 
 
 def test_random_towers_are_equal():
-    config = config_of(init__model="", model__head="dense", model__pooling="cls")
+    config = config_of(init__model="", model__head="dense", model__head__pooling="cls")
     config.model.family, config.model.hidden_size = "bert", 8
     config.model.towers = "separate"
     _, params = student(config, None)
@@ -146,7 +147,7 @@ def test_one_tower_is_not_made_of_two(field):
 
 
 def test_towers_of_a_head_whose_queries_need_no_encoder_are_refused():
-    config = config_of(model__head="splade", model__queries="words")
+    config = config_of(model__head="splade", model__head__queries="words")
     config.model.towers = "separate"
     with pytest.raises(InputError, match="splade need no encoder"):
         build_student.student(
@@ -158,7 +159,7 @@ def test_a_start_of_a_trained_source_view_is_refused():
     config = get_default()
     config.init.model, config.init.echo = "runs/distill", "idf"
     encoder = tiny.encoder(vocab_size=7, hidden_size=4, num_heads=1, max_positions=8)
-    spec = RetrieverSpec("milco", encoder, lexecho=True)
+    spec = RetrieverSpec.of("milco", encoder, lexecho=True)
     model = SavedModel(spec, {"head": {"echo": {}}}, None, None, "runs/distill")
     with pytest.raises(InputError, match="'idf' would have no effect: runs/distill"):
         build_student.student(config, lambda reference: model)

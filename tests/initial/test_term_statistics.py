@@ -34,7 +34,7 @@ def spec_of(head, **fields):
     encoder = tiny.encoder(vocab_size=sizes[folder], hidden_size=8, max_positions=8)
     if head == "milco":
         fields |= {"pivot_vocab_size": sizes[ENGLISH], "pivot_hidden_size": 8}
-    return RetrieverSpec(head, encoder, **fields)
+    return RetrieverSpec.of(head, encoder, **fields)
 
 
 def groups(language):

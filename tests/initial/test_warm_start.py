@@ -32,7 +32,7 @@ def test_idf_is_that_of_bm25():
 @pytest.mark.parametrize("D", [64, 128])
 def test_lexical_start_makes_a_texts_own_words_its_terms(D):
     V, L = 307, 9
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         head="splade",
         encoder=tiny.encoder(
             vocab_size=V, hidden_size=D, intermediate_size=D, max_positions=L
@@ -111,8 +111,8 @@ def test_from_pivot_is_the_english_model_where_tokens_map_one_to_one(family):
     embeddings = params["encoder"]["embeddings"] | {"word": {"embedding": words_VD}}
     params = {**params, "encoder": params["encoder"] | {"embeddings": embeddings}}
     V, E = 311, english.config.vocab_size
-    pivot_spec = RetrieverSpec("splade", english.config, tied=True)
-    spec = RetrieverSpec(
+    pivot_spec = RetrieverSpec.of("splade", english.config, tied=True)
+    spec = RetrieverSpec.of(
         "milco",
         dataclasses.replace(
             english.config,

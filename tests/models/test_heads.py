@@ -13,7 +13,7 @@ from programs import tiny
 from lsrjax.checkpoint import saved_model, train_states
 from lsrjax.models import retriever
 from lsrjax.models.dense_heads import Autoencoder, after_step
-from lsrjax.models.heads import HEADS, LexEcho
+from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import (
@@ -68,7 +68,8 @@ def spec_of(head="milco", **options):
         vocab_size=V, hidden_size=D, max_positions=L, initializer_range=0.3
     )
     sizes = {"pivot_vocab_size": PIVOT, "pivot_hidden_size": 10}
-    return RetrieverSpec(head=head, encoder=encoder, **sizes, **options)
+    sizes = sizes if head == "milco" else {}
+    return RetrieverSpec.of(head=head, encoder=encoder, **sizes, **options)
 
 
 def texts():
@@ -261,8 +262,9 @@ MASK = np.array([[1, 1, 1, 1, 1, 1, 0]], np.int32)
 
 def echo(scale=1.0, **options):
     encoder = tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L)
-    spec = RetrieverSpec("milco", encoder, lexecho=True, **options)
-    module = LexEcho(spec, rngs=nnx.Rngs(0))
+    sizes = {"pivot_vocab_size": PIVOT, "pivot_hidden_size": 10}
+    spec = RetrieverSpec.of("milco", encoder, lexecho=True, **sizes, **options)
+    module = HEADS["milco"](spec, dtype=jnp.float32, rngs=nnx.Rngs(0)).echo
     module.kernel[...], module.bias[...] = jnp.ones(1), jnp.zeros(())
     module.scale[...] = jnp.float32(scale)
     texts = Texts.of([{"ids": jnp.asarray(IDS), "mask": jnp.asarray(MASK)}])
@@ -293,7 +295,7 @@ def test_echo_leaves_special_tokens_out():
 def head_of(name, params=None, **options):
     """A head over one-dimensional states, and what it gives for `HIDDEN`."""
     encoder = tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L)
-    spec = RetrieverSpec(name, encoder, **options)
+    spec = RetrieverSpec.of(name, encoder, **options)
     module = HEADS[name](spec, dtype=jnp.float32, rngs=nnx.Rngs(0))
     for path, value in (params or {}).items():
         target = functools.reduce(getattr, path.split("."), module)
@@ -334,7 +336,7 @@ def test_sum_pooling_is_the_sum_of_the_tokens_weights():
     for token in range(int(MASK.sum())):
         states = HIDDEN[:, token : token + 1]
         module = HEADS["splade"](
-            RetrieverSpec(
+            RetrieverSpec.of(
                 "splade",
                 tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L),
                 tied=True,
@@ -373,8 +375,8 @@ def csr(idle):
     """An autoencoder whose latents have been idle so long, and a few embeddings."""
     options = {"latents": 6, "active_latents": 1, "revived_latents": 2, "dead_after": 3}
     encoder = tiny.encoder(vocab_size=V, hidden_size=4, num_heads=1, max_positions=L)
-    spec = RetrieverSpec("csr", encoder, pooling="cls", **options)
-    module = Autoencoder(spec, 4, rngs=nnx.Rngs(0))
+    spec = RetrieverSpec.of("csr", encoder, pooling="cls", **options)
+    module = Autoencoder(spec.options, 4, rngs=nnx.Rngs(0))
     module.idle[...] = jnp.asarray(idle, jnp.float32)
     module.center[...] = jnp.array([0.1, -0.2, 0.3, 0.0])
     x = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)

@@ -38,8 +38,8 @@ def spec_of(head, hidden_dropout=0.0, attention_dropout=0.0):
         initializer_range=0.3,
     )
     if head == "splade":
-        return RetrieverSpec(head, encoder, tied=True)
-    return RetrieverSpec(
+        return RetrieverSpec.of(head, encoder, tied=True)
+    return RetrieverSpec.of(
         head,
         encoder,
         lexecho=True,
@@ -52,7 +52,7 @@ def spec_of(head, hidden_dropout=0.0, attention_dropout=0.0):
 def model(head, hidden_dropout=0.0, attention_dropout=0.0):
     spec = spec_of(head, hidden_dropout, attention_dropout)
     params = retriever.init_params(spec_of(head), 3)
-    if spec.lexecho:
+    if "source" in spec.views:
         params["head"]["echo"]["bias"] = jnp.float32(0.5)
     return retriever.split(spec)[0], params
 

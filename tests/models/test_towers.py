@@ -47,7 +47,7 @@ def spec_of(head, towers="shared", dropout=0.0, **options):
         attention_dropout=dropout,
         initializer_range=0.3,
     )
-    return RetrieverSpec(head, encoder, towers=towers, **HEADS[head], **options)
+    return RetrieverSpec.of(head, encoder, towers=towers, **HEADS[head], **options)
 
 
 @functools.cache

@@ -30,7 +30,7 @@ from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-SPEC = RetrieverSpec(
+SPEC = RetrieverSpec.of(
     head="splade",
     encoder=EncoderConfig(
         family="bert",

@@ -330,9 +330,8 @@ def model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     }
     rng = np.random.default_rng(1)
     for target, options in specs.items():
-        spec = RetrieverSpec(
-            encoder=encoder, **({"head": "splade"} | special | options)
-        )
+        head = {"head": "splade", "tied": False} if "head" not in options else {}
+        spec = RetrieverSpec.of(encoder=encoder, **(head | special | options))
         _, abstract = retriever.split(spec)
         params = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract)
         bert = made[0]

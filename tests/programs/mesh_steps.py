@@ -3,7 +3,6 @@
 python mesh_steps.py OUT.npz CASE… with CASE = task:data:model:fsdp:chunk:remat
 """
 
-import dataclasses
 import os
 import sys
 
@@ -50,8 +49,8 @@ def encoder(family: str, vocab: int) -> EncoderConfig:
     )
 
 
-TEACHER = RetrieverSpec("splade", encoder("bert", TERMS), tied=True)
-STUDENT = RetrieverSpec(
+TEACHER = RetrieverSpec.of("splade", encoder("bert", TERMS), tied=True)
+STUDENT = RetrieverSpec.of(
     "milco",
     encoder("xlm-roberta", WORDS),
     pivot_vocab_size=TERMS,
@@ -127,8 +126,8 @@ def student_of(task: str) -> RetrieverSpec:
         return STUDENT
     options = OTHERS[task][2]
     if "head" not in options:  # the same student, but for these options
-        return dataclasses.replace(STUDENT, **options)
-    return RetrieverSpec(encoder=encoder("bert", TERMS), special_ids=(1,), **options)
+        return STUDENT.replaced(**options)
+    return RetrieverSpec.of(encoder=encoder("bert", TERMS), special_ids=(1,), **options)
 
 
 def config_of(task: str):

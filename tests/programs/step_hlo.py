@@ -42,8 +42,8 @@ def encoder(family, vocab):
     )
 
 
-TEACHER = RetrieverSpec("splade", encoder("bert", TERMS), tied=True)
-STUDENT = RetrieverSpec(
+TEACHER = RetrieverSpec.of("splade", encoder("bert", TERMS), tied=True)
+STUDENT = RetrieverSpec.of(
     "milco",
     encoder("xlm-roberta", 4096),
     pivot_vocab_size=TERMS,

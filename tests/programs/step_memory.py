@@ -50,7 +50,7 @@ def main(layers, queries, length, hidden, remat, chunk):
         intermediate_size=4 * hidden,
         max_positions=512,
     )
-    spec = RetrieverSpec("splade", encoder, tied=True)
+    spec = RetrieverSpec.of("splade", encoder, tied=True)
     config = get_default()
     config.loss, config.data.group_size = {"kl": {}}, GROUP
     config.batch_size = queries

@@ -32,7 +32,7 @@ def spec():
         max_positions=34,
         pad_token_id=tokenizer.pad_id,
     )
-    return retriever.RetrieverSpec(
+    return retriever.RetrieverSpec.of(
         "milco", encoder, lexecho=True, pivot_vocab_size=53, pivot_hidden_size=12
     )
 
@@ -190,7 +190,7 @@ def test_each_role_is_encoded_by_its_own_tower(spec, params):
 
 def test_queries_of_words_are_encoded_without_an_encoder(spec):
     tokenizer = TextTokenizer(GOLDEN / "xlmr")
-    words = retriever.RetrieverSpec(
+    words = retriever.RetrieverSpec.of(
         "splade",
         spec.encoder,
         tied=True,

@@ -232,7 +232,7 @@ def test_signs_of_a_batch_of_the_embedded_data():
         num_heads=1,
         pad_token_id=field.tokenizer.pad_id,
     )
-    spec = RetrieverSpec("splade", encoder, tied=True)
+    spec = RetrieverSpec.of("splade", encoder, tied=True)
     step = train_step.make_step(config, 10, spec)
     params = random_params(spec)
     state = train_step.init_state(step, params)

@@ -14,7 +14,7 @@ def spec(head_name, **fields):
         intermediate_size=10,
         max_positions=8,
     )
-    return RetrieverSpec(head_name, encoder, **fields)
+    return RetrieverSpec.of(head_name, encoder, **fields)
 
 
 def test_operations_of_a_case_by_hand():

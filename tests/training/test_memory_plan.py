@@ -33,7 +33,7 @@ def stage_plan(**changes):
         intermediate_size=64,
         max_positions=64,
     )
-    spec = RetrieverSpec("splade", encoder, tied=True)
+    spec = RetrieverSpec.of("splade", encoder, tied=True)
     config = get_default()
     config.loss = {"infonce": {}}
     config.batch_size, config.model.dropout = 32, 0.0
@@ -62,7 +62,7 @@ def apart(shared, **options):
     """The same stage with queries and documents apart."""
     return dataclasses.replace(
         shared,
-        spec=dataclasses.replace(shared.spec, **options),
+        spec=shared.spec.replaced(**options),
         shapes=memory_plan.full_shapes(shared.config, 1, roles_apart=True),
     )
 

@@ -49,7 +49,7 @@ def folder(tmp_path, monkeypatch):
         c.teacher.model, c.init.head, c.tokenizer = "", "", ""
         c.init.model = "runs/align"
         c.loss = {"infonce": {}}
-        c.model.lexecho = True
+        c.model.head.lexecho = True
         return c"""
     then = first.replace("\n    return c", more.replace("\n    ", "\n"))
     (configs / "distill.py").write_text(then)
@@ -70,7 +70,7 @@ def test_a_run_that_is_still_to_be_made_is_planned_from_its_config(
     made = memory_plan.plan_stages(config, folder)["train"]
     first = memory_plan.plan_stages(load(folder / "align.py"), folder)["train"]
     assert made.spec.encoder.hidden_size == first.spec.encoder.hidden_size == 12
-    assert made.spec.pivot_vocab_size == first.spec.pivot_vocab_size
+    assert made.spec.options.pivot_vocab_size == first.spec.options.pivot_vocab_size
     assert "source" in made.spec.views and "source" not in first.spec.views
     assert "runs/align is not there yet: planned as" in made.said[0]
     assert len(made.said) == 1 + (name == "again") and first.said == ()

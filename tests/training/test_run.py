@@ -1,6 +1,5 @@
 """The published recipes end to end on tiny local checkpoints, and what stops a run."""
 
-import dataclasses
 import errno
 import io
 import json
@@ -480,4 +479,4 @@ def test_specs_survive_json(distilled):
     spec = saved_model.load_model(distilled).spec
     again = type(spec).from_dict(json.loads(json.dumps(spec.to_dict())))
     assert again == spec
-    assert dataclasses.replace(again, lexecho=False).views == {"pivot": 307}
+    assert again.replaced(lexecho=False).views == {"pivot": 307}

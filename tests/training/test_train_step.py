@@ -40,7 +40,7 @@ def step_of(idf=None, **changes):
     encoder = tiny.encoder(
         vocab_size=V, max_positions=L, hidden_dropout=0.3, attention_dropout=0.3
     )
-    spec = RetrieverSpec("splade", encoder, tied=True)
+    spec = RetrieverSpec.of("splade", encoder, tied=True)
     step = train_step.make_step(config, 10, spec, idf=idf)
     _, abstract = retriever.split(spec)
     rng = np.random.default_rng(0)
@@ -299,7 +299,7 @@ def test_a_count_is_neither_decayed_nor_given_moments():
     config.optim.weight_decay = 0.5
     encoder = tiny.encoder(vocab_size=V, max_positions=L)
     latents = {"latents": 53, "active_latents": 5, "revived_latents": 7}
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         "csr", encoder, pooling="mean", dead_after=3, towers="separate", **latents
     )
     step = train_step.make_step(config, 10, spec)

@@ -77,7 +77,7 @@ def colbert(folder: Folder) -> SavedModel:
                 f"{path}: queries are filled up with {name!r}, which is not in the"
                 " vocabulary."
             )
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         "colbert",
         found.config,
         expand_id=expand_id,

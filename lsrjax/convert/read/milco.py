@@ -147,7 +147,7 @@ def _read_spec(
     options |= _of_sparse_encoder(folder)
     options["special_ids"] = tuple(options["special_ids"])
     try:
-        spec = RetrieverSpec(
+        spec = RetrieverSpec.of(
             head="milco",
             encoder=encoder,
             lexecho=bool(raw.get("echo")),

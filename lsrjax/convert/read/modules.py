@@ -169,7 +169,7 @@ def portable(
         fields |= {f"{role}_marker": marker, f"{role}_prompt": rest}
         markers.append(marker)
     special = tuple(i for i in tokens.special.values() if i not in markers)
-    spec = dataclasses.replace(spec, special_ids=special, **fields)
+    spec = spec.replaced(special_ids=special, **fields)
     return SavedModel(spec, params, root, None, folder.reference, **lengths)
 
 

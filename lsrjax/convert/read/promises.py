@@ -167,7 +167,7 @@ def expected_shapes(
     """
     # For an encoder alone, a head without parameters.
     head = "splade" if "head" in parts else "dense"
-    _, tree = retriever.split(RetrieverSpec(head, config))
+    _, tree = retriever.split(RetrieverSpec.of(head, config))
     if "classifier" in parts:
         model = nnx.eval_shape(lambda: Classifier(config.hidden_size, rngs=nnx.Rngs(0)))
         tree["classifier"] = nnx.to_pure_dict(nnx.state(model))

@@ -133,7 +133,7 @@ def _inference_free(folder: Folder) -> SavedModel:
     around = own.library.num_special_tokens_to_add(False)
     cut = int(own.reading.max_length or found.config.max_length)
     lengths["query_length"] = min(cut + around, found.config.max_length)
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         "splade",
         found.config,
         tied="decoder" not in found.params["head"]["mlm"],
@@ -156,6 +156,6 @@ def _inference_free(folder: Folder) -> SavedModel:
     planned = not folder.allowed.values
     if config.get("frozen") and (planned or np.array_equal(weight_V, ones_V)):
         params["head"] = found.params["head"]
-        spec = dataclasses.replace(made.spec, queries="words")
+        spec = made.spec.replaced(queries="words")
         return dataclasses.replace(made, spec=spec, params=params)
     return made

@@ -141,7 +141,7 @@ def _head(names: list[str], model: Mapping[str, Any], where: pathlib.Path) -> st
 
 def _splade(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=True)
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         "splade",
         found.config,
         tied="decoder" not in found.params["head"]["mlm"],
@@ -174,7 +174,7 @@ def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
 def _dense(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, head = _embedding(folder, found.config)
-    spec = RetrieverSpec("dense", found.config, **fields)
+    spec = RetrieverSpec.of("dense", found.config, **fields)
     return portable(folder, spec, encoder_params(found, head), lengths)
 
 
@@ -205,7 +205,7 @@ def _csr(folder: Folder) -> SavedModel:
     config = numbers | {k: v for k, v in config.items() if v is not None}
     latents, active = config["hidden_dim"], config["k"]
     most = folder.most_active
-    spec = RetrieverSpec(
+    spec = RetrieverSpec.of(
         "csr",
         found.config,
         latents=latents,

@@ -55,6 +55,8 @@ _TAGS = {
     "colbert": ("colbert", "multi-vector"),
     "m3": ("m3", "sparse", "multi-vector"),
 }
+# Values of an option of a head that are shown.
+_SHOWN = 10
 
 
 def write_card(
@@ -103,9 +105,9 @@ def _title(model: SavedModel) -> str:
 def _about(model: SavedModel) -> str:
     spec, encoder = model.spec, model.spec.encoder
     about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
-    if spec.head == "milco" and spec.lexecho:
+    if spec.head == "milco" and spec.options.lexecho:
         about += " and, with LexEcho, of its own tokens"
-    if spec.head == "splade" and spec.queries != "encoded":
+    if spec.head == "splade" and spec.options.queries != "encoded":
         about += ", a query a bag of its own words that needs no encoder"
     views = ", ".join(f"`{name}` {size:,}" for name, size in spec.views.items())
     return (
@@ -339,6 +341,10 @@ def _config(model: SavedModel) -> str:
 
 def _spec(model: SavedModel) -> dict[str, Any]:
     values = model.spec.to_dict()
-    # Hundreds of ids, which say nothing to a reader.
-    values.pop("skip_ids")
+    # Hundreds of ids say nothing to a reader.
+    values["options"] = {
+        name: value
+        for name, value in values["options"].items()
+        if not (isinstance(value, tuple) and len(value) > _SHOWN)
+    }
     return values

@@ -156,8 +156,8 @@ def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def _how_to_load(spec: RetrieverSpec) -> str:
-    columns = f"Columns are the {spec.pivot_vocab_size:,} English terms"
-    if spec.lexecho:
+    columns = f"Columns are the {spec.options.pivot_vocab_size:,} English terms"
+    if spec.options.lexecho:
         columns += f", then the {spec.encoder.vocab_size:,} tokens of the text's own"
     return _HOW_TO_LOAD.format(name=_PLACE, columns=f"{columns}.")
 
@@ -199,15 +199,15 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     )
     english = EncoderConfig(
         family="bert",
-        vocab_size=spec.pivot_vocab_size,
-        hidden_size=spec.pivot_hidden_size,
+        vocab_size=spec.options.pivot_vocab_size,
+        hidden_size=spec.options.pivot_hidden_size,
         num_layers=0,
         num_heads=1,
-        intermediate_size=spec.pivot_hidden_size,
+        intermediate_size=spec.options.pivot_hidden_size,
         max_positions=_PIVOT_LENGTH,
         type_vocab_size=2,
         pad_token_id=0,
-        layer_norm_eps=spec.pivot_layer_norm_eps,
+        layer_norm_eps=spec.options.pivot_layer_norm_eps,
     )
     _write_part(
         folder / ENGLISH,
@@ -229,16 +229,16 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
 def _config(model: SavedModel) -> dict[str, Any]:
     spec = model.spec
     penalty = (model.config or {}).get("regularizer", {})
-    values = spec.to_dict()
+    values = spec.to_dict() | vars(spec.options)
     return {
         "model_type": "milco",
         "model_variant": "bert",
         "dtype": "float32",
-        "en_vocab_size": spec.pivot_vocab_size,
-        "en_hidden_size": spec.pivot_hidden_size,
+        "en_vocab_size": spec.options.pivot_vocab_size,
+        "en_hidden_size": spec.options.pivot_hidden_size,
         "m_vocab_size": spec.encoder.vocab_size,
         "m_hidden_size": spec.encoder.hidden_size,
-        "echo": spec.lexecho,
+        "echo": spec.options.lexecho,
         "lambda_q": penalty.get("query", 0.0),
         "lambda_d": penalty.get("document", 0.0),
         "sparse_reg": penalty.get("name", "l1"),
@@ -251,9 +251,9 @@ def _config(model: SavedModel) -> dict[str, Any]:
 def _english(spec: RetrieverSpec) -> dict[str, Any]:
     return {
         "model_type": "bert",
-        "vocab_size": spec.pivot_vocab_size,
-        "hidden_size": spec.pivot_hidden_size,
-        "layer_norm_eps": spec.pivot_layer_norm_eps,
+        "vocab_size": spec.options.pivot_vocab_size,
+        "hidden_size": spec.options.pivot_hidden_size,
+        "layer_norm_eps": spec.options.pivot_layer_norm_eps,
         "hidden_act": "gelu",
     }
 

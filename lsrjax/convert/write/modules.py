@@ -70,7 +70,7 @@ def write_transformer(
     name = CLASSES[spec.encoder.family] + ("ForMaskedLM" if masked_lm else "Model")
     config = spec.encoder.to_hf() | {"architectures": [name], "dtype": "float32"}
     if masked_lm:
-        config["tie_word_embeddings"] = spec.tied
+        config["tie_word_embeddings"] = spec.options.tied
         mlm = model.params["head"]["mlm"]
         params = {"encoder": model.params["encoder"], "head": {"mlm": mlm}}
         state = export_state(params, spec.encoder.family)
@@ -104,8 +104,8 @@ def write_transformer(
 def splade_pooling(model: SavedModel) -> tuple[dict, None]:
     """Config of the pooling of logits; it has no weights."""
     config = {
-        "pooling_strategy": model.spec.pooling,
-        "activation_function": model.spec.activation,
+        "pooling_strategy": model.spec.options.pooling,
+        "activation_function": model.spec.options.activation,
         "embedding_dimension": model.spec.encoder.vocab_size,
     }
     return config, None

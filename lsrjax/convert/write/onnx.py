@@ -51,7 +51,7 @@ def write_onnx(
     """
     graph = Graph(folder, external=external_bytes < _nbytes(model.params))
     graph.save(_views(graph, model.spec, model.params), folder / MODEL)
-    if model.spec.queries != "encoded":
+    if not model.spec.encodes_queries:
         graph = Graph(folder, external=False)
         graph.save(_words(graph, model.spec, model.params["head"]), folder / QUERIES)
     _write_beside(model, folder)
@@ -95,10 +95,10 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
     if spec.head == "milco":
         h_BLE = _gelu(graph, _linear(graph, "connector", head["connector"], hidden_BLD))
         pivot = _mlm(graph, spec, head["mlm"], h_BLE, mask_BL, None)
-        views = {"pivot": (pivot, spec.pivot_vocab_size)}
-        if spec.lexecho:
-            reduce = "max" if spec.repeats == "max" else "add"
-            excluded = spec.exclude_special_tokens
+        views = {"pivot": (pivot, spec.options.pivot_vocab_size)}
+        if spec.options.lexecho:
+            reduce = "max" if spec.options.repeats == "max" else "add"
+            excluded = spec.options.exclude_special_tokens
             source = _echo(
                 graph, spec, head["echo"], hidden_BLD, mask_BL, excluded, reduce
             )
@@ -107,10 +107,13 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
     dense = head.get("dense", {}) if spec.head == "csr" else head
     dense_BD = _dense(graph, spec, dense, hidden_BLD, mask_BL)
     if spec.head == "dense":
-        size = spec.embedding_size or spec.encoder.hidden_size
+        size = spec.options.embedding_size or spec.encoder.hidden_size
         return {"dense": (dense_BD, size)}
     return {
-        "latents": (_code(graph, spec, head["autoencoder"], dense_BD), spec.latents)
+        "latents": (
+            _code(graph, spec, head["autoencoder"], dense_BD),
+            spec.options.latents,
+        )
     }
 
 
@@ -202,7 +205,11 @@ def _gelu(graph: Graph, x: str) -> str:
 
 def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     """The pooled masked-LM head [B, V], as `lsrjax.models.heads.MLMHead`."""
-    eps = spec.pivot_layer_norm_eps if words_VD is None else spec.encoder.layer_norm_eps
+    eps = (
+        spec.options.pivot_layer_norm_eps
+        if words_VD is None
+        else spec.encoder.layer_norm_eps
+    )
     transform = params["transform"]
     x_BLD = _gelu(
         graph, _linear(graph, "transform.dense", transform["dense"], hidden_BLD)
@@ -213,14 +220,17 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     bias_V = graph.weight("mlm.bias", params["bias"])
     first = graph.constant([0], np.int64)
     last = graph.constant([-1], np.int64)
-    twice = spec.activation == "log1p_relu"
+    summed = twice = False
+    if spec.head == "splade":
+        summed = spec.options.pooling == "sum"
+        twice = spec.options.activation == "log1p_relu"
 
     def of_text(x_LD: str, mask_L: str) -> str:
         logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)
         weights_LV = graph.add("Relu", logits_LV)
         mask_L1 = graph.add("Unsqueeze", mask_L, last)
         # Weights are not negative, so padding as 0 is padding left out.
-        if spec.pooling == "sum" and spec.head == "splade":
+        if summed:
             weights_LV = _saturated(graph, weights_LV, twice)
             weights_LV = graph.add("Mul", weights_LV, mask_L1)
             return graph.add("ReduceSum", weights_LV, first, keepdims=0)
@@ -228,7 +238,7 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
         return graph.add("ReduceMax", weights_LV, first, keepdims=0)
 
     pooled_BV = graph.scan(of_text, x_BLD, mask_BL)
-    if spec.pooling == "sum" and spec.head == "splade":
+    if summed:
         return pooled_BV
     return _saturated(graph, pooled_BV, twice)
 
@@ -274,7 +284,7 @@ def _words(graph: Graph, spec, head) -> dict[str, tuple[str, int]]:
     if spec.special_ids:
         mask_BL = graph.add("Mul", mask_BL, _ordinary(graph, spec.special_ids))
     words_BV = _scattered(graph, spec.encoder.vocab_size, mask_BL, "max")
-    if spec.queries == "static":
+    if spec.options.queries == "static":
         words_BV = graph.add("Mul", words_BV, graph.weight("static", head["static"]))
     return {"terms": (words_BV, spec.encoder.vocab_size)}
 
@@ -302,7 +312,7 @@ def _ordinary(graph: Graph, special_ids) -> str:
 
 def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
     """The embedding [B, D], as `lsrjax.models.dense_heads.DenseHead`."""
-    if spec.pooling == "cls":
+    if spec.options.pooling == "cls":
         x_BD = graph.add("Gather", hidden_BLD, graph.constant(0, np.int64), axis=1)
     else:
         along, last = graph.constant([1], np.int64), graph.constant([-1], np.int64)
@@ -312,9 +322,9 @@ def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
         count_B1 = graph.add("ReduceSum", mask_BL1, along, keepdims=0)
         count_B1 = graph.add("Max", count_B1, graph.constant(1.0))
         x_BD = graph.add("Div", sums_BD, count_B1)
-    if spec.embedding_size:
+    if spec.options.embedding_size:
         x_BD = _linear(graph, "projection", params["projection"], x_BD)
-    if not spec.normalize:
+    if not spec.options.normalize:
         return x_BD
     squares = graph.add("Mul", x_BD, x_BD)
     last = graph.constant([-1], np.int64)
@@ -328,7 +338,9 @@ def _code(graph: Graph, spec, params, x_BD) -> str:
     center_D = graph.weight("center", params["center"])
     x_BD = graph.add("Sub", x_BD, center_D)
     raw_BP = _linear(graph, "autoencoder", params, x_BD)
-    count = graph.constant([min(spec.active_latents, spec.latents)], np.int64)
+    count = graph.constant(
+        [min(spec.options.active_latents, spec.options.latents)], np.int64
+    )
     top_BK = graph.top_k(raw_BP, count)
     last = graph.constant([-1], np.int64)
     least_B1 = graph.add("ReduceMin", top_BK, last, keepdims=1)

@@ -88,10 +88,10 @@ def write_inference_free(model: SavedModel, folder: pathlib.Path) -> None:
       InputError: queries are encoded.
     """
     spec = model.spec
-    if spec.queries == "encoded":
+    if spec.encodes_queries:
         raise InputError(
             f"--to inference-free has no encoder for queries, but {model.name} has"
-            " model.queries = 'encoded'. Possible are splade, lsrjax."
+            " model.head.queries = 'encoded'. Possible are splade, lsrjax."
         )
     query, document = "query_0_SparseStaticEmbedding", "document_0_Transformer"
     pooling = "document_1_SpladePooling"
@@ -119,13 +119,13 @@ def _write_static(
     around = own.library.num_special_tokens_to_add(False)
     write_tokenizer(folder, document, max_length=model.query_length - around)
     _fill_vocabulary(folder, own, size, model.name)
-    if spec.queries == "static":
+    if spec.options.queries == "static":
         weight_V = np.array(model.params["head"]["static"], np.float32)
     else:
         weight_V = np.ones(size, np.float32)
     # They stand in texts too: [UNK] for a character that the vocabulary lacks.
     weight_V[list(spec.special_ids)] = 0
-    write_config(folder, {"frozen": spec.queries == "words"})
+    write_config(folder, {"frozen": spec.options.queries == "words"})
     write_weights(folder, {"weight": weight_V})
 
 

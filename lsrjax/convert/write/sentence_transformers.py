@@ -35,11 +35,11 @@ def write_splade(model: SavedModel, folder: pathlib.Path) -> None:
     Raises:
       InputError: queries are no vectors of the masked LM.
     """
-    if model.spec.queries != "encoded":
+    if not model.spec.encodes_queries:
         raise InputError(
             f"--to splade encodes queries, but {model.name} has"
-            f" model.queries = {model.spec.queries!r}. Possible are inference-free,"
-            " lsrjax."
+            f" model.head.queries = {model.spec.options.queries!r}. Possible are"
+            " inference-free, lsrjax."
         )
     prompts = _write(folder, model, _splade_modules, masked_lm=True)
     most = model.spec.most_active
@@ -63,7 +63,7 @@ def _dense_modules(model: SavedModel) -> dict[str, Any]:
 def write_csr(model: SavedModel, folder: pathlib.Path) -> None:
     """A SparseEncoder: a sparse autoencoder on an embedding."""
     prompts = _write(folder, model, _csr_modules, masked_lm=False)
-    most = model.spec.most_active or model.spec.active_latents
+    most = model.spec.most_active or model.spec.options.active_latents
     write_model(folder, "SparseEncoder", prompts, most_active=most)
 
 
@@ -74,12 +74,12 @@ def _csr_modules(model: SavedModel) -> dict[str, Any]:
     }
     config = {
         "input_dim": len(autoencoder["center"]),
-        "hidden_dim": spec.latents,
-        "k": spec.active_latents,
-        "k_aux": spec.revived_latents,
+        "hidden_dim": spec.options.latents,
+        "k": spec.options.active_latents,
+        "k_aux": spec.options.revived_latents,
         # Another normalization than ours, which is a module of its own.
         "normalize": False,
-        "dead_threshold": spec.dead_after,
+        "dead_threshold": spec.options.dead_after,
     }
     state = {
         "decoder.linear.weight": autoencoder["kernel"].T,
@@ -125,7 +125,9 @@ def write_multi_vector(model: SavedModel, folder: pathlib.Path) -> None:
         }
     prompts = write_transformer(folder, model, masked_lm=False, **knobs)
     mask = {
-        "skiplist_words": [tokens.library.id_to_token(i) for i in spec.skip_ids],
+        "skiplist_words": [
+            tokens.library.id_to_token(i) for i in spec.options.skip_ids
+        ],
         "skiplist_tasks": ["document"],
         "keep_only_token_ids": None,
     }
@@ -145,11 +147,11 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
       InputError: embeddings are not projected or not normalized, as PyLate's are.
     """
     spec = model.spec
-    if not (spec.normalize and spec.embedding_size):
+    if not (spec.options.normalize and spec.options.embedding_size):
         raise InputError(
             f"--to pylate projects embeddings and normalizes them, but {model.name} has"
-            f" model.embedding_size = {spec.embedding_size} and model.normalize ="
-            f" {spec.normalize}. Possible are multi-vector, lsrjax."
+            f" embedding_size = {spec.options.embedding_size} and normalize ="
+            f" {spec.options.normalize}. Possible are multi-vector, lsrjax."
         )
     tokens = Tokens(model.tokenizer).library
     prefixes: dict[str, Any] = {
@@ -182,7 +184,7 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
         document_length=model.document_length,
         do_query_expansion=spec.expand_id >= 0,
         attend_to_expansion_tokens=False,
-        skiplist_words=[tokens.id_to_token(i) for i in spec.skip_ids],
+        skiplist_words=[tokens.id_to_token(i) for i in spec.options.skip_ids],
     )
 
 
@@ -190,7 +192,7 @@ def _embedding(model: SavedModel, head) -> dict[str, Any]:
     """Pooling, projection and normalization, as far as the model has them."""
     pooling = {
         "embedding_dimension": model.spec.encoder.hidden_size,
-        "pooling_mode": model.spec.pooling,
+        "pooling_mode": model.spec.options.pooling,
         "include_prompt": True,
     }
     modules: dict[str, Any] = {"Pooling": (pooling, None)}
@@ -199,11 +201,11 @@ def _embedding(model: SavedModel, head) -> dict[str, Any]:
 
 
 def _projection(model: SavedModel, head, feature: str = "") -> dict[str, Any]:
-    if not model.spec.embedding_size:
+    if not model.spec.options.embedding_size:
         return {}
     config = {
         "in_features": model.spec.encoder.hidden_size,
-        "out_features": model.spec.embedding_size,
+        "out_features": model.spec.options.embedding_size,
         "bias": False,
         "activation_function": _IDENTITY,
     }
@@ -214,7 +216,7 @@ def _projection(model: SavedModel, head, feature: str = "") -> dict[str, Any]:
 
 
 def _normalize(model: SavedModel, feature: str) -> dict[str, Any]:
-    if not model.spec.normalize:
+    if not model.spec.options.normalize:
         return {}
     names = {"module_input_name": feature, "module_output_name": feature}
     return {"Normalize": (names, None)}

@@ -1,0 +1,112 @@
+"""docs/config.md, written from the fields and the tables of entries.
+
+python -m lsrjax.config.docs > docs/config.md
+"""
+
+import dataclasses
+import inspect
+import math
+import sys
+import typing
+from collections.abc import Iterator, Mapping
+
+from lsrjax import options
+from lsrjax.config.schema import Run
+from lsrjax.losses.losses import LOSSES
+from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
+from lsrjax.models.heads import HEADS
+
+_TABLES = {
+    "Heads": ("model.head", HEADS),
+    "Losses": ("loss", LOSSES),
+    "Regularizers": ("regularizer", REGULARIZERS),
+    "Schedules of lambdas": ("regularizer.schedule", SCHEDULES),
+}
+_INTRODUCTION = """\
+# The fields of a config
+
+Written by `python -m lsrjax.config.docs` from the package itself. A config is what
+`get_config()` returns, `lsrjax.config.get_default()` with changes; on the command line
+`--config.optim.lr=1e-4` sets a field. A field that is an entry of a table holds its
+name and options: `c.model.head = entry("milco", lexecho=True)`, or
+`c.model.head = "milco"` and `c.model.head.lexecho = True`, or on the command line
+`--config.model.head.lexecho=True`. An option that an entry lacks is refused. Losses are
+a dict, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse": {"weight": 0.05}}`. An
+entry of your own goes by its dotted name, `mine.LastToken`, and has options like any
+other.
+"""
+
+
+def text() -> str:
+    """The whole page."""
+    parts = [_INTRODUCTION, *_groups(Run, "")]
+    for title, (field, table) in _TABLES.items():
+        parts.append(f"## {title}: `{field}`\n")
+        parts += _entries(table)
+    return "\n".join(parts)
+
+
+def _groups(kind: type, prefix: str) -> Iterator[str]:
+    """A table of a group's fields, then those of the groups in it."""
+    hints = typing.get_type_hints(kind)
+    inner = [
+        f for f in dataclasses.fields(kind) if dataclasses.is_dataclass(hints[f.name])
+    ]
+    title = f"`{prefix}`" if prefix else "Of a run or stage"
+    yield f"## {title}\n\n{inspect.getdoc(kind)}\n"
+    own = [field for field in dataclasses.fields(kind) if field not in inner]
+    yield _table(own, hints)
+    for field in inner:
+        yield from _groups(hints[field.name], f"{prefix}.{field.name}".lstrip("."))
+
+
+def _entries(table: Mapping) -> Iterator[str]:
+    """The entries with their options; those that all have are listed once."""
+    kinds = {name: options.kind_of(entry) for name, entry in table.items()}
+    shared = set.intersection(*(set(options.names(kind)) for kind in kinds.values()))
+    if shared:
+        kind = next(iter(kinds.values()))
+        yield "Options of every one:\n"
+        yield _table(_fields(kind, shared), typing.get_type_hints(kind))
+    for name, kind in kinds.items():
+        yield f"### `{name}`\n\n{_first_line(name, table[name])}\n"
+        if own := _fields(kind, set(options.names(kind)) - shared):
+            yield _table(own, typing.get_type_hints(kind))
+
+
+def _first_line(name: str, entry) -> str:
+    """What the entry is; of a loss, what the function of its name is."""
+    if not isinstance(entry, type):
+        module = inspect.getmodule(entry.fn)
+        entry = getattr(module, name, entry.fn)
+    return (inspect.getdoc(entry) or "").partition("\n")[0]
+
+
+def _fields(kind: type, wanted: set[str]) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(kind) if field.name in wanted]
+
+
+def _table(fields: list[dataclasses.Field], hints: Mapping) -> str:
+    lines = ["| field | default | may be | meaning |", "|---|---|---|---|"]
+    for field in fields:
+        default = options.default_of(field)
+        shown = "" if options.is_named_groups(hints[field.name]) else f"`{default!r}`"
+        cells = field.name, shown, _range(field, hints), field.metadata["doc"]
+        lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(field: dataclasses.Field, hints: Mapping) -> str:
+    metadata = field.metadata
+    if metadata["table"] is not None:
+        return ", ".join(metadata["table"])
+    if metadata["choices"]:
+        return ", ".join(repr(choice) for choice in metadata["choices"])
+    signs = zip((">", ">=", "<", "<="), metadata["range"], strict=True)
+    limits = [f"{sign} {limit:,}" for sign, limit in signs if limit is not None]
+    finite = [] if metadata["infinite"] or math.inf in metadata["range"] else limits
+    return ", ".join(finite) or options.words(hints[field.name])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())

@@ -1,0 +1,53 @@
+"""Fields of configs of earlier releases, and where what they said is said now."""
+
+import re
+
+_HEAD = (
+    "lexecho repeats exclude_special_tokens pool_mask tied pooling queries"
+    " embedding_size view_weights normalize latents active_latents revived_latents"
+    " dead_after expand_queries skip_punctuation"
+)
+_LOSS = {
+    "temperature": "kl",
+    "teacher_scale": "kl",
+    "margins": "margin_mse",
+    "both_directions": "infonce",
+    "mask_same_text": "infonce",
+    "false_negative_margin": "infonce",
+    "view_weights": "m3",
+    "auxiliary": "reconstruction",
+}
+MOVED = {
+    **{
+        f"model.{name}": f"it is an option of the head, c.model.head.{name} = …"
+        for name in _HEAD.split()
+    },
+    **{
+        f"loss.{name}": "it is an option of a loss,"
+        f' c.loss = {{"{loss}": {{"{name}": …}}}}'
+        for name, loss in _LOSS.items()
+    },
+    "loss.name": 'losses are a dict, c.loss = {"kl": {}, "margin_mse": {"weight":'
+    " 0.05}}",
+    "loss.infonce_temperature": "it is an option of infonce and m3,"
+    ' c.loss = {"infonce": {"temperature": …}}',
+    "regularizer.warmup_steps": "it is an option of the schedule,"
+    ' c.regularizer.schedule = entry("quadratic", steps=…)',
+}
+
+
+def place(field: str) -> str | None:
+    """Where a field of an earlier release has gone; None for any other.
+
+    Args:
+      field: dotted, with or without its stage.
+    """
+    return MOVED.get(".".join(field.split(".")[-2:]))
+
+
+def in_line(line: str) -> list[str]:
+    """What to say of the fields that a line of a config sets."""
+    found = re.findall(r"\.((?:model|loss|regularizer)\.\w+)", line)
+    return [
+        f"config.{name} has moved: {MOVED[name]}" for name in found if name in MOVED
+    ]

@@ -1,0 +1,63 @@
+"""The page about the config, and configs of earlier releases."""
+
+import pathlib
+
+import pytest
+
+from lsrjax.config import docs, fields, get_default
+from lsrjax.config.check_run import validate
+from lsrjax.errors import InputError
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
+
+
+def test_the_page_is_what_the_package_says():
+    written = PAGE.read_text(encoding="utf-8")
+    assert written == docs.text(), "python -m lsrjax.config.docs > docs/config.md"
+    for said in ("| lr | `2e-05` | > 0 | peak", "| lexecho | `False`", "### `infonce`"):
+        assert said in written
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("model.lexecho", "True", "c.model.head.lexecho = …"),
+        ("stages.one.model.latents", "3", "c.model.head.latents = …"),
+        ("loss.name", "kl:1", 'c.loss = {"kl": {}'),
+        ("loss.infonce_temperature", "0.1", 'c.loss = {"infonce": {"temperature": …}}'),
+        ("regularizer.warmup_steps", "9", 'entry("quadratic", steps=…)'),
+    ],
+)
+def test_a_field_that_moved_names_its_place(field, value, place):
+    config = get_default()
+    config.stages = {"one": get_default()}
+    with pytest.raises(InputError) as error:
+        fields.set_field(config, field, value, "--config")
+    assert f"--config.{field} has moved: " in str(error.value)
+    assert place in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("c.model.lexecho = True", "config.model.lexecho has moved: it is an option"),
+        ("c.loss.name = 'kl'", "config.loss.name has moved: losses are a dict"),
+        ("c.loss.temperature = 2.0", "config.loss.temperature has moved: it is an"),
+    ],
+)
+def test_a_config_of_an_earlier_release_is_told_where_fields_are(tmp_path, line, place):
+    path = tmp_path / "old.py"
+    path.write_text(
+        "from lsrjax.config import get_default\n\ndef get_config():\n"
+        f"    c = get_default()\n    {line}\n    return c\n"
+    )
+    with pytest.raises(InputError) as error:
+        fields.load(path)
+    assert place in str(error.value) and "line 5, in get_config" in str(error.value)
+
+
+def test_what_an_entry_takes_but_has_moved_is_refused_at_the_start():
+    config = get_default()
+    config.regularizer.warmup_steps = 10
+    with pytest.raises(InputError, match="regularizer.warmup_steps has moved: "):
+        validate(config)

@@ -1,0 +1,134 @@
+"""A head, a loss and a regularizer of the user's, each with an option of its own."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from lsrjax.checkpoint import saved_model
+from lsrjax.config import entry, get_default
+from lsrjax.errors import InputError
+from lsrjax.training import run
+
+MINE = '''
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lsrjax.distributed.sharding import Rule
+from lsrjax.losses.losses import Loss, LossOptions
+from lsrjax.losses.regularizers import OfTexts, Regularizer
+from lsrjax.models.layers import Head
+from lsrjax.models.views import Vector, score_all
+from lsrjax.options import Options, option
+
+
+class FirstToken(Head):
+    """Weights of a few terms of one's own, from the first token's state."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(Options):
+        terms: int = option(7, "that there are", above=1)
+
+    rules = (Rule("head/kernel", (None, None)),)
+
+    @staticmethod
+    def views(spec):
+        return {"own": spec.options.terms}
+
+    def __init__(self, spec, *, dtype, rngs):
+        shape = (spec.encoder.hidden_size, spec.options.terms)
+        self.kernel = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape))
+
+    def __call__(self, hidden_TD, texts, word_embeddings_VD):
+        first_BD = texts.together(part[:, 0] for part in texts.split(hidden_TD))
+        raw_BV = first_BD @ self.kernel[...]
+        return {"own": Vector(jax.nn.relu(raw_BV), raw_BV)}
+
+
+@dataclasses.dataclass(frozen=True)
+class HingeOptions(LossOptions):
+    margin: float = option(1.0, "by which a query's document is ahead", above=0)
+
+
+def _hinge(views, targets, options):
+    scores = score_all(views["query"], views["document"])
+    own = jnp.diagonal(scores)[:, None]
+    return {"hinge": jnp.maximum(0, options.margin - own + scores).mean()}
+
+
+hinge = Loss(_hinge, ("query", "document"), Options=HingeOptions)
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerOptions(OfTexts):
+    power: float = option(2.0, "of the mean weights", above=0)
+
+
+def _power(view, power):
+    return (view.column_means() ** power).sum()
+
+
+power = Regularizer(_power, Options=PowerOptions)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def config_of():
+    c = get_default()
+    c.model.head = entry("of_mine.FirstToken", terms=11)
+    c.loss = {"of_mine.hinge": {"margin": 3.0, "weight": 0.5}}
+    c.regularizer = entry("of_mine.power", document=0.1, power=3.0)
+    c.tokenizer = "embedded:english"
+    c.model.hidden_size, c.model.num_heads, c.model.num_layers = 16, 2, 1
+    c.data.source, c.data.split = "debian", "dev"
+    c.data.query_length, c.data.document_length = 8, 12
+    c.batch_size, c.steps, c.log.every = 4, 2, 1
+    return c
+
+
+def test_entries_from_outside_train_with_their_options(tmp_path, mine):
+    run.run(config_of(), tmp_path / "run", Console(quiet=True))
+    model = saved_model.load_model(tmp_path / "run" / "train")
+    assert model.spec.options.terms == 11 and model.spec.views == {"own": 11}
+    assert model.params["head"]["kernel"].shape == (16, 11)
+    lines = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [one["step"] for one in found if "loss" in one] == [1, 2]
+    assert found[0]["hinge"] > 0 and found[0]["of_mine.power_document_own"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model.head.trems": 3},
+            "config.model.head.trems is no option of 'of_mine.FirstToken'; the nearest"
+            " is config.model.head.terms",
+        ),
+        ({"model.head.terms": 1}, "config.model.head.terms is 1; it must be > 1"),
+        (
+            {"loss": {"of_mine.hinge": {"margin": 0}}},
+            "config.loss.of_mine.hinge.margin is 0.0; it must be > 0",
+        ),
+        ({"regularizer.power": "x"}, "config.regularizer.power is 'x'; it must be a"),
+    ],
+)
+def test_their_options_are_checked_like_any_others(tmp_path, mine, change, message):
+    config = config_of()
+    for field, value in change.items():
+        *groups, last = field.split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    with pytest.raises(InputError) as error:
+        run.run(config, tmp_path / "run", Console(quiet=True))
+    assert message in str(error.value)
