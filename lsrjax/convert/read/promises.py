@@ -166,8 +166,10 @@ def expected_shapes(
       of_layers: the paths are those of `by_layer`.
     """
     # For an encoder alone, a head without parameters.
-    head = "splade" if "head" in parts else "dense"
-    _, tree = retriever.split(RetrieverSpec.of(head, config))
+    spec = RetrieverSpec("dense", config)
+    if "head" in parts:
+        spec = RetrieverSpec.of("splade", config, tied=False)
+    _, tree = retriever.split(spec)
     if "classifier" in parts:
         model = nnx.eval_shape(lambda: Classifier(config.hidden_size, rngs=nnx.Rngs(0)))
         tree["classifier"] = nnx.to_pure_dict(nnx.state(model))
