@@ -9,7 +9,8 @@ LexEcho. Then BM25, the teacher and the student after both stages are compared.
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import entry, get_default
+from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
 
 LENGTHS = {"query": 16, "document": 24}  # of the encoder's 24
 
