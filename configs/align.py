@@ -15,7 +15,7 @@ come from the Hugging Face hub. On eight accelerators a step of the paper's take
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 _MMARCO = "ar zh nl fr de hi id it ja pt ru es vi".split()
 _SENTENCES = "wikimatrix europarl opensubtitles talks tatoeba jw300 news-commentary"

@@ -19,7 +19,7 @@ the contrastive loss of the codes has a tenth of the weight. To freeze the encod
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 
 def get_config() -> ConfigDict:

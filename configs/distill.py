@@ -16,7 +16,7 @@ pos_scores and neg_scores:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 
 def get_config(variant: str = "paper") -> ConfigDict:

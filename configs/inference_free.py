@@ -19,7 +19,8 @@ data, without scores:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import entry, get_default
+from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 
 def get_config() -> ConfigDict:

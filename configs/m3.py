@@ -16,7 +16,7 @@ query, pos and neg; `--dry_run` shows the memory of a step. On the embedded data
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 
 def get_config() -> ConfigDict:

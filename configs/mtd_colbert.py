@@ -21,7 +21,7 @@ in runs/splade):
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 
 def get_config() -> ConfigDict:

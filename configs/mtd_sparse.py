@@ -23,7 +23,7 @@ embedded data, with the stages of configs/demo.py in runs/demo:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import get_default
+from lsrjax.config.fields import get_default
 
 
 def get_config() -> ConfigDict:

@@ -20,7 +20,8 @@ from the Hugging Face hub; DDSC's needs a login. On the embedded data:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import data_set, entry, get_default
+from lsrjax.config.fields import data_set, get_default
+from lsrjax.config.nodes import entry
 
 
 def get_config() -> ConfigDict:

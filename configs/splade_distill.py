@@ -21,7 +21,8 @@ embedded data, with a small SPLADE as the teacher (configs/splade.py in runs/spl
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import entry, get_default
+from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 
 def get_config() -> ConfigDict:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from lsrjax import finite
 from lsrjax.checkpoint import saved_model
 from lsrjax.cli import encode
-from lsrjax.convert.open_model import open_model
+from lsrjax.convert.open_model import open_model, open_portable
 from lsrjax.convert.read.huggingface import Allowed, load_checkpoint
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.errors import InputError
@@ -102,7 +102,7 @@ def test_a_vector_that_overflows_ends_encoding_and_names_the_text(
 ):
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"id": "d7", "text": "a file"}\n')
-    model = open_model.open_portable(str(GOLDEN))
+    model = open_portable(str(GOLDEN))
     for suffix in (".npz", ".jsonl"):
         with monkeypatch.context() as patch:
             patch.setattr(encode, "open_portable", lambda _: with_bias(model, 3e38))

@@ -93,6 +93,32 @@ def test_no_file_of_the_package_imports_another_in_a_circle():
     graphlib.TopologicalSorter(graph).prepare()
 
 
+def made_in(path):
+    """The names that a file defines, wherever in the file."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)} | {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def test_names_are_imported_from_the_file_that_makes_them():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES
+    }
+    made = {name: made_in(path) for name, path in modules.items()}
+    again = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in FILES
+        for name in imported(path)
+        if name not in modules and f"{name}.__init__" not in modules
+        if name.rpartition(".")[2] not in made.get(name.rpartition(".")[0], ())
+    ]
+    assert not again
+
+
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
 def test_what_is_shipped_runs_without_us(path):
     known = {*sys.stdlib_module_names, "torch", "transformers"}

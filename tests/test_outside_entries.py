@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from lsrjax.checkpoint import saved_model
-from lsrjax.config import entry, get_default
+from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.errors import InputError
 from lsrjax.training import run
 

@@ -15,7 +15,8 @@ import optax
 import pytest
 from programs import tiny
 
-from lsrjax.config import entry, get_default
+from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.convert.names import by_layer
 from lsrjax.data.batching.length_shapes import Shape, cut, fit
 from lsrjax.losses import losses, objective

@@ -10,7 +10,7 @@ from programs import tiny
 
 from lsrjax import lookup
 from lsrjax.checkpoint import saved_model
-from lsrjax.checkpoint.files import MODEL_FILE
+from lsrjax.checkpoint.names_on_disk import MODEL_FILE
 from lsrjax.convert.read import modules, sentence_transformers
 from lsrjax.errors import InputError
 from lsrjax.models import heads

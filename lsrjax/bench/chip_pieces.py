@@ -17,8 +17,8 @@ from flax import nnx
 from lsrjax.bench import encode, head, measure, peaks, step, torch_side, workload
 from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
-from lsrjax.models import encoder as encoders
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones import bert
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.training import compiled_steps
 
@@ -194,7 +194,7 @@ def encoder_sizes() -> tuple[EncoderConfig, int, int]:
 def _encoder() -> dict:
     config, texts, length = encoder_sizes()
     model = nnx.eval_shape(
-        lambda: encoders.Encoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+        lambda: bert.Encoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     )
     graphdef, abstract = nnx.split(model, nnx.Param)
     rng = np.random.default_rng(0)

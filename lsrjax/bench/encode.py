@@ -25,9 +25,9 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.encode_texts import TextEncoder
 
 HEADS = ("splade", "milco")
 # The export target from which SparseEncoder loads each head.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lsrjax.bench.workload import StepSizes, student_of
 from lsrjax.errors import InputError
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 
 
 def _device():

@@ -16,8 +16,8 @@ from lsrjax.data.batching.orders import Order
 from lsrjax.errors import InputError
 from lsrjax.losses import losses, objective
 from lsrjax.models import heads
-from lsrjax.models.encoder import REMAT
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import REMAT
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
 

@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterable
 
 from lsrjax import json_files
-from lsrjax.checkpoint.files import (
+from lsrjax.checkpoint.names_on_disk import (
     CHECKPOINTS,
     MODEL_FILE,
     PIVOT_TOKENIZER,

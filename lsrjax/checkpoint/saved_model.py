@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from lsrjax import finite, json_files
 from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.files import (
+from lsrjax.checkpoint.names_on_disk import (
     CHECKPOINTS,
     DONE_FILE,
     ITEM,

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.files import (
+from lsrjax.checkpoint.names_on_disk import (
     CHECKPOINTS,
     DAMAGED,
     DONE_FILE,

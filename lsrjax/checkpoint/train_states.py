@@ -17,7 +17,7 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.files import CHECKPOINTS, ITEM, remove_step
+from lsrjax.checkpoint.names_on_disk import CHECKPOINTS, ITEM, remove_step
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.distributed import processes, trees
 from lsrjax.errors import InputError, TrainingFailed

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.files import CHECKPOINTS, committed_steps
+from lsrjax.checkpoint.names_on_disk import CHECKPOINTS, committed_steps
 from lsrjax.checkpoint.saved_model import host_arrays, stage_folders
 from lsrjax.checkpoint.set_damaged_aside import listing
-from lsrjax.distributed import terminal, trees
+from lsrjax.distributed import safe_output, trees
 from lsrjax.errors import InputError
 
 
@@ -191,5 +191,5 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def start() -> None:
     """The command, as a process of its own."""
-    terminal.harden()
+    safe_output.harden()
     sys.exit(main())

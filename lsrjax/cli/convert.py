@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from lsrjax.convert.read import hub
 from lsrjax.convert.read.huggingface import Allowed
 from lsrjax.convert.targets import TARGETS, export
-from lsrjax.distributed import preemption, terminal
+from lsrjax.distributed import preemption, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def start() -> None:
     """The command, as a process of its own."""
-    terminal.harden()
+    safe_output.harden()
     # Asked to leave, it says that the same command does it again.
     preemption.Guard(Progress()).start()
     main()

@@ -23,7 +23,7 @@ from lsrjax.cli import doctor_checks, flags
 from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.cli.flags import Given
 from lsrjax.distributed import processes as hosts
-from lsrjax.distributed import terminal
+from lsrjax.distributed import safe_output
 from lsrjax.errors import InputError
 
 # Opening data may mean to index it.
@@ -292,7 +292,7 @@ def _parse(argv: Sequence[str]) -> tuple[Given, list[Finding]]:
 
 def start() -> None:
     """The command, as a process of its own."""
-    terminal.harden()
+    safe_output.harden()
     given, findings = _parse(sys.argv[1:])
     try:
         _main(given, findings)

@@ -61,6 +61,7 @@ def plan(given: Given) -> None:
     limit = None if chip is None else int(chip.memory)
     if asked.device_gb is not None:
         limit = int(asked.device_gb * 1e9)
+    assert given.config_path  # as there is a config
     plans = memory_plan.plan_stages(given.config, given.config_path.parent, devices)
     for name, stage in plans.items():
         with jax.set_mesh(stage.mesh):

@@ -29,12 +29,12 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
-from lsrjax.distributed import preemption, processes, terminal
+from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.retrieval import terms
-from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
 from lsrjax.retrieval.vector_files import EmbeddingsFile, JsonlFile, NpzFile, VectorFile
 
 # Texts are sorted by length among so many batches: little padding, bounded memory.
@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def start() -> None:
     """The command, as a process of its own."""
-    terminal.harden()
+    safe_output.harden()
     # Asked to leave, it says that the same command does the rest.
     preemption.Guard(Progress()).start()
     main()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lsrjax.cli import dry_run, exits, flags
 from lsrjax.cli.flags import Given
-from lsrjax.distributed import preemption, processes, terminal
+from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Preempted, Progress
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.training import run
@@ -20,7 +20,7 @@ from lsrjax.training import run
 
 def start() -> None:
     """The command, as a process of its own."""
-    terminal.harden()
+    safe_output.harden()
     given = _parse(sys.argv[1:])
     # The libraries below narrate every checkpoint at INFO.
     logging.use_absl_handler()

@@ -15,6 +15,7 @@ from lsrjax.config.check_data import (
 from lsrjax.config.fields import blank
 from lsrjax.config.schema import DataSet, Evaluate, Run
 from lsrjax.config.unused_options import check_no_effect, effects, leaves
+from lsrjax.convert import references
 from lsrjax.data.batching.mixing import MIXERS, sources_of
 from lsrjax.data.batching.negatives import SAMPLERS, choice_of
 from lsrjax.errors import InputError
@@ -196,8 +197,8 @@ def _check_group(c, where) -> None:
 
 def check_references(c: ConfigDict, earlier: Sequence[str], where: str) -> None:
     """Refuses `stage:NAME` where no stage before this one (`earlier`) has the name."""
-    for field in ("init.model", "init.encoder", "init.head", "teacher.model"):
-        reference = dict(leaves(c))[field]
+    for field, value in references.of_stage(c).items():
+        reference = str(value)
         if reference.startswith("stage:") and reference[6:] not in earlier:
             known = ", ".join(earlier) or "none"
             raise InputError(

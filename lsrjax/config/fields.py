@@ -34,7 +34,7 @@ def blank(kind: type) -> Group:
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         default, hint = options.default_of(field), hints[field.name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             default = blank(hint)
         elif field.metadata["table"] is not None:
             default = Entry(default)
@@ -93,7 +93,8 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
       InputError: there is no such field, or the value is of another type.
     """
     text = "true" if text is None else text
-    node, hint = config, Run
+    node = config
+    hint: Any = Run
     *groups, last = field.split(".")
     for group in groups:
         if isinstance(node, Entry) or not isinstance(node, ConfigDict):

@@ -1,7 +1,7 @@
 """The names and shapes of our parameters in other programs, both ways.
 
 Our side is the nested dictionary of `nnx.to_pure_dict`: `encoder/...` as in
-`lsrjax.models.encoder.Encoder`, and the heads of `lsrjax.models.heads`:
+`lsrjax.models.backbones.bert.Encoder`, and the heads of `lsrjax.models.heads`:
 `head/mlm/{transform/...,decoder,bias}`, `head/connector/{kernel,bias}`,
 `head/echo/{kernel,bias,scale}`. The other side is a flat PyTorch state dict in one of
 these layouts:
@@ -221,7 +221,7 @@ def by_layer(encoder: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of an encoder, layer by layer, as other programs have them.
 
     Args:
-      encoder: arrays as `lsrjax.models.encoder.Encoder` has them.
+      encoder: arrays as `lsrjax.models.backbones.bert.Encoder` has them.
 
     Returns:
       The same with `layers` keyed by int and `attention/{query,key,value}` in each.

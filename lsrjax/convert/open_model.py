@@ -8,9 +8,15 @@ import pathlib
 from typing import Any
 
 from lsrjax import json_files
-from lsrjax.checkpoint import files, results, saved_model
+from lsrjax.checkpoint import names_on_disk, results_file, saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.read import hub, huggingface, milco, promises, sentence_transformers
+from lsrjax.convert.read import (
+    expected_tensors,
+    hub,
+    huggingface,
+    milco,
+    sentence_transformers,
+)
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.modules import UnknownModuleError
 from lsrjax.convert.read.presets import PRESETS
@@ -50,7 +56,7 @@ def open_model(
     """
     if not allowed.values and reference in PRESETS:
         encoder, has_head = PRESETS[reference]
-        params = promises.promised(encoder, *("head",) * has_head)
+        params = expected_tensors.promised(encoder, *("head",) * has_head)
         spec = RetrieverSpec.of("splade", encoder, tied=True)
         return SavedModel(spec, params, None, None, reference)
     if reference.startswith("stage:"):
@@ -154,7 +160,7 @@ def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | Non
     if hub.is_local(reference):
         return None
     # Repositories of other programs may have a file of one of these names, too.
-    marks = (files.MODEL_FILE, files.DONE_FILE)
+    marks = (names_on_disk.MODEL_FILE, names_on_disk.DONE_FILE)
     folder = hub.fetch(reference, marks)
     if not all((folder / mark).is_file() for mark in marks):
         return None
@@ -177,7 +183,7 @@ def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
     config = _config(folder.parent) or {}
     stages = config.get("stages") or {}
     stage = stages.get(folder.name, config)
-    found = results.read(folder.parent)
+    found = results_file.read(folder.parent)
     model = _stage(folder, reference)
     return dataclasses.replace(
         model,
@@ -191,7 +197,7 @@ def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
 
 def _config(folder: pathlib.Path) -> dict | None:
     """The config that a run keeps in its folder; None if it is no run's."""
-    path = folder / results.CONFIG_FILE
+    path = folder / results_file.CONFIG_FILE
     if not path.is_file():
         return None
     # Not as a model's files are read: a config may have limits that are infinite.

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.errors import InputError
 from lsrjax.tokenizer import reading
-from lsrjax.tokenizer.ask import PROBES
+from lsrjax.tokenizer.ask_transformers import PROBES
 from lsrjax.tokenizer.writing import write_tokenizer
 
 ROLES = ("query", "document")

@@ -14,7 +14,7 @@ from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer import reading
-from lsrjax.tokenizer.ask import PROBES, asked
+from lsrjax.tokenizer.ask_transformers import PROBES, asked
 from lsrjax.tokenizer.files import TOKENIZER
 from lsrjax.tokenizer.reading import differing
 

@@ -27,7 +27,7 @@ import jax
 
 from lsrjax.distributed import processes
 from lsrjax.distributed.activity import LEAVING, Progress
-from lsrjax.distributed.terminal import say
+from lsrjax.distributed.safe_output import say
 
 # EX_TEMPFAIL: everything is saved; the same command resumes.
 RESUME = 75

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from lsrjax.distributed import slurm, terminal
+from lsrjax.distributed import safe_output, slurm
 from lsrjax.errors import InputError
 
 # Timeout for the others to start, and for their answers. A batch's shape may be asked
@@ -176,7 +176,7 @@ def _said_while_waiting(processes: int, number: int):
     def say():
         while not done.wait(_SAY_SECONDS):
             waited = time.monotonic() - started
-            terminal.say(
+            safe_output.say(
                 f"Process {number} of {processes} waits for the others ({named}):"
                 f" {waited:.0f} s so far, at most {_START_SECONDS} s. Are all started?"
             )
@@ -249,7 +249,7 @@ def _never_free(thing) -> None:
 
 def _lost(status) -> None:
     state = _state()
-    terminal.say(
+    safe_output.say(
         f"Error: process {state.process_id} of {state.num_processes} has lost another"
         " one, or JAX has failed (the lines above may say which). The output of the one"
         " that ended first says why. The checkpoints are whole; start all processes"

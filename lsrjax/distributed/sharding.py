@@ -13,6 +13,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 
 DATA, MODEL = "data", "model"
+Pooled = TypeVar("Pooled")  # an array, or a tuple of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,8 +328,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_vocabulary(
-    pool: Callable, h_BLD: jax.Array, w_VD: jax.Array, b_V: jax.Array, mask_BL
-) -> jax.Array | tuple[jax.Array, ...]:
+    pool: Callable[..., Pooled],
+    h_BLD: jax.Array,
+    w_VD: jax.Array,
+    b_V: jax.Array,
+    mask_BL,
+) -> Pooled:
     """Calls `pool(h, w, b, mask)` on each device's texts and slice of the vocabulary.
 
     Args:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from lsrjax.distributed import activity, processes
 from lsrjax.distributed.activity import Progress
-from lsrjax.distributed.terminal import say
+from lsrjax.distributed.safe_output import say
 
 # EX_SOFTWARE: the run was ended by its watchdog.
 STALLED = 70

@@ -14,7 +14,7 @@ from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.initial import fit_to_data, term_statistics, warm_start
 from lsrjax.models import heads, retriever
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import carried
 

@@ -12,7 +12,7 @@ from lsrjax.errors import InputError
 from lsrjax.initial import term_statistics, warm_start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.initial.word_translations import translation_table
-from lsrjax.models.encoder import Encoder
+from lsrjax.models.backbones.bert import Encoder
 from lsrjax.models.retriever import RetrieverSpec
 
 _IDF_TEXTS = 4096  # sampled to fit LexEcho

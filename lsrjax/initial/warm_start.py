@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 
 # GELU is nearly the identity well above zero, and a shift of all dimensions is easily
 # taken away again: by a LayerNorm, or in the bias of the next layer.

@@ -76,7 +76,7 @@ class Objective:
           targets: the batch's; a teacher's views under "teacher", and the number of
             "languages".
         """
-        parts = {}
+        parts: dict[str, jax.Array] = {}
         for one in self.losses:
             found = one.entry.fn(views, targets, one.options)
             weight = one.options.weight

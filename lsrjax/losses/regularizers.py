@@ -36,9 +36,11 @@ def masked_flops(view: Vector | Bag, threshold: float) -> jax.Array:
       threshold: texts of so many active terms, or fewer, are left alone.
     """
     keep_B = view.active_terms() > threshold
-    name = "weights_BV" if isinstance(view, Vector) else "weights_BK"
-    weights = jnp.where(keep_B[:, None], getattr(view, name), 0)
-    return flops(dataclasses.replace(view, **{name: weights}))
+    if isinstance(view, Vector):
+        weights_BV = jnp.where(keep_B[:, None], view.weights_BV, 0)
+        return flops(dataclasses.replace(view, weights_BV=weights_BV))
+    weights_BK = jnp.where(keep_B[:, None], view.weights_BK, 0)
+    return flops(dataclasses.replace(view, weights_BK=weights_BK))
 
 
 # Terms of nearly every text, such as special tokens, count as if of 9 texts in 10:
@@ -261,11 +263,13 @@ def penalties(
             field = _field(text, name)
             if field in lambdas:
                 if entry.idf:
+                    assert idf is not None
                     options["idf"] = idf[name]
                 given = (views["query"][name], view) if entry.joint else (view,)
                 penalty = lambdas[field] * entry.fn(*given, **options)
                 found[f"{regularizer.name}_{text}_{name}"] = penalty
             if chosen.anti_zero and field == text:
+                assert isinstance(view, SPARSE)
                 found[f"anti_zero_{text}_{name}"] = chosen.anti_zero * anti_zero(view)
     return found
 

@@ -30,7 +30,7 @@ def apply_batch(
         true: cut on their own and not among `texts`.
       chunk: texts that a device encodes at a time. The backward pass encodes chunks
         again. 0: all at once, without recomputation.
-      remat: what the backward pass recomputes, see `lsrjax.models.encoder`.
+      remat: what the backward pass recomputes, see `lsrjax.models.backbones.bert`.
       dropout_key: what is dropped of a text depends on its number in the batch, not on
         how the batch is cut. None: no dropout.
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed.sharding import Rule
-from lsrjax.models.encoder import Encoder
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import Encoder
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import DType, linear
 
 

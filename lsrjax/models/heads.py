@@ -30,7 +30,7 @@ from lsrjax.models.dense_heads import (
 )
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
 from lsrjax.models.texts import Texts
-from lsrjax.models.views import Bag, Vector, Views, bad_weights
+from lsrjax.models.views import Bag, MultiVector, Vector, Views, bad_weights
 from lsrjax.ops.positive_pool import positive_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
@@ -87,8 +87,8 @@ class MLMHead(nnx.Module):
             # A padded 0 (`pool_mask`) is not positive either.
             positive_BV = sharding.over_vocabulary(positive_pool, *factors)
             return Vector(_saturated(positive_BV, twice), positive_BV)
-        pool = functools.partial(vocab_pool, pool_mask=self.pool_mask)
-        raw_BV, _ = sharding.over_vocabulary(pool, *factors)
+        largest = functools.partial(vocab_pool, pool_mask=self.pool_mask)
+        raw_BV, _ = sharding.over_vocabulary(largest, *factors)
         return Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
 
 
@@ -345,7 +345,7 @@ class MilcoHead(Head):
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `pivot` view and, with LexEcho, the `source` view."""
         h_TE = gelu(self.connector(hidden_TD))
-        views = {"pivot": self.mlm(h_TE, texts, None)}
+        views: Views = {"pivot": self.mlm(h_TE, texts, None)}
         if self.echo is not None:
             views["source"] = self.echo(hidden_TD, texts)
         return views
@@ -410,6 +410,7 @@ class M3Head(Head):
         )
         behind = dataclasses.replace(texts, mask=behind_first)
         multi = self.tokens(hidden_TD, behind, None)["tokens"]
+        assert isinstance(multi, MultiVector)
         if texts.query is not None:
             query_B11 = texts.together(texts.query)[:, None, None]
             count_B11 = multi.mask_BL.sum(axis=1)[:, None, None]

@@ -3,6 +3,7 @@
 In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -167,11 +168,14 @@ class Head(nnx.Module):
     """
 
     Options = Options
-    gives = ()
-    query_options = ()
-    loss_options = {}
+    gives: tuple[str, ...] = ()
+    query_options: tuple[str, ...] = ()
+    loss_options: Mapping[str, tuple[str, ...]] = {}
     sparse = True
     rules = ()
+
+    def __init__(self, spec, *, dtype: DType, rngs: nnx.Rngs):
+        """Random parameters, float32; `dtype` is what matrix products run in."""
 
     @staticmethod
     def views(spec) -> dict[str, int]:

@@ -12,8 +12,8 @@ from flax import nnx
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import dense_heads
-from lsrjax.models.encoder import Encoder
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import Encoder
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.heads import head_class
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Views
@@ -198,7 +198,7 @@ class Retriever(nnx.Module):
             `texts.query` says.
           dropout_keys: a key for each text, [B] of each part; without, the model is
             deterministic.
-          remat: what the backward pass computes again, see `lsrjax.models.encoder`.
+          remat: what the backward pass computes again, see `models.backbones.bert`.
 
         Returns:
           The views of the texts, those of all parts end to end.
@@ -315,7 +315,7 @@ def after_step(params: dict, fired: dict[str, jax.Array]) -> dict:
     if query is not None:
         fired = dict(fired)
         query = dense_heads.after_step(query, fired.pop(QUERY))
-    params = dense_heads.after_step(params, sum(fired.values()))
+    params = dense_heads.after_step(params, sum(fired.values(), jnp.int32(0)))
     return params if query is None else with_query_tower(params, query)
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsrjax.ops import target
+from lsrjax.ops import hardware
 from lsrjax.ops.parts import by_part
 from lsrjax.ops.vocab_pool import ceil_div, fold_nonzero, start_of, vocab_pool
 
@@ -143,7 +143,7 @@ def _exact(w_VD, b_V, maybe_BV, h_BLD) -> jax.Array:
 
 def has_bfloat16_unit() -> bool:
     """Whether this program computes on a processor with AMX."""
-    return target.device().platform == "cpu" and _amx()
+    return hardware.device().platform == "cpu" and _amx()
 
 
 @functools.cache

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsrjax.ops import target
+from lsrjax.ops import hardware
 from lsrjax.ops.parts import Parts, apart, end_to_end, per_text, starts_of
 
 # Above this share of non-zero incoming gradients, gathering rows costs more than
@@ -155,7 +155,7 @@ def _naive(h_BLD, w_VD, b_V, mask_BL, pool_mask):
 
 def pallas_is_faster() -> bool:
     """Whether `pallas_pool` is the fastest on the device of this computation."""
-    return target.is_cuda(target.device(), 8.0) and has_triton()
+    return hardware.is_cuda(hardware.device(), 8.0) and has_triton()
 
 
 def _check(h, w_VD, b_V, masks, pool_mask, impl, block):
@@ -183,7 +183,7 @@ def _check(h, w_VD, b_V, masks, pool_mask, impl, block):
         raise ValueError(
             f"impl is {impl!r}; expected 'auto', 'blocked', 'naive' or 'pallas'."
         )
-    if impl == "pallas" and target.device().platform == "cpu":
+    if impl == "pallas" and hardware.device().platform == "cpu":
         raise ValueError(
             "impl='pallas' needs a GPU or TPU, and there is none; use 'auto'."
         )
@@ -203,7 +203,7 @@ def _block(given: int | None, h_by_group: list, tile: int = _TILE) -> int:
         return given
     # A CPU tile should stay in the cache between the product and the max; this matters
     # less the longer the product takes compared with the max.
-    if target.device().platform == "cpu":
+    if hardware.device().platform == "cpu":
         return min(max(256, 6144 * dim // tokens // 128 * 128), 1024)
     return max(128, tile // tokens // 128 * 128)
 
@@ -243,7 +243,7 @@ def _project_max(block, impl, parts, h_TD, w_VD, real_T):
         # Here, because it imports backends that may be absent.
         from lsrjax.ops import pallas_pool
 
-        backend = "tpu" if target.device().platform == "tpu" else "gpu"
+        backend = "tpu" if hardware.device().platform == "tpu" else "gpu"
         return pallas_pool.project_max(h_TD, w_VD, real_T, parts, backend=backend)
     B, V = sum(texts for texts, _ in parts), w_VD.shape[0]
     groups = _groups(parts)
@@ -311,7 +311,7 @@ def _groups(parts: Parts) -> list[Parts]:
     An accelerator is fastest with few, large products; on a CPU, a part's tile of
     logits fits in the cache.
     """
-    cpu = target.device().platform == "cpu"
+    cpu = hardware.device().platform == "cpu"
     return [(part,) for part in parts] if cpu else [parts]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from lsrjax.ops import target
+from lsrjax.ops import hardware
 from lsrjax.ops.parts import by_part
 
 # Numbers in a block's logits: as many as fit in a processor's cache or fill an
@@ -55,7 +55,7 @@ def _one_part(h_BLD, w_VD, b_V, mask_BL, block, twice):
     B, L, D = h_BLD.shape
     V = len(b_V)
     if block is None:
-        tile = _TILE.get(target.device().platform, _LARGE_TILE)
+        tile = _TILE.get(hardware.device().platform, _LARGE_TILE)
         block = min(max(tile // (B * L) // 128 * 128, 128), V)
     blocks = -(-V // block)
     w_NPD = jnp.pad(w_VD, ((0, blocks * block - V), (0, 0))).reshape(blocks, block, D)

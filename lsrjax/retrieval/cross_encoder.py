@@ -11,7 +11,7 @@ from flax import nnx
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.distributed import sharding
 from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
-from lsrjax.retrieval.encode import BUCKETS
+from lsrjax.retrieval.encode_texts import BUCKETS
 
 # Pairs whose tokens are in memory at once.
 _CHUNK = 8192

@@ -13,7 +13,7 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
-from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import Several, search
 

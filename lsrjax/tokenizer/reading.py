@@ -17,7 +17,7 @@ from typing import Any
 import tokenizers
 
 from lsrjax.errors import InputError
-from lsrjax.tokenizer.ask import asked
+from lsrjax.tokenizer.ask_transformers import asked
 from lsrjax.tokenizer.files import (
     ADDED,
     CONFIG,

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 
-from lsrjax.checkpoint import files, saved_model, set_damaged_aside
+from lsrjax.checkpoint import names_on_disk, saved_model, set_damaged_aside
 from lsrjax.config import check_stage, fields
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
@@ -19,7 +19,7 @@ from lsrjax.training import (
 from lsrjax.training.batch_contents import Contents
 
 # One of them is there, whatever a model was made for; a Router has no config.json.
-KEY_FILES = ("config.json", "modules.json", files.MODEL_FILE)
+KEY_FILES = ("config.json", "modules.json", names_on_disk.MODEL_FILE)
 LOOK_SECONDS = 120.0  # at a stage's data
 
 

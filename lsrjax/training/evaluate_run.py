@@ -9,8 +9,8 @@ from rich.console import Console
 
 from lsrjax import json_files
 from lsrjax.checkpoint import digests, saved_model
-from lsrjax.checkpoint.files import DAMAGED, set_aside
-from lsrjax.checkpoint.results import DIGESTS_FILE, RESULTS_FILE
+from lsrjax.checkpoint.names_on_disk import DAMAGED, set_aside
+from lsrjax.checkpoint.results_file import DIGESTS_FILE, RESULTS_FILE
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.config import fields
 from lsrjax.data.debian_texts import embedded
@@ -18,7 +18,7 @@ from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes
 from lsrjax.retrieval import evaluate, result_tables
 from lsrjax.retrieval.bm25 import BM25
-from lsrjax.retrieval.encode import joined
+from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.result_tables import MULTILINGUAL
 from lsrjax.retrieval.search import search

@@ -51,7 +51,7 @@ def training(
     Args:
       spec: of the model.
       parts: of the texts.
-      remat: what the backward pass computes again, see `lsrjax.models.encoder`.
+      remat: what the backward pass computes again, see `lsrjax.models.backbones.bert`.
       chunked: texts are encoded some at a time, and again in the backward pass.
     """
     times = 4 if chunked else 3

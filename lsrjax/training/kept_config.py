@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 
 from lsrjax import json_files
-from lsrjax.checkpoint import results
+from lsrjax.checkpoint import results_file
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
-from lsrjax.training import left_out, saved_states
+from lsrjax.training import left_out, resume
 
 FILE = "config.json"
 # Fields that change no result: a run may go on with others, as on other devices.
@@ -48,8 +48,8 @@ def keep(run_config, workdir: pathlib.Path) -> None:
 
 def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str]:
     """The stages that may have another config than they had, and have one."""
-    begun = {one.name for one in workdir.iterdir() if saved_states.has_begun(one)}
-    if (workdir / results.RESULTS_FILE).is_file():
+    begun = {one.name for one in workdir.iterdir() if resume.has_begun(one)}
+    if (workdir / results_file.RESULTS_FILE).is_file():
         begun.add(_EVALUATION)
     advice = (
         "So it cannot be said whether the run was begun with this config. If it was,"

@@ -7,7 +7,7 @@ from typing import NoReturn
 from lsrjax.distributed import activity
 from lsrjax.training.batch_contents import slots_of
 from lsrjax.training.compiled_steps import CompiledSteps
-from lsrjax.training.saved_states import States
+from lsrjax.training.resume import States
 from lsrjax.training.stage_parts import Run, Stage
 from lsrjax.training.step_numbers import Clock, Numbers
 

@@ -22,7 +22,7 @@ from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.retrieval import teacher_scores
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.evaluate import Searcher
-from lsrjax.training import origins
+from lsrjax.training import model_origins
 from lsrjax.training.batch_contents import Contents
 from lsrjax.training.stage_data import documents, guarded
 from lsrjax.training.trackers import Tracker
@@ -157,7 +157,7 @@ def _made_from(config, fields: Sequence[str], folder: pathlib.Path, models) -> s
     known = unchanged_files.read(folder / unchanged_files.FILE)
     files = {name: of["digest"] for name, of in known.get("files", {}).items()}
     contents = {field: {**of, "name": ""} for field, of in (models or {}).items()}
-    return origins.key(taken, files, known.get("versions", {}), contents)
+    return model_origins.key(taken, files, known.get("versions", {}), contents)
 
 
 def _kept(
@@ -182,7 +182,8 @@ def _kept(
         arrays = make()
         if processes.is_first():
             temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **arrays, **{_KEY: np.array(key)})
+            kept = arrays | {_KEY: np.array(key)}
+            np.savez(temporary, **kept)
             temporary.replace(path)
     processes.wait_for_all(str(path))
     if arrays is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from lsrjax.config import fields
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
@@ -79,7 +80,7 @@ class StagePlan:
       said: what was planned in place of a model that is not there yet.
     """
 
-    config: fields.ConfigDict
+    config: ConfigDict
     spec: RetrieverSpec
     teacher: RetrieverSpec | None
     mesh: jax.sharding.Mesh

@@ -6,7 +6,7 @@ from lsrjax.errors import TrainingFailed
 from lsrjax.training import stage_parts
 from lsrjax.training.bad_steps import BadNumbers
 from lsrjax.training.left_out import leave_out, left_out
-from lsrjax.training.saved_states import States
+from lsrjax.training.resume import States
 from lsrjax.training.stage_parts import Run, Stage
 
 

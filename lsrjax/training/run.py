@@ -5,7 +5,7 @@ import pathlib
 import jax
 from rich.console import Console
 
-from lsrjax.checkpoint import results, set_damaged_aside
+from lsrjax.checkpoint import results_file, set_damaged_aside
 from lsrjax.config import check_run, fields
 from lsrjax.distributed import activity, processes, watchdog
 from lsrjax.distributed.activity import Progress
@@ -54,7 +54,8 @@ def run(
             stage_data.accept_all_changed(run_config, workdir, console)
         kept_config.keep(run_config, workdir)
         # What was compiled once is read back when the run goes on.
-        if not jax.config.jax_compilation_cache_dir:
+        # The attributes of JAX's config are made at run time.
+        if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             compiled = str((workdir / COMPILED).absolute())
             jax.config.update("jax_compilation_cache_dir", compiled)
         if _is_finished(run_config, workdir):
@@ -81,7 +82,7 @@ def _is_finished(run_config, workdir: pathlib.Path) -> bool:
         for name in fields.stages(run_config)
     )
     wanted = run_config.evaluate.test
-    return trained and (not wanted or (workdir / results.RESULTS_FILE).is_file())
+    return trained and (not wanted or (workdir / results_file.RESULTS_FILE).is_file())
 
 
 def _evaluate(run_config, context: Run, console: Console) -> None:

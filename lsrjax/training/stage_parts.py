@@ -19,7 +19,7 @@ from lsrjax.training import (
     dev_data,
     made_data,
     memory_plan,
-    origins,
+    model_origins,
     postmortem,
     stage_batches,
     stage_data,
@@ -107,7 +107,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     check_batch(config, mesh.shape[sharding.DATA])
     folder, contents = run.workdir / name, Contents.of(config)
     bad = stage_data.bad_records_of(name, folder)
-    models = origins.checked(config, run.workdir, folder)
+    models = model_origins.checked(config, run.workdir, folder)
     sets = stage_data.open_sets(config, contents.kind, folder, bad)
     student = stage_models.open_student(config, run.workdir, folder)
     spec = student.spec

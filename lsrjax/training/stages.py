@@ -6,14 +6,14 @@ import shutil
 import traceback
 
 from lsrjax import json_files
-from lsrjax.checkpoint import files, set_damaged_aside
+from lsrjax.checkpoint import names_on_disk, set_damaged_aside
 from lsrjax.data.batching import loader
 from lsrjax.distributed import activity, processes, sharding
-from lsrjax.training import loop, saved_states, stage_data, stage_parts, trackers
+from lsrjax.training import loop, resume, stage_data, stage_parts, trackers
 from lsrjax.training.bad_steps import BadNumbers
 from lsrjax.training.left_out import left_out
+from lsrjax.training.resume import States
 from lsrjax.training.roll_back import roll_back
-from lsrjax.training.saved_states import States
 from lsrjax.training.stage_parts import Run, Stage
 
 
@@ -24,18 +24,18 @@ def run_stage(name: str, config, run: Run) -> None:
       name: the stage's; its folder is `run.workdir / name`.
     """
     folder, tracker, progress = run.workdir / name, run.tracker, run.progress
-    newest = saved_states.newest_sound_step(name, folder, tracker.note)
+    newest = resume.newest_sound_step(name, folder, tracker.note)
     if (steps := set_damaged_aside.finished_steps(folder)) is not None:
         tracker.note(f"Stage {name} is finished ({steps} steps).")
         return
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        if not saved_states.has_begun(folder):
-            saved_states.forget(folder)
+        if not resume.has_begun(folder):
+            resume.forget(folder)
     progress.stage, progress.step = name, 0
     with (
         stage_parts.on_devices(config) as mesh,
-        saved_states.opened(name, folder, config, newest, run) as states,
+        resume.opened(name, folder, config, newest, run) as states,
     ):
         with progress.at(activity.PREPARING):
             stage = stage_parts.assemble(name, config, mesh, run)
@@ -88,6 +88,8 @@ def _finish(stage: Stage, run: Run) -> None:
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if processes.is_first():
-        json_files.write_json(folder / files.DONE_FILE, {"steps": stage.total_steps})
-        shutil.rmtree(folder / saved_states.KEPT, ignore_errors=True)
+        json_files.write_json(
+            folder / names_on_disk.DONE_FILE, {"steps": stage.total_steps}
+        )
+        shutil.rmtree(folder / resume.KEPT, ignore_errors=True)
     processes.wait_for_all(f"{name} is finished")

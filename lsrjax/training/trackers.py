@@ -14,6 +14,7 @@ from rich.text import Text
 from lsrjax import json_files
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.models import retriever
+from lsrjax.training import live_line
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -70,7 +71,10 @@ class Tracker:
         """Writes a step's numbers to the file and shows them."""
         record = {"step": step, **{k: float(f"{v:.6g}") for k, v in numbers.items()}}
         self._write(json.dumps(record) + "\n")
-        line = self._line(step, numbers)
+        spent = time.monotonic() - self._started
+        left = spent / max(step - self._first, 1) * (self._total - step)
+        seconds = left if "loss" in numbers and step > self._first else None
+        line = live_line.line(self._name, step, self._total, numbers, seconds)
         if any(name.startswith("dev_") for name in numbers):
             self.note(line)
         elif self._live:
@@ -94,19 +98,6 @@ class Tracker:
                     f"{self._file.name} cannot be written ({error.strerror}); its lines"
                     " are kept until it can."
                 )
-
-    def _line(self, step: int, numbers: Mapping[str, float]) -> str:
-        parts = [f"{self._name} {step:,}/{self._total:,}"]
-        several = _by_language(numbers)
-        parts += [
-            f"{_SHORT.get(name, name)} {several.get(name) or _number(numbers[name])}"
-            for name in sorted(dict.fromkeys(map(_whole, numbers)), key=_place)
-        ]
-        seconds = time.monotonic() - self._started
-        if "loss" in numbers and step > self._first:
-            left = seconds / (step - self._first) * (self._total - step)
-            parts.append(f"left {int(left) // 60}:{int(left) % 60:02d}")
-        return " · ".join(parts)
 
     def stage_end(self) -> None:
         """Ends a stage; also after an error."""
@@ -156,55 +147,6 @@ def facts_of(stage) -> dict[str, object]:
         + (" (fsdp)" if config.mesh.fsdp else ""),
         "texts x tokens of a device": shapes,
     }
-
-
-# How a line reads: the loss, its parts (anything not named here), then these.
-_AFTER_PARTS = (
-    *("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty"),
-    *("examples", "tokens", "padding"),
-)
-
-
-def _place(name: str) -> int:
-    if name == "loss":
-        return -2
-    places = [i for i, start in enumerate(_AFTER_PARTS) if name.startswith(start)]
-    return places[0] if places else -1
-
-
-def _whole(name: str) -> str:
-    """`active_query_terms by language` of `active_query_terms/da`."""
-    whole, _, language = name.partition("/")
-    return f"{whole} by language" if language else name
-
-
-def _by_language(numbers: Mapping[str, float]) -> dict[str, str]:
-    """The lowest and the highest of the numbers that there are for each language."""
-    found: dict[str, list[str]] = {}
-    for name in numbers:
-        if "/" in name:
-            found.setdefault(_whole(name), []).append(name)
-    shown = {}
-    for whole, names in found.items():
-        ends = min(names, key=numbers.__getitem__), max(names, key=numbers.__getitem__)
-        shown[whole] = " to ".join(
-            f"{_number(numbers[name])} ({name.partition('/')[2]})"
-            for name in dict.fromkeys(ends)
-        )
-    return shown
-
-
-_SHORT = {
-    "examples_per_s": "ex/s",
-    "tokens_per_s": "tok/s",
-    "grad_norm": "|g|",
-}
-
-
-def _number(value: float) -> str:
-    if value == 0 or 0.01 <= abs(value) < 1000:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1e}"
 
 
 def _shown(value: object) -> str:

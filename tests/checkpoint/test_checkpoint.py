@@ -12,7 +12,7 @@ import pytest
 from programs import tiny
 
 from lsrjax import json_files
-from lsrjax.checkpoint import files, saved_model, train_states
+from lsrjax.checkpoint import names_on_disk, saved_model, train_states
 from lsrjax.config.fields import get_default
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
@@ -176,7 +176,7 @@ def test_a_model_is_read_without_its_optimizer(saved, params):
 
 def test_a_folder_without_a_finished_checkpoint_says_so(tmp_path):
     saved_model.write_model_files(tmp_path, SPEC, GOLDEN / "bert", None)
-    assert not (tmp_path / files.PIVOT_TOKENIZER).exists()
+    assert not (tmp_path / names_on_disk.PIVOT_TOKENIZER).exists()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=r"no checkpoint was finished there\. Train"):
         saved_model.load_model(tmp_path)
@@ -199,7 +199,7 @@ def test_a_folder_of_none_or_several_stages_is_no_model(tmp_path):
 def test_model_files_of_another_architecture_are_refused(tmp_path):
     for _ in range(2):  # the same again is no offence
         saved_model.write_model_files(tmp_path, SPEC, GOLDEN / "bert", None)
-    found = json.loads((tmp_path / files.MODEL_FILE).read_text())
+    found = json.loads((tmp_path / names_on_disk.MODEL_FILE).read_text())
     assert RetrieverSpec.from_dict(found) == SPEC
     encoder = dataclasses.replace(SPEC.encoder, num_heads=4)
     other = dataclasses.replace(SPEC, encoder=encoder, pool_mask="multiply")
@@ -207,7 +207,7 @@ def test_model_files_of_another_architecture_are_refused(tmp_path):
         saved_model.write_model_files(tmp_path, other, GOLDEN / "bert", None)
     assert "  encoder.num_heads: folder 2, config 4" in str(error.value)
     assert "  pool_mask: folder 'exclude', config 'multiply'" in str(error.value)
-    assert json.loads((tmp_path / files.MODEL_FILE).read_text()) == found
+    assert json.loads((tmp_path / names_on_disk.MODEL_FILE).read_text()) == found
 
 
 def test_json_is_replaced_as_a_whole(tmp_path):

@@ -83,7 +83,7 @@ def test_a_runs_folder_says_how_it_is_loaded(
     run = run_of(tmp_path / "run", head, **options)
     convert("--from", run, "--to", target, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert f'library_name: "{library}"\n' in card.split("---")[1]
+    assert f"library_name: {library}\n" in card.split("---")[1]
     assert "```python\n" in card and "path/to/this/folder" in card
     assert f"{target}, for {targets.TARGETS[target].reads}" in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from lsrjax.convert.open_model import open_portable, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
 
 TEXTS = ["red apple", "", "a library of numbers", "猫 и мышь", *map(str, range(36))]
 

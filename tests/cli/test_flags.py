@@ -8,7 +8,9 @@ import pytest
 
 from lsrjax.cli import doctor, flags
 from lsrjax.cli.doctor_checks import ERROR, WARNING
-from lsrjax.config import entry, fields, get_default
+from lsrjax.config import fields
+from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.errors import InputError
 
 

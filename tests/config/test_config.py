@@ -9,9 +9,10 @@ import typing
 import pytest
 from ml_collections import ConfigDict
 
-from lsrjax.config import entry, schema
+from lsrjax.config import schema
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import data_set, fields, get_default, language_weights, stages
+from lsrjax.config.nodes import entry
 from lsrjax.config.other_names import _ELSEWHERE, not_a_field
 from lsrjax.errors import InputError
 

@@ -4,8 +4,9 @@ import pathlib
 
 import pytest
 
-from lsrjax.config import docs, fields, get_default
+from lsrjax.config import docs, fields
 from lsrjax.config.check_run import validate
+from lsrjax.config.fields import get_default
 from lsrjax.errors import InputError
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "config.md"

@@ -2,7 +2,8 @@
 
 import pathlib
 
-from lsrjax.config import entry, get_default
+from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

@@ -16,7 +16,7 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
 
 LENGTHS = {"query": 16, "document": 24}  # of the encoder's 24
 
@@ -91,6 +91,7 @@ def made(case):
         hidden_size=32,
         num_layers=2,
         num_heads=4,
+        intermediate_size=44,
         max_positions=26 if family == "xlm-roberta" else 24,
         pad_token_id=1,
         layer_norm_eps=1e-12 if family == "distilbert" else 1e-5,

@@ -11,7 +11,7 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.maxsim import TokenMatrix
 
 QUERY, DOCUMENT = 11, 19  # tokens

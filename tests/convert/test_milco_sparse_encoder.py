@@ -171,7 +171,7 @@ def test_its_code_runs_only_if_that_is_asked_for(models):
 
 def test_the_card_says_how_to_load_it(models):
     card = (models["options"][1] / "README.md").read_text()
-    assert 'library_name: "sentence-transformers"' in card
+    assert "library_name: sentence-transformers\n" in card
     assert "SparseEncoder('path/to/this/folder', trust_remote_code=True)" in card
     assert f"the {E:,} English terms, then the {M:,} tokens" in card
 

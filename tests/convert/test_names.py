@@ -16,8 +16,8 @@ from lsrjax.convert.names import (
     to_hf_shape,
 )
 from lsrjax.distributed import trees
-from lsrjax.models.encoder import Encoder
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import Encoder
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec, split
 
 SIZES = {

@@ -18,7 +18,7 @@ from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.encode_texts import TextEncoder
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LENGTH = 24

@@ -25,7 +25,7 @@ from lsrjax.convert import open_model, targets
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.encode_texts import TextEncoder
 
 SIZES = {
     "hidden_size": 12,

@@ -17,7 +17,7 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.encode_texts import TextEncoder
 
 QUERY, DOCUMENT = 9, 15
 TEXTS = ["", "file", "file " * 40, "Don't: (stop) it, 3.5%!", "文字 и текст", " a\tb"]

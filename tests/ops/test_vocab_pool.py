@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrjax.ops import pallas_pool, target
+from lsrjax.ops import hardware, pallas_pool
 from lsrjax.ops.vocab_pool import vocab_pool, vocab_pool_naive
 
 B, L, D, V = 5, 11, 13, 509
@@ -280,7 +280,7 @@ def test_parts_are_each_alone_in_the_kernel(monkeypatch, backend, share):
     def pool(*inputs):
         here = types.SimpleNamespace(platform=backend)
         with monkeypatch.context() as patched:
-            patched.setattr(target, "device", lambda: here)
+            patched.setattr(hardware, "device", lambda: here)
             pool = partial(vocab_pool, impl="pallas")
             return jax.jit(partial(value_and_grads, pool))(*inputs)
 

@@ -19,14 +19,9 @@ import jax
 import numpy as np
 
 from lsrjax import json_files
-from lsrjax.checkpoint import (
-    digests,
-    saved_model,
-    set_damaged_aside,
-    train_states,
-)
+from lsrjax.checkpoint import digests, saved_model, set_damaged_aside, train_states
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

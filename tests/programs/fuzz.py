@@ -44,9 +44,9 @@ from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval.encode import TextEncoder
+from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.training import memory_plan, run
 

@@ -22,7 +22,7 @@ from lsrjax.distributed.trees import path_name
 from lsrjax.losses import losses, objective
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import names
@@ -117,7 +117,7 @@ def check_all_are_here() -> None:
             raise SystemExit(
                 f"{', '.join(sorted(missing))} of {table}: no task in"
                 " tests/programs/mesh_steps.py; add one to OTHERS and, in"
-                " tests/test_sharding.py, to OTHERS."
+                " tests/distributed/test_sharding.py, to OTHERS."
             )
 
 

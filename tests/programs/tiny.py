@@ -1,6 +1,6 @@
 """Models so small that a test trains them in a second."""
 
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 
 _TYPES = {"bert": 2, "distilbert": 0, "xlm-roberta": 1}
 

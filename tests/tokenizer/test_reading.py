@@ -15,7 +15,7 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.tokenizer import reading
-from lsrjax.tokenizer.ask import PROBES
+from lsrjax.tokenizer.ask_transformers import PROBES
 from lsrjax.tokenizer.reading import read
 from lsrjax.tokenizer.writing import write_tokenizer
 

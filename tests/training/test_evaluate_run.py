@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from scipy import sparse
 
-from lsrjax.checkpoint import results
+from lsrjax.checkpoint import results_file
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import get_default
 from lsrjax.data.debian_texts.embedded import LANGUAGES, load
@@ -176,11 +176,11 @@ def lose(folder):
 
 
 def lose_digests(folder):
-    (folder / results.DIGESTS_FILE).unlink()
+    (folder / results_file.DIGESTS_FILE).unlink()
 
 
 def edit_digests(folder):
-    path = folder / results.DIGESTS_FILE
+    path = folder / results_file.DIGESTS_FILE
     path.write_text(path.read_text().replace("1", "2", 1))
 
 
@@ -190,12 +190,12 @@ def test_results_that_are_not_as_they_were_written_are_set_aside(evaluated, dama
     console = Console(file=io.StringIO(), width=200)
     assert evaluate_run.are_sound(folder, console)
     assert not console.file.getvalue()
-    assert results.read(folder).keys() >= {"bm25", "align"}
+    assert results_file.read(folder).keys() >= {"bm25", "align"}
     damage(folder)
     left = [path.name for path in folder.glob("*.json") if "config" not in path.name]
     if damage in (edit, cut, edit_digests):
         with pytest.raises(InputError, match="not as they were written"):
-            results.read(folder)
+            results_file.read(folder)
     assert not evaluate_run.are_sound(folder, console)
     assert "not as they were written" in console.file.getvalue()
     assert not (folder / "results.json").exists()

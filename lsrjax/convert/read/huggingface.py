@@ -15,10 +15,10 @@ import huggingface_hub
 import numpy as np
 
 from lsrjax.convert.names import import_names, import_tree
-from lsrjax.convert.read import hub, promises, tensors, wrappers
+from lsrjax.convert.read import expected_tensors, hub, tensors, wrappers
 from lsrjax.convert.read.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.tokenizer import files as tokenizer_files
 from lsrjax.tokenizer.files import holds_tokenizer
 
@@ -106,24 +106,24 @@ def load_checkpoint(
     folder = hub.fetch(path_or_id, CONFIG_FILES + WEIGHT_FILES * allowed.values)
     raw, config = _read_config(folder)
     if not allowed.values and not holds_weights(folder):
-        return Checkpoint(config, promises.promised_by(raw, config), raw)
+        return Checkpoint(config, expected_tensors.promised_by(raw, config), raw)
     stored = open_weights(path_or_id, folder, raw, allowed)
     others = {name: stored.pop(name) for name in besides if name in stored}
-    layout = promises.layout_of(raw, config)
+    layout = expected_tensors.layout_of(raw, config)
     untied = raw.get("tie_word_embeddings") is False
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
-        absent = promises.check_against_config(
+        absent = expected_tensors.check_against_config(
             found, config, layout, allowed.missing, needs_decoder=untied
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     if not allowed.values:
         parts = {path.split("/")[0] for path in found}
-        params = promises.promised(config, *parts, tied=not untied)
+        params = expected_tensors.promised(config, *parts, tied=not untied)
         unused = {name: tensors.zeros(one.shape) for name, one in others.items()}
         return Checkpoint(config, params, raw, unused)
     params = import_tree(

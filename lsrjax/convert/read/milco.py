@@ -7,23 +7,18 @@ from typing import Any
 
 import jax
 
-from lsrjax.checkpoint.files import PIVOT_TOKENIZER
+from lsrjax.checkpoint.names_on_disk import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.layouts import MILCO
 from lsrjax.convert.names import by_layer, import_names, import_tree
-from lsrjax.convert.read import hub, huggingface, modules, promises
+from lsrjax.convert.read import expected_tensors, hub, huggingface, modules
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.tensors import CheckpointError, check_types
-from lsrjax.convert.write.milco import (
-    ENGLISH,
-    MULTILINGUAL,
-    OPTIONS,
-    POOLER,
-)
+from lsrjax.convert.write.milco import ENGLISH, MULTILINGUAL, OPTIONS, POOLER
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
@@ -80,7 +75,9 @@ def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     model = SavedModel(spec, {}, tokenizer, pivot, path_or_id, **lengths)
     _, ours = retriever.split(spec)
     if not allowed.values:
-        return dataclasses.replace(model, params=promises.stand_ins(trees.shapes(ours)))
+        return dataclasses.replace(
+            model, params=expected_tensors.stand_ins(trees.shapes(ours))
+        )
     stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
     layout = MILCO[spec.encoder.family]
     ours["encoder"] = jax.eval_shape(by_layer, ours["encoder"])
@@ -90,7 +87,7 @@ def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
-        absent = promises.check_shapes(found, shapes, layout, allowed.missing)
+        absent = expected_tensors.check_shapes(found, shapes, layout, allowed.missing)
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     values = {path: one.floats() for path, one in found.items()}

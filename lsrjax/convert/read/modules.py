@@ -18,7 +18,7 @@ from lsrjax.convert.read.tensors import (
     read_weights,
     strings,
 )
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 MODEL = "config_sentence_transformers.json"

@@ -1,6 +1,6 @@
 """The shapes of well-known checkpoints, so that a run can be planned without them."""
 
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import stanford
-from lsrjax.convert.read import hub, promises, router
+from lsrjax.convert.read import expected_tensors, hub, router
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.late_interaction import PYLATE, colbert
 from lsrjax.convert.read.modules import (
@@ -38,7 +38,7 @@ from lsrjax.convert.read.tensors import (
     read_list,
     tensor_names,
 )
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 _MODULES = "modules.json"
@@ -74,7 +74,7 @@ def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     if not (path / _MODULES).is_file():
         file = path / "config.json"
         config = read_json(file) if file.is_file() else {}
-        if stanford.ARCHITECTURE not in promises.architectures(config):
+        if stanford.ARCHITECTURE not in expected_tensors.architectures(config):
             return None
         path = hub.fetch(reference, (*_SMALL, *large))
         return stanford.read(reference, path, config, allowed)

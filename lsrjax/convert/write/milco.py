@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.checkpoint.files import PIVOT_TOKENIZER
+from lsrjax.checkpoint.names_on_disk import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import references
 from lsrjax.convert.layouts import MILCO
@@ -24,7 +24,7 @@ from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import write_model
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 

@@ -17,7 +17,7 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import by_layer
 from lsrjax.convert.write.onnx_graph import Graph
 from lsrjax.json_files import write_json
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 

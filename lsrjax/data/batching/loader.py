@@ -12,11 +12,7 @@ import grain
 import numpy as np
 
 from lsrjax.data.batching import length_shapes
-from lsrjax.data.batching.drawing import (
-    Build,
-    Drawn,
-    rows_of,
-)
+from lsrjax.data.batching.drawing import Build, Drawn, rows_of
 from lsrjax.data.batching.mixing import MixedOrder
 from lsrjax.data.batching.orders import DEAL, EXAMPLE, Order, dealt_batches
 

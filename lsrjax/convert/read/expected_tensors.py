@@ -8,18 +8,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lsrjax.convert.names import (
-    by_layer,
-    to_hf_name,
-    to_hf_shape,
-    unflatten_tree,
-)
+from lsrjax.convert.names import by_layer, to_hf_name, to_hf_shape, unflatten_tree
 from lsrjax.convert.read import tensors
 from lsrjax.convert.read.tensors import CheckpointError, Stored
 from lsrjax.distributed import trees
 from lsrjax.models import retriever
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.cross_encoder import Classifier
-from lsrjax.models.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 _MOST_LAYERS = 1000

@@ -15,8 +15,8 @@ from scipy import sparse
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.models import retriever
 from lsrjax.ops import positive_pool
-from lsrjax.retrieval import encode as encoding
-from lsrjax.retrieval.encode import TextEncoder, joined
+from lsrjax.retrieval import encode_texts
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TEXTS = ["a", "the quick brown fox jumps", "über", "", "fox fox", "日本語 の 文"] * 3
@@ -64,11 +64,11 @@ def test_rows_come_in_the_order_of_the_texts(spec, params):
 
 
 def test_batch_size_and_lengths_change_nothing(spec, params, monkeypatch):
-    monkeypatch.setattr(encoding, "BUCKETS", (8, 16))
+    monkeypatch.setattr(encode_texts, "BUCKETS", (8, 16))
     views = encode(spec, params, TEXTS)
-    monkeypatch.setattr(encoding, "BUCKETS", ())
-    for at_once in (encoding._CPU_TOKENS, 40, 1):
-        monkeypatch.setattr(encoding, "_CPU_TOKENS", at_once)
+    monkeypatch.setattr(encode_texts, "BUCKETS", ())
+    for at_once in (encode_texts._CPU_TOKENS, 40, 1):
+        monkeypatch.setattr(encode_texts, "_CPU_TOKENS", at_once)
         other = encode(spec, params, TEXTS, batch_size=7)
         for name in views:
             np.testing.assert_allclose(
@@ -78,8 +78,8 @@ def test_batch_size_and_lengths_change_nothing(spec, params, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_lengths_are_the_cheapest_that_hold_their_batches(monkeypatch, seed):
-    monkeypatch.setattr(encoding, "BUCKETS", (4, 6, 8, 12))
-    monkeypatch.setattr(encoding, "_WORTH_COMPILING", 20)
+    monkeypatch.setattr(encode_texts, "BUCKETS", (4, 6, 8, 12))
+    monkeypatch.setattr(encode_texts, "_WORTH_COMPILING", 20)
     rng = np.random.default_rng(seed)
     longest = sorted(rng.integers(1, 11, 6).tolist())
 
@@ -88,7 +88,7 @@ def test_lengths_are_the_cheapest_that_hold_their_batches(monkeypatch, seed):
 
     choices = [[b for b in (4, 6, 8, 10) if b >= tokens] for tokens in longest]
     cheapest = min(cost(lengths) for lengths in itertools.product(*choices))
-    found = encoding.padded_lengths(longest, 10, 3)
+    found = encode_texts.padded_lengths(longest, 10, 3)
     assert found == sorted(found)
     assert all(
         a >= b and a in (4, 6, 8, 10) for a, b in zip(found, longest, strict=True)
@@ -97,10 +97,10 @@ def test_lengths_are_the_cheapest_that_hold_their_batches(monkeypatch, seed):
 
 
 def test_a_few_short_texts_share_the_shape_of_the_others():
-    assert encoding.padded_lengths([5, 40], 64, 8) == [48, 48]
-    assert encoding.padded_lengths([5, 500], 512, 64) == [16, 512]
-    assert encoding.padded_lengths([60], 64, 8) == [64]
-    assert encoding.padded_lengths([], 64, 8) == []
+    assert encode_texts.padded_lengths([5, 40], 64, 8) == [48, 48]
+    assert encode_texts.padded_lengths([5, 500], 512, 64) == [16, 512]
+    assert encode_texts.padded_lengths([60], 64, 8) == [64]
+    assert encode_texts.padded_lengths([], 64, 8) == []
 
 
 def test_dense_rows_are_compressed_as_scipy_compresses_them():
@@ -108,7 +108,7 @@ def test_dense_rows_are_compressed_as_scipy_compresses_them():
     dense = np.where(rng.random((5, 40)) < 0.1, rng.random((5, 40)), 0)
     dense[1], dense[4, -1], dense[2, 3] = 0, 1, np.nan
     dense = dense.astype(np.float32)[:, :39]  # of padded terms, so not in one piece
-    found, wanted = encoding._compressed_rows(dense), sparse.csr_matrix(dense)
+    found, wanted = encode_texts._compressed_rows(dense), sparse.csr_matrix(dense)
     for part in ("data", "indices", "indptr"):
         have, want = getattr(found, part), getattr(wanted, part)
         np.testing.assert_array_equal(have, want)
@@ -154,6 +154,22 @@ def test_repeated_tokens_sum_in_the_source_view(spec, params):
     found = encode(spec, params, ["fox fox"])["source"][0, repeated]
     assert expected > 0
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_poll_raises_ends_the_encoding(spec, params):
+    polled = []
+
+    def poll():
+        polled.append(1)
+        if len(polled) == 3:
+            raise KeyboardInterrupt
+
+    tokenizer = TextTokenizer(GOLDEN / "xlmr")
+    encoder = TextEncoder(spec, tokenizer, batch_size=2, poll=poll)
+    encoder.encode(params, TEXTS[:4], 16)
+    assert len(polled) == 2  # ahead of each batch
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode(params, TEXTS, 16)
 
 
 def test_each_role_is_encoded_by_its_own_tower(spec, params):
@@ -206,7 +222,7 @@ def test_the_largest_weights_are_those_of_all_views_whatever_their_sign():
         "pivot": sparse.csr_matrix(np.float32([[1, -3, 0], [0, 0, 0.5]])),
         "source": sparse.csr_matrix(np.float32([[2, 0.5], [0, 0]])),
     }
-    found = encoding._largest(views, 2)
+    found = encode_texts._largest(views, 2)
     assert found["pivot"].toarray().tolist() == [[0, -3, 0], [0, 0, 0.5]]
     assert found["source"].toarray().tolist() == [[2, 0], [0, 0]]
     assert found["pivot"].nnz == 2 and found["source"].nnz == 1

@@ -6,10 +6,10 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from lsrjax.checkpoint import digests, files, set_damaged_aside, train_states
+from lsrjax.checkpoint import digests, names_on_disk, set_damaged_aside, train_states
 from lsrjax.data.reading import unchanged_files
 from lsrjax.distributed import processes
-from lsrjax.training import origins
+from lsrjax.training import model_origins
 
 # The folder of the state that was kept where the run was asked to leave.
 KEPT = "kept"
@@ -107,15 +107,15 @@ def has_begun(folder: pathlib.Path) -> bool:
     return set_damaged_aside.finished_steps(folder) is not None or any(
         steps(one)
         for one in (folder, folder / KEPT)
-        for steps in (digests.recorded_steps, files.committed_steps)
+        for steps in (digests.recorded_steps, names_on_disk.committed_steps)
     )
 
 
 def forget(folder: pathlib.Path) -> None:
     """Removes what a stage that has saved no state would hold its next start to."""
-    for name in (unchanged_files.FILE, origins.FILE, files.MODEL_FILE):
+    for name in (unchanged_files.FILE, model_origins.FILE, names_on_disk.MODEL_FILE):
         (folder / name).unlink(missing_ok=True)
-    for name in (files.TOKENIZER, files.PIVOT_TOKENIZER):
+    for name in (names_on_disk.TOKENIZER, names_on_disk.PIVOT_TOKENIZER):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in folder.glob("bad_records*.jsonl"):
         path.unlink()

@@ -12,9 +12,9 @@ import transformers
 from flax import nnx
 
 from lsrjax.convert.names import by_layer, import_state
-from lsrjax.models import encoder
-from lsrjax.models.encoder import Encoder
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones import bert as encoder
+from lsrjax.models.backbones.bert import Encoder
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import MLMTransform, dropout
 
 # Sizes that cannot be taken for one another.

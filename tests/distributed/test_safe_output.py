@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from lsrjax.distributed import terminal
+from lsrjax.distributed import safe_output
 
 
 class Broken(io.StringIO):
@@ -40,7 +40,7 @@ class Broken(io.StringIO):
 )
 def test_what_cannot_be_printed_is_dropped_and_tried_again(error):
     stream = Broken(error)
-    console = Console(file=terminal.Lasting(stream), width=80)
+    console = Console(file=safe_output.Lasting(stream), width=80)
     console.print("lost")
     stream.error = None
     console.print("said")
@@ -49,13 +49,13 @@ def test_what_cannot_be_printed_is_dropped_and_tried_again(error):
 
 def test_characters_that_an_encoding_lacks_are_replaced():
     raw = io.BytesIO()
-    stream = terminal.Lasting(io.TextIOWrapper(raw, encoding="ascii"))
+    stream = safe_output.Lasting(io.TextIOWrapper(raw, encoding="ascii"))
     Console(file=stream, width=80).print("ok · ja 本")
     assert raw.getvalue() == b"ok ? ja ?\n"
 
 
 def test_a_stream_that_python_has_not_takes_everything():
-    stream = terminal.Lasting(None)
+    stream = safe_output.Lasting(None)
     assert stream.write("x") == 1
     stream.flush()
     assert not stream.isatty()

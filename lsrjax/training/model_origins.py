@@ -10,7 +10,7 @@ import json
 import pathlib
 
 from lsrjax import json_files
-from lsrjax.checkpoint import digests, files, saved_model
+from lsrjax.checkpoint import digests, names_on_disk, saved_model
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.distributed import processes
@@ -19,7 +19,7 @@ from lsrjax.errors import InputError
 FILE = "models.json"
 # Weights, configs and vocabularies; a folder may hold a README and what else there is.
 _SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
-_KEY_FILES = ("config.json", "modules.json", "tokenizer.json", files.MODEL_FILE)
+_KEY_FILES = ("config.json", "modules.json", "tokenizer.json", names_on_disk.MODEL_FILE)
 _SHOWN = 5
 
 

@@ -8,7 +8,7 @@ import pytest
 from lsrjax.config.fields import get_default
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
-from lsrjax.training import origins
+from lsrjax.training import model_origins
 
 
 @pytest.fixture
@@ -25,28 +25,28 @@ def config(tmp_path):
 
 
 def test_a_teacher_that_has_changed_is_named_with_its_file(config, tmp_path):
-    path, teacher = tmp_path / origins.FILE, tmp_path / "teacher"
-    origins.check(path, origins.of_stage(config, tmp_path))
+    path, teacher = tmp_path / model_origins.FILE, tmp_path / "teacher"
+    model_origins.check(path, model_origins.of_stage(config, tmp_path))
     (teacher / "README.md").write_text("a better model")
-    origins.check(path, origins.of_stage(config, tmp_path))
+    model_origins.check(path, model_origins.of_stage(config, tmp_path))
     (teacher / "model.safetensors").write_bytes(b"weightz")
     (teacher / "vocab.txt").write_text("a")
     with pytest.raises(InputError, match="teacher.model = ") as error:
-        origins.check(path, origins.of_stage(config, tmp_path))
+        model_origins.check(path, model_origins.of_stage(config, tmp_path))
     assert "model.safetensors has changed" in str(error.value)
     assert "vocab.txt is new" in str(error.value)
     shutil.rmtree(teacher)
     teacher.mkdir()
     with pytest.raises(InputError, match=r"config\.json is missing"):
-        origins.check(path, origins.of_stage(config, tmp_path))
+        model_origins.check(path, model_origins.of_stage(config, tmp_path))
 
 
 def test_another_name_is_another_field_of_the_config(config, tmp_path):
-    path = tmp_path / origins.FILE
-    origins.check(path, origins.of_stage(config, tmp_path))
+    path = tmp_path / model_origins.FILE
+    model_origins.check(path, model_origins.of_stage(config, tmp_path))
     config.teacher.model = str(shutil.copytree(tmp_path / "teacher", tmp_path / "b"))
     (tmp_path / "b" / "config.json").write_text("[]")
-    origins.check(path, origins.of_stage(config, tmp_path))
+    model_origins.check(path, model_origins.of_stage(config, tmp_path))
     assert json.loads(path.read_text())["teacher.model"]["name"].endswith("b")
 
 
@@ -61,20 +61,20 @@ def test_a_model_of_the_hub_is_its_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "fetch", fetch)
     config = get_default()
     config.init.encoder = "somebody/model@main"
-    path = tmp_path / origins.FILE
-    origins.check(path, origins.of_stage(config, tmp_path))
+    path = tmp_path / model_origins.FILE
+    model_origins.check(path, model_origins.of_stage(config, tmp_path))
     commit[0] = "2222"
     with pytest.raises(InputError, match="was commit 1111, and is 2222.*\n.*id@commit"):
-        origins.check(path, origins.of_stage(config, tmp_path))
+        model_origins.check(path, model_origins.of_stage(config, tmp_path))
     assert set(asked) == {"somebody/model@main"}
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"teacher.model": 1}'])
 def test_a_damaged_record_is_named(config, tmp_path, damage):
-    path = tmp_path / origins.FILE
+    path = tmp_path / model_origins.FILE
     path.write_text(damage)
     with pytest.raises(InputError, match=r"models\.json is damaged"):
-        origins.check(path, origins.of_stage(config, tmp_path))
+        model_origins.check(path, model_origins.of_stage(config, tmp_path))
 
 
 @pytest.mark.parametrize(

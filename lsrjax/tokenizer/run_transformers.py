@@ -1,6 +1,6 @@
 """Reports how transformers' AutoTokenizer reads folders; a separate program.
 
-    python -P auto.py QUESTION ANSWER
+    python -P run_transformers.py QUESTION ANSWER
 
 QUESTION is a JSON file with `folders` and `texts`, ANSWER one with an object for each
 folder. So a training process imports neither transformers nor torch, and nothing that

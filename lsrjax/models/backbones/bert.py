@@ -16,10 +16,10 @@ from flax import nnx
 
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.models.encoder_config import EncoderConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys
 from lsrjax.models.texts import Texts
-from lsrjax.ops import target
+from lsrjax.ops import hardware
 
 
 class Embeddings(nnx.Module):
@@ -161,7 +161,7 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
     return (
         # JAX cannot ask cuDNN for its version on an abstract device.
         hasattr(device, "client")
-        and target.is_cuda(device, 8.0)
+        and hardware.is_cuda(device, 8.0)
         and dtype in (jnp.bfloat16, jnp.float16)
         and width % 8 == 0
         and width <= 128
@@ -347,7 +347,7 @@ class Encoder(nnx.Module):
         seen = texts.mask if attended is None else attended
         width = config.hidden_size // config.num_heads
         dropping = dropout_keys is not None and config.attention_dropout > 0.0
-        if not dropping and suits_cudnn(target.device(), self.dtype, width):
+        if not dropping and suits_cudnn(hardware.device(), self.dtype, width):
             seen = tuple(map(_numbers_of, seen))
         keys_T = None
         if dropout_keys is not None:

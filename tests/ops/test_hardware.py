@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from lsrjax.ops import target, vocab_pool
+from lsrjax.ops import hardware, vocab_pool
 
 
 def mesh_of(device):
@@ -20,23 +20,23 @@ def abstract(kind, platform="gpu"):
 
 
 def test_without_a_mesh_it_is_the_first_device():
-    assert target.device() is jax.devices()[0]
+    assert hardware.device() is jax.devices()[0]
     nothing = jax.sharding.Mesh(np.empty((), object), ())
     with jax.set_mesh(nothing):
-        assert target.device() is jax.devices()[0]
+        assert hardware.device() is jax.devices()[0]
 
 
 def test_in_a_mesh_of_devices_that_are_here_it_is_the_first_one():
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
-        assert target.device() is jax.devices()[0]
+        assert hardware.device() is jax.devices()[0]
         found = jax.eval_shape(lambda: found_in([]))
-    assert found is None and target.device() is jax.devices()[0]
+    assert found is None and hardware.device() is jax.devices()[0]
 
 
 def found_in(seen):
     """Notes the device while it is traced."""
-    seen.append(target.device())
+    seen.append(hardware.device())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_in_a_mesh_of_devices_that_are_not_here_it_is_theirs(device):
         found_in(seen)
         jax.eval_shape(jax.jit(traced), jax.ShapeDtypeStruct((4, 6), np.float32))
     assert seen == [device] * 3
-    assert target.device() is jax.devices()[0]
+    assert hardware.device() is jax.devices()[0]
 
 
 def real(capability, version="PJRT C API cuda 12090", platform="gpu"):
@@ -93,7 +93,7 @@ def real(capability, version="PJRT C API cuda 12090", platform="gpu"):
     ids=str,
 )
 def test_cuda_devices_of_a_capability(device, least, wanted):
-    assert target.is_cuda(device, least) is wanted
+    assert hardware.is_cuda(device, least) is wanted
 
 
 @pytest.mark.parametrize(

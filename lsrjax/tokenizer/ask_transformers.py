@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lsrjax.errors import InputError
-from lsrjax.tokenizer import auto
+from lsrjax.tokenizer import run_transformers
 from lsrjax.tokenizer.files import MODEL_CONFIG, files, read_object, read_text
 
 # Scripts, spaces, punctuation, marks and no text at all: where tokenizers differ.
@@ -49,7 +49,7 @@ _FOR_TRANSFORMERS = {
 def asked(
     folders: Sequence[pathlib.Path], texts: Sequence[str] = PROBES
 ) -> list[dict[str, Any]]:
-    """What transformers' AutoTokenizer makes of folders; see `lsrjax.tokenizer.auto`.
+    """What transformers' AutoTokenizer makes of folders; see `run_transformers`.
 
     It reads copies that contain only the tokenizer's files, without byte order marks.
     """
@@ -74,7 +74,13 @@ def _asked(
     # As a file, not as a module of the package, and with a safe path (-P), so that
     # modules in the current folder are not imported. In its own session, so that a
     # signal that asks this program to save does not end it.
-    command = [sys.executable, "-P", auto.__file__, str(question), str(answer)]
+    command = [
+        sys.executable,
+        "-P",
+        run_transformers.__file__,
+        str(question),
+        str(answer),
+    ]
     done = subprocess.run(
         command,
         capture_output=True,

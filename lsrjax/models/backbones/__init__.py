@@ -1,0 +1,1 @@
+"""Encoders: their specs, and the modules that compute hidden states."""
