@@ -296,6 +296,8 @@ def cast(hint: Any, value: Any) -> Any:
         return {cast(inner[0], k): cast(inner[1], v) for k, v in value.items()}
     if hint is Any:
         return value
+    if isinstance(hint, type) and hint not in _WORDS and isinstance(value, hint):
+        return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value) if abs(value) <= _LARGEST_FLOAT else value
     if hint is bool and isinstance(value, bool):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lsrjax import options
 from lsrjax.config.moved import in_line, place
-from lsrjax.config.nodes import Entry, Group
+from lsrjax.config.nodes import Entry, Group, Losses
 from lsrjax.config.other_names import not_a_field
 from lsrjax.config.schema import DataSet, Run
 from lsrjax.errors import InputError
@@ -36,6 +36,8 @@ def blank(kind: type) -> Group:
         default, hint = options.default_of(field), hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             default = blank(hint)
+        elif hint is Losses:
+            default = Losses(default)
         elif field.metadata["table"] is not None:
             default = Entry(default)
         elif options.is_named_groups(hint):
@@ -111,7 +113,10 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
     if isinstance(node, Entry) or not isinstance(node, ConfigDict):
         if place(field):
             raise InputError(not_a_field(field, [], flag))
-        node[last] = _literal(text)
+        try:
+            node[last] = _literal(text)
+        except ValueError as error:
+            raise InputError(f"{flag}.{field}: {error}") from error
         return
     if last not in node:
         raise InputError(not_a_field(field, list(fields(config)), flag))

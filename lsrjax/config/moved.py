@@ -27,8 +27,6 @@ MOVED = {
         f' c.loss = {{"{loss}": {{"{name}": …}}}}'
         for name, loss in _LOSS.items()
     },
-    "loss.name": 'losses are a dict, c.loss = {"kl": {}, "margin_mse": {"weight":'
-    " 0.05}}",
     "loss.infonce_temperature": "it is an option of infonce and m3,"
     ' c.loss = {"infonce": {"temperature": …}}',
     "regularizer.warmup_steps": "it is an option of the schedule,"

@@ -5,6 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lsrjax.config.moved import place
+
 # Fields of these types may be given as any of them; what they hold is checked later.
 _LOOSE = str | list | tuple | dict
 
@@ -29,6 +31,30 @@ class Entry(ConfigDict):
         return self
 
 
+class Losses(dict):
+    """Losses by name, each with its options; `c.loss.name = "kl"` is one alone."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "name":
+            if not isinstance(value, str) or not value or set(value) & set(":, "):
+                raise ValueError(
+                    f"loss.name is {value!r}; it is one loss. Several, and options, go"
+                    ' by name: c.loss = {"kl": {}, "margin_mse": {"weight": 0.05}}.'
+                )
+            self.clear()
+            key, value = value, {}
+        elif where := place(f"loss.{key}"):
+            raise AttributeError(f"loss.{key} has moved: {where}")
+        super().__setitem__(key, value)
+
+    __setattr__ = __setitem__
+
+    def __getattr__(self, key: str) -> Any:
+        if key in self:
+            return self[key]
+        raise AttributeError(f"no loss {key!r} among {', '.join(self)}")
+
+
 class Group(ConfigDict):
     """Fields by name; once locked, only those that it has."""
 
@@ -44,6 +70,16 @@ class Group(ConfigDict):
             value = Entry(**value)
         elif isinstance(present, Group) and isinstance(value, dict | ConfigDict):
             value = value if isinstance(value, Group) else Group(value)
+        elif isinstance(present, Losses) and isinstance(value, str):
+            present["name"] = value
+            return
+        elif isinstance(present, Losses) and isinstance(value, Entry):
+            options = value.to_dict()
+            self._fields[key] = Losses({options.pop("name"): options})
+            return
+        elif isinstance(present, Losses) and isinstance(value, dict):
+            self._fields[key] = Losses(value)
+            return
         elif isinstance(present, _LOOSE) and isinstance(value, _LOOSE):
             self._fields[key] = value
             return

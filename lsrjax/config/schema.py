@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+from lsrjax.config.nodes import Losses
 from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
 from lsrjax.data.sources import SOURCES
@@ -505,7 +506,7 @@ class Run:
     teacher: Teacher = dataclasses.field(default_factory=Teacher)
     data: Data = dataclasses.field(default_factory=Data)
     prepare: Prepare = dataclasses.field(default_factory=Prepare)
-    loss: dict[str, Any] = option(
+    loss: Losses = option(
         {"kl": {}},
         'losses by name, each with its options: {"kl": {}, "margin_mse": {"weight":'
         " 0.05}}; their weighted sum, of the same texts",

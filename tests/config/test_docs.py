@@ -1,5 +1,6 @@
 """The page about the config, and configs of earlier releases."""
 
+import json
 import pathlib
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from lsrjax.config import docs, fields
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.errors import InputError
+from lsrjax.losses import objective
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
 
@@ -24,7 +27,6 @@ def test_the_page_is_what_the_package_says():
     [
         ("model.lexecho", "True", "c.model.head.lexecho = …"),
         ("stages.one.model.latents", "3", "c.model.head.latents = …"),
-        ("loss.name", "kl:1", 'c.loss = {"kl": {}'),
         ("loss.infonce_temperature", "0.1", 'c.loss = {"infonce": {"temperature": …}}'),
         ("regularizer.warmup_steps", "9", 'entry("quadratic", steps=…)'),
     ],
@@ -42,7 +44,7 @@ def test_a_field_that_moved_names_its_place(field, value, place):
     ("line", "place"),
     [
         ("c.model.lexecho = True", "config.model.lexecho has moved: it is an option"),
-        ("c.loss.name = 'kl'", "config.loss.name has moved: losses are a dict"),
+        ("c.loss.name = 'kl:1,infonce:2'", "loss.name is 'kl:1,infonce:2'; it is one"),
         ("c.loss.temperature = 2.0", "config.loss.temperature has moved: it is an"),
     ],
 )
@@ -55,6 +57,24 @@ def test_a_config_of_an_earlier_release_is_told_where_fields_are(tmp_path, line,
     with pytest.raises(InputError) as error:
         fields.load(path)
     assert place in str(error.value) and "line 5, in get_config" in str(error.value)
+
+
+def test_a_loss_alone_goes_by_its_name():
+    config = get_default()
+    config.loss.name = "infonce"
+    assert config.loss == {"infonce": {}}
+    fields.set_field(config, "loss.name", "kl", "--config")
+    fields.set_field(config, "loss.kl.temperature", "3", "--config")
+    assert config.loss == {"kl": {"temperature": 3}}
+    assert json.loads(config.to_json())["loss"] == config.loss
+    config.loss = "margin_mse"
+    assert config.loss == {"margin_mse": {}}
+    config.loss = entry("kl", weight=0.5)
+    assert config.loss == {"kl": {"weight": 0.5}}
+    config.loss = {"infonce": {}, "kl": {}}
+    assert list(objective.of(config.loss).weights) == ["infonce", "kl"]
+    with pytest.raises(InputError, match="it is one loss. Several"):
+        fields.set_field(config, "loss.name", "kl:1,margin_mse:0.05", "--config")
 
 
 def test_what_an_entry_takes_but_has_moved_is_refused_at_the_start():
