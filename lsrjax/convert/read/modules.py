@@ -1,4 +1,4 @@
-"""Modules of sentence-transformers that several kinds of model have."""
+"""Reads modules of sentence-transformers that several kinds of model share."""
 
 import dataclasses
 import pathlib
@@ -28,19 +28,18 @@ _PROGRAMS = ("sentence_transformers.", "pylate.")
 
 
 class UnknownModuleError(CheckpointError):
-    """A model that can be read computes something that no head here does."""
+    """A readable model computes something that no head here can represent."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A model's folder, the types in whose configs are as they have to be.
+    """A model's folder; the types of values in its config are checked.
 
     Attributes:
-      path: where it is.
-      reference: as it was asked for.
+      reference: the name that the user gave.
       model: `config_sentence_transformers.json`.
       modules: class name -> folder of each module, in order.
-      allowed: what is put up with in its Hugging Face model.
+      allowed: relaxations for its Hugging Face model.
     """
 
     path: pathlib.Path
@@ -51,11 +50,11 @@ class Folder:
 
     @property
     def most_active(self) -> int:
-        """See `most_active`."""
+        """See the function `most_active`."""
         return most_active(self.path / MODEL, self.model)
 
     def config(self, module: str, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
-        """A module's config.json, some of whose keys have to be of these types."""
+        """A module's config.json; checks the types of these keys."""
         path = self.modules[module] / "config.json"
         config = read_json(path)
         check_types(path, config, kinds)
@@ -70,10 +69,10 @@ class Folder:
 
 
 def read_model(path: pathlib.Path) -> dict[str, Any]:
-    """`config_sentence_transformers.json`; empty without one.
+    """The content of `config_sentence_transformers.json`; empty without the file.
 
     Raises:
-      CheckpointError: a value is of a type that it cannot have.
+      CheckpointError: a value has the wrong type.
     """
     if not path.is_file():
         return {}
@@ -95,12 +94,12 @@ def read_model(path: pathlib.Path) -> dict[str, Any]:
 
 
 def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
-    """The folder of a module, which is the model's own or below it.
+    """The folder of a module, which must be the model's own or below it.
 
     Args:
       root: the model's folder.
-      name: the module's, as a file gives it.
-      file: the one that does, for the message.
+      name: the module's path in `file`.
+      file: for the message.
 
     Raises:
       CheckpointError: it leads out of the folder, by `..`, as an absolute path or
@@ -116,21 +115,21 @@ def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
 
 
 def class_name(dotted: str, path: pathlib.Path) -> str:
-    """The last part of a module's class, which has to be of a known program.
+    """The last part of a module's class.
 
     Args:
       dotted: the class.
       path: of the file that names it, for the message.
 
     Raises:
-      UnknownModuleError: it is code of its own.
+      UnknownModuleError: the class is not of a known program.
     """
     if not dotted.startswith(_PROGRAMS):
         raise UnknownModuleError(
             f"{path} names the module {dotted!r}, which is code of its own and is not"
             " run. Use a model of sentence-transformers' own modules."
         )
-    # In release 5 the masked LM was a module of its own.
+    # Release 5 had a separate module for masked LMs.
     name = dotted.rpartition(".")[2]
     return "Transformer" if name == "MLMTransformer" else name
 
@@ -141,12 +140,10 @@ def portable(
     params: dict[str, Any],
     lengths: Mapping[str, Any],
 ) -> SavedModel:
-    """The retriever, with its prompts; a marker in them becomes a marker again.
+    """The retriever, with its prompts; markers in them become markers again.
 
     Args:
-      folder: where it was read from.
-      spec: what it is, but for prompts, markers and special tokens.
-      params: its parameters.
+      spec: without prompts, markers and special tokens.
       lengths: `query_length` and `document_length`.
 
     Raises:
@@ -158,7 +155,7 @@ def portable(
     fields: dict[str, Any] = {}
     for role, prompt in prompts(folder.model).items():
         marker, rest = split_prompt(prompt, tokens)
-        # PyLate sets the id of its prefix and knows no other way.
+        # PyLate sets the id of its prefix directly.
         if prefix := folder.model.get(f"{role}_prefix"):
             marker, rest = tokens.vocabulary.get(prefix, -1), prompt
             if marker < 0:
@@ -174,14 +171,14 @@ def portable(
 
 
 def prompts(model: Mapping[str, Any]) -> dict[str, str]:
-    """What encode_query and encode_document put before a text, by role.
+    """The prompts of encode_query and encode_document, by role.
 
     Args:
-      model: `config_sentence_transformers.json`.
+      model: the content of `config_sentence_transformers.json`.
     """
     given = {k: v for k, v in (model.get("prompts") or {}).items() if v is not None}
     default = given.get(model.get("default_prompt_name")) or ""
-    # An empty one is there by default.
+    # Empty prompts exist by default.
     given = {"query": "", "document": ""} | given if "prompts" in model else given
     found = {"query": given.get("query", default)}
     names = [name for name in ("document", "passage", "corpus") if name in given]
@@ -196,13 +193,13 @@ def transformer(
 
     Args:
       folder: the model's.
-      masked_lm: its logits are wanted, and not its hidden states.
+      masked_lm: expects logits as output, not hidden states.
 
     Returns:
       The Hugging Face model, `query_length` and `document_length`, and the config.
 
     Raises:
-      InputError: it cannot be read, or does something that no head here does.
+      InputError: it cannot be read, or no head here can represent it.
     """
     root = folder.modules["Transformer"]
     path = root / TRANSFORMER
@@ -218,7 +215,7 @@ def transformer(
         path,
         config,
         {
-            # The folder of a masked LM of release 5 does not name its task.
+            # Release 5 does not name the task of a masked LM.
             "transformer_task": (task, None),
             "modality_config": (config.get("modality_config"),),
             "module_output_name": ("token_embeddings", None),
@@ -231,7 +228,7 @@ def transformer(
         },
     )
     expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
-    # A relative path of a folder that is not there would be looked up on the hub.
+    # A relative path that does not exist would be looked up on the hub.
     found = huggingface.load_checkpoint(str(root.absolute()), folder.allowed)
     if masked_lm and "head" not in found.params:
         raise CheckpointError(
@@ -248,15 +245,15 @@ def transformer(
 
 
 def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
-    """Refuses values, and keys that are set, other than the known ones.
+    """Refuses unknown values, and unknown keys that are set.
 
     Args:
       path: of the config, for the message.
-      config: what is there.
-      known: by key, the values that it may have.
+      config: its content.
+      known: by key, the allowed values.
 
     Raises:
-      InputError: one has another.
+      UnknownModuleError: names the key and its value.
     """
     for key, value in config.items():
         if value not in known.get(key, (None, [], {}, "")):
@@ -268,14 +265,14 @@ def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
 
 
 def most_active(path: pathlib.Path, model: Mapping[str, Any]) -> int:
-    """How many weights of a vector a SparseEncoder keeps; 0: all.
+    """The number of weights of a vector that a SparseEncoder keeps; 0: all.
 
     Args:
       path: of `config_sentence_transformers.json`, for the message.
       model: its content.
 
     Raises:
-      CheckpointError: it is no number of weights.
+      CheckpointError: the number is not positive.
     """
     check_types(path, model, {"max_active_dims": int})
     most = model.get("max_active_dims")
@@ -293,12 +290,10 @@ def projection(
     """Fields of the spec, and parameters, of the Dense and Normalize modules.
 
     Args:
-      folder: the model's.
-      encoder: what comes before them.
-      feature: what they read and write.
+      feature: that they read and write.
 
     Raises:
-      InputError: they cannot be read, or compute something else than a head here.
+      InputError: they cannot be read, or no head here can represent them.
     """
     fields: dict[str, Any] = {"normalize": "Normalize" in folder.modules}
     if fields["normalize"] and any(folder.modules["Normalize"].glob("config.json")):
@@ -337,16 +332,16 @@ def projection(
 
 
 def encoder_params(found: huggingface.Checkpoint, head: dict) -> dict:
-    """Parameters of a retriever with this head, on the encoder alone."""
+    """Parameters of a retriever with this head on the encoder."""
     params = {"encoder": found.params["encoder"]}
     return params | {"head": head} if head else params
 
 
 def splade_pooling(folder: Folder) -> dict[str, Any]:
-    """Fields of the spec: how logits become weights.
+    """Fields of the spec for the pooling of logits.
 
     Raises:
-      InputError: in a way that no head here does.
+      InputError: no head here can represent it.
     """
     path = folder.modules["SpladePooling"]
     config = folder.config("SpladePooling", pooling_strategy=str)
