@@ -10,10 +10,7 @@ from collections.abc import Mapping
 def _encoder(layer: str, parts: Mapping[str, str], **tables: str) -> dict[str, str]:
     """Path below `encoder/` -> name after the encoder's prefix; {i} is the layer.
 
-    Args:
-      layer: name of a layer, with {i}.
-      parts: our module of a layer -> theirs.
-      **tables: our embedding table -> theirs.
+    `parts` maps our module of a layer to theirs, `tables` our embedding tables.
     """
     names = {
         f"embeddings/{ours}/embedding": f"embeddings.{theirs}.weight"

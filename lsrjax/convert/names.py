@@ -35,12 +35,9 @@ _TENSORFLOW = {".gamma": ".weight", ".beta": ".bias"}
 
 
 def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
-    """Name in a layout of one parameter, for example 'encoder/layers/3/up/kernel'.
+    """Name of one parameter in a layout, for example 'encoder/layers/3/up/kernel'.
 
-    Args:
-      path: in our parameter tree.
-      layout: one of LAYOUTS.
-      prefix: the encoder's; None is that of an encoder with a masked-LM head.
+    `prefix` is the encoder's; None is that of an encoder with a masked-LM head.
 
     Raises:
       ValueError: the layout or the path is unknown.
@@ -67,17 +64,11 @@ def to_hf_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray]:
-    """Flat state dict of a parameter tree, or of its gradients.
+    """Flat state dict, name -> C-ordered array, of a parameter tree or its gradients.
 
     In the Hugging Face layouts, an encoder alone gets no prefix, and an encoder with a
     masked-LM head gets that of the model class ('bert.', 'roberta.'). With an untied
     decoder, these layouts also get the copy of the bias that transformers then reads.
-
-    Args:
-      layout: one of LAYOUTS.
-
-    Returns:
-      name -> C-ordered array, dtypes unchanged.
 
     Raises:
       ValueError: lists parameters that are missing or have no name in the layout.
@@ -114,12 +105,6 @@ def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
     counts as tied; in layout 'milco', the two belong to different vocabularies, so the
     decoder stays.
 
-    Args:
-      layout: one of LAYOUTS.
-
-    Returns:
-      Nested dictionary of numpy arrays, dtypes unchanged.
-
     Raises:
       ValueError: lists tensors that are missing or unknown.
     """
@@ -140,7 +125,6 @@ def import_names(
 
     Args:
       state: name -> anything with a `shape`.
-      layout: one of LAYOUTS.
       missing: regex of whole names that may be missing.
       left_over: regex of whole names that may be left over.
 
@@ -188,12 +172,7 @@ def import_names(
 
 
 def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
-    """Parameter tree of the other program's tensors.
-
-    Args:
-      values: our path -> array in the other program's layout.
-      layout: one of LAYOUTS.
-    """
+    """Parameter tree of arrays in the other program's layout, by our paths."""
     ours = {}
     for path, value in values.items():
         value = np.asarray(value)
@@ -216,9 +195,7 @@ _QKV = ("query", "key", "value")
 def by_layer(encoder: Mapping[str, Any]) -> dict[str, Any]:
     """Splits an encoder's parameters by layer, as other programs have them.
 
-    Returns:
-      The same tree with `layers` keyed by int and `attention/{query,key,value}` in
-      each.
+    `layers` gets int keys, and each layer `attention/{query,key,value}`.
     """
     if "layers" not in encoder:
         return dict(encoder)

@@ -143,14 +143,9 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
 
 
 def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | None:
-    """The folder of a run, of a stage, or of an export to `lsrjax` on the hub.
+    """The folder of a run, of a stage, or of an export to `lsrjax` on the hub, or None.
 
-    Args:
-      reference: a folder or hub id, whose files are fetched.
-      weights: fetch them too, not only the files that describe the retriever.
-
-    Returns:
-      None for models of another kind.
+    Fetches a hub id's files; without `weights`, only those that describe the retriever.
     """
     if saved_model.holds_stages(reference):
         return pathlib.Path(reference)
@@ -206,12 +201,7 @@ def _config(folder: pathlib.Path) -> dict | None:
 def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
     """Checks that a model's tokenizers fit, and sets lengths that it takes.
 
-    Args:
-      model: as it was read.
-      longest: the tokenizer's limit in tokens, if it has one.
-
-    Raises:
-      InputError: a tokenizer has more tokens than the model.
+    `longest` is the tokenizer's limit in tokens, if it has one.
     """
     spec = model.spec
     check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)

@@ -24,11 +24,7 @@ class Tokens:
     """The tokens of a folder's tokenizer."""
 
     def __init__(self, folder: pathlib.Path, content: dict | None = None):
-        """Reads the tokenizer; `content` overrides its `tokenizer.json`.
-
-        Raises:
-          InputError: there is none, or it cannot be used here.
-        """
+        """Reads the tokenizer; `content` overrides its `tokenizer.json`."""
         self.reading = reading.read(folder)
         if content is None:
             content = json.loads(self.reading.json)
@@ -91,11 +87,7 @@ def _registered(tokens: Tokens, markers: Iterable[int]) -> dict:
 def write_prompts(
     folder: pathlib.Path, model: SavedModel, *, max_length: int
 ) -> dict[str, str]:
-    """Writes a tokenizer that keeps the markers whole, and returns the prompts.
-
-    Args:
-      model: with the tokenizer, prompts and markers.
-      max_length: in tokens.
+    """Writes a tokenizer of `max_length` tokens that keeps a model's markers whole.
 
     Returns:
       The prompts of "query" and "document", including a marker's token.
@@ -145,12 +137,7 @@ def write_prompts(
 
 
 def split_prompt(prompt: str, tokens: Tokens) -> tuple[int, str]:
-    """A prompt's marker (-1 without one), and the rest of the prompt.
-
-    Args:
-      prompt: of another program.
-      tokens: its tokenizer.
-    """
+    """The marker (-1 without one) in another program's prompt, and the rest of it."""
     wanted = tokens.ids(prompt + text for text in PROBES)
     for token, marker in tokens.special.items():
         if not prompt.startswith(token):

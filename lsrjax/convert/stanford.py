@@ -38,11 +38,7 @@ DEFAULT_LENGTHS = {"query": 32, "document": 220}
 
 
 def write(model: SavedModel, folder: pathlib.Path) -> None:
-    """Writes the folder.
-
-    Raises:
-      InputError: names the properties of the model that the program cannot represent.
-    """
+    """Writes the folder, or refuses properties that the program cannot represent."""
     spec = model.spec
     tokens = Tokens(model.tokenizer)
     punctuation = _leaves_punctuation_out(spec, tokens)
@@ -122,13 +118,7 @@ def _punctuation_ids(tokens: Tokens) -> set[int]:
 def read(
     reference: str, folder: pathlib.Path, config: dict, allowed: Allowed = NOTHING
 ) -> SavedModel:
-    """Reads the folder.
-
-    Args:
-      reference: the name used in messages.
-      folder: the local one.
-      config: the content of `config.json`.
-      allowed: relaxations.
+    """Reads the folder; `config` is its config.json, `reference` its name in messages.
 
     Raises:
       InputError: a file or tensor is missing, left over, or of another shape.

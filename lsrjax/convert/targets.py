@@ -157,7 +157,6 @@ def export(
       reference: the model; a run's folder stands for its last stage.
       target: a name in `TARGETS`.
       out: a folder that does not exist yet.
-      allowed: relaxations for a Hugging Face model.
 
     Raises:
       InputError: a model that cannot be read, or that the format cannot represent.
@@ -186,11 +185,7 @@ def export(
 
 
 def _check_tokens(model: SavedModel, folder: pathlib.Path) -> None:
-    """Checks that transformers reads the export's tokenizers as the model's own.
-
-    Raises:
-      InputError: the tokens of a text differ.
-    """
+    """Checks that transformers reads the export's tokenizers as the model's own."""
     own = [reading.read(one) for one in (model.tokenizer, model.pivot_tokenizer) if one]
     written = sorted({path.parent for path in folder.rglob(TOKENIZER)})
     for one, answer in zip(written, asked(written), strict=True):

@@ -56,9 +56,7 @@ def promised_by(raw: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]
 def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str, Any]:
     """Zeros for the parameters of a model that was not read.
 
-    Args:
-      *parts: "head" for a masked-LM head, "classifier" for a classifier.
-      tied: the masked-LM head has no decoder of its own.
+    `parts` are "head" for a masked-LM head, "classifier" for a classifier.
     """
     if config.num_layers > _MOST_LAYERS:
         raise CheckpointError(
@@ -84,14 +82,7 @@ def check_against_config(
     *,
     needs_decoder: bool,
 ) -> dict[str, tuple[int, ...]]:
-    """Compares tensors with the config, without reading them.
-
-    Returns:
-      Path -> shape, in the other program, of missing tensors that may be missing.
-
-    Raises:
-      ValueError: lists the tensors of another shape.
-    """
+    """Compares tensors with the config, see `check_shapes`."""
     layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
     # One extra layer suffices to show that some are missing; a config may name any
     # number.

@@ -32,10 +32,7 @@ def pinned(path_or_id: str) -> tuple[str, str | None]:
 def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
     """The folder of a checkpoint; downloads matching files if it is on the hub.
 
-    Args:
-      path_or_id: a folder or hub id, optionally with a commit, tag or branch, as in
-        `BAAI/bge-m3@5617a9f`.
-      patterns: of file names.
+    A hub id may name a commit, tag or branch, as in `BAAI/bge-m3@5617a9f`.
 
     Raises:
       CheckpointError: it does not exist, or cannot be fetched.
@@ -83,12 +80,9 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
 def push(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
     """Uploads a folder's files to a model repository in one commit.
 
-    The hub is `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`.
-
-    Args:
-      repo_id: "name" or "owner/name", created if needed; the visibility of an existing
-        repository is kept.
-      private: of a repository that is created.
+    The hub is `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`. The
+    repository, "name" or "owner/name", is created if needed; an existing one keeps its
+    visibility.
 
     Returns:
       The address of the repository.

@@ -77,7 +77,6 @@ class Checkpoint:
         head, 'head': {'mlm': {'transform': tree of `MLMTransform`, 'decoder': [V, D],
         'bias': [V]}}, without 'decoder' if it is tied to the word table; for a
         cross-encoder, 'classifier': tree of `Classifier`.
-      raw_config: the content of config.json.
       besides: requested tensors of another head that were found, by name.
     """
 
@@ -96,7 +95,6 @@ def load_checkpoint(
       path_or_id: folder with config.json and safetensors (one file, or shards with
         their index), or the id of a repository on the Hugging Face hub. A name that
         starts with '.', '/' or '~', or that exists, is always a folder.
-      allowed: relaxations.
       besides: names of tensors of another head to read too.
 
     Raises:
@@ -154,29 +152,17 @@ def fresh(shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig) -> dict:
 
 
 def read_raw_config(path_or_id: str) -> dict[str, Any]:
-    """The content of config.json, of a folder or hub id.
-
-    Raises:
-      CheckpointError: it is missing or unreadable.
-    """
+    """The content of config.json, of a folder or hub id."""
     return _read_raw_config(hub.fetch(path_or_id, CONFIG_FILES))
 
 
 def read_config(path_or_id: str) -> EncoderConfig:
-    """Reads only the encoder's config of a folder or hub id, and no weights.
-
-    Raises:
-      CheckpointError: config.json is missing, unreadable or of another model.
-    """
+    """Reads only the encoder's config of a folder or hub id, and no weights."""
     return _read_config(hub.fetch(path_or_id, CONFIG_FILES))[1]
 
 
 def tokenizer_folder(path_or_id: str) -> Path:
-    """The local folder with a checkpoint's tokenizer; downloads it if needed.
-
-    Raises:
-      CheckpointError: the folder or repository, or the tokenizer in it, is missing.
-    """
+    """The local folder with a checkpoint's tokenizer; downloads it if needed."""
     folder = hub.fetch(path_or_id, CONFIG_FILES + TOKENIZER_FILES)
     if not holds_tokenizer(folder):
         raise CheckpointError(
@@ -214,12 +200,6 @@ def open_weights(
     """All tensors, unread, of safetensors or else, if allowed, of pickles.
 
     Wrappers of other programs are removed from their names.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-      folder: with the files.
-      raw: the content of config.json.
-      allowed: relaxations.
 
     Raises:
       CheckpointError: tensors are missing or unreadable, or an adapter is not merged

@@ -23,11 +23,7 @@ _PYLATE_LENGTH = 32  # default for queries
 
 
 def colbert(folder: Folder) -> SavedModel:
-    """Reads a MultiVectorEncoder, or a model of PyLate.
-
-    Raises:
-      InputError: it cannot be read, or no head here can represent it.
-    """
+    """Reads a MultiVectorEncoder or PyLate model, if a head here can represent it."""
     found, lengths, config = transformer(folder, masked_lm=False)
     fields, head = projection(folder, found.config, "token_embeddings")
     tokens = Tokens(folder.modules["Transformer"])

@@ -27,10 +27,6 @@ from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
 def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     """Reads a MILCO that `write_hf`, `write_reference` or the reference wrote.
 
-    Args:
-      path_or_id: a folder, or the id of a repository on the Hugging Face hub.
-      allowed: relaxations.
-
     Returns:
       The retriever; None for a folder of another kind.
 

@@ -36,10 +36,8 @@ class Folder:
     """A model's folder; the types of values in its config are checked.
 
     Attributes:
-      reference: the name that the user gave.
       model: `config_sentence_transformers.json`.
       modules: class name -> folder of each module, in order.
-      allowed: relaxations for its Hugging Face model.
     """
 
     path: pathlib.Path
@@ -69,11 +67,7 @@ class Folder:
 
 
 def read_model(path: pathlib.Path) -> dict[str, Any]:
-    """The content of `config_sentence_transformers.json`; empty without the file.
-
-    Raises:
-      CheckpointError: a value has the wrong type.
-    """
+    """The content of `config_sentence_transformers.json`; empty without the file."""
     if not path.is_file():
         return {}
     model = read_json(path)
@@ -94,12 +88,7 @@ def read_model(path: pathlib.Path) -> dict[str, Any]:
 
 
 def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
-    """The folder of a module, which must be the model's own or below it.
-
-    Args:
-      root: the model's folder.
-      name: the module's path in `file`.
-      file: for the message.
+    """The folder of a module named in `file`, the model's own folder or below it.
 
     Raises:
       CheckpointError: it leads out of the folder, by `..`, as an absolute path or
@@ -115,15 +104,7 @@ def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
 
 
 def class_name(dotted: str, path: pathlib.Path) -> str:
-    """The last part of a module's class.
-
-    Args:
-      dotted: the class.
-      path: of the file that names it, for the message.
-
-    Raises:
-      UnknownModuleError: the class is not of a known program.
-    """
+    """The last part of a module's class, which must be of a known program."""
     if not dotted.startswith(_PROGRAMS):
         raise UnknownModuleError(
             f"{path} names the module {dotted!r}, which is code of its own and is not"
@@ -171,11 +152,7 @@ def portable(
 
 
 def prompts(model: Mapping[str, Any]) -> dict[str, str]:
-    """The prompts of encode_query and encode_document, by role.
-
-    Args:
-      model: the content of `config_sentence_transformers.json`.
-    """
+    """The prompts of encode_query and encode_document, by role."""
     given = {k: v for k, v in (model.get("prompts") or {}).items() if v is not None}
     default = given.get(model.get("default_prompt_name")) or ""
     # Empty prompts exist by default.
@@ -189,11 +166,7 @@ def prompts(model: Mapping[str, Any]) -> dict[str, str]:
 def transformer(
     folder: Folder, *, masked_lm: bool
 ) -> tuple[huggingface.Checkpoint, dict[str, int], dict[str, Any]]:
-    """Reads the first module.
-
-    Args:
-      folder: the model's.
-      masked_lm: expects logits as output, not hidden states.
+    """Reads the first module; with `masked_lm`, expects logits, not hidden states.
 
     Returns:
       The Hugging Face model, `query_length` and `document_length`, and the config.
@@ -247,13 +220,7 @@ def transformer(
 def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
     """Refuses unknown values, and unknown keys that are set.
 
-    Args:
-      path: of the config, for the message.
-      config: its content.
-      known: by key, the allowed values.
-
-    Raises:
-      UnknownModuleError: names the key and its value.
+    `known` has the allowed values by key; `path` is for the message.
     """
     for key, value in config.items():
         if value not in known.get(key, (None, [], {}, "")):
@@ -265,15 +232,7 @@ def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
 
 
 def most_active(path: pathlib.Path, model: Mapping[str, Any]) -> int:
-    """The number of weights of a vector that a SparseEncoder keeps; 0: all.
-
-    Args:
-      path: of `config_sentence_transformers.json`, for the message.
-      model: its content.
-
-    Raises:
-      CheckpointError: the number is not positive.
-    """
+    """The number of weights of a vector that a SparseEncoder keeps; 0: all."""
     check_types(path, model, {"max_active_dims": int})
     most = model.get("max_active_dims")
     if most is not None and most < 1:
@@ -289,8 +248,7 @@ def projection(
 ) -> tuple[dict, dict]:
     """Fields of the spec, and parameters, of the Dense and Normalize modules.
 
-    Args:
-      feature: that they read and write.
+    `feature` is what they must read and write.
 
     Raises:
       InputError: they cannot be read, or no head here can represent them.
@@ -338,11 +296,7 @@ def encoder_params(found: huggingface.Checkpoint, head: dict) -> dict:
 
 
 def splade_pooling(folder: Folder) -> dict[str, Any]:
-    """Fields of the spec for the pooling of logits.
-
-    Raises:
-      InputError: no head here can represent it.
-    """
+    """Fields of the spec for the pooling of logits; refuses unknown pooling."""
     path = folder.modules["SpladePooling"]
     config = folder.config("SpladePooling", pooling_strategy=str)
     size = ("embedding_dimension", "word_embedding_dimension")

@@ -37,7 +37,6 @@ def read(
     """The retriever of a Router and the modules after it.
 
     Args:
-      folder: the model's, without modules.
       listed: class name and folder of the Router and the modules after both routes.
       read_sequence: reads the modules of one route, listed in a file.
 
@@ -83,11 +82,7 @@ def read(
 
 
 def _joined(query: SavedModel, document: SavedModel, path: pathlib.Path) -> SavedModel:
-    """Joins both towers into one retriever.
-
-    Raises:
-      InputError: they are of different kinds or vocabularies.
-    """
+    """Joins both towers, which must be of one kind and vocabulary."""
     specs = [dataclasses.asdict(tower.spec) for tower in (query, document)]
     different = [name for name in specs[0] if specs[0][name] != specs[1][name]]
     if different:

@@ -59,10 +59,6 @@ _SEQUENCES = {
 def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     """Reads a SparseEncoder, SentenceTransformer, MultiVectorEncoder or ColBERT.
 
-    Args:
-      reference: a folder or hub id.
-      allowed: relaxations for its Hugging Face model.
-
     Returns:
       The retriever; None for a folder of another kind.
 

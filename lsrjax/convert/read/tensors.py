@@ -67,23 +67,14 @@ class Stored:
 
 
 def open_safetensors(folder: Path) -> dict[str, Stored] | None:
-    """The tensors of model.safetensors, or else of its shards; None without either.
-
-    Raises:
-      CheckpointError: a file is missing or incomplete.
-    """
+    """The tensors of model.safetensors, or else of its shards; None without either."""
     if (folder / WEIGHTS).is_file():
         return _safetensors(folder / WEIGHTS)
     return _shards(folder / INDEX, _safetensors)
 
 
 def open_pickles(folder: Path) -> dict[str, Stored] | None:
-    """As `open_safetensors`, for pytorch_model.bin: reads only tensors, runs no code.
-
-    Raises:
-      CheckpointError: a file is missing, incomplete or holds something else, or torch
-        is not installed.
-    """
+    """As `open_safetensors`, for pytorch_model.bin; reads only tensors, no code."""
     path = folder / "pytorch_model.bin"
     if path.is_file():
         return _pickled(path)
@@ -139,15 +130,9 @@ def _read_json(path: Path, kind: type, name: str) -> Any:
 def check_types(
     path: Path, config: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]
 ) -> None:
-    """Refuses values of the wrong type.
+    """Refuses values of the wrong type in the content of a file.
 
-    Args:
-      path: of the file, for the message.
-      config: its content; null counts as absent.
-      kinds: by key, the type or types; a bool is not a number here.
-
-    Raises:
-      CheckpointError: names the key.
+    `kinds` has the type or types by key; a bool is not a number, null is as absent.
     """
     for key, kind in kinds.items():
         value = config.get(key)
@@ -161,11 +146,7 @@ def check_types(
 
 
 def strings(path: Path, key: str, values: Any) -> list[str]:
-    """A key's value, which must be a list of strings; null is an empty list.
-
-    Raises:
-      CheckpointError: it is something else.
-    """
+    """A key's value, which must be a list of strings; null is an empty list."""
     values = [] if values is None else values
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise CheckpointError(
@@ -215,9 +196,7 @@ def read_weights(
 ) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, which must have exactly these shapes.
 
-    Args:
-      shapes: by name.
-      values: read the file; if not, `zeros` replace the tensors.
+    Without `values`, `zeros` replace the tensors.
 
     Raises:
       CheckpointError: the file is missing or unreadable, or tensors are missing, left

@@ -32,10 +32,6 @@ MERGE = (
 def taken_off(stored: Mapping[str, Stored], folder: Path) -> dict[str, Stored]:
     """The tensors by their names without wrappers; logs the wrappers.
 
-    Args:
-      stored: by the names in the files.
-      folder: for messages.
-
     Raises:
       CheckpointError: an adapter of PEFT is not merged, or two tensors have one name.
     """

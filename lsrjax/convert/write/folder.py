@@ -105,14 +105,9 @@ def write_weights(
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes `model.safetensors`, or shards with an index.
+    """Writes `model.safetensors`, or shards of at most `shard_bytes` with an index.
 
-    Args:
-      state: name -> tensor.
-      shard_bytes: limit for a file; a tensor is never split.
-
-    Raises:
-      InputError: a number is not finite.
+    A tensor is never split. Raises an `InputError` if a number is not finite.
     """
     finite.check_tree(state, folder)
     shards: list[dict[str, np.ndarray]] = [{}]

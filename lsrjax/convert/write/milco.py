@@ -166,9 +166,6 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes what the reference's own class loads, and the two models it starts from.
 
     The pooler after the encoder, which is unused, is as the model was read, or zeros.
-
-    Raises:
-      InputError: the reference does not support the encoder.
     """
     spec = model.spec
     classes = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}

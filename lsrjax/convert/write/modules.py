@@ -55,12 +55,7 @@ def write_transformer(
 ) -> dict[str, str]:
     """Writes the first module: a Hugging Face model, its tokenizer, its lengths.
 
-    Args:
-      masked_lm: with its masked-LM head.
-      **knobs: more of the module's config.
-
-    Returns:
-      The prompts, see `write_prompts`.
+    `knobs` add to its config. Returns the prompts, see `write_prompts`.
     """
     spec = model.spec
     longest = max(model.query_length, model.document_length)
@@ -145,7 +140,6 @@ def write_model(
     Args:
       kind: the class of that program.
       prompts: by role.
-      similarity: its name there.
       most_active: number of weights kept of a vector; 0: all.
       **more: keys of this class.
     """

@@ -37,14 +37,8 @@ def write_onnx(
     """Writes `model.onnx`, its tokenizers and its config.
 
     Inputs are `input_ids` and `attention_mask`, [batch, length] int64; there is one
-    output per view, [batch, terms of the view] float32, under the view's name.
-
-    Args:
-      model: with a head in `HEADS`.
-      external_bytes: more bytes of weights go to `model.onnx.data`.
-
-    Raises:
-      InputError: onnx is not installed.
+    output per view, [batch, terms of the view] float32, under the view's name. More
+    than `external_bytes` of weights go to `model.onnx.data`.
     """
     graph = Graph(folder, external=external_bytes < _nbytes(model.params))
     graph.save(_views(graph, model.spec, model.params), folder / MODEL)

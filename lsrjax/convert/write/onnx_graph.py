@@ -16,14 +16,9 @@ class Graph:
     """Collects nodes and weights; values are named by strings."""
 
     def __init__(self, folder: pathlib.Path, *, external: bool):
-        """An empty graph.
+        """An empty graph; an `InputError` if onnx is not installed.
 
-        Args:
-          folder: that it will be saved to.
-          external: write large weights to a separate file as they are added.
-
-        Raises:
-          InputError: onnx is not installed.
+        With `external`, large weights go to a file in `folder` as they are added.
         """
         try:
             import onnx
@@ -86,9 +81,7 @@ class Graph:
     def scan(self, body, *inputs: str) -> str:
         """Applies `body` to each row of the inputs; returns the stacked outputs.
 
-        Args:
-          body: adds nodes for one row, given its names, and returns the output's name.
-          *inputs: names of values whose first axis is the batch.
+        `body` adds nodes for one row, given its names, and returns the output's name.
         """
         helper, outer = self._onnx.helper, self._nodes
         self._nodes = []

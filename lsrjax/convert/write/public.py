@@ -15,12 +15,7 @@ _STARTS = ("/", "~", "./", "../", "file:")
 
 
 def tree(value: Any, field: str = "") -> Any:
-    """A config, or a part of it, with its values made fit to publish.
-
-    Args:
-      value: a tree of mappings, lists and values.
-      field: the last key above it.
-    """
+    """A config, or a part of it under the key `field`, made fit to publish."""
     if isinstance(value, Mapping):
         return {key: tree(one, key) for key, one in value.items()}
     if isinstance(value, list | tuple):

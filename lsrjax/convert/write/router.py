@@ -35,13 +35,7 @@ def write_towers(
 ) -> dict[str, str]:
     """Writes a Router with a Hugging Face model and further modules for each role.
 
-    Args:
-      model: a retriever with separate towers.
-      modules_of: returns the modules after the Hugging Face model.
-      masked_lm: the Hugging Face model has its masked-LM head.
-
-    Returns:
-      The prompts.
+    `modules_of` returns the modules after the Hugging Face model, by class name.
     """
     document, query = retriever.towers_of(dict(model.params))
     assert query is not None
@@ -81,11 +75,7 @@ def _write_router(folder: pathlib.Path, routes: dict[str, dict[str, str]]) -> No
 
 
 def write_inference_free(model: SavedModel, folder: pathlib.Path) -> None:
-    """Writes a SparseEncoder whose Router sends queries to a table of weights.
-
-    Raises:
-      InputError: queries are encoded.
-    """
+    """Writes a SparseEncoder whose Router sends queries to a table of weights."""
     spec = model.spec
     if spec.encodes_queries:
         raise InputError(

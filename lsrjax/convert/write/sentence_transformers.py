@@ -30,11 +30,7 @@ _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
 def write_splade(model: SavedModel, folder: pathlib.Path) -> None:
-    """Writes a SparseEncoder: a masked LM and the pooling of its logits.
-
-    Raises:
-      InputError: queries are not encoded.
-    """
+    """Writes a SparseEncoder: a masked LM and the pooling of its logits."""
     if not model.spec.encodes_queries:
         raise InputError(
             f"--to splade encodes queries, but {model.name} has"
@@ -139,8 +135,7 @@ def write_multi_vector(model: SavedModel, folder: pathlib.Path) -> None:
 def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes a ColBERT of PyLate, which keeps all but two modules in one config.
 
-    Raises:
-      InputError: embeddings are not projected or not normalized.
+    Its embeddings are always projected and normalized.
     """
     spec = model.spec
     if not (spec.options.normalize and spec.options.embedding_size):
