@@ -45,11 +45,11 @@ _LEAST_IDF = 0.1
 
 
 def idf_flops(view: Vector | Bag, idf: jax.Array) -> jax.Array:
-    """FLOPS of the weights divided by the terms' inverse document frequency, [V].
+    """FLOPS of the weights divided by the terms' inverse document frequency.
 
     Penalizes frequent terms, which distinguish documents least and have the longest
     posting lists, more than rare ones (IDF-aware FLOPS, Geng et al. 2024, arXiv
-    2411.04403v1, for retrievers without a query encoder).
+    2411.04403v1, for retrievers without a query encoder). `idf` is [V].
     """
     means = view.column_means()
     # Vectors may be padded with zeros.
