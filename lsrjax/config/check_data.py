@@ -1,14 +1,12 @@
 """Which values of `data` and `data.sets` make no sense, and why."""
 
 from lsrjax.config import data_fields
-from lsrjax.config.schema import DataSet
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.debian_texts.embedded import SPLITS
 from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.rows_to_examples import FIELDS
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.options import checked
 
 # How the documents of a query are chosen, and the languages they are shown in.
 CHOICE = (
@@ -44,7 +42,6 @@ def check_set(own, where: str) -> None:
     Raises:
       InputError: names the field and what to do.
     """
-    checked(DataSet, own, where)
     check_split(own, where)
     for field, kinds in (("files", ("files",)), ("dataset", ("datasets", "tfds"))):
         if own.source in kinds and not own[field]:

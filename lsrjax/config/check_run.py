@@ -10,12 +10,13 @@ from lsrjax.config.fields import blank, get_default, language_weights, stages
 from lsrjax.config.moved import place
 from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
-from lsrjax.config.schema import DataSet
+from lsrjax.config.schema import DataSet, Run
 from lsrjax.config.unused_options import check_no_effect, leaves
 from lsrjax.data.batching.mixing import sources_of
 from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
+from lsrjax.options import checked
 
 
 def validate(config: ConfigDict) -> None:
@@ -34,13 +35,16 @@ def validate(config: ConfigDict) -> None:
     for position, (name, stage) in enumerate(stages(config).items()):
         where = f"config.stages.{name}" if len(config.stages) else "config"
         _check_fields(stage, default, where)
+        checked(Run, stage, where)
         if len(config.stages) and len(stage.stages):
             raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
         if len(config.stages):
             because = "a run is evaluated as a whole; set config.evaluate"
             check_no_effect(stage, default, where, ["evaluate"], because)
         for set_name, own in stage.data.sets.items():
-            _check_fields(own, blank(DataSet), f"{where}.data.sets.{set_name}")
+            at = f"{where}.data.sets.{set_name}"
+            _check_fields(own, blank(DataSet), at)
+            checked(DataSet, own, at)
         embedded = "debian" in (*sources_of(stage.data), stage.dev.source)
         for field in ("query_languages", "document_languages"):
             weights = language_weights(stage.data[field], f"{where}.data.{field}")

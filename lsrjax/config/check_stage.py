@@ -38,7 +38,6 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     Raises:
       InputError: names the field and what to do.
     """
-    checked(Run, c, where)
     _check_entries(c, where)
     for one in objective.of(c.loss, f"{where}.loss").losses:
         one.options.check_stage(c, f"{where}.loss.{one.name}")

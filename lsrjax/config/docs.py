@@ -9,6 +9,7 @@ import math
 import sys
 import typing
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from lsrjax import options
 from lsrjax.config.schema import Run
@@ -16,7 +17,7 @@ from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.models.heads import HEADS
 
-_TABLES = {
+_TABLES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "Heads": ("model.head", HEADS),
     "Losses": ("loss", LOSSES),
     "Regularizers": ("regularizer", REGULARIZERS),

@@ -158,7 +158,7 @@ def _examples(task, groups, model, languages) -> list[dict]:
         return []
     task = _only(task, list(languages))
     bm25_hits, _ = BM25(task.corpus).search(task.queries, 10)
-    queries, documents = model.head.queries(task.queries), model.documents(task.corpus)
+    queries, documents = model.queries(task.queries), model.documents(task.corpus)
     hits, _ = search(joined(queries), joined(documents), _SHOWN_DOCUMENTS)
     examples = []
     for language in languages:

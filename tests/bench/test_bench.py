@@ -266,8 +266,8 @@ def test_the_milco_preset_is_two_rows(capsys, monkeypatch):
     rows = rows_of(capsys.readouterr().out)
     assert [row[0] for row in rows] == 2 * (2 * ["stage 1"] + 2 * ["stage 2"])
     first, second = stages.values()
-    assert first.sizes.pairs and first.teacher and not first.student.lexecho
-    assert second.student.lexecho and not second.teacher
+    assert first.sizes.pairs and first.teacher and not first.student.options.lexecho
+    assert second.student.options.lexecho and not second.teacher
     # Flags override the preset, which keeps the rest.
     assert (first.sizes.batch, second.sizes.batch, second.sizes.group) == (2, 2, 8)
     assert second.sizes.encode_chunk == 32
@@ -314,7 +314,7 @@ def test_step_presets_are_the_published_models():
     first, second = workload.PRESETS["milco"].values()
     assert (first.task, second.task) == ("alignment", "kl")
     assert (8 * first.batch, 8 * second.batch, second.group) == (8192, 1024, 8)
-    assert workload.student_of(second).lexecho
+    assert workload.student_of(second).options.lexecho
     for sizes in (splade, xlmr, first, second):
         sizes.check()
         layers, dim = (24, 1024) if sizes.milco else (12, 768)

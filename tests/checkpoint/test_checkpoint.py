@@ -202,11 +202,12 @@ def test_model_files_of_another_architecture_are_refused(tmp_path):
     found = json.loads((tmp_path / names_on_disk.MODEL_FILE).read_text())
     assert RetrieverSpec.from_dict(found) == SPEC
     encoder = dataclasses.replace(SPEC.encoder, num_heads=4)
-    other = dataclasses.replace(SPEC, encoder=encoder, pool_mask="multiply")
+    other = SPEC.replaced(encoder=encoder, pool_mask="multiply")
     with pytest.raises(InputError) as error:
         saved_model.write_model_files(tmp_path, other, GOLDEN / "bert", None)
     assert "  encoder.num_heads: folder 2, config 4" in str(error.value)
-    assert "  pool_mask: folder 'exclude', config 'multiply'" in str(error.value)
+    said = "  options.pool_mask: folder 'exclude', config 'multiply'"
+    assert said in str(error.value)
     assert json.loads((tmp_path / names_on_disk.MODEL_FILE).read_text()) == found
 
 

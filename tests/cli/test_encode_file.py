@@ -107,7 +107,12 @@ def test_lines_name_the_terms_of_both_views(tmp_path, folder, expected):
 @pytest.mark.parametrize("head", ["dense", "colbert"])
 def test_embeddings_are_encoded(tmp_path, folder, head):
     before = saved_model.load_model(folder)
-    spec = RetrieverSpec.of(head, before.spec.encoder, embedding_size=5, pooling="mean")
+    spec = RetrieverSpec.of(
+        head,
+        before.spec.encoder,
+        embedding_size=5,
+        **({"pooling": "mean"} if head == "dense" else {}),
+    )
     params = retriever.init_params(spec, 4)
     model = dataclasses.replace(before, spec=spec, params=params, pivot_tokenizer=None)
     stage = tmp_path / "stage"

@@ -63,7 +63,7 @@ def test_fields_are_set_as_their_types_say():
         ("seed", "x", "--config.seed is 'x'; it must be a whole number"),
         ("seed", "1.5", "a whole number"),
         ("optim.lr", "", "must be a number"),
-        ("model.head.tied", "maybe", "True or False"),
+        ("log.health", "maybe", "True or False"),
         ("optim", "3", "is a group of fields"),
         ("optim.rl", "3", "the nearest is --config.optim.lr"),
         ("seed.x", "3", "is not a field"),

@@ -62,3 +62,13 @@ def test_what_an_entry_takes_but_has_moved_is_refused_at_the_start():
     config.regularizer.warmup_steps = 10
     with pytest.raises(InputError, match="regularizer.warmup_steps has moved: "):
         validate(config)
+
+
+@pytest.mark.parametrize("field", ["files", "query_languages", "corpus"])
+def test_a_list_where_text_belongs_is_refused(field):
+    config = get_default()
+    config.data[field] = ["x"]
+    with pytest.raises(
+        InputError, match=rf"config.data.{field} is \['x'\]; it must be"
+    ):
+        validate(config)

@@ -121,9 +121,12 @@ def test_dense_rows_are_compressed_as_scipy_compresses_them():
 def test_screened_terms_are_those_that_a_loss_sees(spec, monkeypatch, head, pool_mask):
     monkeypatch.setattr(positive_pool, "has_bfloat16_unit", lambda: True)
     monkeypatch.setattr(positive_pool, "_FEW_TOKENS", 0)
-    spec = dataclasses.replace(
-        spec, head=head, pool_mask=pool_mask, lexecho=head == "milco"
-    )
+    if head == "splade":
+        spec = retriever.RetrieverSpec.of(
+            head, spec.encoder, pool_mask=pool_mask, tied=False
+        )
+    else:
+        spec = spec.replaced(pool_mask=pool_mask, lexecho=True)
     params = retriever.init_params(spec, 1)
     tokenizer = TextTokenizer(GOLDEN / "xlmr")
     text = pad(tokenizer.ids(TEXTS, 16), tokenizer.pad_id, 16, (16,))
