@@ -1,22 +1,21 @@
-"""What a config is made of: groups of fields, and entries of tables."""
+"""The nodes of a config: groups of fields, and entries of tables."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-# Fields of these types may be given as any of them; what they hold is checked later.
+# Fields of these types accept any of them; the run's checks look at their content.
 _LOOSE = str | list | tuple | dict
 
 
 class Entry(ConfigDict):
-    """An entry of a table: its name, and those of its options that are set.
+    """An entry of a table: its name, and the options that are set.
 
-    Every option can be set; whether the entry has it is checked when the run starts.
+    Any option can be set; the run's checks refuse those that the entry lacks.
     """
 
     def __init__(self, name: str = "", **options: Any):
-        """An entry of this name; see `entry`."""
         super().__init__(
             {"name": name, **options},
             type_safe=False,
@@ -25,15 +24,14 @@ class Entry(ConfigDict):
         )
 
     def lock(self) -> "Entry":
-        """Leaves it open to options."""
+        """Keeps it open to options."""
         return self
 
 
 class Group(ConfigDict):
-    """Fields by name; once locked, only those that it has."""
+    """Fields by name; once locked, no others can be set."""
 
     def __init__(self, values: Mapping[str, Any] | None = None):
-        """A group of these fields, open to more until it is locked."""
         super().__init__(values, convert_dict=False, sort_keys=False)
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -53,8 +51,6 @@ class Group(ConfigDict):
 def entry(name: str, **options: Any) -> Entry:
     """An entry of a table with options, as in `entry("milco", lexecho=True)`.
 
-    Args:
-      name: in the table, or the dotted name of one of your own.
-      **options: those that differ from the entry's defaults.
+    `name` is in the table, or the dotted name of your own entry.
     """
     return Entry(name, **options)
