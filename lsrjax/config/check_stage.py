@@ -78,7 +78,7 @@ def _check_schedule(c, where) -> None:
 
 
 def check_warmup(c: ConfigDict, steps: int, where: str) -> None:
-    """Refuses a warm-up that is longer than the stage; 0 `steps`: not known yet."""
+    """Refuses a warm-up longer than the stage; `steps` is 0 if not known yet."""
     warmup = c.optim.warmup_steps
     if 0 < steps < warmup:
         raise InputError(

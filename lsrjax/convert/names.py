@@ -57,7 +57,7 @@ def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
 def to_hf_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape in the other program of the parameter at `path` with our `shape`."""
     if path.startswith("head/echo/"):
-        # One output: here a vector (or a scalar), there a matrix with one row.
+        # One output: theirs has a first axis of length 1.
         return (1, *shape)
     # Kernels are [in, out] here, [out, in] in PyTorch.
     return shape[::-1] if path.endswith("/kernel") else shape

@@ -243,7 +243,7 @@ class SpladeHead(Head):
 
     @staticmethod
     def learns_queries(options) -> bool:
-        """Whether words have other weights than 1."""
+        """Whether training affects queries, that is, unless each word weighs 1."""
         return options.queries != "words"
 
     @staticmethod

@@ -23,7 +23,7 @@ class CompiledSteps:
         return _shapes(batch) in self._compiled
 
     def compile(self, state: dict, teacher_params: dict | None, batch: dict) -> None:
-        """Compiles the step for a batch, without using up the state."""
+        """Compiles the step for a batch; does not donate the state."""
         made = compiled(self._step, state, teacher_params, batch)
         self._check(made, state, teacher_params, batch)
         self._compiled[_shapes(batch)] = made

@@ -54,7 +54,7 @@ def training(
 
 
 def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
-    """Operations of several passes: over products with parameters, attention, head."""
+    """Operations of these numbers of passes over products, attention and the head."""
     encoder = spec.encoder
     D = encoder.hidden_size
     inner = getattr(spec.options, "pivot_hidden_size", 0)

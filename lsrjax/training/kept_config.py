@@ -13,7 +13,7 @@ from lsrjax.errors import InputError
 from lsrjax.training import left_out, resume
 
 FILE = "config.json"
-# Fields that change no result, so a resumed run may change them for other devices.
+# Fields that change no result; a resumed run may change them, as for other devices.
 _FREE = re.compile(
     r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.on_full_disk$|"
     r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
@@ -47,7 +47,7 @@ def keep(run_config, workdir: pathlib.Path) -> None:
 
 
 def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str]:
-    """The stages whose config has changed, all of which may still change."""
+    """The stages whose config has changed; refuses those that may not change."""
     begun = {one.name for one in workdir.iterdir() if resume.has_begun(one)}
     if (workdir / results_file.RESULTS_FILE).is_file():
         begun.add(_EVALUATION)

@@ -60,12 +60,12 @@ def train(
         asked = done == total or (every and done % every == 0)
         evaluate = stage.evaluate if asked else None
         saves = evaluate or done == total or done % config.checkpoint.every == 0
-        # The first state is saved too, unless it was kept at the preemption.
+        # The first state is saved already, unless it was kept at a preemption.
         if saves and (done > start or states.owes):
             read()
             paused, dev = time.monotonic(), None
             if evaluate:
-                # An earlier kept state may be out of date.
+                # A state that was resumed may have to be kept again.
                 progress.unsaved = True
                 with progress.at(activity.EVALUATING), progress.at_rest(keep):
                     try:
