@@ -44,13 +44,8 @@ def read_json(
 ) -> Any:
     """The object in one of our own files, or what `parse` makes of it.
 
-    Args:
-      path: of the file.
-      advice: what to do if it is damaged; ends the message.
-      parse: may raise the usual errors for a wrong key, type or value.
-
-    Raises:
-      InputError: it cannot be read, is not a JSON object, or `parse` refuses it.
+    `parse` may raise the usual errors for a wrong key, type or value. Any error becomes
+    an `InputError` that ends with the advice.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -22,9 +22,6 @@ def entry(table: Mapping[str, Any], name: str, field: str) -> Any:
       table: entries by name.
       name: such as "kl" or "my_package.heads.MyHead".
       field: the config's field or the flag, for errors.
-
-    Raises:
-      InputError: neither; lists the known ones.
     """
     if name in table:
         return table[name]
@@ -53,9 +50,6 @@ def known_entry(table: Mapping[str, Any], name: Any, what: str, own: str) -> Any
       name: an entry, or a dotted name that `entry` has imported for the user.
       what: the kind of entry, for errors.
       own: how a user names their own, for errors.
-
-    Raises:
-      InputError: neither; lists the known ones.
     """
     if isinstance(name, str):
         if name in table:

@@ -2,7 +2,7 @@
 
 lsrjax doctor --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
 
-takes the arguments of `lsrjax train`, is started in the same way, on all hosts, and
+Takes the arguments of `lsrjax train`, is started in the same way on all hosts, and
 prints a line for each finding: ok, warning or error, and what to do. It trains nothing,
 downloads no weights, and exits with 1 if there is an error.
 """
@@ -146,13 +146,7 @@ class Patience:
 def look(
     run_config, marker: doctor_checks.Marker | None, patient: Patience, seconds: float
 ) -> list[Finding]:
-    """The findings of one process, after all have met.
-
-    Args:
-      run_config: or None.
-      marker: in the run's work directory, or None.
-      seconds: limit for each check.
-    """
+    """The findings of one process after all have met; `seconds` limits each check."""
     findings = patient.findings("devices", doctor_checks.devices, seconds)
     findings += patient.findings("interconnect", doctor_checks.interconnect, seconds)
     if marker is not None:
@@ -201,13 +195,10 @@ def _gathered(findings: list[Finding], seconds: float) -> list[list[Finding]]:
 
 
 def grouped(said: list[list[Finding]]) -> list[tuple[Finding, list[int]]]:
-    """The findings of all processes in order, without duplicates.
+    """Each finding of all processes in order, with the processes that have it.
 
-    Args:
-      said: findings of each process; empty if it did not answer.
-
-    Returns:
-      Each finding with the processes that have it; none if it concerns the run.
+    `said` has the findings of each process, empty if it did not answer. No processes
+    are listed for a finding that concerns the run.
     """
     found: dict[Finding, list[int]] = {}
     for number, own in enumerate(said):

@@ -39,13 +39,7 @@ _HUB_SECONDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the report.
-
-    Attributes:
-      level: `OK`, `WARNING` or `ERROR`.
-      topic: of the check, in a word.
-      text: what was found and, unless it is OK, what to do.
-    """
+    """A line of the report: `OK`, `WARNING` or `ERROR`, a topic, and what to do."""
 
     level: str
     topic: str
@@ -70,9 +64,7 @@ def versions() -> Finding:
 def proxies(host: str, processes: int, environ: Mapping[str, str]) -> Finding:
     """Proxy variables, which JAX's connections (gRPC) obey even within a cluster.
 
-    Args:
-      host: of process 0; empty if unknown.
-      processes: number of processes in the run.
+    `host` is that of process 0, empty if unknown.
     """
     names = ("grpc_proxy", "https_proxy", "http_proxy")
     found = [name for name in names if environ.get(name)]

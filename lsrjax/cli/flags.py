@@ -24,12 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """The flags of a run.
-
-    Args:
-      program: the subcommand, such as "train".
-      description: for --help.
-    """
+    """The flags of a run, for the subcommand `program`."""
     made = _Parser(
         prog=f"lsrjax {program}",
         description=description,
@@ -92,12 +87,7 @@ class Given:
 
 
 def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
-    """Parses a command line; errors are returned, not raised.
-
-    Args:
-      known: the program's flags, from `parser`.
-      argv: the arguments, without the program.
-    """
+    """Parses a command line with a `parser`; errors are returned, not raised."""
     values, rest = _take_fields(known, argv)
     try:
         flags, left = known.parse_known_args(rest)

@@ -28,13 +28,7 @@ from lsrjax.retrieval.metrics import required_depth
 
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
-    """Checks the values of a stage's fields, alone and together.
-
-    Args:
-      c: the stage's config; its fields are those of `default`.
-      default: every field at its default.
-      where: the config's name, for errors.
-    """
+    """Checks the values of a stage's fields, alone and together."""
     _check_entries(c, where)
     for one in objective.of(c.loss, f"{where}.loss").losses:
         one.options.check_stage(c, f"{where}.loss.{one.name}")

@@ -101,13 +101,7 @@ _INSTEAD_OF = {name: what for what, names in _INSTEAD.items() for name in names.
 
 
 def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
-    """The message for an unknown field, with the intended or the nearest one.
-
-    Args:
-      field: a dotted name.
-      known: names of fields.
-      where: the prefix of the names, for the message.
-    """
+    """The message for an unknown field, with the intended or the nearest one."""
     if moved := place(field):
         return f"{where}.{field} has moved: {moved}"
     known, last = list(known), field.rpartition(".")[2].lower().replace("-", "_")

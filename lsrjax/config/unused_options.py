@@ -275,12 +275,7 @@ def check_no_effect(
 ) -> None:
     """Refuses values other than the default for fields that have no effect.
 
-    Args:
-      c: a config.
-      default: every field at its default.
-      where: the config's name, for errors.
-      fields: names of fields, or of groups of them.
-      because: why they have no effect.
+    `fields` are names of fields or of groups, `because` says why.
     """
     values, defaults = dict(_with_options(c)), dict(_with_options(default))
     for field in values:

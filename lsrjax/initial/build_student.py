@@ -77,7 +77,6 @@ def _with_towers(made: Student) -> Student:
 
 
 def _one_tower(model: SavedModel, field: str) -> SavedModel:
-    """The model; refuses separate towers."""
     if model.spec.towers == "separate":
         raise InputError(
             f"config.{field}: {model.name} has separate towers for queries and"
@@ -190,7 +189,6 @@ def _on_an_encoder(config, opened) -> Student:
 
 
 def _with_encoder(values: dict, model: SavedModel) -> dict:
-    """The parameters with the encoder of a model."""
     return _overlaid(values, {"encoder": model.params["encoder"]}, model.name)
 
 
@@ -296,7 +294,6 @@ def _from_stage(config, model: SavedModel) -> Student:
 
 
 def _untied(pivot: SavedModel) -> dict:
-    """The English head with its own decoder."""
     mlm = dict(pivot.params["head"]["mlm"])
     mlm.setdefault(
         "decoder", pivot.params["encoder"]["embeddings"]["word"]["embedding"]

@@ -21,11 +21,7 @@ _IDF_TEXTS = 4096  # sampled to fit LexEcho
 def from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> dict:
     """Parameters of a MILCO that starts from the English model, by `init.from_pivot`.
 
-    Args:
-      values: the parameters so far.
-      folder: of the student's tokenizer.
-      pivot: the English model, a `SavedModel`.
-      source: training examples, for translations.
+    `values` are the parameters so far; `source` provides translations.
 
     Raises:
       InputError: the models' sizes differ, or their vocabularies share nothing.
@@ -61,10 +57,7 @@ def from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> di
 def with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
     """Parameters of a MILCO with its LexEcho initialized by `init.echo`.
 
-    Args:
-      values: the parameters so far.
-      folder: of the student's tokenizer.
-      source: training examples, for term statistics.
+    `values` are the parameters so far; `source` provides term statistics.
     """
     if "source" not in spec.views or config.init.echo != "idf":
         return values

@@ -32,11 +32,9 @@ def _updated(params: dict, path: str, value) -> dict:
 def inverse_document_frequency(
     documents: list[list[int]], vocab_size: int
 ) -> np.ndarray:
-    """ln(1 + (N - n + .5) / (n + .5)) of each term, [V] (BM25, Robertson 1994).
+    """ln(1 + (N - n + .5) / (n + .5)) of each term, [V], for N documents of token ids.
 
-    Args:
-      documents: N lists of token ids.
-      vocab_size: V.
+    The idf of BM25 (Robertson 1994).
     """
     n = np.zeros(vocab_size)
     for ids in documents:
@@ -54,11 +52,7 @@ def lexical(params: dict, idf_V: np.ndarray, seed: int, *, spread: float = 0.1) 
     match adds about idf to a score), and the others far below zero, where relu cuts
     them. A random head collapses to all zeros or to dense vectors instead.
 
-    Args:
-      params: of a tied SPLADE.
-      idf_V: inverse document frequency of each term.
-      seed: of the word embeddings.
-      spread: standard deviation of the word embeddings.
+    `params` are of a tied SPLADE; `spread` is the word embeddings' standard deviation.
     """
     V, D = params["encoder"]["embeddings"]["word"]["embedding"].shape
     words_VD = spread * jax.random.normal(jax.random.key(seed), (V, D))
@@ -94,12 +88,8 @@ def from_pivot(
     of the English embeddings weighted by `words`, scaled to their mean length; tokens
     without weights keep their random direction.
 
-    Args:
-      params: of a MILCO of the English model's width and depth.
-      config: its encoder's.
-      pivot_params: of the English encoder.
-      pivot_config: of the English encoder.
-      words: [V, English V] weights of English tokens for each token.
+    `params` are of a MILCO of the English model's width and depth; `words` has
+    [V, English V] weights of English tokens for each token.
     """
     english = pivot_params["embeddings"]
     embeddings = dict(params["encoder"]["embeddings"])
@@ -149,15 +139,7 @@ def shared_tokens(
     """Matches tokens of a SentencePiece vocabulary with equal WordPiece tokens.
 
     `▁word` equals `word`, `piece` equals `##piece`; case is ignored. Special tokens
-    are matched by their role.
-
-    Args:
-      vocabulary: token to id.
-      pivot_vocabulary: English token to id.
-      shape: of the result.
-
-    Returns:
-      A matrix of 0 and 1.
+    are matched by their role. The result is a matrix of 0 and 1.
     """
     pairs = []
     for token, index in vocabulary.items():
@@ -186,10 +168,7 @@ def with_idf_direction(params: dict, idf_V: np.ndarray, strength: float = 2.0) -
     embeddings vary least, and the least is lost, each is set to its token's
     standardised square root of idf; LayerNorm and residuals carry it to the last layer.
 
-    Args:
-      params: of a retriever.
-      idf_V: inverse document frequency of each token.
-      strength: deviation along the direction, relative to that of other directions.
+    `strength` is the deviation along the direction, relative to other directions.
     """
     words_VD = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])
     mean_D = words_VD.mean(axis=0)

@@ -42,10 +42,7 @@ def steered(
 ) -> dict[str, dict[str, jax.Array]]:
     """The controller's part of the train state after a step; see `steer`.
 
-    Args:
-      options: of the regularizer.
-      state: the train state before the step.
-      active: mean number of active terms in the step, by lambda.
+    `active` is the mean number of active terms in the step, by lambda.
     """
     # While lambdas are warming up, too many terms do not mean that they end too low.
     gain = options.active_gain * _rise(options, state)

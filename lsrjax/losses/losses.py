@@ -84,13 +84,9 @@ def margin_mse(
 ) -> jax.Array:
     """Squared error of score differences, mean over pairs and queries.
 
-    `((s_i - s_j) - (t_i - t_j))^2` (Hofstätter et al. 2020, arXiv 2010.02666).
-
-    Args:
-      scores_BG: the student's, the positive's first; G >= 2.
-      teacher_scores_BG: the teacher's.
-      margins: "positive" compares each negative with the positive, "all" every pair of
-        the group.
+    `((s_i - s_j) - (t_i - t_j))^2` (Hofstätter et al. 2020, arXiv 2010.02666), with the
+    positive's scores first and G >= 2. The margins "positive" compare each negative
+    with the positive, "all" every pair of the group.
     """
     G = scores_BG.shape[1]
     errors_BG = scores_BG - teacher_scores_BG
@@ -138,10 +134,7 @@ def same_text(query_key_B2: jax.Array, document_key_BG2: jax.Array) -> jax.Array
     """Documents that their text excludes as negatives of a query, [B, N] bool.
 
     They equal the query's positive, or belong to another example of the same query.
-
-    Args:
-      query_key_B2: the identity of each query's text.
-      document_key_BG2: the identities of its documents' texts, the positive's first.
+    Keys are the identities of texts, the positive's first.
     """
     B, G = document_key_BG2.shape[:2]
     documents_N2 = document_key_BG2.reshape(B * G, 2)
@@ -159,11 +152,8 @@ def likely_relevant(teacher_scores_BG: jax.Array, margin: float) -> jax.Array:
     """Hard negatives that the teacher scores about as high as the positive, [B, N].
 
     Those above the positive's score minus the margin, each for its own query only
-    (as the positive-aware mining of NV-Retriever, Moreira et al. 2024).
-
-    Args:
-      teacher_scores_BG: the positive's first.
-      margin: in the units of the teacher's scores.
+    (as the positive-aware mining of NV-Retriever, Moreira et al. 2024). The positive's
+    scores are first.
     """
     B, G = teacher_scores_BG.shape
     above_BG = teacher_scores_BG > teacher_scores_BG[:, :1] - margin

@@ -101,12 +101,7 @@ class WarmUp(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """An entry of `SCHEDULES`.
-
-    Attributes:
-      fn: `(step, **options) -> share of the full lambdas`.
-      Options: a dataclass of its options.
-    """
+    """An entry of `SCHEDULES`: `fn(step, **options)`, the share of the full lambdas."""
 
     fn: Callable[..., jax.Array]
     Options: type[Options] = Options
@@ -236,11 +231,7 @@ def penalties(
 ) -> dict[str, jax.Array]:
     """The regularizer's terms of the loss, by name; scalars.
 
-    Args:
-      regularizer: from `REGULARIZERS`.
-      views: by text.
-      lambdas: by field; missing ones are 0.
-      idf: [V] by view, if the regularizer takes it.
+    Missing `lambdas` are 0; `idf` is [V] by view, if the regularizer needs it.
     """
     entry, chosen = regularizer.entry, regularizer.options
     options = {
@@ -266,10 +257,9 @@ def penalties(
 
 
 def active_terms(views: dict[str, Views]) -> dict[tuple[str, str], jax.Array]:
-    """Mean number of active terms of a text.
+    """Mean number of active terms of a text, as scalars by (lambda, view).
 
-    Returns:
-      Scalars by the lambda's field and the view: `("source_query", "query_source")`.
+    For example, by `("source_query", "query_source")`.
     """
     return {
         (_field(text, name), f"{text}_{name}"): view.active_terms().mean()

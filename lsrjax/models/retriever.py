@@ -295,12 +295,7 @@ def towers_of(params: dict) -> tuple[dict, dict | None]:
 
 
 def after_step(params: dict, fired: dict[str, jax.Array]) -> dict:
-    """Updates what a step counts instead of learning, in each tower.
-
-    Args:
-      params: after the optimizer's update.
-      fired: from `lsrjax.models.dense_heads.fired`.
-    """
+    """Updates what a step counts instead of learning, in each tower."""
     if not fired:
         return params
     params, query = towers_of(params)

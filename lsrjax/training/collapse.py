@@ -182,12 +182,9 @@ def by_name(
 
 @dataclasses.dataclass
 class Watch:
-    """Counts the steps in which all vectors of a text are empty, or hardly sparse.
+    """Counts the steps in a row in which all vectors of a text are empty or dense.
 
-    Attributes:
-      sizes: of the views' vocabularies, by view.
-      empty: steps in a row, by text.
-      dense: steps in a row, by text and view.
+    `sizes` are those of the views' vocabularies.
     """
 
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -47,10 +47,7 @@ def evaluation(
 ) -> Callable[[dict], dict[str, float]] | None:
     """The function from parameters to dev metrics, or None without dev data.
 
-    Args:
-      kind: of the training examples, "pair" or "group".
-      student: the retriever of the parameters.
-      poll: called before each batch is encoded.
+    `poll` is called before each batch is encoded.
     """
     if not config.dev.source:
         return None

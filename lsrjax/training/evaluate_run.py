@@ -42,9 +42,7 @@ def evaluate_run(
     Writes `results.json`, identical in every run; `speed.json`, the documents per
     second that each stage's model encodes; and `examples.json`.
 
-    Args:
-      console: receives what is being evaluated.
-      poll: called before each batch is encoded.
+    `poll` is called before each batch is encoded.
     """
     groups = list(embedded.examples("group", "test"))
     languages = sorted(

@@ -95,9 +95,7 @@ class Made:
     def order(self, source, sizes: Sequence[int], student):
         """The order of the examples in batches.
 
-        Args:
-          sizes: number of examples in each data set.
-          student: its tokenizer clusters the queries, if batches have topics.
+        `sizes` are those of the data sets; the student's tokenizer is for topics.
         """
         config, entries = self.config, self.contents.entries
         if not config.data.topics:

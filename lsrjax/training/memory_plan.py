@@ -32,8 +32,7 @@ from lsrjax.training.planned_models import Models
 class Memory:
     """Bytes on one device while a step runs, as the compiler has laid them out.
 
-    Attributes:
-      step: activations, gradients, vectors, and everything else.
+    `step` are activations, gradients, vectors, and everything else.
     """
 
     params: int

@@ -70,10 +70,6 @@ def _stage_files(folder: pathlib.Path) -> dict[str, str]:
 def check(path: pathlib.Path, found: dict[str, dict]) -> None:
     """Compares a stage's models with those it started with; records them if new.
 
-    Args:
-      path: of the stage's `FILE`.
-      found: from `of_stage`.
-
     Raises:
       InputError: a model has changed; says the field, the name, and what differs.
     """

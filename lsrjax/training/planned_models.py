@@ -28,9 +28,8 @@ class Models:
     def __init__(self, configs_folder: pathlib.Path | None, seen: tuple[str, ...] = ()):
         """Opens nothing yet.
 
-        Args:
-          configs_folder: holds the config of the run and of the runs it builds on.
-          seen: the runs being planned, up to this one.
+        `configs_folder` holds the config of the run and of the runs it builds on;
+        `seen` are the runs being planned, up to this one.
         """
         self.specs: dict[str, RetrieverSpec] = {}
         self.notes: list[str] = []

@@ -22,12 +22,7 @@ _BEGINNING = 100  # characters of a text
 
 @dataclasses.dataclass
 class PostMortem:
-    """Writes files about a stage's bad steps.
-
-    Attributes:
-      teacher_params: of a teacher of views, or None.
-      note: receives what was wrong, and the file's path.
-    """
+    """Writes files about a stage's bad steps, and notes their paths."""
 
     folder: pathlib.Path
     step: train_step.Step

@@ -75,13 +75,7 @@ def _text_field(data, length: str, model) -> TextField:
 
 
 def check_length(data, field: str, limit: int) -> None:
-    """Refuses texts of more tokens than a model takes.
-
-    Args:
-      data: a stage's `data`.
-      field: "query_length" or "document_length".
-      limit: of the model, in tokens.
-    """
+    """Refuses texts of more tokens than a model takes, by a field of `data`."""
     if data[field] > limit:
         raise InputError(
             f"config.data.{field} is {data[field]}, but the model takes at most"

@@ -42,8 +42,7 @@ def open_teacher(
 ) -> saved_model.SavedModel | None:
     """The teacher of a stage's config, placed on the mesh; None without a teacher.
 
-    Raises:
-      InputError: the `student` spec cannot imitate the teacher's views.
+    Its views must be such that the `student` spec can imitate them.
     """
     config = contents.config
     if not config.teacher.model:

@@ -40,12 +40,9 @@ class Tracker:
         total: int,
         summary: Mapping[str, object],
     ) -> None:
-        """Begins a stage.
+        """Begins a stage, and prints the facts of its summary.
 
-        Args:
-          folder: of its `metrics.jsonl`; lines of steps after `first`, left by a killed
-            run, are dropped.
-          summary: facts to print about it.
+        Drops lines of steps after `first`, left by a killed run, from `metrics.jsonl`.
         """
         facts = ", ".join(f"{key} {_shown(value)}" for key, value in summary.items())
         self.note(f"Stage {name}: {facts}")
