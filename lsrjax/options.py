@@ -145,6 +145,16 @@ def carried(options: Any, before: Any) -> Any:
     return dataclasses.replace(options, **decided)
 
 
+def plain(chosen: Chosen) -> dict[str, Any]:
+    """An entry as a config has it, with all of its options that may be set."""
+    values = {
+        name: plain(value) if isinstance(value, Chosen) else value
+        for name in names(type(chosen.options))
+        for value in [getattr(chosen.options, name)]
+    }
+    return {"name": chosen.name, **values}
+
+
 def fresh(kind: type) -> list[str]:
     """The options that only affect random weights."""
     return [f.name for f in dataclasses.fields(kind) if f.metadata["fresh"]]

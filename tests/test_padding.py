@@ -47,7 +47,7 @@ class Case:
     """A model and an objective."""
 
     head: str
-    loss: Mapping[str, dict]
+    loss: Mapping[str, dict] = dataclasses.field(hash=False)
     regularizer: str = "l1"
     lexecho: bool = False
     repeats: str = "sum"

@@ -1,15 +1,19 @@
 """Binds a work directory to the config it was started with."""
 
+import contextlib
+import copy
 import json
 import pathlib
 import re
 from collections.abc import Iterator
 
-from lsrjax import json_files
+from lsrjax import json_files, options
 from lsrjax.checkpoint import results_file
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
+from lsrjax.losses import objective, regularizers
+from lsrjax.models import heads
 from lsrjax.training import left_out, resume
 
 FILE = "config.json"
@@ -61,7 +65,8 @@ def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str
         if not begun:
             return set()
         raise
-    default = json.loads(fields.get_default().to_json())
+    found, values = _with_all_options(found), _with_all_options(values)
+    default = _with_all_options(json.loads(fields.get_default().to_json()))
     default["stages"] = dict.fromkeys((*found["stages"], *values["stages"]), default)
     several = bool(found["stages"]) and bool(values["stages"])
     differences = [
@@ -84,6 +89,21 @@ def _config(values: dict) -> dict:
     if not isinstance(values.get("stages"), dict):
         raise ValueError("it holds no config")
     return values
+
+
+def _with_all_options(values: dict) -> dict:
+    """A config whose entries have every option: a default may be spelled out."""
+    values = copy.deepcopy(values)
+    for stage in (values, *values["stages"].values()):
+        # Entries of an earlier lsrjax may be unknown: they differ.
+        with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):
+            stage["model"]["head"] = options.plain(heads.chosen(stage["model"]["head"]))
+            losses = map(options.plain, objective.of(stage["loss"]).losses)
+            stage["loss"] = {one.pop("name"): one for one in losses}
+            regularizer = regularizers.of(stage["regularizer"])
+            stage["regularizer"] = options.plain(regularizer)
+    # As JSON has them, whose lists are no tuples.
+    return json.loads(json.dumps(values))
 
 
 def _owner(field: str, several: bool) -> str:

@@ -63,11 +63,11 @@ def test_a_stream_that_python_has_not_takes_everything():
 
 _PROGRAM = """
 import os
-from lsrjax.distributed import terminal
-terminal.harden()
+from lsrjax.distributed import safe_output
+safe_output.harden()
 print("·" * 100_000)
 own = os.open("own", os.O_RDWR | os.O_CREAT)
-terminal.say("said")
+safe_output.say("said")
 raise SystemExit(own > 2 and 7)
 """
 

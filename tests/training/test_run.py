@@ -236,6 +236,21 @@ def test_a_stage_that_has_begun_cannot_be_taken_out(data, tmp_path):
         kept_config.keep(stages_of(data, "first"), tmp_path)
 
 
+def test_a_default_of_an_entry_may_be_spelled_out(data, tmp_path):
+    config = align_config(data)
+    kept_config.keep(config, tmp_path)
+    begin(tmp_path / "train")
+    config.model.head.pool_mask = "exclude"
+    config.loss = {"alignment": {"weight": 1.0}}
+    config.regularizer.document = 0.0
+    kept_config.keep(config, tmp_path)
+    config.loss = {"alignment": {"weight": 2.0}}
+    with pytest.raises(
+        InputError, match=r"loss\.alignment\.weight: there 1.0, asked 2"
+    ):
+        kept_config.keep(config, tmp_path)
+
+
 def test_stages_that_have_not_begun_may_be_corrected(data, tmp_path):
     config = stages_of(data, "first", "second")
     kept_config.keep(config, tmp_path)
