@@ -1,8 +1,8 @@
-"""What ends a run with a message instead of a traceback."""
+"""Errors that end a run with a message instead of a traceback."""
 
 
 class InputError(ValueError):
-    """A config, file, checkpoint or model that cannot be used as it is.
+    """A config, file, checkpoint or model that cannot be used.
 
     The message says what was found, where, and what to do; programs print it without
     a traceback and exit with status 2.
@@ -10,4 +10,4 @@ class InputError(ValueError):
 
 
 class TrainingFailed(RuntimeError):
-    """The run cannot go on; earlier checkpoints are as they were."""
+    """The run cannot continue; earlier checkpoints are unchanged."""

@@ -1,4 +1,4 @@
-"""Numbers that are not finite are refused, where they come in and where they go out."""
+"""Refuses numbers that are not finite, on input and on output."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,10 @@ from lsrjax.errors import InputError
 
 
 def floats(values: Any, name: str, where: Any) -> np.ndarray:
-    """A tensor as float32.
-
-    Args:
-      values: the tensor, of any floating-point type.
-      name: its name, for the message.
-      where: the file or model that holds it, for the message.
+    """A tensor as float32; `name` and `where` (file or model) are for the message.
 
     Raises:
-      InputError: one of its numbers is not finite, or not in float32.
+      InputError: a number is not finite, or too large for float32.
     """
     with np.errstate(over="ignore"):
         values = np.asarray(values).astype(np.float32, copy=False)
@@ -34,15 +29,9 @@ def floats(values: Any, name: str, where: Any) -> np.ndarray:
 
 
 def check_tree(tree: Mapping[Any, Any], where: Any, above: str = "") -> None:
-    """Looks at every floating-point leaf of nested parameters.
+    """Checks every leaf of nested parameters with `floats`.
 
-    Args:
-      tree: nested dictionary of arrays.
-      where: what holds them, for the message.
-      above: the path of the tree, for the message.
-
-    Raises:
-      InputError: one of their numbers is not finite.
+    `where` and `above`, the path of the tree, are for the message.
     """
     for key, value in tree.items():
         path = f"{above}{key}"

@@ -1,4 +1,4 @@
-"""JSON files: written whole; those that this package keeps, read back with advice."""
+"""Writes JSON files atomically, and reads this package's own with advice on errors."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from lsrjax.errors import InputError
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes JSON so that a reader never sees half of it."""
+    """Writes JSON; a reader never sees a part of it."""
     write_whole(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a text file so that a reader never sees half of it, a crash included."""
+    """Writes a text file; a reader never sees a part of it, even after a crash."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -24,14 +24,14 @@ def write_whole(path: pathlib.Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
-        # On a full disk the half of it would take what little there is.
+        # On a full disk, the partial file would take the little space left.
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder last."""
+    """Makes a rename in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -42,15 +42,10 @@ def _sync_folder(folder: pathlib.Path) -> None:
 def read_json(
     path: pathlib.Path, advice: str, parse: Callable[[dict], Any] = dict
 ) -> Any:
-    """The object in a file of ours, or what `parse` makes of it.
+    """The object in one of our own files, or what `parse` makes of it.
 
-    Args:
-      path: the file.
-      advice: what to do if it is damaged; ends the message.
-      parse: may raise what a wrong key, type or value raises.
-
-    Raises:
-      InputError: it cannot be read, is no JSON object, or `parse` does not take it.
+    `parse` may raise the usual errors for a wrong key, type or value. Any error becomes
+    an `InputError` that ends with the advice.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""Looking up what a config names: an entry of a table, or something of the user's.
+"""Looks up what a config names: an entry of a table, or the user's own object.
 
-A dotted name is code that runs when it is imported. Only the user's own config and
-flags may bring one (`entry`); files that come with a model name entries of a table, or
-what the user has named already (`known_entry`).
+A dotted name runs code when it is imported. Only the user's own config and flags may
+introduce one (`entry`); files of a model may name entries of a table, or a dotted name
+that the user has given already (`known_entry`).
 """
 
 import importlib
@@ -11,20 +11,17 @@ from typing import Any
 
 from lsrjax.errors import InputError
 
-# What the user's dotted names have imported, by name.
+# The imported objects of the user's dotted names.
 _IMPORTED: dict[str, Any] = {}
 
 
 def entry(table: Mapping[str, Any], name: str, field: str) -> Any:
-    """The entry of a name, or what a dotted name of the user's imports.
+    """The entry of a name, or the object of a dotted name, which is imported.
 
     Args:
       table: entries by name.
-      name: one of them, or such as "my_package.heads.MyHead".
-      field: of the config, or flag, that the user gave it in; for errors.
-
-    Raises:
-      InputError: neither; lists the known ones.
+      name: such as "kl" or "my_package.heads.MyHead".
+      field: the config's field or the flag, for errors.
     """
     if name in table:
         return table[name]
@@ -50,12 +47,9 @@ def known_entry(table: Mapping[str, Any], name: Any, what: str, own: str) -> Any
 
     Args:
       table: entries by name.
-      name: one of them, or a dotted one that `entry` has imported for the user.
-      what: it is a name of, for errors.
-      own: how the user names one of their own, for errors.
-
-    Raises:
-      InputError: neither; lists the known ones.
+      name: an entry, or a dotted name that `entry` has imported for the user.
+      what: the kind of entry, for errors.
+      own: how a user names their own, for errors.
     """
     if isinstance(name, str):
         if name in table:

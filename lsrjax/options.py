@@ -1,4 +1,4 @@
-"""Options that the entries of a table declare, and how a config's values become them.
+"""Options that the entries of a table declare, and their values from a config.
 
 An entry declares its options in a frozen dataclass, in its attribute `Options`:
 
@@ -7,7 +7,7 @@ An entry declares its options in a frozen dataclass, in its attribute `Options`:
         temperature: float = option(1.0, "of both softmaxes", above=0)
 
 A config holds an entry as its name, or as a mapping with the entry's name under "name"
-and the options that are set. Ranges, choices and documentation stand with the default.
+and the options that are set. Ranges, choices and documentation are next to the default.
 """
 
 import copy
@@ -45,18 +45,18 @@ def option(
     """A field of a dataclass of options.
 
     Args:
-      default: what it is unless a config sets it; one outside the range has to be set.
-      doc: a line for people.
-      choices: all values that it may have.
-      above: it is larger than this.
-      low: it is at least this.
-      below: it is smaller than this.
-      high: it is at most this.
-      infinite: it need not be finite.
-      problem: says what is wrong with a value, "give a number ...".
-      table: it is an entry of this table.
-      fact: it comes from a model or a tokenizer, and no config may set it.
-      fresh: a config may set it for random weights; other weights decide it.
+      default: a default outside the range means that a config must set the option.
+      doc: one line of documentation.
+      choices: all allowed values.
+      above: exclusive lower bound.
+      low: inclusive lower bound.
+      below: exclusive upper bound.
+      high: inclusive upper bound.
+      infinite: allow infinity.
+      problem: returns a complaint about a value, such as "give a number ...", or None.
+      table: the value names an entry of this table.
+      fact: comes from a model or a tokenizer; a config may not set it.
+      fresh: a config may set it only for random weights; other weights determine it.
     """
     metadata = {
         "doc": doc,
@@ -77,33 +77,24 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of an entry that has none, and the base of all others."""
+    """The base of all options, and the options of an entry that has none."""
 
     def problem(self) -> str | None:
-        """What is wrong with the options together; it begins with a field's name."""
+        """A complaint about a combination of options; begins with a field's name."""
         return None
 
     def check_stage(self, stage: Any, where: str) -> None:
-        """Refuses a stage's config that the options do not go together with.
+        """Refuses a stage's config that contradicts the options.
 
         Args:
           stage: the whole config of the stage.
-          where: the name of the options there, for errors.
-
-        Raises:
-          InputError: names the fields and what to do.
+          where: the name of the options in it, for errors.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """An entry of a table with its options.
-
-    Attributes:
-      name: in the table, or dotted.
-      entry: what stands there.
-      options: an instance of the entry's `Options`.
-    """
+    """An entry of a table, by its name or dotted name, with its options."""
 
     name: str
     entry: Any
@@ -122,7 +113,7 @@ def resolve(
       inside: the name of its options there; empty: the same.
 
     Raises:
-      InputError: an unknown entry or option, or a value that an option cannot have.
+      InputError: an unknown entry or option, or a bad value.
     """
     values = {"name": node} if isinstance(node, str) else dict(node)
     name = values.pop("name", "")
@@ -145,12 +136,7 @@ def names(kind: type) -> list[str]:
 
 
 def carried(options: Any, before: Any) -> Any:
-    """Options with what weights decide as it is in the options they were trained with.
-
-    Args:
-      options: of a config.
-      before: of the weights, of the same kind.
-    """
+    """A config's options, with those that weights determine taken from `before`."""
     decided = {
         field.name: getattr(before, field.name)
         for field in dataclasses.fields(options)
@@ -170,17 +156,14 @@ def plain(chosen: Chosen) -> dict[str, Any]:
 
 
 def fresh(kind: type) -> list[str]:
-    """The options that have an effect with random weights only."""
+    """The options that only affect random weights."""
     return [f.name for f in dataclasses.fields(kind) if f.metadata["fresh"]]
 
 
 def checked(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a dataclass of options; what is not given is at its default.
+    """An instance of a dataclass of options, with defaults for missing values.
 
-    Args:
-      kind: the dataclass.
-      values: by field.
-      where: the name of `values`, for errors.
+    `where` names the values in errors.
 
     Raises:
       InputError: a value of another type, out of range, or not a choice.
@@ -206,7 +189,7 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def default_of(field: dataclasses.Field) -> Any:
-    """What a field is unless it is set; empty for a group of fields."""
+    """A field's default; empty for a group of fields."""
     if field.default is not dataclasses.MISSING:
         return field.default
     if field.default_factory is not dataclasses.MISSING:
@@ -215,23 +198,19 @@ def default_of(field: dataclasses.Field) -> Any:
 
 
 def is_named_groups(hint: Any) -> bool:
-    """Whether a field holds groups of fields by name."""
+    """Whether a field holds named groups of fields."""
     inner = typing.get_args(hint)
     of_groups = typing.get_origin(hint) is dict and dataclasses.is_dataclass(inner[1])
     return bool(of_groups)
 
 
 def no_effect(field: str, value: Any, because: str) -> str:
-    """What to say of an option that does nothing beside the others."""
+    """The message about an option that has no effect."""
     return f"{field} = {value!r} would have no effect: {because}. Remove it."
 
 
 def check_value(field: dataclasses.Field, kind: type, value: Any, where: str) -> Any:
-    """The value of a field of a dataclass, as its type has it.
-
-    Raises:
-      InputError: it is of another type, out of range, or not a choice.
-    """
+    """A dataclass field's value, cast to its type; an `InputError` if it is bad."""
     return _checked(field, typing.get_type_hints(kind)[field.name], value, where)
 
 
@@ -277,7 +256,7 @@ def _check_range(metadata: Mapping, value: float, where: str) -> None:
 
 
 def cast(hint: Any, value: Any) -> Any:
-    """A value as its type has it: whole numbers are numbers, lists are tuples.
+    """A value cast to a type: integers become floats, lists tuples.
 
     Raises:
       TypeError: it is of another type.
@@ -314,7 +293,7 @@ _WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 
 def words(hint: Any) -> str:
-    """A type, for people."""
+    """A type in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(words, inner))

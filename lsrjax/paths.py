@@ -1,4 +1,4 @@
-"""What the paths that a user gives stand for: one way of reading them everywhere."""
+"""Interprets the paths that a user gives, in the same way everywhere."""
 
 import glob
 import os
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 from lsrjax.errors import InputError
 
-# What a folder of data may hold beside the data.
+# Files of data folders that are not data.
 _ASIDE = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
-# pathlib makes `gs:/` of `gs://`.
+# pathlib turns `gs://` into `gs:/`.
 _ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:gs|s3|hf|az|hdfs|https?):/")
 _SPLITS = re.compile(
     r"(?:^|[/._-])(train|test|dev|validation|valid|val)(?:ing)?(?=[/._-])"
@@ -18,14 +18,10 @@ _SPLITS = re.compile(
 
 
 def local(path: str | os.PathLike, field: str) -> str:
-    """A path of this machine: `~` is the home folder, `file://` is left out.
-
-    Args:
-      path: as the user wrote it.
-      field: where, for errors.
+    """A path on this machine; expands `~`, and removes `file://`.
 
     Raises:
-      InputError: a path of another place, such as `gs://…`, or of an unknown user.
+      InputError: a remote path, such as `gs://…`, or an unknown user; names the field.
     """
     text = os.fspath(path)
     if match := re.match(r"file:(?://(?:localhost)?)?(?=/)", text):
@@ -49,11 +45,9 @@ def local(path: str | os.PathLike, field: str) -> str:
 
 
 def split(text: str, named: Callable[[str], str] = lambda part: part) -> list[str]:
-    """The parts between commas, which the name of an existing file may have too.
+    """Splits at commas, except for those in the name of an existing file.
 
-    Args:
-      text: paths or patterns with commas between.
-      named: the path that a part names, for example without a language before it.
+    `named` returns the path in a part, for example without a language before it.
     """
     pieces, parts = text.split(","), []
     while pieces:
@@ -76,21 +70,21 @@ def split(text: str, named: Callable[[str], str] = lambda part: part) -> list[st
 def files(
     pattern: str, field: str, known: Callable[[str], bool], whole: bool = False
 ) -> list[str]:
-    """The files that a path or a glob pattern names, sorted.
+    """The files of a path or a glob pattern, sorted.
 
-    What exists is taken for itself, whatever characters it has. Of a folder, they are
-    the files of known kinds in it or in its folders (`en/…`, `lang=en/…`), of one split
-    and one data set only. A pattern leaves out the folders that it matches.
+    A path that exists is taken literally. A folder stands for the files of known kinds
+    in it and its subfolders (`en/…`, `lang=en/…`), of one split and one data set only.
+    A pattern skips folders.
 
     Args:
-      pattern: one of them.
+      pattern: the path or pattern.
       field: of the config, for errors.
-      known: whether a path is of a kind of file that can be read.
-      whole: a folder may have several splits and data sets.
+      known: whether a path is of a readable kind of file.
+      whole: accept a folder with several splits and data sets.
 
     Raises:
-      InputError: one that is no file (a pipe, a device, a link to
-        nothing), or a folder of several splits or data sets.
+      InputError: a pipe, a device, a link to nothing, or a folder with several splits
+        or data sets.
     """
     path = local(pattern, field)
     if os.path.isdir(path):
@@ -113,9 +107,9 @@ def files(
 
 
 def _literal_start(pattern: str) -> str:
-    """The pattern with brackets and stars of folders that exist taken for themselves.
+    """Escapes the existing folders at the start of a pattern.
 
-    `[set 1]/*.jsonl` is of the folder `[set 1]`, if there is one.
+    `[set 1]/*.jsonl` is in the folder `[set 1]`, if it exists.
     """
     folders = pattern.split("/")
     for count in range(len(folders) - 1, 0, -1):
@@ -146,7 +140,7 @@ def _check_one_set(folder: str, found: list[str], field: str) -> None:
 
 def _walk(folder: str) -> Iterator[str]:
     for at, folders, names in os.walk(folder):
-        # What starts so is nobody's data: .git, .cache, _SUCCESS.
+        # Not data: .git, .cache, _SUCCESS.
         folders[:] = sorted(f for f in folders if not f.startswith((".", "_")))
         for name in names:
             if not name.startswith((".", "_")) and name not in _ASIDE:

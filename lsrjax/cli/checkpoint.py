@@ -1,4 +1,4 @@
-"""Looks at checkpoints: python -m lsrjax.checkpoint ls|verify|diff DIR.
+"""Inspects checkpoints: python -m lsrjax.checkpoint ls|verify|diff DIR.
 
 ls      steps of a stage or run, their sizes and dev metrics, and whether they are sound
 verify  reads every byte of every step; status 1 and the files if any is damaged
@@ -23,11 +23,7 @@ from lsrjax.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status, 2 for what cannot be looked at.
-
-    Args:
-      arguments: of the command line.
-    """
+    """Runs a subcommand; returns the exit status, 2 for an `InputError`."""
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -84,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stages(folder: pathlib.Path) -> list[pathlib.Path]:
-    # A stage may have lost its model.json.
+    # A damaged stage may lack its model.json.
     if (folder / CHECKPOINTS).is_dir():
         return [folder]
     found = {path.parent for path in folder.glob(f"*/{CHECKPOINTS}") if path.is_dir()}
@@ -99,7 +95,7 @@ def _steps(folder: pathlib.Path) -> list[int]:
 
 
 def _state(folder: pathlib.Path, step: int) -> tuple[str, dict[str, str]]:
-    """A word for a step, and what is damaged."""
+    """A step's condition in a word, and its damaged files."""
     if step not in digests.recorded_steps(folder):
         return "no digests", {}
     found = digests.damage(folder, step)
@@ -107,7 +103,7 @@ def _state(folder: pathlib.Path, step: int) -> tuple[str, dict[str, str]]:
 
 
 def _ls(options) -> int:
-    # Wide enough to be cut nowhere where the output is no terminal.
+    # Avoids cut columns if the output is not a terminal.
     width = None if sys.stdout.isatty() else 200
     table = Table("stage", "step", "bytes", "dev", "state", "", box=None)
     for column in (1, 2):
@@ -170,14 +166,13 @@ def _difference(a: np.ndarray, b: np.ndarray) -> str:
         return f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
     if a.tobytes() == b.tobytes():
         return ""
-    # As wide as any: bfloat16 and unsigned numbers have no difference of their own.
+    # float64 holds all types, also bfloat16 and unsigned, which lack a difference.
     gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
     count = int(np.count_nonzero(gap)) + int(np.count_nonzero(np.isnan(gap)))
     return f"{count:,} of {a.size:,} numbers, by {np.max(gap):.6g} at most"
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, by their names."""
     if not path.name.isdecimal() or not path.is_dir():
         steps = committed_steps(path)
         if not steps:
@@ -190,6 +185,6 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def start() -> None:
-    """The command, as a process of its own."""
+    """Runs the command."""
     safe_output.harden()
     sys.exit(main())

@@ -1,9 +1,9 @@
-"""Trained retrievers to other programs' formats, and theirs to ours.
+"""Converts trained retrievers to other programs' formats, and theirs to ours.
 
     python -m lsrjax.convert --from runs/demo/distill --to milco-hf --out milco-demo
 
 Reads a run's or stage's folder, a Hugging Face folder or a hub id, and writes a folder
-for the program that is named with --to. The folder appears once it is whole.
+for the program named with --to. The folder appears once it is complete.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from lsrjax.models.heads import own_head
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Converts what the command line names."""
+    """Runs the command with these arguments."""
     args = _parser().parse_args(argv)
     try:
         if args.head:
@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def start() -> None:
-    """The command, as a process of its own."""
+    """Runs the command."""
     safe_output.harden()
-    # Asked to leave, it says that the same command does it again.
+    # On a signal, it prints that the same command starts it again.
     preemption.Guard(Progress()).start()
     main()

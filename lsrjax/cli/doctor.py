@@ -1,8 +1,8 @@
-"""Looks for what would make a run fail, before it starts.
+"""Finds what would make a run fail, before it starts.
 
 lsrjax doctor --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
 
-takes the arguments of `lsrjax train`, is started in the same way, on all hosts, and
+Takes the arguments of `lsrjax train`, is started in the same way on all hosts, and
 prints a line for each finding: ok, warning or error, and what to do. It trains nothing,
 downloads no weights, and exits with 1 if there is an error.
 """
@@ -26,7 +26,7 @@ from lsrjax.distributed import processes as hosts
 from lsrjax.distributed import safe_output
 from lsrjax.errors import InputError
 
-# Opening data may mean to index it.
+# Opening data may include building an index.
 _DATA_SECONDS = 600.0
 _COLORS = {OK: "green", WARNING: "yellow", ERROR: "bold red"}
 
@@ -52,7 +52,7 @@ def _main(given: Given, findings: list[Finding]) -> None:
     patient = Patience()
     hopeless = ("proxies", "processes")
     if any(one.topic in hopeless and one.level == ERROR for one in findings):
-        # They would look for each other for minutes.
+        # They would wait for each other for minutes.
         joined = False
     else:
         joined = _joined(given, findings)
@@ -75,7 +75,7 @@ def _main(given: Given, findings: list[Finding]) -> None:
     report = grouped(said)
     if hosts.is_first():
         _print(report)
-    # An orderly end waits for all others, of whom some may not come.
+    # An orderly exit waits for all processes, and some may hang.
     orderly = all(said) and not patient.lost
     orderly = hosts.first_says("doctor/orderly", str(orderly), 2 * seconds) == "True"
     code = int(any(one.level == ERROR for one, _ in report))
@@ -85,14 +85,14 @@ def _main(given: Given, findings: list[Finding]) -> None:
 
 
 def _joined(given: Given, findings: list[Finding]) -> bool:
-    """Joins the processes; adds what is wrong. Whether they can speak to each other."""
+    """Joins the processes and adds findings; returns whether they can communicate."""
     try:
         given.join()
     except InputError as error:
         findings.append(Finding(ERROR, "processes", str(error)))
         if not hosts.met():
             return False
-        # They met, but are not as many, or have not the devices, as was promised.
+        # They met, but their number or their devices differ from what was announced.
     try:
         hosts.check_devices()
     except InputError as error:
@@ -102,11 +102,7 @@ def _joined(given: Given, findings: list[Finding]) -> bool:
 
 
 class Patience:
-    """Runs checks that may never end; what has not ended is left behind.
-
-    Attributes:
-      lost: whether one has not ended.
-    """
+    """Runs checks that may hang; a check that hangs is abandoned, and sets `lost`."""
 
     def __init__(self):
         self.lost = False
@@ -117,20 +113,14 @@ class Patience:
         check: Callable[[], Finding | Iterable[Finding]],
         seconds: float,
     ) -> list[Finding]:
-        """The findings of a check; an error if it fails or takes too long.
-
-        Args:
-          topic: for these errors.
-          check: without arguments.
-          seconds: how long it may take.
-        """
+        """The findings of a check; an error under `topic` if it fails or hangs."""
         found = []
 
         def run():
             try:
                 result = check()
                 found.extend([result] if isinstance(result, Finding) else result)
-            # Whatever it is, the other checks go on.
+            # Whatever it is, the other checks run.
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
                 found.append(Finding(ERROR, topic, f"could not be looked at: {said}"))
@@ -156,14 +146,7 @@ class Patience:
 def look(
     run_config, marker: doctor_checks.Marker | None, patient: Patience, seconds: float
 ) -> list[Finding]:
-    """What one process finds, once they have met.
-
-    Args:
-      run_config: the run's, or None.
-      marker: of the run's work directory, or None.
-      patient: runs the checks.
-      seconds: how long one may take.
-    """
+    """The findings of one process after all have met; `seconds` limits each check."""
     findings = patient.findings("devices", doctor_checks.devices, seconds)
     findings += patient.findings("interconnect", doctor_checks.interconnect, seconds)
     if marker is not None:
@@ -171,7 +154,7 @@ def look(
     if run_config is None:
         return findings
     findings.append(doctor_checks.config_values(run_config))
-    # Once for each host is enough.
+    # Once per host is enough.
     if findings[-1].level == ERROR or os.environ.get("SLURM_LOCALID", "0") != "0":
         return findings
     found = patient.findings("hub", lambda: doctor_checks.hub(run_config), seconds)
@@ -190,7 +173,7 @@ def look(
 def _shared(
     marker: doctor_checks.Marker, patient: Patience, seconds: float
 ) -> list[Finding]:
-    """Whether the work directory can be written, and is the same everywhere."""
+    """Checks that the work directory is writable, and the same for all processes."""
     if not hosts.is_first():
         if hosts.first_says("doctor/written", None, 2 * seconds) != OK:
             return []
@@ -202,9 +185,9 @@ def _shared(
 
 
 def _gathered(findings: list[Finding], seconds: float) -> list[list[Finding]]:
-    """In process 0 the findings of each process; in others, their own alone."""
+    """In process 0, the findings of each process; in others, only their own."""
     text = json.dumps([dataclasses.astuple(one) for one in findings])
-    # The other hosts may still open their data.
+    # The other hosts may still be opening their data.
     said = hosts.gather("doctor/findings", text, seconds + _DATA_SECONDS)
     if not said:
         return [findings]
@@ -212,18 +195,15 @@ def _gathered(findings: list[Finding], seconds: float) -> list[list[Finding]]:
 
 
 def grouped(said: list[list[Finding]]) -> list[tuple[Finding, list[int]]]:
-    """Findings of all processes in order, each once, and who has them.
+    """Each finding of all processes in order, with the processes that have it.
 
-    Args:
-      said: of each process; empty for one that has said nothing.
-
-    Returns:
-      A finding and the processes that have it; none if it is of the run.
+    `said` has the findings of each process, empty if it did not answer. No processes
+    are listed for a finding that concerns the run.
     """
     found: dict[Finding, list[int]] = {}
     for number, own in enumerate(said):
         for one in own:
-            # What is well need only be said by the first.
+            # Successes are reported by the first process only.
             if number == 0 or one.level != OK:
                 found.setdefault(one, []).append(number)
     every = list(range(len(said)))
@@ -264,14 +244,14 @@ def _print(report: list[tuple[Finding, list[int]]], prefix: str = "") -> None:
 
 
 def _leave(code: int) -> None:
-    """Ends at once, whatever is left behind."""
+    """Exits at once, without waiting for threads or other processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def _parse(argv: Sequence[str]) -> tuple[Given, list[Finding]]:
-    """Parses the command line; what is wrong with it are findings."""
+    """Parses the command line; errors in it become findings."""
     parser = flags.parser("doctor", __doc__)
     parser.add_argument(
         "--seconds",
@@ -282,7 +262,7 @@ def _parse(argv: Sequence[str]) -> tuple[Given, list[Finding]]:
     given = flags.parse(parser, argv)
     findings = [Finding(ERROR, "arguments", text) for text in given.unknown]
     findings += [Finding(ERROR, "config", text) for text in given.wrong]
-    if not hasattr(given.flags, "config"):  # the value of a flag is wrong
+    if not hasattr(given.flags, "config"):  # a flag's value is wrong
         given.flags = parser.parse_args([])
     elif given.flags.config is None:
         text = "none is given, so neither its data nor the disk is looked at."
@@ -291,11 +271,11 @@ def _parse(argv: Sequence[str]) -> tuple[Given, list[Finding]]:
 
 
 def start() -> None:
-    """The command, as a process of its own."""
+    """Runs the command."""
     safe_output.harden()
     given, findings = _parse(sys.argv[1:])
     try:
         _main(given, findings)
     except KeyboardInterrupt:
-        # Nothing is lost, and its threads may wait for what does not come.
+        # Nothing is lost, and threads may still be waiting.
         _leave(130)

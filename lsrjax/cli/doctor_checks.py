@@ -1,4 +1,4 @@
-"""What is looked at before a run starts; every check gives findings."""
+"""The doctor's checks; each returns or yields findings."""
 
 import contextlib
 import dataclasses
@@ -39,13 +39,7 @@ _HUB_SECONDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the report.
-
-    Attributes:
-      level: `OK`, `WARNING` or `ERROR`.
-      topic: what was looked at, a word.
-      text: what was found and, unless all is well, what to do.
-    """
+    """A line of the report: `OK`, `WARNING` or `ERROR`, a topic, and what to do."""
 
     level: str
     topic: str
@@ -53,7 +47,7 @@ class Finding:
 
 
 def versions() -> Finding:
-    """Versions of Python and of what the training computes with."""
+    """Versions of Python and of the libraries that training uses."""
     found = [f"python {platform.python_version()}"]
     missing = []
     for name in _PACKAGES:
@@ -70,10 +64,7 @@ def versions() -> Finding:
 def proxies(host: str, processes: int, environ: Mapping[str, str]) -> Finding:
     """Proxy variables, which JAX's connections (gRPC) obey even within a cluster.
 
-    Args:
-      host: of process 0; empty: unknown.
-      processes: of the run.
-      environ: environment variables.
+    `host` is that of process 0, empty if unknown.
     """
     names = ("grpc_proxy", "https_proxy", "http_proxy")
     found = [name for name in names if environ.get(name)]
@@ -94,12 +85,7 @@ def proxies(host: str, processes: int, environ: Mapping[str, str]) -> Finding:
 
 
 def tokens(run_config: Mapping | None, path: pathlib.Path | None) -> list[Finding]:
-    """Passwords in a config, which is kept beside the run and shown in model cards.
-
-    Args:
-      run_config: the run's, or None.
-      path: its file, or None.
-    """
+    """Secrets in a config or its file, since configs are stored and published."""
     places = []
     if run_config is not None:
         places += secrets.in_config(run_config)
@@ -115,7 +101,7 @@ def tokens(run_config: Mapping | None, path: pathlib.Path | None) -> list[Findin
 
 
 def devices() -> Finding:
-    """The devices of this process and of all."""
+    """The devices of this process and of all processes."""
     here = jax.local_devices()
     memory = (here[0].memory_stats() or {}).get("bytes_limit", 0)
     return Finding(
@@ -129,14 +115,14 @@ def devices() -> Finding:
 
 
 def interconnect() -> Finding:
-    """Sums numbers over all devices of all processes, and times it."""
+    """Times a sum over all devices of all processes, and checks its result."""
     every = jax.devices()
     if len(every) == 1:
         return Finding(OK, "interconnect", "one device, nothing to connect")
     width = 2**18 if every[0].platform == "cpu" else 2**24
     mesh = jax.sharding.Mesh(np.array(every), ("all",))
     columns = (np.arange(width) % 7 + 1).astype(np.float32)
-    # Whole numbers below 2^24 are exact in float32.
+    # Integers below 2^24 are exact in float32.
     parts = np.arange(len(every)) % 97 + 1
     rows_DV = jax.make_array_from_callback(
         (len(every), width),
@@ -167,7 +153,7 @@ def interconnect() -> Finding:
 
 
 def config_values(run_config) -> Finding:
-    """The config's values, alone and together."""
+    """Validates the config."""
     try:
         check_run.validate(run_config)
     except InputError as error:
@@ -177,12 +163,12 @@ def config_values(run_config) -> Finding:
 
 
 def data(run_config) -> Iterator[Finding]:
-    """Opens every stage's data and looks at all of it; trains nothing."""
+    """Opens every stage's data and checks its records."""
     for name, stage in config.stages(run_config).items():
         kind = objective.of(stage.loss).kind
         try:
             yield _data_of(name, stage, kind)
-        # The libraries behind the sources raise many unrelated types.
+        # The libraries behind the sources raise many unrelated types of error.
         except Exception as error:
             yield Finding(ERROR, "data", f"stage {name}: {_said(error)}")
 
@@ -208,7 +194,7 @@ def _said(error: Exception) -> str:
 
 
 def disk(run_config, workdir: pathlib.Path) -> Iterator[Finding]:
-    """Free space of the work directory, and what checkpoints take."""
+    """Compares the free space of the work directory with the size of checkpoints."""
     folder = next(p for p in (workdir, *workdir.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(folder).free
     at = f"{memory_plan.size(free)} are free at {folder}"
@@ -217,7 +203,7 @@ def disk(run_config, workdir: pathlib.Path) -> Iterator[Finding]:
         return
     try:
         plans = memory_plan.plan_stages(run_config)
-        # The last ones, the best, and the one that is being written.
+        # The last ones, the best, and the one being written.
         needs = {
             name: one.checkpoint_bytes * (one.config.checkpoint.keep + 2)
             for name, one in plans.items()
@@ -248,7 +234,7 @@ def _bytes(folder: pathlib.Path) -> int:
 
 
 def hub_ids(run_config) -> dict[tuple[str, str], str]:
-    """What a config names of the Hugging Face hub: (kind, id) to the first field."""
+    """The hub ids that a config names: (kind, id) to the first field."""
     found: dict[tuple[str, str], str] = {}
     for name, stage in config.stages(run_config).items():
         for field, value in references.of_stage(stage).items():
@@ -269,7 +255,7 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
 
 
 def hub(run_config) -> Iterator[Finding]:
-    """Whether models and data sets of the hub can be fetched, or are there already."""
+    """Checks that the hub's models and data sets can be fetched or are cached."""
     offline = constants.HF_HUB_OFFLINE
     for (kind, name), field in hub_ids(run_config).items():
         cache = pathlib.Path(constants.HF_HUB_CACHE)
@@ -288,7 +274,7 @@ def hub(run_config) -> Iterator[Finding]:
         try:
             _ask(kind, name)
             yield Finding(OK, "hub", f"{what} may be read")
-        # Which errors the hub's client lets through differs between releases.
+        # Which errors the hub's client raises differs between releases.
         except Exception as error:
             said = " ".join(str(error).split())[:200]
             text = f"{what}: {type(error).__name__}: {said}"
@@ -304,7 +290,7 @@ def hub(run_config) -> Iterator[Finding]:
 
 
 def _ask(kind: str, name: str) -> None:
-    """Asks the hub for one file's size, or for a data set's description."""
+    """Asks the hub for the size of one file, or for a data set's description."""
     if kind == "dataset":
         huggingface_hub.HfApi().dataset_info(name, timeout=_HUB_SECONDS)
         return
@@ -321,11 +307,7 @@ def _ask(kind: str, name: str) -> None:
 
 @dataclasses.dataclass
 class Marker:
-    """A file in the work directory that the other processes look for.
-
-    Attributes:
-      workdir: the run's.
-    """
+    """A file in the work directory that the other processes look for."""
 
     workdir: pathlib.Path
     _made: list[pathlib.Path] = dataclasses.field(default_factory=list)
@@ -335,7 +317,7 @@ class Marker:
         return self.workdir / ".doctor"
 
     def write(self) -> Finding:
-        """Writes it, in process 0."""
+        """Writes the file, in process 0."""
         absolute = self.workdir.absolute()
         self._made = [p for p in (absolute, *absolute.parents) if not p.exists()]
         try:
@@ -351,7 +333,7 @@ class Marker:
         return Finding(OK, "workdir", f"{absolute} can be written")
 
     def look(self, seconds: float) -> Finding:
-        """Looks for it, in another process; network file systems are late."""
+        """Waits for the file, in another process; network file systems lag."""
         deadline = time.monotonic() + seconds
         while not self._path.exists():
             if time.monotonic() > deadline:
@@ -366,8 +348,8 @@ class Marker:
         return Finding(OK, "workdir", "shared")
 
     def remove(self) -> None:
-        """Removes it, and the folders that were made for it."""
-        # What could not be written cannot be removed either.
+        """Removes the file, and the folders that were created for it."""
+        # A folder that is not writable is no new finding.
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
             for folder in self._made:

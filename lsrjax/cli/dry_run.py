@@ -1,4 +1,4 @@
-"""`lsrjax train --dry_run`: what a run's steps take, without data and weights."""
+"""`lsrjax train --dry_run`: what a run's steps need, without data and weights."""
 
 import argparse
 import time
@@ -17,7 +17,7 @@ from lsrjax.training.memory_plan import Memory, StagePlan, size
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --dry_run, and the flags that only it reads."""
+    """Adds --dry_run, and the flags that depend on it."""
     add = parser.add_argument_group("a plan instead of a run").add_argument
     add(
         "--dry_run",
@@ -36,14 +36,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def without_effect(given: argparse.Namespace) -> Iterator[str]:
-    """Names the flags that have no effect, since --dry_run is missing."""
+    """Messages about flags that have no effect because --dry_run is missing."""
     for name in ("devices", "topology", "device_gb"):
         if getattr(given, name) is not None and not given.dry_run:
             yield f"--{name} has no effect without --dry_run."
 
 
 def plan(given: Given) -> None:
-    """Prints what every stage takes; its texts are as long as they may be.
+    """Prints what every stage needs with texts of the greatest length.
 
     Raises:
       InputError: a config that cannot be run, or flags that exclude each other.
@@ -79,7 +79,7 @@ def plan(given: Given) -> None:
 
 
 def _pretend_devices(count: int) -> None:
-    """Makes the program see `count` devices; call it before any is used."""
+    """Makes JAX simulate `count` devices; call it before any device is used."""
     if count < 1:
         raise InputError(f"--devices is {count}; it is a number of devices.")
     jax.config.update("jax_platforms", "cpu")

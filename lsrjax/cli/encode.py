@@ -2,13 +2,13 @@
 
     python -m lsrjax.encode --model runs/demo/distill --texts docs.jsonl --out docs.npz
 
-The model is a run's or a stage's folder, or whatever `lsrjax.convert` reads and
-writes but ONNX. Texts are lines of a .txt file, or .jsonl, .tsv, .csv or .parquet with
-an id and a text. Vectors go to .npz, a scipy CSR matrix with a row a text and a column
-a term (of MILCO, English terms, then the encoder's own), or to .jsonl, a line a text
-with its id and the weights of its terms by name. Embeddings go to the same files, as
-arrays and lists: see docs/formats.md. Memory does not grow with the number of texts. A
-program that was stopped goes on where it was when it is started again.
+The model is a run's or a stage's folder, or anything that `lsrjax.convert` reads or
+writes except ONNX. Texts are lines of a .txt file, or .jsonl, .tsv, .csv or .parquet
+with an id and a text. Vectors go to .npz, a scipy CSR matrix with a row per text and a
+column per term (for MILCO, English terms, then the encoder's own), or to .jsonl, a line
+per text with its id and the weights of its terms by name. Embeddings go to the same
+files, as arrays and lists: see docs/formats.md. Memory does not grow with the number of
+texts. The same command resumes a program that was stopped.
 """
 
 import argparse
@@ -37,13 +37,13 @@ from lsrjax.retrieval import terms
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
 from lsrjax.retrieval.vector_files import EmbeddingsFile, JsonlFile, NpzFile, VectorFile
 
-# Texts are sorted by length among so many batches: little padding, bounded memory.
+# Texts are sorted by length within 64 batches: little padding, bounded memory.
 _WINDOW_BATCHES = 64
 _REPORT_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Encodes what the command line names."""
+    """Runs the command with these arguments."""
     args = _parser().parse_args(argv)
     try:
         processes.check_devices()
@@ -76,12 +76,12 @@ def encode_file(
     """Encodes a file of texts into a file of vectors.
 
     Args:
-      reference: the model; a run's folder stands for its last stage.
-      texts: .txt, or a file of texts as `data.corpus` names.
+      reference: of the model; a run's folder stands for its last stage.
+      texts: .txt, or another file of texts that `data.corpus` accepts.
       out: .npz or .jsonl.
       role: "query" or "document".
-      max_length: tokens a text is cut to; 0: as the model was trained, or else 64 of a
-        query and 256 of a document, or what its tokenizer says, if that is less.
+      max_length: tokens kept of a text; 0: as in training, else 64 of a query and 256
+        of a document, or the tokenizer's limit if lower.
       batch_size: texts encoded at once.
       dtype: of matrix products, "float32" or "bfloat16".
 
@@ -132,7 +132,7 @@ def encode_file(
 
 
 def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -> None:
-    """All rows that the file does not have."""
+    """Encodes all rows that the file lacks."""
     if file.rows:
         print(f"{file.rows:,} texts are encoded already.", flush=True)
     first = file.rows
@@ -150,7 +150,7 @@ def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -
 
 
 def _digest(params: Mapping[str, Any]) -> str:
-    """Tells weights apart: a run that goes on has others under the same name."""
+    """Distinguishes weights: a resumed run has new ones under the same name."""
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(params):
         digest.update(np.ascontiguousarray(leaf).data)
@@ -202,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def start() -> None:
-    """The command, as a process of its own."""
+    """Runs the command."""
     safe_output.harden()
-    # Asked to leave, it says that the same command does the rest.
+    # On a signal, it prints that the same command does the rest.
     preemption.Guard(Progress()).start()
     main()

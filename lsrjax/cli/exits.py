@@ -1,4 +1,4 @@
-"""How a command ends with an error, alone and among the processes of a run."""
+"""Ends a command with an error, alone or as one of a run's processes."""
 
 import os
 import sys
@@ -10,26 +10,24 @@ from rich.text import Text
 
 from lsrjax.distributed import processes
 
-# How long a process that ends with an error waits for others to end with theirs.
+# How long a failing process waits for others to report their errors.
 _TOGETHER_SECONDS = 5.0
 
 
 def stop(message: str) -> NoReturn:
-    """Prints an error and ends this process in good order."""
+    """Prints an error and exits in good order."""
     _say(message)
     sys.exit(2)
 
 
 def leave(message: str, together: bool = False) -> NoReturn:
-    """Prints an error and ends this process at once.
+    """Prints an error and exits at once.
 
-    An orderly end would wait for the other processes, which wait for this one.
+    An orderly exit would wait for the other processes, which wait for this one.
 
     Args:
-      message: the error.
-      together: the other processes may have found the same, and get the time to say so:
-        one that loses the first process, which has the service that they talk to, is
-        ended by JAX.
+      together: the other processes may fail in the same way, and get time to say so;
+        JAX kills a process that loses the first one, which runs its service.
     """
     _say(message)
     sys.stdout.flush()
@@ -43,5 +41,5 @@ def leave(message: str, together: bool = False) -> NoReturn:
 
 def _say(message: str) -> None:
     console = Console(stderr=True)
-    # As text, since a message may hold square brackets, which are markup.
+    # As text, since square brackets in a message would be markup.
     console.print(Text("Error: ", "bold red"), Text(message), sep="", soft_wrap=True)

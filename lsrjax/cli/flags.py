@@ -24,12 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """The flags of a run.
-
-    Args:
-      program: as the user starts it, "train".
-      description: of --help.
-    """
+    """The flags of a run, for the subcommand `program`."""
     made = _Parser(
         prog=f"lsrjax {program}",
         description=description,
@@ -61,15 +56,14 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 @dataclasses.dataclass
 class Given:
-    """What a command line says.
+    """A parsed command line.
 
     Attributes:
-      flags: values of the parser's flags by name.
       config_path: the config's file; None without --config.
-      config: what it gives, with the fields of the command line set; None without, or
-        where there are problems with it.
-      unknown: what to say of flags and arguments that there are not.
-      wrong: what is wrong with the config or the value of a flag.
+      config: with the fields of the command line set; None without --config or if it
+        has errors.
+      unknown: messages about unknown flags and arguments.
+      wrong: messages about errors in the config or a flag's value.
     """
 
     flags: argparse.Namespace
@@ -79,17 +73,13 @@ class Given:
     wrong: list[str] = dataclasses.field(default_factory=list)
 
     def workdir(self) -> pathlib.Path:
-        """The run's folder.
-
-        Raises:
-          InputError: it is not on this machine.
-        """
-        assert self.config_path  # the programs with such a folder need a config
+        """The run's folder; an `InputError` if it is not on this machine."""
+        assert self.config_path  # the commands with a workdir need a config
         named = self.flags.workdir or f"runs/{self.config_path.stem}"
         return pathlib.Path(paths.local(named, "--workdir"))
 
     def join(self) -> None:
-        """Joins the run's processes, as `processes.start` does."""
+        """Joins the run's processes with `processes.start`."""
         one = self.flags
         processes.start(
             one.coordinator, one.num_processes, one.process_id, tpu_pod=one.tpu_pod
@@ -97,12 +87,7 @@ class Given:
 
 
 def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
-    """Parses a command line; nothing is raised, what is wrong is in what it gives.
-
-    Args:
-      known: the program's flags, from `parser`.
-      argv: the arguments, without the program.
-    """
+    """Parses a command line with a `parser`; errors are returned, not raised."""
     values, rest = _take_fields(known, argv)
     try:
         flags, left = known.parse_known_args(rest)
@@ -129,10 +114,10 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
 def _take_fields(
     known: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """The fields of the config that are set, and the other arguments.
+    """The config fields that are set, and the other arguments.
 
-    A flag and the value behind it become one argument: argparse takes no value that
-    looks like a flag, such as -1.
+    Joins a flag and its value into one argument, because argparse rejects values that
+    look like a flag, such as -1.
     """
     takes_value = {
         name

@@ -19,10 +19,10 @@ from lsrjax.training import run
 
 
 def start() -> None:
-    """The command, as a process of its own."""
+    """Runs the command."""
     safe_output.harden()
     given = _parse(sys.argv[1:])
-    # The libraries below narrate every checkpoint at INFO.
+    # The libraries log every checkpoint at INFO.
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     if given.flags.dry_run:
@@ -36,7 +36,7 @@ def start() -> None:
 
 
 def _parse(argv: Sequence[str]) -> Given:
-    """Parses the command line; a mistake in it or in the config ends the program."""
+    """Parses the command line; exits on an error in it or in the config."""
     parser = flags.parser("train", __doc__)
     parser.add_argument(
         "--accept_changed_data",
@@ -84,12 +84,12 @@ def _train(given: Given) -> None:
 
 
 def _join(given: Given) -> None:
-    """Joins the run's processes; where that fails, this one ends."""
+    """Joins the run's processes; exits on failure."""
     try:
         given.join()
         processes.check_devices()
     except InputError as error:
         if processes.met():
             raise
-        # JAX would print the rest of its attempt in tracebacks.
+        # An orderly exit would print the tracebacks of JAX's attempt.
         exits.leave(str(error))

@@ -1,4 +1,4 @@
-"""Every field with its default; the checks of a whole run."""
+"""The fields of a config with their defaults, and the checks of a run's config."""
 
 from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry

@@ -1,4 +1,4 @@
-"""Which values of `data` and `data.sets` make no sense, and why."""
+"""Checks of `data` and `data.sets`: values that make no sense, and why."""
 
 from lsrjax.config import data_fields
 from lsrjax.data.batching.negatives import choice_of
@@ -8,7 +8,7 @@ from lsrjax.data.reading.rows_to_examples import FIELDS
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 
-# How the documents of a query are chosen, and the languages they are shown in.
+# Fields that choose a query's documents, and the languages they are shown in.
 CHOICE = (
     "data.mixing",
     "data.positives",
@@ -33,15 +33,7 @@ def check_split(data, where: str) -> None:
 
 
 def check_set(own, where: str) -> None:
-    """Checks the values of one of `data.sets`.
-
-    Args:
-      own: the set.
-      where: its name, for errors.
-
-    Raises:
-      InputError: names the field and what to do.
-    """
+    """Checks the values of one of `data.sets`; `where` is its name, for errors."""
     check_split(own, where)
     for field, kinds in (("files", ("files",)), ("dataset", ("datasets", "tfds"))):
         if own.source in kinds and not own[field]:
@@ -52,11 +44,7 @@ def check_set(own, where: str) -> None:
 
 
 def check_choice(c, where: str) -> None:
-    """Checks that a query's documents and their languages suit a stage's loss and data.
-
-    Raises:
-      InputError: names the field and what to do.
-    """
+    """Checks that a query's documents and languages suit a stage's loss and data."""
     data = c.data
     loss = objective.of(c.loss)
     scores = "scores" in loss.targets
@@ -108,12 +96,9 @@ def _check_languages_compared(data, loss: objective.Objective, where: str) -> No
 
 
 def check_formats(c, where: str) -> None:
-    """Refuses formats that have not what a stage reads of a query's documents.
+    """Refuses formats that lack what a stage reads of a query's documents.
 
-    What a format told by the columns lacks shows in its first rows.
-
-    Raises:
-      InputError: names the format, what it lacks and what to do.
+    If the columns determine the format, the first rows show what is missing.
     """
     loss = objective.of(c.loss)
     ranks = "document" in loss.texts
@@ -155,17 +140,17 @@ def check_formats(c, where: str) -> None:
 def source_effects(
     data, ranks: bool, loss: str, scored: bool, mined: bool
 ) -> list[tuple[bool, tuple, str]]:
-    """What has an effect in `data` or in one of its sets.
+    """Rules about which fields of `data` or of one of its sets have an effect.
 
     Args:
-      data: one of them.
+      data: the stage's `data`, or one of its sets.
       ranks: the loss reads queries and documents, not pairs.
       loss: its name.
       scored: the teacher's scores are read from the data.
       mined: negatives are mined from its corpus.
 
     Returns:
-      (whether the fields take effect, the fields, why they do not) of each.
+      (whether the fields have an effect, the fields, why they have none) for each rule.
     """
     return [
         (data.source == "files", ("files",), "data.source is not files"),
@@ -204,7 +189,7 @@ def mines(c) -> bool:
 
 
 def set_effects(own, c) -> list[tuple[bool, tuple, str]]:
-    """As `source_effects`, of one of the sets of a stage's config `c`."""
+    """As `source_effects`, for one of the sets of a stage's config `c`."""
     loss = objective.of(c.loss)
     ranks = "document" in loss.texts
     return [

@@ -23,8 +23,8 @@ def validate(config: ConfigDict) -> None:
     """Checks a run's config.
 
     Raises:
-      InputError: an unknown field, value or combination, an option that would have no
-        effect, or a token; names the field and what to do.
+      InputError: an unknown field, value or combination, an option without effect, or a
+        token; names the field and what to do.
     """
     default = get_default()
     _check_fields(config, default, "config")

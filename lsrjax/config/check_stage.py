@@ -1,4 +1,4 @@
-"""Which values and combinations of a stage's config make no sense, and why."""
+"""Checks of a stage's config: values and combinations that make no sense, and why."""
 
 from collections.abc import Sequence
 
@@ -28,16 +28,7 @@ from lsrjax.retrieval.metrics import required_depth
 
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
-    """Checks the values of a stage's fields, alone and together.
-
-    Args:
-      c: the stage's config; its fields are those of `default`.
-      default: every field at its default.
-      where: the config's name, for errors.
-
-    Raises:
-      InputError: names the field and what to do.
-    """
+    """Checks the values of a stage's fields, alone and together."""
     _check_entries(c, where)
     for one in objective.of(c.loss, f"{where}.loss").losses:
         one.options.check_stage(c, f"{where}.loss.{one.name}")
@@ -81,16 +72,7 @@ def _check_schedule(c, where) -> None:
 
 
 def check_warmup(c: ConfigDict, steps: int, where: str) -> None:
-    """Refuses a warm-up that is longer than the stage.
-
-    Args:
-      c: the stage's config.
-      steps: of the stage; 0: not known yet.
-      where: the config's name, for errors.
-
-    Raises:
-      InputError: names the field.
-    """
+    """Refuses a warm-up longer than the stage; `steps` is 0 if not known yet."""
     warmup = c.optim.warmup_steps
     if 0 < steps < warmup:
         raise InputError(
@@ -100,11 +82,7 @@ def check_warmup(c: ConfigDict, steps: int, where: str) -> None:
 
 
 def check_evaluate(c: ConfigDict) -> None:
-    """Checks what a run, whose stages may be several, says of its evaluation.
-
-    Raises:
-      InputError: names the field and what to do.
-    """
+    """Checks the fields of a run's evaluation."""
     checked(Evaluate, c.evaluate, "config.evaluate")
     checked(Run, {"seed": c.seed}, "config")
 
@@ -166,7 +144,7 @@ def _check_needs(c, where) -> None:
 
 
 def _check_group(c, where) -> None:
-    """Whether a query gets the documents and scores that the loss asks for."""
+    """Checks that a query gets the documents and scores that the loss needs."""
     loss = objective.of(c.loss)
     if "scores" in loss.targets and c.data.group_size < 2:
         raise InputError(
@@ -195,7 +173,7 @@ def _check_group(c, where) -> None:
 
 
 def check_references(c: ConfigDict, earlier: Sequence[str], where: str) -> None:
-    """Refuses `stage:NAME` where no stage before this one (`earlier`) has the name."""
+    """Refuses `stage:NAME` unless an earlier stage has that name."""
     for field, value in references.of_stage(c).items():
         reference = str(value)
         if reference.startswith("stage:") and reference[6:] not in earlier:

@@ -1,4 +1,4 @@
-"""Which fields of a stage's config about data make sense together, and why."""
+"""Checks of combinations of fields about data."""
 
 from lsrjax.data.examples import ANY, ENGLISH
 from lsrjax.data.reading.corpus import parse
@@ -7,11 +7,11 @@ from lsrjax.data.reading.rows_to_examples import score_columns
 from lsrjax.data.reading.teacher_ensembles import parse_weights
 from lsrjax.errors import InputError
 
-ROWS = ("files", "datasets", "tfds")  # the sources that are in some format
+ROWS = ("files", "datasets", "tfds")  # sources whose rows have a format
 
 
 def check(data, prepare, where: str) -> None:
-    """Checks the fields of texts by id, and those that make one score of several.
+    """Checks the fields about texts by id, and about scores of several teachers.
 
     Args:
       data: a stage's `data`, or one of its sets.
@@ -61,15 +61,15 @@ def check(data, prepare, where: str) -> None:
 def effects(
     data, *, scored: bool, mined: bool
 ) -> list[tuple[bool, tuple[str, ...], str]]:
-    """Rules of the fields of texts by id, and of scores, in `data` or one of its sets.
+    """Rules about which fields of texts by id, and of scores, have an effect.
 
     Args:
-      data: one of them.
+      data: a stage's `data`, or one of its sets.
       scored: whether the teacher's scores are read from it.
       mined: whether negatives are mined from its corpus.
 
     Returns:
-      (whether the fields take effect, the fields, why they do not).
+      (whether the fields have an effect, the fields, why they have none).
     """
     return [
         (
@@ -109,9 +109,7 @@ def effects(
 def has_languages(data, field: str = "corpus") -> bool:
     """Whether the texts of `data`, or of one of its sets, are in several languages.
 
-    Args:
-      data: one of them.
-      field: "corpus", for documents, or "queries".
+    `field` is "corpus", for documents, or "queries".
     """
     if data.source == "debian":
         return True
@@ -119,16 +117,13 @@ def has_languages(data, field: str = "corpus") -> bool:
 
 
 def check_languages(named, several, field: str, where: str) -> None:
-    """Refuses languages in which there are no texts by id.
+    """Refuses languages without texts by id.
 
     Args:
       named: languages that a field gives weights to.
       several: a stage's `data`, or all of its sets.
-      field: where their texts are, "corpus" or "queries".
+      field: of their texts, "corpus" or "queries".
       where: the field that gives weights, for errors.
-
-    Raises:
-      InputError: names them, and those that there are.
     """
     known = {language for data in several for language, _ in parse(data[field])}
     embedded = any(data.source == "debian" for data in several)
@@ -142,7 +137,7 @@ def check_languages(named, several, field: str, where: str) -> None:
 
 
 def renames(data) -> bool:
-    """Whether the columns of the format of `data` or `dev` may have other names."""
+    """Whether the columns of `data` or `dev` may be renamed in its format."""
     own = data.source in ROWS
     return own and (data.format == "auto" or FORMATS[data.format].renamed)
 

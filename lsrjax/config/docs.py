@@ -1,4 +1,4 @@
-"""docs/config.md, written from the fields and the tables of entries.
+"""Writes docs/config.md from the fields and the tables of entries.
 
 python -m lsrjax.config.docs > docs/config.md
 """
@@ -62,7 +62,7 @@ def _groups(kind: type, prefix: str) -> Iterator[str]:
 
 
 def _entries(table: Mapping) -> Iterator[str]:
-    """The entries with their options; those that all have are listed once."""
+    """The entries with their options; common options are listed once."""
     kinds = {name: options.kind_of(entry) for name, entry in table.items()}
     shared = set.intersection(*(set(options.names(kind)) for kind in kinds.values()))
     if shared:
@@ -76,7 +76,7 @@ def _entries(table: Mapping) -> Iterator[str]:
 
 
 def _first_line(name: str, entry) -> str:
-    """What the entry is; of a loss, what the function of its name is."""
+    """The first line of an entry's docstring, or of the function of the same name."""
     if not isinstance(entry, type):
         module = inspect.getmodule(entry.fn)
         entry = getattr(module, name, entry.fn)

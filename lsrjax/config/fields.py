@@ -1,4 +1,4 @@
-"""A run's config: made with every default, read from a file, set by a flag."""
+"""Creates a run's config, reads it from a file, and sets its fields."""
 
 import ast
 import dataclasses
@@ -19,12 +19,12 @@ from lsrjax.config.other_names import not_a_field
 from lsrjax.config.schema import DataSet, Run
 from lsrjax.errors import InputError
 
-# The stage of a config that has none.
+# The name of the stage in a config without stages.
 ONLY_STAGE = "train"
 
 
 def get_default() -> Group:
-    """One stage's config with every field at its default; unknown fields are errors."""
+    """A config with every field at its default; unknown fields are errors."""
     return blank(Run).lock()
 
 
@@ -47,16 +47,13 @@ def blank(kind: type) -> Group:
 
 
 def data_set(**values: Any) -> Group:
-    """One of `data.sets`, with the defaults of `data` but for these fields.
+    """One of `data.sets`, with the defaults of `data` except for these fields.
 
         c.data.sets = {"papers": data_set(files="papers/*.parquet", weight=2.0)}
 
     Args:
       **values: source, files, dataset, split, fields, columns (those that differ) and
         weight (mixer weights).
-
-    Raises:
-      InputError: a field that there is not.
     """
     made = blank(DataSet)
     for field, value in values.items():
@@ -83,12 +80,12 @@ def fields(config: Mapping, prefix: str = "") -> Iterator[str]:
 
 
 def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> None:
-    """Sets a field, or an option of an entry, to what stands on a command line.
+    """Sets a field, or an option of an entry, from the command line.
 
     Args:
       config: of a run.
       field: such as "optim.lr", "stages.align.optim.lr" or "model.head.lexecho".
-      text: the value as Python writes it; strings without quotes. None: true.
+      text: the value as Python writes it, strings without quotes; None: true.
       flag: such as "--config", for errors.
 
     Raises:
@@ -129,7 +126,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
 
 
 def _inner(hint: Any, field: str) -> Any:
-    """The type of a field of a group, or of one of several groups by name."""
+    """The type of a group's field, or of a named group."""
     if typing.get_origin(hint) is dict:
         return typing.get_args(hint)[1]
     return typing.get_type_hints(hint)[field]
@@ -144,7 +141,7 @@ def _literal(text: str) -> Any:
 
 
 def _value(hint: Any, present: Any, text: str, field: str) -> Any:
-    """A text as a value of a field's type."""
+    """Parses a text as a value of a field's type."""
     if hint is str:
         return text
     found = _literal(text)
@@ -167,15 +164,7 @@ def _value(hint: Any, present: Any, text: str, field: str) -> Any:
 
 
 def language_weights(text: str, field: str) -> dict[str, float]:
-    """Parses `"en:5,*:1"`.
-
-    Args:
-      text: language:weight, separated by commas.
-      field: the config's field, for errors.
-
-    Returns:
-      Language to weight; `*` stands for every language not named.
-    """
+    """Parses `"en:5,*:1"` to weights by language; `*` is every language not named."""
     weights = {}
     for part in text.split(","):
         language, _, weight = part.partition(":")
@@ -200,11 +189,7 @@ def language_weights(text: str, field: str) -> dict[str, float]:
 
 
 def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
-    """Runs a config file.
-
-    Raises:
-      InputError: it is missing, fails, or gives no config.
-    """
+    """Runs a config file; an `InputError` if it is missing, fails or has no config."""
     if not path.is_file():
         raise InputError(f"No config file {path} (from {pathlib.Path.cwd()}).")
     try:

@@ -1,4 +1,4 @@
-"""Fields of configs of earlier releases, and where what they said is said now."""
+"""Fields of configs of earlier releases, and their new places."""
 
 import re
 
@@ -35,16 +35,12 @@ MOVED = {
 
 
 def place(field: str) -> str | None:
-    """Where a field of an earlier release has gone; None for any other.
-
-    Args:
-      field: dotted, with or without its stage.
-    """
+    """The new place of a dotted field of an earlier release; None for any other."""
     return MOVED.get(".".join(field.split(".")[-2:]))
 
 
 def in_line(line: str) -> list[str]:
-    """What to say of the fields that a line of a config sets."""
+    """Messages about moved fields that a line of a config sets."""
     found = re.findall(r"\.((?:model|loss|regularizer)\.\w+)", line)
     return [
         f"config.{name} has moved: {MOVED[name]}" for name in found if name in MOVED

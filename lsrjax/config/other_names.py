@@ -1,12 +1,12 @@
-"""What other trainers call the fields of a config, and the nearest field to a name."""
+"""Other trainers' names of our fields, and the field nearest to a name."""
 
 import difflib
 from collections.abc import Iterable
 
 from lsrjax.config.moved import place
 
-# Names of Hugging Face's TrainingArguments, sentence-transformers, Tevatron,
-# FlagEmbedding, ColBERT, levanter and big_vision, without the groups they are in.
+# Names in Hugging Face's TrainingArguments, sentence-transformers, Tevatron,
+# FlagEmbedding, ColBERT, levanter and big_vision, without their groups.
 _ELSEWHERE = {
     "optim.lr": "learning_rate lr base_lr peak_lr init_lr",
     "optim.schedule": "lr_scheduler_type lr_scheduler lr_schedule scheduler"
@@ -81,7 +81,7 @@ _ELSEWHERE = {
 _FIELD_OF = {
     name: field for field, names in _ELSEWHERE.items() for name in names.split()
 }
-# What is no field of a config at all.
+# Names of things that are not fields here.
 _INSTEAD = {
     "--workdir": "output_dir save_dir work_dir workdir exp_dir logging_dir run_dir"
     " experiment checkpoint_dir",
@@ -101,13 +101,7 @@ _INSTEAD_OF = {name: what for what, names in _INSTEAD.items() for name in names.
 
 
 def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
-    """The message for an unknown field, with the one that was meant or is nearest.
-
-    Args:
-      field: a dotted name.
-      known: names of fields.
-      where: what the names are below, for the message.
-    """
+    """The message for an unknown field, with the intended or the nearest one."""
     if moved := place(field):
         return f"{where}.{field} has moved: {moved}"
     known, last = list(known), field.rpartition(".")[2].lower().replace("-", "_")
@@ -129,7 +123,7 @@ def _nearest(field: str, last: str, known: list[str]) -> str:
     def ends(wanted):
         return [name for name in known if f".{name}".endswith(f".{wanted}")]
 
-    # Of several stages, the one whose name is nearest.
+    # With several stages, the one whose name is nearest.
     meant = ends(_FIELD_OF[last]) if last in _FIELD_OF else []
     return (
         closest(meant)

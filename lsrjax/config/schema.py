@@ -147,7 +147,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What the file calls each field."""
+    """The names of the file's columns."""
 
     english: str = option("english", "of pairs")
     translation: str = option("non_english", "of pairs")
@@ -310,7 +310,7 @@ class Data(Rows):
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """What is made of the data before the first step."""
+    """Negatives and scores that are made before the first step."""
 
     negatives: str = option(
         "given",
@@ -358,7 +358,7 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How the work is cut; no result depends on it."""
+    """How work is divided over devices; it changes no result."""
 
     data: int = option(
         -1, "devices that texts are divided over; -1: the rest", problem=_devices
@@ -373,7 +373,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What is computed again rather than kept; no result depends on it."""
+    """Recomputes instead of storing, to save memory; it changes no result."""
 
     encode_chunk: int = option(
         0,
@@ -394,7 +394,7 @@ class Memory:
 class Dev:
     """Retrieval on held-out examples during training.
 
-    Over the whole corpus where they hold ids (format beir and others), else over their
+    Over the whole corpus if they contain ids (format beir and others), else over their
     own documents.
     """
 
@@ -427,7 +427,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """What is done about numbers that are not finite, and losses that jump."""
+    """The policy for numbers that are not finite, and for losses that jump."""
 
     policy: str = option(
         "stop",
@@ -449,7 +449,7 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class Watchdog:
-    """Ends all processes where one hangs."""
+    """Ends all processes if one hangs."""
 
     seconds: float = option(
         1800.0,
@@ -474,7 +474,7 @@ class Log:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Of a finished run."""
+    """The evaluation of a finished run."""
 
     test: str = option(
         "",

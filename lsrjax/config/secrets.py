@@ -1,4 +1,4 @@
-"""Passwords and tokens, which have no place in a config: it is kept and shown."""
+"""Finds passwords and tokens in configs, which are stored and published."""
 
 import re
 
@@ -16,12 +16,12 @@ _TOKENS = {
 
 
 def kinds_in(text: str) -> list[str]:
-    """What tokens a text holds, as in "of GitHub"."""
+    """The kinds of tokens in a text, as "of GitHub"."""
     return [kind for kind, pattern in _TOKENS.items() if re.search(pattern, text)]
 
 
 def in_config(config: ConfigDict, where: str = "config") -> list[tuple[str, str]]:
-    """The fields of a config that hold a token, each with its kind."""
+    """The fields of a config that contain a token, each with its kind."""
     found = []
     for name, value in config.items():
         field = f"{where}.{name}"
@@ -33,12 +33,7 @@ def in_config(config: ConfigDict, where: str = "config") -> list[tuple[str, str]
 
 
 def message(where: str, kind: str) -> str:
-    """What to do about a token, which is not repeated.
-
-    Args:
-      where: a field or a line of a file.
-      kind: of `kinds_in`.
-    """
+    """The message about a token in a field or a line of a file, without the token."""
     return (
         f"{where} holds a token {kind}. Configs are kept beside the run; remove it"
         " (revoke it if the file was shared) and log in with `hf auth login` or an"

@@ -1,4 +1,4 @@
-"""Which options of a stage's config take effect; one that does not is an error."""
+"""Refuses options of a stage's config that have no effect."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -43,7 +43,7 @@ def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def effects(c: ConfigDict) -> list[tuple[bool, tuple[str, ...], str]]:
-    """(whether the fields take effect, the fields, why they do not) of a stage."""
+    """(whether fields have an effect, the fields, why they have none) for a stage."""
     return [*_of_model(c), *_of_data(c), *_of_objective(c), *_of_evaluation(c)]
 
 
@@ -275,12 +275,7 @@ def check_no_effect(
 ) -> None:
     """Refuses values other than the default for fields that have no effect.
 
-    Args:
-      c: a config.
-      default: every field at its default.
-      where: the config's name, for errors.
-      fields: names of fields, or of groups of them.
-      because: why they have no effect.
+    `fields` are names of fields or of groups, `because` says why.
     """
     values, defaults = dict(_with_options(c)), dict(_with_options(default))
     for field in values:
@@ -302,5 +297,5 @@ def _with_options(c) -> Iterator[tuple[str, object]]:
 
 
 def _unset(value):
-    """What an option is where it is off."""
+    """The value of an option that is off."""
     return type(value)() if isinstance(value, bool | int | float | str) else None

@@ -1,1 +1,1 @@
-"""Models of other programs, read and written; the export targets."""
+"""Reads and writes models of other programs."""

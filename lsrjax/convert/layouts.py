@@ -1,4 +1,4 @@
-"""What other programs call the parameters of an encoder and its heads: the tables.
+"""Tables of other programs' names for the parameters of encoders and heads.
 
 `lsrjax.convert.names` applies them.
 """
@@ -8,12 +8,9 @@ from collections.abc import Mapping
 
 
 def _encoder(layer: str, parts: Mapping[str, str], **tables: str) -> dict[str, str]:
-    """Path below `encoder/` -> name behind the encoder's prefix; {i} is the layer.
+    """Path below `encoder/` -> name after the encoder's prefix; {i} is the layer.
 
-    Args:
-      layer: name of a layer, with {i}.
-      parts: our module of a layer -> theirs.
-      **tables: our embedding table -> theirs.
+    `parts` maps our module of a layer to theirs, `tables` our embedding tables.
     """
     names = {
         f"embeddings/{ours}/embedding": f"embeddings.{theirs}.weight"
@@ -92,14 +89,14 @@ class Layout:
     """Names of one program.
 
     Attributes:
-      prefixes: of the encoder; the first one beside a masked-LM head, the last one
-        where the encoder is alone.
+      prefixes: of the encoder; the first one if there is a masked-LM head, the last one
+        if the encoder is alone.
       heads: path -> name of everything but the encoder.
       required: parts of the tree that every model of this layout has.
       optional: single paths that a model may lack.
-      bias_copy: second name of the masked-LM bias, if it has one. It is the one in
-        use: where the two differ, its values count.
-      encoder: path below `encoder/` -> name behind the prefix.
+      bias_copy: second name of the masked-LM bias, if any. It takes precedence: where
+        the two differ, programs use its values.
+      encoder: path below `encoder/` -> name after the prefix.
     """
 
     prefixes: tuple[str, ...]
@@ -124,7 +121,7 @@ _MILCO = Layout(
     optional=frozenset(),
     bias_copy="mlm_head.predictions.decoder.bias",
 )
-# Of the encoder's family.
+# By the encoder's family.
 MILCO = {"bert": "milco", "xlm-roberta": "milco", "distilbert": "milco-distilbert"}
 
 LAYOUTS = {
@@ -170,8 +167,8 @@ LAYOUTS = {
     "milco-distilbert": dataclasses.replace(_MILCO, encoder=_DISTILBERT),
 }
 
-# Tensors of other programs that no model here uses, and why; but for the layouts that
-# name them.
+# Tensors of other programs that no model here uses, and why; a layout that names one
+# takes precedence.
 DROPPED = {
     r"((bert|roberta|m_model)\.)?pooler\..*": "sentence-pair head of pre-training",
     r"((bert|roberta|distilbert|m_model)\.)?embeddings\.position_ids": (

@@ -1,4 +1,4 @@
-"""The names and shapes of our parameters in other programs, both ways.
+"""Maps our parameters to names and shapes of other programs, and back.
 
 Our side is the nested dictionary of `nnx.to_pure_dict`: `encoder/...` as in
 `lsrjax.models.backbones.bert.Encoder`, and the heads of `lsrjax.models.heads`:
@@ -13,10 +13,10 @@ these layouts:
 - 'milco', 'milco-distilbert': the reference implementation of MILCO, and the same
   over DistilBERT.
 
-A masked LM whose decoder is the word table (a tied one) has no `head/mlm/decoder`.
+A masked LM whose decoder is tied to the word table has no `head/mlm/decoder`.
 
-Our parameters are stacked over an encoder's layers, with queries, keys and values in
-one; others' are not. The paths that are matched with names are those of `by_layer`.
+We stack parameters over an encoder's layers, and queries, keys and values in one
+tensor; other programs do not. Names correspond to the paths of `by_layer`.
 """
 
 import re
@@ -30,17 +30,14 @@ from lsrjax.convert.layouts import DROPPED, LAYOUTS, WORDS, Layout
 from lsrjax.distributed import trees
 
 _DROPPED = re.compile("|".join(DROPPED))
-# The oldest BERT checkpoints carry TensorFlow's names.
+# The oldest BERT checkpoints have TensorFlow's names.
 _TENSORFLOW = {".gamma": ".weight", ".beta": ".bias"}
 
 
 def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
-    """Name in a layout of one parameter, 'encoder/layers/3/up/kernel' for example.
+    """Name of one parameter in a layout, for example 'encoder/layers/3/up/kernel'.
 
-    Args:
-      path: path in our parameter tree, parts separated by '/'.
-      layout: one of LAYOUTS.
-      prefix: the encoder's prefix; None is the one beside a masked-LM head.
+    `prefix` is the encoder's; None is that of an encoder with a masked-LM head.
 
     Raises:
       ValueError: the layout or the path is unknown.
@@ -60,30 +57,21 @@ def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
 def to_hf_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape in the other program of the parameter at `path` with our `shape`."""
     if path.startswith("head/echo/"):
-        # One output: a vector here, a matrix with one row (and scalars with an axis)
-        # there.
+        # One output: theirs has a first axis of length 1.
         return (1, *shape)
     # Kernels are [in, out] here, [out, in] in PyTorch.
     return shape[::-1] if path.endswith("/kernel") else shape
 
 
 def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray]:
-    """Flat state dict of a parameter tree, or of its gradients.
+    """Flat state dict, name -> C-ordered array, of a parameter tree or its gradients.
 
-    An encoder alone gets no prefix in the Hugging Face layouts, an encoder with a
-    masked-LM head gets the one of the model class ('bert.', 'roberta.'). An untied
-    decoder brings its own copy of the bias in these two layouts, as transformers reads
-    that one then.
-
-    Args:
-      params: nested dictionary.
-      layout: one of LAYOUTS.
-
-    Returns:
-      name -> C-ordered array, dtypes unchanged.
+    In the Hugging Face layouts, an encoder alone gets no prefix, and an encoder with a
+    masked-LM head gets that of the model class ('bert.', 'roberta.'). With an untied
+    decoder, these layouts also get the copy of the bias that transformers then reads.
 
     Raises:
-      ValueError: parameters are missing or have no name in the layout; lists them.
+      ValueError: lists parameters that are missing or have no name in the layout.
     """
     flat = trees.named({**params, "encoder": by_layer(params["encoder"])})
     rules = _layout(layout)
@@ -113,19 +101,12 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
 def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
     """Parameter tree of a flat state dict; the inverse of `export_state`.
 
-    Tensors in DROPPED are left out. A decoder with the values of the word table counts
-    as tied to it and is left out too, except in layout 'milco', where the two belong
-    to different vocabularies.
-
-    Args:
-      state: name -> array.
-      layout: one of LAYOUTS.
-
-    Returns:
-      Nested dictionary of numpy arrays, dtypes unchanged.
+    Leaves out the tensors in DROPPED, and a decoder equal to the word table, which
+    counts as tied; in layout 'milco', the two belong to different vocabularies, so the
+    decoder stays.
 
     Raises:
-      ValueError: tensors are missing or unknown; lists them.
+      ValueError: lists tensors that are missing or unknown.
     """
     names = import_names(state, layout)
     for path, name in names.items():
@@ -140,16 +121,15 @@ def import_state(state: Mapping[str, Any], layout: str) -> dict[str, Any]:
 def import_names(
     state: Mapping[str, Any], layout: str, *, missing: str = "", left_over: str = ""
 ) -> dict[str, str]:
-    """Path -> name in the state dict of every parameter that is there.
+    """Path -> name in the state dict, for every parameter in it.
 
     Args:
-      state: name -> whatever has a `shape`; no values are needed.
-      layout: one of LAYOUTS.
+      state: name -> anything with a `shape`.
       missing: regex of whole names that may be missing.
       left_over: regex of whole names that may be left over.
 
     Raises:
-      ValueError: other tensors are missing or unknown; lists them.
+      ValueError: lists other tensors that are missing or unknown.
     """
     rules = _layout(layout)
     used = set(rules.heads.values())
@@ -161,7 +141,7 @@ def import_names(
     decoder = rules.heads.get("head/mlm/decoder")
     both = any(prefix + WORDS in named for prefix in rules.prefixes)
     if _may_be_tied(rules) and decoder in named and not both:
-        # One tensor that was saved under the other of its names.
+        # A tied tensor, saved under its other name.
         named[rules.prefixes[0] + WORDS] = named.pop(decoder)
     prefix = _find_prefix({name: state[own] for name, own in named.items()}, layout)
     layer, _ = next(n for n in rules.encoder.values() if "{i}" in n).split("{i}")
@@ -192,12 +172,7 @@ def import_names(
 
 
 def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
-    """Parameter tree of the other program's tensors by our paths.
-
-    Args:
-      values: path -> array as the other program lays it out.
-      layout: one of LAYOUTS.
-    """
+    """Parameter tree of arrays in the other program's layout, by our paths."""
     ours = {}
     for path, value in values.items():
         value = np.asarray(value)
@@ -218,13 +193,9 @@ _QKV = ("query", "key", "value")
 
 
 def by_layer(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of an encoder, layer by layer, as other programs have them.
+    """Splits an encoder's parameters by layer, as other programs have them.
 
-    Args:
-      encoder: arrays as `lsrjax.models.backbones.bert.Encoder` has them.
-
-    Returns:
-      The same with `layers` keyed by int and `attention/{query,key,value}` in each.
+    `layers` gets int keys, and each layer `attention/{query,key,value}`.
     """
     if "layers" not in encoder:
         return dict(encoder)
@@ -242,7 +213,7 @@ def by_layer(encoder: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stacked(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `by_layer`, of numpy arrays."""
+    """The inverse of `by_layer`, for numpy arrays."""
     if "layers" not in encoder:
         return dict(encoder)
 
@@ -282,7 +253,7 @@ def _num_layers(names: Iterable[str], pattern: str) -> int:
 
 
 def _table(layout: str, prefix: str, num_layers: int) -> dict[str, str]:
-    """Path -> name of every parameter a model of this layout can have."""
+    """Path -> name of every parameter that a model of this layout can have."""
     table = {}
     for path, name in _layout(layout).encoder.items():
         for i in range(num_layers) if "{i}" in path else [0]:
@@ -295,14 +266,14 @@ def _may_be_tied(rules: Layout) -> bool:
 
 
 def _part(path: str) -> str:
-    """'encoder', or 'head/mlm' and its like: what a model has as a whole or lacks."""
+    """'encoder', 'head/mlm', …: a part that a model has as a whole or not at all."""
     return "/".join(path.split("/")[: 2 if path.startswith("head/") else 1])
 
 
 def _missing_paths(
     rules: Layout, table: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[str]:
-    """Paths that a model with the parts seen in `found` must have and lacks."""
+    """Paths that are required by the parts in `found`, but missing."""
     parts = rules.required | {_part(path) for path in found}
     return [
         path

@@ -1,6 +1,6 @@
-"""A model by its name: what a config, a command or a benchmark calls it.
+"""Opens a model by its name in a config, a command or a benchmark.
 
-`open_model` gives a model to train with, `open_portable` one to export or encode with.
+`open_model` opens a model to train with, `open_portable` one to export or encode with.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval import result_tables
 
-# Of models that were not trained here.
+# For models that were not trained here.
 _LENGTHS = {"query_length": 64, "document_length": 256}
 
 
@@ -44,12 +44,12 @@ def open_model(
       reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
         a MILCO (ours or the reference's), a masked LM, an encoder alone (then without
         a head), a model of sentence-transformers or ColBERT, or an export to `lsrjax`.
-        A model of sentence-transformers that does something no head here does is its
-        encoder alone, to start from.
+        Of a model of sentence-transformers that no head here can represent, only the
+        encoder is opened, to start from.
       workdir: of the run, for `stage:`.
-      cross_encoder: one may be named, too; its spec is a `CrossEncoderSpec` then.
-      allowed: relaxations for a Hugging Face model, and whether the numbers of weights
-        are read. Without them, well-known checkpoints need no file.
+      cross_encoder: accept a cross-encoder, whose spec is a `CrossEncoderSpec`.
+      allowed: relaxations for a Hugging Face model, and whether weights are read. If
+        not, well-known checkpoints need no file.
 
     Raises:
       InputError: there is no such model, or it cannot be used.
@@ -72,7 +72,7 @@ def open_model(
 
 
 def open_portable(reference: str, allowed: Allowed = NOTHING) -> SavedModel:
-    """A retriever with what is known of how it was trained, and the lengths of texts.
+    """A retriever with its training record, if known, and the lengths of texts.
 
     Args:
       reference: a run's folder (its last stage), a stage's folder, a Hugging Face
@@ -94,7 +94,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> SavedModel:
     if isinstance(model.spec, CrossEncoderSpec):
         raise _pairs_only(reference)
     if model.spec.head == "splade" and "head" not in model.params:
-        # An encoder alone is a retriever too: an embedding needs no parameters.
+        # An encoder alone is a retriever too: pooling needs no parameters.
         spec = model.spec.with_head("dense")
         model = dataclasses.replace(model, spec=spec)
     return _checked(model, TextTokenizer(model.tokenizer).max_length)
@@ -111,11 +111,8 @@ def _pairs_only(reference: str) -> InputError:
 def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedModel:
     """The model of a Hugging Face folder or hub id.
 
-    Args:
-      reference: as in `open_model`.
-      allowed: as in `open_model`.
-      whole: refuse a model of sentence-transformers that does something no head here
-        does, instead of giving its encoder alone.
+    With `whole`, a model of sentence-transformers that no head here can represent is
+    refused; else only its encoder is opened.
     """
     if (model := milco.read(reference, allowed)) is not None:
         return model
@@ -136,7 +133,7 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
     head = found.params.get("head")
     if refused and head is not None:
         raise refused
-    # Of other models of sentence-transformers, the encoder alone can be started from.
+    # Of other models of sentence-transformers, take only the encoder, to start from.
     spec = RetrieverSpec.of(
         head="splade",
         encoder=found.config,
@@ -146,20 +143,15 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
 
 
 def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | None:
-    """The folder of a run, of a stage, or of an export to `lsrjax` on the hub.
+    """The folder of a run, of a stage, or of an export to `lsrjax` on the hub, or None.
 
-    Args:
-      reference: a folder or hub id. The hub's files are fetched.
-      weights: all of them, and not what the retriever is alone.
-
-    Returns:
-      None if it is of another kind.
+    Fetches a hub id's files; without `weights`, only those that describe the retriever.
     """
     if saved_model.holds_stages(reference):
         return pathlib.Path(reference)
     if hub.is_local(reference):
         return None
-    # Repositories of other programs may have a file of one of these names, too.
+    # Repositories of other programs may contain one of these file names.
     marks = (names_on_disk.MODEL_FILE, names_on_disk.DONE_FILE)
     folder = hub.fetch(reference, marks)
     if not all((folder / mark).is_file() for mark in marks):
@@ -168,15 +160,15 @@ def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | Non
 
 
 def _stage(folder: pathlib.Path, reference: str, *, values: bool = True) -> SavedModel:
-    """The model of what `stages_folder` gave, by the name that its reader knows."""
+    """The model in a folder of `stages_folder`, under the name that the user knows."""
     model = saved_model.load_model(folder, values=values)
-    # Of the hub's files, the folder is one of a cache.
+    # A hub model's folder is in a cache.
     name = model.name if values and hub.is_local(reference) else reference
     return dataclasses.replace(model, name=name)
 
 
 def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
-    """The last stage of a run, or a stage, with the config and results of the run."""
+    """A stage, or the last stage of a run, with the config and results of the run."""
     config = _config(folder)
     if config is not None:  # a run: its last stage
         folder = folder / ([*(config.get("stages") or {})] or ["train"])[-1]
@@ -196,25 +188,20 @@ def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
 
 
 def _config(folder: pathlib.Path) -> dict | None:
-    """The config that a run keeps in its folder; None if it is no run's."""
+    """The config that a run stores in its folder; None for other folders."""
     path = folder / results_file.CONFIG_FILE
     if not path.is_file():
         return None
-    # Not as a model's files are read: a config may have limits that are infinite.
+    # Not read like a model's files, since a config may contain infinite limits.
     values = json_files.read_json(path, "Put back the file that the run wrote.")
     check_types(path, values, {"stages": dict, "data": dict})
     return values
 
 
 def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
-    """The model, whose tokenizers fit, with lengths that it takes.
+    """Checks that a model's tokenizers fit, and sets lengths that it takes.
 
-    Args:
-      model: as it was read.
-      longest: tokens of the longest text, where the tokenizer says so.
-
-    Raises:
-      InputError: a tokenizer has more tokens than the model.
+    `longest` is the tokenizer's limit in tokens, if it has one.
     """
     spec = model.spec
     check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
@@ -232,7 +219,7 @@ def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
 
 
 def tokenizer_folder(reference: str) -> pathlib.Path:
-    """The folder that holds the tokenizer of a folder, hub id or `embedded:`."""
+    """The local folder with the tokenizer of a folder, hub id or `embedded:` name."""
     if reference.startswith("embedded:"):
         from lsrjax.data.debian_texts import embedded
 
@@ -251,11 +238,7 @@ def tokenizer_folder(reference: str) -> pathlib.Path:
 
 
 def check_vocabulary(folder, vocab_size: int, name: str) -> None:
-    """Refuses a tokenizer with more tokens than the model has embeddings.
-
-    Raises:
-      InputError: it has.
-    """
+    """Refuses a tokenizer with more tokens than the model has embeddings."""
     if folder is None:
         return
     tokenizer = TextTokenizer(folder)

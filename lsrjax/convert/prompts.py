@@ -1,9 +1,9 @@
-"""Markers as prompts: what stands before a text, in other programs' terms.
+"""Converts between our markers and other programs' prompts.
 
-Here a prompt is text before a text, and a marker the id of a token behind the first
-one ([CLS] [unused0] ...). sentence-transformers has prompts alone: a marker becomes the
-prompt "[unused0]", for which its tokenizer has to keep that token in one piece. Both
-are tokenized on a sample of texts to see that they are the same.
+Here a prompt is text before a text, and a marker the id of a token after the first one
+([CLS] [unused0] ...). sentence-transformers has only prompts: a marker becomes the
+prompt "[unused0]", so its tokenizer must keep that token in one piece. A sample of
+texts is tokenized both ways to check that they agree.
 """
 
 import dataclasses
@@ -21,14 +21,10 @@ ROLES = ("query", "document")
 
 
 class Tokens:
-    """What a folder's tokenizer says of tokens."""
+    """The tokens of a folder's tokenizer."""
 
     def __init__(self, folder: pathlib.Path, content: dict | None = None):
-        """Reads the tokenizer; `content` stands for that of its `tokenizer.json`.
-
-        Raises:
-          InputError: there is none, or it cannot be used here.
-        """
+        """Reads the tokenizer; `content` overrides its `tokenizer.json`."""
         self.reading = reading.read(folder)
         if content is None:
             content = json.loads(self.reading.json)
@@ -53,15 +49,15 @@ class Tokens:
         return {token.content: i for i, token in sorted(added.items()) if token.special}
 
     def token(self, number: int) -> str:
-        """The token of an id; empty without one."""
+        """The token of an id, or an empty string."""
         return self.library.id_to_token(number) or ""
 
     def role(self, name: str) -> str | None:
-        """The token that the folder names so, `mask_token` for example."""
+        """The token of a role, for example `mask_token`."""
         return self.reading.roles.get(name)
 
     def ids(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids with the special tokens around each text."""
+        """Ids of each text with special tokens around it."""
         return [encoding.ids for encoding in self.library.encode_batch(list(texts))]
 
 
@@ -70,7 +66,7 @@ def _marked(rows: list[list[int]], marker: int) -> list[list[int]]:
 
 
 def _registered(tokens: Tokens, markers: Iterable[int]) -> dict:
-    """The tokenizer with the markers as tokens that are never cut."""
+    """The tokenizer's JSON with the markers as special tokens, never split."""
     there = {token["id"] for token in tokens.content.get("added_tokens", ())}
     added = [
         {
@@ -91,18 +87,13 @@ def _registered(tokens: Tokens, markers: Iterable[int]) -> dict:
 def write_prompts(
     folder: pathlib.Path, model: SavedModel, *, max_length: int
 ) -> dict[str, str]:
-    """Writes a tokenizer that keeps the markers whole; gives the prompts.
-
-    Args:
-      folder: where to.
-      model: whose tokenizer, prompts and markers.
-      max_length: tokens of the longest text.
+    """Writes a tokenizer of `max_length` tokens that keeps a model's markers whole.
 
     Returns:
-      The prompt of "query" and of "document", a marker's token included.
+      The prompts of "query" and "document", including a marker's token.
 
     Raises:
-      InputError: a marker that the tokenizer cannot read from a text.
+      InputError: the tokenizer cannot read a marker from text.
     """
     write_tokenizer(folder, model.tokenizer, max_length=max_length)
     own = Tokens(model.tokenizer)
@@ -119,10 +110,10 @@ def write_prompts(
     plain = own.ids(PROBES)
     copied = Tokens(folder)
     contents = [copied.content]
-    # A word would be taken for the marker wherever a text has it.
+    # As an added token, a word would become the marker wherever it occurs in a text.
     if not any(own.token(m).isalnum() for m in markers.values()):
         contents.append(_registered(copied, markers.values()))
-    # A special token stands without a space, a word of the vocabulary needs one.
+    # A special token needs no space after it, a word of the vocabulary does.
     for content in contents:
         found = Tokens(folder, content)
         for space in ("", " "):
@@ -146,12 +137,7 @@ def write_prompts(
 
 
 def split_prompt(prompt: str, tokens: Tokens) -> tuple[int, str]:
-    """The marker that a prompt starts with, -1 without one, and the rest of it.
-
-    Args:
-      prompt: of another program.
-      tokens: its tokenizer.
-    """
+    """The marker (-1 without one) in another program's prompt, and the rest of it."""
     wanted = tokens.ids(prompt + text for text in PROBES)
     for token, marker in tokens.special.items():
         if not prompt.startswith(token):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-# Field -> what the model is for, in words.
+# Field -> the model's purpose, in words.
 FIELDS = {
     "init.model": "start",
     "init.encoder": "encoder",
@@ -14,7 +14,7 @@ FIELDS = {
 
 
 def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
-    """The models that a stage's config names, by field."""
+    """Field -> model, for the models that a stage's config names."""
     found = {}
     for field in FIELDS:
         group, _, key = field.rpartition(".")

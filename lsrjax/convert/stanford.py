@@ -1,12 +1,12 @@
 """ColBERT in the format of its authors, which ColBERT-X shares.
 
 A Hugging Face folder of the class `HF_ColBERT`: the encoder under its family's prefix
-(with another one some loaders start from random weights in silence), the projection
-`linear.weight`, and how texts are tokenized in `artifact.metadata`. That program always
-puts a marker behind the first token, fills queries up with the mask token, and
-normalizes; punctuation it may leave out is the 32 characters of ASCII. (Release 0.2.22
-of colbert-ai fails on documents where `mask_punctuation` is false: it looks for a list
-that it makes only where it is true.)
+(some loaders silently start from random weights under another), the projection
+`linear.weight`, and the tokenization of texts in `artifact.metadata`. The program
+always puts a marker after the first token, fills queries up with the mask token, and
+normalizes; the punctuation that it may skip is the 32 ASCII characters. (Release 0.2.22
+of colbert-ai fails on documents if `mask_punctuation` is false: it uses a list that it
+creates only if it is true.)
 """
 
 import pathlib
@@ -31,18 +31,14 @@ from lsrjax.tokenizer.writing import write_tokenizer
 METADATA = "artifact.metadata"
 ARCHITECTURE = "HF_ColBERT"
 PROJECTION = "linear.weight"
-# Where artifact.metadata says nothing.
+# Defaults of artifact.metadata.
 DEFAULT_MARKERS = {"query": "[unused0]", "document": "[unused1]"}
 _DIMENSIONS = 128  # of an embedding
 DEFAULT_LENGTHS = {"query": 32, "document": 220}
 
 
 def write(model: SavedModel, folder: pathlib.Path) -> None:
-    """Writes the folder.
-
-    Raises:
-      InputError: the model has or lacks what this program lacks or has; says what.
-    """
+    """Writes the folder, or refuses properties that the program cannot represent."""
     spec = model.spec
     tokens = Tokens(model.tokenizer)
     punctuation = _leaves_punctuation_out(spec, tokens)
@@ -96,11 +92,11 @@ def _obstacles(spec: RetrieverSpec) -> list[str]:
 
 
 def _leaves_punctuation_out(spec: RetrieverSpec, tokens: Tokens) -> bool | None:
-    """As `mask_punctuation`; None if neither value says what the model does."""
+    """The value of `mask_punctuation`; None if neither value fits the model."""
     if not spec.options.skip_ids:
         return False
     theirs, ours = _punctuation_ids(tokens), set(spec.options.skip_ids)
-    # A WordPiece tokenizer has tokens like ##. that no text leads to.
+    # A WordPiece tokenizer has tokens like ##. that no text contains.
     texts = [
         near.format(tokens.token(i).removeprefix("##"))
         for i in theirs ^ ours
@@ -122,13 +118,7 @@ def _punctuation_ids(tokens: Tokens) -> set[int]:
 def read(
     reference: str, folder: pathlib.Path, config: dict, allowed: Allowed = NOTHING
 ) -> SavedModel:
-    """Reads the folder.
-
-    Args:
-      reference: what was asked for, for messages.
-      folder: the local one.
-      config: of `config.json`.
-      allowed: what is put up with.
+    """Reads the folder; `config` is its config.json, `reference` its name in messages.
 
     Raises:
       InputError: a file or tensor is missing, left over, or of another shape.

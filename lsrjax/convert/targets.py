@@ -1,4 +1,4 @@
-"""The formats that retrievers are exported to, and what reads them."""
+"""The formats that retrievers can be exported to, and the programs that read them."""
 
 import dataclasses
 import pathlib
@@ -25,12 +25,12 @@ class Target:
 
     Attributes:
       write: writes the retriever's files to a folder.
-      heads: which it can hold.
+      heads: that the format can represent.
       reads: the programs that read it.
-      load: for the model card, the program's `library_name` on the hub and how it loads
-        the folder, Python; None: the format writes a card of its own.
-      towers: whether it can hold separate towers.
-      cuts: whether it can say that only the largest weights of a vector are kept.
+      load: for the model card, the program's `library_name` on the hub and Python code
+        that loads the folder; None if `write` writes the card.
+      towers: whether it can represent separate towers.
+      cuts: whether it can keep only the largest weights of a vector.
     """
 
     write: Callable[[SavedModel, pathlib.Path], None]
@@ -46,7 +46,7 @@ def _write_lsrjax(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def _sentence(model_class: str, encode: str) -> tuple[str, str]:
-    """How sentence-transformers loads and uses a folder."""
+    """The `load` of a class of sentence-transformers."""
     return "sentence-transformers", (
         f"from sentence_transformers import {model_class}\n\n"
         f'model = {model_class}("path/to/this/folder")\n'
@@ -157,10 +157,9 @@ def export(
       reference: the model; a run's folder stands for its last stage.
       target: a name in `TARGETS`.
       out: a folder that does not exist yet.
-      allowed: what is put up with in a Hugging Face model.
 
     Raises:
-      InputError: a model that cannot be read, or that the format cannot hold.
+      InputError: a model that cannot be read, or that the format cannot represent.
     """
     model = open_model.open_portable(reference, allowed)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
@@ -186,17 +185,13 @@ def export(
 
 
 def _check_tokens(model: SavedModel, folder: pathlib.Path) -> None:
-    """Compares what transformers makes of the tokenizers of an export with the model's.
-
-    Raises:
-      InputError: the tokens of a text differ.
-    """
+    """Checks that transformers reads the export's tokenizers as the model's own."""
     own = [reading.read(one) for one in (model.tokenizer, model.pivot_tokenizer) if one]
     written = sorted({path.parent for path in folder.rglob(TOKENIZER)})
     for one, answer in zip(written, asked(written), strict=True):
         wrong = answer.get("error")
         if wrong is None:
-            # Exports may add tokens, as markers of queries, which are in no text.
+            # Exports may add tokens, such as markers, that occur in no text.
             by_own = [set(differing(each, answer)) & set(PROBES) for each in own]
             wrong = min(map(sorted, by_own), key=len)
         if wrong:
@@ -208,7 +203,7 @@ def _check_tokens(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def _holds(target: Target, spec: RetrieverSpec) -> bool:
-    """Whether a format has a place for all that the retriever does."""
+    """Whether a format can represent everything that the retriever does."""
     towers = spec.towers == "shared" or target.towers
     cuts = not spec.most_active or target.cuts
     return towers and cuts and bool({spec.head, "*"} & set(target.heads))

@@ -1,1 +1,1 @@
-"""The student before its first step: warm starts, fitting to data."""
+"""Initial weights and tokenizers of the student: warm starts, fits to data."""

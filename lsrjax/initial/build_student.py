@@ -1,4 +1,4 @@
-"""What a stage starts from: its retriever's spec, tokenizers and initial weights."""
+"""Builds a stage's student: its spec, tokenizers and initial weights."""
 
 import dataclasses
 import pathlib
@@ -24,11 +24,10 @@ class Student:
     """A retriever before training.
 
     Attributes:
-      spec: what it is.
       tokenizer: folder of the encoder's tokenizer, None in a plan without one.
-      pivot_tokenizer: MILCO: folder of the English one.
-      params: makes the initial weights; is given the training source, to take term
-        statistics and translations from.
+      pivot_tokenizer: folder of MILCO's English tokenizer, or None.
+      params: makes the initial weights from the training source, which may provide term
+        statistics and translations.
     """
 
     spec: RetrieverSpec
@@ -42,8 +41,8 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
 
     Args:
       config: the stage's.
-      opened: gives the model of a reference, as `open_model` does. To plan, the
-        parameters may be abstract and the tokenizers missing.
+      opened: opens a model by its reference, as `open_model` does. For a plan, its
+        parameters may be abstract and its tokenizers missing.
 
     Raises:
       InputError: parts that do not fit each other, named with their sizes.
@@ -60,7 +59,7 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
 
 
 def _with_towers(made: Student) -> Student:
-    """A student whose towers are separate; they start as the one that there is."""
+    """The student with separate towers, both starting from the shared one."""
     if not made.spec.encodes_queries:
         raise InputError(
             "config.model.towers is 'separate', but queries of the head"
@@ -78,7 +77,6 @@ def _with_towers(made: Student) -> Student:
 
 
 def _one_tower(model: SavedModel, field: str) -> SavedModel:
-    """The model, which has to have a single encoder and head."""
     if model.spec.towers == "separate":
         raise InputError(
             f"config.{field}: {model.name} has separate towers for queries and"
@@ -90,7 +88,7 @@ def _one_tower(model: SavedModel, field: str) -> SavedModel:
 
 
 def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
-    """An encoder with the dropout that the config asks for, or its own."""
+    """An encoder with the config's dropout, or its own."""
     rate = config.model.dropout
     if rate < 0:
         return encoder
@@ -98,12 +96,7 @@ def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
 
 
 def settled(config, spec: RetrieverSpec):
-    """A stage's config that says the dropout which its student has.
-
-    Args:
-      config: the stage's.
-      spec: the student's.
-    """
+    """A stage's config with its student's dropout filled in."""
     if config.model.dropout >= 0:
         return config
     encoder = spec.encoder
@@ -113,7 +106,7 @@ def settled(config, spec: RetrieverSpec):
 
 
 def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.Path]:
-    """Its config, the model it is of (None: random weights) and its tokenizer."""
+    """The encoder's config, its model (None: random weights) and its tokenizer."""
     if config.init.encoder:
         model = _one_tower(opened(config.init.encoder), "init.encoder")
         folder = (
@@ -152,10 +145,8 @@ def _spec(config, encoder: EncoderConfig, folder, decided=None, **fields):
     """The spec that a config describes.
 
     Args:
-      config: the stage's.
-      encoder: the student's.
-      folder: of its tokenizer; None in a plan without one.
-      decided: gives the options of the head with what its weights decide.
+      folder: of the tokenizer; None in a plan without one.
+      decided: sets the head's options that its weights determine.
       **fields: of the spec.
     """
     head = heads.chosen(config.model.head)
@@ -175,7 +166,7 @@ def _spec(config, encoder: EncoderConfig, folder, decided=None, **fields):
 
 
 def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
-    """The id of a token; -1 for none."""
+    """The id of a token; -1 for an empty one."""
     found = tokenizer.vocabulary().get(token, -1)
     if token and found < 0:
         raise InputError(
@@ -186,7 +177,7 @@ def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
 
 
 def _on_an_encoder(config, opened) -> Student:
-    """A retriever whose head starts fresh on an encoder."""
+    """A retriever with a new head on an encoder."""
     encoder, model, folder = _encoder(config, opened)
     spec = _spec(config, encoder, folder)
 
@@ -198,7 +189,6 @@ def _on_an_encoder(config, opened) -> Student:
 
 
 def _with_encoder(values: dict, model: SavedModel) -> dict:
-    """The parameters with a model's encoder."""
     return _overlaid(values, {"encoder": model.params["encoder"]}, model.name)
 
 
@@ -304,7 +294,6 @@ def _from_stage(config, model: SavedModel) -> Student:
 
 
 def _untied(pivot: SavedModel) -> dict:
-    """The English head with a decoder of its own."""
     mlm = dict(pivot.params["head"]["mlm"])
     mlm.setdefault(
         "decoder", pivot.params["encoder"]["embeddings"]["word"]["embedding"]
@@ -313,7 +302,7 @@ def _untied(pivot: SavedModel) -> dict:
 
 
 def _overlaid(params: dict, weights: dict, name: str) -> dict:
-    """`params` with every weight of `weights`, which must exist there and fit."""
+    """`params` overlaid with `weights`, whose names and shapes must fit."""
     found, wanted = trees.shapes(weights), trees.shapes(params)
     wanted = {path: shape for path, shape in wanted.items() if path in found}
     if wrong := trees.differences(found, wanted, (name, "config")):

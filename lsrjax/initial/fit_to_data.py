@@ -1,4 +1,4 @@
-"""Initial weights that are fitted to the training data: translations, term weights."""
+"""Initial weights fitted to the training data: translations, term weights."""
 
 from collections.abc import Iterable
 
@@ -21,13 +21,7 @@ _IDF_TEXTS = 4096  # sampled to fit LexEcho
 def from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> dict:
     """Parameters of a MILCO that starts from the English model, by `init.from_pivot`.
 
-    Args:
-      config: the stage's.
-      values: the parameters so far.
-      spec: the student's.
-      folder: of the student's tokenizer.
-      pivot: the English model, a `SavedModel`.
-      source: training examples, to take translations from.
+    `values` are the parameters so far; `source` provides translations.
 
     Raises:
       InputError: the models' sizes differ, or their vocabularies share nothing.
@@ -61,14 +55,9 @@ def from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> di
 
 
 def with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
-    """Parameters of a MILCO whose LexEcho starts as `init.echo` says.
+    """Parameters of a MILCO with its LexEcho initialized by `init.echo`.
 
-    Args:
-      config: the stage's.
-      values: the parameters so far.
-      spec: the student's.
-      folder: of the student's tokenizer.
-      source: training examples, to take term statistics from.
+    `values` are the parameters so far; `source` provides term statistics.
     """
     if "source" not in spec.views or config.init.echo != "idf":
         return values
@@ -100,7 +89,7 @@ def with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
 def _translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
     """P(English token | token) from the source's pairs, and from its English texts.
 
-    Shortest pairs come first: few words leave little doubt which translates which.
+    Shortest pairs come first, since few words leave little doubt about translations.
     """
     pairs = [
         (pair.translation, pair.english)
@@ -127,7 +116,7 @@ def _sample(texts: dict[str, list[str]], count: int) -> dict[str, list[str]]:
 
 
 def _batches(texts: Iterable[list[str]], size: int) -> Iterable[list[str]]:
-    """All in batches of one size, less what is left over; few texts are one batch."""
+    """Full batches, without the rest; fewer texts than `size` are one batch."""
     flat = [text for some in texts for text in some]
     for first in range(0, max(len(flat) - size, 0) + 1, size):
         yield flat[first : first + size]

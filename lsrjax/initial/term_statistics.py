@@ -1,4 +1,4 @@
-"""How frequent terms are in the training documents."""
+"""Statistics of terms in the training documents."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from lsrjax.errors import InputError
 from lsrjax.initial import warm_start
 from lsrjax.models.retriever import RetrieverSpec
 
-LENGTH = 64  # tokens of a text that are looked at
-# Examples that the idf of a regularizer is counted over, evenly spread: with more, the
-# idf of terms that texts have at all hardly changes.
+LENGTH = 64  # tokens read of each text
+# Examples, evenly spread, to count a regularizer's idf over: more would hardly change
+# the idf of terms that occur at all.
 _EXAMPLES = 100_000
 
 
 def texts_by_language(source: Sequence) -> dict[str, list[str]]:
-    """The training documents (of pairs: both texts) by language."""
+    """The training documents (of pairs, both texts) by language."""
     texts: dict[str, list[str]] = {}
     for example in (source[i] for i in range(len(source))):
         if isinstance(example, Pair):
@@ -35,7 +35,7 @@ def least_idf(
 ) -> np.ndarray:
     """A term's idf in the language where it is most frequent, [vocab_size].
 
-    Over a corpus of many languages, the commonest word of one of them would look rare.
+    Over all languages together, the commonest word of a single one would look rare.
     """
     per_language = [
         warm_start.inverse_document_frequency(tokenizer.ids(t, LENGTH), vocab_size)
@@ -52,13 +52,12 @@ def idf_of_views(
 ) -> dict[str, np.ndarray]:
     """The idf of each view's terms in the training documents, [terms of the view].
 
-    Terms of the pivot view are counted in the English documents, whichever language
-    the model will write them for.
+    Terms of the pivot view are counted in the English documents, even though the model
+    produces them for other languages.
 
     Args:
-      spec: the retriever's.
       tokenizer: folder of the tokenizer of the encoder's vocabulary.
-      pivot_tokenizer: MILCO: folder of the English one.
+      pivot_tokenizer: folder of MILCO's English tokenizer, or None.
       source: the training examples.
 
     Raises:
@@ -70,7 +69,7 @@ def idf_of_views(
     found = {}
     for view, size in spec.views.items():
         if view == "pivot":
-            # Texts of unstated language may be English, as wherever English is read.
+            # Texts in an unknown language count as English, as everywhere.
             english = {k: v for k, v in texts.items() if k in (ENGLISH, ANY)}
             if not english:
                 raise InputError(
@@ -78,7 +77,7 @@ def idf_of_views(
                     " view's terms in English documents, but the training documents"
                     f" are in {', '.join(sorted(texts))}. Use 'flops'."
                 )
-            assert pivot_tokenizer  # of every model with such a view
+            assert pivot_tokenizer  # every model with a pivot view has one
             found[view] = least_idf(TextTokenizer(pivot_tokenizer), english, size)
         else:
             found[view] = least_idf(TextTokenizer(tokenizer), texts, size)

@@ -1,4 +1,4 @@
-"""Initial weights that start a model from what is known instead of from noise.
+"""Initial weights from prior knowledge, in place of noise.
 
 Each function returns a changed copy of a nested dict of parameters.
 """
@@ -10,8 +10,8 @@ from scipy import sparse
 
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 
-# GELU is nearly the identity well above zero, and a shift of all dimensions is easily
-# taken away again: by a LayerNorm, or in the bias of the next layer.
+# GELU is nearly the identity well above zero, and a LayerNorm or the bias of the next
+# layer easily removes a shift of all dimensions.
 _SHIFT = 3.0
 
 
@@ -32,11 +32,9 @@ def _updated(params: dict, path: str, value) -> dict:
 def inverse_document_frequency(
     documents: list[list[int]], vocab_size: int
 ) -> np.ndarray:
-    """ln(1 + (N - n + .5) / (n + .5)) of each term, [V] (BM25, Robertson 1994).
+    """ln(1 + (N - n + .5) / (n + .5)) of each term, [V], for N documents of token ids.
 
-    Args:
-      documents: N lists of token ids.
-      vocab_size: V.
+    The idf of BM25 (Robertson 1994).
     """
     n = np.zeros(vocab_size)
     for ids in documents:
@@ -47,18 +45,14 @@ def inverse_document_frequency(
 def lexical(params: dict, idf_V: np.ndarray, seed: int, *, spread: float = 0.1) -> dict:
     """A SPLADE that starts as a weighted bag of the text's own words.
 
-    Word embeddings are random directions, the head's transform is the identity, and
-    the decoder is tied, so a token's own logit is about `spread * D` and every other
-    about normal with deviation `spread * sqrt(D)`. The bias puts the first at
-    `expm1(w)` with w growing with the square root of the term's idf (so that a
-    match adds about idf to a score) and the others far below zero, where relu cuts
-    them. A head that starts at random collapses to zero or to dense instead.
+    Word embeddings are random directions, the head's transform is the identity, and the
+    decoder is tied, so a token's own logit is about `spread * D`, and every other is
+    about normal with deviation `spread * sqrt(D)`. The bias moves the first to
+    `expm1(w)`, with w proportional to the square root of the term's idf (so that a
+    match adds about idf to a score), and the others far below zero, where relu cuts
+    them. A random head collapses to all zeros or to dense vectors instead.
 
-    Args:
-      params: of a tied SPLADE.
-      idf_V: inverse document frequency of each term.
-      seed: of the word embeddings.
-      spread: standard deviation of the word embeddings.
+    `params` are of a tied SPLADE; `spread` is the word embeddings' standard deviation.
     """
     V, D = params["encoder"]["embeddings"]["word"]["embedding"].shape
     words_VD = spread * jax.random.normal(jax.random.key(seed), (V, D))
@@ -71,7 +65,7 @@ def lexical(params: dict, idf_V: np.ndarray, seed: int, *, spread: float = 0.1) 
 
 
 def identity(params: dict, layer: str) -> dict:
-    """A dense layer whose output after GELU is its input plus a constant."""
+    """Sets a dense layer whose output after GELU is its input plus a constant."""
     node = params
     for key in layer.split("/"):
         node = node[key]
@@ -87,19 +81,15 @@ def from_pivot(
     pivot_config: EncoderConfig,
     words: sparse.csr_matrix,
 ) -> dict:
-    """A MILCO whose encoder starts as the English model behind its head.
+    """A MILCO whose encoder starts as the English model under its head.
 
     Layers and positions are the English model's, and the connector is the identity up
-    to a constant, which the head's first bias takes away. A token's embedding is the
-    mean of the English embeddings that `words` weights, brought to their usual length;
-    tokens without any keep their random direction.
+    to a constant, which the head's first bias removes. A token's embedding is the mean
+    of the English embeddings weighted by `words`, scaled to their mean length; tokens
+    without weights keep their random direction.
 
-    Args:
-      params: of a MILCO of the English model's width and depth.
-      config: its encoder's.
-      pivot_params: parameters of the English encoder.
-      pivot_config: its config.
-      words: [V, English V] weights: which English tokens a token stands for.
+    `params` are of a MILCO of the English model's width and depth; `words` has
+    [V, English V] weights of English tokens for each token.
     """
     english = pivot_params["embeddings"]
     embeddings = dict(params["encoder"]["embeddings"])
@@ -124,7 +114,7 @@ def from_pivot(
             types = np.array(embeddings["token_type"]["embedding"])
             types[: len(theirs)] = theirs[: len(types)]
             embeddings["token_type"] = {"embedding": jnp.asarray(types)}
-        else:  # what every token has may as well come with its position
+        else:  # one type for every token can be added to its position
             positions += theirs[0]
     elif "token_type" in embeddings:
         types = embeddings["token_type"]["embedding"]
@@ -146,24 +136,16 @@ def _with_encoder(params: dict, part: str, value) -> dict:
 def shared_tokens(
     vocabulary: dict[str, int], pivot_vocabulary: dict[str, int], shape: tuple[int, int]
 ) -> sparse.csr_matrix:
-    """Which tokens of a SentencePiece vocabulary equal which WordPiece tokens.
+    """Matches tokens of a SentencePiece vocabulary with equal WordPiece tokens.
 
     `▁word` equals `word`, `piece` equals `##piece`; case is ignored. Special tokens
-    are matched by their role.
-
-    Args:
-      vocabulary: token to id.
-      pivot_vocabulary: English token to id.
-      shape: of the result.
-
-    Returns:
-      A matrix of 0 and 1.
+    are matched by their role. The result is a matrix of 0 and 1.
     """
     pairs = []
     for token, index in vocabulary.items():
         twins = [_ROLES.get(token, _as_word_piece(token))]
         if len(token) == 1:
-            twins.append(token.lower())  # punctuation stands alone in WordPiece
+            twins.append(token.lower())  # WordPiece has punctuation without ##
         known = [pivot_vocabulary[twin] for twin in twins if twin in pivot_vocabulary]
         pairs += [(index, english) for english in known[:1]]
     rows, columns = np.array(sorted(pairs), int).reshape(-1, 2).T
@@ -179,17 +161,14 @@ def _as_word_piece(token: str) -> str:
 
 
 def with_idf_direction(params: dict, idf_V: np.ndarray, strength: float = 2.0) -> dict:
-    """Word embeddings in which one direction tells how rare the token is.
+    """Word embeddings in which one direction encodes how rare the token is.
 
-    A linear echo of D hidden dimensions cannot tell the rare of thousands of tokens
-    from the common ones by their random directions. Along the direction in which the
-    embeddings vary least, and what is lost is least, each is set to its token's
+    A linear echo of D hidden dimensions cannot distinguish the rare of thousands of
+    tokens from the common ones by their random directions. Along the direction in which
+    embeddings vary least, and the least is lost, each is set to its token's
     standardised square root of idf; LayerNorm and residuals carry it to the last layer.
 
-    Args:
-      params: of a retriever.
-      idf_V: inverse document frequency of each token.
-      strength: deviation along the direction, relative to that of other directions.
+    `strength` is the deviation along the direction, relative to other directions.
     """
     words_VD = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])
     mean_D = words_VD.mean(axis=0)
@@ -218,9 +197,6 @@ def echo_from_idf(
       idf_N: inverse document frequency of each of these tokens.
       scale: factor.
       ridge: penalty, relative to the mean variance of the hidden states.
-
-    Returns:
-      The parameters with the echo's kernel and bias set.
     """
     target_N = scale * np.sqrt(idf_N)
     mean_D, mean = hidden_ND.mean(axis=0), target_N.mean()

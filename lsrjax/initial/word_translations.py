@@ -18,15 +18,15 @@ def translation_table(
     """P(target token | source token) by IBM Model 1 (Brown et al. 1993).
 
     Every target token is explained by one token of its source text; EM finds the
-    probabilities under which the pairs are most likely.
+    probabilities that maximize the likelihood of the pairs.
 
     Args:
       source: N texts as token ids.
       target: their translations.
-      source_size: source vocabulary.
-      target_size: target vocabulary.
+      source_size: of the source vocabulary.
+      target_size: of the target vocabulary.
       iterations: of EM.
-      max_cells: bounds memory (about 30 bytes a cell): pairs beyond are left out.
+      max_cells: bounds memory (about 30 bytes per cell); further pairs are left out.
 
     Returns:
       [source_size, target_size] float32; rows sum to 1, rows of tokens that never

@@ -1,1 +1,1 @@
-"""Losses over scores, regularizers over views, their weights."""
+"""Losses over scores, regularizers over views, and their weights."""

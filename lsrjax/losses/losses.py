@@ -1,7 +1,7 @@
 """Losses: functions of scores or of representations, averaged over the batch.
 
 To add one: write it here with its source, and add a line to `LOSSES`. A config names
-one, or a weighted sum of several, which is `lsrjax.losses.objective`.
+one or a weighted sum of several, see `lsrjax.losses.objective`.
 """
 
 import dataclasses
@@ -26,11 +26,8 @@ def alignment(raw_BV: jax.Array, teacher_raw_BV: jax.Array) -> jax.Array:
     """MILCO's sparse alignment: MSE of raw pooled logits where either is positive.
 
     `sum(mask * (r - t)^2) / max(sum(mask), 1)` with `mask = (r > 0) | (t > 0)`; one
-    mean over the whole batch, no log, no relu (MILCO, ICLR 2026, stage 1).
-
-    Args:
-      raw_BV: the student's pooled logits.
-      teacher_raw_BV: the frozen teacher's, on the English text.
+    mean over the whole batch, no log, no relu (MILCO, ICLR 2026, stage 1). The frozen
+    teacher reads the English text.
     """
     mask_BV = (raw_BV > 0) | (teacher_raw_BV > 0)
     squared_BV = jnp.where(mask_BV, jnp.square(raw_BV - teacher_raw_BV), 0.0)
@@ -42,8 +39,8 @@ def kl(
 ) -> jax.Array:
     """KL(softmax(teacher / T) || softmax(student / T)) * T^2, mean over queries.
 
-    The softmax runs over each query's own group; no in-batch negatives (MILCO stage
-    2; T^2 keeps the gradient's size, Hinton et al. 2015).
+    The softmax is over each query's own group, without in-batch negatives (MILCO stage
+    2); T^2 keeps the gradient's size (Hinton et al. 2015).
     """
     teacher_BG = jax.nn.log_softmax(teacher_scores_BG / temperature, axis=1)
     student_BG = jax.nn.log_softmax(scores_BG / temperature, axis=1)
@@ -56,10 +53,10 @@ def language_kl(
 ) -> jax.Array:
     """Symmetric KL between a query's score distributions in two languages, times T^2.
 
-    `(KL(p || q) + KL(q || p)) / 2` of softmaxes over the query's own group, divided by
-    T; mean over pairs of different languages and over queries (after the language
-    regularization of ColBERT-X, Yang et al. 2024). ColBERT-X also averages over the G
-    documents, and over each language beside itself: its term is this one with the
+    `(KL(p || q) + KL(q || p)) / 2` of softmaxes over the query's own group with
+    temperature T; mean over pairs of different languages and over queries (after the
+    language regularization of ColBERT-X, Yang et al. 2024). ColBERT-X also averages
+    over the G documents and the diagonal of the pairs: its term is this one with the
     weight `(languages - 1) / ((languages + 1) G)`.
 
     Args:
@@ -73,12 +70,12 @@ def language_kl(
     steps_LLEG = log_LEG[:, None] - log_LEG[None, :]
     p_LEG = jnp.exp(log_LEG)
     both_LLE = ((p_LEG[:, None] - p_LEG[None, :]) * steps_LLEG).sum(axis=-1)
-    # Each pair stands there twice, and a language beside itself adds nothing.
+    # Every pair is counted twice; the diagonal is zero.
     pairs = languages * (languages - 1)
     return both_LLE.mean(axis=-1).sum() / (2 * pairs) * temperature**2
 
 
-# Which documents of a group are compared by `margin_mse`.
+# The pairs of documents that `margin_mse` compares.
 MARGINS = ("positive", "all")
 
 
@@ -87,20 +84,16 @@ def margin_mse(
 ) -> jax.Array:
     """Squared error of score differences, mean over pairs and queries.
 
-    `((s_i - s_j) - (t_i - t_j))^2` (Hofstätter et al. 2020, arXiv 2010.02666).
-
-    Args:
-      scores_BG: the student's, the positive's first; G >= 2.
-      teacher_scores_BG: the teacher's.
-      margins: "positive" compares each negative with the positive, "all" every pair of
-        the group.
+    `((s_i - s_j) - (t_i - t_j))^2` (Hofstätter et al. 2020, arXiv 2010.02666), with the
+    positive's scores first and G >= 2. The margins "positive" compare each negative
+    with the positive, "all" every pair of the group.
     """
     G = scores_BG.shape[1]
     errors_BG = scores_BG - teacher_scores_BG
     if margins == "positive":
         return jnp.square(errors_BG[:, :1] - errors_BG[:, 1:]).mean()
     squared_BGG = jnp.square(errors_BG[:, :, None] - errors_BG[:, None, :])
-    # Each pair stands there twice, and a document beside itself adds nothing.
+    # Every pair is counted twice; the diagonal is zero.
     return squared_BGG.sum(axis=(1, 2)).mean() / (G * (G - 1))
 
 
@@ -117,10 +110,10 @@ def infonce(
 
     Args:
       scores_BN: of every query and document.
-      temperature: scores are divided by it.
-      excluded_BN: documents that are no negatives of a query; a positive stays one.
-      both_directions: also the cross entropy of a positive's query among all queries;
-        the mean of the two (as CLIP, Radford et al. 2021).
+      temperature: divides the scores.
+      excluded_BN: documents that are not negatives of a query; positives are kept.
+      both_directions: average with the cross entropy of a positive's query among all
+        queries (as CLIP, Radford et al. 2021).
     """
     B, N = scores_BN.shape
     G = N // B
@@ -138,13 +131,10 @@ def infonce(
 
 
 def same_text(query_key_B2: jax.Array, document_key_BG2: jax.Array) -> jax.Array:
-    """Documents that are no negatives of a query by their text, [B, N] bool.
+    """Documents that their text excludes as negatives of a query, [B, N] bool.
 
     They equal the query's positive, or belong to another example of the same query.
-
-    Args:
-      query_key_B2: the identity of each query's text.
-      document_key_BG2: the identities of its documents' texts, the positive's first.
+    Keys are the identities of texts, the positive's first.
     """
     B, G = document_key_BG2.shape[:2]
     documents_N2 = document_key_BG2.reshape(B * G, 2)
@@ -162,11 +152,8 @@ def likely_relevant(teacher_scores_BG: jax.Array, margin: float) -> jax.Array:
     """Hard negatives that the teacher scores about as high as the positive, [B, N].
 
     Those above the positive's score minus the margin, each for its own query only
-    (as the positive-aware mining of NV-Retriever, Moreira et al. 2024).
-
-    Args:
-      teacher_scores_BG: the teacher's, the positive's first.
-      margin: in the units of the teacher's scores.
+    (as the positive-aware mining of NV-Retriever, Moreira et al. 2024). The positive's
+    scores are first.
     """
     B, G = teacher_scores_BG.shape
     above_BG = teacher_scores_BG > teacher_scores_BG[:, :1] - margin
@@ -220,8 +207,8 @@ def _infonce_of_views(views, targets, options) -> dict[str, jax.Array]:
 def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
     """Self-knowledge distillation over several views (BGE-M3, Chen et al. 2024).
 
-    With n views, InfoNCE of each view v and of the sum s of all, and the cross entropy
-    of each view with the sum for a teacher, all over the documents of the batch:
+    With n views: InfoNCE L of each view v and of the sum s of all, and the cross
+    entropy L' of each view with the sum as teacher, all over the batch's documents:
     `((sum_v w_v L_v + L_s) / (n + 1) + (sum_v w_v L'_v) / n) / 2`.
     """
     queries, documents = views["query"], views["document"]
@@ -249,11 +236,11 @@ def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
 
 
 def _reconstruction_of_views(views, targets, options) -> dict[str, jax.Array]:
-    """What CSR's autoencoder loses of embeddings (Wen et al. 2025).
+    """CSR's reconstruction loss of embeddings (Wen et al. 2025).
 
     `MSE(x, x_k) + MSE(x, x_4k) / 8 + auxiliary * MSE(e, e_dead) / Var(e)`, where e is
-    what the active latents leave over; means over all texts, the variance over those of
-    one name.
+    the residual of the active latents; means over all texts, the variance over the
+    texts of one name.
     """
     codes = [
         view
@@ -279,12 +266,12 @@ def _reconstruction_of_views(views, targets, options) -> dict[str, jax.Array]:
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions(Options):
-    """The options that every loss has; those of a loss add to them."""
+    """The options that every loss has; a loss may add its own."""
 
     weight: float = option(1.0, "in the sum of losses", above=0)
 
     def targets(self) -> tuple[str, ...]:
-        """What the loss asks for because of its options, of `TARGETS`."""
+        """Additional `TARGETS` that the options require."""
         return ()
 
 
@@ -315,7 +302,7 @@ class MarginMSEOptions(LossOptions):
     )
 
     def check_stage(self, stage, where: str) -> None:
-        """Refuses a choice of margins where there is one."""
+        """Refuses a choice of margins if there is only one."""
         if self.margins != MARGINS[0] and stage.data.group_size == 2:
             because = "data.group_size is 2: a query has a single margin"
             said = no_effect("margins", self.margins, because)
@@ -355,7 +342,7 @@ class InfoNCEOptions(_Contrast):
     )
 
     def targets(self) -> tuple[str, ...]:
-        """The texts' identities, and scores, where it reads them."""
+        """The texts' identities, and scores, if the options use them."""
         return super().targets() + ("scores",) * bool(self.false_negative_margin)
 
     def check_stage(self, stage, where: str) -> None:
@@ -392,10 +379,10 @@ class Loss:
 
     Attributes:
       fn: `(views by text, targets, options) -> {part: scalar}`; the parts add up.
-      texts: which texts of a batch the student encodes for it.
-      targets: what it compares them with, all of `TARGETS`.
+      texts: of a batch, that the student encodes for it.
+      targets: that it compares them with, from `TARGETS`.
       Options: a dataclass of its options.
-      needs: what a head has to give, of `lsrjax.models.layers.GIVEN`.
+      needs: of a head, from `lsrjax.models.layers.GIVEN`.
     """
 
     fn: Callable[..., dict[str, jax.Array]]
@@ -405,7 +392,7 @@ class Loss:
     needs: str = ""
 
 
-# What a loss may ask for beside the student's texts.
+# The inputs of losses in addition to the student's texts.
 TARGETS = {
     "views": "a teacher's representations of the English text",
     "scores": "a teacher's scores of each query's documents",

@@ -15,17 +15,13 @@ from lsrjax.options import Chosen, resolve
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The weighted sum of losses that a config names.
-
-    Attributes:
-      losses: those of `losses.LOSSES`, each with its options.
-    """
+    """The losses that a config names, with their options; their weighted sum."""
 
     losses: tuple[Chosen, ...]
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the losses, by name."""
+        """The losses' weights, by name."""
         return {one.name: one.options.weight for one in self.losses}
 
     @property
@@ -40,7 +36,7 @@ class Objective:
 
     @property
     def targets(self) -> frozenset[str]:
-        """All that any of the losses compares them with, of `losses.TARGETS`."""
+        """All targets of the losses, from `losses.TARGETS`."""
         return frozenset(
             target
             for one in self.losses
@@ -49,16 +45,11 @@ class Objective:
 
     @property
     def kind(self) -> str:
-        """Of the examples that they are computed of: "pair" or "group"."""
+        """The kind of examples that they need: "pair" or "group"."""
         return "pair" if "views" in self.targets else "group"
 
     def arrays(self, queries: int, group: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of a batch's `targets`, by name.
-
-        Args:
-          queries: B.
-          group: G, documents of each.
-        """
+        """The shapes of a batch's `targets` by name, for B queries of G documents."""
         shapes = {}
         if "scores" in self.targets:
             shapes["scores"] = jax.ShapeDtypeStruct((queries, group), jnp.float32)
@@ -69,12 +60,12 @@ class Objective:
         return shapes
 
     def __call__(self, views: dict[str, Views], targets) -> dict[str, jax.Array]:
-        """The weighted parts by name, which add up; scalars.
+        """The weighted parts by name, scalars, which add up.
 
         Args:
           views: the student's, by text.
-          targets: the batch's; a teacher's views under "teacher", and the number of
-            "languages".
+          targets: the batch's; also a teacher's views under "teacher", and the number
+            of "languages".
         """
         parts: dict[str, jax.Array] = {}
         for one in self.losses:
@@ -85,15 +76,10 @@ class Objective:
 
 
 def of(config: Mapping[str, Any], where: str = "config.loss") -> Objective:
-    """What a stage's `config.loss` names: `{"kl": {}, "margin_mse": {"weight": 0.05}}`.
-
-    Args:
-      config: options by loss.
-      where: its name, for errors.
+    """Parses a `config.loss`, as `{"kl": {}, "margin_mse": {"weight": 0.05}}`.
 
     Raises:
-      InputError: no loss, an unknown one or an unknown option of one, or losses of
-        different texts.
+      InputError: no loss, an unknown loss or option, or losses of different texts.
     """
     if not isinstance(config, Mapping) or not config:
         known = ", ".join(map(repr, losses.LOSSES))

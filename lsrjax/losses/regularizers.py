@@ -1,7 +1,7 @@
 """Sparsity regularizers over representations, and the schedules of their weights.
 
 To add one: write it here with its source, and add a line to the table. Weights of
-terms are >= 0, so that none needs an absolute value.
+terms are >= 0, so no absolute values are taken.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
 
 def l1(view: Vector | Bag) -> jax.Array:
-    """Mean over texts of the sum of a text's weights (weights are >= 0)."""
+    """Mean over texts of the sum of a text's weights."""
     return view.row_sums().mean()
 
 
@@ -26,14 +26,10 @@ def flops(view: Vector | Bag) -> jax.Array:
 
 
 def masked_flops(view: Vector | Bag, threshold: float) -> jax.Array:
-    """FLOPS of the texts with many terms; the others count as empty.
+    """FLOPS of the texts with more than `threshold` terms; others count as empty.
 
-    Short texts are not pressed any further, as their terms are what they are found by
-    (the l0 mask of Shen et al. 2025, arXiv 2504.14839).
-
-    Args:
-      view: of the texts; the mean goes over all of them.
-      threshold: texts of so many active terms, or fewer, are left alone.
+    Short texts are not made sparser, as they are found by their few terms (the l0 mask
+    of Shen et al. 2025, arXiv 2504.14839). The mean is over all texts.
     """
     keep_B = view.active_terms() > threshold
     if isinstance(view, Vector):
@@ -43,24 +39,20 @@ def masked_flops(view: Vector | Bag, threshold: float) -> jax.Array:
     return flops(dataclasses.replace(view, weights_BK=weights_BK))
 
 
-# Terms of nearly every text, such as special tokens, count as if of 9 texts in 10:
-# their idf is about 0, and one of them would outweigh all other terms.
+# Terms of nearly every text, such as special tokens, count as if in 9 of 10 texts:
+# their idf is about 0, and any of them would outweigh all other terms.
 _LEAST_IDF = 0.1
 
 
 def idf_flops(view: Vector | Bag, idf: jax.Array) -> jax.Array:
     """FLOPS of the weights divided by the terms' inverse document frequency.
 
-    Presses frequent terms, which tell documents apart least and have the longest
-    posting lists, harder than rare ones (IDF-aware FLOPS, Geng et al. 2024, arXiv
-    2411.04403v1, for retrievers without a query encoder).
-
-    Args:
-      view: of the texts.
-      idf: of the terms of the view's vocabulary, [V].
+    Penalizes frequent terms, which distinguish documents least and have the longest
+    posting lists, more than rare ones (IDF-aware FLOPS, Geng et al. 2024, arXiv
+    2411.04403v1, for retrievers without a query encoder). `idf` is [V].
     """
     means = view.column_means()
-    # Behind the vocabulary there may stand zeros.
+    # Vectors may be padded with zeros.
     idf = jnp.pad(idf, (0, len(means) - len(idf)), constant_values=1.0)
     return jnp.square(means / jnp.maximum(idf, _LEAST_IDF)).sum()
 
@@ -68,10 +60,9 @@ def idf_flops(view: Vector | Bag, idf: jax.Array) -> jax.Array:
 def joint_flops(query: Vector | Bag, document: Vector | Bag) -> jax.Array:
     """Sum over terms of the queries' mean weight times the documents'.
 
-    It is the mean score of a query and a document that have nothing to do with each
-    other, and so what an inverted index has to read for it; FLOPS (Paria et al. 2020)
-    is the same with one kind of text for both. Terms that only queries or only
-    documents use cost nothing.
+    This is the mean score of an unrelated query and document, and thus the work of an
+    inverted index; FLOPS (Paria et al. 2020) is the same with one kind of text for
+    both. Terms that only queries or only documents use cost nothing.
     """
     return (query.column_means() * document.column_means()).sum()
 
@@ -79,20 +70,20 @@ def joint_flops(query: Vector | Bag, document: Vector | Bag) -> jax.Array:
 def anti_zero(view: Vector | Bag) -> jax.Array:
     """Mean over texts of 1 / (1 + s^2), s the sum of a text's weights.
 
-    Keeps vectors from dying. After the 1 / s^2 of naver/splade, there with the sum of
-    the whole batch; a text's own shows one that dies alone, and the 1 keeps an empty
-    one finite.
+    Keeps vectors from becoming empty. After the 1 / s^2 of naver/splade, where s is the
+    sum of the whole batch; a sum per text shows a single empty vector, and the 1 keeps
+    the term finite.
     """
     return (1 / (1 + jnp.square(view.row_sums()))).mean()
 
 
 def constant(step: jax.Array) -> jax.Array:
-    """1 from the first step on."""
+    """Always 1."""
     return jnp.ones((), jnp.float32)
 
 
 def linear(step: jax.Array, steps: int) -> jax.Array:
-    """Rises from 0 to 1 over `steps` steps in a straight line."""
+    """Rises linearly from 0 to 1 over `steps` steps."""
     return jnp.minimum(step / steps, 1.0)
 
 
@@ -103,19 +94,14 @@ def quadratic(step: jax.Array, steps: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp(Options):
-    """Of a schedule that rises."""
+    """Of a rising schedule."""
 
     steps: int = option(0, "up to the full lambda", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """An entry of `SCHEDULES`.
-
-    Attributes:
-      fn: `(step, **options) -> share of the full lambdas`.
-      Options: a dataclass of its options.
-    """
+    """An entry of `SCHEDULES`: `fn(step, **options)`, the share of the full lambdas."""
 
     fn: Callable[..., jax.Array]
     Options: type[Options] = Options
@@ -126,7 +112,7 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": Schedule(linear, WarmUp),
     "quadratic": Schedule(quadratic, WarmUp),
 }
-# The options that are lambdas: of the vocabulary view, and of the source view.
+# The lambdas among the options, of the vocabulary view and of the source view.
 LAMBDAS = ("query", "document", "source_query", "source_document")
 
 
@@ -155,17 +141,17 @@ class OfDocuments(Options):
 
     @property
     def lambdas(self) -> dict[str, float]:
-        """Those that are not 0, by name."""
+        """The lambdas that are not 0, by name."""
         found = {name: getattr(self, name, 0.0) for name in LAMBDAS}
         return {name: value for name, value in found.items() if value}
 
     @property
     def steered(self) -> dict[str, float]:
-        """Active terms wanted of a text, by the lambda that is steered to them."""
+        """Wanted number of active terms of a text, by the steered lambda."""
         return {"document": self.active_document} if self.active_document else {}
 
     def problem(self) -> str | None:
-        """Steering of a lambda that is 0, or a gain that steers nothing."""
+        """Refuses to steer a lambda of 0, and a gain without steering."""
         for name, number in self.steered.items():
             if name not in self.lambdas:
                 because = f"the lambda {name!r}, which it steers, is 0"
@@ -178,7 +164,7 @@ class OfDocuments(Options):
 
 @dataclasses.dataclass(frozen=True)
 class OfTexts(OfDocuments):
-    """The options of a regularizer that takes each kind of text for itself."""
+    """The options of a regularizer that treats each kind of text separately."""
 
     query: float = option(0.0, "lambda of queries, vocabulary view", low=0)
     source_query: float = option(0.0, "lambda of queries, source view", low=0)
@@ -186,7 +172,7 @@ class OfTexts(OfDocuments):
 
     @property
     def steered(self) -> dict[str, float]:
-        """Active terms wanted of a text, by the lambda that is steered to them."""
+        """Wanted number of active terms of a text, by the steered lambda."""
         queries = {"query": self.active_query} if self.active_query else {}
         return queries | super().steered
 
@@ -205,10 +191,10 @@ class Regularizer:
     Attributes:
       fn: `(view, **options) -> scalar`, for each kind of text with its own lambda; if
         joint `(the queries' view, the documents', **options)`, with the documents'. It
-        gets the options of its own, without those that every regularizer has.
+        receives its own options, not those that every regularizer has.
       joint: over queries and documents together.
-      idf: it takes the option `idf`, of the view's terms in the training documents.
-      Options: a dataclass of its options, of the kind of `OfTexts` or, if joint,
+      idf: it takes `idf`, [V], of the view's terms in the training documents.
+      Options: a dataclass of its options, a subclass of `OfTexts` or, if joint,
         `OfDocuments`.
     """
 
@@ -229,7 +215,7 @@ _SHARED = {field.name for field in dataclasses.fields(OfTexts)}
 
 
 def of(config: Any, where: str = "config.regularizer") -> Chosen:
-    """What a stage's `config.regularizer` names, with its options."""
+    """The regularizer of a stage's `config.regularizer`, with its options."""
     return resolve(REGULARIZERS, config, where)
 
 
@@ -243,13 +229,9 @@ def penalties(
     lambdas: dict[str, jax.Array],
     idf: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
-    """What a stage's regularizers add to the loss, by name; scalars.
+    """The regularizer's terms of the loss, by name; scalars.
 
-    Args:
-      regularizer: of `REGULARIZERS`.
-      views: by text.
-      lambdas: by field; those left out are 0.
-      idf: of the terms of each view, where the regularizer takes it.
+    Missing `lambdas` are 0; `idf` is [V] by view, if the regularizer needs it.
     """
     entry, chosen = regularizer.entry, regularizer.options
     options = {
@@ -275,13 +257,9 @@ def penalties(
 
 
 def active_terms(views: dict[str, Views]) -> dict[tuple[str, str], jax.Array]:
-    """Mean number of active terms of a text.
+    """Mean number of active terms of a text, as scalars by (lambda, view).
 
-    Args:
-      views: by text.
-
-    Returns:
-      Scalars by the lambda's field and the view: `("source_query", "query_source")`.
+    For example, by `("source_query", "query_source")`.
     """
     return {
         (_field(text, name), f"{text}_{name}"): view.active_terms().mean()

@@ -1,4 +1,4 @@
-"""Heads with embeddings: of the text, of a sparse code of it, of each token."""
+"""Heads with embeddings: of the text, as a sparse code, of each token."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ class CSROptions(DenseOptions):
     dead_after: int = option(30, "steps in which no text activates a latent", low=0)
 
     def problem(self) -> str | None:
-        """More active latents than there are."""
+        """Refuses more active latents than there are latents."""
         if self.active_latents <= self.latents:
             return None
         return (
@@ -65,7 +65,7 @@ class ColbertOptions(EmbeddingOptions):
 
 
 def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
-    """To the size of the embeddings, without a bias; None: they are hidden states."""
+    """Projects to the embedding size, without a bias; None: use hidden states."""
     if not spec.options.embedding_size:
         return None
     return nnx.Linear(
@@ -80,7 +80,7 @@ def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
 
 
 def _normalized(x) -> jax.Array:
-    """To length 1 over the last axis; zeros stay zeros."""
+    """Scales vectors of the last axis to length 1; zeros stay zeros."""
     squares = jnp.square(x).sum(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
@@ -88,8 +88,8 @@ def _normalized(x) -> jax.Array:
 class DenseHead(Head):
     """One embedding of the text; one view, `dense`.
 
-    The state of the first token ("cls") or the mean over all tokens, projected and of
-    length 1 if the options say so.
+    The state of the first token ("cls") or the mean over all tokens, depending on the
+    options projected and scaled to length 1.
     """
 
     Options = DenseOptions
@@ -97,7 +97,7 @@ class DenseHead(Head):
 
     @staticmethod
     def views(spec) -> dict[str, int]:
-        """`dense`, of the size of the embedding."""
+        """`dense`, of the embedding's size."""
         return {"dense": spec.options.embedding_size or spec.encoder.hidden_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
@@ -114,7 +114,7 @@ class DenseHead(Head):
 
     def _pooled(self, hidden_BLD, mask_BL) -> jax.Array:
         keep_BL1 = mask_BL[:, :, None]
-        # A selection, since a padded state may hold anything.
+        # A selection, since a padded state may be NaN.
         hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
         if self.pooling == "cls":
             return hidden_BLD[:, 0]
@@ -122,15 +122,15 @@ class DenseHead(Head):
 
 
 class Count(nnx.Variable):
-    """What the training step counts instead of learning: no gradient, no moments."""
+    """Counted by the training step, not learned: no gradient, no moments."""
 
 
 class Autoencoder(nnx.Module):
     """A sparse autoencoder with k active latents and a tied decoder.
 
     `z = top_k(relu((x - c) W + b))` and `x' = z W' + c` (Gao et al. 2024; for retrieval
-    CSR, Wen et al. 2025). A latent is dead once no text of a batch has activated it for
-    `dead_after` steps; `idle` counts them, see `after_step`.
+    CSR, Wen et al. 2025). A latent is dead if no text of a batch has activated it for
+    `dead_after` steps; `idle` counts these steps, see `after_step`.
     """
 
     def __init__(self, options: CSROptions, size: int, *, rngs: nnx.Rngs):
@@ -148,7 +148,7 @@ class Autoencoder(nnx.Module):
         self.dead_after = options.dead_after
 
     def __call__(self, x_BD) -> Code:
-        """The code of embeddings, and how well it decodes."""
+        """The code of embeddings, and its reconstruction errors."""
         center_D, kernel_DV = self.center[...], self.kernel[...]
         raw_BV = (x_BD - center_D) @ kernel_DV + self.bias[...]
 
@@ -162,7 +162,7 @@ class Autoencoder(nnx.Module):
         dead_V = jax.lax.stop_gradient(self.idle[...]) >= self.dead_after
         lowest = jnp.finfo(raw_BV.dtype).min
         revived_BV = _largest(jnp.where(dead_V, raw_BV, lowest), self.revived)
-        # The dead learn what the living leave over, which do not change for it.
+        # Dead latents learn the residual of the active ones, which get no gradient.
         rest_BD = x_BD - jax.lax.stop_gradient(decoded(weights_BV))
         missed_B1 = _mean_square(rest_BD - decoded(revived_BV) - center_D)
         return Code(
@@ -179,7 +179,7 @@ def _largest(raw_BV, count: int) -> jax.Array:
     """Relu of each row's `count` largest entries, 0 elsewhere."""
     count = min(count, raw_BV.shape[1])
     least_B1 = jax.lax.top_k(jax.lax.stop_gradient(raw_BV), count)[0][:, -1:]
-    # NaN is not below anything, and stays.
+    # NaN compares false, and stays.
     return jnp.where(raw_BV < least_B1, 0.0, jax.nn.relu(raw_BV))
 
 
@@ -196,7 +196,7 @@ class CSRHead(Head):
 
     @staticmethod
     def views(spec) -> dict[str, int]:
-        """`latents`, those of the autoencoder."""
+        """`latents`, of the autoencoder."""
         return {"latents": spec.options.latents}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
@@ -212,7 +212,7 @@ class CSRHead(Head):
 
 
 def fired(views: dict[str, Views]) -> dict[str, jax.Array]:
-    """How many texts activate each latent, [V], by text; empty without a CSR head."""
+    """The number of texts that activate each latent, [V], by text; {} without CSR."""
     return {
         text: (view.weights_BV > 0).sum(axis=0)
         for text, by_view in views.items()
@@ -222,11 +222,9 @@ def fired(views: dict[str, Views]) -> dict[str, jax.Array]:
 
 
 def after_step(params: dict, fired_V: jax.Array | None) -> dict:
-    """Sets what a step counts rather than learns: how long latents have been idle.
+    """Updates the number of steps that a tower's latents have been idle.
 
-    Args:
-      params: a tower's.
-      fired_V: how many texts of the batch activate each latent; None: there are none.
+    `fired_V` is the number of texts in the batch that activate each latent, or None.
     """
     if fired_V is None:
         return params
@@ -239,7 +237,7 @@ def after_step(params: dict, fired_V: jax.Array | None) -> dict:
 class ColbertHead(Head):
     """An embedding of each token; one view, `tokens` (Khattab and Zaharia 2020).
 
-    Tokens of the option `skip_ids` (punctuation) count in queries only.
+    Tokens of the option `skip_ids` (punctuation) only count in queries.
     """
 
     Options = ColbertOptions
@@ -247,17 +245,17 @@ class ColbertHead(Head):
 
     @staticmethod
     def views(spec) -> dict[str, int]:
-        """`tokens`, of the size of an embedding."""
+        """`tokens`, of the embedding's size."""
         return {"tokens": spec.options.embedding_size or spec.encoder.hidden_size}
 
     @staticmethod
     def expand_id(options) -> int:
-        """The mask token's, if queries are expanded."""
+        """The mask token's id, if queries are expanded."""
         return options.expand_id
 
     @staticmethod
     def settled(options, tokenizer):
-        """With the ids of the mask token and of punctuation."""
+        """Sets the ids of the mask token and of punctuation."""
         return dataclasses.replace(
             options,
             expand_id=tokenizer.mask_id if options.expand_queries else -1,

@@ -1,12 +1,12 @@
 """Heads: from hidden states to the views of `lsrjax.models.views`.
 
 To add one: write a `Head` with `__init__(spec, *, dtype, rngs)`, a static
-`views(spec)`, and `__call__(hidden_TD, texts, word_embeddings_VD) -> reps.Views`, where
-`texts` is a `lsrjax.models.texts.Texts` and says how the tokens of T belong to texts,
-and which of these are queries; and add a line to `HEADS`. If queries need no encoder,
-`encodes_queries(options)` is false and `from_ids(ids_BL, mask_BL) -> reps.Views` makes
-their views; `__call__` then gets documents only. A config, and no file of a model, may
-name a head that is not in the table by its dotted name.
+`views(spec)`, and `__call__(hidden_TD, texts, word_embeddings_VD) -> Views`, where
+`texts` is a `lsrjax.models.texts.Texts` that says which tokens of T form which text,
+and which texts are queries; and add a line to `HEADS`. If queries need no encoder,
+`encodes_queries(options)` is false and `from_ids(ids_BL, mask_BL) -> Views` computes
+their views; `__call__` then receives only documents. A config may name a head outside
+the table by its dotted name; a model's files may not.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
 
 class MLMHead(nnx.Module):
-    """The masked-LM head of BERT, read as a bag of words by a max over tokens."""
+    """BERT's masked-LM head as a bag of words, pooled over tokens."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class MLMHead(nnx.Module):
         """SPLADE (Formal et al. 2021).
 
         `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
-        `sum over tokens of log1p(relu(logits))`, which then stands for the raw values
-        as well. With `weights_only` the raw values are 0 where they would be below, and
-        there is no gradient. With the activation "log1p_relu", weights are log1p of
-        these once more (Shen et al. 2025, OpenSearch's v3).
+        `sum over tokens of log1p(relu(logits))`, which then also serves as the raw
+        values. With `weights_only`, negative raw values are replaced by 0, and there is
+        no gradient. With the activation "log1p_relu", log1p is applied to the weights
+        once more (Shen et al. 2025, OpenSearch's v3).
         """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
         factors = self.transform(hidden_TD), decoder_VD, self.bias[...], texts.mask
@@ -127,7 +127,7 @@ class SpladeOptions(_Pooled):
     )
 
     def problem(self) -> str | None:
-        """A mask of a maximum that is not taken."""
+        """Refuses the mask of a maximum with another pooling."""
         if self.pooling == "max" or self.pool_mask == "exclude":
             return None
         because = "there is no maximum over tokens with pooling = 'sum'"
@@ -150,7 +150,7 @@ class MilcoOptions(_Pooled):
     pivot_layer_norm_eps: float = option(1e-12, "of the English head", fact=True)
 
     def problem(self) -> str | None:
-        """Options of a source view that there is not."""
+        """Refuses options of a source view that is off."""
         if not self.lexecho and self.repeats != "sum":
             return no_effect("repeats", self.repeats, "lexecho is off")
         if not self.lexecho and self.exclude_special_tokens:
@@ -170,13 +170,13 @@ class M3Options(EmbeddingOptions):
 
 
 class LexEcho(nnx.Module):
-    """MILCO's source view: one weight for each input token, under its own id.
+    """MILCO's source view: a weight for each input token, in its own column.
 
     `s = relu(x a + c) * mask * scale` over the hidden states x before the connector.
     """
 
     def __init__(self, spec, repeats: str, excluded=(), *, rngs: nnx.Rngs):
-        """`excluded` tokens have no weight; `repeats` of a token: "sum" or "max"."""
+        """`excluded` tokens get no weight; `repeats` of a token are "sum" or "max"."""
         D = spec.encoder.hidden_size
         bound = D**-0.5  # torch.nn.Linear's default initialisation
         self.kernel = nnx.Param(
@@ -191,7 +191,7 @@ class LexEcho(nnx.Module):
         self.repeats = repeats
 
     def __call__(self, hidden_TD, texts: Texts) -> Bag:
-        """The tokens' own ids with their weights."""
+        """The tokens' ids with their weights."""
         x_TD = hidden_TD.astype(jnp.float32)
         s_T = jax.nn.relu(x_TD @ self.kernel[...] + self.bias[...])
         weights = map(self._kept, texts.split(s_T), texts.ids, texts.mask)
@@ -199,7 +199,7 @@ class LexEcho(nnx.Module):
         return Bag(texts.padded(texts.ids), weights_BL, self.size)
 
     def _kept(self, s_BL, ids_BL, mask_BL) -> jax.Array:
-        """The weights, 0 where a token has none."""
+        """The weights, set to 0 for tokens that get none."""
         keep_BL = mask_BL
         for special in self.special_ids:
             keep_BL &= ids_BL != special
@@ -208,7 +208,7 @@ class LexEcho(nnx.Module):
 
 
 def _strongest_repeat(ids_BL, weights_BL):
-    """Zeroes all but the strongest (of equals the first) occurrence of each id."""
+    """Zeroes all but the strongest occurrence of each id (the first if equal)."""
     L = ids_BL.shape[1]
     same_BLL = ids_BL[:, :, None] == ids_BL[:, None, :]
     stronger_BLL = weights_BL[:, None, :] > weights_BL[:, :, None]
@@ -221,10 +221,10 @@ def _strongest_repeat(ids_BL, weights_BL):
 class SpladeHead(Head):
     """SPLADE over the encoder's own vocabulary; one view, `terms`.
 
-    With the option `queries` other than "encoded", a query is a bag of its own words,
-    special tokens left out, and needs no encoder: each distinct word weighs what
-    `static` has learned for it ("static": inference-free SPLADE, Geng et al. 2024), or
-    1 ("words": SPLADE-doc, Formal et al. 2021).
+    With the option `queries` other than "encoded", a query is a bag of its own words
+    without special tokens, and needs no encoder: each distinct word has its learned
+    weight in `static` ("static": inference-free SPLADE, Geng et al. 2024), or 1
+    ("words": SPLADE-doc, Formal et al. 2021).
     """
 
     Options = SpladeOptions
@@ -233,22 +233,22 @@ class SpladeHead(Head):
 
     @staticmethod
     def views(spec) -> dict[str, int]:
-        """`terms`, of the vocabulary of the encoder."""
+        """`terms`, of the encoder's vocabulary."""
         return {"terms": spec.encoder.vocab_size}
 
     @staticmethod
     def encodes_queries(options) -> bool:
-        """Not where they are bags of words."""
+        """Whether queries are more than bags of words."""
         return options.queries == "encoded"
 
     @staticmethod
     def learns_queries(options) -> bool:
-        """Not where each word weighs 1."""
+        """Whether training affects queries, that is, unless each word weighs 1."""
         return options.queries != "words"
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
-        """`terms`, except of queries that are bags of their own words."""
+        """`terms`, except for queries that are bags of words."""
         return () if text == "query" and not spec.encodes_queries else ("terms",)
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
@@ -267,7 +267,7 @@ class SpladeHead(Head):
         self.special_ids = spec.special_ids
         self.size = spec.encoder.vocab_size
         if self.queries == "static":
-            # Special tokens are no words: nothing reads or changes their zeros.
+            # Special tokens are not words: their zeros are never read or changed.
             special = jnp.asarray(spec.special_ids, jnp.int32)
             self.static = nnx.Param(jnp.ones(self.size).at[special].set(0))
 
@@ -276,12 +276,12 @@ class SpladeHead(Head):
         return {"terms": self.mlm(hidden_TD, texts, word_embeddings_VD)}
 
     def from_ids(self, ids_BL, mask_BL) -> Views:
-        """The `terms` view of bags of words; the weights are the raw values as well."""
+        """The `terms` view of bags of words; the weights are also the raw values."""
         words_BV = self._words(ids_BL, mask_BL)
         return {"terms": Vector(words_BV, words_BV)}
 
     def _words(self, ids_BL, mask_BL) -> jax.Array:
-        """The weights of the distinct words of each text, as wide as encoded ones."""
+        """The weights of each text's distinct words, as wide as encoded texts."""
         width = self.size + -self.size % sharding.axis_size(sharding.MODEL)
         keep_BL = mask_BL.astype(bool)
         for special in self.special_ids:
@@ -308,7 +308,7 @@ class MilcoHead(Head):
 
     @staticmethod
     def views(spec) -> dict[str, int]:
-        """`pivot`, of the English vocabulary, and `source`, of the own."""
+        """`pivot`, of the English vocabulary, and `source`, of the encoder's own."""
         views = {"pivot": spec.options.pivot_vocab_size}
         if spec.options.lexecho:
             views["source"] = spec.encoder.vocab_size
@@ -316,7 +316,7 @@ class MilcoHead(Head):
 
     @staticmethod
     def has_source(options) -> bool:
-        """With LexEcho."""
+        """Whether LexEcho is on."""
         return options.lexecho
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
@@ -354,14 +354,14 @@ class MilcoHead(Head):
 class TokenWeightsHead(Head):
     """A weight for each token of the text; one view, `terms`.
 
-    `relu(x a + c)` under the token's own id, the strongest of its repeats, special
-    tokens left out (uniCOIL, Lin and Ma 2021; the sparse vectors of BGE-M3, Chen et al.
+    `relu(x a + c)` in the token's own column, the largest of its repeats, without
+    special tokens (uniCOIL, Lin and Ma 2021; the sparse vectors of BGE-M3, Chen et al.
     2024).
     """
 
     @staticmethod
     def views(spec) -> dict[str, int]:
-        """`terms`, of the vocabulary of the encoder."""
+        """`terms`, of the encoder's vocabulary."""
         return {"terms": spec.encoder.vocab_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
@@ -375,9 +375,9 @@ class TokenWeightsHead(Head):
 class M3Head(Head):
     """BGE-M3 (Chen et al. 2024): an embedding, weights and embeddings of tokens.
 
-    The views are `dense` (of the first token), `terms` and `tokens` (of all but the
-    first one; a query's are divided by their number, so that the score is a mean). The
-    score is their sum, weighted by the option `view_weights`.
+    The views are `dense` (of the first token), `terms`, and `tokens` (of all tokens
+    after the first; a query's are divided by their number, so that the score is a
+    mean). The score is their sum, weighted by the option `view_weights`.
     """
 
     Options = M3Options
@@ -436,10 +436,10 @@ HEADS = {
 
 
 def head_class(name: str) -> type[Head]:
-    """The head of a name in the table, or of a dotted name that `own_head` was given.
+    """The head of a name in the table, or of a dotted name already given to `own_head`.
 
-    Raises:
-      InputError: neither. Specs are read from files, which may not name code.
+    Specs are read from files, which may not name code. Raises an `InputError` for
+    other names.
     """
     own = "name it in config.model.head, or in --head of encode and convert"
     return known_entry(HEADS, name, "head", own)
@@ -448,12 +448,8 @@ def head_class(name: str) -> type[Head]:
 def chosen(node: Any, field: str = "config.model.head") -> Chosen:
     """The head that the user's own config names, with its options.
 
-    Args:
-      node: of the config.
-      field: of the config, for errors.
-
     Raises:
-      InputError: there is no such head, or an option that it does not have.
+      InputError: an unknown head or option.
     """
     found = resolve(HEADS, node, field)
     if not hasattr(found.entry, "views"):
@@ -467,34 +463,19 @@ def chosen(node: Any, field: str = "config.model.head") -> Chosen:
 def own_head(name: str, field: str = "config.model.head") -> type[Head]:
     """The head of a name in the table, or of a dotted name, which is imported.
 
-    Args:
-      name: from the user's own config or flag, never from a file beside a model.
-      field: of the config, or flag, for errors.
-
-    Raises:
-      InputError: there is no such head.
+    The name must be from the user's own config or flag, never from a model's files.
     """
     return entry(HEADS, name, field)
 
 
 def pooled_as(spec: Any, like: Any) -> Any:
-    """The spec of a teacher of logits that pools padding as its student does.
-
-    Args:
-      spec: of the teacher.
-      like: of the student.
-    """
+    """A teacher's spec with its student's `pool_mask`."""
     pooled = dataclasses.replace(spec.options, pool_mask=like.options.pool_mask)
     return dataclasses.replace(spec, options=pooled)
 
 
 def as_trained(options: SpladeOptions, model: Any) -> SpladeOptions:
-    """The options of a SPLADE with what the weights of a masked LM were trained for.
-
-    Args:
-      options: of a config.
-      model: a `SavedModel`.
-    """
+    """A SPLADE's options, with those that a `SavedModel`'s weights determine."""
     return dataclasses.replace(
         options,
         tied="decoder" not in model.params["head"]["mlm"],
@@ -503,14 +484,10 @@ def as_trained(options: SpladeOptions, model: Any) -> SpladeOptions:
 
 
 def on_pivot(options: MilcoOptions, pivot: Any) -> MilcoOptions:
-    """The options of a MILCO with the sizes of the English model.
-
-    Args:
-      options: of a config.
-      pivot: a `SavedModel`, which has a masked-LM head.
+    """A MILCO's options with the sizes of `pivot`, an English `SavedModel`.
 
     Raises:
-      InputError: its weights are computed of its logits in another way.
+      InputError: its activation is not relu.
     """
     if pivot.spec.options.activation != "relu":
         raise InputError(

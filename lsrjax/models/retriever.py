@@ -20,34 +20,33 @@ from lsrjax.models.views import Views
 from lsrjax.options import check_value, checked, kind_of, option
 
 TOWERS = ("shared", "separate")
-# The texts, and the role, that a query tower encodes; all others are documents.
+# The text, and the role, that a query tower encodes; all others are documents.
 QUERY = "query"
-# Where the parameters of a query tower of its own are. Those of the document tower
-# stand where those of a shared one do.
+# The key of a separate query tower's parameters. Those of the document tower have the
+# paths of a shared one.
 QUERY_TOWER = "query_tower"
 
 
-# As the reference calls the terms of a MILCO.
+# The reference's prefixes of MILCO's terms.
 _MARKS = {"pivot": "e_", "source": "m_"}
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrieverSpec:
-    """Everything that fixes a retriever's parameters and its computation.
+    """Everything that determines a retriever's parameters and its computation.
 
     Attributes:
       head: a name in `lsrjax.models.heads.HEADS`, or a dotted one.
-      encoder: the encoder's sizes.
-      options: of the head, an instance of its `Options`; None: all at their defaults.
+      options: of the head, an instance of its `Options`; None: the defaults.
       towers: "shared" (an encoder and a head for all texts) or "separate" (queries have
         their own, of the same sizes).
       special_ids: the tokenizer's special tokens.
-      most_active: of a sparse vector, only so many weights, the largest, are kept when
-        texts are encoded; 0: all.
+      most_active: number of weights, the largest, kept of a sparse vector when texts
+        are encoded; 0: all.
       query_prompt: text before every query.
       document_prompt: text before every document.
-      query_marker: id that stands behind a query's first token; -1: none.
-      document_marker: the same in documents.
+      query_marker: id inserted after a query's first token; -1: none.
+      document_marker: the same for documents.
     """
 
     head: str
@@ -87,14 +86,14 @@ class RetrieverSpec:
 
     @classmethod
     def of(cls, head: str, encoder: EncoderConfig, **values: Any) -> "RetrieverSpec":
-        """A spec with some of its fields, and of the options of its head, by name."""
+        """A spec from some of its fields and its head's options, by name."""
         own = {f.name for f in dataclasses.fields(cls)}
         fields = {name: value for name, value in values.items() if name in own}
         options = {name: value for name, value in values.items() if name not in own}
         return cls(head, encoder, kind_of(head_class(head))(**options), **fields)
 
     def replaced(self, **values: Any) -> "RetrieverSpec":
-        """The spec with other fields or options of its head, by name."""
+        """The spec with changed fields or options of its head, by name."""
         own = {f.name for f in dataclasses.fields(self)}
         fields = {name: value for name, value in values.items() if name in own}
         options = {name: value for name, value in values.items() if name not in own}
@@ -102,16 +101,16 @@ class RetrieverSpec:
         return dataclasses.replace(self, **{"options": options} | fields)
 
     def with_head(self, head: str, options: Any = None) -> "RetrieverSpec":
-        """The spec with another head, whose options are at their defaults if None."""
+        """The spec with another head; None sets the head's default options."""
         return dataclasses.replace(self, head=head, options=options)
 
     def to_dict(self) -> dict:
-        """As JSON-serialisable values; `from_dict` reads them back."""
+        """JSON-serialisable values; `from_dict` reads them back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> "RetrieverSpec":
-        """The spec that `to_dict` wrote, also before heads had options."""
+        """The spec of `to_dict`; also reads files from before heads had options."""
         kind = kind_of(head_class(values["head"]))
         known = {field.name for field in dataclasses.fields(kind)}
         own = {field.name for field in dataclasses.fields(cls)}
@@ -136,31 +135,31 @@ class RetrieverSpec:
 
     @property
     def views(self) -> dict[str, int]:
-        """The views and the sizes of their vocabularies or embeddings, in order."""
+        """The views in order, with the sizes of their vocabularies or embeddings."""
         return head_class(self.head).views(self)
 
     @property
     def marks(self) -> dict[str, str]:
-        """What stands before a token in the name of its term, by view.
+        """The prefix of a term's name, by view.
 
-        A term is called as its token is; views of several vocabularies are told apart
-        by MILCO's marks, or by the view's name.
+        A term has its token's name; with several views, MILCO's marks or the view's
+        name distinguish them.
         """
         several = len(self.views) > 1
         return {view: _MARKS.get(view, f"{view}_" * several) for view in self.views}
 
     def expands(self, text: str) -> tuple[str, ...]:
-        """Views that may weigh tokens of the encoder which a text does not have."""
+        """Views that may give weight to tokens that are not in the text."""
         return head_class(self.head).expands(self, text)
 
     @property
     def encodes_queries(self) -> bool:
-        """Whether queries need an encoder; if not, their ids are enough."""
+        """Whether queries need an encoder, not only their ids."""
         return head_class(self.head).encodes_queries(self.options)
 
     @property
     def expand_id(self) -> int:
-        """What queries are filled up with to their maximal length; -1: nothing."""
+        """The id that fills queries up to their maximal length; -1: none."""
         return head_class(self.head).expand_id(self.options)
 
     @property
@@ -170,7 +169,7 @@ class RetrieverSpec:
 
     @property
     def rules(self) -> tuple[sharding.Rule, ...]:
-        """Partition rules of parameters that `sharding.RULES` does not know."""
+        """Partition rules of parameters that are not in `sharding.RULES`."""
         return head_class(self.head).rules
 
 
@@ -178,7 +177,7 @@ class Retriever(nnx.Module):
     """Encodes token ids into views."""
 
     def __init__(self, spec: RetrieverSpec, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        """Random parameters (float32); `dtype` is what matrix products run in."""
+        """Random float32 parameters; `dtype` is that of matrix products."""
         self.encoder = Encoder(spec.encoder, dtype=dtype, rngs=rngs)
         self.head = head_class(spec.head)(spec, dtype=dtype, rngs=rngs)
         self.expand_id = spec.expand_id
@@ -194,17 +193,16 @@ class Retriever(nnx.Module):
 
         Args:
           texts: the batch.
-          role: "query": all are queries; "document" or None: those are that
-            `texts.query` says.
-          dropout_keys: a key for each text, [B] of each part; without, the model is
+          role: "query" if all are queries; "document" or None: those in `texts.query`.
+          dropout_keys: a key for each text, [B] for each part; without, the model is
             deterministic.
-          remat: what the backward pass computes again, see `models.backbones.bert`.
+          remat: what the backward pass recomputes, see `models.backbones.bert`.
 
         Returns:
-          The views of the texts, those of all parts end to end.
+          The views of the texts, concatenated over parts.
 
         Raises:
-          ValueError: queries beside documents, which this model encodes apart.
+          ValueError: a model that encodes queries and documents separately gets both.
         """
         if texts.query is not None and (self.query_tower or not self.encodes_queries):
             raise ValueError("Encode queries and documents apart, each with its role.")
@@ -234,12 +232,11 @@ class Retriever(nnx.Module):
 def split(
     spec: RetrieverSpec, *, dtype=jnp.float32, weights_only: bool = False
 ) -> tuple[nnx.GraphDef, dict]:
-    """The model's structure and its abstract parameters (no memory is taken).
+    """The model's structure and its abstract parameters; allocates no memory.
 
     Args:
-      spec: the model's.
       dtype: of matrix products.
-      weights_only: to encode texts, not to train: spares what only losses read.
+      weights_only: to encode texts: skips what only losses need.
 
     Returns:
       The graph definition, for `apply`, and a nested dict of `jax.ShapeDtypeStruct`.
@@ -252,7 +249,7 @@ def split(
 
 
 def counted(spec: RetrieverSpec) -> dict:
-    """Which of the parameters a step counts instead of learning: a tree of bools."""
+    """A tree of bools: the parameters that a step counts instead of learning."""
     model = nnx.eval_shape(lambda: Retriever(spec, rngs=nnx.Rngs(0)))
     kinds = jax.tree.map(
         lambda leaf: leaf.replace(isinstance(leaf, dense_heads.Count)),
@@ -265,10 +262,10 @@ def counted(spec: RetrieverSpec) -> dict:
 def init_params(spec: RetrieverSpec, seed: int) -> dict:
     """Random parameters as a nested dict; a pure function of (spec, seed).
 
-    Separate towers have the same ones.
+    Separate towers start with the same ones.
     """
-    # Operation by operation, on the host: one program for all of them takes a GPU's
-    # compiler most of a minute.
+    # Operation by operation on the host: as one program, a GPU's compiler needs most of
+    # a minute for them.
     with _on_host():
         one = dataclasses.replace(spec, towers="shared")
         model = Retriever(one, rngs=nnx.Rngs(seed))
@@ -277,7 +274,7 @@ def init_params(spec: RetrieverSpec, seed: int) -> dict:
 
 
 def _on_host():
-    """A context in which arrays are made by the processor, where JAX has it."""
+    """A context in which arrays are created on the CPU, if JAX has it."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS leaves it out
@@ -285,13 +282,8 @@ def _on_host():
 
 
 def with_query_tower(params: dict, query: dict | None = None) -> dict:
-    """The parameters of separate towers.
-
-    Args:
-      params: of the document tower.
-      query: of the query tower; None: the same.
-    """
-    # Copies, since a training step takes the place of each array for itself.
+    """The parameters of separate towers; without `query`, both are the same."""
+    # Copies, since a training step donates each array.
     query = jax.tree.map(jnp.copy, params) if query is None else query
     return params | {QUERY_TOWER: query}
 
@@ -303,12 +295,7 @@ def towers_of(params: dict) -> tuple[dict, dict | None]:
 
 
 def after_step(params: dict, fired: dict[str, jax.Array]) -> dict:
-    """Sets what a step counts rather than learns, in each tower.
-
-    Args:
-      params: as the optimizer leaves them.
-      fired: from `lsrjax.models.dense_heads.fired`.
-    """
+    """Updates what a step counts instead of learning, in each tower."""
     if not fired:
         return params
     params, query = towers_of(params)
@@ -330,9 +317,9 @@ def apply(
 ) -> Views:
     """Encodes `{"ids": [B, L], "mask": [B, L], "query": [B]}` with these parameters.
 
-    `query` is true for queries; it is left out where there are none, or where `role`
-    ("query" or "document") is that of all texts. Several such parts, each of its own
-    length, are encoded together. See `Retriever.__call__`.
+    `query` is true for queries; leave it out if there are none, or if `role` ("query"
+    or "document") is that of all texts. Several such parts, each of its own length, are
+    encoded together. See `Retriever.__call__`.
     """
     parts = [texts] if isinstance(texts, Mapping) else texts
     model = nnx.merge(graphdef, params)

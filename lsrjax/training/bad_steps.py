@@ -1,10 +1,10 @@
-"""Bad numbers: a loss or gradient that is not finite, and a loss that has jumped.
+"""Bad numbers: a loss or gradient that is not finite, or a loss that has jumped.
 
-What the policy needs to know of earlier steps is part of the train state, so that a
-step's fate is a pure function of the state and its batch, and a run that goes on
-decides as one that was never stopped. The guard is no optax transformation, which sees
-updates and the optimizer's state alone: a skipped step leaves the controller of the
-lambdas and the counts of a head's latents as they were, too.
+What the policy remembers of earlier steps is part of the train state. A step's fate is
+thus a pure function of state and batch, and a resumed run decides like one that never
+stopped. The guard is not an optax transformation, which sees only updates and the
+optimizer's state: a skipped step must also leave the controller of the lambdas and the
+counts of a head's latents unchanged.
 """
 
 import math
@@ -16,31 +16,26 @@ from lsrjax.errors import TrainingFailed
 
 
 class BadNumbers(TrainingFailed):
-    """A step's loss or gradient is no number, or its loss has jumped.
-
-    Attributes:
-      step: the step, from 1.
-    """
+    """A step (counted from 1) has a bad loss or gradient, or its loss has jumped."""
 
     def __init__(self, message: str, step: int, values: dict[str, float]):
-        """Keeps what a post-mortem says."""
         super().__init__(message)
         self.step, self.values = step, values
 
 
-# A loss is compared with the median of the 32 sound steps before it; until there are as
-# many, none has jumped.
+# A loss is compared with the median of the 32 sound steps before it; with fewer sound
+# steps, no loss counts as a jump.
 WINDOW = 32
 KEY = "numbers"
 
 
 def init(config) -> dict:
-    """What the state holds for the policy, under `KEY`; nothing where it needs nothing.
+    """The policy's part of the state, under `KEY`; empty if the policy needs none.
 
     Returns:
-      With `spike`, `losses`: [WINDOW] of the last sound steps, NaN where there are
-      none yet. With the policy skip, `skipped` and `in_a_row`: steps skipped in total,
-      and since the last sound one.
+      With `spike`, `losses`: [WINDOW] of the last sound steps, NaN where there is none
+      yet. With the policy "skip", `skipped` and `in_a_row`: the number of skipped steps
+      in total, and since the last sound one.
     """
     held = {}
     if config.spike:
@@ -53,17 +48,16 @@ def init(config) -> dict:
 def guarded(
     config, before: dict, after: dict, loss: jax.Array, grad_norm: jax.Array
 ) -> tuple[dict, dict[str, jax.Array]]:
-    """The state after a step whose numbers have been looked at, and what to log of it.
+    """The state after a step whose numbers were checked, and what to log.
 
     Args:
       config: the stage's `numbers`.
-      before: the state before the step.
-      after: the state that the step would give.
+      after: the state that the step proposes.
 
     Returns:
-      The state: `after`, or where a bad step is skipped, `before` with the step
-      counted. And, with `spike`, the number `spike`, the loss over the median; with
-      the policy skip, `bad` (1 if this step was skipped), `skipped` and `in_a_row`.
+      `after`, or for a skipped step, `before` with the step counted. To log: with
+      `spike`, `spike`, the loss over the median; with the policy "skip", `bad` (1 if
+      this step was skipped), `skipped` and `in_a_row`.
     """
     if KEY not in before:
         return after, {}
@@ -91,7 +85,7 @@ def guarded(
 
 
 def judge(step: int, values: dict[str, float], config) -> str:
-    """Why the run cannot go on with a step's numbers, or nothing."""
+    """Why a step's numbers end the run, or an empty string."""
     policy = config.numbers
     if values.get("bad"):
         if values["in_a_row"] <= policy.most:
@@ -120,7 +114,7 @@ _ADVICE = " Lower config.optim.lr, or look for broken rows in the data."
 
 
 def described(step: int, values: dict[str, float]) -> str:
-    """Says which numbers of a step are bad."""
+    """Describes which numbers of a step are bad."""
     shown = {k: v for k, v in values.items() if k not in ("bad", "in_a_row")}
     bad = _not_finite(shown)
     listing = ", ".join(f"{name} = {value:.4g}" for name, value in shown.items())

@@ -1,4 +1,4 @@
-"""What a batch of a stage holds, from the stage's config."""
+"""What a batch of a stage contains, by the stage's config."""
 
 import dataclasses
 from typing import Any
@@ -16,12 +16,11 @@ from lsrjax.losses import objective
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a batch of a stage holds.
+    """What a batch of a stage contains.
 
     Attributes:
-      objective: the weighted sum of its losses, parsed.
-      languages: those that the log tells apart; none where it does not.
-      repeats: of an example in a batch: once in each language, in round robin.
+      languages: those that the log distinguishes, if any.
+      repeats: of each example in a batch: once per language with round robin.
     """
 
     config: Any
@@ -43,22 +42,22 @@ class Contents:
 
     @property
     def kind(self) -> str:
-        """Of the examples: "pair" or "group"."""
+        """The kind of examples: "pair" or "group"."""
         return self.objective.kind
 
     @property
     def has_views(self) -> bool:
-        """Whether a frozen teacher's views are what the student imitates."""
+        """Whether the student imitates a frozen teacher's views."""
         return "views" in self.objective.targets
 
     @property
     def entries(self) -> int:
-        """Examples, each once, in however many languages it is shown."""
+        """Distinct examples in a batch."""
         return self.config.batch_size // self.repeats
 
     @property
     def texts(self) -> dict[str, int]:
-        """Texts of an example that the student encodes, by name."""
+        """Number of texts per example that the student encodes, by name."""
         group = self.config.data.group_size
         return {
             name: group if name == "document" else 1 for name in self.objective.texts
@@ -66,12 +65,12 @@ class Contents:
 
     @property
     def length_fields(self) -> list[str]:
-        """The fields of `config.data` that cut its texts."""
+        """The fields of `config.data` that limit the texts' lengths."""
         return ["document_length"] if self.has_views else list(_LENGTHS)
 
     @property
     def targets(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of what there is beside the texts, by name."""
+        """The shapes of a batch's other arrays, by name."""
         B, G = self.config.batch_size, self.config.data.group_size
         shapes = self.objective.arrays(B, G)
         if self.languages:
@@ -80,7 +79,7 @@ class Contents:
         return shapes
 
     def steps(self, examples: int) -> int:
-        """Optimizer steps of a stage: `steps`, or `epochs` over the examples."""
+        """Optimizer steps of a stage: `steps`, or `epochs` over `examples`."""
         config = self.config
         if config.steps:
             return config.steps
@@ -92,11 +91,7 @@ _LENGTHS = ("query_length", "document_length")
 
 
 def check_batch(config, devices: int) -> None:
-    """Checks that a stage's batch divides over the mesh's `data` axis.
-
-    Raises:
-      InputError: it does not.
-    """
+    """Raises an `InputError` unless the batch divides over the mesh's `data` axis."""
     size = config.batch_size
     if size % devices:
         near = sorted(
@@ -109,11 +104,11 @@ def check_batch(config, devices: int) -> None:
 
 
 def slots_of(batch: dict) -> int:
-    """Tokens of the student's texts in a batch, with padding."""
+    """Tokens of the student's texts in a batch, including padding."""
     return sum(part["ids"].size for part in parts_of(batch))
 
 
 def parts_of(batch: dict) -> list[dict]:
-    """The parts of the student's texts in a batch, of queries cut apart as well."""
+    """The parts of the student's texts in a batch, including separate queries."""
     cuts = [batch[name] for name in (QUERIES, STUDENT) if name in batch]
     return [part for cut in cuts for part in cut["parts"]]

@@ -1,4 +1,4 @@
-"""Health of a model with sparse vectors, for the log; and when a run is lost."""
+"""Signs of a sparse model's health for the log, and detection of a collapse."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ from lsrjax.models.batch import tokens_of
 from lsrjax.models.views import SPARSE, Views
 from lsrjax.training.batch_contents import Contents
 
-# Steps in a row without a single term before a run stops: by then no gradient reaches
-# what should bring them back.
+# Steps in a row with all vectors empty before a run stops: no gradient can bring the
+# terms back.
 _PATIENCE = 50
 _EMPTY, _ACTIVE = "empty_", "active_"
-# Texts whose weights are all that a loss sees of them. The alignment loss compares raw
-# values, so an empty vector of a pair still has a gradient, and more time.
+# Texts that losses see only through their weights. The alignment loss compares raw
+# values, so an empty vector of a pair still has a gradient, and gets more time.
 _SCORED = ("query", "document")
 _PATIENCE_OF_PAIRS = 1000
-# Steps of empty vectors in a row at the end of a stage that make it useless.
+# Steps of empty vectors in a row that make a stage useless if it ends with them.
 _AT_THE_END = 10
 # A text with more than this share of all terms is not sparse; reported after 500 steps.
 _DENSE, _DENSE_STEPS = 0.5, 500
-# Texts of a language that is in none of the names.
+# Texts in any other language.
 _OTHER = "other"
 
 
@@ -35,9 +35,8 @@ class Signs:
     """What the log shows of a step's batch.
 
     Attributes:
-      contents: of the batch.
       sizes: of the views' vocabularies, by view.
-      compared: by text and view, the text whose tokens show what the view has added.
+      compared: by (text, view), the text whose tokens do not count as expansion.
     """
 
     contents: Contents
@@ -46,20 +45,16 @@ class Signs:
 
     @classmethod
     def of(cls, contents: Contents, spec, teacher) -> "Signs":
-        """Those of a student; `teacher` is the spec of one of views, or None."""
+        """The signs of a student; `teacher` is a spec, or None."""
         texts = contents.texts
         compared = {(text, view): text for text in texts for view in spec.expands(text)}
         if teacher is not None and "pivot" in spec.views:
-            # The teacher's English text is the one that both texts of a pair stand for.
+            # Both texts of a pair are compared with the teacher's English text.
             compared |= {(text, "pivot"): "teacher" for text in texts}
         return cls(contents, spec.views, compared)
 
     def __call__(self, views: dict[str, Views], targets: dict, batch: dict) -> dict:
-        """Scalars; under "by_language", what `active_by_language` gives.
-
-        Args:
-          batch: as the step receives it.
-        """
+        """Scalars; "by_language" holds what `active_by_language` returns."""
         if not self.contents.config.log.health:
             return signs(views)
         seen: dict = signs(views, self.sizes)
@@ -71,7 +66,7 @@ class Signs:
         if languages := self.contents.languages:
             shown = {text: targets[f"{text}_language"].reshape(-1) for text in views}
             found = active_by_language(views, shown, len(languages))
-            # On every device, so that each process can read them.
+            # Replicated, so that each process can read them.
             seen["by_language"] = {
                 name: sharding.constrain(sums, None, None)
                 for name, sums in found.items()
@@ -85,13 +80,13 @@ def signs(
     """Shares of a batch, as scalars.
 
     Args:
-      sizes: of the views' vocabularies, behind which a vector may hold zeros; with
-        them, also what takes time.
+      sizes: of the views' vocabularies, since vectors may be padded with zeros; enables
+        the slower signs.
 
     Returns:
-      `empty_{text}`: of the texts, those without a weight in any sparse view; and with
-      `sizes`, `unused_{text}_{view}`: of the vocabulary, terms that no text has a
-      weight for.
+      `empty_{text}`: the share of texts without a weight in any sparse view; and with
+      `sizes`, `unused_{text}_{view}`: the share of the vocabulary without a weight in
+      any text.
     """
     found = {}
     for text, by_view in views.items():
@@ -117,12 +112,12 @@ def expansion(
     """The share of the weights on terms that are not in the text.
 
     Args:
-      tokens: (ids_BL, mask_BL) of the texts that a view is compared with, by text and
-        view. Special tokens count as the text's own.
+      tokens: (ids_BL, mask_BL) of the text to compare with, by (text, view). Special
+        tokens count as the text's own.
 
     Returns:
-      `expansion_{text}_{view}`: of the sum of all weights of a batch, the share of
-      terms that are none of their text's tokens; 0 where all vectors are empty.
+      `expansion_{text}_{view}`: the share of the batch's total weight on terms that are
+      not among their text's tokens; 0 if all vectors are empty.
     """
     return {
         f"expansion_{text}_{name}": _share_outside(views[text][name].weights_BV, *own)
@@ -148,12 +143,12 @@ def active_by_language(
     """Active terms by the language that a text is shown in.
 
     Args:
-      languages: of the texts, [B] by text; from 0 to `count`, which is any other one.
-      count: languages that have a name.
+      languages: of the texts, [B] by text, in 0..count; `count` stands for all others.
+      count: number of named languages.
 
     Returns:
-      `active_{text}_{view}`: [2, count + 1], the sum of active terms of each language's
-      texts and their number. `by_name` makes them numbers to log.
+      `active_{text}_{view}`: [2, count + 1], the sum of active terms over each
+      language's texts, and the number of texts; see `by_name`.
     """
     found = {}
     for text, language_B in languages.items():
@@ -166,7 +161,7 @@ def active_by_language(
 
 
 def as_floats(metrics: Mapping, languages: Sequence[str]) -> dict[str, float]:
-    """The numbers of a step from the device, those by language by their names."""
+    """A step's metrics from the device, with those by language under its name."""
     found = jax.device_get(metrics)
     by_language = found.pop("by_language", {})
     values = {name: float(value) for name, value in found.items()}
@@ -176,12 +171,7 @@ def as_floats(metrics: Mapping, languages: Sequence[str]) -> dict[str, float]:
 def by_name(
     languages: Sequence[str], found: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Means by language, `active_query_terms/da`; those without a text are left out.
-
-    Args:
-      languages: the names.
-      found: sums and numbers from `active_by_language`.
-    """
+    """Means by language, as `active_query_terms/da`, of languages that have texts."""
     return {
         f"{name}/{language}": float(total / count)
         for name, sums in found.items()
@@ -192,12 +182,9 @@ def by_name(
 
 @dataclasses.dataclass
 class Watch:
-    """Counts the steps in which all vectors of a text are empty, or hardly sparse.
+    """Counts the steps in a row in which all vectors of a text are empty or dense.
 
-    Attributes:
-      sizes: of the views' vocabularies, by view.
-      empty: steps in a row, by text.
-      dense: steps in a row, by text and view.
+    `sizes` are those of the views' vocabularies.
     """
 
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -206,12 +193,7 @@ class Watch:
     _reported: set[str] = dataclasses.field(default_factory=set)
 
     def look(self, numbers: dict[str, float], last: bool = False) -> str:
-        """Why the run is lost, or nothing.
-
-        Args:
-          numbers: of the next step; shares of empty vectors that are 0 are taken out,
-            since they say nothing.
-        """
+        """Why the run is lost, or an empty string; pops shares of 0 from `numbers`."""
         lost = ""
         for name in [name for name in numbers if name.startswith(_EMPTY)]:
             text, share = name.removeprefix(_EMPTY), numbers[name]
@@ -225,7 +207,7 @@ class Watch:
         return lost
 
     def dense_now(self, numbers: Mapping[str, float], last: bool = False) -> list[str]:
-        """Warnings of vectors that are hardly sparse, once each."""
+        """Warnings about vectors that are hardly sparse, each given once."""
         found = []
         for name, value in numbers.items():
             text, _, view = name.removeprefix(_ACTIVE).partition("_")

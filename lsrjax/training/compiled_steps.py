@@ -1,4 +1,4 @@
-"""The training step, compiled once for each shape of batch."""
+"""The training step, compiled once for each batch shape."""
 
 from collections.abc import Callable
 
@@ -8,25 +8,22 @@ from lsrjax.training.train_step import Step
 
 
 class CompiledSteps:
-    """The step, compiled once for each shape of batch."""
+    """Caches the compiled step by batch shape.
+
+    `check` receives each compiled step and its three arguments before first use.
+    """
 
     def __init__(self, step: Step, check: Callable[..., None] = lambda *args: None):
-        """Compiles when asked to.
-
-        Args:
-          check: receives the compiled step and its three arguments, before it is first
-            taken.
-        """
         self._step = step
         self._check = check
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def knows(self, batch: dict) -> bool:
-        """Whether the step is compiled for the shapes of a batch."""
+        """Whether the step is compiled for the batch's shapes."""
         return _shapes(batch) in self._compiled
 
     def compile(self, state: dict, teacher_params: dict | None, batch: dict) -> None:
-        """Compiles the step for a batch; the state stays as it is."""
+        """Compiles the step for a batch; does not donate the state."""
         made = compiled(self._step, state, teacher_params, batch)
         self._check(made, state, teacher_params, batch)
         self._compiled[_shapes(batch)] = made
@@ -45,7 +42,7 @@ def _shapes(batch: dict) -> tuple:
 def compiled(
     step: Step, state: dict, teacher_params: dict | None, batch: dict
 ) -> jax.stages.Compiled:
-    """`lowered`, compiled."""
+    """`lowered`, then compiled."""
     return lowered(step, state, teacher_params, batch).compile()
 
 

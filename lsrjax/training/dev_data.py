@@ -1,4 +1,4 @@
-"""What a stage is evaluated on while it is trained."""
+"""The dev data that a stage is evaluated on during training."""
 
 import dataclasses
 import re
@@ -14,21 +14,17 @@ from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
 
 
 def dev_source(config, kind: str):
-    """The held-out examples that a stage's config names.
-
-    Args:
-      kind: of the training examples, "pair" or "group".
-    """
+    """The held-out examples of a stage whose training examples are of a `kind`."""
     data = config.data.copy_and_resolve_references()
     fields = ("source", "files", "dataset", "split", "format")
     with data.unlocked():
         data.update({field: config.dev[field] for field in fields})
-    # The embedded data knows the documents behind its pairs.
+    # The embedded data has documents for its pairs.
     kind = "group" if data.source == "debian" else kind
     try:
         return sources.open_source(data, kind, held_out=True)
     except InputError as error:
-        # What is read knows its fields as those of data.
+        # The source names its fields as those of config.data.
         named = re.sub(
             rf"config\.data\.({'|'.join(fields)})\b", r"config.dev.\1", str(error)
         )
@@ -36,17 +32,10 @@ def dev_source(config, kind: str):
 
 
 def dev_examples(config, kind: str) -> int:
-    """How many held-out examples a stage's config names; the first one is read.
-
-    Args:
-      kind: as in `dev_source`.
-
-    Raises:
-      InputError: they cannot be read.
-    """
+    """The number of held-out examples of a stage; reads the first one as a check."""
     dev = dev_source(config, kind)
     if getattr(dev, "by_id", False):
-        # A query that nothing is relevant to can be evaluated on, not trained on.
+        # A query without relevant documents can be evaluated on, but not trained on.
         dev.judged(0)
     else:
         dev[0]
@@ -58,10 +47,7 @@ def evaluation(
 ) -> Callable[[dict], dict[str, float]] | None:
     """The function from parameters to dev metrics, or None without dev data.
 
-    Args:
-      kind: as in `dev_source`.
-      student: what the parameters are of.
-      poll: called ahead of each batch that is encoded.
+    `poll` is called before each batch is encoded.
     """
     if not config.dev.source:
         return None
@@ -69,7 +55,7 @@ def evaluation(
     task = dev_task(
         dev_source(config, kind),
         config.dev.queries,
-        # A query of unstated language counts in any case, as it does in training.
+        # A query in an unknown language always counts, as in training.
         lambda language: (
             language == ANY or weights.get(language, weights.get(ANY, 0.0)) > 0
         ),

@@ -1,4 +1,4 @@
-"""What would end a later stage of a run, looked for before the first one is trained."""
+"""Finds errors of later stages before the first one is trained."""
 
 import contextlib
 import json
@@ -18,15 +18,15 @@ from lsrjax.training import (
 )
 from lsrjax.training.batch_contents import Contents
 
-# One of them is there, whatever a model was made for; a Router has no config.json.
+# Every model has one of these; a Router has no config.json.
 KEY_FILES = ("config.json", "modules.json", names_on_disk.MODEL_FILE)
-LOOK_SECONDS = 120.0  # at a stage's data
+LOOK_SECONDS = 120.0  # for a stage's data
 
 
 def look(run_config, workdir: pathlib.Path) -> None:
-    """Opens the data and finds the models of all stages that are not finished.
+    """Opens the data and finds the models of all unfinished stages.
 
-    Of a run of one stage, training does it right away.
+    Skipped for a run of one stage, where training does this at once.
 
     Raises:
       InputError: names the stage, and what cannot be used.
@@ -54,13 +54,13 @@ def look(run_config, workdir: pathlib.Path) -> None:
             contents = Contents.of(stage)
             for field in contents.length_fields:
                 stage_batches.check_length(stage.data, field, limit)
-            # The records of the first are looked through as soon as it begins.
+            # The first stage checks its records when it starts.
             _open(stage, contents, LOOK_SECONDS if position else 0.0)
 
 
 @contextlib.contextmanager
 def _named(stage: str):
-    """Says which stage an error is of."""
+    """Prefixes errors with the stage's name."""
     try:
         yield
     except InputError as error:
@@ -68,7 +68,7 @@ def _named(stage: str):
 
 
 def _find(reference: str, field: str) -> None:
-    """Looks whether a model is there; reads no weights."""
+    """Checks that a model exists, without reading weights."""
     if reference.startswith("stage:"):
         return
     if hub.is_local(reference) and saved_model.holds_stages(reference):
@@ -88,7 +88,7 @@ def _find(reference: str, field: str) -> None:
 
 
 def _open(stage, contents: Contents, seconds: float) -> None:
-    """Opens the data of a stage, and what it is evaluated on."""
+    """Opens a stage's training and dev data."""
     with stage_data.tried(stage, contents.kind, seconds) as (sets, *_):
         examples = sum(map(len, sets))
     if stage.dev.source:

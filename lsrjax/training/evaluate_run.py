@@ -1,4 +1,4 @@
-"""The systems of a finished run compared: the table, `results.json`, and examples."""
+"""Compares the systems of a finished run: tables, `results.json`, and examples."""
 
 import json
 import pathlib
@@ -39,13 +39,10 @@ def evaluate_run(
 ) -> None:
     """Evaluates BM25 and the stages' models on the embedded test split.
 
-    Writes `results.json`, which a second run gives again to the letter, `speed.json`,
-    documents encoded in a second by each stage's model, and `examples.json`.
+    Writes `results.json`, identical in every run; `speed.json`, the documents per
+    second that each stage's model encodes; and `examples.json`.
 
-    Args:
-      workdir: folder of the stages, and of the files.
-      console: receives what is being evaluated.
-      poll: called ahead of each batch that is encoded.
+    `poll` is called before each batch is encoded.
     """
     groups = list(embedded.examples("group", "test"))
     languages = sorted(
@@ -89,12 +86,9 @@ def evaluate_run(
 
 
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:
-    """Whether the results of a run are there, and as they were written.
+    """Whether the results of a run exist, as they were written.
 
-    Others are moved to `damaged/` and reported: the run is evaluated again.
-
-    Args:
-      console: receives what was found.
+    Altered ones are moved to `damaged/` and reported, and the run is evaluated again.
     """
     if not (workdir / RESULTS_FILE).is_file():
         return False
@@ -139,7 +133,7 @@ def _add(results, system: str, prefix: str, by_language) -> None:
 
 
 def _languages(stage, known: list[str]) -> list[str]:
-    """English for a stage of English queries, else all: means need the same ones."""
+    """English if a stage trains only on English queries, else all languages."""
     weights = fields.language_weights(stage.data.query_languages, "query_languages")
     trained = {language for language, weight in weights.items() if weight}
     return [ENGLISH] if trained == {ENGLISH} else known
@@ -157,7 +151,7 @@ def _only(task: evaluate.Task, languages: list[str]) -> evaluate.Task:
 
 def _examples(task, groups, model, languages) -> list[dict]:
     """For each language, the first query in the model's top 3 that BM25 misses."""
-    # Embeddings have no terms to show.
+    # Dense embeddings have no terms to show.
     if not languages or not model.encoder.spec.sparse:
         return []
     task = _only(task, list(languages))
@@ -213,6 +207,6 @@ def _strongest(row) -> np.ndarray:
 
 
 def _term_names(model, view: str):
-    """Column to term of a view; pivot terms are the English tokenizer's."""
+    """Column to term of a view; pivot terms are from the English tokenizer."""
     tokenizer = model.pivot_tokenizer if view == "pivot" else model.encoder.tokenizer
     return lambda column: tokenizer.token(column)

@@ -1,8 +1,8 @@
-"""Floating point operations by formula.
+"""Floating-point operations by formula.
 
-A product of [n, k] and [k, m] counts as 2 n k m; everything else (softmax, LayerNorm,
-embeddings, scores, optimizer) is left out, being small beside the products. Texts are
-counted with their padding, which the device computes as well.
+A product of [n, k] and [k, m] counts as 2 n k m. The rest (softmax, LayerNorm,
+embeddings, scores, optimizer) is small in comparison and not counted. Padding counts,
+since the device computes it.
 """
 
 import dataclasses
@@ -10,18 +10,13 @@ from collections.abc import Sequence
 
 from lsrjax.models.retriever import RetrieverSpec
 
-# Texts and tokens of a part.
+# (texts, tokens of each).
 Part = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Operations of a computation.
-
-    Attributes:
-      encoder: in the encoders.
-      head: in the heads.
-    """
+    """Operations in the encoders and in the heads."""
 
     encoder: int
     head: int
@@ -36,23 +31,21 @@ class Flops:
 
 
 def forward(spec: RetrieverSpec, parts: Sequence[Part]) -> Flops:
-    """Encodes texts once."""
+    """Operations to encode texts once."""
     return _times(spec, parts, 1, 1, 1)
 
 
 def training(
     spec: RetrieverSpec, parts: Sequence[Part], *, remat: str, chunked: bool
 ) -> Flops:
-    """Encodes texts, with the gradients of all parameters.
+    """Operations to encode texts and to compute the gradients of all parameters.
 
-    Every product of the forward pass has two in the backward pass, and one more each
-    time it is computed again.
+    Each product of the forward pass has two in the backward pass, and one more each
+    time it is recomputed.
 
     Args:
-      spec: of the model.
-      parts: of the texts.
-      remat: what the backward pass computes again, see `lsrjax.models.backbones.bert`.
-      chunked: texts are encoded some at a time, and again in the backward pass.
+      remat: what the backward pass recomputes, see `lsrjax.models.backbones.bert`.
+      chunked: texts are encoded in chunks, and again in the backward pass.
     """
     times = 4 if chunked else 3
     products = times + (remat == "layer")
@@ -61,7 +54,7 @@ def training(
 
 
 def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
-    """FLOPs with a number of passes each: products with parameters, attention, head."""
+    """Operations of these numbers of passes over products, attention and the head."""
     encoder = spec.encoder
     D = encoder.hidden_size
     inner = getattr(spec.options, "pivot_hidden_size", 0)
@@ -72,7 +65,7 @@ def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
     total = Flops(0, 0)
     for texts, length in parts:
         tokens = texts * length
-        # Of queries with keys, and of weights with values.
+        # Queries times keys, and weights times values.
         attending = 2 * length * D
         total += Flops(
             2

@@ -1,4 +1,4 @@
-"""The config that a work directory was begun with, and what may still change in it."""
+"""Binds a work directory to the config it was started with."""
 
 import contextlib
 import copy
@@ -17,31 +17,31 @@ from lsrjax.models import heads
 from lsrjax.training import left_out, resume
 
 FILE = "config.json"
-# Fields that change no result: a run may go on with others, as on other devices.
+# Fields that change no result; a resumed run may change them, as for other devices.
 _FREE = re.compile(
     r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.on_full_disk$|"
     r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
 )
-# Stands for the stage whose fields only the evaluation reads.
+# In place of a stage's name, for fields that only the evaluation reads.
 _EVALUATION = ""
 _SHOWN = 20
 
 
 def keep(run_config, workdir: pathlib.Path) -> None:
-    """Keeps the config in the work directory; refuses to go on with another one.
+    """Stores the config in the work directory; refuses one that conflicts with it.
 
-    Fields of a stage bind once it has saved a state, those of the evaluation once it
-    has results: until then, a config may be corrected.
+    A stage's fields bind once it has saved a state, the evaluation's once it has
+    results. Until then the config may be corrected.
 
     Raises:
-      InputError: a field that binds differs, or the config that is kept is damaged.
+      InputError: a binding field differs, or the stored config is damaged.
     """
     path = workdir / FILE
     values = json.loads(run_config.to_json())
     changed = set()
     if path.is_file():
         changed = _changed(path, values, workdir)
-    # Nobody reads any more what is about to be written.
+    # Every process has read the file before the first one overwrites it.
     processes.wait_for_all("config is read")
     if processes.is_first():
         for stage in changed - {_EVALUATION}:
@@ -51,7 +51,7 @@ def keep(run_config, workdir: pathlib.Path) -> None:
 
 
 def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str]:
-    """The stages that may have another config than they had, and have one."""
+    """The stages whose config has changed; refuses those that may not change."""
     begun = {one.name for one in workdir.iterdir() if resume.has_begun(one)}
     if (workdir / results_file.RESULTS_FILE).is_file():
         begun.add(_EVALUATION)
@@ -107,7 +107,7 @@ def _with_all_options(values: dict) -> dict:
 
 
 def _owner(field: str, several: bool) -> str:
-    """The stage that a field is of; of several stages, what is outside is evaluated."""
+    """The stage of a field; of several stages, outside fields are the evaluation's."""
     parts = field.split(".")
     if parts[1] == "stages" and len(parts) > 2:
         return parts[2]
@@ -115,9 +115,9 @@ def _owner(field: str, several: bool) -> str:
 
 
 def _differences(found, wanted, default, prefix="config") -> Iterator[tuple]:
-    """Fields that differ; one that an earlier lsrjax did not have is at its default."""
+    """Fields that differ; one unknown to an earlier lsrjax counts as its default."""
     for key in [*found, *(k for k in wanted if k not in found)]:
-        # A stage is there or not.
+        # A stage has no default: it exists or not.
         unset = None if prefix == "config.stages" else default.get(key)
         a, b = found.get(key, unset), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,4 +1,4 @@
-"""The batches that a stage is trained without, since their steps were bad."""
+"""The batches that a stage skips because their steps were bad."""
 
 import operator
 import pathlib
@@ -11,11 +11,7 @@ FILE = "left_out.json"
 
 
 def left_out(folder: pathlib.Path) -> list[int]:
-    """The batches that a stage is trained without.
-
-    Raises:
-      InputError: their file is damaged.
-    """
+    """The numbers of the batches that a stage skips."""
     path = folder / FILE
     if not path.is_file():
         return []
@@ -30,16 +26,9 @@ def left_out(folder: pathlib.Path) -> list[int]:
 
 
 def leave_out(folder: pathlib.Path, step: int) -> list[int]:
-    """Leaves the batch of a step out of the stage from here on.
-
-    Args:
-      step: its number, from 1.
-
-    Returns:
-      All that are left out.
-    """
+    """Makes the stage skip the batch of a step (from 1); returns all it skips."""
     known = left_out(folder)
-    # Every process has read it before one writes it.
+    # All processes have read the file before one writes it.
     processes.wait_for_all(f"left out at {step}, after {len(known)}")
     batches = sorted([*known, loader.batch_of(step - 1, known)])
     if processes.is_first():

@@ -1,8 +1,8 @@
-"""The line that a run shows of its last step."""
+"""The progress line of a run."""
 
 from collections.abc import Mapping
 
-# How a line reads: the loss, its parts (anything not named here), then these.
+# Order in a line: the loss, its parts (anything not named here), then these.
 _AFTER_PARTS = (
     *("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty"),
     *("examples", "tokens", "padding"),
@@ -16,13 +16,7 @@ def line(
     numbers: Mapping[str, float],
     seconds_left: float | None,
 ) -> str:
-    """`distill 20/400 · loss 1.2 · …`: the loss, its parts, then what is seen beside.
-
-    Args:
-      name: of the stage.
-      numbers: of the step, by name.
-      seconds_left: of the stage; None: not said.
-    """
+    """`distill 20/400 · loss 1.2 · …`: the loss, its parts, then the other numbers."""
     parts = [f"{name} {step:,}/{total:,}"]
     several = _by_language(numbers)
     parts += [
@@ -43,13 +37,13 @@ def _place(name: str) -> int:
 
 
 def _whole(name: str) -> str:
-    """`active_query_terms by language` of `active_query_terms/da`."""
+    """`active_query_terms by language` for `active_query_terms/da`."""
     whole, _, language = name.partition("/")
     return f"{whole} by language" if language else name
 
 
 def _by_language(numbers: Mapping[str, float]) -> dict[str, str]:
-    """The lowest and the highest of the numbers that there are for each language."""
+    """The range of each number that is logged by language."""
     found: dict[str, list[str]] = {}
     for name in numbers:
         if "/" in name:

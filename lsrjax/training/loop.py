@@ -1,4 +1,4 @@
-"""The loop around the training step: logs, evaluates, saves, stops when asked to."""
+"""The training loop: steps, logs, evaluates, saves, and stops on request."""
 
 import time
 from collections.abc import Iterator
@@ -15,40 +15,35 @@ from lsrjax.training.step_numbers import Clock, Numbers
 def train(
     stage: Stage, run: Run, states: States, state: dict, batches: Iterator[dict]
 ) -> dict:
-    """Runs a stage from `state` to its last step.
+    """Trains from `state` to the stage's last step.
 
-    The loop reads a step's numbers only after the next two steps were dispatched, so
-    the device never waits for the host.
+    The loop reads a step's numbers only after it has dispatched the next two, so the
+    device never waits for the host.
 
     Args:
-      stage: what is trained.
-      run: receives numbers, and says where to stop.
-      states: receives what is to be saved.
       state: where to start; its buffers are donated.
-      batches: batch `state["step"]` first.
-
-    Returns:
-      The last state.
+      batches: start with batch `state["step"]`.
 
     Raises:
-      BadNumbers: the loss or the gradient is not a finite number, or the loss has
-        jumped, and `config.numbers.policy` does not skip such steps.
+      BadNumbers: the loss or the gradient is not finite, or the loss has jumped, and
+        `config.numbers.policy` does not skip such steps.
       TrainingFailed: the model has collapsed.
-      lsrjax.distributed.activity.Preempted: asked to leave; the state is saved.
+      lsrjax.distributed.activity.Preempted: the run was asked to stop; the state is
+        saved.
     """
     config, total, progress = stage.config, stage.total_steps, run.progress
     take_step, numbers = CompiledSteps(stage.step, stage.check), Numbers(stage, run)
     clock = Clock()
 
     def read(in_flight: int = 0) -> None:
-        """Logs the steps taken, but for the last ones, which stay in flight."""
+        """Logs the finished steps; the last `in_flight` stay in flight."""
         for step, values, slots in numbers.read(state, in_flight):
             clock.count(config.batch_size, int(values.pop("tokens")), slots)
             if step % config.log.every == 0 or step == total:
                 run.tracker.log(step, values | clock.read())
 
     def keep() -> None:
-        """Saves the state in any phase that leaves it alone; another thread may."""
+        """Saves the state; another thread may call this in a phase that keeps it."""
         with progress.saving():
             states.keep(state)
 
@@ -65,12 +60,12 @@ def train(
         asked = done == total or (every and done % every == 0)
         evaluate = stage.evaluate if asked else None
         saves = evaluate or done == total or done % config.checkpoint.every == 0
-        # The state it starts from is saved, unless it was kept on leaving.
+        # The first state is saved already, unless it was kept at a preemption.
         if saves and (done > start or states.owes):
             read()
             paused, dev = time.monotonic(), None
             if evaluate:
-                # A state that was kept may have to be kept again.
+                # A state that was resumed may have to be kept again.
                 progress.unsaved = True
                 with progress.at(activity.EVALUATING), progress.at_rest(keep):
                     try:
@@ -89,7 +84,7 @@ def train(
         if progress.point():
             leave()
         if not take_step.knows(batch):
-            # Nothing is in flight, so that the state can be saved while it compiles.
+            # Nothing is in flight, so the state can be saved during compilation.
             read()
             with progress.at(activity.COMPILING), progress.at_rest(keep):
                 take_step.compile(state, stage.teacher_params, batch)

@@ -1,4 +1,4 @@
-"""What a stage's data lacks (negatives, scores, topics), made once and kept."""
+"""Makes what a stage's data lacks (negatives, scores, topics), and caches it."""
 
 import dataclasses
 import json
@@ -27,19 +27,17 @@ from lsrjax.training.batch_contents import Contents
 from lsrjax.training.stage_data import documents, guarded
 from lsrjax.training.trackers import Tracker
 
-# The array that holds what the others of a file were made from.
+# The name of the array with the digest of a file's inputs.
 _KEY = "made_from"
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Makes what a stage's data lacks, and keeps it in the stage's folder.
+    """Makes what a stage's data lacks, and caches it in the stage's folder.
 
     Attributes:
-      contents: of the stage's batches.
-      models: in the first process, what `origins.of_stage` gives.
-      tracker: receives what is made.
-      poll: called ahead of each batch that a teacher encodes.
+      models: from `model_origins.of_stage`, in the first process.
+      poll: called before a teacher encodes a batch.
     """
 
     contents: Contents
@@ -50,15 +48,13 @@ class Made:
 
     @property
     def config(self):
-        """The stage's."""
+        """The stage's config."""
         return self.contents.config
 
     def with_negatives(self, source, bad: BadRecords, teacher):
-        """The examples with mined negatives and a teacher's scores.
+        """Adds mined negatives and the teacher's scores to the examples.
 
-        Args:
-          bad: counts the rows that these leave too few negatives.
-          teacher: the model that gives the scores, or None.
+        `bad` counts the rows that end up with too few negatives.
         """
         config = self.config
         mined = config.prepare.negatives == "bm25"
@@ -89,19 +85,17 @@ class Made:
         filtered = scored and choice_of(config.data).filters
         if not filtered and config.data.mixing == "passages":
             return prepared
-        # By these scores negatives are left out, maybe more of a row than it can spare;
-        # and those that were mined may lack a language.
+        # These scores may filter out more negatives than a row can spare, and mined
+        # negatives may lack a language.
         check = documents(config, own=True)
         prepared = guarded(config, bad, prepared, "", scored, check)
         prepared.look_through()
         return prepared
 
     def order(self, source, sizes: Sequence[int], student):
-        """Which examples make up which batch.
+        """The order of the examples in batches.
 
-        Args:
-          sizes: examples of each data set.
-          student: whose tokens the queries are compared by, where batches have topics.
+        `sizes` are those of the data sets; the student's tokenizer is for topics.
         """
         config, entries = self.config, self.contents.entries
         if not config.data.topics:
@@ -126,7 +120,6 @@ class Made:
 def _scorer(
     teacher: saved_model.SavedModel, config, poll: Callable[[], None]
 ) -> Searcher | PairScorer:
-    """A retriever or a cross-encoder, ready to score."""
     if not isinstance(teacher.spec, CrossEncoderSpec):
         return Searcher.of(teacher, config, poll)
     return PairScorer(
@@ -139,7 +132,7 @@ def _scorer(
     )
 
 
-# Fields of data that change nothing of what is made.
+# Fields of data that do not affect what is made.
 _HOW = ("threads", "prefetch", "length_parts", "length_multiple", "bad_records")
 
 
@@ -163,14 +156,12 @@ def _made_from(config, fields: Sequence[str], folder: pathlib.Path, models) -> s
 def _kept(
     path: pathlib.Path, names: Sequence[str], make, key: str, tracker
 ) -> dict[str, np.ndarray]:
-    """The arrays that `make` gives, from a file where they have been made before.
+    """The arrays that `make` returns, read from a file if they were made before.
 
     Args:
-      names: of the arrays.
-      make: gives them; all processes take part.
-      key: of what they are made from, in the first process. Arrays made from something
-        else are made again.
-      tracker: receives whether they are.
+      make: makes the arrays; all processes take part.
+      key: digest of the inputs, in the first process; a file with another key is made
+        again.
     """
     arrays = None
     if processes.is_first() and path.is_file():
@@ -193,12 +184,12 @@ def _kept(
 
 
 def _read(path: pathlib.Path, names, key: str) -> tuple[dict | None, str]:
-    """The arrays of a file, or why they cannot be used."""
+    """The arrays of a file, or None and why they cannot be used."""
     try:
         with np.load(path) as file:
             if str(file.get(_KEY, "")) != key:
                 return None, "was made from other data, fields or models"
             return {name: file[name] for name in names}, ""
-    # A damaged archive may say any of them.
+    # A damaged archive may raise any of these.
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         return None, f"is damaged ({error})"

@@ -1,7 +1,7 @@
-"""What a run takes, before it takes it: parameters, operations, memory of a device.
+"""What a run needs, before it starts: parameters, operations, memory of a device.
 
-Each stage's step is compiled for its longest texts, which tells what the compiler
-reserves. No training data and no weights are read, and the devices may be imaginary.
+Each stage's step is compiled for its longest texts, which shows the memory that the
+compiler reserves. No training data and no weights are read; devices may be imaginary.
 """
 
 import dataclasses
@@ -30,14 +30,9 @@ from lsrjax.training.planned_models import Models
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device while a step runs, as the compiler has laid them out.
+    """Bytes on one device while a step runs, as the compiler has laid them out.
 
-    Attributes:
-      params: parameters.
-      optimizer: the optimizer's state.
-      teacher: a teacher's parameters.
-      batch: the batch.
-      step: all else that the step makes: activations, gradients, vectors.
+    `step` are activations, gradients, vectors, and everything else.
     """
 
     params: int
@@ -48,12 +43,12 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return sum(dataclasses.astuple(self))
 
     @classmethod
     def of(cls, compiled: jax.stages.Compiled, state, teacher_params, batch):
-        """That of a compiled step with its arguments, which may be abstract."""
+        """The memory of a compiled step with its arguments, which may be abstract."""
         found: Any = compiled.memory_analysis()
         made = (
             found.temp_size_in_bytes
@@ -75,9 +70,8 @@ class StagePlan:
 
     Attributes:
       teacher: the spec of a teacher of views, or None.
-      mesh: the mesh.
-      shapes: of a device's texts, by model.
-      said: what was planned in place of a model that is not there yet.
+      shapes: of the texts on one device, by model.
+      said: for the user, models that were planned because they do not exist yet.
     """
 
     config: ConfigDict
@@ -88,8 +82,8 @@ class StagePlan:
     said: tuple[str, ...] = ()
 
     def _step(self) -> tuple[train_step.Step, dict]:
-        """The step and its train state, without numbers."""
-        # What a step takes does not depend on the numbers.
+        """The step and its abstract train state."""
+        # The memory of a step does not depend on the values.
         idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
         config = build_student.settled(self.config, self.spec)
         step = train_step.make_step(config, 1000, self.spec, self.teacher, idf)
@@ -98,16 +92,16 @@ class StagePlan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Bytes of the numbers in a checkpoint."""
+        """Size of a checkpoint's arrays."""
         _, state = self._step()
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
     def memory(self) -> Memory:
-        """Compiles the step; what it takes."""
+        """The step's memory; compiles it."""
         return self.compiled()[1]
 
     def compiled(self) -> tuple[jax.stages.Compiled, Memory]:
-        """The step, compiled, and what it takes."""
+        """The compiled step, and its memory."""
         step, state = self._step()
         state = self._layout(self.spec).abstract(state)
         teacher_params = None
@@ -119,11 +113,7 @@ class StagePlan:
         return compiled, Memory.of(compiled, state, teacher_params, batch)
 
     def check(self, compiled, state, teacher_params, batch) -> None:
-        """Refuses a step that the device cannot hold.
-
-        Raises:
-          InputError: says what takes most and what would fit.
-        """
+        """Raises an `InputError` with advice if a step does not fit into the memory."""
         limit = device_limit()
         memory = Memory.of(compiled, state, teacher_params, batch)
         if limit and memory.total > limit:
@@ -135,7 +125,7 @@ class StagePlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the mesh could not divide."""
+        """Parameters that the mesh could not divide."""
         return self._layout(self.spec).notes
 
     def _batch(self) -> dict:
@@ -166,13 +156,13 @@ class StagePlan:
         return sharding.abstract(batch, jax.tree.map(lambda _: where, batch))
 
     def encoded_parts(self) -> list[flops.Part]:
-        """(texts, tokens) of the parts that a device's student encodes."""
+        """(texts, tokens) of the parts that the student encodes on one device."""
         names = [QUERIES, STUDENT] if self.spec.encodes_queries else [STUDENT]
         shapes = [self.shapes[name] for name in names if name in self.shapes]
         return [part for shape in shapes for part in shape.parts]
 
     def operations(self) -> flops.Flops:
-        """Floating-point operations of a step, of all devices, by formula."""
+        """Floating-point operations of a step, over all devices, by formula."""
         memory, devices = self.config.memory, self.mesh.shape[sharding.DATA]
         total = flops.Flops(0, 0)
         parts = self.encoded_parts()
@@ -198,11 +188,9 @@ def _bytes(tree) -> int:
 
 
 def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Shape]:
-    """The shapes of a device's texts where all are as long as they may be.
+    """The shapes of the texts on one of `devices`, all at their greatest length.
 
-    Args:
-      devices: those that texts are divided over.
-      roles_apart: queries and documents are not encoded together.
+    With `roles_apart`, queries and documents are encoded separately.
     """
     share = config.batch_size // devices
     length = config.data.document_length
@@ -224,9 +212,9 @@ def plan_stages(
     """The plans of a run's stages, by name.
 
     Args:
-      configs_folder: of its config and of those whose runs it goes on from; where such
-        a run is not there yet, it is planned from its config.
-      devices: instead of those here.
+      configs_folder: holds this config and those of the runs it builds on; a run that
+        does not exist yet is planned from its config.
+      devices: in place of the local ones.
 
     Raises:
       InputError: a model whose shape cannot be found, or that does not fit.
@@ -249,7 +237,7 @@ def plan_stages(
 
 
 def size(count: float) -> str:
-    """Bytes, in words."""
+    """Bytes, formatted."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
@@ -264,10 +252,7 @@ def device_limit() -> int:
 
 
 def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
-    """Why a step does not fit, and the first change that makes it fit.
-
-    Compiles up to a few other steps.
-    """
+    """Why a step does not fit, and what does, found by compiling a few other steps."""
     lines = [
         f"This does not fit: a step takes {size(memory.total)}, a device has"
         f" {size(limit)}."

@@ -1,7 +1,7 @@
-"""Which models a stage was begun with: what a name meant then, it has to mean later.
+"""Records which models a stage started with, so that their names keep their meaning.
 
-A folder's files may be replaced, and the hub's ids name whatever is newest there. So a
-stage keeps the digests of the files of a folder, and the commit of a repository, in its
+A folder's files may be replaced, and a hub id names the newest commit. So a stage
+records the digests of a folder's files, and the commit of a repository, in its
 `models.json`, and compares them at every start.
 """
 
@@ -17,18 +17,14 @@ from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
 FILE = "models.json"
-# Weights, configs and vocabularies; a folder may hold a README and what else there is.
+# Weights, configs and vocabularies; other files of a folder, as a README, may change.
 _SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 _KEY_FILES = ("config.json", "modules.json", "tokenizer.json", names_on_disk.MODEL_FILE)
 _SHOWN = 5
 
 
 def checked(config, workdir: pathlib.Path, folder: pathlib.Path) -> dict | None:
-    """What `of_stage` gives, compared with what the stage was begun with.
-
-    Returns:
-      None in all processes but the first, which alone looks.
-    """
+    """`of_stage`, compared with what the stage started with; None but in process 0."""
     if not processes.is_first():
         return None
     found = of_stage(config, workdir)
@@ -37,11 +33,11 @@ def checked(config, workdir: pathlib.Path, folder: pathlib.Path) -> dict | None:
 
 
 def of_stage(config, workdir: pathlib.Path) -> dict[str, dict]:
-    """What the models that a stage's config names are, by field.
+    """The state of the models that a stage's config names, by field.
 
     Returns:
-      For each field that names one: its `name`, and the `commit` of a repository of the
-      hub, or the digests of `files`, those of a stage or folder.
+      For each field that names a model: its `name`, and the `commit` of a hub
+      repository or the digests of the `files` of a stage or folder.
     """
     found = {}
     for field, name in references.of_stage(config).items():
@@ -60,26 +56,22 @@ def _state(name: str, workdir: pathlib.Path) -> dict:
             return {"files": _stage_files(stages[0])}
         paths = [p for p in folder.rglob("*") if p.suffix in _SUFFIXES and p.is_file()]
         return {"files": digests.of_files(folder, paths)}
-    # The hub's client keeps what it fetches in a folder named by the commit.
+    # The hub's client caches files in a folder named by the commit.
     return {"commit": hub.fetch(name, _KEY_FILES).name}
 
 
 def _stage_files(folder: pathlib.Path) -> dict[str, str]:
-    """The digest of the digests of the last checkpoint, which are of all its files."""
+    """The digest of the last checkpoint's record, which covers all its files."""
     steps = digests.recorded_steps(folder)
     paths = [digests.record_path(folder, step) for step in steps[-1:]]
     return digests.of_files(folder, paths)
 
 
 def check(path: pathlib.Path, found: dict[str, dict]) -> None:
-    """Compares the models of a stage with those that it was begun with, or keeps them.
-
-    Args:
-      path: of the stage's `FILE`.
-      found: what `of_stage` gives.
+    """Compares a stage's models with those it started with; records them if new.
 
     Raises:
-      InputError: a model that is another one, by field, name, and what differs.
+      InputError: a model has changed; says the field, the name, and what differs.
     """
     known = {}
     if path.is_file():
@@ -109,8 +101,7 @@ def _all_changes(known: dict, found: dict) -> list[str]:
 
 
 def _changes(field: str, then: dict, now: dict):
-    """What is different, in words."""
-    # A stage of this run is held by its own checkpoints.
+    # A stage of this run is bound by its own checkpoints.
     if then["name"].startswith("stage:"):
         return
     model = f"config.{field} = {now['name']!r}"

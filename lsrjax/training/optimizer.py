@@ -11,7 +11,7 @@ from lsrjax.errors import InputError
 
 
 def matches(pattern: str, params) -> dict:
-    """A tree of bools: whether the regex is found in the parameter's path."""
+    """A tree of bools: whether the regex matches somewhere in the parameter's path."""
     found = re.compile(pattern).search if pattern else lambda name: None
     return jax.tree_util.tree_map_with_path(
         lambda path, _: found(path_name(path)) is not None, params
@@ -19,11 +19,7 @@ def matches(pattern: str, params) -> dict:
 
 
 def learning_rate(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """Step to learning rate: a linear warm-up from 0, then the schedule to 0.
-
-    Args:
-      config: a stage's `optim`.
-    """
+    """Step to learning rate: a linear warm-up from 0, then the schedule."""
     warmup = config.warmup_steps or round(config.warmup_fraction * total_steps)
     after = max(total_steps - warmup, 1)
     schedule = {
@@ -36,14 +32,10 @@ def learning_rate(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
 
 
 def frozen(pattern: str, params) -> dict:
-    """Which parameters stay as they are: a tree of bools.
-
-    Args:
-      pattern: regex of their paths, a stage's `optim.freeze`.
-      params: (abstract) parameters.
+    """A tree of bools: the parameters whose path matches a stage's `optim.freeze`.
 
     Raises:
-      InputError: the pattern names no parameter, or all of them.
+      InputError: the pattern matches no parameter, or all of them.
     """
     found = matches(pattern, params)
     flags = jax.tree.leaves(found)
@@ -58,12 +50,7 @@ def frozen(pattern: str, params) -> dict:
 
 
 def make_optimizer(config, total_steps: int, frozen: dict):
-    """The optimizer of a stage.
-
-    Args:
-      config: a stage's `optim`.
-      frozen: tree of bools: the parameters that stay as they are, without moments.
-    """
+    """The optimizer of a stage's `optim`; `frozen` parameters have no moments."""
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))

@@ -1,4 +1,4 @@
-"""The models that a plan starts from: their shapes, without weights."""
+"""Models for planning: shapes without weights."""
 
 import pathlib
 import re
@@ -13,24 +13,23 @@ from lsrjax.initial import build_student
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 
-# A run's work directory, unless it is given another; and a stage in it.
+# A run's default work directory, and a stage in it.
 _RUN = re.compile(r"(?:\./)?runs/([^/]+)(?:/([^/]+))?/?")
 
 
 class Models:
-    """Opens what the config of a run names, as its stages will find it.
+    """Opens the models that a run's config names, as its stages will find them.
 
     Attributes:
       specs: of the stages planned so far, by name.
-      notes: what was planned in place of something else, for the user.
+      notes: for the user, models that were planned from a config instead of opened.
     """
 
     def __init__(self, configs_folder: pathlib.Path | None, seen: tuple[str, ...] = ()):
         """Opens nothing yet.
 
-        Args:
-          configs_folder: of the run's config and of those whose runs it goes on from.
-          seen: runs that are being planned, of which this is one.
+        `configs_folder` holds the config of the run and of the runs it builds on;
+        `seen` are the runs being planned, up to this one.
         """
         self.specs: dict[str, RetrieverSpec] = {}
         self.notes: list[str] = []
@@ -38,15 +37,15 @@ class Models:
         self._seen = seen
 
     def student(self, name: str, config) -> RetrieverSpec:
-        """The retriever of a stage, which later stages may name."""
+        """The retriever of a stage; later stages may name it."""
         self.specs[name] = build_student.student(config, self.opened).spec
         return self.specs[name]
 
     def opened(self, reference: str) -> SavedModel:
-        """The model of a reference; its parameters have shapes alone.
+        """The model of a reference; its parameters are abstract.
 
         Raises:
-          InputError: there is none, nor a config that makes it.
+          InputError: there is neither the model nor a config that makes it.
         """
         if reference.startswith("stage:"):
             name = reference.removeprefix("stage:")
@@ -69,7 +68,7 @@ class Models:
             raise
 
     def _to_be_made(self, reference: str) -> SavedModel | None:
-        """The model of a run that is not there yet, from the config that makes it."""
+        """The model of a run that does not exist yet, from the run's config."""
         match = _RUN.fullmatch(reference)
         if not match or self._configs_folder is None or match[1] in self._seen:
             return None
@@ -95,7 +94,7 @@ class Models:
 
 
 def _planned(models: Models, stages: Mapping, last: str) -> RetrieverSpec:
-    """The retriever of a stage, with those before it."""
+    """The retriever of the stage `last`; earlier stages are planned first."""
     for name, config in stages.items():
         spec = models.student(name, config)
         if name == last:

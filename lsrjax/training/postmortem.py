@@ -1,4 +1,4 @@
-"""The report on a step whose numbers were bad."""
+"""Reports on steps whose numbers were bad."""
 
 import dataclasses
 import math
@@ -22,15 +22,7 @@ _BEGINNING = 100  # characters of a text
 
 @dataclasses.dataclass
 class PostMortem:
-    """Writes files on bad steps of a stage.
-
-    Attributes:
-      step: the training step.
-      batches: of the stage.
-      teacher_params: of a teacher of views, or None.
-      mesh: that the stage runs on.
-      note: receives what was wrong, and the file.
-    """
+    """Writes files about a stage's bad steps, and notes their paths."""
 
     folder: pathlib.Path
     step: train_step.Step
@@ -41,19 +33,16 @@ class PostMortem:
     note: Callable[[str], None]
 
     def __post_init__(self):
-        # Whole on every device, so that each process can read them.
+        # Replicated, so that each process can read them.
         everywhere = sharding.replicated(self.mesh)
         self._examine = jax.jit(self._examined, out_shardings=everywhere)
 
     def write(self, state: dict, error: BadNumbers) -> None:
         """Writes `postmortem/<step>.json`.
 
-        The step's batch is run again on `state`, which is of a checkpoint, or of a few
-        steps later: where its gradient is sound, it was the step's own state that was
-        not, rather than the batch.
-
-        Args:
-          state: any that is sound.
+        The step's batch runs again on `state`, from a checkpoint or a few steps later.
+        If its gradient is sound there, the fault is in the step's own state rather than
+        the batch.
         """
         number = loader.batch_of(error.step - 1, left_out(self.folder))
         batch = sharding.to_global(
@@ -88,11 +77,11 @@ class PostMortem:
 
 
 def statistics(tree) -> dict[str, dict[str, jax.Array]]:
-    """What tells a sound tensor from another one.
+    """Statistics that reveal bad tensors.
 
     Returns:
-      By the tensor's path: `max_abs`, the largest absolute value, and `mean`, of what
-      is finite; `not_finite`, how many numbers are not.
+      By the tensor's path: `max_abs`, the largest absolute finite value; `mean` of the
+      finite values; `not_finite`, the number of others.
     """
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -124,7 +113,7 @@ def _beginning(value):
 
 
 def _as_json(value):
-    """Plain numbers; those that JSON lacks as text."""
+    """Converts arrays to plain numbers, and numbers that JSON lacks to text."""
     if isinstance(value, Mapping):
         return {key: _as_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The states that a stage has saved, and which of them to go on from."""
+"""The states that a stage has saved, and the one to resume from."""
 
 import contextlib
 import itertools
@@ -11,29 +11,23 @@ from lsrjax.data.reading import unchanged_files
 from lsrjax.distributed import processes
 from lsrjax.training import model_origins
 
-# The folder of the state that was kept where the run was asked to leave.
+# The folder of the state that was saved at a preemption.
 KEPT = "kept"
 
 
 class States:
-    """A stage's states on disk: its checkpoints, and one that was kept on leaving.
+    """A stage's states on disk: its checkpoints, and one saved at a preemption.
 
-    The kept one is stored outside checkpoints/, which stay identical with or without
+    The latter is stored outside checkpoints/, which stay identical with or without
     preemption.
 
     Attributes:
       newest: step of the newest sound checkpoint, or None.
-      owes: whether the state that training goes on from was kept, so that an evaluation
-        and a save of it may be due.
+      owes: training resumes from a state saved at a preemption, so that an evaluation
+        and a checkpoint of it may be due.
     """
 
     def __init__(self, name: str, folder: pathlib.Path, config, newest, note):
-        """Opens the checkpoints.
-
-        Args:
-          newest: from `newest_sound_step`.
-          note: receives what a person should look at.
-        """
         self.newest, self.owes = newest, False
         self._name, self._folder, self._config, self._note = name, folder, config, note
         self._checkpoints = self._opened(folder, config.checkpoint.keep)
@@ -51,17 +45,15 @@ class States:
         )
 
     def keep(self, state: dict) -> None:
-        """Saves a state outside the checkpoints; it is whole on return."""
+        """Saves a state outside the checkpoints; it is complete on return."""
         with contextlib.closing(self._opened(self._folder / KEPT, keep=1)) as kept:
             if kept.latest_step() != int(state["step"]):
                 kept.save(state, None, last=True)
 
     def start(self, restore) -> dict:
-        """The state to go on from.
+        """The state to resume from.
 
-        Args:
-          restore: gives the state of checkpoints and a step, or without a step a new
-            one.
+        `restore` takes checkpoints and a step, or None for a new state.
         """
         kept_step = None
         if (folder := self._folder / KEPT).is_dir():
@@ -76,11 +68,11 @@ class States:
             return restore(kept, kept_step)
 
     def checkpoint(self, restore) -> dict:
-        """The state of the newest checkpoint; `restore` is that of `start`."""
+        """The state of the newest checkpoint; `restore` as in `start`."""
         return restore(self._checkpoints, self.newest)
 
     def look_again(self) -> None:
-        """Looks which checkpoint is the newest, in all processes."""
+        """Finds the newest checkpoint again, in all processes."""
         step, number = self._checkpoints.latest_step(), next(self._asked)
         self.newest = _agreed(f"newest of {self._name}", step, number)
 
@@ -89,7 +81,7 @@ class States:
 def opened(
     name: str, folder: pathlib.Path, config, newest: int | None, run
 ) -> Iterator[States]:
-    """A stage's states; a thread that ends the process waits for their writing."""
+    """A stage's states; a thread that ends the process waits until they are written."""
     states = States(name, folder, config, newest, run.tracker.note)
     run.progress.pending = states.wait
     try:
@@ -112,7 +104,7 @@ def has_begun(folder: pathlib.Path) -> bool:
 
 
 def forget(folder: pathlib.Path) -> None:
-    """Removes what a stage that has saved no state would hold its next start to."""
+    """Removes what binds a stage that has saved no state to its earlier start."""
     for name in (unchanged_files.FILE, model_origins.FILE, names_on_disk.MODEL_FILE):
         (folder / name).unlink(missing_ok=True)
     for name in (names_on_disk.TOKENIZER, names_on_disk.PIVOT_TOKENIZER):
@@ -122,13 +114,12 @@ def forget(folder: pathlib.Path) -> None:
 
 
 def newest_sound_step(name: str, folder: pathlib.Path, note, asked: int = 0):
-    """The last step that was saved whole, or None; damaged checkpoints are set aside.
+    """The last complete step, or None; moves damaged checkpoints aside.
 
     Args:
-      name: the stage's, or of a part of its folder.
-      folder: of the checkpoints.
-      note: receives what was set aside.
-      asked: how often the processes of the run were asked this before.
+      name: of the stage, or of a part of its folder.
+      note: receives what was moved aside.
+      asked: number of earlier calls with this name in this run.
     """
     found = None
     if processes.is_first():
@@ -137,6 +128,6 @@ def newest_sound_step(name: str, folder: pathlib.Path, note, asked: int = 0):
 
 
 def _agreed(topic: str, step: int | None, number: int) -> int | None:
-    """The latest step that a process names; None where none names any."""
+    """The latest step that any process found, or None."""
     code = processes.largest(topic, number, 0 if step is None else step + 1)
     return code - 1 if code else None

@@ -1,4 +1,4 @@
-"""Going back to the last checkpoint after a bad step, and on without its batch."""
+"""Rolls back to the last checkpoint after a bad step, to go on without its batch."""
 
 import functools
 
@@ -11,11 +11,11 @@ from lsrjax.training.stage_parts import Run, Stage
 
 
 def roll_back(stage: Stage, states: States, run: Run, found: BadNumbers) -> None:
-    """Leaves the batch of a bad step out, where the config says so.
+    """Makes the stage skip the batch of a bad step, if the config says so.
 
     Raises:
-      BadNumbers: it does not.
-      TrainingFailed: too many have been left out.
+      BadNumbers: the policy is another one.
+      TrainingFailed: too many batches are skipped already.
     """
     states.wait()
     try:
@@ -23,7 +23,7 @@ def roll_back(stage: Stage, states: States, run: Run, found: BadNumbers) -> None
         restore = functools.partial(stage_parts.initial_state, stage)
         stage.post_mortem.write(states.checkpoint(restore), found)
     except Exception as error:
-        # It must not hide what it is about.
+        # A failing post-mortem must not hide the bad step.
         run.tracker.note(f"  {found} There is no post-mortem: {error}")
     most = stage.config.numbers.most
     if stage.config.numbers.policy != "roll_back":

@@ -1,4 +1,4 @@
-"""A run from its config: check, train what is left to train, evaluate, show."""
+"""A whole run from its config: check, train each unfinished stage, evaluate, report."""
 
 import pathlib
 
@@ -31,18 +31,15 @@ def run(
     *,
     accept_changed: bool = False,
 ) -> None:
-    """Brings a run to its end from wherever it stands.
+    """Runs what remains of a run in `workdir`.
 
     Args:
-      run_config: of one or several stages.
-      workdir: the run's folder; the same folder again goes on where it stopped.
-      console: receives what is printed.
-      progress: what other threads watch; None: none do.
-      accept_changed: data that has changed since the run began is taken as it is.
+      progress: shared with the threads that watch this process.
+      accept_changed: accept data that has changed since the run began.
 
     Raises:
       InputError: a config, file or model that cannot be used.
-      lsrjax.errors.TrainingFailed: a loss that is not a number.
+      lsrjax.errors.TrainingFailed: the loss is not finite, or the model collapsed.
     """
     check_run.validate(run_config)
     first = processes.is_first()
@@ -53,8 +50,8 @@ def run(
         if accept_changed:
             stage_data.accept_all_changed(run_config, workdir, console)
         kept_config.keep(run_config, workdir)
-        # What was compiled once is read back when the run goes on.
-        # The attributes of JAX's config are made at run time.
+        # A resumed run reuses what it compiled before.
+        # JAX creates the attributes of its config at run time.
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             compiled = str((workdir / COMPILED).absolute())
             jax.config.update("jax_compilation_cache_dir", compiled)
@@ -86,9 +83,9 @@ def _is_finished(run_config, workdir: pathlib.Path) -> bool:
 
 
 def _evaluate(run_config, context: Run, console: Console) -> None:
-    """Evaluates the stages, unless there are sound results; shows them."""
+    """Evaluates the stages unless their results are sound; prints the results."""
     workdir = context.workdir
-    # All processes do what the first one finds.
+    # Every process follows the first one's finding.
     sound = processes.is_first() and evaluate_run.are_sound(workdir, console)
     if not processes.largest("results are sound", 0, int(sound)):
         evaluate_run.evaluate_run(run_config, workdir, console, context.progress.poll)

@@ -1,4 +1,4 @@
-"""The training batches of a stage, from its config."""
+"""Builds a stage's training batches from its config."""
 
 import functools
 
@@ -23,16 +23,12 @@ def batches(
     teacher,
     mesh: jax.sharding.Mesh,
 ) -> loader.Batches:
-    """The training batches.
+    """The training batches, of the source's examples in an order.
 
-    Args:
-      contents: of a batch.
-      order: which of them make up which batch.
-      student: a model's spec and tokenizer.
-      teacher: likewise, of views; or None.
+    `student` and `teacher` (of views, or None) have a spec and a tokenizer.
 
     Raises:
-      InputError: texts longer than the model takes.
+      InputError: the config allows texts longer than the model takes.
     """
     config, data = contents.config, contents.config.data
     make: PairBatches | GroupBatches
@@ -79,16 +75,7 @@ def _text_field(data, length: str, model) -> TextField:
 
 
 def check_length(data, field: str, limit: int) -> None:
-    """Refuses texts of more tokens than a model takes.
-
-    Args:
-      data: a stage's `data`.
-      field: of it, "query_length" or "document_length".
-      limit: of the model, in tokens.
-
-    Raises:
-      InputError: names the field.
-    """
+    """Refuses texts of more tokens than a model takes, by a field of `data`."""
     if data[field] > limit:
         raise InputError(
             f"config.data.{field} is {data[field]}, but the model takes at most"

@@ -1,4 +1,4 @@
-"""A stage's data: opened, checked against what it was, and guarded."""
+"""Opens a stage's data, checks that it is unchanged, and guards it from bad records."""
 
 import contextlib
 import math
@@ -25,7 +25,7 @@ from lsrjax.training.batch_contents import Contents
 
 
 def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
-    """The training data's sets, checked against what they were and guarded."""
+    """The training data sets, checked to be unchanged, and guarded."""
     if processes.is_first():
         unchanged_files.check_files(
             folder / unchanged_files.FILE, config.data, config.dev
@@ -33,7 +33,7 @@ def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
     sets = guarded_sets(config, kind, bad)
     if processes.is_first():
         unchanged_files.check_versions(folder / unchanged_files.FILE, sets)
-    # Too few negatives show before the first step, not when a row is drawn; to every
+    # Finds too few negatives before the first step, not when a row is drawn; on every
     # process, so that all end with the same message.
     if kind == "group" and config.data.group_size > 1 and not mines(config):
         look_through(sets)
@@ -41,7 +41,7 @@ def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
 
 
 def guarded_sets(config, kind: str, bad: BadRecords) -> list:
-    """The training data's sets, whose bad records are replaced and counted."""
+    """The training data sets, whose bad records are replaced and counted."""
     check = documents(config, own=not mines(config)) if kind == "group" else None
     names = list(config.data.sets) or [""]
     return [
@@ -55,17 +55,17 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
 
 
 def look_through(sets: Sequence, until: float = math.inf) -> int:
-    """Finds what is bad in any record of guarded sets, but for texts by id.
+    """Checks the records of guarded sets, except for texts given by id.
 
     Args:
-      sets: as of `guarded_sets`.
-      until: by `time.monotonic`, when to leave off.
+      sets: from `guarded_sets`.
+      until: time of `time.monotonic` at which to stop.
 
     Returns:
-      How many records were looked at, or are of sources that have no bad ones.
+      The number of records checked; sources that cannot have bad records count whole.
 
     Raises:
-      InputError: more of a set's records are bad than may be.
+      InputError: a set has more bad records than allowed.
     """
     return sum(
         one.look_through(until) if isinstance(one, bad_records.Replacing) else len(one)
@@ -75,19 +75,15 @@ def look_through(sets: Sequence, until: float = math.inf) -> int:
 
 @contextlib.contextmanager
 def tried(config, kind: str, seconds: float) -> Iterator[tuple[list, int, BadRecords]]:
-    """The training data's sets as a stage will find them, without its folder.
-
-    Args:
-      kind: of its examples.
-      seconds: how long their records are looked through, at most.
+    """The training data sets as a stage will find them, without its folder.
 
     Yields:
-      The sets, how many records were looked at, and what is bad.
+      The sets, the number of records checked within `seconds`, and the bad records.
 
     Raises:
-      InputError: more of a set's records are bad than may be.
+      InputError: a set has more bad records than allowed.
     """
-    # What is bad is named in the run's own folder once it starts.
+    # The list of bad records in the run's own folder is written when it starts.
     with tempfile.TemporaryDirectory() as folder:
         bad = BadRecords(pathlib.Path(folder))
         sets = guarded_sets(config, kind, bad)
@@ -98,11 +94,11 @@ def tried(config, kind: str, seconds: float) -> Iterator[tuple[list, int, BadRec
 
 
 def guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
-    """A source whose bad records are replaced and counted in `bad`.
+    """A source whose bad records are replaced, and counted in `bad`.
 
     Args:
-      scored: a record without a teacher's scores is bad.
-      check: raises what is wrong with an example; None: nothing is.
+      scored: a record without the teacher's scores is bad.
+      check: raises on a bad example; None: no further check.
     """
     return bad.guard(
         source,
@@ -115,7 +111,7 @@ def guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
 
 
 def documents(config, own: bool) -> Documents:
-    """What is asked of a group's documents; of its `own` negatives only if asked."""
+    """The requirements on a group's documents; on its own negatives only if `own`."""
     data = config.data
     return Documents(
         choice_of(data) if own else None,
@@ -126,12 +122,9 @@ def documents(config, own: bool) -> Documents:
 
 
 def accept_changed(config, kind: str, folder: pathlib.Path) -> list[str]:
-    """Takes changed data of a stage for its own.
+    """Records a stage's changed data as its own; returns descriptions of the changes.
 
-    What was made of the old is then made again, see `_made_from`.
-
-    Returns:
-      What has changed, in words.
+    What was made from the old data is then made again, see `made_data`.
 
     Raises:
       InputError: data that is missing or broken.
@@ -147,7 +140,7 @@ def accept_changed(config, kind: str, folder: pathlib.Path) -> list[str]:
 
 
 def accept_all_changed(run_config, workdir: pathlib.Path, console: Console) -> None:
-    """Takes changed data of the stages that are not finished as it is; says so."""
+    """Accepts changed data of the unfinished stages, and prints what changed."""
     if processes.is_first():
         for name, stage in fields.stages(run_config).items():
             if set_damaged_aside.finished_steps(workdir / name) is not None:
@@ -164,7 +157,7 @@ def accept_all_changed(run_config, workdir: pathlib.Path, console: Console) -> N
 
 
 def bad_records_of(name: str, folder: pathlib.Path, bad=None) -> BadRecords:
-    """What all processes have found, in one file; no process may be looking."""
+    """All processes' bad records, merged into one file; none may be reading data."""
     if processes.is_first():
         bad_records.merge(folder)
     processes.wait_for_all(f"bad records of {name}")

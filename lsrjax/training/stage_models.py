@@ -1,4 +1,4 @@
-"""The models that a stage opens: its student, and what it learns from."""
+"""Opens a stage's models: the student, and its teacher."""
 
 import dataclasses
 import pathlib
@@ -17,11 +17,7 @@ from lsrjax.training.batch_contents import Contents
 def open_student(
     config, workdir: pathlib.Path, folder: pathlib.Path
 ) -> build_student.Student:
-    """The retriever before training; writes its config and its tokenizers.
-
-    Args:
-      workdir: the run's folder, in which the models of earlier stages are.
-    """
+    """The retriever before training; writes its config and tokenizers to `folder`."""
     student = build_student.student(
         config, lambda reference: open_model.open_model(reference, workdir)
     )
@@ -33,7 +29,7 @@ def open_student(
 
 
 def idf_of(config, student: build_student.Student, source):
-    """[V] of the terms of each view in the examples; None: no regularizer takes it."""
+    """Idf [V] of each view's terms, or None if the regularizer does not need it."""
     if not regularizers.of(config.regularizer).entry.idf:
         return None
     return term_statistics.idf_of_views(
@@ -44,15 +40,9 @@ def idf_of(config, student: build_student.Student, source):
 def open_teacher(
     contents: Contents, student, workdir: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> saved_model.SavedModel | None:
-    """The teacher of a stage's config, on the devices; None without.
+    """The teacher of a stage's config, placed on the mesh; None without a teacher.
 
-    Args:
-      contents: of the stage's batches.
-      student: the spec of who learns from it.
-      workdir: the run's folder, in which the models of earlier stages are.
-
-    Raises:
-      InputError: it gives views that the student cannot imitate.
+    Its views must be such that the `student` spec can imitate them.
     """
     config = contents.config
     if not config.teacher.model:
@@ -66,22 +56,14 @@ def open_teacher(
 
 
 def placed(config, model: saved_model.SavedModel, mesh) -> saved_model.SavedModel:
-    """A model on the devices of a mesh, as a stage's config divides it."""
+    """A model placed on a mesh with the partitioning of a stage's config."""
     layout = sharding.layout_of(model.spec, model.params, mesh, config.mesh.fsdp)
     params = sharding.place(model.params, layout.shardings(model.params))
     return dataclasses.replace(model, params=params)
 
 
 def check_teacher(spec, teacher, name: str) -> None:
-    """Refuses a teacher of views whose views a student cannot imitate.
-
-    Args:
-      teacher: the teacher's spec.
-      name: the teacher's.
-
-    Raises:
-      InputError: says how they differ.
-    """
+    """Refuses a teacher's spec whose views the student's spec cannot imitate."""
     if teacher.towers == "separate":
         raise InputError(
             f"config.teacher.model: {name} has separate towers for queries and"

@@ -1,4 +1,4 @@
-"""What a stage is trained with, from its config."""
+"""Builds everything a stage trains with from its config."""
 
 import contextlib
 import dataclasses
@@ -32,13 +32,7 @@ from lsrjax.training.batch_contents import Contents, check_batch
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the stages of a run share.
-
-    Attributes:
-      workdir: the run's folder, which holds the stages'.
-      tracker: receives what happens.
-      progress: what this process is at, and whether it was asked to leave.
-    """
+    """The folder, tracker and progress that the stages of a run share."""
 
     workdir: pathlib.Path
     tracker: trackers.Tracker
@@ -47,21 +41,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What a stage is trained with.
+    """Everything a stage trains with.
 
     Attributes:
-      contents: of its batches.
-      formats: of its data sets, and what they were recognized by.
-      bad_records: replaced and counted.
+      formats: of each data set, with what it was recognized by.
       student: the retriever before training.
       layout: shardings of the student's parameters.
-      step: the training step.
-      total_steps: optimizer steps.
       teacher_params: of a teacher of views, or None.
-      batches: the training batches.
-      check: refuses a compiled step that the device cannot hold.
+      check: refuses a compiled step that does not fit into the device's memory.
       evaluate: parameters to dev metrics, or None without dev data.
-      post_mortem: writes files on bad steps.
     """
 
     name: str
@@ -83,13 +71,13 @@ class Stage:
 
     @property
     def views(self) -> dict[str, int]:
-        """The sizes of the student's views."""
+        """The size of each of the student's views."""
         return self.student.spec.views
 
 
 @contextlib.contextmanager
 def on_devices(config):
-    """Sets the mesh of a stage's config; gives it."""
+    """Sets the mesh of a stage's config, and yields it."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     with jax.set_mesh(mesh):
         yield mesh
@@ -98,11 +86,8 @@ def on_devices(config):
 def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     """Opens data and models, and builds the step.
 
-    Args:
-      run: the run, in whose folder the models of earlier stages are.
-
     Raises:
-      InputError: data or a model that cannot be read, or that do not go together.
+      InputError: data or a model that cannot be read, or that do not fit together.
     """
     check_batch(config, mesh.shape[sharding.DATA])
     folder, contents = run.workdir / name, Contents.of(config)
@@ -157,7 +142,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
 
 
 def initial_state(stage: Stage, checkpoints, step: int | None) -> dict:
-    """The state of a checkpoint, or a fresh one."""
+    """The state of the checkpoint at `step`, or a fresh one if `step` is None."""
 
     def init(params):
         return train_step.init_state(stage.step, params)

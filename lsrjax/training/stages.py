@@ -1,4 +1,4 @@
-"""A stage of a run: opened, trained from where it stopped, finished."""
+"""Runs one stage: opens it, trains it from where it stopped, marks it finished."""
 
 import contextlib
 import functools
@@ -18,11 +18,7 @@ from lsrjax.training.stage_parts import Run, Stage
 
 
 def run_stage(name: str, config, run: Run) -> None:
-    """Trains a stage, unless it is finished.
-
-    Args:
-      name: the stage's; its folder is `run.workdir / name`.
-    """
+    """Trains the stage in `run.workdir / name`, unless it is finished."""
     folder, tracker, progress = run.workdir / name, run.tracker, run.progress
     newest = resume.newest_sound_step(name, folder, tracker.note)
     if (steps := set_damaged_aside.finished_steps(folder)) is not None:
@@ -46,7 +42,7 @@ def run_stage(name: str, config, run: Run) -> None:
 
 
 def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
-    """Trains on from the last state; gives what is wrong with a step, if any."""
+    """Trains from the newest state; returns the bad step to roll back, if any."""
     state = states.start(functools.partial(stage_parts.initial_state, stage))
     first, data, mesh = int(state["step"]), stage.config.data, stage.layout.mesh
     summary = trackers.facts_of(stage)
@@ -69,13 +65,13 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
             loop.train(stage, run, states, state, batches)
             return None
         except BadNumbers as error:
-            # The loop's state is freed, for an earlier one.
+            # Frees the loop's state, to make room for an earlier one.
             traceback.clear_frames(error.__traceback__)
             return error.with_traceback(None)
 
 
 def _finish(stage: Stage, run: Run) -> None:
-    """Reports on a stage that is trained, and marks it as finished."""
+    """Reports on a trained stage, and marks it finished."""
     name, folder, tracker = stage.name, stage.folder, run.tracker
     if together := stage.batches.left_together:
         tracker.note(

@@ -1,4 +1,4 @@
-"""The numbers of the steps: read late and judged; steps per second."""
+"""Reads the steps' numbers late, judges them, and measures throughput."""
 
 import collections
 import dataclasses
@@ -13,29 +13,23 @@ from lsrjax.training.stage_parts import Run, Stage
 
 
 class Numbers:
-    """The numbers of the steps, read late and judged."""
+    """The numbers of dispatched steps, read late and judged."""
 
     def __init__(self, stage: Stage, run: Run):
-        """Nothing is in flight yet."""
         self._stage, self._run = stage, run
         self._watch = collapse.Watch(stage.views)
         self._in_flight: collections.deque[tuple[int, dict, int]] = collections.deque()
 
     def add(self, step: int, metrics: dict, slots: int) -> None:
-        """Takes a step that was dispatched; `slots` are its tokens with padding."""
+        """Queues a dispatched step; `slots` counts its tokens including padding."""
         self._in_flight.append((step, metrics, slots))
 
     def read(
         self, state: dict, in_flight: int
     ) -> Iterator[tuple[int, dict[str, float], int]]:
-        """Waits for steps until `in_flight` of them are left.
+        """Waits for steps until `in_flight` remain; yields (step, numbers, slots).
 
-        Args:
-          state: the latest, for the post-mortem of a step that was skipped.
-          in_flight: steps.
-
-        Yields:
-          The step, its numbers, and its slots.
+        `state` is the latest, for the post-mortem of a skipped step.
 
         Raises:
           BadNumbers, TrainingFailed: see `lsrjax.training.loop.train`.
@@ -63,11 +57,10 @@ class Numbers:
 
 @dataclasses.dataclass
 class Clock:
-    """Examples and tokens, in total and since the last reading.
+    """Counts examples and tokens, in total and since the last reading.
 
     Attributes:
-      started: when the current reading began, seconds of `time.monotonic`.
-      examples: since then.
+      started: start of the current reading, in seconds of `time.monotonic`.
       tokens: since then, without padding.
       all_tokens: in total, without padding.
       all_slots: in total, with padding.
@@ -80,14 +73,14 @@ class Clock:
     all_slots: int = 0
 
     def count(self, examples: int, tokens: int, slots: int) -> None:
-        """Adds a finished step: its tokens without padding, and with it."""
+        """Adds a finished step; only `slots` include padding."""
         self.examples += examples
         self.tokens += tokens
         self.all_tokens += tokens
         self.all_slots += slots
 
     def read(self) -> dict[str, float]:
-        """Rates per second since the last reading; the share of padding in total."""
+        """Rates per second since the last reading; the padding's share in total."""
         seconds = time.monotonic() - self.started
         rates = {
             "examples_per_s": self.examples / seconds,

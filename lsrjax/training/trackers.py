@@ -1,4 +1,4 @@
-"""What a run tells: a live line in the terminal, and `metrics.jsonl`."""
+"""Reports of a run: a live line in the terminal, and `metrics.jsonl`."""
 
 import io
 import json
@@ -20,17 +20,16 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Tracker:
-    """Prints to a console and writes each stage's numbers to its `metrics.jsonl`."""
+    """Prints to a console, and writes each stage's numbers to its `metrics.jsonl`."""
 
     def __init__(self, console: Console):
-        """Prints to `console`; the live line needs it to be a terminal."""
         self.console = console
         self._live: Live | None = None
         self._file: io.FileIO | None = None
         self._unwritten = b""
 
     def note(self, text: str) -> None:
-        """Prints a line of its own."""
+        """Prints a line."""
         self.console.print(text, highlight=False, markup=False)
 
     def stage(
@@ -41,14 +40,9 @@ class Tracker:
         total: int,
         summary: Mapping[str, object],
     ) -> None:
-        """Begins a stage.
+        """Begins a stage, and prints the facts of its summary.
 
-        Args:
-          folder: of its `metrics.jsonl`; lines of steps after `first`, which a
-            killed run left, are dropped.
-          first: step that it starts from.
-          total: steps it will have.
-          summary: what to print about it.
+        Drops lines of steps after `first`, left by a killed run, from `metrics.jsonl`.
         """
         facts = ", ".join(f"{key} {_shown(value)}" for key, value in summary.items())
         self.note(f"Stage {name}: {facts}")
@@ -61,7 +55,7 @@ class Tracker:
         if damaged:
             self.note(f"  {path}: {damaged:,} damaged lines are left out.")
         json_files.write_whole(path, "".join(kept))
-        # Without a buffer, what a full disk did not take is known and kept.
+        # Unbuffered, so that bytes that a full disk refuses are known and kept.
         self._file = path.open("ab", buffering=0)
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4)
@@ -84,7 +78,7 @@ class Tracker:
             self.note(line)
 
     def _write(self, text: str = "") -> None:
-        """Adds to the file; on a full disk later, as soon as there is room."""
+        """Appends to the file; after a disk error, retries at the next call."""
         assert self._file is not None
         said = bool(self._unwritten)
         self._unwritten += text.encode("utf-8")
@@ -100,7 +94,7 @@ class Tracker:
                 )
 
     def stage_end(self) -> None:
-        """Ends a stage; also after an error."""
+        """Ends a stage, also after an error."""
         if self._live:
             self._live.stop()
             self._live = None
@@ -115,10 +109,9 @@ class Tracker:
 
 
 class Silent(Tracker):
-    """Of a process that is not the first of its run: it writes and prints nothing."""
+    """Writes and prints nothing, for all processes of a run but the first."""
 
     def __init__(self):
-        """Has no console."""
         super().__init__(Console(quiet=True))
 
     def stage(self, name, folder, first, total, summary) -> None:
@@ -129,7 +122,7 @@ class Silent(Tracker):
 
 
 def facts_of(stage) -> dict[str, object]:
-    """What is printed of a stage before it is trained."""
+    """The facts printed about a stage before it is trained."""
     _, abstract = retriever.split(stage.student.spec)
     config, mesh = stage.config, stage.layout.mesh
     shapes = " | ".join(
@@ -156,7 +149,7 @@ def _shown(value: object) -> str:
 
 
 def _lines_up_to(path: pathlib.Path, step: int) -> tuple[list[str], int]:
-    """The lines of a file up to a step, and how many of them are damaged, left out."""
+    """The sound lines of a file up to a step, and the number of damaged ones."""
     if not path.is_file():
         return [], 0
     kept, damaged = [], 0
@@ -167,10 +160,10 @@ def _lines_up_to(path: pathlib.Path, step: int) -> tuple[list[str], int]:
             number = json.loads(text)["step"]
             if number > step:
                 break
-        # JSON that is no record of a step says TypeError or KeyError.
+        # JSON that is not a step's record raises TypeError or KeyError.
         except (ValueError, TypeError, KeyError):
             damaged += 1
             continue
         kept.append(text + "\n")
-    # What has no end was cut short when the run was killed; it is of a step to come.
+    # An unfinished line was cut off when the run was killed; its step comes again.
     return kept, damaged

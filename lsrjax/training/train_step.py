@@ -1,4 +1,4 @@
-"""The training step, one pure function, made once from a stage's config."""
+"""The training step: a pure function, built once from a stage's config."""
 
 import dataclasses
 import operator
@@ -25,18 +25,15 @@ from lsrjax.training.optimizer import frozen, learning_rate, make_optimizer
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """What the training step is made of.
+    """The training step and its parts.
 
     Attributes:
-      contents: of its batches, with the losses.
-      regularizer: of the weights of terms.
       graphdef: the student's structure.
-      optimizer: an optax transformation.
-      learning_rate: of a step, for the log.
-      frozen: tree of bools: the parameters that the optimizer leaves as they are.
+      learning_rate: by step, for the log.
+      frozen: tree of bools: the parameters that the optimizer leaves unchanged.
       signs: of a collapse, for the log.
       teacher: the structure of a teacher of views, or None.
-      idf: of the terms of each view, for a regularizer that takes it.
+      idf: [V] of each view's terms, for a regularizer that needs it.
     """
 
     config: Any
@@ -56,13 +53,13 @@ class Step:
         """One optimizer step.
 
         Args:
-          state: as `init_state` makes it.
+          state: from `init_state`.
           teacher_params: of the frozen teacher of views, or None.
-          batch: as `lsrjax.data.batching.loader` builds it.
+          batch: from `lsrjax.data.batching.loader`.
 
         Returns:
-          The next state, and scalars to log; with them, under "by_language", what
-          `collapse.active_by_language` gives.
+          The next state, and scalars to log; "by_language" holds what
+          `collapse.active_by_language` returns.
         """
         config, params = self.config, state["params"]
         (loss, seen), grads = self._gradient(state, teacher_params, batch)
@@ -95,12 +92,12 @@ class Step:
     def examined(
         self, state: dict, teacher_params: dict | None, batch: dict
     ) -> tuple[dict[str, jax.Array], dict]:
-        """The loss with its parts and the gradients of a step that is not taken."""
+        """The loss with its parts, and the gradients, without taking the step."""
         (loss, seen), grads = self._gradient(state, teacher_params, batch)
         return {"loss": loss, **seen["parts"]}, grads
 
     def _gradient(self, state: dict, teacher_params: dict | None, batch: dict):
-        """((the loss, what else is seen on the way to it), the gradient)."""
+        """((the loss, intermediate values for the log), the gradient)."""
         config, memory = self.config, self.config.memory
         targets = batch["targets"] | {"languages": self.contents.repeats}
         if self.teacher is not None:
@@ -151,13 +148,9 @@ def make_step(
     """The step of a stage.
 
     Args:
-      teacher: the spec of a teacher of views, or None; its views are pooled as the
-        student's are.
-      idf: of the terms of each view, where the regularizer takes it
-        (`regularizers.REGULARIZERS`).
-
-    Raises:
-      ValueError: the regularizer takes an idf, and there is none.
+      teacher: the spec of a teacher of views, or None; its views are pooled like the
+        student's.
+      idf: [V] of each view's terms, if the regularizer needs it.
     """
     regularizer = regularizers.of(config.regularizer)
     if regularizer.entry.idf and idf is None:
@@ -190,9 +183,9 @@ def init_state(step: Step, params: dict) -> dict:
     """The train state before the first step.
 
     Returns:
-      `{"step", "params", "opt_state"}` and, where lambdas are steered, "controller":
-      the logarithm of what each is multiplied by, by field; and what the policy for bad
-      numbers has to know (`lsrjax.training.bad_steps.init`).
+      `{"step", "params", "opt_state"}`; where lambdas are steered, also "controller",
+      the logarithm of each lambda's factor, by field; and the state of the policy for
+      bad numbers (`lsrjax.training.bad_steps.init`).
     """
     return {
         "step": jnp.zeros((), jnp.int32),

@@ -1,4 +1,4 @@
-"""The work directory of a run: one run at a time in it, and what its disk may say."""
+"""The run's work directory: one run at a time, and reports of disk errors."""
 
 import contextlib
 import errno
@@ -14,20 +14,17 @@ from lsrjax.distributed import processes
 from lsrjax.errors import InputError, TrainingFailed
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
-# A disk with 1 MiB free is not the one that is full.
+# With more free space than this, a disk is not full.
 _ROOM = 2**20
 
 
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path, console: Console) -> Iterator[None]:
-    """Makes a work directory and keeps other runs out of it.
-
-    Args:
-      console: is printed to where the file system knows no locks.
+    """Creates a work directory and keeps other runs out of it.
 
     Raises:
-      InputError: the folder cannot be made, another run holds it, or within, an error
-        whose cause is a disk or a folder.
+      InputError: the folder cannot be created, another run holds it, or the body fails
+        because of a disk or a folder.
     """
     try:
         with _alone(workdir, console):
@@ -42,7 +39,7 @@ def opened(workdir: pathlib.Path, console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(workdir: pathlib.Path, console: Console):
-    """Keeps other runs out of the work directory, from the first process."""
+    """Locks the work directory; only the first process does."""
     if not processes.is_first():
         yield
         return
@@ -67,7 +64,7 @@ def _is_full(error: Exception) -> bool:
 
 
 def of_disk(error: Exception, workdir: pathlib.Path) -> str:
-    """What to say of an error whose cause is a disk or a folder; else nothing."""
+    """The message for an error caused by a disk or a folder; else an empty string."""
     if not workdir.is_dir():
         return (
             f"{workdir} was removed, or its disk was taken away, while the run was"

@@ -1,1 +1,1 @@
-"""Models as other programs save them, read into ours."""
+"""Reads models that other programs saved."""

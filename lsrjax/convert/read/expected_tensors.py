@@ -1,4 +1,4 @@
-"""What a config.json promises of a model's tensors: their names, shapes and types."""
+"""The names, shapes and types of tensors that a config.json promises."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ _MOST_LAYERS = 1000
 
 
 def layout_of(raw: Mapping[str, Any], config: EncoderConfig) -> str:
-    """The names that the tensors have, by the model class in config.json."""
+    """The layout of the tensors, by the model class in config.json."""
     kinds = architectures(raw)
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         return config.family
@@ -40,7 +40,7 @@ def architectures(raw: Mapping[str, Any]) -> list[str]:
 
 
 def promised_by(raw: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]:
-    """Zeros in place of the parameters that config.json promises."""
+    """Zeros for the parameters that config.json promises."""
     kinds = architectures(raw)
     parts = {
         "head": any(kind.endswith("ForMaskedLM") for kind in kinds),
@@ -54,12 +54,9 @@ def promised_by(raw: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]
 
 
 def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str, Any]:
-    """Zeros in place of the parameters of a model that was not read.
+    """Zeros for the parameters of a model that was not read.
 
-    Args:
-      config: the encoder's.
-      *parts: "head" with a masked-LM head, "classifier" with one.
-      tied: the masked-LM head has no decoder of its own.
+    `parts` are "head" for a masked-LM head, "classifier" for a classifier.
     """
     if config.num_layers > _MOST_LAYERS:
         raise CheckpointError(
@@ -73,7 +70,7 @@ def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str,
 
 
 def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """A tree of zeros that take no memory, of these paths and shapes."""
+    """A tree of zeros that take no memory, with these paths and shapes."""
     return unflatten_tree({path: tensors.zeros(s) for path, s in shapes.items()})
 
 
@@ -85,16 +82,10 @@ def check_against_config(
     *,
     needs_decoder: bool,
 ) -> dict[str, tuple[int, ...]]:
-    """Compares tensors, none of them read, with what the config asks for.
-
-    Returns:
-      Path -> shape, in the other program, of those that are missing and may be.
-
-    Raises:
-      ValueError: lists what has not the shape that the config asks for.
-    """
+    """Compares tensors with the config, see `check_shapes`."""
     layers = {path.split("/")[2] for path in found if path.startswith("encoder/layers")}
-    # One layer too many shows that some are missing; a config may name any number.
+    # One extra layer suffices to show that some are missing; a config may name any
+    # number.
     count = min(config.num_layers, len(layers) + 1)
     bounded = dataclasses.replace(config, num_layers=count)
     shapes = expected_shapes(bounded, {path.split("/")[0] for path in found})
@@ -109,25 +100,24 @@ def check_shapes(
     layout: str,
     may_miss: str,
 ) -> dict[str, tuple[int, ...]]:
-    """Compares tensors, none of them read, with the shapes of our parameters.
+    """Compares tensors with the shapes of our parameters, without reading them.
 
     Args:
-      found: by our path, as the other program has them.
-      wanted: by our path, as we have them.
-      layout: the other program's names.
-      may_miss: regex of whole names there that may be missing.
+      found: by our path, in the other program's shapes.
+      wanted: by our path, in our shapes.
+      may_miss: regex of whole names, in the other program, that may be missing.
 
     Returns:
-      Path -> shape, in the other program, of those that are missing and may be.
+      Path -> shape, in the other program, of missing tensors that may be missing.
 
     Raises:
-      ValueError: others are missing, left over, of another shape, or no floats.
+      ValueError: others are missing, left over, of another shape, or not floats.
     """
     names = {path: to_hf_name(path, layout) for path in found.keys() | wanted.keys()}
     theirs = {path: to_hf_shape(path, shape) for path, shape in wanted.items()}
     absent = {
         path: theirs[path]
-        for path in sorted(theirs)  # the first values of tensors are drawn in order
+        for path in sorted(theirs)  # their initial values are drawn in this order
         if path not in found and re.fullmatch(may_miss, names[path])
     }
     problems = tensors.misfits(
@@ -156,11 +146,10 @@ def expected_shapes(
     """Path -> shape of our parameters, from the modules that will hold them.
 
     Args:
-      config: the encoder's.
-      parts: "head" with a masked-LM head, "classifier" with one.
-      of_layers: the paths are those of `by_layer`.
+      parts: "head" for a masked-LM head, "classifier" for a classifier.
+      of_layers: use the paths of `by_layer`.
     """
-    # For an encoder alone, a head without parameters.
+    # For an encoder alone, use a head without parameters.
     spec = RetrieverSpec("dense", config)
     if "head" in parts:
         spec = RetrieverSpec.of("splade", config, tied=False)

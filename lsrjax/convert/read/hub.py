@@ -1,4 +1,4 @@
-"""Folders from and to the Hugging Face hub."""
+"""Downloads folders from the Hugging Face hub, and uploads them."""
 
 import pathlib
 import re
@@ -17,28 +17,25 @@ from lsrjax.errors import InputError
 
 
 def is_local(path_or_id: str) -> bool:
-    """Whether it is a folder, by its looks or because it exists; else a hub id."""
+    """Whether it is a folder, because it looks like one or exists; else a hub id."""
     if path_or_id.startswith((".", "/", "~")) or pathlib.Path(path_or_id).exists():
         return True
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path_or_id) is None
 
 
 def pinned(path_or_id: str) -> tuple[str, str | None]:
-    """The id of a repository, and the revision that `id@revision` pins it to."""
+    """The id of a repository, and the revision of `id@revision` or None."""
     repo_id, _, revision = path_or_id.partition("@")
     return repo_id, revision or None
 
 
 def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
-    """Folder of a checkpoint; downloads the files that match if it is on the hub.
+    """The folder of a checkpoint; downloads matching files if it is on the hub.
 
-    Args:
-      path_or_id: a folder, or a hub id, which may name a commit, tag or branch, as in
-        `BAAI/bge-m3@5617a9f`.
-      patterns: of the files' names.
+    A hub id may name a commit, tag or branch, as in `BAAI/bge-m3@5617a9f`.
 
     Raises:
-      CheckpointError: it is not there, or cannot be fetched.
+      CheckpointError: it does not exist, or cannot be fetched.
     """
     if is_local(path_or_id):
         folder = pathlib.Path(path_or_id).expanduser()
@@ -70,8 +67,7 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
             "the Hugging Face hub that you may read. Correct the id, log in with `hf "
             f"auth login` if the repository is private, {instead}"
         ) from error
-    # The hub's client lets errors of its HTTP library through, and which library that
-    # is differs between releases.
+    # The hub's client raises errors of its HTTP library, which differs by release.
     except Exception as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CheckpointError(
@@ -84,13 +80,9 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
 def push(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
     """Uploads a folder's files to a model repository in one commit.
 
-    The hub is `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`.
-
-    Args:
-      folder: a finished export.
-      repo_id: "name" or "owner/name". It is made if there is none; the visibility of
-        one that exists stays as it is.
-      private: a repository that is made is seen by its owner only.
+    The hub is `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`. The
+    repository, "name" or "owner/name", is created if needed; an existing one keeps its
+    visibility.
 
     Returns:
       The address of the repository.
@@ -98,7 +90,7 @@ def push(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
     Raises:
       InputError: the hub cannot be reached, or refuses; the folder stays.
     """
-    # Read when it is called, as the token is.
+    # Created on each call, for the endpoint and token of that time.
     api = huggingface_hub.HfApi(library_name="lsrjax")
     try:
         made = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -109,8 +101,7 @@ def push(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
         )
     except HFValidationError as error:
         raise InputError(f"--push {repo_id}: {error}") from error
-    # The hub's client lets errors of its HTTP library through, and which library that
-    # is differs between releases.
+    # The hub's client raises errors of its HTTP library, which differs by release.
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         login = ""

@@ -1,8 +1,8 @@
-"""Hugging Face checkpoints in: config, weights and tokenizer of BERT and XLM-R.
+"""Reads Hugging Face checkpoints: config, weights and tokenizer of BERT and XLM-R.
 
-Nothing is taken on trust: code beside a model is never run, pickled weights are refused
-unless they are asked for, and names, shapes and types of all tensors are compared with
-config.json before any of them is read.
+Nothing is trusted: code in a model's folder is never run, pickled weights are refused
+by default, and names, shapes and types of all tensors are compared with config.json
+before any tensor is read.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from lsrjax.tokenizer import files as tokenizer_files
 from lsrjax.tokenizer.files import holds_tokenizer
 
 _ADAPTER_CONFIG = "adapter_config.json"
-# File names without a folder, so that copies for other runtimes in subfolders of a
-# repository stay where they are.
+# File names without a folder, to skip copies for other runtimes in subfolders of a
+# repository.
 CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = (tensors.WEIGHTS, tensors.INDEX, "model-*-of-*.safetensors")
 _PICKLED_FILES = (
@@ -37,14 +37,14 @@ TOKENIZER_FILES = tokenizer_files.FILES
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-    """What a load puts up with; nothing by default.
+    """Relaxations allowed when loading; none by default.
 
     Attributes:
-      pickle: read `pytorch_model.bin` where there are no safetensors (needs torch).
-      missing: regex of whole names of tensors that may be missing; they start fresh.
-      left_over: regex of whole names of tensors that are left out.
-      values: read the numbers of weights. Otherwise zeros of the same shapes stand for
-        them, to plan with, and weights that are not here are not fetched.
+      pickle: read `pytorch_model.bin` if there are no safetensors (needs torch).
+      missing: regex of whole names of tensors that may be missing, to initialize.
+      left_over: regex of whole names of tensors to leave out.
+      values: read the weights. If not, zeros of the same shapes replace them, to plan
+        with, and missing weights are not downloaded.
     """
 
     pickle: bool = False
@@ -69,17 +69,15 @@ SHAPES = Allowed(values=False)
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A pretrained model in our terms.
+    """A pretrained model in our format.
 
     Attributes:
       config: of the encoder.
-      params: float32 numpy arrays, {'encoder': tree of `Encoder`} and, when the
-        checkpoint has a masked-LM head, 'head': {'mlm': {'transform': tree of
-        `MLMTransform`, 'decoder': [V, D], 'bias': [V]}}; 'decoder' is absent when it
-        is tied to the word table. A cross-encoder has 'classifier': tree of
-        `Classifier`.
-      raw_config: the content of config.json.
-      besides: tensors of another head, by name, that were asked for and found.
+      params: float32 numpy arrays: {'encoder': tree of `Encoder`}; with a masked-LM
+        head, 'head': {'mlm': {'transform': tree of `MLMTransform`, 'decoder': [V, D],
+        'bias': [V]}}, without 'decoder' if it is tied to the word table; for a
+        cross-encoder, 'classifier': tree of `Classifier`.
+      besides: requested tensors of another head that were found, by name.
     """
 
     config: EncoderConfig
@@ -91,14 +89,13 @@ class Checkpoint:
 def load_checkpoint(
     path_or_id: str, allowed: Allowed = NOTHING, *, besides: Iterable[str] = ()
 ) -> Checkpoint:
-    """Loads an encoder, with its masked-LM head or classifier if there is one.
+    """Loads an encoder, with its masked-LM head or classifier if it has one.
 
     Args:
       path_or_id: folder with config.json and safetensors (one file, or shards with
-        their index), or the id of a repository on the Hugging Face hub. What starts
-        with '.', '/' or '~', or exists, is a folder and never looked up on the hub.
-      allowed: what is put up with.
-      besides: names of tensors that belong to another head.
+        their index), or the id of a repository on the Hugging Face hub. A name that
+        starts with '.', '/' or '~', or that exists, is always a folder.
+      besides: names of tensors of another head to read too.
 
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
@@ -135,12 +132,12 @@ def load_checkpoint(
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether there are safetensors, whole or not."""
+    """Whether there are safetensors, complete or not."""
     return any((folder / name).is_file() for name in (tensors.WEIGHTS, tensors.INDEX))
 
 
 def fresh(shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig) -> dict:
-    """First values, in the other program's layout, of parameters that are missing."""
+    """Initial values of missing parameters, in the other program's layout."""
     rng = np.random.default_rng(0)
     values = {}
     for path, shape in shapes.items():
@@ -155,38 +152,17 @@ def fresh(shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig) -> dict:
 
 
 def read_raw_config(path_or_id: str) -> dict[str, Any]:
-    """The content of config.json.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-
-    Raises:
-      CheckpointError: it is missing or unreadable.
-    """
+    """The content of config.json, of a folder or hub id."""
     return _read_raw_config(hub.fetch(path_or_id, CONFIG_FILES))
 
 
 def read_config(path_or_id: str) -> EncoderConfig:
-    """Reads the encoder's config alone, without downloading or reading weights.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-
-    Raises:
-      CheckpointError: config.json is missing, unreadable or of another model.
-    """
+    """Reads only the encoder's config of a folder or hub id, and no weights."""
     return _read_config(hub.fetch(path_or_id, CONFIG_FILES))[1]
 
 
 def tokenizer_folder(path_or_id: str) -> Path:
-    """The local folder with a checkpoint's tokenizer; downloads it if needed.
-
-    Args:
-      path_or_id: as in `load_checkpoint`.
-
-    Raises:
-      CheckpointError: the folder or repository, or the tokenizer in it, is missing.
-    """
+    """The local folder with a checkpoint's tokenizer; downloads it if needed."""
     folder = hub.fetch(path_or_id, CONFIG_FILES + TOKENIZER_FILES)
     if not holds_tokenizer(folder):
         raise CheckpointError(
@@ -221,19 +197,13 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], EncoderConfig]:
 def open_weights(
     path_or_id: str, folder: Path, raw: Mapping[str, Any], allowed: Allowed
 ) -> dict[str, Stored]:
-    """All tensors, not yet read, of safetensors or else, if allowed, of pickles.
+    """All tensors, unread, of safetensors or else, if allowed, of pickles.
 
-    Their names are without what other programs wrap around them.
-
-    Args:
-      path_or_id: what was asked for, for messages.
-      folder: where the files are.
-      raw: the content of config.json.
-      allowed: what is put up with.
+    Wrappers of other programs are removed from their names.
 
     Raises:
-      CheckpointError: there are none, or not all, or they are unreadable, or an
-        adapter is not merged into them.
+      CheckpointError: tensors are missing or unreadable, or an adapter is not merged
+        into them.
     """
     stored = tensors.open_safetensors(folder)
     if stored is None and allowed.pickle:
@@ -251,7 +221,7 @@ def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:
         where = f"Repository {path_or_id!r} on the Hugging Face hub has"
         try:
             names = huggingface_hub.list_repo_files(path_or_id)
-        # Only makes the message poorer; why varies with the hub client's release.
+        # Only shortens the message; what it raises differs by release.
         except Exception as error:
             where = (
                 f"The downloaded part of repository {path_or_id!r} ({folder}; the list"

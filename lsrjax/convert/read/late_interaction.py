@@ -1,4 +1,4 @@
-"""ColBERT as MultiVectorEncoder and PyLate save it."""
+"""Reads ColBERT as saved by MultiVectorEncoder and PyLate."""
 
 import string
 from collections.abc import Mapping
@@ -19,15 +19,11 @@ from lsrjax.convert.read.tensors import CheckpointError, check_types, read_json,
 from lsrjax.models.retriever import RetrieverSpec
 
 PYLATE = "ColBERT"  # the model_type of a folder of PyLate
-_PYLATE_LENGTH = 32  # of queries, where the folder says nothing
+_PYLATE_LENGTH = 32  # default for queries
 
 
 def colbert(folder: Folder) -> SavedModel:
-    """Reads a MultiVectorEncoder, or a model of PyLate.
-
-    Raises:
-      InputError: it cannot be read, or does something that no head here does.
-    """
+    """Reads a MultiVectorEncoder or PyLate model, if a head here can represent it."""
     found, lengths, config = transformer(folder, masked_lm=False)
     fields, head = projection(folder, found.config, "token_embeddings")
     tokens = Tokens(folder.modules["Transformer"])
@@ -59,7 +55,7 @@ def colbert(folder: Folder) -> SavedModel:
     if expansion:
         path = folder.modules["Transformer"] / TRANSFORMER
         length = expansion.get("length")
-        # Of strategy "min", longer queries would be cut later.
+        # The strategy "min" would leave longer queries longer.
         fixed = expansion.get("strategy") == "fixed"
         longest = length if fixed else lengths["query_length"]
         check_types(path, expansion, {"length": int, "token": str})
@@ -88,7 +84,7 @@ def colbert(folder: Folder) -> SavedModel:
 
 
 def _pylate(model: Mapping[str, Any]) -> dict[str, Any]:
-    """PyLate's settings as the Transformer's config has them."""
+    """PyLate's settings in the form of the Transformer's config."""
     knobs = {f"{role}_length": model.get(f"{role}_length") for role in ROLES}
     if model.get("do_query_expansion") is not False:
         knobs["query_expansion"] = {
@@ -100,6 +96,6 @@ def _pylate(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ids(words: list[str], tokens: Tokens) -> tuple[int, ...]:
-    """Those of words that are one token."""
+    """The ids of those words that are one token."""
     vocabulary = tokens.vocabulary
     return tuple(sorted({vocabulary[word] for word in words if word in vocabulary}))

@@ -1,4 +1,4 @@
-"""MILCO from Hugging Face: our folders, and checkpoints of the reference."""
+"""Reads MILCO from Hugging Face: our exports, and checkpoints of the reference."""
 
 import dataclasses
 import pathlib
@@ -27,12 +27,8 @@ from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
 def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     """Reads a MILCO that `write_hf`, `write_reference` or the reference wrote.
 
-    Args:
-      path_or_id: a folder, or the id of a repository on the Hugging Face hub.
-      allowed: what is put up with.
-
     Returns:
-      The retriever; None if the folder is of another kind.
+      The retriever; None for a folder of another kind.
 
     Raises:
       CheckpointError: something is missing, left over, or does not fit the config.
@@ -126,7 +122,7 @@ def _read_spec(
         own = _part(folder, raw, "multilingual_encoder_checkpoint")
         pivot = _part(folder, raw, "lsr_encoder_checkpoint")
         encoder = huggingface.read_config(own)
-        # Of its layers MILCO uses none, and what `write_reference` wrote has none.
+        # MILCO uses none of its layers, and `write_reference` writes none.
         values = huggingface.read_raw_config(pivot) | {"num_hidden_layers": 1}
         try:
             head = EncoderConfig.from_hf(values)
@@ -138,7 +134,7 @@ def _read_spec(
     folders = [huggingface.tokenizer_folder(one) for one in (own, pivot)]
     special_ids = _check_vocabulary(folders[0], encoder.vocab_size, path)
     _check_vocabulary(folders[1], sizes[0], path)
-    # What the reference computes, where its config says nothing.
+    # Defaults of the reference.
     options: dict[str, Any] = {"pool_mask": "multiply", "special_ids": special_ids}
     options |= {name: raw[name] for name in OPTIONS if raw.get(name) is not None}
     options |= _of_sparse_encoder(folder)
@@ -159,7 +155,7 @@ def _read_spec(
 
 
 def _of_sparse_encoder(folder: pathlib.Path) -> dict[str, Any]:
-    """What a `SparseEncoder` of it says, which its user may have changed."""
+    """The options of a `SparseEncoder`, which its user may have changed."""
     path = folder / modules.MODEL
     if not path.is_file():
         return {}
@@ -171,7 +167,7 @@ def _of_sparse_encoder(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _part(folder: pathlib.Path, raw: Mapping[str, Any], field: str) -> str:
-    """A checkpoint that the reference's config names: beside it, here, or a hub id."""
+    """A checkpoint that the reference's config names: a subfolder, folder or hub id."""
     name = raw.get(field)
     if not name:
         raise CheckpointError(
@@ -184,7 +180,7 @@ def _part(folder: pathlib.Path, raw: Mapping[str, Any], field: str) -> str:
 def _check_vocabulary(
     folder: pathlib.Path, size: int, config: pathlib.Path
 ) -> tuple[int, ...]:
-    """The ids of the special tokens of a tokenizer, whose ids are all below `size`."""
+    """The ids of a tokenizer's special tokens; all its ids must be below `size`."""
     read = reading.read(folder)
     tokenizer = read.tokenizer()
     found = max(tokenizer.get_vocab().values()) + 1

@@ -1,4 +1,4 @@
-"""Modules of sentence-transformers that several kinds of model have."""
+"""Reads modules of sentence-transformers that several kinds of model share."""
 
 import dataclasses
 import pathlib
@@ -28,19 +28,16 @@ _PROGRAMS = ("sentence_transformers.", "pylate.")
 
 
 class UnknownModuleError(CheckpointError):
-    """A model that can be read computes something that no head here does."""
+    """A readable model computes something that no head here can represent."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A model's folder, the types in whose configs are as they have to be.
+    """A model's folder; the types of values in its config are checked.
 
     Attributes:
-      path: where it is.
-      reference: as it was asked for.
       model: `config_sentence_transformers.json`.
       modules: class name -> folder of each module, in order.
-      allowed: what is put up with in its Hugging Face model.
     """
 
     path: pathlib.Path
@@ -51,11 +48,11 @@ class Folder:
 
     @property
     def most_active(self) -> int:
-        """See `most_active`."""
+        """See the function `most_active`."""
         return most_active(self.path / MODEL, self.model)
 
     def config(self, module: str, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
-        """A module's config.json, some of whose keys have to be of these types."""
+        """A module's config.json; checks the types of these keys."""
         path = self.modules[module] / "config.json"
         config = read_json(path)
         check_types(path, config, kinds)
@@ -70,11 +67,7 @@ class Folder:
 
 
 def read_model(path: pathlib.Path) -> dict[str, Any]:
-    """`config_sentence_transformers.json`; empty without one.
-
-    Raises:
-      CheckpointError: a value is of a type that it cannot have.
-    """
+    """The content of `config_sentence_transformers.json`; empty without the file."""
     if not path.is_file():
         return {}
     model = read_json(path)
@@ -95,12 +88,7 @@ def read_model(path: pathlib.Path) -> dict[str, Any]:
 
 
 def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
-    """The folder of a module, which is the model's own or below it.
-
-    Args:
-      root: the model's folder.
-      name: the module's, as a file gives it.
-      file: the one that does, for the message.
+    """The folder of a module named in `file`, the model's own folder or below it.
 
     Raises:
       CheckpointError: it leads out of the folder, by `..`, as an absolute path or
@@ -116,21 +104,13 @@ def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
 
 
 def class_name(dotted: str, path: pathlib.Path) -> str:
-    """The last part of a module's class, which has to be of a known program.
-
-    Args:
-      dotted: the class.
-      path: of the file that names it, for the message.
-
-    Raises:
-      UnknownModuleError: it is code of its own.
-    """
+    """The last part of a module's class, which must be of a known program."""
     if not dotted.startswith(_PROGRAMS):
         raise UnknownModuleError(
             f"{path} names the module {dotted!r}, which is code of its own and is not"
             " run. Use a model of sentence-transformers' own modules."
         )
-    # In release 5 the masked LM was a module of its own.
+    # Release 5 had a separate module for masked LMs.
     name = dotted.rpartition(".")[2]
     return "Transformer" if name == "MLMTransformer" else name
 
@@ -141,12 +121,10 @@ def portable(
     params: dict[str, Any],
     lengths: Mapping[str, Any],
 ) -> SavedModel:
-    """The retriever, with its prompts; a marker in them becomes a marker again.
+    """The retriever, with its prompts; markers in them become markers again.
 
     Args:
-      folder: where it was read from.
-      spec: what it is, but for prompts, markers and special tokens.
-      params: its parameters.
+      spec: without prompts, markers and special tokens.
       lengths: `query_length` and `document_length`.
 
     Raises:
@@ -158,7 +136,7 @@ def portable(
     fields: dict[str, Any] = {}
     for role, prompt in prompts(folder.model).items():
         marker, rest = split_prompt(prompt, tokens)
-        # PyLate sets the id of its prefix and knows no other way.
+        # PyLate sets the id of its prefix directly.
         if prefix := folder.model.get(f"{role}_prefix"):
             marker, rest = tokens.vocabulary.get(prefix, -1), prompt
             if marker < 0:
@@ -174,14 +152,10 @@ def portable(
 
 
 def prompts(model: Mapping[str, Any]) -> dict[str, str]:
-    """What encode_query and encode_document put before a text, by role.
-
-    Args:
-      model: `config_sentence_transformers.json`.
-    """
+    """The prompts of encode_query and encode_document, by role."""
     given = {k: v for k, v in (model.get("prompts") or {}).items() if v is not None}
     default = given.get(model.get("default_prompt_name")) or ""
-    # An empty one is there by default.
+    # Empty prompts exist by default.
     given = {"query": "", "document": ""} | given if "prompts" in model else given
     found = {"query": given.get("query", default)}
     names = [name for name in ("document", "passage", "corpus") if name in given]
@@ -192,17 +166,13 @@ def prompts(model: Mapping[str, Any]) -> dict[str, str]:
 def transformer(
     folder: Folder, *, masked_lm: bool
 ) -> tuple[huggingface.Checkpoint, dict[str, int], dict[str, Any]]:
-    """Reads the first module.
-
-    Args:
-      folder: the model's.
-      masked_lm: its logits are wanted, and not its hidden states.
+    """Reads the first module; with `masked_lm`, expects logits, not hidden states.
 
     Returns:
       The Hugging Face model, `query_length` and `document_length`, and the config.
 
     Raises:
-      InputError: it cannot be read, or does something that no head here does.
+      InputError: it cannot be read, or no head here can represent it.
     """
     root = folder.modules["Transformer"]
     path = root / TRANSFORMER
@@ -218,7 +188,7 @@ def transformer(
         path,
         config,
         {
-            # The folder of a masked LM of release 5 does not name its task.
+            # Release 5 does not name the task of a masked LM.
             "transformer_task": (task, None),
             "modality_config": (config.get("modality_config"),),
             "module_output_name": ("token_embeddings", None),
@@ -231,7 +201,7 @@ def transformer(
         },
     )
     expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
-    # A relative path of a folder that is not there would be looked up on the hub.
+    # A relative path that does not exist would be looked up on the hub.
     found = huggingface.load_checkpoint(str(root.absolute()), folder.allowed)
     if masked_lm and "head" not in found.params:
         raise CheckpointError(
@@ -248,15 +218,9 @@ def transformer(
 
 
 def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
-    """Refuses values, and keys that are set, other than the known ones.
+    """Refuses unknown values, and unknown keys that are set.
 
-    Args:
-      path: of the config, for the message.
-      config: what is there.
-      known: by key, the values that it may have.
-
-    Raises:
-      InputError: one has another.
+    `known` has the allowed values by key; `path` is for the message.
     """
     for key, value in config.items():
         if value not in known.get(key, (None, [], {}, "")):
@@ -268,15 +232,7 @@ def expect(path: pathlib.Path, config: Mapping[str, Any], known: dict) -> None:
 
 
 def most_active(path: pathlib.Path, model: Mapping[str, Any]) -> int:
-    """How many weights of a vector a SparseEncoder keeps; 0: all.
-
-    Args:
-      path: of `config_sentence_transformers.json`, for the message.
-      model: its content.
-
-    Raises:
-      CheckpointError: it is no number of weights.
-    """
+    """The number of weights of a vector that a SparseEncoder keeps; 0: all."""
     check_types(path, model, {"max_active_dims": int})
     most = model.get("max_active_dims")
     if most is not None and most < 1:
@@ -292,13 +248,10 @@ def projection(
 ) -> tuple[dict, dict]:
     """Fields of the spec, and parameters, of the Dense and Normalize modules.
 
-    Args:
-      folder: the model's.
-      encoder: what comes before them.
-      feature: what they read and write.
+    `feature` is what they must read and write.
 
     Raises:
-      InputError: they cannot be read, or compute something else than a head here.
+      InputError: they cannot be read, or no head here can represent them.
     """
     fields: dict[str, Any] = {"normalize": "Normalize" in folder.modules}
     if fields["normalize"] and any(folder.modules["Normalize"].glob("config.json")):
@@ -337,17 +290,13 @@ def projection(
 
 
 def encoder_params(found: huggingface.Checkpoint, head: dict) -> dict:
-    """Parameters of a retriever with this head, on the encoder alone."""
+    """Parameters of a retriever with this head on the encoder."""
     params = {"encoder": found.params["encoder"]}
     return params | {"head": head} if head else params
 
 
 def splade_pooling(folder: Folder) -> dict[str, Any]:
-    """Fields of the spec: how logits become weights.
-
-    Raises:
-      InputError: in a way that no head here does.
-    """
+    """Fields of the spec for the pooling of logits; refuses unknown pooling."""
     path = folder.modules["SpladePooling"]
     config = folder.config("SpladePooling", pooling_strategy=str)
     size = ("embedding_dimension", "word_embedding_dimension")

@@ -1,4 +1,4 @@
-"""The shapes of well-known checkpoints, so that a run can be planned without them."""
+"""Shapes of well-known checkpoints, to plan runs without their files."""
 
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 

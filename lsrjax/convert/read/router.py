@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers with a Router: two towers, or no query encoder."""
+"""Reads a Router of sentence-transformers: two towers, or no query encoder."""
 
 import dataclasses
 import pathlib
@@ -34,15 +34,14 @@ def read(
     listed: Listed,
     read_sequence: Callable[[Folder, Listed, pathlib.Path], SavedModel],
 ) -> SavedModel:
-    """The retriever of a Router and the modules behind it.
+    """The retriever of a Router and the modules after it.
 
     Args:
-      folder: the model's, without modules.
-      listed: class name and folder of the Router and of what both routes go on with.
-      read_sequence: reads the modules of one route, which a file lists.
+      listed: class name and folder of the Router and the modules after both routes.
+      read_sequence: reads the modules of one route, listed in a file.
 
     Raises:
-      InputError: it cannot be read, or does something that no retriever here does.
+      InputError: it cannot be read, or no retriever here can represent it.
     """
     root, *after = listed
     path = root[1] / ROUTER
@@ -83,11 +82,7 @@ def read(
 
 
 def _joined(query: SavedModel, document: SavedModel, path: pathlib.Path) -> SavedModel:
-    """Both towers as one retriever.
-
-    Raises:
-      InputError: they are of different kinds or vocabularies.
-    """
+    """Joins both towers, which must be of one kind and vocabulary."""
     specs = [dataclasses.asdict(tower.spec) for tower in (query, document)]
     different = [name for name in specs[0] if specs[0][name] != specs[1][name]]
     if different:

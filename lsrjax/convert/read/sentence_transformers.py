@@ -1,7 +1,7 @@
-"""Folders of sentence-transformers, PyLate and ColBERT as our retrievers.
+"""Reads folders of sentence-transformers, PyLate and ColBERT as our retrievers.
 
-Modules that do what a head here does are read into it; whatever differs (another
-pooling, a bias, an activation) is refused by name. No code of a folder is ever run.
+Modules that a head here can represent are read into it; anything else (another pooling,
+a bias, an activation) is refused by name. No code of a folder is ever run.
 """
 
 import dataclasses
@@ -42,11 +42,11 @@ from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 _MODULES = "modules.json"
-# What tells the kind of a folder.
+# Files that show the kind of a folder.
 _SMALL = (_MODULES, MODEL, router.ROUTER, "config.json", stanford.METADATA)
 _LARGE = ("*.json", "*.safetensors")
 
-# The modules of a model, in order, those in brackets optional -> our head.
+# A model's modules in order, optional ones in brackets -> our head.
 _SEQUENCES = {
     ("Transformer", "SpladePooling"): "splade",
     ("Transformer", "Pooling", "[Dense]", "[Normalize]", "SparseAutoEncoder"): "csr",
@@ -59,15 +59,11 @@ _SEQUENCES = {
 def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     """Reads a SparseEncoder, SentenceTransformer, MultiVectorEncoder or ColBERT.
 
-    Args:
-      reference: a folder or hub id.
-      allowed: what is put up with in its Hugging Face model.
-
     Returns:
-      The retriever; None if the folder is of another kind.
+      The retriever; None for a folder of another kind.
 
     Raises:
-      InputError: it cannot be read, or does something that no head here does.
+      InputError: it cannot be read, or no head here can represent it.
     """
     large = [*_LARGE, *["*.bin"] * allowed.pickle] if allowed.values else ["*.json"]
     path = hub.fetch(reference, _SMALL)
@@ -86,7 +82,7 @@ def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
         _head(names, model, path / _MODULES)
     files = "*" if allowed.values else "*.json"
     below = [f"{entry['path']}/{files}" for entry in modules if entry["path"]]
-    # A Router's modules have folders of their own.
+    # A Router's modules have their own folders.
     below += [f"*_*/{files}"] * routed
     path = hub.fetch(reference, (*_SMALL, *large, *below))
     listed = [
@@ -102,7 +98,7 @@ def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
 def _read_sequence(
     folder: Folder, listed: list[tuple[str, pathlib.Path]], where: pathlib.Path
 ) -> SavedModel:
-    """A retriever of the modules (class name, folder) that the file `where` lists."""
+    """The retriever of the modules (class name, folder) listed in the file `where`."""
     head = _head([name for name, _ in listed], folder.model, where)
     return _READERS[head](dataclasses.replace(folder, modules=dict(listed)))
 
@@ -120,7 +116,7 @@ def _listed(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def _head(names: list[str], model: Mapping[str, Any], where: pathlib.Path) -> str:
-    if model.get("model_type") == PYLATE:  # PyLate, which masks without a module
+    if model.get("model_type") == PYLATE:  # PyLate masks without a module
         names = [*names, "MultiVectorMask", "Normalize"]
     for sequence, head in _SEQUENCES.items():
         left = list(names)
@@ -151,7 +147,7 @@ def _splade(folder: Folder) -> SavedModel:
 
 
 def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
-    """Fields of the spec, and parameters, of what makes an embedding of states."""
+    """Fields of the spec, and parameters, of the modules that make an embedding."""
     fields, head = projection(folder, encoder, "sentence_embedding")
     path = folder.modules["Pooling"] / "config.json"
     config = folder.config("Pooling")
@@ -215,7 +211,7 @@ def _csr(folder: Folder) -> SavedModel:
         most_active=most if most < active else 0,
         **fields,
     )
-    # Encoder and decoder are one tensor, saved under the name of either.
+    # Encoder and decoder are one tensor, saved under either name or both.
     names = tensor_names(path / WEIGHTS) if folder.allowed.values else ()
     tied = [n for n in ("encoder.weight", "decoder.linear.weight") if n in names]
     tied = tied or ["decoder.linear.weight"]
@@ -231,7 +227,7 @@ def _csr(folder: Folder) -> SavedModel:
         "kernel": np.array(state[tied[0]].T, order="C"),
         "bias": state["latent_bias"],
         "center": state["pre_bias"],
-        # Theirs is 1 after a step in which a latent is active, ours 0.
+        # After a step in which a latent is active, theirs is 1, ours 0.
         "idle": (state["stats_last_nonzero"] - 1).astype(np.float32),
     }
     head = {"autoencoder": autoencoder} | ({"dense": dense} if dense else {})

@@ -1,7 +1,7 @@
-"""Tensors in files, named and sized before any of them is read.
+"""Tensors in files, with names and shapes known before any is read.
 
-What a file promises is checked against its own length when it is opened, and can be
-compared with what a model wants, before memory is taken for it.
+A file's header is checked against its length when it is opened, and shapes can be
+compared with a model's before memory is allocated.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# Imported for its effect: numpy's safetensors reader knows bfloat16 through it.
+# Imported for its side effect: numpy's safetensors reader needs it for bfloat16.
 import ml_dtypes  # noqa: F401
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -25,9 +25,9 @@ from lsrjax.errors import InputError
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# Types that a parameter may come in.
+# Types that a parameter may have.
 FLOATING = ("float16", "bfloat16", "float32", "float64")
-# Of safetensors; others keep their own names, to be refused by them.
+# Of safetensors; others keep their names, and are refused by them.
 _TYPES = {
     "F16": "float16",
     "BF16": "bfloat16",
@@ -51,11 +51,8 @@ class Stored:
     """A tensor in a file.
 
     Attributes:
-      name: its name there.
-      path: of the file.
-      shape: its shape.
-      dtype: its type, as numpy calls it.
-      read: gives its values as they are.
+      dtype: in numpy's spelling.
+      read: returns its values unchanged.
     """
 
     name: str
@@ -65,32 +62,19 @@ class Stored:
     read: Callable[[], np.ndarray]
 
     def floats(self) -> np.ndarray:
-        """Its values as float32.
-
-        Raises:
-          InputError: one is not finite.
-        """
+        """Its values as float32; an `InputError` if one is not finite."""
         return finite.floats(self.read(), self.name, self.path)
 
 
 def open_safetensors(folder: Path) -> dict[str, Stored] | None:
-    """The tensors of model.safetensors, or else of its shards; None: neither is there.
-
-    Raises:
-      CheckpointError: a file is missing or not whole.
-    """
+    """The tensors of model.safetensors, or else of its shards; None without either."""
     if (folder / WEIGHTS).is_file():
         return _safetensors(folder / WEIGHTS)
     return _shards(folder / INDEX, _safetensors)
 
 
 def open_pickles(folder: Path) -> dict[str, Stored] | None:
-    """As `open_safetensors`, of pytorch_model.bin: tensors, and nothing that runs.
-
-    Raises:
-      CheckpointError: a file is missing, not whole or holds something else, or torch is
-        not installed.
-    """
+    """As `open_safetensors`, for pytorch_model.bin; reads only tensors, no code."""
     path = folder / "pytorch_model.bin"
     if path.is_file():
         return _pickled(path)
@@ -98,7 +82,7 @@ def open_pickles(folder: Path) -> dict[str, Stored] | None:
 
 
 def content(folder: Path) -> str:
-    """What a folder holds, for messages."""
+    """The content of a folder, for messages."""
     if not folder.is_dir():
         return f" (there is no folder {folder})"
     names = sorted(path.name for path in folder.iterdir())
@@ -106,20 +90,12 @@ def content(folder: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file.
-
-    Raises:
-      CheckpointError: it is not JSON, or not an object.
-    """
+    """The JSON object in a file; anything else is a `CheckpointError`."""
     return _read_json(path, dict, "an object")
 
 
 def read_list(path: Path) -> list[Any]:
-    """The JSON list in a file.
-
-    Raises:
-      CheckpointError: it holds something else.
-    """
+    """The JSON list in a file; anything else is a `CheckpointError`."""
     return _read_json(path, list, "a list")
 
 
@@ -130,7 +106,7 @@ def _read_json(path: Path, kind: type, name: str) -> Any:
         raise ValueError(f"{text} is not a finite number")
 
     try:
-        # Editors of some systems begin a file with a byte order mark.
+        # Some editors begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text, parse_constant=number, parse_float=number)
     except FileNotFoundError as error:
@@ -154,15 +130,9 @@ def _read_json(path: Path, kind: type, name: str) -> Any:
 def check_types(
     path: Path, config: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]
 ) -> None:
-    """Refuses values of another type than they have to be.
+    """Refuses values of the wrong type in the content of a file.
 
-    Args:
-      path: of the file, for the message.
-      config: what is there; null is as absent.
-      kinds: by key, the type or types; a bool is no number here.
-
-    Raises:
-      CheckpointError: names the key.
+    `kinds` has the type or types by key; a bool is not a number, null is as absent.
     """
     for key, kind in kinds.items():
         value = config.get(key)
@@ -176,11 +146,7 @@ def check_types(
 
 
 def strings(path: Path, key: str, values: Any) -> list[str]:
-    """The list of strings that a key of a file has; null is none.
-
-    Raises:
-      CheckpointError: it is something else.
-    """
+    """A key's value, which must be a list of strings; null is an empty list."""
     values = [] if values is None else values
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise CheckpointError(
@@ -201,19 +167,19 @@ _NAMES = {
 
 
 def tensor_names(path: Path) -> tuple[str, ...]:
-    """Names of the tensors in a safetensors file; none if it is not there."""
+    """Names of the tensors in a safetensors file; none if it does not exist."""
     return tuple(_safetensors(path)) if path.is_file() else ()
 
 
 def zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """What stands for a tensor whose numbers are not read; it takes no memory."""
+    """Stands for a tensor that is not read; takes no memory."""
     return np.broadcast_to(np.float32(0), shape)
 
 
 def misfits(
     found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """Says by name which shapes are missing, left over or others than wanted."""
+    """Describes shapes that are missing, left over, or differ from the wanted ones."""
 
     def line(name: str) -> str:
         if name not in found:
@@ -228,12 +194,9 @@ def misfits(
 def read_weights(
     path: Path, shapes: Mapping[str, tuple[int, ...]], *, values: bool = True
 ) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, of these names and shapes and no others.
+    """The tensors of a safetensors file, which must have exactly these shapes.
 
-    Args:
-      path: the file.
-      shapes: by name.
-      values: read it; otherwise `zeros` stand for the tensors.
+    Without `values`, `zeros` replace the tensors.
 
     Raises:
       CheckpointError: the file is missing or unreadable, or tensors are missing, left
@@ -254,12 +217,12 @@ def read_weights(
 
 
 def _floats(stored: Stored) -> np.ndarray:
-    """Floating point of any width as float32; other types stay as they are."""
+    """Floating point of any width as float32; other types unchanged."""
     return stored.floats() if stored.dtype in FLOATING else stored.read()
 
 
 def _shards(path: Path, opened: Callable[[Path], dict[str, Stored]]):
-    """The tensors of the files that an index names; None without an index."""
+    """The tensors of the files in an index; None without an index."""
     if not path.is_file():
         return None
     index, folder = read_json(path), path.parent
@@ -291,7 +254,7 @@ def _shards(path: Path, opened: Callable[[Path], dict[str, Stored]]):
 
 
 def _file_names(values: Iterable[Any], path: Path) -> list[str]:
-    """The distinct names, none of which leads out of the folder."""
+    """The distinct names; refuses those that lead out of the folder."""
     for value in values:
         if not isinstance(value, str) or pathlib.PurePath(value).name != value:
             raise CheckpointError(
@@ -306,8 +269,8 @@ def _safetensors(path: Path) -> dict[str, Stored]:
         if file.read(len(_LFS)) == _LFS:
             raise CheckpointError(_placeholder(path))
     try:
-        # Refuses a header that does not describe the file to its last byte: lengths
-        # beyond it, tensors that overlap or leave gaps.
+        # Refuses a header that does not describe the whole file: lengths beyond its
+        # end, tensors that overlap or leave gaps.
         opened = safe_open(path, framework="numpy")
         names = list(opened.keys())
         slices = {name: opened.get_slice(name) for name in names}
@@ -345,10 +308,10 @@ def _pickled(path: Path) -> dict[str, Stored]:
             " saved as safetensors."
         ) from error
     try:
-        # Of the usual format nothing is read until it is used.
+        # In torch's usual format, tensors are read on use.
         mapped = zipfile.is_zipfile(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    # On bytes that are not what it wrote, torch raises whatever happens.
+    # On bytes that torch did not write, it may raise anything.
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         raise CheckpointError(
@@ -371,7 +334,7 @@ def _pickled(path: Path) -> dict[str, Stored]:
 
     def stored(name: str, value) -> Stored:
         def read() -> np.ndarray:
-            # numpy has no bfloat16 of torch's.
+            # numpy cannot hold torch's bfloat16.
             wide = value.dtype in (torch.bfloat16, torch.float16)
             return (value.detach().float() if wide else value.detach()).numpy()
 

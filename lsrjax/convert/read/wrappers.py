@@ -1,6 +1,6 @@
-"""What other programs wrap around the names of a model's tensors, taken off.
+"""Removes other programs' wrappers from the names of tensors.
 
-A program that saves a wrapped module saves its wrappers' names with it: torch.compile
+A program that saves a wrapped module saves the wrapper's name too: torch.compile
 `_orig_mod`, data parallelism `module`, FSDP and activation checkpointing theirs, a
 trainer's class `model`, PEFT `base_model.model` and, in a layer that an adapter
 changes, `base_layer`. None of them changes what the model computes; an adapter does.
@@ -13,7 +13,7 @@ from absl import logging
 
 from lsrjax.convert.read.tensors import CheckpointError, Stored
 
-# Parts of a name that no layout of ours has, wherever they stand.
+# Parts of a name that no layout of ours has, at any place.
 _ANYWHERE = {
     "_orig_mod",
     "module",
@@ -30,11 +30,7 @@ MERGE = (
 
 
 def taken_off(stored: Mapping[str, Stored], folder: Path) -> dict[str, Stored]:
-    """The tensors by their names without wrappers, which are said to be taken off.
-
-    Args:
-      stored: by the names in the files.
-      folder: where they are, for messages.
+    """The tensors by their names without wrappers; logs the wrappers.
 
     Raises:
       CheckpointError: an adapter of PEFT is not merged, or two tensors have one name.
@@ -71,7 +67,7 @@ def taken_off(stored: Mapping[str, Stored], folder: Path) -> dict[str, Stored]:
 
 
 def _bare(name: str) -> tuple[str, list[str]]:
-    """A tensor's name without wrappers, and these."""
+    """A tensor's name without wrappers, and the wrappers."""
     parts = name.split(".")
     around = [part for part in parts if part in _ANYWHERE]
     parts = [part for part in parts if part not in _ANYWHERE]
@@ -82,7 +78,7 @@ def _bare(name: str) -> tuple[str, list[str]]:
 
 
 def _adapted(name: str) -> str:
-    """The layer that a tensor of an adapter changes; empty for other tensors."""
+    """The layer that an adapter's tensor changes; empty for other tensors."""
     parts = name.split(".")
     for place, part in enumerate(parts):
         if part.startswith(_ADAPTER):

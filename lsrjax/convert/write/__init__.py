@@ -1,1 +1,1 @@
-"""Our models as other programs read them."""
+"""Writes models in other programs' formats."""

@@ -1,4 +1,4 @@
-"""The model card: README.md of an exported folder, written from the run."""
+"""Writes the model card: README.md of an exported folder, from the run's record."""
 
 import json
 import pathlib
@@ -13,8 +13,8 @@ from lsrjax.convert import references
 from lsrjax.convert.write import public
 from lsrjax.retrieval.metrics import METRICS
 
-# As `license` of the authors' own cards on the Hugging Face hub names them; a model
-# that is not listed has to be looked up there.
+# `license` in the authors' own cards on the Hugging Face hub; look other models up
+# there.
 LICENCES = {
     "naver/splade-v3": "cc-by-nc-sa-4.0",
     "naver/splade-cocondenser-ensembledistil": "cc-by-nc-sa-4.0",
@@ -55,7 +55,7 @@ _TAGS = {
     "colbert": ("colbert", "multi-vector"),
     "m3": ("m3", "sparse", "multi-vector"),
 }
-# Values of an option of a head that are shown.
+# Longer values of a head's options are not shown.
 _SHOWN = 10
 
 
@@ -68,12 +68,10 @@ def write_card(
 ) -> None:
     """Writes README.md with the front matter that the Hugging Face hub reads.
 
-    What is not known of the model is said to be unknown.
+    Unknown facts about the model are listed as unknown.
 
     Args:
-      folder: where to.
-      model: what the card is about.
-      how_to_load: Markdown, the section of that name.
+      how_to_load: the section of that name, in Markdown.
       library: `library_name` of the hub.
     """
     sources = _sources(model)
@@ -97,7 +95,7 @@ _NO_CONFIG = "How it was trained was not recorded where it was exported."
 
 def _title(model: SavedModel) -> str:
     parts = [part for part in re.split(r"[/\\]", model.name) if part not in ("", ".")]
-    # Of a run, its name and that of its stage; of another folder, its own name alone.
+    # For a stage, the names of run and stage; for another folder, its own name.
     both = model.config is not None or public.is_hub_id(model.name)
     return "/".join(parts[-2:] if both else parts[-1:]) or model.spec.head
 
@@ -128,7 +126,7 @@ def _prompt(texts: str, prompt: str) -> str:
 
 
 def _sources(model: SavedModel) -> list[tuple[str, str, str]]:
-    """(what, where from, licence) of all that went into the model, with no repeats."""
+    """Distinct (what, where from, licence) of everything that went into the model."""
     if model.config is None:
         licence = _licence_of(model.name)
         return [("weights", public.reference(model.name), licence)]
@@ -150,7 +148,7 @@ def _sources(model: SavedModel) -> list[tuple[str, str, str]]:
 
 
 def _licence_of(reference: str) -> str:
-    """Of a model; where only its own card says it, where that is."""
+    """A model's licence, or where to look it up."""
     look_up = public.is_hub_id(reference)
     return LICENCES.get(reference, f"{_SEE} {reference}" if look_up else _UNKNOWN)
 
@@ -161,7 +159,7 @@ def lineage(model: SavedModel) -> list[tuple[str, Mapping[str, Any]]]:
     The model's own stage comes first, with the name "".
     """
     stages = [("", model.config or {})]
-    for _, config in stages:  # grows on the way
+    for _, config in stages:  # grows during the loop
         for reference in references.of_stage(config).values():
             name = reference.removeprefix("stage:")
             known = {earlier for earlier, _ in stages}
@@ -185,7 +183,7 @@ def _data_sets(data: Mapping[str, Any]) -> list[str]:
 
 
 def _licence(sources: Sequence[tuple[str, str, str]]) -> str:
-    """For the front matter: of the models, where they agree."""
+    """The licence for the front matter: that of the models, if they agree."""
     licences = {
         licence
         for what, reference, licence in sources
@@ -220,7 +218,7 @@ def _front_matter(model: SavedModel, sources, library: str) -> str:
 
 
 def _measured(model: SavedModel) -> Iterator[EvalResult]:
-    """What the hub lists as results: the run's evaluation, and that on its dev data."""
+    """Results for the hub: the run's evaluation, and that on its dev data."""
     dev = ", ".join(_data_sets((model.config or {}).get("dev", {}))) or "dev data"
     found = [
         (f"{_EMBEDDED}: {language}", name, value)
@@ -241,7 +239,7 @@ def _measured(model: SavedModel) -> Iterator[EvalResult]:
 
 
 def _languages(model: SavedModel) -> list[str]:
-    """Those it was evaluated in; of MILCO without an evaluation, "multilingual"."""
+    """The languages of the evaluation; for a MILCO without one, "multilingual"."""
     found = sorted(set(model.results or {}) - {"mean"})
     return found or (["multilingual"] if model.spec.head == "milco" else [])
 
@@ -303,7 +301,7 @@ def _facts(stage: Mapping[str, Any]) -> str:
 
 
 def _evaluation(model: SavedModel) -> str:
-    """The tables, and what the run measured on its dev data; or that there is none."""
+    """The tables of results, and those on the dev data; or that there are none."""
     parts = [model.evaluation.strip()] if model.evaluation.strip() else []
     if model.dev:
         data = (model.config or {}).get("dev", {})
@@ -341,7 +339,7 @@ def _config(model: SavedModel) -> str:
 
 def _spec(model: SavedModel) -> dict[str, Any]:
     values = model.spec.to_dict()
-    # Hundreds of ids say nothing to a reader.
+    # Lists of hundreds of ids do not help a reader.
     values["options"] = {
         name: value
         for name, value in values["options"].items()

@@ -1,4 +1,4 @@
-"""Folders for other programs: written whole or not at all."""
+"""Writes folders for other programs, completely or not at all."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ SHARD_BYTES = 5 * 10**9
 
 @contextlib.contextmanager
 def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write to, which becomes `out` at the end, or is removed on an error.
+    """A folder to write to, which becomes `out` at the end or is removed on an error.
 
     Raises:
       InputError: `out` exists and is not an empty folder, or cannot be written.
@@ -52,11 +52,11 @@ def whole_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _give_usual_modes(folder: pathlib.Path) -> None:
-    """Gives the folder and all in it the modes that the umask asks for.
+    """Sets the modes of the folder and its files by the umask.
 
-    Temporary folders, and some writers of files, let the owner alone read them.
+    Temporary folders, and files of some writers, are readable by their owner only.
     """
-    # Asking for the umask sets it for a moment, for every thread.
+    # Reading the umask would set it for a moment, for every thread.
     probe = folder / ".probe"
     probe.mkdir()
     mode = stat.S_IMODE(probe.stat().st_mode)
@@ -66,16 +66,16 @@ def _give_usual_modes(folder: pathlib.Path) -> None:
 
 
 def _made(out: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """A fresh folder beside `out`, locked for as long as this process lives."""
+    """A new folder next to `out`, locked as long as this process lives."""
     while True:
-        # Beside it, so that the last step is a rename within one file system.
+        # Next to it, so that the final rename stays within one file system.
         made = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
         if (lock := _locked(pathlib.Path(made))) is not None:
             return pathlib.Path(made), lock
 
 
 def _locked(folder: pathlib.Path) -> int | None:
-    """A lock on a folder; None: another process has it, or has removed the folder."""
+    """A lock on a folder; None if another process has it, or removed the folder."""
     try:
         lock = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def _locked(folder: pathlib.Path) -> int | None:
 
 
 def _remove_left(out: pathlib.Path) -> None:
-    """Removes what killed processes have left of the same folder, and no others'."""
+    """Removes what killed processes left of the same folder."""
     for folder in out.parent.glob(f".{glob.escape(out.name)}.????????.tmp"):
         if (lock := _locked(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -105,15 +105,9 @@ def write_weights(
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes `model.safetensors`, or above a size shards and their index.
+    """Writes `model.safetensors`, or shards of at most `shard_bytes` with an index.
 
-    Args:
-      folder: where to.
-      state: name -> tensor.
-      shard_bytes: of a file, at most (a tensor is never cut).
-
-    Raises:
-      InputError: a number is not finite.
+    A tensor is never split. Raises an `InputError` if a number is not finite.
     """
     finite.check_tree(state, folder)
     shards: list[dict[str, np.ndarray]] = [{}]

@@ -1,8 +1,8 @@
-"""MILCO to Hugging Face and to the reference implementation; `milco_in` reads both.
+"""Writes MILCO for Hugging Face and the reference; `read.milco` reads both.
 
-Both formats have the reference's names of tensors (layout "milco" of
-`lsrjax.convert.names`). Ours builds itself from the configs in its config.json with the
-model code beside it; the reference's names two checkpoints that it starts from.
+Both formats use the reference's names of tensors (layout "milco" of
+`lsrjax.convert.names`). Ours builds the model from its config.json, with the model code
+in the folder; the reference's config names two checkpoints to start from.
 """
 
 import pathlib
@@ -30,13 +30,13 @@ from lsrjax.tokenizer.writing import write_tokenizer
 
 _TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 _CODE = ("configuration_milco.py", "modeling_milco.py")
-# What SparseEncoder loads: a file of this folder, and its class.
+# The class that SparseEncoder loads, by file of this folder.
 SPARSE_ENCODER = "sparse_encoder_milco.MilcoSparseEncoder"
 MULTILINGUAL, ENGLISH = "multilingual", "english"
 POOLER = ("m_model.pooler.dense.weight", "m_model.pooler.dense.bias")
 _PLACE = "path/to/this/folder"
-_PIVOT_LENGTH = 512  # tokens; nothing here is cut to it
-# Options of ours that the reference's config does not have.
+_PIVOT_LENGTH = 512  # tokens; no text is cut to it
+# Options that only our config has.
 OPTIONS = (
     "pool_mask",
     "repeats",
@@ -114,7 +114,7 @@ def write_hf(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def write_sparse_encoder(model: SavedModel, folder: pathlib.Path) -> None:
-    """Writes the same with a module for `SparseEncoder` of sentence-transformers."""
+    """Writes the same with a module for sentence-transformers' `SparseEncoder`."""
     _write_hf(model, folder)
     code = SPARSE_ENCODER.partition(".")[0] + ".py"
     shutil.copyfile(_TEMPLATES / code, folder / code)
@@ -129,7 +129,7 @@ def write_sparse_encoder(model: SavedModel, folder: pathlib.Path) -> None:
 
 def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
     spec = model.spec
-    assert model.pivot_tokenizer is not None  # as every MILCO has one
+    assert model.pivot_tokenizer is not None  # every MILCO has one
     write_json(
         folder / "config.json",
         {
@@ -165,11 +165,7 @@ def _how_to_load(spec: RetrieverSpec) -> str:
 def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes what the reference's own class loads, and the two models it starts from.
 
-    Its layer after the encoder that nothing uses (the pooler) is what it was when the
-    model was read, or zeros.
-
-    Raises:
-      InputError: the encoder is none that the reference was written for.
+    The pooler after the encoder, which is unused, is as the model was read, or zeros.
     """
     spec = model.spec
     classes = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}
@@ -259,7 +255,7 @@ def _english(spec: RetrieverSpec) -> dict[str, Any]:
 
 
 def _origin(model: SavedModel, field: str) -> str:
-    """Hub id of the checkpoint that a part started from; empty if it has none."""
+    """Hub id of the checkpoint that a part started from, or an empty string."""
     for _, stage in lineage(model):
         reference = references.of_stage(stage).get(field)
         if reference and not hub.is_local(reference):
@@ -288,8 +284,8 @@ def _pooler(model: SavedModel) -> dict[str, np.ndarray]:
 def _english_state(mlm: Mapping, config: EncoderConfig) -> dict[str, np.ndarray]:
     """A masked LM with this head and no layers.
 
-    The decoder is written both as the word table, which BERT ties it to, and on its
-    own, without which transformers 4 says that it is missing.
+    The decoder is written both as the word table, which BERT ties it to, and under its
+    own name, since transformers 4 reports it as missing otherwise.
     """
     size = config.hidden_size
 

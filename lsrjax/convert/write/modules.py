@@ -1,7 +1,7 @@
-"""The modules of sentence-transformers 6.2 as it names and writes them.
+"""Writes modules of sentence-transformers 6.2.
 
-`modules.json` lists the modules of a model, each a dotted class of that program with a
-folder of its own; the first one, a Hugging Face model, lies in the root.
+`modules.json` lists the modules of a model, each a dotted class of that program with
+its own folder; the first one, a Hugging Face model, is in the root.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from lsrjax.convert.prompts import write_prompts
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.json_files import write_json
 
-# The releases whose folders these are.
+# The releases that define this format.
 _VERSIONS = {"sentence_transformers": "6.2.0", "transformers": "5.23.0"}
 _MODULES = {
     "Transformer": "base.modules.transformer",
@@ -31,15 +31,15 @@ _MODULES = {
 TYPES = {
     name: f"sentence_transformers.{module}.{name}" for name, module in _MODULES.items()
 }
-# Class names of transformers.
+# Prefixes of transformers' class names.
 CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "xlm-roberta": "XLMRoberta"}
 
 
 def encoder_state(model: SavedModel, prefix: str) -> dict[str, np.ndarray]:
-    """The encoder's tensors, named as transformers' encoder alone with a prefix.
+    """The encoder's tensors by transformers' names, with a prefix.
 
-    They include a pooler of zeros where the class has one, which nothing here uses:
-    loaders warn of random weights if it is missing.
+    Includes an unused pooler of zeros if the class has one, since loaders warn of
+    random weights if it is missing.
     """
     spec = model.spec.encoder
     state = export_state({"encoder": model.params["encoder"]}, spec.family)
@@ -55,14 +55,7 @@ def write_transformer(
 ) -> dict[str, str]:
     """Writes the first module: a Hugging Face model, its tokenizer, its lengths.
 
-    Args:
-      folder: where to.
-      model: the retriever.
-      masked_lm: with its masked-LM head.
-      **knobs: more of the module's config.
-
-    Returns:
-      The prompts, see `write_prompts`.
+    `knobs` add to its config. Returns the prompts, see `write_prompts`.
     """
     spec = model.spec
     longest = max(model.query_length, model.document_length)
@@ -102,7 +95,7 @@ def write_transformer(
 
 
 def splade_pooling(model: SavedModel) -> tuple[dict, None]:
-    """Config of the pooling of logits; it has no weights."""
+    """Config of the pooling of logits, which has no weights."""
     config = {
         "pooling_strategy": model.spec.options.pooling,
         "activation_function": model.spec.options.activation,
@@ -112,7 +105,7 @@ def splade_pooling(model: SavedModel) -> tuple[dict, None]:
 
 
 def write_config(folder: pathlib.Path, module) -> None:
-    """A module's config.json, and its weights if it has any."""
+    """Writes a module's config.json, and its weights if it has any."""
     config, state = module if isinstance(module, tuple) else (module, None)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
@@ -123,7 +116,7 @@ def write_config(folder: pathlib.Path, module) -> None:
 def write_modules(
     folder: pathlib.Path, modules: dict[str, Any], types: dict[str, str] = TYPES
 ) -> None:
-    """`modules.json` and the modules' folders; None for one that is in the root."""
+    """Writes `modules.json` and the modules' folders; None is a module in the root."""
     listed = []
     for index, (name, module) in enumerate(modules.items()):
         path = "" if module is None else f"{index}_{name}"
@@ -142,14 +135,12 @@ def write_model(
     most_active: int = 0,
     **more: Any,
 ) -> None:
-    """`config_sentence_transformers.json`.
+    """Writes `config_sentence_transformers.json`.
 
     Args:
-      folder: where to.
       kind: the class of that program.
       prompts: by role.
-      similarity: its name there.
-      most_active: weights that are kept of a vector; 0: all.
+      most_active: number of weights kept of a vector; 0: all.
       **more: keys of this class.
     """
     write_json(

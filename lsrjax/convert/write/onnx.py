@@ -1,10 +1,10 @@
-"""Retrievers to ONNX: token ids and mask in, pooled vectors out.
+"""Writes retrievers to ONNX: token ids and mask in, pooled vectors out.
 
-The graph is written node by node with the `onnx` package, so that torch is not needed.
-It computes what `lsrjax.models` computes, in float32, for any batch and length. In
-array names P is a term or output column, and K an entry of a list of token ids.
+The graph is written node by node with the `onnx` package, without torch. It computes
+the same as `lsrjax.models`, in float32, for any batch and length. In array names, P is
+a term or output column, and K an entry of a list of token ids.
 
-Logits of one text at a time go through the vocabulary: [L, V] and never [B, L, V].
+The vocabulary's logits are computed one text at a time: [L, V], never [B, L, V].
 """
 
 import pathlib
@@ -21,33 +21,24 @@ from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
-# That can be written. Where queries are bags of words, MODEL encodes the documents and
-# QUERIES the queries.
+# Supported heads. If queries are bags of words, MODEL encodes documents and QUERIES
+# queries.
 HEADS = ("splade", "milco", "token_weights", "dense", "csr")
 MODEL, QUERIES = "model.onnx", "query_model.onnx"
-# Above it, the weights go to a file of their own: a protobuf cannot hold 2 GiB.
+# Larger weights go to a separate file, because a protobuf cannot hold 2 GiB.
 EXTERNAL_BYTES = 10**9
-# Finite, so that a text without a single token gives numbers and not NaN.
+# Finite, so that a text without tokens does not give NaN.
 _LOWEST = np.float32(-0.7 * np.finfo(np.float32).max)
 
 
 def write_onnx(
     model: SavedModel, folder: pathlib.Path, *, external_bytes: int = EXTERNAL_BYTES
 ) -> None:
-    """Writes `model.onnx`, the tokenizer and what else is to be known beside it.
+    """Writes `model.onnx`, its tokenizers and its config.
 
-    Above a size, the weights are in `model.onnx.data`.
-
-    Inputs `input_ids` and `attention_mask`, [batch, length] int64; an output for each
-    view, [batch, terms of the view] float32, under the view's name.
-
-    Args:
-      model: with a head in `HEADS`.
-      folder: where to.
-      external_bytes: weights of more bytes go to a file of their own.
-
-    Raises:
-      InputError: onnx is not installed.
+    Inputs are `input_ids` and `attention_mask`, [batch, length] int64; there is one
+    output per view, [batch, terms of the view] float32, under the view's name. More
+    than `external_bytes` of weights go to `model.onnx.data`.
     """
     graph = Graph(folder, external=external_bytes < _nbytes(model.params))
     graph.save(_views(graph, model.spec, model.params), folder / MODEL)
@@ -69,7 +60,7 @@ def _write_beside(model: SavedModel, folder: pathlib.Path) -> None:
         "document_length": model.document_length,
         "query_prompt": spec.query_prompt,
         "document_prompt": spec.document_prompt,
-        # What stands before a token in the name of its term.
+        # What precedes a token in the name of its term.
         "marks": spec.marks if spec.sparse else {},
     }
     write_json(folder / "config.json", spec.encoder.to_hf() | {"lsrjax": described})
@@ -82,7 +73,7 @@ def _nbytes(tree: Any) -> int:
 
 
 def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, int]]:
-    """Adds the model; gives the value and the size of each view."""
+    """Adds the model; returns the value and the size of each view."""
     mask_BL = graph.cast("attention_mask", "FLOAT")
     hidden_BLD, words_VD = _encoder(graph, spec.encoder, params["encoder"], mask_BL)
     head = params.get("head") or {}
@@ -118,7 +109,7 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
 
 
 def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
-    """Adds the encoder; gives its hidden states and the word table."""
+    """Adds the encoder; returns its hidden states and the word table."""
     tables = params["embeddings"]
     words_VD = graph.weight("words", tables["word"]["embedding"])
     x_BLD = graph.add("Gather", words_VD, "input_ids")
@@ -148,7 +139,7 @@ def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
 
 
 def _positions(graph: Graph, config: EncoderConfig) -> str:
-    """Rows of the position table, as `Embeddings._positions`."""
+    """Rows of the position table, as in `Embeddings._positions`."""
     along = graph.constant(1, np.int64)
     if config.family != "xlm-roberta":
         one, zero = graph.constant(1, np.int64), graph.constant(0, np.int64)
@@ -164,7 +155,7 @@ def _positions(graph: Graph, config: EncoderConfig) -> str:
 
 def _attention(graph: Graph, name, config, params, x_BLD, away_B11M) -> str:
     width = config.hidden_size // config.num_heads
-    # 0: as many as before.
+    # 0: unchanged.
     split = graph.constant([0, 0, config.num_heads, width], np.int64)
 
     def heads(part: str, order: list[int]) -> str:
@@ -204,7 +195,7 @@ def _gelu(graph: Graph, x: str) -> str:
 
 
 def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
-    """The pooled masked-LM head [B, V], as `lsrjax.models.heads.MLMHead`."""
+    """The pooled masked-LM head [B, V], as in `lsrjax.models.heads.MLMHead`."""
     eps = (
         spec.options.pivot_layer_norm_eps
         if words_VD is None
@@ -229,7 +220,7 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
         logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)
         weights_LV = graph.add("Relu", logits_LV)
         mask_L1 = graph.add("Unsqueeze", mask_L, last)
-        # Weights are not negative, so padding as 0 is padding left out.
+        # Weights are not negative, so a padding weight of 0 has no effect.
         if summed:
             weights_LV = _saturated(graph, weights_LV, twice)
             weights_LV = graph.add("Mul", weights_LV, mask_L1)
@@ -244,13 +235,13 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
 
 
 def _saturated(graph: Graph, x: str, twice: bool) -> str:
-    """log1p, as often as the activation asks for."""
+    """log1p, applied once or twice, by the activation."""
     once = _log1p(graph, x)
     return _log1p(graph, once) if twice else once
 
 
 def _log1p(graph: Graph, x: str) -> str:
-    """Of x >= 0, exact for small ones too: log(u) x / (u - 1) with u = 1 + x.
+    """log1p of x >= 0, exact for small x too: log(u) x / (u - 1) with u = 1 + x.
 
     Goldberg (1991), theorem 4.
     """
@@ -266,7 +257,7 @@ def _log1p(graph: Graph, x: str) -> str:
 def _echo(
     graph: Graph, spec, params, hidden_BLD, mask_BL, excluded: bool, reduce: str
 ) -> str:
-    """Weights of a text's own tokens, [B, V], as `lsrjax.models.heads.LexEcho`."""
+    """Weights of a text's own tokens, [B, V], as in `lsrjax.models.heads.LexEcho`."""
     kernel_D1 = graph.weight("echo.kernel", np.asarray(params["kernel"])[:, None])
     x_BL1 = graph.add("MatMul", hidden_BLD, kernel_D1)
     x_BL = graph.add("Squeeze", x_BL1, graph.constant([-1], np.int64))
@@ -279,7 +270,7 @@ def _echo(
 
 
 def _words(graph: Graph, spec, head) -> dict[str, tuple[str, int]]:
-    """Queries as bags of their words, as `SpladeHead._words`."""
+    """Queries as bags of words, as in `SpladeHead._words`."""
     mask_BL = graph.cast("attention_mask", "FLOAT")
     if spec.special_ids:
         mask_BL = graph.add("Mul", mask_BL, _ordinary(graph, spec.special_ids))
@@ -290,7 +281,7 @@ def _words(graph: Graph, spec, head) -> dict[str, tuple[str, int]]:
 
 
 def _scattered(graph: Graph, size: int, x_BL: str, reduce: str) -> str:
-    """Values of tokens under the tokens' ids, [B, size]."""
+    """Values of tokens in the columns of the tokens' ids, [B, size]."""
     texts = graph.add("Shape", "input_ids", start=0, end=1)
     shape = graph.add("Concat", texts, graph.constant([size], np.int64), axis=0)
     zeros = graph.add("ConstantOfShape", shape)
@@ -300,7 +291,7 @@ def _scattered(graph: Graph, size: int, x_BL: str, reduce: str) -> str:
 
 
 def _ordinary(graph: Graph, special_ids) -> str:
-    """1 at ordinary tokens, 0 at special ones, [B, L]."""
+    """1 for ordinary tokens, 0 for special ones, [B, L]."""
     ids_BL1 = graph.add("Unsqueeze", "input_ids", graph.constant([-1], np.int64))
     same_BLK = graph.add("Equal", ids_BL1, graph.constant(special_ids, np.int64))
     same_BLK = graph.cast(same_BLK, "FLOAT")
@@ -311,7 +302,7 @@ def _ordinary(graph: Graph, special_ids) -> str:
 
 
 def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
-    """The embedding [B, D], as `lsrjax.models.dense_heads.DenseHead`."""
+    """The embedding [B, D], as in `lsrjax.models.dense_heads.DenseHead`."""
     if spec.options.pooling == "cls":
         x_BD = graph.add("Gather", hidden_BLD, graph.constant(0, np.int64), axis=1)
     else:
@@ -334,7 +325,7 @@ def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
 
 
 def _code(graph: Graph, spec, params, x_BD) -> str:
-    """The active latents [B, P], as `lsrjax.models.dense_heads.Autoencoder`."""
+    """The active latents [B, P], as in `lsrjax.models.dense_heads.Autoencoder`."""
     center_D = graph.weight("center", params["center"])
     x_BD = graph.add("Sub", x_BD, center_D)
     raw_BP = _linear(graph, "autoencoder", params, x_BD)

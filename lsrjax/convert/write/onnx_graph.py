@@ -1,4 +1,4 @@
-"""An ONNX graph, written node by node; torch is not needed."""
+"""An ONNX graph, written node by node, without torch."""
 
 import pathlib
 from collections.abc import Mapping
@@ -8,22 +8,17 @@ import numpy as np
 from lsrjax import finite
 from lsrjax.errors import InputError
 
-# Since 18 ScatterElements can take a maximum; onnxruntime reads both since 1.14.
+# ScatterElements has a maximum since opset 18; onnxruntime reads both since 1.14.
 _OPSET, _IR = 18, 8
 
 
 class Graph:
-    """Nodes and weights as they are added; values are named by strings."""
+    """Collects nodes and weights; values are named by strings."""
 
     def __init__(self, folder: pathlib.Path, *, external: bool):
-        """An empty graph.
+        """An empty graph; an `InputError` if onnx is not installed.
 
-        Args:
-          folder: where it will be saved.
-          external: large weights go to a file of their own as they are added.
-
-        Raises:
-          InputError: onnx is not installed.
+        With `external`, large weights go to a file in `folder` as they are added.
         """
         try:
             import onnx
@@ -39,7 +34,7 @@ class Graph:
         self._count = 0
 
     def add(self, op: str, *inputs: str, **attributes) -> str:
-        """Adds a node; gives the name of its output."""
+        """Adds a node; returns the name of its output."""
         name = self._name(op)
         node = self._onnx.helper.make_node(op, inputs, [name], name=name, **attributes)
         self._nodes.append(node)
@@ -50,18 +45,14 @@ class Graph:
         return self.add("Cast", x, to=getattr(self._onnx.TensorProto, dtype))
 
     def constant(self, value, dtype=np.float32) -> str:
-        """A small constant."""
+        """Adds a small constant."""
         name = self._name("constant")
         array = np.asarray(value, dtype)
         self._weights.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
     def weight(self, name: str, value) -> str:
-        """A parameter, float32.
-
-        Raises:
-          InputError: a number is not finite.
-        """
+        """Adds a float32 parameter; an `InputError` if a number is not finite."""
         array = np.ascontiguousarray(finite.floats(value, name, self._folder))
         if not self._external or array.nbytes < 1024:
             self._weights.append(self._onnx.numpy_helper.from_array(array, name))
@@ -88,11 +79,9 @@ class Graph:
         return names[0]
 
     def scan(self, body, *inputs: str) -> str:
-        """Applies `body` to each row of the inputs; gives the stack of its outputs.
+        """Applies `body` to each row of the inputs; returns the stacked outputs.
 
-        Args:
-          body: adds nodes for one row, given its names, and gives the output's name.
-          *inputs: names of values with the batch as their first axis.
+        `body` adds nodes for one row, given its names, and returns the output's name.
         """
         helper, outer = self._onnx.helper, self._nodes
         self._nodes = []
@@ -108,7 +97,7 @@ class Graph:
         return self.add("Scan", *inputs, body=graph, num_scan_inputs=len(inputs))
 
     def save(self, views: Mapping[str, tuple[str, int]], path: pathlib.Path) -> None:
-        """Writes the graph; `views` are output name -> value, size."""
+        """Writes the graph; `views` maps the output's name to (value, size)."""
         helper, proto = self._onnx.helper, self._onnx.TensorProto
         for name, (value, _) in views.items():
             self._nodes.append(helper.make_node("Identity", [value], [name]))

@@ -1,4 +1,4 @@
-"""What a model card may show of a config: names, and nobody's folders."""
+"""Filters a config for a model card: names, without anyone's folders."""
 
 import pathlib
 import re
@@ -9,18 +9,13 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Fields of a config that name files, or a model by its folder or hub id.
 _FILES = ("files", "corpus", "queries")
 _REFERENCES = ("model", "encoder", "head", "tokenizer", "dataset")
-# Behind a language, `datasets:`, both or neither.
+# After a language, `datasets:`, both or neither.
 _PATH = re.compile(r"(?P<before>(?:[A-Za-z][\w-]*:(?!//))*)(?P<path>.*)", re.DOTALL)
 _STARTS = ("/", "~", "./", "../", "file:")
 
 
 def tree(value: Any, field: str = "") -> Any:
-    """A config, or a part of it, with what may be shown of its values.
-
-    Args:
-      value: a tree of mappings, lists and values.
-      field: the last key above it.
-    """
+    """A config, or a part of it under the key `field`, made fit to publish."""
     if isinstance(value, Mapping):
         return {key: tree(one, key) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -33,7 +28,7 @@ def tree(value: Any, field: str = "") -> Any:
 
 
 def files(text: str) -> str:
-    """The files that a field names, without their folders."""
+    """The files of a field, without their folders."""
     return ",".join(_names(text))
 
 
@@ -46,15 +41,14 @@ def reference(text: str) -> str:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether it is one, by its looks, and no folder here."""
+    """Whether it looks like a hub id and is not a folder here."""
     return HUB_ID.fullmatch(text) is not None and not pathlib.Path(text).exists()
 
 
 def _any(text: str) -> str:
-    """A value that names files if it looks like it."""
+    """Shortens a value that looks like files, and paths within other text."""
     if _split(text)[1].startswith(_STARTS):
         return files(text)
-    # Of other texts, a path somewhere in them.
     return re.sub(r"(^|[\s,:])~?/(?:[^/,:\s]+/)+", r"\1…/", text)
 
 
@@ -65,7 +59,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _names(text: str) -> list[str]:
-    """The last part of each path, which a comma separates from the next."""
+    """The last part of each of the comma-separated paths."""
     names = []
     for part in text.split(","):
         before, path = _split(part.strip())
@@ -77,6 +71,6 @@ def _names(text: str) -> list[str]:
         names.append(f"{before}…/{name}")
     if not re.search(r"[/\\]", text):
         return names
-    # A folder may have a comma in its name: what ends before it is no file then.
+    # A folder may contain a comma; the part before it is then not a file.
     *others, last = names
     return [*(name if "." in name or ":" in name else "…" for name in others), last]

@@ -1,4 +1,4 @@
-"""Router folders of sentence-transformers: queries and documents go different ways."""
+"""Writes Routers of sentence-transformers: routes for queries and for documents."""
 
 import dataclasses
 import pathlib
@@ -33,16 +33,9 @@ def write_towers(
     *,
     masked_lm: bool,
 ) -> dict[str, str]:
-    """A Router with a Hugging Face model and what comes behind it for each role.
+    """Writes a Router with a Hugging Face model and further modules for each role.
 
-    Args:
-      folder: where to.
-      model: a retriever of separate towers.
-      modules_of: gives the modules behind the Hugging Face model.
-      masked_lm: that model has its masked-LM head.
-
-    Returns:
-      The prompts.
+    `modules_of` returns the modules after the Hugging Face model, by class name.
     """
     document, query = retriever.towers_of(dict(model.params))
     assert query is not None
@@ -64,7 +57,7 @@ def write_towers(
 
 
 def _write_router(folder: pathlib.Path, routes: dict[str, dict[str, str]]) -> None:
-    """The only module, in the root; `routes` has role -> folder -> class name."""
+    """Writes the only root module; `routes` maps role -> folder -> class name."""
     kinds = {name: kind for route in routes.values() for name, kind in route.items()}
     write_json(
         folder / _ROUTER,
@@ -82,11 +75,7 @@ def _write_router(folder: pathlib.Path, routes: dict[str, dict[str, str]]) -> No
 
 
 def write_inference_free(model: SavedModel, folder: pathlib.Path) -> None:
-    """A SparseEncoder whose Router sends queries to a table of weights.
-
-    Raises:
-      InputError: queries are encoded.
-    """
+    """Writes a SparseEncoder whose Router sends queries to a table of weights."""
     spec = model.spec
     if spec.encodes_queries:
         raise InputError(
@@ -115,7 +104,7 @@ def _write_static(
     spec = model.spec
     size = spec.encoder.vocab_size
     own = Tokens(document)
-    # That module tokenizes without special tokens, which count in our length.
+    # The module tokenizes without special tokens, which count in our length.
     around = own.library.num_special_tokens_to_add(False)
     write_tokenizer(folder, document, max_length=model.query_length - around)
     _fill_vocabulary(folder, own, size, model.name)
@@ -123,14 +112,14 @@ def _write_static(
         weight_V = np.array(model.params["head"]["static"], np.float32)
     else:
         weight_V = np.ones(size, np.float32)
-    # They stand in texts too: [UNK] for a character that the vocabulary lacks.
+    # They occur in texts too: [UNK] for a character outside the vocabulary.
     weight_V[list(spec.special_ids)] = 0
     write_config(folder, {"frozen": spec.options.queries == "words"})
     write_weights(folder, {"weight": weight_V})
 
 
 def _fill_vocabulary(folder: pathlib.Path, own: Tokens, size: int, name: str) -> None:
-    """As many tokens as the encoder has embeddings: the table has one weight each."""
+    """Adds tokens until each of the encoder's embeddings has one."""
     vocabulary = own.vocabulary
     if len(vocabulary) == size:
         return

@@ -1,4 +1,4 @@
-"""Folders for sentence-transformers 6.2, one kind for each head."""
+"""Writes folders for sentence-transformers 6.2, one kind for each head."""
 
 import dataclasses
 import pathlib
@@ -19,22 +19,18 @@ from lsrjax.convert.write.router import write_towers
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
 
-# Of the release that PyLate is built on, and its own.
+# Of the release that PyLate is built on, and PyLate's own.
 _PYLATE_TYPES = {
     "Transformer": "sentence_transformers.models.Transformer",
     "Dense": "pylate.models.Dense.Dense",
 }
-# A program says so of folders of a release that it does not know yet.
+# A program warns about folders of a later release.
 _PYLATE_VERSIONS = {"sentence_transformers": "4.0.2", "transformers": "4.48.2"}
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
 def write_splade(model: SavedModel, folder: pathlib.Path) -> None:
-    """A SparseEncoder: a masked LM and the pooling of its logits.
-
-    Raises:
-      InputError: queries are no vectors of the masked LM.
-    """
+    """Writes a SparseEncoder: a masked LM and the pooling of its logits."""
     if not model.spec.encodes_queries:
         raise InputError(
             f"--to splade encodes queries, but {model.name} has"
@@ -51,7 +47,7 @@ def _splade_modules(model: SavedModel) -> dict[str, Any]:
 
 
 def write_dense(model: SavedModel, folder: pathlib.Path) -> None:
-    """A SentenceTransformer: one embedding of a text."""
+    """Writes a SentenceTransformer: one embedding per text."""
     prompts = _write(folder, model, _dense_modules, masked_lm=False)
     write_model(folder, "SentenceTransformer", prompts)
 
@@ -61,7 +57,7 @@ def _dense_modules(model: SavedModel) -> dict[str, Any]:
 
 
 def write_csr(model: SavedModel, folder: pathlib.Path) -> None:
-    """A SparseEncoder: a sparse autoencoder on an embedding."""
+    """Writes a SparseEncoder: a sparse autoencoder over an embedding."""
     prompts = _write(folder, model, _csr_modules, masked_lm=False)
     most = model.spec.most_active or model.spec.options.active_latents
     write_model(folder, "SparseEncoder", prompts, most_active=most)
@@ -77,7 +73,7 @@ def _csr_modules(model: SavedModel) -> dict[str, Any]:
         "hidden_dim": spec.options.latents,
         "k": spec.options.active_latents,
         "k_aux": spec.options.revived_latents,
-        # Another normalization than ours, which is a module of its own.
+        # It normalizes in another way than we do, by a separate module.
         "normalize": False,
         "dead_threshold": spec.options.dead_after,
     }
@@ -85,7 +81,7 @@ def _csr_modules(model: SavedModel) -> dict[str, Any]:
         "decoder.linear.weight": autoencoder["kernel"].T,
         "latent_bias": autoencoder["bias"],
         "pre_bias": autoencoder["center"],
-        # Theirs is 1 after a step in which a latent is active, ours 0.
+        # After a step in which a latent is active, theirs is 1, ours 0.
         "stats_last_nonzero": autoencoder["idle"].astype(np.int64) + 1,
     }
     modules = _embedding(model, head.get("dense", {}))
@@ -99,11 +95,7 @@ def _write(
     *,
     masked_lm: bool,
 ) -> dict[str, str]:
-    """The Hugging Face model and what comes behind it, once or for each tower.
-
-    Returns:
-      The prompts.
-    """
+    """Writes the Hugging Face model and its modules for each tower; returns prompts."""
     if model.spec.towers == "separate":
         return write_towers(folder, model, modules_of, masked_lm=masked_lm)
     prompts = write_transformer(folder, model, masked_lm=masked_lm)
@@ -112,7 +104,7 @@ def _write(
 
 
 def write_multi_vector(model: SavedModel, folder: pathlib.Path) -> None:
-    """A MultiVectorEncoder: an embedding of each token."""
+    """Writes a MultiVectorEncoder: one embedding per token."""
     spec = model.spec
     tokens = Tokens(model.tokenizer)
     knobs = {}
@@ -141,10 +133,9 @@ def write_multi_vector(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
-    """A ColBERT of PyLate, which keeps everything but two modules in one config.
+    """Writes a ColBERT of PyLate, which keeps all but two modules in one config.
 
-    Raises:
-      InputError: embeddings are not projected or not normalized, as PyLate's are.
+    Its embeddings are always projected and normalized.
     """
     spec = model.spec
     if not (spec.options.normalize and spec.options.embedding_size):
@@ -161,15 +152,15 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
             ("document", spec.document_marker),
         )
     }
-    # It sets a marker's id itself, so that the tokenizer stays as it is.
+    # PyLate sets a marker's id itself, so the tokenizer stays unchanged.
     bare = dataclasses.replace(spec, query_marker=-1, document_marker=-1)
     prompts = write_transformer(
         folder, dataclasses.replace(model, spec=bare), masked_lm=False
     )
-    # Its own module reads the embeddings of tokens alone, and is not told so.
+    # PyLate's module always reads token embeddings, and has no setting for it.
     dense = _projection(model, model.params["head"])
     write_modules(folder, {"Transformer": None} | dense, _PYLATE_TYPES)
-    # Its release of sentence-transformers knows no more of the module's settings.
+    # Its release of sentence-transformers has no further settings for the module.
     longest = max(model.query_length, model.document_length)
     settings = {"max_seq_length": longest, "do_lower_case": False}
     write_json(folder / "sentence_bert_config.json", settings)
@@ -189,7 +180,7 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def _embedding(model: SavedModel, head) -> dict[str, Any]:
-    """Pooling, projection and normalization, as far as the model has them."""
+    """The modules for pooling, projection and normalization that the model uses."""
     pooling = {
         "embedding_dimension": model.spec.encoder.hidden_size,
         "pooling_mode": model.spec.options.pooling,
