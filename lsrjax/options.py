@@ -275,7 +275,7 @@ def cast(hint: Any, value: Any) -> Any:
         return {cast(inner[0], k): cast(inner[1], v) for k, v in value.items()}
     if hint is Any:
         return value
-    if isinstance(hint, type) and hint not in _WORDS and isinstance(value, hint):
+    if isinstance(hint, type) and issubclass(hint, dict) and isinstance(value, Mapping):
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value) if abs(value) <= _LARGEST_FLOAT else value
@@ -301,6 +301,8 @@ def words(hint: Any) -> str:
         return f"a list ({words(inner[0])} each)"
     if origin is dict:
         return f"a dict ({words(inner[0])}: {words(inner[1])})"
+    if isinstance(hint, type) and issubclass(hint, dict):
+        return "a dict"
     return _WORDS.get(hint, "an entry")
 
 
