@@ -55,6 +55,9 @@ class Losses(dict):
         raise AttributeError(f"no loss {key!r} among {', '.join(self)}")
 
 
+_WHOLE = (Entry, Losses)
+
+
 class Group(ConfigDict):
     """Fields by name; once locked, only those that it has."""
 
@@ -84,6 +87,13 @@ class Group(ConfigDict):
             self._fields[key] = value
             return
         super().__setitem__(key, value)
+
+    def update(self, *other: Any, **values: Any) -> None:
+        """Sets fields, as `ConfigDict.update` does; entries are set whole."""
+        values = dict(*other, **values)
+        for key in [k for k in values if isinstance(self._fields.get(k), _WHOLE)]:
+            self[key] = values.pop(key)
+        super().update(values)
 
 
 def entry(name: str, **options: Any) -> Entry:

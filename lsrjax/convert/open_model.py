@@ -206,7 +206,7 @@ def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
     spec = model.spec
     check_vocabulary(model.tokenizer, spec.encoder.vocab_size, model.name)
     if model.pivot_tokenizer is not None:
-        size = spec.options.pivot_vocab_size
+        size = getattr(spec.options, "pivot_vocab_size", 0)
         check_vocabulary(model.pivot_tokenizer, size, f"{model.name}, pivot")
     lengths: dict[str, Any] = {
         name: min(

@@ -71,6 +71,10 @@ def test_a_loss_alone_goes_by_its_name():
     assert config.loss == {"margin_mse": {}}
     config.loss = entry("kl", weight=0.5)
     assert config.loss == {"kl": {"weight": 0.5}}
+    config.update(loss="infonce", seed=3)
+    config.model.update(head=entry("splade", pooling="sum"), hidden_size=16)
+    assert (config.loss, config.seed) == ({"infonce": {}}, 3)
+    assert (config.model.head.pooling, config.model.hidden_size) == ("sum", 16)
     config.loss = {"infonce": {}, "kl": {}}
     assert list(objective.of(config.loss).weights) == ["infonce", "kl"]
     with pytest.raises(InputError, match="it is one loss. Several"):

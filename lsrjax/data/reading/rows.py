@@ -220,7 +220,7 @@ class Rows:
                 f" {self._lookup.min_label} or more)"
             )
         if self.format in ("colbert", "tevatron_ids", "beir"):
-            assert self._lookup.corpus  # these formats need it
+            assert self._lookup.corpus is not None  # these formats need it
             self.description += f" (texts of {self._lookup.corpus.name})"
 
     def __len__(self) -> int:
