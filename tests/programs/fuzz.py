@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import runpy
 import shutil
 import signal
@@ -33,6 +34,7 @@ import mutations
 import numpy as np
 from rich.console import Console
 
+from lsrjax import options
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import encode, flags
 from lsrjax.config import check_run
@@ -43,8 +45,11 @@ from lsrjax.data import sources
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
+from lsrjax.losses.losses import LOSSES
+from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.models import retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.maxsim import TokenMatrix
@@ -104,6 +109,19 @@ def _value(rng: np.random.Generator, default):
     return mutations.one(rng, [*mutations.VALUES, *TEXT])
 
 
+def _option(rng: np.random.Generator, field: str) -> tuple[str, object]:
+    """An option of some entry, which the one in the config may have, and a value."""
+    stage = "".join(re.findall(r"^stages\.\w+\.", field))
+    where, table = mutations.one(rng, TABLES)
+    name = mutations.one(rng, sorted(table))
+    kind = options.kind_of(table[name])
+    one = mutations.one(rng, [*dataclasses.fields(kind)] or [None])
+    if one is None or rng.integers(8) == 0:
+        return f"{stage}{where}", name
+    at = f"{where}.{name}" if where == "loss" and rng.integers(2) else where
+    return f"{stage}{at}.{one.name}", _value(rng, options.default_of(one))
+
+
 def configs(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     """Some fields of a config that runs get other values, in the file or as flags."""
     base = TESTS / "configs" / f"{mutations.one(rng, BASES)}.py"
@@ -117,6 +135,8 @@ def configs(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     for _ in range(mutations.one(rng, (1, 1, 1, 2, 3))):
         field = mutations.one(rng, fields)
         value = _value(rng, _at(sound, field))
+        if rng.integers(3) == 0:
+            field, value = _option(rng, mutations.one(rng, fields))
         if rng.integers(20) == 0:
             field = f"{field}x"
         if rng.integers(2):
@@ -329,9 +349,9 @@ def model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
         },
     }
     rng = np.random.default_rng(1)
-    for target, options in specs.items():
-        head = {"head": "splade", "tied": False} if "head" not in options else {}
-        spec = RetrieverSpec.of(encoder=encoder, **(head | special | options))
+    for target, own in specs.items():
+        head = {"head": "splade", "tied": False} if "head" not in own else {}
+        spec = RetrieverSpec.of(encoder=encoder, **(head | special | own))
         _, abstract = retriever.split(spec)
         params = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract)
         bert = made[0]
@@ -397,6 +417,12 @@ def spoil_file(rng: np.random.Generator, path: pathlib.Path) -> None:
 
 
 KINDS = {"configs": configs, "data": data, "models": models}
+TABLES = [
+    ("model.head", HEADS),
+    ("loss", LOSSES),
+    ("regularizer", REGULARIZERS),
+    ("regularizer.schedule", SCHEDULES),
+]
 REFUSED = (InputError, TrainingFailed)
 
 
