@@ -20,6 +20,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from lsrjax import lookup
 from lsrjax.errors import InputError
 
@@ -115,8 +117,14 @@ def resolve(
     Raises:
       InputError: an unknown entry or option, or a bad value.
     """
-    values = {"name": node} if isinstance(node, str) else dict(node)
+    mapping = isinstance(node, Mapping | ConfigDict)
+    values = dict(node) if mapping else {"name": node}
     name = values.pop("name", "")
+    if not isinstance(name, str):
+        raise InputError(
+            f"{where} is {name!r}; give a name, or a dict of the name and options:"
+            f" {', '.join(map(repr, table))}."
+        )
     found = lookup.entry(table, name, where)
     kind = kind_of(found)
     for field in values:

@@ -81,6 +81,13 @@ def test_a_loss_alone_goes_by_its_name():
         fields.set_field(config, "loss.name", "kl:1,margin_mse:0.05", "--config")
 
 
+def test_what_names_no_entry_is_refused():
+    config = get_default()
+    config.regularizer.schedule = 3.0
+    with pytest.raises(InputError, match="regularizer.schedule is 3.0; give a name"):
+        validate(config)
+
+
 def test_what_an_entry_takes_but_has_moved_is_refused_at_the_start():
     config = get_default()
     config.regularizer.warmup_steps = 10
