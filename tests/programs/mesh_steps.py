@@ -170,7 +170,7 @@ def random_params(spec, seed):
     params = jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), abstract
     )
-    head = params["head"]
+    head = params.get("head", {})
     for weigh in ("echo", "weigh"):
         for parent in (head, head.get("terms", {})):
             if weigh in parent:
