@@ -55,9 +55,6 @@ class Losses(dict):
         raise AttributeError(f"no loss {key!r} among {', '.join(self)}")
 
 
-_WHOLE = (Entry, Losses)
-
-
 class Group(ConfigDict):
     """Fields by name; once locked, only those that it has."""
 
@@ -89,10 +86,13 @@ class Group(ConfigDict):
         super().__setitem__(key, value)
 
     def update(self, *other: Any, **values: Any) -> None:
-        """Sets fields, as `ConfigDict.update` does; entries are set whole."""
+        """Sets fields, as `ConfigDict.update` does; a name alone replaces an entry."""
         values = dict(*other, **values)
-        for key in [k for k in values if isinstance(self._fields.get(k), _WHOLE)]:
-            self[key] = values.pop(key)
+        for key, value in list(values.items()):
+            present = self._fields.get(key)
+            whole = isinstance(present, Losses) or isinstance(value, str | Entry)
+            if isinstance(present, Entry | Losses) and whole:
+                self[key] = values.pop(key)
         super().update(values)
 
 

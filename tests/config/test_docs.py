@@ -75,6 +75,8 @@ def test_a_loss_alone_goes_by_its_name():
     config.model.update(head=entry("splade", pooling="sum"), hidden_size=16)
     assert (config.loss, config.seed) == ({"infonce": {}}, 3)
     assert (config.model.head.pooling, config.model.hidden_size) == ("sum", 16)
+    config.model.update(head={"tied": False})
+    assert (config.model.head.pooling, config.model.head.tied) == ("sum", False)
     config.loss = {"infonce": {}, "kl": {}}
     assert list(objective.of(config.loss).weights) == ["infonce", "kl"]
     with pytest.raises(InputError, match="it is one loss. Several"):
