@@ -104,7 +104,11 @@ class Chosen:
 
 
 def resolve(
-    table: Mapping[str, Any], node: Any, where: str, inside: str = ""
+    table: Mapping[str, Any],
+    node: Any,
+    where: str,
+    inside: str = "",
+    find: Callable[[Mapping[str, Any], str, str], Any] = lookup.entry,
 ) -> Chosen:
     """The entry that a config names, with its options.
 
@@ -113,6 +117,8 @@ def resolve(
       node: a name, or a mapping with the name under "name" and options.
       where: its name in the config, for errors.
       inside: the name of its options there; empty: the same.
+      find: gives the entry of a name. `lookup.entry` imports dotted names, which only
+        the user's own config and flags may bring.
 
     Raises:
       InputError: an unknown entry or option, or a bad value.
@@ -125,12 +131,12 @@ def resolve(
             f"{where} is {name!r}; give a name, or a dict of the name and options:"
             f" {', '.join(map(repr, table))}."
         )
-    found = lookup.entry(table, name, where)
+    found = find(table, name, where)
     kind = kind_of(found)
     for field in values:
         if field not in names(kind):
             raise InputError(_unknown(field, name, kind, table, inside or where))
-    return Chosen(name, found, checked(kind, values, inside or where))
+    return Chosen(name, found, checked(kind, values, inside or where, find))
 
 
 def kind_of(entry: Any) -> type[Options]:
@@ -168,10 +174,15 @@ def fresh(kind: type) -> list[str]:
     return [f.name for f in dataclasses.fields(kind) if f.metadata["fresh"]]
 
 
-def checked(kind: type, values: Mapping[str, Any], where: str) -> Any:
+def checked(
+    kind: type,
+    values: Mapping[str, Any],
+    where: str,
+    find: Callable[[Mapping[str, Any], str, str], Any] = lookup.entry,
+) -> Any:
     """An instance of a dataclass of options, with defaults for missing values.
 
-    `where` names the values in errors.
+    `where` names the values in errors, `find` is that of `resolve`.
 
     Raises:
       InputError: a value of another type, out of range, or not a choice.
@@ -183,11 +194,11 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> Any:
         hint = hints[field.name]
         value = values.get(field.name, default_of(field))
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            found[field.name] = checked(hint, values.get(field.name, {}), at)
+            found[field.name] = checked(hint, values.get(field.name, {}), at, find)
         elif is_named_groups(hint):
             found[field.name] = value
         elif field.metadata.get("table") is not None:
-            found[field.name] = resolve(field.metadata["table"], value, at)
+            found[field.name] = resolve(field.metadata["table"], value, at, find=find)
         else:
             found[field.name] = _checked(field, hint, value, at)
     made = kind(**found)

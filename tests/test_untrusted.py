@@ -11,10 +11,12 @@ from programs import tiny
 from lsrjax import lookup
 from lsrjax.checkpoint import saved_model
 from lsrjax.checkpoint.names_on_disk import MODEL_FILE
+from lsrjax.config import get_default
 from lsrjax.convert.read import modules, sentence_transformers
 from lsrjax.errors import InputError
 from lsrjax.models import heads
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.training import kept_config
 
 SPEC = RetrieverSpec.of(
     "dense", tiny.encoder(vocab_size=7, hidden_size=4, num_heads=1, max_positions=8)
@@ -45,6 +47,29 @@ def write_model(folder, head):
     if head == "payload_beside.H":
         values["options"] = {}
     (folder / MODEL_FILE).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value"),
+    [
+        ("model", "head", {"name": "payload_beside.H"}),
+        ("regularizer", "name", "payload_beside.H"),
+        ("regularizer", "schedule", {"name": "payload_beside.H"}),
+        (None, "loss", {"payload_beside.H": {}}),
+    ],
+)
+def test_a_run_s_kept_config_imports_nothing(group, field, value, payload):
+    config, run = get_default(), payload / "run"
+    run.mkdir()
+    kept_config.keep(config, run)
+    kept = json.loads((run / "config.json").read_text())
+    (kept if group is None else kept[group])[field] = value
+    (run / "config.json").write_text(json.dumps(kept))
+    (run / "train").mkdir()
+    (run / "train" / "done.json").write_text('{"steps": 1}')
+    with pytest.raises(InputError, match="holds a run with another config"):
+        kept_config.keep(config, run)
+    assert "payload_beside" not in sys.modules and not (payload / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from lsrjax import json_files, options
+from lsrjax import json_files, lookup, options
 from lsrjax.checkpoint import results_file
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
-from lsrjax.losses import objective, regularizers
-from lsrjax.models import heads
+from lsrjax.losses.losses import LOSSES
+from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.models.heads import HEADS
 from lsrjax.training import left_out, resume
 
 FILE = "config.json"
@@ -97,13 +98,21 @@ def _with_all_options(values: dict) -> dict:
     for stage in (values, *values["stages"].values()):
         # Entries of an earlier lsrjax may be unknown: they differ.
         with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):
-            stage["model"]["head"] = options.plain(heads.chosen(stage["model"]["head"]))
-            losses = map(options.plain, objective.of(stage["loss"]).losses)
-            stage["loss"] = {one.pop("name"): one for one in losses}
-            regularizer = regularizers.of(stage["regularizer"])
-            stage["regularizer"] = options.plain(regularizer)
+            stage["model"]["head"] = _plain(HEADS, stage["model"]["head"])
+            stage["regularizer"] = _plain(REGULARIZERS, stage["regularizer"])
+            for name, node in stage["loss"].items():
+                stage["loss"][name] = _plain(LOSSES, {**node, "name": name})
     # As JSON has them, whose lists are no tuples.
     return json.loads(json.dumps(values))
+
+
+def _plain(table, node) -> dict:
+    """An entry with all options; a file's names import nothing."""
+
+    def find(table, name, where):
+        return lookup.known_entry(table, name, "entry", "name it in the config")
+
+    return options.plain(options.resolve(table, node, FILE, find=find))
 
 
 def _owner(field: str, several: bool) -> str:
