@@ -139,6 +139,11 @@ def resolve(
     return Chosen(name, found, checked(kind, values, inside or where, find))
 
 
+def find_known(table: Mapping[str, Any], name: str, where: str) -> Any:
+    """For `resolve` of what a file holds: imports nothing; see `lookup.known_entry`."""
+    return lookup.known_entry(table, name, f"entry of {where}", "name it in the config")
+
+
 def kind_of(entry: Any) -> type[Options]:
     """The dataclass of an entry's options."""
     return getattr(entry, "Options", Options)

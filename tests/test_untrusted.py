@@ -1,5 +1,6 @@
 """What files that come with a model may not do: name code, or other folders."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 from programs import tiny
 
-from lsrjax import lookup
+from lsrjax import lookup, options
 from lsrjax.checkpoint import saved_model
 from lsrjax.checkpoint.names_on_disk import MODEL_FILE
 from lsrjax.config import get_default
@@ -47,6 +48,21 @@ def write_model(folder, head):
     if head == "payload_beside.H":
         values["options"] = {}
     (folder / MODEL_FILE).write_text(json.dumps(values))
+
+
+def test_an_entry_among_a_model_s_options_is_one_of_its_table(payload, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Options(options.Options):
+        inner: object = options.option("dense", "a head", table=heads.HEADS)
+
+    own = type("Own", (heads.HEADS["dense"],), {"Options": Options})
+    monkeypatch.setitem(heads.HEADS, "own", own)
+    values = SPEC.to_dict() | {"head": "own"}
+    found = RetrieverSpec.from_dict(values | {"options": {"inner": "csr"}})
+    assert found.options.inner.name == "csr"
+    with pytest.raises(InputError, match="is none of"):
+        RetrieverSpec.from_dict(values | {"options": {"inner": "payload_beside.H"}})
+    assert "payload_beside" not in sys.modules and not (payload / "ran").exists()
 
 
 @pytest.mark.parametrize(

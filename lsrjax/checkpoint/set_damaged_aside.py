@@ -36,7 +36,7 @@ def take_stock(folder: pathlib.Path, note: Callable[[str], None]) -> int | None:
         where = _set_aside_step(folder, step)
         note(
             f"  {folder.name}: step {step:,} has no digests, so its writing was not"
-            f" finished. It is not used, and lies in {where}."
+            f" finished. It is not used, and is in {where}."
         )
     newest, lost = None, False
     for step in reversed(recorded):
@@ -52,7 +52,7 @@ def take_stock(folder: pathlib.Path, note: Callable[[str], None]) -> int | None:
         where = _set_aside_step(folder, step)
         note(
             f"  {folder.name}: the checkpoint of step {step:,} is damaged and is not"
-            f" used; it lies in {where}:\n{listing(own)}"
+            f" used; it is in {where}:\n{listing(own)}"
         )
     if lost or any(step > (newest or 0) for step in unfinished):
         (folder / DONE_FILE).unlink(missing_ok=True)

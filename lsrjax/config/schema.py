@@ -417,7 +417,7 @@ class Checkpoint:
     """When the state is saved."""
 
     every: int = option(500, "steps", above=0)
-    keep: int = option(2, "last checkpoints, besides the best", above=0, high=2**16)
+    keep: int = option(2, "last checkpoints, and the best", above=0, high=2**16)
     on_full_disk: str = option(
         "stop",
         "a checkpoint that would not fit: stop, or go_on without it (all but the last)",

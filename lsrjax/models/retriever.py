@@ -17,7 +17,7 @@ from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.heads import head_class
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Views
-from lsrjax.options import check_value, checked, kind_of, option
+from lsrjax.options import check_value, checked, find_known, kind_of, option
 
 TOWERS = ("shared", "separate")
 # The text, and the role, that a query tower encodes; all others are documents.
@@ -124,7 +124,7 @@ class RetrieverSpec:
             )
         encoder = EncoderConfig(**values["encoder"])
         special = tuple(values.get("special_ids", ()))
-        made = checked(kind, options, "options")
+        made = checked(kind, options, "options", find_known)
         changed = {"encoder": encoder, "options": made, "special_ids": special}
         return cls(**values | changed)
 

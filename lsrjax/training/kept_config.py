@@ -7,7 +7,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from lsrjax import json_files, lookup, options
+from lsrjax import json_files, options
 from lsrjax.checkpoint import results_file
 from lsrjax.config import fields
 from lsrjax.distributed import processes
@@ -107,12 +107,8 @@ def _with_all_options(values: dict) -> dict:
 
 
 def _plain(table, node) -> dict:
-    """An entry with all options; a file's names import nothing."""
-
-    def find(table, name, where):
-        return lookup.known_entry(table, name, "entry", "name it in the config")
-
-    return options.plain(options.resolve(table, node, FILE, find=find))
+    found = options.resolve(table, node, FILE, find=options.find_known)
+    return options.plain(found)
 
 
 def _owner(field: str, several: bool) -> str:
