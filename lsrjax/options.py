@@ -18,7 +18,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
@@ -79,7 +79,13 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The base of all options, and the options of an entry that has none."""
+    """The base of all options, and the options of an entry that has none.
+
+    Attributes:
+      alone: the option that a config may give without its name, as the entry's value.
+    """
+
+    alone: ClassVar[str] = ""
 
     def problem(self) -> str | None:
         """A complaint about a combination of options; begins with a field's name."""
@@ -137,6 +143,37 @@ def resolve(
         if field not in names(kind):
             raise InputError(_unknown(field, name, kind, table, inside or where))
     return Chosen(name, found, checked(kind, values, inside or where, find))
+
+
+def resolve_each(
+    table: Mapping[str, Any],
+    config: Any,
+    where: str,
+    find: Callable[[Mapping[str, Any], str, str], Any] = lookup.entry,
+) -> list[Chosen]:
+    """The entries that a config names in a dict, each with its options.
+
+    Raises:
+      InputError: as `resolve`, or what should be a dict is none.
+    """
+    if not isinstance(config, Mapping):
+        known = ", ".join(map(repr, table))
+        raise InputError(
+            f"{where} is {config!r}; give a dict of names, each with its options."
+            f" Known: {known}."
+        )
+    found = []
+    for name, given in config.items():
+        at = f"{where}.{name}"
+        alone = kind_of(find(table, name, where)).alone
+        values = {alone: given} if alone and isinstance(given, str) else given
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"{at} is {given!r}; give its options by name, as a dict: {{}} for the"
+                " defaults."
+            )
+        found.append(resolve(table, {**values, "name": name}, where, at, find))
+    return found
 
 
 def find_known(table: Mapping[str, Any], name: str, where: str) -> Any:

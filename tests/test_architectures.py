@@ -29,7 +29,7 @@ CASES = {
     "inference-free": {
         "model.head": "splade",
         "model.head.queries": "static",
-        "init.static": "idf",
+        "init.idf_queries": {},
     },
     "token weights": {"model.head": "token_weights"},
     "dense": {"model.head": "dense", "model.head.pooling": "mean"},
@@ -254,8 +254,8 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
             "weights of terms before their activation",
         ),
         (
-            {"model.head": "splade", "init.static": "idf"},
-            "init.static = 'idf' would have no effect",
+            {"model.head": "splade", "init.idf_queries": {}},
+            "init.idf_queries would have no effect: queries are not static",
         ),
         (
             {"model.head": "milco", "model.head.queries": "words"},

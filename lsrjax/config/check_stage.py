@@ -19,6 +19,7 @@ from lsrjax.convert import references
 from lsrjax.data.batching.mixing import MIXERS, sources_of
 from lsrjax.data.batching.negatives import SAMPLERS, choice_of
 from lsrjax.errors import InputError
+from lsrjax.initial import initialisations
 from lsrjax.lookup import entry
 from lsrjax.losses import objective
 from lsrjax.models import heads
@@ -103,14 +104,14 @@ def _check_data(c, where) -> None:
 
 
 def _check_needs(c, where) -> None:
+    initialisations.check(c, where)
     loss = objective.of(c.loss)
     needs = {
         "data.files": c.data.source == "files" and not len(c.data.sets),
         "data.dataset": c.data.source in ("datasets", "tfds") and not len(c.data.sets),
         "dev.files": c.dev.source == "files",
         "dev.dataset": c.dev.source in ("datasets", "tfds"),
-        "tokenizer": not (c.init.encoder or c.init.model),
-        "init.head": c.model.head.name == "milco" and not c.init.model,
+        "tokenizer": not initialisations.gives_encoder(c),
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
     }
     values = dict(leaves(c))
@@ -130,17 +131,6 @@ def _check_needs(c, where) -> None:
                 f" {c.model.head.name} does not have. Use {' or '.join(able)}, or"
                 " another loss."
             )
-    if c.init.from_pivot == "translations" and "views" not in loss.targets:
-        raise InputError(
-            f"{where}.init.from_pivot is 'translations', which come from training"
-            f" pairs, and the loss {loss.name} has none. Use 'shared', or start in an"
-            " alignment stage."
-        )
-    if c.init.model and (c.init.encoder or c.init.head):
-        raise InputError(
-            f"{where}.init: model gives the whole retriever; leave encoder and head"
-            " empty."
-        )
 
 
 def _check_group(c, where) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 
 from lsrjax import options
 from lsrjax.config.schema import Run
+from lsrjax.initial.initialisations import INITIALISATIONS
 from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.models.heads import HEADS
 
 _TABLES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "Heads": ("model.head", HEADS),
+    "Initialisations": ("init", INITIALISATIONS),
     "Losses": ("loss", LOSSES),
     "Regularizers": ("regularizer", REGULARIZERS),
     "Schedules of lambdas": ("regularizer.schedule", SCHEDULES),

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lsrjax import options
 from lsrjax.config.moved import in_line, place
-from lsrjax.config.nodes import Entry, Group, Losses
+from lsrjax.config.nodes import Entries, Entry, Group
 from lsrjax.config.other_names import not_a_field
 from lsrjax.config.schema import DataSet, Run
 from lsrjax.errors import InputError
@@ -36,8 +36,8 @@ def blank(kind: type) -> Group:
         default, hint = options.default_of(field), hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             default = blank(hint)
-        elif hint is Losses:
-            default = Losses(default)
+        elif isinstance(hint, type) and issubclass(hint, Entries):
+            default = hint(default)
         elif field.metadata["table"] is not None:
             default = Entry(default)
         elif options.is_named_groups(hint):

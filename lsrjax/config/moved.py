@@ -29,6 +29,13 @@ MOVED = {
     },
     "loss.infonce_temperature": "it is an option of infonce and m3,"
     ' c.loss = {"infonce": {"temperature": …}}',
+    "init.static": "static queries that start at their words' idf are"
+    " c.init.idf_queries = {}",
+    "init.from_pivot": "it is an option of the head's initialisation,"
+    ' c.init.head = {"model": …, "encoder": "translations"}',
+    "init.echo": "a source view that starts at the tokens' idf is"
+    ' c.init.idf_echo = {"scale": …}',
+    "init.echo_scale": 'it is c.init.idf_echo = {"scale": …}',
     "regularizer.warmup_steps": "it is an option of the schedule,"
     ' c.regularizer.schedule = entry("quadratic", steps=…)',
 }
@@ -41,7 +48,7 @@ def place(field: str) -> str | None:
 
 def in_line(line: str) -> list[str]:
     """Messages about moved fields that a line of a config sets."""
-    found = re.findall(r"\.((?:model|loss|regularizer)\.\w+)", line)
+    found = re.findall(r"\.((?:model|init|loss|regularizer)\.\w+)", line)
     return [
         f"config.{name} has moved: {MOVED[name]}" for name in found if name in MOVED
     ]

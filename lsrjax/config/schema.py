@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from lsrjax.config.nodes import Losses
+from lsrjax.config.nodes import Initialisations, Losses
 from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
 from lsrjax.data.sources import SOURCES
@@ -76,7 +76,7 @@ class Model:
     document_marker: str = option("", "the same in documents")
     family: str = option(
         "xlm-roberta",
-        "with random weights only (init.encoder is empty), as are the sizes below",
+        "with random weights only (without init.encoder), as are the sizes below",
         choices=("bert", "xlm-roberta"),
     )
     hidden_size: int = option(128, "of the encoder's states", above=0, high=2**16)
@@ -92,45 +92,6 @@ class Model:
         " (config.json), and 0 with random weights",
         below=1,
         problem=_share,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Init:
-    """Where weights come from.
-
-    A model is named by a Hugging Face folder or hub id, by a stage's folder in a work
-    directory, or as stage:NAME, a stage of this run.
-    """
-
-    model: str = option(
-        "", "a stage's whole retriever; parameters it lacks start fresh"
-    )
-    encoder: str = option("", "an encoder; empty: random weights of the model's sizes")
-    head: str = option("", "milco: the masked LM or SPLADE whose head is copied")
-    static: str = option(
-        "ones",
-        "static queries: ones | idf (of the training documents)",
-        choices=("ones", "idf"),
-    )
-    lexical: bool = option(
-        False, "splade: start as a weighted bag of the text's own words"
-    )
-    from_pivot: str = option(
-        "",
-        "milco: start the encoder from init.head's layers and its embeddings: shared"
-        " (of tokens in both vocabularies) | translations (of the words that each token"
-        " translates to in the training pairs; then those shared)",
-        choices=("", "shared", "translations"),
-    )
-    echo: str = option(
-        "random",
-        "lexecho: random (reference) | idf, fitted to the tokens' inverse document"
-        " frequency",
-        choices=("random", "idf"),
-    )
-    echo_scale: float = option(
-        0.5, "idf: a token starts at echo_scale * sqrt(its idf)", above=0
     )
 
 
@@ -502,7 +463,11 @@ class Run:
         "folder, hub id or embedded:{english,multilingual}; empty: the one beside"
         " init.encoder or init.model",
     )
-    init: Init = dataclasses.field(default_factory=Init)
+    init: Initialisations = option(
+        {},
+        'where weights come from, in place of noise: {"encoder": {"model": "…"}}, or'
+        ' with the model alone, {"encoder": "…"}',
+    )
     teacher: Teacher = dataclasses.field(default_factory=Teacher)
     data: Data = dataclasses.field(default_factory=Data)
     prepare: Prepare = dataclasses.field(default_factory=Prepare)

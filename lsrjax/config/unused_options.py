@@ -11,6 +11,7 @@ from lsrjax.config.nodes import Entry
 from lsrjax.data.batching.mixing import SET_FIELDS
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
+from lsrjax.initial import initialisations
 from lsrjax.losses import objective, regularizers
 from lsrjax.models import heads
 from lsrjax.options import no_effect
@@ -48,18 +49,12 @@ def effects(c: ConfigDict) -> list[tuple[bool, tuple[str, ...], str]]:
 
 
 def _of_model(c):
-    fresh = not (c.init.encoder or c.init.model)
+    fresh = not initialisations.gives_encoder(c)
     loss, head = objective.of(c.loss), heads.chosen(c.model.head)
     encodes_queries = head.entry.encodes_queries(head.options)
     ranks = "document" in loss.texts
     needed = {one.entry.needs for one in loss.losses}
     return [
-        (
-            head.name == "milco",
-            ("init.head", "init.from_pivot"),
-            "model.head is not milco",
-        ),
-        (head.name == "splade", ("init.lexical",), "model.head is not splade"),
         (
             ranks,
             (
@@ -76,13 +71,6 @@ def _of_model(c):
             encodes_queries,
             ("model.towers",),
             f"queries of the head {head.name} are not encoded",
-        ),
-        (
-            getattr(head.options, "queries", "") == "static" and not c.init.model,
-            ("init.static",),
-            "the weights come from init.model"
-            if c.init.model
-            else "queries are not static",
         ),
         (
             head.entry.learns_queries(head.options),
@@ -107,17 +95,14 @@ def _of_model(c):
             (
                 *_SIZES,
                 *(f"model.head.{name}" for name in options.fresh(type(head.options))),
-                "init.from_pivot",
-                "init.lexical",
             ),
             "the weights come from init.encoder or init.model",
         ),
         (
             head.entry.has_source(head.options),
-            ("init.echo", "regularizer.source_query", "regularizer.source_document"),
+            ("regularizer.source_query", "regularizer.source_document"),
             f"the head {head.name} has no source view (lexecho is off)",
         ),
-        (c.init.echo == "idf", ("init.echo_scale",), "init.echo is random"),
     ]
 
 

@@ -230,6 +230,7 @@ class SpladeHead(Head):
     Options = SpladeOptions
     gives = ("logits",)
     query_options = ("queries",)
+    starts_from = ("encoder", "head")
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -250,6 +251,15 @@ class SpladeHead(Head):
     def expands(spec, text: str) -> tuple[str, ...]:
         """`terms`, except for queries that are bags of words."""
         return () if text == "query" and not spec.encodes_queries else ("terms",)
+
+    @staticmethod
+    def as_trained(options, model):
+        """Sets whether the decoder is tied, and the activation."""
+        return dataclasses.replace(
+            options,
+            tied="decoder" not in model.params["head"]["mlm"],
+            activation=model.spec.options.activation,
+        )
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
@@ -305,6 +315,7 @@ class MilcoHead(Head):
 
     Options = MilcoOptions
     gives = ("logits",)
+    copies_pivot = True
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -318,6 +329,27 @@ class MilcoHead(Head):
     def has_source(options) -> bool:
         """Whether LexEcho is on."""
         return options.lexecho
+
+    @staticmethod
+    def on_pivot(options: MilcoOptions, pivot: Any) -> MilcoOptions:
+        """The options with the sizes of `pivot`, an English `SavedModel`.
+
+        Raises:
+          InputError: its activation is not relu.
+        """
+        if pivot.spec.options.activation != "relu":
+            raise InputError(
+                f"config.init.head: the weights of {pivot.name} are"
+                f" {pivot.spec.options.activation} of its logits, which MILCO's head"
+                " does not compute. Use a SPLADE whose activation is relu."
+            )
+        encoder = pivot.spec.encoder
+        return dataclasses.replace(
+            options,
+            pivot_vocab_size=encoder.vocab_size,
+            pivot_hidden_size=encoder.hidden_size,
+            pivot_layer_norm_eps=encoder.layer_norm_eps,
+        )
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.connector = linear(
@@ -472,33 +504,3 @@ def pooled_as(spec: Any, like: Any) -> Any:
     """A teacher's spec with its student's `pool_mask`."""
     pooled = dataclasses.replace(spec.options, pool_mask=like.options.pool_mask)
     return dataclasses.replace(spec, options=pooled)
-
-
-def as_trained(options: SpladeOptions, model: Any) -> SpladeOptions:
-    """A SPLADE's options, with those that a `SavedModel`'s weights determine."""
-    return dataclasses.replace(
-        options,
-        tied="decoder" not in model.params["head"]["mlm"],
-        activation=model.spec.options.activation,
-    )
-
-
-def on_pivot(options: MilcoOptions, pivot: Any) -> MilcoOptions:
-    """A MILCO's options with the sizes of `pivot`, an English `SavedModel`.
-
-    Raises:
-      InputError: its activation is not relu.
-    """
-    if pivot.spec.options.activation != "relu":
-        raise InputError(
-            f"config.init.head: the weights of {pivot.name} are"
-            f" {pivot.spec.options.activation} of its logits, which MILCO's head does"
-            " not compute. Use a SPLADE whose activation is relu."
-        )
-    encoder = pivot.spec.encoder
-    return dataclasses.replace(
-        options,
-        pivot_vocab_size=encoder.vocab_size,
-        pivot_hidden_size=encoder.hidden_size,
-        pivot_layer_norm_eps=encoder.layer_norm_eps,
-    )

@@ -164,6 +164,8 @@ class Head(nnx.Module):
       query_options: options that concern queries only.
       loss_options: options that only a loss reads, by what it needs, of `GIVEN`.
       sparse: whether all views are weights of terms.
+      starts_from: the parts that a student has of the model of `init.encoder`.
+      copies_pivot: whether its masked-LM head is copied from an English model.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
 
@@ -172,6 +174,8 @@ class Head(nnx.Module):
     query_options: tuple[str, ...] = ()
     loss_options: Mapping[str, tuple[str, ...]] = {}
     sparse = True
+    starts_from: tuple[str, ...] = ("encoder",)
+    copies_pivot = False
     rules = ()
 
     def __init__(self, spec, *, dtype: DType, rngs: nnx.Rngs):
@@ -210,6 +214,11 @@ class Head(nnx.Module):
           options: of the head.
           tokenizer: a `lsrjax.data.tokenization.TextTokenizer`.
         """
+        return options
+
+    @staticmethod
+    def as_trained(options, model):
+        """The options, with those that the head of a `SavedModel` determines."""
         return options
 
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:

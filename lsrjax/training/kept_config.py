@@ -12,6 +12,7 @@ from lsrjax.checkpoint import results_file
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
+from lsrjax.initial.initialisations import INITIALISATIONS
 from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models.heads import HEADS
@@ -99,9 +100,9 @@ def _with_all_options(values: dict) -> dict:
         # Entries of an earlier lsrjax may be unknown: they differ.
         with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):
             stage["model"]["head"] = _plain(HEADS, stage["model"]["head"])
+            stage["init"] = _each(INITIALISATIONS, stage["init"])
             stage["regularizer"] = _plain(REGULARIZERS, stage["regularizer"])
-            for name, node in stage["loss"].items():
-                stage["loss"][name] = _plain(LOSSES, {**node, "name": name})
+            stage["loss"] = _each(LOSSES, stage["loss"])
     # As JSON has them, whose lists are no tuples.
     return json.loads(json.dumps(values))
 
@@ -109,6 +110,11 @@ def _with_all_options(values: dict) -> dict:
 def _plain(table, node) -> dict:
     found = options.resolve(table, node, FILE, find=options.find_known)
     return options.plain(found)
+
+
+def _each(table, node) -> dict:
+    found = options.resolve_each(table, node, FILE, options.find_known)
+    return {one.name: options.plain(one) for one in found}
 
 
 def _owner(field: str, several: bool) -> str:

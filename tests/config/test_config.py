@@ -113,7 +113,7 @@ def test_shipped_configs_are_valid(path):
 @pytest.mark.parametrize("make", [kl, alignment, infonce])
 def test_small_configs_are_valid(make):
     validate(make())
-    validate(run_of(one=make(), two=make(init__echo="random")))
+    validate(run_of(one=make(), two=make()))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_unknown_choices_list_the_known(field, known):
 @pytest.mark.parametrize(
     ("c", "field", "because"),
     [
-        (kl(init__echo="idf"), "init.echo", "lexecho is off"),
+        (kl(init__idf_echo=True), "init.idf_echo", "lexecho is off"),
         (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
         (alignment(model__towers="separate"), "model.towers", "no queries and doc"),
         (
@@ -294,8 +294,18 @@ def test_unknown_choices_list_the_known(field, known):
             "queries of the head splade are not encoded",
         ),
         (kl(model__hidden_size=64), "hidden_size", "weights come from init.encoder"),
-        (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),
-        (kl(init__echo_scale=0.1), "echo_scale", "init.echo is random"),
+        (
+            kl(init__head={"model": "x", "encoder": "shared"}),
+            "init.head.encoder",
+            "the weights come from init.encoder",
+        ),
+        (kl(model__head="splade"), "init.head", "the head splade is no copy"),
+        (kl(init__lexical=True), "init.lexical", "the head milco is not splade"),
+        (
+            other("splade", init__lexical=True),
+            "init.lexical",
+            "the weights come from init.encoder",
+        ),
         (kl(data__split="dev"), "data.split", "files have no splits"),
         (kl(data__mixer="weights"), "data.mixer", "data.sets is empty"),
         (kl(data__batches_from="one"), "data.batches_from", "data.sets is empty"),
@@ -406,16 +416,6 @@ def test_unknown_choices_list_the_known(field, known):
             ),
             "model.head.queries",
             "alignment has no queries",
-        ),
-        (
-            kl(
-                model__head="splade",
-                model__head__queries="static",
-                init__static="idf",
-                **{"init__encoder": "", "init__head": "", "init__model": "x"},
-            ),
-            "init.static",
-            "the weights come from init.model",
         ),
         (kl(data__query_languages="en:1"), "query_languages", "several languages"),
         (
@@ -542,7 +542,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
         (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
         (alignment(teacher__model=""), "config.teacher.model is ''"),
-        (alignment(init__head=""), "config.init.head is ''"),
+        (alignment(init__head=""), "config.init.head is missing"),
+        (alignment(init__head={"model": ""}), "init.head.model is ''; name a model"),
+        (infonce(init__lexical=3), "config.init.lexical is 3; give its options by"),
+        (infonce(init__lexicla=True), "config.init is 'lexicla'; known: 'model',"),
         (infonce(tokenizer=""), "config.tokenizer is ''"),
         (infonce(data__group_size=2), "no negatives: set prepare.negatives"),
         (infonce(data__split="valid"), "'valid'; the embedded data has train, dev"),
@@ -587,8 +590,22 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(regularizer__active_query=-1.0), "active_query is -1.0; it must be >= 0"),
         (kl(regularizer__active_gain=0.0), "active_gain is 0.0; it must be > 0"),
         (kl(regularizer__anti_zero=-1.0), "anti_zero is -1.0; it must be >= 0"),
-        (kl(init__model="x"), "model gives the whole retriever"),
-        (kl(init__encoder="", tokenizer="x", init__from_pivot="translations"), "pairs"),
+        (kl(init__model="x"), "init: model gives the whole retriever; leave encoder"),
+        (
+            infonce(
+                model__head__queries="static",
+                init={"model": "x", "idf_queries": {}},
+            ),
+            "model gives the whole retriever; leave idf_queries out",
+        ),
+        (
+            kl(
+                init__encoder="",
+                tokenizer="x",
+                init__head={"model": "x", "encoder": "translations"},
+            ),
+            "which come from training pairs, and the loss kl has none",
+        ),
         (
             infonce(dev__source="debian", dev__metric="nDGC@10"),
             "config.dev.metric is 'nDGC@10'",
@@ -684,7 +701,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             kl(loss={"reconstruction": {"auxiliary": -1.0}}),
             "config.loss.reconstruction.auxiliary is -1.0; it must be >= 0",
         ),
-        (kl(init__echo_scale=0.0), "init.echo_scale is 0.0; it must be > 0"),
+        (
+            kl(model__head__lexecho=True, init__idf_echo={"scale": 0.0}),
+            "init.idf_echo.scale is 0.0; it must be > 0",
+        ),
         (kl(data__query_length=2), "data.query_length is 2; two tokens of a text are"),
         *(
             (

@@ -29,6 +29,8 @@ def test_the_page_is_what_the_package_says():
         ("stages.one.model.latents", "3", "c.model.head.latents = …"),
         ("loss.infonce_temperature", "0.1", 'c.loss = {"infonce": {"temperature": …}}'),
         ("regularizer.warmup_steps", "9", 'entry("quadratic", steps=…)'),
+        ("init.from_pivot", "shared", 'c.init.head = {"model": …, "encoder": '),
+        ("stages.one.init.echo", "idf", 'c.init.idf_echo = {"scale": …}'),
     ],
 )
 def test_a_field_that_moved_names_its_place(field, value, place):
@@ -46,6 +48,7 @@ def test_a_field_that_moved_names_its_place(field, value, place):
         ("c.model.lexecho = True", "config.model.lexecho has moved: it is an option"),
         ("c.loss.name = 'kl:1,infonce:2'", "loss.name is 'kl:1,infonce:2'; it is one"),
         ("c.loss.temperature = 2.0", "config.loss.temperature has moved: it is an"),
+        ("c.init.static = 'idf'", "config.init.static has moved: static queries that"),
     ],
 )
 def test_a_config_of_an_earlier_release_is_told_where_fields_are(tmp_path, line, place):
@@ -79,7 +82,7 @@ def test_a_loss_alone_goes_by_its_name():
     assert (config.model.head.pooling, config.model.head.tied) == ("sum", False)
     config.loss = {"infonce": {}, "kl": {}}
     assert list(objective.of(config.loss).weights) == ["infonce", "kl"]
-    with pytest.raises(InputError, match="it is one loss. Several"):
+    with pytest.raises(InputError, match="it is one entry. Several"):
         fields.set_field(config, "loss.name", "kl:1,margin_mse:0.05", "--config")
 
 

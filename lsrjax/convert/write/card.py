@@ -138,7 +138,7 @@ def _sources(model: SavedModel) -> list[tuple[str, str, str]]:
                 licence = _licence_of(reference)
                 if reference.startswith("embedded:"):
                     licence = "of the texts that ship with lsrjax, as they are"
-                role = references.FIELDS[field]
+                role = references.purpose(field)
                 found[(role + of, public.reference(reference), licence)] = None
         for data in _data_sets(stage.get("data", {})):
             embedded = data == _EMBEDDED
