@@ -17,7 +17,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
@@ -42,7 +42,7 @@ def option(
     problem: Callable[[Any], str | None] | None = None,
     table: Mapping[str, Any] | None = None,
     fact: bool = False,
-    fresh: bool = False,
+    when: str | tuple[str, ...] = (),
 ) -> Any:
     """A field of a dataclass of options.
 
@@ -58,7 +58,9 @@ def option(
       problem: returns a complaint about a value, such as "give a number ...", or None.
       table: the value names an entry of this table.
       fact: comes from a model or a tokenizer; a config may not set it.
-      fresh: a config may set it only for random weights; other weights determine it.
+      when: what it has an effect with: other options or properties of the dataclass
+        that must be on, and conditions of `lsrjax.config.conditions`. With "fresh", a
+        config may set it only for random weights; other weights determine it.
     """
     metadata = {
         "doc": doc,
@@ -68,7 +70,7 @@ def option(
         "problem": problem,
         "table": table,
         "fact": fact,
-        "fresh": fresh,
+        "when": (when,) if isinstance(when, str) else when,
     }
     if isinstance(default, dict | list):
         return dataclasses.field(
@@ -83,9 +85,13 @@ class Options:
 
     Attributes:
       alone: the option that a config may give without its name, as the entry's value.
+      when: conditions of `lsrjax.config.conditions`; without, the entry has no effect.
+      because: in words, that a property is off which `when` of an option names.
     """
 
     alone: ClassVar[str] = ""
+    when: ClassVar[tuple[str, ...]] = ()
+    because: ClassVar[Mapping[str, str]] = {}
 
     def problem(self) -> str | None:
         """A complaint about a combination of options; begins with a field's name."""
@@ -196,7 +202,7 @@ def carried(options: Any, before: Any) -> Any:
     decided = {
         field.name: getattr(before, field.name)
         for field in dataclasses.fields(options)
-        if field.metadata["fact"] or field.metadata["fresh"]
+        if field.metadata["fact"] or "fresh" in field.metadata["when"]
     }
     return dataclasses.replace(options, **decided)
 
@@ -209,11 +215,6 @@ def plain(chosen: Chosen) -> dict[str, Any]:
         for value in [getattr(chosen.options, name)]
     }
     return {"name": chosen.name, **values}
-
-
-def fresh(kind: type) -> list[str]:
-    """The options that only affect random weights."""
-    return [f.name for f in dataclasses.fields(kind) if f.metadata["fresh"]]
 
 
 def checked(
@@ -240,13 +241,83 @@ def checked(
         elif is_named_groups(hint):
             found[field.name] = value
         elif field.metadata.get("table") is not None:
-            found[field.name] = resolve(field.metadata["table"], value, at, find=find)
+            several = isinstance(hint, type) and issubclass(hint, dict)
+            choose = resolve_each if several else resolve
+            found[field.name] = choose(field.metadata["table"], value, at, find=find)
         else:
             found[field.name] = _checked(field, hint, value, at)
     made = kind(**found)
+    for option, name in _set_with(made):
+        if hasattr(made, name) and not getattr(made, name):
+            words = getattr(made, "because", {}).get(name)
+            because = words or f"{name} is {_off(getattr(made, name))}"
+            said = no_effect(option, getattr(made, option), because)
+            raise InputError(f"{where}.{said}")
     if isinstance(made, Options) and (problem := made.problem()):
         raise InputError(f"{where}.{problem}")
     return made
+
+
+def _set_with(options: Any) -> Iterator[tuple[str, str]]:
+    """The options that differ from their defaults, and what `when` of each names."""
+    for field in dataclasses.fields(options):
+        names = field.metadata.get("when", ())
+        if names and getattr(options, field.name) != _plain_default(field):
+            yield from ((field.name, name) for name in names)
+
+
+def _off(value: Any) -> str:
+    return "off" if value is False else "empty" if value == "" else f"{value:g}"
+
+
+def _plain_default(field: dataclasses.Field) -> Any:
+    """A field's default; of an entry, the `Chosen` one."""
+    default, table = default_of(field), field.metadata["table"]
+    return default if table is None else resolve(table, default, field.name)
+
+
+def walk(options: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """All dataclasses of options in one that is `checked`, with their names."""
+    yield where, options
+    for field in dataclasses.fields(options):
+        value, at = getattr(options, field.name), f"{where}.{field.name}"
+        if isinstance(value, Chosen):
+            yield from walk(value.options, at)
+        elif isinstance(value, list):
+            for one in value:
+                yield from walk(one.options, f"{at}.{one.name}")
+        elif dataclasses.is_dataclass(value):
+            yield from walk(value, at)
+
+
+def check_stage(
+    stage: Any,
+    options: Any,
+    where: str,
+    conditions: Mapping[str, Callable[[Any], str | None]],
+) -> None:
+    """Checks the options of a stage, and of its entries, against the whole stage.
+
+    Args:
+      stage: its config.
+      options: the same, `checked`.
+      where: its name, for errors.
+      conditions: that `when` may name; each returns why it does not hold, or None.
+
+    Raises:
+      InputError: an option without effect, or one that contradicts another.
+    """
+    for at, one in walk(options, where):
+        for name in getattr(one, "when", ()):
+            if because := conditions[name](stage):
+                raise InputError(f"{at} would have no effect: {because}. Remove it.")
+        for option, name in _set_with(one):
+            if not hasattr(one, name) and (because := conditions[name](stage)):
+                value = getattr(one, option)
+                shown = value.name if isinstance(value, Chosen) else value
+                raise InputError(f"{at}.{no_effect(option, shown, because)}")
+        if isinstance(one, Options):
+            one.check_stage(stage, at)
 
 
 def default_of(field: dataclasses.Field) -> Any:

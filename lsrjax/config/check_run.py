@@ -10,7 +10,7 @@ from lsrjax.config.fields import blank, get_default, language_weights, stages
 from lsrjax.config.moved import place
 from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
-from lsrjax.config.schema import DataSet, Run
+from lsrjax.config.schema import DataSet
 from lsrjax.config.unused_options import check_no_effect, leaves
 from lsrjax.data.batching.mixing import sources_of
 from lsrjax.data.debian_texts.embedded import LANGUAGES
@@ -35,7 +35,6 @@ def validate(config: ConfigDict) -> None:
     for position, (name, stage) in enumerate(stages(config).items()):
         where = f"config.stages.{name}" if len(config.stages) else "config"
         _check_fields(stage, default, where)
-        checked(Run, stage, where)
         if len(config.stages) and len(stage.stages):
             raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
         if len(config.stages):
@@ -45,6 +44,8 @@ def validate(config: ConfigDict) -> None:
             at = f"{where}.data.sets.{set_name}"
             _check_fields(own, blank(DataSet), at)
             checked(DataSet, own, at)
+        check_stage(stage, default, where)
+        check_references(stage, names[:position], where)
         embedded = "debian" in (*sources_of(stage.data), stage.dev.source)
         for field in ("query_languages", "document_languages"):
             weights = language_weights(stage.data[field], f"{where}.data.{field}")
@@ -58,8 +59,6 @@ def validate(config: ConfigDict) -> None:
                 )
             if field == "document_languages" and stage.data.mixing == "round_robin":
                 _check_round_robin(stage, weights, where)
-        check_stage(stage, default, where)
-        check_references(stage, names[:position], where)
     check_evaluate(config)
     if config.evaluate.test:
         _check_languages(config.evaluate.examples, "config.evaluate.examples")

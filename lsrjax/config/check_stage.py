@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from lsrjax import options
 from lsrjax.config import data_fields
 from lsrjax.config.check_data import (
     check_choice,
@@ -12,6 +13,7 @@ from lsrjax.config.check_data import (
     check_split,
     set_effects,
 )
+from lsrjax.config.conditions import CONDITIONS
 from lsrjax.config.fields import blank
 from lsrjax.config.schema import DataSet, Evaluate, Run
 from lsrjax.config.unused_options import check_no_effect, effects, leaves
@@ -30,9 +32,8 @@ from lsrjax.retrieval.metrics import required_depth
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     """Checks the values of a stage's fields, alone and together."""
+    found = checked(Run, c, where)
     _check_entries(c, where)
-    for one in objective.of(c.loss, f"{where}.loss").losses:
-        one.options.check_stage(c, f"{where}.loss.{one.name}")
     _check_schedule(c, where)
     _check_data(c, where)
     for name, own in c.data.sets.items():
@@ -50,13 +51,14 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
         if not applies:
             check_no_effect(c, default, where, names, because)
     check_formats(c, where)
+    options.check_stage(c, found, where, CONDITIONS)
 
 
 def _check_entries(c, where) -> None:
     entry(MIXERS, c.data.mixer, f"{where}.data.mixer")
     entry(SAMPLERS, c.data.negatives, f"{where}.data.negatives")
-    head = heads.chosen(c.model.head, f"{where}.model.head")
-    head.options.check_stage(c, f"{where}.model.head")
+    heads.chosen(c.model.head, f"{where}.model.head")
+    objective.of(c.loss, f"{where}.loss")
 
 
 def _check_schedule(c, where) -> None:
@@ -111,7 +113,7 @@ def _check_needs(c, where) -> None:
         "data.dataset": c.data.source in ("datasets", "tfds") and not len(c.data.sets),
         "dev.files": c.dev.source == "files",
         "dev.dataset": c.dev.source in ("datasets", "tfds"),
-        "tokenizer": not initialisations.gives_encoder(c),
+        "tokenizer": CONDITIONS["fresh"](c) is None,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
     }
     values = dict(leaves(c))

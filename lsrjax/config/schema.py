@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from lsrjax.config.nodes import Initialisations, Losses
 from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
 from lsrjax.data.sources import SOURCES
+from lsrjax.initial.initialisations import INITIALISATIONS
+from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models.backbones.bert import REMAT
 from lsrjax.models.heads import HEADS
@@ -66,25 +68,37 @@ class Model:
         " which start from the same weights; query_tower/… in optim.freeze and"
         " no_decay)",
         choices=TOWERS,
+        when=("ranking", "encoded queries"),
     )
     dtype: str = option(
         "float32", "of matrix products", choices=("float32", "bfloat16")
     )
-    query_prompt: str = option("", "text before every query")
-    document_prompt: str = option("", "text before every document")
-    query_marker: str = option("", "token of the vocabulary behind a query's first one")
-    document_marker: str = option("", "the same in documents")
+    query_prompt: str = option("", "text before every query", when="ranking")
+    document_prompt: str = option("", "text before every document", when="ranking")
+    query_marker: str = option(
+        "", "token of the vocabulary behind a query's first one", when="ranking"
+    )
+    document_marker: str = option("", "the same in documents", when="ranking")
     family: str = option(
         "xlm-roberta",
         "with random weights only (without init.encoder), as are the sizes below",
         choices=("bert", "xlm-roberta"),
+        when="fresh",
     )
-    hidden_size: int = option(128, "of the encoder's states", above=0, high=2**16)
-    num_layers: int = option(2, "of the encoder", above=0, high=2**10)
-    num_heads: int = option(4, "of attention", above=0, high=2**10)
-    intermediate_size: int = option(512, "of a layer", above=0, high=2**18)
+    hidden_size: int = option(
+        128, "of the encoder's states", above=0, high=2**16, when="fresh"
+    )
+    num_layers: int = option(2, "of the encoder", above=0, high=2**10, when="fresh")
+    num_heads: int = option(4, "of attention", above=0, high=2**10, when="fresh")
+    intermediate_size: int = option(
+        512, "of a layer", above=0, high=2**18, when="fresh"
+    )
     max_length: int = option(
-        512, "tokens; sets the size of the position table", above=0, high=2**20
+        512,
+        "tokens; sets the size of the position table",
+        above=0,
+        high=2**20,
+        when="fresh",
     )
     dropout: float = option(
         -1.0,
@@ -103,6 +117,7 @@ class Teacher:
         "",
         "of views (alignment) or of scores (then also a cross-encoder: a BERT or XLM-R"
         " sequence classifier with one label)",
+        when="teacher",
     )
 
 
@@ -310,6 +325,7 @@ class Optim:
         r"bias$|norm/|scale$",
         "parameter paths (regex) without decay",
         problem=_pattern,
+        when="weight_decay",
     )
     clip_norm: float = option(1.0, "global gradient norm; 0: no clipping", low=0)
     freeze: str = option(
@@ -390,6 +406,7 @@ class Checkpoint:
 class Numbers:
     """The policy for numbers that are not finite, and for losses that jump."""
 
+    because: ClassVar = {"goes_on": "policy is stop"}
     policy: str = option(
         "stop",
         "stop | skip (the step changes nothing) | roll_back (to the last checkpoint;"
@@ -406,6 +423,11 @@ class Numbers:
         low=0,
         problem=_jump,
     )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a run may go on after bad numbers."""
+        return self.policy != "stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -430,6 +452,7 @@ class Log:
         False,
         "also: terms that no text of a batch uses; the share of the weights on terms"
         " that are not in the text; active terms by language",
+        when="sparse",
     )
 
 
@@ -443,7 +466,9 @@ class Evaluate:
         choices=("", "debian"),
     )
     examples: tuple[str, ...] = option(
-        (), "languages, as in ('ja', 'de'), of which to show a query with its terms"
+        (),
+        "languages, as in ('ja', 'de'), of which to show a query with its terms",
+        when="test",
     )
 
 
@@ -467,6 +492,7 @@ class Run:
         {},
         'where weights come from, in place of noise: {"encoder": {"model": "…"}}, or'
         ' with the model alone, {"encoder": "…"}',
+        table=INITIALISATIONS,
     )
     teacher: Teacher = dataclasses.field(default_factory=Teacher)
     data: Data = dataclasses.field(default_factory=Data)
@@ -475,6 +501,7 @@ class Run:
         {"kl": {}},
         'losses by name, each with its options: {"kl": {}, "margin_mse": {"weight":'
         " 0.05}}; their weighted sum, of the same texts",
+        table=LOSSES,
     )
     regularizer: Any = option(
         "l1", "of the weights of terms, with its lambdas", table=REGULARIZERS

@@ -4,30 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax import options
 from lsrjax.config.check_data import CHOICE, mines, reads_scores, source_effects
 from lsrjax.config.data_fields import ROWS, has_languages, renames
 from lsrjax.config.nodes import Entry
 from lsrjax.data.batching.mixing import SET_FIELDS
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
-from lsrjax.initial import initialisations
-from lsrjax.losses import objective, regularizers
-from lsrjax.models import heads
+from lsrjax.losses import objective
 from lsrjax.options import no_effect
-
-LAMBDAS = tuple(f"regularizer.{name}" for name in regularizers.LAMBDAS)
-_SIZES = tuple(
-    f"model.{f}"
-    for f in (
-        "family",
-        "hidden_size",
-        "num_layers",
-        "num_heads",
-        "intermediate_size",
-        "max_length",
-    )
-)
 
 
 def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -45,65 +29,7 @@ def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def effects(c: ConfigDict) -> list[tuple[bool, tuple[str, ...], str]]:
     """(whether fields have an effect, the fields, why they have none) for a stage."""
-    return [*_of_model(c), *_of_data(c), *_of_objective(c), *_of_evaluation(c)]
-
-
-def _of_model(c):
-    fresh = not initialisations.gives_encoder(c)
-    loss, head = objective.of(c.loss), heads.chosen(c.model.head)
-    encodes_queries = head.entry.encodes_queries(head.options)
-    ranks = "document" in loss.texts
-    needed = {one.entry.needs for one in loss.losses}
-    return [
-        (
-            ranks,
-            (
-                "model.towers",
-                *(f"model.head.{name}" for name in head.entry.query_options),
-                "model.query_prompt",
-                "model.query_marker",
-                "model.document_prompt",
-                "model.document_marker",
-            ),
-            f"the loss {loss.name} has no queries and documents",
-        ),
-        (
-            encodes_queries,
-            ("model.towers",),
-            f"queries of the head {head.name} are not encoded",
-        ),
-        (
-            head.entry.learns_queries(head.options),
-            ("regularizer.query", "regularizer.active_query"),
-            "each word of a query weighs 1, whatever is learned",
-        ),
-        (
-            head.entry.sparse,
-            (*LAMBDAS, "regularizer.anti_zero", "log.health"),
-            f"the head {head.name} has not only weights of terms",
-        ),
-        *(
-            (
-                need in needed,
-                tuple(f"model.head.{name}" for name in names),
-                f"the loss {loss.name} does not read it",
-            )
-            for need, names in head.entry.loss_options.items()
-        ),
-        (
-            fresh,
-            (
-                *_SIZES,
-                *(f"model.head.{name}" for name in options.fresh(type(head.options))),
-            ),
-            "the weights come from init.encoder or init.model",
-        ),
-        (
-            head.entry.has_source(head.options),
-            ("regularizer.source_query", "regularizer.source_document"),
-            f"the head {head.name} has no source view (lexecho is off)",
-        ),
-    ]
+    return [*_of_data(c), *_of_evaluation(c)]
 
 
 def _of_data(c):
@@ -174,8 +100,6 @@ def _of_data(c):
                 "data.unique_texts",
                 "data.document_languages",
                 "prepare.negatives",
-                "regularizer.anti_zero",
-                *LAMBDAS,
             ),
             f"the loss {objective.of(c.loss).name} has no queries and documents",
         ),
@@ -214,25 +138,6 @@ def _of_data(c):
             ("data.short_rows",),
             "prepare.negatives is bm25, which mines as many as are needed",
         ),
-        (
-            "views" in loss.targets or c.prepare.scores == "teacher",
-            ("teacher.model",),
-            f"the loss {loss.name} asks no teacher (prepare.scores is given)",
-        ),
-    ]
-
-
-def _of_objective(c):
-    regularizer = regularizers.of(c.regularizer).options
-    alone = {"name", "anti_zero"} if c.regularizer.name == "l1" else {"anti_zero"}
-    return [
-        (
-            bool(regularizer.lambdas),
-            tuple(f"regularizer.{name}" for name in c.regularizer if name not in alone),
-            "every lambda is 0",
-        ),
-        (c.optim.weight_decay > 0, ("optim.no_decay",), "optim.weight_decay is 0"),
-        (c.numbers.policy != "stop", ("numbers.most",), "numbers.policy is stop"),
     ]
 
 
@@ -251,7 +156,6 @@ def _of_evaluation(c):
             "files have no splits; a BEIR folder has, with dev.format = 'beir'",
         ),
         (c.dev.source in ROWS, ("dev.format",), "the embedded data has its own format"),
-        (c.evaluate.test != "", ("evaluate.examples",), "evaluate.test is empty"),
     ]
 
 

@@ -114,26 +114,18 @@ class Encoder(Initialisation):
 class PivotOptions(OfModel):
     """Of `Pivot`."""
 
+    when: ClassVar = ("pivot",)
     encoder: str = option(
         "",
         "also start the encoder from the model's layers, and from its embeddings:"
         " shared (of tokens in both vocabularies) | translations (of the words that"
         " each token translates to in the training pairs; then those shared)",
         choices=("", "shared", "translations"),
+        when="fresh",
     )
 
     def check_stage(self, stage: Any, where: str) -> None:
-        """Refuses other heads, and two encoders."""
-        _refuse_unless(
-            heads.chosen(stage.model.head).entry.copies_pivot,
-            where,
-            f"the head {stage.model.head.name} is no copy of a model's",
-        )
-        if self.encoder and any(one.entry.gives_encoder for one in of(stage.init)):
-            said = options_.no_effect(
-                "encoder", self.encoder, "the weights come from init.encoder"
-            )
-            raise InputError(f"{where}.{said}")
+        """Refuses translations without training pairs."""
         loss = objective.of(stage.loss)
         if self.encoder == "translations" and loss.kind != "pair":
             raise InputError(
@@ -180,13 +172,7 @@ class Pivot(Initialisation):
 class LexicalOptions(Options):
     """Of `Lexical`."""
 
-    def check_stage(self, stage: Any, where: str) -> None:
-        """Refuses other heads, and an encoder that is given."""
-        head = heads.chosen(stage.model.head)
-        lexical = issubclass(head.entry, heads.SpladeHead)
-        _refuse_unless(lexical, where, f"the head {head.name} is not splade")
-        given = any(one.entry.gives_encoder for one in of(stage.init))
-        _refuse_unless(not given, where, "the weights come from init.encoder")
+    when: ClassVar = ("words", "fresh")
 
 
 class Lexical(Initialisation):
@@ -205,12 +191,7 @@ class Lexical(Initialisation):
 class IdfQueriesOptions(Options):
     """Of `IdfQueries`."""
 
-    def check_stage(self, stage: Any, where: str) -> None:
-        """Refuses queries that are not weights of their words."""
-        head = heads.chosen(stage.model.head)
-        static = not head.entry.encodes_queries(head.options)
-        static &= head.entry.learns_queries(head.options)
-        _refuse_unless(static, where, "queries are not static")
+    when: ClassVar = ("static queries",)
 
 
 class IdfQueries(Initialisation):
@@ -231,13 +212,8 @@ class IdfQueries(Initialisation):
 class IdfEchoOptions(Options):
     """Of `IdfEcho`."""
 
+    when: ClassVar = ("source view",)
     scale: float = option(0.5, "a token starts at scale * sqrt(its idf)", above=0)
-
-    def check_stage(self, stage: Any, where: str) -> None:
-        """Refuses a head without a source view."""
-        head = heads.chosen(stage.model.head)
-        because = f"the head {head.name} has no source view (lexecho is off)"
-        _refuse_unless(head.entry.has_source(head.options), where, because)
 
 
 class IdfEcho(Initialisation):
@@ -288,11 +264,6 @@ def of(config: Mapping[str, Any], where: str = "config.init") -> list[Chosen]:
     return sorted(found, key=lambda one: order.get(one.name, len(order)))
 
 
-def gives_encoder(stage: Any) -> bool:
-    """Whether a stage's encoder, with its sizes, comes from a model."""
-    return any(one.entry.gives_encoder for one in of(stage.init))
-
-
 def check(stage: Any, where: str) -> None:
     """Checks the initialisations of a stage's config; `where` names it, for errors.
 
@@ -300,8 +271,6 @@ def check(stage: Any, where: str) -> None:
       InputError: initialisations that do not fit the head or each other.
     """
     found = of(stage.init, f"{where}.init")
-    for one in found:
-        one.options.check_stage(stage, f"{where}.init.{one.name}")
     head = heads.chosen(stage.model.head, f"{where}.model.head")
     copied = any(one.entry is Pivot or one.entry.gives_head for one in found)
     if head.entry.copies_pivot and not copied:
@@ -310,8 +279,3 @@ def check(stage: Any, where: str) -> None:
             f" {head.name} copies. Name its model, c.init.head = …, or a whole"
             " retriever, c.init.model = …."
         )
-
-
-def _refuse_unless(fits: bool, where: str, because: str) -> None:
-    if not fits:
-        raise InputError(f"{where} would have no effect: {because}. Remove it.")

@@ -37,8 +37,12 @@ class CSROptions(DenseOptions):
 
     latents: int = option(4096, "of the autoencoder", above=0, high=2**24)
     active_latents: int = option(64, "of a text", above=0)
-    revived_latents: int = option(512, "dead ones that learn from a text", above=0)
-    dead_after: int = option(30, "steps in which no text activates a latent", low=0)
+    revived_latents: int = option(
+        512, "dead ones that learn from a text", above=0, when="autoencoder"
+    )
+    dead_after: int = option(
+        30, "steps in which no text activates a latent", low=0, when="autoencoder"
+    )
 
     def problem(self) -> str | None:
         """Refuses more active latents than there are latents."""
@@ -192,7 +196,6 @@ class CSRHead(Head):
 
     Options = CSROptions
     gives = ("autoencoder",)
-    loss_options = {"autoencoder": ("revived_latents", "dead_after")}
 
     @staticmethod
     def views(spec) -> dict[str, int]:

@@ -111,7 +111,7 @@ class _Pooled(Options):
 class SpladeOptions(_Pooled):
     """Of `SpladeHead`."""
 
-    tied: bool = option(True, "the decoder is the word embedding", fresh=True)
+    tied: bool = option(True, "the decoder is the word embedding", when="fresh")
     pooling: str = option("max", "over tokens", choices=("max", "sum"))
     activation: str = option(
         "relu",
@@ -124,6 +124,7 @@ class SpladeOptions(_Pooled):
         "encoded | static (inference-free: a learned weight for each distinct word) |"
         " words (SPLADE-doc: each weighs 1); neither is encoded",
         choices=("encoded", "static", "words"),
+        when="ranking",
     )
 
     def problem(self) -> str | None:
@@ -143,19 +144,14 @@ class MilcoOptions(_Pooled):
         "sum",
         "lexecho: a token's repeats: sum (reference) | max",
         choices=("sum", "max"),
+        when="lexecho",
     )
-    exclude_special_tokens: bool = option(False, "lexecho: leave <s>, </s>, … out")
+    exclude_special_tokens: bool = option(
+        False, "lexecho: leave <s>, </s>, … out", when="lexecho"
+    )
     pivot_vocab_size: int = option(0, "terms of the English vocabulary", fact=True)
     pivot_hidden_size: int = option(0, "width of the English head", fact=True)
     pivot_layer_norm_eps: float = option(1e-12, "of the English head", fact=True)
-
-    def problem(self) -> str | None:
-        """Refuses options of a source view that is off."""
-        if not self.lexecho and self.repeats != "sum":
-            return no_effect("repeats", self.repeats, "lexecho is off")
-        if not self.lexecho and self.exclude_special_tokens:
-            return no_effect("exclude_special_tokens", True, "lexecho is off")
-        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +225,6 @@ class SpladeHead(Head):
 
     Options = SpladeOptions
     gives = ("logits",)
-    query_options = ("queries",)
     starts_from = ("encoder", "head")
 
     @staticmethod
@@ -316,6 +311,7 @@ class MilcoHead(Head):
     Options = MilcoOptions
     gives = ("logits",)
     copies_pivot = True
+    source_option = "lexecho"
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -324,11 +320,6 @@ class MilcoHead(Head):
         if spec.options.lexecho:
             views["source"] = spec.encoder.vocab_size
         return views
-
-    @staticmethod
-    def has_source(options) -> bool:
-        """Whether LexEcho is on."""
-        return options.lexecho
 
     @staticmethod
     def on_pivot(options: MilcoOptions, pivot: Any) -> MilcoOptions:

@@ -3,7 +3,6 @@
 In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
 """
 
-from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -161,8 +160,7 @@ class Head(nnx.Module):
     Attributes:
       Options: a dataclass of its options, see `lsrjax.options`.
       gives: what it has for losses that need it, of `GIVEN`.
-      query_options: options that concern queries only.
-      loss_options: options that only a loss reads, by what it needs, of `GIVEN`.
+      source_option: the option that adds a view of the text's own tokens, `source`.
       sparse: whether all views are weights of terms.
       starts_from: the parts that a student has of the model of `init.encoder`.
       copies_pivot: whether its masked-LM head is copied from an English model.
@@ -171,8 +169,7 @@ class Head(nnx.Module):
 
     Options = Options
     gives: tuple[str, ...] = ()
-    query_options: tuple[str, ...] = ()
-    loss_options: Mapping[str, tuple[str, ...]] = {}
+    source_option = ""
     sparse = True
     starts_from: tuple[str, ...] = ("encoder",)
     copies_pivot = False
@@ -195,11 +192,6 @@ class Head(nnx.Module):
     def learns_queries(options) -> bool:
         """Whether a parameter changes the views of queries."""
         return True
-
-    @staticmethod
-    def has_source(options) -> bool:
-        """Whether it has a view of the text's own tokens beside its vocabulary's."""
-        return False
 
     @staticmethod
     def expand_id(options) -> int:
