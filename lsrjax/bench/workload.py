@@ -213,10 +213,9 @@ def student_of(sizes: StepSizes) -> RetrieverSpec:
     return RetrieverSpec.of(
         "milco",
         encoder,
-        lexecho=not sizes.pairs,
         pivot_vocab_size=sizes.pivot_vocab,
         pivot_hidden_size=sizes.pivot_dim or sizes.dim,
-    )
+    ).replaced(**{heads.MilcoHead.source_option: not sizes.pairs})
 
 
 def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:

@@ -31,12 +31,12 @@ _INTRODUCTION = """\
 Written by `python -m lsrjax.config.docs` from the package itself. A config is what
 `get_config()` returns, `lsrjax.config.get_default()` with changes; on the command line
 `--config.optim.lr=1e-4` sets a field. A field that is an entry of a table holds its
-name and options: `c.model.head = entry("milco", lexecho=True)`, or
-`c.model.head = "milco"` and `c.model.head.lexecho = True`, or on the command line
-`--config.model.head.lexecho=True`. An option that an entry lacks is refused. Losses are
-a dict, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse": {"weight": 0.05}}`. An
-entry of your own goes by its dotted name, `mine.LastToken`, and has options like any
-other.
+name and options: `c.model.head = entry("splade", pooling="sum")`, or
+`c.model.head = "splade"` and `c.model.head.pooling = "sum"`, or on the command line
+`--config.model.head.pooling=sum`. An option that an entry lacks is refused. Losses and
+initialisations are dicts, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse":
+{"weight": 0.05}}`. An entry of your own goes by its dotted name, `mine.LastToken`, and
+has options like any other.
 """
 
 

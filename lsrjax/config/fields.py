@@ -84,7 +84,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
 
     Args:
       config: of a run.
-      field: such as "optim.lr", "stages.align.optim.lr" or "model.head.lexecho".
+      field: such as "optim.lr", "stages.align.optim.lr" or "model.head.pooling".
       text: the value as Python writes it, strings without quotes; None: true.
       flag: such as "--config", for errors.
 

@@ -1,32 +1,16 @@
 """Fields of configs of earlier releases, and their new places."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-_HEAD = (
-    "lexecho repeats exclude_special_tokens pool_mask tied pooling queries"
-    " embedding_size view_weights normalize latents active_latents revived_latents"
-    " dead_after expand_queries skip_punctuation"
-)
-_LOSS = {
-    "temperature": "kl",
-    "teacher_scale": "kl",
-    "margins": "margin_mse",
-    "both_directions": "infonce",
-    "mask_same_text": "infonce",
-    "false_negative_margin": "infonce",
-    "view_weights": "m3",
-    "auxiliary": "reconstruction",
-}
+from lsrjax import options
+from lsrjax.losses.losses import LOSSES
+from lsrjax.models.heads import HEADS
+
+# Groups of fields that are options of entries.
+_ENTRIES: dict[str, Mapping[str, Any]] = {"model": HEADS, "loss": LOSSES}
 MOVED = {
-    **{
-        f"model.{name}": f"it is an option of the head, c.model.head.{name} = …"
-        for name in _HEAD.split()
-    },
-    **{
-        f"loss.{name}": "it is an option of a loss,"
-        f' c.loss = {{"{loss}": {{"{name}": …}}}}'
-        for name, loss in _LOSS.items()
-    },
     "loss.infonce_temperature": "it is an option of infonce and m3,"
     ' c.loss = {"infonce": {"temperature": …}}',
     "init.static": "static queries that start at their words' idf are"
@@ -43,12 +27,23 @@ MOVED = {
 
 def place(field: str) -> str | None:
     """The new place of a dotted field of an earlier release; None for any other."""
-    return MOVED.get(".".join(field.split(".")[-2:]))
+    group, _, name = ".".join(field.split(".")[-2:]).partition(".")
+    entry = _having(_ENTRIES.get(group, {}), name)
+    if entry and group == "model":
+        return f"it is an option of the head, c.model.head.{name} = …"
+    if entry:
+        return f'it is an option of a loss, c.loss = {{"{entry}": {{"{name}": …}}}}'
+    return MOVED.get(f"{group}.{name}")
+
+
+def _having(table: Mapping[str, Any], option: str) -> str | None:
+    """The first entry that has an option."""
+    kinds = {name: options.kind_of(one) for name, one in table.items()}
+    return next((n for n, kind in kinds.items() if option in options.names(kind)), None)
 
 
 def in_line(line: str) -> list[str]:
     """Messages about moved fields that a line of a config sets."""
     found = re.findall(r"\.((?:model|init|loss|regularizer)\.\w+)", line)
-    return [
-        f"config.{name} has moved: {MOVED[name]}" for name in found if name in MOVED
-    ]
+    places = {name: place(name) for name in found}
+    return [f"config.{name} has moved: {at}" for name, at in places.items() if at]

@@ -124,7 +124,7 @@ class Group(ConfigDict):
 
 
 def entry(name: str, **options: Any) -> Entry:
-    """An entry of a table with options, as in `entry("milco", lexecho=True)`.
+    """An entry of a table with options, as in `entry("splade", pooling="sum")`.
 
     Args:
       name: in the table, or the dotted name of one of your own.

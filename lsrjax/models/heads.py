@@ -250,11 +250,14 @@ class SpladeHead(Head):
     @staticmethod
     def as_trained(options, model):
         """Sets whether the decoder is tied, and the activation."""
-        return dataclasses.replace(
-            options,
-            tied="decoder" not in model.params["head"]["mlm"],
-            activation=model.spec.options.activation,
-        )
+        shown = SpladeHead.shown_by(model.params["head"])
+        activation = model.spec.options.activation
+        return dataclasses.replace(options, activation=activation, **shown)
+
+    @staticmethod
+    def shown_by(params) -> dict:
+        """Whether the decoder is tied."""
+        return {"tied": "decoder" not in params["mlm"]}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
@@ -410,17 +413,16 @@ class M3Head(Head):
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`dense`, `terms` of the encoder's vocabulary, and `tokens`."""
-        D = spec.options.embedding_size or spec.encoder.hidden_size
-        terms = spec.encoder.vocab_size
-        return {"dense": spec.encoder.hidden_size, "terms": terms, "tokens": D}
+        terms, tokens = TokenWeightsHead.views(spec), ColbertHead.views(spec)
+        return {"dense": spec.encoder.hidden_size} | terms | tokens
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         normalize = spec.options.normalize
         first = spec.with_head("dense", DenseOptions(normalize=normalize))
         self.dense = DenseHead(first, dtype=dtype, rngs=rngs)
         self.terms = TokenWeightsHead(spec, dtype=dtype, rngs=rngs)
-        size = spec.options.embedding_size or spec.encoder.hidden_size
-        own = ColbertOptions(embedding_size=size, normalize=normalize)
+        # Always projected.
+        own = ColbertOptions(**ColbertHead.sized(spec), normalize=normalize)
         each = spec.with_head("colbert", own)
         self.tokens = ColbertHead(each, dtype=dtype, rngs=rngs)
         self.weights = spec.options.view_weights

@@ -209,6 +209,11 @@ class Head(nnx.Module):
         return options
 
     @staticmethod
+    def shown_by(params) -> dict:
+        """The options that a head's parameters show, such as its sizes, by name."""
+        return {}
+
+    @staticmethod
     def as_trained(options, model):
         """The options, with those that the head of a `SavedModel` determines."""
         return options

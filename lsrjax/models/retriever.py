@@ -85,8 +85,19 @@ class RetrieverSpec:
                 )
 
     @classmethod
-    def of(cls, head: str, encoder: EncoderConfig, **values: Any) -> "RetrieverSpec":
-        """A spec from some of its fields and its head's options, by name."""
+    def of(
+        cls,
+        head: str,
+        encoder: EncoderConfig,
+        weights: Mapping | None = None,
+        **values: Any,
+    ) -> "RetrieverSpec":
+        """A spec from some of its fields and its head's options, by name.
+
+        `weights` are the head's parameters, which show some of its options.
+        """
+        if weights is not None:
+            values |= head_class(head).shown_by(weights)
         own = {f.name for f in dataclasses.fields(cls)}
         fields = {name: value for name, value in values.items() if name in own}
         options = {name: value for name, value in values.items() if name not in own}

@@ -19,6 +19,7 @@ from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.heads import MilcoHead
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
@@ -139,11 +140,11 @@ def _read_spec(
     options |= {name: raw[name] for name in OPTIONS if raw.get(name) is not None}
     options |= _of_sparse_encoder(folder)
     options["special_ids"] = tuple(options["special_ids"])
+    options[MilcoHead.source_option] = bool(raw.get("echo"))
     try:
         spec = RetrieverSpec.of(
             head="milco",
             encoder=encoder,
-            lexecho=bool(raw.get("echo")),
             pivot_vocab_size=sizes[0],
             pivot_hidden_size=sizes[1],
             pivot_layer_norm_eps=sizes[2],

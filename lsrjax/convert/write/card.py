@@ -103,9 +103,9 @@ def _title(model: SavedModel) -> str:
 def _about(model: SavedModel) -> str:
     spec, encoder = model.spec, model.spec.encoder
     about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
-    if spec.head == "milco" and spec.options.lexecho:
+    if "source" in spec.views:
         about += " and, with LexEcho, of its own tokens"
-    if spec.head == "splade" and spec.options.queries != "encoded":
+    if not spec.encodes_queries:
         about += ", a query a bag of its own words that needs no encoder"
     views = ", ".join(f"`{name}` {size:,}" for name, size in spec.views.items())
     return (

@@ -157,7 +157,7 @@ def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
 
 def _how_to_load(spec: RetrieverSpec) -> str:
     columns = f"Columns are the {spec.options.pivot_vocab_size:,} English terms"
-    if spec.options.lexecho:
+    if "source" in spec.views:
         columns += f", then the {spec.encoder.vocab_size:,} tokens of the text's own"
     return _HOW_TO_LOAD.format(name=_PLACE, columns=f"{columns}.")
 
@@ -234,7 +234,7 @@ def _config(model: SavedModel) -> dict[str, Any]:
         "en_hidden_size": spec.options.pivot_hidden_size,
         "m_vocab_size": spec.encoder.vocab_size,
         "m_hidden_size": spec.encoder.hidden_size,
-        "echo": spec.options.lexecho,
+        "echo": "source" in spec.views,
         "lambda_q": penalty.get("query", 0.0),
         "lambda_d": penalty.get("document", 0.0),
         "sparse_reg": penalty.get("name", "l1"),

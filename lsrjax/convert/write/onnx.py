@@ -87,7 +87,7 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
         h_BLE = _gelu(graph, _linear(graph, "connector", head["connector"], hidden_BLD))
         pivot = _mlm(graph, spec, head["mlm"], h_BLE, mask_BL, None)
         views = {"pivot": (pivot, spec.options.pivot_vocab_size)}
-        if spec.options.lexecho:
+        if "source" in spec.views:
             reduce = "max" if spec.options.repeats == "max" else "add"
             excluded = spec.options.exclude_special_tokens
             source = _echo(
@@ -98,12 +98,11 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
     dense = head.get("dense", {}) if spec.head == "csr" else head
     dense_BD = _dense(graph, spec, dense, hidden_BLD, mask_BL)
     if spec.head == "dense":
-        size = spec.options.embedding_size or spec.encoder.hidden_size
-        return {"dense": (dense_BD, size)}
+        return {"dense": (dense_BD, spec.views["dense"])}
     return {
         "latents": (
             _code(graph, spec, head["autoencoder"], dense_BD),
-            spec.options.latents,
+            spec.views["latents"],
         )
     }
 
@@ -313,7 +312,7 @@ def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
         count_B1 = graph.add("ReduceSum", mask_BL1, along, keepdims=0)
         count_B1 = graph.add("Max", count_B1, graph.constant(1.0))
         x_BD = graph.add("Div", sums_BD, count_B1)
-    if spec.options.embedding_size:
+    if "projection" in params:
         x_BD = _linear(graph, "projection", params["projection"], x_BD)
     if not spec.options.normalize:
         return x_BD
@@ -329,9 +328,7 @@ def _code(graph: Graph, spec, params, x_BD) -> str:
     center_D = graph.weight("center", params["center"])
     x_BD = graph.add("Sub", x_BD, center_D)
     raw_BP = _linear(graph, "autoencoder", params, x_BD)
-    count = graph.constant(
-        [min(spec.options.active_latents, spec.options.latents)], np.int64
-    )
+    count = graph.constant([spec.options.k], np.int64)
     top_BK = graph.top_k(raw_BP, count)
     last = graph.constant([-1], np.int64)
     least_B1 = graph.add("ReduceMin", top_BK, last, keepdims=1)
