@@ -8,9 +8,9 @@ for the program named with --to. The folder appears once it is complete.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 
+from lsrjax.cli import exits
 from lsrjax.convert.read import hub
 from lsrjax.convert.read.huggingface import Allowed
 from lsrjax.convert.targets import TARGETS, export
@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             address = hub.push(args.out, args.push, private=not args.public)
             print(f"Uploaded to {address}", flush=True)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import itertools
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from scipy import sparse
 
 from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.cli import exits
 from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
@@ -59,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             dtype=args.dtype,
         )
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def encode_file(
