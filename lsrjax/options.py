@@ -313,7 +313,10 @@ def cast(hint: Any, value: Any) -> Any:
     raise TypeError
 
 
-_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_WORDS = {
+    **{bool: "True or False", int: "a whole number", float: "a number", str: "text"},
+    Any: "any value",
+}
 
 
 def words(hint: Any) -> str:

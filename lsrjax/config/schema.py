@@ -6,9 +6,12 @@ import re
 from typing import Any
 
 from lsrjax.config.nodes import Losses
-from lsrjax.data.reading.formats import FORMATS
-from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
-from lsrjax.data.sources import SOURCES
+from lsrjax.data.batching.mixing import MIXERS
+from lsrjax.data.batching.negatives import SAMPLERS
+from lsrjax.data.examples import ANY
+from lsrjax.data.reading.corpus import problem as places_problem
+from lsrjax.data.reading.formats import AUTO, FORMATS
+from lsrjax.data.sources import DEV_SOURCES, SOURCES
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models.backbones.bert import REMAT
 from lsrjax.models.heads import HEADS
@@ -49,10 +52,9 @@ def _tokens(value: int) -> str | None:
     return "two tokens of a text are special, so it must be >= 3" if value < 3 else None
 
 
-def _wordings(value: tuple) -> str | None:
-    if not value or not all(field in ("title", "text") for field in value):
-        return "choose from ('title', 'text')"
-    return None
+def _weights(weights: dict[str, float]) -> str | None:
+    fine = all(0 <= weight < math.inf for weight in weights.values())
+    return None if fine and any(weights.values()) else "weights are >= 0, one is > 0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,88 +148,28 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
-    """The names of the file's columns."""
-
-    english: str = option("english", "of pairs")
-    translation: str = option("non_english", "of pairs")
-    language: str = option("language", "of pairs")
-    query: str = option("query", "of queries with documents")
-    pos: str = option("pos", "of queries with documents")
-    neg: str = option("neg", "of queries with documents")
-    pos_scores: str = option("pos_scores", 'of several teachers: "a_pos,b_pos"')
-    neg_scores: str = option("neg_scores", 'in the same order: "a_neg,b_neg"')
-
-
-@dataclasses.dataclass(frozen=True)
 class Rows:
     """Training data: a source, and how its rows are read."""
 
-    source: str = option(
-        "files", "files | datasets | tfds | debian (embedded)", choices=tuple(SOURCES)
-    )
-    files: str = option(
+    source: Any = option("files", "where examples come from", table=SOURCES)
+    format: Any = option(AUTO, "of rows", table=FORMATS)
+    corpus: str | list[Any] | dict[str, Any] = option(
         "",
-        "files: paths, folders or globs with commas between, of Parquet, JSONL (maybe"
-        " packed: .gz, .zst, .bz2), CSV or TSV; or a BEIR folder",
+        "of ids, and to mine from: files of documents (.jsonl, .tsv, .csv, .parquet) or"
+        ' data sets of `datasets`, {"dataset": "me/docs", "subset": "…", "split": "…"}'
+        " (both may be left out); one or a list, or a dict of these by language",
+        problem=places_problem,
     )
-    dataset: str = option(
-        "",
-        "datasets: folders of save_to_disk, clones of hub data sets or hub ids, with"
-        ' commas between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds: a data'
-        " set's name/config or folder",
-    )
-    split: str = option("train", "datasets, tfds, debian; format beir: of judgements")
-    format: str = option(
-        "auto",
-        "by the columns, or a name in data/reading/formats.py",
-        choices=("auto", *FORMATS),
-    )
-    corpus: str = option(
-        "",
-        "of ids, and to mine from: files of documents (.jsonl, .tsv, .csv, .parquet),"
-        ' maybe in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of'
-        ' `datasets`: "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both'
-        " may be left out)",
-    )
-    queries: str = option("", "format colbert: the same, of queries")
-    min_label: float = option(
-        0.5, "format labelled: rows below this label are left out"
-    )
-    fields: tuple[str, ...] = option(
-        ("title", "text"), "debian pairs: which wordings to align", problem=_wordings
-    )
-    columns: Columns = dataclasses.field(default_factory=Columns)
-    score_weights: str = option("", 'of several teachers: "2,1"; empty: all the same')
-    score_normalization: str = option(
-        "none",
-        "of a teacher's scores of a query's documents",
-        choices=tuple(NORMALIZATIONS),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet(Rows):
-    """One of several data sets, which has its own source, files and columns."""
-
-    weight: float = option(1.0, "data.mixer weights: its share of the draws", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data(Rows):
     """Training data, and how batches are made of it."""
 
-    sets: dict[str, DataSet] = option(
-        {}, "several data sets instead: name -> data_set(source=…, files=…, weight=…)"
+    sets: dict[str, Rows] = option(
+        {}, "several data sets instead, by name: data_set(source=…, format=…, corpus=…)"
     )
-    mixer: str = option(
-        "proportional",
-        "of sets: round_robin | proportional (to their examples) | temperature |"
-        " weights (as each set says)",
-    )
-    mix_temperature: float = option(
-        2.0, "mixer temperature: examples^(1 / it); 1: proportional", above=0
-    )
+    mixer: Any = option("proportional", "of sets", table=MIXERS)
     batches_from: str = option(
         "mixed",
         "of sets: mixed | one (a batch is of one set)",
@@ -261,16 +203,7 @@ class Data(Rows):
         1, "documents of a query: positives and hard negatives", above=0, high=2**16
     )
     positives: int = option(1, "of the documents", above=0)
-    negatives: str = option(
-        "random",
-        "which of a row's: random | top (its first ones) | rank (random, its first ones"
-        " more likely) | margin_bins (TAS-B: random over the margins between the"
-        " teacher's scores of positive and negative)",
-    )
-    negative_rank_scale: float = option(
-        10.0, "rank: e times less likely after this many ranks", above=0
-    )
-    margin_bins: int = option(10, "margin_bins: their number, of equal width", above=0)
+    negatives: Any = option("random", "which of a row's", table=SAMPLERS)
     negative_max_score: float = option(
         math.inf,
         "highest teacher's score of a negative; those above are left out, as likely"
@@ -295,8 +228,12 @@ class Data(Rows):
         " document_languages: round_robin",
         choices=("passages", "entries", "round_robin"),
     )
-    query_languages: str = option("*:1", "language:weight,…; * = any other language")
-    document_languages: str = option("*:1", "debian, corpus: the same, for documents")
+    query_languages: dict[str, float] = option(
+        {ANY: 1.0}, "weights by language; * = any other language", problem=_weights
+    )
+    document_languages: dict[str, float] = option(
+        {ANY: 1.0}, "debian, corpus: the same, for documents", problem=_weights
+    )
     bad_records: float = option(
         0.001,
         "share of a data set's records, and of texts by id, that may be bad: others"
@@ -398,13 +335,8 @@ class Dev:
     own documents.
     """
 
-    source: str = option(
-        "", "as data.source; empty: no evaluation", choices=("", *SOURCES)
-    )
-    files: str = option("", "as data.files")
-    dataset: str = option("", "as data.dataset")
-    split: str = option("dev", "as data.split")
-    format: str = option("auto", "as data.format", choices=("auto", *FORMATS))
+    source: Any = option("", "as data.source; empty: no evaluation", table=DEV_SOURCES)
+    format: Any = option(AUTO, "as data.format", table=FORMATS)
     every: int = option(0, "steps; 0: at the end only", low=0)
     queries: int = option(300, "at most", above=0)
     metric: str = option(
