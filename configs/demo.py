@@ -48,8 +48,8 @@ def teacher() -> ConfigDict:
     c.model.family = "bert"
     c.tokenizer = "embedded:english"
     c.init.lexical = True
-    c.data.query_languages = "en:1"
-    c.data.document_languages = "en:1"
+    c.data.query_languages = {"en": 1}
+    c.data.document_languages = {"en": 1}
     c.loss = {"infonce": {}}
     c.regularizer.name = "flops"
     c.regularizer.query = 1e-3
@@ -93,8 +93,8 @@ def distill() -> ConfigDict:
     c.prepare.scores = "teacher"
     c.prepare.depth = 300
     c.data.group_size = 8
-    c.data.query_languages = "en:0.2,*:1"
-    c.data.document_languages = "en:8,*:1"
+    c.data.query_languages = {"en": 0.2, "*": 1}
+    c.data.document_languages = {"en": 8, "*": 1}
     c.loss = {"kl": {"teacher_scale": 3.0}, "infonce": {"weight": 0.5}}
     c.regularizer.query = 3e-4
     c.regularizer.document = 3e-5

@@ -42,7 +42,7 @@ def stage() -> ConfigDict:
     c.data.source = "debian"
     c.data.query_length = 24
     c.data.document_length = 64
-    c.data.document_languages = "en:1"
+    c.data.document_languages = {"en": 1}
     # Too few steps to repay the compilation of many parts.
     c.data.length_parts = 6
     c.batch_size = 64
@@ -62,7 +62,7 @@ def teacher() -> ConfigDict:
     c.model.family = "bert"
     c.tokenizer = "embedded:english"
     c.init.lexical = True
-    c.data.query_languages = "en:1"
+    c.data.query_languages = {"en": 1}
     c.steps = 300
     return c
 
@@ -85,7 +85,7 @@ def student(head: str) -> ConfigDict:
     c = stage()
     c.model.head = head
     c.init.encoder = "stage:align"
-    c.data.query_languages = "en:0.2,*:1"
+    c.data.query_languages = {"en": 0.2, "*": 1}
     return c
 
 

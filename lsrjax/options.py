@@ -59,8 +59,9 @@ def option(
       table: the value names an entry of this table.
       fact: comes from a model or a tokenizer; a config may not set it.
       when: what it has an effect with: other options or properties of the dataclass
-        that must be on, and conditions of `lsrjax.config.conditions`. With "fresh", a
-        config may set it only for random weights; other weights determine it.
+        that must be on, and conditions of `lsrjax.config.conditions`, whose names have
+        several words. Options with "fresh weights" are determined by weights that a
+        model gives.
     """
     metadata = {
         "doc": doc,
@@ -202,7 +203,7 @@ def carried(options: Any, before: Any) -> Any:
     decided = {
         field.name: getattr(before, field.name)
         for field in dataclasses.fields(options)
-        if field.metadata["fact"] or "fresh" in field.metadata["when"]
+        if field.metadata["fact"] or "fresh weights" in field.metadata["when"]
     }
     return dataclasses.replace(options, **decided)
 
@@ -241,17 +242,16 @@ def checked(
         elif is_named_groups(hint):
             found[field.name] = value
         elif field.metadata.get("table") is not None:
-            several = isinstance(hint, type) and issubclass(hint, dict)
-            choose = resolve_each if several else resolve
+            choose = resolve_each if names_several(kind, field) else resolve
             found[field.name] = choose(field.metadata["table"], value, at, find=find)
         else:
             found[field.name] = _checked(field, hint, value, at)
     made = kind(**found)
     for option, name in _set_with(made):
-        if hasattr(made, name) and not getattr(made, name):
+        if " " not in name and not getattr(made, name):
             words = getattr(made, "because", {}).get(name)
             because = words or f"{name} is {_off(getattr(made, name))}"
-            said = no_effect(option, getattr(made, option), because)
+            said = no_effect(*_set_value(made, option), because)
             raise InputError(f"{where}.{said}")
     if isinstance(made, Options) and (problem := made.problem()):
         raise InputError(f"{where}.{problem}")
@@ -264,6 +264,17 @@ def _set_with(options: Any) -> Iterator[tuple[str, str]]:
         names = field.metadata.get("when", ())
         if names and getattr(options, field.name) != _plain_default(field):
             yield from ((field.name, name) for name in names)
+
+
+def _set_value(options: Any, name: str) -> tuple[str, Any]:
+    """The name and value of an option that is set; those of an entry's own, if any."""
+    value = getattr(options, name)
+    if not isinstance(value, Chosen):
+        return name, value
+    for field in dataclasses.fields(value.options):
+        if getattr(value.options, field.name) != _plain_default(field):
+            return f"{name}.{field.name}", getattr(value.options, field.name)
+    return name, value.name
 
 
 def _off(value: Any) -> str:
@@ -312,10 +323,9 @@ def check_stage(
             if because := conditions[name](stage):
                 raise InputError(f"{at} would have no effect: {because}. Remove it.")
         for option, name in _set_with(one):
-            if not hasattr(one, name) and (because := conditions[name](stage)):
-                value = getattr(one, option)
-                shown = value.name if isinstance(value, Chosen) else value
-                raise InputError(f"{at}.{no_effect(option, shown, because)}")
+            if " " in name and (because := conditions[name](stage)):
+                said = no_effect(*_set_value(one, option), because)
+                raise InputError(f"{at}.{said}")
         if isinstance(one, Options):
             one.check_stage(stage, at)
 
@@ -327,6 +337,12 @@ def default_of(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return {}
+
+
+def names_several(kind: type, field: dataclasses.Field) -> bool:
+    """Whether a field with a table names several of its entries, in a dict."""
+    hint = typing.get_type_hints(kind)[field.name]
+    return isinstance(hint, type) and issubclass(hint, dict)
 
 
 def is_named_groups(hint: Any) -> bool:
@@ -421,7 +437,10 @@ def cast(hint: Any, value: Any) -> Any:
     raise TypeError
 
 
-_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_WORDS = {
+    **{bool: "True or False", int: "a whole number", float: "a number", str: "text"},
+    Any: "any value",
+}
 
 
 def words(hint: Any) -> str:

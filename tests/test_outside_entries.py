@@ -104,7 +104,7 @@ def config_of():
     c.init = {"of_mine.Louder": {"factor": 5.0}}
     c.tokenizer = "embedded:english"
     c.model.hidden_size, c.model.num_heads, c.model.num_layers = 16, 2, 1
-    c.data.source, c.data.split = "debian", "dev"
+    c.data.source, c.data.source.split = "debian", "dev"
     c.data.query_length, c.data.document_length = 8, 12
     c.batch_size, c.steps, c.log.every = 4, 2, 1
     return c

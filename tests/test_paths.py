@@ -14,7 +14,7 @@ def known(path):
 
 
 def found(pattern):
-    return paths.files(str(pattern), "config.data.files", known)
+    return paths.files(str(pattern), "config.data.source.files", known)
 
 
 def made(folder, *names):

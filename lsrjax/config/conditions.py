@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from lsrjax.config import check_data
+from lsrjax.data import sources
+from lsrjax.data.batching import mixing
+from lsrjax.data.batching.negatives import choice_of
 from lsrjax.initial import initialisations
 from lsrjax.losses import objective
 from lsrjax.models import heads
@@ -80,6 +84,56 @@ def _teacher(stage: Any) -> str | None:
     return None
 
 
+def _one_set(stage: Any) -> str | None:
+    return "each of data.sets has its own" if len(stage.data.sets) else None
+
+
+def _rows(stage: Any) -> str | None:
+    sets = mixing.named_sets(stage.data).values()
+    if not any(sources.chosen(one.source).entry.rows for one in sets):
+        return "the embedded data has none"
+    return None
+
+
+def _languages(stage: Any) -> str | None:
+    if not check_data.has_languages(stage):
+        return (
+            "only embedded documents and those of a corpus exist in several languages"
+        )
+    return None
+
+
+def _query_languages(stage: Any) -> str | None:
+    # Dev data that is no rows has queries in several languages.
+    if not sources.chosen(stage.dev.source).entry.rows:
+        return None
+    if not check_data.has_languages(stage, "queries"):
+        return (
+            "only embedded queries and those that the format looks up exist in several"
+            " languages"
+        )
+    return _ranking(stage)
+
+
+def _groups(stage: Any) -> str | None:
+    if stage.data.group_size == 1:
+        return "data.group_size is 1: a query has its positive document only"
+    return None
+
+
+def _scores(stage: Any) -> str | None:
+    loss = objective.of(stage.loss)
+    if "scores" not in loss.targets and not choice_of(stage.data).needs_scores:
+        return f"the loss {loss.name} reads no scores"
+    return None
+
+
+def _few_negatives(stage: Any) -> str | None:
+    if check_data.mines(stage) and not choice_of(stage.data).filters:
+        return "prepare.negatives is bm25, which mines as many as are needed"
+    return None
+
+
 def _needed(what: str) -> Callable[[Any], str | None]:
     """Whether a loss needs what a head may give."""
 
@@ -94,15 +148,22 @@ def _needed(what: str) -> Callable[[Any], str | None]:
 
 # Each returns why it does not hold in a stage's config, or None.
 CONDITIONS: dict[str, Callable[[Any], str | None]] = {
-    "ranking": _ranking,
+    "ranking loss": _ranking,
     "encoded queries": _encoded_queries,
     "learned queries": _learned_queries,
     "static queries": _static_queries,
-    "sparse": _sparse,
+    "sparse views": _sparse,
     "source view": _source_view,
-    "pivot": _pivot,
-    "words": _words,
-    "fresh": _fresh,
-    "teacher": _teacher,
-    **{what: _needed(what) for what in GIVEN},
+    "pivot head": _pivot,
+    "word head": _words,
+    "fresh weights": _fresh,
+    "asked teacher": _teacher,
+    "one set": _one_set,
+    "rows read": _rows,
+    "document languages": _languages,
+    "query languages": _query_languages,
+    "several documents": _groups,
+    "scores read": _scores,
+    "few negatives": _few_negatives,
+    **{f"{what} loss": _needed(what) for what in GIVEN},
 }

@@ -13,12 +13,20 @@ from typing import Any
 
 from lsrjax import options
 from lsrjax.config.schema import Run
+from lsrjax.data.batching.mixing import MIXERS
+from lsrjax.data.batching.negatives import SAMPLERS
+from lsrjax.data.reading.formats import FORMATS
+from lsrjax.data.sources import SOURCES
 from lsrjax.initial.initialisations import INITIALISATIONS
 from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.models.heads import HEADS
 
 _TABLES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "Sources": ("data.source` and `dev.source", SOURCES),
+    "Formats of rows": ("data.format` and `dev.format", FORMATS),
+    "Mixers of data sets": ("data.mixer", MIXERS),
+    "Samplers of negatives": ("data.negatives", SAMPLERS),
     "Heads": ("model.head", HEADS),
     "Initialisations": ("init", INITIALISATIONS),
     "Losses": ("loss", LOSSES),
@@ -35,8 +43,9 @@ name and options: `c.model.head = entry("splade", pooling="sum")`, or
 `c.model.head = "splade"` and `c.model.head.pooling = "sum"`, or on the command line
 `--config.model.head.pooling=sum`. An option that an entry lacks is refused. Losses and
 initialisations are dicts, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse":
-{"weight": 0.05}}`. An entry of your own goes by its dotted name, `mine.LastToken`, and
-has options like any other.
+{"weight": 0.05}}`; so are weights of languages,
+`--config.data.query_languages='{"en": 5, "*": 1}'`. An entry of your own goes by its
+dotted name, `mine.LastToken`, and has options like any other.
 """
 
 
@@ -78,7 +87,9 @@ def _entries(table: Mapping) -> Iterator[str]:
 
 
 def _first_line(name: str, entry) -> str:
-    """The first line of an entry's docstring, or of the function of the same name."""
+    """An entry in a line: its docstring's first, or that of the function it names."""
+    if hasattr(entry, "shape"):
+        return entry.shape
     if not isinstance(entry, type):
         module = inspect.getmodule(entry.fn)
         entry = getattr(module, name, entry.fn)
@@ -102,7 +113,7 @@ def _table(fields: list[dataclasses.Field], hints: Mapping) -> str:
 def _range(field: dataclasses.Field, hints: Mapping) -> str:
     metadata = field.metadata
     if metadata["table"] is not None:
-        return ", ".join(metadata["table"])
+        return ", ".join(filter(None, metadata["table"]))
     if metadata["choices"]:
         return ", ".join(repr(choice) for choice in metadata["choices"])
     signs = zip((">", ">=", "<", "<="), metadata["range"], strict=True)

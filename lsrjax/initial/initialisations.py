@@ -114,14 +114,14 @@ class Encoder(Initialisation):
 class PivotOptions(OfModel):
     """Of `Pivot`."""
 
-    when: ClassVar = ("pivot",)
+    when: ClassVar = ("pivot head",)
     encoder: str = option(
         "",
         "also start the encoder from the model's layers, and from its embeddings:"
         " shared (of tokens in both vocabularies) | translations (of the words that"
         " each token translates to in the training pairs; then those shared)",
         choices=("", "shared", "translations"),
-        when="fresh",
+        when="fresh weights",
     )
 
     def check_stage(self, stage: Any, where: str) -> None:
@@ -172,7 +172,7 @@ class Pivot(Initialisation):
 class LexicalOptions(Options):
     """Of `Lexical`."""
 
-    when: ClassVar = ("words", "fresh")
+    when: ClassVar = ("word head", "fresh weights")
 
 
 class Lexical(Initialisation):

@@ -113,7 +113,7 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": Schedule(linear, WarmUp),
     "quadratic": Schedule(quadratic, WarmUp),
 }
-_SPARSE = ("ranking", "sparse")  # what lambdas have an effect with
+_SPARSE = ("ranking loss", "sparse views")  # what lambdas have an effect with
 # The lambdas among the options, of the vocabulary view and of the source view.
 LAMBDAS = ("query", "document", "source_query", "source_document")
 

@@ -50,10 +50,10 @@ class CSROptions(DenseOptions):
     latents: int = option(4096, "of the autoencoder", above=0, high=2**24)
     active_latents: int = option(64, "of a text", above=0)
     revived_latents: int = option(
-        512, "dead ones that learn from a text", above=0, when="autoencoder"
+        512, "dead ones that learn from a text", above=0, when="autoencoder loss"
     )
     dead_after: int = option(
-        30, "steps in which no text activates a latent", low=0, when="autoencoder"
+        30, "steps in which no text activates a latent", low=0, when="autoencoder loss"
     )
 
     @property

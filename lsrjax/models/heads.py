@@ -111,7 +111,7 @@ class _Pooled(Options):
 class SpladeOptions(_Pooled):
     """Of `SpladeHead`."""
 
-    tied: bool = option(True, "the decoder is the word embedding", when="fresh")
+    tied: bool = option(True, "the decoder is the word embedding", when="fresh weights")
     pooling: str = option("max", "over tokens", choices=("max", "sum"))
     activation: str = option(
         "relu",
@@ -124,7 +124,7 @@ class SpladeOptions(_Pooled):
         "encoded | static (inference-free: a learned weight for each distinct word) |"
         " words (SPLADE-doc: each weighs 1); neither is encoded",
         choices=("encoded", "static", "words"),
-        when="ranking",
+        when="ranking loss",
     )
 
     def problem(self) -> str | None:

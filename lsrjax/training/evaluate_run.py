@@ -134,7 +134,7 @@ def _add(results, system: str, prefix: str, by_language) -> None:
 
 def _languages(stage, known: list[str]) -> list[str]:
     """English if a stage trains only on English queries, else all languages."""
-    weights = fields.language_weights(stage.data.query_languages, "query_languages")
+    weights = stage.data.query_languages
     trained = {language for language, weight in weights.items() if weight}
     return [ENGLISH] if trained == {ENGLISH} else known
 

@@ -275,7 +275,7 @@ def test_a_run_starts_from_it(models):
     config.model.head.lexecho = True
     config.init.model = folder
     config.teacher.model = ""
-    config.data.files = "some.jsonl"
+    config.data.source.files = "some.jsonl"
     config.steps = 3
     planned = memory_plan.plan_stages(config)["train"].spec
     opened = open_model.open_model(folder, pathlib.Path())

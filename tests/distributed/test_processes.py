@@ -535,7 +535,7 @@ FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
     for field in (
-        *("steps=3", "optim.warmup_steps=3", "log.every=1", "data.split=dev"),
+        *("steps=3", "optim.warmup_steps=3", "log.every=1", "data.source.split=dev"),
         "data.length_parts=2",
     )
 ]
@@ -620,8 +620,8 @@ def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
     rows[example]["pos"] = [" "]
     path = tmp_path / "groups.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--config.data.source=files", f"--config.data.files={path}"]
-    flags += ["--config.data.split=train", "--config.steps=60"]
+    flags = ["--config.data.source=files", f"--config.data.source.files={path}"]
+    flags += ["--config.data.source.split=train", "--config.steps=60"]
     flags += ["--config.data.bad_records=0"]
     started = start(tmp_path, 2, 2, *flags, config=GOLDEN)
     wanted = f"{path}, row {example} "

@@ -156,7 +156,7 @@ def config_of(task: str):
             "language_kl": {"temperature": 10.0},
         }
         c.log.health, c.data.source = True, "debian"
-        c.data.mixing, c.data.document_languages = "round_robin", "en:1,da:1"
+        c.data.mixing, c.data.document_languages = "round_robin", {"en": 1, "da": 1}
     if task == "infonce":
         c.loss = {"infonce": {"both_directions": True}}
         c.regularizer.anti_zero = 0.1

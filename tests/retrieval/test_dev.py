@@ -66,10 +66,10 @@ class Stub:
 
 def opened(folder, **fields):
     data = get_default().data
-    data.files, data.split = str(folder), "dev"
+    data.source.files = str(folder)
     for field, value in fields.items():
         data[field] = value
-    return open_source(data, "group", held_out=True)
+    return open_source(data, "group", where="config.dev")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_corpus_in_several_languages_has_each_document_once(tmp_path):
     (tmp_path / "de.tsv").write_text("2\tzwei\n3\tdrei\n")
     row = {"query": "q", "positive_document_ids": ["2", "3"]}
     jsonl(tmp_path / "rows.jsonl", [row])
-    corpus = f"de:{tmp_path}/de.tsv,en:{tmp_path}/en.tsv"
+    corpus = {"de": f"{tmp_path}/de.tsv", "en": f"{tmp_path}/en.tsv"}
     source = opened(tmp_path / "rows.jsonl", corpus=corpus)
     task = evaluate.dev_task(source, 10, everything)
     assert task.corpus == ["two", "drei", "one"]

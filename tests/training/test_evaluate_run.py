@@ -58,8 +58,8 @@ class Model:
 @pytest.fixture
 def config():
     teacher, student, run = (get_default() for _ in range(3))
-    teacher.data.query_languages = "en:1"
-    student.data.query_languages = "en:1,ja:2"  # of which German is no part
+    teacher.data.query_languages = {"en": 1}
+    student.data.query_languages = {"en": 1, "ja": 2}  # of which German is no part
     with run.unlocked():
         run.stages = ConfigDict({"teacher": teacher, "align": student}, sort_keys=False)
     run.evaluate.test = "debian"
@@ -216,6 +216,6 @@ def test_languages_that_the_data_does_not_have_are_refused():
         validate(c)
     c.evaluate.examples = ("ja",)
     validate(c)
-    c.data.query_languages = "en:1,cz:2,*:0"
+    c.data.query_languages = {"en": 1, "cz": 2, "*": 0}
     with pytest.raises(InputError, match=r"config\.data\.query_languages names cz;"):
         validate(c)

@@ -172,13 +172,15 @@ def _data_sets(data: Mapping[str, Any]) -> list[str]:
     sets = [one for one in (data.get("sets") or {}).values()] or [data]
     names = []
     for one in sets:
-        if one.get("source") == "debian":
+        source = one.get("source", "")
+        # Models of earlier releases have the source's options beside its name.
+        source = source if isinstance(source, Mapping) else {**one, "name": source}
+        if source["name"] == "debian":
             names.append(_EMBEDDED)
-        elif paths := one.get("files"):
-            paths = [paths] if isinstance(paths, str) else paths
-            names.append(", ".join(map(public.files, paths)))
-        elif name := one.get("dataset"):
-            names.append(public.reference(name))
+        elif found := source.get("files") or source.get("dataset"):
+            several = [found] if isinstance(found, str) else found
+            shown = public.files if source.get("files") else public.reference
+            names.append(", ".join(map(shown, several)))
     return names
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data import sources
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ANY
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
 
 def opened(kind, dataset, split="dev"):
     config = get_default().data
-    config.source, config.dataset, config.split = "tfds", str(dataset), split
+    config.source = entry("tfds", dataset=str(dataset), split=split)
     return sources.open_source(config, kind)
 
 

@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -41,7 +42,8 @@ def path(request, tmp_path):
 
 
 def opened(path):
-    return Corpus(str(path), "config.data.corpus")
+    places = str(path) if isinstance(path, pathlib.Path) else path
+    return Corpus(places, "config.data.corpus")
 
 
 def test_texts_by_id(path):
@@ -102,7 +104,7 @@ def test_languages_and_shards(tmp_path):
     write_tsv(tmp_path / "en.0.tsv", {"1": "one", "2": "two"})
     write_tsv(tmp_path / "en.1.tsv", {"3": "three"})
     write_jsonl(tmp_path / "de.jsonl", {"1": "eins", "3": "drei"})
-    found = opened(f"en:{tmp_path}/en.*.tsv, de:{tmp_path}/de.jsonl")
+    found = opened({"en": f"{tmp_path}/en.*.tsv", "de": [f"{tmp_path}/de.jsonl"]})
     assert found.languages == ("en", "de") and len(found) == 3
     assert found.get("3", "row") == {"en": "three", "de": "drei"}
     assert found.get("2", "row") == {"en": "two"}
@@ -190,7 +192,7 @@ def saved(path, **splits):
     }
     whole = datasets.DatasetDict(rows) if len(rows) > 1 else next(iter(rows.values()))
     whole.save_to_disk(path)
-    return f"datasets:{path}"
+    return {"dataset": str(path)}
 
 
 def test_texts_of_data_sets(tmp_path, monkeypatch):
@@ -204,25 +206,24 @@ def test_texts_of_data_sets(tmp_path, monkeypatch):
     for key, text in TEXTS.items():
         assert found.get(key, "row 0") == {ANY: text}
     write_tsv(tmp_path / "en.tsv", {"7": "greetings"})
-    several = opened(f"en:{tmp_path}/en.tsv, de:{name}")
+    several = opened({"en": f"{tmp_path}/en.tsv", "de": name})
     assert several.get("7", "row") == {"en": "greetings", "de": "Grüße"}
-    with pytest.raises(InputError, match=r"'D9' is not in datasets:.*x \(4 texts\)"):
+    with pytest.raises(InputError, match=r"'D9' is not in /.*x \(4 texts\)"):
         found.get("D9", "row 0")
 
 
 def test_splits_of_data_sets(tmp_path):
     name = saved(tmp_path / "x", train={"1": "one"}, dev={"1": "other"})
-    assert opened(f"{name}::dev").get("1", "row") == {ANY: "other"}
+    assert opened(name | {"split": "dev"}).get("1", "row") == {ANY: "other"}
     with pytest.raises(
-        InputError, match=r"has the splits train, dev\. Say which: .*x::"
+        InputError,
+        match=r"has the splits train, dev\. Say which: .*x', \"split\": 'train'",
     ):
         opened(name)
     with pytest.raises(InputError, match="split 'test'.*could not be read"):
-        opened(f"{name}::test")
+        opened(name | {"split": "test"})
     with pytest.raises(InputError, match="save_to_disk has no subsets"):
-        opened(f"{name}:part:dev")
-    with pytest.raises(InputError, match=r"is not datasets:NAME, datasets:NAME:SUBSET"):
-        opened(f"{name}::dev:more")
+        opened(name | {"subset": "part", "split": "dev"})
 
 
 def test_an_index_of_a_data_set_is_kept(tmp_path, monkeypatch):

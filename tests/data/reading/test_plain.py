@@ -72,7 +72,7 @@ KINDS = {
 
 def opened(path, **fields):
     config = get_default().data
-    config.files = str(path)
+    config.source.files = str(path)
     for field, value in fields.items():
         config[field] = value
     return open_source(config, "group")
@@ -157,7 +157,7 @@ def test_a_corpus_of_packed_shards(tmp_path):
     (tmp_path / "docs").mkdir()
     for name, pack in (("a.tsv.gz", gzip.compress), ("b.tsv.zst", packed_by("zstd"))):
         (tmp_path / "docs" / name).write_bytes(pack(f"{name[0]}\ttext\n".encode()))
-    corpus = Corpus(f"en:{tmp_path}/docs", "config.data.corpus")
+    corpus = Corpus({"en": f"{tmp_path}/docs"}, "config.data.corpus")
     assert corpus.get("a", "row") == corpus.get("b", "row") == {"en": "text"}
 
 
