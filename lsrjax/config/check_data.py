@@ -187,9 +187,9 @@ def _check_format(chosen: Chosen, c, own, at: str) -> None:
         ("positives", c.data.positives > 1, "Set data.positives to 1."),
     ):
         if asked and what in chosen.entry.lacks:
-            more = "more than one positive" if what == "positives" else what
+            more = "a second positive" if what == "positives" else what
             raise InputError(
-                f"{at}.format is {chosen.name!r}, whose rows have not {more}. {todo}"
+                f"{at}.format is {chosen.name!r}, whose rows lack {more}. {todo}"
             )
 
 

@@ -129,9 +129,9 @@ def read(
     markers = dict.fromkeys(("query_token_id", "doc_token_id"), str)
     check_types(path, metadata, {**numbers, **markers, "similarity": str})
     found = huggingface.load_checkpoint(
-        str(folder.absolute()), allowed, besides=(PROJECTION,)
+        str(folder.absolute()), allowed, extra=(PROJECTION,)
     )
-    weight = found.besides.get(PROJECTION)
+    weight = found.extra.get(PROJECTION)
     size = found.config.hidden_size
     if weight is None and not allowed.values:
         weight = zeros((metadata.get("dim") or _DIMENSIONS, size))

@@ -814,14 +814,14 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         *(
             (
                 kl(data__format=f, **more),
-                f"format is {f!r}, whose rows have not {lacks}",
+                f"format is {f!r}, whose rows lack {lacks}",
             )
             for f, lacks, more in (
                 ("tevatron", "scores. Set config.prepare.scores to 'teacher'", {}),
                 ("tevatron_ids", "scores", {"data__corpus": "c"}),
                 ("beir", "scores", {}),
                 ("labelled", "negatives. Set config.prepare.negatives to 'bm25'", {}),
-                ("triplet", "more than one positive", {"data__positives": 2}),
+                ("triplet", "a second positive", {"data__positives": 2}),
             )
         ),
         (
@@ -829,7 +829,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 infonce(data__negatives="margin_bins", data__group_size=3),
                 a=in_files(format="tevatron"),
             ),
-            "config.data.sets.a.format is 'tevatron', whose rows have not scores",
+            "config.data.sets.a.format is 'tevatron', whose rows lack scores",
         ),
         (
             kl(data__format="alignment"),

@@ -77,17 +77,17 @@ class Checkpoint:
         head, 'head': {'mlm': {'transform': tree of `MLMTransform`, 'decoder': [V, D],
         'bias': [V]}}, without 'decoder' if it is tied to the word table; for a
         cross-encoder, 'classifier': tree of `Classifier`.
-      besides: requested tensors of another head that were found, by name.
+      extra: requested tensors of another head that were found, by name.
     """
 
     config: EncoderConfig
     params: dict[str, Any]
     raw_config: dict[str, Any]
-    besides: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def load_checkpoint(
-    path_or_id: str, allowed: Allowed = NOTHING, *, besides: Iterable[str] = ()
+    path_or_id: str, allowed: Allowed = NOTHING, *, extra: Iterable[str] = ()
 ) -> Checkpoint:
     """Loads an encoder, with its masked-LM head or classifier if it has one.
 
@@ -95,7 +95,7 @@ def load_checkpoint(
       path_or_id: folder with config.json and safetensors (one file, or shards with
         their index), or the id of a repository on the Hugging Face hub. A name that
         starts with '.', '/' or '~', or that exists, is always a folder.
-      besides: names of tensors of another head to read too.
+      extra: names of tensors of another head to read too.
 
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
@@ -105,7 +105,7 @@ def load_checkpoint(
     if not allowed.values and not holds_weights(folder):
         return Checkpoint(config, expected_tensors.promised_by(raw, config), raw)
     stored = open_weights(path_or_id, folder, raw, allowed)
-    others = {name: stored.pop(name) for name in besides if name in stored}
+    others = {name: stored.pop(name) for name in extra if name in stored}
     layout = expected_tensors.layout_of(raw, config)
     untied = raw.get("tie_word_embeddings") is False
     try:

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_milco import MilcoConfig
 
-# Logits that are held at once; the vocabulary is walked in blocks of so many.
+# Logits in memory at once: the vocabulary is processed in blocks of this size.
 _LOGITS = 2**26
 
 
