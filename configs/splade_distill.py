@@ -5,7 +5,8 @@
 Eight negatives for each query, with a cross-encoder's scores; SPLADE-v3 weights KL 1
 and margin MSE .05 (Lassance et al. 2024). Point config.data.source.files to rows of
 query, pos, neg, pos_scores and neg_scores; `--dry_run` shows the memory of a step. On
-the embedded data, with a small SPLADE as the teacher (configs/splade.py in runs/splade):
+the embedded data, with a small SPLADE as the teacher (configs/splade.py in
+runs/splade):
 
     --config.init.encoder='' --config.tokenizer=embedded:english
     --config.model.family=bert --config.init.lexical=True --config.model.dtype=float32
