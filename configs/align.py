@@ -47,7 +47,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.optim.weight_decay = 0.0  # both: the optimizer's default
     c.memory.encode_chunk, c.memory.remat = 128, "layer"  # ours
     c.dev.source = entry("files", files="miracl")  # script
-    c.dev.format = "beir"
+    c.dev.format = "beir"  # script
     c.dev.metric = "nDCG@10"  # both
     c.dev.every = c.checkpoint.every = 5_000  # ours
     return c

@@ -42,9 +42,8 @@ MOVED = {
     "init.static": "static queries that start at their words' idf are"
     " c.init.idf_queries = {}",
     "init.from_pivot": "it is an option of the head's initialisation,"
-    ' c.init.head = {"model": …, "encoder": "translations"}',
-    "init.echo": "a source view that starts at the tokens' idf is"
-    ' c.init.idf_echo = {"scale": …}',
+    ' c.init.head = {"encoder": …, "model": "…"}',
+    "init.echo": "a source view that starts at the tokens' idf is c.init.idf_echo = {}",
     "init.echo_scale": 'it is c.init.idf_echo = {"scale": …}',
     "data.columns": "columns are options of the format, c.data.format ="
     ' entry("milco", query="question", pos="answer")',
@@ -78,20 +77,22 @@ def _listed(text: str) -> str | list[str]:
 def _subsets(text: str) -> str | list[str] | dict[str, str | list[str]]:
     found = {}
     for part in text.split(","):
-        name, _, subsets = re.fullmatch(r"(.+?)(:(?!/)(.*))?", part.strip()).groups("")
+        match = re.fullmatch(r"(.+?)(?::(?!/)(.*))?", part.strip())
+        name, subsets = match.groups("") if match else (part, "")
         several = subsets.split("+")
         found[name] = several[0] if len(several) == 1 else several
     names = list(found)
     return found if any(found.values()) else names[0] if len(names) == 1 else names
 
 
+_PLACE = re.compile(r"(?:(?!datasets:|file:)([A-Za-z][\w-]*):(?!//))?(datasets:)?(.+)")
+
+
 def _places(text: str) -> Any:
     found: dict[str, list] = {}
     for part in text.split(","):
-        language, data_set, name = re.fullmatch(
-            r"(?:(?!datasets:|file:)([A-Za-z][\w-]*):(?!//))?(datasets:)?(.+)",
-            part.strip(),
-        ).groups("")
+        match = _PLACE.fullmatch(part.strip())
+        language, data_set, name = match.groups("") if match else ("", "", part)
         place: Any = name
         if data_set:
             values = zip(("dataset", "subset", "split"), name.split(":"), strict=False)
@@ -165,7 +166,7 @@ def _moved(group: str, name: str) -> str | None:
 def in_line(line: str) -> list[str]:
     """Messages about moved fields that a line of a config sets."""
     found = re.findall(
-        r"\.((?:(?:model|init|loss|regularizer|data|dev)\.|data\.columns\.|columns\.)\w+)"
+        r"\.((?:data\.columns|columns|model|init|loss|regularizer|data|dev)\.\w+)"
         r"(?:\s*=\s*([^=#]+))?",
         line,
     )

@@ -9,6 +9,7 @@ import pytrec_eval
 from scipy import sparse
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data.sources import open_source
 from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate
@@ -130,7 +131,8 @@ def test_ids_of_other_formats_search_their_whole_corpus(tmp_path, judged):
     lines = [json.dumps([f"q{i}", "d3", "d4"]) + "\n" for i in range(9)]
     (tmp_path / "lists.jsonl").write_text("".join(lines))
     queries = str(tmp_path / "queries.jsonl")
-    source = opened(tmp_path / "lists.jsonl", corpus=corpus, queries=queries)
+    lists = entry("colbert", queries=queries)
+    source = opened(tmp_path / "lists.jsonl", corpus=corpus, format=lists)
     task = evaluate.dev_task(source, 1000, everything)
     assert list(task.relevant) == [{3: 1}] * 9 and len(task.corpus) == DOCUMENTS
 
@@ -180,8 +182,10 @@ def test_a_packed_folder_is_the_same(tmp_path, judged):
 
 
 def test_files_of_dev_data_are_named_as_such(tmp_path):
-    with pytest.raises(InputError, match=r"config\.dev\.files: no file matches"):
+    with pytest.raises(
+        InputError, match=r"config\.dev\.source\.files: no file matches"
+    ):
         opened(tmp_path / "nothing.jsonl")
     (tmp_path / "qrels").mkdir()
-    with pytest.raises(InputError, match=r"SPLIT is config\.dev\.split"):
+    with pytest.raises(InputError, match=r"SPLIT is an option, config\.dev\.format ="):
         opened(tmp_path, format="beir")

@@ -175,7 +175,7 @@ def _data_sets(data: Mapping[str, Any]) -> list[str]:
         source = one.get("source", "")
         # Models of earlier releases have the source's options beside its name.
         source = source if isinstance(source, Mapping) else {**one, "name": source}
-        if source["name"] == "debian":
+        if source.get("name") == "debian":
             names.append(_EMBEDDED)
         elif found := source.get("files") or source.get("dataset"):
             several = [found] if isinstance(found, str) else found

@@ -38,7 +38,7 @@ def opened(kind, dataset, split="dev"):
 
 def test_pairs(folder):
     source = opened("pair", folder / "lsrjax_debian" / "pairs" / "1.0.0")
-    assert source.format == "alignment"
+    assert source.format.name == "alignment"
     embedded_pairs = embedded.examples("pair", "dev", ("title",))
     found = {
         (pair.english, pair.translation, pair.language)
@@ -54,7 +54,7 @@ def test_pairs(folder):
 def test_groups_and_errors(folder):
     path = folder / "lsrjax_debian" / "groups" / "1.0.0"
     source = opened("group", path)
-    assert source.format == "milco"
+    assert source.format.name == "milco"
     texts = {
         (query, group.positives[0].get(language))
         for group in map(embedded.examples("group", "dev").__getitem__, range(600))
@@ -76,10 +76,11 @@ import sys
 from lsrjax.config import get_default
 from lsrjax.data import sources
 c = get_default().data
-c.source, c.dataset, c.split = "tfds", "lsrjax_debian/groups", "dev"
+c.source = "tfds"
+c.source.dataset, c.source.split = "lsrjax_debian/groups", "dev"
 source = sources.open_source(c, "group")
 source[0]
-print(source.format, len(source) > 600, "tensorflow" in sys.modules)
+print(source.format.name, len(source) > 600, "tensorflow" in sys.modules)
 """
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -478,6 +478,7 @@ def test_a_beir_folder(tmp_path, monkeypatch, kept):
     with pytest.raises(InputError, match="^3 bad records .*files of texts by id"):
         made.guarded(tmp_path / "0", share=0.01)
     with pytest.raises(InputError, match=r"train\.tsv, line 9"):
+        made.config.format.split = "train"
         open_source(made.config, "group", where="config.dev")
 
 

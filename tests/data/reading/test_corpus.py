@@ -92,7 +92,9 @@ def test_a_text_that_is_repeated_is_taken_once(path, tmp_path, monkeypatch, one_
         monkeypatch.setattr(index, "id_hash", lambda key: 5)
     shutil.copy(path, tmp_path / f"again{path.suffix}")
     write_tsv(tmp_path / "third.tsv", {"d-1": "a house", "new": "text"})
-    found = opened(f"{path},{tmp_path}/again{path.suffix},{tmp_path}/third.tsv")
+    found = opened(
+        [str(path), f"{tmp_path}/again{path.suffix}", f"{tmp_path}/third.tsv"]
+    )
     assert len(found) == len(TEXTS) + 1
     for key, text in TEXTS.items():
         assert found.get(key, "row 0") == {ANY: text}

@@ -149,8 +149,12 @@ def test_shards_and_lists_of_files(tmp_path):
         pq.write_table(table, tmp_path / "shards" / f"{name}.parquet")
     wanted = [row["query"] for row in ROWS]
     folder = tmp_path / "shards"
-    for files in (folder, f"{folder}/a.parquet, {folder}/b.parquet"):
-        assert [group.query["*"] for group in opened(files)] == wanted
+    assert [group.query["*"] for group in opened(folder)] == wanted
+    data = get_default().data
+    # A list, of which one name has a comma.
+    (folder / "b.parquet").rename(folder / "b, c.parquet")
+    data.source.files = [f"{folder}/a.parquet", f"{folder}/b, c.parquet"]
+    assert [group.query["*"] for group in open_source(data, "group")] == wanted
 
 
 def test_a_corpus_of_packed_shards(tmp_path):
