@@ -247,18 +247,18 @@ def checked(
         else:
             found[field.name] = _checked(field, hint, value, at)
     made = kind(**found)
-    for option, name in _set_with(made):
+    for option, name in set_with(made):
         if " " not in name and not getattr(made, name):
             words = getattr(made, "because", {}).get(name)
             because = words or f"{name} is {_off(getattr(made, name))}"
-            said = no_effect(*_set_value(made, option), because)
+            said = no_effect(*set_value(made, option), because)
             raise InputError(f"{where}.{said}")
     if isinstance(made, Options) and (problem := made.problem()):
         raise InputError(f"{where}.{problem}")
     return made
 
 
-def _set_with(options: Any) -> Iterator[tuple[str, str]]:
+def set_with(options: Any) -> Iterator[tuple[str, str]]:
     """The options that differ from their defaults, and what `when` of each names."""
     for field in dataclasses.fields(options):
         names = field.metadata.get("when", ())
@@ -266,7 +266,7 @@ def _set_with(options: Any) -> Iterator[tuple[str, str]]:
             yield from ((field.name, name) for name in names)
 
 
-def _set_value(options: Any, name: str) -> tuple[str, Any]:
+def set_value(options: Any, name: str) -> tuple[str, Any]:
     """The name and value of an option that is set; those of an entry's own, if any."""
     value = getattr(options, name)
     if not isinstance(value, Chosen):
@@ -285,49 +285,6 @@ def _plain_default(field: dataclasses.Field) -> Any:
     """A field's default; of an entry, the `Chosen` one."""
     default, table = default_of(field), field.metadata["table"]
     return default if table is None else resolve(table, default, field.name)
-
-
-def walk(options: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """All dataclasses of options in one that is `checked`, with their names."""
-    yield where, options
-    for field in dataclasses.fields(options):
-        value, at = getattr(options, field.name), f"{where}.{field.name}"
-        if isinstance(value, Chosen):
-            yield from walk(value.options, at)
-        elif isinstance(value, list):
-            for one in value:
-                yield from walk(one.options, f"{at}.{one.name}")
-        elif dataclasses.is_dataclass(value):
-            yield from walk(value, at)
-
-
-def check_stage(
-    stage: Any,
-    options: Any,
-    where: str,
-    conditions: Mapping[str, Callable[[Any], str | None]],
-) -> None:
-    """Checks the options of a stage, and of its entries, against the whole stage.
-
-    Args:
-      stage: its config.
-      options: the same, `checked`.
-      where: its name, for errors.
-      conditions: that `when` may name; each returns why it does not hold, or None.
-
-    Raises:
-      InputError: an option without effect, or one that contradicts another.
-    """
-    for at, one in walk(options, where):
-        for name in getattr(one, "when", ()):
-            if because := conditions[name](stage):
-                raise InputError(f"{at} would have no effect: {because}. Remove it.")
-        for option, name in _set_with(one):
-            if " " in name and (because := conditions[name](stage)):
-                said = no_effect(*_set_value(one, option), because)
-                raise InputError(f"{at}.{said}")
-        if isinstance(one, Options):
-            one.check_stage(stage, at)
 
 
 def default_of(field: dataclasses.Field) -> Any:

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax import options
-from lsrjax.config import check_data
-from lsrjax.config.conditions import CONDITIONS
+from lsrjax.config import check_data, conditions
 from lsrjax.config.fields import leaves
 from lsrjax.config.schema import Evaluate, Run
 from lsrjax.convert import references
@@ -33,7 +31,7 @@ def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     _check_group(c, where)
     check_data.check_choice(c, where)
     check_data.check_rows(c, where)
-    options.check_stage(c, found, where, CONDITIONS)
+    conditions.check(c, found, where)
 
 
 def _check_entries(c, where) -> None:
@@ -87,7 +85,7 @@ def _check_needs(c, where) -> None:
     initialisations.check(c, where)
     loss = objective.of(c.loss)
     needs = {
-        "tokenizer": CONDITIONS["fresh weights"](c) is None,
+        "tokenizer": conditions.CONDITIONS["fresh weights"](c) is None,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
     }
     values = dict(leaves(c))

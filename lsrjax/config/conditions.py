@@ -1,12 +1,15 @@
 """The conditions under which options have an effect; `when` of `option` names them."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from lsrjax import options
 from lsrjax.config import check_data
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.negatives import choice_of
+from lsrjax.errors import InputError
 from lsrjax.initial import initialisations
 from lsrjax.losses import objective
 from lsrjax.models import heads
@@ -167,3 +170,40 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "few negatives": _few_negatives,
     **{f"{what} loss": _needed(what) for what in GIVEN},
 }
+
+
+def check(stage: Any, found: Any, where: str) -> None:
+    """Checks the options of a stage, and of its entries, against the whole stage.
+
+    Args:
+      stage: its config.
+      found: the same, as `options.checked` returns it.
+      where: its name, for errors.
+
+    Raises:
+      InputError: an option without effect, or one that contradicts another.
+    """
+    for at, one in _walk(found, where):
+        for name in getattr(one, "when", ()):
+            if because := CONDITIONS[name](stage):
+                raise InputError(f"{at} would have no effect: {because}. Remove it.")
+        for option, name in options.set_with(one):
+            if " " in name and (because := CONDITIONS[name](stage)):
+                said = options.no_effect(*options.set_value(one, option), because)
+                raise InputError(f"{at}.{said}")
+        if isinstance(one, options.Options):
+            one.check_stage(stage, at)
+
+
+def _walk(found: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """All dataclasses of options in one, with their names."""
+    yield where, found
+    for field in dataclasses.fields(found):
+        value, at = getattr(found, field.name), f"{where}.{field.name}"
+        if isinstance(value, Chosen):
+            yield from _walk(value.options, at)
+        elif isinstance(value, list):
+            for one in value:
+                yield from _walk(one.options, f"{at}.{one.name}")
+        elif dataclasses.is_dataclass(value):
+            yield from _walk(value, at)
