@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from lsrjax.distributed import safe_output, slurm
+from lsrjax.distributed import safe_output, slurm, xla_flags
 from lsrjax.errors import InputError
 
 # Timeout for the others to start, and for their answers. A batch's shape may be asked
@@ -61,8 +61,8 @@ def start(
 
     Raises:
       InputError: incomplete arguments, variables of the launcher that are missing or
-        not numbers, processes that did not start, or fewer processes or devices than
-        the launcher promised.
+        not numbers, XLA_FLAGS that XLA does not take, processes that did not start, or
+        fewer processes or devices than the launcher promised.
     """
     given = {
         "--coordinator": coordinator,
@@ -97,6 +97,7 @@ def start(
             promised = None
     else:
         return
+    xla_flags.check(environ)
     # Some versions' default cannot reduce between processes.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would handle SIGTERM, which lsrjax.distributed.preemption does.
@@ -120,8 +121,10 @@ def check_devices() -> None:
     """Uses the devices for the first time; with several processes, after `start`.
 
     Raises:
-      InputError: JAX cannot use any, or not those of the requested platform.
+      InputError: JAX cannot use any, or not those of the requested platform, or XLA
+        does not take XLA_FLAGS.
     """
+    xla_flags.check()
     try:
         jax.devices()
     # JAX raises AssertionError for a platform without devices.
