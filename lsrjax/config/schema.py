@@ -10,7 +10,7 @@ from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
 from lsrjax.data.sources import SOURCES
 from lsrjax.losses.regularizers import REGULARIZERS
-from lsrjax.models.backbones.bert import REMAT
+from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.options import option

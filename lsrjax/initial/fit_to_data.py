@@ -12,7 +12,7 @@ from lsrjax.errors import InputError
 from lsrjax.initial import term_statistics, warm_start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.initial.word_translations import translation_table
-from lsrjax.models.backbones.bert import Encoder
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 
 _IDF_TEXTS = 4096  # sampled to fit LexEcho
@@ -66,8 +66,9 @@ def with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
     length = min(LENGTH, spec.encoder.max_length)
     idf_V = term_statistics.least_idf(tokenizer, texts, spec.encoder.vocab_size)
     values = warm_start.with_idf_direction(values, idf_V)
+    encoder = backbone(spec.encoder.family).encoder
     graphdef, _ = nnx.split(
-        nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
+        nnx.eval_shape(lambda: encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
     )
     encode = jax.jit(
         lambda params, text: nnx.merge(graphdef, params)(text["ids"], text["mask"])

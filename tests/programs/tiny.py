@@ -1,11 +1,11 @@
 """Models so small that a test trains them in a second."""
 
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 
 _TYPES = {"bert": 2, "distilbert": 0, "xlm-roberta": 1}
 
 
-def encoder(family: str = "bert", **changes) -> EncoderConfig:
+def encoder(family: str = "bert", **changes) -> BertConfig:
     """The config of an encoder whose sizes cannot be mistaken for one another."""
     values = {
         "vocab_size": 23,
@@ -17,4 +17,4 @@ def encoder(family: str = "bert", **changes) -> EncoderConfig:
         "type_vocab_size": _TYPES[family],
         "pad_token_id": int(family == "xlm-roberta"),
     }
-    return EncoderConfig(family, **(values | changes))
+    return BertConfig(family, **(values | changes))

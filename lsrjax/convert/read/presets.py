@@ -1,5 +1,6 @@
 """Shapes of well-known checkpoints, to plan runs without their files."""
 
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 
 
@@ -21,7 +22,7 @@ _SIZES = {
 
 def _sized(family, vocab_size, size, max_positions, types, pad, eps) -> EncoderConfig:
     hidden, layers, heads, intermediate = _SIZES[size]
-    return EncoderConfig(
+    return BertConfig(
         family=family,
         vocab_size=vocab_size,
         hidden_size=hidden,

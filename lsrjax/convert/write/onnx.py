@@ -124,7 +124,7 @@ def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
     one = graph.constant(1.0)
     away_BL = graph.add("Mul", graph.add("Sub", one, mask_BL), graph.constant(_LOWEST))
     away_B11M = graph.add("Unsqueeze", away_BL, graph.constant([1, 2], np.int64))
-    for i, layer in by_layer(params)["layers"].items():
+    for i, layer in by_layer(params, config.family)["layers"].items():
         name = f"layers.{i}"
         mixed = _attention(graph, name, config, layer["attention"], x_BLD, away_B11M)
         x_BLD = graph.add("Add", x_BLD, mixed)
