@@ -1,6 +1,7 @@
 """The families of encoders; a family of your own goes by its dotted name.
 
-To add one: a file beside this one with a `Backbone`, and a line here.
+To add one: a file beside this one with a `Backbone`, a line here, and one in
+`model_types` if its config.json has a `model_type`.
 """
 
 from collections.abc import Mapping
@@ -10,15 +11,14 @@ from lsrjax.lookup import known_entry
 from lsrjax.models.backbones import bert, modern
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.model_types import MODEL_TYPES
 
 BACKBONES: dict[str, Backbone] = {
-    "modernbert": modern.MODERNBERT,
     "bert": bert.BERT,
     "distilbert": bert.DISTILBERT,
     "xlm-roberta": bert.XLM_ROBERTA,
+    "modernbert": modern.MODERNBERT,
 }
-# `model_type` of a config.json -> family, where the two differ.
-_SAME = {"roberta": "xlm-roberta", "camembert": "xlm-roberta"}
 
 
 def backbone(family: str) -> Backbone:
@@ -41,11 +41,11 @@ def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
         that are missing or wrong.
     """
     model_type = raw.get("model_type")
-    family = _SAME.get(model_type, model_type) if isinstance(model_type, str) else None
-    if family not in BACKBONES:
+    family = MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
         raise ValueError(
             f"model_type is {model_type!r}, but only"
-            f" {', '.join([*BACKBONES, *_SAME])} are implemented; choose a checkpoint"
+            f" {', '.join(MODEL_TYPES)} are implemented; choose a checkpoint"
             " of one of these."
         )
     return BACKBONES[family].config.from_hf(family, raw)
