@@ -19,7 +19,6 @@ from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
 from lsrjax.models.backbones import bert
 from lsrjax.models.backbones.bert import BertConfig
-from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.training import compiled_steps
 
@@ -176,7 +175,7 @@ def _head() -> dict:
     return found
 
 
-def encoder_sizes() -> tuple[EncoderConfig, int, int]:
+def encoder_sizes() -> tuple[BertConfig, int, int]:
     """BERT base over 144 texts of 512 tokens."""
     config = BertConfig(
         family="bert",

@@ -11,6 +11,7 @@ from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
 from lsrjax.data.sources import SOURCES
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models.backbones.encoder import REMAT
+from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.options import option
@@ -77,7 +78,7 @@ class Model:
     family: str = option(
         "xlm-roberta",
         "with random weights only (init.encoder is empty), as are the sizes below",
-        choices=("bert", "xlm-roberta"),
+        choices=tuple(BACKBONES),
     )
     hidden_size: int = option(128, "of the encoder's states", above=0, high=2**16)
     num_layers: int = option(2, "of the encoder", above=0, high=2**10)

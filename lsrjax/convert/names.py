@@ -285,7 +285,7 @@ def _table(layout: str, prefix: str, num_layers: int) -> dict[str, str]:
     for path, name in layout_of(layout).names.encoder.items():
         for i in range(num_layers) if "{i}" in path else [0]:
             table["encoder/" + path.format(i=i)] = prefix + name.format(i=i)
-    return table | layout_of(layout).heads
+    return table | dict(layout_of(layout).heads)
 
 
 def _part(path: str) -> str:

@@ -12,6 +12,7 @@ from lsrjax.errors import InputError
 from lsrjax.initial import term_statistics, warm_start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.initial.word_translations import translation_table
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -27,6 +28,12 @@ def from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> di
       InputError: the models' sizes differ, or their vocabularies share nothing.
     """
     ours, theirs = spec.encoder, pivot.spec.encoder
+    for encoder, name in ((ours, "the student"), (theirs, pivot.name)):
+        if not isinstance(encoder, BertConfig):
+            raise InputError(
+                f"config.init.from_pivot: {name} is a {encoder.family}, and only an"
+                " encoder like BERT can start from another's layers. Leave it empty."
+            )
     for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
         a, b = getattr(ours, field), getattr(theirs, field)
         if a != b:

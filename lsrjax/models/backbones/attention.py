@@ -118,6 +118,9 @@ class Attention(nnx.Module):
                 )
             else:
                 mixed_BLHC = attend(q_BLHC, k_BMHC, v_BMHC, seen_by, near)
+            if near is not None:
+                alone_BL = ~sees_some(seen_by, shape[1], near)
+                mixed_BLHC = jnp.where(alone_BL[..., None, None], 0, mixed_BLHC)
             parts.append(mixed_BLHC.reshape(shape))
         return self.out(texts.join(parts))
 
@@ -175,6 +178,20 @@ def attend(query_BLHC, key_BMHC, value_BMHC, seen, window=None):
         local_window_size=near,
         implementation="cudnn",
     )
+
+
+def sees_some(seen, length: int, window: int) -> jax.Array:
+    """Whether a token has any to attend to within its window, [B, L].
+
+    Those behind a text have not. Their states are zeros, as in PyTorch.
+    """
+    places = np.arange(length)
+    if seen.ndim == 1:  # lengths
+        return (places - window)[None] < seen[:, None]
+    counts_BL = jnp.cumsum(seen, axis=1, dtype=jnp.int32)
+    counts_BL = jnp.pad(counts_BL, ((0, 0), (1, 0)))
+    after = counts_BL[:, np.minimum(places + window + 1, length)]
+    return after > counts_BL[:, np.maximum(places - window, 0)]
 
 
 def lengths_of(mask_BM):

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,7 @@ class Encoder(nnx.Module):
     """
 
     rules: tuple[sharding.Rule, ...] = ()
+    embeddings: Any  # a module with the table `word`
 
     def __init__(
         self, config: EncoderConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs

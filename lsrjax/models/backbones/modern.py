@@ -151,15 +151,16 @@ class ModernConfig(EncoderConfig):
 
 
 def _pattern(config: Mapping[str, Any]) -> tuple[bool, ...]:
+    every = config.get("global_attn_every_n_layers", 3)
+    if type(every) is not int or every < 1:
+        raise ValueError(
+            f"global_attn_every_n_layers is {every!r}, which has to be a whole number"
+            " above 0. Take the config.json of the weights."
+        )
+    pattern = (True,) + (False,) * (every - 1)
     kinds = config.get("layer_types")
     if kinds is None:
-        every = config.get("global_attn_every_n_layers", 3)
-        if type(every) is not int or every < 1:
-            raise ValueError(
-                f"global_attn_every_n_layers is {every!r}, which has to be a whole"
-                " number above 0. Take the config.json of the weights."
-            )
-        return (True,) + (False,) * (every - 1)
+        return pattern
     count = config.get("num_hidden_layers", 22)
     known = isinstance(kinds, list) and all(kind in (_FULL, _LOCAL) for kind in kinds)
     if not known or len(kinds) != count:
@@ -168,6 +169,8 @@ def _pattern(config: Mapping[str, Any]) -> tuple[bool, ...]:
             f" layers, and is {kinds!r}. Take the config.json of the weights."
         )
     full = [kind == _FULL for kind in kinds]
+    if all(one == pattern[i % every] for i, one in enumerate(full)):
+        return pattern
     period = next(
         n
         for n in range(1, len(full) + 1)

@@ -54,5 +54,7 @@ def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
 def config_from(values: Mapping[str, Any]) -> EncoderConfig:
     """The config with these fields, as `dataclasses.asdict` and JSON give them."""
     kind = backbone(values["family"]).config
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+    }
     return kind(**fields)

@@ -12,6 +12,7 @@ from lsrjax.convert.names import by_layer, export_state, import_state
 from lsrjax.models.backbones.modern import ModernEncoder
 from lsrjax.models.backbones.table import read_config
 from lsrjax.models.layers import MLMTransform
+from lsrjax.models.texts import Texts
 
 SPECIAL = {f"{role}_token_id": 3 for role in ("pad", "bos", "eos", "cls", "sep")}
 # Heads of 6: RoPE turns three pairs. A local token sees two to either side.
@@ -199,6 +200,20 @@ def test_what_is_computed_again_changes_nothing():
     for remat in ("dots", "layer"):
         again = encode(encoder, ids, mask, keys, remat=remat)
         np.testing.assert_allclose(again[mask], plain[mask], atol=2e-6, rtol=0)
+
+
+def test_a_token_with_nothing_in_its_window_is_as_in_pytorch():
+    """ColBERT's expanded queries: tokens that others do not attend to."""
+    model, encoder = encoders("modernbert")
+    model.config._attn_implementation = "sdpa"
+    ids, mask = texts(17, [17, 17, 17])
+    attended = np.arange(17)[None] < np.array([5, 9, 17])[:, None]
+    batch = Texts.of([{"ids": ids, "mask": mask}])
+    found = jax.jit(lambda attended: encoder.encode(batch, attended=(attended,)))(
+        attended
+    )
+    wanted = theirs(model, ids, attended)
+    np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=1e-5, rtol=0)
 
 
 def test_text_without_tokens_gives_numbers():
