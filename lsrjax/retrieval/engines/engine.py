@@ -1,0 +1,134 @@
+"""What search engines have in common: the vectors that they index, and their methods.
+
+An engine numbers documents from 0 in the order of the vectors; a document without a
+weight has its number, too.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from lsrjax import json_files
+from lsrjax.errors import InputError
+from lsrjax.retrieval.maxsim import TokenMatrix
+
+SPARSE, DENSE, TOKENS = "sparse", "dense", "tokens"
+ROWS = 8192  # documents that are read and indexed at once
+_SHAPE = "shape.json"
+
+Matrix: TypeAlias = "sparse.csr_matrix | TokenMatrix"
+Hits = tuple[np.ndarray, np.ndarray]
+
+
+class Vectors(Protocol):
+    """The vectors of N documents, as they come from a file.
+
+    Attributes:
+      kind: "sparse", "dense" (rows of a CSR matrix as well) or "tokens".
+      columns: terms, or dimensions of embeddings.
+      terms: the names of the columns; None if they are not known.
+      made_of: what the vectors depend on: the model, its digest, the role, lengths.
+    """
+
+    kind: str
+    columns: int
+    terms: Sequence[str] | None
+    made_of: dict[str, Any]
+
+    def __len__(self) -> int: ...
+
+    def blocks(self, rows: int = ROWS) -> Iterator[tuple[list[str], Matrix]]:
+        """Ids and vectors of consecutive documents."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+    """`Vectors` of a matrix."""
+
+    ids: Sequence[str]
+    matrix: Matrix
+    kind: str = SPARSE
+    terms: Sequence[str] | None = None
+    made_of: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def columns(self) -> int:
+        """Terms, or dimensions."""
+        return self.matrix.shape[1]
+
+    def __len__(self) -> int:
+        return self.matrix.shape[0]
+
+    def blocks(self, rows: int = ROWS) -> Iterator[tuple[list[str], Matrix]]:
+        """Ids and vectors of consecutive documents."""
+        for start in range(0, len(self), rows):
+            place = slice(start, start + rows)
+            yield list(self.ids[place]), self.matrix[place]
+
+
+class Engine(Protocol):
+    """An open index."""
+
+    def search(self, queries: Matrix, depth: int) -> Hits:
+        """The documents with the highest scores.
+
+        Args:
+          queries: Q rows.
+
+        Returns:
+          hits [Q, depth] int32, document numbers, best first, -1 for no hit; and scores
+          [Q, depth] float32, 0 for no hit.
+        """
+
+    def vectors(self, documents: np.ndarray) -> Matrix:
+        """The vectors of some documents, as the engine stores them."""
+
+    def close(self) -> None:
+        """Releases files and connections."""
+
+
+def write_shape(folder: pathlib.Path, vectors: Vectors) -> None:
+    """Writes the numbers of documents and columns into an engine's folder."""
+    shape = {"documents": len(vectors), "columns": vectors.columns}
+    json_files.write_json(folder / _SHAPE, shape)
+
+
+def read_shape(folder: pathlib.Path) -> tuple[int, int]:
+    """The numbers of documents and columns."""
+    return json_files.read_json(
+        folder / _SHAPE,
+        "Build the index again.",
+        lambda v: (v["documents"], v["columns"]),
+    )
+
+
+def nothing(queries: int, depth: int) -> Hits:
+    """The result without a hit."""
+    hits = np.full((queries, depth), -1, np.int32)
+    return hits, np.zeros((queries, depth), np.float32)
+
+
+def check_weights(
+    matrix: sparse.csr_matrix, name: str, first: int, most: float
+) -> None:
+    """Refuses weights that an engine for sparse vectors cannot hold.
+
+    Args:
+      name: of the engine.
+      first: number of the first document.
+      most: the largest weight that it can store.
+
+    Raises:
+      InputError: a weight is negative or too large.
+    """
+    wrong = np.flatnonzero((matrix.data < 0) | (matrix.data > most))
+    if len(wrong):
+        row = int(np.searchsorted(matrix.indptr, wrong[0], side="right")) - 1
+        raise InputError(
+            f"The engine {name!r} takes weights from 0 to {most:,g}; document number"
+            f" {first + row:,} has {matrix.data[wrong[0]]:g}. Use --engine exact."
+        )
