@@ -1,73 +1,44 @@
-"""What search engines have in common: the vectors that they index, and their methods.
+"""What search engines have in common.
 
 An engine numbers documents from 0 in the order of the vectors; a document without a
 weight has its number, too.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
 
 from lsrjax import json_files
 from lsrjax.errors import InputError
-from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.vector_formats.vectors import (
+    About,
+    Block,
+    Matrix,
+    Vectors,
+    checked,
+)
 
-SPARSE, DENSE, TOKENS = "sparse", "dense", "tokens"
-ROWS = 8192  # documents that are read and indexed at once
 _SHAPE = "shape.json"
 
-Matrix: TypeAlias = "sparse.csr_matrix | TokenMatrix"
 Hits = tuple[np.ndarray, np.ndarray]
 
 
-class Vectors(Protocol):
-    """The vectors of N documents, as they come from a file.
-
-    Attributes:
-      kind: "sparse", "dense" (rows of a CSR matrix as well) or "tokens".
-      columns: terms, or dimensions of embeddings.
-      terms: the names of the columns; None if they are not known.
-      made_of: what the vectors depend on: the model, its digest, the role, lengths.
-    """
-
-    kind: str
-    columns: int
-    terms: Sequence[str] | None
-    made_of: dict[str, Any]
-
-    def __len__(self) -> int: ...
-
-    def blocks(self, rows: int = ROWS) -> Iterator[tuple[list[str], Matrix]]:
-        """Ids and vectors of consecutive documents."""
-
-
-@dataclasses.dataclass(frozen=True)
-class InMemory:
+class InMemory(Vectors):
     """`Vectors` of a matrix."""
 
-    ids: Sequence[str]
-    matrix: Matrix
-    kind: str = SPARSE
-    terms: Sequence[str] | None = None
-    made_of: dict[str, Any] = dataclasses.field(default_factory=dict)
+    def __init__(self, ids: Sequence[str], matrix: Matrix, about: About):
+        """Ids and vectors of N texts."""
+        super().__init__("vectors in memory", about, matrix.shape[0])
+        self._ids, self._matrix = ids, matrix
 
-    @property
-    def columns(self) -> int:
-        """Terms, or dimensions."""
-        return self.matrix.shape[1]
-
-    def __len__(self) -> int:
-        return self.matrix.shape[0]
-
-    def blocks(self, rows: int = ROWS) -> Iterator[tuple[list[str], Matrix]]:
-        """Ids and vectors of consecutive documents."""
+    def blocks(self, rows: int = 8192) -> Iterator[Block]:
+        """As of `Vectors`."""
         for start in range(0, len(self), rows):
             place = slice(start, start + rows)
-            yield list(self.ids[place]), self.matrix[place]
+            yield checked(list(self._ids[place]), self._matrix[place], self.name)
 
 
 class Engine(Protocol):

@@ -8,15 +8,9 @@ from scipy import sparse
 
 from lsrjax import options
 from lsrjax.options import option
-from lsrjax.retrieval.engines.engine import (
-    DENSE,
-    SPARSE,
-    Hits,
-    Vectors,
-    read_shape,
-    write_shape,
-)
+from lsrjax.retrieval.engines.engine import Hits, read_shape, write_shape
 from lsrjax.retrieval.search import Best, search
+from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, Vectors
 
 _WEIGHTS, _COLUMNS, _STARTS = "weights.f32", "columns.i32", "starts.i64"
 

@@ -12,15 +12,10 @@ from lsrjax import options
 from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval.encode_texts import BUCKETS
-from lsrjax.retrieval.engines.engine import (
-    TOKENS,
-    Hits,
-    Vectors,
-    read_shape,
-    write_shape,
-)
+from lsrjax.retrieval.engines.engine import Hits, read_shape, write_shape
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import Best
+from lsrjax.retrieval.vector_formats.vectors import TOKENS, Vectors
 
 _TOKENS, _STARTS = "tokens", "starts.i64"
 _KINDS = {"float32": "<f4", "float16": "<f2"}

@@ -16,14 +16,13 @@ from lsrjax import json_files, options
 from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval.engines.engine import (
-    SPARSE,
     Hits,
-    Vectors,
     check_weights,
     nothing,
     read_shape,
     write_shape,
 )
+from lsrjax.retrieval.vector_formats.vectors import SPARSE, Vectors
 
 TOKEN = "MILVUS_TOKEN"
 _FILE = "milvus.db"

@@ -19,14 +19,13 @@ from lsrjax import options
 from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval.engines.engine import (
-    SPARSE,
     Hits,
-    Vectors,
     check_weights,
     nothing,
     read_shape,
     write_shape,
 )
+from lsrjax.retrieval.vector_formats.vectors import SPARSE, Vectors
 
 _NAME = "documents"
 _FILE = f"{_NAME}.index.seismic"

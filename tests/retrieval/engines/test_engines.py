@@ -11,6 +11,7 @@ from lsrjax.retrieval.engines.engine import InMemory
 from lsrjax.retrieval.engines.table import ENGINES
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import search
+from lsrjax.retrieval.vector_formats.vectors import About
 
 COLUMNS = 601
 
@@ -42,8 +43,10 @@ def opened(name, folder, vectors, **values):
     return chosen.entry.open(folder, chosen.options)
 
 
-def ids(count):
-    return [f"d{number}" for number in range(count)]
+def vectors_of(matrix, kind="sparse"):
+    """Vectors with the ids d0, d1, …"""
+    ids = [f"d{number}" for number in range(matrix.shape[0])]
+    return InMemory(ids, matrix, About(kind, matrix.shape[1]))
 
 
 def recall(found, expected):
@@ -65,7 +68,7 @@ def assert_same_up_to_ties(hits, expected, scores):
 @pytest.mark.parametrize("block", [1, 37, 4096])
 def test_exact_equals_search(tmp_path, block):
     documents, queries = matrix(300, 1), matrix(23, 2)
-    vectors = InMemory(ids(300), documents)
+    vectors = vectors_of(documents)
     engine = opened("exact", tmp_path, vectors, block=block, batch=5)
     for depth in (1, 10, 400):
         expected = search(queries, documents, depth)
@@ -78,7 +81,7 @@ def test_exact_takes_dense_vectors_and_negative_weights(tmp_path):
     rng = np.random.default_rng(3)
     documents = sparse.csr_matrix(rng.normal(size=(90, 13)).astype(np.float32))
     queries = sparse.csr_matrix(rng.normal(size=(7, 13)).astype(np.float32))
-    engine = opened("exact", tmp_path, InMemory(ids(90), documents, "dense"), block=40)
+    engine = opened("exact", tmp_path, vectors_of(documents, "dense"), block=40)
     hits, scores = engine.search(queries, 90)
     products = queries.toarray() @ documents.toarray().T
     np.testing.assert_array_equal(hits, np.argsort(-products, axis=1, kind="stable"))
@@ -88,8 +91,8 @@ def test_exact_takes_dense_vectors_and_negative_weights(tmp_path):
 @pytest.mark.parametrize("columns", [COLUMNS, 70_001])
 def test_seismic_finds_what_exact_finds(tmp_path, columns):
     """Also in its form for more columns than 16 bits number."""
-    documents, queries = matrix(2000, 4, columns), matrix(60, 5, columns)
-    engine = opened("seismic", tmp_path, InMemory(ids(2000), documents), threads=1)
+    documents, queries = matrix(800, 4, columns), matrix(60, 5, columns)
+    engine = opened("seismic", tmp_path, vectors_of(documents), threads=1)
     expected = search(queries, documents, 10)
     hits, scores = engine.search(queries, 10)
     assert hits.dtype == np.int32 and scores.dtype == np.float32
@@ -106,7 +109,7 @@ def test_seismic_finds_what_exact_finds(tmp_path, columns):
 
 def test_milvus_ranks_as_exact_does(tmp_path):
     documents, queries = matrix(300, 6, 300_007), matrix(23, 7, 300_007)
-    engine = opened("milvus", tmp_path, InMemory(ids(300), documents))
+    engine = opened("milvus", tmp_path, vectors_of(documents))
     try:
         expected = search(queries, documents, 12)
         hits, scores = engine.search(queries, 12)
@@ -119,7 +122,7 @@ def test_milvus_ranks_as_exact_does(tmp_path):
 @pytest.mark.parametrize("name", ["exact", "seismic", "milvus"])
 def test_vectors_come_back(tmp_path, name):
     documents = matrix(60, 8)
-    engine = opened(name, tmp_path, InMemory(ids(60), documents))
+    engine = opened(name, tmp_path, vectors_of(documents))
     try:
         asked = np.array([7, 5, 41, 7, 0])  # document 5 has no weight
         found = engine.vectors(asked)
@@ -133,7 +136,7 @@ def test_vectors_come_back(tmp_path, name):
 @pytest.mark.parametrize("name", ["exact", "seismic", "milvus"])
 def test_documents_without_weights(tmp_path, name):
     nothing = sparse.csr_matrix((3, COLUMNS), dtype=np.float32)
-    engine = opened(name, tmp_path, InMemory(ids(3), nothing))
+    engine = opened(name, tmp_path, vectors_of(nothing))
     try:
         hits, scores = engine.search(matrix(4, 9), 5)
         assert hits.tolist() == [[-1] * 5] * 4 and not scores.any()
@@ -146,14 +149,14 @@ def test_negative_weights_are_refused(tmp_path, name):
     documents = matrix(20, 10)
     documents.data[documents.indptr[13]] = -0.5
     with pytest.raises(InputError, match=r"document number 13 has -0\.5.*exact"):
-        opened(name, tmp_path, InMemory(ids(20), documents))
+        opened(name, tmp_path, vectors_of(documents))
 
 
 def test_seismic_refuses_what_16_bits_cannot_hold(tmp_path):
     documents = matrix(20, 10)
     documents.data[documents.indptr[3]] = 70_000
     with pytest.raises(InputError, match="document number 3 has 70000"):
-        opened("seismic", tmp_path, InMemory(ids(20), documents))
+        opened("seismic", tmp_path, vectors_of(documents))
 
 
 def tokens(texts, seed, longest, width=7):
@@ -167,7 +170,7 @@ def tokens(texts, seed, longest, width=7):
 @pytest.mark.parametrize("at_once", [3, 300, 16_384])
 def test_maxsim_equals_search(tmp_path, at_once):
     documents, queries = tokens(83, 11, 40), tokens(21, 12, 9)
-    vectors = InMemory(ids(83), documents, "tokens")
+    vectors = vectors_of(documents, "tokens")
     engine = opened("maxsim", tmp_path, vectors, tokens=at_once, queries=4)
     expected = search(queries, documents, 20)
     hits, scores = engine.search(queries, 20)
@@ -178,7 +181,7 @@ def test_maxsim_equals_search(tmp_path, at_once):
 
 def test_maxsim_in_16_bits(tmp_path):
     documents, queries = tokens(83, 13, 40), tokens(21, 14, 9)
-    vectors = InMemory(ids(83), documents, "tokens")
+    vectors = vectors_of(documents, "tokens")
     engine = opened("maxsim", tmp_path, vectors, dtype="float16")
     hits, found = engine.search(queries, 5)
     half = TokenMatrix(
@@ -196,7 +199,7 @@ def test_maxsim_in_16_bits(tmp_path):
 
 def test_milvus_in_a_file_of_ones_own(tmp_path):
     uri = str(tmp_path / "mine.db")
-    vectors = InMemory(ids(20), matrix(20, 15))
+    vectors = vectors_of(matrix(20, 15))
     values = {"uri": uri, "collection": "texts"}
     first = tmp_path / "first"
     opened("milvus", first, vectors, **values).close()
