@@ -22,6 +22,7 @@ class Exact:
     """
 
     kinds = (SPARSE, DENSE)
+    searching = ("block", "batch")
 
     @dataclasses.dataclass(frozen=True)
     class Options(options.Options):

@@ -30,6 +30,7 @@ class MaxSim:
     """
 
     kinds = (TOKENS,)
+    searching = ("tokens", "queries")
 
     @dataclasses.dataclass(frozen=True)
     class Options(options.Options):

@@ -42,6 +42,8 @@ class Milvus:
     """
 
     kinds = (SPARSE,)
+    searching = ("drop_ratio",)
+    living = (_FILE,)
 
     @dataclasses.dataclass(frozen=True)
     class Options(options.Options):
@@ -79,9 +81,9 @@ class Milvus:
             temporary = f"{name}_partial"
             client.drop_collection(temporary)  # of a build that was stopped
             _create(client, temporary)
-            _fill(client, temporary, vectors)
+            stored = _fill(client, temporary, vectors)
             client.rename_collection(temporary, name)
-        json_files.write_json(folder / _WHERE, where)
+        json_files.write_json(folder / _WHERE, where | {"stored": stored})
         write_shape(folder, vectors)
 
     @staticmethod
@@ -96,29 +98,35 @@ class MilvusEngine:
     def __init__(self, folder: pathlib.Path, how: Milvus.Options):
         """Connects, and checks that the collection is there."""
         self._how = how
-        self._documents, self._width = read_shape(folder)
-        self._where = json_files.read_json(
+        _, self._width = read_shape(folder)
+        self._where, stored = json_files.read_json(
             folder / _WHERE,
             "Build the index again.",
-            lambda v: {"uri": str(v["uri"]), "collection": str(v["collection"])},
+            lambda v: ({k: str(v[k]) for k in ("uri", "collection")}, int(v["stored"])),
         )
         self._name = self._where["collection"]
         self._open = contextlib.ExitStack()
         self._client = self._open.enter_context(_client(folder, self._where))
         try:
             with _refusals(self._where):
-                self._check()
-                self._client.load_collection(self._name)
+                self._load(stored)
         except BaseException:
             self.close()
             raise
 
-    def _check(self) -> None:
+    def _load(self, stored: int) -> None:
         at = self._where["uri"] or "the index"
         if not self._client.has_collection(self._name):
             raise InputError(
                 f"Milvus at {at} has no collection {self._name!r}, which the index is"
                 " of. Build the index again."
+            )
+        self._client.load_collection(self._name)
+        rows = self._client.query(self._name, filter="", output_fields=["count(*)"])
+        if (found := rows[0]["count(*)"]) != stored:
+            raise InputError(
+                f"Milvus at {at}, collection {self._name!r} has {found:,} documents,"
+                f" not {stored:,}. Build the index again."
             )
 
     def search(self, queries: sparse.csr_matrix, depth: int) -> Hits:
@@ -234,8 +242,9 @@ def _create(client, name: str) -> None:
     client.create_collection(name, schema=schema, index_params=index)
 
 
-def _fill(client, name: str, vectors: Vectors) -> None:
-    first = 0
+def _fill(client, name: str, vectors: Vectors) -> int:
+    """The number of documents in the collection, which are those with a weight."""
+    first = count = 0
     for _, matrix in vectors.blocks(_ROWS):
         matrix = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
         matrix.eliminate_zeros()
@@ -248,8 +257,9 @@ def _fill(client, name: str, vectors: Vectors) -> None:
         ]
         if data:
             client.insert(name, data)
-        first += matrix.shape[0]
+        first, count = first + matrix.shape[0], count + len(data)
     client.flush(name)
+    return count
 
 
 def _weights(matrix: sparse.csr_matrix, row: int) -> dict[int, float]:

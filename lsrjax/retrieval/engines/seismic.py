@@ -43,6 +43,7 @@ class Seismic:
     """
 
     kinds = (SPARSE,)
+    searching = ("query_cut", "heap_factor", "threads")
 
     @dataclasses.dataclass(frozen=True)
     class Options(options.Options):
@@ -68,9 +69,8 @@ class Seismic:
     @staticmethod
     def build(folder: pathlib.Path, vectors: Vectors, options: Options) -> None:
         """Builds the index in memory, about three times its size, and saves it."""
-        large = vectors.columns > _SMALL
-        dataset_class, index_class = _classes(large)
-        dataset = dataset_class(dim=vectors.columns if large else _SMALL)
+        dataset_class, index_class = _classes(vectors.columns > _SMALL)
+        dataset = dataset_class(dim=vectors.columns)
         first, stored = 0, []
         for _, matrix in vectors.blocks():
             matrix = _positive(matrix, first)

@@ -1,8 +1,10 @@
 """The table of search engines.
 
 An entry is a class with `Options`; `kinds`, the kinds of vectors that it takes;
-`build(folder, vectors, options)`, which reads the blocks of `Vectors` once and writes
-the engine's files into a folder; and `open(folder, options)`, which gives an `Engine`.
+`searching`, the options that only affect searches; `build(folder, vectors, options)`,
+which reads the blocks of `Vectors` once and writes the engine's files into a folder;
+`open(folder, options)`, which gives an `Engine`; and maybe `living`, files that change
+after the build.
 """
 
 from typing import Any

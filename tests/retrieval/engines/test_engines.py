@@ -208,7 +208,9 @@ def test_milvus_in_a_file_of_ones_own(tmp_path):
     chosen = options.resolve(ENGINES, {"name": "milvus", **values}, "--engine")
     engine = chosen.entry.open(first, chosen.options)
     engine.close()
-    (first / "milvus.json").write_text(f'{{"uri": "{uri}", "collection": "other"}}')
+    (first / "milvus.json").write_text(
+        f'{{"uri": "{uri}", "collection": "other", "stored": 1}}'
+    )
     with pytest.raises(InputError, match="no collection 'other'"):
         chosen.entry.open(first, chosen.options)
 
