@@ -17,16 +17,15 @@ begins anew; what was encoded for it is kept, and encoding resumes.
 """
 
 import argparse
-import contextlib
 import pathlib
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from lsrjax import paths
+from lsrjax import options, paths
 from lsrjax.cli import encode, entry_flags
-from lsrjax.data.reading.texts import read_texts
+from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
@@ -36,6 +35,8 @@ from lsrjax.retrieval.index_folder import build_index, choose
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.vector_formats.reading import open_vectors
 from lsrjax.retrieval.vector_formats.vectors import SPARSE, About, Block, Vectors
+
+_AT_ONCE = 8192  # texts read at once
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,60 +58,67 @@ def _run(args: argparse.Namespace, values: dict) -> None:
     out = pathlib.Path(paths.local(args.out, "--out"))
     if out.exists():
         raise InputError(f"{out} exists. Remove it, or name another --out.")
-    prune = args.prune_documents
-    pruning = Pruning.parse(prune, "--prune_documents") if prune else None
-    with _vectors(args, out) as vectors:
-        if pruning:
-            vectors = _Pruned(vectors, pruning)
-        engine = choose(vectors.kind, args.engine, values)
-        texts = None
-        if args.texts and not args.no_texts:
-            texts = read_texts(paths.local(args.texts, "--texts"))
-        started = time.monotonic()
-        build_index(out, vectors, engine, texts)
-        seconds = time.monotonic() - started
+    if args.engine:  # a mistake shows before texts are encoded
+        options.resolve(ENGINES, {"name": args.engine, **values}, "--engine")
+    made = None
+    if args.model:
+        made = _encoded(args, out)
+        vectors = open_vectors(made)
+    else:
+        vectors = open_vectors(args.vectors)
+        if args.prune_documents:
+            vectors = _Pruned(vectors, args.prune_documents)
+    engine = choose(vectors.kind, args.engine, values)
+    texts = None if args.no_texts or not args.texts else _texts(args.texts)
+    started = time.monotonic()
+    build_index(out, vectors, engine, texts)
+    seconds = time.monotonic() - started
+    if made:
+        shutil.rmtree(made)
     print(f"{len(vectors):,} documents in {out}, {engine.name}: {seconds:.1f} s")
 
 
-@contextlib.contextmanager
-def _vectors(args: argparse.Namespace, out: pathlib.Path) -> Iterator[Vectors]:
-    """The vectors to index; those made for the index are removed after it is built."""
-    if args.vectors:
-        yield open_vectors(args.vectors)
-        return
+def _encoded(args: argparse.Namespace, out: pathlib.Path) -> pathlib.Path:
+    """A folder of vectors for the index, which is removed after the build."""
     processes.check_devices()
     if args.head:
         own_head(args.head, "--head")
-    made = out.with_name(f"{out.name}.vectors.npz")
-    if not made.exists():
-        encode.encode_file(
-            args.model,
-            args.texts,
-            made,
-            max_length=args.max_length,
-            batch_size=args.batch_size,
-            dtype=args.dtype,
-        )
-    yield open_vectors(made)
-    if made.is_dir():
-        shutil.rmtree(made)
-    else:
-        made.unlink()
+    # Without a dot, since an ending would name a format.
+    made = out.with_name(f"{out.name.replace('.', '-')}-vectors")
+    encode.encode_file(
+        args.model,
+        args.texts,
+        made,
+        max_length=args.max_length,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+        prune=args.prune_documents,
+    )
+    return made
+
+
+def _texts(named: str) -> Iterator[tuple[str, str]]:
+    """Ids and texts, as they are encoded."""
+    texts = NumberedTexts(named, "--texts")
+    for first in range(0, len(texts), _AT_ONCE):
+        ids, found = texts.read(first, min(first + _AT_ONCE, len(texts)))
+        yield from zip(ids, found, strict=True)
 
 
 class _Pruned(Vectors):
     """Vectors with fewer terms."""
 
-    def __init__(self, vectors: Vectors, pruning: Pruning):
+    def __init__(self, vectors: Vectors, budget: str):
+        self._pruning = Pruning.parse(budget, "--prune_documents")
         if vectors.kind != SPARSE:
             raise InputError(
                 f"--prune_documents is for sparse vectors; these are {vectors.kind}."
                 " Leave it out."
             )
-        made_of = {**vectors.made_of, "pruned_for_index": str(pruning)}
+        made_of = {**vectors.made_of, "pruned_for_index": str(self._pruning)}
         about = About(SPARSE, vectors.columns, vectors.terms, made_of)
         super().__init__(vectors.name, about, len(vectors))
-        self._vectors, self._pruning = vectors, pruning
+        self._vectors = vectors
 
     def blocks(self, rows: int = 8192) -> Iterator[Block]:
         for ids, matrix in self._vectors.blocks(rows):
@@ -127,10 +135,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--vectors", help="what lsrjax encode wrote: .npz .jsonl .parquet, a folder")
     add("--model", help="encodes --texts first: a run's or stage's folder, a hub id")
-    add("--texts", help="the documents: .txt .jsonl .tsv .csv .parquet")
+    add("--texts", help="the documents, as of lsrjax encode")
     add("--out", required=True, help="folder of the index")
     add("--engine", default="", help=f"{', '.join(ENGINES)}; by default as above")
-    add("--prune_documents", help="top:128, mass:0.9 or ratio:0.1: fewer terms")
+    add(
+        "--prune_documents",
+        default="",
+        metavar="BUDGET",
+        help="top:128, mass:0.9 or ratio:0.1: fewer terms of a document",
+    )
     add("--no_texts", action="store_true", help="leave the texts out of the index")
     more = parser.add_argument_group("with --model, as of lsrjax encode")
     add = more.add_argument

@@ -30,7 +30,7 @@ import jax
 from lsrjax import options, paths
 from lsrjax.cli import encode, entry_flags
 from lsrjax.convert.open_model import open_portable
-from lsrjax.data.reading.texts import read_texts
+from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
@@ -83,7 +83,7 @@ def open_search(
 
 def _searcher(index: Index, reference: str, max_length: int) -> Searcher:
     model = open_portable(reference)
-    _check_weights(index, reference, encode._digest(model.params))
+    _check_weights(index, reference, encode.digest(model.params))
     tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
     limit = model.spec.encoder.max_length
     length = max_length or model.query_length
@@ -202,10 +202,10 @@ def _feedback(values: Mapping[str, Any]) -> Rocchio:
 
 
 def _write_run(session: TextSearch, queries: str, out: pathlib.Path, depth: int):
-    rows = list(read_texts(paths.local(queries, "--queries")))
-    if not rows:
+    rows = NumberedTexts(queries, "--queries")
+    if not len(rows):
         raise InputError(f"--queries {queries} has no text.")
-    keys, texts = zip(*rows, strict=True)
+    keys, texts = rows.read(0, len(rows))
     found = session.ranked(texts, depth, keys)
     write_run(out, keys, session.index.ids, found.hits, found.scores)
     print(f"{len(keys):,} queries in {out}; {_times(found, len(keys))} a query")
@@ -279,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--index", required=True, help="a folder that lsrjax index made")
     add("--model", required=True, help="the model that encoded its documents")
     add("--query", help="one query; without it and --queries, they are typed")
-    add("--queries", metavar="FILE", help=".txt .jsonl .tsv .csv .parquet")
+    add("--queries", metavar="FILE", help="ids and texts, as of lsrjax encode")
     add("--out", metavar="RUN", help="TREC run of --queries; packed if it ends in .gz")
     add(
         "--depth",

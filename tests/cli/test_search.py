@@ -72,7 +72,7 @@ def refused(command, *args):
 
 
 def test_texts_are_encoded_and_indexed(indexed, model):
-    assert [path.name for path in indexed.parent.iterdir()] == [indexed.name]
+    assert [path.name for path in indexed.parent.iterdir()] == ["docs.index"]
     with open_index(indexed) as found:
         assert list(found.ids) == [f"d{i}" for i in range(len(TEXTS))]
         assert found.texts[:] == TEXTS
@@ -269,6 +269,26 @@ def test_mistakes_of_index_say_what_to_do(tmp_path, model, corpus, indexed, caps
     refused(index, "--model", model, "--texts", docs, "--out", indexed)
     assert "exists" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_stopped_build_keeps_what_was_encoded(
+    tmp_path, model, corpus, capsys, monkeypatch
+):
+    class Stopped(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    args = ["--model", str(model), "--texts", str(corpus / "docs.jsonl")]
+    args += ["--engine", "exact", "--out", str(tmp_path / "docs.index")]
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(index, "build_index", stop)
+        index.main(args)
+    assert [path.name for path in tmp_path.iterdir()] == ["docs-index-vectors"]
+    index.main(args)
+    assert "1 of 1 parts are there already" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["docs.index"]
 
 
 def test_vectors_that_are_pruned_and_indexed_without_texts(
