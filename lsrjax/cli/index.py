@@ -33,7 +33,7 @@ from lsrjax.models.heads import own_head
 from lsrjax.retrieval.engines.table import ENGINES
 from lsrjax.retrieval.index_folder import build_index, choose
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.vector_formats.reading import open_vectors
+from lsrjax.retrieval.several_views import open_views
 from lsrjax.retrieval.vector_formats.vectors import SPARSE, About, Block, Vectors
 
 _AT_ONCE = 8192  # texts read at once
@@ -63,9 +63,9 @@ def _run(args: argparse.Namespace, values: dict) -> None:
     made = None
     if args.model:
         made = _encoded(args, out)
-        vectors = open_vectors(made)
+        vectors = open_views(made)
     else:
-        vectors = open_vectors(args.vectors)
+        vectors = open_views(args.vectors)
         if args.prune_documents:
             vectors = _Pruned(vectors, args.prune_documents)
     engine = choose(vectors.kind, args.engine, values)

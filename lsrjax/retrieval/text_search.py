@@ -14,15 +14,15 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval import matches, terms
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
-from lsrjax.retrieval.engines.engine import Hits
+from lsrjax.retrieval.engines.engine import Documents, Hits
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.feedback import Rocchio, rocchio
 from lsrjax.retrieval.fusion import FUSIONS
 from lsrjax.retrieval.index_folder import Index
 from lsrjax.retrieval.matches import Match
-from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.vector_formats.vectors import SPARSE, Matrix
+from lsrjax.retrieval.search import Several
+from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, TOKENS
 
 MODEL, BM25_NAME = "model", "bm25"
 RunScores = Mapping[str, Mapping[str, float]]
@@ -52,7 +52,7 @@ class Found:
 
     hits: np.ndarray
     scores: np.ndarray
-    queries: Matrix
+    queries: Documents
     encoding: float
     searching: float
 
@@ -74,6 +74,7 @@ class TextSearch:
         """Raises InputError if the index or the model cannot do what is planned."""
         self.index, self._searcher, self._plan = index, searcher, plan
         self._spec = searcher.encoder.spec
+        self._kinds = searcher.encoder.kinds()
         self._check()
         self._fusion = None
         if len(plan.rankings) > 1:
@@ -168,7 +169,7 @@ class TextSearch:
             for row, text in enumerate(texts)
         ]
 
-    def _encoded(self, texts: Sequence[str]) -> Matrix:
+    def _encoded(self, texts: Sequence[str]) -> Documents:
         queries = joined(self._searcher.queries(texts))
         if isinstance(queries, sparse.csr_matrix):
             queries.sort_indices()
@@ -176,7 +177,7 @@ class TextSearch:
                 queries = self._plan.prune.apply(queries)
         return queries
 
-    def _ranking(self, name: str, texts, queries: Matrix, depth: int) -> Hits:
+    def _ranking(self, name: str, texts, queries: Documents, depth: int) -> Hits:
         if name == BM25_NAME:
             assert self._bm25 is not None
             return self._bm25.search(texts, depth)
@@ -210,21 +211,34 @@ class TextSearch:
                 hits[row, rank], scores[row, rank] = number, score
         return hits, scores
 
-    def _matches(self, text: str, query: Matrix, number: int) -> list[Match]:
+    def _matches(self, text: str, query: Documents, number: int) -> list[Match]:
         document = self.index.engine.vectors(np.array([number]))
         if self.index.kind == SPARSE:
             return matches.of_terms(query, document, self._spec.views, self._names())
-        if isinstance(query, TokenMatrix) and isinstance(document, TokenMatrix):
-            (view,) = self._spec.views
+        views = [*self._spec.views]
+        if not isinstance(query, Several) or not isinstance(document, Several):
+            return self._of_view(text, views[0], query, document, number)
+        found: list[Match] = []
+        for view, own, its in zip(views, query.parts, document.parts, strict=True):
+            found += self._of_view(text, view, own, its, number)
+        return found
+
+    def _of_view(self, text, view: str, query, document, number: int) -> list[Match]:
+        kind = self._kinds[view]
+        if kind == DENSE:
+            # The numbers of an embedding have no names.
+            return [
+                Match(view, "similarity", 1.0, (query @ document.T).toarray()[0, 0])
+            ]
+        searcher = self._searcher
+        if kind == TOKENS:
             stored = self.index.texts[number] if self.index.texts else ""
-            return matches.of_tokens(
-                query,
-                document,
-                view,
-                self._tokens(text, "query", self._searcher.query_length),
-                self._tokens(stored, "document", self._searcher.document_length),
-            )
-        return []  # the numbers of one embedding have no names
+            ours = self._tokens(text, "query", searcher.query_length)
+            theirs = self._tokens(stored, "document", searcher.document_length)
+            return matches.of_tokens(query, document, view, ours, theirs)
+        tokenizer, pivot = searcher.encoder.tokenizer, searcher.pivot_tokenizer
+        names = terms.names_of(self._spec, tokenizer, pivot, [view])
+        return matches.of_terms(query, document, {view: len(names)}, names)
 
     def _names(self) -> Sequence[str]:
         if self.index.terms is not None:

@@ -16,6 +16,7 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.fusion import rrf
 from lsrjax.retrieval.index_folder import open_index
+from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.runs import read_run
 from lsrjax.retrieval.text_search import Plan, TextSearch
 
@@ -311,8 +312,11 @@ def test_vectors_that_are_pruned_and_indexed_without_texts(
     assert [hit.text for hit in hits] == [None] * 3
 
 
+KINDS = [("colbert", "tokens"), ("dense", "dense"), ("m3", "several")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("head", "kind"), [("colbert", "tokens"), ("dense", "dense")])
+@pytest.mark.parametrize(("head", "kind"), KINDS)
 def test_embeddings_are_searched(tmp_path, corpus, capsys, head, kind):
     model = tiny_models.save(tmp_path / "run" / "only", head, embedding_size=5)
     out = tmp_path / "docs.index"
@@ -324,18 +328,22 @@ def test_embeddings_are_searched(tmp_path, corpus, capsys, head, kind):
     assert session.index.kind == kind
     (hits,) = session.search(["boot loader"], 3)
     views = session._searcher
-    (query,) = views.queries(["boot loader"]).values()
-    (documents,) = views.documents(TEXTS).values()
-    if kind == "tokens":
-        products = query.tokens_TD @ documents.tokens_TD.T
-        best = np.maximum.reduceat(products, documents.starts[:-1], axis=1).sum(axis=0)
-        assert sum(m.score for m in hits[0].matches) == pytest.approx(hits[0].score)
-    else:
-        best = (query @ documents.T).toarray()[0]
-        assert not hits[0].matches
+    queries, documents = views.queries(["boot loader"]), views.documents(TEXTS)
+    best = np.zeros(len(TEXTS))
+    for view, query in queries.items():
+        if isinstance(query, TokenMatrix):
+            products = query.tokens_TD @ documents[view].tokens_TD.T
+            starts = documents[view].starts[:-1]
+            best += np.maximum.reduceat(products, starts, axis=1).sum(axis=0)
+        else:
+            best += (query @ documents[view].T).toarray()[0]
     expected = np.argsort(-best)[:3]
     assert [hit.id for hit in hits] == [f"d{i}" for i in expected]
     np.testing.assert_allclose([h.score for h in hits], best[expected], rtol=1e-5)
+    for hit in hits:
+        parts = [match.score for match in hit.matches]
+        assert sum(parts) == pytest.approx(hit.score, rel=1e-4)
+        assert {match.view for match in hit.matches} <= set(queries)
     refused(search, "--index", out, "--model", model, "--query", "x", "--feedback")
     assert "--feedback is for sparse vectors" in capsys.readouterr().err
     search.main(["--index", str(out), "--model", str(model), "--query", "boot loader"])
