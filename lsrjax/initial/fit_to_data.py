@@ -36,7 +36,7 @@ def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
     for encoder, name in ((ours, "the student"), (theirs, pivot.name)):
         if not isinstance(encoder, BertConfig):
             raise InputError(
-                f"config.init.head.from_pivot: {name} is a {encoder.family}, and only"
+                f"config.init.head.encoder: {name} is a {encoder.family}, and only"
                 " an encoder like BERT can start from another's layers. Leave it empty."
             )
     for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):

@@ -77,16 +77,37 @@ def search(
             f"search: queries have {queries.shape[1]} columns and docs have "
             f"{docs.shape[1]}; encode both with the same model and views."
         )
-    best = np.full((queries.shape[0], depth), _NO_HIT, np.int64)
+    best = Best(queries.shape[0], depth)
     prepare, score, most = _scoring(queries, docs)
     block = min(block, most)
     for start in range(0, docs.shape[0], block):
         columns = prepare(docs[start : start + block])
         for first in range(0, queries.shape[0], batch):
             rows = slice(first, first + batch)
-            keys = _keys(score(queries[rows], columns), start)
-            best[rows] = _largest(np.concatenate([best[rows], keys], axis=1), depth)
-    return _unpacked(np.sort(best, axis=1)[:, ::-1])
+            scores = score(queries[rows], columns)
+            best.add(rows, scores, np.arange(start, start + scores.shape[1]))
+    return best.hits()
+
+
+class Best:
+    """The best hits of Q queries among the documents scored so far.
+
+    In whatever order documents come, the result is the same: equal scores are ordered
+    by the smaller document index, and a document with score 0 is no hit.
+    """
+
+    def __init__(self, queries: int, depth: int):
+        """No hits so far; `depth` of each query will be kept."""
+        self._keys = np.full((queries, depth), _NO_HIT, np.int64)
+
+    def add(self, rows: slice, scores: np.ndarray, documents: np.ndarray) -> None:
+        """Adds scores [rows, N], float32, of documents [N], or [rows, N] of each."""
+        keys = np.concatenate([self._keys[rows], _keys(scores, documents)], axis=1)
+        self._keys[rows] = _largest(keys, self._keys.shape[1])
+
+    def hits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [Q, depth] and scores, as `search` returns them."""
+        return _unpacked(np.sort(self._keys, axis=1)[:, ::-1])
 
 
 def _scoring(queries, docs):
@@ -161,11 +182,11 @@ def _too_dense(queries: sparse.csr_matrix, docs: sparse.csr_matrix) -> bool:
     return multiplications > _WORTH_IT and multiplications * _DENSE_SPEED > dense
 
 
-def _keys(scores: np.ndarray, start: int) -> np.ndarray:
-    bits = scores.view(np.int32)
+def _keys(scores: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(scores).view(np.int32)
     # Floats are ordered like their bits, negative ones in reverse.
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
-    index = _INDEX_MASK - np.arange(start, start + scores.shape[1], dtype=np.int64)
+    index = _INDEX_MASK - documents.astype(np.int64)
     return np.where(scores != 0, (ordered << _INDEX_BITS) | index, _NO_HIT)
 
 
