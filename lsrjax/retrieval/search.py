@@ -68,25 +68,56 @@ def search(
         ValueError: if the vocabularies differ, or `depth`, `batch` or `block` is
             below 1.
     """
-    for name, value in (("depth", depth), ("batch", batch), ("block", block)):
-        if value < 1:
-            raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
-    queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
-    if queries.shape[1] != docs.shape[1]:
-        raise ValueError(
-            f"search: queries have {queries.shape[1]} columns and docs have "
-            f"{docs.shape[1]}; encode both with the same model and views."
-        )
-    best = np.full((queries.shape[0], depth), _NO_HIT, np.int64)
-    prepare, score, most = _scoring(queries, docs)
-    block = min(block, most)
-    for start in range(0, docs.shape[0], block):
-        columns = prepare(docs[start : start + block])
-        for first in range(0, queries.shape[0], batch):
-            rows = slice(first, first + batch)
-            keys = _keys(score(queries[rows], columns), start)
-            best[rows] = _largest(np.concatenate([best[rows], keys], axis=1), depth)
-    return _unpacked(np.sort(best, axis=1)[:, ::-1])
+    found = TopHits(queries, depth, batch=batch, block=block)
+    found.add(docs)
+    return found.best()
+
+
+class TopHits:
+    """The best documents for each query, of documents that come in blocks.
+
+    All blocks together give what `search` gives for all documents at once.
+    """
+
+    def __init__(
+        self,
+        queries: sparse.csr_matrix | TokenMatrix | Several,
+        depth: int,
+        *,
+        batch: int = 128,
+        block: int = 32_768,
+    ):
+        """No documents yet; arguments and errors as of `search`."""
+        for name, value in (("depth", depth), ("batch", batch), ("block", block)):
+            if value < 1:
+                raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
+        self._queries = _checked(queries, "queries")
+        self._depth, self._batch, self._block = depth, batch, block
+        self._best = np.full((self._queries.shape[0], depth), _NO_HIT, np.int64)
+        self._count = 0
+
+    def add(self, docs: sparse.csr_matrix | TokenMatrix | Several) -> None:
+        """Searches the next documents; their index goes on from those before."""
+        docs, queries, best = _checked(docs, "docs"), self._queries, self._best
+        if queries.shape[1] != docs.shape[1]:
+            raise ValueError(
+                f"search: queries have {queries.shape[1]} columns and docs have "
+                f"{docs.shape[1]}; encode both with the same model and views."
+            )
+        prepare, score, most = _scoring(queries, docs)
+        block = min(self._block, most)
+        for start in range(0, docs.shape[0], block):
+            columns = prepare(docs[start : start + block])
+            for first in range(0, queries.shape[0], self._batch):
+                rows = slice(first, first + self._batch)
+                keys = _keys(score(queries[rows], columns), self._count + start)
+                both = np.concatenate([best[rows], keys], axis=1)
+                best[rows] = _largest(both, self._depth)
+        self._count += docs.shape[0]
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and scores [Q, depth] of the documents so far, as of `search`."""
+        return _unpacked(np.sort(self._best, axis=1)[:, ::-1])
 
 
 def _scoring(queries, docs):
