@@ -51,52 +51,36 @@ def _wording(topic: dict[str, Any], wanted: str, source: str, fields) -> str:
     return ""  # an error only if it is judged
 
 
-def _options(year: bool, path: str, corpus: str) -> type:
-    """The options of a collection; NeuCLIR's has the year of the track."""
+@dataclasses.dataclass(frozen=True)
+class CollectionOptions(options.Options):
+    """The languages, and where the data is."""
 
-    @dataclasses.dataclass(frozen=True)
-    class Collection(options.Options):
-        """The languages, and where the data is."""
+    path: str = option("", "the folder of topics and judgements, as released")
+    corpus: str = option("neuclir/neuclir1", "documents: hub id or folder")
+    languages: tuple[str, ...] = option(
+        (),
+        "of the documents: fa, ru, zh, and mlir, all three at once; empty: each of the"
+        " four",
+    )
+    query: str = option(
+        "english",
+        "queries in English, or in the documents' language as translated",
+        choices=("english", "human", "machine"),
+    )
+    fields: tuple[str, ...] = option(
+        ("topic_title", "topic_description"), "of a topic, joined to the query"
+    )
 
-        path: str = option(path, "the folder of topics and judgements, as released")
-        corpus: str = option(corpus, "documents: hub id or folder")
-        languages: tuple[str, ...] = option(
-            (),
-            "of the documents: fa, ru, zh, and mlir, all three at once; empty: each of"
-            " the four",
-        )
-        query: str = option(
-            "english",
-            "queries in English, or in the documents' language as translated",
-            choices=("english", "human", "machine"),
-        )
-        fields: tuple[str, ...] = option(
-            ("topic_title", "topic_description"), "of a topic, joined to the query"
-        )
-
-        def problem(self) -> str | None:
-            """Refuses a folder that is not named."""
-            if not self.path:
-                return "path is empty; give the folder of topics and judgements."
-            if self.query != "english" and (
-                not self.languages or _MLIR in self.languages
-            ):
-                return (
-                    "query is not english, but mlir has no one language of documents;"
-                    " set languages to some of fa, ru, zh."
-                )
-            return None
-
-    if not year:
-        return Collection
-
-    @dataclasses.dataclass(frozen=True)
-    class OfYear(Collection):
-        """The year as well."""
-
-        year: int = option(2022, "of the track", choices=(2022, 2023))
-
-    return OfYear
+    def problem(self) -> str | None:
+        """Refuses a folder that is not named, and queries in no one language."""
+        if not self.path:
+            return "path is empty; give the folder of topics and judgements."
+        if self.query != "english" and (not self.languages or _MLIR in self.languages):
+            return (
+                "query is not english, but mlir has no one language of documents; set"
+                " languages to some of fa, ru, zh."
+            )
+        return None
 
 
 class Neuclir:
@@ -107,7 +91,12 @@ class Neuclir:
     (unpacked). The documents are neuclir/neuclir1 of the hub.
     """
 
-    Options = _options(True, "", "neuclir/neuclir1")
+    @dataclasses.dataclass(frozen=True)
+    class Options(CollectionOptions):
+        """Those of both collections, and the year."""
+
+        year: int = option(2022, "of the track", choices=(2022, 2023))
+
     PATTERNS = {
         2022: (
             ("*topics.0720*.jsonl", "*2022*topics*.jsonl", "topics*.jsonl"),
@@ -150,7 +139,11 @@ class Hc4:
     `LANG/hc4_docs.jsonl`.
     """
 
-    Options = _options(False, "", "hc4")
+    @dataclasses.dataclass(frozen=True)
+    class Options(CollectionOptions):
+        """Those of both collections."""
+
+        corpus: str = option("hc4", "the folder with LANG/hc4_docs.jsonl")
 
     @staticmethod
     def parts(given) -> list:
