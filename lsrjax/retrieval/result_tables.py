@@ -15,7 +15,7 @@ from rich.text import Text
 from lsrjax.data.examples import ENGLISH
 from lsrjax.json_files import write_json
 
-MEAN = "mean"
+MEAN, WORST = "mean", "worst"
 
 # system -> language -> metric -> value
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -122,7 +122,7 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
 def print_table(
     results: Results, metric: str, console: Console, *, title: str = ""
 ) -> None:
-    """Prints a metric: systems as rows, languages as columns, the mean last.
+    """Prints a metric: systems as rows, languages as columns, mean and worst last.
 
     Higher values are better. The best of several in a column is bold; a missing one is
     `-`. Languages that do not fit the console's width continue in another table. The
@@ -150,7 +150,11 @@ def print_table(
 
 
 def print_costs(
-    results: Results, documents_per_s: Mapping[str, float], console: Console
+    results: Results,
+    documents_per_s: Mapping[str, float],
+    console: Console,
+    *,
+    of: str = "an English document",
 ) -> None:
     """Prints the cost of a document in each system.
 
@@ -158,7 +162,7 @@ def print_costs(
     each language.
     """
     console.print(
-        "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
+        f"\ncost of {of}: active terms, bytes in an index (6 a term, 2 a"
         " number of an embedding), encoded in a second",
         highlight=False,
     )
@@ -237,8 +241,9 @@ def _table(
         for language, values in languages.items()
         if metric in values
     )
-    if MEAN in columns:
-        columns[MEAN] = columns.pop(MEAN)
+    for summary in (MEAN, WORST):
+        if summary in columns:
+            columns[summary] = columns.pop(summary)
     rows: dict[str, dict[str, tuple[str, bool]]] = {name: {} for name in results}
     for language in columns:
         values = {

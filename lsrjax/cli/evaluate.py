@@ -1,0 +1,318 @@
+"""Evaluates a retriever on benchmarks, or on data of your own.
+
+    lsrjax evaluate --model runs/demo --task beir --task.path=my_data --out results
+    lsrjax evaluate --model runs/demo --task miracl --task.languages=sw,yo --lowercase
+
+The whole corpus is searched, exactly, and every judgement counts with its grade.
+Results are by language, with their mean and the worst language, and BM25 beside them.
+--out names a folder for them: results.json, per_query.jsonl.gz with the value of each
+query, and a TREC run for each corpus. --compare tests the differences to one of those
+folders, or to a TREC run, query by query. All tasks are read before the first text is
+encoded: what is missing is said at once.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from rich.console import Console
+
+import lsrjax
+from lsrjax import json_files, options, paths
+from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.cli import task_flags
+from lsrjax.convert.open_model import open_portable
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.distributed import processes, safe_output
+from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
+from lsrjax.options import Chosen
+from lsrjax.retrieval import metrics as measures
+from lsrjax.retrieval import prune_curve, rank, result_tables, task_results
+from lsrjax.retrieval.encode_texts import TextEncoder
+from lsrjax.retrieval.pruning import Pruning
+from lsrjax.retrieval.rank import Searcher, Way
+from lsrjax.retrieval.task_results import Other, PartResults
+from lsrjax.retrieval.tasks.table import loaded
+from lsrjax.retrieval.tasks.task import Task
+
+_RUN_DEPTH = 1000  # of TREC runs
+_SYSTEM = "model"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command with these arguments."""
+    try:
+        tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
+        args = _parser().parse_args(rest)
+        processes.check_devices()
+        if args.head:
+            own_head(args.head, "--head")
+        if not tasks:
+            raise InputError("No --task is named; --help lists them, with options.")
+        evaluate(args, tasks, Console())
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What is evaluated, and how."""
+
+    model: SavedModel
+    searcher: Searcher
+    ways: Mapping[str, Way]
+    lowercase: bool
+    with_bm25: bool
+    metrics: tuple[str, ...]
+    curve: tuple[Pruning, ...]
+    compare: Other | None
+    out: pathlib.Path | None
+
+    def metrics_of(self, task: Task) -> list[str]:
+        """The command's metrics, or the task's."""
+        return list(self.metrics or task.metrics)
+
+
+def evaluate(args, tasks: Sequence[Chosen], console: Console) -> None:
+    """Evaluates a model on tasks, prints tables, and writes what is asked for.
+
+    Raises:
+      InputError: a model, task or option that cannot be used.
+    """
+    setup = _setup(args)
+    names = _names(tasks)
+    for name, task in zip(names, tasks, strict=True):
+        for one in loaded(task):
+            _check(one, setup)
+            facts = f"{len(one.corpus):,} documents, {len(one.queries):,} queries"
+            console.print(f"{name}: {one.name}, {facts}", highlight=False)
+    results: dict[str, Any] = {}
+    parts: dict[str, list[PartResults]] = {}
+    for name, task in zip(names, tasks, strict=True):
+        results[name], parts[name] = _evaluate_task(name, task, setup, console)
+    if setup.out is None:
+        return
+    task_results.write_queries(setup.out / task_results.QUERIES_FILE, parts)
+    made_of = {
+        "lsrjax": lsrjax.__version__,
+        "model": setup.model.name,
+        "system": _SYSTEM,
+        "query_length": setup.searcher.query_length,
+        "document_length": setup.searcher.document_length,
+        "dtype": args.dtype,
+        "lowercase": setup.lowercase,
+        "prune_queries": args.prune_queries or None,
+        "prune_documents": args.prune_documents or None,
+    }
+    path = setup.out / task_results.RESULTS_FILE
+    json_files.write_json(path, made_of | {"tasks": results})
+    console.print(f"Written to {path}", highlight=False)
+
+
+def _names(tasks: Sequence[Chosen]) -> list[str]:
+    """The names of tasks; of several with one name, numbered."""
+    found: list[str] = []
+    for task in tasks:
+        again = sum(task.name == other.name for other in tasks) > 1
+        number = 1 + sum(name.startswith(f"{task.name} ") for name in found)
+        found.append(f"{task.name} {number}" if again else task.name)
+    return found
+
+
+def _check(task: Task, setup: _Setup) -> None:
+    """Refuses what would fail only after texts are encoded."""
+    try:
+        measures.required_depth(setup.metrics_of(task))
+    except ValueError as error:
+        raise InputError(f"--metrics: {error}") from error
+    if setup.compare is not None:
+        setup.compare.values(task, setup.metrics_of(task))
+
+
+def _evaluate_task(
+    name: str, chosen: Chosen, setup: _Setup, console: Console
+) -> tuple[dict[str, Any], list[PartResults]]:
+    parts: list[PartResults] = []
+    others, curves = [], []
+    for task in loaded(chosen):
+        part = PartResults.of(task, setup.metrics_of(task))
+        depth = measures.required_depth(part.metrics)
+        depth = max(depth, _RUN_DEPTH) if setup.out else depth
+        ways = {**setup.ways} | prune_curve.ways(setup.curve, setup.ways[_SYSTEM])
+        found = rank.rank(task, setup.searcher, ways, depth, lowercase=setup.lowercase)
+        if setup.curve:
+            curves.append(prune_curve.measured(task, part.metrics[0], found))
+        systems = {system: found[system] for system in setup.ways}
+        if setup.with_bm25:
+            systems["bm25"] = rank.bm25(task, depth)
+        for system, ranking in systems.items():
+            part.add(system, task, ranking)
+        if setup.out is not None:
+            task_results.write_runs(setup.out / task_results.RUNS_FOLDER, task, systems)
+        if setup.compare is not None:
+            others.append(setup.compare.values(task, part.metrics))
+        parts.append(part)
+        console.print(f"{name}: {task.name} is evaluated", highlight=False)
+    made: dict[str, Any] = {
+        "options": options.plain(chosen),
+        "metrics": list(parts[0].metrics),
+        "data": {part.name: dict(part.data) for part in parts},
+        "results": _rounded(task_results.table(parts)),
+    }
+    _print(name, made, console)
+    if setup.curve:
+        made["prune_curve"] = prune_curve.curve(curves)
+        prune_curve.show(made["prune_curve"], console)
+    if setup.compare is not None:
+        made["compared"] = task_results.compared(parts, others, _SYSTEM)
+        _print_compared(made["compared"], setup.compare, console)
+    return made, parts
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return round(float(value), 6)
+
+
+def _print(name: str, made: Mapping[str, Any], console: Console) -> None:
+    results = made["results"]
+    for metric in made["metrics"]:
+        title = f"\n{name}: {metric}"
+        result_tables.print_table(results, metric, console, title=title)
+    costs = result_tables.with_metric(results, "index_bytes")
+    result_tables.print_costs(costs, {}, console, of="a document")
+    for part, data in made["data"].items():
+        console.print(f"{part}: {_in_words(data)}", highlight=False, markup=False)
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    """Where data is from, and its version, on a line."""
+    said = []
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            said.append(f"{key} ({_in_words(value)})")
+        elif key == "sha256":
+            said.append(f"sha256 {value[:12]}")
+        elif isinstance(value, int):
+            said.append(f"{value:,} {key.replace('_', ' ')}")
+        else:
+            said.append(f"{key.replace('_', ' ')} {value}")
+    return ", ".join(said)
+
+
+def _print_compared(compared, other: Other, console: Console) -> None:
+    for metric, by_language in compared.items():
+        console.print(f"\n{metric}: {_SYSTEM} - {other.path}", highlight=False)
+        for language, test in by_language.items():
+            console.print(
+                f"  {language:8} {test['difference']:+.4f}  better {test['wins']:,},"
+                f" worse {test['losses']:,} of {test['queries']:,}; p ="
+                f" {test['t_test']:.4f} (paired t), {test['randomisation']:.4f}"
+                " (randomisation)",
+                highlight=False,
+                markup=False,
+            )
+
+
+def _setup(args) -> _Setup:
+    prune = [
+        Pruning.parse(text, f"--prune_{what}") if text else None
+        for what, text in (
+            ("queries", args.prune_queries),
+            ("documents", args.prune_documents),
+        )
+    ]
+    curve = tuple(
+        Pruning.parse(text, "--prune_curve")
+        for text in (args.prune_curve or "").split(",")
+        if text
+    )
+    if curve and prune[1]:
+        raise InputError("--prune_curve tries budgets; leave --prune_documents out.")
+    if args.batch_size < 1:
+        raise InputError(f"--batch_size is {args.batch_size}; it has to be at least 1.")
+    compare = None
+    if args.compare:
+        compare = Other(pathlib.Path(paths.local(args.compare, "--compare")))
+    out = pathlib.Path(paths.local(args.out, "--out")) if args.out else None
+    model = open_portable(args.model)
+    searcher = Searcher(
+        TextEncoder(
+            model.spec,
+            TextTokenizer(model.tokenizer),
+            batch_size=args.batch_size,
+            dtype=args.dtype,
+        ),
+        jax.device_put(model.params),
+        _length(args.query_length, model.query_length, model, "--query_length"),
+        _length(
+            args.document_length, model.document_length, model, "--document_length"
+        ),
+    )
+    ways = {_SYSTEM: Way((), *prune)}
+    if args.views:
+        views = rank.views_of(searcher)
+        ways |= {f"{_SYSTEM} {name}": Way(of) for name, of in views.items() if name}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    return _Setup(
+        model=model,
+        searcher=searcher,
+        ways=ways,
+        lowercase=args.lowercase,
+        with_bm25=not args.no_bm25,
+        metrics=tuple(one for one in (args.metrics or "").split(",") if one),
+        curve=curve,
+        compare=compare,
+        out=out,
+    )
+
+
+def _length(given: int, own: int, model: SavedModel, flag: str) -> int:
+    limit = model.spec.encoder.max_length
+    if given and not 2 < given <= limit:
+        raise InputError(f"{flag} is {given}; the model takes 3 to {limit}.")
+    return given or own
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lsrjax evaluate",
+        description=f"{__doc__}\n{task_flags.HELP}\n\n{task_flags.described()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a run's or stage's folder, a folder, a hub id")
+    add("--out", help="a folder for results.json, per_query.jsonl.gz and runs/")
+    add("--metrics", help="such as nDCG@10,R@100; by default those of the task's paper")
+    add("--compare", help="a folder of --out, or a TREC run: tests the differences")
+    add("--no_bm25", action="store_true", help="leaves the row of BM25 out")
+    add("--views", action="store_true", help="also each view of the model alone")
+    add("--lowercase", action="store_true", help="encodes texts in lower case")
+    add("--prune_queries", help="top:N, mass:SHARE or ratio:SHARE; see docs")
+    add("--prune_documents", help="top:N, mass:SHARE or ratio:SHARE; see docs")
+    add(
+        "--prune_curve",
+        nargs="?",
+        const=prune_curve.BUDGETS,
+        help=f"quality by terms of documents; without budgets {prune_curve.BUDGETS}",
+    )
+    add("--query_length", type=int, default=0, help="tokens; by default as trained")
+    add("--document_length", type=int, default=0, help="tokens; by default as trained")
+    add("--head", help="the dotted name of your own head, if the model has one")
+    add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return parser
+
+
+def start() -> None:
+    """Runs the command."""
+    safe_output.harden()
+    main()
