@@ -63,6 +63,8 @@ setup(
             "array_record>=0.5",
             "importlib_resources>=6",
         ],
+        "ir_datasets": ["ir_datasets>=0.5.11"],
+        "mteb": ["mteb>=2.20"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         "test": [
             "pytest>=8",
@@ -74,6 +76,9 @@ setup(
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "datasets>=4.0",
+            "ir_datasets>=0.5.11",
+            "mteb>=2.20",
+            "pytrec-eval-terrier>=0.5.6",
             "tensorflow-datasets>=4.9",
             "array_record>=0.5",
             "importlib_resources>=6",

@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from rich.console import Console
 
 import lsrjax
@@ -26,14 +25,12 @@ from lsrjax import json_files, options, paths
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import task_flags
 from lsrjax.convert.open_model import open_portable
-from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.options import Chosen
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import prune_curve, rank, result_tables, task_results
-from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.rank import Searcher, Way
 from lsrjax.retrieval.task_results import Other, PartResults
@@ -236,25 +233,17 @@ def _setup(args) -> _Setup:
     )
     if curve and prune[1]:
         raise InputError("--prune_curve tries budgets; leave --prune_documents out.")
-    if args.batch_size < 1:
-        raise InputError(f"--batch_size is {args.batch_size}; it has to be at least 1.")
     compare = None
     if args.compare:
         compare = Other(pathlib.Path(paths.local(args.compare, "--compare")))
     out = pathlib.Path(paths.local(args.out, "--out")) if args.out else None
     model = open_portable(args.model)
-    searcher = Searcher(
-        TextEncoder(
-            model.spec,
-            TextTokenizer(model.tokenizer),
-            batch_size=args.batch_size,
-            dtype=args.dtype,
-        ),
-        jax.device_put(model.params),
-        _length(args.query_length, model.query_length, model, "--query_length"),
-        _length(
-            args.document_length, model.document_length, model, "--document_length"
-        ),
+    searcher = Searcher.portable(
+        model,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+        query_length=args.query_length,
+        document_length=args.document_length,
     )
     ways = {_SYSTEM: Way((), *prune)}
     if args.views:
@@ -273,13 +262,6 @@ def _setup(args) -> _Setup:
         compare=compare,
         out=out,
     )
-
-
-def _length(given: int, own: int, model: SavedModel, flag: str) -> int:
-    limit = model.spec.encoder.max_length
-    if given and not 2 < given <= limit:
-        raise InputError(f"{flag} is {given}; the model takes 3 to {limit}.")
-    return given or own
 
 
 def _parser() -> argparse.ArgumentParser:

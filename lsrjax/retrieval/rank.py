@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from scipy import sparse
 
@@ -46,6 +47,37 @@ class Searcher:
             model.params,
             config.data.query_length,
             config.data.document_length,
+            TextTokenizer(pivot) if pivot else None,
+        )
+
+    @classmethod
+    def portable(
+        cls,
+        model,
+        *,
+        batch_size: int = 64,
+        dtype: str = "float32",
+        query_length: int = 0,
+        document_length: int = 0,
+    ) -> "Searcher":
+        """A `SavedModel` of `open_portable`; lengths are its own unless given.
+
+        Raises:
+          InputError: a length or a batch that the model does not take.
+        """
+        if batch_size < 1:
+            raise InputError(f"--batch_size is {batch_size}; it has to be at least 1.")
+        limit = model.spec.encoder.max_length
+        given = {"query_length": query_length, "document_length": document_length}
+        for flag, length in given.items():
+            if length and not 2 < length <= limit:
+                raise InputError(f"--{flag} is {length}; the model takes 3 to {limit}.")
+        tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
+        return cls(
+            TextEncoder(model.spec, tokenizer, batch_size=batch_size, dtype=dtype),
+            jax.device_put(model.params),
+            query_length or model.query_length,
+            document_length or model.document_length,
             TextTokenizer(pivot) if pivot else None,
         )
 
