@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 import lsrjax
-from lsrjax import json_files, options, paths
+from lsrjax import json_files, paths
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import task_flags
 from lsrjax.convert.open_model import open_portable
@@ -30,7 +30,7 @@ from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.options import Chosen
 from lsrjax.retrieval import metrics as measures
-from lsrjax.retrieval import prune_curve, rank, result_tables, task_results
+from lsrjax.retrieval import prune_curve, rank, task_results, task_tables
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.rank import Searcher, Way
 from lsrjax.retrieval.task_results import Other, PartResults
@@ -156,13 +156,8 @@ def _evaluate_task(
             others.append(setup.compare.values(task, part.metrics))
         parts.append(part)
         console.print(f"{name}: {task.name} is evaluated", highlight=False)
-    made: dict[str, Any] = {
-        "options": options.plain(chosen),
-        "metrics": list(parts[0].metrics),
-        "data": {part.name: dict(part.data) for part in parts},
-        "results": _rounded(task_results.table(parts)),
-    }
-    _print(name, made, console)
+    made = task_tables.described(chosen, parts)
+    task_tables.show(name, made, console)
     if setup.curve:
         made["prune_curve"] = prune_curve.curve(curves)
         prune_curve.show(made["prune_curve"], console)
@@ -170,38 +165,6 @@ def _evaluate_task(
         made["compared"] = task_results.compared(parts, others, _SYSTEM)
         _print_compared(made["compared"], setup.compare, console)
     return made, parts
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    return round(float(value), 6)
-
-
-def _print(name: str, made: Mapping[str, Any], console: Console) -> None:
-    results = made["results"]
-    for metric in made["metrics"]:
-        title = f"\n{name}: {metric}"
-        result_tables.print_table(results, metric, console, title=title)
-    costs = result_tables.with_metric(results, "index_bytes")
-    result_tables.print_costs(costs, {}, console, of="a document")
-    for part, data in made["data"].items():
-        console.print(f"{part}: {_in_words(data)}", highlight=False, markup=False)
-
-
-def _in_words(data: Mapping[str, Any]) -> str:
-    """Where data is from, and its version, on a line."""
-    said = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            said.append(f"{key} ({_in_words(value)})")
-        elif key == "sha256":
-            said.append(f"sha256 {value[:12]}")
-        elif isinstance(value, int):
-            said.append(f"{value:,} {key.replace('_', ' ')}")
-        else:
-            said.append(f"{key.replace('_', ' ')} {value}")
-    return ", ".join(said)
 
 
 def _print_compared(compared, other: Other, console: Console) -> None:
