@@ -17,9 +17,9 @@ from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.search import Several, TopHits
 from lsrjax.retrieval.tasks.task import Task
 
-# Documents that are encoded, and kept, at once: 300 terms of each take 20 MB, dense
-# vectors of 30,000 terms, which models give early in training, 2 GB.
-_BLOCK = 8192
+# Documents that are encoded, and kept, at once: 300 terms of each take 10 MB, dense
+# vectors of 30,000 terms, which models give early in training, 1 GB.
+_BLOCK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
