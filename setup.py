@@ -65,6 +65,8 @@ setup(
         ],
         "search": ["pyseismic-lsr>=0.5"],
         "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
+        "ir_datasets": ["ir_datasets>=0.5.11"],
+        "mteb": ["mteb>=2.20"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         "test": [
             "pytest>=8",
@@ -76,6 +78,9 @@ setup(
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "datasets>=4.0",
+            "ir_datasets>=0.5.11",
+            "mteb>=2.20",
+            "pytrec-eval-terrier>=0.5.6",
             "tensorflow-datasets>=4.9",
             "array_record>=0.5",
             "importlib_resources>=6",

@@ -442,6 +442,11 @@ class Evaluate:
         "debian: the table over systems and languages; empty: none",
         choices=("", "debian"),
     )
+    tasks: dict[str, Any] = option(
+        {},
+        "benchmarks that the last stage's model is evaluated on, by name with their"
+        " options, {'miracl': {'languages': ('sw',)}}; docs/evaluation.md",
+    )
     examples: tuple[str, ...] = option(
         (),
         "languages, as in ('ja', 'de'), of which to show a query with its terms",

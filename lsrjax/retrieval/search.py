@@ -68,25 +68,9 @@ def search(
         ValueError: if the vocabularies differ, or `depth`, `batch` or `block` is
             below 1.
     """
-    for name, value in (("depth", depth), ("batch", batch), ("block", block)):
-        if value < 1:
-            raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
-    queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
-    if queries.shape[1] != docs.shape[1]:
-        raise ValueError(
-            f"search: queries have {queries.shape[1]} columns and docs have "
-            f"{docs.shape[1]}; encode both with the same model and views."
-        )
-    best = Best(queries.shape[0], depth)
-    prepare, score, most = _scoring(queries, docs)
-    block = min(block, most)
-    for start in range(0, docs.shape[0], block):
-        columns = prepare(docs[start : start + block])
-        for first in range(0, queries.shape[0], batch):
-            rows = slice(first, first + batch)
-            scores = score(queries[rows], columns)
-            best.add(rows, scores, np.arange(start, start + scores.shape[1]))
-    return best.hits()
+    found = TopHits(queries, depth, batch=batch, block=block)
+    found.add(docs)
+    return found.best()
 
 
 class Best:
@@ -108,6 +92,54 @@ class Best:
     def hits(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices [Q, depth] and scores, as `search` returns them."""
         return _unpacked(np.sort(self._keys, axis=1)[:, ::-1])
+
+
+class TopHits:
+    """The best documents for each query, of documents that come in blocks.
+
+    All blocks together give what `search` gives for all documents at once.
+    """
+
+    def __init__(
+        self,
+        queries: sparse.csr_matrix | TokenMatrix | Several,
+        depth: int,
+        *,
+        batch: int = 128,
+        block: int = 32_768,
+    ):
+        """No documents yet; arguments and errors as of `search`."""
+        for name, value in (("depth", depth), ("batch", batch), ("block", block)):
+            if value < 1:
+                raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
+        self._queries = _checked(queries, "queries")
+        self._batch, self._block = batch, block
+        self._best = Best(self._queries.shape[0], depth)
+        self._count = 0
+
+    def add(self, docs: sparse.csr_matrix | TokenMatrix | Several) -> None:
+        """Searches the next documents; their index goes on from those before."""
+        docs, queries = _checked(docs, "docs"), self._queries
+        if queries.shape[1] != docs.shape[1]:
+            raise ValueError(
+                f"search: queries have {queries.shape[1]} columns and docs have "
+                f"{docs.shape[1]}; encode both with the same model and views."
+            )
+        prepare, score, most = _scoring(queries, docs)
+        block = min(self._block, most)
+        for start in range(0, docs.shape[0], block):
+            columns = prepare(docs[start : start + block])
+            begin = self._count + start
+            for first in range(0, queries.shape[0], self._batch):
+                rows = slice(first, first + self._batch)
+                scores = score(queries[rows], columns)
+                places = np.arange(begin, begin + scores.shape[1])
+                self._best.add(rows, scores, places)
+        self._count += docs.shape[0]
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and scores [Q, depth] of the documents so far, as of `search`."""
+        return self._best.hits()
 
 
 def _scoring(queries, docs):
