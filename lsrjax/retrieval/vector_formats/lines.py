@@ -202,5 +202,7 @@ def qdrant(row: Row) -> str:
 
 
 def milvus(row: Row) -> str:
-    """A row of `MilvusClient.insert`."""
+    """A row of `MilvusClient.insert`; none without weights, which Milvus refuses."""
+    if not row.embedding and not row.columns:
+        return ""
     return f'{{"id": {row.id}, "vector": {row.keyed}}}\n'
