@@ -77,6 +77,10 @@ setup(
             "tensorflow-datasets>=4.9",
             "array_record>=0.5",
             "importlib_resources>=6",
+            "pyseismic-lsr>=0.5",
+            "qdrant-client>=1.15",
+            "pymilvus>=2.6",
+            "milvus-lite>=2.5",
         ],
     },
 )
