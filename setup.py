@@ -85,6 +85,7 @@ setup(
             "array_record>=0.5",
             "importlib_resources>=6",
             "pyseismic-lsr>=0.5",
+            "qdrant-client>=1.15",
             "pymilvus>=3.0",
             "milvus-lite>=3.2",
         ],

@@ -143,6 +143,8 @@ def apart(
     if (tasks := _slurm_tasks(environ)) > 1:
         _check_slurm(environ)
         devices = _slurm_devices(environ)
+        if devices is None and _slurm_tasks_here(environ) > 1:
+            devices = [slurm.whole(environ, "SLURM_LOCALID", 0)]  # as JAX would choose
         if devices is not None:
             own = ",".join(map(str, devices))
             jax.config.update("jax_cuda_visible_devices", own)
@@ -408,13 +410,17 @@ def _slurm_devices(environ) -> list[int] | None:
     count = len([part for part in visible.split(",") if part.strip()])
     if not count:
         return None
-    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
-    named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    tasks = max(int(named[0]), 1) if named else 1
+    tasks = _slurm_tasks_here(environ)
     share = max(count // tasks, 1)
     own = slurm.whole(environ, "SLURM_LOCALID", 0)
     first = own * share if count >= tasks else 0
     return list(range(first, first + share))
+
+
+def _slurm_tasks_here(environ) -> int:
+    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
+    named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return max(int(named[0]), 1) if named else 1
 
 
 def met() -> bool:

@@ -268,6 +268,25 @@ def test_slurm_with_two_tasks_for_each_node_halves_its_gpus(cluster):
     assert cluster.options == MET | {"local_device_ids": [4, 5, 6, 7]}
 
 
+@pytest.mark.parametrize(
+    ("visible", "own"), [(EIGHT, "4,5,6,7"), ("2,3", "1"), ("", "1")]
+)
+def test_processes_apart_take_their_gpus_and_do_not_meet(cluster, visible, own):
+    environ = slurm(
+        SLURM_PROCID=3,
+        SLURM_LOCALID=1,
+        SLURM_NTASKS=4,
+        SLURM_STEP_NUM_TASKS=4,
+        SLURM_STEP_TASKS_PER_NODE="2(x2)",
+        CUDA_VISIBLE_DEVICES=visible,
+    )
+    assert hosts.apart(environ=environ) == (3, 4)
+    assert cluster.settings["jax_cuda_visible_devices"] == own
+    assert hosts.apart(None, 5, 2, environ=environ) == (2, 5)
+    assert hosts.apart(environ={}) == (0, 1)
+    assert cluster.calls == []
+
+
 def test_slurm_without_gpus_leaves_the_devices_to_jax(cluster):
     cluster.processes = cluster.devices = 2
     hosts.start(environ=slurm(SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2))
