@@ -1,21 +1,20 @@
 """Exact search over encoded texts."""
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Sequence
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from lsrjax.errors import InputError
 from lsrjax.retrieval import maxsim
+from lsrjax.retrieval.best_hits import BestHits
 from lsrjax.retrieval.maxsim import TokenMatrix
-
-# The score's bits precede the complemented document index in one 64-bit key, so that
-# the order of keys is "higher score, then smaller index" and no two keys are equal: the
-# top keys are the same set with any selection algorithm.
-_INDEX_BITS = 32
-_INDEX_MASK = (1 << _INDEX_BITS) - 1
-_NO_HIT = np.iinfo(np.int64).min
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ def search(
     depth: int,
     *,
     batch: int = 128,
-    block: int = 32_768,
+    block: int = 4096,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the documents with the highest score for each query.
 
@@ -48,8 +47,8 @@ def search(
 
     The search is exact. Equal scores are ordered by the smaller document index, and a
     document with score 0 is no hit. Neither `batch` nor `block` changes a result
-    (except the last bit of a score of dense vectors): they bound the memory, about
-    30 bytes x `batch` x `block`.
+    (except the last bit of a score of dense vectors), nor does the number of threads.
+    They bound the memory: about 30 bytes x `batch` x `block` a thread, and 32 MB.
 
     Args:
         queries: [Q, V] weights of the queries, scipy CSR; or their tokens' embeddings,
@@ -77,48 +76,96 @@ def search(
             f"search: queries have {queries.shape[1]} columns and docs have "
             f"{docs.shape[1]}; encode both with the same model and views."
         )
-    best = np.full((queries.shape[0], depth), _NO_HIT, np.int64)
-    prepare, score, most = _scoring(queries, docs)
-    block = min(block, most)
-    for start in range(0, docs.shape[0], block):
-        columns = prepare(docs[start : start + block])
-        for first in range(0, queries.shape[0], batch):
-            rows = slice(first, first + batch)
-            keys = _keys(score(queries[rows], columns), start)
-            best[rows] = _largest(np.concatenate([best[rows], keys], axis=1), depth)
-    return _unpacked(np.sort(best, axis=1)[:, ::-1])
+    best = BestHits(queries.shape[0], depth)
+    scoring = _scoring(queries, docs)
+    threads = _threads() if scoring.parallel else 1
+    batch = min(batch, math.ceil(queries.shape[0] / threads) or 1)
+    slices = [slice(i, i + batch) for i in range(0, queries.shape[0], batch)]
+    parts = [queries[rows] for rows in slices]
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for start in range(0, docs.shape[0], min(block, scoring.most)):
+            columns = scoring.prepare(docs[start : start + min(block, scoring.most)])
+
+            def add(rows, part, start=start, columns=columns):
+                best.add(rows, scoring.score(part, columns), start)
+
+            for _ in (pool.map if len(parts) > 1 else map)(add, slices, parts):
+                pass
+    return best.ranked()
 
 
-def _scoring(queries, docs):
-    """Functions that prepare and score a block of documents, and its largest size."""
+# More of them wait for each other between the small products.
+_MOST_THREADS = 8
+
+
+def _threads() -> int:
+    available = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if available else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scoring:
+    """How a block of at most `most` documents is prepared, and queries score it.
+
+    `parallel`: the score gains from several threads; it has none of its own.
+    """
+
+    prepare: Callable[[Any], Any]
+    score: Callable[[Any, Any], np.ndarray]
+    most: int
+    parallel: bool = False
+
+
+def _scoring(queries, docs) -> _Scoring:
     if isinstance(docs, Several):
         each = [_scoring(q, d) for q, d in zip(queries.parts, docs.parts, strict=True)]
-        return (
+        return _Scoring(
             lambda block: [
-                prepare(part)
-                for (prepare, _, _), part in zip(each, block.parts, strict=True)
+                one.prepare(part) for one, part in zip(each, block.parts, strict=True)
             ],
-            lambda rows, prepared: sum(
-                score(part, columns)
-                for (_, score, _), part, columns in zip(
-                    each, rows.parts, prepared, strict=True
-                )
+            lambda rows, prepared: functools.reduce(
+                np.add,
+                (
+                    one.score(part, columns)
+                    for one, part, columns in zip(
+                        each, rows.parts, prepared, strict=True
+                    )
+                ),
             ),
-            min(most for _, _, most in each),
+            min(one.most for one in each),
+            all(one.parallel for one in each),
         )
     if isinstance(docs, TokenMatrix):
-        return lambda block: block, maxsim.scores, _TOKENS_BLOCK
+        return _Scoring(lambda block: block, maxsim.scores, _TOKENS_BLOCK)
     if _too_dense(queries, docs):
-        return (
+        return _Scoring(
             lambda block: block.T.toarray(),
             lambda rows, columns: rows.toarray() @ columns,
             _DENSE_BLOCK,
         )
-    return (
-        lambda block: block.T.tocsr(),
-        lambda rows, columns: (rows @ columns).toarray(),
-        docs.shape[0] or 1,
+    return _Scoring(
+        lambda block: block.T.tocsr(), _sparse_scores, docs.shape[0] or 1, True
     )
+
+
+def _sparse_scores(rows: sparse.csr_matrix, columns: sparse.csr_matrix) -> np.ndarray:
+    """The products of queries with a block of documents, terms x documents.
+
+    If many documents have the queries' terms, these terms are made dense, and each
+    occurrence in a query adds a row of numbers. The sums, and their order, are those of
+    the sparse product.
+    """
+    terms, places = np.unique(rows.indices, return_inverse=True)
+    postings = int(np.diff(columns.indptr)[rows.indices].sum())
+    cells = len(terms) * columns.shape[1]
+    numbers = rows.nnz * columns.shape[1]
+    if cells > _MOST_CELLS or cells + numbers > _DENSE_SPEED * postings:
+        return (rows @ columns).toarray()
+    used = sparse.csr_matrix(
+        (rows.data, places, rows.indptr), shape=(rows.shape[0], len(terms))
+    )
+    return used @ columns[terms].toarray()
 
 
 def _checked(weights, name: str):
@@ -146,6 +193,7 @@ _DENSE_SPEED = 50
 # it only matters from this many sparse ones (about a second) on.
 _WORTH_IT = 10**9
 _DENSE_BLOCK = 1024  # documents made dense at once
+_MOST_CELLS = 2**23  # of queries' terms that are made dense at once: 32 MB a thread
 _TOKENS_BLOCK = 128  # documents whose tokens are compared at once
 
 
@@ -159,26 +207,3 @@ def _too_dense(queries: sparse.csr_matrix, docs: sparse.csr_matrix) -> bool:
     multiplications = int(holders[queries.indices].sum())
     dense = queries.shape[0] * docs.shape[0] * docs.shape[1]
     return multiplications > _WORTH_IT and multiplications * _DENSE_SPEED > dense
-
-
-def _keys(scores: np.ndarray, start: int) -> np.ndarray:
-    bits = scores.view(np.int32)
-    # Floats are ordered like their bits, negative ones in reverse.
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
-    index = _INDEX_MASK - np.arange(start, start + scores.shape[1], dtype=np.int64)
-    return np.where(scores != 0, (ordered << _INDEX_BITS) | index, _NO_HIT)
-
-
-def _largest(keys: np.ndarray, count: int) -> np.ndarray:
-    return np.partition(keys, keys.shape[1] - count, axis=1)[:, -count:]
-
-
-def _unpacked(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    hit = keys != _NO_HIT
-    ordered = (keys >> _INDEX_BITS).astype(np.int32)
-    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
-    indices = _INDEX_MASK - (keys & _INDEX_MASK)
-    return (
-        np.where(hit, indices, -1).astype(np.int32),
-        np.where(hit, scores, 0).astype(np.float32),
-    )
