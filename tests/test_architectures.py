@@ -18,7 +18,7 @@ from lsrjax.checkpoint import saved_model, train_states
 from lsrjax.config.fields import data_set, get_default
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import run, stage_parts
 
 # What each config changes, and the types of what it encodes.

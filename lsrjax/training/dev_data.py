@@ -10,7 +10,8 @@ from lsrjax.data import sources
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
 from lsrjax.initial.build_student import Student
-from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+from lsrjax.retrieval.evaluate import dev_metric, dev_task
+from lsrjax.retrieval.rank import Searcher
 
 
 def dev_source(config, kind: str):

@@ -19,9 +19,11 @@ from lsrjax.distributed import processes
 from lsrjax.retrieval import evaluate, result_tables
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.result_tables import MULTILINGUAL
 from lsrjax.retrieval.search import search
+from lsrjax.retrieval.tasks import debian
+from lsrjax.retrieval.tasks.task import Task
 from lsrjax.training import stage_models, stage_parts
 
 EXAMPLES_FILE = "examples.json"
@@ -45,13 +47,10 @@ def evaluate_run(
     `poll` is called before each batch is encoded.
     """
     groups = list(embedded.examples("group", "test"))
-    languages = sorted(
-        {language for group in groups for language in group.query},
-        key=lambda language: (language != ENGLISH, language),
-    )
+    languages = debian.languages_of(groups)
     tasks = {
-        "": evaluate.cross_lingual(groups, languages),
-        MULTILINGUAL: evaluate.multilingual(groups, languages, run_config.seed),
+        "": debian.cross_lingual(groups, languages),
+        MULTILINGUAL: debian.multilingual(groups, languages, run_config.seed),
     }
     console.print(
         f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
@@ -139,14 +138,9 @@ def _languages(stage, known: list[str]) -> list[str]:
     return [ENGLISH] if trained == {ENGLISH} else known
 
 
-def _only(task: evaluate.Task, languages: list[str]) -> evaluate.Task:
-    chosen = [i for i, language in enumerate(task.languages) if language in languages]
-    return evaluate.Task(
-        [task.queries[i] for i in chosen],
-        [task.languages[i] for i in chosen],
-        task.corpus,
-        [task.relevant[i] for i in chosen],
-    )
+def _only(task: Task, languages: list[str]) -> Task:
+    chosen = enumerate(task.languages)
+    return task.only([i for i, language in chosen if language in languages])
 
 
 def _examples(task, groups, model, languages) -> list[dict]:
