@@ -35,7 +35,9 @@ from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.retrieval import terms
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
-from lsrjax.retrieval.vector_files import EmbeddingsFile, JsonlFile, NpzFile, VectorFile
+from lsrjax.retrieval.vector_formats import table
+from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, TOKENS, About
+from lsrjax.retrieval.vector_formats.writing import Target, VectorFiles
 
 # Texts are sorted by length within 64 batches: little padding, bounded memory.
 _WINDOW_BATCHES = 64
@@ -90,8 +92,7 @@ def encode_file(
     """
     texts = pathlib.Path(paths.local(texts, "--texts"))
     out = pathlib.Path(paths.local(out, "--out"))
-    if out.suffix not in (".npz", ".jsonl"):
-        raise InputError(f"--out {out}: unknown type; name a .npz or a .jsonl file.")
+    _, chosen = table.format_of("", out)
     if batch_size < 1:
         raise InputError(f"--batch_size is {batch_size}; it has to be at least 1.")
     model = open_portable(reference)
@@ -122,16 +123,18 @@ def encode_file(
         spec, TextTokenizer(model.tokenizer), batch_size=batch_size, dtype=dtype
     )
     params = jax.device_put(model.params)
-    file = _open(out, made_of, model)
+    about = _about(model, made_of)
+    folder = out.with_name(f"{out.name}.partial")
+    file = VectorFiles(folder, {"": Target(out, chosen, about)}, made_of)
     try:
         _encode(file, rows, encoder, params, length, role, batch_size)
-        file.finish(sum(spec.views.values()))
+        file.finish()
     finally:
         file.close()
     print(f"{file.rows:,} vectors in {out}", flush=True)
 
 
-def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -> None:
+def _encode(file: VectorFiles, rows, encoder, params, length, role, batch_size) -> None:
     """Encodes all rows that the file lacks."""
     if file.rows:
         print(f"{file.rows:,} texts are encoded already.", flush=True)
@@ -142,7 +145,7 @@ def _encode(file: VectorFile, rows, encoder, params, length, role, batch_size) -
         matrix = joined(encoder.encode(params, texts, length, role, ids))
         if isinstance(matrix, sparse.csr_matrix):
             matrix.sort_indices()
-        file.add(matrix, ids)
+        file.add({"": matrix}, ids)
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
             speed = (file.rows - first) / (reported - started)
@@ -162,15 +165,15 @@ def _windows(rows: Iterator, batch_size: int) -> Iterator[list[tuple[str, str]]]
         yield some
 
 
-def _open(out: pathlib.Path, made_of: dict, model: SavedModel) -> VectorFile:
-    if out.suffix == ".npz":
-        return (NpzFile if model.spec.sparse else EmbeddingsFile)(out, made_of)
+def _about(model: SavedModel, made_of: dict) -> About:
+    columns = sum(model.spec.views.values())
     if not model.spec.sparse:
-        return JsonlFile(out, made_of)
+        tokens = "tokens" in model.spec.views
+        return About(TOKENS if tokens else DENSE, columns, None, made_of)
     folder = model.pivot_tokenizer
     pivot = TextTokenizer(folder) if folder else None
     names = terms.names_of(model.spec, TextTokenizer(model.tokenizer), pivot)
-    return JsonlFile(out, made_of, names)
+    return About(SPARSE, columns, names, made_of)
 
 
 def _parser() -> argparse.ArgumentParser:

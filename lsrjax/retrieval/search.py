@@ -13,8 +13,14 @@ from scipy import sparse
 
 from lsrjax.errors import InputError
 from lsrjax.retrieval import maxsim
-from lsrjax.retrieval.best_hits import BestHits
 from lsrjax.retrieval.maxsim import TokenMatrix
+
+# The score's bits precede the complemented document index in one 64-bit key, so that
+# the order of keys is "higher score, then smaller index" and no two keys are equal: the
+# top keys are the same set with any selection algorithm.
+_INDEX_BITS = 32
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+_NO_HIT = np.iinfo(np.int64).min
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,31 +73,148 @@ def search(
         ValueError: if the vocabularies differ, or `depth`, `batch` or `block` is
             below 1.
     """
-    for name, value in (("depth", depth), ("batch", batch), ("block", block)):
-        if value < 1:
-            raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
-    queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
-    if queries.shape[1] != docs.shape[1]:
-        raise ValueError(
-            f"search: queries have {queries.shape[1]} columns and docs have "
-            f"{docs.shape[1]}; encode both with the same model and views."
+    found = TopHits(queries, depth, batch=batch, block=block)
+    found.add(docs)
+    return found.best()
+
+
+class TopHits:
+    """The best documents for each query, of documents that come in blocks.
+
+    All blocks together give what `search` gives for all documents at once.
+    """
+
+    def __init__(
+        self,
+        queries: sparse.csr_matrix | TokenMatrix | Several,
+        depth: int,
+        *,
+        batch: int = 128,
+        block: int = 4096,
+    ):
+        """No documents yet; arguments and errors as of `search`."""
+        for name, value in (("depth", depth), ("batch", batch), ("block", block)):
+            if value < 1:
+                raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
+        self._queries = _checked(queries, "queries")
+        self._batch, self._block = batch, block
+        self._best = Best(self._queries.shape[0], depth)
+        self._count = 0
+
+    def add(self, docs: sparse.csr_matrix | TokenMatrix | Several) -> None:
+        """Searches the next documents; their index goes on from those before."""
+        docs, queries = _checked(docs, "docs"), self._queries
+        if queries.shape[1] != docs.shape[1]:
+            raise ValueError(
+                f"search: queries have {queries.shape[1]} columns and docs have "
+                f"{docs.shape[1]}; encode both with the same model and views."
+            )
+        scoring = _scoring(queries, docs)
+        threads = _threads() if scoring.parallel else 1
+        batch = min(self._batch, math.ceil(queries.shape[0] / threads) or 1)
+        rows = [slice(i, i + batch) for i in range(0, queries.shape[0], batch)]
+        parts = [(some, queries[some]) for some in rows]
+        block = min(self._block, scoring.most)
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            for start in range(0, docs.shape[0], block):
+                columns = scoring.prepare(docs[start : start + block])
+                end = min(start + block, docs.shape[0])
+                documents = np.arange(start, end) + self._count
+                add = functools.partial(self._add, scoring.score, columns, documents)
+                list((pool.map if len(parts) > 1 else map)(add, parts))
+        self._count += docs.shape[0]
+
+    def _add(self, score, columns, documents: np.ndarray, part) -> None:
+        rows, queries = part
+        self._best.add(rows, score(queries, columns), documents)
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and scores [Q, depth] of the documents so far, as of `search`."""
+        return self._best.hits()
+
+
+class Best:
+    """The best hits of Q queries among the documents scored so far.
+
+    In whatever order documents come, the result is the same: equal scores are ordered
+    by the smaller document index, and a document with score 0 is no hit. Threads may
+    add scores of different queries at the same time.
+    """
+
+    def __init__(self, queries: int, depth: int):
+        """No hits so far; `depth` of each query will be kept."""
+        self._depth = depth
+        self._keys = np.full((queries, depth), _NO_HIT, np.int64)
+        # The lowest score that is kept; what is below it needs no key.
+        self._least = np.full(queries, -np.inf, np.float32)
+
+    def add(self, rows: slice, scores: np.ndarray, documents: np.ndarray) -> None:
+        """Adds scores [rows, N], float32, of documents [N], or [rows, N] of each."""
+        places = self._places(rows, scores)
+        if not len(places):
+            return
+        row, column = np.divmod(places, scores.shape[1])
+        found, row = np.unique(row, return_inverse=True)
+        counts = np.bincount(row)
+        most = counts.max()
+        nth = np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
+        keys = np.full((len(found), self._depth + most), _NO_HIT, np.int64)
+        found = np.arange(len(self._keys))[rows][found]
+        keys[:, : self._depth] = self._keys[found]
+        index = documents[column] if documents.ndim == 1 else documents.ravel()[places]
+        keys[row, self._depth + nth] = _keys(scores.ravel()[places], index)
+        keys = np.partition(keys, most, axis=1)[:, most:]
+        self._keys[found] = keys
+        least = keys.min(axis=1)
+        self._least[found] = np.where(least == _NO_HIT, -np.inf, _scores(least))
+
+    def _places(self, rows: slice, scores: np.ndarray) -> np.ndarray:
+        """Positions in the flat scores of those that may be among the best."""
+        least = self._least[rows].copy()
+        unknown = np.isneginf(least)
+        if unknown.any():
+            least[unknown] = _reached(scores[unknown], self._depth)
+        enough = scores >= least[:, None]
+        if (least <= 0).any():
+            enough &= scores != 0
+        return np.flatnonzero(enough)
+
+    def hits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [Q, depth] and scores, as `search` returns them."""
+        keys = np.sort(self._keys, axis=1)[:, ::-1]
+        hit = keys != _NO_HIT
+        indices = _INDEX_MASK - (keys & _INDEX_MASK)
+        return (
+            np.where(hit, indices, -1).astype(np.int32),
+            np.where(hit, _scores(keys), 0).astype(np.float32),
         )
-    best = BestHits(queries.shape[0], depth)
-    scoring = _scoring(queries, docs)
-    threads = _threads() if scoring.parallel else 1
-    batch = min(batch, math.ceil(queries.shape[0] / threads) or 1)
-    slices = [slice(i, i + batch) for i in range(0, queries.shape[0], batch)]
-    parts = [queries[rows] for rows in slices]
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for start in range(0, docs.shape[0], min(block, scoring.most)):
-            columns = scoring.prepare(docs[start : start + min(block, scoring.most)])
 
-            def add(rows, part, start=start, columns=columns):
-                best.add(rows, scoring.score(part, columns), start)
 
-            for _ in (pool.map if len(parts) > 1 else map)(add, slices, parts):
-                pass
-    return best.ranked()
+def _reached(scores: np.ndarray, depth: int) -> np.ndarray:
+    """For each row a positive score that at least `depth` reach, -inf if none is known.
+
+    The columns are dealt into groups. At least `depth` scores reach the `depth`-th of
+    the groups' highest scores, which takes one pass instead of a selection among all.
+    """
+    width = max(1, scores.shape[1] // (4 * depth))
+    groups = scores.shape[1] // width
+    if groups < depth:
+        return np.full(len(scores), -np.inf, np.float32)
+    dealt = scores[:, : width * groups].reshape(-1, width, groups).max(axis=1)
+    reached = np.partition(dealt, groups - depth, axis=1)[:, groups - depth]
+    return np.where(reached > 0, reached, -np.inf)
+
+
+def _keys(scores: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    bits = scores.view(np.int32)
+    # Floats are ordered like their bits, negative ones in reverse.
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    return (ordered << _INDEX_BITS) | (_INDEX_MASK - documents.astype(np.int64))
+
+
+def _scores(keys: np.ndarray) -> np.ndarray:
+    ordered = (keys >> _INDEX_BITS).astype(np.int32)
+    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
 
 
 # More of them wait for each other between the small products.

@@ -128,7 +128,10 @@ def test_embeddings_are_encoded(tmp_path, folder, head):
     rows = [json.loads(line)["vector"] for line in lines]
     if head == "dense":
         wanted = wanted.toarray()
-        assert found.files == ["embeddings"] and wanted.shape == (40, 5)
+        assert found.files == ["embeddings", "ids", "about.json"] and wanted.shape == (
+            40,
+            5,
+        )
         np.testing.assert_allclose(rows, found["embeddings"], rtol=1e-6)
     else:
         np.testing.assert_array_equal(found["starts"], wanted.starts)
