@@ -16,7 +16,7 @@ from lsrjax.config import fields
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes
-from lsrjax.retrieval import evaluate, result_tables
+from lsrjax.retrieval import evaluate, metrics, result_tables
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.rank import Searcher
@@ -24,7 +24,7 @@ from lsrjax.retrieval.result_tables import MULTILINGUAL
 from lsrjax.retrieval.search import search
 from lsrjax.retrieval.tasks import debian
 from lsrjax.retrieval.tasks.task import Task
-from lsrjax.training import stage_models, stage_parts
+from lsrjax.training import baselines, stage_models, stage_parts
 
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
@@ -39,7 +39,7 @@ def evaluate_run(
     console: Console,
     poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Evaluates BM25 and the stages' models on the embedded test split.
+    """Evaluates baselines and the stages' models on the embedded test split.
 
     Writes `results.json`, identical in every run; `speed.json`, the documents per
     second that each stage's model encodes; and `examples.json`.
@@ -56,9 +56,15 @@ def evaluate_run(
         f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
         f" on {len(groups):,} documents."
     )
+    pairs = embedded.examples("pair", "train")
+    depth = metrics.required_depth(metrics.METRICS)
     results: result_tables.Results = {}
-    for prefix, task in tasks.items():
-        _add(results, "bm25", prefix, evaluate.bm25(task))
+    for name, index in baselines.baselines(
+        (pair.translation, pair.english) for pair in pairs
+    ).items():
+        for prefix, task in tasks.items():
+            hits, _ = index(task.corpus).search(task.queries, depth)
+            _add(results, name, prefix, evaluate.by_language(task, hits))
     examples, speed = [], {}
     for name, stage in fields.stages(run_config).items():
         with stage_parts.on_devices(stage) as mesh:
