@@ -63,6 +63,8 @@ setup(
             "array_record>=0.5",
             "importlib_resources>=6",
         ],
+        "search": ["pyseismic-lsr>=0.5"],
+        "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         "test": [
             "pytest>=8",
@@ -77,6 +79,9 @@ setup(
             "tensorflow-datasets>=4.9",
             "array_record>=0.5",
             "importlib_resources>=6",
+            "pyseismic-lsr>=0.5",
+            "pymilvus>=3.0",
+            "milvus-lite>=3.2",
         ],
     },
 )

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from lsrjax import options
 from lsrjax.options import option
+from lsrjax.retrieval.pruning import Pruning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def rocchio(
     own, norms = _unit(queries)
     moved = how.alpha * own + how.beta * (means @ found)
     moved = sparse.csr_matrix(sparse.diags_array(norms) @ moved)
-    return _strongest(moved, how.terms)
+    return Pruning("top", how.terms or queries.shape[1]).apply(moved)
 
 
 def _unit(matrix: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -67,17 +68,3 @@ def _unit(matrix: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
     norms = np.sqrt(matrix.multiply(matrix).sum(axis=1)).A1
     scales = 1.0 / np.where(norms > 0, norms, 1.0)
     return sparse.csr_matrix(sparse.diags_array(scales) @ matrix), norms
-
-
-def _strongest(matrix: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
-    """The largest weights of each row; of equal ones, those of the lower columns."""
-    matrix = matrix.astype(np.float32)
-    matrix.sort_indices()
-    if most:
-        rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-        order = np.lexsort((-np.abs(matrix.data), rows))
-        rank = np.empty(matrix.nnz, np.int64)
-        rank[order] = np.arange(matrix.nnz) - matrix.indptr[rows]
-        matrix.data[rank >= most] = 0
-    matrix.eliminate_zeros()
-    return matrix

@@ -5,9 +5,14 @@ for no hit, and `scores` [Q, depth] float32. The runs of one fusion have the sam
 queries and number documents in the same way; their depths may differ.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from lsrjax import options
+from lsrjax.options import option
 
 Run = tuple[np.ndarray, np.ndarray]
 
@@ -107,3 +112,45 @@ def _summed(runs, parts, weights, depth: int) -> Run:
     hits[row[kept], rank[kept]] = document[kept]
     scores[row[kept], rank[kept]] = total[kept]
     return hits, scores
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options(options.Options):
+    weights: list[float] = option([], "of the rankings, in their order; empty: 1 each")
+    candidates: int = option(1000, "hits of each ranking that count", low=1)
+
+
+class Rrf:
+    """`rrf` as an entry of the table."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(_Options):
+        """Options of the fusion."""
+
+        k: float = option(60.0, "ranks that count about as much as the first", low=0)
+
+    @staticmethod
+    def fuse(runs: Sequence[Run], depth: int, options: Options) -> Run:
+        """See `rrf`."""
+        return rrf(runs, depth, k=options.k, weights=options.weights)
+
+
+class Weighted:
+    """`weighted` as an entry of the table."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(_Options):
+        """Options of the fusion."""
+
+        normalise: str = option(
+            "minmax", "scores before they are summed", choices=NORMALISATIONS
+        )
+
+    @staticmethod
+    def fuse(runs: Sequence[Run], depth: int, options: Options) -> Run:
+        """See `weighted`."""
+        weights, normalise = options.weights, options.normalise
+        return weighted(runs, depth, weights=weights, normalise=normalise)
+
+
+FUSIONS: dict[str, Any] = {"rrf": Rrf, "weighted": Weighted}

@@ -22,10 +22,17 @@ import pyarrow as pa
 
 from lsrjax import json_files, options
 from lsrjax.errors import InputError
-from lsrjax.retrieval.engines.engine import Engine, Hits
+from lsrjax.retrieval.engines.engine import Documents, Engine, Hits
 from lsrjax.retrieval.engines.table import ENGINES
+from lsrjax.retrieval.several_views import SEVERAL
 from lsrjax.retrieval.vector_formats.parts import digest_of
-from lsrjax.retrieval.vector_formats.vectors import About, Block, Matrix, Vectors
+from lsrjax.retrieval.vector_formats.vectors import (
+    DENSE,
+    SPARSE,
+    TOKENS,
+    Block,
+    Vectors,
+)
 
 INDEX = "index.json"
 _DOCUMENTS, _TERMS, _ENGINE = "documents.arrow", "terms.json", "engine"
@@ -34,7 +41,7 @@ _VERSION = 1
 _AGAIN = "Build the index again: lsrjax index."
 
 # The default engine of each kind of vectors.
-DEFAULTS = {"sparse": "seismic", "dense": "exact", "tokens": "maxsim"}
+DEFAULTS = {SPARSE: "seismic", DENSE: "exact", TOKENS: "maxsim", SEVERAL: "exact"}
 
 
 def choose(kind: str, name: str = "", values: Mapping[str, Any] = {}) -> options.Chosen:  # noqa: B006
@@ -137,8 +144,9 @@ class _Recorded(Vectors):
     """Vectors whose ids and texts are written while an engine reads them."""
 
     def __init__(self, vectors: Vectors, path: pathlib.Path, texts):
-        about = About(vectors.kind, vectors.columns, None, vectors.made_of)
-        super().__init__(vectors.name, about, len(vectors))
+        self.name, self.kind = vectors.name, vectors.kind
+        self.columns, self.terms = vectors.columns, vectors.terms
+        self.made_of, self._rows = vectors.made_of, len(vectors)
         self._vectors, self._path = vectors, path
         self._texts: Any = None if texts is None else iter(texts)
         fields = [("id", pa.string())] + [("text", pa.string())] * (texts is not None)
@@ -224,7 +232,7 @@ class Index:
       ids: of the documents, by number.
       texts: of the documents, if they were stored.
       terms: the names of the columns, if known.
-      kind: of the vectors: "sparse", "dense" or "tokens".
+      kind: of the vectors: "sparse", "dense", "tokens" or "several" of them.
       made_of: what the vectors depend on: model, digest of its weights, role, lengths.
       options: the engine's name and options.
     """
@@ -242,7 +250,7 @@ class Index:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def search(self, queries: Matrix, depth: int) -> Hits:
+    def search(self, queries: Documents, depth: int) -> Hits:
         """The documents with the highest scores.
 
         Args:

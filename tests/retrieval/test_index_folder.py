@@ -154,12 +154,12 @@ def test_damage_to_any_file_is_named(tmp_path, name):
 
 def test_without_digests_sizes_are_compared(tmp_path):
     folder = built(tmp_path / "index")
-    path = folder / "engine" / "weights.f32"
+    path = folder / "engine" / "0.weights.f32"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"\0")
     open_index(folder, verify=False)
     path.write_bytes(whole[:-1])
-    with pytest.raises(InputError, match=r"weights\.f32 has"):
+    with pytest.raises(InputError, match=r"0\.weights\.f32 has"):
         open_index(folder, verify=False)
 
 

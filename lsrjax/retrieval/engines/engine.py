@@ -6,13 +6,14 @@ weight has its number, too.
 
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from scipy import sparse
 
 from lsrjax import json_files
 from lsrjax.errors import InputError
+from lsrjax.retrieval.search import Several
 from lsrjax.retrieval.vector_formats.vectors import (
     About,
     Block,
@@ -24,6 +25,7 @@ from lsrjax.retrieval.vector_formats.vectors import (
 _SHAPE = "shape.json"
 
 Hits = tuple[np.ndarray, np.ndarray]
+Documents: TypeAlias = Matrix | Several
 
 
 class InMemory(Vectors):
@@ -44,18 +46,18 @@ class InMemory(Vectors):
 class Engine(Protocol):
     """An open index."""
 
-    def search(self, queries: Matrix, depth: int) -> Hits:
+    def search(self, queries: Any, depth: int) -> Hits:
         """The documents with the highest scores.
 
         Args:
-          queries: Q rows.
+          queries: Q rows, `Documents` of the kind that was indexed.
 
         Returns:
           hits [Q, depth] int32, document numbers, best first, -1 for no hit; and scores
           [Q, depth] float32, 0 for no hit.
         """
 
-    def vectors(self, documents: np.ndarray) -> Matrix:
+    def vectors(self, documents: np.ndarray) -> Documents:
         """The vectors of some documents, as the engine stores them."""
 
     def close(self) -> None:

@@ -2,26 +2,36 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from lsrjax import options
+from lsrjax import json_files, options
 from lsrjax.options import option
-from lsrjax.retrieval.engines.engine import Hits, read_shape, write_shape
-from lsrjax.retrieval.search import TopHits
-from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, Vectors
+from lsrjax.retrieval import maxsim
+from lsrjax.retrieval.engines.engine import Documents, Hits
+from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.search import Several, TopHits
+from lsrjax.retrieval.several_views import SEVERAL
+from lsrjax.retrieval.vector_formats.vectors import (
+    DENSE,
+    SPARSE,
+    TOKENS,
+    Matrix,
+    Vectors,
+)
 
-_WEIGHTS, _COLUMNS, _STARTS = "weights.f32", "columns.i32", "starts.i64"
+_VIEWS = "views.json"
 
 
 class Exact:
-    """Files of a CSR matrix, which a search reads in blocks, memory-mapped.
+    """Files of each view's vectors, which a search reads in blocks, memory-mapped.
 
     Scores and the order of hits are those of `lsrjax.retrieval.search.search`.
     """
 
-    kinds = (SPARSE, DENSE)
+    kinds = (SPARSE, DENSE, TOKENS, SEVERAL)
     searching = ("block", "batch")
 
     @dataclasses.dataclass(frozen=True)
@@ -33,24 +43,19 @@ class Exact:
 
     @staticmethod
     def build(folder: pathlib.Path, vectors: Vectors, options: Options) -> None:
-        """Writes the matrix, in the memory of a block."""
-        rows = 0
-        with (
-            open(folder / _WEIGHTS, "wb") as weights,
-            open(folder / _COLUMNS, "wb") as columns,
-            open(folder / _STARTS, "wb") as starts,
-        ):
-            starts.write(np.zeros(1, "<i8").tobytes())
-            for _, matrix in vectors.blocks():
-                matrix = sparse.csr_matrix(matrix, dtype=np.float32)
-                matrix.sort_indices()
-                weights.write(matrix.data.astype("<f4").tobytes())
-                columns.write(matrix.indices.astype("<i4").tobytes())
-                ends = rows + matrix.indptr[1:].astype("<i8")
-                starts.write(ends.tobytes())
-                rows += matrix.nnz
-
-        write_shape(folder, vectors)
+        """Writes the vectors, in the memory of a block."""
+        views: list[dict[str, Any]] = []
+        ends: list[int] = []
+        for _, block in vectors.blocks():
+            parts = block.parts if isinstance(block, Several) else [block]
+            if not views:
+                views = [_view(part) for part in parts]
+                ends = [0] * len(parts)
+                for number in range(len(parts)):
+                    _append(folder, number, "starts.i64", np.zeros(1, "<i8"))
+            for number, part in enumerate(parts):
+                ends[number] = _write(folder, number, part, ends[number])
+        json_files.write_json(folder / _VIEWS, {"views": views})
 
     @staticmethod
     def open(folder: pathlib.Path, options: Options) -> "ExactEngine":
@@ -64,32 +69,81 @@ class ExactEngine:
     def __init__(self, folder: pathlib.Path, how: Exact.Options):
         """Maps the files into memory."""
         self._how = how
-        _, self._width = read_shape(folder)
-        self._starts = np.fromfile(folder / _STARTS, "<i8")
-        self._weights = _mapped(folder / _WEIGHTS, "<f4")
-        self._columns = _mapped(folder / _COLUMNS, "<i4")
+        advice = "Build the index again."
+        views = json_files.read_json(folder / _VIEWS, advice, lambda v: v["views"])
+        self._views = [_View(folder, number, **one) for number, one in enumerate(views)]
+        self._rows = self._views[0].rows if views else 0
 
-    def search(self, queries: sparse.csr_matrix, depth: int) -> Hits:
+    def search(self, queries: Documents, depth: int) -> Hits:
         """See `Engine.search`."""
         found = TopHits(queries, depth, batch=self._how.batch, block=self._how.block)
-        for start in range(0, len(self._starts) - 1, self._how.block):
-            found.add(self._block(start, start + self._how.block))
+        for start in range(0, self._rows, self._how.block):
+            found.add(self._block(start, min(start + self._how.block, self._rows)))
         return found.best()
 
-    def vectors(self, documents: np.ndarray) -> sparse.csr_matrix:
+    def vectors(self, documents: np.ndarray) -> Documents:
         """See `Engine.vectors`."""
-        rows = [self._block(row, row + 1) for row in np.asarray(documents)]
-        none = sparse.csr_matrix((0, self._width), dtype=np.float32)
-        return sparse.vstack([none, *rows], format="csr")
+        found = [view.some(np.asarray(documents)) for view in self._views]
+        return found[0] if len(found) == 1 else Several(found)
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def _block(self, first: int, end: int) -> sparse.csr_matrix:
+    def _block(self, first: int, end: int) -> Documents:
+        found = [view.block(first, end) for view in self._views]
+        return found[0] if len(found) == 1 else Several(found)
+
+
+class _View:
+    """The vectors of one view."""
+
+    def __init__(self, folder: pathlib.Path, number: int, tokens: bool, columns: int):
+        self._tokens, self._width = tokens, columns
+        self._starts = np.fromfile(folder / f"{number}.starts.i64", "<i8")
+        self.rows = len(self._starts) - 1
+        self._weights = _mapped(folder / f"{number}.weights.f32", "<f4")
+        if not tokens:
+            self._columns = _mapped(folder / f"{number}.columns.i32", "<i4")
+
+    def block(self, first: int, end: int) -> Matrix:
         starts = self._starts[first : end + 1]
-        place = slice(starts[0], starts[-1])
-        parts = self._weights[place], self._columns[place], starts - starts[0]
-        return sparse.csr_matrix(parts, shape=(len(starts) - 1, self._width))
+        own, place = starts - starts[0], slice(starts[0], starts[-1])
+        if self._tokens:
+            place = slice(starts[0] * self._width, starts[-1] * self._width)
+            tokens_TD = np.asarray(self._weights[place]).reshape(-1, self._width)
+            return TokenMatrix(tokens_TD, own)
+        parts = self._weights[place], self._columns[place], own
+        return sparse.csr_matrix(parts, shape=(end - first, self._width))
+
+    def some(self, rows: np.ndarray) -> Matrix:
+        blocks = [self.block(0, 0), *(self.block(row, row + 1) for row in rows)]
+        if self._tokens:
+            return maxsim.stacked(blocks)
+        return sparse.vstack(blocks, format="csr")
+
+
+def _view(part: Matrix) -> dict[str, Any]:
+    return {"tokens": isinstance(part, TokenMatrix), "columns": part.shape[1]}
+
+
+def _write(folder: pathlib.Path, number: int, part: Matrix, end: int) -> int:
+    """Appends vectors to a view's files; the weights or tokens there are, after it."""
+    if isinstance(part, TokenMatrix):
+        starts = part.starts
+        _append(folder, number, "weights.f32", part.tokens_TD.astype("<f4"))
+    else:
+        part = sparse.csr_matrix(part, dtype=np.float32)
+        part.sort_indices()
+        starts = part.indptr
+        _append(folder, number, "weights.f32", part.data.astype("<f4"))
+        _append(folder, number, "columns.i32", part.indices.astype("<i4"))
+    _append(folder, number, "starts.i64", end + starts[1:].astype("<i8"))
+    return end + int(starts[-1])
+
+
+def _append(folder: pathlib.Path, number: int, name: str, array: np.ndarray) -> None:
+    with open(folder / f"{number}.{name}", "ab") as file:
+        file.write(array.tobytes())
 
 
 def _mapped(path: pathlib.Path, kind: str) -> np.ndarray:

@@ -5,11 +5,12 @@ resumes after the last ones, and a file with the final name is complete.
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from lsrjax import json_files
@@ -25,12 +26,24 @@ _STATE = "state.json"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A file of one view: where, in which format, and what it holds."""
+    """A file of one view.
+
+    Attributes:
+      about: what it says that it holds.
+      append: of `Format.appender`.
+    """
 
     path: pathlib.Path
     format: Format
     about: About
-    whole: bool = False
+    append: Callable[[Matrix, Sequence[str], int], Mapping[str, bytes]]
+
+    @classmethod
+    def of(
+        cls, path: pathlib.Path, form: Format, about: About, whole: bool = False
+    ) -> "Target":
+        """A file in a format; `whole`: its weights are whole numbers."""
+        return cls(path, form, about, form.appender(about, whole))
 
 
 class VectorFiles:
@@ -66,21 +79,25 @@ class VectorFiles:
         self._folder, self._targets = folder, dict(targets)
         self._made_of = json.loads(json.dumps(dict(made_of)))
         self._first, self._beside = first, beside
-        self.rows, sizes = self._begun()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder)
         self._files: dict[tuple[str, str], BinaryIO] = {}
-        self._append = {}
-        for view, target in self._targets.items():
-            inside = folder / view if view else folder
-            inside.mkdir(parents=True, exist_ok=True)
-            self._append[view] = target.format.appender(target.about, target.whole)
-            for piece in target.format.pieces(target.about.kind):
-                size = sizes.get(f"{view}/{piece}", 0)
-                self._files[view, piece] = self._opened(inside / piece, size)
+        try:
+            self.rows, sizes = self._begun()
+            for view, target in self._targets.items():
+                inside = folder / view if view else folder
+                inside.mkdir(parents=True, exist_ok=True)
+                for piece in target.format.pieces(target.about.kind):
+                    size = sizes.get(f"{view}/{piece}", 0)
+                    self._files[view, piece] = self._opened(inside / piece, size)
+        except BaseException:
+            self._close()
+            raise
 
     def add(self, matrices: Mapping[str, Matrix], ids: Sequence[str]) -> None:
         """Adds the vectors of texts, by view, and makes them survive a stop."""
         for view, matrix in matrices.items():
-            found = self._append[view](matrix, ids, self._first + self.rows)
+            found = self._targets[view].append(matrix, ids, self._first + self.rows)
             for piece, contents in found.items():
                 self._files[view, piece].write(contents)
         for file in self._files.values():
@@ -105,6 +122,8 @@ class VectorFiles:
                 text = target.about.json(**more)
                 json_files.write_whole(jsonl.about_path(target.path), text + "\n")
             made.replace(target.path)
+        # First, so that what a stop leaves of the folder counts as nothing.
+        (self._folder / _STATE).unlink(missing_ok=True)
         shutil.rmtree(self._folder)
 
     def close(self) -> None:
@@ -114,7 +133,7 @@ class VectorFiles:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _close(self) -> None:
-        for file in self._files.values():
+        for file in (*self._files.values(), self._lock):
             file.close()
 
     def _opened(self, path: pathlib.Path, size: int) -> BinaryIO:
@@ -141,6 +160,22 @@ class VectorFiles:
         )
         check_same(made_of, self._made_of, self._folder)
         return rows, sizes
+
+
+def _locked(folder: pathlib.Path) -> BinaryIO:
+    """Refuses a second process at the same files; the lock ends with the process."""
+    lock = open(folder / "lock", "wb")  # noqa: SIM115  (closed by `close`)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise InputError(
+            f"{folder}: another process is writing there. Processes that share the work"
+            " need --num_processes and --process_id, each its own."
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    return lock
 
 
 def check_same(there: Any, asked: Mapping[str, Any], where: pathlib.Path) -> None:

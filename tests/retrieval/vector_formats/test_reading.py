@@ -38,7 +38,7 @@ def write(path, kind, matrix, form=None):
     terms = TERMS if kind == "sparse" else None
     about = About(kind, 19, terms, {"role": "document"})
     form = FORMATS[form or path.suffix[1:]]
-    target = {"": Target(path, form, about)}
+    target = {"": Target.of(path, form, about)}
     files = VectorFiles(path.with_name("partial"), target, {})
     files.add({"": matrix[:2]}, IDS[:2])
     files.add({"": matrix[2:]}, IDS[2:])

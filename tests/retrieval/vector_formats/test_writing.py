@@ -25,7 +25,7 @@ class Files(VectorFiles):
     def __init__(self, path, made_of, terms=TERMS, kind="sparse", columns=40):
         known = {one.suffix: one for one in (FORMATS["npz"], FORMATS["jsonl"])}
         about = About(kind, columns, terms, made_of)
-        target = Target(path, known[path.suffix], about)
+        target = Target.of(path, known[path.suffix], about)
         folder = path.with_name(f"{path.name}.partial")
         super().__init__(folder, {"": target}, made_of)
 
