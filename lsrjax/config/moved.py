@@ -60,8 +60,15 @@ MOVED = {
 }
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(ast.literal_eval, text.split(",")))
+_PLACE = re.compile(r"(?:(?!datasets:|file:)([A-Za-z][\w-]*):(?!//))?(datasets:)?(.+)")
+
+
+def _few(values: list) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _numbers(text: str) -> list[float]:
+    return [ast.literal_eval(part) for part in text.split(",")]
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -69,36 +76,26 @@ def _weights(text: str) -> dict[str, float]:
     return {name.strip(): ast.literal_eval(weight) for name, _, weight in parts}
 
 
-def _listed(text: str) -> str | list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    return parts[0] if len(parts) == 1 else parts
+def _listed(text: str) -> Any:
+    return _few([part.strip() for part in text.split(",")])
 
 
-def _subsets(text: str) -> str | list[str] | dict[str, str | list[str]]:
-    found = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"(.+?)(?::(?!/)(.*))?", part.strip())
-        name, subsets = match.groups("") if match else (part, "")
-        several = subsets.split("+")
-        found[name] = several[0] if len(several) == 1 else several
-    names = list(found)
-    return found if any(found.values()) else names[0] if len(names) == 1 else names
-
-
-_PLACE = re.compile(r"(?:(?!datasets:|file:)([A-Za-z][\w-]*):(?!//))?(datasets:)?(.+)")
+def _subsets(text: str) -> Any:
+    parts = [
+        re.split(r":(?!/)", f"{part.strip()}:", maxsplit=1) for part in text.split(",")
+    ]
+    found = {name: _few(rest.removesuffix(":").split("+")) for name, rest in parts}
+    return found if any(found.values()) else _few(list(found))
 
 
 def _places(text: str) -> Any:
     found: dict[str, list] = {}
     for part in text.split(","):
-        match = _PLACE.fullmatch(part.strip())
-        language, data_set, name = match.groups("") if match else ("", "", part)
-        place: Any = name
-        if data_set:
-            values = zip(("dataset", "subset", "split"), name.split(":"), strict=False)
-            place = {field: value for field, value in values if value}
-        found.setdefault(language, []).append(place)
-    short = {key: one[0] if len(one) == 1 else one for key, one in found.items()}
+        language, data_set, name = _PLACE.findall(part.strip())[0]
+        values = zip(("dataset", "subset", "split"), name.split(":"), strict=False)
+        place = {field: value for field, value in values if value}
+        found.setdefault(language, []).append(place if data_set else name)
+    short = {language: _few(places) for language, places in found.items()}
     return short[""] if list(short) == [""] else short
 
 
@@ -113,7 +110,6 @@ _RESPELLED: dict[str, Callable[[str], Any]] = {
     "pos_scores": _listed,
     "neg_scores": _listed,
     "score_weights": _numbers,
-    "negatives": str,
 }
 
 
@@ -129,7 +125,7 @@ def respelled(field: str, value: Any) -> Any:
         return value
     try:
         return convert(value)
-    except (ValueError, SyntaxError, AttributeError):
+    except (ValueError, SyntaxError, IndexError):
         return value
 
 
