@@ -17,7 +17,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
@@ -240,7 +240,7 @@ def checked(
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             found[field.name] = checked(hint, values.get(field.name, {}), at, find)
         elif is_named_groups(hint):
-            found[field.name] = value
+            found[field.name] = dict(value)
         elif field.metadata.get("table") is not None:
             choose = resolve_each if names_several(kind, field) else resolve
             found[field.name] = choose(field.metadata["table"], value, at, find=find)
@@ -269,12 +269,33 @@ def set_with(options: Any) -> Iterator[tuple[str, str]]:
 def set_value(options: Any, name: str) -> tuple[str, Any]:
     """The name and value of an option that is set; those of an entry's own, if any."""
     value = getattr(options, name)
-    if not isinstance(value, Chosen):
-        return name, value
-    for field in dataclasses.fields(value.options):
-        if getattr(value.options, field.name) != _plain_default(field):
-            return f"{name}.{field.name}", getattr(value.options, field.name)
-    return name, value.name
+    own = list(set_options(value.options)) if isinstance(value, Chosen) else []
+    if own:
+        return f"{name}.{own[0][0]}", own[0][1]
+    return name, value.name if isinstance(value, Chosen) else value
+
+
+def set_options(options: Any) -> Iterator[tuple[str, Any]]:
+    """The options that differ from their defaults by dotted name, and their values."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if not isinstance(value, Chosen) and dataclasses.is_dataclass(value):
+            yield from ((f"{field.name}.{key}", of) for key, of in set_options(value))
+        elif value != _plain_default(field):
+            yield set_value(options, field.name)
+
+
+def check_no_effect(
+    options: Any, where: str, names: Collection[str], because: str
+) -> None:
+    """Refuses options, or groups of them, that differ from their defaults.
+
+    Raises:
+      InputError: names one, and `because`, why it has no effect.
+    """
+    for name, value in set_options(options):
+        if any(f"{name}.".startswith(f"{one}.") for one in names):
+            raise InputError(f"{where}.{no_effect(name, value, because)}")
 
 
 def _off(value: Any) -> str:
@@ -284,7 +305,10 @@ def _off(value: Any) -> str:
 def _plain_default(field: dataclasses.Field) -> Any:
     """A field's default; of an entry, the `Chosen` one."""
     default, table = default_of(field), field.metadata["table"]
-    return default if table is None else resolve(table, default, field.name)
+    if table is None:
+        return default
+    choose = resolve_each if isinstance(default, Mapping) else resolve
+    return choose(table, default, field.name)
 
 
 def default_of(field: dataclasses.Field) -> Any:
