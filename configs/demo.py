@@ -4,7 +4,7 @@
 
 Three stages on the embedded Debian descriptions, from random weights: an English
 SPLADE teacher, sparse alignment of a multilingual student, and distillation with
-LexEcho. Then BM25, the teacher and the student after both stages are compared.
+LexEcho. Then baselines, the teacher and the student after both stages are compared.
 """
 
 from ml_collections import ConfigDict

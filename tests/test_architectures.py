@@ -19,7 +19,7 @@ from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import run, stage_parts
 
 # What each config changes, and the types of what it encodes.

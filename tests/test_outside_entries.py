@@ -1,4 +1,4 @@
-"""Entries of tables that are the user's, each with an option of its own."""
+"""Entries of the user's, each with an option of its own, from outside the package."""
 
 import json
 

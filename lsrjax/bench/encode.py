@@ -25,7 +25,7 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.heads import MilcoHead
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
@@ -146,7 +146,7 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedMo
     "splade" or "milco" with LexEcho; the share is of MILCO's pivot vocabulary.
     """
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
-    encoder = EncoderConfig(
+    encoder = BertConfig(
         family="xlm-roberta",
         vocab_size=tokenizer.vocab_size,
         hidden_size=sizes.dim,

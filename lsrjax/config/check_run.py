@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from lsrjax.config import secrets
 from lsrjax.config.check_stage import check_references, check_stage
+from lsrjax.config.check_tasks import evaluated
 from lsrjax.config.fields import (
     blank,
     get_default,
@@ -20,6 +21,7 @@ from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
 from lsrjax.options import check_no_effect, checked
+from lsrjax.retrieval.result_tables import TASKS
 
 
 def validate(config: ConfigDict) -> None:
@@ -34,6 +36,11 @@ def validate(config: ConfigDict) -> None:
     if found := secrets.in_config(config):
         raise InputError("\n".join(secrets.message(*place) for place in found))
     names = list(stages(config))
+    if TASKS in names:
+        raise InputError(
+            f"config.stages has {TASKS!r}, which is the name of the results on tasks in"
+            " results.json. Give the stage another name."
+        )
     run_fields = ("seed", "stages", "evaluate")
     for position, (name, stage) in enumerate(stages(config).items()):
         where = f"config.stages.{name}" if len(config.stages) else "config"
@@ -53,6 +60,7 @@ def validate(config: ConfigDict) -> None:
         check_stage(stage, found, where)
         check_references(stage, names[:position], where)
     whole = checked(Run, config, "config")
+    evaluated(config)
     if config.evaluate.test:
         _check_languages(config.evaluate.examples, "config.evaluate.examples")
     if len(config.stages):

@@ -102,7 +102,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
     """
     text = "true" if text is None else text
     if place(field):
-        raise InputError(not_a_field(field, [], flag, _literal(text)))
+        raise InputError(not_a_field(field, [], flag, literal(text)))
     node = config
     hint: Any = Run
     *groups, last = field.split(".")
@@ -119,7 +119,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
         if not isinstance(node, Mapping | ConfigDict):
             raise InputError(not_a_field(field, fields(config), flag))
     if isinstance(node, Entry) or not isinstance(node, ConfigDict):
-        value = _literal(text)
+        value = literal(text)
         check_spelling(flag, field, value)
         try:
             node[last] = value
@@ -133,7 +133,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
             f"{flag}.{field} is a group of fields; set one of them, such as"
             f" {flag}.{field}.{next(iter(node[last]), 'NAME')}."
         )
-    check_spelling(flag, field, _literal(text))
+    check_spelling(flag, field, literal(text))
     node[last] = _value(_inner(hint, last), node[last], text, f"{flag}.{field}")
 
 
@@ -144,7 +144,8 @@ def _inner(hint: Any, field: str) -> Any:
     return typing.get_type_hints(hint)[field]
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A value as the command line has it: a Python literal, true, false, or a text."""
     words = {"true": True, "false": False}
     try:
         return words[text] if text in words else ast.literal_eval(text)
@@ -156,7 +157,7 @@ def _value(hint: Any, present: Any, text: str, field: str) -> Any:
     """Parses a text as a value of a field's type."""
     if hint is str:
         return text
-    found = _literal(text)
+    found = literal(text)
     if isinstance(present, Entry):
         return found if isinstance(found, dict) else text
     if hint is bool and text.lower() in ("true", "1", "false", "0"):

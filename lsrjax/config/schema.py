@@ -15,7 +15,8 @@ from lsrjax.data.sources import DEV_SOURCES, SOURCES
 from lsrjax.initial.initialisations import INITIALISATIONS
 from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS
-from lsrjax.models.backbones.bert import REMAT
+from lsrjax.models.backbones.encoder import REMAT
+from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.options import option
@@ -88,7 +89,7 @@ class Model:
     family: str = option(
         "xlm-roberta",
         "with random weights only (without init.encoder), as are the sizes below",
-        choices=("bert", "xlm-roberta"),
+        choices=tuple(BACKBONES),
         when="fresh weights",
     )
     hidden_size: int = option(
@@ -448,6 +449,11 @@ class Evaluate:
         "",
         "debian: the table over systems and languages; empty: none",
         choices=("", "debian"),
+    )
+    tasks: dict[str, Any] = option(
+        {},
+        "benchmarks that the last stage's model is evaluated on, by name with their"
+        " options, {'miracl': {'languages': ('sw',)}}; docs/evaluation.md",
     )
     examples: tuple[str, ...] = option(
         (),

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.layouts import LAYOUTS
 from lsrjax.convert.prompts import ROLES, Tokens
 from lsrjax.convert.read import huggingface
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
@@ -26,6 +25,7 @@ from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import encoder_state
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -57,7 +57,7 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
     config = spec.encoder.to_hf() | {"architectures": [ARCHITECTURE]}
     write_json(folder / "config.json", config | {"dtype": "float32"})
     kernel = np.asarray(model.params["head"]["projection"]["kernel"])
-    state = encoder_state(model, LAYOUTS[spec.encoder.family].prefixes[0])
+    state = encoder_state(model, backbone(spec.encoder.family).names.prefixes[0])
     write_weights(folder, state | {PROJECTION: kernel.T})
     write_json(
         folder / METADATA,

@@ -12,6 +12,7 @@ from lsrjax.initial import initialisations
 from lsrjax.initial.start import Start
 from lsrjax.models import heads, retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen
 
@@ -117,7 +118,7 @@ def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
     rate = config.model.dropout
     if rate < 0:
         return encoder
-    return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate)
+    return encoder.with_dropout(rate)
 
 
 def settled(config, spec: RetrieverSpec):
@@ -147,21 +148,17 @@ def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
     folder = tokenizer_folder(config.tokenizer)
     tokenizer = TextTokenizer(folder)
     m = config.model
-    offset = tokenizer.pad_id + 1 if m.family == "xlm-roberta" else 0
-    encoder = EncoderConfig(
-        family=m.family,
+    encoder = backbone(m.family).config.fresh(
+        m.family,
+        tokenizer.pad_id,
+        m.max_length,
         vocab_size=tokenizer.vocab_size,
         hidden_size=m.hidden_size,
         num_layers=m.num_layers,
         num_heads=m.num_heads,
         intermediate_size=m.intermediate_size,
-        max_positions=m.max_length + offset,
-        type_vocab_size=2 if m.family == "bert" else 1,
-        pad_token_id=tokenizer.pad_id,
-        layer_norm_eps=1e-12 if m.family == "bert" else 1e-5,
-        hidden_dropout=max(m.dropout, 0.0),
-        attention_dropout=max(m.dropout, 0.0),
     )
+    encoder = encoder.with_dropout(max(m.dropout, 0.0))
     return encoder, folder
 
 

@@ -13,7 +13,8 @@ from lsrjax.initial import warm_start
 from lsrjax.initial.start import Start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.initial.word_translations import translation_table
-from lsrjax.models.backbones.bert import Encoder
+from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.table import backbone
 
 _IDF_TEXTS = 4096  # sampled to fit LexEcho
 
@@ -32,6 +33,12 @@ def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
       InputError: the models' sizes differ, or their vocabularies share nothing.
     """
     ours, theirs = start.spec.encoder, pivot.spec.encoder
+    for encoder, name in ((ours, "the student"), (theirs, pivot.name)):
+        if not isinstance(encoder, BertConfig):
+            raise InputError(
+                f"config.init.head.encoder: {name} is a {encoder.family}, and only"
+                " an encoder like BERT can start from another's layers. Leave it empty."
+            )
     for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
         a, b = getattr(ours, field), getattr(theirs, field)
         if a != b:
@@ -66,8 +73,9 @@ def with_echo(params: dict, start: Start, scale: float) -> dict:
     tokenizer = TextTokenizer(start.tokenizer)
     length = min(LENGTH, spec.encoder.max_length)
     params = warm_start.with_idf_direction(params, idf_V)
+    encoder = backbone(spec.encoder.family).encoder
     graphdef, _ = nnx.split(
-        nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
+        nnx.eval_shape(lambda: encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
     )
     encode = jax.jit(
         lambda values, text: nnx.merge(graphdef, values)(text["ids"], text["mask"])

@@ -12,6 +12,10 @@ from lsrjax.models.texts import Texts
 from lsrjax.models.views import Code, Dense, MultiVector, Views
 from lsrjax.options import Options, option
 
+# Of 2^16 numbers below the first, or of any in float32 times the second, the sum of
+# squares is far from infinite, and from what is treated as zero.
+_LARGE, _SMALLER = 1e15, 2.0**-80
+
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingOptions(Options):
@@ -113,6 +117,9 @@ def _shown_by(params) -> dict:
 
 def _normalized(x) -> jax.Array:
     """Scales vectors of the last axis to length 1; zeros stay zeros."""
+    # The squares of large ones would be infinite. A power of two changes no digit.
+    largest = jax.lax.stop_gradient(jnp.abs(x).max(axis=-1, keepdims=True))
+    x = x * jnp.where(largest > _LARGE, _SMALLER, 1.0)
     squares = jnp.square(x).sum(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 

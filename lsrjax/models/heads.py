@@ -20,6 +20,7 @@ from flax import nnx
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.lookup import entry, known_entry
+from lsrjax.models.backbones.encoder_config import MaskedLM
 from lsrjax.models.dense_heads import (
     ColbertHead,
     ColbertOptions,
@@ -36,6 +37,9 @@ from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
 from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
+# Of MILCO's English head.
+_BERTS = MaskedLM()
+
 
 class MLMHead(nnx.Module):
     """BERT's masked-LM head as a bag of words, pooled over tokens."""
@@ -46,6 +50,7 @@ class MLMHead(nnx.Module):
         vocab_size: int,
         *,
         layer_norm_eps: float,
+        masked_lm: MaskedLM = _BERTS,
         tied: bool,
         pool_mask: str,
         pooling: str = "max",
@@ -54,7 +59,12 @@ class MLMHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.transform = MLMTransform(
-            hidden_size, layer_norm_eps, dtype=dtype, rngs=rngs
+            hidden_size,
+            layer_norm_eps,
+            dense_bias=masked_lm.dense_bias,
+            norm_bias=masked_lm.norm_bias,
+            dtype=dtype,
+            rngs=rngs,
         )
         if not tied:
             self.decoder = nnx.Param(
@@ -264,6 +274,7 @@ class SpladeHead(Head):
             spec.encoder.hidden_size,
             spec.encoder.vocab_size,
             layer_norm_eps=spec.encoder.layer_norm_eps,
+            masked_lm=spec.encoder.masked_lm,
             tied=spec.options.tied,
             pool_mask=spec.options.pool_mask,
             pooling=spec.options.pooling,

@@ -77,10 +77,11 @@ def linear(
     out_features: int,
     *,
     initializer_range: float = 0.02,
+    use_bias: bool = True,
     dtype: DType = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """Linear layer, kernel [in, out] ~ N(0, initializer_range²) and bias 0.
+    """Linear layer, kernel [in, out] ~ N(0, initializer_range²) and maybe bias 0.
 
     Parameters are float32; the product is computed in `dtype`. Pass matrices
     [rows, in]: with a batch and a token axis, XLA on CPU transposes the incoming
@@ -91,6 +92,7 @@ def linear(
         in_features,
         out_features,
         kernel_init=nnx.initializers.normal(initializer_range),
+        use_bias=use_bias,
         dtype=dtype,
         param_dtype=jnp.float32,
         rngs=rngs,
@@ -100,13 +102,17 @@ def linear(
 class LayerNorm(nnx.LayerNorm):
     """LayerNorm over the last axis of [T, D] that computes in float32."""
 
-    def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
-        super().__init__(size, epsilon=eps, param_dtype=jnp.float32, rngs=rngs)
+    def __init__(self, size: int, eps: float, *, use_bias: bool = True, rngs: nnx.Rngs):
+        super().__init__(
+            size, epsilon=eps, use_bias=use_bias, param_dtype=jnp.float32, rngs=rngs
+        )
 
     def __call__(self, x_TD: jax.Array) -> jax.Array:  # type: ignore[override]  # no mask
         """The normalized rows, in the dtype of `x_TD`."""
-        assert self.scale is not None and self.bias is not None
-        return _normalize(self.epsilon, x_TD, self.scale[...], self.bias[...])
+        assert self.scale is not None
+        scale_D = self.scale[...]
+        bias_D = jnp.zeros_like(scale_D) if self.bias is None else self.bias[...]
+        return _normalize(self.epsilon, x_TD, scale_D, bias_D)
 
 
 # y = s (x - m) r + b, with the mean m and r = (variance + eps)^-1/2 of each row. With
@@ -229,9 +235,9 @@ class Head(nnx.Module):
 
 
 class MLMTransform(nnx.Module):
-    """BERT's masked-LM head without its decoder: dense, exact GELU, LayerNorm.
+    """A masked-LM head without its decoder: dense, exact GELU, LayerNorm.
 
-    Parameters: `dense/{kernel,bias}`, `norm/{scale,bias}`.
+    Parameters: `dense/{kernel,bias}`, `norm/{scale,bias}`; some families lack biases.
     """
 
     def __init__(
@@ -239,6 +245,8 @@ class MLMTransform(nnx.Module):
         hidden_size: int,
         eps: float,
         *,
+        dense_bias: bool = True,
+        norm_bias: bool = True,
         initializer_range: float = 0.02,
         dtype: DType = jnp.float32,
         rngs: nnx.Rngs,
@@ -247,10 +255,11 @@ class MLMTransform(nnx.Module):
             hidden_size,
             hidden_size,
             initializer_range=initializer_range,
+            use_bias=dense_bias,
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = LayerNorm(hidden_size, eps, rngs=rngs)
+        self.norm = LayerNorm(hidden_size, eps, use_bias=norm_bias, rngs=rngs)
 
     def __call__(self, hidden_TD: jax.Array) -> jax.Array:
         """Maps hidden states [T, D] to the decoder's input [T, D], in `dtype`."""

@@ -1,4 +1,4 @@
-"""Reads Hugging Face checkpoints: config, weights and tokenizer of BERT and XLM-R.
+"""Reads Hugging Face checkpoints of encoders: config, weights and tokenizer.
 
 Nothing is trusted: code in a model's folder is never run, pickled weights are refused
 by default, and names, shapes and types of all tensors are compared with config.json
@@ -18,6 +18,7 @@ from lsrjax.convert.names import import_names, import_tree
 from lsrjax.convert.read import expected_tensors, hub, tensors, wrappers
 from lsrjax.convert.read.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
+from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.tokenizer import files as tokenizer_files
 from lsrjax.tokenizer.files import holds_tokenizer
@@ -189,7 +190,7 @@ def _read_raw_config(folder: Path) -> dict[str, Any]:
 def _read_config(folder: Path) -> tuple[dict[str, Any], EncoderConfig]:
     raw = _read_raw_config(folder)
     try:
-        return raw, EncoderConfig.from_hf(raw)
+        return raw, table.read_config(raw)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
 

@@ -55,6 +55,7 @@ _TAGS = {
     "colbert": ("colbert", "multi-vector"),
     "m3": ("m3", "sparse", "multi-vector"),
 }
+CARD = "README.md"
 # Longer values of a head's options are not shown.
 _SHOWN = 10
 
@@ -85,7 +86,7 @@ def write_card(
         f"## Active terms\n\n{_active_terms(model)}",
         f"## Config\n\n{_config(model)}",
     ]
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 _NO_EVALUATION = "No evaluation of this model was recorded where it was exported."

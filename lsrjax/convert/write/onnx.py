@@ -16,8 +16,9 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import by_layer
 from lsrjax.convert.write.onnx_graph import Graph
+from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -40,6 +41,11 @@ def write_onnx(
     output per view, [batch, terms of the view] float32, under the view's name. More
     than `external_bytes` of weights go to `model.onnx.data`.
     """
+    if not isinstance(model.spec.encoder, BertConfig):
+        raise InputError(
+            f"--to onnx: written for encoders like BERT; that of {model.name} is a"
+            f" {model.spec.encoder.family}. Other targets take it."
+        )
     graph = Graph(folder, external=external_bytes < _nbytes(model.params))
     graph.save(_views(graph, model.spec, model.params), folder / MODEL)
     if not model.spec.encodes_queries:
@@ -74,6 +80,7 @@ def _nbytes(tree: Any) -> int:
 
 def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, int]]:
     """Adds the model; returns the value and the size of each view."""
+    assert isinstance(spec.encoder, BertConfig)
     mask_BL = graph.cast("attention_mask", "FLOAT")
     hidden_BLD, words_VD = _encoder(graph, spec.encoder, params["encoder"], mask_BL)
     head = params.get("head") or {}
@@ -107,7 +114,7 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
     }
 
 
-def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
+def _encoder(graph: Graph, config: BertConfig, params, mask_BL):
     """Adds the encoder; returns its hidden states and the word table."""
     tables = params["embeddings"]
     words_VD = graph.weight("words", tables["word"]["embedding"])
@@ -123,7 +130,7 @@ def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
     one = graph.constant(1.0)
     away_BL = graph.add("Mul", graph.add("Sub", one, mask_BL), graph.constant(_LOWEST))
     away_B11M = graph.add("Unsqueeze", away_BL, graph.constant([1, 2], np.int64))
-    for i, layer in by_layer(params)["layers"].items():
+    for i, layer in by_layer(params, config.family)["layers"].items():
         name = f"layers.{i}"
         mixed = _attention(graph, name, config, layer["attention"], x_BLD, away_B11M)
         x_BLD = graph.add("Add", x_BLD, mixed)
@@ -137,7 +144,7 @@ def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
     return x_BLD, words_VD
 
 
-def _positions(graph: Graph, config: EncoderConfig) -> str:
+def _positions(graph: Graph, config: BertConfig) -> str:
     """Rows of the position table, as in `Embeddings._positions`."""
     along = graph.constant(1, np.int64)
     if config.family != "xlm-roberta":
