@@ -85,12 +85,10 @@ class Options:
     """The base of all options, and the options of an entry that has none.
 
     Attributes:
-      alone: the option that a config may give without its name, as the entry's value.
       when: conditions of `lsrjax.config.conditions`; without, the entry has no effect.
       because: in words, that a property is off which `when` of an option names.
     """
 
-    alone: ClassVar[str] = ""
     when: ClassVar[tuple[str, ...]] = ()
     because: ClassVar[Mapping[str, str]] = {}
 
@@ -172,14 +170,12 @@ def resolve_each(
     found = []
     for name, given in config.items():
         at = f"{where}.{name}"
-        alone = kind_of(find(table, name, where)).alone
-        values = {alone: given} if alone and isinstance(given, str) else given
-        if not isinstance(values, Mapping):
+        if not isinstance(given, Mapping):
             raise InputError(
                 f"{at} is {given!r}; give its options by name, as a dict: {{}} for the"
                 " defaults."
             )
-        found.append(resolve(table, {**values, "name": name}, where, at, find))
+        found.append(resolve(table, {**given, "name": name}, where, at, find))
     return found
 
 
