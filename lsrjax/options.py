@@ -125,7 +125,8 @@ def resolve(
 
     Args:
       table: entries by name.
-      node: a name, or a mapping with the name under "name" and options.
+      node: a name, a mapping with the name under "name" and options, or what was
+        chosen before, whose options are checked again.
       where: its name in the config, for errors.
       inside: the name of its options there; empty: the same.
       find: gives the entry of a name. `lookup.entry` imports dotted names, which only
@@ -134,6 +135,9 @@ def resolve(
     Raises:
       InputError: an unknown entry or option, or a bad value.
     """
+    if isinstance(node, Chosen):
+        options = checked(kind_of(node.entry), vars(node.options), where, find)
+        return Chosen(node.name, node.entry, options)
     mapping = isinstance(node, Mapping | ConfigDict)
     values = dict(node) if mapping else {"name": node}
     name = values.pop("name", "")
@@ -206,12 +210,17 @@ def carried(options: Any, before: Any) -> Any:
 
 def plain(chosen: Chosen) -> dict[str, Any]:
     """An entry as a config has it, with all of its options that may be set."""
-    values = {
-        name: plain(value) if isinstance(value, Chosen) else value
-        for name in names(type(chosen.options))
-        for value in [getattr(chosen.options, name)]
-    }
+    kept = names(type(chosen.options))
+    values = {k: v for k, v in as_dict(chosen.options).items() if k in kept}
     return {"name": chosen.name, **values}
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """All options by name; `checked` reads them back."""
+    return {
+        name: plain(value) if isinstance(value, Chosen) else value
+        for name, value in vars(options).items()
+    }
 
 
 def checked(
