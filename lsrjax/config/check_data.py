@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from lsrjax.config.fields import blank, check_no_effect
 from lsrjax.config.schema import Dev, Rows
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
@@ -12,7 +11,7 @@ from lsrjax.data.reading import formats
 from lsrjax.data.reading.formats import AUTO
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.options import Chosen
+from lsrjax.options import Chosen, check_no_effect, checked
 
 
 def _several(c) -> list:
@@ -82,21 +81,21 @@ def check_rows(c, where: str) -> None:
             _check_english(own, c.prepare, at)
         for applies, names, because in row_effects(own, c):
             if not applies:
-                check_no_effect(own, blank(Rows), at, names, because)
+                check_no_effect(checked(Rows, own, at), at, names, because)
     _check_dev(c.dev, f"{where}.dev")
 
 
 def _check_dev(dev, where: str) -> None:
     source = sources.chosen(dev.source, where)
     if not source.name:
-        check_no_effect(dev, blank(Dev), where, [*dev], "dev.source is empty")
         return
     _check_needs(source, f"{where}.source", "source")
     chosen = formats.chosen(dev.format, where)
     because = "the teacher's scores of dev data are not read"
-    check_no_effect(dev, blank(Dev), where, _score_options(chosen), because)
+    found = checked(Dev, dev, where)
+    check_no_effect(found, where, _score_options(chosen), because)
     if not source.entry.rows:
-        check_no_effect(dev, blank(Dev), where, ["format"], _OWN_FORMAT)
+        check_no_effect(found, where, ["format"], _OWN_FORMAT)
 
 
 def _check_needs(chosen: Chosen, where: str, what: str) -> None:

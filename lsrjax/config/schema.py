@@ -357,13 +357,21 @@ class Dev:
     own documents.
     """
 
+    because: ClassVar = {"given": "dev.source is empty"}
     source: Any = option("", "as data.source; empty: no evaluation", table=DEV_SOURCES)
-    format: Any = option(AUTO, "as data.format", table=FORMATS)
-    every: int = option(0, "steps; 0: at the end only", low=0)
-    queries: int = option(300, "at most", above=0)
+    format: Any = option(AUTO, "as data.format", table=FORMATS, when="given")
+    every: int = option(0, "steps; 0: at the end only", low=0, when="given")
+    queries: int = option(300, "at most", above=0, when="given")
     metric: str = option(
-        "nDCG@10", "any name ir_measures knows; picks the best checkpoint"
+        "nDCG@10",
+        "any name ir_measures knows; picks the best checkpoint",
+        when="given",
     )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is dev data."""
+        return bool(self.source.name)
 
 
 @dataclasses.dataclass(frozen=True)
