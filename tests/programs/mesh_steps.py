@@ -289,8 +289,7 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
         step = train_step.make_step(config, 10, student, teacher, idf_of(student))
 
         def placed(spec, params):
-            heads = spec.encoder.num_heads
-            layout = sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
+            layout = sharding.layout_of(spec, params, mesh, fsdp)
             return sharding.place(params, layout.shardings(params)), layout
 
         params = random_params(student, 0)
