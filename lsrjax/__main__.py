@@ -1,8 +1,9 @@
 """`lsrjax COMMAND …` and `python -m lsrjax COMMAND …`: all commands."""
 
-import importlib
 import signal
 import sys
+
+from lsrjax.cli.importing import command
 
 COMMANDS = {
     "train": "train and evaluate what a config describes",
@@ -38,9 +39,9 @@ def main() -> None:
     del sys.argv[1]
     sys.argv[0] = f"lsrjax {name}"
     if name == "bench":  # above the commands, some of which it measures
-        importlib.import_module("lsrjax.bench.__main__").main()
+        command("lsrjax.bench.__main__").main()
     else:
-        importlib.import_module(f"lsrjax.cli.{name}").start()
+        command(f"lsrjax.cli.{name}").start()
 
 
 if __name__ == "__main__":

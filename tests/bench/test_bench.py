@@ -55,6 +55,17 @@ def test_head_prints_a_row_for_each_implementation(capsys):
         assert len(row) == 7 and len(numbers(row[1:])) == 6
 
 
+def test_a_platform_that_there_is_not_is_an_error(capsys, monkeypatch):
+    def none():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", none)
+    with pytest.raises(SystemExit) as ended:
+        main(["head"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: JAX cannot use")
+
+
 def test_without_the_plain_one_there_is_no_speed_up(capsys):
     main([*HEAD, "--impl", "blocked", "--active", "1", "--dtype", "bfloat16"])
     out = capsys.readouterr().out
