@@ -1,8 +1,10 @@
 """`lsrjax index` and `lsrjax search`, from texts to answers."""
 
+import dataclasses
 import io
 import json
 import os
+import pathlib
 import pty
 import subprocess
 import sys
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 from programs import tiny_models
 
+from lsrjax import options
 from lsrjax.cli import encode, index, search
 from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
-from lsrjax.retrieval.fusion import rrf
+from lsrjax.retrieval.engines.table import ENGINES
+from lsrjax.retrieval.feedback import Rocchio
+from lsrjax.retrieval.fusion import FUSIONS, rrf
 from lsrjax.retrieval.index_folder import open_index
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.runs import read_run
@@ -348,3 +353,15 @@ def test_embeddings_are_searched(tmp_path, corpus, capsys, head, kind):
     assert "--feedback is for sparse vectors" in capsys.readouterr().err
     search.main(["--index", str(out), "--model", str(model), "--query", "boot loader"])
     assert hits[0].id in capsys.readouterr().out
+
+
+def test_the_docs_list_all_options():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    kinds = [("engine", entry.Options) for entry in ENGINES.values()]
+    kinds += [("fusion", entry.Options) for entry in FUSIONS.values()]
+    for flag, kind in [*kinds, ("feedback", Rocchio)]:
+        for field in dataclasses.fields(kind):
+            default = options.default_of(field)
+            shown = "" if default == "" else f"`{default!r}` "
+            row = f"| `--{flag}.{field.name}` | {shown}| {field.metadata['doc']}"
+            assert row in text, row
