@@ -28,7 +28,7 @@ from typing import Any
 import jax
 
 from lsrjax import options, paths
-from lsrjax.cli import encode, entry_flags
+from lsrjax.cli import encode, entry_flags, exits
 from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.data.tokenization import TextTokenizer
@@ -131,8 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         values, rest = entry_flags.take(given, "engine", "fusion", "feedback")
         _run(_parser().parse_args(rest), values)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
