@@ -277,6 +277,7 @@ def test_mistakes_of_index_say_what_to_do(tmp_path, model, corpus, indexed, caps
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_build_keeps_what_was_encoded(
     tmp_path, model, corpus, capsys, monkeypatch
 ):
@@ -297,6 +298,7 @@ def test_a_stopped_build_keeps_what_was_encoded(
     assert [path.name for path in tmp_path.iterdir()] == ["docs.index"]
 
 
+@pytest.mark.slow
 def test_vectors_that_are_pruned_and_indexed_without_texts(
     tmp_path, model, corpus, capsys
 ):
