@@ -344,9 +344,13 @@ def test_embeddings_are_searched(tmp_path, corpus, capsys, head, kind):
             best += np.maximum.reduceat(products, starts, axis=1).sum(axis=0)
         else:
             best += (query @ documents[view].T).toarray()[0]
-    expected = np.argsort(-best)[:3]
-    assert [hit.id for hit in hits] == [f"d{i}" for i in expected]
-    np.testing.assert_allclose([h.score for h in hits], best[expected], rtol=1e-5)
+    # Texts encoded in batches of other sizes differ in their last bits, and embeddings
+    # of random weights are nearly the same.
+    scores = [hit.score for hit in hits]
+    np.testing.assert_allclose(scores, -np.sort(-best)[:3], rtol=1e-4)
+    found = [int(hit.id.removeprefix("d")) for hit in hits]
+    assert len(set(found)) == 3
+    np.testing.assert_allclose(best[found], scores, rtol=1e-4)
     for hit in hits:
         parts = [match.score for match in hit.matches]
         assert sum(parts) == pytest.approx(hit.score, rel=1e-4)
