@@ -1,5 +1,7 @@
 """Every engine against exact search over the whole matrix."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import sparse
