@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from lsrjax import options, paths
-from lsrjax.cli import encode, entry_flags
+from lsrjax.cli import encode, entry_flags, exits
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_options, rest = entry_flags.take(given, "engine")
         _run(_parser().parse_args(rest), set_options["engine"])
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def _run(args: argparse.Namespace, values: dict) -> None:
