@@ -65,6 +65,8 @@ setup(
         ],
         "ir_datasets": ["ir_datasets>=0.5.11"],
         "mteb": ["mteb>=2.20"],
+        "search": ["pyseismic-lsr>=0.5"],
+        "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         "test": [
             "pytest>=8",
@@ -82,6 +84,9 @@ setup(
             "tensorflow-datasets>=4.9",
             "array_record>=0.5",
             "importlib_resources>=6",
+            "pyseismic-lsr>=0.5",
+            "pymilvus>=3.0",
+            "milvus-lite>=3.2",
         ],
     },
 )

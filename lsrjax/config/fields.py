@@ -111,7 +111,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
         if place(field):
             raise InputError(not_a_field(field, [], flag))
         try:
-            node[last] = _literal(text)
+            node[last] = literal(text)
         except ValueError as error:
             raise InputError(f"{flag}.{field}: {error}") from error
         return
@@ -132,7 +132,8 @@ def _inner(hint: Any, field: str) -> Any:
     return typing.get_type_hints(hint)[field]
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A value as the command line has it: a Python literal, true, false, or a text."""
     words = {"true": True, "false": False}
     try:
         return words[text] if text in words else ast.literal_eval(text)
@@ -144,7 +145,7 @@ def _value(hint: Any, present: Any, text: str, field: str) -> Any:
     """Parses a text as a value of a field's type."""
     if hint is str:
         return text
-    found = _literal(text)
+    found = literal(text)
     if isinstance(present, Entry):
         return found if isinstance(found, dict) else text
     if hint is bool and text.lower() in ("true", "1", "false", "0"):

@@ -116,6 +116,40 @@ def start(
     check(promised, promised_devices)
 
 
+def apart(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    tpu_pod: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[int, int]:
+    """This process's number and how many there are, for work that needs no other one.
+
+    Takes the same as `start`, but does not connect the processes, so that one that ends
+    does not end the others; those of a TPU pod are, since its chips need it. Then
+    `jax.local_devices()` are this process's own.
+
+    Raises:
+      InputError: as of `start`; the address of a coordinator may be missing.
+    """
+    if num_processes is not None or process_id is not None:
+        if num_processes is None or process_id is None:
+            raise InputError("--num_processes and --process_id go together.")
+        _check_numbers(coordinator or "localhost:1", num_processes, process_id)
+        return process_id, num_processes
+    if (tasks := _slurm_tasks(environ)) > 1:
+        _check_slurm(environ)
+        devices = _slurm_devices(environ)
+        if devices is not None:
+            own = ",".join(map(str, devices))
+            jax.config.update("jax_cuda_visible_devices", own)
+            jax.config.update("jax_rocm_visible_devices", own)
+        return slurm.whole(environ, "SLURM_PROCID", 0), tasks
+    start(tpu_pod=tpu_pod, environ=environ)
+    return index(), count()
+
+
 def check_devices() -> None:
     """Uses the devices for the first time; with several processes, after `start`.
 

@@ -68,56 +68,46 @@ def search(
         ValueError: if the vocabularies differ, or `depth`, `batch` or `block` is
             below 1.
     """
-    found = TopHits(queries, depth, batch=batch, block=block)
-    found.add(docs)
-    return found.best()
+    for name, value in (("depth", depth), ("batch", batch), ("block", block)):
+        if value < 1:
+            raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
+    queries, docs = _checked(queries, "queries"), _checked(docs, "docs")
+    if queries.shape[1] != docs.shape[1]:
+        raise ValueError(
+            f"search: queries have {queries.shape[1]} columns and docs have "
+            f"{docs.shape[1]}; encode both with the same model and views."
+        )
+    best = Best(queries.shape[0], depth)
+    prepare, score, most = _scoring(queries, docs)
+    block = min(block, most)
+    for start in range(0, docs.shape[0], block):
+        columns = prepare(docs[start : start + block])
+        for first in range(0, queries.shape[0], batch):
+            rows = slice(first, first + batch)
+            scores = score(queries[rows], columns)
+            best.add(rows, scores, np.arange(start, start + scores.shape[1]))
+    return best.hits()
 
 
-class TopHits:
-    """The best documents for each query, of documents that come in blocks.
+class Best:
+    """The best hits of Q queries among the documents scored so far.
 
-    All blocks together give what `search` gives for all documents at once.
+    In whatever order documents come, the result is the same: equal scores are ordered
+    by the smaller document index, and a document with score 0 is no hit.
     """
 
-    def __init__(
-        self,
-        queries: sparse.csr_matrix | TokenMatrix | Several,
-        depth: int,
-        *,
-        batch: int = 128,
-        block: int = 32_768,
-    ):
-        """No documents yet; arguments and errors as of `search`."""
-        for name, value in (("depth", depth), ("batch", batch), ("block", block)):
-            if value < 1:
-                raise ValueError(f"search: {name} is {value}; it has to be at least 1.")
-        self._queries = _checked(queries, "queries")
-        self._depth, self._batch, self._block = depth, batch, block
-        self._best = np.full((self._queries.shape[0], depth), _NO_HIT, np.int64)
-        self._count = 0
+    def __init__(self, queries: int, depth: int):
+        """No hits so far; `depth` of each query will be kept."""
+        self._keys = np.full((queries, depth), _NO_HIT, np.int64)
 
-    def add(self, docs: sparse.csr_matrix | TokenMatrix | Several) -> None:
-        """Searches the next documents; their index goes on from those before."""
-        docs, queries, best = _checked(docs, "docs"), self._queries, self._best
-        if queries.shape[1] != docs.shape[1]:
-            raise ValueError(
-                f"search: queries have {queries.shape[1]} columns and docs have "
-                f"{docs.shape[1]}; encode both with the same model and views."
-            )
-        prepare, score, most = _scoring(queries, docs)
-        block = min(self._block, most)
-        for start in range(0, docs.shape[0], block):
-            columns = prepare(docs[start : start + block])
-            for first in range(0, queries.shape[0], self._batch):
-                rows = slice(first, first + self._batch)
-                keys = _keys(score(queries[rows], columns), self._count + start)
-                both = np.concatenate([best[rows], keys], axis=1)
-                best[rows] = _largest(both, self._depth)
-        self._count += docs.shape[0]
+    def add(self, rows: slice, scores: np.ndarray, documents: np.ndarray) -> None:
+        """Adds scores [rows, N], float32, of documents [N], or [rows, N] of each."""
+        keys = np.concatenate([self._keys[rows], _keys(scores, documents)], axis=1)
+        self._keys[rows] = _largest(keys, self._keys.shape[1])
 
-    def best(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and scores [Q, depth] of the documents so far, as of `search`."""
-        return _unpacked(np.sort(self._best, axis=1)[:, ::-1])
+    def hits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [Q, depth] and scores, as `search` returns them."""
+        return _unpacked(np.sort(self._keys, axis=1)[:, ::-1])
 
 
 def _scoring(queries, docs):
@@ -192,11 +182,11 @@ def _too_dense(queries: sparse.csr_matrix, docs: sparse.csr_matrix) -> bool:
     return multiplications > _WORTH_IT and multiplications * _DENSE_SPEED > dense
 
 
-def _keys(scores: np.ndarray, start: int) -> np.ndarray:
-    bits = scores.view(np.int32)
+def _keys(scores: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(scores).view(np.int32)
     # Floats are ordered like their bits, negative ones in reverse.
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
-    index = _INDEX_MASK - np.arange(start, start + scores.shape[1], dtype=np.int64)
+    index = _INDEX_MASK - documents.astype(np.int64)
     return np.where(scores != 0, (ordered << _INDEX_BITS) | index, _NO_HIT)
 
 

@@ -36,13 +36,14 @@ from rich.console import Console
 
 from lsrjax import options
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import encode, flags
+from lsrjax.cli import flags
 from lsrjax.config import check_run
 from lsrjax.config import fields as config
 from lsrjax.config.fields import get_default
 from lsrjax.convert import open_model, targets
 from lsrjax.data import sources
 from lsrjax.data.reading.bad_records import BadRecord
+from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.losses.losses import LOSSES
@@ -293,7 +294,7 @@ def data(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     for path in files:
         if path.name[0] in "cq":
             try:
-                for key, text in encode.read_texts(path):
+                for key, text in read_texts(path):
                     (key + text).encode()
             except InputError as error:
                 refused.append(error)
