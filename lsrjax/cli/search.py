@@ -36,12 +36,12 @@ from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.retrieval.encode_texts import TextEncoder
-from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.feedback import Rocchio
 from lsrjax.retrieval.fusion import FUSIONS
 from lsrjax.retrieval.index_folder import Index, open_index
 from lsrjax.retrieval.matches import Match
 from lsrjax.retrieval.pruning import Pruning
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.runs import read_run, write_run
 from lsrjax.retrieval.text_search import MODEL, Found, Hit, Plan, TextSearch
 

@@ -15,12 +15,12 @@ from lsrjax.retrieval import matches, terms
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.engines.engine import Documents, Hits
-from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.feedback import Rocchio, rocchio
 from lsrjax.retrieval.fusion import FUSIONS
 from lsrjax.retrieval.index_folder import Index
 from lsrjax.retrieval.matches import Match
 from lsrjax.retrieval.pruning import Pruning
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Several
 from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, TOKENS
 
