@@ -261,11 +261,8 @@ def _setup(args, values: Mapping[str, dict]) -> _Setup:
     }
     fusion, fused = _fusion(args, values["fusion"], [_SYSTEM, _BM25, *views])
     shown = {*ways, *(views if args.views else ())}
-    ways |= {
-        name: of
-        for name, of in views.items()
-        if name in shown or name in map(_way, fused)
-    }
+    needed = {*shown, *map(_way, fused)}
+    ways |= {name: of for name, of in views.items() if name in needed}
     if values["feedback"] and not args.feedback:
         raise InputError("--feedback.… sets an option of --feedback; add it.")
     feedback = None

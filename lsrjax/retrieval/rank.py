@@ -16,7 +16,7 @@ from lsrjax.retrieval.encode_texts import TextEncoder, joined
 from lsrjax.retrieval.feedback import Rocchio, rocchio
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.search import Best, Several, search
+from lsrjax.retrieval.search import Several, TopHits
 from lsrjax.retrieval.tasks.task import Task
 
 # Documents that are encoded, and kept, at once: 300 terms of each take 10 MB, dense
@@ -197,22 +197,19 @@ def _searched(
     lowercase: bool,
 ) -> dict[str, Ranking]:
     depth += task.own_ids
-    best = {name: Best(len(task.queries), depth) for name in ways}
-    start = 0
+    best = {name: TopHits(queries[name], depth) for name in ways}
     terms, size = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     for block in blocks(task.corpus, lowercase):
         documents = searcher.documents(block)
         share = len(block) / len(task.corpus)
         for name, way in ways.items():
             matrix = _joined(documents, way.views, way.prune_documents)
-            hits, scores = search(queries[name], matrix, depth)
-            best[name].add(slice(None), scores, hits.astype(np.int64) + start)
+            best[name].add(matrix)
             terms[name] += active_terms(matrix) * share
             parts = [documents[view] for view in way.views or documents]
             # Each view is stored apart, unless terms of all of them are chosen.
             apart = parts if way.prune_documents is None else [matrix]
             size[name] += sum(index_bytes(part) for part in apart) * share
-        start += len(block)
     return {
         name: Ranking(
             *_hits(task, best[name]),
@@ -239,8 +236,8 @@ def blocks(corpus: Sequence[str], lowercase: bool = False) -> Iterator[Sequence[
         yield _cased(some, lowercase)
 
 
-def _hits(task: Task, best: Best) -> tuple[np.ndarray, np.ndarray]:
-    return task.without_own(*best.hits()) if task.own_ids else best.hits()
+def _hits(task: Task, found: TopHits) -> tuple[np.ndarray, np.ndarray]:
+    return task.without_own(*found.best()) if task.own_ids else found.best()
 
 
 def _joined(views, names: Sequence[str], pruning: Pruning | None):

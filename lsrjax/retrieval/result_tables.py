@@ -24,6 +24,9 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 # Metrics of a system's cost: more is not better.
 COUNTS = ("query_terms", "document_terms", "index_bytes")
 
+# Systems without a network, which every stage is shown beside.
+BASELINES = ("bm25", "bm25 n-grams", "ibm model 1")
+
 MULTILINGUAL = "multilingual "
 TABLES = (
     ("nDCG@10", "English documents (the mean is over all languages but English)"),
@@ -317,13 +320,13 @@ def _plain(text: str) -> str:
 
 
 def markdown(results, name: str) -> str:
-    """The tables of a stage, its views and BM25 as Markdown; empty without results."""
+    """The tables of a stage, its views and the baselines as Markdown, or nothing."""
     own = {
         system: values
         for system, values in results.items()
-        if system != TASKS and (system == "bm25" or system.split(" ")[0] == name)
+        if system != TASKS and (system in BASELINES or system.split(" ")[0] == name)
     }
-    if not any(system != "bm25" for system in own):
+    if not set(own) - set(BASELINES):
         return ""
     tables = [
         f"{metric}: {title}\n\n{markdown_table(systems, metric)}"

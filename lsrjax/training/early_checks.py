@@ -107,6 +107,6 @@ def _open(stage, contents: Contents, seconds: float) -> None:
     """Opens a stage's training and dev data."""
     with stage_data.tried(stage, contents.kind, seconds) as (sets, *_):
         examples = sum(map(len, sets))
-    if stage.dev.source:
+    if stage.dev.source.name:
         dev_data.dev_examples(stage, contents.kind)
     check_stage.check_warmup(stage, contents.steps(examples), "config")

@@ -29,7 +29,7 @@ from lsrjax.retrieval.task_results import PartResults
 from lsrjax.retrieval.tasks import debian
 from lsrjax.retrieval.tasks.table import loaded
 from lsrjax.retrieval.tasks.task import Task
-from lsrjax.training import stage_models, stage_parts
+from lsrjax.training import baselines, stage_models, stage_parts
 
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
@@ -44,7 +44,7 @@ def evaluate_run(
     console: Console,
     poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Evaluates BM25 and the run's models as `config.evaluate` says.
+    """Evaluates baselines and the run's models as `config.evaluate` says.
 
     Writes `results.json`, identical in every run; `speed.json`, the documents per
     second that each stage's model encodes; and `examples.json`.
@@ -82,9 +82,15 @@ def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict
         f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
         f" on {len(groups):,} documents."
     )
+    pairs = embedded.examples("pair", "train")
+    depth = measures.required_depth(measures.METRICS)
     results: dict[str, Any] = {}
-    for prefix, task in tasks.items():
-        _add(results, "bm25", prefix, evaluate.bm25(task))
+    for name, index in baselines.baselines(
+        (pair.translation, pair.english) for pair in pairs
+    ).items():
+        for prefix, task in tasks.items():
+            hits, _ = index(task.corpus).search(task.queries, depth)
+            _add(results, name, prefix, evaluate.by_language(task, hits))
     examples, speed = [], {}
     for name, stage in fields.stages(run_config).items():
         with _searcher(name, stage, workdir, poll) as searcher:
@@ -185,7 +191,7 @@ def _add(results, system: str, prefix: str, by_language) -> None:
 
 def _languages(stage, known: list[str]) -> list[str]:
     """English if a stage trains only on English queries, else all languages."""
-    weights = fields.language_weights(stage.data.query_languages, "query_languages")
+    weights = stage.data.query_languages
     trained = {language for language, weight in weights.items() if weight}
     return [ENGLISH] if trained == {ENGLISH} else known
 

@@ -12,7 +12,7 @@ from lsrjax.options import option
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.engines.engine import Documents, Hits
 from lsrjax.retrieval.maxsim import TokenMatrix
-from lsrjax.retrieval.search import Best, Several, search
+from lsrjax.retrieval.search import Several, TopHits
 from lsrjax.retrieval.several_views import SEVERAL
 from lsrjax.retrieval.vector_formats.vectors import (
     DENSE,
@@ -38,7 +38,7 @@ class Exact:
     class Options(options.Options):
         """Options of the engine."""
 
-        block: int = option(32_768, "documents scored at once", low=1)
+        block: int = option(4096, "documents scored at once", low=1)
         batch: int = option(128, "queries scored at once", low=1)
 
     @staticmethod
@@ -76,17 +76,10 @@ class ExactEngine:
 
     def search(self, queries: Documents, depth: int) -> Hits:
         """See `Engine.search`."""
-        best = Best(queries.shape[0], depth)
+        found = TopHits(queries, depth, batch=self._how.batch, block=self._how.block)
         for start in range(0, self._rows, self._how.block):
-            found = search(
-                queries,
-                self._block(start, min(start + self._how.block, self._rows)),
-                depth,
-                batch=self._how.batch,
-                block=self._how.block,
-            )
-            best.add(slice(None), found[1], found[0].astype(np.int64) + start)
-        return best.hits()
+            found.add(self._block(start, min(start + self._how.block, self._rows)))
+        return found.best()
 
     def vectors(self, documents: np.ndarray) -> Documents:
         """See `Engine.vectors`."""
