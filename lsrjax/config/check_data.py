@@ -88,8 +88,15 @@ def check_rows(c, where: str) -> None:
 
 def _check_dev(dev, where: str) -> None:
     source = sources.chosen(dev.source, where)
+    if dev.patience and not dev.every:
+        check_no_effect(dev, blank(Dev), where, ["patience"], "dev.every is 0")
+    if dev.task.name:
+        own = ["source", "format", "queries"]
+        check_no_effect(dev, blank(Dev), where, own, "dev.task is set")
+        return
     if not source.name:
-        check_no_effect(dev, blank(Dev), where, [*dev], "dev.source is empty")
+        because = "dev.source is empty, and so is dev.task"
+        check_no_effect(dev, blank(Dev), where, [*dev], because)
         return
     _check_needs(source, f"{where}.source", "source")
     chosen = formats.chosen(dev.format, where)
