@@ -197,11 +197,12 @@ def _plan(args: argparse.Namespace, values: Mapping[str, dict]) -> Plan:
         ],
         options.resolve(FUSIONS, node, "--fusion"),
         Pruning.parse(prune, "--prune_queries") if prune else None,
-        _feedback(feedback) if args.feedback else None,
+        feedback_of(feedback) if args.feedback else None,
     )
 
 
-def _feedback(values: Mapping[str, Any]) -> Rocchio:
+def feedback_of(values: Mapping[str, Any]) -> Rocchio:
+    """Options of `--feedback.FIELD=VALUE`; InputError for an unknown one."""
     known = options.names(Rocchio)
     for field in values:
         if field not in known:

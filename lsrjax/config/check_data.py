@@ -87,6 +87,12 @@ def check_rows(c, where: str) -> None:
 
 def _check_dev(dev, where: str) -> None:
     source = sources.chosen(dev.source, where)
+    if dev.patience and not dev.every:
+        check_no_effect(dev, blank(Dev), where, ["patience"], "dev.every is 0")
+    if dev.task.name:
+        own = ["source", "format", "queries"]
+        check_no_effect(dev, blank(Dev), where, own, "dev.task is set")
+        return
     if not source.name:
         return
     _check_needs(source, f"{where}.source", "source")

@@ -20,6 +20,7 @@ from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.options import option
+from lsrjax.retrieval.tasks.table import DEV_TASKS
 
 
 def _pattern(value: str) -> str | None:
@@ -351,27 +352,46 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Dev:
-    """Retrieval on held-out examples during training.
+    """Retrieval on held-out examples, or on a benchmark, during training.
 
-    Over the whole corpus if they contain ids (format beir and others), else over their
-    own documents.
+    Examples are searched for in the whole corpus if they contain ids (format beir and
+    others), else among their own documents.
     """
 
-    because: ClassVar = {"given": "dev.source is empty"}
+    because: ClassVar = {"given": "dev.source is empty, and so is dev.task"}
     source: Any = option("", "as data.source; empty: no evaluation", table=DEV_SOURCES)
     format: Any = option(AUTO, "as data.format", table=FORMATS, when="given")
+    task: Any = option(
+        "",
+        "instead of source: a benchmark, whole, as `lsrjax evaluate` has it;"
+        " docs/evaluation.md",
+        table=DEV_TASKS,
+    )
     every: int = option(0, "steps; 0: at the end only", low=0, when="given")
-    queries: int = option(300, "at most", above=0, when="given")
+    queries: int = option(300, "of source: at most", above=0, when="given")
     metric: str = option(
         "nDCG@10",
         "any name ir_measures knows; picks the best checkpoint",
+        when="given",
+    )
+    over: str = option(
+        "queries",
+        "the metric's mean over all queries | mean (of the languages' means) | worst"
+        " (the lowest of them); of a benchmark in one language, its data sets",
+        choices=("queries", "mean", "worst"),
+        when="given",
+    )
+    patience: int = option(
+        0,
+        "evaluations below the best one that end the stage; 0: none do",
+        low=0,
         when="given",
     )
 
     @property
     def given(self) -> bool:
         """Whether there is dev data."""
-        return bool(self.source.name)
+        return bool(self.source.name or self.task.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,7 @@ def train(
         raise activity.Preempted
 
     start = int(state["step"])
+    best = states.best() if config.dev.patience else None
     progress.forward(start)
     for done in range(start, total + 1):
         every = config.dev.every
@@ -73,10 +74,14 @@ def train(
                     except activity.Preempted:
                         leave()
                 run.tracker.log(done, {f"dev_{name}": dev[name] for name in dev})
+                if config.dev.patience:
+                    found = dev[config.dev.metric], done
+                    best = max(best or found, found)
             with progress.saving():
-                states.save(state, dev, last=done == total)
+                last = done == total or stalled(config.dev, best, done)
+                states.save(state, dev, last=last)
             clock.started += time.monotonic() - paused
-        if done == total:
+        if done == total or stalled(config.dev, best, done):
             break
         progress.forward(done + 1)
         with progress.at(activity.DATA):
@@ -94,4 +99,24 @@ def train(
             states.poll()
             numbers.add(done + 1, metrics, slots_of(batch))
             read(in_flight=2)
+    if done < total and best:
+        run.tracker.note(
+            f"  Stopped at step {done:,}: dev.patience is {config.dev.patience}, and"
+            f" the best {config.dev.metric} is that of step {best[1]:,}."
+        )
     return state
+
+
+def stalled(dev, best: tuple[float, int] | None, done: int) -> bool:
+    """Whether the last `dev.patience` evaluations were below the best one.
+
+    Only steps are counted, so that a resumed run finds the same.
+
+    Args:
+      dev: `config.dev`.
+      best: the best value and its step, the later one of equal values.
+      done: the step.
+    """
+    if not (dev.patience and best) or done % dev.every:
+        return False
+    return (done - best[1]) // dev.every >= dev.patience

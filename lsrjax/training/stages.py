@@ -37,7 +37,9 @@ def run_stage(name: str, config, run: Run) -> None:
             stage = stage_parts.assemble(name, config, mesh, run)
         while found := _train(stage, states, run):
             roll_back(stage, states, run, found)
-    _finish(stage, run)
+        states.look_again()
+        steps = states.newest
+    _finish(stage, run, stage.total_steps if steps is None else steps)
     progress.stage = ""
 
 
@@ -70,8 +72,8 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
             return error.with_traceback(None)
 
 
-def _finish(stage: Stage, run: Run) -> None:
-    """Reports on a trained stage, and marks it finished."""
+def _finish(stage: Stage, run: Run, steps: int) -> None:
+    """Reports on a trained stage, and marks it finished after so many steps."""
     name, folder, tracker = stage.name, stage.folder, run.tracker
     if together := stage.batches.left_together:
         tracker.note(
@@ -84,8 +86,6 @@ def _finish(stage: Stage, run: Run) -> None:
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if processes.is_first():
-        json_files.write_json(
-            folder / names_on_disk.DONE_FILE, {"steps": stage.total_steps}
-        )
+        json_files.write_json(folder / names_on_disk.DONE_FILE, {"steps": steps})
         shutil.rmtree(folder / resume.KEPT, ignore_errors=True)
     processes.wait_for_all(f"{name} is finished")
