@@ -4,7 +4,7 @@
 
 Three stages on the embedded Debian descriptions, from random weights: an English
 SPLADE teacher, sparse alignment of a multilingual student, and distillation with
-LexEcho. Then BM25, the teacher and the student after both stages are compared.
+LexEcho. Then baselines, the teacher and the student after both stages are compared.
 """
 
 from ml_collections import ConfigDict
@@ -65,8 +65,7 @@ def align() -> ConfigDict:
     """MILCO stage 1: the student's pivot view imitates the teacher's on English."""
     c = stage()
     c.tokenizer = "embedded:multilingual"
-    c.init.head = "stage:teacher"
-    c.init.from_pivot = "translations"
+    c.init.head = {"model": "stage:teacher", "encoder": "translations"}
     c.teacher.model = "stage:teacher"
     c.loss = {"alignment": {}}
     c.optim.lr = 3e-5
@@ -88,8 +87,7 @@ def distill() -> ConfigDict:
     c.model.head.repeats = "max"
     c.model.head.exclude_special_tokens = True
     c.init.model = "stage:align"
-    c.init.echo = "idf"
-    c.init.echo_scale = 0.6
+    c.init.idf_echo = {"scale": 0.6}
     c.teacher.model = "stage:teacher"
     c.prepare.negatives = "bm25"
     c.prepare.scores = "teacher"

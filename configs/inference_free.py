@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     c.model.head.queries = "static"
     c.model.dtype = "bfloat16"
     c.init.encoder = "google-bert/bert-base-uncased"
-    c.init.static = "idf"
+    c.init.idf_queries = True
     c.data.source.files = "data/scored/*.parquet"
     c.data.query_length = 64
     c.data.document_length = 256

@@ -14,7 +14,7 @@ embedded data, with the stages of configs/demo.py in runs/demo:
     --config.data.document_length=64 --config.prepare.negatives=bm25
     --config.prepare.scores=teacher --config.teacher.model=runs/demo/teacher
     --config.loss.kl.teacher_scale=3.0
-    --config.init.echo=idf --config.init.echo_scale=0.6
+    --config.init.idf_echo.scale=0.6
     --config.model.head.repeats=max --config.model.head.exclude_special_tokens=True
     --config.regularizer.query=3e-4 --config.regularizer.document=3e-5
     --config.batch_size=32 --config.steps=200 --config.optim.lr=1e-4

@@ -19,7 +19,7 @@ from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import run, stage_parts
 
 # What each config changes, and the types of what it encodes.
@@ -30,7 +30,7 @@ CASES = {
     "inference-free": {
         "model.head": "splade",
         "model.head.queries": "static",
-        "init.static": "idf",
+        "init.idf_queries": {},
     },
     "token weights": {"model.head": "token_weights"},
     "dense": {"model.head": "dense", "model.head.pooling": "mean"},
@@ -255,8 +255,8 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
             "weights of terms before their activation",
         ),
         (
-            {"model.head": "splade", "init.static": "idf"},
-            "init.static = 'idf' would have no effect",
+            {"model.head": "splade", "init.idf_queries": {}},
+            "init.idf_queries would have no effect: queries of the head splade",
         ),
         (
             {"model.head": "milco", "model.head.queries": "words"},

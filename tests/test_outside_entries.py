@@ -1,4 +1,4 @@
-"""Entries of tables that are the user's, each with an option of its own."""
+"""Entries of the user's, each with an option of its own, from outside the package."""
 
 import json
 
@@ -13,6 +13,7 @@ from lsrjax.config.nodes import entry
 from lsrjax.data.batching import mixing, negatives
 from lsrjax.data.reading import unchanged_files
 from lsrjax.errors import InputError
+from lsrjax.initial import build_student
 from lsrjax.training import run
 
 MINE = '''
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed.sharding import Rule
+from lsrjax.initial.start import Initialisation
 from lsrjax.losses.losses import Loss, LossOptions
 from lsrjax.losses.regularizers import OfTexts, Regularizer
 from lsrjax.models.layers import Head
@@ -77,6 +79,17 @@ def _power(view, power):
 
 
 power = Regularizer(_power, Options=PowerOptions)
+
+
+class Louder(Initialisation):
+    @dataclasses.dataclass(frozen=True)
+    class Options(Options):
+        factor: float = option(2.0, "of the head's weights", above=0)
+
+    @staticmethod
+    def weights(params, options, model, start):
+        kernel = options.factor * params["head"]["kernel"]
+        return params | {"head": {"kernel": kernel}}
 '''
 
 
@@ -91,6 +104,7 @@ def config_of():
     c.model.head = entry("of_mine.FirstToken", terms=11)
     c.loss = {"of_mine.hinge": {"margin": 3.0, "weight": 0.5}}
     c.regularizer = entry("of_mine.power", document=0.1, power=3.0)
+    c.init = {"of_mine.Louder": {"factor": 5.0}}
     c.tokenizer = "embedded:english"
     c.model.hidden_size, c.model.num_heads, c.model.num_layers = 16, 2, 1
     c.data.source, c.data.source.split = "debian", "dev"
@@ -110,6 +124,16 @@ def test_entries_from_outside_train_with_their_options(tmp_path, mine):
     assert found[0]["hinge"] > 0 and found[0]["of_mine.power_document_own"] > 0
 
 
+def test_an_initialisation_from_outside_changes_the_first_weights(mine):
+    config, without = config_of(), config_of()
+    without.init = {}
+    loud, quiet = (
+        build_student.student(c, None).params([])["head"]["kernel"]
+        for c in (config, without)
+    )
+    np.testing.assert_allclose(loud, 5 * quiet, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -123,6 +147,11 @@ def test_entries_from_outside_train_with_their_options(tmp_path, mine):
             {"loss": {"of_mine.hinge": {"margin": 0}}},
             "config.loss.of_mine.hinge.margin is 0.0; it must be > 0",
         ),
+        (
+            {"init": {"of_mine.Louder": {"factor": -1.0}}},
+            "config.init.of_mine.Louder.factor is -1.0; it must be > 0",
+        ),
+        ({"init": {"math.sqrt": {}}}, "'math.sqrt', which is no Initialisation"),
         ({"regularizer.power": "x"}, "config.regularizer.power is 'x'; it must be a"),
     ],
 )

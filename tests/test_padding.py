@@ -289,7 +289,7 @@ def apart(params):
     """With encoders layer by layer, and keys apart from queries and values."""
     if "query_tower" in params:
         params = params | {"query_tower": apart(params["query_tower"])}
-    return params | {"encoder": by_layer(params["encoder"])}
+    return params | {"encoder": by_layer(params["encoder"], "bert")}
 
 
 def assert_equal_steps(found, expected, tolerance):

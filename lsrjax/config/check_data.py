@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from lsrjax.config.fields import blank
+from lsrjax.config.fields import blank, check_no_effect
 from lsrjax.config.schema import Dev, Rows
-from lsrjax.config.unused_options import LAMBDAS, check_no_effect
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.negatives import choice_of, sampler
@@ -14,94 +13,6 @@ from lsrjax.data.reading.formats import AUTO
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.options import Chosen
-
-# Fields that choose a query's documents, and the languages they are shown in.
-_CHOICE = (
-    "data.mixing",
-    "data.positives",
-    "data.negatives",
-    "data.negative_max_score",
-    "data.negative_margin",
-    "data.short_rows",
-)
-
-
-def effects(c) -> list[tuple[bool, tuple[str, ...], str]]:
-    """(whether fields have an effect, the fields, why they have none) for a stage."""
-    loss = objective.of(c.loss)
-    ranks = "document" in loss.texts
-    several, choice = len(c.data.sets) > 0, choice_of(c.data)
-    own = [sources.chosen(one.source).entry for one in _several(c)]
-    # Dev data that is no rows has queries in several languages.
-    dev = not sources.chosen(c.dev.source).entry.rows
-    return [
-        (
-            not several,
-            ("data.source", "data.format", "data.corpus"),
-            "each of data.sets has its own",
-        ),
-        (
-            any(source.rows for source in own),
-            ("data.bad_records",),
-            "the embedded data has none",
-        ),
-        (several, ("data.mixer", "data.batches_from"), "data.sets is empty"),
-        (
-            has_languages(c),
-            ("data.mixing", "data.document_languages"),
-            "only embedded documents and those of a corpus exist in several languages",
-        ),
-        (
-            has_languages(c, "queries") or dev,
-            ("data.query_languages",),
-            "only embedded queries and those that the format looks up exist in several"
-            " languages",
-        ),
-        (
-            ranks,
-            (
-                "data.group_size",
-                *_CHOICE,
-                "data.topics",
-                "data.unique_texts",
-                "data.document_languages",
-                "prepare.negatives",
-                "regularizer.anti_zero",
-                *LAMBDAS,
-            ),
-            f"the loss {loss.name} has no queries and documents",
-        ),
-        (
-            ranks or dev,
-            ("data.query_languages",),
-            f"the loss {loss.name} has no queries",
-        ),
-        (
-            c.data.group_size > 1,
-            (*_CHOICE, "prepare.negatives"),
-            "data.group_size is 1: a query has its positive document only",
-        ),
-        (
-            "scores" in loss.targets or choice.needs_scores,
-            ("prepare.scores",),
-            f"the loss {loss.name} reads no scores",
-        ),
-        (
-            mines(c),
-            ("prepare.count", "prepare.depth"),
-            "prepare.negatives is given",
-        ),
-        (
-            not mines(c) or choice.filters,
-            ("data.short_rows",),
-            "prepare.negatives is bm25, which mines as many as are needed",
-        ),
-        (
-            "views" in loss.targets or c.prepare.scores == "teacher",
-            ("teacher.model",),
-            f"the loss {loss.name} asks no teacher (prepare.scores is given)",
-        ),
-    ]
 
 
 def _several(c) -> list:
@@ -276,9 +187,9 @@ def _check_format(chosen: Chosen, c, own, at: str) -> None:
         ("positives", c.data.positives > 1, "Set data.positives to 1."),
     ):
         if asked and what in chosen.entry.lacks:
-            more = "more than one positive" if what == "positives" else what
+            more = "a second positive" if what == "positives" else what
             raise InputError(
-                f"{at}.format is {chosen.name!r}, whose rows have not {more}. {todo}"
+                f"{at}.format is {chosen.name!r}, whose rows lack {more}. {todo}"
             )
 
 

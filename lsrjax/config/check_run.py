@@ -6,16 +6,23 @@ from ml_collections import ConfigDict
 
 from lsrjax.config import secrets
 from lsrjax.config.check_stage import check_evaluate, check_references, check_stage
-from lsrjax.config.fields import blank, get_default, stages
+from lsrjax.config.check_tasks import evaluated
+from lsrjax.config.fields import (
+    blank,
+    check_no_effect,
+    get_default,
+    leaves,
+    stages,
+)
 from lsrjax.config.moved import check_spelling, place
 from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
-from lsrjax.config.schema import Rows, Run
-from lsrjax.config.unused_options import check_no_effect, leaves
+from lsrjax.config.schema import Rows
 from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
 from lsrjax.options import checked
+from lsrjax.retrieval.result_tables import TASKS
 
 
 def validate(config: ConfigDict) -> None:
@@ -30,11 +37,15 @@ def validate(config: ConfigDict) -> None:
     if found := secrets.in_config(config):
         raise InputError("\n".join(secrets.message(*place) for place in found))
     names = list(stages(config))
+    if TASKS in names:
+        raise InputError(
+            f"config.stages has {TASKS!r}, which is the name of the results on tasks in"
+            " results.json. Give the stage another name."
+        )
     run_fields = ("seed", "stages", "evaluate")
     for position, (name, stage) in enumerate(stages(config).items()):
         where = f"config.stages.{name}" if len(config.stages) else "config"
         _check_fields(stage, default, where)
-        checked(Run, stage, where)
         if len(config.stages) and len(stage.stages):
             raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
         if len(config.stages):
@@ -49,6 +60,7 @@ def validate(config: ConfigDict) -> None:
         check_stage(stage, default, where)
         check_references(stage, names[:position], where)
     check_evaluate(config)
+    evaluated(config)
     if config.evaluate.test:
         _check_languages(config.evaluate.examples, "config.evaluate.examples")
     if len(config.stages):

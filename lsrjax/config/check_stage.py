@@ -4,45 +4,39 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import check_data
+from lsrjax.config import check_data, conditions
+from lsrjax.config.fields import leaves
 from lsrjax.config.schema import Evaluate, Run
-from lsrjax.config.unused_options import check_no_effect, effects, leaves
 from lsrjax.convert import references
 from lsrjax.data import sources
-from lsrjax.data.batching.mixing import MIXERS, named_sets
-from lsrjax.data.batching.negatives import choice_of, sampler
+from lsrjax.data.batching.mixing import named_sets
+from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
+from lsrjax.initial import initialisations
 from lsrjax.losses import objective
 from lsrjax.models import heads
 from lsrjax.models.layers import GIVEN
-from lsrjax.options import checked, resolve
+from lsrjax.options import checked
 from lsrjax.retrieval.metrics import required_depth
 
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     """Checks the values of a stage's fields, alone and together."""
+    found = checked(Run, c, where)
     _check_entries(c, where)
-    for one in objective.of(c.loss, f"{where}.loss").losses:
-        one.options.check_stage(c, f"{where}.loss.{one.name}")
     _check_schedule(c, where)
     _check_data(c, where)
     check_data.check_languages(c, where)
     _check_needs(c, where)
     _check_group(c, where)
     check_data.check_choice(c, where)
-    for applies, names, because in [*effects(c), *check_data.effects(c)]:
-        if not applies:
-            check_no_effect(c, default, where, names, because)
     check_data.check_rows(c, where)
+    conditions.check(c, found, where)
 
 
 def _check_entries(c, where) -> None:
-    for field, chosen in {
-        "data.mixer": resolve(MIXERS, c.data.mixer, f"{where}.data.mixer"),
-        "data.negatives": sampler(c.data.negatives),
-        "model.head": heads.chosen(c.model.head, f"{where}.model.head"),
-    }.items():
-        chosen.options.check_stage(c, f"{where}.{field}")
+    heads.chosen(c.model.head, f"{where}.model.head")
+    objective.of(c.loss, f"{where}.loss")
 
 
 def _check_schedule(c, where) -> None:
@@ -88,10 +82,10 @@ def _check_data(c, where) -> None:
 
 
 def _check_needs(c, where) -> None:
+    initialisations.check(c, where)
     loss = objective.of(c.loss)
     needs = {
-        "tokenizer": not (c.init.encoder or c.init.model),
-        "init.head": c.model.head.name == "milco" and not c.init.model,
+        "tokenizer": conditions.CONDITIONS["fresh weights"](c) is None,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
     }
     values = dict(leaves(c))
@@ -111,17 +105,6 @@ def _check_needs(c, where) -> None:
                 f" {c.model.head.name} does not have. Use {' or '.join(able)}, or"
                 " another loss."
             )
-    if c.init.from_pivot == "translations" and "views" not in loss.targets:
-        raise InputError(
-            f"{where}.init.from_pivot is 'translations', which come from training"
-            f" pairs, and the loss {loss.name} has none. Use 'shared', or start in an"
-            " alignment stage."
-        )
-    if c.init.model and (c.init.encoder or c.init.head):
-        raise InputError(
-            f"{where}.init: model gives the whole retriever; leave encoder and head"
-            " empty."
-        )
 
 
 def _check_group(c, where) -> None:

@@ -13,46 +13,53 @@ from typing import Any
 
 from lsrjax import options
 from lsrjax.config.schema import Run
-from lsrjax.data.batching.mixing import MIXERS
-from lsrjax.data.batching.negatives import SAMPLERS
-from lsrjax.data.reading.formats import FORMATS
-from lsrjax.data.sources import SOURCES
-from lsrjax.losses.losses import LOSSES
-from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
-from lsrjax.models.heads import HEADS
 
-_TABLES: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "Sources": ("data.source` and `dev.source", SOURCES),
-    "Formats of rows": ("data.format` and `dev.format", FORMATS),
-    "Mixers of data sets": ("data.mixer", MIXERS),
-    "Samplers of negatives": ("data.negatives", SAMPLERS),
-    "Heads": ("model.head", HEADS),
-    "Losses": ("loss", LOSSES),
-    "Regularizers": ("regularizer", REGULARIZERS),
-    "Schedules of lambdas": ("regularizer.schedule", SCHEDULES),
-}
 _INTRODUCTION = """\
 # The fields of a config
 
 Written by `python -m lsrjax.config.docs` from the package itself. A config is what
 `get_config()` returns, `lsrjax.config.get_default()` with changes; on the command line
 `--config.optim.lr=1e-4` sets a field. A field that is an entry of a table holds its
-name and options: `c.model.head = entry("milco", lexecho=True)`, or
-`c.model.head = "milco"` and `c.model.head.lexecho = True`, or on the command line
-`--config.model.head.lexecho=True`. An option that an entry lacks is refused. Losses are
-a dict, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse": {"weight": 0.05}}`; so are
-weights of languages, `--config.data.query_languages='{"en": 5, "*": 1}'`. An entry of
-your own goes by its dotted name, `mine.LastToken`, and has options like any other.
+name and options: `c.model.head = entry("splade", pooling="sum")`, or
+`c.model.head = "splade"` and `c.model.head.pooling = "sum"`, or on the command line
+`--config.model.head.pooling=sum`. An option that an entry lacks is refused. Losses and
+initialisations are dicts, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse":
+{"weight": 0.05}}`; so are weights of languages,
+`--config.data.query_languages='{"en": 5, "*": 1}'`. An entry of your own goes by its
+dotted name, `mine.LastToken`, and has options like any other.
 """
 
 
 def text() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, *_groups(Run, "")]
-    for title, (field, table) in _TABLES.items():
-        parts.append(f"## {title}: `{field}`\n")
-        parts += _entries(table)
+    found: dict[tuple, list[str]] = {}
+    tables = list(_tables(Run, ""))
+    for field, table in tables:
+        found.setdefault(_known(table), []).append(f"`{field}`")
+    for _, table in tables:
+        if fields := found.pop(_known(table), []):
+            parts.append(f"## Entries of {' and '.join(dict.fromkeys(fields))}\n")
+            parts += _entries({name: one for name, one in table.items() if name})
     return "\n".join(parts)
+
+
+def _tables(kind: type, prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The tables that a dataclass's fields name entries of, by dotted field."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _tables(hint, f"{name}.")
+        elif table := field.metadata["table"]:
+            yield name, table
+            for entry in table.values():
+                yield from _tables(options.kind_of(entry), f"{name}.")
+
+
+def _known(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """What identifies a table: two fields may have the same one, or one with ''."""
+    return tuple(name for name in table if name)
 
 
 def _groups(kind: type, prefix: str) -> Iterator[str]:

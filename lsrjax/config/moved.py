@@ -3,71 +3,48 @@
 import ast
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from lsrjax import options
+from lsrjax.data.reading.formats import FORMATS
+from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
+from lsrjax.losses.losses import LOSSES
+from lsrjax.models.heads import HEADS
 
-_HEAD = (
-    "lexecho repeats exclude_special_tokens pool_mask tied pooling queries"
-    " embedding_size view_weights normalize latents active_latents revived_latents"
-    " dead_after expand_queries skip_punctuation"
+# Groups of fields that are options of the entries of a table, and how they are set.
+_OPTIONS: tuple[tuple[str, Mapping[str, Any], str], ...] = (
+    ("model", HEADS, "it is an option of the head, c.model.head.{name} = …"),
+    (
+        "loss",
+        LOSSES,
+        'it is an option of a loss, c.loss = {{"{entry}": {{"{name}": …}}}}',
+    ),
+    *(
+        (
+            group,
+            table,
+            f"it is an option of the {kind}, c.{at}.{kind} ="
+            ' entry("{entry}", {name}=…)',
+        )
+        for group, at, kind, table in (
+            ("data", "data", "source", SOURCES),
+            ("dev", "dev", "source", SOURCES),
+            ("data", "data", "format", FORMATS),
+            ("columns", "data", "format", FORMATS),
+        )
+    ),
 )
-_LOSS = {
-    "temperature": "kl",
-    "teacher_scale": "kl",
-    "margins": "margin_mse",
-    "both_directions": "infonce",
-    "mask_same_text": "infonce",
-    "false_negative_margin": "infonce",
-    "view_weights": "m3",
-    "auxiliary": "reconstruction",
-}
-_SOURCE = {
-    "files": "files",
-    "dataset": "datasets",
-    "split": "datasets",
-    "fields": "debian",
-}
-_FORMAT = {
-    "queries": "colbert",
-    "min_label": "labelled",
-    "score_weights": "milco",
-    "score_normalization": "milco",
-}
-_COLUMNS = {
-    "milco": "query pos neg pos_scores neg_scores",
-    "alignment": "english translation language",
-}
 MOVED = {
-    **{
-        f"model.{name}": f"it is an option of the head, c.model.head.{name} = …"
-        for name in _HEAD.split()
-    },
-    **{
-        f"loss.{name}": "it is an option of a loss,"
-        f' c.loss = {{"{loss}": {{"{name}": …}}}}'
-        for name, loss in _LOSS.items()
-    },
     "loss.infonce_temperature": "it is an option of infonce and m3,"
     ' c.loss = {"infonce": {"temperature": …}}',
-    **{
-        f"{group}.{name}": f"it is an option of the source, c.{group}.source ="
-        f' entry("{source}", {name}=…)'
-        for group in ("data", "dev")
-        for name, source in _SOURCE.items()
-    },
-    **{
-        f"columns.{name}": "it is an option of the format, c.data.format ="
-        f' entry("{format}", {name}=…)'
-        for format, names in _COLUMNS.items()
-        for name in names.split()
-    },
-    **{
-        f"data.{name}": "it is an option of the format, c.data.format ="
-        f' entry("{format}", {name}=…)'
-        for name, format in _FORMAT.items()
-    },
+    "init.static": "static queries that start at their words' idf are"
+    " c.init.idf_queries = {}",
+    "init.from_pivot": "it is an option of the head's initialisation,"
+    ' c.init.head = {"encoder": …, "model": "…"}',
+    "init.echo": "a source view that starts at the tokens' idf is c.init.idf_echo = {}",
+    "init.echo_scale": 'it is c.init.idf_echo = {"scale": …}',
     "data.columns": "columns are options of the format, c.data.format ="
     ' entry("milco", query="question", pos="answer")',
     "data.mix_temperature": "it is an option of the mixer, c.data.mixer ="
@@ -166,16 +143,26 @@ def place(field: str, value: Any = None) -> str | None:
     `value`, if known, is the field's; it is written out as it is at the new place.
     """
     *groups, last = re.sub(r"\bsets\.[^.]+", "data", field).split(".")
-    said = MOVED.get(f"{groups[-1] if groups else 'data'}.{last}")
+    said = _moved(groups[-1] if groups else "data", last)
     if said is None or value is None:
         return said
     return said.replace("…", repr(respelled(last, value)), 1)
 
 
+def _moved(group: str, name: str) -> str | None:
+    if f"{group}.{name}" in MOVED:
+        return MOVED[f"{group}.{name}"]
+    for field, table, place in _OPTIONS:
+        for entry, one in table.items() if field == group else ():
+            if name in options.names(options.kind_of(one)):
+                return place.format(entry=entry, name=name)
+    return None
+
+
 def in_line(line: str) -> list[str]:
     """Messages about moved fields that a line of a config sets."""
     found = re.findall(
-        r"\.((?:data\.columns|columns|model|loss|regularizer|data|dev)\.\w+)"
+        r"\.((?:data\.columns|columns|model|init|loss|regularizer|data|dev)\.\w+)"
         r"(?:\s*=\s*([^=#]+))?",
         line,
     )

@@ -55,8 +55,6 @@ _ELSEWHERE = {
     "model.document_prompt": "passage_prefix document_prefix doc_prefix passage_prompt"
     " passage_instruction",
     "model.head": "architecture model_type head_type",
-    "init.encoder": "model_name model_name_or_path pretrained base_model backbone"
-    " pretrained_model pretrained_model_name_or_path encoder_name",
     "tokenizer": "tokenizer_name tokenizer_name_or_path",
     "teacher.model": "teacher teacher_model teacher_name reranker cross_encoder",
     "data.corpus": "corpus_path corpus_file corpus_name collection passages",
@@ -96,6 +94,8 @@ _INSTEAD = {
     " query_regularizer_weight flops_weight_q query_reg",
     "c.regularizer.document": "lambda_d d_reg lambda_document document_lambda"
     " lambda_doc document_regularizer_weight flops_weight_d doc_reg",
+    'c.init = {"encoder": "…"}': "model_name model_name_or_path pretrained base_model"
+    " backbone pretrained_model pretrained_model_name_or_path encoder_name",
     "c.model.head.pooling": "pooling_mode pooling_strategy pooling_method pool_type",
     "the same command, which goes on by itself": "resume resume_from"
     " resume_from_checkpoint auto_resume",

@@ -7,7 +7,8 @@ from lsrjax.checkpoint import saved_model
 from lsrjax.data import sources
 from lsrjax.data.examples import ANY
 from lsrjax.initial.build_student import Student
-from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+from lsrjax.retrieval.evaluate import dev_metric, dev_task
+from lsrjax.retrieval.rank import Searcher
 
 
 def dev_source(config, kind: str):

@@ -14,7 +14,6 @@ from lsrjax.config import fields
 from lsrjax.config.schema import Rows, Run
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
-from lsrjax.losses.losses import LOSSES
 from lsrjax.training import left_out, resume
 
 FILE = "config.json"
@@ -101,8 +100,6 @@ def _with_all_options(values: dict) -> dict:
             _spell_out(stage, Run)
             for own in stage["data"]["sets"].values():
                 _spell_out(own, Rows)
-            for name, node in stage["loss"].items():
-                stage["loss"][name] = _plain(LOSSES, {**node, "name": name})
     # As JSON has them, whose lists are no tuples.
     return json.loads(json.dumps(values))
 
@@ -110,8 +107,9 @@ def _with_all_options(values: dict) -> dict:
 def _spell_out(values: dict, kind: type) -> None:
     """Gives the entries among a group's fields all of their options."""
     for field in dataclasses.fields(kind):
-        if field.metadata.get("table") is not None:
-            values[field.name] = _plain(field.metadata["table"], values[field.name])
+        if (table := field.metadata.get("table")) is not None:
+            spell = _each if options.names_several(kind, field) else _plain
+            values[field.name] = spell(table, values[field.name])
         elif dataclasses.is_dataclass(field.default_factory):
             _spell_out(values[field.name], field.default_factory)
 
@@ -119,6 +117,11 @@ def _spell_out(values: dict, kind: type) -> None:
 def _plain(table, node) -> dict:
     found = options.resolve(table, node, FILE, find=options.find_known)
     return options.plain(found)
+
+
+def _each(table, node) -> dict:
+    found = options.resolve_each(table, node, FILE, options.find_known)
+    return {one.name: options.plain(one) for one in found}
 
 
 def _owner(field: str, several: bool) -> str:

@@ -21,7 +21,7 @@ from lsrjax.distributed import processes
 from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.retrieval import teacher_scores
 from lsrjax.retrieval.cross_encoder import PairScorer
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import model_origins
 from lsrjax.training.batch_contents import Contents
 from lsrjax.training.stage_data import documents, guarded

@@ -123,7 +123,7 @@ def test_shipped_configs_are_valid(path):
 @pytest.mark.parametrize("make", [kl, alignment, infonce])
 def test_small_configs_are_valid(make):
     validate(make())
-    validate(run_of(one=make(), two=make(init__echo="random")))
+    validate(run_of(one=make(), two=make()))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_unknown_choices_list_the_known(field, known):
 @pytest.mark.parametrize(
     ("c", "field", "because"),
     [
-        (kl(init__echo="idf"), "init.echo", "lexecho is off"),
+        (kl(init__idf_echo=True), "init.idf_echo", "lexecho is off"),
         (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
         (alignment(model__towers="separate"), "model.towers", "no queries and doc"),
         (
@@ -321,8 +321,18 @@ def test_unknown_choices_list_the_known(field, known):
             "queries of the head splade are not encoded",
         ),
         (kl(model__hidden_size=64), "hidden_size", "weights come from init.encoder"),
-        (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),
-        (kl(init__echo_scale=0.1), "echo_scale", "init.echo is random"),
+        (
+            kl(init__head={"model": "x", "encoder": "shared"}),
+            "init.head.encoder",
+            "the weights come from init.encoder",
+        ),
+        (kl(model__head="splade"), "init.head", "the head splade copies no other"),
+        (kl(init__lexical=True), "init.lexical", "the head milco is no bag of"),
+        (
+            other("splade", init__lexical=True),
+            "init.lexical",
+            "the weights come from init.encoder",
+        ),
         (kl(data__mixer="weights"), "data.mixer", "data.sets is empty"),
         (kl(data__batches_from="one"), "data.batches_from", "data.sets is empty"),
         (
@@ -413,7 +423,7 @@ def test_unknown_choices_list_the_known(field, known):
             "no maximum over tokens with pooling = 'sum'",
         ),
         *(
-            (other(head, log__health=True), "log.health", f"the head {head} has not")
+            (other(head, log__health=True), "log.health", f"the head {head} has views")
             for head in ("dense", "colbert", "m3")
         ),
         (other("csr", model__head__dead_after=5), "dead_after", "kl does not read it"),
@@ -433,16 +443,6 @@ def test_unknown_choices_list_the_known(field, known):
             ),
             "model.head.queries",
             "alignment has no queries",
-        ),
-        (
-            kl(
-                model__head="splade",
-                model__head__queries="static",
-                init__static="idf",
-                **{"init__encoder": "", "init__head": "", "init__model": "x"},
-            ),
-            "init.static",
-            "the weights come from init.model",
         ),
         (kl(data__query_languages={"en": 1}), "query_languages", "several languages"),
         (
@@ -604,7 +604,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
         (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
         (alignment(teacher__model=""), "config.teacher.model is ''"),
-        (alignment(init__head=""), "config.init.head is ''"),
+        (alignment(init__head=""), "config.init.head is missing"),
+        (alignment(init__head={"model": ""}), "init.head.model is ''; name a model"),
+        (infonce(init__lexical=3), "config.init.lexical is 3; give its options by"),
+        (infonce(init__lexicla=True), "config.init is 'lexicla'; known: 'model',"),
         (infonce(tokenizer=""), "config.tokenizer is ''"),
         (infonce(data__group_size=2), "no negatives: set prepare.negatives"),
         (
@@ -677,8 +680,22 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(regularizer__active_query=-1.0), "active_query is -1.0; it must be >= 0"),
         (kl(regularizer__active_gain=0.0), "active_gain is 0.0; it must be > 0"),
         (kl(regularizer__anti_zero=-1.0), "anti_zero is -1.0; it must be >= 0"),
-        (kl(init__model="x"), "model gives the whole retriever"),
-        (kl(init__encoder="", tokenizer="x", init__from_pivot="translations"), "pairs"),
+        (kl(init__model="x"), "init: model gives the whole retriever; leave encoder"),
+        (
+            infonce(
+                model__head__queries="static",
+                init={"model": "x", "idf_queries": {}},
+            ),
+            "model gives the whole retriever; leave idf_queries out",
+        ),
+        (
+            kl(
+                init__encoder="",
+                tokenizer="x",
+                init__head={"model": "x", "encoder": "translations"},
+            ),
+            "which come from training pairs, and the loss kl has none",
+        ),
         (
             infonce(dev__source="debian", dev__metric="nDGC@10"),
             "config.dev.metric is 'nDGC@10'",
@@ -744,7 +761,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         ),
         (
             infonce(model__head="dense", model__head__pooling="cls", log__health=True),
-            "log.health = True would have no effect: the head dense has not only",
+            "log.health = True would have no effect: the head dense has views that are",
         ),
         (
             changed(round_robin(), {"batch_size": 13}),
@@ -789,19 +806,22 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             kl(loss={"reconstruction": {"auxiliary": -1.0}}),
             "config.loss.reconstruction.auxiliary is -1.0; it must be >= 0",
         ),
-        (kl(init__echo_scale=0.0), "init.echo_scale is 0.0; it must be > 0"),
+        (
+            kl(model__head__lexecho=True, init__idf_echo={"scale": 0.0}),
+            "init.idf_echo.scale is 0.0; it must be > 0",
+        ),
         (kl(data__query_length=2), "data.query_length is 2; two tokens of a text are"),
         *(
             (
                 kl(data__format=f, **more),
-                f"format is {f!r}, whose rows have not {lacks}",
+                f"format is {f!r}, whose rows lack {lacks}",
             )
             for f, lacks, more in (
                 ("tevatron", "scores. Set config.prepare.scores to 'teacher'", {}),
                 ("tevatron_ids", "scores", {"data__corpus": "c"}),
                 ("beir", "scores", {}),
                 ("labelled", "negatives. Set config.prepare.negatives to 'bm25'", {}),
-                ("triplet", "more than one positive", {"data__positives": 2}),
+                ("triplet", "a second positive", {"data__positives": 2}),
             )
         ),
         (
@@ -809,7 +829,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 infonce(data__negatives="margin_bins", data__group_size=3),
                 a=in_files(format="tevatron"),
             ),
-            "config.data.sets.a.format is 'tevatron', whose rows have not scores",
+            "config.data.sets.a.format is 'tevatron', whose rows lack scores",
         ),
         (
             kl(data__format="alignment"),

@@ -53,6 +53,13 @@ def test_the_page_is_what_the_package_says():
         ("data.margin_bins", "5", 'entry("margin_bins", bins=5)'),
         ("data.sets.one.files", "a", "c.data.source = entry(\"files\", files='a')"),
         ("data.sets.one.weight", "2", 'weights={"NAME OF THE SET": 2}'),
+        (
+            "init.from_pivot",
+            "shared",
+            'c.init.head = {"encoder": \'shared\', "model": "…"}',
+        ),
+        ("stages.one.init.echo", "idf", "c.init.idf_echo = {}"),
+        ("init.echo_scale", "0.6", 'c.init.idf_echo = {"scale": 0.6}'),
     ],
 )
 def test_a_field_that_moved_names_its_place(field, value, place):
@@ -71,6 +78,7 @@ def test_a_field_that_moved_names_its_place(field, value, place):
         ("c.model.lexecho = True", "config.model.lexecho has moved: it is an option"),
         ("c.loss.name = 'kl:1,infonce:2'", "loss.name is 'kl:1,infonce:2'; it is one"),
         ("c.loss.temperature = 2.0", "config.loss.temperature has moved: it is an"),
+        ("c.init.static = 'idf'", "config.init.static has moved: static queries that"),
         ("c.data.files = 'a,b'", "entry(\"files\", files=['a', 'b'])"),
         ("c.data.columns.pos = 'p'", "entry(\"milco\", pos='p')"),
         ("c.dev.split = name", 'c.dev.source = entry("datasets", split=…)'),
@@ -154,7 +162,7 @@ def test_a_loss_alone_goes_by_its_name():
     assert (config.model.head.pooling, config.model.head.tied) == ("sum", False)
     config.loss = {"infonce": {}, "kl": {}}
     assert list(objective.of(config.loss).weights) == ["infonce", "kl"]
-    with pytest.raises(InputError, match="it is one loss. Several"):
+    with pytest.raises(InputError, match="it is one entry. Several"):
         fields.set_field(config, "loss.name", "kl:1,margin_mse:0.05", "--config")
 
 

@@ -202,7 +202,10 @@ def test_a_folder_is_called_by_its_own_name(tmp_path, name, title):
     assert title in card(tmp_path, name=name)[1]
 
 
-def test_another_stage_s_results_are_left_out():
-    shown = result_tables.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
-    assert "align" not in shown and "bm25" in shown
-    assert result_tables.markdown(SCORES, "align") == ""
+def test_another_stage_s_results_are_left_out_and_no_baseline_is():
+    baselines = {"bm25 n-grams": SCORES["bm25"], "ibm model 1": SCORES["bm25"]}
+    others = SCORES | baselines | {"align": SCORES["bm25"]}
+    shown = result_tables.markdown(others, "distill")
+    assert "align" not in shown
+    assert all(f"| {name} |" in shown for name in ("bm25", *baselines))
+    assert result_tables.markdown(SCORES | baselines, "align") == ""

@@ -22,7 +22,7 @@ from lsrjax.distributed.trees import path_name
 from lsrjax.losses import losses, objective
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import names
@@ -33,7 +33,7 @@ EXAMPLES, GROUP, LENGTH, STEPS = 8, 3, 11, 3
 WORDS, TERMS = 48, 37  # the terms divide by no mesh
 
 
-def encoder(family: str, vocab: int) -> EncoderConfig:
+def encoder(family: str, vocab: int) -> BertConfig:
     return tiny.encoder(
         family,
         vocab_size=vocab,

@@ -1,5 +1,6 @@
 """Files of texts with ids; the one reader of them."""
 
+import array
 import dataclasses
 import io
 import itertools
@@ -13,7 +14,7 @@ from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, SHOWN, TYPE, UTF8, BadRecord
 from lsrjax.data.reading.files import read_dataset
 from lsrjax.data.reading.ids import as_id, check_characters
-from lsrjax.data.reading.jsonl import Lines, parse_json, refuse_truncated
+from lsrjax.data.reading.jsonl import Lines, Reader, parse_json, refuse_truncated
 from lsrjax.data.reading.parquet import ArrowRows, ParquetRows
 from lsrjax.errors import InputError
 
@@ -26,6 +27,7 @@ _ID_NAMES = (
     *("passage_id", "document_id", "text_id", "#id"),
 )
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
+_MARKED = 1024  # the offset of every 1,024th line of a .txt file is kept
 _SAMPLE = 1024  # lines of TSV that decide the number of cells
 
 
@@ -57,21 +59,52 @@ def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         raise InputError(f"{path} is not a file (from {pathlib.Path.cwd()}).")
     numbered = plain.ending(path) == ".txt"
-    return _numbered_lines(path) if numbered else iter(open_texts(path))
+    return iter(PlainTexts(path) if numbered else open_texts(path))
 
 
-def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    raw, *_ = plain.opened(path)
-    raw.seek(0)
-    with io.BufferedReader(raw) as file:
-        for number, line in enumerate(file):
-            try:
-                text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-            except UnicodeDecodeError as e:
-                raise InputError(
-                    f"{path}, line {number + 1} is not UTF-8 ({e}). Write it again."
-                ) from e
-            yield str(number), text.rstrip("\r\n")
+class PlainTexts:
+    """The lines of a .txt file as texts, their numbers from 0 the ids."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._raw, *_ = plain.opened(path)
+        self._marks, self._count, offset = array.array("q"), 0, 0
+        for line in self._reader(0):
+            if self._count % _MARKED == 0:
+                self._marks.append(offset)
+            self._count += 1
+            offset += len(line)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _reader(self, offset: int) -> io.BufferedReader:
+        return io.BufferedReader(Reader(self._raw, offset), 1 << 20)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return self.read(0, len(self))
+
+    def read(self, first: int, end: int) -> Iterator[tuple[str, str]]:
+        """Ids and texts of a range of lines."""
+        start = first // _MARKED
+        if first >= end:
+            return
+        number = start * _MARKED
+        for line in self._reader(self._marks[start]):
+            if number >= end:
+                return
+            if number >= first:
+                yield str(number), self._text(line, number)
+            number += 1
+
+    def _text(self, line: bytes, number: int) -> str:
+        try:
+            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+        except UnicodeDecodeError as e:
+            raise InputError(
+                f"{self._path}, line {number + 1} is not UTF-8 ({e}). Write it again."
+            ) from e
+        return text.rstrip("\r\n")
 
 
 def with_title(title: Any, text: Any) -> Any:
@@ -141,6 +174,9 @@ class _LineTexts:
                 place = {"file": self.name, self._lines.unit: number}
                 place["excerpt"] = excerpt
                 yield BadRecord(e.kind, str(e), place)
+
+    def where(self, offset: int) -> str:
+        return self._lines.where(1 + self._lines.ends(0, offset))
 
     def read(self, offset: int) -> tuple[str, str]:
         return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
@@ -266,8 +302,11 @@ class _TableTexts:
                 place = {"file": self.name, "row": number}
                 yield BadRecord(e.kind, str(e), place)
 
+    def where(self, number: int) -> str:
+        return f"{self.name}, row {number} (the first is 0)"
+
     def read(self, number: int) -> tuple[str, str]:
-        where = f"{self.name}, row {number} (the first is 0)"
+        where = self.where(number)
         try:
             row = self._rows.row(number)
         except UnicodeDecodeError as e:

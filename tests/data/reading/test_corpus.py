@@ -81,7 +81,9 @@ def test_ids_of_one_hash_are_told_apart(path, monkeypatch):
 def test_an_id_with_two_texts_is_refused(tmp_path):
     write_tsv(tmp_path / "a.tsv", TEXTS)
     write_tsv(tmp_path / "b.tsv", TEXTS | {"0": "another"})
-    with pytest.raises(InputError, match=r"a\.tsv and .*b\.tsv: the id '0' .* twice"):
+    with pytest.raises(
+        InputError, match=r"a\.tsv, line 4 and .*b\.tsv, line 4: the id '0' .* twice"
+    ):
         opened(tmp_path / "*.tsv")
 
 

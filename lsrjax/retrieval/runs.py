@@ -1,0 +1,111 @@
+"""TREC run files: of each query, its documents with ranks and scores."""
+
+import gzip
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TextIO, cast
+
+import numpy as np
+
+from lsrjax.errors import InputError
+
+_COLUMNS = "query Q0 document rank score tag"
+
+
+def write_run(
+    path: str | os.PathLike[str],
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    hits: np.ndarray,
+    scores: np.ndarray,
+    tag: str = "lsrjax",
+) -> None:
+    """Writes the six columns of TREC; a path ending in .gz is packed.
+
+    trec_eval orders by the score, in float32, and not by the rank, and turns documents
+    of equal scores around. So a score that is not below the one before it is written as
+    the next lower float32, which keeps the order of `hits` everywhere.
+
+    Args:
+      hits: [Q, depth] positions in `document_ids`, best first; -1 for none.
+      scores: [Q, depth], finite.
+
+    Raises:
+      InputError: an id with a space, which the format cannot hold.
+    """
+    path = pathlib.Path(path)
+    tag = "_".join(tag.split()) or "lsrjax"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with _open(path, temporary, "wt") as file:
+            for key, found, own in zip(query_ids, hits, scores, strict=True):
+                _check_id(key, "query")
+                last = np.float32(math.inf)
+                for rank, (place, score) in enumerate(zip(found, own, strict=True), 1):
+                    if place < 0:
+                        break
+                    document = document_ids[place]
+                    _check_id(document, "document")
+                    below = np.nextafter(last, np.float32(-math.inf))
+                    last = min(np.float32(score), below)
+                    file.write(f"{key} Q0 {document} {rank} {last!s} {tag}\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
+    """Of each query, the score of each of its documents, in the order of the file.
+
+    Raises:
+      InputError: a line without six columns, a score that is not a finite number, or a
+        document twice for a query; names the line.
+    """
+    path = pathlib.Path(path)
+    found: dict[str, dict[str, float]] = {}
+    try:
+        with _open(path, path, "rt") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    _add(found, line, f"{path}:{number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a TREC run: {error}.") from error
+    return found
+
+
+def _add(found: dict[str, dict[str, float]], line: str, where: str) -> None:
+    cells = line.split()
+    if len(cells) != 6:
+        raise InputError(
+            f"{where} has {len(cells)} columns, not the six of a TREC run ({_COLUMNS}):"
+            f" {line.strip()[:80]!r}."
+        )
+    query, _, document, _, score, _ = cells
+    try:
+        value = float(score)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: the score {score!r} is not a finite number.")
+    own = found.setdefault(query, {})
+    if document in own:
+        raise InputError(
+            f"{where}: the document {document!r} is there twice for the query"
+            f" {query!r}. Keep its best line."
+        )
+    own[document] = value
+
+
+def _open(named: pathlib.Path, path: pathlib.Path, mode: str) -> TextIO:
+    opener = gzip.open if named.suffix == ".gz" else open
+    return cast(TextIO, opener(path, mode, encoding="utf-8"))
+
+
+def _check_id(key: str, kind: str) -> None:
+    if not key or key.split() != [key]:
+        raise InputError(
+            f"The {kind} id {key!r} is empty or has a space, which no TREC run can"
+            " hold. Write results as JSON instead, or change the id."
+        )
