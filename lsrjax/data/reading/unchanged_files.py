@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lsrjax import json_files
 from lsrjax.data import sources
+from lsrjax.data.batching import mixing
 from lsrjax.data.reading import corpus
 from lsrjax.errors import InputError
 
@@ -103,8 +104,7 @@ def digest(path: str | pathlib.Path) -> str:
 
 
 def _files(data, dev) -> Iterator[str]:
-    sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
-    for where, own in (sets or {"config.data": data}).items():
+    for where, own in mixing.named_sets(data).items():
         asked = sources.asked_of(own, where=where)
         yield from _of_source(own, asked)
         queries = getattr(asked.format.options, "queries", "")
