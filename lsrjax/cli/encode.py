@@ -5,11 +5,11 @@
 
 The model is a run's or a stage's folder, or anything that `lsrjax convert` reads or
 writes except ONNX. Texts are what data.corpus names (a file, folder or pattern, a list
-such as "['a.tsv', 'b.jsonl']", or "{'dataset': 'me/docs'}"), with an id and a text each,
-or a .txt file with a text a line. Vectors go to a file, or to a folder of parts: then
-several processes share the work, and parts that are there are kept. --format says for
-which program; see docs/formats.md. Memory does not grow with the texts, except by 24
-bytes for each. The same command resumes a program that was stopped.
+such as "['a.tsv', 'b.jsonl']", or "{'dataset': 'me/docs'}"), with an id and a text
+each, or a .txt file with a text a line. Vectors go to a file, or to a folder of parts:
+then several processes share the work, and parts that are there are kept. --format says
+for which program; see docs/formats.md. Memory does not grow with the texts, except by
+24 bytes for each. The same command resumes a program that was stopped.
 """
 
 import argparse

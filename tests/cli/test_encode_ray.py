@@ -6,6 +6,7 @@ import pathlib
 import signal
 import threading
 import time
+import uuid
 
 import pytest
 from programs import launch, tiny
@@ -19,6 +20,7 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.vector_formats.reading import open_vectors
 
 ROOT = pathlib.Path(__file__).parents[2]
+MARK = "LSRJAX_TEST_CLUSTER"  # tells its processes from others'
 WORDS = "red apple a library of numbers tree house mouse".split()
 
 
@@ -37,8 +39,8 @@ def folder(tmp_path_factory):
     (folder / "model").mkdir()
     model = saved_model.SavedModel(spec, params, tokenizer, None, "random")
     saved_model.save_model(folder / "model", model)
-    texts = [f"{' '.join(WORDS[: i % 9])} {i}" for i in range(1500)]
-    ids = [f"d{i}" for i in range(1500)]
+    texts = [f"{' '.join(WORDS[: i % 9])} {i}" for i in range(900)]
+    ids = [f"d{i}" for i in range(900)]
     pq.write_table(pa.table({"id": ids, "text": texts}), folder / "docs.parquet")
     return folder
 
@@ -52,6 +54,7 @@ def cluster():
 
     os.environ["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ[MARK] = uuid.uuid4().hex
     # Compiled as in this process, whose numbers they are compared with.
     os.environ["XLA_FLAGS"] = launch.QUICK
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -70,20 +73,26 @@ def run(folder, out, *more):
     encode.main([*args, *more])
 
 
+def actors():
+    """The processes of this cluster's actors."""
+    own = f"{MARK}={os.environ[MARK]}".encode()
+    for status in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            actor = b"MapWorker" in (status / "cmdline").read_bytes()
+            if actor and own in (status / "environ").read_bytes().split(b"\0"):
+                yield int(status.name)
+        except OSError:  # it has ended
+            continue
+
+
 def killer(records, killed, stop):
-    """Kills an actor that is writing its second part."""
+    """Kills an actor once parts are there."""
     while not stop.is_set() and not killed:
         if len([*records.glob("*.json")]) >= 2:
-            for status in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    named = status.read_bytes()
-                except OSError:
-                    continue
-                if b"ray::" in named and b"_Encoder" in named or b"MapWorker" in named:
-                    pid = int(status.parent.name)
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-                    return
+            for pid in actors():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+                break
         time.sleep(0.01)
 
 
@@ -102,15 +111,15 @@ def test_a_cluster_makes_the_bytes_of_one_process(folder, cluster, monkeypatch, 
         watch.join()
     assert killed, "no actor was found"
     found, wanted = open_vectors(folder / "ray"), open_vectors(folder / "one")
-    assert found.whole()[0] == wanted.whole()[0] == [f"d{i}" for i in range(1500)]
+    assert found.whole()[0] == wanted.whole()[0] == [f"d{i}" for i in range(900)]
     for path in (folder / "one/parts").iterdir():
         assert (folder / "ray/parts" / path.name).read_bytes() == path.read_bytes()
     one, other = (
         json.loads((folder / name / "manifest.json").read_text())
         for name in ("one", "ray")
     )
-    assert one == other and len(one["parts"]) == 15
-    assert "1,500 vectors in ray" in capsys.readouterr().out
+    assert one == other and len(one["parts"]) == 9
+    assert "900 vectors in ray" in capsys.readouterr().out
 
 
 def test_ray_needs_a_folder_and_a_cluster(folder, monkeypatch, capsys):
