@@ -25,9 +25,10 @@ def table(
 ) -> Table:
     """Texts a second of the model alone, and with input and writing to formats.
 
-    Alone, texts are tokenized before and vectors are dropped. Both start with compiled
-    programs. Rounds are in turn; the table has medians. On a CPU that other programs
-    use as well, the seconds of this process on it say more than those of the clock.
+    Alone, texts are tokenized before and vectors are dropped; shares are of its speed.
+    Both start with compiled programs. Rounds are in turn; the table has medians. On a
+    CPU that other programs use as well, the seconds of this process on it say more than
+    those of the clock.
     """
     with tempfile.TemporaryDirectory() as temporary, encode_job.local_mesh():
         bench = _Pipeline(pathlib.Path(temporary), model, texts, batch)
@@ -44,7 +45,7 @@ def table(
                 seconds[name].append(passed)
     found = Table(title=f"{model.name}: {len(texts):,} documents, batches of {batch}")
     found.add_column("what")
-    for column in ("seconds", "texts/s", "of the model's", "CPU s", "of the model's"):
+    for column in ("seconds", "texts/s", "share", "CPU s", "share"):
         found.add_column(column, justify="right")
     medians = {name: np.median(of, axis=0) for name, of in seconds.items()}
     alone = medians["the model alone"]
