@@ -67,6 +67,7 @@ setup(
         "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
         "ir_datasets": ["ir_datasets>=0.5.11"],
         "mteb": ["mteb>=2.20"],
+        "ray": ["ray[data]>=2.51"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         "test": [
             "pytest>=8",
@@ -86,6 +87,7 @@ setup(
             "importlib_resources>=6",
             "pyseismic-lsr>=0.5",
             "qdrant-client>=1.15",
+            "ray[data]>=2.51",
             "pymilvus>=3.0",
             "milvus-lite>=3.2",
         ],

@@ -461,6 +461,19 @@ def test_encode_compares_vectors_that_are_the_same(capsys, head, terms):
     assert 0.8 < float(active) / (0.02 * terms) < 1.2
 
 
+@pytest.mark.slow
+def test_the_pipeline_is_compared_with_the_model_alone(capsys):
+    main([*ENCODE.split(), "--active", "0.02", "--pipeline", "npz", "qdrant"])
+    rows = rows_of(capsys.readouterr().out)
+    names = ["the model alone", "with input and npz", "with input and qdrant"]
+    assert [row[0] for row in rows] == names
+    alone, *_ = seconds = [numbers(row[1:]) for row in rows]
+    for passed, speed, share, used, cpu in seconds:
+        assert speed == pytest.approx(20 / passed, rel=0.1, abs=1)
+        assert share == pytest.approx(alone[0] / passed, rel=0.1, abs=0.02)
+        assert cpu == pytest.approx(alone[3] / used, rel=0.1, abs=0.02)
+
+
 def test_a_text_whose_vectors_differ_is_seen():
     wanted = sparse.csr_matrix([[2.0, 0, 1], [0, 4, 0], [0, 0, 0]])
     found = sparse.csr_matrix([[2.0, 0, 1], [0, 4, 1], [0, 0, 0]])

@@ -14,7 +14,8 @@ import pytest
 from programs import tiny_models
 
 from lsrjax import options
-from lsrjax.cli import encode, index, search
+from lsrjax.cli import encode_job, index, search
+from lsrjax.cli.encode_job import Request
 from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.engines.table import ENGINES
@@ -303,7 +304,7 @@ def test_vectors_that_are_pruned_and_indexed_without_texts(
     tmp_path, model, corpus, capsys
 ):
     vectors = tmp_path / "docs.npz"
-    encode.encode_file(str(model), corpus / "docs.jsonl", vectors)
+    encode_job.encode(Request(str(model), str(corpus / "docs.jsonl"), str(vectors)))
     out = tmp_path / "docs.index"
     index.main(
         ["--vectors", str(vectors), "--out", str(out), "--engine", "exact"]
