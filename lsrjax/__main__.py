@@ -7,7 +7,8 @@ import sys
 COMMANDS = {
     "train": "train and evaluate what a config describes",
     "doctor": "look for what would make a run fail, before it starts",
-    "encode": "encode a file of texts with a trained retriever",
+    "evaluate": "measure a retriever on benchmarks or on data of your own",
+    "encode": "encode texts with a trained retriever, for an index",
     "index": "index vectors or texts for a search engine",
     "search": "search an index, from a file of queries or at a prompt",
     "convert": "write a retriever for another program, or read one of its",

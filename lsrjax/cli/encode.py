@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy as np
 
 from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import flags
+from lsrjax.cli import exits, flags
 from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.data.tokenization import TextTokenizer
@@ -71,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             process=(number, count),
         )
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def encode_file(

@@ -140,7 +140,7 @@ class BM25:
         if not self._vocabulary:
             raise InputError(
                 f"BM25: none of the {len(texts)} texts has a letter or a digit, so "
-                "there is nothing to index. Look whether config.data.columns names "
+                "there is nothing to index. Look whether config.data.format names "
                 "the columns of the texts."
             )
         index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")

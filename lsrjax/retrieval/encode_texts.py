@@ -81,20 +81,21 @@ class TextEncoder:
         if not self._mesh.empty:
             over = sharding.over_data if each_device else sharding.replicated
             placed = over(self._mesh)
-        self._apply = jax.jit(
-            lambda params, text, role: retriever.apply(
-                graphdef, params, text, role=role
-            ),
-            static_argnums=2,
-            out_shardings=placed,
+        self._views = lambda params, text, role: retriever.apply(
+            graphdef, params, text, role=role
         )
+        self._apply = jax.jit(self._views, static_argnums=2, out_shardings=placed)
 
     def kinds(self) -> dict[str, str]:
         """What each view holds: `SPARSE`, `DENSE` or `TOKENS`; compiles nothing."""
         shape = jax.ShapeDtypeStruct((1, 3), jnp.int32)
         text = {"ids": shape, "mask": shape}
         with sharding.on_one_device():
-            views = jax.eval_shape(self._apply, self._abstract, text, "document")
+            views = jax.eval_shape(
+                lambda params, text: self._views(params, text, "document"),
+                self._abstract,
+                text,
+            )
         of = {Dense: DENSE, MultiVector: TOKENS}
         return {
             name: next((of[c] for c in of if isinstance(views[name], c)), SPARSE)

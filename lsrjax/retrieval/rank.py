@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from scipy import sparse
 
@@ -16,9 +17,9 @@ from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.search import Several, TopHits
 from lsrjax.retrieval.tasks.task import Task
 
-# Documents that are encoded, and kept, at once: 300 terms of each take 20 MB, dense
-# vectors of 30,000 terms, which models give early in training, 2 GB.
-_BLOCK = 8192
+# Documents that are encoded, and kept, at once: 300 terms of each take 10 MB, dense
+# vectors of 30,000 terms, which models give early in training, 1 GB.
+_BLOCK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,37 @@ class Searcher:
             model.params,
             config.data.query_length,
             config.data.document_length,
+            TextTokenizer(pivot) if pivot else None,
+        )
+
+    @classmethod
+    def portable(
+        cls,
+        model,
+        *,
+        batch_size: int = 64,
+        dtype: str = "float32",
+        query_length: int = 0,
+        document_length: int = 0,
+    ) -> "Searcher":
+        """A `SavedModel` of `open_portable`; lengths are its own unless given.
+
+        Raises:
+          InputError: a length or a batch that the model does not take.
+        """
+        if batch_size < 1:
+            raise InputError(f"--batch_size is {batch_size}; it has to be at least 1.")
+        limit = model.spec.encoder.max_length
+        given = {"query_length": query_length, "document_length": document_length}
+        for flag, length in given.items():
+            if length and not 2 < length <= limit:
+                raise InputError(f"--{flag} is {length}; the model takes 3 to {limit}.")
+        tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
+        return cls(
+            TextEncoder(model.spec, tokenizer, batch_size=batch_size, dtype=dtype),
+            jax.device_put(model.params),
+            query_length or model.query_length,
+            document_length or model.document_length,
             TextTokenizer(pivot) if pivot else None,
         )
 

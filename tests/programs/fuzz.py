@@ -49,7 +49,7 @@ from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import read_config
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
@@ -326,7 +326,7 @@ def model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Sound folders of all kinds, tiny."""
     made = [GOLDEN / "bert", GOLDEN / "xlmr"]
     tokenizer = TextTokenizer(GOLDEN / "bert")
-    encoder = EncoderConfig.from_hf(json.loads((made[0] / "config.json").read_text()))
+    encoder = read_config(json.loads((made[0] / "config.json").read_text()))
     encoder = dataclasses.replace(encoder, num_layers=1)
     special = {"special_ids": tokenizer.special_ids}
     csr = {"latents": 53, "active_latents": 5, "revived_latents": 7, "dead_after": 3}

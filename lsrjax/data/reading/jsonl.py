@@ -200,7 +200,8 @@ class JsonRows:
                 TYPE,
                 f"{where} is {type(row).__name__}, not an object: {line[:80]!r}. Each"
                 " line holds one example's fields by name; lines of ids, as ColBERT's,"
-                " need config.data.queries and config.data.corpus.",
+                ' need config.data.format = entry("colbert", queries=…) and'
+                " config.data.corpus.",
             )
         return row
 

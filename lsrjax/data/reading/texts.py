@@ -1,6 +1,7 @@
 """Files of texts with ids; the one reader of them."""
 
 import array
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -11,13 +12,12 @@ from typing import Any
 
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, SHOWN, TYPE, UTF8, BadRecord
-from lsrjax.data.reading.files import name_and_rest, read_dataset
+from lsrjax.data.reading.files import read_dataset
 from lsrjax.data.reading.ids import as_id, check_characters
 from lsrjax.data.reading.jsonl import Lines, Reader, parse_json, refuse_truncated
 from lsrjax.data.reading.parquet import ArrowRows, ParquetRows
 from lsrjax.errors import InputError
 
-DATASETS = "datasets:"
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
 # Names in the header of a TSV file, in any case.
@@ -29,6 +29,22 @@ _ID_NAMES = (
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
 _MARKED = 1024  # the offset of every 1,024th line of a .txt file is kept
 _SAMPLE = 1024  # lines of TSV that decide the number of cells
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set of `datasets`: a folder of `save_to_disk`, a clone or a hub id.
+
+    Subset and split may be empty: the default one, and the only one.
+    """
+
+    dataset: str
+    subset: str = ""
+    split: str = ""
+
+    def __str__(self) -> str:
+        """The name, with subset and split."""
+        return ":".join((self.dataset, self.subset, self.split)).rstrip(":")
 
 
 def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -91,32 +107,20 @@ class PlainTexts:
         return text.rstrip("\r\n")
 
 
-def name_subset_split(part: str) -> tuple[str, str, str]:
-    """The parts of `datasets:name:subset:split`; empty if missing."""
-    name, _, rest = name_and_rest(part[len(DATASETS) :])
-    subset, split, *more = [*rest.split(":"), ""]
-    if not name or any(more):
-        raise InputError(
-            f"{part!r} is not datasets:NAME, datasets:NAME:SUBSET or"
-            " datasets:NAME:SUBSET:SPLIT (SUBSET may be empty)."
-        )
-    return name, subset, split
-
-
 def with_title(title: Any, text: Any) -> Any:
     """Title and text as one text; the text alone if the title is empty."""
     return f"{title} {text}" if title and isinstance(text, str) else text
 
 
-def open_texts(path: str | pathlib.Path):
-    """The texts of a file or of `datasets:…`, for an `Index`.
+def open_texts(path: DataSet | pathlib.Path):
+    """The texts of a file or a data set, for an `Index`.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
     """
-    if isinstance(path, str):
-        table, files = read_dataset(*name_subset_split(path))
-        return _TableTexts(path, ArrowRows(table), files)
+    if isinstance(path, DataSet):
+        table, files = read_dataset(path.dataset, path.subset, path.split)
+        return _TableTexts(str(path), ArrowRows(table), files)
     kind = plain.kind_of(path)
     if kind == plain.PARQUET:
         return _TableTexts(str(path), ParquetRows(path), [path])

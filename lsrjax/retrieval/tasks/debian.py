@@ -62,7 +62,7 @@ class Debian:
             "judgements": len(task.queries),
         }
         name = f"debian/{given.documents}"
-        return dataclasses.replace(task, name=name, data=data)
+        return dataclasses.replace(task, name=name, data=data, apart=(ENGLISH,))
 
 
 def languages_of(groups: Sequence[Group]) -> list[str]:

@@ -11,6 +11,7 @@ from lsrjax.retrieval.tasks.hub import Hub, MiraclHard
 from lsrjax.retrieval.tasks.irds import IrDatasets
 from lsrjax.retrieval.tasks.mkqa import Mkqa
 from lsrjax.retrieval.tasks.mldr import Mldr
+from lsrjax.retrieval.tasks.mteb import Mteb
 from lsrjax.retrieval.tasks.neuclir import Hc4, Neuclir
 from lsrjax.retrieval.tasks.task import Task
 from lsrjax.retrieval.tasks.wikipedia import Miracl, MrTydi
@@ -31,6 +32,7 @@ TASKS: Mapping[str, Any] = {
     "clef": Clef,
     "hub": Hub,
     "ir_datasets": IrDatasets,
+    "mteb": Mteb,
     "debian": Debian,
 }
 

@@ -33,6 +33,7 @@ class Task:
       own_ids: whether a document with the id of the query is no hit, as BEIR has it.
       judge: the grade of a document's text for a query by its position, of tasks whose
         `relevant` is empty: only documents that are found are judged.
+      apart: languages that are reported, but not part of the mean over languages.
     """
 
     queries: Sequence[str]
@@ -46,6 +47,7 @@ class Task:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     own_ids: bool = False
     judge: Callable[[int, str], int] | None = None
+    apart: Sequence[str] = ()
 
     def judged(self, hits: np.ndarray) -> Sequence[measures.Relevant]:
         """The relevant documents of each query, among `hits` [Q, depth] if need be."""

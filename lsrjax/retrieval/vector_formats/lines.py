@@ -25,15 +25,40 @@ class Row:
     Attributes:
       number: of the text among all, from 0.
       id: of the text.
-      named: the vector by the names of terms, the strongest first; of embeddings, the
-        list of numbers, or of such lists.
-      numbered: the same by the numbers of terms, `{"indices": …, "values": …}`.
+      embedding: the list of numbers, or of such lists for tokens; empty for terms.
+      columns: of the terms, in ascending order.
+      names: of the terms, each with its colon.
+      weights: of the terms.
+      strongest: the places of the terms, the largest weight first.
     """
 
     number: int
     id: str
-    named: str
-    numbered: str
+    embedding: str = ""
+    columns: Sequence[int] = ()
+    names: Sequence[str] = ()
+    weights: Sequence[str] = ()
+    strongest: Sequence[int] = ()
+
+    @property
+    def named(self) -> str:
+        """By the names of terms, the strongest first; or the embedding."""
+        terms = [self.names[i] + self.weights[i] for i in self.strongest]
+        return self.embedding or f"{{{', '.join(terms)}}}"
+
+    @property
+    def numbered(self) -> str:
+        """By the numbers of terms, `{"indices": …, "values": …}`; or the embedding."""
+        indices, values = ", ".join(map(str, self.columns)), ", ".join(self.weights)
+        lists = f'{{"indices": [{indices}], "values": [{values}]}}'
+        return self.embedding or lists
+
+    @property
+    def keyed(self) -> str:
+        """By the numbers of terms, `{"3": 1.5}`; or the embedding."""
+        pairs = zip(self.columns, self.weights, strict=True)
+        listed = ", ".join([f'"{column}": {weight}' for column, weight in pairs])
+        return self.embedding or f"{{{listed}}}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +71,9 @@ class Lines:
       kinds: of vectors that it can hold.
       quantize: the factor of weights that have to be whole numbers; 0: floats.
       positive: weights have to be above 0.
-      dots: names of terms may have dots.
+      dots: names of terms may have dots; a name with one is `#` and the column's
+        number otherwise.
+      floats: whole numbers are written as floats, too.
       suffix: of a file's name.
     """
 
@@ -56,6 +83,7 @@ class Lines:
     quantize: float = 0
     positive: bool = False
     dots: bool = True
+    floats: bool = False
     suffix: str = ".jsonl"
 
     def pieces(self, kind: str) -> tuple[str, ...]:
@@ -75,9 +103,11 @@ class Lines:
         ]
 
         def append(matrix: Matrix, ids: Sequence[str], first: int):
-            if self.positive:
+            if self.positive and about.kind == SPARSE:
                 _check_positive(matrix, ids, self.reads)
-            rows = _rows(matrix, ids, first, names, about.kind, whole)
+            rows = _rows(
+                matrix, ids, first, names, about.kind, whole and not self.floats
+            )
             return {"lines": "".join(map(self.lines, rows)).encode()}
 
         return append
@@ -91,8 +121,8 @@ class Lines:
         return folder / "lines"
 
 
-def _check_positive(matrix: Matrix, ids: Sequence[str], reads: str) -> None:
-    if isinstance(matrix, TokenMatrix) or not (matrix.data < 0).any():
+def _check_positive(matrix: Any, ids: Sequence[str], reads: str) -> None:
+    if not (matrix.data < 0).any():
         return
     place = np.flatnonzero(matrix.data < 0)[0]
     row = np.searchsorted(matrix.indptr, place, side="right") - 1
@@ -118,18 +148,21 @@ def _rows(
                 text = f"[{', '.join(map(_listed, tokens))}]"
             else:
                 text = _listed(dense[row])
-            yield Row(first + row, _quoted(key), text, text)
+            yield Row(first + row, _quoted(key), text)
         return
     for row, key in enumerate(ids):
         places = slice(matrix.indptr[row], matrix.indptr[row + 1])
         columns, weights = matrix.indices[places], matrix.data[places]
-        digits = shortest(weights, whole)
         order = np.argsort(-weights, kind="stable").tolist()
-        found = columns.tolist()
-        named = ", ".join([names[found[i]] + digits[i] for i in order])
-        indices = ", ".join(map(str, found))
-        numbered = f'{{"indices": [{indices}], "values": [{", ".join(digits)}]}}'
-        yield Row(first + row, _quoted(key), f"{{{named}}}", numbered)
+        numbers = columns.tolist()
+        yield Row(
+            first + row,
+            _quoted(key),
+            columns=numbers,
+            names=[names[column] for column in numbers],
+            weights=shortest(weights, whole),
+            strongest=order,
+        )
 
 
 def _quoted(text: str) -> str:
@@ -169,5 +202,7 @@ def qdrant(row: Row) -> str:
 
 
 def milvus(row: Row) -> str:
-    """A row of `MilvusClient.insert`."""
-    return f'{{"id": {row.id}, "vector": {row.numbered}}}\n'
+    """A row of `MilvusClient.insert`; none without weights, which Milvus refuses."""
+    if not row.embedding and not row.columns:
+        return ""
+    return f'{{"id": {row.id}, "vector": {row.keyed}}}\n'

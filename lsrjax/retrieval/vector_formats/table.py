@@ -42,7 +42,13 @@ FORMATS: dict[str, Format] = {
         suffix=".ndjson",
     ),
     "qdrant": Lines("Qdrant (points of upsert)", lines.qdrant, KINDS),
-    "milvus": Lines("Milvus (rows of insert)", lines.milvus, (SPARSE, DENSE)),
+    "milvus": Lines(
+        "Milvus (rows of insert, bulk import)",
+        lines.milvus,
+        (SPARSE, DENSE),
+        positive=True,
+        floats=True,
+    ),
 }
 
 

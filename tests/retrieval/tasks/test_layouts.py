@@ -433,8 +433,9 @@ def test_every_entry_has_documented_options_and_names_what_it_lacks(name):
         "clef": {"path": path, "languages": ["fi"]},
         "beir_hub": {"path": path},
         "debian": {"languages": ["xx"]},
+        "mteb": {},
     }.get(name, {"path": path})
-    with pytest.raises(InputError, match="no such|no/such|'xx'"):
+    with pytest.raises(InputError, match="no such|no/such|'xx'|names is empty"):
         tasks(name, **values)
 
 
