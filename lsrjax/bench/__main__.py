@@ -3,8 +3,9 @@
 `python -m lsrjax.bench head` compares the fused vocabulary projection and max with the
 plain one, and with PyTorch if it is installed; `step` does so within a whole training
 step; `data` measures the speed of the loader; `encode` compares encoding a file of
-texts with SparseEncoder of sentence-transformers; `chip` measures all of them on an
-accelerator, against the machine's ceilings and PyTorch.
+texts with SparseEncoder of sentence-transformers; `corpus` compares search engines, and
+measures mining by BM25; `chip` measures the others on an accelerator, against the
+machine's ceilings and PyTorch.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 import jax
 
-from lsrjax.bench import chip, data, encode, head, step
+from lsrjax.bench import chip, corpus, data, encode, head, step
 from lsrjax.cli import exits
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (head, step, data, encode, chip):
+    for command in (head, step, data, encode, corpus, chip):
         command.add_command(commands)
     return parser
 
