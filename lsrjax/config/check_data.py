@@ -86,19 +86,18 @@ def check_rows(c, where: str) -> None:
 
 
 def _check_dev(dev, where: str) -> None:
-    source = sources.chosen(dev.source, where)
+    source, found = sources.chosen(dev.source, where), checked(Dev, dev, where)
     if dev.patience and not dev.every:
-        check_no_effect(dev, blank(Dev), where, ["patience"], "dev.every is 0")
+        check_no_effect(found, where, ["patience"], "dev.every is 0")
     if dev.task.name:
         own = ["source", "format", "queries"]
-        check_no_effect(dev, blank(Dev), where, own, "dev.task is set")
+        check_no_effect(found, where, own, "dev.task is set")
         return
     if not source.name:
         return
     _check_needs(source, f"{where}.source", "source")
     chosen = formats.chosen(dev.format, where)
     because = "the teacher's scores of dev data are not read"
-    found = checked(Dev, dev, where)
     check_no_effect(found, where, _score_options(chosen), because)
     if not source.entry.rows:
         check_no_effect(found, where, ["format"], _OWN_FORMAT)
