@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train and evaluate what a config describes",
     "doctor": "look for what would make a run fail, before it starts",
     "encode": "encode a file of texts with a trained retriever",
+    "mine": "mine hard negatives for training rows from a corpus",
     "convert": "write a retriever for another program, or read one of its",
     "checkpoint": "list, verify and compare checkpoints",
     "bench": "measure the parts that decide the speed of a run",
