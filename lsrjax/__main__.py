@@ -9,6 +9,7 @@ COMMANDS = {
     "doctor": "look for what would make a run fail, before it starts",
     "encode": "encode a file of texts with a trained retriever",
     "mine": "mine hard negatives for training rows from a corpus",
+    "score": "score training rows with a teacher, or join scores of others",
     "convert": "write a retriever for another program, or read one of its",
     "checkpoint": "list, verify and compare checkpoints",
     "bench": "measure the parts that decide the speed of a run",

@@ -111,7 +111,7 @@ def state_of(config: ConfigDict, source) -> dict[str, Any]:
 
 
 def _changed(values: Mapping, blank: Mapping) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= {f"{name}.{k}": v for k, v in _changed(value, blank[name]).items()}
@@ -176,7 +176,7 @@ def open_scorer(
         "batch_size": lengths.batch_size,
     }
     tokenizer = TextTokenizer(model.tokenizer)
-    how = {"batch_size": lengths.batch_size, "dtype": lengths.dtype}
+    how: dict[str, Any] = {"batch_size": lengths.batch_size, "dtype": lengths.dtype}
     params = jax.device_put(model.params)
     if isinstance(model.spec, CrossEncoderSpec):
         pairs = PairScorer(model.spec, params, tokenizer, query, document, **how)

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +117,7 @@ class Asked:
                 first.setdefault(text, place)
         known = list(first.values())
         number = {text: i for i, text in enumerate(first)}
-        collection = getattr(source, "documents", ())
+        collection: Any = getattr(source, "documents", ())
         queries, positives = [], []
         together: dict[str, set[int]] = {}
         for index in range(len(source)):
@@ -192,7 +193,7 @@ def _best(*found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray
 
 def positive_scores(
     asked: Asked, model: Searcher | PairScorer | None, rows: slice, hits, scores
-) -> list[list[float | None]]:
+) -> Sequence[Sequence[float | None]]:
     """The scores of the positives of some queries.
 
     Without a model (BM25), a positive that is no hit has none: it scores less than all
@@ -208,29 +209,7 @@ def positive_scores(
             [own.get(p) for p in places]
             for own, places in zip(of, positives, strict=True)
         ]
-    return ragged_scores(model, asked.queries[rows], asked.texts, positives)
-
-
-def ragged_scores(
-    model: Searcher | PairScorer,
-    queries: Sequence[str],
-    texts: Sequence[str],
-    places: Sequence[Sequence[int]],
-) -> list[list[float]]:
-    """A model's score of each query with each of its documents, by place in `texts`."""
-    used = sorted({place for row in places for place in row})
-    number = {place: i for i, place in enumerate(used)}
-    most = max(map(len, places), default=0)
-    if not most:
-        return [[] for _ in places]
-    grid = np.full((len(places), most), -1, np.int64)
-    for row, own in zip(grid, places, strict=True):
-        row[: len(own)] = [number[place] for place in own]
-    found = teacher_scores.score(model, queries, [texts[p] for p in used], grid)
-    return [
-        [float(str(value)) for value in row[: len(own)]]
-        for row, own in zip(found, places, strict=True)
-    ]
+    return teacher_scores.ragged(model, asked.queries[rows], asked.texts, positives)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +222,7 @@ class Mined:
     places: list[int]
     ranks: list[int]
     scores: list[float]
-    positive_scores: list[float | None]
+    positive_scores: Sequence[float | None]
     filtered: tuple[list[float], list[float]] | None = None
 
 
@@ -275,7 +254,9 @@ def choose(
         allowed = rules.allowed(scores[i][ranked], best)
         rank_of = {n: rank for rank, n in enumerate(free, start=1)}
         candidates.append((ranked[allowed], rank_of))
-    filtered = scorer and _filtered(asked, rows, hits, candidates, scorer)
+    filtered = None
+    if scorer is not None:
+        filtered = _filtered(asked, rows, hits, candidates, scorer)
     for i, (left, rank_of) in enumerate(candidates):
         if filtered:
             of_positives, of_hits = filtered[i]
@@ -288,7 +269,7 @@ def choose(
             [rank_of[n] for n in taken],
             [float(str(score)) for score in scores[i][taken]],
             known[i],
-            filtered and (filtered[i][0], [filtered[i][1][n] for n in taken]),
+            (filtered[i][0], [filtered[i][1][n] for n in taken]) if filtered else None,
         )
 
 
@@ -299,7 +280,7 @@ def _filtered(asked, rows, hits, candidates, scorer) -> list:
         [*own, *row[left].tolist()]
         for own, row, (left, _) in zip(positives, hits, candidates, strict=True)
     ]
-    found = ragged_scores(scorer, asked.queries[rows], asked.texts, places)
+    found = teacher_scores.ragged(scorer, asked.queries[rows], asked.texts, places)
     return [
         (of[: len(own)], dict(zip(left.tolist(), of[len(own) :], strict=True)))
         for own, (left, _), of in zip(positives, candidates, found, strict=True)

@@ -156,6 +156,28 @@ def score(
     return _scores(q, d, documents_QK)
 
 
+def ragged(
+    model: Searcher | PairScorer,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    places: Sequence[Sequence[int]],
+) -> list[list[float]]:
+    """A model's score of each query with each of its documents, by place in `texts`."""
+    used = sorted({place for row in places for place in row})
+    number = {place: i for i, place in enumerate(used)}
+    most = max(map(len, places), default=0)
+    if not most:
+        return [[] for _ in places]
+    grid = np.full((len(places), most), -1, np.int64)
+    for row, own in zip(grid, places, strict=True):
+        row[: len(own)] = [number[place] for place in own]
+    found = score(model, queries, [texts[p] for p in used], grid)
+    return [
+        [float(str(value)) for value in row[: len(own)]]
+        for row, own in zip(found, places, strict=True)
+    ]
+
+
 def _read_together(scorer: PairScorer, queries, corpus, documents_QK) -> np.ndarray:
     scores = np.full(documents_QK.shape, np.nan, np.float32)
     rows, places = np.nonzero(documents_QK >= 0)

@@ -29,6 +29,8 @@ class Format:
       needs: the fields of config.data that name files of texts by id.
       renamed: whether `config.data.columns` names its columns.
       judged: of rows of ids, the query and the grades of documents by id.
+      ids: of rows with ids of queries, too: the query's, and those of its positives and
+        of its other documents.
       lacks: of "scores", "negatives" and "positives" (more than one), those that no row
         has.
     """
@@ -40,6 +42,7 @@ class Format:
     needs: tuple[str, ...] = ()
     renamed: bool = False
     judged: Callable[..., tuple] | None = None
+    ids: Callable[..., tuple[str, list[str], list[str]]] | None = None
     lacks: tuple[str, ...] = ()
 
 
@@ -167,6 +170,7 @@ FORMATS = {
         rows_to_examples.colbert,
         needs=("queries", "corpus"),
         judged=rows_to_examples.judged_colbert,
+        ids=rows_to_examples.ids_colbert,
         lacks=("positives",),
     ),
     "triplet": Format(
@@ -196,6 +200,7 @@ FORMATS = {
         ),
         rows_to_examples.beir,
         judged=rows_to_examples.judged_beir,
+        ids=rows_to_examples.ids_beir,
         lacks=("scores",),
     ),
 }
