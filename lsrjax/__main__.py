@@ -10,6 +10,7 @@ COMMANDS = {
     "encode": "encode a file of texts with a trained retriever",
     "mine": "mine hard negatives for training rows from a corpus",
     "score": "score training rows with a teacher, or join scores of others",
+    "translate": "translate a corpus into Parquet files, one for each language",
     "convert": "write a retriever for another program, or read one of its",
     "checkpoint": "list, verify and compare checkpoints",
     "bench": "measure the parts that decide the speed of a run",
