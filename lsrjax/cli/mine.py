@@ -33,6 +33,7 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval import mine_corpus
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.mine_corpus import Asked, Mined, Rules
+from lsrjax.retrieval.mine_negatives import by_bm25
 
 # Rows between two states that survive a stop; with it, batches of the filter.
 _BLOCK = 1024
@@ -122,7 +123,7 @@ def _found(
 ) -> tuple[np.ndarray, np.ndarray]:
     depth = asked.depth(rules)
     if model is None:
-        return mine_corpus.find_bm25(asked, depth)
+        return by_bm25(asked.queries, asked.texts, depth)
     return mine_corpus.find(
         asked, model, depth, kept, lambda text: print(text, flush=True)
     )

@@ -58,13 +58,13 @@ def check_choice(c, where: str) -> None:
             f"{where}.data.positives is {data.positives}, but the loss {loss.name}"
             " takes the first document for the only positive. Set it to 1."
         )
-    prepared = c.prepare.negatives == "bm25" or c.prepare.scores == "teacher"
+    prepared = mines(c) or c.prepare.scores == "teacher"
     if data.positives > 1 and prepared:
         raise InputError(
             f"{where}.data.positives is {data.positives}, but what config.prepare makes"
             " has one positive for each query. Set it to 1."
         )
-    if data.negatives in ("top", "rank") and c.prepare.negatives == "bm25":
+    if data.negatives in ("top", "rank") and mines(c):
         raise InputError(
             f"{where}.data.negatives is {data.negatives!r}, but mined negatives come in"
             " random order. Use 'random', and lower prepare.depth for harder ones."
@@ -114,7 +114,7 @@ def check_formats(c, where: str) -> None:
                 f"{at}.format is {data.format!r}, but the loss {loss.name} reads"
                 f" {kind}: {' or '.join(known)}."
             )
-        given = c.prepare.negatives == "given"
+        given = not mines(c)
         for what, asked, todo in (
             (
                 "negatives",
@@ -185,7 +185,7 @@ def reads_scores(c) -> bool:
 
 def mines(c) -> bool:
     """Whether a stage mines negatives."""
-    return c.prepare.negatives == "bm25"
+    return c.prepare.negatives != "given"
 
 
 def set_effects(own, c) -> list[tuple[bool, tuple, str]]:

@@ -10,6 +10,7 @@ from lsrjax.config.check_data import (
     check_formats,
     check_set,
     check_split,
+    mines,
     set_effects,
 )
 from lsrjax.config.fields import blank
@@ -151,7 +152,7 @@ def _check_group(c, where) -> None:
             f"{where}.data.group_size is {c.data.group_size}; the loss {loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
-    mined, embedded = c.prepare.negatives == "bm25", "debian" in sources_of(c.data)
+    mined, embedded = mines(c), "debian" in sources_of(c.data)
     chosen = c.data.group_size > 1 and choice_of(c.data).needs_scores
     scores = "scores" in loss.targets or chosen
     if scores and (mined or embedded) and c.prepare.scores == "given":

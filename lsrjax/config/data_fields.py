@@ -31,7 +31,7 @@ def check(data, prepare, where: str) -> None:
             )
     for field in ("corpus", "queries"):
         languages = {language for language, _ in parse(data[field])}
-        prepared = "bm25" in prepare.negatives or "teacher" in prepare.scores
+        prepared = prepare.negatives != "given" or "teacher" in prepare.scores
         if prepared and languages and not languages & {ANY, ENGLISH}:
             raise InputError(
                 f"{where}.{field} is in {', '.join(sorted(languages))}, but what"
@@ -80,8 +80,8 @@ def effects(
         (
             mined or data.format in ("auto", *_reading("corpus")),
             ("corpus",),
-            f"the format {data.format} holds texts, not ids, and prepare.negatives is"
-            " not bm25",
+            f"the format {data.format} holds texts, not ids, and no negatives are"
+            " mined",
         ),
         (
             data.format in ("auto", *_reading("queries")),

@@ -55,6 +55,12 @@ def _wordings(value: tuple) -> str | None:
     return None
 
 
+def _negatives(value: str) -> str | None:
+    if value in ("given", "bm25") or re.fullmatch("stage:.+", value):
+        return None
+    return "choose from 'given', 'bm25' and 'stage:NAME'"
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """The retriever."""
@@ -310,22 +316,29 @@ class Data(Rows):
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Negatives and scores that are made before the first step."""
+    """Negatives and scores that are made before the first step, and on the way."""
 
     negatives: str = option(
         "given",
         "given (by the data) | bm25 (mined from data.corpus, or from the documents of"
-        " all rows without one)",
-        choices=("given", "bm25"),
+        " all rows without one) | stage:NAME (the same by the model of an earlier"
+        " stage)",
+        problem=_negatives,
+    )
+    every: int = option(
+        0,
+        "steps: mined again with the stage's own model (ANCE; with frozen documents,"
+        " ADORE), and scored again if scores is teacher; 0: never",
+        low=0,
     )
     scores: str = option(
         "given",
         "given | teacher (teacher.model scores every document)",
         choices=("given", "teacher"),
     )
-    count: int = option(7, "bm25: negatives kept for a query", above=0, high=2**16)
+    count: int = option(7, "mined: negatives kept for a query", above=0, high=2**16)
     depth: int = option(
-        50, "bm25: drawn from this many best documents", above=0, high=2**20
+        50, "mined: drawn from this many best documents", above=0, high=2**20
     )
 
 

@@ -221,13 +221,13 @@ def _of_data(c):
         ),
         (
             mines(c),
-            ("prepare.count", "prepare.depth"),
+            ("prepare.count", "prepare.depth", "prepare.every"),
             "prepare.negatives is given",
         ),
         (
             not mines(c) or choice_of(c.data).filters,
             ("data.short_rows",),
-            "prepare.negatives is bm25, which mines as many as are needed",
+            "negatives are mined, as many as are needed",
         ),
         (
             "views" in loss.targets or c.prepare.scores == "teacher",

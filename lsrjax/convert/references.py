@@ -10,7 +10,10 @@ FIELDS = {
     "init.head": "head",
     "teacher.model": "teacher",
     "tokenizer": "tokenizer",
+    "prepare.negatives": "miner of negatives",
 }
+# Values of these fields that name no model.
+_WORDS = ("given", "bm25")
 
 
 def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
@@ -19,6 +22,6 @@ def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
     for field in FIELDS:
         group, _, key = field.rpartition(".")
         values = stage.get(group, {}) if group else stage
-        if reference := values.get(key, ""):
+        if (reference := values.get(key, "")) and reference not in _WORDS:
             found[field] = reference
     return found

@@ -15,14 +15,11 @@ from lsrjax.data.batching.drawing import wording
 from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval import teacher_scores
-from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.mine_negatives import BLOCK, best, no_hits
 from lsrjax.retrieval.search import search
-
-# Documents encoded and searched at once; the best hits so far are kept after each.
-BLOCK = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +137,6 @@ class Asked:
         return min(rules.depth or rules.to_rank + most, len(self.texts))
 
 
-def find_bm25(asked: Asked, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hits and scores [Q, depth] of BM25; see `search`."""
-    return BM25(asked.texts).search(asked.queries, depth)
-
-
 def find(
     asked: Asked,
     model: Searcher,
@@ -158,8 +150,7 @@ def find(
     so far are in the file `kept`, from which a program that was stopped goes on.
     """
     queries = joined(model.queries(asked.queries))
-    hits = np.full((len(asked.queries), depth), -1, np.int32)
-    scores = np.zeros((len(asked.queries), depth), np.float32)
+    hits, scores = no_hits(asked.queries, depth)
     start = 0
     if kept.is_file():
         with np.load(kept) as file:
@@ -167,28 +158,14 @@ def find(
         say(f"{start:,} of {len(asked.texts):,} documents are searched already.")
     while start < len(asked.texts):
         block = asked.texts[start : start + BLOCK]
-        found, of = search(queries, joined(model.documents(block)), depth)
-        found = np.where(found < 0, -1, found + start)
-        hits, scores = _best((hits, scores), (found, of))
+        found = search(queries, joined(model.documents(block)), depth)
+        hits, scores = best((hits, scores), found, start)
         start += len(block)
         temporary = kept.with_suffix(".tmp.npz")
         np.savez(temporary, start=np.array(start), hits=hits, scores=scores)
         temporary.replace(kept)
         say(f"{start:,} of {len(asked.texts):,} documents searched")
     return hits, scores
-
-
-def _best(*found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The best of several lists of hits, in the order of `search`."""
-    depth = found[0][0].shape[1]
-    hits = np.concatenate([h for h, _ in found], axis=1)
-    scores = np.concatenate([s for _, s in found], axis=1)
-    ranked = np.where(hits < 0, -np.inf, scores)
-    order = np.lexsort((hits, -ranked), axis=1)[:, :depth]
-    return (
-        np.take_along_axis(hits, order, axis=1).astype(np.int32),
-        np.take_along_axis(scores, order, axis=1),
-    )
 
 
 def positive_scores(
@@ -240,7 +217,7 @@ def choose(
 
     Args:
       rows: of the queries.
-      hits, scores: [Q of rows, depth] from `find` or `find_bm25`.
+      hits, scores: [Q of rows, depth] from `find` or `by_bm25`.
       model: that found the hits; None for BM25.
       scorer: keeps hits that it scores less than the positive, by `filter_margin`.
     """
@@ -250,8 +227,8 @@ def choose(
         barred = asked.barred[rows.start + i]
         free = [n for n, h in enumerate(hits[i].tolist()) if h >= 0 and h not in barred]
         ranked = np.array(free[rules.from_rank - 1 : rules.to_rank], int)
-        best = max((s for s in own if s is not None), default=-np.inf)
-        allowed = rules.allowed(scores[i][ranked], best)
+        highest = max((s for s in own if s is not None), default=-np.inf)
+        allowed = rules.allowed(scores[i][ranked], highest)
         rank_of = {n: rank for rank, n in enumerate(free, start=1)}
         candidates.append((ranked[allowed], rank_of))
     filtered = None

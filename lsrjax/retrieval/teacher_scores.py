@@ -12,7 +12,7 @@ from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.maxsim import TokenMatrix
-from lsrjax.retrieval.mine_negatives import mine
+from lsrjax.retrieval.mine_negatives import Find, by_bm25, mine
 from lsrjax.retrieval.search import Several
 
 
@@ -70,6 +70,7 @@ def prepare(
     mined,
     teacher: Searcher | PairScorer | None,
     seed: int,
+    find: Find = by_bm25,
 ) -> dict[str, np.ndarray]:
     """Negatives and teacher scores for every example of a source of groups.
 
@@ -77,9 +78,10 @@ def prepare(
       source: Q groups.
       corpus: their distinct documents, from `corpus_of`.
       positives: [Q] positions of the first positives, from `corpus_of`.
-      mined: a stage's `prepare` config, to mine BM25 negatives from the corpus; None:
-        the groups' own negatives.
+      mined: a stage's `prepare` config, to mine negatives from the corpus; None: the
+        groups' own negatives.
       teacher: scores the documents; None leaves the scores NaN.
+      find: finds the documents to draw mined negatives from.
 
     Returns:
       `negatives` [Q, K] int32 positions in the corpus, -1 if a row has fewer, and
@@ -103,6 +105,7 @@ def prepare(
                 count=mined.count,
                 exclude=_places(source, documents, "positives"),
                 seed=seed,
+                find=find,
             )
         ]
     else:

@@ -46,14 +46,16 @@ def pieces(tmp_path_factory):
         vocab_size=60,
         hard_vocab_limit=False,
         minloglevel=2,
+        num_threads=1,
         user_defined_symbols=["<2de>", "<2fr>"],
     )
     made = sentencepiece.SentencePieceProcessor(str(folder / "sp.model"))
     return folder / "sp.model", [made.id_to_piece(i) for i in range(len(made))]
 
 
-def randomly(model, folder):
-    torch.manual_seed(5)
+def randomly(kind, config, folder):
+    torch.manual_seed(6)
+    model = kind(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # With larger embeddings, tied to the output, one token repeats itself.
@@ -83,7 +85,7 @@ def marian(folder, pieces):
         forced_eos_token_id=0,
         **SIZES,
     )
-    randomly(transformers.MarianMTModel(config), folder)
+    randomly(transformers.MarianMTModel, config, folder)
 
 
 def m2m(folder, pieces):
@@ -100,7 +102,7 @@ def m2m(folder, pieces):
     config = transformers.M2M100Config(
         vocab_size=size, max_position_embeddings=32, **SIZES
     )
-    randomly(transformers.M2M100ForConditionalGeneration(config), folder)
+    randomly(transformers.M2M100ForConditionalGeneration, config, folder)
 
 
 def madlad(folder, pieces):
@@ -120,7 +122,7 @@ def madlad(folder, pieces):
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     )
-    randomly(transformers.T5ForConditionalGeneration(config), folder)
+    randomly(transformers.T5ForConditionalGeneration, config, folder)
 
 
 # How to make a model, its codes, and the text before a source in German.
