@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.config import fields, schema
+from lsrjax.config import data_fields, fields, schema
 from lsrjax.convert import open_model
 from lsrjax.data import sources
 from lsrjax.data.reading import unchanged_files
@@ -92,6 +92,11 @@ def open_rows(config: ConfigDict, *, mined: bool = False):
         raise InputError(
             "Name the training rows, as in --data.files=train.jsonl, or a BEIR folder."
         )
+    if len(config.data.sets):
+        raise InputError("--data.sets: name the rows of one set, in --data.files.")
+    # Texts are compared and scored in English, or in a language that is not stated.
+    prepare = schema.Prepare(negatives="bm25" if mined else "given", scores="teacher")
+    named(lambda: data_fields.check(config.data, prepare, "config.data"))
     source = named(lambda: sources.open_source(config.data, "group", mined=mined))
     for error in getattr(source, "bad_texts", ()):
         raise error

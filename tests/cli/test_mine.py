@@ -256,6 +256,7 @@ def test_training_reads_what_was_mined(folder, tmp_path, write):
         (("--with", "bm25", "--count", 0), "count"),
         (("--with", "stage:x"), "name the run in --workdir"),
         (("--with", "./nowhere"), "nowhere"),
+        (("--with", "bm25", "--data.corpus=de:docs.jsonl"), "add en:FILES"),
         (("--with", "bm25", "--data.corpus=./none.jsonl"), "--data.corpus: no file"),
     ],
 )

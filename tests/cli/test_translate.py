@@ -179,7 +179,7 @@ def expected(folder, prefix, beams):
     return found
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", CASES)
 def test_translations_are_those_of_transformers(models, texts, tmp_path, name, beams):
     out = tmp_path / "out"

@@ -16,6 +16,7 @@ from lsrjax.checkpoint import saved_model
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import get_default
 from lsrjax.convert.open_model import open_model
+from lsrjax.distributed import activity
 from lsrjax.errors import InputError
 from lsrjax.retrieval import mine_negatives, teacher_scores
 from lsrjax.retrieval.evaluate import Searcher
@@ -141,13 +142,13 @@ class Stopped(BaseException):
 
 def stop_at(monkeypatch, place, count):
     """Raises at the count-th call of a function."""
-    where, name = place
+    where, name, *how = place
     original, calls = getattr(where, name), []
 
     def counted(*args, **options):
         calls.append(1)
         if len(calls) == count:
-            raise Stopped
+            raise how[0] if how else Stopped
         return original(*args, **options)
 
     monkeypatch.setattr(where, name, counted)
@@ -156,6 +157,8 @@ def stop_at(monkeypatch, place, count):
 STOPS = {
     "between two minings": [((mined_again.Feed, "__next__"), 5)],
     "while mining": [((teacher_scores, "prepare"), 3)],
+    # As the encoder's poll does; the state of step 3 is kept, which no checkpoint has.
+    "asked to leave": [((teacher_scores, "prepare", activity.Preempted), 2)],
     "behind a mining, before a checkpoint": [
         ((mined_again.Feed, "__next__"), 4),
         ((mined_again.Feed, "__next__"), 2),
@@ -167,7 +170,9 @@ STOPS = {
 @pytest.mark.parametrize(
     "stops",
     [
-        pytest.param(stops, marks=[pytest.mark.slow] * (name != "between two minings"))
+        pytest.param(
+            stops, marks=[pytest.mark.slow] * (len(stops) > 1 or "while" in name)
+        )
         for name, stops in STOPS.items()
     ],
     ids=list(STOPS),
@@ -179,7 +184,7 @@ def test_a_run_that_was_stopped_ends_as_one_left_alone(
     for place, count in stops:
         with monkeypatch.context() as patch:
             stop_at(patch, place, count)
-            with pytest.raises(Stopped):
+            with pytest.raises((Stopped, activity.Preempted)):
                 train(remined(data), workdir)
     train(remined(data), workdir)
     assert_same(workdir / "train", alone[0])
