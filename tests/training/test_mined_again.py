@@ -4,15 +4,18 @@ import dataclasses
 import io
 import json
 import pathlib
+import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from programs import launch
 from rich.console import Console
 
 from lsrjax.checkpoint import saved_model
+from lsrjax.cli import mine
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import get_default
 from lsrjax.convert.open_model import open_model
@@ -23,7 +26,7 @@ from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.training import mined_again, run
 from lsrjax.training.mined_again import documents_frozen, fingerprint
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "mined.py"
 WORDS = (
     "the old library reads files fast and prints fonts on every small screen".split()
 )
@@ -50,26 +53,11 @@ def data(tmp_path_factory):
 
 
 def stage(data):
-    c = get_default()
-    c.init.encoder = str(GOLDEN / "xlmr")
-    c.init.head = str(GOLDEN / "bert")
-    c.data.files, c.data.corpus = str(data / "rows.jsonl"), str(data / "docs.jsonl")
-    c.data.query_length = c.data.document_length = 12
-    c.data.length_parts = 1
-    c.data.group_size = 3
-    c.prepare.negatives = "bm25"
-    c.prepare.count, c.prepare.depth = 3, 8
-    c.loss = {"infonce": {}}
-    c.optim.lr = 3e-3
-    c.batch_size, c.steps = 4, 8
-    c.checkpoint.every, c.log.every = 2, 1
-    return c
+    return runpy.run_path(str(CONFIG))["get_config"](data, every=0)
 
 
 def remined(data):
-    c = stage(data)
-    c.prepare.every = 3
-    return c
+    return runpy.run_path(str(CONFIG))["get_config"](data)
 
 
 def train(config, workdir):
@@ -199,6 +187,39 @@ def test_what_the_next_steps_need_is_missed_by_name(data, tmp_path, monkeypatch)
     (workdir / "train" / "mined" / "3.npz").unlink()
     with pytest.raises(InputError, match=r"mined/3.npz is missing, and the negatives"):
         train(remined(data), workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_two_processes_mine_and_train_as_one(data, tmp_path):
+    for processes, devices in ((1, 2), (2, 1)):
+        folder = tmp_path / str(processes)
+        command = ["-m", "lsrjax.main", "--config", f"{CONFIG}:{data}"]
+        command += ["--workdir", str(folder / "run")]
+        launch.finish(
+            launch.start(command, folder, processes=processes, devices=devices)
+        )
+    one, two = (tmp_path / str(count) / "run" / "train" for count in (1, 2))
+    for name in ("3.npz", "6.npz"):
+        with np.load(one / "mined" / name) as a, np.load(two / "mined" / name) as b:
+            np.testing.assert_array_equal(a["negatives"], b["negatives"])
+    for a, b in zip(metrics(one), metrics(two), strict=True):
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+
+
+def test_a_stages_model_mines_for_others(alone, data, tmp_path):
+    out = tmp_path / "mined.jsonl"
+    flags = [f"--data.files={data / 'rows.jsonl'}", "--with=stage:train"]
+    flags += [f"--data.corpus={data / 'docs.jsonl'}", f"--out={out}", "--count=3"]
+    mine.main([*flags, f"--workdir={alone[0].parent}"])
+    config = remined(data)
+    model = saved_model.load_model(alone[0])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    texts = [json.loads(line)["text"] for line in (data / "docs.jsonl").open()]
+    find = mine_negatives.by_model(Searcher.of(model, config))
+    hits, _ = find([row["query"] for row in rows], texts, 4)
+    for i, (row, found) in enumerate(zip(rows, hits.tolist(), strict=True)):
+        assert row["neg"] == [texts[place] for place in found if place != i][:3]
 
 
 @pytest.mark.slow
