@@ -10,12 +10,13 @@ come from the Hugging Face hub. On eight accelerators a step of the paper's take
 22 GB of each (--dry_run --devices 8). With local copies:
 
     --config.init.encoder=DIR --config.init.head=DIR --config.teacher.model=DIR
-    --config.data.source=files --config.data.dataset='' --config.data.files='*.parquet'
+    --config.data.source=files --config.data.source.files='*.parquet'
 """
 
 from ml_collections import ConfigDict
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 _MMARCO = "ar zh nl fr de hi id it ja pt ru es vi".split()
 _SENTENCES = "wikimatrix europarl opensubtitles talks tatoeba jw300 news-commentary"
@@ -28,14 +29,14 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.model.dtype = "bfloat16"  # paper
     c.init.encoder = "BAAI/bge-m3-unsupervised"  # both; its dropout (.1) is kept
     c.init.head = c.teacher.model = "naver/splade-v3"  # both
-    mmarco = "+".join(f"en_{language}" for language in _MMARCO)
-    corpora = [f"omai-research/parallel_mmarco_passage:{mmarco}"]  # both
+    english = [f"en_{language}" for language in _MMARCO]
+    corpora = {"omai-research/parallel_mmarco_passage": english}  # both
     if not paper:
-        corpora.append(f"omai-research/parallel_mmarco_query:{'+'.join(_MMARCO)}")
+        corpora["omai-research/parallel_mmarco_query"] = _MMARCO
     # Both have all of these, the paper 14M titles of Wikipedia as well (table 14).
     names = _SENTENCES.split() + ["wikititles"] * paper
-    corpora += [f"sentence-transformers/parallel-sentences-{n}:all" for n in names]
-    c.data.source, c.data.dataset = "datasets", ",".join(corpora)
+    corpora |= {f"sentence-transformers/parallel-sentences-{n}": "all" for n in names}
+    c.data.source = entry("datasets", dataset=corpora)
     c.data.document_length = 256 if paper else 512  # both
     c.loss = {"alignment": {}}  # both
     c.batch_size = 8192 if paper else 8 * 32  # both
@@ -45,7 +46,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.optim.warmup_steps = 10_000 if paper else 0  # both
     c.optim.weight_decay = 0.0  # both: the optimizer's default
     c.memory.encode_chunk, c.memory.remat = 128, "layer"  # ours
-    c.dev.source, c.dev.format, c.dev.files = "files", "beir", "miracl"  # script
+    c.dev.source = entry("files", files="miracl")  # script
+    c.dev.format = "beir"  # script
     c.dev.metric = "nDCG@10"  # both
     c.dev.every = c.checkpoint.every = 5_000  # ours
     return c

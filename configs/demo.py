@@ -4,7 +4,7 @@
 
 Three stages on the embedded Debian descriptions, from random weights: an English
 SPLADE teacher, sparse alignment of a multilingual student, and distillation with
-LexEcho. Then BM25, the teacher and the student after both stages are compared.
+LexEcho. Then baselines, the teacher and the student after both stages are compared.
 """
 
 from ml_collections import ConfigDict
@@ -48,8 +48,8 @@ def teacher() -> ConfigDict:
     c.model.family = "bert"
     c.tokenizer = "embedded:english"
     c.init.lexical = True
-    c.data.query_languages = "en:1"
-    c.data.document_languages = "en:1"
+    c.data.query_languages = {"en": 1}
+    c.data.document_languages = {"en": 1}
     c.loss = {"infonce": {}}
     c.regularizer.name = "flops"
     c.regularizer.query = 1e-3
@@ -65,8 +65,7 @@ def align() -> ConfigDict:
     """MILCO stage 1: the student's pivot view imitates the teacher's on English."""
     c = stage()
     c.tokenizer = "embedded:multilingual"
-    c.init.head = "stage:teacher"
-    c.init.from_pivot = "translations"
+    c.init.head = {"model": "stage:teacher", "encoder": "translations"}
     c.teacher.model = "stage:teacher"
     c.loss = {"alignment": {}}
     c.optim.lr = 3e-5
@@ -88,15 +87,14 @@ def distill() -> ConfigDict:
     c.model.head.repeats = "max"
     c.model.head.exclude_special_tokens = True
     c.init.model = "stage:align"
-    c.init.echo = "idf"
-    c.init.echo_scale = 0.6
+    c.init.idf_echo = {"scale": 0.6}
     c.teacher.model = "stage:teacher"
     c.prepare.negatives = "bm25"
     c.prepare.scores = "teacher"
     c.prepare.depth = 300
     c.data.group_size = 8
-    c.data.query_languages = "en:0.2,*:1"
-    c.data.document_languages = "en:8,*:1"
+    c.data.query_languages = {"en": 0.2, "*": 1}
+    c.data.document_languages = {"en": 8, "*": 1}
     c.loss = {"kl": {"teacher_scale": 3.0}, "infonce": {"weight": 0.5}}
     c.regularizer.query = 3e-4
     c.regularizer.document = 3e-5

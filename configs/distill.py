@@ -11,12 +11,13 @@ evaluation: a BEIR folder `miracl/` with qrels/dev.tsv; --config.dev.source='' o
 come from the Hugging Face hub. With local files of the columns query, pos, neg,
 pos_scores and neg_scores:
 
-    --config.data.source=files --config.data.dataset='' --config.data.files='*.parquet'
+    --config.data.source=files --config.data.source.files='*.parquet'
 """
 
 from ml_collections import ConfigDict
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
@@ -26,8 +27,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.model.head.lexecho = True  # both
     c.model.dtype = "bfloat16"  # paper
     c.init.model = "runs/align"  # both; its dropout (.1) is kept
-    c.data.source = "datasets"
-    c.data.dataset = "omai-research/bge-multilingual-distillation-dataset"  # both
+    c.data.source = "datasets"  # both
+    c.data.source.dataset = "omai-research/bge-multilingual-distillation-dataset"
     c.data.query_length = 512 if paper else 64  # both
     c.data.document_length = 512 if paper else 256  # both
     c.data.group_size = 8  # both: a positive, seven negatives
@@ -43,7 +44,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.optim.warmup_fraction = 0.03  # paper
     c.optim.weight_decay = 0.0  # both: the optimizer's default
     c.memory.encode_chunk, c.memory.remat = 128, "layer"  # ours
-    c.dev.source, c.dev.format, c.dev.files = "files", "beir", "miracl"  # script
+    c.dev.source = entry("files", files="miracl")  # script
+    c.dev.format = "beir"  # script
     c.dev.metric = "nDCG@10"  # both
     c.dev.every = c.checkpoint.every = 500  # ours
     return c

@@ -42,7 +42,7 @@ def stage() -> ConfigDict:
     c.data.source = "debian"
     c.data.query_length = 24
     c.data.document_length = 64
-    c.data.document_languages = "en:1"
+    c.data.document_languages = {"en": 1}
     # Too few steps to repay the compilation of many parts.
     c.data.length_parts = 6
     c.batch_size = 64
@@ -62,7 +62,7 @@ def teacher() -> ConfigDict:
     c.model.family = "bert"
     c.tokenizer = "embedded:english"
     c.init.lexical = True
-    c.data.query_languages = "en:1"
+    c.data.query_languages = {"en": 1}
     c.steps = 300
     return c
 
@@ -71,8 +71,7 @@ def align() -> ConfigDict:
     """The encoder of most heads: the teacher's layers, words translated."""
     c = stage()
     c.tokenizer = "embedded:multilingual"
-    c.init.head = "stage:teacher"
-    c.init.from_pivot = "translations"
+    c.init.head = {"model": "stage:teacher", "encoder": "translations"}
     c.teacher.model = "stage:teacher"
     c.data.document_languages = get_default().data.document_languages
     c.loss = {"alignment": {}}
@@ -86,7 +85,7 @@ def student(head: str) -> ConfigDict:
     c = stage()
     c.model.head = head
     c.init.encoder = "stage:align"
-    c.data.query_languages = "en:0.2,*:1"
+    c.data.query_languages = {"en": 0.2, "*": 1}
     return c
 
 
@@ -111,7 +110,7 @@ def inference_free() -> ConfigDict:
     """The same, with a learned weight for each word of a query."""
     c = splade()
     c.model.head.queries = "static"
-    c.init.static = "idf"
+    c.init.idf_queries = True
     c.regularizer.query = 0.0
     return c
 
@@ -154,8 +153,7 @@ def milco() -> ConfigDict:
     c = student("milco")
     c.init.encoder = ""
     c.init.model = "stage:align"
-    c.init.echo = "idf"
-    c.init.echo_scale = 0.6
+    c.init.idf_echo = {"scale": 0.6}
     c.model.head.lexecho = True
     c.model.head.repeats = "max"
     c.model.head.exclude_special_tokens = True

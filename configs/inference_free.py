@@ -4,13 +4,14 @@
 
 A query is the bag of its words, with learned weights that start at their idf in the
 training documents; IDF-aware FLOPS spares the documents' rare terms. Point
-config.data.files to rows of query, pos, neg, pos_scores and neg_scores. On the embedded
-data, without scores:
+config.data.source.files to rows of query, pos, neg, pos_scores and neg_scores. On the
+embedded data, without scores:
 
     --config.init.encoder='' --config.tokenizer=embedded:english
     --config.model.family=bert --config.init.lexical=True --config.model.dtype=float32
-    --config.data.source=debian --config.data.files='' --config.data.group_size=1
-    --config.data.query_languages='en:1,*:0' --config.data.document_languages='en:1,*:0'
+    --config.data.source=debian --config.data.group_size=1
+    --config.data.query_languages='{"en": 1}'
+    --config.data.document_languages='{"en": 1}'
     --config.data.query_length=24 --config.data.document_length=64
     --config.loss='{"infonce": {}}' --config.batch_size=64 --config.steps=300
     --config.epochs=0 --config.optim.lr=1e-3 --config.regularizer.schedule.steps=100
@@ -29,8 +30,8 @@ def get_config() -> ConfigDict:
     c.model.head.queries = "static"
     c.model.dtype = "bfloat16"
     c.init.encoder = "google-bert/bert-base-uncased"
-    c.init.static = "idf"
-    c.data.files = "data/scored/*.parquet"
+    c.init.idf_queries = True
+    c.data.source.files = "data/scored/*.parquet"
     c.data.query_length = 64
     c.data.document_length = 256
     c.data.group_size = 8

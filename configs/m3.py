@@ -3,11 +3,12 @@
     python -m lsrjax.main --config configs/m3.py
 
 An embedding of the text, weights of its tokens and an embedding of each token are
-trained together, and their sum teaches each of them. Point config.data.files to rows of
-query, pos and neg; `--dry_run` shows the memory of a step. On the embedded data:
+trained together, and their sum teaches each of them. Point config.data.source.files to
+rows of query, pos and neg; `--dry_run` shows the memory of a step. On the embedded
+data:
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
-    --config.model.dtype=float32 --config.data.source=debian --config.data.files=''
+    --config.model.dtype=float32 --config.data.source=debian
     --config.data.group_size=1 --config.data.query_length=24
     --config.data.document_length=64 --config.batch_size=64 --config.steps=200
     --config.epochs=0 --config.optim.lr=1e-3 --config.loss.m3.temperature=0.05
@@ -24,7 +25,7 @@ def get_config() -> ConfigDict:
     c.model.head = "m3"
     c.model.dtype = "bfloat16"
     c.init.encoder = "BAAI/bge-m3-unsupervised"
-    c.data.files = "data/m3/*.jsonl"
+    c.data.source.files = "data/m3/*.jsonl"
     c.data.query_length = 64
     c.data.document_length = 512
     c.data.group_size = 8

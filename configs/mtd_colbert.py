@@ -10,9 +10,9 @@ in runs/splade):
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
     --config.model.head.embedding_size=32 --config.model.dtype=float32
-    --config.data.source=debian --config.data.files='' --config.data.format=auto
-    --config.data.queries='' --config.data.corpus='' --config.data.group_size=4
-    --config.data.document_languages='*:1' --config.data.query_length=24
+    --config.data.source=debian --config.data.format=auto
+    --config.data.corpus='' --config.data.group_size=4
+    --config.data.document_languages='{"*": 1}' --config.data.query_length=24
     --config.data.document_length=64 --config.prepare.negatives=bm25
     --config.prepare.scores=teacher --config.teacher.model=runs/splade/train
     --config.batch_size=32 --config.steps=200 --config.optim.lr=1e-3
@@ -22,6 +22,7 @@ in runs/splade):
 from ml_collections import ConfigDict
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 
 def get_config() -> ConfigDict:
@@ -32,14 +33,13 @@ def get_config() -> ConfigDict:
     c.model.head.skip_punctuation = True
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-large"
-    c.data.files = "data/mtd/scores.jsonl"
-    c.data.format = "colbert"
-    c.data.queries = "en:data/mtd/queries.tsv"
-    c.data.corpus = ",".join(
-        f"{language}:data/mtd/collection.{language}.tsv"
+    c.data.source.files = "data/mtd/scores.jsonl"
+    c.data.format = entry("colbert", queries={"en": "data/mtd/queries.tsv"})
+    c.data.corpus = {
+        language: f"data/mtd/collection.{language}.tsv"
         for language in ("en", "de", "es", "fr", "zh", "fa", "ru")
-    )
-    c.data.document_languages = "en:0,*:1"
+    }
+    c.data.document_languages = {"en": 0, "*": 1}
     c.data.query_length = 32
     c.data.document_length = 180
     c.data.group_size = 6

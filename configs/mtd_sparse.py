@@ -8,13 +8,13 @@ are ColBERT's files, with translated collections next to the English one. On the
 embedded data, with the stages of configs/demo.py in runs/demo:
 
     --config.init.model=runs/demo/align --config.model.dtype=float32
-    --config.data.source=debian --config.data.files='' --config.data.format=auto
-    --config.data.queries='' --config.data.corpus='' --config.data.group_size=4
-    --config.data.document_languages='*:1' --config.data.query_length=24
+    --config.data.source=debian --config.data.format=auto
+    --config.data.corpus='' --config.data.group_size=4
+    --config.data.document_languages='{"*": 1}' --config.data.query_length=24
     --config.data.document_length=64 --config.prepare.negatives=bm25
     --config.prepare.scores=teacher --config.teacher.model=runs/demo/teacher
     --config.loss.kl.teacher_scale=3.0
-    --config.init.echo=idf --config.init.echo_scale=0.6
+    --config.init.idf_echo.scale=0.6
     --config.model.head.repeats=max --config.model.head.exclude_special_tokens=True
     --config.regularizer.query=3e-4 --config.regularizer.document=3e-5
     --config.batch_size=32 --config.steps=200 --config.optim.lr=1e-4
@@ -24,6 +24,7 @@ embedded data, with the stages of configs/demo.py in runs/demo:
 from ml_collections import ConfigDict
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 
 
 def get_config() -> ConfigDict:
@@ -31,13 +32,12 @@ def get_config() -> ConfigDict:
     c.model.head.lexecho = True
     c.model.dtype = "bfloat16"
     c.init.model = "runs/align"
-    c.data.files = "data/mtd/scores.jsonl"
-    c.data.format = "colbert"
-    c.data.queries = "en:data/mtd/queries.tsv"
-    c.data.corpus = ",".join(
-        f"{language}:data/mtd/collection.{language}.tsv"
+    c.data.source.files = "data/mtd/scores.jsonl"
+    c.data.format = entry("colbert", queries={"en": "data/mtd/queries.tsv"})
+    c.data.corpus = {
+        language: f"data/mtd/collection.{language}.tsv"
         for language in ("en", "de", "es", "fr", "zh", "fa", "ru")
-    )
+    }
     c.data.query_length = 64
     c.data.document_length = 256
     c.data.group_size = 8

@@ -9,14 +9,16 @@ from the Hugging Face hub; DDSC's needs a login. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
     --config.init.lexical=True --config.model.dtype=float32
-    --config.data.sets.nli.source=debian --config.data.sets.nli.dataset=''
-    --config.data.sets.qa.source=debian --config.data.sets.qa.dataset=''
-    --config.data.sets.qa.columns.query=query --config.data.sets.qa.columns.pos=pos
-    --config.data.sets.ddsc.source=debian --config.data.sets.ddsc.dataset=''
+    --config.data.sets.nli.source=debian
+    --config.data.sets.qa.source=debian
+    --config.data.sets.qa.format=auto
+    --config.data.sets.ddsc.source=debian
     --config.data.query_length=24 --config.data.document_length=64
     --config.batch_size=64 --config.steps=200 --config.epochs=0 --config.optim.lr=1e-3
     --config.regularizer.schedule.steps=100 --config.dev.source=debian
 """
+
+import functools
 
 from ml_collections import ConfigDict
 
@@ -29,16 +31,14 @@ def get_config() -> ConfigDict:
     c.model.head = "splade"
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-base"
+    hub = functools.partial(entry, "datasets")
     sets = {
-        "nli": data_set(source="datasets", dataset="Fremtind/all-nli-norwegian"),
+        "nli": data_set(source=hub(dataset="Fremtind/all-nli-norwegian")),
         "qa": data_set(
-            source="datasets",
-            dataset="alexandrainst/scandi-qa:no+da+sv",
-            columns={"query": "question", "pos": "context"},
+            source=hub(dataset={"alexandrainst/scandi-qa": ["no", "da", "sv"]}),
+            format=entry("milco", query="question", pos="context"),
         ),
-        "ddsc": data_set(
-            source="datasets", dataset="DDSC/nordic-embedding-training-data"
-        ),
+        "ddsc": data_set(source=hub(dataset="DDSC/nordic-embedding-training-data")),
     }
     with c.unlocked():
         c.data.sets = ConfigDict(sets, sort_keys=False)

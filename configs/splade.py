@@ -8,8 +8,9 @@ random weights:
 
     --config.init.encoder='' --config.tokenizer=embedded:english
     --config.model.family=bert --config.init.lexical=True --config.model.dtype=float32
-    --config.data.source=debian --config.data.dataset='' --config.data.group_size=1
-    --config.data.query_languages='en:1,*:0' --config.data.document_languages='en:1,*:0'
+    --config.data.source=debian --config.data.group_size=1
+    --config.data.query_languages='{"en": 1}'
+    --config.data.document_languages='{"en": 1}'
     --config.data.query_length=24 --config.data.document_length=64
     --config.batch_size=64 --config.steps=300 --config.epochs=0 --config.optim.lr=1e-3
     --config.regularizer.query=1e-3 --config.regularizer.document=1e-3
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
     c.model.dtype = "bfloat16"
     c.init.encoder = "google-bert/bert-base-uncased"
     c.data.source = "datasets"
-    c.data.dataset = "sentence-transformers/msmarco-bm25:triplet"
+    c.data.source.dataset = {"sentence-transformers/msmarco-bm25": "triplet"}
     c.data.query_length = 32
     c.data.document_length = 256
     c.data.group_size = 2

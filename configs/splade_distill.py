@@ -3,14 +3,16 @@
     python -m lsrjax.main --config configs/splade_distill.py
 
 Eight negatives for each query, with a cross-encoder's scores; SPLADE-v3 weights KL 1
-and margin MSE .05 (Lassance et al. 2024). Point config.data.files to rows of query,
-pos, neg, pos_scores and neg_scores; `--dry_run` shows the memory of a step. On the
-embedded data, with a small SPLADE as the teacher (configs/splade.py in runs/splade):
+and margin MSE .05 (Lassance et al. 2024). Point config.data.source.files to rows of
+query, pos, neg, pos_scores and neg_scores; `--dry_run` shows the memory of a step. On
+the embedded data, with a small SPLADE as the teacher (configs/splade.py in
+runs/splade):
 
     --config.init.encoder='' --config.tokenizer=embedded:english
     --config.model.family=bert --config.init.lexical=True --config.model.dtype=float32
-    --config.data.source=debian --config.data.files='' --config.data.group_size=4
-    --config.data.query_languages='en:1,*:0' --config.data.document_languages='en:1,*:0'
+    --config.data.source=debian --config.data.group_size=4
+    --config.data.query_languages='{"en": 1}'
+    --config.data.document_languages='{"en": 1}'
     --config.data.query_length=24 --config.data.document_length=64
     --config.prepare.negatives=bm25 --config.prepare.scores=teacher
     --config.teacher.model=runs/splade/train --config.loss.kl.teacher_scale=1
@@ -30,7 +32,7 @@ def get_config() -> ConfigDict:
     c.model.head = "splade"
     c.model.dtype = "bfloat16"
     c.init.encoder = "naver/splade-cocondenser-selfdistil"
-    c.data.files = "data/scored/*.parquet"
+    c.data.source.files = "data/scored/*.parquet"
     c.data.query_length = 64
     c.data.document_length = 256
     c.data.group_size = 9

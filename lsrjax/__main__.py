@@ -7,7 +7,10 @@ import sys
 COMMANDS = {
     "train": "train and evaluate what a config describes",
     "doctor": "look for what would make a run fail, before it starts",
-    "encode": "encode a file of texts with a trained retriever",
+    "evaluate": "measure a retriever on benchmarks or on data of your own",
+    "encode": "encode texts with a trained retriever, for an index",
+    "index": "index vectors or texts for a search engine",
+    "search": "search an index, from a file of queries or at a prompt",
     "mine": "mine hard negatives for training rows from a corpus",
     "score": "score training rows with a teacher, or join scores of others",
     "translate": "translate a corpus into Parquet files, one for each language",

@@ -36,7 +36,7 @@ def entry(table: Mapping[str, Any], name: str, field: str) -> Any:
     except (ImportError, AttributeError) as e:
         raise InputError(
             f"{field} is {name!r}, which could not be imported ({e}). The package has"
-            " to be installed, or PYTHONPATH to name the folder that it lies in."
+            " to be installed, or PYTHONPATH to name the folder that holds it."
         ) from e
     _IMPORTED[name] = found
     return found

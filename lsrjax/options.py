@@ -17,8 +17,8 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
@@ -42,7 +42,7 @@ def option(
     problem: Callable[[Any], str | None] | None = None,
     table: Mapping[str, Any] | None = None,
     fact: bool = False,
-    fresh: bool = False,
+    when: str | tuple[str, ...] = (),
 ) -> Any:
     """A field of a dataclass of options.
 
@@ -58,7 +58,10 @@ def option(
       problem: returns a complaint about a value, such as "give a number ...", or None.
       table: the value names an entry of this table.
       fact: comes from a model or a tokenizer; a config may not set it.
-      fresh: a config may set it only for random weights; other weights determine it.
+      when: what it has an effect with: other options or properties of the dataclass
+        that must be on, and conditions of `lsrjax.config.conditions`, whose names have
+        several words. Options with "fresh weights" are determined by weights that a
+        model gives.
     """
     metadata = {
         "doc": doc,
@@ -68,7 +71,7 @@ def option(
         "problem": problem,
         "table": table,
         "fact": fact,
-        "fresh": fresh,
+        "when": (when,) if isinstance(when, str) else when,
     }
     if isinstance(default, dict | list):
         return dataclasses.field(
@@ -79,7 +82,17 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The base of all options, and the options of an entry that has none."""
+    """The base of all options, and the options of an entry that has none.
+
+    Attributes:
+      alone: the option that a config may give without its name, as the entry's value.
+      when: conditions of `lsrjax.config.conditions`; without, the entry has no effect.
+      because: in words, that a property is off which `when` of an option names.
+    """
+
+    alone: ClassVar[str] = ""
+    when: ClassVar[tuple[str, ...]] = ()
+    because: ClassVar[Mapping[str, str]] = {}
 
     def problem(self) -> str | None:
         """A complaint about a combination of options; begins with a field's name."""
@@ -139,6 +152,37 @@ def resolve(
     return Chosen(name, found, checked(kind, values, inside or where, find))
 
 
+def resolve_each(
+    table: Mapping[str, Any],
+    config: Any,
+    where: str,
+    find: Callable[[Mapping[str, Any], str, str], Any] = lookup.entry,
+) -> list[Chosen]:
+    """The entries that a config names in a dict, each with its options.
+
+    Raises:
+      InputError: as `resolve`, or what should be a dict is none.
+    """
+    if not isinstance(config, Mapping):
+        known = ", ".join(map(repr, table))
+        raise InputError(
+            f"{where} is {config!r}; give a dict of names, each with its options."
+            f" Known: {known}."
+        )
+    found = []
+    for name, given in config.items():
+        at = f"{where}.{name}"
+        alone = kind_of(find(table, name, where)).alone
+        values = {alone: given} if alone and isinstance(given, str) else given
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"{at} is {given!r}; give its options by name, as a dict: {{}} for the"
+                " defaults."
+            )
+        found.append(resolve(table, {**values, "name": name}, where, at, find))
+    return found
+
+
 def find_known(table: Mapping[str, Any], name: str, where: str) -> Any:
     """For `resolve` of what a file holds: imports nothing; see `lookup.known_entry`."""
     return lookup.known_entry(table, name, f"entry of {where}", "name it in the config")
@@ -159,7 +203,7 @@ def carried(options: Any, before: Any) -> Any:
     decided = {
         field.name: getattr(before, field.name)
         for field in dataclasses.fields(options)
-        if field.metadata["fact"] or field.metadata["fresh"]
+        if field.metadata["fact"] or "fresh weights" in field.metadata["when"]
     }
     return dataclasses.replace(options, **decided)
 
@@ -172,11 +216,6 @@ def plain(chosen: Chosen) -> dict[str, Any]:
         for value in [getattr(chosen.options, name)]
     }
     return {"name": chosen.name, **values}
-
-
-def fresh(kind: type) -> list[str]:
-    """The options that only affect random weights."""
-    return [f.name for f in dataclasses.fields(kind) if f.metadata["fresh"]]
 
 
 def checked(
@@ -203,13 +242,49 @@ def checked(
         elif is_named_groups(hint):
             found[field.name] = value
         elif field.metadata.get("table") is not None:
-            found[field.name] = resolve(field.metadata["table"], value, at, find=find)
+            choose = resolve_each if names_several(kind, field) else resolve
+            found[field.name] = choose(field.metadata["table"], value, at, find=find)
         else:
             found[field.name] = _checked(field, hint, value, at)
     made = kind(**found)
+    for option, name in set_with(made):
+        if " " not in name and not getattr(made, name):
+            words = getattr(made, "because", {}).get(name)
+            because = words or f"{name} is {_off(getattr(made, name))}"
+            said = no_effect(*set_value(made, option), because)
+            raise InputError(f"{where}.{said}")
     if isinstance(made, Options) and (problem := made.problem()):
         raise InputError(f"{where}.{problem}")
     return made
+
+
+def set_with(options: Any) -> Iterator[tuple[str, str]]:
+    """The options that differ from their defaults, and what `when` of each names."""
+    for field in dataclasses.fields(options):
+        names = field.metadata.get("when", ())
+        if names and getattr(options, field.name) != _plain_default(field):
+            yield from ((field.name, name) for name in names)
+
+
+def set_value(options: Any, name: str) -> tuple[str, Any]:
+    """The name and value of an option that is set; those of an entry's own, if any."""
+    value = getattr(options, name)
+    if not isinstance(value, Chosen):
+        return name, value
+    for field in dataclasses.fields(value.options):
+        if getattr(value.options, field.name) != _plain_default(field):
+            return f"{name}.{field.name}", getattr(value.options, field.name)
+    return name, value.name
+
+
+def _off(value: Any) -> str:
+    return "off" if value is False else "empty" if value == "" else f"{value:g}"
+
+
+def _plain_default(field: dataclasses.Field) -> Any:
+    """A field's default; of an entry, the `Chosen` one."""
+    default, table = default_of(field), field.metadata["table"]
+    return default if table is None else resolve(table, default, field.name)
 
 
 def default_of(field: dataclasses.Field) -> Any:
@@ -219,6 +294,12 @@ def default_of(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return {}
+
+
+def names_several(kind: type, field: dataclasses.Field) -> bool:
+    """Whether a field with a table names several of its entries, in a dict."""
+    hint = typing.get_type_hints(kind)[field.name]
+    return isinstance(hint, type) and issubclass(hint, dict)
 
 
 def is_named_groups(hint: Any) -> bool:
@@ -313,7 +394,10 @@ def cast(hint: Any, value: Any) -> Any:
     raise TypeError
 
 
-_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_WORDS = {
+    **{bool: "True or False", int: "a whole number", float: "a number", str: "text"},
+    Any: "any value",
+}
 
 
 def words(hint: Any) -> str:

@@ -44,29 +44,6 @@ def local(path: str | os.PathLike, field: str) -> str:
     return text
 
 
-def split(text: str, named: Callable[[str], str] = lambda part: part) -> list[str]:
-    """Splits at commas, except for those in the name of an existing file.
-
-    `named` returns the path in a part, for example without a language before it.
-    """
-    pieces, parts = text.split(","), []
-    while pieces:
-        # The longest that exists, or else up to the first comma.
-        count = next(
-            (
-                n
-                for n in range(len(pieces), 1, -1)
-                if os.path.exists(
-                    os.path.expanduser(named(",".join(pieces[:n]).strip()))
-                )
-            ),
-            1,
-        )
-        parts.append(",".join(pieces[:count]).strip())
-        pieces = pieces[count:]
-    return [part for part in parts if part]
-
-
 def files(
     pattern: str, field: str, known: Callable[[str], bool], whole: bool = False
 ) -> list[str]:

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from lsrjax.checkpoint import saved_model, train_states
 from lsrjax.config.fields import data_set, get_default
+from lsrjax.config.nodes import entry
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import run, stage_parts
 
 # What each config changes, and the types of what it encodes.
@@ -29,7 +30,7 @@ CASES = {
     "inference-free": {
         "model.head": "splade",
         "model.head.queries": "static",
-        "init.static": "idf",
+        "init.idf_queries": {},
     },
     "token weights": {"model.head": "token_weights"},
     "dense": {"model.head": "dense", "model.head.pooling": "mean"},
@@ -87,8 +88,8 @@ def config_of(changes):
     c.model.intermediate_size = 24
     c.model.max_length = 32
     c.data.source = c.dev.source = "debian"
-    c.data.split = "dev"
-    c.data.query_languages = c.data.document_languages = "en:1,*:0"
+    c.data.source.split = "dev"
+    c.data.query_languages = c.data.document_languages = {"en": 1, "*": 0}
     c.data.query_length = 10
     c.data.document_length = 16
     c.dev.queries = 20
@@ -175,12 +176,12 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
             "loss": {"mine.hinge": {"weight": 0.5}, "infonce": {}},
             "data.mixer": "mine.smallest_first",
             "data.source": "files",
-            "data.split": "train",
         }
     )
     with config.unlocked():
         config.data.sets = {
-            split: data_set(source="debian", split=split) for split in ("dev", "test")
+            split: data_set(source=entry("debian", split=split))
+            for split in ("dev", "test")
         }
     run.run(config, tmp_path / "run", Console(quiet=True))
     model = saved_model.load_model(tmp_path / "run" / "train")
@@ -254,8 +255,8 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
             "weights of terms before their activation",
         ),
         (
-            {"model.head": "splade", "init.static": "idf"},
-            "init.static = 'idf' would have no effect",
+            {"model.head": "splade", "init.idf_queries": {}},
+            "init.idf_queries would have no effect: queries of the head splade",
         ),
         (
             {"model.head": "milco", "model.head.queries": "words"},
@@ -266,7 +267,7 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
 def test_what_does_not_go_together_is_refused(changes, message, tmp_path):
     config = config_of(changes)
     if "alignment" in config.loss:
-        config.data.query_languages = config.data.document_languages = "*:1"
+        config.data.query_languages = config.data.document_languages = {"*": 1}
         config.teacher.model = "somewhere"
     with contextlib.suppress(KeyError):
         config.init.head = "somewhere" if config.model.head == "milco" else ""

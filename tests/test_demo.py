@@ -25,7 +25,8 @@ def test_distilled_student_beats_bm25_and_the_aligned_student(tmp_path):
         system: {language: values["nDCG@10"] for language, values in languages.items()}
         for system, languages in results.items()
     }
-    assert {"bm25", "teacher", "align", "distill"} <= set(ndcg)
+    baselines = {"bm25", "bm25 n-grams", "ibm model 1"}
+    assert baselines | {"teacher", "align", "distill"} <= set(ndcg)
     assert ndcg["distill"]["mean"] > ndcg["bm25"]["mean"]
     for language in ndcg["align"]:
         assert ndcg["distill"][language] > ndcg["align"][language], language
@@ -34,3 +35,15 @@ def test_distilled_student_beats_bm25_and_the_aligned_student(tmp_path):
     )
     for text in ("bm25", "distill", "nDCG@10", "R@100", "active terms"):
         assert text in process.stdout
+    # What README says of the baselines.
+    for name, mean in (
+        ("bm25", 0.383),
+        ("bm25 n-grams", 0.497),
+        ("ibm model 1", 0.638),
+    ):
+        assert ndcg[name]["mean"] == pytest.approx(mean, abs=6e-4)
+    multilingual = {
+        system: results[system]["mean"]["multilingual nDCG@10"]
+        for system in ("distill", *baselines)
+    }
+    assert max(multilingual, key=multilingual.get) == "distill"

@@ -45,7 +45,7 @@ def config_of(case):
     c.model.head.pool_mask = "multiply"
     c.model.head.lexecho = case.endswith("echo")
     c.init.encoder, c.init.head = str(FOLDER / "xlmr"), str(FOLDER / "bert")
-    c.data.files = "recorded"
+    c.data.source.files = "recorded"
     if case == "align":
         c.loss = {"alignment": {}}
         c.teacher.model = str(FOLDER / "bert")

@@ -128,7 +128,10 @@ def config_of(case):
     c.loss = dict(case.loss)
     if "language_kl" in case.loss:
         # One query in each of B languages.
-        c.data.mixing, c.data.document_languages = "round_robin", "en:1,da:1,de:1"
+        c.data.mixing, c.data.document_languages = (
+            "round_robin",
+            {"en": 1, "da": 1, "de": 1},
+        )
     if "alignment" not in case.loss and HEADS[case.head].sparse:
         c.regularizer = entry(case.regularizer, document=0.2)
         if case.regularizer == "masked_flops":
@@ -286,7 +289,7 @@ def apart(params):
     """With encoders layer by layer, and keys apart from queries and values."""
     if "query_tower" in params:
         params = params | {"query_tower": apart(params["query_tower"])}
-    return params | {"encoder": by_layer(params["encoder"])}
+    return params | {"encoder": by_layer(params["encoder"], "bert")}
 
 
 def assert_equal_steps(found, expected, tolerance):

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from lsrjax import paths
+from lsrjax.data.reading.files import found_files
 from lsrjax.errors import InputError
 
 
@@ -14,7 +15,7 @@ def known(path):
 
 
 def found(pattern):
-    return paths.files(str(pattern), "config.data.files", known)
+    return paths.files(str(pattern), "config.data.source.files", known)
 
 
 def made(folder, *names):
@@ -62,10 +63,8 @@ def test_what_exists_is_taken_for_itself(tmp_path, folder):
     made(tmp_path, f"{folder}/a.jsonl", f"{folder}/b.jsonl", "s/other.jsonl")
     assert found(f"{folder}/a.jsonl") == [f"{folder}/a.jsonl"]
     assert found(f"{folder}/*.jsonl") == [f"{folder}/a.jsonl", f"{folder}/b.jsonl"]
-    assert paths.split(f"{folder}/a.jsonl, s/*.jsonl") == [
-        f"{folder}/a.jsonl",
-        "s/*.jsonl",
-    ]
+    several = (f"{folder}/a.jsonl", "s/*.jsonl")
+    assert found_files(several, "x") == [f"{folder}/a.jsonl", "s/other.jsonl"]
 
 
 def test_patterns_leave_folders_out(tmp_path):

@@ -8,12 +8,12 @@ accelerator, against the machine's ceilings and PyTorch.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import jax
 
 from lsrjax.bench import chip, data, encode, head, step
+from lsrjax.cli import exits
 from lsrjax.errors import InputError
 
 
@@ -23,17 +23,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         args.run(args)
     except InputError as error:
-        _stop(str(error))
+        exits.stop(str(error))
     except jax.errors.JaxRuntimeError as error:
         # Not foreseen by an estimate; other errors are bugs and show their traceback.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _stop("The device ran out of memory. Take a smaller --batch or --length.")
-
-
-def _stop(message: str) -> None:
-    print(f"Error: {message}", file=sys.stderr)
-    sys.exit(2)
+        exits.stop("The device ran out of memory. Take a smaller --batch or --length.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from lsrjax.bench import encode, head, measure, peaks, step, torch_side, workloa
 from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
 from lsrjax.models.backbones import bert
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.training import compiled_steps
 
@@ -175,9 +175,9 @@ def _head() -> dict:
     return found
 
 
-def encoder_sizes() -> tuple[EncoderConfig, int, int]:
+def encoder_sizes() -> tuple[BertConfig, int, int]:
     """BERT base over 144 texts of 512 tokens."""
-    config = EncoderConfig(
+    config = BertConfig(
         family="bert",
         vocab_size=211 if on_cpu() else 30522,
         hidden_size=16 if on_cpu() else 768,
@@ -194,7 +194,7 @@ def encoder_sizes() -> tuple[EncoderConfig, int, int]:
 def _encoder() -> dict:
     config, texts, length = encoder_sizes()
     model = nnx.eval_shape(
-        lambda: bert.Encoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+        lambda: bert.BertEncoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     )
     graphdef, abstract = nnx.split(model, nnx.Param)
     rng = np.random.default_rng(0)

@@ -25,7 +25,8 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.heads import MilcoHead
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
 
@@ -145,7 +146,7 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedMo
     "splade" or "milco" with LexEcho; the share is of MILCO's pivot vocabulary.
     """
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
-    encoder = EncoderConfig(
+    encoder = BertConfig(
         family="xlm-roberta",
         vocab_size=tokenizer.vocab_size,
         hidden_size=sizes.dim,
@@ -162,7 +163,7 @@ def random_model(head: str, sizes: EncodeSizes, active: float, texts) -> SavedMo
     if head == "milco":
         pivot = pathlib.Path(embedded.ENGLISH_TOKENIZER)
         terms = TextTokenizer(pivot).vocab_size
-        options = {"lexecho": True, "pivot_vocab_size": terms}
+        options = {MilcoHead.source_option: True, "pivot_vocab_size": terms}
         options["pivot_hidden_size"] = sizes.dim
     spec = RetrieverSpec.of(head, encoder, special_ids=tokenizer.special_ids, **options)
     params = jax.tree.map(np.array, retriever.init_params(spec, 0))

@@ -16,7 +16,8 @@ from lsrjax.data.batching.orders import Order
 from lsrjax.errors import InputError
 from lsrjax.losses import losses, objective
 from lsrjax.models import heads
-from lsrjax.models.backbones.bert import REMAT
+from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
@@ -213,10 +214,9 @@ def student_of(sizes: StepSizes) -> RetrieverSpec:
     return RetrieverSpec.of(
         "milco",
         encoder,
-        lexecho=not sizes.pairs,
         pivot_vocab_size=sizes.pivot_vocab,
         pivot_hidden_size=sizes.pivot_dim or sizes.dim,
-    )
+    ).replaced(**{heads.MilcoHead.source_option: not sizes.pairs})
 
 
 def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:
@@ -244,7 +244,7 @@ _FIRST_ID = max(_PAD_IDS.values()) + 1
 def _encoder(sizes: StepSizes, *, family: str, **fields) -> EncoderConfig:
     pad = _PAD_IDS[family]
     longest = max(sizes.length, sizes.query_length)
-    return EncoderConfig(
+    return BertConfig(
         family=family,
         max_positions=longest + (pad + 1 if family == "xlm-roberta" else 0),
         type_vocab_size=2 if family == "bert" else 1,

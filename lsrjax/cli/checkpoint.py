@@ -18,18 +18,18 @@ from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.names_on_disk import CHECKPOINTS, committed_steps
 from lsrjax.checkpoint.saved_model import host_arrays, stage_folders
 from lsrjax.checkpoint.set_damaged_aside import listing
+from lsrjax.cli import exits
 from lsrjax.distributed import safe_output, trees
 from lsrjax.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a subcommand; returns the exit status, 2 for an `InputError`."""
+    """Runs a subcommand; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        exits.stop(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,9 +8,9 @@ for the program named with --to. The folder appears once it is complete.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 
+from lsrjax.cli import exits
 from lsrjax.convert.read import hub
 from lsrjax.convert.read.huggingface import Allowed
 from lsrjax.convert.targets import TARGETS, export
@@ -18,6 +18,7 @@ from lsrjax.distributed import preemption, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
+from lsrjax.retrieval.pruning import Pruning
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,15 +30,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.public and not args.push:
             raise InputError("--public says how --push makes a repository; add --push.")
         allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
-        export(args.reference, args.target, args.out, allowed)
+        prune = Pruning.parse(args.prune) if args.prune else None
+        export(args.reference, args.target, args.out, allowed, prune)
         reads = TARGETS[args.target].reads
         print(f"{args.out}: {args.target}, for {reads}", flush=True)
         if args.push:
             address = hub.push(args.out, args.push, private=not args.public)
             print(f"Uploaded to {address}", flush=True)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
     add("--head", help="the dotted name of your own head, if the model has one")
     add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
+    add(
+        "--prune",
+        default="",
+        metavar="BUDGET",
+        help="keep top:128 terms of a vector, in the model (max_active_dims) and its"
+        " card; mass:0.9 and ratio:0.1 are named in the card",
+    )
     add(
         "--push",
         default="",

@@ -23,7 +23,8 @@ from lsrjax.config import check_run, secrets
 from lsrjax.config import fields as config
 from lsrjax.convert import references
 from lsrjax.convert.read.hub import is_local, pinned
-from lsrjax.data.reading.files import name_and_rest
+from lsrjax.data import sources
+from lsrjax.data.batching import mixing
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.training import dev_data, memory_plan, stage_data
@@ -180,7 +181,7 @@ def _data_of(name: str, stage, kind: str) -> Finding:
     count = sum(len(one) for one in sets)
     text = f"stage {name}: {count:,} examples"
     text += f" (the first {seen:,} looked at)" if seen < count else ""
-    if stage.dev.source:
+    if stage.dev.source.name:
         text += f", {dev_data.dev_examples(stage, kind):,} to evaluate on"
     if not replaced:
         return Finding(OK, "data", text)
@@ -241,16 +242,14 @@ def hub_ids(run_config) -> dict[tuple[str, str], str]:
             own = value.startswith(("stage:", "embedded:"))
             if not own and not is_local(value):
                 found.setdefault(("model", value), f"{name}: {field}")
-        sets = {"data": stage.data, "dev": stage.dev}
-        sets |= {f"data.sets.{key}": one for key, one in stage.data.sets.items()}
+        sets = mixing.named_sets(stage.data, "data")
+        sets |= {"dev": stage.dev} if stage.dev.source.name else {}
         for field, one in sets.items():
-            if one.source != "datasets":
-                continue
-            for part in one.dataset.split(","):
-                value = name_and_rest(part.strip())[0]
-                folder = paths.local(value, f"{field}.dataset")
-                if value and not pathlib.Path(folder).is_dir():
-                    found.setdefault(("dataset", value), f"{name}: {field}.dataset")
+            source = sources.chosen(one.source, f"config.{field}")
+            for value in source.entry.hub_names(source.options):
+                at = f"{field}.source.dataset"
+                if not pathlib.Path(paths.local(value, at)).is_dir():
+                    found.setdefault(("dataset", value), f"{name}: {at}")
     return found
 
 

@@ -39,7 +39,13 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         metavar="DIR",
         help="where checkpoints and results go (runs/NAME of the config's file)",
     )
-    several = made.add_argument_group(
+    add_processes(made)
+    return made
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `processes.start` and `processes.apart`."""
+    several = parser.add_argument_group(
         "several processes", "Under SLURM these come from the job."
     )
     add = several.add_argument
@@ -51,7 +57,6 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         action="store_true",
         help="join the processes of the TPU pod that this program runs on",
     )
-    return made
 
 
 @dataclasses.dataclass

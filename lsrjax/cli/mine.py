@@ -1,10 +1,10 @@
 """Mines hard negatives for training queries from a whole corpus.
 
-    lsrjax mine --data.files=train.jsonl --data.corpus=docs.jsonl --with bm25
+    lsrjax mine --data.source.files=train.jsonl --data.corpus=docs.jsonl --with bm25
         --out mined.jsonl
-    lsrjax mine --data.files=beir/scifact --with runs/demo/distill
-        --relative_margin .05 --filter cross-encoder/ms-marco-MiniLM-L6-v2
-        --out mined.jsonl
+    lsrjax mine --data.source.files=beir/scifact --data.format=beir
+        --with runs/demo/distill --relative_margin .05
+        --filter cross-encoder/ms-marco-MiniLM-L6-v2 --out mined.jsonl
 
 The rows are in any format that training reads. Each keeps its query and positives and
 gets negatives from its best hits: no positive of the query in any row, nor a text equal

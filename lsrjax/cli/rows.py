@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
+import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.config import data_fields, fields, schema
+from lsrjax.config import check_data, fields, schema
 from lsrjax.convert import open_model
 from lsrjax.data import sources
 from lsrjax.data.reading import unchanged_files
@@ -25,7 +26,7 @@ from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.options import checked
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import TextEncoder
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 
 _FIELD = re.compile(r"--data\.([^=]+)(?:=(.*))?", re.DOTALL)
 # Of models that were not trained here.
@@ -39,8 +40,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"lsrjax {command}",
             description=description,
-            epilog="--data.FIELD=VALUE reads the rows as config.data.FIELD does: files,"
-            " format, corpus, queries, dataset, … (docs/config.md).",
+            epilog="--data.FIELD=VALUE reads the rows as config.data.FIELD does:"
+            " source.files, format, corpus, format.queries, … (docs/config.md).",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -88,15 +89,17 @@ def open_rows(config: ConfigDict, *, mined: bool = False):
     Raises:
       InputError: rows that are missing or of no known format, or a broken text.
     """
-    if config.data.source == "files" and not config.data.files:
-        raise InputError(
-            "Name the training rows, as in --data.files=train.jsonl, or a BEIR folder."
-        )
     if len(config.data.sets):
-        raise InputError("--data.sets: name the rows of one set, in --data.files.")
+        raise InputError("--data.sets: name the rows of one set, in --data.source.")
+    for field in (chosen := sources.chosen(config.data.source)).entry.needs:
+        if not getattr(chosen.options, field, True):
+            raise InputError(
+                f"Name the training rows, as in --data.source.{field}=…, for the source"
+                f" {chosen.name}."
+            )
     # Texts are compared and scored in English, or in a language that is not stated.
     prepare = schema.Prepare(negatives="bm25" if mined else "given", scores="teacher")
-    named(lambda: data_fields.check(config.data, prepare, "config.data"))
+    named(lambda: check_data.check_english(config.data, prepare, "config.data"))
     source = named(lambda: sources.open_source(config.data, "group", mined=mined))
     for error in getattr(source, "bad_texts", ()):
         raise error
@@ -105,11 +108,13 @@ def open_rows(config: ConfigDict, *, mined: bool = False):
 
 def state_of(config: ConfigDict, source) -> dict[str, Any]:
     """What the rows depend on: fields that are set, digests of files, versions."""
-    blank, data = fields.get_default().data, config.data
-    states = named(lambda: unchanged_files.states(data, config.dev))
+    states = named(lambda: unchanged_files.states(config.data, config.dev))
+    given, blank = (
+        json.loads(one.to_json())["data"] for one in (config, fields.get_default())
+    )
     # Their places may change, their contents may not.
     return {
-        "data": _changed(data.to_dict(), blank.to_dict()),
+        "data": _changed(given, blank),
         "files": {name: of["digest"] for name, of in states.items()},
         "versions": dict(getattr(source, "versions", {})),
     }
@@ -119,8 +124,9 @@ def _changed(values: Mapping, blank: Mapping) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{k}": v for k, v in _changed(value, blank[name]).items()}
-        elif value != blank[name]:
+            inner = _changed(value, blank.get(name, {}))
+            found |= {f"{name}.{k}": v for k, v in inner.items()}
+        elif value != blank.get(name):
             found[name] = value
     return found
 

@@ -1,17 +1,17 @@
 """Scores the documents of training rows with a teacher, or joins scores of others.
 
-    lsrjax score --data.files=mined.jsonl --teacher BAAI/bge-reranker-base
+    lsrjax score --data.source.files=mined.jsonl --teacher BAAI/bge-reranker-base
         --out scored.jsonl
-    lsrjax score --data.files=mined.jsonl --teacher runs/demo/teacher --shard 2/4
+    lsrjax score --data.source.files=mined.jsonl --teacher runs/demo/teacher --shard 2/4
         --out scored.2.jsonl
-    lsrjax score --data.files=beir/msmarco --data.format=beir
+    lsrjax score --data.source.files=beir/msmarco --data.format=beir
         --scores t53b-monot5-msmarco-engeng.jsonl.gz --missing drop --out scored.jsonl
 
 A teacher is any retriever or cross-encoder. The rows are in any format that training
 reads; what is written has all their documents, with pos_scores and neg_scores: the
 format `milco`, or, with `--write ids`, ColBERT's lines [qid, [pid, score], …], which
---data.queries and --data.corpus resolve when read (in any language). A shard is a
-contiguous part of the rows: those of --shard 1/4 to 4/4, one after the other, are the
+--data.format.queries and --data.corpus resolve when read (in any language). A shard is
+a contiguous part of the rows: those of --shard 1/4 to 4/4, one after the other, are the
 file without shards, byte for byte. The same command resumes one that was stopped. See
 docs/training_data.md.
 """

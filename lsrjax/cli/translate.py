@@ -3,7 +3,7 @@
     lsrjax translate --texts docs.jsonl --model facebook/m2m100_418M --source en
         --target de,fr,zh --out translated
     lsrjax train --config configs/mtd_sparse.py
-        --config.data.corpus=en:docs.jsonl,de:translated/de.parquet,…
+        --config.data.corpus='{"en": "docs.jsonl", "de": "translated/de.parquet"}'
 
 Models are Marian (Helsinki-NLP/opus-mt-…), M2M-100, NLLB and MADLAD-400, with
 safetensors. Where a model's code of a language differs from the name that data.corpus

@@ -1,46 +1,22 @@
 """Checks of `data` and `data.sets`: values that make no sense, and why."""
 
-from lsrjax.config import data_fields
-from lsrjax.data.batching.negatives import choice_of
-from lsrjax.data.debian_texts.embedded import SPLITS
-from lsrjax.data.reading.formats import FORMATS
-from lsrjax.data.reading.rows_to_examples import FIELDS
+from collections.abc import Sequence
+
+from lsrjax.config.fields import blank, check_no_effect
+from lsrjax.config.schema import Dev, Rows
+from lsrjax.data import sources
+from lsrjax.data.batching import mixing
+from lsrjax.data.batching.negatives import choice_of, sampler
+from lsrjax.data.examples import ANY, ENGLISH
+from lsrjax.data.reading import formats
+from lsrjax.data.reading.formats import AUTO
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-
-# Fields that choose a query's documents, and the languages they are shown in.
-CHOICE = (
-    "data.mixing",
-    "data.positives",
-    "data.negatives",
-    "data.negative_rank_scale",
-    "data.margin_bins",
-    "data.negative_max_score",
-    "data.negative_margin",
-    "data.short_rows",
-)
-_PAIR_COLUMNS = tuple(f"columns.{f}" for f in FIELDS["pair"])
-_GROUP_COLUMNS = tuple(f"columns.{f}" for f in FIELDS["group"])
+from lsrjax.options import Chosen
 
 
-def check_split(data, where: str) -> None:
-    """Refuses a split that the embedded data does not have."""
-    if data.source == "debian" and data.split not in SPLITS:
-        raise InputError(
-            f"{where}.split is {data.split!r}; the embedded data has"
-            f" {', '.join(SPLITS)}."
-        )
-
-
-def check_set(own, where: str) -> None:
-    """Checks the values of one of `data.sets`; `where` is its name, for errors."""
-    check_split(own, where)
-    for field, kinds in (("files", ("files",)), ("dataset", ("datasets", "tfds"))):
-        if own.source in kinds and not own[field]:
-            raise InputError(
-                f"{where}.{field} is {own[field]!r}, but this set needs it: see"
-                " lsrjax/config/schema.py."
-            )
+def _several(c) -> list:
+    return list(mixing.named_sets(c.data).values())
 
 
 def check_choice(c, where: str) -> None:
@@ -64,9 +40,10 @@ def check_choice(c, where: str) -> None:
             f"{where}.data.positives is {data.positives}, but what config.prepare makes"
             " has one positive for each query. Set it to 1."
         )
-    if data.negatives in ("top", "rank") and mines(c):
+    chosen = sampler(data.negatives)
+    if chosen.entry.ordered and mines(c):
         raise InputError(
-            f"{where}.data.negatives is {data.negatives!r}, but mined negatives come in"
+            f"{where}.data.negatives is {chosen.name!r}, but mined negatives come in"
             " random order. Use 'random', and lower prepare.depth for harder ones."
         )
     if "languages" in loss.targets:
@@ -95,84 +72,150 @@ def _check_languages_compared(data, loss: objective.Objective, where: str) -> No
         )
 
 
-def check_formats(c, where: str) -> None:
-    """Refuses formats that lack what a stage reads of a query's documents.
+def check_rows(c, where: str) -> None:
+    """Checks the data sets of a stage: their formats, and texts by id."""
+    for at, own in mixing.named_sets(c.data, f"{where}.data").items():
+        source = sources.chosen(own.source, at)
+        _check_needs(source, f"{at}.source", "source")
+        if source.entry.rows:
+            _check_format(formats.chosen(own.format, at), c, own, at)
+            check_english(own, c.prepare, at)
+        for applies, names, because in row_effects(own, c):
+            if not applies:
+                check_no_effect(own, blank(Rows), at, names, because)
+    _check_dev(c.dev, f"{where}.dev")
 
-    If the columns determine the format, the first rows show what is missing.
-    """
-    loss = objective.of(c.loss)
-    ranks = "document" in loss.texts
-    several = [(f"{where}.data.sets.{name}", own) for name, own in c.data.sets.items()]
-    for at, data in several or [(f"{where}.data", c.data)]:
-        if data.source not in data_fields.ROWS or data.format == "auto":
-            continue
-        entry = FORMATS[data.format]
-        if (entry.kind == "group") != ranks:
-            kind = "queries with documents" if ranks else "pairs of translations"
-            known = [n for n, f in FORMATS.items() if (f.kind == "group") == ranks]
+
+def _check_dev(dev, where: str) -> None:
+    source = sources.chosen(dev.source, where)
+    if not source.name:
+        check_no_effect(dev, blank(Dev), where, [*dev], "dev.source is empty")
+        return
+    _check_needs(source, f"{where}.source", "source")
+    chosen = formats.chosen(dev.format, where)
+    because = "the teacher's scores of dev data are not read"
+    check_no_effect(dev, blank(Dev), where, _score_options(chosen), because)
+    if not source.entry.rows:
+        check_no_effect(dev, blank(Dev), where, ["format"], _OWN_FORMAT)
+
+
+def _check_needs(chosen: Chosen, where: str, what: str) -> None:
+    """Refuses an entry without an option that it needs, such as a source's files."""
+    for field in chosen.entry.needs:
+        if not getattr(chosen.options, field, True):
             raise InputError(
-                f"{at}.format is {data.format!r}, but the loss {loss.name} reads"
-                f" {kind}: {' or '.join(known)}."
+                f"{where}.{field} is {getattr(chosen.options, field)!r}, but the {what}"
+                f" {chosen.name} needs it: see docs/config.md."
             )
-        given = not mines(c)
-        for what, asked, todo in (
-            (
-                "negatives",
-                ranks and c.data.group_size > 1 and given,
-                "Set config.prepare.negatives to 'bm25', or data.group_size to 1.",
-            ),
-            (
-                "scores",
-                ranks and reads_scores(c),
-                "Set config.prepare.scores to 'teacher', or use a loss and negatives"
-                " without scores.",
-            ),
-            ("positives", c.data.positives > 1, "Set data.positives to 1."),
-        ):
-            if asked and what in entry.lacks:
-                more = "more than one positive" if what == "positives" else what
-                raise InputError(
-                    f"{at}.format is {data.format!r}, whose rows have not {more}."
-                    f" {todo}"
-                )
 
 
-def source_effects(
-    data, ranks: bool, loss: str, scored: bool, mined: bool
-) -> list[tuple[bool, tuple, str]]:
-    """Rules about which fields of `data` or of one of its sets have an effect.
+def _score_options(chosen: Chosen) -> list[str]:
+    return [f"format.{name}" for name in chosen.entry.score_options]
 
-    Args:
-      data: the stage's `data`, or one of its sets.
-      ranks: the loss reads queries and documents, not pairs.
-      loss: its name.
-      scored: the teacher's scores are read from the data.
-      mined: negatives are mined from its corpus.
+
+def row_effects(own, c) -> list[tuple[bool, Sequence[str], str]]:
+    """Rules about which fields of `data`, or of one of its sets, have an effect.
 
     Returns:
       (whether the fields have an effect, the fields, why they have none) for each rule.
     """
+    chosen = formats.chosen(own.format)
     return [
-        (data.source == "files", ("files",), "data.source is not files"),
+        (sources.chosen(own.source).entry.rows, ["format", "corpus"], _OWN_FORMAT),
         (
-            data.source in ("datasets", "tfds"),
-            ("dataset",),
-            "data.source is not datasets or tfds",
+            mines(c) or chosen.name == AUTO or "corpus" in chosen.entry.needs,
+            ["corpus"],
+            f"the format {chosen.name} holds texts, not ids, and no negatives are"
+            " mined",
         ),
         (
-            data.source != "files" or data.format == "beir",
-            ("split",),
-            "files have no splits; a BEIR folder has, with data.format = 'beir'",
-        ),
-        *data_fields.effects(data, scored=scored, mined=mined),
-        (ranks, _GROUP_COLUMNS, f"the loss {loss} reads pairs"),
-        (not ranks, _PAIR_COLUMNS, f"the loss {loss} reads queries"),
-        (
-            data.source == "debian" and not ranks,
-            ("fields",),
-            "only embedded pairs have fields to choose",
+            reads_scores(c),
+            _score_options(chosen),
+            "no scores are read from the data",
         ),
     ]
+
+
+_OWN_FORMAT = "the source has its own format"
+
+
+def check_english(own, prepare, where: str) -> None:
+    """Refuses texts by id without English, in which `prepare` works."""
+    if prepare.negatives == "given" and prepare.scores == "given":
+        return
+    for field in ("corpus", "queries"):
+        languages = set(sources.languages(own, field))
+        if languages and not languages & {ANY, ENGLISH}:
+            raise InputError(
+                f"{where}: {field} is in {', '.join(sorted(languages))}, but what"
+                " config.prepare does is done in English: add the language en."
+            )
+
+
+def _check_format(chosen: Chosen, c, own, at: str) -> None:
+    """Refuses a format that lacks what a stage reads of a query's documents.
+
+    If the columns determine the format, the first rows show what is missing.
+    """
+    if chosen.name == AUTO:
+        return
+    _check_needs(chosen, f"{at}.format", "format")
+    if "corpus" in chosen.entry.needs and not own.corpus:
+        raise InputError(
+            f"{at}.corpus is {own.corpus!r}, but the format {chosen.name} needs it: see"
+            " docs/config.md."
+        )
+    loss = objective.of(c.loss)
+    ranks = "document" in loss.texts
+    kind = "group" if ranks else "pair"
+    if chosen.entry.kind != kind:
+        raise InputError(
+            f"{at}.format is {chosen.name!r}, but the loss {loss.name} reads"
+            f" {formats.PLURALS[kind]}: {' or '.join(formats.of_kind(kind))}."
+        )
+    for what, asked, todo in (
+        (
+            "negatives",
+            ranks and c.data.group_size > 1 and not mines(c),
+            "Set config.prepare.negatives to 'bm25', or data.group_size to 1.",
+        ),
+        (
+            "scores",
+            ranks and reads_scores(c),
+            "Set config.prepare.scores to 'teacher', or use a loss and negatives"
+            " without scores.",
+        ),
+        ("positives", c.data.positives > 1, "Set data.positives to 1."),
+    ):
+        if asked and what in chosen.entry.lacks:
+            more = "a second positive" if what == "positives" else what
+            raise InputError(
+                f"{at}.format is {chosen.name!r}, whose rows lack {more}. {todo}"
+            )
+
+
+def has_languages(c, field: str = "corpus") -> bool:
+    """Whether documents are in several languages, or queries (`field` "queries")."""
+    return any(set(sources.languages(own, field)) - {ANY} for own in _several(c))
+
+
+def check_languages(c, where: str) -> None:
+    """Refuses weights of languages that no text is in."""
+    dev = sources.chosen(c.dev.source).entry.languages
+    for field, texts in (("query", "queries"), ("document", "corpus")):
+        known = {
+            language
+            for own in _several(c)
+            for language in sources.languages(own, texts)
+        }
+        known |= set(dev)
+        at, weights = f"{where}.data.{field}_languages", c.data[f"{field}_languages"]
+        unknown = set(weights) - known - {ANY}
+        if known and ANY not in known and unknown:
+            raise InputError(
+                f"{at} names {', '.join(sorted(unknown))}, but the texts are in"
+                f" {', '.join(sorted(known))}. Name only these, or add texts."
+            )
 
 
 def reads_scores(c) -> bool:
@@ -186,19 +229,3 @@ def reads_scores(c) -> bool:
 def mines(c) -> bool:
     """Whether a stage mines negatives."""
     return c.prepare.negatives != "given"
-
-
-def set_effects(own, c) -> list[tuple[bool, tuple, str]]:
-    """As `source_effects`, for one of the sets of a stage's config `c`."""
-    loss = objective.of(c.loss)
-    ranks = "document" in loss.texts
-    return [
-        *source_effects(own, ranks, loss.name, reads_scores(c), mines(c)),
-        (
-            own.format == "labelled",
-            ("min_label",),
-            "the set's format is not labelled",
-        ),
-        (own.source != "debian", ("columns",), "the embedded data has its own names"),
-        (c.data.mixer == "weights", ("weight",), "data.mixer is not weights"),
-    ]

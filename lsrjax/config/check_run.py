@@ -4,19 +4,25 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import data_fields, secrets
+from lsrjax.config import secrets
 from lsrjax.config.check_stage import check_evaluate, check_references, check_stage
-from lsrjax.config.fields import blank, get_default, language_weights, stages
-from lsrjax.config.moved import place
+from lsrjax.config.check_tasks import evaluated
+from lsrjax.config.fields import (
+    blank,
+    check_no_effect,
+    get_default,
+    leaves,
+    stages,
+)
+from lsrjax.config.moved import check_spelling, place
 from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
-from lsrjax.config.schema import DataSet, Run
-from lsrjax.config.unused_options import check_no_effect, leaves
-from lsrjax.data.batching.mixing import sources_of
+from lsrjax.config.schema import Rows
 from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
 from lsrjax.options import checked
+from lsrjax.retrieval.result_tables import TASKS
 
 
 def validate(config: ConfigDict) -> None:
@@ -31,11 +37,15 @@ def validate(config: ConfigDict) -> None:
     if found := secrets.in_config(config):
         raise InputError("\n".join(secrets.message(*place) for place in found))
     names = list(stages(config))
+    if TASKS in names:
+        raise InputError(
+            f"config.stages has {TASKS!r}, which is the name of the results on tasks in"
+            " results.json. Give the stage another name."
+        )
     run_fields = ("seed", "stages", "evaluate")
     for position, (name, stage) in enumerate(stages(config).items()):
         where = f"config.stages.{name}" if len(config.stages) else "config"
         _check_fields(stage, default, where)
-        checked(Run, stage, where)
         if len(config.stages) and len(stage.stages):
             raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
         if len(config.stages):
@@ -43,24 +53,14 @@ def validate(config: ConfigDict) -> None:
             check_no_effect(stage, default, where, ["evaluate"], because)
         for set_name, own in stage.data.sets.items():
             at = f"{where}.data.sets.{set_name}"
-            _check_fields(own, blank(DataSet), at)
-            checked(DataSet, own, at)
-        embedded = "debian" in (*sources_of(stage.data), stage.dev.source)
-        for field in ("query_languages", "document_languages"):
-            weights = language_weights(stage.data[field], f"{where}.data.{field}")
-            if embedded:
-                _check_languages(weights.keys() - {ANY}, f"{where}.data.{field}")
-            if stage.dev.source != "debian" or field == "document_languages":
-                texts = "corpus" if field == "document_languages" else "queries"
-                several = list(stage.data.sets.values()) or [stage.data]
-                data_fields.check_languages(
-                    weights, several, texts, f"{where}.data.{field}"
-                )
-            if field == "document_languages" and stage.data.mixing == "round_robin":
-                _check_round_robin(stage, weights, where)
+            _check_fields(own, blank(Rows), at)
+            checked(Rows, own, at)
+        if stage.data.mixing == "round_robin":
+            _check_round_robin(stage, stage.data.document_languages, where)
         check_stage(stage, default, where)
         check_references(stage, names[:position], where)
     check_evaluate(config)
+    evaluated(config)
     if config.evaluate.test:
         _check_languages(config.evaluate.examples, "config.evaluate.examples")
     if len(config.stages):
@@ -78,7 +78,7 @@ def _check_round_robin(stage, weights, where) -> None:
     if ANY in weights or len(set(weights.values())) > 1 or len(weights) < 2:
         raise InputError(
             f"{shown}, but data.mixing = 'round_robin' shows every query in each"
-            ' language: name at least two, all of one weight, as in "en:1,de:1".'
+            ' language: name at least two, all of one weight, as in {"en": 1, "de": 1}.'
         )
     if stage.batch_size % len(weights):
         raise InputError(
@@ -93,10 +93,13 @@ def _check_fields(config, default, where) -> None:
     found = dict(leaves(config))
     for field, value in found.items():
         if field not in known:
-            raise InputError(not_a_field(field, known, where))
-        for option in value if isinstance(value, Entry | dict) else ():
-            if place(f"{field}.{option}"):
-                raise InputError(not_a_field(f"{field}.{option}", known, where))
+            raise InputError(not_a_field(field, known, where, value))
+        check_spelling(where, field, value)
+        for option, own in value.items() if isinstance(value, Entry | dict) else ():
+            name = f"{field}.{option}"
+            if place(name, own):
+                raise InputError(not_a_field(name, known, where, own))
+            check_spelling(where, name, own)
         if value is None and known[field] is not None:
             raise InputError(
                 f"{where}.{field} is None; give a value. Its default is"

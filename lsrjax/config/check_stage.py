@@ -4,23 +4,15 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import data_fields
-from lsrjax.config.check_data import (
-    check_choice,
-    check_formats,
-    check_set,
-    check_split,
-    mines,
-    set_effects,
-)
-from lsrjax.config.fields import blank
-from lsrjax.config.schema import DataSet, Evaluate, Run
-from lsrjax.config.unused_options import check_no_effect, effects, leaves
+from lsrjax.config import check_data, conditions
+from lsrjax.config.fields import leaves
+from lsrjax.config.schema import Evaluate, Run
 from lsrjax.convert import references
-from lsrjax.data.batching.mixing import MIXERS, sources_of
-from lsrjax.data.batching.negatives import SAMPLERS, choice_of
+from lsrjax.data import sources
+from lsrjax.data.batching.mixing import named_sets
+from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
-from lsrjax.lookup import entry
+from lsrjax.initial import initialisations
 from lsrjax.losses import objective
 from lsrjax.models import heads
 from lsrjax.models.layers import GIVEN
@@ -30,33 +22,21 @@ from lsrjax.retrieval.metrics import required_depth
 
 def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
     """Checks the values of a stage's fields, alone and together."""
+    found = checked(Run, c, where)
     _check_entries(c, where)
-    for one in objective.of(c.loss, f"{where}.loss").losses:
-        one.options.check_stage(c, f"{where}.loss.{one.name}")
     _check_schedule(c, where)
     _check_data(c, where)
-    for name, own in c.data.sets.items():
-        at = f"{where}.data.sets.{name}"
-        check_set(own, at)
-        data_fields.check(own, c.prepare, at)
-        for applies, names, because in set_effects(own, c):
-            if not applies:
-                check_no_effect(own, blank(DataSet), at, names, because)
-    data_fields.check(c.data, c.prepare, f"{where}.data")
+    check_data.check_languages(c, where)
     _check_needs(c, where)
     _check_group(c, where)
-    check_choice(c, where)
-    for applies, names, because in effects(c):
-        if not applies:
-            check_no_effect(c, default, where, names, because)
-    check_formats(c, where)
+    check_data.check_choice(c, where)
+    check_data.check_rows(c, where)
+    conditions.check(c, found, where)
 
 
 def _check_entries(c, where) -> None:
-    entry(MIXERS, c.data.mixer, f"{where}.data.mixer")
-    entry(SAMPLERS, c.data.negatives, f"{where}.data.negatives")
-    head = heads.chosen(c.model.head, f"{where}.model.head")
-    head.options.check_stage(c, f"{where}.model.head")
+    heads.chosen(c.model.head, f"{where}.model.head")
+    objective.of(c.loss, f"{where}.loss")
 
 
 def _check_schedule(c, where) -> None:
@@ -94,9 +74,7 @@ def _check_data(c, where) -> None:
             f"{where}.data.topics is {c.data.topics}, but data.sets has several data"
             " sets; a batch comes from one topic or from data sets. Set one of them."
         )
-    for part in ("data", "dev"):
-        check_split(c[part], f"{where}.{part}")
-    if c.dev.source:
+    if c.dev.source.name:
         try:
             required_depth([c.dev.metric])
         except ValueError as e:
@@ -104,14 +82,10 @@ def _check_data(c, where) -> None:
 
 
 def _check_needs(c, where) -> None:
+    initialisations.check(c, where)
     loss = objective.of(c.loss)
     needs = {
-        "data.files": c.data.source == "files" and not len(c.data.sets),
-        "data.dataset": c.data.source in ("datasets", "tfds") and not len(c.data.sets),
-        "dev.files": c.dev.source == "files",
-        "dev.dataset": c.dev.source in ("datasets", "tfds"),
-        "tokenizer": not (c.init.encoder or c.init.model),
-        "init.head": c.model.head.name == "milco" and not c.init.model,
+        "tokenizer": conditions.CONDITIONS["fresh weights"](c) is None,
         "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
     }
     values = dict(leaves(c))
@@ -131,17 +105,6 @@ def _check_needs(c, where) -> None:
                 f" {c.model.head.name} does not have. Use {' or '.join(able)}, or"
                 " another loss."
             )
-    if c.init.from_pivot == "translations" and "views" not in loss.targets:
-        raise InputError(
-            f"{where}.init.from_pivot is 'translations', which come from training"
-            f" pairs, and the loss {loss.name} has none. Use 'shared', or start in an"
-            " alignment stage."
-        )
-    if c.init.model and (c.init.encoder or c.init.head):
-        raise InputError(
-            f"{where}.init: model gives the whole retriever; leave encoder and head"
-            " empty."
-        )
 
 
 def _check_group(c, where) -> None:
@@ -152,16 +115,19 @@ def _check_group(c, where) -> None:
             f"{where}.data.group_size is {c.data.group_size}; the loss {loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
-    mined, embedded = mines(c), "debian" in sources_of(c.data)
+    mined = check_data.mines(c)
+    own = named_sets(c.data).values()
+    lacks = {what for one in own for what in sources.chosen(one.source).entry.lacks}
     chosen = c.data.group_size > 1 and choice_of(c.data).needs_scores
     scores = "scores" in loss.targets or chosen
-    if scores and (mined or embedded) and c.prepare.scores == "given":
+    if scores and (mined or "scores" in lacks) and c.prepare.scores == "given":
         whose = "mined negatives" if mined else "the embedded queries"
         raise InputError(
             f"{where}.prepare.scores is 'given', but {whose} come without scores: set"
             " it to 'teacher', and teacher.model."
         )
-    if "document" in loss.texts and c.data.group_size > 1 and embedded and not mined:
+    hard = "document" in loss.texts and c.data.group_size > 1
+    if hard and "negatives" in lacks and not mined:
         raise InputError(
             f"{where}.data.group_size is {c.data.group_size}, but the embedded data has"
             " no negatives: set prepare.negatives to 'bm25'."

@@ -13,38 +13,53 @@ from typing import Any
 
 from lsrjax import options
 from lsrjax.config.schema import Run
-from lsrjax.losses.losses import LOSSES
-from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
-from lsrjax.models.heads import HEADS
 
-_TABLES: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "Heads": ("model.head", HEADS),
-    "Losses": ("loss", LOSSES),
-    "Regularizers": ("regularizer", REGULARIZERS),
-    "Schedules of lambdas": ("regularizer.schedule", SCHEDULES),
-}
 _INTRODUCTION = """\
 # The fields of a config
 
 Written by `python -m lsrjax.config.docs` from the package itself. A config is what
 `get_config()` returns, `lsrjax.config.get_default()` with changes; on the command line
 `--config.optim.lr=1e-4` sets a field. A field that is an entry of a table holds its
-name and options: `c.model.head = entry("milco", lexecho=True)`, or
-`c.model.head = "milco"` and `c.model.head.lexecho = True`, or on the command line
-`--config.model.head.lexecho=True`. An option that an entry lacks is refused. Losses are
-a dict, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse": {"weight": 0.05}}`. An
-entry of your own goes by its dotted name, `mine.LastToken`, and has options like any
-other.
+name and options: `c.model.head = entry("splade", pooling="sum")`, or
+`c.model.head = "splade"` and `c.model.head.pooling = "sum"`, or on the command line
+`--config.model.head.pooling=sum`. An option that an entry lacks is refused. Losses and
+initialisations are dicts, `c.loss = {"kl": {"temperature": 2.0}, "margin_mse":
+{"weight": 0.05}}`; so are weights of languages,
+`--config.data.query_languages='{"en": 5, "*": 1}'`. An entry of your own goes by its
+dotted name, `mine.LastToken`, and has options like any other.
 """
 
 
 def text() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, *_groups(Run, "")]
-    for title, (field, table) in _TABLES.items():
-        parts.append(f"## {title}: `{field}`\n")
-        parts += _entries(table)
+    found: dict[tuple, list[str]] = {}
+    tables = list(_tables(Run, ""))
+    for field, table in tables:
+        found.setdefault(_known(table), []).append(f"`{field}`")
+    for _, table in tables:
+        if fields := found.pop(_known(table), []):
+            parts.append(f"## Entries of {' and '.join(dict.fromkeys(fields))}\n")
+            parts += _entries({name: one for name, one in table.items() if name})
     return "\n".join(parts)
+
+
+def _tables(kind: type, prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The tables that a dataclass's fields name entries of, by dotted field."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _tables(hint, f"{name}.")
+        elif table := field.metadata["table"]:
+            yield name, table
+            for entry in table.values():
+                yield from _tables(options.kind_of(entry), f"{name}.")
+
+
+def _known(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """What identifies a table: two fields may have the same one, or one with ''."""
+    return tuple(name for name in table if name)
 
 
 def _groups(kind: type, prefix: str) -> Iterator[str]:
@@ -76,7 +91,9 @@ def _entries(table: Mapping) -> Iterator[str]:
 
 
 def _first_line(name: str, entry) -> str:
-    """The first line of an entry's docstring, or of the function of the same name."""
+    """An entry in a line: its docstring's first, or that of the function it names."""
+    if hasattr(entry, "shape"):
+        return entry.shape
     if not isinstance(entry, type):
         module = inspect.getmodule(entry.fn)
         entry = getattr(module, name, entry.fn)
@@ -100,7 +117,7 @@ def _table(fields: list[dataclasses.Field], hints: Mapping) -> str:
 def _range(field: dataclasses.Field, hints: Mapping) -> str:
     metadata = field.metadata
     if metadata["table"] is not None:
-        return ", ".join(metadata["table"])
+        return ", ".join(filter(None, metadata["table"]))
     if metadata["choices"]:
         return ", ".join(repr(choice) for choice in metadata["choices"])
     signs = zip((">", ">=", "<", "<="), metadata["range"], strict=True)

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import math
 import pathlib
 import runpy
 import traceback
@@ -13,10 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lsrjax import options
-from lsrjax.config.moved import in_line, place
-from lsrjax.config.nodes import Entry, Group, Losses
+from lsrjax.config.moved import check_spelling, in_line, place
+from lsrjax.config.nodes import Entries, Entry, Group
 from lsrjax.config.other_names import not_a_field
-from lsrjax.config.schema import DataSet, Run
+from lsrjax.config.schema import Rows, Run
 from lsrjax.errors import InputError
 
 # The name of the stage in a config without stages.
@@ -36,8 +35,8 @@ def blank(kind: type) -> Group:
         default, hint = options.default_of(field), hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             default = blank(hint)
-        elif hint is Losses:
-            default = Losses(default)
+        elif isinstance(hint, type) and issubclass(hint, Entries):
+            default = hint(default)
         elif field.metadata["table"] is not None:
             default = Entry(default)
         elif options.is_named_groups(hint):
@@ -49,16 +48,15 @@ def blank(kind: type) -> Group:
 def data_set(**values: Any) -> Group:
     """One of `data.sets`, with the defaults of `data` except for these fields.
 
-        c.data.sets = {"papers": data_set(files="papers/*.parquet", weight=2.0)}
+        c.data.sets = {"papers": data_set(source=entry("files", files="p/*.parquet"))}
 
     Args:
-      **values: source, files, dataset, split, fields, columns (those that differ) and
-        weight (mixer weights).
+      **values: source, format and corpus, those that differ.
     """
-    made = blank(DataSet)
+    made = blank(Rows)
     for field, value in values.items():
         if field not in made:
-            raise InputError(not_a_field(field, made, "data_set()"))
+            raise InputError(not_a_field(field, made, "data_set()", value))
         made.update({field: value})
     return made.lock()
 
@@ -84,7 +82,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
 
     Args:
       config: of a run.
-      field: such as "optim.lr", "stages.align.optim.lr" or "model.head.lexecho".
+      field: such as "optim.lr", "stages.align.optim.lr" or "model.head.pooling".
       text: the value as Python writes it, strings without quotes; None: true.
       flag: such as "--config", for errors.
 
@@ -92,6 +90,8 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
       InputError: there is no such field, or the value is of another type.
     """
     text = "true" if text is None else text
+    if place(field):
+        raise InputError(not_a_field(field, [], flag, literal(text)))
     node = config
     hint: Any = Run
     *groups, last = field.split(".")
@@ -108,10 +108,10 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
         if not isinstance(node, Mapping | ConfigDict):
             raise InputError(not_a_field(field, list(fields(config)), flag))
     if isinstance(node, Entry) or not isinstance(node, ConfigDict):
-        if place(field):
-            raise InputError(not_a_field(field, [], flag))
+        value = literal(text)
+        check_spelling(flag, field, value)
         try:
-            node[last] = _literal(text)
+            node[last] = value
         except ValueError as error:
             raise InputError(f"{flag}.{field}: {error}") from error
         return
@@ -122,6 +122,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
             f"{flag}.{field} is a group of fields; set one of them, such as"
             f" {flag}.{field}.{next(iter(node[last]), 'NAME')}."
         )
+    check_spelling(flag, field, literal(text))
     node[last] = _value(_inner(hint, last), node[last], text, f"{flag}.{field}")
 
 
@@ -132,7 +133,8 @@ def _inner(hint: Any, field: str) -> Any:
     return typing.get_type_hints(hint)[field]
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A value as the command line has it: a Python literal, true, false, or a text."""
     words = {"true": True, "false": False}
     try:
         return words[text] if text in words else ast.literal_eval(text)
@@ -144,7 +146,7 @@ def _value(hint: Any, present: Any, text: str, field: str) -> Any:
     """Parses a text as a value of a field's type."""
     if hint is str:
         return text
-    found = _literal(text)
+    found = literal(text)
     if isinstance(present, Entry):
         return found if isinstance(found, dict) else text
     if hint is bool and text.lower() in ("true", "1", "false", "0"):
@@ -161,31 +163,6 @@ def _value(hint: Any, present: Any, text: str, field: str) -> Any:
             f"{field} is {text!r}; it must be {options.words(hint)}, such as"
             f" {present!r}."
         ) from error
-
-
-def language_weights(text: str, field: str) -> dict[str, float]:
-    """Parses `"en:5,*:1"` to weights by language; `*` is every language not named."""
-    weights = {}
-    for part in text.split(","):
-        language, _, weight = part.partition(":")
-        language = language.strip()
-        try:
-            if not language:
-                raise ValueError
-            value = float(weight)
-        except ValueError:
-            raise InputError(
-                f"{field} is {text!r}: {part!r} is not language:weight."
-                ' Write for example "en:5,*:1".'
-            ) from None
-        if language in weights:
-            raise InputError(f"{field} is {text!r}: {language} has two weights.")
-        weights[language] = value
-    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(
-        weights.values()
-    ):
-        raise InputError(f"{field} is {text!r}: weights are >= 0, one of them > 0.")
-    return weights
 
 
 def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
@@ -215,3 +192,47 @@ def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
             f"get_config() of {path} returns {type(found).__name__}, not a ConfigDict."
         )
     return found
+
+
+def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The fields of one stage by dotted name, and their values.
+
+    `stages` and `data.sets` are one field each.
+    """
+    for key in config:
+        group = isinstance(config[key], ConfigDict) and key not in ("stages", "sets")
+        if group and not isinstance(config[key], Entry):
+            yield from leaves(config[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", config[key]
+
+
+def check_no_effect(
+    c: ConfigDict, default: ConfigDict, where: str, fields: Sequence[str], because: str
+) -> None:
+    """Refuses values other than the default for fields that have no effect.
+
+    `fields` are names of fields or of groups, `because` says why.
+    """
+    values, defaults = dict(_with_options(c)), dict(_with_options(default))
+    for field in values:
+        covered = any(field == f or field.startswith(f"{f}.") for f in fields)
+        if covered and values[field] != defaults.get(field, _unset(values[field])):
+            said = options.no_effect(field, values[field], because)
+            shown = (
+                f" (the default is {defaults[field]!r})" if field in defaults else ""
+            )
+            raise InputError(f"{where}.{said.removesuffix('.')}{shown}.")
+
+
+def _with_options(c) -> Iterator[tuple[str, object]]:
+    for field, value in leaves(c):
+        if isinstance(value, Entry):
+            yield from ((f"{field}.{name}", of) for name, of in value.items())
+        else:
+            yield field, value
+
+
+def _unset(value):
+    """The value of an option that is off."""
+    return type(value)() if isinstance(value, bool | int | float | str) else None

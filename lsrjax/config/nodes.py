@@ -1,6 +1,6 @@
 """What a config is made of: groups of fields, and entries of tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,28 +31,55 @@ class Entry(ConfigDict):
         return self
 
 
-class Losses(dict):
-    """Losses by name, each with its options; `c.loss.name = "kl"` is one alone."""
+class Entries(dict):
+    """Entries of a table by name, each with its options.
+
+    `c.loss.name = "kl"` is one alone, `c.init.lexical = True` one with its defaults;
+    False or an empty text takes one out.
+    """
+
+    field = ""  # in the config
+
+    def __init__(self, values: Mapping[str, Any] | Iterable = ()):
+        super().__init__()
+        for name, options in dict(values).items():
+            self[name] = options
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "name":
             if not isinstance(value, str) or not value or set(value) & set(":, "):
                 raise ValueError(
-                    f"loss.name is {value!r}; it is one loss. Several, and options, go"
-                    ' by name: c.loss = {"kl": {}, "margin_mse": {"weight": 0.05}}.'
+                    f"{self.field}.name is {value!r}; it is one entry. Several, and"
+                    f' options, go by name: c.{self.field} = {{"NAME": {{}}, "OTHER":'
+                    ' {"OPTION": …}}.'
                 )
             self.clear()
             key, value = value, {}
-        elif where := place(f"loss.{key}"):
-            raise AttributeError(f"loss.{key} has moved: {where}")
-        super().__setitem__(key, value)
+        elif where := place(f"{self.field}.{key}"):
+            raise AttributeError(f"{self.field}.{key} has moved: {where}")
+        if value is False or value == "":
+            self.pop(key, None)
+        else:
+            super().__setitem__(key, {} if value is True else value)
 
     __setattr__ = __setitem__
 
     def __getattr__(self, key: str) -> Any:
         if key in self:
             return self[key]
-        raise AttributeError(f"no loss {key!r} among {', '.join(self)}")
+        raise AttributeError(f"no {self.field} {key!r} among {', '.join(self)}")
+
+
+class Losses(Entries):
+    """A stage's losses."""
+
+    field = "loss"
+
+
+class Initialisations(Entries):
+    """A stage's initialisations."""
+
+    field = "init"
 
 
 class Group(ConfigDict):
@@ -70,15 +97,15 @@ class Group(ConfigDict):
             value = Entry(**value)
         elif isinstance(present, Group) and isinstance(value, dict | ConfigDict):
             value = value if isinstance(value, Group) else Group(value)
-        elif isinstance(present, Losses) and isinstance(value, str):
+        elif isinstance(present, Entries) and isinstance(value, str):
             present["name"] = value
             return
-        elif isinstance(present, Losses) and isinstance(value, Entry):
+        elif isinstance(present, Entries) and isinstance(value, Entry):
             options = value.to_dict()
-            self._fields[key] = Losses({options.pop("name"): options})
+            self._fields[key] = type(present)({options.pop("name"): options})
             return
-        elif isinstance(present, Losses) and isinstance(value, dict):
-            self._fields[key] = Losses(value)
+        elif isinstance(present, Entries) and isinstance(value, dict):
+            self._fields[key] = type(present)(value)
             return
         elif isinstance(present, _LOOSE) and isinstance(value, _LOOSE):
             self._fields[key] = value
@@ -90,14 +117,14 @@ class Group(ConfigDict):
         values = dict(*other, **values)
         for key, value in list(values.items()):
             present = self._fields.get(key)
-            whole = isinstance(present, Losses) or isinstance(value, str | Entry)
-            if isinstance(present, Entry | Losses) and whole:
+            whole = isinstance(present, Entries) or isinstance(value, str | Entry)
+            if isinstance(present, Entry | Entries) and whole:
                 self[key] = values.pop(key)
         super().update(values)
 
 
 def entry(name: str, **options: Any) -> Entry:
-    """An entry of a table with options, as in `entry("milco", lexecho=True)`.
+    """An entry of a table with options, as in `entry("splade", pooling="sum")`.
 
     Args:
       name: in the table, or the dotted name of one of your own.

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from lsrjax.config.moved import place
 
@@ -37,9 +38,6 @@ _ELSEWHERE = {
     "dev.every": "eval_steps eval_every eval_interval eval_freq evaluation_steps"
     " val_every validate_every val_check_interval eval_strategy",
     "dev.metric": "metric_for_best_model eval_metric best_metric",
-    "dev.files": "eval_files eval_file dev_file dev_files validation_file val_file"
-    " eval_data dev_data",
-    "dev.dataset": "eval_dataset eval_dataset_name dev_dataset",
     "dev.queries": "max_eval_samples eval_samples",
     "log.every": "logging_steps log_steps log_every log_interval log_freq"
     " logging_interval log_every_n_steps log_training_steps",
@@ -57,13 +55,8 @@ _ELSEWHERE = {
     "model.document_prompt": "passage_prefix document_prefix doc_prefix passage_prompt"
     " passage_instruction",
     "model.head": "architecture model_type head_type",
-    "init.encoder": "model_name model_name_or_path pretrained base_model backbone"
-    " pretrained_model pretrained_model_name_or_path encoder_name",
     "tokenizer": "tokenizer_name tokenizer_name_or_path",
     "teacher.model": "teacher teacher_model teacher_name reranker cross_encoder",
-    "data.files": "train_file train_files train_data data_path data_files train_path"
-    " train_dir data_dir triples",
-    "data.dataset": "dataset_name train_dataset hf_dataset",
     "data.corpus": "corpus_path corpus_file corpus_name collection passages",
     "data.query_length": "query_max_len query_max_length query_maxlen q_max_len"
     " max_query_length max_query_len",
@@ -83,6 +76,14 @@ _FIELD_OF = {
 }
 # Names of things that are not fields here.
 _INSTEAD = {
+    "c.dev.source.files": "eval_files eval_file dev_file dev_files val_file"
+    " validation_file"
+    " eval_data dev_data",
+    "c.dev.source.dataset": "eval_dataset eval_dataset_name dev_dataset",
+    "c.data.source.files": "train_file train_files train_data data_path data_files"
+    " train_path"
+    " train_dir data_dir triples",
+    "c.data.source.dataset": "dataset_name train_dataset hf_dataset",
     "--workdir": "output_dir save_dir work_dir workdir exp_dir logging_dir run_dir"
     " experiment checkpoint_dir",
     "--num_processes, and one process for each": "nproc world_size num_processes"
@@ -93,6 +94,8 @@ _INSTEAD = {
     " query_regularizer_weight flops_weight_q query_reg",
     "c.regularizer.document": "lambda_d d_reg lambda_document document_lambda"
     " lambda_doc document_regularizer_weight flops_weight_d doc_reg",
+    'c.init = {"encoder": "…"}': "model_name model_name_or_path pretrained base_model"
+    " backbone pretrained_model pretrained_model_name_or_path encoder_name",
     "c.model.head.pooling": "pooling_mode pooling_strategy pooling_method pool_type",
     "the same command, which goes on by itself": "resume resume_from"
     " resume_from_checkpoint auto_resume",
@@ -100,9 +103,11 @@ _INSTEAD = {
 _INSTEAD_OF = {name: what for what, names in _INSTEAD.items() for name in names.split()}
 
 
-def not_a_field(field: str, known: Iterable[str], where: str = "config") -> str:
+def not_a_field(
+    field: str, known: Iterable[str], where: str = "config", value: Any = None
+) -> str:
     """The message for an unknown field, with the intended or the nearest one."""
-    if moved := place(field):
+    if moved := place(field, value):
         return f"{where}.{field} has moved: {moved}"
     known, last = list(known), field.rpartition(".")[2].lower().replace("-", "_")
     if last in _INSTEAD_OF:

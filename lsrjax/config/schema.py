@@ -3,14 +3,20 @@
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, ClassVar
 
-from lsrjax.config.nodes import Losses
-from lsrjax.data.reading.formats import FORMATS
-from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS
-from lsrjax.data.sources import SOURCES
+from lsrjax.config.nodes import Initialisations, Losses
+from lsrjax.data.batching.mixing import MIXERS
+from lsrjax.data.batching.negatives import SAMPLERS
+from lsrjax.data.examples import ANY
+from lsrjax.data.reading.corpus import problem as places_problem
+from lsrjax.data.reading.formats import AUTO, FORMATS
+from lsrjax.data.sources import DEV_SOURCES, SOURCES
+from lsrjax.initial.initialisations import INITIALISATIONS
+from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS
-from lsrjax.models.backbones.bert import REMAT
+from lsrjax.models.backbones.encoder import REMAT
+from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.options import option
@@ -49,10 +55,13 @@ def _tokens(value: int) -> str | None:
     return "two tokens of a text are special, so it must be >= 3" if value < 3 else None
 
 
-def _wordings(value: tuple) -> str | None:
-    if not value or not all(field in ("title", "text") for field in value):
-        return "choose from ('title', 'text')"
-    return None
+def _weights(weights: dict[str, float]) -> str | None:
+    fine = all(0 <= weight < math.inf for weight in weights.values())
+    return None if fine and any(weights.values()) else "weights are >= 0, one is > 0"
+
+
+# What the choice of a query's documents has an effect with.
+_DRAWN = ("ranking loss", "several documents")
 
 
 def _negatives(value: str) -> str | None:
@@ -72,25 +81,41 @@ class Model:
         " which start from the same weights; query_tower/… in optim.freeze and"
         " no_decay)",
         choices=TOWERS,
+        when=("ranking loss", "encoded queries"),
     )
     dtype: str = option(
         "float32", "of matrix products", choices=("float32", "bfloat16")
     )
-    query_prompt: str = option("", "text before every query")
-    document_prompt: str = option("", "text before every document")
-    query_marker: str = option("", "token of the vocabulary behind a query's first one")
-    document_marker: str = option("", "the same in documents")
+    query_prompt: str = option("", "text before every query", when="ranking loss")
+    document_prompt: str = option("", "text before every document", when="ranking loss")
+    query_marker: str = option(
+        "", "token of the vocabulary behind a query's first one", when="ranking loss"
+    )
+    document_marker: str = option("", "the same in documents", when="ranking loss")
     family: str = option(
         "xlm-roberta",
-        "with random weights only (init.encoder is empty), as are the sizes below",
-        choices=("bert", "xlm-roberta"),
+        "with random weights only (without init.encoder), as are the sizes below",
+        choices=tuple(BACKBONES),
+        when="fresh weights",
     )
-    hidden_size: int = option(128, "of the encoder's states", above=0, high=2**16)
-    num_layers: int = option(2, "of the encoder", above=0, high=2**10)
-    num_heads: int = option(4, "of attention", above=0, high=2**10)
-    intermediate_size: int = option(512, "of a layer", above=0, high=2**18)
+    hidden_size: int = option(
+        128, "of the encoder's states", above=0, high=2**16, when="fresh weights"
+    )
+    num_layers: int = option(
+        2, "of the encoder", above=0, high=2**10, when="fresh weights"
+    )
+    num_heads: int = option(
+        4, "of attention", above=0, high=2**10, when="fresh weights"
+    )
+    intermediate_size: int = option(
+        512, "of a layer", above=0, high=2**18, when="fresh weights"
+    )
     max_length: int = option(
-        512, "tokens; sets the size of the position table", above=0, high=2**20
+        512,
+        "tokens; sets the size of the position table",
+        above=0,
+        high=2**20,
+        when="fresh weights",
     )
     dropout: float = option(
         -1.0,
@@ -102,45 +127,6 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Init:
-    """Where weights come from.
-
-    A model is named by a Hugging Face folder or hub id, by a stage's folder in a work
-    directory, or as stage:NAME, a stage of this run.
-    """
-
-    model: str = option(
-        "", "a stage's whole retriever; parameters it lacks start fresh"
-    )
-    encoder: str = option("", "an encoder; empty: random weights of the model's sizes")
-    head: str = option("", "milco: the masked LM or SPLADE whose head is copied")
-    static: str = option(
-        "ones",
-        "static queries: ones | idf (of the training documents)",
-        choices=("ones", "idf"),
-    )
-    lexical: bool = option(
-        False, "splade: start as a weighted bag of the text's own words"
-    )
-    from_pivot: str = option(
-        "",
-        "milco: start the encoder from init.head's layers and its embeddings: shared"
-        " (of tokens in both vocabularies) | translations (of the words that each token"
-        " translates to in the training pairs; then those shared)",
-        choices=("", "shared", "translations"),
-    )
-    echo: str = option(
-        "random",
-        "lexecho: random (reference) | idf, fitted to the tokens' inverse document"
-        " frequency",
-        choices=("random", "idf"),
-    )
-    echo_scale: float = option(
-        0.5, "idf: a token starts at echo_scale * sqrt(its idf)", above=0
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Teacher:
     """The frozen English model."""
 
@@ -148,106 +134,54 @@ class Teacher:
         "",
         "of views (alignment) or of scores (then also a cross-encoder: a BERT or XLM-R"
         " sequence classifier with one label)",
+        when="asked teacher",
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """The names of the file's columns."""
-
-    english: str = option("english", "of pairs")
-    translation: str = option("non_english", "of pairs")
-    language: str = option("language", "of pairs")
-    query: str = option("query", "of queries with documents")
-    pos: str = option("pos", "of queries with documents")
-    neg: str = option("neg", "of queries with documents")
-    pos_scores: str = option("pos_scores", 'of several teachers: "a_pos,b_pos"')
-    neg_scores: str = option("neg_scores", 'in the same order: "a_neg,b_neg"')
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Training data: a source, and how its rows are read."""
 
-    source: str = option(
-        "files", "files | datasets | tfds | debian (embedded)", choices=tuple(SOURCES)
+    source: Any = option(
+        "files", "where examples come from", table=SOURCES, when="one set"
     )
-    files: str = option(
+    format: Any = option(AUTO, "of rows", table=FORMATS, when="one set")
+    corpus: str | list[Any] | dict[str, Any] = option(
         "",
-        "files: paths, folders or globs with commas between, of Parquet, JSONL (maybe"
-        " packed: .gz, .zst, .bz2), CSV or TSV; or a BEIR folder",
+        "of ids, and to mine from: files of documents (.jsonl, .tsv, .csv, .parquet) or"
+        ' data sets of `datasets`, {"dataset": "me/docs", "subset": "…", "split": "…"}'
+        " (both may be left out); one or a list, or a dict of these by language",
+        problem=places_problem,
+        when="one set",
     )
-    dataset: str = option(
-        "",
-        "datasets: folders of save_to_disk, clones of hub data sets or hub ids, with"
-        ' commas between, each with its subsets: "a/b, c/d:en-de+en-fr"; tfds: a data'
-        " set's name/config or folder",
-    )
-    split: str = option("train", "datasets, tfds, debian; format beir: of judgements")
-    format: str = option(
-        "auto",
-        "by the columns, or a name in data/reading/formats.py",
-        choices=("auto", *FORMATS),
-    )
-    corpus: str = option(
-        "",
-        "of ids, and to mine from: files of documents (.jsonl, .tsv, .csv, .parquet),"
-        ' maybe in several languages: "en:docs.en.tsv,de:docs.de.tsv"; or data sets of'
-        ' `datasets`: "datasets:FOLDER", "en:datasets:me/docs:SUBSET:SPLIT" (both'
-        " may be left out)",
-    )
-    queries: str = option("", "format colbert: the same, of queries")
-    min_label: float = option(
-        0.5, "format labelled: rows below this label are left out"
-    )
-    fields: tuple[str, ...] = option(
-        ("title", "text"), "debian pairs: which wordings to align", problem=_wordings
-    )
-    columns: Columns = dataclasses.field(default_factory=Columns)
-    score_weights: str = option("", 'of several teachers: "2,1"; empty: all the same')
-    score_normalization: str = option(
-        "none",
-        "of a teacher's scores of a query's documents",
-        choices=tuple(NORMALIZATIONS),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet(Rows):
-    """One of several data sets, which has its own source, files and columns."""
-
-    weight: float = option(1.0, "data.mixer weights: its share of the draws", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data(Rows):
     """Training data, and how batches are made of it."""
 
-    sets: dict[str, DataSet] = option(
-        {}, "several data sets instead: name -> data_set(source=…, files=…, weight=…)"
+    because: ClassVar = {"sets": "data.sets is empty"}
+    sets: dict[str, Rows] = option(
+        {}, "several data sets instead, by name: data_set(source=…, format=…, corpus=…)"
     )
-    mixer: str = option(
-        "proportional",
-        "of sets: round_robin | proportional (to their examples) | temperature |"
-        " weights (as each set says)",
-    )
-    mix_temperature: float = option(
-        2.0, "mixer temperature: examples^(1 / it); 1: proportional", above=0
-    )
+    mixer: Any = option("proportional", "of sets", table=MIXERS, when="sets")
     batches_from: str = option(
         "mixed",
         "of sets: mixed | one (a batch is of one set)",
         choices=("mixed", "one"),
+        when="sets",
     )
     topics: int = option(
         0,
         "clusters of queries, at most; a batch is of one (TAS-B); 0: off",
         low=0,
+        when="ranking loss",
     )
     unique_texts: bool = option(
         False,
         "no query or positive text twice in a batch, which in-batch negatives would"
         " take for a negative",
+        when="ranking loss",
     )
     query_length: int = option(64, "tokens", problem=_tokens)
     document_length: int = option(
@@ -264,35 +198,33 @@ class Data(Rows):
         4, "tokens; each part is padded to a multiple of it", above=0
     )
     group_size: int = option(
-        1, "documents of a query: positives and hard negatives", above=0, high=2**16
+        1,
+        "documents of a query: positives and hard negatives",
+        above=0,
+        high=2**16,
+        when="ranking loss",
     )
-    positives: int = option(1, "of the documents", above=0)
-    negatives: str = option(
-        "random",
-        "which of a row's: random | top (its first ones) | rank (random, its first ones"
-        " more likely) | margin_bins (TAS-B: random over the margins between the"
-        " teacher's scores of positive and negative)",
-    )
-    negative_rank_scale: float = option(
-        10.0, "rank: e times less likely after this many ranks", above=0
-    )
-    margin_bins: int = option(10, "margin_bins: their number, of equal width", above=0)
+    positives: int = option(1, "of the documents", above=0, when=_DRAWN)
+    negatives: Any = option("random", "which of a row's", table=SAMPLERS, when=_DRAWN)
     negative_max_score: float = option(
         math.inf,
         "highest teacher's score of a negative; those above are left out, as likely"
         " positives; inf: any",
         infinite=True,
+        when=_DRAWN,
     )
     negative_margin: float = option(
         -math.inf,
         "by how much a negative's score is below the positive's, at least; -inf: any",
         infinite=True,
+        when=_DRAWN,
     )
     short_rows: str = option(
         "bad",
         "of rows with fewer negatives than group_size needs: bad (they are bad records)"
         " | repeat (drawn with replacement)",
         choices=("bad", "repeat"),
+        when=(*_DRAWN, "few negatives"),
     )
     mixing: str = option(
         "passages",
@@ -300,15 +232,27 @@ class Data(Rows):
         " documents of a query: entries | every query comes in all of"
         " document_languages: round_robin",
         choices=("passages", "entries", "round_robin"),
+        when=("document languages", *_DRAWN),
     )
-    query_languages: str = option("*:1", "language:weight,…; * = any other language")
-    document_languages: str = option("*:1", "debian, corpus: the same, for documents")
+    query_languages: dict[str, float] = option(
+        {ANY: 1.0},
+        "weights by language; * = any other language",
+        problem=_weights,
+        when="query languages",
+    )
+    document_languages: dict[str, float] = option(
+        {ANY: 1.0},
+        "debian, corpus: the same, for documents",
+        problem=_weights,
+        when=("document languages", "ranking loss"),
+    )
     bad_records: float = option(
         0.001,
         "share of a data set's records, and of texts by id, that may be bad: others"
         " take their places, bad_records.jsonl names them; 0: none",
         low=0,
         below=1,
+        when="rows read",
     )
     threads: int = option(2, "that read and tokenize", above=0, high=2**10)
     prefetch: int = option(16, "batches held ready", above=0, high=2**16)
@@ -318,28 +262,43 @@ class Data(Rows):
 class Prepare:
     """Negatives and scores that are made before the first step, and on the way."""
 
+    because: ClassVar = {"mines": "negatives is given"}
     negatives: str = option(
         "given",
         "given (by the data) | bm25 (mined from data.corpus, or from the documents of"
         " all rows without one) | stage:NAME (the same by the model of an earlier"
         " stage)",
         problem=_negatives,
+        when=_DRAWN,
     )
     every: int = option(
         0,
         "steps: mined again with the stage's own model (ANCE; with frozen documents,"
         " ADORE), and scored again if scores is teacher; 0: never",
         low=0,
+        when="mines",
     )
     scores: str = option(
         "given",
         "given | teacher (teacher.model scores every document)",
         choices=("given", "teacher"),
+        when="scores read",
     )
-    count: int = option(7, "mined: negatives kept for a query", above=0, high=2**16)
+    count: int = option(
+        7, "mined: negatives kept for a query", above=0, high=2**16, when="mines"
+    )
     depth: int = option(
-        50, "mined: drawn from this many best documents", above=0, high=2**20
+        50,
+        "mined: drawn from this many best documents",
+        above=0,
+        high=2**20,
+        when="mines",
     )
+
+    @property
+    def mines(self) -> bool:
+        """Whether negatives are mined."""
+        return self.negatives != "given"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +321,7 @@ class Optim:
         r"bias$|norm/|scale$",
         "parameter paths (regex) without decay",
         problem=_pattern,
+        when="weight_decay",
     )
     clip_norm: float = option(1.0, "global gradient norm; 0: no clipping", low=0)
     freeze: str = option(
@@ -411,13 +371,8 @@ class Dev:
     own documents.
     """
 
-    source: str = option(
-        "", "as data.source; empty: no evaluation", choices=("", *SOURCES)
-    )
-    files: str = option("", "as data.files")
-    dataset: str = option("", "as data.dataset")
-    split: str = option("dev", "as data.split")
-    format: str = option("auto", "as data.format", choices=("auto", *FORMATS))
+    source: Any = option("", "as data.source; empty: no evaluation", table=DEV_SOURCES)
+    format: Any = option(AUTO, "as data.format", table=FORMATS)
     every: int = option(0, "steps; 0: at the end only", low=0)
     queries: int = option(300, "at most", above=0)
     metric: str = option(
@@ -442,6 +397,7 @@ class Checkpoint:
 class Numbers:
     """The policy for numbers that are not finite, and for losses that jump."""
 
+    because: ClassVar = {"goes_on": "policy is stop"}
     policy: str = option(
         "stop",
         "stop | skip (the step changes nothing) | roll_back (to the last checkpoint;"
@@ -458,6 +414,11 @@ class Numbers:
         low=0,
         problem=_jump,
     )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a run may go on after bad numbers."""
+        return self.policy != "stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -482,6 +443,7 @@ class Log:
         False,
         "also: terms that no text of a batch uses; the share of the weights on terms"
         " that are not in the text; active terms by language",
+        when="sparse views",
     )
 
 
@@ -494,8 +456,15 @@ class Evaluate:
         "debian: the table over systems and languages; empty: none",
         choices=("", "debian"),
     )
+    tasks: dict[str, Any] = option(
+        {},
+        "benchmarks that the last stage's model is evaluated on, by name with their"
+        " options, {'miracl': {'languages': ('sw',)}}; docs/evaluation.md",
+    )
     examples: tuple[str, ...] = option(
-        (), "languages, as in ('ja', 'de'), of which to show a query with its terms"
+        (),
+        "languages, as in ('ja', 'de'), of which to show a query with its terms",
+        when="test",
     )
 
 
@@ -515,7 +484,12 @@ class Run:
         "folder, hub id or embedded:{english,multilingual}; empty: the one beside"
         " init.encoder or init.model",
     )
-    init: Init = dataclasses.field(default_factory=Init)
+    init: Initialisations = option(
+        {},
+        'where weights come from, in place of noise: {"encoder": {"model": "…"}}, or'
+        ' with the model alone, {"encoder": "…"}',
+        table=INITIALISATIONS,
+    )
     teacher: Teacher = dataclasses.field(default_factory=Teacher)
     data: Data = dataclasses.field(default_factory=Data)
     prepare: Prepare = dataclasses.field(default_factory=Prepare)
@@ -523,6 +497,7 @@ class Run:
         {"kl": {}},
         'losses by name, each with its options: {"kl": {}, "margin_mse": {"weight":'
         " 0.05}}; their weighted sum, of the same texts",
+        table=LOSSES,
     )
     regularizer: Any = option(
         "l1", "of the weights of terms, with its lambdas", table=REGULARIZERS

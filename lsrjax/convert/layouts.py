@@ -1,87 +1,19 @@
-"""Tables of other programs' names for the parameters of encoders and heads.
+"""Names of whole models in other programs: an encoder's family, and what is around it.
 
-`lsrjax.convert.names` applies them.
+`lsrjax.convert.names` applies them. A layout is named after the family: 'bert' is a
+Hugging Face encoder, alone or with its masked-LM head, 'bert-classifier' one with the
+head of a sequence classifier, and 'milco-bert' the reference implementation of MILCO
+over such an encoder.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
+from lsrjax.models.backbones.bert import bert_masked_lm
+from lsrjax.models.backbones.names import Names
+from lsrjax.models.backbones.table import backbone
 
-def _encoder(layer: str, parts: Mapping[str, str], **tables: str) -> dict[str, str]:
-    """Path below `encoder/` -> name after the encoder's prefix; {i} is the layer.
-
-    `parts` maps our module of a layer to theirs, `tables` our embedding tables.
-    """
-    names = {
-        f"embeddings/{ours}/embedding": f"embeddings.{theirs}.weight"
-        for ours, theirs in tables.items()
-    }
-    names["embeddings/norm/scale"] = "embeddings.LayerNorm.weight"
-    names["embeddings/norm/bias"] = "embeddings.LayerNorm.bias"
-    for ours, theirs in parts.items():
-        weight = "scale" if ours.endswith("norm") else "kernel"
-        names[f"layers/{{i}}/{ours}/{weight}"] = f"{layer}.{theirs}.weight"
-        names[f"layers/{{i}}/{ours}/bias"] = f"{layer}.{theirs}.bias"
-    return names
-
-
-_BERT = _encoder(
-    "encoder.layer.{i}",
-    {
-        "attention/query": "attention.self.query",
-        "attention/key": "attention.self.key",
-        "attention/value": "attention.self.value",
-        "attention/out": "attention.output.dense",
-        "attention_norm": "attention.output.LayerNorm",
-        "up": "intermediate.dense",
-        "down": "output.dense",
-        "output_norm": "output.LayerNorm",
-    },
-    word="word_embeddings",
-    position="position_embeddings",
-    token_type="token_type_embeddings",
-)
-_DISTILBERT = _encoder(
-    "transformer.layer.{i}",
-    {
-        "attention/query": "attention.q_lin",
-        "attention/key": "attention.k_lin",
-        "attention/value": "attention.v_lin",
-        "attention/out": "attention.out_lin",
-        "attention_norm": "sa_layer_norm",
-        "up": "ffn.lin1",
-        "down": "ffn.lin2",
-        "output_norm": "output_layer_norm",
-    },
-    word="word_embeddings",
-    position="position_embeddings",
-)
-WORDS = _BERT["embeddings/word/embedding"]  # the same in all
-
-
-def _mlm(transform: str, norm: str, decoder: str, bias: str) -> dict[str, str]:
-    return {
-        "head/mlm/transform/dense/kernel": f"{transform}.weight",
-        "head/mlm/transform/dense/bias": f"{transform}.bias",
-        "head/mlm/transform/norm/scale": f"{norm}.weight",
-        "head/mlm/transform/norm/bias": f"{norm}.bias",
-        "head/mlm/decoder": f"{decoder}.weight",
-        "head/mlm/bias": f"{bias}.bias",
-    }
-
-
-def _bert_mlm(head: str) -> dict[str, str]:
-    transform = f"{head}.transform"
-    return _mlm(f"{transform}.dense", f"{transform}.LayerNorm", f"{head}.decoder", head)
-
-
-def _classifier(dense: str, out: str) -> dict[str, str]:
-    return {
-        "classifier/dense/kernel": f"{dense}.weight",
-        "classifier/dense/bias": f"{dense}.bias",
-        "classifier/out/kernel": f"{out}.weight",
-        "classifier/out/bias": f"{out}.bias",
-    }
+_CLASSIFIER, _MILCO = "-classifier", "milco-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,78 +25,78 @@ class Layout:
         if the encoder is alone.
       heads: path -> name of everything but the encoder.
       required: parts of the tree that every model of this layout has.
-      optional: single paths that a model may lack.
+      may_lack: regex of single paths that a model may lack.
       bias_copy: second name of the masked-LM bias, if any. It takes precedence: where
         the two differ, programs use its values.
-      encoder: path below `encoder/` -> name after the prefix.
+      tied: the decoder may be the word table.
+      names: of the encoder, after the prefix.
     """
 
     prefixes: tuple[str, ...]
-    heads: dict[str, str]
+    heads: Mapping[str, str]
     required: frozenset[str]
-    optional: frozenset[str]
+    may_lack: str
     bias_copy: str | None
-    encoder: Mapping[str, str] = dataclasses.field(default_factory=lambda: _BERT)
+    tied: bool
+    names: Names
 
 
-_MILCO = Layout(
-    prefixes=("m_model.",),
-    heads={
-        "head/connector/kernel": "projector.weight",
-        "head/connector/bias": "projector.bias",
-        **_bert_mlm("mlm_head.predictions"),
-        "head/echo/kernel": "echo.weight",
-        "head/echo/bias": "echo.bias",
-        "head/echo/scale": "scale",
-    },
-    required=frozenset({"encoder", "head/connector", "head/mlm"}),
-    optional=frozenset(),
-    bias_copy="mlm_head.predictions.decoder.bias",
-)
-# By the encoder's family.
-MILCO = {"bert": "milco", "xlm-roberta": "milco", "distilbert": "milco-distilbert"}
+def layout_of(name: str) -> Layout:
+    """The layout of a name.
 
-LAYOUTS = {
-    "bert": Layout(
-        prefixes=("bert.", ""),
-        heads=_bert_mlm("cls.predictions"),
+    Raises:
+      InputError: the family is unknown.
+    """
+    if name.startswith(_MILCO):
+        names = backbone(name.removeprefix(_MILCO)).names
+        return Layout(
+            prefixes=("m_model.",),
+            heads=_MILCO_HEADS,
+            required=frozenset({"encoder", "head/connector", "head/mlm"}),
+            may_lack=names.may_lack,
+            bias_copy="mlm_head.predictions.decoder.bias",
+            tied=False,
+            names=names,
+        )
+    names = backbone(name.removesuffix(_CLASSIFIER)).names
+    if name.endswith(_CLASSIFIER):
+        return Layout(
+            prefixes=names.prefixes[:1],
+            heads=names.classifier,
+            required=frozenset({"encoder", "classifier"}),
+            may_lack=names.may_lack,
+            bias_copy=None,
+            tied=False,
+            names=names,
+        )
+    return Layout(
+        prefixes=names.prefixes,
+        heads=names.masked_lm,
         required=frozenset({"encoder"}),
-        optional=frozenset({"head/mlm/decoder"}),
-        bias_copy="cls.predictions.decoder.bias",
-    ),
-    "xlm-roberta": Layout(
-        prefixes=("roberta.", ""),
-        heads=_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head"),
-        required=frozenset({"encoder"}),
-        optional=frozenset({"head/mlm/decoder"}),
-        bias_copy="lm_head.decoder.bias",
-    ),
-    "distilbert": Layout(
-        prefixes=("distilbert.", ""),
-        heads=_mlm(
-            "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector"
-        ),
-        required=frozenset({"encoder"}),
-        optional=frozenset({"head/mlm/decoder"}),
-        bias_copy=None,
-        encoder=_DISTILBERT,
-    ),
-    "bert-classifier": Layout(
-        prefixes=("bert.",),
-        heads=_classifier("bert.pooler.dense", "classifier"),
-        required=frozenset({"encoder", "classifier"}),
-        optional=frozenset(),
-        bias_copy=None,
-    ),
-    "xlm-roberta-classifier": Layout(
-        prefixes=("roberta.",),
-        heads=_classifier("classifier.dense", "classifier.out_proj"),
-        required=frozenset({"encoder", "classifier"}),
-        optional=frozenset(),
-        bias_copy=None,
-    ),
-    "milco": _MILCO,
-    "milco-distilbert": dataclasses.replace(_MILCO, encoder=_DISTILBERT),
+        may_lack=f"head/mlm/decoder|{names.may_lack}",
+        bias_copy=names.bias_copy,
+        tied=True,
+        names=names,
+    )
+
+
+def milco(family: str) -> str:
+    """The name of MILCO's layout over a family."""
+    return f"{_MILCO}{family}"
+
+
+def classifier(family: str) -> str:
+    """The name of the layout of a family's cross-encoders."""
+    return f"{family}{_CLASSIFIER}"
+
+
+_MILCO_HEADS = {
+    "head/connector/kernel": "projector.weight",
+    "head/connector/bias": "projector.bias",
+    **bert_masked_lm("mlm_head.predictions"),
+    "head/echo/kernel": "echo.weight",
+    "head/echo/bias": "echo.bias",
+    "head/echo/scale": "scale",
 }
 
 # Tensors of other programs that no model here uses, and why; a layout that names one

@@ -1,17 +1,10 @@
 """Maps our parameters to names and shapes of other programs, and back.
 
-Our side is the nested dictionary of `nnx.to_pure_dict`: `encoder/...` as in
-`lsrjax.models.backbones.bert.Encoder`, and the heads of `lsrjax.models.heads`:
+Our side is the nested dictionary of `nnx.to_pure_dict`: `encoder/...` as the family's
+file in `lsrjax.models.backbones` says, and the heads of `lsrjax.models.heads`:
 `head/mlm/{transform/...,decoder,bias}`, `head/connector/{kernel,bias}`,
-`head/echo/{kernel,bias,scale}`. The other side is a flat PyTorch state dict in one of
-these layouts:
-
-- 'bert', 'xlm-roberta', 'distilbert': a Hugging Face encoder, alone or with its
-  masked-LM head;
-- 'bert-classifier', 'xlm-roberta-classifier': with the head of a sequence classifier,
-  `classifier/{dense,out}/{kernel,bias}` here;
-- 'milco', 'milco-distilbert': the reference implementation of MILCO, and the same
-  over DistilBERT.
+`head/echo/{kernel,bias,scale}`, `classifier/{dense,out}/{kernel,bias}`. The other side
+is a flat PyTorch state dict in a layout of `lsrjax.convert.layouts`.
 
 A masked LM whose decoder is tied to the word table has no `head/mlm/decoder`.
 
@@ -26,8 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lsrjax.convert.layouts import DROPPED, LAYOUTS, WORDS, Layout
+from lsrjax.convert.layouts import DROPPED, Layout, layout_of
 from lsrjax.distributed import trees
+from lsrjax.models.backbones.names import WORD
 
 _DROPPED = re.compile("|".join(DROPPED))
 # The oldest BERT checkpoints have TensorFlow's names.
@@ -42,13 +36,15 @@ def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
     Raises:
       ValueError: the layout or the path is unknown.
     """
-    prefix = _layout(layout).prefixes[0] if prefix is None else prefix
+    prefix = layout_of(layout).prefixes[0] if prefix is None else prefix
     table = _table(layout, prefix, _num_layers([path], _LAYER_PATH))
     if path not in table:
         raise ValueError(
             f"No parameter {path!r} in layout {layout!r}; known: "
-            + ", ".join([f"encoder/{known}" for known in _layout(layout).encoder])
-            + "".join(f", {known}" for known in _layout(layout).heads)
+            + ", ".join(
+                [f"encoder/{known}" for known in layout_of(layout).names.encoder]
+            )
+            + "".join(f", {known}" for known in layout_of(layout).heads)
             + "."
         )
     return table[path]
@@ -59,6 +55,9 @@ def to_hf_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if path.startswith("head/echo/"):
         # One output: theirs has a first axis of length 1.
         return (1, *shape)
+    if _folds(path) > 1:
+        # Several products side by side: [in, n, out] here, [n out, in] in PyTorch.
+        shape = (*shape[:-2], shape[-2] * shape[-1])
     # Kernels are [in, out] here, [out, in] in PyTorch.
     return shape[::-1] if path.endswith("/kernel") else shape
 
@@ -73,8 +72,8 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     Raises:
       ValueError: lists parameters that are missing or have no name in the layout.
     """
-    flat = trees.named({**params, "encoder": by_layer(params["encoder"])})
-    rules = _layout(layout)
+    flat = trees.named({**params, "encoder": by_layer(params["encoder"], layout)})
+    rules = layout_of(layout)
     prefix = rules.prefixes[0 if "head" in params else -1]
     table = _table(layout, prefix, _num_layers(flat, _LAYER_PATH))
     missing = _missing_paths(rules, table, flat)
@@ -89,11 +88,13 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     state = {}
     for path, value in flat.items():
         value = np.asarray(value)
+        if _folds(path) > 1:
+            value = value.reshape(*value.shape[:-2], -1)
         # A vector (LexEcho's kernel) is its own transpose.
         value = value.T if path.endswith("/kernel") else value
         shape = to_hf_shape(path, flat[path].shape)
         state[table[path]] = np.array(value, order="C").reshape(shape)
-    if rules.bias_copy and _may_be_tied(rules) and "head/mlm/decoder" in flat:
+    if rules.bias_copy and rules.tied and "head/mlm/decoder" in flat:
         state[rules.bias_copy] = state[table["head/mlm/bias"]].copy()
     return state
 
@@ -131,7 +132,7 @@ def import_names(
     Raises:
       ValueError: lists other tensors that are missing or unknown.
     """
-    rules = _layout(layout)
+    rules = layout_of(layout)
     used = set(rules.heads.values())
     named = {}  # name in the layout -> in the state dict
     for name in state:
@@ -139,12 +140,14 @@ def import_names(
             stem, dot, last = name.rpartition(".")
             named[stem + _TENSORFLOW.get(dot + last, dot + last)] = name
     decoder = rules.heads.get("head/mlm/decoder")
-    both = any(prefix + WORDS in named for prefix in rules.prefixes)
-    if _may_be_tied(rules) and decoder in named and not both:
+    words = rules.names.encoder[WORD]
+    both = any(prefix + words in named for prefix in rules.prefixes)
+    if rules.tied and decoder in named and not both:
         # A tied tensor, saved under its other name.
-        named[rules.prefixes[0] + WORDS] = named.pop(decoder)
+        named[rules.prefixes[0] + words] = named.pop(decoder)
     prefix = _find_prefix({name: state[own] for name, own in named.items()}, layout)
-    layer, _ = next(n for n in rules.encoder.values() if "{i}" in n).split("{i}")
+    layers = (n for n in rules.names.encoder.values() if "{i}" in n)
+    layer, _ = next(layers).split("{i}")
     num_layers = _num_layers(named, re.escape(prefix + layer) + r"(\d+)\.")
     table = _table(layout, prefix, num_layers)
     if rules.bias_copy in named:
@@ -180,54 +183,84 @@ def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
             value = value[0]
         elif path.endswith("/kernel"):
             value = np.array(value.T, order="C")
+        if (n := _folds(path)) > 1:
+            value = value.reshape(*value.shape[:-1], n, value.shape[-1] // n)
         ours[path] = value
     tree = unflatten_tree(ours)
-    if _may_be_tied(_layout(layout)) and "head/mlm/decoder" in values:
+    if layout_of(layout).tied and "head/mlm/decoder" in values:
         word = tree["encoder"]["embeddings"]["word"]["embedding"]
         if np.array_equal(tree["head"]["mlm"]["decoder"], word):
             del tree["head"]["mlm"]["decoder"]
-    return {**tree, "encoder": stacked(tree["encoder"])}
+    return {**tree, "encoder": stacked(tree["encoder"], layout)}
 
 
 _QKV = ("query", "key", "value")
+# Products that are one kernel [in, n, out] here, and one [n out, in] there.
+_FOLDED = {"attention/qkv": 3, "glu": 2}
 
 
-def by_layer(encoder: Mapping[str, Any]) -> dict[str, Any]:
+def _folds(path: str) -> int:
+    """The products that a parameter holds side by side."""
+    module, _, _ = path.rpartition("/")
+    found = (n for name, n in _FOLDED.items() if module.endswith(f"/{name}"))
+    return next(found, 1)
+
+
+def by_layer(encoder: Mapping[str, Any], layout: str) -> dict[str, Any]:
     """Splits an encoder's parameters by layer, as other programs have them.
 
-    `layers` gets int keys, and each layer `attention/{query,key,value}`.
+    `layers` gets int keys, and each layer `attention/{query,key,value}` where these
+    are three in the layout.
     """
-    if "layers" not in encoder:
-        return dict(encoder)
-    count = len(encoder["layers"]["output_norm"]["scale"])
+    names = layout_of(layout).names
+    rest = {key: value for key, value in encoder.items() if key not in _LAYERS}
+    layers = [encoder["first"]] if names.first_apart and "first" in encoder else []
+    if encoder.get("layers"):
+        count = len(jax.tree.leaves(encoder["layers"])[0])
+        layers += [
+            jax.tree.map(lambda x, i=i: x[i], encoder["layers"]) for i in range(count)
+        ]
+    if not layers:
+        return rest
+    split = _split if names.splits_qkv else dict
+    return {**rest, "layers": {i: split(one) for i, one in enumerate(layers)}}
 
-    def layer(i):
-        one = jax.tree.map(lambda x: x[i], dict(encoder["layers"]))
-        qkv = one["attention"].pop("qkv")
-        for place, name in enumerate(_QKV):
-            own = {"kernel": qkv["kernel"][:, place], "bias": qkv["bias"][place]}
-            one["attention"][name] = own
-        return one
 
-    return {**encoder, "layers": {i: layer(i) for i in range(count)}}
+_LAYERS = ("first", "layers")
 
 
-def stacked(encoder: Mapping[str, Any]) -> dict[str, Any]:
+def _split(layer: Mapping[str, Any]) -> dict[str, Any]:
+    attention = dict(layer["attention"])
+    qkv = attention.pop("qkv")
+    for place, name in enumerate(_QKV):
+        kernel = qkv["kernel"][:, place]
+        attention[name] = {"kernel": kernel, "bias": qkv["bias"][place]}
+    return {**layer, "attention": attention}
+
+
+def _joined(layer: Mapping[str, Any]) -> dict[str, Any]:
+    attention = dict(layer["attention"])
+    parts = [attention.pop(name) for name in _QKV]
+    attention["qkv"] = {
+        "kernel": np.stack([part["kernel"] for part in parts], axis=1),
+        "bias": np.stack([part["bias"] for part in parts]),
+    }
+    return {**layer, "attention": attention}
+
+
+def stacked(encoder: Mapping[str, Any], layout: str) -> dict[str, Any]:
     """The inverse of `by_layer`, for numpy arrays."""
     if "layers" not in encoder:
         return dict(encoder)
-
-    def joined(layer):
-        attention = dict(layer["attention"])
-        parts = [attention.pop(name) for name in _QKV]
-        attention["qkv"] = {
-            "kernel": np.stack([part["kernel"] for part in parts], axis=1),
-            "bias": np.stack([part["bias"] for part in parts]),
-        }
-        return {**layer, "attention": attention}
-
-    layers = [joined(encoder["layers"][i]) for i in sorted(encoder["layers"])]
-    return {**encoder, "layers": jax.tree.map(lambda *x: np.stack(x), *layers)}
+    names = layout_of(layout).names
+    join = _joined if names.splits_qkv else dict
+    layers = [join(encoder["layers"][i]) for i in sorted(encoder["layers"])]
+    found = {key: value for key, value in encoder.items() if key != "layers"}
+    if names.first_apart:
+        found["first"], *layers = layers
+    if layers:
+        found["layers"] = jax.tree.map(lambda *x: np.stack(x), *layers)
+    return found
 
 
 def unflatten_tree(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,12 +274,6 @@ def unflatten_tree(values: Mapping[str, Any]) -> dict[str, Any]:
 _LAYER_PATH = r"encoder/layers/(\d+)/"
 
 
-def _layout(layout: str) -> Layout:
-    if layout not in LAYOUTS:
-        raise ValueError(f"Unknown layout {layout!r}; known: {', '.join(LAYOUTS)}.")
-    return LAYOUTS[layout]
-
-
 def _num_layers(names: Iterable[str], pattern: str) -> int:
     matches = (re.match(pattern, name) for name in names)
     return max((int(match[1]) + 1 for match in matches if match), default=0)
@@ -255,14 +282,10 @@ def _num_layers(names: Iterable[str], pattern: str) -> int:
 def _table(layout: str, prefix: str, num_layers: int) -> dict[str, str]:
     """Path -> name of every parameter that a model of this layout can have."""
     table = {}
-    for path, name in _layout(layout).encoder.items():
+    for path, name in layout_of(layout).names.encoder.items():
         for i in range(num_layers) if "{i}" in path else [0]:
             table["encoder/" + path.format(i=i)] = prefix + name.format(i=i)
-    return table | _layout(layout).heads
-
-
-def _may_be_tied(rules: Layout) -> bool:
-    return "head/mlm/decoder" in rules.optional
+    return table | dict(layout_of(layout).heads)
 
 
 def _part(path: str) -> str:
@@ -278,16 +301,19 @@ def _missing_paths(
     return [
         path
         for path in table
-        if _part(path) in parts and path not in found and path not in rules.optional
+        if _part(path) in parts
+        and path not in found
+        and not re.fullmatch(rules.may_lack, path)
     ]
 
 
 def _find_prefix(state: Mapping[str, Any], layout: str) -> str:
-    prefixes = _layout(layout).prefixes
-    for prefix in prefixes:
-        if prefix + WORDS in state:
+    rules = layout_of(layout)
+    words = rules.names.encoder[WORD]
+    for prefix in rules.prefixes:
+        if prefix + words in state:
             return prefix
-    expected = " or ".join(repr(prefix + WORDS) for prefix in prefixes)
+    expected = " or ".join(repr(prefix + words) for prefix in rules.prefixes)
     raise ValueError(
         f"The state dict has no {expected}, so it is not of layout {layout!r}."
         + _listing("found", [_shown(name, value) for name, value in state.items()])

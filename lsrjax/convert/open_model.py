@@ -25,7 +25,7 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval import result_tables
+from lsrjax.retrieval import result_tables, task_tables
 
 # For models that were not trained here.
 _LENGTHS = {"query_length": 64, "document_length": 256}
@@ -182,9 +182,20 @@ def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
         **{name: stage.get("data", {}).get(name, 0) for name in _LENGTHS},
         config=stage or None,
         results=found.get(folder.name),
-        evaluation=result_tables.markdown(found, folder.name),
+        evaluation=_tables(found, folder.name),
         stages=stages,
     )
+
+
+def _tables(found: dict, stage: str) -> str:
+    """A stage's results on the embedded texts, and on the benchmarks of its run."""
+    tasks = {
+        name: made
+        for name, made in found.get(result_tables.TASKS, {}).items()
+        if stage in made["results"]
+    }
+    parts = result_tables.markdown(found, stage), task_tables.markdown(tasks)
+    return "\n".join(part for part in parts if part)
 
 
 def _config(folder: pathlib.Path) -> dict | None:

@@ -3,25 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
-# Field -> the model's purpose, in words.
-FIELDS = {
+_PURPOSES = {
     "init.model": "start",
-    "init.encoder": "encoder",
-    "init.head": "head",
     "teacher.model": "teacher",
-    "tokenizer": "tokenizer",
     "prepare.negatives": "miner of negatives",
 }
-# Values of these fields that name no model.
-_WORDS = ("given", "bm25")
 
 
 def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
     """Field -> model, for the models that a stage's config names."""
     found = {}
-    for field in FIELDS:
-        group, _, key = field.rpartition(".")
-        values = stage.get(group, {}) if group else stage
-        if (reference := values.get(key, "")) and reference not in _WORDS:
-            found[field] = reference
-    return found
+    for name, options in stage.get("init", {}).items():
+        given = options.get("model", "") if isinstance(options, Mapping) else options
+        if isinstance(given, str):
+            found[f"init.{name}"] = given
+    found["teacher.model"] = stage.get("teacher", {}).get("model", "")
+    found["tokenizer"] = stage.get("tokenizer", "")
+    miner = stage.get("prepare", {}).get("negatives", "")
+    found["prepare.negatives"] = miner if miner.startswith("stage:") else ""
+    return {field: reference for field, reference in found.items() if reference}
+
+
+def purpose(field: str) -> str:
+    """What the model of a field is for, in a word."""
+    return _PURPOSES.get(field, field.removeprefix("init."))

@@ -11,12 +11,12 @@ creates only if it is true.)
 
 import pathlib
 import string
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.layouts import LAYOUTS
 from lsrjax.convert.prompts import ROLES, Tokens
 from lsrjax.convert.read import huggingface
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
@@ -25,6 +25,7 @@ from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import encoder_state
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -43,7 +44,7 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
     tokens = Tokens(model.tokenizer)
     punctuation = _leaves_punctuation_out(spec, tokens)
     problems = [
-        *_obstacles(spec),
+        *_obstacles(spec, model.params.get("head", {})),
         *(["tokens without embeddings other than ASCII's"] * (punctuation is None)),
     ]
     if problems:
@@ -56,7 +57,7 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
     config = spec.encoder.to_hf() | {"architectures": [ARCHITECTURE]}
     write_json(folder / "config.json", config | {"dtype": "float32"})
     kernel = np.asarray(model.params["head"]["projection"]["kernel"])
-    state = encoder_state(model, LAYOUTS[spec.encoder.family].prefixes[0])
+    state = encoder_state(model, backbone(spec.encoder.family).names.prefixes[0])
     write_weights(folder, state | {PROJECTION: kernel.T})
     write_json(
         folder / METADATA,
@@ -67,7 +68,7 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
             "doc_token": "[D]",
             "query_maxlen": model.query_length,
             "doc_maxlen": model.document_length,
-            "dim": spec.options.embedding_size,
+            "dim": kernel.shape[1],
             "similarity": "cosine",
             "mask_punctuation": punctuation,
             "attend_to_mask_tokens": False,
@@ -76,11 +77,10 @@ def write(model: SavedModel, folder: pathlib.Path) -> None:
     )
 
 
-def _obstacles(spec: RetrieverSpec) -> list[str]:
-    options = spec.options
+def _obstacles(spec: RetrieverSpec, head: Mapping) -> list[str]:
     checks = {
-        "embeddings without a projection": not options.embedding_size,
-        "embeddings that are not normalized": not options.normalize,
+        "embeddings without a projection": "projection" not in head,
+        "embeddings that are not normalized": not spec.options.normalize,
         "queries that are not filled up with the mask token": spec.expand_id < 0,
         "a prompt": bool(spec.query_prompt or spec.document_prompt),
         "no markers of both queries and documents": min(
@@ -129,9 +129,9 @@ def read(
     markers = dict.fromkeys(("query_token_id", "doc_token_id"), str)
     check_types(path, metadata, {**numbers, **markers, "similarity": str})
     found = huggingface.load_checkpoint(
-        str(folder.absolute()), allowed, besides=(PROJECTION,)
+        str(folder.absolute()), allowed, extra=(PROJECTION,)
     )
-    weight = found.besides.get(PROJECTION)
+    weight = found.extra.get(PROJECTION)
     size = found.config.hidden_size
     if weight is None and not allowed.values:
         weight = zeros((metadata.get("dim") or _DIMENSIONS, size))
@@ -153,11 +153,11 @@ def read(
             " implemented."
         )
     tokens = Tokens(folder)
-    kernel = np.array(weight.T, order="C")
+    head = {"projection": {"kernel": np.array(weight.T, order="C")}}
     spec = RetrieverSpec.of(
         "colbert",
         found.config,
-        embedding_size=len(weight),
+        head,
         special_ids=tuple(tokens.special.values()),
         expand_id=_token(tokens, tokens.role("mask_token") or "[MASK]", folder),
         skip_ids=tuple(sorted(_punctuation_ids(tokens)))
@@ -167,10 +167,7 @@ def read(
     )
     return SavedModel(
         spec,
-        {
-            "encoder": found.params["encoder"],
-            "head": {"projection": {"kernel": kernel}},
-        },
+        {"encoder": found.params["encoder"], "head": head},
         folder,
         None,
         reference,

@@ -9,10 +9,11 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model, stanford
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.write import milco, onnx, router, sentence_transformers
-from lsrjax.convert.write.card import write_card
+from lsrjax.convert.write.card import CARD, write_card
 from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval.pruning import Pruning
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.ask_transformers import PROBES, asked
 from lsrjax.tokenizer.files import TOKENIZER
@@ -149,7 +150,11 @@ TARGETS = {
 
 
 def export(
-    reference: str, target: str, out: pathlib.Path, allowed: Allowed = NOTHING
+    reference: str,
+    target: str,
+    out: pathlib.Path,
+    allowed: Allowed = NOTHING,
+    prune: Pruning | None = None,
 ) -> None:
     """Writes a model to a folder in a format.
 
@@ -157,11 +162,14 @@ def export(
       reference: the model; a run's folder stands for its last stage.
       target: a name in `TARGETS`.
       out: a folder that does not exist yet.
+      prune: the budget of a vector's terms. `top:N` becomes a part of the model, where
+        the format can hold it (`max_active_dims`); the card names any.
 
     Raises:
       InputError: a model that cannot be read, or that the format cannot represent.
     """
     model = open_model.open_portable(reference, allowed)
+    model = _pruned(model, prune, target)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
     if target not in possible:
         spec = model.spec
@@ -182,6 +190,42 @@ def export(
         if one.load:
             library, code = one.load
             write_card(folder, model, f"```python\n{code}\n```", library=library)
+        if prune:
+            _add_to_card(folder / CARD, prune)
+
+
+def _pruned(model: SavedModel, prune: Pruning | None, target: str) -> SavedModel:
+    if prune is None:
+        return model
+    if not model.spec.sparse:
+        raise InputError(
+            f"--prune is for weights of terms, and {model.name} has the head"
+            f" {model.spec.head!r}. Leave it out."
+        )
+    if prune.kind == "top":
+        spec = dataclasses.replace(model.spec, most_active=int(prune.value))
+        return dataclasses.replace(model, spec=spec)
+    if target == "lsrjax":
+        raise InputError(
+            f"--to lsrjax cannot hold --prune {prune}, only a top:N. Give it to lsrjax"
+            " encode instead."
+        )
+    return model
+
+
+def _add_to_card(path: pathlib.Path, prune: Pruning) -> None:
+    """Names the budget in the card, if the format has one."""
+    if not path.is_file():
+        return
+    said = (
+        f"Of each vector the {prune.value:,.0f} largest weights are kept."
+        if prune.kind == "top"
+        else "The model gives all weights. Indexes of this budget keep fewer:"
+        f" `lsrjax encode --prune {prune}`."
+    )
+    text = path.read_text(encoding="utf-8")
+    text += f"\n## Pruning\n\nChosen: `{prune}`. {said}\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def _check_tokens(model: SavedModel, folder: pathlib.Path) -> None:

@@ -103,34 +103,62 @@ class TextTokenizer:
         return self._reading.tokenizer(max_length)
 
     @functools.cached_property
-    def _cutter(self) -> Cutter | None:
-        if self._reading.truncation_side != "right":
-            return None
+    def _cutter(self) -> Cutter:
         return Cutter(self._tokenizer, json.loads(self._reading.json))
 
     def _encoded(
         self, texts: Sequence[str], max_length: int, special: bool
     ) -> list[tokenizers.Encoding]:
         """Encodings of texts; long ones are read only as far as needed."""
-        tokenizer, size = self._cutting(max_length), first_size(max_length)
+        read = self._ends if self._reading.truncation_side == "left" else self._begun
         found: dict[int, tokenizers.Encoding] = {}
-        left: Sequence[int] = range(len(texts))
+        left, size = list(range(len(texts))), first_size(max_length)
         while left:
-            parts = [self._beginning(texts[i], size) for i in left]
-            some = tokenizer.encode_batch_fast(parts, add_special_tokens=special)
-            found |= zip(left, some, strict=True)
-            left = [
-                i
-                for i, part, one in zip(left, parts, some, strict=True)
-                if len(part) < len(texts[i]) and len(one.ids) < max_length
-            ]
+            some = read([texts[i] for i in left], size, max_length, special)
+            pairs = zip(left, some, strict=True)
+            found |= {i: one for i, one in pairs if one is not None}
+            left = [i for i in left if i not in found]
             size = next_size(size)
         return [found[i] for i in range(len(texts))]
 
-    def _beginning(self, text: str, size: int) -> str:
-        if len(text) <= 2 * size or self._cutter is None:
-            return text
-        return self._cutter.cut(text, size)
+    def _begun(self, texts, size: int, max_length: int, special: bool):
+        """Encodings of about `size` characters each; None: too few for the tokens."""
+        tokenizer = self._cutting(max_length)
+        parts = [self._cutter.part(text, size) for text in texts]
+        plain = [part.text for part in parts if not part.inside]
+        encoded = iter(tokenizer.encode_batch_fast(plain, add_special_tokens=special))
+        found: list[tokenizers.Encoding | None] = []
+        for part in parts:
+            if not part.inside:
+                one = next(encoded)
+                enough = part.whole or len(one.ids) >= max_length
+            else:
+                one, settled = self._cutter.settled(part.text)
+                enough = settled >= max_length
+                one = tokenizer.post_process(one, None, special)
+            found.append(one if enough else None)
+        return found
+
+    def _ends(self, texts, size: int, max_length: int, special: bool):
+        """As `_begun`, of a tokenizer that keeps the last tokens of a text."""
+        tokenizer = self._cutting(max_length)
+        parts = [self._cutter.tail(text, size) for text in texts]
+        # With offsets, which the fast one does not have.
+        encoded = tokenizer.encode_batch(
+            [part for part, _ in parts], add_special_tokens=special
+        )
+        found: list[tokenizers.Encoding | None] = []
+        for text, (part, first), one in zip(texts, parts, encoded, strict=True):
+            starts = [
+                start
+                for (start, _), added in zip(
+                    one.offsets, one.special_tokens_mask, strict=True
+                )
+                if not added
+            ]
+            enough = len(one.ids) >= max_length and min(starts, default=0) >= first
+            found.append(one if part == text or enough else None)
+        return found
 
     def ids(
         self, texts: Sequence[str], max_length: int, *, special: bool = True

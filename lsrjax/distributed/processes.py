@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from lsrjax.distributed import safe_output, slurm
+from lsrjax.distributed import safe_output, slurm, xla_flags
 from lsrjax.errors import InputError
 
 # Timeout for the others to start, and for their answers. A batch's shape may be asked
@@ -61,8 +61,8 @@ def start(
 
     Raises:
       InputError: incomplete arguments, variables of the launcher that are missing or
-        not numbers, processes that did not start, or fewer processes or devices than
-        the launcher promised.
+        not numbers, XLA_FLAGS that XLA does not take, processes that did not start, or
+        fewer processes or devices than the launcher promised.
     """
     given = {
         "--coordinator": coordinator,
@@ -97,6 +97,7 @@ def start(
             promised = None
     else:
         return
+    xla_flags.check(environ)
     # Some versions' default cannot reduce between processes.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would handle SIGTERM, which lsrjax.distributed.preemption does.
@@ -104,24 +105,63 @@ def start(
     _, processes, number = expected(
         coordinator, num_processes, process_id, environ=environ
     )
-    with _said_while_waiting(processes, number):
+    where = _where(coordinator, environ)
+    with _said_while_waiting(processes, number, where):
         if "local_device_ids" in options and not environ.keys() & {
             "JAX_COORDINATOR_ADDRESS",
             "JAX_COORDINATOR_PORT",
         }:
             met = slurm.meet(environ, _START_SECONDS)
             options["coordinator_address"] = met
-        _connect(options)
+        _connect(options, where)
     check_devices()
     check(promised, promised_devices)
+
+
+def apart(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    tpu_pod: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[int, int]:
+    """This process's number and how many there are, for work that needs no other one.
+
+    Takes the same as `start`, but does not connect the processes, so that one that ends
+    does not end the others; those of a TPU pod are, since its chips need it. Then
+    `jax.local_devices()` are this process's own.
+
+    Raises:
+      InputError: as of `start`; the address of a coordinator may be missing.
+    """
+    if num_processes is not None or process_id is not None:
+        if num_processes is None or process_id is None:
+            raise InputError("--num_processes and --process_id go together.")
+        _check_numbers(coordinator or "localhost:1", num_processes, process_id)
+        return process_id, num_processes
+    if (tasks := _slurm_tasks(environ)) > 1:
+        _check_slurm(environ)
+        devices = _slurm_devices(environ)
+        if devices is None and _slurm_tasks_here(environ) > 1:
+            devices = [slurm.whole(environ, "SLURM_LOCALID", 0)]  # as JAX would choose
+        if devices is not None:
+            own = ",".join(map(str, devices))
+            jax.config.update("jax_cuda_visible_devices", own)
+            jax.config.update("jax_rocm_visible_devices", own)
+        return slurm.whole(environ, "SLURM_PROCID", 0), tasks
+    start(tpu_pod=tpu_pod, environ=environ)
+    return index(), count()
 
 
 def check_devices() -> None:
     """Uses the devices for the first time; with several processes, after `start`.
 
     Raises:
-      InputError: JAX cannot use any, or not those of the requested platform.
+      InputError: JAX cannot use any, or not those of the requested platform, or XLA
+        does not take XLA_FLAGS.
     """
+    xla_flags.check()
     try:
         jax.devices()
     # JAX raises AssertionError for a platform without devices.
@@ -167,8 +207,26 @@ def _check_slurm(environ: Mapping[str, str]) -> None:
         slurm.whole(environ, name, 0)
 
 
+def _where(coordinator: str | None, environ: Mapping[str, str]) -> str:
+    """Where the processes run, or meet, as far as the launcher says."""
+    if coordinator is not None:
+        return f"all meet at {coordinator}, where process 0 runs"
+    if _slurm_tasks(environ) > 1:
+        # Which task runs on which of the nodes, it does not say.
+        tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+        return (
+            f"step {slurm.step(environ)} of SLURM runs on"
+            f" {environ['SLURM_STEP_NODELIST']}"
+            + f", tasks on each node {tasks}"
+            * bool(tasks)
+        )
+    if hosts := environ.get("TPU_WORKER_HOSTNAMES", ""):
+        return f"their hosts, from process 0 on, are {hosts.replace(',', ', ')}"
+    return "the TPU pod's metadata has their hosts"
+
+
 @contextlib.contextmanager
-def _said_while_waiting(processes: int, number: int):
+def _said_while_waiting(processes: int, number: int, where: str):
     others = [str(other) for other in range(processes) if other != number]
     named = ", ".join(others[:_NAMED]) + ", …" * (len(others) > _NAMED)
     done, started = threading.Event(), time.monotonic()
@@ -177,8 +235,9 @@ def _said_while_waiting(processes: int, number: int):
         while not done.wait(_SAY_SECONDS):
             waited = time.monotonic() - started
             safe_output.say(
-                f"Process {number} of {processes} waits for the others ({named}):"
-                f" {waited:.0f} s so far, at most {_START_SECONDS} s. Are all started?"
+                f"Process {number} of {processes}, on {socket.gethostname()}, waits for"
+                f" the others ({named}): {waited:.0f} s so far, at most"
+                f" {_START_SECONDS} s. Are all started? ({where})"
             )
 
     threading.Thread(target=say, daemon=True).start()
@@ -188,7 +247,7 @@ def _said_while_waiting(processes: int, number: int):
         done.set()
 
 
-def _connect(options: dict) -> None:
+def _connect(options: dict, where: str) -> None:
     """Joins JAX's coordination service, or raises InputError."""
     try:
         with _loss_is_told():
@@ -209,8 +268,8 @@ def _connect(options: dict) -> None:
         timed_out = "bad_cast" in str(error)
         reason = f"in {_START_SECONDS} s" if timed_out else f"({error})"
         raise InputError(
-            f"The processes did not find each other {reason}. Do all run, with the"
-            " same --coordinator and --num_processes? Proxy variables (http_proxy)"
+            f"The processes did not find each other {reason}: {where}. Do all run, with"
+            " the same --coordinator and --num_processes? Proxy variables (http_proxy)"
             " break the connection; unset them."
         ) from error
 
@@ -351,13 +410,17 @@ def _slurm_devices(environ) -> list[int] | None:
     count = len([part for part in visible.split(",") if part.strip()])
     if not count:
         return None
-    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
-    named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    tasks = max(int(named[0]), 1) if named else 1
+    tasks = _slurm_tasks_here(environ)
     share = max(count // tasks, 1)
     own = slurm.whole(environ, "SLURM_LOCALID", 0)
     first = own * share if count >= tasks else 0
     return list(range(first, first + share))
+
+
+def _slurm_tasks_here(environ) -> int:
+    # Such as "4(x2)" or "2,1"; the first number applies to the first node.
+    named = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return max(int(named[0]), 1) if named else 1
 
 
 def met() -> bool:

@@ -59,7 +59,7 @@ RULES = (
     Rule("up/bias", (MODEL,)),
     Rule("down/kernel", (MODEL, None)),
     Rule("down/bias", (None,)),
-    Rule("(norm|attention_norm|output_norm)/(scale|bias)", (None,)),
+    Rule("(norm|attention_norm|output_norm|final_norm)/(scale|bias)", (None,)),
     Rule("(connector|transform/dense)/kernel", (None, None)),
     Rule("(connector|transform/dense)/bias", (None,)),
     Rule("static", (MODEL,)),
@@ -124,17 +124,17 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
-def gathered(params: dict, num_heads: int) -> dict:
+def gathered(params: dict, num_heads: int, rules: Sequence[Rule] = ()) -> dict:
     """Parameters of a layer for computation: not divided over `data`.
 
-    The nested dict's paths may begin anywhere in the model's.
+    The nested dict's paths may begin anywhere in the model's; `rules` as of `layout`.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return params
     model = axis_size(MODEL)
 
     def gather(path, leaf):
-        axes, _ = _axes(path_name(path), leaf.shape, model, num_heads)
+        axes, _ = _axes(path_name(path), leaf.shape, model, num_heads, rules)
         return constrain(leaf, *axes)
 
     return jax.tree_util.tree_map_with_path(gather, params)
@@ -199,7 +199,7 @@ def layout(
 
     Args:
       fsdp: divide matrices over `data` too, along their largest dimension that divides.
-      rules: of a head, in addition to `RULES`.
+      rules: of a head and an encoder, in addition to `RULES`.
 
     Raises:
       InputError: a parameter that no rule, or more than one, matches.

@@ -31,16 +31,25 @@ def meet(environ: Mapping[str, str], seconds: float) -> str:
         `seconds` or has no free port.
     """
     host = first_host(environ["SLURM_STEP_NODELIST"])
-    step_name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
-    job, step = whole(environ, "SLURM_JOB_ID", 0), whole(environ, step_name, 0)
+    job, number = _job_and_step(environ)
     restart = whole(environ, "SLURM_RESTART_COUNT", 0)
-    doors = _doors(job, step)
-    name = f"lsrjax {job}.{step}.{restart}\n".encode()
+    doors = _doors(job, number)
+    name = f"lsrjax {job}.{number}.{restart}\n".encode()
     if whole(environ, "SLURM_PROCID", 0) == 0:
         door = hold(doors, name)
     else:
         door = find(host, doors, name, seconds)
     return f"{host}:{door + 1}"
+
+
+def step(environ: Mapping[str, str]) -> str:
+    """The name of the step that this process belongs to, as in `squeue --steps`."""
+    return "{}.{}".format(*_job_and_step(environ))
+
+
+def _job_and_step(environ: Mapping[str, str]) -> tuple[int, int]:
+    name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
+    return whole(environ, "SLURM_JOB_ID", 0), whole(environ, name, 0)
 
 
 def whole(environ: Mapping[str, str], name: str, default: int) -> int:

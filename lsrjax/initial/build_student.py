@@ -2,21 +2,19 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-
-import jax.numpy as jnp
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import check_vocabulary, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
-from lsrjax.distributed import trees
 from lsrjax.errors import InputError
-from lsrjax.initial import fit_to_data, term_statistics, warm_start
+from lsrjax.initial import initialisations
+from lsrjax.initial.start import Start
 from lsrjax.models import heads, retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.options import carried
+from lsrjax.options import Chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,39 +45,67 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
     Raises:
       InputError: parts that do not fit each other, named with their sizes.
     """
-    if config.init.model:
-        made = _from_stage(config, opened(config.init.model))
-    elif config.model.head.name == "splade":
-        made = _splade(config, opened)
-    elif config.model.head.name == "milco":
-        made = _milco(config, opened)
-    else:
-        made = _on_an_encoder(config, opened)
-    return made if config.model.towers == "shared" else _with_towers(made)
-
-
-def _with_towers(made: Student) -> Student:
-    """The student with separate towers, both starting from the shared one."""
-    if not made.spec.encodes_queries:
+    head = heads.chosen(config.model.head)
+    starts = initialisations.of(config.init)
+    models = {
+        one.name: _fitting(config, one, opened(reference))
+        for one in starts
+        if (reference := getattr(one.options, "model", ""))
+    }
+    given = [models[one.name] for one in starts if one.entry.gives_encoder]
+    encoder, folder = _given(config, *given) if given else _random(config)
+    fields: dict = {"options": head.options}
+    pivot_tokenizer = None
+    for one in starts:
+        model = models.get(one.name)
+        fields |= one.entry.spec_fields(head.entry, fields["options"], model)
+        if model is not None:
+            pivot_tokenizer = one.entry.pivot_tokenizer(model) or pivot_tokenizer
+    spec = _spec(config, head, encoder, folder, fields)
+    for one in starts:
+        one.entry.check(spec, models)
+    towers = config.model.towers
+    if towers == "separate" and not spec.encodes_queries:
         raise InputError(
             "config.model.towers is 'separate', but queries of the head"
-            f" {made.spec.head} need no encoder, so there is nothing to separate. Use"
+            f" {head.name} need no encoder, so there is nothing to separate. Use"
             " 'shared'."
         )
 
     def params(source):
-        values = made.params(source)
-        document, query = retriever.towers_of(values)
-        return values if query else retriever.with_query_tower(document)
+        start = Start(spec, head.entry, folder, source, config.seed)
+        document = _weights(starts, models, start)
+        if towers == "shared":
+            return document
+        queries = {
+            name: dataclasses.replace(model, params=query)
+            for name, model in models.items()
+            if (query := retriever.towers_of(model.params)[1]) is not None
+        }
+        query = _weights(starts, models | queries, start) if queries else None
+        return retriever.with_query_tower(document, query)
 
-    spec = dataclasses.replace(made.spec, towers="separate")
-    return dataclasses.replace(made, spec=spec, params=params)
+    spec_of_both = dataclasses.replace(spec, towers=towers)
+    return Student(spec_of_both, folder, pivot_tokenizer, params)
 
 
-def _one_tower(model: SavedModel, field: str) -> SavedModel:
-    if model.spec.towers == "separate":
+def _weights(
+    starts: Sequence[Chosen], models: Mapping[str, SavedModel], start: Start
+) -> dict:
+    """The parameters of one tower."""
+    params = retriever.init_params(start.spec, start.seed)
+    for one in starts:
+        model = models.get(one.name)
+        params = one.entry.weights(params, one.options, model, start)
+    return params
+
+
+def _fitting(config, one: Chosen, model: SavedModel) -> SavedModel:
+    """The model of an initialisation; refuses one of two towers for one."""
+    both = one.entry.gives_head and config.model.towers == "separate"
+    if model.spec.towers == "separate" and not both:
         raise InputError(
-            f"config.{field}: {model.name} has separate towers for queries and"
+            f"config.init.{one.name}: {model.name} has separate towers for queries and"
             " documents, and it is not said which one is meant. Start from all of it"
             " with config.init.model and config.model.towers = 'separate', or name a"
             " model with shared towers."
@@ -92,7 +118,7 @@ def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
     rate = config.model.dropout
     if rate < 0:
         return encoder
-    return dataclasses.replace(encoder, hidden_dropout=rate, attention_dropout=rate)
+    return encoder.with_dropout(rate)
 
 
 def settled(config, spec: RetrieverSpec):
@@ -105,16 +131,15 @@ def settled(config, spec: RetrieverSpec):
     return config
 
 
-def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.Path]:
-    """The encoder's config, its model (None: random weights) and its tokenizer."""
-    if config.init.encoder:
-        model = _one_tower(opened(config.init.encoder), "init.encoder")
-        folder = (
-            tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
-        )
-        encoder = _with_dropout(config, model.spec.encoder)
-        check_vocabulary(folder, encoder.vocab_size, config.init.encoder)
-        return encoder, model, folder
+def _given(config, model: SavedModel) -> tuple[EncoderConfig, pathlib.Path]:
+    """The encoder's config, from a model, and its tokenizer."""
+    folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
+    check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
+    return _with_dropout(config, model.spec.encoder), folder
+
+
+def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
+    """The encoder's config for random weights, and its tokenizer."""
     if not config.tokenizer:
         raise InputError(
             "config.tokenizer is empty and so is config.init.encoder: random weights"
@@ -123,46 +148,43 @@ def _encoder(config, opened) -> tuple[EncoderConfig, SavedModel | None, pathlib.
     folder = tokenizer_folder(config.tokenizer)
     tokenizer = TextTokenizer(folder)
     m = config.model
-    offset = tokenizer.pad_id + 1 if m.family == "xlm-roberta" else 0
-    encoder = EncoderConfig(
-        family=m.family,
+    encoder = backbone(m.family).config.fresh(
+        m.family,
+        tokenizer.pad_id,
+        m.max_length,
         vocab_size=tokenizer.vocab_size,
         hidden_size=m.hidden_size,
         num_layers=m.num_layers,
         num_heads=m.num_heads,
         intermediate_size=m.intermediate_size,
-        max_positions=m.max_length + offset,
-        type_vocab_size=2 if m.family == "bert" else 1,
-        pad_token_id=tokenizer.pad_id,
-        layer_norm_eps=1e-12 if m.family == "bert" else 1e-5,
-        hidden_dropout=max(m.dropout, 0.0),
-        attention_dropout=max(m.dropout, 0.0),
     )
-    return encoder, None, folder
+    encoder = encoder.with_dropout(max(m.dropout, 0.0))
+    return encoder, folder
 
 
-def _spec(config, encoder: EncoderConfig, folder, decided=None, **fields):
-    """The spec that a config describes.
+def _spec(
+    config, head: Chosen, encoder: EncoderConfig, folder, fields: dict
+) -> RetrieverSpec:
+    """The spec of one tower.
 
     Args:
+      config: the stage's.
+      head: with the config's options.
+      encoder: its config.
       folder: of the tokenizer; None in a plan without one.
-      decided: sets the head's options that its weights determine.
-      **fields: of the spec.
+      fields: of the spec, with the head's "options".
     """
-    head = heads.chosen(config.model.head)
-    options = decided(head.options) if decided else head.options
-    fields |= {
+    fields = fields | {
         "query_prompt": config.model.query_prompt,
         "document_prompt": config.model.document_prompt,
     }
     if folder:
         tokenizer = TextTokenizer(folder)
-        options = head.entry.settled(options, tokenizer)
-        fields |= {"special_ids": tokenizer.special_ids} | {
-            field: _token_id(tokenizer, config.model[field], field)
-            for field in ("query_marker", "document_marker")
-        }
-    return RetrieverSpec(head.name, encoder, options, **fields)
+        fields["options"] = head.entry.settled(fields["options"], tokenizer)
+        fields["special_ids"] = tokenizer.special_ids
+        for field in ("query_marker", "document_marker"):
+            fields[field] = _token_id(tokenizer, config.model[field], field)
+    return RetrieverSpec(head.name, encoder, **fields)
 
 
 def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
@@ -174,146 +196,3 @@ def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:
             f" {tokenizer.folder}. Name a token that it has, such as [unused0] of BERT."
         )
     return found
-
-
-def _on_an_encoder(config, opened) -> Student:
-    """A retriever with a new head on an encoder."""
-    encoder, model, folder = _encoder(config, opened)
-    spec = _spec(config, encoder, folder)
-
-    def params(source):
-        values = retriever.init_params(spec, config.seed)
-        return values if model is None else _with_encoder(values, model)
-
-    return Student(spec, folder, None, params)
-
-
-def _with_encoder(values: dict, model: SavedModel) -> dict:
-    return _overlaid(values, {"encoder": model.params["encoder"]}, model.name)
-
-
-def _splade(config, opened) -> Student:
-    encoder, model, folder = _encoder(config, opened)
-    if model is not None and "head" not in model.params:
-        raise InputError(
-            f"config.init.encoder: {model.name} has no masked-LM head, which a SPLADE"
-            " starts from. Use a masked language model."
-        )
-    most_active = 0 if model is None else model.spec.most_active
-    spec = _spec(
-        config,
-        encoder,
-        folder,
-        lambda options: heads.as_trained(options, model) if model else options,
-        most_active=most_active,
-    )
-
-    def params(source):
-        values = retriever.init_params(spec, config.seed)
-        if model is not None:
-            values = _overlaid(values, model.params, model.name)
-        if config.init.lexical or config.init.static == "idf":
-            texts = term_statistics.texts_by_language(source)
-            idf = term_statistics.least_idf(
-                TextTokenizer(folder), texts, encoder.vocab_size
-            )
-            if config.init.lexical:
-                values = warm_start.lexical(values, idf, config.seed)
-            if config.init.static == "idf":
-                idf = idf.astype(np.float32)
-                idf[list(spec.special_ids)] = 0
-                values = _merge(values, {"head": {"static": idf}})
-        return values
-
-    return Student(spec, folder, None, params)
-
-
-def _milco(config, opened) -> Student:
-    encoder, model, folder = _encoder(config, opened)
-    pivot = _one_tower(opened(config.init.head), "init.head")
-    if "head" not in pivot.params:
-        raise InputError(
-            f"config.init.head: {config.init.head} has no masked-LM head to copy."
-        )
-    spec = _spec(
-        config, encoder, folder, lambda options: heads.on_pivot(options, pivot)
-    )
-
-    def params(source):
-        values = retriever.init_params(spec, config.seed)
-        values = _overlaid(values, {"head": {"mlm": _untied(pivot)}}, pivot.name)
-        if model is not None:
-            values = _with_encoder(values, model)
-        if config.init.from_pivot:
-            values = fit_to_data.from_pivot(config, values, spec, folder, pivot, source)
-        return fit_to_data.with_echo(config, values, spec, folder, source)
-
-    return Student(spec, folder, pivot.tokenizer, params)
-
-
-def _from_stage(config, model: SavedModel) -> Student:
-    if config.model.head.name != model.spec.head:
-        raise InputError(
-            f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
-            f" config.model.head is {config.model.head.name!r}."
-        )
-    if config.model.towers == "shared":
-        _one_tower(model, "init.model")
-    learned_echo = "echo" in model.params.get("head", {})
-    if learned_echo and config.init.echo != "random":
-        raise InputError(
-            f"config.init.echo = {config.init.echo!r} would have no effect:"
-            f" {model.name} has a source view that was trained. Remove it."
-        )
-    folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
-    check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
-    encoder = _with_dropout(config, model.spec.encoder)
-    spec = _spec(
-        config,
-        encoder,
-        folder,
-        lambda options: carried(options, model.spec.options),
-        most_active=model.spec.most_active,
-    )
-
-    def tower(weights, source):
-        values = retriever.init_params(spec, config.seed)
-        values = _overlaid(values, weights, model.name)
-        if learned_echo:
-            return values
-        return fit_to_data.with_echo(config, values, spec, folder, source)
-
-    def params(source):
-        document, query = retriever.towers_of(model.params)
-        values = tower(document, source)
-        if query is None:
-            return values
-        return retriever.with_query_tower(values, tower(query, source))
-
-    return Student(spec, folder, model.pivot_tokenizer, params)
-
-
-def _untied(pivot: SavedModel) -> dict:
-    mlm = dict(pivot.params["head"]["mlm"])
-    mlm.setdefault(
-        "decoder", pivot.params["encoder"]["embeddings"]["word"]["embedding"]
-    )
-    return mlm
-
-
-def _overlaid(params: dict, weights: dict, name: str) -> dict:
-    """`params` overlaid with `weights`, whose names and shapes must fit."""
-    found, wanted = trees.shapes(weights), trees.shapes(params)
-    wanted = {path: shape for path, shape in wanted.items() if path in found}
-    if wrong := trees.differences(found, wanted, (name, "config")):
-        raise InputError(
-            f"The weights of {name} do not fit the model of the config:\n"
-            + "\n".join(wrong[:20])
-        )
-    return _merge(params, weights)
-
-
-def _merge(params, weights):
-    if not isinstance(weights, dict):
-        return jnp.asarray(weights)
-    return params | {key: _merge(params[key], weights[key]) for key in weights}

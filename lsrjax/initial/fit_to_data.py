@@ -9,80 +9,85 @@ from scipy import sparse
 
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.initial import term_statistics, warm_start
+from lsrjax.initial import warm_start
+from lsrjax.initial.start import Start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.initial.word_translations import translation_table
-from lsrjax.models.backbones.bert import Encoder
-from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.table import backbone
 
 _IDF_TEXTS = 4096  # sampled to fit LexEcho
 
 
-def from_pivot(config, values, spec: RetrieverSpec, folder, pivot, source) -> dict:
-    """Parameters of a MILCO that starts from the English model, by `init.from_pivot`.
+def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
+    """Parameters of a MILCO whose encoder starts from the English model's.
 
-    `values` are the parameters so far; `source` provides translations.
+    Args:
+      params: so far.
+      pivot: the English `SavedModel`.
+      start: the student; its source provides translations.
+      translated: take the embeddings of each token's translations, not only of tokens
+        that both vocabularies have.
 
     Raises:
       InputError: the models' sizes differ, or their vocabularies share nothing.
     """
-    ours, theirs = spec.encoder, pivot.spec.encoder
+    ours, theirs = start.spec.encoder, pivot.spec.encoder
+    for encoder, name in ((ours, "the student"), (theirs, pivot.name)):
+        if not isinstance(encoder, BertConfig):
+            raise InputError(
+                f"config.init.head.encoder: {name} is a {encoder.family}, and only"
+                " an encoder like BERT can start from another's layers. Leave it empty."
+            )
     for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
         a, b = getattr(ours, field), getattr(theirs, field)
         if a != b:
             raise InputError(
-                f"config.init.from_pivot: the student's {field} is {a}, that of"
+                f"config.init.head.encoder: the student's {field} is {a}, that of"
                 f" {pivot.name} is {b}; starting from its layers needs them equal."
             )
-    tokenizer, english = TextTokenizer(folder), TextTokenizer(pivot.tokenizer)
+    tokenizer = TextTokenizer(start.tokenizer)
+    english = TextTokenizer(pivot.tokenizer)
     shape = (ours.vocab_size, theirs.vocab_size)
     words = warm_start.shared_tokens(
         tokenizer.vocabulary(), english.vocabulary(), shape
     )
     if not words.nnz:
         raise InputError(
-            f"config.init.from_pivot: no token of {folder} equals one of"
+            f"config.init.head.encoder: no token of {start.tokenizer} equals one of"
             f" {pivot.tokenizer}. It is made for SentencePiece vocabularies (▁word)"
             " beside an English WordPiece one; leave it empty."
         )
-    if config.init.from_pivot == "translations":
-        table = _translations(tokenizer, english, source, shape)
+    if translated:
+        table = _translations(tokenizer, english, start.source, shape)
         unseen = np.diff(table.indptr) == 0
         words = table + sparse.diags_array(unseen.astype(float)) @ words
     return warm_start.from_pivot(
-        values, ours, pivot.params["encoder"], theirs, words.tocsr()
+        params, ours, pivot.params["encoder"], theirs, words.tocsr()
     )
 
 
-def with_echo(config, values, spec: RetrieverSpec, folder, source) -> dict:
-    """Parameters of a MILCO with its LexEcho initialized by `init.echo`.
-
-    `values` are the parameters so far; `source` provides term statistics.
-    """
-    if "source" not in spec.views or config.init.echo != "idf":
-        return values
-    texts = term_statistics.texts_by_language(source)
-    tokenizer = TextTokenizer(folder)
+def with_echo(params: dict, start: Start, scale: float) -> dict:
+    """Parameters of a MILCO whose LexEcho starts at `scale * sqrt(idf)` of a token."""
+    spec, idf_V = start.spec, start.idf_V
+    tokenizer = TextTokenizer(start.tokenizer)
     length = min(LENGTH, spec.encoder.max_length)
-    idf_V = term_statistics.least_idf(tokenizer, texts, spec.encoder.vocab_size)
-    values = warm_start.with_idf_direction(values, idf_V)
+    params = warm_start.with_idf_direction(params, idf_V)
+    encoder = backbone(spec.encoder.family).encoder
     graphdef, _ = nnx.split(
-        nnx.eval_shape(lambda: Encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
+        nnx.eval_shape(lambda: encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
     )
     encode = jax.jit(
-        lambda params, text: nnx.merge(graphdef, params)(text["ids"], text["mask"])
+        lambda values, text: nnx.merge(graphdef, values)(text["ids"], text["mask"])
     )
     hidden, idf = [], []
-    for batch in _batches(_sample(texts, _IDF_TEXTS).values(), 64):
+    for batch in _batches(_sample(start.texts, _IDF_TEXTS).values(), 64):
         text = tokenizer.batch(batch, length, ())
         mask = text["mask"].astype(bool)
-        hidden.append(np.asarray(encode(values["encoder"], text))[mask])
+        hidden.append(np.asarray(encode(params["encoder"], text))[mask])
         idf.append(idf_V[text["ids"][mask]])
     return warm_start.echo_from_idf(
-        values,
-        np.concatenate(hidden),
-        np.concatenate(idf),
-        scale=config.init.echo_scale,
+        params, np.concatenate(hidden), np.concatenate(idf), scale=scale
     )
 
 

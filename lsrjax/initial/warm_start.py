@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from lsrjax.distributed import trees
+from lsrjax.errors import InputError
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 
 # GELU is nearly the identity well above zero, and a LayerNorm or the bias of the next
@@ -27,6 +29,29 @@ def _updated(params: dict, path: str, value) -> dict:
             raise ValueError(f"{path} is {jnp.shape(old)}, not {jnp.shape(value)}")
         changed[head] = jnp.asarray(value, jnp.float32)
     return changed
+
+
+def overlaid(params: dict, weights: dict, name: str) -> dict:
+    """`params` overlaid with `weights` of the model `name`.
+
+    Raises:
+      InputError: names or shapes that do not fit; lists both.
+    """
+    found, wanted = trees.shapes(weights), trees.shapes(params)
+    wanted = {path: shape for path, shape in wanted.items() if path in found}
+    if wrong := trees.differences(found, wanted, (name, "config")):
+        raise InputError(
+            f"The weights of {name} do not fit the model of the config:\n"
+            + "\n".join(wrong[:20])
+        )
+    return merged(params, weights)
+
+
+def merged(params, weights):
+    """`params` with the leaves of `weights`, a part of the same tree."""
+    if not isinstance(weights, dict):
+        return jnp.asarray(weights)
+    return params | {key: merged(params[key], weights[key]) for key in weights}
 
 
 def inverse_document_frequency(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lsrjax.errors import InputError
 from lsrjax.losses import losses
 from lsrjax.models.views import Views
-from lsrjax.options import Chosen, resolve
+from lsrjax.options import Chosen, resolve_each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,25 +81,15 @@ def of(config: Mapping[str, Any], where: str = "config.loss") -> Objective:
     Raises:
       InputError: no loss, an unknown loss or option, or losses of different texts.
     """
-    if not isinstance(config, Mapping) or not config:
+    found = resolve_each(losses.LOSSES, config, where)
+    if not found:
         known = ", ".join(map(repr, losses.LOSSES))
-        raise InputError(
-            f"{where} is {config!r}; name losses, each with its options, as in"
-            f" {{'kl': {{}}, 'margin_mse': {{'weight': 0.05}}}}. Known: {known}."
-        )
-    found = []
-    for name, options in config.items():
-        if not isinstance(options, Mapping):
+        raise InputError(f"{where} names no loss. Known: {known}.")
+    for one in found:
+        if not isinstance(one.entry, losses.Loss):
             raise InputError(
-                f"{where}.{name} is {options!r}; give its options by name, as in"
-                f" {{'{name}': {{'weight': 0.5}}}}."
-            )
-        node = {**options, "name": name}
-        found.append(resolve(losses.LOSSES, node, where, f"{where}.{name}"))
-        if not isinstance(found[-1].entry, losses.Loss):
-            raise InputError(
-                f"{where} names {name!r}, which is no lsrjax.losses.losses.Loss but"
-                f" {type(found[-1].entry).__name__}. Wrap the function in one."
+                f"{where} names {one.name!r}, which is no lsrjax.losses.losses.Loss but"
+                f" {type(one.entry).__name__}. Wrap the function in one."
             )
     first, *others = found
     for other in others:

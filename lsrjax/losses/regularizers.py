@@ -6,11 +6,12 @@ terms are >= 0, so no absolute values are taken.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from lsrjax.errors import InputError
 from lsrjax.models.views import SPARSE, Bag, Vector, Views
 from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
@@ -112,6 +113,7 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": Schedule(linear, WarmUp),
     "quadratic": Schedule(quadratic, WarmUp),
 }
+_SPARSE = ("ranking loss", "sparse views")  # what lambdas have an effect with
 # The lambdas among the options, of the vocabulary view and of the source view.
 LAMBDAS = ("query", "document", "source_query", "source_document")
 
@@ -120,24 +122,49 @@ LAMBDAS = ("query", "document", "source_query", "source_document")
 class OfDocuments(Options):
     """The options that every regularizer has."""
 
-    document: float = option(0.0, "lambda of documents, vocabulary view", low=0)
-    source_document: float = option(0.0, "lambda of documents, source view", low=0)
-    schedule: Any = option("constant", "of all lambdas", table=SCHEDULES)
+    because: ClassVar = {
+        "lambdas": "every lambda is 0",
+        "steered": "no lambda is steered",
+        "document": "the lambda 'document', which it steers, is 0",
+        "query": "the lambda 'query', which it steers, is 0",
+    }
+
+    document: float = option(
+        0.0, "lambda of documents, vocabulary view", low=0, when=_SPARSE
+    )
+    source_document: float = option(
+        0.0,
+        "lambda of documents, source view",
+        low=0,
+        when=(*_SPARSE, "source view"),
+    )
+    schedule: Any = option(
+        "constant", "of all lambdas", table=SCHEDULES, when="lambdas"
+    )
     active_document: float = option(
         0.0,
         "steers a lambda of the vocabulary view, from its value here, until a text has"
         " this many active terms on average; 0: off",
         low=0,
+        when=("lambdas", "document"),
     )
     active_gain: float = option(
         0.01,
         "the steered lambda moves by at most this power of e a step; lower it where the"
         " number of terms swings",
         above=0,
+        when=("lambdas", "steered"),
     )
     anti_zero: float = option(
-        0.0, "weight of what keeps vocabulary views from dying", low=0
+        0.0, "weight of what keeps vocabulary views from dying", low=0, when=_SPARSE
     )
+
+    def check_stage(self, stage: Any, where: str) -> None:
+        """Refuses another regularizer than the default without a lambda."""
+        name = stage.regularizer.name
+        if name != next(iter(REGULARIZERS)) and not self.lambdas:
+            said = no_effect("name", name, "every lambda is 0")
+            raise InputError(f"{where}.{said}")
 
     @property
     def lambdas(self) -> dict[str, float]:
@@ -150,25 +177,23 @@ class OfDocuments(Options):
         """Wanted number of active terms of a text, by the steered lambda."""
         return {"document": self.active_document} if self.active_document else {}
 
-    def problem(self) -> str | None:
-        """Refuses to steer a lambda of 0, and a gain without steering."""
-        for name, number in self.steered.items():
-            if name not in self.lambdas:
-                because = f"the lambda {name!r}, which it steers, is 0"
-                return no_effect(f"active_{name}", number, because)
-        gain = next(f for f in dataclasses.fields(self) if f.name == "active_gain")
-        if self.active_gain != gain.default and not self.steered:
-            return no_effect("active_gain", self.active_gain, "no lambda is steered")
-        return None
-
 
 @dataclasses.dataclass(frozen=True)
 class OfTexts(OfDocuments):
     """The options of a regularizer that treats each kind of text separately."""
 
-    query: float = option(0.0, "lambda of queries, vocabulary view", low=0)
-    source_query: float = option(0.0, "lambda of queries, source view", low=0)
-    active_query: float = option(0.0, "as active_document, of queries", low=0)
+    query: float = option(
+        0.0,
+        "lambda of queries, vocabulary view",
+        low=0,
+        when=(*_SPARSE, "learned queries"),
+    )
+    source_query: float = option(
+        0.0, "lambda of queries, source view", low=0, when=(*_SPARSE, "source view")
+    )
+    active_query: float = option(
+        0.0, "as active_document, of queries", low=0, when=("lambdas", "query")
+    )
 
     @property
     def steered(self) -> dict[str, float]:

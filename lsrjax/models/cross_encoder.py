@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed.sharding import Rule
-from lsrjax.models.backbones.bert import Encoder
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.layers import DType, linear
 
 
@@ -48,7 +48,8 @@ class CrossEncoder(nnx.Module):
     def __init__(
         self, spec: CrossEncoderSpec, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
     ):
-        self.encoder = Encoder(spec.encoder, dtype=dtype, rngs=rngs)
+        encoder = backbone(spec.encoder.family).encoder
+        self.encoder = encoder(spec.encoder, dtype=dtype, rngs=rngs)
         self.classifier = Classifier(spec.encoder.hidden_size, dtype=dtype, rngs=rngs)
 
     def __call__(self, ids_BL, mask_BL, types_BL=None) -> jax.Array:

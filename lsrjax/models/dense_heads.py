@@ -1,6 +1,7 @@
 """Heads with embeddings: of the text, as a sparse code, of each token."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,10 @@ from lsrjax.models.layers import Head
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Code, Dense, MultiVector, Views
 from lsrjax.options import Options, option
+
+# Of 2^16 numbers below the first, or of any in float32 times the second, the sum of
+# squares is far from infinite, and from what is treated as zero.
+_LARGE, _SMALLER = 1e15, 2.0**-80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +38,32 @@ class DenseOptions(EmbeddingOptions):
 
 @dataclasses.dataclass(frozen=True)
 class CSROptions(DenseOptions):
-    """Of `CSRHead`."""
+    """Of `CSRHead`.
+
+    Attributes:
+      theirs: names in sentence-transformers' SparseAutoEncoder, with ours.
+    """
+
+    theirs: ClassVar = {
+        "hidden_dim": "latents",
+        "k": "active_latents",
+        "k_aux": "revived_latents",
+        "dead_threshold": "dead_after",
+    }
 
     latents: int = option(4096, "of the autoencoder", above=0, high=2**24)
     active_latents: int = option(64, "of a text", above=0)
-    revived_latents: int = option(512, "dead ones that learn from a text", above=0)
-    dead_after: int = option(30, "steps in which no text activates a latent", low=0)
+    revived_latents: int = option(
+        512, "dead ones that learn from a text", above=0, when="autoencoder loss"
+    )
+    dead_after: int = option(
+        30, "steps in which no text activates a latent", low=0, when="autoencoder loss"
+    )
+
+    @property
+    def k(self) -> int:
+        """Active latents of a text."""
+        return self.active_latents
 
     def problem(self) -> str | None:
         """Refuses more active latents than there are latents."""
@@ -79,8 +104,22 @@ def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
     )
 
 
+def _size(spec) -> int:
+    return spec.options.embedding_size or spec.encoder.hidden_size
+
+
+def _shown_by(params) -> dict:
+    """The size of embeddings that are projected."""
+    if "projection" not in params:
+        return {}
+    return {"embedding_size": params["projection"]["kernel"].shape[1]}
+
+
 def _normalized(x) -> jax.Array:
     """Scales vectors of the last axis to length 1; zeros stay zeros."""
+    # The squares of large ones would be infinite. A power of two changes no digit.
+    largest = jax.lax.stop_gradient(jnp.abs(x).max(axis=-1, keepdims=True))
+    x = x * jnp.where(largest > _LARGE, _SMALLER, 1.0)
     squares = jnp.square(x).sum(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
@@ -98,7 +137,12 @@ class DenseHead(Head):
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`dense`, of the embedding's size."""
-        return {"dense": spec.options.embedding_size or spec.encoder.hidden_size}
+        return {"dense": _size(spec)}
+
+    @staticmethod
+    def shown_by(params) -> dict:
+        """The embedding's size."""
+        return _shown_by(params)
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.projection = _projection(spec, dtype, rngs)
@@ -192,17 +236,21 @@ class CSRHead(Head):
 
     Options = CSROptions
     gives = ("autoencoder",)
-    loss_options = {"autoencoder": ("revived_latents", "dead_after")}
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`latents`, of the autoencoder."""
         return {"latents": spec.options.latents}
 
+    @staticmethod
+    def shown_by(params) -> dict:
+        """The embedding's size, and the number of latents."""
+        latents = params["autoencoder"]["kernel"].shape[1]
+        return _shown_by(params.get("dense", {})) | {"latents": latents}
+
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.dense = DenseHead(spec, dtype=dtype, rngs=rngs)
-        size = spec.options.embedding_size or spec.encoder.hidden_size
-        self.autoencoder = Autoencoder(spec.options, size, rngs=rngs)
+        self.autoencoder = Autoencoder(spec.options, _size(spec), rngs=rngs)
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `latents` view."""
@@ -246,7 +294,17 @@ class ColbertHead(Head):
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`tokens`, of the embedding's size."""
-        return {"tokens": spec.options.embedding_size or spec.encoder.hidden_size}
+        return {"tokens": _size(spec)}
+
+    @staticmethod
+    def shown_by(params) -> dict:
+        """The embedding's size."""
+        return _shown_by(params)
+
+    @staticmethod
+    def sized(spec) -> dict:
+        """The embedding's size as an option, spelled out."""
+        return {"embedding_size": _size(spec)}
 
     @staticmethod
     def expand_id(options) -> int:

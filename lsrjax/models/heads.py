@@ -20,6 +20,7 @@ from flax import nnx
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.lookup import entry, known_entry
+from lsrjax.models.backbones.encoder_config import MaskedLM
 from lsrjax.models.dense_heads import (
     ColbertHead,
     ColbertOptions,
@@ -36,6 +37,9 @@ from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
 from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
+# Of MILCO's English head.
+_BERTS = MaskedLM()
+
 
 class MLMHead(nnx.Module):
     """BERT's masked-LM head as a bag of words, pooled over tokens."""
@@ -46,6 +50,7 @@ class MLMHead(nnx.Module):
         vocab_size: int,
         *,
         layer_norm_eps: float,
+        masked_lm: MaskedLM = _BERTS,
         tied: bool,
         pool_mask: str,
         pooling: str = "max",
@@ -54,7 +59,12 @@ class MLMHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.transform = MLMTransform(
-            hidden_size, layer_norm_eps, dtype=dtype, rngs=rngs
+            hidden_size,
+            layer_norm_eps,
+            dense_bias=masked_lm.dense_bias,
+            norm_bias=masked_lm.norm_bias,
+            dtype=dtype,
+            rngs=rngs,
         )
         if not tied:
             self.decoder = nnx.Param(
@@ -111,7 +121,7 @@ class _Pooled(Options):
 class SpladeOptions(_Pooled):
     """Of `SpladeHead`."""
 
-    tied: bool = option(True, "the decoder is the word embedding", fresh=True)
+    tied: bool = option(True, "the decoder is the word embedding", when="fresh weights")
     pooling: str = option("max", "over tokens", choices=("max", "sum"))
     activation: str = option(
         "relu",
@@ -124,6 +134,7 @@ class SpladeOptions(_Pooled):
         "encoded | static (inference-free: a learned weight for each distinct word) |"
         " words (SPLADE-doc: each weighs 1); neither is encoded",
         choices=("encoded", "static", "words"),
+        when="ranking loss",
     )
 
     def problem(self) -> str | None:
@@ -143,19 +154,14 @@ class MilcoOptions(_Pooled):
         "sum",
         "lexecho: a token's repeats: sum (reference) | max",
         choices=("sum", "max"),
+        when="lexecho",
     )
-    exclude_special_tokens: bool = option(False, "lexecho: leave <s>, </s>, … out")
+    exclude_special_tokens: bool = option(
+        False, "lexecho: leave <s>, </s>, … out", when="lexecho"
+    )
     pivot_vocab_size: int = option(0, "terms of the English vocabulary", fact=True)
     pivot_hidden_size: int = option(0, "width of the English head", fact=True)
     pivot_layer_norm_eps: float = option(1e-12, "of the English head", fact=True)
-
-    def problem(self) -> str | None:
-        """Refuses options of a source view that is off."""
-        if not self.lexecho and self.repeats != "sum":
-            return no_effect("repeats", self.repeats, "lexecho is off")
-        if not self.lexecho and self.exclude_special_tokens:
-            return no_effect("exclude_special_tokens", True, "lexecho is off")
-        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +235,7 @@ class SpladeHead(Head):
 
     Options = SpladeOptions
     gives = ("logits",)
-    query_options = ("queries",)
+    starts_from = ("encoder", "head")
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -251,11 +257,24 @@ class SpladeHead(Head):
         """`terms`, except for queries that are bags of words."""
         return () if text == "query" and not spec.encodes_queries else ("terms",)
 
+    @staticmethod
+    def as_trained(options, model):
+        """Sets whether the decoder is tied, and the activation."""
+        shown = SpladeHead.shown_by(model.params["head"])
+        activation = model.spec.options.activation
+        return dataclasses.replace(options, activation=activation, **shown)
+
+    @staticmethod
+    def shown_by(params) -> dict:
+        """Whether the decoder is tied."""
+        return {"tied": "decoder" not in params["mlm"]}
+
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.mlm = MLMHead(
             spec.encoder.hidden_size,
             spec.encoder.vocab_size,
             layer_norm_eps=spec.encoder.layer_norm_eps,
+            masked_lm=spec.encoder.masked_lm,
             tied=spec.options.tied,
             pool_mask=spec.options.pool_mask,
             pooling=spec.options.pooling,
@@ -305,6 +324,8 @@ class MilcoHead(Head):
 
     Options = MilcoOptions
     gives = ("logits",)
+    copies_pivot = True
+    source_option = "lexecho"
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -315,9 +336,25 @@ class MilcoHead(Head):
         return views
 
     @staticmethod
-    def has_source(options) -> bool:
-        """Whether LexEcho is on."""
-        return options.lexecho
+    def on_pivot(options: MilcoOptions, pivot: Any) -> MilcoOptions:
+        """The options with the sizes of `pivot`, an English `SavedModel`.
+
+        Raises:
+          InputError: its activation is not relu.
+        """
+        if pivot.spec.options.activation != "relu":
+            raise InputError(
+                f"config.init.head: the weights of {pivot.name} are"
+                f" {pivot.spec.options.activation} of its logits, which MILCO's head"
+                " does not compute. Use a SPLADE whose activation is relu."
+            )
+        encoder = pivot.spec.encoder
+        return dataclasses.replace(
+            options,
+            pivot_vocab_size=encoder.vocab_size,
+            pivot_hidden_size=encoder.hidden_size,
+            pivot_layer_norm_eps=encoder.layer_norm_eps,
+        )
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.connector = linear(
@@ -387,17 +424,16 @@ class M3Head(Head):
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`dense`, `terms` of the encoder's vocabulary, and `tokens`."""
-        D = spec.options.embedding_size or spec.encoder.hidden_size
-        terms = spec.encoder.vocab_size
-        return {"dense": spec.encoder.hidden_size, "terms": terms, "tokens": D}
+        terms, tokens = TokenWeightsHead.views(spec), ColbertHead.views(spec)
+        return {"dense": spec.encoder.hidden_size} | terms | tokens
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         normalize = spec.options.normalize
         first = spec.with_head("dense", DenseOptions(normalize=normalize))
         self.dense = DenseHead(first, dtype=dtype, rngs=rngs)
         self.terms = TokenWeightsHead(spec, dtype=dtype, rngs=rngs)
-        size = spec.options.embedding_size or spec.encoder.hidden_size
-        own = ColbertOptions(embedding_size=size, normalize=normalize)
+        # Always projected.
+        own = ColbertOptions(**ColbertHead.sized(spec), normalize=normalize)
         each = spec.with_head("colbert", own)
         self.tokens = ColbertHead(each, dtype=dtype, rngs=rngs)
         self.weights = spec.options.view_weights
@@ -472,33 +508,3 @@ def pooled_as(spec: Any, like: Any) -> Any:
     """A teacher's spec with its student's `pool_mask`."""
     pooled = dataclasses.replace(spec.options, pool_mask=like.options.pool_mask)
     return dataclasses.replace(spec, options=pooled)
-
-
-def as_trained(options: SpladeOptions, model: Any) -> SpladeOptions:
-    """A SPLADE's options, with those that a `SavedModel`'s weights determine."""
-    return dataclasses.replace(
-        options,
-        tied="decoder" not in model.params["head"]["mlm"],
-        activation=model.spec.options.activation,
-    )
-
-
-def on_pivot(options: MilcoOptions, pivot: Any) -> MilcoOptions:
-    """A MILCO's options with the sizes of `pivot`, an English `SavedModel`.
-
-    Raises:
-      InputError: its activation is not relu.
-    """
-    if pivot.spec.options.activation != "relu":
-        raise InputError(
-            f"config.init.head: the weights of {pivot.name} are"
-            f" {pivot.spec.options.activation} of its logits, which MILCO's head does"
-            " not compute. Use a SPLADE whose activation is relu."
-        )
-    encoder = pivot.spec.encoder
-    return dataclasses.replace(
-        options,
-        pivot_vocab_size=encoder.vocab_size,
-        pivot_hidden_size=encoder.hidden_size,
-        pivot_layer_norm_eps=encoder.layer_norm_eps,
-    )

@@ -3,7 +3,6 @@
 In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
 """
 
-from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -78,10 +77,11 @@ def linear(
     out_features: int,
     *,
     initializer_range: float = 0.02,
+    use_bias: bool = True,
     dtype: DType = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """Linear layer, kernel [in, out] ~ N(0, initializer_range²) and bias 0.
+    """Linear layer, kernel [in, out] ~ N(0, initializer_range²) and maybe bias 0.
 
     Parameters are float32; the product is computed in `dtype`. Pass matrices
     [rows, in]: with a batch and a token axis, XLA on CPU transposes the incoming
@@ -92,6 +92,7 @@ def linear(
         in_features,
         out_features,
         kernel_init=nnx.initializers.normal(initializer_range),
+        use_bias=use_bias,
         dtype=dtype,
         param_dtype=jnp.float32,
         rngs=rngs,
@@ -101,13 +102,17 @@ def linear(
 class LayerNorm(nnx.LayerNorm):
     """LayerNorm over the last axis of [T, D] that computes in float32."""
 
-    def __init__(self, size: int, eps: float, *, rngs: nnx.Rngs):
-        super().__init__(size, epsilon=eps, param_dtype=jnp.float32, rngs=rngs)
+    def __init__(self, size: int, eps: float, *, use_bias: bool = True, rngs: nnx.Rngs):
+        super().__init__(
+            size, epsilon=eps, use_bias=use_bias, param_dtype=jnp.float32, rngs=rngs
+        )
 
     def __call__(self, x_TD: jax.Array) -> jax.Array:  # type: ignore[override]  # no mask
         """The normalized rows, in the dtype of `x_TD`."""
-        assert self.scale is not None and self.bias is not None
-        return _normalize(self.epsilon, x_TD, self.scale[...], self.bias[...])
+        assert self.scale is not None
+        scale_D = self.scale[...]
+        bias_D = jnp.zeros_like(scale_D) if self.bias is None else self.bias[...]
+        return _normalize(self.epsilon, x_TD, scale_D, bias_D)
 
 
 # y = s (x - m) r + b, with the mean m and r = (variance + eps)^-1/2 of each row. With
@@ -161,17 +166,19 @@ class Head(nnx.Module):
     Attributes:
       Options: a dataclass of its options, see `lsrjax.options`.
       gives: what it has for losses that need it, of `GIVEN`.
-      query_options: options that concern queries only.
-      loss_options: options that only a loss reads, by what it needs, of `GIVEN`.
+      source_option: the option that adds a view of the text's own tokens, `source`.
       sparse: whether all views are weights of terms.
+      starts_from: the parts that a student has of the model of `init.encoder`.
+      copies_pivot: whether its masked-LM head is copied from an English model.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
 
     Options = Options
     gives: tuple[str, ...] = ()
-    query_options: tuple[str, ...] = ()
-    loss_options: Mapping[str, tuple[str, ...]] = {}
+    source_option = ""
     sparse = True
+    starts_from: tuple[str, ...] = ("encoder",)
+    copies_pivot = False
     rules = ()
 
     def __init__(self, spec, *, dtype: DType, rngs: nnx.Rngs):
@@ -193,11 +200,6 @@ class Head(nnx.Module):
         return True
 
     @staticmethod
-    def has_source(options) -> bool:
-        """Whether it has a view of the text's own tokens beside its vocabulary's."""
-        return False
-
-    @staticmethod
     def expand_id(options) -> int:
         """The id that queries are filled up with, unattended; -1: none."""
         return -1
@@ -212,6 +214,16 @@ class Head(nnx.Module):
         """
         return options
 
+    @staticmethod
+    def shown_by(params) -> dict:
+        """The options that a head's parameters show, such as its sizes, by name."""
+        return {}
+
+    @staticmethod
+    def as_trained(options, model):
+        """The options, with those that the head of a `SavedModel` determines."""
+        return options
+
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
         """The views of queries from their ids alone, like those of encoded texts."""
         raise NotImplementedError
@@ -223,9 +235,9 @@ class Head(nnx.Module):
 
 
 class MLMTransform(nnx.Module):
-    """BERT's masked-LM head without its decoder: dense, exact GELU, LayerNorm.
+    """A masked-LM head without its decoder: dense, exact GELU, LayerNorm.
 
-    Parameters: `dense/{kernel,bias}`, `norm/{scale,bias}`.
+    Parameters: `dense/{kernel,bias}`, `norm/{scale,bias}`; some families lack biases.
     """
 
     def __init__(
@@ -233,6 +245,8 @@ class MLMTransform(nnx.Module):
         hidden_size: int,
         eps: float,
         *,
+        dense_bias: bool = True,
+        norm_bias: bool = True,
         initializer_range: float = 0.02,
         dtype: DType = jnp.float32,
         rngs: nnx.Rngs,
@@ -241,10 +255,11 @@ class MLMTransform(nnx.Module):
             hidden_size,
             hidden_size,
             initializer_range=initializer_range,
+            use_bias=dense_bias,
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = LayerNorm(hidden_size, eps, rngs=rngs)
+        self.norm = LayerNorm(hidden_size, eps, use_bias=norm_bias, rngs=rngs)
 
     def __call__(self, hidden_TD: jax.Array) -> jax.Array:
         """Maps hidden states [T, D] to the decoder's input [T, D], in `dtype`."""

@@ -12,8 +12,8 @@ from flax import nnx
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import dense_heads
-from lsrjax.models.backbones.bert import Encoder
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Views
@@ -85,8 +85,19 @@ class RetrieverSpec:
                 )
 
     @classmethod
-    def of(cls, head: str, encoder: EncoderConfig, **values: Any) -> "RetrieverSpec":
-        """A spec from some of its fields and its head's options, by name."""
+    def of(
+        cls,
+        head: str,
+        encoder: EncoderConfig,
+        weights: Mapping | None = None,
+        **values: Any,
+    ) -> "RetrieverSpec":
+        """A spec from some of its fields and its head's options, by name.
+
+        `weights` are the head's parameters, which show some of its options.
+        """
+        if weights is not None:
+            values |= head_class(head).shown_by(weights)
         own = {f.name for f in dataclasses.fields(cls)}
         fields = {name: value for name, value in values.items() if name in own}
         options = {name: value for name, value in values.items() if name not in own}
@@ -122,7 +133,7 @@ class RetrieverSpec:
             raise InputError(
                 f"the head {values['head']} has no option {', '.join(sorted(unknown))}"
             )
-        encoder = EncoderConfig(**values["encoder"])
+        encoder = config_from(values["encoder"])
         special = tuple(values.get("special_ids", ()))
         made = checked(kind, options, "options", find_known)
         changed = {"encoder": encoder, "options": made, "special_ids": special}
@@ -170,7 +181,8 @@ class RetrieverSpec:
     @property
     def rules(self) -> tuple[sharding.Rule, ...]:
         """Partition rules of parameters that are not in `sharding.RULES`."""
-        return head_class(self.head).rules
+        encoder = backbone(self.encoder.family).encoder
+        return (*encoder.rules, *head_class(self.head).rules)
 
 
 class Retriever(nnx.Module):
@@ -178,7 +190,8 @@ class Retriever(nnx.Module):
 
     def __init__(self, spec: RetrieverSpec, *, dtype=jnp.float32, rngs: nnx.Rngs):
         """Random float32 parameters; `dtype` is that of matrix products."""
-        self.encoder = Encoder(spec.encoder, dtype=dtype, rngs=rngs)
+        encoder = backbone(spec.encoder.family).encoder
+        self.encoder = encoder(spec.encoder, dtype=dtype, rngs=rngs)
         self.head = head_class(spec.head)(spec, dtype=dtype, rngs=rngs)
         self.expand_id = spec.expand_id
         self.encodes_queries = spec.encodes_queries
@@ -196,7 +209,7 @@ class Retriever(nnx.Module):
           role: "query" if all are queries; "document" or None: those in `texts.query`.
           dropout_keys: a key for each text, [B] for each part; without, the model is
             deterministic.
-          remat: what the backward pass recomputes, see `models.backbones.bert`.
+          remat: what the backward pass recomputes, see `models.backbones.encoder`.
 
         Returns:
           The views of the texts, concatenated over parts.

@@ -42,6 +42,9 @@ _RUN = re.compile(
 )
 
 
+_SEPARATOR = re.compile(rf"[^\w{_MARK}]|_")
+
+
 def tokenize(text: str) -> list[str]:
     """Splits a text into terms that different languages can share.
 
@@ -61,6 +64,37 @@ def tokenize(text: str) -> list[str]:
     return terms
 
 
+def words_and_ngrams(text: str) -> list[str]:
+    """The terms of `tokenize`, and the text's character 3- and 4-grams.
+
+    What is no letter or digit separates words as one space, which n-grams may hold.
+    """
+    terms = tokenize(text)
+    plain = unicodedata.normalize("NFKC", text).lower()
+    spaced = f" {' '.join(_SEPARATOR.sub(' ', plain).split())} "
+    for size in (3, 4):
+        # The mark tells them from words.
+        terms += [f"#{spaced[i : i + size]}" for i in range(len(spaced) - size + 1)]
+    return terms
+
+
+def weights(counts: sparse.csr_matrix, k1: float, b: float) -> sparse.csr_matrix:
+    """The weights of documents by the formula of `BM25`, of counts [N, V].
+
+    Counts may be fractions, as those that are expected of a translation are; a document
+    then counts for a term's df by the fraction, by 1 at most.
+    """
+    documents = counts.shape[0]
+    df = np.bincount(counts.indices, np.minimum(counts.data, 1), counts.shape[1])
+    idf = np.log1p((documents - df + 0.5) / (df + 0.5))
+    length = np.asarray(counts.sum(axis=1)).ravel()
+    norm = k1 * (1 - b + b * length / max(length.mean(), 1e-30))
+    tf, of = counts.data, np.repeat(np.arange(documents), np.diff(counts.indptr))
+    found = counts.astype(np.float32)
+    found.data[:] = idf[counts.indices] * tf / (tf + norm[of])
+    return found
+
+
 class BM25:
     """An index of texts, searched by BM25 as Lucene defines it.
 
@@ -70,12 +104,20 @@ class BM25:
     mean?", ECIR 2020, "Lucene (accurate)". The weights come from bm25s.
     """
 
-    def __init__(self, texts: Sequence[str], *, k1: float = 1.2, b: float = 0.75):
+    def __init__(
+        self,
+        texts: Sequence[str],
+        *,
+        k1: float = 1.2,
+        b: float = 0.75,
+        terms: Callable[[str], list[str]] = tokenize,
+    ):
         """Indexes N texts.
 
         Args:
             k1: how slowly repeated terms saturate; the default is Lucene's.
             b: strength of the length normalisation, from 0 to 1.
+            terms: splits documents and queries into terms.
 
         Raises:
             InputError: no text has a letter or a digit.
@@ -86,18 +128,19 @@ class BM25:
 
         # It logs each step, at its own level.
         logging.getLogger("bm25s").setLevel(logging.WARNING)
+        self._terms = terms
         self._vocabulary: dict[str, int] = {}
         ids = [
             [
                 self._vocabulary.setdefault(term, len(self._vocabulary))
-                for term in tokenize(text)
+                for term in terms(text)
             ]
             for text in texts
         ]
         if not self._vocabulary:
             raise InputError(
                 f"BM25: none of the {len(texts)} texts has a letter or a digit, so "
-                "there is nothing to index. Look whether config.data.columns names "
+                "there is nothing to index. Look whether config.data.format names "
                 "the columns of the texts."
             )
         index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
@@ -106,9 +149,9 @@ class BM25:
         index.index(
             (ids, self._vocabulary), create_empty_token=False, show_progress=False
         )
-        weights = index.scores
-        self._docs = sparse.csc_matrix(
-            (weights["data"], weights["indices"], weights["indptr"]),
+        found = index.scores
+        self.documents = sparse.csc_matrix(
+            (found["data"], found["indices"], found["indptr"]),
             shape=(len(texts), len(self._vocabulary)),
         ).tocsr()
 
@@ -124,15 +167,19 @@ class BM25:
             indices [Q, depth] int32, -1 for no hit, and scores [Q, depth] float32, 0
             for no hit; ordered as in `lsrjax.retrieval.search.search`.
         """
+        return search(self.queries(queries), self.documents, depth)
+
+    def queries(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Counts [Q, V] of the terms of queries; `documents` has the weights [N, V]."""
         terms: list[int] = []
         ends = [0]
-        for query in queries:
-            known = (self._vocabulary.get(term) for term in tokenize(query))
+        for text in texts:
+            known = (self._vocabulary.get(term) for term in self._terms(text))
             terms.extend(term for term in known if term is not None)
             ends.append(len(terms))
         counts = sparse.csr_matrix(
             (np.ones(len(terms), np.float32), terms, ends),
-            shape=(len(queries), len(self._vocabulary)),
+            shape=(len(texts), len(self._vocabulary)),
         )
         counts.sum_duplicates()
-        return search(counts, self._docs, depth)
+        return counts

@@ -10,6 +10,7 @@ from flax import nnx
 
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.distributed import sharding
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 from lsrjax.retrieval.encode_texts import BUCKETS
 
@@ -42,7 +43,7 @@ class PairScorer:
         """
         self._params = params
         self._tokenizer = tokenizer
-        self._types = spec.encoder.family == "bert"
+        self._types = backbone(spec.encoder.family).pairs_have_types
         limit = spec.encoder.max_length
         self._length = min(query_length + document_length, limit)
         self._query_length = min(query_length, self._length * 3 // 4)

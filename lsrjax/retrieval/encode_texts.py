@@ -1,6 +1,7 @@
 """Encodes texts into matrices with a trained retriever."""
 
 import bisect
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ from lsrjax.models.views import Dense, MultiVector, Vector, View, Views
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import Several
+from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, TOKENS
 
 # Lengths of padded batches: steps of a quarter to a half.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -25,6 +27,21 @@ _WORTH_COMPILING = 8192
 # Tokens that a processor computes at once. From 4,096 on, XLA's compiler for CPU makes
 # other kernels, which take a quarter to a third longer per token.
 _CPU_TOKENS = 3072
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Texts as token ids, and which are computed together.
+
+    `pieces`: the numbers of texts, by the length that they are padded to and how many
+    are computed together.
+    """
+
+    texts: Sequence[str]
+    ids: Sequence[Sequence[int]]
+    role: str
+    names: Sequence[str] | None
+    pieces: dict[tuple[int, int], list[list[int]]]
 
 
 class TextEncoder:
@@ -38,27 +55,52 @@ class TextEncoder:
         batch_size: int = 64,
         dtype: str = "float32",
         poll: Callable[[], None] = lambda: None,
+        each_device: bool = False,
     ):
-        """An encoder for one architecture; batches have at least a text per device.
+        """An encoder for one architecture, on the devices of the mesh that is set.
 
-        `poll` is called ahead of each batch; what it raises ends the encoding.
+        Args:
+          batch_size: texts encoded at once, rounded up to one for each device.
+          poll: called ahead of each batch; what it raises ends the encoding.
+          each_device: `batch_size` is of each device. Then every device computes what
+            a single one would, and the results do not depend on their number.
         """
         self.spec = spec
         self._poll = poll
         self.tokenizer = tokenizer
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
-        self._batch_size = math.ceil(batch_size / devices) * devices
+        self._places = devices if each_device else 1  # that take a batch each
+        self._shares = devices // self._places  # of a batch
+        self._batch_size = math.ceil(batch_size / self._shares) * self._shares
         self._dtype = dtype
-        graphdef, _ = retriever.split(spec, dtype=jnp.dtype(dtype), weights_only=True)
-        everywhere = None if self._mesh.empty else sharding.replicated(self._mesh)
-        self._apply = jax.jit(
-            lambda params, text, role: retriever.apply(
-                graphdef, params, text, role=role
-            ),
-            static_argnums=2,
-            out_shardings=everywhere,
+        graphdef, self._abstract = retriever.split(
+            spec, dtype=jnp.dtype(dtype), weights_only=True
         )
+        placed = None
+        if not self._mesh.empty:
+            over = sharding.over_data if each_device else sharding.replicated
+            placed = over(self._mesh)
+        self._views = lambda params, text, role: retriever.apply(
+            graphdef, params, text, role=role
+        )
+        self._apply = jax.jit(self._views, static_argnums=2, out_shardings=placed)
+
+    def kinds(self) -> dict[str, str]:
+        """What each view holds: `SPARSE`, `DENSE` or `TOKENS`; compiles nothing."""
+        shape = jax.ShapeDtypeStruct((1, 3), jnp.int32)
+        text = {"ids": shape, "mask": shape}
+        with sharding.on_one_device():
+            views = jax.eval_shape(
+                lambda params, text: self._views(params, text, "document"),
+                self._abstract,
+                text,
+            )
+        of = {Dense: DENSE, MultiVector: TOKENS}
+        return {
+            name: next((of[c] for c in of if isinstance(views[name], c)), SPARSE)
+            for name in self.spec.views
+        }
 
     def encode(
         self,
@@ -76,61 +118,103 @@ class TextEncoder:
         Raises:
           InputError: a vector is not finite; names the text.
         """
+        prepared = self.prepare(texts, max_length, role, names)
+        return self.encode_prepared(params, prepared)
+
+    def prepare(
+        self,
+        texts: Sequence[str],
+        max_length: int,
+        role: str = "document",
+        names: Sequence[str] | None = None,
+        window: int = 0,
+    ) -> "Prepared":
+        """What `encode` does on the host alone, ahead of `encode_prepared`.
+
+        Args:
+          window: texts that are sorted by length together; 0: all. It decides what they
+            are padded to, so with it the vectors do not depend on how many texts are
+            encoded in one call.
+        """
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
-        by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        size = self._batch_size
-        batches = [by_length[i : i + size] for i in range(0, len(ids), size)]
-        lengths = padded_lengths([len(ids[b[-1]]) for b in batches], max_length, size)
-        pieces = [
-            (batch[start : start + at_once], at_once, length)
-            for batch, length in zip(batches, lengths, strict=True)
-            for at_once in [self._at_once(length)]
-            for start in range(0, len(batch), at_once)
-        ]
-        parts = []
+        pieces: dict[tuple[int, int], list[list[int]]] = {}
+        window = window or max(len(ids), 1)
+        for first in range(0, len(ids), window):
+            own = range(first, min(first + window, len(ids)))
+            by_length = sorted(own, key=lambda i: len(ids[i]))
+            size = self._batch_size
+            batches = [by_length[i : i + size] for i in range(0, len(own), size)]
+            longest = [len(ids[batch[-1]]) for batch in batches]
+            lengths = padded_lengths(longest, max_length, size)
+            for batch, length in zip(batches, lengths, strict=True):
+                at_once = self._at_once(length)
+                pieces.setdefault((length, at_once), []).extend(
+                    batch[i : i + at_once] for i in range(0, len(batch), at_once)
+                )
+        return Prepared(texts, ids, role, names, pieces)
+
+    def encode_prepared(
+        self, params: dict, prepared: "Prepared"
+    ) -> dict[str, sparse.csr_matrix | TokenMatrix]:
+        """As `encode`, of texts that `prepare` has prepared."""
+        parts: list[dict] = []
+        order: list[int] = []
         pending = None
-        for chosen, at_once, length in pieces:
-            self._poll()
-            # A short batch is filled up, so that its shape need not be compiled.
-            rows = [ids[i] for i in chosen]
-            rows += [rows[-1]] * (at_once - len(rows))
-            text = pad(rows, self.tokenizer.pad_id, length, ())
-            # Models that can mix roles share compiled programs between them.
-            apart = self.spec.roles_apart
-            if not apart:
-                text["query"] = np.full(len(rows), role == "query")
-            views = self._apply(params, self._on_devices(text), role if apart else None)
-            # The device computes a batch while the host compresses the previous one.
-            if pending:
-                parts.append(self._compressed(*pending, role))
-            pending = views, len(chosen)
+        for (length, at_once), pieces in prepared.pieces.items():
+            for start in range(0, len(pieces), self._places):
+                self._poll()
+                together = pieces[start : start + self._places]
+                views = self._started(params, prepared, together, at_once, length)
+                # The device computes a batch while the host compresses the one before.
+                if pending:
+                    parts.append(self._compressed(*pending, prepared.role))
+                order += [i for piece in together for i in piece]
+                pending = views, [len(piece) for piece in together], at_once
         if pending:
-            parts.append(self._compressed(*pending, role))
-        order = np.argsort(by_length)
-        views = {
-            name: _stacked([part[name] for part in parts], terms)[order]
+            parts.append(self._compressed(*pending, prepared.role))
+        back = np.argsort(order)
+        found = {
+            name: _stacked([part[name] for part in parts], terms)[back]
             for name, terms in self.spec.views.items()
         }
+        self._check_finite(found, prepared)
+        most = self.spec.most_active
+        return _largest(found, most) if most and self.spec.sparse else found
+
+    def _started(self, params, prepared, together, at_once: int, length: int) -> Views:
+        """Starts the computation of a batch on each device."""
+        rows: list[Sequence[int]] = []
+        # A short batch is filled up, so that its shape need not be compiled.
+        for piece in [*together, *[[]] * (self._places - len(together))]:
+            own = [prepared.ids[i] for i in piece]
+            rows += own + [(own or rows)[-1]] * (at_once - len(own))
+        text = pad(rows, self.tokenizer.pad_id, length, ())
+        # Models that can mix roles share compiled programs between them.
+        apart = self.spec.roles_apart
+        if not apart:
+            text["query"] = np.full(len(rows), prepared.role == "query")
+        role = prepared.role if apart else None
+        return self._apply(params, self._on_devices(text), role)
+
+    def _check_finite(self, views: dict, prepared: "Prepared") -> None:
+        texts, names = prepared.texts, prepared.names
         for name, matrix in views.items():
             if (row := _first_not_finite(matrix)) is not None:
                 named = names[row] if names else f"{row + 1} of {len(texts):,}"
                 raise InputError(
-                    f"The vector (view {name!r}) of the {role} {named!r} has numbers"
-                    f" that are not finite. It begins {texts[row][:60]!r}. The model"
-                    " has diverged, or its weights are too large for"
+                    f"The vector (view {name!r}) of the {prepared.role} {named!r} has"
+                    f" numbers that are not finite. It begins {texts[row][:60]!r}. The"
+                    " model has diverged, or its weights are too large for"
                     f" {self._dtype}: use an earlier checkpoint, or train it again"
                     " with a lower config.optim.lr."
                 )
-        most = self.spec.most_active
-        return _largest(views, most) if most and self.spec.sparse else views
 
     def _at_once(self, length: int) -> int:
         """Texts of a batch, padded to `length`, that are computed together."""
         if jax.default_backend() != "cpu":
             return self._batch_size
-        devices = sharding.axis_size(sharding.DATA)
-        each = self._batch_size // devices
-        return math.ceil(each / math.ceil(each * length / _CPU_TOKENS)) * devices
+        each = self._batch_size // self._shares
+        return math.ceil(each / math.ceil(each * length / _CPU_TOKENS)) * self._shares
 
     def _on_devices(self, text: dict) -> dict:
         if self._mesh.empty:
@@ -138,11 +222,17 @@ class TextEncoder:
         rows = range(self._mesh.shape[sharding.DATA])
         return sharding.to_global(text, self._mesh, rows)
 
-    def _compressed(self, views: Views, count: int, role: str):
+    def _compressed(self, views: Views, counts: list[int], at_once: int, role: str):
         found = {}
+        # Without the rows that filled a batch up.
+        rows = np.concatenate(
+            [np.arange(count) + i * at_once for i, count in enumerate(counts)]
+        )
+        whole = len(rows) == rows[-1] + 1
+        kept = slice(len(rows)) if whole else rows
         for name, terms in self.spec.views.items():
             scale = views[name].scale if role == "query" else 1.0
-            matrix = _to_matrix(views[name], terms)[:count]
+            matrix = _to_matrix(views[name], terms)[kept]
             found[name] = matrix if scale == 1 else matrix * scale
         return found
 

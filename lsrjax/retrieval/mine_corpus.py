@@ -17,8 +17,8 @@ from lsrjax.options import option
 from lsrjax.retrieval import teacher_scores
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
-from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.mine_negatives import BLOCK, best, no_hits
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import search
 
 

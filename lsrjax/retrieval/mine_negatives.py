@@ -8,7 +8,7 @@ import numpy as np
 from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import search
 
 # Documents encoded and searched at once.

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.text import Text
 from lsrjax.data.examples import ENGLISH
 from lsrjax.json_files import write_json
 
-MEAN = "mean"
+MEAN, WORST = "mean", "worst"
 
 # system -> language -> metric -> value
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -23,6 +23,9 @@ Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 # Metrics of a system's cost: more is not better.
 COUNTS = ("query_terms", "document_terms", "index_bytes")
+
+# Systems without a network, which every stage is shown beside.
+BASELINES = ("bm25", "bm25 n-grams", "ibm model 1")
 
 MULTILINGUAL = "multilingual "
 TABLES = (
@@ -86,11 +89,24 @@ def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     return averaged
 
 
-def write_results(path: str | os.PathLike[str], results: Results) -> None:
+# The key of results on tasks in a run's file; the others are systems.
+TASKS = "tasks"
+
+
+def write_results(
+    path: str | os.PathLike[str],
+    results: Results,
+    tasks: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Writes results as JSON, rounded to six digits, in their order.
 
     The file is replaced atomically, so that a reader never sees half of it; missing
     folders are created.
+
+    Args:
+        path: of the file.
+        results: of systems.
+        tasks: `task_tables.described` of each task, if any.
 
     Raises:
         ValueError: if a value is not finite.
@@ -103,9 +119,11 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
         }
         for system, languages in results.items()
     }
+    found = [rounded, *(task["results"] for task in (tasks or {}).values())]
     bad = [
         f"{metric} of {system} in {language}"
-        for system, languages in rounded.items()
+        for one in found
+        for system, languages in one.items()
         for language, values in languages.items()
         for metric, value in values.items()
         if not math.isfinite(value)
@@ -116,13 +134,13 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
             "the evaluation gave it."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, rounded)
+    write_json(path, rounded | ({TASKS: tasks} if tasks else {}))
 
 
 def print_table(
     results: Results, metric: str, console: Console, *, title: str = ""
 ) -> None:
-    """Prints a metric: systems as rows, languages as columns, the mean last.
+    """Prints a metric: systems as rows, languages as columns, mean and worst last.
 
     Higher values are better. The best of several in a column is bold; a missing one is
     `-`. Languages that do not fit the console's width continue in another table. The
@@ -150,7 +168,11 @@ def print_table(
 
 
 def print_costs(
-    results: Results, documents_per_s: Mapping[str, float], console: Console
+    results: Results,
+    documents_per_s: Mapping[str, float],
+    console: Console,
+    *,
+    of: str = "an English document",
 ) -> None:
     """Prints the cost of a document in each system.
 
@@ -158,7 +180,7 @@ def print_costs(
     each language.
     """
     console.print(
-        "\ncost of an English document: active terms, bytes in an index (6 a term, 2 a"
+        f"\ncost of {of}: active terms, bytes in an index (6 a term, 2 a"
         " number of an embedding), encoded in a second",
         highlight=False,
     )
@@ -237,8 +259,9 @@ def _table(
         for language, values in languages.items()
         if metric in values
     )
-    if MEAN in columns:
-        columns[MEAN] = columns.pop(MEAN)
+    for summary in (MEAN, WORST):
+        if summary in columns:
+            columns[summary] = columns.pop(summary)
     rows: dict[str, dict[str, tuple[str, bool]]] = {name: {} for name in results}
     for language in columns:
         values = {
@@ -297,13 +320,13 @@ def _plain(text: str) -> str:
 
 
 def markdown(results, name: str) -> str:
-    """The tables of a stage, its views and BM25 as Markdown; empty without results."""
+    """The tables of a stage, its views and the baselines as Markdown, or nothing."""
     own = {
         system: values
         for system, values in results.items()
-        if system == "bm25" or system.split(" ")[0] == name
+        if system != TASKS and (system in BASELINES or system.split(" ")[0] == name)
     }
-    if not any(system != "bm25" for system in own):
+    if not set(own) - set(BASELINES):
         return ""
     tables = [
         f"{metric}: {title}\n\n{markdown_table(systems, metric)}"

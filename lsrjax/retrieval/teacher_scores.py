@@ -10,9 +10,9 @@ from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
-from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.mine_negatives import Find, by_bm25, mine
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Several
 
 

@@ -6,6 +6,8 @@ tokens, as in the reference and every export of a MILCO. A latent has its number
 column without a token `#` and the column's number.
 """
 
+from collections.abc import Sequence
+
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -14,10 +16,13 @@ def names_of(
     spec: RetrieverSpec,
     tokenizer: TextTokenizer,
     pivot_tokenizer: TextTokenizer | None = None,
+    views: Sequence[str] | None = None,
 ) -> list[str]:
-    """The names of the columns of all views, side by side."""
+    """The names of the columns of all views, or of some, side by side."""
     names: list[str] = []
     for view, size in spec.views.items():
+        if views is not None and view not in views:
+            continue
         if view == "latents":
             names += map(str, range(size))
             continue

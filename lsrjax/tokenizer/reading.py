@@ -17,6 +17,7 @@ from typing import Any
 import tokenizers
 
 from lsrjax.errors import InputError
+from lsrjax.models.backbones.model_types import MODEL_TYPES
 from lsrjax.tokenizer.ask_transformers import asked
 from lsrjax.tokenizer.files import (
     ADDED,
@@ -34,15 +35,7 @@ from lsrjax.tokenizer.files import (
 # know the first, 5 writes the second.
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Model types for which AutoTokenizer uses such a class.
-_PLAIN_MODELS = (
-    None,
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "camembert",
-    "milco",
-)
+_PLAIN_MODELS = (None, "milco", *MODEL_TYPES)
 ROLES = tuple(f"{role}_token" for role in "bos eos unk sep pad cls mask".split())
 # Other keys of a plain tokenizer_config.json that do not change a token.
 _HARMLESS = (

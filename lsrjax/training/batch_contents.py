@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax.config.fields import language_weights
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.errors import InputError
@@ -35,8 +34,7 @@ class Contents:
         told_apart = config.log.health and "document" in loss.texts
         repeats = 1
         if data.mixing == "round_robin":
-            weights = language_weights(data.document_languages, "document_languages")
-            repeats = len(weights)
+            repeats = len(data.document_languages)
         languages = mixing.languages(data) if told_apart else ()
         return cls(config, loss, languages, repeats)
 

@@ -1,34 +1,24 @@
 """The dev data that a stage is evaluated on during training."""
 
 import dataclasses
-import re
 from collections.abc import Callable
 
 from lsrjax.checkpoint import saved_model
-from lsrjax.config.fields import language_weights
 from lsrjax.data import sources
 from lsrjax.data.examples import ANY
-from lsrjax.errors import InputError
 from lsrjax.initial.build_student import Student
-from lsrjax.retrieval.evaluate import Searcher, dev_metric, dev_task
+from lsrjax.retrieval.evaluate import dev_metric, dev_task
+from lsrjax.retrieval.rank import Searcher
 
 
 def dev_source(config, kind: str):
     """The held-out examples of a stage whose training examples are of a `kind`."""
-    data = config.data.copy_and_resolve_references()
-    fields = ("source", "files", "dataset", "split", "format")
-    with data.unlocked():
-        data.update({field: config.dev[field] for field in fields})
-    # The embedded data has documents for its pairs.
-    kind = "group" if data.source == "debian" else kind
-    try:
-        return sources.open_source(data, kind, held_out=True)
-    except InputError as error:
-        # The source names its fields as those of config.data.
-        named = re.sub(
-            rf"config\.data\.({'|'.join(fields)})\b", r"config.dev.\1", str(error)
-        )
-        raise type(error)(named) from error
+    where = "config.dev"
+    # Examples that are no rows have documents also where the loss reads pairs.
+    rows = sources.chosen(config.dev.source, where).entry.rows
+    return sources.open_source(
+        config.dev, kind if rows else "group", corpus=config.data.corpus, where=where
+    )
 
 
 def dev_examples(config, kind: str) -> int:
@@ -49,9 +39,9 @@ def evaluation(
 
     `poll` is called before each batch is encoded.
     """
-    if not config.dev.source:
+    if not config.dev.source.name:
         return None
-    weights = language_weights(config.data.query_languages, "query_languages")
+    weights = config.data.query_languages
     task = dev_task(
         dev_source(config, kind),
         config.dev.queries,

@@ -5,10 +5,11 @@ import json
 import pathlib
 
 from lsrjax.checkpoint import names_on_disk, saved_model, set_damaged_aside
-from lsrjax.config import check_stage, fields
+from lsrjax.config import check_stage, check_tasks, fields
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
+from lsrjax.retrieval.tasks.table import loaded
 from lsrjax.training import (
     dev_data,
     memory_plan,
@@ -26,7 +27,8 @@ LOOK_SECONDS = 120.0  # for a stage's data
 def look(run_config, workdir: pathlib.Path) -> None:
     """Opens the data and finds the models of all unfinished stages.
 
-    Skipped for a run of one stage, where training does this at once.
+    Skipped for a run of one stage, where training does this at once. The tasks of the
+    evaluation are looked at in any case.
 
     Raises:
       InputError: names the stage, and what cannot be used.
@@ -37,6 +39,8 @@ def look(run_config, workdir: pathlib.Path) -> None:
         for name, stage in stages.items()
         if set_damaged_aside.finished_steps(workdir / name) is None
     }
+    if left:
+        _first_of_tasks(run_config)
     if len(stages) == 1 or not left:
         return
     for name, stage in left.items():
@@ -87,10 +91,22 @@ def _find(reference: str, field: str) -> None:
             raise InputError(f"{field}: {path} is damaged ({error}).") from error
 
 
+def _first_of_tasks(run_config) -> None:
+    """Reads the first part of each task that the finished run is evaluated on.
+
+    What is missing is known before the training, not after it.
+    """
+    for name, chosen in check_tasks.evaluated(run_config).items():
+        try:
+            next(loaded(chosen))
+        except InputError as error:
+            raise InputError(f"config.evaluate.tasks[{name!r}]: {error}") from error
+
+
 def _open(stage, contents: Contents, seconds: float) -> None:
     """Opens a stage's training and dev data."""
     with stage_data.tried(stage, contents.kind, seconds) as (sets, *_):
         examples = sum(map(len, sets))
-    if stage.dev.source:
+    if stage.dev.source.name:
         dev_data.dev_examples(stage, contents.kind)
     check_stage.check_warmup(stage, contents.steps(examples), "config")

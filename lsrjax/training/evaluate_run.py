@@ -1,8 +1,10 @@
 """Compares the systems of a finished run: tables, `results.json`, and examples."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -12,17 +14,22 @@ from lsrjax.checkpoint import digests, saved_model
 from lsrjax.checkpoint.names_on_disk import DAMAGED, set_aside
 from lsrjax.checkpoint.results_file import DIGESTS_FILE, RESULTS_FILE
 from lsrjax.checkpoint.set_damaged_aside import listing
-from lsrjax.config import fields
+from lsrjax.config import check_tasks, fields
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes
-from lsrjax.retrieval import evaluate, result_tables
+from lsrjax.retrieval import evaluate, rank, result_tables, task_tables
+from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher, Way
 from lsrjax.retrieval.result_tables import MULTILINGUAL
 from lsrjax.retrieval.search import search
-from lsrjax.training import stage_models, stage_parts
+from lsrjax.retrieval.task_results import PartResults
+from lsrjax.retrieval.tasks import debian
+from lsrjax.retrieval.tasks.table import loaded
+from lsrjax.retrieval.tasks.task import Task
+from lsrjax.training import baselines, stage_models, stage_parts
 
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
@@ -37,35 +44,56 @@ def evaluate_run(
     console: Console,
     poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Evaluates BM25 and the stages' models on the embedded test split.
+    """Evaluates baselines and the run's models as `config.evaluate` says.
 
     Writes `results.json`, identical in every run; `speed.json`, the documents per
     second that each stage's model encodes; and `examples.json`.
 
     `poll` is called before each batch is encoded.
     """
+    results: result_tables.Results = {}
+    tasks: dict[str, Any] = {}
+    examples: list[dict] = []
+    speed: dict[str, float] = {}
+    if run_config.evaluate.test:
+        results, examples, speed = _on_test(run_config, workdir, console, poll)
+    if run_config.evaluate.tasks:
+        tasks = _on_tasks(run_config, workdir, console, poll)
+    if processes.is_first():
+        json_files.write_json(workdir / EXAMPLES_FILE, examples)
+        json_files.write_json(workdir / SPEED_FILE, speed)
+        result_tables.write_results(workdir / RESULTS_FILE, results, tasks)
+        digests.seal(workdir, _FILES, workdir / DIGESTS_FILE)
+
+
+def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict]:
+    """BM25 and the models of all stages on the embedded test split.
+
+    Returns:
+      The results of each system, the examples of the last stage, and speeds.
+    """
     groups = list(embedded.examples("group", "test"))
-    languages = sorted(
-        {language for group in groups for language in group.query},
-        key=lambda language: (language != ENGLISH, language),
-    )
+    languages = debian.languages_of(groups)
     tasks = {
-        "": evaluate.cross_lingual(groups, languages),
-        MULTILINGUAL: evaluate.multilingual(groups, languages, run_config.seed),
+        "": debian.cross_lingual(groups, languages),
+        MULTILINGUAL: debian.multilingual(groups, languages, run_config.seed),
     }
     console.print(
         f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
         f" on {len(groups):,} documents."
     )
-    results: result_tables.Results = {}
-    for prefix, task in tasks.items():
-        _add(results, "bm25", prefix, evaluate.bm25(task))
+    pairs = embedded.examples("pair", "train")
+    depth = measures.required_depth(measures.METRICS)
+    results: dict[str, Any] = {}
+    for name, index in baselines.baselines(
+        (pair.translation, pair.english) for pair in pairs
+    ).items():
+        for prefix, task in tasks.items():
+            hits, _ = index(task.corpus).search(task.queries, depth)
+            _add(results, name, prefix, evaluate.by_language(task, hits))
     examples, speed = [], {}
     for name, stage in fields.stages(run_config).items():
-        with stage_parts.on_devices(stage) as mesh:
-            model = saved_model.load_model(workdir / name)
-            model = stage_models.placed(stage, model, mesh)
-            searcher = Searcher.of(model, stage, poll)
+        with _searcher(name, stage, workdir, poll) as searcher:
             own = _languages(stage, languages)
             for prefix, task in tasks.items():
                 if own == [ENGLISH] and prefix:
@@ -76,13 +104,38 @@ def evaluate_run(
             speed[name] = evaluate.encoding_speed(searcher, tasks[""].corpus)
             wanted = run_config.evaluate.examples
             examples = _examples(tasks[""], groups, searcher, wanted)
-    if processes.is_first():
-        json_files.write_json(workdir / EXAMPLES_FILE, examples)
-        json_files.write_json(workdir / SPEED_FILE, speed)
-        result_tables.write_results(
-            workdir / RESULTS_FILE, result_tables.with_mean(results)
-        )
-        digests.seal(workdir, _FILES, workdir / DIGESTS_FILE)
+    return result_tables.with_mean(results), examples, speed
+
+
+def _on_tasks(run_config, workdir, console, poll) -> dict[str, Any]:
+    """BM25 and the last stage's model, and each of its views, on benchmarks."""
+    found = {}
+    name, stage = list(fields.stages(run_config).items())[-1]
+    with _searcher(name, stage, workdir, poll) as searcher:
+        ways = {
+            f"{name} {view}".strip(): Way(of)
+            for view, of in rank.views_of(searcher).items()
+        }
+        for label, chosen in check_tasks.evaluated(run_config).items():
+            parts = []
+            for task in loaded(chosen):
+                console.print(f"Evaluating {label}: {task.name}", highlight=False)
+                part = PartResults.of(task, task.metrics)
+                depth = measures.required_depth(task.metrics)
+                part.add("bm25", task, rank.bm25(task, depth))
+                for system, ranking in rank.rank(task, searcher, ways, depth).items():
+                    part.add(system, task, ranking)
+                parts.append(part)
+            found[label] = task_tables.described(chosen, parts)
+    return found
+
+
+@contextlib.contextmanager
+def _searcher(name: str, stage, workdir: pathlib.Path, poll):
+    """A stage's model on its mesh."""
+    with stage_parts.on_devices(stage) as mesh:
+        model = saved_model.load_model(workdir / name)
+        yield Searcher.of(stage_models.placed(stage, model, mesh), stage, poll)
 
 
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:
@@ -111,18 +164,22 @@ def show(workdir: pathlib.Path, console: Console) -> None:
     """Prints the tables and examples of an evaluated run."""
     found = (workdir / name for name in (RESULTS_FILE, EXAMPLES_FILE, SPEED_FILE))
     results, examples, speed = (json.loads(path.read_text("utf-8")) for path in found)
+    tasks = results.pop(result_tables.TASKS, {})
     if examples:
         console.print(
             "\nQueries that the last stage answers and BM25 does not (one a language):"
         )
         result_tables.print_examples(console, examples)
-    for metric, title in result_tables.TABLES:
+    for metric, title in result_tables.TABLES if results else ():
         systems = result_tables.with_metric(results, metric)
         result_tables.print_table(
             systems, metric, console, title=f"\n{metric}: {title}"
         )
-    costs = result_tables.with_metric(results, "index_bytes")
-    result_tables.print_costs(costs, speed, console)
+    if results:
+        costs = result_tables.with_metric(results, "index_bytes")
+        result_tables.print_costs(costs, speed, console)
+    for name, made in tasks.items():
+        task_tables.show(name, made, console)
     console.print(f"Written to {workdir / RESULTS_FILE}", highlight=False)
 
 
@@ -134,19 +191,14 @@ def _add(results, system: str, prefix: str, by_language) -> None:
 
 def _languages(stage, known: list[str]) -> list[str]:
     """English if a stage trains only on English queries, else all languages."""
-    weights = fields.language_weights(stage.data.query_languages, "query_languages")
+    weights = stage.data.query_languages
     trained = {language for language, weight in weights.items() if weight}
     return [ENGLISH] if trained == {ENGLISH} else known
 
 
-def _only(task: evaluate.Task, languages: list[str]) -> evaluate.Task:
-    chosen = [i for i, language in enumerate(task.languages) if language in languages]
-    return evaluate.Task(
-        [task.queries[i] for i in chosen],
-        [task.languages[i] for i in chosen],
-        task.corpus,
-        [task.relevant[i] for i in chosen],
-    )
+def _only(task: Task, languages: list[str]) -> Task:
+    chosen = enumerate(task.languages)
+    return task.only([i for i, language in chosen if language in languages])
 
 
 def _examples(task, groups, model, languages) -> list[dict]:

@@ -44,7 +44,7 @@ def training(
     time it is recomputed.
 
     Args:
-      remat: what the backward pass recomputes, see `lsrjax.models.backbones.bert`.
+      remat: what the backward pass recomputes, see `lsrjax.models.backbones.encoder`.
       chunked: texts are encoded in chunks, and again in the backward pass.
     """
     times = 4 if chunked else 3
@@ -59,7 +59,7 @@ def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
     D = encoder.hidden_size
     inner = getattr(spec.options, "pivot_hidden_size", 0)
     width = inner or D
-    layer = 4 * D * D + 2 * D * encoder.intermediate_size
+    layer = encoder.layer_products
     connector = D * inner
     terms = spec.views.get("pivot", encoder.vocab_size)
     total = Flops(0, 0)

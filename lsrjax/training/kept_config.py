@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 import pathlib
 import re
@@ -10,11 +11,9 @@ from collections.abc import Iterator
 from lsrjax import json_files, options
 from lsrjax.checkpoint import results_file
 from lsrjax.config import fields
+from lsrjax.config.schema import Rows, Run
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
-from lsrjax.losses.losses import LOSSES
-from lsrjax.losses.regularizers import REGULARIZERS
-from lsrjax.models.heads import HEADS
 from lsrjax.training import left_out, resume
 
 FILE = "config.json"
@@ -98,17 +97,31 @@ def _with_all_options(values: dict) -> dict:
     for stage in (values, *values["stages"].values()):
         # Entries of an earlier lsrjax may be unknown: they differ.
         with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):
-            stage["model"]["head"] = _plain(HEADS, stage["model"]["head"])
-            stage["regularizer"] = _plain(REGULARIZERS, stage["regularizer"])
-            for name, node in stage["loss"].items():
-                stage["loss"][name] = _plain(LOSSES, {**node, "name": name})
+            _spell_out(stage, Run)
+            for own in stage["data"]["sets"].values():
+                _spell_out(own, Rows)
     # As JSON has them, whose lists are no tuples.
     return json.loads(json.dumps(values))
+
+
+def _spell_out(values: dict, kind: type) -> None:
+    """Gives the entries among a group's fields all of their options."""
+    for field in dataclasses.fields(kind):
+        if (table := field.metadata.get("table")) is not None:
+            spell = _each if options.names_several(kind, field) else _plain
+            values[field.name] = spell(table, values[field.name])
+        elif dataclasses.is_dataclass(field.default_factory):
+            _spell_out(values[field.name], field.default_factory)
 
 
 def _plain(table, node) -> dict:
     found = options.resolve(table, node, FILE, find=options.find_known)
     return options.plain(found)
+
+
+def _each(table, node) -> dict:
+    found = options.resolve_each(table, node, FILE, options.find_known)
+    return {one.name: options.plain(one) for one in found}
 
 
 def _owner(field: str, several: bool) -> str:

@@ -25,8 +25,8 @@ from lsrjax.errors import InputError
 from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.retrieval import teacher_scores
 from lsrjax.retrieval.cross_encoder import PairScorer
-from lsrjax.retrieval.evaluate import Searcher
 from lsrjax.retrieval.mine_negatives import Find, by_bm25, by_model
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import model_origins
 from lsrjax.training.batch_contents import Contents
 from lsrjax.training.mined_again import MinedAgain, documents_frozen

@@ -63,7 +63,7 @@ class Models:
             if _RUN.fullmatch(reference):
                 raise InputError(
                     f"{error}\nA run that is still to be made is planned from its"
-                    " config, which has the run's name and lies beside this one."
+                    " config, named as the run, in this config's folder."
                 ) from error
             raise
 

@@ -65,7 +65,7 @@ def run(
                 dog.seconds = stage.watchdog.seconds
                 stages.run_stage(name, stage, context)
             dog.seconds = run_config.watchdog.seconds
-            if run_config.evaluate.test:
+            if _wants_results(run_config):
                 with context.progress.at(activity.RESULTS):
                     _evaluate(run_config, context, console)
         finally:
@@ -78,8 +78,12 @@ def _is_finished(run_config, workdir: pathlib.Path) -> bool:
         set_damaged_aside.finished_steps(workdir / name) is not None
         for name in fields.stages(run_config)
     )
-    wanted = run_config.evaluate.test
-    return trained and (not wanted or (workdir / results_file.RESULTS_FILE).is_file())
+    done = (workdir / results_file.RESULTS_FILE).is_file()
+    return trained and (done or not _wants_results(run_config))
+
+
+def _wants_results(run_config) -> bool:
+    return bool(run_config.evaluate.test or run_config.evaluate.tasks)
 
 
 def _evaluate(run_config, context: Run, console: Console) -> None:

@@ -4,7 +4,6 @@ import functools
 
 import jax
 
-from lsrjax.config.fields import language_weights
 from lsrjax.data.batching import loader
 from lsrjax.data.batching.drawing import GroupBatches, PairBatches
 from lsrjax.data.batching.negatives import choice_of
@@ -44,10 +43,8 @@ def batches(
             document=_text_field(data, "document_length", student),
             group_size=data.group_size,
             mixing=data.mixing,
-            query_languages=language_weights(data.query_languages, "query_languages"),
-            document_languages=language_weights(
-                data.document_languages, "document_languages"
-            ),
+            query_languages=data.query_languages,
+            document_languages=data.document_languages,
             with_scores="scores" in targets,
             with_keys="keys" in targets,
             choice=choice_of(data),

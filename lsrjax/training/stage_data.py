@@ -13,7 +13,6 @@ from rich.console import Console
 from lsrjax.checkpoint import set_damaged_aside
 from lsrjax.config import fields
 from lsrjax.config.check_data import mines, reads_scores
-from lsrjax.config.fields import language_weights
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.requirements import Documents
@@ -117,7 +116,7 @@ def documents(config, own: bool) -> Documents:
         choice_of(data) if own else None,
         data.group_size,
         data.mixing,
-        language_weights(data.document_languages, "document_languages"),
+        data.document_languages,
     )
 
 

@@ -455,7 +455,9 @@ def test_the_command_says_what_it_is_for_and_refuses_other_folders(tmp_path, cap
         command.main(["--help"])
     assert ended.value.code == 0
     assert {"ls", "verify", "diff"} <= set(capsys.readouterr().out.split())
-    assert command.main(["ls", str(tmp_path)]) == 2
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["ls", str(tmp_path)])
+    assert stopped.value.code == 2
     assert "neither a stage" in capsys.readouterr().err
 
 

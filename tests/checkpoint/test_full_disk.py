@@ -36,7 +36,7 @@ def tiny_config(data):
     c.model.dropout = 0.1
     c.tokenizer = str(flip_bits.GOLDEN / "bert")
     c.data.source = "files"
-    c.data.files = str(data)
+    c.data.source.files = str(data)
     c.data.query_length = c.data.document_length = 8
     c.data.length_parts = 1
     c.data.group_size = 1

@@ -156,3 +156,26 @@ def test_an_export_with_other_tokens_is_not_written(
         convert("--from", run, "--to", "splade", "--out", tmp_path / "out")
     assert ended.value.code == 2 and not (tmp_path / "out").exists()
     assert "would not read the tokenizer of the export" in capsys.readouterr().err
+
+
+def test_a_budget_of_terms_goes_into_the_export_and_its_card(tmp_path, capsys):
+    run = run_of(tmp_path / "run", tied=True)
+    args = ("--from", run, "--to")
+    convert(*args, "splade", "--out", tmp_path / "top", "--prune", "top:9")
+    name = "config_sentence_transformers.json"
+    assert json.loads((tmp_path / "top" / name).read_text())["max_active_dims"] == 9
+    assert open_model.open_portable(str(tmp_path / "top")).spec.most_active == 9
+    assert "the 9 largest weights are kept" in (tmp_path / "top/README.md").read_text()
+    convert(*args, "splade", "--out", tmp_path / "mass", "--prune", "mass:0.9")
+    assert "max_active_dims" not in (tmp_path / "mass" / name).read_text()
+    card = (tmp_path / "mass/README.md").read_text()
+    assert "lsrjax encode --prune mass:0.9" in card
+    for target, prune, message in (
+        ("onnx", "top:9", "of whose vectors 9 weights are kept"),
+        ("lsrjax", "ratio:0.1", "cannot hold --prune ratio:0.1"),
+        ("splade", "best:3", "--prune is 'best:3'"),
+    ):
+        with pytest.raises(SystemExit):
+            convert(*args, target, "--out", tmp_path / "no", "--prune", prune)
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()

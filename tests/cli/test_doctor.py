@@ -17,6 +17,7 @@ from lsrjax.cli import doctor, doctor_checks
 from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.config import fields
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.distributed import processes as hosts
 from lsrjax.errors import InputError
 from lsrjax.training import memory_plan
@@ -102,7 +103,7 @@ def test_the_size_of_a_checkpoint_is_that_of_its_numbers():
 @pytest.mark.parametrize("field", ["data", "dev"])
 def test_a_missing_file_is_found_without_training(field, tmp_path):
     path = str(tmp_path / "no.jsonl")
-    config = tiny(**{f"{field}.source": "files", f"{field}.files": path})
+    config = tiny(**{f"{field}.source": "files", f"{field}.source.files": path})
     (found,) = doctor_checks.data(config)
     assert found.level == ERROR
     assert path in found.text and "stage teacher" in found.text
@@ -113,12 +114,12 @@ def test_data_that_can_be_read_is_counted(tmp_path):
     path = tmp_path / "groups.jsonl"
     path.write_text((json.dumps(row) + "\n") * 7)
     (found,) = doctor_checks.data(
-        tiny(**{"data.source": "files", "data.files": str(path)})
+        tiny(**{"data.source": "files", "data.source.files": str(path)})
     )
     assert found.level == OK and "7 examples" in found.text
     path.write_text('{"query": "a", "pos": [], "neg": []}\n')
     (found,) = doctor_checks.data(
-        tiny(**{"data.source": "files", "data.files": str(path)})
+        tiny(**{"data.source": "files", "data.source.files": str(path)})
     )
     assert found.level == ERROR and str(path) in found.text
 
@@ -141,10 +142,10 @@ TOKENS = {
 
 @pytest.mark.parametrize("kind", TOKENS)
 def test_tokens_in_a_config_are_named_but_not_shown(kind, tmp_path):
-    config = tiny(**{"data.files": TOKENS[kind]})
+    config = tiny(**{"data.source.files": TOKENS[kind]})
     (found,) = doctor_checks.tokens(config, None)
     assert found.level == ERROR and kind in found.text
-    assert "config.stages.teacher.data.files" in found.text
+    assert "config.stages.teacher.data.source.files" in found.text
     assert TOKENS[kind] not in found.text
     path = tmp_path / "mine.py"
     path.write_text(f"import os\nos.environ['X'] = '{TOKENS[kind]}'\n")
@@ -164,7 +165,8 @@ def hub_config():
     config.init.encoder = "me/encoder"
     config.init.head = "stage:before"
     config.tokenizer = "embedded:english"
-    config.data.source, config.data.dataset = "datasets", "me/texts:da+de, me/more"
+    names = {"me/texts": ["da", "de"], "me/more": ""}
+    config.data.source = entry("datasets", dataset=names)
     return config
 
 

@@ -15,6 +15,7 @@ from lsrjax.convert.open_model import open_portable, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval import encode_corpus
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
 
 TEXTS = ["red apple", "", "a library of numbers", "猫 и мышь", *map(str, range(36))]
@@ -128,7 +129,10 @@ def test_embeddings_are_encoded(tmp_path, folder, head):
     rows = [json.loads(line)["vector"] for line in lines]
     if head == "dense":
         wanted = wanted.toarray()
-        assert found.files == ["embeddings"] and wanted.shape == (40, 5)
+        assert found.files == ["embeddings", "ids", "about.json"] and wanted.shape == (
+            40,
+            5,
+        )
         np.testing.assert_allclose(rows, found["embeddings"], rtol=1e-6)
     else:
         np.testing.assert_array_equal(found["starts"], wanted.starts)
@@ -141,19 +145,19 @@ def test_embeddings_are_encoded(tmp_path, folder, head):
 def test_what_was_encoded_before_a_stop_is_kept(
     tmp_path, folder, expected, monkeypatch, capsys
 ):
-    monkeypatch.setattr(encode, "_WINDOW_BATCHES", 1)
+    monkeypatch.setattr(encode_corpus, "WINDOW_BATCHES", 1)
     args = ("--model", folder, "--texts", written(tmp_path), "--batch_size", 16)
     args = (*args, "--out", tmp_path / "out.npz")
-    encoded, original = [], TextEncoder.encode
+    encoded, original = [], TextEncoder.encode_prepared
 
-    def counted(self, params, texts, *rest):
+    def counted(self, params, prepared):
         if len(encoded) == 2:
             raise KeyboardInterrupt
-        encoded.append(len(texts))
-        return original(self, params, texts, *rest)
+        encoded.append(len(prepared.texts))
+        return original(self, params, prepared)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TextEncoder, "encode", counted)
+        patch.setattr(TextEncoder, "encode_prepared", counted)
         with pytest.raises(KeyboardInterrupt):
             run(*args)
     assert encoded == [16, 16] and not (tmp_path / "out.npz").exists()

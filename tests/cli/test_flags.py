@@ -44,7 +44,7 @@ def test_fields_are_set_as_their_types_say():
         ("evaluate.examples", "('ja', 'de')", ("ja", "de")),
         ("model.head.view_weights", "1, 0, 2", (1, 0, 2)),
         ("evaluate.examples", "ja", ("ja",)),
-        ("data.files", "a.jsonl", "a.jsonl"),
+        ("data.source.files", "a.jsonl", "a.jsonl"),
         ("optim.freeze", "(a)|b", "(a)|b"),
         ("loss", "{'m3': {}}", {"m3": {}}),
         ("regularizer", "flops", entry("flops")),

@@ -19,7 +19,7 @@ from lsrjax.data import sources
 from lsrjax.data.debian_texts import embedded
 from lsrjax.retrieval import mine_corpus
 from lsrjax.retrieval.bm25 import BM25
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 
 WORDS = (
     "the old library reads files fast and prints fonts on every small screen".split()
@@ -75,7 +75,10 @@ def folder(tmp_path_factory):
 
 
 def run(folder, out, *flags, rows="train.jsonl"):
-    given = [f"--data.files={folder / rows}", f"--data.corpus={folder / 'docs.jsonl'}"]
+    given = [
+        f"--data.source.files={folder / rows}",
+        f"--data.corpus={folder / 'docs.jsonl'}",
+    ]
     mine.main([*given, "--out", str(out), *map(str, flags)])
     return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -233,11 +236,11 @@ def test_training_reads_what_was_mined(folder, tmp_path, write):
     out = tmp_path / "m.jsonl"
     run(folder, out, "--with", "bm25", "--count", 3, "--write", write)
     data = get_default().data
-    data.files = str(tmp_path)  # its notes beside it are no rows
+    data.source.files = str(tmp_path)  # its notes beside it are no rows
     if write == "ids":
         data.corpus = str(folder / "docs.jsonl")
     source = sources.open_source(data, "group")
-    assert source.format == {"texts": "milco", "ids": "tevatron_ids"}[write]
+    assert source.format.name == {"texts": "milco", "ids": "tevatron_ids"}[write]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for i, row in enumerate(rows):
         group = source[i]
@@ -256,7 +259,10 @@ def test_training_reads_what_was_mined(folder, tmp_path, write):
         (("--with", "bm25", "--count", 0), "count"),
         (("--with", "stage:x"), "name the run in --workdir"),
         (("--with", "./nowhere"), "nowhere"),
-        (("--with", "bm25", "--data.corpus=de:docs.jsonl"), "add en:FILES"),
+        (
+            ("--with", "bm25", "--data.corpus={'de': 'docs.jsonl'}"),
+            "add the language en",
+        ),
         (("--with", "bm25", "--data.corpus=./none.jsonl"), "--data.corpus: no file"),
     ],
 )
@@ -271,7 +277,7 @@ def test_mistakes_say_what_to_do(folder, tmp_path, capsys, flags, message):
 def test_a_document_without_an_id_cannot_be_written_as_one(folder, tmp_path, capsys):
     rows = pathlib.Path(tmp_path / "rows.jsonl")
     rows.write_text(json.dumps({"query": "old files", "pos": ["nowhere else"]}))
-    given = [f"--data.files={rows}", f"--data.corpus={folder / 'docs.jsonl'}"]
+    given = [f"--data.source.files={rows}", f"--data.corpus={folder / 'docs.jsonl'}"]
     with pytest.raises(SystemExit):
         mine.main(
             [*given, "--with=bm25", "--write=ids", f"--out={tmp_path / 'm.jsonl'}"]

@@ -15,6 +15,7 @@ import transformers
 
 from lsrjax.cli import score
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data import sources
 from lsrjax.retrieval import teacher_scores
 
@@ -68,7 +69,7 @@ def read(path):
 
 def test_a_cross_encoders_scores_are_those_of_transformers(tmp_path, reranker):
     rows, out = lines(tmp_path / "rows.jsonl", ROWS), tmp_path / "scored.jsonl"
-    run(f"--data.files={rows}", "--teacher", reranker, "--out", out)
+    run(f"--data.source.files={rows}", "--teacher", reranker, "--out", out)
     tokenizer = tokenizers.Tokenizer.from_file(str(reranker / "tokenizer.json"))
     model = transformers.BertForSequenceClassification.from_pretrained(reranker).eval()
     for row, before in zip(read(out), ROWS, strict=True):
@@ -85,7 +86,7 @@ def test_a_cross_encoders_scores_are_those_of_transformers(tmp_path, reranker):
         found = row["pos_scores"] + row["neg_scores"]
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
     data = get_default().data
-    data.files = str(out)
+    data.source.files = str(out)
     group = sources.open_source(data, "group")[4]
     assert len(group.positives) == 2 and len(group.scores) == 4
 
@@ -93,7 +94,7 @@ def test_a_cross_encoders_scores_are_those_of_transformers(tmp_path, reranker):
 def test_shards_and_stops_change_no_byte(tmp_path, reranker, monkeypatch):
     monkeypatch.setattr(score, "_BLOCK", 2)
     rows = lines(tmp_path / "rows.jsonl", ROWS)
-    flags = (f"--data.files={rows}", "--teacher", reranker)
+    flags = (f"--data.source.files={rows}", "--teacher", reranker)
     run(*flags, "--out", tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
     shards = [tmp_path / f"{i}.jsonl" for i in range(1, 5)]
@@ -169,7 +170,7 @@ def by_pairs(path, scores):
 def test_scores_of_others_are_joined_by_id(tmp_path, beir, written):
     folder, scores = beir
     files = written(tmp_path / "scores", scores)
-    flags = (f"--data.files={folder}", "--data.format=beir", "--scores", files)
+    flags = (f"--data.source.files={folder}", "--data.format=beir", "--scores", files)
     run(*flags, "--out", tmp_path / "out.jsonl")
     rows = read(tmp_path / "out.jsonl")
     assert rows[1] == {
@@ -190,10 +191,9 @@ def test_scores_of_others_are_joined_by_id(tmp_path, beir, written):
         ["2", ["d2", 2.25], ["d3", 2.375]],
     ]
     data = get_default().data
-    data.files, data.format = str(tmp_path / "ids.jsonl"), "colbert"
-    data.queries, data.corpus = (
-        str(folder / name) for name in ("queries.jsonl", "corpus.jsonl")
-    )
+    data.source.files = str(tmp_path / "ids.jsonl")
+    data.format = entry("colbert", queries=str(folder / "queries.jsonl"))
+    data.corpus = str(folder / "corpus.jsonl")
     group = sources.open_source(data, "group")[3]
     assert group.negatives == [{"*": "text 3"}]
     np.testing.assert_allclose(group.scores, [2.25, 2.375])
@@ -203,7 +203,7 @@ def test_documents_without_a_score_are_an_error_or_left_out(tmp_path, beir, caps
     folder, scores = beir
     del scores["0", "d1"], scores["1", "d1"], scores["2", "d2"]
     files = by_pairs(tmp_path / "scores", scores)
-    flags = (f"--data.files={folder}", "--data.format=beir", "--scores", files)
+    flags = (f"--data.source.files={folder}", "--data.format=beir", "--scores", files)
     flags = (*flags, "--out", tmp_path / "out.jsonl")
     with pytest.raises(SystemExit):
         run(*flags)
@@ -236,7 +236,7 @@ def test_a_wrong_line_is_named(tmp_path, beir, capsys, line, message):
     files.write_text("\n".join([known[0], line, *known[1:]]) + "\n")
     with pytest.raises(SystemExit) as stop:
         run(
-            *(f"--data.files={folder}", "--data.format=beir", "--scores", files),
+            *(f"--data.source.files={folder}", "--data.format=beir", "--scores", files),
             *("--out", tmp_path / "out.jsonl"),
         )
     assert stop.value.code == 2
@@ -256,6 +256,6 @@ def test_a_wrong_line_is_named(tmp_path, beir, capsys, line, message):
 def test_mistakes_say_what_to_do(tmp_path, capsys, flags, message):
     rows = lines(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(SystemExit) as stop:
-        run(f"--data.files={rows}", "--out", tmp_path / "out.jsonl", *flags)
+        run(f"--data.source.files={rows}", "--out", tmp_path / "out.jsonl", *flags)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err

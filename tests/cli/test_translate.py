@@ -254,8 +254,8 @@ def test_training_names_a_text_that_a_language_lacks(models, texts, tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.slice(0, len(TEXTS) - 1), path)
     data = get_default().data
-    data.files = str(tmp_path / "rows.jsonl")
-    data.corpus = f"en:{texts},de:{path}"
+    data.source.files = str(tmp_path / "rows.jsonl")
+    data.corpus = {"en": str(texts), "de": str(path)}
     source = sources.open_source(data, "group")
     assert source[0].positives[0] == {"en": TEXTS[0], "de": table["text"][0].as_py()}
     with pytest.raises(BadRecord, match="the id 'd1' in en .* is empty"):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lsrjax.config import schema
 from lsrjax.config.check_run import validate
-from lsrjax.config.fields import data_set, fields, get_default, language_weights, stages
+from lsrjax.config.fields import data_set, fields, get_default, stages
 from lsrjax.config.nodes import entry
 from lsrjax.config.other_names import _ELSEWHERE, not_a_field
 from lsrjax.errors import InputError
@@ -24,7 +24,7 @@ def kl(**fields):
     c = get_default()
     c.steps = 10
     c.init.encoder = c.init.head = "folder"
-    c.data.files = "x.parquet"
+    c.data.source.files = "x.parquet"
     c.data.group_size = 4
     return changed(c, fields)
 
@@ -33,7 +33,7 @@ def alignment(**fields):
     c = get_default()
     c.steps = 10
     c.init.encoder = c.init.head = c.teacher.model = "folder"
-    c.data.files = "x.parquet"
+    c.data.source.files = "x.parquet"
     c.loss = {"alignment": {}}
     return changed(c, fields)
 
@@ -57,7 +57,7 @@ def other(head, **fields):
 
 def sets(c, **by_name):
     """A config on several data sets, its own files left out."""
-    c.data.source, c.data.files = "files", ""
+    c.data.source = "files"
     with c.unlocked():
         c.data.sets = ConfigDict(by_name, sort_keys=False)
     return c
@@ -67,9 +67,8 @@ def round_robin(**fields):
     """KL on the embedded data, every query in three languages."""
     return kl(
         data__source="debian",
-        data__files="",
         data__mixing="round_robin",
-        data__document_languages="en:1,de:1,ja:1",
+        data__document_languages={"en": 1, "de": 1, "ja": 1},
         prepare__negatives="bm25",
         prepare__scores="teacher",
         teacher__model="x",
@@ -78,8 +77,19 @@ def round_robin(**fields):
     )
 
 
-A, B = data_set(files="a.jsonl"), data_set(source="datasets", dataset="b", weight=2.0)
+def in_files(files="x", **fields):
+    """A data set of files."""
+    return data_set(source=entry("files", files=files), **fields)
+
+
+A, B = in_files("a.jsonl"), data_set(source=entry("datasets", dataset="b"))
 EMBEDDED = data_set(source="debian")
+
+
+def teachers(*weights):
+    """The columns of two teachers."""
+    columns = {"pos_scores": ("a", "b"), "neg_scores": ("c", "d")}
+    return entry("milco", **columns, score_weights=weights)
 
 
 def changed(c, fields):
@@ -113,7 +123,7 @@ def test_shipped_configs_are_valid(path):
 @pytest.mark.parametrize("make", [kl, alignment, infonce])
 def test_small_configs_are_valid(make):
     validate(make())
-    validate(run_of(one=make(), two=make(init__echo="random")))
+    validate(run_of(one=make(), two=make()))
 
 
 @pytest.mark.parametrize(
@@ -126,10 +136,16 @@ def test_small_configs_are_valid(make):
             model__head__repeats="max",
             regularizer__source_query=0.1,
         ),
-        kl(data__columns__pos="positive", dev__source="files", dev__files="dev.jsonl"),
-        alignment(dev__source="debian", data__query_languages="ja:1", dev__every=5),
+        kl(
+            data__format=entry("milco", pos="positive"),
+            dev__source=entry("files", files="dev.jsonl"),
+        ),
+        alignment(dev__source="debian", data__query_languages={"ja": 1}, dev__every=5),
         infonce(init__lexical=True, model__head__tied=False, model__hidden_size=8),
-        infonce(dev__source="files", dev__files="x", data__columns__pos="positive"),
+        infonce(
+            dev__source=entry("files", files=["x", "y,z"]),
+            dev__format=entry("milco", pos="positive"),
+        ),
         infonce(data__group_size=3, prepare__negatives="bm25", data__mixing="entries"),
         infonce(steps=0, epochs=0.5),
         kl(mesh__data=2, mesh__model=-1, mesh__fsdp=True),
@@ -151,8 +167,8 @@ def test_small_configs_are_valid(make):
             regularizer__active_gain=0.1,
         ),
         infonce(regularizer__anti_zero=0.1),
-        kl(data__negatives="rank", data__negative_rank_scale=3.0, data__positives=2),
-        kl(data__negatives="margin_bins", data__margin_bins=4, data__topics=9),
+        kl(data__negatives=entry("rank", scale=3.0), data__positives=2),
+        kl(data__negatives=entry("margin_bins", bins=4), data__topics=9),
         kl(data__negative_max_score=3, data__negative_margin=0.0),
         infonce(data__unique_texts=True, data__topics=9),
         infonce(
@@ -162,15 +178,18 @@ def test_small_configs_are_valid(make):
             prepare__scores="teacher",
             teacher__model="x",
         ),
-        kl(data__corpus="en:d.tsv,e.tsv", data__document_languages="ja:1,*:1"),
         kl(
-            data__corpus="en:datasets:me/docs::train,de:d.tsv",
-            data__document_languages="en:1,de:0",
+            data__corpus={"en": "d.tsv", "*": "e.tsv"},
+            data__document_languages={"ja": 1, "*": 1},
+        ),
+        kl(
+            data__corpus={"en": {"dataset": "me/docs", "split": "t"}, "de": ["d.tsv"]},
+            data__document_languages={"en": 1, "de": 0},
         ),
         kl(
             data__corpus="d.tsv",
-            data__queries="en:q.tsv,de:r.tsv",
-            data__query_languages="de:1",
+            data__format=entry("colbert", queries={"en": "q.tsv", "de": "r.tsv"}),
+            data__query_languages={"de": 1},
         ),
         infonce(batch_size=1, data__group_size=2, prepare__negatives="bm25"),
         infonce(model__head__queries="words", regularizer__document=0.1),
@@ -180,9 +199,16 @@ def test_small_configs_are_valid(make):
         infonce(log__health=True),
         round_robin(data__negative_margin=1.0, data__unique_texts=True),
         sets(kl(data__mixer="weights", data__batches_from="one"), a=A, b=B),
-        sets(kl(data__mixer="temperature", data__mix_temperature=3.0), a=A),
-        sets(kl(dev__source="files", dev__files="x", data__columns__pos="p"), a=A),
-        sets(infonce(data__document_languages="en:1"), a=A, b=EMBEDDED),
+        sets(kl(data__mixer=entry("weights", weights={"b": 2.0})), a=A, b=B),
+        sets(kl(data__mixer=entry("temperature", temperature=3.0)), a=A),
+        sets(
+            kl(
+                dev__source=entry("files", files="x"),
+                dev__format=entry("milco", pos="p"),
+            ),
+            a=A,
+        ),
+        sets(infonce(data__document_languages={"en": 1}), a=A, b=EMBEDDED),
         run_of(one=alignment(), two=sets(kl(), a=A)),
         kl(model__towers="separate", optim__freeze="^query_tower/encoder/"),
         infonce(steps=20, optim__warmup_steps=20),
@@ -205,12 +231,13 @@ def test_sensible_combinations_are_accepted(c):
         ("per-device-train-batch-size", "batch_size"),
         ("data.qeury_length", "data.query_length"),
         ("output_dir", "--workdir"),
+        ("data.train_file", "c.data.source.files"),
     ],
 )
 def test_names_from_elsewhere_are_known(name, meant):
     known = list(fields(get_default()))
     message = not_a_field(name, known)
-    at = meant if meant.startswith("--") else f"config.{meant}"
+    at = meant if meant.startswith(("--", "c.")) else f"config.{meant}"
     assert re.search(rf"{re.escape(at)}(?![\w.]\w)", message), message
 
 
@@ -278,7 +305,7 @@ def test_unknown_choices_list_the_known(field, known):
 @pytest.mark.parametrize(
     ("c", "field", "because"),
     [
-        (kl(init__echo="idf"), "init.echo", "lexecho is off"),
+        (kl(init__idf_echo=True), "init.idf_echo", "lexecho is off"),
         (kl(regularizer__source_document=1.0), "source_document", "lexecho is off"),
         (alignment(model__towers="separate"), "model.towers", "no queries and doc"),
         (
@@ -294,61 +321,67 @@ def test_unknown_choices_list_the_known(field, known):
             "queries of the head splade are not encoded",
         ),
         (kl(model__hidden_size=64), "hidden_size", "weights come from init.encoder"),
-        (kl(init__from_pivot="shared"), "from_pivot", "weights come from init"),
-        (kl(init__echo_scale=0.1), "echo_scale", "init.echo is random"),
-        (kl(data__split="dev"), "data.split", "files have no splits"),
+        (
+            kl(init__head={"model": "x", "encoder": "shared"}),
+            "init.head.encoder",
+            "the weights come from init.encoder",
+        ),
+        (kl(model__head="splade"), "init.head", "the head splade copies no other"),
+        (kl(init__lexical=True), "init.lexical", "the head milco is no bag of"),
+        (
+            other("splade", init__lexical=True),
+            "init.lexical",
+            "the weights come from init.encoder",
+        ),
         (kl(data__mixer="weights"), "data.mixer", "data.sets is empty"),
         (kl(data__batches_from="one"), "data.batches_from", "data.sets is empty"),
-        (sets(kl(data__mix_temperature=3.0), a=A), "mix_temperature", "is not temper"),
-        (changed(sets(kl(), a=A), {"data.files": "x"}), "data.files", "sets has its"),
-        (sets(kl(data__columns__pos="p"), a=A), "columns.pos", "sets has its own"),
-        (sets(kl(), a=A, b=B), "data.sets.b.weight", "data.mixer is not weights"),
-        (sets(kl(), a=data_set(files="x", split="dev")), "data.sets.a.split", "files"),
         (
-            sets(kl(), a=data_set(files="x", columns={"english": "e"})),
-            "data.sets.a.columns.english",
-            "reads queries",
+            changed(sets(kl(), a=A), {"data.source.files": "x"}),
+            "data.source.files",
+            "sets has its",
         ),
-        (sets(infonce(), a=data_set(source="debian", files="x")), "a.files", "is not"),
+        (
+            sets(kl(data__format=entry("milco", pos="p")), a=A),
+            "data.format",
+            "sets has its own",
+        ),
         (sets(kl(data__mixing="entries"), a=A), "data.mixing", "several languages"),
         (alignment(data__topics=3), "data.topics", "no queries"),
         (alignment(data__unique_texts=True), "data.unique_texts", "no queries"),
         (infonce(data__negatives="top"), "data.negatives", "group_size is 1"),
         (infonce(data__negative_margin=1.0), "negative_margin", "group_size is 1"),
-        (kl(data__negative_rank_scale=2.0), "negative_rank_scale", "is not rank"),
-        (kl(data__margin_bins=4), "data.margin_bins", "is not margin_bins"),
-        (kl(data__dataset="a/b"), "data.dataset", "source is not datasets"),
-        (kl(data__fields=("text",)), "data.fields", "embedded pairs"),
         (kl(data__mixing="entries"), "data.mixing", "several languages"),
         (
-            kl(data__document_languages="en:1"),
+            kl(data__document_languages={"en": 1}),
             "document_languages",
             "several languages",
         ),
-        (kl(data__columns__english="en"), "columns.english", "reads queries"),
         (infonce(data__format="milco"), "data.format", "its own format"),
         (infonce(data__corpus="c.tsv"), "data.corpus", "its own format"),
         (kl(data__format="milco", data__corpus="c"), "data.corpus", "holds texts"),
         (
-            kl(data__queries="q", data__format="tevatron"),
-            "data.queries",
-            "query's text",
+            kl(data__format=entry("milco", score_weights=(2, 1))),
+            "score_weights",
+            "names one teacher",
         ),
-        (kl(data__min_label=2.0), "data.min_label", "is not labelled"),
-        (kl(data__score_weights="2,1"), "score_weights", "names one teacher"),
         (
-            alignment(data__score_normalization="zscore"),
+            infonce(
+                data__source=entry("files", files="x"),
+                data__format=entry("triplet", score_normalization="zscore"),
+            ),
             "score_normalization",
             "no scores are read",
         ),
         (
-            kl(data__format="triplet", data__columns__pos="p"),
-            "columns.pos",
-            "the format triplet has its own names",
+            kl(
+                dev__source=entry("files", files="x"),
+                dev__format=entry("milco", pos_scores="p"),
+            ),
+            "dev.format.pos_scores",
+            "scores of dev data are not read",
         ),
         (kl(data__corpus="c.tsv", data__mixing="entries"), "mixing", "several"),
         (infonce(dev__source="debian", dev__format="milco"), "dev.format", "its own"),
-        (alignment(data__columns__pos="p"), "columns.pos", "reads pairs"),
         (alignment(data__group_size=4), "group_size", "no queries"),
         (alignment(regularizer__query=1.0), "regularizer.query", "no queries"),
         (
@@ -356,7 +389,11 @@ def test_unknown_choices_list_the_known(field, known):
             "loss.margin_mse.margins",
             "a single margin",
         ),
-        (infonce(data__columns__pos="p"), "columns.pos", "its own names"),
+        (
+            infonce(data__format=entry("milco", pos="p")),
+            "data.format",
+            "the source has its own format",
+        ),
         (infonce(prepare__negatives="bm25"), "prepare.negatives", "group_size is 1"),
         (infonce(teacher__model="x"), "teacher.model", "asks no teacher"),
         (infonce(prepare__scores="teacher", teacher__model="x"), "scores", "no scores"),
@@ -386,7 +423,7 @@ def test_unknown_choices_list_the_known(field, known):
             "no maximum over tokens with pooling = 'sum'",
         ),
         *(
-            (other(head, log__health=True), "log.health", f"the head {head} has not")
+            (other(head, log__health=True), "log.health", f"the head {head} has views")
             for head in ("dense", "colbert", "m3")
         ),
         (other("csr", model__head__dead_after=5), "dead_after", "kl does not read it"),
@@ -407,24 +444,18 @@ def test_unknown_choices_list_the_known(field, known):
             "model.head.queries",
             "alignment has no queries",
         ),
+        (kl(data__query_languages={"en": 1}), "query_languages", "several languages"),
+        (
+            kl(data__corpus={"en": "d.tsv"}, data__query_languages={"en": 1}),
+            "query_languages",
+            "those that the format looks up",
+        ),
         (
             kl(
-                model__head="splade",
-                model__head__queries="static",
-                init__static="idf",
-                **{"init__encoder": "", "init__head": "", "init__model": "x"},
+                data__format=entry("colbert", queries={"en": "q.tsv"}),
+                data__corpus="d",
+                data__mixing="entries",
             ),
-            "init.static",
-            "the weights come from init.model",
-        ),
-        (kl(data__query_languages="en:1"), "query_languages", "several languages"),
-        (
-            kl(data__corpus="en:d.tsv", data__query_languages="en:1"),
-            "query_languages",
-            "those of data.queries",
-        ),
-        (
-            kl(data__queries="en:q.tsv", data__corpus="d", data__mixing="entries"),
             "data.mixing",
             "those of a corpus",
         ),
@@ -432,15 +463,13 @@ def test_unknown_choices_list_the_known(field, known):
             kl(
                 prepare__scores="teacher",
                 teacher__model="x",
-                data__columns__pos_scores="p",
+                data__format=entry("milco", pos_scores="p"),
             ),
-            "columns.pos_scores",
+            "format.pos_scores",
             "no scores are read",
         ),
         (kl(dev__every=5), "dev.every", "dev.source is empty"),
-        (kl(dev__split="test"), "dev.split", "dev.source is empty"),
-        (infonce(dev__source="debian", dev__files="x"), "dev.files", "is not files"),
-        (kl(dev__source="files", dev__files="x", dev__split="test"), "split", "files"),
+        (kl(dev__format="beir"), "dev.format", "dev.source is empty"),
         (kl(evaluate__examples=("ja",)), "evaluate.examples", "test is empty"),
     ],
 )
@@ -481,12 +510,42 @@ def test_options_without_effect_are_refused(c, field, because):
             ),
             "regularizer.schedule.steps",
         ),
+        (kl(data__source=entry("files", files="x", split="dev")), "data.source.split"),
+        (kl(data__source=entry("files", dataset="a/b")), "data.source.dataset"),
+        (kl(data__source=entry("tfds", fields=("text",))), "data.source.fields"),
+        (infonce(data__source=entry("debian", dataset="x")), "data.source.dataset"),
+        (sets(kl(), a=in_files(format=entry("auto", english="e"))), "a.format.english"),
+        (
+            sets(infonce(), a=data_set(source=entry("debian", dataset="x"))),
+            "data.sets.a.source.dataset",
+        ),
+        (infonce(dev__source=entry("debian", dataset="x")), "dev.source.dataset"),
+        (kl(data__format=entry("tevatron", queries="q")), "data.format.queries"),
+        (kl(data__format=entry("milco", min_label=2.0)), "data.format.min_label"),
+        (kl(data__format=entry("triplet", pos="p")), "data.format.pos"),
+        (
+            alignment(data__format=entry("alignment", score_normalization="zscore")),
+            "data.format.score_normalization",
+        ),
+        (alignment(data__format=entry("alignment", pos="p")), "data.format.pos"),
+        (kl(data__negatives=entry("top", scale=2.0)), "data.negatives.scale"),
+        (kl(data__negatives=entry("rank", bins=4)), "data.negatives.bins"),
+        (
+            sets(kl(data__mixer=entry("weights", temperature=3.0)), a=A),
+            "data.mixer.temperature",
+        ),
+        (
+            sets(kl(data__mixer=entry("proportional", weights={"a": 1})), a=A),
+            "data.mixer.weights",
+        ),
     ],
 )
 def test_options_that_an_entry_lacks_are_refused(c, field):
     message = refusal(c)
     entry_of, _, option = field.rpartition(".")
-    assert re.search(rf"config\.{entry_of}(\.\w+)?\.{option} is no option", message)
+    assert re.search(
+        rf"config\.[\w.]*{entry_of}(\.\w+)?\.{option} is no option", message
+    )
     assert "have it. " in message
 
 
@@ -537,34 +596,68 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             kl(loss={"margin_mse": {}}, data__group_size=1),
             "the loss margin_mse compares a query's documents",
         ),
-        (kl(data__files=""), "config.data.files is '', but this config needs it"),
-        (kl(dev__source="files"), "config.dev.files is ''"),
+        (
+            kl(data__source="files"),
+            "config.data.source.files is '', but the source files needs it",
+        ),
+        (kl(dev__source="files"), "config.dev.source.files is ''"),
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
         (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
         (alignment(teacher__model=""), "config.teacher.model is ''"),
-        (alignment(init__head=""), "config.init.head is ''"),
+        (alignment(init__head=""), "config.init.head is missing"),
+        (alignment(init__head={"model": ""}), "init.head.model is ''; name a model"),
+        (infonce(init__lexical=3), "config.init.lexical is 3; give its options by"),
+        (infonce(init__lexicla=True), "config.init is 'lexicla'; known: 'model',"),
         (infonce(tokenizer=""), "config.tokenizer is ''"),
         (infonce(data__group_size=2), "no negatives: set prepare.negatives"),
-        (infonce(data__split="valid"), "'valid'; the embedded data has train, dev"),
-        (kl(data__source="tfds", data__files=""), "config.data.dataset is ''"),
+        (
+            infonce(data__source=entry("debian", split="valid")),
+            "config.data.source.split is 'valid'; known: '', 'train', 'dev', 'test'",
+        ),
+        (kl(data__source="tfds"), "config.data.source.dataset is ''"),
         (kl(data__format="tevatron_ids"), "config.data.corpus is ''"),
-        (kl(data__format="colbert", data__corpus="c"), "config.data.queries is ''"),
-        (kl(data__columns__pos_scores="a,b"), "one column of each teacher in both"),
+        (
+            kl(data__format="colbert", data__corpus="c"),
+            "config.data.format.queries is ''",
+        ),
+        (
+            kl(data__format=entry("milco", pos_scores=["a", "b"])),
+            "one column of each teacher in both",
+        ),
+        (kl(data__format=teachers(1, 2, 3)), "has 3 weights for the 2 teachers"),
+        *(
+            (
+                kl(data__format=teachers(*weights)),
+                "config.data.format.score_weights is " + shown,
+            )
+            for weights, shown in {
+                ("a",): "('a',); it must be a list (a number each)",
+                (0, 0): "(0.0, 0.0); give numbers >= 0, one of them > 0",
+                (-1, 2): "(-1.0, 2.0); give numbers >= 0",
+                (float("nan"), 1): "(nan, 1.0); give numbers >= 0",
+                (float("inf"), 1): "(inf, 1.0); give numbers >= 0",
+            }.items()
+        ),
         (
             kl(
-                data__columns__pos_scores="a,b",
-                data__columns__neg_scores="c,d",
-                data__score_weights="1,2,3",
+                data__format="tevatron_ids",
+                data__corpus={"de": "c.tsv"},
+                prepare__scores="teacher",
+                teacher__model="x",
             ),
-            "has 3 weights for the 2 teachers",
+            "config.data: corpus is in de, but what config.prepare does is done in",
         ),
-        (
-            kl(data__score_weights="a"),
-            "config.data.score_weights is 'a'; write numbers",
-        ),
-        (
-            kl(data__corpus="de:c.tsv", prepare__scores="teacher", teacher__model="x"),
-            "config.data.corpus is in de, but what config.prepare does is done in",
+        *(
+            (
+                kl(data__corpus=corpus),
+                "config.data.corpus is " + repr(corpus) + "; give",
+            )
+            for corpus in (
+                {"en": 3},
+                ["a.tsv", 1],
+                {"dataset": "a/b", "subsets": "c"},
+                {"en": {"dataset": "a/b", "splits": "c"}},
+            )
         ),
         (infonce(data__length_parts=0), "data.length_parts is 0; it must be > 0"),
         (infonce(data__length_multiple=0), "length_multiple is 0; it must be > 0"),
@@ -587,25 +680,49 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(regularizer__active_query=-1.0), "active_query is -1.0; it must be >= 0"),
         (kl(regularizer__active_gain=0.0), "active_gain is 0.0; it must be > 0"),
         (kl(regularizer__anti_zero=-1.0), "anti_zero is -1.0; it must be >= 0"),
-        (kl(init__model="x"), "model gives the whole retriever"),
-        (kl(init__encoder="", tokenizer="x", init__from_pivot="translations"), "pairs"),
+        (kl(init__model="x"), "init: model gives the whole retriever; leave encoder"),
+        (
+            infonce(
+                model__head__queries="static",
+                init={"model": "x", "idf_queries": {}},
+            ),
+            "model gives the whole retriever; leave idf_queries out",
+        ),
+        (
+            kl(
+                init__encoder="",
+                tokenizer="x",
+                init__head={"model": "x", "encoder": "translations"},
+            ),
+            "which come from training pairs, and the loss kl has none",
+        ),
         (
             infonce(dev__source="debian", dev__metric="nDGC@10"),
             "config.dev.metric is 'nDGC@10'",
         ),
-        (sets(kl(), a=data_set()), "config.data.sets.a.files is '', but this set"),
+        (
+            sets(kl(), a=data_set()),
+            "config.data.sets.a.source.files is '', but the source",
+        ),
         (sets(kl(), a=data_set(source="x")), "config.data.sets.a.source is 'x'; known"),
         (
-            sets(infonce(), a=data_set(source="debian", split="x")),
-            "config.data.sets.a.split is 'x'; the embedded data has train",
+            sets(infonce(), a=data_set(source=entry("debian", split="x"))),
+            "config.data.sets.a.source.split is 'x'; known: '', 'train'",
         ),
         (
-            sets(kl(data__mixer="weights"), a=data_set(files="x", weight=0.0)),
-            "config.data.sets.a.weight is 0.0; it must be > 0",
+            sets(kl(data__mixer=entry("weights", weights={"a": 0.0})), a=A),
+            "config.data.mixer.weights is {'a': 0.0}; weights are > 0",
+        ),
+        (
+            sets(kl(data__mixer=entry("weights", weights={"b": 2.0})), a=A),
+            "config.data.mixer.weights names b; data.sets has a.",
         ),
         (sets(kl(data__topics=3), a=A), "data.topics is 3, but data.sets has several"),
         (sets(kl(), a=EMBEDDED), "the embedded queries come without scores"),
-        (sets(infonce(data__document_languages="xx:1"), a=EMBEDDED), "names xx; the"),
+        (
+            sets(infonce(data__document_languages={"xx": 1}), a=EMBEDDED),
+            "names xx, but the texts are in da, de, en",
+        ),
         (kl(data__positives=4), "group_size is 4: a group needs a negative, too"),
         (
             infonce(data__positives=2, data__group_size=3, prepare__negatives="bm25"),
@@ -630,7 +747,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 data__group_size=3,
                 prepare__negatives="bm25",
                 data__mixing="round_robin",
-                data__document_languages="en:1,de:1",
+                data__document_languages={"en": 1, "de": 1},
             ),
             "'round_robin', which repeats a query and its teacher scores",
         ),
@@ -644,7 +761,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         ),
         (
             infonce(model__head="dense", model__head__pooling="cls", log__health=True),
-            "log.health = True would have no effect: the head dense has not only",
+            "log.health = True would have no effect: the head dense has views that are",
         ),
         (
             changed(round_robin(), {"batch_size": 13}),
@@ -655,7 +772,12 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 changed(round_robin(), {"data.document_languages": languages}),
                 f"document_languages is {languages!r}, but data.mixing = 'round_robin'",
             )
-            for languages in ("*:1", "en:1", "en:2,de:1", "en:1,*:1")
+            for languages in (
+                {"*": 1},
+                {"en": 1},
+                {"en": 2, "de": 1},
+                {"en": 1, "*": 1},
+            )
         ),
         (
             other("m3", model__head__view_weights=(1.0, 2.0)),
@@ -684,27 +806,30 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             kl(loss={"reconstruction": {"auxiliary": -1.0}}),
             "config.loss.reconstruction.auxiliary is -1.0; it must be >= 0",
         ),
-        (kl(init__echo_scale=0.0), "init.echo_scale is 0.0; it must be > 0"),
+        (
+            kl(model__head__lexecho=True, init__idf_echo={"scale": 0.0}),
+            "init.idf_echo.scale is 0.0; it must be > 0",
+        ),
         (kl(data__query_length=2), "data.query_length is 2; two tokens of a text are"),
         *(
             (
                 kl(data__format=f, **more),
-                f"format is {f!r}, whose rows have not {lacks}",
+                f"format is {f!r}, whose rows lack {lacks}",
             )
             for f, lacks, more in (
                 ("tevatron", "scores. Set config.prepare.scores to 'teacher'", {}),
                 ("tevatron_ids", "scores", {"data__corpus": "c"}),
                 ("beir", "scores", {}),
                 ("labelled", "negatives. Set config.prepare.negatives to 'bm25'", {}),
-                ("triplet", "more than one positive", {"data__positives": 2}),
+                ("triplet", "a second positive", {"data__positives": 2}),
             )
         ),
         (
             sets(
                 infonce(data__negatives="margin_bins", data__group_size=3),
-                a=data_set(files="x", format="tevatron"),
+                a=in_files(format="tevatron"),
             ),
-            "config.data.sets.a.format is 'tevatron', whose rows have not scores",
+            "config.data.sets.a.format is 'tevatron', whose rows lack scores",
         ),
         (
             kl(data__format="alignment"),
@@ -720,16 +845,19 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             "config.loss.infonce tells a query's document from others",
         ),
         (
-            kl(data__corpus="en:d.tsv,de:e.tsv", data__document_languages="ja:1,*:1"),
-            "document_languages names ja, but data.corpus has texts in de, en",
+            kl(
+                data__corpus={"en": "d.tsv", "de": "e.tsv"},
+                data__document_languages={"ja": 1, "*": 1},
+            ),
+            "document_languages names ja, but the texts are in de, en",
         ),
         (
             kl(
                 data__corpus="d.tsv",
-                data__queries="en:q.tsv",
-                data__query_languages="de:1",
+                data__format=entry("colbert", queries={"en": "q.tsv"}),
+                data__query_languages={"de": 1},
             ),
-            "query_languages names de, but data.queries has texts in en",
+            "query_languages names de, but the texts are in en",
         ),
         (
             infonce(data__group_size=9, prepare__negatives="bm25"),
@@ -746,22 +874,22 @@ def test_fields_of_data_sets():
         InputError, match=r"data_set\(\)\.sourse is not a field.*source"
     ):
         data_set(sourse="files")
-    own = data_set(files="x", columns={"pos": "good"})
-    assert own.columns.pos == "good" and own.columns.neg == "neg"
-    c = sets(kl(), a=data_set(files="x"))
+    own = in_files(format=entry("milco", pos="good"))
+    assert own.format.pos == "good" and own.source.files == "x"
+    c = sets(kl(), a=in_files())
     with c.unlocked():
         c.data.sets.a.flies = "y"
     assert "config.data.sets.a.flies is not a field; the nearest is" in refusal(c)
-    c = sets(kl(), a=data_set(files="x"))
+    c = sets(kl(), a=in_files())
     with c.unlocked():
-        del c.data.sets.a["weight"]
-    assert "config.data.sets.a.weight is missing" in refusal(c)
+        del c.data.sets.a["corpus"]
+    assert "config.data.sets.a.corpus is missing" in refusal(c)
 
 
 def test_each_set_has_a_format_of_its_own():
     def one(**fields):
         c = kl(prepare__scores="teacher", teacher__model="x")
-        return sets(c, one=data_set(files="x.jsonl", **fields))
+        return sets(c, one=in_files("x.jsonl", **fields))
 
     validate(one(format="tevatron_ids", corpus="c.tsv"))
     message = refusal(one(format="tevatron_ids"))
@@ -773,33 +901,30 @@ def test_each_set_has_a_format_of_its_own():
 
 
 def test_formats_and_their_fields_are_accepted():
-    languages = "en:a.tsv,de:b.tsv"
-    fields = {"data__format": "colbert", "data__queries": "q", "data__corpus": "c"}
+    languages = {"en": "a.tsv", "de": "b.tsv"}
+    fields = {"data__format": entry("colbert", queries="q"), "data__corpus": "c"}
     for c in (
         kl(**fields),
         kl(**fields | {"data__corpus": languages}, data__mixing="entries"),
         kl(
-            data__format="beir",
-            data__split="dev",
+            data__format=entry("beir", split="dev"),
             prepare__scores="teacher",
             teacher__model="x",
-            dev__source="files",
-            dev__files="x",
+            dev__source=entry("files", files="x"),
         ),
-        kl(dev__source="files", dev__files="x", dev__format="beir", dev__split="test"),
+        kl(
+            dev__source=entry("files", files="x"),
+            dev__format=entry("beir", split="test"),
+        ),
         kl(
             loss={"infonce": {}},
-            data__format="labelled",
-            data__min_label=2.0,
+            data__format=entry("labelled", min_label=2.0),
             data__group_size=1,
         ),
-        kl(data__score_normalization="zscore"),
-        alignment(data__source="tfds", data__files="", data__dataset="a/b"),
-        kl(
-            data__columns__pos_scores="a,b",
-            data__columns__neg_scores="c,d",
-            data__score_weights="1,2",
-        ),
+        kl(data__format=entry("milco", score_normalization="zscore")),
+        alignment(data__source=entry("tfds", dataset="a/b")),
+        kl(data__source=entry("datasets", dataset={"a/b": ["c", "d"], "e/f": ""})),
+        kl(data__format=teachers(1, 2)),
     ):
         validate(c)
 
@@ -824,26 +949,22 @@ def test_references_go_to_earlier_stages():
     assert "are: first." in refusal(run_of(first=first, second=second))
 
 
-def test_language_weights():
-    assert language_weights("en:5, *:1", "f") == {"en": 5.0, "*": 1.0}
-    for text, message in {
-        "en": "'en' is not language:weight",
-        "": "'' is not language:weight",
-        "en:x": "'en:x' is not language:weight",
-        ":1": "':1' is not language:weight",
-        "en:1,": "'' is not language:weight",
-        "en:-1,de:2": "weights are >= 0",
-        "en:0": "one of them > 0",
-        "en:nan": "weights are >= 0",
-        "en:inf": "weights are >= 0",
-        "en:1,en:2": "en has two weights",
-    }.items():
-        with pytest.raises(InputError) as error:
-            language_weights(text, "config.data.query_languages")
-        assert message in str(error.value)
-        assert f"config.data.query_languages is {text!r}" in str(error.value)
-    c = infonce(data__document_languages="en=1")
-    assert "config.data.document_languages is 'en=1'" in refusal(c)
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"en": "x"}, "it must be a dict (text: a number)"),
+        ({1: 1.0}, "it must be a dict (text: a number)"),
+        ({"en": -1.0, "de": 2.0}, "weights are >= 0"),
+        ({"en": 0.0}, "one is > 0"),
+        ({}, "one is > 0"),
+        ({"en": float("nan")}, "weights are >= 0"),
+        ({"en": float("inf")}, "weights are >= 0"),
+        ("en=1", "it must be a dict (text: a number)"),
+    ],
+)
+def test_language_weights(weights, message):
+    said = refusal(infonce(data__document_languages=weights))
+    assert f"config.data.document_languages is {weights!r}" in said and message in said
 
 
 BROKEN = (
@@ -882,7 +1003,10 @@ def test_mistakes_on_the_command_line(tmp_path, arguments, message):
 
 def test_a_token_is_refused_and_not_repeated():
     token = "hf_" + "aB3" * 11
-    c = run_of(one=changed(get_default(), {"data.files": token}))
+    c = run_of(one=changed(get_default(), {"data.source.files": token}))
     message = refusal(c)
-    assert "config.stages.one.data.files holds a token of the Hugging Face" in message
+    assert (
+        "config.stages.one.data.source.files holds a token of the Hugging Face"
+        in message
+    )
     assert token not in message

@@ -15,7 +15,7 @@ def get_config():
     c.model.head.lexecho = True
     c.model.dropout = 0.1
     c.data.source = "debian"
-    c.data.split = "dev"
+    c.data.source.split = "dev"
     c.data.query_length = 16
     c.data.document_length = 32
     c.loss = {"infonce": {}}

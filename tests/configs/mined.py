@@ -11,7 +11,8 @@ def get_config(folder, every="3"):
     c = get_default()
     c.init.encoder = str(_GOLDEN / "xlmr")
     c.init.head = str(_GOLDEN / "bert")
-    c.data.files, c.data.corpus = f"{folder}/rows.jsonl", f"{folder}/docs.jsonl"
+    c.data.source.files = f"{folder}/rows.jsonl"
+    c.data.corpus = f"{folder}/docs.jsonl"
     c.data.query_length = c.data.document_length = 12
     c.data.length_parts = 1
     c.data.group_size = 3

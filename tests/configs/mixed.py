@@ -5,6 +5,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from lsrjax.config.fields import data_set, get_default
+from lsrjax.config.nodes import entry
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -24,7 +25,7 @@ def stage():
     c.init.encoder = str(_GOLDEN / "xlmr")
     c.init.head = str(_GOLDEN / "bert")
     c.data.source = "debian"
-    c.data.split = "dev"
+    c.data.source.split = "dev"
     c.data.query_length = 16
     c.data.document_length = 16
     c.data.length_parts = 1
@@ -48,17 +49,15 @@ def topics():
 def sets():
     """Pairs of titles and of texts, a batch of one of them."""
     c = stage()
-    c.data.source, c.data.split = "files", "train"
+    c.data.source = "files"
     c.data.sets = ConfigDict(
         {
-            field: data_set(
-                source="debian", split="dev", fields=(field,), weight=weight
-            )
-            for field, weight in (("title", 1.0), ("text", 2.0))
+            field: data_set(source=entry("debian", split="dev", fields=(field,)))
+            for field in ("title", "text")
         },
         sort_keys=False,
     )
-    c.data.mixer = "weights"
+    c.data.mixer = entry("weights", weights={"title": 1.0, "text": 2.0})
     c.data.batches_from = "one"
     c.teacher.model = str(_GOLDEN / "bert")
     c.loss = {"alignment": {}}
@@ -75,7 +74,7 @@ def languages():
     c.data.group_size = 3
     c.data.negatives = "margin_bins"
     c.data.mixing = "round_robin"
-    c.data.query_languages = "en:1"
-    c.data.document_languages = "en:1,de:1,ja:1"
+    c.data.query_languages = {"en": 1}
+    c.data.document_languages = {"en": 1, "de": 1, "ja": 1}
     c.loss = {"kl": {}}
     return c

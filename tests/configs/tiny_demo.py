@@ -12,7 +12,7 @@ _SPEC.loader.exec_module(_DEMO)
 def get_config():
     c = _DEMO.get_config()
     for stage in c.stages.values():
-        stage.data.split = "dev"
+        stage.data.source.split = "dev"
         stage.data.query_length = 16
         stage.data.document_length = 16
         stage.data.length_parts = 2

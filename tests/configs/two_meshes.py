@@ -33,11 +33,7 @@ def get_config():
     teacher.data.length_parts = student.data.length_parts = 1
     teacher.mesh.data, teacher.mesh.model = 4, 1
     student.mesh.data, student.mesh.model = 1, 4
-    student.init.model = ""
-    student.init.head = "stage:teacher"
-    student.init.from_pivot = "shared"
-    student.init.echo = "random"
-    student.init.echo_scale = 0.5
+    student.init = {"head": {"model": "stage:teacher", "encoder": "shared"}}
     student.tokenizer = "embedded:multilingual"
     student.model.hidden_size = 64
     student.model.num_layers = 1

@@ -13,7 +13,7 @@ def get_config():
     c.model.head = "splade"
     c.init.encoder = str(_GOLDEN / "bert")
     c.data.source = "files"
-    c.data.files = os.environ["BAD_RECORDS_FILE"]
+    c.data.source.files = os.environ["BAD_RECORDS_FILE"]
     c.data.bad_records = 0.1
     c.data.query_length = 8
     c.data.document_length = 8

@@ -34,7 +34,9 @@ CASES = {
         "document_marker": 19,
     },
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
+    "modernbert": {"lexecho": True},
 }
+_FAMILIES = {"options": "bert", "distilbert": "distilbert", "modernbert": "modernbert"}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
     "Free software, free Software, FREE software!",
@@ -84,7 +86,7 @@ def thousand_documents():
 def made(case):
     """A tiny MILCO on the embedded tokenizers, its weights far from 0."""
     tokenizer = TextTokenizer(embedded.MULTILINGUAL_TOKENIZER)
-    family = {"options": "bert", "distilbert": "distilbert"}.get(case, "xlm-roberta")
+    family = _FAMILIES.get(case, "xlm-roberta")
     encoder = tiny.encoder(
         family,
         vocab_size=16_000,

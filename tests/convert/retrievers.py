@@ -39,6 +39,7 @@ TOKENIZERS = {
     "bert": embedded.ENGLISH_TOKENIZER,
     "distilbert": embedded.ENGLISH_TOKENIZER,
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
+    "modernbert": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -81,6 +82,7 @@ CASES = {
         },
     ),
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
+    "splade modernbert": ("splade", "modernbert", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -136,6 +138,11 @@ CASES = {
     ),
     "dense": ("dense", "bert", {"head": "dense", "pooling": "cls"}),
     "dense distilbert": ("dense", "distilbert", {"head": "dense", "pooling": "cls"}),
+    "dense modernbert": (
+        "dense",
+        "modernbert",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
     "dense towers": (
         "dense",
         "xlm-roberta",
@@ -164,6 +171,7 @@ CASES = {
         {"head": "colbert", "normalize": False, "query_prompt": "query: "},
     ),
     "pylate": ("pylate", "bert", COLBERT),
+    "pylate modernbert": ("pylate", "modernbert", COLBERT),
     "pylate xlm-roberta": (
         "pylate",
         "xlm-roberta",
@@ -198,7 +206,7 @@ def spec_of(family, options):
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,
-        hidden_size=10,
+        hidden_size=12 if family == "modernbert" else 10,
         max_positions=24 + 2 * xlmr,
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,

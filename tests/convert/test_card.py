@@ -27,7 +27,10 @@ SPEC = RetrieverSpec.of(
 )
 ALIGN = {
     "init": {"encoder": "BAAI/bge-m3", "head": "naver/splade-v3"},
-    "data": {"files": "/home/someone/data/pairs.jsonl", "group_size": 1},
+    "data": {
+        "source": {"name": "files", "files": "/home/someone/data/pairs.jsonl"},
+        "group_size": 1,
+    },
     "loss": {"alignment": {}},
     "steps": 5000,
     "batch_size": 256,
@@ -35,7 +38,7 @@ ALIGN = {
 }
 DISTILL = {
     "init": {"model": "stage:align"},
-    "data": {"source": "debian", "group_size": 8},
+    "data": {"source": {"name": "debian"}, "group_size": 8},
     "loss": {"kl": {}},
     "regularizer": {"name": "flops", "query": 1e-3, "document": 1e-5},
     "optim": {"lr": 2e-5, "schedule": "cosine"},
@@ -119,7 +122,7 @@ def test_the_licence_of_what_was_only_converted(tmp_path, name, licence):
 
 
 def test_dev_figures_are_an_evaluation(tmp_path):
-    dev = {"source": "files", "files": "/home/someone/dev set/dev.jsonl"}
+    dev = {"source": {"name": "files", "files": "/home/someone/dev set/dev.jsonl"}}
     known = {"config": DISTILL | {"dev": dev}, "dev": {"nDCG@10": 0.43219}}
     front, text = card(tmp_path, **known)
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.43219
@@ -131,24 +134,48 @@ def test_dev_figures_are_an_evaluation(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
     [
-        ("data.files", "/home/someone/my data/rows.jsonl", "…/rows.jsonl"),
-        ("data.files", "file:///home/someone/rows.jsonl", "…/rows.jsonl"),
-        ("data.files", "~/someone/rows.jsonl", "…/rows.jsonl"),
-        ("data.files", "someone/rows.jsonl", "…/rows.jsonl"),
-        ("data.files", "someone, and/others/rows-*.jsonl", "…,…/rows-*.jsonl"),
-        ("data.files", "rows.jsonl", "rows.jsonl"),
-        ("data.files", ["a/someone/x.jsonl", "y.jsonl"], ["…/x.jsonl", "y.jsonl"]),
+        ("data.source.files", "/home/someone/my data/rows.jsonl", "…/rows.jsonl"),
+        ("data.source.files", "file:///home/someone/rows.jsonl", "…/rows.jsonl"),
+        ("data.source.files", "~/someone/rows.jsonl", "…/rows.jsonl"),
+        ("data.source.files", "someone/rows.jsonl", "…/rows.jsonl"),
+        ("data.source.files", "someone, and/others/rows-*.jsonl", "…,…/rows-*.jsonl"),
+        ("data.source.files", "rows.jsonl", "rows.jsonl"),
+        (
+            "data.source.files",
+            ["a/someone/x.jsonl", "y.jsonl"],
+            ["…/x.jsonl", "y.jsonl"],
+        ),
+        (
+            "data.corpus",
+            {"en": "/x/someone is here/docs.tsv", "de": ["~/a/de.tsv", "b.tsv"]},
+            {"en": "…/docs.tsv", "de": ["…/de.tsv", "b.tsv"]},
+        ),
+        (
+            "data.format.queries",
+            {"de": {"dataset": "/srv/someone/q", "split": "train"}},
+            {"de": {"dataset": "…/q", "split": "train"}},
+        ),
+        (
+            "data.source.dataset",
+            {"me/docs": ["en", "de"], "/home/someone/own": ""},
+            {"me/docs": ["en", "de"], "…/own": ""},
+        ),
+        # Of models of earlier releases.
         (
             "data.corpus",
             "en:/x/someone is here/docs.tsv,de:docs.de.tsv",
             "en:…/docs.tsv,de:docs.de.tsv",
         ),
         ("data.corpus", "de:datasets:me/docs", "de:datasets:me/docs"),
-        ("dev.files", r"C:\Users\someone\dev.jsonl", "C:…/dev.jsonl"),
+        ("dev.source.files", r"C:\Users\someone\dev.jsonl", "C:…/dev.jsonl"),
         ("init.model", "/home/someone/a b/model", "…/model"),
         ("init.model", "stage:align", "stage:align"),
         ("teacher.model", "me/teacher", "me/teacher"),
-        ("data.sets.web.files", "file:/srv/someone/web.jsonl", "file:…/web.jsonl"),
+        (
+            "data.sets.web.source.files",
+            "file:/srv/someone/web.jsonl",
+            "file:…/web.jsonl",
+        ),
         ("optim.freeze", "norm/|scale$", "norm/|scale$"),
         ("anything", "/home/some one/x.txt", "…/x.txt"),
         ("anything", "see /home/someone/x.txt", "see …/x.txt"),
@@ -175,7 +202,10 @@ def test_a_folder_is_called_by_its_own_name(tmp_path, name, title):
     assert title in card(tmp_path, name=name)[1]
 
 
-def test_another_stage_s_results_are_left_out():
-    shown = result_tables.markdown(SCORES | {"align": SCORES["bm25"]}, "distill")
-    assert "align" not in shown and "bm25" in shown
-    assert result_tables.markdown(SCORES, "align") == ""
+def test_another_stage_s_results_are_left_out_and_no_baseline_is():
+    baselines = {"bm25 n-grams": SCORES["bm25"], "ibm model 1": SCORES["bm25"]}
+    others = SCORES | baselines | {"align": SCORES["bm25"]}
+    shown = result_tables.markdown(others, "distill")
+    assert "align" not in shown
+    assert all(f"| {name} |" in shown for name in ("bm25", *baselines))
+    assert result_tables.markdown(SCORES | baselines, "align") == ""

@@ -16,8 +16,7 @@ from lsrjax.convert.names import (
     to_hf_shape,
 )
 from lsrjax.distributed import trees
-from lsrjax.models.backbones.bert import Encoder
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import BACKBONES, backbone, read_config
 from lsrjax.models.retriever import RetrieverSpec, split
 
 SIZES = {
@@ -29,6 +28,10 @@ SIZES = {
     "max_position_embeddings": 13,
 }
 DISTILBERT = {"dim": 14, "n_layers": 2, "n_heads": 2, "hidden_dim": 19}
+MILCO = "milco-xlm-roberta"
+BIASES = dict.fromkeys(
+    ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True
+)
 
 
 def config_of(layout, masked_lm=False, **changes):
@@ -36,7 +39,14 @@ def config_of(layout, masked_lm=False, **changes):
     if layout == "distilbert":
         sizes = {k: SIZES[k] for k in ("vocab_size", "max_position_embeddings")}
         sizes |= DISTILBERT
-    return CLASSES[layout, masked_lm][0](**sizes, **changes)
+    if layout == "modernbert":  # its special tokens lie beyond this vocabulary
+        changes = (
+            dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+            | {"cls_token_id": 0, "sep_token_id": 0}
+            | changes
+        )
+        sizes = SIZES | {"hidden_size": 12}
+    return CLASSES[layout, masked_lm][0](**(sizes | changes))
 
 
 CLASSES = {
@@ -49,6 +59,14 @@ CLASSES = {
     ("distilbert", True): (
         transformers.DistilBertConfig,
         transformers.DistilBertForMaskedLM,
+    ),
+    ("modernbert", False): (
+        transformers.ModernBertConfig,
+        transformers.ModernBertModel,
+    ),
+    ("modernbert", True): (
+        transformers.ModernBertConfig,
+        transformers.ModernBertForMaskedLM,
     ),
     ("bert-classifier", None): (
         transformers.BertConfig,
@@ -75,13 +93,16 @@ TIED = {
     "bert": ("cls.predictions.decoder.bias", "cls.predictions.decoder.weight"),
     "distilbert": (None, "vocab_projector.weight"),
     "xlm-roberta": ("lm_head.decoder.bias", "lm_head.decoder.weight"),
+    "modernbert": (None, "decoder.weight"),
 }
 
 
-def hf_state(layout, masked_lm, tied=True):
+def hf_state(layout, masked_lm, tied=True, **changes):
     """State dict of a random transformers model, every shared tensor once."""
     _, model_class = CLASSES[layout, masked_lm]
-    model = model_class(config_of(layout, masked_lm, tie_word_embeddings=tied))
+    model = model_class(
+        config_of(layout, masked_lm, tie_word_embeddings=tied, **changes)
+    )
     bias_copy, decoder = TIED.get(layout, (None, None))
     shared = set()
     if tied and masked_lm:
@@ -132,13 +153,27 @@ STATES = {
     "distilbert": ("distilbert", hf_state("distilbert", False)),
     "distilbert masked LM": ("distilbert", hf_state("distilbert", True)),
     "distilbert untied": ("distilbert", hf_state("distilbert", True, tied=False)),
+    "modernbert": ("modernbert", hf_state("modernbert", False)),
+    "modernbert with biases": (
+        "modernbert",
+        hf_state("modernbert", False, num_hidden_layers=4, **BIASES),
+    ),
+    "modernbert of one layer": (
+        "modernbert",
+        hf_state("modernbert", True, num_hidden_layers=1),
+    ),
+    "modernbert masked LM": ("modernbert", hf_state("modernbert", True)),
+    "modernbert untied": (
+        "modernbert",
+        hf_state("modernbert", True, tied=False, **BIASES),
+    ),
     "bert classifier": ("bert-classifier", hf_state("bert-classifier", None)),
     "xlm-roberta classifier": (
         "xlm-roberta-classifier",
         hf_state("xlm-roberta-classifier", None),
     ),
-    "milco": ("milco", milco_state()),
-    "milco without echo": ("milco", milco_state(echo=False)),
+    "milco": (MILCO, milco_state()),
+    "milco without echo": (MILCO, milco_state(echo=False)),
 }
 
 
@@ -155,17 +190,18 @@ def test_import_and_export_give_the_same_tensors(case):
     exported = export_state(params, layout)
     assert_same(exported, state)
     assert all(value.flags.c_contiguous for value in exported.values())
-    params["encoder"] = by_layer(params["encoder"])
+    params["encoder"] = by_layer(params["encoder"], layout)
     for path, value in trees.named(params).items():
         prefix = None if len(params) > 1 else ""
         name = to_hf_name(path, layout, prefix)
         assert to_hf_shape(path, value.shape) == state[name].shape
 
 
-@pytest.mark.parametrize("layout", ["bert", "distilbert", "xlm-roberta"])
+@pytest.mark.parametrize("layout", BACKBONES)
 def test_imported_tree_is_the_one_of_the_encoder(layout):
-    config = EncoderConfig.from_hf(config_of(layout).to_dict())
-    model = nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0)))
+    config = read_config(config_of(layout).to_dict())
+    encoder = backbone(layout).encoder
+    model = nnx.eval_shape(lambda: encoder(config, rngs=nnx.Rngs(0)))
     expected = trees.named(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     found = trees.named(import_state(hf_state(layout, False), layout)["encoder"])
     assert {k: v.shape for k, v in found.items()} == {
@@ -175,7 +211,7 @@ def test_imported_tree_is_the_one_of_the_encoder(layout):
 
 def test_milco_tree():
     state = milco_state()
-    params = import_state(state, "milco")
+    params = import_state(state, MILCO)
     head = params["head"]
     np.testing.assert_array_equal(
         head["connector"]["kernel"], state["projector.weight"].T
@@ -184,7 +220,7 @@ def test_milco_tree():
     assert head["echo"]["bias"].shape == head["echo"]["scale"].shape == ()
     assert head["mlm"]["decoder"].shape == (23, 10)
     assert set(head["mlm"]) == {"transform", "decoder", "bias"}
-    assert list(by_layer(params["encoder"])["layers"]) == [0, 1]
+    assert list(by_layer(params["encoder"], MILCO)["layers"]) == [0, 1]
 
 
 @pytest.mark.parametrize("echo", [True, False])
@@ -192,13 +228,13 @@ def test_milco_tree_is_the_one_of_the_retriever(echo):
     config = CLASSES["xlm-roberta", False][0](**SIZES)
     spec = RetrieverSpec.of(
         head="milco",
-        encoder=EncoderConfig.from_hf(config.to_dict()),
+        encoder=read_config(config.to_dict()),
         lexecho=echo,
         pivot_vocab_size=23,
         pivot_hidden_size=10,
     )
     expected = trees.named(split(spec)[1])
-    found = trees.named(import_state(milco_state(echo), "milco"))
+    found = trees.named(import_state(milco_state(echo), MILCO))
     assert {k: v.shape for k, v in found.items()} == {
         k: v.shape for k, v in expected.items()
     }
@@ -208,7 +244,7 @@ def test_milco_tree_is_the_one_of_the_retriever(echo):
 def test_layers_come_apart_and_together_again(layout):
     state = hf_state(layout, False)
     encoder = import_state(state, layout)["encoder"]
-    layers = by_layer(encoder)
+    layers = by_layer(encoder, layout)
     assert list(layers["layers"]) == [0, 1]
     inner = layers["layers"][1]
     assert set(inner["attention"]) == {"query", "key", "value", "out"}
@@ -220,13 +256,13 @@ def test_layers_come_apart_and_together_again(layout):
                 np.testing.assert_array_equal(value, theirs.T, err_msg=path)
         theirs = state[to_hf_name(f"encoder/layers/{i}/up/kernel", layout, "")]
         np.testing.assert_array_equal(layer["up"]["kernel"], theirs.T)
-    again = stacked(layers)
+    again = stacked(layers, layout)
     assert_same(trees.named(again), trees.named(encoder))
     assert again["layers"]["attention"]["qkv"]["kernel"].shape == (2, 14, 3, 14)
     # What went in stays as it was, and what has no layers comes out as it is.
     assert "qkv" in encoder["layers"]["attention"]
     tables = {"embeddings": encoder["embeddings"]}
-    assert by_layer(tables) == stacked(tables) == tables
+    assert by_layer(tables, layout) == stacked(tables, layout) == tables
 
 
 @pytest.mark.parametrize("layout", ["bert", "distilbert", "xlm-roberta"])
@@ -243,11 +279,11 @@ def test_prefixed_encoder_alone(layout):
         ("bert", ["pooler.dense.weight", "embeddings.position_ids"]),
         ("bert", ["bert.pooler.dense.bias", "cls.seq_relationship.weight"]),
         ("xlm-roberta", ["roberta.embeddings.position_ids", "pooler.dense.bias"]),
-        ("milco", ["m_model.pooler.dense.weight", "en_lsr.bert.anything.weight"]),
+        (MILCO, ["m_model.pooler.dense.weight", "en_lsr.bert.anything.weight"]),
     ],
 )
 def test_unused_tensors_are_dropped(layout, extra):
-    state = milco_state() if layout == "milco" else hf_state(layout, False)
+    state = milco_state() if layout == MILCO else hf_state(layout, False)
     more = state | {name: np.zeros(3) for name in extra}
     assert_same(export_state(import_state(more, layout), layout), state)
 
@@ -295,7 +331,11 @@ def test_missing_and_unknown_tensors_are_listed(case):
     layout, state = STATES[case]
     optional = {name for names in TIED.values() for name in names}
     # Without the word table nothing tells the layout, which is another error.
-    optional |= {name for name in state if name.endswith("word_embeddings.weight")}
+    tables = ("word_embeddings.weight", "tok_embeddings.weight")
+    optional |= {name for name in state if name.endswith(tables)}
+    if layout == "modernbert":
+        # The config says which biases there are; `check_against_config` asks it.
+        optional |= {n for n in state if n.endswith("bias") and n != "decoder.bias"}
     for name in state.keys() - optional:
         lacking = {k: v for k, v in state.items() if k != name}
         lacking.pop(TIED.get(layout, ("mlm_head.predictions.decoder.bias",))[0], None)
@@ -313,25 +353,25 @@ def test_other_models_are_refused_with_what_was_found():
         import_state(state, "bert")
     state = milco_state() | {"echo.weight": np.zeros((2, 14))}
     with pytest.raises(ValueError, match=r"echo\.weight \[2, 14\] should have 1 row"):
-        import_state(state, "milco")
+        import_state(state, MILCO)
 
 
 def test_export_lists_what_is_missing_or_unknown():
-    params = import_state(milco_state(), "milco")
+    params = import_state(milco_state(), MILCO)
     del params["head"]["echo"]["scale"]
     params["encoder"]["layers"]["gate"] = {"kernel": np.zeros((2, 3, 5))}
     with pytest.raises(ValueError) as error:
-        export_state(params, "milco")
+        export_state(params, MILCO)
     assert "missing (1):\n  head/echo/scale" in str(error.value)
     left = [f"  encoder/layers/{i}/gate/kernel [3, 5]" for i in (0, 1)]
     assert "\n".join(["left over (2):", *left]) in str(error.value)
 
 
 def test_unknown_layout_and_path():
-    with pytest.raises(ValueError, match=r"'gpt'.*bert, xlm-roberta, .*milco"):
+    with pytest.raises(ValueError, match=r"'gpt'.*'bert', .*'xlm-roberta'"):
         import_state({}, "gpt")
     with pytest.raises(ValueError, match=r"'encoder/gate'.*encoder/embeddings/word"):
         to_hf_name("encoder/gate", "bert")
-    assert to_hf_name("encoder/layers/3/up/kernel", "milco") == (
+    assert to_hf_name("encoder/layers/3/up/kernel", MILCO) == (
         "m_model.encoder.layer.3.intermediate.dense.weight"
     )

@@ -90,6 +90,7 @@ def some(*quick, but=()):
     "opensearch",
     "opensearch sum",
     "splade distilbert",
+    "splade modernbert",
     "static",
     "csr",
     "multi-vector",

@@ -328,3 +328,145 @@ def test_pairs_are_those_of_whole_texts(embedded_tokenizer, monkeypatch):
     found = embedded_tokenizer.pairs(pairs, 9, 21)
     monkeypatch.setattr(tokenization, "first_size", lambda n: 10**9)
     assert found == embedded_tokenizer.pairs(pairs, 9, 21)
+
+
+def word_without_spaces(rng, length):
+    """Letters that combine with nothing between those that do, and added tokens."""
+    dense = [piece for piece in PIECES if not any(map(str.isspace, piece))]
+    easy = "abcdeabcde09.,'中国数学かカй你한글ß"
+    parts = []
+    while sum(map(len, parts)) < length:
+        parts += rng.choices(dense, k=rng.randint(0, 2))
+        parts += rng.choices(easy, k=rng.randint(0, 30))
+    return "".join(parts)
+
+
+def compared(tokenizer, text, part):
+    """Ids of a text and of a part of it."""
+    both = tokenizer.encode_batch([text, part], add_special_tokens=False)
+    return [one.ids for one in both]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_between_two_letters_a_cut_changes_no_token(kind):
+    rng = random.Random(kind)
+    cuts = 0
+    for number in range(0, 16, 3):
+        tokenizer = tokenizer_of(KINDS[kind], added_tokens(number))
+        cutter = cutter_of(tokenizer)
+        for _ in range(20):
+            text = word_without_spaces(rng, 120)
+            places = cutter._between_letters(text, rng.randint(20, 90), split=True)
+            for at in itertools.islice(places, 3):
+                whole, begun = compared(tokenizer, text, text[:at])
+                assert whole[: len(begun)] == begun, (text, at)
+                cuts += 1
+    assert cuts > 50 or "Punctuation" not in str(KINDS[kind][2])
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if KINDS[k][0] is not word_piece])
+def test_inside_a_word_what_is_settled_is_of_every_continuation(kind):
+    rng = random.Random(kind)
+    settled = places_tried = 0
+    for number in range(0, 16, 3):
+        tokenizer = tokenizer_of(KINDS[kind], added_tokens(number))
+        cutter = cutter_of(tokenizer)
+        assert cutter._longest
+        for _ in range(20):
+            text = word_without_spaces(rng, 120)
+            places = cutter._between_letters(text, rng.randint(20, 90), split=False)
+            for at in itertools.islice(places, 3):
+                begun, count = cutter.settled(text[:at])
+                whole = tokenizer.encode(text, add_special_tokens=False).ids
+                assert whole[:count] == begun.ids[:count], (text, at)
+                settled += count
+                places_tried += 1
+    assert places_tried > 40 and settled > 10 * places_tried
+
+
+def test_a_merge_behind_a_place_may_reach_far_before_it():
+    # Of "xababab…", every token depends on whether "b" or "bc" ends the word.
+    vocabulary = ["<unk>", *"abcx", "ba", "bc", "ab", "xa"]
+    merges = [("b", "c"), ("b", "a"), ("x", "a"), ("a", "b")]
+    model = models.BPE(
+        vocab={token: i for i, token in enumerate(vocabulary)},
+        merges=merges,
+        unk_token="<unk>",
+    )
+    tokenizer = tokenizer_of((lambda: model, None, P.WhitespaceSplit()))
+    cutter = cutter_of(tokenizer)
+    for end in range(3, 20):
+        text = "xababababababababababab"[:end]
+        begun, count = cutter.settled(text)
+        for more in ("", "a", "b", "c", "bc", "ac"):
+            whole = tokenizer.encode(text + more, add_special_tokens=False).ids
+            assert whole[:count] == begun.ids[:count]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tokens_of_a_tail_are_the_last_ones(kind):
+    rng = random.Random(kind)
+    cuts = 0
+    for number in range(0, 16, 3):
+        tokenizer = tokenizer_of(KINDS[kind], added_tokens(number))
+        cutter = cutter_of(tokenizer)
+        for _ in range(40):
+            text = random_text(rng, 80)
+            part, first = cutter.tail(text, rng.randint(1, 40))
+            assert text.endswith(part)
+            if part == text:
+                continue
+            one = tokenizer.encode(part, add_special_tokens=False)
+            kept = sum(start >= first for start, _ in one.offsets)
+            whole = tokenizer.encode(text, add_special_tokens=False).ids
+            assert kept == 0 or whole[-kept:] == one.ids[-kept:], (text, part)
+            cuts += 1
+    assert cuts > 40
+
+
+def saved(folder, parts, added=(), **config):
+    """A folder with a tokenizer."""
+    tokenizer = tokenizer_of(parts, added)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return TextTokenizer(folder), tokenizer
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_of_texts_of_any_length_are_the_librarys(kind, side, tmp_path, monkeypatch):
+    monkeypatch.setattr(long_texts, "_LEAST", 8)
+    monkeypatch.setattr(long_texts, "_CHARACTERS", 2)
+    rng = random.Random(kind)
+    own, library = saved(tmp_path / "t", KINDS[kind], truncation_side=side)
+    makers = (random_text, word_without_spaces)
+    texts = [
+        maker(rng, rng.choice([9, 90, 500])) for maker in makers for _ in range(15)
+    ]
+    texts += ["", " ", "ab" * 700, "ab " * 800, "中か" * 700, "ab," * 800, "7" * 900]
+    texts += ["word " + "x" * 900 + " word", "\u200b" * 900 + "abc"]
+    for length in (3, 25):
+        library.enable_truncation(length, direction=side)
+        wanted = [one.ids for one in library.encode_batch(texts)]
+        assert own.ids(texts, length) == wanted
+
+
+@pytest.mark.parametrize("letters", ["a", "中か", "aé", "ab,c", "q7w8"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-r", "sentencepiece", "modern"])
+def test_of_a_long_text_without_a_space_little_is_read(
+    kind, letters, tmp_path, monkeypatch
+):
+    """Characters that the library sees, for a text of a million."""
+    own, _ = saved(tmp_path / "t", KINDS[kind])
+    read, part = [], Cutter.part
+
+    def watched(cutter, text, size):
+        found = part(cutter, text, size)
+        read.append(len(found.text))
+        return found
+
+    monkeypatch.setattr(Cutter, "part", watched)
+    own.ids([letters * (1_000_000 // len(letters))], 32)
+    assert sum(read) < 20_000

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data import sources
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ANY, Group, InMemory, Pair
-from lsrjax.data.reading.files import name_and_rest, read_datasets
+from lsrjax.data.reading import formats
+from lsrjax.data.reading.files import read_datasets, subsets
 from lsrjax.data.reading.rows import Rows
 from lsrjax.data.sources import WithNegatives
 from lsrjax.errors import InputError
@@ -52,10 +54,11 @@ WRITERS = {"x.parquet": write_parquet, "x.jsonl": write_jsonl, "x": write_datase
 def opened(path, kind, **columns):
     config = get_default().data
     if path.is_dir():
-        config.source, config.dataset = "datasets", str(path)
+        config.source = entry("datasets", dataset=str(path))
     else:
-        config.files = str(path)
-    config.columns.update(columns)
+        config.source.files = str(path)
+    if columns:
+        config.format = entry("alignment" if kind == "pair" else "milco", **columns)
     return sources.open_source(config, kind)
 
 
@@ -136,10 +139,11 @@ def test_folder_names_are_no_columns(tmp_path):
 
 def test_rows_are_found_in_tables_of_many_chunks():
     rows = [{"english": f"e{i}", "non_english": f"t{i}"} for i in range(101)]
-    columns = dict(get_default().data.columns)
     parts = [pa.Table.from_pylist(rows[i : i + 3]) for i in range(0, 101, 3)]
     first, second = pa.concat_tables(parts[:20]), pa.concat_tables(parts[20:])
-    source = Rows([("one", first), ("two", second)], "pair", columns)
+    source = Rows(
+        [("one", first), ("two", second)], "pair", format=formats.chosen("auto")
+    )
     assert [source[i].english for i in range(101)] == [f"e{i}" for i in range(101)]
     assert "one, row 59" in source[59].id and "two, row 1 " in source[61].id
 
@@ -272,7 +276,7 @@ def test_datasets_with_subsets_and_splits(tmp_path):
     splits = {"train": PAIRS, "dev": PAIRS[:1]}
     data = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}
     datasets.DatasetDict(data).save_to_disk(tmp_path / "x")
-    names = f"{tmp_path / 'x'}, {tmp_path / 'x'}"
+    names = (str(tmp_path / "x"), str(tmp_path / "x"))
     tables = read_datasets(names, "dev")
     assert [table.num_rows for _, table in tables] == [1, 1]
     with pytest.raises(InputError, match="split 'test'.*could not be read.*'test'"):
@@ -280,19 +284,16 @@ def test_datasets_with_subsets_and_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "rest"),
+    ("names", "found"),
     [
-        ("me/data", "me/data", ""),
-        ("me/data:a+b", "me/data", "a+b"),
-        ("/a/b:c", "/a/b", "c"),
-        ("file:///a/b:c", "file:///a/b", "c"),
-        ("file:/a", "file:/a", ""),
-        ("gs://a/b", "gs://a/b", ""),
+        ("me/data", [("me/data", "")]),
+        ("file:///a/b:c", [("file:///a/b:c", "")]),
+        (("a, b", "c"), [("a, b", ""), ("c", "")]),
+        ({"a/b": "c", "d": ["", "e"]}, [("a/b", "c"), ("d", ""), ("d", "e")]),
     ],
 )
-def test_names_of_data_sets_may_be_urls(text, name, rest):
-    found, _, after = name_and_rest(text)
-    assert (found, after) == (name, rest)
+def test_data_sets_and_their_subsets(names, found):
+    assert subsets(names) == found
 
 
 def test_a_data_set_of_another_place_is_refused_at_once():

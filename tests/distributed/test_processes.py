@@ -146,10 +146,11 @@ def test_flags_that_make_no_run_are_refused(cluster, changed, said):
 
 def test_whom_a_process_waits_for_is_said_until_they_come(monkeypatch, capfd):
     monkeypatch.setattr(hosts, "_SAY_SECONDS", 0.01)
-    with hosts._said_while_waiting(4, 1):
+    with hosts._said_while_waiting(4, 1, "all meet at first:1234"):
         time.sleep(0.3)
     said = capfd.readouterr().err
-    assert "Process 1 of 4 waits for the others (0, 2, 3)" in said
+    assert f"Process 1 of 4, on {socket.gethostname()}, waits" in said
+    assert "waits for the others (0, 2, 3)" in said and "(all meet at first:1" in said
     time.sleep(0.05)
     assert not capfd.readouterr().err
 
@@ -267,6 +268,25 @@ def test_slurm_with_two_tasks_for_each_node_halves_its_gpus(cluster):
     assert cluster.options == MET | {"local_device_ids": [4, 5, 6, 7]}
 
 
+@pytest.mark.parametrize(
+    ("visible", "own"), [(EIGHT, "4,5,6,7"), ("2,3", "1"), ("", "1")]
+)
+def test_processes_apart_take_their_gpus_and_do_not_meet(cluster, visible, own):
+    environ = slurm(
+        SLURM_PROCID=3,
+        SLURM_LOCALID=1,
+        SLURM_NTASKS=4,
+        SLURM_STEP_NUM_TASKS=4,
+        SLURM_STEP_TASKS_PER_NODE="2(x2)",
+        CUDA_VISIBLE_DEVICES=visible,
+    )
+    assert hosts.apart(environ=environ) == (3, 4)
+    assert cluster.settings["jax_cuda_visible_devices"] == own
+    assert hosts.apart(None, 5, 2, environ=environ) == (2, 5)
+    assert hosts.apart(environ={}) == (0, 1)
+    assert cluster.calls == []
+
+
 def test_slurm_without_gpus_leaves_the_devices_to_jax(cluster):
     cluster.processes = cluster.devices = 2
     hosts.start(environ=slurm(SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2))
@@ -375,6 +395,25 @@ def test_fewer_devices_than_slurm_has_are_refused_with_both_numbers(cluster):
 def test_what_was_promised_or_never_was_is_fine(cluster, processes, devices):
     cluster.processes, cluster.devices = 3, 6
     hosts.check(processes, devices)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "named"),
+    [
+        (FLAGS, slurm(SLURM_STEP_NUM_TASKS=3), "meet at first:1234"),
+        (
+            {},
+            slurm(SLURM_STEP_NUM_TASKS=4, SLURM_NTASKS=4, SLURM_STEP_ID=5)
+            | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"},
+            r"step 71\.5 of SLURM runs on node\[1-2\], tasks on each node 2\(x2\)",
+        ),
+        ({}, {"TPU_WORKER_HOSTNAMES": "t1,t2"}, "from process 0 on, are t1, t2"),
+    ],
+)
+def test_where_processes_that_do_not_meet_run_is_said(cluster, flags, environ, named):
+    cluster.error = RuntimeError("DEADLINE_EXCEEDED")
+    with pytest.raises(InputError, match=f"did not find each other.*{named}"):
+        hosts.start(**flags, environ=environ)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError])
@@ -535,7 +574,7 @@ FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
     for field in (
-        *("steps=3", "optim.warmup_steps=3", "log.every=1", "data.split=dev"),
+        *("steps=3", "optim.warmup_steps=3", "log.every=1", "data.source.split=dev"),
         "data.length_parts=2",
     )
 ]
@@ -620,8 +659,8 @@ def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
     rows[example]["pos"] = [" "]
     path = tmp_path / "groups.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--config.data.source=files", f"--config.data.files={path}"]
-    flags += ["--config.data.split=train", "--config.steps=60"]
+    flags = ["--config.data.source=files", f"--config.data.source.files={path}"]
+    flags += ["--config.data.source.split=train", "--config.steps=60"]
     flags += ["--config.data.bad_records=0"]
     started = start(tmp_path, 2, 2, *flags, config=GOLDEN)
     wanted = f"{path}, row {example} "

@@ -83,7 +83,7 @@ def test_dropout_is_that_of_the_checkpoint_unless_another_is_asked_for(
     spec = dataclasses.replace(before.spec, encoder=encoder)
     before = dataclasses.replace(before, spec=spec)
     config = config_of(model__head="splade", model__dropout=asked, init__model="")
-    config.update_from_flattened_dict({field: "before"})
+    config.init[field.removeprefix("init.")] = "before"
     spec = build_student.student(config, lambda reference: before).spec
     assert spec.encoder.hidden_dropout == spec.encoder.attention_dropout == found
     # What the step goes by.
@@ -140,8 +140,7 @@ def test_one_tower_is_not_made_of_two(field):
     if field == "init.head":
         config.model.head = "milco"
         config.model.family = "bert"
-    with config.unlocked():
-        config.update_from_flattened_dict({field: "before"})
+    config.init[field.removeprefix("init.")] = "before"
     with pytest.raises(InputError, match=f"config.{field}: before has separate towers"):
         build_student.student(config, lambda reference: separate)
 
@@ -157,9 +156,9 @@ def test_towers_of_a_head_whose_queries_need_no_encoder_are_refused():
 
 def test_a_start_of_a_trained_source_view_is_refused():
     config = get_default()
-    config.init.model, config.init.echo = "runs/distill", "idf"
+    config.init = {"model": "runs/distill", "idf_echo": {}}
     encoder = tiny.encoder(vocab_size=7, hidden_size=4, num_heads=1, max_positions=8)
     spec = RetrieverSpec.of("milco", encoder, lexecho=True)
     model = SavedModel(spec, {"head": {"echo": {}}}, None, None, "runs/distill")
-    with pytest.raises(InputError, match="'idf' would have no effect: runs/distill"):
+    with pytest.raises(InputError, match="idf_echo would have no effect: runs/distill"):
         build_student.student(config, lambda reference: model)

@@ -449,8 +449,8 @@ def test_targets_are_asked_for_where_an_option_is_on():
     ("config", "message"),
     [
         ({"mse": {}}, "config.loss is 'mse'; known: 'alignment', 'kl', "),
-        ({}, "config.loss is {}; name losses, each with its options"),
-        ("kl", "config.loss is 'kl'; name losses, each with its options"),
+        ({}, "config.loss names no loss. Known: 'alignment', 'kl'"),
+        ("kl", "config.loss is 'kl'; give a dict of names, each with its options"),
         ({"kl": {}, "mse": {"weight": 2}}, "config.loss is 'mse'; known: "),
         ({"kl": 1}, "config.loss.kl is 1; give its options by name"),
         ({"kl": {"weight": ""}}, "config.loss.kl.weight is ''; it must be a number"),

@@ -149,7 +149,7 @@ def assert_close(found, expected):
     assert jax.tree.structure(terms) == jax.tree.structure(expected_terms)
     # Each layer's queries, keys and values have a scale of their own.
     gradient, expected_gradient = (
-        params | {"encoder": by_layer(params["encoder"])}
+        params | {"encoder": by_layer(params["encoder"], "bert")}
         for params in (gradient, expected_gradient)
     )
     # The gradient of the keys' bias is 0 but for rounding, hence a smallest scale.

@@ -21,13 +21,13 @@ import numpy as np
 from lsrjax import json_files
 from lsrjax.checkpoint import digests, saved_model, set_damaged_aside, train_states
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.retriever import RetrieverSpec
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 SPEC = RetrieverSpec.of(
     head="splade",
-    encoder=EncoderConfig(
+    encoder=BertConfig(
         family="bert",
         vocab_size=307,
         hidden_size=8,

@@ -36,19 +36,20 @@ from rich.console import Console
 
 from lsrjax import options
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import encode, flags
+from lsrjax.cli import flags
 from lsrjax.config import check_run
 from lsrjax.config import fields as config
 from lsrjax.config.fields import get_default
 from lsrjax.convert import open_model, targets
 from lsrjax.data import sources
 from lsrjax.data.reading.bad_records import BadRecord
+from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import read_config
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
@@ -293,7 +294,7 @@ def data(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
     for path in files:
         if path.name[0] in "cq":
             try:
-                for key, text in encode.read_texts(path):
+                for key, text in read_texts(path):
                     (key + text).encode()
             except InputError as error:
                 refused.append(error)
@@ -325,7 +326,7 @@ def model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Sound folders of all kinds, tiny."""
     made = [GOLDEN / "bert", GOLDEN / "xlmr"]
     tokenizer = TextTokenizer(GOLDEN / "bert")
-    encoder = EncoderConfig.from_hf(json.loads((made[0] / "config.json").read_text()))
+    encoder = read_config(json.loads((made[0] / "config.json").read_text()))
     encoder = dataclasses.replace(encoder, num_layers=1)
     special = {"special_ids": tokenizer.special_ids}
     csr = {"latents": 53, "active_latents": 5, "revived_latents": 7, "dead_after": 3}

@@ -22,7 +22,7 @@ from lsrjax.distributed.trees import path_name
 from lsrjax.losses import losses, objective
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import names
@@ -33,7 +33,7 @@ EXAMPLES, GROUP, LENGTH, STEPS = 8, 3, 11, 3
 WORDS, TERMS = 48, 37  # the terms divide by no mesh
 
 
-def encoder(family: str, vocab: int) -> EncoderConfig:
+def encoder(family: str, vocab: int) -> BertConfig:
     return tiny.encoder(
         family,
         vocab_size=vocab,
@@ -156,7 +156,7 @@ def config_of(task: str):
             "language_kl": {"temperature": 10.0},
         }
         c.log.health, c.data.source = True, "debian"
-        c.data.mixing, c.data.document_languages = "round_robin", "en:1,da:1"
+        c.data.mixing, c.data.document_languages = "round_robin", {"en": 1, "da": 1}
     if task == "infonce":
         c.loss = {"infonce": {"both_directions": True}}
         c.regularizer.anti_zero = 0.1

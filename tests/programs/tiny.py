@@ -1,12 +1,24 @@
 """Models so small that a test trains them in a second."""
 
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+import dataclasses
 
-_TYPES = {"bert": 2, "distilbert": 0, "xlm-roberta": 1}
+from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
+
+_OWN = {
+    "bert": {"type_vocab_size": 2},
+    "distilbert": {"type_vocab_size": 0},
+    "xlm-roberta": {"type_vocab_size": 1, "pad_token_id": 1},
+    # A token sees one to either side in the second layer.
+    "modernbert": {"local_attention": 3, "num_layers": 2},
+}
 
 
 def encoder(family: str = "bert", **changes) -> EncoderConfig:
-    """The config of an encoder whose sizes cannot be mistaken for one another."""
+    """The config of an encoder whose sizes cannot be mistaken for one another.
+
+    Of `changes`, the fields that the family has.
+    """
     values = {
         "vocab_size": 23,
         "hidden_size": 12,
@@ -14,7 +26,9 @@ def encoder(family: str = "bert", **changes) -> EncoderConfig:
         "num_heads": 2,
         "intermediate_size": 17,
         "max_positions": 16,
-        "type_vocab_size": _TYPES[family],
-        "pad_token_id": int(family == "xlm-roberta"),
+        "pad_token_id": 0,
     }
-    return EncoderConfig(family, **(values | changes))
+    config = backbone(family).config
+    fields = {field.name for field in dataclasses.fields(config)}
+    changes = {name: value for name, value in changes.items() if name in fields}
+    return config(family, **(values | _OWN[family] | changes))

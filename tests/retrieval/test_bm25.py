@@ -5,8 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy import sparse
 
-from lsrjax.retrieval.bm25 import BM25, tokenize
+from lsrjax.retrieval.bm25 import BM25, tokenize, weights, words_and_ngrams
 
 TEXTS = [
     "GNU compiler for C",
@@ -35,6 +36,42 @@ TEXTS = [
 )
 def test_terms_that_scripts_can_share(text, terms):
     assert tokenize(text) == terms
+
+
+def test_ngrams_stand_beside_words_and_cross_them():
+    ngrams = ["# ab", "#ab ", "#b c", "# c ", "# ab ", "#ab c", "#b c "]
+    assert words_and_ngrams("Ab_, c!") == ["ab", "c", *ngrams]
+    # Of Chinese characters, bigrams are the words.
+    assert words_and_ngrams("描画ライ")[:4] == ["描画", "画ラ", "ライ", "# 描画"]
+    assert "#न्द" in words_and_ngrams("हिन्दी")
+    assert words_and_ngrams("") == words_and_ngrams("…") == []
+
+
+def test_ngrams_find_words_that_differ_in_their_endings():
+    texts = ["configuration of servers", "a game"]
+    assert (BM25(texts).search(["konfigurationen"], 1)[0] == -1).all()
+    found, _ = BM25(texts, terms=words_and_ngrams).search(["konfigurationen"], 2)
+    assert found.tolist() == [[0, -1]]
+
+
+@pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (0.9, 0.4)])
+def test_weights_of_whole_counts_are_those_of_the_index(k1, b):
+    index = BM25(TEXTS, k1=k1, b=b)
+    found = weights(index.queries(TEXTS), k1, b)
+    np.testing.assert_allclose(found.toarray(), index.documents.toarray(), rtol=1e-6)
+
+
+def test_weights_of_expected_counts_by_hand():
+    counts = sparse.csr_matrix([[0.5, 2.0], [0.0, 1.0]])
+    # df .5 and 2 of 2 documents, of lengths 2.5 and 1, 1.75 in the mean.
+    idf = math.log(1 + 2 / 1.0), math.log(1 + 0.5 / 2.5)
+    norm = 1.2 * (0.25 + 0.75 * 2.5 / 1.75), 1.2 * (0.25 + 0.75 / 1.75)
+    expected = [
+        [idf[0] * 0.5 / (0.5 + norm[0]), idf[1] * 2 / (2 + norm[0])],
+        [0, idf[1] / (1 + norm[1])],
+    ]
+    np.testing.assert_allclose(weights(counts, 1.2, 0.75).toarray(), expected, 1e-6)
+    assert weights(sparse.csr_matrix((2, 3)), 1.2, 0.75).nnz == 0
 
 
 def scores_by_formula(query, texts, k1, b):

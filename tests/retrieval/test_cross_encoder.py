@@ -158,7 +158,7 @@ def test_a_stage_scores_with_the_cross_encoder_that_it_names(tmp_path):
     config.tokenizer = str(GOLDEN / "bert")
     config.teacher.model = str(tmp_path / "model")
     config.prepare.scores = "teacher"
-    config.data.files = str(tmp_path / "groups.jsonl")
+    config.data.source.files = str(tmp_path / "groups.jsonl")
     config.data.update(query_length=12, document_length=16, group_size=3)
     config.steps, config.batch_size = 2, 4
     run.run(config, tmp_path / "run", Console(file=io.StringIO()))

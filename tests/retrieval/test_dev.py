@@ -9,6 +9,7 @@ import pytrec_eval
 from scipy import sparse
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data.sources import open_source
 from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate
@@ -66,10 +67,10 @@ class Stub:
 
 def opened(folder, **fields):
     data = get_default().data
-    data.files, data.split = str(folder), "dev"
+    data.source.files = str(folder)
     for field, value in fields.items():
         data[field] = value
-    return open_source(data, "group", held_out=True)
+    return open_source(data, "group", where="config.dev")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,8 @@ def test_ids_of_other_formats_search_their_whole_corpus(tmp_path, judged):
     lines = [json.dumps([f"q{i}", "d3", "d4"]) + "\n" for i in range(9)]
     (tmp_path / "lists.jsonl").write_text("".join(lines))
     queries = str(tmp_path / "queries.jsonl")
-    source = opened(tmp_path / "lists.jsonl", corpus=corpus, queries=queries)
+    lists = entry("colbert", queries=queries)
+    source = opened(tmp_path / "lists.jsonl", corpus=corpus, format=lists)
     task = evaluate.dev_task(source, 1000, everything)
     assert list(task.relevant) == [{3: 1}] * 9 and len(task.corpus) == DOCUMENTS
 
@@ -140,7 +142,7 @@ def test_a_corpus_in_several_languages_has_each_document_once(tmp_path):
     (tmp_path / "de.tsv").write_text("2\tzwei\n3\tdrei\n")
     row = {"query": "q", "positive_document_ids": ["2", "3"]}
     jsonl(tmp_path / "rows.jsonl", [row])
-    corpus = f"de:{tmp_path}/de.tsv,en:{tmp_path}/en.tsv"
+    corpus = {"de": f"{tmp_path}/de.tsv", "en": f"{tmp_path}/en.tsv"}
     source = opened(tmp_path / "rows.jsonl", corpus=corpus)
     task = evaluate.dev_task(source, 10, everything)
     assert task.corpus == ["two", "drei", "one"]
@@ -180,8 +182,10 @@ def test_a_packed_folder_is_the_same(tmp_path, judged):
 
 
 def test_files_of_dev_data_are_named_as_such(tmp_path):
-    with pytest.raises(InputError, match=r"config\.dev\.files: no file matches"):
+    with pytest.raises(
+        InputError, match=r"config\.dev\.source\.files: no file matches"
+    ):
         opened(tmp_path / "nothing.jsonl")
     (tmp_path / "qrels").mkdir()
-    with pytest.raises(InputError, match=r"SPLIT is config\.dev\.split"):
+    with pytest.raises(InputError, match=r"SPLIT is an option, config\.dev\.format ="):
         opened(tmp_path, format="beir")

@@ -8,9 +8,10 @@ from scipy import sparse
 
 from lsrjax.data.examples import Group, InMemory, Pair
 from lsrjax.errors import InputError
-from lsrjax.retrieval import evaluate
-from lsrjax.retrieval.evaluate import Task
+from lsrjax.retrieval import evaluate, rank
 from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.tasks import debian
+from lsrjax.retrieval.tasks.task import Task
 
 
 def everything(language):
@@ -71,7 +72,7 @@ def test_no_query_in_the_languages_asked_is_an_error():
 
 
 def test_cross_lingual_queries_search_english_and_equal_texts_count_once():
-    task = evaluate.cross_lingual(GROUPS, LANGUAGES)
+    task = debian.cross_lingual(GROUPS, LANGUAGES)
     assert task.corpus == ["A", "B"]
     found = list(zip(task.queries, task.languages, task.relevant, strict=True))
     assert found == [
@@ -88,8 +89,8 @@ def test_cross_lingual_queries_search_english_and_equal_texts_count_once():
 def test_multilingual_documents_are_each_in_one_of_their_languages():
     seen = set()
     for seed in range(20):
-        task = evaluate.multilingual(GROUPS, LANGUAGES, seed)
-        again = evaluate.multilingual(GROUPS, LANGUAGES, seed)
+        task = debian.multilingual(GROUPS, LANGUAGES, seed)
+        again = debian.multilingual(GROUPS, LANGUAGES, seed)
         assert again == task
         relevant = dict(zip(task.queries, task.relevant, strict=True))
         a, b, c = (task.corpus[relevant[q]] for q in ("qa", "qb", "qc"))
@@ -99,8 +100,8 @@ def test_multilingual_documents_are_each_in_one_of_their_languages():
         assert relevant["qc"] == relevant["qc-de"] == relevant["qc-ja"]
         seen |= {("a", a), ("b", b), ("c", c)}
     assert len(seen) == 7  # every language is drawn
-    english = evaluate.multilingual(GROUPS, ["en"], 0)
-    assert english == evaluate.cross_lingual(GROUPS, ["en"])
+    english = debian.multilingual(GROUPS, ["en"], 0)
+    assert english == debian.cross_lingual(GROUPS, ["en"])
 
 
 def hits(*rows):
@@ -170,11 +171,11 @@ def test_views_are_evaluated_together_and_each_alone():
 
 def test_index_bytes_of_embeddings_and_of_their_tokens():
     dense = sparse.csr_matrix(np.ones((3, 8), np.float32))
-    assert evaluate.index_bytes(dense) == 16
+    assert rank.index_bytes(dense) == 16
     one_term = sparse.csr_matrix(np.eye(3, 100, dtype=np.float32))
-    assert evaluate.index_bytes(one_term) == 6
+    assert rank.index_bytes(one_term) == 6
     tokens = TokenMatrix(np.ones((9, 4), np.float32), np.array([0, 2, 2, 9]))
-    assert evaluate.index_bytes(tokens) == 3 * 4 * 2
+    assert rank.index_bytes(tokens) == 3 * 4 * 2
 
 
 def test_a_single_view_is_evaluated_once():

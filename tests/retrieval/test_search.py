@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from lsrjax.retrieval import search as searching
 from lsrjax.retrieval.search import search
 
 QUERIES, DOCS, VOCABULARY = 23, 61, 37
@@ -63,6 +64,32 @@ def test_blocks_do_not_change_a_bit(batch, block):
         search(queries, docs, 9, batch=batch, block=block), expected, strict=True
     ):
         np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1, 0.6])
+def test_making_terms_dense_does_not_change_a_bit(density, monkeypatch):
+    queries, docs = random_csr(QUERIES, 9), random_csr(DOCS, 10, density=density)
+    found = search(queries, docs, 9, batch=4, block=11)
+    monkeypatch.setattr(searching, "_MOST_CELLS", 0)
+    for one, plain in zip(found, search(queries, docs, 9), strict=True):
+        np.testing.assert_array_equal(one, plain)
+    products = (queries @ docs.T).toarray()
+    rows, places = np.nonzero(found[0] >= 0)
+    at = products[rows, found[0][rows, places]]
+    np.testing.assert_array_equal(found[1][rows, places], at)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 100])
+def test_many_blocks_with_late_best_hits_and_ties(depth):
+    # Scores rise and repeat, so that each block displaces what the ones before found.
+    values = np.repeat(np.arange(1, 1001), 3).astype(np.float32)
+    values[::7], values[::5] = 0, -1
+    docs = sparse.csr_matrix(values[:, None])
+    queries = sparse.csr_matrix(np.float32([[1], [0], [2]] * 5))
+    indices, scores = search(queries, docs, depth, batch=2, block=64)
+    expected_indices, expected_scores = brute_force(queries, docs, depth)
+    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_array_equal(scores, expected_scores)
 
 
 def test_order_of_stored_weights_does_not_change_a_bit():

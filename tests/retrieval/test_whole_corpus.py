@@ -19,7 +19,7 @@ def groups_of(tmp_path, corpus, rows, **fields):
     )
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     data = get_default().data
-    data.files = str(tmp_path / "rows.jsonl")
+    data.source.files = str(tmp_path / "rows.jsonl")
     data.corpus = str(tmp_path / "docs.jsonl")
     return open_source(data, "group", mined=True)
 
@@ -62,6 +62,9 @@ def test_negatives_are_mined_from_the_whole_corpus(tmp_path, by_id):
 def test_a_corpus_of_texts_that_are_not_mined_has_no_effect(tmp_path):
     groups_of(tmp_path, CORPUS, [{"query": "a", "pos": ["b"]}])
     data = get_default().data
-    data.files, data.corpus = str(tmp_path / "rows.jsonl"), str(tmp_path / "docs.jsonl")
+    data.source.files, data.corpus = (
+        str(tmp_path / "rows.jsonl"),
+        str(tmp_path / "docs.jsonl"),
+    )
     with pytest.raises(InputError, match="corpus = .*would have no effect"):
         open_source(data, "group")

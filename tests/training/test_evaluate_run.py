@@ -10,15 +10,18 @@ import types
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from programs.layouts import jsonl, lines
 from rich.console import Console
 from scipy import sparse
 
 from lsrjax.checkpoint import results_file
+from lsrjax.config import check_tasks
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import get_default
 from lsrjax.data.debian_texts.embedded import LANGUAGES, load
-from lsrjax.data.examples import Group
+from lsrjax.data.examples import Group, Pair
 from lsrjax.errors import InputError
+from lsrjax.retrieval import task_tables
 from lsrjax.training import evaluate_run
 
 CONCEPTS = {"library": 0, "図書": 0, "maus": 1, "mouse": 1, "server": 2, "editor": 3}
@@ -29,6 +32,7 @@ GROUPS = [
     # Its document equals that of the first.
     Group("d", {"en": "library too"}, [{"en": "a library [i]"}], []),
 ]
+PAIRS = [Pair("1", "library", "図書", "ja"), Pair("2", "a tool", "ein werkzeug", "de")]
 
 
 class Model:
@@ -58,8 +62,8 @@ class Model:
 @pytest.fixture
 def config():
     teacher, student, run = (get_default() for _ in range(3))
-    teacher.data.query_languages = "en:1"
-    student.data.query_languages = "en:1,ja:2"  # of which German is no part
+    teacher.data.query_languages = {"en": 1}
+    student.data.query_languages = {"en": 1, "ja": 2}  # of which German is no part
     with run.unlocked():
         run.stages = ConfigDict({"teacher": teacher, "align": student}, sort_keys=False)
     run.evaluate.test = "debian"
@@ -70,7 +74,10 @@ def config():
 @pytest.fixture
 def evaluated(config, tmp_path, monkeypatch):
     """The folder of an evaluated run."""
-    monkeypatch.setattr(evaluate_run.embedded, "examples", lambda kind, split: GROUPS)
+    examples = {("group", "test"): GROUPS, ("pair", "train"): PAIRS}
+    monkeypatch.setattr(
+        evaluate_run.embedded, "examples", lambda *which: examples[which]
+    )
     monkeypatch.setattr(
         evaluate_run.saved_model, "load_model", lambda folder: folder.name
     )
@@ -87,7 +94,10 @@ def evaluated(config, tmp_path, monkeypatch):
 
 def test_results_are_by_system_language_and_metric(evaluated):
     found = json.loads((evaluated / "results.json").read_text(encoding="utf-8"))
-    assert list(found) == ["bm25", "teacher", "align", "align pivot", "align source"]
+    baselines = ["bm25", "bm25 n-grams", "ibm model 1"]
+    models = ["teacher", "align", "align pivot", "align source"]
+    assert list(found) == [*baselines, *models]
+    assert all(list(found[name]) == ["en", "de", "ja", "mean"] for name in baselines)
     assert list(found["bm25"]) == ["en", "de", "ja", "mean"]
     assert list(found["teacher"]) == ["en"]
     both = ["nDCG@10", "R@100", "multilingual nDCG@10", "multilingual R@100"]
@@ -104,6 +114,9 @@ def test_results_are_by_system_language_and_metric(evaluated):
         for system, by_language in found.items()
     }
     assert scores["bm25"] == {"en": 1.0, "de": 0.5, "ja": 0.0, "mean": 0.25}
+    # Only the pairs tell that 図書 is a library; none has the word maus.
+    assert scores["bm25 n-grams"] == scores["bm25"]
+    assert scores["ibm model 1"] == {"en": 1.0, "de": 0.5, "ja": 1.0, "mean": 0.75}
     assert scores["teacher"] == {"en": 1.0}
     # The mean is over the languages but English, all of them for every system.
     everything = {"en": 1.0, "de": 1.0, "ja": 1.0, "mean": 1.0}
@@ -147,7 +160,7 @@ def test_tables_and_examples_fit_eighty_columns(evaluated):
     costs = [line.split() for line in lines if line.startswith("align pivot")][-1]
     assert costs[2:] == ["1.0", "6", "-"]
     # BM25 has no terms to count, and the teacher no German.
-    assert sum(line.startswith("bm25") for line in lines) == 3
+    assert sum(line.startswith("bm25 n-grams") for line in lines) == 3
     teacher = next(line for line in lines if line.startswith("teacher"))
     assert teacher.split() == ["teacher", "1.000", "-", "-", "-"]
 
@@ -216,6 +229,54 @@ def test_languages_that_the_data_does_not_have_are_refused():
         validate(c)
     c.evaluate.examples = ("ja",)
     validate(c)
-    c.data.query_languages = "en:1,cz:2,*:0"
+    c.data.query_languages = {"en": 1, "cz": 2, "*": 0}
     with pytest.raises(InputError, match=r"config\.data\.query_languages names cz;"):
         validate(c)
+
+
+def test_tasks_are_evaluated_with_the_last_stage_and_put_into_results(
+    config, tmp_path, evaluated, capsys
+):
+    data = tmp_path / "data"
+    jsonl(
+        data / "corpus.jsonl",
+        [{"_id": "1", "text": "a library"}, {"_id": "2", "text": "server"}],
+    )
+    jsonl(
+        data / "queries.jsonl",
+        [{"_id": "q", "text": "図書"}, {"_id": "r", "text": "server"}],
+    )
+    lines(data / "qrels" / "test.tsv", ["q\t1\t2", "r\t2\t1"])
+    config.evaluate.tasks = {"own": {"name": "beir", "path": str(data)}}
+    config.evaluate.test = ""
+    config.evaluate.examples = ()
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    console = Console(file=io.StringIO(), width=80)
+    evaluate_run.evaluate_run(config, workdir, console)
+    found = results_file.read(workdir)
+    assert list(found) == ["tasks"]
+    results = found["tasks"]["own"]["results"]
+    assert list(results) == ["bm25", "align", "align pivot", "align source"]
+    assert results["align"]["all"]["nDCG@10"] == 1.0
+    assert results["bm25"]["all"]["nDCG@10"] == 0.5
+    assert evaluate_run.are_sound(workdir, console)
+    evaluate_run.show(workdir, console)
+    assert "own: nDCG@10" in console.file.getvalue()
+    tables = task_tables.markdown(found["tasks"])
+    assert "| align | **1.000** |" in tables and "beir/all: 2 documents" in tables
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({"bier": {}}, r"tasks\['bier'\] is 'bier'; known: 'beir'"),
+        ({"beir": {"pth": "x"}}, "the nearest is .*path"),
+        ({"own": "beir"}, "give a dict of the task's options"),
+        ({"own": {"name": "clef", "path": "x"}}, "languages is empty"),
+    ],
+)
+def test_tasks_that_cannot_be_used_are_named(config, tasks, message):
+    config.evaluate.tasks = tasks
+    with pytest.raises(InputError, match=message):
+        check_tasks.evaluated(config)

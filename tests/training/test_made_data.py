@@ -52,7 +52,7 @@ def changed_field(config, manifest, models):
 
 
 def changed_nested_field(config, manifest, models):
-    config.data.columns.query = "question"
+    config.data.format.query = "question"
 
 
 def changed_teacher(config, manifest, models):

@@ -22,7 +22,7 @@ from lsrjax.convert.open_model import open_model
 from lsrjax.distributed import activity
 from lsrjax.errors import InputError
 from lsrjax.retrieval import mine_negatives, teacher_scores
-from lsrjax.retrieval.evaluate import Searcher
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import mined_again, run
 from lsrjax.training.mined_again import documents_frozen, fingerprint
 
@@ -209,7 +209,7 @@ def test_two_processes_mine_and_train_as_one(data, tmp_path):
 
 def test_a_stages_model_mines_for_others(alone, data, tmp_path):
     out = tmp_path / "mined.jsonl"
-    flags = [f"--data.files={data / 'rows.jsonl'}", "--with=stage:train"]
+    flags = [f"--data.source.files={data / 'rows.jsonl'}", "--with=stage:train"]
     flags += [f"--data.corpus={data / 'docs.jsonl'}", f"--out={out}", "--count=3"]
     mine.main([*flags, f"--workdir={alone[0].parent}"])
     config = remined(data)

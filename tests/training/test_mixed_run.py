@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lsrjax.data.batching import mixing
+from lsrjax.data import sources
 from lsrjax.data.debian_texts.embedded import examples as debian
 from lsrjax.data.examples import Group, InMemory
 from lsrjax.training import run
@@ -26,7 +26,8 @@ def translated(monkeypatch):
         return {language: given.get(language, given["en"]) for language in LANGUAGES}
 
     def opened(data, kind, **named):
-        source = debian(kind, data.split, data.fields)
+        chosen = sources.chosen(data.source).options
+        source = debian(kind, chosen.split, chosen.fields)
         if kind == "pair":
             return source
         groups = (source[i] for i in range(80))
@@ -34,7 +35,7 @@ def translated(monkeypatch):
             [Group(g.id, text(g.query), [text(g.positives[0])], []) for g in groups]
         )
 
-    monkeypatch.setattr(mixing, "open_source", opened)
+    monkeypatch.setattr(sources, "open_source", opened)
 
 
 def losses(folder):

@@ -58,8 +58,7 @@ def data(tmp_path_factory):
 def small(config, files):
     """A published recipe on local data, with few examples and steps."""
     config.data.source = "files"
-    config.data.dataset = ""
-    config.data.files = str(files)
+    config.data.source.files = str(files)
     config.data.query_length = 12
     config.data.document_length = 16
     config.model.dtype = "float32"
@@ -92,7 +91,7 @@ def distill_config(data, aligned):
     config.init.model = str(aligned)
     config.data.group_size = 3
     config.dev.source = "files"
-    config.dev.files = str(data / "groups.jsonl")
+    config.dev.source.files = str(data / "groups.jsonl")
     config.dev.every = 2
     return config
 
@@ -161,8 +160,8 @@ def test_ids_train_like_the_texts_they_stand_for(data, aligned, distilled, tmp_p
                 line.append([f"{i}.{j}", score])
             train.write(json.dumps(line) + "\n")
     config = distill_config(data, aligned)
-    config.data.files = str(tmp_path / "train.jsonl")
-    config.data.queries = str(tmp_path / "queries.tsv")
+    config.data.source.files = str(tmp_path / "train.jsonl")
+    config.data.format.queries = str(tmp_path / "queries.tsv")
     config.data.corpus = str(tmp_path / "documents.tsv")
     printed = run_quietly(config, tmp_path / "run")
     assert "format colbert" in printed
@@ -283,10 +282,10 @@ def test_a_damaged_config_of_a_run_is_named(data, tmp_path, damage):
 def test_a_run_that_ended_before_its_first_step_may_be_corrected(data, tmp_path):
     config = align_config(data)
     config.steps = 1
-    config.data.files = str(tmp_path / "pears.jsonl")
+    config.data.source.files = str(tmp_path / "pears.jsonl")
     with pytest.raises(InputError, match=r"pears\.jsonl"):
         run_quietly(config, tmp_path / "w")
-    config.data.files = align_config(data).data.files
+    config.data.source.files = align_config(data).data.source.files
     config.init.encoder = str(tmp_path / "nowhere")
     with pytest.raises(InputError, match="nowhere"):
         run_quietly(config, tmp_path / "w")
@@ -297,11 +296,11 @@ def test_a_run_that_ended_before_its_first_step_may_be_corrected(data, tmp_path)
 
 
 def wrong_files(stage, folder):
-    stage.data.files = str(folder / "nothere.jsonl")
+    stage.data.source.files = str(folder / "nothere.jsonl")
 
 
 def wrong_dev(stage, folder):
-    stage.dev.source, stage.dev.files = "files", str(folder / "nothere.jsonl")
+    stage.dev.source, stage.dev.source.files = "files", str(folder / "nothere.jsonl")
 
 
 def wrong_teacher(stage, folder):
@@ -309,7 +308,7 @@ def wrong_teacher(stage, folder):
 
 
 def wrong_rows(stage, folder):
-    stage.data.files = str(folder / "empty.jsonl")
+    stage.data.source.files = str(folder / "empty.jsonl")
     row = {"english": "a b", "non_english": "a b", "language": "de"}
     rows = [row] * 9 + [row | {"english": ""}] * 2
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -324,7 +323,7 @@ def wrong_length(stage, folder):
     ("make", "said"),
     [
         (wrong_files, r"Stage second: .*nothere\.jsonl"),
-        (wrong_dev, r"Stage second: config\.dev\.files.*nothere\.jsonl"),
+        (wrong_dev, r"Stage second: config\.dev\.source\.files.*nothere\.jsonl"),
         (wrong_teacher, r"Stage second: .*nothere"),
         (wrong_rows, r"Stage second: .*(?s:.*)empty\.jsonl"),
         (wrong_length, r"Stage second: config\.data\.document_length is 100000"),
@@ -441,7 +440,7 @@ def test_an_alignment_that_gives_no_terms_does_not_end_well(data, tmp_path):
 
 def test_a_missing_data_file_is_named(data, tmp_path):
     config = align_config(data)
-    config.data.files = str(data / "absent.jsonl")
+    config.data.source.files = str(data / "absent.jsonl")
     with pytest.raises(InputError, match=r"absent\.jsonl"):
         run_quietly(config, tmp_path)
 
@@ -452,7 +451,7 @@ def test_a_bad_row_met_in_training_stops_the_run_with_its_name(data, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text("\n".join(rows))
     config = align_config(data)
-    config.data.files = str(bad)
+    config.data.source.files = str(bad)
     config.steps, config.epochs = 0, 1.0
     with pytest.raises(InputError, match=r"bad\.jsonl, row 7.*translation"):
         run_quietly(config, tmp_path / "run")
@@ -467,7 +466,7 @@ def test_teacher_scores_are_computed_and_negatives_mined_where_asked(
         "".join(json.dumps({k: r[k] for k in ("query", "pos")}) + "\n" for r in rows)
     )
     config = distill_config(data, aligned)
-    config.data.files = str(bare)
+    config.data.source.files = str(bare)
     config.prepare.negatives = "bm25"
     config.data.short_rows = "bad"  # of those that are given
     config.prepare.scores = "teacher"

@@ -154,7 +154,7 @@ def gradient(rows, shape, **changes):
     after, metrics = jitted(state, None, batch)
     found = after["opt_state"]
     # Each layer's queries, keys and values have a scale of their own.
-    found = found | {"encoder": by_layer(found["encoder"])}
+    found = found | {"encoder": by_layer(found["encoder"], "bert")}
     return jax.device_get((metrics, found))
 
 

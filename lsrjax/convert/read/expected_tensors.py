@@ -3,17 +3,20 @@
 import dataclasses
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 from flax import nnx
 
+from lsrjax.convert.layouts import classifier
 from lsrjax.convert.names import by_layer, to_hf_name, to_hf_shape, unflatten_tree
 from lsrjax.convert.read import tensors
 from lsrjax.convert.read.tensors import CheckpointError, Stored
 from lsrjax.distributed import trees
 from lsrjax.models import retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import BACKBONES, backbone
 from lsrjax.models.cross_encoder import Classifier
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -25,12 +28,13 @@ def layout_of(raw: Mapping[str, Any], config: EncoderConfig) -> str:
     kinds = architectures(raw)
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         return config.family
-    if config.family == "distilbert":
+    if not backbone(config.family).names.classifier:
+        able = [name for name, one in BACKBONES.items() if one.names.classifier]
         raise CheckpointError(
             f"config.json names {', '.join(kinds)}; cross-encoders are implemented for"
-            " bert and xlm-roberta. Choose one of these."
+            f" {' and '.join(able)}. Choose one of these."
         )
-    return f"{config.family}-classifier"
+    return classifier(config.family)
 
 
 def architectures(raw: Mapping[str, Any]) -> list[str]:
@@ -158,5 +162,6 @@ def expected_shapes(
         model = nnx.eval_shape(lambda: Classifier(config.hidden_size, rngs=nnx.Rngs(0)))
         tree["classifier"] = nnx.to_pure_dict(nnx.state(model))
     if of_layers:
-        tree["encoder"] = jax.eval_shape(by_layer, tree["encoder"])
+        split = partial(by_layer, layout=config.family)
+        tree["encoder"] = jax.eval_shape(split, tree["encoder"])
     return trees.shapes(tree)

@@ -1,4 +1,4 @@
-"""Reads Hugging Face checkpoints: config, weights and tokenizer of BERT and XLM-R.
+"""Reads Hugging Face checkpoints of encoders: config, weights and tokenizer.
 
 Nothing is trusted: code in a model's folder is never run, pickled weights are refused
 by default, and names, shapes and types of all tensors are compared with config.json
@@ -18,6 +18,7 @@ from lsrjax.convert.names import import_names, import_tree
 from lsrjax.convert.read import expected_tensors, hub, tensors, wrappers
 from lsrjax.convert.read.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
+from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.tokenizer import files as tokenizer_files
 from lsrjax.tokenizer.files import holds_tokenizer
@@ -77,17 +78,17 @@ class Checkpoint:
         head, 'head': {'mlm': {'transform': tree of `MLMTransform`, 'decoder': [V, D],
         'bias': [V]}}, without 'decoder' if it is tied to the word table; for a
         cross-encoder, 'classifier': tree of `Classifier`.
-      besides: requested tensors of another head that were found, by name.
+      extra: requested tensors of another head that were found, by name.
     """
 
     config: EncoderConfig
     params: dict[str, Any]
     raw_config: dict[str, Any]
-    besides: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def load_checkpoint(
-    path_or_id: str, allowed: Allowed = NOTHING, *, besides: Iterable[str] = ()
+    path_or_id: str, allowed: Allowed = NOTHING, *, extra: Iterable[str] = ()
 ) -> Checkpoint:
     """Loads an encoder, with its masked-LM head or classifier if it has one.
 
@@ -95,7 +96,7 @@ def load_checkpoint(
       path_or_id: folder with config.json and safetensors (one file, or shards with
         their index), or the id of a repository on the Hugging Face hub. A name that
         starts with '.', '/' or '~', or that exists, is always a folder.
-      besides: names of tensors of another head to read too.
+      extra: names of tensors of another head to read too.
 
     Raises:
       CheckpointError: something is missing, unreadable, or does not fit the config.
@@ -105,7 +106,7 @@ def load_checkpoint(
     if not allowed.values and not holds_weights(folder):
         return Checkpoint(config, expected_tensors.promised_by(raw, config), raw)
     stored = open_weights(path_or_id, folder, raw, allowed)
-    others = {name: stored.pop(name) for name in besides if name in stored}
+    others = {name: stored.pop(name) for name in extra if name in stored}
     layout = expected_tensors.layout_of(raw, config)
     untied = raw.get("tie_word_embeddings") is False
     try:
@@ -189,7 +190,7 @@ def _read_raw_config(folder: Path) -> dict[str, Any]:
 def _read_config(folder: Path) -> tuple[dict[str, Any], EncoderConfig]:
     raw = _read_raw_config(folder)
     try:
-        return raw, EncoderConfig.from_hf(raw)
+        return raw, table.read_config(raw)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
 

@@ -76,6 +76,7 @@ def colbert(folder: Folder) -> SavedModel:
     spec = RetrieverSpec.of(
         "colbert",
         found.config,
+        head,
         expand_id=expand_id,
         skip_ids=_ids(words, tokens),
         **fields,

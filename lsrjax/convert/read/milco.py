@@ -1,6 +1,7 @@
 """Reads MILCO from Hugging Face: our exports, and checkpoints of the reference."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 
 from lsrjax.checkpoint.names_on_disk import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.layouts import MILCO
+from lsrjax.convert import layouts
 from lsrjax.convert.names import by_layer, import_names, import_tree
 from lsrjax.convert.read import expected_tensors, hub, huggingface, modules
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
@@ -18,7 +19,8 @@ from lsrjax.convert.write.milco import ENGLISH, MULTILINGUAL, OPTIONS, POOLER
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones import table
+from lsrjax.models.heads import MilcoHead
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
@@ -75,8 +77,9 @@ def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
             model, params=expected_tensors.stand_ins(trees.shapes(ours))
         )
     stored = huggingface.open_weights(path_or_id, folder, raw, allowed)
-    layout = MILCO[spec.encoder.family]
-    ours["encoder"] = jax.eval_shape(by_layer, ours["encoder"])
+    layout = layouts.milco(spec.encoder.family)
+    split = functools.partial(by_layer, layout=layout)
+    ours["encoder"] = jax.eval_shape(split, ours["encoder"])
     shapes = trees.shapes(ours)
     try:
         names = import_names(
@@ -108,7 +111,7 @@ def _read_spec(
         own = str(folder)
         pivot = str(modules.inside(folder, raw.get(PIVOT_TOKENIZER), path))
         try:
-            encoder = EncoderConfig.from_hf(raw["multilingual_config"])
+            encoder = table.read_config(raw["multilingual_config"])
             english = raw["english_config"]
             sizes = [
                 english[key] for key in ("vocab_size", "hidden_size", "layer_norm_eps")
@@ -125,7 +128,7 @@ def _read_spec(
         # MILCO uses none of its layers, and `write_reference` writes none.
         values = huggingface.read_raw_config(pivot) | {"num_hidden_layers": 1}
         try:
-            head = EncoderConfig.from_hf(values)
+            head = table.read_config(values)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"config.json of {pivot}: {error}") from error
         sizes = [head.vocab_size, head.hidden_size, head.layer_norm_eps]
@@ -139,11 +142,11 @@ def _read_spec(
     options |= {name: raw[name] for name in OPTIONS if raw.get(name) is not None}
     options |= _of_sparse_encoder(folder)
     options["special_ids"] = tuple(options["special_ids"])
+    options[MilcoHead.source_option] = bool(raw.get("echo"))
     try:
         spec = RetrieverSpec.of(
             head="milco",
             encoder=encoder,
-            lexecho=bool(raw.get("echo")),
             pivot_vocab_size=sizes[0],
             pivot_hidden_size=sizes[1],
             pivot_layer_norm_eps=sizes[2],

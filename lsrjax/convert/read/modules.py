@@ -286,7 +286,7 @@ def projection(
     shape = {"linear.weight": (size, encoder.hidden_size)}
     weight = folder.weights("Dense", shape)["linear.weight"]
     kernel = np.array(weight.T, order="C")
-    return fields | {"embedding_size": size}, {"projection": {"kernel": kernel}}
+    return fields, {"projection": {"kernel": kernel}}
 
 
 def encoder_params(found: huggingface.Checkpoint, head: dict) -> dict:

@@ -1,6 +1,8 @@
 """Shapes of well-known checkpoints, to plan runs without their files."""
 
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.modern import ModernConfig
 
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
@@ -21,7 +23,7 @@ _SIZES = {
 
 def _sized(family, vocab_size, size, max_positions, types, pad, eps) -> EncoderConfig:
     hidden, layers, heads, intermediate = _SIZES[size]
-    return EncoderConfig(
+    return BertConfig(
         family=family,
         vocab_size=vocab_size,
         hidden_size=hidden,
@@ -35,6 +37,22 @@ def _sized(family, vocab_size, size, max_positions, types, pad, eps) -> EncoderC
     )
 
 
+def _modern(
+    hidden: int, layers: int, heads: int, inner: int, *, multilingual: bool = False
+) -> EncoderConfig:
+    return ModernConfig(
+        "modernbert",
+        vocab_size=256_000 if multilingual else 50_368,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=inner,
+        max_positions=8192,
+        pad_token_id=0 if multilingual else 50_283,
+        local_theta=160_000.0 if multilingual else 10_000.0,
+    )
+
+
 # Hub id -> encoder, and whether the checkpoint has a masked-LM head (all are tied).
 PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "naver/splade-v3": (_bert(30_522), True),
@@ -45,6 +63,10 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "FacebookAI/xlm-roberta-large": (_xlmr("large"), True),
     "BAAI/bge-m3": (_xlmr("large", 8194), False),
     "BAAI/bge-m3-unsupervised": (_xlmr("large", 8194), False),
+    "answerdotai/ModernBERT-base": (_modern(768, 22, 12, 1152), True),
+    "answerdotai/ModernBERT-large": (_modern(1024, 28, 16, 2624), True),
+    "jhu-clsp/mmBERT-small": (_modern(384, 22, 6, 1152, multilingual=True), True),
+    "jhu-clsp/mmBERT-base": (_modern(768, 22, 12, 1152, multilingual=True), True),
     "intfloat/multilingual-e5-small": (_bert(250_037, "small"), False),
     "intfloat/multilingual-e5-base": (_xlmr("base"), False),
     "intfloat/multilingual-e5-large": (_xlmr("large"), False),

@@ -39,6 +39,7 @@ from lsrjax.convert.read.tensors import (
     tensor_names,
 )
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.dense_heads import CSROptions
 from lsrjax.models.retriever import RetrieverSpec
 
 _MODULES = "modules.json"
@@ -140,7 +141,7 @@ def _splade(folder: Folder) -> SavedModel:
     spec = RetrieverSpec.of(
         "splade",
         found.config,
-        tied="decoder" not in found.params["head"]["mlm"],
+        found.params["head"],
         **splade_pooling(folder),
     )
     return portable(folder, spec, found.params, lengths)
@@ -170,7 +171,7 @@ def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
 def _dense(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, head = _embedding(folder, found.config)
-    spec = RetrieverSpec.of("dense", found.config, **fields)
+    spec = RetrieverSpec.of("dense", found.config, head, **fields)
     return portable(folder, spec, encoder_params(found, head), lengths)
 
 
@@ -188,7 +189,9 @@ def _csr(folder: Folder) -> SavedModel:
                 f"{path / 'config.json'}: {key} is {value}; it is a number from"
                 f" {least} on."
             )
-    size = fields.get("embedding_size", found.config.hidden_size)
+    size = found.config.hidden_size
+    if dense:
+        size = dense["projection"]["kernel"].shape[1]
     expect(
         path / "config.json",
         config,
@@ -199,18 +202,7 @@ def _csr(folder: Folder) -> SavedModel:
         },
     )
     config = numbers | {k: v for k, v in config.items() if v is not None}
-    latents, active = config["hidden_dim"], config["k"]
-    most = folder.most_active
-    spec = RetrieverSpec.of(
-        "csr",
-        found.config,
-        latents=latents,
-        active_latents=active,
-        revived_latents=config["k_aux"],
-        dead_after=config["dead_threshold"],
-        most_active=most if most < active else 0,
-        **fields,
-    )
+    latents, most = config["hidden_dim"], folder.most_active
     # Encoder and decoder are one tensor, saved under either name or both.
     names = tensor_names(path / WEIGHTS) if folder.allowed.values else ()
     tied = [n for n in ("encoder.weight", "decoder.linear.weight") if n in names]
@@ -231,6 +223,9 @@ def _csr(folder: Folder) -> SavedModel:
         "idle": (state["stats_last_nonzero"] - 1).astype(np.float32),
     }
     head = {"autoencoder": autoencoder} | ({"dense": dense} if dense else {})
+    fields |= {ours: config[theirs] for theirs, ours in CSROptions.theirs.items()}
+    fields["most_active"] = most if most < config["k"] else 0
+    spec = RetrieverSpec.of("csr", found.config, head, **fields)
     return portable(folder, spec, encoder_params(found, head), lengths)
 
 

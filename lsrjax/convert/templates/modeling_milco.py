@@ -15,15 +15,22 @@ Axes: B texts, L tokens, D hidden, E English terms, M tokens of the own vocabula
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import ModelOutput
 
 from .configuration_milco import MilcoConfig
 
-# Logits that are held at once; the vocabulary is walked in blocks of so many.
+# Logits in memory at once: the vocabulary is processed in blocks of this size.
 _LOGITS = 2**26
 
 
@@ -108,10 +115,9 @@ class MilcoModel(PreTrainedModel):
         encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
         english = config.english_config
         size = english["hidden_size"]
-        # The other families have a layer after the encoder, which is not used here.
-        pooler = (
-            {} if encoder.model_type == "distilbert" else {"add_pooling_layer": False}
-        )
+        # Some families have a layer after the encoder, which is not used here.
+        taken = inspect.signature(MODEL_MAPPING[type(encoder)].__init__).parameters
+        pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
         self.m_model = AutoModel.from_config(
             encoder, attn_implementation=config._attn_implementation, **pooler
         )

@@ -55,6 +55,7 @@ _TAGS = {
     "colbert": ("colbert", "multi-vector"),
     "m3": ("m3", "sparse", "multi-vector"),
 }
+CARD = "README.md"
 # Longer values of a head's options are not shown.
 _SHOWN = 10
 
@@ -85,7 +86,7 @@ def write_card(
         f"## Active terms\n\n{_active_terms(model)}",
         f"## Config\n\n{_config(model)}",
     ]
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 _NO_EVALUATION = "No evaluation of this model was recorded where it was exported."
@@ -103,9 +104,9 @@ def _title(model: SavedModel) -> str:
 def _about(model: SavedModel) -> str:
     spec, encoder = model.spec, model.spec.encoder
     about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
-    if spec.head == "milco" and spec.options.lexecho:
+    if "source" in spec.views:
         about += " and, with LexEcho, of its own tokens"
-    if spec.head == "splade" and spec.options.queries != "encoded":
+    if not spec.encodes_queries:
         about += ", a query a bag of its own words that needs no encoder"
     views = ", ".join(f"`{name}` {size:,}" for name, size in spec.views.items())
     return (
@@ -138,7 +139,7 @@ def _sources(model: SavedModel) -> list[tuple[str, str, str]]:
                 licence = _licence_of(reference)
                 if reference.startswith("embedded:"):
                     licence = "of the texts that ship with lsrjax, as they are"
-                role = references.FIELDS[field]
+                role = references.purpose(field)
                 found[(role + of, public.reference(reference), licence)] = None
         for data in _data_sets(stage.get("data", {})):
             embedded = data == _EMBEDDED
@@ -172,13 +173,15 @@ def _data_sets(data: Mapping[str, Any]) -> list[str]:
     sets = [one for one in (data.get("sets") or {}).values()] or [data]
     names = []
     for one in sets:
-        if one.get("source") == "debian":
+        source = one.get("source", "")
+        # Models of earlier releases have the source's options beside its name.
+        source = source if isinstance(source, Mapping) else {**one, "name": source}
+        if source.get("name") == "debian":
             names.append(_EMBEDDED)
-        elif paths := one.get("files"):
-            paths = [paths] if isinstance(paths, str) else paths
-            names.append(", ".join(map(public.files, paths)))
-        elif name := one.get("dataset"):
-            names.append(public.reference(name))
+        elif found := source.get("files") or source.get("dataset"):
+            several = [found] if isinstance(found, str) else found
+            shown = public.files if source.get("files") else public.reference
+            names.append(", ".join(map(shown, several)))
     return names
 
 

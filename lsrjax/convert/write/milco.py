@@ -14,8 +14,7 @@ import numpy as np
 
 from lsrjax.checkpoint.names_on_disk import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert import references
-from lsrjax.convert.layouts import MILCO
+from lsrjax.convert import layouts, references
 from lsrjax.convert.names import export_state, to_hf_name
 from lsrjax.convert.prompts import ROLES
 from lsrjax.convert.read import hub
@@ -24,7 +23,8 @@ from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import write_model
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -157,7 +157,7 @@ def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
 
 def _how_to_load(spec: RetrieverSpec) -> str:
     columns = f"Columns are the {spec.options.pivot_vocab_size:,} English terms"
-    if spec.options.lexecho:
+    if "source" in spec.views:
         columns += f", then the {spec.encoder.vocab_size:,} tokens of the text's own"
     return _HOW_TO_LOAD.format(name=_PLACE, columns=f"{columns}.")
 
@@ -168,8 +168,8 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     The pooler after the encoder, which is unused, is as the model was read, or zeros.
     """
     spec = model.spec
-    classes = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}
-    if spec.encoder.family not in classes:
+    family = backbone(spec.encoder.family)
+    if not family.pooler:
         raise InputError(
             f"--to milco-reference: the reference has encoders like BERT and XLM-R, and"
             f" that of {model.name} is {spec.encoder.family}. Possible are milco-hf,"
@@ -187,13 +187,13 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     _write_part(
         folder / MULTILINGUAL,
         spec.encoder.to_hf(),
-        classes[spec.encoder.family],
+        f"{family.transformers}Model",
         export_state(encoder, spec.encoder.family)
         | {name.removeprefix("m_model."): x for name, x in _pooler(model).items()},
         model.tokenizer,
         spec.encoder.max_length,
     )
-    english = EncoderConfig(
+    english = BertConfig(
         family="bert",
         vocab_size=spec.options.pivot_vocab_size,
         hidden_size=spec.options.pivot_hidden_size,
@@ -234,7 +234,7 @@ def _config(model: SavedModel) -> dict[str, Any]:
         "en_hidden_size": spec.options.pivot_hidden_size,
         "m_vocab_size": spec.encoder.vocab_size,
         "m_hidden_size": spec.encoder.hidden_size,
-        "echo": spec.options.lexecho,
+        "echo": "source" in spec.views,
         "lambda_q": penalty.get("query", 0.0),
         "lambda_d": penalty.get("document", 0.0),
         "sparse_reg": penalty.get("name", "l1"),
@@ -264,14 +264,15 @@ def _origin(model: SavedModel, field: str) -> str:
 
 
 def _state(model: SavedModel) -> dict[str, np.ndarray]:
-    state = export_state(model.params, MILCO[model.spec.encoder.family])
-    bias = state[to_hf_name("head/mlm/bias", "milco")]
+    layout = layouts.milco(model.spec.encoder.family)
+    state = export_state(model.params, layout)
+    bias = state[to_hf_name("head/mlm/bias", layout)]
     copy = {"mlm_head.predictions.decoder.bias": bias.copy()}
     return state | copy | _pooler(model)
 
 
 def _pooler(model: SavedModel) -> dict[str, np.ndarray]:
-    if model.spec.encoder.family == "distilbert":
+    if not backbone(model.spec.encoder.family).pooler:
         return {}
     size = model.spec.encoder.hidden_size
     shapes = {POOLER[0]: (size, size), POOLER[1]: (size,)}
@@ -281,7 +282,7 @@ def _pooler(model: SavedModel) -> dict[str, np.ndarray]:
     }
 
 
-def _english_state(mlm: Mapping, config: EncoderConfig) -> dict[str, np.ndarray]:
+def _english_state(mlm: Mapping, config: BertConfig) -> dict[str, np.ndarray]:
     """A masked LM with this head and no layers.
 
     The decoder is written both as the word table, which BERT ties it to, and under its

@@ -14,6 +14,7 @@ from lsrjax.convert.names import export_state
 from lsrjax.convert.prompts import write_prompts
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.json_files import write_json
+from lsrjax.models.backbones.table import backbone
 
 # The releases that define this format.
 _VERSIONS = {"sentence_transformers": "6.2.0", "transformers": "5.23.0"}
@@ -31,8 +32,6 @@ _MODULES = {
 TYPES = {
     name: f"sentence_transformers.{module}.{name}" for name, module in _MODULES.items()
 }
-# Prefixes of transformers' class names.
-CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "xlm-roberta": "XLMRoberta"}
 
 
 def encoder_state(model: SavedModel, prefix: str) -> dict[str, np.ndarray]:
@@ -44,7 +43,7 @@ def encoder_state(model: SavedModel, prefix: str) -> dict[str, np.ndarray]:
     spec = model.spec.encoder
     state = export_state({"encoder": model.params["encoder"]}, spec.family)
     size = spec.hidden_size
-    if spec.family != "distilbert":
+    if backbone(spec.family).pooler:
         state["pooler.dense.weight"] = np.zeros((size, size), np.float32)
         state["pooler.dense.bias"] = np.zeros(size, np.float32)
     return {prefix + name: tensor for name, tensor in state.items()}
@@ -60,7 +59,8 @@ def write_transformer(
     spec = model.spec
     longest = max(model.query_length, model.document_length)
     prompts = write_prompts(folder, model, max_length=longest)
-    name = CLASSES[spec.encoder.family] + ("ForMaskedLM" if masked_lm else "Model")
+    family = backbone(spec.encoder.family)
+    name = family.transformers + ("ForMaskedLM" if masked_lm else "Model")
     config = spec.encoder.to_hf() | {"architectures": [name], "dtype": "float32"}
     if masked_lm:
         config["tie_word_embeddings"] = spec.options.tied

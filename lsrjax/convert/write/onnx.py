@@ -16,8 +16,9 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import by_layer
 from lsrjax.convert.write.onnx_graph import Graph
+from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -40,6 +41,11 @@ def write_onnx(
     output per view, [batch, terms of the view] float32, under the view's name. More
     than `external_bytes` of weights go to `model.onnx.data`.
     """
+    if not isinstance(model.spec.encoder, BertConfig):
+        raise InputError(
+            f"--to onnx: written for encoders like BERT; that of {model.name} is a"
+            f" {model.spec.encoder.family}. Other targets take it."
+        )
     graph = Graph(folder, external=external_bytes < _nbytes(model.params))
     graph.save(_views(graph, model.spec, model.params), folder / MODEL)
     if not model.spec.encodes_queries:
@@ -74,6 +80,7 @@ def _nbytes(tree: Any) -> int:
 
 def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, int]]:
     """Adds the model; returns the value and the size of each view."""
+    assert isinstance(spec.encoder, BertConfig)
     mask_BL = graph.cast("attention_mask", "FLOAT")
     hidden_BLD, words_VD = _encoder(graph, spec.encoder, params["encoder"], mask_BL)
     head = params.get("head") or {}
@@ -87,7 +94,7 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
         h_BLE = _gelu(graph, _linear(graph, "connector", head["connector"], hidden_BLD))
         pivot = _mlm(graph, spec, head["mlm"], h_BLE, mask_BL, None)
         views = {"pivot": (pivot, spec.options.pivot_vocab_size)}
-        if spec.options.lexecho:
+        if "source" in spec.views:
             reduce = "max" if spec.options.repeats == "max" else "add"
             excluded = spec.options.exclude_special_tokens
             source = _echo(
@@ -98,17 +105,16 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
     dense = head.get("dense", {}) if spec.head == "csr" else head
     dense_BD = _dense(graph, spec, dense, hidden_BLD, mask_BL)
     if spec.head == "dense":
-        size = spec.options.embedding_size or spec.encoder.hidden_size
-        return {"dense": (dense_BD, size)}
+        return {"dense": (dense_BD, spec.views["dense"])}
     return {
         "latents": (
             _code(graph, spec, head["autoencoder"], dense_BD),
-            spec.options.latents,
+            spec.views["latents"],
         )
     }
 
 
-def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
+def _encoder(graph: Graph, config: BertConfig, params, mask_BL):
     """Adds the encoder; returns its hidden states and the word table."""
     tables = params["embeddings"]
     words_VD = graph.weight("words", tables["word"]["embedding"])
@@ -124,7 +130,7 @@ def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
     one = graph.constant(1.0)
     away_BL = graph.add("Mul", graph.add("Sub", one, mask_BL), graph.constant(_LOWEST))
     away_B11M = graph.add("Unsqueeze", away_BL, graph.constant([1, 2], np.int64))
-    for i, layer in by_layer(params)["layers"].items():
+    for i, layer in by_layer(params, config.family)["layers"].items():
         name = f"layers.{i}"
         mixed = _attention(graph, name, config, layer["attention"], x_BLD, away_B11M)
         x_BLD = graph.add("Add", x_BLD, mixed)
@@ -138,7 +144,7 @@ def _encoder(graph: Graph, config: EncoderConfig, params, mask_BL):
     return x_BLD, words_VD
 
 
-def _positions(graph: Graph, config: EncoderConfig) -> str:
+def _positions(graph: Graph, config: BertConfig) -> str:
     """Rows of the position table, as in `Embeddings._positions`."""
     along = graph.constant(1, np.int64)
     if config.family != "xlm-roberta":
@@ -313,7 +319,7 @@ def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
         count_B1 = graph.add("ReduceSum", mask_BL1, along, keepdims=0)
         count_B1 = graph.add("Max", count_B1, graph.constant(1.0))
         x_BD = graph.add("Div", sums_BD, count_B1)
-    if spec.options.embedding_size:
+    if "projection" in params:
         x_BD = _linear(graph, "projection", params["projection"], x_BD)
     if not spec.options.normalize:
         return x_BD
@@ -329,9 +335,7 @@ def _code(graph: Graph, spec, params, x_BD) -> str:
     center_D = graph.weight("center", params["center"])
     x_BD = graph.add("Sub", x_BD, center_D)
     raw_BP = _linear(graph, "autoencoder", params, x_BD)
-    count = graph.constant(
-        [min(spec.options.active_latents, spec.options.latents)], np.int64
-    )
+    count = graph.constant([spec.options.k], np.int64)
     top_BK = graph.top_k(raw_BP, count)
     last = graph.constant([-1], np.int64)
     least_B1 = graph.add("ReduceMin", top_BK, last, keepdims=1)

@@ -17,7 +17,14 @@ _STARTS = ("/", "~", "./", "../", "file:")
 def tree(value: Any, field: str = "") -> Any:
     """A config, or a part of it under the key `field`, made fit to publish."""
     if isinstance(value, Mapping):
-        return {key: tree(one, key) for key, one in value.items()}
+        # Files by language, and subsets by data set.
+        by_name = field in (*_FILES, "dataset") and "dataset" not in value
+        return {
+            reference(key) if by_name and field == "dataset" else key: tree(
+                one, field if by_name else key
+            )
+            for key, one in value.items()
+        }
     if isinstance(value, list | tuple):
         return [tree(one, field) for one in value]
     if not isinstance(value, str):

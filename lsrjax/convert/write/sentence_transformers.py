@@ -59,7 +59,7 @@ def _dense_modules(model: SavedModel) -> dict[str, Any]:
 def write_csr(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes a SparseEncoder: a sparse autoencoder over an embedding."""
     prompts = _write(folder, model, _csr_modules, masked_lm=False)
-    most = model.spec.most_active or model.spec.options.active_latents
+    most = model.spec.most_active or model.spec.options.k
     write_model(folder, "SparseEncoder", prompts, most_active=most)
 
 
@@ -70,12 +70,12 @@ def _csr_modules(model: SavedModel) -> dict[str, Any]:
     }
     config = {
         "input_dim": len(autoencoder["center"]),
-        "hidden_dim": spec.options.latents,
-        "k": spec.options.active_latents,
-        "k_aux": spec.options.revived_latents,
+        **{
+            theirs: getattr(spec.options, ours)
+            for theirs, ours in spec.options.theirs.items()
+        },
         # It normalizes in another way than we do, by a separate module.
         "normalize": False,
-        "dead_threshold": spec.options.dead_after,
     }
     state = {
         "decoder.linear.weight": autoencoder["kernel"].T,
@@ -138,11 +138,20 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
     Its embeddings are always projected and normalized.
     """
     spec = model.spec
-    if not (spec.options.normalize and spec.options.embedding_size):
+    head = model.params.get("head", {})
+    lacks = [
+        word
+        for word, found in (
+            ("projected", "projection" in head),
+            ("normalized", spec.options.normalize),
+        )
+        if not found
+    ]
+    if lacks:
         raise InputError(
-            f"--to pylate projects embeddings and normalizes them, but {model.name} has"
-            f" embedding_size = {spec.options.embedding_size} and normalize ="
-            f" {spec.options.normalize}. Possible are multi-vector, lsrjax."
+            "--to pylate projects embeddings and normalizes them, but those of"
+            f" {model.name} are not {' and not '.join(lacks)}. Possible are"
+            " multi-vector, lsrjax."
         )
     tokens = Tokens(model.tokenizer).library
     prefixes: dict[str, Any] = {
@@ -158,7 +167,7 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
         folder, dataclasses.replace(model, spec=bare), masked_lm=False
     )
     # PyLate's module always reads token embeddings, and has no setting for it.
-    dense = _projection(model, model.params["head"])
+    dense = _projection(model, head)
     write_modules(folder, {"Transformer": None} | dense, _PYLATE_TYPES)
     # Its release of sentence-transformers has no further settings for the module.
     longest = max(model.query_length, model.document_length)
@@ -192,17 +201,17 @@ def _embedding(model: SavedModel, head) -> dict[str, Any]:
 
 
 def _projection(model: SavedModel, head, feature: str = "") -> dict[str, Any]:
-    if not model.spec.options.embedding_size:
+    if "projection" not in head:
         return {}
+    kernel = np.asarray(head["projection"]["kernel"])
     config = {
-        "in_features": model.spec.encoder.hidden_size,
-        "out_features": model.spec.options.embedding_size,
+        "in_features": len(kernel),
+        "out_features": kernel.shape[1],
         "bias": False,
         "activation_function": _IDENTITY,
     }
     if feature:
         config |= {"module_input_name": feature, "module_output_name": feature}
-    kernel = np.asarray(head["projection"]["kernel"])
     return {"Dense": (config, {"linear.weight": kernel.T})}
 
 

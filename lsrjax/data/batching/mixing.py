@@ -4,20 +4,20 @@ To add a mixer, write it here and add a line to `MIXERS`.
 """
 
 import bisect
+import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lsrjax.data import sources
 from lsrjax.data.batching.orders import MIX, Order, dealt_batches
-from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.data.examples import ANY, Group, Items, Pair, Text
-from lsrjax.data.reading.corpus import parse
-from lsrjax.data.sources import open_source
 from lsrjax.errors import InputError
-from lsrjax.lookup import entry
+from lsrjax.options import Options, option, resolve
 
 # Weights that are not whole numbers are rounded to this fraction of the largest.
 _WHOLE = 2**40
@@ -190,62 +190,89 @@ class Concatenated(Items[Any]):
         return Concatenated(list({id(one): one for one in corpora}.values()))
 
 
-def _round_robin(sizes, weights, temperature) -> list[float]:
+def _round_robin(sizes) -> list[float]:
+    """Every set as often as any other."""
     return [1] * len(sizes)
 
 
-def _proportional(sizes, weights, temperature) -> list[float]:
-    return list(sizes)
+def _proportional(sizes) -> list[float]:
+    """Shares in proportion to the sets' examples."""
+    return list(sizes.values())
 
 
-def _temperature(sizes, weights, temperature) -> list[float]:
+def _temperature(sizes, temperature) -> list[float]:
     """Shares in proportion to n^(1/T) (multilingual BERT; Arivazhagan et al. 2019)."""
-    return [n ** (1 / temperature) for n in sizes]
+    return [n ** (1 / temperature) for n in sizes.values()]
 
 
-def _weights(sizes, weights, temperature) -> list[float]:
-    return list(weights)
+def _weights(sizes, weights) -> list[float]:
+    """Shares as its option says."""
+    return [weights.get(name, 1.0) for name in sizes]
 
 
-# (examples of each set, its weight in the config, temperature) -> weight of each set.
-MIXERS = {
-    "round_robin": _round_robin,
-    "proportional": _proportional,
-    "temperature": _temperature,
-    "weights": _weights,
+@dataclasses.dataclass(frozen=True)
+class TemperatureOptions(Options):
+    """Of `temperature`."""
+
+    temperature: float = option(
+        2.0, "shares are examples^(1 / it); 1: proportional", above=0
+    )
+
+
+def _not_positive(weights: Mapping[str, float]) -> str | None:
+    positive = all(0 < weight < math.inf for weight in weights.values())
+    return None if positive else "weights are > 0 and finite"
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsOptions(Options):
+    """Of `weights`."""
+
+    weights: dict[str, float] = option(
+        {}, "shares of the draws by set; 1 for sets not named", problem=_not_positive
+    )
+
+    def check_stage(self, stage: Any, where: str) -> None:
+        """Refuses the weight of a set that there is not."""
+        if unknown := sorted(set(self.weights) - set(stage.data.sets)):
+            raise InputError(
+                f"{where}.weights names {', '.join(unknown)}; data.sets has"
+                f" {', '.join(stage.data.sets) or 'no set'}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixer:
+    """An entry of `MIXERS`.
+
+    Attributes:
+      fn: `(number of examples by set, **options) -> list of the sets' weights`.
+    """
+
+    fn: Callable[..., list[float]]
+    Options: type[Options] = Options
+
+
+MIXERS: dict[str, Mixer] = {
+    "round_robin": Mixer(_round_robin),
+    "proportional": Mixer(_proportional),
+    "temperature": Mixer(_temperature, TemperatureOptions),
+    "weights": Mixer(_weights, WeightsOptions),
 }
 
-# The fields of `config.data` that each of `config.data.sets` has, too.
-SET_FIELDS = (
-    "source",
-    "files",
-    "dataset",
-    "split",
-    "format",
-    "corpus",
-    "queries",
-    "min_label",
-    "fields",
-    "columns",
-    "score_weights",
-    "score_normalization",
-)
 
-
-def sources_of(data) -> set[str]:
-    """The kinds of source that a stage's `data` names."""
-    return {own.source for own in data.sets.values()} or {data.source}
+def named_sets(data, where: str = "config.data") -> dict[str, Any]:
+    """A stage's `data.sets` by their names in errors; without any, `data` itself."""
+    sets = {f"{where}.sets.{name}": own for name, own in data.sets.items()}
+    return sets or {where: data}
 
 
 def languages(data) -> tuple[str, ...]:
     """The stated languages of the queries and documents of a stage's `data`."""
     found: dict[str, None] = {}
-    for own in list(data.sets.values()) or [data]:
-        if own.source == "debian":
-            found |= dict.fromkeys(LANGUAGES)
-        else:
-            files = parse(f"{own.corpus},{own.queries}")
-            found |= dict.fromkeys(language for language, _ in files)
+    for own in named_sets(data).values():
+        found |= dict.fromkeys(sources.languages(own, "corpus"))
+        found |= dict.fromkeys(sources.languages(own, "queries"))
     return tuple(language for language in found if language != ANY)
 
 
@@ -254,19 +281,11 @@ def open_sets(data, kind: str, mined: bool = False) -> list:
 
     With `mined`, negatives come from their corpora. InputError if a source is empty.
     """
-    if not len(data.sets):
-        return [_opened(data, kind, mined, "config.data")]
-    opened = []
-    for name, own in data.sets.items():
-        full = data.copy_and_resolve_references()
-        with full.unlocked():
-            full.update({field: own[field] for field in SET_FIELDS})
-        opened.append(_opened(full, kind, mined, f"config.data.sets.{name}"))
-    return opened
+    return [_opened(own, kind, mined, at) for at, own in named_sets(data).items()]
 
 
 def _opened(data, kind: str, mined: bool, where: str):
-    source = open_source(data, kind, mined=mined, where=where)
+    source = sources.open_source(data, kind, mined=mined, where=where)
     if not len(source):
         raise InputError(
             f"{where}: the training data has no examples. Point it to other data."
@@ -278,13 +297,15 @@ def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
     """The order of the examples of a stage's `data`."""
     if not len(data.sets):
         return Order(sizes[0], batch_size, seed)
-    given = [own.weight for own in data.sets.values()]
-    mixer = entry(MIXERS, data.mixer, "config.data.mixer")
+    mixer = resolve(MIXERS, data.mixer, "config.data.mixer")
+    weights = mixer.entry.fn(
+        dict(zip(data.sets, sizes, strict=True)), **vars(mixer.options)
+    )
     return MixedOrder(
         sizes,
         batch_size,
         seed,
-        weights=mixer(sizes, given, data.mix_temperature),
+        weights=weights,
         one=data.batches_from == "one",
     )
 

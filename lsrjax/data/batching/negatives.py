@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from lsrjax.data.examples import Group
 from lsrjax.data.reading.bad_records import NEGATIVE, POSITIVE, BadRecord
 from lsrjax.errors import InputError
-from lsrjax.lookup import entry
+from lsrjax.options import Chosen, Options, option, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +22,8 @@ class Choice:
     the positive: NV-Retriever, Moreira et al. 2024).
 
     Attributes:
-      negatives: a key of `SAMPLERS`.
+      sampler: an entry of `SAMPLERS` with its options.
       positives: number of positive documents, drawn at random.
-      rank_scale: of "rank": ranks over which the probability falls by a factor e.
-      bins: of "margin_bins": their number.
       max_score: the highest teacher's score of a negative; inf: any.
       margin: a negative's score is at most that of the positive (of several, the
         lowest one) minus this; -inf: any.
@@ -31,10 +31,8 @@ class Choice:
         at random with replacement ("repeat"), as in FlagEmbedding and MILCO.
     """
 
-    negatives: str = "random"
+    sampler: Chosen = dataclasses.field(default_factory=lambda: sampler())
     positives: int = 1
-    rank_scale: float = 10.0
-    bins: int = 10
     max_score: float = math.inf
     margin: float = -math.inf
     short: str = "bad"
@@ -47,7 +45,7 @@ class Choice:
     @property
     def needs_scores(self) -> bool:
         """Whether the choice of negatives depends on the teacher's scores."""
-        return self.filters or self.negatives == "margin_bins"
+        return self.filters or self.sampler.entry.scores
 
     def __call__(self, group: Group, size: int, rng: np.random.Generator) -> list[int]:
         """Indices into the group's positives and negatives, `size` in all.
@@ -71,8 +69,8 @@ class Choice:
         if len(places) < need:
             chosen = rng.choice(len(places), need, replace=True)
         else:
-            chosen = entry(SAMPLERS, self.negatives, "config.data.negatives")(
-                self, group, positives, places, need, rng
+            chosen = self.sampler.entry.fn(
+                group, positives, places, need, rng, **vars(self.sampler.options)
             )
         return [*positives.tolist(), *places[chosen].tolist()]
 
@@ -133,25 +131,27 @@ class Choice:
         )
 
 
-def _random(choice, group, positives, places, need, rng) -> np.ndarray:
+def _random(group, positives, places, need, rng) -> np.ndarray:
+    """Any, with equal probability."""
     return rng.choice(len(places), need, replace=False)
 
 
-def _top(choice, group, positives, places, need, rng) -> np.ndarray:
+def _top(group, positives, places, need, rng) -> np.ndarray:
+    """The first ones of the row."""
     return np.arange(need)
 
 
-def _rank(choice, group, positives, places, need, rng) -> np.ndarray:
+def _rank(group, positives, places, need, rng, scale) -> np.ndarray:
     """Without replacement, with probability proportional to exp(-rank / scale).
 
     The Gumbel-max trick: the highest values are such draws one after the other
     (Efraimidis and Spirakis 2006). It needs no probability, which could underflow.
     """
-    logits = -places / choice.rank_scale
+    logits = -places / scale
     return np.argsort(-(logits + rng.gumbel(size=len(places))), kind="stable")[:need]
 
 
-def _margin_bins(choice, group, positives, places, need, rng) -> np.ndarray:
+def _margin_bins(group, positives, places, need, rng, bins) -> np.ndarray:
     """TAS-Balanced (Hofstätter et al. 2021), for several negatives of a query.
 
     The teacher's margins, positive minus negative, from the smallest to the largest,
@@ -160,10 +160,10 @@ def _margin_bins(choice, group, positives, places, need, rng) -> np.ndarray:
     """
     margins = group.scores[positives].min() - group.scores[places].astype(np.float64)
     low, high = (margins.min(), margins.max()) if len(margins) else (0.0, 0.0)
-    width = (high - low) / choice.bins or 1.0
-    bins = np.minimum((margins - low) // width, choice.bins - 1)
+    width = (high - low) / bins or 1.0
+    bin_of = np.minimum((margins - low) // width, bins - 1)
     left: list[list[int]] = [
-        rng.permutation(np.flatnonzero(bins == b)).tolist() for b in np.unique(bins)
+        rng.permutation(np.flatnonzero(bin_of == b)).tolist() for b in np.unique(bin_of)
     ]
     chosen = []
     for _ in range(need):
@@ -174,23 +174,57 @@ def _margin_bins(choice, group, positives, places, need, rng) -> np.ndarray:
     return np.array(chosen, int)
 
 
-# (choice, group, indices of positives, of the allowed negatives, number to choose,
-# generator) -> which of the negatives.
-SAMPLERS = {
-    "random": _random,
-    "top": _top,
-    "rank": _rank,
-    "margin_bins": _margin_bins,
+@dataclasses.dataclass(frozen=True)
+class RankOptions(Options):
+    """Of `rank`."""
+
+    scale: float = option(
+        10.0, "a negative is e times less likely after this many ranks", above=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BinsOptions(Options):
+    """Of `margin_bins`."""
+
+    bins: int = option(10, "their number, of equal width", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """An entry of `SAMPLERS`.
+
+    Attributes:
+      fn: `(group, indices of its positives, of the allowed negatives, number to choose,
+        generator, **options)` -> which of the negatives.
+      scores: it needs the teacher's scores.
+      ordered: it needs a row's negatives in order, the hardest first.
+    """
+
+    fn: Callable[..., np.ndarray]
+    Options: type[Options] = Options
+    scores: bool = False
+    ordered: bool = False
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "random": Sampler(_random),
+    "top": Sampler(_top, ordered=True),
+    "rank": Sampler(_rank, RankOptions, ordered=True),
+    "margin_bins": Sampler(_margin_bins, BinsOptions, scores=True),
 }
+
+
+def sampler(node: Any = "random") -> Chosen:
+    """The entry that a stage's `data.negatives` names, with its options."""
+    return resolve(SAMPLERS, node, "config.data.negatives")
 
 
 def choice_of(data) -> Choice:
     """How a stage's `data` chooses the documents of a group."""
     return Choice(
-        negatives=data.negatives,
+        sampler(data.negatives),
         positives=data.positives,
-        rank_scale=data.negative_rank_scale,
-        bins=data.margin_bins,
         max_score=data.negative_max_score,
         margin=data.negative_margin,
         short=data.short_rows,

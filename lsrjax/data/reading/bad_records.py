@@ -410,7 +410,7 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
             " without a teacher's scores, which the loss or the choice of negatives"
             f" needs:\n{shown}\nLet a teacher compute them: config.prepare.scores ="
             " 'teacher' and config.teacher.model, an English SPLADE or a cross-encoder."
-            " If they are in other columns, name these in config.data.columns"
+            " If they are in other columns, name these in config.data.format"
             " (pos_scores, neg_scores). Or train without them, as with"
             " config.loss = {'infonce': {}}."
         )

@@ -8,7 +8,8 @@ for, so hash collisions do no harm. The indexes of large files are kept between 
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,23 +18,20 @@ from lsrjax.data.examples import ANY, Items, Text
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, ID, BadRecord
 from lsrjax.data.reading.id_index import Index
-from lsrjax.data.reading.texts import DATASETS, name_subset_split, open_texts
+from lsrjax.data.reading.texts import DataSet, open_texts
 from lsrjax.errors import InputError
 
 
 class Corpus:
     """Texts by id, each in every language whose files have the id."""
 
-    def __init__(self, files: str, field: str, strict: bool = True):
+    def __init__(self, places: Any, field: str, strict: bool = True):
         """Indexes the files; no text is kept in memory.
 
         Args:
-          files: paths, folders or glob patterns, or `datasets:` and a folder or hub id
-            with optional subset and split, separated by commas; each with or without
-            its language and a colon: `"en:docs.en.tsv,de:d.de.tsv"`,
-            `"en:datasets:me/docs"`, `"datasets:me/docs:subset:train"`. JSONL, CSV and
-            Parquet files and data sets have an id, a text and optionally a title; TSV
-            files contain id, text and optionally title.
+          places: as `data.corpus`, see `parse`. JSONL, CSV and Parquet files and data
+            sets have an id, a text and optionally a title; TSV files contain id, text
+            and optionally title.
           strict: a broken line is an error; otherwise its text is left out and the
             error is in `bad`.
 
@@ -41,8 +39,8 @@ class Corpus:
           InputError: no such file, a truncated one, an id with two texts, or only
             broken lines.
         """
-        self.name = files
-        parts = _parts(files, field)
+        self.name = ", ".join(str(place) for _, place in parse(places))
+        parts = _parts(places, field)
         self._indexes = {
             language: Index([open_texts(part) for part in found])
             for language, found in parts.items()
@@ -137,58 +135,78 @@ def spelled_otherwise(key: str) -> str:
     return re.sub(r"(?<=\d)\.0$", "", key) if key.endswith(".0") else f"{key}.0"
 
 
-def parse(files: str) -> list[tuple[str, str]]:
-    """(language, pattern) of each part of `"en:a.tsv,de:b.tsv"`; `*` if it has none."""
-    return [_language(part) for part in named.split(files, lambda p: _language(p)[1])]
+def parse(places: Any) -> list[tuple[str, str | DataSet]]:
+    """(language, place) of each of several places of texts; `*` if it has none.
+
+    Args:
+      places: a path, folder or glob pattern, a data set as `{"dataset": "me/docs",
+        "subset": "…", "split": "…"}`, a list of these, or a dict of them by language.
+
+    Raises:
+      TypeError: anything else.
+    """
+    if isinstance(places, Mapping) and "dataset" not in places:
+        return [(language, p) for language in places for p in _listed(places[language])]
+    return [(ANY, place) for place in _listed(places)]
 
 
-def _language(part: str) -> tuple[str, str]:
-    # Before `:/` is a scheme, as in `file:///docs.tsv`; but `en:/docs.tsv`.
-    match = re.fullmatch(r"([A-Za-z][\w-]*):(?!//)(.+)", part)
-    if (
-        match is None
-        or part.startswith((DATASETS, "file:"))
-        or pathlib.Path(part).exists()
-    ):
-        return ANY, part
-    return match[1], match[2]
+def _listed(places: Any) -> list[str | DataSet]:
+    several = places if isinstance(places, list | tuple) else [places]
+    found = [DataSet(**p) if isinstance(p, Mapping) else p for p in several if p != ""]
+    if not all(isinstance(place, str | DataSet) for place in found):
+        raise TypeError(places)
+    return found
 
 
-def _parts(files: str, field: str) -> dict[str, list[str | pathlib.Path]]:
-    parts: dict[str, list[str | pathlib.Path]] = {}
-    for language, pattern in parse(files):
-        found = (
-            [pattern]
-            if pattern.startswith(DATASETS)
-            else [*map(pathlib.Path, named.files(pattern, field, plain.is_known))]
+def problem(places: Any) -> str | None:
+    """A complaint about a config's places of texts."""
+    try:
+        parse(places)
+    except TypeError:
+        return (
+            'give a path, {"dataset": …, "subset": …, "split": …}, a list of these, or'
+            ' a dict of them by language, such as {"en": "docs.en.tsv"}'
         )
+    return None
+
+
+def _parts(places: Any, field: str) -> dict[str, list[DataSet | pathlib.Path]]:
+    parts: dict[str, list[DataSet | pathlib.Path]] = {}
+    for language, place in parse(places):
+        if isinstance(place, DataSet):
+            parts.setdefault(language, []).append(place)
+            continue
+        found = named.files(place, field, plain.is_known)
         if not found:
             raise InputError(
-                f"{field}: no file matches {pattern!r} (from {pathlib.Path.cwd()})."
+                f"{field}: no file matches {place!r} (from {pathlib.Path.cwd()})."
                 f" Give paths of files of texts ({plain.KNOWN}), as in"
-                " 'en:docs.en.tsv,de:docs.de.tsv', or 'datasets:' and a folder of"
-                " save_to_disk or a hub id."
+                ' {"en": "docs.en.tsv", "de": "docs.de.tsv"}, or a folder of'
+                ' save_to_disk or a hub id, {"dataset": "me/docs"}.'
             )
-        parts.setdefault(language, []).extend(found)
+        parts.setdefault(language, []).extend(map(pathlib.Path, found))
     return parts
 
 
-def state(files: str, field: str) -> tuple:
+def state(places: Any, field: str) -> tuple:
     """Changes with a corpus's contents; for hub data sets, only with the name.
 
     Raises:
       InputError: no such file.
     """
-    stats = [(path, path.stat()) for path in paths(files, field)]
-    return (files, *((str(path), s.st_size, s.st_mtime_ns) for path, s in stats))
+    stats = [(path, path.stat()) for path in paths(places, field)]
+    return (
+        *parse(places),
+        *((str(path), s.st_size, s.st_mtime_ns) for path, s in stats),
+    )
 
 
-def paths(files: str, field: str) -> list[pathlib.Path]:
+def paths(places: Any, field: str) -> list[pathlib.Path]:
     """The files of a corpus, also of local data sets; InputError if none."""
     found = []
-    for part in (part for parts in _parts(files, field).values() for part in parts):
-        if isinstance(part, str):
-            folder = pathlib.Path(named.local(name_subset_split(part)[0], field))
+    for part in (part for parts in _parts(places, field).values() for part in parts):
+        if isinstance(part, DataSet):
+            folder = pathlib.Path(named.local(part.dataset, field))
             found += sorted(folder.rglob("*.arrow")) if folder.is_dir() else []
         else:
             found.append(part)

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-import re
+from collections.abc import Mapping
 from typing import Any
 
 from lsrjax import paths
@@ -14,35 +14,37 @@ from lsrjax.errors import InputError
 VERSION = b"lsrjax.version"  # of a data set, in the metadata of its table
 
 
-def found_files(pattern: str, field: str) -> list[str]:
-    """The files that `data.files` or `dev.files` names, in a list with commas.
+def found_files(patterns: str | tuple[str, ...], field: str) -> list[str]:
+    """The files that one or several paths, folders or glob patterns name.
 
     Raises:
       InputError: no such file, or as `paths.files`.
     """
     found = []
-    for part in paths.split(pattern) or [pattern]:
+    for part in [patterns] if isinstance(patterns, str) else patterns:
         some = paths.files(part, field, plain.is_known)
         if not some and is_saved(part):
             raise InputError(
                 f"{field}: the folder {part} is a data set of `save_to_disk`. Read it"
-                f" with {field.rpartition('.')[0]}.source = 'datasets', and name it in"
-                " dataset."
+                f" with {field.rpartition('.')[0]} ="
+                f' entry("datasets", dataset={part!r}).'
             )
         if not some:
             raise InputError(
                 f"{field}: no file matches {part!r} (from {pathlib.Path.cwd()}). Give a"
-                " path, a folder or a glob pattern of files of rows, or several with"
-                f" commas between: {plain.KNOWN}."
+                " path, a folder or a glob pattern of files of rows, or a list of"
+                f" several: {plain.KNOWN}."
             )
         found += some
     return list(dict.fromkeys(found))
 
 
 def read_files(
-    pattern: str, lists: bool = False, field: str = "config.data.files"
+    patterns: str | tuple[str, ...],
+    lists: bool = False,
+    field: str = "config.data.source.files",
 ) -> list[tuple[str, ParquetRows | JsonRows]]:
-    """The path and the rows of each file that a pattern names.
+    """The path and the rows of each file, as `found_files`.
 
     With `lists`, a JSONL line may be a list, like ColBERT's: `[qid, pid, …]` or
     `[qid, [pid, score], …]` gives the columns `qid`, `pids`, `scores`.
@@ -50,7 +52,7 @@ def read_files(
     Raises:
       InputError: no such file, or an unreadable or truncated one (named).
     """
-    return [(path, _read_file(path, lists)) for path in found_files(pattern, field)]
+    return [(path, _read_file(path, lists)) for path in found_files(patterns, field)]
 
 
 def _read_file(path: str, lists: bool):
@@ -67,37 +69,43 @@ def _read_file(path: str, lists: bool):
     )
 
 
-def read_datasets(names: str, split: str) -> list[tuple[str, Any]]:
+def subsets(names: str | tuple | Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(data set, subset) of each of several data sets; "" is the default subset.
+
+    `names` is one name, several, or subsets by name: `{"c/d": ("en-de", "en-fr")}`.
+    """
+    if isinstance(names, str):
+        return [(names, "")]
+    if not isinstance(names, Mapping):
+        return [(name, "") for name in names]
+    return [
+        (name, subset)
+        for name, some in names.items()
+        for subset in ([some] if isinstance(some, str) else some)
+    ]
+
+
+def read_datasets(
+    names: str | tuple | Mapping[str, Any], split: str
+) -> list[tuple[str, Any]]:
     """The name and a `pyarrow.Table` of each of several `datasets` data sets.
 
     Args:
-      names: data sets separated by commas, each a folder of `save_to_disk` or
-        `hub/id:subset+subset`; without subsets, the default one.
+      names: as `subsets`; each a folder of `save_to_disk`, a clone or a hub id.
 
     Raises:
       InputError: the package is missing, or a data set could not be read.
     """
-    tables = []
-    for name in names.split(","):
-        name, _, subsets = name_and_rest(name.strip())
-        for subset in subsets.split("+"):
-            shown = f"{name}:{subset}" if subset else name
-            tables.append((shown, read_dataset(name, subset, split)[0]))
-    return tables
+    return [
+        (f"{name}:{subset}" if subset else name, read_dataset(name, subset, split)[0])
+        for name, subset in subsets(names)
+    ]
 
 
 def is_saved(folder: str) -> bool:
     """Whether a folder was written by `save_to_disk`."""
     beside = ("state.json", "dataset_dict.json")
     return any(os.path.isfile(os.path.join(folder, name)) for name in beside)
-
-
-def name_and_rest(text: str) -> tuple[str, str, str]:
-    """The name of a data set, which may be a URL, its colon, and the rest."""
-    url = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?=/)", text)
-    start = url.end() if url else 0
-    name, colon, rest = text[start:].partition(":")
-    return text[:start] + name, colon, rest
 
 
 def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
@@ -118,7 +126,7 @@ def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
             f"The data set {name!r} needs the package datasets: pip install"
             " 'lsrjax[hub]', or use files."
         ) from e
-    name = paths.local(name, "config.data.dataset")
+    name = paths.local(name, "config.data.source.dataset")
     saved = is_saved(name)
     if subset and saved:
         raise InputError(
@@ -144,7 +152,7 @@ def read_dataset(name: str, subset: str, split: str) -> tuple[Any, list[str]]:
         if len(data) > 1:
             raise InputError(
                 f"The data set {name!r} has the splits {', '.join(data)}. Say which:"
-                f" datasets:{name}:{subset}:{next(iter(data))}."
+                f' {{"dataset": {name!r}, "split": {next(iter(data))!r}}}.'
             )
         (data,) = data.values()
     files = [file["filename"] for file in data.cache_files]
@@ -159,5 +167,7 @@ def _check_folder(name: str) -> None:
     """Refuses a clone without its data; the library's own error is unclear."""
     if not os.path.isdir(name):
         return
-    for path in paths.files(name, "config.data.dataset", plain.is_known, whole=True):
+    for path in paths.files(
+        name, "config.data.source.dataset", plain.is_known, whole=True
+    ):
         plain.check_fetched(path)

@@ -5,15 +5,18 @@ To add one: write a function in `rows_to_examples` that reads its row, and add a
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lsrjax.data.examples import Group, Pair
 from lsrjax.data.reading import rows_to_examples
-from lsrjax.data.reading.rows_to_examples import FIELDS, Lookup
+from lsrjax.data.reading.rows_to_examples import Lookup
 from lsrjax.errors import InputError
+from lsrjax.options import Chosen, Options, resolve
 
+AUTO = "auto"
 _SHOWN = 300  # characters of a row in errors
+_NORMALIZATION = "score_normalization"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +26,16 @@ class Format:
     Attributes:
       kind: of its examples: "pair" or "group".
       shape: its columns and their contents, for messages.
-      fields: column names, and `config.data.columns`, to field -> column; None if the
-        columns do not fit.
+      fields: column names, and the options, to field -> column; None if the columns
+        do not fit.
       read: a row of those fields, its name for errors, and a `Lookup`, to an example.
-      needs: the fields of config.data that name files of texts by id.
-      renamed: whether `config.data.columns` names its columns.
+      Options: a dataclass of its options.
+      needs: of "corpus" and "queries", the texts by id that its rows refer to.
+      columns: options that name the columns that it needs.
+      score_options: options about the teacher's scores.
+      lists: lines of JSONL may be lists of ids.
+      kept: `(a column's values by field, options, name for errors)` to the positions of
+        the rows that are read, and a remark about them; None: all rows.
       judged: of rows of ids, the query and the grades of documents by id.
       ids: of rows with ids of queries, too: the query's, and those of its positives and
         of its other documents.
@@ -37,102 +45,126 @@ class Format:
 
     kind: str
     shape: str
-    fields: Callable[[Sequence[str], Mapping[str, str]], dict[str, str] | None]
+    fields: Callable[[Sequence[str], Any], dict[str, str] | None]
     read: Callable[[Mapping[str, Any], str, Lookup], Pair | Group]
+    Options: type[Options] = Options
     needs: tuple[str, ...] = ()
-    renamed: bool = False
+    columns: tuple[str, ...] = ()
+    score_options: tuple[str, ...] = ()
+    lists: bool = False
+    kept: Callable[..., tuple] | None = None
     judged: Callable[..., tuple] | None = None
     ids: Callable[..., tuple[str, list[str], list[str]]] | None = None
     lacks: tuple[str, ...] = ()
 
 
+def chosen(node: Any, where: str = "config.data") -> Chosen:
+    """The format that `data.format` or `dev.format` names, with its options."""
+    return resolve(FORMATS, node, f"{where}.format")
+
+
 def recognise(
     names: Sequence[str],
     kind: str,
-    columns: Mapping[str, str],
-    chosen: str,
+    asked: Chosen,
     where: str,
     first_row: Mapping[str, Any],
     field: str = "config.data",
-) -> str:
-    """The format of a file, by its columns.
+) -> Chosen:
+    """The format of a file, by its columns if none is asked for.
 
     Args:
       kind: of the examples needed: "pair" or "group".
-      columns: `config.data.columns`; renamed ones leave only the format they name.
+      where: the file's name, for errors.
 
     Raises:
       InputError: no format of the kind fits, or several do.
     """
-    if chosen != "auto":
-        if FORMATS[chosen].kind != kind:
+    if asked.name != AUTO:
+        if asked.entry.kind != kind:
             raise InputError(
-                f"{field}.format is {chosen!r}, which holds"
-                f" {_PLURALS[FORMATS[chosen].kind]}, but the loss reads"
-                f" {_PLURALS[kind]}. Those are in {', '.join(_of_kind(kind))}."
+                f"{field}.format is {asked.name!r}, which holds"
+                f" {PLURALS[asked.entry.kind]}, but the loss reads"
+                f" {PLURALS[kind]}. Those are in {', '.join(of_kind(kind))}."
             )
-        if FORMATS[chosen].fields(names, columns) is None:
-            raise _no_fit(names, kind, [chosen], columns, where, first_row)
-        return chosen
-    candidates = _of_kind(kind)
-    if any(
-        columns[field] != rows_to_examples.DEFAULTS[field] for field in FIELDS[kind]
-    ):
-        candidates = [name for name in candidates if FORMATS[name].renamed]
-    fitting = [n for n in candidates if FORMATS[n].fields(names, columns) is not None]
+        if asked.entry.fields(names, asked.options) is None:
+            raise _no_fit(names, kind, [asked], field, where, first_row)
+        return asked
+    candidates = [chosen(name, field) for name in of_kind(kind)]
+    fitting = [
+        one for one in candidates if one.entry.fields(names, one.options) is not None
+    ]
     if not fitting:
-        raise _no_fit(names, kind, candidates, columns, where, first_row)
+        raise _no_fit(names, kind, candidates, field, where, first_row)
     if len(fitting) > 1:
         raise InputError(
-            f"{where} could be {' or '.join(fitting)}: its columns are"
-            f" {', '.join(names)}. Say which it is in {field}.format."
+            f"{where} could be {' or '.join(one.name for one in fitting)}: its columns"
+            f" are {', '.join(names)}. Say which it is in {field}.format."
         )
     return fitting[0]
 
 
-_PLURALS = {"pair": "pairs of translations", "group": "queries with documents"}
+PLURALS = {"pair": "pairs of translations", "group": "queries with documents"}
 
 
-def _of_kind(kind: str) -> list[str]:
+def of_kind(kind: str) -> list[str]:
+    """The formats of a kind of example."""
     return [name for name, entry in FORMATS.items() if entry.kind == kind]
 
 
-def _no_fit(names, kind, candidates, columns, where, first_row) -> InputError:
-    named = [
-        columns[f] for f in rows_to_examples.NEEDED[kind] if columns[f] not in names
-    ]
-    lacks, renamed = ":", any(FORMATS[name].renamed for name in candidates)
-    if named and renamed:
-        lacks = f" has no column {' or '.join(named)};"
-    known = "\n".join(f"  {name}: {FORMATS[name].shape}" for name in candidates)
-    todo = "Write the data as one of these"
-    if renamed:
-        todo += (
-            ", or name the columns that hold"
-            f" {' and '.join(rows_to_examples.NEEDED[kind])} in config.data.columns"
-        )
+def _no_fit(names, kind, candidates, field, where, first_row) -> InputError:
+    known = "\n".join(f"  {one.name}: {one.entry.shape}" for one in candidates)
+    lacks, todo = ":", "Write the data as one of these"
+    for one in candidates:
+        if columns := one.entry.columns:
+            named = [getattr(one.options, option) for option in columns]
+            lacking = [column for column in named if column not in names]
+            lacks = f" has no column {' or '.join(lacking)};" if lacking else lacks
+            said = ", ".join(f"{option}=…" for option in columns)
+            todo += (
+                f", or name the columns that hold {' and '.join(columns)}:"
+                f' {field}.format = entry("{one.name}", {said})'
+            )
     return InputError(
         f"{where}{lacks} its columns are {', '.join(names)}. It fits no known format of"
-        f" {_PLURALS[kind]}. Its first row:\n  {str(dict(first_row))[:_SHOWN]}\n"
+        f" {PLURALS[kind]}. Its first row:\n  {str(dict(first_row))[:_SHOWN]}\n"
         f"Known formats:\n{known}\n{todo}."
     )
 
 
-FORMATS = {
+def _of_no_column(*_: Any) -> Any:
+    """`auto` fits no columns itself."""
+    return None
+
+
+def _labelled(values: Callable[[str], Iterable], options: Any, where: str) -> tuple:
+    labels = list(values("label"))
+    kept = rows_to_examples.labelled_rows(labels, options.min_label, where)
+    return kept, (
+        f"{len(kept):,} of {len(labels):,} rows have a label of {options.min_label} or"
+        " more"
+    )
+
+
+FORMATS: dict[str, Format] = {
+    AUTO: Format("", "recognised by the columns", _of_no_column, _of_no_column),
     "milco": Format(
         "group",
         "query, pos [texts]; maybe neg [texts], pos_scores [numbers], neg_scores"
         " [numbers] (MILCO, FlagEmbedding)",
-        rows_to_examples.renamed_fields("group"),
+        rows_to_examples.milco_fields,
         rows_to_examples.milco,
-        renamed=True,
+        rows_to_examples.MilcoOptions,
+        columns=("query", "pos"),
+        score_options=("pos_scores", "neg_scores", "score_weights", _NORMALIZATION),
     ),
     "alignment": Format(
         "pair",
         "english, non_english; maybe language (MILCO, parallel sentences)",
-        rows_to_examples.renamed_fields("pair"),
+        rows_to_examples.alignment_fields,
         rows_to_examples.alignment,
-        renamed=True,
+        rows_to_examples.AlignmentOptions,
+        columns=("english", "translation"),
     ),
     "tevatron": Format(
         "group",
@@ -162,13 +194,16 @@ FORMATS = {
     ),
     "colbert": Format(
         "group",
-        "lines of [qid, [pid, score], …] or [qid, pid, …], the first pid positive;"
-        " config.data.queries and config.data.corpus name the texts (ColBERT)",
+        "lines of [qid, [pid, score], …] or [qid, pid, …], the first pid positive; its"
+        " option queries and config.data.corpus name the texts (ColBERT)",
         rows_to_examples.named(
             {"qid": ("qid",), "pids": ("pids",), "scores": ("scores",)}
         ),
         rows_to_examples.colbert,
-        needs=("queries", "corpus"),
+        rows_to_examples.ColbertOptions,
+        needs=("corpus", "queries"),
+        score_options=(_NORMALIZATION,),
+        lists=True,
         judged=rows_to_examples.judged_colbert,
         ids=rows_to_examples.ids_colbert,
         lacks=("positives",),
@@ -181,24 +216,28 @@ FORMATS = {
         " (sentence-transformers)",
         rows_to_examples.triplet_fields,
         rows_to_examples.triplet,
+        rows_to_examples.Scored,
+        score_options=(_NORMALIZATION,),
         lacks=("positives",),
     ),
     "labelled": Format(
         "group",
-        "sentence1, sentence2 (or anchor, positive), label or score: rows of"
-        " config.data.min_label and more (sentence-transformers)",
+        "sentence1, sentence2 (or anchor, positive), label or score: rows of its option"
+        " min_label and more (sentence-transformers)",
         rows_to_examples.labelled_pair_fields,
         rows_to_examples.labelled,
+        rows_to_examples.LabelledOptions,
+        kept=_labelled,
         lacks=("scores", "negatives", "positives"),
     ),
     "beir": Format(
         "group",
-        "a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, SPLIT being"
-        " config.data.split (BEIR)",
+        "a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (BEIR)",
         rows_to_examples.named(
             {name: (name,) for name in ("qid", "documents", "grades")}
         ),
         rows_to_examples.beir,
+        rows_to_examples.BeirOptions,
         judged=rows_to_examples.judged_beir,
         ids=rows_to_examples.ids_beir,
         lacks=("scores",),

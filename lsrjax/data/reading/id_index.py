@@ -31,7 +31,7 @@ class Index:
         Args:
           files: each has its `name`; the `paths` it is read from; `ids()`, the place
             and id of each text (None: it is broken); `read(place)`, its id and text;
-            and `bad(places)`, the errors there.
+            `where(place)`, for messages; and `bad(places)`, the errors there.
 
         Raises:
           InputError: an id with two texts.
@@ -116,15 +116,16 @@ class Index:
             if before == place:
                 repeated[place] = False  # another id of the same hash
             elif text is None or text != known:
-                numbers = self._places[[before, place]] >> _OFFSET_BITS
-                names = " and ".join(
-                    dict.fromkeys(self._files[n].name for n in numbers.tolist())
-                )
+                both = [self._where(int(self._places[at])) for at in (before, place)]
                 raise InputError(
-                    f"{names}: the id {key!r} occurs twice, with different texts."
-                    " Remove one of the two."
+                    f"{' and '.join(both)}: the id {key!r} occurs twice, with different"
+                    " texts. Remove one of the two."
                 )
         self._hashes, self._places = self._hashes[~repeated], self._places[~repeated]
+
+    def _where(self, place: int) -> str:
+        number, offset = divmod(place, 1 << _OFFSET_BITS)
+        return self._files[number].where(offset)
 
     def _read_or_none(self, place: int) -> tuple[str, str | None]:
         """Id and text; no text if it is broken."""

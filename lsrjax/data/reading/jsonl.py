@@ -40,7 +40,7 @@ class Lines:
     def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
         """Number (from 1), byte offset and contents; InputError if the file changed."""
         offset = 0
-        reader = io.BufferedReader(_Reader(self._file), _CHUNK)
+        reader = io.BufferedReader(Reader(self._file), _CHUNK)
         for number, line in enumerate(reader, start=1):
             mark = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
             if line[mark:].strip():
@@ -87,16 +87,18 @@ def _state(file: io.FileIO) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-class _Reader(io.RawIOBase):
-    """A file from its start, which leaves the file's own position alone."""
+class Reader(io.RawIOBase):
+    """A file from an offset on, which leaves the file's own position alone."""
 
-    def __init__(self, file: io.FileIO):
-        self._file, self._at = file, 0
+    def __init__(self, file: io.FileIO, offset: int = 0):
+        self._file, self._at = file, offset
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer) -> int:
+        """Reads what fits into the buffer."""
         count = os.preadv(self._file.fileno(), [buffer], self._at)
         self._at += count
         return count
@@ -198,7 +200,8 @@ class JsonRows:
                 TYPE,
                 f"{where} is {type(row).__name__}, not an object: {line[:80]!r}. Each"
                 " line holds one example's fields by name; lines of ids, as ColBERT's,"
-                " need config.data.queries and config.data.corpus.",
+                ' need config.data.format = entry("colbert", queries=…) and'
+                " config.data.corpus.",
             )
         return row
 

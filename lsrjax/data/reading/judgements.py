@@ -12,7 +12,12 @@ from lsrjax.errors import InputError
 Judged = dict[str, dict[str, float]]
 
 
-def read_qrels(path: pathlib.Path, bad: list[BadRecord] | None = None) -> Judged:
+def read_qrels(
+    path: pathlib.Path,
+    bad: list[BadRecord] | None = None,
+    *,
+    last_counts: bool = False,
+) -> Judged:
     """The judgements of a file, by query and document.
 
     Args:
@@ -20,9 +25,11 @@ def read_qrels(path: pathlib.Path, bad: list[BadRecord] | None = None) -> Judged
         (BEIR); or of query, any word, document, grade separated by blanks or tabs
         (TREC).
       bad: collects the errors of broken lines; without it, they are raised.
+      last_counts: of a document judged twice, the last judgement counts.
 
     Raises:
-      BadRecord: without `bad`, a line of another shape, or a document judged twice.
+      BadRecord: without `bad`, a line of another shape, or, without `last_counts`, a
+        document with two grades.
       InputError: no judgement, or none above 0.
     """
     judged: Judged = {}
@@ -32,7 +39,9 @@ def read_qrels(path: pathlib.Path, bad: list[BadRecord] | None = None) -> Judged
         try:
             query, document, grade = _judgement(line, where, header=first)
             known = judged.setdefault(query, {}).setdefault(document, grade)
-            if known != grade:
+            if last_counts:
+                judged[query][document] = grade
+            elif known != grade:
                 raise BadRecord(
                     SCORE,
                     f"{where}: the document {document!r} of the query {query!r} is"

@@ -11,11 +11,12 @@ from lsrjax.data.examples import ANY, Group, Items, Pair, Text
 from lsrjax.data.reading.bad_records import SHOWN, UTF8, BadRecord
 from lsrjax.data.reading.corpus import Corpus
 from lsrjax.data.reading.files import VERSION
-from lsrjax.data.reading.formats import FORMATS, recognise
+from lsrjax.data.reading.formats import recognise
 from lsrjax.data.reading.jsonl import JsonRows
 from lsrjax.data.reading.parquet import ArrowRows, starts
-from lsrjax.data.reading.rows_to_examples import Lookup, labelled_rows
+from lsrjax.data.reading.rows_to_examples import Lookup
 from lsrjax.errors import InputError
+from lsrjax.options import Chosen
 
 _SCORES = ("pos_scores", "neg_scores")
 
@@ -153,7 +154,7 @@ class Rows:
     """Rows of files or data sets as examples.
 
     Attributes:
-      format: of the rows: a name of `FORMATS`.
+      format: of the rows, an entry of `FORMATS` with its options.
       description: the format and how it was recognised, for the log.
       bad_texts: the errors of lines of the files of texts by id, and of judgements.
       texts: the number of the other lines.
@@ -163,10 +164,10 @@ class Rows:
         self,
         tables,
         kind: str,
-        columns: Mapping[str, str],
         *,
-        format: str = "auto",
-        lookup: Lookup | None = None,
+        format: Chosen,
+        corpus: Corpus | None = None,
+        queries: Corpus | None = None,
         scores: bool = True,
         bad_judgements: Sequence[BadRecord] = (),
         field: str = "config.data",
@@ -176,10 +177,9 @@ class Rows:
         Args:
           tables: each one's name for errors, and a `pyarrow.Table`, or `ParquetRows`,
             `JsonRows` or `TfdsRows`.
-          columns: the tables' names for the fields `english`, `translation`,
-            `language` (pairs); `query`, `pos`, `neg`, `pos_scores`, `neg_scores`
-            (groups).
-          format: a name of `FORMATS`, or "auto" to recognise it by the columns.
+          format: as the config chooses it; `auto`: it is recognised by the columns.
+          corpus: documents by id.
+          queries: queries by id.
           bad_judgements: the errors of judgements that the rows were made of.
 
         Raises:
@@ -187,16 +187,16 @@ class Rows:
             some of the tables have, or ids without a corpus.
         """
         self._records = records = _Records(tables)
-        self._lookup = lookup or Lookup()
-        if not scores:
-            columns = dict(columns) | {field: field for field in _SCORES}
-        self.format, fields = _recognised(records, kind, columns, format, field)
-        self._read = FORMATS[self.format].read
-        for needed in FORMATS[self.format].needs:
+        self.format, fields = _recognised(records, kind, format, field)
+        entry, options = self.format.entry, self.format.options
+        self._read = entry.read
+        self._lookup = Lookup(corpus, queries, options)
+        for needed in entry.needs:
             if getattr(self._lookup, needed) is None:
+                place = "data.corpus" if needed == "corpus" else f"data.format.{needed}"
                 raise InputError(
-                    f"{records.columns[0][0]} is of the format {self.format}, whose"
-                    f" rows hold ids: name the files of texts in config.data.{needed}."
+                    f"{records.columns[0][0]} is of the format {self.format.name},"
+                    f" whose rows hold ids: name the files of texts in config.{place}."
                 )
         if not scores:
             fields = [{f: c for f, c in m.items() if f not in _SCORES} for m in fields]
@@ -210,18 +210,14 @@ class Rows:
         self.bad_texts = [*bad_judgements, *(e for texts in by_id for e in texts.bad)]
         self.texts = sum(map(len, by_id))
         self._kept = None
-        self.description = self.format
-        if self.format == "labelled":
+        self.description = self.format.name
+        if entry.kept:
             name = records.columns[0][0]
-            labels = records.values("label")
-            self._kept = labelled_rows(labels, self._lookup, name)
-            self.description += (
-                f" ({len(self._kept):,} of {len(labels):,} rows have a label of"
-                f" {self._lookup.min_label} or more)"
-            )
-        if self.format in ("colbert", "tevatron_ids", "beir"):
-            assert self._lookup.corpus is not None  # these formats need it
-            self.description += f" (texts of {self._lookup.corpus.name})"
+            self._kept, remark = entry.kept(records.values, options, name)
+            self.description += f" ({remark})"
+        if self.by_id:
+            assert corpus is not None  # these formats need it
+            self.description += f" (texts of {corpus.name})"
 
     def __len__(self) -> int:
         return len(self._records) if self._kept is None else len(self._kept)
@@ -244,12 +240,12 @@ class Rows:
     @property
     def by_id(self) -> bool:
         """Whether the rows contain ids of documents."""
-        return FORMATS[self.format].judged is not None
+        return self.format.entry.judged is not None
 
     def judged(self, index: int) -> tuple[str, Text, dict[str, float]]:
         """A row of ids: its name, the query, and grades by id; or BadRecord."""
         where, row = self._records.row(self._number(index))
-        judged = FORMATS[self.format].judged
+        judged = self.format.entry.judged
         assert judged  # true with `by_id`
         return where, *judged(row, where, self._lookup)
 
@@ -259,7 +255,7 @@ class Rows:
         None if the format has no ids of queries; BadRecord for a broken row.
         """
         where, row = self._records.row(self._number(index))
-        ids = FORMATS[self.format].ids
+        ids = self.format.entry.ids
         return ids and ids(row, where)
 
     @property
@@ -278,23 +274,23 @@ class Rows:
 
 
 def _recognised(
-    records, kind, columns, format, field
-) -> tuple[str, list[dict[str, str]]]:
+    records, kind, asked: Chosen, field
+) -> tuple[Chosen, list[dict[str, str]]]:
     """The tables' format, and each one's fields, which may differ in the language."""
-    formats: list[str] = []
+    formats: list[Chosen] = []
     known: list[dict[str, str]] = []
     for place, (name, found) in enumerate(records.columns):
         first_row = records.first_row(place)
-        formats.append(recognise(found, kind, columns, format, name, first_row, field))
-        known.append(FORMATS[formats[-1]].fields(found, columns) or {})
+        formats.append(recognise(found, kind, asked, name, first_row, field))
+        known.append(formats[-1].entry.fields(found, formats[-1].options) or {})
     first = records.columns[0][0]
     for (name, _), its_format, fields in zip(
         records.columns, formats, known, strict=True
     ):
-        if its_format != formats[0]:
+        if its_format.name != formats[0].name:
             raise InputError(
-                f"{first} is of the format {formats[0]}, {name} of {its_format}. Train"
-                " on them in separate stages."
+                f"{first} is of the format {formats[0].name}, {name} of"
+                f" {its_format.name}. Train on them in separate stages."
             )
         for field in sorted((set(fields) ^ set(known[0])) - {"language"}):
             has, lacks = (name, first) if field in fields else (first, name)

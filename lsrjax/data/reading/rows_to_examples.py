@@ -1,7 +1,7 @@
 """How a row of each format becomes an example, and which columns it needs.
 
 Functions whose names end in `fields` find the columns: they map the names of a file's
-columns and `config.data.columns` to field -> column, or to None if the columns do not
+columns and the format's options to field -> column, or to None if the columns do not
 fit. The others read a row of those fields.
 """
 
@@ -16,16 +16,12 @@ import numpy as np
 from lsrjax.data.examples import ANY, Group, Pair, Text
 from lsrjax.data.reading.bad_records import EMPTY, POSITIVE, SCORE, TYPE, BadRecord
 from lsrjax.data.reading.corpus import Corpus
+from lsrjax.data.reading.corpus import problem as places_problem
 from lsrjax.data.reading.ids import as_id, check_characters
-from lsrjax.data.reading.teacher_ensembles import Ensemble
+from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS, combine
 from lsrjax.data.reading.texts import with_title
 from lsrjax.errors import InputError
-
-# The fields of `config.data.columns`, by kind of example.
-FIELDS = {
-    "pair": ("english", "translation", "language"),
-    "group": ("query", "pos", "neg", "pos_scores", "neg_scores"),
-}
+from lsrjax.options import Options, no_effect, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +29,113 @@ class Lookup:
     """What is needed to read a row, apart from the row.
 
     Attributes:
-      corpus: documents by id; None if `config.data.corpus` is empty.
-      queries: queries by id; None if `config.data.queries` is empty.
-      ensemble: combines several teachers' scores into one.
-      min_label: least label or score of two sentences that belong together.
+      corpus: documents by id, if there are any.
+      queries: queries by id, if there are any.
+      options: of the format.
     """
 
     corpus: Corpus | None = None
     queries: Corpus | None = None
-    ensemble: Ensemble = Ensemble()
-    min_label: float = 0.5
+    options: Any = Options()
+
+
+# Options of formats.
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored(Options):
+    """Of rows with a teacher's scores."""
+
+    score_normalization: str = option(
+        "none",
+        "of a teacher's scores of a query's documents",
+        choices=tuple(NORMALIZATIONS),
+    )
+
+    def combine(self, scores_TN) -> np.ndarray:
+        """The scores [N] of T teachers as one's."""
+        weights = getattr(self, "score_weights", ())
+        return combine(np.asarray(scores_TN), self.score_normalization, weights)
+
+
+def _bad_weights(weights: Sequence[float]) -> str | None:
+    fine = all(0 <= weight < math.inf for weight in weights)
+    if fine and (sum(weights) > 0 or not weights):
+        return None
+    return "give numbers >= 0, one of them > 0"
+
+
+@dataclasses.dataclass(frozen=True)
+class MilcoOptions(Scored):
+    """The columns, and how several teachers' scores become one."""
+
+    query: str = option("query", "column of queries")
+    pos: str = option("pos", "column of positive texts")
+    neg: str = option("neg", "column of negative texts")
+    pos_scores: str | tuple[str, ...] = option(
+        "pos_scores", 'column of their scores; of several teachers: ("a_pos", "b_pos")'
+    )
+    neg_scores: str | tuple[str, ...] = option(
+        "neg_scores", 'the same, in the same order: ("a_neg", "b_neg")'
+    )
+    score_weights: tuple[float, ...] = option(
+        (), "of several teachers; empty: all the same", problem=_bad_weights
+    )
+
+    def problem(self) -> str | None:
+        """Refuses teachers that lack a column or weight."""
+        count = len(several(self.pos_scores))
+        if len(several(self.neg_scores)) != count:
+            return (
+                f"pos_scores names {self.pos_scores!r}, neg_scores"
+                f" {self.neg_scores!r}; name one column of each teacher in both"
+            )
+        weights = self.score_weights
+        if count == 1 and weights:
+            return no_effect("score_weights", weights, "pos_scores names one teacher")
+        if weights and len(weights) != count:
+            return (
+                f"score_weights has {len(weights)} weights for the {count} teachers of"
+                " pos_scores; give each one"
+            )
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentOptions(Options):
+    """The columns."""
+
+    english: str = option("english", "column of English texts")
+    translation: str = option("non_english", "column of their translations")
+    language: str = option("language", "column of the translations' languages")
+
+
+@dataclasses.dataclass(frozen=True)
+class ColbertOptions(Scored):
+    """Of lines of ids."""
+
+    queries: str | list[Any] | dict[str, Any] = option(
+        "", "of ids: as data.corpus", problem=places_problem
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledOptions(Options):
+    """Of labelled pairs of sentences."""
+
+    min_label: float = option(0.5, "rows below this label are left out")
+
+
+@dataclasses.dataclass(frozen=True)
+class BeirOptions(Options):
+    """Of a BEIR folder."""
+
+    split: str = option("", "qrels/SPLIT.tsv; empty: train, and dev in config.dev")
+
+
+def several(columns: str | Sequence[str]) -> Sequence[str]:
+    """One column, or those of several teachers, as a list."""
+    return [columns] if isinstance(columns, str) else columns
 
 
 # Fields of rows.
@@ -112,7 +205,7 @@ def named(needs: Mapping[str, Sequence[str]], optional=()):
     A file may lack `optional` fields, which have their own names.
     """
 
-    def fields(names, columns):
+    def fields(names, options):
         found = {}
         for field, known in needs.items():
             column = next((name for name in known if name in names), None)
@@ -126,39 +219,33 @@ def named(needs: Mapping[str, Sequence[str]], optional=()):
 
 # MILCO and FlagEmbedding.
 
-NEEDED = {"pair": ("english", "translation"), "group": ("query", "pos")}
-DEFAULTS = {field: field for names in FIELDS.values() for field in names}
-DEFAULTS["translation"] = "non_english"
+
+def alignment_fields(names, options: AlignmentOptions):
+    """The columns that the options name; that of languages may be missing."""
+    found = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+    }
+    if found["english"] not in names or found["translation"] not in names:
+        return None
+    return {field: column for field, column in found.items() if column in names}
 
 
-def score_columns(text: str) -> list[str]:
-    """The columns that `columns.pos_scores` or `neg_scores` names."""
-    return [name.strip() for name in text.split(",")]
-
-
-def renamed_fields(kind: str):
-    """The columns that `config.data.columns` names, of each of several teachers."""
-
-    def fields(names, columns):
-        if any(columns[field] not in names for field in NEEDED[kind]):
-            return None
-        found = {}
-        for field in FIELDS[kind]:
-            if not field.endswith("_scores"):
-                found |= {field: columns[field]} if columns[field] in names else {}
-                continue
-            several = score_columns(columns[field])
-            if len(several) > 1 and (lacking := set(several) - set(names)):
-                raise InputError(
-                    f"config.data.columns.{field} names {', '.join(sorted(lacking))},"
-                    f" but the columns of the data are {', '.join(names)}."
-                )
-            found |= {
-                _part(field, i): name for i, name in enumerate(several) if name in names
-            }
-        return found
-
-    return fields
+def milco_fields(names, options: MilcoOptions):
+    """The columns that the options name, of each of several teachers."""
+    if options.query not in names or options.pos not in names:
+        return None
+    found = {"query": options.query, "pos": options.pos}
+    found |= {"neg": options.neg} if options.neg in names else {}
+    for field in ("pos_scores", "neg_scores"):
+        columns = several(getattr(options, field))
+        if len(columns) > 1 and (lacking := set(columns) - set(names)):
+            raise InputError(
+                f"{field} of the format milco names {', '.join(sorted(lacking))}, but"
+                f" the columns of the data are {', '.join(names)}."
+            )
+        found |= {_part(field, i): c for i, c in enumerate(columns) if c in names}
+    return found
 
 
 def _part(field: str, teacher: int) -> str:
@@ -182,7 +269,7 @@ def milco(row, where, lookup) -> Group:
             f"{where}: {len(missing)} of {teachers} teachers have no scores. Score the"
             " row with all of them, or remove it.",
         )
-    combined = None if missing else lookup.ensemble.combine(scores)
+    combined = None if missing else lookup.options.combine(scores)
     return _group(where, query, positives, negatives, combined)
 
 
@@ -354,7 +441,7 @@ def colbert(row, where, lookup) -> Group:
                 f"{where}: {len(values)} teacher scores for {len(documents)} documents;"
                 " each needs one. Score the row again or remove it.",
             )
-        scores = lookup.ensemble.combine([values])
+        scores = lookup.options.combine([values])
     query = lookup.queries.get(as_id(row["qid"], where), where)
     return _group(where, query, documents[:1], documents[1:], scores)
 
@@ -366,9 +453,9 @@ _POSITIVE = ("positive", "passage1", "answer")
 _LABEL = ("label", "score", "scores", "labels")
 
 
-def triplet_fields(names, columns):
+def triplet_fields(names, options):
     """Anchor, positive, and negatives with or without scores."""
-    found = named({"anchor": _ANCHOR, "positive": _POSITIVE})(names, columns)
+    found = named({"anchor": _ANCHOR, "positive": _POSITIVE})(names, options)
     if found is None:
         return None
     negatives = [n for n in names if re.fullmatch(r"negative(_\d+)?|passage2", n)]
@@ -402,7 +489,7 @@ def triplet(row, where, lookup) -> Group:
                 f" {len(negatives)} negatives; one for each document is needed, or the"
                 " positive's less each negative's. Score the row again or remove it.",
             )
-        scores = lookup.ensemble.combine([values])
+        scores = lookup.options.combine([values])
     return _group(
         where,
         {ANY: wording(row["anchor"], where, "anchor")},
@@ -421,11 +508,11 @@ _labelled_fields = named(
 )
 
 
-def labelled_pair_fields(names, columns):
+def labelled_pair_fields(names, options):
     """Two sentences and a label, no negatives."""
     if any(re.fullmatch(r"negative(_\d+)?|passage2", name) for name in names):
         return None
-    return _labelled_fields(names, columns)
+    return _labelled_fields(names, options)
 
 
 def labelled(row, where, lookup) -> Group:
@@ -444,12 +531,12 @@ def labelled(row, where, lookup) -> Group:
     )
 
 
-def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
+def labelled_rows(labels: Sequence, least: float, where: str) -> np.ndarray:
     """Positions of the rows of `labelled` data that are trained on.
 
     Args:
-      labels: of all rows; null and those below `lookup.min_label` are left out. Those
-        that are not numbers remain: reading such a row is an error.
+      labels: of all rows; null and those below `least` are left out. Those that are
+        not numbers remain: reading such a row is an error.
 
     Raises:
       InputError: no label is a number, or none is high enough.
@@ -464,12 +551,12 @@ def labelled_rows(labels: Sequence, lookup: Lookup, where: str) -> np.ndarray:
         )
     values = np.full(len(labels), -np.inf)
     values[known] = [float(labels[i]) for i in np.flatnonzero(known).tolist()]
-    high = known & (values >= lookup.min_label)
+    high = known & (values >= least)
     (kept,) = np.nonzero(high | ~(known | missing))
     if not high.any():
         raise InputError(
-            f"{where}: no row has a label of at least {lookup.min_label}"
-            " (config.data.min_label); the highest is"
+            f"{where}: no row has a label of at least {least} (min_label of the format"
+            " labelled); the highest is"
             f" {values.max(initial=-np.inf)}. Lower it."
         )
     return kept

@@ -1,6 +1,5 @@
 """Combines the scores of several teachers into one."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,33 +26,15 @@ NORMALIZATIONS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Ensemble:
-    """How the scores of T teachers become one.
+def combine(
+    scores_TN: np.ndarray, normalization: str = "none", weights: Sequence[float] = ()
+) -> np.ndarray:
+    """The weighted mean [N] float32 of T teachers' scores of a query's documents.
 
-    Attributes:
+    Args:
+      scores_TN: of T teachers.
       normalization: a name of `NORMALIZATIONS`, applied per query and teacher.
       weights: of the T teachers, their sum > 0; empty: equal.
     """
-
-    normalization: str = "none"
-    weights: Sequence[float] = ()
-
-    def combine(self, scores_TN: np.ndarray) -> np.ndarray:
-        """The weighted mean [N] float32 of T teachers' normalized scores."""
-        normal = NORMALIZATIONS[self.normalization](np.asarray(scores_TN, np.float64))
-        weights = self.weights or None
-        return np.average(normal, axis=0, weights=weights).astype(np.float32)
-
-
-def parse_weights(text: str) -> tuple[float, ...]:
-    """The weights of `"2,1"`; none for "".
-
-    Raises:
-      ValueError: not a number, a negative or infinite one, or a sum of 0.
-    """
-    weights = tuple(float(part) for part in text.split(",")) if text else ()
-    finite = all(0 <= weight < float("inf") for weight in weights)
-    if weights and not (finite and sum(weights) > 0):
-        raise ValueError(text)
-    return weights
+    normal = NORMALIZATIONS[normalization](np.asarray(scores_TN, np.float64))
+    return np.average(normal, axis=0, weights=weights or None).astype(np.float32)

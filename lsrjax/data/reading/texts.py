@@ -1,5 +1,7 @@
 """Files of texts with ids; the one reader of them."""
 
+import array
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -10,13 +12,12 @@ from typing import Any
 
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, SHOWN, TYPE, UTF8, BadRecord
-from lsrjax.data.reading.files import name_and_rest, read_dataset
+from lsrjax.data.reading.files import read_dataset
 from lsrjax.data.reading.ids import as_id, check_characters
-from lsrjax.data.reading.jsonl import Lines, parse_json, refuse_truncated
+from lsrjax.data.reading.jsonl import Lines, Reader, parse_json, refuse_truncated
 from lsrjax.data.reading.parquet import ArrowRows, ParquetRows
 from lsrjax.errors import InputError
 
-DATASETS = "datasets:"
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
 TEXT_FIELDS = ("text", "contents", "passage", "query")
 # Names in the header of a TSV file, in any case.
@@ -26,7 +27,24 @@ _ID_NAMES = (
     *("passage_id", "document_id", "text_id", "#id"),
 )
 _TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
+_MARKED = 1024  # the offset of every 1,024th line of a .txt file is kept
 _SAMPLE = 1024  # lines of TSV that decide the number of cells
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set of `datasets`: a folder of `save_to_disk`, a clone or a hub id.
+
+    Subset and split may be empty: the default one, and the only one.
+    """
+
+    dataset: str
+    subset: str = ""
+    split: str = ""
+
+    def __str__(self) -> str:
+        """The name, with subset and split."""
+        return ":".join((self.dataset, self.subset, self.split)).rstrip(":")
 
 
 def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -41,33 +59,52 @@ def read_texts(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         raise InputError(f"{path} is not a file (from {pathlib.Path.cwd()}).")
     numbered = plain.ending(path) == ".txt"
-    return _numbered_lines(path) if numbered else iter(open_texts(path))
+    return iter(PlainTexts(path) if numbered else open_texts(path))
 
 
-def _numbered_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    raw, *_ = plain.opened(path)
-    raw.seek(0)
-    with io.BufferedReader(raw) as file:
-        for number, line in enumerate(file):
-            try:
-                text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-            except UnicodeDecodeError as e:
-                raise InputError(
-                    f"{path}, line {number + 1} is not UTF-8 ({e}). Write it again."
-                ) from e
-            yield str(number), text.rstrip("\r\n")
+class PlainTexts:
+    """The lines of a .txt file as texts, their numbers from 0 the ids."""
 
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._raw, *_ = plain.opened(path)
+        self._marks, self._count, offset = array.array("q"), 0, 0
+        for line in self._reader(0):
+            if self._count % _MARKED == 0:
+                self._marks.append(offset)
+            self._count += 1
+            offset += len(line)
 
-def name_subset_split(part: str) -> tuple[str, str, str]:
-    """The parts of `datasets:name:subset:split`; empty if missing."""
-    name, _, rest = name_and_rest(part[len(DATASETS) :])
-    subset, split, *more = [*rest.split(":"), ""]
-    if not name or any(more):
-        raise InputError(
-            f"{part!r} is not datasets:NAME, datasets:NAME:SUBSET or"
-            " datasets:NAME:SUBSET:SPLIT (SUBSET may be empty)."
-        )
-    return name, subset, split
+    def __len__(self) -> int:
+        return self._count
+
+    def _reader(self, offset: int) -> io.BufferedReader:
+        return io.BufferedReader(Reader(self._raw, offset), 1 << 20)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return self.read(0, len(self))
+
+    def read(self, first: int, end: int) -> Iterator[tuple[str, str]]:
+        """Ids and texts of a range of lines."""
+        start = first // _MARKED
+        if first >= end:
+            return
+        number = start * _MARKED
+        for line in self._reader(self._marks[start]):
+            if number >= end:
+                return
+            if number >= first:
+                yield str(number), self._text(line, number)
+            number += 1
+
+    def _text(self, line: bytes, number: int) -> str:
+        try:
+            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+        except UnicodeDecodeError as e:
+            raise InputError(
+                f"{self._path}, line {number + 1} is not UTF-8 ({e}). Write it again."
+            ) from e
+        return text.rstrip("\r\n")
 
 
 def with_title(title: Any, text: Any) -> Any:
@@ -75,15 +112,15 @@ def with_title(title: Any, text: Any) -> Any:
     return f"{title} {text}" if title and isinstance(text, str) else text
 
 
-def open_texts(path: str | pathlib.Path):
-    """The texts of a file or of `datasets:…`, for an `Index`.
+def open_texts(path: DataSet | pathlib.Path):
+    """The texts of a file or a data set, for an `Index`.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
     """
-    if isinstance(path, str):
-        table, files = read_dataset(*name_subset_split(path))
-        return _TableTexts(path, ArrowRows(table), files)
+    if isinstance(path, DataSet):
+        table, files = read_dataset(path.dataset, path.subset, path.split)
+        return _TableTexts(str(path), ArrowRows(table), files)
     kind = plain.kind_of(path)
     if kind == plain.PARQUET:
         return _TableTexts(str(path), ParquetRows(path), [path])
@@ -137,6 +174,9 @@ class _LineTexts:
                 place = {"file": self.name, self._lines.unit: number}
                 place["excerpt"] = excerpt
                 yield BadRecord(e.kind, str(e), place)
+
+    def where(self, offset: int) -> str:
+        return self._lines.where(1 + self._lines.ends(0, offset))
 
     def read(self, offset: int) -> tuple[str, str]:
         return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
@@ -262,8 +302,11 @@ class _TableTexts:
                 place = {"file": self.name, "row": number}
                 yield BadRecord(e.kind, str(e), place)
 
+    def where(self, number: int) -> str:
+        return f"{self.name}, row {number} (the first is 0)"
+
     def read(self, number: int) -> tuple[str, str]:
-        where = f"{self.name}, row {number} (the first is 0)"
+        where = self.where(number)
         try:
             row = self._rows.row(number)
         except UnicodeDecodeError as e:

@@ -10,10 +10,9 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from lsrjax import json_files, paths
+from lsrjax import json_files
+from lsrjax.data import sources
 from lsrjax.data.reading import corpus
-from lsrjax.data.reading import files as tables
-from lsrjax.data.sources import beir_files, beir_folder
 from lsrjax.errors import InputError
 
 FILE = "data.json"
@@ -35,26 +34,26 @@ def check_files(path: pathlib.Path, data, dev) -> None:
         json_files.write_json(path, known | {"files": found})
 
 
-def check_versions(path: pathlib.Path, sources: Sequence) -> None:
+def check_versions(path: pathlib.Path, opened: Sequence) -> None:
     """Compares the versions of libraries' data sets with the manifest, or adds them.
 
     Raises:
       InputError: another version or fingerprint.
     """
-    found, known = _versions(sources), read(path)
+    found, known = _versions(opened), read(path)
     if "versions" in known:
         _refuse(path, list(_other_versions(known["versions"], found)))
     elif found:
         json_files.write_json(path, known | {"versions": found})
 
 
-def accept(path: pathlib.Path, data, dev, sources: Sequence) -> list[str]:
+def accept(path: pathlib.Path, data, dev, opened: Sequence) -> list[str]:
     """Updates the manifest to the present data, and records the changes in it.
 
     Returns:
       The changes, in words.
     """
-    known, files, versions = read(path), states(data, dev), _versions(sources)
+    known, files, versions = read(path), states(data, dev), _versions(opened)
     changes = [
         *_changes(known.get("files", {}), files),
         *_other_versions(known.get("versions", {}), versions),
@@ -73,9 +72,9 @@ def states(data, dev) -> dict[str, dict]:
     return {name: _state(name) for name in files}
 
 
-def _versions(sources: Sequence) -> dict[str, str]:
+def _versions(opened: Sequence) -> dict[str, str]:
     found: dict[str, str] = {}
-    for source in sources:
+    for source in opened:
         found |= getattr(source, "versions", {})
     return found
 
@@ -107,29 +106,18 @@ def digest(path: str | pathlib.Path) -> str:
 def _files(data, dev) -> Iterator[str]:
     sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
     for where, own in (sets or {"config.data": data}).items():
-        yield from _rows(own, where)
-        for field in ("corpus", "queries"):
-            if own[field]:
-                yield from map(str, corpus.paths(own[field], f"{where}.{field}"))
-    if dev.source:
-        yield from _rows(dev, "config.dev")
+        asked = sources.asked_of(own, where=where)
+        yield from _of_source(own, asked)
+        queries = getattr(asked.format.options, "queries", "")
+        yield from map(str, corpus.paths(own.corpus, f"{where}.corpus"))
+        yield from map(str, corpus.paths(queries, f"{where}.format.queries"))
+    if dev.source.name:
+        yield from _of_source(dev, sources.asked_of(dev, where="config.dev"))
 
 
-def _rows(own, where: str) -> Iterator[str]:
-    if own.source == "files":
-        if (folder := beir_folder(own, where)) is not None:
-            yield from beir_files(str(pathlib.Path(folder)), own.split)
-        else:
-            yield from tables.found_files(own.files, f"{where}.files")
-    if own.source in ("datasets", "tfds"):
-        folders = own.dataset.split(",") if own.source == "datasets" else [own.dataset]
-        for named in folders:
-            name = tables.name_and_rest(named.strip())[0]
-            root = pathlib.Path(paths.local(name, f"{where}.dataset"))
-            for path in sorted(root.rglob("*")) if root.is_dir() else ():
-                # A clone's .git is not part of its data.
-                if not any(p.startswith(".") for p in path.relative_to(root).parts):
-                    yield str(path)
+def _of_source(own, asked: sources.Asked) -> Iterator[str]:
+    source = sources.chosen(own.source, asked.where)
+    yield from source.entry.paths(source.options, asked)
 
 
 def _state(name: str) -> dict:

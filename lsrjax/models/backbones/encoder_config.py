@@ -1,52 +1,12 @@
-"""Shape and constants of an encoder, and their names in Hugging Face's config.json."""
+"""What every encoder's config has, and how it is read from a config.json."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from lsrjax.errors import InputError
 
-# RoBERTa and CamemBERT differ from XLM-RoBERTa in vocabulary only.
-_FAMILIES = {
-    "bert": "bert",
-    "distilbert": "distilbert",
-    "xlm-roberta": "xlm-roberta",
-    "roberta": "xlm-roberta",
-    "camembert": "xlm-roberta",
-}
-_PAD_TOKEN_IDS = {"bert": 0, "distilbert": 0, "xlm-roberta": 1}
-
-# Our field -> key of config.json. A key without a default is required; the defaults
-# are those of transformers' BertConfig and XLMRobertaConfig.
-_HF_KEYS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "pad_token_id": "pad_token_id",
-    "layer_norm_eps": "layer_norm_eps",
-    "hidden_act": "hidden_act",
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "initializer_range": "initializer_range",
-}
-_DISTILBERT_KEYS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "dim",
-    "num_layers": "n_layers",
-    "num_heads": "n_heads",
-    "intermediate_size": "hidden_dim",
-    "max_positions": "max_position_embeddings",
-    "pad_token_id": "pad_token_id",
-    "hidden_act": "activation",
-    "hidden_dropout": "dropout",
-    "attention_dropout": "attention_dropout",
-    "initializer_range": "initializer_range",
-}
 _MOST = 2**31 - 1  # array indices are int32
 # Field -> least and largest value, and the words for it.
 _WHOLE = {
@@ -56,23 +16,24 @@ _WHOLE = {
         (1, _MOST, "a whole number above 0 that fits in 31 bits"),
     ),
     **dict.fromkeys(
-        ("max_positions", "type_vocab_size", "pad_token_id"),
+        ("max_positions", "type_vocab_size", "pad_token_id", "window"),
         (0, _MOST, "a whole number from 0 on that fits in 31 bits"),
     ),
 }
 _REAL = {
-    "layer_norm_eps": (lambda x: x > 0, "a number above 0"),
-    "hidden_dropout": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
-    "attention_dropout": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    **dict.fromkeys(
+        ("layer_norm_eps", "theta", "local_theta"),
+        (lambda x: x > 0, "a number above 0"),
+    ),
+    **dict.fromkeys(
+        ("hidden_dropout", "attention_dropout"),
+        (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    ),
     "initializer_range": (lambda x: x >= 0, "a number from 0 on"),
 }
 
 
-def _hf_keys(family: str) -> Mapping[str, str]:
-    return _DISTILBERT_KEYS if family == "distilbert" else _HF_KEYS
-
-
-def _unlike(field: str, value: Any) -> str:
+def unlike(field: str, value: Any, kind: Any = None) -> str:
     """The constraint that a field's value violates; empty if none."""
     if field in _WHOLE:
         least, most, wanted = _WHOLE[field]
@@ -81,33 +42,43 @@ def _unlike(field: str, value: Any) -> str:
         holds, wanted = _REAL[field]
         number = type(value) in (int, float) and math.isfinite(value)
         return "" if number and holds(value) else wanted
+    if kind is bool:
+        return "" if type(value) is bool else "true or false"
     return ""
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskedLM:
+    """Which parameters a family's masked-LM head has, beside its decoder."""
+
+    dense_bias: bool = True
+    norm_bias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Shape and constants of an encoder.
+    """Shape and constants of an encoder; each family has a subclass.
 
     Attributes:
-      family: 'bert', 'distilbert' or 'xlm-roberta'; decides how positions are numbered.
+      family: a name in `lsrjax.models.backbones.table.BACKBONES`, or a dotted one.
       num_heads: attention heads; divides hidden_size.
       intermediate_size: width inside the feed-forward blocks.
-      max_positions: rows of the position table, see max_length.
-      type_vocab_size: rows of the token type table: row 0 for texts, row 1 for the
-        second texts of pairs; 0: no table (DistilBERT).
-      pad_token_id: id of the padding token; XLM-R counts positions from it.
+      max_positions: positions, see max_length.
       hidden_dropout: dropout rate after the embeddings and after every block.
       initializer_range: standard deviation of newly drawn tables and kernels.
     """
 
+    # Field -> key of config.json, by subclass. A key without a default is required.
+    KEYS: ClassVar[Mapping[str, str]] = {}
+
     family: str
+    _: dataclasses.KW_ONLY
     vocab_size: int
     hidden_size: int
     num_layers: int
     num_heads: int
     intermediate_size: int
     max_positions: int
-    type_vocab_size: int
     pad_token_id: int
     layer_norm_eps: float = 1e-12
     hidden_act: str = "gelu"
@@ -116,11 +87,6 @@ class EncoderConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        if self.family not in _PAD_TOKEN_IDS:
-            raise ValueError(
-                f"Unknown encoder family {self.family!r}; known: "
-                f"{', '.join(_PAD_TOKEN_IDS)}."
-            )
         if self.hidden_act != "gelu":
             raise ValueError(
                 f"hidden_act is {self.hidden_act!r}, but only the exact 'gelu' is "
@@ -141,74 +107,83 @@ class EncoderConfig:
     @property
     def max_length(self) -> int:
         """The most tokens of a text, special tokens included."""
-        if self.family == "xlm-roberta":
-            # Rows 0..pad_token_id are never used by tokens.
-            return self.max_positions - (self.pad_token_id + 1)
         return self.max_positions
 
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "EncoderConfig":
-        """Reads the content of a Hugging Face config.json.
+    @property
+    def masked_lm(self) -> MaskedLM:
+        """The parameters of the family's masked-LM head."""
+        return MaskedLM()
 
-        RoBERTa and CamemBERT count as XLM-RoBERTa, whose computation they share.
+    @property
+    def layer_products(self) -> int:
+        """Multiplications of a token with the kernels of a layer."""
+        return 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+
+    def with_dropout(self, rate: float) -> Self:
+        """The config with this rate for every kind of dropout."""
+        return dataclasses.replace(self, hidden_dropout=rate, attention_dropout=rate)
+
+    @classmethod
+    def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:
+        """The config of an encoder with random weights for texts of some length."""
+        return cls(family, pad_token_id=pad_token_id, max_positions=positions, **sizes)
+
+    @classmethod
+    def from_hf(cls, family: str, config: Mapping[str, Any]) -> Self:
+        """Reads the content of a Hugging Face config.json of this family.
 
         Raises:
-          ValueError: another type of model, a feature that is not implemented, or
-            missing keys.
+          ValueError: a feature that is not implemented, missing keys or bad values.
         """
-        model_type = config.get("model_type")
-        if not isinstance(model_type, str) or model_type not in _FAMILIES:
+        cls.refuse(config)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        found = cls.defaults(family, config)
+        values: dict[str, Any] = {}
+        missing = []
+        for name, key in cls.keys(family).items():
+            # Some programs write null for a missing value.
+            value = config.get(key)
+            if value is None:
+                value = found.get(name, fields[name].default)
+            if value is dataclasses.MISSING:
+                missing.append(key)
+            values[name] = value
+        if missing:
             raise ValueError(
-                f"model_type is {model_type!r}, but only {', '.join(_FAMILIES)} are "
-                "implemented; choose a checkpoint of one of these."
+                f"A config of model_type {config.get('model_type')!r} needs"
+                f" {', '.join(missing)}; found only {', '.join(sorted(config))}."
+                " Complete the config.json."
             )
-        family = _FAMILIES[model_type]
-        positions = config.get("position_embedding_type") or "absolute"
-        if positions != "absolute":
-            raise ValueError(
-                f"position_embedding_type is {positions!r}, but only 'absolute' is "
-                "implemented; choose a checkpoint trained with it."
-            )
+        for name, key in cls.keys(family).items():
+            if wanted := unlike(name, values[name], fields[name].type):
+                raise ValueError(
+                    f"{key} is {values[name]!r}, which has to be {wanted}. Take the"
+                    " config.json of the weights."
+                )
+        return cls(family, **{**found, **values})
+
+    @classmethod
+    def keys(cls, family: str) -> Mapping[str, str]:
+        """Field -> key of config.json."""
+        return cls.KEYS
+
+    @classmethod
+    def defaults(cls, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of fields without a key, or whose key is missing."""
+        return {}
+
+    @classmethod
+    def refuse(cls, config: Mapping[str, Any]) -> None:
+        """Raises a ValueError about a key that would change the mathematics."""
         for key in ("is_decoder", "add_cross_attention"):
             if config.get(key):
                 raise ValueError(
                     f"{key} is true, but this is an encoder with attention in both "
                     "directions; choose a checkpoint trained as an encoder."
                 )
-        defaults = {
-            field.name: field.default
-            for field in dataclasses.fields(cls)
-            if field.default is not dataclasses.MISSING
-        }
-        defaults |= {"type_vocab_size": 2, "pad_token_id": _PAD_TOKEN_IDS[family]}
-        values: dict[str, Any] = (
-            {"type_vocab_size": 0} if family == "distilbert" else {}
-        )
-        missing = []
-        for field, key in _hf_keys(family).items():
-            # Some programs write null for a missing value.
-            value = config.get(key)
-            value = defaults.get(field) if value is None else value
-            if value is None:
-                missing.append(key)
-            values[field] = value
-        if missing:
-            raise ValueError(
-                f"A config of model_type {model_type!r} needs {', '.join(missing)}; "
-                f"found only {', '.join(sorted(config))}. Complete the config.json."
-            )
-        for field, key in _hf_keys(family).items():
-            if wanted := _unlike(field, values[field]):
-                raise ValueError(
-                    f"{key} is {values[field]!r}, which has to be {wanted}. Take the"
-                    " config.json of the weights."
-                )
-        return cls(family=family, **values)
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a Hugging Face config.json, without `architectures`."""
-        keys = _hf_keys(self.family)
+        keys = self.keys(self.family)
         values = {key: getattr(self, field) for field, key in keys.items()}
-        if self.family != "distilbert":
-            values = {"position_embedding_type": "absolute", **values}
         return {"model_type": self.family, **values}

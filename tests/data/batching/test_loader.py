@@ -20,7 +20,7 @@ from lsrjax.data.batching.drawing import (
 )
 from lsrjax.data.batching.loader import Batches, deal, set_apart, stream
 from lsrjax.data.batching.mixing import MixedOrder
-from lsrjax.data.batching.negatives import Choice
+from lsrjax.data.batching.negatives import Choice, sampler
 from lsrjax.data.batching.orders import EXAMPLE, Order
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ANY, Group, InMemory, Pair
@@ -892,7 +892,9 @@ def test_a_language_depends_on_the_place_alone(field, mixing):
     """Not on how many documents there are, nor on which of them."""
     (few,), (many,) = groups(1, negatives=2), groups(1, negatives=40, positives=3)
     small = group_batches(field, mixing=mixing)
-    large = group_batches(field, mixing=mixing, group_size=9, choice=Choice("top", 2))
+    large = group_batches(
+        field, mixing=mixing, group_size=9, choice=Choice(sampler("top"), 2)
+    )
     languages = set()
     for seed in range(30):
         query, documents, _ = chosen(seed, small, few)
@@ -980,7 +982,9 @@ def test_round_robin_needs_every_language(field):
 
 def test_several_positives_come_first(field):
     (group,) = groups(1, positives=3)
-    build = group_batches(field, group_size=4, choice=Choice("top", positives=2))
+    build = group_batches(
+        field, group_size=4, choice=Choice(sampler("top"), positives=2)
+    )
     for seed in range(10):
         _, documents, drawn = chosen(seed, build, group)
         assert [d[1] for d in documents] == ["good", "good", "bad", "bad"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lsrjax.config.fields import data_set, get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data.batching.mixing import (
     MIXERS,
     Concatenated,
@@ -29,7 +30,9 @@ SHARES = {
 
 
 def weights(mixer):
-    return MIXERS[mixer](SIZES, [1.0, 2.0, 3.0, 4.0], 2.0)
+    given = {"weights": {"weights": {"b": 2.0, "c": 3.0, "d": 4.0}}}
+    options = given.get(mixer, vars(MIXERS[mixer].Options()))
+    return MIXERS[mixer].fn(dict(zip("abcd", SIZES, strict=True)), **options)
 
 
 def mixed(mixer="proportional", batch_size=8, seed=3, one=False):
@@ -190,24 +193,25 @@ def test_sets_of_a_config(files):
     data = get_default().data
     with data.unlocked():
         for name in "ab":
-            data.sets[name] = data_set(files=f"{files}/{name}.jsonl", weight=2.0)
+            own = entry("files", files=f"{files}/{name}.jsonl")
+            data.sets[name] = data_set(source=own)
     opened = open_sets(data, "group")
     assert [len(source) for source in opened] == [3, 5]
     assert opened[1][4].query == {"*": "b4"}
     order = order_of(data, [3, 5], 4, 0)
     sets = [set_of(e, (3, 5)) for i in range(2) for _, e in order[i]]
     assert collections.Counter(sets) == {0: 3, 1: 5}
-    data.mixer, data.batches_from = "weights", "one"
+    data.mixer, data.batches_from = entry("weights", weights={"a": 1}), "one"
     order = order_of(data, [3, 5], 4, 0)
     sets = [{set_of(e, (3, 5)) for _, e in order[i]} for i in range(4)]
     assert sorted(map(tuple, sets)) == [(0,), (0,), (1,), (1,)]
-    data.sets.b.files = f"{files}/empty.jsonl"
+    data.sets.b.source.files = f"{files}/empty.jsonl"
     with pytest.raises(InputError, match="no rows"):
         open_sets(data, "group")
 
 
 def test_one_set_is_the_config_itself(files):
     data = get_default().data
-    data.files = f"{files}/b.jsonl"
+    data.source.files = f"{files}/b.jsonl"
     (source,) = open_sets(data, "group")
     assert order_of(data, [len(source)], 2, 9) == Order(5, 2, 9)

@@ -8,7 +8,7 @@ import pytest
 from lsrjax.cli import doctor_checks
 from lsrjax.config.fields import get_default
 from lsrjax.data import sources
-from lsrjax.data.batching.negatives import Choice
+from lsrjax.data.batching.negatives import Choice, sampler
 from lsrjax.data.examples import Group, InMemory
 from lsrjax.data.reading import bad_records
 from lsrjax.data.reading.bad_records import BadRecords
@@ -31,7 +31,7 @@ def stage(tmp_path, rows, **fields):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = get_default()
-    config.data.files, config.data.group_size = str(path), 3
+    config.data.source.files, config.data.group_size = str(path), 3
     config.data.bad_records = 0.05
     config.loss = {"infonce": {}}
     for field, value in fields.items():
@@ -123,9 +123,9 @@ def test_documents_in_too_few_languages_are_counted(tmp_path):
     config = stage(
         tmp_path,
         rows,
-        corpus=f"en:{tmp_path}/en.tsv,de:{tmp_path}/de.tsv",
+        corpus={"en": f"{tmp_path}/en.tsv", "de": f"{tmp_path}/de.tsv"},
         mixing="round_robin",
-        document_languages="en:1,de:1",
+        document_languages={"en": 1, "de": 1},
     )
     source, _ = opened(config, tmp_path)
     # Which languages a text has shows when it is looked up.
@@ -170,7 +170,9 @@ def test_rows_with_enough_are_drawn_as_before(negatives):
     group = Group("a", {}, [{}], [{}] * 9)
     for seed in range(9):
         first, second = (
-            Choice(negatives, short=short)(group, 8, np.random.default_rng(seed))
+            Choice(sampler(negatives), short=short)(
+                group, 8, np.random.default_rng(seed)
+            )
             for short in ("bad", "repeat")
         )
         assert first == second and len(set(first)) == 8

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data import sources
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ANY
@@ -31,13 +32,13 @@ def folder(tmp_path_factory):
 
 def opened(kind, dataset, split="dev"):
     config = get_default().data
-    config.source, config.dataset, config.split = "tfds", str(dataset), split
+    config.source = entry("tfds", dataset=str(dataset), split=split)
     return sources.open_source(config, kind)
 
 
 def test_pairs(folder):
     source = opened("pair", folder / "lsrjax_debian" / "pairs" / "1.0.0")
-    assert source.format == "alignment"
+    assert source.format.name == "alignment"
     embedded_pairs = embedded.examples("pair", "dev", ("title",))
     found = {
         (pair.english, pair.translation, pair.language)
@@ -53,7 +54,7 @@ def test_pairs(folder):
 def test_groups_and_errors(folder):
     path = folder / "lsrjax_debian" / "groups" / "1.0.0"
     source = opened("group", path)
-    assert source.format == "milco"
+    assert source.format.name == "milco"
     texts = {
         (query, group.positives[0].get(language))
         for group in map(embedded.examples("group", "dev").__getitem__, range(600))
@@ -75,10 +76,11 @@ import sys
 from lsrjax.config import get_default
 from lsrjax.data import sources
 c = get_default().data
-c.source, c.dataset, c.split = "tfds", "lsrjax_debian/groups", "dev"
+c.source = "tfds"
+c.source.dataset, c.source.split = "lsrjax_debian/groups", "dev"
 source = sources.open_source(c, "group")
 source[0]
-print(source.format, len(source) > 600, "tensorflow" in sys.modules)
+print(source.format.name, len(source) > 600, "tensorflow" in sys.modules)
 """
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -166,7 +166,7 @@ class Made:
     scored: bool
 
     def open(self):
-        kind = "pair" if self.config.format == "alignment" else "group"
+        kind = "pair" if self.config.format.name == "alignment" else "group"
         return open_source(self.config, kind)
 
     def guarded(self, folder, process=0, share=0.1, seed=3, name=""):
@@ -191,7 +191,7 @@ def make(folder, format, seed=0):
         written += make_bad(row(i)) + rng.choice([b"\n", b"\n\n", b"\r\n"])
     (folder / "x.jsonl").write_bytes(written)
     config = get_default().data
-    config.files, config.format = str(folder / "x.jsonl"), format
+    config.source.files, config.format = str(folder / "x.jsonl"), format
     if format == "tevatron_ids":
         texts = [{"id": f"d{i}", "text": f"text {i}"} for i in range(COUNT)]
         texts += [{"id": "empty", "text": " "}, {"id": "broken", "text": 7}]
@@ -300,7 +300,7 @@ def test_a_stopped_run_stops_again_and_goes_on_when_allowed(tmp_path):
 
 def test_where_all_is_bad_the_search_ends(tmp_path):
     config = get_default().data
-    config.files = str(tmp_path / "x.jsonl")
+    config.source.files = str(tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text('{"query": "", "pos": ["a"]}\n' * 9)
     _, source = Made(config, {}, {}, False).guarded(tmp_path, share=0.9)
     with pytest.raises(InputError, match=r"^9 bad records \(9 empty text\)"):
@@ -413,7 +413,7 @@ def test_parquet(tmp_path):
     column = pa.array(texts, pa.binary()).view(pa.string())
     pq.write_table(table.set_column(place, "query", column), tmp_path / "x.parquet")
     config = get_default().data
-    config.files = str(tmp_path / "x.parquet")
+    config.source.files = str(tmp_path / "x.parquet")
     made = Made(config, {}, {}, True)
     found, source = made.guarded(tmp_path)
     assert all(isinstance(source[i], Group) for i in range(300))
@@ -445,7 +445,7 @@ def beir(folder, bad):
     ):
         (folder / name).write_text("\n".join(lines) + "\n")
     config = get_default().data
-    config.files, config.format = str(folder), "beir"
+    config.source.files, config.format = str(folder), "beir"
     return Made(config, {}, {}, False)
 
 
@@ -478,7 +478,8 @@ def test_a_beir_folder(tmp_path, monkeypatch, kept):
     with pytest.raises(InputError, match="^3 bad records .*files of texts by id"):
         made.guarded(tmp_path / "0", share=0.01)
     with pytest.raises(InputError, match=r"train\.tsv, line 9"):
-        open_source(made.config, "group", held_out=True)
+        made.config.format.split = "train"
+        open_source(made.config, "group", where="config.dev")
 
 
 def anything(rng, depth=0):

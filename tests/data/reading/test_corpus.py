@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -41,7 +42,8 @@ def path(request, tmp_path):
 
 
 def opened(path):
-    return Corpus(str(path), "config.data.corpus")
+    places = str(path) if isinstance(path, pathlib.Path) else path
+    return Corpus(places, "config.data.corpus")
 
 
 def test_texts_by_id(path):
@@ -79,7 +81,9 @@ def test_ids_of_one_hash_are_told_apart(path, monkeypatch):
 def test_an_id_with_two_texts_is_refused(tmp_path):
     write_tsv(tmp_path / "a.tsv", TEXTS)
     write_tsv(tmp_path / "b.tsv", TEXTS | {"0": "another"})
-    with pytest.raises(InputError, match=r"a\.tsv and .*b\.tsv: the id '0' .* twice"):
+    with pytest.raises(
+        InputError, match=r"a\.tsv, line 4 and .*b\.tsv, line 4: the id '0' .* twice"
+    ):
         opened(tmp_path / "*.tsv")
 
 
@@ -90,7 +94,9 @@ def test_a_text_that_is_repeated_is_taken_once(path, tmp_path, monkeypatch, one_
         monkeypatch.setattr(index, "id_hash", lambda key: 5)
     shutil.copy(path, tmp_path / f"again{path.suffix}")
     write_tsv(tmp_path / "third.tsv", {"d-1": "a house", "new": "text"})
-    found = opened(f"{path},{tmp_path}/again{path.suffix},{tmp_path}/third.tsv")
+    found = opened(
+        [str(path), f"{tmp_path}/again{path.suffix}", f"{tmp_path}/third.tsv"]
+    )
     assert len(found) == len(TEXTS) + 1
     for key, text in TEXTS.items():
         assert found.get(key, "row 0") == {ANY: text}
@@ -102,7 +108,7 @@ def test_languages_and_shards(tmp_path):
     write_tsv(tmp_path / "en.0.tsv", {"1": "one", "2": "two"})
     write_tsv(tmp_path / "en.1.tsv", {"3": "three"})
     write_jsonl(tmp_path / "de.jsonl", {"1": "eins", "3": "drei"})
-    found = opened(f"en:{tmp_path}/en.*.tsv, de:{tmp_path}/de.jsonl")
+    found = opened({"en": f"{tmp_path}/en.*.tsv", "de": [f"{tmp_path}/de.jsonl"]})
     assert found.languages == ("en", "de") and len(found) == 3
     assert found.get("3", "row") == {"en": "three", "de": "drei"}
     assert found.get("2", "row") == {"en": "two"}
@@ -190,7 +196,7 @@ def saved(path, **splits):
     }
     whole = datasets.DatasetDict(rows) if len(rows) > 1 else next(iter(rows.values()))
     whole.save_to_disk(path)
-    return f"datasets:{path}"
+    return {"dataset": str(path)}
 
 
 def test_texts_of_data_sets(tmp_path, monkeypatch):
@@ -204,25 +210,24 @@ def test_texts_of_data_sets(tmp_path, monkeypatch):
     for key, text in TEXTS.items():
         assert found.get(key, "row 0") == {ANY: text}
     write_tsv(tmp_path / "en.tsv", {"7": "greetings"})
-    several = opened(f"en:{tmp_path}/en.tsv, de:{name}")
+    several = opened({"en": f"{tmp_path}/en.tsv", "de": name})
     assert several.get("7", "row") == {"en": "greetings", "de": "Grüße"}
-    with pytest.raises(InputError, match=r"'D9' is not in datasets:.*x \(4 texts\)"):
+    with pytest.raises(InputError, match=r"'D9' is not in /.*x \(4 texts\)"):
         found.get("D9", "row 0")
 
 
 def test_splits_of_data_sets(tmp_path):
     name = saved(tmp_path / "x", train={"1": "one"}, dev={"1": "other"})
-    assert opened(f"{name}::dev").get("1", "row") == {ANY: "other"}
+    assert opened(name | {"split": "dev"}).get("1", "row") == {ANY: "other"}
     with pytest.raises(
-        InputError, match=r"has the splits train, dev\. Say which: .*x::"
+        InputError,
+        match=r"has the splits train, dev\. Say which: .*x', \"split\": 'train'",
     ):
         opened(name)
     with pytest.raises(InputError, match="split 'test'.*could not be read"):
-        opened(f"{name}::test")
+        opened(name | {"split": "test"})
     with pytest.raises(InputError, match="save_to_disk has no subsets"):
-        opened(f"{name}:part:dev")
-    with pytest.raises(InputError, match=r"is not datasets:NAME, datasets:NAME:SUBSET"):
-        opened(f"{name}::dev:more")
+        opened(name | {"subset": "part", "split": "dev"})
 
 
 def test_an_index_of_a_data_set_is_kept(tmp_path, monkeypatch):

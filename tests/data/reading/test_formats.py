@@ -6,16 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data import sources
 from lsrjax.data.examples import ANY, Group, Pair
-from lsrjax.data.reading.formats import FORMATS
-from lsrjax.data.reading.teacher_ensembles import (
-    NORMALIZATIONS,
-    Ensemble,
-    parse_weights,
-)
+from lsrjax.data.reading import formats
+from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS, combine
 from lsrjax.errors import InputError
 
+FORMATS = {n: of for n, of in formats.FORMATS.items() if n != formats.AUTO}
 # The same content in every format: queries with a positive, two negatives, scores.
 QUERIES = {f"q{i}": f"query {i}" for i in range(3)}
 DOCUMENTS = {f"d{i}{j}": f"title {i} text {j}" for i in range(3) for j in range(3)}
@@ -156,11 +154,12 @@ WRITERS = {"x.jsonl": write_jsonl, "x.parquet": write_parquet}
 
 
 def config_of(**fields):
-    c = get_default()
-    c.update_from_flattened_dict(
-        {f"data.{key.replace('__', '.')}": value for key, value in fields.items()}
-    )
-    return c.data
+    """A config's data: files, a corpus, and a format with its options."""
+    data = get_default().data
+    data.source.files = fields.pop("files")
+    data.corpus = fields.pop("corpus", "")
+    data.format = entry(fields.pop("format", "auto"), **fields)
+    return data
 
 
 def opened(kind="group", **fields):
@@ -180,8 +179,13 @@ def refusal(kind="group", **fields):
 def test_every_format_gives_the_same_examples(tmp_path, name, file, chosen):
     made = MAKERS[name](tmp_path / file, WRITERS[file])
     made["format"] = name if chosen == "named" else "auto"
+    if chosen == "auto" and name == "colbert":
+        del made["queries"]
+        message = refusal(**made)
+        assert 'need config.data.format = entry("colbert", queries=…)' in message
+        return
     source = opened(kind_of(name), **made)
-    assert source.format == name and source.description.startswith(name)
+    assert source.format.name == name and source.description.startswith(name)
     assert len(source) == 3
     for i in reversed(range(3)):
         example, texts = source[i], [{ANY: DOCUMENTS[key]} for key in ids(i)]
@@ -211,14 +215,16 @@ def test_missing_columns_show_the_row_and_the_formats(tmp_path, name):
     kind = kind_of(name)
     made = write_jsonl(tmp_path / "x.jsonl", [{"frage": "Wer?", "antwort": "x" * 900}])
     for chosen in ("auto", name):
-        message = refusal(kind, format=chosen, **made)
+        queries = {"queries": write_tsv(tmp_path / "q.tsv", QUERIES)}
+        options = queries if chosen == "colbert" else {}
+        message = refusal(kind, format=chosen, **made, **options)
         assert f"{tmp_path}/x.jsonl" in message and "frage, antwort" in message
         assert (
             "{'frage': 'Wer?', 'antwort': 'xxx" in message and "x" * 301 not in message
         )
         known = [name] if chosen == name else [n for n in FORMATS if kind_of(n) == kind]
-        for entry in known:
-            assert f"{entry}: {FORMATS[entry].shape}" in message
+        for one in known:
+            assert f"{one}: {FORMATS[one].shape}" in message
 
 
 def kind_of(name):
@@ -232,8 +238,9 @@ def test_several_formats_fit(tmp_path):
     assert "could be milco or triplet" in message and "config.data.format" in message
     assert opened(**made, format="milco")[0].positives == [{ANY: "a"}]
     assert opened(**made, format="triplet")[0].positives == [{ANY: "b"}]
-    # Renamed columns say which it is.
-    assert opened(**made, columns__pos="positive")[0].positives == [{ANY: "b"}]
+    # With its columns renamed.
+    named = opened(**made, format="milco", pos="positive")
+    assert named[0].positives == [{ANY: "b"}]
 
 
 def test_files_of_two_formats(tmp_path):
@@ -259,7 +266,7 @@ def test_ids_need_a_corpus_and_texts_none(tmp_path):
     message = refusal(**made, corpus=corpus)
     assert "would have no effect: the data is of the format milco" in message
     config = config_of(**made, corpus=corpus)
-    assert len(sources.open_source(config, "group", held_out=True)) == 3
+    assert len(sources.open_source(config, "group", where="config.dev")) == 3
 
 
 def test_a_corpus_is_indexed_once_and_again_when_it_changes(tmp_path):
@@ -272,7 +279,7 @@ def test_a_corpus_is_indexed_once_and_again_when_it_changes(tmp_path):
 
 @pytest.mark.parametrize("make", [tevatron_ids, colbert])
 def test_a_missing_id_names_row_and_corpus(tmp_path, make):
-    made = make(tmp_path / "x.jsonl", write_jsonl)
+    made = make(tmp_path / "x.jsonl", write_jsonl) | {"format": make.__name__}
     made["corpus"] = write_corpus(tmp_path / "c.jsonl", {"d00": "a"})
     message = refusal(**made)
     assert "x.jsonl, row 0 (the first is 0): the id 'd01' is not in" in message
@@ -283,8 +290,8 @@ def test_colbert_in_several_languages(tmp_path):
     made = colbert(tmp_path / "x.jsonl", write_jsonl)
     german = {key: f"{text} auf Deutsch" for key, text in DOCUMENTS.items()}
     write_tsv(tmp_path / "de.tsv", german)
-    made["corpus"] = f"en:{made['corpus']},de:{tmp_path / 'de.tsv'}"
-    group = opened(**made)[1]
+    made["corpus"] = {"en": made["corpus"], "de": str(tmp_path / "de.tsv")}
+    group = opened(**made, format="colbert")[1]
     assert group.positives == [{"en": DOCUMENTS["d10"], "de": german["d10"]}]
     assert list(group.negatives[1]) == ["en", "de"]
 
@@ -295,7 +302,7 @@ def test_colbert_lines_without_scores_and_with_numbers(tmp_path, scored):
     made = write_jsonl(tmp_path / "x.jsonl", [line])
     made["queries"] = write_tsv(tmp_path / "q.tsv", {0: "q"})
     made["corpus"] = write_tsv(tmp_path / "c.tsv", {5: "a", 6: "b"})
-    group = opened(**made)[0]
+    group = opened(**made, format="colbert")[0]
     assert group.positives == [{ANY: "a"}] and group.negatives == [{ANY: "b"}]
     assert (group.scores is None) == (not scored)
 
@@ -305,7 +312,7 @@ def test_broken_colbert_lines(tmp_path, line):
     made = write_jsonl(tmp_path / "x.jsonl", [["q", 1], line])
     texts = {"q": "q", 1: "a", 2: "b", 3: "c"}
     made["queries"] = made["corpus"] = write_tsv(tmp_path / "c.tsv", texts)
-    message = refusal(**made)
+    message = refusal(**made, format="colbert")
     assert "x.jsonl, row 1 (the first is 0)" in message
     assert " is [" in message and "[qid, pid, …] is needed" in message
 
@@ -347,7 +354,7 @@ def test_labels(tmp_path):
     assert [source[i].positives[0][ANY] for i in range(len(source))] == ["b2", "b3"]
     assert "2 of 5 rows have a label of 2.0 or more" in source.description
     assert "x.jsonl, row 3" in source[1].id
-    assert "the highest is 3" in refusal(**made, min_label=9.0)
+    assert "the highest is 3" in refusal(**made, format="labelled", min_label=9.0)
     made = write_jsonl(tmp_path / "x.jsonl", [rows[0] | {"label": "yes"}])
     assert "the labels are not numbers" in refusal(**made)
 
@@ -371,18 +378,22 @@ def test_beir_splits(tmp_path):
 # Ensembles of teachers.
 
 TEACHERS = {"a_pos": [4.0], "a_neg": [2.0, 0.0], "b_pos": [10.0], "b_neg": [10.0, 40.0]}
-NAMED = {"columns__pos_scores": "a_pos,b_pos", "columns__neg_scores": "a_neg, b_neg"}
+NAMED = {
+    "format": "milco",
+    "pos_scores": ["a_pos", "b_pos"],
+    "neg_scores": ["a_neg", "b_neg"],
+}
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
         ({}, [7, 6, 20]),
-        ({"score_weights": "3,1"}, [5.5, 4, 10]),
+        ({"score_weights": [3, 1]}, [5.5, 4, 10]),
         ({"score_normalization": "minmax"}, [0.5, 0.25, 0.5]),
-        ({"score_normalization": "minmax", "score_weights": "1,0"}, [1, 0.5, 0]),
+        ({"score_normalization": "minmax", "score_weights": [1, 0]}, [1, 0.5, 0]),
         (
-            {"score_normalization": "zscore", "score_weights": "0,2"},
+            {"score_normalization": "zscore", "score_weights": [0, 2]},
             [-0.70710677, -0.70710677, 1.4142135],
         ),
     ],
@@ -405,22 +416,15 @@ def test_a_teacher_that_is_missing(tmp_path):
     assert "neg_scores.1 has 1 teacher scores for 2" in refusal(**made, **NAMED)
     del row["b_neg"]
     made = write_jsonl(tmp_path / "x.jsonl", [row])
-    assert "columns.neg_scores names b_neg" in refusal(**made, **NAMED)
+    assert "neg_scores of the format milco names b_neg" in refusal(**made, **NAMED)
     # Evaluation reads no scores.
-    config = config_of(**made, **NAMED)
-    assert sources.open_source(config, "group", held_out=True)[0].scores is None
+    config = config_of(**made)
+    assert sources.open_source(config, "group", where="config.dev")[0].scores is None
 
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)
 def test_equal_scores_stay_finite(name):
-    scores = Ensemble(name).combine(np.full((2, 3), 5.0))
+    scores = combine(np.full((2, 3), 5.0), name)
     np.testing.assert_array_equal(scores, [5.0 if name == "none" else 0.0] * 3)
-    one = Ensemble(name).combine([[1.0]])
+    one = combine([[1.0]], name)
     assert np.isfinite(one).all()
-
-
-def test_weights():
-    assert parse_weights("") == () and parse_weights("2, 1") == (2.0, 1.0)
-    for text in ("a", "1,,2", "0,0", "-1,2", "nan", "inf"):
-        with pytest.raises(ValueError):
-            parse_weights(text)

@@ -72,7 +72,7 @@ KINDS = {
 
 def opened(path, **fields):
     config = get_default().data
-    config.files = str(path)
+    config.source.files = str(path)
     for field, value in fields.items():
         config[field] = value
     return open_source(config, "group")
@@ -149,15 +149,19 @@ def test_shards_and_lists_of_files(tmp_path):
         pq.write_table(table, tmp_path / "shards" / f"{name}.parquet")
     wanted = [row["query"] for row in ROWS]
     folder = tmp_path / "shards"
-    for files in (folder, f"{folder}/a.parquet, {folder}/b.parquet"):
-        assert [group.query["*"] for group in opened(files)] == wanted
+    assert [group.query["*"] for group in opened(folder)] == wanted
+    data = get_default().data
+    # A list, of which one name has a comma.
+    (folder / "b.parquet").rename(folder / "b, c.parquet")
+    data.source.files = [f"{folder}/a.parquet", f"{folder}/b, c.parquet"]
+    assert [group.query["*"] for group in open_source(data, "group")] == wanted
 
 
 def test_a_corpus_of_packed_shards(tmp_path):
     (tmp_path / "docs").mkdir()
     for name, pack in (("a.tsv.gz", gzip.compress), ("b.tsv.zst", packed_by("zstd"))):
         (tmp_path / "docs" / name).write_bytes(pack(f"{name[0]}\ttext\n".encode()))
-    corpus = Corpus(f"en:{tmp_path}/docs", "config.data.corpus")
+    corpus = Corpus({"en": f"{tmp_path}/docs"}, "config.data.corpus")
     assert corpus.get("a", "row") == corpus.get("b", "row") == {"en": "text"}
 
 

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsrjax.config.fields import data_set, get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data.reading import unchanged_files
 from lsrjax.data.sources import open_source
 from lsrjax.errors import InputError
@@ -27,8 +28,8 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "docs.tsv").write_text(text)
     (tmp_path / "dev.jsonl").write_text('{"query": "q", "pos": ["p"]}\n')
     c = get_default()
-    c.data.files, c.data.corpus = "*.parquet", "en:docs.tsv"
-    c.dev.source, c.dev.files = "files", "dev.jsonl"
+    c.data.source.files, c.data.corpus = "*.parquet", {"en": "docs.tsv"}
+    c.dev.source, c.dev.source.files = "files", "dev.jsonl"
     return c
 
 
@@ -110,8 +111,10 @@ def test_a_change_is_accepted_by_saying_so_and_named(tmp_path, config, change):
 
 
 def test_data_sets_and_folders(tmp_path, config):
-    own = data_set(files="a.parquet", corpus="docs.tsv")
-    beir = data_set(files="beir", format="beir", split="dev")
+    own = data_set(source=entry("files", files="a.parquet"), corpus="docs.tsv")
+    beir = data_set(
+        source=entry("files", files="beir"), format=entry("beir", split="dev")
+    )
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/dev.tsv", "qrels/test.tsv"):
         path = tmp_path / "beir" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +168,7 @@ def test_versions_of_data_sets(tmp_path):
     datasets = pytest.importorskip("datasets")
     path = tmp_path / unchanged_files.FILE
     c = get_default()
-    c.data.source, c.data.dataset, c.data.split = "datasets", str(tmp_path / "x"), ""
+    c.data.source = entry("datasets", dataset=str(tmp_path / "x"))
     rows = [{"query": "q", "pos": ["p"]}]
     for count, fits in ((1, True), (1, True), (2, False)):
         data = datasets.Dataset.from_list(rows * count)
@@ -175,7 +178,10 @@ def test_versions_of_data_sets(tmp_path):
         if fits:
             unchanged_files.check_versions(path, sources)
             found = json.loads(path.read_text())["versions"][str(tmp_path / "x")]
-            assert f"fingerprint {sources[0].versions[c.data.dataset][-16:]}" in found
+            assert (
+                f"fingerprint {sources[0].versions[c.data.source.dataset][-16:]}"
+                in found
+            )
             continue
         with pytest.raises(InputError, match=r"data set .*x was .*fingerprint"):
             unchanged_files.check_versions(path, sources)

@@ -12,9 +12,9 @@ import transformers
 from flax import nnx
 
 from lsrjax.convert.names import by_layer, import_state
-from lsrjax.models.backbones import bert as encoder
-from lsrjax.models.backbones.bert import Encoder
-from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones import attention
+from lsrjax.models.backbones.bert import BertEncoder as Encoder
+from lsrjax.models.backbones.table import read_config
 from lsrjax.models.layers import MLMTransform, dropout
 
 # Sizes that cannot be taken for one another.
@@ -68,7 +68,7 @@ def load(model, params):
 
 def encoders(family, dtype=jnp.float32):
     reference = torch_encoder(family)
-    config = EncoderConfig.from_hf(reference.config.to_dict())
+    config = read_config(reference.config.to_dict())
     state = {name: value.numpy() for name, value in reference.state_dict().items()}
     encoder = Encoder(config, dtype=dtype, rngs=nnx.Rngs(0))
     return reference, load(encoder, import_state(state, family)["encoder"])
@@ -150,7 +150,8 @@ def test_gradients_equal_transformers(family):
 
     ours = nnx.to_pure_dict(jax.jit(jax.grad(weighted_sum))(params))
     # Each layer's queries, keys and values have a scale of their own.
-    ours, theirs = by_layer(ours), by_layer(import_state(theirs, family)["encoder"])
+    theirs = import_state(theirs, family)["encoder"]
+    ours, theirs = by_layer(ours, family), by_layer(theirs, family)
     for (path, a), b in zip(
         jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
     ):
@@ -211,7 +212,7 @@ def test_text_without_tokens_gives_numbers():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameter_tree(family):
     sizes = SIZES[family]
-    config = EncoderConfig.from_hf({"model_type": family, **sizes})
+    config = read_config({"model_type": family, **sizes})
     params = nnx.to_pure_dict(
         nnx.state(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))), nnx.Param)
     )
@@ -420,17 +421,17 @@ def test_mask_of_another_shape_is_refused():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_config_goes_to_hugging_face_and_back(family):
     hf = {"model_type": family, **SIZES[family], "hidden_dropout_prob": 0.03}
-    config = EncoderConfig.from_hf(hf)
+    config = read_config(hf)
     assert config.hidden_dropout == 0.03
     assert config.max_length == MAX_LENGTHS[family]
-    assert EncoderConfig.from_hf(config.to_hf()) == config
+    assert read_config(config.to_hf()) == config
     theirs = transformers.AutoConfig.for_model(**config.to_hf()).to_dict()
-    assert EncoderConfig.from_hf(theirs) == config
+    assert read_config(theirs) == config
 
 
 def test_roberta_counts_as_xlm_roberta():
     hf = {"model_type": "roberta", **SIZES["xlm-roberta"]}
-    assert EncoderConfig.from_hf(hf).family == "xlm-roberta"
+    assert read_config(hf).family == "xlm-roberta"
 
 
 @pytest.mark.parametrize(
@@ -449,7 +450,7 @@ def test_roberta_counts_as_xlm_roberta():
 )
 def test_configs_that_are_not_implemented_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        EncoderConfig.from_hf({"model_type": "bert", **SIZES["bert"], **change})
+        read_config({"model_type": "bert", **SIZES["bert"], **change})
 
 
 def gpu(version="PJRT C API cuda 12090", capability="9.0"):
@@ -474,7 +475,7 @@ def gpu(version="PJRT C API cuda 12090", capability="9.0"):
     ],
 )
 def test_cudnn_is_taken_where_it_has_the_kernel(device, dtype, width, wanted):
-    assert encoder.suits_cudnn(device, jnp.dtype(dtype), width) == wanted
+    assert attention.suits_cudnn(device, jnp.dtype(dtype), width) == wanted
 
 
 def test_attention_of_cudnn_lowers_for_gpus_with_its_gradients(monkeypatch):
@@ -487,8 +488,8 @@ def test_attention_of_cudnn_lowers_for_gpus_with_its_gradients(monkeypatch):
     mask = jax.ShapeDtypeStruct((2, 24), jnp.bool_)
 
     def loss(q, k, v, mask):
-        seen = encoder._numbers_of(mask)
-        return encoder._attention(q, k, v, seen).astype(jnp.float32).sum()
+        seen = attention.lengths_of(mask)
+        return attention.attend(q, k, v, seen).astype(jnp.float32).sum()
 
     lowered = jax.export.export(
         jax.jit(jax.grad(loss, argnums=(0, 1, 2))),
@@ -508,12 +509,12 @@ def test_the_config_of_distilbert_comes_back_under_its_own_keys():
     config = transformers.DistilBertConfig(
         vocab_size=41, dim=14, n_layers=3, n_heads=2, hidden_dim=19, dropout=0.2
     ).to_dict()
-    found = EncoderConfig.from_hf(config)
+    found = read_config(config)
     assert (found.hidden_size, found.num_layers, found.type_vocab_size) == (14, 3, 0)
     written = found.to_hf()
     assert written["model_type"] == "distilbert" and written["hidden_dim"] == 19
     assert written == {key: config[key] for key in written}
-    assert EncoderConfig.from_hf(written) == found
+    assert read_config(written) == found
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.0, True, "8"])
@@ -522,4 +523,4 @@ def test_sizes_are_whole_numbers_above_zero(value):
     with pytest.raises(
         ValueError, match=r"num_hidden_layers is .*whole number above 0"
     ):
-        EncoderConfig.from_hf(config)
+        read_config(config)

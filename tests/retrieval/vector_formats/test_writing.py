@@ -8,12 +8,29 @@ from scipy import sparse
 
 from lsrjax.errors import InputError
 from lsrjax.retrieval.maxsim import TokenMatrix
-from lsrjax.retrieval.vector_files import EmbeddingsFile, JsonlFile, NpzFile
+from lsrjax.retrieval.vector_formats.table import FORMATS
+from lsrjax.retrieval.vector_formats.vectors import About
+from lsrjax.retrieval.vector_formats.writing import Target, VectorFiles
 
 MATRIX = sparse.random_array(
     (50, 40), density=0.1, format="csr", dtype=np.float32, rng=np.random.default_rng(0)
 )
 IDS = [f"d{i}" for i in range(50)]
+TERMS = [f"t{i}" for i in range(40)]
+
+
+class Files(VectorFiles):
+    """The vectors of one view."""
+
+    def __init__(self, path, made_of, terms=TERMS, kind="sparse", columns=40):
+        known = {one.suffix: one for one in (FORMATS["npz"], FORMATS["jsonl"])}
+        about = About(kind, columns, terms, made_of)
+        target = Target.of(path, known[path.suffix], about)
+        folder = path.with_name(f"{path.name}.partial")
+        super().__init__(folder, {"": target}, made_of)
+
+    def add(self, matrix, ids):
+        super().add({"": matrix}, ids)
 
 
 def parts(*ends):
@@ -25,11 +42,11 @@ def parts(*ends):
 def test_scipy_reads_the_matrix_whatever_parts_it_came_in(tmp_path):
     for ends in ((), (20,), (0, 1, 49)):
         out = tmp_path / f"{len(ends)}.npz"
-        file = NpzFile(out, {})
+        file = Files(out, {})
         for rows, ids in parts(*ends):
             assert not out.exists()
             file.add(rows, ids)
-        file.finish(40)
+        file.finish()
         found = sparse.load_npz(out)
         assert found.shape == (50, 40) and found.dtype == np.float32
         assert (found != MATRIX).nnz == 0
@@ -40,8 +57,8 @@ def test_scipy_reads_the_matrix_whatever_parts_it_came_in(tmp_path):
 
 
 def test_no_rows_make_an_empty_matrix(tmp_path):
-    file = NpzFile(tmp_path / "none.npz", {})
-    file.finish(7)
+    file = Files(tmp_path / "none.npz", {}, [*"abcdefg"], columns=7)
+    file.finish()
     assert sparse.load_npz(tmp_path / "none.npz").shape == (0, 7)
 
 
@@ -50,13 +67,14 @@ def test_embeddings_are_arrays_and_lists(tmp_path):
     dense = sparse.csr_matrix(rows)
     tokens = TokenMatrix(np.concatenate([rows, rows]), np.array([0, 3, 4]))
     for name, matrix in (("dense", dense), ("tokens", tokens)):
-        for suffix, kind in ((".npz", EmbeddingsFile), (".jsonl", JsonlFile)):
-            file = kind(tmp_path / f"{name}{suffix}", {})
+        for suffix in (".npz", ".jsonl"):
+            file = Files(tmp_path / f"{name}{suffix}", {}, None, name, 3)
             file.add(matrix[:1], ["x"])
             file.add(matrix[1:], ["y"])
-            file.finish(3)
+            file.finish()
     found = dict(np.load(tmp_path / "dense.npz"))
-    assert list(found) == ["embeddings"]
+    assert list(found) == ["embeddings", "ids", "about.json"]
+    assert found["ids"].tolist() == ["x", "y"]
     np.testing.assert_array_equal(found["embeddings"], rows)
     found = dict(np.load(tmp_path / "tokens.npz"))
     np.testing.assert_array_equal(found["embeddings"], tokens.tokens_TD)
@@ -72,12 +90,12 @@ def test_embeddings_are_arrays_and_lists(tmp_path):
 
 def test_lines_hold_the_terms_strongest_first(tmp_path):
     names = ["e_a", "e_b", "m_é", "m_ß", "m_猫"]
-    file = JsonlFile(tmp_path / "out.jsonl", {}, names)
+    file = Files(tmp_path / "out.jsonl", {}, names, columns=5)
     rows = sparse.csr_matrix(
         np.array([[0.1, 2.5, 0, 0, 1.1], [0, 0, 0, 0, 0]], np.float32)
     )
     file.add(rows, ["x", "y"])
-    file.finish(5)
+    file.finish()
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {
         "id": "x",
@@ -90,19 +108,13 @@ def test_lines_hold_the_terms_strongest_first(tmp_path):
 
 @pytest.mark.parametrize("kind", ["npz", "jsonl"])
 def test_after_a_stop_the_file_is_what_it_would_have_been(tmp_path, kind):
-    terms = [f"t{i}" for i in range(40)]
-
     def open_file(name):
-        path = tmp_path / f"{name}.{kind}"
-        made_of = {"model": "m"}
-        return (
-            NpzFile(path, made_of) if kind == "npz" else JsonlFile(path, made_of, terms)
-        )
+        return Files(tmp_path / f"{name}.{kind}", {"model": "m"})
 
     whole = open_file("whole")
     for rows, ids in parts(20, 30):
         whole.add(rows, ids)
-    whole.finish(40)
+    whole.finish()
 
     file = open_file("stopped")
     file.add(MATRIX[:20], IDS[:20])
@@ -117,23 +129,20 @@ def test_after_a_stop_the_file_is_what_it_would_have_been(tmp_path, kind):
     assert file.rows == 20
     for rows, ids in list(parts(20, 30))[1:]:
         file.add(rows, ids)
-    file.finish(40)
+    file.finish()
     left, right = (tmp_path / f"{name}.{kind}" for name in ("whole", "stopped"))
-    if kind == "jsonl":
-        assert left.read_bytes() == right.read_bytes()
-    else:
-        assert (sparse.load_npz(left) != sparse.load_npz(right)).nnz == 0
+    assert left.read_bytes() == right.read_bytes()
     assert not folder.exists()
 
 
 def test_other_vectors_are_not_mixed_in(tmp_path):
     out = tmp_path / "v.npz"
-    file = NpzFile(out, {"model": "a", "max_length": 64})
+    file = Files(out, {"model": "a", "max_length": 64})
     file.add(*next(parts(10)))
     file.close()
     with pytest.raises(InputError, match=r"max_length: there 64, asked 32"):
-        NpzFile(out, {"model": "a", "max_length": 32})
-    file = NpzFile(out, {"model": "a", "max_length": 64})
-    file.finish(40)
+        Files(out, {"model": "a", "max_length": 32})
+    file = Files(out, {"model": "a", "max_length": 64})
+    file.finish()
     with pytest.raises(InputError, match=r"v\.npz exists"):
-        NpzFile(out, {"model": "a", "max_length": 64})
+        Files(out, {"model": "a", "max_length": 64})

@@ -1,0 +1,263 @@
+"""Evaluates a retriever on benchmarks, or on data of your own.
+
+    lsrjax evaluate --model runs/demo --task beir --task.path=my_data --out results
+    lsrjax evaluate --model runs/demo --task miracl --task.languages=sw,yo --lowercase
+
+The whole corpus is searched, exactly, and every judgement counts with its grade.
+Results are by language, with their mean and the worst language, and BM25 beside them.
+--out names a folder for them: results.json, per_query.jsonl.gz with the value of each
+query, and a TREC run for each corpus. --compare tests the differences to one of those
+folders, or to a TREC run, query by query. All tasks are read before the first text is
+encoded: what is missing is said at once.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+import lsrjax
+from lsrjax import json_files, paths
+from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.cli import task_flags
+from lsrjax.convert.open_model import open_portable
+from lsrjax.distributed import processes, safe_output
+from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
+from lsrjax.options import Chosen
+from lsrjax.retrieval import metrics as measures
+from lsrjax.retrieval import prune_curve, rank, task_results, task_tables
+from lsrjax.retrieval.pruning import Pruning
+from lsrjax.retrieval.rank import Searcher, Way
+from lsrjax.retrieval.task_results import Other, PartResults
+from lsrjax.retrieval.tasks.table import loaded
+from lsrjax.retrieval.tasks.task import Task
+
+_RUN_DEPTH = 1000  # of TREC runs
+_SYSTEM = "model"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command with these arguments."""
+    try:
+        tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
+        args = _parser().parse_args(rest)
+        processes.check_devices()
+        if args.head:
+            own_head(args.head, "--head")
+        if not tasks:
+            raise InputError("No --task is named; --help lists them, with options.")
+        evaluate(args, tasks, Console())
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What is evaluated, and how."""
+
+    model: SavedModel
+    searcher: Searcher
+    ways: Mapping[str, Way]
+    lowercase: bool
+    with_bm25: bool
+    metrics: tuple[str, ...]
+    curve: tuple[Pruning, ...]
+    compare: Other | None
+    out: pathlib.Path | None
+
+    def metrics_of(self, task: Task) -> list[str]:
+        """The command's metrics, or the task's."""
+        return list(self.metrics or task.metrics)
+
+
+def evaluate(args, tasks: Sequence[Chosen], console: Console) -> None:
+    """Evaluates a model on tasks, prints tables, and writes what is asked for.
+
+    Raises:
+      InputError: a model, task or option that cannot be used.
+    """
+    setup = _setup(args)
+    names = _names(tasks)
+    for name, task in zip(names, tasks, strict=True):
+        for one in loaded(task):
+            _check(one, setup)
+            facts = f"{len(one.corpus):,} documents, {len(one.queries):,} queries"
+            console.print(f"{name}: {one.name}, {facts}", highlight=False)
+    results: dict[str, Any] = {}
+    parts: dict[str, list[PartResults]] = {}
+    for name, task in zip(names, tasks, strict=True):
+        results[name], parts[name] = _evaluate_task(name, task, setup, console)
+    if setup.out is None:
+        return
+    task_results.write_queries(setup.out / task_results.QUERIES_FILE, parts)
+    made_of = {
+        "lsrjax": lsrjax.__version__,
+        "model": setup.model.name,
+        "system": _SYSTEM,
+        "query_length": setup.searcher.query_length,
+        "document_length": setup.searcher.document_length,
+        "dtype": args.dtype,
+        "lowercase": setup.lowercase,
+        "prune_queries": args.prune_queries or None,
+        "prune_documents": args.prune_documents or None,
+    }
+    path = setup.out / task_results.RESULTS_FILE
+    json_files.write_json(path, made_of | {"tasks": results})
+    console.print(f"Written to {path}", highlight=False)
+
+
+def _names(tasks: Sequence[Chosen]) -> list[str]:
+    """The names of tasks; of several with one name, numbered."""
+    found: list[str] = []
+    for task in tasks:
+        again = sum(task.name == other.name for other in tasks) > 1
+        number = 1 + sum(name.startswith(f"{task.name} ") for name in found)
+        found.append(f"{task.name} {number}" if again else task.name)
+    return found
+
+
+def _check(task: Task, setup: _Setup) -> None:
+    """Refuses what would fail only after texts are encoded."""
+    try:
+        measures.required_depth(setup.metrics_of(task))
+    except ValueError as error:
+        raise InputError(f"--metrics: {error}") from error
+    if setup.compare is not None:
+        setup.compare.values(task, setup.metrics_of(task))
+
+
+def _evaluate_task(
+    name: str, chosen: Chosen, setup: _Setup, console: Console
+) -> tuple[dict[str, Any], list[PartResults]]:
+    parts: list[PartResults] = []
+    others, curves = [], []
+    for task in loaded(chosen):
+        part = PartResults.of(task, setup.metrics_of(task))
+        depth = measures.required_depth(part.metrics)
+        depth = max(depth, _RUN_DEPTH) if setup.out else depth
+        ways = {**setup.ways} | prune_curve.ways(setup.curve, setup.ways[_SYSTEM])
+        found = rank.rank(task, setup.searcher, ways, depth, lowercase=setup.lowercase)
+        if setup.curve:
+            curves.append(prune_curve.measured(task, part.metrics[0], found))
+        systems = {system: found[system] for system in setup.ways}
+        if setup.with_bm25:
+            systems["bm25"] = rank.bm25(task, depth)
+        for system, ranking in systems.items():
+            part.add(system, task, ranking)
+        if setup.out is not None:
+            task_results.write_runs(setup.out / task_results.RUNS_FOLDER, task, systems)
+        if setup.compare is not None:
+            others.append(setup.compare.values(task, part.metrics))
+        parts.append(part)
+        console.print(f"{name}: {task.name} is evaluated", highlight=False)
+    made = task_tables.described(chosen, parts)
+    task_tables.show(name, made, console)
+    if setup.curve:
+        made["prune_curve"] = prune_curve.curve(curves)
+        prune_curve.show(made["prune_curve"], console)
+    if setup.compare is not None:
+        made["compared"] = task_results.compared(parts, others, _SYSTEM)
+        _print_compared(made["compared"], setup.compare, console)
+    return made, parts
+
+
+def _print_compared(compared, other: Other, console: Console) -> None:
+    for metric, by_language in compared.items():
+        console.print(f"\n{metric}: {_SYSTEM} - {other.path}", highlight=False)
+        for language, test in by_language.items():
+            console.print(
+                f"  {language:8} {test['difference']:+.4f}  better {test['wins']:,},"
+                f" worse {test['losses']:,} of {test['queries']:,}; p ="
+                f" {test['t_test']:.4f} (paired t), {test['randomisation']:.4f}"
+                " (randomisation)",
+                highlight=False,
+                markup=False,
+            )
+
+
+def _setup(args) -> _Setup:
+    prune = [
+        Pruning.parse(text, f"--prune_{what}") if text else None
+        for what, text in (
+            ("queries", args.prune_queries),
+            ("documents", args.prune_documents),
+        )
+    ]
+    curve = tuple(
+        Pruning.parse(text, "--prune_curve")
+        for text in (args.prune_curve or "").split(",")
+        if text
+    )
+    if curve and prune[1]:
+        raise InputError("--prune_curve tries budgets; leave --prune_documents out.")
+    compare = None
+    if args.compare:
+        compare = Other(pathlib.Path(paths.local(args.compare, "--compare")))
+    out = pathlib.Path(paths.local(args.out, "--out")) if args.out else None
+    model = open_portable(args.model)
+    searcher = Searcher.portable(
+        model,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+        query_length=args.query_length,
+        document_length=args.document_length,
+    )
+    ways = {_SYSTEM: Way((), *prune)}
+    if args.views:
+        views = rank.views_of(searcher)
+        ways |= {f"{_SYSTEM} {name}": Way(of) for name, of in views.items() if name}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    return _Setup(
+        model=model,
+        searcher=searcher,
+        ways=ways,
+        lowercase=args.lowercase,
+        with_bm25=not args.no_bm25,
+        metrics=tuple(one for one in (args.metrics or "").split(",") if one),
+        curve=curve,
+        compare=compare,
+        out=out,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lsrjax evaluate",
+        description=f"{__doc__}\n{task_flags.HELP}\n\n{task_flags.described()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a run's or stage's folder, a folder, a hub id")
+    add("--out", help="a folder for results.json, per_query.jsonl.gz and runs/")
+    add("--metrics", help="such as nDCG@10,R@100; by default those of the task's paper")
+    add("--compare", help="a folder of --out, or a TREC run: tests the differences")
+    add("--no_bm25", action="store_true", help="leaves the row of BM25 out")
+    add("--views", action="store_true", help="also each view of the model alone")
+    add("--lowercase", action="store_true", help="encodes texts in lower case")
+    add("--prune_queries", help="top:N, mass:SHARE or ratio:SHARE; see docs")
+    add("--prune_documents", help="top:N, mass:SHARE or ratio:SHARE; see docs")
+    add(
+        "--prune_curve",
+        nargs="?",
+        const=prune_curve.BUDGETS,
+        help=f"quality by terms of documents; without budgets {prune_curve.BUDGETS}",
+    )
+    add("--query_length", type=int, default=0, help="tokens; by default as trained")
+    add("--document_length", type=int, default=0, help="tokens; by default as trained")
+    add("--head", help="the dotted name of your own head, if the model has one")
+    add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return parser
+
+
+def start() -> None:
+    """Runs the command."""
+    safe_output.harden()
+    main()

@@ -1,0 +1,309 @@
+r"""Searches an index: a file of queries to a TREC run, one query, or at a prompt.
+
+    lsrjax search --index docs.index --model runs/demo/distill
+    lsrjax search --index docs.index --model runs/demo/distill --query "boot loader"
+    lsrjax search --index docs.index --model runs/demo/distill \
+        --queries queries.tsv --out run.trec --depth 1000
+
+At the prompt, and of a single query, it shows the documents with the terms that
+matched: the weight in the query times that in the document, by view. Without a
+terminal, queries are the lines of the standard input.
+
+Several rankings become one: --rank model --rank bm25 (also a view of the model, such as
+pivot, or a file run.trec), by --fusion rrf or weighted. --feedback expands queries with
+terms of the documents that they find. --fusion.FIELD=VALUE and --feedback.FIELD=VALUE
+set their options, and --engine.FIELD=VALUE those of the index that concern searches;
+docs/search.md lists them.
+"""
+
+import argparse
+import itertools
+import pathlib
+import signal
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from lsrjax import options, paths
+from lsrjax.cli import encode, entry_flags
+from lsrjax.convert.open_model import open_portable
+from lsrjax.data.reading.numbered_texts import NumberedTexts
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.distributed import processes, safe_output
+from lsrjax.errors import InputError
+from lsrjax.models.heads import own_head
+from lsrjax.retrieval.encode_texts import TextEncoder
+from lsrjax.retrieval.feedback import Rocchio
+from lsrjax.retrieval.fusion import FUSIONS
+from lsrjax.retrieval.index_folder import Index, open_index
+from lsrjax.retrieval.matches import Match
+from lsrjax.retrieval.pruning import Pruning
+from lsrjax.retrieval.rank import Searcher
+from lsrjax.retrieval.runs import read_run, write_run
+from lsrjax.retrieval.text_search import MODEL, Found, Hit, Plan, TextSearch
+
+_SHOWN = 200  # characters of a document's text
+_TERMS = 8  # terms shown of each view
+_RUN_DEPTH, _SHOWN_DEPTH = 100, 10
+_RUN_FILES = (".trec", ".trec.gz")
+
+
+def open_search(
+    folder: str | pathlib.Path,
+    model: str,
+    plan: Plan = Plan(),  # noqa: B008
+    *,
+    max_length: int = 0,
+    engine: Mapping[str, Any] = {},  # noqa: B006
+    verify: bool = True,
+) -> TextSearch:
+    """An index with its model, to search with texts.
+
+        hits = open_search("docs.index", "runs/demo/distill").search(["boot loader"])
+
+    Args:
+      model: a run's or stage's folder, a Hugging Face folder or hub id.
+      max_length: tokens a query is cut to; 0: as in training, else 64.
+      engine: options of the index that only affect searches.
+      verify: compare the digests of the index's files.
+
+    Raises:
+      InputError: the index is damaged, another model made it, or the plan does not fit.
+    """
+    index = open_index(paths.local(folder, "--index"), engine, verify=verify)
+    try:
+        return TextSearch(index, _searcher(index, model, max_length), plan)
+    except BaseException:
+        index.close()
+        raise
+
+
+def _searcher(index: Index, reference: str, max_length: int) -> Searcher:
+    model = open_portable(reference)
+    _check_weights(index, reference, encode.digest(model.params))
+    tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
+    limit = model.spec.encoder.max_length
+    length = max_length or model.query_length
+    if not 2 < length <= limit:
+        raise InputError(f"--max_length is {length}; the model takes 3 to {limit}.")
+    return Searcher(
+        TextEncoder(model.spec, tokenizer),
+        jax.device_put(model.params),
+        length,
+        index.made_of.get("max_length") or model.document_length,
+        TextTokenizer(pivot) if pivot else None,
+    )
+
+
+def _check_weights(index: Index, reference: str, found: str) -> None:
+    made_of = index.made_of
+    if made_of.get("role") == "query":
+        raise InputError(
+            f"{index.name} is of vectors that were encoded as queries. Encode documents"
+            " with --role document, and index those."
+        )
+    if "weights" not in made_of:
+        print(
+            f"{index.name} does not say which model made its vectors: look whether it"
+            f" is {reference}.",
+            file=sys.stderr,
+        )
+    elif made_of["weights"] != found:
+        raise InputError(
+            f"--model {reference} has weights of digest {found}, but the vectors of"
+            f" {index.name} come from {made_of.get('model')!r}, digest"
+            f" {made_of['weights']}. Search with that model, or index with this one."
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command with these arguments."""
+    try:
+        given = sys.argv[1:] if argv is None else argv
+        values, rest = entry_flags.take(given, "engine", "fusion", "feedback")
+        _run(_parser().parse_args(rest), values)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
+    out = _out(args)
+    if args.depth is not None and args.depth < 1:
+        raise InputError(f"--depth is {args.depth}; it has to be at least 1.")
+    processes.check_devices()
+    if args.head:
+        own_head(args.head, "--head")
+    session = open_search(
+        args.index,
+        args.model,
+        _plan(args, values),
+        max_length=args.max_length,
+        engine=values["engine"],
+        verify=not args.no_verify,
+    )
+    with session.index:
+        if out:
+            _write_run(session, args.queries, out, args.depth or _RUN_DEPTH)
+            return
+        for query in [args.query] if args.query is not None else _typed(session.index):
+            _show(session, query, args.depth or _SHOWN_DEPTH)
+
+
+def _out(args: argparse.Namespace) -> pathlib.Path | None:
+    """The run to write, if any."""
+    if (args.queries is None) != (args.out is None):
+        raise InputError("--queries FILE and --out RUN belong together.")
+    if args.queries and args.query is not None:
+        raise InputError("Give --query for one query, or --queries for a file of them.")
+    if args.out is None:
+        return None
+    out = pathlib.Path(paths.local(args.out, "--out"))
+    if out.exists():
+        raise InputError(f"{out} exists. Remove it, or name another --out.")
+    return out
+
+
+def _plan(args: argparse.Namespace, values: Mapping[str, dict]) -> Plan:
+    ranks = args.rank or [MODEL]
+    files = [rank for rank in ranks if rank.endswith(_RUN_FILES)]
+    if files and args.queries is None:
+        raise InputError(
+            f"--rank {files[0]} ranks for queries by their ids: give --queries FILE."
+        )
+    if (args.fusion or values["fusion"]) and len(ranks) == 1:
+        raise InputError("--fusion needs several rankings: --rank model --rank bm25.")
+    if values["feedback"] and not args.feedback:
+        raise InputError("--feedback.… sets an option of --feedback; add it.")
+    node = {"name": args.fusion or "rrf", **values["fusion"]}
+    prune, feedback = args.prune_queries, values["feedback"]
+    return Plan(
+        [
+            read_run(paths.local(rank, "--rank")) if rank in files else rank
+            for rank in ranks
+        ],
+        options.resolve(FUSIONS, node, "--fusion"),
+        Pruning.parse(prune, "--prune_queries") if prune else None,
+        _feedback(feedback) if args.feedback else None,
+    )
+
+
+def _feedback(values: Mapping[str, Any]) -> Rocchio:
+    known = options.names(Rocchio)
+    for field in values:
+        if field not in known:
+            raise InputError(
+                f"--feedback.{field} is no option of it: {', '.join(known)}."
+            )
+    return options.checked(Rocchio, values, "--feedback")
+
+
+def _write_run(session: TextSearch, queries: str, out: pathlib.Path, depth: int):
+    rows = NumberedTexts(queries, "--queries")
+    if not len(rows):
+        raise InputError(f"--queries {queries} has no text.")
+    keys, texts = rows.read(0, len(rows))
+    found = session.ranked(texts, depth, keys)
+    write_run(out, keys, session.index.ids, found.hits, found.scores)
+    print(f"{len(keys):,} queries in {out}; {_times(found, len(keys))} a query")
+
+
+def _typed(index: Index) -> Iterator[str]:
+    """Queries from the terminal, or the lines of the standard input."""
+    lines: Iterable[str]
+    if sys.stdin.isatty():
+        print(f"{len(index):,} documents in {index.name}. An empty line ends.")
+        lines = itertools.takewhile(str.strip, _asked())
+    else:
+        lines = sys.stdin
+    yield from (line.strip() for line in lines if line.strip())
+
+
+def _asked() -> Iterator[str]:
+    import readline  # noqa: F401  (input() then has a history)
+
+    while True:
+        try:
+            yield input("query> ")
+        except EOFError:
+            print()
+            return
+
+
+def _show(session: TextSearch, query: str, depth: int) -> None:
+    found = session.ranked([query], depth)
+    (hits,) = session.described([query], found)
+    print(f"{query!r}: {len(hits)} documents, {_times(found)}")
+    for rank, hit in enumerate(hits, 1):
+        print("\n".join(_lines(rank, hit)))
+    sys.stdout.flush()
+
+
+def _times(found: Found, queries: int = 1) -> str:
+    encoding, searching = (
+        1000 * s / queries for s in (found.encoding, found.searching)
+    )
+    return f"encoded in {encoding:.1f} ms, searched in {searching:.1f} ms"
+
+
+def _lines(rank: int, hit: Hit) -> Iterator[str]:
+    yield f"{rank:3}  {hit.score:9.4f}  {hit.id}"
+    if hit.text:
+        yield f"     {textwrap.shorten(hit.text, _SHOWN, placeholder=' …')}"
+    for view in dict.fromkeys(match.view for match in hit.matches):
+        own = [match for match in hit.matches if match.view == view]
+        total = sum(match.score for match in own)
+        shown = ", ".join(map(_term, own[:_TERMS]))
+        more = f", and {len(own) - _TERMS} more" * (len(own) > _TERMS)
+        yield f"     {view} {total:.4g}: {shown}{more}"
+
+
+def _term(match: Match) -> str:
+    if match.document_term:
+        return f"{match.term}~{match.document_term} {match.score:.3g}"
+    product = f"{match.query:.3g} x {match.document:.3g}"
+    return f"{match.term} {match.score:.3g} ({product})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lsrjax search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--index", required=True, help="a folder that lsrjax index made")
+    add("--model", required=True, help="the model that encoded its documents")
+    add("--query", help="one query; without it and --queries, they are typed")
+    add("--queries", metavar="FILE", help="ids and texts, as of lsrjax encode")
+    add("--out", metavar="RUN", help="TREC run of --queries; packed if it ends in .gz")
+    add(
+        "--depth",
+        type=int,
+        help=f"documents of a query ({_RUN_DEPTH} in a run, else {_SHOWN_DEPTH})",
+    )
+    add(
+        "--rank",
+        action="append",
+        metavar="WHAT",
+        help="model, bm25, a view of the model, or a .trec file; may be repeated",
+    )
+    add("--fusion", default="", help=f"of several --rank: {', '.join(FUSIONS)} (rrf)")
+    add("--feedback", action="store_true", help="Rocchio: expand queries")
+    add("--prune_queries", help="top:32, mass:0.9 or ratio:0.1: fewer terms")
+    add("--max_length", type=int, default=0, help="tokens a query is cut to")
+    add("--head", help="the dotted name of your own head, if the model has one")
+    add("--no_verify", action="store_true", help="compare sizes of files, not digests")
+    return parser
+
+
+def start() -> None:
+    """Runs the command."""
+    safe_output.harden()
+    # Nothing is lost when a search is left: Ctrl-C ends it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main()

@@ -1,0 +1,28 @@
+"""The benchmarks that a config names."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from lsrjax.errors import InputError
+from lsrjax.options import Chosen, resolve
+from lsrjax.retrieval.tasks.table import TASKS
+
+
+def evaluated(config: ConfigDict) -> dict[str, Chosen]:
+    """The tasks of a run's evaluation, by the names that its config gives them.
+
+    Such a name is an entry of the table, or the options have one under "name".
+
+    Raises:
+      InputError: an unknown task or option.
+    """
+    found = {}
+    for name, given in config.evaluate.tasks.items():
+        where = f"config.evaluate.tasks[{name!r}]"
+        if not isinstance(given, Mapping | ConfigDict):
+            raise InputError(
+                f"{where} is {given!r}; give a dict of the task's options, maybe {{}}."
+            )
+        found[name] = resolve(TASKS, {"name": name, **given}, where)
+    return found

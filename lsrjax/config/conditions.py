@@ -1,0 +1,209 @@
+"""The conditions under which options have an effect; `when` of `option` names them."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lsrjax import options
+from lsrjax.config import check_data
+from lsrjax.data import sources
+from lsrjax.data.batching import mixing
+from lsrjax.data.batching.negatives import choice_of
+from lsrjax.errors import InputError
+from lsrjax.initial import initialisations
+from lsrjax.losses import objective
+from lsrjax.models import heads
+from lsrjax.models.layers import GIVEN
+from lsrjax.options import Chosen
+
+
+def _head(stage: Any) -> Chosen:
+    return heads.chosen(stage.model.head)
+
+
+def _ranking(stage: Any) -> str | None:
+    loss = objective.of(stage.loss)
+    if "document" not in loss.texts:
+        return f"the loss {loss.name} has no queries and documents"
+    return None
+
+
+def _encoded_queries(stage: Any) -> str | None:
+    if not _head(stage).entry.encodes_queries(_head(stage).options):
+        return f"queries of the head {_head(stage).name} are not encoded"
+    return None
+
+
+def _learned_queries(stage: Any) -> str | None:
+    if not _head(stage).entry.learns_queries(_head(stage).options):
+        return "each word of a query weighs 1, whatever is learned"
+    return None
+
+
+def _static_queries(stage: Any) -> str | None:
+    if _encoded_queries(stage) is None or _learned_queries(stage):
+        return f"queries of the head {_head(stage).name} are not static"
+    return None
+
+
+def _sparse(stage: Any) -> str | None:
+    if not _head(stage).entry.sparse:
+        return f"the head {_head(stage).name} has views that are not weights of terms"
+    return None
+
+
+def _source_view(stage: Any) -> str | None:
+    head = _head(stage)
+    option = head.entry.source_option
+    if getattr(head.options, option, False):
+        return None
+    off = f" ({option} is off)" if option else ""
+    return f"the head {head.name} has no source view{off}"
+
+
+def _pivot(stage: Any) -> str | None:
+    if not _head(stage).entry.copies_pivot:
+        return f"the head {_head(stage).name} copies no other model's"
+    return None
+
+
+def _words(stage: Any) -> str | None:
+    if "head" not in _head(stage).entry.starts_from:
+        return f"the head {_head(stage).name} is no bag of the encoder's own words"
+    return None
+
+
+def _fresh(stage: Any) -> str | None:
+    for one in initialisations.of(stage.init):
+        if one.entry.gives_encoder:
+            return f"the weights come from init.{one.name}"
+    return None
+
+
+def _teacher(stage: Any) -> str | None:
+    loss = objective.of(stage.loss)
+    if "views" not in loss.targets and stage.prepare.scores != "teacher":
+        return f"the loss {loss.name} asks no teacher (prepare.scores is given)"
+    return None
+
+
+def _one_set(stage: Any) -> str | None:
+    return "each of data.sets has its own" if len(stage.data.sets) else None
+
+
+def _rows(stage: Any) -> str | None:
+    sets = mixing.named_sets(stage.data).values()
+    if not any(sources.chosen(one.source).entry.rows for one in sets):
+        return "the embedded data has none"
+    return None
+
+
+def _languages(stage: Any) -> str | None:
+    if not check_data.has_languages(stage):
+        return (
+            "only embedded documents and those of a corpus exist in several languages"
+        )
+    return None
+
+
+def _query_languages(stage: Any) -> str | None:
+    # Dev data that is no rows has queries in several languages.
+    if not sources.chosen(stage.dev.source).entry.rows:
+        return None
+    if not check_data.has_languages(stage, "queries"):
+        return (
+            "only embedded queries and those that the format looks up exist in several"
+            " languages"
+        )
+    return _ranking(stage)
+
+
+def _groups(stage: Any) -> str | None:
+    if stage.data.group_size == 1:
+        return "data.group_size is 1: a query has its positive document only"
+    return None
+
+
+def _scores(stage: Any) -> str | None:
+    loss = objective.of(stage.loss)
+    if "scores" not in loss.targets and not choice_of(stage.data).needs_scores:
+        return f"the loss {loss.name} reads no scores"
+    return None
+
+
+def _few_negatives(stage: Any) -> str | None:
+    if check_data.mines(stage) and not choice_of(stage.data).filters:
+        return "prepare.negatives is bm25, which mines as many as are needed"
+    return None
+
+
+def _needed(what: str) -> Callable[[Any], str | None]:
+    """Whether a loss needs what a head may give."""
+
+    def check(stage: Any) -> str | None:
+        loss = objective.of(stage.loss)
+        if what not in {one.entry.needs for one in loss.losses}:
+            return f"the loss {loss.name} does not read it"
+        return None
+
+    return check
+
+
+# Each returns why it does not hold in a stage's config, or None.
+CONDITIONS: dict[str, Callable[[Any], str | None]] = {
+    "ranking loss": _ranking,
+    "encoded queries": _encoded_queries,
+    "learned queries": _learned_queries,
+    "static queries": _static_queries,
+    "sparse views": _sparse,
+    "source view": _source_view,
+    "pivot head": _pivot,
+    "word head": _words,
+    "fresh weights": _fresh,
+    "asked teacher": _teacher,
+    "one set": _one_set,
+    "rows read": _rows,
+    "document languages": _languages,
+    "query languages": _query_languages,
+    "several documents": _groups,
+    "scores read": _scores,
+    "few negatives": _few_negatives,
+    **{f"{what} loss": _needed(what) for what in GIVEN},
+}
+
+
+def check(stage: Any, found: Any, where: str) -> None:
+    """Checks the options of a stage, and of its entries, against the whole stage.
+
+    Args:
+      stage: its config.
+      found: the same, as `options.checked` returns it.
+      where: its name, for errors.
+
+    Raises:
+      InputError: an option without effect, or one that contradicts another.
+    """
+    for at, one in _walk(found, where):
+        for name in getattr(one, "when", ()):
+            if because := CONDITIONS[name](stage):
+                raise InputError(f"{at} would have no effect: {because}. Remove it.")
+        for option, name in options.set_with(one):
+            if " " in name and (because := CONDITIONS[name](stage)):
+                said = options.no_effect(*options.set_value(one, option), because)
+                raise InputError(f"{at}.{said}")
+        if isinstance(one, options.Options):
+            one.check_stage(stage, at)
+
+
+def _walk(found: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """All dataclasses of options in one, with their names."""
+    yield where, found
+    for field in dataclasses.fields(found):
+        value, at = getattr(found, field.name), f"{where}.{field.name}"
+        if isinstance(value, Chosen):
+            yield from _walk(value.options, at)
+        elif isinstance(value, list):
+            for one in value:
+                yield from _walk(one.options, f"{at}.{one.name}")
+        elif dataclasses.is_dataclass(value):
+            yield from _walk(value, at)

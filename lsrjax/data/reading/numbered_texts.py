@@ -1,0 +1,79 @@
+"""The texts of a corpus in order, each with its number, read by ranges."""
+
+import hashlib
+import pathlib
+
+from lsrjax import paths
+from lsrjax.data.reading import corpus, plain
+from lsrjax.data.reading.texts import PlainTexts
+from lsrjax.errors import InputError
+
+
+class NumberedTexts:
+    """Ids and texts by number, from what `data.corpus` accepts, or a .txt file.
+
+    Memory: 40 bytes a text while the ids are compared, 24 after it; of a .txt file,
+    whose ids are the numbers of its lines from 0, none.
+
+    Attributes:
+      facts: JSON values that change with the texts: names, number and digest.
+    """
+
+    def __init__(self, files: str, field: str):
+        """Indexes the files.
+
+        Raises:
+          InputError: no such file, a broken text, an id with two texts (names both
+            places), or a text in several languages.
+        """
+        local = pathlib.Path(paths.local(files, field))
+        self._lines: PlainTexts | None = None
+        self._documents: corpus.Documents | None = None
+        if plain.ending(local) == ".txt" and local.is_file():
+            self._lines = PlainTexts(local)
+            found = [local]
+        elif plain.ending(local) == ".txt" and "*" not in files:
+            raise InputError(f"{local} is not a file (from {pathlib.Path.cwd()}).")
+        else:
+            self._documents = _one_language(corpus.Corpus(files, field), field)
+            found = corpus.paths(files, field)
+        self.facts = {
+            "texts": ", ".join(path.name for path in found) or files,
+            "number": len(self),
+            "digest": _digest(found),
+        }
+
+    def __len__(self) -> int:
+        return len(self._lines or self._documents or ())
+
+    def read(self, first: int, end: int) -> tuple[list[str], list[str]]:
+        """Ids and texts of a range, possibly empty; InputError if one is broken."""
+        if self._lines is not None:
+            found = [*self._lines.read(first, end)]
+        else:
+            assert self._documents is not None
+            items = map(self._documents.item, range(first, end))
+            found = [(key, next(iter(text.values()))) for key, text in items]
+        return [key for key, _ in found], [text for _, text in found]
+
+
+def _one_language(found: corpus.Corpus, field: str) -> corpus.Documents:
+    documents = found.documents
+    if len(found.languages) > 1:
+        for place in range(len(documents)):
+            key, text = documents.item(place)
+            if len(text) > 1:
+                raise InputError(
+                    f"{field}: the text {key!r} is there in {', '.join(text)}. Encode"
+                    " one language at a time, each to its own --out."
+                )
+    return documents
+
+
+def _digest(found: list[pathlib.Path]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in found:
+        with open(path, "rb") as file:
+            own = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        digest.update(own.digest())
+    return digest.hexdigest()

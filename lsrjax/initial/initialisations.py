@@ -1,0 +1,281 @@
+"""Initialisations: where the student's weights come from, in place of noise.
+
+To add one: write an `Initialisation` here, and add a line to `INITIALISATIONS`. A
+config names any number of them, as `{"encoder": {"model": "…"}, "lexical": {}}`; they
+are applied in the table's order, your own, by dotted name, last.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lsrjax import options as options_
+from lsrjax.errors import InputError
+from lsrjax.initial import fit_to_data, warm_start
+from lsrjax.initial.start import Initialisation
+from lsrjax.losses import objective
+from lsrjax.models import heads
+from lsrjax.models.retriever import towers_of
+from lsrjax.options import Chosen, Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class OfModel(Options):
+    """The option of an initialisation from a model."""
+
+    alone: ClassVar[str] = "model"
+    model: str = option(
+        "",
+        "a Hugging Face folder or hub id, a stage's folder in a work directory, or"
+        " stage:NAME, a stage of this run",
+        problem=lambda name: None if name else "name a model",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions(OfModel):
+    """Of `Model`."""
+
+    def check_stage(self, stage: Any, where: str) -> None:
+        """Refuses what would initialise the same parameters."""
+        for one in of(stage.init):
+            if one.entry.fresh or (
+                one.entry.gives_encoder and not one.entry.gives_head
+            ):
+                at = where.removesuffix(".model")
+                raise InputError(
+                    f"{at}: model gives the whole retriever; leave {one.name} out."
+                )
+
+
+class Model(Initialisation):
+    """A stage's whole retriever; parameters it lacks start fresh."""
+
+    Options = ModelOptions
+    gives_encoder = True
+    gives_head = True
+
+    @staticmethod
+    def spec_fields(head, options, model):
+        """The head's options, as far as the weights decide them."""
+        if head is not heads.head_class(model.spec.head):
+            named = {one: name for name, one in heads.HEADS.items()}
+            raise InputError(
+                f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
+                f" config.model.head is {named.get(head, head.__name__)!r}."
+            )
+        return {
+            "options": options_.carried(options, model.spec.options),
+            "most_active": model.spec.most_active,
+        }
+
+    @staticmethod
+    def pivot_tokenizer(model):
+        """The one of the model."""
+        return model.pivot_tokenizer
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """All of the model's weights."""
+        return warm_start.overlaid(params, towers_of(model.params)[0], model.name)
+
+
+class Encoder(Initialisation):
+    """The encoder of a model; of a masked language model also the head, for SPLADE."""
+
+    Options = OfModel
+    gives_encoder = True
+
+    @staticmethod
+    def spec_fields(head, options, model):
+        """The options of a head that is taken over."""
+        if missing := set(head.starts_from) - set(model.params):
+            raise InputError(
+                f"config.init.encoder: {model.name} has no masked-LM {missing.pop()},"
+                f" which {head.__name__} starts from. Use a masked language model."
+            )
+        if "head" not in head.starts_from:
+            return {}
+        return {
+            "options": head.as_trained(options, model),
+            "most_active": model.spec.most_active,
+        }
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """The parts that the head starts from."""
+        taken = {part: model.params[part] for part in start.head.starts_from}
+        return warm_start.overlaid(params, taken, model.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class PivotOptions(OfModel):
+    """Of `Pivot`."""
+
+    when: ClassVar = ("pivot head",)
+    encoder: str = option(
+        "",
+        "also start the encoder from the model's layers, and from its embeddings:"
+        " shared (of tokens in both vocabularies) | translations (of the words that"
+        " each token translates to in the training pairs; then those shared)",
+        choices=("", "shared", "translations"),
+        when="fresh weights",
+    )
+
+    def check_stage(self, stage: Any, where: str) -> None:
+        """Refuses translations without training pairs."""
+        loss = objective.of(stage.loss)
+        if self.encoder == "translations" and loss.kind != "pair":
+            raise InputError(
+                f"{where}.encoder is 'translations', which come from training pairs,"
+                f" and the loss {loss.name} has none. Use 'shared', or start in an"
+                " alignment stage."
+            )
+
+
+class Pivot(Initialisation):
+    """MILCO's head: a copy of an English masked LM's or SPLADE's."""
+
+    Options = PivotOptions
+    fresh = True
+
+    @staticmethod
+    def spec_fields(head, options, model):
+        """The sizes of the head that is copied."""
+        if "head" not in model.params:
+            raise InputError(
+                f"config.init.head: {model.name} has no masked-LM head to copy."
+            )
+        return {"options": head.on_pivot(options, model)}
+
+    @staticmethod
+    def pivot_tokenizer(model):
+        """The one of the model's encoder."""
+        return model.tokenizer
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """The head, and with `encoder` the encoder's layers and embeddings."""
+        mlm = dict(model.params["head"]["mlm"])
+        words = model.params["encoder"]["embeddings"]["word"]["embedding"]
+        mlm.setdefault("decoder", words)  # a tied one
+        params = warm_start.overlaid(params, {"head": {"mlm": mlm}}, model.name)
+        if not options.encoder:
+            return params
+        translated = options.encoder == "translations"
+        return fit_to_data.from_pivot(params, model, start, translated)
+
+
+@dataclasses.dataclass(frozen=True)
+class LexicalOptions(Options):
+    """Of `Lexical`."""
+
+    when: ClassVar = ("word head", "fresh weights")
+
+
+class Lexical(Initialisation):
+    """A SPLADE that starts as a weighted bag of the text's own words."""
+
+    Options = LexicalOptions
+    fresh = True
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """Word embeddings, and a head that recognizes them."""
+        return warm_start.lexical(params, start.idf_V, start.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class IdfQueriesOptions(Options):
+    """Of `IdfQueries`."""
+
+    when: ClassVar = ("static queries",)
+
+
+class IdfQueries(Initialisation):
+    """Static queries whose words weigh their idf in the training documents."""
+
+    Options = IdfQueriesOptions
+    fresh = True
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """The weights of words."""
+        idf = start.idf_V.astype(np.float32)
+        idf[list(start.spec.special_ids)] = 0
+        return warm_start.merged(params, {"head": {"static": idf}})
+
+
+@dataclasses.dataclass(frozen=True)
+class IdfEchoOptions(Options):
+    """Of `IdfEcho`."""
+
+    when: ClassVar = ("source view",)
+    scale: float = option(0.5, "a token starts at scale * sqrt(its idf)", above=0)
+
+
+class IdfEcho(Initialisation):
+    """LexEcho fitted to the tokens' idf; otherwise it is random, as the reference's."""
+
+    Options = IdfEchoOptions
+
+    @staticmethod
+    def check(spec, models):
+        """Refuses a source view that was trained."""
+        for model in models.values():
+            if model.spec.head == spec.head and "echo" in model.params.get("head", {}):
+                raise InputError(
+                    "config.init.idf_echo would have no effect:"
+                    f" {model.name} has a source view that was trained. Remove it."
+                )
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """The source view, and a direction of the word embeddings for it."""
+        return fit_to_data.with_echo(params, start, options.scale)
+
+
+INITIALISATIONS: dict[str, type[Initialisation]] = {
+    "model": Model,
+    "encoder": Encoder,
+    "head": Pivot,
+    "lexical": Lexical,
+    "idf_queries": IdfQueries,
+    "idf_echo": IdfEcho,
+}
+
+
+def of(config: Mapping[str, Any], where: str = "config.init") -> list[Chosen]:
+    """The initialisations of a stage's `config.init`, in the order they are applied.
+
+    Raises:
+      InputError: an unknown initialisation or option.
+    """
+    found = options_.resolve_each(INITIALISATIONS, config, where)
+    for one in found:
+        if not hasattr(one.entry, "spec_fields"):
+            raise InputError(
+                f"{where} names {one.name!r}, which is no Initialisation of"
+                " lsrjax/initial/start.py."
+            )
+    order = {name: place for place, name in enumerate(INITIALISATIONS)}
+    return sorted(found, key=lambda one: order.get(one.name, len(order)))
+
+
+def check(stage: Any, where: str) -> None:
+    """Checks the initialisations of a stage's config; `where` names it, for errors.
+
+    Raises:
+      InputError: initialisations that do not fit the head or each other.
+    """
+    found = of(stage.init, f"{where}.init")
+    head = heads.chosen(stage.model.head, f"{where}.model.head")
+    copied = any(one.entry is Pivot or one.entry.gives_head for one in found)
+    if head.entry.copies_pivot and not copied:
+        raise InputError(
+            f"{where}.init.head is missing, the masked LM or SPLADE whose head"
+            f" {head.name} copies. Name its model, c.init.head = …, or a whole"
+            " retriever, c.init.model = …."
+        )

@@ -1,0 +1,399 @@
+"""ModernBERT, mmBERT and Ettin: pre-norm, RoPE, gated blocks, local and full attention.
+
+The computation is that of `ModernBertModel` (Warner et al., 2024, arXiv:2412.13663) in
+Hugging Face transformers. Norms have no bias, and mostly nothing else has. A full layer
+sees all of a text, a local one `local_attention // 2` tokens to either side; each kind
+has its own RoPE base. The first layer's attention has no norm of its own.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lsrjax.distributed import sharding
+from lsrjax.distributed.sharding import Rule
+from lsrjax.errors import InputError
+from lsrjax.models.backbones import encoder, names
+from lsrjax.models.backbones.attention import Attention, rotary_tables
+from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.encoder_config import EncoderConfig, MaskedLM, unlike
+from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys
+
+_FULL, _LOCAL = "full_attention", "sliding_attention"
+# The base of RoPE by the kind of a layer, and its key before transformers 5.
+_THETAS = {
+    "theta": (_FULL, "global_rope_theta", 160_000.0),
+    "local_theta": (_LOCAL, "local_rope_theta", 10_000.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernConfig(EncoderConfig):
+    """Of `ModernEncoder`.
+
+    Attributes:
+      local_attention: tokens that a local layer's token sees, itself and half of them
+        to either side.
+      pattern: whether a layer is full, for one period; layer i is like i modulo its
+        length.
+      theta: RoPE's base in full layers.
+      local_theta: in local ones.
+      embedding_dropout: dropout rate of the embeddings; `hidden_dropout` is that inside
+        the feed-forward blocks.
+    """
+
+    # The defaults are those of transformers' ModernBertConfig.
+    KEYS: ClassVar[Mapping[str, str]] = {
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+        "max_positions": "max_position_embeddings",
+        "pad_token_id": "pad_token_id",
+        "layer_norm_eps": "norm_eps",
+        "hidden_act": "hidden_activation",
+        "hidden_dropout": "mlp_dropout",
+        "embedding_dropout": "embedding_dropout",
+        "attention_dropout": "attention_dropout",
+        "initializer_range": "initializer_range",
+        "local_attention": "local_attention",
+        "norm_bias": "norm_bias",
+        "attention_bias": "attention_bias",
+        "mlp_bias": "mlp_bias",
+        "head_bias": "classifier_bias",
+    }
+
+    layer_norm_eps: float = 1e-5
+    hidden_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    local_attention: int = 128
+    pattern: tuple[bool, ...] = (True, False, False)
+    theta: float = 160_000.0
+    local_theta: float = 10_000.0
+    norm_bias: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.hidden_size // self.num_heads % 2:
+            raise InputError(
+                f"hidden_size {self.hidden_size} over num_heads {self.num_heads} is"
+                " odd, and RoPE turns pairs; correct one of them in the config."
+            )
+
+    @property
+    def masked_lm(self) -> MaskedLM:
+        """The parameters of the masked-LM head."""
+        return MaskedLM(dense_bias=self.head_bias, norm_bias=self.norm_bias)
+
+    @property
+    def layer_products(self) -> int:
+        """Multiplications of a token with the kernels of a layer."""
+        return 4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size
+
+    def with_dropout(self, rate: float) -> "ModernConfig":
+        """The config with this rate for every kind of dropout."""
+        return dataclasses.replace(super().with_dropout(rate), embedding_dropout=rate)
+
+    @classmethod
+    def refuse(cls, config: Mapping[str, Any]) -> None:
+        """Refuses what would change the mathematics."""
+        super().refuse(config)
+        for key, wanted in (("decoder_bias", True), ("classifier_activation", "gelu")):
+            if config.get(key, wanted) != wanted:
+                raise ValueError(
+                    f"{key} is {config[key]!r}, but only {wanted!r} is implemented;"
+                    " choose a checkpoint trained with it."
+                )
+
+    @classmethod
+    def defaults(cls, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """RoPE's bases and the pattern of layers, in the words of either release."""
+        found: dict[str, Any] = {"pattern": _pattern(config), "pad_token_id": 50_283}
+        for field, (kind, old, default) in _THETAS.items():
+            value = _rope(config, kind, old)
+            found[field] = default if value is None else value
+            if wanted := unlike(field, found[field]):
+                raise ValueError(
+                    f"The rope_theta of {kind} is {value!r}, not {wanted}."
+                )
+        return found
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a Hugging Face config.json, without `architectures`."""
+        kinds = [
+            _FULL if self.pattern[i % len(self.pattern)] else _LOCAL
+            for i in range(self.num_layers)
+        ]
+        thetas = {_FULL: self.theta, _LOCAL: self.local_theta}
+        values = {
+            "layer_types": kinds,
+            "rope_parameters": {
+                kind: {"rope_type": "default", "rope_theta": theta}
+                for kind, theta in thetas.items()
+            },
+            # Before transformers 5.
+            "global_rope_theta": self.theta,
+            "local_rope_theta": self.local_theta,
+        }
+        if not any(self.pattern[1:]) and self.pattern[0]:
+            values["global_attn_every_n_layers"] = len(self.pattern)
+        return super().to_hf() | values
+
+
+def _pattern(config: Mapping[str, Any]) -> tuple[bool, ...]:
+    every = config.get("global_attn_every_n_layers", 3)
+    if type(every) is not int or every < 1:
+        raise ValueError(
+            f"global_attn_every_n_layers is {every!r}, which has to be a whole number"
+            " above 0. Take the config.json of the weights."
+        )
+    pattern = (True,) + (False,) * (every - 1)
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return pattern
+    count = config.get("num_hidden_layers", 22)
+    known = isinstance(kinds, list) and all(kind in (_FULL, _LOCAL) for kind in kinds)
+    if not known or len(kinds) != count:
+        raise ValueError(
+            f"layer_types has to name {_FULL} or {_LOCAL} for each of the {count}"
+            f" layers, and is {kinds!r}. Take the config.json of the weights."
+        )
+    full = [kind == _FULL for kind in kinds]
+    if all(one == pattern[i % every] for i, one in enumerate(full)):
+        return pattern
+    period = next(
+        n
+        for n in range(1, len(full) + 1)
+        if all(one == full[i % n] for i, one in enumerate(full))
+    )
+    return tuple(full[:period])
+
+
+def _rope(config: Mapping[str, Any], kind: str, old: str) -> Any:
+    """RoPE's base of a kind of layers; refuses another RoPE than the plain one."""
+    if config.get("rope_scaling"):
+        raise ValueError(
+            f"rope_scaling is {config['rope_scaling']!r}, which is not implemented;"
+            " choose a checkpoint without it."
+        )
+    own = (config.get("rope_parameters") or {}).get(kind) or {}
+    changed = {
+        key: value
+        for key, value in own.items()
+        if key not in ("rope_type", "rope_theta")
+        or (key == "rope_type" and value != "default")
+    }
+    if changed:
+        raise ValueError(
+            f"rope_parameters of {kind} have {changed!r}, which is not implemented;"
+            " choose a checkpoint with RoPE of the type 'default'."
+        )
+    return own.get("rope_theta", config.get(old))
+
+
+class Embeddings(nnx.Module):
+    """Word embeddings, normalized."""
+
+    def __init__(self, config: ModernConfig, *, dtype: DType, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = dtype
+        self.word = nnx.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            embedding_init=nnx.initializers.normal(config.initializer_range),
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
+        self.norm = _norm(config, rngs)
+
+    def __call__(self, ids_T: jax.Array, keys_T: jax.Array | None) -> jax.Array:
+        """Embeds token ids; returns [T, D]."""
+        embedded_TD = sharding.constrain(self.word(ids_T), sharding.DATA, None)
+        embedded_TD = self.norm(embedded_TD).astype(self.dtype)
+        return dropout(embedded_TD, self.config.embedding_dropout, keys_T)
+
+
+class GatedUnit(nnx.Module):
+    """Two products of the same states: `kernel` [D, 2, I], and maybe `bias` [2, I]."""
+
+    def __init__(self, config: ModernConfig, *, dtype: DType, rngs: nnx.Rngs):
+        shape = (config.hidden_size, 2, config.intermediate_size)
+        normal = nnx.initializers.normal(config.initializer_range)
+        self.kernel = nnx.Param(normal(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(shape[1:])) if config.mlp_bias else None
+        self.dtype = dtype
+
+    def __call__(self, hidden_TD: jax.Array) -> jax.Array:
+        """The gelu of one product times the other, [T, I]."""
+        kernel_D2I = self.kernel[...].astype(self.dtype)
+        input_TI, gate_TI = (hidden_TD @ kernel_D2I[:, i] for i in range(2))
+        if self.bias is not None:
+            bias_2I = self.bias[...].astype(self.dtype)
+            input_TI, gate_TI = input_TI + bias_2I[:1], gate_TI + bias_2I[1:]
+        return gelu(input_TI) * gate_TI
+
+
+class Layer(nnx.Module):
+    """Attention and a gated block, each normalized ahead and added to its input."""
+
+    def __init__(
+        self, config: ModernConfig, *, first: bool = False, dtype: DType, rngs: nnx.Rngs
+    ):
+        self.config = config
+        out_range = config.initializer_range / (2 * config.num_layers) ** 0.5
+        self.attention_norm = None if first else _norm(config, rngs)
+        self.attention = Attention(
+            config,
+            use_bias=config.attention_bias,
+            out_range=out_range,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.output_norm = _norm(config, rngs)
+        self.glu = GatedUnit(config, dtype=dtype, rngs=rngs)
+        self.down = linear(
+            config.intermediate_size,
+            config.hidden_size,
+            initializer_range=out_range,
+            use_bias=config.mlp_bias,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, hidden_TD, batch: encoder.Batch, *, full: bool, rotary, keys_T
+    ) -> jax.Array:
+        """Maps hidden states to those of the next layer, [T, D]."""
+        config = self.config
+        states_TD = hidden_TD
+        if self.attention_norm is not None:
+            states_TD = self.attention_norm(hidden_TD)
+        mixed_TD = self.attention(
+            states_TD,
+            batch.texts,
+            batch.seen,
+            rotary=rotary,
+            window=None if full else config.local_attention // 2,
+            keys_T=subkeys(keys_T, 0),
+        )
+        hidden_TD += dropout(mixed_TD, config.attention_dropout, subkeys(keys_T, 1))
+        fed_TI = self.glu(self.output_norm(hidden_TD))
+        fed_TI = dropout(fed_TI, config.hidden_dropout, subkeys(keys_T, 2))
+        return hidden_TD + self.down(fed_TI)
+
+
+class ModernEncoder(encoder.Encoder):
+    """ModernBERT.
+
+    Parameter tree: `embeddings/word/embedding`, `embeddings/norm/scale`,
+    `first/...` and, with a leading axis over the other layers, `layers/...`:
+    `attention_norm/scale` (not in `first`), `attention/qkv/kernel` [D, 3, D],
+    `attention/out/kernel`, `output_norm/scale`, `glu/kernel` [D, 2, I], `down/kernel`;
+    `final_norm/scale`; and a `bias` beside each, where the config has them.
+    """
+
+    config: ModernConfig
+    rules = (
+        Rule("glu/kernel", (None, None, sharding.MODEL)),
+        Rule("glu/bias", (None, sharding.MODEL)),
+    )
+
+    def __init__(
+        self, config: ModernConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
+    ):
+        super().__init__(config, dtype=dtype, rngs=rngs)
+        self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
+        make = partial(Layer, config, dtype=dtype, rngs=rngs)
+        self.first = make(first=True)
+        more = config.num_layers - 1
+        self.layers = encoder.stack(make, more) if more else None
+        self.final_norm = _norm(config, rngs)
+
+    def embed(self, texts, types, keys_T) -> jax.Array:
+        """The embeddings of all tokens, [T, D]."""
+        if types is not None:
+            raise ValueError("These encoders have no token types.")
+        return self.embeddings(texts.join(texts.ids), keys_T)
+
+    def run(self, hidden_TD: jax.Array, batch: encoder.Batch) -> jax.Array:
+        """The normalized states after the last layer, [T, D]."""
+        config = self.config
+        width = config.hidden_size // config.num_heads
+        lengths = [ids_BL.shape[1] for ids_BL in batch.texts.ids]
+        rotary = {
+            full: [rotary_tables(length, width, theta) for length in lengths]
+            for full, theta in ((True, config.theta), (False, config.local_theta))
+        }
+
+        def call(layer, hidden_TD, index, place):
+            full = config.pattern[place]
+            keys_T = subkeys(batch.keys_T, index + 1)
+            return layer(
+                hidden_TD, batch, full=full, rotary=rotary[full], keys_T=keys_T
+            )
+
+        hidden_TD = self.run_layer(call, self.first, hidden_TD, batch.remat)
+        if self.layers is not None:
+            period = len(config.pattern)
+            hidden_TD = self.run_layers(
+                call, self.layers, hidden_TD, batch.remat, first=1, period=period
+            )
+        return self.final_norm(hidden_TD)
+
+
+def _norm(config: ModernConfig, rngs: nnx.Rngs) -> LayerNorm:
+    return LayerNorm(
+        config.hidden_size,
+        config.layer_norm_eps,
+        use_bias=config.norm_bias,
+        rngs=rngs,
+    )
+
+
+_PARTS = {
+    "attention_norm/scale": "attn_norm.weight",
+    "attention_norm/bias": "attn_norm.bias",
+    "attention/qkv/kernel": "attn.Wqkv.weight",
+    "attention/qkv/bias": "attn.Wqkv.bias",
+    "attention/out/kernel": "attn.Wo.weight",
+    "attention/out/bias": "attn.Wo.bias",
+    "output_norm/scale": "mlp_norm.weight",
+    "output_norm/bias": "mlp_norm.bias",
+    "glu/kernel": "mlp.Wi.weight",
+    "glu/bias": "mlp.Wi.bias",
+    "down/kernel": "mlp.Wo.weight",
+    "down/bias": "mlp.Wo.bias",
+}
+
+MODERNBERT = Backbone(
+    ModernConfig,
+    ModernEncoder,
+    names.Names(
+        prefixes=("model.", ""),
+        encoder={
+            names.WORD: "embeddings.tok_embeddings.weight",
+            "embeddings/norm/scale": "embeddings.norm.weight",
+            "embeddings/norm/bias": "embeddings.norm.bias",
+            **{
+                f"layers/{{i}}/{ours}": f"layers.{{i}}.{theirs}"
+                for ours, theirs in _PARTS.items()
+            },
+            "final_norm/scale": "final_norm.weight",
+            "final_norm/bias": "final_norm.bias",
+        },
+        masked_lm=names.masked_lm("head.dense", "head.norm", "decoder", "decoder"),
+        may_lack=r"(encoder|head/mlm/transform)/.*bias|encoder/layers/0/attention_norm/.*",
+        first_apart=True,
+    ),
+    transformers="ModernBert",
+)

@@ -1,0 +1,60 @@
+"""The families of encoders; a family of your own goes by its dotted name.
+
+To add one: a file beside this one with a `Backbone`, a line here, and one in
+`model_types` if its config.json has a `model_type`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lsrjax.lookup import known_entry
+from lsrjax.models.backbones import bert, modern
+from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.model_types import MODEL_TYPES
+
+BACKBONES: dict[str, Backbone] = {
+    "bert": bert.BERT,
+    "distilbert": bert.DISTILBERT,
+    "xlm-roberta": bert.XLM_ROBERTA,
+    "modernbert": modern.MODERNBERT,
+}
+
+
+def backbone(family: str) -> Backbone:
+    """The family of a name in the table, or of a dotted name that the user has given.
+
+    Raises:
+      InputError: another name; a model's files cannot name code.
+    """
+    own = "name it in config.model.family, or in --family of encode and convert"
+    return known_entry(BACKBONES, family, "encoder family", own)
+
+
+def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
+    """The encoder of a Hugging Face config.json.
+
+    RoBERTa and CamemBERT count as XLM-RoBERTa, whose computation they share.
+
+    Raises:
+      ValueError: another type of model, a feature that is not implemented, or keys
+        that are missing or wrong.
+    """
+    model_type = raw.get("model_type")
+    family = MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise ValueError(
+            f"model_type is {model_type!r}, but only"
+            f" {', '.join(MODEL_TYPES)} are implemented; choose a checkpoint"
+            " of one of these."
+        )
+    return BACKBONES[family].config.from_hf(family, raw)
+
+
+def config_from(values: Mapping[str, Any]) -> EncoderConfig:
+    """The config with these fields, as `dataclasses.asdict` and JSON give them."""
+    kind = backbone(values["family"]).config
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+    }
+    return kind(**fields)

@@ -1,0 +1,1 @@
+"""Search engines over vectors of documents; `table.py` lists them."""

@@ -1,0 +1,22 @@
+"""The table of search engines.
+
+An entry is a class with `Options`; `kinds`, the kinds of vectors that it takes;
+`searching`, the options that only affect searches; `build(folder, vectors, options)`,
+which reads the blocks of `Vectors` once and writes the engine's files into a folder;
+`open(folder, options)`, which gives an `Engine`; and maybe `living`, files that change
+after the build.
+"""
+
+from typing import Any
+
+from lsrjax.retrieval.engines.exact import Exact
+from lsrjax.retrieval.engines.maxsim import MaxSim
+from lsrjax.retrieval.engines.milvus import Milvus
+from lsrjax.retrieval.engines.seismic import Seismic
+
+ENGINES: dict[str, Any] = {
+    "exact": Exact,
+    "seismic": Seismic,
+    "milvus": Milvus,
+    "maxsim": MaxSim,
+}

@@ -1,0 +1,242 @@
+"""Searches the whole corpus of a task, with texts encoded block by block."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.retrieval import metrics as measures
+from lsrjax.retrieval.bm25 import BM25
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
+from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.pruning import Pruning
+from lsrjax.retrieval.search import Several, TopHits
+from lsrjax.retrieval.tasks.task import Task
+
+# Documents that are encoded, and kept, at once: 300 terms of each take 10 MB, dense
+# vectors of 30,000 terms, which models give early in training, 1 GB.
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Searcher:
+    """A retriever with everything that encoding needs; lengths are in tokens.
+
+    MILCO's pivot tokenizer names the terms of the pivot view.
+    """
+
+    encoder: TextEncoder
+    params: dict
+    query_length: int
+    document_length: int
+    pivot_tokenizer: TextTokenizer | None = None
+
+    @classmethod
+    def of(cls, model, config, poll: Callable[[], None] = lambda: None) -> "Searcher":
+        """A `SavedModel` that encodes with the lengths of a stage's config.
+
+        `poll` is that of `TextEncoder`.
+        """
+        tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
+        return cls(
+            TextEncoder(model.spec, tokenizer, dtype=config.model.dtype, poll=poll),
+            model.params,
+            config.data.query_length,
+            config.data.document_length,
+            TextTokenizer(pivot) if pivot else None,
+        )
+
+    @classmethod
+    def portable(
+        cls,
+        model,
+        *,
+        batch_size: int = 64,
+        dtype: str = "float32",
+        query_length: int = 0,
+        document_length: int = 0,
+    ) -> "Searcher":
+        """A `SavedModel` of `open_portable`; lengths are its own unless given.
+
+        Raises:
+          InputError: a length or a batch that the model does not take.
+        """
+        if batch_size < 1:
+            raise InputError(f"--batch_size is {batch_size}; it has to be at least 1.")
+        limit = model.spec.encoder.max_length
+        given = {"query_length": query_length, "document_length": document_length}
+        for flag, length in given.items():
+            if length and not 2 < length <= limit:
+                raise InputError(f"--{flag} is {length}; the model takes 3 to {limit}.")
+        tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
+        return cls(
+            TextEncoder(model.spec, tokenizer, batch_size=batch_size, dtype=dtype),
+            jax.device_put(model.params),
+            query_length or model.query_length,
+            document_length or model.document_length,
+            TextTokenizer(pivot) if pivot else None,
+        )
+
+    def queries(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
+        """The views of queries."""
+        return self.encoder.encode(self.params, texts, self.query_length, "query")
+
+    def documents(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
+        """The views of documents."""
+        return self.encoder.encode(self.params, texts, self.document_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How vectors are searched: which views (none: all), how many of their terms."""
+
+    views: Sequence[str] = ()
+    prune_queries: Pruning | None = None
+    prune_documents: Pruning | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """What a system found for each query of a task, and what that costs.
+
+    Attributes:
+      hits: [Q, depth] int32 positions in the corpus, best first, -1 for none.
+      scores: [Q, depth] float32.
+      query_terms: [Q] active terms of each query.
+      document_terms: their mean over the documents.
+      index_bytes: mean bytes of a document in an index.
+    """
+
+    hits: np.ndarray
+    scores: np.ndarray
+    query_terms: np.ndarray | None = None
+    document_terms: float = 0.0
+    index_bytes: float = 0.0
+
+
+def views_of(searcher: Searcher) -> dict[str, tuple[str, ...]]:
+    """The evaluated views: all together under "", and each alone if several."""
+    views = tuple(searcher.encoder.spec.views)
+    alone = {view: (view,) for view in views} if len(views) > 1 else {}
+    return {"": views, **alone}
+
+
+def rank(
+    task: Task,
+    searcher: Searcher,
+    ways: Mapping[str, Way],
+    depth: int,
+    *,
+    lowercase: bool = False,
+) -> dict[str, Ranking]:
+    """What a model finds in each of several ways; every text is encoded once.
+
+    Args:
+      lowercase: encode texts in lower case.
+
+    Raises:
+      InputError: a vector is not finite, or embeddings are to be pruned.
+    """
+    depth += task.own_ids
+    texts = [text.lower() for text in task.queries] if lowercase else task.queries
+    views = searcher.queries(texts)
+    queries = {
+        name: _joined(views, way.views, way.prune_queries) for name, way in ways.items()
+    }
+    found = {name: TopHits(queries[name], depth) for name in ways}
+    terms, size = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
+    for block in blocks(task.corpus, lowercase):
+        documents = searcher.documents(block)
+        share = len(block) / len(task.corpus)
+        for name, way in ways.items():
+            matrix = _joined(documents, way.views, way.prune_documents)
+            found[name].add(matrix)
+            terms[name] += active_terms(matrix) * share
+            parts = [documents[view] for view in way.views or documents]
+            # Each view is stored apart, unless terms of all of them are chosen.
+            apart = parts if way.prune_documents is None else [matrix]
+            size[name] += sum(index_bytes(part) for part in apart) * share
+    return {
+        name: Ranking(
+            *_hits(task, found[name]),
+            text_terms(queries[name]),
+            terms[name],
+            size[name],
+        )
+        for name in ways
+    }
+
+
+def bm25(task: Task, depth: int) -> Ranking:
+    """What BM25 finds, over the strings that queries and documents share."""
+    hits, scores = BM25(task.corpus).search(task.queries, depth + task.own_ids)
+    if task.own_ids:
+        hits, scores = task.without_own(hits, scores)
+    return Ranking(hits, scores)
+
+
+def blocks(corpus: Sequence[str], lowercase: bool = False) -> Iterator[Sequence[str]]:
+    """The texts in order, so many at once that their vectors fit in memory."""
+    for start in range(0, len(corpus), _BLOCK):
+        some = corpus[start : start + _BLOCK]
+        yield [text.lower() for text in some] if lowercase else some
+
+
+def _hits(task: Task, found: TopHits) -> tuple[np.ndarray, np.ndarray]:
+    return task.without_own(*found.best()) if task.own_ids else found.best()
+
+
+def _joined(views, names: Sequence[str], pruning: Pruning | None):
+    matrix = joined({name: views[name] for name in names or views})
+    if pruning is None:
+        return matrix
+    if not isinstance(matrix, sparse.csr_matrix):
+        raise InputError(
+            "Embeddings of tokens have no terms to prune. Leave --prune_queries and"
+            " --prune_documents out."
+        )
+    return pruning.apply(matrix)
+
+
+def text_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> np.ndarray:
+    """The number [N] of each text's weights, or of its tokens with an embedding."""
+    if isinstance(matrix, Several):
+        return np.sum([text_terms(part) for part in matrix.parts], axis=0)
+    if isinstance(matrix, TokenMatrix):
+        return np.diff(matrix.starts)
+    return np.diff(matrix.indptr) - _stored_zeros(matrix)
+
+
+def _stored_zeros(matrix: sparse.csr_matrix) -> np.ndarray:
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return np.bincount(rows[matrix.data == 0], minlength=matrix.shape[0])
+
+
+def active_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> float:
+    """Mean number of a text's weights, or of its tokens with an embedding."""
+    if isinstance(matrix, Several):
+        return sum(map(active_terms, matrix.parts))
+    if isinstance(matrix, TokenMatrix):
+        return matrix.mean_tokens
+    return measures.active_terms(matrix)
+
+
+# A posting in an inverted index is the document and its weight in 16 bits; each number
+# of an embedding takes 16 bits.
+_POSTING_BYTES, _NUMBER_BYTES = 4 + 2, 2
+
+
+def index_bytes(matrix: sparse.csr_matrix | TokenMatrix) -> float:
+    """Mean bytes of a text in an index, uncompressed.
+
+    6 for each active term, or 2 for each number of its embeddings; for a matrix that
+    may be stored either way, the smaller of both.
+    """
+    texts, size = matrix.shape
+    if isinstance(matrix, TokenMatrix):
+        return matrix.mean_tokens * size * _NUMBER_BYTES
+    return min(matrix.nnz * _POSTING_BYTES / max(texts, 1), size * _NUMBER_BYTES)

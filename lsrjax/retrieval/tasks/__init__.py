@@ -1,0 +1,1 @@
+"""Benchmarks: corpora, queries and judgements in the layouts that they come in."""

@@ -1,0 +1,1 @@
+"""Files of vectors: formats to write, and the reading of our own."""

@@ -1,0 +1,250 @@
+"""`lsrjax evaluate` on tasks in tiny layouts, against trec_eval's own program."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import pytrec_eval
+from programs import tiny
+from programs.layouts import jsonl, lines, parquet
+
+from lsrjax.checkpoint import saved_model
+from lsrjax.cli import evaluate
+from lsrjax.convert.open_model import open_portable, tokenizer_folder
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.models import retriever
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval.encode_texts import TextEncoder, joined
+from lsrjax.retrieval.runs import read_run
+
+WORDS = ["apple", "library", "network", "editor", "game", "music", "python", "kernel"]
+METRICS = "nDCG@10,R@5,AP,RR"
+THEIRS = {"nDCG@10": "ndcg_cut_10", "R@5": "recall_5", "AP": "map", "RR": "recip_rank"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A SPLADE of random weights as the only stage of a run."""
+    path = tmp_path_factory.mktemp("run") / "train"
+    path.mkdir()
+    tokenizer = tokenizer_folder("embedded:english")
+    size = TextTokenizer(tokenizer).vocab_size
+    encoder = tiny.encoder(vocab_size=size, hidden_size=8, max_positions=40)
+    spec = RetrieverSpec.of("splade", encoder)
+    params = retriever.init_params(spec, 5)
+    model = saved_model.SavedModel(spec, params, tokenizer, None, "random")
+    saved_model.save_model(path, model)
+    config = {"data": {"query_length": 16, "document_length": 32}}
+    (path.parent / "config.json").write_text(json.dumps(config))
+    return path.parent
+
+
+def collection(path, seed, documents=61, queries=23):
+    """Texts with many equal ones, and graded judgements, some of them of nothing."""
+    rng = np.random.default_rng(seed)
+
+    def text(words):
+        return " ".join(rng.choice(WORDS, words))
+
+    docs = [{"_id": f"d{i}", "title": "", "text": text(3)} for i in range(documents)]
+    docs[7]["text"] = docs[8]["text"] = docs[9]["text"]  # equal scores
+    jsonl(path / "corpus.jsonl", docs)
+    asked = [{"_id": f"q{i}", "text": text(2)} for i in range(queries)]
+    jsonl(path / "queries.jsonl", [*asked, {"_id": "unjudged", "text": "apple"}])
+    qrels = {}
+    for i in range(queries):
+        chosen = rng.choice(documents, rng.integers(1, 8), replace=False)
+        qrels[f"q{i}"] = {f"d{j}": int(rng.integers(0, 4)) for j in chosen}
+    qrels["q3"] = dict.fromkeys(qrels["q3"], 0)
+    rows = [f"{q} 0 {d} {g}" for q, of in qrels.items() for d, g in of.items()]
+    lines(path / "qrels" / "test.txt", rows)
+    return docs, asked, qrels
+
+
+def run(*args):
+    evaluate.main([str(arg) for arg in args])
+
+
+def rows_of(out):
+    with gzip.open(out / "per_query.jsonl.gz", "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def measured(qrels, run):
+    """The values of each query by trec_eval; 0 for a query without a ranking."""
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(THEIRS.values()))
+    found = evaluator.evaluate(run)
+    none = dict.fromkeys(THEIRS.values(), 0.0)
+    return {query: found.get(query, none) for query in qrels}
+
+
+def test_values_are_those_of_trec_eval_for_all_scores_of_all_documents(
+    tmp_path, folder, capsys
+):
+    docs, asked, qrels = collection(tmp_path / "data", 1)
+    out = tmp_path / "out"
+    task = ("--task", "beir", f"--task.path={tmp_path / 'data'}", "--task.languages=fi")
+    run("--model", folder, *task, "--out", out, "--metrics", METRICS)
+    results = json.loads((out / "results.json").read_text())["tasks"]["beir"]
+    # Vectors and scores apart from the command; equal scores by place, not by name.
+    model = open_portable(str(folder))
+    encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer))
+    d = joined(encoder.encode(model.params, [doc["text"] for doc in docs], 32))
+    q = joined(
+        encoder.encode(model.params, [query["text"] for query in asked], 16, "query")
+    )
+    scores = (q @ d.T).toarray()
+    theirs = measured(
+        qrels,
+        {
+            query["_id"]: {
+                f"d{j}": float(len(docs) - rank)
+                for rank, j in enumerate(np.argsort(-row, kind="stable"))
+            }
+            for query, row in zip(asked, scores, strict=True)
+        },
+    )
+    rows = {row["query"]: row for row in rows_of(out) if row["system"] == "model"}
+    assert set(rows) == set(qrels)
+    for query, values in theirs.items():
+        for metric, name in THEIRS.items():
+            assert rows[query][metric] == pytest.approx(values[name], abs=1e-9)
+    for metric, name in THEIRS.items():
+        mean = np.mean([values[name] for values in theirs.values()])
+        assert results["results"]["model"]["fi"][metric] == pytest.approx(
+            mean, abs=1e-6
+        )
+    # The written runs give the same again, those of BM25 with queries of no hit too.
+    for system in ("model", "bm25"):
+        written = read_run(out / "runs" / f"beir-fi.{system}.trec.gz")
+        again = measured(qrels, written)
+        for row in rows_of(out):
+            if row["system"] == system:
+                for metric, name in THEIRS.items():
+                    wanted = again[row["query"]][name]
+                    assert row[metric] == pytest.approx(wanted, abs=1e-9)
+    assert results["data"]["beir/fi"]["judgements"] == sum(map(len, qrels.values()))
+    shown = capsys.readouterr().out
+    assert "beir: nDCG@10" in shown and "bm25" in shown and "sha256" in shown
+
+
+def languages(path):
+    for language, seed in (("da", 1), ("sv", 2)):
+        collection(path / language, seed)
+    path = f"--task.path={path}/{{language}}"
+    return ("--task", "beir", path, "--task.languages=da,sv")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, folder):
+    """The flags of a task of two languages, and the folder of its evaluation."""
+    path = tmp_path_factory.mktemp("first")
+    task, out = languages(path), path / "out"
+    args = (*task, "--metrics", METRICS)
+    run("--model", folder, *args, "--out", out, "--views", "--lowercase")
+    return args, out
+
+
+def test_results_by_language_with_mean_and_worst(first):
+    _, out = first
+    results = json.loads((out / "results.json").read_text())
+    assert results["lowercase"] is True and results["query_length"] == 16
+    table = results["tasks"]["beir"]["results"]["model"]
+    assert list(table) == ["da", "sv", "mean", "worst"]
+    of = [table[language]["nDCG@10"] for language in ("da", "sv")]
+    assert table["mean"]["nDCG@10"] == pytest.approx(np.mean(of), abs=1e-6)
+    assert table["worst"]["nDCG@10"] == min(of) < max(of)
+
+
+def test_a_language_that_fails_makes_the_command_fail(tmp_path, folder, capsys):
+    task = languages(tmp_path)
+    (tmp_path / "sv" / "qrels" / "test.txt").write_text("q1 0 nobody 1\n")
+    with pytest.raises(SystemExit) as stopped:
+        run("--model", folder, *task, "--out", tmp_path / "out")
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert "'nobody', relevant to the query 'q1', is not in the corpus" in said.err
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert "is evaluated" not in said.out  # read before anything is encoded
+
+
+def test_comparisons_with_an_evaluation_and_with_a_run(tmp_path, folder, first, capsys):
+    (task, first), second = first, tmp_path / "second"
+    data = first.parent
+    pruned = ("--prune_documents", "top:1", "--compare", first, "--metrics", "nDCG@10")
+    run("--model", folder, *task, "--out", second, *pruned)
+    made = json.loads((second / "results.json").read_text())["tasks"]["beir"]
+    found = made["compared"]["nDCG@10"]
+    assert list(found) == ["da", "sv", "all"] and found["all"]["queries"] == 46
+    before = json.loads((first / "results.json").read_text())["tasks"]["beir"]
+    for language in ("da", "sv"):
+        gain = [one["results"]["model"][language]["nDCG@10"] for one in (made, before)]
+        wanted = pytest.approx(gain[0] - gain[1], abs=2e-6)
+        assert found[language]["difference"] == wanted
+    assert made["results"]["model"]["da"]["document_terms"] == 1
+    # With the run of the same system, nothing differs.
+    danish = ("--task", "beir", f"--task.path={data / 'da'}", "--task.languages=da")
+    run_file = first / "runs" / "beir-da.model.trec.gz"
+    run("--model", folder, *danish, "--compare", run_file)
+    assert "better 0, worse 0 of 23; p = 1.0000" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        other = ("--task", "beir", f"--task.path={data / 'sv'}")
+        run("--model", folder, *other, "--compare", first)
+    assert "beir/all" in capsys.readouterr().err
+
+
+def test_the_curve_of_budgets(tmp_path, folder, first, capsys):
+    task, _ = first
+    out = tmp_path / "out"
+    budgets = ("--prune_curve", "top:2,ratio:0.9,top:1")
+    run("--model", folder, *task, "--out", out, "--no_bm25", *budgets)
+    made = json.loads((out / "results.json").read_text())["tasks"]["beir"]
+    curve = made["prune_curve"]
+    assert curve["budgets"][-1]["budget"] == "all"
+    terms = [point["terms"] for point in curve["budgets"]]
+    assert terms[0] == 1 and terms == sorted(terms)
+    whole = {k: v["nDCG@10"] for k, v in made["results"]["model"].items()}
+    assert curve["budgets"][-1]["values"] == whole
+    assert curve["knee"] in [point["budget"] for point in curve["budgets"]]
+    assert list(made["results"]) == ["model"]
+    assert "* the knee" in capsys.readouterr().out
+
+
+def test_columns_are_data_sets_if_there_is_one_language(tmp_path, folder):
+    for name in ("NanoNQ", "NanoFEVER"):
+        docs = [{"_id": f"{i}", "text": word} for i, word in enumerate(WORDS)]
+        asked = [{"_id": "q", "text": "apple"}]
+        qrels = [{"query-id": "q", "corpus-id": "0"}]
+        for config, rows in (("corpus", docs), ("queries", asked), ("qrels", qrels)):
+            parquet(tmp_path / config / f"{name}-00000-of-00001.parquet", rows)
+    out = tmp_path / "out"
+    where = f"--task.dataset_id={{'en': '{tmp_path}'}}"
+    names = "--task.names=NanoNQ,NanoFEVER"
+    run("--model", folder, "--task", "nanobeir", where, names, "--out", out)
+    made = json.loads((out / "results.json").read_text())["tasks"]["nanobeir"]
+    assert list(made["results"]["bm25"]) == ["NanoNQ", "NanoFEVER", "mean", "worst"]
+    assert made["results"]["bm25"]["worst"]["nDCG@10"] == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "No --task is named"),
+        (("--task.path=x", "--task", "beir"), "comes before any --task"),
+        (("--task", "bier"), "'bier'; known: 'beir'"),
+        (("--task", "beir", "--task.pth=x"), "the nearest is --task.path"),
+        (("--task", "beir"), "path is empty"),
+        (("--task",), "--task lacks its value"),
+        (("--task", "miracl", "--task.languages=xx"), "there are ar, bn"),
+        (("--task", "debian", "--metrics", "nDCG@x"), "cannot compute 'nDCG@x'"),
+        (("--task", "debian", "--prune_documents", "top:x"), "--prune_documents is"),
+        (("--task", "debian", "--compare", "/none"), "/none cannot be read"),
+        (("--task", "debian", "--query_length", "99"), "the model takes 3 to 40"),
+    ],
+)
+def test_what_cannot_be_used_is_named(folder, args, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("--model", folder, *args)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
