@@ -31,9 +31,10 @@ from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.retrieval import mine_corpus
+from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.mine_corpus import Asked, Mined, Rules
-from lsrjax.retrieval.mine_negatives import by_bm25
+from lsrjax.retrieval.rank import Searcher
 
 # Rows between two states that survive a stop; with it, batches of the filter.
 _BLOCK = 1024
@@ -64,7 +65,8 @@ def mine(args: argparse.Namespace, config) -> None:
     rules = rules_of(vars(args))
     lengths = rows.lengths_of(args)
     source = rows.open_rows(config, mined=True)
-    model, facts = None, {"name": "bm25"}
+    model: Searcher | None = None
+    facts: Mapping[str, Any] = {"name": "bm25"}
     if args.miner != "bm25":
         opened, facts = rows.open_scorer(args.miner, args.workdir, lengths)
         if isinstance(opened, PairScorer):
@@ -88,7 +90,8 @@ def mine(args: argparse.Namespace, config) -> None:
     try:
         asked = Asked.of(source)
         print(f"{len(asked.queries):,} queries, {len(asked.texts):,} documents")
-        hits, scores = _found(asked, model, rules, file.folder / "hits.npz")
+        searched = model or BM25(asked.texts)
+        hits, scores = _found(asked, searched, rules, file.folder / "hits.npz")
         for first in range(file.blocks * _BLOCK, len(asked.queries), _BLOCK):
             block = slice(first, min(first + _BLOCK, len(asked.queries)))
             mined = list(
@@ -99,7 +102,7 @@ def mine(args: argparse.Namespace, config) -> None:
                     scores[block],
                     rules,
                     args.seed,
-                    model,
+                    searched,
                     scorer,
                 )
             )
@@ -119,11 +122,11 @@ def mine(args: argparse.Namespace, config) -> None:
 
 
 def _found(
-    asked: Asked, model, rules: Rules, kept: pathlib.Path
+    asked: Asked, model: Searcher | BM25, rules: Rules, kept: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
     depth = asked.depth(rules)
-    if model is None:
-        return by_bm25(asked.queries, asked.texts, depth)
+    if isinstance(model, BM25):
+        return model.search(asked.queries, depth)
     return mine_corpus.find(
         asked, model, depth, kept, lambda text: print(text, flush=True)
     )

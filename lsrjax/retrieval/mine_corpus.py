@@ -15,6 +15,7 @@ from lsrjax.data.batching.drawing import wording
 from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval import teacher_scores
+from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.mine_negatives import BLOCK, best, no_hits
@@ -168,27 +169,6 @@ def find(
     return hits, scores
 
 
-def positive_scores(
-    asked: Asked, model: Searcher | PairScorer | None, rows: slice, hits, scores
-) -> Sequence[Sequence[float | None]]:
-    """The scores of the positives of some queries.
-
-    Without a model (BM25), a positive that is no hit has none: it scores less than all
-    hits do.
-    """
-    positives = asked.positives[rows]
-    if model is None:
-        of = [
-            dict(zip(h.tolist(), s.tolist(), strict=True))
-            for h, s in zip(hits, scores, strict=True)
-        ]
-        return [
-            [own.get(p) for p in places]
-            for own, places in zip(of, positives, strict=True)
-        ]
-    return teacher_scores.ragged(model, asked.queries[rows], asked.texts, positives)
-
-
 @dataclasses.dataclass(frozen=True)
 class Mined:
     """The negatives of one query: places in the corpus, ranks from 1, scores.
@@ -199,7 +179,7 @@ class Mined:
     places: list[int]
     ranks: list[int]
     scores: list[float]
-    positive_scores: Sequence[float | None]
+    positive_scores: list[float]
     filtered: tuple[list[float], list[float]] | None = None
 
 
@@ -210,25 +190,25 @@ def choose(
     scores: np.ndarray,
     rules: Rules,
     seed: int,
-    model: Searcher | None = None,
+    model: Searcher | BM25,
     scorer: PairScorer | Searcher | None = None,
 ) -> Iterator[Mined]:
     """The negatives of some queries; row i depends on the hits and (seed, i) only.
 
     Args:
       rows: of the queries.
-      hits, scores: [Q of rows, depth] from `find` or `by_bm25`.
-      model: that found the hits; None for BM25.
+      hits, scores: [Q of rows, depth] from `find` or BM25.
+      model: that found the hits.
       scorer: keeps hits that it scores less than the positive, by `filter_margin`.
     """
-    known = positive_scores(asked, model, rows, hits, scores)
+    positives = asked.positives[rows]
+    known = teacher_scores.ragged(model, asked.queries[rows], asked.texts, positives)
     candidates = []
     for i, own in enumerate(known):
         barred = asked.barred[rows.start + i]
         free = [n for n, h in enumerate(hits[i].tolist()) if h >= 0 and h not in barred]
         ranked = np.array(free[rules.from_rank - 1 : rules.to_rank], int)
-        highest = max((s for s in own if s is not None), default=-np.inf)
-        allowed = rules.allowed(scores[i][ranked], highest)
+        allowed = rules.allowed(scores[i][ranked], max(own))
         rank_of = {n: rank for rank, n in enumerate(free, start=1)}
         candidates.append((ranked[allowed], rank_of))
     filtered = None

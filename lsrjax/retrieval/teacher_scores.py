@@ -8,6 +8,7 @@ from lsrjax.data.batching.drawing import wording
 from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.retrieval import maxsim
+from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.maxsim import TokenMatrix
@@ -160,12 +161,15 @@ def score(
 
 
 def ragged(
-    model: Searcher | PairScorer,
+    model: Searcher | PairScorer | BM25,
     queries: Sequence[str],
     texts: Sequence[str],
     places: Sequence[Sequence[int]],
 ) -> list[list[float]]:
-    """A model's score of each query with each of its documents, by place in `texts`."""
+    """A model's score of each query with each of its documents, by place in `texts`.
+
+    BM25 is an index of `texts`.
+    """
     used = sorted({place for row in places for place in row})
     number = {place: i for i, place in enumerate(used)}
     most = max(map(len, places), default=0)
@@ -174,8 +178,12 @@ def ragged(
     grid = np.full((len(places), most), -1, np.int64)
     for row, own in zip(grid, places, strict=True):
         row[: len(own)] = [number[place] for place in own]
-    found = score(model, queries, [texts[p] for p in used], grid)
+    if isinstance(model, BM25):
+        found = _scores(model.queries(queries), model.documents[used], grid)
+    else:
+        found = score(model, queries, [texts[place] for place in used], grid)
     return [
+        # The shortest decimals of float32 values.
         [float(str(value)) for value in row[: len(own)]]
         for row, own in zip(found, places, strict=True)
     ]

@@ -97,6 +97,12 @@ def test_bm25_negatives_are_the_best_hits_that_are_no_positives(folder, tmp_path
         assert row["neg_ids"] == [f"d{place}" for place, _ in ranked]
         assert row["pos_ids"] == [f"d{place}" for place in POSITIVES[i]]
         assert row["neg_ranks"] == [1, 2, 3, 4, 5][: len(ranked)]
+        whole = dict(zip(hits[i].tolist(), scores[i].tolist(), strict=True))
+        np.testing.assert_allclose(
+            row["mined_pos_scores"],
+            [whole.get(place, 0.0) for place in POSITIVES[i]],
+            rtol=1e-6,
+        )
         np.testing.assert_allclose(
             row["mined_neg_scores"], [score for _, score in ranked], rtol=1e-6
         )
@@ -149,6 +155,17 @@ def test_a_models_negatives_are_those_of_sentence_transformers(
     triples = [(row["query"], negative) for row in found for negative in row["neg"]]
     assert triples == list(zip(wanted["anchor"], wanted["negative"], strict=True))
     assert options.get("relative_margin") is None or len(triples) < 44
+
+
+def test_a_margin_counts_from_a_positive_that_is_no_hit(folder, tmp_path):
+    flags = ("--with", "bm25", "--count", 2, "--to_rank", 2, "--depth", 2)
+    found = run(folder, tmp_path / "m.jsonl", *flags, "--absolute_margin", 0)
+    every = run(folder, tmp_path / "all.jsonl", *flags)
+    for row, before in zip(found, every, strict=True):
+        least = max(row["mined_pos_scores"])
+        scored = zip(before["neg"], before["mined_neg_scores"], strict=True)
+        assert row["neg"] == [text for text, score in scored if score <= least]
+    assert sum(len(row["neg"]) for row in found) < 20
 
 
 def test_rows_depend_on_the_seed_and_their_number_only(folder, tmp_path):
