@@ -177,7 +177,10 @@ def rules_of(values: Mapping[str, Any]) -> Rules:
     """The rules that flags give; InputError for a value out of range."""
     names = [field.name for field in dataclasses.fields(Rules)]
     given = {name: values[name] for name in names if values.get(name) is not None}
-    rules = options.checked(Rules, given, "--mine")
+    try:
+        rules = options.checked(Rules, given, "--rules")
+    except InputError as error:
+        raise InputError(str(error).replace("--rules.", "--")) from error
     rules.check()
     return rules
 

@@ -15,6 +15,7 @@ from typing import Any
 from lsrjax.errors import InputError
 
 ENGINES = ("torch", "ctranslate2")
+_NLLB = re.compile("[a-z]{3}_[A-Z][a-z]{3}")
 # Model type -> how the target language is said.
 _KINDS = {"marian": "word", "m2m_100": "first token", "t5": "word"}
 
@@ -88,7 +89,10 @@ class Translator:
         """The text before each source, and the first token of each translation."""
         tokens = self._tokenizer.get_vocab()
         if self._kind == "first token":
-            special = getattr(self._tokenizer, "lang_code_to_id", None) or tokens
+            # NLLB's are tokens of the vocabulary.
+            special = getattr(self._tokenizer, "lang_code_to_id", None) or {
+                token: i for token, i in tokens.items() if _NLLB.fullmatch(token)
+            }
             for code in (source, target):
                 if code not in special:
                     raise _no_language(code, special, name)

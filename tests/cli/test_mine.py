@@ -273,7 +273,8 @@ def test_training_reads_what_was_mined(folder, tmp_path, write):
         (("--with", "bm25", "--data.fils=x"), "fils"),
         (("--with", "bm25", "--nothing"), "--nothing is no flag of lsrjax mine"),
         (("--with", "bm25", "--to_rank", 3), "leave fewer hits than --count 7"),
-        (("--with", "bm25", "--count", 0), "count"),
+        (("--with", "bm25", "--count", 0), "--count is 0"),
+        (("--with", "bm25", "--max_score", "nan"), "--max_score"),
         (("--with", "stage:x"), "name the run in --workdir"),
         (("--with", "./nowhere"), "nowhere"),
         (

@@ -62,7 +62,7 @@ def pieces(tmp_path_factory):
     return folder / "sp.model", [made.id_to_piece(i) for i in range(len(made))]
 
 
-def randomly(kind, config, folder):
+def randomly(kind, config, folder, often=slice(0)):
     torch.manual_seed(3)
     model = kind(config)
     with torch.no_grad():
@@ -70,6 +70,7 @@ def randomly(kind, config, folder):
             # With larger embeddings, tied to the output, one token repeats itself.
             size = 0.3 if "embed" in name or "shared" in name else 1.5
             parameter += size * torch.randn_like(parameter)
+        model.get_input_embeddings().weight[often] *= 5
     model.save_pretrained(folder)
 
 
@@ -114,6 +115,22 @@ def m2m(folder, pieces):
     randomly(transformers.M2M100ForConditionalGeneration, config, folder)
 
 
+def nllb(folder, pieces):
+    folder.mkdir()
+    letters = sorted({letter for text in TEXTS for letter in text} - set(" \n"))
+    names = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *letters]
+    tokenizer = transformers.NllbTokenizer(
+        vocab={name: i for i, name in enumerate(names)}, merges=[]
+    )
+    tokenizer.save_pretrained(folder)
+    config = transformers.M2M100Config(
+        vocab_size=len(tokenizer), max_position_embeddings=32, **SIZES
+    )
+    # Most of the vocabulary are languages, which no text shows.
+    letters = slice(4, len(names))
+    randomly(transformers.M2M100ForConditionalGeneration, config, folder, letters)
+
+
 def madlad(folder, pieces):
     rest = [name for name in pieces[1] if name not in ("<s>", "</s>", "<unk>")]
     names = ["<pad>", "</s>", "<unk>", *rest]
@@ -138,6 +155,7 @@ def madlad(folder, pieces):
 CASES = {
     "marian": (marian, "de=deu,fr=fra", ">>deu<< "),
     "m2m": (m2m, "de,fr", ""),
+    "nllb": (nllb, "de=deu_Latn,fr=fra_Latn", ""),
     "madlad": (madlad, "de,fr", "<2de> "),
 }
 
@@ -161,7 +179,8 @@ def texts(tmp_path):
 def run(models, name, texts, out, *flags):
     translate.main(
         [
-            *("--texts", str(texts), "--model", str(models / name), "--source", "en"),
+            *("--texts", str(texts), "--model", str(models / name)),
+            *("--source", "en=eng_Latn" if name == "nllb" else "en"),
             *("--target", CASES[name][1], "--out", str(out), "--max_length", "12"),
             *flags,
         ]
@@ -174,8 +193,13 @@ def expected(folder, prefix, beams):
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     forced = {}
     if not prefix:
-        tokenizer.src_lang = "en"
-        forced = {"forced_bos_token_id": tokenizer.get_lang_id("de")}
+        large = folder.name == "nllb"
+        tokenizer.src_lang = "eng_Latn" if large else "en"
+        forced = {
+            "forced_bos_token_id": tokenizer.convert_tokens_to_ids("deu_Latn")
+            if large
+            else tokenizer.get_lang_id("de")
+        }
     found = []
     for text in TEXTS:
         # Tokens beyond 12 are cut, but for the last one.
