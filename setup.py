@@ -69,12 +69,17 @@ setup(
         "mteb": ["mteb>=2.20"],
         "ray": ["ray[data]>=2.51"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
+        # Models that translate, and the tokenizer of Marian.
+        "translate": ["torch>=2.4", "sentencepiece>=0.2", "sacremoses>=0.1"],
+        "ctranslate2": ["ctranslate2>=4.5", "sentencepiece>=0.2", "sacremoses>=0.1"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.5",
             "mypy==2.4.*",
             "torch==2.13.0",
+            "sentencepiece>=0.2",
+            "sacremoses>=0.1",
             "sentence-transformers==6.2.*",
             "onnx>=1.17",
             "onnxruntime>=1.20",

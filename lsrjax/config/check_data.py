@@ -33,14 +33,14 @@ def check_choice(c, where: str) -> None:
             f"{where}.data.positives is {data.positives}, but the loss {loss.name}"
             " takes the first document for the only positive. Set it to 1."
         )
-    prepared = c.prepare.negatives == "bm25" or c.prepare.scores == "teacher"
+    prepared = mines(c) or c.prepare.scores == "teacher"
     if data.positives > 1 and prepared:
         raise InputError(
             f"{where}.data.positives is {data.positives}, but what config.prepare makes"
             " has one positive for each query. Set it to 1."
         )
     chosen = sampler(data.negatives)
-    if chosen.entry.ordered and c.prepare.negatives == "bm25":
+    if chosen.entry.ordered and mines(c):
         raise InputError(
             f"{where}.data.negatives is {chosen.name!r}, but mined negatives come in"
             " random order. Use 'random', and lower prepare.depth for harder ones."
@@ -78,7 +78,7 @@ def check_rows(c, where: str) -> None:
         _check_needs(source, f"{at}.source", "source")
         if source.entry.rows:
             _check_format(formats.chosen(own.format, at), c, own, at)
-            _check_english(own, c.prepare, at)
+            check_english(own, c.prepare, at)
         for applies, names, because in row_effects(own, c):
             if not applies:
                 check_no_effect(checked(Rows, own, at), at, names, because)
@@ -129,8 +129,8 @@ def row_effects(own, c) -> list[tuple[bool, Sequence[str], str]]:
         (
             mines(c) or chosen.name == AUTO or "corpus" in chosen.entry.needs,
             ["corpus"],
-            f"the format {chosen.name} holds texts, not ids, and prepare.negatives is"
-            " not bm25",
+            f"the format {chosen.name} holds texts, not ids, and no negatives are"
+            " mined",
         ),
         (
             reads_scores(c),
@@ -143,8 +143,9 @@ def row_effects(own, c) -> list[tuple[bool, Sequence[str], str]]:
 _OWN_FORMAT = "the source has its own format"
 
 
-def _check_english(own, prepare, where: str) -> None:
-    if prepare.negatives != "bm25" and prepare.scores != "teacher":
+def check_english(own, prepare, where: str) -> None:
+    """Refuses texts by id without English, in which `prepare` works."""
+    if prepare.negatives == "given" and prepare.scores == "given":
         return
     for field in ("corpus", "queries"):
         languages = set(sources.languages(own, field))
@@ -231,4 +232,4 @@ def reads_scores(c) -> bool:
 
 def mines(c) -> bool:
     """Whether a stage mines negatives."""
-    return c.prepare.negatives == "bm25"
+    return c.prepare.negatives != "given"

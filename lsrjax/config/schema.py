@@ -65,6 +65,12 @@ def _weights(weights: dict[str, float]) -> str | None:
 _DRAWN = ("ranking loss", "several documents")
 
 
+def _negatives(value: str) -> str | None:
+    if value in ("given", "bm25") or re.fullmatch("stage:.+", value):
+        return None
+    return "choose from 'given', 'bm25' and 'stage:NAME'"
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """The retriever."""
@@ -255,15 +261,23 @@ class Data(Rows):
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Negatives and scores that are made before the first step."""
+    """Negatives and scores that are made before the first step, and on the way."""
 
     because: ClassVar = {"mines": "negatives is given"}
     negatives: str = option(
         "given",
         "given (by the data) | bm25 (mined from data.corpus, or from the documents of"
-        " all rows without one)",
-        choices=("given", "bm25"),
+        " all rows without one) | stage:NAME (the same by the model of an earlier"
+        " stage)",
+        problem=_negatives,
         when=_DRAWN,
+    )
+    every: int = option(
+        0,
+        "steps: mined again with the stage's own model (ANCE; with frozen documents,"
+        " ADORE), and scored again if scores is teacher; 0: never",
+        low=0,
+        when="mines",
     )
     scores: str = option(
         "given",
@@ -272,11 +286,11 @@ class Prepare:
         when="scores read",
     )
     count: int = option(
-        7, "bm25: negatives kept for a query", above=0, high=2**16, when="mines"
+        7, "mined: negatives kept for a query", above=0, high=2**16, when="mines"
     )
     depth: int = option(
         50,
-        "bm25: drawn from this many best documents",
+        "mined: drawn from this many best documents",
         above=0,
         high=2**20,
         when="mines",
@@ -285,7 +299,7 @@ class Prepare:
     @property
     def mines(self) -> bool:
         """Whether negatives are mined."""
-        return self.negatives == "bm25"
+        return self.negatives != "given"
 
 
 @dataclasses.dataclass(frozen=True)

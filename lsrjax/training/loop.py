@@ -1,20 +1,18 @@
 """The training loop: steps, logs, evaluates, saves, and stops on request."""
 
 import time
-from collections.abc import Iterator
 from typing import NoReturn
 
 from lsrjax.distributed import activity
 from lsrjax.training.batch_contents import slots_of
 from lsrjax.training.compiled_steps import CompiledSteps
+from lsrjax.training.mined_again import Feed
 from lsrjax.training.resume import States
 from lsrjax.training.stage_parts import Run, Stage
 from lsrjax.training.step_numbers import Clock, Numbers
 
 
-def train(
-    stage: Stage, run: Run, states: States, state: dict, batches: Iterator[dict]
-) -> dict:
+def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) -> dict:
     """Trains from `state` to the stage's last step.
 
     The loop reads a step's numbers only after it has dispatched the next two, so the
@@ -83,6 +81,16 @@ def train(
             clock.started += time.monotonic() - paused
         if done == total or stalled(config.dev, best, done):
             break
+        if batches.due(done):
+            # Nothing is in flight, so the state can be saved meanwhile.
+            read()
+            paused = time.monotonic()
+            with progress.at(activity.PREPARING), progress.at_rest(keep):
+                try:
+                    batches.mine(state["params"], done)
+                except activity.Preempted:
+                    leave()
+            clock.started += time.monotonic() - paused
         progress.forward(done + 1)
         with progress.at(activity.DATA):
             batch = next(batches)

@@ -7,11 +7,10 @@ import traceback
 
 from lsrjax import json_files
 from lsrjax.checkpoint import names_on_disk, set_damaged_aside
-from lsrjax.data.batching import loader
-from lsrjax.distributed import activity, processes, sharding
+from lsrjax.distributed import activity, processes
 from lsrjax.training import loop, resume, stage_data, stage_parts, trackers
 from lsrjax.training.bad_steps import BadNumbers
-from lsrjax.training.left_out import left_out
+from lsrjax.training.mined_again import Feed
 from lsrjax.training.resume import States
 from lsrjax.training.roll_back import roll_back
 from lsrjax.training.stage_parts import Run, Stage
@@ -46,23 +45,12 @@ def run_stage(name: str, config, run: Run) -> None:
 def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
     """Trains from the newest state; returns the bad step to roll back, if any."""
     state = states.start(functools.partial(stage_parts.initial_state, stage))
-    first, data, mesh = int(state["step"]), stage.config.data, stage.layout.mesh
+    first = int(state["step"])
     summary = trackers.facts_of(stage)
     run.tracker.stage(stage.name, stage.folder, first, stage.total_steps, summary)
     for note in stage.layout.notes:
         run.tracker.note(f"  {note}")
-    stream = loader.stream(
-        stage.batches,
-        first,
-        stage.total_steps,
-        threads=data.threads,
-        prefetch=data.prefetch,
-        left_out=left_out(stage.folder),
-    )
-    rows = sharding.local_rows(mesh)
-    with contextlib.closing(
-        sharding.to_global(batch, mesh, rows) for batch in stream
-    ) as batches:
+    with contextlib.closing(Feed(stage, first)) as batches:
         try:
             loop.train(stage, run, states, state, batches)
             return None

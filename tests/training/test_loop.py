@@ -16,6 +16,24 @@ from lsrjax.training.batch_contents import Contents
 from lsrjax.training.step_numbers import Clock
 
 
+class Feed:
+    """Batches, and what the loop asks to be mined on the way."""
+
+    def __init__(self, batches, every=0, ask=lambda step: None):
+        self._batches, self._every, self._ask = iter(batches), every, ask
+        self.mined = []
+
+    def __next__(self):
+        return next(self._batches)
+
+    def due(self, step):
+        return bool(self._every and step and step % self._every == 0)
+
+    def mine(self, params, step):
+        self.mined.append((step, float(params)))
+        self._ask(step)
+
+
 class Loop:
     """Runs `train` with a step that sums its batches, and writes down what it does."""
 
@@ -68,7 +86,15 @@ class Loop:
         self.events.append(("note", text))
 
     def run(
-        self, total, start=0, evaluate=True, batches=None, owes=False, best=None, ends=0
+        self,
+        total,
+        start=0,
+        evaluate=True,
+        batches=None,
+        owes=False,
+        best=None,
+        ends=0,
+        feed=None,
     ):
         self.ends = ends or total
         stage = types.SimpleNamespace(
@@ -93,7 +119,7 @@ class Loop:
             types.SimpleNamespace(progress=self.progress, tracker=self),
             states,
             {"step": jnp.int32(start), "params": jnp.float32(sum(range(start)))},
-            batches or self.batches(start),
+            feed or Feed(batches or self.batches(start)),
         )
 
 
@@ -117,6 +143,30 @@ def test_the_loop_logs_evaluates_and_saves_when_it_should():
         ("save", 11, dev[11]),
     ]
     assert loop.drawn == list(range(11))  # and no batch beyond the last step
+
+
+def test_the_loop_mines_behind_a_checkpoint_and_goes_on():
+    loop = Loop()
+    feed = Feed(loop.batches(0), every=4)
+    state = loop.run(8, feed=feed)
+    # Not behind the last step, of which nothing is trained.
+    assert feed.mined == [(4, float(sum(range(4))))]
+    assert float(state["params"]) == sum(range(8))
+
+
+@pytest.mark.parametrize(("step", "kept"), [(3, [3]), (4, [])])
+def test_a_loop_that_is_asked_to_leave_while_it_mines_keeps_its_state(step, kept):
+    loop = Loop()
+
+    def leave(at):
+        if at == step:
+            raise Preempted
+
+    with pytest.raises(Preempted):
+        # Of step 4 there is a checkpoint.
+        loop.run(11, feed=Feed(loop.batches(0), every=step, ask=leave))
+    assert loop.kept == kept
+    assert loop.drawn == list(range(step))
 
 
 def test_logged_numbers_are_those_of_the_step_itself():

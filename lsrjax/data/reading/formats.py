@@ -37,6 +37,8 @@ class Format:
       kept: `(a column's values by field, options, name for errors)` to the positions of
         the rows that are read, and a remark about them; None: all rows.
       judged: of rows of ids, the query and the grades of documents by id.
+      ids: of rows with ids of queries, too: the query's, and those of its positives and
+        of its other documents.
       lacks: of "scores", "negatives" and "positives" (more than one), those that no row
         has.
     """
@@ -52,6 +54,7 @@ class Format:
     lists: bool = False
     kept: Callable[..., tuple] | None = None
     judged: Callable[..., tuple] | None = None
+    ids: Callable[..., tuple[str, list[str], list[str]]] | None = None
     lacks: tuple[str, ...] = ()
 
 
@@ -193,6 +196,7 @@ FORMATS: dict[str, Format] = {
         score_options=(_NORMALIZATION,),
         lists=True,
         judged=rows_to_examples.judged_colbert,
+        ids=rows_to_examples.ids_colbert,
         lacks=("positives",),
     ),
     "triplet": Format(
@@ -226,6 +230,7 @@ FORMATS: dict[str, Format] = {
         rows_to_examples.beir,
         format_options.BeirOptions,
         judged=rows_to_examples.judged_beir,
+        ids=rows_to_examples.ids_beir,
         lacks=("scores",),
     ),
 }

@@ -315,6 +315,25 @@ def judged_colbert(row, where, lookup) -> tuple[Text, dict[str, float]]:
     return query, {as_id(row["pids"][0], where): 1.0}
 
 
+# Rows as ids: of the query, of its positives, and of its other documents.
+
+
+def ids_beir(row, where) -> tuple[str, list[str], list[str]]:
+    """Documents with a grade above 0 are positives."""
+    judged = list(zip(row["documents"], row["grades"], strict=True))
+    return (
+        as_id(row["qid"], where),
+        [key for key, grade in judged if grade > 0],
+        [key for key, grade in judged if grade <= 0],
+    )
+
+
+def ids_colbert(row, where) -> tuple[str, list[str], list[str]]:
+    """The first document is the positive."""
+    first, *others = _as_ids(row["pids"], where)
+    return as_id(row["qid"], where), [first], others
+
+
 def colbert(row, where, lookup) -> Group:
     """Ids of the query and of documents, the first of which is positive."""
     documents = _looked_up(row["pids"], where, lookup.corpus)
