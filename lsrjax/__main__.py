@@ -1,8 +1,9 @@
 """`lsrjax COMMAND …` and `python -m lsrjax COMMAND …`: all commands."""
 
-import importlib
 import signal
 import sys
+
+from lsrjax.cli.importing import command
 
 COMMANDS = {
     "train": "train and evaluate what a config describes",
@@ -11,6 +12,9 @@ COMMANDS = {
     "encode": "encode texts with a trained retriever, for an index",
     "index": "index vectors or texts for a search engine",
     "search": "search an index, from a file of queries or at a prompt",
+    "mine": "mine hard negatives for training rows from a corpus",
+    "score": "score training rows with a teacher, or join scores of others",
+    "translate": "translate a corpus into Parquet files, one for each language",
     "convert": "write a retriever for another program, or read one of its",
     "checkpoint": "list, verify and compare checkpoints",
     "bench": "measure the parts that decide the speed of a run",
@@ -38,9 +42,9 @@ def main() -> None:
     del sys.argv[1]
     sys.argv[0] = f"lsrjax {name}"
     if name == "bench":  # above the commands, some of which it measures
-        importlib.import_module("lsrjax.bench.__main__").main()
+        command("lsrjax.bench.__main__").main()
     else:
-        importlib.import_module(f"lsrjax.cli.{name}").start()
+        command(f"lsrjax.cli.{name}").start()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`python -m lsrjax.doctor`: see `lsrjax.cli.doctor`."""
 
-from lsrjax.cli import doctor
+from lsrjax.cli.importing import command
 
 if __name__ == "__main__":
-    doctor.start()
+    command("lsrjax.cli.doctor").start()

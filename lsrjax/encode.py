@@ -1,6 +1,6 @@
 """`python -m lsrjax.encode`: see `lsrjax.cli.encode`."""
 
-from lsrjax.cli import encode
+from lsrjax.cli.importing import command
 
 if __name__ == "__main__":
-    encode.start()
+    command("lsrjax.cli.encode").start()

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     # below take seconds.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from lsrjax.cli import train
+from lsrjax.cli.importing import command
 
 if __name__ == "__main__":
-    train.start()
+    command("lsrjax.cli.train").start()

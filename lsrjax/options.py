@@ -17,7 +17,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
@@ -85,12 +85,10 @@ class Options:
     """The base of all options, and the options of an entry that has none.
 
     Attributes:
-      alone: the option that a config may give without its name, as the entry's value.
       when: conditions of `lsrjax.config.conditions`; without, the entry has no effect.
       because: in words, that a property is off which `when` of an option names.
     """
 
-    alone: ClassVar[str] = ""
     when: ClassVar[tuple[str, ...]] = ()
     because: ClassVar[Mapping[str, str]] = {}
 
@@ -127,7 +125,8 @@ def resolve(
 
     Args:
       table: entries by name.
-      node: a name, or a mapping with the name under "name" and options.
+      node: a name, a mapping with the name under "name" and options, or what was
+        chosen before, whose options are checked again.
       where: its name in the config, for errors.
       inside: the name of its options there; empty: the same.
       find: gives the entry of a name. `lookup.entry` imports dotted names, which only
@@ -136,6 +135,9 @@ def resolve(
     Raises:
       InputError: an unknown entry or option, or a bad value.
     """
+    if isinstance(node, Chosen):
+        options = checked(kind_of(node.entry), vars(node.options), where, find)
+        return Chosen(node.name, node.entry, options)
     mapping = isinstance(node, Mapping | ConfigDict)
     values = dict(node) if mapping else {"name": node}
     name = values.pop("name", "")
@@ -172,14 +174,12 @@ def resolve_each(
     found = []
     for name, given in config.items():
         at = f"{where}.{name}"
-        alone = kind_of(find(table, name, where)).alone
-        values = {alone: given} if alone and isinstance(given, str) else given
-        if not isinstance(values, Mapping):
+        if not isinstance(given, Mapping):
             raise InputError(
                 f"{at} is {given!r}; give its options by name, as a dict: {{}} for the"
                 " defaults."
             )
-        found.append(resolve(table, {**values, "name": name}, where, at, find))
+        found.append(resolve(table, {**given, "name": name}, where, at, find))
     return found
 
 
@@ -210,12 +210,17 @@ def carried(options: Any, before: Any) -> Any:
 
 def plain(chosen: Chosen) -> dict[str, Any]:
     """An entry as a config has it, with all of its options that may be set."""
-    values = {
-        name: plain(value) if isinstance(value, Chosen) else value
-        for name in names(type(chosen.options))
-        for value in [getattr(chosen.options, name)]
-    }
+    kept = names(type(chosen.options))
+    values = {k: v for k, v in as_dict(chosen.options).items() if k in kept}
     return {"name": chosen.name, **values}
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """All options by name; `checked` reads them back."""
+    return {
+        name: plain(value) if isinstance(value, Chosen) else value
+        for name, value in vars(options).items()
+    }
 
 
 def checked(
@@ -240,7 +245,7 @@ def checked(
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             found[field.name] = checked(hint, values.get(field.name, {}), at, find)
         elif is_named_groups(hint):
-            found[field.name] = value
+            found[field.name] = dict(value)
         elif field.metadata.get("table") is not None:
             choose = resolve_each if names_several(kind, field) else resolve
             found[field.name] = choose(field.metadata["table"], value, at, find=find)
@@ -269,12 +274,33 @@ def set_with(options: Any) -> Iterator[tuple[str, str]]:
 def set_value(options: Any, name: str) -> tuple[str, Any]:
     """The name and value of an option that is set; those of an entry's own, if any."""
     value = getattr(options, name)
-    if not isinstance(value, Chosen):
-        return name, value
-    for field in dataclasses.fields(value.options):
-        if getattr(value.options, field.name) != _plain_default(field):
-            return f"{name}.{field.name}", getattr(value.options, field.name)
-    return name, value.name
+    own = list(set_options(value.options)) if isinstance(value, Chosen) else []
+    if own:
+        return f"{name}.{own[0][0]}", own[0][1]
+    return name, value.name if isinstance(value, Chosen) else value
+
+
+def set_options(options: Any) -> Iterator[tuple[str, Any]]:
+    """The options that differ from their defaults by dotted name, and their values."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if not isinstance(value, Chosen) and dataclasses.is_dataclass(value):
+            yield from ((f"{field.name}.{key}", of) for key, of in set_options(value))
+        elif value != _plain_default(field):
+            yield set_value(options, field.name)
+
+
+def check_no_effect(
+    options: Any, where: str, names: Collection[str], because: str
+) -> None:
+    """Refuses options, or groups of them, that differ from their defaults.
+
+    Raises:
+      InputError: names one, and `because`, why it has no effect.
+    """
+    for name, value in set_options(options):
+        if any(f"{name}.".startswith(f"{one}.") for one in names):
+            raise InputError(f"{where}.{no_effect(name, value, because)}")
 
 
 def _off(value: Any) -> str:
@@ -284,7 +310,10 @@ def _off(value: Any) -> str:
 def _plain_default(field: dataclasses.Field) -> Any:
     """A field's default; of an entry, the `Chosen` one."""
     default, table = default_of(field), field.metadata["table"]
-    return default if table is None else resolve(table, default, field.name)
+    if table is None:
+        return default
+    choose = resolve_each if isinstance(default, Mapping) else resolve
+    return choose(table, default, field.name)
 
 
 def default_of(field: dataclasses.Field) -> Any:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from lsrjax import finite
 from lsrjax.checkpoint import saved_model
-from lsrjax.cli import encode
+from lsrjax.cli import encode, encode_job
 from lsrjax.convert.open_model import open_model, open_portable
 from lsrjax.convert.read.huggingface import Allowed, load_checkpoint
 from lsrjax.convert.write.folder import write_weights
@@ -105,7 +105,7 @@ def test_a_vector_that_overflows_ends_encoding_and_names_the_text(
     model = open_portable(str(GOLDEN))
     for suffix in (".npz", ".jsonl"):
         with monkeypatch.context() as patch:
-            patch.setattr(encode, "open_portable", lambda _: with_bias(model, 3e38))
+            patch.setattr(encode_job, "open_portable", lambda _: with_bias(model, 3e38))
             out = tmp_path / f"out{suffix}"
             args = ("--texts", str(texts), "--out", str(out), "--model", "any")
             with pytest.raises(SystemExit) as stop:

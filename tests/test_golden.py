@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import get_default
+from lsrjax.convert import layouts
 from lsrjax.convert.names import export_state, import_state
 from lsrjax.convert.read.huggingface import load_checkpoint, read_config
 from lsrjax.models import retriever
@@ -24,6 +25,7 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training.train_step import init_state, make_step
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
+MILCO = layouts.milco("xlm-roberta")
 DISTILL = [
     "distill_flops_echo",
     pytest.param("distill_flops_pivot", marks=pytest.mark.slow),
@@ -79,7 +81,7 @@ def initial_params(case):
     if not case.endswith("echo"):
         for name in ("echo.weight", "echo.bias", "scale"):
             del state[name]
-    return jax.tree.map(jnp.asarray, import_state(state, "milco"))
+    return jax.tree.map(jnp.asarray, import_state(state, MILCO))
 
 
 def keep_gradient():
@@ -164,7 +166,7 @@ def first_step(case):
     with np.load(FOLDER / "golden.npz") as golden:
         step, state, teacher_params = setup(case)
         after, metrics = step(state, teacher_params, batch(dict(golden), case))
-    return export_state(after["opt_state"][0], "milco"), jax.device_get(metrics)
+    return export_state(after["opt_state"][0], MILCO), jax.device_get(metrics)
 
 
 def test_alignment_loss_and_lengths(golden):

@@ -163,7 +163,7 @@ def test_the_package_imports_at_once():
 def test_training_on_embedded_data_needs_no_other_framework():
     code = """
 import sys
-import lsrjax.main, lsrjax.training.run, lsrjax.data.batching.loader
+import lsrjax.cli.train, lsrjax.training.run, lsrjax.data.batching.loader
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.retrieval.bm25 import BM25

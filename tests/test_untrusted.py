@@ -58,6 +58,13 @@ def test_an_entry_among_a_model_s_options_is_one_of_its_table(payload, monkeypat
     own = type("Own", (heads.HEADS["dense"],), {"Options": Options})
     monkeypatch.setitem(heads.HEADS, "own", own)
     values = SPEC.to_dict() | {"head": "own"}
+    nested = {"inner": {"name": "csr", "latents": 99}}
+    found = RetrieverSpec.from_dict(values | {"options": nested})
+    inner = found.options.inner
+    assert (inner.name, inner.options.latents) == ("csr", 99)
+    written = json.loads(json.dumps(found.to_dict()))
+    assert RetrieverSpec.from_dict(written) == found
+    assert found.replaced(query_prompt="x").options == found.options
     with pytest.raises(InputError, match="is none of"):
         RetrieverSpec.from_dict(values | {"options": {"inner": "payload_beside.H"}})
     assert "payload_beside" not in sys.modules and not (payload / "ran").exists()

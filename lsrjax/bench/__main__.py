@@ -15,6 +15,7 @@ import jax
 
 from lsrjax.bench import chip, corpus, data, encode, head, step
 from lsrjax.cli import exits
+from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark named on the command line."""
     args = _parser().parse_args(argv)
     try:
+        processes.check_devices()
         args.run(args)
     except InputError as error:
         exits.stop(str(error))

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from lsrjax.bench import measure
+from lsrjax.bench import encode_pipeline, measure
 from lsrjax.bench.sizes import add_flags, positive, resolve, share, size
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import encode
+from lsrjax.cli import encode_job
+from lsrjax.cli.encode_job import Request
 from lsrjax.convert import open_model, targets
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
@@ -29,6 +30,7 @@ from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.heads import MilcoHead
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
+from lsrjax.retrieval.vector_formats.table import FORMATS
 
 HEADS = ("splade", "milco")
 # The export target from which SparseEncoder loads each head.
@@ -40,6 +42,9 @@ Encodes documents of the embedded data twice: by lsrjax.encode, from opening the
 and compiling it to the finished file, and by SparseEncoder.encode of
 sentence-transformers, from the loaded model to the tensor. Both read one folder, which
 the model is exported to, on the device that each of them takes by itself.
+
+With --pipeline, compares the model alone with all of lsrjax encode: reading, tokenizing
+and writing, which run beside it.
 """
 
 
@@ -82,12 +87,20 @@ def add_command(commands) -> None:
     parser.add_argument(
         "--repeats", type=positive, default=1, help="rounds, in turn (default: 1)"
     )
+    parser.add_argument(
+        "--pipeline",
+        nargs="*",
+        choices=FORMATS,
+        metavar="FORMAT",
+        help="compare with the model alone, writing these formats (npz jsonl)",
+    )
     parser.set_defaults(run=run, preset=None)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures and prints the table."""
-    sparse_encoder = _sparse_encoder()
+    pipeline = args.pipeline is not None
+    sparse_encoder: Any = None if pipeline else _sparse_encoder()
     (sizes,) = resolve(args, EncodeSizes(), {}, "encode").values()
     texts = documents(sizes.texts)
     if args.model:
@@ -96,6 +109,11 @@ def run(args: argparse.Namespace) -> None:
         model = dataclasses.replace(model, document_length=length)
     else:
         model = random_model(args.head, sizes, args.active, texts)
+    if pipeline:
+        formats = args.pipeline or ["npz", "jsonl"]
+        table = encode_pipeline.table(model, texts, sizes.batch, args.repeats, formats)
+        Console().print(measure.machine(), table, sep="\n", highlight=False)
+        return
     target = _TARGETS.get(model.spec.head)
     if target is None or not model.spec.encodes_queries:
         raise InputError(
@@ -212,11 +230,13 @@ class _Ours:
         out = self._folder / "vectors.npz"
         out.unlink(missing_ok=True)
         with contextlib.redirect_stdout(io.StringIO()):  # its progress
-            encode.encode_file(
-                str(self._folder / "model"),
-                self._folder / "texts.jsonl",
-                out,
-                batch_size=self._batch,
+            encode_job.encode(
+                Request(
+                    str(self._folder / "model"),
+                    str(self._folder / "texts.jsonl"),
+                    str(out),
+                    batch_size=self._batch,
+                )
             )
         return sparse.load_npz(out)
 

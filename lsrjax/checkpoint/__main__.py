@@ -1,6 +1,6 @@
 """`python -m lsrjax.checkpoint`: see `lsrjax.cli.checkpoint`."""
 
-from lsrjax.cli import checkpoint
+from lsrjax.cli.importing import command
 
 if __name__ == "__main__":
-    checkpoint.start()
+    command("lsrjax.cli.checkpoint").start()

@@ -124,6 +124,19 @@ class Checkpoints:
         """The last complete step, or None."""
         return max(digests.recorded_steps(self._folder), default=None)
 
+    def best(self) -> tuple[float, int] | None:
+        """The best value of the metric and its step, or None without a value."""
+        found = [(value, step) for step, value in self._values().items()]
+        return max((one for one in found if one[0] > -math.inf), default=None)
+
+    def _values(self) -> dict[int, float]:
+        """The metric of each complete step; -inf if it was not evaluated."""
+        values = {}
+        for step in digests.recorded_steps(self._folder):
+            with contextlib.suppress(digests.DamagedRecordError):
+                values[step] = self._value(digests.read(self._folder, step).dev)
+        return values
+
     def restore(self, abstract_state: dict, step: int) -> dict:
         """The state of a step, after `take_stock` has verified its files.
 
@@ -242,10 +255,7 @@ class Checkpoints:
     def _remove_old(self) -> None:
         steps = digests.recorded_steps(self._folder)
         kept = set(steps[-self._keep :])
-        values = {}
-        for step in steps:
-            with contextlib.suppress(digests.DamagedRecordError):
-                values[step] = self._value(digests.read(self._folder, step).dev)
+        values = self._values()
         if values:
             kept.add(max(values, key=lambda step: (values[step], step)))
         # A damaged record is left to the next start, which reports it.

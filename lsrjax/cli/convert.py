@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    formats = "\n".join(f"  {name:18}{one.reads}" for name, one in TARGETS.items())
+    formats = "\n".join(f"  {name:22}{one.reads}" for name, one in TARGETS.items())
     parser = argparse.ArgumentParser(
         prog="lsrjax convert",
         description=f"{__doc__}\nFormats, and what reads them:\n{formats}",

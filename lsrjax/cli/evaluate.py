@@ -15,15 +15,15 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 import lsrjax
-from lsrjax import json_files, paths
+from lsrjax import json_files, options, paths
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import task_flags
+from lsrjax.cli import entry_flags, search, task_flags
 from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
@@ -31,27 +31,30 @@ from lsrjax.models.heads import own_head
 from lsrjax.options import Chosen
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import prune_curve, rank, task_results, task_tables
+from lsrjax.retrieval.feedback import Rocchio
+from lsrjax.retrieval.fusion import FUSIONS
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.rank import Searcher, Way
+from lsrjax.retrieval.rank import Ranking, Searcher, Way
 from lsrjax.retrieval.task_results import Other, PartResults
 from lsrjax.retrieval.tasks.table import loaded
 from lsrjax.retrieval.tasks.task import Task
 
 _RUN_DEPTH = 1000  # of TREC runs
-_SYSTEM = "model"
+_SYSTEM, _BM25 = "model", "bm25"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
     try:
         tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
+        values, rest = entry_flags.take(rest, "fusion", "feedback")
         args = _parser().parse_args(rest)
         processes.check_devices()
         if args.head:
             own_head(args.head, "--head")
         if not tasks:
             raise InputError("No --task is named; --help lists them, with options.")
-        evaluate(args, tasks, Console())
+        evaluate(args, values, tasks, Console())
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -64,10 +67,14 @@ class _Setup:
     model: SavedModel
     searcher: Searcher
     ways: Mapping[str, Way]
+    shown: Collection[str]
     lowercase: bool
     with_bm25: bool
     metrics: tuple[str, ...]
     curve: tuple[Pruning, ...]
+    fusion: Chosen | None
+    fused: tuple[str, ...]
+    feedback: Rocchio | None
     compare: Other | None
     out: pathlib.Path | None
 
@@ -76,13 +83,15 @@ class _Setup:
         return list(self.metrics or task.metrics)
 
 
-def evaluate(args, tasks: Sequence[Chosen], console: Console) -> None:
+def evaluate(
+    args, values: Mapping[str, dict], tasks: Sequence[Chosen], console: Console
+) -> None:
     """Evaluates a model on tasks, prints tables, and writes what is asked for.
 
     Raises:
       InputError: a model, task or option that cannot be used.
     """
-    setup = _setup(args)
+    setup = _setup(args, values)
     names = _names(tasks)
     for name, task in zip(names, tasks, strict=True):
         for one in loaded(task):
@@ -106,6 +115,8 @@ def evaluate(args, tasks: Sequence[Chosen], console: Console) -> None:
         "lowercase": setup.lowercase,
         "prune_queries": args.prune_queries or None,
         "prune_documents": args.prune_documents or None,
+        "fusion": setup.fusion and {**options.plain(setup.fusion), "of": setup.fused},
+        "feedback": setup.feedback and dataclasses.asdict(setup.feedback),
     }
     path = setup.out / task_results.RESULTS_FILE
     json_files.write_json(path, made_of | {"tasks": results})
@@ -141,13 +152,13 @@ def _evaluate_task(
         part = PartResults.of(task, setup.metrics_of(task))
         depth = measures.required_depth(part.metrics)
         depth = max(depth, _RUN_DEPTH) if setup.out else depth
+        if setup.fusion is not None:
+            depth = max(depth, setup.fusion.options.candidates)
         ways = {**setup.ways} | prune_curve.ways(setup.curve, setup.ways[_SYSTEM])
         found = rank.rank(task, setup.searcher, ways, depth, lowercase=setup.lowercase)
         if setup.curve:
             curves.append(prune_curve.measured(task, part.metrics[0], found))
-        systems = {system: found[system] for system in setup.ways}
-        if setup.with_bm25:
-            systems["bm25"] = rank.bm25(task, depth)
+        systems = _systems(task, setup, found, depth)
         for system, ranking in systems.items():
             part.add(system, task, ranking)
         if setup.out is not None:
@@ -167,6 +178,42 @@ def _evaluate_task(
     return made, parts
 
 
+def _systems(
+    task: Task, setup: _Setup, found: Mapping[str, Ranking], depth: int
+) -> dict[str, Ranking]:
+    """The rows of the tables: the model, its views, feedback, BM25 and their fusion."""
+    systems = {name: found[name] for name in setup.ways if name in setup.shown}
+    if setup.feedback is not None:
+        systems[f"{_SYSTEM} feedback"] = rank.feed_back(
+            task,
+            setup.searcher,
+            setup.ways[_SYSTEM],
+            found[_SYSTEM],
+            setup.feedback,
+            lowercase=setup.lowercase,
+        )
+    by_words = None
+    if setup.with_bm25 or _BM25 in setup.fused:
+        by_words = rank.bm25(task, depth)
+    if setup.with_bm25 and by_words:
+        systems[_BM25] = by_words
+    if setup.fusion is not None:
+        runs = [
+            (one.hits, one.scores)
+            for name in setup.fused
+            for one in [by_words if name == _BM25 else found[_way(name)]]
+            if one is not None
+        ]
+        fused = setup.fusion.entry.fuse(runs, depth, setup.fusion.options)
+        systems[setup.fusion.name] = Ranking(*fused)
+    return systems
+
+
+def _way(name: str) -> str:
+    """The way of searching that `--rank` names: the model, or one of its views."""
+    return name if name == _SYSTEM else f"{_SYSTEM} {name}"
+
+
 def _print_compared(compared, other: Other, console: Console) -> None:
     for metric, by_language in compared.items():
         console.print(f"\n{metric}: {_SYSTEM} - {other.path}", highlight=False)
@@ -181,7 +228,7 @@ def _print_compared(compared, other: Other, console: Console) -> None:
             )
 
 
-def _setup(args) -> _Setup:
+def _setup(args, values: Mapping[str, dict]) -> _Setup:
     prune = [
         Pruning.parse(text, f"--prune_{what}") if text else None
         for what, text in (
@@ -209,9 +256,18 @@ def _setup(args) -> _Setup:
         document_length=args.document_length,
     )
     ways = {_SYSTEM: Way((), *prune)}
-    if args.views:
-        views = rank.views_of(searcher)
-        ways |= {f"{_SYSTEM} {name}": Way(of) for name, of in views.items() if name}
+    views = {
+        _way(name): Way(of) for name, of in rank.views_of(searcher).items() if name
+    }
+    fusion, fused = _fusion(args, values["fusion"], [_SYSTEM, _BM25, *views])
+    shown = {*ways, *(views if args.views else ())}
+    needed = {*shown, *map(_way, fused)}
+    ways |= {name: of for name, of in views.items() if name in needed}
+    if values["feedback"] and not args.feedback:
+        raise InputError("--feedback.… sets an option of --feedback; add it.")
+    feedback = None
+    if args.feedback:
+        feedback = search.feedback_of(values["feedback"])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     return _Setup(
@@ -222,9 +278,30 @@ def _setup(args) -> _Setup:
         with_bm25=not args.no_bm25,
         metrics=tuple(one for one in (args.metrics or "").split(",") if one),
         curve=curve,
+        shown=shown,
+        fusion=fusion,
+        fused=fused,
+        feedback=feedback,
         compare=compare,
         out=out,
     )
+
+
+def _fusion(
+    args, values: Mapping[str, Any], known: Sequence[str]
+) -> tuple[Chosen | None, tuple[str, ...]]:
+    """The fusion that is asked for, and the names of what it fuses."""
+    if not (args.fusion or values or args.rank):
+        return None, ()
+    node = {"name": args.fusion or "rrf", **values}
+    fused = tuple(args.rank or (_SYSTEM, _BM25))
+    for name in fused:
+        if name != _BM25 and _way(name) not in known:
+            names = ", ".join(one.removeprefix(f"{_SYSTEM} ") for one in known)
+            raise InputError(f"--rank is {name!r}; this model has {names}.")
+    if len(fused) < 2:
+        raise InputError("--fusion needs several rankings: --rank model --rank bm25.")
+    return options.resolve(FUSIONS, node, "--fusion"), fused
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -240,6 +317,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--compare", help="a folder of --out, or a TREC run: tests the differences")
     add("--no_bm25", action="store_true", help="leaves the row of BM25 out")
     add("--views", action="store_true", help="also each view of the model alone")
+    add("--fusion", default="", help=f"a row of several --rank: {', '.join(FUSIONS)}")
+    add(
+        "--rank",
+        action="append",
+        help="what is fused: model, a view of it, bm25; by default model and bm25",
+    )
+    add("--feedback", action="store_true", help="a row with expanded queries (Rocchio)")
     add("--lowercase", action="store_true", help="encodes texts in lower case")
     add("--prune_queries", help="top:N, mass:SHARE or ratio:SHARE; see docs")
     add("--prune_documents", help="top:N, mass:SHARE or ratio:SHARE; see docs")

@@ -24,7 +24,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from lsrjax import options, paths
-from lsrjax.cli import encode, entry_flags
+from lsrjax.cli import encode_job, entry_flags, exits
+from lsrjax.cli.encode_job import Request
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
@@ -46,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_options, rest = entry_flags.take(given, "engine")
         _run(_parser().parse_args(rest), set_options["engine"])
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def _run(args: argparse.Namespace, values: dict) -> None:
@@ -85,14 +85,16 @@ def _encoded(args: argparse.Namespace, out: pathlib.Path) -> pathlib.Path:
         own_head(args.head, "--head")
     # Without a dot, since an ending would name a format.
     made = out.with_name(f"{out.name.replace('.', '-')}-vectors")
-    encode.encode_file(
-        args.model,
-        args.texts,
-        made,
-        max_length=args.max_length,
-        batch_size=args.batch_size,
-        dtype=args.dtype,
-        prune=args.prune_documents,
+    encode_job.encode(
+        Request(
+            args.model,
+            args.texts,
+            str(made),
+            max_length=args.max_length,
+            batch_size=args.batch_size,
+            dtype=args.dtype,
+            prune=args.prune_documents,
+        )
     )
     return made
 

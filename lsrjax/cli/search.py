@@ -28,7 +28,7 @@ from typing import Any
 import jax
 
 from lsrjax import options, paths
-from lsrjax.cli import encode, entry_flags
+from lsrjax.cli import encode_job, entry_flags, exits
 from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.data.tokenization import TextTokenizer
@@ -57,6 +57,7 @@ def open_search(
     plan: Plan = Plan(),  # noqa: B008
     *,
     max_length: int = 0,
+    batch_size: int = 8,
     engine: Mapping[str, Any] = {},  # noqa: B006
     verify: bool = True,
 ) -> TextSearch:
@@ -67,6 +68,7 @@ def open_search(
     Args:
       model: a run's or stage's folder, a Hugging Face folder or hub id.
       max_length: tokens a query is cut to; 0: as in training, else 64.
+      batch_size: queries encoded at once; fewer are filled up.
       engine: options of the index that only affect searches.
       verify: compare the digests of the index's files.
 
@@ -75,22 +77,25 @@ def open_search(
     """
     index = open_index(paths.local(folder, "--index"), engine, verify=verify)
     try:
-        return TextSearch(index, _searcher(index, model, max_length), plan)
+        searcher = _searcher(index, model, max_length, batch_size)
+        return TextSearch(index, searcher, plan)
     except BaseException:
         index.close()
         raise
 
 
-def _searcher(index: Index, reference: str, max_length: int) -> Searcher:
+def _searcher(
+    index: Index, reference: str, max_length: int, batch_size: int
+) -> Searcher:
     model = open_portable(reference)
-    _check_weights(index, reference, encode.digest(model.params))
+    _check_weights(index, reference, encode_job.digest(model.params))
     tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
     limit = model.spec.encoder.max_length
     length = max_length or model.query_length
     if not 2 < length <= limit:
         raise InputError(f"--max_length is {length}; the model takes 3 to {limit}.")
     return Searcher(
-        TextEncoder(model.spec, tokenizer),
+        TextEncoder(model.spec, tokenizer, batch_size=batch_size),
         jax.device_put(model.params),
         length,
         index.made_of.get("max_length") or model.document_length,
@@ -126,8 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         values, rest = entry_flags.take(given, "engine", "fusion", "feedback")
         _run(_parser().parse_args(rest), values)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
@@ -142,6 +146,7 @@ def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
         args.model,
         _plan(args, values),
         max_length=args.max_length,
+        batch_size=64 if out else 1,
         engine=values["engine"],
         verify=not args.no_verify,
     )
@@ -149,8 +154,13 @@ def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
         if out:
             _write_run(session, args.queries, out, args.depth or _RUN_DEPTH)
             return
-        for query in [args.query] if args.query is not None else _typed(session.index):
-            _show(session, query, args.depth or _SHOWN_DEPTH)
+        depth = args.depth or _SHOWN_DEPTH
+        asked = iter([args.query] if args.query is not None else _typed(session.index))
+        for first in itertools.islice(asked, 1):
+            session.ranked([first], depth)  # compiles, which would be timed
+            _show(session, first, depth)
+        for query in asked:
+            _show(session, query, depth)
 
 
 def _out(args: argparse.Namespace) -> pathlib.Path | None:
@@ -187,11 +197,12 @@ def _plan(args: argparse.Namespace, values: Mapping[str, dict]) -> Plan:
         ],
         options.resolve(FUSIONS, node, "--fusion"),
         Pruning.parse(prune, "--prune_queries") if prune else None,
-        _feedback(feedback) if args.feedback else None,
+        feedback_of(feedback) if args.feedback else None,
     )
 
 
-def _feedback(values: Mapping[str, Any]) -> Rocchio:
+def feedback_of(values: Mapping[str, Any]) -> Rocchio:
+    """Options of `--feedback.FIELD=VALUE`; InputError for an unknown one."""
     known = options.names(Rocchio)
     for field in values:
         if field not in known:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from lsrjax.config.fields import blank, check_no_effect
 from lsrjax.config.schema import Dev, Rows
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
@@ -12,7 +11,7 @@ from lsrjax.data.reading import formats
 from lsrjax.data.reading.formats import AUTO
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.options import Chosen
+from lsrjax.options import Chosen, check_no_effect, checked
 
 
 def _several(c) -> list:
@@ -34,14 +33,14 @@ def check_choice(c, where: str) -> None:
             f"{where}.data.positives is {data.positives}, but the loss {loss.name}"
             " takes the first document for the only positive. Set it to 1."
         )
-    prepared = c.prepare.negatives == "bm25" or c.prepare.scores == "teacher"
+    prepared = mines(c) or c.prepare.scores == "teacher"
     if data.positives > 1 and prepared:
         raise InputError(
             f"{where}.data.positives is {data.positives}, but what config.prepare makes"
             " has one positive for each query. Set it to 1."
         )
     chosen = sampler(data.negatives)
-    if chosen.entry.ordered and c.prepare.negatives == "bm25":
+    if chosen.entry.ordered and mines(c):
         raise InputError(
             f"{where}.data.negatives is {chosen.name!r}, but mined negatives come in"
             " random order. Use 'random', and lower prepare.depth for harder ones."
@@ -79,24 +78,29 @@ def check_rows(c, where: str) -> None:
         _check_needs(source, f"{at}.source", "source")
         if source.entry.rows:
             _check_format(formats.chosen(own.format, at), c, own, at)
-            _check_english(own, c.prepare, at)
+            check_english(own, c.prepare, at)
         for applies, names, because in row_effects(own, c):
             if not applies:
-                check_no_effect(own, blank(Rows), at, names, because)
+                check_no_effect(checked(Rows, own, at), at, names, because)
     _check_dev(c.dev, f"{where}.dev")
 
 
 def _check_dev(dev, where: str) -> None:
-    source = sources.chosen(dev.source, where)
+    source, found = sources.chosen(dev.source, where), checked(Dev, dev, where)
+    if dev.patience and not dev.every:
+        check_no_effect(found, where, ["patience"], "dev.every is 0")
+    if dev.task.name:
+        own = ["source", "format", "queries"]
+        check_no_effect(found, where, own, "dev.task is set")
+        return
     if not source.name:
-        check_no_effect(dev, blank(Dev), where, [*dev], "dev.source is empty")
         return
     _check_needs(source, f"{where}.source", "source")
     chosen = formats.chosen(dev.format, where)
     because = "the teacher's scores of dev data are not read"
-    check_no_effect(dev, blank(Dev), where, _score_options(chosen), because)
+    check_no_effect(found, where, _score_options(chosen), because)
     if not source.entry.rows:
-        check_no_effect(dev, blank(Dev), where, ["format"], _OWN_FORMAT)
+        check_no_effect(found, where, ["format"], _OWN_FORMAT)
 
 
 def _check_needs(chosen: Chosen, where: str, what: str) -> None:
@@ -125,8 +129,8 @@ def row_effects(own, c) -> list[tuple[bool, Sequence[str], str]]:
         (
             mines(c) or chosen.name == AUTO or "corpus" in chosen.entry.needs,
             ["corpus"],
-            f"the format {chosen.name} holds texts, not ids, and prepare.negatives is"
-            " not bm25",
+            f"the format {chosen.name} holds texts, not ids, and no negatives are"
+            " mined",
         ),
         (
             reads_scores(c),
@@ -139,8 +143,9 @@ def row_effects(own, c) -> list[tuple[bool, Sequence[str], str]]:
 _OWN_FORMAT = "the source has its own format"
 
 
-def _check_english(own, prepare, where: str) -> None:
-    if prepare.negatives != "bm25" and prepare.scores != "teacher":
+def check_english(own, prepare, where: str) -> None:
+    """Refuses texts by id without English, in which `prepare` works."""
+    if prepare.negatives == "given" and prepare.scores == "given":
         return
     for field in ("corpus", "queries"):
         languages = set(sources.languages(own, field))
@@ -227,4 +232,4 @@ def reads_scores(c) -> bool:
 
 def mines(c) -> bool:
     """Whether a stage mines negatives."""
-    return c.prepare.negatives == "bm25"
+    return c.prepare.negatives != "given"

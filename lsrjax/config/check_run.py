@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from lsrjax.config import secrets
-from lsrjax.config.check_stage import check_evaluate, check_references, check_stage
+from lsrjax.config.check_stage import check_references, check_stage
 from lsrjax.config.check_tasks import evaluated
 from lsrjax.config.fields import (
     blank,
-    check_no_effect,
     get_default,
     leaves,
     stages,
@@ -17,11 +16,11 @@ from lsrjax.config.fields import (
 from lsrjax.config.moved import check_spelling, place
 from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
-from lsrjax.config.schema import Rows
+from lsrjax.config.schema import Rows, Run
 from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
-from lsrjax.options import checked
+from lsrjax.options import check_no_effect, checked
 from lsrjax.retrieval.result_tables import TASKS
 
 
@@ -48,25 +47,25 @@ def validate(config: ConfigDict) -> None:
         _check_fields(stage, default, where)
         if len(config.stages) and len(stage.stages):
             raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
+        found = checked(Run, stage, where)
         if len(config.stages):
             because = "a run is evaluated as a whole; set config.evaluate"
-            check_no_effect(stage, default, where, ["evaluate"], because)
+            check_no_effect(found, where, ["evaluate"], because)
         for set_name, own in stage.data.sets.items():
             at = f"{where}.data.sets.{set_name}"
             _check_fields(own, blank(Rows), at)
             checked(Rows, own, at)
         if stage.data.mixing == "round_robin":
             _check_round_robin(stage, stage.data.document_languages, where)
-        check_stage(stage, default, where)
+        check_stage(stage, found, where)
         check_references(stage, names[:position], where)
-    check_evaluate(config)
+    whole = checked(Run, config, "config")
     evaluated(config)
     if config.evaluate.test:
         _check_languages(config.evaluate.examples, "config.evaluate.examples")
     if len(config.stages):
         check_no_effect(
-            config,
-            default,
+            whole,
             "config",
             [f for f in default if f not in run_fields],
             "the config has stages; set it in each stage",

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import check_data, conditions
+from lsrjax.config import check_data, check_tasks, conditions
 from lsrjax.config.fields import leaves
-from lsrjax.config.schema import Evaluate, Run
+from lsrjax.config.schema import Run
 from lsrjax.convert import references
 from lsrjax.data import sources
 from lsrjax.data.batching.mixing import named_sets
@@ -16,13 +16,11 @@ from lsrjax.initial import initialisations
 from lsrjax.losses import objective
 from lsrjax.models import heads
 from lsrjax.models.layers import GIVEN
-from lsrjax.options import checked
 from lsrjax.retrieval.metrics import required_depth
 
 
-def check_stage(c: ConfigDict, default: ConfigDict, where: str) -> None:
-    """Checks the values of a stage's fields, alone and together."""
-    found = checked(Run, c, where)
+def check_stage(c: ConfigDict, found: Run, where: str) -> None:
+    """Checks the values of a stage's fields together; `found` are the same, checked."""
     _check_entries(c, where)
     _check_schedule(c, where)
     _check_data(c, where)
@@ -62,19 +60,13 @@ def check_warmup(c: ConfigDict, steps: int, where: str) -> None:
         )
 
 
-def check_evaluate(c: ConfigDict) -> None:
-    """Checks the fields of a run's evaluation."""
-    checked(Evaluate, c.evaluate, "config.evaluate")
-    checked(Run, {"seed": c.seed}, "config")
-
-
 def _check_data(c, where) -> None:
     if c.data.topics and len(c.data.sets):
         raise InputError(
             f"{where}.data.topics is {c.data.topics}, but data.sets has several data"
             " sets; a batch comes from one topic or from data sets. Set one of them."
         )
-    if c.dev.source.name:
+    if c.dev.source.name or check_tasks.of_dev(c, where):
         try:
             required_depth([c.dev.metric])
         except ValueError as e:

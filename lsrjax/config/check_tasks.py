@@ -9,6 +9,17 @@ from lsrjax.options import Chosen, resolve
 from lsrjax.retrieval.tasks.table import TASKS
 
 
+def of_dev(config: ConfigDict, where: str = "config") -> Chosen | None:
+    """The task that a stage is evaluated on during training, or None.
+
+    Raises:
+      InputError: an unknown task or option.
+    """
+    if not config.dev.task.name:
+        return None
+    return resolve(TASKS, config.dev.task, f"{where}.dev.task")
+
+
 def evaluated(config: ConfigDict) -> dict[str, Chosen]:
     """The tasks of a run's evaluation, by the names that its config gives them.
 

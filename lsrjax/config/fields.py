@@ -68,13 +68,24 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     return {ONLY_STAGE: config}
 
 
-def fields(config: Mapping, prefix: str = "") -> Iterator[str]:
-    """The names of all fields, `optim.lr` or `stages.align.optim.lr`."""
+def leaves(
+    config: Mapping, whole: Sequence[str] = ("stages", "sets"), prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """The fields of a config by dotted name, as `optim.lr`, and their values.
+
+    The groups `whole` are one field each.
+    """
     for key, value in config.items():
-        if isinstance(value, ConfigDict) and not isinstance(value, Entry):
-            yield from fields(value, f"{prefix}{key}.")
+        group = isinstance(value, ConfigDict) and not isinstance(value, Entry)
+        if group and key not in whole:
+            yield from leaves(value, whole, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
+
+
+def fields(config: Mapping) -> list[str]:
+    """The names of all fields, `optim.lr` or `stages.align.optim.lr`."""
+    return [name for name, _ in leaves(config, ())]
 
 
 def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> None:
@@ -101,12 +112,12 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
             if not isinstance(node.get(group), Mapping | Entry):
                 node[group] = {}
         elif group not in node:
-            raise InputError(not_a_field(field, list(fields(config)), flag))
+            raise InputError(not_a_field(field, fields(config), flag))
         else:
             hint = _inner(hint, group)
         node = node[group]
         if not isinstance(node, Mapping | ConfigDict):
-            raise InputError(not_a_field(field, list(fields(config)), flag))
+            raise InputError(not_a_field(field, fields(config), flag))
     if isinstance(node, Entry) or not isinstance(node, ConfigDict):
         value = literal(text)
         check_spelling(flag, field, value)
@@ -116,7 +127,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
             raise InputError(f"{flag}.{field}: {error}") from error
         return
     if last not in node:
-        raise InputError(not_a_field(field, list(fields(config)), flag))
+        raise InputError(not_a_field(field, fields(config), flag))
     if isinstance(node[last], ConfigDict) and not isinstance(node[last], Entry):
         raise InputError(
             f"{flag}.{field} is a group of fields; set one of them, such as"
@@ -192,47 +203,3 @@ def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
             f"get_config() of {path} returns {type(found).__name__}, not a ConfigDict."
         )
     return found
-
-
-def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields of one stage by dotted name, and their values.
-
-    `stages` and `data.sets` are one field each.
-    """
-    for key in config:
-        group = isinstance(config[key], ConfigDict) and key not in ("stages", "sets")
-        if group and not isinstance(config[key], Entry):
-            yield from leaves(config[key], f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", config[key]
-
-
-def check_no_effect(
-    c: ConfigDict, default: ConfigDict, where: str, fields: Sequence[str], because: str
-) -> None:
-    """Refuses values other than the default for fields that have no effect.
-
-    `fields` are names of fields or of groups, `because` says why.
-    """
-    values, defaults = dict(_with_options(c)), dict(_with_options(default))
-    for field in values:
-        covered = any(field == f or field.startswith(f"{f}.") for f in fields)
-        if covered and values[field] != defaults.get(field, _unset(values[field])):
-            said = options.no_effect(field, values[field], because)
-            shown = (
-                f" (the default is {defaults[field]!r})" if field in defaults else ""
-            )
-            raise InputError(f"{where}.{said.removesuffix('.')}{shown}.")
-
-
-def _with_options(c) -> Iterator[tuple[str, object]]:
-    for field, value in leaves(c):
-        if isinstance(value, Entry):
-            yield from ((f"{field}.{name}", of) for name, of in value.items())
-        else:
-            yield field, value
-
-
-def _unset(value):
-    """The value of an option that is off."""
-    return type(value)() if isinstance(value, bool | int | float | str) else None

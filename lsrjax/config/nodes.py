@@ -39,6 +39,7 @@ class Entries(dict):
     """
 
     field = ""  # in the config
+    alone = ""  # the option that a text is the value of
 
     def __init__(self, values: Mapping[str, Any] | Iterable = ()):
         super().__init__()
@@ -59,8 +60,10 @@ class Entries(dict):
             raise AttributeError(f"{self.field}.{key} has moved: {where}")
         if value is False or value == "":
             self.pop(key, None)
-        else:
-            super().__setitem__(key, {} if value is True else value)
+            return
+        if self.alone and isinstance(value, str):
+            value = {self.alone: value}
+        super().__setitem__(key, {} if value is True else value)
 
     __setattr__ = __setitem__
 
@@ -77,9 +80,10 @@ class Losses(Entries):
 
 
 class Initialisations(Entries):
-    """A stage's initialisations."""
+    """A stage's initialisations; `c.init.encoder = "…"` names its model."""
 
     field = "init"
+    alone = "model"
 
 
 class Group(ConfigDict):

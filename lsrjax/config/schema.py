@@ -20,6 +20,7 @@ from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.options import option
+from lsrjax.retrieval.tasks.table import DEV_TASKS
 
 
 def _pattern(value: str) -> str | None:
@@ -62,6 +63,12 @@ def _weights(weights: dict[str, float]) -> str | None:
 
 # What the choice of a query's documents has an effect with.
 _DRAWN = ("ranking loss", "several documents")
+
+
+def _negatives(value: str) -> str | None:
+    if value in ("given", "bm25") or re.fullmatch("stage:.+", value):
+        return None
+    return "choose from 'given', 'bm25' and 'stage:NAME'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,15 +261,23 @@ class Data(Rows):
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Negatives and scores that are made before the first step."""
+    """Negatives and scores that are made before the first step, and on the way."""
 
     because: ClassVar = {"mines": "negatives is given"}
     negatives: str = option(
         "given",
         "given (by the data) | bm25 (mined from data.corpus, or from the documents of"
-        " all rows without one)",
-        choices=("given", "bm25"),
+        " all rows without one) | stage:NAME (the same by the model of an earlier"
+        " stage)",
+        problem=_negatives,
         when=_DRAWN,
+    )
+    every: int = option(
+        0,
+        "steps: mined again with the stage's own model (ANCE; with frozen documents,"
+        " ADORE), and scored again if scores is teacher; 0: never",
+        low=0,
+        when="mines",
     )
     scores: str = option(
         "given",
@@ -271,11 +286,11 @@ class Prepare:
         when="scores read",
     )
     count: int = option(
-        7, "bm25: negatives kept for a query", above=0, high=2**16, when="mines"
+        7, "mined: negatives kept for a query", above=0, high=2**16, when="mines"
     )
     depth: int = option(
         50,
-        "bm25: drawn from this many best documents",
+        "mined: drawn from this many best documents",
         above=0,
         high=2**20,
         when="mines",
@@ -284,7 +299,7 @@ class Prepare:
     @property
     def mines(self) -> bool:
         """Whether negatives are mined."""
-        return self.negatives == "bm25"
+        return self.negatives != "given"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,19 +366,46 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Dev:
-    """Retrieval on held-out examples during training.
+    """Retrieval on held-out examples, or on a benchmark, during training.
 
-    Over the whole corpus if they contain ids (format beir and others), else over their
-    own documents.
+    Examples are searched for in the whole corpus if they contain ids (format beir and
+    others), else among their own documents.
     """
 
+    because: ClassVar = {"given": "dev.source is empty, and so is dev.task"}
     source: Any = option("", "as data.source; empty: no evaluation", table=DEV_SOURCES)
-    format: Any = option(AUTO, "as data.format", table=FORMATS)
-    every: int = option(0, "steps; 0: at the end only", low=0)
-    queries: int = option(300, "at most", above=0)
-    metric: str = option(
-        "nDCG@10", "any name ir_measures knows; picks the best checkpoint"
+    format: Any = option(AUTO, "as data.format", table=FORMATS, when="given")
+    task: Any = option(
+        "",
+        "instead of source: a benchmark, whole, as `lsrjax evaluate` has it;"
+        " docs/evaluation.md",
+        table=DEV_TASKS,
     )
+    every: int = option(0, "steps; 0: at the end only", low=0, when="given")
+    queries: int = option(300, "of source: at most", above=0, when="given")
+    metric: str = option(
+        "nDCG@10",
+        "any name ir_measures knows; picks the best checkpoint",
+        when="given",
+    )
+    over: str = option(
+        "queries",
+        "the metric's mean over all queries | mean (of the languages' means) | worst"
+        " (the lowest of them); of a benchmark in one language, its data sets",
+        choices=("queries", "mean", "worst"),
+        when="given",
+    )
+    patience: int = option(
+        0,
+        "evaluations below the best one that end the stage; 0: none do",
+        low=0,
+        when="given",
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is dev data."""
+        return bool(self.source.name or self.task.name)
 
 
 @dataclasses.dataclass(frozen=True)

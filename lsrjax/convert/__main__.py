@@ -1,6 +1,6 @@
 """`python -m lsrjax.convert`: see `lsrjax.cli.convert`."""
 
-from lsrjax.cli import convert
+from lsrjax.cli.importing import command
 
 if __name__ == "__main__":
-    convert.start()
+    command("lsrjax.cli.convert").start()

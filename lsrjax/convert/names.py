@@ -196,7 +196,7 @@ def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
 
 _QKV = ("query", "key", "value")
 # Products that are one kernel [in, n, out] here, and one [n out, in] there.
-_FOLDED = {"attention/qkv": 3, "glu": 2}
+_FOLDED = {"attention/qkv": 3, "attention/qk": 2, "glu": 2}
 
 
 def _folds(path: str) -> int:

@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-_PURPOSES = {"init.model": "start", "teacher.model": "teacher"}
+_PURPOSES = {
+    "init.model": "start",
+    "teacher.model": "teacher",
+    "prepare.negatives": "miner of negatives",
+}
 
 
 def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
@@ -15,6 +19,8 @@ def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
             found[f"init.{name}"] = given
     found["teacher.model"] = stage.get("teacher", {}).get("model", "")
     found["tokenizer"] = stage.get("tokenizer", "")
+    miner = stage.get("prepare", {}).get("negatives", "")
+    found["prepare.negatives"] = miner if miner.startswith("stage:") else ""
     return {field: reference for field, reference in found.items() if reference}
 
 

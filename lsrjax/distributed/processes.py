@@ -279,8 +279,8 @@ def _loss_is_told():
     """Within it, JAX's client reports a lost connection in one line.
 
     By default the client logs a fatal error with C++ stacks. It accepts a callback
-    instead, whose argument jaxlib may be unable to convert to Python: then C++ aborts,
-    so the callback also handles SIGABRT.
+    instead, whose argument jaxlib may be unable to convert to Python: then C++
+    terminates, so the callback also does what C++ would do then, and handles SIGABRT.
     """
     from jax._src import distributed
 
@@ -299,6 +299,11 @@ def _loss_is_told():
         handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_lost)
         _never_free(handler)
         ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+        terminate = ctypes.CFUNCTYPE(None)(functools.partial(_lost, None))
+        _never_free(terminate)
+        # std::set_terminate; by default C++ prints the exception before it aborts.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(terminate)
 
 
 def _never_free(thing) -> None:
@@ -310,7 +315,7 @@ def _lost(status) -> None:
     state = _state()
     safe_output.say(
         f"Error: process {state.process_id} of {state.num_processes} has lost another"
-        " one, or JAX has failed (the lines above may say which). The output of the one"
+        " one, or JAX has failed (JAX may say above which). The output of the one"
         " that ended first says why. The checkpoints are whole; start all processes"
         " again to go on from the last one."
     )

@@ -25,7 +25,6 @@ from lsrjax.options import Chosen, Options, option
 class OfModel(Options):
     """The option of an initialisation from a model."""
 
-    alone: ClassVar[str] = "model"
     model: str = option(
         "",
         "a Hugging Face folder or hub id, a stage's folder in a work directory, or"

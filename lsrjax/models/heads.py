@@ -20,7 +20,7 @@ from flax import nnx
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.lookup import entry, known_entry
-from lsrjax.models.backbones.encoder_config import MaskedLM
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.dense_heads import (
     ColbertHead,
     ColbertOptions,
@@ -37,35 +37,40 @@ from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
 from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
-# Of MILCO's English head.
-_BERTS = MaskedLM()
+# A logit that no maximum is; finite, so that it gives numbers and not NaN.
+_SILENT = -1e9
 
 
 class MLMHead(nnx.Module):
-    """BERT's masked-LM head as a bag of words, pooled over tokens."""
+    """A masked-LM head as a bag of words, pooled over tokens."""
 
     def __init__(
         self,
+        transform: nnx.Module,
         hidden_size: int,
         vocab_size: int,
         *,
-        layer_norm_eps: float,
-        masked_lm: MaskedLM = _BERTS,
+        silent_terms: int = 0,
+        begins: int = -1,
+        capped: bool = False,
         tied: bool,
         pool_mask: str,
         pooling: str = "max",
         activation: str = "relu",
-        dtype,
         rngs: nnx.Rngs,
     ):
-        self.transform = MLMTransform(
-            hidden_size,
-            layer_norm_eps,
-            dense_bias=masked_lm.dense_bias,
-            norm_bias=masked_lm.norm_bias,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        """Adds the parameters.
+
+        Args:
+          transform: maps hidden states to the decoder's input.
+          silent_terms: the first terms, which are never active.
+          begins: a token's state gives the logits of the next token, and the first
+            one's are 1 at this id, else 0 (NorBERT4); -1: each gives its own.
+          capped: a logit x is 30 sigmoid(x / 7.5).
+        """
+        self.begins, self.capped = begins, capped
+        self.transform = transform
+        self.silent_terms = silent_terms
         if not tied:
             self.decoder = nnx.Param(
                 0.02 * jax.random.normal(rngs.params(), (vocab_size, hidden_size))
@@ -87,19 +92,53 @@ class MLMHead(nnx.Module):
         once more (Shen et al. 2025, OpenSearch's v3).
         """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        factors = self.transform(hidden_TD), decoder_VD, self.bias[...], texts.mask
+        bias_V = self.bias[...]
+        if self.silent_terms:
+            bias_V = bias_V.at[: self.silent_terms].set(_SILENT)
+        mask = texts.mask
+        if self.begins >= 0:
+            # A state counts if there is a token behind it.
+            mask = tuple(jnp.pad(m[:, 1:], ((0, 0), (0, 1))) for m in mask)
+        factors = self.transform(hidden_TD), decoder_VD, bias_V, mask
         twice = self.activation == "log1p_relu"
         if self.pooling == "sum":
             pool = functools.partial(vocab_sum, twice=twice)
             sums_BV = sharding.over_vocabulary(pool, *factors)
             return Vector(sums_BV, sums_BV)
-        if self.weights_only:
+        if self.weights_only and not self.capped:
             # A padded 0 (`pool_mask`) is not positive either.
-            positive_BV = sharding.over_vocabulary(positive_pool, *factors)
-            return Vector(_saturated(positive_BV, twice), positive_BV)
-        largest = functools.partial(vocab_pool, pool_mask=self.pool_mask)
-        raw_BV, _ = sharding.over_vocabulary(largest, *factors)
+            raw_BV = sharding.over_vocabulary(positive_pool, *factors)
+        else:
+            largest = functools.partial(vocab_pool, pool_mask=self.pool_mask)
+            raw_BV, _ = sharding.over_vocabulary(largest, *factors)
+        if self.begins >= 0:
+            raw_BV = self._begun(raw_BV, texts, mask)
         return Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
+
+    def _begun(self, raw_BV, texts: Texts, mask) -> jax.Array:
+        """The largest logits with those of the first token, which are constant."""
+        terms_V = jnp.arange(raw_BV.shape[1])
+        if self.capped:  # after the maximum, whose place it does not change
+            some_B = texts.together(m.any(axis=1) for m in mask)
+            real_BV = some_B[:, None] & (terms_V < len(self.bias))[None]
+            raw_BV = jnp.where(real_BV, 30 * jax.nn.sigmoid(raw_BV / 7.5), 0)
+        first_B = texts.together(m[:, 0] for m in texts.mask)
+        begins_BV = first_B[:, None] & (terms_V == self.begins)[None]
+        return jnp.where(begins_BV, jnp.maximum(raw_BV, 1), raw_BV)
+
+
+def _begins(spec) -> int:
+    """The id that shifted logits begin with; -1: they are not shifted."""
+    if spec.options.logits == "plain":
+        return -1
+    token = getattr(spec.encoder, "bos_token_id", None)
+    if token is None or spec.options.pooling != "max":
+        raise InputError(
+            f"config.model.head.logits is {spec.options.logits!r}, which is for"
+            f" NorBERT4 and pooling 'max'; the encoder is a {spec.encoder.family}, and"
+            f" pooling is {spec.options.pooling!r}. Use 'plain'."
+        )
+    return token
 
 
 def _saturated(positive_BV, twice: bool):
@@ -128,6 +167,12 @@ class SpladeOptions(_Pooled):
         "of the logits, before the logarithm",
         choices=("relu", "log1p_relu"),
         fact=True,
+    )
+    logits: str = option(
+        "plain",
+        "of NorBERT4: plain | shifted (the next token's, as its masked LM was trained)"
+        " | capped (shifted, and 30 sigmoid(x / 7.5), as the hub's code gives them)",
+        choices=("plain", "shifted", "capped"),
     )
     queries: str = option(
         "encoded",
@@ -270,16 +315,18 @@ class SpladeHead(Head):
         return {"tied": "decoder" not in params["mlm"]}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        transform = backbone(spec.encoder.family).transform
         self.mlm = MLMHead(
+            transform(spec.encoder, dtype=dtype, rngs=rngs),
             spec.encoder.hidden_size,
             spec.encoder.vocab_size,
-            layer_norm_eps=spec.encoder.layer_norm_eps,
-            masked_lm=spec.encoder.masked_lm,
+            silent_terms=spec.encoder.silent_terms,
+            begins=_begins(spec),
+            capped=spec.options.logits == "capped",
             tied=spec.options.tied,
             pool_mask=spec.options.pool_mask,
             pooling=spec.options.pooling,
             activation=spec.options.activation,
-            dtype=dtype,
             rngs=rngs,
         )
         self.queries = spec.options.queries
@@ -363,13 +410,13 @@ class MilcoHead(Head):
             dtype=dtype,
             rngs=rngs,
         )
+        size, eps = spec.options.pivot_hidden_size, spec.options.pivot_layer_norm_eps
         self.mlm = MLMHead(
-            spec.options.pivot_hidden_size,
+            MLMTransform(size, eps, dtype=dtype, rngs=rngs),
+            size,
             spec.options.pivot_vocab_size,
-            layer_norm_eps=spec.options.pivot_layer_norm_eps,
             tied=False,
             pool_mask=spec.options.pool_mask,
-            dtype=dtype,
             rngs=rngs,
         )
         excluded = spec.special_ids if spec.options.exclude_special_tokens else ()

@@ -115,6 +115,12 @@ class LayerNorm(nnx.LayerNorm):
         return _normalize(self.epsilon, x_TD, scale_D, bias_D)
 
 
+def normalized(x_TD: jax.Array, eps: float) -> jax.Array:
+    """LayerNorm without parameters, computed in float32."""
+    ones_D = jnp.ones(x_TD.shape[-1:], jnp.float32)
+    return _normalize(eps, x_TD, ones_D, jnp.zeros_like(ones_D))
+
+
 # y = s (x - m) r + b, with the mean m and r = (variance + eps)^-1/2 of each row. With
 # n = (x - m) r and an incoming gradient g,
 #

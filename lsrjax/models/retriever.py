@@ -17,7 +17,7 @@ from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Views
-from lsrjax.options import check_value, checked, find_known, kind_of, option
+from lsrjax.options import as_dict, check_value, checked, find_known, kind_of, option
 
 TOWERS = ("shared", "separate")
 # The text, and the role, that a query tower encodes; all others are documents.
@@ -117,7 +117,8 @@ class RetrieverSpec:
 
     def to_dict(self) -> dict:
         """JSON-serialisable values; `from_dict` reads them back."""
-        return dataclasses.asdict(self)
+        encoder = dataclasses.asdict(self.encoder)
+        return vars(self) | {"encoder": encoder, "options": as_dict(self.options)}
 
     @classmethod
     def from_dict(cls, values: dict) -> "RetrieverSpec":

@@ -11,6 +11,7 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import rank
 from lsrjax.retrieval.rank import Searcher, Way, views_of
+from lsrjax.retrieval.task_results import PartResults, table
 from lsrjax.retrieval.tasks.task import Task
 
 
@@ -163,8 +164,26 @@ def encoding_speed(searcher: Searcher, texts: Sequence[str]) -> float:
     return len(sample) / (time.perf_counter() - started)
 
 
-def dev_metric(task: Task, searcher: Searcher, metric: str) -> dict[str, float]:
-    """The mean of a metric over a dev task's queries, all views together."""
-    ways = {"": Way()}
-    found = rank.rank(task, searcher, ways, measures.required_depth([metric]))[""]
-    return measures.evaluate(found.hits, task.judged(found.hits), [metric])
+def dev_metric(
+    tasks: Sequence[Task], searcher: Searcher, metric: str, over: str = "queries"
+) -> dict[str, float]:
+    """A metric on dev tasks, all views together.
+
+    Args:
+      tasks: the parts of a benchmark, or one task.
+      searcher: the model.
+      metric: its name.
+      over: "queries" for the mean over all queries, "mean" or "worst" of the columns
+        that `task_results.table` has.
+    """
+    parts, depth = [], measures.required_depth([metric])
+    for task in tasks:
+        part = PartResults.of(task, [metric])
+        part.add("", task, rank.rank(task, searcher, {"": Way()}, depth)[""])
+        parts.append(part)
+    if over == "queries":
+        values = np.concatenate([part.values[""][metric] for part in parts])
+        return {metric: float(values.mean())}
+    columns = table(parts)[""]
+    # A single language has no summary: it is its own mean, and the worst.
+    return {metric: (columns.get(over) or next(iter(columns.values())))[metric]}

@@ -1,11 +1,78 @@
-"""Hard negatives: documents that BM25 ranks high but that are not relevant."""
+"""Hard negatives: documents that rank high but that are not relevant."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
+from lsrjax.retrieval.encode_texts import joined
+from lsrjax.retrieval.rank import Searcher
+from lsrjax.retrieval.search import search
+
+# Documents encoded and searched at once.
+BLOCK = 65_536
+Hits = tuple[np.ndarray, np.ndarray]
+# Queries, documents and a depth to hits and scores, as of `search`.
+Find = Callable[[Sequence[str], Sequence[str], int], Hits]
+
+
+def by_bm25(queries: Sequence[str], documents: Sequence[str], depth: int) -> Hits:
+    """The best hits of BM25, as `search` gives them."""
+    return BM25(documents).search(queries, depth)
+
+
+def by_model(model: Searcher, kept: list | None = None) -> Find:
+    """The best hits of a retriever.
+
+    Args:
+      kept: keeps the encoded documents for a later search of the same ones by a model
+        whose documents are frozen; None: memory does not grow with the corpus.
+    """
+
+    def encoded(documents: Sequence[str]) -> Iterable[Any]:
+        for number, start in enumerate(range(0, len(documents), BLOCK)):
+            if kept is not None and number < len(kept):
+                yield kept[number]
+                continue
+            block = joined(model.documents(documents[start : start + BLOCK]))
+            if kept is not None:
+                kept.append(block)
+            yield block
+
+    def find(queries: Sequence[str], documents: Sequence[str], depth: int) -> Hits:
+        asked, found, start = joined(model.queries(queries)), no_hits(queries, depth), 0
+        for block in encoded(documents):
+            found = best(found, search(asked, block, depth), start)
+            start += block.shape[0]
+        return found
+
+    return find
+
+
+def no_hits(queries: Sequence[str], depth: int) -> Hits:
+    """As `search` gives them for an empty corpus."""
+    return (
+        np.full((len(queries), depth), -1, np.int32),
+        np.zeros((len(queries), depth), np.float32),
+    )
+
+
+def best(found: Hits, more: Hits, start: int) -> Hits:
+    """The best of hits and those of a block of documents, which begins at `start`.
+
+    Ordered as in `search`.
+    """
+    moved = np.where(more[0] < 0, -1, more[0] + start)
+    hits = np.concatenate([found[0], moved], axis=1)
+    scores = np.concatenate([found[1], more[1]], axis=1)
+    ranked = np.where(hits < 0, -np.inf, scores)
+    order = np.lexsort((hits, -ranked), axis=1)[:, : found[0].shape[1]]
+    return (
+        np.take_along_axis(hits, order, axis=1).astype(np.int32),
+        np.take_along_axis(scores, order, axis=1),
+    )
 
 
 def mine(
@@ -18,8 +85,9 @@ def mine(
     groups: Sequence | np.ndarray | None = None,
     exclude: Sequence[Collection[int]] | None = None,
     seed: int,
+    find: Find = by_bm25,
 ) -> np.ndarray:
-    """Draws negatives for each query from its best BM25 hits.
+    """Draws negatives for each query from its best hits.
 
     The positive, documents with the positive's text, and those excluded by `groups` or
     `exclude` are never drawn. If fewer than `count` hits remain, random documents of
@@ -34,6 +102,7 @@ def mine(
         count: negatives of a query.
         groups: [N] labels; documents with the positive's label are not drawn.
         exclude: for each query further documents that are not drawn.
+        find: finds the hits.
 
     Returns:
         [Q, count] int32 document indices, the drawn hits first, distinct in each row.
@@ -43,7 +112,7 @@ def mine(
         ValueError: lengths differ, or a positive is not in the corpus.
     """
     _check(len(queries), len(corpus_texts), positives, groups, exclude)
-    hits, _ = BM25(corpus_texts).search(queries, depth)
+    hits, _ = find(queries, corpus_texts, depth)
     same_text = _members(corpus_texts)
     same_group = {} if groups is None else _members(groups)
     negatives = np.empty((len(queries), count), np.int32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
+from lsrjax.retrieval.feedback import Rocchio, rocchio
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.search import Several, TopHits
@@ -141,20 +143,68 @@ def rank(
     Raises:
       InputError: a vector is not finite, or embeddings are to be pruned.
     """
-    depth += task.own_ids
-    texts = [text.lower() for text in task.queries] if lowercase else task.queries
-    views = searcher.queries(texts)
+    views = searcher.queries(_cased(task.queries, lowercase))
     queries = {
         name: _joined(views, way.views, way.prune_queries) for name, way in ways.items()
     }
-    found = {name: TopHits(queries[name], depth) for name in ways}
+    return _searched(task, searcher, ways, queries, depth, lowercase)
+
+
+def feed_back(
+    task: Task,
+    searcher: Searcher,
+    way: Way,
+    first: Ranking,
+    how: Rocchio,
+    *,
+    lowercase: bool = False,
+) -> Ranking:
+    """Searches again with terms of the documents that were found first.
+
+    Args:
+      first: what `rank` found this way.
+      how: as of `feedback.rocchio`.
+      lowercase: as of `rank`.
+
+    Raises:
+      InputError: the model's vectors are not sparse.
+    """
+    views = searcher.queries(_cased(task.queries, lowercase))
+    queries = _joined(views, way.views, way.prune_queries)
+    if not searcher.encoder.spec.sparse:
+        raise InputError("--feedback needs a model whose vectors have terms.")
+    places, rows = np.unique(first.hits[:, : how.documents], return_inverse=True)
+    texts = [task.corpus[place] for place in places.tolist() if place >= 0]
+    found = searcher.documents(_cased(texts, lowercase))
+    # Row -1 for no hit stays: it is the first of the places, if it is among them.
+    hits = rows.reshape(len(task.queries), -1) - int(places[0] < 0)
+    documents = _joined(found, way.views, way.prune_documents)
+    asked = {"": rocchio(queries, documents, hits, how)}
+    depth = first.hits.shape[1]
+    return _searched(task, searcher, {"": way}, asked, depth, lowercase)[""]
+
+
+def _cased(texts: Sequence[str], lowercase: bool) -> Sequence[str]:
+    return [text.lower() for text in texts] if lowercase else texts
+
+
+def _searched(
+    task: Task,
+    searcher: Searcher,
+    ways: Mapping[str, Way],
+    queries: Mapping[str, Any],
+    depth: int,
+    lowercase: bool,
+) -> dict[str, Ranking]:
+    depth += task.own_ids
+    best = {name: TopHits(queries[name], depth) for name in ways}
     terms, size = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     for block in blocks(task.corpus, lowercase):
         documents = searcher.documents(block)
         share = len(block) / len(task.corpus)
         for name, way in ways.items():
             matrix = _joined(documents, way.views, way.prune_documents)
-            found[name].add(matrix)
+            best[name].add(matrix)
             terms[name] += active_terms(matrix) * share
             parts = [documents[view] for view in way.views or documents]
             # Each view is stored apart, unless terms of all of them are chosen.
@@ -162,7 +212,7 @@ def rank(
             size[name] += sum(index_bytes(part) for part in apart) * share
     return {
         name: Ranking(
-            *_hits(task, found[name]),
+            *_hits(task, best[name]),
             text_terms(queries[name]),
             terms[name],
             size[name],
@@ -183,7 +233,7 @@ def blocks(corpus: Sequence[str], lowercase: bool = False) -> Iterator[Sequence[
     """The texts in order, so many at once that their vectors fit in memory."""
     for start in range(0, len(corpus), _BLOCK):
         some = corpus[start : start + _BLOCK]
-        yield [text.lower() for text in some] if lowercase else some
+        yield _cased(some, lowercase)
 
 
 def _hits(task: Task, found: TopHits) -> tuple[np.ndarray, np.ndarray]:

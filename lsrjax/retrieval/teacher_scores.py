@@ -8,10 +8,11 @@ from lsrjax.data.batching.drawing import wording
 from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.retrieval import maxsim
+from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.maxsim import TokenMatrix
-from lsrjax.retrieval.mine_negatives import mine
+from lsrjax.retrieval.mine_negatives import Find, by_bm25, mine
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Several
 
@@ -70,6 +71,7 @@ def prepare(
     mined,
     teacher: Searcher | PairScorer | None,
     seed: int,
+    find: Find = by_bm25,
 ) -> dict[str, np.ndarray]:
     """Negatives and teacher scores for every example of a source of groups.
 
@@ -77,9 +79,10 @@ def prepare(
       source: Q groups.
       corpus: their distinct documents, from `corpus_of`.
       positives: [Q] positions of the first positives, from `corpus_of`.
-      mined: a stage's `prepare` config, to mine BM25 negatives from the corpus; None:
-        the groups' own negatives.
+      mined: a stage's `prepare` config, to mine negatives from the corpus; None: the
+        groups' own negatives.
       teacher: scores the documents; None leaves the scores NaN.
+      find: finds the documents to draw mined negatives from.
 
     Returns:
       `negatives` [Q, K] int32 positions in the corpus, -1 if a row has fewer, and
@@ -103,6 +106,7 @@ def prepare(
                 count=mined.count,
                 exclude=_places(source, documents, "positives"),
                 seed=seed,
+                find=find,
             )
         ]
     else:
@@ -154,6 +158,35 @@ def score(
         parts = zip(q.parts, d.parts, strict=True)
         return np.sum([_scores(*part, documents_QK) for part in parts], axis=0)
     return _scores(q, d, documents_QK)
+
+
+def ragged(
+    model: Searcher | PairScorer | BM25,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    places: Sequence[Sequence[int]],
+) -> list[list[float]]:
+    """A model's score of each query with each of its documents, by place in `texts`.
+
+    BM25 is an index of `texts`.
+    """
+    used = sorted({place for row in places for place in row})
+    number = {place: i for i, place in enumerate(used)}
+    most = max(map(len, places), default=0)
+    if not most:
+        return [[] for _ in places]
+    grid = np.full((len(places), most), -1, np.int64)
+    for row, own in zip(grid, places, strict=True):
+        row[: len(own)] = [number[place] for place in own]
+    if isinstance(model, BM25):
+        found = _scores(model.queries(queries), model.documents[used], grid)
+    else:
+        found = score(model, queries, [texts[place] for place in used], grid)
+    return [
+        # The shortest decimals of float32 values.
+        [float(str(value)) for value in row[: len(own)]]
+        for row, own in zip(found, places, strict=True)
+    ]
 
 
 def _read_together(scorer: PairScorer, queries, corpus, documents_QK) -> np.ndarray:

@@ -4,11 +4,14 @@ import dataclasses
 from collections.abc import Callable
 
 from lsrjax.checkpoint import saved_model
+from lsrjax.config import check_tasks
 from lsrjax.data import sources
 from lsrjax.data.examples import ANY
 from lsrjax.initial.build_student import Student
 from lsrjax.retrieval.evaluate import dev_metric, dev_task
 from lsrjax.retrieval.rank import Searcher
+from lsrjax.retrieval.tasks.table import loaded
+from lsrjax.retrieval.tasks.task import Task
 
 
 def dev_source(config, kind: str):
@@ -39,17 +42,9 @@ def evaluation(
 
     `poll` is called before each batch is encoded.
     """
-    if not config.dev.source.name:
+    tasks = _tasks(config, kind)
+    if not tasks:
         return None
-    weights = config.data.query_languages
-    task = dev_task(
-        dev_source(config, kind),
-        config.dev.queries,
-        # A query in an unknown language always counts, as in training.
-        lambda language: (
-            language == ANY or weights.get(language, weights.get(ANY, 0.0)) > 0
-        ),
-    )
     idle = Searcher.of(
         saved_model.SavedModel(
             student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
@@ -59,8 +54,26 @@ def evaluation(
     )
 
     def evaluate(params):
-        return dev_metric(
-            task, dataclasses.replace(idle, params=params), config.dev.metric
-        )
+        searcher = dataclasses.replace(idle, params=params)
+        return dev_metric(tasks, searcher, config.dev.metric, config.dev.over)
 
     return evaluate
+
+
+def _tasks(config, kind: str) -> list[Task]:
+    """The parts of the dev task, or the held-out examples as a task; maybe none."""
+    if chosen := check_tasks.of_dev(config):
+        return list(loaded(chosen))
+    if not config.dev.source.name:
+        return []
+    weights = config.data.query_languages
+    return [
+        dev_task(
+            dev_source(config, kind),
+            config.dev.queries,
+            # A query in an unknown language always counts, as in training.
+            lambda language: (
+                language == ANY or weights.get(language, weights.get(ANY, 0.0)) > 0
+            ),
+        )
+    ]

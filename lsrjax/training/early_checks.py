@@ -109,4 +109,6 @@ def _open(stage, contents: Contents, seconds: float) -> None:
         examples = sum(map(len, sets))
     if stage.dev.source.name:
         dev_data.dev_examples(stage, contents.kind)
+    if chosen := check_tasks.of_dev(stage):
+        next(loaded(chosen))
     check_stage.check_warmup(stage, contents.steps(examples), "config")

@@ -1,20 +1,18 @@
 """The training loop: steps, logs, evaluates, saves, and stops on request."""
 
 import time
-from collections.abc import Iterator
 from typing import NoReturn
 
 from lsrjax.distributed import activity
 from lsrjax.training.batch_contents import slots_of
 from lsrjax.training.compiled_steps import CompiledSteps
+from lsrjax.training.mined_again import Feed
 from lsrjax.training.resume import States
 from lsrjax.training.stage_parts import Run, Stage
 from lsrjax.training.step_numbers import Clock, Numbers
 
 
-def train(
-    stage: Stage, run: Run, states: States, state: dict, batches: Iterator[dict]
-) -> dict:
+def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) -> dict:
     """Trains from `state` to the stage's last step.
 
     The loop reads a step's numbers only after it has dispatched the next two, so the
@@ -54,6 +52,7 @@ def train(
         raise activity.Preempted
 
     start = int(state["step"])
+    best = states.best() if config.dev.patience else None
     progress.forward(start)
     for done in range(start, total + 1):
         every = config.dev.every
@@ -73,11 +72,25 @@ def train(
                     except activity.Preempted:
                         leave()
                 run.tracker.log(done, {f"dev_{name}": dev[name] for name in dev})
+                if config.dev.patience:
+                    found = dev[config.dev.metric], done
+                    best = max(best or found, found)
             with progress.saving():
-                states.save(state, dev, last=done == total)
+                last = done == total or stalled(config.dev, best, done)
+                states.save(state, dev, last=last)
             clock.started += time.monotonic() - paused
-        if done == total:
+        if done == total or stalled(config.dev, best, done):
             break
+        if batches.due(done):
+            # Nothing is in flight, so the state can be saved meanwhile.
+            read()
+            paused = time.monotonic()
+            with progress.at(activity.PREPARING), progress.at_rest(keep):
+                try:
+                    batches.mine(state["params"], done)
+                except activity.Preempted:
+                    leave()
+            clock.started += time.monotonic() - paused
         progress.forward(done + 1)
         with progress.at(activity.DATA):
             batch = next(batches)
@@ -94,4 +107,24 @@ def train(
             states.poll()
             numbers.add(done + 1, metrics, slots_of(batch))
             read(in_flight=2)
+    if done < total and best:
+        run.tracker.note(
+            f"  Stopped at step {done:,}: dev.patience is {config.dev.patience}, and"
+            f" the best {config.dev.metric} is that of step {best[1]:,}."
+        )
     return state
+
+
+def stalled(dev, best: tuple[float, int] | None, done: int) -> bool:
+    """Whether the last `dev.patience` evaluations were below the best one.
+
+    Only steps are counted, so that a resumed run finds the same.
+
+    Args:
+      dev: `config.dev`.
+      best: the best value and its step, the later one of equal values.
+      done: the step.
+    """
+    if not (dev.patience and best) or done % dev.every:
+        return False
+    return (done - best[1]) // dev.every >= dev.patience

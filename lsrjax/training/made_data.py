@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lsrjax.checkpoint import saved_model
+from lsrjax.config.check_data import mines
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.negatives import choice_of
@@ -18,12 +21,15 @@ from lsrjax.data.reading import unchanged_files
 from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import processes
+from lsrjax.errors import InputError
 from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.retrieval import teacher_scores
 from lsrjax.retrieval.cross_encoder import PairScorer
+from lsrjax.retrieval.mine_negatives import Find, by_bm25, by_model
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.training import model_origins
 from lsrjax.training.batch_contents import Contents
+from lsrjax.training.mined_again import MinedAgain, documents_frozen
 from lsrjax.training.stage_data import documents, guarded
 from lsrjax.training.trackers import Tracker
 
@@ -51,46 +57,15 @@ class Made:
         """The stage's config."""
         return self.contents.config
 
-    def with_negatives(self, source, bad: BadRecords, teacher):
-        """Adds mined negatives and the teacher's scores to the examples.
+    @property
+    def prepares(self) -> bool:
+        """Whether negatives or scores are made."""
+        return mines(self.config) or self.config.prepare.scores == "teacher"
 
-        `bad` counts the rows that end up with too few negatives.
-        """
-        config = self.config
-        mined = config.prepare.negatives == "bm25"
-        scored = config.prepare.scores == "teacher"
-        if not (mined or scored):
-            return source
-        corpus, positives = teacher_scores.corpus_of(source, whole=mined)
-
-        def prepare():
-            self.tracker.note(
-                f"Preparing {len(source):,} queries over {len(corpus):,} documents:"
-                + (" mining negatives with BM25" if mined else "")
-                + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
-            )
-            return teacher_scores.prepare(
-                source,
-                corpus,
-                positives,
-                mined=config.prepare if mined else None,
-                teacher=_scorer(teacher, config, self.poll) if scored else None,
-                seed=config.seed,
-            )
-
-        fields = ("prepare", "seed", "model.dtype", "data")
-        arrays = self._kept("prepared.npz", ("negatives", "scores"), prepare, fields)
-        scores = arrays["scores"] if scored else None
-        prepared = sources.WithNegatives(source, corpus, arrays["negatives"], scores)
-        filtered = scored and choice_of(config.data).filters
-        if not filtered and config.data.mixing == "passages":
-            return prepared
-        # These scores may filter out more negatives than a row can spare, and mined
-        # negatives may lack a language.
-        check = documents(config, own=True)
-        prepared = guarded(config, bad, prepared, "", scored, check)
-        prepared.look_through()
-        return prepared
+    def prepared(self, source, bad: BadRecords, teacher) -> "Prepared":
+        """A source of groups, for which negatives and a teacher's scores are made."""
+        corpus, positives = teacher_scores.corpus_of(source, whole=mines(self.config))
+        return Prepared(self, source, bad, teacher, corpus, positives)
 
     def order(self, source, sizes: Sequence[int], student):
         """The order of the examples in batches.
@@ -112,9 +87,130 @@ class Made:
         topics = self._kept("topics.npz", ("topics",), make, fields)["topics"]
         return mixing.order_of_topics(topics, entries, config.seed)
 
+    def key(self, fields: Sequence[str]) -> str:
+        """A digest of what arrays are made from; empty but in the first process."""
+        return _made_from(self.config, fields, self.folder, self.models)
+
     def _kept(self, file: str, names: Sequence[str], make, fields: Sequence[str]):
-        key = _made_from(self.config, fields, self.folder, self.models)
-        return _kept(self.folder / file, names, make, key, self.tracker)
+        path = self.folder / file
+        return _kept(path, names, make, self.key(fields), self.tracker)
+
+
+_FIELDS = ("prepare", "seed", "model.dtype", "data")
+_ARRAYS = ("negatives", "scores")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Adds mined negatives and the teacher's scores to the examples of a source.
+
+    Attributes:
+      bad: counts the rows that end up with too few negatives.
+      corpus, positives: from `teacher_scores.corpus_of`.
+    """
+
+    made: Made
+    source: Any
+    bad: BadRecords
+    teacher: saved_model.SavedModel | None
+    corpus: Any
+    positives: np.ndarray
+
+    def first(self, miner: saved_model.SavedModel | None):
+        """The source with what is made before the first step.
+
+        `miner` is the model that finds negatives; None: BM25.
+        """
+        config, poll = self.made.config, self.made.poll
+        mined, scored = mines(config), self._scored
+        how = "BM25" if miner is None else config.prepare.negatives
+
+        def prepare():
+            self.made.tracker.note(
+                f"Preparing {len(self.source):,} queries over {len(self.corpus):,}"
+                " documents:"
+                + (f" mining negatives with {how}" if mined else "")
+                + (f"{',' if mined else ''} scoring with the teacher" if scored else "")
+            )
+            found = by_model(Searcher.of(miner, config, poll)) if miner else by_bm25
+            return self._prepare(found)
+
+        path, key = self.made.folder / "prepared.npz", self.made.key(_FIELDS)
+        arrays = _kept(path, _ARRAYS, prepare, key, self.made.tracker)
+        return self._with(arrays, "")
+
+    def again(self, student, frozen) -> MinedAgain:
+        """Mines with the student's parameters, every so many steps.
+
+        `frozen` is that of the stage's step: documents whose parameters are all frozen
+        are encoded once.
+        """
+        config, note = self.made.config, self.made.tracker.note
+        model = saved_model.SavedModel(
+            student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
+        )
+        idle = Searcher.of(model, config, self.made.poll)
+        separate = student.spec.towers == "separate"
+        kept: list | None = [] if documents_frozen(frozen, separate) else None
+        key = self.made.key(_FIELDS)
+
+        def make(params, path: pathlib.Path, of: str, number: int):
+            def prepare():
+                note(f"  Mining negatives with the model of step {path.stem}")
+                searcher = dataclasses.replace(idle, params=params)
+                return self._prepare(by_model(searcher, kept))
+
+            own = f"{key} {of}" if key else ""
+            arrays = _kept(path, _ARRAYS, prepare, own, self.made.tracker, number)
+            return self._with(arrays, f"mined at step {path.stem}")
+
+        def read(path: pathlib.Path):
+            arrays, why = _read(path, _ARRAYS, lambda own: own.startswith(key))
+            if arrays is None:
+                raise InputError(
+                    f"{path} {why}, and the negatives that the next steps train on were"
+                    " in it. Put it back, or start the stage over from a checkpoint of"
+                    f" step {path.stem} or before."
+                )
+            return self._with(arrays, f"mined at step {path.stem}")
+
+        return MinedAgain(config.prepare.every, self.made.folder, make, read)
+
+    @property
+    def _scored(self) -> bool:
+        return self.made.config.prepare.scores == "teacher"
+
+    def _prepare(self, find: Find) -> dict[str, np.ndarray]:
+        config, poll = self.made.config, self.made.poll
+        scorer = None
+        if self._scored:
+            assert self.teacher is not None  # the config is checked
+            scorer = _scorer(self.teacher, config, poll)
+        return teacher_scores.prepare(
+            self.source,
+            self.corpus,
+            self.positives,
+            mined=config.prepare if mines(config) else None,
+            teacher=scorer,
+            seed=config.seed,
+            find=find,
+        )
+
+    def _with(self, arrays: Mapping[str, np.ndarray], name: str):
+        """The source with negatives and scores; `name` is for its bad records."""
+        config = self.made.config
+        scores = arrays["scores"] if self._scored else None
+        negatives = arrays["negatives"]
+        prepared = sources.WithNegatives(self.source, self.corpus, negatives, scores)
+        filtered = self._scored and choice_of(config.data).filters
+        if not filtered and config.data.mixing == "passages":
+            return prepared
+        # These scores may filter out more negatives than a row can spare, and mined
+        # negatives may lack a language.
+        check = documents(config, own=True)
+        checked = guarded(config, self.bad, prepared, name, self._scored, check)
+        checked.look_through()
+        return checked
 
 
 def _scorer(
@@ -154,7 +250,12 @@ def _made_from(config, fields: Sequence[str], folder: pathlib.Path, models) -> s
 
 
 def _kept(
-    path: pathlib.Path, names: Sequence[str], make, key: str, tracker
+    path: pathlib.Path,
+    names: Sequence[str],
+    make,
+    key: str,
+    tracker,
+    number: int = 0,
 ) -> dict[str, np.ndarray]:
     """The arrays that `make` returns, read from a file if they were made before.
 
@@ -162,34 +263,42 @@ def _kept(
       make: makes the arrays; all processes take part.
       key: digest of the inputs, in the first process; a file with another key is made
         again.
+      number: of earlier calls with this path.
     """
     arrays = None
     if processes.is_first() and path.is_file():
-        arrays, why = _read(path, names, key)
+        arrays, why = _read(path, names, lambda own: own == key)
         if why:
             tracker.note(f"  {path} {why}, and is made again.")
-    there = processes.largest(f"there is {path}", 0, int(arrays is not None))
+    there = processes.largest(f"there is {path}", number, int(arrays is not None))
     if not there:
         arrays = make()
         if processes.is_first():
             temporary = path.with_suffix(".tmp.npz")
             kept = arrays | {_KEY: np.array(key)}
-            np.savez(temporary, **kept)
+            with open(temporary, "wb") as file:
+                np.savez(file, **kept)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
-    processes.wait_for_all(str(path))
+    processes.wait_for_all(f"{path} {number}")
     if arrays is None:
         with np.load(path) as file:
             arrays = {name: file[name] for name in names}
     return {name: arrays[name] for name in names}
 
 
-def _read(path: pathlib.Path, names, key: str) -> tuple[dict | None, str]:
-    """The arrays of a file, or None and why they cannot be used."""
+def _read(
+    path: pathlib.Path, names, fits: Callable[[str], bool]
+) -> tuple[dict | None, str]:
+    """The arrays of a file whose key fits, or None and why they cannot be used."""
     try:
         with np.load(path) as file:
-            if str(file.get(_KEY, "")) != key:
+            if not fits(str(file.get(_KEY, ""))):
                 return None, "was made from other data, fields or models"
             return {name: file[name] for name in names}, ""
+    except FileNotFoundError:
+        return None, "is missing"
     # A damaged archive may raise any of these.
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         return None, f"is damaged ({error})"

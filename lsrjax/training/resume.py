@@ -34,6 +34,7 @@ class States:
         self._asked = itertools.count()
         self.save, self.poll = self._checkpoints.save, self._checkpoints.poll
         self.wait, self.close = self._checkpoints.wait, self._checkpoints.close
+        self.best = self._checkpoints.best
 
     def _opened(self, folder: pathlib.Path, keep: int) -> train_states.Checkpoints:
         return train_states.Checkpoints(

@@ -55,6 +55,16 @@ def open_teacher(
     return placed(config, teacher, mesh)
 
 
+def open_miner(
+    config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
+) -> saved_model.SavedModel | None:
+    """The model that mines a stage's first negatives; None for BM25 or given ones."""
+    reference = config.prepare.negatives
+    if not reference.startswith("stage:"):
+        return None
+    return placed(config, open_model.open_model(reference, workdir), mesh)
+
+
 def placed(config, model: saved_model.SavedModel, mesh) -> saved_model.SavedModel:
     """A model placed on a mesh with the partitioning of a stage's config."""
     layout = sharding.layout_of(model.spec, model.params, mesh, config.mesh.fsdp)

@@ -28,6 +28,7 @@ from lsrjax.training import (
     train_step,
 )
 from lsrjax.training.batch_contents import Contents, check_batch
+from lsrjax.training.mined_again import MinedAgain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Stage:
       teacher_params: of a teacher of views, or None.
       check: refuses a compiled step that does not fit into the device's memory.
       evaluate: parameters to dev metrics, or None without dev data.
+      mined_again: negatives of the stage's own model, or None.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Stage:
     check: Callable[..., None]
     evaluate: Callable[[dict], dict[str, float]] | None
     post_mortem: postmortem.PostMortem
+    mined_again: MinedAgain | None
 
     @property
     def views(self) -> dict[str, int]:
@@ -100,9 +103,12 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     of_views = teacher if contents.has_views else None
     teacher_spec = of_views.spec if of_views else None
     made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
-    source: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
-    if not of_views:
-        source = made.with_negatives(source, bad, teacher)
+    given: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
+    source, prepared = given, None
+    if not of_views and made.prepares:
+        prepared = made.prepared(given, bad, teacher)
+        miner = stage_models.open_miner(config, run.workdir, mesh)
+        source = prepared.first(miner)
     order = made.order(source, [len(one) for one in sets], student)
     total_steps = contents.steps(len(source))
     check_warmup(config, total_steps, f"stage {name}: config")
@@ -113,6 +119,9 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         teacher_spec,
         stage_models.idf_of(config, student, source),
     )
+    mined_again = None
+    if prepared and config.prepare.every:
+        mined_again = prepared.again(student, step.frozen)
     _, abstract = retriever.split(spec)
     batches = stage_batches.batches(
         name, contents, source, order, student, of_views, mesh
@@ -138,6 +147,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         post_mortem=postmortem.PostMortem(
             folder, step, source, batches, teacher_params, mesh, run.tracker.note
         ),
+        mined_again=mined_again,
     )
 
 

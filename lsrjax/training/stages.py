@@ -7,11 +7,10 @@ import traceback
 
 from lsrjax import json_files
 from lsrjax.checkpoint import names_on_disk, set_damaged_aside
-from lsrjax.data.batching import loader
-from lsrjax.distributed import activity, processes, sharding
+from lsrjax.distributed import activity, processes
 from lsrjax.training import loop, resume, stage_data, stage_parts, trackers
 from lsrjax.training.bad_steps import BadNumbers
-from lsrjax.training.left_out import left_out
+from lsrjax.training.mined_again import Feed
 from lsrjax.training.resume import States
 from lsrjax.training.roll_back import roll_back
 from lsrjax.training.stage_parts import Run, Stage
@@ -37,30 +36,21 @@ def run_stage(name: str, config, run: Run) -> None:
             stage = stage_parts.assemble(name, config, mesh, run)
         while found := _train(stage, states, run):
             roll_back(stage, states, run, found)
-    _finish(stage, run)
+        states.look_again()
+        steps = states.newest
+    _finish(stage, run, stage.total_steps if steps is None else steps)
     progress.stage = ""
 
 
 def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
     """Trains from the newest state; returns the bad step to roll back, if any."""
     state = states.start(functools.partial(stage_parts.initial_state, stage))
-    first, data, mesh = int(state["step"]), stage.config.data, stage.layout.mesh
+    first = int(state["step"])
     summary = trackers.facts_of(stage)
     run.tracker.stage(stage.name, stage.folder, first, stage.total_steps, summary)
     for note in stage.layout.notes:
         run.tracker.note(f"  {note}")
-    stream = loader.stream(
-        stage.batches,
-        first,
-        stage.total_steps,
-        threads=data.threads,
-        prefetch=data.prefetch,
-        left_out=left_out(stage.folder),
-    )
-    rows = sharding.local_rows(mesh)
-    with contextlib.closing(
-        sharding.to_global(batch, mesh, rows) for batch in stream
-    ) as batches:
+    with contextlib.closing(Feed(stage, first)) as batches:
         try:
             loop.train(stage, run, states, state, batches)
             return None
@@ -70,8 +60,8 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
             return error.with_traceback(None)
 
 
-def _finish(stage: Stage, run: Run) -> None:
-    """Reports on a trained stage, and marks it finished."""
+def _finish(stage: Stage, run: Run, steps: int) -> None:
+    """Reports on a trained stage, and marks it finished after so many steps."""
     name, folder, tracker = stage.name, stage.folder, run.tracker
     if together := stage.batches.left_together:
         tracker.note(
@@ -84,8 +74,6 @@ def _finish(stage: Stage, run: Run) -> None:
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if processes.is_first():
-        json_files.write_json(
-            folder / names_on_disk.DONE_FILE, {"steps": stage.total_steps}
-        )
+        json_files.write_json(folder / names_on_disk.DONE_FILE, {"steps": steps})
         shutil.rmtree(folder / resume.KEPT, ignore_errors=True)
     processes.wait_for_all(f"{name} is finished")

@@ -55,6 +55,17 @@ def test_head_prints_a_row_for_each_implementation(capsys):
         assert len(row) == 7 and len(numbers(row[1:])) == 6
 
 
+def test_a_platform_that_there_is_not_is_an_error(capsys, monkeypatch):
+    def none():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", none)
+    with pytest.raises(SystemExit) as ended:
+        main(["head"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: JAX cannot use")
+
+
 def test_without_the_plain_one_there_is_no_speed_up(capsys):
     main([*HEAD, "--impl", "blocked", "--active", "1", "--dtype", "bfloat16"])
     out = capsys.readouterr().out
@@ -448,6 +459,19 @@ def test_encode_compares_vectors_that_are_the_same(capsys, head, terms):
     (active,) = re.findall(r"active terms of a document: (\S+);", out)
     # With LexEcho, those of the text besides.
     assert 0.8 < float(active) / (0.02 * terms) < 1.2
+
+
+@pytest.mark.slow
+def test_the_pipeline_is_compared_with_the_model_alone(capsys):
+    main([*ENCODE.split(), "--active", "0.02", "--pipeline", "npz", "qdrant"])
+    rows = rows_of(capsys.readouterr().out)
+    names = ["the model alone", "with input and npz", "with input and qdrant"]
+    assert [row[0] for row in rows] == names
+    alone, *_ = seconds = [numbers(row[1:]) for row in rows]
+    for passed, speed, share, used, cpu in seconds:
+        assert speed == pytest.approx(20 / passed, rel=0.1, abs=1)
+        assert share == pytest.approx(alone[0] / passed, rel=0.1, abs=0.02)
+        assert cpu == pytest.approx(alone[3] / used, rel=0.1, abs=0.02)
 
 
 def test_a_text_whose_vectors_differ_is_seen():

@@ -10,7 +10,7 @@ from programs import tiny
 from scipy import sparse
 
 from lsrjax.checkpoint import saved_model
-from lsrjax.cli import encode
+from lsrjax.cli import encode, encode_job
 from lsrjax.convert.open_model import open_portable, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
@@ -168,7 +168,7 @@ def test_what_was_encoded_before_a_stop_is_kept(
         return dataclasses.replace(model, params=params)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "open_portable", trained_on)
+        patch.setattr(encode_job, "open_portable", trained_on)
         with pytest.raises(SystemExit):
             run(*args)
     assert "  weights: there " in capsys.readouterr().err

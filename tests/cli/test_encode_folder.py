@@ -233,10 +233,21 @@ def test_an_id_with_two_texts_names_both_places(tmp_path, models, texts, capsys)
 def test_texts_in_several_languages_are_refused(tmp_path, models, capsys):
     for language in ("en", "de"):
         (tmp_path / f"{language}.tsv").write_text(f"1\t{language}\n2{language}\ttwo\n")
-    named = f"en:{tmp_path}/en.tsv,de:{tmp_path}/de.tsv"
+    named = {one: str(tmp_path / f"{one}.tsv") for one in ("en", "de")}
     with pytest.raises(SystemExit):
         run("--model", models["splade"][0], "--texts", named, "--out", tmp_path / "out")
     assert "the text '1' is there in en, de" in capsys.readouterr().err
+    for wrong, message in (("{'en': 3}", "give a path"), ("['a", "no Python literal")):
+        with pytest.raises(SystemExit):
+            run(
+                "--model",
+                models["splade"][0],
+                "--texts",
+                wrong,
+                "--out",
+                tmp_path / "o",
+            )
+        assert message in capsys.readouterr().err
 
 
 def started(folder, models, texts, out, *, processes=1, devices=1, rows=8):

@@ -106,6 +106,7 @@ def test_no_micro_batch_changes_a_step(chosen, case):
 OTHERS = (
     *("static", "sum", "token_weights", "dense", "m3", "m3_all", "csr", "csr_ties"),
     *("colbert", "colbert_all"),
+    *("modernbert", "norbert3", "norbert4"),
 )
 OTHER_CUTS = ("2:4:1:0:none", "8:1:1:0:none", "1:1:0:3:layer", "2:2:0:3:none")
 
@@ -257,6 +258,23 @@ def test_heads_inner_width_and_vocabularies_are_divided():
     assert found.notes == ()
 
 
+def test_weights_of_words_are_divided_with_the_vocabulary():
+    mesh = AbstractMesh((2, 4), ("data", "model"))
+    params = {"head": {"static": np.zeros(40)}}
+    found = sharding.layout(params, mesh, num_heads=1, fsdp=False)
+    assert found.specs == {"head/static": P("model")}
+
+
+def test_moments_are_divided_as_their_parameters_and_counts_are_not():
+    found = layout_on(2, 4, terms=40)
+    bias = {"head": {"mlm": {"bias": np.zeros(40)}}}
+    state = {"params": bias, "mu": bias, "counts": {"head": {"mlm": {"bias": 3}}}}
+    specs = jax.tree.map(lambda one: one.spec, found.shardings(state | {"step": 0}))
+    divided = {"head": {"mlm": {"bias": P("model")}}}
+    whole = {"head": {"mlm": {"bias": P()}}}
+    assert specs == {"params": divided, "mu": divided, "counts": whole, "step": P()}
+
+
 def test_each_tower_lies_as_a_shared_one_does():
     mesh = AbstractMesh((2, 4), ("data", "model"))
     shared = milco(terms=40)
@@ -278,6 +296,7 @@ def test_what_does_not_divide_is_said_and_lies_elsewhere():
     found = layout_on(1, 8)
     kernel = found.specs["encoder/layers/attention/qkv/kernel"]
     assert kernel == P(None, None, None, None)
+    assert found.specs["encoder/layers/attention/qkv/bias"] == P(None, None, None)
     assert found.specs["head/mlm/decoder"] == P(None, None)
     notes = "\n".join(found.notes)
     assert "4 attention heads do not divide by mesh.model = 8: on every device" in notes
@@ -331,7 +350,15 @@ def test_a_parameter_of_another_rank_than_its_rule_is_named():
         sharding.layout(params, mesh, num_heads=1, fsdp=False)
 
 
-@pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (-1, 2), (-1, -1), (0, 1)])
+def test_two_rules_of_one_parameter_are_named():
+    mesh = AbstractMesh((1, 1), ("data", "model"))
+    params = {"head": {"mlm": {"bias": np.zeros(3)}}}
+    more = (sharding.Rule("bias", (None,)),)
+    with pytest.raises(InputError, match=r"found: mlm/bias, bias"):
+        sharding.layout(params, mesh, num_heads=1, fsdp=False, rules=more)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (-1, 2), (-1, -1), (0, 1), (-1, 0)])
 def test_a_mesh_that_does_not_fit_the_devices(sizes):
     with pytest.raises(InputError, match=r"but there are 1 devices"):
         sharding.make_mesh(*sizes, devices=jax.devices()[:1])

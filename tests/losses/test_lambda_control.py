@@ -79,6 +79,9 @@ def test_a_target_out_of_reach_does_not_wind_the_controller_up():
     assert highest <= 10
     after = lambda_control.steered(config, state, {"document": jnp.float32(1)})
     assert float(after["controller"]["document"]) == pytest.approx(highest - 1)
+    for _ in range(50):
+        state |= lambda_control.steered(config, state, {"document": jnp.float32(1)})
+    assert float(state["controller"]["document"]) == pytest.approx(-highest)
 
 
 TEXTS, TERMS, RATE = 16, 200, 0.02

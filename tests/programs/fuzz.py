@@ -42,7 +42,10 @@ from lsrjax.config import fields as config
 from lsrjax.config.fields import get_default
 from lsrjax.convert import open_model, targets
 from lsrjax.data import sources
+from lsrjax.data.batching.mixing import MIXERS
+from lsrjax.data.batching.negatives import SAMPLERS
 from lsrjax.data.reading.bad_records import BadRecord
+from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
@@ -103,6 +106,7 @@ def _value(rng: np.random.Generator, default):
         int: [2, 3, 4, 5, 7, 0, 1, -1, 2**31, 2**62, 10**30],
         float: [0.1, 0.9, 1e-3, 2.5, 1e-9, *floats],
         str: TEXT,
+        dict: ({"en": 1}, {"xx": 1, "*": 0}, {"en": nan}, {"en": {"dataset": "x"}}, {}),
         tuple: ((), (1, 2, 3), (0.5, 0.0, 1.0), ("title",), ("de", "x"), (nan,) * 3),
     }
     if type(default) in of_type and rng.integers(4):
@@ -423,6 +427,11 @@ TABLES = [
     ("loss", LOSSES),
     ("regularizer", REGULARIZERS),
     ("regularizer.schedule", SCHEDULES),
+    ("data.source", sources.SOURCES),
+    ("dev.source", sources.DEV_SOURCES),
+    ("data.format", FORMATS),
+    ("data.mixer", MIXERS),
+    ("data.negatives", SAMPLERS),
 ]
 REFUSED = (InputError, TrainingFailed)
 

@@ -81,6 +81,14 @@ OTHERS = {
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
+    **{
+        family: ("infonce", "", {"head": "splade", "tied": tied, "family": family})
+        for family, tied in (
+            ("modernbert", True),
+            ("norbert3", False),
+            ("norbert4", False),
+        )
+    },
     "csr": ("csr", "flops", CSR),
     "csr_ties": ("csr", "flops", CSR),
     "colbert": ("kl", "", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
@@ -124,10 +132,11 @@ def check_all_are_here() -> None:
 def student_of(task: str) -> RetrieverSpec:
     if task not in OTHERS:
         return STUDENT
-    options = OTHERS[task][2]
+    options = dict(OTHERS[task][2])
+    family = options.pop("family", "bert")
     if "head" not in options:  # the same student, but for these options
         return STUDENT.replaced(**options)
-    return RetrieverSpec.of(encoder=encoder("bert", TERMS), special_ids=(1,), **options)
+    return RetrieverSpec.of(encoder=encoder(family, TERMS), special_ids=(1,), **options)
 
 
 def config_of(task: str):
@@ -280,8 +289,7 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
         step = train_step.make_step(config, 10, student, teacher, idf_of(student))
 
         def placed(spec, params):
-            heads = spec.encoder.num_heads
-            layout = sharding.layout(params, mesh, num_heads=heads, fsdp=fsdp)
+            layout = sharding.layout_of(spec, params, mesh, fsdp)
             return sharding.place(params, layout.shardings(params)), layout
 
         params = random_params(student, 0)

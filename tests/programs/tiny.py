@@ -11,6 +11,16 @@ _OWN = {
     "xlm-roberta": {"type_vocab_size": 1, "pad_token_id": 1},
     # A token sees one to either side in the second layer.
     "modernbert": {"local_attention": 3, "num_layers": 2},
+    "norbert3": {"position_buckets": 4, "silent_terms": 3},
+    "norbert4": {
+        "query_key_size": 6,
+        "value_size": 5,
+        "ratio": 2,
+        "local_window": 1,
+        "global_window": 3,
+        "num_layers": 2,
+        "bos_token_id": 1,
+    },
 }
 
 

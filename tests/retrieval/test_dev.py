@@ -82,7 +82,7 @@ def test_is_that_of_trec_eval_over_all_documents(tmp_path, judged, metric, their
     task = evaluate.dev_task(opened(tmp_path), 1000, everything)
     assert len(task.corpus) == DOCUMENTS and len(task.queries) == QUERIES
     stub = Stub()
-    found = evaluate.dev_metric(task, stub, metric)[metric]
+    found = evaluate.dev_metric([task], stub, metric)[metric]
     # All scores of all documents by their ids, ranked and measured by trec_eval.
     lines = (tmp_path / "corpus.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]

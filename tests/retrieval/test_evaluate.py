@@ -1,5 +1,6 @@
 """Tasks built from examples, and their metrics by language and by view."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -184,8 +185,31 @@ def test_a_single_view_is_evaluated_once():
 
 
 def test_dev_metric_is_the_mean_over_queries_with_all_views():
-    found = evaluate.dev_metric(TASK, Model(), "RR@10")
+    found = evaluate.dev_metric([TASK], Model(), "RR@10")
     assert found == {"RR@10": pytest.approx((1 / 2 + 1) / 2)}
+
+
+def test_dev_metric_over_languages_is_their_mean_or_the_worst():
+    names = {"name": "toy", "apart": ("ja",)}
+    found = {
+        over: evaluate.dev_metric([TASK], Model(), "RR@10", over)["RR@10"]
+        for over in ("queries", "mean", "worst")
+    }
+    assert found == {"queries": 0.75, "mean": 0.75, "worst": 0.5}
+    # A language that is apart from the mean is none of the worst either.
+    task = dataclasses.replace(TASK, **names)
+    assert evaluate.dev_metric([task], Model(), "RR@10", "worst")["RR@10"] == 0.5
+    three = Task(["q1", "q1", "q2"], ["en", "en", "ja"], ["d1", "d2"], [0, 0, 1])
+    found = [
+        evaluate.dev_metric([three], Model(), "RR@10", over)["RR@10"]
+        for over in ("queries", "mean", "worst")
+    ]
+    assert found == [pytest.approx(2 / 3), 0.75, 0.5]
+    # Parts of one language are columns of their own.
+    first = dataclasses.replace(TASK.only([0]), name="a/x", query_ids=("1",))
+    second = dataclasses.replace(first, name="a/y", relevant=[1])
+    worst = evaluate.dev_metric([first, second], Model(), "RR@10", "worst")
+    assert worst == {"RR@10": 0.5}
 
 
 def test_bm25_finds_words_that_texts_share():

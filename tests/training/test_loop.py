@@ -16,6 +16,24 @@ from lsrjax.training.batch_contents import Contents
 from lsrjax.training.step_numbers import Clock
 
 
+class Feed:
+    """Batches, and what the loop asks to be mined on the way."""
+
+    def __init__(self, batches, every=0, ask=lambda step: None):
+        self._batches, self._every, self._ask = iter(batches), every, ask
+        self.mined = []
+
+    def __next__(self):
+        return next(self._batches)
+
+    def due(self, step):
+        return bool(self._every and step and step % self._every == 0)
+
+    def mine(self, params, step):
+        self.mined.append((step, float(params)))
+        self._ask(step)
+
+
 class Loop:
     """Runs `train` with a step that sums its batches, and writes down what it does."""
 
@@ -51,7 +69,7 @@ class Loop:
         self.events.append(("log", step, *(n for n in numbers if n.startswith("dev"))))
 
     def save(self, state, dev, last):
-        assert last == (int(state["step"]) == self.total)
+        assert last == (int(state["step"]) == self.ends)
         self.events.append(("save", int(state["step"]), dev))
 
     def check(self, *args):
@@ -64,8 +82,21 @@ class Loop:
     def evaluate(self, params):
         return {"R": float(params)}
 
-    def run(self, total, start=0, evaluate=True, batches=None, owes=False):
-        self.total = total
+    def note(self, text):
+        self.events.append(("note", text))
+
+    def run(
+        self,
+        total,
+        start=0,
+        evaluate=True,
+        batches=None,
+        owes=False,
+        best=None,
+        ends=0,
+        feed=None,
+    ):
+        self.ends = ends or total
         stage = types.SimpleNamespace(
             config=self.config,
             contents=Contents.of(self.config),
@@ -78,6 +109,7 @@ class Loop:
         )
         states = types.SimpleNamespace(
             owes=owes,
+            best=lambda: best,
             save=self.save,
             keep=lambda state: self.kept.append(int(state["step"])),
             poll=lambda: None,
@@ -87,7 +119,7 @@ class Loop:
             types.SimpleNamespace(progress=self.progress, tracker=self),
             states,
             {"step": jnp.int32(start), "params": jnp.float32(sum(range(start)))},
-            batches or self.batches(start),
+            feed or Feed(batches or self.batches(start)),
         )
 
 
@@ -113,6 +145,30 @@ def test_the_loop_logs_evaluates_and_saves_when_it_should():
     assert loop.drawn == list(range(11))  # and no batch beyond the last step
 
 
+def test_the_loop_mines_behind_a_checkpoint_and_goes_on():
+    loop = Loop()
+    feed = Feed(loop.batches(0), every=4)
+    state = loop.run(8, feed=feed)
+    # Not behind the last step, of which nothing is trained.
+    assert feed.mined == [(4, float(sum(range(4))))]
+    assert float(state["params"]) == sum(range(8))
+
+
+@pytest.mark.parametrize(("step", "kept"), [(3, [3]), (4, [])])
+def test_a_loop_that_is_asked_to_leave_while_it_mines_keeps_its_state(step, kept):
+    loop = Loop()
+
+    def leave(at):
+        if at == step:
+            raise Preempted
+
+    with pytest.raises(Preempted):
+        # Of step 4 there is a checkpoint.
+        loop.run(11, feed=Feed(loop.batches(0), every=step, ask=leave))
+    assert loop.kept == kept
+    assert loop.drawn == list(range(step))
+
+
 def test_logged_numbers_are_those_of_the_step_itself():
     loop = Loop(**{"log.every": 2})
     loop.run(7)
@@ -129,6 +185,34 @@ def test_a_loop_goes_on_from_a_state():
     assert found == expected
     assert rest.events == [e for e in whole.events if e[1] > 6]
     assert rest.drawn == list(range(6, 11))
+
+
+class Falling(Loop):
+    """Its metric is best at step 10, and as good again at 15."""
+
+    def evaluate(self, params):
+        step = int((1 + (1 + 8 * float(params)) ** 0.5) / 2)
+        return {"nDCG@10": 0.5 if step in (10, 15) else 1 / (5 + step)}
+
+
+def test_evaluations_below_the_best_one_end_the_stage():
+    whole = Falling(**{"dev.patience": 2})
+    state = whole.run(40, ends=25)
+    assert int(state["step"]) == 25 and whole.drawn[-1] == 24
+    saved = [event[1] for event in whole.events if event[0] == "save"]
+    assert saved[-3:] == [20, 24, 25]
+    (note,) = (event[1] for event in whole.events if event[0] == "note")
+    assert "Stopped at step 25" in note and "step 15" in note
+    # Resumed anywhere, it stops at the same step: also from that one itself.
+    for start in (12, 20, 21):
+        best = (0.5, 15 if start > 15 else 10)
+        again = Falling(**{"dev.patience": 2})
+        assert int(again.run(40, start=start, best=best, ends=25)["step"]) == 25
+    done = Falling(**{"dev.patience": 2})
+    assert int(done.run(40, start=25, best=(0.5, 15), ends=25)["step"]) == 25
+    assert not done.drawn and [event[0] for event in done.events] == ["note"]
+    without = Falling()
+    assert int(without.run(40)["step"]) == 40
 
 
 def asked_at(loop, step, batches=None):

@@ -59,6 +59,10 @@ def test_warmup_as_a_fraction():
     c = config(lr=1.0, schedule="constant", warmup_fraction=0.03)
     rate = optim.learning_rate(c, total_steps=1000)
     np.testing.assert_allclose([rate(15), rate(30), rate(31)], [0.5, 1, 1], rtol=1e-6)
+    # Rounded: 0.29 * 100 is a little less than 29.
+    c.warmup_fraction = 0.29
+    rate = optim.learning_rate(c, total_steps=100)
+    np.testing.assert_allclose([rate(28), rate(29)], [28 / 29, 1], rtol=1e-6)
 
 
 def test_decay_is_decoupled_and_spares_biases_and_norms(params):
@@ -86,6 +90,20 @@ def test_adamw_after_two_steps_is_the_formula(params):
     # With equal gradients Adam's bias-corrected step is lr * g / (|g| + eps).
     for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(new, old - 2 * 0.01, rtol=1e-5)
+
+
+def test_moments_decay_at_their_own_rates(params):
+    c = config(lr=0.01, schedule="constant", weight_decay=0.0, clip_norm=0.0)
+    c.b1, c.b2 = 0.5, 0.75
+    optimizer = optim.make_optimizer(c, 100, optim.frozen("", params))
+    state, mean, square = optimizer.init(params), 0.0, 0.0
+    for step, g in enumerate((1.0, -3.0), start=1):
+        grads = jax.tree.map(lambda p, g=g: jnp.full_like(p, g), params)
+        updates, state = optimizer.update(grads, state, params)
+        mean, square = 0.5 * mean + 0.5 * g, 0.75 * square + 0.25 * g * g
+        wanted = mean / (1 - 0.5**step) / np.sqrt(square / (1 - 0.75**step))
+        for leaf in jax.tree.leaves(updates):
+            np.testing.assert_allclose(leaf, -0.01 * wanted, rtol=1e-5)
 
 
 def test_frozen_parameters_stay_and_have_no_state(params):

@@ -74,7 +74,7 @@ def test_a_run_that_is_still_to_be_made_is_planned_from_its_config(
     assert "source" in made.spec.views and "source" not in first.spec.views
     assert "runs/align is not there yet: planned as" in made.said[0]
     assert len(made.said) == 1 + (name == "again") and first.said == ()
-    with pytest.raises(InputError, match="is planned from its config, which has the"):
+    with pytest.raises(InputError, match="is planned from its config, named as the"):
         memory_plan.plan_stages(config)
     (folder / "align.py").unlink()
     with pytest.raises(InputError, match="no folder 'runs/align' here"):

@@ -12,11 +12,15 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from programs.layouts import jsonl, lines
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from lsrjax.checkpoint import digests, saved_model, set_damaged_aside
+from lsrjax.checkpoint import digests, results_file, saved_model, set_damaged_aside
+from lsrjax.cli import evaluate
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
+from lsrjax.convert.open_model import open_portable
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.training import kept_config, run, work_folder
 
@@ -139,6 +143,43 @@ def test_distill_recipe_goes_on_from_align_and_keeps_the_best(distilled):
     assert set(dev) == {2, 4}
     steps = {int(p.name) for p in (distilled / "train/checkpoints").iterdir()}
     assert 4 in steps and max(dev, key=dev.get) in steps
+
+
+@pytest.mark.slow
+def test_a_benchmark_picks_the_checkpoint_and_evaluates_the_run(
+    data, aligned, tmp_path
+):
+    """The dev metric of the best step is that of the evaluation, and of the command."""
+    rng = np.random.default_rng(3)
+    folder, workdir = tmp_path / "own", tmp_path / "run"
+    docs = [{"_id": f"d{i}", "text": sentence(rng)} for i in range(40)]
+    asked = [{"_id": f"q{i}", "text": sentence(rng)} for i in range(6)]
+    jsonl(folder / "corpus.jsonl", docs)
+    jsonl(folder / "queries.jsonl", asked)
+    lines(folder / "qrels" / "test.tsv", [f"q{i}\td{i}\t1" for i in range(6)])
+    config = distill_config(data, aligned)
+    config.dev.source = ""
+    config.dev.task = entry("beir", path=str(folder), languages=("da",))
+    config.dev.over, config.dev.patience = "worst", 1
+    config.evaluate.tasks = {"own": {"name": "beir", "path": str(folder)}}
+    shown = run_quietly(config, workdir)
+    assert "own: nDCG@10" in shown and "beir/all: 40 documents" in shown
+    dev = [m["dev_nDCG@10"] for m in metrics(workdir) if len(m) == 2]
+    own = results_file.read(workdir)["tasks"]["own"]["results"]
+    assert own["train"]["all"]["nDCG@10"] == pytest.approx(max(dev), abs=1e-6)
+    assert 0.01 < max(dev) < 0.99
+    assert list(own) == ["bm25", "train", "train pivot", "train source"]
+    out = tmp_path / "out"
+    flags = ["--task", "beir", f"--task.path={folder}", "--out", str(out)]
+    evaluate.main(["--model", str(workdir), *flags])
+    table = json.loads((out / "results.json").read_text())["tasks"]["beir"]["results"]
+    assert table["model"] == own["train"] and table["bm25"] == own["bm25"]
+    model = open_portable(str(workdir))
+    assert model.dev == {"nDCG@10": pytest.approx(max(dev), abs=1e-6)}
+    assert "own, nDCG@10:" in model.evaluation and "| train |" in model.evaluation
+    config.dev.source = "debian"
+    with pytest.raises(InputError, match="dev.source.* no effect: dev.task is set"):
+        run_quietly(config, tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.modern import ModernConfig
+from lsrjax.models.backbones.norbert3 import Norbert3Config
+from lsrjax.models.backbones.norbert4 import Norbert4Config
 
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
@@ -53,6 +55,28 @@ def _modern(
     )
 
 
+def _norbert3(hidden: int, layers: int, heads: int, inner: int) -> EncoderConfig:
+    return Norbert3Config(
+        "norbert3",
+        vocab_size=50_000,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=inner,
+        max_positions=512,
+    )
+
+
+_NORBERT4 = Norbert4Config(
+    "norbert4",
+    vocab_size=51_200,
+    hidden_size=640,
+    num_layers=24,
+    num_heads=10,
+    intermediate_size=1664,
+    max_positions=16_384,
+)
+
 # Hub id -> encoder, and whether the checkpoint has a masked-LM head (all are tied).
 PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "naver/splade-v3": (_bert(30_522), True),
@@ -67,6 +91,11 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "answerdotai/ModernBERT-large": (_modern(1024, 28, 16, 2624), True),
     "jhu-clsp/mmBERT-small": (_modern(384, 22, 6, 1152, multilingual=True), True),
     "jhu-clsp/mmBERT-base": (_modern(768, 22, 12, 1152, multilingual=True), True),
+    "ltg/norbert3-xs": (_norbert3(192, 12, 3, 512), True),
+    "ltg/norbert3-small": (_norbert3(384, 12, 6, 1024), True),
+    "ltg/norbert3-base": (_norbert3(768, 12, 12, 2048), True),
+    "ltg/norbert3-large": (_norbert3(1024, 24, 16, 2730), True),
+    "ltg/norbert4-base": (_NORBERT4, True),
     "intfloat/multilingual-e5-small": (_bert(250_037, "small"), False),
     "intfloat/multilingual-e5-base": (_xlmr("base"), False),
     "intfloat/multilingual-e5-large": (_xlmr("large"), False),

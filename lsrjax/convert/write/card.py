@@ -170,6 +170,8 @@ def lineage(model: SavedModel) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _data_sets(data: Mapping[str, Any]) -> list[str]:
+    if task := (data.get("task") or {}).get("name"):
+        return [f"the task {task}"]
     sets = [one for one in (data.get("sets") or {}).values()] or [data]
     names = []
     for one in sets:

@@ -1,6 +1,7 @@
 """Batches: batch i is a pure function of (seed, i), so the position is the step."""
 
 import concurrent.futures
+import copy
 import dataclasses
 import math
 import sys
@@ -176,6 +177,15 @@ class Batches:
         # By the window's first batch; threads may deal a window twice.
         self._left: dict[int, int] = {}
         self.shapes = self._fit(parts, multiple, chunk)
+
+    def on(self, source) -> "Batches":
+        """The same examples of another source, as when their negatives were mined anew.
+
+        Shapes stay as they are, so that nothing is compiled again.
+        """
+        other = copy.copy(self)
+        other._source, other._lock, other._dealt = source, threading.Lock(), {}
+        return other
 
     def __len__(self) -> int:
         return sys.maxsize  # without end

@@ -5,11 +5,11 @@ To add one: write a function in `rows_to_examples` that reads its row, and add a
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lsrjax.data.examples import Group, Pair
-from lsrjax.data.reading import rows_to_examples
+from lsrjax.data.reading import format_options, rows_to_examples
 from lsrjax.data.reading.rows_to_examples import Lookup
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen, Options, resolve
@@ -37,6 +37,8 @@ class Format:
       kept: `(a column's values by field, options, name for errors)` to the positions of
         the rows that are read, and a remark about them; None: all rows.
       judged: of rows of ids, the query and the grades of documents by id.
+      ids: of rows with ids of queries, too: the query's, and those of its positives and
+        of its other documents.
       lacks: of "scores", "negatives" and "positives" (more than one), those that no row
         has.
     """
@@ -52,6 +54,7 @@ class Format:
     lists: bool = False
     kept: Callable[..., tuple] | None = None
     judged: Callable[..., tuple] | None = None
+    ids: Callable[..., tuple[str, list[str], list[str]]] | None = None
     lacks: tuple[str, ...] = ()
 
 
@@ -134,15 +137,6 @@ def _of_no_column(*_: Any) -> Any:
     return None
 
 
-def _labelled(values: Callable[[str], Iterable], options: Any, where: str) -> tuple:
-    labels = list(values("label"))
-    kept = rows_to_examples.labelled_rows(labels, options.min_label, where)
-    return kept, (
-        f"{len(kept):,} of {len(labels):,} rows have a label of {options.min_label} or"
-        " more"
-    )
-
-
 FORMATS: dict[str, Format] = {
     AUTO: Format("", "recognised by the columns", _of_no_column, _of_no_column),
     "milco": Format(
@@ -151,7 +145,7 @@ FORMATS: dict[str, Format] = {
         " [numbers] (MILCO, FlagEmbedding)",
         rows_to_examples.milco_fields,
         rows_to_examples.milco,
-        rows_to_examples.MilcoOptions,
+        format_options.MilcoOptions,
         columns=("query", "pos"),
         score_options=("pos_scores", "neg_scores", "score_weights", _NORMALIZATION),
     ),
@@ -160,7 +154,7 @@ FORMATS: dict[str, Format] = {
         "english, non_english; maybe language (MILCO, parallel sentences)",
         rows_to_examples.alignment_fields,
         rows_to_examples.alignment,
-        rows_to_examples.AlignmentOptions,
+        format_options.AlignmentOptions,
         columns=("english", "translation"),
     ),
     "tevatron": Format(
@@ -197,11 +191,12 @@ FORMATS: dict[str, Format] = {
             {"qid": ("qid",), "pids": ("pids",), "scores": ("scores",)}
         ),
         rows_to_examples.colbert,
-        rows_to_examples.ColbertOptions,
+        format_options.ColbertOptions,
         needs=("corpus", "queries"),
         score_options=(_NORMALIZATION,),
         lists=True,
         judged=rows_to_examples.judged_colbert,
+        ids=rows_to_examples.ids_colbert,
         lacks=("positives",),
     ),
     "triplet": Format(
@@ -212,7 +207,7 @@ FORMATS: dict[str, Format] = {
         " (sentence-transformers)",
         rows_to_examples.triplet_fields,
         rows_to_examples.triplet,
-        rows_to_examples.Scored,
+        format_options.Scored,
         score_options=(_NORMALIZATION,),
         lacks=("positives",),
     ),
@@ -222,8 +217,8 @@ FORMATS: dict[str, Format] = {
         " min_label and more (sentence-transformers)",
         rows_to_examples.labelled_pair_fields,
         rows_to_examples.labelled,
-        rows_to_examples.LabelledOptions,
-        kept=_labelled,
+        format_options.LabelledOptions,
+        kept=rows_to_examples.labelled_rows,
         lacks=("scores", "negatives", "positives"),
     ),
     "beir": Format(
@@ -233,8 +228,9 @@ FORMATS: dict[str, Format] = {
             {name: (name,) for name in ("qid", "documents", "grades")}
         ),
         rows_to_examples.beir,
-        rows_to_examples.BeirOptions,
+        format_options.BeirOptions,
         judged=rows_to_examples.judged_beir,
+        ids=rows_to_examples.ids_beir,
         lacks=("scores",),
     ),
 }

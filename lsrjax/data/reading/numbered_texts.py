@@ -1,7 +1,9 @@
 """The texts of a corpus in order, each with its number, read by ranges."""
 
+import ast
 import hashlib
 import pathlib
+from typing import Any
 
 from lsrjax import paths
 from lsrjax.data.reading import corpus, plain
@@ -22,6 +24,11 @@ class NumberedTexts:
     def __init__(self, files: str, field: str):
         """Indexes the files.
 
+        Args:
+          files: a path, folder or pattern, or a Python literal: a list of them or
+            another value of `data.corpus`.
+          field: the flag, for messages.
+
         Raises:
           InputError: no such file, a broken text, an id with two texts (names both
             places), or a text in several languages.
@@ -35,8 +42,9 @@ class NumberedTexts:
         elif plain.ending(local) == ".txt" and "*" not in files:
             raise InputError(f"{local} is not a file (from {pathlib.Path.cwd()}).")
         else:
-            self._documents = _one_language(corpus.Corpus(files, field), field)
-            found = corpus.paths(files, field)
+            places = _places(files, field)
+            self._documents = _one_language(corpus.Corpus(places, field), field)
+            found = corpus.paths(places, field)
         self.facts = {
             "texts": ", ".join(path.name for path in found) or files,
             "number": len(self),
@@ -55,6 +63,20 @@ class NumberedTexts:
             items = map(self._documents.item, range(first, end))
             found = [(key, next(iter(text.values()))) for key, text in items]
         return [key for key, _ in found], [text for _, text in found]
+
+
+def _places(files: str, field: str) -> Any:
+    if not files.startswith(("[", "{")) or pathlib.Path(files).exists():
+        return files
+    try:
+        places = ast.literal_eval(files)
+    except (ValueError, SyntaxError) as error:
+        raise InputError(
+            f"{field}: {files!r} is no Python literal ({error})."
+        ) from error
+    if complaint := corpus.problem(places):
+        raise InputError(f"{field} is {files!r}; {complaint}.")
+    return places
 
 
 def _one_language(found: corpus.Corpus, field: str) -> corpus.Documents:

@@ -249,6 +249,15 @@ class Rows:
         assert judged  # true with `by_id`
         return where, *judged(row, where, self._lookup)
 
+    def ids(self, index: int) -> tuple[str, list[str], list[str]] | None:
+        """The ids of a row's query, its positives, and its other documents.
+
+        None if the format has no ids of queries; BadRecord for a broken row.
+        """
+        where, row = self._records.row(self._number(index))
+        ids = self.format.entry.ids
+        return ids and ids(row, where)
+
     @property
     def versions(self) -> dict[str, str]:
         """The versions of data sets of a library, by name."""

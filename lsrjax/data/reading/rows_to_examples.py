@@ -8,7 +8,7 @@ fit. The others read a row of those fields.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,16 @@ import numpy as np
 from lsrjax.data.examples import ANY, Group, Pair, Text
 from lsrjax.data.reading.bad_records import EMPTY, POSITIVE, SCORE, TYPE, BadRecord
 from lsrjax.data.reading.corpus import Corpus
-from lsrjax.data.reading.corpus import problem as places_problem
+from lsrjax.data.reading.format_options import (
+    AlignmentOptions,
+    LabelledOptions,
+    MilcoOptions,
+    several,
+)
 from lsrjax.data.reading.ids import as_id, check_characters
-from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS, combine
 from lsrjax.data.reading.texts import with_title
 from lsrjax.errors import InputError
-from lsrjax.options import Options, no_effect, option
+from lsrjax.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,105 +41,6 @@ class Lookup:
     corpus: Corpus | None = None
     queries: Corpus | None = None
     options: Any = Options()
-
-
-# Options of formats.
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored(Options):
-    """Of rows with a teacher's scores."""
-
-    score_normalization: str = option(
-        "none",
-        "of a teacher's scores of a query's documents",
-        choices=tuple(NORMALIZATIONS),
-    )
-
-    def combine(self, scores_TN) -> np.ndarray:
-        """The scores [N] of T teachers as one's."""
-        weights = getattr(self, "score_weights", ())
-        return combine(np.asarray(scores_TN), self.score_normalization, weights)
-
-
-def _bad_weights(weights: Sequence[float]) -> str | None:
-    fine = all(0 <= weight < math.inf for weight in weights)
-    if fine and (sum(weights) > 0 or not weights):
-        return None
-    return "give numbers >= 0, one of them > 0"
-
-
-@dataclasses.dataclass(frozen=True)
-class MilcoOptions(Scored):
-    """The columns, and how several teachers' scores become one."""
-
-    query: str = option("query", "column of queries")
-    pos: str = option("pos", "column of positive texts")
-    neg: str = option("neg", "column of negative texts")
-    pos_scores: str | tuple[str, ...] = option(
-        "pos_scores", 'column of their scores; of several teachers: ("a_pos", "b_pos")'
-    )
-    neg_scores: str | tuple[str, ...] = option(
-        "neg_scores", 'the same, in the same order: ("a_neg", "b_neg")'
-    )
-    score_weights: tuple[float, ...] = option(
-        (), "of several teachers; empty: all the same", problem=_bad_weights
-    )
-
-    def problem(self) -> str | None:
-        """Refuses teachers that lack a column or weight."""
-        count = len(several(self.pos_scores))
-        if len(several(self.neg_scores)) != count:
-            return (
-                f"pos_scores names {self.pos_scores!r}, neg_scores"
-                f" {self.neg_scores!r}; name one column of each teacher in both"
-            )
-        weights = self.score_weights
-        if count == 1 and weights:
-            return no_effect("score_weights", weights, "pos_scores names one teacher")
-        if weights and len(weights) != count:
-            return (
-                f"score_weights has {len(weights)} weights for the {count} teachers of"
-                " pos_scores; give each one"
-            )
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
-class AlignmentOptions(Options):
-    """The columns."""
-
-    english: str = option("english", "column of English texts")
-    translation: str = option("non_english", "column of their translations")
-    language: str = option("language", "column of the translations' languages")
-
-
-@dataclasses.dataclass(frozen=True)
-class ColbertOptions(Scored):
-    """Of lines of ids."""
-
-    queries: str | list[Any] | dict[str, Any] = option(
-        "", "of ids: as data.corpus", problem=places_problem
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledOptions(Options):
-    """Of labelled pairs of sentences."""
-
-    min_label: float = option(0.5, "rows below this label are left out")
-
-
-@dataclasses.dataclass(frozen=True)
-class BeirOptions(Options):
-    """Of a BEIR folder."""
-
-    split: str = option("", "qrels/SPLIT.tsv; empty: train, and dev in config.dev")
-
-
-def several(columns: str | Sequence[str]) -> Sequence[str]:
-    """One column, or those of several teachers, as a list."""
-    return [columns] if isinstance(columns, str) else columns
 
 
 # Fields of rows.
@@ -410,6 +315,25 @@ def judged_colbert(row, where, lookup) -> tuple[Text, dict[str, float]]:
     return query, {as_id(row["pids"][0], where): 1.0}
 
 
+# Rows as ids: of the query, of its positives, and of its other documents.
+
+
+def ids_beir(row, where) -> tuple[str, list[str], list[str]]:
+    """Documents with a grade above 0 are positives."""
+    judged = list(zip(row["documents"], row["grades"], strict=True))
+    return (
+        as_id(row["qid"], where),
+        [key for key, grade in judged if grade > 0],
+        [key for key, grade in judged if grade <= 0],
+    )
+
+
+def ids_colbert(row, where) -> tuple[str, list[str], list[str]]:
+    """The first document is the positive."""
+    first, *others = _as_ids(row["pids"], where)
+    return as_id(row["qid"], where), [first], others
+
+
 def colbert(row, where, lookup) -> Group:
     """Ids of the query and of documents, the first of which is positive."""
     documents = _looked_up(row["pids"], where, lookup.corpus)
@@ -512,16 +436,21 @@ def labelled(row, where, lookup) -> Group:
     )
 
 
-def labelled_rows(labels: Sequence, least: float, where: str) -> np.ndarray:
-    """Positions of the rows of `labelled` data that are trained on.
+def labelled_rows(
+    values: Callable[[str], Iterable], options: LabelledOptions, where: str
+) -> tuple[np.ndarray, str]:
+    """Positions of the rows of `labelled` data that are trained on, and a remark.
+
+    Null and labels below `options.min_label` are left out. Those that are not numbers
+    remain: reading such a row is an error.
 
     Args:
-      labels: of all rows; null and those below `least` are left out. Those that are
-        not numbers remain: reading such a row is an error.
+      values: gives the values of a field of all rows.
 
     Raises:
       InputError: no label is a number, or none is high enough.
     """
+    labels, least = list(values("label")), options.min_label
     known = np.array([_is_label(label) for label in labels], bool)
     missing = np.array([label is None for label in labels], bool)
     if not known.any() and not missing.all():
@@ -530,17 +459,18 @@ def labelled_rows(labels: Sequence, least: float, where: str) -> np.ndarray:
             f"{where}: the labels are not numbers ({wrong!r:.80}). Write a number for"
             " each row."
         )
-    values = np.full(len(labels), -np.inf)
-    values[known] = [float(labels[i]) for i in np.flatnonzero(known).tolist()]
-    high = known & (values >= least)
+    numbers = np.full(len(labels), -np.inf)
+    numbers[known] = [float(labels[i]) for i in np.flatnonzero(known).tolist()]
+    high = known & (numbers >= least)
     (kept,) = np.nonzero(high | ~(known | missing))
     if not high.any():
         raise InputError(
             f"{where}: no row has a label of at least {least} (min_label of the format"
             " labelled); the highest is"
-            f" {values.max(initial=-np.inf)}. Lower it."
+            f" {numbers.max(initial=-np.inf)}. Lower it."
         )
-    return kept
+    said = f"{len(kept):,} of {len(labels):,} rows have a label of {least} or more"
+    return kept, said
 
 
 def _is_label(value: Any) -> bool:

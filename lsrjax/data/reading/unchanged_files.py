@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lsrjax import json_files
 from lsrjax.data import sources
+from lsrjax.data.batching import mixing
 from lsrjax.data.reading import corpus
 from lsrjax.errors import InputError
 
@@ -27,7 +28,7 @@ def check_files(path: pathlib.Path, data, dev) -> None:
     Raises:
       InputError: a file that has changed, is truncated, missing or new.
     """
-    found, known = _states(data, dev), read(path)
+    found, known = states(data, dev), read(path)
     if "files" in known:
         _refuse(path, list(_changes(known["files"], found)))
     if found and "files" not in known:
@@ -53,7 +54,7 @@ def accept(path: pathlib.Path, data, dev, opened: Sequence) -> list[str]:
     Returns:
       The changes, in words.
     """
-    known, files, versions = read(path), _states(data, dev), _versions(opened)
+    known, files, versions = read(path), states(data, dev), _versions(opened)
     changes = [
         *_changes(known.get("files", {}), files),
         *_other_versions(known.get("versions", {}), versions),
@@ -66,7 +67,8 @@ def accept(path: pathlib.Path, data, dev, opened: Sequence) -> list[str]:
     return changes
 
 
-def _states(data, dev) -> dict[str, dict]:
+def states(data, dev) -> dict[str, dict]:
+    """Path to size, time and digest of each file that `data` and `dev` name."""
     files = dict.fromkeys(name for name in _files(data, dev) if os.path.isfile(name))
     return {name: _state(name) for name in files}
 
@@ -103,8 +105,7 @@ def digest(path: str | pathlib.Path) -> str:
 
 
 def _files(data, dev) -> Iterator[str]:
-    sets = {f"config.data.sets.{name}": own for name, own in data.sets.items()}
-    for where, own in (sets or {"config.data": data}).items():
+    for where, own in mixing.named_sets(data).items():
         asked = sources.asked_of(own, where=where)
         yield from _of_source(own, asked)
         queries = getattr(asked.format.options, "queries", "")

@@ -204,11 +204,23 @@ def attend_with_dropout(
     query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL, window=None
 ):
     """Like `jax.nn.dot_product_attention`, which lacks dropout on the weights."""
-    B, L, H, _ = query_BLHC.shape
-    logits_BHLM = jnp.einsum(
+    logits_BHLM = products(query_BLHC, key_BMHC) / query_BLHC.shape[-1] ** 0.5
+    return weighed(logits_BHLM, value_BMHC, mask_BM, rate, keys_BL, window)
+
+
+def products(query_BLHC, key_BMHC) -> jax.Array:
+    """Of queries and keys, [B, H, L, M] float32."""
+    return jnp.einsum(
         "blhc,bmhc->bhlm", query_BLHC, key_BMHC, preferred_element_type=jnp.float32
     )
-    logits_BHLM /= query_BLHC.shape[-1] ** 0.5
+
+
+def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=None):
+    """The values weighed by the softmax of logits, [B, L, H, C].
+
+    `rate` is that of dropout on the weights, with a random key for each token.
+    """
+    B, H, L, _ = logits_BHLM.shape
     # Finite, so that a text without a token gives numbers and not NaN.
     lowest = -0.7 * float(jnp.finfo(jnp.float32).max)
     mask = mask_BM[:, None, None, :]
@@ -217,11 +229,14 @@ def attend_with_dropout(
         near_LM = np.abs(places[:, None] - places[None]) <= window
         mask = mask & near_LM[None, None]
     weights_BHLM = jax.nn.softmax(jnp.where(mask, logits_BHLM, lowest), axis=-1)
-    # Drawn token by token, so that a text's dropout does not depend on its padding.
-    weights_BLMH = dropout(
-        weights_BHLM.transpose(0, 2, 3, 1).reshape(B * L, L, H),
-        rate,
-        keys_BL.reshape(B * L),
-    ).reshape(B, L, L, H)
-    weights_BHLM = weights_BLMH.transpose(0, 3, 1, 2).astype(value_BMHC.dtype)
-    return jnp.einsum("bhlm,bmhc->blhc", weights_BHLM, value_BMHC)
+    if keys_BL is not None and rate > 0.0:
+        # Drawn token by token, so that a text's dropout does not depend on its padding.
+        weights_BLMH = dropout(
+            weights_BHLM.transpose(0, 2, 3, 1).reshape(B * L, L, H),
+            rate,
+            keys_BL.reshape(B * L),
+        ).reshape(B, L, L, H)
+        weights_BHLM = weights_BLMH.transpose(0, 3, 1, 2)
+    return jnp.einsum(
+        "bhlm,bmhc->blhc", weights_BHLM.astype(value_BMHC.dtype), value_BMHC
+    )

@@ -1,10 +1,20 @@
 """A family of encoders: all that the package asks it."""
 
 import dataclasses
+from collections.abc import Callable
+
+from flax import nnx
 
 from lsrjax.models.backbones.encoder import Encoder
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.names import Names
+from lsrjax.models.layers import DType, MLMTransform
+
+
+def _berts(config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs) -> nnx.Module:
+    return MLMTransform(
+        config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +25,20 @@ class Backbone:
       config: reads and writes its config.json.
       encoder: computes hidden states.
       names: of its tensors in checkpoints.
-      transformers: how the names of its classes in transformers begin.
-      pooler: these classes have a pooler, whose weights a loader misses.
+      transformers: how the names of its classes in transformers begin; empty: it has
+        none.
+      architectures: how the names of its classes in a config.json without `model_type`
+        begin.
+      transform: makes the masked-LM head without its decoder, [T, D] -> [T, D].
+      pooler: the classes have a pooler, whose weights a loader misses.
       pairs_have_types: the second text of a pair has a token type of its own.
     """
 
     config: type[EncoderConfig]
     encoder: type[Encoder]
     names: Names
-    transformers: str
+    transformers: str = ""
+    architectures: str = ""
+    transform: Callable[..., nnx.Module] = _berts
     pooler: bool = False
     pairs_have_types: bool = False

@@ -61,9 +61,11 @@ class Encoder(nnx.Module):
 
     Attributes:
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
+      fused_attention: cuDNN has its attention, where it has one at all.
     """
 
     rules: tuple[sharding.Rule, ...] = ()
+    fused_attention = True
     embeddings: Any  # a module with the table `word`
 
     def __init__(
@@ -158,7 +160,8 @@ class Encoder(nnx.Module):
         seen = texts.mask if attended is None else attended
         width = config.hidden_size // config.num_heads
         dropping = dropout_keys is not None and config.attention_dropout > 0.0
-        if not dropping and suits_cudnn(hardware.device(), self.dtype, width):
+        fused = self.fused_attention and not dropping
+        if fused and suits_cudnn(hardware.device(), self.dtype, width):
             seen = tuple(map(lengths_of, seen))
         keys_T = None
         if dropout_keys is not None:

@@ -48,14 +48,6 @@ def unlike(field: str, value: Any, kind: Any = None) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLM:
-    """Which parameters a family's masked-LM head has, beside its decoder."""
-
-    dense_bias: bool = True
-    norm_bias: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """Shape and constants of an encoder; each family has a subclass.
 
@@ -70,6 +62,8 @@ class EncoderConfig:
 
     # Field -> key of config.json, by subclass. A key without a default is required.
     KEYS: ClassVar[Mapping[str, str]] = {}
+    # Whether heads divide hidden_size, or have a width of their own.
+    heads_share_width: ClassVar[bool] = True
 
     family: str
     _: dataclasses.KW_ONLY
@@ -92,7 +86,7 @@ class EncoderConfig:
                 f"hidden_act is {self.hidden_act!r}, but only the exact 'gelu' is "
                 "implemented; choose a checkpoint trained with it."
             )
-        if self.hidden_size % self.num_heads:
+        if self.heads_share_width and self.hidden_size % self.num_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads "
                 f"{self.num_heads}; correct one of them in the config."
@@ -110,9 +104,9 @@ class EncoderConfig:
         return self.max_positions
 
     @property
-    def masked_lm(self) -> MaskedLM:
-        """The parameters of the family's masked-LM head."""
-        return MaskedLM()
+    def silent_terms(self) -> int:
+        """The first ids, special tokens, that the masked-LM head never predicts."""
+        return 0
 
     @property
     def layer_products(self) -> int:

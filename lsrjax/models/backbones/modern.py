@@ -21,8 +21,16 @@ from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention, rotary_tables
 from lsrjax.models.backbones.backbone import Backbone
-from lsrjax.models.backbones.encoder_config import EncoderConfig, MaskedLM, unlike
-from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys
+from lsrjax.models.backbones.encoder_config import EncoderConfig, unlike
+from lsrjax.models.layers import (
+    DType,
+    LayerNorm,
+    MLMTransform,
+    dropout,
+    gelu,
+    linear,
+    subkeys,
+)
 
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 # The base of RoPE by the kind of a layer, and its key before transformers 5.
@@ -89,11 +97,6 @@ class ModernConfig(EncoderConfig):
                 f"hidden_size {self.hidden_size} over num_heads {self.num_heads} is"
                 " odd, and RoPE turns pairs; correct one of them in the config."
             )
-
-    @property
-    def masked_lm(self) -> MaskedLM:
-        """The parameters of the masked-LM head."""
-        return MaskedLM(dense_bias=self.head_bias, norm_bias=self.norm_bias)
 
     @property
     def layer_products(self) -> int:
@@ -360,6 +363,17 @@ def _norm(config: ModernConfig, rngs: nnx.Rngs) -> LayerNorm:
     )
 
 
+def _transform(config: ModernConfig, *, dtype: DType, rngs: nnx.Rngs) -> MLMTransform:
+    return MLMTransform(
+        config.hidden_size,
+        config.layer_norm_eps,
+        dense_bias=config.head_bias,
+        norm_bias=config.norm_bias,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
 _PARTS = {
     "attention_norm/scale": "attn_norm.weight",
     "attention_norm/bias": "attn_norm.bias",
@@ -396,4 +410,5 @@ MODERNBERT = Backbone(
         first_apart=True,
     ),
     transformers="ModernBert",
+    transform=_transform,
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsrjax.lookup import known_entry
-from lsrjax.models.backbones import bert, modern
+from lsrjax.models.backbones import bert, modern, norbert3, norbert4
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
@@ -18,6 +18,8 @@ BACKBONES: dict[str, Backbone] = {
     "distilbert": bert.DISTILBERT,
     "xlm-roberta": bert.XLM_ROBERTA,
     "modernbert": modern.MODERNBERT,
+    "norbert3": norbert3.NORBERT3,
+    "norbert4": norbert4.NORBERT4,
 }
 
 
@@ -42,6 +44,8 @@ def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
     """
     model_type = raw.get("model_type")
     family = MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
+    if model_type is None:
+        family = _by_class(raw)
     if family is None:
         raise ValueError(
             f"model_type is {model_type!r}, but only"
@@ -49,6 +53,20 @@ def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
             " of one of these."
         )
     return BACKBONES[family].config.from_hf(family, raw)
+
+
+def _by_class(raw: Mapping[str, Any]) -> str | None:
+    """The family of a config.json without `model_type`, by its classes' names."""
+    classes = raw.get("architectures")
+    named = [str(one) for one in classes] if isinstance(classes, list) else []
+    if isinstance(code := raw.get("auto_map"), dict):
+        named += [str(one).rpartition(".")[2] for one in code.values()]
+    for family, entry in BACKBONES.items():
+        if entry.architectures and any(
+            name.startswith(entry.architectures) for name in named
+        ):
+            return family
+    return None
 
 
 def config_from(values: Mapping[str, Any]) -> EncoderConfig:

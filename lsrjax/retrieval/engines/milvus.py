@@ -191,8 +191,9 @@ def _client(folder: pathlib.Path, where: dict[str, str]) -> Iterator[Any]:
             f"The engine 'milvus' needs pymilvus ({error}): pip install"
             " 'lsrjax[milvus]'"
         ) from error
-    # They print tracebacks of errors that are raised as well.
-    for name in ("pymilvus", "milvus_lite"):
+    # They print tracebacks of errors that are raised as well, or that are none: Milvus
+    # Lite lacks a call that pymilvus tries.
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     uri = where["uri"] or str(folder.absolute() / _FILE)
     try:

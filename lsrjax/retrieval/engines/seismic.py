@@ -55,14 +55,17 @@ class Seismic:
         )
         min_cluster: int = option(2, "documents of a cluster, at least", low=1)
         energy: float = option(
-            0.4, "share of a cluster's weight that its summary keeps", above=0, high=1
+            0.8, "share of a cluster's weight that its summary keeps", above=0, high=1
         )
         most: float = option(1.5, "most postings of a term, in means", low=1)
         document_cut: int = option(15, "terms of a document that clusters see", low=1)
         neighbours: int = option(0, "of each document, which a search looks at", low=0)
         query_cut: int = option(0, "terms of a query that count, 0: all", low=0)
         heap_factor: float = option(
-            0.8, "below 1, skips clusters that might hold a hit", above=0, high=1
+            0.7,
+            "clusters below this share of the last hit's score are skipped",
+            above=0,
+            high=1,
         )
         threads: int = option(0, "of builds and searches, 0: one a core", low=0)
 

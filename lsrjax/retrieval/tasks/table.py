@@ -37,6 +37,15 @@ TASKS: Mapping[str, Any] = {
 }
 
 
+class NoTask:
+    """No benchmark."""
+
+    Options = options.Options
+
+
+DEV_TASKS: Mapping[str, Any] = {"": NoTask, **TASKS}
+
+
 def loaded(chosen: options.Chosen) -> Iterator[Task]:
     """The tasks of an entry: one for each corpus, loaded when it is asked for.
 

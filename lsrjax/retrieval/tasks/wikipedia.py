@@ -24,7 +24,7 @@ class Miracl:
         path: str = option("miracl/miracl", "topics and judgements: hub id or folder")
         corpus: str = option("miracl/miracl-corpus", "passages: hub id or folder")
         languages: tuple[str, ...] = option((), "empty: all 18")
-        split: str = option("dev", "the other ones have no public judgements, or train")
+        split: str = option("dev", "dev or train; the others have no public judgements")
 
     @classmethod
     def parts(cls, given: "Miracl.Options") -> list["Miracl.Options"]:

@@ -10,7 +10,7 @@ from lsrjax.config.nodes import entry
 from lsrjax.data import sources
 from lsrjax.data.examples import ANY, Group, Pair
 from lsrjax.data.reading import formats
-from lsrjax.data.reading.teacher_ensembles import NORMALIZATIONS, combine
+from lsrjax.data.reading.format_options import NORMALIZATIONS, Scored
 from lsrjax.errors import InputError
 
 FORMATS = {n: of for n, of in formats.FORMATS.items() if n != formats.AUTO}
@@ -424,7 +424,7 @@ def test_a_teacher_that_is_missing(tmp_path):
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)
 def test_equal_scores_stay_finite(name):
-    scores = combine(np.full((2, 3), 5.0), name)
+    scores = Scored(name).combine(np.full((2, 3), 5.0))
     np.testing.assert_array_equal(scores, [5.0 if name == "none" else 0.0] * 3)
-    one = combine([[1.0]], name)
+    one = Scored(name).combine([[1.0]])
     assert np.isfinite(one).all()

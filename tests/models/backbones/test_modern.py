@@ -9,9 +9,8 @@ import transformers
 from flax import nnx
 
 from lsrjax.convert.names import by_layer, export_state, import_state
-from lsrjax.models.backbones.modern import ModernEncoder
+from lsrjax.models.backbones.modern import MODERNBERT, ModernEncoder
 from lsrjax.models.backbones.table import read_config
-from lsrjax.models.layers import MLMTransform
 from lsrjax.models.texts import Texts
 
 SPECIAL = {f"{role}_token_id": 3 for role in ("pad", "bos", "eos", "cls", "sep")}
@@ -143,14 +142,7 @@ def test_logits_equal_transformers(variant):
     assert "decoder" not in params["head"]["mlm"]  # tied
     encoder = ModernEncoder(config, rngs=nnx.Rngs(0))
     nnx.update(encoder, jax.tree.map(jnp.asarray, params["encoder"]))
-    shape = config.masked_lm
-    transform = MLMTransform(
-        config.hidden_size,
-        config.layer_norm_eps,
-        dense_bias=shape.dense_bias,
-        norm_bias=shape.norm_bias,
-        rngs=nnx.Rngs(0),
-    )
+    transform = MODERNBERT.transform(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
     mlm = params["head"]["mlm"]
     nnx.update(transform, jax.tree.map(jnp.asarray, mlm["transform"]))
     ids, mask = texts(11, [11, 6])

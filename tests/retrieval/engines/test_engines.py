@@ -1,5 +1,7 @@
 """Every engine against exact search over the whole matrix."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -219,3 +221,13 @@ def test_milvus_uris_hold_no_password(tmp_path):
     node = {"name": "milvus", "uri": "http://me:secret@host:1"}
     with pytest.raises(InputError, match="MILVUS_TOKEN"):
         options.resolve(ENGINES, node, "--engine")
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("seismic", "seismic", "search"), ("milvus", "pymilvus", "milvus")],
+)
+def test_a_missing_library_is_named(tmp_path, monkeypatch, name, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=rf"pip install 'lsrjax\[{extra}\]'"):
+        opened(name, tmp_path, vectors_of(matrix(3, 16)))

@@ -1,8 +1,10 @@
 """`lsrjax index` and `lsrjax search`, from texts to answers."""
 
+import dataclasses
 import io
 import json
 import os
+import pathlib
 import pty
 import subprocess
 import sys
@@ -11,10 +13,14 @@ import numpy as np
 import pytest
 from programs import tiny_models
 
-from lsrjax.cli import encode, index, search
+from lsrjax import options
+from lsrjax.cli import encode_job, index, search
+from lsrjax.cli.encode_job import Request
 from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
-from lsrjax.retrieval.fusion import rrf
+from lsrjax.retrieval.engines.table import ENGINES
+from lsrjax.retrieval.feedback import Rocchio
+from lsrjax.retrieval.fusion import FUSIONS, rrf
 from lsrjax.retrieval.index_folder import open_index
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.runs import read_run
@@ -272,6 +278,7 @@ def test_mistakes_of_index_say_what_to_do(tmp_path, model, corpus, indexed, caps
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_build_keeps_what_was_encoded(
     tmp_path, model, corpus, capsys, monkeypatch
 ):
@@ -292,11 +299,12 @@ def test_a_stopped_build_keeps_what_was_encoded(
     assert [path.name for path in tmp_path.iterdir()] == ["docs.index"]
 
 
+@pytest.mark.slow
 def test_vectors_that_are_pruned_and_indexed_without_texts(
     tmp_path, model, corpus, capsys
 ):
     vectors = tmp_path / "docs.npz"
-    encode.encode_file(str(model), corpus / "docs.jsonl", vectors)
+    encode_job.encode(Request(str(model), str(corpus / "docs.jsonl"), str(vectors)))
     out = tmp_path / "docs.index"
     index.main(
         ["--vectors", str(vectors), "--out", str(out), "--engine", "exact"]
@@ -337,9 +345,13 @@ def test_embeddings_are_searched(tmp_path, corpus, capsys, head, kind):
             best += np.maximum.reduceat(products, starts, axis=1).sum(axis=0)
         else:
             best += (query @ documents[view].T).toarray()[0]
-    expected = np.argsort(-best)[:3]
-    assert [hit.id for hit in hits] == [f"d{i}" for i in expected]
-    np.testing.assert_allclose([h.score for h in hits], best[expected], rtol=1e-5)
+    # Texts encoded in batches of other sizes differ in their last bits, and embeddings
+    # of random weights are nearly the same.
+    scores = [hit.score for hit in hits]
+    np.testing.assert_allclose(scores, -np.sort(-best)[:3], rtol=1e-4)
+    found = [int(hit.id.removeprefix("d")) for hit in hits]
+    assert len(set(found)) == 3
+    np.testing.assert_allclose(best[found], scores, rtol=1e-4)
     for hit in hits:
         parts = [match.score for match in hit.matches]
         assert sum(parts) == pytest.approx(hit.score, rel=1e-4)
@@ -348,3 +360,15 @@ def test_embeddings_are_searched(tmp_path, corpus, capsys, head, kind):
     assert "--feedback is for sparse vectors" in capsys.readouterr().err
     search.main(["--index", str(out), "--model", str(model), "--query", "boot loader"])
     assert hits[0].id in capsys.readouterr().out
+
+
+def test_the_docs_list_all_options():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    kinds = [("engine", entry.Options) for entry in ENGINES.values()]
+    kinds += [("fusion", entry.Options) for entry in FUSIONS.values()]
+    for flag, kind in [*kinds, ("feedback", Rocchio)]:
+        for field in dataclasses.fields(kind):
+            default = options.default_of(field)
+            shown = "" if default == "" else f"`{default!r}` "
+            row = f"| `--{flag}.{field.name}` | {shown}| {field.metadata['doc']}"
+            assert row in text, row

@@ -211,6 +211,32 @@ def test_the_curve_of_budgets(tmp_path, folder, first, capsys):
     assert "* the knee" in capsys.readouterr().out
 
 
+def test_fusion_and_feedback_are_rows(tmp_path, folder, first):
+    task, before = first
+    out = tmp_path / "out"
+    flags = ("--fusion.weights=[1,3]", "--feedback", "--feedback.documents=2")
+    run("--model", folder, *task, "--lowercase", "--out", out, *flags)
+    made = json.loads((out / "results.json").read_text())
+    assert made["fusion"]["name"] == "rrf" and made["fusion"]["of"] == ["model", "bm25"]
+    assert made["feedback"]["documents"] == 2
+    systems = list(made["tasks"]["beir"]["results"])
+    assert systems == ["model", "model feedback", "bm25", "rrf"]
+    runs = {
+        name: read_run(out / "runs" / f"beir-da.{name}.trec.gz")
+        for name in ("model", "bm25", "rrf", "model-feedback")
+    }
+    again = read_run(before / "runs" / "beir-da.model.trec.gz")
+    assert list(runs["model"]["q0"]) == list(again["q0"])
+    for query in ("q0", "q5"):
+        sums = {}
+        for name, weight in (("model", 1), ("bm25", 3)):
+            for place, document in enumerate(runs[name].get(query, {}), start=1):
+                sums[document] = sums.get(document, 0) + weight / (60 + place)
+        order = sorted(sums, key=lambda one: (-np.float32(sums[one]), int(one[1:])))
+        assert list(runs["rrf"][query]) == order
+    assert runs["model-feedback"]["q0"] != runs["model"]["q0"]
+
+
 def test_columns_are_data_sets_if_there_is_one_language(tmp_path, folder):
     for name in ("NanoNQ", "NanoFEVER"):
         docs = [{"_id": f"{i}", "text": word} for i, word in enumerate(WORDS)]
@@ -240,6 +266,10 @@ def test_columns_are_data_sets_if_there_is_one_language(tmp_path, folder):
         (("--task", "debian", "--metrics", "nDCG@x"), "cannot compute 'nDCG@x'"),
         (("--task", "debian", "--prune_documents", "top:x"), "--prune_documents is"),
         (("--task", "debian", "--compare", "/none"), "/none cannot be read"),
+        (("--task", "debian", "--rank", "model"), "needs several rankings"),
+        (("--task", "debian", "--rank", "pivot"), "--rank is 'pivot'; this model has"),
+        (("--task", "debian", "--fusion", "sum"), "--fusion is 'sum'; known: 'rrf'"),
+        (("--task", "debian", "--feedback.terms=2"), "sets an option of --feedback"),
         (("--task", "debian", "--query_length", "99"), "the model takes 3 to 40"),
     ],
 )
