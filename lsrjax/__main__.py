@@ -1,6 +1,5 @@
 """`lsrjax COMMAND …` and `python -m lsrjax COMMAND …`: all commands."""
 
-import signal
 import sys
 
 from lsrjax.cli.importing import command
@@ -28,9 +27,6 @@ USAGE = (
 
 def main() -> None:
     """Starts the command that the first argument names."""
-    # Until a guard takes it, Ctrl-C ends the program without a traceback; imports take
-    # seconds.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("-h", "--help", "help"):
         print(USAGE)

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import signal
 import sys
 import types
 
@@ -11,7 +12,12 @@ _JAX_NAMES = re.compile(r"environment '(JAX_\w+)'|JAX flag (jax_\w+)")
 
 
 def command(module: str) -> types.ModuleType:
-    """The module of a command; exits if JAX does not take its environment."""
+    """The module of a command; exits if JAX does not take its environment.
+
+    Until the command guards it, Ctrl-C ends the program without a traceback: imports
+    take seconds.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return importlib.import_module(module)
     except ValueError as error:
