@@ -194,6 +194,7 @@ def test_comparisons_with_an_evaluation_and_with_a_run(tmp_path, folder, first, 
     assert "beir/all" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_curve_of_budgets(tmp_path, folder, first, capsys):
     task, _ = first
     out = tmp_path / "out"
@@ -211,6 +212,7 @@ def test_the_curve_of_budgets(tmp_path, folder, first, capsys):
     assert "* the knee" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fusion_and_feedback_are_rows(tmp_path, folder, first):
     task, before = first
     out = tmp_path / "out"

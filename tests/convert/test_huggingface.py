@@ -23,7 +23,7 @@ from lsrjax.convert.read.huggingface import (
     tokenizer_folder,
 )
 from lsrjax.convert.read.tensors import CheckpointError
-from lsrjax.models.backbones.bert import Encoder
+from lsrjax.models.backbones.bert import BertEncoder as Encoder
 from lsrjax.models.layers import MLMTransform
 
 MODELS = {

@@ -183,7 +183,7 @@ def test_no_more_steps_are_compiled_than_the_table_has_shapes(skewed, tmp_path):
     flags = [
         *mesh(2, 1),
         *("--config.data.source=files", f"--config.data.source.files={skewed}"),
-        *("--config.data.source.split=train", "--config.data.length_parts=2"),
+        "--config.data.length_parts=2",
         *("--config.model.dropout=0.0", f"--config.batch_size={SIZE}"),
         *(f"--config.steps={BATCHES}", "--config.checkpoint.every=64"),
     ]

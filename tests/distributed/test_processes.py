@@ -660,8 +660,7 @@ def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
     path = tmp_path / "groups.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--config.data.source=files", f"--config.data.source.files={path}"]
-    flags += ["--config.data.source.split=train", "--config.steps=60"]
-    flags += ["--config.data.bad_records=0"]
+    flags += ["--config.data.bad_records=0", "--config.steps=60"]
     started = start(tmp_path, 2, 2, *flags, config=GOLDEN)
     wanted = f"{path}, row {example} "
     try:

@@ -159,7 +159,9 @@ STOPS = {
     "stops",
     [
         pytest.param(
-            stops, marks=[pytest.mark.slow] * (len(stops) > 1 or "while" in name)
+            stops,
+            marks=[pytest.mark.slow]
+            * (len(stops) > 1 or "while" in name or "leave" in name),
         )
         for name, stops in STOPS.items()
     ],

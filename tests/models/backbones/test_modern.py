@@ -84,7 +84,13 @@ def theirs(model, ids, mask):
     return output.last_hidden_state.numpy()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        v if v == "modernbert" else pytest.param(v, marks=pytest.mark.slow)
+        for v in VARIANTS
+    ],
+)
 def test_states_equal_transformers(variant):
     model, encoder = encoders(variant)
     for left in (False, True):
@@ -106,8 +112,15 @@ def test_states_equal_transformers_at_the_maximum_length():
         jax.eval_shape(encoder, *texts(41, [41]))
 
 
-@pytest.mark.parametrize("variant", ["modernbert", "biases"])
-@pytest.mark.parametrize("remat", ["none", "layer"])
+@pytest.mark.parametrize(
+    ("variant", "remat"),
+    [
+        ("biases", "none"),
+        pytest.param("modernbert", "none", marks=pytest.mark.slow),
+        pytest.param("biases", "layer", marks=pytest.mark.slow),
+        ("modernbert", "layer"),
+    ],
+)
 def test_gradients_equal_transformers(variant, remat):
     model, encoder = encoders(variant)
     ids, mask = texts(13, [13, 7, 2])
