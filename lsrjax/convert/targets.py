@@ -12,12 +12,18 @@ from lsrjax.convert.write import milco, onnx, router, sentence_transformers
 from lsrjax.convert.write.card import CARD, write_card
 from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
+from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.ask_transformers import PROBES, asked
 from lsrjax.tokenizer.files import TOKENIZER
 from lsrjax.tokenizer.reading import differing
+
+
+def _in_transformers(config: EncoderConfig) -> bool:
+    return bool(backbone(config.family).transformers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Target:
         that loads the folder; None if `write` writes the card.
       towers: whether it can represent separate towers.
       cuts: whether it can keep only the largest weights of a vector.
+      encodes: whether it can represent an encoder of this config.
     """
 
     write: Callable[[SavedModel, pathlib.Path], None]
@@ -40,6 +47,7 @@ class Target:
     load: tuple[str, str] | None = None
     towers: bool = False
     cuts: bool = False
+    encodes: Callable[[EncoderConfig], bool] = _in_transformers
 
 
 def _write_lsrjax(model: SavedModel, folder: pathlib.Path) -> None:
@@ -77,7 +85,9 @@ TARGETS = {
         "sentence_transformers.SparseEncoder, transformers",
         cuts=True,
     ),
-    "onnx": Target(onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX),
+    "onnx": Target(
+        onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx.encodes
+    ),
     "splade": Target(
         sentence_transformers.write_splade,
         ("splade",),
@@ -145,6 +155,7 @@ TARGETS = {
         "init.model, teacher.model of a config",
         towers=True,
         cuts=True,
+        encodes=lambda config: True,
     ),
 }
 
@@ -178,6 +189,8 @@ def export(
         )
         if spec.most_active:
             also += f", of whose vectors {spec.most_active} weights are kept"
+        if not TARGETS[target].encodes(spec.encoder):
+            also += f", over an encoder of the family {spec.encoder.family}"
         raise InputError(
             f"--to {target} cannot hold {model.name}, whose head is"
             f" {spec.head!r}{also}. Possible are {', '.join(possible)}."
@@ -250,4 +263,5 @@ def _holds(target: Target, spec: RetrieverSpec) -> bool:
     """Whether a format can represent everything that the retriever does."""
     towers = spec.towers == "shared" or target.towers
     cuts = not spec.most_active or target.cuts
-    return towers and cuts and bool({spec.head, "*"} & set(target.heads))
+    heads = bool({spec.head, "*"} & set(target.heads))
+    return towers and cuts and heads and target.encodes(spec.encoder)

@@ -18,11 +18,11 @@ from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 
 
-def run_of(folder, head="splade", **options):
+def run_of(folder, head="splade", family="bert", **options):
     """A run of one finished stage, of random weights."""
     tokenizer = tokenizer_folder("embedded:english")
     size = TextTokenizer(tokenizer).vocab_size
-    encoder = tiny.encoder(vocab_size=size, hidden_size=8, max_positions=64)
+    encoder = tiny.encoder(family, vocab_size=size, hidden_size=8, max_positions=64)
     spec = RetrieverSpec.of(head, encoder, **options)
     stage = folder / "train"
     stage.mkdir(parents=True)
@@ -109,6 +109,25 @@ def test_what_a_format_cannot_hold_is_refused(
         convert("--from", run, "--to", target, "--out", tmp_path / "out")
     assert stop.value.code == 2 and message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("target", "family"),
+    [("splade", "norbert3"), ("splade", "norbert4"), ("onnx", "modernbert")],
+)
+def test_an_encoder_that_the_other_program_lacks_is_refused(
+    target, family, tmp_path, capsys
+):
+    run = run_of(tmp_path / "run", family=family, tied=False)
+    with pytest.raises(SystemExit) as stop:
+        convert("--from", run, "--to", target, "--out", tmp_path / "out")
+    said = " ".join(capsys.readouterr().err.split())
+    assert stop.value.code == 2 and not (tmp_path / "out").exists()
+    assert f"over an encoder of the family {family}. Possible are" in said
+    assert "lsrjax" in said.partition("Possible are")[2]
+    convert("--from", run, "--to", "lsrjax", "--out", tmp_path / "out")
+    again = open_model.open_portable(str(tmp_path / "out")).spec
+    assert again == open_model.open_portable(str(run)).spec
 
 
 def test_separate_towers_keep_both(tmp_path):

@@ -16,9 +16,9 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import by_layer
 from lsrjax.convert.write.onnx_graph import Graph
-from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
 from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -32,6 +32,11 @@ EXTERNAL_BYTES = 10**9
 _LOWEST = np.float32(-0.7 * np.finfo(np.float32).max)
 
 
+def encodes(config: EncoderConfig) -> bool:
+    """Whether there is a graph of an encoder: those like BERT."""
+    return isinstance(config, BertConfig)
+
+
 def write_onnx(
     model: SavedModel, folder: pathlib.Path, *, external_bytes: int = EXTERNAL_BYTES
 ) -> None:
@@ -41,11 +46,6 @@ def write_onnx(
     output per view, [batch, terms of the view] float32, under the view's name. More
     than `external_bytes` of weights go to `model.onnx.data`.
     """
-    if not isinstance(model.spec.encoder, BertConfig):
-        raise InputError(
-            f"--to onnx: written for encoders like BERT; that of {model.name} is a"
-            f" {model.spec.encoder.family}. Other targets take it."
-        )
     graph = Graph(folder, external=external_bytes < _nbytes(model.params))
     graph.save(_views(graph, model.spec, model.params), folder / MODEL)
     if not model.spec.encodes_queries:
