@@ -202,8 +202,9 @@ def _walk(found: Any, where: str) -> Iterator[tuple[str, Any]]:
         value, at = getattr(found, field.name), f"{where}.{field.name}"
         if isinstance(value, Chosen):
             yield from _walk(value.options, at)
-        elif isinstance(value, list):
-            for one in value:
-                yield from _walk(one.options, f"{at}.{one.name}")
+        elif isinstance(value, list | tuple):
+            for one in value:  # entries, or plain values such as files
+                if isinstance(one, Chosen):
+                    yield from _walk(one.options, f"{at}.{one.name}")
         elif dataclasses.is_dataclass(value):
             yield from _walk(value, at)

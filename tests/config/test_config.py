@@ -186,6 +186,7 @@ def test_small_configs_are_valid(make):
             data__corpus={"en": {"dataset": "me/docs", "split": "t"}, "de": ["d.tsv"]},
             data__document_languages={"en": 1, "de": 0},
         ),
+        kl(data__corpus=["d.tsv", "e.tsv"], data__source__files=["x.gz", "y.gz"]),
         kl(
             data__corpus="d.tsv",
             data__format=entry("colbert", queries={"en": "q.tsv", "de": "r.tsv"}),
