@@ -268,7 +268,7 @@ def test_mistakes_of_index_say_what_to_do(tmp_path, model, corpus, indexed, caps
         (("--model", model), "--model needs --texts"),
         (("--vectors", tmp_path / "x.npz"), "there is no"),
         (("--model", model, "--texts", docs, "--engine=bing"), "'bing'; known"),
-        (("--model", model, "--texts", docs, "--engine.postings=0"), "must be >= 1"),
+        (("--model", model, "--texts", docs, "--engine.postings=-1"), "must be >= 0"),
         (("--model", model, "--texts", docs, "--engine=maxsim"), "takes tokens"),
     ]:
         refused(index, "--out", out, *args)

@@ -49,7 +49,9 @@ class Seismic:
     class Options(options.Options):
         """Options of the engine."""
 
-        postings: int = option(3500, "mean postings kept of a term", low=1)
+        postings: int = option(
+            0, "mean postings kept of a term, 0: a sixth of all, at least 64", low=0
+        )
         centroids: float = option(
             0.1, "clusters of a term's postings, as a share", above=0, high=1
         )
@@ -74,7 +76,7 @@ class Seismic:
         """Builds the index in memory, about three times its size, and saves it."""
         dataset_class, index_class = _classes(vectors.columns > _SMALL)
         dataset = dataset_class(dim=vectors.columns)
-        first, stored = 0, []
+        first, total, stored = 0, 0, []
         for _, matrix in vectors.blocks():
             matrix = _positive(matrix, first)
             dataset.add_documents_by_id(
@@ -86,6 +88,7 @@ class Seismic:
             # It leaves out documents without a weight.
             stored.append(first + np.flatnonzero(np.diff(matrix.indptr)))
             first += matrix.shape[0]
+            total += matrix.nnz
         numbers = np.concatenate([np.zeros(0, np.int64), *stored])
         numbers.astype("<i8").tofile(folder / _NUMBERS)
         write_shape(folder, vectors)
@@ -94,7 +97,7 @@ class Seismic:
         with _silence():
             index = index_class.build_from_dataset(
                 dataset,
-                n_postings=options.postings,
+                n_postings=options.postings or max(64, total // (6 * vectors.columns)),
                 centroid_fraction=options.centroids,
                 min_cluster_size=options.min_cluster,
                 summary_energy=options.energy,
