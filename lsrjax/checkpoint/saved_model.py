@@ -1,6 +1,7 @@
 """Retrievers written to and read from a stage's folder."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -69,6 +70,14 @@ class SavedModel:
     results: Mapping[str, Any] | None = None
     evaluation: str = ""
     unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Distinguishes weights: a resumed run has new ones under the same name."""
+        found = hashlib.blake2b(digest_size=16)
+        for leaf in jax.tree.leaves(self.params):
+            found.update(np.ascontiguousarray(leaf).data)
+        return found.hexdigest()
+
     dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

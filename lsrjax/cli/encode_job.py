@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
@@ -192,7 +190,7 @@ class Job:
                 self.form.quantize if request.quantize is None else request.quantize
             ),
         }
-        self.made_of = {"model": model.name, "weights": digest(model.params), **options}
+        self.made_of = {"model": model.name, "weights": model.digest(), **options}
         self.made_of["format"] = name
         if not self.out.suffix:
             self.made_of["part_rows"] = request.part_rows
@@ -275,11 +273,3 @@ class Job:
             first, end = self.folder.range(number)
             done = functools.partial(self.folder.record, number)
             yield from work_of(files, first, end, self._step, done)
-
-
-def digest(params: Mapping[str, Any]) -> str:
-    """Distinguishes weights: a resumed run has new ones under the same name."""
-    found = hashlib.blake2b(digest_size=16)
-    for leaf in jax.tree.leaves(params):
-        found.update(np.ascontiguousarray(leaf).data)
-    return found.hexdigest()

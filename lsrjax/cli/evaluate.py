@@ -23,7 +23,7 @@ from rich.console import Console
 import lsrjax
 from lsrjax import json_files, options, paths
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import entry_flags, search, task_flags
+from lsrjax.cli import entry_flags, exits, search, task_flags
 from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError("No --task is named; --help lists them, with options.")
         evaluate(args, values, tasks, Console())
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,14 +18,13 @@ docs/training_data.md.
 import argparse
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lsrjax import options, paths
-from lsrjax.cli import rows
+from lsrjax.cli import exits, rows
 from lsrjax.data.written_rows import RowsFile
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
@@ -51,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         processes.check_devices()
         mine(args, config)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def mine(args: argparse.Namespace, config) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import pathlib
 import re
@@ -10,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from lsrjax import paths
@@ -180,7 +178,7 @@ def open_scorer(
     query, document = chosen
     facts = {
         "name": reference,
-        "weights": digest(model.params),
+        "weights": model.digest(),
         "query_length": query,
         "document_length": document,
         "dtype": lengths.dtype,
@@ -208,11 +206,3 @@ def _opened(reference: str, workdir: pathlib.Path | None) -> SavedModel:
         if isinstance(model.spec, CrossEncoderSpec):
             return model
     return open_model.open_portable(reference)
-
-
-def digest(params: Mapping[str, Any]) -> str:
-    """Distinguishes weights of the same name."""
-    found = hashlib.blake2b(digest_size=16)
-    for leaf in jax.tree.leaves(params):
-        found.update(np.ascontiguousarray(leaf).data)
-    return found.hexdigest()

@@ -19,12 +19,11 @@ docs/training_data.md.
 import argparse
 import pathlib
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from lsrjax import paths
-from lsrjax.cli import rows
+from lsrjax.cli import exits, rows
 from lsrjax.data.batching.drawing import wording
 from lsrjax.data.reading import unchanged_files
 from lsrjax.data.reading.files import found_files
@@ -47,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         processes.check_devices()
         score(args, config)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def score(args: argparse.Namespace, config) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import jax
 
 from lsrjax import options, paths
-from lsrjax.cli import encode_job, entry_flags, exits
+from lsrjax.cli import entry_flags, exits
 from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.data.tokenization import TextTokenizer
@@ -88,7 +88,7 @@ def _searcher(
     index: Index, reference: str, max_length: int, batch_size: int
 ) -> Searcher:
     model = open_portable(reference)
-    _check_weights(index, reference, encode_job.digest(model.params))
+    _check_weights(index, reference, model.digest())
     tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
     limit = model.spec.encoder.max_length
     length = max_length or model.query_length

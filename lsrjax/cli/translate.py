@@ -18,12 +18,12 @@ import itertools
 import json
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lsrjax import json_files, paths
 from lsrjax.checkpoint import digests
+from lsrjax.cli import exits
 from lsrjax.convert.read import hub
 from lsrjax.data.reading import unchanged_files
 from lsrjax.data.reading.texts import read_texts
@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         translate(args)
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        exits.stop(str(error))
 
 
 def translate(args: argparse.Namespace) -> None:
