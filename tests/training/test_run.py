@@ -202,7 +202,8 @@ def test_ids_train_like_the_texts_they_stand_for(data, aligned, distilled, tmp_p
             train.write(json.dumps(line) + "\n")
     config = distill_config(data, aligned)
     config.data.source.files = str(tmp_path / "train.jsonl")
-    config.data.format.queries = str(tmp_path / "queries.tsv")
+    queries = str(tmp_path / "queries.tsv")
+    config.data.format = entry("colbert", queries=queries)
     config.data.corpus = str(tmp_path / "documents.tsv")
     printed = run_quietly(config, tmp_path / "run")
     assert "format colbert" in printed
