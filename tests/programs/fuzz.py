@@ -40,6 +40,7 @@ from lsrjax.cli import flags
 from lsrjax.config import check_run
 from lsrjax.config import fields as config
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.convert import open_model, targets
 from lsrjax.data import sources
 from lsrjax.data.batching.mixing import MIXERS
@@ -257,23 +258,25 @@ def _files(rng: np.random.Generator, folder: pathlib.Path) -> dict:
         (folder / "qrels" / "train.tsv").write_text(
             f"query-id\tcorpus-id\tscore\n{judged}"
         )
-        return {"files": str(folder), "format": "beir"}
+        return {"source": entry("files", files=str(folder)), "format": "beir"}
     rows = _rows(rng, name)
-    fields = {"files": str(folder / "rows.jsonl")}
+    fields: dict = {}
+    path = folder / "rows.jsonl"
     if name != "colbert" and rng.integers(4) == 0:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        fields["files"] = str(folder / "rows.parquet")
-        pq.write_table(pa.Table.from_pylist(rows), fields["files"])
+        path = folder / "rows.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
     else:
-        (folder / "rows.jsonl").write_bytes(_lines(rows))
+        path.write_bytes(_lines(rows))
+    fields["source"] = entry("files", files=str(path))
     if name in ("tevatron_ids", "colbert"):
         fields["corpus"] = str(folder / mutations.one(rng, ["c.tsv", "c.jsonl"]))
         tabs = fields["corpus"].endswith(".tsv")
         pathlib.Path(fields["corpus"]).write_bytes(tsv if tabs else _lines(texts))
     if name == "colbert":
-        fields["queries"] = str(folder / "q.tsv")
+        fields["format"] = entry("colbert", queries=str(folder / "q.tsv"))
         (folder / "q.tsv").write_bytes(tsv)
     return fields
 
