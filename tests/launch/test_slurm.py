@@ -176,7 +176,7 @@ def test_a_task_that_is_killed_ends_the_job_and_is_named(cluster, tmp_path):
 
 
 def test_what_the_doctor_finds_ends_the_job(cluster, tmp_path):
-    flags = ["--config.data.source=files", "--config.data.source.split=train"]
+    flags = ["--config.data.source=files"]
     flags += ["--config.data.source.files=/no/such/file.jsonl"]
     job = submit(cluster, tmp_path, *flags, config=GOLDEN, nodes=1, doctor="1")
     assert job.ends() == "FAILED" and job.exit_code() == 1
