@@ -243,7 +243,15 @@ def test_raw_maxima_and_gradients(models):
 
 
 @pytest.mark.parametrize("target", ["milco-hf", "milco-reference"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        if case in ("echo", "options")
+        else pytest.param(case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_round_trips(models, tmp_path, case, target):
     model, folder = models[case]
     if case in ("distilbert", "modernbert") and target == "milco-reference":

@@ -91,6 +91,7 @@ def test_texts_as_they_are_and_cut(models):
         assert_same(theirs(program, texts, role), ours(model, texts, role, 9))
 
 
+@pytest.mark.slow
 def test_thousand_documents_are_ranked_the_same(models):
     model, folder = models["options"]
     documents = thousand_documents()

@@ -117,6 +117,7 @@ def same_as_on_one_device(found, task, cut):
     assert single["0/grad_norm"] > 0.01
 
 
+@pytest.mark.slow
 def test_no_mesh_changes_a_step_of_colbert_and_csr(tmp_path):
     tasks, cut = ("colbert", "csr_ties"), "4:2:1:0:none"
     found = run_cases(tmp_path, [f"{task}:{cut}" for task in tasks], tasks)

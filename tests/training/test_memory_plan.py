@@ -138,6 +138,7 @@ def main(*arguments):
     return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_demo_is_planned_without_training_it(tmp_path):
     result = main(
         *("--config", "configs/demo.py", "--dry_run", "--devices", "2"),

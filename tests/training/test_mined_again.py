@@ -180,6 +180,7 @@ def test_a_run_that_was_stopped_ends_as_one_left_alone(
     assert_same(workdir / "train", alone[0])
 
 
+@pytest.mark.slow
 def test_what_the_next_steps_need_is_missed_by_name(data, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
