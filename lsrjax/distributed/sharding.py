@@ -55,6 +55,8 @@ RULES = (
     Rule("attention/qkv/bias", (None, MODEL), heads=True),
     Rule("attention/out/kernel", (MODEL, None), heads=True),
     Rule("attention/out/bias", (None,)),
+    Rule("glu/kernel", (None, None, MODEL)),
+    Rule("glu/bias", (None, MODEL)),
     Rule("up/kernel", (None, MODEL)),
     Rule("up/bias", (MODEL,)),
     Rule("down/kernel", (MODEL, None)),

@@ -99,6 +99,45 @@ def linear(
     )
 
 
+class Products(nnx.Module):
+    """Products of one input: `kernel` [in, n, out], and maybe `bias` [n, out]."""
+
+    def __init__(
+        self,
+        count: int,
+        in_features: int,
+        out_features: int,
+        *,
+        initializer_range: float,
+        use_bias: bool = True,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        kernels = [
+            linear(
+                in_features,
+                out_features,
+                initializer_range=initializer_range,
+                rngs=rngs,
+            ).kernel[...]
+            for _ in range(count)
+        ]
+        self.kernel = nnx.Param(jnp.stack(kernels, axis=1))
+        zeros = jnp.zeros((count, out_features))
+        self.bias = nnx.Param(zeros) if use_bias else None
+        self.dtype = dtype
+
+    def __call__(self, hidden_TD: jax.Array) -> list[jax.Array]:
+        """The products, [T, out] each."""
+        kernel = self.kernel[...].astype(self.dtype)
+        # One product for all of them would have to be copied into attention's layout.
+        found = [hidden_TD @ kernel[:, i] for i in range(kernel.shape[1])]
+        if self.bias is None:
+            return found
+        bias = self.bias[...].astype(self.dtype)
+        return [one + bias[i][None] for i, one in enumerate(found)]
+
+
 class LayerNorm(nnx.LayerNorm):
     """LayerNorm over the last axis of [T, D] that computes in float32."""
 

@@ -11,43 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lsrjax.models.layers import DType, dropout, linear
+from lsrjax.models.layers import DType, Products, dropout, linear
 from lsrjax.models.texts import Texts
 from lsrjax.ops import hardware
 
 # The cosines and sines of a part's positions, [L, C / 2] each; see `rotary_tables`.
 Rotary = tuple[np.ndarray, np.ndarray]
-
-
-class Projections(nnx.Module):
-    """Queries, keys and values: `kernel` [D, 3, D], and maybe `bias` [3, D]."""
-
-    def __init__(
-        self,
-        size: int,
-        *,
-        initializer_range: float,
-        use_bias: bool = True,
-        dtype: DType,
-        rngs: nnx.Rngs,
-    ):
-        three = [
-            linear(size, size, initializer_range=initializer_range, rngs=rngs)
-            for _ in range(3)
-        ]
-        self.kernel = nnx.Param(jnp.stack([one.kernel[...] for one in three], axis=1))
-        self.bias = nnx.Param(jnp.zeros((3, size))) if use_bias else None
-        self.dtype = dtype
-
-    def __call__(self, hidden_TD: jax.Array) -> list[jax.Array]:
-        """Queries, keys and values, [T, D] each."""
-        kernel_D3D = self.kernel[...].astype(self.dtype)
-        # One product for all three would have to be copied into attention's layout.
-        three = [hidden_TD @ kernel_D3D[:, i] for i in range(3)]
-        if self.bias is None:
-            return three
-        bias_3D = self.bias[...].astype(self.dtype)
-        return [x_TD + bias_3D[i][None] for i, x_TD in enumerate(three)]
 
 
 class Attention(nnx.Module):
@@ -65,8 +34,14 @@ class Attention(nnx.Module):
         """`out_range` is the deviation of the new `out`; None: `initializer_range`."""
         self.config = config
         size, spread = config.hidden_size, config.initializer_range
-        self.qkv = Projections(
-            size, initializer_range=spread, use_bias=use_bias, dtype=dtype, rngs=rngs
+        self.qkv = Products(
+            3,
+            size,
+            size,
+            initializer_range=spread,
+            use_bias=use_bias,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.out = linear(
             size,

@@ -129,15 +129,7 @@ class Embeddings(nnx.Module):
         self.config = config
         self.dtype = dtype
 
-        def table(rows: int) -> nnx.Embed:
-            return nnx.Embed(
-                rows,
-                config.hidden_size,
-                embedding_init=nnx.initializers.normal(config.initializer_range),
-                param_dtype=jnp.float32,
-                rngs=rngs,
-            )
-
+        table = functools.partial(encoder.table, config, rngs)
         self.word = table(config.vocab_size)
         self.position = table(config.max_positions)
         if config.type_vocab_size:
@@ -229,6 +221,8 @@ class BertEncoder(encoder.Encoder):
     `layers/attention/out/{kernel,bias}`, `layers/attention_norm/{scale,bias}`,
     `layers/{up,down}/{kernel,bias}`, `layers/output_norm/{scale,bias}`.
     """
+
+    token_types = True
 
     def __init__(
         self, config: BertConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs

@@ -62,10 +62,12 @@ class Encoder(nnx.Module):
     Attributes:
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
       fused_attention: cuDNN has its attention, where it has one at all.
+      token_types: the second text of a pair has a type of its own.
     """
 
     rules: tuple[sharding.Rule, ...] = ()
     fused_attention = True
+    token_types = False
     embeddings: Any  # a module with the table `word`
 
     def __init__(
@@ -147,6 +149,7 @@ class Encoder(nnx.Module):
 
         Raises:
           InputError: texts longer than `config.max_length`.
+          ValueError: types for an encoder without.
         """
         config = self.config
         length = max(ids_BL.shape[1] for ids_BL in texts.ids)
@@ -157,6 +160,8 @@ class Encoder(nnx.Module):
                 f" positions). Cut the texts to {config.max_length} tokens or choose a"
                 " checkpoint with more of them."
             )
+        if types is not None and not self.token_types:
+            raise ValueError(f"A {config.family} encoder has no token types.")
         seen = texts.mask if attended is None else attended
         width = config.hidden_size // config.num_heads
         dropping = dropout_keys is not None and config.attention_dropout > 0.0
@@ -231,6 +236,17 @@ class Encoder(nnx.Module):
         params = sharding.gathered(params, self.config.num_heads, self.rules)
         hidden_TD = call(nnx.merge(graphdef, params), hidden_TD, index, place)
         return sharding.constrain(hidden_TD, sharding.DATA, None)
+
+
+def table(config: EncoderConfig, rngs: nnx.Rngs, rows: int) -> nnx.Embed:
+    """A new table of embeddings, [rows, D] float32."""
+    return nnx.Embed(
+        rows,
+        config.hidden_size,
+        embedding_init=nnx.initializers.normal(config.initializer_range),
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
 
 
 def stack(make: Callable[[], nnx.Module], count: int) -> nnx.Module:

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed import sharding
-from lsrjax.distributed.sharding import Rule
 from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention, rotary_tables
@@ -26,6 +25,7 @@ from lsrjax.models.layers import (
     DType,
     LayerNorm,
     MLMTransform,
+    Products,
     dropout,
     gelu,
     linear,
@@ -210,13 +210,7 @@ class Embeddings(nnx.Module):
     def __init__(self, config: ModernConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
-        self.word = nnx.Embed(
-            config.vocab_size,
-            config.hidden_size,
-            embedding_init=nnx.initializers.normal(config.initializer_range),
-            param_dtype=jnp.float32,
-            rngs=rngs,
-        )
+        self.word = encoder.table(config, rngs, config.vocab_size)
         self.norm = _norm(config, rngs)
 
     def __call__(self, ids_T: jax.Array, keys_T: jax.Array | None) -> jax.Array:
@@ -224,26 +218,6 @@ class Embeddings(nnx.Module):
         embedded_TD = sharding.constrain(self.word(ids_T), sharding.DATA, None)
         embedded_TD = self.norm(embedded_TD).astype(self.dtype)
         return dropout(embedded_TD, self.config.embedding_dropout, keys_T)
-
-
-class GatedUnit(nnx.Module):
-    """Two products of the same states: `kernel` [D, 2, I], and maybe `bias` [2, I]."""
-
-    def __init__(self, config: ModernConfig, *, dtype: DType, rngs: nnx.Rngs):
-        shape = (config.hidden_size, 2, config.intermediate_size)
-        normal = nnx.initializers.normal(config.initializer_range)
-        self.kernel = nnx.Param(normal(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(shape[1:])) if config.mlp_bias else None
-        self.dtype = dtype
-
-    def __call__(self, hidden_TD: jax.Array) -> jax.Array:
-        """The gelu of one product times the other, [T, I]."""
-        kernel_D2I = self.kernel[...].astype(self.dtype)
-        input_TI, gate_TI = (hidden_TD @ kernel_D2I[:, i] for i in range(2))
-        if self.bias is not None:
-            bias_2I = self.bias[...].astype(self.dtype)
-            input_TI, gate_TI = input_TI + bias_2I[:1], gate_TI + bias_2I[1:]
-        return gelu(input_TI) * gate_TI
 
 
 class Layer(nnx.Module):
@@ -263,7 +237,15 @@ class Layer(nnx.Module):
             rngs=rngs,
         )
         self.output_norm = _norm(config, rngs)
-        self.glu = GatedUnit(config, dtype=dtype, rngs=rngs)
+        self.glu = Products(
+            2,
+            config.hidden_size,
+            config.intermediate_size,
+            initializer_range=config.initializer_range,
+            use_bias=config.mlp_bias,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.down = linear(
             config.intermediate_size,
             config.hidden_size,
@@ -290,7 +272,8 @@ class Layer(nnx.Module):
             keys_T=subkeys(keys_T, 0),
         )
         hidden_TD += dropout(mixed_TD, config.attention_dropout, subkeys(keys_T, 1))
-        fed_TI = self.glu(self.output_norm(hidden_TD))
+        input_TI, gate_TI = self.glu(self.output_norm(hidden_TD))
+        fed_TI = gelu(input_TI) * gate_TI
         fed_TI = dropout(fed_TI, config.hidden_dropout, subkeys(keys_T, 2))
         return hidden_TD + self.down(fed_TI)
 
@@ -306,10 +289,6 @@ class ModernEncoder(encoder.Encoder):
     """
 
     config: ModernConfig
-    rules = (
-        Rule("glu/kernel", (None, None, sharding.MODEL)),
-        Rule("glu/bias", (None, sharding.MODEL)),
-    )
 
     def __init__(
         self, config: ModernConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
@@ -324,8 +303,6 @@ class ModernEncoder(encoder.Encoder):
 
     def embed(self, texts, types, keys_T) -> jax.Array:
         """The embeddings of all tokens, [T, D]."""
-        if types is not None:
-            raise ValueError("These encoders have no token types.")
         return self.embeddings(texts.join(texts.ids), keys_T)
 
     def run(self, hidden_TD: jax.Array, batch: encoder.Batch) -> jax.Array:
@@ -398,10 +375,7 @@ MODERNBERT = Backbone(
             names.WORD: "embeddings.tok_embeddings.weight",
             "embeddings/norm/scale": "embeddings.norm.weight",
             "embeddings/norm/bias": "embeddings.norm.bias",
-            **{
-                f"layers/{{i}}/{ours}": f"layers.{{i}}.{theirs}"
-                for ours, theirs in _PARTS.items()
-            },
+            **names.of_layers("layers", _PARTS),
             "final_norm/scale": "final_norm.weight",
             "final_norm/bias": "final_norm.bias",
         },

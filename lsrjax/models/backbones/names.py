@@ -40,6 +40,14 @@ class Names:
         return "layers/{i}/attention/query/kernel" in self.encoder
 
 
+def of_layers(layers: str, parts: Mapping[str, str]) -> dict[str, str]:
+    """Names of the layers' parameters, from ours to theirs within a layer."""
+    return {
+        f"layers/{{i}}/{ours}": f"{layers}.{{i}}.{theirs}"
+        for ours, theirs in parts.items()
+    }
+
+
 def masked_lm(transform: str, norm: str, decoder: str, bias: str) -> dict[str, str]:
     """Names of a masked-LM head, by its dense layer, norm, decoder and bias."""
     return {

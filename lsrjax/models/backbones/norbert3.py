@@ -28,6 +28,7 @@ from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import (
     DType,
     LayerNorm,
+    Products,
     dropout,
     gelu,
     linear,
@@ -125,13 +126,7 @@ class Embeddings(nnx.Module):
         self.config = config
         self.dtype = dtype
         normal = nnx.initializers.normal(config.initializer_range)
-        self.word = nnx.Embed(
-            config.vocab_size,
-            config.hidden_size,
-            embedding_init=normal,
-            param_dtype=jnp.float32,
-            rngs=rngs,
-        )
+        self.word = encoder.table(config, rngs, config.vocab_size)
         shape = (2 * config.position_buckets - 1, config.hidden_size)
         self.relative = nnx.Param(normal(rngs.params(), shape))
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
@@ -149,34 +144,15 @@ class Embeddings(nnx.Module):
         return self.norm(self.relative[...]).astype(self.dtype)
 
 
-class Folded(nnx.Module):
-    """Two products of the same input: `kernel` [D, 2, N], and maybe `bias` [2, N]."""
-
-    def __init__(
-        self, inner: int, outer: int, config, *, use_bias: bool, dtype, rngs: nnx.Rngs
-    ):
-        normal = nnx.initializers.normal(config.initializer_range)
-        self.kernel = nnx.Param(normal(rngs.params(), (inner, 2, outer)))
-        self.bias = nnx.Param(jnp.zeros((2, outer))) if use_bias else None
-        self.dtype = dtype
-
-    def __call__(self, x_TD: jax.Array) -> list[jax.Array]:
-        """Both products, [T, N] each."""
-        kernel = self.kernel[...].astype(self.dtype)
-        both = [x_TD @ kernel[:, i] for i in range(2)]
-        if self.bias is None:
-            return both
-        bias = self.bias[...].astype(self.dtype)
-        return [one + bias[i][None] for i, one in enumerate(both)]
-
-
 class Attention(nnx.Module):
     """Attention to keys and to distances, and a norm after it."""
 
     def __init__(self, config: Norbert3Config, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
         size, spread = config.hidden_size, config.initializer_range
-        self.qk = Folded(size, size, config, use_bias=True, dtype=dtype, rngs=rngs)
+        self.qk = Products(
+            2, size, size, initializer_range=spread, dtype=dtype, rngs=rngs
+        )
         self.v = linear(size, size, initializer_range=spread, dtype=dtype, rngs=rngs)
         self.out = linear(size, size, initializer_range=spread, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
@@ -231,7 +207,15 @@ class Layer(nnx.Module):
         self.config = config
         size, inner = config.hidden_size, config.intermediate_size
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
-        self.glu = Folded(size, inner, config, use_bias=False, dtype=dtype, rngs=rngs)
+        self.glu = Products(
+            2,
+            size,
+            inner,
+            initializer_range=config.initializer_range,
+            use_bias=False,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.down = linear(
             inner,
             size,
@@ -270,7 +254,6 @@ class Norbert3Encoder(encoder.Encoder):
         Rule("attention/qk/bias", (None, sharding.MODEL), heads=True),
         Rule("attention/v/kernel", (None, sharding.MODEL), heads=True),
         Rule("attention/v/bias", (sharding.MODEL,), heads=True),
-        Rule("glu/kernel", (None, None, sharding.MODEL)),
     )
     fused_attention = False  # cuDNN takes no products with distances
 
@@ -285,8 +268,6 @@ class Norbert3Encoder(encoder.Encoder):
 
     def embed(self, texts, types, keys_T) -> jax.Array:
         """The embeddings of all tokens, [T, D]."""
-        if types is not None:
-            raise ValueError("These encoders have no token types.")
         return self.embeddings(texts.join(texts.ids), keys_T)
 
     def run(self, hidden_TD: jax.Array, batch: encoder.Batch) -> jax.Array:
@@ -338,10 +319,7 @@ NORBERT3 = Backbone(
             "embeddings/relative": "embedding.relative_embedding",
             "embeddings/norm/scale": "embedding.relative_layer_norm.weight",
             "embeddings/norm/bias": "embedding.relative_layer_norm.bias",
-            **{
-                f"layers/{{i}}/{ours}": f"transformer.layers.{{i}}.{theirs}"
-                for ours, theirs in _PARTS.items()
-            },
+            **names.of_layers("transformer.layers", _PARTS),
         },
         masked_lm={
             "head/mlm/transform/dense/kernel": "classifier.nonlinearity.1.weight",

@@ -3,12 +3,13 @@
 The computation is that of the hub code of `ltg/norbert4-base` (Charpentier and Samuel,
 2024, arXiv:2410.24159), without running it: transformers has no such model. Norms have
 no parameters, every projection scales its input first, and every layer mixes in the
-word embeddings and the first layer's values. Of `ratio` layers the last sees far, the
+word embeddings and the first layer's values. Every `ratio`-th layer sees far, the
 others near; each kind has its own RoPE base.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -41,7 +42,7 @@ class Norbert4Config(EncoderConfig):
     Attributes:
       query_key_size: width of a head's queries and keys.
       value_size: width of its values.
-      ratio: of so many layers, the last one is global.
+      ratio: every ratio-th layer is global.
       global_window: how far such a layer sees to either side.
       local_window: how far the others do.
       bos_token_id: the token that hub logits begin with.
@@ -133,13 +134,7 @@ class Embeddings(nnx.Module):
     def __init__(self, config: Norbert4Config, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
-        self.word = nnx.Embed(
-            config.vocab_size,
-            config.hidden_size,
-            embedding_init=nnx.initializers.normal(config.initializer_range),
-            param_dtype=jnp.float32,
-            rngs=rngs,
-        )
+        self.word = encoder.table(config, rngs, config.vocab_size)
         self.scale = nnx.Param(jnp.zeros(config.hidden_size))
 
     def __call__(self, ids_T: jax.Array, keys_T: jax.Array | None) -> jax.Array:
@@ -162,17 +157,13 @@ class Attention(nnx.Module):
         heads, size = config.num_heads, config.hidden_size
         keys, values = heads * config.query_key_size, heads * config.value_size
 
-        def dense(inner: int, outer: int) -> nnx.Linear:
-            spread = config.initializer_range
-            return linear(
-                inner,
-                outer,
-                initializer_range=spread,
-                use_bias=False,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
+        dense = partial(
+            linear,
+            initializer_range=config.initializer_range,
+            use_bias=False,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.q, self.k = dense(size, keys), dense(size, keys)
         self.v, self.out = dense(size, values), dense(values, size)
         self.qk_scale = nnx.Param(jnp.zeros(size))
@@ -243,19 +234,17 @@ class Layer(nnx.Module):
     def __init__(self, config: Norbert4Config, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
         size, inner = config.hidden_size, config.intermediate_size
-        spread = config.initializer_range
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
 
-        def dense(a: int, b: int) -> nnx.Linear:
-            return linear(
-                a, b, initializer_range=spread, use_bias=False, dtype=dtype, rngs=rngs
-            )
-
-        self.up, self.gate, self.down = (
-            dense(size, inner),
-            dense(size, inner),
-            dense(inner, size),
+        dense = partial(
+            linear,
+            initializer_range=config.initializer_range,
+            use_bias=False,
+            dtype=dtype,
+            rngs=rngs,
         )
+        self.up, self.gate = dense(size, inner), dense(size, inner)
+        self.down = dense(inner, size)
         self.up_scale = nnx.Param(jnp.zeros(size))
         self.down_scale = nnx.Param(jnp.zeros(inner))
         # softplus(.5413) is 1: the layer's input is kept as it is.
@@ -336,8 +325,6 @@ class Norbert4Encoder(encoder.Encoder):
 
     def embed(self, texts, types, keys_T) -> jax.Array:
         """The embeddings of all tokens, [T, D]."""
-        if types is not None:
-            raise ValueError("These encoders have no token types.")
         return self.embeddings(texts.join(texts.ids), keys_T)
 
     def run(self, hidden_TD: jax.Array, batch: encoder.Batch) -> jax.Array:
@@ -414,10 +401,7 @@ NORBERT4 = Backbone(
         encoder={
             names.WORD: "embedding.word_embedding.weight",
             "embeddings/scale": "embedding.word_scale",
-            **{
-                f"layers/{{i}}/{ours}": f"encoder.layers.{{i}}.{theirs}"
-                for ours, theirs in _PARTS.items()
-            },
+            **names.of_layers("encoder.layers", _PARTS),
         },
         masked_lm={
             "head/mlm/transform/scale": "classifier.projection.scale",
