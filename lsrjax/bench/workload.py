@@ -15,7 +15,7 @@ from lsrjax.data.batching.drawing import Drawn, Encoded
 from lsrjax.data.batching.orders import Order
 from lsrjax.errors import InputError
 from lsrjax.losses import losses, objective
-from lsrjax.models import heads
+from lsrjax.models import heads, term_weights
 from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.encoder_config import EncoderConfig
@@ -358,12 +358,12 @@ def pooling(impl: str) -> Iterator[None]:
     For benchmarks only: in training, `vocab_pool` itself takes the fastest one for the
     backend. Only functions traced within it, not those in JAX's cache, are affected.
     """
-    original = heads.vocab_pool
-    heads.vocab_pool = functools.partial(original, impl=impl)
+    original = term_weights.vocab_pool
+    term_weights.vocab_pool = functools.partial(original, impl=impl)
     try:
         yield
     finally:
-        heads.vocab_pool = original
+        term_weights.vocab_pool = original
 
 
 def step_of(sizes: StepSizes, total_steps: int) -> train_step.Step:

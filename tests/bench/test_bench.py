@@ -293,11 +293,11 @@ def test_both_poolings_are_really_two():
     # More terms than the fused pooling takes at a time.
     sizes = dataclasses.replace(SMALL, task="infonce", parts=1, pivot_vocab=9001)
     stage = step._stage(sizes, sharding.make_mesh(1, 1), fsdp=False)
-    original = workload.heads.vocab_pool
+    original = workload.term_weights.vocab_pool
     logits = f"[{sizes.texts},16,{sizes.pivot_vocab}]"
     for impl in ("naive", "auto"):
         assert (logits in str(traced(impl, stage))) == (impl == "naive")
-    assert workload.heads.vocab_pool is original
+    assert workload.term_weights.vocab_pool is original
 
 
 @pytest.mark.parametrize("task", workload.TASKS)

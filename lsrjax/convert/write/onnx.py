@@ -201,7 +201,7 @@ def _gelu(graph: Graph, x: str) -> str:
 
 
 def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
-    """The pooled masked-LM head [B, V], as in `lsrjax.models.heads.MLMHead`."""
+    """The pooled masked-LM head [B, V], as in `lsrjax.models.term_weights.MLMHead`."""
     eps = (
         spec.options.pivot_layer_norm_eps
         if words_VD is None
@@ -263,7 +263,7 @@ def _log1p(graph: Graph, x: str) -> str:
 def _echo(
     graph: Graph, spec, params, hidden_BLD, mask_BL, excluded: bool, reduce: str
 ) -> str:
-    """Weights of a text's own tokens, [B, V], as in `lsrjax.models.heads.LexEcho`."""
+    """Weights of own tokens, [B, V], as in `lsrjax.models.term_weights.LexEcho`."""
     kernel_D1 = graph.weight("echo.kernel", np.asarray(params["kernel"])[:, None])
     x_BL1 = graph.add("MatMul", hidden_BLD, kernel_D1)
     x_BL = graph.add("Squeeze", x_BL1, graph.constant([-1], np.int64))
