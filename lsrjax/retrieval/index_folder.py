@@ -207,7 +207,7 @@ class _Recorded(Vectors):
 
 
 class _Column(Sequence[str]):
-    """A column of texts, read where it lies."""
+    """A column of texts, of which only those that are asked for are read."""
 
     def __init__(self, values: pa.ChunkedArray):
         self._values = values
@@ -350,7 +350,9 @@ def _engine(
                 f"--engine.{name} cannot be changed for a search with the engine"
                 f" {built.name!r}; {can}. Build another index with it."
             )
-    return options.resolve(ENGINES, {**node, **changes}, "--engine")
+    asked = getattr(built.entry, "asked", ())
+    kept = {name: value for name, value in node.items() if name not in asked}
+    return options.resolve(ENGINES, {**kept, **changes}, "--engine")
 
 
 def _documents(path: pathlib.Path) -> pa.Table:
