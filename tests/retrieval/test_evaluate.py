@@ -111,8 +111,9 @@ def hits(*rows):
 
 def test_metrics_are_means_over_the_queries_of_a_language():
     task = Task(list("abcd"), ["en", "ja", "en", "ja"], list("xyz"), [0, 1, 2, 0])
+    ranked = hits([0, 1], [2, 0, 1], [1, 2], [])
     found = evaluate.by_language(
-        task, hits([0, 1], [2, 0, 1], [1, 2], []), ("nDCG@10", "R@2")
+        task, rank.Ranking(ranked, np.zeros(ranked.shape)), ("nDCG@10", "R@2")
     )
     assert list(found) == ["en", "ja"]
     # Ranks 1 and 2 in English; rank 3 and none in Japanese.
