@@ -230,7 +230,7 @@ def bm25(task: Task, depth: int) -> Ranking:
 
 
 def blocks(corpus: Sequence[str], lowercase: bool = False) -> Iterator[Sequence[str]]:
-    """The texts in order, so many at once that their vectors fit in memory."""
+    """The texts in order, as many at once as have vectors that fit in memory."""
     for start in range(0, len(corpus), _BLOCK):
         some = corpus[start : start + _BLOCK]
         yield _cased(some, lowercase)
