@@ -164,7 +164,8 @@ def test_a_language_that_fails_makes_the_command_fail(tmp_path, folder, capsys):
         run("--model", folder, *task, "--out", tmp_path / "out")
     assert stopped.value.code == 2
     said = capsys.readouterr()
-    assert "'nobody', relevant to the query 'q1', is not in the corpus" in said.err
+    problem = "query 'q1': the relevant document 'nobody' is not in the corpus"
+    assert problem in said.err
     assert not (tmp_path / "out" / "results.json").exists()
     assert "is evaluated" not in said.out  # read before anything is encoded
 
