@@ -305,7 +305,7 @@ def open_index(
     for name, (size, digest) in values["files"].items():
         _check_file(folder / name, size, digest if verify else "")
     engine = _engine(values["engine"], changes, folder / INDEX)
-    table = _documents(folder / _DOCUMENTS)
+    table = _documents(folder / _DOCUMENTS, verify)
     terms = folder / _TERMS
     return Index(
         str(folder),
@@ -355,8 +355,10 @@ def _engine(
     return options.resolve(ENGINES, {**kept, **changes}, "--engine")
 
 
-def _documents(path: pathlib.Path) -> pa.Table:
+def _documents(path: pathlib.Path, verify: bool) -> pa.Table:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=verify)  # texts whose offsets leave the file
+        return table
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is damaged ({error}). {_AGAIN}") from error

@@ -227,6 +227,20 @@ def test_a_token_goes_only_to_a_server_that_the_search_names(tmp_path, monkeypat
     assert sent == [(theirs, ""), (theirs, ""), *named]
 
 
+def test_documents_outside_their_file_are_refused(tmp_path):
+    import pyarrow as pa
+
+    from lsrjax.retrieval import index_folder
+
+    path = tmp_path / "documents.arrow"
+    offsets = pa.py_buffer(np.array([0, 1, 1 << 30, 2], "<i4").tobytes())
+    ids = pa.StringArray.from_buffers(3, offsets, pa.py_buffer(b"ab"))
+    with pa.ipc.new_file(str(path), pa.schema([("id", pa.string())])) as file:
+        file.write_batch(pa.record_batch([ids], names=["id"]))
+    with pytest.raises(InputError, match=r"documents\.arrow is damaged"):
+        index_folder._documents(path, verify=True)
+
+
 def test_only_options_of_searches_change(tmp_path):
     folder = built(tmp_path / "index", "seismic", postings=700)
     index = open_index(folder, {"heap_factor": 0.5})
