@@ -271,6 +271,7 @@ def test_columns_are_data_sets_if_there_is_one_language(tmp_path, folder):
         (("--task", "debian", "--compare", "/none"), "/none cannot be read"),
         (("--task", "debian", "--rank", "model"), "needs several rankings"),
         (("--task", "debian", "--rank", "pivot"), "--rank is 'pivot'; this model has"),
+        (("--task", "debian", "--fusion.weights=[1]"), "1 weights for 2 rankings"),
         (("--task", "debian", "--fusion", "sum"), "--fusion is 'sum'; known: 'rrf'"),
         (("--task", "debian", "--feedback.terms=2"), "sets an option of --feedback"),
         (("--task", "debian", "--query_length", "99"), "the model takes 3 to 40"),
