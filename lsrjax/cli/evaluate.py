@@ -32,7 +32,7 @@ from lsrjax.options import Chosen
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import prune_curve, rank, task_results, task_tables
 from lsrjax.retrieval.feedback import Rocchio
-from lsrjax.retrieval.fusion import FUSIONS
+from lsrjax.retrieval.fusion import FUSIONS, check_weights
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.rank import Ranking, Searcher, Way
 from lsrjax.retrieval.task_results import Other, PartResults
@@ -300,7 +300,9 @@ def _fusion(
             raise InputError(f"--rank is {name!r}; this model has {names}.")
     if len(fused) < 2:
         raise InputError("--fusion needs several rankings: --rank model --rank bm25.")
-    return options.resolve(FUSIONS, node, "--fusion"), fused
+    fusion = options.resolve(FUSIONS, node, "--fusion")
+    check_weights(fusion, len(fused))
+    return fusion, fused
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lsrjax.data.examples import ENGLISH, Pair
-from lsrjax.data.reading.corpus import spelled_otherwise
 from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import rank
 from lsrjax.retrieval.rank import Searcher, Way, views_of
 from lsrjax.retrieval.task_results import PartResults, table
-from lsrjax.retrieval.tasks.task import Task
+from lsrjax.retrieval.tasks.task import Task, graded
 
 
 def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
@@ -69,23 +68,8 @@ def _judged(source, languages) -> tuple[list[str], list[tuple]]:
     queries: list[tuple] = []
     for index in range(len(source)):
         where, query, judged = source.judged(index)
-        grades = {}
-        for key, grade in judged.items():
-            if grade % 1:
-                raise InputError(
-                    f"{where}: the document {key!r} has the grade {grade:g}. Metrics"
-                    " take whole numbers: 0 for not relevant, 1 and more for relevant."
-                )
-            found = places.get(key, places.get(spelled_otherwise(key)))
-            if found is not None:
-                grades[found] = int(grade)
-            elif grade > 0:
-                raise InputError(
-                    f"{where}: the relevant document {key!r} is not in the corpus"
-                    f" ({len(corpus):,} documents). Add it, or remove its judgement."
-                )
-        # A query without judgements counts as 0, as in trec_eval.
-        queries += _asked(query, languages, grades or {0: 0})
+        grades = graded(where, judged, places, len(corpus))
+        queries += _asked(query, languages, grades)
     return corpus, queries
 
 
@@ -102,15 +86,12 @@ def _english(text: Mapping[str, str]) -> str:
 
 
 def by_language(
-    task: Task, hits: np.ndarray, metrics: Sequence[str] = measures.METRICS
+    task: Task, found: rank.Ranking, metrics: Sequence[str] = measures.METRICS
 ) -> dict[str, dict[str, float]]:
-    """Mean of each metric over the queries of each language; `hits` as in `search`."""
-    values = measures.per_query(hits, task.judged(hits), metrics)
-    languages = np.array(task.languages)
-    return {
-        language: {m: float(values[m][languages == language].mean()) for m in metrics}
-        for language in dict.fromkeys(task.languages)
-    }
+    """Mean of each metric, and of the costs, over the queries of each language."""
+    part = PartResults.of(task, metrics)
+    part.add("", task, found)
+    return part.means("")
 
 
 def bm25(
@@ -118,7 +99,7 @@ def bm25(
 ) -> dict[str, dict[str, float]]:
     """BM25 over the strings that queries and documents share."""
     found = rank.bm25(task, measures.required_depth(metrics))
-    return by_language(task, found.hits, metrics)
+    return by_language(task, found, metrics)
 
 
 def sparse_retriever(
@@ -133,22 +114,7 @@ def sparse_retriever(
     """
     ways = {name: Way(views) for name, views in views_of(searcher).items()}
     found = rank.rank(task, searcher, ways, measures.required_depth(metrics))
-    return {name: with_costs(task, one, metrics) for name, one in found.items()}
-
-
-def with_costs(
-    task: Task, found: rank.Ranking, metrics: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """`by_language`, with the sparsity of a model's texts."""
-    results = by_language(task, found.hits, metrics)
-    languages = np.array(task.languages)
-    for language, values in results.items():
-        if found.query_terms is None:
-            continue
-        values["query_terms"] = float(found.query_terms[languages == language].mean())
-        values["document_terms"] = found.document_terms
-        values["index_bytes"] = found.index_bytes
-    return results
+    return {name: by_language(task, one, metrics) for name, one in found.items()}
 
 
 _TIMED_TEXTS = 512

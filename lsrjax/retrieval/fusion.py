@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax import options
+from lsrjax.errors import InputError
 from lsrjax.options import option
 
 Run = tuple[np.ndarray, np.ndarray]
@@ -68,6 +69,16 @@ def weighted(
         raise ValueError(f"weighted: normalise is {normalise!r}.")
     parts = [_minmax(run) if normalise == "minmax" else run[1] for run in runs]
     return _summed(runs, parts, _weights(runs, weights), depth)
+
+
+def check_weights(fusion: options.Chosen, rankings: int) -> None:
+    """Raises InputError unless all rankings have a weight, or none."""
+    weights = fusion.options.weights
+    if weights and len(weights) != rankings:
+        raise InputError(
+            f"--fusion.weights has {len(weights)} weights for {rankings} rankings. Give"
+            " each its own."
+        )
 
 
 def _weights(runs: Sequence[Run], weights: Sequence[float]) -> Sequence[float]:

@@ -207,7 +207,7 @@ class _Recorded(Vectors):
 
 
 class _Column(Sequence[str]):
-    """A column of texts, read where it lies."""
+    """A column of texts, of which only those that are asked for are read."""
 
     def __init__(self, values: pa.ChunkedArray):
         self._values = values
@@ -305,7 +305,7 @@ def open_index(
     for name, (size, digest) in values["files"].items():
         _check_file(folder / name, size, digest if verify else "")
     engine = _engine(values["engine"], changes, folder / INDEX)
-    table = _documents(folder / _DOCUMENTS)
+    table = _documents(folder / _DOCUMENTS, verify)
     terms = folder / _TERMS
     return Index(
         str(folder),
@@ -350,11 +350,15 @@ def _engine(
                 f"--engine.{name} cannot be changed for a search with the engine"
                 f" {built.name!r}; {can}. Build another index with it."
             )
-    return options.resolve(ENGINES, {**node, **changes}, "--engine")
+    asked = getattr(built.entry, "asked", ())
+    kept = {name: value for name, value in node.items() if name not in asked}
+    return options.resolve(ENGINES, {**kept, **changes}, "--engine")
 
 
-def _documents(path: pathlib.Path) -> pa.Table:
+def _documents(path: pathlib.Path, verify: bool) -> pa.Table:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=verify)  # texts whose offsets leave the file
+        return table
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is damaged ({error}). {_AGAIN}") from error

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 import ir_measures
 import numpy as np
-from scipy import sparse
 
 Relevant = int | Collection[int] | Mapping[int, int]
 
@@ -74,11 +73,6 @@ def required_depth(metrics: Sequence[str]) -> int:
     """
     cutoffs = [_parse(name).params.get("cutoff", _UNCUT_DEPTH) for name in metrics]
     return max(cutoffs, default=1)
-
-
-def active_terms(weights: sparse.csr_matrix) -> float:
-    """The mean number of non-zero weights in a row of [N, V] `weights`."""
-    return weights.count_nonzero() / max(weights.shape[0], 1)
 
 
 def _parse(name: str) -> ir_measures.Measure:

@@ -18,9 +18,9 @@ from lsrjax.retrieval import teacher_scores
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
-from lsrjax.retrieval.mine_negatives import BLOCK, best, no_hits
+from lsrjax.retrieval.mine_negatives import BLOCK, Hits
 from lsrjax.retrieval.rank import Searcher
-from lsrjax.retrieval.search import search
+from lsrjax.retrieval.search import Best, search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,29 +144,30 @@ def find(
     depth: int,
     kept: pathlib.Path,
     say: Callable[[str], None] = lambda text: None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Hits:
     """Hits and scores [Q, depth] of a retriever, as `search` gives them.
 
     Memory does not grow with the corpus: after each block of documents the best hits
     so far are in the file `kept`, from which a program that was stopped goes on.
     """
     queries = joined(model.queries(asked.queries))
-    hits, scores = no_hits(asked.queries, depth)
-    start = 0
+    best, start = Best(len(asked.queries), depth), 0
     if kept.is_file():
         with np.load(kept) as file:
-            start, hits, scores = int(file["start"]), file["hits"], file["scores"]
+            start = int(file["start"])
+            best.add(slice(None), file["scores"], file["hits"])
         say(f"{start:,} of {len(asked.texts):,} documents are searched already.")
     while start < len(asked.texts):
         block = asked.texts[start : start + BLOCK]
-        found = search(queries, joined(model.documents(block)), depth)
-        hits, scores = best((hits, scores), found, start)
+        hits, scores = search(queries, joined(model.documents(block)), depth)
+        best.add(slice(None), scores, hits + start)  # no hit scores 0, and is left out
         start += len(block)
+        hits, scores = best.hits()
         temporary = kept.with_suffix(".tmp.npz")
         np.savez(temporary, start=np.array(start), hits=hits, scores=scores)
         temporary.replace(kept)
         say(f"{start:,} of {len(asked.texts):,} documents searched")
-    return hits, scores
+    return best.hits()
 
 
 @dataclasses.dataclass(frozen=True)

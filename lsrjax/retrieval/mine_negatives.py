@@ -9,7 +9,7 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.rank import Searcher
-from lsrjax.retrieval.search import search
+from lsrjax.retrieval.search import TopHits
 
 # Documents encoded and searched at once.
 BLOCK = 65_536
@@ -42,37 +42,12 @@ def by_model(model: Searcher, kept: list | None = None) -> Find:
             yield block
 
     def find(queries: Sequence[str], documents: Sequence[str], depth: int) -> Hits:
-        asked, found, start = joined(model.queries(queries)), no_hits(queries, depth), 0
+        found = TopHits(joined(model.queries(queries)), depth)
         for block in encoded(documents):
-            found = best(found, search(asked, block, depth), start)
-            start += block.shape[0]
-        return found
+            found.add(block)
+        return found.best()
 
     return find
-
-
-def no_hits(queries: Sequence[str], depth: int) -> Hits:
-    """As `search` gives them for an empty corpus."""
-    return (
-        np.full((len(queries), depth), -1, np.int32),
-        np.zeros((len(queries), depth), np.float32),
-    )
-
-
-def best(found: Hits, more: Hits, start: int) -> Hits:
-    """The best of hits and those of a block of documents, which begins at `start`.
-
-    Ordered as in `search`.
-    """
-    moved = np.where(more[0] < 0, -1, more[0] + start)
-    hits = np.concatenate([found[0], moved], axis=1)
-    scores = np.concatenate([found[1], more[1]], axis=1)
-    ranked = np.where(hits < 0, -np.inf, scores)
-    order = np.lexsort((hits, -ranked), axis=1)[:, : found[0].shape[1]]
-    return (
-        np.take_along_axis(hits, order, axis=1).astype(np.int32),
-        np.take_along_axis(scores, order, axis=1),
-    )
 
 
 def mine(

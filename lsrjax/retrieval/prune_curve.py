@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.rank import Ranking, Way
+from lsrjax.retrieval.result_tables import rounded
 from lsrjax.retrieval.task_results import PartResults, table
 from lsrjax.retrieval.tasks.task import Task
 
@@ -44,19 +45,12 @@ def curve(parts: Sequence[PartResults]) -> dict[str, Any]:
     points: list[dict[str, Any]] = []
     for budget, columns in table(parts).items():
         shown = columns.get("mean") or next(iter(columns.values()))
-        values = {
-            name: round(one[metric], 6)
-            for name, one in columns.items()
-            if metric in one
+        numbers = {
+            "terms": shown["document_terms"],
+            "bytes": shown["index_bytes"],
+            "values": {name: one[metric] for name, one in columns.items()},
         }
-        points.append(
-            {
-                "budget": budget,
-                "terms": round(shown["document_terms"], 6),
-                "bytes": round(shown["index_bytes"], 6),
-                "values": values,
-            }
-        )
+        points.append({"budget": budget, **rounded(numbers)})
     points.sort(key=lambda point: (point["budget"] == ALL, point["terms"]))
     quality = [_quality(point) for point in points]
     place = knee([point["terms"] for point in points], quality)

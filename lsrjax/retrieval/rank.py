@@ -10,7 +10,6 @@ from scipy import sparse
 
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
 from lsrjax.retrieval.feedback import Rocchio, rocchio
@@ -198,14 +197,14 @@ def _searched(
 ) -> dict[str, Ranking]:
     depth += task.own_ids
     best = {name: TopHits(queries[name], depth) for name in ways}
-    terms, size = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
+    terms, size = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0)
     for block in blocks(task.corpus, lowercase):
         documents = searcher.documents(block)
         share = len(block) / len(task.corpus)
         for name, way in ways.items():
             matrix = _joined(documents, way.views, way.prune_documents)
             best[name].add(matrix)
-            terms[name] += active_terms(matrix) * share
+            terms[name] += int(text_terms(matrix).sum())
             parts = [documents[view] for view in way.views or documents]
             # Each view is stored apart, unless terms of all of them are chosen.
             apart = parts if way.prune_documents is None else [matrix]
@@ -214,7 +213,7 @@ def _searched(
         name: Ranking(
             *_hits(task, best[name]),
             text_terms(queries[name]),
-            terms[name],
+            terms[name] / len(task.corpus),
             size[name],
         )
         for name in ways
@@ -230,7 +229,7 @@ def bm25(task: Task, depth: int) -> Ranking:
 
 
 def blocks(corpus: Sequence[str], lowercase: bool = False) -> Iterator[Sequence[str]]:
-    """The texts in order, so many at once that their vectors fit in memory."""
+    """The texts in order, as many at once as have vectors that fit in memory."""
     for start in range(0, len(corpus), _BLOCK):
         some = corpus[start : start + _BLOCK]
         yield _cased(some, lowercase)
@@ -258,21 +257,7 @@ def text_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> np.ndarray:
         return np.sum([text_terms(part) for part in matrix.parts], axis=0)
     if isinstance(matrix, TokenMatrix):
         return np.diff(matrix.starts)
-    return np.diff(matrix.indptr) - _stored_zeros(matrix)
-
-
-def _stored_zeros(matrix: sparse.csr_matrix) -> np.ndarray:
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    return np.bincount(rows[matrix.data == 0], minlength=matrix.shape[0])
-
-
-def active_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> float:
-    """Mean number of a text's weights, or of its tokens with an embedding."""
-    if isinstance(matrix, Several):
-        return sum(map(active_terms, matrix.parts))
-    if isinstance(matrix, TokenMatrix):
-        return matrix.mean_tokens
-    return measures.active_terms(matrix)
+    return np.bincount(matrix.nonzero()[0], minlength=matrix.shape[0])
 
 
 # A posting in an inverted index is the document and its weight in 16 bits; each number

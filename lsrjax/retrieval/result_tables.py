@@ -112,14 +112,8 @@ def write_results(
         ValueError: if a value is not finite.
     """
     path = Path(path)
-    rounded = {
-        system: {
-            language: {metric: round(float(v), 6) for metric, v in values.items()}
-            for language, values in languages.items()
-        }
-        for system, languages in results.items()
-    }
-    found = [rounded, *(task["results"] for task in (tasks or {}).values())]
+    own = rounded(results)
+    found = [own, *(task["results"] for task in (tasks or {}).values())]
     bad = [
         f"{metric} of {system} in {language}"
         for one in found
@@ -134,7 +128,14 @@ def write_results(
             "the evaluation gave it."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, rounded | ({TASKS: tasks} if tasks else {}))
+    write_json(path, own | ({TASKS: tasks} if tasks else {}))
+
+
+def rounded(value: Any) -> Any:
+    """The numbers in nested dicts, rounded to six digits."""
+    if isinstance(value, Mapping):
+        return {key: rounded(one) for key, one in value.items()}
+    return round(float(value), 6)
 
 
 def print_table(

@@ -16,14 +16,8 @@ def described(chosen: options.Chosen, parts: Sequence[PartResults]) -> dict[str,
         "options": options.plain(chosen),
         "metrics": list(parts[0].metrics),
         "data": {part.name: dict(part.data) for part in parts},
-        "results": _rounded(table(parts)),
+        "results": result_tables.rounded(table(parts)),
     }
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    return round(float(value), 6)
 
 
 def show(name: str, made: Mapping[str, Any], console: Console) -> None:

@@ -16,7 +16,7 @@ from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.engines.engine import Documents, Hits
 from lsrjax.retrieval.feedback import Rocchio, rocchio
-from lsrjax.retrieval.fusion import FUSIONS
+from lsrjax.retrieval.fusion import FUSIONS, check_weights
 from lsrjax.retrieval.index_folder import Index
 from lsrjax.retrieval.matches import Match
 from lsrjax.retrieval.pruning import Pruning
@@ -100,12 +100,8 @@ class TextSearch:
                 )
         if not plan.rankings or len(set(named)) < len(named):
             raise InputError(f"--rank names one twice, or none: {', '.join(named)}.")
-        weights = plan.fusion.options.weights if plan.fusion else []
-        if weights and len(weights) != len(plan.rankings):
-            raise InputError(
-                f"--fusion.weights has {len(weights)} weights for"
-                f" {len(plan.rankings)} rankings. Give each its own."
-            )
+        if plan.fusion:
+            check_weights(plan.fusion, len(plan.rankings))
         if BM25_NAME in named and self.index.texts is None:
             raise InputError(
                 f"--rank bm25 needs texts, and {self.index.name} was built without."

@@ -89,8 +89,8 @@ def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict
         (pair.translation, pair.english) for pair in pairs
     ).items():
         for prefix, task in tasks.items():
-            hits, _ = index(task.corpus).search(task.queries, depth)
-            _add(results, name, prefix, evaluate.by_language(task, hits))
+            found = rank.Ranking(*index(task.corpus).search(task.queries, depth))
+            _add(results, name, prefix, evaluate.by_language(task, found))
     examples, speed = [], {}
     for name, stage in fields.stages(run_config).items():
         with _searcher(name, stage, workdir, poll) as searcher:
@@ -153,7 +153,7 @@ def are_sound(workdir: pathlib.Path, console: Console) -> bool:
             set_aside(workdir, workdir / name, "results")
     console.print(
         f"The results in {workdir} are not as they were written:\n{listing(found)}\n"
-        f"They lie in {workdir / DAMAGED / 'results'}; the run is evaluated again.",
+        f"They are in {workdir / DAMAGED / 'results'}; the run is evaluated again.",
         highlight=False,
         markup=False,
     )

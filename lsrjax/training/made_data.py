@@ -140,7 +140,7 @@ class Prepared:
         return self._with(arrays, "")
 
     def again(self, student, frozen) -> MinedAgain:
-        """Mines with the student's parameters, every so many steps.
+        """Mines with the student's parameters, at regular intervals.
 
         `frozen` is that of the stage's step: documents whose parameters are all frozen
         are encoded once.

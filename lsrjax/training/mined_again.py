@@ -1,4 +1,4 @@
-"""Mines a stage's negatives again with its own model, every so many steps.
+"""Mines a stage's negatives again with its own model, at regular intervals.
 
 Xiong et al., "Approximate Nearest Neighbor Negative Contrastive Learning" (ANCE, 2021);
 with frozen documents, Zhan et al., "Optimizing Dense Retrieval Model Training with Hard

@@ -164,7 +164,8 @@ def test_a_language_that_fails_makes_the_command_fail(tmp_path, folder, capsys):
         run("--model", folder, *task, "--out", tmp_path / "out")
     assert stopped.value.code == 2
     said = capsys.readouterr()
-    assert "'nobody', relevant to the query 'q1', is not in the corpus" in said.err
+    problem = "query 'q1': the relevant document 'nobody' is not in the corpus"
+    assert problem in said.err
     assert not (tmp_path / "out" / "results.json").exists()
     assert "is evaluated" not in said.out  # read before anything is encoded
 
@@ -270,6 +271,7 @@ def test_columns_are_data_sets_if_there_is_one_language(tmp_path, folder):
         (("--task", "debian", "--compare", "/none"), "/none cannot be read"),
         (("--task", "debian", "--rank", "model"), "needs several rankings"),
         (("--task", "debian", "--rank", "pivot"), "--rank is 'pivot'; this model has"),
+        (("--task", "debian", "--fusion.weights=[1]"), "1 weights for 2 rankings"),
         (("--task", "debian", "--fusion", "sum"), "--fusion is 'sum'; known: 'rrf'"),
         (("--task", "debian", "--feedback.terms=2"), "sets an option of --feedback"),
         (("--task", "debian", "--query_length", "99"), "the model takes 3 to 40"),

@@ -11,6 +11,7 @@ from lsrjax.data.examples import Group, InMemory, Pair
 from lsrjax.errors import InputError
 from lsrjax.retrieval import evaluate, rank
 from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.search import Several
 from lsrjax.retrieval.tasks import debian
 from lsrjax.retrieval.tasks.task import Task
 
@@ -111,8 +112,9 @@ def hits(*rows):
 
 def test_metrics_are_means_over_the_queries_of_a_language():
     task = Task(list("abcd"), ["en", "ja", "en", "ja"], list("xyz"), [0, 1, 2, 0])
+    ranked = hits([0, 1], [2, 0, 1], [1, 2], [])
     found = evaluate.by_language(
-        task, hits([0, 1], [2, 0, 1], [1, 2], []), ("nDCG@10", "R@2")
+        task, rank.Ranking(ranked, np.zeros(ranked.shape)), ("nDCG@10", "R@2")
     )
     assert list(found) == ["en", "ja"]
     # Ranks 1 and 2 in English; rank 3 and none in Japanese.
@@ -168,6 +170,15 @@ def test_views_are_evaluated_together_and_each_alone():
         for language, values in languages.items():
             assert list(found[view][language]) == list(names)
             np.testing.assert_allclose(list(found[view][language].values()), values)
+
+
+def test_terms_of_a_text_are_weights_that_are_not_zero():
+    weights = sparse.csr_matrix(np.float32([[1, 0, 2], [0, 0, 0], [3, 4, 5]]))
+    weights.data[0] = 0  # stored, but zero
+    assert rank.text_terms(weights).tolist() == [1, 0, 3]
+    tokens = TokenMatrix(np.ones((9, 4), np.float32), np.array([0, 2, 2, 9]))
+    several = rank.text_terms(Several([weights, tokens]))
+    assert several.tolist() == [3, 0, 10]
 
 
 def test_index_bytes_of_embeddings_and_of_their_tokens():

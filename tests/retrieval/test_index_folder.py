@@ -196,6 +196,51 @@ def test_an_index_names_no_code(tmp_path):
         open_index(folder)
 
 
+def test_a_token_goes_only_to_a_server_that_the_search_names(tmp_path, monkeypatch):
+    import pymilvus
+
+    from lsrjax.retrieval import index_folder
+
+    folder, theirs = built(tmp_path / "index", "milvus"), "http://theirs:19530"
+    path = folder / "engine" / "milvus.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"uri": theirs}))
+    values = json.loads((folder / "index.json").read_text())
+    values.pop("digest")
+    values["engine"]["uri"] = theirs
+    values["files"]["engine/milvus.json"] = [
+        path.stat().st_size,
+        index_folder.digest_of(path),
+    ]
+    index_folder._write(folder / "index.json", values)
+    sent = []
+
+    def client(uri, token):
+        sent.append((uri, token))
+        raise pymilvus.MilvusException(message="nobody is there")
+
+    monkeypatch.setattr(pymilvus, "MilvusClient", client)
+    monkeypatch.setenv("MILVUS_TOKEN", "me:secret")
+    for changes in ({}, {"drop_ratio": 0.1}, {"uri": theirs}, {"uri": "http://ours:1"}):
+        with pytest.raises(InputError, match="cannot be opened"):
+            open_index(folder, changes)
+    named = [(theirs, "me:secret"), ("http://ours:1", "me:secret")]
+    assert sent == [(theirs, ""), (theirs, ""), *named]
+
+
+def test_documents_outside_their_file_are_refused(tmp_path):
+    import pyarrow as pa
+
+    from lsrjax.retrieval import index_folder
+
+    path = tmp_path / "documents.arrow"
+    offsets = pa.py_buffer(np.array([0, 1, 1 << 30, 2], "<i4").tobytes())
+    ids = pa.StringArray.from_buffers(3, offsets, pa.py_buffer(b"ab"))
+    with pa.ipc.new_file(str(path), pa.schema([("id", pa.string())])) as file:
+        file.write_batch(pa.record_batch([ids], names=["id"]))
+    with pytest.raises(InputError, match=r"documents\.arrow is damaged"):
+        index_folder._documents(path, verify=True)
+
+
 def test_only_options_of_searches_change(tmp_path):
     folder = built(tmp_path / "index", "seismic", postings=700)
     index = open_index(folder, {"heap_factor": 0.5})

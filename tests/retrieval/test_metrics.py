@@ -2,9 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy import sparse
 
-from lsrjax.retrieval.metrics import active_terms, evaluate, per_query, required_depth
+from lsrjax.retrieval.metrics import evaluate, per_query, required_depth
 
 HITS = np.array(
     [
@@ -106,9 +105,3 @@ def test_required_depth_is_the_largest_cutoff():
     assert required_depth(("RR@1",)) == 1
     # Of the whole ranking, TREC keeps 1,000.
     assert required_depth(("nDCG@10", "AP")) == 1000
-
-
-def test_active_terms_counts_only_weights_that_are_not_zero():
-    weights = sparse.csr_matrix(np.float32([[1, 0, 2], [0, 0, 0], [3, 4, 5]]))
-    weights.data[0] = 0  # stored, but zero
-    assert active_terms(weights) == pytest.approx(4 / 3)

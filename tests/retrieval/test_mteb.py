@@ -105,7 +105,7 @@ def test_mtebs_own_score_is_ours(model, identical, monkeypatch):
         # mteb asks for 1,000 documents and takes the query's own from them.
         ranking = rank.rank(one, searcher, {"": Way()}, 41 - identical)[""]
         metrics = ("nDCG@10", "R@5", "AP@20", "RR@10")
-        values = evaluate.by_language(one, ranking.hits, metrics)[language]
+        values = evaluate.by_language(one, ranking, metrics)[language]
         names = ("ndcg_at_10", "recall_at_5", "map_at_20", "mrr_at_10")
         for name, metric in zip(names, metrics, strict=True):
             wanted = pytest.approx(values[metric], abs=1e-5)  # mteb rounds

@@ -2,12 +2,13 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from scipy import sparse
 
 from lsrjax import json_files, options
+from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.engines.engine import Documents, Hits
@@ -99,11 +100,17 @@ class _View:
 
     def __init__(self, folder: pathlib.Path, number: int, tokens: bool, columns: int):
         self._tokens, self._width = tokens, columns
+        self._name = f"{folder / str(number)}"
         self._starts = np.fromfile(folder / f"{number}.starts.i64", "<i8")
         self.rows = len(self._starts) - 1
         self._weights = _mapped(folder / f"{number}.weights.f32", "<f4")
         if not tokens:
             self._columns = _mapped(folder / f"{number}.columns.i32", "<i4")
+        # scipy checks neither starts nor columns, and would leave its arrays.
+        first, last, numbers = *self._starts[[0, -1]], columns if tokens else 1
+        whole = not first and last * numbers == len(self._weights)
+        if not whole or (np.diff(self._starts) < 0).any():
+            self._refuse("starts.i64")
 
     def block(self, first: int, end: int) -> Matrix:
         starts = self._starts[first : end + 1]
@@ -112,8 +119,16 @@ class _View:
             place = slice(starts[0] * self._width, starts[-1] * self._width)
             tokens_TD = np.asarray(self._weights[place]).reshape(-1, self._width)
             return TokenMatrix(tokens_TD, own)
-        parts = self._weights[place], self._columns[place], own
+        columns = self._columns[place]
+        if columns.min(initial=0) < 0 or columns.max(initial=-1) >= self._width:
+            self._refuse("columns.i32")
+        parts = self._weights[place], columns, own
         return sparse.csr_matrix(parts, shape=(end - first, self._width))
+
+    def _refuse(self, file: str) -> NoReturn:
+        raise InputError(
+            f"{self._name}.{file} does not fit the index. Build the index again."
+        )
 
     def some(self, rows: np.ndarray) -> Matrix:
         blocks = [self.block(0, 0), *(self.block(row, row + 1) for row in rows)]

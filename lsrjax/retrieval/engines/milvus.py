@@ -38,11 +38,13 @@ class Milvus:
 
     Columns are addressed by their number. The same code serves Milvus Lite, which is a
     folder in the index unless `uri` names another, and a server. The server's token
-    comes from the environment, as MILVUS_TOKEN.
+    comes from the environment, as MILVUS_TOKEN, and goes only to a server that the
+    command line names: an index may be somebody else's.
     """
 
     kinds = (SPARSE,)
-    searching = ("drop_ratio",)
+    searching = ("drop_ratio", "uri")
+    asked = ("uri",)
     living = (_FILE,)
 
     @dataclasses.dataclass(frozen=True)
@@ -67,16 +69,13 @@ class Milvus:
     @staticmethod
     def build(folder: pathlib.Path, vectors: Vectors, options: Options) -> None:
         """Fills a collection under a temporary name, then gives it its own."""
-        uri = options.uri
-        if uri and "://" not in uri:
-            uri = str(pathlib.Path(uri).expanduser().absolute())
         name = options.collection or f"lsrjax_{secrets.token_hex(8)}"
-        where = {"uri": uri, "collection": name}
-        with _client(folder, where) as client, _refusals(where):
+        where = {"uri": _absolute(options.uri), "collection": name}
+        with _client(folder, where, options) as client, _refusals(where):
             if client.has_collection(name):
                 raise InputError(
-                    f"Milvus at {uri} has a collection {name!r}. Drop it, or name"
-                    " another one with --engine.collection."
+                    f"Milvus at {where['uri']} has a collection {name!r}. Drop it, or"
+                    " name another one with --engine.collection."
                 )
             temporary = f"{name}_partial"
             client.drop_collection(temporary)  # of a build that was stopped
@@ -105,8 +104,9 @@ class MilvusEngine:
             lambda v: ({k: str(v[k]) for k in ("uri", "collection")}, int(v["stored"])),
         )
         self._name = self._where["collection"]
+        self._where["uri"] = _absolute(how.uri) or self._where["uri"]
         self._open = contextlib.ExitStack()
-        self._client = self._open.enter_context(_client(folder, self._where))
+        self._client = self._open.enter_context(_client(folder, self._where, how))
         try:
             with _refusals(self._where):
                 self._load(stored)
@@ -182,8 +182,18 @@ class MilvusEngine:
         self._open.close()
 
 
+def _absolute(uri: str) -> str:
+    """A file by its whole path, a server as it is."""
+    if not uri or "://" in uri:
+        return uri
+    return str(pathlib.Path(uri).expanduser().absolute())
+
+
 @contextlib.contextmanager
-def _client(folder: pathlib.Path, where: dict[str, str]) -> Iterator[Any]:
+def _client(
+    folder: pathlib.Path, where: dict[str, str], how: Milvus.Options
+) -> Iterator[Any]:
+    """Connects; with the token only to a server that `how` names."""
     try:
         import pymilvus
     except ImportError as error:
@@ -196,13 +206,15 @@ def _client(folder: pathlib.Path, where: dict[str, str]) -> Iterator[Any]:
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     uri = where["uri"] or str(folder.absolute() / _FILE)
+    token = os.environ.get(TOKEN, "") if how.uri else ""
     try:
-        client = pymilvus.MilvusClient(uri=uri, token=os.environ.get(TOKEN, ""))
+        client = pymilvus.MilvusClient(uri=uri, token=token)
     except pymilvus.MilvusException as error:
         raise InputError(
             f"Milvus at {uri} cannot be opened ({error}). A file of Milvus Lite serves"
             " one program at a time, and needs a path that ends in .db; a server has to"
-            " run, and may want MILVUS_TOKEN=user:password."
+            f" run, and may want {TOKEN}=user:password and --engine.uri, which says"
+            " that it may have them."
         ) from error
     try:
         yield client

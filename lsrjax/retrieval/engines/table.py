@@ -3,7 +3,8 @@
 An entry is a class with `Options`; `kinds`, the kinds of vectors that it takes;
 `searching`, the options that only affect searches; `build(folder, vectors, options)`,
 which reads the blocks of `Vectors` once and writes the engine's files into a folder;
-`open(folder, options)`, which gives an `Engine`; and maybe `living`, files that change
+`open(folder, options)`, which gives an `Engine`; maybe `asked`, options that a search
+takes from its caller only, never from an index; and maybe `living`, files that change
 after the build.
 """
 

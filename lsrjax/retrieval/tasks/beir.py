@@ -3,7 +3,6 @@
 import dataclasses
 
 from lsrjax import options
-from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval.tasks import documents, parts, repository
 from lsrjax.retrieval.tasks.repository import Repository
@@ -163,14 +162,11 @@ class NanoBeir:
         language = parts.the_only(given.dataset_id, "dataset_id")
         name = parts.the_only(given.names, "names")
         path = given.dataset_id[language]
-        alone = "{name}" in path
         data = Repository(path.replace("{name}", name), "task.dataset_id")
-        split = "train" if alone else name
+        split = "train" if "{name}" in path else name
         queries = documents.rows(data.table("queries", split))
         judged = repository.judgements_in(data.table("qrels", split))
         corpus = documents.in_files(data.table("corpus", split))
-        if not alone and not corpus:
-            raise InputError(f"{path} has no documents of {name}.")
         return judged_task(
             f"nanobeir/{language}/{name}",
             corpus,

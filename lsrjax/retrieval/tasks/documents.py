@@ -91,7 +91,7 @@ def in_files(paths: Sequence[pathlib.Path], *, last_counts: bool = False) -> Doc
         which stands where the id occurs first.
 
     Raises:
-      InputError: a broken text, or, without `last_counts`, an id with two texts.
+      InputError: no text or a broken one, or, without `last_counts`, an id with two.
     """
     files = [open_texts(path) for path in paths]
     ids, hashes, places = [], array.array("q"), array.array("q")
@@ -102,6 +102,8 @@ def in_files(paths: Sequence[pathlib.Path], *, last_counts: bool = False) -> Doc
             ids.append(key)
             hashes.append(id_hash(key))
             places.append(number << _OFFSET_BITS | offset)
+    if not ids:
+        raise InputError(f"{paths[0]} has no documents. Fetch the corpus again.")
     where = np.array(places, np.int64)
     texts = Texts(files, where)
     again = _repeated(ids, np.array(hashes, np.int64))
@@ -125,7 +127,7 @@ def _repeated(ids: Sequence[str], hashes: np.ndarray) -> list[tuple[int, int]]:
     """The first place of an id and each later one, in the order of the files."""
     order = np.argsort(hashes, kind="stable")
     same = hashes[order[1:]] == hashes[order[:-1]]
-    suspects = np.unique(order[np.concatenate([[False], same]) | _before(same)])
+    suspects = np.union1d(order[1:][same], order[:-1][same])
     first: dict[str, int] = {}
     found = []
     for place in suspects.tolist():
@@ -133,10 +135,6 @@ def _repeated(ids: Sequence[str], hashes: np.ndarray) -> list[tuple[int, int]]:
         if known != place:
             found.append((known, place))
     return found
-
-
-def _before(same: np.ndarray) -> np.ndarray:
-    return np.concatenate([same, [False]])
 
 
 def rows(paths: Sequence[pathlib.Path]) -> Iterator[tuple[str, str]]:

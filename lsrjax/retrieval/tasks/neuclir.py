@@ -1,6 +1,7 @@
 """NeuCLIR and HC4: news in Persian, Russian and Chinese, with graded judgements."""
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,6 @@ from lsrjax import options
 from lsrjax.errors import InputError
 from lsrjax.options import option
 from lsrjax.retrieval.tasks import documents, parts, repository
-from lsrjax.retrieval.tasks.documents import Documents
 from lsrjax.retrieval.tasks.repository import Repository
 from lsrjax.retrieval.tasks.task import Task, judged_task
 
@@ -20,6 +20,16 @@ _PARTS = (*LANGUAGES.values(), _MLIR)
 
 def _three(language: str) -> str:
     return next(three for three, two in LANGUAGES.items() if two == language)
+
+
+def _files(folder: Repository, language: str, *patterns: str) -> list[pathlib.Path]:
+    """The files of a language, or of all; patterns have {} for its three letters."""
+    searched = [*LANGUAGES] if language == _MLIR else [_three(language)]
+    return [
+        path
+        for three in searched
+        for path in folder.files(*(one.format(three) for one in patterns))
+    ]
 
 
 def _queries(topics, language: str, source: str, fields) -> Iterator[tuple[str, str]]:
@@ -116,19 +126,13 @@ class Neuclir:
         topics, qrels = cls.PATTERNS[given.year]
         folder = Repository(given.path, "task.path")
         language = parts.the_only(given.languages, "languages")
-        searched = [*LANGUAGES] if language == _MLIR else [_three(language)]
-        files = [
-            path
-            for three in searched
-            for path in folder.files(qrels.format(three), f"**/{qrels.format(three)}")
-        ]
         return _load(
             f"neuclir{given.year}/{language}",
             given,
             folder,
             folder.files(*topics, *(f"**/{one}" for one in topics)),
-            files,
-            lambda three: (f"data/{three}-*.jsonl", f"{three}/*docs*.jsonl"),
+            _files(folder, language, qrels, f"**/{qrels}"),
+            ("data/{}-*.jsonl", "{}/*docs*.jsonl"),
         )
 
 
@@ -155,23 +159,20 @@ class Hc4:
         """Reads topics and judgements of the test split, and the ids of the corpus."""
         folder = Repository(given.path, "task.path")
         language = parts.the_only(given.languages, "languages")
-        searched = [*LANGUAGES] if language == _MLIR else [_three(language)]
         return _load(
             f"hc4/{language}",
             given,
             folder,
             folder.files("test.topics*.jsonl"),
-            [f for three in searched for f in folder.files(f"{three}/test.qrels*.txt")],
-            lambda three: (f"{three}/hc4_docs.jsonl", f"{three}/*docs*.jsonl"),
+            _files(folder, language, "{}/test.qrels*.txt"),
+            ("{}/hc4_docs.jsonl", "{}/*docs*.jsonl"),
         )
 
 
 def _load(name, given, folder, topics, qrels, layout) -> Task:
     language = parts.the_only(given.languages, "languages")
-    searched = [*LANGUAGES] if language == _MLIR else [_three(language)]
     collection = Repository(given.corpus, "task.corpus")
-    files = [path for three in searched for path in collection.files(*layout(three))]
-    corpus: Documents = documents.in_files(files)
+    corpus = documents.in_files(_files(collection, language, *layout))
     asked = _queries(topics, language, given.query, given.fields)
     return judged_task(
         name,

@@ -121,9 +121,13 @@ def judged_task(
         )
     judged = {document for of in judgements.values() for document in of}
     places = documents.places(judged)
-    relevant = [_graded(name, key, judgements[key], places, documents) for key in asked]
+    count = len(documents)
+    relevant = [
+        graded(f"{name}, query {key!r}", judgements[key], places, count)
+        for key in asked
+    ]
     data = {
-        "documents": len(documents),
+        "documents": count,
         "queries": len(asked),
         "judgements": sum(map(len, judgements.values())),
         **({"repeated_ids": documents.repeated} if documents.repeated else {}),
@@ -142,29 +146,35 @@ def judged_task(
     )
 
 
-def _graded(
-    name: str,
-    query: str,
-    judged: Mapping[str, float],
-    places: Mapping[str, int],
-    documents: Documents,
+def graded(
+    where: str, judged: Mapping[str, float], places: Mapping[str, int], documents: int
 ) -> dict[int, int]:
+    """The grades of a query's judged documents by position in the corpus.
+
+    Args:
+      where: the query, for errors.
+      judged: grades by id.
+      places: positions by id.
+      documents: of the corpus.
+
+    Raises:
+      InputError: a grade is not a whole number, or a relevant document is missing.
+    """
     grades: dict[int, int] = {}
     for key, grade in judged.items():
         if grade % 1:
             raise InputError(
-                f"{name}: the document {key!r} of the query {query!r} has the grade"
-                f" {grade:g}. Metrics take whole numbers: 0 for not relevant, 1 and"
-                " more for relevant."
+                f"{where}: the document {key!r} has the grade {grade:g}. Metrics take"
+                " whole numbers: 0 for not relevant, 1 and more for relevant."
             )
         found = places.get(key, places.get(spelled_otherwise(key)))
         if found is not None:
             grades[found] = int(grade)
         elif grade > 0:
             raise InputError(
-                f"{name}: {key!r}, relevant to the query {query!r}, is not in the"
-                f" corpus ({len(documents):,} documents). Take corpus and judgements of"
-                " the same release, or remove the judgement."
+                f"{where}: the relevant document {key!r} is not in the corpus"
+                f" ({documents:,} documents). Take corpus and judgements of the same"
+                " release, or remove the judgement."
             )
     # A query with no judged document left counts as 0, as in trec_eval.
     return grades or {0: 0}

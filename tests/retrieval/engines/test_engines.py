@@ -10,6 +10,7 @@ from lsrjax import options
 from lsrjax.errors import InputError
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.engines.engine import InMemory
+from lsrjax.retrieval.engines.exact import Exact
 from lsrjax.retrieval.engines.table import ENGINES
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import search
@@ -88,6 +89,25 @@ def test_exact_takes_dense_vectors_and_negative_weights(tmp_path):
     products = queries.toarray() @ documents.toarray().T
     np.testing.assert_array_equal(hits, np.argsort(-products, axis=1, kind="stable"))
     np.testing.assert_allclose(scores, -np.sort(-products, axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "place", "value"),
+    [
+        ("columns.i32", "<i4", 40, COLUMNS),
+        ("columns.i32", "<i4", 40, -1),
+        ("starts.i64", "<i8", 3, 1 << 40),
+        ("starts.i64", "<i8", 0, 1),
+        ("starts.i64", "<i8", -1, 9999),
+    ],
+)
+def test_exact_reads_nothing_outside_its_files(tmp_path, file, kind, place, value):
+    opened("exact", tmp_path, vectors_of(matrix(60, 1)))
+    array = np.fromfile(tmp_path / f"0.{file}", kind)
+    array[place] = value
+    array.tofile(tmp_path / f"0.{file}")
+    with pytest.raises(InputError, match="does not fit the index"):
+        Exact.open(tmp_path, Exact.Options()).search(matrix(3, 2), 5)
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, 70_001])

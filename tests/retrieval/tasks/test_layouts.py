@@ -75,8 +75,8 @@ def test_folders_by_language(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q1\tnobody\t1", "'nobody', relevant to the query 'q1', is not in the corpus"),
-        ("q1\td4\t0.5", "'d4' of the query 'q1' has the grade 0.5"),
+        ("q1\tnobody\t1", "query 'q1': the relevant document 'nobody' is not in the"),
+        ("q1\td4\t0.5", "query 'q1': the document 'd4' has the grade 0.5"),
         ("nobody\td4\t1", "1 of 3 judged queries are not among the queries, 'nobody'"),
         ("q1\td2\t1", "judged 1, but 2 before"),
     ],
@@ -84,6 +84,13 @@ def test_folders_by_language(tmp_path):
 def test_judgements_that_cannot_be_measured_are_named(tmp_path, line, message):
     beir_folder(tmp_path, [*HEADER, line])
     with pytest.raises(InputError, match=message):
+        one("beir", path=str(tmp_path))
+
+
+def test_an_empty_corpus_is_named(tmp_path):
+    beir_folder(tmp_path, HEADER)
+    (tmp_path / "corpus.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"corpus\.jsonl has no documents"):
         one("beir", path=str(tmp_path))
 
 
