@@ -19,7 +19,6 @@ docs/search.md lists them.
 import argparse
 import itertools
 import pathlib
-import signal
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -315,6 +314,4 @@ def _parser() -> argparse.ArgumentParser:
 def start() -> None:
     """Runs the command."""
     safe_output.harden()
-    # Nothing is lost when a search is left: Ctrl-C ends it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()
