@@ -123,14 +123,12 @@ def _check_weights(index: Index, reference: str, found: str) -> None:
         )
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    try:
-        given = sys.argv[1:] if argv is None else argv
-        values, rest = entry_flags.take(given, "engine", "fusion", "feedback")
-        _run(_parser().parse_args(rest), values)
-    except InputError as error:
-        exits.stop(str(error))
+    given = sys.argv[1:] if argv is None else argv
+    values, rest = entry_flags.take(given, "engine", "fusion", "feedback")
+    _run(_parser().parse_args(rest), values)
 
 
 def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:

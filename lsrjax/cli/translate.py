@@ -40,13 +40,10 @@ _FILES = ("*.json", "*.safetensors", "*.spm", "*.model", "*.txt", "*.bin")
 _OWN = (".json", ".safetensors", ".spm", ".model", ".bin")
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    args = _parser().parse_args(argv)
-    try:
-        translate(args)
-    except InputError as error:
-        exits.stop(str(error))
+    translate(_parser().parse_args(argv))
 
 
 def translate(args: argparse.Namespace) -> None:
