@@ -260,11 +260,7 @@ def _setup(args, values: Mapping[str, dict]) -> _Setup:
     shown = {*ways, *(views if args.views else ())}
     needed = {*shown, *map(_way, fused)}
     ways |= {name: of for name, of in views.items() if name in needed}
-    if values["feedback"] and not args.feedback:
-        raise InputError("--feedback.… sets an option of --feedback; add it.")
-    feedback = None
-    if args.feedback:
-        feedback = search.feedback_of(values["feedback"])
+    feedback = search.feedback_of(args.feedback, values["feedback"])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     return _Setup(
