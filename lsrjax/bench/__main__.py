@@ -16,17 +16,15 @@ import jax
 from lsrjax.bench import chip, corpus, data, encode, head, step
 from lsrjax.cli import exits
 from lsrjax.distributed import processes
-from lsrjax.errors import InputError
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark named on the command line."""
     args = _parser().parse_args(argv)
     try:
         processes.check_devices()
         args.run(args)
-    except InputError as error:
-        exits.stop(str(error))
     except jax.errors.JaxRuntimeError as error:
         # Not foreseen by an estimate; other errors are bugs and show their traceback.
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -23,13 +23,11 @@ from lsrjax.distributed import safe_output, trees
 from lsrjax.errors import InputError
 
 
+@exits.on_input_error()
 def main(arguments: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except InputError as error:
-        exits.stop(str(error))
+    return options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:

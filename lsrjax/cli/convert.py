@@ -21,24 +21,21 @@ from lsrjax.models.heads import own_head
 from lsrjax.retrieval.pruning import Pruning
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
     args = _parser().parse_args(argv)
-    try:
-        if args.head:
-            own_head(args.head, "--head")
-        if args.public and not args.push:
-            raise InputError("--public says how --push makes a repository; add --push.")
-        allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
-        prune = Pruning.parse(args.prune) if args.prune else None
-        export(args.reference, args.target, args.out, allowed, prune)
-        reads = TARGETS[args.target].reads
-        print(f"{args.out}: {args.target}, for {reads}", flush=True)
-        if args.push:
-            address = hub.push(args.out, args.push, private=not args.public)
-            print(f"Uploaded to {address}", flush=True)
-    except InputError as error:
-        exits.stop(str(error))
+    if args.head:
+        own_head(args.head, "--head")
+    if args.public and not args.push:
+        raise InputError("--public says how --push makes a repository; add --push.")
+    allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
+    prune = Pruning.parse(args.prune) if args.prune else None
+    export(args.reference, args.target, args.out, allowed, prune)
+    print(f"{args.out}: {args.target}, for {TARGETS[args.target].reads}", flush=True)
+    if args.push:
+        address = hub.push(args.out, args.push, private=not args.public)
+        print(f"Uploaded to {address}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,10 +7,12 @@ prints a line for each finding: ok, warning or error, and what to do. It trains 
 downloads no weights, and exits with 1 if there is an error.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -66,9 +68,14 @@ def _main(given: Given, findings: list[Finding]) -> None:
         marker = None if path is None else doctor_checks.Marker(given.workdir())
     except InputError as error:
         findings.append(Finding(ERROR, "workdir", str(error)))
+    if marker is not None and hosts.is_first():
+        # Until here, Ctrl-C ends the process; from here, there is a file to remove.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         findings += look(run_config, marker, patient, seconds)
-        said = _gathered(findings, seconds)
+        # In a thread, since Ctrl-C does not interrupt a wait for other processes.
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        said = pool.submit(_gathered, findings, seconds).result()
     finally:
         if marker is not None and hosts.is_first():
             marker.remove()

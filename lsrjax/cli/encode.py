@@ -20,29 +20,26 @@ from lsrjax.cli import encode_job, encode_ray, exits, flags
 from lsrjax.cli.encode_job import PART_ROWS, Request
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
-from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.retrieval.vector_formats.table import FORMATS
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
     args = _parser().parse_args(argv)
     asked = {field.name for field in dataclasses.fields(Request)}
     request = Request(**{k: v for k, v in vars(args).items() if k in asked})
-    try:
-        if args.head:
-            own_head(args.head, "--head")
-        if args.ray:
-            encode_ray.encode(request, args.ray, args.head or "")
-            return
-        process = processes.apart(
-            args.coordinator, args.num_processes, args.process_id, tpu_pod=args.tpu_pod
-        )
-        processes.check_devices()
-        encode_job.encode(request, process)
-    except InputError as error:
-        exits.stop(str(error))
+    if args.head:
+        own_head(args.head, "--head")
+    if args.ray:
+        encode_ray.encode(request, args.ray, args.head or "")
+        return
+    process = processes.apart(
+        args.coordinator, args.num_processes, args.process_id, tpu_pod=args.tpu_pod
+    )
+    processes.check_devices()
+    encode_job.encode(request, process)
 
 
 def _parser() -> argparse.ArgumentParser:

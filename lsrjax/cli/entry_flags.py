@@ -1,5 +1,6 @@
 """Flags that set options of a table's entry: `--engine seismic --engine.postings=9`."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,10 +8,35 @@ from lsrjax.config.fields import literal
 from lsrjax.errors import InputError
 
 
+def split(argv: Sequence[str], pattern: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The flags that a pattern names, each with its value, and the other arguments.
+
+    Values are written as `--FLAG=VALUE` or `--FLAG VALUE`.
+
+    Raises:
+      InputError: a flag without a value.
+    """
+    found: list[tuple[str, str]] = []
+    rest: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        flag, equals, value = argument.partition("=")
+        if not re.fullmatch(pattern, flag):
+            rest.append(argument)
+            continue
+        if not equals:
+            if not left or left[0].startswith("--"):
+                raise InputError(f"{flag} needs a value: {flag}=VALUE.")
+            value = left.pop(0)
+        found.append((flag, value))
+    return found, rest
+
+
 def take(argv: Sequence[str], *names: str) -> tuple[dict[str, dict], list[str]]:
     """The options of entries that a command line sets, and its other arguments.
 
-    `--NAME.FIELD=VALUE` or `--NAME.FIELD VALUE`, the value a Python literal or a text.
+    A value is a Python literal or a text.
 
     Args:
       names: of the flags, such as "engine".
@@ -22,20 +48,10 @@ def take(argv: Sequence[str], *names: str) -> tuple[dict[str, dict], list[str]]:
       InputError: an option without a value, or set twice.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
-    rest: list[str] = []
-    left = list(argv)
-    while left:
-        argument = left.pop(0)
-        name, dot, field = argument.partition("=")[0].removeprefix("--").partition(".")
-        if not argument.startswith("--") or not dot or name not in names:
-            rest.append(argument)
-            continue
-        _, equals, text = argument.partition("=")
-        if not equals:
-            if not left or left[0].startswith("--"):
-                raise InputError(f"--{name}.{field} needs a value.")
-            text = left.pop(0)
+    flags, rest = split(argv, rf"--({'|'.join(names)})\..*")
+    for flag, text in flags:
+        name, _, field = flag.removeprefix("--").partition(".")
         if field in found[name]:
-            raise InputError(f"--{name}.{field} is given twice.")
+            raise InputError(f"{flag} is given twice.")
         found[name][field] = literal(text)
     return found, rest

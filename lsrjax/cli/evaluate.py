@@ -43,20 +43,18 @@ _RUN_DEPTH = 1000  # of TREC runs
 _SYSTEM, _BM25 = "model", "bm25"
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    try:
-        tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
-        values, rest = entry_flags.take(rest, "fusion", "feedback")
-        args = _parser().parse_args(rest)
-        processes.check_devices()
-        if args.head:
-            own_head(args.head, "--head")
-        if not tasks:
-            raise InputError("No --task is named; --help lists them, with options.")
-        evaluate(args, values, tasks, Console())
-    except InputError as error:
-        exits.stop(str(error))
+    tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
+    values, rest = entry_flags.take(rest, "fusion", "feedback")
+    args = _parser().parse_args(rest)
+    processes.check_devices()
+    if args.head:
+        own_head(args.head, "--head")
+    if not tasks:
+        raise InputError("No --task is named; --help lists them, with options.")
+    evaluate(args, values, tasks, Console())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,11 +260,7 @@ def _setup(args, values: Mapping[str, dict]) -> _Setup:
     shown = {*ways, *(views if args.views else ())}
     needed = {*shown, *map(_way, fused)}
     ways |= {name: of for name, of in views.items() if name in needed}
-    if values["feedback"] and not args.feedback:
-        raise InputError("--feedback.… sets an option of --feedback; add it.")
-    feedback = None
-    if args.feedback:
-        feedback = search.feedback_of(values["feedback"])
+    feedback = search.feedback_of(args.feedback, values["feedback"])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     return _Setup(

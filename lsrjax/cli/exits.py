@@ -1,14 +1,17 @@
 """Ends a command with an error, alone or as one of a run's processes."""
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
 from lsrjax.distributed import processes
+from lsrjax.errors import InputError
 
 # How long a failing process waits for others to report their errors.
 _TOGETHER_SECONDS = 5.0
@@ -18,6 +21,15 @@ def stop(message: str) -> NoReturn:
     """Prints an error and exits in good order."""
     _say(message)
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def on_input_error() -> Iterator[None]:
+    """Ends a command with the message of an `InputError`; also a decorator."""
+    try:
+        yield
+    except InputError as error:
+        stop(str(error))
 
 
 def leave(message: str, together: bool = False) -> NoReturn:

@@ -40,14 +40,12 @@ from lsrjax.retrieval.vector_formats.vectors import SPARSE, About, Block, Vector
 _AT_ONCE = 8192  # texts read at once
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    try:
-        given = sys.argv[1:] if argv is None else argv
-        set_options, rest = entry_flags.take(given, "engine")
-        _run(_parser().parse_args(rest), set_options["engine"])
-    except InputError as error:
-        exits.stop(str(error))
+    given = sys.argv[1:] if argv is None else argv
+    values, rest = entry_flags.take(given, "engine")
+    _run(_parser().parse_args(rest), values["engine"])
 
 
 def _run(args: argparse.Namespace, values: dict) -> None:

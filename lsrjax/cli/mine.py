@@ -43,14 +43,12 @@ _LISTS = {  # the columns of each way to write
 }
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    try:
-        args, config = _parser().parsed(argv)
-        processes.check_devices()
-        mine(args, config)
-    except InputError as error:
-        exits.stop(str(error))
+    args, config = _parser().parsed(argv)
+    processes.check_devices()
+    mine(args, config)
 
 
 def mine(args: argparse.Namespace, config) -> None:

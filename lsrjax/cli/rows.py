@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.cli import entry_flags
 from lsrjax.config import check_data, fields, schema
 from lsrjax.convert import open_model
 from lsrjax.data import sources
@@ -26,7 +28,6 @@ from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.rank import Searcher
 
-_FIELD = re.compile(r"--data\.([^=]+)(?:=(.*))?", re.DOTALL)
 # Of models that were not trained here.
 _QUERY, _DOCUMENT = 64, 256
 
@@ -50,19 +51,14 @@ class Parser(argparse.ArgumentParser):
         Raises:
           InputError: an unknown flag, or a field with a wrong value.
         """
-        args, rest = self.parse_known_args(argv)
+        given = sys.argv[1:] if argv is None else argv
+        set_fields, rest = entry_flags.split(given, r"--data\..+")
+        args, unknown = self.parse_known_args(rest)
+        if unknown:
+            raise InputError(f"{unknown[0]} is no flag of {self.prog}; see --help.")
         config = fields.get_default()
-        while rest:
-            flag = rest.pop(0)
-            match = _FIELD.fullmatch(flag)
-            if not match:
-                raise InputError(f"{flag} is no flag of {self.prog}; see --help.")
-            text = match[2]
-            if text is None:
-                if not rest or rest[0].startswith("--"):
-                    raise InputError(f"{flag} lacks its value: {flag}=VALUE.")
-                text = rest.pop(0)
-            fields.set_field(config, f"data.{match[1]}", text, "--config")
+        for flag, text in set_fields:
+            fields.set_field(config, flag.removeprefix("--"), text, "--config")
         checked(schema.Data, config.data, "--data")
         return args, config
 

@@ -39,14 +39,12 @@ from lsrjax.retrieval import teacher_scores
 _BLOCK = 256
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    try:
-        args, config = _parser().parsed(argv)
-        processes.check_devices()
-        score(args, config)
-    except InputError as error:
-        exits.stop(str(error))
+    args, config = _parser().parsed(argv)
+    processes.check_devices()
+    score(args, config)
 
 
 def score(args: argparse.Namespace, config) -> None:

@@ -19,23 +19,18 @@ docs/search.md lists them.
 import argparse
 import itertools
 import pathlib
-import signal
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from lsrjax import options, paths
 from lsrjax.cli import entry_flags, exits
 from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.numbered_texts import NumberedTexts
-from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
-from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.feedback import Rocchio
 from lsrjax.retrieval.fusion import FUSIONS
 from lsrjax.retrieval.index_folder import Index, open_index
@@ -89,17 +84,15 @@ def _searcher(
 ) -> Searcher:
     model = open_portable(reference)
     _check_weights(index, reference, model.digest())
-    tokenizer, pivot = TextTokenizer(model.tokenizer), model.pivot_tokenizer
     limit = model.spec.encoder.max_length
     length = max_length or model.query_length
     if not 2 < length <= limit:
         raise InputError(f"--max_length is {length}; the model takes 3 to {limit}.")
-    return Searcher(
-        TextEncoder(model.spec, tokenizer, batch_size=batch_size),
-        jax.device_put(model.params),
-        length,
-        index.made_of.get("max_length") or model.document_length,
-        TextTokenizer(pivot) if pivot else None,
+    return Searcher.portable(
+        model,
+        batch_size=batch_size,
+        query_length=length,
+        document_length=index.made_of.get("max_length") or 0,
     )
 
 
@@ -124,14 +117,12 @@ def _check_weights(index: Index, reference: str, found: str) -> None:
         )
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    try:
-        given = sys.argv[1:] if argv is None else argv
-        values, rest = entry_flags.take(given, "engine", "fusion", "feedback")
-        _run(_parser().parse_args(rest), values)
-    except InputError as error:
-        exits.stop(str(error))
+    given = sys.argv[1:] if argv is None else argv
+    values, rest = entry_flags.take(given, "engine", "fusion", "feedback")
+    _run(_parser().parse_args(rest), values)
 
 
 def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
@@ -186,10 +177,8 @@ def _plan(args: argparse.Namespace, values: Mapping[str, dict]) -> Plan:
         )
     if (args.fusion or values["fusion"]) and len(ranks) == 1:
         raise InputError("--fusion needs several rankings: --rank model --rank bm25.")
-    if values["feedback"] and not args.feedback:
-        raise InputError("--feedback.… sets an option of --feedback; add it.")
     node = {"name": args.fusion or "rrf", **values["fusion"]}
-    prune, feedback = args.prune_queries, values["feedback"]
+    prune = args.prune_queries
     return Plan(
         [
             read_run(paths.local(rank, "--rank")) if rank in files else rank
@@ -197,12 +186,16 @@ def _plan(args: argparse.Namespace, values: Mapping[str, dict]) -> Plan:
         ],
         options.resolve(FUSIONS, node, "--fusion"),
         Pruning.parse(prune, "--prune_queries") if prune else None,
-        feedback_of(feedback) if args.feedback else None,
+        feedback_of(args.feedback, values["feedback"]),
     )
 
 
-def feedback_of(values: Mapping[str, Any]) -> Rocchio:
-    """Options of `--feedback.FIELD=VALUE`; InputError for an unknown one."""
+def feedback_of(wanted: bool, values: Mapping[str, Any]) -> Rocchio | None:
+    """`--feedback` with its options; InputError for an unknown one, or without it."""
+    if not wanted:
+        if values:
+            raise InputError("--feedback.… sets an option of --feedback; add it.")
+        return None
     known = options.names(Rocchio)
     for field in values:
         if field not in known:
@@ -315,6 +308,4 @@ def _parser() -> argparse.ArgumentParser:
 def start() -> None:
     """Runs the command."""
     safe_output.harden()
-    # Nothing is lost when a search is left: Ctrl-C ends it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

@@ -1,11 +1,12 @@
 """`--task NAME --task.FIELD=VALUE …` of commands that work on a benchmark's tasks."""
 
-import ast
 import dataclasses
 import typing
 from collections.abc import Sequence
 
 from lsrjax import options
+from lsrjax.cli import entry_flags
+from lsrjax.config.fields import literal
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
 from lsrjax.retrieval.tasks.table import TASKS
@@ -19,27 +20,21 @@ def take(argv: Sequence[str]) -> tuple[list[Chosen], list[str]]:
     """The tasks of a command line, and its other arguments.
 
     Raises:
-      InputError: an unknown task or option, or an option before any task.
+      InputError: an unknown task or option, one without a value or set twice, or an
+        option before any task.
     """
     named: list[dict[str, typing.Any]] = []
-    rest, given = [], list(argv)
-    while given:
-        flag, equals, value = given.pop(0).partition("=")
-        if flag != "--task" and not flag.startswith("--task."):
-            rest.append(flag + equals + value)
-            continue
-        if not equals:
-            if not given:
-                raise InputError(f"{flag} lacks its value, as in --task beir.")
-            value = given.pop(0)
+    flags, rest = entry_flags.split(argv, r"--task(\..*)?")
+    for flag, value in flags:
         if flag == "--task":
             named.append({"name": value})
         elif not named:
             raise InputError(
                 f"{flag} comes before any --task; write it after its task."
             )
+        elif (field := flag.removeprefix("--task.")) in named[-1]:
+            raise InputError(f"{flag} is given twice for one --task.")
         else:
-            field = flag.removeprefix("--task.")
             named[-1][field] = _value(named[-1]["name"], field, value)
     return [options.resolve(TASKS, one, "--task") for one in named], rest
 
@@ -50,12 +45,10 @@ def _value(task: str, field: str, text: str) -> typing.Any:
     hint = typing.get_type_hints(kind).get(field, str)
     if hint is str:
         return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        if typing.get_origin(hint) is tuple:
-            return tuple(part.strip() for part in text.split(",") if part.strip())
-        return text
+    value = literal(text)
+    if value is text and typing.get_origin(hint) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return value
 
 
 def described() -> str:

@@ -26,11 +26,9 @@ def start() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     if given.flags.dry_run:
-        try:
+        with exits.on_input_error():
             given.workdir()
             dry_run.plan(given)
-        except InputError as error:
-            exits.stop(str(error))
     else:
         _train(given)
 

@@ -40,13 +40,10 @@ _FILES = ("*.json", "*.safetensors", "*.spm", "*.model", "*.txt", "*.bin")
 _OWN = (".json", ".safetensors", ".spm", ".model", ".bin")
 
 
+@exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    args = _parser().parse_args(argv)
-    try:
-        translate(args)
-    except InputError as error:
-        exits.stop(str(error))
+    translate(_parser().parse_args(argv))
 
 
 def translate(args: argparse.Namespace) -> None:
@@ -137,7 +134,6 @@ def _to_language(
     import pyarrow.parquet as pq
 
     folder = path.with_name(path.name + ".partial")
-    made_of = json.loads(json.dumps(made_of))
     parts, cut = _begun(folder, made_of)
     rows = parts * _PART
     if parts:
@@ -176,16 +172,14 @@ def _begun(folder: pathlib.Path, made_of: dict[str, Any]) -> tuple[int, int]:
         _record(folder, made_of, 0, 0)
         return 0, 0
     advice = f"Remove {folder}; its texts are translated again."
-    known = json_files.read_json(state, advice)
-    _compare(known.get("made_of", {}), made_of, f"{folder} was begun", "remove it")
-    missing = [
-        number
-        for number in range(known["parts"])
-        if not (folder / f"{number:06d}.parquet").is_file()
-    ]
-    if missing:
-        raise InputError(f"{folder} lacks its part {missing[0]}. {advice}")
-    return known["parts"], known["cut"]
+    known, parts, cut = json_files.read_json(
+        state, advice, lambda v: (dict(v["made_of"]), int(v["parts"]), int(v["cut"]))
+    )
+    trees.check_same(known, made_of, f"{folder} was begun")
+    for number in range(parts):
+        if not (folder / f"{number:06d}.parquet").is_file():
+            raise InputError(f"{folder} lacks its part {number}. {advice}")
+    return parts, cut
 
 
 def _record(folder: pathlib.Path, made_of, parts: int, cut: int) -> None:
@@ -199,25 +193,14 @@ def _check_same(path: pathlib.Path, made_of: dict[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     try:
-        known = json.loads((pq.read_schema(path).metadata or {})[METADATA])
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        known = dict(json.loads((pq.read_schema(path).metadata or {})[METADATA]))
+        del known["rows"], known["cut"]
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
         raise InputError(
             f"{path} exists, and was not written by this command. Remove it, or name"
             " another --out."
         ) from error
-    del known["rows"], known["cut"]
-    _compare(known, made_of, f"{path} was made", "remove it")
-
-
-def _compare(known: dict, made_of: dict, what: str, todo: str) -> None:
-    made_of = json.loads(json.dumps(made_of))
-    if known != made_of:
-        lines = trees.differences(known, made_of, ("there", "asked"))
-        raise InputError(
-            f"{what} with something else:\n"
-            + "\n".join(lines)
-            + f"\nAsk for the same again, {todo}, or name another --out."
-        )
+    trees.check_same(known, made_of, f"{path} was made")
 
 
 def _parser() -> argparse.ArgumentParser:

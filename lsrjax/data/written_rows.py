@@ -47,35 +47,36 @@ class RowsFile:
         if path.exists():
             raise InputError(f"{path} exists. Remove it, or name another --out.")
         self.path, self.folder = path, path.with_name(path.name + ".partial")
-        self.made_of = json.loads(json.dumps(dict(made_of)))
-        known = self._begun()
-        self.blocks, self.counts = known["blocks"], known["counts"]
+        self.made_of = made_of
+        self.blocks, self.counts, size = self._begun()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / _STATE).is_file():
             self._record(0)
         self._file = open(self.folder / _LINES, "ab")  # noqa: SIM115  (closed by `close`)
         # Rows written after the last recorded block are written again.
-        self._file.truncate(known["bytes"])
+        self._file.truncate(size)
 
-    def _begun(self) -> dict[str, Any]:
+    def _begun(self) -> tuple[int, dict[str, int], int]:
+        """The blocks so far, their counts and their bytes."""
         path = self.folder / _STATE
         if not path.is_file():
-            return {"blocks": 0, "counts": {}, "bytes": 0}
+            return 0, {}, 0
         advice = f"Remove {self.folder}; its rows are made again."
-        state = json_files.read_json(path, advice)
-        if state.get("made_of") != self.made_of:
-            differences = trees.differences(
-                state["made_of"], self.made_of, ("there", "asked")
-            )
-            raise InputError(
-                f"{self.folder} was begun with something else:\n"
-                + "\n".join(differences)
-                + "\nAsk for the same again, remove it, or name another --out."
-            )
+        made_of, blocks, counts, size = json_files.read_json(
+            path,
+            advice,
+            lambda v: (
+                dict(v["made_of"]),
+                int(v["blocks"]),
+                {name: int(count) for name, count in v["counts"].items()},
+                int(v["bytes"]),
+            ),
+        )
+        trees.check_same(made_of, self.made_of, f"{self.folder} was begun")
         written = self.folder / _LINES
-        if (written.stat().st_size if written.is_file() else 0) < state["bytes"]:
+        if (written.stat().st_size if written.is_file() else 0) < size:
             raise InputError(f"{written} is shorter than it was. {advice}")
-        return state
+        return blocks, counts, size
 
     def add(self, rows: Iterable[Any], counts: Mapping[str, int]) -> None:
         """Adds a block of rows, which survive a stop, and its counts."""

@@ -1,9 +1,12 @@
 """The leaves of trees by name, and how two trees differ."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+
+from lsrjax.errors import InputError
 
 
 def path_name(path, separator: str = "/") -> str:
@@ -46,3 +49,23 @@ def differences(
         f"  {name}: {shown(labels[0], a, name)}, {shown(labels[1], b, name)}"
         for name in unequal(a, b)
     ]
+
+
+def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], what: str) -> None:
+    """Refuses to go on with output that was made of something else.
+
+    Args:
+      there: what it was made of, read from JSON.
+      asked: the same of this command, not yet JSON.
+      what: is there, such as "FOLDER was begun".
+
+    Raises:
+      InputError: they differ; names the values.
+    """
+    lines = differences(there, json.loads(json.dumps(asked)), ("there", "asked"))
+    if lines:
+        raise InputError(
+            f"{what} with something else:\n"
+            + "\n".join(lines)
+            + "\nAsk for the same again, remove it, or name another --out."
+        )

@@ -19,11 +19,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lsrjax import json_files
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.retrieval.vector_formats.parts import MANIFEST, PARTS, Part, digest_of
 from lsrjax.retrieval.vector_formats.table import Format
 from lsrjax.retrieval.vector_formats.vectors import About
-from lsrjax.retrieval.vector_formats.writing import Target, VectorFiles, check_same
+from lsrjax.retrieval.vector_formats.writing import Target, VectorFiles
 
 _RECORDS = "records"
 
@@ -149,9 +150,12 @@ class PartFolder:
         made_of, views = json_files.read_json(
             path,
             advice,
-            lambda v: (v["made_of"], {n: Part(**p) for n, p in v["views"].items()}),
+            lambda v: (
+                dict(v["made_of"]),
+                {n: Part(**p) for n, p in v["views"].items()},
+            ),
         )
-        check_same(made_of, json.loads(json.dumps(self.made_of)), self.folder)
+        trees.check_same(made_of, self.made_of, f"{self.folder} was begun")
         if views.keys() != self.abouts.keys():
             raise InputError(f"{path} is damaged (other views). {advice}")
         return views

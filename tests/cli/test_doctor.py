@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import signal
 import threading
 import types
 
@@ -269,6 +270,26 @@ def test_a_work_directory_is_tried_and_left_as_it_was(tmp_path):
     found = marker.write()
     assert found.level == ERROR and str(workdir) in found.text
     marker.remove()
+
+
+def test_ctrl_c_leaves_no_file_behind(tmp_path, monkeypatch):
+    def look(config, marker, *_):
+        assert marker.write().level == OK and (tmp_path / "run").is_dir()
+        # As the command line leaves it, the signal would end this process.
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(doctor, "look", look)
+    monkeypatch.setattr(doctor, "_joined", lambda *_: True)
+    flags = ["--config", str(TINY), "--workdir", str(tmp_path / "run")]
+    given, findings = doctor._parse(flags)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            doctor._main(given, findings)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_findings_of_processes_are_told_once_with_their_numbers():

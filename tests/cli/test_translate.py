@@ -258,6 +258,14 @@ def test_a_stop_changes_no_byte(models, texts, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(models, "marian", texts, out, *flags[:3], "2")
     assert "decoding: there {'beams': 1" in capsys.readouterr().err
+    state = out / "de.parquet.partial" / "state.json"
+    values = json.loads(state.read_text())
+    for damaged in ({}, values | {"parts": None}, values | {"made_of": 1}):
+        state.write_text(json.dumps(damaged))
+        with pytest.raises(SystemExit):
+            run(models, "marian", texts, out, *flags)
+        assert "state.json is damaged" in capsys.readouterr().err
+    state.write_text(json.dumps(values))
     run(models, "marian", texts, out, *flags)
     assert "6 texts are translated already" in capsys.readouterr().out
     whole = (tmp_path / "whole" / "de.parquet").read_bytes()

@@ -117,12 +117,20 @@ class JsonlVectors(Vectors):
     def _values(self, vector: Any, where: str) -> Any:
         if _kind(vector, where, self.kind) != self.kind:
             raise InputError(f"{where}: its vector is not {self.kind} like the others.")
+        shape = {
+            SPARSE: (len(vector),),
+            DENSE: (self.columns,),
+            TOKENS: (len(vector), self.columns),
+        }[self.kind]
+        numbers = [*vector.values()] if self.kind == SPARSE else vector
         try:
-            if self.kind == SPARSE:
-                columns = [self._columns[term] for term in vector]
-                return columns, np.array([*vector.values()], np.float32)
-            shape = (-1, self.columns) if self.kind == TOKENS else (self.columns,)
-            return np.array(vector, np.float32).reshape(shape)
+            found = np.array(numbers, np.float32)
+            found = found if vector else found.reshape(shape)
+            if found.shape != shape:
+                raise ValueError(f"its shape is {found.shape}, not {shape}")
+            if self.kind != SPARSE:
+                return found
+            return [self._columns[term] for term in vector], found
         except KeyError as error:
             raise InputError(f"{where}: {error} is none of its terms.") from error
         except (ValueError, TypeError, OverflowError) as error:

@@ -34,6 +34,11 @@ from lsrjax.retrieval.vector_formats.vectors import (
 )
 
 ABOUT = "about.json"
+# The dimensions of each array, and the kinds of numbers that it may hold.
+_ARRAYS = {
+    **{"data": (1, "fiub"), "indices": (1, "iu"), "indptr": (1, "iu")},
+    **{"shape": (1, "iu"), "embeddings": (2, "fiub"), "starts": (1, "iu")},
+}
 _COPIED_BYTES = 1 << 24
 _DAMAGED = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
@@ -191,6 +196,7 @@ class NpzVectors(Vectors):
         try:
             self._arrays, values = _mapped(path)
             about = None if values is None else About.of(json.loads(values))
+            _check_numbers(self._arrays)
             about = about or _about_of(self._arrays)
             rows = _check(self._arrays, about)
         except _DAMAGED as error:
@@ -283,7 +289,15 @@ def _about_of(arrays: dict[str, np.ndarray]) -> About:
     if "embeddings" in arrays:
         kind = TOKENS if "starts" in arrays else DENSE
         return About(kind, int(arrays["embeddings"].shape[1]))
-    return About(SPARSE, int(arrays["shape"][1]))
+    return About(SPARSE, int(arrays["shape"][-1]))
+
+
+def _check_numbers(arrays: dict[str, np.ndarray]) -> None:
+    for name in _ARRAYS.keys() & arrays.keys():
+        dimensions, kinds = _ARRAYS[name]
+        array = arrays[name]
+        if array.ndim != dimensions or array.dtype.kind not in kinds:
+            raise ValueError(f"`{name}` is {array.dtype} of shape {array.shape}")
 
 
 def _check(arrays: dict[str, np.ndarray], about: About) -> int:
@@ -298,7 +312,7 @@ def _check(arrays: dict[str, np.ndarray], about: About) -> int:
             raise ValueError("its arrays do not fit each other")
     else:
         embeddings = arrays["embeddings"]
-        if embeddings.ndim != 2 or embeddings.shape[1] != about.columns:
+        if embeddings.shape[1] != about.columns:
             raise ValueError("its embeddings have another shape")
         ends, length = arrays.get("starts"), len(embeddings)
         rows = length if ends is None else len(ends) - 1
@@ -306,7 +320,7 @@ def _check(arrays: dict[str, np.ndarray], about: About) -> int:
         len(ends) != rows + 1
         or ends[0] != 0
         or ends[-1] != length
-        or (np.diff(ends) < 0).any()
+        or (ends[1:] < ends[:-1]).any()
     ):
         raise ValueError("the starts of its texts do not fit its values")
     if "ids" in arrays and (

@@ -74,7 +74,8 @@ class ParquetVectors(Vectors):
             metadata = self._file.schema_arrow.metadata or {}
             about = About.of(json.loads(metadata[KEY]))
             names = self._file.schema_arrow.names
-            if names != schema(about).names:
+            self._schema = schema(about)
+            if names != self._schema.names:
                 raise ValueError(f"its columns are {', '.join(names)}")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise InputError(
@@ -89,7 +90,7 @@ class ParquetVectors(Vectors):
         try:
             for batch in self._file.iter_batches(rows):
                 where = f"{self.name}, rows from {seen}"
-                ids = batch.column("id").to_pylist()
+                ids = self._column(batch, "id").to_pylist()
                 if batch.column("id").null_count:
                     raise ValueError("an id is missing")
                 yield checked(ids, self._matrix(batch), where)
@@ -101,17 +102,19 @@ class ParquetVectors(Vectors):
 
     def _matrix(self, batch: pa.RecordBatch) -> Matrix:
         if self.kind == DENSE:
-            flat = _floats(batch.column("vector").flatten())
+            flat = _floats(self._column(batch, "vector").flatten())
             return sparse.csr_matrix(flat.reshape(len(batch), self.columns))
         if self.kind != SPARSE:
-            tokens = batch.column("vectors")
-            starts = _starts(tokens)
-            flat = _floats(tokens.flatten().flatten())
-            return TokenMatrix(flat.reshape(-1, self.columns), starts)
-        columns = batch.column("indices").flatten().to_numpy(zero_copy_only=False)
-        values = _floats(batch.column("values").flatten())
-        starts = _starts(batch.column("indices"))
-        if not np.array_equal(starts, _starts(batch.column("values"))):
+            lists = self._column(batch, "vectors")
+            tokens = lists.flatten()
+            if tokens.null_count:
+                raise ValueError("the vector of a token is missing")
+            flat = _floats(tokens.flatten())
+            return TokenMatrix(flat.reshape(-1, self.columns), _starts(lists))
+        indices, weights = (self._column(batch, name) for name in ("indices", "values"))
+        columns = indices.flatten().to_numpy(zero_copy_only=False)
+        values, starts = _floats(weights.flatten()), _starts(indices)
+        if not np.array_equal(starts, _starts(weights)):
             raise ValueError("a text has more indices than values")
         if len(columns) and not 0 <= columns.min() <= columns.max() < self.columns:
             raise ValueError(f"an index is outside the {self.columns:,} columns")
@@ -119,6 +122,10 @@ class ParquetVectors(Vectors):
         matrix = sparse.csr_matrix((values, columns, starts), shape=shape)
         matrix.sort_indices()
         return matrix
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        """A column with the type of the `schema`, whichever the file's is."""
+        return batch.column(name).cast(self._schema.field(name).type)
 
 
 def _floats(values: pa.Array) -> np.ndarray:

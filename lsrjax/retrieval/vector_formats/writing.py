@@ -6,7 +6,6 @@ resumes after the last ones, and a file with the final name is complete.
 
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import shutil
@@ -77,7 +76,7 @@ class VectorFiles:
                     f"{target.path} exists. Remove it, or name another --out."
                 )
         self._folder, self._targets = folder, dict(targets)
-        self._made_of = json.loads(json.dumps(dict(made_of)))
+        self._made_of = made_of
         self._first, self._beside = first, beside
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(folder)
@@ -156,9 +155,11 @@ class VectorFiles:
             return 0, {}
         advice = f"Remove {self._folder}; its texts are encoded again."
         made_of, rows, sizes = json_files.read_json(
-            path, advice, lambda v: (v["made_of"], int(v["rows"]), dict(v["bytes"]))
+            path,
+            advice,
+            lambda v: (dict(v["made_of"]), int(v["rows"]), dict(v["bytes"])),
         )
-        check_same(made_of, self._made_of, self._folder)
+        trees.check_same(made_of, self._made_of, f"{self._folder} was begun")
         return rows, sizes
 
 
@@ -176,17 +177,6 @@ def _locked(folder: pathlib.Path) -> BinaryIO:
     except OSError:  # a file system without locks
         pass
     return lock
-
-
-def check_same(there: Any, asked: Mapping[str, Any], where: pathlib.Path) -> None:
-    """Refuses to go on with vectors that were made of something else."""
-    if there != asked:
-        differences = trees.differences(there, asked, ("there", "asked"))
-        raise InputError(
-            f"{where} was begun with something else:\n"
-            + "\n".join(differences)
-            + "\nAsk for the same again, remove it, or name another --out."
-        )
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -4,6 +4,8 @@ import json
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
@@ -103,7 +105,13 @@ class Evil:
         ({"ids": np.array(IDS[:4])}, "`ids` is not an array"),
         ({"data": np.full(3, np.nan, np.float32)}, "do not fit"),
         ({"indptr": np.array([0, 9, 1, 2, 3, 4])}, "starts of its texts"),
+        ({"indptr": np.array([0, 9, 1, 2, 3, 4], np.uint64)}, "starts of its texts"),
+        ({"indptr": np.zeros((6, 1), int)}, "`indptr` is int64 of shape"),
         ({"shape": np.array([6, 19])}, "starts of its texts"),
+        ({"shape": np.array([5])}, "damaged"),
+        ({"data": np.array(["x"])}, "`data` is <U1"),
+        ({"indices": np.array([0.5])}, "`indices` is float64"),
+        ({"embeddings": np.ones(5)}, "`embeddings` is float64 of shape"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, change, message):
@@ -132,6 +140,7 @@ def test_numbers_that_are_not_finite_name_their_text(tmp_path):
         ('{"id": "a", "vector": {"new": 1}}', "line 2: 'new' is none of its terms"),
         ('{"id": "a", "vector": [1]}', "line 2: its vector is not sparse"),
         ('{"id": "a", "vector": {"e_1": "x"}}', "line 2: its vector is damaged"),
+        ('{"id": "a", "vector": {"e_1": [1]}}', r"line 2: .* shape is \(1, 1\)"),
         ('{"id": "a", "vec', "line 2 is no JSON"),
     ],
 )
@@ -146,6 +155,35 @@ def test_damaged_lines_are_named(tmp_path, line, message):
     values = json.loads(beside.read_text()) | {"bytes": path.stat().st_size}
     beside.write_text(json.dumps(values))
     with pytest.raises(InputError, match=message):
+        open_vectors(path).whole()
+
+
+def test_tokens_of_another_size_are_not_read_as_more_or_fewer(tmp_path):
+    path = tmp_path / "v.jsonl"
+    rows = [[[1, 2, 3], [4, 5, 6]], [[1, 2]]]
+    lines = [json.dumps({"id": i, "vector": row}) for i, row in enumerate(rows)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"line 1: .* shape is \(2, 3\), not \(2, 2\)"):
+        open_vectors(path).whole()
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        ("sparse", {"indices": [0, 1], "values": [1.0, 2.0]}),
+        ("sparse", {"indices": [[0.5], [1.0]], "values": [[1.0], [2.0]]}),
+        ("sparse", {"indices": [[0], [1]], "values": [["x"], ["y"]]}),
+        ("dense", {"vector": [[1.0, 2.0], [3.0]]}),
+        ("tokens", {"vectors": [[[1.0, 2.0], [3.0]], [[4.0], [5.0, 6.0]]]}),
+        ("tokens", {"vectors": [[[1.0, 2.0], None], [[3.0, 4.0]]]}),
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path, kind, columns):
+    path = tmp_path / "v.parquet"
+    about = About(kind, 2, ["a", "b"] if kind == "sparse" else None)
+    table = pa.table({"id": ["1", "2"], **columns})
+    pq.write_table(table.replace_schema_metadata({b"lsrjax": about.json()}), path)
+    with pytest.raises(InputError, match="damaged after row 0"):
         open_vectors(path).whole()
 
 
