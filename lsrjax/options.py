@@ -446,7 +446,7 @@ def words(hint: Any) -> str:
 def _unknown(field: str, name: str, kind: type, table: Mapping, where: str) -> str:
     known = names(kind)
     others = [key for key, one in table.items() if field in names(kind_of(one))]
-    near = difflib.get_close_matches(field, known, n=1)
+    near = difflib.get_close_matches(str(field), known, n=1)
     said = f"{where}.{field} is no option of {name!r}"
     if near:
         said += f"; the nearest is {where}.{near[0]}"

@@ -139,7 +139,8 @@ def _differences(found, wanted, default, prefix="config") -> Iterator[tuple]:
         unset = None if prefix == "config.stages" else default.get(key)
         a, b = found.get(key, unset), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            below = default.get(key, {})
+            below = default.get(key)
+            below = below if isinstance(below, dict) else {}
             yield from _differences(a, b, below, f"{prefix}.{key}")
         elif a != b:
             yield f"{prefix}.{key}", a, b

@@ -153,8 +153,10 @@ def parse(places: Any) -> list[tuple[str, str | DataSet]]:
 def _listed(places: Any) -> list[str | DataSet]:
     several = places if isinstance(places, list | tuple) else [places]
     found = [DataSet(**p) if isinstance(p, Mapping) else p for p in several if p != ""]
-    if not all(isinstance(place, str | DataSet) for place in found):
-        raise TypeError(places)
+    for place in found:
+        named = vars(place).values() if isinstance(place, DataSet) else [place]
+        if not all(isinstance(name, str) for name in named):
+            raise TypeError(places)
     return found
 
 
