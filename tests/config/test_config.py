@@ -934,6 +934,9 @@ def test_fields_of_a_run_belong_to_its_stages():
     c = run_of(one=kl())
     assert list(stages(c)) == ["one"] and list(stages(kl())) == ["train"]
     assert "config.optim.lr = 1.0" in refusal(changed(c, {"optim.lr": 1.0}))
+    losses = {"infonce": {"temperature": 2.0}, "kl": {}}
+    c = changed(run_of(one=kl()), {"loss": losses})
+    assert f"config.loss = {losses!r} would have no effect" in refusal(c)
     within = kl(evaluate__test="debian")
     assert "config.stages.one.evaluate.test" in refusal(run_of(one=within))
     assert "cannot have stages" in refusal(run_of(one=run_of(two=kl())))
