@@ -146,6 +146,8 @@ def parse(places: Any) -> list[tuple[str, str | DataSet]]:
       TypeError: anything else.
     """
     if isinstance(places, Mapping) and "dataset" not in places:
+        if not all(isinstance(language, str) for language in places):
+            raise TypeError(places)
         return [(language, p) for language in places for p in _listed(places[language])]
     return [(ANY, place) for place in _listed(places)]
 
