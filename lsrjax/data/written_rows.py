@@ -24,6 +24,11 @@ def facts_file(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"_{path.name}.json")
 
 
+def _state(values: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {"made_of": dict, "blocks": int, "counts": dict, "bytes": int}
+    return {name: kind(values[name]) for name, kind in kinds.items()}
+
+
 class RowsFile:
     """Rows being written to a JSONL file.
 
@@ -62,8 +67,8 @@ class RowsFile:
         if not path.is_file():
             return {"blocks": 0, "counts": {}, "bytes": 0}
         advice = f"Remove {self.folder}; its rows are made again."
-        state = json_files.read_json(path, advice)
-        if state.get("made_of") != self.made_of:
+        state = json_files.read_json(path, advice, _state)
+        if state["made_of"] != self.made_of:
             differences = trees.differences(
                 state["made_of"], self.made_of, ("there", "asked")
             )
