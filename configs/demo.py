@@ -15,11 +15,7 @@ from lsrjax.config.nodes import entry
 
 def get_config() -> ConfigDict:
     c = get_default()
-    with c.unlocked():
-        c.stages = ConfigDict(
-            {"teacher": teacher(), "align": align(), "distill": distill()},
-            sort_keys=False,
-        )
+    c.stages = {"teacher": teacher(), "align": align(), "distill": distill()}
     c.evaluate.test = "debian"
     c.evaluate.examples = ("ja", "ru", "ko", "zh", "fr")
     return c

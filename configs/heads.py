@@ -18,7 +18,7 @@ from lsrjax.config.nodes import entry
 
 def get_config() -> ConfigDict:
     c = get_default()
-    stages = {
+    c.stages = {
         "teacher": teacher(),
         "align": align(),
         "splade": splade(),
@@ -30,8 +30,6 @@ def get_config() -> ConfigDict:
         "m3": m3(),
         "milco": milco(),
     }
-    with c.unlocked():
-        c.stages = ConfigDict(stages, sort_keys=False)
     c.evaluate.test = "debian"
     return c
 

@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-base"
     hub = functools.partial(entry, "datasets")
-    sets = {
+    c.data.sets = {
         "nli": data_set(source=hub(dataset="Fremtind/all-nli-norwegian")),
         "qa": data_set(
             source=hub(dataset={"alexandrainst/scandi-qa": ["no", "da", "sv"]}),
@@ -40,8 +40,6 @@ def get_config() -> ConfigDict:
         ),
         "ddsc": data_set(source=hub(dataset="DDSC/nordic-embedding-training-data")),
     }
-    with c.unlocked():
-        c.data.sets = ConfigDict(sets, sort_keys=False)
     c.data.mixer = "round_robin"
     c.data.batches_from = "one"
     c.data.document_length = 256

@@ -26,7 +26,7 @@ def entry(table: Mapping[str, Any], name: str, field: str) -> Any:
     if name in table:
         return table[name]
     module, _, attribute = name.rpartition(".")
-    if not module:
+    if not module or name.startswith("."):
         raise InputError(
             f"{field} is {name!r}; known: {_names(table)}, or the dotted name of one of"
             " your own, such as 'my_package.my_module.name'."

@@ -208,8 +208,10 @@ def carried(options: Any, before: Any) -> Any:
     return dataclasses.replace(options, **decided)
 
 
-def plain(chosen: Chosen) -> dict[str, Any]:
-    """An entry as a config has it, with all of its options that may be set."""
+def plain(chosen: Chosen | list[Chosen]) -> dict[str, Any]:
+    """Entries as a config has them, with all of their options that may be set."""
+    if isinstance(chosen, list):
+        return {one.name: plain(one) for one in chosen}
     kept = names(type(chosen.options))
     values = {k: v for k, v in as_dict(chosen.options).items() if k in kept}
     return {"name": chosen.name, **values}
@@ -218,9 +220,14 @@ def plain(chosen: Chosen) -> dict[str, Any]:
 def as_dict(options: Any) -> dict[str, Any]:
     """All options by name; `checked` reads them back."""
     return {
-        name: plain(value) if isinstance(value, Chosen) else value
+        name: plain(value) if isinstance(value, Chosen) or _several(value) else value
         for name, value in vars(options).items()
     }
+
+
+def _several(value: Any) -> bool:
+    """Whether an option's value is what `resolve_each` returns."""
+    return isinstance(value, list) and any(isinstance(one, Chosen) for one in value)
 
 
 def checked(
@@ -247,8 +254,7 @@ def checked(
         elif is_named_groups(hint):
             found[field.name] = dict(value)
         elif field.metadata.get("table") is not None:
-            choose = resolve_each if names_several(kind, field) else resolve
-            found[field.name] = choose(field.metadata["table"], value, at, find=find)
+            found[field.name] = named_by(field, value, at, find)
         else:
             found[field.name] = _checked(field, hint, value, at)
     made = kind(**found)
@@ -274,6 +280,8 @@ def set_with(options: Any) -> Iterator[tuple[str, str]]:
 def set_value(options: Any, name: str) -> tuple[str, Any]:
     """The name and value of an option that is set; those of an entry's own, if any."""
     value = getattr(options, name)
+    if _several(value):
+        return name, {one.name: dict(set_options(one.options)) for one in value}
     own = list(set_options(value.options)) if isinstance(value, Chosen) else []
     if own:
         return f"{name}.{own[0][0]}", own[0][1]
@@ -310,10 +318,7 @@ def _off(value: Any) -> str:
 def _plain_default(field: dataclasses.Field) -> Any:
     """A field's default; of an entry, the `Chosen` one."""
     default, table = default_of(field), field.metadata["table"]
-    if table is None:
-        return default
-    choose = resolve_each if isinstance(default, Mapping) else resolve
-    return choose(table, default, field.name)
+    return default if table is None else named_by(field, default, field.name)
 
 
 def default_of(field: dataclasses.Field) -> Any:
@@ -325,10 +330,19 @@ def default_of(field: dataclasses.Field) -> Any:
     return {}
 
 
-def names_several(kind: type, field: dataclasses.Field) -> bool:
-    """Whether a field with a table names several of its entries, in a dict."""
-    hint = typing.get_type_hints(kind)[field.name]
-    return isinstance(hint, type) and issubclass(hint, dict)
+def named_by(
+    field: dataclasses.Field,
+    value: Any,
+    where: str,
+    find: Callable[[Mapping[str, Any], str, str], Any] = lookup.entry,
+) -> Any:
+    """The entry that a field with a table names, or all of them if it has several.
+
+    Raises:
+      InputError: as `resolve` and `resolve_each`, whose arguments these are.
+    """
+    choose = resolve_each if isinstance(default_of(field), Mapping) else resolve
+    return choose(field.metadata["table"], value, where, find=find)
 
 
 def is_named_groups(hint: Any) -> bool:
@@ -446,7 +460,7 @@ def words(hint: Any) -> str:
 def _unknown(field: str, name: str, kind: type, table: Mapping, where: str) -> str:
     known = names(kind)
     others = [key for key, one in table.items() if field in names(kind_of(one))]
-    near = difflib.get_close_matches(field, known, n=1)
+    near = difflib.get_close_matches(str(field), known, n=1)
     said = f"{where}.{field} is no option of {name!r}"
     if near:
         said += f"; the nearest is {where}.{near[0]}"

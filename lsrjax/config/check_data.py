@@ -1,7 +1,5 @@
 """Checks of `data` and `data.sets`: values that make no sense, and why."""
 
-from collections.abc import Sequence
-
 from lsrjax.config.schema import Dev, Rows
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
@@ -74,14 +72,20 @@ def _check_languages_compared(data, loss: objective.Objective, where: str) -> No
 def check_rows(c, where: str) -> None:
     """Checks the data sets of a stage: their formats, and texts by id."""
     for at, own in mixing.named_sets(c.data, f"{where}.data").items():
-        source = sources.chosen(own.source, at)
+        source, chosen = sources.chosen(own.source, at), formats.chosen(own.format, at)
+        found = checked(Rows, own, at)
         _check_needs(source, f"{at}.source", "source")
-        if source.entry.rows:
-            _check_format(formats.chosen(own.format, at), c, own, at)
-            check_english(own, c.prepare, at)
-        for applies, names, because in row_effects(own, c):
-            if not applies:
-                check_no_effect(checked(Rows, own, at), at, names, because)
+        if not source.entry.rows:
+            check_no_effect(found, at, ["format", "corpus"], _OWN_FORMAT)
+            continue
+        _check_format(chosen, c, own, at)
+        check_english(own, c.prepare, at)
+        if not (mines(c) or chosen.name == AUTO or "corpus" in chosen.entry.needs):
+            because = f"the format {chosen.name} holds texts, not ids, and no negatives"
+            check_no_effect(found, at, ["corpus"], f"{because} are mined")
+        if not reads_scores(c):
+            because = "no scores are read from the data"
+            check_no_effect(found, at, _score_options(chosen), because)
     _check_dev(c.dev, f"{where}.dev")
 
 
@@ -115,29 +119,6 @@ def _check_needs(chosen: Chosen, where: str, what: str) -> None:
 
 def _score_options(chosen: Chosen) -> list[str]:
     return [f"format.{name}" for name in chosen.entry.score_options]
-
-
-def row_effects(own, c) -> list[tuple[bool, Sequence[str], str]]:
-    """Rules about which fields of `data`, or of one of its sets, have an effect.
-
-    Returns:
-      (whether the fields have an effect, the fields, why they have none) for each rule.
-    """
-    chosen = formats.chosen(own.format)
-    return [
-        (sources.chosen(own.source).entry.rows, ["format", "corpus"], _OWN_FORMAT),
-        (
-            mines(c) or chosen.name == AUTO or "corpus" in chosen.entry.needs,
-            ["corpus"],
-            f"the format {chosen.name} holds texts, not ids, and no negatives are"
-            " mined",
-        ),
-        (
-            reads_scores(c),
-            _score_options(chosen),
-            "no scores are read from the data",
-        ),
-    ]
 
 
 _OWN_FORMAT = "the source has its own format"

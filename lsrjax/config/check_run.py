@@ -7,12 +7,7 @@ from ml_collections import ConfigDict
 from lsrjax.config import secrets
 from lsrjax.config.check_stage import check_references, check_stage
 from lsrjax.config.check_tasks import evaluated
-from lsrjax.config.fields import (
-    blank,
-    get_default,
-    leaves,
-    stages,
-)
+from lsrjax.config.fields import blank, get_default, leaves, stages
 from lsrjax.config.moved import check_spelling, place
 from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field

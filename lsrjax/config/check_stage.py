@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax.config import check_data, check_tasks, conditions
+from lsrjax.config import check_data, conditions
 from lsrjax.config.fields import leaves
 from lsrjax.config.schema import Run
 from lsrjax.convert import references
@@ -66,7 +66,7 @@ def _check_data(c, where) -> None:
             f"{where}.data.topics is {c.data.topics}, but data.sets has several data"
             " sets; a batch comes from one topic or from data sets. Set one of them."
         )
-    if c.dev.source.name or check_tasks.of_dev(c, where):
+    if c.dev.source.name or c.dev.task.name:
         try:
             required_depth([c.dev.metric])
         except ValueError as e:

@@ -118,23 +118,23 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
         node = node[group]
         if not isinstance(node, Mapping | ConfigDict):
             raise InputError(not_a_field(field, fields(config), flag))
-    if isinstance(node, Entry) or not isinstance(node, ConfigDict):
-        value = literal(text)
-        check_spelling(flag, field, value)
-        try:
-            node[last] = value
-        except ValueError as error:
-            raise InputError(f"{flag}.{field}: {error}") from error
-        return
-    if last not in node:
+    value = literal(text)
+    free = isinstance(node, Entry) or not isinstance(node, ConfigDict)
+    if not free and last not in node:
         raise InputError(not_a_field(field, fields(config), flag))
-    if isinstance(node[last], ConfigDict) and not isinstance(node[last], Entry):
+    present = None if free else node[last]
+    if isinstance(present, ConfigDict) and not isinstance(present, Entry):
         raise InputError(
             f"{flag}.{field} is a group of fields; set one of them, such as"
-            f" {flag}.{field}.{next(iter(node[last]), 'NAME')}."
+            f" {flag}.{field}.{next(iter(present), 'NAME')}."
         )
-    check_spelling(flag, field, literal(text))
-    node[last] = _value(_inner(hint, last), node[last], text, f"{flag}.{field}")
+    check_spelling(flag, field, value)
+    if not free:
+        value = _value(_inner(hint, last), present, text, f"{flag}.{field}")
+    try:
+        node[last] = value
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{flag}.{field}: {error}") from error
 
 
 def _inner(hint: Any, field: str) -> Any:

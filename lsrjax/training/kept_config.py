@@ -107,21 +107,12 @@ def _with_all_options(values: dict) -> dict:
 def _spell_out(values: dict, kind: type) -> None:
     """Gives the entries among a group's fields all of their options."""
     for field in dataclasses.fields(kind):
-        if (table := field.metadata.get("table")) is not None:
-            spell = _each if options.names_several(kind, field) else _plain
-            values[field.name] = spell(table, values[field.name])
+        if field.metadata.get("table") is not None:
+            given = values[field.name]
+            found = options.named_by(field, given, FILE, options.find_known)
+            values[field.name] = options.plain(found)
         elif dataclasses.is_dataclass(field.default_factory):
             _spell_out(values[field.name], field.default_factory)
-
-
-def _plain(table, node) -> dict:
-    found = options.resolve(table, node, FILE, find=options.find_known)
-    return options.plain(found)
-
-
-def _each(table, node) -> dict:
-    found = options.resolve_each(table, node, FILE, options.find_known)
-    return {one.name: options.plain(one) for one in found}
 
 
 def _owner(field: str, several: bool) -> str:
@@ -139,7 +130,8 @@ def _differences(found, wanted, default, prefix="config") -> Iterator[tuple]:
         unset = None if prefix == "config.stages" else default.get(key)
         a, b = found.get(key, unset), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            below = default.get(key, {})
+            below = default.get(key)
+            below = below if isinstance(below, dict) else {}
             yield from _differences(a, b, below, f"{prefix}.{key}")
         elif a != b:
             yield f"{prefix}.{key}", a, b

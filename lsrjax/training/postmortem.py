@@ -114,12 +114,12 @@ def _beginning(value):
 
 def _as_json(value):
     """Converts arrays to plain numbers, and numbers that JSON lacks to text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {key: _as_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_as_json(one) for one in value]
-    if hasattr(value, "item"):
-        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -58,8 +58,7 @@ def other(head, **fields):
 def sets(c, **by_name):
     """A config on several data sets, its own files left out."""
     c.data.source = "files"
-    with c.unlocked():
-        c.data.sets = ConfigDict(by_name, sort_keys=False)
+    c.data.sets = by_name
     return c
 
 
@@ -104,8 +103,7 @@ def changed(c, fields):
 
 def run_of(**by_name):
     c = get_default()
-    with c.unlocked():
-        c.stages = ConfigDict(by_name, sort_keys=False)
+    c.stages = by_name
     return c
 
 
@@ -878,11 +876,11 @@ def test_fields_of_data_sets():
     own = in_files(format=entry("milco", pos="good"))
     assert own.format.pos == "good" and own.source.files == "x"
     c = sets(kl(), a=in_files())
-    with c.unlocked():
+    with c.data.sets.a.unlocked():
         c.data.sets.a.flies = "y"
     assert "config.data.sets.a.flies is not a field; the nearest is" in refusal(c)
     c = sets(kl(), a=in_files())
-    with c.unlocked():
+    with c.data.sets.a.unlocked():
         del c.data.sets.a["corpus"]
     assert "config.data.sets.a.corpus is missing" in refusal(c)
 
@@ -934,6 +932,9 @@ def test_fields_of_a_run_belong_to_its_stages():
     c = run_of(one=kl())
     assert list(stages(c)) == ["one"] and list(stages(kl())) == ["train"]
     assert "config.optim.lr = 1.0" in refusal(changed(c, {"optim.lr": 1.0}))
+    losses = {"infonce": {"temperature": 2.0}, "kl": {}}
+    c = changed(run_of(one=kl()), {"loss": losses})
+    assert f"config.loss = {losses!r} would have no effect" in refusal(c)
     within = kl(evaluate__test="debian")
     assert "config.stages.one.evaluate.test" in refusal(run_of(one=within))
     assert "cannot have stages" in refusal(run_of(one=run_of(two=kl())))

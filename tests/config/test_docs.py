@@ -188,3 +188,23 @@ def test_a_list_where_none_belongs_is_refused(field):
         InputError, match=rf"config.data.{field} is \['x'\]; it must be"
     ):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("loss.kl", "{1: 2}", "config.loss.kl.1 is no option of 'kl'"),
+        ("init.encoder", "{None: 1}", "config.init.encoder.None is no option"),
+        ("model.head", "{1: 2}", "--config.model.head: keywords must be strings"),
+        ("model.head", "{'a.b': 1}", "--config.model.head: ConfigDict does not accept"),
+        ("model.head", "..", "config.model.head is '..'; known: "),
+        ("loss", "{'name': 3}", "--config.loss: loss.name is 3; it is one entry"),
+        ("data.corpus", "{'dataset': 3}", "config.data.corpus is {'dataset': 3}; give"),
+    ],
+)
+def test_keys_and_names_that_are_none_are_refused(field, value, message):
+    config = get_default()
+    with pytest.raises(InputError) as error:
+        fields.set_field(config, field, value, "--config")
+        validate(config)
+    assert str(error.value).startswith(message)

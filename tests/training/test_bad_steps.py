@@ -14,6 +14,7 @@ from lsrjax import json_files
 from lsrjax.checkpoint import saved_model
 from lsrjax.config.fields import get_default
 from lsrjax.data.batching import loader
+from lsrjax.data.examples import Group
 from lsrjax.errors import InputError
 from lsrjax.training import bad_steps, postmortem, run, train_step
 from lsrjax.training.left_out import left_out
@@ -105,6 +106,17 @@ def test_statistics_of_tensors():
     assert found == {
         "a/b": {"max_abs": 3.0, "mean": -1.0, "not_finite": 2.0},
         "c": {"max_abs": 0.0, "mean": 0.0, "not_finite": 0.0},
+    }
+
+
+def test_an_example_with_scores_is_told():
+    group = Group("a:1", {"en": "x" * 200}, [{"en": "y"}], [], np.float32([2, np.nan]))
+    assert postmortem._as_json(postmortem._beginnings(group)) == {
+        "id": "a:1",
+        "query": {"en": "x" * 100},
+        "positives": [{"en": "y"}],
+        "negatives": [],
+        "scores": [2.0, "nan"],
     }
 
 

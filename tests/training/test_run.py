@@ -292,6 +292,29 @@ def test_a_default_of_an_entry_may_be_spelled_out(data, tmp_path):
         kept_config.keep(config, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("corpus", "other"),
+    [
+        ({"en": "a.tsv", "de": ["b.tsv", {"dataset": "d"}]}, {"en": "a.tsv"}),
+        ({"dataset": "d"}, {"dataset": "e"}),
+        (["a.tsv", "b.tsv"], ["a.tsv"]),
+        ("a.tsv", {"en": "a.tsv"}),
+    ],
+    ids=["languages", "data set", "several", "one"],
+)
+def test_places_of_texts_bind_in_every_form(data, tmp_path, corpus, other):
+    """The default is a text, which has nothing below it."""
+    config = align_config(data)
+    config.data.corpus = corpus
+    for _ in range(2):
+        kept_config.keep(config, tmp_path)
+    begin(tmp_path / "train")
+    kept_config.keep(config, tmp_path)
+    config.data.corpus = other
+    with pytest.raises(InputError, match=r"config\.data\.corpus.*: there"):
+        kept_config.keep(config, tmp_path)
+
+
 def test_stages_that_have_not_begun_may_be_corrected(data, tmp_path):
     config = stages_of(data, "first", "second")
     kept_config.keep(config, tmp_path)

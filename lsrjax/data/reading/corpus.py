@@ -146,6 +146,8 @@ def parse(places: Any) -> list[tuple[str, str | DataSet]]:
       TypeError: anything else.
     """
     if isinstance(places, Mapping) and "dataset" not in places:
+        if not all(isinstance(language, str) for language in places):
+            raise TypeError(places)
         return [(language, p) for language in places for p in _listed(places[language])]
     return [(ANY, place) for place in _listed(places)]
 
@@ -153,8 +155,10 @@ def parse(places: Any) -> list[tuple[str, str | DataSet]]:
 def _listed(places: Any) -> list[str | DataSet]:
     several = places if isinstance(places, list | tuple) else [places]
     found = [DataSet(**p) if isinstance(p, Mapping) else p for p in several if p != ""]
-    if not all(isinstance(place, str | DataSet) for place in found):
-        raise TypeError(places)
+    for place in found:
+        named = vars(place).values() if isinstance(place, DataSet) else [place]
+        if not all(isinstance(name, str) for name in named):
+            raise TypeError(places)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import os
 import pathlib
 from typing import Any
 
@@ -43,6 +44,8 @@ class NumberedTexts:
             raise InputError(f"{local} is not a file (from {pathlib.Path.cwd()}).")
         else:
             places = _places(files, field)
+            if not corpus.parse(places):
+                raise InputError(f"{field} is {files!r}, which names no file of texts.")
             self._documents = _one_language(corpus.Corpus(places, field), field)
             found = corpus.paths(places, field)
         self.facts = {
@@ -66,11 +69,11 @@ class NumberedTexts:
 
 
 def _places(files: str, field: str) -> Any:
-    if not files.startswith(("[", "{")) or pathlib.Path(files).exists():
+    if not files.startswith(("[", "{")) or os.path.exists(files):
         return files
     try:
         places = ast.literal_eval(files)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise InputError(
             f"{field}: {files!r} is no Python literal ({error})."
         ) from error
