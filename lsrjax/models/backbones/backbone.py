@@ -27,8 +27,8 @@ class Backbone:
       names: of its tensors in checkpoints.
       transformers: how the names of its classes in transformers begin; empty: it has
         none.
-      architectures: how the names of its classes in a config.json without `model_type`
-        begin.
+      architectures: how the names of its classes begin in a config.json whose
+        `model_type` is missing, or that of another family.
       transform: makes the masked-LM head without its decoder, [T, D] -> [T, D].
       pooler: the classes have a pooler, whose weights a loader misses.
       pairs_have_types: the second text of a pair has a token type of its own.
