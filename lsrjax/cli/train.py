@@ -71,13 +71,7 @@ def _train(given: Given) -> None:
             exits.leave(str(error), together=True)
         exits.stop(str(error))
     except jax.errors.JaxRuntimeError as error:
-        if processes.count() > 1 and processes.is_lost_process(error):
-            exits.leave(
-                f"Process {jax.process_index()} of {processes.count()} lost another:"
-                f" {str(error).splitlines()[0]}\nThe output of the one that ended first"
-                " says why. The checkpoints are whole; start all processes again to go"
-                " on from the last one."
-            )
+        exits.leave_if_lost(error)
         raise
 
 

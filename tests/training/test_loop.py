@@ -103,7 +103,7 @@ class Loop:
             total_steps=total,
             step=self.step,
             teacher_params=None,
-            views={},
+            student=types.SimpleNamespace(spec=types.SimpleNamespace(views={})),
             evaluate=self.evaluate if evaluate else None,
             check=self.check,
         )
