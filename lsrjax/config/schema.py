@@ -134,8 +134,8 @@ class Teacher:
 
     model: str = option(
         "",
-        "of views (alignment) or of scores (then also a cross-encoder: a BERT or XLM-R"
-        " sequence classifier with one label)",
+        "of views (alignment) or of scores (then also a cross-encoder: a"
+        " sequence classifier with one label, see docs/backbones.md)",
         when="asked teacher",
     )
 

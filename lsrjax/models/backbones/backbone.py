@@ -31,6 +31,7 @@ class Backbone:
       architectures: how the names of its classes in a config.json begin; looked at
         without a known `model_type`.
       transform: makes the masked-LM head without its decoder, [T, D] -> [T, D].
+      classifier: makes a cross-encoder's head, see `classifiers`; None: it has none.
       pooler: the classes have a pooler, whose weights a loader misses.
       pairs_have_types: the second text of a pair has a token type of its own.
       Options: fields of its config that `config.model.family` may set.
@@ -42,6 +43,7 @@ class Backbone:
     transformers: str = ""
     architectures: str = ""
     transform: Callable[..., nnx.Module] = _berts
+    classifier: Callable[..., nnx.Module] | None = None
     pooler: bool = False
     pairs_have_types: bool = False
     Options: type[Options] = Options

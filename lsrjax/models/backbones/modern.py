@@ -20,6 +20,7 @@ from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention, rotary_tables
 from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.classifiers import mean_of_tokens
 from lsrjax.models.backbones.encoder_config import EncoderConfig, unlike
 from lsrjax.models.layers import (
     DType,
@@ -51,6 +52,8 @@ class ModernConfig(EncoderConfig):
         length.
       theta: RoPE's base in full layers.
       local_theta: in local ones.
+      classifier_pooling: what a cross-encoder scores, the state of the first token
+        ("cls") or the "mean" of all.
       embedding_dropout: dropout rate of the embeddings; `hidden_dropout` is that inside
         the feed-forward blocks.
     """
@@ -75,6 +78,7 @@ class ModernConfig(EncoderConfig):
         "attention_bias": "attention_bias",
         "mlp_bias": "mlp_bias",
         "head_bias": "classifier_bias",
+        "classifier_pooling": "classifier_pooling",
     }
 
     layer_norm_eps: float = 1e-5
@@ -89,6 +93,7 @@ class ModernConfig(EncoderConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
+    classifier_pooling: str = "cls"
 
     def __post_init__(self):
         super().__post_init__()
@@ -117,6 +122,12 @@ class ModernConfig(EncoderConfig):
                     f"{key} is {config[key]!r}, but only {wanted!r} is implemented;"
                     " choose a checkpoint trained with it."
                 )
+        pooling = config.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise ValueError(
+                f"classifier_pooling is {pooling!r}, but only 'cls' and 'mean' are"
+                " implemented; choose a checkpoint trained with one of them."
+            )
 
     @classmethod
     def defaults(cls, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,6 +289,28 @@ class Layer(nnx.Module):
         return hidden_TD + self.down(fed_TI)
 
 
+class Classifier(nnx.Module):
+    """The masked-LM transform and a linear layer, of the first token or the mean.
+
+    As `ModernBertForSequenceClassification` of Hugging Face transformers with one
+    label. Parameters: `transform/{dense,norm}/...`, `out/{kernel,bias}`.
+    """
+
+    def __init__(
+        self, config: ModernConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
+    ):
+        self.mean = config.classifier_pooling == "mean"
+        self.transform = _transform(config, dtype=dtype, rngs=rngs)
+        self.out = linear(config.hidden_size, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        """The scores [B], float32."""
+        pooled_BD = (
+            mean_of_tokens(hidden_BLD, mask_BL) if self.mean else hidden_BLD[:, 0]
+        )
+        return self.out(self.transform(pooled_BD))[:, 0].astype(jnp.float32)
+
+
 class ModernEncoder(encoder.Encoder):
     """ModernBERT.
 
@@ -380,9 +413,18 @@ MODERNBERT = Backbone(
             "final_norm/bias": "final_norm.bias",
         },
         masked_lm=names.masked_lm("head.dense", "head.norm", "decoder", "decoder"),
-        may_lack=r"(encoder|head/mlm/transform)/.*bias|encoder/layers/0/attention_norm/.*",
+        classifier={
+            "classifier/transform/dense/kernel": "head.dense.weight",
+            "classifier/transform/dense/bias": "head.dense.bias",
+            "classifier/transform/norm/scale": "head.norm.weight",
+            "classifier/transform/norm/bias": "head.norm.bias",
+            "classifier/out/kernel": "classifier.weight",
+            "classifier/out/bias": "classifier.bias",
+        },
+        may_lack=r"(encoder|head/mlm/transform|classifier/transform)/.*bias|encoder/layers/0/attention_norm/.*",
         first_apart=True,
     ),
     transformers="ModernBert",
     transform=_transform,
+    classifier=Classifier,
 )
