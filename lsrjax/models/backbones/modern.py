@@ -32,6 +32,7 @@ from lsrjax.models.layers import (
     linear,
     subkeys,
 )
+from lsrjax.options import Options, option
 
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 # The base of RoPE by the kind of a layer, and its key before transformers 5.
@@ -162,6 +163,19 @@ class ModernConfig(EncoderConfig):
         if not any(self.pattern[1:]) and self.pattern[0]:
             values["global_attn_every_n_layers"] = len(self.pattern)
         return super().to_hf() | values
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernOptions(Options):
+    """Of an encoder with random weights, see `ModernConfig`."""
+
+    local_attention: int = option(
+        128, "tokens that a local layer's token sees, half to either side", above=0
+    )
+    theta: float = option(160_000.0, "RoPE's base in layers that see all", above=0)
+    local_theta: float = option(
+        10_000.0, "RoPE's base in local layers (mmBERT: 160,000)", above=0
+    )
 
 
 def _pattern(config: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -427,4 +441,5 @@ MODERNBERT = Backbone(
     transformers="ModernBert",
     transform=_transform,
     classifier=Classifier,
+    Options=ModernOptions,
 )
