@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import signal
+import sys
 import threading
 import types
 
@@ -272,24 +273,44 @@ def test_a_work_directory_is_tried_and_left_as_it_was(tmp_path):
     marker.remove()
 
 
-def test_ctrl_c_leaves_no_file_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_no_file_behind(number, tmp_path, monkeypatch):
+    number = signal.Signals[number]
+
     def look(config, marker, *_):
         assert marker.write().level == OK and (tmp_path / "run").is_dir()
         # As the command line leaves it, the signal would end this process.
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        signal.raise_signal(signal.SIGINT)
+        assert callable(signal.getsignal(number))
+        signal.raise_signal(number)
 
     monkeypatch.setattr(doctor, "look", look)
     monkeypatch.setattr(doctor, "_joined", lambda *_: True)
     flags = ["--config", str(TINY), "--workdir", str(tmp_path / "run")]
-    given, findings = doctor._parse(flags)
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    left = []
+    monkeypatch.setattr(doctor, "_leave", left.append)
+    monkeypatch.setattr(doctor.safe_output, "harden", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["doctor", *flags])
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in doctor._ENDING}
     try:
-        with pytest.raises(KeyboardInterrupt):
-            doctor._main(given, findings)
+        doctor.start()
+        assert {signal.getsignal(one) for one in before} == {signal.SIG_DFL}
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert left == [128 + number]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_doctor_with_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    others = {one: signal.getsignal(one) for one in doctor._ENDING[:2]}
+    try:
+        doctor._on_signals(doctor._interrupt)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        for one, handler in others.items():
+            signal.signal(one, handler)
 
 
 def test_findings_of_processes_are_told_once_with_their_numbers():
