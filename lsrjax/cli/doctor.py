@@ -185,8 +185,12 @@ def look(
     findings += found
     reachable = all(one.level != ERROR for one in found)
     if reachable:
-        check = functools.partial(doctor_checks.data, run_config)
-        findings += patient.findings("data", check, _DATA_SECONDS)
+        for topic, look_at in (
+            ("data", doctor_checks.data),
+            ("tasks", doctor_checks.tasks),
+        ):
+            check = functools.partial(look_at, run_config)
+            findings += patient.findings(topic, check, _DATA_SECONDS)
     if marker is not None and hosts.is_first():
         sized = run_config if reachable else None
         check = functools.partial(doctor_checks.disk, sized, marker.workdir)
@@ -212,7 +216,7 @@ def _gathered(findings: list[Finding], seconds: float) -> list[list[Finding]]:
     """In process 0, the findings of each process; in others, only their own."""
     text = json.dumps([dataclasses.astuple(one) for one in findings])
     # The other hosts may still be opening their data.
-    said = hosts.gather("doctor/findings", text, seconds + _DATA_SECONDS)
+    said = hosts.gather("doctor/findings", text, seconds + 2 * _DATA_SECONDS)
     if not said:
         return [findings]
     return [[Finding(*one) for one in json.loads(own or "[]")] for own in said]

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 from programs import launch
+from programs.layouts import jsonl, lines
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.cli import doctor, doctor_checks
@@ -22,7 +23,7 @@ from lsrjax.config.fields import get_default
 from lsrjax.config.nodes import entry
 from lsrjax.distributed import processes as hosts
 from lsrjax.errors import InputError
-from lsrjax.training import memory_plan
+from lsrjax.training import early_checks, memory_plan
 
 TINY = pathlib.Path(__file__).parents[1] / "configs" / "launched.py"
 
@@ -124,6 +125,39 @@ def test_data_that_can_be_read_is_counted(tmp_path):
         tiny(**{"data.source": "files", "data.source.files": str(path)})
     )
     assert found.level == ERROR and str(path) in found.text
+
+
+def benchmark(folder):
+    jsonl(folder / "corpus.jsonl", [{"_id": str(i), "text": "a"} for i in range(5)])
+    jsonl(folder / "queries.jsonl", [{"_id": str(i), "text": "a"} for i in range(3)])
+    lines(folder / "qrels" / "test.tsv", [f"{i}\t{i}\t1" for i in range(3)])
+
+
+def test_benchmarks_are_read_with_all_their_corpora(tmp_path):
+    benchmark(tmp_path / "da")
+    benchmark(tmp_path / "nn")
+    path = str(tmp_path / "{language}")
+    config = tiny()
+    task = entry("beir", path=path, languages=("da", "nn"))
+    config.stages.teacher.dev.source, config.stages.teacher.dev.task = "", task
+    config.evaluate.tasks = {"own": {"name": "beir", "path": str(tmp_path / "da")}}
+    found = list(doctor_checks.tasks(config))
+    assert [one.text for one in found] == [
+        "stage teacher: beir, 6 queries, 10 documents",
+        "evaluation: beir, 3 queries, 5 documents",
+    ]
+    assert {one.level for one in found} == {OK}
+    # The stage is finished, and reads nothing more.
+    (left,) = early_checks.look_at_tasks(config, {})
+    assert left.startswith("evaluation")
+    (tmp_path / "nn" / "qrels" / "test.tsv").unlink()
+    (found,) = doctor_checks.tasks(config)
+    assert found.level == ERROR and str(tmp_path / "nn") in found.text
+    assert "Stage teacher: config.dev.task: " in found.text
+    config.stages.teacher.dev.task = ""
+    config.evaluate.tasks = {"own": {**task, "languages": ("da", "nn")}}
+    (found,) = doctor_checks.tasks(config)
+    assert found.level == ERROR and "config.evaluate.tasks['own']: " in found.text
 
 
 def test_values_that_cannot_be_are_refused_as_in_main():
