@@ -33,6 +33,18 @@ def test_flags_that_there_are_not_are_named(arguments, unknown, said):
     assert said in "".join(given.unknown)
 
 
+def test_all_errors_of_a_command_line_are_named(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text(
+        "from lsrjax.config import get_default as get_config\n", encoding="utf-8"
+    )
+    wrong = ["--config.learning_rate=1", "--config.seed=x", "--fo"]
+    given = flags.parse(flags.parser("train", None), [f"--config={path}", *wrong])
+    lr, seed = given.wrong
+    assert "--config.optim.lr" in lr and "--config.seed is 'x'" in seed
+    assert len(given.unknown) == 1 and given.config is None
+
+
 def test_fields_are_set_as_their_types_say():
     config = get_default()
     for field, text, value in (
