@@ -12,8 +12,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
-from programs import launch
-from programs.layouts import jsonl, lines
+from programs import launch, layouts
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.cli import doctor, doctor_checks
@@ -128,9 +127,13 @@ def test_data_that_can_be_read_is_counted(tmp_path):
 
 
 def benchmark(folder):
-    jsonl(folder / "corpus.jsonl", [{"_id": str(i), "text": "a"} for i in range(5)])
-    jsonl(folder / "queries.jsonl", [{"_id": str(i), "text": "a"} for i in range(3)])
-    lines(folder / "qrels" / "test.tsv", [f"{i}\t{i}\t1" for i in range(3)])
+    layouts.jsonl(
+        folder / "corpus.jsonl", [{"_id": str(i), "text": "a"} for i in range(5)]
+    )
+    layouts.jsonl(
+        folder / "queries.jsonl", [{"_id": str(i), "text": "a"} for i in range(3)]
+    )
+    layouts.lines(folder / "qrels" / "test.tsv", [f"{i}\t{i}\t1" for i in range(3)])
 
 
 def test_benchmarks_are_read_with_all_their_corpora(tmp_path):
