@@ -116,10 +116,14 @@ class MilcoModel(PreTrainedModel):
         english = config.english_config
         size = english["hidden_size"]
         # Some families have a layer after the encoder, which is not used here.
-        taken = inspect.signature(MODEL_MAPPING[type(encoder)].__init__).parameters
+        encoder_class = MODEL_MAPPING[type(encoder)]
+        taken = inspect.signature(encoder_class.__init__).parameters
         pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
+        attention = config._attn_implementation
+        if attention == "sdpa" and not getattr(encoder_class, "_supports_sdpa", True):
+            attention = "eager"
         self.m_model = AutoModel.from_config(
-            encoder, attn_implementation=config._attn_implementation, **pooler
+            encoder, attn_implementation=attention, **pooler
         )
         self.projector = nn.Linear(encoder.hidden_size, size)
         self.mlm_head = MilcoHead(
