@@ -18,6 +18,7 @@ from lsrjax.training import (
     trackers,
     work_folder,
 )
+from lsrjax.training.report import write as report
 from lsrjax.training.stage_parts import Run
 
 COMPILED = "compiled"
@@ -68,6 +69,8 @@ def run(
             if _wants_results(run_config):
                 with context.progress.at(activity.RESULTS):
                     _evaluate(run_config, context, console)
+            if first:
+                report.at_the_end(workdir, tracker.note)
         finally:
             tracker.stage_end()
             dog.stop()
