@@ -22,11 +22,10 @@ from rich.console import Console
 
 import lsrjax
 from lsrjax import json_files, options, paths
-from lsrjax.cli import entry_flags, exits, search, task_flags
+from lsrjax.cli import entry_flags, exits, own_entries, search, task_flags
 from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
-from lsrjax.models.heads import own_head
 from lsrjax.options import Chosen
 from lsrjax.retrieval import prune_curve, rank, task_results
 from lsrjax.retrieval.evaluate_tasks import (
@@ -49,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     values, rest = entry_flags.take(rest, "fusion", "feedback")
     args = _parser().parse_args(rest)
     processes.check_devices()
-    if args.head:
-        own_head(args.head, "--head")
+    own_entries.of(args).load()
     if not tasks:
         raise InputError("No --task is named; --help lists them, with options.")
     evaluate(args, values, tasks, Console())
@@ -193,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--query_length", type=int, default=0, help="tokens; by default as trained")
     add("--document_length", type=int, default=0, help="tokens; by default as trained")
-    add("--head", help="the dotted name of your own head, if the model has one")
+    own_entries.add(parser)
     add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser

@@ -26,11 +26,10 @@ from typing import Any
 
 from lsrjax import options, paths
 from lsrjax.api.search import open_search
-from lsrjax.cli import entry_flags, exits
+from lsrjax.cli import entry_flags, exits, own_entries
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
-from lsrjax.models.heads import own_head
 from lsrjax.retrieval.feedback import Rocchio
 from lsrjax.retrieval.fusion import FUSIONS
 from lsrjax.retrieval.index_folder import Index
@@ -58,8 +57,7 @@ def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
     if args.depth is not None and args.depth < 1:
         raise InputError(f"--depth is {args.depth}; it has to be at least 1.")
     processes.check_devices()
-    if args.head:
-        own_head(args.head, "--head")
+    own_entries.of(args).load()
     session = open_search(
         args.index,
         args.model,
@@ -228,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--feedback", action="store_true", help="Rocchio: expand queries")
     add("--prune_queries", help="top:32, mass:0.9 or ratio:0.1: fewer terms")
     add("--max_length", type=int, default=0, help="tokens a query is cut to")
-    add("--head", help="the dotted name of your own head, if the model has one")
+    own_entries.add(parser)
     add("--no_verify", action="store_true", help="compare sizes of files, not digests")
     return parser
 

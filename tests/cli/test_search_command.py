@@ -241,6 +241,11 @@ def test_feedback_and_pruning_change_queries(indexed, model, session):
         (["--feedback", "--feedback.term=3"], "--feedback.term is no option"),
         (["--fusion.k"], "--fusion.k needs a value"),
         (["--fusion.k=1", "--fusion.k=2"], "given twice"),
+        (
+            ["--rank=model", "--rank=bm25", "--fusion=rrf", "--fusion.name=weighted"],
+            "name the entry itself, as in --fusion weighted",
+        ),
+        (["--engine.name=seismic"], "as in --engine seismic"),
         (["--prune_queries", "most:3"], "--prune_queries is 'most:3'"),
         (["--engine.postings=3"], "cannot be changed"),
         (["--queries", "x.tsv"], "belong together"),
