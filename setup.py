@@ -69,6 +69,7 @@ setup(
         "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
         "ir_datasets": ["ir_datasets>=0.5.11"],
         "mteb": ["mteb>=2.20"],
+        "serve": ["starlette>=0.40", "uvicorn>=0.30"],
         "ray": ["ray[data]>=2.51"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         # Models that translate, and the tokenizer of Marian.
@@ -98,6 +99,10 @@ setup(
             "pyseismic-lsr>=0.5",
             "qdrant-client>=1.15",
             "ray[data]>=2.51",
+            "starlette>=0.40",
+            "uvicorn>=0.30",
+            "httpx>=0.27",
+            "websockets>=14",
             "pymilvus>=3.0",
             "milvus-lite>=3.2",
         ],

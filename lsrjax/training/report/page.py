@@ -101,7 +101,7 @@ def _summary(runs: Sequence[Record]) -> Iterator[Element]:
             dev = [
                 f"{name.removeprefix('dev_')} {max(v for _, v in points):.3f}"
                 for name, points in numbers.items()
-                if name.startswith("dev_")
+                if name.startswith("dev_") and "/" not in name
             ]
             speeds = sorted(v for _, v in numbers.get("tokens_per_s", ()))
             rows.append(
@@ -247,19 +247,20 @@ def _example(example: Mapping[str, Any]) -> Element:
         for rank, title, right in example["found"]
     ]
     views = [
-        tag("p", tag("span", f"{view} ", class_="view"), _terms(terms))
+        tag("p", tag("span", f"{view} ", class_="view"), chips(terms))
         for view, terms in example["terms"].items()
     ]
     because = None
     if example["because"] and example["found"]:
         terms = [(f"{t} ({view})", part) for t, view, part in example["because"]]
-        because = tag("p", tag("span", "why the first ", class_="view"), _terms(terms))
+        because = tag("p", tag("span", "why the first ", class_="view"), chips(terms))
     heading = tag("h4", tag("span", example["lang"], class_="lang"), " ",
                   tag("bdi", example["query"]))  # fmt: skip
     return tag("article", heading, views, tag("ol", found), because)
 
 
-def _terms(terms: Sequence[tuple[str, float]]) -> list[Inside]:
+def chips(terms: Sequence[tuple[str, float]]) -> list[Inside]:
+    """Terms with their weights, in colours."""
     highest = max((abs(weight) for _, weight in terms), default=0) or 1
     return [
         tag(

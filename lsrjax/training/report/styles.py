@@ -20,9 +20,10 @@ TEXT = """
 body {
   margin: 0 auto; padding: 1.2rem clamp(.8rem, 3vw, 2.2rem); max-width: 1400px;
   background: var(--page); color: var(--text);
+  overflow-wrap: anywhere;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif;
 }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .8rem; padding-bottom: .3rem;
      border-bottom: 1px solid var(--edge); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .6rem; }
@@ -36,8 +37,7 @@ figure, article { margin: 0; min-width: 0; }
 .grid > * { background: var(--box); border: 1px solid var(--edge); border-radius: 8px;
             padding: .7rem .8rem; }
 figure.wide { margin-bottom: 1.4rem; }
-figcaption { font-weight: 600; font-size: .9rem; margin-bottom: .4rem;
-             overflow-wrap: anywhere; }
+figcaption { font-weight: 600; font-size: .9rem; margin-bottom: .4rem; }
 figure > svg { display: block; width: 100%; height: auto; }
 .grid figure > svg { max-width: 560px; }
 line.grid { stroke: var(--edge); }
@@ -74,8 +74,8 @@ article ol { margin: .5rem 0; padding-left: 1.6rem; }
 .view, .lang { color: var(--soft); font-size: .8rem; }
 .lang { border: 1px solid var(--edge); border-radius: 4px; padding: 0 .35rem; }
 .term { display: inline-block; border-radius: 4px; padding: 0 .4rem;
-        margin: 0 .25rem .25rem 0; max-width: 100%; overflow-wrap: anywhere; }
-.term small { color: var(--soft); }
+        margin: 0 .25rem .25rem 0; max-width: 100%; }
+.term small { opacity: .75; }
 .right { font-weight: 600; }
 .right span { color: var(--c2); }
 """
