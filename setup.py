@@ -71,6 +71,20 @@ setup(
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         # Models that translate, and the tokenizer of Marian.
         "translate": ["torch>=2.4", "sentencepiece>=0.2", "sacremoses>=0.1"],
+        "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.18"],
+        "wandb": ["wandb>=0.31"],
+        # Without a server, MLflow keeps runs in a database of this machine.
+        "mlflow": ["mlflow-skinny>=3.7", "sqlalchemy>=2.0", "alembic>=1.13"],
+        "trackio": ["trackio>=0.40"],
+        "trackers": [
+            "tensorboardX>=2.6",
+            "tensorboard>=2.18",
+            "wandb>=0.31",
+            "mlflow-skinny>=3.7",
+            "sqlalchemy>=2.0",
+            "alembic>=1.13",
+            "trackio>=0.40",
+        ],
         "ctranslate2": ["ctranslate2>=4.5", "sentencepiece>=0.2", "sacremoses>=0.1"],
         "test": [
             "pytest>=8",
@@ -95,6 +109,13 @@ setup(
             "ray[data]>=2.51",
             "pymilvus>=3.0",
             "milvus-lite>=3.2",
+            "tensorboardX>=2.6",
+            "tensorboard>=2.18",
+            "wandb>=0.31",
+            "mlflow-skinny>=3.7",
+            "sqlalchemy>=2.0",
+            "alembic>=1.13",
+            "trackio>=0.40",
         ],
     },
 )

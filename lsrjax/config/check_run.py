@@ -36,7 +36,7 @@ def validate(config: ConfigDict) -> None:
             f"config.stages has {TASKS!r}, which is the name of the results on tasks in"
             " results.json. Give the stage another name."
         )
-    run_fields = ("seed", "stages", "evaluate")
+    run_fields = ("seed", "stages", "evaluate", "log")
     for position, (name, stage) in enumerate(stages(config).items()):
         where = f"config.stages.{name}" if len(config.stages) else "config"
         _check_fields(stage, default, where)
@@ -46,6 +46,8 @@ def validate(config: ConfigDict) -> None:
         if len(config.stages):
             because = "a run is evaluated as a whole; set config.evaluate"
             check_no_effect(found, where, ["evaluate"], because)
+            because = "trackers are of the whole run; set config.log.trackers"
+            check_no_effect(found, where, ["log.trackers"], because)
         for set_name, own in stage.data.sets.items():
             at = f"{where}.data.sets.{set_name}"
             _check_fields(own, blank(Rows), at)
@@ -62,7 +64,8 @@ def validate(config: ConfigDict) -> None:
         check_no_effect(
             whole,
             "config",
-            [f for f in default if f not in run_fields],
+            [f for f in default if f not in run_fields]
+            + [f"log.{f}" for f in default.log if f != "trackers"],
             "the config has stages; set it in each stage",
         )
 

@@ -69,9 +69,11 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
                 with progress.at(activity.EVALUATING), progress.at_rest(keep):
                     try:
                         dev = evaluate(state["params"])
+                        texts = evaluate.texts(state["params"])
                     except activity.Preempted:
                         leave()
                 run.tracker.log(done, {f"dev_{name}": dev[name] for name in dev})
+                run.tracker.texts(done, texts)
                 if config.dev.patience:
                     found = dev[config.dev.metric], done
                     best = max(best or found, found)

@@ -13,6 +13,7 @@ from lsrjax.training import (
     early_checks,
     evaluate_run,
     kept_config,
+    other_trackers,
     stage_data,
     stages,
     trackers,
@@ -43,8 +44,9 @@ def run(
     """
     check_run.validate(run_config)
     first = processes.is_first()
-    tracker = trackers.Tracker(console) if first else trackers.Silent()
-    context = Run(workdir, tracker, progress or Progress())
+    progress = progress or Progress()
+    tracker = trackers.Tracker(console, progress) if first else trackers.Silent()
+    context = Run(workdir, tracker, progress)
     all_stages = fields.stages(run_config)
     with work_folder.opened(workdir, console):
         if accept_changed:
@@ -56,21 +58,27 @@ def run(
             compiled = str((workdir / COMPILED).absolute())
             jax.config.update("jax_compilation_cache_dir", compiled)
         if _is_finished(run_config, workdir):
-            console.print(f"The run in {workdir} is finished.", highlight=False)
+            tracker.note(f"The run in {workdir} is finished.")
         dog = watchdog.Watchdog(workdir, run_config.watchdog.seconds, context.progress)
         dog.start()
+        failed = True
         try:
+            if first:
+                tracker.others = other_trackers.opened(
+                    run_config, workdir, tracker.note
+                )
             early_checks.look(run_config, workdir)
-            for name, stage in all_stages.items():
+            for number, (name, stage) in enumerate(all_stages.items(), start=1):
                 dog.seconds = stage.watchdog.seconds
-                stages.run_stage(name, stage, context)
+                stages.run_stage(name, stage, context, number, len(all_stages))
             dog.seconds = run_config.watchdog.seconds
             if _wants_results(run_config):
                 with context.progress.at(activity.RESULTS):
                     _evaluate(run_config, context, console)
+            failed = False
         finally:
-            tracker.stage_end()
             dog.stop()
+            tracker.close(failed)
 
 
 def _is_finished(run_config, workdir: pathlib.Path) -> bool:
