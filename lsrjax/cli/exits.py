@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
+import jax
 from rich.console import Console
 from rich.text import Text
 
@@ -49,6 +50,18 @@ def leave(message: str, together: bool = False) -> NoReturn:
         if processes.is_first():
             time.sleep(1.0)
     os._exit(2)
+
+
+def leave_if_lost(error: Exception) -> None:
+    """Exits at once if the error is that another of the run's processes ended."""
+    count = processes.count()
+    if count > 1 and processes.is_lost_process(error):
+        leave(
+            f"Process {jax.process_index()} of {count} lost another:"
+            f" {str(error).splitlines()[0]}\nThe output of the one that ended first"
+            " says why. The checkpoints are whole; start all processes again to go on"
+            " from the last one."
+        )
 
 
 def _say(message: str) -> None:

@@ -44,12 +44,13 @@ def _parse(argv: Sequence[str]) -> Given:
     )
     dry_run.add_flags(parser)
     given = flags.parse(parser, argv)
-    for message in (*given.unknown, *given.wrong):
-        exits.stop(message)
-    if given.config is None:
-        exits.stop("No config file; give one, as in --config configs/demo.py")
-    for message in dry_run.without_effect(given.flags):
-        exits.stop(message)
+    wrong = [*given.unknown, *given.wrong]
+    if not wrong and given.config is None:
+        wrong = ["No config file; give one, as in --config configs/demo.py"]
+    if hasattr(given.flags, "dry_run"):
+        wrong += dry_run.without_effect(given.flags)
+    if wrong:
+        exits.stop(str(InputError(*wrong)))
     return given
 
 
@@ -71,13 +72,7 @@ def _train(given: Given) -> None:
             exits.leave(str(error), together=True)
         exits.stop(str(error))
     except jax.errors.JaxRuntimeError as error:
-        if processes.count() > 1 and processes.is_lost_process(error):
-            exits.leave(
-                f"Process {jax.process_index()} of {processes.count()} lost another:"
-                f" {str(error).splitlines()[0]}\nThe output of the one that ended first"
-                " says why. The checkpoints are whole; start all processes again to go"
-                " on from the last one."
-            )
+        exits.leave_if_lost(error)
         raise
 
 

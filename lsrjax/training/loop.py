@@ -1,12 +1,14 @@
 """The training loop: steps, logs, evaluates, saves, and stops on request."""
 
-import time
+import contextlib
+from collections.abc import Iterator
 from typing import NoReturn
 
 from lsrjax.distributed import activity
 from lsrjax.training.batch_contents import slots_of
 from lsrjax.training.compiled_steps import CompiledSteps
 from lsrjax.training.mined_again import Feed
+from lsrjax.training.patience import Patience
 from lsrjax.training.resume import States
 from lsrjax.training.stage_parts import Run, Stage
 from lsrjax.training.step_numbers import Clock, Numbers
@@ -51,57 +53,50 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
             keep()
         raise activity.Preempted
 
-    start = int(state["step"])
-    best = states.best() if config.dev.patience else None
+    @contextlib.contextmanager
+    def aside(what: str) -> Iterator[None]:
+        """Work between steps: nothing is in flight, so the state can be saved."""
+        read()
+        try:
+            with clock.stopped(), progress.at(what), progress.at_rest(keep):
+                yield
+        except activity.Preempted:
+            leave()
+
+    start, patience = int(state["step"]), Patience(config.dev, states.best)
     progress.forward(start)
     for done in range(start, total + 1):
         every = config.dev.every
         asked = done == total or (every and done % every == 0)
-        evaluate = stage.evaluate if asked else None
+        evaluate, dev = stage.evaluate if asked else None, None
         saves = evaluate or done == total or done % config.checkpoint.every == 0
         # The first state is saved already, unless it was kept at a preemption.
         if saves and (done > start or states.owes):
-            read()
-            paused, dev = time.monotonic(), None
             if evaluate:
                 # A state that was resumed may have to be kept again.
                 progress.unsaved = True
-                with progress.at(activity.EVALUATING), progress.at_rest(keep):
-                    try:
-                        dev = evaluate(state["params"])
-                        texts = evaluate.texts(state["params"])
-                    except activity.Preempted:
-                        leave()
+                with aside(activity.EVALUATING):
+                    dev = evaluate(state["params"])
+                    texts = evaluate.texts(state["params"])
                 run.tracker.log(done, {f"dev_{name}": dev[name] for name in dev})
                 run.tracker.texts(done, texts)
-                if config.dev.patience:
-                    found = dev[config.dev.metric], done
-                    best = max(best or found, found)
-            with progress.saving():
-                last = done == total or stalled(config.dev, best, done)
+                patience.look(dev, done)
+            read()
+            with clock.stopped(), progress.saving():
+                last = done == total or patience.ends(done)
                 states.save(state, dev, last=last)
-            clock.started += time.monotonic() - paused
-        if done == total or stalled(config.dev, best, done):
+        if done == total or patience.ends(done):
             break
         if batches.due(done):
-            # Nothing is in flight, so the state can be saved meanwhile.
-            read()
-            paused = time.monotonic()
-            with progress.at(activity.PREPARING), progress.at_rest(keep):
-                try:
-                    batches.mine(state["params"], done)
-                except activity.Preempted:
-                    leave()
-            clock.started += time.monotonic() - paused
+            with aside(activity.PREPARING):
+                batches.mine(state["params"], done)
         progress.forward(done + 1)
         with progress.at(activity.DATA):
             batch = next(batches)
         if progress.point():
             leave()
         if not take_step.knows(batch):
-            # Nothing is in flight, so the state can be saved during compilation.
-            read()
-            with progress.at(activity.COMPILING), progress.at_rest(keep):
+            with aside(activity.COMPILING):
                 take_step.compile(state, stage.teacher_params, batch)
         progress.unsaved = True
         with progress.at(activity.STEPPING):
@@ -109,24 +104,6 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
             states.poll()
             numbers.add(done + 1, metrics, slots_of(batch))
             read(in_flight=2)
-    if done < total and best:
-        run.tracker.note(
-            f"  Stopped at step {done:,}: dev.patience is {config.dev.patience}, and"
-            f" the best {config.dev.metric} is that of step {best[1]:,}."
-        )
+    if done < total:
+        run.tracker.note(f"  Stopped at step {done:,}: {patience}")
     return state
-
-
-def stalled(dev, best: tuple[float, int] | None, done: int) -> bool:
-    """Whether the last `dev.patience` evaluations were below the best one.
-
-    Only steps are counted, so that a resumed run finds the same.
-
-    Args:
-      dev: `config.dev`.
-      best: the best value and its step, the later one of equal values.
-      done: the step.
-    """
-    if not (dev.patience and best) or done % dev.every:
-        return False
-    return (done - best[1]) // dev.every >= dev.patience

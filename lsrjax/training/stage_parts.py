@@ -72,11 +72,6 @@ class Stage:
     post_mortem: postmortem.PostMortem
     mined_again: MinedAgain | None
 
-    @property
-    def views(self) -> dict[str, int]:
-        """The size of each of the student's views."""
-        return self.student.spec.views
-
 
 @contextlib.contextmanager
 def on_devices(config):

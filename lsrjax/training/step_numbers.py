@@ -1,6 +1,7 @@
 """Reads the steps' numbers late, judges them, and measures throughput."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import time
@@ -17,7 +18,7 @@ class Numbers:
 
     def __init__(self, stage: Stage, run: Run):
         self._stage, self._run = stage, run
-        self._watch = collapse.Watch(stage.views)
+        self._watch = collapse.Watch(stage.student.spec.views)
         self._in_flight: collections.deque[tuple[int, dict, int]] = collections.deque()
 
     def add(self, step: int, metrics: dict, slots: int) -> None:
@@ -78,6 +79,13 @@ class Clock:
         self.tokens += tokens
         self.all_tokens += tokens
         self.all_slots += slots
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Does not count the time within it."""
+        since = time.monotonic()
+        yield
+        self.started += time.monotonic() - since
 
     def read(self) -> dict[str, float]:
         """Rates per second since the last reading; the padding's share in total."""

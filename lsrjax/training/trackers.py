@@ -153,7 +153,7 @@ def facts_of(stage) -> dict[str, object]:
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
         "loss": stage.contents.objective.name,
-        "views": stage.views,
+        "views": stage.student.spec.views,
         "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"
         + (" (fsdp)" if config.mesh.fsdp else ""),
         "texts x tokens of a device": shapes,

@@ -119,7 +119,7 @@ class Loop:
             total_steps=total,
             step=self.step,
             teacher_params=None,
-            views={},
+            student=types.SimpleNamespace(spec=types.SimpleNamespace(views={})),
             evaluate=Evaluation(self) if evaluate else None,
             check=self.check,
         )
