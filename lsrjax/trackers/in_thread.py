@@ -189,6 +189,11 @@ class InThread:
             json_files.write_json(self._path, {"id": self._id, "sent": self._sent})
 
 
+def hangs() -> bool:
+    """Whether a tracker is left that does not answer, at the end of a run."""
+    return any(thread.name.startswith(THREAD) for thread in threading.enumerate())
+
+
 def _with_id(facts: RunFacts, id: str) -> RunFacts:
     return RunFacts(facts.name, facts.folder, facts.parameters, id)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,10 @@ class Mlflow:
     @staticmethod
     def library(options: Any) -> Any:
         """Imports mlflow."""
-        return imported("mlflow", "mlflow")
+        found = imported("mlflow", "mlflow")
+        # It would say that it makes a database.
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        return found
 
     def stage(self, name: str, after: int) -> None:
         """A stage needs no beginning."""

@@ -9,6 +9,7 @@ from lsrjax.checkpoint import results_file, set_damaged_aside
 from lsrjax.config import check_run, fields
 from lsrjax.distributed import activity, processes, watchdog
 from lsrjax.distributed.activity import Progress
+from lsrjax.distributed.library_log import LibraryLog
 from lsrjax.training import (
     early_checks,
     evaluate_run,
@@ -31,12 +32,14 @@ def run(
     progress: Progress | None = None,
     *,
     accept_changed: bool = False,
+    library_log: LibraryLog | None = None,
 ) -> None:
     """Runs what remains of a run in `workdir`.
 
     Args:
       progress: shared with the threads that watch this process.
       accept_changed: accept data that has changed since the run began.
+      library_log: goes on in the work directory.
 
     Raises:
       InputError: a config, file or model that cannot be used.
@@ -49,6 +52,8 @@ def run(
     context = Run(workdir, tracker, progress)
     all_stages = fields.stages(run_config)
     with work_folder.opened(workdir, console):
+        if library_log:
+            library_log.move(workdir)
         if accept_changed:
             stage_data.accept_all_changed(run_config, workdir, console)
         kept_config.keep(run_config, workdir)
