@@ -14,6 +14,7 @@ from lsrjax.training import (
     early_checks,
     evaluate_run,
     kept_config,
+    last_words,
     other_trackers,
     stage_data,
     stages,
@@ -72,7 +73,9 @@ def run(
                 tracker.others = other_trackers.opened(
                     run_config, workdir, tracker.note
                 )
-            early_checks.look(run_config, workdir)
+            tracker.start()
+            with progress.at(activity.PREPARING):
+                early_checks.look(run_config, workdir)
             for number, (name, stage) in enumerate(all_stages.items(), start=1):
                 dog.seconds = stage.watchdog.seconds
                 stages.run_stage(name, stage, context, number, len(all_stages))
@@ -84,6 +87,8 @@ def run(
         finally:
             dog.stop()
             tracker.close(failed)
+        if first:
+            last_words.show(run_config, workdir, console)
 
 
 def _is_finished(run_config, workdir: pathlib.Path) -> bool:

@@ -23,13 +23,14 @@ from lsrjax.training import live_line
 SILENCE, PATIENCE = 50.0, 10.0
 _TICK = 1.0
 _LONG = (
+    activity.STARTING,
     activity.PREPARING,
     activity.COMPILING,
     activity.EVALUATING,
     activity.RESULTS,
 )
 # Phases that every step passes through, which the line of a terminal does not name.
-_USUAL = (activity.STEPPING, activity.DATA, activity.STARTING)
+_USUAL = (activity.STEPPING, activity.DATA)
 
 
 class Terminal:
@@ -73,12 +74,12 @@ class Terminal:
         several = f"{len(devices)} x " if len(devices) > 1 else ""
         self._device = several + live_line.short_device(kind)
         self.note(f"Preparing stage {name} ({number} of {count}) on {several}{kind}")
-        self._start()
+        self.start()
 
     def train(self, name: str, step: int, total: int) -> None:
         """Shows the steps of the stage."""
         self._name, self._step, self._total = name, step, total
-        self._start()
+        self.start()
 
     def entry(
         self,
@@ -119,7 +120,8 @@ class Terminal:
             self._live.stop()
             self._live = None
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Starts the bar or the heartbeat, unless it is there."""
         if self.console.quiet or self._live or self._thread:
             return
         self._stopped.clear()
@@ -149,8 +151,8 @@ class Terminal:
         """The line of a terminal, cut to its width."""
         phase = self._seen()
         name = f"{self._name[:15]}…" if len(self._name) > 16 else self._name
-        parts = [f"[{self._number}/{self._count}] {name}"]
-        if self._total:
+        parts = [f"[{self._number}/{self._count}] {name}"] if name else []
+        if name and self._total:
             whole = self.console.encoding.lower().startswith("utf")
             bar = live_line.bar(self._step / self._total, 12, whole)
             parts[0] += f" {bar} {self._step:,}/{self._total:,}"
@@ -158,8 +160,8 @@ class Terminal:
                 seconds, at = self._left
                 left = max(seconds - (self._clock() - at), 0.0)
                 parts[0] += f" {live_line.duration(left)} left"
-        parts.append(self._device)
-        if phase not in _USUAL:
+        parts += [self._device] if self._device else []
+        if phase not in _USUAL and not (self._total and phase == activity.STARTING):
             parts.append(f"{phase} {live_line.duration(self._clock() - self._since)}")
         parts += live_line.shown(self._numbers)
         line = Text(" · ".join(parts), no_wrap=True, overflow="ellipsis")
@@ -186,7 +188,7 @@ class Terminal:
             return
         self._said_phase = True
         step = f" step={self._progress.step}/{self._total}" if self._total else ""
-        stage = f" stage={self._name}" if self._progress.stage else ""
+        stage = f" stage={self._name}" if self._name else ""
         at = phase.replace(" ", "_")
         self._say(Text(f"{_stamp()}{stage}{step} phase={at} seconds={spent:.0f}"))
 

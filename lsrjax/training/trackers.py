@@ -38,6 +38,10 @@ class Tracker:
         """Prints a line."""
         self.terminal.note(text)
 
+    def start(self) -> None:
+        """Starts a run."""
+        self.terminal.start()
+
     def begin(self, name: str, number: int = 1, count: int = 1) -> None:
         """Begins stage `number` of `count`, which is prepared next."""
         self.terminal.begin(name, number, count)
@@ -125,6 +129,9 @@ class Silent(Tracker):
 
     def __init__(self):
         super().__init__(Console(quiet=True))
+
+    def start(self) -> None:
+        """Does nothing."""
 
     def begin(self, name, number=1, count=1) -> None:
         """Does nothing."""

@@ -156,9 +156,20 @@ def test_a_bar_has_the_stage_its_steps_the_time_left_and_the_device():
     assert "8 x H100 80GB" in bar_of(80, device="8 x H100 80GB")
 
 
-@pytest.mark.parametrize("phase", terminal._LONG)
+@pytest.mark.parametrize(
+    "phase", [one for one in terminal._LONG if one != activity.STARTING]
+)
 def test_a_bar_says_what_the_run_is_at_and_for_how_long(phase):
     assert f"· cpu · {phase} 1:05 ·" in bar_of(100, phase=phase)
+
+
+def test_a_bar_says_that_a_run_starts_before_its_first_stage():
+    progress = Progress()
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    shown = Terminal(console, progress, Clock())
+    assert shown.bar().plain == "starting 0:00"
+    with progress.at(activity.PREPARING):
+        assert shown.bar().plain == "preparing 0:00"
 
 
 @pytest.mark.parametrize("name", ["a", "a_stage_with_a_name_that_takes_most_of_a_line"])
