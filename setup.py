@@ -26,6 +26,11 @@ EXTRAS = {
     # Models that translate, and the tokenizer of Marian.
     "translate": ["torch>=2.4", "sentencepiece>=0.2", "sacremoses>=0.1"],
     "ctranslate2": ["ctranslate2>=4.5", "sentencepiece>=0.2", "sacremoses>=0.1"],
+    "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.18"],
+    "wandb": ["wandb>=0.31"],
+    # Without a server, MLflow keeps runs in a database of this machine.
+    "mlflow": ["mlflow-skinny>=3.17", "sqlalchemy>=2.0", "alembic>=1.13"],
+    "trackio": ["trackio>=0.43"],
     "docs": ["mkdocs-material>=9.6,<10"],
     "test": [
         "pytest>=8",
@@ -54,6 +59,9 @@ EXTRAS = {
         "milvus-lite>=3.2",
     ],
 }
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+EXTRAS["trackers"] = [need for name in TRACKERS for need in EXTRAS[name]]
+EXTRAS["test"] += EXTRAS["trackers"]
 # Of accelerators one is chosen; the last two are for those who change lsrjax.
 APART = ("cuda", "tpu", "test", "docs")
 EXTRAS["all"] = sorted(
