@@ -19,11 +19,14 @@ from lsrjax.convert.read.tensors import (
     strings,
 )
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 
 MODEL = "config_sentence_transformers.json"
 TRANSFORMER = "sentence_bert_config.json"
 WEIGHTS = "model.safetensors"
+# Our names of poolings, and theirs.
+POOLINGS = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
 _PROGRAMS = ("sentence_transformers.", "pylate.")
 
 
@@ -182,7 +185,10 @@ def transformer(
     check_types(path, config, kinds)
     check_types(path, config.get("modality_config") or {}, {"text": dict})
     output = "logits" if masked_lm else "last_hidden_state"
-    task = "fill-mask" if masked_lm else "feature-extraction"
+    # A relative path that does not exist would be looked up on the hub.
+    reference = str(root.absolute())
+    encoder = huggingface.read_config(reference)
+    task = backbone(encoder.family).task if masked_lm else "feature-extraction"
     text = (config.get("modality_config") or {}).get("text") or {}
     expect(
         path,
@@ -201,8 +207,7 @@ def transformer(
         },
     )
     expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
-    # A relative path that does not exist would be looked up on the hub.
-    found = huggingface.load_checkpoint(str(root.absolute()), folder.allowed)
+    found = huggingface.load_checkpoint(reference, folder.allowed)
     if masked_lm and "head" not in found.params:
         raise CheckpointError(
             f"{root}: the weights hold no masked-LM head, which SpladePooling needs."

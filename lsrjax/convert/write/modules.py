@@ -60,11 +60,12 @@ def write_transformer(
     longest = max(model.query_length, model.document_length)
     prompts = write_prompts(folder, model, max_length=longest)
     family = backbone(spec.encoder.family)
-    name = family.transformers + ("ForMaskedLM" if masked_lm else "Model")
+    name = family.transformers + (family.language_model if masked_lm else family.alone)
     config = spec.encoder.to_hf() | {"architectures": [name], "dtype": "float32"}
     if masked_lm:
         config["tie_word_embeddings"] = spec.options.tied
-        mlm = model.params["head"]["mlm"]
+        # A tied decoder can be all of a head.
+        mlm = model.params.get("head", {}).get("mlm", {})
         params = {"encoder": model.params["encoder"], "head": {"mlm": mlm}}
         state = export_state(params, spec.encoder.family)
     else:
@@ -84,7 +85,7 @@ def write_transformer(
     write_json(
         folder / "sentence_bert_config.json",
         {
-            "transformer_task": "fill-mask" if masked_lm else "feature-extraction",
+            "transformer_task": family.task if masked_lm else "feature-extraction",
             "modality_config": {"text": text},
             "module_output_name": "token_embeddings",
             **lengths,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsrjax.lookup import known_entry
-from lsrjax.models.backbones import bert, modern, norbert3, norbert4
+from lsrjax.models.backbones import bert, gemma, llama, modern, norbert3, norbert4
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
@@ -20,6 +20,12 @@ BACKBONES: dict[str, Backbone] = {
     "modernbert": modern.MODERNBERT,
     "norbert3": norbert3.NORBERT3,
     "norbert4": norbert4.NORBERT4,
+    "qwen3": llama.QWEN3,
+    "llama": llama.LLAMA,
+    "mistral": llama.MISTRAL,
+    "eurobert": llama.EUROBERT,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
 }
 
 
