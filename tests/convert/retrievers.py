@@ -40,6 +40,12 @@ TOKENIZERS = {
     "distilbert": embedded.ENGLISH_TOKENIZER,
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
     "modernbert": embedded.ENGLISH_TOKENIZER,
+    "qwen3": embedded.ENGLISH_TOKENIZER,
+    "llama": embedded.MULTILINGUAL_TOKENIZER,
+    "mistral": embedded.MULTILINGUAL_TOKENIZER,
+    "eurobert": embedded.ENGLISH_TOKENIZER,
+    "gemma2": embedded.MULTILINGUAL_TOKENIZER,
+    "gemma3_text": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -83,6 +89,10 @@ CASES = {
     ),
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade modernbert": ("splade", "modernbert", {"tied": True}),
+    "splade qwen3": ("splade", "qwen3", {"tied": True}),
+    "splade mistral": ("splade", "mistral", {"tied": False}),
+    "splade eurobert": ("splade", "eurobert", {"tied": False}),
+    "splade gemma2": ("splade", "gemma2", {"tied": True, "most_active": 6}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -141,6 +151,17 @@ CASES = {
     "dense modernbert": (
         "dense",
         "modernbert",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "dense llama": ("dense", "llama", {"head": "dense", "pooling": "mean"}),
+    "dense qwen3": (
+        "dense",
+        "qwen3",
+        {"head": "dense", "pooling": "last", "query_prompt": "Query: "},
+    ),
+    "dense gemma3_text": (
+        "dense",
+        "gemma3_text",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
     "dense towers": (
@@ -206,7 +227,8 @@ def spec_of(family, options):
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,
-        hidden_size=12 if family == "modernbert" else 10,
+        # RoPE turns pairs.
+        hidden_size=10 if family in ("bert", "distilbert", "xlm-roberta") else 12,
         max_positions=24 + 2 * xlmr,
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,

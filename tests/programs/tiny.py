@@ -21,7 +21,7 @@ _OWN = {
         "num_layers": 2,
         "bos_token_id": 1,
     },
-    # Two heads, of keys one; of four local layers each second one sees two tokens.
+    # Two heads, of keys one. In local layers a token sees itself and one more.
     "qwen3": {
         "num_key_heads": 1,
         "head_size": 4,
@@ -30,7 +30,7 @@ _OWN = {
         "num_layers": 2,
     },
     "llama": {"num_key_heads": 1},
-    "mistral": {"sliding_window": 3, "pattern": (False,)},
+    "mistral": {"sliding_window": 3, "pattern": (False,), "causal": False},
     "eurobert": {},
     "gemma2": {"sliding_window": 2, "num_layers": 2, "num_key_heads": 1},
     "gemma3_text": {

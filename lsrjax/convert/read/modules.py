@@ -27,6 +27,8 @@ TRANSFORMER = "sentence_bert_config.json"
 WEIGHTS = "model.safetensors"
 # Our names of poolings, and theirs.
 POOLINGS = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
+# Of a decoder all tokens have logits. By default only the last one has.
+ALL_LOGITS = {"text-generation": {"text": {"logits_to_keep": 0}}}
 _PROGRAMS = ("sentence_transformers.", "pylate.")
 
 
@@ -197,6 +199,7 @@ def transformer(
             # Release 5 does not name the task of a masked LM.
             "transformer_task": (task, None),
             "modality_config": (config.get("modality_config"),),
+            "processing_kwargs": (ALL_LOGITS.get(task),),
             "module_output_name": ("token_embeddings", None),
             "do_lower_case": (False, None),
             **{
@@ -206,6 +209,11 @@ def transformer(
             **{f"{role}_length": (config.get(f"{role}_length"),) for role in ROLES},
         },
     )
+    if config.get("processing_kwargs") != ALL_LOGITS.get(task) and task in ALL_LOGITS:
+        raise UnknownModuleError(
+            f"{path}: a {task} module gives the last token's logits only, unless"
+            f" processing_kwargs is {ALL_LOGITS[task]}."
+        )
     expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
     found = huggingface.load_checkpoint(reference, folder.allowed)
     if masked_lm and "head" not in found.params:

@@ -12,6 +12,7 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import export_state
 from lsrjax.convert.prompts import write_prompts
+from lsrjax.convert.read.modules import ALL_LOGITS
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.json_files import write_json
 from lsrjax.models.backbones.table import backbone
@@ -74,6 +75,7 @@ def write_transformer(
     write_weights(folder, state)
     output = "logits" if masked_lm else "last_hidden_state"
     text = {"method": "forward", "method_output_name": output}
+    kept = ALL_LOGITS.get(family.task)
     lengths = {
         f"{role}_length": length
         for role, length in (
@@ -88,6 +90,7 @@ def write_transformer(
             "transformer_task": family.task if masked_lm else "feature-extraction",
             "modality_config": {"text": text},
             "module_output_name": "token_embeddings",
+            **({"processing_kwargs": kept} if masked_lm and kept else {}),
             **lengths,
             **knobs,
         },

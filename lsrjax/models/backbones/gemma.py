@@ -36,7 +36,7 @@ class Gemma2Config(LlamaConfig):
     caps: ClassVar[tuple[float | None, float | None]] = (50.0, 30.0)
 
     hidden_act: str = "gelu_pytorch_tanh"
-    query_scalar: float = 256.0
+    query_scalar: float = 256
     pad_token_id: int = 0
     attention_cap: float = 50.0
     logit_cap: float = 30.0
