@@ -46,6 +46,9 @@ TOKENIZERS = {
     "eurobert": embedded.ENGLISH_TOKENIZER,
     "gemma2": embedded.MULTILINGUAL_TOKENIZER,
     "gemma3_text": embedded.ENGLISH_TOKENIZER,
+    "gte": embedded.MULTILINGUAL_TOKENIZER,
+    "jina_embeddings_v3": embedded.MULTILINGUAL_TOKENIZER,
+    "nomic_bert": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -93,6 +96,9 @@ CASES = {
     "splade mistral": ("splade", "mistral", {"tied": False}),
     "splade eurobert": ("splade", "eurobert", {"tied": False}),
     "splade gemma2": ("splade", "gemma2", {"tied": True, "most_active": 6}),
+    "splade gte": ("splade", "gte", {"tied": True}),
+    "splade jina": ("splade", "jina_embeddings_v3", {}),
+    "splade nomic": ("splade", "nomic_bert", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -164,6 +170,13 @@ CASES = {
         "gemma3_text",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense gte": ("dense", "gte", {"head": "dense", "pooling": "cls"}),
+    "dense jina": (
+        "dense",
+        "jina_embeddings_v3",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "dense nomic": ("dense", "nomic_bert", {"head": "dense", "pooling": "mean"}),
     "dense towers": (
         "dense",
         "xlm-roberta",
@@ -227,7 +240,7 @@ def spec_of(family, options):
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,
-        # RoPE turns pairs.
+        # RoPE turns pairs within a head, of which there are two.
         hidden_size=10 if family in ("bert", "distilbert", "xlm-roberta") else 12,
         max_positions=24 + 2 * xlmr,
         pad_token_id=tokenizer.pad_id,

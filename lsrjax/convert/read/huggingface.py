@@ -20,7 +20,6 @@ from lsrjax.convert.read.tensors import CheckpointError, Stored, content, read_j
 from lsrjax.errors import InputError
 from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
-from lsrjax.models.backbones.table import backbone
 from lsrjax.tokenizer import files as tokenizer_files
 from lsrjax.tokenizer.files import holds_tokenizer
 
@@ -78,7 +77,7 @@ class Checkpoint:
       params: float32 numpy arrays: {'encoder': tree of `Encoder`}; with a masked-LM
         head, 'head': {'mlm': {'transform': tree of `MLMTransform`, 'decoder': [V, D],
         'bias': [V]}}, without 'decoder' if it is tied to the word table; for a
-        cross-encoder, 'classifier': tree of `Classifier`.
+        cross-encoder, 'classifier': tree of the family's classifier.
       extra: requested tensors of another head that were found, by name.
     """
 
@@ -111,15 +110,17 @@ def load_checkpoint(
     layout = expected_tensors.layout_of(raw, config)
     untied = not expected_tensors.is_tied(raw, config)
     # A tied decoder can be all of a head.
-    bare = not untied and not backbone(config.family).head_bias
+    bare = not untied and not table.backbone(config.family).head_bias
     bare = bare and expected_tensors.has_language_model(raw, config)
+    zeros = table.backbone(config.family).names.zeros
+    may_miss = "|".join(filter(None, (allowed.missing, zeros)))
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
         absent = expected_tensors.check_against_config(
-            found, config, layout, allowed.missing, needs_decoder=untied
+            found, config, layout, may_miss, needs_decoder=untied
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error

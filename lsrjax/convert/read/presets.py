@@ -14,6 +14,12 @@ from lsrjax.models.backbones.llama_config import (
 from lsrjax.models.backbones.modern import ModernConfig
 from lsrjax.models.backbones.norbert3 import Norbert3Config
 from lsrjax.models.backbones.norbert4 import Norbert4Config
+from lsrjax.models.backbones.rotary_bert import (
+    GteConfig,
+    JinaConfig,
+    NomicConfig,
+    RotaryConfig,
+)
 
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
@@ -153,6 +159,25 @@ def _decoder(
     )
 
 
+def _rotary(
+    kind: type[RotaryConfig], family: str, vocab_size: int, size: str, positions: int
+) -> EncoderConfig:
+    hidden, layers, heads, intermediate = _SIZES[size]
+    return kind.fresh(
+        family,
+        kind.DEFAULTS["pad_token_id"],
+        positions,
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=intermediate,
+    )
+
+
+_GTE = _rotary(GteConfig, "gte", 250_048, "base", 8192)
+_NOMIC = _rotary(NomicConfig, "nomic_bert", 30_528, "base", 2048)
+
 # Checkpoints whose decoder is not the word table.
 UNTIED = {
     "Qwen/Qwen3-8B",
@@ -206,6 +231,15 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
         _decoder("gemma3_text", 1152, 26, (4, 1), 6912, sliding_window=512),
         True,
     ),
+    "Alibaba-NLP/gte-multilingual-base": (_GTE, False),
+    "Alibaba-NLP/gte-multilingual-mlm-base": (_GTE, True),
+    "Snowflake/snowflake-arctic-embed-m-v2.0": (_GTE, False),
+    "jinaai/jina-embeddings-v3": (
+        _rotary(JinaConfig, "jina_embeddings_v3", 250_002, "large", 8194),
+        False,
+    ),
+    "nomic-ai/nomic-bert-2048": (_NOMIC, True),
+    "nomic-ai/nomic-embed-text-v1.5": (_NOMIC, False),
     "intfloat/multilingual-e5-small": (_bert(250_037, "small"), False),
     "intfloat/multilingual-e5-base": (_xlmr("base"), False),
     "intfloat/multilingual-e5-large": (_xlmr("large"), False),

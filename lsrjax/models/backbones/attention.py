@@ -106,15 +106,17 @@ def rotary_tables(
     length: int,
     width: int,
     theta: float,
+    stretch: float = 1.0,
     rescaled: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Rotary:
     """Cosines and sines of RoPE's angles, float32.
 
-    Position times theta^(-2 i / C), for i < C / 2 (Su et al. 2021, arXiv:2104.09864),
-    in float32 as in transformers. `rescaled` changes these speeds, [C / 2].
+    Position times theta^(-2 i / C) / stretch, for i < C / 2 (Su et al. 2021,
+    arXiv:2104.09864), in float32 as in transformers. `rescaled` changes these speeds,
+    [C / 2], otherwise.
     """
     places = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    speeds = np.float32(1) / np.power(np.float32(theta), places)
+    speeds = np.float32(1) / np.power(np.float32(theta), places) / np.float32(stretch)
     if rescaled is not None:
         speeds = rescaled(speeds)
     angles = np.arange(length, dtype=np.float32)[:, None] * speeds[None]

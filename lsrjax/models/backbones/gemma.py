@@ -26,7 +26,7 @@ class Gemma2Config(LlamaConfig):
         "hidden_act": "hidden_activation",
         "query_scalar": "query_pre_attn_scalar",
     }
-    activations: ClassVar[tuple[str, ...]] = ("gelu_pytorch_tanh",)
+    ACTIVATION: ClassVar[str] = "gelu_pytorch_tanh"
     block_norms: ClassVar[bool] = True
     centered: ClassVar[bool] = True
     scales_embeddings: ClassVar[bool] = True

@@ -241,7 +241,7 @@ class LlamaEncoder(encoder.Encoder):
                     length,
                     config.head_size,
                     config.theta if full else config.local_theta or config.theta,
-                    config.rescaled(full=full),
+                    rescaled=config.rescaled(full=full),
                 )
                 for length in lengths
             ]

@@ -61,7 +61,7 @@ class LlamaConfig(EncoderConfig):
         "attention_bias": "attention_bias",
         "mlp_bias": "mlp_bias",
     }
-    activations: ClassVar[tuple[str, ...]] = ("silu",)
+    ACTIVATION: ClassVar[str] = "silu"
     heads_share_width: ClassVar[bool] = False
     qk_norm: ClassVar[bool] = False
     block_norms: ClassVar[bool] = False

@@ -14,4 +14,9 @@ MODEL_TYPES = {
     "eurobert": "eurobert",
     "gemma2": "gemma2",
     "gemma3_text": "gemma3_text",
+    "gte": "gte",
+    # The authors' own code for GTE.
+    "new": "gte",
+    "jina_embeddings_v3": "jina_embeddings_v3",
+    "nomic_bert": "nomic_bert",
 }
