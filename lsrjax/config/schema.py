@@ -120,6 +120,12 @@ class Model:
         high=2**20,
         when="fresh weights",
     )
+    attention: str = option(
+        "",
+        "of a decoder (Qwen3, Llama, Mistral, Gemma): causal | both (a token sees those"
+        " after it too); empty: as what it starts from was made (config.json)",
+        choices=("", "causal", "both"),
+    )
     dropout: float = option(
         -1.0,
         "of hidden states and attention; -1: as what it starts from was made"

@@ -91,6 +91,8 @@ def some(*quick, but=()):
     "opensearch sum",
     "splade distilbert",
     "splade modernbert",
+    "splade qwen3",
+    "dense qwen3",
     "static",
     "csr",
     "multi-vector",
@@ -151,6 +153,7 @@ def assert_same_bits(found, wanted):
 
 @some(
     *("splade", "splade towers", "splade modernbert", "static xlm-roberta"),
+    *("splade qwen3", "dense qwen3"),
     *("opensearch", "csr towers", "dense towers", "multi-vector", "colbert"),
     "pylate xlm-roberta",
 )

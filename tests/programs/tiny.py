@@ -24,6 +24,24 @@ _OWN = {
         "num_layers": 2,
         "bos_token_id": 1,
     },
+    # Two heads, of keys one. In local layers a token sees itself and one more.
+    "qwen3": {
+        "num_key_heads": 1,
+        "head_size": 4,
+        "sliding_window": 2,
+        "pattern": (True, False),
+        "num_layers": 2,
+    },
+    "llama": {"num_key_heads": 1},
+    "mistral": {"sliding_window": 3, "pattern": (False,), "causal": False},
+    "eurobert": {},
+    "gemma2": {"sliding_window": 2, "num_layers": 2, "num_key_heads": 1},
+    "gemma3_text": {
+        "sliding_window": 2,
+        "pattern": (False, True),
+        "num_layers": 2,
+        "causal": False,
+    },
 }
 
 

@@ -1,7 +1,16 @@
 """Shapes of well-known checkpoints, to plan runs without their files."""
 
+from typing import Any
+
 from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.gemma import Gemma2Config, Gemma3Config
+from lsrjax.models.backbones.llama_config import (
+    EuroBertConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 from lsrjax.models.backbones.modern import ModernConfig
 from lsrjax.models.backbones.norbert3 import Norbert3Config
 from lsrjax.models.backbones.norbert4 import Norbert4Config
@@ -84,6 +93,72 @@ _NORBERT4 = Norbert4Config(
 )
 
 
+# A decoder's kind, family, and constants of all of its sizes.
+_DECODERS: dict[str, tuple[type[LlamaConfig], dict[str, Any]]] = {
+    "qwen3": (
+        Qwen3Config,
+        {
+            "vocab_size": 151_936,
+            "head_size": 128,
+            "max_positions": 40_960,
+            "theta": 1e6,
+        },
+    ),
+    "llama": (
+        LlamaConfig,
+        {
+            "vocab_size": 128_256,
+            "max_positions": 131_072,
+            "layer_norm_eps": 1e-5,
+            "theta": 5e5,
+            "rope_scaling": (32.0, 1.0, 4.0, 8192),
+        },
+    ),
+    "mistral": (
+        MistralConfig,
+        {"vocab_size": 32_000, "max_positions": 32_768, "layer_norm_eps": 1e-5},
+    ),
+    "eurobert": (
+        EuroBertConfig,
+        {
+            "vocab_size": 128_256,
+            "max_positions": 8192,
+            "theta": 250_000.0,
+            "pad_token_id": 128_001,
+        },
+    ),
+    "gemma2": (
+        Gemma2Config,
+        {"vocab_size": 256_000, "max_positions": 8192, "head_size": 256},
+    ),
+    "gemma3_text": (
+        Gemma3Config,
+        {"vocab_size": 262_144, "max_positions": 32_768, "head_size": 256},
+    ),
+}
+
+
+def _decoder(
+    family: str,
+    hidden: int,
+    layers: int,
+    heads: tuple[int, int],
+    inner: int,
+    **more: Any,
+) -> EncoderConfig:
+    """One of these sizes; `heads` are those of queries, and those of keys."""
+    kind, values = _DECODERS[family]
+    return kind(
+        family,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads[0],
+        num_key_heads=heads[1],
+        intermediate_size=inner,
+        **(values | more),
+    )
+
+
 def _rotary(
     kind: type[RotaryConfig], family: str, vocab_size: int, size: str, positions: int
 ) -> EncoderConfig:
@@ -103,7 +178,15 @@ def _rotary(
 _GTE = _rotary(GteConfig, "gte", 250_048, "base", 8192)
 _NOMIC = _rotary(NomicConfig, "nomic_bert", 30_528, "base", 2048)
 
-# Hub id -> encoder, and whether the checkpoint has a masked-LM head (all are tied).
+# Checkpoints whose decoder is not the word table.
+UNTIED = {
+    "Qwen/Qwen3-8B",
+    "mistralai/Mistral-7B-v0.1",
+    "EuroBERT/EuroBERT-210m",
+    "EuroBERT/EuroBERT-610m",
+    "EuroBERT/EuroBERT-2.1B",
+}
+# Hub id -> encoder, and whether the checkpoint has a (masked) language model's head.
 PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "naver/splade-v3": (_bert(30_522), True),
     "naver/splade-cocondenser-ensembledistil": (_bert(30_522), True),
@@ -122,6 +205,32 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "ltg/norbert3-base": (_norbert3(768, 12, 12, 2048), True),
     "ltg/norbert3-large": (_norbert3(1024, 24, 16, 2730), True),
     "ltg/norbert4-base": (_NORBERT4, True),
+    "Qwen/Qwen3-0.6B": (_decoder("qwen3", 1024, 28, (16, 8), 3072), True),
+    "Qwen/Qwen3-1.7B": (_decoder("qwen3", 2048, 28, (16, 8), 6144), True),
+    "Qwen/Qwen3-4B": (_decoder("qwen3", 2560, 36, (32, 8), 9728), True),
+    "Qwen/Qwen3-8B": (_decoder("qwen3", 4096, 36, (32, 8), 12_288), True),
+    "meta-llama/Llama-3.2-1B": (_decoder("llama", 2048, 16, (32, 8), 8192), True),
+    "meta-llama/Llama-3.2-3B": (_decoder("llama", 3072, 28, (24, 8), 8192), True),
+    "mistralai/Mistral-7B-v0.1": (
+        _decoder(
+            *("mistral", 4096, 32, (32, 8), 14_336),
+            sliding_window=4096,
+            pattern=(False,),
+        ),
+        True,
+    ),
+    "EuroBERT/EuroBERT-210m": (_decoder("eurobert", 768, 12, (12, 12), 3072), True),
+    "EuroBERT/EuroBERT-610m": (_decoder("eurobert", 1152, 26, (18, 6), 4096), True),
+    "EuroBERT/EuroBERT-2.1B": (_decoder("eurobert", 2304, 32, (18, 6), 6144), True),
+    "google/gemma-2-2b": (_decoder("gemma2", 2304, 26, (8, 4), 9216), True),
+    "google/gemma-3-270m": (
+        _decoder("gemma3_text", 640, 18, (4, 1), 2048, sliding_window=512),
+        True,
+    ),
+    "google/gemma-3-1b-pt": (
+        _decoder("gemma3_text", 1152, 26, (4, 1), 6912, sliding_window=512),
+        True,
+    ),
     "Alibaba-NLP/gte-multilingual-base": (_GTE, False),
     "Alibaba-NLP/gte-multilingual-mlm-base": (_GTE, True),
     "Snowflake/snowflake-arctic-embed-m-v2.0": (_GTE, False),

@@ -1,10 +1,10 @@
-"""Self-attention in both directions, of any family.
+"""Self-attention, of any family.
 
 In array names T is all tokens of a batch, C the width of one attention head and M a
 second token axis, the attended one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from lsrjax.ops import hardware
 
 # The cosines and sines of a part's positions, [L, C / 2] each; see `rotary_tables`.
 Rotary = tuple[np.ndarray, np.ndarray]
+# How far a token sees to the left and to the right; one number for both, None: all.
+Window = int | tuple[int, int] | None
 
 
 class Attention(nnx.Module):
@@ -101,15 +103,22 @@ class Attention(nnx.Module):
 
 
 def rotary_tables(
-    length: int, width: int, theta: float, stretch: float = 1.0
+    length: int,
+    width: int,
+    theta: float,
+    stretch: float = 1.0,
+    rescaled: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Rotary:
     """Cosines and sines of RoPE's angles, float32.
 
     Position times theta^(-2 i / C) / stretch, for i < C / 2 (Su et al. 2021,
-    arXiv:2104.09864), in float32 as in transformers.
+    arXiv:2104.09864), in float32 as in transformers. `rescaled` changes these speeds,
+    [C / 2], otherwise.
     """
     places = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     speeds = np.float32(1) / np.power(np.float32(theta), places) / np.float32(stretch)
+    if rescaled is not None:
+        speeds = rescaled(speeds)
     angles = np.arange(length, dtype=np.float32)[:, None] * speeds[None]
     return np.cos(angles), np.sin(angles)
 
@@ -134,41 +143,64 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
     )
 
 
-def attend(query_BLHC, key_BMHC, value_BMHC, seen, window=None):
-    """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B]."""
-    near = None if window is None else (window, window)
+def sides(window: int | tuple[int, int]) -> tuple[int, int]:
+    """A window as how far a token sees to the left and to the right."""
+    return window if isinstance(window, tuple) else (window, window)
+
+
+def attend(
+    query_BLHC, key_BMHC, value_BMHC, seen, window: Window = None, scale=None
+) -> jax.Array:
+    """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B].
+
+    Keys and values may have fewer heads than queries. `scale` is the factor of their
+    products; None: C^-1/2.
+    """
+    L = query_BLHC.shape[1]
+    near = None if window is None else sides(window)
+    causal = near is not None and near[1] == 0
+    if near is not None and causal and near[0] >= L - 1:
+        near = None
+    if seen.ndim == 1 and near is not None and not causal:
+        # cuDNN has no window to the right.
+        seen = np.arange(L)[None] < seen[:, None]
     if seen.ndim == 2:
         return jax.nn.dot_product_attention(
             query_BLHC,
             key_BMHC,
             value_BMHC,
             mask=seen[:, None, None, :],
+            is_causal=causal,
             local_window_size=near,
+            scale=scale,
         )
     return jax.nn.dot_product_attention(
         query_BLHC,
         key_BMHC,
         value_BMHC,
         # All of them: a padded token may attend to others.
-        query_seq_lengths=jnp.full_like(seen, query_BLHC.shape[1]),
+        query_seq_lengths=jnp.full_like(seen, L),
         key_value_seq_lengths=seen,
+        is_causal=causal,
         local_window_size=near,
+        scale=scale,
         implementation="cudnn",
     )
 
 
-def sees_some(seen, length: int, window: int) -> jax.Array:
+def sees_some(seen, length: int, window: int | tuple[int, int]) -> jax.Array:
     """Whether a token has any to attend to within its window, [B, L].
 
-    Those behind a text have not. Their states are zeros, as in PyTorch.
+    Those behind a text may have none. Their states are zeros, as in PyTorch.
     """
+    left, right = sides(window)
     places = np.arange(length)
     if seen.ndim == 1:  # lengths
-        return (places - window)[None] < seen[:, None]
+        return (places - left)[None] < seen[:, None]
     counts_BL = jnp.cumsum(seen, axis=1, dtype=jnp.int32)
     counts_BL = jnp.pad(counts_BL, ((0, 0), (1, 0)))
-    after = counts_BL[:, np.minimum(places + window + 1, length)]
-    return after > counts_BL[:, np.maximum(places - window, 0)]
+    after = counts_BL[:, np.minimum(places + right + 1, length)]
+    return after > counts_BL[:, np.maximum(places - left, 0)]
 
 
 def lengths_of(mask_BM):
@@ -203,7 +235,9 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
     mask = mask_BM[:, None, None, :]
     if window is not None:
         places = np.arange(L)
-        near_LM = np.abs(places[:, None] - places[None]) <= window
+        left, right = sides(window)
+        back_LM = places[:, None] - places[None]
+        near_LM = (-right <= back_LM) & (back_LM <= left)
         mask = mask & near_LM[None, None]
     weights_BHLM = jax.nn.softmax(jnp.where(mask, logits_BHLM, lowest), axis=-1)
     if keys_BL is not None and rate > 0.0:

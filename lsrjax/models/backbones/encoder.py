@@ -163,10 +163,9 @@ class Encoder(nnx.Module):
         if types is not None and not self.token_types:
             raise ValueError(f"A {config.family} encoder has no token types.")
         seen = texts.mask if attended is None else attended
-        width = config.hidden_size // config.num_heads
         dropping = dropout_keys is not None and config.attention_dropout > 0.0
         fused = self.fused_attention and not dropping
-        if fused and suits_cudnn(hardware.device(), self.dtype, width):
+        if fused and suits_cudnn(hardware.device(), self.dtype, config.head_width):
             seen = tuple(map(lengths_of, seen))
         keys_T = None
         if dropout_keys is not None:
@@ -233,7 +232,10 @@ class Encoder(nnx.Module):
 
     def _one(self, call, graphdef, hidden_TD, params, index, place):
         # Gathered here, so that the backward pass does not keep them.
-        params = sharding.gathered(params, self.config.num_heads, self.rules)
+        config = self.config
+        params = sharding.gathered(
+            params, config.num_heads, self.rules, key_heads=config.key_heads
+        )
         hidden_TD = call(nnx.merge(graphdef, params), hidden_TD, index, place)
         return sharding.constrain(hidden_TD, sharding.DATA, None)
 

@@ -8,6 +8,12 @@ MODEL_TYPES = {
     "roberta": "xlm-roberta",
     "camembert": "xlm-roberta",
     "modernbert": "modernbert",
+    "qwen3": "qwen3",
+    "llama": "llama",
+    "mistral": "mistral",
+    "eurobert": "eurobert",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3_text",
     "gte": "gte",
     # The authors' own code for GTE.
     "new": "gte",

@@ -9,7 +9,15 @@ from typing import Any
 
 from lsrjax.errors import InputError
 from lsrjax.lookup import imported, known_entry
-from lsrjax.models.backbones import bert, modern, norbert3, norbert4, rotary_bert
+from lsrjax.models.backbones import (
+    bert,
+    gemma,
+    llama,
+    modern,
+    norbert3,
+    norbert4,
+    rotary_bert,
+)
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
@@ -22,6 +30,12 @@ BACKBONES: dict[str, Backbone] = {
     "modernbert": modern.MODERNBERT,
     "norbert3": norbert3.NORBERT3,
     "norbert4": norbert4.NORBERT4,
+    "qwen3": llama.QWEN3,
+    "llama": llama.LLAMA,
+    "mistral": llama.MISTRAL,
+    "eurobert": llama.EUROBERT,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
     "gte": rotary_bert.GTE,
     "jina_embeddings_v3": rotary_bert.JINA_V3,
     "nomic_bert": rotary_bert.NOMIC,
