@@ -29,13 +29,7 @@ def commands():
             *re.findall(r"`([^`]+)`", text),
         ]
         for line in code:
-<<<<<<< HEAD:tests/test_site.py
             start = STARTED.match(line)
-=======
-            start = re.match(
-                r"\s*(?:lsrjax |python -m lsrjax[. ])(\w+)(?!\.)\b(.*)", line
-            )
->>>>>>> s6-r7:tests/test_docs.py
             if start and start[1] != "COMMAND":
                 name = MODULES.get(start[1], start[1])
                 try:
