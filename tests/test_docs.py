@@ -28,7 +28,9 @@ def commands():
             *re.findall(r"`([^`]+)`", text),
         ]
         for line in code:
-            start = re.match(r"\s*(?:lsrjax |python -m lsrjax[. ])(\w+)(?!\.)\b(.*)", line)
+            start = re.match(
+                r"\s*(?:lsrjax |python -m lsrjax[. ])(\w+)(?!\.)\b(.*)", line
+            )
             if start and start[1] != "COMMAND":
                 name = MODULES.get(start[1], start[1])
                 try:

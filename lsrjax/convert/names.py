@@ -139,6 +139,9 @@ def import_names(
         if name in used or not _DROPPED.fullmatch(name):
             stem, dot, last = name.rpartition(".")
             named[stem + _TENSORFLOW.get(dot + last, dot + last)] = name
+    for other, name in rules.names.aliases.items():
+        if other in named and name not in named:
+            named[name] = named.pop(other)
     decoder = rules.heads.get("head/mlm/decoder")
     words = rules.names.encoder[WORD]
     both = any(prefix + words in named for prefix in rules.prefixes)

@@ -35,8 +35,11 @@ CASES = {
     },
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
     "modernbert": {"lexecho": True},
+    "deberta-v2": {"lexecho": True},
 }
-_FAMILIES = {"options": "bert", "distilbert": "distilbert", "modernbert": "modernbert"}
+_FAMILIES = {"options": "bert"} | {
+    family: family for family in ("distilbert", "modernbert", "deberta-v2")
+}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
     "Free software, free Software, FREE software!",

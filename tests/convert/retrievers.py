@@ -40,6 +40,7 @@ TOKENIZERS = {
     "distilbert": embedded.ENGLISH_TOKENIZER,
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
     "modernbert": embedded.ENGLISH_TOKENIZER,
+    "deberta-v2": embedded.MULTILINGUAL_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -83,6 +84,8 @@ CASES = {
     ),
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade modernbert": ("splade", "modernbert", {"tied": True}),
+    "splade deberta": ("splade", "deberta-v2", {"tied": True}),
+    "splade untied deberta": ("splade", "deberta-v2", {}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -159,6 +162,7 @@ CASES = {
         "xlm-roberta",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense deberta": ("dense", "deberta-v2", {"head": "dense", "pooling": "mean"}),
     "multi-vector": ("multi-vector", "bert", COLBERT),
     "multi-vector xlm-roberta": (
         "multi-vector",

@@ -91,6 +91,7 @@ def some(*quick, but=()):
     "opensearch sum",
     "splade distilbert",
     "splade modernbert",
+    "splade deberta",
     "static",
     "csr",
     "multi-vector",

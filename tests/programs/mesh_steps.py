@@ -85,6 +85,7 @@ OTHERS = {
         family: ("infonce", "", {"head": "splade", "tied": tied, "family": family})
         for family, tied in (
             ("modernbert", True),
+            ("deberta-v2", True),
             ("norbert3", False),
             ("norbert4", False),
         )

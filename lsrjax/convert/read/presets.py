@@ -1,6 +1,7 @@
 """Shapes of well-known checkpoints, to plan runs without their files."""
 
 from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.deberta import DebertaConfig
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.modern import ModernConfig
 from lsrjax.models.backbones.norbert3 import Norbert3Config
@@ -67,6 +68,25 @@ def _norbert3(hidden: int, layers: int, heads: int, inner: int) -> EncoderConfig
     )
 
 
+def _deberta(
+    hidden: int, layers: int, heads: int, inner: int, *, vocab_size: int = 128_100, **v2
+) -> EncoderConfig:
+    return DebertaConfig(
+        "deberta-v2",
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=inner,
+        max_positions=512,
+        position_biased_input=False,
+        position_buckets=256,
+        share_att_key=True,
+        norm_rel_ebd=True,
+        **v2,
+    )
+
+
 _NORBERT4 = Norbert4Config(
     "norbert4",
     vocab_size=51_200,
@@ -91,6 +111,18 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "answerdotai/ModernBERT-large": (_modern(1024, 28, 16, 2624), True),
     "jhu-clsp/mmBERT-small": (_modern(384, 22, 6, 1152, multilingual=True), True),
     "jhu-clsp/mmBERT-base": (_modern(768, 22, 12, 1152, multilingual=True), True),
+    "microsoft/mdeberta-v3-base": (
+        _deberta(768, 12, 12, 3072, vocab_size=251_000),
+        True,
+    ),
+    "microsoft/deberta-v3-xsmall": (_deberta(384, 12, 6, 1536), True),
+    "microsoft/deberta-v3-small": (_deberta(768, 6, 12, 3072), True),
+    "microsoft/deberta-v3-base": (_deberta(768, 12, 12, 3072), True),
+    "microsoft/deberta-v3-large": (_deberta(1024, 24, 16, 4096), True),
+    "microsoft/deberta-v2-xlarge": (
+        _deberta(1536, 24, 24, 6144, conv_kernel_size=3, conv_act="gelu"),
+        True,
+    ),
     "ltg/norbert3-xs": (_norbert3(192, 12, 3, 512), True),
     "ltg/norbert3-small": (_norbert3(384, 12, 6, 1024), True),
     "ltg/norbert3-base": (_norbert3(768, 12, 12, 2048), True),

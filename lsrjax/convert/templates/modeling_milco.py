@@ -116,10 +116,14 @@ class MilcoModel(PreTrainedModel):
         english = config.english_config
         size = english["hidden_size"]
         # Some families have a layer after the encoder, which is not used here.
-        taken = inspect.signature(MODEL_MAPPING[type(encoder)].__init__).parameters
+        kind = MODEL_MAPPING[type(encoder)]
+        taken = inspect.signature(kind.__init__).parameters
         pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
+        attention = config._attn_implementation
+        if attention == "sdpa" and not kind._supports_sdpa:
+            attention = "eager"  # DeBERTa's
         self.m_model = AutoModel.from_config(
-            encoder, attn_implementation=config._attn_implementation, **pooler
+            encoder, attn_implementation=attention, **pooler
         )
         self.projector = nn.Linear(encoder.hidden_size, size)
         self.mlm_head = MilcoHead(
@@ -137,7 +141,7 @@ class MilcoModel(PreTrainedModel):
         encoder = self.config.multilingual_config
         rows = encoder["max_position_embeddings"]
         # XLM-R counts positions from the padding token's id.
-        if encoder["model_type"] == "xlm-roberta":
+        if encoder["model_type"] in ("xlm-roberta", "xlm-roberta-xl", "xmod"):
             rows -= encoder["pad_token_id"] + 1
         return rows
 

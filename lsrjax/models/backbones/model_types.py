@@ -7,5 +7,6 @@ MODEL_TYPES = {
     # They differ from XLM-RoBERTa in vocabulary only.
     "roberta": "xlm-roberta",
     "camembert": "xlm-roberta",
+    "deberta-v2": "deberta-v2",
     "modernbert": "modernbert",
 }

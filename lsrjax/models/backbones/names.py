@@ -22,6 +22,8 @@ class Names:
       classifier: path -> name of a cross-encoder's head; empty: there is none.
       bias_copy: second name of the masked-LM bias, if any. It takes precedence: where
         the two differ, programs use its values.
+      aliases: other names of the masked-LM head's tensors -> those above, under which
+        they go out again.
       may_lack: regex of paths that some configs of the family do not have.
       first_apart: the first layer is not like the others, and is `encoder/first`.
     """
@@ -31,6 +33,7 @@ class Names:
     masked_lm: Mapping[str, str]
     classifier: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bias_copy: str | None = None
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     may_lack: str = ""
     first_apart: bool = False
 
