@@ -36,9 +36,10 @@ CASES = {
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
     "modernbert": {"lexecho": True},
     "deberta-v2": {"lexecho": True},
+    "xmod": {"lexecho": True},
 }
 _FAMILIES = {"options": "bert"} | {
-    family: family for family in ("distilbert", "modernbert", "deberta-v2")
+    family: family for family in ("distilbert", "modernbert", "deberta-v2", "xmod")
 }
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
@@ -97,7 +98,7 @@ def made(case):
         num_layers=2,
         num_heads=4,
         intermediate_size=44,
-        max_positions=26 if family == "xlm-roberta" else 24,
+        max_positions=26 if family in ("xlm-roberta", "xmod") else 24,
         pad_token_id=1,
         layer_norm_eps=1e-12 if family == "distilbert" else 1e-5,
     )

@@ -41,6 +41,8 @@ TOKENIZERS = {
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
     "modernbert": embedded.ENGLISH_TOKENIZER,
     "deberta-v2": embedded.MULTILINGUAL_TOKENIZER,
+    "xlm-roberta-xl": embedded.MULTILINGUAL_TOKENIZER,
+    "xmod": embedded.MULTILINGUAL_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -85,6 +87,8 @@ CASES = {
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade modernbert": ("splade", "modernbert", {"tied": True}),
     "splade deberta": ("splade", "deberta-v2", {"tied": True}),
+    "splade xl": ("splade", "xlm-roberta-xl", {"tied": True}),
+    "splade xmod": ("splade", "xmod", {}),
     "splade untied deberta": ("splade", "deberta-v2", {}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
@@ -176,6 +180,11 @@ CASES = {
     ),
     "pylate": ("pylate", "bert", COLBERT),
     "pylate modernbert": ("pylate", "modernbert", COLBERT),
+    "pylate xmod": (
+        "pylate",
+        "xmod",
+        COLBERT | {"markers": ("▁linux", "▁game")},
+    ),
     "pylate xlm-roberta": (
         "pylate",
         "xlm-roberta",
@@ -206,7 +215,7 @@ def spec_of(family, options):
         ("query", "document"), options.pop("markers", ()), strict=False
     ):
         options[f"{role}_marker"] = vocabulary[marker]
-    xlmr = family == "xlm-roberta"
+    xlmr = family in ("xlm-roberta", "xlm-roberta-xl", "xmod")
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,

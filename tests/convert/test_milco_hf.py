@@ -132,6 +132,7 @@ def check(model, found, texts, documents=()):
         "distilbert",
         "modernbert",
         pytest.param("deberta-v2", marks=pytest.mark.slow),
+        pytest.param("xmod", marks=pytest.mark.slow),
     ],
 )
 def test_vectors_in_transformers_5(models, texts, documents, case):

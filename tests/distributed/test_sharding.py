@@ -106,7 +106,7 @@ def test_no_micro_batch_changes_a_step(chosen, case):
 OTHERS = (
     *("static", "sum", "token_weights", "dense", "m3", "m3_all", "csr", "csr_ties"),
     *("colbert", "colbert_all"),
-    *("modernbert", "norbert3", "norbert4", "deberta-v2"),
+    *("modernbert", "norbert3", "norbert4", "deberta-v2", "xmod"),
 )
 OTHER_CUTS = ("2:4:1:0:none", "8:1:1:0:none", "1:1:0:3:layer", "2:2:0:3:none")
 

@@ -86,6 +86,7 @@ OTHERS = {
         for family, tied in (
             ("modernbert", True),
             ("deberta-v2", True),
+            ("xmod", True),
             ("norbert3", False),
             ("norbert4", False),
         )

@@ -16,6 +16,14 @@ _OWN = {
         "norm_rel_ebd": True,
         "conv_kernel_size": 3,
     },
+    "xlm-roberta-xl": {"pad_token_id": 1},
+    "xmod": {
+        "pad_token_id": 1,
+        "languages": ("en_XX", "de_DE", "sw_KE"),
+        "default_language": "de_DE",
+        "adapter_layer_norm": True,
+        "pre_norm": True,
+    },
     # A token sees one to either side in the second layer.
     "modernbert": {"local_attention": 3, "num_layers": 2},
     "norbert3": {"position_buckets": 4, "silent_terms": 3},

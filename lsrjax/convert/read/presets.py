@@ -6,6 +6,8 @@ from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.modern import ModernConfig
 from lsrjax.models.backbones.norbert3 import Norbert3Config
 from lsrjax.models.backbones.norbert4 import Norbert4Config
+from lsrjax.models.backbones.xlm_roberta_xl import XLMRobertaXLConfig
+from lsrjax.models.backbones.xmod import XmodConfig
 
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
@@ -87,6 +89,36 @@ def _deberta(
     )
 
 
+def _xlmr_xl(hidden: int, layers: int, inner: int) -> EncoderConfig:
+    return XLMRobertaXLConfig(
+        "xlm-roberta-xl",
+        vocab_size=250_880,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=32,
+        intermediate_size=inner,
+        max_positions=514,
+    )
+
+
+def _xmod(languages: int) -> EncoderConfig:
+    """For a plan, where languages need no names but the first."""
+    codes = ("en_XX", *(f"language_{n}" for n in range(1, languages)))
+    return XmodConfig(
+        "xmod",
+        vocab_size=250_002,
+        hidden_size=768,
+        num_layers=12,
+        num_heads=12,
+        intermediate_size=3072,
+        max_positions=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        languages=codes,
+        default_language="en_XX",
+    )
+
+
 _NORBERT4 = Norbert4Config(
     "norbert4",
     vocab_size=51_200,
@@ -123,6 +155,9 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
         _deberta(1536, 24, 24, 6144, conv_kernel_size=3, conv_act="gelu"),
         True,
     ),
+    "facebook/xlm-roberta-xl": (_xlmr_xl(2560, 36, 10_240), True),
+    "facebook/xlm-roberta-xxl": (_xlmr_xl(4096, 48, 16_384), True),
+    "facebook/xmod-base": (_xmod(81), True),
     "ltg/norbert3-xs": (_norbert3(192, 12, 3, 512), True),
     "ltg/norbert3-small": (_norbert3(384, 12, 6, 1024), True),
     "ltg/norbert3-base": (_norbert3(768, 12, 12, 2048), True),

@@ -138,11 +138,12 @@ class MilcoModel(PreTrainedModel):
     @property
     def max_length(self) -> int:
         """The most tokens a text may have, special tokens included."""
-        encoder = self.config.multilingual_config
-        rows = encoder["max_position_embeddings"]
+        rows = self.config.multilingual_config["max_position_embeddings"]
+        table = getattr(self.m_model.embeddings, "position_embeddings", None)
         # XLM-R counts positions from the padding token's id.
-        if encoder["model_type"] in ("xlm-roberta", "xlm-roberta-xl", "xmod"):
-            rows -= encoder["pad_token_id"] + 1
+        padding = getattr(table, "padding_idx", None)
+        if padding is not None:
+            rows -= padding + 1
         return rows
 
     @property

@@ -9,7 +9,7 @@ token types. RoBERTa and CamemBERT differ from XLM-RoBERTa in vocabulary only.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -130,9 +130,7 @@ class BertConfig(EncoderConfig):
         return {"position_embedding_type": "absolute", **values}
 
     @classmethod
-    def fresh(
-        cls, family: str, pad_token_id: int, positions: int, **sizes
-    ) -> "BertConfig":
+    def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:
         """The config of an encoder with random weights for texts of some length."""
         bert = family != "xlm-roberta"
         return cls(
@@ -315,8 +313,9 @@ def encoder_names(
         f"embeddings/{ours}/embedding": f"embeddings.{theirs}.weight"
         for ours, theirs in tables.items()
     }
-    found["embeddings/norm/scale"] = "embeddings.LayerNorm.weight"
-    found["embeddings/norm/bias"] = "embeddings.LayerNorm.bias"
+    if tables:
+        found["embeddings/norm/scale"] = "embeddings.LayerNorm.weight"
+        found["embeddings/norm/bias"] = "embeddings.LayerNorm.bias"
     for ours, theirs in parts.items():
         weight = "scale" if ours.endswith("norm") else "kernel"
         found[f"layers/{{i}}/{ours}/{weight}"] = f"{layer}.{theirs}.weight"

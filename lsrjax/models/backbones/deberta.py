@@ -9,7 +9,7 @@ there, embeddings of distances have no dropout: a draw would be one for all text
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -164,9 +164,7 @@ class DebertaConfig(BertConfig):
         }
 
     @classmethod
-    def fresh(
-        cls, family: str, pad_token_id: int, positions: int, **sizes
-    ) -> "DebertaConfig":
+    def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:
         """The config of an encoder with random weights, as v3's."""
         return cls(
             family,

@@ -8,5 +8,7 @@ MODEL_TYPES = {
     "roberta": "xlm-roberta",
     "camembert": "xlm-roberta",
     "deberta-v2": "deberta-v2",
+    "xlm-roberta-xl": "xlm-roberta-xl",
+    "xmod": "xmod",
     "modernbert": "modernbert",
 }

@@ -1,7 +1,7 @@
 """How a family says what other programs call its parameters.
 
 `lsrjax.convert.names` applies it. Paths are ours, with layers apart: `{i}` is the
-number of a layer.
+number of a layer, `{language}` the language of an adapter.
 """
 
 import dataclasses

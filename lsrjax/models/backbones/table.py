@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsrjax.lookup import known_entry
-from lsrjax.models.backbones import bert, deberta, modern, norbert3, norbert4
+from lsrjax.models.backbones import (
+    bert,
+    deberta,
+    modern,
+    norbert3,
+    norbert4,
+    xlm_roberta_xl,
+    xmod,
+)
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
@@ -18,6 +26,8 @@ BACKBONES: dict[str, Backbone] = {
     "distilbert": bert.DISTILBERT,
     "xlm-roberta": bert.XLM_ROBERTA,
     "deberta-v2": deberta.DEBERTA,
+    "xlm-roberta-xl": xlm_roberta_xl.XLM_ROBERTA_XL,
+    "xmod": xmod.XMOD,
     "modernbert": modern.MODERNBERT,
     "norbert3": norbert3.NORBERT3,
     "norbert4": norbert4.NORBERT4,
