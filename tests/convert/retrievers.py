@@ -43,6 +43,9 @@ TOKENIZERS = {
     "deberta-v2": embedded.MULTILINGUAL_TOKENIZER,
     "xlm-roberta-xl": embedded.MULTILINGUAL_TOKENIZER,
     "xmod": embedded.MULTILINGUAL_TOKENIZER,
+    "gte": embedded.MULTILINGUAL_TOKENIZER,
+    "jina_embeddings_v3": embedded.MULTILINGUAL_TOKENIZER,
+    "nomic_bert": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -90,6 +93,9 @@ CASES = {
     "splade xl": ("splade", "xlm-roberta-xl", {"tied": True}),
     "splade xmod": ("splade", "xmod", {}),
     "splade untied deberta": ("splade", "deberta-v2", {}),
+    "splade gte": ("splade", "gte", {"tied": True}),
+    "splade jina": ("splade", "jina_embeddings_v3", {}),
+    "splade nomic": ("splade", "nomic_bert", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -150,6 +156,13 @@ CASES = {
         "modernbert",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense gte": ("dense", "gte", {"head": "dense", "pooling": "cls"}),
+    "dense jina": (
+        "dense",
+        "jina_embeddings_v3",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "dense nomic": ("dense", "nomic_bert", {"head": "dense", "pooling": "mean"}),
     "dense towers": (
         "dense",
         "xlm-roberta",
@@ -219,7 +232,8 @@ def spec_of(family, options):
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,
-        hidden_size=12 if family == "modernbert" else 10,
+        # RoPE turns pairs within a head, of which there are two.
+        hidden_size=10 if family in ("bert", "distilbert", "xlm-roberta") else 12,
         max_positions=24 + 2 * xlmr,
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,

@@ -405,6 +405,7 @@ DEBERTA = Backbone(
         masked_lm=_HEAD,
         bias_copy="cls.predictions.decoder.bias",
         aliases={theirs: _HEAD[ours] for ours, theirs in _LATER_HEAD.items()},
+        unused={r"mask_predictions\..*": "head that tells replaced tokens"},
         may_lack=(
             r"encoder/(embeddings/(position|token_type)|distances/norm|conv)/.*"
             r"|encoder/layers/\d+/attention/position_(key|query)/.*"

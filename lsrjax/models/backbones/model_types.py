@@ -11,4 +11,9 @@ MODEL_TYPES = {
     "xlm-roberta-xl": "xlm-roberta-xl",
     "xmod": "xmod",
     "modernbert": "modernbert",
+    "gte": "gte",
+    # The authors' own code for GTE.
+    "new": "gte",
+    "jina_embeddings_v3": "jina_embeddings_v3",
+    "nomic_bert": "nomic_bert",
 }

@@ -14,7 +14,10 @@ from lsrjax.models import retriever
 from lsrjax.models.backbones.table import BACKBONES, config_from, read_config
 from lsrjax.models.retriever import RetrieverSpec
 
-NEWER = ("modernbert", "norbert3", "norbert4", "deberta-v2", "xlm-roberta-xl", "xmod")
+NEWER = (
+    *("modernbert", "norbert3", "norbert4", "gte", "nomic_bert"),
+    *("deberta-v2", "xlm-roberta-xl", "xmod"),
+)
 FAMILIES = pytest.mark.parametrize("family", BACKBONES)
 
 
