@@ -103,7 +103,7 @@ _MILCO_HEADS = {
 # takes precedence.
 DROPPED = {
     r"(\w+\.)?pooler\..*": "sentence-pair head of pre-training",
-    r"((bert|roberta|distilbert|m_model)\.)?embeddings\.position_ids": (
+    r"((bert|roberta|distilbert|deberta|m_model)\.)?embeddings\.position_ids": (
         "0, 1, 2, ... as a buffer"
     ),
     r"transformer\.layers\.\d+\.attention\.position_indices": "buckets as a buffer",

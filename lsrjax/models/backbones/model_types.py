@@ -7,6 +7,9 @@ MODEL_TYPES = {
     # They differ from XLM-RoBERTa in vocabulary only.
     "roberta": "xlm-roberta",
     "camembert": "xlm-roberta",
+    "deberta-v2": "deberta-v2",
+    "xlm-roberta-xl": "xlm-roberta-xl",
+    "xmod": "xmod",
     "modernbert": "modernbert",
     "qwen3": "qwen3",
     "llama": "llama",

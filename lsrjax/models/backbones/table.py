@@ -11,12 +11,15 @@ from lsrjax.errors import InputError
 from lsrjax.lookup import imported, known_entry
 from lsrjax.models.backbones import (
     bert,
+    deberta,
     gemma,
     llama,
     modern,
     norbert3,
     norbert4,
     rotary_bert,
+    xlm_roberta_xl,
+    xmod,
 )
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
@@ -27,6 +30,9 @@ BACKBONES: dict[str, Backbone] = {
     "bert": bert.BERT,
     "distilbert": bert.DISTILBERT,
     "xlm-roberta": bert.XLM_ROBERTA,
+    "deberta-v2": deberta.DEBERTA,
+    "xlm-roberta-xl": xlm_roberta_xl.XLM_ROBERTA_XL,
+    "xmod": xmod.XMOD,
     "modernbert": modern.MODERNBERT,
     "norbert3": norbert3.NORBERT3,
     "norbert4": norbert4.NORBERT4,
