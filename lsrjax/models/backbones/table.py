@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsrjax.lookup import known_entry
-from lsrjax.models.backbones import bert, modern, norbert3, norbert4, rotary_bert
+from lsrjax.models.backbones import (
+    bert,
+    modern,
+    norbert3,
+    norbert4,
+    other_berts,
+    rotary_bert,
+)
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
@@ -23,6 +30,8 @@ BACKBONES: dict[str, Backbone] = {
     "gte": rotary_bert.GTE,
     "jina_embeddings_v3": rotary_bert.JINA_V3,
     "nomic_bert": rotary_bert.NOMIC,
+    "electra": other_berts.ELECTRA,
+    "ernie": other_berts.ERNIE,
 }
 
 
