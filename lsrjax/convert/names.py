@@ -74,7 +74,8 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     """
     flat = trees.named({**params, "encoder": by_layer(params["encoder"], layout)})
     rules = layout_of(layout)
-    prefix = rules.prefixes[0 if "head" in params else -1]
+    alone = not {"head", "classifier"} & params.keys()
+    prefix = rules.prefixes[-1 if alone else 0]
     table = _table(layout, prefix, _num_layers(flat, _LAYER_PATH))
     missing = _missing_paths(rules, table, flat)
     unknown = [path for path in flat if path not in table]

@@ -79,7 +79,7 @@ class Checkpoint:
       params: float32 numpy arrays: {'encoder': tree of `Encoder`}; with a masked-LM
         head, 'head': {'mlm': {'transform': tree of `MLMTransform`, 'decoder': [V, D],
         'bias': [V]}}, without 'decoder' if it is tied to the word table; for a
-        cross-encoder, 'classifier': tree of `Classifier`.
+        cross-encoder, 'classifier': tree of the family's classifier.
       extra: requested tensors of another head that were found, by name.
     """
 

@@ -25,7 +25,7 @@ class Names:
         encoder is alone.
       encoder: path below `encoder/` -> name after the prefix.
       masked_lm: path -> name of the masked-LM head.
-      classifier: path -> name of a cross-encoder's head; empty: there is none.
+      classifier: path -> name of a cross-encoder's head.
       bias_copy: second name of the masked-LM bias, if any. It takes precedence: where
         the two differ, programs use its values.
       may_lack: regex of paths that some configs of the family do not have.
@@ -77,7 +77,7 @@ def masked_lm(transform: str, norm: str, decoder: str, bias: str) -> dict[str, s
 
 
 def classifier(dense: str, out: str) -> dict[str, str]:
-    """Names of a cross-encoder's head, by its two modules."""
+    """Names of the head `classifiers.FirstToken`, by its two modules."""
     return {
         "classifier/dense/kernel": f"{dense}.weight",
         "classifier/dense/bias": f"{dense}.bias",

@@ -12,6 +12,8 @@ from typing import Any
 from lsrjax.models.backbones import names
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.bert import BERT, BertConfig, BertEncoder, bert_masked_lm
+from lsrjax.models.backbones.classifiers import FirstToken
+from lsrjax.models.layers import gelu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,12 @@ class ErnieConfig(OtherBertConfig):
             )
 
 
+class ElectraClassifier(FirstToken):
+    """As in `ElectraForSequenceClassification` of Hugging Face transformers."""
+
+    activation = staticmethod(gelu)
+
+
 ELECTRA = Backbone(
     ElectraConfig,
     BertEncoder,
@@ -85,9 +93,11 @@ ELECTRA = Backbone(
             "generator_lm_head",
             "generator_lm_head",
         ),
+        classifier=names.classifier("classifier.dense", "classifier.out_proj"),
         unused={r"discriminator_predictions\..*": "head that finds replaced tokens"},
     ),
     transformers="Electra",
+    classifier=ElectraClassifier,
     pairs_have_types=True,
 )
 ERNIE = Backbone(
@@ -101,6 +111,7 @@ ERNIE = Backbone(
         bias_copy="cls.predictions.decoder.bias",
     ),
     transformers="Ernie",
+    classifier=FirstToken,
     pooler=True,
     pairs_have_types=True,
 )

@@ -13,6 +13,7 @@ from flax import nnx
 
 from lsrjax.convert.names import by_layer, export_state, import_state
 from lsrjax.models.backbones.table import BACKBONES, read_config
+from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 
 SIZES = {
     "vocab_size": 151,
@@ -149,3 +150,30 @@ def test_config_goes_to_hugging_face_and_back(family):
 def test_what_would_change_the_mathematics_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         read_config(SIZES | config)
+
+
+@FAMILIES
+def test_rerankers_score_as_in_transformers(family):
+    name, more, _ = MODELS[family]
+    torch.manual_seed(5)
+    config = getattr(transformers, f"{name}Config")(**SIZES | more, num_labels=1)
+    kind = getattr(transformers, f"{name}ForSequenceClassification")
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    spec = CrossEncoderSpec(read_config(config.to_dict()))
+    ours = CrossEncoder(spec, rngs=nnx.Rngs(0))
+    nnx.update(ours, import_state(state, f"{family}-classifier"))
+    ids, mask = texts(11, [11, 7], 0)
+    types = (np.arange(11)[None] > [[3], [2]]).astype(int)
+    with torch.no_grad():
+        wanted = model(
+            torch.tensor(ids),
+            torch.tensor(mask.astype(int)),
+            token_type_ids=torch.tensor(types),
+        ).logits
+    np.testing.assert_allclose(
+        nnx.jit(ours)(ids, mask, types), wanted[:, 0], atol=1e-5, rtol=0
+    )
