@@ -52,6 +52,8 @@ TOKENIZERS = {
     "gte": embedded.MULTILINGUAL_TOKENIZER,
     "jina_embeddings_v3": embedded.MULTILINGUAL_TOKENIZER,
     "nomic_bert": embedded.ENGLISH_TOKENIZER,
+    "electra": embedded.ENGLISH_TOKENIZER,
+    "ernie": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -106,6 +108,8 @@ CASES = {
     "splade gte": ("splade", "gte", {"tied": True}),
     "splade jina": ("splade", "jina_embeddings_v3", {}),
     "splade nomic": ("splade", "nomic_bert", {"tied": True}),
+    "splade electra": ("splade", "electra", {"tied": True}),
+    "splade ernie": ("splade", "ernie", {}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (

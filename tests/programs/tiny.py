@@ -29,6 +29,8 @@ _OWN = {
     "gte": {"type_vocab_size": 1},
     "jina_embeddings_v3": {"type_vocab_size": 1, "pad_token_id": 1},
     "nomic_bert": {"type_vocab_size": 2},
+    "electra": {"type_vocab_size": 2},
+    "ernie": {"type_vocab_size": 2},
     "norbert3": {"position_buckets": 4, "silent_terms": 3},
     "norbert4": {
         "query_key_size": 6,

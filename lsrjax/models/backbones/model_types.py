@@ -22,4 +22,6 @@ MODEL_TYPES = {
     "new": "gte",
     "jina_embeddings_v3": "jina_embeddings_v3",
     "nomic_bert": "nomic_bert",
+    "electra": "electra",
+    "ernie": "ernie",
 }

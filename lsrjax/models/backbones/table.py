@@ -17,6 +17,7 @@ from lsrjax.models.backbones import (
     modern,
     norbert3,
     norbert4,
+    other_berts,
     rotary_bert,
     xlm_roberta_xl,
     xmod,
@@ -45,6 +46,8 @@ BACKBONES: dict[str, Backbone] = {
     "gte": rotary_bert.GTE,
     "jina_embeddings_v3": rotary_bert.JINA_V3,
     "nomic_bert": rotary_bert.NOMIC,
+    "electra": other_berts.ELECTRA,
+    "ernie": other_berts.ERNIE,
 }
 
 
