@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrjax.models.backbones import local_attention
 from lsrjax.models.layers import DType, Products, dropout, linear
 from lsrjax.models.texts import Texts
 from lsrjax.ops import hardware
@@ -164,6 +165,10 @@ def attend(
     if seen.ndim == 1 and near is not None and not causal:
         # cuDNN has no window to the right.
         seen = np.arange(L)[None] < seen[:, None]
+    if seen.ndim == 2 and near is not None and local_attention.pays(L, near):
+        return local_attention.local_attention(
+            query_BLHC, key_BMHC, value_BMHC, seen, near, scale
+        )
     if seen.ndim == 2:
         return jax.nn.dot_product_attention(
             query_BLHC,
