@@ -6,78 +6,61 @@
 The whole corpus is searched, exactly, and every judgement counts with its grade.
 Results are by language, with their mean and the worst language, and BM25 beside them.
 --out names a folder for them: results.json, per_query.jsonl.gz with the value of each
-query, and a TREC run for each corpus. --compare tests the differences to one of those
+query, and a TREC run for each corpus; an evaluation that was stopped goes on from there
+with the same command. --compare tests the differences to one of those
 folders, or to a TREC run, query by query. All tasks are read before the first text is
 encoded: what is missing is said at once.
 """
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 import lsrjax
 from lsrjax import json_files, options, paths
-from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import entry_flags, exits, search, task_flags
+from lsrjax.cli.evaluate_task import BM25, SYSTEM, Setup, TaskWork, way_of
 from lsrjax.convert.open_model import open_portable
-from lsrjax.distributed import processes, safe_output
+from lsrjax.distributed import preemption, processes, safe_output
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.models.heads import own_head
 from lsrjax.options import Chosen
-from lsrjax.retrieval import metrics as measures
-from lsrjax.retrieval import prune_curve, rank, task_results, task_tables
-from lsrjax.retrieval.feedback import Rocchio
+from lsrjax.retrieval import prune_curve, rank, task_results
 from lsrjax.retrieval.fusion import FUSIONS, check_weights
+from lsrjax.retrieval.kept import Kept
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.rank import Ranking, Searcher, Way
-from lsrjax.retrieval.task_results import Other, PartResults
-from lsrjax.retrieval.tasks.table import loaded
-from lsrjax.retrieval.tasks.task import Task
+from lsrjax.retrieval.rank import Searcher, Way
+from lsrjax.retrieval.task_results import Other
 
-_RUN_DEPTH = 1000  # of TREC runs
-_SYSTEM, _BM25 = "model", "bm25"
+_UNFINISHED = "unfinished"
 
 
 @exits.on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command with these arguments."""
+def main(
+    argv: Sequence[str] | None = None, starts: Callable[[], object] = lambda: None
+) -> None:
+    """Runs the command with these arguments.
+
+    `starts` is called if the work is kept when a signal ends it.
+    """
     tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
     values, rest = entry_flags.take(rest, "fusion", "feedback")
     args = _parser().parse_args(rest)
+    if args.out:
+        starts()
     processes.check_devices()
     if args.head:
         own_head(args.head, "--head")
     if not tasks:
         raise InputError("No --task is named; --help lists them, with options.")
     evaluate(args, values, tasks, Console())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Setup:
-    """What is evaluated, and how."""
-
-    model: SavedModel
-    searcher: Searcher
-    ways: Mapping[str, Way]
-    shown: Collection[str]
-    lowercase: bool
-    with_bm25: bool
-    metrics: tuple[str, ...]
-    curve: tuple[Pruning, ...]
-    fusion: Chosen | None
-    fused: tuple[str, ...]
-    feedback: Rocchio | None
-    compare: Other | None
-    out: pathlib.Path | None
-
-    def metrics_of(self, task: Task) -> list[str]:
-        """The command's metrics, or the task's."""
-        return list(self.metrics or task.metrics)
 
 
 def evaluate(
@@ -89,23 +72,38 @@ def evaluate(
       InputError: a model, task or option that cannot be used.
     """
     setup = _setup(args, values)
-    names = _names(tasks)
-    for name, task in zip(names, tasks, strict=True):
-        for one in loaded(task):
-            _check(one, setup)
-            facts = f"{len(one.corpus):,} documents, {len(one.queries):,} queries"
-            console.print(f"{name}: {one.name}, {facts}", highlight=False)
-    results: dict[str, Any] = {}
-    parts: dict[str, list[PartResults]] = {}
-    for name, task in zip(names, tasks, strict=True):
-        results[name], parts[name] = _evaluate_task(name, task, setup, console)
-    if setup.out is None:
+    made_of = _made_of(args, setup)
+    kept = None
+    if setup.out is not None:
+        facts = {"batch_size": args.batch_size, **setup.facts()}
+        kept = Kept(
+            setup.out / _UNFINISHED,
+            made_of | facts,
+            functools.partial(console.print, highlight=False, markup=False),
+        )
+    found = {
+        name: TaskWork(task, setup, kept and kept.of(task=options.plain(task)))
+        for name, task in zip(_names(tasks), tasks, strict=True)
+    }
+    for name, one in found.items():
+        one.look(name, console)
+    results = {name: one.evaluate(name, console) for name, one in found.items()}
+    if setup.out is None or kept is None:
         return
+    parts = {name: one.parts for name, one in found.items()}
     task_results.write_queries(setup.out / task_results.QUERIES_FILE, parts)
-    made_of = {
+    path = setup.out / task_results.RESULTS_FILE
+    json_files.write_json(path, made_of | {"tasks": results})
+    kept.remove()
+    console.print(f"Written to {path}", highlight=False)
+
+
+def _made_of(args, setup: Setup) -> dict[str, Any]:
+    """What a results file says of the model and the options."""
+    return {
         "lsrjax": lsrjax.__version__,
         "model": setup.model.name,
-        "system": _SYSTEM,
+        "system": SYSTEM,
         "query_length": setup.searcher.query_length,
         "document_length": setup.searcher.document_length,
         "dtype": args.dtype,
@@ -115,9 +113,6 @@ def evaluate(
         "fusion": setup.fusion and {**options.plain(setup.fusion), "of": setup.fused},
         "feedback": setup.feedback and dataclasses.asdict(setup.feedback),
     }
-    path = setup.out / task_results.RESULTS_FILE
-    json_files.write_json(path, made_of | {"tasks": results})
-    console.print(f"Written to {path}", highlight=False)
 
 
 def _names(tasks: Sequence[Chosen]) -> list[str]:
@@ -130,102 +125,7 @@ def _names(tasks: Sequence[Chosen]) -> list[str]:
     return found
 
 
-def _check(task: Task, setup: _Setup) -> None:
-    """Refuses what would fail only after texts are encoded."""
-    try:
-        measures.required_depth(setup.metrics_of(task))
-    except ValueError as error:
-        raise InputError(f"--metrics: {error}") from error
-    if setup.compare is not None:
-        setup.compare.values(task, setup.metrics_of(task))
-
-
-def _evaluate_task(
-    name: str, chosen: Chosen, setup: _Setup, console: Console
-) -> tuple[dict[str, Any], list[PartResults]]:
-    parts: list[PartResults] = []
-    others, curves = [], []
-    for task in loaded(chosen):
-        part = PartResults.of(task, setup.metrics_of(task))
-        depth = measures.required_depth(part.metrics)
-        depth = max(depth, _RUN_DEPTH) if setup.out else depth
-        if setup.fusion is not None:
-            depth = max(depth, setup.fusion.options.candidates)
-        ways = {**setup.ways} | prune_curve.ways(setup.curve, setup.ways[_SYSTEM])
-        found = rank.rank(task, setup.searcher, ways, depth, lowercase=setup.lowercase)
-        if setup.curve:
-            curves.append(prune_curve.measured(task, part.metrics[0], found))
-        systems = _systems(task, setup, found, depth)
-        for system, ranking in systems.items():
-            part.add(system, task, ranking)
-        if setup.out is not None:
-            task_results.write_runs(setup.out / task_results.RUNS_FOLDER, task, systems)
-        if setup.compare is not None:
-            others.append(setup.compare.values(task, part.metrics))
-        parts.append(part)
-        console.print(f"{name}: {task.name} is evaluated", highlight=False)
-    made = task_tables.described(chosen, parts)
-    task_tables.show(name, made, console)
-    if setup.curve:
-        made["prune_curve"] = prune_curve.curve(curves)
-        prune_curve.show(made["prune_curve"], console)
-    if setup.compare is not None:
-        made["compared"] = task_results.compared(parts, others, _SYSTEM)
-        _print_compared(made["compared"], setup.compare, console)
-    return made, parts
-
-
-def _systems(
-    task: Task, setup: _Setup, found: Mapping[str, Ranking], depth: int
-) -> dict[str, Ranking]:
-    """The rows of the tables: the model, its views, feedback, BM25 and their fusion."""
-    systems = {name: found[name] for name in setup.ways if name in setup.shown}
-    if setup.feedback is not None:
-        systems[f"{_SYSTEM} feedback"] = rank.feed_back(
-            task,
-            setup.searcher,
-            setup.ways[_SYSTEM],
-            found[_SYSTEM],
-            setup.feedback,
-            lowercase=setup.lowercase,
-        )
-    by_words = None
-    if setup.with_bm25 or _BM25 in setup.fused:
-        by_words = rank.bm25(task, depth)
-    if setup.with_bm25 and by_words:
-        systems[_BM25] = by_words
-    if setup.fusion is not None:
-        runs = [
-            (one.hits, one.scores)
-            for name in setup.fused
-            for one in [by_words if name == _BM25 else found[_way(name)]]
-            if one is not None
-        ]
-        fused = setup.fusion.entry.fuse(runs, depth, setup.fusion.options)
-        systems[setup.fusion.name] = Ranking(*fused)
-    return systems
-
-
-def _way(name: str) -> str:
-    """The way of searching that `--rank` names: the model, or one of its views."""
-    return name if name == _SYSTEM else f"{_SYSTEM} {name}"
-
-
-def _print_compared(compared, other: Other, console: Console) -> None:
-    for metric, by_language in compared.items():
-        console.print(f"\n{metric}: {_SYSTEM} - {other.path}", highlight=False)
-        for language, test in by_language.items():
-            console.print(
-                f"  {language:8} {test['difference']:+.4f}  better {test['wins']:,},"
-                f" worse {test['losses']:,} of {test['queries']:,}; p ="
-                f" {test['t_test']:.4f} (paired t), {test['randomisation']:.4f}"
-                " (randomisation)",
-                highlight=False,
-                markup=False,
-            )
-
-
-def _setup(args, values: Mapping[str, dict]) -> _Setup:
+def _setup(args, values: Mapping[str, dict]) -> Setup:
     prune = [
         Pruning.parse(text, f"--prune_{what}") if text else None
         for what, text in (
@@ -252,18 +152,18 @@ def _setup(args, values: Mapping[str, dict]) -> _Setup:
         query_length=args.query_length,
         document_length=args.document_length,
     )
-    ways = {_SYSTEM: Way((), *prune)}
+    ways = {SYSTEM: Way((), *prune)}
     views = {
-        _way(name): Way(of) for name, of in rank.views_of(searcher).items() if name
+        way_of(name): Way(of) for name, of in rank.views_of(searcher).items() if name
     }
-    fusion, fused = _fusion(args, values["fusion"], [_SYSTEM, _BM25, *views])
+    fusion, fused = _fusion(args, values["fusion"], [SYSTEM, BM25, *views])
     shown = {*ways, *(views if args.views else ())}
-    needed = {*shown, *map(_way, fused)}
+    needed = {*shown, *map(way_of, fused)}
     ways |= {name: of for name, of in views.items() if name in needed}
     feedback = search.feedback_of(args.feedback, values["feedback"])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    return _Setup(
+    return Setup(
         model=model,
         searcher=searcher,
         ways=ways,
@@ -287,10 +187,10 @@ def _fusion(
     if not (args.fusion or values or args.rank):
         return None, ()
     node = {"name": args.fusion or "rrf", **values}
-    fused = tuple(args.rank or (_SYSTEM, _BM25))
+    fused = tuple(args.rank or (SYSTEM, BM25))
     for name in fused:
-        if name != _BM25 and _way(name) not in known:
-            names = ", ".join(one.removeprefix(f"{_SYSTEM} ") for one in known)
+        if name != BM25 and way_of(name) not in known:
+            names = ", ".join(one.removeprefix(f"{SYSTEM} ") for one in known)
             raise InputError(f"--rank is {name!r}; this model has {names}.")
     if len(fused) < 2:
         raise InputError("--fusion needs several rankings: --rank model --rank bm25.")
@@ -339,4 +239,5 @@ def _parser() -> argparse.ArgumentParser:
 def start() -> None:
     """Runs the command."""
     safe_output.harden()
-    main()
+    # On a signal, it prints that the same command does the rest.
+    main(starts=preemption.Guard(Progress()).start)
