@@ -6,10 +6,10 @@
 The whole corpus is searched, exactly, and every judgement counts with its grade.
 Results are by language, with their mean and the worst language, and BM25 beside them.
 --out names a folder for them: results.json, per_query.jsonl.gz with the value of each
-query, and a TREC run for each corpus; an evaluation that was stopped goes on from there
-with the same command. --compare tests the differences to one of those
-folders, or to a TREC run, query by query. All tasks are read before the first text is
-encoded: what is missing is said at once.
+query, and a TREC run for each corpus; with it, the same command goes on with an
+evaluation that was stopped. --compare tests the differences to one of those folders, or
+to a TREC run, query by query. All tasks are read before the first text is encoded: what
+is missing is said at once.
 """
 
 import argparse
@@ -24,15 +24,20 @@ from rich.console import Console
 
 import lsrjax
 from lsrjax import json_files, options, paths
-from lsrjax.cli import entry_flags, exits, search, task_flags
-from lsrjax.cli.evaluate_task import BM25, SYSTEM, Setup, TaskWork, way_of
+from lsrjax.cli import entry_flags, exits, own_entries, search, task_flags
 from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
-from lsrjax.models.heads import own_head
 from lsrjax.options import Chosen
 from lsrjax.retrieval import prune_curve, rank, task_results
+from lsrjax.retrieval.evaluate_tasks import (
+    BM25,
+    SYSTEM,
+    Evaluation,
+    evaluate_tasks,
+    way_of,
+)
 from lsrjax.retrieval.fusion import FUSIONS, check_weights
 from lsrjax.retrieval.kept import Kept
 from lsrjax.retrieval.pruning import Pruning
@@ -56,8 +61,7 @@ def main(
     if args.out:
         starts()
     processes.check_devices()
-    if args.head:
-        own_head(args.head, "--head")
+    own_entries.of(args).load()
     if not tasks:
         raise InputError("No --task is named; --help lists them, with options.")
     evaluate(args, values, tasks, Console())
@@ -71,38 +75,14 @@ def evaluate(
     Raises:
       InputError: a model, task or option that cannot be used.
     """
-    setup = _setup(args, values)
-    made_of = _made_of(args, setup)
-    kept = None
-    if setup.out is not None:
-        facts = {"batch_size": args.batch_size, **setup.facts()}
-        kept = Kept(
-            setup.out / _UNFINISHED,
-            made_of | facts,
-            functools.partial(console.print, highlight=False, markup=False),
-        )
-    found = {
-        name: TaskWork(task, setup, kept and kept.of(task=options.plain(task)))
-        for name, task in zip(_names(tasks), tasks, strict=True)
-    }
-    for name, one in found.items():
-        one.look(name, console)
-    results = {name: one.evaluate(name, console) for name, one in found.items()}
-    if setup.out is None or kept is None:
+    model, setup = _setup(args, values, console)
+    results, parts = evaluate_tasks(tasks, setup, console)
+    if setup.out is None or setup.kept is None:
         return
-    parts = {name: one.parts for name, one in found.items()}
     task_results.write_queries(setup.out / task_results.QUERIES_FILE, parts)
-    path = setup.out / task_results.RESULTS_FILE
-    json_files.write_json(path, made_of | {"tasks": results})
-    kept.remove()
-    console.print(f"Written to {path}", highlight=False)
-
-
-def _made_of(args, setup: Setup) -> dict[str, Any]:
-    """What a results file says of the model and the options."""
-    return {
+    made_of = {
         "lsrjax": lsrjax.__version__,
-        "model": setup.model.name,
+        "model": model,
         "system": SYSTEM,
         "query_length": setup.searcher.query_length,
         "document_length": setup.searcher.document_length,
@@ -113,19 +93,16 @@ def _made_of(args, setup: Setup) -> dict[str, Any]:
         "fusion": setup.fusion and {**options.plain(setup.fusion), "of": setup.fused},
         "feedback": setup.feedback and dataclasses.asdict(setup.feedback),
     }
+    path = setup.out / task_results.RESULTS_FILE
+    json_files.write_json(path, made_of | {"tasks": results})
+    setup.kept.remove()
+    console.print(f"Written to {path}", highlight=False)
 
 
-def _names(tasks: Sequence[Chosen]) -> list[str]:
-    """The names of tasks; of several with one name, numbered."""
-    found: list[str] = []
-    for task in tasks:
-        again = sum(task.name == other.name for other in tasks) > 1
-        number = 1 + sum(name.startswith(f"{task.name} ") for name in found)
-        found.append(f"{task.name} {number}" if again else task.name)
-    return found
-
-
-def _setup(args, values: Mapping[str, dict]) -> Setup:
+def _setup(
+    args, values: Mapping[str, dict], console: Console
+) -> tuple[str, Evaluation]:
+    """The name of the model, and what is evaluated."""
     prune = [
         Pruning.parse(text, f"--prune_{what}") if text else None
         for what, text in (
@@ -161,10 +138,18 @@ def _setup(args, values: Mapping[str, dict]) -> Setup:
     needed = {*shown, *map(way_of, fused)}
     ways |= {name: of for name, of in views.items() if name in needed}
     feedback = search.feedback_of(args.feedback, values["feedback"])
+    kept = None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    return Setup(
-        model=model,
+        made_of = {
+            "lsrjax": lsrjax.__version__,
+            "weights": model.digest(),
+            "dtype": args.dtype,
+            "batch_size": args.batch_size,
+        }
+        say = functools.partial(console.print, highlight=False, markup=False)
+        kept = Kept(out / _UNFINISHED, made_of, say)
+    setup = Evaluation(
         searcher=searcher,
         ways=ways,
         lowercase=args.lowercase,
@@ -177,7 +162,9 @@ def _setup(args, values: Mapping[str, dict]) -> Setup:
         feedback=feedback,
         compare=compare,
         out=out,
+        kept=kept,
     )
+    return model.name, setup
 
 
 def _fusion(
@@ -230,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--query_length", type=int, default=0, help="tokens; by default as trained")
     add("--document_length", type=int, default=0, help="tokens; by default as trained")
-    add("--head", help="the dotted name of your own head, if the model has one")
+    own_entries.add(parser)
     add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser

@@ -33,7 +33,12 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("--config", metavar="FILE", help="the experiment, a Python file")
+    add(
+        "--config",
+        metavar="FILE",
+        help="the experiment: a Python file, or the name of one that comes with lsrjax:"
+        f" {', '.join(fields.recipes())}",
+    )
     add(
         "--workdir",
         metavar="DIR",
@@ -151,7 +156,7 @@ def _take_fields(
 
 def _read_config(given: Given, values: list[tuple[str, str | None]]) -> None:
     name, _, argument = given.flags.config.partition(":")
-    path = pathlib.Path(name)
+    path = fields.recipes().get(name, pathlib.Path(name))
     config = fields.load(path, [argument] if argument else [])
     with errors.together() as each:
         for field, value in values:

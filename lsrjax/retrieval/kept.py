@@ -97,6 +97,12 @@ def _digest(made_of: Any, content: bytes) -> str:
     return digest.hexdigest()
 
 
+def file_digest(path: pathlib.Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def texts_of(task: Task) -> str:
     """A digest of a task: its queries, its documents and its judgements."""
     digest = hashlib.sha256()

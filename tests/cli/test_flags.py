@@ -45,6 +45,15 @@ def test_all_errors_of_a_command_line_are_named(tmp_path):
     assert len(given.unknown) == 1 and given.config is None
 
 
+def test_a_config_that_comes_with_lsrjax_goes_by_its_name():
+    given = flags.parse(flags.parser("train", None), ["--config", "demo"])
+    assert list(given.config.stages) == ["teacher", "align", "distill"]
+    assert given.workdir().name == "demo"
+    arguments = ["--config=nothing"]
+    (wrong,) = flags.parse(flags.parser("train", None), arguments).wrong
+    assert "No config file nothing" in wrong and "align, csr, demo" in wrong
+
+
 def test_fields_are_set_as_their_types_say():
     config = get_default()
     for field, text, value in (

@@ -1,67 +1,123 @@
-"""A model is evaluated on one task: its corpora, one by one, as the command says."""
+"""A retriever on benchmarks: with its views, feedback and fusion, beside BM25."""
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax import options
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import prune_curve, rank, task_results, task_tables
 from lsrjax.retrieval.feedback import Rocchio
-from lsrjax.retrieval.kept import Kept, KeptFile, texts_of
+from lsrjax.retrieval.kept import Kept, KeptFile, file_digest, texts_of
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.rank import Ranking, Searcher, Way
 from lsrjax.retrieval.task_results import Other, PartResults
 from lsrjax.retrieval.tasks.table import loaded
 from lsrjax.retrieval.tasks.task import Task
 
-SYSTEM, BM25 = "model", "bm25"
 _RUN_DEPTH = 1000  # of TREC runs
+SYSTEM, BM25 = "model", "bm25"
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """What is evaluated, and how."""
+class Evaluation:
+    """What is evaluated, and how.
 
-    model: SavedModel
+    Attributes:
+      ways: of searching, by name; one of them is `SYSTEM`, the whole model.
+      shown: those that are rows of the tables; others are only fused.
+      lowercase: encode texts in lower case.
+      metrics: by default those of each task.
+      curve: budgets of documents whose quality is measured.
+      fused: names of what `fusion` fuses: `SYSTEM`, `BM25`, views of the model.
+      compare: whose values the model's are tested against.
+      out: the folder for TREC runs.
+      kept: with `out`, where unfinished work is kept; it is made of the model.
+    """
+
     searcher: Searcher
     ways: Mapping[str, Way]
     shown: Collection[str]
-    lowercase: bool
-    with_bm25: bool
-    metrics: tuple[str, ...]
-    curve: tuple[Pruning, ...]
-    fusion: Chosen | None
-    fused: tuple[str, ...]
-    feedback: Rocchio | None
-    compare: Other | None
-    out: pathlib.Path | None
+    lowercase: bool = False
+    with_bm25: bool = True
+    metrics: tuple[str, ...] = ()
+    curve: tuple[Pruning, ...] = ()
+    fusion: Chosen | None = None
+    fused: tuple[str, ...] = ()
+    feedback: Rocchio | None = None
+    compare: Other | None = None
+    out: pathlib.Path | None = None
+    kept: Kept | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What unfinished work depends on, beside what a results file says."""
+        """What results depend on, beside the model and the texts."""
         return {
-            "weights": self.model.digest(),
-            "metrics": self.metrics,
-            "ways": list(self.ways),
+            "query_length": self.searcher.query_length,
+            "document_length": self.searcher.document_length,
+            "ways": {name: str(way) for name, way in self.ways.items()},
             "shown": sorted(self.shown),
+            "lowercase": self.lowercase,
             "bm25": self.with_bm25,
+            "metrics": self.metrics,
             "curve": [str(one) for one in self.curve],
+            "fusion": self.fusion and options.plain(self.fusion),
+            "fused": self.fused,
+            "feedback": self.feedback and dataclasses.asdict(self.feedback),
         }
 
     def metrics_of(self, task: Task) -> list[str]:
-        """The command's metrics, or the task's."""
+        """The metrics that are asked for, or the task's."""
         return list(self.metrics or task.metrics)
 
 
+def evaluate_tasks(
+    tasks: Sequence[Chosen], setup: Evaluation, console: Console
+) -> tuple[dict[str, Any], dict[str, list[PartResults]]]:
+    """Evaluates a model on tasks, and prints tables.
+
+    All tasks are read before the first text is encoded.
+
+    Args:
+      tasks: what `options.resolve(TASKS, …)` gives.
+
+    Returns:
+      What `task_tables.described` says of each task, with `prune_curve` and `compared`
+      if they are asked for; and the values of each query.
+
+    Raises:
+      InputError: a task, or a metric, that cannot be used.
+    """
+    facts = setup.facts()
+    work = {
+        name: _Work(
+            task, setup, setup.kept and setup.kept.of(task=options.plain(task), **facts)
+        )
+        for name, task in zip(_names(tasks), tasks, strict=True)
+    }
+    for name, one in work.items():
+        one.look(name, console)
+    results = {name: one.evaluate(name, console) for name, one in work.items()}
+    return results, {name: one.parts for name, one in work.items()}
+
+
+def _names(tasks: Sequence[Chosen]) -> list[str]:
+    """The names of tasks; of several with one name, numbered."""
+    found: list[str] = []
+    for task in tasks:
+        again = sum(task.name == other.name for other in tasks) > 1
+        number = 1 + sum(name.startswith(f"{task.name} ") for name in found)
+        found.append(f"{task.name} {number}" if again else task.name)
+    return found
+
+
 @dataclasses.dataclass
-class TaskWork:
+class _Work:
     """A task, and what is found on its corpora.
 
     Attributes:
@@ -71,7 +127,7 @@ class TaskWork:
     """
 
     chosen: Chosen
-    setup: Setup
+    setup: Evaluation
     kept: Kept | None
     parts: list[PartResults] = dataclasses.field(default_factory=list)
     others: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
@@ -148,12 +204,12 @@ class TaskWork:
 
 def _run_files(folder: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
     """Digests of those of some run files that are there."""
-    paths = [folder / name for name in names]
-    return digests.of_files(folder, (path for path in paths if path.is_file()))
+    there = [name for name in names if (folder / name).is_file()]
+    return {name: file_digest(folder / name) for name in there}
 
 
 def _evaluate_part(
-    task: Task, setup: Setup, kept: Callable[[str], KeptFile] | None
+    task: Task, setup: Evaluation, kept: Callable[[str], KeptFile] | None
 ) -> tuple[PartResults, PartResults, dict[str, Ranking]]:
     """The results on a corpus, those of the curve's budgets, and what was found."""
     part = PartResults.of(task, setup.metrics_of(task))
@@ -178,7 +234,7 @@ def _evaluate_part(
 
 def _systems(
     task: Task,
-    setup: Setup,
+    setup: Evaluation,
     found: Mapping[str, Ranking],
     depth: int,
     kept: KeptFile | None,
@@ -213,7 +269,7 @@ def _systems(
 
 
 def way_of(name: str) -> str:
-    """The way of searching that `--rank` names: the model, or one of its views."""
+    """The way of searching by a model or one of its views, as `fused` names it."""
     return name if name == SYSTEM else f"{SYSTEM} {name}"
 
 
