@@ -5,7 +5,7 @@ from collections.abc import Mapping
 # Order in a line: the loss, its parts (anything not named here), then these.
 _AFTER_PARTS = (
     *("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty"),
-    *("examples", "tokens", "padding"),
+    *("examples", "tokens", "padding", "memory"),
 )
 
 

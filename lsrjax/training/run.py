@@ -21,6 +21,7 @@ from lsrjax.training import (
     trackers,
     work_folder,
 )
+from lsrjax.training.report import write as report
 from lsrjax.training.stage_parts import Run
 
 COMPILED = "compiled"
@@ -84,6 +85,8 @@ def run(
                 with context.progress.at(activity.RESULTS):
                     _evaluate(run_config, context, console)
             failed = False
+            if first:
+                report.at_the_end(workdir, tracker.note)
         finally:
             dog.stop()
             tracker.close(failed)

@@ -134,6 +134,9 @@ def test_align_recipe_trains_on_local_checkpoints(aligned):
     assert steps == [1, 2, 3, 4]
     for m in metrics(aligned):
         assert np.isclose(m["loss"], m["english"] + m["translation"], rtol=1e-4)
+        assert 0.05 < m["memory_gb"] < 100  # of this process
+    page = (aligned / "report.html").read_text(encoding="utf-8")
+    assert "Stage train" in page and "Loss and its parts" in page
 
 
 def test_distill_recipe_goes_on_from_align_and_keeps_the_best(distilled):
