@@ -58,7 +58,7 @@ class Numbers:
                 values = {k: v for k, v in values.items() if math.isfinite(v)}
             else:
                 last = step == stage.total_steps
-                for text in self._watch.dense_now(values, last):
+                for text in self._watch.odd_now(values, last):
                     self._run.tracker.note(f"  Step {step:,}: {text}")
                 if lost := self._watch.look(values, last):
                     raise TrainingFailed(f"Step {step}: {lost}")

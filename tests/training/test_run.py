@@ -407,6 +407,20 @@ def test_what_would_end_a_later_stage_is_found_first(data, tmp_path, make, said)
     assert not (tmp_path / "w" / "first").exists()
 
 
+def test_all_that_is_missing_is_named_at_once(data, tmp_path):
+    config = stages_of(data, "first", "second")
+    for name, stage in config.stages.items():
+        stage.steps = 1
+        stage.init.encoder = str(tmp_path / f"no_{name}")
+    config.stages.second.data.source.files = str(tmp_path / "no.jsonl")
+    with pytest.raises(InputError) as error:
+        run_quietly(config, tmp_path / "w")
+    first, second, rows = error.value.args
+    assert first.startswith("Stage first") and str(tmp_path / "no_first") in first
+    assert second.startswith("Stage second") and str(tmp_path / "no_second") in second
+    assert rows.startswith("Stage second") and str(tmp_path / "no.jsonl") in rows
+
+
 @pytest.mark.parametrize("name", ["notes/run", "a" * 300, "zero\0byte"])
 def test_a_work_directory_that_cannot_be_made_is_named(data, tmp_path, name):
     (tmp_path / "notes").write_text("no folder")
