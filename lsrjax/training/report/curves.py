@@ -31,6 +31,11 @@ _ORDER = (
     "Peak memory, GB",
 )
 
+# Titles that do not say which number a chart with one line has.
+_KINDS = (
+    *("Dev metrics", "Active terms", "Regularizers", "Lambdas"),
+    "Terms that are not in the text, or unused",
+)
 _FAR = ("Loss and its parts", "Regularizers")
 
 
@@ -48,7 +53,9 @@ def of_stage(stage: str, runs: Sequence[Record]) -> list[Element]:
                 lines = found.setdefault(_group(name), {}).setdefault(title, [])
                 lines.append(Line(line, points))
     return [
-        charts.chart(title, sorted(lines, key=_first), far=group in _FAR)
+        charts.chart(
+            _titled(title, lines), sorted(lines, key=_first), far=group in _FAR
+        )
         for group in _ORDER
         for title, lines in found.get(group, {}).items()
     ]
@@ -69,6 +76,12 @@ def _placed(run: str, name: str, several: bool) -> tuple[str, str]:
     group = _group(name)
     short = re.sub(r"^(dev|active|lambda)_", "", name)
     return group, short.replace("_", " ")
+
+
+def _titled(title: str, lines: Sequence[Line]) -> str:
+    """The title of a chart; without a legend it has to say which number it is."""
+    named = title in _KINDS and len(lines) == 1
+    return f"{title}: {lines[0].name}" if named else title
 
 
 def _first(line: Line) -> bool:

@@ -101,7 +101,7 @@ def test_the_page_says_what_the_run_has_left(run):
     assert "|optim.lr|0.001" in rows and "|optim.b1|0.9" not in rows
     for said in (
         "Loss and its parts",
-        "Dev metrics",
+        "Dev metrics: nDCG@10",
         "active query terms by language",
         f"beir {EVIL}: nDCG@10 by terms of a document, knee at top:8",
         "top:8, 0.400",
@@ -254,7 +254,7 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path, run):
 def test_tables_and_charts_become_pictures(tmp_path, run):
     made = [*pictures.write([run], tmp_path / "png")]
     names = {path.name for path in made}
-    assert {"train-loss-and-its-parts.png", "train-dev-metrics.png"} <= names
+    assert {"train-loss-and-its-parts.png", "train-dev-metrics-ndcg-10.png"} <= names
     assert any(name.startswith("results-ndcg-10") for name in names)
     for path in made:
         start = path.read_bytes()[:24]
