@@ -62,5 +62,10 @@ def known_entry(table: Mapping[str, Any], name: Any, what: str, own: str) -> Any
     )
 
 
+def imported(kind: type) -> dict[str, Any]:
+    """The objects of a type that the user's dotted names stand for, by name."""
+    return {name: one for name, one in _IMPORTED.items() if isinstance(one, kind)}
+
+
 def _names(table: Mapping[str, Any]) -> str:
     return ", ".join(repr(name) for name in table)

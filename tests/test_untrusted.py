@@ -74,6 +74,7 @@ def test_an_entry_among_a_model_s_options_is_one_of_its_table(payload, monkeypat
     ("group", "field", "value"),
     [
         ("model", "head", {"name": "payload_beside.H"}),
+        ("model", "family", {"name": "payload_beside.H"}),
         ("regularizer", "name", "payload_beside.H"),
         ("regularizer", "schedule", {"name": "payload_beside.H"}),
         (None, "loss", {"payload_beside.H": {}}),

@@ -10,14 +10,13 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from lsrjax.cli import exits
+from lsrjax.cli import exits, own_entries
 from lsrjax.convert.read import hub
 from lsrjax.convert.read.huggingface import Allowed
 from lsrjax.convert.targets import TARGETS, export
 from lsrjax.distributed import preemption, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
-from lsrjax.models.heads import own_head
 from lsrjax.retrieval.pruning import Pruning
 
 
@@ -25,8 +24,7 @@ from lsrjax.retrieval.pruning import Pruning
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
     args = _parser().parse_args(argv)
-    if args.head:
-        own_head(args.head, "--head")
+    own_entries.of(args).load()
     if args.public and not args.push:
         raise InputError("--public says how --push makes a repository; add --push.")
     allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
@@ -54,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's or stage's folder, a Hugging Face folder or hub id",
     )
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
-    add("--head", help="the dotted name of your own head, if the model has one")
+    own_entries.add(parser)
     add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
     add(
         "--prune",

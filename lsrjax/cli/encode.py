@@ -16,11 +16,10 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from lsrjax.cli import encode_job, encode_ray, exits, flags
+from lsrjax.cli import encode_job, encode_ray, exits, flags, own_entries
 from lsrjax.cli.encode_job import PART_ROWS, Request
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
-from lsrjax.models.heads import own_head
 from lsrjax.retrieval.vector_formats.table import FORMATS
 
 
@@ -30,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     asked = {field.name for field in dataclasses.fields(Request)}
     request = Request(**{k: v for k, v in vars(args).items() if k in asked})
-    if args.head:
-        own_head(args.head, "--head")
+    own = own_entries.of(args)
+    own.load()
     if args.ray:
-        encode_ray.encode(request, args.ray, args.head or "")
+        encode_ray.encode(request, args.ray, own)
         return
     process = processes.apart(
         args.coordinator, args.num_processes, args.process_id, tpu_pod=args.tpu_pod
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="tokens a text is cut to; by default as the model was trained",
     )
-    add("--head", help="the dotted name of your own head, if the model has one")
+    own_entries.add(parser)
     add("--batch_size", type=int, default=64, help="texts of a device at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add(

@@ -9,17 +9,16 @@ import os
 from typing import Any
 
 from lsrjax.cli.encode_job import Job, Request
+from lsrjax.cli.own_entries import Own
 from lsrjax.errors import InputError
-from lsrjax.models.heads import own_head
 
 
 class _Encoder:
     """An actor: opens the model and the texts once, and makes parts."""
 
-    def __init__(self, request: dict[str, Any], head: str, folder: str):
+    def __init__(self, request: dict[str, Any], own: dict[str, str], folder: str):
         os.chdir(folder)  # that paths of the command begin in
-        if head:
-            own_head(head, "--head")
+        Own(**own).load()
         self._job = Job(Request(**request))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -29,12 +28,12 @@ class _Encoder:
         return batch
 
 
-def encode(request: Request, address: str, head: str = "") -> None:
+def encode(request: Request, address: str, own: Own) -> None:
     """Encodes texts into a folder of parts on a Ray cluster.
 
     Args:
       address: as of `ray.init`; "local" starts Ray on this machine.
-      head: the dotted name of the user's own head.
+      own: the user's own code, for each worker to import.
 
     Raises:
       InputError: as of `encode_job.encode`; Ray is missing, there is no such cluster,
@@ -68,7 +67,11 @@ def encode(request: Request, address: str, head: str = "") -> None:
         try:
             ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 _Encoder,
-                fn_constructor_args=(dataclasses.asdict(request), head, os.getcwd()),
+                fn_constructor_args=(
+                    dataclasses.asdict(request),
+                    dataclasses.asdict(own),
+                    os.getcwd(),
+                ),
                 batch_size=1,
                 compute=pool,
                 **each,

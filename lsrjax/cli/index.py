@@ -24,13 +24,12 @@ import time
 from collections.abc import Iterator, Sequence
 
 from lsrjax import options, paths
-from lsrjax.cli import encode_job, entry_flags, exits
+from lsrjax.cli import encode_job, entry_flags, exits, own_entries
 from lsrjax.cli.encode_job import Request
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
-from lsrjax.models.heads import own_head
 from lsrjax.retrieval.engines.table import ENGINES
 from lsrjax.retrieval.index_folder import build_index, choose
 from lsrjax.retrieval.pruning import Pruning
@@ -79,8 +78,7 @@ def _run(args: argparse.Namespace, values: dict) -> None:
 def _encoded(args: argparse.Namespace, out: pathlib.Path) -> pathlib.Path:
     """A folder of vectors for the index, which is removed after the build."""
     processes.check_devices()
-    if args.head:
-        own_head(args.head, "--head")
+    own_entries.of(args).load()
     # Without a dot, since an ending would name a format.
     made = out.with_name(f"{out.name.replace('.', '-')}-vectors")
     encode_job.encode(
@@ -148,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     more = parser.add_argument_group("with --model, as of lsrjax encode")
     add = more.add_argument
     add("--max_length", type=int, default=0, help="tokens a document is cut to")
-    add("--head", help="the dotted name of your own head, if the model has one")
+    own_entries.add(more)
     add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser

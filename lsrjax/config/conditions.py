@@ -12,6 +12,7 @@ from lsrjax.data.batching.negatives import choice_of
 from lsrjax.initial import initialisations
 from lsrjax.losses import objective
 from lsrjax.models import heads
+from lsrjax.models.backbones import table
 from lsrjax.models.layers import GIVEN
 from lsrjax.options import Chosen
 
@@ -83,6 +84,14 @@ def _fresh(stage: Any) -> str | None:
         if one.entry.gives_encoder:
             return f"the weights come from init.{one.name}"
     return None
+
+
+def _family(stage: Any) -> str | None:
+    family = table.chosen(stage.model.family)
+    changed = any(options.set_options(family.options))
+    if family.name in table.BACKBONES or changed:
+        return _fresh(stage)
+    return None  # named, so that files may name it
 
 
 def _teacher(stage: Any) -> str | None:
@@ -166,6 +175,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "pivot head": _pivot,
     "word head": _words,
     "fresh weights": _fresh,
+    "read family": _family,
     "asked teacher": _teacher,
     "one set": _one_set,
     "rows read": _rows,

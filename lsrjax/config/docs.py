@@ -13,6 +13,7 @@ from typing import Any
 
 from lsrjax import options
 from lsrjax.config.schema import Run
+from lsrjax.models.backbones.backbone import Backbone
 
 _INTRODUCTION = """\
 # The fields of a config
@@ -94,6 +95,8 @@ def _first_line(name: str, entry) -> str:
     """An entry in a line: its docstring's first, or that of the function it names."""
     if hasattr(entry, "shape"):
         return entry.shape
+    if isinstance(entry, Backbone):
+        entry = entry.encoder
     if not isinstance(entry, type):
         module = inspect.getmodule(entry.fn)
         entry = getattr(module, name, entry.fn)

@@ -94,11 +94,12 @@ class Model:
         "", "token of the vocabulary behind a query's first one", when="ranking loss"
     )
     document_marker: str = option("", "the same in documents", when="ranking loss")
-    family: str = option(
+    family: Any = option(
         "xlm-roberta",
-        "with random weights only (without init.encoder), as are the sizes below",
-        choices=tuple(BACKBONES),
-        when="fresh weights",
+        "of the encoder, with random weights only (without init.encoder), as are the"
+        " sizes below; one of your own may be named with weights, too",
+        table=BACKBONES,
+        when="read family",
     )
     hidden_size: int = option(
         128, "of the encoder's states", above=0, high=2**16, when="fresh weights"
@@ -134,8 +135,8 @@ class Teacher:
 
     model: str = option(
         "",
-        "of views (alignment) or of scores (then also a cross-encoder: a BERT or XLM-R"
-        " sequence classifier with one label)",
+        "of views (alignment) or of scores (then also a cross-encoder: a"
+        " sequence classifier with one label, see docs/backbones.md)",
         when="asked teacher",
     )
 

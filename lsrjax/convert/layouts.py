@@ -21,8 +21,8 @@ class Layout:
     """Names of one program.
 
     Attributes:
-      prefixes: of the encoder; the first one if there is a masked-LM head, the last one
-        if the encoder is alone.
+      prefixes: of the encoder; the first one if there is a head, the last one if the
+        encoder is alone.
       heads: path -> name of everything but the encoder.
       required: parts of the tree that every model of this layout has.
       may_lack: regex of single paths that a model may lack.
@@ -61,7 +61,7 @@ def layout_of(name: str) -> Layout:
     names = backbone(name.removesuffix(_CLASSIFIER)).names
     if name.endswith(_CLASSIFIER):
         return Layout(
-            prefixes=names.prefixes[:1],
+            prefixes=names.prefixes,
             heads=names.classifier,
             required=frozenset({"encoder", "classifier"}),
             may_lack=names.may_lack,
@@ -102,7 +102,7 @@ _MILCO_HEADS = {
 # Tensors of other programs that no model here uses, and why; a layout that names one
 # takes precedence.
 DROPPED = {
-    r"((bert|roberta|m_model)\.)?pooler\..*": "sentence-pair head of pre-training",
+    r"(\w+\.)?pooler\..*": "sentence-pair head of pre-training",
     r"((bert|roberta|distilbert|m_model)\.)?embeddings\.position_ids": (
         "0, 1, 2, ... as a buffer"
     ),

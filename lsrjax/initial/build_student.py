@@ -11,8 +11,8 @@ from lsrjax.errors import InputError
 from lsrjax.initial import initialisations
 from lsrjax.initial.start import Start
 from lsrjax.models import heads, retriever
+from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
-from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen
 
@@ -148,8 +148,9 @@ def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
     folder = tokenizer_folder(config.tokenizer)
     tokenizer = TextTokenizer(folder)
     m = config.model
-    encoder = backbone(m.family).config.fresh(
-        m.family,
+    family = table.chosen(m.family)
+    encoder = family.entry.config.fresh(
+        family.name,
         tokenizer.pad_id,
         m.max_length,
         vocab_size=tokenizer.vocab_size,
@@ -157,6 +158,7 @@ def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
         num_layers=m.num_layers,
         num_heads=m.num_heads,
         intermediate_size=m.intermediate_size,
+        **vars(family.options),
     )
     encoder = encoder.with_dropout(max(m.dropout, 0.0))
     return encoder, folder

@@ -1,5 +1,6 @@
 """Initial weights fitted to the training data: translations, term weights."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import jax
@@ -10,13 +11,20 @@ from scipy import sparse
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import warm_start
+from lsrjax.initial.shared_tokens import shared_tokens
 from lsrjax.initial.start import Start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.initial.word_translations import translation_table
-from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
 
 _IDF_TEXTS = 4096  # sampled to fit LexEcho
+# Fields of an encoder's config that do not affect what its layers compute.
+_MAY_DIFFER = {
+    *("family", "vocab_size", "pad_token_id", "max_positions", "type_vocab_size"),
+    *("hidden_dropout", "attention_dropout", "embedding_dropout"),
+    *("initializer_range", "layer_norm_eps", "head_bias", "classifier_pooling"),
+}
 
 
 def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
@@ -33,30 +41,15 @@ def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
       InputError: the models' sizes differ, or their vocabularies share nothing.
     """
     ours, theirs = start.spec.encoder, pivot.spec.encoder
-    for encoder, name in ((ours, "the student"), (theirs, pivot.name)):
-        if not isinstance(encoder, BertConfig):
-            raise InputError(
-                f"config.init.head.encoder: {name} is a {encoder.family}, and only"
-                " an encoder like BERT can start from another's layers. Leave it empty."
-            )
-    for field in ("hidden_size", "num_layers", "num_heads", "intermediate_size"):
-        a, b = getattr(ours, field), getattr(theirs, field)
-        if a != b:
-            raise InputError(
-                f"config.init.head.encoder: the student's {field} is {a}, that of"
-                f" {pivot.name} is {b}; starting from its layers needs them equal."
-            )
+    _check_alike(ours, theirs, pivot.name)
     tokenizer = TextTokenizer(start.tokenizer)
     english = TextTokenizer(pivot.tokenizer)
     shape = (ours.vocab_size, theirs.vocab_size)
-    words = warm_start.shared_tokens(
-        tokenizer.vocabulary(), english.vocabulary(), shape
-    )
+    words = shared_tokens(tokenizer.vocabulary(), english.vocabulary(), shape)
     if not words.nnz:
         raise InputError(
             f"config.init.head.encoder: no token of {start.tokenizer} equals one of"
-            f" {pivot.tokenizer}. It is made for SentencePiece vocabularies (▁word)"
-            " beside an English WordPiece one; leave it empty."
+            f" {pivot.tokenizer}. Leave it empty."
         )
     if translated:
         table = _translations(tokenizer, english, start.source, shape)
@@ -65,6 +58,23 @@ def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
     return warm_start.from_pivot(
         params, ours, pivot.params["encoder"], theirs, words.tocsr()
     )
+
+
+def _check_alike(ours: EncoderConfig, theirs: EncoderConfig, pivot: str) -> None:
+    """Refuses an encoder that another's layers would compute something else in."""
+    if backbone(ours.family).encoder is not backbone(theirs.family).encoder:
+        raise InputError(
+            f"config.init.head.encoder: the student is a {ours.family}, and {pivot} is"
+            f" a {theirs.family}, whose layers compute something else. Leave it empty,"
+            f" or set config.model.family to {theirs.family!r}."
+        )
+    for field in dataclasses.fields(ours):
+        a, b = getattr(ours, field.name), getattr(theirs, field.name)
+        if a != b and field.name not in _MAY_DIFFER:
+            raise InputError(
+                f"config.init.head.encoder: the student's {field.name} is {a}, that of"
+                f" {pivot} is {b}; starting from its layers needs them equal."
+            )
 
 
 def with_echo(params: dict, start: Start, scale: float) -> dict:

@@ -108,24 +108,44 @@ def from_pivot(
 ) -> dict:
     """A MILCO whose encoder starts as the English model under its head.
 
-    Layers and positions are the English model's, and the connector is the identity up
-    to a constant, which the head's first bias removes. A token's embedding is the mean
-    of the English embeddings weighted by `words`, scaled to their mean length; tokens
-    without weights keep their random direction.
+    All but the tables of tokens and positions is the English model's, and the connector
+    is the identity up to a constant, which the head's first bias removes. A token's
+    embedding is the mean of the English embeddings weighted by `words`, scaled to their
+    mean length; tokens without weights keep their random direction.
 
-    `params` are of a MILCO of the English model's width and depth; `words` has
-    [V, English V] weights of English tokens for each token.
+    `params` are of a MILCO whose encoder is computed like the English model's, of the
+    same sizes; `words` has [V, English V] weights of English tokens for each token.
     """
-    english = pivot_params["embeddings"]
-    embeddings = dict(params["encoder"]["embeddings"])
+    own, english = params["encoder"]["embeddings"], pivot_params["embeddings"]
+    embeddings = dict(english)
+    if "position" in own:
+        embeddings = _positions(own, config, english, pivot_config)
+    words_VD = _mean_words(own, english, words)
+    embeddings["word"] = {"embedding": jnp.asarray(words_VD)}
+    encoder = {**pivot_params, "embeddings": embeddings}
+    params = {**params, "encoder": merged(params["encoder"], encoder)}
+    params = identity(params, "head/connector")
+    dense = params["head"]["mlm"]["transform"]["dense"]
+    bias_D = dense["bias"] - _SHIFT * dense["kernel"].sum(axis=0)
+    return _updated(params, "head/mlm/transform/dense/bias", bias_D)
+
+
+def _mean_words(own: dict, english: dict, words: sparse.csr_matrix) -> np.ndarray:
     english_VD = np.asarray(english["word"]["embedding"])
-    random_VD = np.asarray(embeddings["word"]["embedding"])
+    random_VD = np.asarray(own["word"]["embedding"])
     known_V1 = (np.diff(words.indptr) > 0)[:, None]
     words_VD = np.where(known_V1, words @ english_VD, random_VD)
     length = np.linalg.norm(english_VD, axis=1).mean()
     words_VD *= length / np.linalg.norm(words_VD, axis=1, keepdims=True)
-    embeddings["word"] = {"embedding": jnp.asarray(words_VD)}
-    positions = np.array(embeddings["position"]["embedding"])
+    return words_VD
+
+
+def _positions(
+    own: dict, config: EncoderConfig, english: dict, pivot_config: EncoderConfig
+) -> dict:
+    """The tables of an encoder like BERT, with positions and types of the English."""
+    embeddings = {**own, "norm": english["norm"]}
+    positions = np.array(own["position"]["embedding"])
     first = config.max_positions - config.max_length
     first_english = pivot_config.max_positions - pivot_config.max_length
     count = min(config.max_length, pivot_config.max_length)
@@ -135,54 +155,17 @@ def from_pivot(
     ]
     if "token_type" in english:
         theirs = np.asarray(english["token_type"]["embedding"])
-        if "token_type" in embeddings:
-            types = np.array(embeddings["token_type"]["embedding"])
+        if "token_type" in own:
+            types = np.array(own["token_type"]["embedding"])
             types[: len(theirs)] = theirs[: len(types)]
             embeddings["token_type"] = {"embedding": jnp.asarray(types)}
         else:  # one type for every token can be added to its position
             positions += theirs[0]
-    elif "token_type" in embeddings:
-        types = embeddings["token_type"]["embedding"]
+    elif "token_type" in own:
+        types = own["token_type"]["embedding"]
         embeddings["token_type"] = {"embedding": jnp.zeros_like(types)}
     embeddings["position"] = {"embedding": jnp.asarray(positions)}
-    embeddings["norm"] = english["norm"]
-    params = _with_encoder(params, "layers", pivot_params["layers"])
-    params = _with_encoder(params, "embeddings", embeddings)
-    params = identity(params, "head/connector")
-    dense = params["head"]["mlm"]["transform"]["dense"]
-    bias_D = dense["bias"] - _SHIFT * dense["kernel"].sum(axis=0)
-    return _updated(params, "head/mlm/transform/dense/bias", bias_D)
-
-
-def _with_encoder(params: dict, part: str, value) -> dict:
-    return {**params, "encoder": {**params["encoder"], part: value}}
-
-
-def shared_tokens(
-    vocabulary: dict[str, int], pivot_vocabulary: dict[str, int], shape: tuple[int, int]
-) -> sparse.csr_matrix:
-    """Matches tokens of a SentencePiece vocabulary with equal WordPiece tokens.
-
-    `▁word` equals `word`, `piece` equals `##piece`; case is ignored. Special tokens
-    are matched by their role. The result is a matrix of 0 and 1.
-    """
-    pairs = []
-    for token, index in vocabulary.items():
-        twins = [_ROLES.get(token, _as_word_piece(token))]
-        if len(token) == 1:
-            twins.append(token.lower())  # WordPiece has punctuation without ##
-        known = [pivot_vocabulary[twin] for twin in twins if twin in pivot_vocabulary]
-        pairs += [(index, english) for english in known[:1]]
-    rows, columns = np.array(sorted(pairs), int).reshape(-1, 2).T
-    return sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
-
-
-_ROLES = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<unk>": "[UNK]"}
-
-
-def _as_word_piece(token: str) -> str:
-    word = token.lower()
-    return word[1:] if word.startswith("▁") else f"##{word}"
+    return embeddings
 
 
 def with_idf_direction(params: dict, idf_V: np.ndarray, strength: float = 2.0) -> dict:

@@ -1,7 +1,7 @@
 """Cross-encoders: an encoder over a pair of texts, and a head with one score.
 
-`BertForSequenceClassification` and `XLMRobertaForSequenceClassification` of Hugging
-Face transformers, with one label (Nogueira and Cho, 2019, arXiv:1901.04085).
+Sequence classifiers of Hugging Face transformers with one label (Nogueira and Cho,
+2019, arXiv:1901.04085); the family of the encoder has the head.
 """
 
 import dataclasses
@@ -14,7 +14,12 @@ from flax import nnx
 from lsrjax.distributed.sharding import Rule
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
-from lsrjax.models.layers import DType, linear
+from lsrjax.models.layers import DType
+
+_RULES = (
+    Rule("classifier/(dense|out)/kernel", (None, None)),
+    Rule("classifier/(dense|out)/bias", (None,)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,34 +28,23 @@ class CrossEncoderSpec:
 
     encoder: EncoderConfig
     head: ClassVar[str] = "cross-encoder"
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("classifier/(dense|out)/kernel", (None, None)),
-        Rule("classifier/(dense|out)/bias", (None,)),
-    )
 
-
-class Classifier(nnx.Module):
-    """Dense layer, tanh, and a linear layer with one output, on the first token."""
-
-    def __init__(self, size: int, *, dtype: DType = jnp.float32, rngs: nnx.Rngs):
-        self.dense = linear(size, size, dtype=dtype, rngs=rngs)
-        self.out = linear(size, 1, dtype=dtype, rngs=rngs)
-
-    def __call__(self, first_BD: jax.Array) -> jax.Array:
-        """The scores [B], float32."""
-        hidden_BD = jnp.tanh(self.dense(first_BD))
-        return self.out(hidden_BD)[:, 0].astype(jnp.float32)
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Partition rules of parameters that the table in `sharding` lacks."""
+        return (*backbone(self.encoder.family).encoder.rules, *_RULES)
 
 
 class CrossEncoder(nnx.Module):
-    """Scores pairs of texts. Parameters: `encoder/...`, `classifier/{dense,out}`."""
+    """Scores pairs of texts. Parameters: `encoder/...`, `classifier/...`."""
 
     def __init__(
         self, spec: CrossEncoderSpec, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
     ):
-        encoder = backbone(spec.encoder.family).encoder
-        self.encoder = encoder(spec.encoder, dtype=dtype, rngs=rngs)
-        self.classifier = Classifier(spec.encoder.hidden_size, dtype=dtype, rngs=rngs)
+        family = backbone(spec.encoder.family)
+        assert family.classifier  # else it is refused as it is read
+        self.encoder = family.encoder(spec.encoder, dtype=dtype, rngs=rngs)
+        self.classifier = family.classifier(spec.encoder, dtype=dtype, rngs=rngs)
 
     def __call__(self, ids_BL, mask_BL, types_BL=None) -> jax.Array:
         """The scores [B] of B pairs, as logits.
@@ -60,4 +54,4 @@ class CrossEncoder(nnx.Module):
           types_BL: 1 at tokens of the second text; None: all are 0.
         """
         hidden_BLD = self.encoder(ids_BL, mask_BL, types_BL=types_BL)
-        return self.classifier(hidden_BLD[:, 0])
+        return self.classifier(hidden_BLD, mask_BL)

@@ -241,7 +241,7 @@ class MilcoHead(Head):
         """The options with the sizes of `pivot`, an English `SavedModel`.
 
         Raises:
-          InputError: its activation is not relu.
+          InputError: its activation is not relu, or its head is of another kind.
         """
         if pivot.spec.options.activation != "relu":
             raise InputError(
@@ -250,6 +250,17 @@ class MilcoHead(Head):
                 " does not compute. Use a SPLADE whose activation is relu."
             )
         encoder = pivot.spec.encoder
+        transform = nnx.eval_shape(
+            lambda: backbone(encoder.family).transform(
+                encoder, dtype=jnp.float32, rngs=nnx.Rngs(0)
+            )
+        )
+        if not isinstance(transform, MLMTransform):
+            raise InputError(
+                f"config.init.head: {pivot.name} is a {encoder.family}, whose masked-LM"
+                " head is no dense layer, GELU and LayerNorm, as MILCO's is. Use a"
+                " model whose head is, such as a BERT, XLM-R or ModernBERT."
+            )
         return dataclasses.replace(
             options,
             pivot_vocab_size=encoder.vocab_size,

@@ -35,8 +35,12 @@ CASES = {
     },
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
     "modernbert": {"lexecho": True},
+    "gte": {"lexecho": True},
+    "jina_embeddings_v3": {"lexecho": True},
+    "nomic_bert": {"lexecho": True},
 }
-_FAMILIES = {"options": "bert", "distilbert": "distilbert", "modernbert": "modernbert"}
+OWN_FAMILY = (*("distilbert", "modernbert", "gte", "jina_embeddings_v3", "nomic_bert"),)
+_FAMILIES = {"options": "bert", **{family: family for family in OWN_FAMILY}}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
     "Free software, free Software, FREE software!",

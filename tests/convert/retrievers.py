@@ -40,6 +40,9 @@ TOKENIZERS = {
     "distilbert": embedded.ENGLISH_TOKENIZER,
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
     "modernbert": embedded.ENGLISH_TOKENIZER,
+    "gte": embedded.MULTILINGUAL_TOKENIZER,
+    "jina_embeddings_v3": embedded.MULTILINGUAL_TOKENIZER,
+    "nomic_bert": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -83,6 +86,9 @@ CASES = {
     ),
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade modernbert": ("splade", "modernbert", {"tied": True}),
+    "splade gte": ("splade", "gte", {"tied": True}),
+    "splade jina": ("splade", "jina_embeddings_v3", {}),
+    "splade nomic": ("splade", "nomic_bert", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -143,6 +149,13 @@ CASES = {
         "modernbert",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense gte": ("dense", "gte", {"head": "dense", "pooling": "cls"}),
+    "dense jina": (
+        "dense",
+        "jina_embeddings_v3",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "dense nomic": ("dense", "nomic_bert", {"head": "dense", "pooling": "mean"}),
     "dense towers": (
         "dense",
         "xlm-roberta",
@@ -206,7 +219,8 @@ def spec_of(family, options):
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,
-        hidden_size=12 if family == "modernbert" else 10,
+        # RoPE turns pairs within a head, of which there are two.
+        hidden_size=10 if family in ("bert", "distilbert", "xlm-roberta") else 12,
         max_positions=24 + 2 * xlmr,
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,

@@ -11,6 +11,7 @@ from programs import tiny
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.convert import open_model
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -162,3 +163,69 @@ def test_a_start_of_a_trained_source_view_is_refused():
     model = SavedModel(spec, {"head": {"echo": {}}}, None, None, "runs/distill")
     with pytest.raises(InputError, match="idf_echo would have no effect: runs/distill"):
         build_student.student(config, lambda reference: model)
+
+
+def pivot_of(family, **changes):
+    size = TextTokenizer(open_model.tokenizer_folder("embedded:english")).vocab_size
+    encoder = tiny.encoder(family, vocab_size=size, hidden_size=8, **changes)
+    spec = RetrieverSpec.of("splade", encoder, tied=True)
+    folder = open_model.tokenizer_folder("embedded:english")
+    return SavedModel(spec, retriever.init_params(spec, 1), folder, None, "pivot")
+
+
+def milco_of(family, encoder=""):
+    config = config_of(init__model="", tokenizer="embedded:multilingual")
+    config.model.family = family
+    config.model.update(
+        hidden_size=8, num_layers=2, num_heads=2, intermediate_size=17, max_length=16
+    )
+    config.init = {"head": {"model": "pivot", "encoder": encoder}}
+    return config
+
+
+def test_a_milco_starts_with_modernberts_head_and_encoder():
+    """The head computes the same: biases that ModernBERT has not start at 0."""
+    pivot = pivot_of("modernbert")
+    family = entry("modernbert", local_attention=3)
+    spec, params = student(milco_of(family, "shared"), pivot)
+    assert spec.options.pivot_layer_norm_eps == pivot.spec.encoder.layer_norm_eps
+    ours, theirs = params["head"]["mlm"], pivot.params["head"]["mlm"]
+    words = pivot.params["encoder"]["embeddings"]["word"]["embedding"]
+    assert_equal(ours["decoder"], words)
+    assert_equal(
+        [ours["transform"]["dense"]["kernel"], ours["transform"]["norm"]["scale"]],
+        [theirs["transform"]["dense"]["kernel"], theirs["transform"]["norm"]["scale"]],
+    )
+    assert not np.any(ours["transform"]["norm"]["bias"])
+    for part in ("first", "layers", "final_norm"):
+        assert_equal(params["encoder"][part], pivot.params["encoder"][part])
+    own = params["encoder"]["embeddings"]["word"]["embedding"]
+    assert own.shape == (spec.encoder.vocab_size, 8)
+
+
+@pytest.mark.parametrize(
+    ("family", "encoder", "pivot", "message"),
+    [
+        ("bert", "", "norbert3", "pivot is a norbert3, whose masked-LM head is no"),
+        ("bert", "", "norbert4", "pivot is a norbert4, whose masked-LM head is no"),
+        ("bert", "shared", "modernbert", "the student is a bert, and pivot is a mod"),
+        ("norbert3", "shared", "bert", "set config.model.family to 'bert'"),
+        (
+            "modernbert",
+            "shared",
+            "modernbert",
+            "the student's local_attention is 128, that of pivot is 3",
+        ),
+    ],
+)
+def test_a_pivot_that_computes_something_else_is_refused(
+    family, encoder, pivot, message
+):
+    with pytest.raises(InputError, match=message):
+        student(milco_of(family, encoder), pivot_of(pivot))
+
+
+def test_a_milco_of_any_family_has_an_english_head():
+    spec, params = student(milco_of("norbert4"), pivot_of("modernbert"))
+    assert (spec.encoder.family, spec.head) == ("norbert4", "milco")
+    assert params["head"]["connector"]["kernel"].shape == (8, 8)

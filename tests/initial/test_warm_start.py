@@ -11,6 +11,7 @@ from scipy import sparse, stats
 
 from lsrjax.convert.read import huggingface
 from lsrjax.initial import warm_start
+from lsrjax.initial.shared_tokens import shared_tokens
 from lsrjax.models import retriever
 from lsrjax.models.layers import gelu
 from lsrjax.models.retriever import RetrieverSpec
@@ -78,7 +79,7 @@ def test_a_value_of_another_shape_is_refused():
 def test_shared_tokens_match_by_place_in_the_word_and_by_role():
     ours = ["<s>", "<pad>", "</s>", "<unk>", "▁Free", "ing", "▁", ",", "▁zzz", "a"]
     english = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "free", "##ing", "ing", ",", "##a"]
-    found = warm_start.shared_tokens(
+    found = shared_tokens(
         {token: i for i, token in enumerate(ours)},
         {token: i for i, token in enumerate([*english, "a"])},
         (len(ours), len(english) + 1),
@@ -90,8 +91,33 @@ def test_shared_tokens_match_by_place_in_the_word_and_by_role():
     assert set(found.data) == {1.0}
 
 
+def test_shared_tokens_of_other_kinds_of_vocabularies():
+    """Byte-level BPE, whose letters are bytes, and a cased WordPiece."""
+    ours = ["<bos>", "▁Free", "▁free", "ing", "▁café", ",", "▁", "é", "<eos>"]
+    bpe = ["<s>", "ĠFree", "Ġfree", "ing", "ĠcafÃ©", ",", "Ġ", "Ã", "</s>"]
+    word_pieces = ["[CLS]", "Free", "free", "##ing", "café", ",", "##ed", "[SEP]"]
+
+    def matched(ours, theirs):
+        found = shared_tokens(
+            {token: i for i, token in enumerate(ours)},
+            {token: i for i, token in enumerate(theirs)},
+            (len(ours), len(theirs)),
+        )
+        pairs = zip(*found.nonzero(), strict=True)
+        return {ours[i]: theirs[j] for i, j in pairs}
+
+    same = dict(zip(ours, bpe, strict=True))
+    assert matched(ours, bpe) == {k: v for k, v in same.items() if k not in "▁é"}
+    back = matched(bpe, word_pieces)
+    assert back == {
+        **{"<s>": "[CLS]", "</s>": "[SEP]", "ĠFree": "Free", "Ġfree": "free"},
+        **{"ing": "##ing", "ĠcafÃ©": "café", ",": ","},
+    }
+    assert matched(["▁FREE", "▁x"], word_pieces) == {"▁FREE": "free"}
+
+
 def test_vocabularies_without_a_common_token_share_none():
-    found = warm_start.shared_tokens({"word": 0}, {"word": 0}, (1, 1))
+    found = shared_tokens({"word": 0}, {"word": 0}, (1, 1))
     assert found.shape == (1, 1) and found.nnz == 0
 
 
@@ -149,6 +175,50 @@ def test_from_pivot_is_the_english_model_where_tokens_map_one_to_one(family):
     for found, wanted in zip(found_BV, expected_BV, strict=True):
         assert np.corrcoef(found, wanted)[0, 1] > 0.999
     assert np.abs(found_BV - expected_BV).mean() < 0.05 * expected_BV.std()
+
+
+def test_from_pivot_is_the_english_modernbert_where_tokens_map_one_to_one():
+    english = tiny.encoder(
+        "modernbert", num_layers=4, hidden_size=64, vocab_size=97, local_attention=5
+    )
+    pivot_spec = RetrieverSpec.of("splade", english, tied=True)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: np.asarray(x) + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+        retriever.init_params(pivot_spec, 0),
+    )
+    words = params["encoder"]["embeddings"]["word"]
+    words["embedding"] /= np.linalg.norm(words["embedding"], axis=1, keepdims=True)
+    # GELU passes what is well above zero.
+    params["encoder"]["final_norm"]["scale"] *= 0.3
+    spec = RetrieverSpec.of(
+        "milco",
+        dataclasses.replace(english, vocab_size=131, pad_token_id=1),
+        pivot_vocab_size=97,
+        pivot_hidden_size=64,
+        pivot_layer_norm_eps=english.layer_norm_eps,
+    )
+    ours = rng.choice(np.arange(2, 131), 97, replace=False)
+    same = sparse.csr_matrix((np.ones(97), (ours, np.arange(97))), shape=(131, 97))
+    student = retriever.init_params(spec, 0)
+    head = params["head"]["mlm"] | {"decoder": words["embedding"]}
+    student = warm_start.overlaid(student, {"head": {"mlm": head}}, "english")
+    student = warm_start.from_pivot(
+        student, spec.encoder, params["encoder"], english, same
+    )
+    ids_BL = rng.integers(0, 97, (6, 13))
+    mask_BL = np.arange(13) < np.array([13, 2, 5, 9, 1, 12])[:, None]
+
+    def raw(spec, params, ids_BL):
+        graphdef, _ = retriever.split(spec)
+        (view,) = retriever.apply(
+            graphdef, params, {"ids": ids_BL, "mask": mask_BL}
+        ).values()
+        return np.asarray(view.raw_BV)
+
+    found_BV = raw(spec, student, ours[ids_BL])
+    for found, wanted in zip(found_BV, raw(pivot_spec, params, ids_BL), strict=True):
+        assert np.corrcoef(found, wanted)[0, 1] > 0.999
 
 
 def test_an_echo_reads_idf_off_its_own_direction():

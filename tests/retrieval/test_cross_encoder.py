@@ -1,6 +1,7 @@
 """Pairs scored by a cross-encoder as transformers scores them."""
 
 import io
+import itertools
 import json
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import tokenizers
 import torch
 import transformers
 from rich.console import Console
+from sentence_transformers import CrossEncoder
 
 from lsrjax.config.fields import get_default
 from lsrjax.convert import open_model
@@ -30,6 +32,13 @@ CLASSES = {
         transformers.XLMRobertaConfig,
         transformers.XLMRobertaForSequenceClassification,
     ),
+    **dict.fromkeys(
+        ("modernbert-cls", "modernbert-mean"),
+        (
+            transformers.ModernBertConfig,
+            transformers.ModernBertForSequenceClassification,
+        ),
+    ),
 }
 QUERIES = ["what is tea?", "чай", "", "お茶とは何ですか " * 9]
 DOCUMENTS = ["tea is a drink", "", "a", "кофе и чай " * 12, "茶 " * 40]
@@ -39,38 +48,59 @@ DOCUMENTS = ["tea is a drink", "", "a", "кофе и чай " * 12, "茶 " * 40]
 PAIRS = {
     "bert": "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
     "xlmr": "<s>:0 $A:0 </s>:0 </s>:0 $B:0 </s>:0",
+    "modernbert": "[CLS]:0 $A:0 [SEP]:0 $B:0 [SEP]:0",
+}
+OWN = {
+    "bert": {"max_position_embeddings": 66, "type_vocab_size": 2},
+    "xlmr": {"max_position_embeddings": 66, "type_vocab_size": 1},
+    "modernbert": {
+        "max_position_embeddings": 64,
+        "hidden_size": 20,
+        "num_hidden_layers": 3,
+        "local_attention": 6,
+        "classifier_bias": True,
+    },
 }
 
 
 def reranker(kind, folder, labels=1):
     """A random cross-encoder beside the golden tokenizer of its family."""
     config_class, model_class = CLASSES[kind]
-    shutil.copytree(GOLDEN / kind, folder, ignore=lambda *_: ["model.safetensors"])
+    kind, _, pooling = kind.partition("-")
+    files = GOLDEN / ("xlmr" if kind == "xlmr" else "bert")
+    shutil.copytree(files, folder, ignore=lambda *_: ["model.safetensors"])
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    special = ("[CLS]", "[SEP]") if kind == "bert" else ("<s>", "</s>")
+    special = ("<s>", "</s>") if kind == "xlmr" else ("[CLS]", "[SEP]")
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{special[0]} $A {special[1]}",
         pair=PAIRS[kind],
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in special],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    sizes = json.loads((GOLDEN / kind / "config.json").read_text())
+    if kind == "bert":  # as its published tokenizers
+        path = folder / "tokenizer_config.json"
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        settings = json.loads(path.read_text()) | {"model_input_names": inputs}
+        path.write_text(json.dumps(settings))
+    sizes = json.loads((files / "config.json").read_text())
+    own = OWN[kind] | ({"classifier_pooling": pooling} if pooling else {})
     torch.manual_seed(3)
     config = config_class(
-        vocab_size=sizes["vocab_size"],
-        hidden_size=22,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=31,
-        max_position_embeddings=66,
-        type_vocab_size=2 if kind == "bert" else 1,
-        pad_token_id=sizes["pad_token_id"],
-        num_labels=labels,
+        **{
+            "vocab_size": sizes["vocab_size"],
+            "hidden_size": 22,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 31,
+            "pad_token_id": sizes["pad_token_id"],
+            "num_labels": labels,
+            **own,
+        }
     )
     model = model_class(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            norm = name.endswith("LayerNorm.weight")
+            norm = name.lower().endswith("norm.weight")
             parameter.copy_(float(norm) + 0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return model
@@ -97,8 +127,14 @@ def joined(tokenizer, first, second):
     return [start, *first, *between, *second, end]
 
 
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("lengths", [(12, 16), (64, 256)])
+@pytest.mark.parametrize(
+    ("kind", "lengths"),
+    [
+        *itertools.product(("bert", "xlmr"), [(12, 16), (64, 256)]),
+        ("modernbert-cls", (12, 16)),
+        ("modernbert-mean", (64, 256)),
+    ],
+)
 def test_scores_are_those_of_transformers(kind, lengths, tmp_path):
     model = reranker(kind, tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -192,3 +228,33 @@ def test_a_tokenizer_without_a_template_for_pairs_is_refused():
     tokenizer = TextTokenizer(GOLDEN / "bert")
     with pytest.raises(InputError, match=r"bert/tokenizer\.json has no template"):
         tokenizer.pairs([("a", "b")], 5, 9)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_scores_are_those_of_sentence_transformers(kind, tmp_path):
+    reranker(kind, tmp_path / "model")
+    theirs = CrossEncoder(
+        str(tmp_path / "model"), device="cpu", activation_fn=torch.nn.Identity()
+    )
+    pairs = [(q, d) for q in QUERIES[:3] for d in DOCUMENTS[:4]]
+    found = scorer(tmp_path / "model", 24, 40).scores(pairs)
+    np.testing.assert_allclose(found, theirs.predict(pairs), rtol=1e-5, atol=1e-5)
+
+
+def test_another_pooling_is_refused(tmp_path):
+    reranker("modernbert-cls", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(path.read_text().replace('pooling": "cls"', 'pooling": "max"'))
+    with pytest.raises(InputError, match="classifier_pooling is 'max', but only"):
+        open_model.open_model(str(tmp_path / "model"), tmp_path, cross_encoder=True)
+
+
+def test_a_family_without_a_classifier_is_refused(tmp_path):
+    reranker("bert", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 9}
+    named = {"architectures": ["DistilBertForSequenceClassification"]}
+    raw = json.loads(path.read_text()) | {"model_type": "distilbert"} | sizes | named
+    path.write_text(json.dumps(raw))
+    with pytest.raises(InputError, match="implemented for bert"):
+        open_model.open_model(str(tmp_path / "model"), tmp_path, cross_encoder=True)

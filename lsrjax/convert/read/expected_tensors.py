@@ -17,7 +17,6 @@ from lsrjax.distributed import trees
 from lsrjax.models import retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import BACKBONES, backbone
-from lsrjax.models.cross_encoder import Classifier
 from lsrjax.models.retriever import RetrieverSpec
 
 _MOST_LAYERS = 1000
@@ -28,8 +27,8 @@ def layout_of(raw: Mapping[str, Any], config: EncoderConfig) -> str:
     kinds = architectures(raw)
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         return config.family
-    if not backbone(config.family).names.classifier:
-        able = [name for name, one in BACKBONES.items() if one.names.classifier]
+    if backbone(config.family).classifier is None:
+        able = [name for name, one in BACKBONES.items() if one.classifier]
         raise CheckpointError(
             f"config.json names {', '.join(kinds)}; cross-encoders are implemented for"
             f" {' and '.join(able)}. Choose one of these."
@@ -159,7 +158,9 @@ def expected_shapes(
         spec = RetrieverSpec.of("splade", config, tied=False)
     _, tree = retriever.split(spec)
     if "classifier" in parts:
-        model = nnx.eval_shape(lambda: Classifier(config.hidden_size, rngs=nnx.Rngs(0)))
+        make = backbone(config.family).classifier
+        assert make  # see `layout_of`
+        model = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
         tree["classifier"] = nnx.to_pure_dict(nnx.state(model))
     if of_layers:
         split = partial(by_layer, layout=config.family)

@@ -77,7 +77,7 @@ class Checkpoint:
       params: float32 numpy arrays: {'encoder': tree of `Encoder`}; with a masked-LM
         head, 'head': {'mlm': {'transform': tree of `MLMTransform`, 'decoder': [V, D],
         'bias': [V]}}, without 'decoder' if it is tied to the word table; for a
-        cross-encoder, 'classifier': tree of `Classifier`.
+        cross-encoder, 'classifier': tree of the family's classifier.
       extra: requested tensors of another head that were found, by name.
     """
 
@@ -109,13 +109,15 @@ def load_checkpoint(
     others = {name: stored.pop(name) for name in extra if name in stored}
     layout = expected_tensors.layout_of(raw, config)
     untied = raw.get("tie_word_embeddings") is False
+    zeros = table.backbone(config.family).names.zeros
+    may_miss = "|".join(filter(None, (allowed.missing, zeros)))
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
         absent = expected_tensors.check_against_config(
-            found, config, layout, allowed.missing, needs_decoder=untied
+            found, config, layout, may_miss, needs_decoder=untied
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error

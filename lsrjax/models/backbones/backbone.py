@@ -9,6 +9,7 @@ from lsrjax.models.backbones.encoder import Encoder
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.names import Names
 from lsrjax.models.layers import DType, MLMTransform
+from lsrjax.options import Options
 
 
 def _berts(config: EncoderConfig, *, dtype: DType, rngs: nnx.Rngs) -> nnx.Module:
@@ -27,11 +28,13 @@ class Backbone:
       names: of its tensors in checkpoints.
       transformers: how the names of its classes in transformers begin; empty: it has
         none.
-      architectures: how the names of its classes in a config.json without `model_type`
-        begin.
+      architectures: how the names of its classes begin in a config.json whose
+        `model_type` is missing, or that of another family.
       transform: makes the masked-LM head without its decoder, [T, D] -> [T, D].
+      classifier: makes a cross-encoder's head, see `classifiers`; None: it has none.
       pooler: the classes have a pooler, whose weights a loader misses.
       pairs_have_types: the second text of a pair has a token type of its own.
+      Options: fields of its config that `config.model.family` may set.
     """
 
     config: type[EncoderConfig]
@@ -40,5 +43,7 @@ class Backbone:
     transformers: str = ""
     architectures: str = ""
     transform: Callable[..., nnx.Module] = _berts
+    classifier: Callable[..., nnx.Module] | None = None
     pooler: bool = False
     pairs_have_types: bool = False
+    Options: type[Options] = Options

@@ -19,6 +19,7 @@ from lsrjax.distributed import sharding
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention
 from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.classifiers import FirstToken
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys
 from lsrjax.models.texts import Texts
@@ -312,6 +313,7 @@ BERT = Backbone(
         bias_copy="cls.predictions.decoder.bias",
     ),
     transformers="Bert",
+    classifier=FirstToken,
     pooler=True,
     pairs_have_types=True,
 )
@@ -328,6 +330,7 @@ XLM_ROBERTA = Backbone(
         bias_copy="lm_head.decoder.bias",
     ),
     transformers="XLMRoberta",
+    classifier=FirstToken,
     pooler=True,
 )
 DISTILBERT = Backbone(

@@ -20,6 +20,7 @@ from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention, rotary_tables
 from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.classifiers import mean_of_tokens
 from lsrjax.models.backbones.encoder_config import EncoderConfig, unlike
 from lsrjax.models.layers import (
     DType,
@@ -31,6 +32,7 @@ from lsrjax.models.layers import (
     linear,
     subkeys,
 )
+from lsrjax.options import Options, option
 
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 # The base of RoPE by the kind of a layer, and its key before transformers 5.
@@ -51,6 +53,8 @@ class ModernConfig(EncoderConfig):
         length.
       theta: RoPE's base in full layers.
       local_theta: in local ones.
+      classifier_pooling: what a cross-encoder scores, the state of the first token
+        ("cls") or the "mean" of all.
       embedding_dropout: dropout rate of the embeddings; `hidden_dropout` is that inside
         the feed-forward blocks.
     """
@@ -75,6 +79,7 @@ class ModernConfig(EncoderConfig):
         "attention_bias": "attention_bias",
         "mlp_bias": "mlp_bias",
         "head_bias": "classifier_bias",
+        "classifier_pooling": "classifier_pooling",
     }
 
     layer_norm_eps: float = 1e-5
@@ -89,6 +94,7 @@ class ModernConfig(EncoderConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
+    classifier_pooling: str = "cls"
 
     def __post_init__(self):
         super().__post_init__()
@@ -117,6 +123,12 @@ class ModernConfig(EncoderConfig):
                     f"{key} is {config[key]!r}, but only {wanted!r} is implemented;"
                     " choose a checkpoint trained with it."
                 )
+        pooling = config.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise ValueError(
+                f"classifier_pooling is {pooling!r}, but only 'cls' and 'mean' are"
+                " implemented; choose a checkpoint trained with one of them."
+            )
 
     @classmethod
     def defaults(cls, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,6 +163,19 @@ class ModernConfig(EncoderConfig):
         if not any(self.pattern[1:]) and self.pattern[0]:
             values["global_attn_every_n_layers"] = len(self.pattern)
         return super().to_hf() | values
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernOptions(Options):
+    """Of an encoder with random weights, see `ModernConfig`."""
+
+    local_attention: int = option(
+        128, "tokens that a local layer's token sees, half to either side", above=0
+    )
+    theta: float = option(160_000.0, "RoPE's base in layers that see all", above=0)
+    local_theta: float = option(
+        10_000.0, "RoPE's base in local layers (mmBERT: 160,000)", above=0
+    )
 
 
 def _pattern(config: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -278,6 +303,28 @@ class Layer(nnx.Module):
         return hidden_TD + self.down(fed_TI)
 
 
+class Classifier(nnx.Module):
+    """The masked-LM transform and a linear layer, of the first token or the mean.
+
+    As `ModernBertForSequenceClassification` of Hugging Face transformers with one
+    label. Parameters: `transform/{dense,norm}/...`, `out/{kernel,bias}`.
+    """
+
+    def __init__(
+        self, config: ModernConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
+    ):
+        self.mean = config.classifier_pooling == "mean"
+        self.transform = _transform(config, dtype=dtype, rngs=rngs)
+        self.out = linear(config.hidden_size, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        """The scores [B], float32."""
+        pooled_BD = (
+            mean_of_tokens(hidden_BLD, mask_BL) if self.mean else hidden_BLD[:, 0]
+        )
+        return self.out(self.transform(pooled_BD))[:, 0].astype(jnp.float32)
+
+
 class ModernEncoder(encoder.Encoder):
     """ModernBERT.
 
@@ -380,9 +427,19 @@ MODERNBERT = Backbone(
             "final_norm/bias": "final_norm.bias",
         },
         masked_lm=names.masked_lm("head.dense", "head.norm", "decoder", "decoder"),
-        may_lack=r"(encoder|head/mlm/transform)/.*bias|encoder/layers/0/attention_norm/.*",
+        classifier={
+            "classifier/transform/dense/kernel": "head.dense.weight",
+            "classifier/transform/dense/bias": "head.dense.bias",
+            "classifier/transform/norm/scale": "head.norm.weight",
+            "classifier/transform/norm/bias": "head.norm.bias",
+            "classifier/out/kernel": "classifier.weight",
+            "classifier/out/bias": "classifier.bias",
+        },
+        may_lack=r"(encoder|head/mlm/transform|classifier/transform)/.*bias|encoder/layers/0/attention_norm/.*",
         first_apart=True,
     ),
     transformers="ModernBert",
     transform=_transform,
+    classifier=Classifier,
+    Options=ModernOptions,
 )

@@ -7,11 +7,13 @@ To add one: a file beside this one with a `Backbone`, a line here, and one in
 from collections.abc import Mapping
 from typing import Any
 
-from lsrjax.lookup import known_entry
-from lsrjax.models.backbones import bert, modern, norbert3, norbert4
+from lsrjax.errors import InputError
+from lsrjax.lookup import imported, known_entry
+from lsrjax.models.backbones import bert, modern, norbert3, norbert4, rotary_bert
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
+from lsrjax.options import Chosen, resolve
 
 BACKBONES: dict[str, Backbone] = {
     "bert": bert.BERT,
@@ -20,6 +22,9 @@ BACKBONES: dict[str, Backbone] = {
     "modernbert": modern.MODERNBERT,
     "norbert3": norbert3.NORBERT3,
     "norbert4": norbert4.NORBERT4,
+    "gte": rotary_bert.GTE,
+    "jina_embeddings_v3": rotary_bert.JINA_V3,
+    "nomic_bert": rotary_bert.NOMIC,
 }
 
 
@@ -30,7 +35,27 @@ def backbone(family: str) -> Backbone:
       InputError: another name; a model's files cannot name code.
     """
     own = "name it in config.model.family, or in --family of encode and convert"
-    return known_entry(BACKBONES, family, "encoder family", own)
+    return _checked(known_entry(BACKBONES, family, "encoder family", own), family)
+
+
+def chosen(node: Any, field: str = "config.model.family") -> Chosen:
+    """The family that the user's own config or flag names, with its options.
+
+    Raises:
+      InputError: an unknown family or option.
+    """
+    found = resolve(BACKBONES, node, field)
+    _checked(found.entry, found.name, field)
+    return found
+
+
+def _checked(found: Any, name: str, field: str = "The encoder family") -> Backbone:
+    if not isinstance(found, Backbone):
+        raise InputError(
+            f"{field} is {name!r}, which is no Backbone of"
+            " lsrjax/models/backbones/backbone.py."
+        )
+    return found
 
 
 def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
@@ -42,26 +67,28 @@ def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
       ValueError: another type of model, a feature that is not implemented, or keys
         that are missing or wrong.
     """
-    model_type = raw.get("model_type")
-    family = MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
-    if model_type is None:
-        family = _by_class(raw)
+    # Code of a model's own may keep the `model_type` of what it derives from.
+    family, model_type = _by_class(raw, BACKBONES), raw.get("model_type")
+    if family is None and isinstance(model_type, str):
+        family = MODEL_TYPES.get(model_type)
+    if family is None:
+        family = _by_class(raw, imported(Backbone))
     if family is None:
         raise ValueError(
             f"model_type is {model_type!r}, but only"
             f" {', '.join(MODEL_TYPES)} are implemented; choose a checkpoint"
             " of one of these."
         )
-    return BACKBONES[family].config.from_hf(family, raw)
+    return backbone(family).config.from_hf(family, raw)
 
 
-def _by_class(raw: Mapping[str, Any]) -> str | None:
-    """The family of a config.json without `model_type`, by its classes' names."""
+def _by_class(raw: Mapping[str, Any], families: Mapping[str, Backbone]) -> str | None:
+    """The family whose classes a config.json names, in its own code or without."""
     classes = raw.get("architectures")
     named = [str(one) for one in classes] if isinstance(classes, list) else []
     if isinstance(code := raw.get("auto_map"), dict):
         named += [str(one).rpartition(".")[2] for one in code.values()]
-    for family, entry in BACKBONES.items():
+    for family, entry in families.items():
         if entry.architectures and any(
             name.startswith(entry.architectures) for name in named
         ):

@@ -1,0 +1,40 @@
+"""Heads of cross-encoders, which families share: states of pairs become scores.
+
+A head is made from the encoder's config; it maps hidden states [B, L, D] and the mask
+[B, L] to the scores [B], float32. Its parameters are at `classifier/...`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.layers import DType, linear
+
+
+class FirstToken(nnx.Module):
+    """Dense layer, tanh, and a linear layer with one output, on the first token.
+
+    As in `BertForSequenceClassification` and `XLMRobertaForSequenceClassification` of
+    Hugging Face transformers, with one label. Parameters: `{dense,out}/{kernel,bias}`.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
+    ):
+        size = config.hidden_size
+        self.dense = linear(size, size, dtype=dtype, rngs=rngs)
+        self.out = linear(size, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        """The scores [B]."""
+        hidden_BD = jnp.tanh(self.dense(hidden_BLD[:, 0]))
+        return self.out(hidden_BD)[:, 0].astype(jnp.float32)
+
+
+def mean_of_tokens(hidden_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    """The mean of the states of a text's tokens [B, D], summed in float32."""
+    kept_BL1 = mask_BL.astype(jnp.float32)[..., None]
+    sum_BD = (hidden_BLD.astype(jnp.float32) * kept_BL1).sum(axis=1)
+    mean_BD = sum_BD / jnp.maximum(kept_BL1.sum(axis=1), 1)
+    return mean_BD.astype(hidden_BLD.dtype)
