@@ -81,6 +81,14 @@ def test_a_decoder_is_trained_and_goes_out(tied, tmp_path):
     assert (wanted > 0).any(axis=1).all() and len(np.unique(wanted, axis=0)) == 4
 
 
+def test_a_lexical_start_needs_the_biases_of_a_head(tmp_path):
+    config = config_of("")
+    config.tokenizer, config.model.family = "embedded:english", "qwen3"
+    config.init = {"lexical": {}}
+    with pytest.raises(InputError, match="that of a qwen3 has none"):
+        trained(config, tmp_path)
+
+
 def test_attention_is_no_option_of_an_encoder_with_one_way(tmp_path):
     config = config_of("")
     config.tokenizer, config.model.family = "embedded:english", "bert"
