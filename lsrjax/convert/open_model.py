@@ -88,7 +88,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> SavedModel:
         if allowed != NOTHING:
             raise InputError(
                 f"{reference} was trained here and lacks nothing: leave --allow_pickle,"
-                " --allow_missing and --allow_left_over out."
+                " --allow_missing, --allow_left_over and --adapter out."
             )
         return _checked(_trained_here(folder, reference))
     model = _hugging_face(reference, allowed, whole=True)

@@ -46,9 +46,14 @@ TOKENIZERS = {
     "eurobert": embedded.ENGLISH_TOKENIZER,
     "gemma2": embedded.MULTILINGUAL_TOKENIZER,
     "gemma3_text": embedded.ENGLISH_TOKENIZER,
+    "deberta-v2": embedded.MULTILINGUAL_TOKENIZER,
+    "xlm-roberta-xl": embedded.MULTILINGUAL_TOKENIZER,
+    "xmod": embedded.MULTILINGUAL_TOKENIZER,
     "gte": embedded.MULTILINGUAL_TOKENIZER,
     "jina_embeddings_v3": embedded.MULTILINGUAL_TOKENIZER,
     "nomic_bert": embedded.ENGLISH_TOKENIZER,
+    "electra": embedded.ENGLISH_TOKENIZER,
+    "ernie": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -96,9 +101,15 @@ CASES = {
     "splade mistral": ("splade", "mistral", {"tied": False}),
     "splade eurobert": ("splade", "eurobert", {"tied": False}),
     "splade gemma2": ("splade", "gemma2", {"tied": True, "most_active": 6}),
+    "splade deberta": ("splade", "deberta-v2", {"tied": True}),
+    "splade xl": ("splade", "xlm-roberta-xl", {"tied": True}),
+    "splade xmod": ("splade", "xmod", {}),
+    "splade untied deberta": ("splade", "deberta-v2", {}),
     "splade gte": ("splade", "gte", {"tied": True}),
     "splade jina": ("splade", "jina_embeddings_v3", {}),
     "splade nomic": ("splade", "nomic_bert", {"tied": True}),
+    "splade electra": ("splade", "electra", {"tied": True}),
+    "splade ernie": ("splade", "ernie", {}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -193,6 +204,7 @@ CASES = {
         "xlm-roberta",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense deberta": ("dense", "deberta-v2", {"head": "dense", "pooling": "mean"}),
     "multi-vector": ("multi-vector", "bert", COLBERT),
     "multi-vector xlm-roberta": (
         "multi-vector",
@@ -206,6 +218,11 @@ CASES = {
     ),
     "pylate": ("pylate", "bert", COLBERT),
     "pylate modernbert": ("pylate", "modernbert", COLBERT),
+    "pylate xmod": (
+        "pylate",
+        "xmod",
+        COLBERT | {"markers": ("▁linux", "▁game")},
+    ),
     "pylate xlm-roberta": (
         "pylate",
         "xlm-roberta",
@@ -236,7 +253,7 @@ def spec_of(family, options):
         ("query", "document"), options.pop("markers", ()), strict=False
     ):
         options[f"{role}_marker"] = vocabulary[marker]
-    xlmr = family == "xlm-roberta"
+    xlmr = family in ("xlm-roberta", "xlm-roberta-xl", "xmod")
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,

@@ -93,10 +93,11 @@ def some(*quick, but=()):
     "splade modernbert",
     "splade qwen3",
     "dense qwen3",
+    "splade deberta",
     "static",
     "csr",
     "multi-vector",
-    but=("colbert xlm-roberta", "pylate xlm-roberta"),
+    but=("colbert xlm-roberta", "pylate xlm-roberta", "pylate xmod"),
 )
 def test_vectors_are_the_same_in_their_program(case, folders):
     program = opened(case, folders(case))

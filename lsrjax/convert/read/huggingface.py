@@ -15,7 +15,7 @@ import huggingface_hub
 import numpy as np
 
 from lsrjax.convert.names import import_names, import_tree
-from lsrjax.convert.read import expected_tensors, hub, tensors, wrappers
+from lsrjax.convert.read import expected_tensors, hub, task_adapters, tensors, wrappers
 from lsrjax.convert.read.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
 from lsrjax.models.backbones import table
@@ -46,12 +46,14 @@ class Allowed:
       left_over: regex of whole names of tensors to leave out.
       values: read the weights. If not, zeros of the same shapes replace them, to plan
         with, and missing weights are not downloaded.
+      adapter: the task whose adapter is merged, see `task_adapters`.
     """
 
     pickle: bool = False
     missing: str = ""
     left_over: str = ""
     values: bool = True
+    adapter: str = ""
 
     def __post_init__(self):
         for field in ("missing", "left_over"):
@@ -214,12 +216,13 @@ def open_weights(
       CheckpointError: tensors are missing or unreadable, or an adapter is not merged
         into them.
     """
-    stored = tensors.open_safetensors(folder)
+    stored: Mapping[str, Stored] | None = tensors.open_safetensors(folder)
     if stored is None and allowed.pickle:
         folder = hub.fetch(path_or_id, CONFIG_FILES + _PICKLED_FILES)
         stored = tensors.open_pickles(folder)
     if stored is None:
         raise CheckpointError(_no_weights(path_or_id, folder, raw))
+    stored = task_adapters.merged(stored, raw, folder, allowed.adapter)
     return wrappers.taken_off(stored, folder)
 
 

@@ -108,9 +108,17 @@ def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def class_name(dotted: str, path: pathlib.Path) -> str:
-    """The last part of a module's class, which must be of a known program."""
-    if not dotted.startswith(_PROGRAMS):
+# The module of Jina v3's code, which computes what `Transformer` does with one adapter.
+_WITH_ADAPTERS = "custom_st.Transformer"
+
+
+def class_name(dotted: str, path: pathlib.Path, *, adapter: str = "") -> str:
+    """The last part of a module's class, which must be of a known program.
+
+    `adapter` as in `Allowed`.
+    """
+    known = dotted.startswith(_PROGRAMS) or (adapter and dotted == _WITH_ADAPTERS)
+    if not known:
         raise UnknownModuleError(
             f"{path} names the module {dotted!r}, which is code of its own and is not"
             " run. Use a model of sentence-transformers' own modules."

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.deberta import DebertaConfig
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.gemma import Gemma2Config, Gemma3Config
 from lsrjax.models.backbones.llama_config import (
@@ -20,6 +21,8 @@ from lsrjax.models.backbones.rotary_bert import (
     NomicConfig,
     RotaryConfig,
 )
+from lsrjax.models.backbones.xlm_roberta_xl import XLMRobertaXLConfig
+from lsrjax.models.backbones.xmod import XmodConfig
 
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
@@ -79,6 +82,55 @@ def _norbert3(hidden: int, layers: int, heads: int, inner: int) -> EncoderConfig
         num_heads=heads,
         intermediate_size=inner,
         max_positions=512,
+    )
+
+
+def _deberta(
+    hidden: int, layers: int, heads: int, inner: int, *, vocab_size: int = 128_100, **v2
+) -> EncoderConfig:
+    return DebertaConfig(
+        "deberta-v2",
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=inner,
+        max_positions=512,
+        position_biased_input=False,
+        position_buckets=256,
+        share_att_key=True,
+        norm_rel_ebd=True,
+        **v2,
+    )
+
+
+def _xlmr_xl(hidden: int, layers: int, inner: int) -> EncoderConfig:
+    return XLMRobertaXLConfig(
+        "xlm-roberta-xl",
+        vocab_size=250_880,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=32,
+        intermediate_size=inner,
+        max_positions=514,
+    )
+
+
+def _xmod(languages: int) -> EncoderConfig:
+    """For a plan, where languages need no names but the first."""
+    codes = ("en_XX", *(f"language_{n}" for n in range(1, languages)))
+    return XmodConfig(
+        "xmod",
+        vocab_size=250_002,
+        hidden_size=768,
+        num_layers=12,
+        num_heads=12,
+        intermediate_size=3072,
+        max_positions=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        languages=codes,
+        default_language="en_XX",
     )
 
 
@@ -200,6 +252,21 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "answerdotai/ModernBERT-large": (_modern(1024, 28, 16, 2624), True),
     "jhu-clsp/mmBERT-small": (_modern(384, 22, 6, 1152, multilingual=True), True),
     "jhu-clsp/mmBERT-base": (_modern(768, 22, 12, 1152, multilingual=True), True),
+    "microsoft/mdeberta-v3-base": (
+        _deberta(768, 12, 12, 3072, vocab_size=251_000),
+        True,
+    ),
+    "microsoft/deberta-v3-xsmall": (_deberta(384, 12, 6, 1536), True),
+    "microsoft/deberta-v3-small": (_deberta(768, 6, 12, 3072), True),
+    "microsoft/deberta-v3-base": (_deberta(768, 12, 12, 3072), True),
+    "microsoft/deberta-v3-large": (_deberta(1024, 24, 16, 4096), True),
+    "microsoft/deberta-v2-xlarge": (
+        _deberta(1536, 24, 24, 6144, conv_kernel_size=3, conv_act="gelu"),
+        True,
+    ),
+    "facebook/xlm-roberta-xl": (_xlmr_xl(2560, 36, 10_240), True),
+    "facebook/xlm-roberta-xxl": (_xlmr_xl(4096, 48, 16_384), True),
+    "facebook/xmod-base": (_xmod(81), True),
     "ltg/norbert3-xs": (_norbert3(192, 12, 3, 512), True),
     "ltg/norbert3-small": (_norbert3(384, 12, 6, 1024), True),
     "ltg/norbert3-base": (_norbert3(768, 12, 12, 2048), True),

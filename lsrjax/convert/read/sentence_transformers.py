@@ -78,7 +78,10 @@ def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
         return stanford.read(reference, path, config, allowed)
     model = read_model(path / MODEL)
     modules = _listed(path / _MODULES)
-    names = [class_name(entry["type"], path / _MODULES) for entry in modules]
+    names = [
+        class_name(entry["type"], path / _MODULES, adapter=allowed.adapter)
+        for entry in modules
+    ]
     routed = names[:1] == ["Router"]
     if not routed:
         _head(names, model, path / _MODULES)

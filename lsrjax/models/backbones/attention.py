@@ -1,7 +1,7 @@
 """Self-attention, of any family.
 
 In array names T is all tokens of a batch, C the width of one attention head and M a
-second token axis, the attended one.
+second token axis, the attended one; P is kinds of distances.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrjax.models.backbones import local_attention
 from lsrjax.models.layers import DType, Products, dropout, linear
 from lsrjax.models.texts import Texts
 from lsrjax.ops import hardware
@@ -164,6 +165,10 @@ def attend(
     if seen.ndim == 1 and near is not None and not causal:
         # cuDNN has no window to the right.
         seen = np.arange(L)[None] < seen[:, None]
+    if seen.ndim == 2 and near is not None and local_attention.pays(L, near):
+        return local_attention.local_attention(
+            query_BLHC, key_BMHC, value_BMHC, seen, near, scale
+        )
     if seen.ndim == 2:
         return jax.nn.dot_product_attention(
             query_BLHC,
@@ -251,3 +256,80 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
     return jnp.einsum(
         "bhlm,bmhc->blhc", weights_BHLM.astype(value_BMHC.dtype), value_BMHC
     )
+
+
+def log_buckets(
+    length: int, size: int, far: int, *, most: int | None = None
+) -> np.ndarray:
+    """The bucket of the distance of each query and key, [L, L], 0 at the same place.
+
+    Distances below half of the size have buckets of their own, longer ones those of
+    their logarithm (He et al., 2021, arXiv:2006.03654), in float32 as in PyTorch.
+
+    Args:
+      size: of the buckets to one side; `far` less one falls into the last of them.
+      most: the distance that longer ones count as; None: they have buckets further on.
+    """
+    near = size // 2
+    delta = np.arange(length)[:, None] - np.arange(length)[None]
+    a = np.where(np.abs(delta) < near, near - 1, np.abs(delta))
+    a = a if most is None else np.minimum(a, most)
+    logarithm = np.log((np.maximum(a, 1) / near).astype(np.float32))
+    steps = logarithm / np.log(np.float32((far - 1) / near)) * np.float32(near - 1)
+    beyond = np.sign(delta) * (np.ceil(steps) + near)
+    return np.where(a <= near, delta, beyond).astype(np.int64)
+
+
+def attend_to_distances(
+    qkv: Sequence[jax.Array],
+    texts: Texts,
+    seen: tuple[jax.Array, ...],
+    *,
+    key_PAC: jax.Array | None,
+    query_PAC: jax.Array | None,
+    index_of: Callable[[int], np.ndarray],
+    rate: float,
+    keys_T: jax.Array | None,
+) -> jax.Array:
+    """Attention to keys and to distances, [T, D] (He et al., 2021, arXiv:2006.03654).
+
+    The logit of a query and a key is the sum of their product and of those of either
+    with the distance's own key or query, over (C times the number of products)^0.5.
+
+    Args:
+      qkv: queries, keys and values, [T, D] each.
+      seen: for each part, the tokens that others attend to, [B, L] bool.
+      key_PAC: the keys of distances, by attention head; None: no such product.
+      query_PAC: their queries; or None.
+      index_of: gives the row of P for each query and key of texts of a length, [L, L].
+      rate: of dropout on the weights.
+      keys_T: a random key for each token; None: no dropout.
+    """
+    keys: Sequence[jax.Array | None] = [None] * len(seen)
+    if keys_T is not None and rate > 0.0:
+        keys = texts.split(keys_T)
+    of_distances = [x for x in (key_PAC, query_PAC) if x is not None]
+    num_heads, width = of_distances[0].shape[1:]
+    scale = ((1 + len(of_distances)) * width) ** 0.5
+    parts = []
+    for *three, mask_BM, keys_BL in zip(
+        *map(texts.split, qkv), seen, keys, strict=True
+    ):
+        shape = three[0].shape
+        heads = (*shape[:2], num_heads, width)
+        q_BLHC, k_BMHC, v_BMHC = (x.reshape(heads) for x in three)
+        index_LM = jnp.asarray(index_of(shape[1]))
+        logits_BHLM = products(q_BLHC, k_BMHC)
+        if key_PAC is not None:
+            logits_BHLM += _at(products(q_BLHC, key_PAC[None]), index_LM)
+        if query_PAC is not None:
+            towards_BHML = _at(products(k_BMHC, query_PAC[None]), index_LM.T)
+            logits_BHLM += towards_BHML.swapaxes(2, 3)
+        mixed_BLHC = weighed(logits_BHLM / scale, v_BMHC, mask_BM, rate, keys_BL)
+        parts.append(mixed_BLHC.reshape(shape))
+    return texts.join(parts)
+
+
+def _at(products_BHLP: jax.Array, index_LM: jax.Array) -> jax.Array:
+    """The products with each pair's distance, [B, H, L, M]."""
+    return jnp.take_along_axis(products_BHLP, index_LM[None, None], axis=3)

@@ -95,6 +95,7 @@ class Encoder(nnx.Module):
         mask_BL: jax.Array,
         *,
         types_BL: jax.Array | None = None,
+        language_B: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         remat: str = "none",
     ) -> jax.Array:
@@ -103,6 +104,7 @@ class Encoder(nnx.Module):
         Args:
           mask_BL: true or 1 at tokens, false or 0 at padding.
           types_BL: token types of pairs; all 0 by default.
+          language_B: see `Texts.language`.
           dropout_keys_B: a random key for each text; None: no dropout.
           remat: what the backward pass recomputes, a name in `REMAT`.
 
@@ -117,8 +119,11 @@ class Encoder(nnx.Module):
                 f"Token ids of shape {ids_BL.shape} and mask of shape {mask_BL.shape}; "
                 "both have to be [texts, tokens] and equal."
             )
+        part = {"ids": ids_BL, "mask": mask_BL}
+        if language_B is not None:
+            part["language"] = language_B
         hidden_TD = self.encode(
-            Texts.of([{"ids": ids_BL, "mask": mask_BL}]),
+            Texts.of([part]),
             types=None if types_BL is None else (types_BL,),
             dropout_keys=None if dropout_keys_B is None else (dropout_keys_B,),
             remat=remat,

@@ -7,6 +7,9 @@ MODEL_TYPES = {
     # They differ from XLM-RoBERTa in vocabulary only.
     "roberta": "xlm-roberta",
     "camembert": "xlm-roberta",
+    "deberta-v2": "deberta-v2",
+    "xlm-roberta-xl": "xlm-roberta-xl",
+    "xmod": "xmod",
     "modernbert": "modernbert",
     "qwen3": "qwen3",
     "llama": "llama",
@@ -19,4 +22,6 @@ MODEL_TYPES = {
     "new": "gte",
     "jina_embeddings_v3": "jina_embeddings_v3",
     "nomic_bert": "nomic_bert",
+    "electra": "electra",
+    "ernie": "ernie",
 }
