@@ -53,7 +53,8 @@ EXTRAS = {
         "tensorflow-datasets>=4.9",
         "array_record>=0.5",
         "importlib_resources>=6",
-        "pyseismic-lsr>=0.5",
+        # It has no wheels for later ones, and its source needs Rust and GitHub.
+        "pyseismic-lsr>=0.5; python_version < '3.13'",
         "qdrant-client>=1.15",
         "ray[data]>=2.51",
         "starlette>=0.40",

@@ -101,6 +101,11 @@ class Model:
         table=BACKBONES,
         when="read family",
     )
+    language: str = option(
+        "",
+        "whose adapters all texts pass through, in a family that has some: one of the"
+        " weights' languages, such as de_DE or de; empty: their default_language",
+    )
     hidden_size: int = option(
         128, "of the encoder's states", above=0, high=2**16, when="fresh weights"
     )

@@ -54,6 +54,8 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
     }
     given = [models[one.name] for one in starts if one.entry.gives_encoder]
     encoder, folder = _given(config, *given) if given else _random(config)
+    if config.model.language:
+        encoder = encoder.with_language(config.model.language)
     fields: dict = {"options": head.options}
     pivot_tokenizer = None
     for one in starts:

@@ -186,6 +186,18 @@ class Lexical(Initialisation):
     fresh = True
 
     @staticmethod
+    def check(spec, models):
+        """Refuses heads without a dense layer and a bias, which it sets."""
+        mlm = retriever.split(spec)[1].get("head", {}).get("mlm", {})
+        dense = mlm.get("transform", {}).get("dense", {})
+        if "bias" not in dense or "bias" not in mlm:
+            raise InputError(
+                f"config.init.lexical sets the biases of the head, and that of a"
+                f" {spec.encoder.family} has none. Leave it out, or choose another"
+                " model.family, such as 'bert'."
+            )
+
+    @staticmethod
     def weights(params, options, model, start):
         """Word embeddings, and a head that recognizes them."""
         return warm_start.lexical(params, start.idf_V, start.seed)

@@ -45,7 +45,8 @@ def run_stage(name: str, config, run: Run, number: int = 1, count: int = 1) -> N
 
 def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
     """Trains from the newest state; returns the bad step to roll back, if any."""
-    state = states.start(functools.partial(stage_parts.initial_state, stage))
+    with run.progress.at(activity.PREPARING):
+        state = states.start(functools.partial(stage_parts.initial_state, stage))
     first = int(state["step"])
     summary = trackers.facts_of(stage)
     run.tracker.stage(stage.name, stage.folder, first, stage.total_steps, summary)

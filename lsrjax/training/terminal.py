@@ -161,7 +161,8 @@ class Terminal:
                 left = max(seconds - (self._clock() - at), 0.0)
                 parts[0] += f" {live_line.duration(left)} left"
         parts += [self._device] if self._device else []
-        if phase not in _USUAL and not (self._total and phase == activity.STARTING):
+        # Between the phases of a stage, the run is "starting" for no time.
+        if phase not in _USUAL and not (name and phase == activity.STARTING):
             parts.append(f"{phase} {live_line.duration(self._clock() - self._since)}")
         parts += live_line.shown(self._numbers)
         line = Text(" · ".join(parts), no_wrap=True, overflow="ellipsis")

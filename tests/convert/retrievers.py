@@ -229,6 +229,11 @@ CASES = {
         COLBERT | {"markers": ("▁linux", "▁game")},
     ),
     "colbert": ("colbert", "bert", COLBERT),
+    "colbert xmod": (
+        "colbert",
+        "xmod",
+        COLBERT | {"skip": False, "markers": ("▁linux", "▁game")},
+    ),
     "colbert xlm-roberta": (
         "colbert",
         "xlm-roberta",

@@ -97,7 +97,7 @@ def some(*quick, but=()):
     "static",
     "csr",
     "multi-vector",
-    but=("colbert xlm-roberta", "pylate xlm-roberta", "pylate xmod"),
+    but=("colbert xlm-roberta", "pylate xlm-roberta", "colbert xmod", "pylate xmod"),
 )
 def test_vectors_are_the_same_in_their_program(case, folders):
     program = opened(case, folders(case))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import time
 
@@ -199,6 +200,10 @@ def test_a_run_with_broken_trackers_is_the_same_and_goes_on_as_one(
         with pytest.raises(KeyboardInterrupt):
             do("tracked", names)
     said = do("tracked", names)
+    # In a file of 80 columns, nothing is wrapped before the tables of the end.
+    lines = said.partition("\n\n")[0].splitlines()
+    assert max(map(len, lines)) > 200
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d .", line) for line in lines)
     assert f"tracker {__name__}.Broken failed (ConnectionError" in said
     assert f"tracker {__name__}.Hanging does not answer, and is left" in said
     ours, theirs = (

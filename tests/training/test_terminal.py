@@ -1,10 +1,15 @@
 """What a run says in a terminal of 80 columns, and in a file."""
 
 import contextlib
+import fcntl
 import io
 import os
 import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 import threading
 import time
 
@@ -207,6 +212,51 @@ def test_a_terminal_of_80_columns_shows_one_line_that_is_drawn_anew():
     # The bar takes one line: the cursor goes up once, to erase it at the end.
     assert text.count("\x1b[1A") == 1
     assert any("dev_nDCG@10 0.5" in line for line in drawn)
+
+
+_CONFIG = """
+from lsrjax.config import get_default
+
+def get_config():
+    c = get_default()
+    c.data.source = c.dev.source = "debian"
+    c.model.head, c.model.family, c.tokenizer = "splade", "bert", "embedded:english"
+    c.model.hidden_size, c.model.num_layers, c.model.intermediate_size = 12, 1, 17
+    c.model.num_heads, c.batch_size, c.steps, c.dev.queries = 2, 8, 12, 20
+    c.data.query_length, c.data.document_length, c.data.length_parts = 8, 12, 1
+    c.loss, c.log.every = {"infonce": {}}, 4
+    return c
+"""
+
+
+@pytest.mark.slow
+def test_the_command_in_a_terminal_of_80_columns(tmp_path):
+    (tmp_path / "own.py").write_text(_CONFIG)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environ = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.getcwd()}
+    environ.pop("COLUMNS", None)
+    command = [sys.executable, "-m", "lsrjax", "train", "--config", "own.py"]
+    process = subprocess.Popen(
+        [*command, "--workdir", "run"],
+        **{"cwd": tmp_path, "env": environ, "start_new_session": True},
+        **{"stdin": theirs, "stdout": theirs, "stderr": theirs},
+    )
+    os.close(theirs)
+    read = []
+    read_all(ours, read)
+    os.close(ours)
+    text = b"".join(read).decode()
+    assert process.wait() == 0, text
+    before, after = text.split("What to do next:")
+    drawn = re.split(r"\r\n|\r", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", before))
+    assert max(map(len, drawn)) <= 80
+    bars = [line for line in drawn if line.startswith("[1/1] train")]
+    for said in ("cpu · preparing", "cpu · compiling", "12/12 0:00 left · cpu", "loss"):
+        assert any(said in line for line in bars), said
+    assert "nDCG@10 on the dev data" in before and "query (en): " in before
+    assert "lsrjax search --index run-index --model run" in after
+    assert (tmp_path / "run" / "libraries.log").is_file()
 
 
 def read_all(descriptor, read):

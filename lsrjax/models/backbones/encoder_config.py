@@ -159,6 +159,17 @@ class EncoderConfig:
             " one way to read a text. Leave it out."
         )
 
+    def with_language(self, language: str) -> Self:
+        """The config whose texts are in a language; some families compute by it.
+
+        Raises:
+          InputError: the family is none of them, or does not know the language.
+        """
+        raise InputError(
+            f"The language {language!r} is named, but a {self.family} encoder computes"
+            " the same for all of them. Leave it out."
+        )
+
     @classmethod
     def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:
         """The config of an encoder with random weights for texts of some length."""

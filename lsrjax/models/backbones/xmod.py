@@ -98,6 +98,18 @@ class XmodConfig(XLMRobertaXLConfig):
         """Multiplications of a token with the kernels of a layer."""
         return super().layer_products + 2 * self.hidden_size * self.adapter_size
 
+    def with_language(self, language: str) -> Self:
+        """The config with this `default_language`; "de" stands for "de_DE"."""
+        found = [one for one in self.languages if one == language] or [
+            one for one in self.languages if one.partition("_")[0] == language
+        ]
+        if len(found) != 1:
+            raise InputError(
+                f"The language {language!r} has no adapters, or several; there are"
+                f" those of {', '.join(self.languages)}. Name one of them."
+            )
+        return dataclasses.replace(self, default_language=found[0])
+
     @classmethod
     def defaults(cls, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """The languages."""
@@ -205,8 +217,10 @@ class XmodEncoder(bert.BertEncoder):
         """The states after the last layer, [T, D]."""
         if batch.texts.language is None and not self.config.default_language:
             raise InputError(
-                "This X-MOD encoder has no default_language, and the texts come without"
-                " a language."
+                "This encoder has adapters for each language, and it is not said which"
+                " one the texts are in. Name it in config.model.language, in --language"
+                " of encode, or as default_language in its config.json; there are"
+                f" {', '.join(self.config.languages)}."
             )
         return super().run(hidden_TD, batch)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from programs import parity
+from programs import parity, tiny
 
+from lsrjax.errors import InputError
 from lsrjax.models.backbones.table import backbone, read_config
 
 LANGUAGES = ["en_XX", "de_DE", "sw_KE"]
@@ -109,8 +110,20 @@ def test_without_a_language_nothing_is_guessed():
     config = read_config(reference("xmod-base").config.to_dict())
     config = dataclasses.replace(config, default_language="")
     encoder = backbone("xmod").encoder(config, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="no default_language"):
+    with pytest.raises(ValueError, match="config.model.language.*en_XX, de_DE"):
         encoder(*parity.texts(5, [5, 3], pad=1))
+
+
+def test_a_language_is_named_by_its_code_or_the_beginning_of_it():
+    raw = {"model_type": "xmod"} | SIZES | XMOD
+    config = read_config(raw | {"languages": [*LANGUAGES, "zh_CN", "zh_TW"]})
+    for name, wanted in (("en", "en_XX"), ("sw_KE", "sw_KE"), ("zh_TW", "zh_TW")):
+        assert config.with_language(name).default_language == wanted
+    for name in ("zh", "fr", "DE"):
+        with pytest.raises(InputError, match=f"'{name}' has no adapters, or several"):
+            config.with_language(name)
+    with pytest.raises(InputError, match="'de' is named, but a bert encoder"):
+        tiny.encoder("bert").with_language("de")
 
 
 @pytest.mark.parametrize(
