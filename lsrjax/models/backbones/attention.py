@@ -60,6 +60,7 @@ class Attention(nnx.Module):
         *,
         rotary: Sequence[Rotary] | None = None,
         window: int | None = None,
+        biases: Sequence[jax.Array] | None = None,
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
         """Mixes the hidden states of each text; returns [T, D].
@@ -69,6 +70,8 @@ class Attention(nnx.Module):
             length of each text, [B] int32, for cuDNN's attention.
           rotary: for each part, how queries and keys turn with their position (RoPE).
           window: how far a token sees to either side; None: all of the text.
+          biases: for each part, what is added to the scaled products of queries and
+            keys, [H, L, L]; not with cuDNN's attention.
           keys_T: a random key for each token; None: no dropout.
         """
         rate = self.config.attention_dropout
@@ -76,9 +79,12 @@ class Attention(nnx.Module):
         if keys_T is not None and rate > 0.0:
             keys = texts.split(keys_T)
         turns = [None] * len(seen) if rotary is None else rotary
+        added = [None] * len(seen) if biases is None else biases
         parts = []
-        for *qkv, seen_by, keys_BL, turn in zip(
-            *map(texts.split, self.qkv(hidden_TD)), seen, keys, turns, strict=True
+        for *qkv, seen_by, keys_BL, turn, bias in zip(
+            *map(texts.split, self.qkv(hidden_TD)),
+            *(seen, keys, turns, added),
+            strict=True,
         ):
             shape = qkv[0].shape
             heads = (*shape[:2], self.config.num_heads, -1)
@@ -89,10 +95,10 @@ class Attention(nnx.Module):
             near = window if window is not None and window < shape[1] - 1 else None
             if keys_BL is not None:
                 mixed_BLHC = attend_with_dropout(
-                    q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL, near
+                    q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL, near, bias
                 )
             else:
-                mixed_BLHC = attend(q_BLHC, k_BMHC, v_BMHC, seen_by, near)
+                mixed_BLHC = attend(q_BLHC, k_BMHC, v_BMHC, seen_by, near, bias)
             if near is not None:
                 alone_BL = ~sees_some(seen_by, shape[1], near)
                 mixed_BLHC = jnp.where(alone_BL[..., None, None], 0, mixed_BLHC)
@@ -134,7 +140,7 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
     )
 
 
-def attend(query_BLHC, key_BMHC, value_BMHC, seen, window=None):
+def attend(query_BLHC, key_BMHC, value_BMHC, seen, window=None, bias_HLM=None):
     """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B]."""
     near = None if window is None else (window, window)
     if seen.ndim == 2:
@@ -142,6 +148,7 @@ def attend(query_BLHC, key_BMHC, value_BMHC, seen, window=None):
             query_BLHC,
             key_BMHC,
             value_BMHC,
+            bias=None if bias_HLM is None else bias_HLM[None],
             mask=seen[:, None, None, :],
             local_window_size=near,
         )
@@ -178,10 +185,12 @@ def lengths_of(mask_BM):
 
 
 def attend_with_dropout(
-    query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL, window=None
+    query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL, window=None, bias_HLM=None
 ):
     """Like `jax.nn.dot_product_attention`, which lacks dropout on the weights."""
     logits_BHLM = products(query_BLHC, key_BMHC) / query_BLHC.shape[-1] ** 0.5
+    if bias_HLM is not None:
+        logits_BHLM += bias_HLM[None]
     return weighed(logits_BHLM, value_BMHC, mask_BM, rate, keys_BL, window)
 
 

@@ -71,9 +71,14 @@ class BertConfig(EncoderConfig):
     type_vocab_size: int
 
     @property
+    def counts_from_padding(self) -> bool:
+        """Whether positions are counted from the row after the padding's id."""
+        return self.family == "xlm-roberta"
+
+    @property
     def max_length(self) -> int:
         """The most tokens of a text, special tokens included."""
-        if self.family == "xlm-roberta":
+        if self.counts_from_padding:
             # Rows 0..pad_token_id are never used by tokens.
             return self.max_positions - (self.pad_token_id + 1)
         return self.max_positions
@@ -156,7 +161,7 @@ class Embeddings(nnx.Module):
 
     def _at_positions(self, texts: Texts) -> jax.Array:
         """The position embeddings of all tokens, [T, D]."""
-        if self.config.family == "xlm-roberta":
+        if self.config.counts_from_padding:
             rows = map(self._rows, texts.ids, texts.mask)
             return self.position(texts.join(rows))
         # One row for all texts of a part instead of a look-up for every token.

@@ -12,6 +12,7 @@ from lsrjax.lookup import imported, known_entry
 from lsrjax.models.backbones import (
     bert,
     modern,
+    mpnet,
     norbert3,
     norbert4,
     other_berts,
@@ -34,6 +35,7 @@ BACKBONES: dict[str, Backbone] = {
     "nomic_bert": rotary_bert.NOMIC,
     "electra": other_berts.ELECTRA,
     "ernie": other_berts.ERNIE,
+    "mpnet": mpnet.MPNET,
 }
 
 

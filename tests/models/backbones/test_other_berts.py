@@ -12,6 +12,7 @@ import transformers
 from flax import nnx
 
 from lsrjax.convert.names import by_layer, export_state, import_state
+from lsrjax.models.backbones import mpnet
 from lsrjax.models.backbones.table import BACKBONES, read_config
 from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 
@@ -27,6 +28,8 @@ SIZES = {
 MODELS = {
     "electra": ("Electra", {"embedding_size": 28}, 23),
     "ernie": ("Ernie", {}, 23),
+    # Distances from 8 on share a bucket.
+    "mpnet": ("MPNet", {"vocab_size": 151}, 21),
 }
 FAMILIES = pytest.mark.parametrize("family", MODELS)
 
@@ -144,6 +147,11 @@ def test_config_goes_to_hugging_face_and_back(family):
     [
         ({"model_type": "electra", "embedding_size": 7}, "embedding_size is 7"),
         ({"model_type": "electra"}, "embedding_size is 128"),
+        (
+            {"model_type": "mpnet", "relative_attention_num_buckets": 64},
+            "buckets is 64",
+        ),
+        ({"model_type": "mpnet", "pad_token_id": 0}, "pad_token_id is 0"),
         ({"model_type": "ernie", "use_task_id": True}, "use_task_id is true"),
     ],
 )
@@ -166,14 +174,21 @@ def test_rerankers_score_as_in_transformers(family):
     spec = CrossEncoderSpec(read_config(config.to_dict()))
     ours = CrossEncoder(spec, rngs=nnx.Rngs(0))
     nnx.update(ours, import_state(state, f"{family}-classifier"))
-    ids, mask = texts(11, [11, 7], 0)
-    types = (np.arange(11)[None] > [[3], [2]]).astype(int)
+    ids, mask = texts(11, [11, 7], spec.encoder.pad_token_id)
+    types, more = None, {}
+    if BACKBONES[family].pairs_have_types:
+        types = (np.arange(11)[None] > [[3], [2]]).astype(int)
+        more = {"token_type_ids": torch.tensor(types)}
     with torch.no_grad():
-        wanted = model(
-            torch.tensor(ids),
-            torch.tensor(mask.astype(int)),
-            token_type_ids=torch.tensor(types),
-        ).logits
+        wanted = model(torch.tensor(ids), torch.tensor(mask.astype(int)), **more).logits
     np.testing.assert_allclose(
         nnx.jit(ours)(ids, mask, types), wanted[:, 0], atol=1e-5, rtol=0
     )
+
+
+def test_buckets_of_long_distances_are_those_of_transformers():
+    places = torch.arange(300)
+    ahead = places[None] - places[:, None]
+    wanted = transformers.models.mpnet.modeling_mpnet.MPNetEncoder
+    wanted = wanted.relative_position_bucket(ahead, num_buckets=32)
+    np.testing.assert_array_equal(mpnet.buckets(300), wanted.numpy())
