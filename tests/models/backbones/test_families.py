@@ -14,7 +14,15 @@ from lsrjax.models import retriever
 from lsrjax.models.backbones.table import BACKBONES, config_from, read_config
 from lsrjax.models.retriever import RetrieverSpec
 
-FAMILIES = pytest.mark.parametrize("family", BACKBONES)
+# Their modules are those of another family.
+ALIKE = ("jina_embeddings_v3", "nomic_bert", "electra", "ernie")
+FAMILIES = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=pytest.mark.slow) if family in ALIKE else family
+        for family in BACKBONES
+    ],
+)
 
 
 def spec_of(family, **changes):
@@ -96,7 +104,7 @@ def test_no_file_outside_asks_for_the_name_of_a_newer_family():
     asking = [
         str(path.relative_to(package))
         for path in package.rglob("*.py")
-        for name in ("modernbert", "norbert3", "norbert4", "gte", "nomic_bert")
+        for name in ("modernbert", "norbert3", "norbert4", "gte", "nomic_bert", "mpnet")
         if f'"{name}"' in path.read_text(encoding="utf-8")
     ]
     assert set(asking) <= {

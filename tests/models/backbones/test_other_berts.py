@@ -32,6 +32,9 @@ MODELS = {
     "mpnet": ("MPNet", {"vocab_size": 151}, 21),
 }
 FAMILIES = pytest.mark.parametrize("family", MODELS)
+SOME = pytest.mark.parametrize(
+    "family", ["electra", pytest.param("ernie", marks=pytest.mark.slow), "mpnet"]
+)
 
 
 def reference(family, kind="ForMaskedLM"):
@@ -56,7 +59,7 @@ def texts(length, lengths, pad, left=False):
     return np.where(mask, ids, pad), mask
 
 
-@FAMILIES
+@SOME
 def test_logits_and_gradients_equal_transformers(family):
     """Gradients of all parameters, from those of the logits."""
     model, entry = reference(family), BACKBONES[family]
@@ -120,7 +123,7 @@ def test_logits_and_gradients_equal_transformers(family):
         np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=0, err_msg=str(path))
 
 
-@FAMILIES
+@SOME
 @pytest.mark.parametrize("kind", ["Model", "ForMaskedLM"])
 def test_a_checkpoint_goes_out_as_it_came(family, kind):
     model, entry = reference(family, kind), BACKBONES[family]
@@ -160,7 +163,7 @@ def test_what_would_change_the_mathematics_is_refused(config, message):
         read_config(SIZES | config)
 
 
-@FAMILIES
+@SOME
 def test_rerankers_score_as_in_transformers(family):
     name, more, _ = MODELS[family]
     torch.manual_seed(5)
