@@ -116,10 +116,14 @@ class MilcoModel(PreTrainedModel):
         english = config.english_config
         size = english["hidden_size"]
         # Some families have a layer after the encoder, which is not used here.
-        taken = inspect.signature(MODEL_MAPPING[type(encoder)].__init__).parameters
+        kind = MODEL_MAPPING[type(encoder)]
+        taken = inspect.signature(kind.__init__).parameters
         pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
+        attention = config._attn_implementation
+        if attention == "sdpa" and not kind._supports_sdpa:
+            attention = "eager"  # DeBERTa's
         self.m_model = AutoModel.from_config(
-            encoder, attn_implementation=config._attn_implementation, **pooler
+            encoder, attn_implementation=attention, **pooler
         )
         self.projector = nn.Linear(encoder.hidden_size, size)
         self.mlm_head = MilcoHead(
@@ -134,11 +138,12 @@ class MilcoModel(PreTrainedModel):
     @property
     def max_length(self) -> int:
         """The most tokens a text may have, special tokens included."""
-        encoder = self.config.multilingual_config
-        rows = encoder["max_position_embeddings"]
+        rows = self.config.multilingual_config["max_position_embeddings"]
+        table = getattr(self.m_model.embeddings, "position_embeddings", None)
         # XLM-R counts positions from the padding token's id.
-        if encoder["model_type"] == "xlm-roberta":
-            rows -= encoder["pad_token_id"] + 1
+        padding = getattr(table, "padding_idx", None)
+        if padding is not None:
+            rows -= padding + 1
         return rows
 
     @property
