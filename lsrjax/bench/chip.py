@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lsrjax.bench.sizes import positive
+from lsrjax.convert.read import presets
 
 # Name of a piece -> its time limit in seconds.
 LIMITS = {
@@ -61,6 +62,13 @@ def add_command(commands) -> None:
         default=400,
         help="start no further piece after this time (default: 400)",
     )
+    parser.add_argument(
+        "--preset",
+        choices=presets.PRESETS,
+        metavar="ID",
+        help="a checkpoint whose shape --dry_run knows; the encoder and the step of"
+        " SPLADE, here and in PyTorch, have its shape in place of BERT base's",
+    )
     parser.add_argument("--piece", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -70,7 +78,9 @@ def run(args: argparse.Namespace) -> None:
     if args.piece:
         from lsrjax.bench import chip_pieces
 
-        args.json.write_text(json.dumps(chip_pieces.measure_piece(args.piece)))
+        args.json.write_text(
+            json.dumps(chip_pieces.measure_piece(args.piece, args.preset))
+        )
         return
     console = Console()
     found: dict[str, dict] = {}
@@ -80,16 +90,17 @@ def run(args: argparse.Namespace) -> None:
         if left <= 0:
             found[name] = {"not measured": f"after {args.seconds} s"}
         else:
-            found[name] = _in_a_process(name, min(LIMITS[name], left))
+            found[name] = _in_a_process(name, args.preset, min(LIMITS[name], left))
         console.print(_table(name, found[name]))
         if args.json:
             args.json.write_text(json.dumps(found, indent=1))
 
 
-def _in_a_process(name: str, limit: float) -> dict:
+def _in_a_process(name: str, preset: str | None, limit: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder, "figures.json")
         command = [sys.executable, "-m", "lsrjax.bench", "chip", "--piece", name]
+        command += ["--preset", preset] if preset else []
         started = time.monotonic()
         try:
             done = subprocess.run(

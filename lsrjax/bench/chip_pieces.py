@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.metadata
 import io
 import statistics
@@ -17,8 +18,8 @@ from flax import nnx
 from lsrjax.bench import encode, head, measure, peaks, step, torch_side, workload
 from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
-from lsrjax.models.backbones import bert
-from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.training import compiled_steps
 
@@ -45,12 +46,21 @@ _TINY = {
 }
 
 
-def measure_piece(name: str) -> dict:
-    """The figures of a piece of `lsrjax.bench.chip.LIMITS`."""
+def measure_piece(name: str, preset: str | None = None) -> dict:
+    """The figures of a piece of `lsrjax.bench.chip.LIMITS`.
+
+    `preset` is a checkpoint whose shape encoders have in place of BERT base's.
+    """
     if name.startswith("step "):
-        return _step(name.removeprefix("step "))
+        name = name.removeprefix("step ")
+        return _step(name, step_sizes(name, preset))
     if name.startswith("torch step "):
-        return torch_side.step(step_sizes(name.removeprefix("torch step ")), _ROUNDS)
+        sizes = step_sizes(name.removeprefix("torch step "), preset)
+        return torch_side.step(sizes, _ROUNDS)
+    if name == "encoder":
+        return _encoder(*encoder_sizes(preset))
+    if name == "torch encoder":
+        return torch_side.encoder(*encoder_sizes(preset), _ROUNDS)
     return _PIECES[name]()
 
 
@@ -59,13 +69,14 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def step_sizes(name: str) -> workload.StepSizes:
+def step_sizes(name: str, preset: str | None = None) -> workload.StepSizes:
     """The sizes of a whole step."""
-    import dataclasses
-
     row, changes = STEPS[name]
     rows = {row: sizes for preset in PRESETS.values() for row, sizes in preset.items()}
+    if preset and not rows[row].milco:
+        changes = changes | workload.model_sizes(preset)
     if on_cpu():
+        changes = changes | {"checkpoint": ""}
         tiny = {"pivot_vocab": 199, "pivot_dim": 8} if rows[row].milco else {}
         changes = changes | _TINY | tiny | {"teacher_layers": 1}
     return dataclasses.replace(rows[row], **changes)
@@ -175,26 +186,16 @@ def _head() -> dict:
     return found
 
 
-def encoder_sizes() -> tuple[BertConfig, int, int]:
-    """BERT base over 144 texts of 512 tokens."""
-    config = BertConfig(
-        family="bert",
-        vocab_size=211 if on_cpu() else 30522,
-        hidden_size=16 if on_cpu() else 768,
-        num_layers=1 if on_cpu() else 12,
-        num_heads=2 if on_cpu() else 12,
-        intermediate_size=32 if on_cpu() else 3072,
-        max_positions=512,
-        type_vocab_size=2,
-        pad_token_id=0,
-    )
+def encoder_sizes(preset: str | None = None) -> tuple[EncoderConfig, int, int]:
+    """BERT base, or a checkpoint's encoder, over 144 texts of 512 tokens."""
+    config = workload.student_of(step_sizes("splade-v3", preset)).encoder
     return (config, 3, 16) if on_cpu() else (config, 144, 512)
 
 
-def _encoder() -> dict:
-    config, texts, length = encoder_sizes()
+def _encoder(config: EncoderConfig, texts: int, length: int) -> dict:
+    family = backbone(config.family)
     model = nnx.eval_shape(
-        lambda: bert.BertEncoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+        lambda: family.encoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     )
     graphdef, abstract = nnx.split(model, nnx.Param)
     rng = np.random.default_rng(0)
@@ -218,8 +219,7 @@ def _encoder() -> dict:
     compiled = both.lower(params, ids, mask, g).compile()
     compiling = time.perf_counter() - start
     seconds = seconds_of(lambda: compiled(params, ids, mask, g))
-    D = config.hidden_size
-    layer = 4 * D * D + 2 * D * config.intermediate_size + 2 * length * D
+    layer = config.layer_products + 2 * length * config.hidden_size
     operations = 3 * 2 * texts * length * config.num_layers * layer
     return {
         "texts x tokens": f"{texts} x {length}",
@@ -230,8 +230,7 @@ def _encoder() -> dict:
     }
 
 
-def _step(name: str) -> dict:
-    sizes = step_sizes(name)
+def _step(name: str, sizes: workload.StepSizes) -> dict:
     sizes.check()
     device = jax.devices()[0]
     mesh = sharding.make_mesh(1, 1, [device])
@@ -280,10 +279,6 @@ def _step(name: str) -> dict:
     }
 
 
-def _torch_encoder() -> dict:
-    return torch_side.encoder(*encoder_sizes(), _ROUNDS)
-
-
 def _encode() -> dict:
     sizes = {
         "layers": 12,
@@ -310,7 +305,5 @@ _PIECES = {
     "machine": _machine,
     "kernels": _kernels,
     "head": _head,
-    "encoder": _encoder,
-    "torch encoder": _torch_encoder,
     "encode": _encode,
 }

@@ -32,7 +32,10 @@ def add_flags(
     """
     if presets:
         parser.add_argument(
-            "--preset", choices=presets, help="sizes; the flags below override them"
+            "--preset",
+            choices=presets,
+            metavar="NAME",
+            help=f"sizes; the flags below override them: {', '.join(presets)}",
         )
     for field in dataclasses.fields(sizes):
         parser.add_argument(

@@ -40,7 +40,9 @@ Presets (sizes of the models; the flags below override):
                   configs/distill.py give to each of 8 devices: stage 1 aligns 1,024 of
                   8,192 pairs with a BERT-base teacher, stage 2 distills 128 of 1,024
                   queries with groups of 8 and LexEcho; 256 tokens (queries 64)
-All three are in bfloat16, and for accelerators: on a CPU, override --batch, --length
+  a hub id        SPLADE on a checkpoint whose shape --dry_run knows, over its own terms
+                  as xlmr-base-250k: answerdotai/ModernBERT-base, jhu-clsp/mmBERT-base…
+All are in bfloat16, and for accelerators: on a CPU, override --batch, --length
 and --layers. milco encodes 32 texts at a time (--encode-chunk), which takes 48 GB by
 the count of XLA's CPU compiler.
 """

@@ -36,24 +36,23 @@ def _median(call: Callable[[], object], device, rounds: int) -> float:
     return statistics.median(once() for _ in range(rounds))
 
 
-def _bert_config(config: EncoderConfig):
+def _model(config: EncoderConfig, kind: str):
+    """A model of transformers by its class `Auto…`, without dropout."""
     import transformers
 
-    return transformers.BertConfig(
-        **{k: v for k, v in config.to_hf().items() if k != "model_type"}
-        | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    )
+    values = config.with_dropout(0.0).to_hf()
+    if "model_type" not in values:
+        raise InputError(f"transformers has no model of the family {config.family}.")
+    found = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    return getattr(transformers, kind).from_config(found, attn_implementation="sdpa")
 
 
 def encoder(config: EncoderConfig, texts: int, length: int, rounds: int) -> dict:
     """Milliseconds of forward and backward pass over full texts."""
     import torch
-    import transformers
 
     device = _device()
-    model = transformers.BertModel._from_config(
-        _bert_config(config), attn_implementation="sdpa", add_pooling_layer=False
-    ).to(device)
+    model = _model(config, "AutoModel").to(device)
     ids = torch.randint(5, config.vocab_size, (texts, length), device=device)
     mask = torch.ones_like(ids)
     g = torch.randn(texts, length, config.hidden_size, device=device)
@@ -82,12 +81,9 @@ def encoder(config: EncoderConfig, texts: int, length: int, rounds: int) -> dict
 def step(sizes: StepSizes, rounds: int) -> dict:
     """Milliseconds of a step of SPLADE: KL over the documents of queries, and L1."""
     import torch
-    import transformers
 
     device = _device()
-    model = transformers.BertForMaskedLM._from_config(
-        _bert_config(student_of(sizes).encoder), attn_implementation="sdpa"
-    ).to(device)
+    model = _model(student_of(sizes).encoder, "AutoModelForMaskedLM").to(device)
     fused = True if device.type == "cuda" else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=fused)
 

@@ -16,9 +16,9 @@ from lsrjax.data.batching.orders import Order
 from lsrjax.errors import InputError
 from lsrjax.losses import losses, objective
 from lsrjax.models import heads, term_weights
-from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import BACKBONES, backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import train_step
 
@@ -38,7 +38,18 @@ class StepSizes:
         choices=TASKS,
         metavar="{" + ",".join(TASKS) + "}",
     )
-    family: str = size("xlm-roberta", "of the encoder", choices=("bert", "xlm-roberta"))
+    checkpoint: str = size(
+        "",
+        "whose encoder's other fields, such as windows, are taken; a preset names it",
+        choices=("", *presets.PRESETS),
+        metavar="ID",
+    )
+    family: str = size(
+        "xlm-roberta",
+        "of the encoder",
+        choices=tuple(BACKBONES),
+        metavar="{" + ",".join(BACKBONES) + "}",
+    )
     layers: int = size(2, "of the encoder")
     dim: int = size(128, "hidden size")
     heads: int = size(4, "attention heads")
@@ -123,9 +134,11 @@ class StepSizes:
             )
 
 
-def _model(name: str) -> dict:
+def model_sizes(name: str) -> dict:
+    """Sizes of a checkpoint that `presets.PRESETS` knows."""
     encoder, _ = presets.PRESETS[name]
     return {
+        "checkpoint": name,
         "family": encoder.family,
         "layers": encoder.num_layers,
         "dim": encoder.hidden_size,
@@ -135,9 +148,23 @@ def _model(name: str) -> dict:
     }
 
 
-_TEACHER = _model("naver/splade-v3")
+def _splade(name: str) -> StepSizes:
+    """SPLADE over a checkpoint's own terms."""
+    return StepSizes(
+        task="infonce",
+        pivot_vocab=0,
+        batch=8,
+        group=1,
+        length=256,
+        query_length=64,
+        dtype="bfloat16",
+        **model_sizes(name),
+    )
+
+
+_TEACHER = model_sizes("naver/splade-v3")
 _MILCO = {
-    **_model("BAAI/bge-m3-unsupervised"),
+    **model_sizes("BAAI/bge-m3-unsupervised"),
     "pivot_vocab": _TEACHER["vocab"],
     "pivot_dim": _TEACHER["dim"],
     "length": 256,
@@ -145,7 +172,7 @@ _MILCO = {
     "dtype": "bfloat16",
     "encode_chunk": 32,
 }
-PRESETS = {
+PRESETS: dict[str, dict[str, StepSizes]] = {
     "splade-v3": {
         "splade-v3": StepSizes(
             pivot_vocab=0,
@@ -157,18 +184,7 @@ PRESETS = {
             **_TEACHER,
         )
     },
-    "xlmr-base-250k": {
-        "xlmr-base-250k": StepSizes(
-            task="infonce",
-            pivot_vocab=0,
-            batch=8,
-            group=1,
-            length=256,
-            query_length=64,
-            dtype="bfloat16",
-            **_model("FacebookAI/xlm-roberta-base"),
-        )
-    },
+    "xlmr-base-250k": {"xlmr-base-250k": _splade("FacebookAI/xlm-roberta-base")},
     "milco": {
         "stage 1": StepSizes(
             task="alignment",
@@ -179,6 +195,7 @@ PRESETS = {
         ),
         "stage 2": StepSizes(task="kl", batch=128, group=8, **_MILCO),
     },
+    **{name: {name: _splade(name)} for name in presets.PRESETS},
 }
 
 
@@ -203,6 +220,7 @@ def student_of(sizes: StepSizes) -> RetrieverSpec:
     encoder = _encoder(
         sizes,
         family=sizes.family,
+        checkpoint=sizes.checkpoint,
         vocab_size=sizes.vocab,
         hidden_size=sizes.dim,
         num_layers=sizes.layers,
@@ -237,20 +255,21 @@ def teacher_of(sizes: StepSizes) -> RetrieverSpec | None:
     return RetrieverSpec.of("splade", encoder, tied=True)
 
 
-_PAD_IDS = {"bert": 0, "xlm-roberta": 1}
-_FIRST_ID = max(_PAD_IDS.values()) + 1
+_PAD_ID = 1
+_FIRST_ID = _PAD_ID + 1
 
 
-def _encoder(sizes: StepSizes, *, family: str, **fields) -> EncoderConfig:
-    pad = _PAD_IDS[family]
+def _encoder(
+    sizes: StepSizes, *, family: str, checkpoint: str = "", **fields
+) -> EncoderConfig:
+    """An encoder of these sizes, and of a checkpoint's other fields."""
     longest = max(sizes.length, sizes.query_length)
-    return BertConfig(
-        family=family,
-        max_positions=longest + (pad + 1 if family == "xlm-roberta" else 0),
-        type_vocab_size=2 if family == "bert" else 1,
-        pad_token_id=pad,
-        **fields,
-    )
+    known, _ = presets.PRESETS.get(checkpoint, (None, False))
+    if known is None or known.family != family:
+        return backbone(family).config.fresh(family, _PAD_ID, longest, **fields)
+    if known.max_length < longest:
+        fields["max_positions"] = known.max_positions + longest - known.max_length
+    return dataclasses.replace(known, **fields)
 
 
 def least_bytes(sizes: StepSizes, devices: int) -> tuple[int, int]:
@@ -260,8 +279,8 @@ def least_bytes(sizes: StepSizes, devices: int) -> tuple[int, int]:
     tried; the compiler's count comes later.
     """
     D, E = sizes.dim, sizes.pivot_dim or sizes.dim
-    layer = 4 * D * D + 2 * D * sizes.inner
-    params = sizes.vocab * D + sizes.layers * layer + sizes.pivot_vocab * E
+    layers = sizes.layers * student_of(sizes).encoder.layer_products
+    params = sizes.vocab * D + layers + sizes.pivot_vocab * E
     texts = sizes.texts * devices
     weights = texts * (sizes.pivot_vocab or sizes.vocab)
     # Tokens of the batches that the shapes are fitted to; parameters, gradients and two
@@ -293,11 +312,11 @@ class _RandomTexts:
     @property
     def encoded(self) -> dict[str, Encoded]:
         sizes = self.sizes
-        pad = _PAD_IDS[sizes.family]
+        pad = student_of(sizes).encoder.pad_token_id
         if sizes.pairs:
             return {
                 "student": Encoded(("translation", "english"), sizes.length, pad),
-                TEACHER: Encoded((TEACHER,), sizes.length, _PAD_IDS["bert"]),
+                TEACHER: Encoded((TEACHER,), sizes.length, _PAD_ID),
             }
         longest = max(sizes.length, sizes.query_length)
         return {"student": Encoded(("query", "document"), longest, pad)}

@@ -82,7 +82,7 @@ class TextTokenizer:
             sorted(
                 i
                 for token, i in self.vocabulary().items()
-                if (bare := token.removeprefix("##").removeprefix("\u2581"))
+                if (bare := _bare(token))
                 and all(character in string.punctuation for character in bare)
                 and i not in special
             )
@@ -200,6 +200,14 @@ class TextTokenizer:
     ) -> dict[str, np.ndarray]:
         """Ids and mask, [B, L] int32; L is one of `buckets` or `max_length`."""
         return pad(self.ids(texts, max_length), self.pad_id, max_length, buckets)
+
+
+def _bare(token: str) -> str:
+    """A token without its mark of a word's beginning or continuation."""
+    # Of WordPiece, SentencePiece and, a space as a character, byte-level BPE.
+    for mark in ("##", "\u2581", "\u0120"):
+        token = token.removeprefix(mark)
+    return token
 
 
 @dataclasses.dataclass(frozen=True)

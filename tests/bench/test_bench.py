@@ -13,15 +13,28 @@ from jax.extend import core
 from rich.console import Console
 from scipy import sparse
 
-from lsrjax.bench import data, encode, head, measure, peaks, step, step_tables, workload
+from lsrjax.bench import (
+    chip_pieces,
+    data,
+    encode,
+    head,
+    measure,
+    peaks,
+    step,
+    step_tables,
+    workload,
+)
 from lsrjax.bench.__main__ import main
+from lsrjax.convert.read import presets
 from lsrjax.data.batching.orders import Order
 from lsrjax.data.debian_texts import embedded
 from lsrjax.distributed import sharding
 from lsrjax.losses import losses
+from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.training import flops
 
 HEAD = "head --batch 2 --length 3 --dim 5 --vocab 40 --repeats 1".split()
+ATTENTION = "attention --batch 1 --length 200 --heads 2 --width 4 --repeats 1".split()
 MODEL = "--layers 1 --teacher-layers 1 --dim 8 --heads 2 --inner 16 --vocab 50"
 TEXTS = "--batch 2 --length 8 --query-length 4 --parts 1 --steps 1"
 STEP = f"step {MODEL} --pivot-vocab 40 --group 2 {TEXTS}".split()
@@ -53,6 +66,13 @@ def test_head_prints_a_row_for_each_implementation(capsys):
     assert rows["naive"].count("1.00x") == 2
     for row in rows.values():
         assert len(row) == 7 and len(numbers(row[1:])) == 6
+
+
+def test_attention_compares_blocks_with_the_mask(capsys):
+    main([*ATTENTION, "--left", "3", "--right", "0"])
+    mask, blocks = rows_of(capsys.readouterr().out)
+    assert mask[0] == "mask (in training)" and blocks[0] == "blocks"
+    numbers(mask[1:] + blocks[1:])
 
 
 def test_a_platform_that_there_is_not_is_an_error(capsys, monkeypatch):
@@ -333,6 +353,26 @@ def test_step_presets_are_the_published_models():
     teacher = workload.teacher_of(first).encoder
     assert (teacher.hidden_size, teacher.num_layers, teacher.num_heads) == (768, 12, 12)
     assert (teacher.intermediate_size, teacher.vocab_size) == (3072, 30522)
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_a_step_has_an_encoder_of_any_family(family):
+    sizes = dataclasses.replace(SMALL, family=family)
+    sizes.check()
+    encoder = workload.student_of(sizes).encoder
+    assert encoder.family == family and encoder.num_layers == sizes.layers
+    assert encoder.max_length >= sizes.length
+
+
+def test_a_checkpoint_is_a_preset_with_all_that_its_encoder_has():
+    for name, (known, _) in presets.PRESETS.items():
+        (sizes,) = workload.PRESETS[name].values()
+        sizes.check()
+        assert workload.student_of(sizes).encoder == known
+    long = dataclasses.replace(sizes, length=9000)
+    assert workload.student_of(long).encoder.max_length == 9000
+    chip = chip_pieces.encoder_sizes("answerdotai/ModernBERT-base")[0]
+    assert chip.family == "modernbert"
 
 
 def test_texts_are_as_long_as_asked_on_average():

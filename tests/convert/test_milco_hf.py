@@ -132,6 +132,8 @@ def check(model, found, texts, documents=()):
         "options",
         "distilbert",
         "modernbert",
+        pytest.param("deberta-v2", marks=pytest.mark.slow),
+        pytest.param("xmod", marks=pytest.mark.slow),
         pytest.param("gte", marks=pytest.mark.slow),
         pytest.param("jina_embeddings_v3", marks=pytest.mark.slow),
         pytest.param("nomic_bert", marks=pytest.mark.slow),

@@ -91,10 +91,13 @@ def some(*quick, but=()):
     "opensearch sum",
     "splade distilbert",
     "splade modernbert",
+    "splade qwen3",
+    "dense qwen3",
+    "splade deberta",
     "static",
     "csr",
     "multi-vector",
-    but=("colbert xlm-roberta", "pylate xlm-roberta"),
+    but=("colbert xlm-roberta", "pylate xlm-roberta", "colbert xmod", "pylate xmod"),
 )
 def test_vectors_are_the_same_in_their_program(case, folders):
     program = opened(case, folders(case))
@@ -151,6 +154,7 @@ def assert_same_bits(found, wanted):
 
 @some(
     *("splade", "splade towers", "splade modernbert", "static xlm-roberta"),
+    *("splade qwen3", "dense qwen3"),
     *("opensearch", "csr towers", "dense towers", "multi-vector", "colbert"),
     "pylate xlm-roberta",
 )

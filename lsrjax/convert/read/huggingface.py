@@ -110,7 +110,10 @@ def load_checkpoint(
     stored = open_weights(path_or_id, folder, raw, allowed)
     others = {name: stored.pop(name) for name in extra if name in stored}
     layout = expected_tensors.layout_of(raw, config)
-    untied = raw.get("tie_word_embeddings") is False
+    untied = not expected_tensors.is_tied(raw, config)
+    # A tied decoder can be all of a head.
+    bare = not untied and not table.backbone(config.family).head_bias
+    bare = bare and expected_tensors.has_language_model(raw, config)
     zeros = table.backbone(config.family).names.zeros
     may_miss = "|".join(filter(None, (allowed.missing, zeros)))
     try:
@@ -125,6 +128,7 @@ def load_checkpoint(
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     if not allowed.values:
         parts = {path.split("/")[0] for path in found}
+        parts |= {"head"} if bare else set()
         params = expected_tensors.promised(config, *parts, tied=not untied)
         unused = {name: tensors.zeros(one.shape) for name, one in others.items()}
         return Checkpoint(config, params, raw, unused)
@@ -132,6 +136,8 @@ def load_checkpoint(
         {path: one.floats() for path, one in found.items()} | fresh(absent, config),
         layout,
     )
+    if bare:
+        params.setdefault("head", {"mlm": {}})
     unused = {name: one.floats() for name, one in others.items()}
     return Checkpoint(config, params, raw, unused)
 
