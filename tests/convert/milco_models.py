@@ -38,6 +38,7 @@ CASES = {
     "gte": {"lexecho": True},
     "jina_embeddings_v3": {"lexecho": True},
     "nomic_bert": {"lexecho": True},
+    "mpnet": {"lexecho": True},
     "deberta-v2": {"lexecho": True},
     "xmod": {"lexecho": True},
 }
@@ -46,7 +47,7 @@ OWN_FAMILY = (
     *("distilbert", "modernbert", "gte", "jina_embeddings_v3", "nomic_bert"),
     "deberta-v2",
 )
-_FAMILIES = {"options": "bert", "xmod": "xmod"} | {one: one for one in OWN_FAMILY}
+_FAMILIES = {"options": "bert"} | {one: one for one in ("xmod", "mpnet", *OWN_FAMILY)}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
     "Free software, free Software, FREE software!",
@@ -104,7 +105,7 @@ def made(case):
         num_layers=2,
         num_heads=4,
         intermediate_size=44,
-        max_positions=26 if family in ("xlm-roberta", "xmod") else 24,
+        max_positions=26 if family in ("xlm-roberta", "xmod", "mpnet") else 24,
         pad_token_id=1,
         layer_norm_eps=1e-12 if family == "distilbert" else 1e-5,
     )

@@ -54,6 +54,7 @@ TOKENIZERS = {
     "nomic_bert": embedded.ENGLISH_TOKENIZER,
     "electra": embedded.ENGLISH_TOKENIZER,
     "ernie": embedded.ENGLISH_TOKENIZER,
+    "mpnet": embedded.MULTILINGUAL_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -110,6 +111,7 @@ CASES = {
     "splade nomic": ("splade", "nomic_bert", {"tied": True}),
     "splade electra": ("splade", "electra", {"tied": True}),
     "splade ernie": ("splade", "ernie", {}),
+    "splade mpnet": ("splade", "mpnet", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (

@@ -137,6 +137,7 @@ def check(model, found, texts, documents=()):
         pytest.param("gte", marks=pytest.mark.slow),
         pytest.param("jina_embeddings_v3", marks=pytest.mark.slow),
         pytest.param("nomic_bert", marks=pytest.mark.slow),
+        pytest.param("mpnet", marks=pytest.mark.slow),
     ],
 )
 def test_vectors_in_transformers_5(models, texts, documents, case):

@@ -31,6 +31,7 @@ _OWN = {
     "nomic_bert": {"type_vocab_size": 2},
     "electra": {"type_vocab_size": 2},
     "ernie": {"type_vocab_size": 2},
+    "mpnet": {"type_vocab_size": 0, "pad_token_id": 1},
     "norbert3": {"position_buckets": 4, "silent_terms": 3},
     "norbert4": {
         "query_key_size": 6,

@@ -13,13 +13,14 @@ from lsrjax.models.backbones.llama_config import (
     Qwen3Config,
 )
 from lsrjax.models.backbones.modern import ModernConfig
+from lsrjax.models.backbones.mpnet import MPNetConfig
 from lsrjax.models.backbones.norbert3 import Norbert3Config
 from lsrjax.models.backbones.norbert4 import Norbert4Config
+from lsrjax.models.backbones.other_berts import ElectraConfig
 from lsrjax.models.backbones.rotary_bert import (
     GteConfig,
     JinaConfig,
     NomicConfig,
-    RotaryConfig,
 )
 from lsrjax.models.backbones.xlm_roberta_xl import XLMRobertaXLConfig
 from lsrjax.models.backbones.xmod import XmodConfig
@@ -211,13 +212,18 @@ def _decoder(
     )
 
 
-def _rotary(
-    kind: type[RotaryConfig], family: str, vocab_size: int, size: str, positions: int
+def _fresh(
+    config: type[EncoderConfig],
+    family: str,
+    vocab_size: int,
+    pad: int,
+    positions: int = 512,
+    size: str = "base",
 ) -> EncoderConfig:
     hidden, layers, heads, intermediate = _SIZES[size]
-    return kind.fresh(
+    return config.fresh(
         family,
-        kind.DEFAULTS["pad_token_id"],
+        pad,
         positions,
         vocab_size=vocab_size,
         hidden_size=hidden,
@@ -227,8 +233,10 @@ def _rotary(
     )
 
 
-_GTE = _rotary(GteConfig, "gte", 250_048, "base", 8192)
-_NOMIC = _rotary(NomicConfig, "nomic_bert", 30_528, "base", 2048)
+_ELECTRA = _fresh(ElectraConfig, "electra", 30_522, 0)
+_MPNET = _fresh(MPNetConfig, "mpnet", 30_527, 1)
+_GTE = _fresh(GteConfig, "gte", 250_048, 1, 8192)
+_NOMIC = _fresh(NomicConfig, "nomic_bert", 30_528, 0, 2048)
 
 # Checkpoints whose decoder is not the word table.
 UNTIED = {
@@ -302,11 +310,14 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "Alibaba-NLP/gte-multilingual-mlm-base": (_GTE, True),
     "Snowflake/snowflake-arctic-embed-m-v2.0": (_GTE, False),
     "jinaai/jina-embeddings-v3": (
-        _rotary(JinaConfig, "jina_embeddings_v3", 250_002, "large", 8194),
+        _fresh(JinaConfig, "jina_embeddings_v3", 250_002, 1, 8194, "large"),
         False,
     ),
     "nomic-ai/nomic-bert-2048": (_NOMIC, True),
     "nomic-ai/nomic-embed-text-v1.5": (_NOMIC, False),
+    "google/electra-base-discriminator": (_ELECTRA, False),
+    "microsoft/mpnet-base": (_MPNET, True),
+    "sentence-transformers/all-mpnet-base-v2": (_MPNET, False),
     "intfloat/multilingual-e5-small": (_bert(250_037, "small"), False),
     "intfloat/multilingual-e5-base": (_xlmr("base"), False),
     "intfloat/multilingual-e5-large": (_xlmr("large"), False),

@@ -63,6 +63,7 @@ class Attention(nnx.Module):
         *,
         rotary: Sequence[Rotary] | None = None,
         window: int | None = None,
+        biases: Sequence[jax.Array] | None = None,
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
         """Mixes the hidden states of each text; returns [T, D].
@@ -72,6 +73,8 @@ class Attention(nnx.Module):
             length of each text, [B] int32, for cuDNN's attention.
           rotary: for each part, how queries and keys turn with their position (RoPE).
           window: how far a token sees to either side; None: all of the text.
+          biases: for each part, what is added to the scaled products of queries and
+            keys, [H, L, L]; not with cuDNN's attention.
           keys_T: a random key for each token; None: no dropout.
         """
         rate = self.config.attention_dropout
@@ -79,9 +82,12 @@ class Attention(nnx.Module):
         if keys_T is not None and rate > 0.0:
             keys = texts.split(keys_T)
         turns = [None] * len(seen) if rotary is None else rotary
+        added = [None] * len(seen) if biases is None else biases
         parts = []
-        for *qkv, seen_by, keys_BL, turn in zip(
-            *map(texts.split, self.qkv(hidden_TD)), seen, keys, turns, strict=True
+        for *qkv, seen_by, keys_BL, turn, bias in zip(
+            *map(texts.split, self.qkv(hidden_TD)),
+            *(seen, keys, turns, added),
+            strict=True,
         ):
             shape = qkv[0].shape
             heads = (*shape[:2], self.config.num_heads, -1)
@@ -92,10 +98,12 @@ class Attention(nnx.Module):
             near = window if window is not None and window < shape[1] - 1 else None
             if keys_BL is not None:
                 mixed_BLHC = attend_with_dropout(
-                    q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL, near
+                    q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL, near, bias
                 )
             else:
-                mixed_BLHC = attend(q_BLHC, k_BMHC, v_BMHC, seen_by, near)
+                mixed_BLHC = attend(
+                    q_BLHC, k_BMHC, v_BMHC, seen_by, near, bias_HLM=bias
+                )
             if near is not None:
                 alone_BL = ~sees_some(seen_by, shape[1], near)
                 mixed_BLHC = jnp.where(alone_BL[..., None, None], 0, mixed_BLHC)
@@ -150,7 +158,13 @@ def sides(window: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def attend(
-    query_BLHC, key_BMHC, value_BMHC, seen, window: Window = None, scale=None
+    query_BLHC,
+    key_BMHC,
+    value_BMHC,
+    seen,
+    window: Window = None,
+    scale=None,
+    bias_HLM=None,
 ) -> jax.Array:
     """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B].
 
@@ -174,6 +188,7 @@ def attend(
             query_BLHC,
             key_BMHC,
             value_BMHC,
+            bias=None if bias_HLM is None else bias_HLM[None],
             mask=seen[:, None, None, :],
             is_causal=causal,
             local_window_size=near,
@@ -215,10 +230,12 @@ def lengths_of(mask_BM):
 
 
 def attend_with_dropout(
-    query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL, window=None
+    query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL, window=None, bias_HLM=None
 ):
     """Like `jax.nn.dot_product_attention`, which lacks dropout on the weights."""
     logits_BHLM = products(query_BLHC, key_BMHC) / query_BLHC.shape[-1] ** 0.5
+    if bias_HLM is not None:
+        logits_BHLM += bias_HLM[None]
     return weighed(logits_BHLM, value_BMHC, mask_BM, rate, keys_BL, window)
 
 

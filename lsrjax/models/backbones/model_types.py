@@ -24,4 +24,5 @@ MODEL_TYPES = {
     "nomic_bert": "nomic_bert",
     "electra": "electra",
     "ernie": "ernie",
+    "mpnet": "mpnet",
 }

@@ -15,6 +15,7 @@ from lsrjax.models.backbones import (
     gemma,
     llama,
     modern,
+    mpnet,
     norbert3,
     norbert4,
     other_berts,
@@ -48,6 +49,7 @@ BACKBONES: dict[str, Backbone] = {
     "nomic_bert": rotary_bert.NOMIC,
     "electra": other_berts.ELECTRA,
     "ernie": other_berts.ERNIE,
+    "mpnet": mpnet.MPNET,
 }
 
 

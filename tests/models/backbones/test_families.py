@@ -15,11 +15,14 @@ from lsrjax.models.backbones.table import BACKBONES, config_from, read_config
 from lsrjax.models.retriever import RetrieverSpec
 
 NEWER = (
-    *("modernbert", "norbert3", "norbert4", "gte", "nomic_bert"),
+    *("modernbert", "norbert3", "norbert4", "gte", "nomic_bert", "mpnet"),
     *("deberta-v2", "xlm-roberta-xl", "xmod", "qwen3", "gemma3_text"),
 )
 # They share a module with a family beside them.
-ALIKE = ("llama", "mistral", "eurobert", "gemma2", "gemma3_text")
+ALIKE = (
+    *("llama", "mistral", "eurobert", "gemma2", "gemma3_text"),
+    *("jina_embeddings_v3", "nomic_bert", "electra", "ernie"),
+)
 FAMILIES = pytest.mark.parametrize(
     "family",
     [

@@ -12,6 +12,7 @@ import transformers
 from flax import nnx
 
 from lsrjax.convert.names import by_layer, export_state, import_state
+from lsrjax.models.backbones import mpnet
 from lsrjax.models.backbones.table import BACKBONES, read_config
 from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 
@@ -27,8 +28,13 @@ SIZES = {
 MODELS = {
     "electra": ("Electra", {"embedding_size": 28}, 23),
     "ernie": ("Ernie", {}, 23),
+    # Distances from 8 on share a bucket.
+    "mpnet": ("MPNet", {"vocab_size": 151}, 21),
 }
 FAMILIES = pytest.mark.parametrize("family", MODELS)
+SOME = pytest.mark.parametrize(
+    "family", ["electra", pytest.param("ernie", marks=pytest.mark.slow), "mpnet"]
+)
 
 
 def reference(family, kind="ForMaskedLM"):
@@ -53,7 +59,7 @@ def texts(length, lengths, pad, left=False):
     return np.where(mask, ids, pad), mask
 
 
-@FAMILIES
+@SOME
 def test_logits_and_gradients_equal_transformers(family):
     """Gradients of all parameters, from those of the logits."""
     model, entry = reference(family), BACKBONES[family]
@@ -117,7 +123,7 @@ def test_logits_and_gradients_equal_transformers(family):
         np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=0, err_msg=str(path))
 
 
-@FAMILIES
+@SOME
 @pytest.mark.parametrize("kind", ["Model", "ForMaskedLM"])
 def test_a_checkpoint_goes_out_as_it_came(family, kind):
     model, entry = reference(family, kind), BACKBONES[family]
@@ -144,6 +150,11 @@ def test_config_goes_to_hugging_face_and_back(family):
     [
         ({"model_type": "electra", "embedding_size": 7}, "embedding_size is 7"),
         ({"model_type": "electra"}, "embedding_size is 128"),
+        (
+            {"model_type": "mpnet", "relative_attention_num_buckets": 64},
+            "buckets is 64",
+        ),
+        ({"model_type": "mpnet", "pad_token_id": 0}, "pad_token_id is 0"),
         ({"model_type": "ernie", "use_task_id": True}, "use_task_id is true"),
     ],
 )
@@ -152,7 +163,7 @@ def test_what_would_change_the_mathematics_is_refused(config, message):
         read_config(SIZES | config)
 
 
-@FAMILIES
+@SOME
 def test_rerankers_score_as_in_transformers(family):
     name, more, _ = MODELS[family]
     torch.manual_seed(5)
@@ -166,14 +177,21 @@ def test_rerankers_score_as_in_transformers(family):
     spec = CrossEncoderSpec(read_config(config.to_dict()))
     ours = CrossEncoder(spec, rngs=nnx.Rngs(0))
     nnx.update(ours, import_state(state, f"{family}-classifier"))
-    ids, mask = texts(11, [11, 7], 0)
-    types = (np.arange(11)[None] > [[3], [2]]).astype(int)
+    ids, mask = texts(11, [11, 7], spec.encoder.pad_token_id)
+    types, more = None, {}
+    if BACKBONES[family].pairs_have_types:
+        types = (np.arange(11)[None] > [[3], [2]]).astype(int)
+        more = {"token_type_ids": torch.tensor(types)}
     with torch.no_grad():
-        wanted = model(
-            torch.tensor(ids),
-            torch.tensor(mask.astype(int)),
-            token_type_ids=torch.tensor(types),
-        ).logits
+        wanted = model(torch.tensor(ids), torch.tensor(mask.astype(int)), **more).logits
     np.testing.assert_allclose(
         nnx.jit(ours)(ids, mask, types), wanted[:, 0], atol=1e-5, rtol=0
     )
+
+
+def test_buckets_of_long_distances_are_those_of_transformers():
+    places = torch.arange(300)
+    ahead = places[None] - places[:, None]
+    wanted = transformers.models.mpnet.modeling_mpnet.MPNetEncoder
+    wanted = wanted.relative_position_bucket(ahead, num_buckets=32)
+    np.testing.assert_array_equal(mpnet.buckets(300), wanted.numpy())
