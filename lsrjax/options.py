@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 
-from lsrjax import lookup
+from lsrjax import errors, lookup
 from lsrjax.errors import InputError
 
 _LARGEST = 2**31 - 1  # beyond it, sizes and counters overflow
@@ -245,28 +245,40 @@ def checked(
     """
     hints = typing.get_type_hints(kind)
     found = {}
-    for field in dataclasses.fields(kind):
-        at = f"{where}.{field.name}"
-        hint = hints[field.name]
-        value = values.get(field.name, default_of(field))
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            found[field.name] = checked(hint, values.get(field.name, {}), at, find)
-        elif is_named_groups(hint):
-            found[field.name] = dict(value)
-        elif field.metadata.get("table") is not None:
-            found[field.name] = named_by(field, value, at, find)
-        else:
-            found[field.name] = _checked(field, hint, value, at)
-    made = kind(**found)
-    for option, name in set_with(made):
-        if " " not in name and not getattr(made, name):
-            words = getattr(made, "because", {}).get(name)
-            because = words or f"{name} is {_off(getattr(made, name))}"
-            said = no_effect(*set_value(made, option), because)
-            raise InputError(f"{where}.{said}")
-    if isinstance(made, Options) and (problem := made.problem()):
-        raise InputError(f"{where}.{problem}")
+    with errors.together() as each:
+        for field in dataclasses.fields(kind):
+            with each:
+                found[field.name] = _option(
+                    field, hints[field.name], values, f"{where}.{field.name}", find
+                )
+    with errors.together() as each:
+        made = kind(**found)
+        for option, name in set_with(made):
+            if " " not in name and not getattr(made, name):
+                words = getattr(made, "because", {}).get(name)
+                because = words or f"{name} is {_off(getattr(made, name))}"
+                said = no_effect(*set_value(made, option), because)
+                each.add(f"{where}.{said}")
+        if isinstance(made, Options) and (problem := made.problem()):
+            each.add(f"{where}.{problem}")
     return made
+
+
+def _option(
+    field: dataclasses.Field,
+    hint: Any,
+    values: Mapping[str, Any],
+    where: str,
+    find: Callable[[Mapping[str, Any], str, str], Any],
+) -> Any:
+    value = values.get(field.name, default_of(field))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return checked(hint, values.get(field.name, {}), where, find)
+    if is_named_groups(hint):
+        return dict(value)
+    if field.metadata.get("table") is not None:
+        return named_by(field, value, where, find)
+    return _checked(field, hint, value, where)
 
 
 def set_with(options: Any) -> Iterator[tuple[str, str]]:
@@ -304,11 +316,12 @@ def check_no_effect(
     """Refuses options, or groups of them, that differ from their defaults.
 
     Raises:
-      InputError: names one, and `because`, why it has no effect.
+      InputError: names them, and `because`, why they have no effect.
     """
-    for name, value in set_options(options):
-        if any(f"{name}.".startswith(f"{one}.") for one in names):
-            raise InputError(f"{where}.{no_effect(name, value, because)}")
+    with errors.together() as each:
+        for name, value in set_options(options):
+            if any(f"{name}.".startswith(f"{one}.") for one in names):
+                each.add(f"{where}.{no_effect(name, value, because)}")
 
 
 def _off(value: Any) -> str:

@@ -160,14 +160,15 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
         assert np.isfinite(values).all() and np.any(values)
 
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+EXTENDING = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
 
 
 def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
     tmp_path, monkeypatch
 ):
-    # As the README has them.
-    (example,) = re.findall(r"```python\n(# mine.py\n.*?)```", README.read_text(), re.S)
+    # As the docs have them.
+    text = EXTENDING.read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(# mine.py\n.*?)```", text, re.S)
     (tmp_path / "mine.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
     config = config_of(

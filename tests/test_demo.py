@@ -1,4 +1,4 @@
-"""The demo as a user runs it: what README promises of its results."""
+"""The demo as a user runs it: what docs/start.md promises of its results."""
 
 import json
 import pathlib
@@ -35,7 +35,7 @@ def test_distilled_student_beats_bm25_and_the_aligned_student(tmp_path):
     )
     for text in ("bm25", "distill", "nDCG@10", "R@100", "active terms"):
         assert text in process.stdout
-    # What README says of the baselines.
+    # What docs/start.md says of the baselines.
     for name, mean in (
         ("bm25", 0.383),
         ("bm25 n-grams", 0.497),

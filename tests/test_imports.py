@@ -69,9 +69,9 @@ def test_imports_go_downwards(path):
         assert rooms <= set(ROOMS[: ROOMS.index(own) + 1])
 
 
-def test_the_readme_shows_the_rooms_from_the_top():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = text[text.index("## Layout") :].split("\n    configs/")[0]
+def test_contributors_are_shown_the_rooms_from_the_top():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = text[text.index("## Find your way") :].split("\n    configs/")[0]
     rooms = re.findall(r"^ {6}(\w+)(?:/|\.py) {2,}\S", shown, re.MULTILINE)
     assert rooms == ROOMS[::-1]
 

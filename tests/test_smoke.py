@@ -7,6 +7,7 @@ at the newest ones.
 """
 
 import importlib.util
+import os
 import pathlib
 import pkgutil
 import subprocess
@@ -70,6 +71,33 @@ def encoded(model, folder, name):
     out = folder / f"{name}.npz"
     python("-m", "lsrjax.encode", "--model", model, "--texts", texts, "--out", out)
     return sparse.load_npz(out).toarray()
+
+
+def test_the_demo_needs_no_file(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lsrjax", "train", "--config", "demo", "--dry_run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | ({} if installed() else {"PYTHONPATH": str(ROOT)}),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Stage distill" in done.stdout
+
+
+def installed():
+    """Whether the tests run beside an installed package, without its source."""
+    return not (ROOT / "setup.py").exists()
+
+
+def test_the_package_has_its_data():
+    package = pathlib.Path(lsrjax.__file__).parent
+    if installed():
+        assert "site-packages" in package.parts
+        assert (package / "recipes" / "demo.py").is_file()
+    assert (package / "py.typed").is_file()
+    assert list(package.glob("data/debian_texts/*.parquet"))
+    assert list(package.glob("convert/templates/*.py"))
 
 
 def test_the_doctor_and_the_plan_find_nothing(tmp_path):

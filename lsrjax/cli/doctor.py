@@ -160,7 +160,7 @@ def look(
         findings += _shared(marker, patient, seconds)
     if run_config is None:
         return findings
-    findings.append(doctor_checks.config_values(run_config))
+    findings += doctor_checks.config_values(run_config)
     # Once per host is enough.
     if findings[-1].level == ERROR or os.environ.get("SLURM_LOCALID", "0") != "0":
         return findings

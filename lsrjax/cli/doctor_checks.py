@@ -153,14 +153,14 @@ def interconnect() -> Finding:
     return Finding(OK, "interconnect", f"{text} in {1000 * taken:.3g} ms, rightly")
 
 
-def config_values(run_config) -> Finding:
+def config_values(run_config) -> list[Finding]:
     """Validates the config."""
     try:
         check_run.validate(run_config)
     except InputError as error:
-        return Finding(ERROR, "config", str(error))
+        return [Finding(ERROR, "config", message) for message in error.args]
     names = ", ".join(config.stages(run_config))
-    return Finding(OK, "config", f"can be run; stages: {names}")
+    return [Finding(OK, "config", f"can be run; stages: {names}")]
 
 
 def data(run_config) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from lsrjax import paths
+from lsrjax import errors, paths
 from lsrjax.config import fields
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
@@ -33,7 +33,12 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("--config", metavar="FILE", help="the experiment, a Python file")
+    add(
+        "--config",
+        metavar="FILE",
+        help="the experiment: a Python file, or the name of one that comes with lsrjax:"
+        f" {', '.join(fields.recipes())}",
+    )
     add(
         "--workdir",
         metavar="DIR",
@@ -110,7 +115,7 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
             _read_config(given, values)
         except InputError as error:
             given.config_path = None
-            given.wrong.append(str(error))
+            given.wrong += error.args
     elif values:
         given.wrong.append("--config.… sets a field, but there is no --config FILE.")
     return given
@@ -151,10 +156,12 @@ def _take_fields(
 
 def _read_config(given: Given, values: list[tuple[str, str | None]]) -> None:
     name, _, argument = given.flags.config.partition(":")
-    path = pathlib.Path(name)
+    path = fields.recipes().get(name, pathlib.Path(name))
     config = fields.load(path, [argument] if argument else [])
-    for field, value in values:
-        fields.set_field(config, field, value, "--config")
+    with errors.together() as each:
+        for field, value in values:
+            with each:
+                fields.set_field(config, field, value, "--config")
     given.config_path, given.config = path, config
 
 

@@ -44,12 +44,13 @@ def _parse(argv: Sequence[str]) -> Given:
     )
     dry_run.add_flags(parser)
     given = flags.parse(parser, argv)
-    for message in (*given.unknown, *given.wrong):
-        exits.stop(message)
-    if given.config is None:
-        exits.stop("No config file; give one, as in --config configs/demo.py")
-    for message in dry_run.without_effect(given.flags):
-        exits.stop(message)
+    wrong = [*given.unknown, *given.wrong]
+    if not wrong and given.config is None:
+        wrong = ["No config file; give one, as in --config configs/demo.py"]
+    if hasattr(given.flags, "dry_run"):
+        wrong += dry_run.without_effect(given.flags)
+    if wrong:
+        exits.stop(str(InputError(*wrong)))
     return given
 
 

@@ -69,6 +69,25 @@ def _check_languages_compared(data, loss: objective.Objective, where: str) -> No
         )
 
 
+def check_round_robin(c, where: str) -> None:
+    """Checks that every query can be shown in each language."""
+    weights = c.data.document_languages
+    if c.data.mixing != "round_robin":
+        return
+    shown = f"{where}.data.document_languages is {weights!r}"
+    if ANY in weights or len(set(weights.values())) > 1 or len(weights) < 2:
+        raise InputError(
+            f"{shown}, but data.mixing = 'round_robin' shows every query in each"
+            ' language: name at least two, all of one weight, as in {"en": 1, "de": 1}.'
+        )
+    if c.batch_size % len(weights):
+        raise InputError(
+            f"{shown}: {len(weights)} languages, but {where}.batch_size is"
+            f" {c.batch_size}. data.mixing = 'round_robin' counts a query once for each"
+            f" language: take a multiple of {len(weights)}."
+        )
+
+
 def check_rows(c, where: str) -> None:
     """Checks the data sets of a stage: their formats, and texts by id."""
     for at, own in mixing.named_sets(c.data, f"{where}.data").items():

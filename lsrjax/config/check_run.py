@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from lsrjax import errors
 from lsrjax.config import secrets
 from lsrjax.config.check_stage import check_references, check_stage
 from lsrjax.config.check_tasks import evaluated
@@ -13,7 +14,6 @@ from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
 from lsrjax.config.schema import Rows, Run
 from lsrjax.data.debian_texts.embedded import LANGUAGES
-from lsrjax.data.examples import ANY
 from lsrjax.errors import InputError
 from lsrjax.options import check_no_effect, checked
 from lsrjax.retrieval.result_tables import TASKS
@@ -23,93 +23,111 @@ def validate(config: ConfigDict) -> None:
     """Checks a run's config.
 
     Raises:
-      InputError: an unknown field, value or combination, an option without effect, or a
-        token; names the field and what to do.
+      InputError: unknown fields, values or combinations, options without effect, or
+        tokens: all that are found, each with its field and what to do.
     """
-    default = get_default()
-    _check_fields(config, default, "config")
-    if found := secrets.in_config(config):
-        raise InputError("\n".join(secrets.message(*place) for place in found))
+    default, several = get_default(), len(config.stages) > 0
+    parts = {
+        f"config.stages.{name}" if several else "config": stage
+        for name, stage in stages(config).items()
+    }
+    with errors.together() as each:
+        whole = [
+            _check_fields(part, default, where, each)
+            for where, part in {"config": config, **parts}.items()
+        ]
+        for place_of in secrets.in_config(config):
+            each.add(secrets.message(*place_of))
+        if all(whole):
+            with each:
+                _check_values(config, parts)
+
+
+def _check_values(config: ConfigDict, parts: dict[str, ConfigDict]) -> None:
+    """Checks a run's config that has all of its fields."""
+    several = len(config.stages) > 0
     names = list(stages(config))
-    if TASKS in names:
-        raise InputError(
-            f"config.stages has {TASKS!r}, which is the name of the results on tasks in"
-            " results.json. Give the stage another name."
-        )
-    run_fields = ("seed", "stages", "evaluate")
-    for position, (name, stage) in enumerate(stages(config).items()):
-        where = f"config.stages.{name}" if len(config.stages) else "config"
-        _check_fields(stage, default, where)
-        if len(config.stages) and len(stage.stages):
-            raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
-        found = checked(Run, stage, where)
-        if len(config.stages):
-            because = "a run is evaluated as a whole; set config.evaluate"
-            check_no_effect(found, where, ["evaluate"], because)
-        for set_name, own in stage.data.sets.items():
-            at = f"{where}.data.sets.{set_name}"
-            _check_fields(own, blank(Rows), at)
-            checked(Rows, own, at)
-        if stage.data.mixing == "round_robin":
-            _check_round_robin(stage, stage.data.document_languages, where)
-        check_stage(stage, found, where)
-        check_references(stage, names[:position], where)
-    whole = checked(Run, config, "config")
-    evaluated(config)
-    if config.evaluate.test:
-        _check_languages(config.evaluate.examples, "config.evaluate.examples")
-    if len(config.stages):
-        check_no_effect(
-            whole,
-            "config",
-            [f for f in default if f not in run_fields],
-            "the config has stages; set it in each stage",
-        )
+    with errors.together() as each:
+        if TASKS in names:
+            each.add(
+                f"config.stages has {TASKS!r}, which is the name of the results on"
+                " tasks in results.json. Give the stage another name."
+            )
+        for position, (where, stage) in enumerate(parts.items()):
+            with each:
+                found = checked(Run, stage, where)
+                for name, own in stage.data.sets.items():
+                    checked(Rows, own, f"{where}.data.sets.{name}")
+                if several:
+                    _check_in_stages(stage, found, where)
+                check_stage(stage, found, where)
+            with each:
+                check_references(stage, names[:position], where)
+        with each:
+            whole = checked(Run, config, "config")
+            with each:
+                evaluated(config)
+            if config.evaluate.test:
+                with each:
+                    _check_languages(config.evaluate.examples)
+            if several:
+                own = [
+                    f for f in get_default() if f not in ("seed", "stages", "evaluate")
+                ]
+                because = "the config has stages; set it in each stage"
+                check_no_effect(whole, "config", own, because)
 
 
-def _check_round_robin(stage, weights, where) -> None:
-    shown = f"{where}.data.document_languages is {stage.data.document_languages!r}"
-    if ANY in weights or len(set(weights.values())) > 1 or len(weights) < 2:
-        raise InputError(
-            f"{shown}, but data.mixing = 'round_robin' shows every query in each"
-            ' language: name at least two, all of one weight, as in {"en": 1, "de": 1}.'
-        )
-    if stage.batch_size % len(weights):
-        raise InputError(
-            f"{shown}: {len(weights)} languages, but {where}.batch_size is"
-            f" {stage.batch_size}. data.mixing = 'round_robin' counts a query once for"
-            f" each language: take a multiple of {len(weights)}."
-        )
+def _check_in_stages(stage: ConfigDict, found: Run, where: str) -> None:
+    """Refuses in one of several stages what belongs to the run."""
+    if len(stage.stages):
+        raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
+    because = "a run is evaluated as a whole; set config.evaluate"
+    check_no_effect(found, where, ["evaluate"], because)
 
 
-def _check_fields(config, default, where) -> None:
+def _check_fields(config, default, where: str, each: errors.Each) -> bool:
+    """Adds the errors in names of fields to `each`.
+
+    Returns:
+      Whether values can be checked: all fields are there, and none is written as in an
+      earlier release.
+    """
     known = dict(leaves(default))
     found = dict(leaves(config))
+    old = errors.Each()
     for field, value in found.items():
-        if field not in known:
-            raise InputError(not_a_field(field, known, where, value))
-        check_spelling(where, field, value)
-        for option, own in value.items() if isinstance(value, Entry | dict) else ():
-            name = f"{field}.{option}"
-            if place(name, own):
-                raise InputError(not_a_field(name, known, where, own))
-            check_spelling(where, name, own)
-        if value is None and known[field] is not None:
-            raise InputError(
-                f"{where}.{field} is None; give a value. Its default is"
-                f" {known[field]!r}."
-            )
-    for field in known:
-        if field not in found:
-            raise InputError(
-                f"{where}.{field} is missing; start from lsrjax.config.get_default()."
-            )
+        own = value.items() if isinstance(value, Entry | dict) else ()
+        options = {f"{field}.{option}": of for option, of in own}
+        for name, of in {field: value, **options}.items():
+            if name not in known and place(name, of):
+                old.add(not_a_field(name, known, where, of))
+            elif name not in known and name == field:
+                each.add(not_a_field(name, known, where, of))
+            with old:
+                check_spelling(where, name, of)
+    for message in old.messages:
+        each.add(message)
+    missing = [field for field in known if field not in found]
+    empty = [field for field in known if found.get(field, known[field]) is None]
+    empty = [field for field in empty if known[field] is not None]
+    for field in missing:
+        each.add(f"{where}.{field} is missing; start from lsrjax.config.get_default().")
+    for field in empty:
+        each.add(
+            f"{where}.{field} is None; give a value. Its default is {known[field]!r}."
+        )
+    own_sets = [
+        _check_fields(own, blank(Rows), f"{where}.data.sets.{name}", each)
+        for name, own in (config.data.sets.items() if "data.sets" in found else ())
+    ]
+    return not (old.messages or missing or empty) and all(own_sets)
 
 
-def _check_languages(names: Iterable[str], field: str) -> None:
+def _check_languages(names: Iterable[str]) -> None:
     unknown = sorted(set(names) - set(LANGUAGES))
     if unknown:
         raise InputError(
-            f"{field} names {', '.join(unknown)}; the embedded data has"
-            f" {', '.join(LANGUAGES)}."
+            f"config.evaluate.examples names {', '.join(unknown)}; the embedded data"
+            f" has {', '.join(LANGUAGES)}."
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from lsrjax import errors
 from lsrjax.config import check_data, conditions
 from lsrjax.config.fields import leaves
 from lsrjax.config.schema import Run
@@ -22,14 +23,21 @@ from lsrjax.retrieval.metrics import required_depth
 def check_stage(c: ConfigDict, found: Run, where: str) -> None:
     """Checks the values of a stage's fields together; `found` are the same, checked."""
     _check_entries(c, where)
-    _check_schedule(c, where)
-    _check_data(c, where)
-    check_data.check_languages(c, where)
-    _check_needs(c, where)
-    _check_group(c, where)
-    check_data.check_choice(c, where)
-    check_data.check_rows(c, where)
-    conditions.check(c, found, where)
+    with errors.together() as each:
+        for check in (
+            _check_schedule,
+            _check_data,
+            check_data.check_round_robin,
+            check_data.check_languages,
+            _check_needs,
+            _check_group,
+            check_data.check_choice,
+            check_data.check_rows,
+        ):
+            with each:
+                check(c, where)
+        with each:
+            conditions.check(c, found, where)
 
 
 def _check_entries(c, where) -> None:

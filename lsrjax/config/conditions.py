@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lsrjax import options
+from lsrjax import errors, options
 from lsrjax.config import check_data
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.negatives import choice_of
-from lsrjax.errors import InputError
 from lsrjax.initial import initialisations
 from lsrjax.losses import objective
 from lsrjax.models import heads
@@ -191,18 +190,20 @@ def check(stage: Any, found: Any, where: str) -> None:
       where: its name, for errors.
 
     Raises:
-      InputError: an option without effect, or one that contradicts another.
+      InputError: options without effect, or that contradict others.
     """
-    for at, one in _walk(found, where):
-        for name in getattr(one, "when", ()):
-            if because := CONDITIONS[name](stage):
-                raise InputError(f"{at} would have no effect: {because}. Remove it.")
-        for option, name in options.set_with(one):
-            if " " in name and (because := CONDITIONS[name](stage)):
-                said = options.no_effect(*options.set_value(one, option), because)
-                raise InputError(f"{at}.{said}")
-        if isinstance(one, options.Options):
-            one.check_stage(stage, at)
+    with errors.together() as each:
+        for at, one in _walk(found, where):
+            for name in getattr(one, "when", ()):
+                if because := CONDITIONS[name](stage):
+                    each.add(f"{at} would have no effect: {because}. Remove it.")
+            for option, name in options.set_with(one):
+                if " " in name and (because := CONDITIONS[name](stage)):
+                    said = options.no_effect(*options.set_value(one, option), because)
+                    each.add(f"{at}.{said}")
+            if isinstance(one, options.Options):
+                with each:
+                    one.check_stage(stage, at)
 
 
 def _walk(found: Any, where: str) -> Iterator[tuple[str, Any]]:

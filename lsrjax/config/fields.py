@@ -176,10 +176,23 @@ def _value(hint: Any, present: Any, text: str, field: str) -> Any:
         ) from error
 
 
+def recipes() -> dict[str, pathlib.Path]:
+    """The configs that come with lsrjax, by name."""
+    package = pathlib.Path(__file__).parents[1]
+    # In an installed package, and in a clone.
+    for folder in (package / "recipes", package.parent / "configs"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    return {}
+
+
 def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
     """Runs a config file; an `InputError` if it is missing, fails or has no config."""
     if not path.is_file():
-        raise InputError(f"No config file {path} (from {pathlib.Path.cwd()}).")
+        raise InputError(
+            f"No config file {path} (from {pathlib.Path.cwd()}). Those that come with"
+            f" lsrjax go by their names: {', '.join(recipes())}."
+        )
     try:
         names = runpy.run_path(str(path))
         if "get_config" not in names:

@@ -126,9 +126,15 @@ def test_data_that_can_be_read_is_counted(tmp_path):
 
 
 def test_values_that_cannot_be_are_refused_as_in_main():
-    assert doctor_checks.config_values(tiny()).level == OK
-    found = doctor_checks.config_values(tiny(**{"optim.lr": -1.0}))
-    assert found.level == ERROR and "optim.lr" in found.text
+    assert [one.level for one in doctor_checks.config_values(tiny())] == [OK]
+    wrong = tiny(**{"optim.lr": -1.0, "batch_size": 0})
+    found = doctor_checks.config_values(wrong)
+    assert {one.level for one in found} == {ERROR}
+    assert {one.text.split()[0] for one in found} == {
+        f"config.stages.{stage}.{field}"
+        for stage in wrong.stages
+        for field in ("batch_size", "optim.lr")
+    }
 
 
 # Not real ones.

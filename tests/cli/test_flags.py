@@ -33,6 +33,27 @@ def test_flags_that_there_are_not_are_named(arguments, unknown, said):
     assert said in "".join(given.unknown)
 
 
+def test_all_errors_of_a_command_line_are_named(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text(
+        "from lsrjax.config import get_default as get_config\n", encoding="utf-8"
+    )
+    wrong = ["--config.learning_rate=1", "--config.seed=x", "--fo"]
+    given = flags.parse(flags.parser("train", None), [f"--config={path}", *wrong])
+    lr, seed = given.wrong
+    assert "--config.optim.lr" in lr and "--config.seed is 'x'" in seed
+    assert len(given.unknown) == 1 and given.config is None
+
+
+def test_a_config_that_comes_with_lsrjax_goes_by_its_name():
+    given = flags.parse(flags.parser("train", None), ["--config", "demo"])
+    assert list(given.config.stages) == ["teacher", "align", "distill"]
+    assert given.workdir().name == "demo"
+    arguments = ["--config=nothing"]
+    (wrong,) = flags.parse(flags.parser("train", None), arguments).wrong
+    assert "No config file nothing" in wrong and "align, csr, demo" in wrong
+
+
 def test_fields_are_set_as_their_types_say():
     config = get_default()
     for field, text, value in (

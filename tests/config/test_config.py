@@ -113,6 +113,27 @@ def refusal(c):
     return str(error.value)
 
 
+def test_all_errors_are_named_at_once():
+    first = kl(optim__lr=-1.0, steps=5, epochs=2)
+    second = kl(steps=5, epochs=2, data__positives=9)
+    second.unlock()
+    second.learning_rate = 1.0
+    with pytest.raises(InputError) as error:
+        validate(run_of(first=first, second=second))
+    said = [one.partition(" ")[0].rstrip(":") for one in error.value.args]
+    at = "config.stages"
+    assert said == [
+        f"{at}.second.learning_rate",
+        f"{at}.first.optim.lr",
+        f"{at}.second",
+        f"{at}.second.data.positives",
+    ]
+    assert str(error.value).startswith(f"4 errors:\n- {at}.second.learning_rate is no")
+    # What is written as in an earlier release says nothing of the rest.
+    moved = kl(data__query_languages="en:5,*:1", optim__lr=-1.0)
+    assert "query_languages" in refusal(moved) and "lr" not in refusal(moved)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_are_valid(path):
     validate(runpy.run_path(str(path))["get_config"]())

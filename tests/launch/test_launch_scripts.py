@@ -63,6 +63,20 @@ def test_scripts_are_clean(script):
     assert found.returncode == 0, found.stdout
 
 
+def test_the_container_file_is_clean():
+    hadolint = pathlib.Path(sys.executable).with_name("hadolint")
+    found = subprocess.run(
+        [hadolint, ROOT / "launch" / "Dockerfile"], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout
+    # What it copies is there.
+    copied = re.findall(
+        r"^COPY (.+) \S+$", (ROOT / "launch/Dockerfile").read_text(), re.MULTILINE
+    )
+    names = " ".join(copied).split()
+    assert len(names) == 6 and all((ROOT / name).exists() for name in names)
+
+
 @pytest.fixture
 def stub(tmp_path):
     """An executable that takes the place of the interpreter."""

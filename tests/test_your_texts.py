@@ -1,4 +1,4 @@
-"""README's way from your texts to a search: its config and commands, as they are."""
+"""docs/your_texts.md: its config and commands, as they are."""
 
 import itertools
 import json
@@ -21,8 +21,7 @@ DOCUMENTS, QUERIES, TRAINED = 300, 60, 640
 
 
 def section():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.split("## From your texts to a search\n")[1].split("\n## ")[0]
+    return (ROOT / "docs" / "your_texts.md").read_text(encoding="utf-8")
 
 
 def write_lines(path, rows):
