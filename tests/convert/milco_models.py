@@ -35,8 +35,13 @@ CASES = {
     },
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
     "modernbert": {"lexecho": True},
+    "norbert3": {"lexecho": True},
+    "norbert4": {"lexecho": True, "query_prompt": "query: "},
 }
-_FAMILIES = {"options": "bert", "distilbert": "distilbert", "modernbert": "modernbert"}
+_FAMILIES = {
+    "options": "bert",
+    **{name: name for name in ("distilbert", "modernbert", "norbert3", "norbert4")},
+}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
     "Free software, free Software, FREE software!",

@@ -40,6 +40,8 @@ TOKENIZERS = {
     "distilbert": embedded.ENGLISH_TOKENIZER,
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
     "modernbert": embedded.ENGLISH_TOKENIZER,
+    "norbert3": embedded.ENGLISH_TOKENIZER,
+    "norbert4": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -83,6 +85,15 @@ CASES = {
     ),
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade modernbert": ("splade", "modernbert", {"tied": True}),
+    "splade norbert3": ("splade", "norbert3", {"tied": True}),
+    "splade norbert4 shifted": ("splade", "norbert4", {"logits": "shifted"}),
+    "splade norbert4 capped": (
+        "splade",
+        "norbert4",
+        {"logits": "capped", "tied": True, "most_active": 9},
+    ),
+    "splade norbert towers": ("splade", "norbert3", {"towers": "separate"}),
+    "static norbert3": ("inference-free", "norbert3", {"queries": "static"}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -141,6 +152,11 @@ CASES = {
     "dense modernbert": (
         "dense",
         "modernbert",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "dense norbert4": (
+        "dense",
+        "norbert4",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
     "dense towers": (

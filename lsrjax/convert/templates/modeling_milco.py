@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import ModelOutput
 
 from .configuration_milco import MilcoConfig
@@ -94,6 +95,28 @@ class MilcoHead(nn.Module):
         self.predictions = MilcoPredictions(size, vocab_size, eps)
 
 
+def _encoder(config: MilcoConfig) -> PreTrainedModel:
+    """The encoder, of transformers or of model code in the folder."""
+    values = dict(config.multilingual_config)
+    if classes := values.pop("auto_map", None):
+        made_of, encoder = (
+            get_class_from_dynamic_module(
+                classes[name],
+                config._name_or_path,
+                revision=getattr(config, "_commit_hash", None) or "main",
+            )
+            for name in ("AutoConfig", "AutoModel")
+        )
+        return encoder(made_of(**values))
+    known = AutoConfig.for_model(values.pop("model_type"), **values)
+    # Some families have a layer after the encoder, which is not used here.
+    taken = inspect.signature(MODEL_MAPPING[type(known)].__init__).parameters
+    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
+    return AutoModel.from_config(
+        known, attn_implementation=config._attn_implementation, **pooler
+    )
+
+
 class MilcoModel(PreTrainedModel):
     """Encoder, connector, English head and LexEcho."""
 
@@ -111,22 +134,16 @@ class MilcoModel(PreTrainedModel):
     def __init__(self, config: MilcoConfig):
         """Builds the model from its config alone; no other checkpoint is read."""
         super().__init__(config)
-        encoder = dict(config.multilingual_config)
-        encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
         english = config.english_config
         size = english["hidden_size"]
-        # Some families have a layer after the encoder, which is not used here.
-        taken = inspect.signature(MODEL_MAPPING[type(encoder)].__init__).parameters
-        pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
-        self.m_model = AutoModel.from_config(
-            encoder, attn_implementation=config._attn_implementation, **pooler
-        )
-        self.projector = nn.Linear(encoder.hidden_size, size)
+        self.m_model = _encoder(config)
+        width = self.m_model.config.hidden_size
+        self.projector = nn.Linear(width, size)
         self.mlm_head = MilcoHead(
             size, english["vocab_size"], english["layer_norm_eps"]
         )
         if config.echo:
-            self.echo = nn.Linear(encoder.hidden_size, 1)
+            self.echo = nn.Linear(width, 1)
             self.scale = nn.Parameter(torch.ones(1))
         self._tokenizers: dict[str, PreTrainedTokenizerFast] = {}
         self.post_init()
@@ -137,9 +154,15 @@ class MilcoModel(PreTrainedModel):
         encoder = self.config.multilingual_config
         rows = encoder["max_position_embeddings"]
         # XLM-R counts positions from the padding token's id.
-        if encoder["model_type"] == "xlm-roberta":
+        if encoder.get("model_type") == "xlm-roberta":
             rows -= encoder["pad_token_id"] + 1
         return rows
+
+    @property
+    def encoder_code(self) -> list[str]:
+        """Files of the folder with the encoder's own model code, if it has some."""
+        classes = self.config.multilingual_config.get("auto_map", {})
+        return sorted({f"{name.partition('.')[0]}.py" for name in classes.values()})
 
     @property
     def columns(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import export_state
 from lsrjax.convert.prompts import write_prompts
+from lsrjax.convert.write.code import write_code
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.json_files import write_json
 from lsrjax.models.backbones.table import backbone
@@ -62,9 +63,14 @@ def write_transformer(
     family = backbone(spec.encoder.family)
     name = family.transformers + ("ForMaskedLM" if masked_lm else "Model")
     config = spec.encoder.to_hf() | {"architectures": [name], "dtype": "float32"}
+    config |= write_code(folder, family)
     if masked_lm:
         config["tie_word_embeddings"] = spec.options.tied
         mlm = model.params["head"]["mlm"]
+        if family.code:  # which ties nothing
+            words = model.params["encoder"]["embeddings"]["word"]["embedding"]
+            mlm = {"decoder": words} | mlm
+            config["logits"] = spec.options.logits
         params = {"encoder": model.params["encoder"], "head": {"mlm": mlm}}
         state = export_state(params, spec.encoder.family)
     else:

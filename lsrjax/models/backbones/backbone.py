@@ -28,6 +28,8 @@ class Backbone:
       names: of its tensors in checkpoints.
       transformers: how the names of its classes in transformers begin; empty: it has
         none.
+      code: the family is not in transformers, and exports carry model code: that in
+        `convert/templates/{configuration,modeling}_CODE.py`.
       architectures: how the names of its classes in a config.json begin; looked at
         without a known `model_type`.
       transform: makes the masked-LM head without its decoder, [T, D] -> [T, D].
@@ -41,6 +43,7 @@ class Backbone:
     encoder: type[Encoder]
     names: Names
     transformers: str = ""
+    code: str = ""
     architectures: str = ""
     transform: Callable[..., nnx.Module] = _berts
     classifier: Callable[..., nnx.Module] | None = None
