@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from absl import logging
 from rich.console import Console
@@ -30,6 +31,7 @@ from lsrjax.errors import InputError
 
 # Opening data may include building an index.
 _DATA_SECONDS = 600.0
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _COLORS = {OK: "green", WARNING: "yellow", ERROR: "bold red"}
 
 
@@ -69,8 +71,7 @@ def _main(given: Given, findings: list[Finding]) -> None:
     except InputError as error:
         findings.append(Finding(ERROR, "workdir", str(error)))
     if marker is not None and hosts.is_first():
-        # Until here, Ctrl-C ends the process; from here, there is a file to remove.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _on_signals(_interrupt)
     try:
         findings += look(run_config, marker, patient, seconds)
         # In a thread, since Ctrl-C does not interrupt a wait for other processes.
@@ -79,6 +80,7 @@ def _main(given: Given, findings: list[Finding]) -> None:
     finally:
         if marker is not None and hosts.is_first():
             marker.remove()
+            _on_signals(signal.SIG_DFL)
     report = grouped(said)
     if hosts.is_first():
         _print(report)
@@ -89,6 +91,21 @@ def _main(given: Given, findings: list[Finding]) -> None:
     if orderly:
         sys.exit(code)
     _leave(code)
+
+
+def _on_signals(handler: Any) -> None:
+    """Handles what may end the process; by default, it ends at once.
+
+    While the marker's file exists, the process has to remove it first.
+    """
+    for number in _ENDING:
+        # Started with nohup, it outlives the terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: Any) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 def _joined(given: Given, findings: list[Finding]) -> bool:
@@ -168,8 +185,12 @@ def look(
     findings += found
     reachable = all(one.level != ERROR for one in found)
     if reachable:
-        check = functools.partial(doctor_checks.data, run_config)
-        findings += patient.findings("data", check, _DATA_SECONDS)
+        for topic, look_at in (
+            ("data", doctor_checks.data),
+            ("tasks", doctor_checks.tasks),
+        ):
+            check = functools.partial(look_at, run_config)
+            findings += patient.findings(topic, check, _DATA_SECONDS)
     if marker is not None and hosts.is_first():
         sized = run_config if reachable else None
         check = functools.partial(doctor_checks.disk, sized, marker.workdir)
@@ -195,7 +216,7 @@ def _gathered(findings: list[Finding], seconds: float) -> list[list[Finding]]:
     """In process 0, the findings of each process; in others, only their own."""
     text = json.dumps([dataclasses.astuple(one) for one in findings])
     # The other hosts may still be opening their data.
-    said = hosts.gather("doctor/findings", text, seconds + _DATA_SECONDS)
+    said = hosts.gather("doctor/findings", text, seconds + 2 * _DATA_SECONDS)
     if not said:
         return [findings]
     return [[Finding(*one) for one in json.loads(own or "[]")] for own in said]
@@ -283,6 +304,6 @@ def start() -> None:
     given, findings = _parse(sys.argv[1:])
     try:
         _main(given, findings)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ended:
         # Nothing is lost, and threads may still be waiting.
-        _leave(130)
+        _leave(128 + ended.args[0] if ended.args else 130)

@@ -27,7 +27,7 @@ from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.training import dev_data, memory_plan, stage_data
+from lsrjax.training import dev_data, early_checks, memory_plan, stage_data
 from lsrjax.training.early_checks import KEY_FILES, LOOK_SECONDS
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -172,6 +172,17 @@ def data(run_config) -> Iterator[Finding]:
         # The libraries behind the sources raise many unrelated types of error.
         except Exception as error:
             yield Finding(ERROR, "data", f"stage {name}: {_said(error)}")
+
+
+def tasks(run_config) -> Iterator[Finding]:
+    """Reads the benchmarks of the stages and of the finished run."""
+    stages = config.stages(run_config)
+    try:
+        for text in early_checks.look_at_tasks(run_config, stages):
+            yield Finding(OK, "tasks", text)
+    # The libraries behind some benchmarks raise errors of their own.
+    except Exception as error:
+        yield Finding(ERROR, "tasks", _said(error))
 
 
 def _data_of(name: str, stage, kind: str) -> Finding:

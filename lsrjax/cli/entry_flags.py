@@ -45,12 +45,18 @@ def take(argv: Sequence[str], *names: str) -> tuple[dict[str, dict], list[str]]:
       By name, the options by field; and what is left.
 
     Raises:
-      InputError: an option without a value, or set twice.
+      InputError: an option without a value, or set twice; an entry's name given as
+        its option.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     flags, rest = split(argv, rf"--({'|'.join(names)})\..*")
     for flag, text in flags:
         name, _, field = flag.removeprefix("--").partition(".")
+        if field == "name":
+            raise InputError(
+                f"{flag}={text} sets no option: name the entry itself, as in --{name}"
+                f" {text}."
+            )
         if field in found[name]:
             raise InputError(f"{flag} is given twice.")
         found[name][field] = literal(text)

@@ -15,31 +15,30 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 import lsrjax
 from lsrjax import json_files, options, paths
-from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import entry_flags, exits, own_entries, search, task_flags
 from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
-from lsrjax.retrieval import metrics as measures
-from lsrjax.retrieval import prune_curve, rank, task_results, task_tables
-from lsrjax.retrieval.feedback import Rocchio
+from lsrjax.retrieval import prune_curve, rank, task_results
+from lsrjax.retrieval.evaluate_tasks import (
+    BM25,
+    SYSTEM,
+    Evaluation,
+    evaluate_tasks,
+    way_of,
+)
 from lsrjax.retrieval.fusion import FUSIONS, check_weights
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.rank import Ranking, Searcher, Way
-from lsrjax.retrieval.task_results import Other, PartResults
-from lsrjax.retrieval.tasks.table import loaded
-from lsrjax.retrieval.tasks.task import Task
-
-_RUN_DEPTH = 1000  # of TREC runs
-_SYSTEM, _BM25 = "model", "bm25"
+from lsrjax.retrieval.rank import Searcher, Way
+from lsrjax.retrieval.task_results import Other
 
 
 @exits.on_input_error()
@@ -55,29 +54,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluate(args, values, tasks, Console())
 
 
-@dataclasses.dataclass(frozen=True)
-class _Setup:
-    """What is evaluated, and how."""
-
-    model: SavedModel
-    searcher: Searcher
-    ways: Mapping[str, Way]
-    shown: Collection[str]
-    lowercase: bool
-    with_bm25: bool
-    metrics: tuple[str, ...]
-    curve: tuple[Pruning, ...]
-    fusion: Chosen | None
-    fused: tuple[str, ...]
-    feedback: Rocchio | None
-    compare: Other | None
-    out: pathlib.Path | None
-
-    def metrics_of(self, task: Task) -> list[str]:
-        """The command's metrics, or the task's."""
-        return list(self.metrics or task.metrics)
-
-
 def evaluate(
     args, values: Mapping[str, dict], tasks: Sequence[Chosen], console: Console
 ) -> None:
@@ -86,24 +62,15 @@ def evaluate(
     Raises:
       InputError: a model, task or option that cannot be used.
     """
-    setup = _setup(args, values)
-    names = _names(tasks)
-    for name, task in zip(names, tasks, strict=True):
-        for one in loaded(task):
-            _check(one, setup)
-            facts = f"{len(one.corpus):,} documents, {len(one.queries):,} queries"
-            console.print(f"{name}: {one.name}, {facts}", highlight=False)
-    results: dict[str, Any] = {}
-    parts: dict[str, list[PartResults]] = {}
-    for name, task in zip(names, tasks, strict=True):
-        results[name], parts[name] = _evaluate_task(name, task, setup, console)
+    model, setup = _setup(args, values)
+    results, parts = evaluate_tasks(tasks, setup, console)
     if setup.out is None:
         return
     task_results.write_queries(setup.out / task_results.QUERIES_FILE, parts)
     made_of = {
         "lsrjax": lsrjax.__version__,
-        "model": setup.model.name,
-        "system": _SYSTEM,
+        "model": model,
+        "system": SYSTEM,
         "query_length": setup.searcher.query_length,
         "document_length": setup.searcher.document_length,
         "dtype": args.dtype,
@@ -118,112 +85,8 @@ def evaluate(
     console.print(f"Written to {path}", highlight=False)
 
 
-def _names(tasks: Sequence[Chosen]) -> list[str]:
-    """The names of tasks; of several with one name, numbered."""
-    found: list[str] = []
-    for task in tasks:
-        again = sum(task.name == other.name for other in tasks) > 1
-        number = 1 + sum(name.startswith(f"{task.name} ") for name in found)
-        found.append(f"{task.name} {number}" if again else task.name)
-    return found
-
-
-def _check(task: Task, setup: _Setup) -> None:
-    """Refuses what would fail only after texts are encoded."""
-    try:
-        measures.required_depth(setup.metrics_of(task))
-    except ValueError as error:
-        raise InputError(f"--metrics: {error}") from error
-    if setup.compare is not None:
-        setup.compare.values(task, setup.metrics_of(task))
-
-
-def _evaluate_task(
-    name: str, chosen: Chosen, setup: _Setup, console: Console
-) -> tuple[dict[str, Any], list[PartResults]]:
-    parts: list[PartResults] = []
-    others, curves = [], []
-    for task in loaded(chosen):
-        part = PartResults.of(task, setup.metrics_of(task))
-        depth = measures.required_depth(part.metrics)
-        depth = max(depth, _RUN_DEPTH) if setup.out else depth
-        if setup.fusion is not None:
-            depth = max(depth, setup.fusion.options.candidates)
-        ways = {**setup.ways} | prune_curve.ways(setup.curve, setup.ways[_SYSTEM])
-        found = rank.rank(task, setup.searcher, ways, depth, lowercase=setup.lowercase)
-        if setup.curve:
-            curves.append(prune_curve.measured(task, part.metrics[0], found))
-        systems = _systems(task, setup, found, depth)
-        for system, ranking in systems.items():
-            part.add(system, task, ranking)
-        if setup.out is not None:
-            task_results.write_runs(setup.out / task_results.RUNS_FOLDER, task, systems)
-        if setup.compare is not None:
-            others.append(setup.compare.values(task, part.metrics))
-        parts.append(part)
-        console.print(f"{name}: {task.name} is evaluated", highlight=False)
-    made = task_tables.described(chosen, parts)
-    task_tables.show(name, made, console)
-    if setup.curve:
-        made["prune_curve"] = prune_curve.curve(curves)
-        prune_curve.show(made["prune_curve"], console)
-    if setup.compare is not None:
-        made["compared"] = task_results.compared(parts, others, _SYSTEM)
-        _print_compared(made["compared"], setup.compare, console)
-    return made, parts
-
-
-def _systems(
-    task: Task, setup: _Setup, found: Mapping[str, Ranking], depth: int
-) -> dict[str, Ranking]:
-    """The rows of the tables: the model, its views, feedback, BM25 and their fusion."""
-    systems = {name: found[name] for name in setup.ways if name in setup.shown}
-    if setup.feedback is not None:
-        systems[f"{_SYSTEM} feedback"] = rank.feed_back(
-            task,
-            setup.searcher,
-            setup.ways[_SYSTEM],
-            found[_SYSTEM],
-            setup.feedback,
-            lowercase=setup.lowercase,
-        )
-    by_words = None
-    if setup.with_bm25 or _BM25 in setup.fused:
-        by_words = rank.bm25(task, depth)
-    if setup.with_bm25 and by_words:
-        systems[_BM25] = by_words
-    if setup.fusion is not None:
-        runs = [
-            (one.hits, one.scores)
-            for name in setup.fused
-            for one in [by_words if name == _BM25 else found[_way(name)]]
-            if one is not None
-        ]
-        fused = setup.fusion.entry.fuse(runs, depth, setup.fusion.options)
-        systems[setup.fusion.name] = Ranking(*fused)
-    return systems
-
-
-def _way(name: str) -> str:
-    """The way of searching that `--rank` names: the model, or one of its views."""
-    return name if name == _SYSTEM else f"{_SYSTEM} {name}"
-
-
-def _print_compared(compared, other: Other, console: Console) -> None:
-    for metric, by_language in compared.items():
-        console.print(f"\n{metric}: {_SYSTEM} - {other.path}", highlight=False)
-        for language, test in by_language.items():
-            console.print(
-                f"  {language:8} {test['difference']:+.4f}  better {test['wins']:,},"
-                f" worse {test['losses']:,} of {test['queries']:,}; p ="
-                f" {test['t_test']:.4f} (paired t), {test['randomisation']:.4f}"
-                " (randomisation)",
-                highlight=False,
-                markup=False,
-            )
-
-
-def _setup(args, values: Mapping[str, dict]) -> _Setup:
+def _setup(args, values: Mapping[str, dict]) -> tuple[str, Evaluation]:
+    """The name of the model, and what is evaluated."""
     prune = [
         Pruning.parse(text, f"--prune_{what}") if text else None
         for what, text in (
@@ -250,19 +113,18 @@ def _setup(args, values: Mapping[str, dict]) -> _Setup:
         query_length=args.query_length,
         document_length=args.document_length,
     )
-    ways = {_SYSTEM: Way((), *prune)}
+    ways = {SYSTEM: Way((), *prune)}
     views = {
-        _way(name): Way(of) for name, of in rank.views_of(searcher).items() if name
+        way_of(name): Way(of) for name, of in rank.views_of(searcher).items() if name
     }
-    fusion, fused = _fusion(args, values["fusion"], [_SYSTEM, _BM25, *views])
+    fusion, fused = _fusion(args, values["fusion"], [SYSTEM, BM25, *views])
     shown = {*ways, *(views if args.views else ())}
-    needed = {*shown, *map(_way, fused)}
+    needed = {*shown, *map(way_of, fused)}
     ways |= {name: of for name, of in views.items() if name in needed}
     feedback = search.feedback_of(args.feedback, values["feedback"])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    return _Setup(
-        model=model,
+    setup = Evaluation(
         searcher=searcher,
         ways=ways,
         lowercase=args.lowercase,
@@ -276,6 +138,7 @@ def _setup(args, values: Mapping[str, dict]) -> _Setup:
         compare=compare,
         out=out,
     )
+    return model.name, setup
 
 
 def _fusion(
@@ -285,10 +148,10 @@ def _fusion(
     if not (args.fusion or values or args.rank):
         return None, ()
     node = {"name": args.fusion or "rrf", **values}
-    fused = tuple(args.rank or (_SYSTEM, _BM25))
+    fused = tuple(args.rank or (SYSTEM, BM25))
     for name in fused:
-        if name != _BM25 and _way(name) not in known:
-            names = ", ".join(one.removeprefix(f"{_SYSTEM} ") for one in known)
+        if name != BM25 and way_of(name) not in known:
+            names = ", ".join(one.removeprefix(f"{SYSTEM} ") for one in known)
             raise InputError(f"--rank is {name!r}; this model has {names}.")
     if len(fused) < 2:
         raise InputError("--fusion needs several rankings: --rank model --rank bm25.")

@@ -25,17 +25,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lsrjax import options, paths
+from lsrjax.api.search import open_search
 from lsrjax.cli import entry_flags, exits, own_entries
-from lsrjax.convert.open_model import open_portable
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
 from lsrjax.retrieval.feedback import Rocchio
 from lsrjax.retrieval.fusion import FUSIONS
-from lsrjax.retrieval.index_folder import Index, open_index
+from lsrjax.retrieval.index_folder import Index
 from lsrjax.retrieval.matches import Match
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.runs import read_run, write_run
 from lsrjax.retrieval.text_search import MODEL, Found, Hit, Plan, TextSearch
 
@@ -43,77 +42,6 @@ _SHOWN = 200  # characters of a document's text
 _TERMS = 8  # terms shown of each view
 _RUN_DEPTH, _SHOWN_DEPTH = 100, 10
 _RUN_FILES = (".trec", ".trec.gz")
-
-
-def open_search(
-    folder: str | pathlib.Path,
-    model: str,
-    plan: Plan = Plan(),  # noqa: B008
-    *,
-    max_length: int = 0,
-    batch_size: int = 8,
-    engine: Mapping[str, Any] = {},  # noqa: B006
-    verify: bool = True,
-) -> TextSearch:
-    """An index with its model, to search with texts.
-
-        hits = open_search("docs.index", "runs/demo/distill").search(["boot loader"])
-
-    Args:
-      model: a run's or stage's folder, a Hugging Face folder or hub id.
-      max_length: tokens a query is cut to; 0: as in training, else 64.
-      batch_size: queries encoded at once; fewer are filled up.
-      engine: options of the index that only affect searches.
-      verify: compare the digests of the index's files.
-
-    Raises:
-      InputError: the index is damaged, another model made it, or the plan does not fit.
-    """
-    index = open_index(paths.local(folder, "--index"), engine, verify=verify)
-    try:
-        searcher = _searcher(index, model, max_length, batch_size)
-        return TextSearch(index, searcher, plan)
-    except BaseException:
-        index.close()
-        raise
-
-
-def _searcher(
-    index: Index, reference: str, max_length: int, batch_size: int
-) -> Searcher:
-    model = open_portable(reference)
-    _check_weights(index, reference, model.digest())
-    limit = model.spec.encoder.max_length
-    length = max_length or model.query_length
-    if not 2 < length <= limit:
-        raise InputError(f"--max_length is {length}; the model takes 3 to {limit}.")
-    return Searcher.portable(
-        model,
-        batch_size=batch_size,
-        query_length=length,
-        document_length=index.made_of.get("max_length") or 0,
-    )
-
-
-def _check_weights(index: Index, reference: str, found: str) -> None:
-    made_of = index.made_of
-    if made_of.get("role") == "query":
-        raise InputError(
-            f"{index.name} is of vectors that were encoded as queries. Encode documents"
-            " with --role document, and index those."
-        )
-    if "weights" not in made_of:
-        print(
-            f"{index.name} does not say which model made its vectors: look whether it"
-            f" is {reference}.",
-            file=sys.stderr,
-        )
-    elif made_of["weights"] != found:
-        raise InputError(
-            f"--model {reference} has weights of digest {found}, but the vectors of"
-            f" {index.name} come from {made_of.get('model')!r}, digest"
-            f" {made_of['weights']}. Search with that model, or index with this one."
-        )
 
 
 @exits.on_input_error()

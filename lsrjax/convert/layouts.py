@@ -102,7 +102,7 @@ _MILCO_HEADS = {
 # Tensors of other programs that no model here uses, and why; a layout that names one
 # takes precedence.
 DROPPED = {
-    r"((bert|roberta|m_model)\.)?pooler\..*": "sentence-pair head of pre-training",
+    r"(\w+\.)?pooler\..*": "sentence-pair head of pre-training",
     r"((bert|roberta|distilbert|m_model)\.)?embeddings\.position_ids": (
         "0, 1, 2, ... as a buffer"
     ),

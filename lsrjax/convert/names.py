@@ -14,6 +14,7 @@ tensor; other programs do not. Names correspond to the paths of `by_layer`.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,9 +22,8 @@ import numpy as np
 
 from lsrjax.convert.layouts import DROPPED, Layout, layout_of
 from lsrjax.distributed import trees
-from lsrjax.models.backbones.names import WORD
+from lsrjax.models.backbones.names import WORD, Names
 
-_DROPPED = re.compile("|".join(DROPPED))
 # The oldest BERT checkpoints have TensorFlow's names.
 _TENSORFLOW = {".gamma": ".weight", ".beta": ".bias"}
 
@@ -136,10 +136,11 @@ def import_names(
     rules = layout_of(layout)
     used = set(rules.heads.values())
     named = {}  # name in the layout -> in the state dict
-    for name in state:
-        if name in used or not _DROPPED.fullmatch(name):
-            stem, dot, last = name.rpartition(".")
-            named[stem + _TENSORFLOW.get(dot + last, dot + last)] = name
+    unused = re.compile("|".join([*DROPPED, *rules.names.unused]))
+    for own in state:
+        name = _usual(own, rules.names)
+        if name in used or not unused.fullmatch(name):
+            named[name] = own
     decoder = rules.heads.get("head/mlm/decoder")
     words = rules.names.encoder[WORD]
     both = any(prefix + words in named for prefix in rules.prefixes)
@@ -156,7 +157,11 @@ def import_names(
     paths = {name: path for path, name in table.items()}
     found = {paths[name]: own for name, own in named.items() if name in paths}
     lacking = [table[path] for path in _missing_paths(rules, table, found)]
-    lacking = [name for name in lacking if not re.fullmatch(missing, name)]
+    lacking = [
+        name
+        for name in lacking
+        if not re.fullmatch(missing, name) and not re.fullmatch(rules.names.zeros, name)
+    ]
     unknown = [
         _shown(name, state[own])
         for name, own in named.items()
@@ -195,7 +200,6 @@ def import_tree(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
     return {**tree, "encoder": stacked(tree["encoder"], layout)}
 
 
-_QKV = ("query", "key", "value")
 # Products that are one kernel [in, n, out] here, and one [n out, in] there.
 _FOLDED = {"attention/qkv": 3, "attention/qk": 2, "glu": 2}
 
@@ -210,8 +214,8 @@ def _folds(path: str) -> int:
 def by_layer(encoder: Mapping[str, Any], layout: str) -> dict[str, Any]:
     """Splits an encoder's parameters by layer, as other programs have them.
 
-    `layers` gets int keys, and each layer `attention/{query,key,value}` where these
-    are three in the layout.
+    `layers` gets int keys, and each layer `attention/{query,key,value}` and
+    `glu/{up,gate}` where these are tensors of their own in the layout.
     """
     names = layout_of(layout).names
     rest = {key: value for key, value in encoder.items() if key not in _LAYERS}
@@ -223,30 +227,35 @@ def by_layer(encoder: Mapping[str, Any], layout: str) -> dict[str, Any]:
         ]
     if not layers:
         return rest
-    split = _split if names.splits_qkv else dict
+    split = partial(_split, apart=names.apart) if names.apart else dict
     return {**rest, "layers": {i: split(one) for i, one in enumerate(layers)}}
 
 
 _LAYERS = ("first", "layers")
 
 
-def _split(layer: Mapping[str, Any]) -> dict[str, Any]:
-    attention = dict(layer["attention"])
-    qkv = attention.pop("qkv")
-    for place, name in enumerate(_QKV):
-        kernel = qkv["kernel"][:, place]
-        attention[name] = {"kernel": kernel, "bias": qkv["bias"][place]}
-    return {**layer, "attention": attention}
+def _split(
+    layer: Mapping[str, Any], apart: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    flat = trees.named(layer)
+    for whole, parts in apart.items():
+        for kind in ("kernel", "bias"):
+            if (value := flat.pop(f"{whole}/{kind}", None)) is not None:
+                for place, part in enumerate(parts):
+                    flat[f"{part}/{kind}"] = value[..., place, :]
+    return unflatten_tree(flat)
 
 
-def _joined(layer: Mapping[str, Any]) -> dict[str, Any]:
-    attention = dict(layer["attention"])
-    parts = [attention.pop(name) for name in _QKV]
-    attention["qkv"] = {
-        "kernel": np.stack([part["kernel"] for part in parts], axis=1),
-        "bias": np.stack([part["bias"] for part in parts]),
-    }
-    return {**layer, "attention": attention}
+def _joined(
+    layer: Mapping[str, Any], apart: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    flat = trees.named(layer)
+    for whole, parts in apart.items():
+        for kind in ("kernel", "bias"):
+            if f"{parts[0]}/{kind}" in flat:
+                values = [flat.pop(f"{part}/{kind}") for part in parts]
+                flat[f"{whole}/{kind}"] = np.stack(values, axis=-2)
+    return unflatten_tree(flat)
 
 
 def stacked(encoder: Mapping[str, Any], layout: str) -> dict[str, Any]:
@@ -254,7 +263,7 @@ def stacked(encoder: Mapping[str, Any], layout: str) -> dict[str, Any]:
     if "layers" not in encoder:
         return dict(encoder)
     names = layout_of(layout).names
-    join = _joined if names.splits_qkv else dict
+    join = partial(_joined, apart=names.apart) if names.apart else dict
     layers = [join(encoder["layers"][i]) for i in sorted(encoder["layers"])]
     found = {key: value for key, value in encoder.items() if key != "layers"}
     if names.first_apart:
@@ -273,6 +282,15 @@ def unflatten_tree(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _LAYER_PATH = r"encoder/layers/(\d+)/"
+
+
+def _usual(name: str, names: Names) -> str:
+    """A tensor's name in the layout, of one in other words."""
+    stem, dot, last = name.rpartition(".")
+    name = stem + _TENSORFLOW.get(dot + last, dot + last)
+    if names.other_prefix and name.startswith(names.other_prefix):
+        return names.prefixes[0] + name.removeprefix(names.other_prefix)
+    return name
 
 
 def _num_layers(names: Iterable[str], pattern: str) -> int:

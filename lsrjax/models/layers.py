@@ -3,6 +3,7 @@
 In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -70,6 +71,12 @@ def _normal_cdf(z: jax.Array, dtype: DType) -> jax.Array:
 
 
 gelu.defvjp(_gelu_fwd, _gelu_bwd)
+
+# By their names in transformers.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu,
+    "silu": jax.nn.silu,
+}
 
 
 def linear(
@@ -280,7 +287,7 @@ class Head(nnx.Module):
 
 
 class MLMTransform(nnx.Module):
-    """A masked-LM head without its decoder: dense, exact GELU, LayerNorm.
+    """A masked-LM head without its decoder: dense, activation, LayerNorm.
 
     Parameters: `dense/{kernel,bias}`, `norm/{scale,bias}`; some families lack biases.
     """
@@ -292,6 +299,7 @@ class MLMTransform(nnx.Module):
         *,
         dense_bias: bool = True,
         norm_bias: bool = True,
+        activation: str = "gelu",
         initializer_range: float = 0.02,
         dtype: DType = jnp.float32,
         rngs: nnx.Rngs,
@@ -305,7 +313,8 @@ class MLMTransform(nnx.Module):
             rngs=rngs,
         )
         self.norm = LayerNorm(hidden_size, eps, use_bias=norm_bias, rngs=rngs)
+        self.activation = activation
 
     def __call__(self, hidden_TD: jax.Array) -> jax.Array:
         """Maps hidden states [T, D] to the decoder's input [T, D], in `dtype`."""
-        return self.norm(gelu(self.dense(hidden_TD)))
+        return self.norm(ACTIVATIONS[self.activation](self.dense(hidden_TD)))

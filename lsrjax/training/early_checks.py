@@ -3,13 +3,16 @@
 import contextlib
 import json
 import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from lsrjax.checkpoint import names_on_disk, saved_model, set_damaged_aside
 from lsrjax.config import check_stage, check_tasks, fields
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
-from lsrjax.retrieval.tasks.table import loaded
+from lsrjax.options import Chosen
 from lsrjax.training import (
     dev_data,
     memory_plan,
@@ -27,8 +30,8 @@ LOOK_SECONDS = 120.0  # for a stage's data
 def look(run_config, workdir: pathlib.Path) -> None:
     """Opens the data and finds the models of all unfinished stages.
 
-    Skipped for a run of one stage, where training does this at once. The tasks of the
-    evaluation are looked at in any case.
+    Skipped for a run of one stage, where training does this at once. Benchmarks are
+    read in any case.
 
     Raises:
       InputError: names the stage, and what cannot be used.
@@ -40,7 +43,7 @@ def look(run_config, workdir: pathlib.Path) -> None:
         if set_damaged_aside.finished_steps(workdir / name) is None
     }
     if left:
-        _first_of_tasks(run_config)
+        list(look_at_tasks(run_config, left))
     if len(stages) == 1 or not left:
         return
     for name, stage in left.items():
@@ -91,16 +94,43 @@ def _find(reference: str, field: str) -> None:
             raise InputError(f"{field}: {path} is damaged ({error}).") from error
 
 
-def _first_of_tasks(run_config) -> None:
-    """Reads the first part of each task that the finished run is evaluated on.
+def look_at_tasks(run_config, stages: Mapping[str, Any]) -> Iterator[str]:
+    """Reads the benchmarks of stages and of the run, and yields a line for each.
 
     What is missing is known before the training, not after it.
+
+    Raises:
+      InputError: a part of a benchmark that cannot be used.
     """
-    for name, chosen in check_tasks.evaluated(run_config).items():
-        try:
-            next(loaded(chosen))
-        except InputError as error:
-            raise InputError(f"config.evaluate.tasks[{name!r}]: {error}") from error
+    for name, stage in stages.items():
+        with _named(name):
+            if chosen := check_tasks.of_dev(stage):
+                yield f"stage {name}: {_read(chosen, 'config.dev.task')}"
+    for label, chosen in check_tasks.evaluated(run_config).items():
+        where = f"config.evaluate.tasks[{label!r}]"
+        yield f"evaluation: {_read(chosen, where)}"
+
+
+def _read(chosen: Chosen, where: str) -> str:
+    """Reads the corpora of a benchmark one by one, as long as the time allows."""
+    parts = chosen.entry.parts(chosen.options)
+    until = time.monotonic() + LOOK_SECONDS
+    documents = queries = seen = 0
+    try:
+        for part in parts:
+            task = chosen.entry.load(part)
+            documents, queries = (
+                documents + len(task.corpus),
+                queries + len(task.queries),
+            )
+            seen += 1
+            if time.monotonic() > until:
+                break
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    text = f"{chosen.name}, {queries:,} queries, {documents:,} documents"
+    few = f" (the first {seen:,} of {len(parts):,} corpora looked at)"
+    return text + few * (seen < len(parts))
 
 
 def _open(stage, contents: Contents, seconds: float) -> None:
@@ -109,6 +139,4 @@ def _open(stage, contents: Contents, seconds: float) -> None:
         examples = sum(map(len, sets))
     if stage.dev.source.name:
         dev_data.dev_examples(stage, contents.kind)
-    if chosen := check_tasks.of_dev(stage):
-        next(loaded(chosen))
     check_stage.check_warmup(stage, contents.steps(examples), "config")

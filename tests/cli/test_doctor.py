@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import signal
+import sys
 import threading
 import types
 
@@ -11,7 +12,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
-from programs import launch
+from programs import launch, layouts
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.cli import doctor, doctor_checks
@@ -21,7 +22,7 @@ from lsrjax.config.fields import get_default
 from lsrjax.config.nodes import entry
 from lsrjax.distributed import processes as hosts
 from lsrjax.errors import InputError
-from lsrjax.training import memory_plan
+from lsrjax.training import early_checks, memory_plan
 
 TINY = pathlib.Path(__file__).parents[1] / "configs" / "launched.py"
 
@@ -123,6 +124,43 @@ def test_data_that_can_be_read_is_counted(tmp_path):
         tiny(**{"data.source": "files", "data.source.files": str(path)})
     )
     assert found.level == ERROR and str(path) in found.text
+
+
+def benchmark(folder):
+    layouts.jsonl(
+        folder / "corpus.jsonl", [{"_id": str(i), "text": "a"} for i in range(5)]
+    )
+    layouts.jsonl(
+        folder / "queries.jsonl", [{"_id": str(i), "text": "a"} for i in range(3)]
+    )
+    layouts.lines(folder / "qrels" / "test.tsv", [f"{i}\t{i}\t1" for i in range(3)])
+
+
+def test_benchmarks_are_read_with_all_their_corpora(tmp_path):
+    benchmark(tmp_path / "da")
+    benchmark(tmp_path / "nn")
+    path = str(tmp_path / "{language}")
+    config = tiny()
+    task = entry("beir", path=path, languages=("da", "nn"))
+    config.stages.teacher.dev.source, config.stages.teacher.dev.task = "", task
+    config.evaluate.tasks = {"own": {"name": "beir", "path": str(tmp_path / "da")}}
+    found = list(doctor_checks.tasks(config))
+    assert [one.text for one in found] == [
+        "stage teacher: beir, 6 queries, 10 documents",
+        "evaluation: beir, 3 queries, 5 documents",
+    ]
+    assert {one.level for one in found} == {OK}
+    # The stage is finished, and reads nothing more.
+    (left,) = early_checks.look_at_tasks(config, {})
+    assert left.startswith("evaluation")
+    (tmp_path / "nn" / "qrels" / "test.tsv").unlink()
+    (found,) = doctor_checks.tasks(config)
+    assert found.level == ERROR and str(tmp_path / "nn") in found.text
+    assert "Stage teacher: config.dev.task: " in found.text
+    config.stages.teacher.dev.task = ""
+    config.evaluate.tasks = {"own": {**task, "languages": ("da", "nn")}}
+    (found,) = doctor_checks.tasks(config)
+    assert found.level == ERROR and "config.evaluate.tasks['own']: " in found.text
 
 
 def test_values_that_cannot_be_are_refused_as_in_main():
@@ -278,24 +316,44 @@ def test_a_work_directory_is_tried_and_left_as_it_was(tmp_path):
     marker.remove()
 
 
-def test_ctrl_c_leaves_no_file_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_no_file_behind(number, tmp_path, monkeypatch):
+    number = signal.Signals[number]
+
     def look(config, marker, *_):
         assert marker.write().level == OK and (tmp_path / "run").is_dir()
         # As the command line leaves it, the signal would end this process.
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        signal.raise_signal(signal.SIGINT)
+        assert callable(signal.getsignal(number))
+        signal.raise_signal(number)
 
     monkeypatch.setattr(doctor, "look", look)
     monkeypatch.setattr(doctor, "_joined", lambda *_: True)
     flags = ["--config", str(TINY), "--workdir", str(tmp_path / "run")]
-    given, findings = doctor._parse(flags)
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    left = []
+    monkeypatch.setattr(doctor, "_leave", left.append)
+    monkeypatch.setattr(doctor.safe_output, "harden", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["doctor", *flags])
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in doctor._ENDING}
     try:
-        with pytest.raises(KeyboardInterrupt):
-            doctor._main(given, findings)
+        doctor.start()
+        assert {signal.getsignal(one) for one in before} == {signal.SIG_DFL}
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert left == [128 + number]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_doctor_with_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    others = {one: signal.getsignal(one) for one in doctor._ENDING[:2]}
+    try:
+        doctor._on_signals(doctor._interrupt)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        for one, handler in others.items():
+            signal.signal(one, handler)
 
 
 def test_findings_of_processes_are_told_once_with_their_numbers():

@@ -14,6 +14,7 @@ import pytest
 from programs import tiny_models
 
 from lsrjax import options
+from lsrjax.api.search import open_search
 from lsrjax.cli import encode_job, index, search
 from lsrjax.cli.encode_job import Request
 from lsrjax.errors import InputError
@@ -68,7 +69,7 @@ def indexed(tmp_path_factory, model, corpus):
 
 @pytest.fixture(scope="module")
 def session(indexed, model):
-    return search.open_search(indexed, str(model))
+    return open_search(indexed, str(model))
 
 
 def refused(command, *args):
@@ -240,6 +241,11 @@ def test_feedback_and_pruning_change_queries(indexed, model, session):
         (["--feedback", "--feedback.term=3"], "--feedback.term is no option"),
         (["--fusion.k"], "--fusion.k needs a value"),
         (["--fusion.k=1", "--fusion.k=2"], "given twice"),
+        (
+            ["--rank=model", "--rank=bm25", "--fusion=rrf", "--fusion.name=weighted"],
+            "name the entry itself, as in --fusion weighted",
+        ),
+        (["--engine.name=seismic"], "as in --engine seismic"),
         (["--prune_queries", "most:3"], "--prune_queries is 'most:3'"),
         (["--engine.postings=3"], "cannot be changed"),
         (["--queries", "x.tsv"], "belong together"),
@@ -258,7 +264,7 @@ def test_mistakes_say_what_to_do(indexed, model, capsys, flags, message):
 def test_another_model_is_refused(tmp_path, indexed):
     other = tiny_models.save(tmp_path / "run" / "other", "milco", 4, lexecho=True)
     with pytest.raises(InputError, match=r"has weights of digest \w+, but .*distill"):
-        search.open_search(indexed, str(other))
+        open_search(indexed, str(other))
 
 
 def test_mistakes_of_index_say_what_to_do(tmp_path, model, corpus, indexed, capsys):
@@ -316,7 +322,7 @@ def test_vectors_that_are_pruned_and_indexed_without_texts(
         assert found.made_of["pruned_for_index"] == "top:5"
     refused(search, "--index", out, "--model", model, "--query", "x", "--rank", "bm25")
     assert "needs texts" in capsys.readouterr().err
-    hits = search.open_search(out, str(model)).search(["boot loader"], 3)[0]
+    hits = open_search(out, str(model)).search(["boot loader"], 3)[0]
     assert [hit.text for hit in hits] == [None] * 3
 
 
@@ -332,7 +338,7 @@ def test_embeddings_are_searched(tmp_path, corpus, capsys, head, kind):
         ["--model", str(model), "--texts", str(corpus / "docs.jsonl")]
         + ["--out", str(out)]
     )
-    session = search.open_search(out, str(model))
+    session = open_search(out, str(model))
     assert session.index.kind == kind
     (hits,) = session.search(["boot loader"], 3)
     views = session._searcher

@@ -35,13 +35,17 @@ CASES = {
     },
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
     "modernbert": {"lexecho": True},
+    "gte": {"lexecho": True},
+    "jina_embeddings_v3": {"lexecho": True},
+    "nomic_bert": {"lexecho": True},
     "norbert3": {"lexecho": True},
     "norbert4": {"lexecho": True, "query_prompt": "query: "},
 }
-_FAMILIES = {
-    "options": "bert",
-    **{name: name for name in ("distilbert", "modernbert", "norbert3", "norbert4")},
-}
+OWN_FAMILY = (
+    *("distilbert", "modernbert", "gte", "jina_embeddings_v3", "nomic_bert"),
+    *("norbert3", "norbert4"),
+)
+_FAMILIES = {"options": "bert", **{family: family for family in OWN_FAMILY}}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
     "Free software, free Software, FREE software!",

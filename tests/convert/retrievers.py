@@ -42,6 +42,9 @@ TOKENIZERS = {
     "modernbert": embedded.ENGLISH_TOKENIZER,
     "norbert3": embedded.ENGLISH_TOKENIZER,
     "norbert4": embedded.ENGLISH_TOKENIZER,
+    "gte": embedded.MULTILINGUAL_TOKENIZER,
+    "jina_embeddings_v3": embedded.MULTILINGUAL_TOKENIZER,
+    "nomic_bert": embedded.ENGLISH_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -94,6 +97,9 @@ CASES = {
     ),
     "splade norbert towers": ("splade", "norbert3", {"towers": "separate"}),
     "static norbert3": ("inference-free", "norbert3", {"queries": "static"}),
+    "splade gte": ("splade", "gte", {"tied": True}),
+    "splade jina": ("splade", "jina_embeddings_v3", {}),
+    "splade nomic": ("splade", "nomic_bert", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -159,6 +165,13 @@ CASES = {
         "norbert4",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense gte": ("dense", "gte", {"head": "dense", "pooling": "cls"}),
+    "dense jina": (
+        "dense",
+        "jina_embeddings_v3",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "dense nomic": ("dense", "nomic_bert", {"head": "dense", "pooling": "mean"}),
     "dense towers": (
         "dense",
         "xlm-roberta",
@@ -222,7 +235,8 @@ def spec_of(family, options):
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,
-        hidden_size=12 if family == "modernbert" else 10,
+        # RoPE turns pairs within a head, of which there are two.
+        hidden_size=10 if family in ("bert", "distilbert", "xlm-roberta") else 12,
         max_positions=24 + 2 * xlmr,
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,

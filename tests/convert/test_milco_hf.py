@@ -19,6 +19,7 @@ import transformers
 from milco_models import (
     CASES,
     LENGTHS,
+    OWN_FAMILY,
     all_texts,
     assert_identical,
     assert_same,
@@ -132,6 +133,9 @@ def check(model, found, texts, documents=()):
         "distilbert",
         "modernbert",
         *(pytest.param(f"norbert{i}", marks=pytest.mark.slow) for i in (3, 4)),
+        pytest.param("gte", marks=pytest.mark.slow),
+        pytest.param("jina_embeddings_v3", marks=pytest.mark.slow),
+        pytest.param("nomic_bert", marks=pytest.mark.slow),
     ],
 )
 def test_vectors_in_transformers_5(models, texts, documents, case):
@@ -255,8 +259,7 @@ def test_raw_maxima_and_gradients(models):
 )
 def test_round_trips(models, tmp_path, case, target):
     model, folder = models[case]
-    of_bert = case in ("pivot", "echo", "options")
-    if not of_bert and target == "milco-reference":
+    if case in OWN_FAMILY and target == "milco-reference":
         with pytest.raises(InputError, match=f"BERT and XLM-R, .*{case}. Possible"):
             targets.export(str(folder), target, tmp_path / "first")
         assert not list(tmp_path.iterdir())

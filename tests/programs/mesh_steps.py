@@ -22,7 +22,8 @@ from lsrjax.distributed.trees import path_name
 from lsrjax.losses import losses, objective
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
-from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import names
@@ -33,7 +34,7 @@ EXAMPLES, GROUP, LENGTH, STEPS = 8, 3, 11, 3
 WORDS, TERMS = 48, 37  # the terms divide by no mesh
 
 
-def encoder(family: str, vocab: int) -> BertConfig:
+def encoder(family: str, vocab: int) -> EncoderConfig:
     return tiny.encoder(
         family,
         vocab_size=vocab,
@@ -67,6 +68,9 @@ CSR = {
     "revived_latents": 4,
     "dead_after": 1,
 }
+# All but those of other tasks' students.
+FAMILIES = [name for name in BACKBONES if name not in ("bert", "xlm-roberta")]
+TIED = ("modernbert",)  # the rest with a decoder of their own
 # Tasks of other students: their losses, the regularizer and what the student is.
 OTHERS = {
     "static": (
@@ -82,12 +86,12 @@ OTHERS = {
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
     **{
-        family: ("infonce", "", {"head": "splade", "tied": tied, "family": family})
-        for family, tied in (
-            ("modernbert", True),
-            ("norbert3", False),
-            ("norbert4", False),
+        family: (
+            "infonce",
+            "",
+            {"head": "splade", "tied": family in TIED, "family": family},
         )
+        for family in FAMILIES
     },
     "csr": ("csr", "flops", CSR),
     "csr_ties": ("csr", "flops", CSR),

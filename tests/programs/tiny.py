@@ -11,6 +11,9 @@ _OWN = {
     "xlm-roberta": {"type_vocab_size": 1, "pad_token_id": 1},
     # A token sees one to either side in the second layer.
     "modernbert": {"local_attention": 3, "num_layers": 2},
+    "gte": {"type_vocab_size": 1},
+    "jina_embeddings_v3": {"type_vocab_size": 1, "pad_token_id": 1},
+    "nomic_bert": {"type_vocab_size": 2},
     "norbert3": {"position_buckets": 4, "silent_terms": 3},
     "norbert4": {
         "query_key_size": 6,

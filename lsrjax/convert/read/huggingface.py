@@ -109,13 +109,15 @@ def load_checkpoint(
     others = {name: stored.pop(name) for name in extra if name in stored}
     layout = expected_tensors.layout_of(raw, config)
     untied = raw.get("tie_word_embeddings") is False
+    zeros = table.backbone(config.family).names.zeros
+    may_miss = "|".join(filter(None, (allowed.missing, zeros)))
     try:
         names = import_names(
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
         absent = expected_tensors.check_against_config(
-            found, config, layout, allowed.missing, needs_decoder=untied
+            found, config, layout, may_miss, needs_decoder=untied
         )
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error

@@ -5,6 +5,12 @@ from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.modern import ModernConfig
 from lsrjax.models.backbones.norbert3 import Norbert3Config
 from lsrjax.models.backbones.norbert4 import Norbert4Config
+from lsrjax.models.backbones.rotary_bert import (
+    GteConfig,
+    JinaConfig,
+    NomicConfig,
+    RotaryConfig,
+)
 
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
@@ -77,6 +83,26 @@ _NORBERT4 = Norbert4Config(
     max_positions=16_384,
 )
 
+
+def _rotary(
+    kind: type[RotaryConfig], family: str, vocab_size: int, size: str, positions: int
+) -> EncoderConfig:
+    hidden, layers, heads, intermediate = _SIZES[size]
+    return kind.fresh(
+        family,
+        kind.DEFAULTS["pad_token_id"],
+        positions,
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=intermediate,
+    )
+
+
+_GTE = _rotary(GteConfig, "gte", 250_048, "base", 8192)
+_NOMIC = _rotary(NomicConfig, "nomic_bert", 30_528, "base", 2048)
+
 # Hub id -> encoder, and whether the checkpoint has a masked-LM head (all are tied).
 PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "naver/splade-v3": (_bert(30_522), True),
@@ -96,6 +122,15 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "ltg/norbert3-base": (_norbert3(768, 12, 12, 2048), True),
     "ltg/norbert3-large": (_norbert3(1024, 24, 16, 2730), True),
     "ltg/norbert4-base": (_NORBERT4, True),
+    "Alibaba-NLP/gte-multilingual-base": (_GTE, False),
+    "Alibaba-NLP/gte-multilingual-mlm-base": (_GTE, True),
+    "Snowflake/snowflake-arctic-embed-m-v2.0": (_GTE, False),
+    "jinaai/jina-embeddings-v3": (
+        _rotary(JinaConfig, "jina_embeddings_v3", 250_002, "large", 8194),
+        False,
+    ),
+    "nomic-ai/nomic-bert-2048": (_NOMIC, True),
+    "nomic-ai/nomic-embed-text-v1.5": (_NOMIC, False),
     "intfloat/multilingual-e5-small": (_bert(250_037, "small"), False),
     "intfloat/multilingual-e5-base": (_xlmr("base"), False),
     "intfloat/multilingual-e5-large": (_xlmr("large"), False),

@@ -170,7 +170,8 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     """
     spec = model.spec
     family = backbone(spec.encoder.family)
-    if not family.pooler:
+    # It loads tensors by the names of its modules, with queries apart from keys.
+    if not family.pooler or not family.names.apart:
         raise InputError(
             f"--to milco-reference: the reference has encoders like BERT and XLM-R, and"
             f" that of {model.name} is {spec.encoder.family}. Possible are milco-hf,"

@@ -100,14 +100,16 @@ class Attention(nnx.Module):
         return self.out(texts.join(parts))
 
 
-def rotary_tables(length: int, width: int, theta: float) -> Rotary:
+def rotary_tables(
+    length: int, width: int, theta: float, stretch: float = 1.0
+) -> Rotary:
     """Cosines and sines of RoPE's angles, float32.
 
-    Position times theta^(-2 i / C), for i < C / 2 (Su et al. 2021, arXiv:2104.09864),
-    in float32 as in transformers.
+    Position times theta^(-2 i / C) / stretch, for i < C / 2 (Su et al. 2021,
+    arXiv:2104.09864), in float32 as in transformers.
     """
     places = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    speeds = np.float32(1) / np.power(np.float32(theta), places)
+    speeds = np.float32(1) / np.power(np.float32(theta), places) / np.float32(stretch)
     angles = np.arange(length, dtype=np.float32)[:, None] * speeds[None]
     return np.cos(angles), np.sin(angles)
 

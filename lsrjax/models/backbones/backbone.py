@@ -30,8 +30,8 @@ class Backbone:
         none.
       code: the family is not in transformers, and exports carry model code: that in
         `convert/templates/{configuration,modeling}_CODE.py`.
-      architectures: how the names of its classes in a config.json begin; looked at
-        without a known `model_type`.
+      architectures: how the names of its classes begin in a config.json whose
+        `model_type` is missing, or that of another family.
       transform: makes the masked-LM head without its decoder, [T, D] -> [T, D].
       classifier: makes a cross-encoder's head, see `classifiers`; None: it has none.
       pooler: the classes have a pooler, whose weights a loader misses.

@@ -22,7 +22,7 @@ _WHOLE = {
 }
 _REAL = {
     **dict.fromkeys(
-        ("layer_norm_eps", "theta", "local_theta"),
+        ("layer_norm_eps", "theta", "local_theta", "stretch"),
         (lambda x: x > 0, "a number above 0"),
     ),
     **dict.fromkeys(
@@ -62,6 +62,8 @@ class EncoderConfig:
 
     # Field -> key of config.json, by subclass. A key without a default is required.
     KEYS: ClassVar[Mapping[str, str]] = {}
+    # The activation of the feed-forward blocks, in transformers' words.
+    ACTIVATION: ClassVar[str] = "gelu"
     # Whether heads divide hidden_size, or have a width of their own.
     heads_share_width: ClassVar[bool] = True
 
@@ -81,10 +83,12 @@ class EncoderConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        if self.hidden_act != "gelu":
+        if self.hidden_act != self.ACTIVATION:
+            exact = "the exact " * (self.ACTIVATION == "gelu")
             raise ValueError(
-                f"hidden_act is {self.hidden_act!r}, but only the exact 'gelu' is "
-                "implemented; choose a checkpoint trained with it."
+                f"hidden_act is {self.hidden_act!r}, but only {exact}"
+                f"{self.ACTIVATION!r} is implemented; choose a checkpoint trained with"
+                " it."
             )
         if self.heads_share_width and self.hidden_size % self.num_heads:
             raise InputError(

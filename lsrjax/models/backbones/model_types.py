@@ -8,4 +8,9 @@ MODEL_TYPES = {
     "roberta": "xlm-roberta",
     "camembert": "xlm-roberta",
     "modernbert": "modernbert",
+    "gte": "gte",
+    # The authors' own code for GTE.
+    "new": "gte",
+    "jina_embeddings_v3": "jina_embeddings_v3",
+    "nomic_bert": "nomic_bert",
 }

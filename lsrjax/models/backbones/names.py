@@ -8,6 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 
 WORD = "embeddings/word/embedding"
+# Products that are one parameter of ours -> their names where they are tensors of their
+# own, in the order of the parameter's axis.
+PRODUCTS = {
+    "attention/qkv": ("attention/query", "attention/key", "attention/value"),
+    "glu": ("glu/up", "glu/gate"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +30,9 @@ class Names:
         the two differ, programs use its values.
       may_lack: regex of paths that some configs of the family do not have.
       first_apart: the first layer is not like the others, and is `encoder/first`.
+      other_prefix: what some checkpoints have in place of the first of `prefixes`.
+      zeros: regex of names that checkpoints may lack, which are zeros then.
+      unused: regex of names that are read over, and why, beside `layouts.DROPPED`.
     """
 
     prefixes: tuple[str, ...]
@@ -33,11 +42,18 @@ class Names:
     bias_copy: str | None = None
     may_lack: str = ""
     first_apart: bool = False
+    other_prefix: str = ""
+    zeros: str = ""
+    unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def splits_qkv(self) -> bool:
-        """Whether queries, keys and values are three tensors there."""
-        return "layers/{i}/attention/query/kernel" in self.encoder
+    def apart(self) -> dict[str, tuple[str, ...]]:
+        """Of `PRODUCTS`, those that are tensors of their own there."""
+        return {
+            whole: parts
+            for whole, parts in PRODUCTS.items()
+            if all(f"layers/{{i}}/{part}/kernel" in self.encoder for part in parts)
+        }
 
 
 def of_layers(layers: str, parts: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lsrjax.errors import InputError
 from lsrjax.lookup import imported, known_entry
-from lsrjax.models.backbones import bert, modern, norbert3, norbert4
+from lsrjax.models.backbones import bert, modern, norbert3, norbert4, rotary_bert
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
@@ -22,6 +22,9 @@ BACKBONES: dict[str, Backbone] = {
     "modernbert": modern.MODERNBERT,
     "norbert3": norbert3.NORBERT3,
     "norbert4": norbert4.NORBERT4,
+    "gte": rotary_bert.GTE,
+    "jina_embeddings_v3": rotary_bert.JINA_V3,
+    "nomic_bert": rotary_bert.NOMIC,
 }
 
 
@@ -64,11 +67,12 @@ def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
       ValueError: another type of model, a feature that is not implemented, or keys
         that are missing or wrong.
     """
-    model_type = raw.get("model_type")
-    family = MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
+    # Code of a model's own may keep the `model_type` of what it derives from.
+    family, model_type = _by_class(raw, BACKBONES), raw.get("model_type")
+    if family is None and isinstance(model_type, str):
+        family = MODEL_TYPES.get(model_type)
     if family is None:
-        own = imported(Backbone)
-        family = _by_class(raw, own if model_type else BACKBONES | own)
+        family = _by_class(raw, imported(Backbone))
     if family is None:
         raise ValueError(
             f"model_type is {model_type!r}, but only"
@@ -79,7 +83,7 @@ def read_config(raw: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _by_class(raw: Mapping[str, Any], families: Mapping[str, Backbone]) -> str | None:
-    """The family of a config.json by its classes' names."""
+    """The family whose classes a config.json names, in its own code or without."""
     classes = raw.get("architectures")
     named = [str(one) for one in classes] if isinstance(classes, list) else []
     if isinstance(code := raw.get("auto_map"), dict):

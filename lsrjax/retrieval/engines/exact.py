@@ -13,7 +13,7 @@ from lsrjax.options import option
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.engines.engine import Documents, Hits
 from lsrjax.retrieval.maxsim import TokenMatrix
-from lsrjax.retrieval.search import Several, TopHits
+from lsrjax.retrieval.search import Several, TopHits, search
 from lsrjax.retrieval.several_views import SEVERAL
 from lsrjax.retrieval.vector_formats.vectors import (
     DENSE,
@@ -165,3 +165,22 @@ def _mapped(path: pathlib.Path, kind: str) -> np.ndarray:
     if not path.stat().st_size:  # an empty file cannot be mapped
         return np.zeros(0, kind)
     return np.memmap(path, kind, mode="r")
+
+
+class MatrixEngine:
+    """Exact search over vectors in memory."""
+
+    def __init__(self, documents: Documents):
+        """Vectors of N documents."""
+        self._documents = documents
+
+    def search(self, queries: Documents, depth: int) -> Hits:
+        """As of `Engine`."""
+        return search(queries, self._documents, depth)
+
+    def vectors(self, documents: np.ndarray) -> Documents:
+        """As of `Engine`."""
+        return self._documents[documents]
+
+    def close(self) -> None:
+        """As of `Engine`: there is nothing to release."""

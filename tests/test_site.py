@@ -13,6 +13,7 @@ from lsrjax.config.fields import fields, get_default, recipes
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 MODULES = {"main": "train"}
+STARTED = re.compile(r"\s*(?:lsrjax |python -m lsrjax[. ])(\w+)(?!\.)\b(.*)")
 # Of entries, whose options each command checks by itself, and of a config.
 DOTTED = ("config", "task", "engine", "fusion", "feedback", "baseline")
 
@@ -28,7 +29,7 @@ def commands():
             *re.findall(r"`([^`]+)`", text),
         ]
         for line in code:
-            start = re.match(r"\s*(?:lsrjax |python -m lsrjax[. ])(\w+)(?!\.)\b(.*)", line)
+            start = STARTED.match(line)
             if start and start[1] != "COMMAND":
                 name = MODULES.get(start[1], start[1])
                 try:

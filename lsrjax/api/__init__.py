@@ -1,0 +1,1 @@
+"""The calls of `lsrjax` from Python: a model, searches, evaluations, runs."""

@@ -1,0 +1,41 @@
+"""Trains what a config describes."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from lsrjax import paths
+from lsrjax.api.model import Model, load
+from lsrjax.config import fields
+from lsrjax.training import run
+
+
+def train(
+    config: ConfigDict | str | pathlib.Path,
+    workdir: str | pathlib.Path,
+    *,
+    console: Console | None = None,
+) -> Model:
+    """Trains and evaluates a run, or what remains of it, in this process.
+
+    Whatever ends it, Ctrl-C included, leaves the newest checkpoint; the same call goes
+    on from there. A run of several processes is started by `lsrjax train`.
+
+    Args:
+      config: of `lsrjax.config.fields.get_default`, or the file of an experiment.
+      workdir: where checkpoints and results go.
+      console: where progress is printed; by default to the standard output.
+
+    Returns:
+      The model of the last stage.
+
+    Raises:
+      InputError: a config, file or model that cannot be used.
+      lsrjax.errors.TrainingFailed: the loss is not finite, or the model collapsed.
+    """
+    if not isinstance(config, ConfigDict):
+        config = fields.load(pathlib.Path(config))
+    folder = pathlib.Path(paths.local(workdir, "workdir"))
+    run.run(config, folder, console or Console())
+    return load(str(folder))
