@@ -8,7 +8,13 @@ from lsrjax.checkpoint import saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model, stanford
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
-from lsrjax.convert.write import milco, onnx, router, sentence_transformers
+from lsrjax.convert.write import (
+    milco,
+    onnx,
+    onnx_encoders,
+    router,
+    sentence_transformers,
+)
 from lsrjax.convert.write.card import CARD, write_card
 from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
@@ -91,7 +97,7 @@ TARGETS = {
         cuts=True,
     ),
     "onnx": Target(
-        onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx.encodes
+        onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx_encoders.encodes
     ),
     "splade": Target(
         sentence_transformers.write_splade,
