@@ -2,10 +2,11 @@
 
 `python -m lsrjax.bench head` compares the fused vocabulary projection and max with the
 plain one, and with PyTorch if it is installed; `step` does so within a whole training
-step; `data` measures the speed of the loader; `encode` compares encoding a file of
-texts with SparseEncoder of sentence-transformers; `corpus` compares search engines, and
-measures mining by BM25; `chip` measures the others on an accelerator, against the
-machine's ceilings and PyTorch.
+step; `attention` compares attention within a window in blocks and by a mask; `data`
+measures the speed of the loader; `encode` compares encoding a file of texts with
+SparseEncoder of sentence-transformers; `corpus` compares search engines, and measures
+mining by BM25; `chip` measures the others on an accelerator, against the machine's
+ceilings and PyTorch.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from lsrjax.bench import chip, corpus, data, encode, head, step
+from lsrjax.bench import attention, chip, corpus, data, encode, head, step
 from lsrjax.cli import exits
 from lsrjax.distributed import processes
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (head, step, data, encode, corpus, chip):
+    for command in (head, attention, step, data, encode, corpus, chip):
         command.add_command(commands)
     return parser
 

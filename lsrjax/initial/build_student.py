@@ -113,8 +113,10 @@ def _fitting(config, one: Chosen, model: SavedModel) -> SavedModel:
     return model
 
 
-def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
-    """An encoder with the config's dropout, or its own."""
+def _changed(config, encoder: EncoderConfig) -> EncoderConfig:
+    """An encoder with the config's attention and dropout, or its own."""
+    if config.model.attention:
+        encoder = encoder.seeing(config.model.attention)
     rate = config.model.dropout
     if rate < 0:
         return encoder
@@ -135,7 +137,7 @@ def _given(config, model: SavedModel) -> tuple[EncoderConfig, pathlib.Path]:
     """The encoder's config, from a model, and its tokenizer."""
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
-    return _with_dropout(config, model.spec.encoder), folder
+    return _changed(config, model.spec.encoder), folder
 
 
 def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
@@ -160,8 +162,7 @@ def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
         intermediate_size=m.intermediate_size,
         **vars(family.options),
     )
-    encoder = encoder.with_dropout(max(m.dropout, 0.0))
-    return encoder, folder
+    return _changed(config, encoder.with_dropout(0.0)), folder
 
 
 def _spec(

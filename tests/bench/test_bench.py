@@ -22,6 +22,7 @@ from lsrjax.losses import losses
 from lsrjax.training import flops
 
 HEAD = "head --batch 2 --length 3 --dim 5 --vocab 40 --repeats 1".split()
+ATTENTION = "attention --batch 1 --length 200 --heads 2 --width 4 --repeats 1".split()
 MODEL = "--layers 1 --teacher-layers 1 --dim 8 --heads 2 --inner 16 --vocab 50"
 TEXTS = "--batch 2 --length 8 --query-length 4 --parts 1 --steps 1"
 STEP = f"step {MODEL} --pivot-vocab 40 --group 2 {TEXTS}".split()
@@ -53,6 +54,13 @@ def test_head_prints_a_row_for_each_implementation(capsys):
     assert rows["naive"].count("1.00x") == 2
     for row in rows.values():
         assert len(row) == 7 and len(numbers(row[1:])) == 6
+
+
+def test_attention_compares_blocks_with_the_mask(capsys):
+    main([*ATTENTION, "--left", "3", "--right", "0"])
+    mask, blocks = rows_of(capsys.readouterr().out)
+    assert mask[0] == "mask (in training)" and blocks[0] == "blocks"
+    numbers(mask[1:] + blocks[1:])
 
 
 def test_a_platform_that_there_is_not_is_an_error(capsys, monkeypatch):

@@ -133,6 +133,8 @@ def check(model, found, texts, documents=()):
         "distilbert",
         "modernbert",
         *(pytest.param(f"norbert{i}", marks=pytest.mark.slow) for i in (3, 4)),
+        pytest.param("deberta-v2", marks=pytest.mark.slow),
+        pytest.param("xmod", marks=pytest.mark.slow),
         pytest.param("gte", marks=pytest.mark.slow),
         pytest.param("jina_embeddings_v3", marks=pytest.mark.slow),
         pytest.param("nomic_bert", marks=pytest.mark.slow),

@@ -95,10 +95,13 @@ def some(*quick, but=()):
     "splade distilbert",
     "splade modernbert",
     "splade norbert4 shifted",
+    "splade qwen3",
+    "dense qwen3",
+    "splade deberta",
     "static",
     "csr",
     "multi-vector",
-    but=("colbert xlm-roberta", "pylate xlm-roberta"),
+    but=("colbert xlm-roberta", "pylate xlm-roberta", "pylate xmod"),
 )
 def test_vectors_are_the_same_in_their_program(case, folders):
     program = opened(case, folders(case))
@@ -155,6 +158,7 @@ def assert_same_bits(found, wanted):
 
 @some(
     *("splade", "splade towers", "splade modernbert", "static xlm-roberta"),
+    *("splade qwen3", "dense qwen3"),
     *("opensearch", "csr towers", "dense towers", "multi-vector", "colbert"),
     "pylate xlm-roberta",
 )

@@ -110,11 +110,13 @@ def _encoder(config: MilcoConfig) -> PreTrainedModel:
         return encoder(made_of(**values))
     known = AutoConfig.for_model(values.pop("model_type"), **values)
     # Some families have a layer after the encoder, which is not used here.
-    taken = inspect.signature(MODEL_MAPPING[type(known)].__init__).parameters
+    kind = MODEL_MAPPING[type(known)]
+    taken = inspect.signature(kind.__init__).parameters
     pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
-    return AutoModel.from_config(
-        known, attn_implementation=config._attn_implementation, **pooler
-    )
+    attention = config._attn_implementation
+    if attention == "sdpa" and not kind._supports_sdpa:
+        attention = "eager"  # DeBERTa's
+    return AutoModel.from_config(known, attn_implementation=attention, **pooler)
 
 
 class MilcoModel(PreTrainedModel):
@@ -151,11 +153,13 @@ class MilcoModel(PreTrainedModel):
     @property
     def max_length(self) -> int:
         """The most tokens a text may have, special tokens included."""
-        encoder = self.config.multilingual_config
-        rows = encoder["max_position_embeddings"]
+        rows = self.config.multilingual_config["max_position_embeddings"]
+        embeddings = getattr(self.m_model, "embeddings", None)
+        table = getattr(embeddings, "position_embeddings", None)
         # XLM-R counts positions from the padding token's id.
-        if encoder.get("model_type") == "xlm-roberta":
-            rows -= encoder["pad_token_id"] + 1
+        padding = getattr(table, "padding_idx", None)
+        if padding is not None:
+            rows -= padding + 1
         return rows
 
     @property

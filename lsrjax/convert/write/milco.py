@@ -189,7 +189,7 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     _write_part(
         folder / MULTILINGUAL,
         spec.encoder.to_hf(),
-        f"{family.transformers}Model",
+        f"{family.transformers}{family.alone}",
         export_state(encoder, spec.encoder.family)
         | {name.removeprefix("m_model."): x for name, x in _pooler(model).items()},
         model.tokenizer,

@@ -16,6 +16,7 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write.onnx_encoders import encoder, gelu, linear, norm
 from lsrjax.convert.write.onnx_graph import Graph
+from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
@@ -215,6 +216,11 @@ def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
     """The embedding [B, D], as in `lsrjax.models.dense_heads.DenseHead`."""
     if spec.options.pooling == "cls":
         x_BD = graph.add("Gather", hidden_BLD, graph.constant(0, np.int64), axis=1)
+    elif spec.options.pooling == "last":
+        raise InputError(
+            "--to onnx has no pooling 'last' (model.head.pooling). Possible are dense,"
+            " lsrjax."
+        )
     else:
         along, last = graph.constant([1], np.int64), graph.constant([-1], np.int64)
         mask_BL1 = graph.add("Unsqueeze", mask_BL, last)

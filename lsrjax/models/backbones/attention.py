@@ -1,22 +1,25 @@
-"""Self-attention in both directions, of any family.
+"""Self-attention, of any family.
 
 In array names T is all tokens of a batch, C the width of one attention head and M a
-second token axis, the attended one.
+second token axis, the attended one; P is kinds of distances.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrjax.models.backbones import local_attention
 from lsrjax.models.layers import DType, Products, dropout, linear
 from lsrjax.models.texts import Texts
 from lsrjax.ops import hardware
 
 # The cosines and sines of a part's positions, [L, C / 2] each; see `rotary_tables`.
 Rotary = tuple[np.ndarray, np.ndarray]
+# How far a token sees to the left and to the right; one number for both, None: all.
+Window = int | tuple[int, int] | None
 
 
 class Attention(nnx.Module):
@@ -101,15 +104,22 @@ class Attention(nnx.Module):
 
 
 def rotary_tables(
-    length: int, width: int, theta: float, stretch: float = 1.0
+    length: int,
+    width: int,
+    theta: float,
+    stretch: float = 1.0,
+    rescaled: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Rotary:
     """Cosines and sines of RoPE's angles, float32.
 
     Position times theta^(-2 i / C) / stretch, for i < C / 2 (Su et al. 2021,
-    arXiv:2104.09864), in float32 as in transformers.
+    arXiv:2104.09864), in float32 as in transformers. `rescaled` changes these speeds,
+    [C / 2], otherwise.
     """
     places = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     speeds = np.float32(1) / np.power(np.float32(theta), places) / np.float32(stretch)
+    if rescaled is not None:
+        speeds = rescaled(speeds)
     angles = np.arange(length, dtype=np.float32)[:, None] * speeds[None]
     return np.cos(angles), np.sin(angles)
 
@@ -134,41 +144,68 @@ def suits_cudnn(device, dtype: DType, width: int) -> bool:
     )
 
 
-def attend(query_BLHC, key_BMHC, value_BMHC, seen, window=None):
-    """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B]."""
-    near = None if window is None else (window, window)
+def sides(window: int | tuple[int, int]) -> tuple[int, int]:
+    """A window as how far a token sees to the left and to the right."""
+    return window if isinstance(window, tuple) else (window, window)
+
+
+def attend(
+    query_BLHC, key_BMHC, value_BMHC, seen, window: Window = None, scale=None
+) -> jax.Array:
+    """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B].
+
+    Keys and values may have fewer heads than queries. `scale` is the factor of their
+    products; None: C^-1/2.
+    """
+    L = query_BLHC.shape[1]
+    near = None if window is None else sides(window)
+    causal = near is not None and near[1] == 0
+    if near is not None and causal and near[0] >= L - 1:
+        near = None
+    if seen.ndim == 1 and near is not None and not causal:
+        # cuDNN has no window to the right.
+        seen = np.arange(L)[None] < seen[:, None]
+    if seen.ndim == 2 and near is not None and local_attention.pays(L, near):
+        return local_attention.local_attention(
+            query_BLHC, key_BMHC, value_BMHC, seen, near, scale
+        )
     if seen.ndim == 2:
         return jax.nn.dot_product_attention(
             query_BLHC,
             key_BMHC,
             value_BMHC,
             mask=seen[:, None, None, :],
+            is_causal=causal,
             local_window_size=near,
+            scale=scale,
         )
     return jax.nn.dot_product_attention(
         query_BLHC,
         key_BMHC,
         value_BMHC,
         # All of them: a padded token may attend to others.
-        query_seq_lengths=jnp.full_like(seen, query_BLHC.shape[1]),
+        query_seq_lengths=jnp.full_like(seen, L),
         key_value_seq_lengths=seen,
+        is_causal=causal,
         local_window_size=near,
+        scale=scale,
         implementation="cudnn",
     )
 
 
-def sees_some(seen, length: int, window: int) -> jax.Array:
+def sees_some(seen, length: int, window: int | tuple[int, int]) -> jax.Array:
     """Whether a token has any to attend to within its window, [B, L].
 
-    Those behind a text have not. Their states are zeros, as in PyTorch.
+    Those behind a text may have none. Their states are zeros, as in PyTorch.
     """
+    left, right = sides(window)
     places = np.arange(length)
     if seen.ndim == 1:  # lengths
-        return (places - window)[None] < seen[:, None]
+        return (places - left)[None] < seen[:, None]
     counts_BL = jnp.cumsum(seen, axis=1, dtype=jnp.int32)
     counts_BL = jnp.pad(counts_BL, ((0, 0), (1, 0)))
-    after = counts_BL[:, np.minimum(places + window + 1, length)]
-    return after > counts_BL[:, np.maximum(places - window, 0)]
+    after = counts_BL[:, np.minimum(places + right + 1, length)]
+    return after > counts_BL[:, np.maximum(places - left, 0)]
 
 
 def lengths_of(mask_BM):
@@ -203,7 +240,9 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
     mask = mask_BM[:, None, None, :]
     if window is not None:
         places = np.arange(L)
-        near_LM = np.abs(places[:, None] - places[None]) <= window
+        left, right = sides(window)
+        back_LM = places[:, None] - places[None]
+        near_LM = (-right <= back_LM) & (back_LM <= left)
         mask = mask & near_LM[None, None]
     weights_BHLM = jax.nn.softmax(jnp.where(mask, logits_BHLM, lowest), axis=-1)
     if keys_BL is not None and rate > 0.0:
@@ -217,3 +256,80 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
     return jnp.einsum(
         "bhlm,bmhc->blhc", weights_BHLM.astype(value_BMHC.dtype), value_BMHC
     )
+
+
+def log_buckets(
+    length: int, size: int, far: int, *, most: int | None = None
+) -> np.ndarray:
+    """The bucket of the distance of each query and key, [L, L], 0 at the same place.
+
+    Distances below half of the size have buckets of their own, longer ones those of
+    their logarithm (He et al., 2021, arXiv:2006.03654), in float32 as in PyTorch.
+
+    Args:
+      size: of the buckets to one side; `far` less one falls into the last of them.
+      most: the distance that longer ones count as; None: they have buckets further on.
+    """
+    near = size // 2
+    delta = np.arange(length)[:, None] - np.arange(length)[None]
+    a = np.where(np.abs(delta) < near, near - 1, np.abs(delta))
+    a = a if most is None else np.minimum(a, most)
+    logarithm = np.log((np.maximum(a, 1) / near).astype(np.float32))
+    steps = logarithm / np.log(np.float32((far - 1) / near)) * np.float32(near - 1)
+    beyond = np.sign(delta) * (np.ceil(steps) + near)
+    return np.where(a <= near, delta, beyond).astype(np.int64)
+
+
+def attend_to_distances(
+    qkv: Sequence[jax.Array],
+    texts: Texts,
+    seen: tuple[jax.Array, ...],
+    *,
+    key_PAC: jax.Array | None,
+    query_PAC: jax.Array | None,
+    index_of: Callable[[int], np.ndarray],
+    rate: float,
+    keys_T: jax.Array | None,
+) -> jax.Array:
+    """Attention to keys and to distances, [T, D] (He et al., 2021, arXiv:2006.03654).
+
+    The logit of a query and a key is the sum of their product and of those of either
+    with the distance's own key or query, over (C times the number of products)^0.5.
+
+    Args:
+      qkv: queries, keys and values, [T, D] each.
+      seen: for each part, the tokens that others attend to, [B, L] bool.
+      key_PAC: the keys of distances, by attention head; None: no such product.
+      query_PAC: their queries; or None.
+      index_of: gives the row of P for each query and key of texts of a length, [L, L].
+      rate: of dropout on the weights.
+      keys_T: a random key for each token; None: no dropout.
+    """
+    keys: Sequence[jax.Array | None] = [None] * len(seen)
+    if keys_T is not None and rate > 0.0:
+        keys = texts.split(keys_T)
+    of_distances = [x for x in (key_PAC, query_PAC) if x is not None]
+    num_heads, width = of_distances[0].shape[1:]
+    scale = ((1 + len(of_distances)) * width) ** 0.5
+    parts = []
+    for *three, mask_BM, keys_BL in zip(
+        *map(texts.split, qkv), seen, keys, strict=True
+    ):
+        shape = three[0].shape
+        heads = (*shape[:2], num_heads, width)
+        q_BLHC, k_BMHC, v_BMHC = (x.reshape(heads) for x in three)
+        index_LM = jnp.asarray(index_of(shape[1]))
+        logits_BHLM = products(q_BLHC, k_BMHC)
+        if key_PAC is not None:
+            logits_BHLM += _at(products(q_BLHC, key_PAC[None]), index_LM)
+        if query_PAC is not None:
+            towards_BHML = _at(products(k_BMHC, query_PAC[None]), index_LM.T)
+            logits_BHLM += towards_BHML.swapaxes(2, 3)
+        mixed_BLHC = weighed(logits_BHLM / scale, v_BMHC, mask_BM, rate, keys_BL)
+        parts.append(mixed_BLHC.reshape(shape))
+    return texts.join(parts)
+
+
+def _at(products_BHLP: jax.Array, index_LM: jax.Array) -> jax.Array:
+    """The products with each pair's distance, [B, H, L, M]."""
+    return jnp.take_along_axis(products_BHLP, index_LM[None, None], axis=3)

@@ -19,7 +19,7 @@ from flax import nnx
 from lsrjax.distributed import sharding
 from lsrjax.distributed.sharding import Rule
 from lsrjax.errors import InputError
-from lsrjax.models.backbones import encoder, names
+from lsrjax.models.backbones import encoder, local_attention, names
 from lsrjax.models.backbones.attention import (
     products,
     rotary_tables,
@@ -213,8 +213,14 @@ class Attention(nnx.Module):
             q_BLHC = turned(self._normed(q_BLHC, self.q_norm), turn)
             k_BMHC = turned(self._normed(k_BMHC, self.k_norm), turn)
             near = window if window < L - 1 else None
-            logits_BHLM = products(q_BLHC, k_BMHC) / config.query_key_size**0.5
-            mixed_BLHE = weighed(logits_BHLM, v_BMHE, mask_BM, rate, keys_BL, near)
+            sides = None if near is None else (near, near)
+            if sides and keys_BL is None and local_attention.pays(L, sides):
+                mixed_BLHE = local_attention.local_attention(
+                    q_BLHC, k_BMHC, v_BMHE, mask_BM, sides
+                )
+            else:
+                logits_BHLM = products(q_BLHC, k_BMHC) / config.query_key_size**0.5
+                mixed_BLHE = weighed(logits_BHLM, v_BMHE, mask_BM, rate, keys_BL, near)
             if near is not None:
                 alone_BL = ~sees_some(mask_BM, L, near)
                 mixed_BLHE = jnp.where(alone_BL[..., None, None], 0, mixed_BLHE)
