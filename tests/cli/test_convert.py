@@ -114,7 +114,7 @@ def test_what_a_format_cannot_hold_is_refused(
 @pytest.mark.parametrize(
     ("target", "family"),
     [
-        *(("splade", "norbert3"), ("splade", "norbert4"), ("onnx", "modernbert")),
+        *(("onnx", "norbert3"), ("onnx", "norbert4")),
         *(("onnx", "deberta-v2"), ("onnx", "xmod")),
     ],
 )

@@ -39,13 +39,15 @@ CASES = {
     "jina_embeddings_v3": {"lexecho": True},
     "nomic_bert": {"lexecho": True},
     "mpnet": {"lexecho": True},
+    "norbert3": {"lexecho": True},
+    "norbert4": {"lexecho": True, "query_prompt": "query: "},
     "deberta-v2": {"lexecho": True},
     "xmod": {"lexecho": True},
 }
 # The reference has no classes for them.
 OWN_FAMILY = (
     *("distilbert", "modernbert", "gte", "jina_embeddings_v3", "nomic_bert"),
-    "deberta-v2",
+    *("deberta-v2", "norbert3", "norbert4"),
 )
 _FAMILIES = {"options": "bert"} | {one: one for one in ("xmod", "mpnet", *OWN_FAMILY)}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.

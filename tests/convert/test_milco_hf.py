@@ -132,6 +132,7 @@ def check(model, found, texts, documents=()):
         "options",
         "distilbert",
         "modernbert",
+        *(pytest.param(f"norbert{i}", marks=pytest.mark.slow) for i in (3, 4)),
         pytest.param("deberta-v2", marks=pytest.mark.slow),
         pytest.param("xmod", marks=pytest.mark.slow),
         pytest.param("gte", marks=pytest.mark.slow),

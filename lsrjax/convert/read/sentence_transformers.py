@@ -142,12 +142,10 @@ def _head(names: list[str], model: Mapping[str, Any], where: pathlib.Path) -> st
 
 def _splade(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=True)
-    spec = RetrieverSpec.of(
-        "splade",
-        found.config,
-        found.params["head"],
-        **splade_pooling(folder),
-    )
+    fields = splade_pooling(folder)
+    if "logits" in found.raw_config:  # that our model code computes
+        fields["logits"] = found.raw_config["logits"]
+    spec = RetrieverSpec.of("splade", found.config, found.params["head"], **fields)
     return portable(folder, spec, found.params, lengths)
 
 

@@ -13,6 +13,7 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import export_state
 from lsrjax.convert.prompts import write_prompts
 from lsrjax.convert.read.modules import ALL_LOGITS
+from lsrjax.convert.write.code import write_code
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.json_files import write_json
 from lsrjax.models.backbones.table import backbone
@@ -63,10 +64,15 @@ def write_transformer(
     family = backbone(spec.encoder.family)
     name = family.transformers + (family.language_model if masked_lm else family.alone)
     config = spec.encoder.to_hf() | {"architectures": [name], "dtype": "float32"}
+    config |= write_code(folder, family)
     if masked_lm:
         config["tie_word_embeddings"] = spec.options.tied
         # A tied decoder can be all of a head.
         mlm = model.params.get("head", {}).get("mlm", {})
+        if family.code:  # which ties nothing
+            words = model.params["encoder"]["embeddings"]["word"]["embedding"]
+            mlm = {"decoder": words} | mlm
+            config["logits"] = spec.options.logits
         params = {"encoder": model.params["encoder"], "head": {"mlm": mlm}}
         state = export_state(params, spec.encoder.family)
     else:

@@ -28,6 +28,8 @@ class Backbone:
       names: of its tensors in checkpoints.
       transformers: how the names of its classes in transformers begin; empty: it has
         none.
+      code: the family is not in transformers, and exports carry model code: that in
+        `convert/templates/{configuration,modeling}_CODE.py`.
       architectures: how the names of its classes begin in a config.json whose
         `model_type` is missing, or that of another family.
       transform: makes the (masked) language model's head without its decoder,
@@ -47,6 +49,7 @@ class Backbone:
     encoder: type[Encoder]
     names: Names
     transformers: str = ""
+    code: str = ""
     architectures: str = ""
     transform: Callable[..., nnx.Module] = _berts
     alone: str = "Model"

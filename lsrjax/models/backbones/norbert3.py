@@ -303,6 +303,8 @@ NORBERT3 = Backbone(
             "head/mlm/bias": "classifier.nonlinearity.5.bias",
         },
     ),
+    transformers="Norbert",
+    code="norbert",
     architectures="Norbert",
     transform=Transform,
 )
