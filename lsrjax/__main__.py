@@ -11,6 +11,8 @@ COMMANDS = {
     "encode": "encode texts with a trained retriever, for an index",
     "index": "index vectors or texts for a search engine",
     "search": "search an index, from a file of queries or at a prompt",
+    "report": "write a page about runs: curves, results, examples, configs",
+    "serve": "a page to search an index on, and the same as JSON",
     "mine": "mine hard negatives for training rows from a corpus",
     "score": "score training rows with a teacher, or join scores of others",
     "translate": "translate a corpus into Parquet files, one for each language",

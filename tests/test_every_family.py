@@ -30,7 +30,7 @@ FAMILIES = pytest.mark.parametrize("family", BACKBONES)
 BERT = pathlib.Path(__file__).parent / "golden" / "bert"
 LENGTHS = {"query": 9, "document": 13}
 # Their positions are columns of the batch, as in transformers.
-FROM_THE_LEFT = ("bert", "distilbert")
+FROM_THE_LEFT = ("bert", "distilbert", "electra", "ernie")
 WORDS = (
     "the old library reads files fast and prints fonts on every small screen".split()
 )

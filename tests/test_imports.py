@@ -32,6 +32,7 @@ ROOMS = [
     "checkpoint",
     "convert",
     "initial",
+    "trackers",
     "config",
     "training",
     "api",

@@ -24,7 +24,10 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "tests/configs/two_stages.py"
 # What a module needs besides, by the extra of `setup.py` that installs it.
-EXTRAS = {"lsrjax.data.debian_texts.tfds": "tensorflow_datasets"}
+EXTRAS = {
+    "lsrjax.data.debian_texts.tfds": "tensorflow_datasets",
+    "lsrjax.cli.search_page": "starlette",
+}
 
 
 def modules():

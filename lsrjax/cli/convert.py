@@ -27,7 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     own_entries.of(args).load()
     if args.public and not args.push:
         raise InputError("--public says how --push makes a repository; add --push.")
-    allowed = Allowed(args.allow_pickle, args.allow_missing, args.allow_left_over)
+    allowed = Allowed(
+        args.allow_pickle,
+        args.allow_missing,
+        args.allow_left_over,
+        adapter=args.adapter,
+    )
     prune = Pruning.parse(args.prune) if args.prune else None
     export(args.reference, args.target, args.out, allowed, prune)
     print(f"{args.out}: {args.target}, for {TARGETS[args.target].reads}", flush=True)
@@ -92,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="REGEX",
         help="whole names of tensors that are left out",
+    )
+    add(
+        "--adapter",
+        default="",
+        metavar="TASK",
+        help="the task whose adapter is merged into the weights, where a model (Jina"
+        " v3) holds several; none: the weights without",
     )
     return parser
 

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lsrjax import paths
+from lsrjax import errors, paths
 from lsrjax.config import check_run, secrets
 from lsrjax.config import fields as config
 from lsrjax.convert import references
@@ -176,10 +176,12 @@ def data(run_config) -> Iterator[Finding]:
 
 def tasks(run_config) -> Iterator[Finding]:
     """Reads the benchmarks of the stages and of the finished run."""
-    stages = config.stages(run_config)
+    stages, each = config.stages(run_config), errors.Each()
     try:
-        for text in early_checks.look_at_tasks(run_config, stages):
+        for text in early_checks.look_at_tasks(run_config, stages, each):
             yield Finding(OK, "tasks", text)
+        for message in each.messages:
+            yield Finding(ERROR, "tasks", message)
     # The libraries behind some benchmarks raise errors of their own.
     except Exception as error:
         yield Finding(ERROR, "tasks", _said(error))

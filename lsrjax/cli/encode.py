@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="tokens a text is cut to; by default as the model was trained",
     )
+    add(
+        "--language",
+        default="",
+        help="of the texts, such as de, for an encoder with adapters for it (X-MOD)",
+    )
     own_entries.add(parser)
     add("--batch_size", type=int, default=64, help="texts of a device at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -46,6 +46,8 @@ class Request:
       quantize: weights of terms are multiplied by it and rounded; 0: floats; None: as
         the format needs it.
       part_rows: texts of a part of a folder.
+      language: of the texts, for an encoder that computes by it; empty: its own
+        default.
     """
 
     model: str
@@ -59,6 +61,7 @@ class Request:
     prune: str = ""
     quantize: float | None = None
     part_rows: int = PART_ROWS
+    language: str = ""
 
     @property
     def path(self) -> pathlib.Path:
@@ -180,6 +183,11 @@ class Job:
             if (value := getattr(request, flag)) < 1:
                 raise InputError(f"--{flag} is {value}; it has to be at least 1.")
         model = open_portable(request.model)
+        if request.language:
+            encoder = model.spec.encoder.with_language(request.language)
+            model = dataclasses.replace(
+                model, spec=model.spec.replaced(encoder=encoder)
+            )
         length = _length(model, request.role, request.max_length)
         options = {
             "role": request.role,
@@ -192,6 +200,8 @@ class Job:
         }
         self.made_of = {"model": model.name, "weights": model.digest(), **options}
         self.made_of["format"] = name
+        if request.language:
+            self.made_of["language"] = request.language
         if not self.out.suffix:
             self.made_of["part_rows"] = request.part_rows
         self.encoding = encoding_of(model, options, request.batch_size)

@@ -6,16 +6,18 @@
 The whole corpus is searched, exactly, and every judgement counts with its grade.
 Results are by language, with their mean and the worst language, and BM25 beside them.
 --out names a folder for them: results.json, per_query.jsonl.gz with the value of each
-query, and a TREC run for each corpus. --compare tests the differences to one of those
-folders, or to a TREC run, query by query. All tasks are read before the first text is
-encoded: what is missing is said at once.
+query, and a TREC run for each corpus; with it, the same command goes on with an
+evaluation that was stopped. --compare tests the differences to one of those folders, or
+to a TREC run, query by query. All tasks are read before the first text is encoded: what
+is missing is said at once.
 """
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +26,8 @@ import lsrjax
 from lsrjax import json_files, options, paths
 from lsrjax.cli import entry_flags, exits, own_entries, search, task_flags
 from lsrjax.convert.open_model import open_portable
-from lsrjax.distributed import processes, safe_output
+from lsrjax.distributed import preemption, processes, safe_output
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
 from lsrjax.retrieval import prune_curve, rank, task_results
@@ -36,17 +39,27 @@ from lsrjax.retrieval.evaluate_tasks import (
     way_of,
 )
 from lsrjax.retrieval.fusion import FUSIONS, check_weights
+from lsrjax.retrieval.kept import Kept
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.rank import Searcher, Way
 from lsrjax.retrieval.task_results import Other
 
+_UNFINISHED = "unfinished"
+
 
 @exits.on_input_error()
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command with these arguments."""
+def main(
+    argv: Sequence[str] | None = None, starts: Callable[[], object] = lambda: None
+) -> None:
+    """Runs the command with these arguments.
+
+    `starts` is called if the work is kept when a signal ends it.
+    """
     tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
     values, rest = entry_flags.take(rest, "fusion", "feedback")
     args = _parser().parse_args(rest)
+    if args.out:
+        starts()
     processes.check_devices()
     own_entries.of(args).load()
     if not tasks:
@@ -62,9 +75,9 @@ def evaluate(
     Raises:
       InputError: a model, task or option that cannot be used.
     """
-    model, setup = _setup(args, values)
+    model, setup = _setup(args, values, console)
     results, parts = evaluate_tasks(tasks, setup, console)
-    if setup.out is None:
+    if setup.out is None or setup.kept is None:
         return
     task_results.write_queries(setup.out / task_results.QUERIES_FILE, parts)
     made_of = {
@@ -82,10 +95,13 @@ def evaluate(
     }
     path = setup.out / task_results.RESULTS_FILE
     json_files.write_json(path, made_of | {"tasks": results})
+    setup.kept.remove()
     console.print(f"Written to {path}", highlight=False)
 
 
-def _setup(args, values: Mapping[str, dict]) -> tuple[str, Evaluation]:
+def _setup(
+    args, values: Mapping[str, dict], console: Console
+) -> tuple[str, Evaluation]:
     """The name of the model, and what is evaluated."""
     prune = [
         Pruning.parse(text, f"--prune_{what}") if text else None
@@ -122,8 +138,17 @@ def _setup(args, values: Mapping[str, dict]) -> tuple[str, Evaluation]:
     needed = {*shown, *map(way_of, fused)}
     ways |= {name: of for name, of in views.items() if name in needed}
     feedback = search.feedback_of(args.feedback, values["feedback"])
+    kept = None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        made_of = {
+            "lsrjax": lsrjax.__version__,
+            "weights": model.digest(),
+            "dtype": args.dtype,
+            "batch_size": args.batch_size,
+        }
+        say = functools.partial(console.print, highlight=False, markup=False)
+        kept = Kept(out / _UNFINISHED, made_of, say)
     setup = Evaluation(
         searcher=searcher,
         ways=ways,
@@ -137,6 +162,7 @@ def _setup(args, values: Mapping[str, dict]) -> tuple[str, Evaluation]:
         feedback=feedback,
         compare=compare,
         out=out,
+        kept=kept,
     )
     return model.name, setup
 
@@ -200,4 +226,5 @@ def _parser() -> argparse.ArgumentParser:
 def start() -> None:
     """Runs the command."""
     safe_output.harden()
-    main()
+    # On a signal, it prints that the same command does the rest.
+    main(starts=preemption.Guard(Progress()).start)

@@ -5,35 +5,42 @@
     lsrjax mine --data.source.files=beir/scifact --data.format=beir
         --with runs/demo/distill --relative_margin .05
         --filter cross-encoder/ms-marco-MiniLM-L6-v2 --out mined.jsonl
+    lsrjax mine --task miracl --task.languages=sw --task.split=train --with bm25
+        --out mined.jsonl
 
-The rows are in any format that training reads. Each keeps its query and positives and
-gets negatives from its best hits: no positive of the query in any row, nor a text equal
-to one. What is written is a training file of the format `milco`, or, with `--write
-ids`, of ids that --data.corpus resolves when read; ranks and scores stand beside. What
-it was made of (digests of model, corpus and options) is in _NAME.json beside it. The
-same command resumes one that was stopped, and gives the same file. See
-docs/training_data.md.
+The rows are in any format that training reads; --task takes the queries of a benchmark,
+and its corpus. Each row keeps its query and positives and gets negatives from its best
+hits: no positive of the query in any row, nor a text equal to one. What is written is a
+training file of the format `milco`, or, with `--write ids`, of ids that --data.corpus
+resolves when read; ranks and scores stand beside. What it was made of (digests of
+model, corpus and options) is in _NAME.json beside it. The same command resumes one that
+was stopped, and gives the same file. See docs/training_data.md.
 """
 
 import argparse
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lsrjax import options, paths
-from lsrjax.cli import exits, rows
+from lsrjax.cli import exits, rows, task_flags
 from lsrjax.data.written_rows import RowsFile
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
+from lsrjax.options import Chosen
 from lsrjax.retrieval import mine_corpus
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
+from lsrjax.retrieval.kept import texts_of
 from lsrjax.retrieval.mine_corpus import Asked, Mined, Rules
 from lsrjax.retrieval.rank import Searcher
+from lsrjax.retrieval.tasks.table import loaded
 
 # Rows between two states that survive a stop; with it, batches of the filter.
 _BLOCK = 1024
@@ -46,21 +53,22 @@ _LISTS = {  # the columns of each way to write
 @exits.on_input_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with these arguments."""
-    args, config = _parser().parsed(argv)
+    tasks, rest = task_flags.take(sys.argv[1:] if argv is None else argv)
+    args, config = _parser().parsed(rest)
     processes.check_devices()
-    mine(args, config)
+    mine(args, config, tasks)
 
 
-def mine(args: argparse.Namespace, config) -> None:
-    """Mines as the flags say.
+def mine(args: argparse.Namespace, config, tasks: Sequence[Chosen] = ()) -> None:
+    """Mines as the flags say, for training rows or for the queries of tasks.
 
     Raises:
-      InputError: rows, a model or an option that cannot be used.
+      InputError: rows, a task, a model or an option that cannot be used.
     """
     out = pathlib.Path(paths.local(args.out, "--out"))
     rules = rules_of(vars(args))
     lengths = rows.lengths_of(args)
-    source = rows.open_rows(config, mined=True)
+    read, facts_of_rows = _of_tasks(config, tasks) if tasks else _of_rows(config)
     model: Searcher | None = None
     facts: Mapping[str, Any] = {"name": "bm25"}
     if args.miner != "bm25":
@@ -80,41 +88,85 @@ def mine(args: argparse.Namespace, config) -> None:
         "rules": {k: str(v) for k, v in dataclasses.asdict(rules).items()},
         "seed": args.seed,
         "write": args.write,
-        **rows.state_of(config, source),
+        **facts_of_rows,
     }
     file = RowsFile(out, made_of)
     try:
-        asked = Asked.of(source)
-        print(f"{len(asked.queries):,} queries, {len(asked.texts):,} documents")
-        searched = model or BM25(asked.texts)
-        hits, scores = _found(asked, searched, rules, file.folder / "hits.npz")
-        for first in range(file.blocks * _BLOCK, len(asked.queries), _BLOCK):
-            block = slice(first, min(first + _BLOCK, len(asked.queries)))
-            mined = list(
-                mine_corpus.choose(
-                    asked,
-                    block,
-                    hits[block],
-                    scores[block],
-                    rules,
-                    args.seed,
-                    searched,
-                    scorer,
-                )
-            )
-            made = [
-                _row(asked, first + i, one, args.write) for i, one in enumerate(mined)
-            ]
-            file.add(made, _counts(mined, rules))
-            print(f"{block.stop:,} rows written", flush=True)
+        done = queries = 0
+        for place, asked in enumerate(read()):
+            print(f"{len(asked.queries):,} queries, {len(asked.texts):,} documents")
+            kept = file.folder / f"hits{place or ''}.npz"
+            make = _Made(args, rules, model, scorer, kept)
+            _mine_all(asked, make, file, done)
+            done += math.ceil(len(asked.queries) / _BLOCK)
+            queries += len(asked.queries)
         file.finish()
     finally:
         file.close()
     short, none = (file.counts.get(name, 0) for name in ("short", "without"))
     print(
-        f"{len(asked.queries):,} rows in {out}: {short:,} with fewer than"
+        f"{queries:,} rows in {out}: {short:,} with fewer than"
         f" {rules.count} negatives, {none:,} of them with none"
     )
+
+
+def _of_rows(config) -> tuple[Callable[[], Iterator[Asked]], dict[str, Any]]:
+    """Training rows with their documents, and what they depend on."""
+    source = rows.open_rows(config, mined=True)
+    return lambda: iter([Asked.of(source)]), rows.state_of(config, source)
+
+
+def _of_tasks(
+    config, tasks: Sequence[Chosen]
+) -> tuple[Callable[[], Iterator[Asked]], dict[str, Any]]:
+    """The queries of each corpus of some tasks, and what they depend on.
+
+    All are read at first: what is missing is said before anything is encoded.
+    """
+    if rows.are_named(config):
+        raise InputError("Give either --task or the training rows of --data.source.")
+    facts = []
+    for task in tasks:
+        digests = {one.name: texts_of(one) for one in loaded(task)}
+        facts.append({**options.plain(task), "texts": digests})
+
+    def read() -> Iterator[Asked]:
+        for task in tasks:
+            yield from map(Asked.of_task, loaded(task))
+
+    return read, {"tasks": facts}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """How negatives are made; `hits` is the file of a model's hits so far."""
+
+    args: argparse.Namespace
+    rules: Rules
+    model: Searcher | None
+    scorer: PairScorer | Searcher | None
+    hits: pathlib.Path
+
+
+def _mine_all(asked: Asked, how: _Made, file: RowsFile, done: int) -> None:
+    """Writes the rows of one corpus; `done` blocks are those of others before it."""
+    start = (file.blocks - done) * _BLOCK
+    if start >= len(asked.queries):
+        return
+    rules, args = how.rules, how.args
+    searched = how.model or BM25(asked.texts)
+    hits, scores = _found(asked, searched, rules, how.hits)
+    for first in range(start, len(asked.queries), _BLOCK):
+        block = slice(first, min(first + _BLOCK, len(asked.queries)))
+        found = hits[block], scores[block]
+        mined = list(
+            mine_corpus.choose(
+                asked, block, *found, rules, args.seed, searched, how.scorer
+            )
+        )
+        made = [_row(asked, first + i, one, args.write) for i, one in enumerate(mined)]
+        file.add(made, _counts(mined, rules))
+        print(f"{block.stop:,} rows written", flush=True)
 
 
 def _found(
@@ -155,8 +207,8 @@ def _check_ids(asked: Asked, places: Sequence[int], number: int) -> None:
         if asked.ids(place) is None:
             raise InputError(
                 f"--write ids: row {number} (the first is 0) has the document"
-                f" {asked.texts[place][:60]!r}, which --data.corpus lacks, so that it"
-                " has no id. Add it to the corpus, or write texts."
+                f" {asked.texts[place][:60]!r}, which --data.corpus or the task"
+                " lacks, so that it has no id. Add it to the corpus, or write texts."
             )
 
 
@@ -182,7 +234,8 @@ def rules_of(values: Mapping[str, Any]) -> Rules:
 
 
 def _parser() -> rows.Parser:
-    parser = rows.Parser("mine", __doc__)
+    about = f"{__doc__}\n{task_flags.HELP}\n\n{task_flags.described()}"
+    parser = rows.Parser("mine", about)
     add = parser.add_argument
     add(
         "--with",

@@ -100,18 +100,28 @@ def open_rows(config: ConfigDict, *, mined: bool = False):
     return source
 
 
+def are_named(config: ConfigDict) -> bool:
+    """Whether flags set fields of `--data`."""
+    return bool(_set(config))
+
+
 def state_of(config: ConfigDict, source) -> dict[str, Any]:
     """What the rows depend on: fields that are set, digests of files, versions."""
     states = named(lambda: unchanged_files.states(config.data, config.dev))
-    given, blank = (
-        json.loads(one.to_json())["data"] for one in (config, fields.get_default())
-    )
     # Their places may change, their contents may not.
     return {
-        "data": _changed(given, blank),
+        "data": _set(config),
         "files": {name: of["digest"] for name, of in states.items()},
         "versions": dict(getattr(source, "versions", {})),
     }
+
+
+def _set(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `data` that are not those of a new config."""
+    given, blank = (
+        json.loads(one.to_json())["data"] for one in (config, fields.get_default())
+    )
+    return _changed(given, blank)
 
 
 def _changed(values: Mapping, blank: Mapping) -> dict[str, Any]:

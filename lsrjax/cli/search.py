@@ -17,6 +17,7 @@ docs/search.md lists them.
 """
 
 import argparse
+import contextlib
 import itertools
 import pathlib
 import sys
@@ -56,18 +57,7 @@ def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
     out = _out(args)
     if args.depth is not None and args.depth < 1:
         raise InputError(f"--depth is {args.depth}; it has to be at least 1.")
-    processes.check_devices()
-    own_entries.of(args).load()
-    session = open_search(
-        args.index,
-        args.model,
-        _plan(args, values),
-        max_length=args.max_length,
-        batch_size=64 if out else 1,
-        engine=values["engine"],
-        verify=not args.no_verify,
-    )
-    with session.index:
+    with opened(args, values, batch_size=64 if out else 1) as session:
         if out:
             _write_run(session, args.queries, out, args.depth or _RUN_DEPTH)
             return
@@ -78,6 +68,26 @@ def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
             _show(session, first, depth)
         for query in asked:
             _show(session, query, depth)
+
+
+@contextlib.contextmanager
+def opened(
+    args: argparse.Namespace, values: Mapping[str, dict], *, batch_size: int
+) -> Iterator[TextSearch]:
+    """The index and the model that the flags of `add_shared` name."""
+    processes.check_devices()
+    own_entries.of(args).load()
+    session = open_search(
+        args.index,
+        args.model,
+        plan_of(args, values),
+        max_length=args.max_length,
+        batch_size=batch_size,
+        engine=values["engine"],
+        verify=not args.no_verify,
+    )
+    with session.index:
+        yield session
 
 
 def _out(args: argparse.Namespace) -> pathlib.Path | None:
@@ -94,12 +104,14 @@ def _out(args: argparse.Namespace) -> pathlib.Path | None:
     return out
 
 
-def _plan(args: argparse.Namespace, values: Mapping[str, dict]) -> Plan:
+def plan_of(args: argparse.Namespace, values: Mapping[str, dict]) -> Plan:
+    """What `add_ranking` has added, and the options of `--fusion` and `--feedback`."""
     ranks = args.rank or [MODEL]
     files = [rank for rank in ranks if rank.endswith(_RUN_FILES)]
     if files and args.queries is None:
         raise InputError(
-            f"--rank {files[0]} ranks for queries by their ids: give --queries FILE."
+            f"--rank {files[0]} ranks for queries by their ids: give --queries FILE"
+            " to lsrjax search."
         )
     if (args.fusion or values["fusion"]) and len(ranks) == 1:
         raise InputError("--fusion needs several rankings: --rank model --rank bm25.")
@@ -205,9 +217,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_shared(parser)
     add = parser.add_argument
-    add("--index", required=True, help="a folder that lsrjax index made")
-    add("--model", required=True, help="the model that encoded its documents")
     add("--query", help="one query; without it and --queries, they are typed")
     add("--queries", metavar="FILE", help="ids and texts, as of lsrjax encode")
     add("--out", metavar="RUN", help="TREC run of --queries; packed if it ends in .gz")
@@ -216,6 +227,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help=f"documents of a query ({_RUN_DEPTH} in a run, else {_SHOWN_DEPTH})",
     )
+    return parser
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of an index, its model, and how it is searched."""
+    add = parser.add_argument
+    add("--index", required=True, help="a folder that lsrjax index made")
+    add("--model", required=True, help="the model that encoded its documents")
     add(
         "--rank",
         action="append",
@@ -228,7 +247,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_length", type=int, default=0, help="tokens a query is cut to")
     own_entries.add(parser)
     add("--no_verify", action="store_true", help="compare sizes of files, not digests")
-    return parser
 
 
 def start() -> None:

@@ -3,6 +3,8 @@
 lsrjax train --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
 """
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +16,9 @@ from lsrjax.cli import dry_run, exits, flags
 from lsrjax.cli.flags import Given
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Preempted, Progress
+from lsrjax.distributed.library_log import LibraryLog
 from lsrjax.errors import InputError, TrainingFailed
+from lsrjax.trackers import in_thread
 from lsrjax.training import run
 
 
@@ -58,13 +62,22 @@ def _train(given: Given) -> None:
     progress = Progress()
     guard = preemption.Guard(progress).start()
     try:
-        workdir = given.workdir()
-        _join(given)
-        guard.several()
-        console = Console(quiet=not processes.is_first())
-        accept_changed = given.flags.accept_changed_data
-        run.run(given.config, workdir, console, progress, accept_changed=accept_changed)
+        with contextlib.ExitStack() as stack:
+            workdir = given.workdir()
+            log = _join(given, stack)
+            guard.several()
+            console = Console(quiet=not processes.is_first())
+            accept = given.flags.accept_changed_data
+            run.run(
+                given.config,
+                workdir,
+                console,
+                progress,
+                accept_changed=accept,
+                library_log=log,
+            )
         guard.stop()
+        _leave_trackers()
     except Preempted:
         guard.leave()
     except (InputError, TrainingFailed) as error:
@@ -76,11 +89,27 @@ def _train(given: Given) -> None:
         raise
 
 
-def _join(given: Given) -> None:
-    """Joins the run's processes; exits on failure."""
+def _leave_trackers() -> None:
+    """Ends the process if a tracker hangs, whose library could keep it from ending."""
+    if in_thread.hangs():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _join(given: Given, stack: contextlib.ExitStack) -> LibraryLog | None:
+    """Joins the run's processes; exits on failure.
+
+    The log of several processes stays one: it may say which of them failed, and why.
+    """
     try:
         given.join()
+        log = None
+        if processes.count() == 1:
+            log = LibraryLog()
+            stack.callback(log.close)
         processes.check_devices()
+        return log
     except InputError as error:
         if processes.met():
             raise

@@ -71,9 +71,9 @@ def _check_values(config: ConfigDict, parts: dict[str, ConfigDict]) -> None:
                 with each:
                     _check_languages(config.evaluate.examples)
             if several:
-                own = [
-                    f for f in get_default() if f not in ("seed", "stages", "evaluate")
-                ]
+                default, of_run = get_default(), ("seed", "stages", "evaluate", "log")
+                own = [f for f in default if f not in of_run]
+                own += [f"log.{f}" for f in default.log if f != "trackers"]
                 because = "the config has stages; set it in each stage"
                 check_no_effect(whole, "config", own, because)
 
@@ -84,6 +84,8 @@ def _check_in_stages(stage: ConfigDict, found: Run, where: str) -> None:
         raise InputError(f"{where}.stages: a stage cannot have stages of its own.")
     because = "a run is evaluated as a whole; set config.evaluate"
     check_no_effect(found, where, ["evaluate"], because)
+    because = "trackers are of the whole run; set config.log.trackers"
+    check_no_effect(found, where, ["log.trackers"], because)
 
 
 def _check_fields(config, default, where: str, each: errors.Each) -> bool:

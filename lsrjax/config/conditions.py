@@ -52,6 +52,12 @@ def _sparse(stage: Any) -> str | None:
     return None
 
 
+def _dev_data(stage: Any) -> str | None:
+    if not (stage.dev.source.name or stage.dev.task.name):
+        return "dev.source is empty, and so is dev.task"
+    return None
+
+
 def _source_view(stage: Any) -> str | None:
     head = _head(stage)
     option = head.entry.source_option
@@ -164,6 +170,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "learned queries": _learned_queries,
     "static queries": _static_queries,
     "sparse views": _sparse,
+    "dev data": _dev_data,
     "source view": _source_view,
     "pivot head": _pivot,
     "word head": _words,

@@ -160,6 +160,8 @@ def _value(hint: Any, present: Any, text: str, field: str) -> Any:
     found = literal(text)
     if isinstance(present, Entry):
         return found if isinstance(found, dict) else text
+    if isinstance(present, Entries) and present.listed:
+        return found if isinstance(found, dict | tuple | list) else text
     if hint is bool and text.lower() in ("true", "1", "false", "0"):
         return text.lower() in ("true", "1")
     several = typing.get_origin(hint) is tuple

@@ -40,9 +40,13 @@ class Entries(dict):
 
     field = ""  # in the config
     alone = ""  # the option that a text is the value of
+    listed = False  # whether names alone, one or several, may be given
 
     def __init__(self, values: Mapping[str, Any] | Iterable = ()):
         super().__init__()
+        if self.listed and not isinstance(values, Mapping):
+            names = [values] if isinstance(values, str) else list(values)
+            values = {name: {} for name in names if name}
         for name, options in dict(values).items():
             self[name] = options
 
@@ -86,6 +90,13 @@ class Initialisations(Entries):
     alone = "model"
 
 
+class Trackers(Entries):
+    """A run's trackers; `c.log.trackers = ("tensorboard", "wandb")` names several."""
+
+    field = "log.trackers"
+    listed = True
+
+
 class Group(ConfigDict):
     """Fields by name; once locked, only those that it has."""
 
@@ -101,6 +112,10 @@ class Group(ConfigDict):
             value = Entry(**value)
         elif isinstance(present, Group) and isinstance(value, dict | ConfigDict):
             value = value if isinstance(value, Group) else Group(value)
+        elif isinstance(present, Entries) and present.listed:
+            if isinstance(value, str | list | tuple | dict):
+                self._fields[key] = type(present)(value)
+                return
         elif isinstance(present, Entries) and isinstance(value, str):
             present["name"] = value
             return

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any, ClassVar
 
-from lsrjax.config.nodes import Initialisations, Losses
+from lsrjax.config.nodes import Initialisations, Losses, Trackers
 from lsrjax.data.batching.mixing import MIXERS
 from lsrjax.data.batching.negatives import SAMPLERS
 from lsrjax.data.examples import ANY
@@ -21,6 +21,7 @@ from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.options import option
 from lsrjax.retrieval.tasks.table import DEV_TASKS
+from lsrjax.trackers.table import TRACKERS
 
 
 def _pattern(value: str) -> str | None:
@@ -100,6 +101,11 @@ class Model:
         table=BACKBONES,
         when="read family",
     )
+    language: str = option(
+        "",
+        "whose adapters all texts pass through, in a family that has some: one of the"
+        " weights' languages, such as de_DE or de; empty: their default_language",
+    )
     hidden_size: int = option(
         128, "of the encoder's states", above=0, high=2**16, when="fresh weights"
     )
@@ -118,6 +124,12 @@ class Model:
         above=0,
         high=2**20,
         when="fresh weights",
+    )
+    attention: str = option(
+        "",
+        "of a decoder (Qwen3, Llama, Mistral, Gemma): causal | both (a token sees those"
+        " after it too); empty: as what it starts from was made (config.json)",
+        choices=("", "causal", "both"),
     )
     dropout: float = option(
         -1.0,
@@ -473,6 +485,20 @@ class Log:
         "also: terms that no text of a batch uses; the share of the weights on terms"
         " that are not in the text; active terms by language",
         when="sparse views",
+    )
+    texts: int = option(
+        3,
+        "queries of the dev data, and as many documents, whose strongest terms are"
+        " kept at each evaluation (texts.jsonl, trackers); 0: none",
+        low=0,
+        high=1000,
+        when=("dev data", "sparse views"),
+    )
+    trackers: Trackers = option(
+        {},
+        'of the whole run: names, ("tensorboard", "mlflow"), or a dict of these with'
+        " their options; docs/logging.md",
+        table=TRACKERS,
     )
 
 

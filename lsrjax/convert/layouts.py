@@ -103,9 +103,7 @@ _MILCO_HEADS = {
 # takes precedence.
 DROPPED = {
     r"(\w+\.)?pooler\..*": "sentence-pair head of pre-training",
-    r"((bert|roberta|distilbert|m_model)\.)?embeddings\.position_ids": (
-        "0, 1, 2, ... as a buffer"
-    ),
+    r"(\w+\.)?embeddings\.position_ids": "0, 1, 2, ... as a buffer",
     r"transformer\.layers\.\d+\.attention\.position_indices": "buckets as a buffer",
     r"cls\.seq_relationship\..*": "next-sentence head of pre-training",
     r"en_lsr\..*": "frozen teacher that the MILCO reference saves with its student",

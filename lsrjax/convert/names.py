@@ -37,7 +37,8 @@ def to_hf_name(path: str, layout: str, prefix: str | None = None) -> str:
       ValueError: the layout or the path is unknown.
     """
     prefix = layout_of(layout).prefixes[0] if prefix is None else prefix
-    table = _table(layout, prefix, _num_layers([path], _LAYER_PATH))
+    languages = _languages([path], layout)
+    table = _table(layout, prefix, _num_layers([path], _LAYER_PATH), languages)
     if path not in table:
         raise ValueError(
             f"No parameter {path!r} in layout {layout!r}; known: "
@@ -76,7 +77,8 @@ def export_state(params: Mapping[str, Any], layout: str) -> dict[str, np.ndarray
     rules = layout_of(layout)
     alone = not {"head", "classifier"} & params.keys()
     prefix = rules.prefixes[-1 if alone else 0]
-    table = _table(layout, prefix, _num_layers(flat, _LAYER_PATH))
+    languages = _languages(flat, layout)
+    table = _table(layout, prefix, _num_layers(flat, _LAYER_PATH), languages)
     missing = _missing_paths(rules, table, flat)
     unknown = [path for path in flat if path not in table]
     if missing or unknown:
@@ -141,6 +143,9 @@ def import_names(
         name = _usual(own, rules.names)
         if name in used or not unused.fullmatch(name):
             named[name] = own
+    for other, name in rules.names.aliases.items():
+        if other in named and name not in named:
+            named[name] = named.pop(other)
     decoder = rules.heads.get("head/mlm/decoder")
     words = rules.names.encoder[WORD]
     both = any(prefix + words in named for prefix in rules.prefixes)
@@ -151,7 +156,8 @@ def import_names(
     layers = (n for n in rules.names.encoder.values() if "{i}" in n)
     layer, _ = next(layers).split("{i}")
     num_layers = _num_layers(named, re.escape(prefix + layer) + r"(\d+)\.")
-    table = _table(layout, prefix, num_layers)
+    languages = _languages(named, layout, prefix)
+    table = _table(layout, prefix, num_layers, languages)
     if rules.bias_copy in named:
         named[table["head/mlm/bias"]] = named.pop(rules.bias_copy)
     paths = {name: path for path, name in table.items()}
@@ -298,12 +304,45 @@ def _num_layers(names: Iterable[str], pattern: str) -> int:
     return max((int(match[1]) + 1 for match in matches if match), default=0)
 
 
-def _table(layout: str, prefix: str, num_layers: int) -> dict[str, str]:
+def _languages(
+    found: Iterable[str], layout: str, prefix: str | None = None
+) -> list[str]:
+    """The languages of adapters, from names in the other program or from our paths.
+
+    `prefix` is the encoder's in the other program; None: `found` are our paths.
+    """
+    patterns = [
+        f"encoder/{path}" if prefix is None else prefix + name
+        for path, name in layout_of(layout).names.encoder.items()
+        if _LANGUAGE in path
+    ]
+    matching = [
+        re.compile(
+            re.escape(pattern)
+            .replace(re.escape("{i}"), r"\d+")
+            .replace(re.escape(_LANGUAGE), "([^/.]+)")
+        )
+        for pattern in patterns
+    ]
+    if not matching:
+        return []
+    matches = (one.fullmatch(name) for name in found for one in matching)
+    return sorted({match[1] for match in matches if match})
+
+
+_LANGUAGE = "{language}"
+
+
+def _table(
+    layout: str, prefix: str, num_layers: int, languages: Iterable[str] = ()
+) -> dict[str, str]:
     """Path -> name of every parameter that a model of this layout can have."""
     table = {}
     for path, name in layout_of(layout).names.encoder.items():
         for i in range(num_layers) if "{i}" in path else [0]:
-            table["encoder/" + path.format(i=i)] = prefix + name.format(i=i)
+            for own in languages if _LANGUAGE in path else [""]:
+                ours, theirs = (x.format(i=i, language=own) for x in (path, name))
+                table["encoder/" + ours] = prefix + theirs
     return table | dict(layout_of(layout).heads)
 
 

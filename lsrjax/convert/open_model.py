@@ -19,7 +19,7 @@ from lsrjax.convert.read import (
 )
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.modules import UnknownModuleError
-from lsrjax.convert.read.presets import PRESETS
+from lsrjax.convert.read.presets import PRESETS, UNTIED
 from lsrjax.convert.read.tensors import check_types
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
@@ -56,8 +56,9 @@ def open_model(
     """
     if not allowed.values and reference in PRESETS:
         encoder, has_head = PRESETS[reference]
-        params = expected_tensors.promised(encoder, *("head",) * has_head)
-        spec = RetrieverSpec.of("splade", encoder, tied=True)
+        tied = reference not in UNTIED
+        params = expected_tensors.promised(encoder, *("head",) * has_head, tied=tied)
+        spec = RetrieverSpec.of("splade", encoder, tied=tied)
         return SavedModel(spec, params, None, None, reference)
     if reference.startswith("stage:"):
         stage = workdir / reference.removeprefix("stage:")
@@ -87,7 +88,7 @@ def open_portable(reference: str, allowed: Allowed = NOTHING) -> SavedModel:
         if allowed != NOTHING:
             raise InputError(
                 f"{reference} was trained here and lacks nothing: leave --allow_pickle,"
-                " --allow_missing and --allow_left_over out."
+                " --allow_missing, --allow_left_over and --adapter out."
             )
         return _checked(_trained_here(folder, reference))
     model = _hugging_face(reference, allowed, whole=True)

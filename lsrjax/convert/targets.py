@@ -8,7 +8,13 @@ from lsrjax.checkpoint import saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert import open_model, stanford
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
-from lsrjax.convert.write import milco, onnx, router, sentence_transformers
+from lsrjax.convert.write import (
+    milco,
+    onnx,
+    onnx_encoders,
+    router,
+    sentence_transformers,
+)
 from lsrjax.convert.write.card import CARD, write_card
 from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
@@ -22,8 +28,13 @@ from lsrjax.tokenizer.files import TOKENIZER
 from lsrjax.tokenizer.reading import differing
 
 
-def _in_transformers(config: EncoderConfig) -> bool:
+def _loadable(config: EncoderConfig) -> bool:
+    """Whether transformers has the encoder, or runs our code in the folder for it."""
     return bool(backbone(config.family).transformers)
+
+
+def _in_transformers(config: EncoderConfig) -> bool:
+    return _loadable(config) and not backbone(config.family).code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Target:
     load: tuple[str, str] | None = None
     towers: bool = False
     cuts: bool = False
-    encodes: Callable[[EncoderConfig], bool] = _in_transformers
+    encodes: Callable[[EncoderConfig], bool] = _loadable
 
 
 def _write_lsrjax(model: SavedModel, folder: pathlib.Path) -> None:
@@ -86,7 +97,7 @@ TARGETS = {
         cuts=True,
     ),
     "onnx": Target(
-        onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx.encodes
+        onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx_encoders.encodes
     ),
     "splade": Target(
         sentence_transformers.write_splade,
@@ -134,6 +145,7 @@ TARGETS = {
             'model = models.ColBERT(model_name_or_path="path/to/this/folder")\n'
             'vectors = model.encode(["a text"], is_query=False)',
         ),
+        encodes=_in_transformers,
     ),
     "colbert": Target(
         stanford.write,
@@ -148,6 +160,7 @@ TARGETS = {
             "# In sentence-transformers: MultiVectorEncoder. It puts a space behind a\n"
             "# marker, which XLM-R reads as a token where no word follows.",
         ),
+        encodes=_in_transformers,
     ),
     "lsrjax": Target(
         _write_lsrjax,
@@ -202,6 +215,8 @@ def export(
             _check_tokens(model, folder)
         if one.load:
             library, code = one.load
+            if backbone(model.spec.encoder.family).code:
+                code = code.replace('folder")', 'folder", trust_remote_code=True)')
             write_card(folder, model, f"```python\n{code}\n```", library=library)
         if prune:
             _add_to_card(folder / CARD, prune)

@@ -70,4 +70,13 @@ def say(message: str) -> None:
     # A live display may have hidden the cursor.
     shown = "\x1b[?25h" if sys.stderr.isatty() else ""
     with contextlib.suppress(OSError):
-        os.write(2, f"{shown}{message}\n".encode())
+        os.write(stderr_number(), f"{shown}{message}\n".encode())
+
+
+def stderr_number() -> int:
+    """The descriptor of `sys.stderr`, which may not be 2: see `library_log`."""
+    try:
+        return sys.stderr.fileno()
+    # What it is raised by depends on what stands in for a stream.
+    except (OSError, ValueError, AttributeError):
+        return 2

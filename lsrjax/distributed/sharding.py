@@ -36,12 +36,14 @@ class Rule:
       axes: mesh axis of each dimension.
       otherwise: the axes if the sizes do not divide; None: replicated.
       heads: whole attention heads stay together.
+      keys: these are the heads of keys and values, which may be fewer.
     """
 
     pattern: str
     axes: tuple[str | None, ...]
     otherwise: tuple[str | None, ...] | None = None
     heads: bool = False
+    keys: bool = False
 
 
 RULES = (
@@ -126,17 +128,20 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
-def gathered(params: dict, num_heads: int, rules: Sequence[Rule] = ()) -> dict:
+def gathered(
+    params: dict, num_heads: int, rules: Sequence[Rule] = (), *, key_heads: int = 0
+) -> dict:
     """Parameters of a layer for computation: not divided over `data`.
 
-    The nested dict's paths may begin anywhere in the model's; `rules` as of `layout`.
+    The nested dict's paths may begin anywhere in the model's; the rest as of `layout`.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return params
     model = axis_size(MODEL)
+    heads = (num_heads, key_heads or num_heads)
 
     def gather(path, leaf):
-        axes, _ = _axes(path_name(path), leaf.shape, model, num_heads, rules)
+        axes, _ = _axes(path_name(path), leaf.shape, model, heads, rules)
         return constrain(leaf, *axes)
 
     return jax.tree_util.tree_map_with_path(gather, params)
@@ -185,8 +190,15 @@ def abstract(tree, shardings):
 
 def layout_of(spec, params: dict, mesh: Mesh, fsdp: bool) -> Layout:
     """`layout` of a model, by the spec of its architecture."""
-    heads = spec.encoder.num_heads
-    return layout(params, mesh, num_heads=heads, fsdp=fsdp, rules=spec.rules)
+    encoder = spec.encoder
+    return layout(
+        params,
+        mesh,
+        num_heads=encoder.num_heads,
+        key_heads=encoder.key_heads,
+        fsdp=fsdp,
+        rules=spec.rules,
+    )
 
 
 def layout(
@@ -196,10 +208,12 @@ def layout(
     num_heads: int,
     fsdp: bool,
     rules: Sequence[Rule] = (),
+    key_heads: int = 0,
 ) -> Layout:
     """Applies the rules to a model.
 
     Args:
+      key_heads: heads of keys and values; 0: as many as of queries.
       fsdp: divide matrices over `data` too, along their largest dimension that divides.
       rules: of a head and an encoder, in addition to `RULES`.
 
@@ -207,10 +221,11 @@ def layout(
       InputError: a parameter that no rule, or more than one, matches.
     """
     specs = {}
+    heads = (num_heads, key_heads or num_heads)
     undivided: dict[str, list[str]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
-        axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], num_heads, rules)
+        axes, problem = _axes(name, leaf.shape, mesh.shape[MODEL], heads, rules)
         if problem:
             undivided.setdefault(problem, []).append(name)
         if fsdp:
@@ -224,11 +239,14 @@ def layout(
 
 
 def _axes(
-    name, shape, model: int, num_heads: int, more: Sequence[Rule] = ()
+    name, shape, model: int, heads: tuple[int, int], more: Sequence[Rule] = ()
 ) -> tuple[tuple, str]:
-    """Axes of a parameter, and why they differ from those of its rule."""
+    """Axes of a parameter, and why they differ from those of its rule.
+
+    `heads` are those of queries, and those of keys.
+    """
     if _STACKED.search(name):
-        axes, problem = _axes(_STACKED.sub("", name), shape[1:], model, num_heads, more)
+        axes, problem = _axes(_STACKED.sub("", name), shape[1:], model, heads, more)
         return (None, *axes), problem
     rules = [r for r in (*RULES, *more) if re.search(rf"(^|/){r.pattern}$", name)]
     if len(rules) != 1 or len(rules[0].axes) != len(shape):
@@ -240,7 +258,7 @@ def _axes(
         )
     (rule,) = rules
     units = dict(zip(rule.axes, shape, strict=True)).get(MODEL, 0)
-    units = num_heads if rule.heads and units else units
+    units = heads[rule.keys] if rule.heads and units else units
     if units % model == 0:
         return rule.axes, ""
     what = "attention heads" if rule.heads else "entries"

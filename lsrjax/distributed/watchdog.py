@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from lsrjax.distributed import activity, processes
 from lsrjax.distributed.activity import Progress
-from lsrjax.distributed.safe_output import say
+from lsrjax.distributed.safe_output import say, stderr_number
 
 # EX_SOFTWARE: the run was ended by its watchdog.
 STALLED = 70
@@ -32,7 +32,6 @@ _OUTLIVE = 3.0
 # If even this thread does not run (a library holds Python's lock), a timer that needs
 # no Python writes the stacks and ends the process.
 _BACKSTOP = 30.0
-_STDERR = 2
 _PULSES, _VERDICT = "pulse", "verdict"
 
 
@@ -153,7 +152,7 @@ class Watchdog:
             looked = now
             if self.seconds:
                 late = self.seconds + _BACKSTOP
-                faulthandler.dump_traceback_later(late, exit=True, file=_STDERR)
+                faulthandler.dump_traceback_later(late, exit=True, file=stderr_number())
             if wrong := judge(self._pulses(), self.seconds):
                 if processes.count() > 1 and processes.is_first():
                     processes.tell(_VERDICT, wrong)

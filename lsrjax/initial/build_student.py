@@ -54,6 +54,8 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
     }
     given = [models[one.name] for one in starts if one.entry.gives_encoder]
     encoder, folder = _given(config, *given) if given else _random(config)
+    if config.model.language:
+        encoder = encoder.with_language(config.model.language)
     fields: dict = {"options": head.options}
     pivot_tokenizer = None
     for one in starts:
@@ -113,8 +115,10 @@ def _fitting(config, one: Chosen, model: SavedModel) -> SavedModel:
     return model
 
 
-def _with_dropout(config, encoder: EncoderConfig) -> EncoderConfig:
-    """An encoder with the config's dropout, or its own."""
+def _changed(config, encoder: EncoderConfig) -> EncoderConfig:
+    """An encoder with the config's attention and dropout, or its own."""
+    if config.model.attention:
+        encoder = encoder.seeing(config.model.attention)
     rate = config.model.dropout
     if rate < 0:
         return encoder
@@ -135,7 +139,7 @@ def _given(config, model: SavedModel) -> tuple[EncoderConfig, pathlib.Path]:
     """The encoder's config, from a model, and its tokenizer."""
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
-    return _with_dropout(config, model.spec.encoder), folder
+    return _changed(config, model.spec.encoder), folder
 
 
 def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
@@ -160,8 +164,7 @@ def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
         intermediate_size=m.intermediate_size,
         **vars(family.options),
     )
-    encoder = encoder.with_dropout(max(m.dropout, 0.0))
-    return encoder, folder
+    return _changed(config, encoder.with_dropout(0.0)), folder
 
 
 def _spec(

@@ -16,7 +16,7 @@ from lsrjax.errors import InputError
 from lsrjax.initial import fit_to_data, warm_start
 from lsrjax.initial.start import Initialisation
 from lsrjax.losses import objective
-from lsrjax.models import heads
+from lsrjax.models import heads, retriever
 from lsrjax.models.retriever import towers_of
 from lsrjax.options import Chosen, Options, option
 
@@ -90,7 +90,11 @@ class Encoder(Initialisation):
     @staticmethod
     def spec_fields(head, options, model):
         """The options of a head that is taken over."""
-        if missing := set(head.starts_from) - set(model.params):
+        has = set(model.params)
+        if heads.head_class(model.spec.head) is head:
+            # What has no parameters, such as a tied decoder, is missing in none.
+            has |= set(head.starts_from) - set(retriever.split(model.spec)[1])
+        if missing := set(head.starts_from) - has:
             raise InputError(
                 f"config.init.encoder: {model.name} has no masked-LM {missing.pop()},"
                 f" which {head.__name__} starts from. Use a masked language model."
@@ -105,7 +109,8 @@ class Encoder(Initialisation):
     @staticmethod
     def weights(params, options, model, start):
         """The parts that the head starts from."""
-        taken = {part: model.params[part] for part in start.head.starts_from}
+        parts = set(start.head.starts_from) & set(model.params)
+        taken = {part: model.params[part] for part in parts}
         return warm_start.overlaid(params, taken, model.name)
 
 
@@ -179,6 +184,18 @@ class Lexical(Initialisation):
 
     Options = LexicalOptions
     fresh = True
+
+    @staticmethod
+    def check(spec, models):
+        """Refuses heads without a dense layer and a bias, which it sets."""
+        mlm = retriever.split(spec)[1].get("head", {}).get("mlm", {})
+        dense = mlm.get("transform", {}).get("dense", {})
+        if "bias" not in dense or "bias" not in mlm:
+            raise InputError(
+                f"config.init.lexical sets the biases of the head, and that of a"
+                f" {spec.encoder.family} has none. Leave it out, or choose another"
+                " model.family, such as 'bert'."
+            )
 
     @staticmethod
     def weights(params, options, model, start):

@@ -51,7 +51,9 @@ def merged(params, weights):
     """`params` with the leaves of `weights`, a part of the same tree."""
     if not isinstance(weights, dict):
         return jnp.asarray(weights)
-    return params | {key: merged(params[key], weights[key]) for key in weights}
+    # A part without parameters is in neither.
+    some = [key for key in weights if jax.tree.leaves(weights[key])]
+    return params | {key: merged(params[key], weights[key]) for key in some}
 
 
 def inverse_document_frequency(

@@ -32,7 +32,9 @@ class DenseOptions(EmbeddingOptions):
     """Of `DenseHead`."""
 
     pooling: str = option(
-        "cls", "the state of the first token, or the mean", choices=("cls", "mean")
+        "cls",
+        "the state of the first token, the mean, or the state of the last token",
+        choices=("cls", "mean", "last"),
     )
 
 
@@ -127,8 +129,9 @@ def _normalized(x) -> jax.Array:
 class DenseHead(Head):
     """One embedding of the text; one view, `dense`.
 
-    The state of the first token ("cls") or the mean over all tokens, depending on the
-    options projected and scaled to length 1.
+    The state of the first token ("cls"), the mean over all tokens or the state of the
+    last one ("last", of causal encoders), depending on the options projected and scaled
+    to length 1.
     """
 
     Options = DenseOptions
@@ -162,6 +165,12 @@ class DenseHead(Head):
         hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
         if self.pooling == "cls":
             return hidden_BLD[:, 0]
+        if self.pooling == "last":
+            # Wherever the padding is. A text without tokens has zeros there.
+            L = mask_BL.shape[1]
+            last_B = L - 1 - jnp.argmax(mask_BL[:, ::-1], axis=1)
+            last_B11 = last_B[:, None, None]
+            return jnp.take_along_axis(hidden_BLD, last_B11, axis=1)[:, 0]
         return hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
 
 

@@ -49,6 +49,18 @@ def _begins(spec) -> int:
     return token
 
 
+def _cap(spec) -> float:
+    """The c of logits c tanh(x / c); 0: they have none."""
+    cap = getattr(spec.encoder, "logit_cap", 0.0)
+    if cap and spec.options.pooling != "max":
+        raise InputError(
+            f"config.model.head.pooling is {spec.options.pooling!r}, and logits of"
+            f" {spec.encoder.family} are capped at {cap:g} (final_logit_softcapping),"
+            " which only the pooling 'max' does."
+        )
+    return cap
+
+
 @dataclasses.dataclass(frozen=True)
 class _Pooled(Options):
     pool_mask: str = option(
@@ -159,7 +171,8 @@ class SpladeHead(Head):
     @staticmethod
     def as_trained(options, model):
         """Sets whether the decoder is tied, and the activation."""
-        shown = SpladeHead.shown_by(model.params["head"])
+        # A tied decoder can be all of a head.
+        shown = SpladeHead.shown_by(model.params.get("head", {"mlm": {}}))
         activation = model.spec.options.activation
         return dataclasses.replace(options, activation=activation, **shown)
 
@@ -169,14 +182,16 @@ class SpladeHead(Head):
         return {"tied": "decoder" not in params["mlm"]}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        transform = backbone(spec.encoder.family).transform
+        family = backbone(spec.encoder.family)
         self.mlm = MLMHead(
-            transform(spec.encoder, dtype=dtype, rngs=rngs),
+            family.transform(spec.encoder, dtype=dtype, rngs=rngs),
             spec.encoder.hidden_size,
             spec.encoder.vocab_size,
             silent_terms=spec.encoder.silent_terms,
             begins=_begins(spec),
             capped=spec.options.logits == "capped",
+            cap=_cap(spec),
+            bias=family.head_bias,
             tied=spec.options.tied,
             pool_mask=spec.options.pool_mask,
             pooling=spec.options.pooling,

@@ -29,6 +29,8 @@ class MLMHead(nnx.Module):
         silent_terms: int = 0,
         begins: int = -1,
         capped: bool = False,
+        cap: float = 0.0,
+        bias: bool = True,
         tied: bool,
         pool_mask: str,
         pooling: str = "max",
@@ -43,15 +45,18 @@ class MLMHead(nnx.Module):
           begins: a token's state gives the logits of the next token, and the first
             one's are 1 at this id, else 0 (NorBERT4); -1: each gives its own.
           capped: a logit x is 30 sigmoid(x / 7.5).
+          cap: c, where a logit x is c tanh(x / c) (Gemma 2); 0: it stays.
+          bias: the decoder has one.
         """
-        self.begins, self.capped = begins, capped
+        self.begins, self.capped, self.cap = begins, capped, cap
         self.transform = transform
         self.silent_terms = silent_terms
         if not tied:
             self.decoder = nnx.Param(
                 0.02 * jax.random.normal(rngs.params(), (vocab_size, hidden_size))
             )
-        self.bias = nnx.Param(jnp.zeros(vocab_size))
+        self.bias = nnx.Param(jnp.zeros(vocab_size)) if bias else None
+        self.size = vocab_size
         self.tied = tied
         self.pool_mask = pool_mask
         self.pooling = pooling
@@ -68,7 +73,7 @@ class MLMHead(nnx.Module):
         once more (Shen et al. 2025, OpenSearch's v3).
         """
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        bias_V = self.bias[...]
+        bias_V = jnp.zeros(self.size) if self.bias is None else self.bias[...]
         if self.silent_terms:
             bias_V = bias_V.at[: self.silent_terms].set(_SILENT)
         mask = texts.mask
@@ -87,6 +92,8 @@ class MLMHead(nnx.Module):
         else:
             largest = functools.partial(vocab_pool, pool_mask=self.pool_mask)
             raw_BV, _ = sharding.over_vocabulary(largest, *factors)
+        if self.cap:  # after the maximum, whose place it does not change
+            raw_BV = self.cap * jnp.tanh(raw_BV / self.cap)
         if self.begins >= 0:
             raw_BV = self._begun(raw_BV, texts, mask)
         return Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
@@ -96,7 +103,7 @@ class MLMHead(nnx.Module):
         terms_V = jnp.arange(raw_BV.shape[1])
         if self.capped:  # after the maximum, whose place it does not change
             some_B = texts.together(m.any(axis=1) for m in mask)
-            real_BV = some_B[:, None] & (terms_V < len(self.bias))[None]
+            real_BV = some_B[:, None] & (terms_V < self.size)[None]
             raw_BV = jnp.where(real_BV, 30 * jax.nn.sigmoid(raw_BV / 7.5), 0)
         first_B = texts.together(m[:, 0] for m in texts.mask)
         begins_BV = first_B[:, None] & (terms_V == self.begins)[None]

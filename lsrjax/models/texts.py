@@ -26,20 +26,28 @@ class Texts:
       ids: of each part, [B, L].
       mask: of each part, [B, L] bool: true at tokens, false at padding.
       query: of each part, [B] bool: true for queries; None: no queries.
+      language: of each part, [B] int32: each text's place in the languages that the
+        encoder knows; None: its own default.
     """
 
     ids: tuple[jax.Array, ...]
     mask: tuple[jax.Array, ...]
     query: tuple[jax.Array, ...] | None = None
+    language: tuple[jax.Array, ...] | None = None
 
     @classmethod
     def of(cls, parts: Sequence[Mapping[str, jax.Array]]) -> "Texts":
-        """From `{"ids": [B, L], "mask": [B, L], "query": [B]}`; `query` is optional."""
+        """From `{"ids": [B, L], "mask": [B, L], "query": [B], "language": [B]}`.
+
+        The latter two are optional.
+        """
         query = tuple(part["query"] for part in parts if "query" in part)
+        language = tuple(part["language"] for part in parts if "language" in part)
         return cls(
             tuple(part["ids"] for part in parts),
             tuple(part["mask"].astype(bool) for part in parts),
             query or None,
+            language or None,
         )
 
     def join(self, parts: Iterable[jax.Array]) -> jax.Array:

@@ -133,7 +133,7 @@ def encoding_speed(searcher: Searcher, texts: Sequence[str]) -> float:
 def dev_metric(
     tasks: Sequence[Task], searcher: Searcher, metric: str, over: str = "queries"
 ) -> dict[str, float]:
-    """A metric on dev tasks, all views together.
+    """A metric on dev tasks, all views together; by language under `metric/LANGUAGE`.
 
     Args:
       tasks: the parts of a benchmark, or one task.
@@ -147,9 +147,13 @@ def dev_metric(
         part = PartResults.of(task, [metric])
         part.add("", task, rank.rank(task, searcher, {"": Way()}, depth)[""])
         parts.append(part)
+    columns = table(parts)[""]
     if over == "queries":
         values = np.concatenate([part.values[""][metric] for part in parts])
-        return {metric: float(values.mean())}
-    columns = table(parts)[""]
-    # A single language has no summary: it is its own mean, and the worst.
-    return {metric: (columns.get(over) or next(iter(columns.values())))[metric]}
+        value = float(values.mean())
+    else:
+        # A single language has no summary: it is its own mean, and the worst.
+        value = (columns.get(over) or next(iter(columns.values())))[metric]
+    named = {name: of for name, of in columns.items() if name not in ("mean", "worst")}
+    by_language = {f"{metric}/{name}": of[metric] for name, of in named.items()}
+    return {metric: value, **(by_language if len(named) > 1 else {})}

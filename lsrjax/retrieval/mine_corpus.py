@@ -6,7 +6,7 @@ Like `mine_hard_negatives` of sentence-transformers, for any retriever and BM25.
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ import numpy as np
 from lsrjax.data.batching.drawing import wording
 from lsrjax.errors import InputError
 from lsrjax.options import option
-from lsrjax.retrieval import teacher_scores
+from lsrjax.retrieval import metrics, teacher_scores
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.mine_negatives import BLOCK, Hits
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Best, search
+from lsrjax.retrieval.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """The rows of a source of groups over the distinct documents of a corpus.
+    """Queries with positives, over the distinct documents of a corpus.
 
     Attributes:
       texts: N documents' texts.
@@ -132,10 +133,60 @@ class Asked:
         barred = [together[query] for query in queries]
         return cls(list(first), ids, queries, positives, barred)
 
+    @classmethod
+    def of_task(cls, task: Task) -> "Asked":
+        """Collects the documents of a benchmark, and the queries with a positive.
+
+        A document that is judged not to be relevant may be a negative.
+
+        Raises:
+          InputError: only documents that are found are judged.
+        """
+        if task.judge is not None:
+            raise InputError(
+                f"{task.name} has no judgements before a search, so no positives. Name"
+                " a --task with judgements, or training rows in --data."
+            )
+        texts: dict[str, int] = {}
+        known: list[int] = []  # places in the corpus
+        number: list[int] = []
+        for place, text in enumerate(task.corpus):
+            if text.strip() and text not in texts:
+                texts[text] = len(known)
+                known.append(place)
+            number.append(texts.get(text, -1))
+        places = {key: place for place, key in enumerate(task.document_ids)}
+        queries, positives = [], []
+        together: dict[str, set[int]] = {}
+        for query, relevant in enumerate(task.relevant):
+            own = dict.fromkeys(number[place] for place in _relevant(relevant))
+            own.pop(-1, None)
+            if not own:
+                continue
+            queries.append(task.queries[query])
+            positives.append(list(own))
+            barred = together.setdefault(queries[-1], set())
+            barred.update(own)
+            if task.own_ids and task.query_ids[query] in places:
+                barred.add(number[places[task.query_ids[query]]])
+
+        def ids(place: int) -> str | None:
+            return task.document_ids[known[place]] if task.document_ids else None
+
+        barred_of = [together[query] for query in queries]
+        return cls(list(texts), ids, queries, positives, barred_of)
+
     def depth(self, rules: Rules) -> int:
         """Hits to search for."""
         most = max(map(len, self.barred), default=0)
         return min(rules.depth or rules.to_rank + most, len(self.texts))
+
+
+def _relevant(judged: metrics.Relevant) -> list[int]:
+    """The places of a query's relevant documents."""
+    if isinstance(judged, Mapping):
+        return [place for place, grade in judged.items() if grade > 0]
+    return list(judged) if isinstance(judged, Collection) else [int(judged)]
 
 
 def find(

@@ -1,6 +1,8 @@
 """Searches the whole corpus of a task, with texts encoded block by block."""
 
 import dataclasses
+import io
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
 from lsrjax.retrieval.feedback import Rocchio, rocchio
+from lsrjax.retrieval.kept import KeptFile
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.search import Several, TopHits
@@ -21,6 +24,7 @@ from lsrjax.retrieval.tasks.task import Task
 # Documents that are encoded, and kept, at once: 300 terms of each take 10 MB, dense
 # vectors of 30,000 terms, which models give early in training, 1 GB.
 _BLOCK = 4096
+_KEEP_SECONDS = 60.0  # between two writes of what is found so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +137,13 @@ def rank(
     depth: int,
     *,
     lowercase: bool = False,
+    kept: KeptFile | None = None,
 ) -> dict[str, Ranking]:
     """What a model finds in each of several ways; every text is encoded once.
 
     Args:
       lowercase: encode texts in lower case.
+      kept: holds what is found so far, from which a search that was stopped goes on.
 
     Raises:
       InputError: a vector is not finite, or embeddings are to be pruned.
@@ -146,7 +152,7 @@ def rank(
     queries = {
         name: _joined(views, way.views, way.prune_queries) for name, way in ways.items()
     }
-    return _searched(task, searcher, ways, queries, depth, lowercase)
+    return _searched(task, searcher, ways, queries, depth, lowercase, kept)
 
 
 def feed_back(
@@ -157,13 +163,14 @@ def feed_back(
     how: Rocchio,
     *,
     lowercase: bool = False,
+    kept: KeptFile | None = None,
 ) -> Ranking:
     """Searches again with terms of the documents that were found first.
 
     Args:
       first: what `rank` found this way.
       how: as of `feedback.rocchio`.
-      lowercase: as of `rank`.
+      lowercase, kept: as of `rank`.
 
     Raises:
       InputError: the model's vectors are not sparse.
@@ -180,7 +187,7 @@ def feed_back(
     documents = _joined(found, way.views, way.prune_documents)
     asked = {"": rocchio(queries, documents, hits, how)}
     depth = first.hits.shape[1]
-    return _searched(task, searcher, {"": way}, asked, depth, lowercase)[""]
+    return _searched(task, searcher, {"": way}, asked, depth, lowercase, kept)[""]
 
 
 def _cased(texts: Sequence[str], lowercase: bool) -> Sequence[str]:
@@ -194,11 +201,14 @@ def _searched(
     queries: Mapping[str, Any],
     depth: int,
     lowercase: bool,
+    kept: KeptFile | None,
 ) -> dict[str, Ranking]:
     depth += task.own_ids
     best = {name: TopHits(queries[name], depth) for name in ways}
     terms, size = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0)
-    for block in blocks(task.corpus, lowercase):
+    start = _go_on(kept, best, terms, size) if kept else 0
+    saved = time.monotonic()
+    for block in blocks(task.corpus, lowercase, start):
         documents = searcher.documents(block)
         share = len(block) / len(task.corpus)
         for name, way in ways.items():
@@ -209,6 +219,10 @@ def _searched(
             # Each view is stored apart, unless terms of all of them are chosen.
             apart = parts if way.prune_documents is None else [matrix]
             size[name] += sum(index_bytes(part) for part in apart) * share
+        start += len(block)
+        if kept and time.monotonic() - saved >= _KEEP_SECONDS:
+            _keep(kept, start, best, terms, size)
+            saved = time.monotonic()
     return {
         name: Ranking(
             *_hits(task, best[name]),
@@ -220,6 +234,32 @@ def _searched(
     }
 
 
+def _keep(kept: KeptFile, start: int, best, terms, size) -> None:
+    """Writes what is found in the first documents, up to `start`."""
+    arrays: dict[str, Any] = {"start": start}
+    for i, name in enumerate(best):
+        hits, scores = best[name].best()
+        arrays |= {f"hits{i}": hits, f"scores{i}": scores}
+    arrays["terms"], arrays["size"] = list(terms.values()), list(size.values())
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    kept.write(buffer.getvalue())
+
+
+def _go_on(kept: KeptFile, best, terms, size) -> int:
+    """Restores what `_keep` wrote, if it is there; returns the documents searched."""
+    content = kept.read()
+    if content is None:
+        return 0
+    with np.load(io.BytesIO(content)) as file:
+        start = int(file["start"])
+        for i, name in enumerate(best):
+            best[name].restore(file[f"hits{i}"], file[f"scores{i}"], start)
+            terms[name], size[name] = int(file["terms"][i]), float(file["size"][i])
+    kept.kept.say(f"{start:,} documents are searched already.")
+    return start
+
+
 def bm25(task: Task, depth: int) -> Ranking:
     """What BM25 finds, over the strings that queries and documents share."""
     hits, scores = BM25(task.corpus).search(task.queries, depth + task.own_ids)
@@ -228,9 +268,11 @@ def bm25(task: Task, depth: int) -> Ranking:
     return Ranking(hits, scores)
 
 
-def blocks(corpus: Sequence[str], lowercase: bool = False) -> Iterator[Sequence[str]]:
-    """The texts in order, as many at once as have vectors that fit in memory."""
-    for start in range(0, len(corpus), _BLOCK):
+def blocks(
+    corpus: Sequence[str], lowercase: bool = False, first: int = 0
+) -> Iterator[Sequence[str]]:
+    """The texts from `first` on, as many at once as have vectors that fit in memory."""
+    for start in range(first, len(corpus), _BLOCK):
         some = corpus[start : start + _BLOCK]
         yield _cased(some, lowercase)
 

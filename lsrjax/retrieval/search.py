@@ -124,6 +124,12 @@ class TopHits:
                 list((pool.map if len(parts) > 1 else map)(add, parts))
         self._count += docs.shape[0]
 
+    def restore(self, hits: np.ndarray, scores: np.ndarray, count: int) -> None:
+        """Takes over what `best` gave of the first `count` documents."""
+        # No hit has score 0, and is left out.
+        self._best.add(slice(None), scores, hits)
+        self._count = count
+
     def _add(self, score, columns, documents: np.ndarray, part) -> None:
         rows, queries = part
         self._best.add(rows, score(queries, columns), documents)

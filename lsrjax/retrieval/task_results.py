@@ -62,6 +62,26 @@ class PartResults:
             values["index_bytes"] = found.index_bytes
         self.values[system] = values
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it, exactly, as `from_json` reads it."""
+        values = {
+            system: {metric: np.asarray(value).tolist() for metric, value in of.items()}
+            for system, of in self.values.items()
+        }
+        return {**vars(self), "values": values}
+
+    @classmethod
+    def from_json(cls, read: Mapping[str, Any]) -> "PartResults":
+        """What `to_json` gave."""
+        values = {
+            system: {
+                metric: np.asarray(value) if isinstance(value, list) else value
+                for metric, value in of.items()
+            }
+            for system, of in read["values"].items()
+        }
+        return cls(**{**read, "values": values})
+
     def means(self, system: str) -> dict[str, dict[str, float]]:
         """The mean of each metric over the queries of each language."""
         languages = np.array(self.languages)
@@ -146,15 +166,18 @@ def run_name(part: str, system: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", f"{part}.{system}") + ".trec.gz"
 
 
-def write_runs(folder: pathlib.Path, task: Task, found: Mapping[str, Ranking]) -> None:
-    """Writes a TREC run of each system, if the task has ids."""
+def write_runs(
+    folder: pathlib.Path, task: Task, found: Mapping[str, Ranking]
+) -> list[str]:
+    """Writes a TREC run of each system, if the task has ids; returns their names."""
     if not task.query_ids or not task.document_ids:
-        return
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     for system, ranking in found.items():
         path = folder / run_name(task.name, system)
         ids = task.query_ids, task.document_ids
         write_run(path, *ids, ranking.hits, ranking.scores, system)
+    return [run_name(task.name, system) for system in found]
 
 
 class Other:

@@ -165,6 +165,33 @@ class TextSearch:
             for row, text in enumerate(texts)
         ]
 
+    def strongest(
+        self, found: Found, row: int, most: int
+    ) -> dict[str, list[tuple[str, float]]]:
+        """A query's terms by view with their weights, the largest first.
+
+        Args:
+          found: of `ranked`, with the query in this row.
+          row: of the query.
+          most: terms of a view.
+
+        Returns:
+          Nothing for vectors without terms.
+        """
+        queries = found.queries
+        if self.index.kind != SPARSE or not isinstance(queries, sparse.csr_matrix):
+            return {}
+        names, start = self._names(), 0
+        views = {}
+        for view, size in self._spec.views.items():
+            own = queries[row, start : start + size].tocsr()
+            order = np.argsort(-own.data, kind="stable")[:most]
+            views[view] = [
+                (names[start + own.indices[i]], float(own.data[i])) for i in order
+            ]
+            start += size
+        return views
+
     def _encoded(self, texts: Sequence[str]) -> Documents:
         queries = joined(self._searcher.queries(texts))
         if isinstance(queries, sparse.csr_matrix):

@@ -24,8 +24,9 @@ _SCORED = ("query", "document")
 _PATIENCE_OF_PAIRS = 1000
 # Steps of empty vectors in a row that make a stage useless if it ends with them.
 _AT_THE_END = 10
-# A text with more than this share of all terms is not sparse; reported after 500 steps.
-_DENSE, _DENSE_STEPS = 0.5, 500
+# A text with more than this share of all terms is hardly sparse, and one with fewer
+# terms than this hardly found; reported after 500 steps.
+_DENSE, _FEWEST, _ODD_STEPS = 0.1, 1.0, 500
 # Texts in any other language.
 _OTHER = "other"
 
@@ -182,14 +183,14 @@ def by_name(
 
 @dataclasses.dataclass
 class Watch:
-    """Counts the steps in a row in which all vectors of a text are empty or dense.
+    """Counts the steps in a row in which vectors of a text have too few or many terms.
 
     `sizes` are those of the views' vocabularies.
     """
 
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     empty: dict[str, int] = dataclasses.field(default_factory=dict)
-    dense: dict[str, int] = dataclasses.field(default_factory=dict)
+    odd: dict[tuple[str, bool], int] = dataclasses.field(default_factory=dict)
     _reported: set[str] = dataclasses.field(default_factory=set)
 
     def look(self, numbers: dict[str, float], last: bool = False) -> str:
@@ -206,26 +207,41 @@ class Watch:
                 lost = _collapsed(text, steps, scored)
         return lost
 
-    def dense_now(self, numbers: Mapping[str, float], last: bool = False) -> list[str]:
-        """Warnings about vectors that are hardly sparse, each given once."""
+    def odd_now(self, numbers: Mapping[str, float], last: bool = False) -> list[str]:
+        """Warnings about vectors with too few or many terms, each given once."""
         found = []
         for name, value in numbers.items():
             text, _, view = name.removeprefix(_ACTIVE).partition("_")
             size = self.sizes.get(view)
             if not name.startswith(_ACTIVE) or not size:
                 continue
-            steps = self.dense.get(name, 0) + 1 if value > _DENSE * size else 0
-            self.dense[name] = steps
-            due = steps == _DENSE_STEPS or (last and steps >= _AT_THE_END)
-            if due and name not in self._reported:
-                self._reported.add(name)
-                found.append(
-                    f"a {text} has {value:,.0f} active terms of {size:,} on average"
-                    f" ({view}): such vectors are not sparse, and an index of them is"
-                    " large and slow. A higher config.regularizer lambda, or longer"
-                    " training, makes them sparse."
-                )
+            for dense in (True, False):
+                odd = value > _DENSE * size if dense else value < _FEWEST
+                steps = self.odd.get((name, dense), 0) + 1 if odd else 0
+                self.odd[name, dense] = steps
+                due = steps == _ODD_STEPS or (last and steps >= _AT_THE_END)
+                if due and name not in self._reported:
+                    self._reported.add(name)
+                    said = _dense if dense else _nearly_empty
+                    found.append(said(text, view, value, size))
         return found
+
+
+def _dense(text: str, view: str, value: float, size: int) -> str:
+    return (
+        f"a {text} has {value:,.0f} active terms of {size:,} on average ({view}),"
+        f" {value / size:.0%}: such vectors are not sparse, and an index of them is"
+        " large and slow. A higher config.regularizer lambda, or longer training, makes"
+        " them sparse."
+    )
+
+
+def _nearly_empty(text: str, view: str, value: float, size: int) -> str:
+    return (
+        f"a {text} has {value:.2g} active terms of {size:,} on average ({view}): most"
+        " have none, and neither find nor are found by this view. A lower"
+        " config.regularizer lambda, or a longer warm-up of it, leaves them terms."
+    )
 
 
 def _collapsed(text: str, steps: int, scored: bool) -> str:

@@ -1,13 +1,19 @@
 """The dev data that a stage is evaluated on during training."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.config import check_tasks
 from lsrjax.data import sources
 from lsrjax.data.examples import ANY
 from lsrjax.initial.build_student import Student
+from lsrjax.retrieval import terms
 from lsrjax.retrieval.evaluate import dev_metric, dev_task
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.tasks.table import loaded
@@ -35,29 +41,104 @@ def dev_examples(config, kind: str) -> int:
     return len(dev)
 
 
+_SHOWN_TERMS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A stage's dev data, and a searcher without parameters.
+
+    Attributes:
+      config: the stage's.
+    """
+
+    tasks: Sequence[Task]
+    searcher: Searcher
+    config: Any
+
+    def __call__(self, params: dict) -> dict[str, float]:
+        """The dev metric, over all and by language."""
+        searcher = dataclasses.replace(self.searcher, params=params)
+        dev = self.config.dev
+        return dev_metric(self.tasks, searcher, dev.metric, dev.over)
+
+    def texts(self, params: dict) -> list[tuple[str, str, str, str, str]]:
+        """Sample texts: role, language, text, view, and its strongest terms.
+
+        The queries are of as many languages as possible, the documents the relevant
+        ones of these queries. Without sparse views, or `log.texts`, there are none.
+        """
+        searcher = dataclasses.replace(self.searcher, params=params)
+        if not self._chosen or not searcher.encoder.spec.sparse:
+            return []
+        task, found = self.tasks[0], []
+        queries = [(task.queries[i], task.languages[i]) for i in self._chosen]
+        relevant = [_relevant(task, i) for i in self._chosen]
+        documents = [(task.corpus[i], "") for i in dict.fromkeys(relevant) if i >= 0]
+        for role, some in (("query", queries), ("document", documents)):
+            encode = searcher.queries if role == "query" else searcher.documents
+            views = encode([text for text, _ in some]) if some else {}
+            found += [
+                (role, language, text, view, self._terms(matrix[row], view))
+                for row, (text, language) in enumerate(some)
+                for view, matrix in views.items()
+            ]
+        return found
+
+    @functools.cached_property
+    def _chosen(self) -> list[int]:
+        """Queries, the first one of each language first."""
+        task = self.tasks[0]
+        seen: dict[str, itertools.count] = {}
+        turn = [
+            next(seen.setdefault(language, itertools.count()))
+            for language in task.languages
+        ]
+        return np.argsort(turn, kind="stable")[: self.config.log.texts].tolist()
+
+    @functools.cached_property
+    def _names(self) -> dict[str, list[str]]:
+        searcher = self.searcher
+        spec, tokenizer = searcher.encoder.spec, searcher.encoder.tokenizer
+        return {
+            view: terms.names_of(spec, tokenizer, searcher.pivot_tokenizer, [view])
+            for view in spec.views
+        }
+
+    def _terms(self, row, view: str) -> str:
+        order = np.argsort(-row.data, kind="stable")[:_SHOWN_TERMS]
+        names = self._names[view]
+        return ", ".join(f"{names[row.indices[i]]} {row.data[i]:.2f}" for i in order)
+
+
+def _relevant(task: Task, query: int) -> int:
+    """The position of a relevant document, or -1 where a judge decides."""
+    if query >= len(task.relevant):
+        return -1
+    found = task.relevant[query]
+    if isinstance(found, Mapping):
+        return max(found, key=found.__getitem__, default=-1)
+    return found if isinstance(found, int) else next(iter(found), -1)
+
+
 def evaluation(
     config, kind: str, student: Student, poll: Callable[[], None]
-) -> Callable[[dict], dict[str, float]] | None:
-    """The function from parameters to dev metrics, or None without dev data.
+) -> Evaluation | None:
+    """The evaluation of parameters on the dev data, or None without dev data.
 
     `poll` is called before each batch is encoded.
     """
     tasks = _tasks(config, kind)
     if not tasks:
         return None
-    idle = Searcher.of(
+    searcher = Searcher.of(
         saved_model.SavedModel(
             student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
         ),
         config,
         poll,
     )
-
-    def evaluate(params):
-        searcher = dataclasses.replace(idle, params=params)
-        return dev_metric(tasks, searcher, config.dev.metric, config.dev.over)
-
-    return evaluate
+    return Evaluation(tasks, searcher, config)
 
 
 def _tasks(config, kind: str) -> list[Task]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lsrjax import errors
 from lsrjax.checkpoint import names_on_disk, saved_model, set_damaged_aside
 from lsrjax.config import check_stage, check_tasks, fields
 from lsrjax.convert import references
@@ -30,11 +31,11 @@ LOOK_SECONDS = 120.0  # for a stage's data
 def look(run_config, workdir: pathlib.Path) -> None:
     """Opens the data and finds the models of all unfinished stages.
 
-    Skipped for a run of one stage, where training does this at once. Benchmarks are
-    read in any case.
+    The data of a run of one stage are left to the training, which opens them at once,
+    unless something else is missing.
 
     Raises:
-      InputError: names the stage, and what cannot be used.
+      InputError: names the stages, and all that cannot be used.
     """
     stages = fields.stages(run_config)
     left = {
@@ -42,27 +43,37 @@ def look(run_config, workdir: pathlib.Path) -> None:
         for name, stage in stages.items()
         if set_damaged_aside.finished_steps(workdir / name) is None
     }
-    if left:
-        list(look_at_tasks(run_config, left))
-    if len(stages) == 1 or not left:
+    if not left:
         return
-    for name, stage in left.items():
-        with _named(name):
+    with errors.together() as each:
+        list(look_at_tasks(run_config, left, each))
+        for name, stage in left.items():
             for field, reference in references.of_stage(stage).items():
                 if field != "tokenizer":
-                    _find(reference, f"config.{field}")
+                    with each, _named(name):
+                        _find(reference, f"config.{field}")
+        if len(stages) == 1 and not each.messages:
+            return
+        for position, (name, stage) in enumerate(left.items()):
+            with each, _named(name):
+                # The first stage checks its records when it starts.
+                _open(stage, Contents.of(stage), LOOK_SECONDS if position else 0.0)
+        if not each.messages:
+            _check_models(run_config, left, each)
+
+
+def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> None:
+    """Checks teachers and lengths against the models of the stages."""
     plans = memory_plan.plan_stages(run_config)
-    for position, (name, stage) in enumerate(left.items()):
-        with _named(name):
-            spec, teacher = plans[name].spec, plans[name].teacher
-            if teacher is not None:
+    for name, stage in stages.items():
+        spec, teacher = plans[name].spec, plans[name].teacher
+        if teacher is not None:
+            with each, _named(name):
                 stage_models.check_teacher(spec, teacher, stage.teacher.model)
-            limit = spec.encoder.max_length
-            contents = Contents.of(stage)
-            for field in contents.length_fields:
+        limit = spec.encoder.max_length
+        for field in Contents.of(stage).length_fields:
+            with each, _named(name):
                 stage_batches.check_length(stage.data, field, limit)
-            # The first stage checks its records when it starts.
-            _open(stage, contents, LOOK_SECONDS if position else 0.0)
 
 
 @contextlib.contextmanager
@@ -71,7 +82,8 @@ def _named(stage: str):
     try:
         yield
     except InputError as error:
-        raise InputError(f"Stage {stage}: {error}") from error
+        said = [f"Stage {stage}: {message}" for message in error.args]
+        raise InputError(*said) from error
 
 
 def _find(reference: str, field: str) -> None:
@@ -94,21 +106,21 @@ def _find(reference: str, field: str) -> None:
             raise InputError(f"{field}: {path} is damaged ({error}).") from error
 
 
-def look_at_tasks(run_config, stages: Mapping[str, Any]) -> Iterator[str]:
+def look_at_tasks(
+    run_config, stages: Mapping[str, Any], each: errors.Each
+) -> Iterator[str]:
     """Reads the benchmarks of stages and of the run, and yields a line for each.
 
-    What is missing is known before the training, not after it.
-
-    Raises:
-      InputError: a part of a benchmark that cannot be used.
+    What is missing is known before the training, not after it, and kept in `each`.
     """
     for name, stage in stages.items():
-        with _named(name):
+        with each, _named(name):
             if chosen := check_tasks.of_dev(stage):
                 yield f"stage {name}: {_read(chosen, 'config.dev.task')}"
     for label, chosen in check_tasks.evaluated(run_config).items():
         where = f"config.evaluate.tasks[{label!r}]"
-        yield f"evaluation: {_read(chosen, where)}"
+        with each:
+            yield f"evaluation: {_read(chosen, where)}"
 
 
 def _read(chosen: Chosen, where: str) -> str:

@@ -80,7 +80,8 @@ def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict
     }
     console.print(
         f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
-        f" on {len(groups):,} documents."
+        f" on {len(groups):,} documents.",
+        soft_wrap=True,
     )
     pairs = embedded.examples("pair", "train")
     depth = measures.required_depth(measures.METRICS)
@@ -119,7 +120,9 @@ def _on_tasks(run_config, workdir, console, poll) -> dict[str, Any]:
         for label, chosen in check_tasks.evaluated(run_config).items():
             parts = []
             for task in loaded(chosen):
-                console.print(f"Evaluating {label}: {task.name}", highlight=False)
+                console.print(
+                    f"Evaluating {label}: {task.name}", highlight=False, soft_wrap=True
+                )
                 part = PartResults.of(task, task.metrics)
                 depth = measures.required_depth(task.metrics)
                 part.add("bm25", task, rank.bm25(task, depth))
@@ -156,6 +159,7 @@ def are_sound(workdir: pathlib.Path, console: Console) -> bool:
         f"They are in {workdir / DAMAGED / 'results'}; the run is evaluated again.",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     return False
 
@@ -180,7 +184,8 @@ def show(workdir: pathlib.Path, console: Console) -> None:
         result_tables.print_costs(costs, speed, console)
     for name, made in tasks.items():
         task_tables.show(name, made, console)
-    console.print(f"Written to {workdir / RESULTS_FILE}", highlight=False)
+    path = workdir / RESULTS_FILE
+    console.print(f"Written to {path}", highlight=False, soft_wrap=True)
 
 
 def _add(results, system: str, prefix: str, by_language) -> None:

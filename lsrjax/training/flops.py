@@ -59,6 +59,7 @@ def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
     D = encoder.hidden_size
     inner = getattr(spec.options, "pivot_hidden_size", 0)
     width = inner or D
+    before = inner * inner or encoder.head_products
     layer = encoder.layer_products
     connector = D * inner
     terms = spec.views.get("pivot", encoder.vocab_size)
@@ -66,12 +67,12 @@ def _times(spec, parts, products: int, attention: int, head: int) -> Flops:
     for texts, length in parts:
         tokens = texts * length
         # Queries times keys, and weights times values.
-        attending = 2 * length * D
+        attending = 2 * length * encoder.num_heads * encoder.head_width
         total += Flops(
             2
             * tokens
             * encoder.num_layers
             * (products * layer + attention * attending),
-            2 * tokens * head * (connector + width * width + width * terms),
+            2 * tokens * head * (connector + before + width * terms),
         )
     return total

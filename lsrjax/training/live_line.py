@@ -1,32 +1,81 @@
-"""The progress line of a run."""
+"""The lines that show a run's progress."""
 
 from collections.abc import Mapping
 
 # Order in a line: the loss, its parts (anything not named here), then these.
 _AFTER_PARTS = (
     *("grad_norm", "lr", "lambda", "active", "expansion", "unused", "empty"),
-    *("examples", "tokens", "padding"),
+    *("examples", "tokens", "padding", "memory"),
 )
 
 
-def line(
+def line(name: str, step: int, total: int, numbers: Mapping[str, float]) -> str:
+    """`distill 20/400 · loss 1.2 · …`."""
+    return " · ".join([f"{name} {step:,}/{total:,}", *shown(numbers)])
+
+
+def shown(numbers: Mapping[str, float]) -> list[str]:
+    """`loss 1.2` and others: the loss, its parts, then the other numbers."""
+    several = _by_language(numbers)
+    found = []
+    for one in _in_order(numbers):
+        value = _number(numbers[one]) if one in numbers else several[one]
+        found.append(f"{_SHORT.get(one, one)} {value}")
+    return found
+
+
+def pairs(
     name: str,
     step: int,
     total: int,
     numbers: Mapping[str, float],
     seconds_left: float | None,
 ) -> str:
-    """`distill 20/400 · loss 1.2 · …`: the loss, its parts, then the other numbers."""
-    parts = [f"{name} {step:,}/{total:,}"]
-    several = _by_language(numbers)
-    parts += [
-        f"{_SHORT.get(one, one)} {several.get(one) or _number(numbers[one])}"
-        for one in sorted(dict.fromkeys(map(_whole, numbers)), key=_place)
-    ]
+    """`stage=distill step=20/400 loss=1.2 …`, in the order of `line`, without spaces.
+
+    Of numbers by language, the ends: `active/lowest=8.25(da) active/highest=31(ja)`.
+    """
+    parts = [f"stage={name}", f"step={step}/{total}"]
+    ends = _ends(numbers)
+    for one in _in_order(numbers):
+        if one in numbers:
+            parts.append(f"{one}={numbers[one]:.6g}")
+            continue
+        whole = one.removesuffix(_BY_LANGUAGE)
+        for which, end in zip(("lowest", "highest"), ends[one], strict=True):
+            language = end.partition("/")[2]
+            parts.append(f"{whole}/{which}={numbers[end]:.6g}({language})")
     if seconds_left is not None:
-        minutes, seconds = divmod(int(seconds_left), 60)
-        parts.append(f"left {minutes}:{seconds:02d}")
-    return " · ".join(parts)
+        parts.append(f"left={duration(seconds_left)}")
+    return " ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`1:05` for minutes and seconds, `2:03:09` with hours."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def bar(share: float, width: int, whole: bool) -> str:
+    """A bar of so many characters; in ASCII unless `whole`."""
+    done = round(min(max(share, 0.0), 1.0) * width)
+    full, empty = ("━", "┄") if whole else ("#", "-")
+    return full * done + empty * (width - done)
+
+
+def short_device(kind: str) -> str:
+    """A device's name in a few letters: `H100 80GB`, `TPU v5 lite`, `cpu`."""
+    short = ""
+    for word in kind.removeprefix("NVIDIA ").split():
+        if short and len(short) + 1 + len(word) > 12:
+            break
+        short = f"{short} {word}".strip()
+    return short
+
+
+def _in_order(numbers: Mapping[str, float]) -> list[str]:
+    return sorted(dict.fromkeys(map(_whole, numbers)), key=_place)
 
 
 def _place(name: str) -> int:
@@ -36,26 +85,39 @@ def _place(name: str) -> int:
     return places[0] if places else -1
 
 
+_BY_LANGUAGE = " by language"
+
+
 def _whole(name: str) -> str:
     """`active_query_terms by language` for `active_query_terms/da`."""
     whole, _, language = name.partition("/")
-    return f"{whole} by language" if language else name
+    return f"{whole}{_BY_LANGUAGE}" if language else name
 
 
-def _by_language(numbers: Mapping[str, float]) -> dict[str, str]:
-    """The range of each number that is logged by language."""
+def _ends(numbers: Mapping[str, float]) -> dict[str, tuple[str, str]]:
+    """The names of the lowest and highest of each number that is logged by language."""
     found: dict[str, list[str]] = {}
     for name in numbers:
         if "/" in name:
             found.setdefault(_whole(name), []).append(name)
-    shown = {}
-    for whole, names in found.items():
-        ends = min(names, key=numbers.__getitem__), max(names, key=numbers.__getitem__)
-        shown[whole] = " to ".join(
+    return {
+        whole: (
+            min(names, key=numbers.__getitem__),
+            max(names, key=numbers.__getitem__),
+        )
+        for whole, names in found.items()
+    }
+
+
+def _by_language(numbers: Mapping[str, float]) -> dict[str, str]:
+    """The range of each number that is logged by language."""
+    return {
+        whole: " to ".join(
             f"{_number(numbers[name])} ({name.partition('/')[2]})"
             for name in dict.fromkeys(ends)
         )
-    return shown
+        for whole, ends in _ends(numbers).items()
+    }
 
 
 _SHORT = {

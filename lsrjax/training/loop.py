@@ -77,7 +77,9 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
                 progress.unsaved = True
                 with aside(activity.EVALUATING):
                     dev = evaluate(state["params"])
+                    texts = evaluate.texts(state["params"])
                 run.tracker.log(done, {f"dev_{name}": dev[name] for name in dev})
+                run.tracker.texts(done, texts)
                 patience.look(dev, done)
             read()
             with clock.stopped(), progress.saving():

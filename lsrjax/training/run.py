@@ -9,15 +9,19 @@ from lsrjax.checkpoint import results_file, set_damaged_aside
 from lsrjax.config import check_run, fields
 from lsrjax.distributed import activity, processes, watchdog
 from lsrjax.distributed.activity import Progress
+from lsrjax.distributed.library_log import LibraryLog
 from lsrjax.training import (
     early_checks,
     evaluate_run,
     kept_config,
+    last_words,
+    other_trackers,
     stage_data,
     stages,
     trackers,
     work_folder,
 )
+from lsrjax.training.report import write as report
 from lsrjax.training.stage_parts import Run
 
 COMPILED = "compiled"
@@ -30,12 +34,14 @@ def run(
     progress: Progress | None = None,
     *,
     accept_changed: bool = False,
+    library_log: LibraryLog | None = None,
 ) -> None:
     """Runs what remains of a run in `workdir`.
 
     Args:
       progress: shared with the threads that watch this process.
       accept_changed: accept data that has changed since the run began.
+      library_log: goes on in the work directory.
 
     Raises:
       InputError: a config, file or model that cannot be used.
@@ -43,10 +49,13 @@ def run(
     """
     check_run.validate(run_config)
     first = processes.is_first()
-    tracker = trackers.Tracker(console) if first else trackers.Silent()
-    context = Run(workdir, tracker, progress or Progress())
+    progress = progress or Progress()
+    tracker = trackers.Tracker(console, progress) if first else trackers.Silent()
+    context = Run(workdir, tracker, progress)
     all_stages = fields.stages(run_config)
     with work_folder.opened(workdir, console):
+        if library_log:
+            library_log.move(workdir)
         if accept_changed:
             stage_data.accept_all_changed(run_config, workdir, console)
         kept_config.keep(run_config, workdir)
@@ -56,21 +65,33 @@ def run(
             compiled = str((workdir / COMPILED).absolute())
             jax.config.update("jax_compilation_cache_dir", compiled)
         if _is_finished(run_config, workdir):
-            console.print(f"The run in {workdir} is finished.", highlight=False)
+            tracker.note(f"The run in {workdir} is finished.")
         dog = watchdog.Watchdog(workdir, run_config.watchdog.seconds, context.progress)
         dog.start()
+        failed = True
         try:
-            early_checks.look(run_config, workdir)
-            for name, stage in all_stages.items():
+            if first:
+                tracker.others = other_trackers.opened(
+                    run_config, workdir, tracker.note
+                )
+            tracker.start()
+            with progress.at(activity.PREPARING):
+                early_checks.look(run_config, workdir)
+            for number, (name, stage) in enumerate(all_stages.items(), start=1):
                 dog.seconds = stage.watchdog.seconds
-                stages.run_stage(name, stage, context)
+                stages.run_stage(name, stage, context, number, len(all_stages))
             dog.seconds = run_config.watchdog.seconds
             if _wants_results(run_config):
                 with context.progress.at(activity.RESULTS):
                     _evaluate(run_config, context, console)
+            failed = False
+            if first:
+                report.at_the_end(workdir, tracker.note)
         finally:
-            tracker.stage_end()
             dog.stop()
+            tracker.close(failed)
+        if first:
+            last_words.show(run_config, workdir, console)
 
 
 def _is_finished(run_config, workdir: pathlib.Path) -> bool:

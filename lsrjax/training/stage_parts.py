@@ -50,7 +50,7 @@ class Stage:
       layout: shardings of the student's parameters.
       teacher_params: of a teacher of views, or None.
       check: refuses a compiled step that does not fit into the device's memory.
-      evaluate: parameters to dev metrics, or None without dev data.
+      evaluate: of parameters on the dev data, or None without.
       mined_again: negatives of the stage's own model, or None.
     """
 
@@ -68,7 +68,7 @@ class Stage:
     teacher_params: dict | None
     batches: loader.Batches
     check: Callable[..., None]
-    evaluate: Callable[[dict], dict[str, float]] | None
+    evaluate: dev_data.Evaluation | None
     post_mortem: postmortem.PostMortem
     mined_again: MinedAgain | None
 

@@ -16,8 +16,8 @@ from lsrjax.training.roll_back import roll_back
 from lsrjax.training.stage_parts import Run, Stage
 
 
-def run_stage(name: str, config, run: Run) -> None:
-    """Trains the stage in `run.workdir / name`, unless it is finished."""
+def run_stage(name: str, config, run: Run, number: int = 1, count: int = 1) -> None:
+    """Trains stage `number` of `count` in `run.workdir / name`, if not finished."""
     folder, tracker, progress = run.workdir / name, run.tracker, run.progress
     newest = resume.newest_sound_step(name, folder, tracker.note)
     if (steps := set_damaged_aside.finished_steps(folder)) is not None:
@@ -28,6 +28,7 @@ def run_stage(name: str, config, run: Run) -> None:
         if not resume.has_begun(folder):
             resume.forget(folder)
     progress.stage, progress.step = name, 0
+    tracker.begin(name, number, count)
     with (
         stage_parts.on_devices(config) as mesh,
         resume.opened(name, folder, config, newest, run) as states,
@@ -44,7 +45,8 @@ def run_stage(name: str, config, run: Run) -> None:
 
 def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
     """Trains from the newest state; returns the bad step to roll back, if any."""
-    state = states.start(functools.partial(stage_parts.initial_state, stage))
+    with run.progress.at(activity.PREPARING):
+        state = states.start(functools.partial(stage_parts.initial_state, stage))
     first = int(state["step"])
     summary = trackers.facts_of(stage)
     run.tracker.stage(stage.name, stage.folder, first, stage.total_steps, summary)

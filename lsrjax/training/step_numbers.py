@@ -4,13 +4,23 @@ import collections
 import contextlib
 import dataclasses
 import math
+import resource
 import time
 from collections.abc import Iterator
+
+import jax
 
 from lsrjax.errors import TrainingFailed
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.bad_steps import BadNumbers
 from lsrjax.training.stage_parts import Run, Stage
+
+
+def peak_memory() -> int:
+    """The most bytes that a device has held, or this process where it is the device."""
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    most = max(one.get("peak_bytes_in_use", 0) for one in found)
+    return most or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Numbers:
@@ -48,7 +58,7 @@ class Numbers:
                 values = {k: v for k, v in values.items() if math.isfinite(v)}
             else:
                 last = step == stage.total_steps
-                for text in self._watch.dense_now(values, last):
+                for text in self._watch.odd_now(values, last):
                     self._run.tracker.note(f"  Step {step:,}: {text}")
                 if lost := self._watch.look(values, last):
                     raise TrainingFailed(f"Step {step}: {lost}")
@@ -88,12 +98,13 @@ class Clock:
         self.started += time.monotonic() - since
 
     def read(self) -> dict[str, float]:
-        """Rates per second since the last reading; the padding's share in total."""
+        """Rates per second since the last reading; padding and memory in total."""
         seconds = time.monotonic() - self.started
         rates = {
             "examples_per_s": self.examples / seconds,
             "tokens_per_s": self.tokens / seconds,
             "padding": 1 - self.all_tokens / self.all_slots,
+            "memory_gb": peak_memory() / 1e9,
         }
         self.started += seconds
         self.examples = self.tokens = 0

@@ -1,36 +1,50 @@
-"""Reports of a run: a live line in the terminal, and `metrics.jsonl`."""
+"""Where a run's numbers go: the terminal, `metrics.jsonl`, and other trackers."""
 
-import io
-import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
-from lsrjax import json_files
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.distributed.activity import Progress
 from lsrjax.models import retriever
-from lsrjax.training import live_line
+from lsrjax.trackers import in_thread
+from lsrjax.trackers.tracker import COLUMNS
+from lsrjax.training import lines_file
+from lsrjax.training.lines_file import LinesFile
+from lsrjax.training.terminal import Terminal
 
 METRICS_FILE = "metrics.jsonl"
+TEXTS_FILE = "texts.jsonl"
 
 
 class Tracker:
-    """Prints to a console, and writes each stage's numbers to its `metrics.jsonl`."""
+    """Says what a run does, and writes each stage's numbers to its `metrics.jsonl`.
 
-    def __init__(self, console: Console):
+    Attributes:
+      others: trackers that the config names.
+    """
+
+    def __init__(self, console: Console, progress: Progress | None = None):
         self.console = console
-        self._live: Live | None = None
-        self._file: io.FileIO | None = None
-        self._unwritten = b""
+        self.terminal = Terminal(console, progress or Progress())
+        self.others: Sequence[in_thread.InThread] = ()
+        self._metrics: LinesFile | None = None
+        self._texts: LinesFile | None = None
 
     def note(self, text: str) -> None:
         """Prints a line."""
-        self.console.print(text, highlight=False, markup=False)
+        self.terminal.note(text)
+
+    def start(self) -> None:
+        """Starts a run."""
+        self.terminal.start()
+
+    def begin(self, name: str, number: int = 1, count: int = 1) -> None:
+        """Begins stage `number` of `count`, which is prepared next."""
+        self.terminal.begin(name, number, count)
 
     def stage(
         self,
@@ -40,7 +54,7 @@ class Tracker:
         total: int,
         summary: Mapping[str, object],
     ) -> None:
-        """Begins a stage, and prints the facts of its summary.
+        """Begins the steps of a stage, and prints the facts of its summary.
 
         Drops lines of steps after `first`, left by a killed run, from `metrics.jsonl`.
         """
@@ -50,62 +64,64 @@ class Tracker:
             self.note(f"  goes on at step {first:,} of {total:,}")
         self._name, self._first, self._total = name, first, total
         self._started = time.monotonic()
-        path = folder / METRICS_FILE
-        kept, damaged = _lines_up_to(path, first)
-        if damaged:
-            self.note(f"  {path}: {damaged:,} damaged lines are left out.")
-        json_files.write_whole(path, "".join(kept))
-        # Unbuffered, so that bytes that a full disk refuses are known and kept.
-        self._file = path.open("ab", buffering=0)
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4)
-            self._live.start()
+        self._folder = folder
+        self._metrics = LinesFile(folder / METRICS_FILE, first, self.note)
+        self._texts = None
+        self.terminal.train(name, first, total)
+        for other in self.others:
+            other.stage(name, first)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Writes a step's numbers to the file and shows them."""
-        record = {"step": step, **{k: float(f"{v:.6g}") for k, v in numbers.items()}}
-        self._write(json.dumps(record) + "\n")
+        """Writes a step's numbers to the file, shows them, and passes them on."""
+        assert self._metrics is not None
+        numbers = {k: float(f"{v:.6g}") for k, v in numbers.items()}
+        self._metrics.add({"step": step, **numbers})
+        dev = any(name.startswith("dev_") for name in numbers)
         spent = time.monotonic() - self._started
         left = spent / max(step - self._first, 1) * (self._total - step)
-        seconds = left if "loss" in numbers and step > self._first else None
-        line = live_line.line(self._name, step, self._total, numbers, seconds)
-        if any(name.startswith("dev_") for name in numbers):
-            self.note(line)
-        elif self._live:
-            self._live.update(Text(line))
-        elif step % (10 * max(self._total // 100, 1)) == 0 or step == self._total:
-            # Without a terminal, about ten lines a stage.
-            self.note(line)
+        seconds = left if not dev and step > self._first else None
+        self.terminal.entry(step, numbers, seconds, kept=dev)
+        for other in self.others:
+            other.log(self._name, step, numbers, "dev" if dev else "")
 
-    def _write(self, text: str = "") -> None:
-        """Appends to the file; after a disk error, retries at the next call."""
-        assert self._file is not None
-        said = bool(self._unwritten)
-        self._unwritten += text.encode("utf-8")
-        try:
-            while self._unwritten:
-                written = self._file.write(self._unwritten)
-                self._unwritten = self._unwritten[written:]
-        except OSError as error:
-            if not said:
-                self.note(
-                    f"{self._file.name} cannot be written ({error.strerror}); its lines"
-                    " are kept until it can."
-                )
+    def texts(self, step: int, rows: Sequence[Sequence[str]]) -> None:
+        """Keeps sample texts with their terms in `texts.jsonl`, and passes them on.
+
+        Args:
+          step: of the model.
+          rows: as `dev_data.Evaluation.texts` returns them.
+        """
+        if not rows:
+            return
+        path = self._folder / TEXTS_FILE
+        if self._texts is None:
+            self._texts = LinesFile(path, min(step - 1, self._first), self.note)
+        for row in rows:
+            self._texts.add(dict(zip(COLUMNS, (step, *row), strict=True)))
+        if self.others:
+            found = lines_file.read(path)
+            table = [[row.get(column, "") for column in COLUMNS] for row in found]
+            for other in self.others:
+                other.texts(self._name, step, table)
 
     def stage_end(self) -> None:
         """Ends a stage, also after an error."""
-        if self._live:
-            self._live.stop()
-            self._live = None
-        if self._file:
-            self._write()
-            if self._unwritten:
-                lines = self._unwritten.count(b"\n")
-                self.note(f"{self._file.name} lacks its last {lines:,} lines.")
-                self._unwritten = b""
-            self._file.close()
-            self._file = None
+        self.terminal.end()
+        for file in (self._metrics, self._texts):
+            if file:
+                file.close()
+        self._metrics = self._texts = None
+
+    def close(self, failed: bool) -> None:
+        """Ends the run, also after an error."""
+        self.stage_end()
+        for other in self.others:
+            other.end(failed)
+        allowed = in_thread.FAILED_SECONDS if failed else in_thread.CLOSE_SECONDS
+        until = time.monotonic() + allowed
+        for other in self.others:
+            other.close(failed, until)
+        self.terminal.stop()
 
 
 class Silent(Tracker):
@@ -114,10 +130,19 @@ class Silent(Tracker):
     def __init__(self):
         super().__init__(Console(quiet=True))
 
+    def start(self) -> None:
+        """Does nothing."""
+
+    def begin(self, name, number=1, count=1) -> None:
+        """Does nothing."""
+
     def stage(self, name, folder, first, total, summary) -> None:
         """Does nothing."""
 
     def log(self, step, numbers) -> None:
+        """Does nothing."""
+
+    def texts(self, step, rows) -> None:
         """Does nothing."""
 
 
@@ -146,24 +171,3 @@ def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return " + ".join(f"{name} {size:,}" for name, size in value.items())
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _lines_up_to(path: pathlib.Path, step: int) -> tuple[list[str], int]:
-    """The sound lines of a file up to a step, and the number of damaged ones."""
-    if not path.is_file():
-        return [], 0
-    kept, damaged = [], 0
-    *lines, _ = path.read_bytes().split(b"\n")
-    for line in lines:
-        try:
-            text = line.decode("utf-8")
-            number = json.loads(text)["step"]
-            if number > step:
-                break
-        # JSON that is not a step's record raises TypeError or KeyError.
-        except (ValueError, TypeError, KeyError):
-            damaged += 1
-            continue
-        kept.append(text + "\n")
-    # An unfinished line was cut off when the run was killed; its step comes again.
-    return kept, damaged

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import pathlib
 import shutil
 import tempfile
@@ -46,7 +47,8 @@ def _alone(workdir: pathlib.Path, console: Console):
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock.one_run(workdir, console.print))
+            note = functools.partial(console.print, soft_wrap=True)
+            stack.enter_context(lock.one_run(workdir, note))
         # A name with a zero byte in it is a ValueError.
         except (OSError, ValueError) as error:
             if isinstance(error, InputError) or _is_full(error):

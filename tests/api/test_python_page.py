@@ -1,4 +1,4 @@
-"""docs/python.md: its code runs as it is, in a folder as README has it."""
+"""docs/python.md and README: their Python runs as it is, one after the other."""
 
 import os
 import pathlib
@@ -10,7 +10,10 @@ import pytest
 from programs.layouts import jsonl, lines
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+PAGE, README = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("docs/python.md", "README.md")
+)
 CONFIG = """
 from lsrjax.config import entry, get_default
 
@@ -49,10 +52,14 @@ def test_the_code_of_the_page_runs(tmp_path):
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m lsrjax "$@"\n')
     command.chmod(0o755)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
+    page, readme = (
+        re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        for text in (PAGE, README)
+    )
+    assert len(page) == 6 and len(readme) == 1
+    code = [*page[:-1], *readme, page[-1]]
     done = subprocess.run(
-        [sys.executable, "-c", "".join(blocks)],
+        [sys.executable, "-c", "".join(code)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -113,7 +113,10 @@ def test_what_a_format_cannot_hold_is_refused(
 
 @pytest.mark.parametrize(
     ("target", "family"),
-    [("splade", "norbert3"), ("splade", "norbert4"), ("onnx", "modernbert")],
+    [
+        *(("onnx", "norbert3"), ("onnx", "norbert4")),
+        *(("onnx", "deberta-v2"), ("onnx", "xmod")),
+    ],
 )
 def test_an_encoder_that_the_other_program_lacks_is_refused(
     target, family, tmp_path, capsys

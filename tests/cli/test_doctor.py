@@ -21,7 +21,7 @@ from lsrjax.config import fields
 from lsrjax.config.fields import get_default
 from lsrjax.config.nodes import entry
 from lsrjax.distributed import processes as hosts
-from lsrjax.errors import InputError
+from lsrjax.errors import Each, InputError
 from lsrjax.training import early_checks, memory_plan
 
 TINY = pathlib.Path(__file__).parents[1] / "configs" / "launched.py"
@@ -151,10 +151,11 @@ def test_benchmarks_are_read_with_all_their_corpora(tmp_path):
     ]
     assert {one.level for one in found} == {OK}
     # The stage is finished, and reads nothing more.
-    (left,) = early_checks.look_at_tasks(config, {})
+    (left,) = early_checks.look_at_tasks(config, {}, Each())
     assert left.startswith("evaluation")
     (tmp_path / "nn" / "qrels" / "test.tsv").unlink()
-    (found,) = doctor_checks.tasks(config)
+    sound, found = doctor_checks.tasks(config)
+    assert sound.level == OK and sound.text.startswith("evaluation")
     assert found.level == ERROR and str(tmp_path / "nn") in found.text
     assert "Stage teacher: config.dev.task: " in found.text
     config.stages.teacher.dev.task = ""

@@ -105,6 +105,34 @@ def test_lines_name_the_terms_of_both_views(tmp_path, folder, expected):
     assert_close(sparse.csr_matrix(matrix), expected["document"])
 
 
+def test_texts_pass_through_the_adapters_of_their_language(tmp_path, folder, capsys):
+    before = saved_model.load_model(folder)
+    size = before.spec.encoder.vocab_size
+    encoder = tiny.encoder("xmod", vocab_size=size, max_positions=70)
+    spec = RetrieverSpec("dense", encoder)
+    params = jax.tree.map(lambda x: x + 0.1, retriever.init_params(spec, 3))
+    adapters = params["encoder"]["layers"]["adapters"]
+    adapters["sw_KE"]["down"]["kernel"] *= 3
+    model = dataclasses.replace(before, spec=spec, params=params, pivot_tokenizer=None)
+    (tmp_path / "model").mkdir()
+    saved_model.save_model(tmp_path / "model", model)
+    found = {}
+    for language, wanted in (("", "de_DE"), ("sw", "sw_KE")):
+        out = tmp_path / f"{wanted}.npz"
+        args = ("--model", tmp_path / "model", "--texts", written(tmp_path))
+        run(*args, "--out", out, "--language", language)
+        known = RetrieverSpec("dense", encoder.with_language(wanted))
+        made = TextEncoder(known, TextTokenizer(before.tokenizer))
+        wanted_vectors = joined(made.encode(params, TEXTS, 68)).toarray()
+        found[wanted] = np.load(out)["embeddings"]
+        np.testing.assert_allclose(found[wanted], wanted_vectors, atol=1e-6)
+    assert np.abs(found["de_DE"] - found["sw_KE"]).max() > 1e-3
+    with pytest.raises(SystemExit):
+        run(*args, "--out", tmp_path / "no.npz", "--language", "xx")
+    assert "'xx' has no adapters" in capsys.readouterr().err
+    assert not (tmp_path / "no.npz").exists()
+
+
 @pytest.mark.parametrize("head", ["dense", "colbert"])
 def test_embeddings_are_encoded(tmp_path, folder, head):
     before = saved_model.load_model(folder)

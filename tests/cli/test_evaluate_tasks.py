@@ -1,5 +1,6 @@
 """`lsrjax evaluate` on tasks in tiny layouts, against trec_eval's own program."""
 
+import contextlib
 import gzip
 import json
 
@@ -15,7 +16,9 @@ from lsrjax.convert.open_model import open_portable, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval import rank
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
+from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.runs import read_run
 
 WORDS = ["apple", "library", "network", "editor", "game", "music", "python", "kernel"]
@@ -193,6 +196,63 @@ def test_comparisons_with_an_evaluation_and_with_a_run(tmp_path, folder, first, 
         other = ("--task", "beir", f"--task.path={data / 'sv'}")
         run("--model", folder, *other, "--compare", first)
     assert "beir/all" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_was_stopped_goes_on(
+    tmp_path, folder, first, capsys, monkeypatch
+):
+    """Stopped in each corpus; then what it kept is damaged, or of other options."""
+    task, before = first
+    out = tmp_path / "out"
+    monkeypatch.setattr(rank, "_BLOCK", 16)  # four blocks a corpus
+    monkeypatch.setattr(rank, "_KEEP_SECONDS", 0.0)
+    documents, encoded = Searcher.documents, []
+
+    def evaluated(*flags, stop=None):
+        """What is said by an evaluation that stops in the block after so many."""
+
+        def counted(self, texts):
+            encoded.append(len(texts))
+            if len(encoded) - 1 == stop:
+                raise KeyboardInterrupt
+            return documents(self, texts)
+
+        encoded.clear()
+        monkeypatch.setattr(Searcher, "documents", counted)
+        with (
+            contextlib.nullcontext()
+            if stop is None
+            else pytest.raises(KeyboardInterrupt)
+        ):
+            run("--model", folder, *task, "--out", out, "--views", *flags)
+        return " ".join(capsys.readouterr().out.split())
+
+    evaluated("--lowercase", stop=2)
+    said = evaluated("--lowercase", stop=3)  # of the other language, the second block
+    assert "32 documents are searched already" in said
+    said = evaluated("--lowercase", stop=0)
+    assert "da was evaluated before the stop" in said
+    assert "16 documents are searched already" in said
+    (out / "runs" / "beir-da.bm25.trec.gz").write_bytes(b"")
+    path = out / "unfinished" / "beir.1.search"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 4
+    path.write_bytes(content)
+    said = evaluated("--lowercase", stop=2)
+    assert "its TREC runs have changed" in said and "search is damaged" in said
+    assert "61 documents are searched already" in said
+    said = evaluated("--lowercase")
+    assert "da was evaluated before the stop" in said and encoded == [16, 13]
+    assert rows_of(out) == rows_of(before)
+    for name in ("beir-da.bm25", "beir-sv.model"):
+        made, wanted = (read_run(of / f"runs/{name}.trec.gz") for of in (out, before))
+        assert made == wanted
+    made, wanted = ((of / "results.json").read_text() for of in (out, before))
+    assert made == wanted
+    assert not (out / "unfinished").exists()
+    evaluated("--lowercase", stop=5)
+    said = evaluated()
+    assert "lowercase: there True, asked False" in said and len(encoded) == 8
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`lsrjax mine`: the negatives are those of other programs, whatever stops it."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from programs import layouts
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -17,9 +19,12 @@ from lsrjax.cli import mine
 from lsrjax.config.fields import get_default
 from lsrjax.data import sources
 from lsrjax.data.debian_texts import embedded
+from lsrjax.errors import InputError
 from lsrjax.retrieval import mine_corpus
 from lsrjax.retrieval.bm25 import BM25
+from lsrjax.retrieval.mine_corpus import Asked
 from lsrjax.retrieval.rank import Searcher
+from lsrjax.retrieval.tasks.task import Task
 
 WORDS = (
     "the old library reads files fast and prints fonts on every small screen".split()
@@ -233,6 +238,84 @@ def test_what_was_done_before_a_stop_is_kept(folder, tmp_path, monkeypatch, stop
     assert out.read_bytes() == whole.read_bytes()
     # Blocks that were done before the stop are not done again.
     assert len(every) == 2 * unstopped - 2
+
+
+def benchmark(path, flip):
+    """The documents, queries and positives above; some are judged irrelevant."""
+    docs = [{"_id": f"d{i}", "text": text} for i, text in enumerate(DOCUMENTS)]
+    layouts.jsonl(path / "corpus.jsonl", docs[::flip])
+    asked = [{"_id": f"q{i}", "text": text} for i, text in enumerate(QUERIES)]
+    layouts.jsonl(path / "queries.jsonl", [*asked, {"_id": "none", "text": "print"}])
+    judged = [(f"q{i}", f"d{p}", 1) for i, own in enumerate(POSITIVES) for p in own]
+    judged += [("q0", "d20", 0), ("q5", "d21", 0), ("none", "d3", 0)]
+    rows = [f"{query}\t{document}\t{grade}" for query, document, grade in judged]
+    layouts.lines(path / "qrels" / "train.tsv", rows)
+
+
+def test_tasks_are_mined_as_rows_are_each_corpus_by_itself(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(mine_corpus, "BLOCK", 10)
+    how = ("--with", str(folder / "dense"), "--count", "40", "--out")
+    wanted = []
+    for name, flip in (("da", 1), ("sv", -1)):
+        benchmark(tmp_path / name, flip)
+        out = tmp_path / f"{name}.jsonl"
+        given = f"--data.source.files={folder / 'train.jsonl'}"
+        corpus = f"--data.corpus={tmp_path / name / 'corpus.jsonl'}"
+        mine.main([given, corpus, *how, str(out)])
+        wanted += [json.loads(line) for line in out.read_text().splitlines()]
+    out = tmp_path / "m.jsonl"
+    task = ("--task", "beir", f"--task.path={tmp_path / '{language}'}")
+    flags = [*task, "--task.languages=da,sv", "--task.split=train", *how, str(out)]
+    encoded, documents = [], Searcher.documents
+
+    def stopped(self, texts):
+        encoded.append(len(texts))
+        if len(encoded) == 8:  # in the second corpus, the third block
+            raise KeyboardInterrupt
+        return documents(self, texts)
+
+    monkeypatch.setattr(Searcher, "documents", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        mine.main(flags)
+    mine.main(flags)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert found == wanted and len(found) == 2 * len(QUERIES)
+    assert "d20" in found[0]["neg_ids"]
+    made_of = json.loads((tmp_path / "_m.jsonl.json").read_text())["made_of"]
+    assert list(made_of["tasks"][0]["texts"]) == ["beir/da", "beir/sv"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "debian", "--data.source.files=x"], "Give either --task or"),
+        (["--task", "bier"], "'bier'; known: 'beir'"),
+    ],
+)
+def test_tasks_that_cannot_be_mined_are_named(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit):
+        mine.main([*flags, "--with", "bm25", "--out", str(tmp_path / "m.jsonl")])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_documents_that_are_judged_when_found_give_no_positives():
+    task = Task(["a"], ["en"], ["b"], [], name="mkqa", judge=lambda *_: 1)
+    with pytest.raises(InputError, match="mkqa has no judgements before a search"):
+        Asked.of_task(task)
+
+
+def test_a_document_with_the_querys_id_is_no_negative():
+    task = Task(["a", "a"], ["en"] * 2, ["b", "", "c", "b"], [{3: 2, 1: 1, 2: 0}, 1])
+    task = dataclasses.replace(
+        task, query_ids=["2", "q"], document_ids=["0", "1", "2", "3"], own_ids=True
+    )
+    asked = Asked.of_task(task)
+    assert asked.texts == ["b", "c"] and asked.queries == ["a"]
+    assert asked.positives == [[0]] and asked.barred == [{0, 1}]
+    assert [asked.ids(place) for place in (0, 1)] == ["0", "2"]
 
 
 def test_other_options_do_not_resume(folder, tmp_path, monkeypatch, capsys):

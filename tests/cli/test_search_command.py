@@ -219,12 +219,12 @@ def test_feedback_and_pruning_change_queries(indexed, model, session):
     base = ["--index", indexed, "--model", model]
     args = search._parser().parse_args([*map(str, base), "--feedback"])
     values = {"fusion": {}, "feedback": {"documents": 2, "terms": 40}}
-    plan = search._plan(args, values)
+    plan = search.plan_of(args, values)
     assert plan.feedback.documents == 2
     expanded = planned(session, plan).ranked(QUERIES, 3)
     assert np.diff(expanded.queries.indptr).max() <= 40
     args = search._parser().parse_args([*map(str, base), "--prune_queries", "top:3"])
-    plan = search._plan(args, {"fusion": {}, "feedback": {}})
+    plan = search.plan_of(args, {"fusion": {}, "feedback": {}})
     pruned = planned(session, plan).ranked(QUERIES, 3)
     assert (np.diff(pruned.queries.indptr) == 3).all()
 

@@ -38,9 +38,18 @@ CASES = {
     "gte": {"lexecho": True},
     "jina_embeddings_v3": {"lexecho": True},
     "nomic_bert": {"lexecho": True},
+    "mpnet": {"lexecho": True},
+    "norbert3": {"lexecho": True},
+    "norbert4": {"lexecho": True, "query_prompt": "query: "},
+    "deberta-v2": {"lexecho": True},
+    "xmod": {"lexecho": True},
 }
-OWN_FAMILY = (*("distilbert", "modernbert", "gte", "jina_embeddings_v3", "nomic_bert"),)
-_FAMILIES = {"options": "bert", **{family: family for family in OWN_FAMILY}}
+# The reference has no classes for them.
+OWN_FAMILY = (
+    *("distilbert", "modernbert", "gte", "jina_embeddings_v3", "nomic_bert"),
+    *("deberta-v2", "norbert3", "norbert4"),
+)
+_FAMILIES = {"options": "bert"} | {one: one for one in ("xmod", "mpnet", *OWN_FAMILY)}
 # Latin, Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Thai, Hangul, Han, Kana.
 TEXTS = [
     "Free software, free Software, FREE software!",
@@ -98,7 +107,7 @@ def made(case):
         num_layers=2,
         num_heads=4,
         intermediate_size=44,
-        max_positions=26 if family == "xlm-roberta" else 24,
+        max_positions=26 if family in ("xlm-roberta", "xmod", "mpnet") else 24,
         pad_token_id=1,
         layer_norm_eps=1e-12 if family == "distilbert" else 1e-5,
     )

@@ -40,9 +40,23 @@ TOKENIZERS = {
     "distilbert": embedded.ENGLISH_TOKENIZER,
     "xlm-roberta": embedded.MULTILINGUAL_TOKENIZER,
     "modernbert": embedded.ENGLISH_TOKENIZER,
+    "norbert3": embedded.ENGLISH_TOKENIZER,
+    "norbert4": embedded.ENGLISH_TOKENIZER,
+    "qwen3": embedded.ENGLISH_TOKENIZER,
+    "llama": embedded.MULTILINGUAL_TOKENIZER,
+    "mistral": embedded.MULTILINGUAL_TOKENIZER,
+    "eurobert": embedded.ENGLISH_TOKENIZER,
+    "gemma2": embedded.MULTILINGUAL_TOKENIZER,
+    "gemma3_text": embedded.ENGLISH_TOKENIZER,
+    "deberta-v2": embedded.MULTILINGUAL_TOKENIZER,
+    "xlm-roberta-xl": embedded.MULTILINGUAL_TOKENIZER,
+    "xmod": embedded.MULTILINGUAL_TOKENIZER,
     "gte": embedded.MULTILINGUAL_TOKENIZER,
     "jina_embeddings_v3": embedded.MULTILINGUAL_TOKENIZER,
     "nomic_bert": embedded.ENGLISH_TOKENIZER,
+    "electra": embedded.ENGLISH_TOKENIZER,
+    "ernie": embedded.ENGLISH_TOKENIZER,
+    "mpnet": embedded.MULTILINGUAL_TOKENIZER,
 }
 COLBERT = {
     "head": "colbert",
@@ -86,9 +100,29 @@ CASES = {
     ),
     "splade distilbert": ("splade", "distilbert", {"tied": True}),
     "splade modernbert": ("splade", "modernbert", {"tied": True}),
+    "splade norbert3": ("splade", "norbert3", {"tied": True}),
+    "splade norbert4 shifted": ("splade", "norbert4", {"logits": "shifted"}),
+    "splade norbert4 capped": (
+        "splade",
+        "norbert4",
+        {"logits": "capped", "tied": True, "most_active": 9},
+    ),
+    "splade norbert towers": ("splade", "norbert3", {"towers": "separate"}),
+    "static norbert3": ("inference-free", "norbert3", {"queries": "static"}),
+    "splade qwen3": ("splade", "qwen3", {"tied": True}),
+    "splade mistral": ("splade", "mistral", {"tied": False}),
+    "splade eurobert": ("splade", "eurobert", {"tied": False}),
+    "splade gemma2": ("splade", "gemma2", {"tied": True, "most_active": 6}),
+    "splade deberta": ("splade", "deberta-v2", {"tied": True}),
+    "splade xl": ("splade", "xlm-roberta-xl", {"tied": True}),
+    "splade xmod": ("splade", "xmod", {}),
+    "splade untied deberta": ("splade", "deberta-v2", {}),
     "splade gte": ("splade", "gte", {"tied": True}),
     "splade jina": ("splade", "jina_embeddings_v3", {}),
     "splade nomic": ("splade", "nomic_bert", {"tied": True}),
+    "splade electra": ("splade", "electra", {"tied": True}),
+    "splade ernie": ("splade", "ernie", {}),
+    "splade mpnet": ("splade", "mpnet", {"tied": True}),
     "splade untied": ("splade", "bert", {"markers": ("##ly", "##ing")}),
     "splade xlm-roberta": ("splade", "xlm-roberta", {"tied": True}),
     "static": (
@@ -149,6 +183,22 @@ CASES = {
         "modernbert",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense norbert4": (
+        "dense",
+        "norbert4",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
+    "dense llama": ("dense", "llama", {"head": "dense", "pooling": "mean"}),
+    "dense qwen3": (
+        "dense",
+        "qwen3",
+        {"head": "dense", "pooling": "last", "query_prompt": "Query: "},
+    ),
+    "dense gemma3_text": (
+        "dense",
+        "gemma3_text",
+        {"head": "dense", "pooling": "mean", "embedding_size": 7},
+    ),
     "dense gte": ("dense", "gte", {"head": "dense", "pooling": "cls"}),
     "dense jina": (
         "dense",
@@ -172,6 +222,7 @@ CASES = {
         "xlm-roberta",
         {"head": "dense", "pooling": "mean", "embedding_size": 7},
     ),
+    "dense deberta": ("dense", "deberta-v2", {"head": "dense", "pooling": "mean"}),
     "multi-vector": ("multi-vector", "bert", COLBERT),
     "multi-vector xlm-roberta": (
         "multi-vector",
@@ -185,12 +236,22 @@ CASES = {
     ),
     "pylate": ("pylate", "bert", COLBERT),
     "pylate modernbert": ("pylate", "modernbert", COLBERT),
+    "pylate xmod": (
+        "pylate",
+        "xmod",
+        COLBERT | {"markers": ("▁linux", "▁game")},
+    ),
     "pylate xlm-roberta": (
         "pylate",
         "xlm-roberta",
         COLBERT | {"markers": ("▁linux", "▁game")},
     ),
     "colbert": ("colbert", "bert", COLBERT),
+    "colbert xmod": (
+        "colbert",
+        "xmod",
+        COLBERT | {"skip": False, "markers": ("▁linux", "▁game")},
+    ),
     "colbert xlm-roberta": (
         "colbert",
         "xlm-roberta",
@@ -215,7 +276,7 @@ def spec_of(family, options):
         ("query", "document"), options.pop("markers", ()), strict=False
     ):
         options[f"{role}_marker"] = vocabulary[marker]
-    xlmr = family == "xlm-roberta"
+    xlmr = family in ("xlm-roberta", "xlm-roberta-xl", "xmod")
     encoder = tiny.encoder(
         family,
         vocab_size=tokenizer.vocab_size + more,

@@ -132,9 +132,13 @@ def check(model, found, texts, documents=()):
         "options",
         "distilbert",
         "modernbert",
+        *(pytest.param(f"norbert{i}", marks=pytest.mark.slow) for i in (3, 4)),
+        pytest.param("deberta-v2", marks=pytest.mark.slow),
+        pytest.param("xmod", marks=pytest.mark.slow),
         pytest.param("gte", marks=pytest.mark.slow),
         pytest.param("jina_embeddings_v3", marks=pytest.mark.slow),
         pytest.param("nomic_bert", marks=pytest.mark.slow),
+        pytest.param("mpnet", marks=pytest.mark.slow),
     ],
 )
 def test_vectors_in_transformers_5(models, texts, documents, case):

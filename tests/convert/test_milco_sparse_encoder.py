@@ -43,7 +43,7 @@ def models(tmp_path_factory):
     """case -> (the model, its folder)."""
     root = tmp_path_factory.mktemp("milco")
     found = {}
-    for case in ("pivot", "options", "distilbert"):
+    for case in ("pivot", "options", "distilbert", "norbert3"):
         model = made(case)
         folder = root / case
         folder.mkdir()
@@ -64,7 +64,13 @@ def theirs(program, texts, role):
     return sparse.csr_matrix((values, places), shape=tuple(found.shape))
 
 
-@pytest.mark.parametrize("case", ["pivot", "options", "distilbert"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("pivot", "options", "distilbert"),
+        pytest.param("norbert3", marks=pytest.mark.slow),
+    ],
+)
 def test_vectors_of_both_roles(models, case):
     model, folder = models[case]
     program, texts = opened(folder), all_texts()
@@ -127,7 +133,13 @@ def test_terms_of_both_vocabularies(models):
     assert {name[0] for name, _ in terms} == {"e", "m"}
 
 
-@pytest.mark.parametrize("case", ["pivot", "options", "distilbert"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("pivot", "options", "distilbert"),
+        pytest.param("norbert3", marks=pytest.mark.slow),
+    ],
+)
 def test_it_comes_back_bit_for_bit(models, tmp_path, case):
     model, folder = models[case]
     assert_same_model(open_model.open_portable(str(folder)), model)

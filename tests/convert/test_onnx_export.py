@@ -49,6 +49,22 @@ CASES = {
         "pooling": "sum",
     },
     "distilbert": {"head": "splade", "tied": True, "family": "distilbert"},
+    "modernbert": {
+        "head": "splade",
+        "tied": True,
+        "family": "modernbert",
+        # Full, local, local, full; a token sees two to either side.
+        "encoder": {"num_layers": 4, "hidden_size": 24, "local_attention": 5},
+    },
+    "milco of modernbert": {
+        "head": "milco",
+        "lexecho": True,
+        "family": "modernbert",
+        "encoder": {
+            **{"norm_bias": True, "attention_bias": True, "mlp_bias": True},
+            **{"hidden_size": 24, "local_attention": 4, "local_theta": 700.0},
+        },
+    },
     "milco": {"head": "milco", "lexecho": True},
     "milco, strongest repeats": {
         "head": "milco",
@@ -71,7 +87,7 @@ CASES = {
 }
 
 
-def portable(head, family=None, **options):
+def portable(head, family=None, encoder=None, **options):
     """A random retriever with a golden tokenizer."""
     multilingual = head in ("milco", "token_weights", "dense")
     kind = "xlmr" if multilingual else "bert"
@@ -79,11 +95,14 @@ def portable(head, family=None, **options):
     tokenizer = TextTokenizer(GOLDEN / kind)
     encoder = tiny.encoder(
         family,
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=22,
-        num_layers=2,
-        max_positions=LENGTH + 2 * multilingual,
-        pad_token_id=tokenizer.pad_id,
+        **{
+            "vocab_size": tokenizer.vocab_size,
+            "hidden_size": 22,
+            "num_layers": 2,
+            "max_positions": LENGTH + 2 * multilingual,
+            "pad_token_id": tokenizer.pad_id,
+            **(encoder or {}),
+        },
     )
     if head == "milco":
         options |= {"pivot_vocab_size": 41, "pivot_hidden_size": 14}

@@ -13,8 +13,10 @@ import transformers
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from lsrjax.convert.read.huggingface import load_checkpoint
+from lsrjax.convert.read.huggingface import Allowed, load_checkpoint
+from lsrjax.convert.read.modules import UnknownModuleError, class_name
 from lsrjax.convert.read.tensors import CheckpointError
+from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 
 SIZES = {
@@ -128,3 +130,100 @@ def test_rerankers_score_as_in_transformers(family, tmp_path):
         renamed = {name.replace("gte.", "new."): x for name, x in state.items()}
         changed(tmp_path, renamed, model_type="new")
         assert_same(load_checkpoint(str(tmp_path)).params, found.params)
+
+
+TASKS = ["retrieval.query", "separation", "text-matching"]
+
+
+def with_adapters(folder):
+    """Jina v3 as published: an adapter for each task beside each weight.
+
+    Returns:
+      The model in transformers, and what a weight has more for each task, by name.
+    """
+    model = saved(folder, "jina_embeddings_v3", "Model")
+    rng = np.random.default_rng(4)
+    state, added = {}, {}
+    for name, x in load_file(folder / "model.safetensors").items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "bias" or layer.endswith(("norm1", "norm2", "emb_ln")):
+            state[f"roberta.{name}"] = x
+            continue
+        table = layer.endswith("embeddings")
+        shapes = [(3, 5, x.shape[1]), (3, x.shape[0], 5)]
+        a, b = (
+            rng.normal(size=shape).astype(np.float32)
+            for shape in (shapes[::-1] if table else shapes)
+        )
+        added[name] = (a @ b if table else b @ a) * (2.0 / 5)
+        original = f"roberta.{layer}.parametrizations.weight"
+        state[f"{original}.original"] = x
+        state[f"{original}.0.lora_A"], state[f"{original}.0.lora_B"] = a, b
+    changed(
+        folder,
+        state,
+        model_type="xlm-roberta",
+        auto_map={"AutoConfig": "a/b--configuration_xlm_roberta.XLMRobertaFlashConfig"},
+        position_embedding_type="rotary",
+        rotary_emb_base=20_000.0,
+        rope_parameters=None,
+        lora_adaptations=TASKS,
+        lora_alpha=2,
+        lora_rank=5,
+    )
+    return model, added
+
+
+def test_the_adapter_of_a_task_is_merged(tmp_path):
+    model, added = with_adapters(tmp_path)
+    ids = np.random.default_rng(0).integers(2, 61, (2, 9))
+    base = load_checkpoint(str(tmp_path), Allowed(adapter="none"))
+    for task in (None, 1):
+        name = "none" if task is None else TASKS[task]
+        found = load_checkpoint(str(tmp_path), Allowed(adapter=name))
+        ours = BACKBONES[found.config.family].encoder(found.config, rngs=nnx.Rngs(0))
+        nnx.update(ours, found.params["encoder"])
+        if task is not None:
+            again = tmp_path / "again"
+            # The same tensors in a folder that transformers loads.
+            model.save_pretrained(again)
+            state = load_file(again / "model.safetensors")
+            plain = {
+                k: x + added[k][task] if k in added else x for k, x in state.items()
+            }
+            changed(again, plain)
+            model = type(model).from_pretrained(again).eval()
+        with torch.no_grad():
+            wanted = model(torch.tensor(ids)).last_hidden_state
+        states = nnx.jit(ours)(ids, np.ones(ids.shape, bool))
+        np.testing.assert_allclose(states, wanted, atol=1e-5, rtol=0)
+    words = [one.params["encoder"]["embeddings"]["word"] for one in (base, found)]
+    assert np.abs(words[0]["embedding"] - words[1]["embedding"]).max() > 0.1
+
+
+def test_adapters_are_not_passed_over(tmp_path):
+    with_adapters(tmp_path)
+    with pytest.raises(UnknownModuleError, match="custom_st.Transformer"):
+        class_name("custom_st.Transformer", tmp_path)
+    assert (
+        class_name("custom_st.Transformer", tmp_path, adapter="none") == "Transformer"
+    )
+    with pytest.raises(CheckpointError, match=r"retrieval.query, .*--adapter TASK"):
+        load_checkpoint(str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"--adapter sts is none of them"):
+        load_checkpoint(str(tmp_path), Allowed(adapter="sts"))
+    state = load_file(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lora_rank '5'"):
+        changed(tmp_path, state, lora_rank="5")
+        load_checkpoint(str(tmp_path), Allowed(adapter=TASKS[0]))
+    changed(tmp_path, state, lora_rank=5, lora_adaptations=TASKS[:2])
+    with pytest.raises(CheckpointError, match=r"for 2 tasks, which do not fit"):
+        load_checkpoint(str(tmp_path), Allowed(adapter=TASKS[0]))
+    name = next(name for name in state if name.endswith("lora_A"))
+    del state[name]
+    changed(tmp_path, state, lora_adaptations=TASKS)
+    with pytest.raises(CheckpointError, match=r"has no adapter beside it"):
+        load_checkpoint(str(tmp_path), Allowed(adapter=TASKS[0]))
+    saved(tmp_path / "plain", "gte", "Model")
+    with pytest.raises(CheckpointError, match=r"holds no adapters for tasks"):
+        load_checkpoint(str(tmp_path / "plain"), Allowed(adapter=TASKS[0]))

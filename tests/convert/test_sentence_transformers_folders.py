@@ -35,6 +35,7 @@ from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.models.backbones.table import backbone
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
 
@@ -58,7 +59,9 @@ def opened(case, folder):
     target = CASES[case][0]
     kinds = {"dense": SentenceTransformer}
     kinds |= dict.fromkeys(("multi-vector", "pylate", "colbert"), MultiVectorEncoder)
-    return kinds.get(target, SparseEncoder)(str(folder), device="cpu")
+    own_code = bool(backbone(CASES[case][1]).code)
+    kind = kinds.get(target, SparseEncoder)
+    return kind(str(folder), device="cpu", trust_remote_code=own_code)
 
 
 def theirs(model, texts, role):
@@ -91,10 +94,14 @@ def some(*quick, but=()):
     "opensearch sum",
     "splade distilbert",
     "splade modernbert",
+    "splade norbert4 shifted",
+    "splade qwen3",
+    "dense qwen3",
+    "splade deberta",
     "static",
     "csr",
     "multi-vector",
-    but=("colbert xlm-roberta", "pylate xlm-roberta"),
+    but=("colbert xlm-roberta", "pylate xlm-roberta", "colbert xmod", "pylate xmod"),
 )
 def test_vectors_are_the_same_in_their_program(case, folders):
     program = opened(case, folders(case))
@@ -151,6 +158,7 @@ def assert_same_bits(found, wanted):
 
 @some(
     *("splade", "splade towers", "splade modernbert", "static xlm-roberta"),
+    *("splade qwen3", "dense qwen3"),
     *("opensearch", "csr towers", "dense towers", "multi-vector", "colbert"),
     "pylate xlm-roberta",
 )

@@ -98,6 +98,23 @@ def test_random_weights_have_no_dropout_of_their_own():
     assert (made.hidden_dropout, made.attention_dropout) == (0, 0)
 
 
+def test_the_language_of_an_encoder_with_adapters_is_the_configs():
+    before = saved("splade", "shared")
+    size = before.spec.encoder.vocab_size
+    xmod = tiny.encoder("xmod", vocab_size=size, default_language="de_DE")
+    other = dataclasses.replace(
+        before, spec=dataclasses.replace(before.spec, encoder=xmod)
+    )
+    for asked, found in (("", "de_DE"), ("sw", "sw_KE")):
+        config = config_of(model__head="splade", model__language=asked)
+        spec = build_student.student(config, lambda reference: other).spec
+        assert spec.encoder.default_language == found
+    for model, message in ((other, "'xx' has no adapters"), (before, "same for all")):
+        config = config_of(model__head="splade", model__language="xx")
+        with pytest.raises(InputError, match=message):
+            build_student.student(config, lambda reference, model=model: model)
+
+
 def test_separate_towers_start_as_one_did():
     model = saved("dense", "shared")
     config = config_of(model__head="dense", model__head__pooling="cls")

@@ -5,14 +5,20 @@ import types
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from lsrjax.ops import hardware, vocab_pool
 
 
 def mesh_of(device):
-    return AbstractMesh((2, 2), ("data", "model"), abstract_device=device)
+    # As `sharding.make_mesh`; newer releases of JAX have explicit axes by default.
+    return AbstractMesh(
+        (2, 2),
+        ("data", "model"),
+        axis_types=(AxisType.Auto,) * 2,
+        abstract_device=device,
+    )
 
 
 def abstract(kind, platform="gpu"):

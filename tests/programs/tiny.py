@@ -9,11 +9,29 @@ _OWN = {
     "bert": {"type_vocab_size": 2},
     "distilbert": {"type_vocab_size": 0},
     "xlm-roberta": {"type_vocab_size": 1, "pad_token_id": 1},
+    # Distances from 3 on are in buckets, and the convolution is in the first layer.
+    "deberta-v2": {
+        "num_layers": 2,
+        "position_buckets": 5,
+        "norm_rel_ebd": True,
+        "conv_kernel_size": 3,
+    },
+    "xlm-roberta-xl": {"pad_token_id": 1},
+    "xmod": {
+        "pad_token_id": 1,
+        "languages": ("en_XX", "de_DE", "sw_KE"),
+        "default_language": "de_DE",
+        "adapter_layer_norm": True,
+        "pre_norm": True,
+    },
     # A token sees one to either side in the second layer.
     "modernbert": {"local_attention": 3, "num_layers": 2},
     "gte": {"type_vocab_size": 1},
     "jina_embeddings_v3": {"type_vocab_size": 1, "pad_token_id": 1},
     "nomic_bert": {"type_vocab_size": 2},
+    "electra": {"type_vocab_size": 2},
+    "ernie": {"type_vocab_size": 2},
+    "mpnet": {"type_vocab_size": 0, "pad_token_id": 1},
     "norbert3": {"position_buckets": 4, "silent_terms": 3},
     "norbert4": {
         "query_key_size": 6,
@@ -23,6 +41,24 @@ _OWN = {
         "global_window": 3,
         "num_layers": 2,
         "bos_token_id": 1,
+    },
+    # Two heads, of keys one. In local layers a token sees itself and one more.
+    "qwen3": {
+        "num_key_heads": 1,
+        "head_size": 4,
+        "sliding_window": 2,
+        "pattern": (True, False),
+        "num_layers": 2,
+    },
+    "llama": {"num_key_heads": 1},
+    "mistral": {"sliding_window": 3, "pattern": (False,), "causal": False},
+    "eurobert": {},
+    "gemma2": {"sliding_window": 2, "num_layers": 2, "num_key_heads": 1},
+    "gemma3_text": {
+        "sliding_window": 2,
+        "pattern": (False, True),
+        "num_layers": 2,
+        "causal": False,
     },
 }
 

@@ -197,7 +197,10 @@ def test_a_single_view_is_evaluated_once():
 
 def test_dev_metric_is_the_mean_over_queries_with_all_views():
     found = evaluate.dev_metric([TASK], Model(), "RR@10")
-    assert found == {"RR@10": pytest.approx((1 / 2 + 1) / 2)}
+    mean = pytest.approx((1 / 2 + 1) / 2)
+    assert found == {"RR@10": mean, "RR@10/en": 0.5, "RR@10/ja": 1.0}
+    # A single language is no other number.
+    assert evaluate.dev_metric([TASK.only([0])], Model(), "RR@10") == {"RR@10": 0.5}
 
 
 def test_dev_metric_over_languages_is_their_mean_or_the_worst():
@@ -220,7 +223,7 @@ def test_dev_metric_over_languages_is_their_mean_or_the_worst():
     first = dataclasses.replace(TASK.only([0]), name="a/x", query_ids=("1",))
     second = dataclasses.replace(first, name="a/y", relevant=[1])
     worst = evaluate.dev_metric([first, second], Model(), "RR@10", "worst")
-    assert worst == {"RR@10": 0.5}
+    assert worst == {"RR@10": 0.5, "RR@10/x": 0.5, "RR@10/y": 1.0}
 
 
 def test_bm25_finds_words_that_texts_share():

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from programs import seismic_here
 from scipy import sparse
 
 from lsrjax.errors import InputError
@@ -37,7 +38,7 @@ def built(folder, name="exact", texts=TEXTS, **values):
     return folder
 
 
-@pytest.mark.parametrize("name", ["exact", "seismic", "milvus"])
+@pytest.mark.parametrize("name", ["exact", seismic_here.SEISMIC, "milvus"])
 def test_what_was_indexed_is_found(tmp_path, name):
     folder = built(tmp_path / "index", name)
     with open_index(folder) as index:
@@ -102,7 +103,7 @@ class Breaking(InMemory):
         raise self._error
 
 
-@pytest.mark.parametrize("name", ["exact", "seismic", "milvus"])
+@pytest.mark.parametrize("name", ["exact", seismic_here.SEISMIC, "milvus"])
 def test_a_build_that_stops_leaves_nothing_with_the_name(tmp_path, name):
     folder = tmp_path / "index"
     with pytest.raises(Stopped):
@@ -116,6 +117,7 @@ def test_a_build_that_stops_leaves_nothing_with_the_name(tmp_path, name):
     open_index(folder).close()
 
 
+@seismic_here.NEEDED
 def test_a_bad_input_leaves_nothing_at_all(tmp_path):
     with pytest.raises(InputError, match="damaged"):
         build_index(
@@ -132,7 +134,7 @@ def test_a_folder_of_others_is_not_removed(tmp_path):
     assert (tmp_path / "index.partial" / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize("name", ["exact", "seismic"])
+@pytest.mark.parametrize("name", ["exact", seismic_here.SEISMIC])
 def test_damage_to_any_file_is_named(tmp_path, name):
     folder = built(tmp_path / "index", name)
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -241,6 +243,7 @@ def test_documents_outside_their_file_are_refused(tmp_path):
         index_folder._documents(path, verify=True)
 
 
+@seismic_here.NEEDED
 def test_only_options_of_searches_change(tmp_path):
     folder = built(tmp_path / "index", "seismic", postings=700)
     index = open_index(folder, {"heap_factor": 0.5})

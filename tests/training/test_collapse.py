@@ -104,21 +104,45 @@ def test_pairs_have_more_time_but_not_for_ever():
 def test_vectors_of_most_terms_are_said_once():
     watch = collapse.Watch({"pivot": 8192})
     dense = {"active_document_pivot": 7949.0, "active_query_pivot": 40.0, "loss": 1.0}
-    said = [watch.dense_now(dense) for _ in range(600)]
+    said = [watch.odd_now(dense) for _ in range(600)]
     (text,) = sum(said, [])
     assert "a document has 7,949 active terms of 8,192" in text
     assert said.index([text]) == 499
-    assert not watch.dense_now(dense, last=True)
+    assert not watch.odd_now(dense, last=True)
 
 
 def test_a_short_stage_says_at_its_end_that_its_vectors_are_dense():
     watch = collapse.Watch({"terms": 10})
     for _ in range(20):
-        assert not watch.dense_now({"active_query_terms": 6.0})
-    assert len(watch.dense_now({"active_query_terms": 6.0}, last=True)) == 1
-    assert not collapse.Watch({"terms": 10}).dense_now(
-        {"active_query_terms": 6.0}, True
-    )
+        assert not watch.odd_now({"active_query_terms": 6.0})
+    assert len(watch.odd_now({"active_query_terms": 6.0}, last=True)) == 1
+    assert not collapse.Watch({"terms": 10}).odd_now({"active_query_terms": 6.0}, True)
+
+
+@pytest.mark.parametrize(
+    "active, said",
+    [
+        (
+            0.96,
+            "a query has 0.96 active terms of 8,192 on average (pivot): most have none",
+        ),
+        (1.0, None),
+        (819.0, None),
+        (820.0, "a query has 820 active terms of 8,192 on average (pivot), 10%: such"),
+    ],
+)
+def test_a_view_under_one_term_or_over_a_tenth_of_them_is_said_once(active, said):
+    watch = collapse.Watch({"pivot": 8192})
+    found = [watch.odd_now({"active_query_pivot": active}) for _ in range(600)]
+    lines = sum(found, [])
+    assert len(lines) == (said is not None)
+    if said:
+        assert lines[0].startswith(said) and found.index(lines) == 499
+    # What recovers in between is not reported.
+    watch = collapse.Watch({"pivot": 8192})
+    for step in range(1200):
+        value = 50.0 if step % 400 == 0 else active
+        assert not watch.odd_now({"active_query_pivot": value})
 
 
 @pytest.mark.parametrize("count", [41, 55, 110])

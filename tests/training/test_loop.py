@@ -34,6 +34,19 @@ class Feed:
         self._ask(step)
 
 
+class Evaluation:
+    """Of a loop, whose method may be replaced."""
+
+    def __init__(self, loop):
+        self.loop = loop
+
+    def __call__(self, params):
+        return self.loop.evaluate(params)
+
+    def texts(self, params):
+        return [("a text",)]
+
+
 class Loop:
     """Runs `train` with a step that sums its batches, and writes down what it does."""
 
@@ -82,6 +95,9 @@ class Loop:
     def evaluate(self, params):
         return {"R": float(params)}
 
+    def texts(self, step, rows):
+        assert rows == [("a text",)]
+
     def note(self, text):
         self.events.append(("note", text))
 
@@ -104,7 +120,7 @@ class Loop:
             step=self.step,
             teacher_params=None,
             student=types.SimpleNamespace(spec=types.SimpleNamespace(views={})),
-            evaluate=self.evaluate if evaluate else None,
+            evaluate=Evaluation(self) if evaluate else None,
             check=self.check,
         )
         states = types.SimpleNamespace(

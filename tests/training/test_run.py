@@ -134,6 +134,9 @@ def test_align_recipe_trains_on_local_checkpoints(aligned):
     assert steps == [1, 2, 3, 4]
     for m in metrics(aligned):
         assert np.isclose(m["loss"], m["english"] + m["translation"], rtol=1e-4)
+        assert 0.05 < m["memory_gb"] < 100  # of this process
+    page = (aligned / "report.html").read_text(encoding="utf-8")
+    assert "Stage train" in page and "Loss and its parts" in page
 
 
 def test_distill_recipe_goes_on_from_align_and_keeps_the_best(distilled):
@@ -402,6 +405,20 @@ def test_what_would_end_a_later_stage_is_found_first(data, tmp_path, make, said)
     with pytest.raises(InputError, match=said):
         run_quietly(config, tmp_path / "w")
     assert not (tmp_path / "w" / "first").exists()
+
+
+def test_all_that_is_missing_is_named_at_once(data, tmp_path):
+    config = stages_of(data, "first", "second")
+    for name, stage in config.stages.items():
+        stage.steps = 1
+        stage.init.encoder = str(tmp_path / f"no_{name}")
+    config.stages.second.data.source.files = str(tmp_path / "no.jsonl")
+    with pytest.raises(InputError) as error:
+        run_quietly(config, tmp_path / "w")
+    first, second, rows = error.value.args
+    assert first.startswith("Stage first") and str(tmp_path / "no_first") in first
+    assert second.startswith("Stage second") and str(tmp_path / "no_second") in second
+    assert rows.startswith("Stage second") and str(tmp_path / "no.jsonl") in rows
 
 
 @pytest.mark.parametrize("name", ["notes/run", "a" * 300, "zero\0byte"])

@@ -44,16 +44,27 @@ def architectures(raw: Mapping[str, Any]) -> list[str]:
 
 def promised_by(raw: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]:
     """Zeros for the parameters that config.json promises."""
-    kinds = architectures(raw)
     parts = {
-        "head": any(kind.endswith("ForMaskedLM") for kind in kinds),
+        "head": has_language_model(raw, config),
         "classifier": layout_of(raw, config) != config.family,
     }
     return promised(
         config,
         *(part for part, there in parts.items() if there),
-        tied=raw.get("tie_word_embeddings") is not False,
+        tied=is_tied(raw, config),
     )
+
+
+def has_language_model(raw: Mapping[str, Any], config: EncoderConfig) -> bool:
+    """Whether config.json names a class with a (masked) language model's head."""
+    ending = backbone(config.family).language_model
+    return any(kind.endswith(ending) for kind in architectures(raw))
+
+
+def is_tied(raw: Mapping[str, Any], config: EncoderConfig) -> bool:
+    """Whether that head's decoder is the word table."""
+    tied = raw.get("tie_word_embeddings")
+    return backbone(config.family).tied if tied is None else bool(tied)
 
 
 def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str, Any]:
@@ -69,7 +80,10 @@ def promised(config: EncoderConfig, *parts: str, tied: bool = True) -> dict[str,
     shapes = expected_shapes(config, parts, of_layers=False)
     if tied:
         shapes.pop("head/mlm/decoder", None)
-    return stand_ins(shapes)
+    tree = stand_ins(shapes)
+    if "head" in parts:
+        tree.setdefault("head", {"mlm": {}})  # a tied decoder alone
+    return tree
 
 
 def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

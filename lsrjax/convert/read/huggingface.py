@@ -15,7 +15,7 @@ import huggingface_hub
 import numpy as np
 
 from lsrjax.convert.names import import_names, import_tree
-from lsrjax.convert.read import expected_tensors, hub, tensors, wrappers
+from lsrjax.convert.read import expected_tensors, hub, task_adapters, tensors, wrappers
 from lsrjax.convert.read.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
 from lsrjax.models.backbones import table
@@ -46,12 +46,14 @@ class Allowed:
       left_over: regex of whole names of tensors to leave out.
       values: read the weights. If not, zeros of the same shapes replace them, to plan
         with, and missing weights are not downloaded.
+      adapter: the task whose adapter is merged, see `task_adapters`.
     """
 
     pickle: bool = False
     missing: str = ""
     left_over: str = ""
     values: bool = True
+    adapter: str = ""
 
     def __post_init__(self):
         for field in ("missing", "left_over"):
@@ -108,7 +110,10 @@ def load_checkpoint(
     stored = open_weights(path_or_id, folder, raw, allowed)
     others = {name: stored.pop(name) for name in extra if name in stored}
     layout = expected_tensors.layout_of(raw, config)
-    untied = raw.get("tie_word_embeddings") is False
+    untied = not expected_tensors.is_tied(raw, config)
+    # A tied decoder can be all of a head.
+    bare = not untied and not table.backbone(config.family).head_bias
+    bare = bare and expected_tensors.has_language_model(raw, config)
     zeros = table.backbone(config.family).names.zeros
     may_miss = "|".join(filter(None, (allowed.missing, zeros)))
     try:
@@ -123,6 +128,7 @@ def load_checkpoint(
         raise CheckpointError(f"Weights in {folder}: {error}") from error
     if not allowed.values:
         parts = {path.split("/")[0] for path in found}
+        parts |= {"head"} if bare else set()
         params = expected_tensors.promised(config, *parts, tied=not untied)
         unused = {name: tensors.zeros(one.shape) for name, one in others.items()}
         return Checkpoint(config, params, raw, unused)
@@ -130,6 +136,8 @@ def load_checkpoint(
         {path: one.floats() for path, one in found.items()} | fresh(absent, config),
         layout,
     )
+    if bare:
+        params.setdefault("head", {"mlm": {}})
     unused = {name: one.floats() for name, one in others.items()}
     return Checkpoint(config, params, raw, unused)
 
@@ -208,12 +216,13 @@ def open_weights(
       CheckpointError: tensors are missing or unreadable, or an adapter is not merged
         into them.
     """
-    stored = tensors.open_safetensors(folder)
+    stored: Mapping[str, Stored] | None = tensors.open_safetensors(folder)
     if stored is None and allowed.pickle:
         folder = hub.fetch(path_or_id, CONFIG_FILES + _PICKLED_FILES)
         stored = tensors.open_pickles(folder)
     if stored is None:
         raise CheckpointError(_no_weights(path_or_id, folder, raw))
+    stored = task_adapters.merged(stored, raw, folder, allowed.adapter)
     return wrappers.taken_off(stored, folder)
 
 

@@ -19,11 +19,16 @@ from lsrjax.convert.read.tensors import (
     strings,
 )
 from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 
 MODEL = "config_sentence_transformers.json"
 TRANSFORMER = "sentence_bert_config.json"
 WEIGHTS = "model.safetensors"
+# Our names of poolings, and theirs.
+POOLINGS = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
+# Of a decoder all tokens have logits. By default only the last one has.
+ALL_LOGITS = {"text-generation": {"text": {"logits_to_keep": 0}}}
 _PROGRAMS = ("sentence_transformers.", "pylate.")
 
 
@@ -103,9 +108,17 @@ def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def class_name(dotted: str, path: pathlib.Path) -> str:
-    """The last part of a module's class, which must be of a known program."""
-    if not dotted.startswith(_PROGRAMS):
+# The module of Jina v3's code, which computes what `Transformer` does with one adapter.
+_WITH_ADAPTERS = "custom_st.Transformer"
+
+
+def class_name(dotted: str, path: pathlib.Path, *, adapter: str = "") -> str:
+    """The last part of a module's class, which must be of a known program.
+
+    `adapter` as in `Allowed`.
+    """
+    known = dotted.startswith(_PROGRAMS) or (adapter and dotted == _WITH_ADAPTERS)
+    if not known:
         raise UnknownModuleError(
             f"{path} names the module {dotted!r}, which is code of its own and is not"
             " run. Use a model of sentence-transformers' own modules."
@@ -182,7 +195,10 @@ def transformer(
     check_types(path, config, kinds)
     check_types(path, config.get("modality_config") or {}, {"text": dict})
     output = "logits" if masked_lm else "last_hidden_state"
-    task = "fill-mask" if masked_lm else "feature-extraction"
+    # A relative path that does not exist would be looked up on the hub.
+    reference = str(root.absolute())
+    encoder = huggingface.read_config(reference)
+    task = backbone(encoder.family).task if masked_lm else "feature-extraction"
     text = (config.get("modality_config") or {}).get("text") or {}
     expect(
         path,
@@ -191,6 +207,7 @@ def transformer(
             # Release 5 does not name the task of a masked LM.
             "transformer_task": (task, None),
             "modality_config": (config.get("modality_config"),),
+            "processing_kwargs": (ALL_LOGITS.get(task),),
             "module_output_name": ("token_embeddings", None),
             "do_lower_case": (False, None),
             **{
@@ -200,9 +217,13 @@ def transformer(
             **{f"{role}_length": (config.get(f"{role}_length"),) for role in ROLES},
         },
     )
+    if config.get("processing_kwargs") != ALL_LOGITS.get(task) and task in ALL_LOGITS:
+        raise UnknownModuleError(
+            f"{path}: a {task} module gives the last token's logits only, unless"
+            f" processing_kwargs is {ALL_LOGITS[task]}."
+        )
     expect(path, text, {"method": ("forward",), "method_output_name": (output,)})
-    # A relative path that does not exist would be looked up on the hub.
-    found = huggingface.load_checkpoint(str(root.absolute()), folder.allowed)
+    found = huggingface.load_checkpoint(reference, folder.allowed)
     if masked_lm and "head" not in found.params:
         raise CheckpointError(
             f"{root}: the weights hold no masked-LM head, which SpladePooling needs."

@@ -18,6 +18,7 @@ from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.late_interaction import PYLATE, colbert
 from lsrjax.convert.read.modules import (
     MODEL,
+    POOLINGS,
     WEIGHTS,
     Folder,
     UnknownModuleError,
@@ -77,7 +78,10 @@ def read(reference: str, allowed: Allowed = NOTHING) -> SavedModel | None:
         return stanford.read(reference, path, config, allowed)
     model = read_model(path / MODEL)
     modules = _listed(path / _MODULES)
-    names = [class_name(entry["type"], path / _MODULES) for entry in modules]
+    names = [
+        class_name(entry["type"], path / _MODULES, adapter=allowed.adapter)
+        for entry in modules
+    ]
     routed = names[:1] == ["Router"]
     if not routed:
         _head(names, model, path / _MODULES)
@@ -138,12 +142,10 @@ def _head(names: list[str], model: Mapping[str, Any], where: pathlib.Path) -> st
 
 def _splade(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=True)
-    spec = RetrieverSpec.of(
-        "splade",
-        found.config,
-        found.params["head"],
-        **splade_pooling(folder),
-    )
+    fields = splade_pooling(folder)
+    if "logits" in found.raw_config:  # that our model code computes
+        fields["logits"] = found.raw_config["logits"]
+    spec = RetrieverSpec.of("splade", found.config, found.params["head"], **fields)
     return portable(folder, spec, found.params, lengths)
 
 
@@ -159,13 +161,16 @@ def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
     ]
     mode = config.get("pooling_mode") or modes
     mode = mode[0] if isinstance(mode, list) and len(mode) == 1 else mode
-    if mode not in ("cls", "mean"):
-        raise UnknownModuleError(f"{path}: pooling {mode!r}; here it is cls or mean.")
+    ours = {theirs: name for name, theirs in POOLINGS.items()}
+    if mode not in [*ours]:
+        raise UnknownModuleError(
+            f"{path}: pooling {mode!r}; here it is {', '.join(ours)}."
+        )
     if config.get("include_prompt") is False and any(prompts(folder.model).values()):
         raise UnknownModuleError(
             f"{path}: include_prompt is false, but here a prompt's tokens take part."
         )
-    return fields | {"pooling": mode}, head
+    return fields | {"pooling": ours[mode]}, head
 
 
 def _dense(folder: Folder) -> SavedModel:

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import ModelOutput
 
 from .configuration_milco import MilcoConfig
@@ -94,6 +95,30 @@ class MilcoHead(nn.Module):
         self.predictions = MilcoPredictions(size, vocab_size, eps)
 
 
+def _encoder(config: MilcoConfig) -> PreTrainedModel:
+    """The encoder, of transformers or of model code in the folder."""
+    values = dict(config.multilingual_config)
+    if classes := values.pop("auto_map", None):
+        made_of, encoder = (
+            get_class_from_dynamic_module(
+                classes[name],
+                config._name_or_path,
+                revision=getattr(config, "_commit_hash", None) or "main",
+            )
+            for name in ("AutoConfig", "AutoModel")
+        )
+        return encoder(made_of(**values))
+    known = AutoConfig.for_model(values.pop("model_type"), **values)
+    # Some families have a layer after the encoder, which is not used here.
+    kind = MODEL_MAPPING[type(known)]
+    taken = inspect.signature(kind.__init__).parameters
+    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
+    attention = config._attn_implementation
+    if attention == "sdpa" and not kind._supports_sdpa:
+        attention = "eager"  # DeBERTa's
+    return AutoModel.from_config(known, attn_implementation=attention, **pooler)
+
+
 class MilcoModel(PreTrainedModel):
     """Encoder, connector, English head and LexEcho."""
 
@@ -111,26 +136,16 @@ class MilcoModel(PreTrainedModel):
     def __init__(self, config: MilcoConfig):
         """Builds the model from its config alone; no other checkpoint is read."""
         super().__init__(config)
-        encoder = dict(config.multilingual_config)
-        encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
         english = config.english_config
         size = english["hidden_size"]
-        # Some families have a layer after the encoder, which is not used here.
-        encoder_class = MODEL_MAPPING[type(encoder)]
-        taken = inspect.signature(encoder_class.__init__).parameters
-        pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
-        attention = config._attn_implementation
-        if attention == "sdpa" and not getattr(encoder_class, "_supports_sdpa", True):
-            attention = "eager"
-        self.m_model = AutoModel.from_config(
-            encoder, attn_implementation=attention, **pooler
-        )
-        self.projector = nn.Linear(encoder.hidden_size, size)
+        self.m_model = _encoder(config)
+        width = self.m_model.config.hidden_size
+        self.projector = nn.Linear(width, size)
         self.mlm_head = MilcoHead(
             size, english["vocab_size"], english["layer_norm_eps"]
         )
         if config.echo:
-            self.echo = nn.Linear(encoder.hidden_size, 1)
+            self.echo = nn.Linear(width, 1)
             self.scale = nn.Parameter(torch.ones(1))
         self._tokenizers: dict[str, PreTrainedTokenizerFast] = {}
         self.post_init()
@@ -138,12 +153,20 @@ class MilcoModel(PreTrainedModel):
     @property
     def max_length(self) -> int:
         """The most tokens a text may have, special tokens included."""
-        encoder = self.config.multilingual_config
-        rows = encoder["max_position_embeddings"]
+        rows = self.config.multilingual_config["max_position_embeddings"]
+        embeddings = getattr(self.m_model, "embeddings", None)
+        table = getattr(embeddings, "position_embeddings", None)
         # XLM-R counts positions from the padding token's id.
-        if encoder["model_type"] == "xlm-roberta":
-            rows -= encoder["pad_token_id"] + 1
+        padding = getattr(table, "padding_idx", None)
+        if padding is not None:
+            rows -= padding + 1
         return rows
+
+    @property
+    def encoder_code(self) -> list[str]:
+        """Files of the folder with the encoder's own model code, if it has some."""
+        classes = self.config.multilingual_config.get("auto_map", {})
+        return sorted({f"{name.partition('.')[0]}.py" for name in classes.values()})
 
     @property
     def columns(self) -> int:

@@ -100,10 +100,14 @@ class MilcoSparseEncoder(InputModule):
     def save(self, output_path, *args, safe_serialization=True, **kwargs):
         """Writes a folder that loads again: the weights and both tokenizers."""
         self.model.save_pretrained(output_path)
+        output_path = pathlib.Path(output_path)
         source = pathlib.Path(self.model.config._name_or_path)
+        for name in self.model.encoder_code:
+            if output_path.resolve() != source.resolve():
+                shutil.copyfile(source / name, output_path / name)
         for part in (".", self.model.config.pivot_tokenizer):
-            (pathlib.Path(output_path) / part).mkdir(exist_ok=True)
+            (output_path / part).mkdir(exist_ok=True)
             for name in ("tokenizer.json", "tokenizer_config.json"):
-                target = pathlib.Path(output_path) / part / name
+                target = output_path / part / name
                 if target.resolve() != (source / part / name).resolve():
                     shutil.copyfile(source / part / name, target)

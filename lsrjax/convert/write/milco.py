@@ -19,6 +19,7 @@ from lsrjax.convert.names import export_state, to_hf_name
 from lsrjax.convert.prompts import ROLES
 from lsrjax.convert.read import hub
 from lsrjax.convert.write.card import lineage, write_card
+from lsrjax.convert.write.code import TEMPLATES, write_code
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import write_model
 from lsrjax.errors import InputError
@@ -28,7 +29,6 @@ from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
-_TEMPLATES = pathlib.Path(__file__).parents[1] / "templates"
 _CODE = ("configuration_milco.py", "modeling_milco.py")
 # The class that SparseEncoder loads, by file of this folder.
 SPARSE_ENCODER = "sparse_encoder_milco.MilcoSparseEncoder"
@@ -117,7 +117,7 @@ def write_sparse_encoder(model: SavedModel, folder: pathlib.Path) -> None:
     """Writes the same with a module for sentence-transformers' `SparseEncoder`."""
     _write_hf(model, folder)
     code = SPARSE_ENCODER.partition(".")[0] + ".py"
-    shutil.copyfile(_TEMPLATES / code, folder / code)
+    shutil.copyfile(TEMPLATES / code, folder / code)
     module = {"idx": 0, "name": "0", "path": "", "type": SPARSE_ENCODER}
     write_json(folder / "modules.json", [module])
     prompts = {role: getattr(model.spec, f"{role}_prompt") for role in ROLES}
@@ -130,6 +130,7 @@ def write_sparse_encoder(model: SavedModel, folder: pathlib.Path) -> None:
 def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
     spec = model.spec
     assert model.pivot_tokenizer is not None  # every MILCO has one
+    code = write_code(folder, backbone(spec.encoder.family))
     write_json(
         folder / "config.json",
         {
@@ -141,13 +142,13 @@ def _write_hf(model: SavedModel, folder: pathlib.Path) -> None:
             **_config(model),
             "lsr_encoder_checkpoint": _origin(model, "init.head"),
             "multilingual_encoder_checkpoint": _origin(model, "init.encoder"),
-            "multilingual_config": spec.encoder.to_hf(),
+            "multilingual_config": spec.encoder.to_hf() | code,
             "english_config": _english(spec),
             PIVOT_TOKENIZER: PIVOT_TOKENIZER,
         },
     )
     for name in _CODE:
-        shutil.copyfile(_TEMPLATES / name, folder / name)
+        shutil.copyfile(TEMPLATES / name, folder / name)
     write_weights(folder, _state(model))
     write_tokenizer(folder, model.tokenizer, max_length=spec.encoder.max_length)
     write_tokenizer(
@@ -188,7 +189,7 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     _write_part(
         folder / MULTILINGUAL,
         spec.encoder.to_hf(),
-        f"{family.transformers}Model",
+        f"{family.transformers}{family.alone}",
         export_state(encoder, spec.encoder.family)
         | {name.removeprefix("m_model."): x for name, x in _pooler(model).items()},
         model.tokenizer,

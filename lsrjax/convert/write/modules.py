@@ -12,6 +12,8 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.names import export_state
 from lsrjax.convert.prompts import write_prompts
+from lsrjax.convert.read.modules import ALL_LOGITS
+from lsrjax.convert.write.code import write_code
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.json_files import write_json
 from lsrjax.models.backbones.table import backbone
@@ -60,11 +62,17 @@ def write_transformer(
     longest = max(model.query_length, model.document_length)
     prompts = write_prompts(folder, model, max_length=longest)
     family = backbone(spec.encoder.family)
-    name = family.transformers + ("ForMaskedLM" if masked_lm else "Model")
+    name = family.transformers + (family.language_model if masked_lm else family.alone)
     config = spec.encoder.to_hf() | {"architectures": [name], "dtype": "float32"}
+    config |= write_code(folder, family)
     if masked_lm:
         config["tie_word_embeddings"] = spec.options.tied
-        mlm = model.params["head"]["mlm"]
+        # A tied decoder can be all of a head.
+        mlm = model.params.get("head", {}).get("mlm", {})
+        if family.code:  # which ties nothing
+            words = model.params["encoder"]["embeddings"]["word"]["embedding"]
+            mlm = {"decoder": words} | mlm
+            config["logits"] = spec.options.logits
         params = {"encoder": model.params["encoder"], "head": {"mlm": mlm}}
         state = export_state(params, spec.encoder.family)
     else:
@@ -73,6 +81,7 @@ def write_transformer(
     write_weights(folder, state)
     output = "logits" if masked_lm else "last_hidden_state"
     text = {"method": "forward", "method_output_name": output}
+    kept = ALL_LOGITS.get(family.task)
     lengths = {
         f"{role}_length": length
         for role, length in (
@@ -84,9 +93,10 @@ def write_transformer(
     write_json(
         folder / "sentence_bert_config.json",
         {
-            "transformer_task": "fill-mask" if masked_lm else "feature-extraction",
+            "transformer_task": family.task if masked_lm else "feature-extraction",
             "modality_config": {"text": text},
             "module_output_name": "token_embeddings",
+            **({"processing_kwargs": kept} if masked_lm and kept else {}),
             **lengths,
             **knobs,
         },

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.names import by_layer
+from lsrjax.convert.write.onnx_encoders import encoder, gelu, linear, norm
 from lsrjax.convert.write.onnx_graph import Graph
+from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
-from lsrjax.models.backbones.bert import BertConfig
-from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -28,13 +27,6 @@ HEADS = ("splade", "milco", "token_weights", "dense", "csr")
 MODEL, QUERIES = "model.onnx", "query_model.onnx"
 # Larger weights go to a separate file, because a protobuf cannot hold 2 GiB.
 EXTERNAL_BYTES = 10**9
-# Finite, so that a text without tokens does not give NaN.
-_LOWEST = np.float32(-0.7 * np.finfo(np.float32).max)
-
-
-def encodes(config: EncoderConfig) -> bool:
-    """Whether there is a graph of an encoder: those like BERT."""
-    return isinstance(config, BertConfig)
 
 
 def write_onnx(
@@ -80,9 +72,8 @@ def _nbytes(tree: Any) -> int:
 
 def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, int]]:
     """Adds the model; returns the value and the size of each view."""
-    assert isinstance(spec.encoder, BertConfig)
     mask_BL = graph.cast("attention_mask", "FLOAT")
-    hidden_BLD, words_VD = _encoder(graph, spec.encoder, params["encoder"], mask_BL)
+    hidden_BLD, words_VD = encoder(graph, spec.encoder, params["encoder"], mask_BL)
     head = params.get("head") or {}
     if spec.head == "splade":
         terms = _mlm(graph, spec, head["mlm"], hidden_BLD, mask_BL, words_VD)
@@ -91,7 +82,7 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
         terms = _echo(graph, spec, head["weigh"], hidden_BLD, mask_BL, True, "max")
         return {"terms": (terms, spec.encoder.vocab_size)}
     if spec.head == "milco":
-        h_BLE = _gelu(graph, _linear(graph, "connector", head["connector"], hidden_BLD))
+        h_BLE = gelu(graph, linear(graph, "connector", head["connector"], hidden_BLD))
         pivot = _mlm(graph, spec, head["mlm"], h_BLE, mask_BL, None)
         views = {"pivot": (pivot, spec.options.pivot_vocab_size)}
         if "source" in spec.views:
@@ -114,92 +105,6 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
     }
 
 
-def _encoder(graph: Graph, config: BertConfig, params, mask_BL):
-    """Adds the encoder; returns its hidden states and the word table."""
-    tables = params["embeddings"]
-    words_VD = graph.weight("words", tables["word"]["embedding"])
-    x_BLD = graph.add("Gather", words_VD, "input_ids")
-    positions = graph.weight("positions", tables["position"]["embedding"])
-    rows = _positions(graph, config)
-    x_BLD = graph.add("Add", x_BLD, graph.add("Gather", positions, rows))
-    if "token_type" in tables:
-        type_D = graph.weight("type", tables["token_type"]["embedding"][0])
-        x_BLD = graph.add("Add", x_BLD, type_D)
-    eps = config.layer_norm_eps
-    x_BLD = _norm(graph, "embeddings", tables["norm"], x_BLD, eps)
-    one = graph.constant(1.0)
-    away_BL = graph.add("Mul", graph.add("Sub", one, mask_BL), graph.constant(_LOWEST))
-    away_B11M = graph.add("Unsqueeze", away_BL, graph.constant([1, 2], np.int64))
-    for i, layer in by_layer(params, config.family)["layers"].items():
-        name = f"layers.{i}"
-        mixed = _attention(graph, name, config, layer["attention"], x_BLD, away_B11M)
-        x_BLD = graph.add("Add", x_BLD, mixed)
-        norm = layer["attention_norm"]
-        x_BLD = _norm(graph, f"{name}.attention_norm", norm, x_BLD, eps)
-        up = _gelu(graph, _linear(graph, f"{name}.up", layer["up"], x_BLD))
-        down = _linear(graph, f"{name}.down", layer["down"], up)
-        x_BLD = graph.add("Add", x_BLD, down)
-        norm = layer["output_norm"]
-        x_BLD = _norm(graph, f"{name}.output_norm", norm, x_BLD, eps)
-    return x_BLD, words_VD
-
-
-def _positions(graph: Graph, config: BertConfig) -> str:
-    """Rows of the position table, as in `Embeddings._positions`."""
-    along = graph.constant(1, np.int64)
-    if config.family != "xlm-roberta":
-        one, zero = graph.constant(1, np.int64), graph.constant(0, np.int64)
-        ones_BL = graph.add("Add", graph.add("Mul", "input_ids", zero), one)
-        return graph.add("Sub", graph.add("CumSum", ones_BL, along), one)
-    pad = graph.constant(config.pad_token_id, np.int64)
-    same = graph.add("Equal", "input_ids", pad)
-    real_BL = graph.cast(graph.add("Not", same), "INT64")
-    real_BL = graph.add("Mul", real_BL, "attention_mask")
-    counted_BL = graph.add("Mul", graph.add("CumSum", real_BL, along), real_BL)
-    return graph.add("Add", counted_BL, pad)
-
-
-def _attention(graph: Graph, name, config, params, x_BLD, away_B11M) -> str:
-    width = config.hidden_size // config.num_heads
-    # 0: unchanged.
-    split = graph.constant([0, 0, config.num_heads, width], np.int64)
-
-    def heads(part: str, order: list[int]) -> str:
-        x = _linear(graph, f"{name}.{part}", params[part], x_BLD)
-        return graph.add("Transpose", graph.add("Reshape", x, split), perm=order)
-
-    query_BHLC, value_BHMC = heads("query", [0, 2, 1, 3]), heads("value", [0, 2, 1, 3])
-    key_BHCM = heads("key", [0, 2, 3, 1])
-    logits = graph.add("MatMul", query_BHLC, key_BHCM)
-    logits = graph.add("Mul", logits, graph.constant(width**-0.5))
-    weights = graph.add("Softmax", graph.add("Add", logits, away_B11M), axis=-1)
-    mixed_BHLC = graph.add("MatMul", weights, value_BHMC)
-    mixed_BLHC = graph.add("Transpose", mixed_BHLC, perm=[0, 2, 1, 3])
-    whole = graph.constant([0, 0, config.hidden_size], np.int64)
-    mixed_BLD = graph.add("Reshape", mixed_BLHC, whole)
-    return _linear(graph, f"{name}.out", params["out"], mixed_BLD)
-
-
-def _linear(graph: Graph, name: str, params, x: str) -> str:
-    x = graph.add("MatMul", x, graph.weight(f"{name}.kernel", params["kernel"]))
-    if "bias" not in params:
-        return x
-    return graph.add("Add", x, graph.weight(f"{name}.bias", params["bias"]))
-
-
-def _norm(graph: Graph, name: str, params, x: str, eps: float) -> str:
-    scale = graph.weight(f"{name}.scale", params["scale"])
-    bias = graph.weight(f"{name}.bias", params["bias"])
-    return graph.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
-
-
-def _gelu(graph: Graph, x: str) -> str:
-    """Gaussian error linear unit: x (1 + erf(x / sqrt 2)) / 2."""
-    erf = graph.add("Erf", graph.add("Mul", x, graph.constant(0.5**0.5)))
-    half = graph.add("Mul", x, graph.constant(0.5))
-    return graph.add("Mul", half, graph.add("Add", erf, graph.constant(1.0)))
-
-
 def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     """The pooled masked-LM head [B, V], as in `lsrjax.models.term_weights.MLMHead`."""
     eps = (
@@ -208,10 +113,10 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
         else spec.encoder.layer_norm_eps
     )
     transform = params["transform"]
-    x_BLD = _gelu(
-        graph, _linear(graph, "transform.dense", transform["dense"], hidden_BLD)
+    x_BLD = gelu(
+        graph, linear(graph, "transform.dense", transform["dense"], hidden_BLD)
     )
-    x_BLD = _norm(graph, "transform.norm", transform["norm"], x_BLD, eps)
+    x_BLD = norm(graph, "transform.norm", transform["norm"], x_BLD, eps)
     if "decoder" in params:
         words_VD = graph.weight("decoder", params["decoder"])
     bias_V = graph.weight("mlm.bias", params["bias"])
@@ -311,6 +216,11 @@ def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
     """The embedding [B, D], as in `lsrjax.models.dense_heads.DenseHead`."""
     if spec.options.pooling == "cls":
         x_BD = graph.add("Gather", hidden_BLD, graph.constant(0, np.int64), axis=1)
+    elif spec.options.pooling == "last":
+        raise InputError(
+            "--to onnx has no pooling 'last' (model.head.pooling). Possible are dense,"
+            " lsrjax."
+        )
     else:
         along, last = graph.constant([1], np.int64), graph.constant([-1], np.int64)
         mask_BL1 = graph.add("Unsqueeze", mask_BL, last)
@@ -320,7 +230,7 @@ def _dense(graph: Graph, spec, params, hidden_BLD, mask_BL) -> str:
         count_B1 = graph.add("Max", count_B1, graph.constant(1.0))
         x_BD = graph.add("Div", sums_BD, count_B1)
     if "projection" in params:
-        x_BD = _linear(graph, "projection", params["projection"], x_BD)
+        x_BD = linear(graph, "projection", params["projection"], x_BD)
     if not spec.options.normalize:
         return x_BD
     squares = graph.add("Mul", x_BD, x_BD)
@@ -334,7 +244,7 @@ def _code(graph: Graph, spec, params, x_BD) -> str:
     """The active latents [B, P], as in `lsrjax.models.dense_heads.Autoencoder`."""
     center_D = graph.weight("center", params["center"])
     x_BD = graph.add("Sub", x_BD, center_D)
-    raw_BP = _linear(graph, "autoencoder", params, x_BD)
+    raw_BP = linear(graph, "autoencoder", params, x_BD)
     count = graph.constant([spec.options.k], np.int64)
     top_BK = graph.top_k(raw_BP, count)
     last = graph.constant([-1], np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import Tokens
+from lsrjax.convert.write.code import write_code
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import (
     TYPES,
@@ -21,6 +22,7 @@ from lsrjax.convert.write.modules import (
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
 from lsrjax.models import retriever
+from lsrjax.models.backbones.table import backbone
 from lsrjax.tokenizer.writing import write_tokenizer
 
 _ROUTER = "router_config.json"
@@ -52,12 +54,16 @@ def write_towers(
         for index, (kind, module) in enumerate(modules_of(tower).items(), start=1):
             routes[role][f"{role}_{index}_{kind}"] = kind
             write_config(folder / f"{role}_{index}_{kind}", module)
-    _write_router(folder, routes)
+    _write_router(folder, model, routes)
     return prompts
 
 
-def _write_router(folder: pathlib.Path, routes: dict[str, dict[str, str]]) -> None:
+def _write_router(
+    folder: pathlib.Path, model: SavedModel, routes: dict[str, dict[str, str]]
+) -> None:
     """Writes the only root module; `routes` maps role -> folder -> class name."""
+    # The code of modules in folders is looked for here, too.
+    write_code(folder, backbone(model.spec.encoder.family))
     kinds = {name: kind for route in routes.values() for name, kind in route.items()}
     write_json(
         folder / _ROUTER,
@@ -89,6 +95,7 @@ def write_inference_free(model: SavedModel, folder: pathlib.Path) -> None:
     _write_static(folder / query, folder / document, model)
     _write_router(
         folder,
+        model,
         {
             "query": {query: "SparseStaticEmbedding"},
             "document": {document: "Transformer", pooling: "SpladePooling"},

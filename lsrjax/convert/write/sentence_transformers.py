@@ -9,6 +9,7 @@ import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import Tokens
+from lsrjax.convert.read.modules import POOLINGS
 from lsrjax.convert.write.modules import (
     splade_pooling,
     write_model,
@@ -192,7 +193,7 @@ def _embedding(model: SavedModel, head) -> dict[str, Any]:
     """The modules for pooling, projection and normalization that the model uses."""
     pooling = {
         "embedding_dimension": model.spec.encoder.hidden_size,
-        "pooling_mode": model.spec.options.pooling,
+        "pooling_mode": POOLINGS[model.spec.options.pooling],
         "include_prompt": True,
     }
     modules: dict[str, Any] = {"Pooling": (pooling, None)}

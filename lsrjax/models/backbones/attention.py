@@ -1,10 +1,10 @@
 """Self-attention, of any family.
 
 In array names T is all tokens of a batch, C the width of one attention head and M a
-second token axis, the attended one.
+second token axis, the attended one; P is kinds of distances.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,7 @@ class Attention(nnx.Module):
         *,
         rotary: Sequence[Rotary] | None = None,
         window: int | None = None,
+        biases: Sequence[jax.Array] | None = None,
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
         """Mixes the hidden states of each text; returns [T, D].
@@ -72,6 +73,8 @@ class Attention(nnx.Module):
             length of each text, [B] int32, for cuDNN's attention.
           rotary: for each part, how queries and keys turn with their position (RoPE).
           window: how far a token sees to either side; None: all of the text.
+          biases: for each part, what is added to the scaled products of queries and
+            keys, [H, L, L]; not with cuDNN's attention.
           keys_T: a random key for each token; None: no dropout.
         """
         rate = self.config.attention_dropout
@@ -79,9 +82,12 @@ class Attention(nnx.Module):
         if keys_T is not None and rate > 0.0:
             keys = texts.split(keys_T)
         turns = [None] * len(seen) if rotary is None else rotary
+        added = [None] * len(seen) if biases is None else biases
         parts = []
-        for *qkv, seen_by, keys_BL, turn in zip(
-            *map(texts.split, self.qkv(hidden_TD)), seen, keys, turns, strict=True
+        for *qkv, seen_by, keys_BL, turn, bias in zip(
+            *map(texts.split, self.qkv(hidden_TD)),
+            *(seen, keys, turns, added),
+            strict=True,
         ):
             shape = qkv[0].shape
             heads = (*shape[:2], self.config.num_heads, -1)
@@ -92,10 +98,12 @@ class Attention(nnx.Module):
             near = window if window is not None and window < shape[1] - 1 else None
             if keys_BL is not None:
                 mixed_BLHC = attend_with_dropout(
-                    q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL, near
+                    q_BLHC, k_BMHC, v_BMHC, seen_by, rate, keys_BL, near, bias
                 )
             else:
-                mixed_BLHC = attend(q_BLHC, k_BMHC, v_BMHC, seen_by, near)
+                mixed_BLHC = attend(
+                    q_BLHC, k_BMHC, v_BMHC, seen_by, near, bias_HLM=bias
+                )
             if near is not None:
                 alone_BL = ~sees_some(seen_by, shape[1], near)
                 mixed_BLHC = jnp.where(alone_BL[..., None, None], 0, mixed_BLHC)
@@ -104,15 +112,22 @@ class Attention(nnx.Module):
 
 
 def rotary_tables(
-    length: int, width: int, theta: float, stretch: float = 1.0
+    length: int,
+    width: int,
+    theta: float,
+    stretch: float = 1.0,
+    rescaled: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Rotary:
     """Cosines and sines of RoPE's angles, float32.
 
     Position times theta^(-2 i / C) / stretch, for i < C / 2 (Su et al. 2021,
-    arXiv:2104.09864), in float32 as in transformers.
+    arXiv:2104.09864), in float32 as in transformers. `rescaled` changes these speeds,
+    [C / 2], otherwise.
     """
     places = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     speeds = np.float32(1) / np.power(np.float32(theta), places) / np.float32(stretch)
+    if rescaled is not None:
+        speeds = rescaled(speeds)
     angles = np.arange(length, dtype=np.float32)[:, None] * speeds[None]
     return np.cos(angles), np.sin(angles)
 
@@ -143,7 +158,13 @@ def sides(window: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def attend(
-    query_BLHC, key_BMHC, value_BMHC, seen, window: Window = None, scale=None
+    query_BLHC,
+    key_BMHC,
+    value_BMHC,
+    seen,
+    window: Window = None,
+    scale=None,
+    bias_HLM=None,
 ) -> jax.Array:
     """Attention without dropout; cuDNN, which stores no weights, if `seen` is [B].
 
@@ -167,6 +188,7 @@ def attend(
             query_BLHC,
             key_BMHC,
             value_BMHC,
+            bias=None if bias_HLM is None else bias_HLM[None],
             mask=seen[:, None, None, :],
             is_causal=causal,
             local_window_size=near,
@@ -208,10 +230,12 @@ def lengths_of(mask_BM):
 
 
 def attend_with_dropout(
-    query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL, window=None
+    query_BLHC, key_BMHC, value_BMHC, mask_BM, rate, keys_BL, window=None, bias_HLM=None
 ):
     """Like `jax.nn.dot_product_attention`, which lacks dropout on the weights."""
     logits_BHLM = products(query_BLHC, key_BMHC) / query_BLHC.shape[-1] ** 0.5
+    if bias_HLM is not None:
+        logits_BHLM += bias_HLM[None]
     return weighed(logits_BHLM, value_BMHC, mask_BM, rate, keys_BL, window)
 
 
@@ -249,3 +273,80 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
     return jnp.einsum(
         "bhlm,bmhc->blhc", weights_BHLM.astype(value_BMHC.dtype), value_BMHC
     )
+
+
+def log_buckets(
+    length: int, size: int, far: int, *, most: int | None = None
+) -> np.ndarray:
+    """The bucket of the distance of each query and key, [L, L], 0 at the same place.
+
+    Distances below half of the size have buckets of their own, longer ones those of
+    their logarithm (He et al., 2021, arXiv:2006.03654), in float32 as in PyTorch.
+
+    Args:
+      size: of the buckets to one side; `far` less one falls into the last of them.
+      most: the distance that longer ones count as; None: they have buckets further on.
+    """
+    near = size // 2
+    delta = np.arange(length)[:, None] - np.arange(length)[None]
+    a = np.where(np.abs(delta) < near, near - 1, np.abs(delta))
+    a = a if most is None else np.minimum(a, most)
+    logarithm = np.log((np.maximum(a, 1) / near).astype(np.float32))
+    steps = logarithm / np.log(np.float32((far - 1) / near)) * np.float32(near - 1)
+    beyond = np.sign(delta) * (np.ceil(steps) + near)
+    return np.where(a <= near, delta, beyond).astype(np.int64)
+
+
+def attend_to_distances(
+    qkv: Sequence[jax.Array],
+    texts: Texts,
+    seen: tuple[jax.Array, ...],
+    *,
+    key_PAC: jax.Array | None,
+    query_PAC: jax.Array | None,
+    index_of: Callable[[int], np.ndarray],
+    rate: float,
+    keys_T: jax.Array | None,
+) -> jax.Array:
+    """Attention to keys and to distances, [T, D] (He et al., 2021, arXiv:2006.03654).
+
+    The logit of a query and a key is the sum of their product and of those of either
+    with the distance's own key or query, over (C times the number of products)^0.5.
+
+    Args:
+      qkv: queries, keys and values, [T, D] each.
+      seen: for each part, the tokens that others attend to, [B, L] bool.
+      key_PAC: the keys of distances, by attention head; None: no such product.
+      query_PAC: their queries; or None.
+      index_of: gives the row of P for each query and key of texts of a length, [L, L].
+      rate: of dropout on the weights.
+      keys_T: a random key for each token; None: no dropout.
+    """
+    keys: Sequence[jax.Array | None] = [None] * len(seen)
+    if keys_T is not None and rate > 0.0:
+        keys = texts.split(keys_T)
+    of_distances = [x for x in (key_PAC, query_PAC) if x is not None]
+    num_heads, width = of_distances[0].shape[1:]
+    scale = ((1 + len(of_distances)) * width) ** 0.5
+    parts = []
+    for *three, mask_BM, keys_BL in zip(
+        *map(texts.split, qkv), seen, keys, strict=True
+    ):
+        shape = three[0].shape
+        heads = (*shape[:2], num_heads, width)
+        q_BLHC, k_BMHC, v_BMHC = (x.reshape(heads) for x in three)
+        index_LM = jnp.asarray(index_of(shape[1]))
+        logits_BHLM = products(q_BLHC, k_BMHC)
+        if key_PAC is not None:
+            logits_BHLM += _at(products(q_BLHC, key_PAC[None]), index_LM)
+        if query_PAC is not None:
+            towards_BHML = _at(products(k_BMHC, query_PAC[None]), index_LM.T)
+            logits_BHLM += towards_BHML.swapaxes(2, 3)
+        mixed_BLHC = weighed(logits_BHLM / scale, v_BMHC, mask_BM, rate, keys_BL)
+        parts.append(mixed_BLHC.reshape(shape))
+    return texts.join(parts)
+
+
+def _at(products_BHLP: jax.Array, index_LM: jax.Array) -> jax.Array:
+    """The products with each pair's distance, [B, H, L, M]."""
+    return jnp.take_along_axis(products_BHLP, index_LM[None, None], axis=3)

@@ -28,9 +28,17 @@ class Backbone:
       names: of its tensors in checkpoints.
       transformers: how the names of its classes in transformers begin; empty: it has
         none.
+      code: the family is not in transformers, and exports carry model code: that in
+        `convert/templates/{configuration,modeling}_CODE.py`.
       architectures: how the names of its classes begin in a config.json whose
         `model_type` is missing, or that of another family.
-      transform: makes the masked-LM head without its decoder, [T, D] -> [T, D].
+      transform: makes the (masked) language model's head without its decoder,
+        [T, D] -> [T, D].
+      alone: how the name of its class without a head ends.
+      language_model: how the name of its class with such a head ends.
+      task: of that class, in sentence-transformers.
+      head_bias: the head's decoder has a bias.
+      tied: the head's decoder is the word table where config.json does not say.
       classifier: makes a cross-encoder's head, see `classifiers`; None: it has none.
       pooler: the classes have a pooler, whose weights a loader misses.
       pairs_have_types: the second text of a pair has a token type of its own.
@@ -41,8 +49,14 @@ class Backbone:
     encoder: type[Encoder]
     names: Names
     transformers: str = ""
+    code: str = ""
     architectures: str = ""
     transform: Callable[..., nnx.Module] = _berts
+    alone: str = "Model"
+    language_model: str = "ForMaskedLM"
+    task: str = "fill-mask"
+    head_bias: bool = True
+    tied: bool = True
     classifier: Callable[..., nnx.Module] | None = None
     pooler: bool = False
     pairs_have_types: bool = False

@@ -8,8 +8,8 @@ token types. RoBERTa and CamemBERT differ from XLM-RoBERTa in vocabulary only.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -71,9 +71,32 @@ class BertConfig(EncoderConfig):
     type_vocab_size: int
 
     @property
+    def counts_from_padding(self) -> bool:
+        """Whether positions are counted from the row after the padding's id."""
+        return self.family == "xlm-roberta"
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether there is a table of positions."""
+        return True
+
+    @property
+    def norms_ahead(self) -> bool:
+        """Whether each block's input is normalized, and not its sum with the output.
+
+        Then the states after the last layer are normalized too.
+        """
+        return False
+
+    @property
+    def norms_embeddings(self) -> bool:
+        """Whether the embeddings are normalized."""
+        return True
+
+    @property
     def max_length(self) -> int:
         """The most tokens of a text, special tokens included."""
-        if self.family == "xlm-roberta":
+        if self.counts_from_padding:
             # Rows 0..pad_token_id are never used by tokens.
             return self.max_positions - (self.pad_token_id + 1)
         return self.max_positions
@@ -108,9 +131,7 @@ class BertConfig(EncoderConfig):
         return {"position_embedding_type": "absolute", **values}
 
     @classmethod
-    def fresh(
-        cls, family: str, pad_token_id: int, positions: int, **sizes
-    ) -> "BertConfig":
+    def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:
         """The config of an encoder with random weights for texts of some length."""
         bert = family != "xlm-roberta"
         return cls(
@@ -124,7 +145,7 @@ class BertConfig(EncoderConfig):
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and token type embeddings, normalized."""
+    """Sum of word, position and token type embeddings, normalized in most families."""
 
     def __init__(self, config: BertConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
@@ -132,10 +153,12 @@ class Embeddings(nnx.Module):
 
         table = functools.partial(encoder.table, config, rngs)
         self.word = table(config.vocab_size)
-        self.position = table(config.max_positions)
+        if config.has_positions:
+            self.position = table(config.max_positions)
         if config.type_vocab_size:
             self.token_type = table(config.type_vocab_size)
-        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
+        if config.norms_embeddings:
+            self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(
         self,
@@ -145,18 +168,22 @@ class Embeddings(nnx.Module):
         keys_T: jax.Array | None = None,
     ) -> jax.Array:
         """Embeds token ids, of type 0 if `types` is None; returns [T, D]."""
-        embedded_TD = self.word(texts.join(texts.ids)) + self._at_positions(texts)
+        embedded_TD = self.word(texts.join(texts.ids))
+        if self.config.has_positions:
+            embedded_TD += self._at_positions(texts)
         if types is not None:
             embedded_TD += self.token_type(texts.join(types))
         elif self.config.type_vocab_size:
             embedded_TD += self.token_type.embedding[...][0][None]
         embedded_TD = sharding.constrain(embedded_TD, sharding.DATA, None)
-        embedded_TD = self.norm(embedded_TD).astype(self.dtype)
+        if self.config.norms_embeddings:
+            embedded_TD = self.norm(embedded_TD)
+        embedded_TD = embedded_TD.astype(self.dtype)
         return dropout(embedded_TD, self.config.hidden_dropout, keys_T)
 
     def _at_positions(self, texts: Texts) -> jax.Array:
         """The position embeddings of all tokens, [T, D]."""
-        if self.config.family == "xlm-roberta":
+        if self.config.counts_from_padding:
             rows = map(self._rows, texts.ids, texts.mask)
             return self.position(texts.join(rows))
         # One row for all texts of a part instead of a look-up for every token.
@@ -178,7 +205,13 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward block, each normalized after its residual sum."""
+    """Attention and feed-forward block, normalized after their residual sums or ahead.
+
+    Attributes:
+      attention_kind: the class of its attention.
+    """
+
+    attention_kind: Callable[..., nnx.Module] = Attention
 
     def __init__(self, config: BertConfig, *, dtype: DType, rngs: nnx.Rngs):
         self.config = config
@@ -189,28 +222,35 @@ class Layer(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.attention = self.attention_kind(config, dtype=dtype, rngs=rngs)
         self.attention_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
         self.up = dense(size, inner)
         self.down = dense(inner, size)
         self.output_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
 
     def __call__(
-        self,
-        hidden_TD: jax.Array,
-        texts: Texts,
-        seen: tuple[jax.Array, ...],
-        *,
-        keys_T: jax.Array | None = None,
+        self, hidden_TD: jax.Array, batch: encoder.Batch, *, keys_T=None, **attended
     ) -> jax.Array:
-        """Maps hidden states to those of the next layer, [T, D]."""
-        rate = self.config.hidden_dropout
-        mixed_TD = self.attention(hidden_TD, texts, seen, keys_T=subkeys(keys_T, 0))
-        mixed_TD = dropout(mixed_TD, rate, subkeys(keys_T, 1))
-        hidden_TD = self.attention_norm(hidden_TD + mixed_TD)
-        fed_TD = self.down(gelu(self.up(hidden_TD)))
-        fed_TD = dropout(fed_TD, rate, subkeys(keys_T, 2))
-        return self.output_norm(hidden_TD + fed_TD)
+        """Maps hidden states to those of the next layer, [T, D].
+
+        `attended` is what its attention takes besides.
+        """
+        rate, ahead = self.config.hidden_dropout, self.config.norms_ahead
+        states_TD = self.attention_norm(hidden_TD) if ahead else hidden_TD
+        mixed_TD = self.attention(
+            states_TD, batch.texts, batch.seen, keys_T=subkeys(keys_T, 0), **attended
+        )
+        hidden_TD = hidden_TD + dropout(mixed_TD, rate, subkeys(keys_T, 1))
+        hidden_TD = hidden_TD if ahead else self.attention_norm(hidden_TD)
+        states_TD = self.output_norm(hidden_TD) if ahead else hidden_TD
+        fed_TD = self.down(gelu(self.up(states_TD)))
+        hidden_TD = hidden_TD + dropout(fed_TD, rate, subkeys(keys_T, 2))
+        hidden_TD = self.adapted(hidden_TD, batch, subkeys(keys_T, 3))
+        return hidden_TD if ahead else self.output_norm(hidden_TD)
+
+    def adapted(self, hidden_TD, batch: encoder.Batch, keys_T) -> jax.Array:
+        """The second sum as it goes on, [T, D]; families with adapters change it."""
+        return hidden_TD
 
 
 class BertEncoder(encoder.Encoder):
@@ -220,10 +260,16 @@ class BertEncoder(encoder.Encoder):
     token_type}/embedding`, `embeddings/norm/{scale,bias}` and, with a leading axis over
     the layers, `layers/attention/qkv/{kernel,bias}` ([D, 3, D], [3, D]),
     `layers/attention/out/{kernel,bias}`, `layers/attention_norm/{scale,bias}`,
-    `layers/{up,down}/{kernel,bias}`, `layers/output_norm/{scale,bias}`.
+    `layers/{up,down}/{kernel,bias}`, `layers/output_norm/{scale,bias}`. A family that
+    normalizes ahead has `final_norm/{scale,bias}`.
+
+    Attributes:
+      layer_kind: the class of its layers.
     """
 
+    config: BertConfig
     token_types = True
+    layer_kind: type[Layer] = Layer
 
     def __init__(
         self, config: BertConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
@@ -231,8 +277,11 @@ class BertEncoder(encoder.Encoder):
         super().__init__(config, dtype=dtype, rngs=rngs)
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         self.layers = encoder.stack(
-            lambda: Layer(config, dtype=dtype, rngs=rngs), config.num_layers
+            lambda: self.layer_kind(config, dtype=dtype, rngs=rngs), config.num_layers
         )
+        if config.norms_ahead:
+            size, eps = config.hidden_size, config.layer_norm_eps
+            self.final_norm = LayerNorm(size, eps, rngs=rngs)
 
     def embed(self, texts, types, keys_T) -> jax.Array:
         """The embeddings of all tokens, [T, D]."""
@@ -243,9 +292,10 @@ class BertEncoder(encoder.Encoder):
 
         def call(layer, hidden_TD, index, place):
             keys_T = subkeys(batch.keys_T, index + 1)
-            return layer(hidden_TD, batch.texts, batch.seen, keys_T=keys_T)
+            return layer(hidden_TD, batch, keys_T=keys_T)
 
-        return self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        hidden_TD = self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        return self.final_norm(hidden_TD) if self.config.norms_ahead else hidden_TD
 
 
 def bert_masked_lm(head: str) -> dict[str, str]:
@@ -256,14 +306,17 @@ def bert_masked_lm(head: str) -> dict[str, str]:
     )
 
 
-def _names(layer: str, parts: Mapping[str, str], **tables: str) -> dict[str, str]:
+def encoder_names(
+    layer: str, parts: Mapping[str, str], **tables: str
+) -> dict[str, str]:
     """Of an encoder; `parts` maps our module of a layer to theirs, `tables` tables."""
     found = {
         f"embeddings/{ours}/embedding": f"embeddings.{theirs}.weight"
         for ours, theirs in tables.items()
     }
-    found["embeddings/norm/scale"] = "embeddings.LayerNorm.weight"
-    found["embeddings/norm/bias"] = "embeddings.LayerNorm.bias"
+    if tables:
+        found["embeddings/norm/scale"] = "embeddings.LayerNorm.weight"
+        found["embeddings/norm/bias"] = "embeddings.LayerNorm.bias"
     for ours, theirs in parts.items():
         weight = "scale" if ours.endswith("norm") else "kernel"
         found[f"layers/{{i}}/{ours}/{weight}"] = f"{layer}.{theirs}.weight"
@@ -271,7 +324,7 @@ def _names(layer: str, parts: Mapping[str, str], **tables: str) -> dict[str, str
     return found
 
 
-_BERT_NAMES = _names(
+_BERT_NAMES = encoder_names(
     "encoder.layer.{i}",
     {
         "attention/query": "attention.self.query",
@@ -287,7 +340,7 @@ _BERT_NAMES = _names(
     position="position_embeddings",
     token_type="token_type_embeddings",
 )
-_DISTILBERT_NAMES = _names(
+_DISTILBERT_NAMES = encoder_names(
     "transformer.layer.{i}",
     {
         "attention/query": "attention.q_lin",

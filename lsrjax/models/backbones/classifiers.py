@@ -13,11 +13,16 @@ from lsrjax.models.layers import DType, linear
 
 
 class FirstToken(nnx.Module):
-    """Dense layer, tanh, and a linear layer with one output, on the first token.
+    """Dense layer, activation, and a linear layer with one output, on the first token.
 
     As in `BertForSequenceClassification` and `XLMRobertaForSequenceClassification` of
     Hugging Face transformers, with one label. Parameters: `{dense,out}/{kernel,bias}`.
+
+    Attributes:
+      activation: of the dense layer.
     """
+
+    activation = staticmethod(jnp.tanh)
 
     def __init__(
         self, config: EncoderConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
@@ -28,7 +33,7 @@ class FirstToken(nnx.Module):
 
     def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
         """The scores [B]."""
-        hidden_BD = jnp.tanh(self.dense(hidden_BLD[:, 0]))
+        hidden_BD = self.activation(self.dense(hidden_BLD[:, 0]))
         return self.out(hidden_BD)[:, 0].astype(jnp.float32)
 
 

@@ -95,6 +95,7 @@ class Encoder(nnx.Module):
         mask_BL: jax.Array,
         *,
         types_BL: jax.Array | None = None,
+        language_B: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         remat: str = "none",
     ) -> jax.Array:
@@ -103,6 +104,7 @@ class Encoder(nnx.Module):
         Args:
           mask_BL: true or 1 at tokens, false or 0 at padding.
           types_BL: token types of pairs; all 0 by default.
+          language_B: see `Texts.language`.
           dropout_keys_B: a random key for each text; None: no dropout.
           remat: what the backward pass recomputes, a name in `REMAT`.
 
@@ -117,8 +119,11 @@ class Encoder(nnx.Module):
                 f"Token ids of shape {ids_BL.shape} and mask of shape {mask_BL.shape}; "
                 "both have to be [texts, tokens] and equal."
             )
+        part = {"ids": ids_BL, "mask": mask_BL}
+        if language_B is not None:
+            part["language"] = language_B
         hidden_TD = self.encode(
-            Texts.of([{"ids": ids_BL, "mask": mask_BL}]),
+            Texts.of([part]),
             types=None if types_BL is None else (types_BL,),
             dropout_keys=None if dropout_keys_B is None else (dropout_keys_B,),
             remat=remat,
@@ -163,10 +168,9 @@ class Encoder(nnx.Module):
         if types is not None and not self.token_types:
             raise ValueError(f"A {config.family} encoder has no token types.")
         seen = texts.mask if attended is None else attended
-        width = config.hidden_size // config.num_heads
         dropping = dropout_keys is not None and config.attention_dropout > 0.0
         fused = self.fused_attention and not dropping
-        if fused and suits_cudnn(hardware.device(), self.dtype, width):
+        if fused and suits_cudnn(hardware.device(), self.dtype, config.head_width):
             seen = tuple(map(lengths_of, seen))
         keys_T = None
         if dropout_keys is not None:
@@ -233,7 +237,10 @@ class Encoder(nnx.Module):
 
     def _one(self, call, graphdef, hidden_TD, params, index, place):
         # Gathered here, so that the backward pass does not keep them.
-        params = sharding.gathered(params, self.config.num_heads, self.rules)
+        config = self.config
+        params = sharding.gathered(
+            params, config.num_heads, self.rules, key_heads=config.key_heads
+        )
         hidden_TD = call(nnx.merge(graphdef, params), hidden_TD, index, place)
         return sharding.constrain(hidden_TD, sharding.DATA, None)
 

@@ -12,22 +12,34 @@ _MOST = 2**31 - 1  # array indices are int32
 _WHOLE = {
     "num_layers": (1, math.inf, "a whole number above 0"),
     **dict.fromkeys(
-        ("vocab_size", "hidden_size", "num_heads", "intermediate_size"),
+        (
+            *("vocab_size", "hidden_size", "num_heads", "intermediate_size"),
+            *("num_key_heads", "head_size"),
+        ),
         (1, _MOST, "a whole number above 0 that fits in 31 bits"),
     ),
     **dict.fromkeys(
-        ("max_positions", "type_vocab_size", "pad_token_id", "window"),
+        (
+            "max_positions",
+            "type_vocab_size",
+            "pad_token_id",
+            "window",
+            "sliding_window",
+        ),
         (0, _MOST, "a whole number from 0 on that fits in 31 bits"),
     ),
 }
 _REAL = {
     **dict.fromkeys(
-        ("layer_norm_eps", "theta", "local_theta", "stretch"),
+        ("layer_norm_eps", "theta", "local_theta", "stretch", "query_scalar"),
         (lambda x: x > 0, "a number above 0"),
     ),
     **dict.fromkeys(
         ("hidden_dropout", "attention_dropout"),
         (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    ),
+    **dict.fromkeys(
+        ("attention_cap", "logit_cap"), (lambda x: x >= 0, "a number above 0, or null")
     ),
     "initializer_range": (lambda x: x >= 0, "a number from 0 on"),
 }
@@ -113,6 +125,21 @@ class EncoderConfig:
         return 0
 
     @property
+    def key_heads(self) -> int:
+        """Attention heads of keys and values."""
+        return self.num_heads
+
+    @property
+    def head_width(self) -> int:
+        """Of a head's queries and keys."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def head_products(self) -> int:
+        """Multiplications of a token in the masked-LM head ahead of its decoder."""
+        return self.hidden_size**2
+
+    @property
     def layer_products(self) -> int:
         """Multiplications of a token with the kernels of a layer."""
         return 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
@@ -120,6 +147,28 @@ class EncoderConfig:
     def with_dropout(self, rate: float) -> Self:
         """The config with this rate for every kind of dropout."""
         return dataclasses.replace(self, hidden_dropout=rate, attention_dropout=rate)
+
+    def seeing(self, attention: str) -> Self:
+        """The config with attention "causal" or "both" ways.
+
+        Raises:
+          InputError: the family has only one.
+        """
+        raise InputError(
+            f"config.model.attention is {attention!r}, but {self.family} encoders have"
+            " one way to read a text. Leave it out."
+        )
+
+    def with_language(self, language: str) -> Self:
+        """The config whose texts are in a language; some families compute by it.
+
+        Raises:
+          InputError: the family is none of them, or does not know the language.
+        """
+        raise InputError(
+            f"The language {language!r} is named, but a {self.family} encoder computes"
+            " the same for all of them. Leave it out."
+        )
 
     @classmethod
     def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:

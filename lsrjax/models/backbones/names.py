@@ -1,7 +1,7 @@
 """How a family says what other programs call its parameters.
 
 `lsrjax.convert.names` applies it. Paths are ours, with layers apart: `{i}` is the
-number of a layer.
+number of a layer, `{language}` the language of an adapter.
 """
 
 import dataclasses
@@ -28,6 +28,8 @@ class Names:
       classifier: path -> name of a cross-encoder's head.
       bias_copy: second name of the masked-LM bias, if any. It takes precedence: where
         the two differ, programs use its values.
+      aliases: other names of the masked-LM head's tensors -> those above, under which
+        they go out again.
       may_lack: regex of paths that some configs of the family do not have.
       first_apart: the first layer is not like the others, and is `encoder/first`.
       other_prefix: what some checkpoints have in place of the first of `prefixes`.
@@ -40,6 +42,7 @@ class Names:
     masked_lm: Mapping[str, str]
     classifier: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bias_copy: str | None = None
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     may_lack: str = ""
     first_apart: bool = False
     other_prefix: str = ""

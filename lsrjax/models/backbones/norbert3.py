@@ -9,7 +9,6 @@ buckets, A the heads of the positions.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from lsrjax.distributed import sharding
 from lsrjax.distributed.sharding import Rule
 from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
-from lsrjax.models.backbones.attention import products, weighed
+from lsrjax.models.backbones.attention import attend_to_distances, log_buckets
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import (
@@ -104,19 +103,9 @@ _AUTO_MAP = {
 
 
 def buckets(length: int, config: Norbert3Config) -> np.ndarray:
-    """The bucket of each query and key, [L, L], from 0 on.
-
-    Distances up to half of the size have buckets of their own, longer ones those of
-    their logarithm.
-    """
+    """The bucket of each query and key, [L, L], from 0 on."""
     size, far = config.position_buckets, config.max_positions
-    near = size // 2
-    delta = np.arange(length)[:, None] - np.arange(length)[None]
-    a = np.minimum(np.where(np.abs(delta) < near, near - 1, np.abs(delta)), far - 1)
-    with np.errstate(divide="ignore"):
-        logarithm = np.log(a / near) / math.log((far - 1) / near) * (near - 1)
-    beyond = np.sign(delta) * (np.ceil(logarithm) + near)
-    return np.where(a <= near, delta, beyond).astype(np.int64) + size - 1
+    return log_buckets(length, size, far, most=far - 1) + size - 1
 
 
 class Embeddings(nnx.Module):
@@ -164,26 +153,17 @@ class Attention(nnx.Module):
         states_TD = normalized(hidden_TD, config.layer_norm_eps)
         qkv = [*self.qk(states_TD), self.v(states_TD)]
         query_PAC, key_PAC = self._positions(relative_PD)
-        keys: list[jax.Array | None] = [None] * len(texts.ids)
-        weight_keys_T = subkeys(keys_T, 0)
-        if weight_keys_T is not None and rate > 0.0:
-            keys = [*texts.split(weight_keys_T)]
-        parts = []
-        for *three, mask_BM, keys_BL in zip(
-            *map(texts.split, qkv), batch.seen, keys, strict=True
-        ):
-            shape = three[0].shape
-            heads = (*shape[:2], config.num_heads, -1)
-            q_BLHC, k_BMHC, v_BMHC = (x.reshape(heads) for x in three)
-            index_LM = jnp.asarray(buckets(shape[1], config))
-            logits_BHLM = products(q_BLHC, k_BMHC)
-            logits_BHLM += _at(products(q_BLHC, key_PAC[None]), index_LM)
-            towards_BHML = _at(products(k_BMHC, query_PAC[None]), index_LM.T)
-            logits_BHLM += towards_BHML.swapaxes(2, 3)
-            logits_BHLM /= (3 * q_BLHC.shape[-1]) ** 0.5
-            mixed_BLHC = weighed(logits_BHLM, v_BMHC, mask_BM, rate, keys_BL)
-            parts.append(mixed_BLHC.reshape(shape))
-        mixed_TD = self.norm(self.out(texts.join(parts)))
+        mixed_TD = attend_to_distances(
+            qkv,
+            texts,
+            batch.seen,
+            key_PAC=key_PAC,
+            query_PAC=query_PAC,
+            index_of=lambda length: buckets(length, config),
+            rate=rate,
+            keys_T=subkeys(keys_T, 0),
+        )
+        mixed_TD = self.norm(self.out(mixed_TD))
         return dropout(mixed_TD, config.hidden_dropout, subkeys(keys_T, 1))
 
     def _positions(self, relative_PD: jax.Array) -> list[jax.Array]:
@@ -193,11 +173,6 @@ class Attention(nnx.Module):
         heads = (len(relative_PD), self.config.num_heads, 2, -1)
         both_PA2C = both_PD.reshape(heads)
         return [both_PA2C[:, :, 0], both_PA2C[:, :, 1]]
-
-
-def _at(products_BHLP: jax.Array, index_LM: jax.Array) -> jax.Array:
-    """The products with each pair's bucket, [B, H, L, M]."""
-    return jnp.take_along_axis(products_BHLP, index_LM[None, None], axis=3)
 
 
 class Layer(nnx.Module):
@@ -328,6 +303,8 @@ NORBERT3 = Backbone(
             "head/mlm/bias": "classifier.nonlinearity.5.bias",
         },
     ),
+    transformers="Norbert",
+    code="norbert",
     architectures="Norbert",
     transform=Transform,
 )

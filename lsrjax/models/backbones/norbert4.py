@@ -417,6 +417,8 @@ NORBERT4 = Backbone(
             "head/mlm/bias": "classifier.emb2vocab.bias",
         },
     ),
+    transformers="GptBert",
+    code="gptbert",
     architectures="GptBert",
     transform=Transform,
 )

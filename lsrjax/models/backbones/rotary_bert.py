@@ -25,6 +25,7 @@ from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention, Rotary, rotary_tables
 from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.classifiers import FirstToken
 from lsrjax.models.backbones.encoder_config import EncoderConfig, unlike
 from lsrjax.models.layers import (
     ACTIVATIONS,
@@ -458,6 +459,7 @@ GTE = Backbone(
         unused={r"classifier\.(weight|bias)": "weights of tokens, as bge-m3 has them"},
     ),
     transformers="Gte",
+    classifier=FirstToken,
 )
 JINA_V3 = Backbone(
     JinaConfig,
@@ -484,6 +486,7 @@ JINA_V3 = Backbone(
         bias_copy="lm_head.decoder.bias",
     ),
     transformers="JinaEmbeddingsV3",
+    classifier=FirstToken,
     architectures="XLMRobertaFlash",
     pooler=True,
 )
@@ -518,6 +521,7 @@ NOMIC = Backbone(
         zeros=r"cls\.predictions\.(transform\.dense\.)?bias",
     ),
     transformers="NomicBert",
+    classifier=FirstToken,
     transform=_transform,
     pairs_have_types=True,
 )

@@ -9,7 +9,20 @@ from typing import Any
 
 from lsrjax.errors import InputError
 from lsrjax.lookup import imported, known_entry
-from lsrjax.models.backbones import bert, modern, norbert3, norbert4, rotary_bert
+from lsrjax.models.backbones import (
+    bert,
+    deberta,
+    gemma,
+    llama,
+    modern,
+    mpnet,
+    norbert3,
+    norbert4,
+    other_berts,
+    rotary_bert,
+    xlm_roberta_xl,
+    xmod,
+)
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.model_types import MODEL_TYPES
@@ -19,12 +32,24 @@ BACKBONES: dict[str, Backbone] = {
     "bert": bert.BERT,
     "distilbert": bert.DISTILBERT,
     "xlm-roberta": bert.XLM_ROBERTA,
+    "deberta-v2": deberta.DEBERTA,
+    "xlm-roberta-xl": xlm_roberta_xl.XLM_ROBERTA_XL,
+    "xmod": xmod.XMOD,
     "modernbert": modern.MODERNBERT,
     "norbert3": norbert3.NORBERT3,
     "norbert4": norbert4.NORBERT4,
+    "qwen3": llama.QWEN3,
+    "llama": llama.LLAMA,
+    "mistral": llama.MISTRAL,
+    "eurobert": llama.EUROBERT,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
     "gte": rotary_bert.GTE,
     "jina_embeddings_v3": rotary_bert.JINA_V3,
     "nomic_bert": rotary_bert.NOMIC,
+    "electra": other_berts.ELECTRA,
+    "ernie": other_berts.ERNIE,
+    "mpnet": mpnet.MPNET,
 }
 
 

@@ -41,12 +41,7 @@ VARIANTS = {
 ALL = pytest.mark.parametrize("variant", VARIANTS)
 SOME = pytest.mark.parametrize(
     "variant",
-    [
-        v
-        if v in (*CLASSES, "gte stretched")
-        else pytest.param(v, marks=pytest.mark.slow)
-        for v in VARIANTS
-    ],
+    [v if v in CLASSES else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS],
 )
 FAMILIES = pytest.mark.parametrize("family", CLASSES)
 

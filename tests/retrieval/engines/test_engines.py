@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from programs import seismic_here
 from scipy import sparse
 
 from lsrjax import options
@@ -110,6 +111,7 @@ def test_exact_reads_nothing_outside_its_files(tmp_path, file, kind, place, valu
         Exact.open(tmp_path, Exact.Options()).search(matrix(3, 2), 5)
 
 
+@seismic_here.NEEDED
 @pytest.mark.parametrize("columns", [COLUMNS, 70_001])
 def test_seismic_finds_what_exact_finds(tmp_path, columns):
     """Also in its form for more columns than 16 bits number."""
@@ -141,7 +143,7 @@ def test_milvus_ranks_as_exact_does(tmp_path):
         engine.close()
 
 
-@pytest.mark.parametrize("name", ["exact", "seismic", "milvus"])
+@pytest.mark.parametrize("name", ["exact", seismic_here.SEISMIC, "milvus"])
 def test_vectors_come_back(tmp_path, name):
     documents = matrix(60, 8)
     engine = opened(name, tmp_path, vectors_of(documents))
@@ -155,7 +157,7 @@ def test_vectors_come_back(tmp_path, name):
         engine.close()
 
 
-@pytest.mark.parametrize("name", ["exact", "seismic", "milvus"])
+@pytest.mark.parametrize("name", ["exact", seismic_here.SEISMIC, "milvus"])
 def test_documents_without_weights(tmp_path, name):
     nothing = sparse.csr_matrix((3, COLUMNS), dtype=np.float32)
     engine = opened(name, tmp_path, vectors_of(nothing))
@@ -166,7 +168,7 @@ def test_documents_without_weights(tmp_path, name):
         engine.close()
 
 
-@pytest.mark.parametrize("name", ["seismic", "milvus"])
+@pytest.mark.parametrize("name", [seismic_here.SEISMIC, "milvus"])
 def test_negative_weights_are_refused(tmp_path, name):
     documents = matrix(20, 10)
     documents.data[documents.indptr[13]] = -0.5
@@ -174,6 +176,7 @@ def test_negative_weights_are_refused(tmp_path, name):
         opened(name, tmp_path, vectors_of(documents))
 
 
+@seismic_here.NEEDED
 def test_seismic_refuses_what_16_bits_cannot_hold(tmp_path):
     documents = matrix(20, 10)
     documents.data[documents.indptr[3]] = 70_000

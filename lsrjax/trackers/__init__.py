@@ -1,0 +1,1 @@
+"""Trackers: programs that keep and show the numbers of runs; `table.TRACKERS`."""

@@ -1,0 +1,186 @@
+"""Reads what a run, or an evaluation, has left in its folder."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lsrjax import json_files
+from lsrjax.checkpoint import names_on_disk
+from lsrjax.checkpoint.results_file import CONFIG_FILE, RESULTS_FILE
+from lsrjax.config import fields
+from lsrjax.errors import InputError
+from lsrjax.retrieval import result_tables
+from lsrjax.training.evaluate_run import EXAMPLES_FILE, SPEED_FILE
+from lsrjax.training.trackers import METRICS_FILE
+
+_ADVICE = "Put back the file that was written there, or remove it."
+_Numbers = Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A run, finished or not, or the folder of `lsrjax evaluate --out`.
+
+    Attributes:
+      stages: of each stage that has begun, its numbers by name: (step, value).
+      done: the steps of finished stages.
+      config: empty of an evaluation.
+      results: system to language to metric, on the embedded texts.
+      tasks: by name, what `task_tables.described` says.
+      examples: as of `evaluate_run`.
+      speed: documents a second that each stage's model encodes.
+    """
+
+    name: str
+    stages: Mapping[str, _Numbers]
+    done: Mapping[str, int]
+    config: Mapping[str, Any]
+    results: Mapping[str, Any]
+    tasks: Mapping[str, Any]
+    examples: Sequence[Mapping[str, Any]]
+    speed: Mapping[str, float]
+
+
+def read(folders: Sequence[pathlib.Path]) -> list[Record]:
+    """The records of some folders, each with a name of its own.
+
+    Raises:
+      InputError: a folder is of no run, or one of its files is damaged.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if len({*names}) < len(names):
+        names = [str(folder) for folder in folders]
+    return [_read(*each) for each in zip(folders, names, strict=True)]
+
+
+def _read(folder: pathlib.Path, name: str) -> Record:
+    config = _object(folder / CONFIG_FILE)
+    results = _object(folder / RESULTS_FILE)
+    if not config and not results:
+        raise InputError(
+            f"{folder} has neither {CONFIG_FILE} nor {RESULTS_FILE}: it is no folder of"
+            " a run, or of lsrjax evaluate --out. Name one."
+        )
+    tasks = results.pop(result_tables.TASKS, {})
+    stages = _checked(folder / CONFIG_FILE, lambda: [*(config.get("stages") or {})])
+    stages = stages or [fields.ONLY_STAGE]
+    numbers = {stage: _numbers(folder / stage / METRICS_FILE) for stage in stages}
+    done = {
+        stage: _object(folder / stage / names_on_disk.DONE_FILE).get("steps", 0)
+        for stage in stages
+    }
+    return Record(
+        name=name,
+        stages={stage: found for stage, found in numbers.items() if found},
+        done={stage: steps for stage, steps in done.items() if steps},
+        config=config,
+        # An evaluation's has facts of another shape beside its tasks.
+        results=_results(folder / RESULTS_FILE, results) if config else {},
+        tasks=_checked(folder / RESULTS_FILE, lambda: _tasks(tasks)),
+        examples=_examples(folder / EXAMPLES_FILE),
+        speed=_checked(
+            folder / SPEED_FILE,
+            lambda: {
+                system: float(value)
+                for system, value in _object(folder / SPEED_FILE).items()
+            },
+        ),
+    )
+
+
+def _object(path: pathlib.Path) -> dict[str, Any]:
+    return json_files.read_json(path, _ADVICE) if path.is_file() else {}
+
+
+def _checked(path: pathlib.Path, read) -> Any:
+    """What `read` gives; an `InputError` for values of another shape."""
+    try:
+        return read()
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path} is damaged ({error!r}). {_ADVICE}") from error
+
+
+def _results(path: pathlib.Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    return _checked(path, lambda: _table(values))
+
+
+def _table(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        system: {
+            language: {metric: float(value) for metric, value in by_metric.items()}
+            for language, by_metric in by_language.items()
+        }
+        for system, by_language in values.items()
+    }
+
+
+def _tasks(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            "metrics": [str(metric) for metric in task["metrics"]],
+            "results": _table(task["results"]),
+            "prune_curve": _curve(task.get("prune_curve")),
+        }
+        for name, task in values.items()
+    }
+
+
+def _curve(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    budgets = [
+        {
+            "budget": str(one["budget"]),
+            "terms": float(one["terms"]),
+            "values": {key: float(value) for key, value in one["values"].items()},
+        }
+        for one in values["budgets"]
+    ]
+    return {**values, "metric": str(values["metric"]), "budgets": budgets}
+
+
+def _examples(path: pathlib.Path) -> list[Mapping[str, Any]]:
+    if not path.is_file():
+        return []
+    return _checked(
+        path,
+        lambda: [
+            {
+                "query": str(one["query"]),
+                "lang": str(one["lang"]),
+                "terms": {
+                    view: [(str(term), float(weight)) for term, weight in terms]
+                    for view, terms in one["terms"].items()
+                },
+                "found": [
+                    (int(rank), str(title), bool(right))
+                    for rank, title, right in one["found"]
+                ],
+                "because": [
+                    (str(term), str(view), float(part))
+                    for term, view, part in one.get("because", ())
+                ],
+            }
+            for one in json.loads(path.read_text(encoding="utf-8"))
+        ],
+    )
+
+
+def _numbers(path: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
+    """The finite numbers of a stage; a run that is under way has an unfinished line."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    if not path.is_file():
+        return found
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+            step = float(record.pop("step"))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        for name, value in record.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(name, []).append((step, float(value)))
+    return found
