@@ -34,8 +34,9 @@ from lsrjax.tokenizer.files import (
 # The class of a tokenizer that is nothing but its tokenizer.json: transformers 4 and 5
 # know the first, 5 writes the second.
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# Model types for which AutoTokenizer uses such a class.
-_PLAIN_MODELS = (None, "milco", *MODEL_TYPES)
+# Model types for which AutoTokenizer uses such a class, and does not change what it
+# reads: of Mistral's it may replace the pre-tokenizer.
+_PLAIN_MODELS = {None, "milco", *MODEL_TYPES} - {"mistral"}
 ROLES = tuple(f"{role}_token" for role in "bos eos unk sep pad cls mask".split())
 # Other keys of a plain tokenizer_config.json that do not change a token.
 _HARMLESS = (

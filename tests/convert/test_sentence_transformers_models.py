@@ -317,8 +317,8 @@ BROKEN = {
     ),
     "other pooling": (
         "csr",
-        lambda f: change(f, "1_Pooling/config.json", pooling_mode="lasttoken"),
-        "pooling 'lasttoken'",
+        lambda f: change(f, "1_Pooling/config.json", pooling_mode="weightedmean"),
+        "pooling 'weightedmean'",
     ),
     "normalization of another kind": (
         "csr",

@@ -220,7 +220,7 @@ def test_two_processes_train(tmp_path):
     assert [m["step"] for m in two] == [m["step"] for m in one] == [1, 2, 3, 4, 5]
     for a, b in zip(two, one, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-    assert "[0] " in ended.stdout and "teacher 5/5" in ended.stdout
+    assert "[0] " in ended.stdout and "stage=teacher step=5/5" in ended.stdout
     close = {"rtol": 0, "atol": 1e-5}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), *models)
 
