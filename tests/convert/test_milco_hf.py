@@ -148,6 +148,10 @@ def test_vectors_in_transformers_5(models, texts, documents, case):
     check(model, program.encode(str(folder), texts, documents), texts, documents)
 
 
+# transformers 4.57 has no classes for them.
+ONLY_IN_5 = ("gte", "jina_embeddings_v3", "nomic_bert")
+
+
 @pytest.fixture(scope="session")
 def transformers_4(tmp_path_factory):
     """Python of an environment with transformers 4.57.6."""
@@ -169,6 +173,8 @@ def test_vectors_in_transformers_4(models, texts, documents, transformers_4, tmp
     environment["HF_HUB_OFFLINE"] = "1"
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
     for case, (model, folder) in models.items():
+        if case in ONLY_IN_5:
+            continue
         out = tmp_path / f"{case}.npz"
         command = [transformers_4, PROGRAM, folder, given, out]
         subprocess.run(command, env=environment, check=True)

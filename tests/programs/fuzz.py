@@ -4,8 +4,8 @@ python fuzz.py configs|data|models COUNT [FIRST]
 
 Input i is a function of i, from FIRST (0) on: `fuzz.py models 1 17` is number 17 again.
 Each is refused with a message, as the programs print it, or taken. A fault is any other
-error, more than 120 s, a value that is not finite and was taken, or code that a file
-named and that was imported. Prints each fault, then counts as JSON, and ends with 1 if
+error, more than 120 s, a value that is not finite and was taken, or code that a file of
+data or of a model named and that was imported. Prints each fault, then counts as JSON, and ends with 1 if
 there is a fault.
 """
 
@@ -471,9 +471,10 @@ def fuzz(kind: str, count: int, first: int, folder: pathlib.Path) -> dict[str, i
         finally:
             signal.alarm(0)
             faulthandler.cancel_dump_traceback_later()
-        if mutations.MODULE in sys.modules:
+        # A config is the user's own, and may name code.
+        if sys.modules.pop(mutations.MODULE, None) and kind != "configs":
             counts["faults"] += 1
-            print(f"{kind} {number}: imported {sys.modules.pop(mutations.MODULE)}")
+            print(f"{kind} {number}: imported {mutations.MODULE}")
         shutil.rmtree(own, ignore_errors=True)
     return dict(counts)
 

@@ -195,7 +195,7 @@ def test_trackio_goes_on_with_the_same_run(tmp_path):
     program = f"""
 import json, pathlib, sys
 sys.path += {sys.path!r}
-from trackers import test_programs as tests
+from trackers import test_tracker_programs as tests
 folder = pathlib.Path({str(tmp_path)!r})
 id = tests.resumed(folder, {{"trackio": {{"project": "milco"}}}})
 from trackio.sqlite_storage import SQLiteStorage
