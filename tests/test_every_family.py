@@ -29,8 +29,8 @@ pytestmark = pytest.mark.slow
 FAMILIES = pytest.mark.parametrize("family", BACKBONES)
 BERT = pathlib.Path(__file__).parent / "golden" / "bert"
 LENGTHS = {"query": 9, "document": 13}
-# Their positions are columns of the batch, as in transformers; DeBERTa's where its config
-# has `position_biased_input`, as here.
+# Their positions are columns of the batch, as in transformers; DeBERTa's where its
+# config has `position_biased_input`, as here.
 FROM_THE_LEFT = ("bert", "distilbert", "electra", "ernie", "deberta-v2")
 WORDS = (
     "the old library reads files fast and prints fonts on every small screen".split()

@@ -5,8 +5,8 @@ python fuzz.py configs|data|models COUNT [FIRST]
 Input i is a function of i, from FIRST (0) on: `fuzz.py models 1 17` is number 17 again.
 Each is refused with a message, as the programs print it, or taken. A fault is any other
 error, more than 120 s, a value that is not finite and was taken, or code that a file of
-data or of a model named and that was imported. Prints each fault, then counts as JSON, and ends with 1 if
-there is a fault.
+data or of a model named and that was imported. Prints each fault, then counts as JSON,
+and ends with 1 if there is a fault.
 """
 
 import collections
