@@ -1,7 +1,7 @@
 """How tests compile: quickly; programs that they start compile as those of users.
 
-And their order: files that take minutes come first, so that none is left for one process
-at the end.
+And their order: files that take minutes come first, so that none is left for one of two
+processes at the end.
 """
 
 import os
