@@ -17,7 +17,7 @@ from lsrjax.models.backbones.mpnet import MPNetConfig
 from lsrjax.models.backbones.norbert3 import Norbert3Config
 from lsrjax.models.backbones.norbert4 import Norbert4Config
 from lsrjax.models.backbones.other_berts import ElectraConfig
-from lsrjax.models.backbones.rotary_bert import (
+from lsrjax.models.backbones.rotary_config import (
     GteConfig,
     JinaConfig,
     NomicConfig,

@@ -233,7 +233,7 @@ class Layer(nnx.Module):
     ) -> jax.Array:
         """Maps hidden states to those of the next layer, [T, D].
 
-        `attended` is what its attention takes besides.
+        `attended` is passed on to its attention.
         """
         rate, ahead = self.config.hidden_dropout, self.config.norms_ahead
         states_TD = self.attention_norm(hidden_TD) if ahead else hidden_TD

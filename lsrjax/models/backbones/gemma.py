@@ -99,6 +99,16 @@ class Gemma3Config(Gemma2Config):
             raise ValueError(
                 f"use_bidirectional_attention is {both!r}, not true or false."
             )
+        if both and "is_causal" in config:
+            raise ValueError(
+                "use_bidirectional_attention and is_causal are both given, and their"
+                " windows differ. Take the config.json of the weights."
+            )
+        if (cap := config.get("attn_logit_softcapping")) is not None:
+            raise ValueError(
+                f"attn_logit_softcapping is {cap!r}, which Gemma 3's code does not"
+                " read; choose a checkpoint without it."
+            )
         super().refuse({**config, "use_bidirectional_attention": None})
 
     @classmethod

@@ -35,8 +35,9 @@ class LlamaConfig(EncoderConfig):
       attention_bias: of queries, keys, values and the output.
       mlp_bias: of the feed-forward block.
       causal: a token sees those before it only.
-      sliding_window: as in config.json: a causal local layer sees so many tokens, one
-        in both directions so many to either side; 0: there is none.
+      sliding_window: as in config.json: tokens that a token of a causal local layer
+        sees, or that one of a local layer in both directions sees to either side; 0:
+        there are no local layers.
       pattern: whether a layer sees all, for one period; layer i is like i modulo its
         length.
       local_theta: RoPE's base in local layers, if they have their own.
@@ -157,11 +158,6 @@ class LlamaConfig(EncoderConfig):
     def refuse(cls, config: Mapping[str, Any]) -> None:
         """Refuses what would change the mathematics."""
         super().refuse(config)
-        if (share := config.get("partial_rotary_factor")) not in (None, 1):
-            raise ValueError(
-                f"partial_rotary_factor is {share!r}, which is not implemented; choose"
-                " a checkpoint without it."
-            )
         if both := config.get("use_bidirectional_attention"):
             raise ValueError(
                 f"use_bidirectional_attention is {both!r}, which this family's code"

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A block of at least so many tokens: smaller products are slow.
+# The fewest tokens of a block: smaller products are slow.
 _LEAST = 64
 
 
 def block_size(window: tuple[int, int]) -> int:
-    """Tokens of a block, for a window of so many to the left and to the right."""
+    """Tokens of a block, for a window's reach to the left and to the right."""
     return max(_LEAST, (max(window) + 1) // 2)
 
 

@@ -16,12 +16,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed import sharding
-from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention, rotary_tables
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.classifiers import mean_of_tokens
-from lsrjax.models.backbones.encoder_config import EncoderConfig, unlike
+from lsrjax.models.backbones.encoder_config import EncoderConfig
+from lsrjax.models.backbones.rope_settings import (
+    FULL,
+    LOCAL,
+    check_pairs,
+    read_pattern,
+    read_rope,
+)
 from lsrjax.models.layers import (
     DType,
     LayerNorm,
@@ -34,11 +40,10 @@ from lsrjax.models.layers import (
 )
 from lsrjax.options import Options, option
 
-_FULL, _LOCAL = "full_attention", "sliding_attention"
 # The base of RoPE by the kind of a layer, and its key before transformers 5.
 _THETAS = {
-    "theta": (_FULL, "global_rope_theta", 160_000.0),
-    "local_theta": (_LOCAL, "local_rope_theta", 10_000.0),
+    "theta": (FULL, "global_rope_theta", 160_000.0),
+    "local_theta": (LOCAL, "local_rope_theta", 10_000.0),
 }
 
 
@@ -98,11 +103,7 @@ class ModernConfig(EncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.hidden_size // self.num_heads % 2:
-            raise InputError(
-                f"hidden_size {self.hidden_size} over num_heads {self.num_heads} is"
-                " odd, and RoPE turns pairs; correct one of them in the config."
-            )
+        check_pairs(self)
 
     @property
     def layer_products(self) -> int:
@@ -123,6 +124,11 @@ class ModernConfig(EncoderConfig):
                     f"{key} is {config[key]!r}, but only {wanted!r} is implemented;"
                     " choose a checkpoint trained with it."
                 )
+        if config.get("rope_scaling"):
+            raise ValueError(
+                f"rope_scaling is {config['rope_scaling']!r}, which is not implemented;"
+                " choose a checkpoint without it."
+            )
         pooling = config.get("classifier_pooling", "cls")
         if pooling not in ("cls", "mean"):
             raise ValueError(
@@ -135,21 +141,21 @@ class ModernConfig(EncoderConfig):
         """RoPE's bases and the pattern of layers, in the words of either release."""
         found: dict[str, Any] = {"pattern": _pattern(config), "pad_token_id": 50_283}
         for field, (kind, old, default) in _THETAS.items():
-            value = _rope(config, kind, old)
-            found[field] = default if value is None else value
-            if wanted := unlike(field, found[field]):
+            found[field], changed = read_rope(config, default, kind, old)
+            if changed:
                 raise ValueError(
-                    f"The rope_theta of {kind} is {value!r}, not {wanted}."
+                    f"The RoPE of {kind} is rescaled by {changed}, which is not"
+                    " implemented; choose a checkpoint without it."
                 )
         return found
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a Hugging Face config.json, without `architectures`."""
         kinds = [
-            _FULL if self.pattern[i % len(self.pattern)] else _LOCAL
+            FULL if self.pattern[i % len(self.pattern)] else LOCAL
             for i in range(self.num_layers)
         ]
-        thetas = {_FULL: self.theta, _LOCAL: self.local_theta}
+        thetas = {FULL: self.theta, LOCAL: self.local_theta}
         values = {
             "layer_types": kinds,
             "rope_parameters": {
@@ -185,48 +191,7 @@ def _pattern(config: Mapping[str, Any]) -> tuple[bool, ...]:
             f"global_attn_every_n_layers is {every!r}, which has to be a whole number"
             " above 0. Take the config.json of the weights."
         )
-    pattern = (True,) + (False,) * (every - 1)
-    kinds = config.get("layer_types")
-    if kinds is None:
-        return pattern
-    count = config.get("num_hidden_layers", 22)
-    known = isinstance(kinds, list) and all(kind in (_FULL, _LOCAL) for kind in kinds)
-    if not known or len(kinds) != count:
-        raise ValueError(
-            f"layer_types has to name {_FULL} or {_LOCAL} for each of the {count}"
-            f" layers, and is {kinds!r}. Take the config.json of the weights."
-        )
-    full = [kind == _FULL for kind in kinds]
-    if all(one == pattern[i % every] for i, one in enumerate(full)):
-        return pattern
-    period = next(
-        n
-        for n in range(1, len(full) + 1)
-        if all(one == full[i % n] for i, one in enumerate(full))
-    )
-    return tuple(full[:period])
-
-
-def _rope(config: Mapping[str, Any], kind: str, old: str) -> Any:
-    """RoPE's base of a kind of layers; refuses another RoPE than the plain one."""
-    if config.get("rope_scaling"):
-        raise ValueError(
-            f"rope_scaling is {config['rope_scaling']!r}, which is not implemented;"
-            " choose a checkpoint without it."
-        )
-    own = (config.get("rope_parameters") or {}).get(kind) or {}
-    changed = {
-        key: value
-        for key, value in own.items()
-        if key not in ("rope_type", "rope_theta")
-        or (key == "rope_type" and value != "default")
-    }
-    if changed:
-        raise ValueError(
-            f"rope_parameters of {kind} have {changed!r}, which is not implemented;"
-            " choose a checkpoint with RoPE of the type 'default'."
-        )
-    return own.get("rope_theta", config.get(old))
+    return read_pattern(config, [FULL] + [LOCAL] * (every - 1))
 
 
 class Embeddings(nnx.Module):

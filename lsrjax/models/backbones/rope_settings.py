@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lsrjax.models.backbones.encoder_config import unlike
+from lsrjax.errors import InputError
+from lsrjax.models.backbones.encoder_config import EncoderConfig, unlike
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 # A kind of RoPE -> the numbers that it needs, in the order of `rope_scaling`.
@@ -63,14 +64,30 @@ def read_rope(
       ValueError: a kind of RoPE that is not implemented.
     """
     own = config.get("rope_parameters") or {}
-    own = own.get(kind) or {} if kind else own
-    before = config.get("rope_scaling") or {}
-    if not isinstance(own, dict) or not isinstance(before, dict):
-        raise ValueError(f"rope_parameters are {own!r}, and rope_scaling {before!r}.")
-    given = ({} if kind == LOCAL else before) | own
+    scaling = config.get("rope_scaling") or {}
+    if kind and own:
+        if not isinstance(own, dict) or not own.keys() & {FULL, LOCAL}:
+            raise ValueError(
+                f"rope_parameters is {own!r}, which has to name {FULL} and {LOCAL}."
+                " Take the config.json of the weights."
+            )
+        own = own.get(kind) or {}
+    if not isinstance(own, dict) or not isinstance(scaling, dict):
+        raise ValueError(f"rope_parameters is {own!r}, and rope_scaling {scaling!r}.")
+    # Where both are given, transformers uses `rope_scaling`.
+    if kind:
+        given = own | ({} if kind == LOCAL else scaling)
+    else:
+        given = dict(scaling or own)
     theta = given.pop("rope_theta", config.get(old))
+    given.setdefault("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if given["partial_rotary_factor"] in (None, 1):
+        del given["partial_rotary_factor"]
     old_name = given.pop("type", "default")
     name = given.pop("rope_type", old_name)
+    original = "original_max_position_embeddings"
+    if original in given and config.get(original) is not None:
+        given[original] = config[original]  # as in transformers
     where = f"The RoPE of {kind or 'the config'}"
     if name not in RESCALED or set(given) != set(RESCALED[name]):
         raise ValueError(
@@ -80,10 +97,24 @@ def read_rope(
         )
     theta = unsaid if theta is None else theta
     numbers = tuple(given[key] for key in RESCALED[name])
-    for number in (theta, *numbers):
+    for key, number in zip(
+        ("rope_theta", *RESCALED[name]), (theta, *numbers), strict=True
+    ):
         if wanted := unlike("theta", number):
-            raise ValueError(f"{where} has {number!r}, not {wanted}.")
+            raise ValueError(
+                f"{where}: {key} is {number!r}, which has to be {wanted}. Take the"
+                " config.json of the weights."
+            )
     return theta, numbers
+
+
+def check_pairs(config: EncoderConfig) -> None:
+    """Refuses heads whose states cannot be turned in pairs."""
+    if config.head_width % 2:
+        raise InputError(
+            f"hidden_size {config.hidden_size} over num_heads {config.num_heads} is"
+            " odd, and RoPE turns pairs; correct one of them in the config."
+        )
 
 
 def kind_of(numbers: tuple[float, ...]) -> str:

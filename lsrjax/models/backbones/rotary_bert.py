@@ -11,22 +11,25 @@ tensors are read as well, and tensors go out under these names, as transformers 
 them.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed import sharding
-from lsrjax.errors import InputError
 from lsrjax.models.backbones import encoder, names
 from lsrjax.models.backbones.attention import Attention, Rotary, rotary_tables
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.classifiers import FirstToken
-from lsrjax.models.backbones.encoder_config import EncoderConfig, unlike
+from lsrjax.models.backbones.rotary_config import (
+    GteConfig,
+    JinaConfig,
+    NomicConfig,
+    RotaryConfig,
+)
 from lsrjax.models.layers import (
     ACTIVATIONS,
     DType,
@@ -38,236 +41,6 @@ from lsrjax.models.layers import (
     subkeys,
 )
 from lsrjax.models.texts import Texts
-
-
-@dataclasses.dataclass(frozen=True)
-class RotaryConfig(EncoderConfig):
-    """Of `RotaryEncoder`; each family has a subclass.
-
-    Attributes:
-      type_vocab_size: rows of the token type table, see `BertConfig`; 0: no table.
-      theta: RoPE's base.
-      stretch: what RoPE's angles are divided by.
-    """
-
-    KEYS: ClassVar[Mapping[str, str]] = {
-        "vocab_size": "vocab_size",
-        "hidden_size": "hidden_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-        "max_positions": "max_position_embeddings",
-        "type_vocab_size": "type_vocab_size",
-        "pad_token_id": "pad_token_id",
-        "layer_norm_eps": "layer_norm_eps",
-        "hidden_act": "hidden_act",
-        "hidden_dropout": "hidden_dropout_prob",
-        "attention_dropout": "attention_probs_dropout_prob",
-        "initializer_range": "initializer_range",
-    }
-    # Values of fields that a config.json may leave out, as in transformers.
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
-    # Keys of the authors' code, and the only values that are implemented.
-    ONLY: ClassVar[Mapping[str, Any]] = {}
-    # The feed-forward block: gated; with dropout between its products; with biases.
-    gated: ClassVar[bool] = True
-    drops_inside: ClassVar[bool] = False
-    up_bias: ClassVar[bool] = False
-    down_bias: ClassVar[bool] = True
-    attention_bias: ClassVar[bool] = True
-
-    type_vocab_size: int = 1
-    theta: float = 10_000.0
-    stretch: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.hidden_size // self.num_heads % 2:
-            raise InputError(
-                f"hidden_size {self.hidden_size} over num_heads {self.num_heads} is"
-                " odd, and RoPE turns pairs; correct one of them in the config."
-            )
-
-    @property
-    def layer_products(self) -> int:
-        """Multiplications of a token with the kernels of a layer."""
-        inner = (3 if self.gated else 2) * self.intermediate_size
-        return 4 * self.hidden_size**2 + inner * self.hidden_size
-
-    @classmethod
-    def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:
-        """The config of an encoder with random weights for texts of some length."""
-        usual = {k: v for k, v in cls.DEFAULTS.items() if k != "pad_token_id"}
-        return super().fresh(family, pad_token_id, positions, **{**usual, **sizes})
-
-    @classmethod
-    def from_hf(cls, family: str, config: Mapping[str, Any]) -> Self:
-        """Reads a config.json in the words of transformers or of the authors."""
-        for key, wanted in cls.ONLY.items():
-            if (found := config.get(key)) is not None and found != wanted:
-                raise ValueError(
-                    f"{key} is {found!r}, but only {wanted!r} is implemented for"
-                    f" {family}; choose a checkpoint trained with it."
-                )
-        return super().from_hf(family, cls.in_stock_words(config))
-
-    @classmethod
-    def in_stock_words(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The content of a config.json with the keys of transformers."""
-        return config
-
-    @classmethod
-    def defaults(cls, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What transformers fills in, and RoPE's base and stretch."""
-        theta, stretch = _rope(config, cls.DEFAULTS["theta"])
-        heads = config.get("num_attention_heads")
-        if heads and config.get("head_dim") not in (
-            None,
-            config.get("hidden_size", 0) // heads,
-        ):
-            raise ValueError(
-                f"head_dim is {config['head_dim']!r}, but only heads that divide"
-                " hidden_size are implemented; choose a checkpoint with them."
-            )
-        return {**cls.DEFAULTS, "theta": theta, "stretch": stretch}
-
-    def to_hf(self) -> dict[str, Any]:
-        """The content of a Hugging Face config.json, without `architectures`."""
-        rope: dict[str, Any] = {"rope_type": "default", "rope_theta": self.theta}
-        if self.stretch != 1.0:
-            rope |= {"rope_type": "linear", "factor": self.stretch}
-        return {**super().to_hf(), "rope_parameters": rope}
-
-
-def _rope(config: Mapping[str, Any], default: float) -> tuple[float, float]:
-    """RoPE's base and stretch, in the words of either release of transformers."""
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"RoPE's parameters are {found!r}, which is not an object.")
-    kind = found.get("rope_type", found.get("type", "default"))
-    factor = found.get("factor", 1.0) if kind != "default" else 1.0
-    theta = found.get("rope_theta", config.get("rope_theta"))
-    theta = default if theta is None else theta
-    known = {"rope_type", "type", "factor", "rope_theta"}
-    # `mixed_b` of GTE's code is null, or another formula.
-    more = {k: v for k, v in found.items() if k not in known and v is not None}
-    if more or kind not in ("default", "linear", "ntk"):
-        raise ValueError(
-            f"RoPE is of the type {kind!r} with {found!r}; 'default', 'linear' and the"
-            " fixed 'ntk' of GTE's code are implemented. Choose a checkpoint with one"
-            " of them."
-        )
-    for field, value in (("theta", theta), ("stretch", factor)):
-        if wanted := unlike(field, value):
-            raise ValueError(
-                f"RoPE's {'rope_theta' if field == 'theta' else 'factor'} is"
-                f" {value!r}, which has to be {wanted}."
-            )
-    if kind != "ntk":
-        return float(theta), float(factor)
-    # GTE's code scales the base, and divides the angles so that the slowest turns
-    # `factor` times as slowly (https://kexue.fm/archives/9706, equation 6).
-    width = config["hidden_size"] // config["num_attention_heads"]
-    return float(theta) * factor, factor ** (2 / width)
-
-
-@dataclasses.dataclass(frozen=True)
-class GteConfig(RotaryConfig):
-    """Of GTE."""
-
-    ONLY: ClassVar[Mapping[str, Any]] = {
-        "position_embedding_type": "rope",
-        "layer_norm_type": "layer_norm",
-        "logn_attention_scale": False,
-    }
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
-        "type_vocab_size": 1,
-        "pad_token_id": 1,
-        "attention_dropout": 0.0,
-        "theta": 160_000.0,
-    }
-    drops_inside: ClassVar[bool] = True
-
-
-@dataclasses.dataclass(frozen=True)
-class JinaConfig(RotaryConfig):
-    """Of Jina v3."""
-
-    ONLY: ClassVar[Mapping[str, Any]] = {"position_embedding_type": "rotary"}
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
-        "type_vocab_size": 1,
-        "pad_token_id": 1,
-        "layer_norm_eps": 1e-5,
-        "theta": 20_000.0,
-    }
-    gated: ClassVar[bool] = False
-    up_bias: ClassVar[bool] = True
-
-    @classmethod
-    def in_stock_words(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The content of a config.json with the keys of transformers."""
-        return {"rope_theta": config.get("rotary_emb_base"), **config}
-
-
-# Nomic's code has GPT-2's words.
-_NOMIC_WORDS = {
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_inner": "intermediate_size",
-    "n_positions": "max_position_embeddings",
-    "layer_norm_epsilon": "layer_norm_eps",
-    "resid_pdrop": "hidden_dropout_prob",
-    "attn_pdrop": "attention_probs_dropout_prob",
-    "rotary_emb_base": "rope_theta",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class NomicConfig(RotaryConfig):
-    """Of Nomic's v1 and v1.5; v2 has experts."""
-
-    ACTIVATION: ClassVar[str] = "silu"
-    ONLY: ClassVar[Mapping[str, Any]] = {
-        "num_experts": 0,
-        "moe_every_n_layers": 0,
-        "activation_function": "swiglu",
-        "prenorm": False,
-        "parallel_block": False,
-        "causal": False,
-        "use_rms_norm": False,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "rotary_emb_fraction": 1.0,
-        "rotary_emb_interleaved": False,
-        "rotary_emb_scale_base": 0,
-        "qkv_proj_bias": False,
-        "mlp_fc1_bias": False,
-        "mlp_fc2_bias": False,
-    }
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
-        "type_vocab_size": 2,
-        "pad_token_id": 0,
-        "hidden_act": "silu",
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "theta": 1_000.0,
-    }
-    attention_bias: ClassVar[bool] = False
-    down_bias: ClassVar[bool] = False
-    hidden_act: str = "silu"
-
-    @classmethod
-    def in_stock_words(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The content of a config.json with the keys of transformers."""
-        old = {new: config[key] for key, new in _NOMIC_WORDS.items() if key in config}
-        found = {**old, **config}
-        if config.get("rotary_scaling_factor"):
-            # It changes the angles of a batch with a longer text, and only then.
-            trained = config.get("max_trained_positions") or 2048
-            most = found.get("max_position_embeddings") or trained
-            found["max_position_embeddings"] = min(most, trained)
-        return found
 
 
 class Embeddings(nnx.Module):

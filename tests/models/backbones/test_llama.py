@@ -1,5 +1,7 @@
 """Llama-shaped encoders against PyTorch transformers, and what is their own."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from flax import nnx
 from lsrjax.convert.names import by_layer, export_state, import_state
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
+from lsrjax.models.backbones.rope_settings import RESCALED
 from lsrjax.models.backbones.table import backbone, read_config
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.texts import Texts
@@ -253,6 +256,31 @@ def test_configs_from_before_transformers_5_are_the_same():
     assert (found.theta, found.local_theta) == (999.0, 99.0)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_a_scaling_of_rope_is_read_as_in_transformers(family):
+    numbers = {"rope_type": "linear", "factor": 2.0}
+    own = {"rope_type": "default", "rope_theta": 50.0}
+    own = {"full_attention": own} if family == "gemma3_text" else own
+    both = {"rope_parameters": own, "rope_scaling": numbers, "rope_theta": 90.0}
+    llama3 = {k: v for k, v in LLAMA3.items() if k != "rope_theta"}
+    moved = {"rope_scaling": llama3, "original_max_position_embeddings": 8}
+    for change in (both, moved) if family == "llama" else (both,):
+        raw = SIZES | change
+        # Its constructor moves what is in the dicts.
+        made = transformers.AutoConfig.for_model(family, **copy.deepcopy(raw))
+        found = read_config({"model_type": family, **raw})
+        assert (found.theta, found.rope_scaling) == _rope_of(made)
+
+
+def _rope_of(made):
+    made.standardize_rope_params()  # as its model does
+    rope = dict(made.rope_parameters)
+    rope = dict(rope.get("full_attention", rope))
+    theta = rope.pop("rope_theta")
+    keys = RESCALED[rope["rope_type"]]
+    return theta, tuple(rope[key] for key in keys)
+
+
 def test_attention_goes_the_way_that_is_asked_for():
     _, encoder, _ = pair("mistral")
     ids, mask = texts(9, [9])
@@ -323,6 +351,18 @@ def test_the_last_token_is_found_on_either_side():
             {"rope_parameters": {"partial_rotary_factor": 0.5}},
             "partial_rotary",
         ),
+        ("llama", {"partial_rotary_factor": 0.5}, "'partial_rotary_factor': 0.5"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_theta": 5.0}},
+            "rope_parameters is .* to name full_attention and",
+        ),
+        (
+            "gemma3_text",
+            {"use_bidirectional_attention": True, "is_causal": False},
+            "both given, and their windows differ",
+        ),
+        ("gemma3_text", {"attn_logit_softcapping": 2.0}, "softcapping is 2.0"),
         ("llama", {"num_key_value_heads": 3}, "4 is not divisible by .*heads 3"),
         ("llama", {"head_dim": 5}, "head_dim 5 is odd"),
         ("llama", {"use_bidirectional_attention": True}, '"is_causal": false'),

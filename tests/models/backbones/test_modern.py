@@ -266,8 +266,10 @@ def test_a_config_from_before_transformers_5_is_the_same():
         ),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
-            r"rope_parameters of full_attention have .*yarn",
+            r"RoPE of full_attention .*yarn",
         ),
+        ({"rope_parameters": {"rope_theta": 5.0}}, r"rope_parameters is .* to name"),
+        ({"partial_rotary_factor": 0.5}, r"'partial_rotary_factor': 0.5"),
         ({"hidden_activation": "silu"}, r"'silu'.*exact 'gelu'"),
         ({"decoder_bias": False}, r"decoder_bias is False"),
         ({"classifier_activation": "silu"}, r"classifier_activation is 'silu'"),
@@ -276,7 +278,7 @@ def test_a_config_from_before_transformers_5_is_the_same():
         ({"norm_bias": 1}, r"norm_bias is 1, which has to be true or false"),
         ({"hidden_size": 12}, r"is odd, and RoPE turns pairs"),
         ({"global_attn_every_n_layers": 0}, r"global_attn_every_n_layers is 0"),
-        ({"local_rope_theta": -1.0}, r"rope_theta of sliding_attention is -1"),
+        ({"local_rope_theta": -1.0}, r"RoPE of sliding_attention: rope_theta is -1"),
     ],
 )
 def test_what_would_change_the_mathematics_is_refused(change, message):

@@ -28,6 +28,13 @@ CLASSES = {
     "jina_embeddings_v3": "JinaEmbeddingsV3",
     "nomic_bert": "NomicBert",
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 LINEAR = {"rope_type": "linear", "factor": 1.7, "rope_theta": 700.0}
 # What published checkpoints vary.
 VARIANTS = {
@@ -264,6 +271,13 @@ def test_scaling_with_the_longest_text_ends_where_it_begins():
         ),
         ("gte", {"rope_scaling": {"type": "ntk", "factor": 0}}, "factor is 0"),
         ("gte", {"rope_theta": "x", "rope_scaling": None}, "rope_theta is 'x'"),
+        ("gte", {"partial_rotary_factor": 0.5}, "'partial_rotary_factor': 0.5"),
+        (
+            "gte",
+            {"rope_scaling": LLAMA3},
+            "RoPE is 'llama3', which is not implemented for gte",
+        ),
+        ("gte", {"num_attention_heads": "4"}, "num_attention_heads is '4'"),
         ("gte", {"position_embedding_type": "absolute"}, "'absolute'.*'rope'"),
         ("gte", {"layer_norm_type": "rms_norm"}, "layer_norm_type is 'rms_norm'"),
         ("gte", {"logn_attention_scale": True}, "logn_attention_scale is True"),
