@@ -8,7 +8,6 @@ for 32 buckets of distances (Raffel et al., 2020, arXiv:1910.10683).
 import dataclasses
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -17,12 +16,11 @@ import numpy as np
 from flax import nnx
 
 from lsrjax.distributed.sharding import Rule
-from lsrjax.models.backbones import encoder, names
-from lsrjax.models.backbones.attention import Attention
+from lsrjax.models.backbones import bert, encoder, names
 from lsrjax.models.backbones.backbone import Backbone
-from lsrjax.models.backbones.bert import BertConfig, Embeddings
+from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.classifiers import FirstToken
-from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys
+from lsrjax.models.layers import DType, subkeys
 
 _BUCKETS, _FARTHEST = 32, 128
 _PAD = 1  # positions are counted from it, whatever the config says
@@ -100,45 +98,7 @@ def buckets(length: int) -> np.ndarray:
     return own + half * (ahead < 0)
 
 
-class Layer(nnx.Module):
-    """Attention and feed-forward block, each normalized after its residual sum."""
-
-    def __init__(self, config: MPNetConfig, *, dtype: DType, rngs: nnx.Rngs):
-        self.config = config
-        size, inner = config.hidden_size, config.intermediate_size
-        dense = partial(
-            linear, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs
-        )
-        self.attention = Attention(config, dtype=dtype, rngs=rngs)
-        self.attention_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
-        self.up = dense(size, inner)
-        self.down = dense(inner, size)
-        self.output_norm = LayerNorm(size, config.layer_norm_eps, rngs=rngs)
-
-    def __call__(
-        self,
-        hidden_TD: jax.Array,
-        batch: encoder.Batch,
-        biases: list[jax.Array],
-        keys_T: jax.Array | None,
-    ) -> jax.Array:
-        """Maps hidden states to those of the next layer, [T, D]."""
-        rate = self.config.hidden_dropout
-        mixed_TD = self.attention(
-            hidden_TD,
-            batch.texts,
-            batch.seen,
-            biases=biases,
-            keys_T=subkeys(keys_T, 0),
-        )
-        mixed_TD = dropout(mixed_TD, rate, subkeys(keys_T, 1))
-        hidden_TD = self.attention_norm(hidden_TD + mixed_TD)
-        fed_TD = self.down(gelu(self.up(hidden_TD)))
-        fed_TD = dropout(fed_TD, rate, subkeys(keys_T, 2))
-        return self.output_norm(hidden_TD + fed_TD)
-
-
-class MPNetEncoder(encoder.Encoder):
+class MPNetEncoder(bert.BertEncoder):
     """MPNet.
 
     Parameter tree: that of `BertEncoder` without token types, and
@@ -146,6 +106,7 @@ class MPNetEncoder(encoder.Encoder):
     """
 
     config: MPNetConfig
+    token_types = False
     rules = (Rule("relative/embedding", (None, None)),)
     fused_attention = False  # cuDNN's takes no biases here
 
@@ -153,7 +114,6 @@ class MPNetEncoder(encoder.Encoder):
         self, config: MPNetConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
     ):
         super().__init__(config, dtype=dtype, rngs=rngs)
-        self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         self.relative = nnx.Embed(
             _BUCKETS,
             config.num_heads,
@@ -161,13 +121,6 @@ class MPNetEncoder(encoder.Encoder):
             param_dtype=jnp.float32,
             rngs=rngs,
         )
-        self.layers = encoder.stack(
-            lambda: Layer(config, dtype=dtype, rngs=rngs), config.num_layers
-        )
-
-    def embed(self, texts, types, keys_T) -> jax.Array:
-        """The embeddings of all tokens, [T, D]."""
-        return self.embeddings(texts, keys_T=keys_T)
 
     def run(self, hidden_TD: jax.Array, batch: encoder.Batch) -> jax.Array:
         """The states after the last layer, [T, D]."""
@@ -178,7 +131,8 @@ class MPNetEncoder(encoder.Encoder):
         ]
 
         def call(layer, hidden_TD, index, place):
-            return layer(hidden_TD, batch, biases, subkeys(batch.keys_T, index + 1))
+            keys_T = subkeys(batch.keys_T, index + 1)
+            return layer(hidden_TD, batch, keys_T=keys_T, biases=biases)
 
         return self.run_layers(call, self.layers, hidden_TD, batch.remat)
 
@@ -199,29 +153,16 @@ MPNET = Backbone(
     MPNetEncoder,
     names.Names(
         prefixes=("mpnet.", ""),
-        encoder={
-            names.WORD: "embeddings.word_embeddings.weight",
-            "embeddings/position/embedding": "embeddings.position_embeddings.weight",
-            "embeddings/norm/scale": "embeddings.LayerNorm.weight",
-            "embeddings/norm/bias": "embeddings.LayerNorm.bias",
-            "relative/embedding": "encoder.relative_attention_bias.weight",
-            **names.of_layers(
-                "encoder.layer",
-                {
-                    f"{ours}/{one}": f"{theirs}.{other}"
-                    for ours, theirs in _PARTS.items()
-                    for one, other in (
-                        ("scale" if "norm" in ours else "kernel", "weight"),
-                        ("bias", "bias"),
-                    )
-                },
-            ),
-        },
-        masked_lm=names.masked_lm(
-            "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head"
-        ),
-        classifier=names.classifier("classifier.dense", "classifier.out_proj"),
-        bias_copy="lm_head.decoder.bias",
+        encoder=bert.encoder_names(
+            "encoder.layer.{i}",
+            _PARTS,
+            word="word_embeddings",
+            position="position_embeddings",
+        )
+        | {"relative/embedding": "encoder.relative_attention_bias.weight"},
+        masked_lm=bert.XLM_ROBERTA.names.masked_lm,
+        classifier=bert.XLM_ROBERTA.names.classifier,
+        bias_copy=bert.XLM_ROBERTA.names.bias_copy,
     ),
     transformers="MPNet",
     classifier=FirstToken,

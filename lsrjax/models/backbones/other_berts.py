@@ -11,7 +11,7 @@ from typing import Any
 
 from lsrjax.models.backbones import names
 from lsrjax.models.backbones.backbone import Backbone
-from lsrjax.models.backbones.bert import BERT, BertConfig, BertEncoder, bert_masked_lm
+from lsrjax.models.backbones.bert import BERT, BertConfig, BertEncoder
 from lsrjax.models.backbones.classifiers import FirstToken
 from lsrjax.models.layers import gelu
 
@@ -100,18 +100,13 @@ ELECTRA = Backbone(
     classifier=ElectraClassifier,
     pairs_have_types=True,
 )
-ERNIE = Backbone(
-    ErnieConfig,
-    BertEncoder,
-    names.Names(
+ERNIE = dataclasses.replace(
+    BERT,
+    config=ErnieConfig,
+    names=dataclasses.replace(
+        BERT.names,
         prefixes=("ernie.", ""),
-        encoder=BERT.names.encoder,
-        masked_lm=bert_masked_lm("cls.predictions"),
         classifier=names.classifier("ernie.pooler.dense", "classifier"),
-        bias_copy="cls.predictions.decoder.bias",
     ),
     transformers="Ernie",
-    classifier=FirstToken,
-    pooler=True,
-    pairs_have_types=True,
 )
