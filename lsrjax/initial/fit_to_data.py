@@ -9,12 +9,14 @@ from flax import nnx
 from scipy import sparse
 
 from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.initial import warm_start
 from lsrjax.initial.shared_tokens import shared_tokens
 from lsrjax.initial.start import Start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.initial.word_translations import translation_table
+from lsrjax.models import retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
 
@@ -62,7 +64,8 @@ def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
 
 def _check_alike(ours: EncoderConfig, theirs: EncoderConfig, pivot: str) -> None:
     """Refuses an encoder that another's layers would compute something else in."""
-    if backbone(ours.family).encoder is not backbone(theirs.family).encoder:
+    alike = backbone(ours.family).encoder is backbone(theirs.family).encoder
+    if not alike or _layers(ours) != _layers(theirs):
         raise InputError(
             f"config.init.head.encoder: the student is a {ours.family}, and {pivot} is"
             f" a {theirs.family}, whose layers compute something else. Leave it empty,"
@@ -75,6 +78,13 @@ def _check_alike(ours: EncoderConfig, theirs: EncoderConfig, pivot: str) -> None
                 f"config.init.head.encoder: the student's {field.name} is {a}, that of"
                 f" {pivot} is {b}; starting from its layers needs them equal."
             )
+
+
+def _layers(config: EncoderConfig) -> set[str]:
+    """The parameters of an encoder but its tables."""
+    spec = retriever.RetrieverSpec.of("splade", config, tied=True)
+    flat = trees.named(retriever.split(spec)[1]["encoder"])
+    return {path for path in flat if not path.endswith("/embedding")}
 
 
 def with_echo(params: dict, start: Start, scale: float) -> dict:

@@ -115,6 +115,27 @@ def test_the_language_of_an_encoder_with_adapters_is_the_configs():
             build_student.student(config, lambda reference, model=model: model)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "alike"),
+    [
+        ("xlm-roberta", "bert", True),
+        ("xlm-roberta-xl", "bert", False),
+        ("bert", "xlm-roberta-xl", False),
+        ("gte", "jina_embeddings_v3", False),
+        ("qwen3", "llama", False),
+    ],
+)
+def test_an_encoder_starts_from_layers_like_its_own_only(ours, theirs, alike):
+    own = tiny.encoder(ours)
+    sizes = {k: v for k, v in vars(own).items() if k != "family"}
+    other = tiny.encoder(theirs, **sizes)
+    if alike:
+        fit_to_data._check_alike(own, other, "pivot")
+        return
+    with pytest.raises(InputError, match="whose layers compute something else"):
+        fit_to_data._check_alike(own, other, "pivot")
+
+
 def test_separate_towers_start_as_one_did():
     model = saved("dense", "shared")
     config = config_of(model__head="dense", model__head__pooling="cls")

@@ -90,7 +90,7 @@ def _bert(graph: Graph, config: BertConfig, params, x_BLD: str, away_B11M: str) 
 def _positions(graph: Graph, config: BertConfig) -> str:
     """Rows of the position table, as in `Embeddings._positions`."""
     along = graph.constant(1, np.int64)
-    if config.family != "xlm-roberta":
+    if not config.counts_from_padding:
         one = graph.constant(1, np.int64)
         return graph.add("Sub", graph.add("CumSum", _ones(graph), along), one)
     pad = graph.constant(config.pad_token_id, np.int64)
