@@ -72,7 +72,7 @@ TEXTS = [
 
 
 def of_length(tokenizer, count):
-    """A text of so many tokens, special ones included."""
+    """A text of `count` tokens, special ones included."""
     text = "a" + " b" * (count - 3)
     assert len(tokenizer.ids([text], 1000)[0]) == count
     return text

@@ -384,7 +384,7 @@ def csr(idle):
 
 
 def by_hand(module, x, count, allowed=None):
-    """What so many of the allowed latents decode to, text by text."""
+    """What `count` of the allowed latents decode to, text by text."""
     kernel, center = np.asarray(module.kernel[...]), np.asarray(module.center[...])
     raw = (np.asarray(x) - center) @ kernel + np.asarray(module.bias[...])
     out = np.zeros_like(np.asarray(x))
