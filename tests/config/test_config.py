@@ -134,6 +134,14 @@ def test_all_errors_are_named_at_once():
     assert "query_languages" in refusal(moved) and "lr" not in refusal(moved)
 
 
+def test_a_stage_or_a_data_set_that_is_no_config_is_named():
+    said = refusal(run_of(first=kl, second={"batch_size": 3}))
+    assert "config.stages.first is <function kl" in said
+    assert "config.stages.second is {'batch_size': 3}; start from lsr" in said
+    said = refusal(sets(kl(), a=3, b=in_files()))
+    assert "config.data.sets.a is 3; start from lsrjax.config.data_set()" in said
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_are_valid(path):
     validate(runpy.run_path(str(path))["get_config"]())
