@@ -1,6 +1,6 @@
 """Trains and evaluates what a config describes.
 
-lsrjax train --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
+lsrjax train --config demo [--workdir DIR] [--config.x.y=VALUE …]
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def _parse(argv: Sequence[str]) -> Given:
     given = flags.parse(parser, argv)
     wrong = [*given.unknown, *given.wrong]
     if not wrong and given.config is None:
-        wrong = ["No config file; give one, as in --config configs/demo.py"]
+        wrong = ["No config; give a file or a name, as in --config demo"]
     if hasattr(given.flags, "dry_run"):
         wrong += dry_run.without_effect(given.flags)
     if wrong:
