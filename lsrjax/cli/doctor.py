@@ -1,6 +1,6 @@
 """Finds what would make a run fail, before it starts.
 
-lsrjax doctor --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
+lsrjax doctor --config demo [--workdir DIR] [--config.x.y=VALUE …]
 
 Takes the arguments of `lsrjax train`, is started in the same way on all hosts, and
 prints a line for each finding: ok, warning or error, and what to do. It trains nothing,

@@ -26,7 +26,7 @@ import lsrjax
 from lsrjax import json_files, options, paths
 from lsrjax.cli import entry_flags, exits, own_entries, search, task_flags
 from lsrjax.convert.open_model import open_portable
-from lsrjax.distributed import preemption, processes, safe_output
+from lsrjax.distributed import preemption, processes, safe_output, trees
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
@@ -144,6 +144,8 @@ def _setup(
         made_of = {
             "lsrjax": lsrjax.__version__,
             "weights": model.digest(),
+            # What computes with them: pooling, prompts, attention.
+            **trees.named({"model": model.spec.to_dict()}, ".", _is_list),
             "dtype": args.dtype,
             "batch_size": args.batch_size,
         }
@@ -165,6 +167,10 @@ def _setup(
         kept=kept,
     )
     return model.name, setup
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _fusion(

@@ -37,7 +37,7 @@ from lsrjax.options import Chosen
 from lsrjax.retrieval import mine_corpus
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
-from lsrjax.retrieval.kept import texts_of
+from lsrjax.retrieval.kept import Kept, KeptFile, texts_of
 from lsrjax.retrieval.mine_corpus import Asked, Mined, Rules
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.tasks.table import loaded
@@ -95,8 +95,8 @@ def mine(args: argparse.Namespace, config, tasks: Sequence[Chosen] = ()) -> None
         done = queries = 0
         for place, asked in enumerate(read()):
             print(f"{len(asked.queries):,} queries, {len(asked.texts):,} documents")
-            kept = file.folder / f"hits{place or ''}.npz"
-            make = _Made(args, rules, model, scorer, kept)
+            hits = Kept(file.folder, {}, print).file(f"hits.{place}")
+            make = _Made(args, rules, model, scorer, hits)
             _mine_all(asked, make, file, done)
             done += math.ceil(len(asked.queries) / _BLOCK)
             queries += len(asked.queries)
@@ -145,7 +145,7 @@ class _Made:
     rules: Rules
     model: Searcher | None
     scorer: PairScorer | Searcher | None
-    hits: pathlib.Path
+    hits: KeptFile
 
 
 def _mine_all(asked: Asked, how: _Made, file: RowsFile, done: int) -> None:
@@ -170,7 +170,7 @@ def _mine_all(asked: Asked, how: _Made, file: RowsFile, done: int) -> None:
 
 
 def _found(
-    asked: Asked, model: Searcher | BM25, rules: Rules, kept: pathlib.Path
+    asked: Asked, model: Searcher | BM25, rules: Rules, kept: KeptFile
 ) -> tuple[np.ndarray, np.ndarray]:
     depth = asked.depth(rules)
     if isinstance(model, BM25):

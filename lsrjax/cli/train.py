@@ -1,6 +1,6 @@
 """Trains and evaluates what a config describes.
 
-lsrjax train --config configs/demo.py [--workdir DIR] [--config.x.y=VALUE …]
+lsrjax train --config demo [--workdir DIR] [--config.x.y=VALUE …]
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def _parse() -> Given:
     given = flags.parse(parser, sys.argv[1:])
     wrong = [*given.unknown, *given.wrong]
     if not wrong and given.config is None:
-        wrong = ["No config file; give one, as in --config configs/demo.py"]
+        wrong = ["No config; give a file or a name, as in --config demo"]
     if hasattr(given.flags, "dry_run"):
         wrong += dry_run.without_effect(given.flags)
     if wrong:

@@ -95,6 +95,11 @@ def _check_fields(config, default, where: str, each: errors.Each) -> bool:
       Whether values can be checked: all fields are there, and none is written as in an
       earlier release.
     """
+    made = "get_default" if "data" in default else "data_set"
+    start = f"start from lsrjax.config.{made}()."
+    if not isinstance(config, ConfigDict):
+        each.add(f"{where} is {config!r}; {start}")
+        return False
     known = dict(leaves(default))
     found = dict(leaves(config))
     old = errors.Each()
@@ -114,7 +119,7 @@ def _check_fields(config, default, where: str, each: errors.Each) -> bool:
     empty = [field for field in known if found.get(field, known[field]) is None]
     empty = [field for field in empty if known[field] is not None]
     for field in missing:
-        each.add(f"{where}.{field} is missing; start from lsrjax.config.get_default().")
+        each.add(f"{where}.{field} is missing; {start}")
     for field in empty:
         each.add(
             f"{where}.{field} is None; give a value. Its default is {known[field]!r}."

@@ -83,7 +83,8 @@ class KeptFile:
             "sha256": _digest(self.kept.made_of, content),
             "made_of": self.kept.made_of,
         }
-        temporary = self.path.with_name(self.path.name + ".tmp")
+        # Another process may be doing the same work.
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         with open(temporary, "wb") as file:
             file.write(json.dumps(about).encode() + b"\n" + content)
             file.flush()

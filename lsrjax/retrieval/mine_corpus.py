@@ -4,8 +4,8 @@ Like `mine_hard_negatives` of sentence-transformers, for any retriever and BM25.
 """
 
 import dataclasses
+import io
 import math
-import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +18,7 @@ from lsrjax.retrieval import metrics, teacher_scores
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
+from lsrjax.retrieval.kept import KeptFile
 from lsrjax.retrieval.mine_negatives import BLOCK, Hits
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Best, search
@@ -193,7 +194,7 @@ def find(
     asked: Asked,
     model: Searcher,
     depth: int,
-    kept: pathlib.Path,
+    kept: KeptFile,
     say: Callable[[str], None] = lambda text: None,
 ) -> Hits:
     """Hits and scores [Q, depth] of a retriever, as `search` gives them.
@@ -203,8 +204,8 @@ def find(
     """
     queries = joined(model.queries(asked.queries))
     best, start = Best(len(asked.queries), depth), 0
-    if kept.is_file():
-        with np.load(kept) as file:
+    if content := kept.read():
+        with np.load(io.BytesIO(content)) as file:
             start = int(file["start"])
             best.add(slice(None), file["scores"], file["hits"])
         say(f"{start:,} of {len(asked.texts):,} documents are searched already.")
@@ -214,9 +215,9 @@ def find(
         best.add(slice(None), scores, hits + start)  # no hit scores 0, and is left out
         start += len(block)
         hits, scores = best.hits()
-        temporary = kept.with_suffix(".tmp.npz")
-        np.savez(temporary, start=np.array(start), hits=hits, scores=scores)
-        temporary.replace(kept)
+        buffer = io.BytesIO()
+        np.savez(buffer, start=np.array(start), hits=hits, scores=scores)
+        kept.write(buffer.getvalue())
         say(f"{start:,} of {len(asked.texts):,} documents searched")
     return best.hits()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import pathlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,10 @@ _NAME = re.compile(r"[^A-Za-z0-9_./: -]")  # what a name may not have
 
 
 class Mlflow:
-    """MLflow; without a server, its database `mlflow.db` in the current folder."""
+    """MLflow; without a server, its database `mlflow.db` in the current folder.
+
+    Artifacts of a local database are beside it, in `mlruns`.
+    """
 
     @dataclasses.dataclass(frozen=True)
     class Options(options.Options):
@@ -42,7 +46,7 @@ class Mlflow:
         experiment = (
             found.experiment_id
             if found
-            else self._client.create_experiment(options.experiment)
+            else self._client.create_experiment(options.experiment, _artifacts(uri))
         )
         created = self._client.create_run(experiment, run_name=facts.name)
         self.id = created.info.run_id
@@ -84,6 +88,17 @@ class Mlflow:
     def close(self, failed: bool) -> None:
         """Ends the run."""
         self._client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
+
+
+def _artifacts(uri: str) -> str | None:
+    """Where a new experiment's artifacts go; None: as the server or the folder has it.
+
+    Those of a local database would go to the folder in which the run is started.
+    """
+    database = re.fullmatch(r"sqlite:///([^?]+).*", uri)
+    if database is None:
+        return None
+    return (pathlib.Path(database[1]).absolute().parent / "mlruns").as_uri()
 
 
 def _dotted(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -131,10 +131,8 @@ def _read(chosen: Chosen, where: str) -> str:
     try:
         for part in parts:
             task = chosen.entry.load(part)
-            documents, queries = (
-                documents + len(task.corpus),
-                queries + len(task.queries),
-            )
+            documents += len(task.corpus)
+            queries += len(task.queries)
             seen += 1
             if time.monotonic() > until:
                 break

@@ -1,6 +1,7 @@
 """`lsrjax evaluate` on tasks in tiny layouts, against trec_eval's own program."""
 
 import contextlib
+import dataclasses
 import gzip
 import json
 
@@ -201,14 +202,14 @@ def test_comparisons_with_an_evaluation_and_with_a_run(tmp_path, folder, first, 
 def test_an_evaluation_that_was_stopped_goes_on(
     tmp_path, folder, first, capsys, monkeypatch
 ):
-    """Stopped in each corpus; then what it kept is damaged, or of other options."""
+    """Stopped in each corpus; then what it kept is damaged, or of something else."""
     task, before = first
     out = tmp_path / "out"
     monkeypatch.setattr(rank, "_BLOCK", 16)  # four blocks a corpus
     monkeypatch.setattr(rank, "_KEEP_SECONDS", 0.0)
     documents, encoded = Searcher.documents, []
 
-    def evaluated(*flags, stop=None):
+    def evaluated(*flags, stop=None, model=folder):
         """What is said by an evaluation that stops in the block after so many."""
 
         def counted(self, texts):
@@ -224,7 +225,7 @@ def test_an_evaluation_that_was_stopped_goes_on(
             if stop is None
             else pytest.raises(KeyboardInterrupt)
         ):
-            run("--model", folder, *task, "--out", out, "--views", *flags)
+            run("--model", model, *task, "--out", out, "--views", *flags)
         return " ".join(capsys.readouterr().out.split())
 
     evaluated("--lowercase", stop=2)
@@ -253,6 +254,15 @@ def test_an_evaluation_that_was_stopped_goes_on(
     evaluated("--lowercase", stop=5)
     said = evaluated()
     assert "lowercase: there True, asked False" in said and len(encoded) == 8
+    evaluated(stop=5)
+    own = saved_model.load_model(folder)
+    other = dataclasses.replace(own, spec=own.spec.replaced(pooling="sum"))
+    assert other.digest() == own.digest()
+    (tmp_path / "other").mkdir()
+    saved_model.save_model(tmp_path / "other", other)
+    lengths = ("--query_length", "16", "--document_length", "32")
+    said = evaluated(*lengths, model=tmp_path / "other")
+    assert "pooling: there 'max', asked 'sum'" in said and len(encoded) == 8
 
 
 @pytest.mark.slow

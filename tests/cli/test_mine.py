@@ -240,6 +240,24 @@ def test_what_was_done_before_a_stop_is_kept(folder, tmp_path, monkeypatch, stop
     assert len(every) == 2 * unstopped - 2
 
 
+def test_damaged_hits_are_searched_for_again(folder, tmp_path, monkeypatch, capsys):
+    flags = ("--with", folder / "dense", "--count", 3)
+    whole = run(folder, tmp_path / "whole.jsonl", *flags)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(mine_corpus, "choose", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, out, *flags)
+    path = tmp_path / "out.jsonl.partial" / "hits.0"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert run(folder, out, *flags) == whole
+    assert "hits.0 is damaged; what it held is made anew" in capsys.readouterr().out
+
+
 def benchmark(path, flip):
     """The documents, queries and positives above; some are judged irrelevant."""
     docs = [{"_id": f"d{i}", "text": text} for i, text in enumerate(DOCUMENTS)]

@@ -132,6 +132,18 @@ def test_all_errors_are_named_at_once():
     # What is written as in an earlier release says nothing of the rest.
     moved = kl(data__query_languages="en:5,*:1", optim__lr=-1.0)
     assert "query_languages" in refusal(moved) and "lr" not in refusal(moved)
+    # Nor is there advice to remove what another error asks for.
+    asked = kl(prepare__negatives="bm25", teacher__model="x")
+    assert "set it to 'teacher', and teacher.model" in refusal(asked)
+    assert "Remove it" not in refusal(asked)
+
+
+def test_a_stage_or_a_data_set_that_is_no_config_is_named():
+    said = refusal(run_of(first=kl, second={"batch_size": 3}))
+    assert "config.stages.first is <function kl" in said
+    assert "config.stages.second is {'batch_size': 3}; start from lsr" in said
+    said = refusal(sets(kl(), a=3, b=in_files()))
+    assert "config.data.sets.a is 3; start from lsrjax.config.data_set()" in said
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

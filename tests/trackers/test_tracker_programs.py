@@ -163,7 +163,9 @@ def test_wandb_without_an_account_is_refused_before_it_would_ask(tmp_path, monke
 def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch, store):
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
-    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     if store == "file":
@@ -186,6 +188,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch, store):
         table = json.load(file)
     assert table["data"] == [list(row(step)) for step in (2, 4, 6, 8)]
     assert table["columns"][0] == "step"
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.slow
