@@ -43,13 +43,18 @@ def leave(message: str, together: bool = False) -> NoReturn:
         JAX kills a process that loses the first one, which runs its service.
     """
     _say(message)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     if together:
         processes.meet("error", _TOGETHER_SECONDS)
         if processes.is_first():
             time.sleep(1.0)
     os._exit(2)
+
+
+def end() -> NoReturn:
+    """Exits at once after success."""
+    _flush()
+    os._exit(0)
 
 
 def leave_if_lost(error: Exception) -> None:
@@ -62,6 +67,11 @@ def leave_if_lost(error: Exception) -> None:
             " says why. The checkpoints are whole; start all processes again to go on"
             " from the last one."
         )
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _say(message: str) -> None:

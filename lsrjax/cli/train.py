@@ -4,9 +4,7 @@ lsrjax train --config demo [--workdir DIR] [--config.x.y=VALUE …]
 """
 
 import contextlib
-import os
 import sys
-from collections.abc import Sequence
 
 import jax
 from absl import logging
@@ -25,7 +23,7 @@ from lsrjax.training import run
 def start() -> None:
     """Runs the command."""
     safe_output.harden()
-    given = _parse(sys.argv[1:])
+    given = _parse()
     # The libraries log every checkpoint at INFO.
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
@@ -37,7 +35,7 @@ def start() -> None:
         _train(given)
 
 
-def _parse(argv: Sequence[str]) -> Given:
+def _parse() -> Given:
     """Parses the command line; exits on an error in it or in the config."""
     parser = flags.parser("train", __doc__)
     parser.add_argument(
@@ -47,7 +45,7 @@ def _parse(argv: Sequence[str]) -> Given:
         " names them",
     )
     dry_run.add_flags(parser)
-    given = flags.parse(parser, argv)
+    given = flags.parse(parser, sys.argv[1:])
     wrong = [*given.unknown, *given.wrong]
     if not wrong and given.config is None:
         wrong = ["No config; give a file or a name, as in --config demo"]
@@ -66,18 +64,17 @@ def _train(given: Given) -> None:
             workdir = given.workdir()
             log = _join(given, stack)
             guard.several()
-            console = Console(quiet=not processes.is_first())
-            accept = given.flags.accept_changed_data
             run.run(
                 given.config,
                 workdir,
-                console,
+                Console(quiet=not processes.is_first()),
                 progress,
-                accept_changed=accept,
+                accept_changed=given.flags.accept_changed_data,
                 library_log=log,
             )
         guard.stop()
-        _leave_trackers()
+        if in_thread.hangs():
+            exits.end()  # a tracker's library could keep the process from ending
     except Preempted:
         guard.leave()
     except (InputError, TrainingFailed) as error:
@@ -89,14 +86,6 @@ def _train(given: Given) -> None:
         raise
 
 
-def _leave_trackers() -> None:
-    """Ends the process if a tracker hangs, whose library could keep it from ending."""
-    if in_thread.hangs():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
 def _join(given: Given, stack: contextlib.ExitStack) -> LibraryLog | None:
     """Joins the run's processes; exits on failure.
 
@@ -104,9 +93,8 @@ def _join(given: Given, stack: contextlib.ExitStack) -> LibraryLog | None:
     """
     try:
         given.join()
-        log = None
-        if processes.count() == 1:
-            log = LibraryLog()
+        log = LibraryLog() if processes.count() == 1 else None
+        if log:
             stack.callback(log.close)
         processes.check_devices()
         return log

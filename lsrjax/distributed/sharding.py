@@ -9,10 +9,11 @@ over `data`, and gathers a layer's parameters where they are used.
 The functions work in the mesh that `jax.set_mesh` has set, and without one.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -108,6 +109,14 @@ def make_mesh(
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices,
     )
+
+
+@contextlib.contextmanager
+def on_mesh(data: int, model: int) -> Iterator[Mesh]:
+    """Sets a mesh of all devices, and yields it; `make_mesh` has the sizes."""
+    mesh = make_mesh(data, model)
+    with jax.set_mesh(mesh):
+        yield mesh
 
 
 def on_one_device():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from lsrjax.data.reading.ids import check_characters
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
@@ -116,7 +117,7 @@ class TextEncoder:
         Queries are multiplied by the scale of the view's score in the sum over views.
 
         Raises:
-          InputError: a vector is not finite; names the text.
+          InputError: a vector is not finite, or a text has lone surrogates.
         """
         prepared = self.prepare(texts, max_length, role, names)
         return self.encode_prepared(params, prepared)
@@ -136,6 +137,8 @@ class TextEncoder:
             are padded to, so with it the vectors do not depend on how many texts are
             encoded in one call.
         """
+        for number, text in enumerate(texts, start=1):
+            check_characters(text, f"text {number} ({text!a:.60})")
         ids = TextField.of(self.spec, self.tokenizer, role, max_length).ids(texts)
         pieces: dict[tuple[int, int], list[list[int]]] = {}
         window = window or max(len(ids), 1)

@@ -17,7 +17,7 @@ from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.config import check_tasks, fields
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
-from lsrjax.distributed import processes
+from lsrjax.distributed import processes, sharding
 from lsrjax.retrieval import evaluate, rank, result_tables, task_tables
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
@@ -29,7 +29,7 @@ from lsrjax.retrieval.task_results import PartResults
 from lsrjax.retrieval.tasks import debian
 from lsrjax.retrieval.tasks.table import loaded
 from lsrjax.retrieval.tasks.task import Task
-from lsrjax.training import baselines, stage_models, stage_parts
+from lsrjax.training import baselines, stage_models
 
 EXAMPLES_FILE = "examples.json"
 SPEED_FILE = "speed.json"
@@ -136,7 +136,7 @@ def _on_tasks(run_config, workdir, console, poll) -> dict[str, Any]:
 @contextlib.contextmanager
 def _searcher(name: str, stage, workdir: pathlib.Path, poll):
     """A stage's model on its mesh."""
-    with stage_parts.on_devices(stage) as mesh:
+    with sharding.on_mesh(stage.mesh.data, stage.mesh.model) as mesh:
         model = saved_model.load_model(workdir / name)
         yield Searcher.of(stage_models.placed(stage, model, mesh), stage, poll)
 

@@ -76,7 +76,7 @@ def _show_dev(stages: Mapping[str, Any], workdir: pathlib.Path, console) -> None
 
 def _show_texts(folder: pathlib.Path, console: Console) -> None:
     """The sample texts of the last evaluation with their strongest terms."""
-    rows = lines_file.read(folder / TEXTS_FILE)
+    rows = [*lines_file.read(folder / TEXTS_FILE)]
     views: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
         if row["step"] == rows[-1]["step"]:

@@ -3,7 +3,7 @@
 import io
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lsrjax import json_files
@@ -19,7 +19,14 @@ class LinesFile:
         """
         self._note = note
         self._unwritten = b""
-        kept, damaged = _lines_up_to(path, first)
+        kept, damaged = [], 0
+        for line in _lines(path):
+            if line is None:
+                damaged += 1
+            elif line[1]["step"] > first:
+                break
+            else:
+                kept.append(line[0])
         if damaged:
             note(f"  {path}: {damaged:,} damaged lines are left out.")
         json_files.write_whole(path, "".join(kept))
@@ -54,28 +61,24 @@ class LinesFile:
                 )
 
 
-def _lines_up_to(path: pathlib.Path, step: int) -> tuple[list[str], int]:
-    """The sound lines of a file up to a step, and the number of damaged ones."""
-    if not path.is_file():
-        return [], 0
-    kept, damaged = [], 0
-    *lines, _ = path.read_bytes().split(b"\n")
-    for line in lines:
-        try:
-            text = line.decode("utf-8")
-            number = json.loads(text)["step"]
-            if number > step:
-                break
-        # JSON that is not a step's record raises TypeError or KeyError.
-        except (ValueError, TypeError, KeyError):
-            damaged += 1
-            continue
-        kept.append(text + "\n")
-    # An unfinished line was cut off when the run was killed; its step comes again.
-    return kept, damaged
-
-
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
+def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The sound records of a file; none if there is no file."""
-    lines, _ = _lines_up_to(path, 2**63)
-    return [json.loads(line) for line in lines]
+    return (line[1] for line in _lines(path) if line)
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]] | None]:
+    """Each line with its record; None for a damaged line."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            # It was cut off when the run was killed; its step comes again.
+            if not line.endswith(b"\n"):
+                return
+            try:
+                text = line.decode("utf-8")
+                record = json.loads(text)
+            except ValueError:
+                record = None
+            sound = isinstance(record, dict) and isinstance(record.get("step"), int)
+            yield (text, record) if sound else None

@@ -11,7 +11,7 @@ from lsrjax.training.mined_again import Feed
 from lsrjax.training.patience import Patience
 from lsrjax.training.resume import States
 from lsrjax.training.stage_parts import Run, Stage
-from lsrjax.training.step_numbers import Clock, Numbers
+from lsrjax.training.step_numbers import Numbers
 
 
 def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) -> dict:
@@ -33,14 +33,6 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
     """
     config, total, progress = stage.config, stage.total_steps, run.progress
     take_step, numbers = CompiledSteps(stage.step, stage.check), Numbers(stage, run)
-    clock = Clock()
-
-    def read(in_flight: int = 0) -> None:
-        """Logs the finished steps; the last `in_flight` stay in flight."""
-        for step, values, slots in numbers.read(state, in_flight):
-            clock.count(config.batch_size, int(values.pop("tokens")), slots)
-            if step % config.log.every == 0 or step == total:
-                run.tracker.log(step, values | clock.read())
 
     def keep() -> None:
         """Saves the state; another thread may call this in a phase that keeps it."""
@@ -48,7 +40,7 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
             states.keep(state)
 
     def leave() -> NoReturn:
-        read()
+        numbers.read(state)
         if progress.unsaved:
             keep()
         raise activity.Preempted
@@ -56,9 +48,9 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
     @contextlib.contextmanager
     def aside(what: str) -> Iterator[None]:
         """Work between steps: nothing is in flight, so the state can be saved."""
-        read()
+        numbers.read(state)
         try:
-            with clock.stopped(), progress.at(what), progress.at_rest(keep):
+            with numbers.clock.stopped(), progress.at(what), progress.at_rest(keep):
                 yield
         except activity.Preempted:
             leave()
@@ -66,8 +58,7 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
     start, patience = int(state["step"]), Patience(config.dev, states.best)
     progress.forward(start)
     for done in range(start, total + 1):
-        every = config.dev.every
-        asked = done == total or (every and done % every == 0)
+        asked = done == total or (config.dev.every and done % config.dev.every == 0)
         evaluate, dev = stage.evaluate if asked else None, None
         saves = evaluate or done == total or done % config.checkpoint.every == 0
         # The first state is saved already, unless it was kept at a preemption.
@@ -81,10 +72,9 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
                 run.tracker.log(done, {f"dev_{name}": dev[name] for name in dev})
                 run.tracker.texts(done, texts)
                 patience.look(dev, done)
-            read()
-            with clock.stopped(), progress.saving():
-                last = done == total or patience.ends(done)
-                states.save(state, dev, last=last)
+            numbers.read(state)
+            with numbers.clock.stopped(), progress.saving():
+                states.save(state, dev, last=done == total or patience.ends(done))
         if done == total or patience.ends(done):
             break
         if batches.due(done):
@@ -103,7 +93,7 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
             state, metrics = take_step(state, stage.teacher_params, batch)
             states.poll()
             numbers.add(done + 1, metrics, slots_of(batch))
-            read(in_flight=2)
+            numbers.read(state, in_flight=2)
     if done < total:
         run.tracker.note(f"  Stopped at step {done:,}: {patience}")
     return state

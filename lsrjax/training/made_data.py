@@ -139,13 +139,15 @@ class Prepared:
         arrays = _kept(path, _ARRAYS, prepare, key, self.made.tracker)
         return self._with(arrays, "")
 
-    def again(self, student, frozen) -> MinedAgain:
-        """Mines with the student's parameters, at regular intervals.
+    def again(self, student, frozen) -> MinedAgain | None:
+        """Mines with the student's parameters every `prepare.every` steps; 0: None.
 
         `frozen` is that of the stage's step: documents whose parameters are all frozen
         are encoded once.
         """
         config, note = self.made.config, self.made.tracker.note
+        if not config.prepare.every:
+            return None
         model = saved_model.SavedModel(
             student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
         )

@@ -104,8 +104,10 @@ def has_begun(folder: pathlib.Path) -> bool:
     )
 
 
-def forget(folder: pathlib.Path) -> None:
+def forget_unless_begun(folder: pathlib.Path) -> None:
     """Removes what binds a stage that has saved no state to its earlier start."""
+    if has_begun(folder):
+        return
     for name in (unchanged_files.FILE, model_origins.FILE, names_on_disk.MODEL_FILE):
         (folder / name).unlink(missing_ok=True)
     for name in (names_on_disk.TOKENIZER, names_on_disk.PIVOT_TOKENIZER):

@@ -1,9 +1,6 @@
 """Rolls back to the last checkpoint after a bad step, to go on without its batch."""
 
-import functools
-
 from lsrjax.errors import TrainingFailed
-from lsrjax.training import stage_parts
 from lsrjax.training.bad_steps import BadNumbers
 from lsrjax.training.left_out import leave_out, left_out
 from lsrjax.training.resume import States
@@ -20,8 +17,7 @@ def roll_back(stage: Stage, states: States, run: Run, found: BadNumbers) -> None
     states.wait()
     try:
         states.look_again()
-        restore = functools.partial(stage_parts.initial_state, stage)
-        stage.post_mortem.write(states.checkpoint(restore), found)
+        stage.post_mortem.write(states.checkpoint(stage.initial_state), found)
     except Exception as error:
         # A failing post-mortem must not hide the bad step.
         run.tracker.note(f"  {found} There is no post-mortem: {error}")

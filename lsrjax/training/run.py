@@ -8,14 +8,12 @@ from rich.console import Console
 from lsrjax.checkpoint import results_file, set_damaged_aside
 from lsrjax.config import check_run, fields
 from lsrjax.distributed import activity, processes, watchdog
-from lsrjax.distributed.activity import Progress
 from lsrjax.distributed.library_log import LibraryLog
 from lsrjax.training import (
     early_checks,
     evaluate_run,
     kept_config,
     last_words,
-    other_trackers,
     stage_data,
     stages,
     trackers,
@@ -24,14 +22,12 @@ from lsrjax.training import (
 from lsrjax.training.report import write as report
 from lsrjax.training.stage_parts import Run
 
-COMPILED = "compiled"
-
 
 def run(
     run_config,
     workdir: pathlib.Path,
     console: Console,
-    progress: Progress | None = None,
+    progress: activity.Progress | None = None,
     *,
     accept_changed: bool = False,
     library_log: LibraryLog | None = None,
@@ -49,7 +45,7 @@ def run(
     """
     check_run.validate(run_config)
     first = processes.is_first()
-    progress = progress or Progress()
+    progress = progress or activity.Progress()
     tracker = trackers.Tracker(console, progress) if first else trackers.Silent()
     context = Run(workdir, tracker, progress)
     all_stages = fields.stages(run_config)
@@ -62,19 +58,14 @@ def run(
         # A resumed run reuses what it compiled before.
         # JAX creates the attributes of its config at run time.
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-            compiled = str((workdir / COMPILED).absolute())
+            compiled = str((workdir / "compiled").absolute())
             jax.config.update("jax_compilation_cache_dir", compiled)
         if _is_finished(run_config, workdir):
             tracker.note(f"The run in {workdir} is finished.")
-        dog = watchdog.Watchdog(workdir, run_config.watchdog.seconds, context.progress)
-        dog.start()
+        dog = watchdog.Watchdog(workdir, run_config.watchdog.seconds, progress).start()
         failed = True
         try:
-            if first:
-                tracker.others = other_trackers.opened(
-                    run_config, workdir, tracker.note
-                )
-            tracker.start()
+            tracker.start(run_config, workdir)
             with progress.at(activity.PREPARING):
                 early_checks.look(run_config, workdir)
             for number, (name, stage) in enumerate(all_stages.items(), start=1):
@@ -82,8 +73,8 @@ def run(
                 stages.run_stage(name, stage, context, number, len(all_stages))
             dog.seconds = run_config.watchdog.seconds
             if _wants_results(run_config):
-                with context.progress.at(activity.RESULTS):
-                    _evaluate(run_config, context, console)
+                with progress.at(activity.RESULTS):
+                    _evaluate(run_config, workdir, console, progress.poll)
             failed = False
             if first:
                 report.at_the_end(workdir, tracker.note)
@@ -107,12 +98,11 @@ def _wants_results(run_config) -> bool:
     return bool(run_config.evaluate.test or run_config.evaluate.tasks)
 
 
-def _evaluate(run_config, context: Run, console: Console) -> None:
+def _evaluate(run_config, workdir: pathlib.Path, console: Console, poll) -> None:
     """Evaluates the stages unless their results are sound; prints the results."""
-    workdir = context.workdir
     # Every process follows the first one's finding.
     sound = processes.is_first() and evaluate_run.are_sound(workdir, console)
     if not processes.largest("results are sound", 0, int(sound)):
-        evaluate_run.evaluate_run(run_config, workdir, console, context.progress.poll)
+        evaluate_run.evaluate_run(run_config, workdir, console, poll)
     processes.wait_for_all("results")
     evaluate_run.show(workdir, console)

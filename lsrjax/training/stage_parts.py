@@ -1,7 +1,7 @@
 """Builds everything a stage trains with from its config."""
 
-import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,13 +72,18 @@ class Stage:
     post_mortem: postmortem.PostMortem
     mined_again: MinedAgain | None
 
-
-@contextlib.contextmanager
-def on_devices(config):
-    """Sets the mesh of a stage's config, and yields it."""
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-    with jax.set_mesh(mesh):
-        yield mesh
+    def initial_state(self, checkpoints, step: int | None) -> dict:
+        """The state of the checkpoint at `step`, or a fresh one if `step` is None."""
+        init = functools.partial(train_step.init_state, self.step)
+        _, abstract = retriever.split(self.student.spec)
+        state = jax.eval_shape(init, abstract)
+        if step is not None:
+            return checkpoints.restore(self.layout.abstract(state), step)
+        with sharding.on_one_device():
+            params = self.student.params(self.source)
+        shardings = self.layout.shardings(state)
+        params = sharding.place(params, shardings["params"])
+        return jax.jit(init, out_shardings=shardings)(params)
 
 
 def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
@@ -102,8 +107,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     source, prepared = given, None
     if not of_views and made.prepares:
         prepared = made.prepared(given, bad, teacher)
-        miner = stage_models.open_miner(config, run.workdir, mesh)
-        source = prepared.first(miner)
+        source = prepared.first(stage_models.open_miner(config, run.workdir, mesh))
     order = made.order(source, [len(one) for one in sets], student)
     total_steps = contents.steps(len(source))
     check_warmup(config, total_steps, f"stage {name}: config")
@@ -114,9 +118,6 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         teacher_spec,
         stage_models.idf_of(config, student, source),
     )
-    mined_again = None
-    if prepared and config.prepare.every:
-        mined_again = prepared.again(student, step.frozen)
     _, abstract = retriever.split(spec)
     batches = stage_batches.batches(
         name, contents, source, order, student, of_views, mesh
@@ -142,22 +143,5 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         post_mortem=postmortem.PostMortem(
             folder, step, source, batches, teacher_params, mesh, run.tracker.note
         ),
-        mined_again=mined_again,
+        mined_again=prepared.again(student, step.frozen) if prepared else None,
     )
-
-
-def initial_state(stage: Stage, checkpoints, step: int | None) -> dict:
-    """The state of the checkpoint at `step`, or a fresh one if `step` is None."""
-
-    def init(params):
-        return train_step.init_state(stage.step, params)
-
-    _, abstract = retriever.split(stage.student.spec)
-    state = jax.eval_shape(init, abstract)
-    if step is not None:
-        return checkpoints.restore(stage.layout.abstract(state), step)
-    with sharding.on_one_device():
-        params = stage.student.params(stage.source)
-    shardings = stage.layout.shardings(state)
-    params = sharding.place(params, shardings["params"])
-    return jax.jit(init, out_shardings=shardings)(params)

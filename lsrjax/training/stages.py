@@ -1,13 +1,12 @@
 """Runs one stage: opens it, trains it from where it stopped, marks it finished."""
 
 import contextlib
-import functools
 import shutil
 import traceback
 
 from lsrjax import json_files
 from lsrjax.checkpoint import names_on_disk, set_damaged_aside
-from lsrjax.distributed import activity, processes
+from lsrjax.distributed import activity, processes, sharding
 from lsrjax.training import loop, resume, stage_data, stage_parts, trackers
 from lsrjax.training.bad_steps import BadNumbers
 from lsrjax.training.mined_again import Feed
@@ -25,12 +24,11 @@ def run_stage(name: str, config, run: Run, number: int = 1, count: int = 1) -> N
         return
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        if not resume.has_begun(folder):
-            resume.forget(folder)
+        resume.forget_unless_begun(folder)
     progress.stage, progress.step = name, 0
     tracker.begin(name, number, count)
     with (
-        stage_parts.on_devices(config) as mesh,
+        sharding.on_mesh(config.mesh.data, config.mesh.model) as mesh,
         resume.opened(name, folder, config, newest, run) as states,
     ):
         with progress.at(activity.PREPARING):
@@ -38,15 +36,14 @@ def run_stage(name: str, config, run: Run, number: int = 1, count: int = 1) -> N
         while found := _train(stage, states, run):
             roll_back(stage, states, run, found)
         states.look_again()
-        steps = states.newest
-    _finish(stage, run, stage.total_steps if steps is None else steps)
+    _finish(stage, run, states.newest or stage.total_steps)
     progress.stage = ""
 
 
 def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
     """Trains from the newest state; returns the bad step to roll back, if any."""
     with run.progress.at(activity.PREPARING):
-        state = states.start(functools.partial(stage_parts.initial_state, stage))
+        state = states.start(stage.initial_state)
     first = int(state["step"])
     summary = trackers.facts_of(stage)
     run.tracker.stage(stage.name, stage.folder, first, stage.total_steps, summary)
@@ -71,8 +68,7 @@ def _finish(stage: Stage, run: Run, steps: int) -> None:
             " their query or positive text already, for want of others."
         )
     processes.wait_for_all(f"{name} is trained")
-    bad = stage_data.bad_records_of(name, folder, stage.bad_records)
-    if replaced := bad.summary():
+    if replaced := stage_data.bad_records_of(name, folder, stage.bad_records).summary():
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if processes.is_first():

@@ -24,10 +24,14 @@ def peak_memory() -> int:
 
 
 class Numbers:
-    """The numbers of dispatched steps, read late and judged."""
+    """The numbers of dispatched steps: read late, judged, and logged.
+
+    Attributes:
+      clock: counts what the log says of speed; stop it for work between steps.
+    """
 
     def __init__(self, stage: Stage, run: Run):
-        self._stage, self._run = stage, run
+        self._stage, self._run, self.clock = stage, run, Clock()
         self._watch = collapse.Watch(stage.student.spec.views)
         self._in_flight: collections.deque[tuple[int, dict, int]] = collections.deque()
 
@@ -35,35 +39,35 @@ class Numbers:
         """Queues a dispatched step; `slots` counts its tokens including padding."""
         self._in_flight.append((step, metrics, slots))
 
-    def read(
-        self, state: dict, in_flight: int
-    ) -> Iterator[tuple[int, dict[str, float], int]]:
-        """Waits for steps until `in_flight` remain; yields (step, numbers, slots).
+    def read(self, state: dict, in_flight: int = 0) -> None:
+        """Waits for steps until `in_flight` remain, and logs those that are due.
 
         `state` is the latest, for the post-mortem of a skipped step.
 
         Raises:
           BadNumbers, TrainingFailed: see `lsrjax.training.loop.train`.
         """
-        stage = self._stage
+        stage, config = self._stage, self._stage.config
         while len(self._in_flight) > in_flight:
             step, metrics, slots = self._in_flight.popleft()
             values = collapse.as_floats(metrics, stage.contents.languages)
             self._run.progress.forward()
-            if error := bad_steps.judge(step, values, stage.config):
+            if error := bad_steps.judge(step, values, config):
                 raise BadNumbers(error, step, values)
+            last = step == stage.total_steps
             if values.pop("bad", 0):
                 said = f"{bad_steps.described(step, values)} It was skipped."
                 stage.post_mortem.write(state, BadNumbers(said, step, values))
                 values = {k: v for k, v in values.items() if math.isfinite(v)}
             else:
-                last = step == stage.total_steps
                 for text in self._watch.odd_now(values, last):
                     self._run.tracker.note(f"  Step {step:,}: {text}")
                 if lost := self._watch.look(values, last):
                     raise TrainingFailed(f"Step {step}: {lost}")
             values.pop("in_a_row", None)
-            yield step, values, slots
+            self.clock.count(config.batch_size, int(values.pop("tokens")), slots)
+            if step % config.log.every == 0 or last:
+                self._run.tracker.log(step, values | self.clock.read())
 
 
 @dataclasses.dataclass

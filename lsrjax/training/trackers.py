@@ -12,7 +12,7 @@ from lsrjax.distributed.activity import Progress
 from lsrjax.models import retriever
 from lsrjax.trackers import in_thread
 from lsrjax.trackers.tracker import COLUMNS
-from lsrjax.training import lines_file
+from lsrjax.training import lines_file, other_trackers
 from lsrjax.training.lines_file import LinesFile
 from lsrjax.training.terminal import Terminal
 
@@ -28,7 +28,6 @@ class Tracker:
     """
 
     def __init__(self, console: Console, progress: Progress | None = None):
-        self.console = console
         self.terminal = Terminal(console, progress or Progress())
         self.others: Sequence[in_thread.InThread] = ()
         self._metrics: LinesFile | None = None
@@ -38,8 +37,13 @@ class Tracker:
         """Prints a line."""
         self.terminal.note(text)
 
-    def start(self) -> None:
-        """Starts a run."""
+    def start(self, run_config, workdir: pathlib.Path) -> None:
+        """Starts a run, also in the other trackers.
+
+        Raises:
+          InputError: the library of one is missing, or an account.
+        """
+        self.others = other_trackers.opened(run_config, workdir, self.note)
         self.terminal.start()
 
     def begin(self, name: str, number: int = 1, count: int = 1) -> None:
@@ -130,7 +134,7 @@ class Silent(Tracker):
     def __init__(self):
         super().__init__(Console(quiet=True))
 
-    def start(self) -> None:
+    def start(self, run_config, workdir) -> None:
         """Does nothing."""
 
     def begin(self, name, number=1, count=1) -> None:

@@ -1,6 +1,7 @@
 """The training step: a pure function, built once from a stage's config."""
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -78,9 +79,7 @@ class Step:
             "loss": loss,
             **seen["parts"],
             **{f"lambda_{field}": value for field, value in seen["lambdas"].items()},
-            **{
-                f"active_{view}": number for (_, view), number in seen["active"].items()
-            },
+            **{f"active_{view}": mean for (_, view), mean in seen["active"].items()},
             **seen["signs"],
             "grad_norm": norm,
             "tokens": sum(part["mask"].sum() for part in parts_of(batch)),
@@ -99,25 +98,20 @@ class Step:
     def _gradient(self, state: dict, teacher_params: dict | None, batch: dict):
         """((the loss, intermediate values for the log), the gradient)."""
         config, memory = self.config, self.config.memory
+        encode = functools.partial(apply_batch, chunk=memory.encode_chunk)
         targets = batch["targets"] | {"languages": self.contents.repeats}
         if self.teacher is not None:
             assert teacher_params is not None
-            targets |= apply_batch(
-                self.teacher,
-                teacher_params,
-                batch["teacher"],
-                chunk=memory.encode_chunk,
-            )
+            targets |= encode(self.teacher, teacher_params, batch["teacher"])
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
         lambdas = lambda_control.lambdas(self.regularizer.options, state)
 
         def weighted_sum(params):
-            views = apply_batch(
+            views = encode(
                 self.graphdef,
                 params,
                 batch[STUDENT],
                 queries=batch.get(QUERIES),
-                chunk=memory.encode_chunk,
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
             )

@@ -130,6 +130,7 @@ def test_an_evaluation_has_the_values_of_the_documents_that_are_found(
 def test_mistakes_say_what_to_do(tmp_path, model, folder):
     for call, message in [
         (lambda: model.encode_queries("one text"), "give a list of texts"),
+        (lambda: model.encode_documents(["a", "b\udcff"]), "text 2 .* is not text"),
         (lambda: lsrjax.search(model, DOCUMENTS, "text"), "give a list of queries"),
         (lambda: lsrjax.load(str(folder), query_length=2), "--query_length is 2"),
         (lambda: lsrjax.evaluate(model, "no_such"), "'no_such'"),

@@ -176,6 +176,8 @@ def test_dev_figures_are_an_evaluation(tmp_path):
             "file:/srv/someone/web.jsonl",
             "file:…/web.jsonl",
         ),
+        ("log.trackers", {"mlflow": {"uri": "https://me:secret@host"}}, ["mlflow"]),
+        ("log.trackers", ["wandb"], ["wandb"]),
         ("optim.freeze", "norm/|scale$", "norm/|scale$"),
         ("anything", "/home/some one/x.txt", "…/x.txt"),
         ("anything", "see /home/someone/x.txt", "see …/x.txt"),

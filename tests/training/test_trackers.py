@@ -19,7 +19,7 @@ def tracker():
 
 def printed(tracker):
     """The lines without their time stamps, which each has."""
-    lines = tracker.console.file.getvalue().splitlines()
+    lines = tracker.terminal.console.file.getvalue().splitlines()
     found = [
         re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d (.*)", line) for line in lines
     ]
@@ -161,13 +161,13 @@ def test_on_a_terminal_one_line_is_kept_up_to_date(tmp_path):
     tracker.log(4, {"loss": 0.25})
     tracker.log(4, {"dev_R@100": 0.75})
     tracker.close(failed=False)
-    text = tracker.console.file.getvalue()
+    text = tracker.terminal.console.file.getvalue()
     assert re.search(r"\[1/1\] train .* 4/10,000 \d+:\d\d left · cpu · loss 0.25", text)
     assert "\x1b[2K" in text  # the live line is erased and drawn anew
     assert "train 4/10,000 · dev_R@100 0.75\n" in text.replace("\r", "")
     assert steps(tmp_path) == [3, 4, 4]
     tracker.note("after")
-    assert tracker.console.file.getvalue().endswith("after\n")
+    assert tracker.terminal.console.file.getvalue().endswith("after\n")
 
 
 ROWS = [("query", "da", "tekst", "pivot", "text 1.00"), ("document", *"abcd")]

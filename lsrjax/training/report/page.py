@@ -334,7 +334,8 @@ def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        # Options of trackers, which may hold a password, stay for `public.tree`.
+        if isinstance(value, Mapping) and value and key != "trackers":
             found |= _flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value

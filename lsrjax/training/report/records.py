@@ -13,6 +13,7 @@ from lsrjax.checkpoint.results_file import CONFIG_FILE, RESULTS_FILE
 from lsrjax.config import fields
 from lsrjax.errors import InputError
 from lsrjax.retrieval import result_tables
+from lsrjax.training import lines_file
 from lsrjax.training.evaluate_run import EXAMPLES_FILE, SPEED_FILE
 from lsrjax.training.trackers import METRICS_FILE
 
@@ -172,14 +173,8 @@ def _examples(path: pathlib.Path) -> list[Mapping[str, Any]]:
 def _numbers(path: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
     """The finite numbers of a stage; a run that is under way has an unfinished line."""
     found: dict[str, list[tuple[float, float]]] = {}
-    if not path.is_file():
-        return found
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-            step = float(record.pop("step"))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
+    for record in lines_file.read(path):
+        step = float(record.pop("step"))
         for name, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(name, []).append((step, float(value)))

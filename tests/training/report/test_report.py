@@ -48,6 +48,7 @@ def write_run(folder, lr=1e-3, stage="train"):
     (folder / stage).mkdir(parents=True)
     config = fields.get_default()
     config.optim.lr, config.tokenizer = lr, EVIL
+    config.log.trackers = {"mlflow": {"uri": "https://me:secret@host"}}
     (folder / "config.json").write_text(config.to_json())
     lines = "".join(json.dumps(line) + "\n" for line in METRICS)
     # A run that is under way is writing a line.
@@ -92,13 +93,16 @@ def page_of(*runs):
 
 
 def test_the_page_says_what_the_run_has_left(run):
-    page, _ = page_of(run)
+    page, out = page_of(run)
     rows = page.text.splitlines()
     assert "|train|20|1.5|nDCG@10 0.500|4,321|10.0%|-" in rows
     assert f"|{EVIL}|.500|-" in rows and "|bm25|.750|.250" in rows
     assert f"|{EVIL}|10.0|60|1,234" in rows
     assert "|model|.625" in rows
     assert "|optim.lr|0.001" in rows and "|optim.b1|0.9" not in rows
+    # A tracker's options may hold a password, and stay out of attributes, too.
+    assert '|log.trackers|["mlflow"]' in rows
+    assert "secret" not in out.read_text(encoding="utf-8")
     for said in (
         "Loss and its parts",
         "Dev metrics: nDCG@10",
