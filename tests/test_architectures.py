@@ -17,10 +17,11 @@ from rich.console import Console
 from lsrjax.checkpoint import saved_model, train_states
 from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry
+from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models.retriever import towers_of
 from lsrjax.retrieval.rank import Searcher
-from lsrjax.training import run, stage_parts
+from lsrjax.training import run
 
 # What each config changes, and the types of what it encodes.
 CASES = {
@@ -120,7 +121,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
     assert "dev_nDCG@10" in out.getvalue()
     model = saved_model.load_model(tmp_path / "train")
     texts = ["a library for files", "the kernel, and its drivers", "fonts!"]
-    with stage_parts.on_devices(config):
+    with sharding.on_mesh(config.mesh.data, config.mesh.model):
         searcher = Searcher.of(model, config)
         queries, documents = searcher.queries(texts), searcher.documents(texts)
     assert list(queries) == list(model.spec.views)
@@ -137,7 +138,7 @@ def test_it_trains_and_what_is_saved_gives_the_same_numbers(name, tmp_path):
         alone = dataclasses.replace(
             model, params=query, spec=dataclasses.replace(model.spec, towers="shared")
         )
-        with stage_parts.on_devices(config):
+        with sharding.on_mesh(config.mesh.data, config.mesh.model):
             same = Searcher.of(alone, config).queries(texts)[view]
         np.testing.assert_allclose(queries[view].toarray(), same.toarray(), atol=1e-6)
         if "csr" in name:
@@ -190,7 +191,7 @@ def test_a_head_a_loss_and_a_mixer_from_outside_the_package_train(
     assert model.params["head"]["turn"].shape == (16, 3)
     lines = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
     assert all({"hinge", "infonce"} <= json.loads(line).keys() for line in lines[:3])
-    with stage_parts.on_devices(config):
+    with sharding.on_mesh(config.mesh.data, config.mesh.model):
         found = Searcher.of(model, config).queries(["a kernel", "some files"])
     assert found["last"].shape == (2, 3)
 

@@ -37,6 +37,8 @@ def read_pattern(config: Mapping[str, Any], kinds: Sequence[str]) -> tuple[bool,
             f"layer_types has to name {FULL} or {LOCAL} for each of the {count}"
             f" layers, and is {given!r}. Take the config.json of the weights."
         )
+    elif all(kind == kinds[i % len(kinds)] for i, kind in enumerate(given)):
+        given = kinds  # of a period that fewer layers do not show
     full = [kind == FULL for kind in given]
     period = next(
         n
