@@ -228,7 +228,7 @@ def test_towers_that_go_on_are_those_that_were_left_alone(tmp_path, monkeypatch)
         ({"model.head": "splad"}, "model.head is 'splad'; known: 'splade', 'milco'"),
         ({"model.head": "nowhere.Head"}, "nowhere.Head', which could not be imported"),
         ({"model.head": "math.sqrt"}, "is no head: it has no"),
-        ({"loss": {"math.sqrt": {}}}, "which is no lsrjax.losses.losses.Loss but"),
+        ({"loss": {"math.sqrt": {}}}, "which is no lsrjax.losses.loss.Loss but"),
         ({"data.mixer": "evenly"}, "data.mixer is 'evenly'; known: 'round_robin'"),
     ],
 )

@@ -28,7 +28,7 @@ def test_what_contributing_names_is_there():
         assert (ROOT / name).exists() or (ROOT / "lsrjax" / name).exists(), name
     for table, file in {
         "HEADS": "models/heads.py",
-        "LOSSES": "losses/losses.py",
+        "LOSSES": "losses/table.py",
         "REGULARIZERS": "losses/regularizers.py",
         "SOURCES": "data/sources.py",
         "FORMATS": "data/reading/formats.py",

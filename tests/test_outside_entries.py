@@ -25,7 +25,7 @@ from flax import nnx
 
 from lsrjax.distributed.sharding import Rule
 from lsrjax.initial.start import Initialisation
-from lsrjax.losses.losses import Loss, LossOptions
+from lsrjax.losses.loss import Loss, LossOptions
 from lsrjax.losses.regularizers import OfTexts, Regularizer
 from lsrjax.models.layers import Head
 from lsrjax.models.views import Vector, score_all

@@ -19,8 +19,9 @@ from lsrjax.config.fields import get_default
 from lsrjax.config.nodes import entry
 from lsrjax.convert.names import by_layer
 from lsrjax.data.batching.length_shapes import Shape, cut, fit
-from lsrjax.losses import losses, objective
+from lsrjax.losses import objective
 from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.losses.table import LOSSES
 from lsrjax.models import retriever
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
@@ -111,7 +112,7 @@ STEP_CASES = [
     ("table", "found"),
     [
         (HEADS, {case.head for case in ALL}),
-        (losses.LOSSES, {n for c in ALL for n in weights_of(c)}),
+        (LOSSES, {n for c in ALL for n in weights_of(c)}),
         (REGULARIZERS, {case.regularizer for case in ALL}),
     ],
     ids=["heads", "losses", "regularizers"],

@@ -14,7 +14,8 @@ from lsrjax.data.batching import loader
 from lsrjax.data.batching.drawing import Drawn, Encoded
 from lsrjax.data.batching.orders import Order
 from lsrjax.errors import InputError
-from lsrjax.losses import losses, objective
+from lsrjax.losses import objective
+from lsrjax.losses.table import LOSSES
 from lsrjax.models import heads, term_weights
 from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.encoder_config import EncoderConfig
@@ -122,7 +123,7 @@ class StepSizes:
                 f"--pivot-dim {self.pivot_dim} does not divide into heads of"
                 f" {self.dim // self.heads}, the width of the student's."
             )
-        if "scores" in losses.LOSSES[self.task].targets and self.group < 2:
+        if "scores" in LOSSES[self.task].targets and self.group < 2:
             raise InputError(
                 f"{self.task} compares a query's documents: --group 2 or more."
             )

@@ -10,7 +10,7 @@ from lsrjax import options
 from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.sources import SOURCES
 from lsrjax.errors import InputError
-from lsrjax.losses.losses import LOSSES
+from lsrjax.losses.table import LOSSES
 from lsrjax.models.heads import HEADS
 
 # Groups of fields that are options of the entries of a table, and how they are set.

@@ -13,8 +13,8 @@ from lsrjax.data.reading.corpus import problem as places_problem
 from lsrjax.data.reading.formats import AUTO, FORMATS
 from lsrjax.data.sources import DEV_SOURCES, SOURCES
 from lsrjax.initial.initialisations import INITIALISATIONS
-from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS
+from lsrjax.losses.table import LOSSES
 from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS

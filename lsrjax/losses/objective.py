@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lsrjax.errors import InputError
-from lsrjax.losses import losses
+from lsrjax.losses.loss import Loss
+from lsrjax.losses.table import LOSSES
 from lsrjax.models.views import Views
 from lsrjax.options import Chosen, resolve_each
 
@@ -36,7 +37,7 @@ class Objective:
 
     @property
     def targets(self) -> frozenset[str]:
-        """All targets of the losses, from `losses.TARGETS`."""
+        """All targets of the losses, from `loss.TARGETS`."""
         return frozenset(
             target
             for one in self.losses
@@ -81,14 +82,14 @@ def of(config: Mapping[str, Any], where: str = "config.loss") -> Objective:
     Raises:
       InputError: no loss, an unknown loss or option, or losses of different texts.
     """
-    found = resolve_each(losses.LOSSES, config, where)
+    found = resolve_each(LOSSES, config, where)
     if not found:
-        known = ", ".join(map(repr, losses.LOSSES))
+        known = ", ".join(map(repr, LOSSES))
         raise InputError(f"{where} names no loss. Known: {known}.")
     for one in found:
-        if not isinstance(one.entry, losses.Loss):
+        if not isinstance(one.entry, Loss):
             raise InputError(
-                f"{where} names {one.name!r}, which is no lsrjax.losses.losses.Loss but"
+                f"{where} names {one.name!r}, which is no lsrjax.losses.loss.Loss but"
                 f" {type(one.entry).__name__}. Wrap the function in one."
             )
     first, *others = found

@@ -29,7 +29,7 @@ from lsrjax.convert.read import presets
 from lsrjax.data.batching.orders import Order
 from lsrjax.data.debian_texts import embedded
 from lsrjax.distributed import sharding
-from lsrjax.losses import losses
+from lsrjax.losses.table import LOSSES
 from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.training import flops
 
@@ -331,7 +331,7 @@ def test_every_task_that_can_be_chosen_is_a_step(task):
 
 def test_the_tasks_are_all_losses_but_those_of_other_heads_and_data():
     others = {"reconstruction", "m3", "language_kl"}
-    assert set(workload.TASKS) == set(losses.LOSSES) - others
+    assert set(workload.TASKS) == set(LOSSES) - others
 
 
 def test_step_presets_are_the_published_models():

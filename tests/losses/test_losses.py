@@ -10,19 +10,12 @@ import torch
 
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.losses.losses import (
-    LOSSES,
-    MARGINS,
-    TARGETS,
-    alignment,
-    infonce,
-    kl,
-    language_kl,
-    likely_relevant,
-    margin_mse,
-    same_text,
-)
+from lsrjax.losses.alignment import alignment
+from lsrjax.losses.contrast import infonce, likely_relevant, same_text
+from lsrjax.losses.distillation import MARGINS, kl, language_kl, margin_mse
+from lsrjax.losses.loss import TARGETS
 from lsrjax.losses.objective import Objective
+from lsrjax.losses.table import LOSSES
 from lsrjax.models.views import Bag, Code, Vector
 from lsrjax.options import Chosen, names
 

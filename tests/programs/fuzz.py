@@ -50,8 +50,8 @@ from lsrjax.data.reading.formats import FORMATS
 from lsrjax.data.reading.texts import read_texts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError, TrainingFailed
-from lsrjax.losses.losses import LOSSES
 from lsrjax.losses.regularizers import REGULARIZERS, SCHEDULES
+from lsrjax.losses.table import LOSSES
 from lsrjax.models import retriever
 from lsrjax.models.backbones.table import read_config
 from lsrjax.models.heads import HEADS

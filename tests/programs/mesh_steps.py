@@ -19,7 +19,7 @@ from lsrjax.config.fields import get_default
 from lsrjax.data.batching import length_shapes
 from lsrjax.distributed import sharding
 from lsrjax.distributed.trees import path_name
-from lsrjax.losses import losses, objective
+from lsrjax.losses import objective, table
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.models import retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
@@ -116,7 +116,7 @@ def check_all_are_here() -> None:
         ("HEADS", HEADS, {student_of(task).head for task in tasks}),
         (
             "LOSSES",
-            losses.LOSSES,
+            table.LOSSES,
             {name for c in configs for name in objective.of(c.loss).weights},
         ),
         (
