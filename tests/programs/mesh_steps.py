@@ -112,12 +112,12 @@ def check_all_are_here() -> None:
     """Each entry of a table has a task, or the entry is named."""
     tasks = ("alignment", "kl", "infonce", *OTHERS)
     configs = [config_of(task) for task in tasks]
-    for table, known, found in (
+    for name, known, found in (
         ("HEADS", HEADS, {student_of(task).head for task in tasks}),
         (
             "LOSSES",
             table.LOSSES,
-            {name for c in configs for name in objective.of(c.loss).weights},
+            {loss for c in configs for loss in objective.of(c.loss).weights},
         ),
         (
             "REGULARIZERS",
@@ -127,7 +127,7 @@ def check_all_are_here() -> None:
     ):
         if missing := set(known) - found:
             raise SystemExit(
-                f"{', '.join(sorted(missing))} of {table}: no task in"
+                f"{', '.join(sorted(missing))} of {name}: no task in"
                 " tests/programs/mesh_steps.py; add one to OTHERS and, in"
                 " tests/distributed/test_sharding.py, to OTHERS."
             )
