@@ -67,6 +67,18 @@ def _source_view(stage: Any) -> str | None:
     return f"the head {head.name} has no source view{off}"
 
 
+def _option(name: str) -> Callable[[Any], str | None]:
+    """Whether the head has an option that is set."""
+
+    def check(stage: Any) -> str | None:
+        head = _head(stage)
+        if not hasattr(head.options, name):
+            return f"the head {head.name} has no {name}"
+        return None if getattr(head.options, name) else f"model.head.{name} is 0"
+
+    return check
+
+
 def _pivot(stage: Any) -> str | None:
     if not _head(stage).entry.copies_pivot:
         return f"the head {_head(stage).name} copies no other model's"
@@ -172,6 +184,8 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "sparse views": _sparse,
     "dev data": _dev_data,
     "source view": _source_view,
+    "translations": _option("translations"),
+    "n-grams": _option("ngrams"),
     "pivot head": _pivot,
     "word head": _words,
     "fresh weights": _fresh,

@@ -75,7 +75,7 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
         )
 
     def params(source):
-        start = Start(spec, head.entry, folder, source, config.seed)
+        start = Start(spec, head.entry, folder, pivot_tokenizer, source, config.seed)
         document = _weights(starts, models, start)
         if towers == "shared":
             return document

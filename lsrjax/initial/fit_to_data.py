@@ -54,7 +54,7 @@ def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
             f" {pivot.tokenizer}. Leave it empty."
         )
     if translated:
-        table = _translations(tokenizer, english, start.source, shape)
+        table = translations(tokenizer, english, start.source, shape)
         unseen = np.diff(table.indptr) == 0
         words = table + sparse.diags_array(unseen.astype(float)) @ words
     return warm_start.from_pivot(
@@ -111,7 +111,7 @@ def with_echo(params: dict, start: Start, scale: float) -> dict:
     )
 
 
-def _translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
+def translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
     """P(English token | token) from the source's pairs, and from its English texts.
 
     Shortest pairs come first, since few words leave little doubt about translations.

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lsrjax import options as options_
+from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.initial import fit_to_data, warm_start
+from lsrjax.initial import fit_lookups, fit_to_data, warm_start
 from lsrjax.initial.start import Initialisation
 from lsrjax.losses import objective
 from lsrjax.models import heads, retriever
@@ -253,6 +254,78 @@ class IdfEcho(Initialisation):
         return fit_to_data.with_echo(params, start, options.scale)
 
 
+@dataclasses.dataclass(frozen=True)
+class TranslationsOptions(Options):
+    """Of `Translations`."""
+
+    when: ClassVar = ("translations",)
+    scale: float = option(
+        1.0, "a translation starts at scale * sqrt(its probability * its idf)", above=0
+    )
+
+    def check_stage(self, stage: Any, where: str) -> None:
+        """Refuses a stage without training pairs."""
+        loss = objective.of(stage.loss)
+        if loss.kind != "pair":
+            raise InputError(
+                f"{where} comes from training pairs, and the loss {loss.name} has none."
+                " Start in an alignment stage."
+            )
+
+
+class Translations(Initialisation):
+    """The pivot view's translations of tokens, from the training pairs (IBM Model 1).
+
+    The probabilities of Brown et al. 1993, of tokens of the two vocabularies; English
+    texts are pairs with themselves. The idf is relative to the largest.
+    """
+
+    Options = TranslationsOptions
+    fresh = True
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """The table of the head."""
+        own = start.spec.options
+        english = TextTokenizer(start.pivot_tokenizer)
+        shape = (start.spec.encoder.vocab_size, own.pivot_vocab_size)
+        tokenizer = TextTokenizer(start.tokenizer)
+        table = fit_to_data.translations(tokenizer, english, start.source, shape)
+        idf_V = fit_lookups.english_idf(start, english, shape[1])
+        found = fit_lookups.dictionary(table, idf_V, own.translations, options.scale)
+        return warm_start.merged(params, {"head": {"dictionary": found}})
+
+
+@dataclasses.dataclass(frozen=True)
+class NgramsOptions(Options):
+    """Of `Ngrams`."""
+
+    when: ClassVar = ("n-grams",)
+    scale: float = option(0.1, "a column starts at scale * sqrt(its idf)", above=0)
+
+
+class Ngrams(Initialisation):
+    """The view of n-grams: the characters of tokens, and weights by idf."""
+
+    Options = NgramsOptions
+
+    @staticmethod
+    def check(spec, models):
+        """Refuses a view that was trained."""
+        for model in models.values():
+            if "ngrams" in model.params.get("head", {}):
+                raise InputError(
+                    f"config.init.ngrams would have no effect: {model.name} has a view"
+                    " of n-grams that was trained. Remove it."
+                )
+
+    @staticmethod
+    def weights(params, options, model, start):
+        """The view's tables."""
+        found = fit_lookups.ngrams(start, options.scale)
+        return warm_start.merged(params, {"head": {"ngrams": found}})
+
+
 INITIALISATIONS: dict[str, type[Initialisation]] = {
     "model": Model,
     "encoder": Encoder,
@@ -260,6 +333,8 @@ INITIALISATIONS: dict[str, type[Initialisation]] = {
     "lexical": Lexical,
     "idf_queries": IdfQueries,
     "idf_echo": IdfEcho,
+    "translations": Translations,
+    "ngrams": Ngrams,
 }
 
 
@@ -289,6 +364,14 @@ def check(stage: Any, where: str) -> None:
     found = of(stage.init, f"{where}.init")
     head = heads.chosen(stage.model.head, f"{where}.model.head")
     copied = any(one.entry is Pivot or one.entry.gives_head for one in found)
+    given = {one.name for one in found}
+    whole = any(one.entry.gives_head for one in found)
+    for name in ("translations", "ngrams"):
+        if getattr(head.options, name, 0) and not whole and name not in given:
+            raise InputError(
+                f"{where}.model.head.{name} is set, and nothing fills its table: add"
+                f" {where}.init.{name}, or start from a whole retriever that has one."
+            )
     if head.entry.copies_pivot and not copied:
         raise InputError(
             f"{where}.init.head is missing, the masked LM or SPLADE whose head"

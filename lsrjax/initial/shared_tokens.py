@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from tokenizers.decoders import ByteLevel
 
-_INSIDE, _SPACE, _BYTES = "##", "▁", "Ġ"
+_INSIDE, SPACE, _BYTES = "##", "▁", "Ġ"
 # What special tokens are for; each program has its own names.
 _ROLES = {
     "begin": ("<s>", "[CLS]", "<bos>"),
@@ -43,7 +43,7 @@ def shared_tokens(
       A matrix of 0 and 1, [V, pivot V].
     """
     found: dict[Piece, int] = {}
-    for (start, text), index in _pieces(pivot, _INSIDE):
+    for (start, text), index in pieces(pivot, _INSIDE):
         # The lower-case one of several first.
         if text == text.lower() or (start, text.lower()) not in found:
             found[start, text.lower()] = index
@@ -51,7 +51,7 @@ def shared_tokens(
     # Byte-level BPE and SentencePiece do not mark punctuation behind a word, which
     # WordPiece has as a word.
     pairs = []
-    for (start, text), index in _pieces(vocabulary, _SPACE):
+    for (start, text), index in pieces(vocabulary, SPACE):
         twins = [(start, text), (start, text.lower())]
         if len(text) == 1 and start is False:
             twins += [(True, text), (True, text.lower())]
@@ -61,23 +61,28 @@ def shared_tokens(
     return sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
 
 
-def _pieces(vocabulary: Mapping[str, int], otherwise: str) -> list[tuple[Piece, int]]:
-    """The tokens as pieces, with their ids; those without a text are left out."""
+def pieces(vocabulary: Mapping[str, int], otherwise: str) -> list[tuple[Piece, int]]:
+    """The tokens as pieces, with their ids; those without a text are left out.
+
+    Args:
+      vocabulary: token -> id.
+      otherwise: the mark of the kind that it is of if no token has any.
+    """
     counts = {
         mark: sum(token.startswith(mark) for token in vocabulary)
-        for mark in (otherwise, _INSIDE, _SPACE, _BYTES)
+        for mark in (otherwise, _INSIDE, SPACE, _BYTES)
     }
     mark = max(counts, key=lambda one: counts[one])
     bytes_to_text = ByteLevel()
-    pieces: list[tuple[Piece, int]] = []
+    found: list[tuple[Piece, int]] = []
     for token, index in vocabulary.items():
         if role := _ROLE_OF.get(token):
-            pieces.append(((None, role), index))
+            found.append(((None, role), index))
             continue
         marked, text = token.startswith(mark), token.removeprefix(mark)
         if mark == _BYTES:
             text = bytes_to_text.decode([text])
         # A part of a character has no text.
         if text and "\ufffd" not in text:
-            pieces.append(((marked != (mark == _INSIDE), text), index))
-    return pieces
+            found.append(((marked != (mark == _INSIDE), text), index))
+    return found

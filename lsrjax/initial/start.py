@@ -24,6 +24,7 @@ class Start:
       spec: of the student, with shared towers.
       head: the class of its head.
       tokenizer: folder of the encoder's tokenizer.
+      pivot_tokenizer: folder of MILCO's English tokenizer, or None.
       source: the training examples.
       seed: of the stage.
     """
@@ -31,6 +32,7 @@ class Start:
     spec: RetrieverSpec
     head: type[Head]
     tokenizer: pathlib.Path
+    pivot_tokenizer: pathlib.Path | None
     source: Sequence
     seed: int
 

@@ -3,15 +3,18 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from lsrjax.data.examples import ANY, ENGLISH, Pair
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.initial import warm_start
+from lsrjax.initial import shared_tokens, warm_start
+from lsrjax.models.lookups import CHARACTERS, hashed
 from lsrjax.models.retriever import RetrieverSpec
 
 LENGTH = 64  # tokens read of each text
+_TEXTS = 256  # whose n-grams are found at a time
 # Examples, evenly spread, to count a regularizer's idf over: more would hardly change
 # the idf of terms that occur at all.
 _EXAMPLES = 100_000
@@ -79,6 +82,45 @@ def idf_of_views(
                 )
             assert pivot_tokenizer  # every model with a pivot view has one
             found[view] = least_idf(TextTokenizer(pivot_tokenizer), english, size)
+        elif view == "ngrams":
+            _, found[view] = ngram_idf(TextTokenizer(tokenizer), texts, spec)
         else:
             found[view] = least_idf(TextTokenizer(tokenizer), texts, size)
     return found
+
+
+def characters(tokenizer: TextTokenizer, vocab_size: int) -> np.ndarray:
+    """The code points of each token's lower-cased characters, [vocab_size, C].
+
+    A space stands before a token that starts a word. Special tokens have none.
+    """
+    table = np.zeros((vocab_size, CHARACTERS), np.float32)
+    for (start, text), index in shared_tokens.pieces(
+        tokenizer.vocabulary(), shared_tokens.SPACE
+    ):
+        if start is None or index in tokenizer.special_ids:
+            continue
+        points = [*map(ord, (" " * start + text).lower())][:CHARACTERS]
+        table[index, : len(points)] = points
+    return table
+
+
+def ngram_idf(
+    tokenizer: TextTokenizer, texts: Mapping[str, Sequence[str]], spec: RetrieverSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """The characters of tokens, and the least idf of a column of n-grams, [columns].
+
+    As `least_idf`, for the view of n-grams.
+    """
+    table = characters(tokenizer, spec.encoder.vocab_size)
+    columns = spec.views["ngrams"]
+    per_language = []
+    for own in texts.values():
+        found: list[list[int]] = []
+        for first in range(0, len(own), _TEXTS):
+            some = tokenizer.batch(own[first : first + _TEXTS], LENGTH, ())
+            keep = some["mask"].astype(bool)
+            found += hashed(jnp.asarray(table), some["ids"], keep, columns).tolist()
+        real = [[i for i in set(row) if i >= 0] for row in found]
+        per_language.append(warm_start.inverse_document_frequency(real, columns))
+    return table, np.min(per_language, axis=0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lsrjax.models.layers import Head
+from lsrjax.models.layers import Fixed, Head
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Code, Dense, MultiVector, Views
 from lsrjax.options import Options, option
@@ -174,8 +174,8 @@ class DenseHead(Head):
         return hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
 
 
-class Count(nnx.Variable):
-    """Counted by the training step, not learned: no gradient, no moments."""
+class Count(Fixed):
+    """Counted by the training step."""
 
 
 class Autoencoder(nnx.Module):

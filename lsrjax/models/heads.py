@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed import sharding
+from lsrjax.distributed.sharding import Rule
 from lsrjax.errors import InputError
 from lsrjax.lookup import entry, known_entry
 from lsrjax.models.backbones.table import backbone
@@ -29,6 +30,7 @@ from lsrjax.models.dense_heads import (
     EmbeddingOptions,
 )
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
+from lsrjax.models.lookups import Dictionary, Ngrams
 from lsrjax.models.term_weights import LexEcho, MLMHead
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import MultiVector, Vector, Views, bad_weights
@@ -118,6 +120,20 @@ class MilcoOptions(_Pooled):
     )
     exclude_special_tokens: bool = option(
         False, "lexecho: leave <s>, </s>, … out", when="lexecho"
+    )
+    translations: int = option(
+        0,
+        "English terms that the pivot view has for each token whatever the encoder"
+        " finds, with learned weights that init.translations starts; 0: none",
+        low=0,
+        high=2**10,
+    )
+    ngrams: int = option(
+        0,
+        "columns of a third view, of the text's character n-grams, with learned weights"
+        " that init.ngrams starts; 0: none",
+        low=0,
+        high=2**24,
     )
     pivot_vocab_size: int = option(0, "terms of the English vocabulary", fact=True)
     pivot_hidden_size: int = option(0, "width of the English head", fact=True)
@@ -235,11 +251,17 @@ class MilcoHead(Head):
     """MILCO: a connector into an English SPLADE's head, and LexEcho.
 
     The views are `pivot` over the English vocabulary and, with the option `lexecho`,
-    `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026).
+    `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026). The
+    options `translations` and `ngrams` are lsrjax's own, see `lsrjax.models.lookups`.
     """
 
     Options = MilcoOptions
     gives = ("logits",)
+    rules = (
+        Rule("dictionary/(terms|weights)", (None, None)),
+        Rule("ngrams/characters", (None, None)),
+        Rule("ngrams/weights", (None,)),
+    )
     copies_pivot = True
     source_option = "lexecho"
 
@@ -249,6 +271,8 @@ class MilcoHead(Head):
         views = {"pivot": spec.options.pivot_vocab_size}
         if spec.options.lexecho:
             views["source"] = spec.encoder.vocab_size
+        if spec.options.ngrams:
+            views["ngrams"] = spec.options.ngrams
         return views
 
     @staticmethod
@@ -305,14 +329,33 @@ class MilcoHead(Head):
             if spec.options.lexecho
             else None
         )
+        tokens, own = spec.encoder.vocab_size, spec.options
+        self.dictionary = (
+            Dictionary(tokens, own.translations, size=own.pivot_vocab_size)
+            if own.translations
+            else None
+        )
+        self.ngrams = Ngrams(tokens, own.ngrams) if own.ngrams else None
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
-        """The `pivot` view and, with LexEcho, the `source` view."""
+        """The views that the options give it."""
         h_TE = gelu(self.connector(hidden_TD))
-        views: Views = {"pivot": self.mlm(h_TE, texts, None)}
+        pivot = self.mlm(h_TE, texts, None)
+        if self.dictionary is not None:
+            pivot = _with_translations(pivot, self.dictionary(texts))
+        views: Views = {"pivot": pivot}
         if self.echo is not None:
             views["source"] = self.echo(hidden_TD, texts)
+        if self.ngrams is not None:
+            views["ngrams"] = self.ngrams(texts)
         return views
+
+
+def _with_translations(pivot: Vector, logits_BV: jax.Array) -> Vector:
+    """The larger logit of each term; where no token brings it, the encoder's."""
+    largest_BV = jnp.maximum(pivot.raw_BV, logits_BV)
+    raw_BV = jnp.where(logits_BV > 0, largest_BV, pivot.raw_BV)
+    return Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
 
 
 class TokenWeightsHead(Head):

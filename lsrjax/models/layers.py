@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from lsrjax.distributed.sharding import Rule
 from lsrjax.models.views import Views
 from lsrjax.options import Options
 
@@ -212,6 +213,13 @@ GIVEN = {
 }
 
 
+class Fixed(nnx.Variable):
+    """Belongs to a model like a parameter, but is not learned: no gradient, no moments.
+
+    Its numbers are float32, like all of a model's.
+    """
+
+
 class Head(nnx.Module):
     """Base of all heads; see `lsrjax.models.heads`.
 
@@ -231,7 +239,7 @@ class Head(nnx.Module):
     sparse = True
     starts_from: tuple[str, ...] = ("encoder",)
     copies_pivot = False
-    rules = ()
+    rules: tuple[Rule, ...] = ()
 
     def __init__(self, spec, *, dtype: DType, rngs: nnx.Rngs):
         """Random parameters, float32; `dtype` is what matrix products run in."""

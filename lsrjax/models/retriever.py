@@ -11,7 +11,7 @@ from flax import nnx
 
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.models import dense_heads
+from lsrjax.models import dense_heads, layers
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
@@ -28,7 +28,7 @@ QUERY_TOWER = "query_tower"
 
 
 # The reference's prefixes of MILCO's terms.
-_MARKS = {"pivot": "e_", "source": "m_"}
+_MARKS = {"pivot": "e_", "source": "m_", "ngrams": "n_"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,11 +262,11 @@ def split(
     return graphdef, nnx.to_pure_dict(state)
 
 
-def counted(spec: RetrieverSpec) -> dict:
-    """A tree of bools: the parameters that a step counts instead of learning."""
+def fixed(spec: RetrieverSpec) -> dict:
+    """A tree of bools: what is no parameter to be learned."""
     model = nnx.eval_shape(lambda: Retriever(spec, rngs=nnx.Rngs(0)))
     kinds = jax.tree.map(
-        lambda leaf: leaf.replace(isinstance(leaf, dense_heads.Count)),
+        lambda leaf: leaf.replace(isinstance(leaf, layers.Fixed)),
         nnx.state(model),
         is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
     )

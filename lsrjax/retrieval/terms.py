@@ -2,8 +2,8 @@
 
 A term has the name of its token; in a model with views of several vocabularies, a
 prefix says which one: `e_` for MILCO's English terms, `m_` for those of the text's own
-tokens, as in the reference and every export of a MILCO. A latent has its number, and a
-column without a token `#` and the column's number.
+tokens, as in the reference and every export of a MILCO. A latent has its number, as has
+a column of n-grams (`n_`), and a column without a token `#` and the column's number.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ def names_of(
     for view, size in spec.views.items():
         if views is not None and view not in views:
             continue
-        if view == "latents":
-            names += map(str, range(size))
+        mark = spec.marks[view]
+        if view in ("latents", "ngrams"):
+            names += (f"{mark}{i}" for i in range(size))
             continue
         own = pivot_tokenizer if view == "pivot" else tokenizer
         assert own  # every model with such a view has one
         tokens = {i: token for token, i in own.vocabulary().items()}
-        mark = spec.marks[view]
         first = len(names)
         names += [
             f"{mark}{tokens[i]}" if i in tokens else f"#{first + i}"

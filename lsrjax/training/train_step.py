@@ -157,7 +157,7 @@ def make_step(
     if teacher is not None:
         teacher = pooled_as(teacher, spec)
     still = jax.tree.map(
-        operator.or_, frozen(config.optim.freeze, abstract), retriever.counted(spec)
+        operator.or_, frozen(config.optim.freeze, abstract), retriever.fixed(spec)
     )
     return Step(
         config=config,
