@@ -28,6 +28,7 @@ ROOMS = [
     "tokenizer",
     "data",
     "losses",
+    "optimizers",
     "retrieval",
     "checkpoint",
     "convert",

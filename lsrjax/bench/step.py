@@ -25,7 +25,7 @@ _TOTAL_STEPS = 10**6
 
 _DESCRIPTION = """\
 Times whole optimizer steps as a stage makes them: encoder, head, loss, gradients and
-AdamW; random weights, random tokens, texts of random lengths, cut into parts as the
+optimizer; random weights, random tokens, texts of random lengths, cut into parts as the
 loader does. The same step with the plain pooling (naive), which makes the logits of all
 tokens and terms, takes turns with it; both go on from the same state. It is left out,
 with a note, where its logits would take more than 40 % of the memory. With random

@@ -21,6 +21,7 @@ from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import BACKBONES, backbone
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.optimizers import OPTIMIZERS
 from lsrjax.training import train_step
 
 TEACHER = "teacher"
@@ -87,6 +88,9 @@ class StepSizes:
         "none",
         "what a layer's backward pass computes again",
         choices=tuple(REMAT),
+    )
+    optimizer: str = size(
+        "adamw", "with its defaults", choices=tuple(OPTIMIZERS), metavar="NAME"
     )
     encode_chunk: int = size(
         0,
@@ -206,6 +210,7 @@ def config_of(sizes: StepSizes, total_steps: int):
     c.loss = {sizes.task: {}}
     c.model.dtype = sizes.dtype
     c.model.dropout = 0.0
+    c.optim.optimizer = sizes.optimizer
     c.memory.remat = sizes.remat
     c.memory.encode_chunk = sizes.encode_chunk
     c.steps = total_steps
@@ -284,10 +289,10 @@ def least_bytes(sizes: StepSizes, devices: int) -> tuple[int, int]:
     params = sizes.vocab * D + layers + sizes.pivot_vocab * E
     texts = sizes.texts * devices
     weights = texts * (sizes.pivot_vocab or sizes.vocab)
-    # Tokens of the batches that the shapes are fitted to; parameters, gradients and two
-    # moments; terms' weights and their gradients.
+    # Tokens of the batches that the shapes are fitted to; parameters and gradients;
+    # terms' weights and their gradients.
     samples = 4 * 16 * texts * max(sizes.length, sizes.query_length)
-    return samples, 4 * 4 * params + 2 * 4 * weights
+    return samples, 2 * 4 * params + 2 * 4 * weights
 
 
 def batches(sizes: StepSizes, devices: int) -> loader.Batches:

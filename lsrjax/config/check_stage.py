@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lsrjax import errors
+from lsrjax import errors, optimizers
 from lsrjax.config import check_data, conditions
 from lsrjax.config.fields import leaves
 from lsrjax.config.schema import Run
@@ -43,6 +43,7 @@ def check_stage(c: ConfigDict, found: Run, where: str) -> None:
 def _check_entries(c, where) -> None:
     heads.chosen(c.model.head, f"{where}.model.head")
     objective.of(c.loss, f"{where}.loss")
+    optimizers.chosen(c.optim.optimizer, f"{where}.optim.optimizer")
 
 
 def _check_schedule(c, where) -> None:

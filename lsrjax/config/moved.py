@@ -55,6 +55,9 @@ MOVED = {
     ' entry("rank", scale=…)',
     "data.margin_bins": "it is an option of the sampler, c.data.negatives ="
     ' entry("margin_bins", bins=…)',
+    "optim.b1": "it is an option of the optimizer, c.optim.optimizer.b1 = …",
+    "optim.b2": "it is an option of the optimizer, c.optim.optimizer.b2 = …",
+    "optim.eps": "it is an option of the optimizer, c.optim.optimizer.eps = …",
     "regularizer.warmup_steps": "it is an option of the schedule,"
     ' c.regularizer.schedule = entry("quadratic", steps=…)',
 }
@@ -162,7 +165,7 @@ def _moved(group: str, name: str) -> str | None:
 def in_line(line: str) -> list[str]:
     """Messages about moved fields that a line of a config sets."""
     found = re.findall(
-        r"\.((?:data\.columns|columns|model|init|loss|regularizer|data|dev)\.\w+)"
+        r"\.((?:data\.columns|columns|model|init|loss|regularizer|data|dev|optim)\.\w+)"
         r"(?:\s*=\s*([^=#]+))?",
         line,
     )

@@ -14,18 +14,17 @@ _ELSEWHERE = {
     " scheduler_type",
     "optim.warmup_steps": "warmup num_warmup_steps lr_warmup_steps warmup_steps",
     "optim.warmup_fraction": "warmup_ratio warmup_proportion warmup_percent",
-    "optim.b1": "beta1 adam_beta1 beta_1",
-    "optim.b2": "beta2 adam_beta2 beta_2",
-    "optim.eps": "epsilon adam_epsilon adam_eps",
+    "optim.optimizer": "optim optimizer_name optimizer_type opt",
+    "optim.groups": "param_groups parameter_groups lr_mult layer_lr"
+    " learning_rate_mapping",
     "optim.weight_decay": "wd decay adam_weight_decay l2",
     "optim.clip_norm": "max_grad_norm grad_clip grad_clip_norm clip_grad_norm"
     " gradient_clip gradient_clip_val clip_value clip",
     "optim.freeze": "frozen freeze_layers freeze_encoder frozen_parameters",
     "batch_size": "train_batch_size per_device_train_batch_size global_batch_size bs"
     " bsize batch",
-    "memory.encode_chunk": "gradient_accumulation_steps grad_accum accumulation_steps"
-    " micro_batch_size mini_batch_size microbatch gc_chunk_size sub_batch_size"
-    " per_device_parallelism",
+    "memory.encode_chunk": "micro_batch_size mini_batch_size microbatch gc_chunk_size"
+    " sub_batch_size per_device_parallelism",
     "memory.remat": "gradient_checkpointing activation_checkpointing remat_policy",
     "steps": "max_steps num_steps total_steps train_steps num_train_steps maxsteps"
     " training_steps num_training_steps n_steps",
@@ -84,6 +83,16 @@ _INSTEAD = {
     " train_path"
     " train_dir data_dir triples",
     "c.data.source.dataset": "dataset_name train_dataset hf_dataset",
+    # Sums of the gradients of several batches have other in-batch negatives, and other
+    # regularizers, than the gradient of one batch.
+    "c.batch_size for the texts that a step's loss compares, all of them, and"
+    " c.memory.encode_chunk for how many a device encodes at a time, which changes no"
+    " result (GradCache)": "gradient_accumulation_steps grad_accum accumulation_steps"
+    " grad_accum_steps accumulate_grad_batches gradient_accumulation accum_steps"
+    " accum_freq",
+    "c.optim.optimizer.b1": "beta1 adam_beta1 beta_1",
+    "c.optim.optimizer.b2": "beta2 adam_beta2 beta_2",
+    "c.optim.optimizer.eps": "epsilon adam_epsilon adam_eps",
     "--workdir": "output_dir save_dir work_dir workdir exp_dir logging_dir run_dir"
     " experiment checkpoint_dir",
     "--num_processes, and one process for each": "nproc world_size num_processes"

@@ -19,6 +19,7 @@ from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
+from lsrjax.optimizers import OPTIMIZERS
 from lsrjax.options import option
 from lsrjax.retrieval.tasks.table import DEV_TASKS
 from lsrjax.trackers.table import TRACKERS
@@ -60,6 +61,21 @@ def _tokens(value: int) -> str | None:
 def _weights(weights: dict[str, float]) -> str | None:
     fine = all(0 <= weight < math.inf for weight in weights.values())
     return None if fine and any(weights.values()) else "weights are >= 0, one is > 0"
+
+
+def _groups(groups: dict[str, dict[str, float]]) -> str | None:
+    for pattern, own in groups.items():
+        if (problem := _pattern(pattern)) or not pattern:
+            return f"{pattern!r} is {problem or 'empty'}"
+        if not own or set(own) - {"lr", "times", "weight_decay"}:
+            known = "times or lr, and weight_decay"
+            return f"{pattern!r} sets {list(own) or 'nothing'}; give it {known}"
+        if {"lr", "times"} <= set(own):
+            return f"{pattern!r} has a learning rate and a multiple of it; give one"
+        rate = own.get("lr", own.get("times", 1.0))
+        if not (0 < rate < math.inf and 0 <= own.get("weight_decay", 0.0) < math.inf):
+            return f"{pattern!r}: lr and times must be > 0, weight_decay >= 0"
+    return None
 
 
 # What the choice of a query's documents has an effect with.
@@ -317,8 +333,11 @@ class Prepare:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW and its schedule."""
+    """The optimizer, its schedule, and which parameters it changes."""
 
+    optimizer: Any = option(
+        "adamw", "from gradients to a step; docs/training.md", table=OPTIMIZERS
+    )
     lr: float = option(2e-5, "peak learning rate", above=0)
     schedule: str = option(
         "cosine", "after the warm-up", choices=("constant", "linear", "cosine")
@@ -327,15 +346,20 @@ class Optim:
     warmup_fraction: float = option(
         0.0, "of all steps; instead of warmup_steps", low=0, below=1
     )
-    b1: float = option(0.9, "of the mean of gradients", low=0, below=1)
-    b2: float = option(0.999, "of the mean of their squares", low=0, below=1)
-    eps: float = option(1e-8, "added to the root of the squares", above=0)
-    weight_decay: float = option(0.01, "decoupled", low=0)
+    weight_decay: float = option(
+        0.01, "decoupled: times the learning rate, off the parameters", low=0
+    )
     no_decay: str = option(
         r"bias$|norm/|scale$",
         "parameter paths (regex) without decay",
         problem=_pattern,
         when="weight_decay",
+    )
+    groups: dict[str, dict[str, float]] = option(
+        {},
+        "parameters with their own learning rate (lr, or as times that of all) and"
+        ' weight_decay, by paths (regex): {"^head/static$": {"lr": 1e-3}}',
+        problem=_groups,
     )
     clip_norm: float = option(1.0, "global gradient norm; 0: no clipping", low=0)
     freeze: str = option(

@@ -79,6 +79,11 @@ RULES = (
 _STACKED = re.compile("(^|/)layers(?=/)")
 
 
+def is_stacked(name: str) -> bool:
+    """Whether a parameter's first axis is that of an encoder's layers."""
+    return _STACKED.search(name) is not None
+
+
 def make_mesh(
     data: int, model: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
@@ -162,21 +167,22 @@ class Layout:
 
     mesh: Mesh
     specs: Mapping[str, P]
+    shapes: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...]
 
     def shardings(self, tree):
         """Sharding of each leaf of a train state, or of parameters.
 
-        A leaf whose path ends in a parameter's (like the optimizer's moments) has the
-        parameter's sharding; all others are replicated.
+        A leaf whose path ends in a parameter's, and which has its shape (like the
+        optimizer's moments), has the parameter's sharding; all others are replicated.
         """
 
         def of(path, leaf):
             parts = path_name(path).split("/")
             for first in range(len(parts)):
-                spec = self.specs.get("/".join(parts[first:]))
-                if spec is not None and len(spec) <= np.ndim(leaf):
-                    return NamedSharding(self.mesh, spec)
+                name = "/".join(parts[first:])
+                if self.shapes.get(name) == np.shape(leaf):
+                    return NamedSharding(self.mesh, self.specs[name])
             return NamedSharding(self.mesh, P())
 
         return jax.tree_util.tree_map_with_path(of, tree)
@@ -229,7 +235,7 @@ def layout(
     Raises:
       InputError: a parameter that no rule, or more than one, matches.
     """
-    specs = {}
+    specs, shapes = {}, {}
     heads = (num_heads, key_heads or num_heads)
     undivided: dict[str, list[str]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -239,12 +245,12 @@ def layout(
             undivided.setdefault(problem, []).append(name)
         if fsdp:
             axes = _with_data(name, axes, leaf.shape, mesh)
-        specs[name] = P(*axes)
+        specs[name], shapes[name] = P(*axes), tuple(leaf.shape)
     notes = [
         f"{problem} ({len(names)} parameters, such as {names[0]})"
         for problem, names in undivided.items()
     ]
-    return Layout(mesh, specs, tuple(notes))
+    return Layout(mesh, specs, shapes, tuple(notes))
 
 
 def _axes(

@@ -13,10 +13,12 @@ from lsrjax.config import check_stage, check_tasks, fields
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
+from lsrjax.models import retriever
 from lsrjax.options import Chosen
 from lsrjax.training import (
     dev_data,
     memory_plan,
+    optimizer,
     stage_batches,
     stage_data,
     stage_models,
@@ -63,13 +65,15 @@ def look(run_config, workdir: pathlib.Path) -> None:
 
 
 def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> None:
-    """Checks teachers and lengths against the models of the stages."""
+    """Checks teachers, patterns and lengths against the models of the stages."""
     plans = memory_plan.plan_stages(run_config)
     for name, stage in stages.items():
         spec, teacher = plans[name].spec, plans[name].teacher
         if teacher is not None:
             with each, _named(name):
                 stage_models.check_teacher(spec, teacher, stage.teacher.model)
+        with each, _named(name):
+            optimizer.check(stage.optim, retriever.split(spec)[1])
         limit = spec.encoder.max_length
         for field in Contents.of(stage).length_fields:
             with each, _named(name):

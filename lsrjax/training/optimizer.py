@@ -1,11 +1,13 @@
-"""AdamW with a schedule, decay and freezing by parameter path."""
+"""The optimizer of a stage: clipping, decay, learning rates and freezing by path."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import optax
 
+from lsrjax import optimizers
 from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 
@@ -40,33 +42,119 @@ def frozen(pattern: str, params) -> dict:
     found = matches(pattern, params)
     flags = jax.tree.leaves(found)
     if pattern and (not any(flags) or all(flags)):
-        names = jax.tree_util.tree_leaves_with_path(params)
-        listing = "\n  ".join(path_name(path) for path, _ in names)
         raise InputError(
             f"config.optim.freeze = {pattern!r} matches"
-            f" {sum(flags)} of {len(flags)} parameters:\n  {listing}"
+            f" {sum(flags)} of {len(flags)} parameters:\n  {_listing(params)}"
         )
     return found
 
 
+def check(config, params) -> None:
+    """Refuses patterns of a stage's `optim` that do not fit its parameters.
+
+    Raises:
+      InputError: as `frozen` and `make_optimizer`.
+    """
+    make_optimizer(config, 1, frozen(config.freeze, params))
+
+
+def _listing(params) -> str:
+    names = jax.tree_util.tree_leaves_with_path(params)
+    return "\n  ".join(path_name(path) for path, _ in names)
+
+
+def group_rates(config) -> dict[str, float]:
+    """The multiple of the learning rate of each of `optim.groups`, by its pattern."""
+    return {
+        pattern: own["lr"] / config.lr if "lr" in own else own["times"]
+        for pattern, own in config.groups.items()
+        if "lr" in own or "times" in own
+    }
+
+
+def logged_rates(config) -> dict[str, float]:
+    """`group_rates` by their names in the log, such as `lr_head_static`."""
+    found: dict[str, float] = {}
+    for position, (pattern, times) in enumerate(group_rates(config).items()):
+        # A slash would stand before a language.
+        name = "_".join(["lr", *re.findall(r"\w+", pattern)])
+        found[f"{name}_{position}" if name in found else name] = times
+    return found
+
+
+def _group_decays(config) -> dict[str, float]:
+    """The weight decay of each of `optim.groups` that has its own, by its pattern."""
+    return {
+        pattern: own["weight_decay"]
+        for pattern, own in config.groups.items()
+        if "weight_decay" in own
+    }
+
+
+def _by_name(values: Mapping[str, float], what: str, names) -> dict[str, float]:
+    """The value of each parameter whose path one of the patterns matches."""
+    found: dict[str, str] = {}
+    for pattern in values:
+        matched = list(filter(re.compile(pattern).search, names))
+        if not matched:
+            raise InputError(
+                f"config.optim.groups[{pattern!r}]: no parameter whose {what} it could"
+                " set matches. Those that are trained"
+                f" {'and decay ' if what == 'decay' else ''}are:\n  "
+                + "\n  ".join(names)
+            )
+        if twice := next((name for name in matched if name in found), None):
+            raise InputError(
+                f"config.optim.groups: {found[twice]!r} and {pattern!r} both match"
+                f" {twice}, and both set its {what}. Narrow one of the patterns."
+            )
+        found |= dict.fromkeys(matched, pattern)
+    return {name: values[pattern] for name, pattern in found.items()}
+
+
 def make_optimizer(config, total_steps: int, frozen: dict):
-    """The optimizer of a stage's `optim`; `frozen` parameters have no moments."""
-    parts = []
+    """The optimizer of a stage's `optim`; `frozen` parameters have no moments.
+
+    Raises:
+      InputError: a pattern of `optim.groups` matches no parameter that is trained, or
+        two match the same one.
+    """
+    chosen = optimizers.chosen(config.optimizer)
+    still = jax.tree_util.tree_leaves_with_path(frozen)
+    names = [path_name(path) for path, fixed in still if not fixed]
+    spared = re.compile(config.no_decay).search if config.no_decay else lambda name: 0
+    decayed = [name for name in names if not spared(name)]
+    decays = dict.fromkeys(decayed, config.weight_decay)
+    decays |= _by_name(_group_decays(config), "decay", decayed)
+    rates = _by_name(group_rates(config), "learning rate", names)
+    parts = [chosen.entry.fn(chosen.options)]
+    for decay in dict.fromkeys([config.weight_decay, *decays.values()]):
+        parts.append(optax.add_decayed_weights(decay, _having(decays, decay)))
+    if chosen.entry.after_decay:
+        parts.append(chosen.entry.after_decay(chosen.options))
+    if rates:
+        parts.append(_scaled(rates))
+    parts.append(optax.scale_by_learning_rate(learning_rate(config, total_steps)))
+    whole = [optax.chain(*parts)]
     if config.clip_norm:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
-    parts.append(
-        optax.adamw(
-            learning_rate(config, total_steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=lambda tree: jax.tree.map(
-                lambda excluded: not excluded, matches(config.no_decay, tree)
-            ),
-        )
-    )
+        whole.insert(0, optax.clip_by_global_norm(config.clip_norm))
     labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
     return optax.partition(
-        {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels
+        {"trained": optax.chain(*whole), "frozen": optax.set_to_zero()}, labels
+    )
+
+
+def _having(values: Mapping[str, float], value: float) -> Callable[[Any], Any]:
+    """Tree to tree of bools: whether a parameter has the value."""
+    return lambda tree: jax.tree_util.tree_map_with_path(
+        lambda path, _: values.get(path_name(path)) == value, tree
+    )
+
+
+def _scaled(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of these parameters."""
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(
+            lambda path, u: u * factors.get(path_name(path), 1.0), updates
+        )
     )

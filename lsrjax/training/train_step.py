@@ -21,7 +21,12 @@ from lsrjax.models.heads import pooled_as
 from lsrjax.options import Chosen
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.batch_contents import Contents, parts_of
-from lsrjax.training.optimizer import frozen, learning_rate, make_optimizer
+from lsrjax.training.optimizer import (
+    frozen,
+    learning_rate,
+    logged_rates,
+    make_optimizer,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,10 +88,15 @@ class Step:
             **seen["signs"],
             "grad_norm": norm,
             "tokens": sum(part["mask"].sum() for part in parts_of(batch)),
-            "lr": self.learning_rate(state["step"]),
+            **self._rates(state["step"]),
             **judged,
         }
         return after, metrics
+
+    def _rates(self, step: jax.Array) -> dict[str, jax.Array]:
+        """The learning rate, and those of groups of parameters, for the log."""
+        rate, groups = self.learning_rate(step), logged_rates(self.config.optim)
+        return {"lr": rate, **{name: rate * times for name, times in groups.items()}}
 
     def examined(
         self, state: dict, teacher_params: dict | None, batch: dict

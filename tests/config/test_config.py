@@ -264,6 +264,9 @@ def test_sensible_combinations_are_accepted(c):
         ("data.qeury_length", "data.query_length"),
         ("output_dir", "--workdir"),
         ("data.train_file", "c.data.source.files"),
+        ("gradient_accumulation_steps", "c.memory.encode_chunk"),
+        ("optimizer", "optim.optimizer"),
+        ("adam_beta2", "c.optim.optimizer.b2"),
     ],
 )
 def test_names_from_elsewhere_are_known(name, meant):
@@ -823,8 +826,44 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             kl(loss={"m3": {"view_weights": (-1.0, 0.0, 1.0)}}),
             "give three numbers >= 0",
         ),
-        (kl(optim__b1=1.0), "config.optim.b1 is 1.0; it must be < 1"),
-        (kl(optim__eps=0.0), "config.optim.eps is 0.0; it must be > 0"),
+        *(
+            (kl(optim__groups=groups), f"config.optim.groups is {groups!r}; {said}")
+            for groups, said in (
+                ({"(": {"lr": 1.0}}, "'(' is not a regular expression"),
+                ({"": {"lr": 1.0}}, "'' is empty"),
+                ({"head": {}}, "'head' sets nothing; give it times or lr"),
+                ({"head": {"decay": 1.0}}, "'head' sets ['decay']; give it times"),
+                ({"head": {"lr": 1.0, "times": 2.0}}, "'head' has a learning rate and"),
+                ({"head": {"times": 0.0}}, "'head': lr and times must be > 0"),
+                ({"head": {"weight_decay": -1.0}}, "'head': lr and times must be"),
+                ({"head": {"lr": float("nan")}}, "'head': lr and times must be > 0"),
+            )
+        ),
+        (
+            kl(optim__groups={"head": 1e-3}),
+            "config.optim.groups is {'head': 0.001}; it",
+        ),
+        (
+            kl(optim__optimizer="adam"),
+            "config.optim.optimizer is 'adam'; known: 'adamw'",
+        ),
+        (
+            kl(optim__optimizer=entry("lion", eps=1.0)),
+            "config.optim.optimizer.eps is no option of 'lion'; 'adamw' and 'muon'",
+        ),
+        (
+            kl(optim__optimizer=entry("sgd", momentum=0.0, nesterov=True)),
+            "optim.optimizer.nesterov = True would have no effect: momentum is 0",
+        ),
+        (kl(optim__optimizer="optax.sgd"), "'optax.sgd', which is function, not a"),
+        (
+            kl(optim__optimizer__b1=1.0),
+            "config.optim.optimizer.b1 is 1.0; it must be < 1",
+        ),
+        (
+            kl(optim__optimizer__eps=0.0),
+            "config.optim.optimizer.eps is 0.0; it must be > 0",
+        ),
         (kl(optim__lr=float("nan")), "config.optim.lr is nan; give a finite number"),
         (
             kl(regularizer__query=float("inf")),

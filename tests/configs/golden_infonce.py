@@ -27,7 +27,7 @@ def get_config():
     c.optim.warmup_steps = 2
     c.optim.schedule = "linear"
     # Adam divides by the gradient's size, which for a gradient of about zero is noise.
-    c.optim.eps = 1e-3
+    c.optim.optimizer.eps = 1e-3
     c.batch_size = 8
     c.steps = 12
     c.checkpoint.every = 4

@@ -22,7 +22,7 @@ def get_config(folder, every="3"):
     c.loss = {"infonce": {}}
     c.optim.lr = 3e-3
     # Adam divides by the gradient's size, which for one of about zero is noise.
-    c.optim.eps = 1e-3
+    c.optim.optimizer.eps = 1e-3
     c.batch_size, c.steps = 4, 8
     c.checkpoint.every, c.log.every = 2, 1
     return c

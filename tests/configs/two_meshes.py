@@ -26,7 +26,7 @@ def get_config():
         stage.optim.lr = 1e-3
         stage.optim.warmup_steps = 1
         # Adam divides by the gradient's size, which for one of about zero is noise.
-        stage.optim.eps = 1e-3
+        stage.optim.optimizer.eps = 1e-3
         stage.dev.source = ""
         stage.dev.every = 0
         stage.dev.queries = 300

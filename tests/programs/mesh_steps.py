@@ -148,7 +148,7 @@ def config_of(task: str):
     c.model.dropout = 0.1
     c.optim.lr, c.optim.schedule = 1e-3, "constant"
     # Adam divides by the gradient's size, which for a gradient of about zero is noise.
-    c.optim.eps = 1e-3
+    c.optim.optimizer.eps = 1e-3
     c.batch_size = EXAMPLES
     if task == "alignment":
         c.loss = {"alignment": {}}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
 from lsrjax.training import optimizer as optim
@@ -94,7 +95,7 @@ def test_adamw_after_two_steps_is_the_formula(params):
 
 def test_moments_decay_at_their_own_rates(params):
     c = config(lr=0.01, schedule="constant", weight_decay=0.0, clip_norm=0.0)
-    c.b1, c.b2 = 0.5, 0.75
+    c.optimizer.b1, c.optimizer.b2 = 0.5, 0.75
     optimizer = optim.make_optimizer(c, 100, optim.frozen("", params))
     state, mean, square = optimizer.init(params), 0.0, 0.0
     for step, g in enumerate((1.0, -3.0), start=1):
@@ -155,7 +156,8 @@ def test_freezing_nothing_or_everything_is_an_error(params, freeze, matched):
 
 def test_clipping_bounds_the_norm_over_all_trained_parameters(params):
     # Adam divides by the gradient's size, so clipping is seen where eps is large.
-    fields = dict(lr=1.0, schedule="constant", weight_decay=0.0, eps=1e3, b1=0.0)
+    fields = dict(lr=1.0, schedule="constant", weight_decay=0.0)
+    fields["optimizer"] = entry("adamw", eps=1e3, b1=0.0)
     grads = jax.tree.map(lambda p: 50.0 * jnp.ones_like(p), params)
     after, _ = steps(config(clip_norm=1.0, **fields), params, grads)
     count = sum(p.size for p in jax.tree.leaves(params))
@@ -167,6 +169,92 @@ def test_clipping_bounds_the_norm_over_all_trained_parameters(params):
     without, _ = steps(config(clip_norm=0.0, **fields), params, small)
     for a, b in zip(jax.tree.leaves(with_clip), jax.tree.leaves(without), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [2, 4])  # while the rate rises, and as it falls
+def test_groups_have_learning_rates_of_their_own(params, count):
+    plain = config(lr=0.01, schedule="linear", warmup_steps=2, weight_decay=0.0)
+    grads = jax.tree.map(jnp.ones_like, params)
+    once, _ = steps(plain, params, grads, count, total=6)
+    plain.groups = {"^head/": {"lr": 0.05}, "embedding$": {"times": 0.5}}
+    found, _ = steps(plain, params, grads, count, total=6)
+    ways = jax.tree.map(lambda a, b, p: (a - p) / (b - p), found, once, params)
+    for leaf in jax.tree.leaves(ways["head"]):
+        np.testing.assert_allclose(leaf, 5.0, rtol=1e-4)
+    encoder = ways["encoder"]
+    np.testing.assert_allclose(encoder["embeddings"]["embedding"], 0.5, rtol=1e-4)
+    np.testing.assert_array_equal(encoder["norm"]["bias"], 1.0)
+
+
+def test_a_group_s_decay_is_its_own_and_spares_what_is_spared(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    c = config(lr=0.1, schedule="constant", weight_decay=0.5, clip_norm=0.0)
+    c.groups = {"^head/": {"times": 2.0, "weight_decay": 0.25}}
+    after, _ = steps(c, params, zeros)
+    kernel, bias = after["head"]["kernel"], after["head"]["bias"]
+    np.testing.assert_allclose(kernel, 2 * (1 - 0.2 * 0.25), rtol=1e-6)
+    np.testing.assert_array_equal(bias, params["head"]["bias"])
+    embedding = after["encoder"]["embeddings"]["embedding"]
+    wanted = params["encoder"]["embeddings"]["embedding"] * (1 - 0.1 * 0.5)
+    np.testing.assert_allclose(embedding, wanted, rtol=1e-6)
+
+
+def test_groups_do_not_change_the_others_nor_the_state(params):
+    """The norm that gradients are clipped to is that of all of them."""
+    grads = jax.tree.map(lambda p: 50.0 * p, params)
+    fields = dict(optimizer=entry("sgd"), lr=0.1, schedule="constant", clip_norm=1.0)
+    without, state = steps(config(**fields), params, grads)
+    found, same = steps(config(**fields, groups={"^head/": {"lr": 0.2}}), params, grads)
+    assert [x.shape for x in jax.tree.leaves(state)] == [
+        x.shape for x in jax.tree.leaves(same)
+    ]
+    for a, b in zip(
+        jax.tree.leaves(without["encoder"]),
+        jax.tree.leaves(found["encoder"]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert not np.allclose(without["head"]["kernel"], found["head"]["kernel"])
+
+
+def test_rates_of_groups_are_logged_by_name():
+    groups = {
+        "^head/static$": {"lr": 1e-3},
+        "head.static": {"times": 2.0},
+        "norm": {"weight_decay": 0.0},
+    }
+    found = optim.logged_rates(config(lr=2e-5, groups=groups))
+    assert found == pytest.approx({"lr_head_static": 50.0, "lr_head_static_1": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"groups": {"static": {"lr": 1.0}}}, "'static'.*no parameter whose learning"),
+        (
+            {"groups": {"^head/": {"lr": 1.0}, "bias": {"times": 2.0}}},
+            "'\\^head/' and 'bias' both match head/bias, and both set its learning",
+        ),
+        (
+            {"groups": {"head": {"weight_decay": 1.0}, "k": {"weight_decay": 0.0}}},
+            "both match head/kernel, and both set its decay",
+        ),
+        # What never decays, and what is frozen, would not change.
+        ({"groups": {"bias$": {"weight_decay": 1.0}}}, "whose decay it could set"),
+        (
+            {"freeze": "^head/", "groups": {"^head/": {"times": 2.0}}},
+            "Those that are trained are:\n  encoder/embeddings",
+        ),
+    ],
+)
+def test_groups_that_match_nothing_or_the_same_are_refused(params, fields, said):
+    with pytest.raises(InputError, match=said):
+        optim.check(config(**fields), params)
+
+
+def test_two_groups_may_match_what_they_set_differently(params):
+    groups = {"^head/": {"lr": 1.0}, "kernel": {"weight_decay": 0.0}}
+    optim.check(config(groups=groups), params)
 
 
 def test_paths_and_matches(params):

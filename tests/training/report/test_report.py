@@ -99,7 +99,7 @@ def test_the_page_says_what_the_run_has_left(run):
     assert f"|{EVIL}|.500|-" in rows and "|bm25|.750|.250" in rows
     assert f"|{EVIL}|10.0|60|1,234" in rows
     assert "|model|.625" in rows
-    assert "|optim.lr|0.001" in rows and "|optim.b1|0.9" not in rows
+    assert "|optim.lr|0.001" in rows and "|optim.weight_decay|0.01" not in rows
     # A tracker's options may hold a password, and stay out of attributes, too.
     assert '|log.trackers|["mlflow"]' in rows
     assert "secret" not in out.read_text(encoding="utf-8")
