@@ -69,7 +69,8 @@ def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> N
         spec, teacher = plans[name].spec, plans[name].teacher
         if teacher is not None:
             with each, _named(name):
-                stage_models.check_teacher(spec, teacher, stage.teacher.model)
+                contents = Contents.of(stage)
+                stage_models.check_teacher(contents, spec, teacher, stage.teacher.model)
         limit = spec.encoder.max_length
         for field in Contents.of(stage).length_fields:
             with each, _named(name):
