@@ -95,6 +95,11 @@ OTHERS = [
     ),
     Case("splade", {"kl": {}}, "joint_flops"),
     Case("splade", {"kl": {"weight": 0.1}, "language_kl": {}}),
+    Case(
+        "milco",
+        {"batch_kl": {"temperature": 3.0}, "batch_margin_mse": {"weight": 0.1}},
+        lexecho=True,
+    ),
 ]
 TOWERS = Case("milco", {"kl": {}}, lexecho=True, options=(("towers", "separate"),))
 ALL = [*CASES, *OTHERS]
@@ -174,7 +179,7 @@ def setup(case):
         **dict(case.options),
     )
     teacher = teacher_params = None
-    if "views" in objective_of(case).targets:
+    if objective_of(case).reads_views:
         teacher = RetrieverSpec.of(
             head="splade", encoder=encoder("bert", PIVOT_VOCAB), tied=False
         )
@@ -208,8 +213,12 @@ def texts_of(case):
             for name in objective_of(case).texts
         }
     }
-    if "views" in objective_of(case).targets:
-        texts["teacher"] = {"teacher": rows_of(rng, B, PIVOT_VOCAB)}
+    if objective_of(case).reads_views:
+        ranked = objective_of(case).kind == "group"
+        read = ("query", "document") if ranked else ("teacher",)
+        texts["teacher"] = {
+            name: rows_of(rng, counts.get(name, B), PIVOT_VOCAB) for name in read
+        }
     if roles_apart(case):
         texts["queries"] = {"query": texts["student"].pop("query")}
     return texts

@@ -20,7 +20,7 @@ def check_choice(c, where: str) -> None:
     """Checks that a query's documents and languages suit a stage's loss and data."""
     data = c.data
     loss = objective.of(c.loss)
-    scores = "scores" in loss.targets
+    scores = not loss.targets.isdisjoint(("scores", "all_scores"))
     if 1 < data.group_size <= data.positives:
         raise InputError(
             f"{where}.data.positives is {data.positives}, but data.group_size is"
@@ -55,7 +55,7 @@ def check_choice(c, where: str) -> None:
 
 def _check_languages_compared(data, loss: objective.Objective, where: str) -> None:
     shown = f"{where}.loss has language_kl"
-    if "scores" not in loss.targets:
+    if loss.targets.isdisjoint(("scores", "all_scores")):
         raise InputError(
             f"{shown}: language_kl alone is met by equal scores of all documents. Add"
             " it to a loss that reads the teacher's scores, as in {'kl': {},"
@@ -98,7 +98,7 @@ def check_rows(c, where: str) -> None:
             check_no_effect(found, at, ["format", "corpus"], _OWN_FORMAT)
             continue
         _check_format(chosen, c, own, at)
-        check_english(own, c.prepare, at)
+        check_english(own, c.prepare, at, reads_views(c))
         if not (mines(c) or chosen.name == AUTO or "corpus" in chosen.entry.needs):
             because = f"the format {chosen.name} holds texts, not ids, and no negatives"
             check_no_effect(found, at, ["corpus"], f"{because} are mined")
@@ -143,16 +143,25 @@ def _score_options(chosen: Chosen) -> list[str]:
 _OWN_FORMAT = "the source has its own format"
 
 
-def check_english(own, prepare, where: str) -> None:
-    """Refuses texts by id without English, in which `prepare` works."""
-    if prepare.negatives == "given" and prepare.scores == "given":
+def check_english(own, prepare, where: str, read: bool = False) -> None:
+    """Refuses texts by id without English, in which `prepare` works.
+
+    So does the loss's teacher where it is the one that `read`s them.
+    """
+    makes = not (prepare.negatives == "given" and prepare.scores == "given")
+    if not (makes or read):
         return
+    does = (
+        "what config.prepare does is done in"
+        if makes
+        else "the loss's teacher reads texts in"
+    )
     for field in ("corpus", "queries"):
         languages = set(sources.languages(own, field))
         if languages and not languages & {ANY, ENGLISH}:
             raise InputError(
-                f"{where}: {field} is in {', '.join(sorted(languages))}, but what"
-                " config.prepare does is done in English: add the language en."
+                f"{where}: {field} is in {', '.join(sorted(languages))}, but"
+                f" {does} English: add the language en."
             )
 
 
@@ -228,6 +237,12 @@ def reads_scores(c) -> bool:
         c.data.group_size > 1 and choice_of(c.data).needs_scores
     )
     return asked and c.prepare.scores == "given"
+
+
+def reads_views(c) -> bool:
+    """Whether a loss's teacher encodes queries and documents in English."""
+    loss = objective.of(c.loss)
+    return loss.kind == "group" and loss.reads_views
 
 
 def mines(c) -> bool:

@@ -87,7 +87,7 @@ def _check_needs(c, where) -> None:
     loss = objective.of(c.loss)
     needs = {
         "tokenizer": conditions.CONDITIONS["fresh weights"](c) is None,
-        "teacher.model": "views" in loss.targets or c.prepare.scores == "teacher",
+        "teacher.model": loss.reads_views or c.prepare.scores == "teacher",
     }
     values = dict(leaves(c))
     for field, needed in needs.items():

@@ -108,7 +108,7 @@ def _family(stage: Any) -> str | None:
 
 def _teacher(stage: Any) -> str | None:
     loss = objective.of(stage.loss)
-    if "views" not in loss.targets and stage.prepare.scores != "teacher":
+    if not loss.reads_views and stage.prepare.scores != "teacher":
         return f"the loss {loss.name} asks no teacher (prepare.scores is given)"
     return None
 

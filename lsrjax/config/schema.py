@@ -162,8 +162,9 @@ class Teacher:
 
     model: str = option(
         "",
-        "of views (alignment) or of scores (then also a cross-encoder: a"
-        " sequence classifier with one label, see docs/backbones.md)",
+        "encodes each batch's texts (alignment, batch_kl and others) or scores all"
+        " documents beforehand (prepare.scores; then also a cross-encoder: a sequence"
+        " classifier with one label, see docs/backbones.md)",
         when="asked teacher",
     )
 

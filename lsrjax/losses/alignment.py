@@ -20,7 +20,7 @@ def alignment(raw_BV: jax.Array, teacher_raw_BV: jax.Array) -> jax.Array:
 
 
 def _alignment_of_views(views, targets, options) -> dict[str, jax.Array]:
-    (teacher,) = targets["teacher"].values()
+    (teacher,) = targets["teacher"]["teacher"].values()
     return {
         name: alignment(_pivot(views[name]).raw_BV, teacher.raw_BV)
         for name in ("translation", "english")

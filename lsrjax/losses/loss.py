@@ -12,6 +12,8 @@ PAIR, RANKED = ("translation", "english"), ("query", "document")
 # The inputs of losses in addition to the student's texts.
 TARGETS = {
     "views": "a teacher's representations of the English text",
+    "all_scores": "the scores that a teacher's representations of the English texts"
+    " give every query and document of the batch, [B, N]",
     "scores": "a teacher's scores of each query's documents",
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
     "languages": "how many languages every query is in, an int; round robin only",

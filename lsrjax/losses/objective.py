@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lsrjax.errors import InputError
 from lsrjax.losses.loss import Loss
 from lsrjax.losses.table import LOSSES
-from lsrjax.models.views import Views
+from lsrjax.models.views import Views, score_all
 from lsrjax.options import Chosen, resolve_each
 
 
@@ -47,7 +47,19 @@ class Objective:
     @property
     def kind(self) -> str:
         """The kind of examples that they need: "pair" or "group"."""
-        return "pair" if "views" in self.targets else "group"
+        return "group" if "document" in self.texts else "pair"
+
+    @property
+    def reads_views(self) -> bool:
+        """Whether a frozen teacher encodes the batch's texts."""
+        return not self.targets.isdisjoint(("views", "all_scores"))
+
+    def of_teacher(self, views: dict[str, Views]) -> dict[str, Any]:
+        """The targets that a teacher's views of the batch give, by text."""
+        found: dict[str, Any] = {"teacher": views}
+        if "all_scores" in self.targets:
+            found["all_scores"] = score_all(views["query"], views["document"])
+        return found
 
     def arrays(self, queries: int, group: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch's `targets` by name, for B queries of G documents."""
@@ -65,8 +77,7 @@ class Objective:
 
         Args:
           views: the student's, by text.
-          targets: the batch's; also a teacher's views under "teacher", and the number
-            of "languages".
+          targets: the batch's, those of `of_teacher`, and the number of "languages".
         """
         parts: dict[str, jax.Array] = {}
         for one in self.losses:

@@ -45,8 +45,8 @@ class Contents:
 
     @property
     def has_views(self) -> bool:
-        """Whether the student imitates a frozen teacher's views."""
-        return "views" in self.objective.targets
+        """Whether a frozen teacher encodes the batch's texts, too."""
+        return self.objective.reads_views
 
     @property
     def entries(self) -> int:
@@ -64,7 +64,7 @@ class Contents:
     @property
     def length_fields(self) -> list[str]:
         """The fields of `config.data` that limit the texts' lengths."""
-        return ["document_length"] if self.has_views else list(_LENGTHS)
+        return ["document_length"] if self.kind == "pair" else list(_LENGTHS)
 
     @property
     def targets(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.data.batching.drawing import QUERIES, STUDENT, TEACHER
 from lsrjax.distributed import sharding
 from lsrjax.models.batch import tokens_of
 from lsrjax.models.views import SPARSE, Views
@@ -49,9 +49,9 @@ class Signs:
         """The signs of a student; `teacher` is a spec, or None."""
         texts = contents.texts
         compared = {(text, view): text for text in texts for view in spec.expands(text)}
-        if teacher is not None and "pivot" in spec.views:
+        if teacher is not None and contents.kind == "pair" and "pivot" in spec.views:
             # Both texts of a pair are compared with the teacher's English text.
-            compared |= {(text, "pivot"): "teacher" for text in texts}
+            compared |= {(text, "pivot"): TEACHER for text in texts}
         return cls(contents, spec.views, compared)
 
     def __call__(self, views: dict[str, Views], targets: dict, batch: dict) -> dict:
@@ -60,8 +60,8 @@ class Signs:
             return signs(views)
         seen: dict = signs(views, self.sizes)
         tokens = tokens_of(batch[STUDENT], queries=batch.get(QUERIES))
-        if "teacher" in batch:
-            tokens |= tokens_of(batch["teacher"])
+        if TEACHER in self.compared.values():
+            tokens |= tokens_of(batch[TEACHER])
         compared = {view: tokens[text] for view, text in self.compared.items()}
         seen |= expansion(views, compared)
         if languages := self.contents.languages:

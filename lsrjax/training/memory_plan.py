@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lsrjax.config import fields
-from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.data.batching.drawing import QUERIES, STUDENT, TEACHER, TEACHER_QUERIES
 from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
@@ -132,9 +132,12 @@ class StagePlan:
         devices = self.mesh.shape[sharding.DATA]
         contents = Contents.of(self.config)
         counts = contents.texts
-        names = {QUERIES: ["query"], STUDENT: list(counts), "teacher": ["teacher"]}
-        if QUERIES in self.shapes:
-            names[STUDENT].remove("query")
+        read = [TEACHER] if contents.kind == "pair" else list(counts)
+        names = {STUDENT: list(counts), TEACHER: read}
+        for apart, rest in ((QUERIES, STUDENT), (TEACHER_QUERIES, TEACHER)):
+            if apart in self.shapes:
+                names[apart] = ["query"]
+                names[rest].remove("query")
         batch: dict = {}
         for model, shape in self.shapes.items():
             texts = {
@@ -173,8 +176,14 @@ class StagePlan:
                 self.spec, [part], remat=memory.remat, chunked=chunked
             )
         if self.teacher:
-            shape = self.shapes["teacher"]
-            parts = [(texts * devices, length) for texts, length in shape.parts]
+            encodes = self.teacher.encodes_queries
+            names = [TEACHER_QUERIES, TEACHER] if encodes else [TEACHER]
+            shapes = [self.shapes[name] for name in names if name in self.shapes]
+            parts = [
+                (texts * devices, length)
+                for shape in shapes
+                for texts, length in shape.parts
+            ]
             total += flops.forward(self.teacher, parts)
         return total
 
@@ -187,21 +196,34 @@ def _bytes(tree) -> int:
     )
 
 
-def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Shape]:
+def full_shapes(
+    config,
+    devices: int,
+    roles_apart: bool = False,
+    teacher: RetrieverSpec | None = None,
+) -> dict[str, Shape]:
     """The shapes of the texts on one of `devices`, all at their greatest length.
 
-    With `roles_apart`, queries and documents are encoded separately.
+    With `roles_apart`, queries and documents are encoded separately. `teacher` is a
+    teacher of views, which a stage of pairs always has.
     """
     share = config.batch_size // devices
     length = config.data.document_length
-    if Contents.of(config).has_views:
+    if Contents.of(config).kind == "pair":
         student = Shape(((2 * share, length),))
-        return {STUDENT: student, "teacher": Shape(((share, length),))}
+        return {STUDENT: student, TEACHER: Shape(((share, length),))}
     documents = (share * config.data.group_size, length)
     queries = (share, config.data.query_length)
-    if roles_apart:
-        return {QUERIES: Shape((queries,)), STUDENT: Shape((documents,))}
-    return {STUDENT: Shape((queries, documents))}
+    models = [(QUERIES, STUDENT, roles_apart)]
+    if teacher is not None:
+        models.append((TEACHER_QUERIES, TEACHER, teacher.roles_apart))
+    found: dict[str, Shape] = {}
+    for of_queries, rest, apart in models:
+        if apart:
+            found |= {of_queries: Shape((queries,)), rest: Shape((documents,))}
+        else:
+            found[rest] = Shape((queries, documents))
+    return found
 
 
 def plan_stages(
@@ -230,7 +252,7 @@ def plan_stages(
         teacher = None
         if Contents.of(config).has_views:
             teacher = models.opened(config.teacher.model).spec
-        shapes = full_shapes(config, share, spec.roles_apart)
+        shapes = full_shapes(config, share, spec.roles_apart, teacher)
         said = tuple(models.notes)
         plans[name] = StagePlan(config, spec, teacher, mesh, shapes, said)
     return plans
@@ -314,5 +336,5 @@ def _changed(plan: StagePlan, change: dict) -> StagePlan:
     shapes = plan.shapes
     if "batch_size" in change:
         devices = plan.mesh.shape[sharding.DATA]
-        shapes = full_shapes(config, devices, plan.spec.roles_apart)
+        shapes = full_shapes(config, devices, plan.spec.roles_apart, plan.teacher)
     return dataclasses.replace(plan, config=config, shapes=shapes)

@@ -5,7 +5,7 @@ import functools
 import jax
 
 from lsrjax.data.batching import loader
-from lsrjax.data.batching.drawing import GroupBatches, PairBatches
+from lsrjax.data.batching.drawing import GroupBatches, PairBatches, Reader
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.distributed import processes, sharding
@@ -31,7 +31,7 @@ def batches(
     """
     config, data = contents.config, contents.config.data
     make: PairBatches | GroupBatches
-    if contents.has_views:
+    if contents.kind == "pair":
         make = PairBatches(
             _text_field(data, "document_length", student),
             _text_field(data, "document_length", teacher),
@@ -50,6 +50,7 @@ def batches(
             choice=choice_of(data),
             roles_apart=student.spec.roles_apart,
             languages=contents.languages,
+            teacher=teacher and _reader(data, teacher),
         )
     return loader.Batches(
         source,
@@ -62,6 +63,14 @@ def batches(
         multiple=data.length_multiple,
         chunk=config.memory.encode_chunk,
         agree=functools.partial(processes.largest, f"shapes of {name}"),
+    )
+
+
+def _reader(data, model) -> Reader:
+    return Reader(
+        _text_field(data, "query_length", model),
+        _text_field(data, "document_length", model),
+        model.spec.roles_apart,
     )
 
 

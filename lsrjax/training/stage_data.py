@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lsrjax.checkpoint import set_damaged_aside
 from lsrjax.config import fields
-from lsrjax.config.check_data import mines, reads_scores
+from lsrjax.config.check_data import mines, reads_scores, reads_views
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.requirements import Documents
@@ -117,6 +117,7 @@ def documents(config, own: bool) -> Documents:
         data.group_size,
         data.mixing,
         data.document_languages,
+        reads_views(config),
     )
 
 

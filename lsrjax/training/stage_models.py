@@ -51,7 +51,7 @@ def open_teacher(
         config.teacher.model, workdir, cross_encoder=not contents.has_views
     )
     if contents.has_views:
-        check_teacher(student, teacher.spec, teacher.name)
+        check_teacher(contents, student, teacher.spec, teacher.name)
     return placed(config, teacher, mesh)
 
 
@@ -72,8 +72,10 @@ def placed(config, model: saved_model.SavedModel, mesh) -> saved_model.SavedMode
     return dataclasses.replace(model, params=params)
 
 
-def check_teacher(spec, teacher, name: str) -> None:
+def check_teacher(contents: Contents, spec, teacher, name: str) -> None:
     """Refuses a teacher's spec whose views the student's spec cannot imitate."""
+    if contents.kind == "group":
+        return  # scores of any views can be compared
     if teacher.towers == "separate":
         raise InputError(
             f"config.teacher.model: {name} has separate towers for queries and"

@@ -105,7 +105,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
     given: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     source, prepared = given, None
-    if not of_views and made.prepares:
+    if contents.kind == "group" and made.prepares:
         prepared = made.prepared(given, bad, teacher)
         source = prepared.first(stage_models.open_miner(config, run.workdir, mesh))
     order = made.order(source, [len(one) for one in sets], student)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.data.batching.drawing import QUERIES, STUDENT, TEACHER, TEACHER_QUERIES
 from lsrjax.losses import lambda_control, regularizers
 from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch
@@ -112,7 +112,9 @@ class Step:
         targets = batch["targets"] | {"languages": self.contents.repeats}
         if self.teacher is not None:
             assert teacher_params is not None
-            targets |= encode(self.teacher, teacher_params, batch["teacher"])
+            own, queries = batch[TEACHER], batch.get(TEACHER_QUERIES)
+            views = encode(self.teacher, teacher_params, own, queries=queries)
+            targets |= self.contents.objective.of_teacher(views)
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
         lambdas = lambda_control.lambdas(self.regularizer.options, state)
 
@@ -152,8 +154,8 @@ def make_step(
     """The step of a stage.
 
     Args:
-      teacher: the spec of a teacher of views, or None; its views are pooled like the
-        student's.
+      teacher: the spec of a teacher of views, or None; its views of pairs are pooled
+        like the student's.
       idf: [V] of each view's terms, if the regularizer needs it.
     """
     regularizer = regularizers.of(config.regularizer)
@@ -164,7 +166,7 @@ def make_step(
         )
     contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
-    if teacher is not None:
+    if teacher is not None and contents.kind == "pair":
         teacher = pooled_as(teacher, spec)
     still = jax.tree.map(
         operator.or_, frozen(config.optim.freeze, abstract), retriever.fixed(spec)

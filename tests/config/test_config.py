@@ -637,6 +637,23 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         ),
         (kl(dev__source="files"), "config.dev.source.files is ''"),
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
+        (infonce(loss={"batch_kl": {}}), "config.teacher.model is ''"),
+        *(
+            (
+                infonce(loss={name: {}}, teacher__model="x", batch_size=1),
+                f"config.loss.{name} compares the documents of a batch, but batch_size",
+            )
+            for name in ("batch_kl", "batch_margin_mse")
+        ),
+        (
+            kl(
+                loss={"batch_kl": {}},
+                teacher__model="x",
+                data__format="tevatron_ids",
+                data__corpus={"de": "c.tsv"},
+            ),
+            "corpus is in de, but the loss's teacher reads texts in English: add the",
+        ),
         (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
         (alignment(teacher__model=""), "config.teacher.model is ''"),
         (alignment(init__head=""), "config.init.head is missing"),

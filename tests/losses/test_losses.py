@@ -11,6 +11,7 @@ import torch
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.losses.alignment import alignment
+from lsrjax.losses.batch_distillation import batch_margin_mse
 from lsrjax.losses.contrast import infonce, likely_relevant, same_text
 from lsrjax.losses.distillation import MARGINS, kl, language_kl, margin_mse
 from lsrjax.losses.loss import TARGETS
@@ -111,6 +112,46 @@ def test_the_weight_of_colbert_x_gives_its_term():
     weight = (languages - 1) / ((languages + 1) * G)
     found = weight * language_kl(scores.numpy(), languages)
     assert float(found) == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_margins_over_the_batch_by_loops():
+    scores, teacher = normal(0, B, B * G), normal(1, B, B * G)
+    errors = (scores - teacher).astype(np.float64)
+    pairs = {
+        "positive": lambda b: [(b * G, d) for d in range(B * G) if d != b * G],
+        "all": lambda b: [(i, j) for i in range(B * G) for j in range(i)],
+    }
+    for margins in MARGINS:
+        differences = [
+            errors[b, i] - errors[b, j] for b in range(B) for i, j in pairs[margins](b)
+        ]
+        expected = np.square(differences).mean()
+        found = batch_margin_mse(scores, teacher, margins)
+        assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["batch_kl", "batch_margin_mse"])
+def test_a_student_that_scores_as_its_teacher_has_nothing_to_learn(name):
+    loss = objective_of(name=name)
+    views, _ = inputs(loss)
+    targets = loss.of_teacher(views)  # up to a number for each query
+    targets["all_scores"] += normal(3, B, 1)
+    value, gradients = jax.value_and_grad(
+        lambda views: total(loss, views, targets), allow_int=True
+    )(views)
+    assert float(value) == pytest.approx(0, abs=1e-4)
+    for by_view in gradients.values():
+        np.testing.assert_allclose(by_view["pivot"].weights_BV, 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["batch_kl", "batch_margin_mse"])
+def test_losses_over_the_batch_see_the_documents_of_other_queries(name):
+    loss = objective_of(name=name)
+    views, targets = inputs(loss)
+    before = total(loss, views, targets)
+    changed = targets["all_scores"].copy()
+    changed[0, G + 1] += 1  # of the second query's group
+    assert float(total(loss, views, {"all_scores": changed})) != float(before)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
@@ -260,6 +301,9 @@ OPTIONS = [
     {"name": "infonce", "temperature": 0.5, "both_directions": True},
     {"name": "infonce", "false_negative_margin": 0.5},
     {"kl": {"weight": 0.5}, "margin_mse": {"weight": 0.05}, "infonce": {}},
+    {"name": "batch_kl", "temperature": 0.7, "teacher_scale": 2.0},
+    *({"name": "batch_margin_mse", "margins": margins} for margins in MARGINS),
+    {"name": "batch_margin_mse", "teacher_scale": 2.0},
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},
     {
@@ -300,7 +344,8 @@ def inputs(loss):
         elif ranks:
             views[text]["source"] = bag(20 + seed, count)
     targets = {
-        "views": {"teacher": {"pivot": vector(9, B)}},
+        "views": {"teacher": {"teacher": {"pivot": vector(9, B)}}},
+        "all_scores": {"all_scores": normal(7, B, B * G)},
         "scores": {"scores": normal(8, B, G)},
         "keys": KEYS,
         "languages": {"languages": B},
@@ -358,7 +403,11 @@ def test_every_loss_ignores_the_order_of_the_examples(options):
 
     views, targets = inputs(loss)
     before = loss(views, targets)
-    after = loss(*jax.tree.map(reordered, (views, targets)))
+    moved, others = jax.tree.map(reordered, (views, targets))
+    if "all_scores" in others:  # by documents, too
+        columns = np.arange(B * G).reshape(B, G)[order].reshape(-1)
+        others["all_scores"] = others["all_scores"][:, columns]
+    after = loss(moved, others)
     for part, value in before.items():
         assert float(after[part]) == pytest.approx(float(value), rel=1e-5)
 
@@ -434,7 +483,8 @@ def test_targets_are_asked_for_where_an_option_is_on():
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
         _, targets = inputs(loss)
         # Those that the step adds are in no batch.
-        made = {k: v for k, v in targets.items() if k not in ("teacher", "languages")}
+        added = ("teacher", "all_scores", "languages")
+        made = {k: v for k, v in targets.items() if k not in added}
         assert shapes == {k: v.shape for k, v in made.items()}
 
 

@@ -85,6 +85,7 @@ OTHERS = {
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
+    "batch": ("batch_kl", "", {}),  # MILCO with an English teacher
     **{
         family: (
             "infonce",
@@ -105,6 +106,7 @@ LOSSES = {
     "kl": {"kl": {}, "margin_mse": {"weight": 0.01}},
     "language_kl": {"kl": {"weight": 0.1}, "language_kl": {}},
     "csr": {"reconstruction": {}, "infonce": {"weight": 0.1}},
+    "batch_kl": {"batch_kl": {"teacher_scale": 2.0}, "batch_margin_mse": {}},
 }
 
 
@@ -229,6 +231,8 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list[dict]]:
         models["teacher"] = {"teacher": texts(1, TERMS)}
     else:
         models["student"][second] = texts(GROUP, words)
+    if task == "batch":
+        models["teacher"] = {first: texts(1, TERMS), second: texts(GROUP, TERMS)}
     if student_of(task).roles_apart:
         models["queries"] = {first: models["student"].pop(first)}
     share = EXAMPLES // devices
@@ -286,7 +290,7 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
     config = config_of(task)
     config.memory.encode_chunk, config.memory.remat = chunk, remat
     mesh = sharding.make_mesh(data, model, jax.devices()[: data * model])
-    teacher = TEACHER if task == "alignment" else None
+    teacher = TEACHER if Contents.of(config).has_views else None
     student = student_of(task)
     found = {}
     with jax.set_mesh(mesh):

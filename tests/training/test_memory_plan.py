@@ -74,6 +74,15 @@ def test_queries_apart_are_planned_apart():
         "queries": Shape(((8, 64),)),
         "student": Shape(((32, 256),)),
     }
+    # A teacher of views has its own roles.
+    teacher = RetrieverSpec.of(
+        "splade", tiny.encoder(), tied=True, queries="static", special_ids=(1,)
+    )
+    assert memory_plan.full_shapes(config, 4, teacher=teacher) == {
+        "student": Shape(((8, 64), (32, 256))),
+        "teacher_queries": Shape(((8, 64),)),
+        "teacher": Shape(((32, 256),)),
+    }
     shared = stage_plan()
     # Each tower does its part; queries that are not encoded take nothing.
     assert apart(shared, towers="separate").operations() == shared.operations()

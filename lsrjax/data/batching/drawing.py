@@ -18,6 +18,8 @@ from lsrjax.errors import InputError
 
 # The texts that the student encodes together, and queries that it encodes separately.
 STUDENT, QUERIES = "student", "queries"
+# The same of a teacher, and the prefix of their names in `Drawn`.
+TEACHER, TEACHER_QUERIES, _OF_TEACHER = "teacher", "teacher_queries", "teacher_"
 
 
 def wording(text: Text, language: str = ENGLISH) -> str:
@@ -66,11 +68,37 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """The texts of a batch that one model, or a tower of it, encodes together."""
+    """The texts of a batch that one model, or a tower of it, encodes together.
+
+    Attributes:
+      prefix: of their names in `Drawn`.
+    """
 
     names: tuple[str, ...]
     max_length: int
     pad_id: int
+    prefix: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A model of queries and documents; `roles_apart`: it encodes them separately."""
+
+    query: TextField
+    document: TextField
+    roles_apart: bool = False
+
+    def encoded(self, together: str, queries: str, prefix: str) -> dict[str, Encoded]:
+        """The texts that it encodes: by `together` all or, with `queries`, the rest."""
+        query, document = self.query.max_length, self.document.max_length
+        pad_id = self.document.tokenizer.pad_id
+        if self.roles_apart:
+            return {
+                queries: Encoded(("query",), query, pad_id, prefix),
+                together: Encoded(("document",), document, pad_id, prefix),
+            }
+        names, longest = ("query", "document"), max(query, document)
+        return {together: Encoded(names, longest, pad_id, prefix)}
 
 
 class Build(Protocol):
@@ -108,10 +136,10 @@ class PairBatches:
             Encoded(names, field.max_length, field.tokenizer.pad_id)
             for names, field in (
                 (("translation", "english"), self.student),
-                (("teacher",), self.teacher),
+                ((TEACHER,), self.teacher),
             )
         )
-        return {STUDENT: student, "teacher": teacher}
+        return {STUDENT: student, TEACHER: teacher}
 
     def draw(self, pairs: Sequence[Pair], rngs) -> list[Drawn]:
         """Token ids of the texts of each pair; nothing is drawn."""
@@ -119,7 +147,7 @@ class PairBatches:
         texts = {
             "translation": self.student.ids([pair.translation for pair in pairs]),
             "english": self.student.ids(english),
-            "teacher": self.teacher.ids(english),
+            TEACHER: self.teacher.ids(english),
         }
         return [
             Drawn({name: [rows[i]] for name, rows in texts.items()})
@@ -132,7 +160,8 @@ class GroupBatches:
     """Groups to the texts and scores of the ranking losses.
 
     The student encodes `query` and G times `document`, together or, with `roles_apart`,
-    separately; `with_scores` adds the target
+    separately, and so does a `teacher` of views, in English; `with_scores` adds the
+    target
     `scores`, [B, G] float32, and `with_keys` the targets `query_key`, [B, 2], and
     `document_key`, [B, G, 2] (see `text_key`). The first documents of a group are
     positive ones, the rest negatives. The choice is a function of (seed, epoch,
@@ -162,19 +191,16 @@ class GroupBatches:
     choice: Choice = Choice()
     roles_apart: bool = False
     languages: tuple[str, ...] = ()
+    teacher: Reader | None = None
 
     @property
     def encoded(self) -> dict[str, Encoded]:
         """The texts that each model encodes."""
-        query, document = self.query.max_length, self.document.max_length
-        pad_id = self.document.tokenizer.pad_id
-        if self.roles_apart:
-            return {
-                QUERIES: Encoded(("query",), query, pad_id),
-                STUDENT: Encoded(("document",), document, pad_id),
-            }
-        longest = max(query, document)
-        return {STUDENT: Encoded(("query", "document"), longest, pad_id)}
+        student = Reader(self.query, self.document, self.roles_apart)
+        found = student.encoded(STUDENT, QUERIES, prefix="")
+        if self.teacher is not None:
+            found |= self.teacher.encoded(TEACHER, TEACHER_QUERIES, _OF_TEACHER)
+        return found
 
     @property
     def repeats(self) -> int:
@@ -185,7 +211,7 @@ class GroupBatches:
         self, groups: Sequence[Group], rngs: Sequence[np.random.Generator]
     ) -> list[Drawn]:
         """Draws and tokenizes each group: all groups once, `repeats` times."""
-        queries, keys = [], []
+        queries, keys, english = [], [], []
         documents: list[list[str]] = [[] for _ in range(self.repeats)]
         targets: list[list[dict]] = [[] for _ in range(self.repeats)]
         for group, rng in zip(groups, rngs, strict=True):
@@ -195,6 +221,7 @@ class GroupBatches:
             texts = [[*group.positives, *group.negatives][i] for i in chosen]
             language = draw_language(group.query, self.query_languages, numbers[0])
             queries.append(group.query[language])
+            english.append((group.query, texts))
             shared = self._targets(group, chosen, texts)
             drawn = self._document_languages(group.id, texts, numbers[1:])
             for repeat, shown in enumerate(drawn):
@@ -204,14 +231,38 @@ class GroupBatches:
                 targets[repeat].append(shared | self._numbered(language, shown))
             keys.append(_keys(group))
         query_ids = self.query.ids(queries)
+        read = self._read_by_teacher(english)
         G = self.group_size
         return [
             Drawn(
-                {"query": [query_ids[i]], "document": document_ids[i * G : i * G + G]},
+                {
+                    "query": [query_ids[i]],
+                    "document": document_ids[i * G : i * G + G],
+                    **read[i],
+                },
                 targets[repeat][i],
                 keys[i],
             )
             for repeat, document_ids in enumerate(map(self.document.ids, documents))
+            for i in range(len(groups))
+        ]
+
+    def _read_by_teacher(
+        self, groups: Sequence[tuple[Text, Sequence[Text]]]
+    ) -> list[dict[str, Sequence[TokenIds]]]:
+        """The teacher's token ids of each query and its documents, in English."""
+        if self.teacher is None:
+            return [{} for _ in groups]
+        queries = self.teacher.query.ids([wording(query) for query, _ in groups])
+        documents = self.teacher.document.ids(
+            [wording(text) for _, texts in groups for text in texts]
+        )
+        G = self.group_size
+        return [
+            {
+                f"{_OF_TEACHER}query": [queries[i]],
+                f"{_OF_TEACHER}document": documents[i * G : i * G + G],
+            }
             for i in range(len(groups))
         ]
 
@@ -307,5 +358,6 @@ def text_key(text: Text) -> np.ndarray:
 def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> dict[str, list[TokenIds]]:
     """The texts that a model encodes, by name, in the order of the examples."""
     return {
-        name: [row for d in drawn for row in d.texts[name]] for name in encoded.names
+        name: [row for d in drawn for row in d.texts[encoded.prefix + name]]
+        for name in encoded.names
     }

@@ -199,9 +199,9 @@ class Batches:
         }
         chosen = self._agree(index, self._smallest(texts))
         first, counts = 0, {}
-        for own in texts.values():
+        for model, own in texts.items():
             for name, rows in own[0].items():
-                counts[name] = first, len(rows)
+                counts[model, name] = first, len(rows)
                 first += self._devices * len(rows)
         batch = {}
         for model, encoded in self._build.encoded.items():
@@ -212,7 +212,9 @@ class Batches:
                     shape,
                     encoded.pad_id,
                     first={
-                        name: counts[name][0] + row * counts[name][1] for name in own
+                        name: start + row * count
+                        for name in own
+                        for start, count in [counts[model, name]]
                     },
                 )
                 for row, own in zip(self._rows, texts[model], strict=True)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from lsrjax.data.batching.drawing import shared_languages
 from lsrjax.data.batching.negatives import Choice
-from lsrjax.data.examples import Group
+from lsrjax.data.examples import ANY, ENGLISH, Group, Text
+from lsrjax.data.reading.bad_records import LANGUAGE, BadRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +17,14 @@ class Documents:
       choice: how they are chosen; None if negatives do not come from the group.
       size: documents of a group, positives included.
       mixing: as `GroupBatches.mixing`.
+      english: whether a teacher reads the texts in English.
     """
 
     choice: Choice | None
     size: int
     mixing: str
     languages: Mapping[str, float]
+    english: bool = False
 
     def __call__(self, group: Group) -> None:
         """Raises BadRecord if some draw from the group cannot be trained on."""
@@ -29,5 +32,15 @@ class Documents:
         if self.choice is not None and self.size > 1:
             self.choice.check(group, self.size)
             texts = [*texts, *group.negatives]
+        if self.english and not all(map(_in_english, (group.query, *texts))):
+            raise BadRecord(
+                LANGUAGE,
+                f"{group.id}: its query or a document is not in English, in which the"
+                " loss's teacher reads it. Translate it, or leave out the row.",
+            )
         if self.mixing != "passages":
             shared_languages(group.id, texts, self.mixing, self.languages)
+
+
+def _in_english(text: Text) -> bool:
+    return ENGLISH in text or ANY in text

@@ -14,6 +14,7 @@ from lsrjax.data.batching.drawing import (
     Encoded,
     GroupBatches,
     PairBatches,
+    Reader,
     draw_language,
     rows_of,
     text_key,
@@ -665,6 +666,37 @@ def test_pairs_give_the_texts_of_student_and_teacher(field, english):
     long = [Pair("0", " ".join(WORDS * 3), "kernel", "de")]
     batch = batches_of(long, build, batch_size=2)[0]
     assert shape_of(batch["teacher"]) == ((2, 12),)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_teacher_of_groups_reads_them_in_english(field, english, apart):
+    teacher = Reader(TextField(english, 5), TextField(english, 12), apart)
+    shown = {"query_languages": {"fr": 1}, "document_languages": {"de": 1, "ja": 1}}
+    round_robin = shown | {"mixing": "round_robin", "teacher": teacher}
+    build = group_batches(field, **round_robin)
+    examples = groups(40)
+    batches = batches_of(examples, build, devices=2)
+    for i in range(3):
+        batch = batches[i]
+        assert ("teacher_queries" in batch) == apart
+        drawn = batches.examples(i)
+        student = rows_by_device(batch["student"], 2)
+        queries = rows_by_device(batch.get("teacher_queries", batch["teacher"]), 2)
+        documents = rows_by_device(batch["teacher"], 2)
+        for device in range(2):
+            share = len(drawn) // 2
+            own = drawn[device * share : device * share + share]
+            for place, example in enumerate(own):
+                (query,) = teacher.query.ids([examples[example].query["en"]])
+                assert queries[device][place] == list(query)
+            first = 0 if apart else share
+            read = documents[device][first:]
+            seen = student[device][share:]
+            assert len(read) == len(seen) == 3 * share
+            for ours, theirs in zip(seen, read, strict=True):
+                ours, theirs = words(english, ours), words(english, theirs)
+                assert theirs[0] == "en" and ours[0] in ("de", "ja")
+                assert theirs[1:] == ours[1:][: len(theirs) - 1]
 
 
 def test_shapes_of_two_models_are_chosen_together(field, english):
