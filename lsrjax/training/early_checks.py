@@ -71,14 +71,10 @@ def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> N
         spec, teacher = plans[name].spec, plans[name].teacher
         if teacher is not None:
             with each, _named(name):
-<<<<<<< HEAD
-                stage_models.check_teacher(spec, teacher, stage.teacher.model)
-        with each, _named(name):
-            optimizer.check(stage.optim, retriever.split(spec)[1])
-=======
                 contents = Contents.of(stage)
                 stage_models.check_teacher(contents, spec, teacher, stage.teacher.model)
->>>>>>> s8-r1
+        with each, _named(name):
+            optimizer.check(stage.optim, retriever.split(spec)[1])
         limit = spec.encoder.max_length
         for field in Contents.of(stage).length_fields:
             with each, _named(name):
