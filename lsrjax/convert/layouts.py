@@ -97,6 +97,11 @@ _MILCO_HEADS = {
     "head/echo/kernel": "echo.weight",
     "head/echo/bias": "echo.bias",
     "head/echo/scale": "scale",
+    # Of lsrjax alone.
+    "head/dictionary/terms": "dictionary.terms",
+    "head/dictionary/weights": "dictionary.weights",
+    "head/ngrams/characters": "ngrams.characters",
+    "head/ngrams/weights": "ngrams.weights",
 }
 
 # Tensors of other programs that no model here uses, and why; a layout that names one

@@ -1,7 +1,6 @@
 """Tables of `lsrjax.models.lookups` fitted to the training data."""
 
 import numpy as np
-from scipy import sparse
 
 from lsrjax.data.examples import ENGLISH
 from lsrjax.data.tokenization import TextTokenizer
@@ -10,28 +9,24 @@ from lsrjax.initial.start import Start
 from lsrjax.initial.term_statistics import LENGTH, ngram_idf
 
 
-def dictionary(
-    table: sparse.csr_matrix, idf_V: np.ndarray, count: int, scale: float
-) -> dict[str, np.ndarray]:
-    """The likeliest translations of each token.
+def dictionary(start: Start, scale: float) -> dict[str, np.ndarray]:
+    """The likeliest translations of each token in the training pairs.
 
-    The weight of a term with the probability p is `scale * sqrt(p * idf / max idf)`, so
-    that a term in both a query and a document adds to their score in proportion to
-    both probabilities' geometric mean and to its idf, as long as weights are small.
-
-    Args:
-      table: P(term | token), [tokens, V].
-      idf_V: of the terms in English documents.
-      count: translations of a token; those that it lacks weigh 0.
-      scale: the weight of the rarest term where there is no doubt.
+    A term with the probability p weighs `scale * sqrt(p * idf / largest idf)`: as long
+    as weights are small, one that a query and a document have adds to their score in
+    proportion to the geometric mean of both probabilities, and to its idf in the
+    English training documents.
 
     Returns:
-      `terms` and `weights`, [tokens, count].
+      `terms` and `weights`, [V, option `translations`]; those that a token lacks are 0.
     """
-    table = table.tocsr()
+    table, count = start.translations.tocsr(), start.spec.options.translations
+    assert start.pivot_tokenizer  # every MILCO has one
+    ids = TextTokenizer(start.pivot_tokenizer).ids(start.texts[ENGLISH], LENGTH)
+    idf_V = warm_start.inverse_document_frequency(ids, table.shape[1])
+    share_V = idf_V / max(idf_V.max(), 1e-30)
     terms = np.zeros((table.shape[0], count), np.float32)
     weights = np.zeros((table.shape[0], count), np.float32)
-    share_V = idf_V / max(idf_V.max(), 1e-30)
     for token in range(table.shape[0]):
         row = slice(table.indptr[token], table.indptr[token + 1])
         found, p = table.indices[row], table.data[row]
@@ -47,9 +42,3 @@ def ngrams(start: Start, scale: float) -> dict[str, np.ndarray]:
     table, idf_V = ngram_idf(tokenizer, start.texts, start.spec)
     weights = (scale * np.sqrt(idf_V)).astype(np.float32)
     return {"characters": table, "weights": weights}
-
-
-def english_idf(start: Start, english: TextTokenizer, vocab_size: int) -> np.ndarray:
-    """The idf of English terms in the English training documents, [vocab_size]."""
-    ids = english.ids(start.texts[ENGLISH], LENGTH)
-    return warm_start.inverse_document_frequency(ids, vocab_size)

@@ -15,7 +15,6 @@ from lsrjax.initial import warm_start
 from lsrjax.initial.shared_tokens import shared_tokens
 from lsrjax.initial.start import Start
 from lsrjax.initial.term_statistics import LENGTH
-from lsrjax.initial.word_translations import translation_table
 from lsrjax.models import retriever
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
@@ -54,7 +53,7 @@ def from_pivot(params: dict, pivot, start: Start, translated: bool) -> dict:
             f" {pivot.tokenizer}. Leave it empty."
         )
     if translated:
-        table = translations(tokenizer, english, start.source, shape)
+        table = start.translations
         unseen = np.diff(table.indptr) == 0
         words = table + sparse.diags_array(unseen.astype(float)) @ words
     return warm_start.from_pivot(
@@ -108,24 +107,6 @@ def with_echo(params: dict, start: Start, scale: float) -> dict:
         idf.append(idf_V[text["ids"][mask]])
     return warm_start.echo_from_idf(
         params, np.concatenate(hidden), np.concatenate(idf), scale=scale
-    )
-
-
-def translations(tokenizer, english, source, shape) -> sparse.csr_matrix:
-    """P(English token | token) from the source's pairs, and from its English texts.
-
-    Shortest pairs come first, since few words leave little doubt about translations.
-    """
-    pairs = [
-        (pair.translation, pair.english)
-        for pair in (source[i] for i in range(len(source)))
-    ]
-    pairs += [(text, text) for text in sorted({text for _, text in pairs})]
-    left = tokenizer.ids([a for a, _ in pairs], LENGTH, special=False)
-    right = english.ids([b for _, b in pairs], LENGTH, special=False)
-    order = sorted(range(len(pairs)), key=lambda i: len(left[i]) * len(right[i]))
-    return translation_table(
-        [left[i] for i in order], [right[i] for i in order], *shape
     )
 
 

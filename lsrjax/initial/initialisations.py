@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lsrjax import options as options_
-from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import fit_lookups, fit_to_data, warm_start
 from lsrjax.initial.start import Initialisation
@@ -286,13 +285,7 @@ class Translations(Initialisation):
     @staticmethod
     def weights(params, options, model, start):
         """The table of the head."""
-        own = start.spec.options
-        english = TextTokenizer(start.pivot_tokenizer)
-        shape = (start.spec.encoder.vocab_size, own.pivot_vocab_size)
-        tokenizer = TextTokenizer(start.tokenizer)
-        table = fit_to_data.translations(tokenizer, english, start.source, shape)
-        idf_V = fit_lookups.english_idf(start, english, shape[1])
-        found = fit_lookups.dictionary(table, idf_V, own.translations, options.scale)
+        found = fit_lookups.dictionary(start, options.scale)
         return warm_start.merged(params, {"head": {"dictionary": found}})
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.tokenization import TextTokenizer
-from lsrjax.initial import term_statistics
+from lsrjax.initial import term_statistics, word_translations
 from lsrjax.models.layers import Head
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Options
@@ -47,6 +48,14 @@ class Start:
         size = self.spec.encoder.vocab_size
         tokenizer = TextTokenizer(self.tokenizer)
         return term_statistics.least_idf(tokenizer, self.texts, size)
+
+    @functools.cached_property
+    def translations(self) -> sparse.csr_matrix:
+        """P(English token | token) in the training pairs, [V, English V]."""
+        assert self.pivot_tokenizer  # what asks for translations has an English head
+        own, english = map(TextTokenizer, (self.tokenizer, self.pivot_tokenizer))
+        sizes = self.spec.encoder.vocab_size, self.spec.options.pivot_vocab_size
+        return word_translations.token_translations(own, english, self.source, sizes)
 
 
 class Initialisation:

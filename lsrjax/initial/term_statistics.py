@@ -82,7 +82,7 @@ def idf_of_views(
                 )
             assert pivot_tokenizer  # every model with a pivot view has one
             found[view] = least_idf(TextTokenizer(pivot_tokenizer), english, size)
-        elif view == "ngrams":
+        elif view == "surface":
             _, found[view] = ngram_idf(TextTokenizer(tokenizer), texts, spec)
         else:
             found[view] = least_idf(TextTokenizer(tokenizer), texts, size)
@@ -113,7 +113,7 @@ def ngram_idf(
     As `least_idf`, for the view of n-grams.
     """
     table = characters(tokenizer, spec.encoder.vocab_size)
-    columns = spec.views["ngrams"]
+    columns = spec.views["surface"]
     per_language = []
     for own in texts.values():
         found: list[list[int]] = []

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.initial.term_statistics import LENGTH
+
 
 def translation_table(
     source: Sequence[Sequence[int]],
@@ -56,4 +59,27 @@ def translation_table(
         p = expected / np.bincount(rows, expected, minlength=source_size)[rows]
     return sparse.csr_matrix(
         (p.astype(np.float32), (rows, columns)), shape=(source_size, target_size)
+    )
+
+
+def token_translations(
+    tokenizer: TextTokenizer,
+    english: TextTokenizer,
+    source: Sequence,
+    shape: tuple[int, int],
+) -> sparse.csr_matrix:
+    """P(English token | token) from the source's pairs, and from its English texts.
+
+    Shortest pairs come first, since few words leave little doubt about translations.
+    """
+    pairs = [
+        (pair.translation, pair.english)
+        for pair in (source[i] for i in range(len(source)))
+    ]
+    pairs += [(text, text) for text in sorted({text for _, text in pairs})]
+    left = tokenizer.ids([a for a, _ in pairs], LENGTH, special=False)
+    right = english.ids([b for _, b in pairs], LENGTH, special=False)
+    order = sorted(range(len(pairs)), key=lambda i: len(left[i]) * len(right[i]))
+    return translation_table(
+        [left[i] for i in order], [right[i] for i in order], *shape
     )

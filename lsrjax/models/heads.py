@@ -130,8 +130,8 @@ class MilcoOptions(_Pooled):
     )
     ngrams: int = option(
         0,
-        "columns of a third view, of the text's character n-grams, with learned weights"
-        " that init.ngrams starts; 0: none",
+        "columns of a third view, surface, of the text's character n-grams, with learned"
+        " weights that init.ngrams starts; 0: none",
         low=0,
         high=2**24,
     )
@@ -272,7 +272,7 @@ class MilcoHead(Head):
         if spec.options.lexecho:
             views["source"] = spec.encoder.vocab_size
         if spec.options.ngrams:
-            views["ngrams"] = spec.options.ngrams
+            views["surface"] = spec.options.ngrams
         return views
 
     @staticmethod
@@ -347,7 +347,7 @@ class MilcoHead(Head):
         if self.echo is not None:
             views["source"] = self.echo(hidden_TD, texts)
         if self.ngrams is not None:
-            views["ngrams"] = self.ngrams(texts)
+            views["surface"] = self.ngrams(texts)
         return views
 
 

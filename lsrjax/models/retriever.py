@@ -28,7 +28,7 @@ QUERY_TOWER = "query_tower"
 
 
 # The reference's prefixes of MILCO's terms.
-_MARKS = {"pivot": "e_", "source": "m_", "ngrams": "n_"}
+_MARKS = {"pivot": "e_", "source": "m_", "surface": "n_"}
 
 
 @dataclasses.dataclass(frozen=True)

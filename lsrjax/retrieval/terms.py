@@ -24,7 +24,7 @@ def names_of(
         if views is not None and view not in views:
             continue
         mark = spec.marks[view]
-        if view in ("latents", "ngrams"):
+        if view in ("latents", "surface"):
             names += (f"{mark}{i}" for i in range(size))
             continue
         own = pivot_tokenizer if view == "pivot" else tokenizer

@@ -33,6 +33,7 @@ CASES = {
         "query_marker": 17,
         "document_marker": 19,
     },
+    "lookups": {"lexecho": True, "translations": 3, "ngrams": 997},
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
     "modernbert": {"lexecho": True},
     "gte": {"lexecho": True},

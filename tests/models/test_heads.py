@@ -37,7 +37,11 @@ SPECS = {
         {"tied": True, "queries": "static", "special_ids": SPECIAL},
         {"tied": True, "queries": "words", "special_ids": SPECIAL},
     ],
-    "milco": [{"lexecho": False}, {"lexecho": True}],
+    "milco": [
+        {"lexecho": False},
+        {"lexecho": True},
+        {"translations": 3, "ngrams": 64},
+    ],
     "token_weights": [{"special_ids": SPECIAL}],
     "dense": [
         {"pooling": "cls"},

@@ -86,6 +86,7 @@ OTHERS = {
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
     "batch": ("batch_kl", "", {}),  # MILCO with an English teacher
+    "lookups": ("kl", "flops", {"translations": 3, "ngrams": 50}),
     **{
         family: (
             "infonce",
@@ -186,6 +187,10 @@ def random_params(spec, seed):
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), abstract
     )
     head = params.get("head", {})
+    if "dictionary" in head:
+        tables = head["dictionary"], head["ngrams"]
+        for table, name in zip(tables, ("terms", "characters"), strict=True):
+            table[name] = rng.integers(0, TERMS, table[name].shape).astype(np.float32)
     for weigh in ("echo", "weigh"):
         for parent in (head, head.get("terms", {})):
             if weigh in parent:

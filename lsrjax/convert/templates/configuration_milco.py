@@ -17,6 +17,9 @@ class MilcoConfig(PretrainedConfig):
         which changes negative logits, but no weight).
       repeats: "sum" or "max" over a token's repeats in the source view.
       exclude_special_tokens: leave `special_ids` out of the source view.
+      translations: English terms that the pivot view has for each token whatever the
+        encoder finds; 0: none.
+      ngrams: columns of a third view, of character n-grams; 0: none.
       special_ids: ids of the tokenizer's special tokens.
       query_prompt, document_prompt: text before every query or document.
       query_marker, document_marker: id behind their first token; -1: none.
@@ -36,6 +39,8 @@ class MilcoConfig(PretrainedConfig):
         pool_mask: str = "exclude",
         repeats: str = "sum",
         exclude_special_tokens: bool = False,
+        translations: int = 0,
+        ngrams: int = 0,
         special_ids: list[int] | None = None,
         query_prompt: str = "",
         document_prompt: str = "",
@@ -59,6 +64,8 @@ class MilcoConfig(PretrainedConfig):
         self.pool_mask = pool_mask
         self.repeats = repeats
         self.exclude_special_tokens = exclude_special_tokens
+        self.translations = translations
+        self.ngrams = ngrams
         self.special_ids = list(special_ids or ())
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt

@@ -7,7 +7,8 @@
 
 A text becomes a sparse vector: weights of English terms (the pivot view, columns
 [0, E)) and, with LexEcho, of the text's own tokens (the source view, columns
-[E, E + M)). Weights are float32 whatever type the model computes in.
+[E, E + M)), then of its character n-grams, if the model has a view of them (G columns).
+Weights are float32 whatever type the model computes in.
 
 Axes: B texts, L tokens, D hidden, E English terms, M tokens of the own vocabulary.
 """
@@ -33,6 +34,8 @@ from .configuration_milco import MilcoConfig
 
 # Logits in memory at once: the vocabulary is processed in blocks of this size.
 _LOGITS = 2**26
+# Of a token, and the lengths of n-grams, in characters.
+_CHARACTERS, _SIZES = 16, (3, 4)
 
 
 @dataclasses.dataclass
@@ -44,11 +47,13 @@ class MilcoOutput(ModelOutput):
       pivot_logits: [B, E], the maximum over tokens.
       source_weights: [B, L], of each input token; None without LexEcho. Those of a
         token's repeats are still to be summed, or the largest of them to be taken.
+      ngram_weights: [B, G]; None without the view.
     """
 
     pivot_weights: torch.Tensor | None = None
     pivot_logits: torch.Tensor | None = None
     source_weights: torch.Tensor | None = None
+    ngram_weights: torch.Tensor | None = None
 
 
 class MilcoTransform(nn.Module):
@@ -95,6 +100,54 @@ class MilcoHead(nn.Module):
         self.predictions = MilcoPredictions(size, vocab_size, eps)
 
 
+class MilcoDictionary(nn.Module):
+    """English terms that each token brings along, whatever its context."""
+
+    def __init__(self, tokens: int, terms: int):
+        super().__init__()
+        self.register_buffer("terms", torch.zeros(tokens, terms, dtype=torch.int32))
+        self.weights = nn.Parameter(torch.zeros(tokens, terms))
+
+    def forward(self, input_ids, mask, logits):
+        """The larger of the logits [B, E] and the weights that the tokens bring."""
+        rows = len(input_ids)
+        weights = torch.relu(self.weights[input_ids].float()) * mask[:, :, None]
+        terms = self.terms[input_ids].long()
+        found = torch.zeros_like(logits).scatter_reduce(
+            1, terms.reshape(rows, -1), weights.reshape(rows, -1), "amax"
+        )
+        return torch.where(found > 0, torch.maximum(found, logits), logits)
+
+
+class MilcoNgrams(nn.Module):
+    """Weights of a text's character n-grams, whose hashes are their columns."""
+
+    def __init__(self, tokens: int, columns: int):
+        super().__init__()
+        characters = torch.zeros(tokens, _CHARACTERS, dtype=torch.int32)
+        self.register_buffer("characters", characters)
+        self.weights = nn.Parameter(torch.zeros(columns))
+
+    def forward(self, input_ids, mask):
+        """Weights, [B, G] float32."""
+        rows, columns = len(input_ids), len(self.weights)
+        text = (self.characters[input_ids].long() * mask[:, :, None]).reshape(rows, -1)
+        # The characters side by side, without the zeros behind those of each token.
+        order = torch.argsort((text == 0).to(torch.int8), dim=1, stable=True)
+        text = torch.gather(text, 1, order)
+        hashed, found = torch.zeros_like(text), []
+        for n in range(max(_SIZES)):
+            following = nn.functional.pad(text[:, n:], (0, n))
+            hashed = (hashed * 1_000_003 + following) & 0xFFFF_FFFF
+            if n + 1 in _SIZES:
+                mixed = ((hashed ^ (hashed >> 15)) * 0x2C1B_3C6D) & 0xFFFF_FFFF
+                column = (mixed ^ (mixed >> 12)) % columns
+                found.append(torch.where(following > 0, column, columns))
+        present = torch.zeros(rows, columns + 1, device=text.device)
+        present.scatter_(1, torch.cat(found, dim=1), 1.0)
+        return present[:, :columns] * torch.relu(self.weights.float())
+
+
 def _encoder(config: MilcoConfig) -> PreTrainedModel:
     """The encoder, of transformers or of model code in the folder."""
     values = dict(config.multilingual_config)
@@ -117,6 +170,12 @@ def _encoder(config: MilcoConfig) -> PreTrainedModel:
     if attention == "sdpa" and not kind._supports_sdpa:
         attention = "eager"  # DeBERTa's
     return AutoModel.from_config(known, attn_implementation=attention, **pooler)
+
+
+def _entries(weights, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places and values of weights [B, V] that are not 0, V's first in column first."""
+    row, column = weights.nonzero(as_tuple=True)
+    return torch.stack([row, column + first]), weights[row, column]
 
 
 class MilcoModel(PreTrainedModel):
@@ -147,6 +206,11 @@ class MilcoModel(PreTrainedModel):
         if config.echo:
             self.echo = nn.Linear(width, 1)
             self.scale = nn.Parameter(torch.ones(1))
+        tokens = config.multilingual_config["vocab_size"]
+        if config.translations:
+            self.dictionary = MilcoDictionary(tokens, config.translations)
+        if config.ngrams:
+            self.ngrams = MilcoNgrams(tokens, config.ngrams)
         self._tokenizers: dict[str, PreTrainedTokenizerFast] = {}
         self.post_init()
 
@@ -170,7 +234,11 @@ class MilcoModel(PreTrainedModel):
 
     @property
     def columns(self) -> int:
-        """Of a vector: E + M, without LexEcho E."""
+        """Of a vector: E, with LexEcho M, and those of n-grams."""
+        return self._first_ngram + self.config.ngrams
+
+    @property
+    def _first_ngram(self) -> int:
         own = self.config.multilingual_config["vocab_size"] if self.config.echo else 0
         return self.config.english_config["vocab_size"] + own
 
@@ -206,6 +274,8 @@ class MilcoModel(PreTrainedModel):
         logits = self.mlm_head.predictions(
             nn.functional.gelu(self.projector(hidden)), attention_mask, config.pool_mask
         )
+        if config.translations:
+            logits = self.dictionary(input_ids, attention_mask, logits)
         source = None
         if config.echo:
             keep = attention_mask.bool()
@@ -218,6 +288,9 @@ class MilcoModel(PreTrainedModel):
             pivot_weights=torch.log1p(torch.relu(logits)),
             pivot_logits=logits,
             source_weights=source,
+            ngram_weights=(
+                self.ngrams(input_ids, attention_mask) if config.ngrams else None
+            ),
         )
 
     def encode_query(self, texts, batch_size=32, max_length=None, return_dict=False):
@@ -254,9 +327,9 @@ class MilcoModel(PreTrainedModel):
           return_dict: give terms instead of a tensor.
 
         Returns:
-          A sparse tensor [N, E + M] (without LexEcho [N, E]) on the CPU, float32; or
-          for each text a dict, strongest first: `e_` and the English term, or `m_` and
-          the text's own token, to its weight.
+          A sparse tensor [N, columns] on the CPU, float32; or for each text a dict,
+          strongest first: `e_` and the English term, `m_` and the text's own token, or
+          `n_` and the column of an n-gram, to its weight.
         """
         return self._encode(texts, batch_size, max_length, return_dict, "", -1)
 
@@ -311,26 +384,31 @@ class MilcoModel(PreTrainedModel):
         return torch.tensor(ids), torch.tensor(mask)
 
     def entries(self, input_ids, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places [2, T] in [B, E + M], and values [T], of the terms of B texts."""
+        """Places [2, T] in [B, columns], and values [T], of the terms of B texts."""
         found = self(input_ids, attention_mask)
-        row, column = found.pivot_weights.nonzero(as_tuple=True)
-        values = found.pivot_weights[row, column]
-        places = torch.stack([row, column])
-        if found.source_weights is None:
-            return places, values
-        row, place = found.source_weights.nonzero(as_tuple=True)
+        parts = [_entries(found.pivot_weights, 0)]
+        if found.source_weights is not None:
+            parts.append(self._source_entries(input_ids, found.source_weights))
+        if found.ngram_weights is not None:
+            parts.append(_entries(found.ngram_weights, self._first_ngram))
+        places, values = zip(*parts, strict=True)
+        return torch.cat(places, dim=1), torch.cat(values)
+
+    def _source_entries(self, input_ids, weights):
+        """Those of the text's own tokens."""
+        row, place = weights.nonzero(as_tuple=True)
         own, repeat = torch.unique(
             torch.stack([row, input_ids[row, place]]), dim=1, return_inverse=True
         )
-        weights = torch.zeros(own.shape[1], device=own.device).scatter_reduce(
+        values = torch.zeros(own.shape[1], device=own.device).scatter_reduce(
             0,
             repeat,
-            found.source_weights[row, place],
+            weights[row, place],
             {"sum": "sum", "max": "amax"}[self.config.repeats],
             include_self=False,
         )
         own[1] += self.config.english_config["vocab_size"]
-        return torch.cat([places, own], dim=1), torch.cat([values, weights])
+        return own, values
 
     def _encode_batch(self, rows, chosen):
         """The same of chosen texts, on the CPU, with their places among all."""
@@ -340,12 +418,14 @@ class MilcoModel(PreTrainedModel):
         return torch.stack([torch.tensor(chosen)[places[0]], places[1]]), values.cpu()
 
     def get_vocab(self) -> dict[int, str]:
-        """Column to term, `e_` before English terms, `m_` before own tokens."""
+        """Column to term: `e_…` English, `m_…` the text's own, `n_…` of n-grams."""
         english = self.config.english_config["vocab_size"]
         terms = {i: f"e_{term}" for term, i in self.en_tokenizer.get_vocab().items()}
         if self.config.echo:
             for token, i in self.m_tokenizer.get_vocab().items():
                 terms[english + i] = f"m_{token}"
+        for i in range(self.config.ngrams):
+            terms[self._first_ngram + i] = f"n_{i}"
         return terms
 
     def _terms(self, vectors) -> list[dict[str, float]]:

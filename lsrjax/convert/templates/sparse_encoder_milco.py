@@ -32,14 +32,14 @@ class MilcoVocabulary:
         return {term: column for column, term in self._terms.items()}
 
     def convert_ids_to_tokens(self, ids):
-        """A column's term, or those of several: `e_` English, `m_` the text's own."""
+        """A column's term, or those of several: as `get_vocab` has them."""
         if isinstance(ids, int):
             return self._terms.get(ids, f"#{ids}")
         return [self.convert_ids_to_tokens(int(i)) for i in ids]
 
 
 class MilcoSparseEncoder(InputModule):
-    """Texts to weights of terms, columns [0, E) English, [E, E + M) their own."""
+    """Texts to weights of terms; columns as of `MilcoModel`."""
 
     def __init__(self, model: MilcoModel):
         """Takes the model over; `max_seq_length` is what every text is cut to."""
@@ -67,7 +67,7 @@ class MilcoSparseEncoder(InputModule):
         return {"input_ids": ids, "attention_mask": mask}
 
     def forward(self, features):
-        """Adds `sentence_embedding`, [B, E + M] float32."""
+        """Adds `sentence_embedding`, [B, columns] float32."""
         ids, mask = features["input_ids"], features["attention_mask"]
         (row, column), values = self.model.entries(ids, mask)
         vectors = torch.zeros(len(ids), self.model.columns, device=ids.device)

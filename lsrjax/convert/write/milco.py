@@ -41,6 +41,8 @@ OPTIONS = (
     "pool_mask",
     "repeats",
     "exclude_special_tokens",
+    "translations",
+    "ngrams",
     "special_ids",
     "query_prompt",
     "document_prompt",
@@ -160,6 +162,8 @@ def _how_to_load(spec: RetrieverSpec) -> str:
     columns = f"Columns are the {spec.options.pivot_vocab_size:,} English terms"
     if "source" in spec.views:
         columns += f", then the {spec.encoder.vocab_size:,} tokens of the text's own"
+    if "surface" in spec.views:
+        columns += f", then {spec.options.ngrams:,} of character n-grams"
     return _HOW_TO_LOAD.format(name=_PLACE, columns=f"{columns}.")
 
 
@@ -170,6 +174,13 @@ def write_reference(model: SavedModel, folder: pathlib.Path) -> None:
     """
     spec = model.spec
     family = backbone(spec.encoder.family)
+    for option in ("translations", "ngrams"):
+        if getattr(spec.options, option):
+            raise InputError(
+                f"--to milco-reference: the reference has no {option}, and"
+                f" {model.name} has. Possible are milco-hf, milco-sparse-encoder,"
+                " lsrjax."
+            )
     # It loads tensors by the names of its modules, with queries apart from keys.
     if not family.pooler or not family.names.apart:
         raise InputError(
@@ -270,7 +281,13 @@ def _state(model: SavedModel) -> dict[str, np.ndarray]:
     state = export_state(model.params, layout)
     bias = state[to_hf_name("head/mlm/bias", layout)]
     copy = {"mlm_head.predictions.decoder.bias": bias.copy()}
-    return state | copy | _pooler(model)
+    # Numbers of terms and characters, which no half precision may round.
+    whole = {
+        name: state[name].astype(np.int32)
+        for name in ("dictionary.terms", "ngrams.characters")
+        if name in state
+    }
+    return state | whole | copy | _pooler(model)
 
 
 def _pooler(model: SavedModel) -> dict[str, np.ndarray]:
