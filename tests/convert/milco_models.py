@@ -131,6 +131,13 @@ def made(case):
     params["head"]["mlm"]["bias"] -= 1  # some terms are active, not all
     if "echo" in params["head"]:
         params["head"]["echo"]["scale"] = np.float32(1.7)
+    for part, name, below in (
+        ("dictionary", "terms", 8192),
+        ("ngrams", "characters", 99),
+    ):
+        if part in params["head"]:
+            table = params["head"][part]
+            table[name] = rng.integers(0, below, table[name].shape).astype(np.float32)
     return SavedModel(
         spec,
         params,
