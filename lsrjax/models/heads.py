@@ -145,7 +145,7 @@ class SpladeHead(Head):
     """
 
     Options = SpladeOptions
-    gives = ("logits",)
+    gives = ("logits", "one vector")
     starts_from = ("encoder", "head")
 
     @staticmethod
@@ -239,7 +239,7 @@ class MilcoHead(Head):
     """
 
     Options = MilcoOptions
-    gives = ("logits",)
+    gives = ("logits", "one vector")
     copies_pivot = True
     source_option = "lexecho"
 
@@ -345,7 +345,7 @@ class M3Head(Head):
     """
 
     Options = M3Options
-    gives = ("three views",)
+    gives = ("one vector", "three views")
     sparse = False
 
     @staticmethod

@@ -635,6 +635,11 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(dev__source="files"), "config.dev.source.files is ''"),
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
         (infonce(loss={"batch_kl": {}}), "config.teacher.model is ''"),
+        (infonce(loss={"embedding": {}}), "config.teacher.model is ''"),
+        (
+            other("colbert", loss={"embedding": {}}, teacher__model="x"),
+            "embedding needs a vector of each text (its first view), which the head",
+        ),
         *(
             (
                 infonce(loss={name: {}}, teacher__model="x", batch_size=1),

@@ -130,6 +130,26 @@ def test_margins_over_the_batch_by_loops():
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_empty_vector_has_a_cosine_and_a_finite_gradient():
+    loss = objective_of(name="embedding", distance="cosine")
+    views, targets = inputs(loss)
+
+    def of(weights_BV):
+        query = {"pivot": Vector(weights_BV, weights_BV)}
+        return total(loss, views | {"query": query}, targets)
+
+    value, gradient = jax.value_and_grad(of)(jnp.zeros((B, V)))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_a_teachers_own_vectors_have_no_distance(distance):
+    loss = objective_of(name="embedding", distance=distance)
+    views, _ = inputs(loss)
+    value = total(loss, views, loss.of_teacher(views))
+    assert float(value) == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["batch_kl", "batch_margin_mse"])
 def test_a_student_that_scores_as_its_teacher_has_nothing_to_learn(name):
     loss = objective_of(name=name)
@@ -304,6 +324,8 @@ OPTIONS = [
     {"name": "batch_kl", "temperature": 0.7, "teacher_scale": 2.0},
     *({"name": "batch_margin_mse", "margins": margins} for margins in MARGINS),
     {"name": "batch_margin_mse", "teacher_scale": 2.0},
+    {"name": "embedding"},
+    {"name": "embedding", "distance": "cosine"},
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},
     {
@@ -344,7 +366,14 @@ def inputs(loss):
         elif ranks:
             views[text]["source"] = bag(20 + seed, count)
     targets = {
-        "views": {"teacher": {"teacher": {"pivot": vector(9, B)}}},
+        "views": {
+            "teacher": {
+                text: {"pivot": vector(9, len(views[text]["pivot"].weights_BV))}
+                for text in loss.texts
+            }
+            if ranks and "pivot" in views["query"]
+            else {"teacher": {"pivot": vector(9, B)}}
+        },
         "all_scores": {"all_scores": normal(7, B, B * G)},
         "scores": {"scores": normal(8, B, G)},
         "keys": KEYS,
@@ -382,7 +411,9 @@ def test_every_loss_reaches_every_text_and_view(options):
     )(views)
     assert np.isfinite(value) and value > 0
     for text in loss.texts:
-        for view in gradients[text].values():
+        for name, view in gradients[text].items():
+            if name == "source" and set(loss.weights) == {"embedding"}:
+                continue  # it compares the first view alone
             weights = view.weights_BK if isinstance(view, Bag) else None
             leaves = jax.tree.leaves(view) if weights is None else [weights]
             assert all(np.isfinite(leaf).all() for leaf in leaves)

@@ -106,7 +106,11 @@ LOSSES = {
     "kl": {"kl": {}, "margin_mse": {"weight": 0.01}},
     "language_kl": {"kl": {"weight": 0.1}, "language_kl": {}},
     "csr": {"reconstruction": {}, "infonce": {"weight": 0.1}},
-    "batch_kl": {"batch_kl": {"teacher_scale": 2.0}, "batch_margin_mse": {}},
+    "batch_kl": {
+        "batch_kl": {"teacher_scale": 2.0},
+        "batch_margin_mse": {},
+        "embedding": {"distance": "cosine"},
+    },
 }
 
 
