@@ -81,7 +81,8 @@ def same(ours, of_theirs):
 
 def objective_of(name, **options):
     loss = objective.of({name: options})
-    return lambda views: sum(loss(views, {"scores": SCORES}).values())
+    targets = {"scores": SCORES, "positives": 1}
+    return lambda views: sum(loss(views, targets).values())
 
 
 LABELS = torch.tensor(SCORES)
@@ -262,7 +263,7 @@ def test_csr_loss_and_autoencoder():
             name: {"latents": module(one)}
             for name, one in zip(("query", "document"), x, strict=True)
         }
-        return sum(loss(views, {}).values()), views
+        return sum(loss(views, {"positives": 1}).values()), views
 
     (value, views), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(
         params, x

@@ -16,6 +16,7 @@ TARGETS = {
     " give every query and document of the batch, [B, N]",
     "scores": "a teacher's scores of each query's documents",
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
+    "positives": "how many of a query's documents, its first, are positive, an int",
     "languages": "how many languages every query is in, an int; round robin only",
 }
 

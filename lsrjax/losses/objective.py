@@ -77,7 +77,8 @@ class Objective:
 
         Args:
           views: the student's, by text.
-          targets: the batch's, those of `of_teacher`, and the number of "languages".
+          targets: the batch's, those of `of_teacher`, and the numbers of "languages"
+            and "positives".
         """
         parts: dict[str, jax.Array] = {}
         for one in self.losses:

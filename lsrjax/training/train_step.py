@@ -99,7 +99,10 @@ class Step:
         """((the loss, intermediate values for the log), the gradient)."""
         config, memory = self.config, self.config.memory
         encode = functools.partial(apply_batch, chunk=memory.encode_chunk)
-        targets = batch["targets"] | {"languages": self.contents.repeats}
+        targets = batch["targets"] | {
+            "languages": self.contents.repeats,
+            "positives": config.data.positives,
+        }
         if self.teacher is not None:
             assert teacher_params is not None
             own, queries = batch[TEACHER], batch.get(TEACHER_QUERIES)

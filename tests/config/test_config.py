@@ -199,6 +199,7 @@ def test_small_configs_are_valid(make):
         ),
         infonce(regularizer__anti_zero=0.1),
         kl(data__negatives=entry("rank", scale=3.0), data__positives=2),
+        kl(loss={"infonce": {"both_directions": True}}, data__positives=2),
         kl(data__negatives=entry("margin_bins", bins=4), data__topics=9),
         kl(data__negative_max_score=3, data__negative_margin=0.0),
         infonce(data__unique_texts=True, data__topics=9),
@@ -780,7 +781,11 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(data__positives=4), "group_size is 4: a group needs a negative, too"),
         (
             infonce(data__positives=2, data__group_size=3, prepare__negatives="bm25"),
-            "infonce takes the first document for the only positive",
+            "config.prepare makes has one positive for each query",
+        ),
+        (
+            other("csr", loss={"reconstruction": {}}, data__positives=2),
+            "reconstruction takes the first document for the only positive",
         ),
         (
             kl(data__positives=2, prepare__scores="teacher", teacher__model="x"),

@@ -187,6 +187,58 @@ def test_infonce_is_the_cross_entropy_of_torch(group, temperature):
     np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("positives", [1, 2, 3])
+def test_several_positives_are_that_many_cross_entropies_of_torch(positives, both):
+    """Each positive with all that is no positive of its query."""
+    scores = normal(2, B, B * G)
+    excluded = np.random.default_rng(3).random((B, B * G)) < 0.3
+    logits = torch.tensor(scores, requires_grad=True)
+    found = []
+    for b in range(B):
+        own = [b * G + p for p in range(positives)]
+        rest = [d for d in range(B * G) if d not in own and not excluded[b, d]]
+        for d in own:
+            row = logits[b, [d, *rest]][None] / 0.5
+            found.append(torch.nn.functional.cross_entropy(row, torch.tensor([0])))
+            if both:
+                others = [c for c in range(B) if c != b and not excluded[c, d]]
+                column = logits[[b, *others], d][None] / 0.5
+                back = torch.nn.functional.cross_entropy(column, torch.tensor([0]))
+                found[-1] = (found[-1] + back) / 2
+    expected = torch.stack(found).mean()
+    expected.backward()
+    value, gradient = jax.value_and_grad(infonce)(
+        scores, 0.5, jnp.asarray(excluded), both, positives
+    )
+    assert float(value) == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-5)
+
+
+def test_the_order_of_positives_does_not_matter_and_negatives_may_all_be_left_out():
+    scores, positives = normal(4, B, B * G), 3
+    order = np.arange(B * G).reshape(B, G)[:, [2, 0, 1, 3]].reshape(-1)
+    first = infonce(scores, positives=positives)
+    again = infonce(scores[:, order], positives=positives)
+    assert float(again) == pytest.approx(float(first), rel=1e-6)
+    value, gradient = jax.value_and_grad(infonce)(
+        scores, excluded_BN=jnp.ones((B, B * G), bool), positives=positives
+    )
+    assert float(value) == 0 and not np.asarray(gradient).any()
+
+
+def test_masks_know_all_positives():
+    keys = jnp.asarray(np.random.default_rng(0).integers(0, 99, (B, G, 2)))
+    keys = keys.at[2, 3].set(keys[0, 1])  # a negative equals the second positive
+    query = jnp.arange(2 * B).reshape(B, 2)
+    one, two = (np.asarray(same_text(query, keys, p)) for p in (1, 2))
+    assert two[0, 2 * G + 3] and not one[0, 2 * G + 3]
+    assert (two | one == two).all()
+    teacher = jnp.array([[3.0, 1.0, 0.9, 0.5]])
+    assert np.asarray(likely_relevant(teacher, 0.2)).tolist() == [[1, 0, 0, 0]]
+    assert np.asarray(likely_relevant(teacher, 0.2, 2)).tolist() == [[1, 1, 1, 0]]
+
+
 def test_alignment_by_hand():
     raw = jnp.array([[1.0, -2.0, 3.0], [-1.0, -1.0, 0.5]])
     teacher = jnp.array([[2.0, 1.0, -1.0], [-5.0, -1.0, 0.0]])
@@ -377,6 +429,7 @@ def inputs(loss):
         "all_scores": {"all_scores": normal(7, B, B * G)},
         "scores": {"scores": normal(8, B, G)},
         "keys": KEYS,
+        "positives": {"positives": 1},
         "languages": {"languages": B},
     }
     assert targets.keys() == TARGETS.keys()
@@ -502,19 +555,20 @@ def test_a_sum_is_the_weighted_sum_of_its_parts():
         (alone,) = objective_of(name=name)(views, targets).values()
         assert float(parts[name]) == pytest.approx(weight * float(alone), rel=1e-6)
     assert summed.texts == ("query", "document")
-    assert summed.targets == {"scores", "keys"}
+    assert summed.targets == {"scores", "keys", "positives"}
 
 
 def test_targets_are_asked_for_where_an_option_is_on():
-    assert objective_of(name="infonce", mask_same_text=False).targets == set()
+    plain = objective_of(name="infonce", mask_same_text=False)
+    assert plain.targets == {"positives"}
     margin = objective_of(name="infonce", mask_same_text=False, false_negative_margin=1)
-    assert margin.targets == {"scores"}
+    assert margin.targets == {"scores", "positives"}
     for options in OPTIONS:
         loss = objective_of(**options)
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
         _, targets = inputs(loss)
         # Those that the step adds are in no batch.
-        added = ("teacher", "all_scores", "languages")
+        added = ("teacher", "all_scores", "languages", "positives")
         made = {k: v for k, v in targets.items() if k not in added}
         assert shapes == {k: v.shape for k, v in made.items()}
 

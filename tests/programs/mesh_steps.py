@@ -176,6 +176,8 @@ def config_of(task: str):
         }
         c.log.health, c.data.source = True, "debian"
         c.data.mixing, c.data.document_languages = "round_robin", {"en": 1, "da": 1}
+    if task == "m3_all":
+        c.data.positives = 2
     if task == "infonce":
         c.loss = {"infonce": {"both_directions": True}}
         c.regularizer.anti_zero = 0.1
