@@ -35,6 +35,19 @@ def infonce(
         queries (as CLIP, Radford et al. 2021).
       positives: P, of a query; < N / B, or 1.
     """
+    return infonce_by_query(
+        scores_BN, temperature, excluded_BN, both_directions, positives
+    ).mean()
+
+
+def infonce_by_query(
+    scores_BN: jax.Array,
+    temperature: float,
+    excluded_BN: jax.Array | None,
+    both_directions: bool,
+    positives: int,
+) -> jax.Array:
+    """`infonce` of each query, [B]."""
     B, N = scores_BN.shape
     G = N // B
     logits_BN = scores_BN / temperature
@@ -49,13 +62,13 @@ def infonce(
         kept_BN = jnp.where(left_out_BN & ~positive_BN, -jnp.inf, logits_BN)
         kept_BB = kept_BN[:, place::G]  # every query and every positive of this place
         positives_B = jnp.diagonal(kept_BB)
-        loss = (jax.nn.logsumexp(kept_BN, axis=1) - positives_B).mean()
+        loss_B = jax.nn.logsumexp(kept_BN, axis=1) - positives_B
         if not both_directions:
-            return loss
-        backward = (jax.nn.logsumexp(kept_BB, axis=0) - positives_B).mean()
-        return (loss + backward) / 2
+            return loss_B
+        backward_B = jax.nn.logsumexp(kept_BB, axis=0) - positives_B
+        return (loss_B + backward_B) / 2
 
-    return jnp.stack([of_positive(place) for place in range(positives)]).mean()
+    return sum(map(of_positive, range(positives)), jnp.zeros(B)) / positives
 
 
 def same_text(
@@ -160,8 +173,10 @@ def _infonce_of_views(views, targets, options) -> dict[str, jax.Array]:
         margin = options.false_negative_margin
         excluded_BN |= likely_relevant(targets["scores"], margin, positives)
     both = options.both_directions
-    loss = infonce(scores_BN, options.temperature, excluded_BN, both, positives)
-    return {"infonce": loss}
+    loss_B = infonce_by_query(
+        scores_BN, options.temperature, excluded_BN, both, positives
+    )
+    return {"infonce": loss_B}
 
 
 def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
@@ -178,8 +193,9 @@ def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
         excluded_BN = same_text(*keys, positives)
 
     def loss(scores_BN):
-        temperature = options.temperature
-        return infonce(scores_BN, temperature, excluded_BN, positives=positives)
+        return infonce_by_query(
+            scores_BN, options.temperature, excluded_BN, False, positives
+        )
 
     joint_BN = score_all(queries, documents)
     teacher_BN = jax.nn.softmax(
@@ -192,10 +208,17 @@ def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
         scores_BN = query.score_all(documents[name])
         parts[f"infonce_{name}"] = weight * loss(scores_BN) / (n + 1) / 2
         student_BN = jax.nn.log_softmax(scores_BN / options.temperature, axis=1)
-        distilled = -(teacher_BN * student_BN).sum(axis=1).mean()
+        distilled = -(teacher_BN * student_BN).sum(axis=1)
         parts[f"distill_{name}"] = weight * distilled / n / 2
     return parts
 
 
-INFONCE = Loss(_infonce_of_views, RANKED, ("positives",), InfoNCEOptions)
-M3 = Loss(_m3_of_views, RANKED, ("positives",), M3Options, needs="three views")
+INFONCE = Loss(_infonce_of_views, RANKED, ("positives",), InfoNCEOptions, by_query=True)
+M3 = Loss(
+    _m3_of_views,
+    RANKED,
+    ("positives",),
+    M3Options,
+    needs="three views",
+    by_query=True,
+)

@@ -16,17 +16,17 @@ from lsrjax.options import option
 
 
 def squared_distance(left_BD: jax.Array, right_BD: jax.Array) -> jax.Array:
-    """Squared Euclidean distance of two vectors, mean over texts.
+    """Squared Euclidean distance of two vectors, [B].
 
     The MSELoss and SparseMSELoss of sentence-transformers are this over the vectors'
     size, which zeros at the end would change.
     """
-    return jnp.square(left_BD - right_BD).sum(axis=1).mean()
+    return jnp.square(left_BD - right_BD).sum(axis=1)
 
 
 def cosine_distance(left_BD: jax.Array, right_BD: jax.Array) -> jax.Array:
-    """One minus the cosine of two vectors, mean over texts; 1 if one is empty."""
-    return 1 - (_unit(left_BD) * _unit(right_BD)).sum(axis=1).mean()
+    """One minus the cosine of two vectors, [B]; 1 if one is empty."""
+    return 1 - (_unit(left_BD) * _unit(right_BD)).sum(axis=1)
 
 
 def _unit(x_BD: jax.Array) -> jax.Array:
@@ -51,13 +51,14 @@ class EmbeddingOptions(LossOptions):
 
 
 def _embedding_of_views(views, targets, options) -> dict[str, jax.Array]:
-    distance = DISTANCES[options.distance]
-    return {
-        f"embedding_{text}": distance(
-            _vectors(views[text]), _vectors(targets["teacher"][text])
-        )
-        for text in RANKED
-    }
+    """The distance of queries and documents to a teacher's vectors, means of each."""
+    distance, found = DISTANCES[options.distance], {}
+    B = len(_vectors(views["query"]))
+    for text in RANKED:
+        own, teacher = views[text], targets["teacher"][text]
+        distances = distance(_vectors(own), _vectors(teacher))
+        found[f"embedding_{text}"] = distances.reshape(B, -1).mean(axis=1)
+    return found
 
 
 def _vectors(views: Views) -> jax.Array:
@@ -71,5 +72,10 @@ def _vectors(views: Views) -> jax.Array:
 
 
 ENTRY = Loss(
-    _embedding_of_views, RANKED, ("views",), EmbeddingOptions, needs="one vector"
+    _embedding_of_views,
+    RANKED,
+    ("views",),
+    EmbeddingOptions,
+    needs="one vector",
+    by_query=True,
 )

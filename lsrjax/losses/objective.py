@@ -73,7 +73,11 @@ class Objective:
         return shapes
 
     def __call__(self, views: dict[str, Views], targets) -> dict[str, jax.Array]:
-        """The weighted parts by name, scalars, which add up.
+        """The weighted parts by name, scalars, which add up; see `by_query`."""
+        return {k: v.mean() for k, v in self.by_query(views, targets).items()}
+
+    def by_query(self, views: dict[str, Views], targets) -> dict[str, jax.Array]:
+        """The weighted parts by name: [B], of each query, or scalars.
 
         Args:
           views: the student's, by text.

@@ -442,6 +442,19 @@ def total(loss, views, targets):
     return sum(parts.values())
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_losses_of_each_query_have_their_mean_as_the_loss(options):
+    loss = objective_of(**options)
+    views, targets = inputs(loss)
+    parts, means = loss.by_query(views, targets), loss(views, targets)
+    by_query = {LOSSES[name].by_query for name in loss.weights}
+    assert {part.shape for part in parts.values()} == {
+        (B,) if one else () for one in by_query
+    }
+    for name, part in parts.items():
+        assert float(means[name]) == pytest.approx(float(part.mean()), rel=1e-6)
+
+
 def test_all_losses_and_options_are_tested():
     alone = [options for options in OPTIONS if "name" in options]
     assert {options["name"] for options in alone} == set(LOSSES)
