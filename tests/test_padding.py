@@ -95,6 +95,7 @@ OTHERS = [
     ),
     Case("splade", {"kl": {}}, "joint_flops"),
     Case("splade", {"kl": {"weight": 0.1}, "language_kl": {}}),
+    Case("milco", {"embedding": {"weight": 0.1}}),
     Case(
         "milco",
         {"batch_kl": {"temperature": 3.0}, "batch_margin_mse": {"weight": 0.1}},

@@ -11,6 +11,7 @@ import pytest
 import torch
 from flax import nnx
 from programs import tiny
+from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 from sentence_transformers.sparse_encoder import losses as theirs
 from sentence_transformers.sparse_encoder.modules import (
     SparseAutoEncoder,
@@ -80,7 +81,8 @@ def same(ours, of_theirs):
 
 def objective_of(name, **options):
     loss = objective.of({name: options})
-    return lambda views: sum(loss(views, {"scores": SCORES}).values())
+    targets = {"scores": SCORES, "positives": 1}
+    return lambda views: sum(loss(views, targets).values())
 
 
 LABELS = torch.tensor(SCORES)
@@ -102,6 +104,34 @@ def test_margin_mse():
         objective_of("margin_mse"),
         lambda columns: loss.compute_loss_from_embeddings(columns, LABELS),
     )
+
+
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_embedding(distance):
+    """SparseMSELoss is the mean over a vector's numbers, and over columns of texts."""
+    teacher = sparse(3, B, V), sparse(4, B, G, V)
+    loss = {
+        "mse": theirs.SparseMSELoss(None),
+        "cosine": EmbedDistillLoss(None, distance_metric="cosine"),
+    }[distance]
+
+    def of_theirs(columns):
+        return loss.compute_loss_from_embeddings(columns, labels)
+
+    labels = [torch.tensor(teacher[0]), *torch.tensor(teacher[1]).unbind(dim=1)]
+    views = {
+        text: {"terms": Vector(x.reshape(-1, V), x.reshape(-1, V))}
+        for text, x in zip(("query", "document"), teacher, strict=True)
+    }
+    found = objective.of({"embedding": {"distance": distance}})
+
+    def ours(views_of_student):
+        parts = found(views_of_student, {"teacher": views})
+        texts = {"embedding_query": 1, "embedding_document": G}
+        whole = sum(count * parts[name] for name, count in texts.items())
+        return whole / (1 + G) / (V if distance == "mse" else 1)
+
+    same(ours, of_theirs)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -233,7 +263,7 @@ def test_csr_loss_and_autoencoder():
             name: {"latents": module(one)}
             for name, one in zip(("query", "document"), x, strict=True)
         }
-        return sum(loss(views, {}).values()), views
+        return sum(loss(views, {"positives": 1}).values()), views
 
     (value, views), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(
         params, x

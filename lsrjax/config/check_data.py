@@ -26,7 +26,7 @@ def check_choice(c, where: str) -> None:
             f"{where}.data.positives is {data.positives}, but data.group_size is"
             f" {data.group_size}: a group needs a negative, too. Raise group_size."
         )
-    if data.positives > 1 and not scores:
+    if data.positives > 1 and not (scores or "positives" in loss.targets):
         raise InputError(
             f"{where}.data.positives is {data.positives}, but the loss {loss.name}"
             " takes the first document for the only positive. Set it to 1."

@@ -10,6 +10,7 @@ from lsrjax.config.fields import leaves
 from lsrjax.config.schema import Run
 from lsrjax.convert import references
 from lsrjax.data import sources
+from lsrjax.data.batching import mixing
 from lsrjax.data.batching.mixing import named_sets
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
@@ -33,6 +34,7 @@ def check_stage(c: ConfigDict, found: Run, where: str) -> None:
             _check_group,
             check_data.check_choice,
             check_data.check_rows,
+            _check_groups,
         ):
             with each:
                 check(c, where)
@@ -138,6 +140,34 @@ def _check_group(c, where) -> None:
             f"{where}.prepare.count is {c.prepare.count}: fewer negatives than the"
             f" {c.data.group_size - 1} that data.group_size asks for."
         )
+
+
+def _check_groups(c, where) -> None:
+    """Checks that there are groups to weigh, and a loss of each query."""
+    groups, loss = c.dro.groups, objective.of(c.loss)
+    if not groups or "document" not in loss.texts:
+        return  # or it has no effect, which is refused
+    counts = {
+        "languages": len(mixing.languages(c.data)),
+        "sets": len(c.data.sets),
+        "topics": c.data.topics,
+    }
+    missing = {
+        "languages": "the queries are in no two stated languages",
+        "sets": "data.sets has no two data sets",
+        "topics": f"data.topics is {c.data.topics}",
+    }
+    if counts[groups] < 2:
+        raise InputError(
+            f"{where}.dro.groups is {groups!r}, but {missing[groups]}: there are no two"
+            " groups to weigh. Leave it empty."
+        )
+    for one in loss.losses:
+        if not one.entry.by_query:
+            raise InputError(
+                f"{where}.dro.groups is {groups!r}, which weighs queries, but the loss"
+                f" {one.name} has no value for each query. Leave one of them out."
+            )
 
 
 def check_references(c: ConfigDict, earlier: Sequence[str], where: str) -> None:

@@ -333,6 +333,32 @@ class Prepare:
 
 
 @dataclasses.dataclass(frozen=True)
+class DRO:
+    """Group DRO: queries of groups with a high loss count more."""
+
+    because: ClassVar = {"on": "groups is empty"}
+    groups: str = option(
+        "",
+        "languages (of the queries) | sets (data.sets) | topics (data.topics); empty:"
+        " every query counts the same",
+        choices=("", "languages", "sets", "topics"),
+        when="ranking loss",
+    )
+    rate: float = option(
+        0.01,
+        "in a step, a group's weight grows by e to the power of this times its loss,"
+        " relative to the others",
+        above=0,
+        when="on",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether groups are weighed."""
+        return bool(self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
 class Optim:
     """The optimizer, its schedule, and which parameters it changes."""
 
@@ -579,6 +605,7 @@ class Run:
         " 0.05}}; their weighted sum, of the same texts",
         table=LOSSES,
     )
+    dro: DRO = dataclasses.field(default_factory=DRO)
     regularizer: Any = option(
         "l1", "of the weights of terms, with its lambdas", table=REGULARIZERS
     )

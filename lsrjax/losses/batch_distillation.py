@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lsrjax.errors import InputError
-from lsrjax.losses.distillation import MARGINS, KLOptions, kl
+from lsrjax.losses.distillation import MARGINS, KLOptions, kl_by_query
 from lsrjax.losses.loss import RANKED, Loss, LossOptions
 from lsrjax.models.views import score_all
 from lsrjax.options import option
@@ -27,14 +27,21 @@ def batch_margin_mse(
     `b * N / B` is query b's positive. The margins "positive" compare it with each of
     the N - 1 others, "all" every pair; N >= 2.
     """
+    return batch_margin_mse_by_query(scores_BN, teacher_scores_BN, margins).mean()
+
+
+def batch_margin_mse_by_query(
+    scores_BN: jax.Array, teacher_scores_BN: jax.Array, margins: str
+) -> jax.Array:
+    """`batch_margin_mse` of each query, [B]."""
     B, N = scores_BN.shape
     errors_BN = scores_BN - teacher_scores_BN
     if margins == "positive":
         own_B = jnp.diagonal(errors_BN[:, :: N // B])
-        return jnp.square(own_B[:, None] - errors_BN).sum() / (B * (N - 1))
+        return jnp.square(own_B[:, None] - errors_BN).sum(axis=1) / (N - 1)
     # The squares of all differences add up to 2 N times those from the mean.
     from_mean_BN = errors_BN - errors_BN.mean(axis=1, keepdims=True)
-    return 2 * jnp.square(from_mean_BN).sum() / (B * (N - 1))
+    return 2 * jnp.square(from_mean_BN).sum(axis=1) / (N - 1)
 
 
 def check_several(stage, where: str) -> None:
@@ -73,19 +80,24 @@ class BatchMarginMSEOptions(LossOptions):
 
 
 def _batch_kl_of_views(views, targets, options) -> dict[str, jax.Array]:
+    """`kl` over all documents of the batch, with a teacher's scores of them."""
     scores_BN = score_all(views["query"], views["document"])
     teacher_BN = options.teacher_scale * targets["all_scores"]
-    return {"batch_kl": kl(scores_BN, teacher_BN, options.temperature)}
+    return {"batch_kl": kl_by_query(scores_BN, teacher_BN, options.temperature)}
 
 
 def _batch_margin_mse_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BN = score_all(views["query"], views["document"])
     teacher_BN = options.teacher_scale * targets["all_scores"]
-    loss = batch_margin_mse(scores_BN, teacher_BN, options.margins)
-    return {"batch_margin_mse": loss}
+    loss_B = batch_margin_mse_by_query(scores_BN, teacher_BN, options.margins)
+    return {"batch_margin_mse": loss_B}
 
 
-KL = Loss(_batch_kl_of_views, RANKED, ("all_scores",), BatchKLOptions)
+KL = Loss(_batch_kl_of_views, RANKED, ("all_scores",), BatchKLOptions, by_query=True)
 MARGIN_MSE = Loss(
-    _batch_margin_mse_of_views, RANKED, ("all_scores",), BatchMarginMSEOptions
+    _batch_margin_mse_of_views,
+    RANKED,
+    ("all_scores",),
+    BatchMarginMSEOptions,
+    by_query=True,
 )

@@ -1,6 +1,8 @@
 """Losses that tell a query's document from all others of the batch."""
 
 import dataclasses
+import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,14 @@ def infonce(
     temperature: float = 1.0,
     excluded_BN: jax.Array | None = None,
     both_directions: bool = False,
+    positives: int = 1,
 ) -> jax.Array:
-    """Cross entropy of the positive among all documents of the batch.
+    """Cross entropy of each positive among the negatives of the batch.
 
-    Document `b * N / B` is query b's positive, the rest of its group are hard
-    negatives, the other groups in-batch negatives (van den Oord et al. 2018).
+    The first P documents from `b * N / B` on are query b's positives, the rest of its
+    group are hard negatives, the other groups in-batch negatives (van den Oord et al.
+    2018). A query's loss is the mean over its positives, each in a softmax of its own,
+    without the other positives, so that they do not compete.
 
     Args:
       scores_BN: of every query and document.
@@ -28,31 +33,58 @@ def infonce(
       excluded_BN: documents that are not negatives of a query; positives are kept.
       both_directions: average with the cross entropy of a positive's query among all
         queries (as CLIP, Radford et al. 2021).
+      positives: P, of a query; < N / B, or 1.
     """
+    return infonce_by_query(
+        scores_BN, temperature, excluded_BN, both_directions, positives
+    ).mean()
+
+
+def infonce_by_query(
+    scores_BN: jax.Array,
+    temperature: float,
+    excluded_BN: jax.Array | None,
+    both_directions: bool,
+    positives: int,
+) -> jax.Array:
+    """`infonce` of each query, [B]."""
     B, N = scores_BN.shape
     G = N // B
     logits_BN = scores_BN / temperature
+    place_N = jnp.arange(N) % G
+    own_BN = jnp.repeat(jnp.eye(B, dtype=bool), G, axis=1)
+    left_out_BN = own_BN & (place_N < positives)
     if excluded_BN is not None:
-        positive_BN = jnp.arange(N)[None, :] == (jnp.arange(B) * G)[:, None]
-        logits_BN = jnp.where(excluded_BN & ~positive_BN, -jnp.inf, logits_BN)
-    logits_BB = logits_BN[:, ::G]  # every query and every positive
-    positives_B = jnp.diagonal(logits_BB)
-    loss = (jax.nn.logsumexp(logits_BN, axis=1) - positives_B).mean()
-    if not both_directions:
-        return loss
-    backward = (jax.nn.logsumexp(logits_BB, axis=0) - positives_B).mean()
-    return (loss + backward) / 2
+        left_out_BN |= excluded_BN
+
+    def of_positive(place: int) -> jax.Array:
+        positive_BN = own_BN & (place_N == place)
+        kept_BN = jnp.where(left_out_BN & ~positive_BN, -jnp.inf, logits_BN)
+        kept_BB = kept_BN[:, place::G]  # every query and every positive of this place
+        positives_B = jnp.diagonal(kept_BB)
+        loss_B = jax.nn.logsumexp(kept_BN, axis=1) - positives_B
+        if not both_directions:
+            return loss_B
+        backward_B = jax.nn.logsumexp(kept_BB, axis=0) - positives_B
+        return (loss_B + backward_B) / 2
+
+    return sum(map(of_positive, range(positives)), jnp.zeros(B)) / positives
 
 
-def same_text(query_key_B2: jax.Array, document_key_BG2: jax.Array) -> jax.Array:
+def same_text(
+    query_key_B2: jax.Array, document_key_BG2: jax.Array, positives: int = 1
+) -> jax.Array:
     """Documents that their text excludes as negatives of a query, [B, N] bool.
 
-    They equal the query's positive, or belong to another example of the same query.
-    Keys are the identities of texts, the positive's first.
+    They equal one of the query's positives, or belong to another example of the same
+    query. Keys are the identities of texts, the positives' first.
     """
     B, G = document_key_BG2.shape[:2]
     documents_N2 = document_key_BG2.reshape(B * G, 2)
-    same_document_BN = _equal(document_key_BG2[:, 0], documents_N2)
+    same_document_BN = functools.reduce(
+        operator.or_,
+        (_equal(document_key_BG2[:, p], documents_N2) for p in range(positives)),
+    )
     same_query_BB = _equal(query_key_B2, query_key_B2) & ~jnp.eye(B, dtype=bool)
     return same_document_BN | jnp.repeat(same_query_BB, G, axis=1)
 
@@ -62,15 +94,18 @@ def _equal(left_n2, right_m2) -> jax.Array:
     return equal_nm2[..., 0] & equal_nm2[..., 1]
 
 
-def likely_relevant(teacher_scores_BG: jax.Array, margin: float) -> jax.Array:
-    """Hard negatives that the teacher scores about as high as the positive, [B, N].
+def likely_relevant(
+    teacher_scores_BG: jax.Array, margin: float, positives: int = 1
+) -> jax.Array:
+    """Hard negatives that the teacher scores about as high as a positive, [B, N].
 
-    Those above the positive's score minus the margin, each for its own query only
-    (as the positive-aware mining of NV-Retriever, Moreira et al. 2024). The positive's
-    scores are first.
+    Those above the lowest positive's score minus the margin, each for its own query
+    only (as the positive-aware mining of NV-Retriever, Moreira et al. 2024). The
+    positives' scores are first.
     """
     B, G = teacher_scores_BG.shape
-    above_BG = teacher_scores_BG > teacher_scores_BG[:, :1] - margin
+    lowest_B1 = teacher_scores_BG[:, :positives].min(axis=1, keepdims=True)
+    above_BG = teacher_scores_BG > lowest_B1 - margin
     own_BB = jnp.eye(B, dtype=bool)
     return (own_BB[:, :, None] & above_BG[None]).reshape(B, B * G)
 
@@ -82,8 +117,8 @@ class Contrast(LossOptions):
     temperature: float = option(1.0, "scores are divided by it", above=0)
     mask_same_text: bool = option(
         True,
-        "no negatives are: documents equal to the positive in any language, and those"
-        " of other examples of the same query",
+        "no negatives are: documents equal to a positive in any language, and those of"
+        " other examples of the same query",
     )
 
     def targets(self) -> tuple[str, ...]:
@@ -106,23 +141,14 @@ class InfoNCEOptions(Contrast):
     both_directions: bool = option(False, "also a document's query among all queries")
     false_negative_margin: float = option(
         0.0,
-        "hard negatives that the teacher scores above the positive less this margin are"
-        " no negatives either; 0: off",
+        "hard negatives that the teacher scores above the positive (of several, the"
+        " lowest) less this margin are no negatives either; 0: off",
         low=0,
     )
 
     def targets(self) -> tuple[str, ...]:
         """The texts' identities, and scores, if the options use them."""
         return super().targets() + ("scores",) * bool(self.false_negative_margin)
-
-    def check_stage(self, stage, where: str) -> None:
-        """Refuses a batch of one document, and several positives."""
-        super().check_stage(stage, where)
-        if stage.data.positives > 1:
-            raise InputError(
-                f"{where} takes the first document for the only positive, but"
-                f" data.positives is {stage.data.positives}. Set it to 1."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +165,18 @@ class M3Options(Contrast):
 def _infonce_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BN = score_all(views["query"], views["document"])
     excluded_BN = jnp.zeros(scores_BN.shape, bool)
+    positives = targets["positives"]
     if options.mask_same_text:
-        excluded_BN |= same_text(targets["query_key"], targets["document_key"])
+        keys = targets["query_key"], targets["document_key"]
+        excluded_BN |= same_text(*keys, positives)
     if options.false_negative_margin:
         margin = options.false_negative_margin
-        excluded_BN |= likely_relevant(targets["scores"], margin)
-    loss = infonce(scores_BN, options.temperature, excluded_BN, options.both_directions)
-    return {"infonce": loss}
+        excluded_BN |= likely_relevant(targets["scores"], margin, positives)
+    both = options.both_directions
+    loss_B = infonce_by_query(
+        scores_BN, options.temperature, excluded_BN, both, positives
+    )
+    return {"infonce": loss_B}
 
 
 def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
@@ -156,12 +187,15 @@ def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
     `((sum_v w_v L_v + L_s) / (n + 1) + (sum_v w_v L'_v) / n) / 2`.
     """
     queries, documents = views["query"], views["document"]
-    excluded_BN = None
+    excluded_BN, positives = None, targets["positives"]
     if options.mask_same_text:
-        excluded_BN = same_text(targets["query_key"], targets["document_key"])
+        keys = targets["query_key"], targets["document_key"]
+        excluded_BN = same_text(*keys, positives)
 
     def loss(scores_BN):
-        return infonce(scores_BN, options.temperature, excluded_BN)
+        return infonce_by_query(
+            scores_BN, options.temperature, excluded_BN, False, positives
+        )
 
     joint_BN = score_all(queries, documents)
     teacher_BN = jax.nn.softmax(
@@ -174,10 +208,17 @@ def _m3_of_views(views, targets, options) -> dict[str, jax.Array]:
         scores_BN = query.score_all(documents[name])
         parts[f"infonce_{name}"] = weight * loss(scores_BN) / (n + 1) / 2
         student_BN = jax.nn.log_softmax(scores_BN / options.temperature, axis=1)
-        distilled = -(teacher_BN * student_BN).sum(axis=1).mean()
+        distilled = -(teacher_BN * student_BN).sum(axis=1)
         parts[f"distill_{name}"] = weight * distilled / n / 2
     return parts
 
 
-INFONCE = Loss(_infonce_of_views, RANKED, (), InfoNCEOptions)
-M3 = Loss(_m3_of_views, RANKED, (), M3Options, needs="three views")
+INFONCE = Loss(_infonce_of_views, RANKED, ("positives",), InfoNCEOptions, by_query=True)
+M3 = Loss(
+    _m3_of_views,
+    RANKED,
+    ("positives",),
+    M3Options,
+    needs="three views",
+    by_query=True,
+)

@@ -22,10 +22,17 @@ def kl(
     The softmax is over each query's own group, without in-batch negatives (MILCO stage
     2); T^2 keeps the gradient's size (Hinton et al. 2015).
     """
+    return kl_by_query(scores_BG, teacher_scores_BG, temperature).mean()
+
+
+def kl_by_query(
+    scores_BG: jax.Array, teacher_scores_BG: jax.Array, temperature: float
+) -> jax.Array:
+    """`kl` of each query, [B]."""
     teacher_BG = jax.nn.log_softmax(teacher_scores_BG / temperature, axis=1)
     student_BG = jax.nn.log_softmax(scores_BG / temperature, axis=1)
     divergence_B = (jnp.exp(teacher_BG) * (teacher_BG - student_BG)).sum(axis=1)
-    return divergence_B.mean() * temperature**2
+    return divergence_B * temperature**2
 
 
 def language_kl(
@@ -64,13 +71,20 @@ def margin_mse(
     positive's scores first and G >= 2. The margins "positive" compare each negative
     with the positive, "all" every pair of the group.
     """
+    return margin_mse_by_query(scores_BG, teacher_scores_BG, margins).mean()
+
+
+def margin_mse_by_query(
+    scores_BG: jax.Array, teacher_scores_BG: jax.Array, margins: str
+) -> jax.Array:
+    """`margin_mse` of each query, [B]."""
     G = scores_BG.shape[1]
     errors_BG = scores_BG - teacher_scores_BG
     if margins == "positive":
-        return jnp.square(errors_BG[:, :1] - errors_BG[:, 1:]).mean()
+        return jnp.square(errors_BG[:, :1] - errors_BG[:, 1:]).mean(axis=1)
     squared_BGG = jnp.square(errors_BG[:, :, None] - errors_BG[:, None, :])
     # Every pair is counted twice; the diagonal is zero.
-    return squared_BGG.sum(axis=(1, 2)).mean() / (G * (G - 1))
+    return squared_BGG.sum(axis=(1, 2)) / (G * (G - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +124,7 @@ class MarginMSEOptions(LossOptions):
 def _kl_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BG = score_groups(views["query"], views["document"])
     teacher_BG = options.teacher_scale * targets["scores"]
-    return {"kl": kl(scores_BG, teacher_BG, options.temperature)}
+    return {"kl": kl_by_query(scores_BG, teacher_BG, options.temperature)}
 
 
 def _language_kl_of_views(views, targets, options) -> dict[str, jax.Array]:
@@ -122,9 +136,12 @@ def _language_kl_of_views(views, targets, options) -> dict[str, jax.Array]:
 def _margin_mse_of_views(views, targets, options) -> dict[str, jax.Array]:
     scores_BG = score_groups(views["query"], views["document"])
     teacher_BG = options.teacher_scale * targets["scores"]
-    return {"margin_mse": margin_mse(scores_BG, teacher_BG, options.margins)}
+    loss_B = margin_mse_by_query(scores_BG, teacher_BG, options.margins)
+    return {"margin_mse": loss_B}
 
 
-KL = Loss(_kl_of_views, RANKED, ("scores",), KLOptions)
+KL = Loss(_kl_of_views, RANKED, ("scores",), KLOptions, by_query=True)
 LANGUAGE_KL = Loss(_language_kl_of_views, RANKED, ("languages",), LanguageKLOptions)
-MARGIN_MSE = Loss(_margin_mse_of_views, RANKED, ("scores",), MarginMSEOptions)
+MARGIN_MSE = Loss(
+    _margin_mse_of_views, RANKED, ("scores",), MarginMSEOptions, by_query=True
+)

@@ -16,6 +16,7 @@ TARGETS = {
     " give every query and document of the batch, [B, N]",
     "scores": "a teacher's scores of each query's documents",
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
+    "positives": "how many of a query's documents, its first, are positive, an int",
     "languages": "how many languages every query is in, an int; round robin only",
 }
 
@@ -37,10 +38,12 @@ class Loss:
 
     Attributes:
       fn: `(views by text, targets, options) -> {part: scalar}`; the parts add up.
+        A part [B] stands for its mean.
       texts: of a batch, that the student encodes for it.
       targets: that it compares them with, from `TARGETS`.
       Options: a dataclass of its options.
       needs: of a head, from `lsrjax.models.layers.GIVEN`.
+      by_query: its parts are [B], of each query, so that queries can be weighed.
     """
 
     fn: Callable[..., dict[str, jax.Array]]
@@ -48,3 +51,4 @@ class Loss:
     targets: tuple[str, ...] = ()
     Options: type[LossOptions] = LossOptions
     needs: str = ""
+    by_query: bool = False

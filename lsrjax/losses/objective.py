@@ -73,11 +73,16 @@ class Objective:
         return shapes
 
     def __call__(self, views: dict[str, Views], targets) -> dict[str, jax.Array]:
-        """The weighted parts by name, scalars, which add up.
+        """The weighted parts by name, scalars, which add up; see `by_query`."""
+        return {k: v.mean() for k, v in self.by_query(views, targets).items()}
+
+    def by_query(self, views: dict[str, Views], targets) -> dict[str, jax.Array]:
+        """The weighted parts by name: [B], of each query, or scalars.
 
         Args:
           views: the student's, by text.
-          targets: the batch's, those of `of_teacher`, and the number of "languages".
+          targets: the batch's, those of `of_teacher`, and the numbers of "languages"
+            and "positives".
         """
         parts: dict[str, jax.Array] = {}
         for one in self.losses:

@@ -9,6 +9,7 @@ from lsrjax.losses import (
     batch_distillation,
     contrast,
     distillation,
+    embedding,
     reconstruction,
 )
 from lsrjax.losses.loss import Loss
@@ -23,4 +24,5 @@ LOSSES: dict[str, Loss] = {
     "infonce": contrast.INFONCE,
     "batch_kl": batch_distillation.KL,
     "batch_margin_mse": batch_distillation.MARGIN_MSE,
+    "embedding": embedding.ENTRY,
 }

@@ -136,6 +136,7 @@ class DenseHead(Head):
 
     Options = DenseOptions
     sparse = False
+    gives = ("one vector",)
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -244,7 +245,7 @@ class CSRHead(Head):
     """A sparse code of the dense embedding (CSR, Wen et al. 2025); view `latents`."""
 
     Options = CSROptions
-    gives = ("autoencoder",)
+    gives = ("autoencoder", "one vector")
 
     @staticmethod
     def views(spec) -> dict[str, int]:

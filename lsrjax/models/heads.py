@@ -161,7 +161,7 @@ class SpladeHead(Head):
     """
 
     Options = SpladeOptions
-    gives = ("logits",)
+    gives = ("logits", "one vector")
     starts_from = ("encoder", "head")
 
     @staticmethod
@@ -256,7 +256,7 @@ class MilcoHead(Head):
     """
 
     Options = MilcoOptions
-    gives = ("logits",)
+    gives = ("logits", "one vector")
     rules = (
         Rule("dictionary/(terms|weights)", (None, None)),
         Rule("ngrams/characters", (None, None)),
@@ -388,7 +388,7 @@ class M3Head(Head):
     """
 
     Options = M3Options
-    gives = ("three views",)
+    gives = ("one vector", "three views")
     sparse = False
 
     @staticmethod

@@ -209,6 +209,7 @@ _normalize.defvjp(_normalize_fwd, _normalize_bwd)
 GIVEN = {
     "logits": "weights of terms before their activation",
     "autoencoder": "an autoencoder to reconstruct with",
+    "one vector": "a vector of each text (its first view)",
     "three views": "three views to distil into each other",
 }
 

@@ -151,6 +151,12 @@ class RetrieverSpec:
         return head_class(self.head).views(self)
 
     @property
+    def vector(self) -> str:
+        """The view that is one vector of each text; empty without one."""
+        gives = "one vector" in head_class(self.head).gives
+        return next(iter(self.views)) if gives else ""
+
+    @property
     def marks(self) -> dict[str, str]:
         """The prefix of a term's name, by view.
 

@@ -11,6 +11,7 @@ from lsrjax.data.batching import mixing
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
+from lsrjax.losses.group_weights import Groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Contents:
     """What a batch of a stage contains.
 
     Attributes:
-      languages: those that the log distinguishes, if any.
+      languages: those that the log or the groups distinguish, if any.
       repeats: of each example in a batch: once per language with round robin.
     """
 
@@ -31,7 +32,8 @@ class Contents:
     def of(cls, config) -> "Contents":
         """Parses a stage's config."""
         data, loss = config.data, objective.of(config.loss)
-        told_apart = config.log.health and "document" in loss.texts
+        asked = config.log.health or config.dro.groups == "languages"
+        told_apart = asked and "document" in loss.texts
         repeats = 1
         if data.mixing == "round_robin":
             repeats = len(data.document_languages)
@@ -74,7 +76,25 @@ class Contents:
         if self.languages:
             shapes["query_language"] = jax.ShapeDtypeStruct((B,), jnp.int32)
             shapes["document_language"] = jax.ShapeDtypeStruct((B, G), jnp.int32)
+        if self.config.dro.groups in ("sets", "topics"):
+            shapes["set"] = jax.ShapeDtypeStruct((B,), jnp.int32)
         return shapes
+
+    @property
+    def groups(self) -> Groups:
+        """The groups of queries that are weighed; none: their count is 0."""
+        counts = {
+            "": 0,
+            "languages": len(self.languages) + 1,  # and all others
+            "sets": len(self.config.data.sets),
+            "topics": self.config.data.topics,
+        }
+        return Groups(counts[self.config.dro.groups], self.config.dro.rate)
+
+    def group_of(self, targets: dict) -> jax.Array:
+        """The group of each query of a batch, [B]."""
+        by_language = self.config.dro.groups == "languages"
+        return targets["query_language" if by_language else "set"]
 
     def steps(self, examples: int) -> int:
         """Optimizer steps of a stage: `steps`, or `epochs` over `examples`."""

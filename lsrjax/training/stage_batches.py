@@ -57,6 +57,7 @@ def batches(
         order,
         make,
         apart=data.unique_texts,
+        sets="set" in contents.targets,
         devices=mesh.shape[sharding.DATA],
         rows=sharding.local_rows(mesh),
         parts=data.length_parts,

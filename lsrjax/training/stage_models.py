@@ -75,7 +75,10 @@ def placed(config, model: saved_model.SavedModel, mesh) -> saved_model.SavedMode
 def check_teacher(contents: Contents, spec, teacher, name: str) -> None:
     """Refuses a teacher's spec whose views the student's spec cannot imitate."""
     if contents.kind == "group":
-        return  # scores of any views can be compared
+        # Scores of any views can be compared.
+        if "views" in contents.objective.targets:
+            _check_vectors(contents, spec, teacher, name)
+        return
     if teacher.towers == "separate":
         raise InputError(
             f"config.teacher.model: {name} has separate towers for queries and"
@@ -88,4 +91,18 @@ def check_teacher(contents: Contents, spec, teacher, name: str) -> None:
         raise InputError(
             f"config.teacher.model: {name} has {size} terms, the student's"
             f" pivot head {terms}; alignment needs the same vocabulary."
+        )
+
+
+def _check_vectors(contents: Contents, spec, teacher, name: str) -> None:
+    """Refuses a teacher whose vectors have another size than the student's."""
+    sizes = [one.views[one.vector] if one.vector else 0 for one in (spec, teacher)]
+    if sizes[0] != sizes[1]:
+        own, other = sizes
+        has = f"vectors of {other:,} numbers" if other else "no vector of each text"
+        raise InputError(
+            f"config.teacher.model: {name} ({teacher.head}) has {has}, the student"
+            f" ({spec.head}) of {own:,}; the loss {contents.objective.name} compares"
+            " them number by number. Use a teacher with vectors of that size, or a loss"
+            " that compares scores, such as batch_kl."
         )

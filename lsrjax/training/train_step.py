@@ -13,7 +13,8 @@ import optax
 from flax import nnx
 
 from lsrjax.data.batching.drawing import QUERIES, STUDENT, TEACHER, TEACHER_QUERIES
-from lsrjax.losses import lambda_control, regularizers
+from lsrjax.distributed import sharding
+from lsrjax.losses import group_weights, lambda_control, regularizers
 from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
@@ -77,6 +78,7 @@ class Step:
             "params": retriever.after_step(updated, seen["fired"]),
             "opt_state": opt_state,
             **lambda_control.steered(self.regularizer.options, state, active),
+            **seen["groups"],
         }
         norm = optax.tree.norm(grads)
         after, judged = bad_steps.guarded(config.numbers, state, after, loss, norm)
@@ -109,7 +111,10 @@ class Step:
         """((the loss, intermediate values for the log), the gradient)."""
         config, memory = self.config, self.config.memory
         encode = functools.partial(apply_batch, chunk=memory.encode_chunk)
-        targets = batch["targets"] | {"languages": self.contents.repeats}
+        targets = batch["targets"] | {
+            "languages": self.contents.repeats,
+            "positives": config.data.positives,
+        }
         if self.teacher is not None:
             assert teacher_params is not None
             own, queries = batch[TEACHER], batch.get(TEACHER_QUERIES)
@@ -127,13 +132,14 @@ class Step:
                 remat=memory.remat,
                 dropout_key=key if config.model.dropout > 0 else None,
             )
-            parts = self.contents.objective(views, targets)
+            parts, groups, shown = self._parts(state, views, targets)
             parts |= regularizers.penalties(self.regularizer, views, lambdas, self.idf)
             seen = {
                 "parts": parts,
                 "lambdas": lambdas,
                 "active": regularizers.active_terms(views),
-                "signs": self.signs(views, targets, batch),
+                "groups": groups,
+                "signs": _merged(self.signs(views, targets, batch), shown),
                 "fired": fired(views),
             }
             return sum(parts.values()), seen
@@ -142,6 +148,29 @@ class Step:
         return found, jax.tree.map(
             lambda g, still: jnp.zeros_like(g) if still else g, grads, self.frozen
         )
+
+    def _parts(self, state: dict, views: dict, targets: dict) -> tuple:
+        """The loss's parts; groups' part of the next state; and what to log of them."""
+        contents = self.contents
+        if not contents.groups.count:
+            return contents.objective(views, targets), {}, {}
+        values = contents.objective.by_query(views, targets)
+        losses_B = functools.reduce(operator.add, values.values())
+        group_B = contents.group_of(targets)
+        weighed = contents.groups.weigh(state, losses_B, group_B)
+        parts = {k: (weighed.examples_B * of).sum() for k, of in values.items()}
+        shown: dict = weighed.shown()
+        if contents.config.dro.groups == "languages":
+            shown["by_language"] = {
+                name: sharding.constrain(sums, None, None)
+                for name, sums in weighed.by_group().items()
+            }
+        return parts, {group_weights.KEY: weighed.state}, shown
+
+
+def _merged(signs: dict, shown: dict) -> dict:
+    both = signs.get("by_language", {}) | shown.get("by_language", {})
+    return signs | shown | ({"by_language": both} if both else {})
 
 
 def make_step(
@@ -190,13 +219,15 @@ def init_state(step: Step, params: dict) -> dict:
 
     Returns:
       `{"step", "params", "opt_state"}`; where lambdas are steered, also "controller",
-      the logarithm of each lambda's factor, by field; and the state of the policy for
-      bad numbers (`lsrjax.training.bad_steps.init`).
+      the logarithm of each lambda's factor, by field; the weights of groups, if there
+      are any; and the state of the policy for bad numbers
+      (`lsrjax.training.bad_steps.init`).
     """
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "opt_state": step.optimizer.init(params),
         **lambda_control.init(step.regularizer.options),
+        **step.contents.groups.init(),
         **bad_steps.init(step.config.numbers),
     }

@@ -199,6 +199,9 @@ def test_small_configs_are_valid(make):
         ),
         infonce(regularizer__anti_zero=0.1),
         kl(data__negatives=entry("rank", scale=3.0), data__positives=2),
+        kl(loss={"infonce": {"both_directions": True}}, data__positives=2),
+        infonce(dro__groups="languages", dro__rate=0.1),
+        infonce(dro__groups="topics", data__topics=9),
         kl(data__negatives=entry("margin_bins", bins=4), data__topics=9),
         kl(data__negative_max_score=3, data__negative_margin=0.0),
         infonce(data__unique_texts=True, data__topics=9),
@@ -433,6 +436,8 @@ def test_unknown_choices_list_the_known(field, known):
         (infonce(teacher__model="x"), "teacher.model", "asks no teacher"),
         (infonce(prepare__scores="teacher", teacher__model="x"), "scores", "no scores"),
         (kl(teacher__model="x"), "teacher.model", "prepare.scores is given"),
+        (kl(dro__rate=0.5), "dro.rate", "groups is empty"),
+        (alignment(dro__groups="languages"), "dro.groups", "no queries and documents"),
         (kl(prepare__depth=9), "prepare.depth", "negatives is given"),
         (kl(regularizer__name="flops"), "regularizer.name", "every lambda is 0"),
         (
@@ -638,6 +643,22 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(dev__source="files"), "config.dev.source.files is ''"),
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
         (infonce(loss={"batch_kl": {}}), "config.teacher.model is ''"),
+        (kl(dro__groups="sets"), "dro.groups is 'sets', but data.sets has no two"),
+        (kl(dro__groups="languages"), "the queries are in no two stated languages"),
+        (kl(dro__groups="topics"), "dro.groups is 'topics', but data.topics is 0"),
+        (kl(dro__groups="worst"), "known: '', 'languages', 'sets', 'topics'"),
+        (
+            round_robin(
+                dro__groups="languages",
+                loss={"kl": {}, "language_kl": {"weight": 0.5}},
+            ),
+            "which weighs queries, but the loss language_kl has no value for each",
+        ),
+        (infonce(loss={"embedding": {}}), "config.teacher.model is ''"),
+        (
+            other("colbert", loss={"embedding": {}}, teacher__model="x"),
+            "embedding needs a vector of each text (its first view), which the head",
+        ),
         *(
             (
                 infonce(loss={name: {}}, teacher__model="x", batch_size=1),
@@ -778,7 +799,11 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(data__positives=4), "group_size is 4: a group needs a negative, too"),
         (
             infonce(data__positives=2, data__group_size=3, prepare__negatives="bm25"),
-            "infonce takes the first document for the only positive",
+            "config.prepare makes has one positive for each query",
+        ),
+        (
+            other("csr", loss={"reconstruction": {}}, data__positives=2),
+            "reconstruction takes the first document for the only positive",
         ),
         (
             kl(data__positives=2, prepare__scores="teacher", teacher__model="x"),

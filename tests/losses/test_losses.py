@@ -130,6 +130,26 @@ def test_margins_over_the_batch_by_loops():
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_empty_vector_has_a_cosine_and_a_finite_gradient():
+    loss = objective_of(name="embedding", distance="cosine")
+    views, targets = inputs(loss)
+
+    def of(weights_BV):
+        query = {"pivot": Vector(weights_BV, weights_BV)}
+        return total(loss, views | {"query": query}, targets)
+
+    value, gradient = jax.value_and_grad(of)(jnp.zeros((B, V)))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_a_teachers_own_vectors_have_no_distance(distance):
+    loss = objective_of(name="embedding", distance=distance)
+    views, _ = inputs(loss)
+    value = total(loss, views, loss.of_teacher(views))
+    assert float(value) == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["batch_kl", "batch_margin_mse"])
 def test_a_student_that_scores_as_its_teacher_has_nothing_to_learn(name):
     loss = objective_of(name=name)
@@ -165,6 +185,58 @@ def test_infonce_is_the_cross_entropy_of_torch(group, temperature):
     found, gradient = jax.value_and_grad(infonce)(scores, temperature)
     assert float(found) == pytest.approx(expected.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("positives", [1, 2, 3])
+def test_several_positives_are_that_many_cross_entropies_of_torch(positives, both):
+    """Each positive with all that is no positive of its query."""
+    scores = normal(2, B, B * G)
+    excluded = np.random.default_rng(3).random((B, B * G)) < 0.3
+    logits = torch.tensor(scores, requires_grad=True)
+    found = []
+    for b in range(B):
+        own = [b * G + p for p in range(positives)]
+        rest = [d for d in range(B * G) if d not in own and not excluded[b, d]]
+        for d in own:
+            row = logits[b, [d, *rest]][None] / 0.5
+            found.append(torch.nn.functional.cross_entropy(row, torch.tensor([0])))
+            if both:
+                others = [c for c in range(B) if c != b and not excluded[c, d]]
+                column = logits[[b, *others], d][None] / 0.5
+                back = torch.nn.functional.cross_entropy(column, torch.tensor([0]))
+                found[-1] = (found[-1] + back) / 2
+    expected = torch.stack(found).mean()
+    expected.backward()
+    value, gradient = jax.value_and_grad(infonce)(
+        scores, 0.5, jnp.asarray(excluded), both, positives
+    )
+    assert float(value) == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-5)
+
+
+def test_the_order_of_positives_does_not_matter_and_negatives_may_all_be_left_out():
+    scores, positives = normal(4, B, B * G), 3
+    order = np.arange(B * G).reshape(B, G)[:, [2, 0, 1, 3]].reshape(-1)
+    first = infonce(scores, positives=positives)
+    again = infonce(scores[:, order], positives=positives)
+    assert float(again) == pytest.approx(float(first), rel=1e-6)
+    value, gradient = jax.value_and_grad(infonce)(
+        scores, excluded_BN=jnp.ones((B, B * G), bool), positives=positives
+    )
+    assert float(value) == 0 and not np.asarray(gradient).any()
+
+
+def test_masks_know_all_positives():
+    keys = jnp.asarray(np.random.default_rng(0).integers(0, 99, (B, G, 2)))
+    keys = keys.at[2, 3].set(keys[0, 1])  # a negative equals the second positive
+    query = jnp.arange(2 * B).reshape(B, 2)
+    one, two = (np.asarray(same_text(query, keys, p)) for p in (1, 2))
+    assert two[0, 2 * G + 3] and not one[0, 2 * G + 3]
+    assert (two | one == two).all()
+    teacher = jnp.array([[3.0, 1.0, 0.9, 0.5]])
+    assert np.asarray(likely_relevant(teacher, 0.2)).tolist() == [[1, 0, 0, 0]]
+    assert np.asarray(likely_relevant(teacher, 0.2, 2)).tolist() == [[1, 1, 1, 0]]
 
 
 def test_alignment_by_hand():
@@ -304,6 +376,8 @@ OPTIONS = [
     {"name": "batch_kl", "temperature": 0.7, "teacher_scale": 2.0},
     *({"name": "batch_margin_mse", "margins": margins} for margins in MARGINS),
     {"name": "batch_margin_mse", "teacher_scale": 2.0},
+    {"name": "embedding"},
+    {"name": "embedding", "distance": "cosine"},
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},
     {
@@ -344,10 +418,18 @@ def inputs(loss):
         elif ranks:
             views[text]["source"] = bag(20 + seed, count)
     targets = {
-        "views": {"teacher": {"teacher": {"pivot": vector(9, B)}}},
+        "views": {
+            "teacher": {
+                text: {"pivot": vector(9, len(views[text]["pivot"].weights_BV))}
+                for text in loss.texts
+            }
+            if ranks and "pivot" in views["query"]
+            else {"teacher": {"pivot": vector(9, B)}}
+        },
         "all_scores": {"all_scores": normal(7, B, B * G)},
         "scores": {"scores": normal(8, B, G)},
         "keys": KEYS,
+        "positives": {"positives": 1},
         "languages": {"languages": B},
     }
     assert targets.keys() == TARGETS.keys()
@@ -358,6 +440,19 @@ def total(loss, views, targets):
     parts = loss(views, targets)
     assert {part.shape for part in parts.values()} == {()}
     return sum(parts.values())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_losses_of_each_query_have_their_mean_as_the_loss(options):
+    loss = objective_of(**options)
+    views, targets = inputs(loss)
+    parts, means = loss.by_query(views, targets), loss(views, targets)
+    by_query = {LOSSES[name].by_query for name in loss.weights}
+    assert {part.shape for part in parts.values()} == {
+        (B,) if one else () for one in by_query
+    }
+    for name, part in parts.items():
+        assert float(means[name]) == pytest.approx(float(part.mean()), rel=1e-6)
 
 
 def test_all_losses_and_options_are_tested():
@@ -382,7 +477,9 @@ def test_every_loss_reaches_every_text_and_view(options):
     )(views)
     assert np.isfinite(value) and value > 0
     for text in loss.texts:
-        for view in gradients[text].values():
+        for name, view in gradients[text].items():
+            if name == "source" and set(loss.weights) == {"embedding"}:
+                continue  # it compares the first view alone
             weights = view.weights_BK if isinstance(view, Bag) else None
             leaves = jax.tree.leaves(view) if weights is None else [weights]
             assert all(np.isfinite(leaf).all() for leaf in leaves)
@@ -471,19 +568,20 @@ def test_a_sum_is_the_weighted_sum_of_its_parts():
         (alone,) = objective_of(name=name)(views, targets).values()
         assert float(parts[name]) == pytest.approx(weight * float(alone), rel=1e-6)
     assert summed.texts == ("query", "document")
-    assert summed.targets == {"scores", "keys"}
+    assert summed.targets == {"scores", "keys", "positives"}
 
 
 def test_targets_are_asked_for_where_an_option_is_on():
-    assert objective_of(name="infonce", mask_same_text=False).targets == set()
+    plain = objective_of(name="infonce", mask_same_text=False)
+    assert plain.targets == {"positives"}
     margin = objective_of(name="infonce", mask_same_text=False, false_negative_margin=1)
-    assert margin.targets == {"scores"}
+    assert margin.targets == {"scores", "positives"}
     for options in OPTIONS:
         loss = objective_of(**options)
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
         _, targets = inputs(loss)
         # Those that the step adds are in no batch.
-        added = ("teacher", "all_scores", "languages")
+        added = ("teacher", "all_scores", "languages", "positives")
         made = {k: v for k, v in targets.items() if k not in added}
         assert shapes == {k: v.shape for k, v in made.items()}
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from lsrjax.config.fields import get_default
+from lsrjax.config.fields import data_set, get_default
 from lsrjax.data.batching import length_shapes
 from lsrjax.distributed import sharding
 from lsrjax.distributed.trees import path_name
@@ -85,6 +85,7 @@ OTHERS = {
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
+    "dro": ("infonce", "", {"head": "splade"}),  # over three data sets
     "batch": ("batch_kl", "", {}),  # MILCO with an English teacher
     "lookups": ("kl", "flops", {"translations": 3, "ngrams": 50}),
     **{
@@ -107,7 +108,11 @@ LOSSES = {
     "kl": {"kl": {}, "margin_mse": {"weight": 0.01}},
     "language_kl": {"kl": {"weight": 0.1}, "language_kl": {}},
     "csr": {"reconstruction": {}, "infonce": {"weight": 0.1}},
-    "batch_kl": {"batch_kl": {"teacher_scale": 2.0}, "batch_margin_mse": {}},
+    "batch_kl": {
+        "batch_kl": {"teacher_scale": 2.0},
+        "batch_margin_mse": {},
+        "embedding": {"distance": "cosine"},
+    },
 }
 
 
@@ -173,6 +178,11 @@ def config_of(task: str):
         }
         c.log.health, c.data.source = True, "debian"
         c.data.mixing, c.data.document_languages = "round_robin", {"en": 1, "da": 1}
+    if task == "dro":
+        c.data.sets = {name: data_set() for name in "abc"}
+        c.dro.groups, c.dro.rate = "sets", 0.2
+    if task == "m3_all":
+        c.data.positives = 2
     if task == "infonce":
         c.loss = {"infonce": {"both_directions": True}}
         c.regularizer.anti_zero = 0.1

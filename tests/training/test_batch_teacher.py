@@ -19,6 +19,7 @@ from lsrjax.data.examples import ANY, Group
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.distributed import sharding
 from lsrjax.distributed.activity import Progress
+from lsrjax.errors import InputError
 from lsrjax.models.batch import apply_batch
 from lsrjax.training import run, stage_parts
 from lsrjax.training.trackers import Tracker
@@ -110,6 +111,16 @@ def test_both_halves_of_dual_supervision_train(tmp_path):
         found = json.loads(line)
         assert found["kl"] > 0 and found["batch_kl"] > 0
         assert found["loss"] == pytest.approx(found["kl"] + found["batch_kl"], rel=1e-5)
+
+
+def test_vectors_of_another_size_are_refused_before_the_run(tmp_path):
+    config = config_of(GOLDEN / "bert", embedding={})
+    with pytest.raises(InputError) as error:
+        run.run(config, tmp_path / "run", quietly())
+    assert "has vectors of 307 numbers, the student (splade) of 16,000" in str(
+        error.value
+    )
+    assert not (tmp_path / "run/train/metrics.jsonl").exists()
 
 
 def test_rows_that_the_teacher_cannot_read_are_bad(tmp_path):

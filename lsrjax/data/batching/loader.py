@@ -146,6 +146,7 @@ class Batches:
         build: Build,
         *,
         apart: bool = False,
+        sets: bool = False,
         devices: int = 1,
         rows: Sequence[int] | None = None,
         parts: int = 12,
@@ -156,6 +157,7 @@ class Batches:
         """Fits the shapes to the first batches.
 
         Args:
+          sets: adds the target `set`, [B] int32, the number of each example's.
           devices: that a batch is divided over.
           rows: of the devices, those this process reads for; all by default.
           parts: of a shape, at most; fewer if they would have few tokens.
@@ -171,6 +173,7 @@ class Batches:
         self._rows = range(devices) if rows is None else rows
         self._agree = agree
         self._apart = apart
+        self._sets = sets
         self._lanes = 1 if apart else math.gcd(order.batch_size, _LANES)
         self._lock = threading.Lock()
         self._dealt: dict[tuple, concurrent.futures.Future] = {}
@@ -285,10 +288,7 @@ class Batches:
             [np.random.default_rng((order.seed, EXAMPLE, *m)) for m in members],
         )
         repeats = [
-            [
-                dataclasses.replace(one, example=example)
-                for one in drawn[i :: len(members)]
-            ]
+            [self._numbered(one, example) for one in drawn[i :: len(members)]]
             for i, (_, example) in enumerate(members)
         ]
         parts = [order.part_of(example) for _, example in members]
@@ -303,6 +303,13 @@ class Batches:
         rng = np.random.default_rng((order.seed, DEAL, window[0], lane))
         dealt = rng.permuted(dealt, axis=1)
         return [[repeats[i] for i in batch] for batch in dealt.tolist()]
+
+    def _numbered(self, drawn: Drawn, example: int) -> Drawn:
+        targets = drawn.targets
+        if self._sets:
+            own = np.array(self._order.set_of(example), np.int32)
+            targets = targets | {"set": own}
+        return dataclasses.replace(drawn, example=example, targets=targets)
 
     def _fit(
         self, parts: int, multiple: int, chunk: int

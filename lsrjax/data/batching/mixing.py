@@ -99,6 +99,9 @@ class MixedOrder:
         self._starts = [0, *itertools.accumulate(sizes)]
         self._orders = [Order(n, batch_size, seed, part=k) for k, n in enumerate(sizes)]
         self._schedule = Schedule(weights, seed)
+        self._sets_n = np.repeat(np.arange(len(sizes)), sizes)
+        if numbers is not None:
+            self._sets_n[numbers] = self._sets_n.copy()
         # Enough for the neighbouring blocks that threads work on.
         self._kinds = functools.lru_cache(maxsize=4)(self._block)
 
@@ -136,6 +139,10 @@ class MixedOrder:
         kinds = self._kinds(first, count)
         own = kinds[batch - first]
         return tuple(first + i for i, kind in enumerate(kinds) if kind == own)
+
+    def set_of(self, example: int) -> int:
+        """The number of the set (or topic) that an example belongs to."""
+        return int(self._sets_n[example])
 
     def part_of(self, example: int) -> int:
         """Only examples of the same part may replace each other in a batch."""

@@ -70,6 +70,10 @@ class Order:
         start, stop = (first + c * count // windows for c in (chosen, chosen + 1))
         return range(start, stop)
 
+    def set_of(self, example: int) -> int:
+        """The number of the set that an example belongs to."""
+        return self.part
+
     def part_of(self, example: int) -> int:
         """Only examples of the same part may replace each other in a batch."""
         return self.part

@@ -611,6 +611,25 @@ def test_batches_of_several_sets(field, one):
     assert one != (len(order.window(0)) == 32)
 
 
+@pytest.mark.parametrize("one", [False, True])
+def test_a_batch_says_which_set_each_example_is_of(field, one):
+    sizes = [40, 5, 17]
+    numbers = np.random.default_rng(3).permutation(62) if one else None
+    order = MixedOrder(sizes, 4, 1, weights=[3.0, 1.0, 1.0], one=one, numbers=numbers)
+    batches = batches_of(
+        groups(62), group_batches(field), order=order, sets=True, devices=2
+    )
+    place = np.arange(62) if numbers is None else np.argsort(numbers)
+    seen = set()
+    for i in range(12):
+        found = batches[i]["targets"]["set"]
+        examples = batches.examples(i)
+        expected = np.searchsorted([40, 45], place[examples], side="right")
+        assert found.dtype == np.int32 and found.tolist() == expected.tolist()
+        seen |= set(found.tolist())
+    assert seen == {0, 1, 2}
+
+
 def of_devices(batch, devices, rows):
     """Some devices' rows of all arrays of a batch."""
 
