@@ -95,6 +95,8 @@ OTHERS = [
     ),
     Case("splade", {"kl": {}}, "joint_flops"),
     Case("splade", {"kl": {"weight": 0.1}, "language_kl": {}}),
+    Case("colbert", {"cosent": {"temperature": 1.0}, "passage_centric": {}}),
+    Case("dense", {"mann_whitney": {}, "listnet": {}, "wasserstein": {}, "angle": {}}),
 ]
 TOWERS = Case("milco", {"kl": {}}, lexecho=True, options=(("towers", "separate"),))
 ALL = [*CASES, *OTHERS]

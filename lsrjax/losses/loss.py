@@ -39,6 +39,8 @@ class Loss:
       targets: that it compares them with, from `TARGETS`.
       Options: a dataclass of its options.
       needs: of a head, from `lsrjax.models.layers.GIVEN`.
+      compares_queries: scores of different queries are compared with each other, so
+        that one document of each is enough for the target `scores`.
     """
 
     fn: Callable[..., dict[str, jax.Array]]
@@ -46,3 +48,4 @@ class Loss:
     targets: tuple[str, ...] = ()
     Options: type[LossOptions] = LossOptions
     needs: str = ""
+    compares_queries: bool = False

@@ -4,7 +4,16 @@ To add one: a file beside this with the function, its source, and a `Loss`; and 
 here.
 """
 
-from lsrjax.losses import alignment, contrast, distillation, reconstruction
+from lsrjax.losses import (
+    alignment,
+    contrast,
+    distillation,
+    graded_lists,
+    graded_pairs,
+    mann_whitney,
+    passage_centric,
+    reconstruction,
+)
 from lsrjax.losses.loss import Loss
 
 LOSSES: dict[str, Loss] = {
@@ -15,4 +24,10 @@ LOSSES: dict[str, Loss] = {
     "reconstruction": reconstruction.ENTRY,
     "m3": contrast.M3,
     "infonce": contrast.INFONCE,
+    "mann_whitney": mann_whitney.ENTRY,
+    "passage_centric": passage_centric.ENTRY,
+    "listnet": graded_lists.LISTNET,
+    "wasserstein": graded_lists.WASSERSTEIN,
+    "cosent": graded_pairs.COSENT,
+    "angle": graded_pairs.ANGLE,
 }

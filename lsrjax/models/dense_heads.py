@@ -135,6 +135,7 @@ class DenseHead(Head):
     """
 
     Options = DenseOptions
+    gives = ("embedding",)
     sparse = False
 
     @staticmethod

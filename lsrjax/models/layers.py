@@ -209,6 +209,7 @@ GIVEN = {
     "logits": "weights of terms before their activation",
     "autoencoder": "an autoencoder to reconstruct with",
     "three views": "three views to distil into each other",
+    "embedding": "one embedding as its only view",
 }
 
 
