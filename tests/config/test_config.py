@@ -161,6 +161,13 @@ def test_small_configs_are_valid(make):
     "c",
     [
         kl(prepare__scores="teacher", teacher__model="folder"),
+        kl(
+            prepare__scores="teacher",
+            teacher__model="folder",
+            teacher__prompt="{document} {query}?",
+            teacher__yes="Yes",
+            teacher__no="",
+        ),
         kl(prepare__negatives="bm25", prepare__scores="teacher", teacher__model="x"),
         kl(
             model__head__lexecho=True,
@@ -686,6 +693,23 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         ),
         (kl(dev__source="files"), "config.dev.source.files is ''"),
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
+        (
+            kl(
+                prepare__scores="teacher",
+                teacher__model="folder",
+                teacher__prompt="{query} {query} {document}",
+            ),
+            "teacher.prompt is '{query} {query} {document}'; it needs {query} and"
+            " {document}, each once",
+        ),
+        (
+            kl(prepare__scores="teacher", teacher__model="x", teacher__yes="Yes"),
+            "teacher.yes = 'Yes' would have no effect: prompt is empty",
+        ),
+        (
+            alignment(teacher__prompt="{query} {document}"),
+            "would have no effect: the teacher scores no documents",
+        ),
         (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
         (alignment(teacher__model=""), "config.teacher.model is ''"),
         (alignment(init__head=""), "config.init.head is missing"),

@@ -1,0 +1,55 @@
+"""A decoder with its language model's head as a cross-encoder that answers a prompt."""
+
+import dataclasses
+
+from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
+from lsrjax.models.backbones.table import backbone
+from lsrjax.models.cross_encoder import CrossEncoderSpec, Question
+
+
+def asked(model: SavedModel, question: Question, where: str) -> SavedModel:
+    """The model, as a cross-encoder if there is a prompt.
+
+    Args:
+      where: the name of the question's options, for errors.
+
+    Raises:
+      InputError: it is no causal language model, or an answer is no single token.
+    """
+    if not question.prompt:
+        return model
+    head = model.params.get("head", {}).get("mlm")
+    encoder = model.spec.encoder
+    if head is None or backbone(encoder.family).task != "text-generation":
+        raise InputError(
+            f"{where}prompt is set, but {model.name} is no decoder with a language"
+            " model's head, such as Qwen3ForCausalLM, which could answer it. Remove the"
+            " prompt, or take another model."
+        )
+    tokenizer = TextTokenizer(model.tokenizer)
+    answers = [_token(tokenizer, question.yes, f"{where}yes")]
+    if question.no:
+        answers.append(_token(tokenizer, question.no, f"{where}no"))
+    if len(set(answers)) < len(answers):
+        raise InputError(f"{where}yes and {where}no are both {question.no!r}.")
+    words = model.params["encoder"]["embeddings"]["word"]["embedding"]
+    rows = head.get("decoder", words)[answers]
+    return dataclasses.replace(
+        model,
+        spec=CrossEncoderSpec(encoder, question.prompt, len(answers)),
+        params={"encoder": model.params["encoder"], "classifier": {"answers": rows}},
+    )
+
+
+def _token(tokenizer: TextTokenizer, answer: str, where: str) -> int:
+    (ids,) = tokenizer.ids([answer], 16, special=False)
+    # A token of the vocabulary as it is spelled there, which a mark may begin.
+    ids = [tokenizer.vocabulary().get(answer, -1)] if len(ids) != 1 else ids
+    if ids[0] < 0:
+        raise InputError(
+            f"{where} is {answer!r}, which is no single token of the model's tokenizer."
+            " Give a word that is one, such as 'Yes'."
+        )
+    return ids[0]
