@@ -155,7 +155,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--document_length", type=int, default=0, help="tokens; 0: as trained, or 256")
     add("--batch_size", type=int, default=64, help="texts or pairs at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
-    add("--prompt", default="", help=f"{doc}; its answer's logit is the score")
+    add("--prompt", default="", help=f"{doc}; the score is its answer's logit")
     add("--yes", default="", help="the answer, a single token (yes)")
     add("--no", help="subtract this one's logit (no); empty: none")
 

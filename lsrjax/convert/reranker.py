@@ -1,4 +1,4 @@
-"""A decoder with its language model's head as a cross-encoder that answers a prompt."""
+"""Decoders as cross-encoders that read a pair within a prompt."""
 
 import dataclasses
 
@@ -7,22 +7,29 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models.backbones.table import backbone
 from lsrjax.models.cross_encoder import CrossEncoderSpec, Question
+from lsrjax.options import no_effect
 
 
 def asked(model: SavedModel, question: Question, where: str) -> SavedModel:
-    """The model, as a cross-encoder if there is a prompt.
+    """The model, as a cross-encoder that reads the prompt, if there is one.
+
+    A language model's score is that of its answers, a sequence classifier's its own.
 
     Args:
       where: the name of the question's options, for errors.
 
     Raises:
-      InputError: it is no causal language model, or an answer is no single token.
+      InputError: it is no decoder with one of these heads, or an answer is no single
+        token.
     """
     if not question.prompt:
         return model
+    decodes = backbone(model.spec.encoder.family).task == "text-generation"
+    if isinstance(model.spec, CrossEncoderSpec) and decodes:
+        return _classifier(model, question, where)
     head = model.params.get("head", {}).get("mlm")
     encoder = model.spec.encoder
-    if head is None or backbone(encoder.family).task != "text-generation":
+    if head is None or not decodes:
         raise InputError(
             f"{where}prompt is set, but {model.name} is no decoder with a language"
             " model's head, such as Qwen3ForCausalLM, which could answer it. Remove the"
@@ -41,6 +48,16 @@ def asked(model: SavedModel, question: Question, where: str) -> SavedModel:
         spec=CrossEncoderSpec(encoder, question.prompt, len(answers)),
         params={"encoder": model.params["encoder"], "classifier": {"answers": rows}},
     )
+
+
+def _classifier(model: SavedModel, question: Question, where: str) -> SavedModel:
+    for name in ("yes", "no"):
+        value = getattr(question, name)
+        if value != getattr(Question, name):
+            because = f"{model.name} is a sequence classifier, which gives no answer"
+            raise InputError(f"{where}{no_effect(name, value, because)}")
+    spec = dataclasses.replace(model.spec, prompt=question.prompt)
+    return dataclasses.replace(model, spec=spec)
 
 
 def _token(tokenizer: TextTokenizer, answer: str, where: str) -> int:

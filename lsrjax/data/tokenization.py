@@ -192,7 +192,8 @@ class TextTokenizer:
         if not special:
             raise InputError(
                 f"{self.folder}/tokenizer.json has no template that joins two texts."
-                " Use the tokenizer that the cross-encoder was trained with."
+                " Use the tokenizer that the cross-encoder was trained with, or give a"
+                " decoder its prompt."
             )
         first_length = min(first_length, max_length - special - 1)
 

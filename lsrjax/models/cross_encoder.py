@@ -43,8 +43,8 @@ class Question(Options):
 
     prompt: str = option(
         "",
-        "a decoder's question about a pair, with {query} and {document}: its answer's"
-        " logit is the score; empty: a sequence classifier, or a retriever",
+        "a decoder's question about a pair, with {query} and {document}; a language"
+        " model's score is the logit of its answer",
         problem=bad_prompt,
         when="scoring teacher",
     )

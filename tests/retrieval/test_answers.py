@@ -36,9 +36,9 @@ DOCUMENTS = ["tea is a drink", "{query}", "coffee and tea " * 30]
 LIMIT = 60
 
 
-def decoder(kind, folder):
+def decoder(kind, folder, model_class=None, **more):
     """A random decoder beside a golden tokenizer."""
-    config_class, model_class = CLASSES[kind]
+    config_class, language_model = CLASSES[kind]
     shutil.copytree(GOLDEN, folder, ignore=lambda *_: ["model.safetensors"])
     sizes = json.loads((GOLDEN / "config.json").read_text())
     torch.manual_seed(3)
@@ -53,8 +53,9 @@ def decoder(kind, folder):
         max_position_embeddings=LIMIT,
         pad_token_id=sizes["pad_token_id"],
         tie_word_embeddings=kind != "llama",
+        **more,
     )
-    model = model_class(config).eval()
+    model = (model_class or language_model)(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             norm = name.endswith("norm.weight") and kind != "gemma2"
@@ -120,6 +121,37 @@ def test_scores_are_the_logits_of_transformers(kind, two, tmp_path):
     ours = scorer(tmp_path / "model", question, batch_size=4)
     found = ours.scores([(q, d) for q in QUERIES for d in DOCUMENTS])
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["llama", *(pytest.param(k, marks=pytest.mark.slow) for k in ("qwen3", "gemma2"))],
+)
+def test_sequence_classifiers_score_as_in_transformers(kind, tmp_path):
+    classes = {
+        "qwen3": transformers.Qwen3ForSequenceClassification,
+        "gemma2": transformers.Gemma2ForSequenceClassification,
+        "llama": transformers.LlamaForSequenceClassification,
+    }
+    model = decoder(kind, tmp_path / "model", classes[kind], num_labels=1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    expected = []
+    for document in DOCUMENTS[:2]:
+        text = PROMPT.replace("{document}", document).replace("{query}", "a b", 1)
+        row = tokenizer.encode(text, add_special_tokens=False)
+        with torch.no_grad():
+            logits = model(torch.tensor([[tokenizer.cls_token_id, *row]])).logits
+        expected.append(float(logits[0, 0]))
+    ours = scorer(tmp_path / "model", Question(prompt=PROMPT))
+    found = ours.scores([("a b", document) for document in DOCUMENTS[:2]])
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="no = '' would have no effect: .*classifier"):
+        scorer(tmp_path / "model", Question(prompt=PROMPT, no=""))
+    with pytest.raises(InputError, match="give a decoder its prompt"):
+        path = tmp_path / "model" / "tokenizer.json"
+        content = json.loads(path.read_text()) | {"post_processor": None}
+        path.write_text(json.dumps(content))
+        scorer(tmp_path / "model", Question()).scores([("a", "b")])
 
 
 def test_texts_are_cut_where_tokens_end_and_never_past_the_limit():

@@ -37,6 +37,25 @@ class FirstToken(nnx.Module):
         return self.out(hidden_BD)[:, 0].astype(jnp.float32)
 
 
+class LastToken(nnx.Module):
+    """A linear layer with one output and without bias, on the last token.
+
+    As in `Qwen3ForSequenceClassification` and its like in Hugging Face transformers,
+    with one label. Parameters: `out/kernel`.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs
+    ):
+        size = config.hidden_size
+        self.out = linear(size, 1, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, hidden_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        """The scores [B]."""
+        state_BD = last_of_tokens(hidden_BLD, mask_BL)
+        return self.out(state_BD)[:, 0].astype(jnp.float32)
+
+
 class Answers(nnx.Module):
     """A language model's logit of one answer to a prompt, maybe less that of another.
 
