@@ -84,7 +84,12 @@ def cut(tokenizer, text, count):
 
 
 @pytest.mark.parametrize(
-    ("kind", "two"), [("qwen3", True), ("gemma2", True), ("llama", False)]
+    ("kind", "two"),
+    [
+        ("gemma2", True),
+        pytest.param("qwen3", True, marks=pytest.mark.slow),
+        pytest.param("llama", False, marks=pytest.mark.slow),
+    ],
 )
 def test_scores_are_the_logits_of_transformers(kind, two, tmp_path):
     model = decoder(kind, tmp_path / "model")
@@ -123,10 +128,8 @@ def test_scores_are_the_logits_of_transformers(kind, two, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["llama", *(pytest.param(k, marks=pytest.mark.slow) for k in ("qwen3", "gemma2"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CLASSES)
 def test_sequence_classifiers_score_as_in_transformers(kind, tmp_path):
     classes = {
         "qwen3": transformers.Qwen3ForSequenceClassification,
@@ -172,6 +175,7 @@ def test_texts_are_cut_where_tokens_end_and_never_past_the_limit():
         PromptedPairs(tokenizer, "a b c {query} d {document}", 8, 3, 12)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_no_score(tmp_path):
     decoder("gemma2", tmp_path / "model")
     yes, no = tokens_of(tmp_path / "model", 2)
