@@ -101,6 +101,8 @@ OTHERS = [
         {"batch_kl": {"temperature": 3.0}, "batch_margin_mse": {"weight": 0.1}},
         lexecho=True,
     ),
+    Case("colbert", {"cosent": {"temperature": 1.0}, "passage_centric": {}}),
+    Case("dense", {"mann_whitney": {}, "listnet": {}, "wasserstein": {}, "angle": {}}),
 ]
 TOWERS = Case("milco", {"kl": {}}, lexecho=True, options=(("towers", "separate"),))
 ALL = [*CASES, *OTHERS]

@@ -33,6 +33,7 @@ from lsrjax.data.written_rows import RowsFile
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
+from lsrjax.models.cross_encoder import Question
 from lsrjax.options import Chosen
 from lsrjax.retrieval import mine_corpus
 from lsrjax.retrieval.bm25 import BM25
@@ -71,8 +72,13 @@ def mine(args: argparse.Namespace, config, tasks: Sequence[Chosen] = ()) -> None
     read, facts_of_rows = _of_tasks(config, tasks) if tasks else _of_rows(config)
     model: Searcher | None = None
     facts: Mapping[str, Any] = {"name": "bm25"}
+    if lengths.question.prompt and not args.filter:
+        raise InputError(
+            "--prompt is of the model of --filter. Name one, or remove it."
+        )
     if args.miner != "bm25":
-        opened, facts = rows.open_scorer(args.miner, args.workdir, lengths)
+        unasked = dataclasses.replace(lengths, question=Question())
+        opened, facts = rows.open_scorer(args.miner, args.workdir, unasked)
         if isinstance(opened, PairScorer):
             raise InputError(
                 f"--with {args.miner} is a cross-encoder, which cannot search a corpus."

@@ -16,13 +16,13 @@ from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.cli import entry_flags
 from lsrjax.config import check_data, fields, schema
-from lsrjax.convert import open_model
+from lsrjax.convert import open_model, reranker
 from lsrjax.data import sources
 from lsrjax.data.reading import unchanged_files
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.models.cross_encoder import CrossEncoderSpec
+from lsrjax.models.cross_encoder import CrossEncoderSpec, Question, bad_prompt
 from lsrjax.options import checked
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import TextEncoder
@@ -143,16 +143,21 @@ class Lengths:
     document: int
     batch_size: int
     dtype: str
+    question: Question = Question()
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `Lengths`, and `--workdir` for stages."""
+    doc = "a decoder's question about a pair, with {query} and {document}"
     add = parser.add_argument
     add("--workdir", type=pathlib.Path, help="the run's folder, for stage:NAME")
     add("--query_length", type=int, default=0, help="tokens; 0: as trained, or 64")
     add("--document_length", type=int, default=0, help="tokens; 0: as trained, or 256")
     add("--batch_size", type=int, default=64, help="texts or pairs at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--prompt", default="", help=f"{doc}; the score is its answer's logit")
+    add("--yes", default="", help="the answer, a single token (yes)")
+    add("--no", help="subtract this one's logit (no); empty: none")
 
 
 def lengths_of(args: argparse.Namespace) -> Lengths:
@@ -160,7 +165,24 @@ def lengths_of(args: argparse.Namespace) -> Lengths:
     for name, least in (("query_length", 0), ("document_length", 0), ("batch_size", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} is {getattr(args, name)}; at least {least}.")
-    return Lengths(args.query_length, args.document_length, args.batch_size, args.dtype)
+    return Lengths(
+        args.query_length,
+        args.document_length,
+        args.batch_size,
+        args.dtype,
+        _question(args),
+    )
+
+
+def _question(args: argparse.Namespace) -> Question:
+    if problem := bad_prompt(args.prompt):
+        raise InputError(f"--prompt is {args.prompt!r}; {problem}.")
+    found = {"prompt": args.prompt}
+    found |= {"yes": args.yes} if args.yes else {}
+    found |= {"no": args.no} if args.no is not None else {}
+    if len(found) > 1 and not args.prompt:
+        raise InputError("--yes and --no have an effect with --prompt only.")
+    return Question(**found)
 
 
 def open_scorer(
@@ -171,7 +193,7 @@ def open_scorer(
     Raises:
       InputError: no such model, or a length that it does not take.
     """
-    model = _opened(reference, workdir)
+    model = _opened(reference, workdir, lengths.question)
     limit = model.spec.encoder.max_length
     chosen = []
     for asked, trained, usual in (
@@ -190,6 +212,8 @@ def open_scorer(
         "dtype": lengths.dtype,
         "batch_size": lengths.batch_size,
     }
+    if lengths.question.prompt:
+        facts |= dataclasses.asdict(lengths.question)
     tokenizer = TextTokenizer(model.tokenizer)
     how: dict[str, Any] = {"batch_size": lengths.batch_size, "dtype": lengths.dtype}
     params = jax.device_put(model.params)
@@ -201,7 +225,9 @@ def open_scorer(
     ), facts
 
 
-def _opened(reference: str, workdir: pathlib.Path | None) -> SavedModel:
+def _opened(
+    reference: str, workdir: pathlib.Path | None, question: Question
+) -> SavedModel:
     if reference.startswith("stage:"):
         if workdir is None:
             raise InputError(f"{reference}: name the run in --workdir.")
@@ -209,6 +235,7 @@ def _opened(reference: str, workdir: pathlib.Path | None) -> SavedModel:
         return open_model.open_portable(str(folder / reference[len("stage:") :]))
     if open_model.stages_folder(reference, weights=False) is None:
         model = open_model.open_model(reference, pathlib.Path(), cross_encoder=True)
+        model = reranker.asked(model, question, "--")
         if isinstance(model.spec, CrossEncoderSpec):
             return model
     return open_model.open_portable(reference)

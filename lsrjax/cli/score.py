@@ -58,6 +58,8 @@ def score(args: argparse.Namespace, config) -> None:
         raise InputError("Name one of --teacher MODEL and --scores FILES.")
     number, count = shard_of(args.shard)
     lengths = rows.lengths_of(args)
+    if lengths.question.prompt and not args.teacher:
+        raise InputError("--prompt is of the model of --teacher. Name one.")
     source = rows.open_rows(config)
     if (args.scores or args.write == "ids") and not _has_ids(source):
         raise InputError(

@@ -9,7 +9,7 @@ from lsrjax.data.reading import formats
 from lsrjax.data.reading.formats import AUTO
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.options import Chosen, check_no_effect, checked
+from lsrjax.options import Chosen, check_no_effect, checked, kind_of, names
 
 
 def _several(c) -> list:
@@ -186,6 +186,9 @@ def _check_format(chosen: Chosen, c, own, at: str) -> None:
             f"{at}.format is {chosen.name!r}, but the loss {loss.name} reads"
             f" {formats.PLURALS[kind]}: {' or '.join(formats.of_kind(kind))}."
         )
+    labels = ""
+    if "grades" in names(kind_of(chosen.entry)):
+        labels = f" If labels are the scores: {at}.format.grades = True."
     for what, asked, todo in (
         (
             "negatives",
@@ -196,11 +199,11 @@ def _check_format(chosen: Chosen, c, own, at: str) -> None:
             "scores",
             ranks and reads_scores(c),
             "Set config.prepare.scores to 'teacher', or use a loss and negatives"
-            " without scores.",
+            " without scores." + labels,
         ),
         ("positives", c.data.positives > 1, "Set data.positives to 1."),
     ):
-        if asked and what in chosen.entry.lacks:
+        if asked and what in chosen.entry.lacking(chosen.options):
             more = "a second positive" if what == "positives" else what
             raise InputError(
                 f"{at}.format is {chosen.name!r}, whose rows lack {more}. {todo}"

@@ -113,7 +113,7 @@ def _check_needs(c, where) -> None:
 def _check_group(c, where) -> None:
     """Checks that a query gets the documents and scores that the loss needs."""
     loss = objective.of(c.loss)
-    if "scores" in loss.targets and c.data.group_size < 2:
+    if loss.compares_documents and c.data.group_size < 2:
         raise InputError(
             f"{where}.data.group_size is {c.data.group_size}; the loss {loss.name}"
             " compares a query's documents, so it needs at least 2."

@@ -113,6 +113,12 @@ def _teacher(stage: Any) -> str | None:
     return None
 
 
+def _scoring(stage: Any) -> str | None:
+    if stage.prepare.scores != "teacher":
+        return "the teacher scores no documents (prepare.scores is given)"
+    return None
+
+
 def _one_set(stage: Any) -> str | None:
     return "each of data.sets has its own" if len(stage.data.sets) else None
 
@@ -191,6 +197,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "fresh weights": _fresh,
     "read family": _family,
     "asked teacher": _teacher,
+    "scoring teacher": _scoring,
     "one set": _one_set,
     "rows read": _rows,
     "document languages": _languages,

@@ -17,6 +17,7 @@ from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.losses.table import LOSSES
 from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.table import BACKBONES
+from lsrjax.models.cross_encoder import Question
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.optimizers import OPTIMIZERS
@@ -157,14 +158,15 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
+class Teacher(Question):
     """The frozen English model."""
 
     model: str = option(
         "",
         "encodes each batch's texts (alignment, batch_kl and others) or scores all"
         " documents beforehand (prepare.scores; then also a cross-encoder: a sequence"
-        " classifier with one label, see docs/backbones.md)",
+        " classifier with one label, or a decoder with a prompt, see"
+        " docs/backbones.md)",
         when="asked teacher",
     )
 

@@ -296,10 +296,11 @@ def _open_beir(corpus: str, queries: str, qrels: str, asked: Asked) -> Rows:
         }
     )
     where = f"{asked.where}.source.files"
+    named = asked.format.name == "beir"
     return Rows(
         [(qrels, table)],
         asked.kind,
-        format=formats.chosen("beir", asked.where),
+        format=asked.format if named else formats.chosen("beir", asked.where),
         corpus=_indexed(corpus, where),
         queries=_indexed(queries, where),
         bad_judgements=bad,

@@ -166,6 +166,17 @@ class TextTokenizer:
         """Token ids, at most `max_length`, which includes any special tokens."""
         return [one.ids for one in self._encoded(list(texts), max_length, special)]
 
+    def beginning(self, text: str, count: int) -> str:
+        """A text up to the end of its token number `count`, without special tokens."""
+        size = 16 * count
+        while True:
+            found = self._tokenizer.encode(text[:size], add_special_tokens=False)
+            if size >= len(text) and len(found.ids) <= count:
+                return text
+            if len(found.ids) > count:
+                return text[: found.offsets[count - 1][1]] if count else ""
+            size = max(2 * size, 1)
+
     def pairs(
         self, pairs: Sequence[tuple[str, str]], first_length: int, max_length: int
     ) -> list[tuple[list[int], list[int]]]:
@@ -181,7 +192,8 @@ class TextTokenizer:
         if not special:
             raise InputError(
                 f"{self.folder}/tokenizer.json has no template that joins two texts."
-                " Use the tokenizer that the cross-encoder was trained with."
+                " Use the tokenizer that the cross-encoder was trained with, or give a"
+                " decoder its prompt."
             )
         first_length = min(first_length, max_length - special - 1)
 

@@ -152,6 +152,20 @@ class InfoNCEOptions(Contrast):
 
 
 @dataclasses.dataclass(frozen=True)
+class OnePositive(Contrast):
+    """Of losses for which a query's first document alone is relevant."""
+
+    def check_stage(self, stage, where: str) -> None:
+        """Refuses a batch of one document, and several positives."""
+        super().check_stage(stage, where)
+        if stage.data.positives > 1:
+            raise InputError(
+                f"{where} takes the first document for the only positive, but"
+                f" data.positives is {stage.data.positives}. Set it to 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class M3Options(Contrast):
     """Of `m3`."""
 

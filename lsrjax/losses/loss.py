@@ -44,6 +44,8 @@ class Loss:
       Options: a dataclass of its options.
       needs: of a head, from `lsrjax.models.layers.GIVEN`.
       by_query: its parts are [B], of each query, so that queries can be weighed.
+      compares_queries: scores of different queries are compared with each other, so
+        that one document of each is enough for the target `scores`.
     """
 
     fn: Callable[..., dict[str, jax.Array]]
@@ -52,3 +54,4 @@ class Loss:
     Options: type[LossOptions] = LossOptions
     needs: str = ""
     by_query: bool = False
+    compares_queries: bool = False

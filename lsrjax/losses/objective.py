@@ -45,6 +45,15 @@ class Objective:
         )
 
     @property
+    def compares_documents(self) -> bool:
+        """Whether a loss compares the scores of a query's own documents."""
+        return any(
+            "scores" in (*one.entry.targets, *one.options.targets())
+            and not one.entry.compares_queries
+            for one in self.losses
+        )
+
+    @property
     def kind(self) -> str:
         """The kind of examples that they need: "pair" or "group"."""
         return "group" if "document" in self.texts else "pair"

@@ -10,6 +10,10 @@ from lsrjax.losses import (
     contrast,
     distillation,
     embedding,
+    graded_lists,
+    graded_pairs,
+    mann_whitney,
+    passage_centric,
     reconstruction,
 )
 from lsrjax.losses.loss import Loss
@@ -25,4 +29,10 @@ LOSSES: dict[str, Loss] = {
     "batch_kl": batch_distillation.KL,
     "batch_margin_mse": batch_distillation.MARGIN_MSE,
     "embedding": embedding.ENTRY,
+    "mann_whitney": mann_whitney.ENTRY,
+    "passage_centric": passage_centric.ENTRY,
+    "listnet": graded_lists.LISTNET,
+    "wasserstein": graded_lists.WASSERSTEIN,
+    "cosent": graded_pairs.COSENT,
+    "angle": graded_pairs.ANGLE,
 }

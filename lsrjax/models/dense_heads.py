@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lsrjax.models.backbones.classifiers import last_of_tokens
 from lsrjax.models.layers import Fixed, Head
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Code, Dense, MultiVector, Views
@@ -135,8 +136,8 @@ class DenseHead(Head):
     """
 
     Options = DenseOptions
+    gives = ("embedding", "one vector")
     sparse = False
-    gives = ("one vector",)
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -167,11 +168,7 @@ class DenseHead(Head):
         if self.pooling == "cls":
             return hidden_BLD[:, 0]
         if self.pooling == "last":
-            # Wherever the padding is. A text without tokens has zeros there.
-            L = mask_BL.shape[1]
-            last_B = L - 1 - jnp.argmax(mask_BL[:, ::-1], axis=1)
-            last_B11 = last_B[:, None, None]
-            return jnp.take_along_axis(hidden_BLD, last_B11, axis=1)[:, 0]
+            return last_of_tokens(hidden_BLD, mask_BL)  # zeros without tokens
         return hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
 
 

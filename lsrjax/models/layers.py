@@ -211,6 +211,7 @@ GIVEN = {
     "autoencoder": "an autoencoder to reconstruct with",
     "one vector": "a vector of each text (its first view)",
     "three views": "three views to distil into each other",
+    "embedding": "one embedding as its only view",
 }
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrjax.data.prompted_pairs import PromptedPairs
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.distributed import sharding
 from lsrjax.models.backbones.table import backbone
@@ -37,7 +38,8 @@ class PairScorer:
         A pair has at most `query_length + document_length` tokens, including special
         ones, and no more than the encoder's limit. A query gets `query_length` of them,
         but at most three quarters; its document is truncated to the rest
-        ("only_second"), as FlagEmbedding does for the rerankers of BGE.
+        ("only_second"), as FlagEmbedding does for the rerankers of BGE. A prompt's own
+        tokens come in addition.
 
         Batches have at least one pair on each device.
         """
@@ -47,6 +49,12 @@ class PairScorer:
         limit = spec.encoder.max_length
         self._length = min(query_length + document_length, limit)
         self._query_length = min(query_length, self._length * 3 // 4)
+        self._prompted = None
+        if spec.prompt:
+            self._prompted = PromptedPairs(
+                tokenizer, spec.prompt, self._query_length, document_length, limit
+            )
+            self._length = self._prompted.max_length
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
         self._batch_size = math.ceil(batch_size / devices) * devices
@@ -71,7 +79,10 @@ class PairScorer:
         return scores
 
     def _chunk(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        rows = self._tokenizer.pairs(pairs, self._query_length, self._length)
+        if self._prompted is None:
+            rows = self._tokenizer.pairs(pairs, self._query_length, self._length)
+        else:
+            rows = [(ids, [0] * len(ids)) for ids in self._prompted.ids(pairs)]
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         scores = np.empty(len(pairs), np.float32)
         for start in range(0, len(rows), self._batch_size):

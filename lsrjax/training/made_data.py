@@ -97,6 +97,7 @@ class Made:
 
 
 _FIELDS = ("prepare", "seed", "model.dtype", "data")
+_QUESTION = ("teacher.prompt", "teacher.yes", "teacher.no")
 _ARRAYS = ("negatives", "scores")
 
 
@@ -135,7 +136,7 @@ class Prepared:
             found = by_model(Searcher.of(miner, config, poll)) if miner else by_bm25
             return self._prepare(found)
 
-        path, key = self.made.folder / "prepared.npz", self.made.key(_FIELDS)
+        path, key = self.made.folder / "prepared.npz", self.made.key(self._fields)
         arrays = _kept(path, _ARRAYS, prepare, key, self.made.tracker)
         return self._with(arrays, "")
 
@@ -154,7 +155,7 @@ class Prepared:
         idle = Searcher.of(model, config, self.made.poll)
         separate = student.spec.towers == "separate"
         kept: list | None = [] if documents_frozen(frozen, separate) else None
-        key = self.made.key(_FIELDS)
+        key = self.made.key(self._fields)
 
         def make(params, path: pathlib.Path, of: str, number: int):
             def prepare():
@@ -177,6 +178,11 @@ class Prepared:
             return self._with(arrays, f"mined at step {path.stem}")
 
         return MinedAgain(config.prepare.every, self.made.folder, make, read)
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        """The fields that what is made depends on."""
+        return _FIELDS + _QUESTION * bool(self.made.config.teacher.prompt)
 
     @property
     def _scored(self) -> bool:

@@ -6,7 +6,7 @@ import pathlib
 import jax
 
 from lsrjax.checkpoint import saved_model
-from lsrjax.convert import open_model
+from lsrjax.convert import open_model, reranker
 from lsrjax.distributed import processes, sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student, term_statistics
@@ -52,6 +52,7 @@ def open_teacher(
     )
     if contents.has_views:
         check_teacher(contents, student, teacher.spec, teacher.name)
+    teacher = reranker.asked(teacher, config.teacher, "config.teacher.")
     return placed(config, teacher, mesh)
 
 

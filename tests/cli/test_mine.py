@@ -380,6 +380,10 @@ def test_training_reads_what_was_mined(folder, tmp_path, write):
         (("--with", "stage:x"), "name the run in --workdir"),
         (("--with", "./nowhere"), "nowhere"),
         (
+            ("--with", "bm25", "--prompt", "{query} {document}"),
+            "--prompt is of the model of --filter",
+        ),
+        (
             ("--with", "bm25", "--data.corpus={'de': 'docs.jsonl'}"),
             "add the language en",
         ),

@@ -161,6 +161,13 @@ def test_small_configs_are_valid(make):
     "c",
     [
         kl(prepare__scores="teacher", teacher__model="folder"),
+        kl(
+            prepare__scores="teacher",
+            teacher__model="folder",
+            teacher__prompt="{document} {query}?",
+            teacher__yes="Yes",
+            teacher__no="",
+        ),
         kl(prepare__negatives="bm25", prepare__scores="teacher", teacher__model="x"),
         kl(
             model__head__lexecho=True,
@@ -185,6 +192,17 @@ def test_small_configs_are_valid(make):
         kl(loss={"infonce": {"false_negative_margin": 1.0}}),
         kl(loss={"kl": {}, "infonce": {"weight": 0.1, "temperature": 0.5}}),
         infonce(loss={"infonce": {"both_directions": True, "mask_same_text": False}}),
+        infonce(loss={"infonce": {"weight": 0.9}, "passage_centric": {"weight": 0.1}}),
+        infonce(loss={"mann_whitney": {"temperature": 0.1}}),
+        kl(
+            loss={"cosent": {"similarity": "score"}, "infonce": {}},
+            data__format=entry("labelled", grades=True),
+            data__group_size=1,
+        ),
+        kl(
+            loss={"wasserstein": {}, "listnet": {"in_batch": True}},
+            data__format=entry("beir", grades=True),
+        ),
         kl(
             regularizer__name="masked_flops",
             regularizer__threshold=50,
@@ -637,6 +655,47 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             "the loss margin_mse compares a query's documents",
         ),
         (
+            kl(loss={"cosent": {}, "listnet": {}}, data__group_size=1),
+            "the loss cosent + listnet compares a query's documents",
+        ),
+        (
+            kl(loss={"angle": {}}),
+            "loss.angle needs one embedding as its only view, which the head milco does"
+            " not have. Use dense, or another loss.",
+        ),
+        *(
+            (
+                kl(loss={"kl": {}, name: {}}, data__positives=2),
+                f"loss.{name} takes the first document for the only positive",
+            )
+            for name in ("mann_whitney", "passage_centric")
+        ),
+        *(
+            (
+                infonce(loss={name: {}}, data__group_size=1, batch_size=1),
+                f"loss.{name} tells a query's document from others",
+            )
+            for name in ("mann_whitney", "passage_centric")
+        ),
+        (
+            kl(
+                loss={"cosent": {}},
+                data__format=entry("labelled", min_label=0.0),
+                data__group_size=1,
+            ),
+            "whose rows lack scores. Set config.prepare.scores to 'teacher', or use a"
+            " loss and negatives without scores. If labels are the scores:"
+            " config.data.format.grades = True.",
+        ),
+        (
+            kl(
+                loss={"infonce": {}},
+                data__format=entry("labelled", grades=True),
+                data__group_size=1,
+            ),
+            "format.grades = True would have no effect: no scores are read",
+        ),
+        (
             kl(data__source="files"),
             "config.data.source.files is '', but the source files needs it",
         ),
@@ -674,6 +733,23 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 data__corpus={"de": "c.tsv"},
             ),
             "corpus is in de, but the loss's teacher reads texts in English: add the",
+        ),
+        (
+            kl(
+                prepare__scores="teacher",
+                teacher__model="folder",
+                teacher__prompt="{query} {query} {document}",
+            ),
+            "teacher.prompt is '{query} {query} {document}'; it needs {query} and"
+            " {document}, each once",
+        ),
+        (
+            kl(prepare__scores="teacher", teacher__model="x", teacher__yes="Yes"),
+            "teacher.yes = 'Yes' would have no effect: prompt is empty",
+        ),
+        (
+            alignment(teacher__prompt="{query} {document}"),
+            "would have no effect: the teacher scores no documents",
         ),
         (kl(prepare__negatives="bm25"), "mined negatives come without scores"),
         (alignment(teacher__model=""), "config.teacher.model is ''"),

@@ -17,7 +17,7 @@ from lsrjax.losses.distillation import MARGINS, kl, language_kl, margin_mse
 from lsrjax.losses.loss import TARGETS
 from lsrjax.losses.objective import Objective
 from lsrjax.losses.table import LOSSES
-from lsrjax.models.views import Bag, Code, Vector
+from lsrjax.models.views import Bag, Code, Dense, Vector
 from lsrjax.options import Chosen, names
 
 B, G, V = 3, 4, 11
@@ -372,6 +372,18 @@ OPTIONS = [
     {"name": "infonce", "mask_same_text": False},
     {"name": "infonce", "temperature": 0.5, "both_directions": True},
     {"name": "infonce", "false_negative_margin": 0.5},
+    {"name": "mann_whitney", "temperature": 0.5, "mask_same_text": False},
+    {"name": "passage_centric", "temperature": 0.5, "mask_same_text": False},
+    {
+        "name": "listnet",
+        "temperature": 0.5,
+        "grade_temperature": 2.0,
+        "in_batch": True,
+    },
+    {"name": "wasserstein", "temperature": 0.5, "grade_temperature": 2.0},
+    {"name": "cosent", "temperature": 0.5, "similarity": "score"},
+    {"name": "angle", "temperature": 0.5},
+    {"mann_whitney": {}, "passage_centric": {}, "listnet": {}, "cosent": {}},
     {"kl": {"weight": 0.5}, "margin_mse": {"weight": 0.05}, "infonce": {}},
     {"name": "batch_kl", "temperature": 0.7, "teacher_scale": 2.0},
     *({"name": "batch_margin_mse", "margins": margins} for margins in MARGINS),
@@ -415,6 +427,9 @@ def inputs(loss):
         views[text] = {"pivot": vector(seed, count)}
         if "reconstruction" in loss.weights:
             views[text] = {"latents": code(seed, count)}
+        elif "angle" in loss.weights:
+            embedding_BD = jnp.asarray(normal(30 + seed, count, V))
+            views[text] = {"dense": Dense(embedding_BD)}
         elif ranks:
             views[text]["source"] = bag(20 + seed, count)
     targets = {
@@ -472,8 +487,8 @@ def test_all_losses_and_options_are_tested():
 def test_every_loss_reaches_every_text_and_view(options):
     loss = objective_of(**options)
     views, targets = inputs(loss)
-    value, gradients = jax.value_and_grad(
-        lambda views: total(loss, views, targets), allow_int=True
+    value, gradients = jax.jit(
+        jax.value_and_grad(lambda views: total(loss, views, targets), allow_int=True)
     )(views)
     assert np.isfinite(value) and value > 0
     for text in loss.texts:
@@ -521,12 +536,14 @@ def test_every_loss_ignores_padding(options):
             return dataclasses.replace(view, weights_BV=weights, raw_BV=raw)
         if isinstance(view, Vector):
             return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 3))), view)
+        if isinstance(view, Dense):
+            return view  # an embedding is never padded
         wide = [(0, 0), (2, 1)]
         ids = jnp.pad(view.ids_BK, wide, constant_values=4)
         return Bag(ids, jnp.pad(view.weights_BK, wide), view.size + 3)
 
     def is_view(x):
-        return isinstance(x, Vector | Bag)
+        return isinstance(x, Vector | Bag | Dense)
 
     views, targets = inputs(loss)
     before = loss(views, targets)

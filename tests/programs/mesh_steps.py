@@ -100,6 +100,8 @@ OTHERS = {
     "csr_ties": ("csr", "flops", CSR),
     "colbert": ("kl", "", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
     "colbert_all": ("infonce", "", {"head": "colbert", "expand_id": 5}),
+    "batch_wide": ("batch_wide", "l1", {"head": "splade", "pooling": "sum"}),
+    "angle": ("angle", "", {"head": "dense", "pooling": "mean"}),
     # All queries in one language, then in the other; with the signs of health.
     "round_robin": ("language_kl", "l1", {"head": "splade", "pooling": "sum"}),
 }
@@ -112,6 +114,10 @@ LOSSES = {
         "batch_kl": {"teacher_scale": 2.0},
         "batch_margin_mse": {},
         "embedding": {"distance": "cosine"},
+    },
+    "batch_wide": {
+        **{name: {} for name in ("mann_whitney", "passage_centric", "wasserstein")},
+        **{"listnet": {"in_batch": True}, "cosent": {"temperature": 0.5}},
     },
 }
 

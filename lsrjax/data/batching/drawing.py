@@ -303,7 +303,8 @@ class GroupBatches:
         if self.with_scores and group.scores is None:
             raise InputError(
                 f"{group.id}: no teacher scores (pos_scores, neg_scores), which the"
-                " loss needs. Add them, or let config.prepare.scores compute them."
+                " loss needs. Add them, let config.prepare.scores compute them, or,"
+                " where labels are the scores, set the format's option grades."
             )
         return self.choice(group, self.group_size, rng)
 

@@ -312,8 +312,9 @@ class Replacing(Items[Pair | Group]):
             raise BadRecord(
                 UNSCORED,
                 f"{example.id}: no teacher scores (pos_scores, neg_scores), which the"
-                " loss or the choice of negatives needs. Add them, or let"
-                " config.prepare.scores compute them.",
+                " loss or the choice of negatives needs. Add them, let"
+                " config.prepare.scores compute them, or, where labels are the scores,"
+                " set the format's option grades.",
             )
         self._fits(example)
         return example

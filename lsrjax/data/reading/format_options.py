@@ -116,14 +116,30 @@ class ColbertOptions(Scored):
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledOptions(Options):
-    """Of labelled pairs of sentences."""
+class Graded(Options):
+    """Of formats whose labels may be read as scores."""
 
-    min_label: float = option(0.5, "rows below this label are left out")
+    grades: bool = option(False, "labels are the scores that losses read")
 
 
 @dataclasses.dataclass(frozen=True)
-class BeirOptions(Options):
+class LabelledOptions(Graded):
+    """Of labelled pairs of sentences."""
+
+    min_label: float = option(
+        0.5, "rows below this label are left out; with grades, all are read"
+    )
+
+    def problem(self) -> str | None:
+        """Refuses a lowest label if all rows are read."""
+        if self.grades and self.min_label != LabelledOptions.min_label:
+            because = "grades is on, so that rows of all labels are read"
+            return no_effect("min_label", self.min_label, because)
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class BeirOptions(Graded):
     """Of a BEIR folder."""
 
     split: str = option("", "qrels/SPLIT.tsv; empty: train, and dev in config.dev")

@@ -40,7 +40,7 @@ class Format:
       ids: of rows with ids of queries, too: the query's, and those of its positives and
         of its other documents.
       lacks: of "scores", "negatives" and "positives" (more than one), those that no row
-        has.
+        has; scores are there if the option `grades` is on.
     """
 
     kind: str
@@ -56,6 +56,11 @@ class Format:
     judged: Callable[..., tuple] | None = None
     ids: Callable[..., tuple[str, list[str], list[str]]] | None = None
     lacks: tuple[str, ...] = ()
+
+    def lacking(self, options: Any) -> set[str]:
+        """What no row has with these options, see `lacks`."""
+        graded = getattr(options, "grades", False)
+        return set(self.lacks) - ({"scores"} if graded else set())
 
 
 def chosen(node: Any, where: str = "config.data") -> Chosen:
@@ -218,6 +223,7 @@ FORMATS: dict[str, Format] = {
         rows_to_examples.labelled_pair_fields,
         rows_to_examples.labelled,
         format_options.LabelledOptions,
+        score_options=("grades",),
         kept=rows_to_examples.labelled_rows,
         lacks=("scores", "negatives", "positives"),
     ),
@@ -229,6 +235,7 @@ FORMATS: dict[str, Format] = {
         ),
         rows_to_examples.beir,
         format_options.BeirOptions,
+        score_options=("grades",),
         judged=rows_to_examples.judged_beir,
         ids=rows_to_examples.ids_beir,
         lacks=("scores",),

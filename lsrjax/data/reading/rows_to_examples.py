@@ -282,13 +282,23 @@ def tevatron_ids(row, where, lookup) -> Group:
 
 
 def beir(row, where, lookup) -> Group:
-    """Ids of the query and of judged documents, and their grades."""
+    """Ids of the query and of judged documents, and their grades.
+
+    Positives are documents with a grade above 0, or, if grades are the scores, those
+    with the highest one.
+    """
     judged = list(zip(row["documents"], row["grades"], strict=True))
+    graded = lookup.options.grades
+    best = max(row["grades"]) if graded else 0
+    positives = [pair for pair in judged if 0 < pair[1] >= best]
+    others = [pair for pair in judged if not 0 < pair[1] >= best]
+    scores = [grade for _, grade in positives + others]
     return _group(
         where,
         lookup.queries.get(as_id(row["qid"], where), where),
-        _looked_up([key for key, grade in judged if grade > 0], where, lookup.corpus),
-        _looked_up([key for key, grade in judged if grade <= 0], where, lookup.corpus),
+        _looked_up([key for key, _ in positives], where, lookup.corpus),
+        _looked_up([key for key, _ in others], where, lookup.corpus),
+        np.array(_numbers(scores, where), np.float32) if graded else None,
     )
 
 
@@ -421,18 +431,25 @@ def labelled_pair_fields(names, options):
 
 
 def labelled(row, where, lookup) -> Group:
-    """Two sentences that belong together; rows of low labels are never read."""
+    """Two sentences that belong together; rows of low labels are never read.
+
+    If labels are the scores, the sentences of all rows, with theirs.
+    """
     if not _is_label(row["label"]):
         raise BadRecord(
             SCORE,
             f"{where}: the label is {row['label']!r:.80}; a number is needed. Put it"
             " right or remove the row.",
         )
+    scores = None
+    if lookup.options.grades:
+        scores = np.array(_numbers([float(row["label"])], where), np.float32)
     return _group(
         where,
         {ANY: wording(row["first"], where, "first sentence")},
         [{ANY: wording(row["second"], where, "second sentence")}],
         [],
+        scores,
     )
 
 
@@ -441,8 +458,8 @@ def labelled_rows(
 ) -> tuple[np.ndarray, str]:
     """Positions of the rows of `labelled` data that are trained on, and a remark.
 
-    Null and labels below `options.min_label` are left out. Those that are not numbers
-    remain: reading such a row is an error.
+    Null and labels below `options.min_label` are left out, unless labels are the
+    scores. Those that are not numbers remain: reading such a row is an error.
 
     Args:
       values: gives the values of a field of all rows.
@@ -450,7 +467,8 @@ def labelled_rows(
     Raises:
       InputError: no label is a number, or none is high enough.
     """
-    labels, least = list(values("label")), options.min_label
+    labels = list(values("label"))
+    least = -math.inf if options.grades else options.min_label
     known = np.array([_is_label(label) for label in labels], bool)
     missing = np.array([label is None for label in labels], bool)
     if not known.any() and not missing.all():
@@ -463,14 +481,16 @@ def labelled_rows(
     numbers[known] = [float(labels[i]) for i in np.flatnonzero(known).tolist()]
     high = known & (numbers >= least)
     (kept,) = np.nonzero(high | ~(known | missing))
+    if not known.any():
+        raise InputError(f"{where}: no row has a label. Write a number for each row.")
     if not high.any():
         raise InputError(
             f"{where}: no row has a label of at least {least} (min_label of the format"
             " labelled); the highest is"
             f" {numbers.max(initial=-np.inf)}. Lower it."
         )
-    said = f"{len(kept):,} of {len(labels):,} rows have a label of {least} or more"
-    return kept, said
+    more = "" if options.grades else f" of {least} or more"
+    return kept, f"{len(kept):,} of {len(labels):,} rows have a label{more}"
 
 
 def _is_label(value: Any) -> bool:

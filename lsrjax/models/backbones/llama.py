@@ -28,6 +28,7 @@ from lsrjax.models.backbones.attention import (
     weighed,
 )
 from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.classifiers import LastToken
 from lsrjax.models.backbones.llama_config import (
     EuroBertConfig,
     LlamaConfig,
@@ -304,6 +305,7 @@ def family(config: type[LlamaConfig], transformers: str, **more) -> Backbone:
         "tied": False,
         "head_bias": False,
         "transform": NoTransform,
+        "classifier": LastToken,
     }
     return Backbone(
         config,
@@ -316,6 +318,7 @@ def family(config: type[LlamaConfig], transformers: str, **more) -> Backbone:
                 "final_norm/scale": "norm.weight",
             },
             masked_lm={"head/mlm/decoder": "lm_head.weight"},
+            classifier={"classifier/out/kernel": "score.weight"},
             may_lack="encoder/.*bias",
         ),
         transformers=transformers,
@@ -327,5 +330,9 @@ LLAMA = family(LlamaConfig, "Llama")
 MISTRAL = family(MistralConfig, "Mistral")
 QWEN3 = family(Qwen3Config, "Qwen3")
 EUROBERT = family(
-    EuroBertConfig, "EuroBert", language_model="ForMaskedLM", task="fill-mask"
+    EuroBertConfig,
+    "EuroBert",
+    language_model="ForMaskedLM",
+    task="fill-mask",
+    classifier=None,
 )

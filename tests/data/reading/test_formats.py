@@ -359,6 +359,45 @@ def test_labels(tmp_path):
     assert "the labels are not numbers" in refusal(**made)
 
 
+def test_labels_as_scores(tmp_path):
+    labels = [0.2, "-1", None, 5, True]
+    rows = [
+        {"sentence1": "a", "sentence2": f"b{i}", "label": label}
+        for i, label in enumerate(labels)
+    ]
+    made = write_jsonl(tmp_path / "x.jsonl", rows)
+    source = opened(**made, format="labelled", grades=True)
+    found = [(one.positives[0][ANY], one.scores.tolist()) for one in source]
+    expected = zip("0134", np.float32([0.2, -1, 5, 1]), strict=True)
+    assert found == [(f"b{i}", [score]) for i, score in expected]
+    assert "4 of 5 rows have a label)" in source.description
+    message = refusal(**made, format="labelled", grades=True, min_label=2.0)
+    assert "min_label = 2.0 would have no effect: grades is on" in message
+    for label, said in ((1e300, "a finite number"), ("high", "a number is needed")):
+        made = write_jsonl(tmp_path / "x.jsonl", [*rows, rows[0] | {"label": label}])
+        assert said in refusal(**made, format="labelled", grades=True)
+    made = write_jsonl(tmp_path / "x.jsonl", [rows[2]])
+    assert "no row has a label." in refusal(**made, format="labelled", grades=True)
+
+
+def test_beir_grades_as_scores(tmp_path):
+    made = beir(tmp_path / "x.jsonl", write_jsonl)
+    lines = [f"q0\td{i}\t{grade}" for i, grade in (("00", 0), ("01", 2), ("02", 1))]
+    lines += [f"q1\td{i}\t{grade}" for i, grade in (("10", 2), ("11", -1), ("12", 2))]
+    path = tmp_path / "beir" / "qrels" / "train.tsv"
+    path.write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]))
+    source = opened(**made, format="beir", grades=True)
+    for group, positives, negatives, scores in zip(
+        source, ("1", "02"), ("02", "1"), ([2, 0, 1], [2, 2, -1]), strict=True
+    ):
+        assert "".join(text[ANY][-1] for text in group.positives) == positives
+        assert "".join(text[ANY][-1] for text in group.negatives) == negatives
+        np.testing.assert_array_equal(group.scores, np.float32(scores))
+    plain = opened(**made, format="beir")[0]
+    assert [text[ANY][-1] for text in plain.positives] == ["1", "2"]
+    assert plain.scores is None
+
+
 def test_passages_that_are_no_objects(tmp_path):
     row = {"query": "q", "positive_passages": ["d1"]}
     message = refusal(**write_jsonl(tmp_path / "x.jsonl", [row]))
