@@ -34,6 +34,7 @@ CASES = {
         "init.idf_queries": {},
     },
     "token weights": {"model.head": "token_weights"},
+    "deep impact": {"model.head": "token_weights", "model.head.queries": "words"},
     "dense": {"model.head": "dense", "model.head.pooling": "mean"},
     "dense cls": {
         "model.head": "dense",

@@ -75,6 +75,7 @@ OTHERS = [
     Case("splade", {"infonce": {}}, "flops", options=(("pooling", "sum"),)),
     Case("splade", {"infonce": {}}, "flops", options=(("queries", "static"),)),
     Case("token_weights", {"kl": {}}),
+    Case("token_weights", {"kl": {}}, options=(("queries", "static"),)),
     Case(
         "dense",
         {"kl": {}},

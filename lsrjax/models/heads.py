@@ -12,7 +12,6 @@ the table by its dotted name; a model's files may not.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -29,9 +28,10 @@ from lsrjax.models.dense_heads import (
     EmbeddingOptions,
 )
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
-from lsrjax.models.term_weights import LexEcho, MLMHead
+from lsrjax.models.term_weights import LexEcho, MLMHead, strongest_repeat
 from lsrjax.models.texts import Texts
-from lsrjax.models.views import MultiVector, Vector, Views, bad_weights
+from lsrjax.models.views import Bag, MultiVector, Vector, Views, bad_weights
+from lsrjax.models.word_queries import QueryOptions, WordQueries
 from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
 
@@ -72,7 +72,7 @@ class _Pooled(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class SpladeOptions(_Pooled):
+class SpladeOptions(QueryOptions, _Pooled):
     """Of `SpladeHead`."""
 
     tied: bool = option(True, "the decoder is the word embedding", when="fresh weights")
@@ -88,13 +88,6 @@ class SpladeOptions(_Pooled):
         "of NorBERT4: plain | shifted (the next token's, as its masked LM was trained)"
         " | capped (shifted, and 30 sigmoid(x / 7.5), as the hub's code gives them)",
         choices=("plain", "shifted", "capped"),
-    )
-    queries: str = option(
-        "encoded",
-        "encoded | static (inference-free: a learned weight for each distinct word) |"
-        " words (SPLADE-doc: each weighs 1); neither is encoded",
-        choices=("encoded", "static", "words"),
-        when="ranking loss",
     )
 
     def problem(self) -> str | None:
@@ -135,14 +128,8 @@ class M3Options(EmbeddingOptions):
     )
 
 
-class SpladeHead(Head):
-    """SPLADE over the encoder's own vocabulary; one view, `terms`.
-
-    With the option `queries` other than "encoded", a query is a bag of its own words
-    without special tokens, and needs no encoder: each distinct word has its learned
-    weight in `static` ("static": inference-free SPLADE, Geng et al. 2024), or 1
-    ("words": SPLADE-doc, Formal et al. 2021).
-    """
+class SpladeHead(WordQueries):
+    """SPLADE over the encoder's own vocabulary; one view, `terms`."""
 
     Options = SpladeOptions
     gives = ("logits",)
@@ -152,16 +139,6 @@ class SpladeHead(Head):
     def views(spec) -> dict[str, int]:
         """`terms`, of the encoder's vocabulary."""
         return {"terms": spec.encoder.vocab_size}
-
-    @staticmethod
-    def encodes_queries(options) -> bool:
-        """Whether queries are more than bags of words."""
-        return options.queries == "encoded"
-
-    @staticmethod
-    def learns_queries(options) -> bool:
-        """Whether training affects queries, that is, unless each word weighs 1."""
-        return options.queries != "words"
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
@@ -182,6 +159,7 @@ class SpladeHead(Head):
         return {"tied": "decoder" not in params["mlm"]}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        super().__init__(spec)
         family = backbone(spec.encoder.family)
         self.mlm = MLMHead(
             family.transform(spec.encoder, dtype=dtype, rngs=rngs),
@@ -198,13 +176,6 @@ class SpladeHead(Head):
             activation=spec.options.activation,
             rngs=rngs,
         )
-        self.queries = spec.options.queries
-        self.special_ids = spec.special_ids
-        self.size = spec.encoder.vocab_size
-        if self.queries == "static":
-            # Special tokens are not words: their zeros are never read or changed.
-            special = jnp.asarray(spec.special_ids, jnp.int32)
-            self.static = nnx.Param(jnp.ones(self.size).at[special].set(0))
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `terms` view."""
@@ -212,23 +183,16 @@ class SpladeHead(Head):
 
     def from_ids(self, ids_BL, mask_BL) -> Views:
         """The `terms` view of bags of words; the weights are also the raw values."""
-        words_BV = self._words(ids_BL, mask_BL)
-        return {"terms": Vector(words_BV, words_BV)}
-
-    def _words(self, ids_BL, mask_BL) -> jax.Array:
-        """The weights of each text's distinct words, as wide as encoded texts."""
         width = self.size + -self.size % sharding.axis_size(sharding.MODEL)
-        keep_BL = mask_BL.astype(bool)
-        for special in self.special_ids:
-            keep_BL &= ids_BL != special
         rows_B1 = jnp.arange(len(ids_BL))[:, None]
+        words_BL = self.words(ids_BL, mask_BL).astype(jnp.float32)
         present_BV = jnp.zeros((len(ids_BL), width), jnp.float32)
-        present_BV = present_BV.at[rows_B1, ids_BL].max(keep_BL.astype(jnp.float32))
-        present_BV = sharding.constrain(present_BV, sharding.DATA, sharding.MODEL)
-        if self.queries == "words":
-            return present_BV
-        weights_V = jnp.pad(self.static[...], (0, width - self.size))
-        return present_BV * weights_V
+        present_BV = present_BV.at[rows_B1, ids_BL].max(words_BL)
+        words_BV = sharding.constrain(present_BV, sharding.DATA, sharding.MODEL)
+        if self.static is not None:
+            # As wide as encoded texts.
+            words_BV *= jnp.pad(self.static[...], (0, width - self.size))
+        return {"terms": Vector(words_BV, words_BV)}
 
 
 class MilcoHead(Head):
@@ -315,13 +279,15 @@ class MilcoHead(Head):
         return views
 
 
-class TokenWeightsHead(Head):
+class TokenWeightsHead(WordQueries):
     """A weight for each token of the text; one view, `terms`.
 
     `relu(x a + c)` in the token's own column, the largest of its repeats, without
     special tokens (uniCOIL, Lin and Ma 2021; the sparse vectors of BGE-M3, Chen et al.
-    2024).
+    2024; with the option `queries = "words"` DeepImpact, Mallia et al. 2021).
     """
+
+    Options = QueryOptions
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -329,11 +295,20 @@ class TokenWeightsHead(Head):
         return {"terms": spec.encoder.vocab_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        super().__init__(spec)
         self.weigh = LexEcho(spec, "max", spec.special_ids, rngs=rngs)
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `terms` view."""
         return {"terms": self.weigh(hidden_TD, texts)}
+
+    def from_ids(self, ids_BL, mask_BL) -> Views:
+        """The `terms` view of bags of words."""
+        weights_BL = self.words(ids_BL, mask_BL).astype(jnp.float32)
+        weights_BL = strongest_repeat(ids_BL, weights_BL)
+        if self.static is not None:
+            weights_BL *= self.static[...][ids_BL]
+        return {"terms": Bag(ids_BL, weights_BL, self.size)}
 
 
 class M3Head(Head):
@@ -358,7 +333,8 @@ class M3Head(Head):
         normalize = spec.options.normalize
         first = spec.with_head("dense", DenseOptions(normalize=normalize))
         self.dense = DenseHead(first, dtype=dtype, rngs=rngs)
-        self.terms = TokenWeightsHead(spec, dtype=dtype, rngs=rngs)
+        weights = spec.with_head("token_weights")
+        self.terms = TokenWeightsHead(weights, dtype=dtype, rngs=rngs)
         # Always projected.
         own = ColbertOptions(**ColbertHead.sized(spec), normalize=normalize)
         each = spec.with_head("colbert", own)

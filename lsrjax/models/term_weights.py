@@ -150,10 +150,10 @@ class LexEcho(nnx.Module):
         for special in self.special_ids:
             keep_BL &= ids_BL != special
         s_BL = jnp.where(keep_BL, s_BL, 0.0)
-        return _strongest_repeat(ids_BL, s_BL) if self.repeats == "max" else s_BL
+        return strongest_repeat(ids_BL, s_BL) if self.repeats == "max" else s_BL
 
 
-def _strongest_repeat(ids_BL, weights_BL):
+def strongest_repeat(ids_BL, weights_BL):
     """Zeroes all but the strongest occurrence of each id (the first if equal)."""
     L = ids_BL.shape[1]
     same_BLL = ids_BL[:, :, None] == ids_BL[:, None, :]

@@ -38,7 +38,11 @@ SPECS = {
         {"tied": True, "queries": "words", "special_ids": SPECIAL},
     ],
     "milco": [{"lexecho": False}, {"lexecho": True}],
-    "token_weights": [{"special_ids": SPECIAL}],
+    "token_weights": [
+        {"special_ids": SPECIAL},
+        {"queries": "static", "special_ids": SPECIAL},
+        {"queries": "words", "special_ids": SPECIAL},
+    ],
     "dense": [
         {"pooling": "cls"},
         {"pooling": "mean", "embedding_size": 5, "normalize": False},
@@ -129,7 +133,7 @@ def test_contract(head, options):
     spec = spec_of(head, **options)
     module = HEADS[head](spec, dtype=jnp.float32, rngs=nnx.Rngs(1))
     graphdef, params = nnx.split(module)
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(6)
     hidden = rng.normal(size=(B, L, D)).astype(np.float32)
     words = rng.normal(size=(V, D)).astype(np.float32)
     _, mask = texts()
@@ -311,22 +315,34 @@ def head_of(name, params=None, **options):
     return views
 
 
+def weights_of(view):
+    """What a view weighs each term with, [B, V]."""
+    if isinstance(view, Vector):
+        return view.weights_BV
+    rows = np.arange(len(view.ids_BK))[:, None]
+    return jnp.zeros((len(rows), V)).at[rows, view.ids_BK].add(view.weights_BK)
+
+
 @pytest.mark.parametrize("queries", ["words", "static"])
-def test_queries_without_an_encoder_are_their_distinct_words(queries):
+@pytest.mark.parametrize("head", ["splade", "token_weights"])
+def test_queries_without_an_encoder_are_their_distinct_words(head, queries):
     weights = np.linspace(0.5, 2, V) if queries == "static" else np.ones(V)
     views = head_of(
-        "splade",
+        head,
         {"static": weights} if queries == "static" else {},
-        tied=True,
         queries=queries,
         special_ids=(2,),
     )
     # 7 and 8 come twice, 2 is special, 0 stands in the padding.
     expected = np.zeros(V)
     expected[[3, 7, 8]] = weights[[3, 7, 8]]
-    np.testing.assert_allclose(views(query=True)["terms"].weights_BV[0], expected)
-    encoded = head_of("splade", tied=True)()["terms"].weights_BV
-    np.testing.assert_allclose(views()["terms"].weights_BV, encoded)
+    query = views(query=True)["terms"]
+    np.testing.assert_allclose(weights_of(query)[0], expected)
+    document = views()["terms"]
+    encoded = head_of(head, special_ids=(2,))()["terms"]
+    np.testing.assert_allclose(weights_of(document), weights_of(encoded))
+    score = weights_of(document)[0] @ expected
+    np.testing.assert_allclose(query.score_all(document)[0, 0], score, rtol=1e-6)
 
 
 def test_sum_pooling_is_the_sum_of_the_tokens_weights():

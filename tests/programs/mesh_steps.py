@@ -82,6 +82,7 @@ OTHERS = {
     "csr_towers": ("infonce", "", CSR | {"towers": "separate"}),
     "sum": ("kl", "joint_flops", {"head": "splade", "pooling": "sum"}),
     "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
+    "impacts": ("kl", "flops", {"head": "token_weights", "queries": "static"}),
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
