@@ -81,6 +81,7 @@ OTHERS = [
         {"kl": {}},
         options=(("pooling", "mean"), ("normalize", False), ("embedding_size", 5)),
     ),
+    Case("dense", {"infonce": {"prefixes": (3, 5)}}, options=(("pooling", "mean"),)),
     Case("colbert", {"kl": {}}, options=(("embedding_size", 5), ("skip_ids", (3,)))),
     # The embeddings of all tokens add up in its biases' gradients, and round there.
     Case("m3", {"m3": {}}, tolerance=3e-6),

@@ -67,6 +67,12 @@ def _source_view(stage: Any) -> str | None:
     return f"the head {head.name} has no source view{off}"
 
 
+def _one_embedding(stage: Any) -> str | None:
+    if "embedding" not in _head(stage).entry.gives:
+        return f"texts of the head {_head(stage).name} are not one embedding"
+    return None
+
+
 def _pivot(stage: Any) -> str | None:
     if not _head(stage).entry.copies_pivot:
         return f"the head {_head(stage).name} copies no other model's"
@@ -172,6 +178,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "sparse views": _sparse,
     "dev data": _dev_data,
     "source view": _source_view,
+    "one embedding": _one_embedding,
     "pivot head": _pivot,
     "word head": _words,
     "fresh weights": _fresh,

@@ -5,6 +5,7 @@ In array names T is all tokens of a batch, text after text; see `lsrjax.models.t
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +210,7 @@ GIVEN = {
     "logits": "weights of terms before their activation",
     "autoencoder": "an autoencoder to reconstruct with",
     "three views": "three views to distil into each other",
+    "embedding": "one embedding as its only view",
 }
 
 
@@ -275,6 +277,14 @@ class Head(nnx.Module):
     def as_trained(options, model):
         """The options, with those that the head of a `SavedModel` determines."""
         return options
+
+    @staticmethod
+    def shortened(spec, params: dict, size: int) -> tuple[Any, dict]:
+        """The spec and the head's parameters for the first `size` numbers of a vector.
+
+        Only heads that give one embedding have it.
+        """
+        raise NotImplementedError
 
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
         """The views of queries from their ids alone, like those of encoded texts."""

@@ -106,6 +106,7 @@ OTHERS = (
         "token_weights",
         "impacts",
         "dense",
+        "prefixes",
         "m3",
         "m3_all",
         "csr",

@@ -16,7 +16,7 @@ from lsrjax.losses.distillation import MARGINS, kl, language_kl, margin_mse
 from lsrjax.losses.loss import TARGETS
 from lsrjax.losses.objective import Objective
 from lsrjax.losses.table import LOSSES
-from lsrjax.models.views import Bag, Code, Vector
+from lsrjax.models.views import Bag, Code, Dense, Vector
 from lsrjax.options import Chosen, names
 
 B, G, V = 3, 4, 11
@@ -260,6 +260,10 @@ OPTIONS = [
     {"name": "infonce", "temperature": 0.5, "both_directions": True},
     {"name": "infonce", "false_negative_margin": 0.5},
     {"kl": {"weight": 0.5}, "margin_mse": {"weight": 0.05}, "infonce": {}},
+    *(
+        {"name": name, "prefixes": (7, 3), "prefix_weights": (0.5, 2.0)}
+        for name in ("kl", "language_kl", "margin_mse", "infonce")
+    ),
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},
     {
@@ -297,6 +301,9 @@ def inputs(loss):
         views[text] = {"pivot": vector(seed, count)}
         if "reconstruction" in loss.weights:
             views[text] = {"latents": code(seed, count)}
+        elif any(getattr(one.options, "prefixes", ()) for one in loss.losses):
+            embedding = jnp.asarray(normal(seed, count, V))
+            views[text] = {"dense": Dense(embedding, unit=True)}
         elif ranks:
             views[text]["source"] = bag(20 + seed, count)
     targets = {
@@ -373,14 +380,14 @@ def test_every_loss_ignores_padding(options):
             wide = ((0, 0), (0, 3))
             weights, raw = (jnp.pad(x, wide) for x in (view.weights_BV, view.raw_BV))
             return dataclasses.replace(view, weights_BV=weights, raw_BV=raw)
-        if isinstance(view, Vector):
+        if isinstance(view, Vector | Dense):
             return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 3))), view)
         wide = [(0, 0), (2, 1)]
         ids = jnp.pad(view.ids_BK, wide, constant_values=4)
         return Bag(ids, jnp.pad(view.weights_BK, wide), view.size + 3)
 
     def is_view(x):
-        return isinstance(x, Vector | Bag)
+        return isinstance(x, Vector | Bag | Dense)
 
     views, targets = inputs(loss)
     before = loss(views, targets)
@@ -423,6 +430,31 @@ def test_a_sum_is_the_weighted_sum_of_its_parts():
         assert float(parts[name]) == pytest.approx(weight * float(alone), rel=1e-6)
     assert summed.texts == ("query", "document")
     assert summed.targets == {"scores", "keys"}
+
+
+def test_prefixes_are_embeddings_of_their_own():
+    weights, sizes = (0.5, 2.0), (7, 3)
+    loss = objective_of(kl={"prefixes": sizes, "prefix_weights": weights}, infonce={})
+    views, targets = inputs(loss)
+    parts = loss(views, targets)
+    assert list(parts) == ["kl", "kl_7", "kl_3", "infonce"]
+    alone = objective_of(name="kl")
+    assert float(parts["kl"]) == float(alone(views, targets)["kl"])
+    for size, weight in zip(sizes, weights, strict=True):
+        short = {}
+        for text, of in views.items():
+            x = np.asarray(of["dense"].embedding_BD)[:, :size]
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+            short[text] = {"dense": Dense(jnp.asarray(x))}
+        expected = weight * float(alone(short, targets)["kl"])
+        assert float(parts[f"kl_{size}"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_prefixes_of_embeddings_of_any_length_keep_theirs():
+    whole = Dense(jnp.asarray(normal(3, B, V)))
+    np.testing.assert_array_equal(
+        whole.prefix(4).embedding_BD, whole.embedding_BD[:, :4]
+    )
 
 
 def test_targets_are_asked_for_where_an_option_is_on():

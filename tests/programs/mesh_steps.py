@@ -84,6 +84,7 @@ OTHERS = {
     "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
     "impacts": ("kl", "flops", {"head": "token_weights", "queries": "static"}),
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
+    "prefixes": ("prefixes", "", {"head": "dense"}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
     **{
@@ -106,6 +107,7 @@ LOSSES = {
     "kl": {"kl": {}, "margin_mse": {"weight": 0.01}},
     "language_kl": {"kl": {"weight": 0.1}, "language_kl": {}},
     "csr": {"reconstruction": {}, "infonce": {"weight": 0.1}},
+    "prefixes": {"infonce": {"prefixes": (5,)}, "kl": {"prefixes": (3, 5)}},
 }
 
 
