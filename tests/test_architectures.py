@@ -68,6 +68,12 @@ CASES = {
         "model.head.dead_after": 1,
         "loss": {"reconstruction": {}, "infonce": {"weight": 0.1}},
     },
+    "hybrid": {
+        "model.head": "hybrid",
+        "model.head.embedding_size": 8,
+        "model.head.view_weights": (1.0, 0.5),
+        "regularizer.document": 0.01,
+    },
     "m3": {"model.head": "m3", "loss": {"m3": {}}},
     "colbert": {
         "model.head": "colbert",

@@ -47,7 +47,7 @@ def _static_queries(stage: Any) -> str | None:
 
 
 def _sparse(stage: Any) -> str | None:
-    if not _head(stage).entry.sparse:
+    if not (_head(stage).entry.sparse or _head(stage).entry.weighed):
         return f"the head {_head(stage).name} has views that are not weights of terms"
     return None
 

@@ -27,79 +27,27 @@ from lsrjax.models.dense_heads import (
     DenseOptions,
     EmbeddingOptions,
 )
+from lsrjax.models.hybrid_heads import HybridHead
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
+from lsrjax.models.masked_lm_terms import (
+    MaskedLMOptions,
+    MaskedLMTerms,
+    PooledOptions,
+)
 from lsrjax.models.term_weights import LexEcho, MLMHead, strongest_repeat
 from lsrjax.models.texts import Texts
-from lsrjax.models.views import Bag, MultiVector, Vector, Views, bad_weights
+from lsrjax.models.views import Bag, MultiVector, Vector, Views, bad_weights, weighted
 from lsrjax.models.word_queries import QueryOptions, WordQueries
-from lsrjax.options import Chosen, Options, no_effect, option, resolve
-
-
-def _begins(spec) -> int:
-    """The id that shifted logits begin with; -1: they are not shifted."""
-    if spec.options.logits == "plain":
-        return -1
-    token = getattr(spec.encoder, "bos_token_id", None)
-    if token is None or spec.options.pooling != "max":
-        raise InputError(
-            f"config.model.head.logits is {spec.options.logits!r}, which is for"
-            f" NorBERT4 and pooling 'max'; the encoder is a {spec.encoder.family}, and"
-            f" pooling is {spec.options.pooling!r}. Use 'plain'."
-        )
-    return token
-
-
-def _cap(spec) -> float:
-    """The c of logits c tanh(x / c); 0: they have none."""
-    cap = getattr(spec.encoder, "logit_cap", 0.0)
-    if cap and spec.options.pooling != "max":
-        raise InputError(
-            f"config.model.head.pooling is {spec.options.pooling!r}, and logits of"
-            f" {spec.encoder.family} are capped at {cap:g} (final_logit_softcapping),"
-            " which only the pooling 'max' does."
-        )
-    return cap
+from lsrjax.options import Chosen, option, resolve
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pooled(Options):
-    pool_mask: str = option(
-        "exclude",
-        "exclude (padding never changes a result) | multiply (reference; padded"
-        " positions take part in the max as 0)",
-        choices=("exclude", "multiply"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class SpladeOptions(QueryOptions, _Pooled):
+class SpladeOptions(QueryOptions, MaskedLMOptions):
     """Of `SpladeHead`."""
 
-    tied: bool = option(True, "the decoder is the word embedding", when="fresh weights")
-    pooling: str = option("max", "over tokens", choices=("max", "sum"))
-    activation: str = option(
-        "relu",
-        "of the logits, before the logarithm",
-        choices=("relu", "log1p_relu"),
-        fact=True,
-    )
-    logits: str = option(
-        "plain",
-        "of NorBERT4: plain | shifted (the next token's, as its masked LM was trained)"
-        " | capped (shifted, and 30 sigmoid(x / 7.5), as the hub's code gives them)",
-        choices=("plain", "shifted", "capped"),
-    )
-
-    def problem(self) -> str | None:
-        """Refuses the mask of a maximum with another pooling."""
-        if self.pooling == "max" or self.pool_mask == "exclude":
-            return None
-        because = "there is no maximum over tokens with pooling = 'sum'"
-        return no_effect("pool_mask", self.pool_mask, because)
-
 
 @dataclasses.dataclass(frozen=True)
-class MilcoOptions(_Pooled):
+class MilcoOptions(PooledOptions):
     """Of `MilcoHead`."""
 
     lexecho: bool = option(False, "add the source view")
@@ -128,58 +76,20 @@ class M3Options(EmbeddingOptions):
     )
 
 
-class SpladeHead(WordQueries):
+class SpladeHead(MaskedLMTerms, WordQueries):
     """SPLADE over the encoder's own vocabulary; one view, `terms`."""
 
     Options = SpladeOptions
     gives = ("logits",)
-    starts_from = ("encoder", "head")
-
-    @staticmethod
-    def views(spec) -> dict[str, int]:
-        """`terms`, of the encoder's vocabulary."""
-        return {"terms": spec.encoder.vocab_size}
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
         """`terms`, except for queries that are bags of words."""
         return () if text == "query" and not spec.encodes_queries else ("terms",)
 
-    @staticmethod
-    def as_trained(options, model):
-        """Sets whether the decoder is tied, and the activation."""
-        # A tied decoder can be all of a head.
-        shown = SpladeHead.shown_by(model.params.get("head", {"mlm": {}}))
-        activation = model.spec.options.activation
-        return dataclasses.replace(options, activation=activation, **shown)
-
-    @staticmethod
-    def shown_by(params) -> dict:
-        """Whether the decoder is tied."""
-        return {"tied": "decoder" not in params["mlm"]}
-
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        super().__init__(spec)
-        family = backbone(spec.encoder.family)
-        self.mlm = MLMHead(
-            family.transform(spec.encoder, dtype=dtype, rngs=rngs),
-            spec.encoder.hidden_size,
-            spec.encoder.vocab_size,
-            silent_terms=spec.encoder.silent_terms,
-            begins=_begins(spec),
-            capped=spec.options.logits == "capped",
-            cap=_cap(spec),
-            bias=family.head_bias,
-            tied=spec.options.tied,
-            pool_mask=spec.options.pool_mask,
-            pooling=spec.options.pooling,
-            activation=spec.options.activation,
-            rngs=rngs,
-        )
-
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
-        """The `terms` view."""
-        return {"terms": self.mlm(hidden_TD, texts, word_embeddings_VD)}
+        WordQueries.__init__(self, spec)
+        MaskedLMTerms.__init__(self, spec, dtype=dtype, rngs=rngs)
 
     def from_ids(self, ids_BL, mask_BL) -> Views:
         """The `terms` view of bags of words; the weights are also the raw values."""
@@ -357,10 +267,7 @@ class M3Head(Head):
             x_BLD = jnp.where(query_B11, mean_BLD, multi.tokens_BLD)
             multi = dataclasses.replace(multi, tokens_BLD=x_BLD)
         views |= {"tokens": multi}
-        return {
-            name: dataclasses.replace(view, scale=scale)
-            for (name, view), scale in zip(views.items(), self.weights, strict=True)
-        }
+        return weighted(views, self.weights)
 
 
 HEADS = {
@@ -371,6 +278,7 @@ HEADS = {
     "csr": CSRHead,
     "colbert": ColbertHead,
     "m3": M3Head,
+    "hybrid": HybridHead,
 }
 
 

@@ -222,6 +222,7 @@ class Head(nnx.Module):
       gives: what it has for losses that need it, of `GIVEN`.
       source_option: the option that adds a view of the text's own tokens, `source`.
       sparse: whether all views are weights of terms.
+      weighed: the views that are weights of terms, and regularized, if not all are.
       starts_from: the parts that a student has of the model of `init.encoder`.
       copies_pivot: whether its masked-LM head is copied from an English model.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
@@ -231,6 +232,7 @@ class Head(nnx.Module):
     gives: tuple[str, ...] = ()
     source_option = ""
     sparse = True
+    weighed: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("encoder",)
     copies_pivot = False
     rules = ()

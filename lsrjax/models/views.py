@@ -259,13 +259,23 @@ def normalized(x) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
-def bad_weights(weights: tuple[float, ...]) -> str | None:
-    """What is wrong with weights of the views dense, terms and tokens."""
-    if len(weights) == 3 and all(w >= 0 for w in weights) and any(weights):
+def bad_weights(
+    weights: tuple[float, ...], views: tuple[str, ...] = ("dense", "terms", "tokens")
+) -> str | None:
+    """What is wrong with weights of these views."""
+    count = {2: "two", 3: "three"}[len(views)]
+    if len(weights) == len(views) and all(w >= 0 for w in weights) and any(weights):
         return None
-    return (
-        "give three numbers >= 0, of the views dense, terms and tokens, one of them > 0"
-    )
+    named = f"{', '.join(views[:-1])} and {views[-1]}"
+    return f"give {count} numbers >= 0, of the views {named}, one of them > 0"
+
+
+def weighted(views: Views, scales: Iterable[float]) -> Views:
+    """The views with the scales of their scores in the sum over views."""
+    return {
+        name: dataclasses.replace(view, scale=scale)
+        for (name, view), scale in zip(views.items(), scales, strict=True)
+    }
 
 
 def score_all(queries: Views, documents: Views) -> jax.Array:

@@ -107,6 +107,7 @@ OTHERS = (
         "impacts",
         "dense",
         "prefixes",
+        "hybrid",
         "m3",
         "m3_all",
         "csr",

@@ -57,6 +57,10 @@ SPECS = {
         }
     ],
     "m3": [{"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)}],
+    "hybrid": [
+        {"tied": True, "view_weights": (1.0, 0.5)},
+        {"tied": False, "embedding_size": 5, "embedding_pooling": "mean"},
+    ],
     "colbert": [{}, {"embedding_size": 5, "skip_ids": (3, 4, 5)}],
 }
 CASES = [(head, options) for head in HEADS for options in SPECS.get(head, ())]
@@ -450,6 +454,19 @@ def test_idle_steps_are_counted_over_the_batch():
     after = after_step(before, jnp.array([0, 2, 1]))
     assert after["head"]["autoencoder"]["idle"].tolist() == [5, 0, 0]
     assert after_step(before, None) is before
+
+
+def test_hybrid_is_dense_and_splade_of_the_same_states():
+    bias = np.linspace(-0.5, 1, V)
+    options = {"embedding_pooling": "mean", "normalize": False, "tied": True}
+    head = head_of("hybrid", {"mlm.bias": bias}, view_weights=(2.0, 0.5), **options)()
+    terms = head_of("splade", {"mlm.bias": bias}, tied=True)()["terms"]
+    dense = head_of("dense", pooling="mean", normalize=False)()["dense"]
+    np.testing.assert_array_equal(head["terms"].weights_BV, terms.weights_BV)
+    np.testing.assert_array_equal(head["dense"].embedding_BD, dense.embedding_BD)
+    expected = 2 * dense.embedding_BD[0] @ dense.embedding_BD[0]
+    expected += 0.5 * terms.weights_BV[0] @ terms.weights_BV[0]
+    np.testing.assert_allclose(score_all(head, head)[0, 0], expected, rtol=1e-6)
 
 
 def test_m3_scores_are_a_weighted_sum_with_the_mean_of_the_best_matches():

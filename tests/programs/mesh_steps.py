@@ -85,6 +85,7 @@ OTHERS = {
     "impacts": ("kl", "flops", {"head": "token_weights", "queries": "static"}),
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "prefixes": ("prefixes", "", {"head": "dense"}),
+    "hybrid": ("infonce", "idf_flops", {"head": "hybrid", "tied": True}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
     **{
@@ -146,6 +147,10 @@ def student_of(task: str) -> RetrieverSpec:
     return RetrieverSpec.of(encoder=encoder(family, TERMS), special_ids=(1,), **options)
 
 
+def sparse_in_part(spec: RetrieverSpec) -> bool:
+    return bool(spec.sparse or HEADS[spec.head].weighed)
+
+
 def config_of(task: str):
     c = get_default()
     c.model.dropout = 0.1
@@ -163,7 +168,7 @@ def config_of(task: str):
         c.regularizer.threshold = 2
     c.data.group_size = GROUP
     fields = ("query", "document", "source_query", "source_document")
-    for field in fields if student_of(task).sparse else ():
+    for field in fields if sparse_in_part(student_of(task)) else ():
         if field in names(REGULARIZERS[c.regularizer.name].Options):
             c.regularizer[field] = 0.1
     if loss == "language_kl":
