@@ -68,6 +68,11 @@ CASES = {
         "model.head.dead_after": 1,
         "loss": {"reconstruction": {}, "infonce": {"weight": 0.1}},
     },
+    "aggretriever": {
+        "model.head": "aggretriever",
+        "model.head.semantic_size": 4,
+        "model.head.lexical_size": 8,
+    },
     "hybrid": {
         "model.head": "hybrid",
         "model.head.embedding_size": 8,

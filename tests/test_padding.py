@@ -84,6 +84,11 @@ OTHERS = [
     Case("dense", {"infonce": {"prefixes": (3, 5)}}, options=(("pooling", "mean"),)),
     Case("colbert", {"kl": {}}, options=(("embedding_size", 5), ("skip_ids", (3,)))),
     Case(
+        "aggretriever",
+        {"kl": {}},
+        options=(("semantic_size", 3), ("lexical_size", 5)),
+    ),
+    Case(
         "hybrid",
         {"kl": {}},
         "flops",

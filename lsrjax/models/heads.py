@@ -27,7 +27,7 @@ from lsrjax.models.dense_heads import (
     DenseOptions,
     EmbeddingOptions,
 )
-from lsrjax.models.hybrid_heads import HybridHead
+from lsrjax.models.hybrid_heads import AggretrieverHead, HybridHead
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
 from lsrjax.models.masked_lm_terms import (
     MaskedLMOptions,
@@ -279,6 +279,7 @@ HEADS = {
     "colbert": ColbertHead,
     "m3": M3Head,
     "hybrid": HybridHead,
+    "aggretriever": AggretrieverHead,
 }
 
 

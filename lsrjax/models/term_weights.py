@@ -63,6 +63,14 @@ class MLMHead(nnx.Module):
         self.activation = activation
         self.weights_only = False
 
+    def factors(self, hidden_TD, word_embeddings_VD) -> tuple[jax.Array, ...]:
+        """What the logits are made of: the states, the decoder and its bias."""
+        decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
+        bias_V = jnp.zeros(self.size) if self.bias is None else self.bias[...]
+        if self.silent_terms:
+            bias_V = bias_V.at[: self.silent_terms].set(_SILENT)
+        return self.transform(hidden_TD), decoder_VD, bias_V
+
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Vector:
         """SPLADE (Formal et al. 2021).
 
@@ -72,15 +80,11 @@ class MLMHead(nnx.Module):
         no gradient. With the activation "log1p_relu", log1p is applied to the weights
         once more (Shen et al. 2025, OpenSearch's v3).
         """
-        decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        bias_V = jnp.zeros(self.size) if self.bias is None else self.bias[...]
-        if self.silent_terms:
-            bias_V = bias_V.at[: self.silent_terms].set(_SILENT)
         mask = texts.mask
         if self.begins >= 0:
             # A state counts if there is a token behind it.
             mask = tuple(jnp.pad(m[:, 1:], ((0, 0), (0, 1))) for m in mask)
-        factors = self.transform(hidden_TD), decoder_VD, bias_V, mask
+        factors = *self.factors(hidden_TD, word_embeddings_VD), mask
         twice = self.activation == "log1p_relu"
         if self.pooling == "sum":
             pool = functools.partial(vocab_sum, twice=twice)

@@ -108,6 +108,7 @@ OTHERS = (
         "dense",
         "prefixes",
         "hybrid",
+        "aggretriever",
         "m3",
         "m3_all",
         "csr",

@@ -57,6 +57,10 @@ SPECS = {
         }
     ],
     "m3": [{"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)}],
+    "aggretriever": [
+        {"tied": True, "normalize": True, "semantic_size": 3, "lexical_size": 5},
+        {"normalize": False, "tied": False, "semantic_size": 3, "lexical_size": 40},
+    ],
     "hybrid": [
         {"tied": True, "view_weights": (1.0, 0.5)},
         {"tied": False, "embedding_size": 5, "embedding_pooling": "mean"},
@@ -467,6 +471,46 @@ def test_hybrid_is_dense_and_splade_of_the_same_states():
     expected = 2 * dense.embedding_BD[0] @ dense.embedding_BD[0]
     expected += 0.5 * terms.weights_BV[0] @ terms.weights_BV[0]
     np.testing.assert_allclose(score_all(head, head)[0, 0], expected, rtol=1e-6)
+
+
+def test_aggretriever_by_loops():
+    """Over every token, term and number, in float64."""
+    rng = np.random.default_rng(5)
+    size, semantic = 4, 3
+    params = {
+        "mlm.bias": rng.normal(size=V),
+        "semantic.kernel": rng.normal(size=(1, semantic)),
+        "semantic.bias": rng.normal(size=semantic),
+        "strength.kernel": [[0.7]],
+        "strength.bias": [-0.4],
+    }
+    sizes = {"semantic_size": semantic, "lexical_size": size}
+    found = head_of("aggretriever", params, tied=True, **sizes)()["dense"]
+    module = HEADS["splade"](
+        RetrieverSpec.of(
+            "splade",
+            tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L),
+            tied=True,
+        ),
+        dtype=jnp.float32,
+        rngs=nnx.Rngs(0),
+    )
+    words, largest = np.linspace(-1, 1, V), np.full(V, -np.inf)
+    tokens = int(MASK.sum())
+    for token in range(1, tokens):
+        state = float(HIDDEN[0, token, 0])
+        out = float(module.mlm.transform(jnp.full((1, 1), state))[0, 0])
+        exp = np.exp(out * words + params["mlm.bias"])
+        largest = np.maximum(largest, (0.7 * state - 0.4) * exp / exp.sum())
+    kept, lexical = largest[V % (2 * size) :], []
+    for number in range(size):
+        pair = [max(kept[2 * number + sign :: 2 * size]) for sign in (0, 1)]
+        lexical.append(pair[0] if pair[0] > pair[1] else -pair[1])
+    first = float(HIDDEN[0, 0, 0])
+    own = first * params["semantic.kernel"][0] + params["semantic.bias"]
+    np.testing.assert_allclose(
+        found.embedding_BD[0], [*own, *lexical], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_m3_scores_are_a_weighted_sum_with_the_mean_of_the_best_matches():

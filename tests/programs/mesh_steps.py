@@ -85,6 +85,11 @@ OTHERS = {
     "impacts": ("kl", "flops", {"head": "token_weights", "queries": "static"}),
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "prefixes": ("prefixes", "", {"head": "dense"}),
+    "aggretriever": (
+        "kl",
+        "",
+        {"head": "aggretriever", "semantic_size": 3, "lexical_size": 5},
+    ),
     "hybrid": ("infonce", "idf_flops", {"head": "hybrid", "tied": True}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
