@@ -30,7 +30,13 @@ from lsrjax.distributed import preemption, processes, safe_output, trees
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
-from lsrjax.retrieval import prefixes, prune_curve, rank, task_results
+from lsrjax.retrieval import (
+    prefixes,
+    prune_curve,
+    rank,
+    task_results,
+    tuned_weights,
+)
 from lsrjax.retrieval.evaluate_tasks import (
     BM25,
     SYSTEM,
@@ -76,6 +82,16 @@ def evaluate(
       InputError: a model, task or option that cannot be used.
     """
     model, setup = _setup(args, values, console)
+    if args.tune_weights:
+        weights, metric, value = tuned_weights.tuned(tasks, setup)
+        named = ", ".join(map(str, setup.fused))
+        console.print(
+            f"{metric} {value:.4f} on these tasks, of which a test is none any more:"
+            f" {named} with --fusion.weights={weights}",
+            highlight=False,
+            markup=False,
+        )
+        return
     results, parts = evaluate_tasks(tasks, setup, console)
     if setup.out is None or setup.kept is None:
         return
@@ -230,6 +246,12 @@ def _parser() -> argparse.ArgumentParser:
         "--rank",
         action="append",
         help="what is fused: model, a view of it, bm25; by default model and bm25",
+    )
+    add(
+        "--tune_weights",
+        action="store_true",
+        help="finds the weights of --fusion that are best on these (dev) tasks, and"
+        " prints them",
     )
     add("--feedback", action="store_true", help="a row with expanded queries (Rocchio)")
     add("--lowercase", action="store_true", help="encodes texts in lower case")

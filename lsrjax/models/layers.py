@@ -235,7 +235,7 @@ class Head(nnx.Module):
     weighed: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("encoder",)
     copies_pivot = False
-    rules = ()
+    rules: tuple[Any, ...] = ()
 
     def __init__(self, spec, *, dtype: DType, rngs: nnx.Rngs):
         """Random parameters, float32; `dtype` is what matrix products run in."""

@@ -84,7 +84,8 @@ class MLMHead(nnx.Module):
         if self.begins >= 0:
             # A state counts if there is a token behind it.
             mask = tuple(jnp.pad(m[:, 1:], ((0, 0), (0, 1))) for m in mask)
-        factors = *self.factors(hidden_TD, word_embeddings_VD), mask
+        h_TD, w_VD, b_V = self.factors(hidden_TD, word_embeddings_VD)
+        factors = h_TD, w_VD, b_V, mask
         twice = self.activation == "log1p_relu"
         if self.pooling == "sum":
             pool = functools.partial(vocab_sum, twice=twice)
