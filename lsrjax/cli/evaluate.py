@@ -86,8 +86,8 @@ def evaluate(
         weights, metric, value = tuned_weights.tuned(tasks, setup)
         named = ", ".join(map(str, setup.fused))
         console.print(
-            f"{metric} {value:.4f} on these tasks, of which a test is none any more:"
-            f" {named} with --fusion.weights={weights}",
+            f"{named}: --fusion.weights={weights} have the best {metric},"
+            f" {value:.4f}. They are fitted to these tasks: measure them on others.",
             highlight=False,
             markup=False,
         )
