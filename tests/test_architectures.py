@@ -34,6 +34,7 @@ CASES = {
         "init.idf_queries": {},
     },
     "token weights": {"model.head": "token_weights"},
+    "deep impact": {"model.head": "token_weights", "model.head.queries": "words"},
     "dense": {"model.head": "dense", "model.head.pooling": "mean"},
     "dense cls": {
         "model.head": "dense",
@@ -66,6 +67,17 @@ CASES = {
         "model.head.active_latents": 5,
         "model.head.dead_after": 1,
         "loss": {"reconstruction": {}, "infonce": {"weight": 0.1}},
+    },
+    "aggretriever": {
+        "model.head": "aggretriever",
+        "model.head.semantic_size": 4,
+        "model.head.lexical_size": 8,
+    },
+    "hybrid": {
+        "model.head": "hybrid",
+        "model.head.embedding_size": 8,
+        "model.head.view_weights": (1.0, 0.5),
+        "regularizer.document": 0.01,
     },
     "m3": {"model.head": "m3", "loss": {"m3": {}}},
     "colbert": {

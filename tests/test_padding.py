@@ -75,12 +75,25 @@ OTHERS = [
     Case("splade", {"infonce": {}}, "flops", options=(("pooling", "sum"),)),
     Case("splade", {"infonce": {}}, "flops", options=(("queries", "static"),)),
     Case("token_weights", {"kl": {}}),
+    Case("token_weights", {"kl": {}}, options=(("queries", "static"),)),
     Case(
         "dense",
         {"kl": {}},
         options=(("pooling", "mean"), ("normalize", False), ("embedding_size", 5)),
     ),
+    Case("dense", {"infonce": {"prefixes": (3, 5)}}, options=(("pooling", "mean"),)),
     Case("colbert", {"kl": {}}, options=(("embedding_size", 5), ("skip_ids", (3,)))),
+    Case(
+        "aggretriever",
+        {"kl": {}},
+        options=(("semantic_size", 3), ("lexical_size", 5)),
+    ),
+    Case(
+        "hybrid",
+        {"kl": {}},
+        "flops",
+        options=(("embedding_size", 5), ("embedding_pooling", "mean")),
+    ),
     # The embeddings of all tokens add up in its biases' gradients, and round there.
     Case("m3", {"m3": {}}, tolerance=3e-6),
     Case("token_weights", {"infonce": {}}, "masked_flops"),
@@ -141,7 +154,8 @@ def config_of(case):
             "round_robin",
             {"en": 1, "da": 1, "de": 1},
         )
-    if "alignment" not in case.loss and HEADS[case.head].sparse:
+    weighs = HEADS[case.head].sparse or HEADS[case.head].weighed
+    if "alignment" not in case.loss and weighs:
         c.regularizer = entry(case.regularizer, document=0.2)
         if case.regularizer == "masked_flops":
             c.regularizer.threshold = 2

@@ -11,18 +11,18 @@ import pytest
 import torch
 from flax import nnx
 from programs import tiny
-from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+from sentence_transformers.sentence_transformer import losses as dense_losses
 from sentence_transformers.sparse_encoder import losses as theirs
 from sentence_transformers.sparse_encoder.modules import (
     SparseAutoEncoder,
     SpladePooling,
 )
-from sentence_transformers.util import maxsim
+from sentence_transformers.util import dot_score, maxsim
 
 from lsrjax.losses import objective, regularizers
 from lsrjax.models.dense_heads import Autoencoder
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.models.views import MultiVector, Vector
+from lsrjax.models.views import Dense, MultiVector, Vector, normalized
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
 
@@ -112,7 +112,7 @@ def test_embedding(distance):
     teacher = sparse(3, B, V), sparse(4, B, G, V)
     loss = {
         "mse": theirs.SparseMSELoss(None),
-        "cosine": EmbedDistillLoss(None, distance_metric="cosine"),
+        "cosine": dense_losses.EmbedDistillLoss(None, distance_metric="cosine"),
     }[distance]
 
     def of_theirs(columns):
@@ -141,6 +141,52 @@ def test_kl(temperature):
         objective_of("kl", temperature=temperature),
         lambda columns: loss.compute_loss_from_embeddings(columns, LABELS),
     )
+
+
+class Given(torch.nn.Module):
+    """A model whose texts are their embeddings."""
+
+    def get_embedding_dimension(self):
+        return V
+
+    def forward(self, features):
+        return {"sentence_embedding": features["embedding"]}
+
+
+@pytest.mark.parametrize("weights", [(), (0.5, 2.0)])
+def test_matryoshka(weights):
+    """MatryoshkaLoss over all of the embedding and over two prefixes."""
+    sizes, temperature, rng = (20, 7), 0.1, np.random.default_rng(5)
+    shapes = (B, V), (B, G, V)
+    given = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    model = Given()
+    ranking = dense_losses.MultipleNegativesRankingLoss(
+        model, scale=1 / temperature, similarity_fct=dot_score
+    )
+    summed = dense_losses.MatryoshkaLoss(
+        model, ranking, [V, *sizes], [1, *weights] if weights else None
+    )
+    queries, documents = (torch.tensor(x, requires_grad=True) for x in given)
+    columns = [queries, *documents.unbind(dim=1)]
+    value = summed([{"embedding": x} for x in columns], None)
+    value.backward()
+    contrast = {"mask_same_text": False, "temperature": temperature}
+    prefixes = {"prefixes": sizes, "prefix_weights": weights}
+    loss = objective.of({"infonce": contrast | prefixes})
+
+    def ours(queries, documents):
+        flat = documents.reshape(-1, V)
+        texts = {"query": queries, "document": flat}
+        views = {
+            name: {"dense": Dense(normalized(x), unit=True)}
+            for name, x in texts.items()
+        }
+        return sum(loss(views, {}).values())
+
+    found, gradients = jax.value_and_grad(ours, (0, 1))(*given)
+    assert float(found) == pytest.approx(value.item(), rel=1e-5)
+    for own, their in zip(gradients, (queries, documents), strict=True):
+        assert_close(own, their.grad.numpy())
 
 
 @pytest.mark.parametrize("threshold", [None, 24])

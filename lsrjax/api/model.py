@@ -84,11 +84,14 @@ class Model:
         Raises:
           InputError: a vector is not finite, or `texts` is one text.
         """
-        return _sorted(joined(self.searcher.queries(_several(texts))))
+        return self._joined(self.searcher.queries(_several(texts)))
 
     def encode_documents(self, texts: Sequence[str]) -> Documents:
         """The vectors of N documents, as of `encode_queries`."""
-        return _sorted(joined(self.searcher.documents(_several(texts))))
+        return self._joined(self.searcher.documents(_several(texts)))
+
+    def _joined(self, views) -> Documents:
+        return _sorted(joined(views, apart=not self.searcher.encoder.spec.sparse))
 
     @functools.cached_property
     def term_names(self) -> list[str]:

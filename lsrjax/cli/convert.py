@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         adapter=args.adapter,
     )
     prune = Pruning.parse(args.prune) if args.prune else None
-    export(args.reference, args.target, args.out, allowed, prune)
+    size = args.embedding_size
+    export(args.reference, args.target, args.out, allowed, prune, size)
     print(f"{args.out}: {args.target}, for {TARGETS[args.target].reads}", flush=True)
     if args.push:
         address = hub.push(args.out, args.push, private=not args.public)
@@ -65,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BUDGET",
         help="keep top:128 terms of a vector, in the model (max_active_dims) and its"
         " card; mass:0.9 and ratio:0.1 are named in the card",
+    )
+    add(
+        "--embedding_size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="a model of the first N numbers of an embedding (Matryoshka)",
     )
     add(
         "--push",

@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="of the texts, such as de, for an encoder with adapters for it (X-MOD)",
     )
+    add(
+        "--embedding_size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the first N numbers of an embedding (Matryoshka); by default all",
+    )
     own_entries.add(parser)
     add("--batch_size", type=int, default=64, help="texts of a device at once (64)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -16,7 +16,7 @@ from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.retrieval import encode_corpus, terms
+from lsrjax.retrieval import encode_corpus, prefixes, terms
 from lsrjax.retrieval.encode_corpus import Encoding, Work, work_of
 from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.part_files import PartFolder
@@ -46,6 +46,7 @@ class Request:
       quantize: weights of terms are multiplied by it and rounded; 0: floats; None: as
         the format needs it.
       part_rows: texts of a part of a folder.
+      embedding_size: the first numbers kept of an embedding; 0: all.
       language: of the texts, for an encoder that computes by it; empty: its own
         default.
     """
@@ -61,6 +62,7 @@ class Request:
     prune: str = ""
     quantize: float | None = None
     part_rows: int = PART_ROWS
+    embedding_size: int = 0
     language: str = ""
 
     @property
@@ -188,6 +190,10 @@ class Job:
             model = dataclasses.replace(
                 model, spec=model.spec.replaced(encoder=encoder)
             )
+        if request.embedding_size:
+            model = prefixes.shortened(
+                model, request.embedding_size, "--embedding_size"
+            )
         length = _length(model, request.role, request.max_length)
         options = {
             "role": request.role,
@@ -202,6 +208,8 @@ class Job:
         self.made_of["format"] = name
         if request.language:
             self.made_of["language"] = request.language
+        if request.embedding_size:
+            self.made_of["embedding_size"] = request.embedding_size
         if not self.out.suffix:
             self.made_of["part_rows"] = request.part_rows
         self.encoding = encoding_of(model, options, request.batch_size)

@@ -30,7 +30,13 @@ from lsrjax.distributed import preemption, processes, safe_output, trees
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
-from lsrjax.retrieval import prune_curve, rank, task_results
+from lsrjax.retrieval import (
+    prefixes,
+    prune_curve,
+    rank,
+    task_results,
+    tuned_weights,
+)
 from lsrjax.retrieval.evaluate_tasks import (
     BM25,
     SYSTEM,
@@ -76,6 +82,16 @@ def evaluate(
       InputError: a model, task or option that cannot be used.
     """
     model, setup = _setup(args, values, console)
+    if args.tune_weights:
+        weights, metric, value = tuned_weights.tuned(tasks, setup)
+        named = ", ".join(map(str, setup.fused))
+        console.print(
+            f"{named}: --fusion.weights={weights} have the best {metric},"
+            f" {value:.4f}. They are fitted to these tasks: measure them on others.",
+            highlight=False,
+            markup=False,
+        )
+        return
     results, parts = evaluate_tasks(tasks, setup, console)
     if setup.out is None or setup.kept is None:
         return
@@ -129,10 +145,14 @@ def _setup(
         query_length=args.query_length,
         document_length=args.document_length,
     )
-    ways = {SYSTEM: Way((), *prune)}
+    pruned = Way(prune_queries=prune[0], prune_documents=prune[1])
+    ways = {SYSTEM: pruned}
     views = {
         way_of(name): Way(of) for name, of in rank.views_of(searcher).items() if name
     }
+    sizes = args.embedding_sizes
+    for one in prefixes.of_sizes(model.spec, sizes, "--embedding_sizes"):
+        ways[f"{SYSTEM} {one.size}"] = dataclasses.replace(pruned, prefix=one)
     fusion, fused = _fusion(args, values["fusion"], [SYSTEM, BM25, *views])
     shown = {*ways, *(views if args.views else ())}
     needed = {*shown, *map(way_of, fused)}
@@ -192,6 +212,15 @@ def _fusion(
     return fusion, fused
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--embedding_sizes is {text!r}; give whole numbers, such as 64,128."
+        ) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lsrjax evaluate",
@@ -205,11 +234,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--compare", help="a folder of --out, or a TREC run: tests the differences")
     add("--no_bm25", action="store_true", help="leaves the row of BM25 out")
     add("--views", action="store_true", help="also each view of the model alone")
+    add(
+        "--embedding_sizes",
+        type=_sizes,
+        default=(),
+        metavar="N,N",
+        help="also the first N numbers of each embedding (Matryoshka)",
+    )
     add("--fusion", default="", help=f"a row of several --rank: {', '.join(FUSIONS)}")
     add(
         "--rank",
         action="append",
         help="what is fused: model, a view of it, bm25; by default model and bm25",
+    )
+    add(
+        "--tune_weights",
+        action="store_true",
+        help="finds the weights of --fusion that are best on these (dev) tasks, and"
+        " prints them",
     )
     add("--feedback", action="store_true", help="a row with expanded queries (Rocchio)")
     add("--lowercase", action="store_true", help="encodes texts in lower case")

@@ -47,7 +47,7 @@ def _static_queries(stage: Any) -> str | None:
 
 
 def _sparse(stage: Any) -> str | None:
-    if not _head(stage).entry.sparse:
+    if not (_head(stage).entry.sparse or _head(stage).entry.weighed):
         return f"the head {_head(stage).name} has views that are not weights of terms"
     return None
 
@@ -77,6 +77,12 @@ def _option(name: str) -> Callable[[Any], str | None]:
         return None if getattr(head.options, name) else f"model.head.{name} is 0"
 
     return check
+
+
+def _one_embedding(stage: Any) -> str | None:
+    if "embedding" not in _head(stage).entry.gives:
+        return f"texts of the head {_head(stage).name} are not one embedding"
+    return None
 
 
 def _pivot(stage: Any) -> str | None:
@@ -192,6 +198,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "source view": _source_view,
     "translations": _option("translations"),
     "n-grams": _option("ngrams"),
+    "one embedding": _one_embedding,
     "pivot head": _pivot,
     "word head": _words,
     "fresh weights": _fresh,

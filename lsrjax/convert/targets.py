@@ -21,6 +21,7 @@ from lsrjax.errors import InputError
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval import prefixes
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.ask_transformers import PROBES, asked
@@ -179,6 +180,7 @@ def export(
     out: pathlib.Path,
     allowed: Allowed = NOTHING,
     prune: Pruning | None = None,
+    embedding_size: int = 0,
 ) -> None:
     """Writes a model to a folder in a format.
 
@@ -188,11 +190,14 @@ def export(
       out: a folder that does not exist yet.
       prune: the budget of a vector's terms. `top:N` becomes a part of the model, where
         the format can hold it (`max_active_dims`); the card names any.
+      embedding_size: keep the first numbers of an embedding; 0: all.
 
     Raises:
       InputError: a model that cannot be read, or that the format cannot represent.
     """
     model = open_model.open_portable(reference, allowed)
+    if embedding_size:
+        model = prefixes.shortened(model, embedding_size, "--embedding_size")
     model = _pruned(model, prune, target)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
     if target not in possible:

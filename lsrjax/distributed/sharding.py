@@ -14,7 +14,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -364,7 +364,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_vocabulary(
     pool: Callable[..., Pooled],
-    h_BLD: jax.Array,
+    h_BLD: Any,
     w_VD: jax.Array,
     b_V: jax.Array,
     mask_BL,
@@ -373,6 +373,7 @@ def over_vocabulary(
 
     Args:
       pool: returns arrays [B, V], with each term independent of the others.
+      h_BLD: hidden states, or a tree of arrays of tokens.
       mask_BL: non-zero at tokens.
 
     Returns:

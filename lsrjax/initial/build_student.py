@@ -10,6 +10,7 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import initialisations
 from lsrjax.initial.start import Start
+from lsrjax.losses import objective
 from lsrjax.models import heads, retriever
 from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
@@ -64,6 +65,7 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
         if model is not None:
             pivot_tokenizer = one.entry.pivot_tokenizer(model) or pivot_tokenizer
     spec = _spec(config, head, encoder, folder, fields)
+    objective.of(config.loss).check_views(spec.views, "config.loss")
     for one in starts:
         one.entry.check(spec, models)
     towers = config.model.towers

@@ -10,6 +10,7 @@ from lsrjax.data.examples import ANY, ENGLISH, Pair
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import shared_tokens, warm_start
+from lsrjax.models.heads import head_class
 from lsrjax.models.lookups import CHARACTERS, hashed
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -70,7 +71,10 @@ def idf_of_views(
     places = np.linspace(0, len(source) - 1, count, dtype=int)
     texts = texts_by_language([source[i] for i in places.tolist()])
     found = {}
+    weighed = head_class(spec.head).weighed or spec.views
     for view, size in spec.views.items():
+        if view not in weighed:
+            continue
         if view == "pivot":
             # Texts in an unknown language count as English, as everywhere.
             english = {k: v for k, v in texts.items() if k in (ENGLISH, ANY)}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lsrjax.errors import InputError
-from lsrjax.losses.loss import RANKED, Loss, LossOptions
+from lsrjax.losses.loss import RANKED, Loss, LossOptions, RankedOptions
 from lsrjax.models.views import bad_weights, score_all
 from lsrjax.options import option
 
@@ -135,7 +135,7 @@ class Contrast(LossOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class InfoNCEOptions(Contrast):
+class InfoNCEOptions(RankedOptions, Contrast):
     """Of `infonce`."""
 
     both_directions: bool = option(False, "also a document's query among all queries")

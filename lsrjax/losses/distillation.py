@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lsrjax.errors import InputError
-from lsrjax.losses.loss import RANKED, Loss, LossOptions
+from lsrjax.losses.loss import RANKED, Loss, RankedOptions
 from lsrjax.models.views import score_groups
 from lsrjax.options import no_effect, option
 
@@ -88,7 +88,7 @@ def margin_mse_by_query(
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageKLOptions(LossOptions):
+class LanguageKLOptions(RankedOptions):
     """Of `language_kl`."""
 
     temperature: float = option(1.0, "of both softmaxes", above=0)
@@ -102,7 +102,7 @@ class KLOptions(LanguageKLOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class MarginMSEOptions(LossOptions):
+class MarginMSEOptions(RankedOptions):
     """Of `margin_mse`."""
 
     teacher_scale: float = option(1.0, "multiplies the teacher's scores", above=0)

@@ -1,10 +1,13 @@
 """What a loss is: an entry of `lsrjax.losses.table.LOSSES`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 import jax
 
+from lsrjax.errors import InputError
+from lsrjax.models.views import Dense, Views
 from lsrjax.options import Options, option
 
 # The texts that losses are of.
@@ -30,6 +33,83 @@ class LossOptions(Options):
     def targets(self) -> tuple[str, ...]:
         """Additional `TARGETS` that the options require."""
         return ()
+
+    def shorter(
+        self, views: dict[str, Views]
+    ) -> Iterator[tuple[str, float, dict[str, Views]]]:
+        """Views by text that the loss is also of: a part's suffix, a weight, views."""
+        yield from ()
+
+    def check_views(self, sizes: Mapping[str, int], where: str) -> None:
+        """Refuses options that contradict the sizes of the student's views, by name."""
+
+
+def _bad_sizes(sizes: tuple[int, ...]) -> str | None:
+    if all(size > 0 for size in sizes) and len(set(sizes)) == len(sizes):
+        return None
+    return "give different sizes, each > 0"
+
+
+def _bad_prefix_weights(weights: tuple[float, ...]) -> str | None:
+    return None if all(weight > 0 for weight in weights) else "give numbers > 0"
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedOptions(LossOptions):
+    """The options of losses over scores, which prefixes of embeddings have too."""
+
+    because: ClassVar = {"prefixes": "there are no prefixes"}
+
+    prefixes: tuple[int, ...] = option(
+        (),
+        "sizes: the loss is also of an embedding's first numbers (Matryoshka)",
+        problem=_bad_sizes,
+        when="one embedding",
+    )
+    prefix_weights: tuple[float, ...] = option(
+        (),
+        "of the losses of `prefixes`; empty: 1 each",
+        problem=_bad_prefix_weights,
+        when="prefixes",
+    )
+
+    def problem(self) -> str | None:
+        """Refuses as many weights as there are no prefixes."""
+        given = len(self.prefix_weights)
+        if not (given and self.prefixes) or given == len(self.prefixes):
+            return None
+        return (
+            f"prefix_weights has {given} weights for"
+            f" {len(self.prefixes)} prefixes. Give each its own."
+        )
+
+    def shorter(self, views):
+        """The prefixes of embeddings (Kusupati et al. 2022)."""
+        weights = self.prefix_weights or (1.0,) * len(self.prefixes)
+        for size, weight in zip(self.prefixes, weights, strict=True):
+            yield (
+                f"_{size}",
+                weight,
+                {text: _prefix(of, size) for text, of in views.items()},
+            )
+
+    def check_views(self, sizes, where):
+        """Refuses prefixes that are no shorter than the embedding."""
+        for name, whole in sizes.items():
+            if long := [size for size in self.prefixes if size >= whole]:
+                raise InputError(
+                    f"{where}.prefixes has {long[0]}, but the embedding (view {name!r})"
+                    f" has {whole} numbers. Give sizes below it; the loss of the whole"
+                    " is always there."
+                )
+
+
+def _prefix(views: Views, size: int) -> Views:
+    return {
+        name: view.prefix(size)
+        for name, view in views.items()
+        if isinstance(view, Dense)
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,6 +81,15 @@ class Objective:
             shapes |= {"query_key": key, "document_key": keys}
         return shapes
 
+    def check_views(self, sizes: Mapping[str, int], where: str) -> None:
+        """Refuses options that contradict the sizes of the student's views, by name.
+
+        Raises:
+          InputError: such as a prefix that is longer than the embedding.
+        """
+        for one in self.losses:
+            one.options.check_views(sizes, f"{where}.{one.name}")
+
     def __call__(self, views: dict[str, Views], targets) -> dict[str, jax.Array]:
         """The weighted parts by name, scalars, which add up; see `by_query`."""
         return {k: v.mean() for k, v in self.by_query(views, targets).items()}
@@ -95,9 +104,11 @@ class Objective:
         """
         parts: dict[str, jax.Array] = {}
         for one in self.losses:
-            found = one.entry.fn(views, targets, one.options)
-            weight = one.options.weight
-            parts |= {part: weight * value for part, value in found.items()}
+            whole = ("", 1.0, views)
+            for suffix, share, seen in (whole, *one.options.shorter(views)):
+                found = one.entry.fn(seen, targets, one.options)
+                weight = share * one.options.weight
+                parts |= {f"{part}{suffix}": weight * of for part, of in found.items()}
         return parts
 
 

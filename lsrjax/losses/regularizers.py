@@ -267,6 +267,8 @@ def penalties(
     found = {}
     for text, by_view in views.items():
         for name, view in by_view.items():
+            if not isinstance(view, SPARSE):
+                continue
             field = _field(text, name)
             if field in lambdas:
                 if entry.idf:
@@ -276,7 +278,6 @@ def penalties(
                 penalty = lambdas[field] * entry.fn(*given, **options)
                 found[f"{regularizer.name}_{text}_{name}"] = penalty
             if chosen.anti_zero and field == text:
-                assert isinstance(view, SPARSE)
                 found[f"anti_zero_{text}_{name}"] = chosen.anti_zero * anti_zero(view)
     return found
 

@@ -5,17 +5,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lsrjax.models.backbones.classifiers import last_of_tokens
 from lsrjax.models.layers import Fixed, Head
 from lsrjax.models.texts import Texts
-from lsrjax.models.views import Code, Dense, MultiVector, Views
+from lsrjax.models.views import Code, Dense, MultiVector, Views, normalized
 from lsrjax.options import Options, option
-
-# Of 2^16 numbers below the first, or of any in float32 times the second, the sum of
-# squares is far from infinite, and from what is treated as zero.
-_LARGE, _SMALLER = 1e15, 2.0**-80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +115,6 @@ def _shown_by(params) -> dict:
     return {"embedding_size": params["projection"]["kernel"].shape[1]}
 
 
-def _normalized(x) -> jax.Array:
-    """Scales vectors of the last axis to length 1; zeros stay zeros."""
-    # The squares of large ones would be infinite. A power of two changes no digit.
-    largest = jax.lax.stop_gradient(jnp.abs(x).max(axis=-1, keepdims=True))
-    x = x * jnp.where(largest > _LARGE, _SMALLER, 1.0)
-    squares = jnp.square(x).sum(axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
-
-
 class DenseHead(Head):
     """One embedding of the text; one view, `dense`.
 
@@ -149,6 +137,16 @@ class DenseHead(Head):
         """The embedding's size."""
         return _shown_by(params)
 
+    @staticmethod
+    def shortened(spec, params, size):
+        """Projected to its first numbers, before they are scaled to length 1."""
+        if "projection" in params:
+            kernel_DE = params["projection"]["kernel"]
+        else:
+            kernel_DE = np.eye(spec.encoder.hidden_size, dtype=np.float32)
+        projection = {"kernel": np.ascontiguousarray(kernel_DE[:, :size])}
+        return spec.replaced(embedding_size=size), params | {"projection": projection}
+
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         self.projection = _projection(spec, dtype, rngs)
         self.pooling = spec.options.pooling
@@ -159,7 +157,9 @@ class DenseHead(Head):
         x_BD = texts.together(map(self._pooled, texts.split(hidden_TD), texts.mask))
         if self.projection is not None:
             x_BD = self.projection(x_BD).astype(jnp.float32)
-        return {"dense": Dense(_normalized(x_BD) if self.normalize else x_BD)}
+        if self.normalize:
+            x_BD = normalized(x_BD)
+        return {"dense": Dense(x_BD, unit=self.normalize)}
 
     def _pooled(self, hidden_BLD, mask_BL) -> jax.Array:
         keep_BL1 = mask_BL[:, :, None]
@@ -342,7 +342,7 @@ class ColbertHead(Head):
         keep_T = texts.join(kept)
         x_TD = jnp.where(keep_T[:, None], x_TD.astype(jnp.float32), 0.0)
         if self.normalize:
-            x_TD = _normalized(x_TD)
+            x_TD = normalized(x_TD)
         x_BLD = texts.padded(texts.split(x_TD))
         return {"tokens": MultiVector(x_BLD, texts.padded(kept))}
 

@@ -29,86 +29,28 @@ from lsrjax.models.dense_heads import (
     DenseOptions,
     EmbeddingOptions,
 )
+from lsrjax.models.hybrid_heads import AggretrieverHead, HybridHead
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
 from lsrjax.models.lookups import Dictionary, Ngrams
-from lsrjax.models.term_weights import LexEcho, MLMHead
+from lsrjax.models.masked_lm_terms import (
+    MaskedLMOptions,
+    MaskedLMTerms,
+    PooledOptions,
+)
+from lsrjax.models.term_weights import LexEcho, MLMHead, strongest_repeat
 from lsrjax.models.texts import Texts
-from lsrjax.models.views import MultiVector, Vector, Views, bad_weights
-from lsrjax.options import Chosen, Options, no_effect, option, resolve
-
-
-def _begins(spec) -> int:
-    """The id that shifted logits begin with; -1: they are not shifted."""
-    if spec.options.logits == "plain":
-        return -1
-    token = getattr(spec.encoder, "bos_token_id", None)
-    if token is None or spec.options.pooling != "max":
-        raise InputError(
-            f"config.model.head.logits is {spec.options.logits!r}, which is for"
-            f" NorBERT4 and pooling 'max'; the encoder is a {spec.encoder.family}, and"
-            f" pooling is {spec.options.pooling!r}. Use 'plain'."
-        )
-    return token
-
-
-def _cap(spec) -> float:
-    """The c of logits c tanh(x / c); 0: they have none."""
-    cap = getattr(spec.encoder, "logit_cap", 0.0)
-    if cap and spec.options.pooling != "max":
-        raise InputError(
-            f"config.model.head.pooling is {spec.options.pooling!r}, and logits of"
-            f" {spec.encoder.family} are capped at {cap:g} (final_logit_softcapping),"
-            " which only the pooling 'max' does."
-        )
-    return cap
+from lsrjax.models.views import Bag, MultiVector, Vector, Views, bad_weights, weighted
+from lsrjax.models.word_queries import QueryOptions, WordQueries
+from lsrjax.options import Chosen, option, resolve
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pooled(Options):
-    pool_mask: str = option(
-        "exclude",
-        "exclude (padding never changes a result) | multiply (reference; padded"
-        " positions take part in the max as 0)",
-        choices=("exclude", "multiply"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class SpladeOptions(_Pooled):
+class SpladeOptions(QueryOptions, MaskedLMOptions):
     """Of `SpladeHead`."""
 
-    tied: bool = option(True, "the decoder is the word embedding", when="fresh weights")
-    pooling: str = option("max", "over tokens", choices=("max", "sum"))
-    activation: str = option(
-        "relu",
-        "of the logits, before the logarithm",
-        choices=("relu", "log1p_relu"),
-        fact=True,
-    )
-    logits: str = option(
-        "plain",
-        "of NorBERT4: plain | shifted (the next token's, as its masked LM was trained)"
-        " | capped (shifted, and 30 sigmoid(x / 7.5), as the hub's code gives them)",
-        choices=("plain", "shifted", "capped"),
-    )
-    queries: str = option(
-        "encoded",
-        "encoded | static (inference-free: a learned weight for each distinct word) |"
-        " words (SPLADE-doc: each weighs 1); neither is encoded",
-        choices=("encoded", "static", "words"),
-        when="ranking loss",
-    )
-
-    def problem(self) -> str | None:
-        """Refuses the mask of a maximum with another pooling."""
-        if self.pooling == "max" or self.pool_mask == "exclude":
-            return None
-        because = "there is no maximum over tokens with pooling = 'sum'"
-        return no_effect("pool_mask", self.pool_mask, because)
-
 
 @dataclasses.dataclass(frozen=True)
-class MilcoOptions(_Pooled):
+class MilcoOptions(PooledOptions):
     """Of `MilcoHead`."""
 
     lexecho: bool = option(False, "add the source view")
@@ -130,8 +72,8 @@ class MilcoOptions(_Pooled):
     )
     ngrams: int = option(
         0,
-        "columns of a third view, surface, of the text's character n-grams, with learned"
-        " weights that init.ngrams starts; 0: none",
+        "columns of a third view, surface, of the text's character n-grams, with"
+        " learned weights that init.ngrams starts; 0: none",
         low=0,
         high=2**24,
     )
@@ -151,100 +93,33 @@ class M3Options(EmbeddingOptions):
     )
 
 
-class SpladeHead(Head):
-    """SPLADE over the encoder's own vocabulary; one view, `terms`.
-
-    With the option `queries` other than "encoded", a query is a bag of its own words
-    without special tokens, and needs no encoder: each distinct word has its learned
-    weight in `static` ("static": inference-free SPLADE, Geng et al. 2024), or 1
-    ("words": SPLADE-doc, Formal et al. 2021).
-    """
+class SpladeHead(MaskedLMTerms, WordQueries):
+    """SPLADE over the encoder's own vocabulary; one view, `terms`."""
 
     Options = SpladeOptions
     gives = ("logits", "one vector")
-    starts_from = ("encoder", "head")
-
-    @staticmethod
-    def views(spec) -> dict[str, int]:
-        """`terms`, of the encoder's vocabulary."""
-        return {"terms": spec.encoder.vocab_size}
-
-    @staticmethod
-    def encodes_queries(options) -> bool:
-        """Whether queries are more than bags of words."""
-        return options.queries == "encoded"
-
-    @staticmethod
-    def learns_queries(options) -> bool:
-        """Whether training affects queries, that is, unless each word weighs 1."""
-        return options.queries != "words"
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
         """`terms`, except for queries that are bags of words."""
         return () if text == "query" and not spec.encodes_queries else ("terms",)
 
-    @staticmethod
-    def as_trained(options, model):
-        """Sets whether the decoder is tied, and the activation."""
-        # A tied decoder can be all of a head.
-        shown = SpladeHead.shown_by(model.params.get("head", {"mlm": {}}))
-        activation = model.spec.options.activation
-        return dataclasses.replace(options, activation=activation, **shown)
-
-    @staticmethod
-    def shown_by(params) -> dict:
-        """Whether the decoder is tied."""
-        return {"tied": "decoder" not in params["mlm"]}
-
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        family = backbone(spec.encoder.family)
-        self.mlm = MLMHead(
-            family.transform(spec.encoder, dtype=dtype, rngs=rngs),
-            spec.encoder.hidden_size,
-            spec.encoder.vocab_size,
-            silent_terms=spec.encoder.silent_terms,
-            begins=_begins(spec),
-            capped=spec.options.logits == "capped",
-            cap=_cap(spec),
-            bias=family.head_bias,
-            tied=spec.options.tied,
-            pool_mask=spec.options.pool_mask,
-            pooling=spec.options.pooling,
-            activation=spec.options.activation,
-            rngs=rngs,
-        )
-        self.queries = spec.options.queries
-        self.special_ids = spec.special_ids
-        self.size = spec.encoder.vocab_size
-        if self.queries == "static":
-            # Special tokens are not words: their zeros are never read or changed.
-            special = jnp.asarray(spec.special_ids, jnp.int32)
-            self.static = nnx.Param(jnp.ones(self.size).at[special].set(0))
-
-    def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
-        """The `terms` view."""
-        return {"terms": self.mlm(hidden_TD, texts, word_embeddings_VD)}
+        WordQueries.__init__(self, spec)
+        MaskedLMTerms.__init__(self, spec, dtype=dtype, rngs=rngs)
 
     def from_ids(self, ids_BL, mask_BL) -> Views:
         """The `terms` view of bags of words; the weights are also the raw values."""
-        words_BV = self._words(ids_BL, mask_BL)
-        return {"terms": Vector(words_BV, words_BV)}
-
-    def _words(self, ids_BL, mask_BL) -> jax.Array:
-        """The weights of each text's distinct words, as wide as encoded texts."""
         width = self.size + -self.size % sharding.axis_size(sharding.MODEL)
-        keep_BL = mask_BL.astype(bool)
-        for special in self.special_ids:
-            keep_BL &= ids_BL != special
         rows_B1 = jnp.arange(len(ids_BL))[:, None]
+        words_BL = self.words(ids_BL, mask_BL).astype(jnp.float32)
         present_BV = jnp.zeros((len(ids_BL), width), jnp.float32)
-        present_BV = present_BV.at[rows_B1, ids_BL].max(keep_BL.astype(jnp.float32))
-        present_BV = sharding.constrain(present_BV, sharding.DATA, sharding.MODEL)
-        if self.queries == "words":
-            return present_BV
-        weights_V = jnp.pad(self.static[...], (0, width - self.size))
-        return present_BV * weights_V
+        present_BV = present_BV.at[rows_B1, ids_BL].max(words_BL)
+        words_BV = sharding.constrain(present_BV, sharding.DATA, sharding.MODEL)
+        if self.static is not None:
+            # As wide as encoded texts.
+            words_BV *= jnp.pad(self.static[...], (0, width - self.size))
+        return {"terms": Vector(words_BV, words_BV)}
 
 
 class MilcoHead(Head):
@@ -358,13 +233,15 @@ def _with_translations(pivot: Vector, logits_BV: jax.Array) -> Vector:
     return Vector(jnp.log1p(jax.nn.relu(raw_BV)), raw_BV)
 
 
-class TokenWeightsHead(Head):
+class TokenWeightsHead(WordQueries):
     """A weight for each token of the text; one view, `terms`.
 
     `relu(x a + c)` in the token's own column, the largest of its repeats, without
     special tokens (uniCOIL, Lin and Ma 2021; the sparse vectors of BGE-M3, Chen et al.
-    2024).
+    2024; with the option `queries = "words"` DeepImpact, Mallia et al. 2021).
     """
+
+    Options = QueryOptions
 
     @staticmethod
     def views(spec) -> dict[str, int]:
@@ -372,11 +249,20 @@ class TokenWeightsHead(Head):
         return {"terms": spec.encoder.vocab_size}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
+        super().__init__(spec)
         self.weigh = LexEcho(spec, "max", spec.special_ids, rngs=rngs)
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `terms` view."""
         return {"terms": self.weigh(hidden_TD, texts)}
+
+    def from_ids(self, ids_BL, mask_BL) -> Views:
+        """The `terms` view of bags of words."""
+        weights_BL = self.words(ids_BL, mask_BL).astype(jnp.float32)
+        weights_BL = strongest_repeat(ids_BL, weights_BL)
+        if self.static is not None:
+            weights_BL *= self.static[...][ids_BL]
+        return {"terms": Bag(ids_BL, weights_BL, self.size)}
 
 
 class M3Head(Head):
@@ -401,7 +287,8 @@ class M3Head(Head):
         normalize = spec.options.normalize
         first = spec.with_head("dense", DenseOptions(normalize=normalize))
         self.dense = DenseHead(first, dtype=dtype, rngs=rngs)
-        self.terms = TokenWeightsHead(spec, dtype=dtype, rngs=rngs)
+        weights = spec.with_head("token_weights")
+        self.terms = TokenWeightsHead(weights, dtype=dtype, rngs=rngs)
         # Always projected.
         own = ColbertOptions(**ColbertHead.sized(spec), normalize=normalize)
         each = spec.with_head("colbert", own)
@@ -424,10 +311,7 @@ class M3Head(Head):
             x_BLD = jnp.where(query_B11, mean_BLD, multi.tokens_BLD)
             multi = dataclasses.replace(multi, tokens_BLD=x_BLD)
         views |= {"tokens": multi}
-        return {
-            name: dataclasses.replace(view, scale=scale)
-            for (name, view), scale in zip(views.items(), self.weights, strict=True)
-        }
+        return weighted(views, self.weights)
 
 
 HEADS = {
@@ -438,6 +322,8 @@ HEADS = {
     "csr": CSRHead,
     "colbert": ColbertHead,
     "m3": M3Head,
+    "hybrid": HybridHead,
+    "aggretriever": AggretrieverHead,
 }
 
 

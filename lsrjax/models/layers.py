@@ -5,6 +5,7 @@ In array names T is all tokens of a batch, text after text; see `lsrjax.models.t
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,6 +231,7 @@ class Head(nnx.Module):
       gives: what it has for losses that need it, of `GIVEN`.
       source_option: the option that adds a view of the text's own tokens, `source`.
       sparse: whether all views are weights of terms.
+      weighed: the views that are weights of terms, and regularized, if not all are.
       starts_from: the parts that a student has of the model of `init.encoder`.
       copies_pivot: whether its masked-LM head is copied from an English model.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
@@ -239,6 +241,7 @@ class Head(nnx.Module):
     gives: tuple[str, ...] = ()
     source_option = ""
     sparse = True
+    weighed: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("encoder",)
     copies_pivot = False
     rules: tuple[Rule, ...] = ()
@@ -285,6 +288,14 @@ class Head(nnx.Module):
     def as_trained(options, model):
         """The options, with those that the head of a `SavedModel` determines."""
         return options
+
+    @staticmethod
+    def shortened(spec, params: dict, size: int) -> tuple[Any, dict]:
+        """The spec and the head's parameters for the first `size` numbers of a vector.
+
+        Only heads that give one embedding have it.
+        """
+        raise NotImplementedError
 
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
         """The views of queries from their ids alone, like those of encoded texts."""

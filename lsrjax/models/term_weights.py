@@ -63,6 +63,14 @@ class MLMHead(nnx.Module):
         self.activation = activation
         self.weights_only = False
 
+    def factors(self, hidden_TD, word_embeddings_VD) -> tuple[jax.Array, ...]:
+        """What the logits are made of: the states, the decoder and its bias."""
+        decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
+        bias_V = jnp.zeros(self.size) if self.bias is None else self.bias[...]
+        if self.silent_terms:
+            bias_V = bias_V.at[: self.silent_terms].set(_SILENT)
+        return self.transform(hidden_TD), decoder_VD, bias_V
+
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Vector:
         """SPLADE (Formal et al. 2021).
 
@@ -72,15 +80,12 @@ class MLMHead(nnx.Module):
         no gradient. With the activation "log1p_relu", log1p is applied to the weights
         once more (Shen et al. 2025, OpenSearch's v3).
         """
-        decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
-        bias_V = jnp.zeros(self.size) if self.bias is None else self.bias[...]
-        if self.silent_terms:
-            bias_V = bias_V.at[: self.silent_terms].set(_SILENT)
         mask = texts.mask
         if self.begins >= 0:
             # A state counts if there is a token behind it.
             mask = tuple(jnp.pad(m[:, 1:], ((0, 0), (0, 1))) for m in mask)
-        factors = self.transform(hidden_TD), decoder_VD, bias_V, mask
+        h_TD, w_VD, b_V = self.factors(hidden_TD, word_embeddings_VD)
+        factors = h_TD, w_VD, b_V, mask
         twice = self.activation == "log1p_relu"
         if self.pooling == "sum":
             pool = functools.partial(vocab_sum, twice=twice)
@@ -150,10 +155,10 @@ class LexEcho(nnx.Module):
         for special in self.special_ids:
             keep_BL &= ids_BL != special
         s_BL = jnp.where(keep_BL, s_BL, 0.0)
-        return _strongest_repeat(ids_BL, s_BL) if self.repeats == "max" else s_BL
+        return strongest_repeat(ids_BL, s_BL) if self.repeats == "max" else s_BL
 
 
-def _strongest_repeat(ids_BL, weights_BL):
+def strongest_repeat(ids_BL, weights_BL):
     """Zeroes all but the strongest occurrence of each id (the first if equal)."""
     L = ids_BL.shape[1]
     same_BLL = ids_BL[:, :, None] == ids_BL[:, None, :]

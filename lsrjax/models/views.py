@@ -24,6 +24,10 @@ import jax.numpy as jnp
 
 from lsrjax.distributed.sharding import DATA, MODEL, constrain
 
+# Of 2^16 numbers below the first, or of any in float32 times the second, the sum of
+# squares is far from infinite, and from what is treated as zero.
+_LARGE, _SMALLER = 1e15, 2.0**-80
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +163,23 @@ class Bag:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """One embedding of a text; `scale` as of `Bag`."""
+    """One embedding of a text.
+
+    Attributes:
+      scale: as of `Bag`.
+      unit: it has length 1, and so do its prefixes.
+    """
 
     embedding_BD: jax.Array
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
+    unit: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def prefix(self, size: int) -> "Dense":
+        """The embedding of its first `size` numbers (Kusupati et al. 2022)."""
+        x_BD = self.embedding_BD[:, :size]
+        if self.unit:
+            x_BD = normalized(x_BD)
+        return dataclasses.replace(self, embedding_BD=x_BD)
 
     def score_all(self, documents: "Dense") -> jax.Array:
         """Dot products of every query with every document, [B, N]."""
@@ -233,13 +250,32 @@ Views = dict[str, View]
 SPARSE = (Vector, Bag)
 
 
-def bad_weights(weights: tuple[float, ...]) -> str | None:
-    """What is wrong with weights of the views dense, terms and tokens."""
-    if len(weights) == 3 and all(w >= 0 for w in weights) and any(weights):
+def normalized(x) -> jax.Array:
+    """Scales vectors of the last axis to length 1; zeros stay zeros."""
+    # The squares of large ones would be infinite. A power of two changes no digit.
+    largest = jax.lax.stop_gradient(jnp.abs(x).max(axis=-1, keepdims=True))
+    x = x * jnp.where(largest > _LARGE, _SMALLER, 1.0)
+    squares = jnp.square(x).sum(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+def bad_weights(
+    weights: tuple[float, ...], views: tuple[str, ...] = ("dense", "terms", "tokens")
+) -> str | None:
+    """What is wrong with weights of these views."""
+    count = {2: "two", 3: "three"}[len(views)]
+    if len(weights) == len(views) and all(w >= 0 for w in weights) and any(weights):
         return None
-    return (
-        "give three numbers >= 0, of the views dense, terms and tokens, one of them > 0"
-    )
+    named = f"{', '.join(views[:-1])} and {views[-1]}"
+    return f"give {count} numbers >= 0, of the views {named}, one of them > 0"
+
+
+def weighted(views: Views, scales: Iterable[float]) -> Views:
+    """The views with the scales of their scores in the sum over views."""
+    return {
+        name: dataclasses.replace(view, scale=scale)
+        for (name, view), scale in zip(views.items(), scales, strict=True)
+    }
 
 
 def score_all(queries: Views, documents: Views) -> jax.Array:

@@ -325,13 +325,14 @@ def _stacked(parts: list, terms: int) -> sparse.csr_matrix | TokenMatrix:
 
 
 def joined(
-    views: dict[str, sparse.csr_matrix | TokenMatrix],
+    views: dict[str, sparse.csr_matrix | TokenMatrix], *, apart: bool = False
 ) -> sparse.csr_matrix | TokenMatrix | Several:
     """All views side by side, [N, E + M]: pivot columns first, then source columns.
 
-    Embeddings of tokens stay a `TokenMatrix`, or become part of `Several`.
+    Embeddings of tokens stay a `TokenMatrix`, or become part of `Several`. So does each
+    of several views if they are to stay `apart`, as those that are not all sparse.
     """
     matrices = list(views.values())
-    if any(isinstance(matrix, TokenMatrix) for matrix in matrices):
+    if apart or any(isinstance(matrix, TokenMatrix) for matrix in matrices):
         return matrices[0] if len(matrices) == 1 else Several(matrices)
     return sparse.hstack(list(views.values()), format="csr")

@@ -17,6 +17,7 @@ from lsrjax.retrieval.encode_texts import TextEncoder, joined
 from lsrjax.retrieval.feedback import Rocchio, rocchio
 from lsrjax.retrieval.kept import KeptFile
 from lsrjax.retrieval.maxsim import TokenMatrix
+from lsrjax.retrieval.prefixes import Prefix
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.retrieval.search import Several, TopHits
 from lsrjax.retrieval.tasks.task import Task
@@ -97,11 +98,36 @@ class Searcher:
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How vectors are searched: which views (none: all), how many of their terms."""
+    """How vectors are searched: which views (none: all), and how much of them.
+
+    That is how many terms, or how many numbers of an embedding.
+    """
 
     views: Sequence[str] = ()
     prune_queries: Pruning | None = None
     prune_documents: Pruning | None = None
+    prefix: Prefix | None = None
+
+    def queries(self, views: Mapping[str, Any]) -> Any:
+        """The matrix of queries, of their views."""
+        return self._joined(views, self.prune_queries)
+
+    def documents(self, views: Mapping[str, Any]) -> Any:
+        """The same of documents."""
+        return self._joined(views, self.prune_documents)
+
+    def _joined(self, views: Mapping[str, Any], pruning: Pruning | None) -> Any:
+        matrix = joined({name: views[name] for name in self.views or views})
+        if self.prefix is not None:
+            matrix = self.prefix.apply(matrix)
+        if pruning is None:
+            return matrix
+        if not isinstance(matrix, sparse.csr_matrix):
+            raise InputError(
+                "Embeddings of tokens have no terms to prune. Leave --prune_queries and"
+                " --prune_documents out."
+            )
+        return pruning.apply(matrix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +175,7 @@ def rank(
       InputError: a vector is not finite, or embeddings are to be pruned.
     """
     views = searcher.queries(_cased(task.queries, lowercase))
-    queries = {
-        name: _joined(views, way.views, way.prune_queries) for name, way in ways.items()
-    }
+    queries = {name: way.queries(views) for name, way in ways.items()}
     return _searched(task, searcher, ways, queries, depth, lowercase, kept)
 
 
@@ -176,7 +200,7 @@ def feed_back(
       InputError: the model's vectors are not sparse.
     """
     views = searcher.queries(_cased(task.queries, lowercase))
-    queries = _joined(views, way.views, way.prune_queries)
+    queries = way.queries(views)
     if not searcher.encoder.spec.sparse:
         raise InputError("--feedback needs a model whose vectors have terms.")
     places, rows = np.unique(first.hits[:, : how.documents], return_inverse=True)
@@ -184,7 +208,7 @@ def feed_back(
     found = searcher.documents(_cased(texts, lowercase))
     # Row -1 for no hit stays: it is the first of the places, if it is among them.
     hits = rows.reshape(len(task.queries), -1) - int(places[0] < 0)
-    documents = _joined(found, way.views, way.prune_documents)
+    documents = way.documents(found)
     asked = {"": rocchio(queries, documents, hits, how)}
     depth = first.hits.shape[1]
     return _searched(task, searcher, {"": way}, asked, depth, lowercase, kept)[""]
@@ -212,12 +236,13 @@ def _searched(
         documents = searcher.documents(block)
         share = len(block) / len(task.corpus)
         for name, way in ways.items():
-            matrix = _joined(documents, way.views, way.prune_documents)
+            matrix = way.documents(documents)
             best[name].add(matrix)
             terms[name] += int(text_terms(matrix).sum())
             parts = [documents[view] for view in way.views or documents]
-            # Each view is stored apart, unless terms of all of them are chosen.
-            apart = parts if way.prune_documents is None else [matrix]
+            # Each view is stored apart, unless a part of all of them is chosen.
+            whole = way.prune_documents is None and way.prefix is None
+            apart = parts if whole else [matrix]
             size[name] += sum(index_bytes(part) for part in apart) * share
         start += len(block)
         if kept and time.monotonic() - saved >= _KEEP_SECONDS:
@@ -279,18 +304,6 @@ def blocks(
 
 def _hits(task: Task, found: TopHits) -> tuple[np.ndarray, np.ndarray]:
     return task.without_own(*found.best()) if task.own_ids else found.best()
-
-
-def _joined(views, names: Sequence[str], pruning: Pruning | None):
-    matrix = joined({name: views[name] for name in names or views})
-    if pruning is None:
-        return matrix
-    if not isinstance(matrix, sparse.csr_matrix):
-        raise InputError(
-            "Embeddings of tokens have no terms to prune. Leave --prune_queries and"
-            " --prune_documents out."
-        )
-    return pruning.apply(matrix)
 
 
 def text_terms(matrix: sparse.csr_matrix | TokenMatrix | Several) -> np.ndarray:

@@ -193,7 +193,7 @@ class TextSearch:
         return views
 
     def _encoded(self, texts: Sequence[str]) -> Documents:
-        queries = joined(self._searcher.queries(texts))
+        queries = joined(self._searcher.queries(texts), apart=not self._spec.sparse)
         if isinstance(queries, sparse.csr_matrix):
             queries.sort_indices()
             if self._plan.prune is not None:

@@ -173,8 +173,9 @@ def test_vectors_are_the_same(case, tmp_path):
     assert (tmp_path / "pivot_tokenizer").is_dir() == (model.spec.head == "milco")
 
 
-def test_queries_that_are_bags_of_words_have_a_graph_of_their_own(tmp_path):
-    model = portable("splade", tied=True, queries="static")
+@pytest.mark.parametrize("head", ["splade", "token_weights"])
+def test_queries_that_are_bags_of_words_have_a_graph_of_their_own(head, tmp_path):
+    model = portable(head, queries="static")
     write_onnx(model, tmp_path)
     check_same(Runtime(tmp_path).encode(TEXTS), ours(model, TEXTS))
     found = Runtime(tmp_path, "query_model.onnx").encode(TEXTS)

@@ -36,7 +36,7 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.backbones.table import backbone
-from lsrjax.retrieval import maxsim
+from lsrjax.retrieval import maxsim, prefixes
 from lsrjax.retrieval.maxsim import TokenMatrix
 
 
@@ -182,6 +182,38 @@ def test_a_stage_is_exported_by_its_folder(case, tmp_path):
     convert.main([str(a) for a in [*args, "--out", tmp_path / "out"]])
     found = open_model.open_portable(str(tmp_path / "out"))
     assert_same_bits(found.params, model.params)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "dense projected",
+        pytest.param("dense qwen3", marks=pytest.mark.slow),
+        pytest.param("dense towers", marks=pytest.mark.slow),
+    ],
+)
+def test_a_prefix_of_embeddings_is_theirs(case, folders, tmp_path):
+    """`truncate_dim` of the whole model, and the model of a smaller size."""
+    model, size = model_of(case), 4
+    short = prefixes.shortened(model, size, "")
+    targets.TARGETS["dense"].write(short, tmp_path)
+    whole = opened(case, folders(case))
+    whole.truncate_dim = size
+    for role in ("query", "document"):
+        wanted = ours(short, TEXTS, role)
+        assert wanted.shape == (len(TEXTS), size)
+        assert_same(theirs(opened(case, tmp_path), TEXTS, role), wanted)
+        cut = theirs(whole, TEXTS, role)
+        cut /= np.linalg.norm(cut, axis=1, keepdims=True)
+        assert_same(cut, wanted)
+
+
+def test_a_model_of_shorter_embeddings_is_exported(tmp_path):
+    (tmp_path / "stage").mkdir()
+    saved_model.save_model(tmp_path / "stage", model_of("dense projected"))
+    args = ["--from", tmp_path / "stage", "--to", "lsrjax", "--embedding_size", 4]
+    convert.main([str(a) for a in [*args, "--out", tmp_path / "out"]])
+    assert saved_model.load_model(tmp_path / "out").spec.views == {"dense": 4}
 
 
 REFUSED = {

@@ -390,6 +390,10 @@ OPTIONS = [
     {"name": "batch_margin_mse", "teacher_scale": 2.0},
     {"name": "embedding"},
     {"name": "embedding", "distance": "cosine"},
+    *(
+        {"name": name, "prefixes": (7, 3), "prefix_weights": (0.5, 2.0)}
+        for name in ("kl", "language_kl", "margin_mse", "infonce")
+    ),
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},
     {
@@ -430,6 +434,9 @@ def inputs(loss):
         elif "angle" in loss.weights:
             embedding_BD = jnp.asarray(normal(30 + seed, count, V))
             views[text] = {"dense": Dense(embedding_BD)}
+        elif any(getattr(one.options, "prefixes", ()) for one in loss.losses):
+            embedding = jnp.asarray(normal(seed, count, V))
+            views[text] = {"dense": Dense(embedding, unit=True)}
         elif ranks:
             views[text]["source"] = bag(20 + seed, count)
     targets = {
@@ -586,6 +593,31 @@ def test_a_sum_is_the_weighted_sum_of_its_parts():
         assert float(parts[name]) == pytest.approx(weight * float(alone), rel=1e-6)
     assert summed.texts == ("query", "document")
     assert summed.targets == {"scores", "keys", "positives"}
+
+
+def test_prefixes_are_embeddings_of_their_own():
+    weights, sizes = (0.5, 2.0), (7, 3)
+    loss = objective_of(kl={"prefixes": sizes, "prefix_weights": weights}, infonce={})
+    views, targets = inputs(loss)
+    parts = loss(views, targets)
+    assert list(parts) == ["kl", "kl_7", "kl_3", "infonce"]
+    alone = objective_of(name="kl")
+    assert float(parts["kl"]) == float(alone(views, targets)["kl"])
+    for size, weight in zip(sizes, weights, strict=True):
+        short = {}
+        for text, of in views.items():
+            x = np.asarray(of["dense"].embedding_BD)[:, :size]
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+            short[text] = {"dense": Dense(jnp.asarray(x))}
+        expected = weight * float(alone(short, targets)["kl"])
+        assert float(parts[f"kl_{size}"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_prefixes_of_embeddings_of_any_length_keep_theirs():
+    whole = Dense(jnp.asarray(normal(3, B, V)))
+    np.testing.assert_array_equal(
+        whole.prefix(4).embedding_BD, whole.embedding_BD[:, :4]
+    )
 
 
 def test_targets_are_asked_for_where_an_option_is_on():

@@ -42,7 +42,11 @@ SPECS = {
         {"lexecho": True},
         {"translations": 3, "ngrams": 64},
     ],
-    "token_weights": [{"special_ids": SPECIAL}],
+    "token_weights": [
+        {"special_ids": SPECIAL},
+        {"queries": "static", "special_ids": SPECIAL},
+        {"queries": "words", "special_ids": SPECIAL},
+    ],
     "dense": [
         {"pooling": "cls"},
         {"pooling": "mean", "embedding_size": 5, "normalize": False},
@@ -57,6 +61,14 @@ SPECS = {
         }
     ],
     "m3": [{"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)}],
+    "aggretriever": [
+        {"tied": True, "normalize": True, "semantic_size": 3, "lexical_size": 5},
+        {"normalize": False, "tied": False, "semantic_size": 3, "lexical_size": 40},
+    ],
+    "hybrid": [
+        {"tied": True, "view_weights": (1.0, 0.5)},
+        {"tied": False, "embedding_size": 5, "embedding_pooling": "mean"},
+    ],
     "colbert": [{}, {"embedding_size": 5, "skip_ids": (3, 4, 5)}],
 }
 CASES = [(head, options) for head in HEADS for options in SPECS.get(head, ())]
@@ -146,7 +158,7 @@ def test_contract(head, options):
     spec = spec_of(head, **options)
     module = filled(HEADS[head](spec, dtype=jnp.float32, rngs=nnx.Rngs(1)))
     graphdef, params = nnx.split(module)
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(6)
     hidden = rng.normal(size=(B, L, D)).astype(np.float32)
     words = rng.normal(size=(V, D)).astype(np.float32)
     _, mask = texts()
@@ -329,22 +341,34 @@ def head_of(name, params=None, **options):
     return views
 
 
+def weights_of(view):
+    """What a view weighs each term with, [B, V]."""
+    if isinstance(view, Vector):
+        return view.weights_BV
+    rows = np.arange(len(view.ids_BK))[:, None]
+    return jnp.zeros((len(rows), V)).at[rows, view.ids_BK].add(view.weights_BK)
+
+
 @pytest.mark.parametrize("queries", ["words", "static"])
-def test_queries_without_an_encoder_are_their_distinct_words(queries):
+@pytest.mark.parametrize("head", ["splade", "token_weights"])
+def test_queries_without_an_encoder_are_their_distinct_words(head, queries):
     weights = np.linspace(0.5, 2, V) if queries == "static" else np.ones(V)
     views = head_of(
-        "splade",
+        head,
         {"static": weights} if queries == "static" else {},
-        tied=True,
         queries=queries,
         special_ids=(2,),
     )
     # 7 and 8 come twice, 2 is special, 0 stands in the padding.
     expected = np.zeros(V)
     expected[[3, 7, 8]] = weights[[3, 7, 8]]
-    np.testing.assert_allclose(views(query=True)["terms"].weights_BV[0], expected)
-    encoded = head_of("splade", tied=True)()["terms"].weights_BV
-    np.testing.assert_allclose(views()["terms"].weights_BV, encoded)
+    query = views(query=True)["terms"]
+    np.testing.assert_allclose(weights_of(query)[0], expected)
+    document = views()["terms"]
+    encoded = head_of(head, special_ids=(2,))()["terms"]
+    np.testing.assert_allclose(weights_of(document), weights_of(encoded))
+    score = weights_of(document)[0] @ expected
+    np.testing.assert_allclose(query.score_all(document)[0, 0], score, rtol=1e-6)
 
 
 def test_sum_pooling_is_the_sum_of_the_tokens_weights():
@@ -452,6 +476,59 @@ def test_idle_steps_are_counted_over_the_batch():
     after = after_step(before, jnp.array([0, 2, 1]))
     assert after["head"]["autoencoder"]["idle"].tolist() == [5, 0, 0]
     assert after_step(before, None) is before
+
+
+def test_hybrid_is_dense_and_splade_of_the_same_states():
+    bias = np.linspace(-0.5, 1, V)
+    options = {"embedding_pooling": "mean", "normalize": False, "tied": True}
+    head = head_of("hybrid", {"mlm.bias": bias}, view_weights=(2.0, 0.5), **options)()
+    terms = head_of("splade", {"mlm.bias": bias}, tied=True)()["terms"]
+    dense = head_of("dense", pooling="mean", normalize=False)()["dense"]
+    np.testing.assert_array_equal(head["terms"].weights_BV, terms.weights_BV)
+    np.testing.assert_array_equal(head["dense"].embedding_BD, dense.embedding_BD)
+    expected = 2 * dense.embedding_BD[0] @ dense.embedding_BD[0]
+    expected += 0.5 * terms.weights_BV[0] @ terms.weights_BV[0]
+    np.testing.assert_allclose(score_all(head, head)[0, 0], expected, rtol=1e-6)
+
+
+def test_aggretriever_by_loops():
+    """Over every token, term and number, in float64."""
+    rng = np.random.default_rng(5)
+    size, semantic = 4, 3
+    params = {
+        "mlm.bias": rng.normal(size=V),
+        "semantic.kernel": rng.normal(size=(1, semantic)),
+        "semantic.bias": rng.normal(size=semantic),
+        "strength.kernel": [[0.7]],
+        "strength.bias": [-0.4],
+    }
+    sizes = {"semantic_size": semantic, "lexical_size": size}
+    found = head_of("aggretriever", params, tied=True, **sizes)()["dense"]
+    module = HEADS["splade"](
+        RetrieverSpec.of(
+            "splade",
+            tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L),
+            tied=True,
+        ),
+        dtype=jnp.float32,
+        rngs=nnx.Rngs(0),
+    )
+    words, largest = np.linspace(-1, 1, V), np.full(V, -np.inf)
+    tokens = int(MASK.sum())
+    for token in range(1, tokens):
+        state = float(HIDDEN[0, token, 0])
+        out = float(module.mlm.transform(jnp.full((1, 1), state))[0, 0])
+        exp = np.exp(out * words + params["mlm.bias"])
+        largest = np.maximum(largest, (0.7 * state - 0.4) * exp / exp.sum())
+    kept, lexical = largest[V % (2 * size) :], []
+    for number in range(size):
+        pair = [max(kept[2 * number + sign :: 2 * size]) for sign in (0, 1)]
+        lexical.append(pair[0] if pair[0] > pair[1] else -pair[1])
+    first = float(HIDDEN[0, 0, 0])
+    own = first * params["semantic.kernel"][0] + params["semantic.bias"]
+    np.testing.assert_allclose(
+        found.embedding_BD[0], [*own, *lexical], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_m3_scores_are_a_weighted_sum_with_the_mean_of_the_best_matches():

@@ -82,7 +82,15 @@ OTHERS = {
     "csr_towers": ("infonce", "", CSR | {"towers": "separate"}),
     "sum": ("kl", "joint_flops", {"head": "splade", "pooling": "sum"}),
     "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
+    "impacts": ("kl", "flops", {"head": "token_weights", "queries": "static"}),
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
+    "prefixes": ("prefixes", "", {"head": "dense"}),
+    "aggretriever": (
+        "kl",
+        "",
+        {"head": "aggretriever", "semantic_size": 3, "lexical_size": 5},
+    ),
+    "hybrid": ("infonce", "idf_flops", {"head": "hybrid", "tied": True}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3"}),
     "dro": ("infonce", "", {"head": "splade"}),  # over three data sets
@@ -119,6 +127,7 @@ LOSSES = {
         **{name: {} for name in ("mann_whitney", "passage_centric", "wasserstein")},
         **{"listnet": {"in_batch": True}, "cosent": {"temperature": 0.5}},
     },
+    "prefixes": {"infonce": {"prefixes": (5,)}, "kl": {"prefixes": (3, 5)}},
 }
 
 
@@ -157,6 +166,10 @@ def student_of(task: str) -> RetrieverSpec:
     return RetrieverSpec.of(encoder=encoder(family, TERMS), special_ids=(1,), **options)
 
 
+def sparse_in_part(spec: RetrieverSpec) -> bool:
+    return bool(spec.sparse or HEADS[spec.head].weighed)
+
+
 def config_of(task: str):
     c = get_default()
     c.model.dropout = 0.1
@@ -174,7 +187,7 @@ def config_of(task: str):
         c.regularizer.threshold = 2
     c.data.group_size = GROUP
     fields = ("query", "document", "source_query", "source_document")
-    for field in fields if student_of(task).sparse else ():
+    for field in fields if sparse_in_part(student_of(task)) else ():
         if field in names(REGULARIZERS[c.regularizer.name].Options):
             c.regularizer[field] = 0.1
     if loss == "language_kl":

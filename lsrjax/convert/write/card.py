@@ -44,6 +44,10 @@ _HEADS = {
     "dense": "a text becomes one embedding",
     "csr": "CSR: a text becomes a sparse code of its embedding",
     "colbert": "ColBERT: a text becomes an embedding of each token, compared by MaxSim",
+    "aggretriever": (
+        "Aggretriever: a text becomes one embedding, part of it its terms, pooled"
+    ),
+    "hybrid": "a text becomes an embedding, and weights of the vocabulary's terms",
     "m3": "M3: a text becomes an embedding, weights and embeddings of its tokens",
 }
 _TAGS = {
@@ -53,6 +57,8 @@ _TAGS = {
     "dense": ("sentence-similarity",),
     "csr": ("csr", "sparse-encoder", "sparse"),
     "colbert": ("colbert", "multi-vector"),
+    "aggretriever": ("sentence-similarity",),
+    "hybrid": ("splade", "sparse"),
     "m3": ("m3", "sparse", "multi-vector"),
 }
 CARD = "README.md"

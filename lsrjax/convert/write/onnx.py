@@ -187,7 +187,7 @@ def _echo(
 
 
 def _words(graph: Graph, spec, head) -> dict[str, tuple[str, int]]:
-    """Queries as bags of words, as in `SpladeHead._words`."""
+    """Queries as bags of words, as of `lsrjax.models.word_queries`."""
     mask_BL = graph.cast("attention_mask", "FLOAT")
     if spec.special_ids:
         mask_BL = graph.add("Mul", mask_BL, _ordinary(graph, spec.special_ids))
