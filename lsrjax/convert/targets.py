@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert import open_model, stanford
+from lsrjax.convert import flag_embedding, open_model, stanford
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.write import (
     milco,
@@ -160,6 +160,12 @@ TARGETS = {
             "# In sentence-transformers: MultiVectorEncoder. It puts a space behind a\n"
             "# marker, which XLM-R reads as a token where no word follows.",
         ),
+        encodes=_in_transformers,
+    ),
+    "bge-m3": Target(
+        flag_embedding.write,
+        ("m3",),
+        "FlagEmbedding.BGEM3FlagModel, SentenceTransformer (dense alone)",
         encodes=_in_transformers,
     ),
     "lsrjax": Target(

@@ -3,8 +3,9 @@
 In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +222,8 @@ class Head(nnx.Module):
       source_option: the option that adds a view of the text's own tokens, `source`.
       sparse: whether all views are weights of terms.
       starts_from: the parts that a student has of the model of `init.encoder`.
+      parts: heads that are a part of it, by name, and the key of their parameters in
+        its own; a student with such a head can start from a model with this one.
       copies_pivot: whether its masked-LM head is copied from an English model.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
@@ -230,6 +233,7 @@ class Head(nnx.Module):
     source_option = ""
     sparse = True
     starts_from: tuple[str, ...] = ("encoder",)
+    parts: ClassVar[Mapping[str, str]] = {}
     copies_pivot = False
     rules = ()
 

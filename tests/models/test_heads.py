@@ -52,7 +52,10 @@ SPECS = {
             "dead_after": 2,
         }
     ],
-    "m3": [{"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)}],
+    "m3": [
+        {"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)},
+        {"view_weights": (1, 1, 1), "embedding_size": 5, "token_bias": True},
+    ],
     "colbert": [{}, {"embedding_size": 5, "skip_ids": (3, 4, 5)}],
 }
 CASES = [(head, options) for head in HEADS for options in SPECS.get(head, ())]

@@ -84,7 +84,7 @@ OTHERS = {
     "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
-    "m3_all": ("m3", "", {"head": "m3"}),
+    "m3_all": ("m3", "", {"head": "m3", "token_bias": True}),
     **{
         family: (
             "infonce",
