@@ -4,8 +4,14 @@
 
 An embedding of the text, weights of its tokens and an embedding of each token are
 trained together, and their sum teaches each of them. Point config.data.source.files to
-rows of query, pos and neg; `--dry_run` shows the memory of a step. On the embedded
-data:
+rows of query, pos and neg; `--dry_run` shows the memory of a step.
+
+To train BGE-M3 itself on, or what FlagEmbedding made of it, with all three views:
+
+    --config.init.encoder='' --config.init.model=BAAI/bge-m3
+
+(its encoder is a pickle on the hub: convert it once, docs/exports.md). `lsrjax convert
+--to bge-m3` writes the result for FlagEmbedding. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
     --config.model.dtype=float32 --config.data.source=debian

@@ -108,7 +108,10 @@ class Model:
     query_prompt: str = option("", "text before every query", when="ranking loss")
     document_prompt: str = option("", "text before every document", when="ranking loss")
     query_marker: str = option(
-        "", "token of the vocabulary behind a query's first one", when="ranking loss"
+        "",
+        "token of the vocabulary behind a query's first one, or in front of it where"
+        " the tokenizer begins no text with a special token",
+        when="ranking loss",
     )
     document_marker: str = option("", "the same in documents", when="ranking loss")
     family: Any = option(

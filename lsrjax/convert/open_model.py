@@ -10,6 +10,7 @@ from typing import Any
 from lsrjax import json_files
 from lsrjax.checkpoint import names_on_disk, results_file, saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.convert import flag_embedding
 from lsrjax.convert.read import (
     expected_tensors,
     hub,
@@ -19,10 +20,11 @@ from lsrjax.convert.read import (
 )
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.read.modules import UnknownModuleError
-from lsrjax.convert.read.presets import PRESETS, UNTIED
+from lsrjax.convert.read.presets import PRESETS, UNTIED, WHOLE
 from lsrjax.convert.read.tensors import check_types
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
+from lsrjax.models import retriever
 from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval import result_tables, task_tables
@@ -43,7 +45,8 @@ def open_model(
     Args:
       reference: `stage:NAME`, a stage's folder, or a Hugging Face folder or hub id of
         a MILCO (ours or the reference's), a masked LM, an encoder alone (then without
-        a head), a model of sentence-transformers or ColBERT, or an export to `lsrjax`.
+        a head), a model of sentence-transformers, ColBERT or FlagEmbedding (BGE-M3),
+        or an export to `lsrjax`.
         Of a model of sentence-transformers that no head here can represent, only the
         encoder is opened, to start from.
       workdir: of the run, for `stage:`.
@@ -56,6 +59,10 @@ def open_model(
     """
     if not allowed.values and reference in PRESETS:
         encoder, has_head = PRESETS[reference]
+        if reference in WHOLE:
+            head, options = WHOLE[reference]
+            spec = RetrieverSpec.of(head, encoder, **options)
+            return SavedModel(spec, retriever.split(spec)[1], None, None, reference)
         tied = reference not in UNTIED
         params = expected_tensors.promised(encoder, *("head",) * has_head, tied=tied)
         spec = RetrieverSpec.of("splade", encoder, tied=tied)
@@ -116,6 +123,8 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
     refused; else only its encoder is opened.
     """
     if (model := milco.read(reference, allowed)) is not None:
+        return model
+    if (model := flag_embedding.read(reference, allowed)) is not None:
         return model
     refused = None
     try:

@@ -1,9 +1,10 @@
 """Converts between our markers and other programs' prompts.
 
 Here a prompt is text before a text, and a marker the id of a token after the first one
-([CLS] [unused0] ...). sentence-transformers has only prompts: a marker becomes the
-prompt "[unused0]", so its tokenizer must keep that token in one piece. A sample of
-texts is tokenized both ways to check that they agree.
+([CLS] [unused0] ...), or in front where a tokenizer begins no text with a special
+token. sentence-transformers has only prompts: a marker becomes the prompt "[unused0]",
+so its tokenizer must keep that token in one piece. A sample of texts is tokenized both
+ways to check that they agree.
 """
 
 import dataclasses
@@ -61,8 +62,8 @@ class Tokens:
         return [encoding.ids for encoding in self.library.encode_batch(list(texts))]
 
 
-def _marked(rows: list[list[int]], marker: int) -> list[list[int]]:
-    return [[*row[:1], marker, *row[1:]] for row in rows]
+def _marked(rows: list[list[int]], marker: int, place: int = 1) -> list[list[int]]:
+    return [[*row[:place], marker, *row[place:]] for row in rows]
 
 
 def _registered(tokens: Tokens, markers: Iterable[int]) -> dict:
@@ -104,7 +105,9 @@ def write_prompts(
     if not markers:
         return prompts
     wanted = {
-        role: _marked(own.ids(prompts[role] + text for text in PROBES), marker)
+        role: _marked(
+            own.ids(prompts[role] + text for text in PROBES), marker, spec.marker_place
+        )
         for role, marker in markers.items()
     }
     plain = own.ids(PROBES)

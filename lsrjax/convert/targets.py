@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert import open_model, stanford
+from lsrjax.convert import flag_embedding, open_model, stanford
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
 from lsrjax.convert.write import (
     milco,
@@ -51,6 +51,7 @@ class Target:
       towers: whether it can represent separate towers.
       cuts: whether it can keep only the largest weights of a vector.
       encodes: whether it can represent an encoder of this config.
+      marks_behind: a marker is always behind the first token there.
     """
 
     write: Callable[[SavedModel, pathlib.Path], None]
@@ -60,6 +61,7 @@ class Target:
     towers: bool = False
     cuts: bool = False
     encodes: Callable[[EncoderConfig], bool] = _loadable
+    marks_behind: bool = False
 
 
 def _write_lsrjax(model: SavedModel, folder: pathlib.Path) -> None:
@@ -87,15 +89,21 @@ _ONNX = (
 )
 
 TARGETS = {
-    "milco-hf": Target(milco.write_hf, ("milco",), "transformers, from 4.57 on"),
+    "milco-hf": Target(
+        milco.write_hf, ("milco",), "transformers, from 4.57 on", marks_behind=True
+    ),
     "milco-reference": Target(
-        milco.write_reference, ("milco",), "the reference implementation of MILCO"
+        milco.write_reference,
+        ("milco",),
+        "the reference implementation of MILCO",
+        marks_behind=True,
     ),
     "milco-sparse-encoder": Target(
         milco.write_sparse_encoder,
         ("milco",),
         "sentence_transformers.SparseEncoder, transformers",
         cuts=True,
+        marks_behind=True,
     ),
     "onnx": Target(
         onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx_encoders.encodes
@@ -147,6 +155,7 @@ TARGETS = {
             'vectors = model.encode(["a text"], is_query=False)',
         ),
         encodes=_in_transformers,
+        marks_behind=True,
     ),
     "colbert": Target(
         stanford.write,
@@ -161,6 +170,13 @@ TARGETS = {
             "# In sentence-transformers: MultiVectorEncoder. It puts a space behind a\n"
             "# marker, which XLM-R reads as a token where no word follows.",
         ),
+        encodes=_in_transformers,
+        marks_behind=True,
+    ),
+    "bge-m3": Target(
+        flag_embedding.write,
+        ("m3",),
+        "FlagEmbedding.BGEM3FlagModel, SentenceTransformer (dense alone)",
         encodes=_in_transformers,
     ),
     "lsrjax": Target(
@@ -207,6 +223,8 @@ def export(
         )
         if spec.most_active:
             also += f", of whose vectors {spec.most_active} weights are kept"
+        if _marks_front(spec) and TARGETS[target].marks_behind:
+            also += ", whose marker is in front of a text's first token"
         if not TARGETS[target].encodes(spec.encoder):
             also += f", over an encoder of the family {spec.encoder.family}"
         raise InputError(
@@ -284,4 +302,10 @@ def _holds(target: Target, spec: RetrieverSpec) -> bool:
     towers = spec.towers == "shared" or target.towers
     cuts = not spec.most_active or target.cuts
     heads = bool({spec.head, "*"} & set(target.heads))
-    return towers and cuts and heads and target.encodes(spec.encoder)
+    marks = not (_marks_front(spec) and target.marks_behind)
+    return towers and cuts and heads and marks and target.encodes(spec.encoder)
+
+
+def _marks_front(spec: RetrieverSpec) -> bool:
+    marked = max(spec.query_marker, spec.document_marker) >= 0
+    return marked and spec.marker_place == 0

@@ -61,6 +61,11 @@ class TextTokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         return tuple(sorted(i for i, token in added.items() if token.special))
 
+    @functools.cached_property
+    def begins(self) -> bool:
+        """Whether texts begin with a special token, such as [CLS]."""
+        return self._tokenizer.encode("a").special_tokens_mask[:1] == [1]
+
     @property
     def mask_id(self) -> int:
         """Id of the mask token; InputError if the vocabulary has none."""
@@ -229,8 +234,9 @@ class TextField:
     Attributes:
       max_length: limit in tokens, including special ones, marker and expansion.
       prompt: put before every text.
-      marker: id inserted after the first token; -1: none.
+      marker: id inserted; -1: none.
       expand_id: id that fills texts up to `max_length`; -1: none.
+      place: tokens in front of the marker.
     """
 
     tokenizer: TextTokenizer
@@ -238,19 +244,20 @@ class TextField:
     prompt: str = ""
     marker: int = -1
     expand_id: int = -1
+    place: int = 1
 
     @classmethod
     def of(cls, spec, tokenizer: TextTokenizer, role: str, max_length: int):
         """The field of a retriever's "query" or "document" texts."""
-        if role == "query":
-            return cls(
-                tokenizer,
-                max_length,
-                spec.query_prompt,
-                spec.query_marker,
-                spec.expand_id,
-            )
-        return cls(tokenizer, max_length, spec.document_prompt, spec.document_marker)
+        query = role == "query"
+        return cls(
+            tokenizer,
+            max_length,
+            spec.query_prompt if query else spec.document_prompt,
+            spec.query_marker if query else spec.document_marker,
+            spec.expand_id if query else -1,
+            spec.marker_place,
+        )
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
@@ -259,7 +266,8 @@ class TextField:
         marked = self.marker >= 0
         rows = self.tokenizer.ids(texts, self.max_length - marked)
         if marked:
-            rows = [[*row[:1], self.marker, *row[1:]] for row in rows]
+            at = self.place
+            rows = [[*row[:at], self.marker, *row[at:]] for row in rows]
         if self.expand_id >= 0:
             fill = [self.expand_id] * self.max_length
             rows = [row + fill[len(row) :] for row in rows]

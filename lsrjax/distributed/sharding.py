@@ -71,6 +71,7 @@ RULES = (
     Rule("(echo|weigh)/kernel", (None,)),
     Rule("(echo|weigh)/(bias|scale)", ()),
     Rule("(projection|autoencoder)/kernel", (None, None)),
+    Rule("projection/bias", (None,)),
     Rule("autoencoder/(bias|center|idle)", (None,)),
 )
 

@@ -191,6 +191,8 @@ def _spec(
         fields["special_ids"] = tokenizer.special_ids
         for field in ("query_marker", "document_marker"):
             fields[field] = _token_id(tokenizer, config.model[field], field)
+            if fields[field] >= 0:
+                fields["marker_place"] = int(tokenizer.begins)
     return RetrieverSpec(head.name, encoder, **fields)
 
 

@@ -50,7 +50,10 @@ class ModelOptions(OfModel):
 
 
 class Model(Initialisation):
-    """A stage's whole retriever; parameters it lacks start fresh."""
+    """A stage's whole retriever; parameters it lacks start fresh.
+
+    Of a model whose head has the student's as a part, that part.
+    """
 
     Options = ModelOptions
     gives_encoder = True
@@ -59,8 +62,11 @@ class Model(Initialisation):
     @staticmethod
     def spec_fields(head, options, model):
         """The head's options, as far as the weights decide them."""
-        if head is not heads.head_class(model.spec.head):
-            named = {one: name for name, one in heads.HEADS.items()}
+        named = {one: name for name, one in heads.HEADS.items()}
+        theirs = heads.head_class(model.spec.head)
+        if named.get(head) in theirs.parts:
+            return {}
+        if head is not theirs:
             raise InputError(
                 f"config.init.model: {model.name} has the head {model.spec.head!r}, but"
                 f" config.model.head is {named.get(head, head.__name__)!r}."
@@ -78,7 +84,12 @@ class Model(Initialisation):
     @staticmethod
     def weights(params, options, model, start):
         """All of the model's weights."""
-        return warm_start.overlaid(params, towers_of(model.params)[0], model.name)
+        found = towers_of(model.params)[0]
+        theirs = heads.head_class(model.spec.head)
+        if start.head is not theirs:
+            part = theirs.parts[start.spec.head]
+            found = found | {"head": found["head"][part]}
+        return warm_start.overlaid(params, found, model.name)
 
 
 class Encoder(Initialisation):
@@ -91,7 +102,9 @@ class Encoder(Initialisation):
     def spec_fields(head, options, model):
         """The options of a head that is taken over."""
         has = set(model.params)
-        if heads.head_class(model.spec.head) is head:
+        if heads.head_class(model.spec.head) is not head:
+            has -= {"head"}
+        else:
             # What has no parameters, such as a tied decoder, is missing in none.
             has |= set(head.starts_from) - set(retriever.split(model.spec)[1])
         if missing := set(head.starts_from) - has:

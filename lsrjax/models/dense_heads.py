@@ -89,14 +89,16 @@ class ColbertOptions(EmbeddingOptions):
     )
 
 
-def _projection(spec, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
-    """Projects to the embedding size, without a bias; None: use hidden states."""
+def _projection(
+    spec, dtype, rngs: nnx.Rngs, *, use_bias: bool = False
+) -> nnx.Linear | None:
+    """Projects to the embedding size; None: use hidden states."""
     if not spec.options.embedding_size:
         return None
     return nnx.Linear(
         spec.encoder.hidden_size,
         spec.options.embedding_size,
-        use_bias=False,
+        use_bias=use_bias,
         kernel_init=nnx.initializers.normal(spec.encoder.initializer_range),
         dtype=dtype,
         param_dtype=jnp.float32,
@@ -293,9 +295,13 @@ class ColbertHead(Head):
     """An embedding of each token; one view, `tokens` (Khattab and Zaharia 2020).
 
     Tokens of the option `skip_ids` (punctuation) only count in queries.
+
+    Attributes:
+      biased: whether a projection has a bias.
     """
 
     Options = ColbertOptions
+    biased = False
     sparse = False
 
     @staticmethod
@@ -328,7 +334,7 @@ class ColbertHead(Head):
         )
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
-        self.projection = _projection(spec, dtype, rngs)
+        self.projection = _projection(spec, dtype, rngs, use_bias=self.biased)
         self.skip_ids = spec.options.skip_ids
         self.normalize = spec.options.normalize
 
@@ -354,3 +360,9 @@ class ColbertHead(Head):
         if query_B is not None:
             skipped_BL &= ~query_B[:, None]
         return mask_BL & ~skipped_BL
+
+
+class BiasedColbertHead(ColbertHead):
+    """A `ColbertHead` whose projection has a bias, as a part of BGE-M3."""
+
+    biased = True

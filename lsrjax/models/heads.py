@@ -10,7 +10,7 @@ the table by its dotted name; a model's files may not.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from lsrjax.errors import InputError
 from lsrjax.lookup import entry, known_entry
 from lsrjax.models.backbones.table import backbone
 from lsrjax.models.dense_heads import (
+    BiasedColbertHead,
     ColbertHead,
     ColbertOptions,
     CSRHead,
@@ -90,6 +91,11 @@ class M3Options(EmbeddingOptions):
         (1.0, 0.3, 1.0),
         "of dense, terms, tokens in the score",
         problem=bad_weights,
+    )
+    token_bias: bool = option(
+        False,
+        "a bias in the projection of tokens, as BGE-M3 has one",
+        when="fresh weights",
     )
 
 
@@ -276,12 +282,18 @@ class M3Head(Head):
     Options = M3Options
     gives = ("one vector", "three views")
     sparse = False
+    parts: ClassVar = {"token_weights": "terms"}
 
     @staticmethod
     def views(spec) -> dict[str, int]:
         """`dense`, `terms` of the encoder's vocabulary, and `tokens`."""
         terms, tokens = TokenWeightsHead.views(spec), ColbertHead.views(spec)
         return {"dense": spec.encoder.hidden_size} | terms | tokens
+
+    @staticmethod
+    def shown_by(params) -> dict:
+        """Whether the projection of tokens has a bias."""
+        return {"token_bias": "bias" in params["tokens"]["projection"]}
 
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         normalize = spec.options.normalize
@@ -292,7 +304,8 @@ class M3Head(Head):
         # Always projected.
         own = ColbertOptions(**ColbertHead.sized(spec), normalize=normalize)
         each = spec.with_head("colbert", own)
-        self.tokens = ColbertHead(each, dtype=dtype, rngs=rngs)
+        tokens = BiasedColbertHead if spec.options.token_bias else ColbertHead
+        self.tokens = tokens(each, dtype=dtype, rngs=rngs)
         self.weights = spec.options.view_weights
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:

@@ -3,9 +3,9 @@
 In array names T is all tokens of a batch, text after text; see `lsrjax.models.texts`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -233,6 +233,8 @@ class Head(nnx.Module):
       sparse: whether all views are weights of terms.
       weighed: the views that are weights of terms, and regularized, if not all are.
       starts_from: the parts that a student has of the model of `init.encoder`.
+      parts: heads that are a part of it, by name, and the key of their parameters in
+        its own; a student with such a head can start from a model with this one.
       copies_pivot: whether its masked-LM head is copied from an English model.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
@@ -243,6 +245,7 @@ class Head(nnx.Module):
     sparse = True
     weighed: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("encoder",)
+    parts: ClassVar[Mapping[str, str]] = {}
     copies_pivot = False
     rules: tuple[Rule, ...] = ()
 

@@ -45,8 +45,10 @@ class RetrieverSpec:
         are encoded; 0: all.
       query_prompt: text before every query.
       document_prompt: text before every document.
-      query_marker: id inserted after a query's first token; -1: none.
+      query_marker: id inserted in a query; -1: none.
       document_marker: the same for documents.
+      marker_place: tokens in front of a marker: 1, or 0 where the tokenizer begins no
+        text with a special token.
     """
 
     head: str
@@ -59,6 +61,7 @@ class RetrieverSpec:
     document_prompt: str = option("", "")
     query_marker: int = option(-1, "")
     document_marker: int = option(-1, "")
+    marker_place: int = option(1, "", low=0, high=1)
 
     def __post_init__(self):
         if not isinstance(self.head, str):

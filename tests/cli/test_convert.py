@@ -98,7 +98,13 @@ def test_a_runs_folder_says_how_it_is_loaded(
             {"embedding_size": 4, "towers": "separate"},
             "with a tower for queries and one for documents. Possible are lsrjax",
         ),
-        ("onnx", "m3", {}, "whose head is 'm3'. Possible are lsrjax"),
+        ("onnx", "m3", {}, "whose head is 'm3'. Possible are bge-m3, lsrjax"),
+        (
+            "pylate",
+            "colbert",
+            {"embedding_size": 4, "query_marker": 5, "marker_place": 0},
+            "whose marker is in front of a text's first token. Possible are multi-vec",
+        ),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(

@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import shutil
 import types
 
 import pytest
 
 from lsrjax.convert.prompts import Tokens, split_prompt, write_prompts
 from lsrjax.data.debian_texts import embedded
+from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.errors import InputError
 
 NAMES = ("[unused0]", "[X]", "[x]", "Foo")  # in place of words of the vocabulary
@@ -27,10 +29,10 @@ def folder(tmp_path_factory):
     return made
 
 
-def written(folder, out, **markers):
+def written(folder, out, place=1, **markers):
     """The prompts of a model with these markers, and the tokenizer written for it."""
     ids = Tokens(folder).vocabulary
-    spec = {"query_prompt": "find: ", "document_prompt": ""}
+    spec = {"query_prompt": "find: ", "document_prompt": "", "marker_place": place}
     for role in ("query", "document"):
         spec[f"{role}_marker"] = ids[markers[role]] if role in markers else -1
     model = types.SimpleNamespace(
@@ -58,6 +60,22 @@ def test_a_marker_is_read_from_the_prompt(folder, tmp_path, marker, prompt):
         wanted = [plain[0], own.vocabulary[marker], *plain[1:]]
         assert tokens.ids([prompts["query"] + text]) == [wanted]
         assert tokens.ids([text]) == own.ids([text])
+
+
+def test_a_marker_goes_in_front_where_no_special_token_is(folder, tmp_path):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    content = json.loads((bare / "tokenizer.json").read_text())
+    (bare / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    prompts, tokens = written(bare, tmp_path / "out", place=0, query="[X]")
+    marker = tokens.vocabulary["[X]"]
+    field = TextField(TextTokenizer(bare), 9, "find: ", marker, place=0)
+    texts = ["", "other words", "a library " * 9]
+    found = field.ids(texts)
+    assert [row[0] for row in found] == [marker] * 3
+    wanted = tokens.ids(prompts["query"] + text for text in texts)
+    assert found == [row[:9] for row in wanted]
+    (plain,) = Tokens(bare).ids(["find: other words"])
+    assert found[1][1:] == plain
 
 
 def test_markers_join_the_special_tokens_once(folder, tmp_path):

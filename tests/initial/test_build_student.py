@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import operator
+import shutil
 
 import jax
 import numpy as np
@@ -32,6 +34,20 @@ def test_a_sample_is_spread_over_languages_and_texts():
         "en": ["0", "25", "50", "75", "100"],
         "ja": ["a", "b"],
     }
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_marker_is_in_front_where_no_special_token_is(begins, tmp_path):
+    source = open_model.tokenizer_folder("embedded:english")
+    folder = shutil.copytree(source, tmp_path / "tokenizer")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content |= {} if begins else {"post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = get_default()
+    config.tokenizer, config.model.query_marker = str(folder), "library"
+    config.model.head, config.init = "dense", {}
+    spec = build_student.student(config, open_model.open_model).spec
+    assert spec.marker_place == begins
 
 
 def config_of(**fields):

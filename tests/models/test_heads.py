@@ -60,7 +60,10 @@ SPECS = {
             "dead_after": 2,
         }
     ],
-    "m3": [{"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)}],
+    "m3": [
+        {"special_ids": SPECIAL, "view_weights": (1.0, 0.3, 0.5)},
+        {"view_weights": (1, 1, 1), "embedding_size": 5, "token_bias": True},
+    ],
     "aggretriever": [
         {"tied": True, "normalize": True, "semantic_size": 3, "lexical_size": 5},
         {"normalize": False, "tied": False, "semantic_size": 3, "lexical_size": 40},

@@ -92,7 +92,7 @@ OTHERS = {
     ),
     "hybrid": ("infonce", "idf_flops", {"head": "hybrid", "tied": True}),
     "m3": ("infonce", "", {"head": "m3", "normalize": False}),
-    "m3_all": ("m3", "", {"head": "m3"}),
+    "m3_all": ("m3", "", {"head": "m3", "token_bias": True}),
     "dro": ("infonce", "", {"head": "splade"}),  # over three data sets
     "batch": ("batch_kl", "", {}),  # MILCO with an English teacher
     "lookups": ("kl", "flops", {"translations": 3, "ngrams": 50}),

@@ -246,6 +246,8 @@ UNTIED = {
     "EuroBERT/EuroBERT-610m",
     "EuroBERT/EuroBERT-2.1B",
 }
+# Whole retrievers: hub id -> head, and its options.
+WHOLE: dict[str, tuple[str, dict]] = {"BAAI/bge-m3": ("m3", {"token_bias": True})}
 # Hub id -> encoder, and whether the checkpoint has a (masked) language model's head.
 PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "naver/splade-v3": (_bert(30_522), True),

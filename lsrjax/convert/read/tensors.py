@@ -81,6 +81,11 @@ def open_pickles(folder: Path) -> dict[str, Stored] | None:
     return _shards(path.with_name(f"{path.name}.index.json"), _pickled)
 
 
+def open_file(path: Path) -> dict[str, Stored]:
+    """The tensors of one file; of a pickle, only tensors are read, no code."""
+    return (_pickled if path.suffix in PICKLES else _safetensors)(path)
+
+
 def content(folder: Path) -> str:
     """The content of a folder, for messages."""
     if not folder.is_dir():

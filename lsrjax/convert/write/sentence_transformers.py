@@ -19,6 +19,7 @@ from lsrjax.convert.write.modules import (
 from lsrjax.convert.write.router import write_towers
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
+from lsrjax.models.retriever import RetrieverSpec
 
 # Of the release that PyLate is built on, and PyLate's own.
 _PYLATE_TYPES = {
@@ -54,7 +55,7 @@ def write_dense(model: SavedModel, folder: pathlib.Path) -> None:
 
 
 def _dense_modules(model: SavedModel) -> dict[str, Any]:
-    return _embedding(model, model.params.get("head", {}))
+    return embedding_modules(model.spec, model.params.get("head", {}))
 
 
 def write_csr(model: SavedModel, folder: pathlib.Path) -> None:
@@ -85,7 +86,7 @@ def _csr_modules(model: SavedModel) -> dict[str, Any]:
         # After a step in which a latent is active, theirs is 1, ours 0.
         "stats_last_nonzero": autoencoder["idle"].astype(np.int64) + 1,
     }
-    modules = _embedding(model, head.get("dense", {}))
+    modules = embedding_modules(spec, head.get("dense", {}))
     return modules | {"SparseAutoEncoder": (config, state)}
 
 
@@ -126,9 +127,9 @@ def write_multi_vector(model: SavedModel, folder: pathlib.Path) -> None:
     }
     head = model.params.get("head", {})
     modules: dict[str, Any] = {"Transformer": None}
-    modules |= _projection(model, head, "token_embeddings")
+    modules |= _projection(head, "token_embeddings")
     modules |= {"MultiVectorMask": (mask, None)}
-    modules |= _normalize(model, "token_embeddings")
+    modules |= _normalize(spec, "token_embeddings")
     write_modules(folder, modules)
     write_model(folder, "MultiVectorEncoder", prompts, similarity="maxsim")
 
@@ -168,7 +169,7 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
         folder, dataclasses.replace(model, spec=bare), masked_lm=False
     )
     # PyLate's module always reads token embeddings, and has no setting for it.
-    dense = _projection(model, head)
+    dense = _projection(head)
     write_modules(folder, {"Transformer": None} | dense, _PYLATE_TYPES)
     # Its release of sentence-transformers has no further settings for the module.
     longest = max(model.query_length, model.document_length)
@@ -189,19 +190,19 @@ def write_pylate(model: SavedModel, folder: pathlib.Path) -> None:
     )
 
 
-def _embedding(model: SavedModel, head) -> dict[str, Any]:
+def embedding_modules(spec: RetrieverSpec, head) -> dict[str, Any]:
     """The modules for pooling, projection and normalization that the model uses."""
     pooling = {
-        "embedding_dimension": model.spec.encoder.hidden_size,
-        "pooling_mode": POOLINGS[model.spec.options.pooling],
+        "embedding_dimension": spec.encoder.hidden_size,
+        "pooling_mode": POOLINGS[spec.options.pooling],
         "include_prompt": True,
     }
     modules: dict[str, Any] = {"Pooling": (pooling, None)}
-    modules |= _projection(model, head, "sentence_embedding")
-    return modules | _normalize(model, "sentence_embedding")
+    modules |= _projection(head, "sentence_embedding")
+    return modules | _normalize(spec, "sentence_embedding")
 
 
-def _projection(model: SavedModel, head, feature: str = "") -> dict[str, Any]:
+def _projection(head, feature: str = "") -> dict[str, Any]:
     if "projection" not in head:
         return {}
     kernel = np.asarray(head["projection"]["kernel"])
@@ -216,8 +217,8 @@ def _projection(model: SavedModel, head, feature: str = "") -> dict[str, Any]:
     return {"Dense": (config, {"linear.weight": kernel.T})}
 
 
-def _normalize(model: SavedModel, feature: str) -> dict[str, Any]:
-    if not model.spec.options.normalize:
+def _normalize(spec: RetrieverSpec, feature: str) -> dict[str, Any]:
+    if not spec.options.normalize:
         return {}
     names = {"module_input_name": feature, "module_output_name": feature}
     return {"Normalize": (names, None)}

@@ -26,6 +26,7 @@ from lsrjax.models.backbones.attention import (
 )
 from lsrjax.models.backbones.backbone import Backbone
 from lsrjax.models.backbones.bert import BertConfig
+from lsrjax.models.backbones.classifiers import FirstToken
 from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear, subkeys
 from lsrjax.models.texts import Texts
 
@@ -135,6 +136,8 @@ class DebertaConfig(BertConfig):
             ("conv_groups", config.get("conv_groups", 1), 1),
             ("embedding_size", config.get("embedding_size", size), size),
             ("attention_head_size", config.get("attention_head_size", width), width),
+            ("pooler_hidden_size", config.get("pooler_hidden_size", size), size),
+            ("pooler_hidden_act", config.get("pooler_hidden_act", "gelu"), "gelu"),
         ):
             if value != wanted:
                 raise ValueError(
@@ -342,6 +345,11 @@ class DebertaEncoder(bert.BertEncoder):
         there = config.conv_kernel_size > 0
         self.conv = Convolution(config, dtype=dtype, rngs=rngs) if there else None
 
+    def embed(self, texts, types, keys_T) -> jax.Array:
+        """The embeddings, [T, D]; types count where the config has some."""
+        there = self.config.type_vocab_size > 0
+        return super().embed(texts, types if there else None, keys_T)
+
     def run(self, hidden_TD: jax.Array, batch: encoder.Batch) -> jax.Array:
         """The states after the last layer, [T, D]."""
         distances_PD = self.distances()
@@ -357,6 +365,12 @@ class DebertaEncoder(bert.BertEncoder):
             return jax.lax.cond(first, conv, lambda _, x: x, hidden_TD, next_TD)
 
         return self.run_layers(call, self.layers, hidden_TD, batch.remat)
+
+
+class Classifier(FirstToken):
+    """As in `DebertaV2ForSequenceClassification` of Hugging Face transformers."""
+
+    activation = staticmethod(gelu)
 
 
 _LAYER = {
@@ -403,6 +417,7 @@ DEBERTA = Backbone(
             "conv/norm/bias": "encoder.conv.LayerNorm.bias",
         },
         masked_lm=_HEAD,
+        classifier=names.classifier("pooler.dense", "classifier"),
         bias_copy="cls.predictions.decoder.bias",
         aliases={theirs: _HEAD[ours] for ours, theirs in _LATER_HEAD.items()},
         unused={r"mask_predictions\..*": "head that tells replaced tokens"},
@@ -412,4 +427,6 @@ DEBERTA = Backbone(
         ),
     ),
     transformers="DebertaV2",
+    classifier=Classifier,
+    pairs_have_types=True,
 )

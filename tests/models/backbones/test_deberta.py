@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from flax import nnx
 from programs import parity
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from lsrjax.convert.names import export_state, import_state
 from lsrjax.models.backbones.attention import log_buckets
 from lsrjax.models.backbones.table import read_config
+from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 
 SIZES = {
     "vocab_size": 151,
@@ -139,3 +141,38 @@ def test_a_config_comes_back(variant):
 def test_what_is_not_implemented_is_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         read_config({"model_type": "deberta-v2"} | SIZES | change)
+
+
+@pytest.mark.parametrize("variant", ["v3", "own kernels"])
+def test_rerankers_score_as_in_transformers(variant):
+    kind = transformers.DebertaV2ForSequenceClassification
+    model = reference(variant, kind, num_labels=1)
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    spec = CrossEncoderSpec(read_config(model.config.to_dict()))
+    ours = CrossEncoder(spec, rngs=nnx.Rngs(0))
+    nnx.update(ours, import_state(state, "deberta-v2-classifier"))
+    ids, mask = parity.texts(11, [11, 7])
+    # Of the second text; v3 has no types, and its tokenizer gives them all the same.
+    types = (np.arange(11)[None] > [[3], [2]]).astype(int)
+    with torch.no_grad():
+        wanted = model(
+            torch.tensor(ids),
+            torch.tensor(mask.astype(int)),
+            token_type_ids=torch.tensor(types),
+        ).logits
+    found = nnx.jit(ours)(ids, mask, types)
+    np.testing.assert_allclose(found, wanted[:, 0], atol=1e-5, rtol=0)
+    assert abs(found[0] - found[1]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooler_hidden_act": "tanh"}, "pooler_hidden_act is 'tanh', but only 'gelu'"),
+        ({"pooler_hidden_size": 9}, "pooler_hidden_size is 9, but only"),
+    ],
+)
+def test_another_classifier_is_refused(changes, message):
+    config = transformers.DebertaV2Config(**SIZES | V3).to_dict() | changes
+    with pytest.raises(ValueError, match=message):
+        read_config(config)
