@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 
+from lsrjax.models.masking import Masking
 from lsrjax.options import Options, option
 
 # The texts that losses are of.
@@ -15,6 +16,7 @@ TARGETS = {
     "scores": "a teacher's scores of each query's documents",
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
     "languages": "how many languages every query is in, an int; round robin only",
+    "masked": "a `models.masking.Predicted` by text; the student reads texts masked",
 }
 
 
@@ -27,6 +29,10 @@ class LossOptions(Options):
     def targets(self) -> tuple[str, ...]:
         """Additional `TARGETS` that the options require."""
         return ()
+
+    def masking(self) -> Masking | None:
+        """How tokens of the student's texts are masked; None: not for this loss."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,13 @@ To add one: a file beside this with the function, its source, and a `Loss`; and 
 here.
 """
 
-from lsrjax.losses import alignment, contrast, distillation, reconstruction
+from lsrjax.losses import (
+    alignment,
+    contrast,
+    distillation,
+    reconstruction,
+    self_prediction,
+)
 from lsrjax.losses.loss import Loss
 
 LOSSES: dict[str, Loss] = {
@@ -15,4 +21,5 @@ LOSSES: dict[str, Loss] = {
     "reconstruction": reconstruction.ENTRY,
     "m3": contrast.M3,
     "infonce": contrast.INFONCE,
+    "mlm": self_prediction.MLM,
 }

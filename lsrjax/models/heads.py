@@ -29,6 +29,7 @@ from lsrjax.models.dense_heads import (
     EmbeddingOptions,
 )
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
+from lsrjax.models.masking import Masked
 from lsrjax.models.term_weights import LexEcho, MLMHead
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import MultiVector, Vector, Views, bad_weights
@@ -145,7 +146,7 @@ class SpladeHead(Head):
     """
 
     Options = SpladeOptions
-    gives = ("logits",)
+    gives = ("logits", "masked LM")
     starts_from = ("encoder", "head")
 
     @staticmethod
@@ -209,6 +210,10 @@ class SpladeHead(Head):
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `terms` view."""
         return {"terms": self.mlm(hidden_TD, texts, word_embeddings_VD)}
+
+    def predicted(self, hidden_TD, texts: Texts, word_embeddings_VD, masked: Masked):
+        """How well masked tokens are predicted."""
+        return self.mlm.predicted(hidden_TD, texts, word_embeddings_VD, masked)
 
     def from_ids(self, ids_BL, mask_BL) -> Views:
         """The `terms` view of bags of words; the weights are also the raw values."""

@@ -209,6 +209,7 @@ GIVEN = {
     "logits": "weights of terms before their activation",
     "autoencoder": "an autoencoder to reconstruct with",
     "three views": "three views to distil into each other",
+    "masked LM": "a masked-LM head over the encoder's own vocabulary",
 }
 
 
@@ -278,6 +279,18 @@ class Head(nnx.Module):
 
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
         """The views of queries from their ids alone, like those of encoded texts."""
+        raise NotImplementedError
+
+    def predicted(self, hidden_TD, texts, word_embeddings_VD, masked):
+        """How well masked tokens are predicted, if it `gives` a "masked LM".
+
+        Args:
+          texts: with masked tokens.
+          masked: those that were there, a `lsrjax.models.masking.Masked`.
+
+        Returns:
+          A `lsrjax.models.masking.Predicted`.
+        """
         raise NotImplementedError
 
     @staticmethod

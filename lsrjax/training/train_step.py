@@ -18,6 +18,7 @@ from lsrjax.models import retriever
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
 from lsrjax.models.heads import pooled_as
+from lsrjax.models.masking import Masking, taken_out
 from lsrjax.options import Chosen
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.batch_contents import Contents, parts_of
@@ -35,6 +36,7 @@ class Step:
       signs: of a collapse, for the log.
       teacher: the structure of a teacher of views, or None.
       idf: [V] of each view's terms, for a regularizer that needs it.
+      masking: of the student's texts, for a loss that predicts them; or None.
     """
 
     config: Any
@@ -47,6 +49,7 @@ class Step:
     signs: collapse.Signs
     teacher: nnx.GraphDef | None = None
     idf: Mapping[str, np.ndarray] | None = None
+    masking: Masking | None = None
 
     def __call__(
         self, state: dict, teacher_params: dict | None, batch: dict
@@ -104,18 +107,27 @@ class Step:
             assert teacher_params is not None
             targets |= encode(self.teacher, teacher_params, batch["teacher"])
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        # No number of a step is as large as what sets these keys apart.
+        masking_key = jax.random.fold_in(
+            jax.random.fold_in(jax.random.key(config.seed), np.uint32(2**32 - 1)),
+            state["step"],
+        )
         lambdas = lambda_control.lambdas(self.regularizer.options, state)
 
         def weighted_sum(params):
-            views = encode(
-                self.graphdef,
-                params,
-                batch[STUDENT],
-                queries=batch.get(QUERIES),
-                remat=memory.remat,
-                dropout_key=key if config.model.dropout > 0 else None,
+            views, predicted = taken_out(
+                encode(
+                    self.graphdef,
+                    params,
+                    batch[STUDENT],
+                    queries=batch.get(QUERIES),
+                    remat=memory.remat,
+                    dropout_key=key if config.model.dropout > 0 else None,
+                    masking=self.masking,
+                    masking_key=masking_key if self.masking else None,
+                )
             )
-            parts = self.contents.objective(views, targets)
+            parts = self.contents.objective(views, targets | {"masked": predicted})
             parts |= regularizers.penalties(self.regularizer, views, lambdas, self.idf)
             seen = {
                 "parts": parts,
@@ -138,6 +150,7 @@ def make_step(
     spec: retriever.RetrieverSpec,
     teacher=None,
     idf: Mapping[str, np.ndarray] | None = None,
+    mask_id: int = 0,
 ) -> Step:
     """The step of a stage.
 
@@ -145,6 +158,7 @@ def make_step(
       teacher: the spec of a teacher of views, or None; its views are pooled like the
         student's.
       idf: [V] of each view's terms, if the regularizer needs it.
+      mask_id: the student's mask token, if a loss masks its texts.
     """
     regularizer = regularizers.of(config.regularizer)
     if regularizer.entry.idf and idf is None:
@@ -154,6 +168,9 @@ def make_step(
         )
     contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
+    masking = contents.objective.masking
+    if masking is not None:
+        masking = dataclasses.replace(masking, mask_id=mask_id)
     if teacher is not None:
         teacher = pooled_as(teacher, spec)
     still = jax.tree.map(
@@ -170,6 +187,7 @@ def make_step(
         signs=collapse.Signs.of(contents, spec, teacher),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,
+        masking=masking,
     )
 
 

@@ -16,6 +16,7 @@ from lsrjax.losses.distillation import MARGINS, kl, language_kl, margin_mse
 from lsrjax.losses.loss import TARGETS
 from lsrjax.losses.objective import Objective
 from lsrjax.losses.table import LOSSES
+from lsrjax.models.masking import Predicted
 from lsrjax.models.views import Bag, Code, Vector
 from lsrjax.options import Chosen, names
 
@@ -268,6 +269,7 @@ OPTIONS = [
         "temperature": 0.5,
         "mask_same_text": False,
     },
+    {"name": "mlm", "rate": 0.3, "hidden": 0.5, "random": 0.2},
 ]
 
 
@@ -304,6 +306,12 @@ def inputs(loss):
         "scores": {"scores": normal(8, B, G)},
         "keys": KEYS,
         "languages": {"languages": B},
+        "masked": {
+            "masked": {
+                text: Predicted(normal(30 + seed, B) ** 2, np.arange(B) + seed)
+                for seed, text in enumerate(loss.texts)
+            }
+        },
     }
     assert targets.keys() == TARGETS.keys()
     return views, {k: v for name in loss.targets for k, v in targets[name].items()}
@@ -328,7 +336,22 @@ def test_all_losses_and_options_are_tested():
     assert changed == declared
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_mlm_is_a_mean_over_the_tokens_of_all_texts():
+    loss = objective_of(mlm={"weight": 0.5})
+    _, targets = inputs(loss)
+    query, document = targets["masked"].values()
+    errors = np.concatenate([query.error_B, document.error_B])
+    expected = 0.5 * errors.sum() / (0 + 1 + 2 + 1 + 2 + 3)
+    assert float(total(loss, {}, targets)) == pytest.approx(expected, rel=1e-6)
+    none = {name: Predicted(np.zeros(B), np.zeros(B)) for name in loss.texts}
+    assert total(loss, {}, {"masked": none}) == 0
+
+
+# Of `mlm`, the model itself gives what is compared.
+VIEWED = [options for options in OPTIONS if options.get("name") != "mlm"]
+
+
+@pytest.mark.parametrize("options", VIEWED, ids=str)
 def test_every_loss_reaches_every_text_and_view(options):
     loss = objective_of(**options)
     views, targets = inputs(loss)
@@ -434,7 +457,8 @@ def test_targets_are_asked_for_where_an_option_is_on():
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
         _, targets = inputs(loss)
         # Those that the step adds are in no batch.
-        made = {k: v for k, v in targets.items() if k not in ("teacher", "languages")}
+        by_step = ("teacher", "languages", "masked")
+        made = {k: v for k, v in targets.items() if k not in by_step}
         assert shapes == {k: v.shape for k, v in made.items()}
 
 

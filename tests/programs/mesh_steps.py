@@ -97,6 +97,12 @@ OTHERS = {
     "csr_ties": ("csr", "flops", CSR),
     "colbert": ("kl", "", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
     "colbert_all": ("infonce", "", {"head": "colbert", "expand_id": 5}),
+    "mlm": ("mlm", "flops", {"head": "splade", "tied": True}),
+    "mlm_static": (
+        "mlm",
+        "flops",
+        {"head": "splade", "tied": False, "queries": "static", "family": "norbert4"},
+    ),
     # All queries in one language, then in the other; with the signs of health.
     "round_robin": ("language_kl", "l1", {"head": "splade", "pooling": "sum"}),
 }
@@ -105,6 +111,7 @@ LOSSES = {
     "kl": {"kl": {}, "margin_mse": {"weight": 0.01}},
     "language_kl": {"kl": {"weight": 0.1}, "language_kl": {}},
     "csr": {"reconstruction": {}, "infonce": {"weight": 0.1}},
+    "mlm": {"mlm": {"rate": 0.3}, "infonce": {"weight": 0.5}},
 }
 
 
