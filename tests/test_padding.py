@@ -95,7 +95,7 @@ OTHERS = [
     ),
     Case("splade", {"kl": {}}, "joint_flops"),
     Case("splade", {"kl": {"weight": 0.1}, "language_kl": {}}),
-    Case("splade", {"mlm": {"rate": 0.3}, "infonce": {}}),
+    Case("splade", {"mlm": {"rate": 0.3}, "bag_of_words": {}, "infonce": {}}),
 ]
 TOWERS = Case("milco", {"kl": {}}, lexecho=True, options=(("towers", "separate"),))
 ALL = [*CASES, *OTHERS]

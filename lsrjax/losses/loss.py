@@ -16,6 +16,7 @@ TARGETS = {
     "scores": "a teacher's scores of each query's documents",
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
     "languages": "how many languages every query is in, an int; round robin only",
+    "words": "(ids, which of them are words) by text, [B, L] each; before masking",
     "masked": "a `models.masking.Predicted` by text; the student reads texts masked",
 }
 

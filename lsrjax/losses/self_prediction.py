@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from lsrjax.losses.loss import RANKED, Loss, LossOptions
 from lsrjax.models.masking import Masking
+from lsrjax.models.views import Vector
+from lsrjax.ops.vocab_logsumexp import SILENT
 from lsrjax.options import option
 
 
@@ -47,4 +49,34 @@ def mlm(views, targets, options) -> dict[str, jax.Array]:
     return {"mlm": sum(errors) / jnp.maximum(sum(counts), 1)}
 
 
+def bag_of_words(views, targets, options) -> dict[str, jax.Array]:
+    """Cross entropy of a text's own words by its vector (Ma et al. 2024, BoW).
+
+    `-mean over distinct words v of log softmax(z)[v]`, with a text's raw values z, for
+    SPLADE its pooled logits; a mean over all texts that have words. The words are those
+    before any is masked.
+    """
+    found = [
+        _own_words(views[text], ids_BL, words_BL, targets["vocabulary"])
+        for text, (ids_BL, words_BL) in targets["words"].items()
+    ]
+    errors, counts = (jnp.concatenate(x) for x in zip(*found, strict=True))
+    some = counts > 0
+    mean = jnp.where(some, errors / jnp.maximum(counts, 1), 0.0).sum()
+    return {"bag_of_words": mean / jnp.maximum(some.sum(), 1)}
+
+
+def _own_words(views, ids_BL, words_BL, size: int) -> tuple[jax.Array, jax.Array]:
+    """The sum over each text's distinct words, and their number, [B] each."""
+    (raw_BV,) = (view.raw_BV for view in views.values() if isinstance(view, Vector))
+    # Vectors may be padded with zeros.
+    real_V = jnp.arange(raw_BV.shape[1]) < size
+    log_BV = jax.nn.log_softmax(jnp.where(real_V[None], raw_BV, SILENT), axis=1)
+    rows_B1 = jnp.arange(len(ids_BL))[:, None]
+    own_BV = jnp.zeros(raw_BV.shape, jnp.float32)
+    own_BV = own_BV.at[rows_B1, ids_BL].max(words_BL.astype(jnp.float32))
+    return -(own_BV * log_BV).sum(axis=1), own_BV.sum(axis=1)
+
+
 MLM = Loss(mlm, RANKED, ("masked",), MLMOptions, needs="masked LM")
+BAG_OF_WORDS = Loss(bag_of_words, RANKED, ("words",), needs="masked LM")

@@ -22,4 +22,5 @@ LOSSES: dict[str, Loss] = {
     "m3": contrast.M3,
     "infonce": contrast.INFONCE,
     "mlm": self_prediction.MLM,
+    "bag_of_words": self_prediction.BAG_OF_WORDS,
 }

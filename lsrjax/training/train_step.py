@@ -15,7 +15,7 @@ from flax import nnx
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.losses import lambda_control, regularizers
 from lsrjax.models import retriever
-from lsrjax.models.batch import apply_batch
+from lsrjax.models.batch import apply_batch, tokens_of
 from lsrjax.models.dense_heads import fired
 from lsrjax.models.heads import pooled_as
 from lsrjax.models.masking import Masking, taken_out
@@ -41,6 +41,7 @@ class Step:
 
     config: Any
     contents: Contents
+    spec: retriever.RetrieverSpec
     regularizer: Chosen
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
@@ -107,6 +108,9 @@ class Step:
             assert teacher_params is not None
             targets |= encode(self.teacher, teacher_params, batch["teacher"])
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        if "words" in self.contents.objective.targets:
+            vocabulary = {"vocabulary": self.spec.encoder.vocab_size}
+            targets |= {"words": _words(self.spec, batch)} | vocabulary
         # No number of a step is as large as what sets these keys apart.
         masking_key = jax.random.fold_in(
             jax.random.fold_in(jax.random.key(config.seed), np.uint32(2**32 - 1)),
@@ -179,6 +183,7 @@ def make_step(
     return Step(
         config=config,
         contents=contents,
+        spec=spec,
         regularizer=regularizer,
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, still),
@@ -189,6 +194,16 @@ def make_step(
         idf=idf,
         masking=masking,
     )
+
+
+def _words(spec, batch: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Ids of encoded texts, and which of them are words, [B, L] each, by name."""
+    queries = batch.get(QUERIES) if spec.encodes_queries else None
+    found = {}
+    for name, (ids_BL, mask_BL) in tokens_of(batch[STUDENT], queries=queries).items():
+        special_BL = jnp.isin(ids_BL, jnp.asarray(spec.special_ids, jnp.int32))
+        found[name] = ids_BL, mask_BL.astype(bool) & ~special_BL
+    return found
 
 
 def init_state(step: Step, params: dict) -> dict:

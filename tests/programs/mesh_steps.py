@@ -111,7 +111,11 @@ LOSSES = {
     "kl": {"kl": {}, "margin_mse": {"weight": 0.01}},
     "language_kl": {"kl": {"weight": 0.1}, "language_kl": {}},
     "csr": {"reconstruction": {}, "infonce": {"weight": 0.1}},
-    "mlm": {"mlm": {"rate": 0.3}, "infonce": {"weight": 0.5}},
+    "mlm": {
+        "mlm": {"rate": 0.3},
+        "bag_of_words": {"weight": 0.3},
+        "infonce": {"weight": 0.5},
+    },
 }
 
 
