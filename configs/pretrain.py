@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-base"
     c.loss, pairs = _VARIANTS[variant]
-    c.data.source = entry("texts", pairs=pairs)
+    c.data.source = entry("texts", pairs=entry(pairs))
     c.data.source.files = {
         language: {"dataset": "wikimedia/wikipedia", "subset": f"20231101.{language}"}
         for language in _WIKIPEDIAS.split()

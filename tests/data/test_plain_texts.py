@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsrjax.config.check_run import validate
-from lsrjax.config.fields import get_default
+from lsrjax.config.fields import get_default, set_field
 from lsrjax.config.nodes import entry
 from lsrjax.data import sources
 from lsrjax.data.batching.drawing import GroupBatches
@@ -111,6 +111,17 @@ def test_what_was_made_for_a_pair_stays_with_it():
 def test_bad_places_are_refused(files, options, message):
     with pytest.raises(InputError, match=message):
         opened(files, **options)
+
+
+def test_flags_set_the_options_of_the_pairs(files):
+    c = get_default()
+    c.data.source = entry("texts", files=files, pairs=entry("crops"))
+    set_field(c, "data.source.pairs.words", "6", "--config")
+    assert sources.chosen(c.data.source).options.pairs.options.words == 6
+    set_field(c, "data.source.pairs", "cloze", "--config")
+    set_field(c, "data.source.pairs.keep", "0.3", "--config")
+    chosen = sources.chosen(c.data.source).options.pairs
+    assert (chosen.name, chosen.options.keep) == ("cloze", 0.3)
 
 
 def test_pairs_of_translations_are_no_plain_texts(files):
