@@ -41,8 +41,10 @@ class Masking:
           size: of the vocabulary.
         """
         shown, places, ids, kept = [], [], [], []
-        for ids_BL, mask_BL, keys_B in zip(texts.ids, texts.mask, keys, strict=True):
-            draws_BL3 = _uniform(keys_B, ids_BL.shape[1])
+        draws = _uniform(texts, keys)
+        for ids_BL, mask_BL, draws_BL3 in zip(
+            texts.ids, texts.mask, draws, strict=True
+        ):
             words_BL = mask_BL
             for special in special_ids:
                 words_BL &= ids_BL != special
@@ -143,11 +145,19 @@ def taken_out(views: dict[str, dict]) -> tuple[dict[str, dict], dict[str, Predic
     }
 
 
-def _uniform(keys_B: jax.Array, length: int) -> jax.Array:
+def _uniform(texts: Texts, keys: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Three numbers for each token, [B, L, 3], independent of the padding."""
 
     def of_token(key, place):
         return jax.random.uniform(jax.random.fold_in(key, place), (3,))
 
-    of_text = jax.vmap(of_token, (None, 0))
-    return jax.vmap(of_text, (0, None))(keys_B, jnp.arange(length))
+    # For all parts at once, so that the generator is compiled once.
+    shapes = [ids_BL.shape for ids_BL in texts.ids]
+    keys_T = texts.join(
+        jnp.broadcast_to(keys_B[:, None], shape)
+        for keys_B, shape in zip(keys, shapes, strict=True)
+    )
+    places_T = texts.join(
+        jnp.broadcast_to(jnp.arange(shape[1])[None], shape) for shape in shapes
+    )
+    return texts.split(jax.vmap(of_token)(keys_T, places_T))
