@@ -116,6 +116,7 @@ OTHERS = [
     ),
     Case("colbert", {"cosent": {"temperature": 1.0}, "passage_centric": {}}),
     Case("dense", {"mann_whitney": {}, "listnet": {}, "wasserstein": {}, "angle": {}}),
+    Case("splade", {"mlm": {"rate": 0.3}, "bag_of_words": {}, "infonce": {}}),
 ]
 TOWERS = Case("milco", {"kl": {}}, lexecho=True, options=(("towers", "separate"),))
 ALL = [*CASES, *OTHERS]

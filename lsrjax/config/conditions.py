@@ -131,7 +131,7 @@ def _one_set(stage: Any) -> str | None:
 
 def _rows(stage: Any) -> str | None:
     sets = mixing.named_sets(stage.data).values()
-    if not any(sources.chosen(one.source).entry.rows for one in sets):
+    if not any(sources.chosen(one.source).entry.breakable for one in sets):
         return "the embedded data has none"
     return None
 

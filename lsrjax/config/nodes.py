@@ -30,6 +30,11 @@ class Entry(ConfigDict):
         """Leaves it open to options."""
         return self
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(self._fields.get(key), Entry) and isinstance(value, str):
+            value = Entry(value)  # of a table of its own, whose options may follow
+        super().__setitem__(key, value)
+
 
 class Entries(dict):
     """Entries of a table by name, each with its options.

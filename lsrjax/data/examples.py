@@ -5,7 +5,7 @@ in any of its languages.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -43,6 +43,10 @@ class Group:
     """A query and its documents.
 
     The teacher's scores are of the positives, then of the negatives.
+
+    Attributes:
+      draw: of a text alone: another query and positive, from a generator of random
+        numbers; None: they are the group's own.
     """
 
     id: str
@@ -50,6 +54,14 @@ class Group:
     positives: Sequence[Text]
     negatives: Sequence[Text]
     scores: np.ndarray | None = None
+    draw: Callable[[np.random.Generator], tuple[Text, Text]] | None = None
+
+    def drawn(self, rng: np.random.Generator) -> "Group":
+        """The group as it is shown once."""
+        if self.draw is None:
+            return self
+        query, positive = self.draw(rng)
+        return dataclasses.replace(self, query=query, positives=[positive], draw=None)
 
 
 class InMemory:

@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 
 from lsrjax import paths
+from lsrjax.data import plain_texts, text_pairs
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading import formats, plain
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.reading.corpus import Corpus, parse, state
+from lsrjax.data.reading.corpus import paths as paths_of
+from lsrjax.data.reading.corpus import problem as places_problem
 from lsrjax.data.reading.files import found_files, read_datasets, read_files, subsets
 from lsrjax.data.reading.judgements import read_qrels
 from lsrjax.data.reading.rows import Rows, TfdsRows
+from lsrjax.data.reading.texts import DataSet
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen, Options, no_effect, option, resolve
 
@@ -62,6 +66,7 @@ class WithNegatives:
             scores=None
             if self._scores is None
             else self._scores[index][np.append(True, known)],
+            draw=None,  # they belong to this query and this positive
         )
 
     def place(self, index: int) -> dict:
@@ -117,6 +122,7 @@ class Source:
     Attributes:
       Options: a dataclass of its options.
       rows: it reads rows, which have a format.
+      breakable: what it reads may contain bad records.
       languages: of its texts, if it reads no rows.
       lacks: of "scores" and "negatives", those that its examples lack.
       needs: options that have to be set.
@@ -124,6 +130,7 @@ class Source:
 
     Options: type[Options] = Options
     rows = True
+    breakable = True
     languages: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
@@ -413,7 +420,7 @@ def _wordings(value: tuple) -> str | None:
 class Debian(Source):
     """The embedded data set."""
 
-    rows = False
+    rows = breakable = False
     languages = embedded.LANGUAGES
     lacks = ("scores", "negatives")
 
@@ -437,11 +444,77 @@ class Debian(Source):
         return embedded.examples(asked.kind, split, options.fields)
 
 
+class Texts(Source):
+    """Plain texts, of each of which the query and the positive are parts."""
+
+    rows = False
+    lacks = ("scores", "negatives")
+    needs = ("files",)
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(Options):
+        """The texts, and how a query and a positive are made of one."""
+
+        files: str | list[Any] | dict[str, Any] = option(
+            "",
+            "of texts with ids and maybe titles, as data.corpus: places, or a dict of"
+            ' them by language; or "embedded", the descriptions in 13 languages that'
+            " ship with the package",
+            problem=places_problem,
+        )
+        pairs: Any = option(
+            "crops", "query and positive of a text", table=text_pairs.PAIRS
+        )
+        longest: int = option(
+            256,
+            "words that a pair is made of: of a longer text, a stretch of as many is"
+            " drawn first; 0: the whole text",
+            low=0,
+        )
+        split: str = _split(
+            'of "embedded"; empty: train, and dev in config.dev',
+            choices=("", *embedded.SPLITS),
+        )
+
+        def problem(self) -> str | None:
+            """Refuses a split of files."""
+            if not self.split or self.files == plain_texts.EMBEDDED:
+                return None
+            return no_effect("split", self.split, "only embedded texts have splits")
+
+    @staticmethod
+    def open(options, asked):
+        """Opens the texts; only the index of their ids is in memory."""
+        if asked.kind == "pair":
+            raise InputError(
+                f"{asked.where}.source is 'texts', which are in one language each, but"
+                " the loss reads pairs of translations. Use another source."
+            )
+        split = asked.split(options.split)
+        where = f"{asked.where}.source.files"
+        make = text_pairs.Maker(options.pairs, options.longest)
+        return plain_texts.open_texts(options.files, split, make, where)
+
+    @staticmethod
+    def paths(options, asked):
+        """The files themselves."""
+        if options.files != plain_texts.EMBEDDED:
+            where = f"{asked.where}.source.files"
+            yield from map(str, paths_of(options.files, where))
+
+    @staticmethod
+    def hub_names(options):
+        """The data sets, of which some may be folders."""
+        places = (place for _, place in parse(options.files))
+        return [one.dataset for one in places if isinstance(one, DataSet)]
+
+
 SOURCES: dict[str, type[Source]] = {
     "files": Files,
     "datasets": Datasets,
     "tfds": Tfds,
     "debian": Debian,
+    "texts": Texts,
 }
 # Without a source there is no dev data.
 DEV_SOURCES = {"": Source, **SOURCES}

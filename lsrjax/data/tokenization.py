@@ -75,8 +75,9 @@ class TextTokenizer:
             if (found := self._tokenizer.token_to_id(name)) is not None:
                 return found
         raise InputError(
-            f"{self.folder}: {' or '.join(names)} is not in the vocabulary, which"
-            " config.model.head.expand_queries needs. Switch it off."
+            f"{self.folder}: {' or '.join(names)} is not in the vocabulary, and"
+            " config.model.head.expand_queries and the loss mlm need a mask token. Do"
+            " without them, or name a token in tokenizer_config.json (mask_token)."
         )
 
     @property

@@ -7,6 +7,7 @@ from typing import ClassVar
 import jax
 
 from lsrjax.errors import InputError
+from lsrjax.models.masking import Masking
 from lsrjax.models.views import Dense, Views
 from lsrjax.options import Options, option
 
@@ -21,6 +22,8 @@ TARGETS = {
     "keys": "identities of the texts of queries and documents, [B, 2] and [B, G, 2]",
     "positives": "how many of a query's documents, its first, are positive, an int",
     "languages": "how many languages every query is in, an int; round robin only",
+    "words": "(ids, which of them are words) by text, [B, L] each; before masking",
+    "masked": "a `models.masking.Predicted` by text; the student reads texts masked",
 }
 
 
@@ -33,6 +36,10 @@ class LossOptions(Options):
     def targets(self) -> tuple[str, ...]:
         """Additional `TARGETS` that the options require."""
         return ()
+
+    def masking(self) -> Masking | None:
+        """How tokens of the student's texts are masked; None: not for this loss."""
+        return None
 
     def shorter(
         self, views: dict[str, Views]

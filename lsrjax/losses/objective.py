@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lsrjax.errors import InputError
 from lsrjax.losses.loss import Loss
 from lsrjax.losses.table import LOSSES
+from lsrjax.models.masking import Masking
 from lsrjax.models.views import Views, score_all
 from lsrjax.options import Chosen, resolve_each
 
@@ -51,6 +52,13 @@ class Objective:
             "scores" in (*one.entry.targets, *one.options.targets())
             and not one.entry.compares_queries
             for one in self.losses
+        )
+
+    @property
+    def masking(self) -> Masking | None:
+        """How tokens of the student's texts are masked, for one of the losses."""
+        return next(
+            (found for one in self.losses if (found := one.options.masking())), None
         )
 
     @property
@@ -137,4 +145,10 @@ def of(config: Mapping[str, Any], where: str = "config.loss") -> Objective:
                 f" {' and '.join(other.entry.texts)}. Train them in stages of their"
                 " own."
             )
+    masking = [one.name for one in found if one.options.masking()]
+    if len(masking) > 1:
+        raise InputError(
+            f"{where}: {' and '.join(masking)} each mask the texts in their own way."
+            " Keep one of them."
+        )
     return Objective(tuple(found))

@@ -15,6 +15,7 @@ from lsrjax.losses import (
     mann_whitney,
     passage_centric,
     reconstruction,
+    self_prediction,
 )
 from lsrjax.losses.loss import Loss
 
@@ -35,4 +36,6 @@ LOSSES: dict[str, Loss] = {
     "wasserstein": graded_lists.WASSERSTEIN,
     "cosent": graded_pairs.COSENT,
     "angle": graded_pairs.ANGLE,
+    "mlm": self_prediction.MLM,
+    "bag_of_words": self_prediction.BAG_OF_WORDS,
 }

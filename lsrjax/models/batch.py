@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed import sharding
+from lsrjax.models.masking import Masking
 from lsrjax.models.retriever import QUERY, apply
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Views
@@ -21,6 +22,8 @@ def apply_batch(
     chunk: int = 0,
     remat: str = "none",
     dropout_key: jax.Array | None = None,
+    masking: Masking | None = None,
+    masking_key: jax.Array | None = None,
 ) -> dict[str, Views]:
     """Encodes the texts of a batch, cut as `data.batching.length_shapes` does.
 
@@ -33,21 +36,20 @@ def apply_batch(
       remat: what the backward pass recomputes, see `lsrjax.models.backbones.bert`.
       dropout_key: what is dropped of a text depends on its number in the batch, not on
         how the batch is cut. None: no dropout.
+      masking: masks tokens of the texts, as drawn by `masking_key` and a text's number.
 
     Returns:
       The views by name of text, in the order of the examples.
     """
 
     def encode(parts):
-        keys = None
-        if dropout_key is not None:
-            fold = jax.vmap(jax.random.fold_in, (None, 0))
-            keys = tuple(fold(dropout_key, part["number"]) for part in parts)
+        keys = _keys(dropout_key, parts)
+        masked = {"masking": masking, "masking_keys": _keys(masking_key, parts)}
         # Where all texts have one role, no array is needed for it.
         if role is not None:
             parts = [{"ids": part["ids"], "mask": part["mask"]} for part in parts]
         options = {"role": role, "dropout_keys": keys, "remat": remat}
-        return apply(graphdef, params, parts, **options)
+        return apply(graphdef, params, parts, **options, **masked)
 
     views: dict[str, Views] = {}
     for own in _sets(texts, queries):
@@ -56,6 +58,14 @@ def apply_batch(
         role = None if mixed else QUERY if QUERY in names else "document"
         views |= _named(_in_chunks(encode, own["parts"], chunk), own["place"])
     return views
+
+
+def _keys(key: jax.Array | None, parts) -> tuple[jax.Array, ...] | None:
+    """A key for each text, by its number in the batch."""
+    if key is None:
+        return None
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    return tuple(fold(key, part["number"]) for part in parts)
 
 
 def tokens_of(

@@ -38,6 +38,7 @@ from lsrjax.models.masked_lm_terms import (
     MaskedLMTerms,
     PooledOptions,
 )
+from lsrjax.models.masking import Masked
 from lsrjax.models.term_weights import LexEcho, MLMHead, strongest_repeat
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Bag, MultiVector, Vector, Views, bad_weights, weighted
@@ -103,7 +104,7 @@ class SpladeHead(MaskedLMTerms, WordQueries):
     """SPLADE over the encoder's own vocabulary; one view, `terms`."""
 
     Options = SpladeOptions
-    gives = ("logits", "one vector")
+    gives = ("logits", "masked LM", "one vector")
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
@@ -113,6 +114,10 @@ class SpladeHead(MaskedLMTerms, WordQueries):
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         WordQueries.__init__(self, spec)
         MaskedLMTerms.__init__(self, spec, dtype=dtype, rngs=rngs)
+
+    def predicted(self, hidden_TD, texts: Texts, word_embeddings_VD, masked: Masked):
+        """How well masked tokens are predicted."""
+        return self.mlm.predicted(hidden_TD, texts, word_embeddings_VD, masked)
 
     def from_ids(self, ids_BL, mask_BL) -> Views:
         """The `terms` view of bags of words; the weights are also the raw values."""

@@ -213,6 +213,7 @@ GIVEN = {
     "one vector": "a vector of each text (its first view)",
     "three views": "three views to distil into each other",
     "embedding": "one embedding as its only view",
+    "masked LM": "a masked-LM head over the encoder's own vocabulary",
 }
 
 
@@ -302,6 +303,18 @@ class Head(nnx.Module):
 
     def from_ids(self, ids_BL: jax.Array, mask_BL: jax.Array) -> Views:
         """The views of queries from their ids alone, like those of encoded texts."""
+        raise NotImplementedError
+
+    def predicted(self, hidden_TD, texts, word_embeddings_VD, masked):
+        """How well masked tokens are predicted, if it `gives` a "masked LM".
+
+        Args:
+          texts: with masked tokens.
+          masked: those that were there, a `lsrjax.models.masking.Masked`.
+
+        Returns:
+          A `lsrjax.models.masking.Predicted`.
+        """
         raise NotImplementedError
 
     @staticmethod

@@ -15,6 +15,7 @@ from lsrjax.models import dense_heads, layers
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
+from lsrjax.models.masking import PREDICTED, Masking
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Views
 from lsrjax.options import as_dict, check_value, checked, find_known, kind_of, option
@@ -205,12 +206,20 @@ class Retriever(nnx.Module):
         self.head = head_class(spec.head)(spec, dtype=dtype, rngs=rngs)
         self.expand_id = spec.expand_id
         self.encodes_queries = spec.encodes_queries
+        self.special_ids = spec.special_ids
         one = dataclasses.replace(spec, towers="shared")
         separate = spec.towers == "separate"
         self.query_tower = Retriever(one, dtype=dtype, rngs=rngs) if separate else None
 
     def __call__(
-        self, texts: Texts, *, role=None, dropout_keys=None, remat="none"
+        self,
+        texts: Texts,
+        *,
+        role=None,
+        dropout_keys=None,
+        remat="none",
+        masking: Masking | None = None,
+        masking_keys=None,
     ) -> Views:
         """Encodes a batch of texts.
 
@@ -220,9 +229,11 @@ class Retriever(nnx.Module):
           dropout_keys: a key for each text, [B] for each part; without, the model is
             deterministic.
           remat: what the backward pass recomputes, see `models.backbones.encoder`.
+          masking: masks tokens of encoded texts with `masking_keys`, [B] for each part.
 
         Returns:
-          The views of the texts, concatenated over parts.
+          The views of the texts, concatenated over parts; with `masking`, also a
+          `Predicted` under `masking.PREDICTED`.
 
         Raises:
           ValueError: a model that encodes queries and documents separately gets both.
@@ -231,14 +242,24 @@ class Retriever(nnx.Module):
             raise ValueError("Encode queries and documents apart, each with its role.")
         if role == QUERY:
             if self.query_tower is not None:
-                options = {"dropout_keys": dropout_keys, "remat": remat}
-                return self.query_tower(texts, role=role, **options)
+                return self.query_tower(
+                    texts,
+                    role=role,
+                    dropout_keys=dropout_keys,
+                    remat=remat,
+                    masking=masking,
+                    masking_keys=masking_keys,
+                )
             if not self.encodes_queries:
                 return self.head.from_ids(
                     texts.padded(texts.ids), texts.padded(texts.mask)
                 )
             query = tuple(jnp.ones(len(ids_BL), bool) for ids_BL in texts.ids)
             texts = dataclasses.replace(texts, query=query)
+        masked = None
+        if masking is not None:
+            size = self.encoder.config.vocab_size
+            texts, masked = masking(texts, masking_keys, self.special_ids, size)
         attended = texts.mask
         if self.expand_id >= 0:
             attended = tuple(
@@ -249,7 +270,11 @@ class Retriever(nnx.Module):
             texts, attended=attended, dropout_keys=dropout_keys, remat=remat
         )
         word_embeddings_VD = self.encoder.embeddings.word.embedding[...]
-        return self.head(hidden_TD, texts, word_embeddings_VD)
+        views = self.head(hidden_TD, texts, word_embeddings_VD)
+        if masked is None:
+            return views
+        found = self.head.predicted(hidden_TD, texts, word_embeddings_VD, masked)
+        return views | {PREDICTED: found}
 
 
 def split(
@@ -337,6 +362,8 @@ def apply(
     role=None,
     dropout_keys=None,
     remat="none",
+    masking: Masking | None = None,
+    masking_keys=None,
 ) -> Views:
     """Encodes `{"ids": [B, L], "mask": [B, L], "query": [B]}` with these parameters.
 
@@ -346,4 +373,11 @@ def apply(
     """
     parts = [texts] if isinstance(texts, Mapping) else texts
     model = nnx.merge(graphdef, params)
-    return model(Texts.of(parts), role=role, dropout_keys=dropout_keys, remat=remat)
+    return model(
+        Texts.of(parts),
+        role=role,
+        dropout_keys=dropout_keys,
+        remat=remat,
+        masking=masking,
+        masking_keys=masking_keys,
+    )

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lsrjax.distributed import sharding
+from lsrjax.models.masking import Masked, Predicted
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import Bag, Vector
 from lsrjax.ops.positive_pool import positive_pool
+from lsrjax.ops.vocab_logsumexp import SILENT, vocab_logsumexp
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.ops.vocab_sum import vocab_sum
-
-# A logit that no maximum is; finite, so that it gives numbers and not NaN.
-_SILENT = -1e9
 
 
 class MLMHead(nnx.Module):
@@ -68,7 +67,7 @@ class MLMHead(nnx.Module):
         decoder_VD = word_embeddings_VD if self.tied else self.decoder[...]
         bias_V = jnp.zeros(self.size) if self.bias is None else self.bias[...]
         if self.silent_terms:
-            bias_V = bias_V.at[: self.silent_terms].set(_SILENT)
+            bias_V = bias_V.at[: self.silent_terms].set(SILENT)
         return self.transform(hidden_TD), decoder_VD, bias_V
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Vector:
@@ -102,6 +101,34 @@ class MLMHead(nnx.Module):
         if self.begins >= 0:
             raw_BV = self._begun(raw_BV, texts, mask)
         return Vector(_saturated(jax.nn.relu(raw_BV), twice), raw_BV)
+
+    def predicted(
+        self, hidden_TD, texts: Texts, word_embeddings_VD, masked: Masked
+    ) -> Predicted:
+        """How well masked tokens are predicted: their cross entropies."""
+        states_TD = masked.states(hidden_TD, texts, self.begins >= 0)
+        h_TD, decoder_VD, bias_V = self.factors(states_TD, word_embeddings_VD)
+        ids_T = masked.tokens.join(masked.tokens.ids)
+        kept_T = masked.tokens.join(masked.tokens.mask)
+        # Even slices of the vocabulary, of which none has more than its terms.
+        extra = -self.size % sharding.axis_size(sharding.MODEL)
+        total = functools.partial(vocab_logsumexp, squash=self._squashed)
+        parts_TM = sharding.over_vocabulary(
+            total,
+            h_TD,
+            jnp.pad(decoder_VD, ((0, extra), (0, 0))),
+            jnp.pad(bias_V, (0, extra), constant_values=SILENT),
+            kept_T,
+        )
+        own_TD = decoder_VD[ids_T].astype(h_TD.dtype)
+        own_T = jnp.einsum("td,td->t", h_TD, own_TD, preferred_element_type=jnp.float32)
+        own_T = self._squashed(own_T + bias_V[ids_T])
+        return masked.by_text(jax.nn.logsumexp(parts_TM, axis=1) - own_T)
+
+    def _squashed(self, logits: jax.Array) -> jax.Array:
+        if self.capped:
+            return 30 * jax.nn.sigmoid(logits / 7.5)
+        return self.cap * jnp.tanh(logits / self.cap) if self.cap else logits
 
     def _begun(self, raw_BV, texts: Texts, mask) -> jax.Array:
         """The largest logits with those of the first token, which are constant."""

@@ -18,7 +18,6 @@ from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.requirements import Documents
 from lsrjax.data.reading import bad_records, unchanged_files
 from lsrjax.data.reading.bad_records import BadRecords
-from lsrjax.data.reading.rows import Rows
 from lsrjax.distributed import processes
 from lsrjax.training.batch_contents import Contents
 
@@ -45,7 +44,7 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
     names = list(config.data.sets) or [""]
     return [
         guarded(config, bad, source, name, reads_scores(config), check)
-        if isinstance(source, Rows)
+        if hasattr(source, "place")  # reading it may find a bad record
         else source
         for name, source in zip(
             names, mixing.open_sets(config.data, kind, mines(config)), strict=True

@@ -7,6 +7,7 @@ import jax
 
 from lsrjax.checkpoint import saved_model
 from lsrjax.convert import open_model, reranker
+from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import processes, sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student, term_statistics
@@ -35,6 +36,17 @@ def idf_of(config, student: build_student.Student, source):
     return term_statistics.idf_of_views(
         student.spec, student.tokenizer, student.pivot_tokenizer, source
     )
+
+
+def mask_id_of(contents: Contents, student: build_student.Student) -> int:
+    """The student's mask token, if a loss masks its texts; otherwise 0.
+
+    Raises:
+      InputError: its tokenizer has none.
+    """
+    if contents.objective.masking is None:
+        return 0
+    return TextTokenizer(student.tokenizer).mask_id
 
 
 def open_teacher(

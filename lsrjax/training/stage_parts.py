@@ -117,6 +117,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         spec,
         teacher_spec,
         stage_models.idf_of(config, student, source),
+        stage_models.mask_id_of(contents, student),
     )
     _, abstract = retriever.split(spec)
     batches = stage_batches.batches(

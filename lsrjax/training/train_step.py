@@ -16,9 +16,10 @@ from lsrjax.data.batching.drawing import QUERIES, STUDENT, TEACHER, TEACHER_QUER
 from lsrjax.distributed import sharding
 from lsrjax.losses import group_weights, lambda_control, regularizers
 from lsrjax.models import retriever
-from lsrjax.models.batch import apply_batch
+from lsrjax.models.batch import apply_batch, tokens_of
 from lsrjax.models.dense_heads import fired
 from lsrjax.models.heads import pooled_as
+from lsrjax.models.masking import Masking, taken_out
 from lsrjax.options import Chosen
 from lsrjax.training import bad_steps, collapse
 from lsrjax.training.batch_contents import Contents, parts_of
@@ -41,10 +42,12 @@ class Step:
       signs: of a collapse, for the log.
       teacher: the structure of a teacher of views, or None.
       idf: [V] of each view's terms, for a regularizer that needs it.
+      masking: of the student's texts, for a loss that predicts them; or None.
     """
 
     config: Any
     contents: Contents
+    spec: retriever.RetrieverSpec
     regularizer: Chosen
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
@@ -53,6 +56,7 @@ class Step:
     signs: collapse.Signs
     teacher: nnx.GraphDef | None = None
     idf: Mapping[str, np.ndarray] | None = None
+    masking: Masking | None = None
 
     def __call__(
         self, state: dict, teacher_params: dict | None, batch: dict
@@ -121,18 +125,31 @@ class Step:
             views = encode(self.teacher, teacher_params, own, queries=queries)
             targets |= self.contents.objective.of_teacher(views)
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        if "words" in self.contents.objective.targets:
+            vocabulary = {"vocabulary": self.spec.encoder.vocab_size}
+            targets |= {"words": _words(self.spec, batch)} | vocabulary
+        # No number of a step is as large as what sets these keys apart.
+        masking_key = jax.random.fold_in(
+            jax.random.fold_in(jax.random.key(config.seed), np.uint32(2**32 - 1)),
+            state["step"],
+        )
         lambdas = lambda_control.lambdas(self.regularizer.options, state)
 
         def weighted_sum(params):
-            views = encode(
-                self.graphdef,
-                params,
-                batch[STUDENT],
-                queries=batch.get(QUERIES),
-                remat=memory.remat,
-                dropout_key=key if config.model.dropout > 0 else None,
+            views, predicted = taken_out(
+                encode(
+                    self.graphdef,
+                    params,
+                    batch[STUDENT],
+                    queries=batch.get(QUERIES),
+                    remat=memory.remat,
+                    dropout_key=key if config.model.dropout > 0 else None,
+                    masking=self.masking,
+                    masking_key=masking_key if self.masking else None,
+                )
             )
-            parts, groups, shown = self._parts(state, views, targets)
+            masked = {"masked": predicted}
+            parts, groups, shown = self._parts(state, views, targets | masked)
             parts |= regularizers.penalties(self.regularizer, views, lambdas, self.idf)
             seen = {
                 "parts": parts,
@@ -179,6 +196,7 @@ def make_step(
     spec: retriever.RetrieverSpec,
     teacher=None,
     idf: Mapping[str, np.ndarray] | None = None,
+    mask_id: int = 0,
 ) -> Step:
     """The step of a stage.
 
@@ -186,6 +204,7 @@ def make_step(
       teacher: the spec of a teacher of views, or None; its views of pairs are pooled
         like the student's.
       idf: [V] of each view's terms, if the regularizer needs it.
+      mask_id: the student's mask token, if a loss masks its texts.
     """
     regularizer = regularizers.of(config.regularizer)
     if regularizer.entry.idf and idf is None:
@@ -195,6 +214,9 @@ def make_step(
         )
     contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
+    masking = contents.objective.masking
+    if masking is not None:
+        masking = dataclasses.replace(masking, mask_id=mask_id)
     if teacher is not None and contents.kind == "pair":
         teacher = pooled_as(teacher, spec)
     still = jax.tree.map(
@@ -203,6 +225,7 @@ def make_step(
     return Step(
         config=config,
         contents=contents,
+        spec=spec,
         regularizer=regularizer,
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, still),
@@ -211,7 +234,18 @@ def make_step(
         signs=collapse.Signs.of(contents, spec, teacher),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,
+        masking=masking,
     )
+
+
+def _words(spec, batch: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Ids of encoded texts, and which of them are words, [B, L] each, by name."""
+    queries = batch.get(QUERIES) if spec.encodes_queries else None
+    found = {}
+    for name, (ids_BL, mask_BL) in tokens_of(batch[STUDENT], queries=queries).items():
+        special_BL = jnp.isin(ids_BL, jnp.asarray(spec.special_ids, jnp.int32))
+        found[name] = ids_BL, mask_BL.astype(bool) & ~special_BL
+    return found
 
 
 def init_state(step: Step, params: dict) -> dict:

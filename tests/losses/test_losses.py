@@ -17,6 +17,7 @@ from lsrjax.losses.distillation import MARGINS, kl, language_kl, margin_mse
 from lsrjax.losses.loss import TARGETS
 from lsrjax.losses.objective import Objective
 from lsrjax.losses.table import LOSSES
+from lsrjax.models.masking import Predicted
 from lsrjax.models.views import Bag, Code, Dense, Vector
 from lsrjax.options import Chosen, names
 
@@ -402,7 +403,13 @@ OPTIONS = [
         "temperature": 0.5,
         "mask_same_text": False,
     },
+    {"name": "bag_of_words"},
+    {"name": "mlm", "rate": 0.3, "hidden": 0.5, "random": 0.2},
 ]
+
+
+# Of the texts' tokens, those above 1 are words; one has none.
+IDS = np.array([[0, 3, 5, 3], [0, 9, 1, 1], [0, 1, 1, 0]])
 
 
 def code(seed, count):
@@ -431,6 +438,8 @@ def inputs(loss):
         views[text] = {"pivot": vector(seed, count)}
         if "reconstruction" in loss.weights:
             views[text] = {"latents": code(seed, count)}
+        elif "bag_of_words" in loss.weights:
+            views[text] = {"terms": vector(seed, count)}
         elif "angle" in loss.weights:
             embedding_BD = jnp.asarray(normal(30 + seed, count, V))
             views[text] = {"dense": Dense(embedding_BD)}
@@ -453,6 +462,19 @@ def inputs(loss):
         "keys": KEYS,
         "positives": {"positives": 1},
         "languages": {"languages": B},
+        "words": {
+            "words": {
+                "query": (IDS[:B], IDS[:B] > 1),
+                "document": (np.tile(IDS, (G, 1)), np.tile(IDS, (G, 1)) > 1),
+            },
+            "vocabulary": V - 1,
+        },
+        "masked": {
+            "masked": {
+                text: Predicted(normal(30 + seed, B) ** 2, np.arange(B) + seed)
+                for seed, text in enumerate(loss.texts)
+            }
+        },
     }
     assert targets.keys() == TARGETS.keys()
     return views, {k: v for name in loss.targets for k, v in targets[name].items()}
@@ -490,7 +512,47 @@ def test_all_losses_and_options_are_tested():
     assert changed == declared
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_mlm_is_a_mean_over_the_tokens_of_all_texts():
+    loss = objective_of(mlm={"weight": 0.5})
+    _, targets = inputs(loss)
+    query, document = targets["masked"].values()
+    errors = np.concatenate([query.error_B, document.error_B])
+    expected = 0.5 * errors.sum() / (0 + 1 + 2 + 1 + 2 + 3)
+    assert float(total(loss, {}, targets)) == pytest.approx(expected, rel=1e-6)
+    none = {name: Predicted(np.zeros(B), np.zeros(B)) for name in loss.texts}
+    assert total(loss, {}, {"masked": none}) == 0
+
+
+def test_bag_of_words_by_hand():
+    loss = objective_of(bag_of_words={})
+    views, targets = inputs(loss)
+    found = []
+    for text, (ids, words) in targets["words"].items():
+        raw = np.asarray(views[text]["terms"].raw_BV, np.float64)
+        for z, own, kept in zip(raw, ids, words, strict=True):
+            # The last column is padding.
+            log = z[:-1] - np.log(np.exp(z[:-1]).sum())
+            distinct = sorted({*own[kept].tolist()})
+            found += [-log[distinct].mean()] if distinct else []
+    assert len(found) == (B - 1) * (1 + G)
+    assert float(total(loss, views, targets)) == pytest.approx(np.mean(found), rel=1e-5)
+
+    def moved(change):
+        other = {t: {"terms": change(v["terms"])} for t, v in views.items()}
+        return float(total(loss, other, targets))
+
+    # A shift of all logits, and what stands in the padding, change nothing.
+    shifted = moved(lambda v: dataclasses.replace(v, raw_BV=v.raw_BV + 3))
+    assert shifted == pytest.approx(np.mean(found), rel=1e-5)
+    padded = moved(lambda v: dataclasses.replace(v, raw_BV=v.raw_BV.at[:, -1].set(9)))
+    assert padded == pytest.approx(np.mean(found), rel=1e-5)
+
+
+# Of `mlm`, the model itself gives what is compared.
+VIEWED = [options for options in OPTIONS if options.get("name") != "mlm"]
+
+
+@pytest.mark.parametrize("options", VIEWED, ids=str)
 def test_every_loss_reaches_every_text_and_view(options):
     loss = objective_of(**options)
     views, targets = inputs(loss)
@@ -630,8 +692,9 @@ def test_targets_are_asked_for_where_an_option_is_on():
         shapes = {k: v.shape for k, v in loss.arrays(B, G).items()}
         _, targets = inputs(loss)
         # Those that the step adds are in no batch.
-        added = ("teacher", "all_scores", "languages", "positives")
-        made = {k: v for k, v in targets.items() if k not in added}
+        by_step = ("teacher", "all_scores", "languages", "positives")
+        by_step += ("words", "vocabulary", "masked")
+        made = {k: v for k, v in targets.items() if k not in by_step}
         assert shapes == {k: v.shape for k, v in made.items()}
 
 

@@ -110,6 +110,12 @@ OTHERS = {
     "colbert_all": ("infonce", "", {"head": "colbert", "expand_id": 5}),
     "batch_wide": ("batch_wide", "l1", {"head": "splade", "pooling": "sum"}),
     "angle": ("angle", "", {"head": "dense", "pooling": "mean"}),
+    "mlm": ("mlm", "flops", {"head": "splade", "tied": True}),
+    "mlm_static": (
+        "mlm",
+        "flops",
+        {"head": "splade", "tied": False, "queries": "static", "family": "norbert4"},
+    ),
     # All queries in one language, then in the other; with the signs of health.
     "round_robin": ("language_kl", "l1", {"head": "splade", "pooling": "sum"}),
 }
@@ -128,6 +134,11 @@ LOSSES = {
         **{"listnet": {"in_batch": True}, "cosent": {"temperature": 0.5}},
     },
     "prefixes": {"infonce": {"prefixes": (5,)}, "kl": {"prefixes": (3, 5)}},
+    "mlm": {
+        "mlm": {"rate": 0.3},
+        "bag_of_words": {"weight": 0.3},
+        "infonce": {"weight": 0.5},
+    },
 }
 
 

@@ -215,6 +215,7 @@ class GroupBatches:
         documents: list[list[str]] = [[] for _ in range(self.repeats)]
         targets: list[list[dict]] = [[] for _ in range(self.repeats)]
         for group, rng in zip(groups, rngs, strict=True):
+            group = group.drawn(rng)
             # Drawn first, so that they do not depend on the chosen documents.
             numbers = rng.random(1 + self.group_size)
             chosen = self._choose(group, rng)

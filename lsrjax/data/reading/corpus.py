@@ -18,14 +18,20 @@ from lsrjax.data.examples import ANY, Items, Text
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, ID, BadRecord
 from lsrjax.data.reading.id_index import Index
-from lsrjax.data.reading.texts import DataSet, open_texts
+from lsrjax.data.reading.texts import DataSet, Join, open_texts, with_title
 from lsrjax.errors import InputError
 
 
 class Corpus:
     """Texts by id, each in every language whose files have the id."""
 
-    def __init__(self, places: Any, field: str, strict: bool = True):
+    def __init__(
+        self,
+        places: Any,
+        field: str,
+        strict: bool = True,
+        join: Join = with_title,
+    ):
         """Indexes the files; no text is kept in memory.
 
         Args:
@@ -34,6 +40,7 @@ class Corpus:
             and optionally title.
           strict: a broken line is an error; otherwise its text is left out and the
             error is in `bad`.
+          join: makes one text of a title and a text.
 
         Raises:
           InputError: no such file, a truncated one, an id with two texts, or only
@@ -42,7 +49,7 @@ class Corpus:
         self.name = ", ".join(str(place) for _, place in parse(places))
         parts = _parts(places, field)
         self._indexes = {
-            language: Index([open_texts(part) for part in found])
+            language: Index([open_texts(part, join) for part in found])
             for language, found in parts.items()
         }
         if self.bad and (strict or not len(self)):

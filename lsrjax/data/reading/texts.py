@@ -2,12 +2,13 @@
 
 import array
 import dataclasses
+import functools
 import io
 import itertools
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lsrjax.data.reading import plain
@@ -112,33 +113,57 @@ def with_title(title: Any, text: Any) -> Any:
     return f"{title} {text}" if title and isinstance(text, str) else text
 
 
-def open_texts(path: DataSet | pathlib.Path):
+# Between title and text of `title_apart`: the control character for this.
+_BETWEEN = "\x1f"
+
+
+def title_apart(title: Any, text: Any) -> Any:
+    """Title and text as one text that `apart` takes apart."""
+    if not isinstance(text, str):
+        return text
+    title = title.replace(_BETWEEN, " ") if isinstance(title, str) else ""
+    return f"{title}{_BETWEEN}{text}"
+
+
+def apart(text: str) -> tuple[str, str]:
+    """The title, maybe empty, and the text, that `title_apart` joined."""
+    title, _, text = text.partition(_BETWEEN)
+    return title, text
+
+
+Join = Callable[[Any, Any], Any]  # title and text as one text
+
+
+def open_texts(path: DataSet | pathlib.Path, join: Join = with_title):
     """The texts of a file or a data set, for an `Index`.
+
+    `join` makes one text of a title and a text.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
     """
     if isinstance(path, DataSet):
         table, files = read_dataset(path.dataset, path.subset, path.split)
-        return _TableTexts(str(path), ArrowRows(table), files)
+        return _TableTexts(str(path), ArrowRows(table), files, join)
     kind = plain.kind_of(path)
     if kind == plain.PARQUET:
-        return _TableTexts(str(path), ParquetRows(path), [path])
+        return _TableTexts(str(path), ParquetRows(path), [path], join)
     if kind is None:
         raise InputError(
             f"{path}: unknown type {path.suffix!r} of a file of texts; known are"
             f" {plain.KNOWN}."
         )
-    return _LineTexts(path, kind)
+    return _LineTexts(path, kind, join)
 
 
 class _LineTexts:
-    def __init__(self, path: pathlib.Path, kind: str):
+    def __init__(self, path: pathlib.Path, kind: str, join: Join):
         self.name, self.paths = str(path), [path]
         self._lines = Lines(path, kind)
-        self._parse, self._header = _json_text, 0
+        self._parse: Callable[[bytes, str], tuple[str, str]]
+        self._parse, self._header = functools.partial(_json_text, join=join), 0
         if kind == plain.TSV:
-            self._parse = cells = _Cells(self._lines)
+            self._parse = cells = _Cells(self._lines, join)
             self._header = cells.header
 
     def _rows(self) -> Iterator[tuple[int, int, bytes]]:
@@ -182,21 +207,22 @@ class _LineTexts:
         return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
 
 
-def _json_text(line: bytes, where: str) -> tuple[str, str]:
+def _json_text(line: bytes, where: str, join: Join) -> tuple[str, str]:
     row = parse_json(line, where)
     if not isinstance(row, dict):
         raise BadRecord(
             TYPE, f"{where} is {type(row).__name__}, not an object: {line[:80]!r}."
         )
     key, text = _text_columns(row, where)
-    text = _checked(with_title(row.get("title"), row[text]), where)
+    text = _checked(join(row.get("title"), row[text]), where)
     return as_id(row[key], where), text
 
 
 class _Cells:
     """Parses TSV lines: id, text and optionally title, or as the header says."""
 
-    def __init__(self, lines: Lines):
+    def __init__(self, lines: Lines, join: Join):
+        self._join = join
         sample = [
             (number, self._split(line))
             for number, _, line in itertools.islice(lines, _SAMPLE)
@@ -229,7 +255,7 @@ class _Cells:
             if place < len(cells)
         }
         key = as_id(found["id"], where)
-        return key, with_title(found.get("title"), found["text"])
+        return key, self._join(found.get("title"), found["text"])
 
     @staticmethod
     def _split(line: bytes) -> list[str]:
@@ -276,8 +302,10 @@ def _checked(text: Any, where: str) -> str:
 
 
 class _TableTexts:
-    def __init__(self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence):
-        self.name, self.paths, self._rows = name, paths, rows
+    def __init__(
+        self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence, join: Join
+    ):
+        self.name, self.paths, self._rows, self._join = name, paths, rows, join
         names = rows.column_names
         key, text = _text_columns(names, name)
         title = {"title": "title"} if "title" in names else {}
@@ -311,5 +339,5 @@ class _TableTexts:
             row = self._rows.row(number)
         except UnicodeDecodeError as e:
             raise BadRecord(UTF8, f"{where}: a text is not UTF-8 ({e}).") from e
-        text = _checked(with_title(row.get("title"), row["text"]), where)
+        text = _checked(self._join(row.get("title"), row["text"]), where)
         return as_id(row["id"], where), text
