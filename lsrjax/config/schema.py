@@ -184,6 +184,13 @@ class Rows:
         problem=places_problem,
         when="one set",
     )
+    group_size: int = option(
+        0,
+        "of a set in data.sets: documents of a query, if others than data.group_size;"
+        " with batches_from = one",
+        low=0,
+        high=2**16,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +199,9 @@ class Data(Rows):
 
     because: ClassVar = {"sets": "data.sets is empty"}
     sets: dict[str, Rows] = option(
-        {}, "several data sets instead, by name: data_set(source=…, format=…, corpus=…)"
+        {},
+        "several data sets instead, by name: data_set(source=…, format=…, corpus=…,"
+        " group_size=…)",
     )
     mixer: Any = option("proportional", "of sets", table=MIXERS, when="sets")
     batches_from: str = option(

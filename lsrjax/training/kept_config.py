@@ -98,8 +98,10 @@ def _with_all_options(values: dict) -> dict:
         # Entries of an earlier lsrjax may be unknown: they differ.
         with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):
             _spell_out(stage, Run)
-            for own in stage["data"]["sets"].values():
-                _spell_out(own, Rows)
+            sets = stage["data"]["sets"]
+            for name, own in sets.items():
+                sets[name] = json.loads(fields.blank(Rows).to_json()) | own
+                _spell_out(sets[name], Rows)
     # As JSON has them, whose lists are no tuples.
     return json.loads(json.dumps(values))
 

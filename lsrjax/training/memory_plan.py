@@ -194,10 +194,11 @@ def full_shapes(config, devices: int, roles_apart: bool = False) -> dict[str, Sh
     """
     share = config.batch_size // devices
     length = config.data.document_length
-    if Contents.of(config).has_views:
+    contents = Contents.of(config)
+    if contents.has_views:
         student = Shape(((2 * share, length),))
         return {STUDENT: student, "teacher": Shape(((share, length),))}
-    documents = (share * config.data.group_size, length)
+    documents = (share * contents.group_size, length)
     queries = (share, config.data.query_length)
     if roles_apart:
         return {QUERIES: Shape((queries,)), STUDENT: Shape((documents,))}
