@@ -161,9 +161,7 @@ def test_rows_need_as_many_negatives_as_their_own_set_asks_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_compiles_a_step_for_each_size(
-    tmp_path, monkeypatch
-):
+def test_a_run_compiles_a_step_for_each_size(tmp_path, monkeypatch):
     from lsrjax.training import compiled_steps
 
     made = []
