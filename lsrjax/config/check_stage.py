@@ -75,6 +75,11 @@ def _check_data(c, where) -> None:
             f"{where}.data.topics is {c.data.topics}, but data.sets has several data"
             " sets; a batch comes from one topic or from data sets. Set one of them."
         )
+    because = conditions.CONDITIONS["dev data"](c)
+    if c.checkpoint.push_when == "best" and because:
+        raise InputError(
+            f"{where}.checkpoint.push_when is 'best', but {because}, so that none is."
+        )
     if c.dev.source.name or c.dev.task.name:
         try:
             required_depth([c.dev.metric])

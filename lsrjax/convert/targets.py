@@ -1,5 +1,6 @@
 """The formats that retrievers can be exported to, and the programs that read them."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -192,7 +193,24 @@ def export(
     Raises:
       InputError: a model that cannot be read, or that the format cannot represent.
     """
-    model = open_model.open_portable(reference, allowed)
+    write(open_model.open_portable(reference, allowed), target, out, prune)
+
+
+def write_first(model: SavedModel, out: pathlib.Path) -> str:
+    """Writes a model in the first format that can hold it; returns its name."""
+    *first, last = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
+    for target in first:
+        with contextlib.suppress(InputError):
+            write(model, target, out)
+            return target
+    write(model, last, out)
+    return last
+
+
+def write(
+    model: SavedModel, target: str, out: pathlib.Path, prune: Pruning | None = None
+) -> None:
+    """Writes a model that was read; see `export`."""
     model = _pruned(model, prune, target)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
     if target not in possible:

@@ -19,7 +19,7 @@ from lsrjax.training import left_out, resume
 FILE = "config.json"
 # Fields that change no result; a resumed run may change them, as for other devices.
 _FREE = re.compile(
-    r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.on_full_disk$|"
+    r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.(on_full_disk|push|push_when)$|"
     r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
 )
 # In place of a stage's name, for fields that only the evaluation reads.
