@@ -51,6 +51,7 @@ class Target:
       towers: whether it can represent separate towers.
       cuts: whether it can keep only the largest weights of a vector.
       encodes: whether it can represent an encoder of this config.
+      pushed: whether a run may push it to the hub of its own accord.
     """
 
     write: Callable[[SavedModel, pathlib.Path], None]
@@ -60,6 +61,7 @@ class Target:
     towers: bool = False
     cuts: bool = False
     encodes: Callable[[EncoderConfig], bool] = _loadable
+    pushed: bool = True
 
 
 def _write_lsrjax(model: SavedModel, folder: pathlib.Path) -> None:
@@ -98,7 +100,12 @@ TARGETS = {
         cuts=True,
     ),
     "onnx": Target(
-        onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx_encoders.encodes
+        onnx.write_onnx,
+        onnx.HEADS,
+        "onnxruntime",
+        _ONNX,
+        encodes=onnx_encoders.encodes,
+        pushed=False,
     ),
     "splade": Target(
         sentence_transformers.write_splade,
@@ -197,8 +204,10 @@ def export(
 
 
 def write_first(model: SavedModel, out: pathlib.Path) -> str:
-    """Writes a model in the first format that can hold it; returns its name."""
-    *first, last = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
+    """Writes a model in the first pushed format that holds it; returns its name."""
+    *first, last = [
+        name for name, one in TARGETS.items() if one.pushed and _holds(one, model.spec)
+    ]
     for target in first:
         with contextlib.suppress(InputError):
             write(model, target, out)
