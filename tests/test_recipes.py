@@ -14,7 +14,7 @@ from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.mixing import open_sets
 from lsrjax.data.reading.files import subsets
-from lsrjax.training import run
+from lsrjax.training import optimizer, run
 
 RECIPES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 EMBEDDED = [
@@ -24,16 +24,28 @@ EMBEDDED = [
 ]
 
 
-def config_of(path):
-    return runpy.run_path(str(path))["get_config"]()
+FORMS = ("splade", "inference_free", "csr")  # of configs/scandinavian.py
+# Each that runs on the embedded data, in each of its forms.
+SMALL = [
+    (path, form)
+    for path in EMBEDDED
+    for form in (FORMS if path.stem == "scandinavian" else ("",))
+]
 
 
-def on_embedded_data(path):
+def config_of(path, form=""):
+    return runpy.run_path(str(path))["get_config"](*filter(None, [form]))
+
+
+def on_embedded_data(path, form=""):
     """The config with the flags that follow in its docstring."""
     text = runpy.run_path(str(path))["__doc__"]
     flags = text[text.index("embedded") :]
-    config = config_of(path)
-    for flag in shlex.split(flags[flags.index("--config.") :]):
+    if form == "csr":
+        flags = flags.partition("of all forms but csr:")[0]
+    lines = [line for line in flags.splitlines() if line.startswith("    --config.")]
+    config = config_of(path, form)
+    for flag in shlex.split("\n".join(lines)):
         name, _, value = flag.removeprefix("--config.").partition("=")
         set_field(config, name, value, "--config")
     return config
@@ -90,9 +102,9 @@ def test_the_variants_differ_where_paper_and_script_do():
     assert (paper.seed, script.seed) == (0, 42)
 
 
-@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
-def test_the_flags_of_its_docstring_make_it_run_on_the_embedded_data(path):
-    config = on_embedded_data(path)
+@pytest.mark.parametrize(("path", "form"), SMALL)
+def test_the_flags_of_its_docstring_make_it_run_on_the_embedded_data(path, form):
+    config = on_embedded_data(path, form)
     validate(config)
     own = [one.source for one in mixing.named_sets(config.data).values()]
     assert all(one.name == "debian" or one.files == "embedded" for one in own)
@@ -153,20 +165,39 @@ def test_the_scandinavian_data_sets_are_read_as_queries_and_positives(monkeypatc
     assert [len(s[0].negatives) for s in (nli, qa, ddsc)] == [1, 0, 0]
 
 
+def test_the_scandinavian_forms_have_the_project_s_values():
+    (path,) = (path for path in RECIPES if path.stem == "scandinavian")
+    forms = {form: config_of(path, form) for form in FORMS}
+    for form, config in forms.items():
+        validate(config)
+        assert config.init.encoder["model"].startswith("ltg/norbert")
+        assert (config.optim.lr, config.batch_size, config.epochs) == (2e-5, 16, 1)
+        assert config.data.query_length == config.data.document_length == 256
+        assert config.dev.task.name == "nanobeir" and config.dev.metric == "nDCG@10"
+        assert list(config.log.trackers) == ["mlflow"]
+        assert mixing.group_sizes(config.data) == [2, 1, 1]
+        rates = optimizer.logged_rates(config.optim)
+        assert rates == ({"lr_head_static": 50} if form == "inference_free" else {})
+    assert forms["splade"].regularizer.query == 5e-4
+    assert forms["inference_free"].regularizer.document == 3e-3
+    assert config_of(path) == forms["splade"] != forms["csr"]
+
+
 @pytest.mark.slow
 def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # First the one that others take as their teacher.
-    order = sorted(EMBEDDED, key=lambda path: path.stem != "splade")
-    for path in order:
+    order = sorted(SMALL, key=lambda one: one[0].stem != "splade")
+    for path, form in order:
         if path.stem == "mtd_sparse":
             continue  # it goes on from the demo
-        config = on_embedded_data(path)
+        config = on_embedded_data(path, form)
         config.steps, config.dev.queries = 1, 10
         config.optim.warmup_steps = 0
         for data in list(config.data.sets.values()) or [config.data]:
             data.source.split = "dev"
         config.checkpoint.every = 1
         config.model.hidden_size, config.model.num_layers = 32, 1
-        run.run(config, tmp_path / "runs" / path.stem, Console(quiet=True))
-        assert (tmp_path / "runs" / path.stem / "train" / "done.json").is_file()
+        folder = tmp_path / "runs" / path.stem / form
+        run.run(config, folder, Console(quiet=True))
+        assert (folder / "train" / "done.json").is_file()

@@ -123,20 +123,23 @@ def _differences(found: dict, wanted: dict) -> list[str]:
     return trees.differences(there, asked, ("folder", "config"))
 
 
-def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel:
-    """Reads a stage's retriever from its last checkpoint.
+def load_model(
+    folder: str | pathlib.Path, *, values: bool = True, step: int | None = None
+) -> SavedModel:
+    """Reads a stage's retriever from a checkpoint.
 
     Args:
       folder: a stage's folder, or a run's folder with a single stage.
       values: read the numbers; otherwise the parameters have shapes alone, and neither
         a checkpoint nor tokenizers need be there.
+      step: of the checkpoint; None: the last one.
 
     Raises:
       InputError: no model or no checkpoint there, a damaged one, or one with numbers
         that are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
-    step = _checked_step(folder) if values else 0
+    step = _checked_step(folder, step) if values else 0
     spec = load_spec(folder)
     _, abstract = retriever.split(spec)
     tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
@@ -174,20 +177,24 @@ def host_arrays(checkpoint: pathlib.Path, part: dict | None = None) -> dict:
         return reader.restore(path, args=args)
 
 
-def _checked_step(folder: pathlib.Path) -> int:
-    """The last step of a stage, after every byte of it was verified."""
+def _checked_step(folder: pathlib.Path, step: int | None) -> int:
+    """The step, or the last one of a stage, after every byte of it was verified."""
     digests.check_has_digests(folder)
     steps = digests.recorded_steps(folder)
     if not steps:
         raise InputError(f"{folder}: no checkpoint was finished there. Train it first.")
-    if found := digests.damage(folder, steps[-1]):
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise InputError(f"{folder}: there is no checkpoint of step {step:,}.")
+    if found := digests.damage(folder, step):
+        which = "last checkpoint, of" if step == steps[-1] else "checkpoint of"
         raise InputError(
-            f"{folder}: the last checkpoint, of step {steps[-1]:,}, is damaged:\n"
+            f"{folder}: the {which} step {step:,}, is damaged:\n"
             f"{listing(found)}\nStart its run again: it sets the damaged files aside"
             " and trains on from the newest sound checkpoint. Or put a copy of them"
             " back."
         )
-    return steps[-1]
+    return step
 
 
 def save_model(folder: pathlib.Path, model: SavedModel) -> None:

@@ -21,10 +21,19 @@ def check_choice(c, where: str) -> None:
     data = c.data
     loss = objective.of(c.loss)
     scores = not loss.targets.isdisjoint(("scores", "all_scores"))
-    if 1 < data.group_size <= data.positives:
+    sizes = mixing.group_sizes(data)
+    for size in sizes:
+        if 1 < size <= data.positives:
+            raise InputError(
+                f"{where}.data.positives is {data.positives}, but data.group_size is"
+                f" {size}: a group needs a negative, too. Raise group_size."
+            )
+    if len(set(sizes)) > 1 and data.batches_from != "one":
         raise InputError(
-            f"{where}.data.positives is {data.positives}, but data.group_size is"
-            f" {data.group_size}: a group needs a negative, too. Raise group_size."
+            f"{where}.data.sets have group sizes {', '.join(map(str, sizes))}, but"
+            f" {where}.data.batches_from is {data.batches_from!r}: the queries of a"
+            " batch have as many documents each. Set it to 'one', or give the sets one"
+            " group_size."
         )
     if data.positives > 1 and not (scores or "positives" in loss.targets):
         raise InputError(
@@ -93,6 +102,10 @@ def check_rows(c, where: str) -> None:
     for at, own in mixing.named_sets(c.data, f"{where}.data").items():
         source, chosen = sources.chosen(own.source, at), formats.chosen(own.format, at)
         found = checked(Rows, own, at)
+        loss = objective.of(c.loss)
+        if len(c.data.sets) and "document" not in loss.texts:
+            because = f"the loss {loss.name} has no queries and documents"
+            check_no_effect(found, at, ["group_size"], because)
         _check_needs(source, f"{at}.source", "source")
         if not source.entry.rows:
             check_no_effect(found, at, ["format", "corpus"], _OWN_FORMAT)
@@ -192,7 +205,7 @@ def _check_format(chosen: Chosen, c, own, at: str) -> None:
     for what, asked, todo in (
         (
             "negatives",
-            ranks and c.data.group_size > 1 and not mines(c),
+            ranks and (own.group_size or c.data.group_size) > 1 and not mines(c),
             "Set config.prepare.negatives to 'bm25', or data.group_size to 1.",
         ),
         (
@@ -237,7 +250,7 @@ def check_languages(c, where: str) -> None:
 def reads_scores(c) -> bool:
     """Whether a stage reads a teacher's scores from its data."""
     asked = "scores" in objective.of(c.loss).targets or (
-        c.data.group_size > 1 and choice_of(c.data).needs_scores
+        max(mixing.group_sizes(c.data)) > 1 and choice_of(c.data).needs_scores
     )
     return asked and c.prepare.scores == "given"
 

@@ -11,7 +11,7 @@ from lsrjax.config.schema import Run
 from lsrjax.convert import references
 from lsrjax.data import sources
 from lsrjax.data.batching import mixing
-from lsrjax.data.batching.mixing import named_sets
+from lsrjax.data.batching.mixing import group_sizes, named_sets
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
 from lsrjax.initial import initialisations
@@ -77,6 +77,11 @@ def _check_data(c, where) -> None:
             f"{where}.data.topics is {c.data.topics}, but data.sets has several data"
             " sets; a batch comes from one topic or from data sets. Set one of them."
         )
+    because = conditions.CONDITIONS["dev data"](c)
+    if c.checkpoint.push_when == "best" and because:
+        raise InputError(
+            f"{where}.checkpoint.push_when is 'best', but {because}, so that none is."
+        )
     if c.dev.source.name or c.dev.task.name:
         try:
             required_depth([c.dev.metric])
@@ -113,15 +118,16 @@ def _check_needs(c, where) -> None:
 def _check_group(c, where) -> None:
     """Checks that a query gets the documents and scores that the loss needs."""
     loss = objective.of(c.loss)
-    if loss.compares_documents and c.data.group_size < 2:
+    own, sizes = named_sets(c.data).values(), group_sizes(c.data)
+    if loss.compares_documents and min(sizes) < 2:
         raise InputError(
-            f"{where}.data.group_size is {c.data.group_size}; the loss {loss.name}"
+            f"{where}.data.group_size is {min(sizes)}; the loss {loss.name}"
             " compares a query's documents, so it needs at least 2."
         )
     mined = check_data.mines(c)
-    own = named_sets(c.data).values()
-    lacks = {what for one in own for what in sources.chosen(one.source).entry.lacks}
-    chosen = c.data.group_size > 1 and choice_of(c.data).needs_scores
+    each = [sources.chosen(one.source).entry.lacks for one in own]
+    lacks = {what for one in each for what in one}
+    chosen = max(sizes) > 1 and choice_of(c.data).needs_scores
     scores = "scores" in loss.targets or chosen
     if scores and (mined or "scores" in lacks) and c.prepare.scores == "given":
         whose = "mined negatives" if mined else "the embedded queries"
@@ -129,16 +135,17 @@ def _check_group(c, where) -> None:
             f"{where}.prepare.scores is 'given', but {whose} come without scores: set"
             " it to 'teacher', and teacher.model."
         )
-    hard = "document" in loss.texts and c.data.group_size > 1
-    if hard and "negatives" in lacks and not mined:
-        raise InputError(
-            f"{where}.data.group_size is {c.data.group_size}, but the embedded data has"
-            " no negatives: set prepare.negatives to 'bm25'."
-        )
-    if mined and c.prepare.count < c.data.group_size - 1:
+    for size, one in zip(sizes, each, strict=True):
+        hard = "document" in loss.texts and size > 1
+        if hard and "negatives" in one and not mined:
+            raise InputError(
+                f"{where}.data.group_size is {size}, but the embedded data has no"
+                " negatives: set prepare.negatives to 'bm25'."
+            )
+    if mined and c.prepare.count < max(sizes) - 1:
         raise InputError(
             f"{where}.prepare.count is {c.prepare.count}: fewer negatives than the"
-            f" {c.data.group_size - 1} that data.group_size asks for."
+            f" {max(sizes) - 1} that data.group_size asks for."
         )
 
 

@@ -157,7 +157,7 @@ def _query_languages(stage: Any) -> str | None:
 
 
 def _groups(stage: Any) -> str | None:
-    if stage.data.group_size == 1:
+    if max(mixing.group_sizes(stage.data)) == 1:
         return "data.group_size is 1: a query has its positive document only"
     return None
 

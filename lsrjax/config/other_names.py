@@ -34,6 +34,9 @@ _ELSEWHERE = {
     " checkpoint_steps checkpoint_every steps_per_checkpoint save_strategy",
     "checkpoint.keep": "save_total_limit max_to_keep keep_checkpoints keep_ckpt"
     " keep_last",
+    "checkpoint.push": "push_to_hub hub_model_id push_to_hub_model_id hub_repo",
+    "checkpoint.push_when": "hub_strategy",
+    "dev.patience": "early_stopping_patience early_stopping",
     "dev.every": "eval_steps eval_every eval_interval eval_freq evaluation_steps"
     " val_every validate_every val_check_interval eval_strategy",
     "dev.metric": "metric_for_best_model eval_metric best_metric",

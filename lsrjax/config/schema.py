@@ -79,6 +79,12 @@ def _groups(groups: dict[str, dict[str, float]]) -> str | None:
     return None
 
 
+def _repository(value: str) -> str | None:
+    if not value or re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", value):
+        return None
+    return "give the id of a repository, such as 'me/model'"
+
+
 # What the choice of a query's documents has an effect with.
 _DRAWN = ("ranking loss", "several documents")
 
@@ -190,6 +196,13 @@ class Rows:
         problem=places_problem,
         when="one set",
     )
+    group_size: int = option(
+        0,
+        "of a set in data.sets: documents of a query, if others than data.group_size;"
+        " with batches_from = one",
+        low=0,
+        high=2**16,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +211,9 @@ class Data(Rows):
 
     because: ClassVar = {"sets": "data.sets is empty"}
     sets: dict[str, Rows] = option(
-        {}, "several data sets instead, by name: data_set(source=…, format=…, corpus=…)"
+        {},
+        "several data sets instead, by name: data_set(source=…, format=…, corpus=…,"
+        " group_size=…)",
     )
     mixer: Any = option("proportional", "of sets", table=MIXERS, when="sets")
     batches_from: str = option(
@@ -487,6 +502,20 @@ class Checkpoint:
         "stop",
         "a checkpoint that would not fit: stop, or go_on without it (all but the last)",
         choices=("stop", "go_on"),
+    )
+
+    push: str = option(
+        "",
+        "repository of the Hugging Face hub, as me/model, that gets the model in the"
+        " format of its library, with a card; made, private, if there is none",
+        problem=_repository,
+    )
+    push_when: str = option(
+        "end",
+        "end (the last checkpoint) | every (each) | best (each that dev.metric puts"
+        " first)",
+        choices=("end", "every", "best"),
+        when="push",
     )
 
 

@@ -32,6 +32,14 @@ def in_config(config: ConfigDict, where: str = "config") -> list[tuple[str, str]
     return found
 
 
+def hidden(text: str, token: str | None = None) -> str:
+    """The text with stars in place of tokens, of `token` too."""
+    text = text.replace(token, "***") if token else text
+    for pattern in _TOKENS.values():
+        text = re.sub(pattern, "***", text)
+    return text
+
+
 def message(where: str, kind: str) -> str:
     """The message about a token in a field or a line of a file, without the token."""
     return (

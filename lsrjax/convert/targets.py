@@ -1,5 +1,6 @@
 """The formats that retrievers can be exported to, and the programs that read them."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class Target:
       cuts: whether it can keep only the largest weights of a vector.
       encodes: whether it can represent an encoder of this config.
       marks_behind: a marker is always behind the first token there.
+      pushed: whether a run may push it to the hub of its own accord.
     """
 
     write: Callable[[SavedModel, pathlib.Path], None]
@@ -62,6 +64,7 @@ class Target:
     cuts: bool = False
     encodes: Callable[[EncoderConfig], bool] = _loadable
     marks_behind: bool = False
+    pushed: bool = True
 
 
 def _write_lsrjax(model: SavedModel, folder: pathlib.Path) -> None:
@@ -106,7 +109,12 @@ TARGETS = {
         marks_behind=True,
     ),
     "onnx": Target(
-        onnx.write_onnx, onnx.HEADS, "onnxruntime", _ONNX, encodes=onnx_encoders.encodes
+        onnx.write_onnx,
+        onnx.HEADS,
+        "onnxruntime",
+        _ONNX,
+        encodes=onnx_encoders.encodes,
+        pushed=False,
     ),
     "splade": Target(
         sentence_transformers.write_splade,
@@ -214,6 +222,26 @@ def export(
     model = open_model.open_portable(reference, allowed)
     if embedding_size:
         model = prefixes.shortened(model, embedding_size, "--embedding_size")
+    write(model, target, out, prune)
+
+
+def write_first(model: SavedModel, out: pathlib.Path) -> str:
+    """Writes a model in the first pushed format that holds it; returns its name."""
+    *first, last = [
+        name for name, one in TARGETS.items() if one.pushed and _holds(one, model.spec)
+    ]
+    for target in first:
+        with contextlib.suppress(InputError):
+            write(model, target, out)
+            return target
+    write(model, last, out)
+    return last
+
+
+def write(
+    model: SavedModel, target: str, out: pathlib.Path, prune: Pruning | None = None
+) -> None:
+    """Writes a model that was read; see `export`."""
     model = _pruned(model, prune, target)
     possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
     if target not in possible:

@@ -7,6 +7,7 @@ import operator
 import jax
 import jax.numpy as jnp
 
+from lsrjax.data.batching.mixing import group_sizes
 from lsrjax.errors import InputError
 from lsrjax.losses.loss import RANKED, Loss, LossOptions, RankedOptions
 from lsrjax.models.views import bad_weights, score_all
@@ -127,7 +128,7 @@ class Contrast(LossOptions):
 
     def check_stage(self, stage, where: str) -> None:
         """Refuses a batch of one document."""
-        if stage.batch_size * stage.data.group_size < 2:
+        if stage.batch_size * min(group_sizes(stage.data)) < 2:
             raise InputError(
                 f"{where} tells a query's document from others, but batch_size and"
                 " data.group_size are 1. Raise one of them."

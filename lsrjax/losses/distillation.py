@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from lsrjax.data.batching.mixing import group_sizes
 from lsrjax.errors import InputError
 from lsrjax.losses.loss import RANKED, Loss, RankedOptions
 from lsrjax.models.views import score_groups
@@ -115,7 +116,7 @@ class MarginMSEOptions(RankedOptions):
 
     def check_stage(self, stage, where: str) -> None:
         """Refuses a choice of margins if there is only one."""
-        if self.margins != MARGINS[0] and stage.data.group_size == 2:
+        if self.margins != MARGINS[0] and set(group_sizes(stage.data)) == {2}:
             because = "data.group_size is 2: a query has a single margin"
             said = no_effect("margins", self.margins, because)
             raise InputError(f"{where}.{said}")

@@ -56,9 +56,14 @@ class Contents:
         return self.config.batch_size // self.repeats
 
     @property
+    def group_size(self) -> int:
+        """Documents of a query, of the data set with the most."""
+        return max(mixing.group_sizes(self.config.data))
+
+    @property
     def texts(self) -> dict[str, int]:
-        """Number of texts per example that the student encodes, by name."""
-        group = self.config.data.group_size
+        """Number of texts per example that the student encodes, at most, by name."""
+        group = self.group_size
         return {
             name: group if name == "document" else 1 for name in self.objective.texts
         }
@@ -70,8 +75,8 @@ class Contents:
 
     @property
     def targets(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of a batch's other arrays, by name."""
-        B, G = self.config.batch_size, self.config.data.group_size
+        """The largest shapes of a batch's other arrays, by name."""
+        B, G = self.config.batch_size, self.group_size
         shapes = self.objective.arrays(B, G)
         if self.languages:
             shapes["query_language"] = jax.ShapeDtypeStruct((B,), jnp.int32)

@@ -19,6 +19,7 @@ from lsrjax.training import (
     dev_data,
     memory_plan,
     optimizer,
+    pushes,
     stage_batches,
     stage_data,
     stage_models,
@@ -50,6 +51,8 @@ def look(run_config, workdir: pathlib.Path) -> None:
     with errors.together() as each:
         list(look_at_tasks(run_config, left, each))
         for name, stage in left.items():
+            with each, _named(name):
+                pushes.check(stage)
             for field, reference in references.of_stage(stage).items():
                 if field != "tokenizer":
                     with each, _named(name):

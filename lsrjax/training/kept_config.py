@@ -19,7 +19,7 @@ from lsrjax.training import left_out, resume
 FILE = "config.json"
 # Fields that change no result; a resumed run may change them, as for other devices.
 _FREE = re.compile(
-    r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.on_full_disk$|"
+    r"\.(mesh|memory|log|watchdog)\.|\.checkpoint\.(on_full_disk|push|push_when)$|"
     r"\.data\.(threads|prefetch|length_parts|length_multiple|bad_records)$"
 )
 # In place of a stage's name, for fields that only the evaluation reads.
@@ -98,8 +98,10 @@ def _with_all_options(values: dict) -> dict:
         # Entries of an earlier lsrjax may be unknown: they differ.
         with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):
             _spell_out(stage, Run)
-            for own in stage["data"]["sets"].values():
-                _spell_out(own, Rows)
+            sets = stage["data"]["sets"]
+            for name, own in sets.items():
+                sets[name] = json.loads(fields.blank(Rows).to_json()) | own
+                _spell_out(sets[name], Rows)
     # As JSON has them, whose lists are no tuples.
     return json.loads(json.dumps(values))
 

@@ -215,7 +215,7 @@ class Prepared:
             return prepared
         # These scores may filter out more negatives than a row can spare, and mined
         # negatives may lack a language.
-        check = documents(config, own=True)
+        check = documents(config, max(mixing.group_sizes(config.data)), own=True)
         checked = guarded(config, self.bad, prepared, name, self._scored, check)
         checked.look_through()
         return checked

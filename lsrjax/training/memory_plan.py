@@ -209,10 +209,11 @@ def full_shapes(
     """
     share = config.batch_size // devices
     length = config.data.document_length
-    if Contents.of(config).kind == "pair":
+    contents = Contents.of(config)
+    if contents.kind == "pair":
         student = Shape(((2 * share, length),))
         return {STUDENT: student, TEACHER: Shape(((share, length),))}
-    documents = (share * config.data.group_size, length)
+    documents = (share * contents.group_size, length)
     queries = (share, config.data.query_length)
     models = [(QUERIES, STUDENT, roles_apart)]
     if teacher is not None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lsrjax import json_files
 from lsrjax.data.batching import loader
+from lsrjax.data.batching.turns import Turns
 from lsrjax.distributed import processes, sharding
 from lsrjax.distributed.trees import path_name
 from lsrjax.training import train_step
@@ -27,7 +28,7 @@ class PostMortem:
     folder: pathlib.Path
     step: train_step.Step
     source: Sequence
-    batches: loader.Batches
+    batches: loader.Batches | Turns
     teacher_params: dict | None
     mesh: jax.sharding.Mesh
     note: Callable[[str], None]

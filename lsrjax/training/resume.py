@@ -10,6 +10,7 @@ from lsrjax.checkpoint import digests, names_on_disk, set_damaged_aside, train_s
 from lsrjax.data.reading import unchanged_files
 from lsrjax.distributed import processes
 from lsrjax.training import model_origins
+from lsrjax.training.pushes import Pushes
 
 # The folder of the state that was saved at a preemption.
 KEPT = "kept"
@@ -32,7 +33,8 @@ class States:
         self._name, self._folder, self._config, self._note = name, folder, config, note
         self._checkpoints = self._opened(folder, config.checkpoint.keep)
         self._asked = itertools.count()
-        self.save, self.poll = self._checkpoints.save, self._checkpoints.poll
+        self.pushes = Pushes(folder, config, self._checkpoints, note)
+        self.poll = self._checkpoints.poll
         self.wait, self.close = self._checkpoints.wait, self._checkpoints.close
         self.best = self._checkpoints.best
 
@@ -44,6 +46,11 @@ class States:
             on_full_disk=self._config.checkpoint.on_full_disk,
             note=self._note,
         )
+
+    def save(self, state: dict, dev: dict[str, float] | None, *, last: bool) -> None:
+        """Starts writing a checkpoint, and pushes it where the config says so."""
+        self._checkpoints.save(state, dev, last=last)
+        self.pushes.saved(int(state["step"]), last)
 
     def keep(self, state: dict) -> None:
         """Saves a state outside the checkpoints; it is complete on return."""
@@ -87,7 +94,9 @@ def opened(
     run.progress.pending = states.wait
     try:
         yield states
+        states.pushes.finish(run.progress)
     finally:
+        states.pushes.stop()
         with run.progress.held:
             run.progress.pending = lambda: None
             states.close()

@@ -1,12 +1,14 @@
 """Builds a stage's training batches from its config."""
 
+import dataclasses
 import functools
 
 import jax
 
-from lsrjax.data.batching import loader
+from lsrjax.data.batching import loader, mixing
 from lsrjax.data.batching.drawing import GroupBatches, PairBatches, Reader
 from lsrjax.data.batching.negatives import choice_of
+from lsrjax.data.batching.turns import Turns
 from lsrjax.data.tokenization import TextField, TextTokenizer
 from lsrjax.distributed import processes, sharding
 from lsrjax.errors import InputError
@@ -21,7 +23,7 @@ def batches(
     student,
     teacher,
     mesh: jax.sharding.Mesh,
-) -> loader.Batches:
+) -> loader.Batches | Turns:
     """The training batches, of the source's examples in an order.
 
     `student` and `teacher` (of views, or None) have a spec and a tokenizer.
@@ -41,7 +43,7 @@ def batches(
         make = GroupBatches(
             query=_text_field(data, "query_length", student),
             document=_text_field(data, "document_length", student),
-            group_size=data.group_size,
+            group_size=mixing.group_sizes(data)[0],
             mixing=data.mixing,
             query_languages=data.query_languages,
             document_languages=data.document_languages,
@@ -52,10 +54,10 @@ def batches(
             languages=contents.languages,
             teacher=teacher and _reader(data, teacher),
         )
-    return loader.Batches(
+    made = functools.partial(
+        loader.Batches,
         source,
         order,
-        make,
         apart=data.unique_texts,
         sets="set" in contents.targets,
         devices=mesh.shape[sharding.DATA],
@@ -64,6 +66,15 @@ def batches(
         multiple=data.length_multiple,
         chunk=config.memory.encode_chunk,
         agree=functools.partial(processes.largest, f"shapes of {name}"),
+    )
+    sizes = mixing.group_sizes(data)
+    if isinstance(make, PairBatches) or len(set(sizes)) == 1:
+        return made(make)
+    groups = make
+    return Turns(
+        order,
+        sizes,
+        lambda size, own: made(dataclasses.replace(groups, group_size=size), own=own),
     )
 
 

@@ -33,23 +33,25 @@ def open_sets(config, kind: str, folder: pathlib.Path, bad: BadRecords) -> list:
         unchanged_files.check_versions(folder / unchanged_files.FILE, sets)
     # Finds too few negatives before the first step, not when a row is drawn; on every
     # process, so that all end with the same message.
-    if kind == "group" and config.data.group_size > 1 and not mines(config):
+    several = max(mixing.group_sizes(config.data)) > 1
+    if kind == "group" and several and not mines(config):
         look_through(sets)
     return sets
 
 
 def guarded_sets(config, kind: str, bad: BadRecords) -> list:
     """The training data sets, whose bad records are replaced and counted."""
-    check = documents(config, own=not mines(config)) if kind == "group" else None
-    names = list(config.data.sets) or [""]
-    return [
-        guarded(config, bad, source, name, reads_scores(config), check)
-        if hasattr(source, "place")  # reading it may find a bad record
-        else source
-        for name, source in zip(
-            names, mixing.open_sets(config.data, kind, mines(config)), strict=True
-        )
-    ]
+    own, names = not mines(config), list(config.data.sets) or [""]
+    sizes = mixing.group_sizes(config.data)
+    opened = mixing.open_sets(config.data, kind, mines(config))
+    found = []
+    for name, size, source in zip(names, sizes, opened, strict=True):
+        check = documents(config, size, own) if kind == "group" else None
+        if hasattr(source, "place"):  # reading it may find a bad record
+            scored = reads_scores(config)
+            source = guarded(config, bad, source, name, scored, check)
+        found.append(source)
+    return found
 
 
 def look_through(sets: Sequence, until: float = math.inf) -> int:
@@ -108,12 +110,12 @@ def guarded(config, bad: BadRecords, source, name: str, scored: bool, check):
     )
 
 
-def documents(config, own: bool) -> Documents:
+def documents(config, size: int, own: bool) -> Documents:
     """The requirements on a group's documents; on its own negatives only if `own`."""
     data = config.data
     return Documents(
         choice_of(data) if own else None,
-        data.group_size,
+        size,
         data.mixing,
         data.document_languages,
         reads_views(config),

@@ -10,6 +10,7 @@ import jax
 
 from lsrjax.config.check_stage import check_warmup
 from lsrjax.data.batching import loader, mixing
+from lsrjax.data.batching.turns import Turns
 from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.distributed import sharding
 from lsrjax.distributed.activity import Progress
@@ -66,7 +67,7 @@ class Stage:
     step: train_step.Step
     total_steps: int
     teacher_params: dict | None
-    batches: loader.Batches
+    batches: loader.Batches | Turns
     check: Callable[..., None]
     evaluate: dev_data.Evaluation | None
     post_mortem: postmortem.PostMortem

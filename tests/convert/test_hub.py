@@ -108,6 +108,25 @@ def test_public_without_push(tmp_path, capsys):
     assert "add --push" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("case", "target"),
+    [
+        ("splade", "splade"),
+        ("splade towers", "splade"),
+        ("words", "inference-free"),
+        ("csr", "csr"),
+        ("multi-vector", "multi-vector"),
+    ],
+)
+def test_a_run_pushes_the_format_of_the_model_s_own_library(
+    case, target, tmp_path, monkeypatch
+):
+    """The first that takes it, whatever transformers says of its tokenizer."""
+    monkeypatch.setattr(targets, "_check_tokens", lambda model, folder: None)
+    assert targets.write_first(retrievers.model_of(case), tmp_path / "out") == target
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
 @pytest.mark.slow
 def test_models_by_their_ids(tmp_path):
     milcos = ("milco-hf", "milco-reference", "milco-sparse-encoder", "lsrjax")

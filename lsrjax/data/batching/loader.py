@@ -3,6 +3,7 @@
 import concurrent.futures
 import copy
 import dataclasses
+import itertools
 import math
 import sys
 import threading
@@ -153,6 +154,7 @@ class Batches:
         multiple: int = 4,
         chunk: int = 0,
         agree: Callable[[int, int], int] = lambda batch, shape: shape,
+        own: Callable[[int], bool] = lambda batch: True,
     ):
         """Fits the shapes to the first batches.
 
@@ -165,6 +167,7 @@ class Batches:
           chunk: texts that a device encodes at a time; 0: all.
           agree: given a batch's number and the shape that this process needs for it,
             the largest that any process needs.
+          own: whether a batch is asked for here, by its number.
         """
         self._source = source
         self._order = order
@@ -179,7 +182,7 @@ class Batches:
         self._dealt: dict[tuple, concurrent.futures.Future] = {}
         # By the window's first batch; threads may deal a window twice.
         self._left: dict[int, int] = {}
-        self.shapes = self._fit(parts, multiple, chunk)
+        self.shapes = self._fit(parts, multiple, chunk, own)
 
     def on(self, source) -> "Batches":
         """The same examples of another source, as when their negatives were mined anew.
@@ -312,12 +315,14 @@ class Batches:
         return dataclasses.replace(drawn, example=example, targets=targets)
 
     def _fit(
-        self, parts: int, multiple: int, chunk: int
+        self, parts: int, multiple: int, chunk: int, own: Callable[[int], bool]
     ) -> list[dict[str, length_shapes.Shape]]:
         sampled = _SAMPLED_EXAMPLES // self._order.batch_size
         samples = [
             drawn
-            for index in range(min(max(sampled, 4), _SAMPLED_BATCHES))
+            for index in itertools.islice(
+                filter(own, itertools.count()), min(max(sampled, 4), _SAMPLED_BATCHES)
+            )
             for drawn in self._draw(index, range(self._devices))
         ]
         tables = {}

@@ -125,6 +125,11 @@ class MixedOrder:
             examples = self._numbers[examples]
         return list(zip(epochs.tolist(), examples.tolist(), strict=True))
 
+    def set_of(self, batch: int) -> int:
+        """The set of a batch, if each is of one."""
+        (chosen,), _ = self._schedule(np.array([batch]))
+        return int(chosen)
+
     def window(self, batch: int) -> Sequence[int]:
         """The batches whose examples are dealt together, this one included.
 
@@ -272,6 +277,11 @@ def named_sets(data, where: str = "config.data") -> dict[str, Any]:
     """A stage's `data.sets` by their names in errors; without any, `data` itself."""
     sets = {f"{where}.sets.{name}": own for name, own in data.sets.items()}
     return sets or {where: data}
+
+
+def group_sizes(data) -> list[int]:
+    """Documents of a query in each data set of a stage's `data`."""
+    return [own.group_size or data.group_size for own in named_sets(data).values()]
 
 
 def languages(data) -> tuple[str, ...]:

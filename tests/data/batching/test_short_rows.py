@@ -143,7 +143,7 @@ def test_scores_made_by_the_teacher_may_leave_too_few(tmp_path):
     corpus, negatives = [{"en": "a"}, {"en": "b"}], np.tile([0, 1], (COUNT, 1))
     scored = WithNegatives(InMemory(groups), corpus, negatives, scores)
     config = stage(tmp_path, [], negative_margin=0.5)
-    check = stage_data.documents(config, own=True)
+    check = stage_data.documents(config, config.data.group_size, own=True)
     bad = BadRecords(tmp_path)
     source = stage_data.guarded(config, bad, scored, "", True, check)
     source.look_through()
