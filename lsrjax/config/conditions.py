@@ -94,6 +94,12 @@ def _family(stage: Any) -> str | None:
     return None  # named, so that files may name it
 
 
+def _trained(stage: Any) -> str | None:
+    if names := ", ".join(stage.adapt):
+        return f"adapt has {names}, beside which no weights are trained"
+    return None
+
+
 def _teacher(stage: Any) -> str | None:
     loss = objective.of(stage.loss)
     if "views" not in loss.targets and stage.prepare.scores != "teacher":
@@ -176,6 +182,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "word head": _words,
     "fresh weights": _fresh,
     "read family": _family,
+    "trained weights": _trained,
     "asked teacher": _teacher,
     "one set": _one_set,
     "rows read": _rows,

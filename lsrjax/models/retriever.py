@@ -11,7 +11,7 @@ from flax import nnx
 
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.models import dense_heads
+from lsrjax.models import dense_heads, low_rank
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
@@ -336,5 +336,5 @@ def apply(
     encoded together. See `Retriever.__call__`.
     """
     parts = [texts] if isinstance(texts, Mapping) else texts
-    model = nnx.merge(graphdef, params)
+    model = nnx.merge(graphdef, low_rank.to_compute(params))
     return model(Texts.of(parts), role=role, dropout_keys=dropout_keys, remat=remat)

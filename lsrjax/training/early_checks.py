@@ -13,6 +13,7 @@ from lsrjax.config import check_stage, check_tasks, fields
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
+from lsrjax.models import adapters
 from lsrjax.options import Chosen
 from lsrjax.training import (
     dev_data,
@@ -70,6 +71,8 @@ def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> N
         if teacher is not None:
             with each, _named(name):
                 stage_models.check_teacher(spec, teacher, stage.teacher.model)
+        with each, _named(name):
+            adapters.shapes(stage, spec)
         limit = spec.encoder.max_length
         for field in Contents.of(stage).length_fields:
             with each, _named(name):

@@ -13,8 +13,9 @@ import optax
 from flax import nnx
 
 from lsrjax.data.batching.drawing import QUERIES, STUDENT
+from lsrjax.distributed import trees
 from lsrjax.losses import lambda_control, regularizers
-from lsrjax.models import retriever
+from lsrjax.models import adapters, retriever
 from lsrjax.models.batch import apply_batch
 from lsrjax.models.dense_heads import fired
 from lsrjax.models.heads import pooled_as
@@ -38,6 +39,7 @@ class Step:
     """
 
     config: Any
+    spec: retriever.RetrieverSpec
     contents: Contents
     regularizer: Chosen
     graphdef: nnx.GraphDef
@@ -88,6 +90,15 @@ class Step:
         }
         return after, metrics
 
+    @property
+    def trained(self) -> int:
+        """Number of trained parameters; 0 if all are."""
+        params = adapters.shapes(self.config, self.spec)
+        still = jax.tree.leaves(self.frozen)
+        sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+        changed = [n for n, one in zip(sizes, still, strict=True) if not one]
+        return sum(changed) if any(still) else 0
+
     def examined(
         self, state: dict, teacher_params: dict | None, batch: dict
     ) -> tuple[dict[str, jax.Array], dict]:
@@ -107,6 +118,12 @@ class Step:
         lambdas = lambda_control.lambdas(self.regularizer.options, state)
 
         def weighted_sum(params):
+            # Their gradients, which are 0, are not computed.
+            params = jax.tree.map(
+                lambda one, still: jax.lax.stop_gradient(one) if still else one,
+                params,
+                self.frozen,
+            )
             views = encode(
                 self.graphdef,
                 params,
@@ -126,10 +143,7 @@ class Step:
             }
             return sum(parts.values()), seen
 
-        found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(state["params"])
-        return found, jax.tree.map(
-            lambda g, still: jnp.zeros_like(g) if still else g, grads, self.frozen
-        )
+        return jax.value_and_grad(weighted_sum, has_aux=True)(state["params"])
 
 
 def make_step(
@@ -153,14 +167,13 @@ def make_step(
             " lsrjax.initial.term_statistics.idf_of_views."
         )
     contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
-    graphdef, abstract = retriever.split(spec, dtype=dtype)
+    graphdef, _ = retriever.split(spec, dtype=dtype)
     if teacher is not None:
         teacher = pooled_as(teacher, spec)
-    still = jax.tree.map(
-        operator.or_, frozen(config.optim.freeze, abstract), retriever.counted(spec)
-    )
+    still = _frozen(config, spec)
     return Step(
         config=config,
+        spec=spec,
         contents=contents,
         regularizer=regularizer,
         graphdef=graphdef,
@@ -170,6 +183,25 @@ def make_step(
         signs=collapse.Signs.of(contents, spec, teacher),
         teacher=retriever.split(teacher, dtype=dtype)[0] if teacher else None,
         idf=idf,
+    )
+
+
+def _frozen(config, spec: retriever.RetrieverSpec) -> dict:
+    """A tree of bools: the parameters that the optimizer leaves unchanged."""
+    params = adapters.shapes(config, spec)
+    counted = {
+        name for name, one in trees.named(retriever.counted(spec)).items() if one
+    }
+    return jax.tree.map(
+        operator.or_,
+        jax.tree.map(
+            operator.or_,
+            frozen(config.optim.freeze, params),
+            adapters.frozen(adapters.of(config.adapt), params),
+        ),
+        jax.tree_util.tree_map_with_path(
+            lambda path, _: trees.path_name(path) in counted, params
+        ),
     )
 
 

@@ -101,7 +101,7 @@ def test_no_micro_batch_changes_a_step(chosen, case):
 # Of the other heads, two on a mesh here and the rest among the slow ones.
 OTHERS = (
     *("static", "sum", "token_weights", "dense", "m3", "m3_all", "csr", "csr_ties"),
-    *("colbert", "colbert_all"),
+    *("colbert", "colbert_all", "lora"),
     # Families of encoders, but those of the heads' students and, of those that share
     # Llama's module, others than these two.
     *(
