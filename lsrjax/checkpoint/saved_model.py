@@ -1,5 +1,6 @@
 """Retrievers written to and read from a stage's folder."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -164,8 +165,9 @@ def load_model(folder: str | pathlib.Path, *, values: bool = True) -> SavedModel
 
 def _stored_params(checkpoint: pathlib.Path, abstract: dict) -> dict:
     """The parameters of a checkpoint: a model's, whose matrices may be adapted."""
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata((checkpoint / ITEM).absolute()).item_metadata.tree
+    # Of a checkpointer, it would warn of a file that orbax does not write here.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        tree = handler.metadata((checkpoint / ITEM).absolute()).tree
     return low_rank.stored_as(abstract, trees.named(tree["params"]))
 
 

@@ -15,6 +15,7 @@ from lsrjax.convert.read import (
     hub,
     huggingface,
     milco,
+    peft,
     sentence_transformers,
 )
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
@@ -115,7 +116,11 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
     With `whole`, a model of sentence-transformers that no head here can represent is
     refused; else only its encoder is opened.
     """
-    if (model := milco.read(reference, allowed)) is not None:
+    if (adapter := peft.find(reference, values=allowed.values)) is not None:
+        within = dataclasses.replace(allowed, peft=adapter)
+        base = _hugging_face(adapter.base, within, whole=whole)
+        return dataclasses.replace(base, name=reference)
+    if allowed.peft is None and (model := milco.read(reference, allowed)) is not None:
         return model
     refused = None
     try:

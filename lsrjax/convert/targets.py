@@ -12,6 +12,7 @@ from lsrjax.convert.write import (
     milco,
     onnx,
     onnx_encoders,
+    peft,
     router,
     sentence_transformers,
 )
@@ -20,7 +21,6 @@ from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
-from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.ask_transformers import PROBES, asked
@@ -49,6 +49,7 @@ class Target:
         that loads the folder; None if `write` writes the card.
       towers: whether it can represent separate towers.
       cuts: whether it can keep only the largest weights of a vector.
+      adapter: whether it holds what was trained beside weights that stay.
       encodes: whether it can represent an encoder of this config.
     """
 
@@ -58,6 +59,7 @@ class Target:
     load: tuple[str, str] | None = None
     towers: bool = False
     cuts: bool = False
+    adapter: bool = False
     encodes: Callable[[EncoderConfig], bool] = _loadable
 
 
@@ -162,6 +164,20 @@ TARGETS = {
         ),
         encodes=_in_transformers,
     ),
+    "peft": Target(
+        peft.write_peft,
+        ("dense", "splade"),
+        "peft.PeftModel, beside the model that it was trained from",
+        (
+            "peft",
+            "from peft import PeftModel\n"
+            "from transformers import AutoModel  # splade: AutoModelForMaskedLM\n\n"
+            'base = AutoModel.from_pretrained("the/base_model")\n'
+            'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
+        ),
+        adapter=True,
+        encodes=_in_transformers,
+    ),
     "lsrjax": Target(
         _write_lsrjax,
         ("*",),
@@ -194,7 +210,7 @@ def export(
     """
     model = open_model.open_portable(reference, allowed)
     model = _pruned(model, prune, target)
-    possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
+    possible = [name for name, one in TARGETS.items() if _holds(one, model)]
     if target not in possible:
         spec = model.spec
         also = ", with a tower for queries and one for documents" * (
@@ -202,6 +218,8 @@ def export(
         )
         if spec.most_active:
             also += f", of whose vectors {spec.most_active} weights are kept"
+        if TARGETS[target].adapter and not model.factors:
+            also += ", without an adapter (config.adapt)"
         if not TARGETS[target].encodes(spec.encoder):
             also += f", over an encoder of the family {spec.encoder.family}"
         raise InputError(
@@ -211,7 +229,7 @@ def export(
     with whole_folder(out) as folder:
         one = TARGETS[target]
         one.write(model, folder)
-        if target != "lsrjax":  # which transformers does not read
+        if target != "lsrjax" and not one.adapter:  # which transformers does not read
             _check_tokens(model, folder)
         if one.load:
             library, code = one.load
@@ -274,8 +292,11 @@ def _check_tokens(model: SavedModel, folder: pathlib.Path) -> None:
             )
 
 
-def _holds(target: Target, spec: RetrieverSpec) -> bool:
+def _holds(target: Target, model: SavedModel) -> bool:
     """Whether a format can represent everything that the retriever does."""
+    spec = model.spec
+    if target.adapter and not model.factors:
+        return False
     towers = spec.towers == "shared" or target.towers
     cuts = not spec.most_active or target.cuts
     heads = bool({spec.head, "*"} & set(target.heads))

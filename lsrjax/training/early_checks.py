@@ -24,8 +24,11 @@ from lsrjax.training import (
 )
 from lsrjax.training.batch_contents import Contents
 
-# Every model has one of these; a Router has no config.json.
-KEY_FILES = ("config.json", "modules.json", names_on_disk.MODEL_FILE)
+# Every model has one of these; a Router and an adapter have no config.json.
+KEY_FILES = (
+    *("config.json", "modules.json", "adapter_config.json"),
+    names_on_disk.MODEL_FILE,
+)
 LOOK_SECONDS = 120.0  # for a stage's data
 
 
