@@ -117,6 +117,12 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
     refused; else only its encoder is opened.
     """
     if (adapter := peft.find(reference, values=allowed.values)) is not None:
+        if allowed.peft is not None:
+            raise InputError(
+                f"{allowed.peft.folder} names {reference} as its base model, which is"
+                " an adapter of PEFT itself. Merge that one first: python -m"
+                f" lsrjax.convert --from {reference} --to dense --out base."
+            )
         within = dataclasses.replace(allowed, peft=adapter)
         base = _hugging_face(adapter.base, within, whole=whole)
         return dataclasses.replace(base, name=reference)

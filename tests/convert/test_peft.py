@@ -12,6 +12,7 @@ from programs import tiny
 from safetensors.numpy import load_file, save_file
 
 from lsrjax.checkpoint.saved_model import SavedModel
+from lsrjax.convert import open_model
 from lsrjax.convert.read import huggingface
 from lsrjax.convert.read import peft as reader
 from lsrjax.convert.read.huggingface import Allowed
@@ -204,3 +205,12 @@ def test_what_no_adapter_holds_is_refused(change, said, tmp_path):
     with pytest.raises(InputError, match="--to peft cannot hold trained") as error:
         writer.write_peft(model, tmp_path)
     assert said in str(error.value)
+
+
+def test_an_adapter_beside_an_adapter_is_refused(trained, tmp_path):
+    folder = shutil.copytree(trained[0] / "adapter", tmp_path / "adapter")
+    values = json.loads((folder / reader.CONFIG).read_text())
+    values["base_model_name_or_path"] = str(folder)
+    (folder / reader.CONFIG).write_text(json.dumps(values))
+    with pytest.raises(InputError, match="is an adapter of PEFT itself"):
+        open_model.open_model(str(folder), tmp_path)
