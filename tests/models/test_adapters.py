@@ -76,7 +76,10 @@ def test_a_model_with_factors_is_that_of_the_merged_matrices(family):
         )
 
     first = views(plain)
-    jax.tree.map(np.testing.assert_array_equal, views(params), first)
+    # The same matrices bit for bit; a compiler may add other sums in another order.
+    start = low_rank.merged(jax.tree.map(np.asarray, params))
+    jax.tree.map(np.testing.assert_array_equal, start, plain)
+    close(views(params), first, 1e-6)
     params = trained(params)
     merged = low_rank.merged(jax.tree.map(np.asarray, params))
     assert trees.shapes(merged) == trees.shapes(plain)
