@@ -44,6 +44,7 @@ EXTRAS = {
         "sentencepiece>=0.2",
         "sacremoses>=0.1",
         "sentence-transformers==6.2.*",
+        "peft>=0.21",
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "datasets>=4.0",

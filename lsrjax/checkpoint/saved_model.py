@@ -1,5 +1,6 @@
 """Retrievers written to and read from a stage's folder."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,7 @@ from lsrjax.checkpoint.names_on_disk import (
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
-from lsrjax.models import retriever
+from lsrjax.models import low_rank, retriever
 from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
@@ -53,6 +54,8 @@ class SavedModel:
       config: of the stage that trained it; None where that is not known.
       results: of the run's evaluation, by language and metric; None without one.
       evaluation: the same beside other systems, as Markdown; empty without one.
+      factors: what it was adapted by, which its weights contain, see
+        `low_rank.factors`; empty where all was trained.
       unused: tensors of its files that nothing here uses, by their names there, for an
         export to the same format.
       dev: metrics of these weights on the run's dev data; empty without.
@@ -80,6 +83,7 @@ class SavedModel:
 
     dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(
@@ -148,16 +152,26 @@ def load_model(
         return SavedModel(spec, abstract, own, pivot, str(folder))
     # The optimizer's state stays on disk.
     path = folder / CHECKPOINTS / str(step)
-    restored = host_arrays(path, {"params": abstract})
-    finite.check_tree(restored["params"], f"{folder}, checkpoint of step {step:,}")
+    stored = _stored_params(path, abstract)
+    restored = host_arrays(path, {"params": stored})["params"]
+    finite.check_tree(restored, f"{folder}, checkpoint of step {step:,}")
     return SavedModel(
         spec,
-        restored["params"],
+        low_rank.merged(restored),
         own,
         pivot,
         str(folder),
         dev=digests.read(folder, step).dev,
+        factors=low_rank.factors(restored),
     )
+
+
+def _stored_params(checkpoint: pathlib.Path, abstract: dict) -> dict:
+    """The parameters of a checkpoint: a model's, whose matrices may be adapted."""
+    # Of a checkpointer, it would warn of a file that orbax does not write here.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        tree = handler.metadata((checkpoint / ITEM).absolute()).tree
+    return low_rank.stored_as(abstract, trees.named(tree["params"]))
 
 
 def host_arrays(checkpoint: pathlib.Path, part: dict | None = None) -> dict:

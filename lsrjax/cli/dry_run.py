@@ -94,7 +94,9 @@ def _print(name: str, plan: StagePlan, memory: Memory, console: Console) -> None
     views = " + ".join(f"{view} {size:,}" for view, size in spec.views.items())
     operations = plan.operations()
     lines = [
-        f"Stage {name}: {count:,} parameters; {encoder.family} of"
+        f"Stage {name}: {count:,} parameters"
+        + (f", {plan.trained:,} trained" if plan.trained else "")
+        + f"; {encoder.family} of"
         f" {encoder.num_layers} layers, {encoder.hidden_size} wide; views {views}",
         *(f"  {one}" for one in plan.said),
         f"  mesh data {plan.mesh.shape['data']} x model {plan.mesh.shape['model']}"

@@ -112,6 +112,12 @@ def _family(stage: Any) -> str | None:
     return None  # named, so that files may name it
 
 
+def _trained(stage: Any) -> str | None:
+    if names := ", ".join(stage.adapt):
+        return f"adapt has {names}, beside which no weights are trained"
+    return None
+
+
 def _teacher(stage: Any) -> str | None:
     loss = objective.of(stage.loss)
     if not loss.reads_views and stage.prepare.scores != "teacher":
@@ -203,6 +209,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "word head": _words,
     "fresh weights": _fresh,
     "read family": _family,
+    "trained weights": _trained,
     "asked teacher": _teacher,
     "scoring teacher": _scoring,
     "one set": _one_set,

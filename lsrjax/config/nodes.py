@@ -95,6 +95,12 @@ class Initialisations(Entries):
     alone = "model"
 
 
+class Adapters(Entries):
+    """A stage's adapters."""
+
+    field = "adapt"
+
+
 class Trackers(Entries):
     """A run's trackers; `c.log.trackers = ("tensorboard", "wandb")` names several."""
 

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any, ClassVar
 
-from lsrjax.config.nodes import Initialisations, Losses, Trackers
+from lsrjax.config.nodes import Adapters, Initialisations, Losses, Trackers
 from lsrjax.data.batching.mixing import MIXERS
 from lsrjax.data.batching.negatives import SAMPLERS
 from lsrjax.data.examples import ANY
@@ -15,6 +15,7 @@ from lsrjax.data.sources import DEV_SOURCES, SOURCES
 from lsrjax.initial.initialisations import INITIALISATIONS
 from lsrjax.losses.regularizers import REGULARIZERS
 from lsrjax.losses.table import LOSSES
+from lsrjax.models.adapters import ADAPTERS
 from lsrjax.models.backbones.encoder import REMAT
 from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.cross_encoder import Question
@@ -410,7 +411,10 @@ class Optim:
     )
     clip_norm: float = option(1.0, "global gradient norm; 0: no clipping", low=0)
     freeze: str = option(
-        "", "parameter paths (regex) that stay as they are", problem=_pattern
+        "",
+        "parameter paths (regex) that stay as they are",
+        problem=_pattern,
+        when="trained weights",
     )
 
 
@@ -629,6 +633,12 @@ class Run:
         'where weights come from, in place of noise: {"encoder": {"model": "…"}}, or'
         ' with the model alone, {"encoder": "…"}',
         table=INITIALISATIONS,
+    )
+    adapt: Adapters = option(
+        {},
+        'what is trained while all weights stay as they are: {"lora": {"rank": 16}},'
+        " or {}: the weights are trained",
+        table=ADAPTERS,
     )
     teacher: Teacher = dataclasses.field(default_factory=Teacher)
     data: Data = dataclasses.field(default_factory=Data)

@@ -16,6 +16,7 @@ from lsrjax.convert.read import (
     hub,
     huggingface,
     milco,
+    peft,
     sentence_transformers,
 )
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
@@ -122,7 +123,17 @@ def _hugging_face(reference: str, allowed: Allowed, *, whole: bool) -> SavedMode
     With `whole`, a model of sentence-transformers that no head here can represent is
     refused; else only its encoder is opened.
     """
-    if (model := milco.read(reference, allowed)) is not None:
+    if (adapter := peft.find(reference, values=allowed.values)) is not None:
+        if allowed.peft is not None:
+            raise InputError(
+                f"{allowed.peft.folder} names {reference} as its base model, which is"
+                " an adapter of PEFT itself. Merge that one first: python -m"
+                f" lsrjax.convert --from {reference} --to dense --out base."
+            )
+        within = dataclasses.replace(allowed, peft=adapter)
+        base = _hugging_face(adapter.base, within, whole=whole)
+        return dataclasses.replace(base, name=reference)
+    if allowed.peft is None and (model := milco.read(reference, allowed)) is not None:
         return model
     if (model := flag_embedding.read(reference, allowed)) is not None:
         return model

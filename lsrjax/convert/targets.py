@@ -13,6 +13,7 @@ from lsrjax.convert.write import (
     milco,
     onnx,
     onnx_encoders,
+    peft,
     router,
     sentence_transformers,
 )
@@ -21,7 +22,6 @@ from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
-from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval import prefixes
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.tokenizer import reading
@@ -51,6 +51,7 @@ class Target:
         that loads the folder; None if `write` writes the card.
       towers: whether it can represent separate towers.
       cuts: whether it can keep only the largest weights of a vector.
+      adapter: whether it holds what was trained beside weights that stay.
       encodes: whether it can represent an encoder of this config.
       marks_behind: a marker is always behind the first token there.
       pushed: whether a run may push it to the hub of its own accord.
@@ -62,6 +63,7 @@ class Target:
     load: tuple[str, str] | None = None
     towers: bool = False
     cuts: bool = False
+    adapter: bool = False
     encodes: Callable[[EncoderConfig], bool] = _loadable
     marks_behind: bool = False
     pushed: bool = True
@@ -187,6 +189,20 @@ TARGETS = {
         "FlagEmbedding.BGEM3FlagModel, SentenceTransformer (dense alone)",
         encodes=_in_transformers,
     ),
+    "peft": Target(
+        peft.write_peft,
+        ("dense", "splade"),
+        "peft.PeftModel, beside the model that it was trained from",
+        (
+            "peft",
+            "from peft import PeftModel\n"
+            "from transformers import AutoModel  # splade: AutoModelForMaskedLM\n\n"
+            'base = AutoModel.from_pretrained("the/base_model")\n'
+            'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
+        ),
+        adapter=True,
+        encodes=_in_transformers,
+    ),
     "lsrjax": Target(
         _write_lsrjax,
         ("*",),
@@ -243,7 +259,7 @@ def write(
 ) -> None:
     """Writes a model that was read; see `export`."""
     model = _pruned(model, prune, target)
-    possible = [name for name, one in TARGETS.items() if _holds(one, model.spec)]
+    possible = [name for name, one in TARGETS.items() if _holds(one, model)]
     if target not in possible:
         spec = model.spec
         also = ", with a tower for queries and one for documents" * (
@@ -253,6 +269,8 @@ def write(
             also += f", of whose vectors {spec.most_active} weights are kept"
         if _marks_front(spec) and TARGETS[target].marks_behind:
             also += ", whose marker is in front of a text's first token"
+        if TARGETS[target].adapter and not model.factors:
+            also += ", without an adapter (config.adapt)"
         if not TARGETS[target].encodes(spec.encoder):
             also += f", over an encoder of the family {spec.encoder.family}"
         raise InputError(
@@ -262,7 +280,7 @@ def write(
     with whole_folder(out) as folder:
         one = TARGETS[target]
         one.write(model, folder)
-        if target != "lsrjax":  # which transformers does not read
+        if target != "lsrjax" and not one.adapter:  # which transformers does not read
             _check_tokens(model, folder)
         if one.load:
             library, code = one.load
@@ -325,8 +343,11 @@ def _check_tokens(model: SavedModel, folder: pathlib.Path) -> None:
             )
 
 
-def _holds(target: Target, spec: RetrieverSpec) -> bool:
+def _holds(target: Target, model: SavedModel) -> bool:
     """Whether a format can represent everything that the retriever does."""
+    spec = model.spec
+    if target.adapter and not model.factors:
+        return False
     towers = spec.towers == "shared" or target.towers
     cuts = not spec.most_active or target.cuts
     heads = bool({spec.head, "*"} & set(target.heads))

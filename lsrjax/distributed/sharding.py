@@ -78,6 +78,8 @@ RULES = (
 
 # The parameters of all layers of an encoder, stacked.
 _STACKED = re.compile("(^|/)layers(?=/)")
+# The parts of an adapted matrix, see `lsrjax.models.low_rank`.
+_LOW_RANK = re.compile("/(base|a|b|scale)$")
 
 
 def is_stacked(name: str) -> bool:
@@ -261,10 +263,18 @@ def _axes(
 
     `heads` are those of queries, and those of keys.
     """
-    if _STACKED.search(name):
+    if is_stacked(name):
         axes, problem = _axes(_STACKED.sub("", name), shape[1:], model, heads, more)
         return (None, *axes), problem
     rules = [r for r in (*RULES, *more) if re.search(rf"(^|/){r.pattern}$", name)]
+    part = _LOW_RANK.search(name)
+    if not rules and part:
+        whole = name[: part.start()]
+        rules = [
+            _of_part(r, part[1])
+            for r in (*RULES, *more)
+            if re.search(rf"(^|/){r.pattern}$", whole)
+        ]
     if len(rules) != 1 or len(rules[0].axes) != len(shape):
         found = ", ".join(r.pattern for r in rules) or "none"
         raise InputError(
@@ -279,15 +289,36 @@ def _axes(
         return rule.axes, ""
     what = "attention heads" if rule.heads else "entries"
     problem = f"{units:,} {what} do not divide by mesh.model = {model}: "
-    if rule.otherwise:
+    if rule.otherwise and MODEL in rule.otherwise:
         size = dict(zip(rule.otherwise, shape, strict=True))[MODEL]
         if size % model == 0:
             return rule.otherwise, problem + "stored by hidden dimension"
     return (None,) * len(shape), problem + "on every device"
 
 
+def is_stacked(name: str) -> bool:
+    """Whether a parameter is that of all layers, with a leading axis."""
+    return bool(_STACKED.search(name))
+
+
+def _of_part(rule: Rule, part: str) -> Rule:
+    """The rule of a part of an adapted matrix; the axis of the rank is not divided."""
+
+    def of(axes):
+        first, *products, last = axes
+        return {
+            "base": axes,
+            "a": (first, *products, None),
+            "b": (*products, None, last),
+            "scale": (),
+        }[part]
+
+    otherwise = rule.otherwise and of(rule.otherwise)
+    return dataclasses.replace(rule, axes=of(rule.axes), otherwise=otherwise)
+
+
 def _with_data(name, axes, shape, mesh: Mesh) -> tuple:
-    if _STACKED.search(name):
+    if is_stacked(name):
         # The axis of layers is not divided: each layer is gathered where it is used.
         return (None, *_with_data("", axes[1:], shape[1:], mesh))
     if len(shape) < 2:

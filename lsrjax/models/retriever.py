@@ -11,7 +11,7 @@ from flax import nnx
 
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.models import dense_heads, layers
+from lsrjax.models import dense_heads, layers, low_rank
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
@@ -372,7 +372,7 @@ def apply(
     encoded together. See `Retriever.__call__`.
     """
     parts = [texts] if isinstance(texts, Mapping) else texts
-    model = nnx.merge(graphdef, params)
+    model = nnx.merge(graphdef, low_rank.to_compute(params))
     return model(
         Texts.of(parts),
         role=role,

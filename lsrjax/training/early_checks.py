@@ -13,7 +13,7 @@ from lsrjax.config import check_stage, check_tasks, fields
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
-from lsrjax.models import retriever
+from lsrjax.models import adapters
 from lsrjax.options import Chosen
 from lsrjax.training import (
     dev_data,
@@ -26,8 +26,11 @@ from lsrjax.training import (
 )
 from lsrjax.training.batch_contents import Contents
 
-# Every model has one of these; a Router has no config.json.
-KEY_FILES = ("config.json", "modules.json", names_on_disk.MODEL_FILE)
+# Every model has one of these; a Router and an adapter have no config.json.
+KEY_FILES = (
+    *("config.json", "modules.json", "adapter_config.json"),
+    names_on_disk.MODEL_FILE,
+)
 LOOK_SECONDS = 120.0  # for a stage's data
 
 
@@ -77,7 +80,7 @@ def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> N
                 contents = Contents.of(stage)
                 stage_models.check_teacher(contents, spec, teacher, stage.teacher.model)
         with each, _named(name):
-            optimizer.check(stage.optim, retriever.split(spec)[1])
+            optimizer.check(stage.optim, adapters.shapes(stage, spec))
         limit = spec.encoder.max_length
         for field in Contents.of(stage).length_fields:
             with each, _named(name):

@@ -5,6 +5,7 @@ compiler reserves. No training data and no weights are read; devices may be imag
 """
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -21,7 +22,7 @@ from lsrjax.data.batching.length_shapes import Shape
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student
-from lsrjax.models import retriever
+from lsrjax.models import adapters, retriever
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.training import compiled_steps, flops, train_step
 from lsrjax.training.batch_contents import Contents, check_batch
@@ -87,8 +88,13 @@ class StagePlan:
         idf = {view: np.ones(size, "f4") for view, size in self.spec.views.items()}
         config = build_student.settled(self.config, self.spec)
         step = train_step.make_step(config, 1000, self.spec, self.teacher, idf)
-        _, params = retriever.split(self.spec)
+        params = adapters.shapes(self.config, self.spec)
         return step, jax.eval_shape(lambda p: train_step.init_state(step, p), params)
+
+    @property
+    def trained(self) -> int:
+        """See `train_step.Step`."""
+        return self._step()[0].trained
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -103,11 +109,14 @@ class StagePlan:
     def compiled(self) -> tuple[jax.stages.Compiled, Memory]:
         """The compiled step, and its memory."""
         step, state = self._step()
-        state = self._layout(self.spec).abstract(state)
+        state = self._layout.abstract(state)
         teacher_params = None
         if self.teacher:
             _, abstract = retriever.split(self.teacher)
-            teacher_params = self._layout(self.teacher).abstract(abstract)
+            layout = sharding.layout_of(
+                self.teacher, abstract, self.mesh, self.config.mesh.fsdp
+            )
+            teacher_params = layout.abstract(abstract)
         batch = self._batch()
         compiled = compiled_steps.compiled(step, state, teacher_params, batch)
         return compiled, Memory.of(compiled, state, teacher_params, batch)
@@ -119,14 +128,15 @@ class StagePlan:
         if limit and memory.total > limit:
             raise InputError("\n".join(advice(self, memory, limit)))
 
-    def _layout(self, spec: RetrieverSpec) -> sharding.Layout:
-        _, params = retriever.split(spec)
-        return sharding.layout_of(spec, params, self.mesh, self.config.mesh.fsdp)
+    @functools.cached_property
+    def _layout(self) -> sharding.Layout:
+        params = adapters.shapes(self.config, self.spec)
+        return sharding.layout_of(self.spec, params, self.mesh, self.config.mesh.fsdp)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Parameters that the mesh could not divide."""
-        return self._layout(self.spec).notes
+        return self._layout.notes
 
     def _batch(self) -> dict:
         devices = self.mesh.shape[sharding.DATA]

@@ -15,7 +15,7 @@ from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.distributed import sharding
 from lsrjax.distributed.activity import Progress
 from lsrjax.initial import build_student
-from lsrjax.models import retriever
+from lsrjax.models import adapters
 from lsrjax.training import (
     dev_data,
     made_data,
@@ -76,12 +76,14 @@ class Stage:
     def initial_state(self, checkpoints, step: int | None) -> dict:
         """The state of the checkpoint at `step`, or a fresh one if `step` is None."""
         init = functools.partial(train_step.init_state, self.step)
-        _, abstract = retriever.split(self.student.spec)
+        abstract = adapters.shapes(self.config, self.student.spec)
         state = jax.eval_shape(init, abstract)
         if step is not None:
             return checkpoints.restore(self.layout.abstract(state), step)
         with sharding.on_one_device():
             params = self.student.params(self.source)
+            found = adapters.of(self.config.adapt)
+            params = adapters.added(found, params, self.config.seed)
         shardings = self.layout.shardings(state)
         params = sharding.place(params, shardings["params"])
         return jax.jit(init, out_shardings=shardings)(params)
@@ -120,7 +122,6 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         stage_models.idf_of(config, student, source),
         stage_models.mask_id_of(contents, student),
     )
-    _, abstract = retriever.split(spec)
     batches = stage_batches.batches(
         name, contents, source, order, student, of_views, mesh
     )
@@ -135,7 +136,9 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         formats=tuple(one.description for one in sets),
         bad_records=bad,
         student=student,
-        layout=sharding.layout_of(spec, abstract, mesh, config.mesh.fsdp),
+        layout=sharding.layout_of(
+            spec, adapters.shapes(config, spec), mesh, config.mesh.fsdp
+        ),
         step=step,
         total_steps=total_steps,
         teacher_params=teacher_params,

@@ -163,6 +163,7 @@ def facts_of(stage) -> dict[str, object]:
         "format": "; ".join(dict.fromkeys(stage.formats)),
         "batch": config.batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
+        **({"trained": stage.step.trained} if stage.step.trained else {}),
         "loss": stage.contents.objective.name,
         "views": stage.student.spec.views,
         "mesh": f"data {mesh.shape['data']} x model {mesh.shape['model']}"

@@ -13,9 +13,9 @@ import optax
 from flax import nnx
 
 from lsrjax.data.batching.drawing import QUERIES, STUDENT, TEACHER, TEACHER_QUERIES
-from lsrjax.distributed import sharding
+from lsrjax.distributed import sharding, trees
 from lsrjax.losses import group_weights, lambda_control, regularizers
-from lsrjax.models import retriever
+from lsrjax.models import adapters, retriever
 from lsrjax.models.batch import apply_batch, tokens_of
 from lsrjax.models.dense_heads import fired
 from lsrjax.models.heads import pooled_as
@@ -46,8 +46,8 @@ class Step:
     """
 
     config: Any
-    contents: Contents
     spec: retriever.RetrieverSpec
+    contents: Contents
     regularizer: Chosen
     graphdef: nnx.GraphDef
     optimizer: optax.GradientTransformation
@@ -104,6 +104,15 @@ class Step:
         rate, groups = self.learning_rate(step), logged_rates(self.config.optim)
         return {"lr": rate, **{name: rate * times for name, times in groups.items()}}
 
+    @property
+    def trained(self) -> int:
+        """Number of trained parameters; 0 if all are."""
+        params = adapters.shapes(self.config, self.spec)
+        still = jax.tree.leaves(self.frozen)
+        sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+        changed = [n for n, one in zip(sizes, still, strict=True) if not one]
+        return sum(changed) if any(still) else 0
+
     def examined(
         self, state: dict, teacher_params: dict | None, batch: dict
     ) -> tuple[dict[str, jax.Array], dict]:
@@ -136,6 +145,12 @@ class Step:
         lambdas = lambda_control.lambdas(self.regularizer.options, state)
 
         def weighted_sum(params):
+            # Their gradients, which are 0, are not computed.
+            params = jax.tree.map(
+                lambda one, still: jax.lax.stop_gradient(one) if still else one,
+                params,
+                self.frozen,
+            )
             views, predicted = taken_out(
                 encode(
                     self.graphdef,
@@ -161,10 +176,7 @@ class Step:
             }
             return sum(parts.values()), seen
 
-        found, grads = jax.value_and_grad(weighted_sum, has_aux=True)(state["params"])
-        return found, jax.tree.map(
-            lambda g, still: jnp.zeros_like(g) if still else g, grads, self.frozen
-        )
+        return jax.value_and_grad(weighted_sum, has_aux=True)(state["params"])
 
     def _parts(self, state: dict, views: dict, targets: dict) -> tuple:
         """The loss's parts; groups' part of the next state; and what to log of them."""
@@ -213,19 +225,17 @@ def make_step(
             " lsrjax.initial.term_statistics.idf_of_views."
         )
     contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
-    graphdef, abstract = retriever.split(spec, dtype=dtype)
+    graphdef, _ = retriever.split(spec, dtype=dtype)
     masking = contents.objective.masking
     if masking is not None:
         masking = dataclasses.replace(masking, mask_id=mask_id)
     if teacher is not None and contents.kind == "pair":
         teacher = pooled_as(teacher, spec)
-    still = jax.tree.map(
-        operator.or_, frozen(config.optim.freeze, abstract), retriever.fixed(spec)
-    )
+    still = _frozen(config, spec)
     return Step(
         config=config,
-        contents=contents,
         spec=spec,
+        contents=contents,
         regularizer=regularizer,
         graphdef=graphdef,
         optimizer=make_optimizer(config.optim, total_steps, still),
@@ -246,6 +256,23 @@ def _words(spec, batch: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
         special_BL = jnp.isin(ids_BL, jnp.asarray(spec.special_ids, jnp.int32))
         found[name] = ids_BL, mask_BL.astype(bool) & ~special_BL
     return found
+
+
+def _frozen(config, spec: retriever.RetrieverSpec) -> dict:
+    """A tree of bools: the parameters that the optimizer leaves unchanged."""
+    params = adapters.shapes(config, spec)
+    fixed = {name for name, one in trees.named(retriever.fixed(spec)).items() if one}
+    return jax.tree.map(
+        operator.or_,
+        jax.tree.map(
+            operator.or_,
+            frozen(config.optim.freeze, params),
+            adapters.frozen(adapters.of(config.adapt), params),
+        ),
+        jax.tree_util.tree_map_with_path(
+            lambda path, _: trees.path_name(path) in fixed, params
+        ),
+    )
 
 
 def init_state(step: Step, params: dict) -> dict:

@@ -102,7 +102,7 @@ def test_no_micro_batch_changes_a_step(chosen, case):
 OTHERS = (
     *("static", "sum", "token_weights", "impacts", "dense", "prefixes", "hybrid"),
     *("aggretriever", "m3", "m3_all", "csr", "csr_ties", "colbert", "colbert_all"),
-    *("batch", "dro", "lookups", "batch_wide", "angle", "mlm", "mlm_static"),
+    *("batch", "dro", "lookups", "batch_wide", "angle", "mlm", "mlm_static", "lora"),
     # Families of encoders, but those of the heads' students and, of those that share
     # Llama's module, others than these two.
     *(

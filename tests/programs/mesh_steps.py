@@ -21,7 +21,8 @@ from lsrjax.distributed import sharding
 from lsrjax.distributed.trees import path_name
 from lsrjax.losses import objective, table
 from lsrjax.losses.regularizers import REGULARIZERS
-from lsrjax.models import retriever
+from lsrjax.models import adapters
+from lsrjax.models.adapters import ADAPTERS
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
@@ -79,6 +80,7 @@ OTHERS = {
         {"head": "splade", "tied": True, "queries": "static"},
     ),
     "towers": ("kl", "", {"towers": "separate"}),
+    "lora": ("infonce", "", {"lexecho": True}),
     "csr_towers": ("infonce", "", CSR | {"towers": "separate"}),
     "sum": ("kl", "joint_flops", {"head": "splade", "pooling": "sum"}),
     "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
@@ -153,6 +155,7 @@ def check_all_are_here() -> None:
             table.LOSSES,
             {loss for c in configs for loss in objective.of(c.loss).weights},
         ),
+        ("ADAPTERS", ADAPTERS, {one for c in configs for one in c.adapt}),
         (
             "REGULARIZERS",
             REGULARIZERS,
@@ -191,6 +194,9 @@ def config_of(task: str):
     if task == "alignment":
         c.loss = {"alignment": {}}
         return c
+    if task == "lora":
+        paths, also = "kernel|word|decoder", "^head/.*bias"
+        c.adapt = {"lora": {"rank": 2, "paths": paths, "also": also}}
     loss, regularizer = OTHERS[task][:2] if task in OTHERS else (task, "")
     c.loss = LOSSES.get(loss, {loss: {}})
     c.regularizer.name = regularizer or ("flops" if loss == "infonce" else "l1")
@@ -220,9 +226,9 @@ def config_of(task: str):
     return c
 
 
-def random_params(spec, seed):
+def random_params(spec, seed, config=None):
     rng = np.random.default_rng(seed)
-    _, abstract = retriever.split(spec)
+    abstract = adapters.shapes(config or get_default(), spec)
     params = jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), abstract
     )
@@ -345,7 +351,7 @@ def run(task, data, model, fsdp, chunk, remat) -> dict[str, np.ndarray]:
             layout = sharding.layout_of(spec, params, mesh, fsdp)
             return sharding.place(params, layout.shardings(params)), layout
 
-        params = random_params(student, 0)
+        params = random_params(student, 0, config)
         params = with_ties(params) if task == "csr_ties" else params
         params, layout = placed(student, params)
         teacher_params = teacher and placed(TEACHER, random_params(TEACHER, 1))[0]

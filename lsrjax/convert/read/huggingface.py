@@ -15,7 +15,14 @@ import huggingface_hub
 import numpy as np
 
 from lsrjax.convert.names import import_names, import_tree
-from lsrjax.convert.read import expected_tensors, hub, task_adapters, tensors, wrappers
+from lsrjax.convert.read import (
+    expected_tensors,
+    hub,
+    task_adapters,
+    tensors,
+    wrappers,
+)
+from lsrjax.convert.read.peft import Adapter, adapted
 from lsrjax.convert.read.tensors import CheckpointError, Stored, content, read_json
 from lsrjax.errors import InputError
 from lsrjax.models.backbones import table
@@ -47,6 +54,7 @@ class Allowed:
       values: read the weights. If not, zeros of the same shapes replace them, to plan
         with, and missing weights are not downloaded.
       adapter: the task whose adapter is merged, see `task_adapters`.
+      peft: an adapter of PEFT that is merged.
     """
 
     pickle: bool = False
@@ -54,6 +62,7 @@ class Allowed:
     left_over: str = ""
     values: bool = True
     adapter: str = ""
+    peft: Adapter | None = None
 
     def __post_init__(self):
         for field in ("missing", "left_over"):
@@ -223,7 +232,8 @@ def open_weights(
     if stored is None:
         raise CheckpointError(_no_weights(path_or_id, folder, raw))
     stored = task_adapters.merged(stored, raw, folder, allowed.adapter)
-    return wrappers.taken_off(stored, folder)
+    stored = wrappers.taken_off(stored, folder)
+    return adapted(stored, allowed.peft) if allowed.peft else stored
 
 
 def _no_weights(path_or_id: str, folder: Path, raw: Mapping[str, Any]) -> str:

@@ -69,8 +69,8 @@ class Stored:
 def open_safetensors(folder: Path) -> dict[str, Stored] | None:
     """The tensors of model.safetensors, or else of its shards; None without either."""
     if (folder / WEIGHTS).is_file():
-        return _safetensors(folder / WEIGHTS)
-    return _shards(folder / INDEX, _safetensors)
+        return open_file(folder / WEIGHTS)
+    return _shards(folder / INDEX, open_file)
 
 
 def open_pickles(folder: Path) -> dict[str, Stored] | None:
@@ -173,7 +173,7 @@ _NAMES = {
 
 def tensor_names(path: Path) -> tuple[str, ...]:
     """Names of the tensors in a safetensors file; none if it does not exist."""
-    return tuple(_safetensors(path)) if path.is_file() else ()
+    return tuple(open_file(path)) if path.is_file() else ()
 
 
 def zeros(shape: tuple[int, ...]) -> np.ndarray:
@@ -211,7 +211,7 @@ def read_weights(
         return {name: zeros(shape) for name, shape in shapes.items()}
     if not path.is_file():
         raise CheckpointError(f"{path} is missing{content(path.parent)}.")
-    state = _safetensors(path)
+    state = open_file(path)
     if problems := misfits({name: one.shape for name, one in state.items()}, shapes):
         raise CheckpointError(
             f"{path}: {len(problems)} tensors do not fit the configs beside it:"
@@ -269,7 +269,8 @@ def _file_names(values: Iterable[Any], path: Path) -> list[str]:
     return sorted(set(values))
 
 
-def _safetensors(path: Path) -> dict[str, Stored]:
+def open_file(path: Path) -> dict[str, Stored]:
+    """The tensors of one file of safetensors."""
     with open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:
             raise CheckpointError(_placeholder(path))

@@ -125,7 +125,7 @@ class MixedOrder:
             examples = self._numbers[examples]
         return list(zip(epochs.tolist(), examples.tolist(), strict=True))
 
-    def set_of(self, batch: int) -> int:
+    def set_of_batch(self, batch: int) -> int:
         """The set of a batch, if each is of one."""
         (chosen,), _ = self._schedule(np.array([batch]))
         return int(chosen)

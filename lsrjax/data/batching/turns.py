@@ -40,7 +40,7 @@ class Turns:
         return self._size(batch) == size
 
     def _size(self, batch: int) -> int:
-        return self._group_sizes[self._order.set_of(batch)]
+        return self._group_sizes[self._order.set_of_batch(batch)]
 
     def __len__(self) -> int:
         return sys.maxsize  # without end

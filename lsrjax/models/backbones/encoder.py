@@ -16,6 +16,7 @@ from flax import nnx
 
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
+from lsrjax.models import low_rank
 from lsrjax.models.backbones.attention import lengths_of, suits_cudnn
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import DType, subkeys
@@ -241,7 +242,8 @@ class Encoder(nnx.Module):
         params = sharding.gathered(
             params, config.num_heads, self.rules, key_heads=config.key_heads
         )
-        hidden_TD = call(nnx.merge(graphdef, params), hidden_TD, index, place)
+        layer = nnx.merge(graphdef, low_rank.of_layer(params))
+        hidden_TD = call(layer, hidden_TD, index, place)
         return sharding.constrain(hidden_TD, sharding.DATA, None)
 
 

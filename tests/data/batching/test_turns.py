@@ -67,14 +67,16 @@ def test_a_batch_is_that_of_its_set_alone(parts):
     order, make = parts
     turns, sizes = Turns(order, SIZES, make), set()
     for index in range(12):
-        size = SIZES[order.set_of(index)]
-        alone = make(size, lambda batch, size=size: SIZES[order.set_of(batch)] == size)
+        size = SIZES[order.set_of_batch(index)]
+        alone = make(
+            size, lambda batch, size=size: SIZES[order.set_of_batch(batch)] == size
+        )
         jax.tree.map(np.testing.assert_array_equal, turns[index], alone[index])
         assert turns[index]["targets"]["document_key"].shape == (4, size, 2)
         assert turns.examples(index) == alone.examples(index)
         starts = np.cumsum([0, 24, 16, 20])
         sets = np.searchsorted(starts, turns.examples(index), side="right") - 1
-        assert set(sets) == {order.set_of(index)}
+        assert set(sets) == {order.set_of_batch(index)}
         sizes.add(size)
     assert sizes == {1, 3} and turns.left_together == 0
 
@@ -86,7 +88,7 @@ def test_shapes_are_fitted_to_the_batches_of_each_size(parts):
     found = {1: set(), 3: set()}
     for index in range(30):
         shape = tuple(part["ids"].shape for part in turns[index]["student"]["parts"])
-        found[SIZES[order.set_of(index)]].add(shape)
+        found[SIZES[order.set_of_batch(index)]].add(shape)
     counts = {size: {sum(n for n, _ in one) for one in found[size]} for size in found}
     assert counts == {1: {4 * 2}, 3: {4 * 4}}
     known = {shape["student"].parts for shape in turns.shapes}

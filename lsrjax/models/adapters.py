@@ -1,0 +1,152 @@
+"""Adapters: what is trained beside weights that stay as they are.
+
+To add one: write an `Adapter` here, and add a line to `ADAPTERS`. A config names any
+number of them, as `{"lora": {"rank": 16}}`; all other parameters are frozen, and have
+no optimizer state.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+
+from lsrjax import options as options_
+from lsrjax.distributed import trees
+from lsrjax.errors import InputError
+from lsrjax.models import low_rank, retriever
+from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.options import Chosen, Options, option
+
+WHERE = "config.adapt"
+
+
+class Adapter:
+    """Base of all adapters.
+
+    Attributes:
+      Options: a dataclass of its options.
+    """
+
+    Options = Options
+
+    @staticmethod
+    def added(params: dict, options: Any, seed: int, where: str) -> dict:
+        """The parameters with what it adds, which changes no result at first.
+
+        Args:
+          params: arrays, or in `jax.eval_shape`.
+          options: an instance of `Options`.
+          seed: of the stage.
+          where: the name of the options in the config, for errors.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def trained(name: str, options: Any) -> bool:
+        """Whether it trains the parameter of this path in `added`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAOptions(Options):
+    """Of `LoRA`."""
+
+    paths: str = option(
+        r"encoder/(first|layers)/.*kernel$",
+        "parameter paths (regex) of the kernels and tables that get factors; by default"
+        " all kernels of the encoder's layers",
+    )
+    rank: int = option(8, "of the products", above=0, high=2**12)
+    alpha: float = option(16.0, "products are scaled by alpha / rank", above=0)
+    also: str = option(
+        "",
+        "parameter paths (regex) that are trained whole beside the factors, such as"
+        " ^head/ of a head without weights",
+    )
+
+    def problem(self) -> str | None:
+        """A complaint about a regex."""
+        for field in ("paths", "also"):
+            try:
+                re.compile(pattern := getattr(self, field))
+            except re.error as error:
+                return f"{field} is {pattern!r}; not a regular expression ({error})"
+        return None if self.paths else "paths is ''; name the kernels to adapt"
+
+
+class LoRA(Adapter):
+    """Low-rank changes of kernels and tables.
+
+    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2022,
+    arXiv:2106.09685): W + alpha / rank a b in place of a kernel W, of which a and b are
+    trained.
+    """
+
+    Options = LoRAOptions
+
+    @staticmethod
+    def added(params: dict, options: LoRAOptions, seed: int, where: str) -> dict:
+        """The parameters with factors beside the kernels; b is 0."""
+        rank, alpha = options.rank, options.alpha
+        found = low_rank.with_factors(
+            params, options.paths, rank, alpha, seed, f"{where}.paths"
+        )
+        also = [one for one in trees.named(found) if not low_rank.is_part(one)]
+        if options.also and not any(LoRA.trained(one, options) for one in also):
+            raise InputError(f"{where}.also = {options.also!r} matches no parameter.")
+        return found
+
+    @staticmethod
+    def trained(name: str, options: LoRAOptions) -> bool:
+        """Whether it is a factor, or trained whole."""
+        if low_rank.is_part(name):
+            return low_rank.is_factor(name)
+        return bool(options.also and re.search(options.also, name))
+
+
+ADAPTERS: dict[str, type[Adapter]] = {"lora": LoRA}
+
+
+def of(config: Mapping[str, Any], where: str = WHERE) -> list[Chosen]:
+    """The adapters of a stage's `config.adapt`.
+
+    Raises:
+      InputError: an unknown adapter or option.
+    """
+    return options_.resolve_each(ADAPTERS, config, where)
+
+
+def added(found: Sequence[Chosen], params: dict, seed: int) -> dict:
+    """The parameters with what adapters add to them.
+
+    Raises:
+      InputError: an adapter that does not fit the model.
+    """
+    for one in found:
+        at = f"{WHERE}.{one.name}"
+        params = one.entry.added(params, one.options, seed, at)
+    return params
+
+
+def shapes(config, spec: RetrieverSpec) -> dict:
+    """The abstract parameters of a stage's student, with those of its adapters."""
+    params = retriever.split(spec)[1]
+    found = of(config.adapt)
+    if not found:
+        return params
+    return jax.eval_shape(partial(added, found, seed=config.seed), params)
+
+
+def frozen(found: Sequence[Chosen], params: dict) -> dict:
+    """A tree of bools: the parameters that no adapter trains; without one, none."""
+
+    def still(path, leaf):
+        name = trees.path_name(path)
+        return not any(one.entry.trained(name, one.options) for one in found)
+
+    return jax.tree_util.tree_map_with_path(
+        still if found else lambda path, leaf: False, params
+    )
