@@ -1,6 +1,7 @@
 """What a batch of a stage contains, by the stage's config."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,12 +32,19 @@ class Contents:
     def of(cls, config) -> "Contents":
         """Parses a stage's config."""
         data, loss = config.data, objective.of(config.loss)
-        told_apart = config.log.health and "document" in loss.texts
         repeats = 1
         if data.mixing == "round_robin":
             repeats = len(data.document_languages)
-        languages = mixing.languages(data) if told_apart else ()
+        languages = mixing.languages(data) if _told_apart(config, loss) else ()
         return cls(config, loss, languages, repeats)
+
+    def of_sets(self, sets: Sequence) -> "Contents":
+        """With the languages that the rows of the data sets name."""
+        if not _told_apart(self.config, self.objective):
+            return self
+        named = [name for one in sets for name in getattr(one, "languages", ())]
+        known = dict.fromkeys((*self.languages, *named))
+        return dataclasses.replace(self, languages=tuple(known))
 
     @property
     def kind(self) -> str:
@@ -86,6 +94,11 @@ class Contents:
 
 
 _LENGTHS = ("query_length", "document_length")
+
+
+def _told_apart(config, loss: objective.Objective) -> bool:
+    """Whether the log distinguishes languages."""
+    return config.log.health and "document" in loss.texts
 
 
 def check_batch(config, devices: int) -> None:

@@ -12,14 +12,16 @@ from rich.console import Console
 
 from lsrjax.checkpoint import set_damaged_aside
 from lsrjax.config import fields
-from lsrjax.config.check_data import mines, reads_scores
-from lsrjax.data.batching import mixing
+from lsrjax.config.check_data import has_languages, mines, reads_scores, schedules
+from lsrjax.data import sources
+from lsrjax.data.batching import languages, mixing
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.requirements import Documents
 from lsrjax.data.reading import bad_records, unchanged_files
 from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.data.reading.rows import Rows
 from lsrjax.distributed import processes
+from lsrjax.errors import InputError
 from lsrjax.training.batch_contents import Contents
 
 
@@ -43,7 +45,7 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
     """The training data sets, whose bad records are replaced and counted."""
     check = documents(config, own=not mines(config)) if kind == "group" else None
     names = list(config.data.sets) or [""]
-    return [
+    sets = [
         guarded(config, bad, source, name, reads_scores(config), check)
         if isinstance(source, Rows)
         else source
@@ -51,6 +53,23 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
             names, mixing.open_sets(config.data, kind, mines(config)), strict=True
         )
     ]
+    _check_weights(config, sets)
+    return sets
+
+
+def _check_weights(config, sets: Sequence) -> None:
+    """Refuses weights of languages where no query states its language."""
+    data = config.data
+    stated = any(languages.named_by(one) for one in sets) or has_languages(
+        config, "queries"
+    )
+    dev = sources.chosen(config.dev.source).entry
+    if languages.weighted(data) and dev.rows and not (stated or schedules(config)):
+        raise InputError(
+            f"config.data.query_languages = {dict(data.query_languages)!r} would have"
+            " no effect: the rows have no column language (or lang) that names the"
+            " language of their texts. Add one, or remove the weights."
+        )
 
 
 def look_through(sets: Sequence, until: float = math.inf) -> int:

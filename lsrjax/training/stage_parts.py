@@ -102,13 +102,14 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     teacher = stage_models.open_teacher(contents, spec, run.workdir, mesh)
     of_views = teacher if contents.has_views else None
     teacher_spec = of_views.spec if of_views else None
+    contents = contents.of_sets(sets)
     made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
     given: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     source, prepared = given, None
     if not of_views and made.prepares:
         prepared = made.prepared(given, bad, teacher)
         source = prepared.first(stage_models.open_miner(config, run.workdir, mesh))
-    order = made.order(source, [len(one) for one in sets], student)
+    order = made.order(given, sets, student)
     total_steps = contents.steps(len(source))
     check_warmup(config, total_steps, f"stage {name}: config")
     step = train_step.make_step(
@@ -117,6 +118,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         spec,
         teacher_spec,
         stage_models.idf_of(config, student, source),
+        contents,
     )
     _, abstract = retriever.split(spec)
     batches = stage_batches.batches(
@@ -141,7 +143,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         check=plan.check,
         evaluate=dev_data.evaluation(config, contents.kind, student, run.progress.poll),
         post_mortem=postmortem.PostMortem(
-            folder, step, source, batches, teacher_params, mesh, run.tracker.note
+            folder, step, batches, teacher_params, mesh, run.tracker.note
         ),
         mined_again=prepared.again(student, step.frozen) if prepared else None,
     )

@@ -138,6 +138,7 @@ def make_step(
     spec: retriever.RetrieverSpec,
     teacher=None,
     idf: Mapping[str, np.ndarray] | None = None,
+    contents: Contents | None = None,
 ) -> Step:
     """The step of a stage.
 
@@ -145,6 +146,7 @@ def make_step(
       teacher: the spec of a teacher of views, or None; its views are pooled like the
         student's.
       idf: [V] of each view's terms, if the regularizer needs it.
+      contents: of its batches; by default, what the config alone says of them.
     """
     regularizer = regularizers.of(config.regularizer)
     if regularizer.entry.idf and idf is None:
@@ -152,7 +154,7 @@ def make_step(
             f"{regularizer.name} needs the idf of each view's terms; count it with"
             " lsrjax.initial.term_statistics.idf_of_views."
         )
-    contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
+    contents, dtype = contents or Contents.of(config), jnp.dtype(config.model.dtype)
     graphdef, abstract = retriever.split(spec, dtype=dtype)
     if teacher is not None:
         teacher = pooled_as(teacher, spec)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lsrjax.data.batching.drawing import shared_languages
+from lsrjax.data.batching.drawing import SHARED, shared_languages
 from lsrjax.data.batching.negatives import Choice
 from lsrjax.data.examples import Group
 
@@ -29,5 +29,5 @@ class Documents:
         if self.choice is not None and self.size > 1:
             self.choice.check(group, self.size)
             texts = [*texts, *group.negatives]
-        if self.mixing != "passages":
+        if self.mixing in SHARED:
             shared_languages(group.id, texts, self.mixing, self.languages)
