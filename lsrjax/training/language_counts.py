@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 
 from lsrjax import json_files
 from lsrjax.data.batching.loader import Batches
-from lsrjax.data.examples import ANY
 
 FILE = "languages.json"
 _NAMES = {"query": "queries", "document": "documents", "translation": "translations"}
@@ -14,12 +13,12 @@ _NAMES = {"query": "queries", "document": "documents", "translation": "translati
 def stated(batches: Batches) -> dict[str, dict[str, tuple[int, int]]]:
     """Texts and tokens of the first batches, by the name of the text and language.
 
-    Only of texts in several languages; in a stage without such texts, none.
+    None of texts that are all in one language, or of unstated language.
     """
     return {
         name: dict(sorted(found.items(), key=lambda one: (-one[1][0], one[0])))
         for name, found in batches.by_language.items()
-        if name in _NAMES and set(found) != {ANY}
+        if name in _NAMES and len(found) > 1
     }
 
 
