@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from lsrjax.cli import doctor_checks
 from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry
 from lsrjax.data.batching import languages, mixing
@@ -278,6 +279,12 @@ def test_weights_without_a_column_are_refused_when_rows_are_opened(tmp_path):
         pass
     named = {"query": "q", "pos": ["p"], "lang": "da"}
     config = config_of(write(tmp_path / "b.jsonl", named), query_languages={"da": 1})
+    (found,) = doctor_checks.data(config)
+    assert found.level == doctor_checks.OK and "1 examples (da 1)" in found.text
+    config.data.batches_from = "language"
+    (found,) = doctor_checks.data(config)
+    assert found.level == doctor_checks.ERROR and "fewer are in da (1)" in found.text
+    config.data.batches_from = "mixed"
     with stage_data.tried(config, "group", 9) as (sets, _, _):
         assert languages.scheduled(config.data, sets)
         config.log.health = True
