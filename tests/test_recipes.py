@@ -55,7 +55,7 @@ def on_embedded_data(path, form=""):
 def test_a_recipe_is_valid_and_short(path):
     validate(config_of(path))
     assert "python -m lsrjax.main --config configs/" in path.read_text()
-    if path.stem not in ("demo", "heads"):  # runs of several stages
+    if path.stem not in ("demo", "heads", "negatives"):  # runs of several stages
         assert len(path.read_text().splitlines()) < 60
 
 
@@ -156,7 +156,10 @@ def test_the_scandinavian_data_sets_are_read_as_queries_and_positives(monkeypatc
     monkeypatch.setattr(sources, "read_datasets", read)
     (path,) = (path for path in RECIPES if path.stem == "scandinavian")
     nli, qa, ddsc = open_sets(config_of(path).data, "group")
-    found = [(s[0].query["*"], s[0].positives[0]["*"]) for s in (nli, qa, ddsc)]
+    found = [
+        (s[0].query[own], s[0].positives[0][own])
+        for s, own in ((nli, "*"), (qa, "*"), (ddsc, "danish"))
+    ]
     assert found == [
         ("En mann spiser.", "Noen spiser."),
         ("Hvor?", "Her."),
@@ -201,3 +204,41 @@ def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
         folder = tmp_path / "runs" / path.stem / form
         run.run(config, folder, Console(quiet=True))
         assert (folder / "train" / "done.json").is_file()
+
+
+NEGATIVES = ("splade", "ance", "adore", "ar2")
+
+
+def negatives(name):
+    (path,) = (path for path in RECIPES if path.stem == "negatives")
+    return runpy.run_path(str(path))["get_config"](name)
+
+
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_negatives_of_later_stages_are_those_of_earlier_ones(name):
+    for variant in (name, f"{name}_small"):
+        config = negatives(variant)
+        validate(config)
+        mined = [one.prepare.negatives for one in config.stages.values()]
+        assert any(one.startswith("stage:") for one in mined)
+        again = [one.prepare.every for one in config.stages.values()]
+        assert any(again) == (name in ("ance", "adore"))
+    assert {one.data.source.name for one in config.stages.values()} == {"debian"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ance", "adore"])
+def test_negatives_are_mined_in_turn_on_the_embedded_data(name, tmp_path):
+    config = negatives(f"{name}_small")
+    for one in config.stages.values():
+        one.data.source.split = "dev"
+        one.steps, one.dev.queries, one.checkpoint.every = 2, 5, 2
+        one.prepare.every = min(one.prepare.every, 1)
+        one.optim.warmup_fraction = 0.0
+        if one.init.get("model") is None:
+            one.model.hidden_size, one.model.num_layers = 32, 1
+    run.run(config, tmp_path, Console(quiet=True))
+    assert all((tmp_path / stage / "done.json").is_file() for stage in config.stages)
+    mined = {path.parent.parent.name for path in tmp_path.glob("*/mined/1.npz")}
+    every = {key for key, one in config.stages.items() if one.prepare.every}
+    assert mined == every

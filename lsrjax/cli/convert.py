@@ -7,7 +7,9 @@ for the program named with --to. The folder appears once it is complete.
 """
 
 import argparse
+import json
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from lsrjax.cli import exits, own_entries
@@ -37,9 +39,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = args.embedding_size
     export(args.reference, args.target, args.out, allowed, prune, size)
     print(f"{args.out}: {args.target}, for {TARGETS[args.target].reads}", flush=True)
+    print("What to do next:")
+    for line in next_steps(args.target, args.out):
+        print(f"  {line}".rstrip(), flush=True)
     if args.push:
         address = hub.push(args.out, args.push, private=not args.public)
         print(f"Uploaded to {address}", flush=True)
+
+
+def next_steps(target: str, out: pathlib.Path) -> list[str]:
+    """Lines of code, or a command, that use the folder that was written."""
+    load = TARGETS[target].load
+    if load is None:
+        model = shlex.quote(str(out))
+        return [
+            f"lsrjax encode --model {model} --texts documents.jsonl --out documents.npz"
+        ]
+    _, code = load
+    return code.replace('"path/to/this/folder"', json.dumps(str(out))).splitlines()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,15 +1,17 @@
 """The doctor's checks; each returns or yields findings."""
 
+import collections
 import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import platform
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import huggingface_hub
 import jax
@@ -24,10 +26,11 @@ from lsrjax.config import fields as config
 from lsrjax.convert import references
 from lsrjax.convert.read.hub import is_local, pinned
 from lsrjax.data import sources
-from lsrjax.data.batching import mixing
+from lsrjax.data.batching import languages, mixing
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.training import dev_data, early_checks, memory_plan, stage_data
+from lsrjax.training.batch_contents import Contents
 from lsrjax.training.early_checks import KEY_FILES, LOOK_SECONDS
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -191,8 +194,10 @@ def _data_of(name: str, stage, kind: str) -> Finding:
     with stage_data.tried(stage, kind, LOOK_SECONDS) as (sets, seen, bad):
         replaced = bad.summary().partition(";")[0]
         first = bad.reasons(1)
-    count = sum(len(one) for one in sets)
-    text = f"stage {name}: {count:,} examples"
+        count = sum(len(one) for one in sets)
+        # Of more, reading all would take long.
+        spoken = _by_language(stage, sets) if seen == count else ""
+    text = f"stage {name}: {count:,} examples{spoken}"
     text += f" (the first {seen:,} looked at)" if seen < count else ""
     if stage.dev.source.name:
         text += f", {dev_data.dev_examples(stage, kind):,} to evaluate on"
@@ -200,6 +205,28 @@ def _data_of(name: str, stage, kind: str) -> Finding:
         return Finding(OK, "data", text)
     text += f"; {replaced}, as config.data.bad_records allows: {first[0]}"
     return Finding(WARNING, "data", text)
+
+
+def _by_language(stage, sets: Sequence) -> str:
+    """The examples of each language, if these are told apart.
+
+    Raises:
+      InputError: batches cannot be made of them as the config asks.
+    """
+    scheduled = languages.scheduled(stage.data, sets)
+    if not scheduled and not any(languages.named_by(one) for one in sets):
+        return ""
+    sizes = [len(one) for one in sets]
+    parts = languages.parts_of(mixing.Concatenated(sets), sizes)
+    if scheduled:
+        others = sources.chosen(stage.dev.source).entry.languages
+        entries = Contents.of(stage).entries
+        languages.order_of(stage.data, parts, entries, stage.seed, others)
+    counts = collections.Counter[str]()
+    for part in itertools.chain(*parts):
+        counts[part.language] += len(part.numbers)
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+    return f" ({shown})"
 
 
 def _said(error: Exception) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -237,6 +238,7 @@ class Job:
             work = work_of(files, 0, end, self._step, lambda: None)
             encode_corpus.encode_parts(self.encoding, self.texts, work)
         print(f"{files.rows:,} vectors in {out}", flush=True)
+        self._say_next()
 
     def write_folder(self, number: int, count: int) -> None:
         """Writes the parts of process `number`; the manifest, if they were the last."""
@@ -263,9 +265,26 @@ class Job:
         """Writes the manifest if all parts are there; `own`: those made here."""
         if self.folder.complete():
             print(f"{len(self.texts):,} vectors in {self.out}", flush=True)
+            self._say_next()
             return
         print(
             f"{own:,} parts in {self.out}; those of other processes are not there yet.",
+            flush=True,
+        )
+
+    def _say_next(self) -> None:
+        """Says how documents in a format that `lsrjax index` reads are searched."""
+        if self.request.role != "document" or "lsrjax" not in self.form.reads:
+            return
+        vectors, texts, model = (
+            shlex.quote(one)
+            for one in (self.request.out, self.request.texts, self.request.model)
+        )
+        index = shlex.quote(f"{self.request.path.with_suffix('').name}.index")
+        print(
+            "What to do next:\n"
+            f"  lsrjax index --vectors {vectors} --texts {texts} --out {index}\n"
+            f"  lsrjax serve --index {index} --model {model}",
             flush=True,
         )
 

@@ -25,6 +25,7 @@ from typing import Any
 from lsrjax import paths
 from lsrjax.cli import exits, rows
 from lsrjax.data.batching.drawing import wording
+from lsrjax.data.examples import ANY
 from lsrjax.data.reading import unchanged_files
 from lsrjax.data.reading.files import found_files
 from lsrjax.data.reading.score_files import KNOWN, Scores
@@ -130,6 +131,10 @@ def _row(source, index: int) -> dict[str, Any]:
         "pos": [wording(text) for text in group.positives],
         "neg": [wording(text) for text in group.negatives],
     }
+    texts = (group.query, *group.positives, *group.negatives)
+    languages = {language for text in texts for language in text}
+    if len(languages) == 1 and languages != {ANY}:
+        row |= {"language": languages.pop()}
     if hasattr(source, "ids") and (ids := source.ids(index)):
         row |= dict(zip(("qid", "pos_ids", "neg_ids"), ids, strict=True))
     return row

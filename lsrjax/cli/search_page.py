@@ -6,7 +6,7 @@ terms, become text in elements, never markup.
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -66,7 +66,12 @@ class SearchPage:
             elsewhere can read this one through a name of its own for this machine.
         """
         return Starlette(
-            routes=[Route("/", self._page), Route("/api/search", self._json)],
+            routes=[
+                Route("/", self._page),
+                Route("/document", self._document_page),
+                Route("/api/search", self._json),
+                Route("/api/document", self._document_json),
+            ],
             middleware=[
                 Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts]),
             ],
@@ -77,7 +82,7 @@ class SearchPage:
 
         Returns:
           `query`, `encoding_ms`, `searching_ms`; `terms` of the query by view; `hits`
-          with `id`, `score`, `text` and `matches`.
+          with `number`, `id`, `score`, `text` and `matches`.
         """
         with self._alone:
             found = self._session.ranked([query], depth)
@@ -91,14 +96,46 @@ class SearchPage:
             "hits": [_as_json(hit) for hit in hits],
         }
 
+    def document(self, number: int) -> dict[str, Any]:
+        """A document as the API says it: `number`, `id`, `text`, all `terms` by view.
+
+        Raises:
+          InputError: the index has no such document.
+        """
+        index = self._session.index
+        if not 0 <= number < len(index):
+            raise InputError(f"n is {number}; it has to be 0 to {len(index) - 1}.")
+        with self._alone:
+            return {
+                "number": number,
+                "id": index.ids[number],
+                "text": index.texts[number] if index.texts else None,
+                "terms": self._session.document_terms(number),
+            }
+
     def _json(self, request: Request) -> Response:
-        try:
-            asked = _asked(request)
-            if not asked[0]:
+        def answered() -> dict[str, Any]:
+            query, depth = _asked(request)
+            if not query:
                 raise InputError("q is missing: /api/search?q=TEXT&depth=10")
-            return JSONResponse(self.answer(*asked), headers=_HEADERS)
+            return self.answer(query, depth)
+
+        return _as_response(answered)
+
+    def _document_json(self, request: Request) -> Response:
+        return _as_response(lambda: self.document(_number(request)))
+
+    def _document_page(self, request: Request) -> Response:
+        try:
+            found = self.document(_number(request))
+            title, said, status = found["id"], list(_whole(found)), 200
         except InputError as error:
-            return JSONResponse({"error": str(error)}, 400, headers=_HEADERS)
+            title, status = "No document", 400
+            said = [tag("p", str(error), role="alert")]
+        html = page.document(
+            title, tag("style", _STYLE), tag("main", said), policy=_POLICY
+        )
+        return HTMLResponse(html, status, headers=_HEADERS)
 
     def _page(self, request: Request) -> Response:
         query, said, status = "", [], 200
@@ -143,9 +180,33 @@ def _asked(request: Request) -> tuple[str, int]:
     return query, depth
 
 
+def _as_response(answered: Callable[[], dict[str, Any]]) -> Response:
+    try:
+        return JSONResponse(answered(), headers=_HEADERS)
+    except InputError as error:
+        return JSONResponse({"error": str(error)}, 400, headers=_HEADERS)
+
+
+def _number(request: Request) -> int:
+    given = request.query_params.get("n", "")
+    if given.isascii() and given.isdecimal() and len(given) < 12:
+        return int(given)
+    raise InputError(f"n is {given[:20]!r}; it has to be the number of a document.")
+
+
+def _whole(found: dict[str, Any]) -> Iterator[Element]:
+    yield tag("h2", tag("bdi", found["id"]))
+    if found["text"]:
+        yield tag("p", found["text"], class_="text", dir="auto")
+    for view, terms in found["terms"].items():
+        heading = tag("span", f"{view}, {len(terms):,} terms ", class_="view")
+        yield tag("p", heading, page.chips(terms))
+
+
 def _as_json(hit: Hit) -> dict[str, Any]:
     matches = [dataclasses.asdict(one) | {"score": one.score} for one in hit.matches]
-    return {"id": hit.id, "score": hit.score, "text": hit.text, "matches": matches}
+    own = {"number": hit.number, "id": hit.id, "score": hit.score, "text": hit.text}
+    return own | {"matches": matches}
 
 
 def _answer(found: dict[str, Any]) -> Iterator[Element]:
@@ -157,17 +218,22 @@ def _answer(found: dict[str, Any]) -> Iterator[Element]:
         f" searched in {found['searching_ms']:.1f} ms",
         class_="said",
     )
-    yield from (_hit(rank, hit) for rank, hit in enumerate(found["hits"], 1))
+    shown = bool(found["terms"])
+    yield from (_hit(rank, hit, shown) for rank, hit in enumerate(found["hits"], 1))
 
 
-def _hit(rank: int, hit: dict[str, Any]) -> Element:
+def _hit(rank: int, hit: dict[str, Any], terms: bool) -> Element:
+    """A document; with `terms`, a link to all of its own."""
     text = hit["text"]
     if text and len(text) > _SHOWN:
         text = f"{text[:_SHOWN]} …"
     return tag(
         "article",
         tag("h2", f"{rank}. ", tag("bdi", hit["id"])),
-        tag("span", f" {hit['score']:.4g}", class_="said"),
+        tag("span", f" {hit['score']:.4g} ", class_="said"),
+        tag("a", "all terms", href=f"/document?n={hit['number']}", class_="said")
+        if terms
+        else None,
         tag("p", text, class_="text", dir="auto") if text else None,
         _why(hit["matches"]),
     )

@@ -82,6 +82,13 @@ def _check_data(c, where) -> None:
         raise InputError(
             f"{where}.checkpoint.push_when is 'best', but {because}, so that none is."
         )
+    if c.data.topics and check_data.schedules(c):
+        raise InputError(
+            f"{where}.data.topics is {c.data.topics}, but data.batches_from ="
+            f" {c.data.batches_from!r} and data.language_temperature ="
+            f" {c.data.language_temperature:g} make batches of languages. Set one of"
+            " them."
+        )
     if c.dev.source.name or c.dev.task.name:
         try:
             required_depth([c.dev.metric])

@@ -154,12 +154,26 @@ def _query_languages(stage: Any) -> str | None:
     # Dev data that is no rows has queries in several languages.
     if not sources.chosen(stage.dev.source).entry.rows:
         return None
+    if check_data.schedules(stage) or check_data.may_name_languages(stage):
+        return None
     if not check_data.has_languages(stage, "queries"):
         return (
-            "only embedded queries and those that the format looks up exist in several"
-            " languages"
+            "only embedded queries, those that the format looks up, and rows with a"
+            " column language exist in several languages"
         )
     return _ranking(stage)
+
+
+def _parts(stage: Any) -> str | None:
+    if stage.data.batches_from == "one" and not len(stage.data.sets):
+        return "data.sets is empty"
+    return None
+
+
+def _shares(stage: Any) -> str | None:
+    if stage.data.batches_from == "one":
+        return "data.batches_from is 'one': batches are of a set, in any language"
+    return None
 
 
 def _groups(stage: Any) -> str | None:
@@ -216,6 +230,8 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "rows read": _rows,
     "document languages": _languages,
     "query languages": _query_languages,
+    "parts of batches": _parts,
+    "shares of languages": _shares,
     "several documents": _groups,
     "scores read": _scores,
     "few negatives": _few_negatives,

@@ -219,9 +219,18 @@ class Data(Rows):
     mixer: Any = option("proportional", "of sets", table=MIXERS, when="sets")
     batches_from: str = option(
         "mixed",
-        "of sets: mixed | one (a batch is of one set)",
-        choices=("mixed", "one"),
-        when="sets",
+        "mixed | one (a batch is of one of the sets) | language (its queries, of pairs"
+        " its translations, are of one language, and of one set)",
+        choices=("mixed", "one", "language"),
+        when="parts of batches",
+    )
+    language_temperature: float = option(
+        1.0,
+        "T: languages of a set have shares of weight x examples^(1 / T); 1: as they"
+        " are, inf: all the same (1 / alpha of XLM-R)",
+        above=0,
+        infinite=True,
+        when="shares of languages",
     )
     topics: int = option(
         0,
@@ -281,14 +290,16 @@ class Data(Rows):
     mixing: str = option(
         "passages",
         "debian, corpus: a language is drawn for each document: passages | for all"
-        " documents of a query: entries | every query comes in all of"
-        " document_languages: round_robin",
-        choices=("passages", "entries", "round_robin"),
+        " documents of a query: entries | the query's, or one drawn for a document that"
+        " lacks it: query | every query comes in all of document_languages:"
+        " round_robin",
+        choices=("passages", "entries", "query", "round_robin"),
         when=("document languages", *_DRAWN),
     )
     query_languages: dict[str, float] = option(
         {ANY: 1.0},
-        "weights by language; * = any other language",
+        "weights by language; * = any other language; of rows that name their"
+        " language, of the rows",
         problem=_weights,
         when="query languages",
     )

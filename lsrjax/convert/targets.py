@@ -22,6 +22,7 @@ from lsrjax.convert.write.folder import whole_folder
 from lsrjax.errors import InputError
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
+from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval import prefixes
 from lsrjax.retrieval.pruning import Pruning
 from lsrjax.tokenizer import reading
@@ -244,7 +245,7 @@ def export(
 def write_first(model: SavedModel, out: pathlib.Path) -> str:
     """Writes a model in the first pushed format that holds it; returns its name."""
     *first, last = [
-        name for name, one in TARGETS.items() if one.pushed and _holds(one, model.spec)
+        name for name, one in TARGETS.items() if one.pushed and _holds(one, model)
     ]
     for target in first:
         with contextlib.suppress(InputError):

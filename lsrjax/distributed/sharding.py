@@ -296,11 +296,6 @@ def _axes(
     return (None,) * len(shape), problem + "on every device"
 
 
-def is_stacked(name: str) -> bool:
-    """Whether a parameter is that of all layers, with a leading axis."""
-    return bool(_STACKED.search(name))
-
-
 def _of_part(rule: Rule, part: str) -> Rule:
     """The rule of a part of an adapted matrix; the axis of the rank is not divided."""
 

@@ -59,8 +59,13 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A document that was found; `text` is None if the index has no texts."""
+    """A document that was found; `text` is None if the index has no texts.
 
+    Attributes:
+      number: of the document in the index, from 0.
+    """
+
+    number: int
     id: str
     score: float
     text: str | None
@@ -152,6 +157,7 @@ class TextSearch:
         return [
             [
                 Hit(
+                    int(number),
                     self.index.ids[number],
                     float(score),
                     self.index.texts[number] if self.index.texts else None,
@@ -178,13 +184,24 @@ class TextSearch:
         Returns:
           Nothing for vectors without terms.
         """
-        queries = found.queries
-        if self.index.kind != SPARSE or not isinstance(queries, sparse.csr_matrix):
+        return self._terms(found.queries, row, most)
+
+    def document_terms(self, number: int) -> dict[str, list[tuple[str, float]]]:
+        """All terms of a document by view with their weights, the largest first.
+
+        Nothing for vectors without terms. `number` is that of a `Hit`.
+        """
+        return self._terms(self.index.engine.vectors(np.array([number])), 0, None)
+
+    def _terms(
+        self, vectors: Documents, row: int, most: int | None
+    ) -> dict[str, list[tuple[str, float]]]:
+        if self.index.kind != SPARSE or not isinstance(vectors, sparse.csr_matrix):
             return {}
         names, start = self._names(), 0
         views = {}
         for view, size in self._spec.views.items():
-            own = queries[row, start : start + size].tocsr()
+            own = vectors[row, start : start + size].tocsr()
             order = np.argsort(-own.data, kind="stable")[:most]
             views[view] = [
                 (names[start + own.indices[i]], float(own.data[i])) for i in order

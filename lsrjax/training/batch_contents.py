@@ -1,6 +1,7 @@
 """What a batch of a stage contains, by the stage's config."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,13 +33,19 @@ class Contents:
     def of(cls, config) -> "Contents":
         """Parses a stage's config."""
         data, loss = config.data, objective.of(config.loss)
-        asked = config.log.health or config.dro.groups == "languages"
-        told_apart = asked and "document" in loss.texts
         repeats = 1
         if data.mixing == "round_robin":
             repeats = len(data.document_languages)
-        languages = mixing.languages(data) if told_apart else ()
+        languages = mixing.languages(data) if _told_apart(config, loss) else ()
         return cls(config, loss, languages, repeats)
+
+    def of_sets(self, sets: Sequence) -> "Contents":
+        """With the languages that the rows of the data sets name."""
+        if not _told_apart(self.config, self.objective):
+            return self
+        named = [name for one in sets for name in getattr(one, "languages", ())]
+        known = dict.fromkeys((*self.languages, *named))
+        return dataclasses.replace(self, languages=tuple(known))
 
     @property
     def kind(self) -> str:
@@ -111,6 +118,12 @@ class Contents:
 
 
 _LENGTHS = ("query_length", "document_length")
+
+
+def _told_apart(config, loss: objective.Objective) -> bool:
+    """Whether the log or the groups distinguish languages."""
+    asked = config.log.health or config.dro.groups == "languages"
+    return asked and "document" in loss.texts
 
 
 def check_batch(config, devices: int) -> None:

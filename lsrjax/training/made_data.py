@@ -14,7 +14,8 @@ import numpy as np
 from lsrjax.checkpoint import saved_model
 from lsrjax.config.check_data import mines
 from lsrjax.data import sources
-from lsrjax.data.batching import mixing
+from lsrjax.data.batching import languages, mixing
+from lsrjax.data.batching.drawing import SHARED
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.topics import cluster, query_text
 from lsrjax.data.reading import unchanged_files
@@ -67,12 +68,23 @@ class Made:
         corpus, positives = teacher_scores.corpus_of(source, whole=mines(self.config))
         return Prepared(self, source, bad, teacher, corpus, positives)
 
-    def order(self, source, sizes: Sequence[int], student):
+    def order(self, source, sets: Sequence, student):
         """The order of the examples in batches.
 
-        `sizes` are those of the data sets; the student's tokenizer is for topics.
+        `source` has those of the data sets, one after the other; the student's
+        tokenizer is for topics.
         """
         config, entries = self.config, self.contents.entries
+        sizes = [len(one) for one in sets]
+        if languages.scheduled(config.data, sets):
+            if config.data.topics:
+                raise InputError(
+                    f"config.data.topics is {config.data.topics}, but"
+                    " config.data.query_languages gives shares to the languages that"
+                    " the rows name; a batch comes from one topic or from languages."
+                    " Set one of them."
+                )
+            return self._order_of_languages(source, sizes)
         if not config.data.topics:
             return mixing.order_of(config.data, sizes, entries, config.seed)
 
@@ -87,6 +99,23 @@ class Made:
         topics = self._kept("topics.npz", ("topics",), make, fields)["topics"]
         return mixing.order_of_topics(topics, entries, config.seed)
 
+    def _order_of_languages(self, source, sizes: Sequence[int]):
+        config = self.config
+
+        def make():
+            self.tracker.note(f"Reading the languages of {len(source):,} examples")
+            return _arrays(languages.parts_of(source, sizes))
+
+        arrays = self._kept("languages.npz", _PARTS, make, ("seed", "data"))
+        parts = _parts(arrays)
+        return languages.order_of(
+            config.data,
+            parts,
+            self.contents.entries,
+            config.seed,
+            sources.chosen(config.dev.source).entry.languages,
+        )
+
     def key(self, fields: Sequence[str]) -> str:
         """A digest of what arrays are made from; empty but in the first process."""
         return _made_from(self.config, fields, self.folder, self.models)
@@ -94,6 +123,30 @@ class Made:
     def _kept(self, file: str, names: Sequence[str], make, fields: Sequence[str]):
         path = self.folder / file
         return _kept(path, names, make, self.key(fields), self.tracker)
+
+
+# Parts of data sets by language: the set, the name and the size of each, and all of the
+# examples' numbers.
+_PARTS = ("sets", "names", "counts", "numbers")
+
+
+def _arrays(by_set: Sequence[Sequence[languages.Part]]) -> dict[str, np.ndarray]:
+    parts = [(k, part) for k, parts in enumerate(by_set) for part in parts]
+    return {
+        "sets": np.array([k for k, _ in parts], np.int64),
+        "names": np.array([part.language for _, part in parts], str),
+        "counts": np.array([len(part.numbers) for _, part in parts], np.int64),
+        "numbers": np.concatenate([part.numbers for _, part in parts]),
+    }
+
+
+def _parts(arrays: Mapping[str, np.ndarray]) -> list[list[languages.Part]]:
+    sets = arrays["sets"].tolist()
+    by_set: list[list[languages.Part]] = [[] for _ in range(max(sets) + 1)]
+    cut = np.split(arrays["numbers"], np.cumsum(arrays["counts"])[:-1])
+    for k, name, numbers in zip(sets, arrays["names"].tolist(), cut, strict=True):
+        by_set[k].append(languages.Part(name, numbers))
+    return by_set
 
 
 _FIELDS = ("prepare", "seed", "model.dtype", "data")
@@ -211,7 +264,7 @@ class Prepared:
         negatives = arrays["negatives"]
         prepared = sources.WithNegatives(self.source, self.corpus, negatives, scores)
         filtered = self._scored and choice_of(config.data).filters
-        if not filtered and config.data.mixing == "passages":
+        if not filtered and config.data.mixing not in SHARED:
             return prepared
         # These scores may filter out more negatives than a row can spare, and mined
         # negatives may lack a language.

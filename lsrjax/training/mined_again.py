@@ -146,7 +146,7 @@ class Feed(Iterator[dict]):
         stage = self._stage
         data, mesh = stage.config.data, stage.layout.mesh
         batches = stage.batches if source is stage.source else stage.batches.on(source)
-        stage.post_mortem.source, stage.post_mortem.batches = source, batches
+        stage.post_mortem.batches = batches
         stop = stage.total_steps
         if self._again:
             stop = min(stop, (first // self._again.every + 1) * self._again.every)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ class PostMortem:
 
     folder: pathlib.Path
     step: train_step.Step
-    source: Sequence
     batches: loader.Batches | Turns
     teacher_params: dict | None
     mesh: jax.sharding.Mesh
@@ -59,7 +58,7 @@ class PostMortem:
                 "numbers": error.values,
                 "batch": number,
                 "examples": [
-                    {"example": example, **_beginnings(self.source[example])}
+                    {"example": example, **_beginnings(self.batches.source[example])}
                     for example in self.batches.examples(number)
                 ],
                 "run_again_at_step": int(state["step"]),

@@ -7,6 +7,7 @@ import jax
 
 from lsrjax.data.batching import loader, mixing
 from lsrjax.data.batching.drawing import GroupBatches, PairBatches, Reader
+from lsrjax.data.batching.languages import LanguageOrder
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.turns import Turns
 from lsrjax.data.tokenization import TextField, TextTokenizer
@@ -68,7 +69,15 @@ def batches(
         agree=functools.partial(processes.largest, f"shapes of {name}"),
     )
     sizes = mixing.group_sizes(data)
-    if isinstance(make, PairBatches) or len(set(sizes)) == 1:
+    several = not isinstance(make, PairBatches) and len(set(sizes)) > 1
+    if isinstance(order, LanguageOrder) and (several or "set" in contents.targets):
+        raise InputError(
+            "config.data: batches of languages (data.batches_from,"
+            " data.language_temperature, data.query_languages) know no data sets, whose"
+            f" own {'group_size' if several else 'loss (dro.groups)'} is asked for. Give"
+            " up one of them."
+        )
+    if not several:
         return made(make)
     groups = make
     return Turns(

@@ -12,13 +12,21 @@ from rich.console import Console
 
 from lsrjax.checkpoint import set_damaged_aside
 from lsrjax.config import fields
-from lsrjax.config.check_data import mines, reads_scores, reads_views
-from lsrjax.data.batching import mixing
+from lsrjax.config.check_data import (
+    has_languages,
+    mines,
+    reads_scores,
+    reads_views,
+    schedules,
+)
+from lsrjax.data import sources
+from lsrjax.data.batching import languages, mixing
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.requirements import Documents
 from lsrjax.data.reading import bad_records, unchanged_files
 from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.distributed import processes
+from lsrjax.errors import InputError
 from lsrjax.training.batch_contents import Contents
 
 
@@ -51,7 +59,23 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
             scored = reads_scores(config)
             source = guarded(config, bad, source, name, scored, check)
         found.append(source)
+    _check_weights(config, found)
     return found
+
+
+def _check_weights(config, sets: Sequence) -> None:
+    """Refuses weights of languages where no query states its language."""
+    data = config.data
+    stated = any(languages.named_by(one) for one in sets) or has_languages(
+        config, "queries"
+    )
+    dev = sources.chosen(config.dev.source).entry
+    if languages.weighted(data) and dev.rows and not (stated or schedules(config)):
+        raise InputError(
+            f"config.data.query_languages = {dict(data.query_languages)!r} would have"
+            " no effect: the rows have no column language (or lang) that names the"
+            " language of their texts. Add one, or remove the weights."
+        )
 
 
 def look_through(sets: Sequence, until: float = math.inf) -> int:

@@ -105,13 +105,14 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     teacher = stage_models.open_teacher(contents, spec, run.workdir, mesh)
     of_views = teacher if contents.has_views else None
     teacher_spec = of_views.spec if of_views else None
+    contents = contents.of_sets(sets)
     made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
     given: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
     source, prepared = given, None
     if contents.kind == "group" and made.prepares:
         prepared = made.prepared(given, bad, teacher)
         source = prepared.first(stage_models.open_miner(config, run.workdir, mesh))
-    order = made.order(source, [len(one) for one in sets], student)
+    order = made.order(given, sets, student)
     total_steps = contents.steps(len(source))
     check_warmup(config, total_steps, f"stage {name}: config")
     step = train_step.make_step(
@@ -120,7 +121,8 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         spec,
         teacher_spec,
         stage_models.idf_of(config, student, source),
-        stage_models.mask_id_of(contents, student),
+        contents,
+        mask_id=stage_models.mask_id_of(contents, student),
     )
     batches = stage_batches.batches(
         name, contents, source, order, student, of_views, mesh
@@ -146,7 +148,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
         check=plan.check,
         evaluate=dev_data.evaluation(config, contents.kind, student, run.progress.poll),
         post_mortem=postmortem.PostMortem(
-            folder, step, source, batches, teacher_params, mesh, run.tracker.note
+            folder, step, batches, teacher_params, mesh, run.tracker.note
         ),
         mined_again=prepared.again(student, step.frozen) if prepared else None,
     )

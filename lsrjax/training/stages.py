@@ -7,7 +7,14 @@ import traceback
 from lsrjax import json_files
 from lsrjax.checkpoint import names_on_disk, set_damaged_aside
 from lsrjax.distributed import activity, processes, sharding
-from lsrjax.training import loop, resume, stage_data, stage_parts, trackers
+from lsrjax.training import (
+    language_counts,
+    loop,
+    resume,
+    stage_data,
+    stage_parts,
+    trackers,
+)
 from lsrjax.training.bad_steps import BadNumbers
 from lsrjax.training.mined_again import Feed
 from lsrjax.training.resume import States
@@ -49,6 +56,10 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
     run.tracker.stage(stage.name, stage.folder, first, stage.total_steps, summary)
     for note in stage.layout.notes:
         run.tracker.note(f"  {note}")
+    for note in language_counts.notes(stage.batches):
+        run.tracker.note(note)
+    if processes.is_first():
+        language_counts.write(stage.folder, stage.batches)
     with contextlib.closing(Feed(stage, first)) as batches:
         try:
             loop.train(stage, run, states, state, batches)

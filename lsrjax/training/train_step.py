@@ -208,6 +208,8 @@ def make_step(
     spec: retriever.RetrieverSpec,
     teacher=None,
     idf: Mapping[str, np.ndarray] | None = None,
+    contents: Contents | None = None,
+    *,
     mask_id: int = 0,
 ) -> Step:
     """The step of a stage.
@@ -216,6 +218,7 @@ def make_step(
       teacher: the spec of a teacher of views, or None; its views of pairs are pooled
         like the student's.
       idf: [V] of each view's terms, if the regularizer needs it.
+      contents: of its batches; by default, what the config alone says of them.
       mask_id: the student's mask token, if a loss masks its texts.
     """
     regularizer = regularizers.of(config.regularizer)
@@ -224,7 +227,7 @@ def make_step(
             f"{regularizer.name} needs the idf of each view's terms; count it with"
             " lsrjax.initial.term_statistics.idf_of_views."
         )
-    contents, dtype = Contents.of(config), jnp.dtype(config.model.dtype)
+    contents, dtype = contents or Contents.of(config), jnp.dtype(config.model.dtype)
     graphdef, _ = retriever.split(spec, dtype=dtype)
     masking = contents.objective.masking
     if masking is not None:

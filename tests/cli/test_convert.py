@@ -85,7 +85,12 @@ def test_a_runs_folder_says_how_it_is_loaded(
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"library_name: {library}\n" in card.split("---")[1]
     assert "```python\n" in card and "path/to/this/folder" in card
-    assert f"{target}, for {targets.TARGETS[target].reads}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{target}, for {targets.TARGETS[target].reads}" in said
+    # The code of the card, with the folder's name.
+    first, *_ = card.split("```python\n")[1].splitlines()
+    after = said[said.index("What to do next:") :]
+    assert f"  {first}\n" in after and f'"{tmp_path / "out"}"' in after
 
 
 @pytest.mark.parametrize(

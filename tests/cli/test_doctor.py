@@ -111,18 +111,20 @@ def test_a_missing_file_is_found_without_training(field, tmp_path):
     assert path in found.text and "stage teacher" in found.text
 
 
+def in_files(path):
+    """Rows, which name no language that weights could be of."""
+    own = {"data.source": "files", "data.source.files": str(path)}
+    return own | {"data.query_languages": {"*": 1}}
+
+
 def test_data_that_can_be_read_is_counted(tmp_path):
     row = {"query": "a", "pos": ["b"], "neg": ["c"]}
     path = tmp_path / "groups.jsonl"
     path.write_text((json.dumps(row) + "\n") * 7)
-    (found,) = doctor_checks.data(
-        tiny(**{"data.source": "files", "data.source.files": str(path)})
-    )
+    (found,) = doctor_checks.data(tiny(**in_files(path)))
     assert found.level == OK and "7 examples" in found.text
     path.write_text('{"query": "a", "pos": [], "neg": []}\n')
-    (found,) = doctor_checks.data(
-        tiny(**{"data.source": "files", "data.source.files": str(path)})
-    )
+    (found,) = doctor_checks.data(tiny(**in_files(path)))
     assert found.level == ERROR and str(path) in found.text
 
 

@@ -81,7 +81,11 @@ def test_a_runs_last_stage_encodes_to_a_matrix(tmp_path, folder, expected, capsy
         args = ("--texts", written(tmp_path), "--out", target, "--role", role)
         run("--model", model, *args)
         assert_close(sparse.load_npz(target), expected[role])
-    assert "40 vectors in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("40 vectors in") == 2
+    # Of documents only.
+    (step,) = (line for line in said.splitlines() if "lsrjax index" in line)
+    assert f"--vectors {out.with_stem('document')} --texts" in step
 
 
 def test_lines_name_the_terms_of_both_views(tmp_path, folder, expected):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 
+import numpy as np
 import pytest
 from programs import browser, tiny_models
 
@@ -100,6 +101,38 @@ def test_texts_and_queries_are_never_markup(client):
     found = client.get("/api/search", params={"q": "a mouse"})
     assert found.headers["Content-Type"] == "application/json"
     assert found.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_all_terms_of_a_document_are_a_click_away(client, session):
+    (hits,) = session.search(["a mouse"], 4)
+    page = client.get("/", params={"q": "a mouse"})
+    for hit in hits:
+        assert f'href="/document?n={hit.number}"' in page.text
+        found = client.get("/api/document", params={"n": hit.number}).json()
+        assert (found["id"], found["text"]) == (hit.id, TEXTS[hit.id])
+        assert [*found["terms"]] == ["pivot", "source"]
+        weights = {
+            (view, term): weight
+            for view, terms in found["terms"].items()
+            for term, weight in terms
+        }
+        # All of the document's, and those that matched among them as they were.
+        vector = session.index.engine.vectors(np.array([hit.number]))
+        assert len(weights) == vector.nnz
+        for match in hit.matches:
+            own = weights[match.view, match.document_term or match.term]
+            assert own == pytest.approx(match.document)
+        shown = client.get("/document", params={"n": hit.number})
+        assert shown.status_code == 200
+        assert "script" not in tags(shown.text) and "img" not in tags(shown.text)
+        assert f"pivot, {len(found['terms']['pivot']):,} terms" in shown.text
+
+
+@pytest.mark.parametrize("n", ["", "-1", "4", "x", "²", "9" * 50])
+def test_documents_that_there_are_not(client, n):
+    found = client.get("/api/document", params={"n": n})
+    assert found.status_code == 400 and "it has to be" in found.json()["error"]
+    assert client.get("/document", params={"n": n}).status_code == 400
 
 
 @pytest.mark.parametrize(

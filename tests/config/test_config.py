@@ -502,11 +502,37 @@ def test_unknown_choices_list_the_known(field, known):
             "model.head.queries",
             "alignment has no queries",
         ),
-        (kl(data__query_languages={"en": 1}), "query_languages", "several languages"),
         (
-            kl(data__corpus={"en": "d.tsv"}, data__query_languages={"en": 1}),
+            kl(
+                data__format=entry("colbert", queries="q.tsv"),
+                data__corpus="d.tsv",
+                data__query_languages={"en": 1},
+            ),
+            "query_languages",
+            "several languages",
+        ),
+        (
+            kl(
+                data__format=entry("colbert", queries="q.tsv"),
+                data__corpus={"en": "d.tsv"},
+                data__query_languages={"en": 1},
+            ),
             "query_languages",
             "those that the format looks up",
+        ),
+        (
+            sets(
+                infonce(data__batches_from="one", data__language_temperature=2.0),
+                a=A,
+                b=B,
+            ),
+            "data.language_temperature",
+            "batches are of a set, in any language",
+        ),
+        (
+            kl(data__mixing="query"),
+            "data.mixing",
+            "those of a corpus",
         ),
         (
             kl(
@@ -1047,6 +1073,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 data__query_languages={"de": 1},
             ),
             "query_languages names de, but the texts are in en",
+        ),
+        (
+            infonce(data__batches_from="language", data__topics=5),
+            "topics is 5, but data.batches_from = 'language'",
         ),
         (
             infonce(data__group_size=9, prepare__negatives="bm25"),

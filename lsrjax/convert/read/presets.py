@@ -25,18 +25,22 @@ from lsrjax.models.backbones.rotary_config import (
 from lsrjax.models.backbones.xlm_roberta_xl import XLMRobertaXLConfig
 from lsrjax.models.backbones.xmod import XmodConfig
 
+# RoBERTa's layers are of the same family.
+_XLMR = "xlm-roberta"
+
 
 def _bert(vocab_size: int, size: str = "base") -> EncoderConfig:
     return _sized("bert", vocab_size, size, 512, 2, 0, 1e-12)
 
 
 def _xlmr(size: str, max_positions: int = 514) -> EncoderConfig:
-    return _sized("xlm-roberta", 250_002, size, max_positions, 1, 1, 1e-5)
+    return _sized(_XLMR, 250_002, size, max_positions, 1, 1, 1e-5)
 
 
 # hidden size, layers, heads, intermediate size
 _SIZES = {
     "small": (384, 12, 12, 1536),
+    "distil": (768, 6, 12, 3072),
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),
 }
@@ -254,6 +258,11 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "naver/splade-cocondenser-ensembledistil": (_bert(30_522), True),
     "google-bert/bert-base-uncased": (_bert(30_522), True),
     "google-bert/bert-base-multilingual-cased": (_bert(119_547), True),
+    "distilbert/distilbert-base-uncased": (
+        _sized("distilbert", 30_522, "distil", 512, 0, 0, 1e-12),
+        True,
+    ),
+    "FacebookAI/roberta-base": (_sized(_XLMR, 50_265, "base", 514, 1, 1, 1e-5), True),
     "FacebookAI/xlm-roberta-base": (_xlmr("base"), True),
     "FacebookAI/xlm-roberta-large": (_xlmr("large"), True),
     "BAAI/bge-m3": (_xlmr("large", 8194), False),

@@ -69,8 +69,8 @@ class Stored:
 def open_safetensors(folder: Path) -> dict[str, Stored] | None:
     """The tensors of model.safetensors, or else of its shards; None without either."""
     if (folder / WEIGHTS).is_file():
-        return open_file(folder / WEIGHTS)
-    return _shards(folder / INDEX, open_file)
+        return _safetensors(folder / WEIGHTS)
+    return _shards(folder / INDEX, _safetensors)
 
 
 def open_pickles(folder: Path) -> dict[str, Stored] | None:
@@ -269,7 +269,7 @@ def _file_names(values: Iterable[Any], path: Path) -> list[str]:
     return sorted(set(values))
 
 
-def open_file(path: Path) -> dict[str, Stored]:
+def _safetensors(path: Path) -> dict[str, Stored]:
     """The tensors of one file of safetensors."""
     with open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:

@@ -20,10 +20,14 @@ from lsrjax.errors import InputError
 STUDENT, QUERIES = "student", "queries"
 # The same of a teacher, and the prefix of their names in `Drawn`.
 TEACHER, TEACHER_QUERIES, _OF_TEACHER = "teacher", "teacher_queries", "teacher_"
+# Ways of mixing by which all documents of a query are in one language.
+SHARED = ("entries", "round_robin")
 
 
 def wording(text: Text, language: str = ENGLISH) -> str:
-    """The text in a language; a text of unstated language fits any."""
+    """The text in a language; one of unstated language, or in no other, fits any."""
+    if language not in text and len(text) == 1:
+        return next(iter(text.values()))
     return text[language] if language in text else text[ANY]
 
 
@@ -53,12 +57,14 @@ class Drawn:
     Attributes:
       texts: token ids by the name of the text; a group has several documents.
       keys: examples that share one have a query or a positive text in common.
+      languages: of the texts, by name; of some names only.
     """
 
     texts: Mapping[str, Sequence[TokenIds]]
     targets: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     keys: frozenset[tuple[str, str]] = frozenset()
     example: int = -1
+    languages: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -150,8 +156,11 @@ class PairBatches:
             TEACHER: self.teacher.ids(english),
         }
         return [
-            Drawn({name: [rows[i]] for name, rows in texts.items()})
-            for i in range(len(pairs))
+            Drawn(
+                {name: [rows[i]] for name, rows in texts.items()},
+                languages={"translation": [pair.language]},
+            )
+            for i, pair in enumerate(pairs)
         ]
 
 
@@ -172,9 +181,10 @@ class GroupBatches:
       group_size: G.
       mixing: the languages of documents, as in Multilingual Translate-Distill (Yang et
         al. 2024): "passages" (drawn for each document), "entries" (one for all
-        documents of a query, drawn from those that all of them have) or "round_robin"
-        (the group once in each of `document_languages`). The query's language is drawn
-        once, independently.
+        documents of a query, drawn from those that all of them have), "round_robin"
+        (the group once in each of `document_languages`) or "query" (the query's; drawn
+        for a document that lacks it). The query's language is drawn once,
+        independently.
       languages: names; if any, the targets `query_language`, [B] int32, and
         `document_language`, [B, G], are the texts' indices in it (its length: another
         language).
@@ -212,6 +222,7 @@ class GroupBatches:
     ) -> list[Drawn]:
         """Draws and tokenizes each group: all groups once, `repeats` times."""
         queries, keys, english = [], [], []
+        spoken: list[list[dict]] = [[] for _ in range(self.repeats)]
         documents: list[list[str]] = [[] for _ in range(self.repeats)]
         targets: list[list[dict]] = [[] for _ in range(self.repeats)]
         for group, rng in zip(groups, rngs, strict=True):
@@ -224,12 +235,13 @@ class GroupBatches:
             queries.append(group.query[language])
             english.append((group.query, texts))
             shared = self._targets(group, chosen, texts)
-            drawn = self._document_languages(group.id, texts, numbers[1:])
+            drawn = self._document_languages(group.id, language, texts, numbers[1:])
             for repeat, shown in enumerate(drawn):
                 documents[repeat] += [
                     text[own] for text, own in zip(texts, shown, strict=True)
                 ]
                 targets[repeat].append(shared | self._numbered(language, shown))
+                spoken[repeat].append({"query": [language], "document": shown})
             keys.append(_keys(group))
         query_ids = self.query.ids(queries)
         read = self._read_by_teacher(english)
@@ -243,6 +255,7 @@ class GroupBatches:
                 },
                 targets[repeat][i],
                 keys[i],
+                languages=spoken[repeat][i],
             )
             for repeat, document_ids in enumerate(map(self.document.ids, documents))
             for i in range(len(groups))
@@ -288,12 +301,18 @@ class GroupBatches:
         }
 
     def _document_languages(
-        self, name: str, texts: Sequence[Text], numbers: np.ndarray
+        self, name: str, query: str, texts: Sequence[Text], numbers: np.ndarray
     ) -> list[list[str]]:
         weights = self.document_languages
-        if self.mixing == "passages":
+        if self.mixing not in SHARED:
+            own = query if self.mixing == "query" else ""
             shown = zip(texts, numbers, strict=True)
-            return [[draw_language(text, weights, n) for text, n in shown]]
+            return [
+                [
+                    own if own in text else draw_language(text, weights, n)
+                    for text, n in shown
+                ]
+            ]
         shared = shared_languages(name, texts, self.mixing, weights)
         if self.mixing == "round_robin":
             return [[language] * len(texts) for language in weights]

@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -138,6 +138,10 @@ class Batches:
 
     If `build` repeats its examples (in each language), a batch contains `batch_size` of
     them once, then all of them again.
+
+    Attributes:
+      source: of the examples, as the order numbers them.
+      by_language: texts and tokens of the first batches, by text and language.
     """
 
     def __init__(
@@ -169,7 +173,7 @@ class Batches:
             the largest that any process needs.
           own: whether a batch is asked for here, by its number.
         """
-        self._source = source
+        self.source = order.of(source)
         self._order = order
         self._build = build
         self._devices = devices
@@ -190,7 +194,8 @@ class Batches:
         Shapes stay as they are, so that nothing is compiled again.
         """
         other = copy.copy(self)
-        other._source, other._lock, other._dealt = source, threading.Lock(), {}
+        other.source = self._order.of(source)
+        other._lock, other._dealt = threading.Lock(), {}
         return other
 
     def __len__(self) -> int:
@@ -287,7 +292,7 @@ class Batches:
             for member in order[batch][lane * width : (lane + 1) * width]
         ]
         drawn = self._build.draw(
-            [self._source[example] for _, example in members],
+            [self.source[example] for _, example in members],
             [np.random.default_rng((order.seed, EXAMPLE, *m)) for m in members],
         )
         repeats = [
@@ -325,6 +330,7 @@ class Batches:
             )
             for drawn in self._draw(index, range(self._devices))
         ]
+        self.by_language = _by_language(one for device in samples for one in device)
         tables = {}
         for name, encoded in self._build.encoded.items():
             lengths_Sn = np.array(
@@ -359,6 +365,17 @@ class Batches:
             for i, shape in enumerate(self.shapes)
             if all(shape[name].holds(sizes) for name, sizes in lengths)
         )
+
+
+def _by_language(drawn: Iterable[Drawn]) -> dict[str, dict[str, tuple[int, int]]]:
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for one in drawn:
+        for name, languages in one.languages.items():
+            own = found.setdefault(name, {})
+            for language, row in zip(languages, one.texts[name], strict=True):
+                texts, tokens = own.get(language, (0, 0))
+                own[language] = texts + 1, tokens + len(row)
+    return found
 
 
 def batch_of(step: int, left_out: Collection[int] = ()) -> int:

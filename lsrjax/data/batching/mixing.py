@@ -130,6 +130,10 @@ class MixedOrder:
         (chosen,), _ = self._schedule(np.array([batch]))
         return int(chosen)
 
+    def of(self, source):
+        """The source whose examples it numbers."""
+        return source
+
     def window(self, batch: int) -> Sequence[int]:
         """The batches whose examples are dealt together, this one included.
 
@@ -314,17 +318,22 @@ def order_of(data, sizes: Sequence[int], batch_size: int, seed: int):
     """The order of the examples of a stage's `data`."""
     if not len(data.sets):
         return Order(sizes[0], batch_size, seed)
-    mixer = resolve(MIXERS, data.mixer, "config.data.mixer")
-    weights = mixer.entry.fn(
-        dict(zip(data.sets, sizes, strict=True)), **vars(mixer.options)
-    )
     return MixedOrder(
         sizes,
         batch_size,
         seed,
-        weights=weights,
+        weights=set_weights(data, sizes),
         one=data.batches_from == "one",
     )
+
+
+def set_weights(data, sizes: Sequence[int]) -> list[float]:
+    """The weights of a stage's data sets, > 0, as its mixer gives them."""
+    if not len(data.sets):
+        return [1.0]
+    mixer = resolve(MIXERS, data.mixer, "config.data.mixer")
+    named = dict(zip(data.sets, sizes, strict=True))
+    return mixer.entry.fn(named, **vars(mixer.options))
 
 
 def order_of_topics(topics: np.ndarray, batch_size: int, seed: int) -> MixedOrder:

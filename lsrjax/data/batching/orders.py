@@ -41,6 +41,10 @@ class Order:
         epochs, examples = self.at(np.arange(start, start + self.batch_size))
         return list(zip(epochs.tolist(), examples.tolist(), strict=True))
 
+    def of(self, source):
+        """The source whose examples it numbers."""
+        return source
+
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The epoch of each position, and its example."""
         epochs, places = np.divmod(positions, self.examples)

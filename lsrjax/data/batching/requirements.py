@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lsrjax.data.batching.drawing import shared_languages
+from lsrjax.data.batching.drawing import SHARED, shared_languages
 from lsrjax.data.batching.negatives import Choice
 from lsrjax.data.examples import ANY, ENGLISH, Group, Text
 from lsrjax.data.reading.bad_records import LANGUAGE, BadRecord
@@ -38,7 +38,7 @@ class Documents:
                 f"{group.id}: its query or a document is not in English, in which the"
                 " loss's teacher reads it. Translate it, or leave out the row.",
             )
-        if self.mixing != "passages":
+        if self.mixing in SHARED:
             shared_languages(group.id, texts, self.mixing, self.languages)
 
 

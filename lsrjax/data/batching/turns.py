@@ -59,6 +59,23 @@ class Turns:
         return [shape for one in self._batches.values() for shape in one.shapes]
 
     @property
+    def source(self):
+        """The source whose examples are numbered."""
+        return next(iter(self._batches.values())).source
+
+    @property
+    def by_language(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Texts and tokens of the first batches of all group sizes; see `Batches`."""
+        found: dict[str, dict[str, tuple[int, int]]] = {}
+        for one in self._batches.values():
+            for name, languages in one.by_language.items():
+                own = found.setdefault(name, {})
+                for language, (texts, tokens) in languages.items():
+                    before = own.get(language, (0, 0))
+                    own[language] = before[0] + texts, before[1] + tokens
+        return found
+
+    @property
     def left_together(self) -> int:
         """Examples so far that share a text with their batch."""
         return sum(one.left_together for one in self._batches.values())

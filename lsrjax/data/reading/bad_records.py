@@ -249,6 +249,16 @@ class Replacing(Items[Pair | Group]):
         return self._read(self._replaced[index])
 
     @property
+    def names_languages(self) -> bool:
+        """Whether the source's rows name their language."""
+        return getattr(self._source, "names_languages", False)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that the source's rows name."""
+        return getattr(self._source, "languages", ())
+
+    @property
     def documents(self) -> Sequence:
         """The documents of the source's corpus."""
         return getattr(self._source, "documents", ())

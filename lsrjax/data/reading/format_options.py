@@ -68,6 +68,9 @@ class MilcoOptions(Scored):
     query: str = option("query", "column of queries")
     pos: str = option("pos", "column of positive texts")
     neg: str = option("neg", "column of negative texts")
+    language: str = option(
+        "", "column of the texts' language; empty: language or lang, if there is one"
+    )
     pos_scores: str | tuple[str, ...] = option(
         "pos_scores", 'column of their scores; of several teachers: ("a_pos", "b_pos")'
     )

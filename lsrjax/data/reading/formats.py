@@ -41,6 +41,8 @@ class Format:
         of its other documents.
       lacks: of "scores", "negatives" and "positives" (more than one), those that no row
         has; scores are there if the option `grades` is on.
+      in_language: texts of a row are in the language that it names (`in_language` of
+        `rows_to_examples`).
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Format:
     judged: Callable[..., tuple] | None = None
     ids: Callable[..., tuple[str, list[str], list[str]]] | None = None
     lacks: tuple[str, ...] = ()
+    in_language: bool = False
 
     def lacking(self, options: Any) -> set[str]:
         """What no row has with these options, see `lacks`."""
@@ -147,12 +150,13 @@ FORMATS: dict[str, Format] = {
     "milco": Format(
         "group",
         "query, pos [texts]; maybe neg [texts], pos_scores [numbers], neg_scores"
-        " [numbers] (MILCO, FlagEmbedding)",
+        " [numbers], language (MILCO, FlagEmbedding)",
         rows_to_examples.milco_fields,
         rows_to_examples.milco,
         format_options.MilcoOptions,
         columns=("query", "pos"),
         score_options=("pos_scores", "neg_scores", "score_weights", _NORMALIZATION),
+        in_language=True,
     ),
     "alignment": Format(
         "pair",
@@ -164,18 +168,20 @@ FORMATS: dict[str, Format] = {
     ),
     "tevatron": Format(
         "group",
-        "query, positive_passages [{title, text}]; maybe negative_passages (Tevatron)",
+        "query, positive_passages [{title, text}]; maybe negative_passages, language"
+        " (Tevatron)",
         rows_to_examples.named(
             {"query": ("query",), "positive_passages": ("positive_passages",)},
             ("negative_passages",),
         ),
         rows_to_examples.tevatron,
         lacks=("scores",),
+        in_language=True,
     ),
     "tevatron_ids": Format(
         "group",
-        "query or query_text, positive_document_ids; maybe negative_document_ids;"
-        " config.data.corpus names the documents (Tevatron)",
+        "query or query_text, positive_document_ids; maybe negative_document_ids,"
+        " language of the query; config.data.corpus names the documents (Tevatron)",
         rows_to_examples.named(
             {
                 "query": ("query_text", "query"),
@@ -187,6 +193,7 @@ FORMATS: dict[str, Format] = {
         needs=("corpus",),
         judged=rows_to_examples.judged_tevatron,
         lacks=("scores",),
+        in_language=True,
     ),
     "colbert": Format(
         "group",
@@ -208,24 +215,26 @@ FORMATS: dict[str, Format] = {
         "group",
         "anchor (or query, question), positive (or answer, passage1); maybe negative"
         " (or passage2), negative_1, …, and then maybe label or score: the teacher's"
-        " score of each, or the positive's less each negative's"
+        " score of each, or the positive's less each negative's; maybe language"
         " (sentence-transformers)",
         rows_to_examples.triplet_fields,
         rows_to_examples.triplet,
         format_options.Scored,
         score_options=(_NORMALIZATION,),
         lacks=("positives",),
+        in_language=True,
     ),
     "labelled": Format(
         "group",
         "sentence1, sentence2 (or anchor, positive), label or score: rows of its option"
-        " min_label and more (sentence-transformers)",
+        " min_label and more; maybe language (sentence-transformers)",
         rows_to_examples.labelled_pair_fields,
         rows_to_examples.labelled,
         format_options.LabelledOptions,
         score_options=("grades",),
         kept=rows_to_examples.labelled_rows,
         lacks=("scores", "negatives", "positives"),
+        in_language=True,
     ),
     "beir": Format(
         "group",

@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,13 @@ from lsrjax.data.reading.files import VERSION
 from lsrjax.data.reading.formats import recognise
 from lsrjax.data.reading.jsonl import JsonRows
 from lsrjax.data.reading.parquet import ArrowRows, starts
-from lsrjax.data.reading.rows_to_examples import Lookup
+from lsrjax.data.reading.rows_to_examples import (
+    Lookup,
+    group_in_language,
+    in_language,
+    language_field,
+    language_of,
+)
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen
 
@@ -103,11 +110,22 @@ class _Records:
             return {"not UTF-8": str(e)}
 
     def select(self, fields: Sequence[Mapping[str, str]]) -> None:
+        self._fields = fields
         for (_, part), chosen in zip(self._parts, fields, strict=True):
             part.select(chosen)
 
     def values(self, field: str) -> list:
         return [value for _, part in self._parts for value in part.values(field)]
+
+    def distinct(self, field: str) -> set:
+        """The texts that tables with a field have there."""
+        return {
+            value
+            for (_, part), fields in zip(self._parts, self._fields, strict=True)
+            if field in fields
+            for value in part.values(field)
+            if isinstance(value, str)
+        }
 
     def __len__(self) -> int:
         return sum(len(part) for _, part in self._parts)
@@ -201,6 +219,7 @@ class Rows:
         if not scores:
             fields = [{f: c for f, c in m.items() if f not in _SCORES} for m in fields]
         records.select(fields)
+        self._named = any("language" in own for own in fields)
         self._blind = dataclasses.replace(
             self._lookup,
             corpus=_Unread(self._lookup.corpus),
@@ -223,13 +242,32 @@ class Rows:
         return len(self._records) if self._kept is None else len(self._kept)
 
     def __getitem__(self, index: int) -> Pair | Group:
-        where, row = self._records.row(self._number(index))
-        return self._read(row, where, self._lookup)
+        return self._example(index, self._lookup)
 
     def peek(self, index: int) -> Pair | Group:
         """The example, with texts by id not looked up; BadRecord if bad otherwise."""
+        return self._example(index, self._blind)
+
+    def _example(self, index: int, lookup: Lookup) -> Pair | Group:
         where, row = self._records.row(self._number(index))
-        return self._read(row, where, self._blind)
+        example = self._read(row, where, lookup)
+        if not self.format.entry.in_language or not isinstance(example, Group):
+            return example
+        return group_in_language(row, example, by_id=self.by_id)
+
+    @property
+    def names_languages(self) -> bool:
+        """Whether rows name the language of their texts, or of their query."""
+        return self._named
+
+    @functools.cached_property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that rows name, in order; reads all rows."""
+        if not self._named:
+            return ()
+        found = self._records.distinct("language")
+        named = {one.strip() for one in found}
+        return tuple(sorted(named - {""}))
 
     @property
     def documents(self) -> Items[Text]:
@@ -247,7 +285,8 @@ class Rows:
         where, row = self._records.row(self._number(index))
         judged = self.format.entry.judged
         assert judged  # true with `by_id`
-        return where, *judged(row, where, self._lookup)
+        query, grades = judged(row, where, self._lookup)
+        return where, in_language(query, language_of(row, where)), grades
 
     def ids(self, index: int) -> tuple[str, list[str], list[str]] | None:
         """The ids of a row's query, its positives, and its other documents.
@@ -282,7 +321,10 @@ def _recognised(
     for place, (name, found) in enumerate(records.columns):
         first_row = records.first_row(place)
         formats.append(recognise(found, kind, asked, name, first_row, field))
-        known.append(formats[-1].entry.fields(found, formats[-1].options) or {})
+        entry, options = formats[-1].entry, formats[-1].options
+        known.append(entry.fields(found, options) or {})
+        if entry.in_language:
+            known[-1] |= language_field(found, options, name)
     first = records.columns[0][0]
     for (name, _), its_format, fields in zip(
         records.columns, formats, known, strict=True

@@ -85,6 +85,55 @@ def _label(value: Any, where: str, field: str) -> str:
     return value or ""
 
 
+# The first of these columns that a file has, if none is named.
+LANGUAGES = ("language", "lang")
+
+
+def language_field(names: Sequence[str], options: Any, where: str) -> dict[str, str]:
+    """The field language and its column, if the file has one.
+
+    Raises:
+      InputError: it lacks the column that the options name.
+    """
+    asked = getattr(options, "language", "")
+    if asked and asked not in names:
+        raise InputError(
+            f"{where} has no column {asked}, which the format's option language names;"
+            f" its columns are {', '.join(names)}."
+        )
+    column = next((name for name in (asked, *LANGUAGES) if name in names), None)
+    return {} if column is None else {"language": column}
+
+
+def in_language(text: Text, language: str) -> Text:
+    """A row's text of unstated language in the row's own."""
+    return {language: text[ANY]} if ANY in text else text
+
+
+def group_in_language(row, group: Group, by_id: bool) -> Group:
+    """A group whose texts are in the language that its row names, if it names one.
+
+    Args:
+      by_id: its documents are another file's, and in the languages which that states.
+    """
+    language = language_of(row, group.id)
+    if language == ANY:
+        return group
+    asked = dataclasses.replace(group, query=in_language(group.query, language))
+    if by_id:
+        return asked
+    return dataclasses.replace(
+        asked,
+        positives=[in_language(text, language) for text in group.positives],
+        negatives=[in_language(text, language) for text in group.negatives],
+    )
+
+
+def language_of(row, where: str) -> str:
+    """The language that a row names; `*` if it names none."""
+    return _label(row.get("language"), where, "language").strip() or ANY
+
+
 def _group(where: str, query: Text, positives, negatives, scores=None) -> Group:
     if not positives:
         raise BadRecord(POSITIVE, f"{where}: no positive document. Remove the row.")
@@ -126,13 +175,16 @@ def named(needs: Mapping[str, Sequence[str]], optional=()):
 
 
 def alignment_fields(names, options: AlignmentOptions):
-    """The columns that the options name; that of languages may be missing."""
+    """The columns that the options name; that of languages may be missing, or lang."""
     found = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
     }
     if found["english"] not in names or found["translation"] not in names:
         return None
+    found["language"] = next(
+        (name for name in (options.language, *LANGUAGES) if name in names), ""
+    )
     return {field: column for field, column in found.items() if column in names}
 
 
@@ -216,7 +268,7 @@ def alignment(row, where, lookup) -> Pair:
         id=where,
         english=wording(row["english"], where, "english"),
         translation=wording(row["translation"], where, "translation"),
-        language=_label(row.get("language"), where, "language") or ANY,
+        language=language_of(row, where),
     )
 
 

@@ -120,6 +120,17 @@ def _summary(runs: Sequence[Record]) -> Iterator[Element]:
         yield _table("Stages", (*names, "peak memory, GB"), rows)
 
 
+def _languages(runs: Sequence[Record]) -> Iterator[Element]:
+    for run in runs:
+        for stage, rows in run.languages.items():
+            if rows:
+                title = f"{run.name}, {stage}" if len(runs) > 1 else stage
+                yield _table(f"Languages of the first batches: {title}", _SHARES, rows)
+
+
+_SHARES = ("", "language", "texts", "tokens", "tokens of a text")
+
+
 def _last(numbers: Mapping, name: str, form: str = "") -> str:
     if name not in numbers:
         return "-"
@@ -347,6 +358,7 @@ _PARTS: Mapping[str, Callable[[Sequence[Record]], Iterator[Element]]] = {
     "Results": _results,
     "Cost": _costs,
     "Training": _training,
+    "Languages": _languages,
     "Examples": _examples,
     "Config": _config,
 }

@@ -13,11 +13,15 @@ from lsrjax.checkpoint.results_file import CONFIG_FILE, RESULTS_FILE
 from lsrjax.config import fields
 from lsrjax.errors import InputError
 from lsrjax.retrieval import result_tables
-from lsrjax.training import lines_file
+from lsrjax.training import language_counts, lines_file
 from lsrjax.training.evaluate_run import EXAMPLES_FILE, SPEED_FILE
 from lsrjax.training.trackers import METRICS_FILE
 
 _ADVICE = "Put back the file that was written there, or remove it."
+_DAMAGED = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    ZeroDivisionError,
+)
 _Numbers = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -33,6 +37,7 @@ class Record:
       tasks: by name, what `task_tables.described` says.
       examples: as of `evaluate_run`.
       speed: documents a second that each stage's model encodes.
+      languages: of each stage, as `language_counts.write` writes them.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Record:
     tasks: Mapping[str, Any]
     examples: Sequence[Mapping[str, Any]]
     speed: Mapping[str, float]
+    languages: Mapping[str, Sequence[tuple[str, ...]]]
 
 
 def read(folders: Sequence[pathlib.Path]) -> list[Record]:
@@ -89,7 +95,13 @@ def _read(folder: pathlib.Path, name: str) -> Record:
                 for system, value in _object(folder / SPEED_FILE).items()
             },
         ),
+        languages={stage: _languages(folder / stage) for stage in stages},
     )
+
+
+def _languages(folder: pathlib.Path) -> list[tuple[str, ...]]:
+    path = folder / language_counts.FILE
+    return _checked(path, lambda: [*language_counts.rows(_object(path))])
 
 
 def _object(path: pathlib.Path) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def _checked(path: pathlib.Path, read) -> Any:
     """What `read` gives; an `InputError` for values of another shape."""
     try:
         return read()
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path} is damaged ({error!r}). {_ADVICE}") from error
 
 
