@@ -69,15 +69,15 @@ def batches(
         agree=functools.partial(processes.largest, f"shapes of {name}"),
     )
     sizes = mixing.group_sizes(data)
-    several = not isinstance(make, PairBatches) and len(set(sizes)) > 1
+    several = len(set(sizes)) > 1
     if isinstance(order, LanguageOrder) and (several or "set" in contents.targets):
+        asked = "group_size" if several else "dro.groups"
         raise InputError(
             "config.data: batches of languages (data.batches_from,"
-            " data.language_temperature, data.query_languages) know no data sets, whose"
-            f" own {'group_size' if several else 'loss (dro.groups)'} is asked for. Give"
-            " up one of them."
+            " data.language_temperature, data.query_languages) know no data sets, and"
+            f" {asked} is by data set. Give up one of them."
         )
-    if not several:
+    if isinstance(make, PairBatches) or not several:
         return made(make)
     groups = make
     return Turns(
