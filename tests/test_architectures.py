@@ -274,7 +274,8 @@ def test_what_is_no_head_is_refused(changes, message, tmp_path):
         ),
         (
             {"model.head": "milco", "model.head.queries": "words"},
-            "model.head.queries is no option of 'milco'; 'splade' have it",
+            "model.head.queries is no option of 'milco'; 'splade' and 'token_weights'"
+            " have it",
         ),
     ],
 )

@@ -54,7 +54,9 @@ class Group:
     positives: Sequence[Text]
     negatives: Sequence[Text]
     scores: np.ndarray | None = None
-    draw: Callable[[np.random.Generator], tuple[Text, Text]] | None = None
+    draw: Callable[[np.random.Generator], tuple[Text, Text]] | None = dataclasses.field(
+        default=None, repr=False
+    )
 
     def drawn(self, rng: np.random.Generator) -> "Group":
         """The group as it is shown once."""

@@ -99,6 +99,7 @@ def _beginnings(example) -> dict:
     return {
         field.name: _beginning(getattr(example, field.name))
         for field in dataclasses.fields(example)
+        if field.repr
     }
 
 

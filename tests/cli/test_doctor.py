@@ -282,7 +282,12 @@ def test_models_without_a_config_json_are_found_by_another_file(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
     doctor_checks._ask("model", "me/export")
-    assert asked == ["config.json", "modules.json", "model.json"]
+    assert asked == [
+        "config.json",
+        "modules.json",
+        "adapter_config.json",
+        "model.json",
+    ]
     there.clear()
     with pytest.raises(EntryNotFoundError):
         doctor_checks._ask("model", "me/export")

@@ -103,7 +103,8 @@ def test_pair_compares_documents_with_each_other():
             "passage_centric": {"weight": 0.1} | plain,
         }
     )
-    found = {name: float(part) for name, part in loss(views, {}).items()}
+    targets = {"positives": 1}
+    found = {name: float(part) for name, part in loss(views, targets).items()}
     positives = documents[::G]
     products = torch.tensor(positives @ documents.T)
     for b in range(B):

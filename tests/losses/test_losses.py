@@ -393,7 +393,7 @@ OPTIONS = [
     {"name": "embedding", "distance": "cosine"},
     *(
         {"name": name, "prefixes": (7, 3), "prefix_weights": (0.5, 2.0)}
-        for name in ("kl", "language_kl", "margin_mse", "infonce")
+        for name in ("kl", "language_kl", "margin_mse", "infonce", "batch_kl")
     ),
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},
