@@ -228,11 +228,6 @@ def has_languages(c, field: str = "corpus") -> bool:
     return any(set(sources.languages(own, field)) - {ANY} for own in _several(c))
 
 
-def schedules(c) -> bool:
-    """Whether languages have shares of the draws, whatever the rows are."""
-    return c.data.batches_from == "language" or c.data.language_temperature != 1
-
-
 def may_name_languages(c) -> bool:
     """Whether rows may have a column with their language."""
     for own in _several(c):
