@@ -233,7 +233,8 @@ def may_name_languages(c) -> bool:
     for own in _several(c):
         if sources.chosen(own.source).entry.rows:
             entry = formats.chosen(own.format).entry
-            if entry is formats.FORMATS[AUTO] or entry.in_language:
+            named = entry.in_language or entry.kind == "pair"
+            if named or entry is formats.FORMATS[AUTO]:
                 return True
     return False
 

@@ -179,6 +179,7 @@ def test_small_configs_are_valid(make):
             dev__source=entry("files", files="dev.jsonl"),
         ),
         alignment(dev__source="debian", data__query_languages={"ja": 1}, dev__every=5),
+        alignment(data__format="alignment", data__query_languages={"ja": 1, "*": 2}),
         infonce(init__lexical=True, model__head__tied=False, model__hidden_size=8),
         infonce(
             dev__source=entry("files", files=["x", "y,z"]),

@@ -326,3 +326,17 @@ def test_groups_are_of_the_languages_that_rows_name(tmp_path):
     with stage_data.tried(config, "group", 9) as (sets, _, _):
         contents = Contents.of(config).of_sets(sets)
     assert contents.languages == ("da", "fo") and contents.groups.count == 3
+
+
+def test_pairs_have_shares_by_the_language_of_their_row(tmp_path):
+    rows = [
+        {"english": "a", "non_english": "b", "language": language}
+        for language in ("da", "da", "fo")
+    ]
+    config = config_of(write(tmp_path / "a.jsonl", *rows), query_languages={"fo": 1})
+    config.data.format, config.loss = "alignment", {"alignment": {}}
+    with stage_data.tried(config, "pair", 9) as (sets, _, _):
+        assert languages.scheduled(config.data, sets)
+        parts = languages.parts_of(mixing.Concatenated(sets), [3])
+    order = languages.order_of(config.data, parts, 1, 0)
+    assert [part.language for part in order.parts] == ["fo"]
