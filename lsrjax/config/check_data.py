@@ -228,17 +228,13 @@ def has_languages(c, field: str = "corpus") -> bool:
     return any(set(sources.languages(own, field)) - {ANY} for own in _several(c))
 
 
-def schedules(c) -> bool:
-    """Whether languages have shares of the draws, whatever the rows are."""
-    return c.data.batches_from == "language" or c.data.language_temperature != 1
-
-
 def may_name_languages(c) -> bool:
     """Whether rows may have a column with their language."""
     for own in _several(c):
         if sources.chosen(own.source).entry.rows:
             entry = formats.chosen(own.format).entry
-            if entry is formats.FORMATS[AUTO] or entry.in_language:
+            named = entry.in_language or entry.kind == "pair"
+            if named or entry is formats.FORMATS[AUTO]:
                 return True
     return False
 

@@ -10,7 +10,7 @@ from lsrjax.config.fields import leaves
 from lsrjax.config.schema import Run
 from lsrjax.convert import references
 from lsrjax.data import sources
-from lsrjax.data.batching import mixing
+from lsrjax.data.batching import languages, mixing
 from lsrjax.data.batching.mixing import group_sizes, named_sets
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.errors import InputError
@@ -82,7 +82,7 @@ def _check_data(c, where) -> None:
         raise InputError(
             f"{where}.checkpoint.push_when is 'best', but {because}, so that none is."
         )
-    if c.data.topics and check_data.schedules(c):
+    if c.data.topics and languages.asked(c.data):
         raise InputError(
             f"{where}.data.topics is {c.data.topics}, but data.batches_from ="
             f" {c.data.batches_from!r} and data.language_temperature ="
@@ -171,7 +171,9 @@ def _check_groups(c, where) -> None:
         "sets": "data.sets has no two data sets",
         "topics": f"data.topics is {c.data.topics}",
     }
-    if counts[groups] < 2:
+    # Rows that name their languages are counted when they are opened.
+    named = groups == "languages" and check_data.may_name_languages(c)
+    if counts[groups] < 2 and not named:
         raise InputError(
             f"{where}.dro.groups is {groups!r}, but {missing[groups]}: there are no two"
             " groups to weigh. Leave it empty."

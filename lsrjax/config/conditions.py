@@ -7,7 +7,7 @@ from typing import Any
 from lsrjax import errors, options
 from lsrjax.config import check_data
 from lsrjax.data import sources
-from lsrjax.data.batching import mixing
+from lsrjax.data.batching import languages, mixing
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.initial import initialisations
 from lsrjax.losses import objective
@@ -154,7 +154,7 @@ def _query_languages(stage: Any) -> str | None:
     # Dev data that is no rows has queries in several languages.
     if not sources.chosen(stage.dev.source).entry.rows:
         return None
-    if check_data.schedules(stage) or check_data.may_name_languages(stage):
+    if languages.asked(stage.data) or check_data.may_name_languages(stage):
         return None
     if not check_data.has_languages(stage, "queries"):
         return (

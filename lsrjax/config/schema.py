@@ -518,7 +518,6 @@ class Checkpoint:
         "a checkpoint that would not fit: stop, or go_on without it (all but the last)",
         choices=("stop", "go_on"),
     )
-
     push: str = option(
         "",
         "repository of the Hugging Face hub, as me/model, that gets the model in the"

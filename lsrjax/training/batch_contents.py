@@ -85,7 +85,7 @@ class Contents:
         """The largest shapes of a batch's other arrays, by name."""
         B, G = self.config.batch_size, self.group_size
         shapes = self.objective.arrays(B, G)
-        if self.languages:
+        if self.languages or self.config.dro.groups == "languages":
             shapes["query_language"] = jax.ShapeDtypeStruct((B,), jnp.int32)
             shapes["document_language"] = jax.ShapeDtypeStruct((B, G), jnp.int32)
         if self.config.dro.groups in ("sets", "topics"):

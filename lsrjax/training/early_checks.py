@@ -13,7 +13,6 @@ from lsrjax.config import check_stage, check_tasks, fields
 from lsrjax.convert import references
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
-from lsrjax.models import adapters
 from lsrjax.options import Chosen
 from lsrjax.training import (
     dev_data,
@@ -23,6 +22,7 @@ from lsrjax.training import (
     stage_batches,
     stage_data,
     stage_models,
+    train_step,
 )
 from lsrjax.training.batch_contents import Contents
 
@@ -80,7 +80,8 @@ def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> N
                 contents = Contents.of(stage)
                 stage_models.check_teacher(contents, spec, teacher, stage.teacher.model)
         with each, _named(name):
-            optimizer.check(stage.optim, adapters.shapes(stage, spec))
+            still = train_step.frozen_of(stage, spec)
+            optimizer.make_optimizer(stage.optim, 1, still)
         limit = spec.encoder.max_length
         for field in Contents.of(stage).length_fields:
             with each, _named(name):

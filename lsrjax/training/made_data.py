@@ -77,13 +77,6 @@ class Made:
         config, entries = self.config, self.contents.entries
         sizes = [len(one) for one in sets]
         if languages.scheduled(config.data, sets):
-            if config.data.topics:
-                raise InputError(
-                    f"config.data.topics is {config.data.topics}, but"
-                    " config.data.query_languages gives shares to the languages that"
-                    " the rows name; a batch comes from one topic or from languages."
-                    " Set one of them."
-                )
             return self._order_of_languages(source, sizes)
         if not config.data.topics:
             return mixing.order_of(config.data, sizes, entries, config.seed)

@@ -49,15 +49,6 @@ def frozen(pattern: str, params) -> dict:
     return found
 
 
-def check(config, params) -> None:
-    """Refuses patterns of a stage's `optim` that do not fit its parameters.
-
-    Raises:
-      InputError: as `frozen` and `make_optimizer`.
-    """
-    make_optimizer(config, 1, frozen(config.freeze, params))
-
-
 def _listing(params) -> str:
     names = jax.tree_util.tree_leaves_with_path(params)
     return "\n  ".join(path_name(path) for path, _ in names)

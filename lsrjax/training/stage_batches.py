@@ -7,7 +7,6 @@ import jax
 
 from lsrjax.data.batching import loader, mixing
 from lsrjax.data.batching.drawing import GroupBatches, PairBatches, Reader
-from lsrjax.data.batching.languages import LanguageOrder
 from lsrjax.data.batching.negatives import choice_of
 from lsrjax.data.batching.turns import Turns
 from lsrjax.data.tokenization import TextField, TextTokenizer
@@ -69,15 +68,7 @@ def batches(
         agree=functools.partial(processes.largest, f"shapes of {name}"),
     )
     sizes = mixing.group_sizes(data)
-    several = len(set(sizes)) > 1
-    if isinstance(order, LanguageOrder) and (several or "set" in contents.targets):
-        asked = "group_size" if several else "dro.groups"
-        raise InputError(
-            "config.data: batches of languages (data.batches_from,"
-            " data.language_temperature, data.query_languages) know no data sets, and"
-            f" {asked} is by data set. Give up one of them."
-        )
-    if isinstance(make, PairBatches) or not several:
+    if isinstance(make, PairBatches) or len(set(sizes)) == 1:
         return made(make)
     groups = make
     return Turns(

@@ -17,7 +17,6 @@ from lsrjax.config.check_data import (
     mines,
     reads_scores,
     reads_views,
-    schedules,
 )
 from lsrjax.data import sources
 from lsrjax.data.batching import languages, mixing
@@ -59,22 +58,48 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
             scored = reads_scores(config)
             source = guarded(config, bad, source, name, scored, check)
         found.append(source)
-    _check_weights(config, found)
+    _check_languages(config, found)
     return found
 
 
-def _check_weights(config, sets: Sequence) -> None:
-    """Refuses weights of languages where no query states its language."""
+def _check_languages(config, sets: Sequence) -> None:
+    """Refuses what is by language where the data sets name none, or not enough.
+
+    Raises:
+      InputError: weights without effect, groups of a single language, or batches of
+        languages that are to be of topics or data sets, too.
+    """
     data = config.data
     stated = any(languages.named_by(one) for one in sets) or has_languages(
         config, "queries"
     )
     dev = sources.chosen(config.dev.source).entry
-    if languages.weighted(data) and dev.rows and not (stated or schedules(config)):
+    by_language = languages.asked(data) or stated
+    if languages.weighted(data) and dev.rows and not by_language:
         raise InputError(
             f"config.data.query_languages = {dict(data.query_languages)!r} would have"
             " no effect: the rows have no column language (or lang) that names the"
             " language of their texts. Add one, or remove the weights."
+        )
+    if config.dro.groups == "languages":
+        known = Contents.of(config).of_sets(sets).languages
+        if len(known) < 2:
+            raise InputError(
+                "config.dro.groups is 'languages', but the texts are in"
+                f" {', '.join(known) or 'no stated language'}: there are no two groups"
+                " to weigh. Leave it empty, or name languages in the rows."
+            )
+    asked = {
+        "data.topics": bool(data.topics),
+        "data.batches_from = 'one'": data.batches_from == "one",
+        "dro.groups = 'sets'": config.dro.groups == "sets",
+    }
+    if languages.scheduled(data, sets) and any(asked.values()):
+        raise InputError(
+            f"config.{', '.join(name for name, one in asked.items() if one)}: here"
+            " languages have shares of the draws (data.batches_from = 'language',"
+            " data.language_temperature, or data.query_languages of rows that name"
+            " their language), which are not by topic or data set. Give up one of them."
         )
 
 

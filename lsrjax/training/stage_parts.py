@@ -108,11 +108,12 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     contents = contents.of_sets(sets)
     made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
     given: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)
+    # What has no order is refused before a teacher scores for hours.
+    order = made.order(given, sets, student)
     source, prepared = given, None
     if contents.kind == "group" and made.prepares:
         prepared = made.prepared(given, bad, teacher)
         source = prepared.first(stage_models.open_miner(config, run.workdir, mesh))
-    order = made.order(given, sets, student)
     total_steps = contents.steps(len(source))
     check_warmup(config, total_steps, f"stage {name}: config")
     step = train_step.make_step(

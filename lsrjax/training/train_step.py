@@ -234,7 +234,7 @@ def make_step(
         masking = dataclasses.replace(masking, mask_id=mask_id)
     if teacher is not None and contents.kind == "pair":
         teacher = pooled_as(teacher, spec)
-    still = _frozen(config, spec)
+    still = frozen_of(config, spec)
     return Step(
         config=config,
         spec=spec,
@@ -261,17 +261,18 @@ def _words(spec, batch: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
     return found
 
 
-def _frozen(config, spec: retriever.RetrieverSpec) -> dict:
-    """A tree of bools: the parameters that the optimizer leaves unchanged."""
+def frozen_of(config, spec: retriever.RetrieverSpec) -> dict:
+    """A tree of bools: the parameters that the optimizer leaves unchanged.
+
+    Raises:
+      InputError: `optim.freeze` or an adapter does not fit the model.
+    """
     params = adapters.shapes(config, spec)
     fixed = {name for name, one in trees.named(retriever.fixed(spec)).items() if one}
     return jax.tree.map(
-        operator.or_,
-        jax.tree.map(
-            operator.or_,
-            frozen(config.optim.freeze, params),
-            adapters.frozen(adapters.of(config.adapt), params),
-        ),
+        lambda *reasons: any(reasons),
+        frozen(config.optim.freeze, params),
+        adapters.frozen(adapters.of(config.adapt), params),
         jax.tree_util.tree_map_with_path(
             lambda path, _: trees.path_name(path) in fixed, params
         ),

@@ -179,6 +179,7 @@ def test_small_configs_are_valid(make):
             dev__source=entry("files", files="dev.jsonl"),
         ),
         alignment(dev__source="debian", data__query_languages={"ja": 1}, dev__every=5),
+        alignment(data__format="alignment", data__query_languages={"ja": 1, "*": 2}),
         infonce(init__lexical=True, model__head__tied=False, model__hidden_size=8),
         infonce(
             dev__source=entry("files", files=["x", "y,z"]),
@@ -219,6 +220,7 @@ def test_small_configs_are_valid(make):
         kl(data__negatives=entry("rank", scale=3.0), data__positives=2),
         kl(loss={"infonce": {"both_directions": True}}, data__positives=2),
         infonce(dro__groups="languages", dro__rate=0.1),
+        kl(dro__groups="languages"),  # rows may name them
         infonce(dro__groups="topics", data__topics=9),
         kl(data__negatives=entry("margin_bins", bins=4), data__topics=9),
         kl(data__negative_max_score=3, data__negative_margin=0.0),
@@ -729,7 +731,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (kl(prepare__scores="teacher"), "config.teacher.model is ''"),
         (infonce(loss={"batch_kl": {}}), "config.teacher.model is ''"),
         (kl(dro__groups="sets"), "dro.groups is 'sets', but data.sets has no two"),
-        (kl(dro__groups="languages"), "the queries are in no two stated languages"),
+        (
+            kl(dro__groups="languages", data__format="colbert", data__corpus="c.tsv"),
+            "the queries are in no two stated languages",
+        ),
         (kl(dro__groups="topics"), "dro.groups is 'topics', but data.topics is 0"),
         (kl(dro__groups="worst"), "known: '', 'languages', 'sets', 'topics'"),
         (

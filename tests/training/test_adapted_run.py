@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 
 from configs import golden_infonce
+from lsrjax import errors
 from lsrjax.checkpoint import saved_model
 from lsrjax.convert import open_model
 from lsrjax.distributed import trees
 from lsrjax.models import low_rank
-from lsrjax.training import run
+from lsrjax.training import early_checks, run
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,16 @@ def test_a_stage_is_opened_with_the_merged_matrices(trained):
     found = opened.params["encoder"]["layers"]["up"]["kernel"]
     np.testing.assert_allclose(found, base + 1.5 * up["a"] @ up["b"], rtol=1e-5)
     assert (found != base).any() and len(opened.factors) == 4
+
+
+def test_rates_of_what_adapters_freeze_are_refused_before_the_first_stage():
+    c = golden_infonce.get_config()
+    c.adapt = {"lora": {"rank": 2}}
+    c.optim.groups = {"/kernel/[ab]$": {"times": 2.0}}
+    stages, each = {"train": c}, errors.Each()
+    early_checks._check_models(c, stages, each)
+    assert not each.messages
+    c.optim.groups = {"^encoder/embeddings/": {"times": 2.0}}
+    early_checks._check_models(c, stages, each)
+    (said,) = each.messages
+    assert "no parameter whose learning rate it could set" in said

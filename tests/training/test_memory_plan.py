@@ -45,6 +45,13 @@ def stage_plan(**changes):
     )
 
 
+def test_languages_that_only_rows_name_are_planned():
+    plan = stage_plan(**{"dro.groups": "languages"})
+    step, state = plan._step()
+    after, _ = jax.eval_shape(step, state, None, plan._batch())
+    assert after["group_weights"]["log"].shape == (1,)
+
+
 def test_texts_are_as_long_as_they_may_be():
     config = get_default()
     config.batch_size, config.data.group_size = 32, 4

@@ -119,9 +119,12 @@ def scheduled(data: Any, sets: Sequence) -> bool:
 
     Otherwise each query's language is drawn when the query is.
     """
-    if data.batches_from == "language" or data.language_temperature != 1:
-        return True
-    return weighted(data) and any(named_by(one) for one in sets)
+    return asked(data) or (weighted(data) and any(named_by(one) for one in sets))
+
+
+def asked(data: Any) -> bool:
+    """Whether they have, whatever the data sets are."""
+    return data.batches_from == "language" or data.language_temperature != 1
 
 
 def weighted(data: Any) -> bool:

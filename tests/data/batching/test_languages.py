@@ -289,3 +289,54 @@ def test_weights_without_a_column_are_refused_when_rows_are_opened(tmp_path):
         assert languages.scheduled(config.data, sets)
         config.log.health = True
         assert Contents.of(config).of_sets(sets).languages == ("da",)
+
+
+def refused(config, message):
+    with (
+        pytest.raises(InputError, match=message),
+        stage_data.tried(config, "group", 9),
+    ):
+        pass
+
+
+def test_shares_of_languages_leave_no_place_for_topics_and_data_sets(tmp_path):
+    """They would have no effect on the draws, or groups other numbers."""
+    named = {"query": "q", "pos": ["p"], "lang": "da"}
+    path = write(tmp_path / "a.jsonl", named, named | {"lang": "fo"})
+    config = config_of(path, query_languages={"da": 1}, topics=2)
+    refused(config, r"config\.data\.topics: here languages have shares")
+    config.data.topics = 0
+    source = entry("files", files=str(path))
+    config.data.source = "files"
+    config.data.sets = {name: data_set(source=source) for name in ("a", "b")}
+    config.data.batches_from, config.dro.groups = "one", "sets"
+    refused(config, "batches_from = 'one', dro.groups = 'sets': here languages")
+    config.data.query_languages = {ANY: 1}
+    with stage_data.tried(config, "group", 9) as (_, seen, _):
+        assert seen == 4
+
+
+def test_groups_are_of_the_languages_that_rows_name(tmp_path):
+    one = {"query": "q", "pos": ["p"], "language": "da"}
+    config = config_of(write(tmp_path / "a.jsonl", one))
+    config.dro.groups = "languages"
+    refused(config, "dro.groups is 'languages', but the texts are in da: there are no")
+    path = write(tmp_path / "b.jsonl", one, one | {"language": "fo"})
+    config.data.source.files = str(path)
+    with stage_data.tried(config, "group", 9) as (sets, _, _):
+        contents = Contents.of(config).of_sets(sets)
+    assert contents.languages == ("da", "fo") and contents.groups.count == 3
+
+
+def test_pairs_have_shares_by_the_language_of_their_row(tmp_path):
+    rows = [
+        {"english": "a", "non_english": "b", "language": language}
+        for language in ("da", "da", "fo")
+    ]
+    config = config_of(write(tmp_path / "a.jsonl", *rows), query_languages={"fo": 1})
+    config.data.format, config.loss = "alignment", {"alignment": {}}
+    with stage_data.tried(config, "pair", 9) as (sets, _, _):
+        assert languages.scheduled(config.data, sets)
+        parts = languages.parts_of(mixing.Concatenated(sets), [3])
+    order = languages.order_of(config.data, parts, 1, 0)
+    assert [part.language for part in order.parts] == ["fo"]
