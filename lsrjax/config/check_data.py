@@ -23,7 +23,7 @@ def check_choice(c, where: str) -> None:
     scores = not loss.targets.isdisjoint(("scores", "all_scores"))
     sizes = mixing.group_sizes(data)
     for size in sizes:
-        if 1 < size <= data.positives:
+        if max(sizes) > 1 and data.positives > 1 and size <= data.positives:
             raise InputError(
                 f"{where}.data.positives is {data.positives}, but data.group_size is"
                 f" {size}: a group needs a negative, too. Raise group_size."

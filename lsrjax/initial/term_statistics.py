@@ -117,14 +117,14 @@ def ngram_idf(
     As `least_idf`, for the view of n-grams.
     """
     table = characters(tokenizer, spec.encoder.vocab_size)
-    columns = spec.views["surface"]
+    table_VC, columns = jnp.asarray(table), spec.views["surface"]
     per_language = []
     for own in texts.values():
-        found: list[list[int]] = []
+        found: list[np.ndarray] = []
         for first in range(0, len(own), _TEXTS):
             some = tokenizer.batch(own[first : first + _TEXTS], LENGTH, ())
             keep = some["mask"].astype(bool)
-            found += hashed(jnp.asarray(table), some["ids"], keep, columns).tolist()
-        real = [[i for i in set(row) if i >= 0] for row in found]
-        per_language.append(warm_start.inverse_document_frequency(real, columns))
+            hashes = np.asarray(hashed(table_VC, some["ids"], keep, columns))
+            found += [np.unique(row[row >= 0]) for row in hashes]
+        per_language.append(warm_start.inverse_document_frequency(found, columns))
     return table, np.min(per_language, axis=0)

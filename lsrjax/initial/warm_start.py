@@ -3,6 +3,8 @@
 Each function returns a changed copy of a nested dict of parameters.
 """
 
+from collections.abc import Iterable, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +59,7 @@ def merged(params, weights):
 
 
 def inverse_document_frequency(
-    documents: list[list[int]], vocab_size: int
+    documents: Sequence[Iterable[int]], vocab_size: int
 ) -> np.ndarray:
     """ln(1 + (N - n + .5) / (n + .5)) of each term, [V], for N documents of token ids.
 

@@ -28,8 +28,8 @@ def _alignment_of_views(views, targets, options) -> dict[str, jax.Array]:
 
 
 def _pivot(views: Views) -> Vector:
-    (vector,) = (view for view in views.values() if isinstance(view, Vector))
-    return vector
+    """The vectors over the teacher's vocabulary: of several, the first."""
+    return next(view for view in views.values() if isinstance(view, Vector))
 
 
 ENTRY = Loss(_alignment_of_views, PAIR, ("views",), needs="logits")

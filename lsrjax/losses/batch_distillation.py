@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lsrjax.errors import InputError
+from lsrjax.losses.contrast import check_several
 from lsrjax.losses.distillation import MARGINS, KLOptions, kl_by_query
 from lsrjax.losses.loss import RANKED, Loss, LossOptions
 from lsrjax.models.views import score_all
@@ -42,15 +42,6 @@ def batch_margin_mse_by_query(
     # The squares of all differences add up to 2 N times those from the mean.
     from_mean_BN = errors_BN - errors_BN.mean(axis=1, keepdims=True)
     return 2 * jnp.square(from_mean_BN).sum(axis=1) / (N - 1)
-
-
-def check_several(stage, where: str) -> None:
-    """Refuses a batch of one document."""
-    if stage.batch_size * stage.data.group_size < 2:
-        raise InputError(
-            f"{where} compares the documents of a batch, but batch_size and"
-            " data.group_size are 1. Raise one of them."
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,6 +111,15 @@ def likely_relevant(
     return (own_BB[:, :, None] & above_BG[None]).reshape(B, B * G)
 
 
+def check_several(stage, where: str) -> None:
+    """Refuses a batch of one document."""
+    if stage.batch_size * min(group_sizes(stage.data)) < 2:
+        raise InputError(
+            f"{where} compares the documents of a batch, but batch_size and"
+            " data.group_size are 1. Raise one of them."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Contrast(LossOptions):
     """Of losses over all documents of a batch."""
@@ -128,11 +137,7 @@ class Contrast(LossOptions):
 
     def check_stage(self, stage, where: str) -> None:
         """Refuses a batch of one document."""
-        if stage.batch_size * min(group_sizes(stage.data)) < 2:
-            raise InputError(
-                f"{where} tells a query's document from others, but batch_size and"
-                " data.group_size are 1. Raise one of them."
-            )
+        check_several(stage, where)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -293,3 +293,15 @@ def active_terms(views: dict[str, Views]) -> dict[tuple[str, str], jax.Array]:
         for name, view in by_view.items()
         if isinstance(view, SPARSE)
     }
+
+
+def by_lambda(active: Mapping[tuple[str, str], jax.Array]) -> dict[str, jax.Array]:
+    """Of `active_terms`, those by which a lambda is steered.
+
+    Where views share one, those of the first, the vocabulary's: of n-grams, a text has
+    as many as it is long.
+    """
+    found: dict[str, jax.Array] = {}
+    for (field, _), number in active.items():
+        found.setdefault(field, number)
+    return found

@@ -137,8 +137,9 @@ class MilcoHead(Head):
     """MILCO: a connector into an English SPLADE's head, and LexEcho.
 
     The views are `pivot` over the English vocabulary and, with the option `lexecho`,
-    `source` over the encoder's own. The decoder is never tied (MILCO, ICLR 2026). The
-    options `translations` and `ngrams` are lsrjax's own, see `lsrjax.models.lookups`.
+    `source` over the encoder's own; with `ngrams`, `surface`. The decoder is never tied
+    (MILCO, ICLR 2026). The options `translations` and `ngrams` are lsrjax's own, see
+    `lsrjax.models.lookups`.
     """
 
     Options = MilcoOptions
@@ -153,7 +154,7 @@ class MilcoHead(Head):
 
     @staticmethod
     def views(spec) -> dict[str, int]:
-        """`pivot`, of the English vocabulary, and `source`, of the encoder's own."""
+        """`pivot`, `source` and `surface`, as far as the options give them."""
         views = {"pivot": spec.options.pivot_vocab_size}
         if spec.options.lexecho:
             views["source"] = spec.encoder.vocab_size

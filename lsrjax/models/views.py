@@ -2,9 +2,10 @@
 
 A head turns a batch of texts into *views*: a dict from the view's name to one of
 the representations below. SPLADE has the view `terms`, MILCO has `pivot` and, with
-LexEcho, `source`; dense retrievers have `dense`, ColBERT has `tokens`. The score of a
-query and a document is the sum over views of the views' scores. Losses use scores,
-regularizers use representations; nothing else of a model is visible outside it.
+LexEcho, `source`, and with n-grams `surface`; dense retrievers have `dense`, ColBERT
+has `tokens`. The score of a query and a document is the sum over views of the views'
+scores. Losses use scores, regularizers use representations; nothing else of a model is
+visible outside it.
 
 Vectors are divided over `data` by texts and over `model` by terms. A vocabulary that
 does not divide is padded with zeros, which no score or regularizer uses.

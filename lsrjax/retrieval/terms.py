@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models.retriever import RetrieverSpec
 
+# Views whose columns have numbers instead of names.
+NUMBERED = ("latents", "surface")
+
 
 def names_of(
     spec: RetrieverSpec,
@@ -24,7 +27,7 @@ def names_of(
         if views is not None and view not in views:
             continue
         mark = spec.marks[view]
-        if view in ("latents", "surface"):
+        if view in NUMBERED:
             names += (f"{mark}{i}" for i in range(size))
             continue
         own = pivot_tokenizer if view == "pivot" else tokenizer

@@ -29,6 +29,7 @@ from lsrjax.retrieval.task_results import PartResults
 from lsrjax.retrieval.tasks import debian
 from lsrjax.retrieval.tasks.table import loaded
 from lsrjax.retrieval.tasks.task import Task
+from lsrjax.retrieval.terms import NUMBERED
 from lsrjax.training import baselines, stage_models
 
 EXAMPLES_FILE = "examples.json"
@@ -265,5 +266,7 @@ def _strongest(row) -> np.ndarray:
 
 def _term_names(model, view: str):
     """Column to term of a view; pivot terms are from the English tokenizer."""
+    if view in NUMBERED:
+        return str
     tokenizer = model.pivot_tokenizer if view == "pivot" else model.encoder.tokenizer
     return lambda column: tokenizer.token(column)

@@ -76,7 +76,7 @@ class Step:
         (loss, seen), grads = self._gradient(state, teacher_params, batch)
         updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
         updated = optax.apply_updates(params, updates)
-        active = {field: number for (field, _), number in seen["active"].items()}
+        active = regularizers.by_lambda(seen["active"])
         after = {
             "step": state["step"] + 1,
             "params": retriever.after_step(updated, seen["fired"]),

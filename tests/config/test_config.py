@@ -701,7 +701,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         *(
             (
                 infonce(loss={name: {}}, data__group_size=1, batch_size=1),
-                f"loss.{name} tells a query's document from others",
+                f"loss.{name} compares the documents of a batch",
             )
             for name in ("mann_whitney", "passage_centric")
         ),
@@ -905,6 +905,27 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         ),
         (kl(data__positives=4), "group_size is 4: a group needs a negative, too"),
         (
+            sets(
+                kl(loss={"infonce": {}}, data__positives=2, data__batches_from="one"),
+                a=A,
+                b=in_files(group_size=1),
+            ),
+            "group_size is 1: a group needs a negative, too",
+        ),
+        (
+            sets(
+                kl(
+                    loss={"batch_margin_mse": {}},
+                    teacher__model="x",
+                    batch_size=1,
+                    data__batches_from="one",
+                ),
+                a=A,
+                b=in_files(group_size=1),
+            ),
+            "loss.batch_margin_mse compares the documents of a batch",
+        ),
+        (
             infonce(data__positives=2, data__group_size=3, prepare__negatives="bm25"),
             "config.prepare makes has one positive for each query",
         ),
@@ -1058,11 +1079,11 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
         (alignment(data__format="beir"), "reads pairs of translations: alignment."),
         (
             infonce(model__head="m3", loss={"m3": {}}, batch_size=1),
-            "config.loss.m3 tells a query's document from others",
+            "config.loss.m3 compares the documents of a batch",
         ),
         (
             infonce(batch_size=1),
-            "config.loss.infonce tells a query's document from others",
+            "config.loss.infonce compares the documents of a batch",
         ),
         (
             kl(

@@ -130,6 +130,7 @@ def check(model, found, texts, documents=()):
         pytest.param("pivot", marks=pytest.mark.slow),
         "echo",
         "options",
+        pytest.param("lookups", marks=pytest.mark.slow),
         "distilbert",
         "modernbert",
         *(pytest.param(f"norbert{i}", marks=pytest.mark.slow) for i in (3, 4)),
@@ -220,7 +221,10 @@ def test_terms(models):
     assert {name[0] for name in terms} == {"e", "m"}
 
 
-@pytest.mark.parametrize("case", ["pivot", "echo"])
+MARKS = {"pivot": {"e_"}, "echo": {"e_", "m_"}, "lookups": {"e_", "m_", "n_"}}
+
+
+@pytest.mark.parametrize("case", MARKS)
 def test_terms_have_the_same_names_there_and_here(models, case):
     model, folder = models[case]
     loaded = program.load(str(folder))
@@ -229,7 +233,7 @@ def test_terms_have_the_same_names_there_and_here(models, case):
     found = names_of(model.spec, *tokenizers)
     assert found == [theirs.get(i, f"#{i}") for i in range(loaded.columns)]
     marks = {name[:2] for name in found if name[0] != "#"}
-    assert marks == ({"e_", "m_"} if case == "echo" else {"e_"})
+    assert marks == MARKS[case]
 
 
 def test_misuse_is_refused(models):
@@ -261,15 +265,16 @@ def test_raw_maxima_and_gradients(models):
     "case",
     [
         case
-        if case in ("echo", "options")
+        if case in ("echo", "options", "lookups")
         else pytest.param(case, marks=pytest.mark.slow)
         for case in CASES
     ],
 )
 def test_round_trips(models, tmp_path, case, target):
     model, folder = models[case]
-    if case in OWN_FAMILY and target == "milco-reference":
-        with pytest.raises(InputError, match=f"BERT and XLM-R, .*{case}. Possible"):
+    lacks = "no translations" if case == "lookups" else f"XLM-R, .*{case}. Possible"
+    if case in (*OWN_FAMILY, "lookups") and target == "milco-reference":
+        with pytest.raises(InputError, match=lacks):
             targets.export(str(folder), target, tmp_path / "first")
         assert not list(tmp_path.iterdir())
         return
@@ -497,6 +502,22 @@ def test_broken_folders(models, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         targets.export(str(folder), "milco-reference", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("dictionary.terms", 8192, "from 0 to 8,191, and has int32 from 0 to 8192"),
+        ("ngrams.characters", -1, "from 0 to 1,114,111, and has int32 from -1 to"),
+    ],
+)
+def test_tables_whose_numbers_stand_for_nothing(models, tmp_path, name, value, message):
+    folder = shutil.copytree(models["lookups"][1], tmp_path / "folder")
+    state = load_file(folder / "model.safetensors")
+    state[name][3, 0] = value
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(InputError, match=rf"{re.escape(name)} is to hold .*{message}"):
+        open_model.open_portable(str(folder))
 
 
 def test_a_tokenizer_of_another_model(models, tmp_path):

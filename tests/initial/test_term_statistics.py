@@ -9,6 +9,7 @@ from lsrjax.data.examples import ANY, Group, InMemory, Pair
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import term_statistics
+from lsrjax.models.lookups import hashed
 from lsrjax.models.retriever import RetrieverSpec
 
 ENGLISH, MULTILINGUAL = embedded.ENGLISH_TOKENIZER, embedded.MULTILINGUAL_TOKENIZER
@@ -55,6 +56,23 @@ def idf_of(idf_V, folder, word):
 
 def counted(documents, of=4):
     return np.log1p((of - documents + 0.5) / (documents + 0.5))
+
+
+def test_ngrams_are_counted_once_a_text_where_they_are_commonest():
+    spec = spec_of("milco", ngrams=2**16)
+    texts = {"en": ["kernel kernel", "file", "", "driver"], "de": ["Kernel", "Kerne"]}
+    tokenizer = TextTokenizer(MULTILINGUAL)
+    table, idf_V = term_statistics.ngram_idf(tokenizer, texts, spec)
+
+    def columns(word):
+        batch = tokenizer.batch([word], 8, ())
+        keep = batch["mask"].astype(bool)
+        found = np.asarray(hashed(table, batch["ids"], keep, spec.views["surface"]))
+        return np.unique(found[found >= 0])
+
+    # In both German texts, and in one of four English ones.
+    np.testing.assert_allclose(idf_V[columns("kerne")], counted(2, of=2), rtol=1e-5)
+    np.testing.assert_allclose(idf_V[columns("file")], counted(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("language", ["en", ANY])

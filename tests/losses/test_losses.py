@@ -250,6 +250,16 @@ def test_alignment_by_hand():
     np.testing.assert_allclose(gradient, [[-0.5, -1.5, 2.0], [0, 0, 0.25]])
 
 
+def test_alignment_is_of_the_vocabulary_that_the_teacher_has():
+    texts = ("translation", "english")
+    pivot = {text: {"pivot": vector(seed, B)} for seed, text in enumerate(texts)}
+    grams = {text: {"surface": vector(5 + seed, B)} for seed, text in enumerate(texts)}
+    both = {text: pivot[text] | grams[text] for text in texts}
+    targets = {"teacher": {"teacher": {"terms": vector(9, B)}}}
+    loss = objective_of(name="alignment")
+    assert loss(both, targets) == loss(pivot, targets)
+
+
 def test_alignment_without_a_positive_coordinate_is_zero():
     raw, teacher = -jnp.ones((2, 3)), -2 * jnp.ones((2, 3))
     loss, gradient = jax.value_and_grad(alignment)(raw, teacher)

@@ -10,6 +10,7 @@ from lsrjax.losses.regularizers import (
     SCHEDULES,
     active_terms,
     anti_zero,
+    by_lambda,
     flops,
     idf_flops,
     joint_flops,
@@ -75,6 +76,15 @@ def test_the_idf_of_a_penalty_is_that_of_its_view():
         "idf_flops_document_source": source,
     }
     assert {n: float(v) for n, v in found.items()} == pytest.approx(expected)
+
+
+def test_a_lambda_of_two_views_is_steered_by_the_vocabulary():
+    # N-grams; in this order from JAX, which sorts keys.
+    views = {"document": {"pivot": VECTOR, "surface": Vector(jnp.ones((2, 9)), None)}}
+    active = jax.tree.map(lambda x: x, active_terms(views))
+    assert len(active) == 2
+    found = by_lambda(active)
+    assert found == {"document": VECTOR.active_terms().mean()}
 
 
 @pytest.mark.parametrize("view", [VECTOR, BAG])

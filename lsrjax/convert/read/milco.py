@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from lsrjax.checkpoint.names_on_disk import PIVOT_TOKENIZER
 from lsrjax.checkpoint.saved_model import SavedModel
@@ -14,7 +16,7 @@ from lsrjax.convert import layouts
 from lsrjax.convert.names import by_layer, import_names, import_tree
 from lsrjax.convert.read import expected_tensors, hub, huggingface, modules
 from lsrjax.convert.read.huggingface import NOTHING, Allowed
-from lsrjax.convert.read.tensors import CheckpointError, check_types
+from lsrjax.convert.read.tensors import CheckpointError, Stored, check_types
 from lsrjax.convert.write.milco import ENGLISH, MULTILINGUAL, OPTIONS, POOLER
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
@@ -86,6 +88,7 @@ def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
             stored, layout, missing=allowed.missing, left_over=allowed.left_over
         )
         found = {path: stored[name] for path, name in names.items()}
+        found |= _tables(found, spec)
         absent = expected_tensors.check_shapes(found, shapes, layout, allowed.missing)
     except ValueError as error:
         raise CheckpointError(f"Weights in {folder}: {error}") from error
@@ -94,6 +97,34 @@ def read(path_or_id: str, allowed: Allowed = NOTHING) -> SavedModel | None:
     params = import_tree(values, layout)
     unused = {name: stored[name].floats() for name in POOLER if name in stored}
     return dataclasses.replace(model, params=params, unused=unused)
+
+
+def _tables(found: Mapping[str, Stored], spec: RetrieverSpec) -> dict[str, Stored]:
+    """The tables whose numbers stand for terms or characters, by path."""
+    limits = {
+        "head/dictionary/terms": spec.options.pivot_vocab_size,
+        "head/ngrams/characters": sys.maxunicode + 1,
+    }
+
+    def checked(one: Stored, limit: int) -> Stored:
+        def read() -> np.ndarray:
+            values = one.read()
+            whole = np.issubdtype(values.dtype, np.integer)
+            if not whole or values.min() < 0 or values.max() >= limit:
+                raise CheckpointError(
+                    f"{one.path}: {one.name} is to hold whole numbers from 0 to"
+                    f" {limit - 1:,}, and has {one.dtype} from {values.min()} to"
+                    f" {values.max()}. Export the model again."
+                )
+            return values.astype(np.float32)
+
+        return dataclasses.replace(one, dtype="float32", read=read)
+
+    return {
+        path: checked(found[path], limit)
+        for path, limit in limits.items()
+        if path in found
+    }
 
 
 def _read_spec(

@@ -112,6 +112,8 @@ def _about(model: SavedModel) -> str:
     about = _HEADS.get(spec.head, f"a retriever with the head `{spec.head}`")
     if "source" in spec.views:
         about += " and, with LexEcho, of its own tokens"
+    if "surface" in spec.views:
+        about += ", and of its character n-grams"
     if not spec.encodes_queries:
         about += ", a query a bag of its own words that needs no encoder"
     views = ", ".join(f"`{name}` {size:,}" for name, size in spec.views.items())
