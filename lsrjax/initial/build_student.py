@@ -68,6 +68,7 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
     objective.of(config.loss).check_views(spec.views, "config.loss")
     for one in starts:
         one.entry.check(spec, models)
+    _check_tables(head, starts, models)
     towers = config.model.towers
     if towers == "separate" and not spec.encodes_queries:
         raise InputError(
@@ -102,6 +103,20 @@ def _weights(
         model = models.get(one.name)
         params = one.entry.weights(params, one.options, model, start)
     return params
+
+
+def _check_tables(head: Chosen, starts, models: Mapping[str, SavedModel]) -> None:
+    """Refuses tables that nothing fills: an empty one never learns."""
+    given = {one.name for one in starts}
+    for one in starts:
+        if one.entry.gives_head:
+            given |= set(models[one.name].params.get("head", {}))
+    for option, part in head.entry.tables.items():
+        if getattr(head.options, option) and not given & {option, part}:
+            raise InputError(
+                f"config.model.head.{option} is set, and nothing fills its table. Add"
+                f" config.init.{option}, or start from a whole retriever that has one."
+            )
 
 
 def _fitting(config, one: Chosen, model: SavedModel) -> SavedModel:

@@ -370,14 +370,6 @@ def check(stage: Any, where: str) -> None:
     found = of(stage.init, f"{where}.init")
     head = heads.chosen(stage.model.head, f"{where}.model.head")
     copied = any(one.entry is Pivot or one.entry.gives_head for one in found)
-    given = {one.name for one in found}
-    whole = any(one.entry.gives_head for one in found)
-    for name in ("translations", "ngrams"):
-        if getattr(head.options, name, 0) and not whole and name not in given:
-            raise InputError(
-                f"{where}.model.head.{name} is set, and nothing fills its table: add"
-                f" {where}.init.{name}, or start from a whole retriever that has one."
-            )
     if head.entry.copies_pivot and not copied:
         raise InputError(
             f"{where}.init.head is missing, the masked LM or SPLADE whose head"

@@ -149,6 +149,7 @@ class MilcoHead(Head):
         Rule("ngrams/characters", (None, None)),
         Rule("ngrams/weights", (None,)),
     )
+    tables: ClassVar = {"translations": "dictionary", "ngrams": "ngrams"}
     copies_pivot = True
     source_option = "lexecho"
 

@@ -227,6 +227,14 @@ def pivot_of(family, **changes):
     return SavedModel(spec, retriever.init_params(spec, 1), folder, None, "pivot")
 
 
+@pytest.mark.parametrize("option", ["translations", "ngrams"])
+def test_a_table_that_nothing_fills_is_refused(option):
+    config = milco_of("bert")
+    config.model.head[option] = 3
+    with pytest.raises(InputError, match=f"head.{option} is set, and nothing fills"):
+        student(config, pivot_of("bert"))
+
+
 def milco_of(family, encoder=""):
     config = config_of(init__model="", tokenizer="embedded:multilingual")
     config.model.family = family
