@@ -56,13 +56,13 @@ def _check_values(config: ConfigDict, parts: dict[str, ConfigDict]) -> None:
         for position, (where, stage) in enumerate(parts.items()):
             with each:
                 found = checked(Run, stage, where)
+                with each:
+                    check_references(stage, names[:position], where)
                 for name, own in stage.data.sets.items():
                     checked(Rows, own, f"{where}.data.sets.{name}")
                 if several:
                     _check_in_stages(stage, found, where)
                 check_stage(stage, found, where)
-            with each:
-                check_references(stage, names[:position], where)
         with each:
             whole = checked(Run, config, "config")
             with each:

@@ -154,8 +154,9 @@ def test_shifted_logits_predict_the_next_token(family, options):
     model = nnx.merge(graphdef, params)
     hidden_TD = model.encoder.encode(shown)
     mlm = model.head.mlm
-    decoder_VD, bias_V = mlm._decoder(model.encoder.embeddings.word.embedding[...])
-    logits_LV = np.asarray(mlm.transform(hidden_TD) @ decoder_VD.T + bias_V)
+    words_VD = model.encoder.embeddings.word.embedding[...]
+    h_TD, decoder_VD, bias_V = mlm.factors(hidden_TD, words_VD)
+    logits_LV = np.asarray(h_TD @ decoder_VD.T + bias_V)
     if options["logits"] == "capped":
         logits_LV = 30 / (1 + np.exp(-logits_LV / 7.5))
     log_LV = jax.nn.log_softmax(logits_LV, axis=1)
