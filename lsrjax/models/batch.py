@@ -42,21 +42,26 @@ def apply_batch(
       The views by name of text, in the order of the examples.
     """
 
-    def encode(parts):
-        keys = _keys(dropout_key, parts)
-        masked = {"masking": masking, "masking_keys": _keys(masking_key, parts)}
-        # Where all texts have one role, no array is needed for it.
-        if role is not None:
-            parts = [{"ids": part["ids"], "mask": part["mask"]} for part in parts]
-        options = {"role": role, "dropout_keys": keys, "remat": remat}
-        return apply(graphdef, params, parts, **options, **masked)
+    # A function of its own for each role: JAX keeps what it has traced by the function
+    # and the shapes, which those of two roles may share.
+    def encoder_of(role):
+        def encode(parts):
+            keys = _keys(dropout_key, parts)
+            masked = {"masking": masking, "masking_keys": _keys(masking_key, parts)}
+            # Where all texts have one role, no array is needed for it.
+            if role is not None:
+                parts = [{"ids": part["ids"], "mask": part["mask"]} for part in parts]
+            options = {"role": role, "dropout_keys": keys, "remat": remat}
+            return apply(graphdef, params, parts, **options, **masked)
+
+        return encode
 
     views: dict[str, Views] = {}
     for own in _sets(texts, queries):
         names = own["place"].keys()
         mixed = QUERY in names and len(names) > 1
         role = None if mixed else QUERY if QUERY in names else "document"
-        views |= _named(_in_chunks(encode, own["parts"], chunk), own["place"])
+        views |= _named(_in_chunks(encoder_of(role), own["parts"], chunk), own["place"])
     return views
 
 
