@@ -47,7 +47,7 @@ class Masking:
         ):
             words_BL = mask_BL
             for special in special_ids:
-                words_BL &= ids_BL != special
+                words_BL = words_BL & (ids_BL != special)
             place_BK, kept_BK = self._chosen(words_BL, draws_BL3[..., 0])
             rows_B1 = jnp.arange(len(ids_BL))[:, None]
             chosen_BL = jnp.zeros(ids_BL.shape, bool)

@@ -180,7 +180,7 @@ class LexEcho(nnx.Module):
         """The weights, set to 0 for tokens that get none."""
         keep_BL = mask_BL
         for special in self.special_ids:
-            keep_BL &= ids_BL != special
+            keep_BL = keep_BL & (ids_BL != special)
         s_BL = jnp.where(keep_BL, s_BL, 0.0)
         return strongest_repeat(ids_BL, s_BL) if self.repeats == "max" else s_BL
 
