@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -363,6 +364,15 @@ def is_named_groups(hint: Any) -> bool:
     inner = typing.get_args(hint)
     of_groups = typing.get_origin(hint) is dict and dataclasses.is_dataclass(inner[1])
     return bool(of_groups)
+
+
+def bad_pattern(value: str) -> str | None:
+    """What is wrong with a regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        return f"not a regular expression ({error})"
+    return None
 
 
 def no_effect(field: str, value: Any, because: str) -> str:

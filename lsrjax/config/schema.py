@@ -22,17 +22,9 @@ from lsrjax.models.cross_encoder import Question
 from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import TOWERS
 from lsrjax.optimizers import OPTIMIZERS
-from lsrjax.options import option
+from lsrjax.options import bad_pattern, option
 from lsrjax.retrieval.tasks.table import DEV_TASKS
 from lsrjax.trackers.table import TRACKERS
-
-
-def _pattern(value: str) -> str | None:
-    try:
-        re.compile(value)
-    except re.error as error:
-        return f"not a regular expression ({error})"
-    return None
 
 
 def _devices(value: int) -> str | None:
@@ -67,7 +59,7 @@ def _weights(weights: dict[str, float]) -> str | None:
 
 def _groups(groups: dict[str, dict[str, float]]) -> str | None:
     for pattern, own in groups.items():
-        if (problem := _pattern(pattern)) or not pattern:
+        if (problem := bad_pattern(pattern)) or not pattern:
             return f"{pattern!r} is {problem or 'empty'}"
         if not own or set(own) - {"lr", "times", "weight_decay"}:
             known = "times or lr, and weight_decay"
@@ -411,7 +403,7 @@ class Optim:
     no_decay: str = option(
         r"bias$|norm/|scale$",
         "parameter paths (regex) without decay",
-        problem=_pattern,
+        problem=bad_pattern,
         when="weight_decay",
     )
     groups: dict[str, dict[str, float]] = option(
@@ -424,7 +416,7 @@ class Optim:
     freeze: str = option(
         "",
         "parameter paths (regex) that stay as they are",
-        problem=_pattern,
+        problem=bad_pattern,
         when="trained weights",
     )
 

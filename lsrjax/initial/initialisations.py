@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lsrjax import options as options_
+from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.errors import InputError
 from lsrjax.initial import fit_lookups, fit_to_data, warm_start
 from lsrjax.initial.start import Initialisation
@@ -127,6 +128,29 @@ class Encoder(Initialisation):
         return warm_start.overlaid(params, taken, model.name)
 
 
+def _check_pairs(stage: Any, what: str) -> None:
+    """Refuses a stage without training pairs to learn translations from."""
+    loss = objective.of(stage.loss)
+    if loss.kind != "pair":
+        raise InputError(
+            f"{what} needs training pairs, and the loss {loss.name} has none. Start in"
+            " an alignment stage."
+        )
+
+
+def _check_untrained(
+    models: Mapping[str, SavedModel], part: str, what: str, name: str
+) -> None:
+    """Refuses to start a part of the head that a model gives, which was trained."""
+    for by, model in models.items():
+        whole = getattr(INITIALISATIONS.get(by), "gives_head", False)
+        if whole and part in model.params.get("head", {}):
+            raise InputError(
+                f"config.init.{name} would have no effect: {model.name} has a {what}"
+                " that was trained. Remove it."
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class PivotOptions(OfModel):
     """Of `Pivot`."""
@@ -143,13 +167,8 @@ class PivotOptions(OfModel):
 
     def check_stage(self, stage: Any, where: str) -> None:
         """Refuses translations without training pairs."""
-        loss = objective.of(stage.loss)
-        if self.encoder == "translations" and loss.kind != "pair":
-            raise InputError(
-                f"{where}.encoder is 'translations', which come from training pairs,"
-                f" and the loss {loss.name} has none. Use 'shared', or start in an"
-                " alignment stage."
-            )
+        if self.encoder == "translations":
+            _check_pairs(stage, f"{where}.encoder = 'translations'")
 
 
 class Pivot(Initialisation):
@@ -253,12 +272,7 @@ class IdfEcho(Initialisation):
     @staticmethod
     def check(spec, models):
         """Refuses a source view that was trained."""
-        for model in models.values():
-            if model.spec.head == spec.head and "echo" in model.params.get("head", {}):
-                raise InputError(
-                    "config.init.idf_echo would have no effect:"
-                    f" {model.name} has a source view that was trained. Remove it."
-                )
+        _check_untrained(models, "echo", "source view", "idf_echo")
 
     @staticmethod
     def weights(params, options, model, start):
@@ -277,12 +291,7 @@ class TranslationsOptions(Options):
 
     def check_stage(self, stage: Any, where: str) -> None:
         """Refuses a stage without training pairs."""
-        loss = objective.of(stage.loss)
-        if loss.kind != "pair":
-            raise InputError(
-                f"{where} comes from training pairs, and the loss {loss.name} has none."
-                " Start in an alignment stage."
-            )
+        _check_pairs(stage, where)
 
 
 class Translations(Initialisation):
@@ -318,12 +327,7 @@ class Ngrams(Initialisation):
     @staticmethod
     def check(spec, models):
         """Refuses a view that was trained."""
-        for model in models.values():
-            if "ngrams" in model.params.get("head", {}):
-                raise InputError(
-                    f"config.init.ngrams would have no effect: {model.name} has a view"
-                    " of n-grams that was trained. Remove it."
-                )
+        _check_untrained(models, "ngrams", "view of n-grams", "ngrams")
 
     @staticmethod
     def weights(params, options, model, start):

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from lsrjax.losses.contrast import check_several
-from lsrjax.losses.distillation import MARGINS, KLOptions, kl_by_query
-from lsrjax.losses.loss import RANKED, Loss, LossOptions
+from lsrjax.losses.distillation import KLOptions, MarginMSEOptions, kl_by_query
+from lsrjax.losses.loss import RANKED, Loss
 from lsrjax.models.views import score_all
-from lsrjax.options import option
 
 
 def batch_margin_mse(
@@ -54,16 +53,8 @@ class BatchKLOptions(KLOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchMarginMSEOptions(LossOptions):
+class BatchMarginMSEOptions(MarginMSEOptions):
     """Of `batch_margin_mse`."""
-
-    teacher_scale: float = option(1.0, "multiplies the teacher's scores", above=0)
-    margins: str = option(
-        "positive",
-        "of each other document of the batch to the positive: positive; of all pairs:"
-        " all",
-        choices=MARGINS,
-    )
 
     def check_stage(self, stage, where: str) -> None:
         """Refuses a batch of one document."""

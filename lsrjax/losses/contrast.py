@@ -158,7 +158,7 @@ class InfoNCEOptions(RankedOptions, Contrast):
 
 
 @dataclasses.dataclass(frozen=True)
-class OnePositive(Contrast):
+class OnePositive(RankedOptions, Contrast):
     """Of losses for which a query's first document alone is relevant."""
 
     def check_stage(self, stage, where: str) -> None:

@@ -109,8 +109,7 @@ class MarginMSEOptions(RankedOptions):
     teacher_scale: float = option(1.0, "multiplies the teacher's scores", above=0)
     margins: str = option(
         "positive",
-        "of each negative to the positive: positive; of all pairs of a query's"
-        " documents: all",
+        "of each other document to the positive: positive; of all pairs: all",
         choices=MARGINS,
     )
 

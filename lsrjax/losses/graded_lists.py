@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lsrjax.distributed.sharding import constrain
 from lsrjax.losses.contrast import same_text
-from lsrjax.losses.loss import RANKED, Loss, LossOptions
+from lsrjax.losses.loss import RANKED, Loss, RankedOptions
 from lsrjax.models.views import score_all, score_groups
 from lsrjax.options import option
 
@@ -64,7 +64,7 @@ def wasserstein(
 
 
 @dataclasses.dataclass(frozen=True)
-class GradedOptions(LossOptions):
+class GradedOptions(RankedOptions):
     """Of losses over graded lists."""
 
     temperature: float = option(1.0, "scores are divided by it", above=0)

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lsrjax.losses.loss import RANKED, Loss, LossOptions
+from lsrjax.losses.loss import RANKED, Loss, RankedOptions
 from lsrjax.models.views import Dense, Views, score_groups
 from lsrjax.options import option
 
@@ -78,7 +78,7 @@ def _of_even_size(views: Views) -> Views:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairOptions(LossOptions):
+class PairOptions(RankedOptions):
     """Of losses over graded pairs."""
 
     temperature: float = option(0.05, "similarities are divided by it", above=0)

@@ -18,7 +18,7 @@ from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import low_rank, retriever
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.options import Chosen, Options, option
+from lsrjax.options import Chosen, Options, bad_pattern, option
 
 WHERE = "config.adapt"
 
@@ -58,6 +58,7 @@ class LoRAOptions(Options):
         r"encoder/(first|layers)/.*kernel$",
         "parameter paths (regex) of the kernels and tables that get factors; by default"
         " all kernels of the encoder's layers",
+        problem=lambda paths: bad_pattern(paths) if paths else "name kernels to adapt",
     )
     rank: int = option(8, "of the products", above=0, high=2**12)
     alpha: float = option(16.0, "products are scaled by alpha / rank", above=0)
@@ -65,16 +66,8 @@ class LoRAOptions(Options):
         "",
         "parameter paths (regex) that are trained whole beside the factors, such as"
         " ^head/ of a head without weights",
+        problem=bad_pattern,
     )
-
-    def problem(self) -> str | None:
-        """A complaint about a regex."""
-        for field in ("paths", "also"):
-            try:
-                re.compile(pattern := getattr(self, field))
-            except re.error as error:
-                return f"{field} is {pattern!r}; not a regular expression ({error})"
-        return None if self.paths else "paths is ''; name the kernels to adapt"
 
 
 class LoRA(Adapter):

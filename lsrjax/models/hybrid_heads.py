@@ -19,7 +19,7 @@ from lsrjax.options import Options, option
 
 # A logit that no softmax has a share for; finite, so that it gives no NaN.
 _SILENT = -1e9
-# So many of the first terms may be left out: of BERT's, they stand for no words.
+# How many of the first terms may be left out; BERT's stand for no words.
 _SPARE = 1000
 
 

@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def bar(share: float, width: int, whole: bool) -> str:
-    """A bar of so many characters; in ASCII unless `whole`."""
+    """A bar of `width` characters; in ASCII unless `whole`."""
     done = round(min(max(share, 0.0), 1.0) * width)
     full, empty = ("━", "┄") if whole else ("#", "-")
     return full * done + empty * (width - done)

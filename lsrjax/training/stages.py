@@ -71,7 +71,7 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
 
 
 def _finish(stage: Stage, run: Run, steps: int) -> None:
-    """Reports on a trained stage, and marks it finished after so many steps."""
+    """Reports on a trained stage, and marks it finished after `steps`."""
     name, folder, tracker = stage.name, stage.folder, run.tracker
     if together := stage.batches.left_together:
         tracker.note(

@@ -874,7 +874,7 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 tokenizer="x",
                 init__head={"model": "x", "encoder": "translations"},
             ),
-            "which come from training pairs, and the loss kl has none",
+            "encoder = 'translations' needs training pairs, and the loss kl has none",
         ),
         (
             infonce(dev__source="debian", dev__metric="nDGC@10"),

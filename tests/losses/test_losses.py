@@ -14,7 +14,7 @@ from lsrjax.losses.alignment import alignment
 from lsrjax.losses.batch_distillation import batch_margin_mse
 from lsrjax.losses.contrast import infonce, likely_relevant, same_text
 from lsrjax.losses.distillation import MARGINS, kl, language_kl, margin_mse
-from lsrjax.losses.loss import TARGETS
+from lsrjax.losses.loss import TARGETS, RankedOptions
 from lsrjax.losses.objective import Objective
 from lsrjax.losses.table import LOSSES
 from lsrjax.models.masking import Predicted
@@ -403,7 +403,8 @@ OPTIONS = [
     {"name": "embedding", "distance": "cosine"},
     *(
         {"name": name, "prefixes": (7, 3), "prefix_weights": (0.5, 2.0)}
-        for name in ("kl", "language_kl", "margin_mse", "infonce", "batch_kl")
+        for name, loss in LOSSES.items()
+        if issubclass(loss.Options, RankedOptions)
     ),
     {"name": "reconstruction", "auxiliary": 0.3},
     {"name": "m3", "view_weights": (1.0, 0.5)},

@@ -239,7 +239,7 @@ def test_what_does_not_fit_the_model_is_refused(options, said):
     ("change", "said"),
     [
         (lambda c: c.adapt.update(lora={"paths": "("}), "adapt.lora.paths is '('; not"),
-        (lambda c: c.adapt.update(lora={"paths": ""}), "name the kernels to adapt"),
+        (lambda c: c.adapt.update(lora={"paths": ""}), "name kernels to adapt"),
         (lambda c: c.adapt.update(lora={"rank": 0}), "adapt.lora.rank is 0"),
         (lambda c: c.adapt.update(lora={"r": 4}), "adapt.lora.r is no option"),
         (lambda c: c.adapt.update(dora={}), "dora"),
