@@ -97,6 +97,22 @@ def close(found, wanted):
     )
 
 
+def test_chunks_of_queries_and_documents_of_one_shape_are_each_their_own():
+    """JAX keeps what it has traced by the function and the shapes."""
+    spec = spec_of("dense", "separate")
+    params = retriever.init_params(spec, 3)
+    params[QUERY_TOWER] = jax.tree.map(lambda x: x + 0.1, params[QUERY_TOWER])
+    graphdef, _ = retriever.split(spec)
+    documents = {"document": rows()[B:]}
+    texts = cut(documents, Shape(((B * G, L),)), pad_id=1, first={"document": B})
+    queries = cut({"query": rows()[:B]}, Shape(((B, L),)), pad_id=1)
+
+    def views(chunk):
+        return apply_batch(graphdef, params, texts, queries=queries, chunk=chunk)
+
+    close(jax.device_get(views(2)), jax.device_get(views(0)))
+
+
 KEY = jax.random.key(5)
 # The rest only where time does not matter: each compiles two gradients.
 CASES = [
