@@ -100,6 +100,9 @@ _MILCO_HEADS = {
     # Of lsrjax alone.
     "head/dictionary/terms": "dictionary.terms",
     "head/dictionary/weights": "dictionary.weights",
+    "head/stems/characters": "stems.characters",
+    "head/stems/terms": "stems.terms",
+    "head/stems/weights": "stems.weights",
     "head/ngrams/characters": "ngrams.characters",
     "head/ngrams/weights": "ngrams.weights",
 }

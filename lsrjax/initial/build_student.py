@@ -111,11 +111,11 @@ def _check_tables(head: Chosen, starts, models: Mapping[str, SavedModel]) -> Non
     for one in starts:
         if one.entry.gives_head:
             given |= set(models[one.name].params.get("head", {}))
-    for option, part in head.entry.tables.items():
-        if getattr(head.options, option) and not given & {option, part}:
+    for option, (name, part) in head.entry.tables.items():
+        if getattr(head.options, option) and not given & {name, part}:
             raise InputError(
                 f"config.model.head.{option} is set, and nothing fills its table. Add"
-                f" config.init.{option}, or start from a whole retriever that has one."
+                f" config.init.{name}, or start from a whole retriever that has one."
             )
 
 

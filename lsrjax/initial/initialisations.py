@@ -297,8 +297,9 @@ class TranslationsOptions(Options):
 class Translations(Initialisation):
     """The pivot view's translations of tokens, from the training pairs (IBM Model 1).
 
-    The probabilities of Brown et al. 1993, of tokens of the two vocabularies; English
-    texts are pairs with themselves. The idf is relative to the largest.
+    The probabilities of Brown et al. 1993, of tokens of the two vocabularies and, with
+    the head's option `stems`, of the beginnings of words; English texts are pairs with
+    themselves. The idf is relative to the largest.
     """
 
     Options = TranslationsOptions
@@ -306,9 +307,9 @@ class Translations(Initialisation):
 
     @staticmethod
     def weights(params, options, model, start):
-        """The table of the head."""
-        found = fit_lookups.dictionary(start, options.scale)
-        return warm_start.merged(params, {"head": {"dictionary": found}})
+        """The tables of the head."""
+        found = fit_lookups.translations(start, options.scale)
+        return warm_start.merged(params, {"head": found})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,25 @@ class Start:
     @functools.cached_property
     def translations(self) -> sparse.csr_matrix:
         """P(English token | token) in the training pairs, [V, English V]."""
+        own = TextTokenizer(self.tokenizer)
+        tokens = functools.partial(
+            own.ids, max_length=word_translations.LENGTH, special=False
+        )
+        return self.translated(tokens, self.spec.encoder.vocab_size)
+
+    def translated(
+        self, keys: Callable[[Sequence[str]], Sequence[Sequence[int]]], size: int
+    ) -> sparse.csr_matrix:
+        """P(English token | key) in the training pairs, [size, English V].
+
+        Args:
+          keys: those of texts, each in [0, size).
+          size: how many there are.
+        """
         assert self.pivot_tokenizer  # what asks for translations has an English head
-        own, english = map(TextTokenizer, (self.tokenizer, self.pivot_tokenizer))
-        sizes = self.spec.encoder.vocab_size, self.spec.options.pivot_vocab_size
-        return word_translations.token_translations(own, english, self.source, sizes)
+        english = TextTokenizer(self.pivot_tokenizer)
+        shape = size, self.spec.options.pivot_vocab_size
+        return word_translations.key_translations(keys, english, self.source, shape)
 
 
 class Initialisation:

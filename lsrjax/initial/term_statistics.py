@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,8 +12,18 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.initial import shared_tokens, warm_start
 from lsrjax.models.heads import head_class
-from lsrjax.models.lookups import CHARACTERS, hashed
+from lsrjax.models.lookups import (
+    CHARACTERS,
+    CLASS,
+    LATIN,
+    LETTER,
+    MARK,
+    UNSPACED,
+    hashed,
+    stems,
+)
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.retrieval import bm25
 
 LENGTH = 64  # tokens read of each text
 _TEXTS = 256  # whose n-grams are found at a time
@@ -107,6 +118,44 @@ def characters(tokenizer: TextTokenizer, vocab_size: int) -> np.ndarray:
         points = [*map(ord, (" " * start + text).lower())][:CHARACTERS]
         table[index, : len(points)] = points
     return table
+
+
+def letters_of(tokenizer: TextTokenizer, vocab_size: int) -> np.ndarray:
+    """As `characters`, with the class of each, see `lsrjax.models.lookups.stems`."""
+    table = characters(tokenizer, vocab_size)
+    points, places = np.unique(table, return_inverse=True)
+    classes = [_class(chr(int(point))) for point in points]
+    return table + CLASS * np.array(classes, np.float32)[places].reshape(table.shape)
+
+
+def _class(char: str) -> int:
+    if bm25.CJK.match(char):
+        return UNSPACED
+    if bm25.LATIN.match(char):
+        return LATIN
+    if bm25.MARK.match(char):
+        return MARK
+    return LETTER if char.isalnum() else 0
+
+
+def word_stems(
+    tokenizer: TextTokenizer, letters: np.ndarray, buckets: int, texts: Sequence[str]
+) -> list[Sequence[int]]:
+    """The buckets of the beginnings of each text's words, in their order.
+
+    Args:
+      tokenizer: of the texts.
+      letters: see `letters_of`.
+      buckets: how many there are.
+    """
+    found: list[Sequence[int]] = []
+    letters_VC = jnp.asarray(letters)
+    find = jax.jit(stems, static_argnums=3)
+    for first in range(0, len(texts), _TEXTS):
+        some = tokenizer.batch([*texts[first : first + _TEXTS]], LENGTH, ())
+        rows = find(letters_VC, some["ids"], some["mask"].astype(bool), buckets)
+        found += [row[row >= 0].tolist() for row in np.asarray(rows)]
+    return found
 
 
 def ngram_idf(

@@ -1,6 +1,6 @@
 """A translation table between two vocabularies, from pairs of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -62,13 +62,15 @@ def translation_table(
     )
 
 
-def token_translations(
-    tokenizer: TextTokenizer,
+def key_translations(
+    keys: Callable[[Sequence[str]], Sequence[Sequence[int]]],
     english: TextTokenizer,
     source: Sequence,
     shape: tuple[int, int],
 ) -> sparse.csr_matrix:
-    """P(English token | token) from the source's pairs, and from its English texts.
+    """P(English token | key) from the source's pairs, and from its English texts.
+
+    Keys are what texts are made of, such as tokens; `keys` gives those of each text.
 
     Shortest pairs come first, since few words leave little doubt about translations.
     """
@@ -77,7 +79,7 @@ def token_translations(
         for pair in (source[i] for i in range(len(source)))
     ]
     pairs += [(text, text) for text in sorted({text for _, text in pairs})]
-    left = tokenizer.ids([a for a, _ in pairs], LENGTH, special=False)
+    left = keys([a for a, _ in pairs])
     right = english.ids([b for _, b in pairs], LENGTH, special=False)
     order = sorted(range(len(pairs)), key=lambda i: len(left[i]) * len(right[i]))
     return translation_table(

@@ -32,7 +32,7 @@ from lsrjax.models.dense_heads import (
 )
 from lsrjax.models.hybrid_heads import AggretrieverHead, HybridHead
 from lsrjax.models.layers import Head, MLMTransform, gelu, linear
-from lsrjax.models.lookups import Dictionary, Ngrams
+from lsrjax.models.lookups import Dictionary, Ngrams, Stems
 from lsrjax.models.masked_lm_terms import (
     MaskedLMOptions,
     MaskedLMTerms,
@@ -71,6 +71,14 @@ class MilcoOptions(PooledOptions):
         " finds, with learned weights that init.translations starts; 0: none",
         low=0,
         high=2**10,
+    )
+    stems: int = option(
+        0,
+        "translations: as many English terms for each word's first five letters as"
+        " well, which are hashed to this number of buckets; 0: none",
+        low=0,
+        high=2**24,
+        when="translations",
     )
     ngrams: int = option(
         0,
@@ -138,18 +146,22 @@ class MilcoHead(Head):
 
     The views are `pivot` over the English vocabulary and, with the option `lexecho`,
     `source` over the encoder's own; with `ngrams`, `surface`. The decoder is never tied
-    (MILCO, ICLR 2026). The options `translations` and `ngrams` are lsrjax's own, see
-    `lsrjax.models.lookups`.
+    (MILCO, ICLR 2026). The options `translations`, `stems` and `ngrams` are
+    lsrjax's own, see `lsrjax.models.lookups`.
     """
 
     Options = MilcoOptions
     gives = ("logits", "one vector")
     rules = (
-        Rule("dictionary/(terms|weights)", (None, None)),
-        Rule("ngrams/characters", (None, None)),
+        Rule("(dictionary|stems)/(terms|weights)", (None, None)),
+        Rule("(ngrams|stems)/characters", (None, None)),
         Rule("ngrams/weights", (None,)),
     )
-    tables: ClassVar = {"translations": "dictionary", "ngrams": "ngrams"}
+    tables: ClassVar = {
+        "translations": ("translations", "dictionary"),
+        "stems": ("translations", "stems"),
+        "ngrams": ("ngrams", "ngrams"),
+    }
     copies_pivot = True
     source_option = "lexecho"
 
@@ -223,14 +235,20 @@ class MilcoHead(Head):
             if own.translations
             else None
         )
+        self.stems = (
+            Stems(tokens, own.stems, own.translations, size=own.pivot_vocab_size)
+            if own.stems
+            else None
+        )
         self.ngrams = Ngrams(tokens, own.ngrams) if own.ngrams else None
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The views that the options give it."""
         h_TE = gelu(self.connector(hidden_TD))
         pivot = self.mlm(h_TE, texts, None)
-        if self.dictionary is not None:
-            pivot = _with_translations(pivot, self.dictionary(texts))
+        for table in (self.dictionary, self.stems):
+            if table is not None:
+                pivot = _with_translations(pivot, table(texts))
         views: Views = {"pivot": pivot}
         if self.echo is not None:
             views["source"] = self.echo(hidden_TD, texts)

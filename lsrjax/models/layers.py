@@ -234,8 +234,8 @@ class Head(nnx.Module):
       sparse: whether all views are weights of terms.
       weighed: the views that are weights of terms, and regularized, if not all are.
       starts_from: the parts that a student has of the model of `init.encoder`.
-      tables: options that add a table which only an initialisation of the same name
-        fills, or a model that has one, and the key of its parameters.
+      tables: options that add a table which only an initialisation fills, or a model
+        that has one: the initialisation's name, and the key of the parameters.
       parts: heads that are a part of it, by name, and the key of their parameters in
         its own; a student with such a head can start from a model with this one.
       copies_pivot: whether its masked-LM head is copied from an English model.
@@ -249,7 +249,7 @@ class Head(nnx.Module):
     weighed: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("encoder",)
     parts: ClassVar[Mapping[str, str]] = {}
-    tables: ClassVar[Mapping[str, str]] = {}
+    tables: ClassVar[Mapping[str, tuple[str, str]]] = {}
     copies_pivot = False
     rules: tuple[Rule, ...] = ()
 

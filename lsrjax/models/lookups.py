@@ -18,6 +18,12 @@ from lsrjax.models.views import Vector
 SIZES = (3, 4)
 # Characters of a token that are read; the rest of a longer one is left out.
 CHARACTERS = 16
+# Of a word that `Stems` looks up, in characters.
+LETTERS = 5
+# Classes of characters, see `stems`: 0 separates words. The class stands above all
+# code points, and a float32 holds both.
+LETTER, LATIN, UNSPACED, MARK = 1, 2, 3, 4
+CLASS = 2**21
 # Of the hash, see `hashed`.
 _BASE, _MIXER = 1_000_003, 0x2C1B_3C6D
 
@@ -35,23 +41,47 @@ class Dictionary(nnx.Module):
     the encoder are maxima over tokens, and 0 for a term that no token brings.
     """
 
-    def __init__(self, tokens: int, terms: int, *, size: int):
-        """`terms` for each of `tokens`, of a vocabulary of `size`; all 0 at first."""
-        self.terms = Fixed(jnp.zeros((tokens, terms)))
-        self.weights = nnx.Param(jnp.zeros((tokens, terms)))
+    def __init__(self, keys: int, terms: int, *, size: int):
+        """`terms` for each of `keys`, of a vocabulary of `size`; all 0 at first."""
+        self.terms = Fixed(jnp.zeros((keys, terms)))
+        self.weights = nnx.Param(jnp.zeros((keys, terms)))
         self.size = size
+
+    def keys(self, texts: Texts) -> jax.Array:
+        """What a text has of them, [B, N] int32; -1 is none."""
+        mask_BL = texts.padded(texts.mask).astype(bool)
+        return jnp.where(mask_BL, texts.padded(texts.ids), -1)
 
     def __call__(self, texts: Texts) -> jax.Array:
         """The logits, [B, size] float32, >= 0."""
-        ids_BL = texts.padded(texts.ids)
-        mask_BL = texts.padded(texts.mask).astype(bool)
-        terms_BLK = self.terms[...].astype(jnp.int32)[ids_BL]
-        weights_BLK = jax.nn.relu(self.weights[...][ids_BL])
-        weights_BLK = jnp.where(mask_BL[:, :, None], weights_BLK, 0.0)
-        rows_B11 = jnp.arange(len(ids_BL))[:, None, None]
-        logits_BV = sharded(len(ids_BL), self.size)
-        logits_BV = logits_BV.at[rows_B11, terms_BLK].max(weights_BLK)
+        keys_BN = self.keys(texts)
+        terms_BNK = self.terms[...].astype(jnp.int32)[keys_BN]
+        weights_BNK = jax.nn.relu(self.weights[...][keys_BN])
+        weights_BNK = jnp.where(keys_BN[:, :, None] < 0, 0.0, weights_BNK)
+        rows_B11 = jnp.arange(len(keys_BN))[:, None, None]
+        logits_BV = sharded(len(keys_BN), self.size)
+        logits_BV = logits_BV.at[rows_B11, terms_BNK].max(weights_BNK)
         return sharding.constrain(logits_BV, sharding.DATA, sharding.MODEL)
+
+
+class Stems(Dictionary):
+    """Terms that each word's beginning brings along, by a hash of its letters.
+
+    Most forms of a word begin alike, but are cut into different tokens, which mean
+    little by themselves. The first letters are a simple stem for any language
+    (McNamee and Mayfield 2004, "truncation").
+    """
+
+    def __init__(self, tokens: int, buckets: int, terms: int, *, size: int):
+        """`terms` for each of `buckets`, see `Dictionary`."""
+        super().__init__(buckets, terms, size=size)
+        self.characters = Fixed(jnp.zeros((tokens, CHARACTERS)))
+
+    def keys(self, texts: Texts) -> jax.Array:
+        """The buckets of a text's words, [B, N] int32; -1 is none."""
+        ids_BL = texts.padded(texts.ids)
+        keep_BL = texts.padded(texts.mask).astype(bool)
+        return stems(self.characters[...], ids_BL, keep_BL, len(self.weights[...]))
 
 
 class Ngrams(nnx.Module):
@@ -97,25 +127,73 @@ def hashed(characters_VC, ids_BL, keep_BL, columns: int) -> jax.Array:
       keep_BL: which of them are no padding.
       columns: of the view.
     """
-    B, L = ids_BL.shape
-    T = L * characters_VC.shape[1]
-    chars_BLC = characters_VC.astype(jnp.int32)[ids_BL]
-    chars_BT = jnp.where(keep_BL[:, :, None], chars_BLC, 0).reshape(B, T)
-    # The characters side by side, without what tokens lack.
-    place_BT = jnp.where(chars_BT > 0, jnp.cumsum(chars_BT > 0, axis=1) - 1, T)
-    rows_B1 = jnp.arange(B)[:, None]
-    text_BT = jnp.zeros((B, T), jnp.uint32)
-    text_BT = text_BT.at[rows_B1, place_BT].set(
-        chars_BT.astype(jnp.uint32), mode="drop"
-    )
-    found, hash_BT = [], jnp.zeros((B, T), jnp.uint32)
+    text_BT = _side_by_side(characters_VC, ids_BL, keep_BL)
+    found, hash_BT = [], jnp.zeros(text_BT.shape, jnp.uint32)
     for n in range(max(SIZES)):
         next_BT = jnp.pad(text_BT[:, n:], ((0, 0), (0, n)))
         hash_BT = hash_BT * jnp.uint32(_BASE) + next_BT
         if n + 1 in SIZES:
-            mixed_BT = (hash_BT ^ (hash_BT >> 15)) * jnp.uint32(_MIXER)
-            mixed_BT ^= mixed_BT >> 12
-            column_BT = (mixed_BT % jnp.uint32(columns)).astype(jnp.int32)
+            column_BT = _mixed(hash_BT, columns)
             # Behind the last character there is none.
             found.append(jnp.where(next_BT > 0, column_BT, -1))
     return jnp.concatenate(found, axis=1)
+
+
+def stems(characters_VC, ids_BL, keep_BL, buckets: int) -> jax.Array:
+    """The buckets of the beginnings of each text's words, [B, N] int32; -1 is none.
+
+    A word is a run of letters of one class; its beginning is the first `LETTERS` of
+    them, or the word. Scripts without spaces have a word of two characters at each of
+    them. The hash is that of `hashed`.
+
+    N is `4 L`; no text of L tokens has more words but one of long tokens without
+    spaces, whose last words are left out.
+
+    Args:
+      characters_VC: code points of each token's characters + `CLASS` times the class of
+        each, 0 behind the last one.
+      ids_BL: tokens.
+      keep_BL: which of them are no padding.
+      buckets: how many there are.
+    """
+    text_BT = _side_by_side(characters_VC, ids_BL, keep_BL)
+    class_BT, text_BT = text_BT // CLASS, text_BT % CLASS
+    before_BT = jnp.pad(class_BT[:, :-1], ((0, 0), (1, 0)))
+    goes_on_BT = (class_BT == before_BT) | (before_BT == MARK)
+    unspaced_BT = class_BT == UNSPACED
+    first_BT = (class_BT > 0) & (class_BT != MARK) & (unspaced_BT | ~goes_on_BT)
+    hash_BT, inside_BT = jnp.zeros(text_BT.shape, jnp.uint32), first_BT
+    for n in range(LETTERS):
+        following_BT = jnp.pad(class_BT[:, n:], ((0, 0), (0, n)))
+        inside_BT &= (following_BT == class_BT) | (following_BT == MARK)
+        inside_BT &= ~unspaced_BT | (n < 2)
+        next_BT = jnp.pad(text_BT[:, n:], ((0, 0), (0, n)))
+        longer_BT = hash_BT * jnp.uint32(_BASE) + next_BT
+        hash_BT = jnp.where(inside_BT, longer_BT, hash_BT)
+        if n == 1:
+            # The last character of a run is in a pair already.
+            first_BT &= ~unspaced_BT | inside_BT | (before_BT != UNSPACED)
+    N = 4 * ids_BL.shape[1]
+    place_BT = jnp.where(first_BT, jnp.cumsum(first_BT, axis=1) - 1, N)
+    rows_B1 = jnp.arange(len(ids_BL))[:, None]
+    found_BN = jnp.full((len(ids_BL), N), -1)
+    return found_BN.at[rows_B1, place_BT].set(_mixed(hash_BT, buckets), mode="drop")
+
+
+def _side_by_side(characters_VC, ids_BL, keep_BL) -> jax.Array:
+    """The characters of each text, without what tokens lack, [B, L C] uint32."""
+    B, L = ids_BL.shape
+    T = L * characters_VC.shape[1]
+    chars_BLC = characters_VC.astype(jnp.int32)[ids_BL]
+    chars_BT = jnp.where(keep_BL[:, :, None], chars_BLC, 0).reshape(B, T)
+    place_BT = jnp.where(chars_BT > 0, jnp.cumsum(chars_BT > 0, axis=1) - 1, T)
+    text_BT = jnp.zeros((B, T), jnp.uint32)
+    rows_B1 = jnp.arange(B)[:, None]
+    return text_BT.at[rows_B1, place_BT].set(chars_BT.astype(jnp.uint32), mode="drop")
+
+
+def _mixed(hash_BT: jax.Array, columns: int) -> jax.Array:
+    """The columns of hashes, int32."""
+    mixed_BT = (hash_BT ^ (hash_BT >> 15)) * jnp.uint32(_MIXER)
+    mixed_BT ^= mixed_BT >> 12
+    return (mixed_BT % jnp.uint32(columns)).astype(jnp.int32)

@@ -42,6 +42,9 @@ _RUN = re.compile(
 )
 
 
+# Single characters of each kind; letters of other scripts are the rest.
+CJK, LATIN, MARK = (re.compile(f"[{ranges}]") for ranges in (_CJK, _LATIN, _MARK))
+
 _SEPARATOR = re.compile(rf"[^\w{_MARK}]|_")
 
 

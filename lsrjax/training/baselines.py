@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from lsrjax.initial.word_translations import translation_table
+from lsrjax.models.lookups import LETTERS
 from lsrjax.retrieval import bm25
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.result_tables import BASELINES
@@ -46,12 +47,16 @@ def baselines(
 
 
 class Translations:
-    """P(English word | word) by IBM Model 1 over pairs of texts."""
+    """P(English stem | stem) by IBM Model 1 over pairs of texts.
+
+    A stem is a word's first five letters, in any language; forms of a word that are
+    counted together are translated better (McNamee and Mayfield 2004).
+    """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]):
         """Learns from pairs of a text and its English translation.
 
-        English texts are pairs with themselves, so that English words mean themselves.
+        English texts are pairs with themselves, so that English stems mean themselves.
         """
         pairs = list(pairs)
         pairs += [(text, text) for text in sorted({text for _, text in pairs})]
@@ -75,9 +80,9 @@ class Translations:
         self._table = table
 
     def counts(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """How often English words are expected in texts' translations, [N, English]."""
+        """How often English stems are expected in texts' translations, [N, English]."""
         ids = [
-            [self._words[word] for word in bm25.tokenize(text) if word in self._words]
+            [self._words[stem] for stem in _stems(text) if stem in self._words]
             for text in texts
         ]
         words = np.array([word for some in ids for word in some], np.int64)
@@ -90,13 +95,15 @@ class Translations:
 
 
 def _numbered(text: str, vocabulary: dict[str, int]) -> list[int]:
-    return [
-        vocabulary.setdefault(word, len(vocabulary)) for word in bm25.tokenize(text)
-    ]
+    return [vocabulary.setdefault(stem, len(vocabulary)) for stem in _stems(text)]
+
+
+def _stems(text: str) -> list[str]:
+    return [word[:LETTERS] for word in bm25.tokenize(text)]
 
 
 class TranslatedBM25:
-    """BM25 over English words that texts are expected to have in translation.
+    """BM25 over English stems that texts are expected to have in translation.
 
     Queries and documents are translated alike, whatever their language. The score of
     character n-grams adds names and words that no pair has.

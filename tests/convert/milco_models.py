@@ -15,6 +15,7 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.models import retriever
+from lsrjax.models.lookups import CLASS, MARK
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder, joined
 
@@ -33,7 +34,7 @@ CASES = {
         "query_marker": 17,
         "document_marker": 19,
     },
-    "lookups": {"lexecho": True, "translations": 3, "ngrams": 997},
+    "lookups": {"lexecho": True, "translations": 3, "stems": 499, "ngrams": 997},
     "distilbert": {"lexecho": True, "query_prompt": "query: "},
     "modernbert": {"lexecho": True},
     "gte": {"lexecho": True},
@@ -133,11 +134,16 @@ def made(case):
         params["head"]["echo"]["scale"] = np.float32(1.7)
     for part, name, below in (
         ("dictionary", "terms", 8192),
+        ("stems", "terms", 8192),
+        ("stems", "characters", 99),
         ("ngrams", "characters", 99),
     ):
         if part in params["head"]:
             table = params["head"][part]
             table[name] = rng.integers(0, below, table[name].shape).astype(np.float32)
+    if "stems" in params["head"]:
+        letters = params["head"]["stems"]["characters"]
+        letters += CLASS * rng.integers(0, MARK + 1, letters.shape).astype(np.float32)
     return SavedModel(
         spec,
         params,

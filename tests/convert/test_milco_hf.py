@@ -508,6 +508,8 @@ def test_broken_folders(models, tmp_path, change, message):
     ("name", "value", "message"),
     [
         ("dictionary.terms", 8192, "from 0 to 8,191, and has int32 from 0 to 8192"),
+        ("stems.terms", 8192, "from 0 to 8,191, and has int32 from 10 to 8192"),
+        ("stems.characters", 2**24, "from 0 to 10,485,759, and has int32 from"),
         ("ngrams.characters", -1, "from 0 to 1,114,111, and has int32 from -1 to"),
     ],
 )

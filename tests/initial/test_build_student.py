@@ -235,6 +235,19 @@ def test_a_table_that_nothing_fills_is_refused(option):
         student(config, pivot_of("bert"))
 
 
+def test_a_trained_table_of_tokens_does_not_fill_one_of_stems():
+    folder = open_model.tokenizer_folder("embedded:english")
+    size = TextTokenizer(folder).vocab_size
+    encoder = tiny.encoder(vocab_size=size, hidden_size=8, max_positions=16)
+    sizes = dict(pivot_vocab_size=8, pivot_hidden_size=8)
+    spec = RetrieverSpec.of("milco", encoder, translations=2, **sizes)
+    trained = SavedModel(spec, retriever.init_params(spec, 0), folder, folder, "old")
+    config = config_of()
+    config.model.head = entry("milco", translations=2, stems=7)
+    with pytest.raises(InputError, match=r"head.stems .* Add config.init.translations"):
+        student(config, trained)
+
+
 def milco_of(family, encoder=""):
     config = config_of(init__model="", tokenizer="embedded:multilingual")
     config.model.family = family

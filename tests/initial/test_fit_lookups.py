@@ -6,7 +6,7 @@ from programs import tiny
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import InMemory, Pair
 from lsrjax.data.tokenization import TextTokenizer
-from lsrjax.initial import fit_lookups
+from lsrjax.initial import fit_lookups, term_statistics
 from lsrjax.initial.start import Start
 from lsrjax.models.heads import MilcoHead
 from lsrjax.models.retriever import RetrieverSpec
@@ -26,6 +26,7 @@ def start():
         pivot_vocab_size=ENGLISH.vocab_size,
         pivot_hidden_size=8,
         translations=2,
+        stems=1009,
         ngrams=97,
     )
     pairs = [Pair(str(i), en, da, "da") for i, (en, da) in enumerate(PAIRS)]
@@ -34,7 +35,7 @@ def start():
 
 def test_tokens_have_their_likeliest_translations():
     given = start()
-    table = fit_lookups.dictionary(given, 0.5)
+    table = fit_lookups.translations(given, 0.5)["dictionary"]
     assert table["terms"].shape == table["weights"].shape == (OWN.vocab_size, 2)
     p = given.translations.toarray()
     (words,) = ENGLISH.ids(["file network"], 8, special=False)
@@ -45,6 +46,31 @@ def test_tokens_have_their_likeliest_translations():
             np.testing.assert_allclose(weight, expected, rtol=1e-5)
     unseen = np.flatnonzero(p.sum(axis=1) == 0)
     assert len(unseen) and not table["weights"][unseen].any()
+
+
+def test_words_have_the_likeliest_translations_of_their_beginnings():
+    given = start()
+    table = fit_lookups.translations(given, 0.5)["stems"]
+    assert table["terms"].shape == table["weights"].shape == (1009, 2)
+    (bucket,) = term_statistics.word_stems(
+        OWN, table["characters"], 1009, ["Netværkets"]
+    )[0]
+    (word,) = ENGLISH.ids(["network"], 8, special=False)
+    assert len(word) == 1
+    best = table["weights"][bucket].argmax()
+    assert table["terms"][bucket, best] == word[0]
+    # Both of its pairs have it, one with another word: EM is sure after some steps.
+    low, high = (0.5 * np.sqrt(p * idf_share(word[0], word)) for p in (0.9, 1))
+    assert low < table["weights"][bucket, best] <= high
+    # 3 words of the pairs in either language, one of them in both.
+    used = {
+        int(b)
+        for row in term_statistics.word_stems(
+            OWN, table["characters"], 1009, [text for pair in PAIRS for text in pair]
+        )
+        for b in row
+    }
+    assert set(np.flatnonzero(table["weights"].any(axis=1))) == used
 
 
 def idf_share(term, words):

@@ -15,6 +15,7 @@ from lsrjax.checkpoint import saved_model, train_states
 from lsrjax.models import retriever
 from lsrjax.models.dense_heads import Autoencoder, after_step
 from lsrjax.models.heads import HEADS
+from lsrjax.models.lookups import CLASS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.texts import Texts
 from lsrjax.models.views import (
@@ -41,7 +42,7 @@ SPECS = {
     "milco": [
         {"lexecho": False},
         {"lexecho": True},
-        {"translations": 3, "ngrams": 64},
+        {"translations": 3, "stems": 23, "ngrams": 64},
     ],
     "token_weights": [
         {"special_ids": SPECIAL},
@@ -131,12 +132,15 @@ def filled(module):
     """With tables of tokens that are not empty, as an initialisation leaves them."""
     rng = np.random.default_rng(7)
     if getattr(module, "dictionary", None) is not None:
-        table, grams = module.dictionary, module.ngrams
-        table.terms[...] = rng.integers(0, PIVOT, table.terms.shape).astype(np.float32)
-        table.weights[...] = rng.uniform(0.1, 1, table.weights.shape)
-        characters = rng.integers(0, 9, grams.characters.shape)
-        grams.characters[...] = characters.astype(np.float32)
-        grams.weights[...] = rng.uniform(0.1, 1, grams.weights.shape)
+        for table in (module.dictionary, module.stems):
+            terms = rng.integers(0, PIVOT, table.terms.shape)
+            table.terms[...] = terms.astype(np.float32)
+        for table in (module.stems, module.ngrams):
+            characters = rng.integers(0, 9, table.characters.shape)
+            table.characters[...] = characters.astype(np.float32)
+        module.stems.characters[...] += CLASS
+        for table in (module.dictionary, module.stems, module.ngrams):
+            table.weights[...] = rng.uniform(0.1, 1, table.weights.shape)
     return module
 
 
@@ -179,7 +183,7 @@ def test_contract(head, options):
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients[0]):
         assert np.isfinite(leaf).all(), path
         # What is not learned has no gradient.
-        fixed = re.search("idle|dictionary.*terms|characters", str(path)) is not None
+        fixed = re.search("idle|(dictionary|stems).*terms|characters", str(path)) is not None
         assert np.any(leaf) != fixed, path
     assert not np.asarray(gradients[1])[mask == 0].any()
     assert np.asarray(gradients[2]).any() == options.get("tied", False)

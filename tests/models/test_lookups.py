@@ -1,11 +1,27 @@
 """Tables of tokens: their lookups equal plain Python's."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrjax.models.lookups import CHARACTERS, SIZES, Dictionary, Ngrams, hashed
+from lsrjax.models.lookups import (
+    CHARACTERS,
+    CLASS,
+    LATIN,
+    LETTER,
+    LETTERS,
+    MARK,
+    SIZES,
+    UNSPACED,
+    Dictionary,
+    Ngrams,
+    Stems,
+    hashed,
+    stems,
+)
 from lsrjax.models.texts import Texts
 
 TOKENS = ["", " puzzle", "ズ", "", " a", "bc", "d", "漢字かな交じり文の長い単語です"]
@@ -17,6 +33,24 @@ def characters():
     for row, token in zip(table, TOKENS, strict=True):
         points = [*map(ord, token[:CHARACTERS])]
         row[: len(points)] = points
+    return table
+
+
+KINDS = {
+    UNSPACED: r"[\u3040-\u30ff\u3400-\u9fff]",
+    LATIN: "[a-z0-9]",
+    MARK: "\u0301",
+    LETTER: r"[а-я가-힣]",
+}
+
+
+def letters(tokens):
+    """The table of `stems`."""
+    table = np.zeros((len(tokens), CHARACTERS), np.float32)
+    for row, token in zip(table, tokens, strict=True):
+        for place, char in enumerate(token[:CHARACTERS]):
+            kinds = (k for k, those in KINDS.items() if re.match(those, char))
+            row[place] = ord(char) + CLASS * next(kinds, 0)
     return table
 
 
@@ -52,6 +86,41 @@ def test_ngrams_are_those_of_the_characters_side_by_side():
     found = np.asarray(hashed(jnp.asarray(characters()), batch["ids"], keep, COLUMNS))
     for row, ids in zip(found, ROWS, strict=True):
         assert set(row.tolist()) - {-1} == columns_of(ids)
+
+
+# A word of two tokens, classes side by side, a mark inside, pairs, a single character.
+WORDS = {
+    (" translat", "ions", " of", ",", "c"): ["trans", "of", "c"],
+    (" gnu", "용", "자는"): ["gnu", "용자는"],
+    (" по", "ка\u0301зывать"): ["пока\u0301"],
+    (" 数学", "に", "基く"): ["数学", "学に", "に基", "基く"],
+    (" 猫", " 犬猫x", "y1"): ["猫", "犬猫", "xy1"],
+    ("a", "", "  ", "!"): ["a"],
+}
+
+
+def test_stems_are_the_first_letters_of_words():
+    tokens = ["pad", *sorted({token for text in WORDS for token in text})]
+    rows = [[tokens.index(token) for token in text] for text in WORDS]
+    batch = padded(rows, 6, pad=0)
+    keep = batch["mask"].astype(bool)
+    found = stems(jnp.asarray(letters(tokens)), batch["ids"], keep, COLUMNS)
+    assert found.shape == (len(WORDS), 4 * 6)
+    for row, expected in zip(np.asarray(found).tolist(), WORDS.values(), strict=True):
+        assert row[: len(expected)] == [column(one[:LETTERS]) for one in expected]
+        assert set(row[len(expected) :]) == {-1}
+
+
+def test_a_word_brings_the_terms_of_its_bucket():
+    tokens = ["pad", " puzz", "les", " puzzling", " on"]
+    table = Stems(len(tokens), COLUMNS, 2, size=9)
+    table.characters[...] = letters(tokens)
+    table.terms[column("puzzl")] = jnp.array([3.0, 4.0])
+    table.weights[column("puzzl")] = jnp.array([0.5, -1.0])
+    found = table(Texts.of([padded([[1, 2], [4, 3], [4], [1]], 2, pad=1)]))
+    expected = np.zeros((4, 9), np.float32)
+    expected[:2, 3] = 0.5
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_an_ngram_weighs_its_column_once_and_negative_weights_nothing():

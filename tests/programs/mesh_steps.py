@@ -26,6 +26,7 @@ from lsrjax.models.adapters import ADAPTERS
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
+from lsrjax.models.lookups import CLASS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import names
 from lsrjax.training import train_step
@@ -97,7 +98,7 @@ OTHERS = {
     "m3_all": ("m3", "", {"head": "m3", "token_bias": True}),
     "dro": ("infonce", "", {"head": "splade"}),  # over three data sets
     "batch": ("batch_kl", "", {}),  # MILCO with an English teacher
-    "lookups": ("kl", "flops", {"translations": 3, "ngrams": 50}),
+    "lookups": ("kl", "flops", {"translations": 3, "stems": 11, "ngrams": 50}),
     **{
         family: (
             "infonce",
@@ -234,9 +235,15 @@ def random_params(spec, seed, config=None):
     )
     head = params.get("head", {})
     if "dictionary" in head:
-        tables = head["dictionary"], head["ngrams"]
-        for table, name in zip(tables, ("terms", "characters"), strict=True):
-            table[name] = rng.integers(0, TERMS, table[name].shape).astype(np.float32)
+        for part, name in (
+            ("dictionary", "terms"),
+            ("stems", "terms"),
+            ("stems", "characters"),
+            ("ngrams", "characters"),
+        ):
+            drawn = rng.integers(0, TERMS, head[part][name].shape).astype(np.float32)
+            head[part][name] = drawn
+        head["stems"]["characters"] += np.float32(CLASS)
     for weigh in ("echo", "weigh"):
         for parent in (head, head.get("terms", {})):
             if weigh in parent:

@@ -23,6 +23,7 @@ from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.backbones import table
 from lsrjax.models.heads import MilcoHead
+from lsrjax.models.lookups import CLASS, MARK
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer import reading
 from lsrjax.tokenizer.files import TOKENIZER, holds_tokenizer
@@ -103,6 +104,8 @@ def _tables(found: Mapping[str, Stored], spec: RetrieverSpec) -> dict[str, Store
     """The tables whose numbers stand for terms or characters, by path."""
     limits = {
         "head/dictionary/terms": spec.options.pivot_vocab_size,
+        "head/stems/terms": spec.options.pivot_vocab_size,
+        "head/stems/characters": (MARK + 1) * CLASS,
         "head/ngrams/characters": sys.maxunicode + 1,
     }
 

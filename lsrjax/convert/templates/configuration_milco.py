@@ -19,6 +19,7 @@ class MilcoConfig(PretrainedConfig):
       exclude_special_tokens: leave `special_ids` out of the source view.
       translations: English terms that the pivot view has for each token whatever the
         encoder finds; 0: none.
+      stems: buckets of the beginnings of words, which have such terms too; 0: none.
       ngrams: columns of a third view, of character n-grams; 0: none.
       special_ids: ids of the tokenizer's special tokens.
       query_prompt, document_prompt: text before every query or document.
@@ -40,6 +41,7 @@ class MilcoConfig(PretrainedConfig):
         repeats: str = "sum",
         exclude_special_tokens: bool = False,
         translations: int = 0,
+        stems: int = 0,
         ngrams: int = 0,
         special_ids: list[int] | None = None,
         query_prompt: str = "",
@@ -65,6 +67,7 @@ class MilcoConfig(PretrainedConfig):
         self.repeats = repeats
         self.exclude_special_tokens = exclude_special_tokens
         self.translations = translations
+        self.stems = stems
         self.ngrams = ngrams
         self.special_ids = list(special_ids or ())
         self.query_prompt = query_prompt

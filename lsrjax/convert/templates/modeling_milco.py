@@ -34,8 +34,10 @@ from .configuration_milco import MilcoConfig
 
 # Logits in memory at once: the vocabulary is processed in blocks of this size.
 _LOGITS = 2**26
-# Of a token, and the lengths of n-grams, in characters.
-_CHARACTERS, _SIZES = 16, (3, 4)
+# Of a token, of a word's beginning, and the lengths of n-grams, in characters.
+_CHARACTERS, _LETTERS, _SIZES = 16, 5, (3, 4)
+# Above a character's code point: its class, of which two are treated apart.
+_CLASS, _UNSPACED, _MARK = 2**21, 3, 4
 
 
 @dataclasses.dataclass
@@ -100,23 +102,73 @@ class MilcoHead(nn.Module):
         self.predictions = MilcoPredictions(size, vocab_size, eps)
 
 
+def _side_by_side(characters, input_ids, mask):
+    """The characters of each text, without the zeros behind those of each token."""
+    rows = len(input_ids)
+    text = (characters[input_ids].long() * mask[:, :, None]).reshape(rows, -1)
+    order = torch.argsort((text == 0).to(torch.int8), dim=1, stable=True)
+    return torch.gather(text, 1, order)
+
+
+def _column(hashed, columns: int):
+    mixed = ((hashed ^ (hashed >> 15)) * 0x2C1B_3C6D) & 0xFFFF_FFFF
+    return (mixed ^ (mixed >> 12)) % columns
+
+
 class MilcoDictionary(nn.Module):
     """English terms that each token brings along, whatever its context."""
 
-    def __init__(self, tokens: int, terms: int):
+    def __init__(self, keys: int, terms: int):
         super().__init__()
-        self.register_buffer("terms", torch.zeros(tokens, terms, dtype=torch.int32))
-        self.weights = nn.Parameter(torch.zeros(tokens, terms))
+        self.register_buffer("terms", torch.zeros(keys, terms, dtype=torch.int32))
+        self.weights = nn.Parameter(torch.zeros(keys, terms))
+
+    def keys(self, input_ids, mask):
+        """What has terms, [B, N], and which of it there is."""
+        return input_ids, mask
 
     def forward(self, input_ids, mask, logits):
-        """The larger of the logits [B, E] and the weights that the tokens bring."""
-        rows = len(input_ids)
-        weights = torch.relu(self.weights[input_ids].float()) * mask[:, :, None]
-        terms = self.terms[input_ids].long()
+        """The larger of the logits [B, E] and the weights that the keys bring."""
+        keys, kept = self.keys(input_ids, mask)
+        rows = len(keys)
+        weights = torch.relu(self.weights[keys].float()) * kept[:, :, None]
+        terms = self.terms[keys].long()
         found = torch.zeros_like(logits).scatter_reduce(
             1, terms.reshape(rows, -1), weights.reshape(rows, -1), "amax"
         )
         return torch.where(found > 0, torch.maximum(found, logits), logits)
+
+
+class MilcoStems(MilcoDictionary):
+    """English terms that the first letters of each word bring along."""
+
+    def __init__(self, tokens: int, buckets: int, terms: int):
+        super().__init__(buckets, terms)
+        characters = torch.zeros(tokens, _CHARACTERS, dtype=torch.int32)
+        self.register_buffer("characters", characters)
+
+    def keys(self, input_ids, mask):
+        """Buckets, hashes of the letters, at each character; where words begin."""
+        text = _side_by_side(self.characters, input_ids, mask)
+        kind, text = text // _CLASS, text % _CLASS
+        before = nn.functional.pad(kind[:, :-1], (1, 0))
+        unspaced = kind == _UNSPACED
+        goes_on = (kind == before) | (before == _MARK)
+        first = (kind > 0) & (kind != _MARK) & (unspaced | ~goes_on)
+        hashed, inside = torch.zeros_like(text), first
+        for n in range(_LETTERS):
+            following = nn.functional.pad(kind[:, n:], (0, n))
+            inside = inside & ((following == kind) | (following == _MARK))
+            if n >= 2:
+                inside = inside & ~unspaced
+            longer = hashed * 1_000_003 + nn.functional.pad(text[:, n:], (0, n))
+            hashed = torch.where(inside, longer & 0xFFFF_FFFF, hashed)
+            if n == 1:
+                # The last character of a run is in a pair already.
+                first = first & (~unspaced | inside | (before != _UNSPACED))
+        # As many as lsrjax looks up.
+        first = first & (first.cumsum(dim=1) <= 4 * input_ids.shape[1])
+        return _column(hashed, len(self.weights)), first
 
 
 class MilcoNgrams(nn.Module):
@@ -131,17 +183,13 @@ class MilcoNgrams(nn.Module):
     def forward(self, input_ids, mask):
         """Weights, [B, G] float32."""
         rows, columns = len(input_ids), len(self.weights)
-        text = (self.characters[input_ids].long() * mask[:, :, None]).reshape(rows, -1)
-        # The characters side by side, without the zeros behind those of each token.
-        order = torch.argsort((text == 0).to(torch.int8), dim=1, stable=True)
-        text = torch.gather(text, 1, order)
+        text = _side_by_side(self.characters, input_ids, mask)
         hashed, found = torch.zeros_like(text), []
         for n in range(max(_SIZES)):
             following = nn.functional.pad(text[:, n:], (0, n))
             hashed = (hashed * 1_000_003 + following) & 0xFFFF_FFFF
             if n + 1 in _SIZES:
-                mixed = ((hashed ^ (hashed >> 15)) * 0x2C1B_3C6D) & 0xFFFF_FFFF
-                column = (mixed ^ (mixed >> 12)) % columns
+                column = _column(hashed, columns)
                 found.append(torch.where(following > 0, column, columns))
         present = torch.zeros(rows, columns + 1, device=text.device)
         present.scatter_(1, torch.cat(found, dim=1), 1.0)
@@ -209,6 +257,8 @@ class MilcoModel(PreTrainedModel):
         tokens = config.multilingual_config["vocab_size"]
         if config.translations:
             self.dictionary = MilcoDictionary(tokens, config.translations)
+        if config.stems:
+            self.stems = MilcoStems(tokens, config.stems, config.translations)
         if config.ngrams:
             self.ngrams = MilcoNgrams(tokens, config.ngrams)
         self._tokenizers: dict[str, PreTrainedTokenizerFast] = {}
@@ -276,6 +326,8 @@ class MilcoModel(PreTrainedModel):
         )
         if config.translations:
             logits = self.dictionary(input_ids, attention_mask, logits)
+        if config.stems:
+            logits = self.stems(input_ids, attention_mask, logits)
         source = None
         if config.echo:
             keep = attention_mask.bool()

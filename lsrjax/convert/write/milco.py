@@ -42,6 +42,7 @@ OPTIONS = (
     "repeats",
     "exclude_special_tokens",
     "translations",
+    "stems",
     "ngrams",
     "special_ids",
     "query_prompt",
@@ -284,8 +285,8 @@ def _state(model: SavedModel) -> dict[str, np.ndarray]:
     # Numbers of terms and characters, which no half precision may round.
     whole = {
         name: state[name].astype(np.int32)
-        for name in ("dictionary.terms", "ngrams.characters")
-        if name in state
+        for name in state
+        if name.endswith((".terms", ".characters"))
     }
     return state | whole | copy | _pooler(model)
 

@@ -92,10 +92,10 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
                 graph, spec, head["echo"], hidden_BLD, mask_BL, excluded, reduce
             )
             views["source"] = (source, spec.encoder.vocab_size)
-        if missing := {"dictionary", "ngrams"} & head.keys():
+        if missing := {"dictionary", "stems", "ngrams"} & head.keys():
             raise InputError(
                 f"--to onnx: the graph has no {' or '.join(sorted(missing))} of MILCO's"
-                " head yet (model.head.translations, model.head.ngrams). Possible are"
+                " head yet (model.head.translations, stems, ngrams). Possible are"
                 " milco-hf, milco-sparse-encoder, lsrjax."
             )
         return views
