@@ -62,7 +62,7 @@ def open_search(
 ) -> TextSearch:
     """An index with its model, to search with texts.
 
-        hits = open_search("docs.index", "runs/demo/distill").search(["boot loader"])
+        hits = open_search("docs.index", "runs/demo/contrast").search(["boot loader"])
 
     Args:
       model: a run's or stage's folder, a Hugging Face folder or hub id; or open.

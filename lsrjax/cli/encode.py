@@ -1,6 +1,6 @@
 """Encodes texts with a trained retriever, on all devices of all processes.
 
-    lsrjax encode --model runs/demo/distill --texts docs.jsonl --out docs.npz
+    lsrjax encode --model runs/demo/contrast --texts docs.jsonl --out docs.npz
     lsrjax encode --model runs/demo --texts 'docs/*.parquet' --out docs --prune top:128
 
 The model is a run's or a stage's folder, or anything that `lsrjax convert` reads or

@@ -1,6 +1,6 @@
 """Indexes vectors, or texts that it encodes first, for a search engine.
 
-    lsrjax index --model runs/demo/distill --texts docs.jsonl --out docs.index
+    lsrjax index --model runs/demo/contrast --texts docs.jsonl --out docs.index
     lsrjax index --vectors docs.npz --texts docs.jsonl --engine milvus --out docs.index
 
 The engines are

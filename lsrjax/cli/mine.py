@@ -3,7 +3,7 @@
     lsrjax mine --data.source.files=train.jsonl --data.corpus=docs.jsonl --with bm25
         --out mined.jsonl
     lsrjax mine --data.source.files=beir/scifact --data.format=beir
-        --with runs/demo/distill --relative_margin .05
+        --with runs/demo/contrast --relative_margin .05
         --filter cross-encoder/ms-marco-MiniLM-L6-v2 --out mined.jsonl
     lsrjax mine --task miracl --task.languages=sw --task.split=train --with bm25
         --out mined.jsonl

@@ -1,8 +1,8 @@
 r"""Searches an index: a file of queries to a TREC run, one query, or at a prompt.
 
-    lsrjax search --index docs.index --model runs/demo/distill
-    lsrjax search --index docs.index --model runs/demo/distill --query "boot loader"
-    lsrjax search --index docs.index --model runs/demo/distill \
+    lsrjax search --index docs.index --model runs/demo/contrast
+    lsrjax search --index docs.index --model runs/demo/contrast --query "boot loader"
+    lsrjax search --index docs.index --model runs/demo/contrast \
         --queries queries.tsv --out run.trec --depth 1000
 
 At the prompt, and of a single query, it shows the documents with the terms that

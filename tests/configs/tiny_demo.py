@@ -1,4 +1,6 @@
-"""The demo with small models, few steps and the dev split: it takes seconds."""
+"""The demo with small models, few steps, the dev split, and a last stage that is
+distilled from the first: it takes seconds.
+"""
 
 import importlib.util
 import pathlib
@@ -28,6 +30,15 @@ def get_config():
         c.stages[name].model.num_layers = 1
         c.stages[name].model.intermediate_size = 64
         c.stages[name].model.max_length = 16
-    c.stages.distill.data.group_size = 3
-    c.stages.distill.prepare.count = 3
+    for name in ("align", "contrast"):
+        c.stages[name].model.head.stems = 101
+    # The last stage reads a teacher's scores of negatives as well.
+    with c.unlocked():
+        c.stages.distill = last = c.stages.contrast
+        del c.stages["contrast"]
+    last.teacher.model = "stage:teacher"
+    last.prepare.negatives = "bm25"
+    last.prepare.scores = "teacher"
+    last.prepare.count = last.data.group_size = 3
+    last.loss = {"kl": {}, "infonce": {"weight": 0.5}}
     return c

@@ -5,6 +5,8 @@ its own, divided by heads and terms: it takes seconds, and evaluates nothing.
 import importlib.util
 import pathlib
 
+from lsrjax.config.nodes import entry
+
 _SPEC = importlib.util.spec_from_file_location(
     "tiny_demo", pathlib.Path(__file__).with_name("tiny_demo.py")
 )
@@ -34,6 +36,8 @@ def get_config():
     teacher.mesh.data, teacher.mesh.model = 4, 1
     student.mesh.data, student.mesh.model = 1, 4
     student.init = {"head": {"model": "stage:teacher", "encoder": "shared"}}
+    student.model.head = entry("milco", lexecho=True)
+    student.optim.groups = {}
     student.tokenizer = "embedded:multilingual"
     student.model.hidden_size = 64
     student.model.num_layers = 1

@@ -574,7 +574,7 @@ def test_no_mesh_over_two_processes_changes_the_numbers(alone, tmp_path, flags):
         assert_same_numbers(found, wanted, [1, 2, 3, 4, 5])
 
 
-DEMO_STAGES = ("teacher", "align", "distill")
+DEMO_STAGES = ("teacher", "align", "contrast")
 FEW_STEPS = ["--config.evaluate.test=", "--config.evaluate.examples=()"] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
