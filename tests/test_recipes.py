@@ -55,11 +55,29 @@ def on_embedded_data(path, form=""):
 def test_a_recipe_is_valid_and_short(path):
     validate(config_of(path))
     assert "python -m lsrjax.main --config configs/" in path.read_text()
-    if path.stem not in ("demo", "heads", "negatives"):  # runs of several stages
+    if path.stem not in (
+        "demo",
+        "heads",
+        "negatives",
+        "techniques",
+    ):  # runs of several stages
         assert len(path.read_text().splitlines()) < 60
 
 
 MILCO = [path for path in RECIPES if path.stem in ("align", "distill")]
+
+
+@pytest.mark.parametrize("form", ["negatives", "batches", "pretraining"])
+def test_each_comparison_of_techniques_starts_from_the_same(form):
+    (path,) = (path for path in RECIPES if path.stem == "techniques")
+    config = config_of(path, form)
+    validate(config)
+    assert config.evaluate.split == "dev" and len(config.stages) > 5
+    compared = [c for c in config.stages.values() if c.model.head.get("lexecho")]
+    for one in compared:
+        assert one.init.keys() == {"model", "idf_echo", "ngrams"}
+        if form != "pretraining":
+            assert one.init["model"]["model"] == "stage:align"
 
 
 @pytest.mark.parametrize("path", MILCO, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """What a config is made of: groups of fields, and entries of tables."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -141,6 +142,14 @@ class Group(ConfigDict):
             self._fields[key] = value
             return
         super().__setitem__(key, value)
+
+    def copy_and_resolve_references(self, visit_map=None) -> "Group":
+        """A copy that shares nothing; ConfigDict's has the same dicts and lists."""
+        found = super().copy_and_resolve_references(visit_map)
+        for key, value in found._fields.items():
+            if not isinstance(value, ConfigDict):
+                found._fields[key] = copy.deepcopy(value)
+        return found
 
     def update(self, *other: Any, **values: Any) -> None:
         """Sets fields, as `ConfigDict.update` does; a name alone replaces an entry."""

@@ -602,6 +602,12 @@ class Evaluate:
         "debian: the table over systems and languages; empty: none",
         choices=("", "debian"),
     )
+    split: str = option(
+        "test",
+        "the texts of the table: test, or dev, to choose by",
+        choices=("test", "dev"),
+        when="test",
+    )
     tasks: dict[str, Any] = option(
         {},
         "benchmarks that the last stage's model is evaluated on, by name with their"

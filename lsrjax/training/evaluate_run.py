@@ -68,12 +68,12 @@ def evaluate_run(
 
 
 def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict]:
-    """BM25 and the models of all stages on the embedded test split.
+    """BM25 and the models of all stages on a split of the embedded texts.
 
     Returns:
       The results of each system, the examples of the last stage, and speeds.
     """
-    groups = list(embedded.examples("group", "test"))
+    groups = list(embedded.examples("group", run_config.evaluate.split))
     languages = debian.languages_of(groups)
     tasks = {
         "": debian.cross_lingual(groups, languages),

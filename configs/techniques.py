@@ -1,0 +1,132 @@
+"""Objectives, negatives, batches and pretraining compared on the embedded texts.
+
+    python -m lsrjax.main --config configs/techniques.py:objectives
+
+The demo's teacher and the first stage of its student (`align`) are trained. From there
+each further stage goes on as the demo's last does, but for what its name says, and for
+about as many CPU minutes as the others. The tables compare all of them on dev.
+
+- `objectives`: losses over the batch, and over seven negatives of BM25's (`kl`, …).
+- `negatives`: those of InfoNCE beside the batch's.
+- `batches`: which texts are in a batch.
+- `pretraining`: what the encoder starts from: the teacher's layers with the words of
+  the tokens' translations (`words`, as the demo), nothing, or plain texts.
+"""
+
+from ml_collections import ConfigDict
+
+from lsrjax.config import fields
+from lsrjax.config.nodes import entry
+
+INFONCE = {"temperature": 0.6}
+# The teacher's scores are half as large as those of the student.
+TAUGHT = {"temperature": 0.6, "teacher_scale": 2.0}
+
+
+def get_config(variant: str = "objectives") -> ConfigDict:
+    c = fields.load(fields.recipes()["demo"])
+    with c.unlocked():
+        last = c.stages.contrast
+        del c.stages["contrast"]
+    last.steps, last.dev.every, last.optim.warmup_steps = 150, 150, 15
+    variants = {
+        "objectives": objectives,
+        "negatives": negatives,
+        "batches": batches,
+        "pretraining": pretraining,
+    }
+    c.stages = dict(c.stages.items()) | variants[variant](last, c.stages.align)
+    c.evaluate.split = "dev"
+    c.evaluate.examples = ()
+    return c
+
+
+def copy(c: ConfigDict, **fields_of_data) -> ConfigDict:
+    """A copy; with another `group_size`, of as many CPU minutes."""
+    c = c.copy_and_resolve_references()
+    for name, value in fields_of_data.items():
+        c.data[name] = value
+    if c.data.group_size > 1:
+        c.batch_size = 32 if c.data.group_size > 4 else 64
+        c.prepare.count = c.data.group_size - 1
+        c.prepare.negatives, c.prepare.depth = "bm25", 300
+        c.steps = 100
+    return c
+
+
+def objectives(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
+    """Of InfoNCE's stage the loss is another."""
+    batch = {
+        "infonce": {"infonce": INFONCE},
+        "mann_whitney": {"mann_whitney": INFONCE},
+        "passage_centric": {
+            "infonce": {"weight": 0.9, **INFONCE},
+            "passage_centric": {"weight": 0.1, **INFONCE},
+        },
+        "batch_kl": {"batch_kl": TAUGHT},
+        "infonce_batch_kl": {
+            "infonce": {"weight": 0.7, **INFONCE},
+            "batch_kl": {"weight": 0.3, **TAUGHT},
+        },
+        "batch_margin_mse": {"batch_margin_mse": {"teacher_scale": 2.0}},
+    }
+    lists = {
+        "kl": {"kl": TAUGHT},
+        "margin_mse": {"margin_mse": {"teacher_scale": 2.0}},
+        "kl_infonce": {"kl": TAUGHT, "infonce": INFONCE},
+    }
+    stages = {}
+    for name, loss in (batch | lists).items():
+        stages[name] = c = copy(last, group_size=8 if name in lists else 1)
+        c.loss = loss
+        if name in lists:
+            c.prepare.scores = "teacher"
+        if name in lists or "batch_" in name:
+            c.teacher.model = "stage:teacher"
+    return stages
+
+
+def negatives(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
+    """Three negatives of each query beside the batch: BM25's, or found by a model."""
+    found = {name: copy(last, group_size=4) for name in ("bm25", "student", "ance")}
+    found["student"].prepare.negatives = "stage:batch"
+    found["ance"].prepare.negatives = "stage:align"
+    found["ance"].prepare.every = 35
+    return {"batch": copy(last), **found}
+
+
+def batches(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
+    """All languages alike, as many as there are, one a batch, or the worst first."""
+    dro = copy(last)
+    dro.dro.groups = "languages"
+    return {
+        "alike": copy(last),
+        "as_they_are": copy(last, language_temperature=1.0),
+        "one_language": copy(last, batches_from="language"),
+        "group_dro": dro,
+    }
+
+
+def pretraining(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
+    """An alignment and a last stage after each start of the encoder."""
+    losses = {
+        "mlm": {"mlm": {}},
+        "bag_of_words": {"mlm": {"rate": 0.3}, "bag_of_words": {}},
+        "crops": {"infonce": {}},
+    }
+    stages = {"words": copy(last)}
+    for name in ("nothing", *losses):
+        start = {"head": {"model": "stage:teacher"}, "translations": {"scale": 2.5}}
+        if name in losses:
+            stages[f"{name}_before"] = texts = copy(align)
+            texts.model.head, texts.model.family = "splade", "xlm-roberta"
+            texts.init, texts.optim.freeze, texts.teacher.model = {}, "", ""
+            pairs = entry("crops" if name == "crops" else "title")
+            texts.data.source = entry("texts", files="embedded", pairs=pairs)
+            texts.loss, texts.optim.lr, texts.steps = losses[name], 1e-3, 100
+            start["encoder"] = f"stage:{name}_before"
+        stages[f"{name}_align"] = copy(align)
+        stages[f"{name}_align"].init = start
+        stages[name] = copy(last)
+        stages[name].init.model = f"stage:{name}_align"
+    return stages
