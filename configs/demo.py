@@ -3,10 +3,10 @@
     python -m lsrjax.main --config configs/demo.py
 
 Three stages on the embedded Debian descriptions, from random weights: an English
-SPLADE teacher, sparse alignment of a multilingual student, and contrastive training with
-LexEcho. Beside the encoder, which is small, the student has tables of translations and
-n-grams, which are trained as well. Then baselines, the teacher and the student after both
-stages are compared.
+SPLADE teacher, sparse alignment of a multilingual student, and contrastive training
+with LexEcho. Beside its small encoder the student has tables of translations and of
+n-grams, which are trained as well. Then baselines, the teacher and the student after
+both stages are compared.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
+from lsrjax.retrieval import terms
 from lsrjax.retrieval.maxsim import TokenMatrix
 
 
@@ -39,6 +40,9 @@ def of_terms(
 ) -> list[Match]:
     """The terms of both, those that add most first.
 
+    Columns of a hash, which have no names, are one match together, with the weights 1
+    and what they add.
+
     Args:
       query: [1, V].
       document: [1, V].
@@ -59,6 +63,10 @@ def of_terms(
         )
         for column, i, j in zip(shared, ours, theirs, strict=True)
     ]
+    for view in terms.HASHED:
+        if own := [match.score for match in found if match.view == view]:
+            found = [match for match in found if match.view != view]
+            found.append(Match(view, "n-grams in common", 1.0, sum(own)))
     return sorted(found, key=lambda match: -abs(match.score))
 
 

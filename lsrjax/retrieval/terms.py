@@ -13,6 +13,8 @@ from lsrjax.models.retriever import RetrieverSpec
 
 # Views whose columns have numbers instead of names.
 NUMBERED = ("latents", "surface")
+# Those of which a number says nothing: another text has the column by chance.
+HASHED = ("surface",)
 
 
 def names_of(

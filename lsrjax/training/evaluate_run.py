@@ -29,7 +29,7 @@ from lsrjax.retrieval.task_results import PartResults
 from lsrjax.retrieval.tasks import debian
 from lsrjax.retrieval.tasks.table import loaded
 from lsrjax.retrieval.tasks.task import Task
-from lsrjax.retrieval.terms import NUMBERED
+from lsrjax.retrieval.terms import HASHED, NUMBERED
 from lsrjax.training import baselines, stage_models
 
 EXAMPLES_FILE = "examples.json"
@@ -233,6 +233,10 @@ def _example(task, groups, model, queries, documents, hits, i) -> dict:
     top = hits[i][0]
     terms, because = {}, []
     for view, matrix in queries.items():
+        if view in HASHED:
+            both = float(matrix[i].multiply(documents[view][top]).sum())
+            because += [("n-grams in common", view, both)] * bool(both)
+            continue
         terms[view] = [
             (names[view](j), float(matrix[i, j])) for j in _strongest(matrix[i])
         ]
