@@ -85,7 +85,7 @@ def test_the_demo_needs_no_file(tmp_path):
         env=os.environ | ({} if installed() else {"PYTHONPATH": str(ROOT)}),
     )
     assert done.returncode == 0, done.stderr
-    assert "Stage distill" in done.stdout
+    assert "Stage contrast" in done.stdout
 
 
 def installed():

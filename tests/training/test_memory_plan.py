@@ -163,8 +163,8 @@ def test_the_demo_is_planned_without_training_it(tmp_path):
     assert result.returncode == 0, result.stderr
     text = " ".join(result.stdout.split())
     assert "Stage teacher: 1,536,128 parameters; bert of 2 layers" in text
-    assert "Stage distill: 3,600,898 parameters" in text
-    assert "mesh data 2 x model 1; float32; batch 32" in text
+    assert "Stage contrast: 6,498,818 parameters, 4,810,242 trained" in text
+    assert "mesh data 2 x model 1; float32; batch 128" in text
     assert text.count("memory of a device:") == 3
     assert "The model alone, with its optimizer, takes" in text
     assert not (tmp_path / "run").exists()
