@@ -140,14 +140,11 @@ def hashed(characters_VC, ids_BL, keep_BL, columns: int) -> jax.Array:
 
 
 def stems(characters_VC, ids_BL, keep_BL, buckets: int) -> jax.Array:
-    """The buckets of the beginnings of each text's words, [B, N] int32; -1 is none.
+    """The buckets of the beginnings of each text's words, [B, L C] int32; -1 is none.
 
     A word is a run of letters of one class; its beginning is the first `LETTERS` of
     them, or the word. Scripts without spaces have a word of two characters at each of
     them. The hash is that of `hashed`.
-
-    N is `4 L`; no text of L tokens has more words but one of long tokens without
-    spaces, whose last words are left out.
 
     Args:
       characters_VC: code points of each token's characters + `CLASS` times the class of
@@ -173,11 +170,7 @@ def stems(characters_VC, ids_BL, keep_BL, buckets: int) -> jax.Array:
         if n == 1:
             # The last character of a run is in a pair already.
             first_BT &= ~unspaced_BT | inside_BT | (before_BT != UNSPACED)
-    N = 4 * ids_BL.shape[1]
-    place_BT = jnp.where(first_BT, jnp.cumsum(first_BT, axis=1) - 1, N)
-    rows_B1 = jnp.arange(len(ids_BL))[:, None]
-    found_BN = jnp.full((len(ids_BL), N), -1)
-    return found_BN.at[rows_B1, place_BT].set(_mixed(hash_BT, buckets), mode="drop")
+    return jnp.where(first_BT, _mixed(hash_BT, buckets), -1)
 
 
 def _side_by_side(characters_VC, ids_BL, keep_BL) -> jax.Array:

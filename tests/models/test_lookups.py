@@ -105,10 +105,9 @@ def test_stems_are_the_first_letters_of_words():
     batch = padded(rows, 6, pad=0)
     keep = batch["mask"].astype(bool)
     found = stems(jnp.asarray(letters(tokens)), batch["ids"], keep, COLUMNS)
-    assert found.shape == (len(WORDS), 4 * 6)
     for row, expected in zip(np.asarray(found).tolist(), WORDS.values(), strict=True):
-        assert row[: len(expected)] == [column(one[:LETTERS]) for one in expected]
-        assert set(row[len(expected) :]) == {-1}
+        buckets = [bucket for bucket in row if bucket >= 0]
+        assert buckets == [column(one[:LETTERS]) for one in expected]
 
 
 def test_a_word_brings_the_terms_of_its_bucket():

@@ -166,8 +166,6 @@ class MilcoStems(MilcoDictionary):
             if n == 1:
                 # The last character of a run is in a pair already.
                 first = first & (~unspaced | inside | (before != _UNSPACED))
-        # As many as lsrjax looks up.
-        first = first & (first.cumsum(dim=1) <= 4 * input_ids.shape[1])
         return _column(hashed, len(self.weights)), first
 
 
