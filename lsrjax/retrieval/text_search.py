@@ -189,7 +189,7 @@ class TextSearch:
     def document_terms(self, number: int) -> dict[str, list[tuple[str, float]]]:
         """All terms of a document by view with their weights, the largest first.
 
-        Nothing for vectors without terms. `number` is that of a `Hit`.
+        Nothing for vectors and views without terms. `number` is that of a `Hit`.
         """
         return self._terms(self.index.engine.vectors(np.array([number])), 0, None)
 
@@ -203,9 +203,10 @@ class TextSearch:
         for view, size in self._spec.views.items():
             own = vectors[row, start : start + size].tocsr()
             order = np.argsort(-own.data, kind="stable")[:most]
-            views[view] = [
-                (names[start + own.indices[i]], float(own.data[i])) for i in order
-            ]
+            if view not in terms.HASHED:
+                views[view] = [
+                    (names[start + own.indices[i]], float(own.data[i])) for i in order
+                ]
             start += size
         return views
 

@@ -1,10 +1,14 @@
 """Why a document was found."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import sparse
 
 from lsrjax.retrieval.matches import of_terms
+from lsrjax.retrieval.text_search import TextSearch
+from lsrjax.retrieval.vector_formats.vectors import SPARSE
 
 
 def test_terms_by_what_they_add_and_columns_of_a_hash_together():
@@ -19,3 +23,19 @@ def test_terms_by_what_they_add_and_columns_of_a_hash_together():
         ("pivot", "c", 3.0),
         ("pivot", "b", 2.0),
     ]
+
+
+def test_columns_of_a_hash_are_no_terms_of_a_text():
+    class Shown(TextSearch):
+        index = SimpleNamespace(kind=SPARSE)
+        _spec = SimpleNamespace(views={"surface": 2, "pivot": 2})
+
+        def __init__(self):
+            pass
+
+        def _names(self):
+            return ["n_0", "n_1", "e_a", "e_b"]
+
+    vector = sparse.csr_matrix(np.array([[3, 0, 1, 2]], np.float32))
+    found = Shown()._terms(vector, 0, None)
+    assert found == {"pivot": [("e_b", 2.0), ("e_a", 1.0)]}
