@@ -6,8 +6,9 @@ A SPLADE learns to predict masked tokens (`mlm`) and with them the text's bag of
 (`bag_of_words`, Ma et al. 2024); to find one part of a text by another (`crops`:
 Contriever, Izacard et al. 2022; `cloze`: Lee et al. 2019; `title`); or, without a
 variant, tokens and parts in one pass over masked crops, as coCondenser (Gao and Callan
-2022). Texts and model come from the Hugging Face hub; `--dry_run` shows the memory of a
-step. What follows starts from it by `--config.init.encoder=runs/pretrain/train`, or as
+2022), with the second predictor of Condenser (2021; `condenser`: without the crops).
+Texts and model come from the Hugging Face hub; `--dry_run` shows the memory of a step.
+What follows starts from it by `--config.init.encoder=runs/pretrain/train`, or as
 the next stage of one run by `init.encoder = "stage:pretrain"`. On the embedded data,
 from random weights:
 
@@ -27,6 +28,7 @@ _WIKIPEDIAS = "ar da de en es fi fr hi it ja ko nl no pl pt ru sv sw th uk zh"
 # What is predicted, and which parts of a text find each other.
 _VARIANTS = {
     "": ({"mlm": {}, "infonce": {"weight": 0.1}}, "crops"),
+    "condenser": ({"mlm": {}}, "title"),
     "mlm": ({"mlm": {}}, "title"),
     "bag_of_words": ({"mlm": {"rate": 0.3}, "bag_of_words": {}}, "title"),
     **{pairs: ({"infonce": {}}, pairs) for pairs in ("crops", "cloze", "title")},
@@ -36,6 +38,8 @@ _VARIANTS = {
 def get_config(variant: str = "") -> ConfigDict:
     c = get_default()
     c.model.head = "splade"
+    if variant in ("", "condenser"):
+        c.model.head.condenser = 2
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-base"
     c.loss, pairs = _VARIANTS[variant]

@@ -132,11 +132,12 @@ def test_the_flags_of_its_docstring_make_it_run_on_the_embedded_data(path, form)
 def test_every_variant_of_the_pretraining_is_valid_and_another():
     (path,) = (path for path in RECIPES if path.stem == "pretrain")
     get_config = runpy.run_path(str(path))["get_config"]
-    names = ["", "mlm", "bag_of_words", "crops", "cloze", "title"]
+    names = ["", "condenser", "mlm", "bag_of_words", "crops", "cloze", "title"]
     configs = [get_config(name) for name in names]
     for config in configs:
         validate(config)
-    assert len({f"{c.loss} {c.data.source.pairs}" for c in configs}) == len(names)
+    shown = {f"{c.loss} {c.data.source.pairs} {c.model.head}" for c in configs}
+    assert len(shown) == len(names)
 
 
 # Columns of the data sets of configs/scandinavian.py, as others read them.

@@ -149,15 +149,14 @@ def load_model(
     tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
     own, pivot = (path if path.is_dir() else None for path in tokenizers)
     if not values:
-        return SavedModel(spec, abstract, own, pivot, str(folder))
+        return SavedModel(*retriever.trained(spec, abstract), own, pivot, str(folder))
     # The optimizer's state stays on disk.
     path = folder / CHECKPOINTS / str(step)
     stored = _stored_params(path, abstract)
     restored = host_arrays(path, {"params": stored})["params"]
     finite.check_tree(restored, f"{folder}, checkpoint of step {step:,}")
     return SavedModel(
-        spec,
-        low_rank.merged(restored),
+        *retriever.trained(spec, low_rank.merged(restored)),
         own,
         pivot,
         str(folder),

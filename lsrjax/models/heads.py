@@ -21,6 +21,7 @@ from lsrjax.distributed.sharding import Rule
 from lsrjax.errors import InputError
 from lsrjax.lookup import entry, known_entry
 from lsrjax.models.backbones.table import backbone
+from lsrjax.models.condenser import Condenser
 from lsrjax.models.dense_heads import (
     BiasedColbertHead,
     ColbertHead,
@@ -49,6 +50,16 @@ from lsrjax.options import Chosen, option, resolve
 @dataclasses.dataclass(frozen=True)
 class SpladeOptions(QueryOptions, MaskedLMOptions):
     """Of `SpladeHead`."""
+
+    condenser: int = option(
+        0,
+        "layers of a second predictor of masked tokens, which sees the encoder's early"
+        " states and its last one of the first token (Condenser; there 2); it is thrown"
+        " away after the stage; 0: none",
+        low=0,
+        high=2**6,
+        when="masked LM loss",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +124,7 @@ class SpladeHead(MaskedLMTerms, WordQueries):
 
     Options = SpladeOptions
     gives = ("logits", "masked LM", "one vector")
+    training_only: ClassVar = {"condenser": 0}
 
     @staticmethod
     def expands(spec, text: str) -> tuple[str, ...]:
@@ -122,6 +134,10 @@ class SpladeHead(MaskedLMTerms, WordQueries):
     def __init__(self, spec, *, dtype, rngs: nnx.Rngs):
         WordQueries.__init__(self, spec)
         MaskedLMTerms.__init__(self, spec, dtype=dtype, rngs=rngs)
+        layers = spec.options.condenser
+        self.condenser = (
+            Condenser(spec.encoder, layers, dtype=dtype, rngs=rngs) if layers else None
+        )
 
     def predicted(self, hidden_TD, texts: Texts, word_embeddings_VD, masked: Masked):
         """How well masked tokens are predicted."""

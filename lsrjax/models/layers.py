@@ -236,6 +236,8 @@ class Head(nnx.Module):
       starts_from: the parts that a student has of the model of `init.encoder`.
       tables: options that add a table which only an initialisation fills, or a model
         that has one: the initialisation's name, and the key of the parameters.
+      training_only: options whose parameters, of the same name, are for its training
+        alone, and their values without.
       parts: heads that are a part of it, by name, and the key of their parameters in
         its own; a student with such a head can start from a model with this one.
       copies_pivot: whether its masked-LM head is copied from an English model.
@@ -248,6 +250,7 @@ class Head(nnx.Module):
     sparse = True
     weighed: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ("encoder",)
+    training_only: ClassVar[Mapping[str, Any]] = {}
     parts: ClassVar[Mapping[str, str]] = {}
     tables: ClassVar[Mapping[str, tuple[str, str]]] = {}
     copies_pivot = False

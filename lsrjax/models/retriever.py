@@ -266,15 +266,27 @@ class Retriever(nnx.Module):
                 mask_BL & (ids_BL != self.expand_id)
                 for ids_BL, mask_BL in zip(texts.ids, texts.mask, strict=True)
             )
-        hidden_TD = self.encoder.encode(
-            texts, attended=attended, dropout_keys=dropout_keys, remat=remat
+        condenser = getattr(self.head, "condenser", None) if masked else None
+        hidden_TD, batch = self.encoder.states(
+            texts,
+            attended=attended,
+            dropout_keys=dropout_keys,
+            remat=remat,
+            early=condenser.early if condenser else 0,
         )
         word_embeddings_VD = self.encoder.embeddings.word.embedding[...]
         views = self.head(hidden_TD, texts, word_embeddings_VD)
         if masked is None:
             return views
-        found = self.head.predicted(hidden_TD, texts, word_embeddings_VD, masked)
-        return views | {PREDICTED: found}
+        states = [hidden_TD]
+        if condenser:
+            states.append(condenser(hidden_TD, batch.kept[0], batch))
+        found = [
+            self.head.predicted(state_TD, texts, word_embeddings_VD, masked)
+            for state_TD in states
+        ]
+        errors_B = sum(one.error_B for one in found)
+        return views | {PREDICTED: dataclasses.replace(found[0], error_B=errors_B)}
 
 
 def split(
@@ -294,6 +306,23 @@ def split(
         model.set_attributes(weights_only=True, raise_if_not_found=False)
     graphdef, state = nnx.split(model)
     return graphdef, nnx.to_pure_dict(state)
+
+
+def trained(spec: RetrieverSpec, params: dict) -> tuple[RetrieverSpec, dict]:
+    """A model without what is for its training alone, see `Head.training_only`."""
+    without = head_class(spec.head).training_only
+    if not any(getattr(spec.options, name) for name in without):
+        return spec, params
+    options = dataclasses.replace(spec.options, **without)
+
+    def kept(tower: dict) -> dict:
+        head = {k: v for k, v in tower["head"].items() if k not in without}
+        return tower | {"head": head}
+
+    found = kept(params)
+    if "query_tower" in found:
+        found["query_tower"] = kept(found["query_tower"])
+    return dataclasses.replace(spec, options=options), found
 
 
 def fixed(spec: RetrieverSpec) -> dict:

@@ -294,7 +294,7 @@ class BertEncoder(encoder.Encoder):
             keys_T = subkeys(batch.keys_T, index + 1)
             return layer(hidden_TD, batch, keys_T=keys_T)
 
-        hidden_TD = self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        hidden_TD = self.run_layers(call, self.layers, hidden_TD, batch)
         return self.final_norm(hidden_TD) if self.config.norms_ahead else hidden_TD
 
 

@@ -364,7 +364,7 @@ class DebertaEncoder(bert.BertEncoder):
             first = index == 0
             return jax.lax.cond(first, conv, lambda _, x: x, hidden_TD, next_TD)
 
-        return self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        return self.run_layers(call, self.layers, hidden_TD, batch)
 
 
 class Classifier(FirstToken):

@@ -45,12 +45,16 @@ class Batch:
       seen: see `attention.Attention`.
       keys_T: a random key for each token; None: no dropout.
       remat: a name in `REMAT`.
+      early: layers after which the states are kept; 0: they are not.
+      kept: the states that were kept, [T, D].
     """
 
     texts: Texts
     seen: tuple[jax.Array, ...]
     keys_T: jax.Array | None
     remat: str
+    early: int = 0
+    kept: list[jax.Array] = dataclasses.field(default_factory=list)
 
 
 class Encoder(nnx.Module):
@@ -140,6 +144,20 @@ class Encoder(nnx.Module):
         dropout_keys: tuple[jax.Array, ...] | None = None,
         remat: str = "none",
     ) -> jax.Array:
+        """Hidden states of the last layer; see `states`."""
+        options = {"attended": attended, "types": types, "dropout_keys": dropout_keys}
+        return self.states(texts, **options, remat=remat)[0]
+
+    def states(
+        self,
+        texts: Texts,
+        *,
+        attended: tuple[jax.Array, ...] | None = None,
+        types: tuple[jax.Array, ...] | None = None,
+        dropout_keys: tuple[jax.Array, ...] | None = None,
+        remat: str = "none",
+        early: int = 0,
+    ) -> tuple[jax.Array, Batch]:
         """Encodes a batch.
 
         Args:
@@ -149,9 +167,11 @@ class Encoder(nnx.Module):
           types: [B, L] of each part, token types of pairs; None: all 0.
           dropout_keys: a random key for each text, [B] of each part; None: no dropout.
           remat: what the backward pass recomputes, a name in `REMAT`.
+          early: see `Batch`.
 
         Returns:
-          Hidden states of the last layer [T, D], in `dtype`.
+          Hidden states of the last layer [T, D], in `dtype`; and what the layers knew
+          of the batch, with the states of layer `early`.
 
         Raises:
           InputError: texts longer than `config.max_length`.
@@ -177,7 +197,8 @@ class Encoder(nnx.Module):
         if dropout_keys is not None:
             keys_T = texts.join(map(_keys_of_tokens, dropout_keys, texts.ids))
         hidden_TD = self.embed(texts, types, subkeys(keys_T, 0))
-        return self.run(hidden_TD, Batch(texts, seen, keys_T, remat))
+        batch = Batch(texts, seen, keys_T, remat, early)
+        return self.run(hidden_TD, batch), batch
 
     def run_layer(
         self, call: Call, layer: nnx.Module, hidden_TD: jax.Array, remat: str
@@ -192,7 +213,7 @@ class Encoder(nnx.Module):
         call: Call,
         layers: nnx.Module,
         hidden_TD: jax.Array,
-        remat: str,
+        batch: Batch,
         *,
         first: int = 0,
         period: int = 1,
@@ -201,40 +222,24 @@ class Encoder(nnx.Module):
 
         Args:
           layers: a module of `stack`.
-          remat: a name in `REMAT`; other than "none", layers run as a loop.
+          batch: with other `remat` than "none", layers run as a loop.
           first: the number of the first of them.
           period: layers whose numbers differ by a multiple of it are alike.
         """
         graphdef, params = nnx.split(layers, nnx.Param)
         stacked = nnx.to_pure_dict(params)
         count = len(jax.tree.leaves(stacked)[0])
-        one = _checkpointed(partial(self._one, call, graphdef), remat)
-        # Unrolled where nothing is computed again: a loop would copy everything saved
-        # for the backward pass. Otherwise the compiled program contains one layer of
-        # each kind. (Unrolled, the compiler may notice that the backward pass repeats
-        # the forward pass and keep its values after all; XLA on CPU does.)
-        whole = 0 if remat == "none" else count // period * period
-
-        def group(hidden_TD, layer):
-            params, index = layer
-            for j in range(period):
-                own = params if period == 1 else jax.tree.map(itemgetter(j), params)
-                hidden_TD = one(hidden_TD, own, index + j, (first + j) % period)
-            return hidden_TD, None
-
-        if whole:
-            hidden_TD, _ = jax.lax.scan(
-                group,
-                hidden_TD,
-                (
-                    _in_periods(stacked, whole, period),
-                    jnp.arange(first, first + whole, period),
-                ),
-            )
-        rest = jax.tree.map(lambda x: x[whole:], stacked) if whole else stacked
-        for i, layer in enumerate(_apart(rest, count - whole), first + whole):
-            hidden_TD = one(hidden_TD, layer, i, i % period)
-        return hidden_TD
+        one = _checkpointed(partial(self._one, call, graphdef), batch.remat)
+        run = partial(_run, one, period=period, remat=batch.remat)
+        early = batch.early - first
+        if not 0 < early <= count:
+            return run(hidden_TD, stacked, first)
+        hidden_TD = run(hidden_TD, jax.tree.map(lambda x: x[:early], stacked), first)
+        batch.kept.append(hidden_TD)
+        if early == count:
+            return hidden_TD
+        rest = jax.tree.map(lambda x: x[early:], stacked)
+        return run(hidden_TD, rest, first + early)
 
     def _one(self, call, graphdef, hidden_TD, params, index, place):
         # Gathered here, so that the backward pass does not keep them.
@@ -245,6 +250,37 @@ class Encoder(nnx.Module):
         layer = nnx.merge(graphdef, low_rank.of_layer(params))
         hidden_TD = call(layer, hidden_TD, index, place)
         return sharding.constrain(hidden_TD, sharding.DATA, None)
+
+
+def _run(one, hidden_TD, stacked, first: int, *, period: int, remat: str):
+    """The states after stacked layers, the number of the first of which is `first`."""
+    count = len(jax.tree.leaves(stacked)[0])
+    # Unrolled where nothing is computed again: a loop would copy everything saved
+    # for the backward pass. Otherwise the compiled program contains one layer of
+    # each kind. (Unrolled, the compiler may notice that the backward pass repeats
+    # the forward pass and keep its values after all; XLA on CPU does.)
+    whole = 0 if remat == "none" else count // period * period
+
+    def group(hidden_TD, layer):
+        params, index = layer
+        for j in range(period):
+            own = params if period == 1 else jax.tree.map(itemgetter(j), params)
+            hidden_TD = one(hidden_TD, own, index + j, (first + j) % period)
+        return hidden_TD, None
+
+    if whole:
+        hidden_TD, _ = jax.lax.scan(
+            group,
+            hidden_TD,
+            (
+                _in_periods(stacked, whole, period),
+                jnp.arange(first, first + whole, period),
+            ),
+        )
+    rest = jax.tree.map(lambda x: x[whole:], stacked) if whole else stacked
+    for i, layer in enumerate(_apart(rest, count - whole), first + whole):
+        hidden_TD = one(hidden_TD, layer, i, i % period)
+    return hidden_TD
 
 
 def table(config: EncoderConfig, rngs: nnx.Rngs, rows: int) -> nnx.Embed:

@@ -257,7 +257,7 @@ class LlamaEncoder(encoder.Encoder):
             )
 
         hidden_TD = self.run_layers(
-            call, self.layers, hidden_TD, batch.remat, period=len(config.pattern)
+            call, self.layers, hidden_TD, batch, period=len(config.pattern)
         )
         return self.final_norm(hidden_TD)
 

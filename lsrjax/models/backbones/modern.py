@@ -338,7 +338,7 @@ class ModernEncoder(encoder.Encoder):
         if self.layers is not None:
             period = len(config.pattern)
             hidden_TD = self.run_layers(
-                call, self.layers, hidden_TD, batch.remat, first=1, period=period
+                call, self.layers, hidden_TD, batch, first=1, period=period
             )
         return self.final_norm(hidden_TD)
 

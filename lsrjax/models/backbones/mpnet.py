@@ -134,7 +134,7 @@ class MPNetEncoder(bert.BertEncoder):
             keys_T = subkeys(batch.keys_T, index + 1)
             return layer(hidden_TD, batch, keys_T=keys_T, biases=biases)
 
-        return self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        return self.run_layers(call, self.layers, hidden_TD, batch)
 
 
 _PARTS = {

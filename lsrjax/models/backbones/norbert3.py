@@ -253,7 +253,7 @@ class Norbert3Encoder(encoder.Encoder):
             keys_T = subkeys(batch.keys_T, index + 1)
             return layer(hidden_TD, batch, relative_PD, keys_T)
 
-        return self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        return self.run_layers(call, self.layers, hidden_TD, batch)
 
 
 class Transform(nnx.Module):

@@ -352,7 +352,7 @@ class Norbert4Encoder(encoder.Encoder):
                 keys_T=subkeys(batch.keys_T, index + 1),
             )
 
-        return self.run_layers(call, self.layers, hidden_TD, batch.remat, period=ratio)
+        return self.run_layers(call, self.layers, hidden_TD, batch, period=ratio)
 
 
 class Transform(nnx.Module):

@@ -166,7 +166,7 @@ class RotaryEncoder(encoder.Encoder):
         def call(layer, hidden_TD, index, place):
             return layer(hidden_TD, batch, rotary, subkeys(batch.keys_T, index + 1))
 
-        return self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        return self.run_layers(call, self.layers, hidden_TD, batch)
 
 
 def _transform(config: RotaryConfig, *, dtype: DType, rngs: nnx.Rngs) -> MLMTransform:
