@@ -145,8 +145,13 @@ class Encoder(nnx.Module):
         remat: str = "none",
     ) -> jax.Array:
         """Hidden states of the last layer; see `states`."""
-        options = {"attended": attended, "types": types, "dropout_keys": dropout_keys}
-        return self.states(texts, **options, remat=remat)[0]
+        return self.states(
+            texts,
+            attended=attended,
+            types=types,
+            dropout_keys=dropout_keys,
+            remat=remat,
+        )[0]
 
     def states(
         self,
