@@ -1258,3 +1258,17 @@ def test_a_token_is_refused_and_not_repeated():
         in message
     )
     assert token not in message
+
+
+def test_a_copy_shares_nothing():
+    c = get_default()
+    c.init = {"head": {"model": "one"}}
+    c.data.query_languages = {"en": 1}
+    other = c.copy_and_resolve_references()
+    other.init["head"]["model"] = "another"
+    other.loss["infonce"] = {}
+    other.data.query_languages["da"] = 2
+    other.model.head.pooling = "sum"
+    assert c.init["head"] == {"model": "one"} and "infonce" not in c.loss
+    assert c.data.query_languages == {"en": 1} and "pooling" not in c.model.head
+    assert type(other.init) is type(c.init) and other.is_locked == c.is_locked
