@@ -84,9 +84,9 @@ def contrast() -> ConfigDict:
     """MILCO stage 2, contrastive training with LexEcho, and a view of n-grams.
 
     InfoNCE compares each title with the English descriptions of the whole batch; other
-    negatives and the teacher's scores add nothing here. Every language has the same
-    share, though most titles are in English alone. The tables learn at a far higher
-    rate than the encoder: of its rows, a batch holds few.
+    negatives and the teacher's scores add nothing here. English has three shares and
+    every other language one, though most titles are in English alone. The tables learn
+    at a far higher rate than the encoder: of their rows, a batch holds few.
     """
     c = stage()
     c.model.head.lexecho = True

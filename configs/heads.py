@@ -3,8 +3,9 @@
     python -m lsrjax.main --config configs/heads.py
 
 On the embedded Debian descriptions, trains an English SPLADE and from it a multilingual
-encoder (`align`, as in configs/demo.py). Each head then learns on that encoder from 200
-batches of titles in 13 languages with English descriptions, by InfoNCE over the batch.
+encoder (`align`, as the demo's, without its tables). Each head then learns on that
+encoder from 200 batches of titles in 13 languages with English descriptions, by InfoNCE
+over the batch.
 Two start differently: SPLADE, whose head is tied to its word embeddings, as a bag of
 the text's own words, and CSR from the dense model, as intended by its authors. The
 tables compare them with BM25.

@@ -5,14 +5,14 @@
 Like configs/distill.py, but each passage is in a language drawn for it, so that the
 English view has to work in all of them. Starts from stage 1 (`runs/align`). The data
 are ColBERT's files, with translated collections next to the English one. On the
-embedded data, with the stages of configs/demo.py in runs/demo:
+embedded data, with the stages of configs/heads.py in runs/heads:
 
-    --config.init.model=runs/demo/align --config.model.dtype=float32
+    --config.init.model=runs/heads/align --config.model.dtype=float32
     --config.data.source=debian --config.data.format=auto
     --config.data.corpus='' --config.data.group_size=4
     --config.data.document_languages='{"*": 1}' --config.data.query_length=24
     --config.data.document_length=64 --config.prepare.negatives=bm25
-    --config.prepare.scores=teacher --config.teacher.model=runs/demo/teacher
+    --config.prepare.scores=teacher --config.teacher.model=runs/heads/teacher
     --config.loss.kl.teacher_scale=3.0
     --config.init.idf_echo.scale=0.6
     --config.model.head.repeats=max --config.model.head.exclude_special_tokens=True

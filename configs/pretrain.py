@@ -28,8 +28,7 @@ _WIKIPEDIAS = "ar da de en es fi fr hi it ja ko nl no pl pt ru sv sw th uk zh"
 # What is predicted, and which parts of a text find each other.
 _VARIANTS = {
     "": ({"mlm": {}, "infonce": {"weight": 0.1}}, "crops"),
-    "condenser": ({"mlm": {}}, "title"),
-    "mlm": ({"mlm": {}}, "title"),
+    **{name: ({"mlm": {}}, "title") for name in ("mlm", "condenser")},
     "bag_of_words": ({"mlm": {"rate": 0.3}, "bag_of_words": {}}, "title"),
     **{pairs: ({"infonce": {}}, pairs) for pairs in ("crops", "cloze", "title")},
 }
@@ -38,8 +37,7 @@ _VARIANTS = {
 def get_config(variant: str = "") -> ConfigDict:
     c = get_default()
     c.model.head = "splade"
-    if variant in ("", "condenser"):
-        c.model.head.condenser = 2
+    c.model.head.condenser = 2 if variant in ("", "condenser") else 0
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-base"
     c.loss, pairs = _VARIANTS[variant]

@@ -96,12 +96,12 @@ def negatives(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def batches(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
-    """All languages alike, as many as there are, one a batch, or the worst first."""
+    """The demo's shares, as many as there are, one a batch, or the worst first."""
     dro = copy(last)
     dro.dro.groups = "languages"
     return {
-        "alike": copy(last),
-        "as_they_are": copy(last, language_temperature=1.0),
+        "shares": copy(last),
+        "as_they_are": copy(last, language_temperature=1.0, query_languages={"*": 1}),
         "one_language": copy(last, batches_from="language"),
         "group_dro": dro,
     }

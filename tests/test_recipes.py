@@ -212,7 +212,7 @@ def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
     order = sorted(SMALL, key=lambda one: one[0].stem != "splade")
     for path, form in order:
         if path.stem == "mtd_sparse":
-            continue  # it goes on from the demo
+            continue  # it goes on from configs/heads.py
         config = on_embedded_data(path, form)
         config.steps = 1
         if config.dev.source.name:

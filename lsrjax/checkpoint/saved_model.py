@@ -155,13 +155,15 @@ def load_model(
     stored = _stored_params(path, abstract)
     restored = host_arrays(path, {"params": stored})["params"]
     finite.check_tree(restored, f"{folder}, checkpoint of step {step:,}")
+    spec, kept = retriever.trained(spec, restored)
     return SavedModel(
-        *retriever.trained(spec, low_rank.merged(restored)),
+        spec,
+        low_rank.merged(kept),
         own,
         pivot,
         str(folder),
         dev=digests.read(folder, step).dev,
-        factors=low_rank.factors(restored),
+        factors=low_rank.factors(kept),
     )
 
 

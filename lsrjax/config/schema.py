@@ -604,7 +604,7 @@ class Evaluate:
     )
     split: str = option(
         "test",
-        "the texts of the table: test, or dev, to choose by",
+        "of the embedded texts, which the table is of: test | dev (to choose settings)",
         choices=("test", "dev"),
         when="test",
     )

@@ -107,14 +107,16 @@ def _weights(
 
 def _check_tables(head: Chosen, starts, models: Mapping[str, SavedModel]) -> None:
     """Refuses tables that nothing fills: an empty one never learns."""
-    given = {one.name for one in starts}
+    given, whole = {one.name for one in starts}, False
     for one in starts:
         if one.entry.gives_head:
+            whole = True
             given |= set(models[one.name].params.get("head", {}))
     for option, (name, part) in head.entry.tables.items():
         if getattr(head.options, option) and not given & {name, part}:
+            add = "Add" if not whole else "In a stage without config.init.model, add"
             raise InputError(
-                f"config.model.head.{option} is set, and nothing fills its table. Add"
+                f"config.model.head.{option} is set, and nothing fills its table. {add}"
                 f" config.init.{name}, or start from a whole retriever that has one."
             )
 

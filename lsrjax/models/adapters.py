@@ -21,6 +21,8 @@ from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen, Options, bad_pattern, option
 
 WHERE = "config.adapt"
+# Parts of heads that start from random weights, and that no trained model has.
+_THROWN_AWAY = re.compile("(^|/)head/condenser/")
 
 
 class Adapter:
@@ -55,7 +57,7 @@ class LoRAOptions(Options):
     """Of `LoRA`."""
 
     paths: str = option(
-        r"encoder/(first|layers)/.*kernel$",
+        r"^(query_tower/)?encoder/(first|layers)/.*kernel$",
         "parameter paths (regex) of the kernels and tables that get factors; by default"
         " all kernels of the encoder's layers",
         problem=lambda paths: bad_pattern(paths) if paths else "name kernels to adapt",
@@ -97,6 +99,8 @@ class LoRA(Adapter):
         """Whether it is a factor, or trained whole."""
         if low_rank.is_part(name):
             return low_rank.is_factor(name)
+        if _THROWN_AWAY.search(name):
+            return True
         return bool(options.also and re.search(options.also, name))
 
 

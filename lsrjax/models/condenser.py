@@ -9,6 +9,9 @@ from lsrjax.errors import InputError
 from lsrjax.models.backbones.bert import BertEncoder
 from lsrjax.models.backbones.encoder import Batch
 from lsrjax.models.backbones.table import backbone
+from lsrjax.models.layers import subkeys
+
+_KEYS = 2**16  # above all layers
 
 
 class Condenser(nnx.Module):
@@ -23,10 +26,12 @@ class Condenser(nnx.Module):
         """Random layers, like those of the encoder.
 
         Raises:
-          InputError: an encoder unlike BERT, or of a single layer.
+          InputError: an encoder unlike BERT, one that normalizes ahead of its layers,
+            whose early and last states have other scales, or one of a single layer.
         """
         kind = backbone(config.family).encoder
-        if not issubclass(kind, BertEncoder) or config.num_layers < 2:
+        ahead = getattr(config, "norms_ahead", False)
+        if not issubclass(kind, BertEncoder) or ahead or config.num_layers < 2:
             raise InputError(
                 "config.model.head.condenser is for encoders like BERT of two layers or"
                 f" more; this one is {config.family} of {config.num_layers}. Use 0."
@@ -49,4 +54,7 @@ class Condenser(nnx.Module):
         mixed_TD = texts.join(
             early_BLD.at[:, 0].set(late_BLD[:, 0]) for late_BLD, early_BLD in pairs
         )
-        return self.encoder.run(mixed_TD, dataclasses.replace(batch, early=0))
+        # Dropout of its own, apart from that of the encoder's layers.
+        keys_T = subkeys(batch.keys_T, _KEYS)
+        own = dataclasses.replace(batch, early=0, keys_T=keys_T)
+        return self.encoder.run(mixed_TD, own)

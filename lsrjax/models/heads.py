@@ -54,8 +54,8 @@ class SpladeOptions(QueryOptions, MaskedLMOptions):
     condenser: int = option(
         0,
         "layers of a second predictor of masked tokens, which sees the encoder's early"
-        " states and its last one of the first token (Condenser; there 2); it is thrown"
-        " away after the stage; 0: none",
+        " states and its last one of the first token (Condenser; there 2), and whose"
+        " error is added; it is thrown away after the stage; 0: none",
         low=0,
         high=2**6,
         when="masked LM loss",

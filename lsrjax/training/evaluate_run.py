@@ -81,7 +81,7 @@ def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict
     }
     console.print(
         f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
-        f" on {len(groups):,} documents.",
+        f" on {len(groups):,} documents of the {run_config.evaluate.split} split.",
         soft_wrap=True,
     )
     pairs = embedded.examples("pair", "train")

@@ -17,7 +17,7 @@ _SHOWN_TEXTS = 6
 
 
 def show(run_config, workdir: pathlib.Path, console: Console) -> None:
-    """Prints them; only the last of a run whose test split has given its tables."""
+    """Prints them; only the last of a run with tables of `evaluate.test`."""
     stages = fields.stages(run_config)
     if not run_config.evaluate.test:
         _show_dev(stages, workdir, console)

@@ -244,7 +244,7 @@ def test_a_trained_table_of_tokens_does_not_fill_one_of_stems():
     trained = SavedModel(spec, retriever.init_params(spec, 0), folder, folder, "old")
     config = config_of()
     config.model.head = entry("milco", translations=2, stems=7)
-    with pytest.raises(InputError, match=r"head.stems .* Add config.init.translations"):
+    with pytest.raises(InputError, match=r"head.stems .* add config.init.translations"):
         student(config, trained)
 
 

@@ -10,8 +10,9 @@ from flax import nnx
 from programs import checkpoints, tiny
 
 from lsrjax.convert.open_model import open_portable
+from lsrjax.distributed import trees
 from lsrjax.errors import InputError
-from lsrjax.models import retriever
+from lsrjax.models import adapters, low_rank, retriever
 from lsrjax.models.masking import PREDICTED, Masking
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.models.texts import Texts
@@ -110,3 +111,16 @@ def test_an_encoder_that_cannot_have_one(family, layers):
     encoder = tiny.encoder(family, vocab_size=31, num_layers=layers)
     with pytest.raises(InputError, match=rf"this one is {family} of {layers}\. Use 0"):
         retriever.split(RetrieverSpec.of("splade", encoder, condenser=2))
+
+
+def test_beside_adapters_it_is_trained_whole_and_dropped():
+    encoder = tiny.encoder("bert", vocab_size=31, num_layers=2)
+    spec = RetrieverSpec.of("splade", encoder, condenser=1)
+    found = adapters.of({"lora": {"rank": 2}})
+    params = adapters.added(found, retriever.init_params(spec, 0), 0)
+    still = trees.named(adapters.frozen(found, params))
+    own = {name: kept for name, kept in still.items() if "head/condenser/" in name}
+    assert own and not any(own.values())
+    _, kept = retriever.trained(spec, params)
+    assert {name for name in trees.named(kept) if low_rank.is_factor(name)}
+    assert not any("condenser" in name for name in trees.named(low_rank.factors(kept)))

@@ -88,7 +88,9 @@ def evaluated(config, tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=80)
     evaluate_run.evaluate_run(config, tmp_path, console)
     said = " ".join(console.file.getvalue().split())
-    assert said == "Evaluating 7 queries in 3 languages on 4 documents."
+    assert (
+        said == "Evaluating 7 queries in 3 languages on 4 documents of the test split."
+    )
     return tmp_path
 
 
