@@ -95,7 +95,7 @@ class MixEncoder(encoder.Encoder):
         def call(layer, hidden_TD, index, place):
             return layer(hidden_TD, batch.texts)
 
-        return self.run_layers(call, self.layers, hidden_TD, batch.remat)
+        return self.run_layers(call, self.layers, hidden_TD, batch)
 
 
 FAMILY = Backbone(

@@ -206,11 +206,11 @@ class Encoder(nnx.Module):
         return self.run(hidden_TD, batch), batch
 
     def run_layer(
-        self, call: Call, layer: nnx.Module, hidden_TD: jax.Array, remat: str
+        self, call: Call, layer: nnx.Module, hidden_TD: jax.Array, batch: Batch
     ) -> jax.Array:
         """Runs a first layer that is not stacked; arguments as of `run_layers`."""
         graphdef, params = nnx.split(layer, nnx.Param)
-        one = _checkpointed(partial(self._one, call, graphdef), remat)
+        one = _checkpointed(partial(self._one, call, graphdef), batch.remat)
         return one(hidden_TD, nnx.to_pure_dict(params), 0, 0)
 
     def run_layers(

@@ -334,7 +334,7 @@ class ModernEncoder(encoder.Encoder):
                 hidden_TD, batch, full=full, rotary=rotary[full], keys_T=keys_T
             )
 
-        hidden_TD = self.run_layer(call, self.first, hidden_TD, batch.remat)
+        hidden_TD = self.run_layer(call, self.first, hidden_TD, batch)
         if self.layers is not None:
             period = len(config.pattern)
             hidden_TD = self.run_layers(
