@@ -17,12 +17,11 @@ from lsrjax import options as options_
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import low_rank, retriever
+from lsrjax.models.heads import HEADS
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen, Options, bad_pattern, option
 
 WHERE = "config.adapt"
-# Parts of heads that start from random weights, and that no trained model has.
-_THROWN_AWAY = re.compile("(^|/)head/condenser/")
 
 
 class Adapter:
@@ -99,7 +98,9 @@ class LoRA(Adapter):
         """Whether it is a factor, or trained whole."""
         if low_rank.is_part(name):
             return low_rank.is_factor(name)
-        if _THROWN_AWAY.search(name):
+        # What no trained model has starts from random weights.
+        alone = {part for head in HEADS.values() for part in head.training_only}
+        if any(f"head/{part}/" in name for part in alone):
             return True
         return bool(options.also and re.search(options.also, name))
 

@@ -9,6 +9,8 @@ from scipy import sparse
 from lsrjax.retrieval import terms
 from lsrjax.retrieval.maxsim import TokenMatrix
 
+COMMON = "n-grams in common"  # all columns of a hash together
+
 
 @dataclasses.dataclass(frozen=True)
 class Match:
@@ -66,7 +68,7 @@ def of_terms(
     for view in terms.HASHED:
         if own := [match.score for match in found if match.view == view]:
             found = [match for match in found if match.view != view]
-            found.append(Match(view, "n-grams in common", 1.0, sum(own)))
+            found.append(Match(view, COMMON, 1.0, sum(own)))
     return sorted(found, key=lambda match: -abs(match.score))
 
 

@@ -22,6 +22,7 @@ from lsrjax.retrieval import evaluate, rank, result_tables, task_tables
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
+from lsrjax.retrieval.matches import COMMON
 from lsrjax.retrieval.rank import Searcher, Way
 from lsrjax.retrieval.result_tables import MULTILINGUAL
 from lsrjax.retrieval.search import search
@@ -235,7 +236,7 @@ def _example(task, groups, model, queries, documents, hits, i) -> dict:
     for view, matrix in queries.items():
         if view in HASHED:
             both = float(matrix[i].multiply(documents[view][top]).sum())
-            because += [("n-grams in common", view, both)] * bool(both)
+            because += [(COMMON, view, both)] * bool(both)
             continue
         terms[view] = [
             (names[view](j), float(matrix[i, j])) for j in _strongest(matrix[i])

@@ -135,23 +135,9 @@ class Encoder(nnx.Module):
         )
         return hidden_TD.reshape(*ids_BL.shape, -1)
 
-    def encode(
-        self,
-        texts: Texts,
-        *,
-        attended: tuple[jax.Array, ...] | None = None,
-        types: tuple[jax.Array, ...] | None = None,
-        dropout_keys: tuple[jax.Array, ...] | None = None,
-        remat: str = "none",
-    ) -> jax.Array:
-        """Hidden states of the last layer; see `states`."""
-        return self.states(
-            texts,
-            attended=attended,
-            types=types,
-            dropout_keys=dropout_keys,
-            remat=remat,
-        )[0]
+    def encode(self, texts: Texts, **options: Any) -> jax.Array:
+        """Hidden states of the last layer, [T, D]; options as of `states`."""
+        return self.states(texts, **options)[0]
 
     def states(
         self,
