@@ -19,7 +19,7 @@ from lsrjax.config import fields
 from lsrjax.config.nodes import entry
 
 INFONCE = {"temperature": 0.6}
-# The teacher's scores are half as large as those of the student.
+# Not tuned.
 TAUGHT = {"temperature": 0.6, "teacher_scale": 2.0}
 
 

@@ -55,12 +55,8 @@ def on_embedded_data(path, form=""):
 def test_a_recipe_is_valid_and_short(path):
     validate(config_of(path))
     assert "python -m lsrjax.main --config configs/" in path.read_text()
-    if path.stem not in (
-        "demo",
-        "heads",
-        "negatives",
-        "techniques",
-    ):  # runs of several stages
+    several_stages = ("demo", "heads", "negatives", "techniques")
+    if path.stem not in several_stages:
         assert len(path.read_text().splitlines()) < 60
 
 
