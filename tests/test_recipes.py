@@ -217,7 +217,8 @@ def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
         for data in list(config.data.sets.values()) or [config.data]:
             data.source.split = "dev"
         config.checkpoint.every = 1
-        config.model.hidden_size, config.model.num_layers = 32, 1
+        # Two layers: the least that `condenser` has an early and a late part of.
+        config.model.hidden_size, config.model.num_layers = 32, 2
         folder = tmp_path / "runs" / path.stem / form
         run.run(config, folder, Console(quiet=True))
         assert (folder / "train" / "done.json").is_file()
