@@ -8,7 +8,7 @@ from lsrjax import errors
 from lsrjax.config import secrets
 from lsrjax.config.check_stage import check_references, check_stage
 from lsrjax.config.check_tasks import evaluated
-from lsrjax.config.fields import blank, get_default, leaves, stages
+from lsrjax.config.fields import blank, get_default, given_stages, leaves
 from lsrjax.config.moved import check_spelling, place
 from lsrjax.config.nodes import Entry
 from lsrjax.config.other_names import not_a_field
@@ -29,7 +29,7 @@ def validate(config: ConfigDict) -> None:
     default, several = get_default(), len(config.stages) > 0
     parts = {
         f"config.stages.{name}" if several else "config": stage
-        for name, stage in stages(config).items()
+        for name, stage in given_stages(config).items()
     }
     with errors.together() as each:
         whole = [
@@ -46,7 +46,7 @@ def validate(config: ConfigDict) -> None:
 def _check_values(config: ConfigDict, parts: dict[str, ConfigDict]) -> None:
     """Checks a run's config that has all of its fields."""
     several = len(config.stages) > 0
-    names = list(stages(config))
+    names = list(given_stages(config))
     with errors.together() as each:
         if TASKS in names:
             each.add(

@@ -61,11 +61,25 @@ def data_set(**values: Any) -> Group:
     return made.lock()
 
 
-def stages(config: ConfigDict) -> dict[str, ConfigDict]:
-    """The stages of a run in order; a config without stages is the stage `train`."""
+def given_stages(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The stages of a run in order, as its config has them.
+
+    A config without stages is the stage `train`.
+    """
     if len(config.stages):
         return {name: config.stages[name] for name in config.stages}
     return {ONLY_STAGE: config}
+
+
+def stages(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The stages of a valid run in order, each with the seed that it has in this run."""
+    if not len(config.stages):
+        return {ONLY_STAGE: config}
+    found = {}
+    for name, stage in given_stages(config).items():
+        found[name] = stage.copy_and_resolve_references()
+        found[name].seed += config.seed
+    return found
 
 
 def leaves(

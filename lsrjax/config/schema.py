@@ -624,7 +624,12 @@ class Evaluate:
 class Run:
     """A run, or one of its stages."""
 
-    seed: int = option(0, "of initial weights, data order, draws and dropout", low=0)
+    seed: int = option(
+        0,
+        "of initial weights, data order, draws and dropout; a run's is added to those"
+        " of its stages",
+        low=0,
+    )
     stages: dict[str, "Run"] = option(
         {},
         "stages by name, in order, each a config like this one; a config without is"

@@ -94,6 +94,12 @@ def _config(values: dict) -> dict:
 def _with_all_options(values: dict) -> dict:
     """A config whose entries have every option: a default may be spelled out."""
     values = copy.deepcopy(values)
+    if values["stages"]:
+        # What binds a stage is the seed that it had.
+        with contextlib.suppress(KeyError, TypeError):
+            for stage in values["stages"].values():
+                stage["seed"] += values["seed"]
+            values["seed"] = 0
     for stage in (values, *values["stages"].values()):
         # Entries of an earlier lsrjax may be unknown: they differ.
         with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):

@@ -1186,6 +1186,15 @@ def test_fields_of_a_run_belong_to_its_stages():
     assert "cannot have stages" in refusal(run_of(one=run_of(two=kl())))
 
 
+def test_the_seed_of_a_run_is_added_to_those_of_its_stages():
+    c = run_of(one=kl(), two=kl(seed=42))
+    c.seed = 3
+    validate(c)
+    assert [stage.seed for stage in stages(c).values()] == [3, 45]
+    assert [c.stages.one.seed, c.stages.two.seed] == [0, 42]
+    assert stages(kl(seed=3))["train"].seed == 3
+
+
 def test_references_go_to_earlier_stages():
     first, second = alignment(), kl(init__head="", init__encoder="")
     second.init.model = "stage:first"

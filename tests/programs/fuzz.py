@@ -161,7 +161,7 @@ def configs(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
         raise InputError(message)
     found = given.config
     check_run.validate(found)
-    for stage in config.stages(found).values():
+    for stage in config.given_stages(found).values():
         for field in ("optim", "loss", "regularizer", "memory", "mesh", "model"):
             for name, value in stage[field].items():
                 if isinstance(value, float):
@@ -173,7 +173,7 @@ def configs(rng: np.random.Generator, folder: pathlib.Path, taken: int) -> None:
 
 def short(found, workdir: pathlib.Path) -> None:
     """Trains two steps of a config's first stage."""
-    name, stage = next(iter(config.stages(found).items()))
+    name, stage = next(iter(config.given_stages(found).items()))
     if max(stage.batch_size, stage.model.hidden_size, stage.data.document_length) > 999:
         return
     with found.unlocked(), stage.unlocked():

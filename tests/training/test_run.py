@@ -280,6 +280,21 @@ def test_a_stage_that_has_begun_cannot_be_taken_out(data, tmp_path):
         kept_config.keep(stages_of(data, "first"), tmp_path)
 
 
+def test_a_stage_is_bound_to_the_seed_that_it_had(data, tmp_path):
+    config = stages_of(data, "first", "second")
+    kept_config.keep(config, tmp_path)
+    begin(tmp_path / "first")
+    config.seed = 2
+    with pytest.raises(InputError, match=r"stages\.first\.seed: there 0, asked 2"):
+        kept_config.keep(config, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    kept_config.keep(config, other)
+    begin(other / "first")
+    config.seed, config.stages.first.seed = 0, 2
+    kept_config.keep(config, other)
+
+
 def test_a_default_of_an_entry_may_be_spelled_out(data, tmp_path):
     config = align_config(data)
     kept_config.keep(config, tmp_path)
