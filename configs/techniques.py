@@ -1,4 +1,4 @@
-"""Objectives, negatives, batches and pretraining compared on the embedded texts.
+"""Techniques compared on the embedded texts: objectives, negatives and others.
 
     python -m lsrjax.main --config configs/techniques.py:objectives
 
@@ -7,10 +7,12 @@ each further stage goes on as the demo's last does, but for what its name says, 
 about as many CPU minutes as the others. The tables compare all of them on dev.
 
 - `objectives`: losses over the batch, and over seven negatives of BM25's (`kl`, …).
+- `graded`: losses over lists and pairs with grades, which the teacher's scores are.
 - `negatives`: those of InfoNCE beside the batch's.
 - `batches`: which texts are in a batch.
 - `pretraining`: what the encoder starts from: the teacher's layers with the words of
   the tokens' translations (`words`, as the demo), nothing, or plain texts.
+- `optimizers`: of InfoNCE's stage, and low-rank adapters of the encoder's layers.
 """
 
 from ml_collections import ConfigDict
@@ -31,9 +33,11 @@ def get_config(variant: str = "objectives") -> ConfigDict:
     last.steps, last.dev.every, last.optim.warmup_steps = 150, 150, 15
     variants = {
         "objectives": objectives,
+        "graded": graded,
         "negatives": negatives,
         "batches": batches,
         "pretraining": pretraining,
+        "optimizers": optimizers,
     }
     c.stages = dict(c.stages.items()) | variants[variant](last, c.stages.align)
     c.evaluate.split = "dev"
@@ -86,6 +90,28 @@ def objectives(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
     return stages
 
 
+def graded(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
+    """Of seven negatives of BM25's, but `embedding`, whose grades are vectors.
+
+    ListNet's gradient over a query's own documents is that of `kl`.
+    """
+    scales = {"temperature": 0.6, "grade_temperature": 0.3}
+    losses = {
+        "listnet_in_batch": {"listnet": {"in_batch": True, **scales}},
+        "wasserstein": {"wasserstein": scales},
+        "cosent": {"cosent": {"temperature": 0.05}},
+    }
+    stages = {}
+    for name, loss in losses.items():
+        stages[name] = c = copy(last, group_size=8)
+        c.loss = loss
+        c.prepare.scores, c.teacher.model = "teacher", "stage:teacher"
+    stages["embedding"] = c = copy(last)
+    c.loss = {"infonce": INFONCE, "embedding": {"weight": 0.01}}
+    c.teacher.model = "stage:teacher"
+    return stages
+
+
 def negatives(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
     """Three negatives of each query beside the batch: BM25's, or found by a model."""
     found = {name: copy(last, group_size=4) for name in ("bm25", "student", "ance")}
@@ -129,4 +155,20 @@ def pretraining(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
         stages[f"{name}_align"].init = start
         stages[name] = copy(last)
         stages[name].init.model = f"stage:{name}_align"
+    return stages
+
+
+def optimizers(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
+    """AdamW's rates times a factor, as the optimizers' papers have it; not tuned."""
+    factors = {"adamw": 1.0, "lion": 0.2, "adafactor": 1.0, "muon": 1.0, "lamb": 10.0}
+    tables = next(iter(last.optim.groups))
+    stages = {}
+    for name, factor in factors.items():
+        stages[name] = c = copy(last)
+        c.optim.optimizer = name
+        c.optim.lr *= factor
+        c.optim.groups[tables]["lr"] *= factor
+    stages["lora"] = c = copy(last)
+    c.adapt = {"lora": {"rank": 16, "also": tables}}
+    c.optim.lr *= 10
     return stages

@@ -63,7 +63,9 @@ def test_a_recipe_is_valid_and_short(path):
 MILCO = [path for path in RECIPES if path.stem in ("align", "distill")]
 
 
-@pytest.mark.parametrize("form", ["negatives", "batches", "pretraining"])
+@pytest.mark.parametrize(
+    "form", ["graded", "negatives", "batches", "pretraining", "optimizers"]
+)
 def test_each_comparison_of_techniques_starts_from_the_same(form):
     (path,) = (path for path in RECIPES if path.stem == "techniques")
     config = config_of(path, form)
