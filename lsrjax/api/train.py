@@ -23,7 +23,8 @@ def train(
     on from there. A run of several processes is started by `lsrjax train`.
 
     Args:
-      config: of `lsrjax.config.fields.get_default`, or the file of an experiment.
+      config: of `lsrjax.config.fields.get_default`, the file of an experiment, or the
+        name of one that comes with lsrjax, such as "demo".
       workdir: where checkpoints and results go.
       console: where progress is printed; by default to the standard output.
 
@@ -35,7 +36,7 @@ def train(
       lsrjax.errors.TrainingFailed: the loss is not finite, or the model collapsed.
     """
     if not isinstance(config, ConfigDict):
-        config = fields.load(pathlib.Path(config))
+        config = fields.load(*fields.located(str(config)))
     folder = pathlib.Path(paths.local(workdir, "workdir"))
     run.run(config, folder, console or Console())
     return load(str(folder))

@@ -155,9 +155,8 @@ def _take_fields(
 
 
 def _read_config(given: Given, values: list[tuple[str, str | None]]) -> None:
-    name, _, argument = given.flags.config.partition(":")
-    path = fields.recipes().get(name, pathlib.Path(name))
-    config = fields.load(path, [argument] if argument else [])
+    path, arguments = fields.located(given.flags.config)
+    config = fields.load(path, arguments)
     with errors.together() as each:
         for field, value in values:
             with each:

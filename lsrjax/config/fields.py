@@ -202,6 +202,18 @@ def recipes() -> dict[str, pathlib.Path]:
     return {}
 
 
+def located(name: str) -> tuple[pathlib.Path, list[str]]:
+    """The file of a config, and the arguments of its `get_config`.
+
+    Args:
+      name: a path, or the name of one that comes with lsrjax; after a colon a variant.
+    """
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name), []
+    path, _, variant = name.partition(":")
+    return recipes().get(path, pathlib.Path(path)), [variant] if variant else []
+
+
 def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
     """Runs a config file; an `InputError` if it is missing, fails or has no config."""
     if not path.is_file():

@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 
 from lsrjax.config import schema
 from lsrjax.config.check_run import validate
-from lsrjax.config.fields import data_set, fields, get_default, stages
+from lsrjax.config.fields import (
+    data_set,
+    fields,
+    get_default,
+    load,
+    located,
+    stages,
+)
 from lsrjax.config.nodes import entry
 from lsrjax.config.other_names import _ELSEWHERE, not_a_field
 from lsrjax.errors import InputError
@@ -1184,6 +1191,17 @@ def test_fields_of_a_run_belong_to_its_stages():
     within = kl(evaluate__test="debian")
     assert "config.stages.one.evaluate.test" in refusal(run_of(one=within))
     assert "cannot have stages" in refusal(run_of(one=run_of(two=kl())))
+
+
+def test_a_config_is_a_file_or_a_name_with_a_variant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert located("mine/my.py") == (pathlib.Path("mine/my.py"), [])
+    path, variant = located("pretrain:mlm")
+    assert path.is_file() and path.name == "pretrain.py" and variant == ["mlm"]
+    assert [*load(path, variant).loss] == ["mlm"]
+    assert located("my.py:small") == (pathlib.Path("my.py"), ["small"])
+    (tmp_path / "my.py:small").write_text("")
+    assert located("my.py:small") == (pathlib.Path("my.py:small"), [])
 
 
 def test_the_seed_of_a_run_is_added_to_those_of_its_stages():
