@@ -269,8 +269,8 @@ def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
     words = len(names) > 1 and all(re.fullmatch(r"[#\w-]{1,24}", n) for n in names)
     ids = [place for place, n in enumerate(names) if n in _ID_NAMES]
     texts = [place for place, n in enumerate(names) if n in _TEXT_NAMES]
-    # A word with a number in it may be an id, and its text one that is a name here.
-    other = texts and not ids and not any(re.search(r"\d", n) for n in names)
+    # An id that is a word may have a text that is a name here.
+    other = texts and not ids and re.search(r"id|key|name", names[0]) is not None
     if not words or not (other or ids) or (not texts and ids[0]):
         return None
     said = f"{name}: its first line, {', '.join(cells)}, is a header, but"
