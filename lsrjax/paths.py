@@ -11,7 +11,9 @@ from lsrjax.errors import InputError
 # Files of data folders that are not data.
 _ASIDE = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
 # pathlib turns `gs://` into `gs:/`.
-_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:gs|s3|hf|az|hdfs|https?):/")
+_ELSEWHERE = re.compile(
+    r"[a-z][a-z0-9+.-]*://|(?:gs|s3|hf|az|hdfs|https?):/|file:", re.IGNORECASE
+)
 _SPLITS = re.compile(
     r"(?:^|[/._-])(train|test|dev|validation|valid|val)(?:ing)?(?=[/._-])"
 )
@@ -21,17 +23,19 @@ def local(path: str | os.PathLike, field: str) -> str:
     """A path on this machine; expands `~`, and removes `file://`.
 
     Raises:
-      InputError: a remote path, such as `gs://…`, or an unknown user; names the field.
+      InputError: a remote path, such as `gs://…`, a `file:` URL of another machine or
+        without a whole path, or an unknown user; names the field.
     """
     text = os.fspath(path)
-    if match := re.match(r"file:(?://(?:localhost)?)?(?=/)", text):
-        rest = text[match.end() :]
+    url = re.match(r"file:(?://([^/]*))?(?=/)", text, re.IGNORECASE)
+    if url and (url[1] or "").lower() in ("", "localhost"):
+        rest = text[url.end() :]
         return rest if os.path.exists(rest) else urllib.parse.unquote(rest)
     if _ELSEWHERE.match(text) and not os.path.exists(text):
         raise InputError(
             f"{field}: {text!r} is not on this machine, and only folders and files of"
             " its own file systems are read and written. Copy it here, or mount it"
-            " and give the folder."
+            " and give the whole path."
         )
     if text.startswith("~"):
         expanded = os.path.expanduser(text)

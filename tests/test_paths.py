@@ -34,7 +34,10 @@ def here(tmp_path, monkeypatch):
 def test_home_and_file_urls():
     home = os.environ["HOME"]
     assert paths.local("~/a/b", "x") == f"{home}/a/b" and paths.local("~", "x") == home
-    for url in ("file:///a/b c", "file://localhost/a/b%20c", "file:/a/b c"):
+    for url in (
+        *("file:///a/b c", "file://localhost/a/b%20c", "file:/a/b c"),
+        *("FILE:///a/b c", "File://LOCALHOST/a/b c"),
+    ):
         assert paths.local(url, "x") == "/a/b c"
     for plain in ("a/b", "./~", "/a", "a:b", "en:/a", "me/data"):
         assert paths.local(plain, "x") == plain
@@ -46,7 +49,13 @@ def test_a_percent_sign_in_the_name_of_a_file(tmp_path):
     assert paths.local(url, "x") == f"{tmp_path}/50%20.jsonl"
 
 
-@pytest.mark.parametrize("url", ["gs://b/run", "s3://b", "hf://datasets/a", "gs:/b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("gs://b/run", "s3://b", "hf://datasets/a", "gs:/b", "GS://b"),
+        *("file://elsewhere/run", "file:run", "file://~/run"),
+    ],
+)
 def test_other_places_are_refused_and_named(url, tmp_path):
     with pytest.raises(InputError, match=f"--workdir: '{url}' is not on this machine"):
         paths.local(url, "--workdir")

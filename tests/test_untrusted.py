@@ -163,7 +163,11 @@ def test_folders_of_modules_are_inside(name, model):
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../other", "1_Pooling/../../other", "away", "away/x", "/", 7, None]
+    "name",
+    [
+        *("..", "../other", "1_Pooling/../../other", "away", "away/x", "/", 7, None),
+        *("a\0b", "1_Pooling/\ud800"),
+    ],
 )
 def test_folders_of_modules_lead_nowhere_else(name, model):
     with pytest.raises(InputError, match=r"modules\.json names the folder .* inside"):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lsrjax import finite, json_files
+from lsrjax import finite, json_files, paths
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.names_on_disk import (
     CHECKPOINTS,
@@ -259,8 +259,8 @@ def _read_spec(path: pathlib.Path) -> RetrieverSpec:
 
 
 def holds_stages(folder: str | pathlib.Path) -> bool:
-    """Whether a path is a stage's folder, or a run's."""
-    return bool(stage_folders(pathlib.Path(folder)))
+    """Whether a path, as users write it, is a stage's folder, or a run's."""
+    return bool(stage_folders(pathlib.Path(paths.local(folder, "the model"))))
 
 
 def stage_folders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -235,7 +235,10 @@ def _said(error: Exception) -> str:
 
 
 def disk(run_config, workdir: pathlib.Path) -> Iterator[Finding]:
-    """Compares the free space of the work directory with the size of checkpoints."""
+    """Compares the free space of the work directory with the size of checkpoints.
+
+    A model that cannot be opened, which leaves that size unknown, is a finding, too.
+    """
     folder = next(p for p in (workdir, *workdir.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(folder).free
     at = f"{memory_plan.size(free)} are free at {folder}"
@@ -249,6 +252,10 @@ def disk(run_config, workdir: pathlib.Path) -> Iterator[Finding]:
             name: one.checkpoint_bytes * (one.config.checkpoint.keep + 2)
             for name, one in plans.items()
         }
+    except InputError as error:
+        yield Finding(ERROR, "models", str(error))
+        yield Finding(OK, "disk", at)
+        return
     except Exception as error:
         text = f"{at}; what checkpoints take is unknown: {_said(error)}"
         yield Finding(WARNING, "disk", text)

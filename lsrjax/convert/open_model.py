@@ -169,7 +169,7 @@ def stages_folder(reference: str, *, weights: bool = True) -> pathlib.Path | Non
     Fetches a hub id's files; without `weights`, only those that describe the retriever.
     """
     if saved_model.holds_stages(reference):
-        return pathlib.Path(reference)
+        return hub.local_folder(reference)
     if hub.is_local(reference):
         return None
     # Repositories of other programs may contain one of these file names.

@@ -50,7 +50,7 @@ def _state(name: str, workdir: pathlib.Path) -> dict:
     if name.startswith("stage:"):
         return {"files": _stage_files(workdir / name.removeprefix("stage:"))}
     if hub.is_local(name):
-        folder = pathlib.Path(name).expanduser()
+        folder = hub.local_folder(name)
         stages = saved_model.stage_folders(folder)
         if stages:
             return {"files": _stage_files(stages[0])}

@@ -95,6 +95,14 @@ def test_disk_space_is_compared_with_the_checkpoints(tmp_path, monkeypatch):
     assert found.level == OK
 
 
+def test_a_model_that_is_missing_is_an_error(tmp_path):
+    config = tiny()
+    config.stages.teacher.init.encoder = str(tmp_path / "no")
+    models, disk = doctor_checks.disk(config, tmp_path)
+    assert (models.level, models.topic) == (ERROR, "models")
+    assert f"'{tmp_path / 'no'}'" in models.text and disk.level == OK
+
+
 def test_the_size_of_a_checkpoint_is_that_of_its_numbers():
     (planned,) = memory_plan.plan_stages(tiny()).values()
     memory = planned.memory()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -14,9 +15,10 @@ import retrievers
 from programs import from_hub, local_hub
 
 from lsrjax.cli import convert
-from lsrjax.convert import targets
+from lsrjax.convert import open_model, targets
 from lsrjax.convert.read import hub
 from lsrjax.errors import InputError
+from lsrjax.training import model_origins
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -161,3 +163,23 @@ def test_models_by_their_ids(tmp_path):
     for target, same in said.items():
         assert all(same.values()), (target, same)
         assert ("vectors" in same) == (target not in from_hub.READ_HERE)
+
+
+@pytest.mark.parametrize("place", ["~/run", "file://{home}/run", "file://{home}/a%20b"])
+def test_a_model_trained_here_is_found_as_paths_are_written(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ["--from", str(GOLDEN / "bert"), "--to", "lsrjax"]
+    convert.main([*command, "--out", str(tmp_path / "run")])
+    shutil.copytree(tmp_path / "run", tmp_path / "a b")
+    reference = place.format(home=tmp_path)
+    found = open_model.open_model(reference, tmp_path)
+    assert found.spec == open_model.open_portable(reference).spec
+    assert found.spec.head == "splade"
+    assert model_origins._state(reference, tmp_path)["files"]
+
+
+def test_models_elsewhere_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"'gs://b/m' is not on this machine"):
+        open_model.open_model("gs://b/m", tmp_path)

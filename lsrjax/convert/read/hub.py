@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from lsrjax import paths
 from lsrjax.convert.read.tensors import CheckpointError
 from lsrjax.errors import InputError
 
@@ -21,6 +22,11 @@ def is_local(path_or_id: str) -> bool:
     if path_or_id.startswith((".", "/", "~")) or pathlib.Path(path_or_id).exists():
         return True
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path_or_id) is None
+
+
+def local_folder(path: str) -> pathlib.Path:
+    """The folder of a model on this machine, which need not exist; see `paths`."""
+    return pathlib.Path(paths.local(path, "the model"))
 
 
 def pinned(path_or_id: str) -> tuple[str, str | None]:
@@ -38,7 +44,7 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
       CheckpointError: it does not exist, or cannot be fetched.
     """
     if is_local(path_or_id):
-        folder = pathlib.Path(path_or_id).expanduser()
+        folder = local_folder(path_or_id)
         if not folder.is_dir():
             found = "is a file, not a folder" if folder.exists() else "does not exist"
             raise CheckpointError(

@@ -97,10 +97,14 @@ def inside(root: pathlib.Path, name: Any, file: pathlib.Path) -> pathlib.Path:
 
     Raises:
       CheckpointError: it leads out of the folder, by `..`, as an absolute path or
-        through a link.
+        through a link, or is no path.
     """
     path = root / name if isinstance(name, str) else None
-    if path is None or not path.resolve().is_relative_to(root.resolve()):
+    try:
+        found = path is not None and path.resolve().is_relative_to(root.resolve())
+    except (ValueError, OSError):  # a zero byte, half a character; links in a circle
+        found = False
+    if path is None or not found:
         raise CheckpointError(
             f"{file} names the folder {name!r}, which is not inside of {root}. A model"
             " is read from its own folder alone: put a copy of it there."

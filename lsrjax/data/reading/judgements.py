@@ -2,11 +2,14 @@
 
 import math
 import pathlib
+import re
 
 from lsrjax.data.reading.bad_records import SCORE, SHOWN, TYPE, UTF8, BadRecord
 from lsrjax.data.reading.ids import as_id
 from lsrjax.data.reading.jsonl import Lines
 from lsrjax.errors import InputError
+
+_DIGIT = re.compile(r"\d")
 
 # Query to document to grade; a grade above 0 is relevant.
 Judged = dict[str, dict[str, float]]
@@ -83,7 +86,7 @@ def _judgement(line: bytes, where: str, header: bool) -> tuple[str, str, float]:
     cells = [cell.strip() for cell in text.split("\t")]
     if len(cells) == 1 and len(text.split()) == 4:
         cells = text.split()
-    if header and _number(text.split()[-1]) is None and 3 <= len(text.split()) <= 4:
+    if header and _names_columns(text.split()):
         raise _Header
     grade = _number(cells[-1])
     if len(cells) not in (3, 4) or grade is None or math.isnan(grade):
@@ -93,6 +96,11 @@ def _judgement(line: bytes, where: str, header: bool) -> tuple[str, str, float]:
             " tabs between (or TREC's four: query, 0, document, number).",
         )
     return as_id(cells[0], where), as_id(cells[-2], where), grade
+
+
+def _names_columns(cells: list[str]) -> bool:
+    """Whether these are names, not a judgement whose grade is no number."""
+    return 3 <= len(cells) <= 4 and not any(map(_DIGIT.search, cells))
 
 
 def _number(cell: str) -> float | None:

@@ -232,9 +232,9 @@ def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | s
         cells = csv.reader(text, delimiter=comma, strict=True)
         numbered: Iterator = ((cells.line_num, row) for row in cells)
     else:
-        # Texts contain quotes there: nothing is quoted.
+        # Texts contain quotes there, so that these do not join cells or lines.
         numbered = (
-            (number, line.rstrip("\r\n").split("\t"))
+            (number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")])
             for number, line in enumerate(text, start=1)
         )
     names: list[str] | None = None
@@ -266,6 +266,17 @@ def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | s
         ) from e
     finally:
         text.detach().detach()  # the caller closes the file
+
+
+def _unquoted(cell: str) -> str:
+    """A cell of TSV as it was before a writer of CSV, such as pandas, quoted it.
+
+    That writer doubles each quote inside, which is how such a cell is told from a text
+    in quotes.
+    """
+    inside = cell[1:-1].replace('""', "")
+    quoted = len(cell) > 3 and cell[0] == cell[-1] == '"' and '"' not in inside
+    return cell[1:-1].replace('""', '"') if quoted and '""' in cell[1:-1] else cell
 
 
 def _check_names(path, names: list[str]) -> None:

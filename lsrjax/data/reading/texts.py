@@ -264,16 +264,25 @@ class _Cells:
 
 def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
     """The places of id, text and title, if the cells are a header; otherwise None."""
-    names = [cell.strip().lower() for cell in cells]
+    bare = [cell.strip().lower() for cell in cells]
+    names = [re.sub(r'^"(.*)"$', r"\1", one) for one in bare]
     words = len(names) > 1 and all(re.fullmatch(r"[#\w-]{1,24}", n) for n in names)
     ids = [place for place, n in enumerate(names) if n in _ID_NAMES]
     texts = [place for place, n in enumerate(names) if n in _TEXT_NAMES]
-    if not words or not ids or (not texts and ids[0]):
+    # An id that is a word may have a text that is a name here.
+    other = texts and not ids and re.search(r"id|key|name", names[0]) is not None
+    if not words or not (other or ids) or (not texts and ids[0]):
         return None
-    if not texts:
+    said = f"{name}: its first line, {', '.join(cells)}, is a header, but"
+    if names != bare:
         raise InputError(
-            f"{name}: its first line, {', '.join(cells)}, is a header, but names no"
-            f" text. Name it {' or '.join(TEXT_FIELDS)}, or remove the line."
+            f"{said} its cells are quoted, and quotes are part of a text in TSV. Write"
+            " it without them, or as .jsonl."
+        )
+    if not ids or not texts:
+        what, known = ("text", TEXT_FIELDS) if ids else ("id", ID_FIELDS)
+        raise InputError(
+            f"{said} names no {what}. Name it {' or '.join(known)}, or remove the line."
         )
     title = {"title": names.index("title")} if "title" in names else {}
     return {"id": ids[0], "text": texts[0]} | title

@@ -102,6 +102,25 @@ def test_the_same_rows_from_every_kind(tmp_path, name):
     assert as_rows(opened(tmp_path / name)) == listed
 
 
+def test_cells_of_tsv_that_a_writer_of_csv_quoted(tmp_path):
+    rows = [
+        {"query": 'he said "x"', "pos": ["a", 'b "c"'], "neg": '"'},
+        {"query": '"all of it"', "pos": ["d"], "neg": "e"},
+    ]
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter="\t", lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([row["query"], json.dumps(row["pos"]), row["neg"]])
+    # A text in quotes, as nobody but its author wrote it.
+    out.write('"a ""b"" or "c""\t"d"\t""\n')
+    (tmp_path / "x.tsv").write_text(out.getvalue())
+    assert as_rows(opened(tmp_path / "x.tsv")) == [
+        *({**row, "neg": [row["neg"]]} for row in rows),
+        {"query": '"a ""b"" or "c""', "pos": ['"d"'], "neg": ['""']},
+    ]
+
+
 def test_rows_of_tsv(tmp_path):
     text = 'query\tpos\tneg\tpos_scores\tneg_scores\r\nq "a\tp\tn\t9.5\t1\r\n'
     text += "\r\nr\tp\rp\t\t2\t"

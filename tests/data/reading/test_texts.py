@@ -47,9 +47,18 @@ def test_a_header_names_the_cells_and_is_no_document(tmp_path, header, order):
     assert len(corpus) == 2 and corpus.get("d1", "row") == {ANY: wanted["d1"]}
 
 
-def test_a_header_without_a_text_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"x\.tsv: its first line, id, wording, is a"):
-        texts(tmp_path, "id\twording\n1\ta b\n")
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("id\twording", "is a header, but names no text"),
+        ("identifier\ttext", "is a header, but names no id"),
+        ('"id"\t"text"', "is a header, but its cells are quoted"),
+        ('"uid"\t"body"', "is a header, but its cells are quoted"),
+    ],
+)
+def test_a_header_that_cannot_be_followed_is_named(tmp_path, header, message):
+    with pytest.raises(InputError, match=rf"x\.tsv: its first line, .*{message}"):
+        texts(tmp_path, f"{header}\n1\ta b\n")
 
 
 def test_words_that_are_texts_are_no_header(tmp_path):
