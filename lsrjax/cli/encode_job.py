@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from lsrjax.retrieval.encode_corpus import Encoding, Work, work_of
 from lsrjax.retrieval.encode_texts import TextEncoder
 from lsrjax.retrieval.part_files import PartFolder
 from lsrjax.retrieval.pruning import Pruning
+from lsrjax.retrieval.several_views import SEVERAL
 from lsrjax.retrieval.vector_formats.table import FORMATS, Format, format_of
 from lsrjax.retrieval.vector_formats.vectors import SPARSE, About
 from lsrjax.retrieval.vector_formats.writing import Target, VectorFiles
@@ -50,6 +51,8 @@ class Request:
       embedding_size: the first numbers kept of an embedding; 0: all.
       language: of the texts, for an encoder that computes by it; empty: its own
         default.
+      for_index: refuses the kind of the vectors before they are made for an index;
+        None: the vectors are what was wanted.
     """
 
     model: str
@@ -65,6 +68,7 @@ class Request:
     part_rows: int = PART_ROWS
     embedding_size: int = 0
     language: str = ""
+    for_index: Callable[[str], object] | None = None
 
     @property
     def path(self) -> pathlib.Path:
@@ -214,10 +218,13 @@ class Job:
         if not self.out.suffix:
             self.made_of["part_rows"] = request.part_rows
         self.encoding = encoding_of(model, options, request.batch_size)
-        self.texts = NumberedTexts(request.texts, "--texts")
+        self.texts = NumberedTexts(request.texts, "--texts", request.role)
         self.made_of["texts"] = self.texts.facts
         self.abouts = abouts_of(model, self.encoding, self.made_of)
         check_kinds(name, self.form, self.abouts, options)
+        if request.for_index:
+            kinds = [about.kind for about in self.abouts.values()]
+            request.for_index(kinds[0] if len(kinds) == 1 else SEVERAL)
 
     def write_file(self) -> None:
         """Writes all vectors to one file."""
@@ -274,13 +281,14 @@ class Job:
 
     def _say_next(self) -> None:
         """Says how documents in a format that `lsrjax index` reads are searched."""
-        if self.request.role != "document" or "lsrjax" not in self.form.reads:
+        asked = self.request
+        readable = asked.role == "document" and "lsrjax" in self.form.reads
+        if asked.for_index or not readable:
             return
         vectors, texts, model = (
-            shlex.quote(one)
-            for one in (self.request.out, self.request.texts, self.request.model)
+            shlex.quote(one) for one in (asked.out, asked.texts, asked.model)
         )
-        index = shlex.quote(f"{self.request.path.with_suffix('').name}.index")
+        index = shlex.quote(f"{asked.path.with_suffix('').name}.index")
         print(
             "What to do next:\n"
             f"  lsrjax index --vectors {vectors} --texts {texts} --out {index}\n"

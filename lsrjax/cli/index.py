@@ -18,6 +18,7 @@ begins anew; what was encoded for it is kept, and encoding resumes.
 
 import argparse
 import pathlib
+import shlex
 import shutil
 import sys
 import time
@@ -59,7 +60,7 @@ def _run(args: argparse.Namespace, values: dict) -> None:
         options.resolve(ENGINES, {"name": args.engine, **values}, "--engine")
     made = None
     if args.model:
-        made = _encoded(args, out)
+        made = _encoded(args, out, values)
         vectors = open_views(made)
     else:
         vectors = open_views(args.vectors)
@@ -73,9 +74,13 @@ def _run(args: argparse.Namespace, values: dict) -> None:
     if made:
         shutil.rmtree(made)
     print(f"{len(vectors):,} documents in {out}, {engine.name}: {seconds:.1f} s")
+    model = args.model or str(vectors.made_of.get("model") or "MODEL")
+    with_model = f"--index {shlex.quote(args.out)} --model {shlex.quote(model)}"
+    print("What to do next:")
+    print(f'  lsrjax search {with_model} --query "…"\n  lsrjax serve {with_model}')
 
 
-def _encoded(args: argparse.Namespace, out: pathlib.Path) -> pathlib.Path:
+def _encoded(args: argparse.Namespace, out: pathlib.Path, values: dict) -> pathlib.Path:
     """A folder of vectors for the index, which is removed after the build."""
     processes.check_devices()
     own_entries.of(args).load()
@@ -90,6 +95,7 @@ def _encoded(args: argparse.Namespace, out: pathlib.Path) -> pathlib.Path:
             batch_size=args.batch_size,
             dtype=args.dtype,
             prune=args.prune_documents,
+            for_index=lambda kind: choose(kind, args.engine, values),
         )
     )
     return made

@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace, values: Mapping[str, dict]) -> None:
     out = _out(args)
+    if args.query is not None and not args.query.strip():
+        raise InputError("--query is empty. Give it words to search for.")
     if args.depth is not None and args.depth < 1:
         raise InputError(f"--depth is {args.depth}; it has to be at least 1.")
     with opened(args, values, batch_size=64 if out else 1) as session:
@@ -144,13 +146,13 @@ def feedback_of(wanted: bool, values: Mapping[str, Any]) -> Rocchio | None:
 
 
 def _write_run(session: TextSearch, queries: str, out: pathlib.Path, depth: int):
-    rows = NumberedTexts(queries, "--queries")
-    if not len(rows):
-        raise InputError(f"--queries {queries} has no text.")
+    rows = NumberedTexts(queries, "--queries", "query")
     keys, texts = rows.read(0, len(rows))
     found = session.ranked(texts, depth, keys)
     write_run(out, keys, session.index.ids, found.hits, found.scores)
-    print(f"{len(keys):,} queries in {out}; {_times(found, len(keys))} a query")
+    # With the compilation, which a rate of few queries would mostly be.
+    seconds = found.encoding + found.searching
+    print(f"{_counted(len(keys), 'query', 'queries')} in {out}: {seconds:.1f} s")
 
 
 def _typed(index: Index) -> Iterator[str]:
@@ -178,16 +180,19 @@ def _asked() -> Iterator[str]:
 def _show(session: TextSearch, query: str, depth: int) -> None:
     found = session.ranked([query], depth)
     (hits,) = session.described([query], found)
-    print(f"{query!r}: {len(hits)} documents, {_times(found)}")
+    count = _counted(len(hits), "document", "documents")
+    print(f"{query!r}: {count}, {_times(found)}")
     for rank, hit in enumerate(hits, 1):
         print("\n".join(_lines(rank, hit)))
     sys.stdout.flush()
 
 
-def _times(found: Found, queries: int = 1) -> str:
-    encoding, searching = (
-        1000 * s / queries for s in (found.encoding, found.searching)
-    )
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"
+
+
+def _times(found: Found) -> str:
+    encoding, searching = 1000 * found.encoding, 1000 * found.searching
     return f"encoded in {encoding:.1f} ms, searched in {searching:.1f} ms"
 
 

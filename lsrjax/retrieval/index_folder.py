@@ -23,7 +23,7 @@ import pyarrow as pa
 from lsrjax import json_files, options
 from lsrjax.errors import InputError
 from lsrjax.retrieval.engines.engine import Documents, Engine, Hits
-from lsrjax.retrieval.engines.table import ENGINES
+from lsrjax.retrieval.engines.table import ENGINES, check_installed
 from lsrjax.retrieval.several_views import SEVERAL
 from lsrjax.retrieval.vector_formats.parts import digest_of
 from lsrjax.retrieval.vector_formats.vectors import (
@@ -58,6 +58,7 @@ def choose(kind: str, name: str = "", values: Mapping[str, Any] = {}) -> options
             f"--engine {name} takes {' or '.join(chosen.entry.kinds)} vectors, and"
             f" these are {kind}. Use {' or '.join(able)}."
         )
+    check_installed(name)
     return chosen
 
 
@@ -298,6 +299,11 @@ def open_index(
     """
     folder = pathlib.Path(folder)
     if not (folder / INDEX).is_file():
+        if not folder.exists():
+            raise InputError(
+                f"There is no index {folder} (from {pathlib.Path.cwd()}). lsrjax index"
+                " makes one."
+            )
         partial = folder.with_name(f"{folder.name}.partial")
         stopped = f"; {partial} is of a build that was stopped" * partial.is_dir()
         raise InputError(f"{folder} is no index: it has no {INDEX}{stopped}. {_AGAIN}")

@@ -1,11 +1,13 @@
 """`lsrjax index` and `lsrjax search`, from texts to answers."""
 
 import dataclasses
+import importlib.util
 import io
 import json
 import os
 import pathlib
 import pty
+import shlex
 import subprocess
 import sys
 
@@ -147,7 +149,7 @@ def test_lines_of_the_standard_input_are_queries(indexed, model, capsys, monkeyp
     monkeypatch.setattr(sys, "stdin", io.StringIO("boot loader\n\n a mouse \n"))
     search.main(["--index", str(indexed), "--model", str(model), "--depth", "1"])
     shown = capsys.readouterr().out
-    assert "'boot loader': 1 documents" in shown and "'a mouse': 1 documents" in shown
+    assert "'boot loader': 1 document, " in shown and "'a mouse': 1 document, " in shown
     assert "query>" not in shown
 
 
@@ -233,6 +235,8 @@ def test_feedback_and_pruning_change_queries(indexed, model, session):
     ("flags", "message"),
     [
         (["--depth", "0"], "--depth is 0"),
+        (["--query", " "], "--query is empty"),
+        (["--index", "docs.nope"], "There is no index docs.nope (from "),
         (["--rank", "model", "--rank", "title"], "--rank 'title' is none"),
         (["--rank", "bm25", "--rank", "bm25"], "names one twice"),
         (["--rank", "old.trec", "--rank", "bm25"], "give --queries FILE"),
@@ -267,7 +271,9 @@ def test_another_model_is_refused(tmp_path, indexed):
         open_search(indexed, str(other))
 
 
-def test_mistakes_of_index_say_what_to_do(tmp_path, model, corpus, indexed, capsys):
+def test_mistakes_of_index_say_what_to_do(
+    tmp_path, model, corpus, indexed, capsys, monkeypatch
+):
     docs, out = corpus / "docs.jsonl", tmp_path / "new"
     for args, message in [
         ((), "either --vectors, or --model"),
@@ -281,7 +287,28 @@ def test_mistakes_of_index_say_what_to_do(tmp_path, model, corpus, indexed, caps
         assert message in capsys.readouterr().err
     refused(index, "--model", model, "--texts", docs, "--out", indexed)
     assert "exists" in capsys.readouterr().err
-    assert not out.exists()
+    find = importlib.util.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            importlib.util, "find_spec", lambda n: None if n == "seismic" else find(n)
+        )
+        refused(index, "--model", model, "--texts", docs, "--out", out)
+        assert "pip install 'lsrjax[search]'" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []  # before a text was encoded
+
+
+def test_an_index_says_how_it_is_searched(tmp_path, model, corpus, capsys):
+    docs, vectors = str(corpus / "docs.jsonl"), str(tmp_path / "docs.npz")
+    encode_job.encode(Request(str(model), docs, vectors))
+    capsys.readouterr()
+    for given in (["--model", str(model)], ["--vectors", vectors]):
+        out = str(tmp_path / given[0])
+        index.main([*given, "--texts", docs, "--engine", "exact", "--out", out])
+        said = capsys.readouterr().out
+        assert said.count("What to do next:") == 1
+        (line,) = (one for one in said.splitlines() if "lsrjax search" in one)
+        search.main([*shlex.split(line)[2:-1], "boot loader"])
+        assert "'boot loader': " in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -18,7 +18,13 @@ from lsrjax.data.examples import ANY, Items, Text
 from lsrjax.data.reading import plain
 from lsrjax.data.reading.bad_records import EMPTY, ID, BadRecord
 from lsrjax.data.reading.id_index import Index
-from lsrjax.data.reading.texts import DataSet, Join, open_texts, with_title
+from lsrjax.data.reading.texts import (
+    TEXT_FIELDS,
+    DataSet,
+    Join,
+    open_texts,
+    with_title,
+)
 from lsrjax.errors import InputError
 
 
@@ -31,6 +37,7 @@ class Corpus:
         field: str,
         strict: bool = True,
         join: Join = with_title,
+        fields: Sequence[str] = TEXT_FIELDS,
     ):
         """Indexes the files; no text is kept in memory.
 
@@ -41,6 +48,7 @@ class Corpus:
           strict: a broken line is an error; otherwise its text is left out and the
             error is in `bad`.
           join: makes one text of a title and a text.
+          fields: columns, of which the first that is there has the texts.
 
         Raises:
           InputError: no such file, a truncated one, an id with two texts, or only
@@ -49,7 +57,7 @@ class Corpus:
         self.name = ", ".join(str(place) for _, place in parse(places))
         parts = _parts(places, field)
         self._indexes = {
-            language: Index([open_texts(part, join) for part in found])
+            language: Index([open_texts(part, join, fields) for part in found])
             for language, found in parts.items()
         }
         if self.bad and (strict or not len(self)):

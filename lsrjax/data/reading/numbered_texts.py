@@ -8,7 +8,7 @@ from typing import Any
 
 from lsrjax import paths
 from lsrjax.data.reading import corpus, plain
-from lsrjax.data.reading.texts import PlainTexts
+from lsrjax.data.reading.texts import QUERY_FIELDS, TEXT_FIELDS, PlainTexts
 from lsrjax.errors import InputError
 
 
@@ -22,17 +22,18 @@ class NumberedTexts:
       facts: JSON values that change with the texts: names, number and digest.
     """
 
-    def __init__(self, files: str, field: str):
+    def __init__(self, files: str, field: str, role: str = "document"):
         """Indexes the files.
 
         Args:
           files: a path, folder or pattern, or a Python literal: a list of them or
             another value of `data.corpus`.
           field: the flag, for messages.
+          role: "query" or "document": the text of a row that has both.
 
         Raises:
-          InputError: no such file, a broken text, an id with two texts (names both
-            places), or a text in several languages.
+          InputError: no such file, no text in it, a broken one, an id with two texts
+            (names both places), or a text in several languages.
         """
         local = pathlib.Path(paths.local(files, field))
         self._lines: PlainTexts | None = None
@@ -46,8 +47,12 @@ class NumberedTexts:
             places = _places(files, field)
             if not corpus.parse(places):
                 raise InputError(f"{field} is {files!r}, which names no file of texts.")
-            self._documents = _one_language(corpus.Corpus(places, field), field)
+            fields = QUERY_FIELDS if role == "query" else TEXT_FIELDS
+            read = corpus.Corpus(places, field, fields=fields)
+            self._documents = _one_language(read, field)
             found = corpus.paths(places, field)
+        if not len(self):
+            raise InputError(f"{field} {files} has no text.")
         self.facts = {
             "texts": ", ".join(path.name for path in found) or files,
             "number": len(self),

@@ -238,6 +238,7 @@ def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | s
             for number, line in enumerate(text, start=1)
         )
     names: list[str] | None = None
+    number = 0
     try:
         for number, row in numbered:
             if not any(cell.strip() for cell in row):
@@ -260,12 +261,32 @@ def _records(path, file: io.FileIO, head: bytes, kind: str) -> Iterator[dict | s
                 for name, cell in zip(names, row, strict=True)
                 if name  # pandas' index has none
             }
-    except (UnicodeDecodeError, csv.Error) as e:
+    except UnicodeDecodeError as e:
         raise InputError(
-            f"{path} is not {kind[:3].upper()} in UTF-8 ({e}). Write it again."
+            f"{path}, line {_undecoded(file)} is not UTF-8 ({e.reason}). Save the file"
+            " as UTF-8; one in Latin-1: iconv -f latin1 -t utf-8."
+        ) from e
+    except csv.Error as e:
+        raise InputError(
+            f"{path} is not CSV after line {number} ({e}). Is a quote not closed there?"
+            ' Inside a quoted text, a quote is written twice: "".'
         ) from e
     finally:
         text.detach().detach()  # the caller closes the file
+
+
+def _undecoded(file: io.FileIO) -> int:
+    """The number of the first line that is not UTF-8."""
+    file.seek(0)
+    lines = 1
+    with io.BufferedReader(io.FileIO(os.dup(file.fileno()))) as reader:
+        for line in reader:
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                break
+            lines += 1
+    return lines
 
 
 def _unquoted(cell: str) -> str:

@@ -20,14 +20,16 @@ from lsrjax.data.reading.parquet import ArrowRows, ParquetRows
 from lsrjax.errors import InputError
 
 ID_FIELDS = ("docid", "_id", "id", "doc_id", "pid", "query_id", "qid")
+# The first of them that a row has is its text.
 TEXT_FIELDS = ("text", "contents", "passage", "query")
+QUERY_FIELDS = ("query", "text", "contents", "passage")
 # Names in the header of a TSV file, in any case.
 _ID_NAMES = (
     *ID_FIELDS,
     *("docno", "doc-id", "corpus-id", "corpus_id", "query-id"),
     *("passage_id", "document_id", "text_id", "#id"),
 )
-_TEXT_NAMES = (*TEXT_FIELDS, "content", "body", "document", "sentence")
+_MORE_TEXT_NAMES = ("content", "body", "document", "sentence")
 _MARKED = 1024  # the offset of every 1,024th line of a .txt file is kept
 _SAMPLE = 1024  # lines of TSV that decide the number of cells
 
@@ -134,36 +136,49 @@ def apart(text: str) -> tuple[str, str]:
 Join = Callable[[Any, Any], Any]  # title and text as one text
 
 
-def open_texts(path: DataSet | pathlib.Path, join: Join = with_title):
+def open_texts(
+    path: DataSet | pathlib.Path,
+    join: Join = with_title,
+    fields: Sequence[str] = TEXT_FIELDS,
+):
     """The texts of a file or a data set, for an `Index`.
 
-    `join` makes one text of a title and a text.
+    Args:
+      join: makes one text of a title and a text.
+      fields: columns, of which the first that is there has the texts.
 
     Raises:
       InputError: an unknown type, or a file that cannot be read.
     """
     if isinstance(path, DataSet):
         table, files = read_dataset(path.dataset, path.subset, path.split)
-        return _TableTexts(str(path), ArrowRows(table), files, join)
+        return _TableTexts(str(path), ArrowRows(table), files, join, fields)
     kind = plain.kind_of(path)
     if kind == plain.PARQUET:
-        return _TableTexts(str(path), ParquetRows(path), [path], join)
+        return _TableTexts(str(path), ParquetRows(path), [path], join, fields)
     if kind is None:
         raise InputError(
             f"{path}: unknown type {path.suffix!r} of a file of texts; known are"
             f" {plain.KNOWN}."
         )
-    return _LineTexts(path, kind, join)
+    return _LineTexts(path, kind, join, fields)
 
 
 class _LineTexts:
-    def __init__(self, path: pathlib.Path, kind: str, join: Join):
+    def __init__(
+        self, path: pathlib.Path, kind: str, join: Join, fields: Sequence[str]
+    ):
         self.name, self.paths = str(path), [path]
         self._lines = Lines(path, kind)
         self._parse: Callable[[bytes, str], tuple[str, str]]
-        self._parse, self._header = functools.partial(_json_text, join=join), 0
+        # An empty cell of CSV is an empty text; null in JSON is none.
+        empty = "" if kind == plain.CSV else None
+        self._parse = functools.partial(
+            _json_text, join=join, fields=fields, empty=empty
+        )
+        self._header = 0
         if kind == plain.TSV:
-            self._parse = cells = _Cells(self._lines, join)
+            self._parse = cells = _Cells(self._lines, join, fields)
             self._header = cells.header
 
     def _rows(self) -> Iterator[tuple[int, int, bytes]]:
@@ -207,21 +222,24 @@ class _LineTexts:
         return self._parse(self._lines.at(offset), f"{self.name}, byte {offset}")
 
 
-def _json_text(line: bytes, where: str, join: Join) -> tuple[str, str]:
+def _json_text(
+    line: bytes, where: str, join: Join, fields: Sequence[str], empty: str | None
+) -> tuple[str, str]:
     row = parse_json(line, where)
     if not isinstance(row, dict):
         raise BadRecord(
             TYPE, f"{where} is {type(row).__name__}, not an object: {line[:80]!r}."
         )
-    key, text = _text_columns(row, where)
-    text = _checked(join(row.get("title"), row[text]), where)
+    key, text = _text_columns(row, where, fields)
+    own = empty if row[text] is None else row[text]
+    text = _checked(join(row.get("title"), own), where)
     return as_id(row[key], where), text
 
 
 class _Cells:
     """Parses TSV lines: id, text and optionally title, or as the header says."""
 
-    def __init__(self, lines: Lines, join: Join):
+    def __init__(self, lines: Lines, join: Join, fields: Sequence[str]):
         self._join = join
         sample = [
             (number, self._split(line))
@@ -232,7 +250,7 @@ class _Cells:
         self._most = 3 if counts[3] > counts[2] else 2
         if self._most == 3:
             self._places["title"] = 2
-        if sample and (named := _named_cells(lines.name, sample[0][1])):
+        if sample and (named := _named_cells(lines.name, sample[0][1], fields)):
             self.header, self._places = sample[0][0], named
             self._most = len(sample[0][1])
 
@@ -262,13 +280,16 @@ class _Cells:
         return line.decode(errors="replace").rstrip("\r\n").split("\t")
 
 
-def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
+def _named_cells(
+    name: str, cells: Sequence[str], fields: Sequence[str]
+) -> dict[str, int] | None:
     """The places of id, text and title, if the cells are a header; otherwise None."""
     bare = [cell.strip().lower() for cell in cells]
     names = [re.sub(r'^"(.*)"$', r"\1", one) for one in bare]
     words = len(names) > 1 and all(re.fullmatch(r"[#\w-]{1,24}", n) for n in names)
     ids = [place for place, n in enumerate(names) if n in _ID_NAMES]
-    texts = [place for place, n in enumerate(names) if n in _TEXT_NAMES]
+    known = (*fields, *_MORE_TEXT_NAMES)
+    texts = [names.index(one) for one in known if one in names]
     # An id that is a word may have a text that is a name here.
     other = texts and not ids and re.search(r"id|key|name", names[0]) is not None
     if not words or not (other or ids) or (not texts and ids[0]):
@@ -280,7 +301,7 @@ def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
             " it without them, or as .jsonl."
         )
     if not ids or not texts:
-        what, known = ("text", TEXT_FIELDS) if ids else ("id", ID_FIELDS)
+        what, known = ("text", tuple(fields)) if ids else ("id", ID_FIELDS)
         raise InputError(
             f"{said} names no {what}. Name it {' or '.join(known)}, or remove the line."
         )
@@ -288,9 +309,11 @@ def _named_cells(name: str, cells: Sequence[str]) -> dict[str, int] | None:
     return {"id": ids[0], "text": texts[0]} | title
 
 
-def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
+def _text_columns(
+    names: Iterable[str], where: str, fields: Sequence[str]
+) -> tuple[str, str]:
     chosen = []
-    for what, known in (("id", ID_FIELDS), ("text", TEXT_FIELDS)):
+    for what, known in (("id", ID_FIELDS), ("text", fields)):
         found = [name for name in known if name in names]
         if not found:
             raise BadRecord(
@@ -305,18 +328,27 @@ def _text_columns(names: Iterable[str], where: str) -> tuple[str, str]:
 def _checked(text: Any, where: str) -> str:
     if not isinstance(text, str):
         kind = EMPTY if text is None else TYPE
-        raise BadRecord(kind, f"{where}: the text is {text!r:.80}, not a string.")
+        raise BadRecord(
+            kind,
+            f"{where}: the text is {text!r:.80}, not a string. Give it a text, or"
+            " remove it.",
+        )
     check_characters(text, f"{where}: the text")
     return text
 
 
 class _TableTexts:
     def __init__(
-        self, name: str, rows: ArrowRows | ParquetRows, paths: Sequence, join: Join
+        self,
+        name: str,
+        rows: ArrowRows | ParquetRows,
+        paths: Sequence,
+        join: Join,
+        fields: Sequence[str],
     ):
         self.name, self.paths, self._rows, self._join = name, paths, rows, join
         names = rows.column_names
-        key, text = _text_columns(names, name)
+        key, text = _text_columns(names, name, fields)
         title = {"title": "title"} if "title" in names else {}
         rows.select({"id": key, "text": text} | title)
 

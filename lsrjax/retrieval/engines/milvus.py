@@ -43,6 +43,7 @@ class Milvus:
     """
 
     kinds = (SPARSE,)
+    needs = ("pymilvus", "milvus")
     searching = ("drop_ratio", "uri")
     asked = ("uri",)
     living = (_FILE,)

@@ -43,6 +43,7 @@ class Seismic:
     """
 
     kinds = (SPARSE,)
+    needs = ("seismic", "search")
     searching = ("query_cut", "heap_factor", "threads")
 
     @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Beir:
         return judged_task(
             f"beir/{language}",
             documents.in_files(corpus),
-            ((key, text, language) for key, text in documents.rows(queries)),
+            ((key, text, language) for key, text in documents.queries(queries)),
             repository.judgements_in(judged),
             metrics=given.metrics,
             data=folder.facts() | {"split": given.split},
@@ -104,7 +104,7 @@ class BeirHub:
         split = given.split or ("validation" if name == "msmarco" else "test")
         texts = Repository(f"{given.path}/{name}", "task.path")
         judged = Repository(f"{given.path}/{name}-qrels", "task.path")
-        queries = documents.rows(texts.table("queries", "queries"))
+        queries = documents.queries(texts.table("queries", "queries"))
         corpus = documents.in_files(texts.table("corpus", "corpus"))
         return judged_task(
             f"beir/{name}",
@@ -164,7 +164,7 @@ class NanoBeir:
         path = given.dataset_id[language]
         data = Repository(path.replace("{name}", name), "task.dataset_id")
         split = "train" if "{name}" in path else name
-        queries = documents.rows(data.table("queries", split))
+        queries = documents.queries(data.table("queries", split))
         judged = repository.judgements_in(data.table("qrels", split))
         corpus = documents.in_files(data.table("corpus", split))
         return judged_task(

@@ -11,7 +11,7 @@ import numpy as np
 
 from lsrjax.data.reading.corpus import spelled_otherwise
 from lsrjax.data.reading.id_index import id_hash
-from lsrjax.data.reading.texts import open_texts
+from lsrjax.data.reading.texts import QUERY_FIELDS, open_texts
 from lsrjax.errors import InputError
 
 _OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
@@ -44,6 +44,11 @@ class Texts(Sequence[str]):
     def _read(self, place: int) -> tuple[str, str]:
         number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
+
+    def where(self, chosen: int) -> str:
+        """The file of a text and its place in it."""
+        number, offset = divmod(int(self._places[chosen]), 1 << _OFFSET_BITS)
+        return self._files[number].where(offset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +117,9 @@ def in_files(paths: Sequence[pathlib.Path], *, last_counts: bool = False) -> Doc
             where[first] = where[later]
         elif texts[first] != texts[later]:
             raise InputError(
-                f"{paths[0]}: the id {ids[first]!r} occurs twice, with different texts."
-                " Remove one of the two."
+                f"{texts.where(first)} and {texts.where(later)}: the id"
+                f" {ids[first]!r} occurs twice, with different texts. Remove one of"
+                " the two."
             )
     if again:
         kept = np.ones(len(ids), bool)
@@ -137,7 +143,7 @@ def _repeated(ids: Sequence[str], hashes: np.ndarray) -> list[tuple[int, int]]:
     return found
 
 
-def rows(paths: Sequence[pathlib.Path]) -> Iterator[tuple[str, str]]:
-    """Id and text of each text in files."""
+def queries(paths: Sequence[pathlib.Path]) -> Iterator[tuple[str, str]]:
+    """Id and text of each query in files."""
     for path in paths:
-        yield from open_texts(path)
+        yield from open_texts(path, fields=QUERY_FIELDS)

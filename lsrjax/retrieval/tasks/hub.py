@@ -52,7 +52,7 @@ class Hub:
         before = "" if language == "all" else f"{language}-"
         # A split that only the judgements have: queries and corpus have one.
         judged = repository.judgements_in(_judged(data, before, given.split))
-        queries = documents.rows(data.table(f"{before}queries", given.split))
+        queries = documents.queries(data.table(f"{before}queries", given.split))
         corpus = documents.in_files(data.table(f"{before}corpus", given.split))
         name = re.split(r"[/@]", given.path.rstrip("/"))[-1]
         return judged_task(

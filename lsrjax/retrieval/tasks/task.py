@@ -114,6 +114,13 @@ def judged_task(
         if not text.strip():
             raise InputError(f"{name}: the query {key!r} has no text. Fill it in.")
     if missing := [key for key in judgements if key not in asked]:
+        swapped = len(documents.places(missing)) == len(missing)
+        if swapped and len(missing) == len(judgements):
+            raise InputError(
+                f"{name}: the ids of queries in the judgements, {missing[0]!r} for one,"
+                " are those of documents. Are two columns of the judgements swapped,"
+                " or the files of queries and documents?"
+            )
         raise InputError(
             f"{name}: {len(missing):,} of {len(judgements):,} judged queries are not"
             f" among the queries, {missing[0]!r} for one. Take queries and judgements"

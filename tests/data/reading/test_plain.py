@@ -228,14 +228,19 @@ def test_what_a_file_is_instead_is_said(tmp_path, name, what):
             "query,pos\na,b,c\n",
             "line 2 of the file has 3 cells, .* 2 columns.*Quote",
         ),
-        ("x.csv", 'query,pos\n"a,b\n', "x.csv is not CSV in UTF-8"),
+        ("x.csv", 'query,pos\n"a,b\n', "x.csv is not CSV after line 1.*quote not clos"),
+        (
+            "x.csv",
+            b"query,pos\na,b\nc,\xdf\n",
+            "x.csv, line 3 is not UTF-8 .*iconv",
+        ),
         ("x.tsv", "query\tpos\na\tb\tc\n", "line 2 of the file has 3 cells.*Take tabs"),
         ("x.tsv", "query\tpos\tpos\na\tb\tc\n", "two columns have one name"),
         ("x.csv", "what,pos\na,b\n", "x.csv has no column query; its columns are what"),
     ],
 )
 def test_tables_that_do_not_fit_are_named(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=message):
         opened(tmp_path / name)
 

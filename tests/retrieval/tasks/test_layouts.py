@@ -87,6 +87,22 @@ def test_judgements_that_cannot_be_measured_are_named(tmp_path, line, message):
         one("beir", path=str(tmp_path))
 
 
+@pytest.mark.parametrize("swapped", ["columns", "files"])
+def test_queries_in_the_place_of_documents_are_named(tmp_path, swapped):
+    beir_folder(tmp_path, HEADER)
+    qrels = tmp_path / "qrels/test.tsv"
+    if swapped == "columns":
+        rows = [line.split("\t") for line in HEADER[1:]]
+        qrels.write_text("".join(f"{d}\t{q}\t{grade}\n" for q, d, grade in rows))
+    else:
+        files = [tmp_path / f"{name}.jsonl" for name in ("corpus", "queries")]
+        corpus, queries = (file.read_text() for file in files)
+        files[0].write_text(queries)
+        files[1].write_text(corpus)
+    with pytest.raises(InputError, match="'.+' for one, are those of documents"):
+        one("beir", path=str(tmp_path))
+
+
 def test_an_empty_corpus_is_named(tmp_path):
     beir_folder(tmp_path, HEADER)
     (tmp_path / "corpus.jsonl").write_text("")
