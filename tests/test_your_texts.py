@@ -1,5 +1,6 @@
 """docs/your_texts.md: its config and commands, as they are."""
 
+import csv
 import itertools
 import json
 import os
@@ -12,9 +13,11 @@ import sys
 import numpy as np
 import pytest
 
+from lsrjax import options
 from lsrjax.data.debian_texts import embedded
 from lsrjax.retrieval import metrics
 from lsrjax.retrieval.runs import read_run
+from lsrjax.retrieval.tasks.table import TASKS, loaded
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS, QUERIES, TRAINED = 300, 60, 640
@@ -70,6 +73,22 @@ def path(tmp_path_factory):
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         printed.append((line.split()[1], done.stdout))
     return folder, printed
+
+
+def test_one_table_becomes_a_benchmark_and_training_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = [(f"query {i // 2}", f'text "{i}", größer\n') for i in range(30)]
+    with open("pairs.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("query", "text"), *pairs])
+    exec(section().split("```python\n")[2].split("```")[0], {})
+    chosen = options.resolve(TASKS, {"name": "beir", "path": "my_data"}, "task")
+    (task,) = loaded(chosen)
+    assert task.corpus[:] == [text for _, text in pairs]
+    assert task.queries == ["query 0", "query 5", "query 10"]
+    assert task.relevant == [{0: 1, 1: 1}, {10: 1, 11: 1}, {20: 1, 21: 1}]
+    trained = [json.loads(line) for line in open("train.jsonl", encoding="utf-8")]
+    rest = [{"query": q, "pos": [t]} for q, t in pairs if q not in task.queries]
+    assert trained == rest
 
 
 @pytest.mark.slow
