@@ -1,5 +1,6 @@
 """Ranking metrics, computed by ir_measures, and the size of representations."""
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 
 import ir_measures
@@ -99,8 +100,12 @@ def _unknown(name: str, reason: str) -> str:
             for measure in provider.SUPPORTED_MEASURES
         }
     )
+    base, at, cutoff = name.partition("@")
+    by_lower = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(base.lower(), by_lower, n=1)
+    meant = f" Did you mean {by_lower[near[0]]}{at}{cutoff}?" if near else ""
     return (
-        f"metrics: cannot compute {name!r}: {reason}. A metric is a name and, for "
+        f"cannot compute {name!r}: {reason}.{meant} A metric is a name and, for "
         f"most, a cut-off, such as nDCG@10, R@100 or RR@10. Known names: "
         f"{', '.join(known)}."
     )

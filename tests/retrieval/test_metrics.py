@@ -85,6 +85,11 @@ def test_unknown_metrics_name_the_known_ones(name):
         evaluate(HITS, RELEVANT, (name,))
 
 
+def test_a_misspelled_metric_is_said_to_be_another():
+    with pytest.raises(ValueError, match=r"Did you mean nDCG@10\?"):
+        evaluate(HITS, RELEVANT, ("nDGC@10",))
+
+
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="search with depth=100"):
         evaluate(HITS, RELEVANT, ("nDCG@5", "R@100"))

@@ -301,6 +301,11 @@ def _unquoted(cell: str) -> str:
 
 
 def _check_names(path, names: list[str]) -> None:
+    if len(names) == 1 and "\t" in names[0]:
+        raise InputError(
+            f"{path}: its first line has tabs between the columns, and no comma. Name"
+            " the file .tsv."
+        )
     named = [name for name in names if name]
     if len(set(named)) < len(named):
         raise InputError(

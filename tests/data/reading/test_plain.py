@@ -236,6 +236,7 @@ def test_what_a_file_is_instead_is_said(tmp_path, name, what):
         ),
         ("x.tsv", "query\tpos\na\tb\tc\n", "line 2 of the file has 3 cells.*Take tabs"),
         ("x.tsv", "query\tpos\tpos\na\tb\tc\n", "two columns have one name"),
+        ("x.csv", "query\tpos\na\tb\n", "x.csv: its first line has tabs.*tsv"),
         ("x.csv", "what,pos\na,b\n", "x.csv has no column query; its columns are what"),
     ],
 )
