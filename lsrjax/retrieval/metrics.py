@@ -103,6 +103,9 @@ def _unknown(name: str, reason: str) -> str:
     base, at, cutoff = name.partition("@")
     by_lower = {one.lower(): one for one in known}
     near = difflib.get_close_matches(base.lower(), by_lower, n=1)
+    if base in known:
+        near = []
+        reason = f"it needs a cut-off, such as {base}@100" if not at else reason
     meant = f" Did you mean {by_lower[near[0]]}{at}{cutoff}?" if near else ""
     return (
         f"cannot compute {name!r}: {reason}.{meant} A metric is a name and, for "
