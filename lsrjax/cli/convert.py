@@ -12,6 +12,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
+from lsrjax import paths
 from lsrjax.cli import exits, own_entries
 from lsrjax.convert.read import hub
 from lsrjax.convert.read.huggingface import Allowed
@@ -37,13 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     prune = Pruning.parse(args.prune) if args.prune else None
     size = args.embedding_size
-    export(args.reference, args.target, args.out, allowed, prune, size)
-    print(f"{args.out}: {args.target}, for {TARGETS[args.target].reads}", flush=True)
+    out = pathlib.Path(paths.local(args.out, "--out"))
+    export(args.reference, args.target, out, allowed, prune, size)
+    print(f"{out}: {args.target}, for {TARGETS[args.target].reads}", flush=True)
     print("What to do next:")
-    for line in next_steps(args.target, args.out):
+    for line in next_steps(args.target, out):
         print(f"  {line}".rstrip(), flush=True)
     if args.push:
-        address = hub.push(args.out, args.push, private=not args.public)
+        address = hub.push(out, args.push, private=not args.public)
         print(f"Uploaded to {address}", flush=True)
 
 
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--to", dest="target", required=True, choices=TARGETS, help="the format")
     own_entries.add(parser)
-    add("--out", required=True, type=pathlib.Path, help="a folder that does not exist")
+    add("--out", required=True, help="a folder that does not exist")
     add(
         "--prune",
         default="",

@@ -237,7 +237,8 @@ def _said(error: Exception) -> str:
 def disk(run_config, workdir: pathlib.Path) -> Iterator[Finding]:
     """Compares the free space of the work directory with the size of checkpoints.
 
-    A model that cannot be opened, which leaves that size unknown, is a finding, too.
+    A model that cannot be opened, which leaves that size unknown, or that does not fit
+    its stage, is a finding, too.
     """
     folder = next(p for p in (workdir, *workdir.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(folder).free
@@ -260,6 +261,10 @@ def disk(run_config, workdir: pathlib.Path) -> Iterator[Finding]:
         text = f"{at}; what checkpoints take is unknown: {_said(error)}"
         yield Finding(WARNING, "disk", text)
         return
+    each = errors.Each()
+    early_checks.check_models(plans, config.stages(run_config), each)
+    for message in each.messages:
+        yield Finding(ERROR, "models", message)
     there = sum(
         min(needs[name], _bytes(workdir / name / "checkpoints")) for name in needs
     )

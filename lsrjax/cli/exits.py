@@ -1,6 +1,7 @@
 """Ends a command with an error, alone or as one of a run's processes."""
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ from rich.text import Text
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 # How long a failing process waits for others to report their errors.
 _TOGETHER_SECONDS = 5.0
 
@@ -26,11 +29,22 @@ def stop(message: str) -> NoReturn:
 
 @contextlib.contextmanager
 def on_input_error() -> Iterator[None]:
-    """Ends a command with the message of an `InputError`; also a decorator."""
+    """Ends a command with the message of an `InputError`; also a decorator.
+
+    Of an error of the file system, too, which names the file: a folder that cannot be
+    made, a disk that is full.
+    """
     try:
         yield
     except InputError as error:
         stop(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno not in _FULL:
+            raise
+        stop(
+            f"{error.filename or 'A disk'}: {error.strerror}. Name a file or folder"
+            " that can be read or written, on a disk with room."
+        )
 
 
 def leave(message: str, together: bool = False) -> NoReturn:

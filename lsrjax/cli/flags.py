@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from lsrjax import errors, paths
 from lsrjax.config import fields
+from lsrjax.config.other_names import field_of
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 
@@ -165,6 +166,9 @@ def _read_config(given: Given, values: list[tuple[str, str | None]]) -> None:
 
 
 def _unknown(flag: str, known: argparse.ArgumentParser) -> str:
+    bare = flag.lstrip("-").replace("-", "_")
+    if field := field_of(bare, fields.fields(fields.get_default())):
+        return f"{flag} is no flag of this program; set --config.{field}."
     names = [name for name in known._option_string_actions if name.startswith("--")]
     near = difflib.get_close_matches(f"--{flag.lstrip('-')}", names, n=1)
     meant = f" Did you mean {near[0]}?" if near else " --help lists what there is."

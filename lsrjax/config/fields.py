@@ -72,7 +72,7 @@ def given_stages(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def stages(config: ConfigDict) -> dict[str, ConfigDict]:
-    """The stages of a valid run in order, each with the seed that it has in it."""
+    """The stages of a valid run in order, each with its seed in this run."""
     if not len(config.stages):
         return {ONLY_STAGE: config}
     found = {}

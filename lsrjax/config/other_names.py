@@ -115,6 +115,13 @@ _INSTEAD = {
 _INSTEAD_OF = {name: what for what, names in _INSTEAD.items() for name in names.split()}
 
 
+def field_of(name: str, known: Iterable[str]) -> str | None:
+    """The field that a flag of another program sets, or one of this name; or None."""
+    wanted = _FIELD_OF.get(name, name)
+    found = [one for one in known if f".{one}".endswith(f".{wanted}")]
+    return min(found, key=len, default=None)
+
+
 def not_a_field(
     field: str, known: Iterable[str], where: str = "config", value: Any = None
 ) -> str:

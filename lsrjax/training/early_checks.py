@@ -67,12 +67,13 @@ def look(run_config, workdir: pathlib.Path) -> None:
                 # The first stage checks its records when it starts.
                 _open(stage, Contents.of(stage), LOOK_SECONDS if position else 0.0)
         if not each.messages:
-            _check_models(run_config, left, each)
+            check_models(memory_plan.plan_stages(run_config), left, each)
 
 
-def _check_models(run_config, stages: Mapping[str, Any], each: errors.Each) -> None:
-    """Checks teachers, patterns and lengths against the models of the stages."""
-    plans = memory_plan.plan_stages(run_config)
+def check_models(
+    plans: Mapping[str, Any], stages: Mapping[str, Any], each: errors.Each
+) -> None:
+    """Checks teachers, patterns and lengths against the models of planned stages."""
     for name, stage in stages.items():
         spec, teacher = plans[name].spec, plans[name].teacher
         if teacher is not None:

@@ -61,6 +61,9 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path, capsys, file, text, message)
     assert re.search(message, capsys.readouterr().err)
 
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+
+
 def convert(*args):
     export.main([str(arg) for arg in args])
 
@@ -120,6 +123,18 @@ def test_what_a_format_cannot_hold_is_refused(
         convert("--from", run, "--to", target, "--out", tmp_path / "out")
     assert stop.value.code == 2 and message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_out_is_a_path_as_users_write_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = ("--from", GOLDEN / "bert", "--to", "lsrjax", "--out")
+    convert(*command, "~/out")
+    assert (tmp_path / "home" / "out" / "model.json").is_file()
+    with pytest.raises(SystemExit):
+        convert(*command, "gs://b/out")
+    assert "--out: 'gs://b/out' is not on this" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,14 @@ def test_a_model_that_is_missing_is_an_error(tmp_path):
     assert f"'{tmp_path / 'no'}'" in models.text and disk.level == OK
 
 
+def test_texts_longer_than_the_model_takes_are_an_error(tmp_path):
+    config = tiny(**{"data.document_length": 10**5})
+    models, disk = doctor_checks.disk(config, tmp_path)
+    assert (models.level, models.topic) == (ERROR, "models")
+    assert "config.data.document_length is 100000" in models.text
+    assert disk.level == OK
+
+
 def test_the_size_of_a_checkpoint_is_that_of_its_numbers():
     (planned,) = memory_plan.plan_stages(tiny()).values()
     memory = planned.memory()
