@@ -22,6 +22,7 @@ from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
 from lsrjax.models import prompt_rows, retriever
+from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.ops.vocab_logsumexp import SILENT
 from lsrjax.tokenizer import prompt_tokens
@@ -146,8 +147,7 @@ def check(config, spec: RetrieverSpec, folder: pathlib.Path | None) -> None:
       spec: with `prompt_ids`.
       folder: of the encoder's tokenizer; None in a plan without.
     """
-    names = _token_axes(spec)
-    if _has_tied_decoder(spec) and not any(n.endswith("mlm/bias") for n in names):
+    if _is_never_silent(spec):
         raise InputError(
             f"{WHERE}: the decoder of the head {spec.head} is the word table, and a"
             f" {spec.encoder.family} has no bias that would keep the tokens of the"
@@ -165,20 +165,22 @@ def check(config, spec: RetrieverSpec, folder: pathlib.Path | None) -> None:
             )
 
 
-def _has_tied_decoder(spec: RetrieverSpec) -> bool:
-    return bool(getattr(spec.options, "tied", False))
+def _is_never_silent(spec: RetrieverSpec) -> bool:
+    """Whether the decoder is the word table, and has no bias."""
+    tied = bool(getattr(spec.options, "tied", False))
+    return tied and not backbone(spec.encoder.family).head_bias
 
 
 def _untied(model: SavedModel) -> Any:
     """The parameters, with a decoder of its own where one without bias is tied."""
-    mlm = model.params.get("head", {}).get("mlm")
-    if mlm is None or not _has_tied_decoder(model.spec) or "bias" in mlm:
+    if not _is_never_silent(model.spec):
         return model.params
 
     def untied(tower: dict) -> dict:
         words = tower["encoder"]["embeddings"]["word"][prompt_rows.TABLE]
-        head = tower["head"] | {"mlm": tower["head"]["mlm"] | {"decoder": words}}
-        return tower | {"head": head}
+        head = tower.get("head", {})  # a tied decoder can be all of it
+        mlm = head.get("mlm", {}) | {"decoder": words}
+        return tower | {"head": head | {"mlm": mlm}}
 
     document, query = retriever.towers_of(model.params)
     document = untied(document)

@@ -95,10 +95,10 @@ def in_front(folder: pathlib.Path, names: list[str], prompt: str) -> str:
     ids = [tokenizer.token_to_id(name) for name in names]
     place = tokenizer.encode("a").special_tokens_mask[0]  # behind [CLS], if there is
     wanted = [[*row[:place], *ids, *row[place:]] for row in rows(prompt)]
-    # Some tokenizers read a text behind a special token as the middle of a word.
-    for space in ("", " "):
-        if rows("".join(names) + space + prompt) == wanted:
-            return "".join(names) + space + prompt
+    front = "".join(names) + prompt
+    if rows(front) == wanted:
+        return front
+    # As the middle of a word, where a mark begins the first word of a text alone.
     raise InputError(
         f"{folder}: behind the special tokens of prompt vectors (config.adapt.prompt)"
         " this tokenizer reads other tokens than at the beginning of a text. Prompt"

@@ -96,7 +96,7 @@ def test_vectors_of_milco_are_the_same_in_its_code(excluded, tmp_path):
         for role in ("query", "document"):
             wanted = milco_ours(model, TEXTS, role)
             assert wanted.nnz and not wanted[:, columns].nnz
-            same(sparse.csr_array(theirs(program, TEXTS, role)), wanted)
+            same(sparse.csr_matrix(theirs(program, TEXTS, role)), wanted)
             same(milco_ours(again, TEXTS, role), wanted, 0)
 
 
