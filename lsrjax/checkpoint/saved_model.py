@@ -26,7 +26,7 @@ from lsrjax.checkpoint.names_on_disk import (
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
-from lsrjax.models import low_rank, retriever
+from lsrjax.models import low_rank, prompt_rows, retriever
 from lsrjax.models.heads import head_class
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.tokenizer.writing import write_tokenizer
@@ -158,7 +158,7 @@ def load_model(
     spec, kept = retriever.trained(spec, restored)
     return SavedModel(
         spec,
-        low_rank.merged(kept),
+        prompt_rows.merged(low_rank.merged(kept)),
         own,
         pivot,
         str(folder),
@@ -168,11 +168,12 @@ def load_model(
 
 
 def _stored_params(checkpoint: pathlib.Path, abstract: dict) -> dict:
-    """The parameters of a checkpoint: a model's, whose matrices may be adapted."""
+    """The parameters of a checkpoint: a model's, with those of adapters."""
     # Of a checkpointer, it would warn of a file that orbax does not write here.
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         tree = handler.metadata((checkpoint / ITEM).absolute()).tree
-    return low_rank.stored_as(abstract, trees.named(tree["params"]))
+    names = trees.named(tree["params"])
+    return prompt_rows.stored_as(low_rank.stored_as(abstract, names), names)
 
 
 def host_arrays(checkpoint: pathlib.Path, part: dict | None = None) -> dict:

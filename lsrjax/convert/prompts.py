@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.errors import InputError
-from lsrjax.tokenizer import reading
+from lsrjax.tokenizer import prompt_tokens, reading
 from lsrjax.tokenizer.ask_transformers import PROBES
 from lsrjax.tokenizer.writing import write_tokenizer
 
@@ -143,7 +143,7 @@ def split_prompt(prompt: str, tokens: Tokens) -> tuple[int, str]:
     """The marker (-1 without one) in another program's prompt, and the rest of it."""
     wanted = tokens.ids(prompt + text for text in PROBES)
     for token, marker in tokens.special.items():
-        if not prompt.startswith(token):
+        if not prompt.startswith(token) or prompt_tokens.is_name(token):
             continue
         behind = prompt.removeprefix(token)
         for rest in (behind.removeprefix(" "), behind):

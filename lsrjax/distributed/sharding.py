@@ -51,6 +51,8 @@ RULES = (
     # A table over a vocabulary that does not divide is stored by hidden dimension; the
     # pooling redistributes it into even slices of the vocabulary.
     Rule("embeddings/word/embedding", (MODEL, None), (None, MODEL)),
+    Rule("embeddings/word/prompt", (None, None)),
+    Rule("embeddings/word/prompt_start", ()),
     Rule("mlm/decoder", (MODEL, None), (None, MODEL)),
     Rule("mlm/bias", (MODEL,)),
     Rule("embeddings/(position|token_type)/embedding", (None, None)),

@@ -8,14 +8,15 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import check_vocabulary, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
-from lsrjax.initial import initialisations
+from lsrjax.initial import initialisations, prompt_vectors
 from lsrjax.initial.start import Start
 from lsrjax.losses import objective
-from lsrjax.models import heads, retriever
+from lsrjax.models import adapters, heads, retriever
 from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen
+from lsrjax.tokenizer import prompt_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,15 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
         for one in starts
         if (reference := getattr(one.options, "model", ""))
     }
-    given = [models[one.name] for one in starts if one.entry.gives_encoder]
-    encoder, folder = _given(config, *given) if given else _random(config)
+    prompts = adapters.prompts(adapters.of(config.adapt))
+    new = bool(prompts)  # vectors, which no model has
+    given = [one.name for one in starts if one.entry.gives_encoder]
+    for name in given:
+        model = _with_tokenizer(config, models[name])
+        models[name] = prompt_vectors.with_tokens(model, prompts) if prompts else model
+        new = new and models[name] is not model
+    found = [models[name] for name in given]
+    encoder, folder = _given(config, *found) if found else _random(config, prompts)
     if config.model.language:
         encoder = encoder.with_language(config.model.language)
     fields: dict = {"options": head.options}
@@ -64,7 +72,11 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
         fields |= one.entry.spec_fields(head.entry, fields["options"], model)
         if model is not None:
             pivot_tokenizer = one.entry.pivot_tokenizer(model) or pivot_tokenizer
+    if folder is None:
+        (fields["prompt_ids"],) = (model.spec.prompt_ids for model in found)
     spec = _spec(config, head, encoder, folder, fields)
+    if prompts:
+        prompt_vectors.check(config, spec, folder)
     objective.of(config.loss).check_views(spec.views, "config.loss")
     for one in starts:
         one.entry.check(spec, models)
@@ -80,6 +92,8 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
     def params(source):
         start = Start(spec, head.entry, folder, pivot_tokenizer, source, config.seed)
         document = _weights(starts, models, start)
+        if new:
+            document = prompt_vectors.started(spec, document, config.seed)
         if towers == "shared":
             return document
         queries = {
@@ -88,6 +102,8 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
             if (query := retriever.towers_of(model.params)[1]) is not None
         }
         query = _weights(starts, models | queries, start) if queries else None
+        if new and query is not None:
+            query = prompt_vectors.started(spec, query, config.seed)
         return retriever.with_query_tower(document, query)
 
     spec_of_both = dataclasses.replace(spec, towers=towers)
@@ -154,14 +170,19 @@ def settled(config, spec: RetrieverSpec):
     return config
 
 
-def _given(config, model: SavedModel) -> tuple[EncoderConfig, pathlib.Path]:
-    """The encoder's config, from a model, and its tokenizer."""
+def _with_tokenizer(config, model: SavedModel) -> SavedModel:
+    """A model with the config's tokenizer, or its own."""
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
-    return _changed(config, model.spec.encoder), folder
+    return dataclasses.replace(model, tokenizer=folder)
 
 
-def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
+def _given(config, model: SavedModel) -> tuple[EncoderConfig, pathlib.Path]:
+    """The encoder's config, from a model, and its tokenizer."""
+    return _changed(config, model.spec.encoder), model.tokenizer
+
+
+def _random(config, prompts: Mapping[str, int]) -> tuple[EncoderConfig, pathlib.Path]:
     """The encoder's config for random weights, and its tokenizer."""
     if not config.tokenizer:
         raise InputError(
@@ -169,6 +190,8 @@ def _random(config) -> tuple[EncoderConfig, pathlib.Path]:
             " need a tokenizer, which fixes the vocabulary."
         )
     folder = tokenizer_folder(config.tokenizer)
+    if prompts:
+        folder = prompt_vectors.tokenizer_with(folder, prompts, config.tokenizer)
     tokenizer = TextTokenizer(folder)
     m = config.model
     family = table.chosen(m.family)
@@ -206,11 +229,29 @@ def _spec(
         tokenizer = TextTokenizer(folder)
         fields["options"] = head.entry.settled(fields["options"], tokenizer)
         fields["special_ids"] = tokenizer.special_ids
+        fields |= _prompts(fields, folder, tokenizer, head)
         for field in ("query_marker", "document_marker"):
             fields[field] = _token_id(tokenizer, config.model[field], field)
             if fields[field] >= 0:
                 fields["marker_place"] = int(tokenizer.begins)
     return RetrieverSpec(head.name, encoder, **fields)
+
+
+def _prompts(fields: dict, folder, tokenizer: TextTokenizer, head: Chosen) -> dict:
+    """The prompts with the vectors of a vocabulary that has some in front."""
+    vocabulary = tokenizer.vocabulary()
+    names = prompt_tokens.names_in(vocabulary)
+    ids = tuple(
+        vocabulary[name] for role in prompt_tokens.ROLES for name in names[role]
+    )
+    if not head.entry.encodes_queries(fields["options"]):
+        names["query"] = []  # bags of words
+    return {"prompt_ids": ids} | {
+        f"{role}_prompt": prompt_tokens.in_front(
+            folder, names[role], fields[f"{role}_prompt"]
+        )
+        for role in prompt_tokens.ROLES
+    }
 
 
 def _token_id(tokenizer: TextTokenizer, token: str, field: str) -> int:

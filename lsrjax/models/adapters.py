@@ -9,15 +9,14 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
 from lsrjax import options as options_
 from lsrjax.distributed import trees
 from lsrjax.errors import InputError
-from lsrjax.models import low_rank, retriever
-from lsrjax.models.heads import HEADS
+from lsrjax.models import heads, low_rank, prompt_rows, retriever
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen, Options, bad_pattern, option
 
@@ -34,12 +33,20 @@ class Adapter:
     Options = Options
 
     @staticmethod
-    def added(params: dict, options: Any, seed: int, where: str) -> dict:
+    def prompts(options: Any) -> Mapping[str, int]:
+        """Vectors in front of texts that the student gets for it, by role."""
+        return {}
+
+    @staticmethod
+    def added(
+        params: dict, options: Any, spec: RetrieverSpec, seed: int, where: str
+    ) -> dict:
         """The parameters with what it adds, which changes no result at first.
 
         Args:
           params: arrays, or in `jax.eval_shape`.
           options: an instance of `Options`.
+          spec: of the student.
           seed: of the stage.
           where: the name of the options in the config, for errors.
         """
@@ -82,7 +89,9 @@ class LoRA(Adapter):
     Options = LoRAOptions
 
     @staticmethod
-    def added(params: dict, options: LoRAOptions, seed: int, where: str) -> dict:
+    def added(
+        params: dict, options: LoRAOptions, spec: RetrieverSpec, seed: int, where: str
+    ) -> dict:
         """The parameters with factors beside the kernels; b is 0."""
         rank, alpha = options.rank, options.alpha
         found = low_rank.with_factors(
@@ -99,13 +108,73 @@ class LoRA(Adapter):
         if low_rank.is_part(name):
             return low_rank.is_factor(name)
         # What no trained model has starts from random weights.
-        alone = {part for head in HEADS.values() for part in head.training_only}
+        alone = {part for head in heads.HEADS.values() for part in head.training_only}
         if any(f"head/{part}/" in name for part in alone):
             return True
         return bool(options.also and re.search(options.also, name))
 
 
-ADAPTERS: dict[str, type[Adapter]] = {"lora": LoRA}
+@dataclasses.dataclass(frozen=True)
+class PromptOptions(Options):
+    """Of `Prompt`."""
+
+    when: ClassVar = ("ranking loss",)
+    queries: int = option(8, "vectors in front of every query", low=0, high=2**10)
+    documents: int = option(8, "vectors in front of every document", low=0, high=2**10)
+
+    def problem(self) -> str | None:
+        """Refuses no vectors at all."""
+        if self.queries or self.documents:
+            return None
+        return "queries and documents are both 0, so there is no vector to train"
+
+    def check_stage(self, stage: Any, where: str) -> None:
+        """Refuses vectors in front of queries that no encoder reads."""
+        head = heads.chosen(stage.model.head)
+        if self.queries and not head.entry.encodes_queries(head.options):
+            raise InputError(
+                f"{where}.queries is {self.queries}, and queries of the head"
+                f" {head.name} are not encoded. Set it to 0."
+            )
+
+
+class Prompt(Adapter):
+    """Vectors in front of all queries, and others in front of all documents.
+
+    Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning" (2021,
+    arXiv:2104.08691). Each is the embedding of a token of its own, behind [CLS] where
+    texts begin with it; the student has these tokens, see `initial.prompt_vectors`.
+    """
+
+    Options = PromptOptions
+
+    @staticmethod
+    def prompts(options: PromptOptions) -> dict[str, int]:
+        """Those of queries and of documents."""
+        return {"query": options.queries, "document": options.documents}
+
+    @staticmethod
+    def added(
+        params: dict, options: PromptOptions, spec: RetrieverSpec, seed: int, where: str
+    ) -> dict:
+        """The parameters with the tokens' rows beside the word table."""
+        first, (queries, documents) = spec.prompt_ids[0], vars(options).values()
+        document, query = retriever.towers_of(params)
+        if query is None:
+            return prompt_rows.beside(document, first, queries + documents)
+        # Each tower has those of its own texts.
+        return retriever.with_query_tower(
+            prompt_rows.beside(document, first + queries, documents),
+            prompt_rows.beside(query, first, queries),
+        )
+
+    @staticmethod
+    def trained(name: str, options: PromptOptions) -> bool:
+        """Whether it is such a row."""
+        return prompt_rows.is_rows(name)
+
+
+ADAPTERS: dict[str, type[Adapter]] = {"lora": LoRA, "prompt": Prompt}
 
 
 def of(config: Mapping[str, Any], where: str = WHERE) -> list[Chosen]:
@@ -117,15 +186,25 @@ def of(config: Mapping[str, Any], where: str = WHERE) -> list[Chosen]:
     return options_.resolve_each(ADAPTERS, config, where)
 
 
-def added(found: Sequence[Chosen], params: dict, seed: int) -> dict:
-    """The parameters with what adapters add to them.
+def prompts(found: Sequence[Chosen]) -> dict[str, int]:
+    """Vectors in front of texts that a student gets for its adapters, by role."""
+    counts: dict[str, int] = {}
+    for one in found:
+        counts |= one.entry.prompts(one.options)
+    return counts
+
+
+def added(
+    found: Sequence[Chosen], spec: RetrieverSpec, params: dict, seed: int
+) -> dict:
+    """The parameters of a student with what adapters add to them.
 
     Raises:
       InputError: an adapter that does not fit the model.
     """
     for one in found:
         at = f"{WHERE}.{one.name}"
-        params = one.entry.added(params, one.options, seed, at)
+        params = one.entry.added(params, one.options, spec, seed, at)
     return params
 
 
@@ -135,7 +214,7 @@ def shapes(config, spec: RetrieverSpec) -> dict:
     found = of(config.adapt)
     if not found:
         return params
-    return jax.eval_shape(partial(added, found, seed=config.seed), params)
+    return jax.eval_shape(partial(added, found, spec, seed=config.seed), params)
 
 
 def frozen(found: Sequence[Chosen], params: dict) -> dict:

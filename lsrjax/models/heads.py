@@ -239,7 +239,8 @@ class MilcoHead(Head):
             pool_mask=spec.options.pool_mask,
             rngs=rngs,
         )
-        excluded = spec.special_ids if spec.options.exclude_special_tokens else ()
+        own = spec.options.exclude_special_tokens
+        excluded = spec.special_ids if own else spec.prompt_ids
         self.echo = (
             LexEcho(spec, spec.options.repeats, excluded, rngs=rngs)
             if spec.options.lexecho

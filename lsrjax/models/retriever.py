@@ -11,7 +11,7 @@ from flax import nnx
 
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
-from lsrjax.models import dense_heads, layers, low_rank
+from lsrjax.models import dense_heads, layers, low_rank, prompt_rows
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
@@ -42,6 +42,8 @@ class RetrieverSpec:
       towers: "shared" (an encoder and a head for all texts) or "separate" (queries have
         their own, of the same sizes).
       special_ids: the tokenizer's special tokens.
+      prompt_ids: of them, those that stand for prompt vectors: first those of queries,
+        then those of documents.
       most_active: number of weights, the largest, kept of a sparse vector when texts
         are encoded; 0: all.
       query_prompt: text before every query.
@@ -63,6 +65,7 @@ class RetrieverSpec:
     query_marker: int = option(-1, "")
     document_marker: int = option(-1, "")
     marker_place: int = option(1, "", low=0, high=1)
+    prompt_ids: tuple[int, ...] = option((), "")
 
     def __post_init__(self):
         if not isinstance(self.head, str):
@@ -139,9 +142,10 @@ class RetrieverSpec:
                 f"the head {values['head']} has no option {', '.join(sorted(unknown))}"
             )
         encoder = config_from(values["encoder"])
-        special = tuple(values.get("special_ids", ()))
+        lists = ("special_ids", "prompt_ids")
+        ids = {name: tuple(values.get(name, ())) for name in lists}
         made = checked(kind, options, "options", find_known)
-        changed = {"encoder": encoder, "options": made, "special_ids": special}
+        changed = {"encoder": encoder, "options": made, **ids}
         return cls(**values | changed)
 
     @property
@@ -401,7 +405,8 @@ def apply(
     encoded together. See `Retriever.__call__`.
     """
     parts = [texts] if isinstance(texts, Mapping) else texts
-    model = nnx.merge(graphdef, low_rank.to_compute(params))
+    params = prompt_rows.to_compute(low_rank.to_compute(params))
+    model = nnx.merge(graphdef, params)
     return model(
         Texts.of(parts),
         role=role,

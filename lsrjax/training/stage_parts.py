@@ -83,7 +83,7 @@ class Stage:
         with sharding.on_one_device():
             params = self.student.params(self.source)
             found = adapters.of(self.config.adapt)
-            params = adapters.added(found, params, self.config.seed)
+            params = adapters.added(found, self.student.spec, params, self.config.seed)
         shardings = self.layout.shardings(state)
         params = sharding.place(params, shardings["params"])
         return jax.jit(init, out_shardings=shardings)(params)

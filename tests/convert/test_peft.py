@@ -60,7 +60,7 @@ def adapted(family, folder, paths=r"kernel$|word/embedding", also=""):
     spec = RetrieverSpec.of("dense", found.config)
     options = {"rank": 2, "alpha": 3.0, "paths": paths, "also": also}
     chosen = adapters.of({"lora": options})
-    params = adapters.added(chosen, {"encoder": found.params["encoder"]}, 0)
+    params = adapters.added(chosen, spec, {"encoder": found.params["encoder"]}, 0)
     rng = np.random.default_rng(3)
     params = jax.tree.map(np.array, params)
     for parts in low_rank.factors(params).values():

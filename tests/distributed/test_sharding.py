@@ -103,6 +103,7 @@ OTHERS = (
     *("static", "sum", "token_weights", "impacts", "dense", "prefixes", "hybrid"),
     *("aggretriever", "m3", "m3_all", "csr", "csr_ties", "colbert", "colbert_all"),
     *("batch", "dro", "lookups", "batch_wide", "angle", "mlm", "mlm_static", "lora"),
+    "prompt",
     # Families of encoders, but those of the heads' students and, of those that share
     # Llama's module, others than these two.
     *(

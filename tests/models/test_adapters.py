@@ -45,7 +45,7 @@ def adapted(spec, **options):
     """Random parameters, and the same with adapters."""
     params = retriever.init_params(spec, 0)
     found = adapters.of(config_of(**options).adapt)
-    return params, adapters.added(found, params, seed=5)
+    return params, adapters.added(found, spec, params, seed=5)
 
 
 def trained(params, seed=0):

@@ -117,7 +117,7 @@ def test_beside_adapters_it_is_trained_whole_and_dropped():
     encoder = tiny.encoder("bert", vocab_size=31, num_layers=2)
     spec = RetrieverSpec.of("splade", encoder, condenser=1)
     found = adapters.of({"lora": {"rank": 2}})
-    params = adapters.added(found, retriever.init_params(spec, 0), 0)
+    params = adapters.added(found, spec, retriever.init_params(spec, 0), 0)
     still = trees.named(adapters.frozen(found, params))
     own = {name: kept for name, kept in still.items() if "head/condenser/" in name}
     assert own and not any(own.values())

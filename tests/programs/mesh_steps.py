@@ -28,6 +28,7 @@ from lsrjax.models.backbones.table import BACKBONES
 from lsrjax.models.heads import HEADS
 from lsrjax.models.lookups import CLASS
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.ops.vocab_logsumexp import SILENT
 from lsrjax.options import names
 from lsrjax.training import train_step
 from lsrjax.training.batch_contents import Contents
@@ -82,6 +83,7 @@ OTHERS = {
     ),
     "towers": ("kl", "", {"towers": "separate"}),
     "lora": ("infonce", "", {"lexecho": True}),
+    "prompt": ("infonce", "", {"head": "splade", "tied": True, "prompt_ids": (4, 5)}),
     "csr_towers": ("infonce", "", CSR | {"towers": "separate"}),
     "sum": ("kl", "joint_flops", {"head": "splade", "pooling": "sum"}),
     "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
@@ -198,6 +200,8 @@ def config_of(task: str):
     if task == "lora":
         paths, also = "kernel|word|decoder", "^head/.*bias"
         c.adapt = {"lora": {"rank": 2, "paths": paths, "also": also}}
+    if task == "prompt":
+        c.adapt = {"prompt": {"queries": 1, "documents": 1}}
     loss, regularizer = OTHERS[task][:2] if task in OTHERS else (task, "")
     c.loss = LOSSES.get(loss, {loss: {}})
     c.regularizer.name = regularizer or ("flops" if loss == "infonce" else "l1")
@@ -234,6 +238,10 @@ def random_params(spec, seed, config=None):
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), abstract
     )
     head = params.get("head", {})
+    if spec.prompt_ids:
+        word = params["encoder"]["embeddings"]["word"]
+        word["prompt_start"] = np.float32(spec.prompt_ids[0])
+        head["mlm"]["bias"][list(spec.prompt_ids)] = SILENT
     if "dictionary" in head:
         for part, name in (
             ("dictionary", "terms"),

@@ -240,6 +240,8 @@ def _config(model: SavedModel) -> dict[str, Any]:
     spec = model.spec
     penalty = (model.config or {}).get("regularizer", {})
     values = spec.to_dict() | vars(spec.options)
+    if spec.prompt_ids and not spec.options.exclude_special_tokens:
+        values |= {"exclude_special_tokens": True, "special_ids": spec.prompt_ids}
     return {
         "model_type": "milco",
         "model_variant": "bert",

@@ -33,8 +33,11 @@ def write_peft(model: SavedModel, folder: pathlib.Path) -> None:
     Raises:
       InputError: what was trained is no adapter of layers of a Hugging Face model.
     """
-    lora: Mapping[str, Any] = (model.config or {}).get("adapt", {}).get("lora", {})
+    adapt: Mapping[str, Any] = (model.config or {}).get("adapt", {})
+    lora: Mapping[str, Any] = adapt.get("lora", {})
     base = _base(model)
+    if others := ", ".join(name for name in adapt if name != "lora"):
+        raise _refused(model, f"{others} of config.adapt was also trained")
     if also := lora.get("also"):
         raise _refused(model, f"parameters of {also!r} were trained whole (also)")
     layers = dict(_layers(model))

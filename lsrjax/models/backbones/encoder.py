@@ -20,6 +20,7 @@ from lsrjax.models import low_rank
 from lsrjax.models.backbones.attention import lengths_of, suits_cudnn
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.layers import DType, subkeys
+from lsrjax.models.prompt_rows import Prompted
 from lsrjax.models.texts import Texts
 from lsrjax.ops import hardware
 
@@ -274,9 +275,20 @@ def _run(one, hidden_TD, stacked, first: int, *, period: int, remat: str):
     return hidden_TD
 
 
-def table(config: EncoderConfig, rngs: nnx.Rngs, rows: int) -> nnx.Embed:
+class Table(nnx.Embed):
+    """A table of embeddings, whose rows for prompt vectors may be apart."""
+
+    def __call__(self, inputs: jax.Array, out_sharding=None) -> jax.Array:
+        """The rows of ids, [..., D]."""
+        table = self.embedding.get_value()
+        if isinstance(table, Prompted):
+            return table.look_up(inputs)
+        return super().__call__(inputs, out_sharding)
+
+
+def table(config: EncoderConfig, rngs: nnx.Rngs, rows: int) -> Table:
     """A new table of embeddings, [rows, D] float32."""
-    return nnx.Embed(
+    return Table(
         rows,
         config.hidden_size,
         embedding_init=nnx.initializers.normal(config.initializer_range),
