@@ -86,7 +86,8 @@ def test_one_table_becomes_a_benchmark_and_training_data(tmp_path, monkeypatch):
     assert task.corpus[:] == [text for _, text in pairs]
     assert task.queries == ["query 0", "query 5", "query 10"]
     assert task.relevant == [{0: 1, 1: 1}, {10: 1, 11: 1}, {20: 1, 21: 1}]
-    trained = [json.loads(line) for line in open("train.jsonl", encoding="utf-8")]
+    lines = pathlib.Path("train.jsonl").read_text("utf-8").splitlines()
+    trained = [json.loads(line) for line in lines]
     rest = [{"query": q, "pos": [t]} for q, t in pairs if q not in task.queries]
     assert trained == rest
 

@@ -58,9 +58,9 @@ def student(config, opened: Callable[[str], SavedModel]) -> Student:
     new = bool(prompts)  # vectors, which no model has
     given = [one.name for one in starts if one.entry.gives_encoder]
     for name in given:
-        model = _with_tokenizer(config, models[name])
-        models[name] = prompt_vectors.with_tokens(model, prompts) if prompts else model
-        new = new and models[name] is not model
+        own = _with_tokenizer(config, models[name])
+        models[name] = prompt_vectors.with_tokens(own, prompts) if prompts else own
+        new = new and models[name] is not own
     found = [models[name] for name in given]
     encoder, folder = _given(config, *found) if found else _random(config, prompts)
     if config.model.language:

@@ -153,8 +153,10 @@ def check(config, spec: RetrieverSpec, folder: pathlib.Path | None) -> None:
             f" {spec.encoder.family} has no bias that would keep the tokens of the"
             " vectors from becoming terms. Set config.model.head.tied = False."
         )
-    tokenizer = TextTokenizer(folder) if folder else None
-    for role in prompt_tokens.ROLES if tokenizer else ():
+    if folder is None:
+        return
+    tokenizer = TextTokenizer(folder)
+    for role in prompt_tokens.ROLES:
         length = config.data[f"{role}_length"]
         (ids,) = tokenizer.ids([getattr(spec, f"{role}_prompt")], 2**20)
         if set(ids) & set(spec.prompt_ids) and len(ids) >= length:
