@@ -271,6 +271,7 @@ def test_asked_to_leave_the_loop_keeps_what_it_has_and_goes_on_from_there(step):
     # Steps 5 and 10 are saved already when the next batch is drawn.
     owes = step - 1 not in saved
     assert first.kept == [step - 1] * owes
+    assert first.progress.saved == step - 1
     assert [e[1] for e in first.events if e[0] == "log"][-1:] == [
         n for n in [e[1] for e in whole.events if e[0] == "log"] if n < step
     ][-1:]
