@@ -8,7 +8,7 @@ from rich.console import Console
 from lsrjax import paths
 from lsrjax.api.model import Model, load
 from lsrjax.config import fields
-from lsrjax.training import run
+from lsrjax.training import resume, run
 
 
 def train(
@@ -20,7 +20,8 @@ def train(
     """Trains and evaluates a run, or what remains of it, in this process.
 
     Whatever ends it, Ctrl-C included, leaves the newest checkpoint; the same call goes
-    on from there. A run of several processes is started by `lsrjax train`.
+    on from there. After Ctrl-C, a line says where that is. A run of several processes
+    is started by `lsrjax train`.
 
     Args:
       config: of `lsrjax.config.fields.get_default`, the file of an experiment, or the
@@ -38,5 +39,16 @@ def train(
     if not isinstance(config, ConfigDict):
         config = fields.load(*fields.located(str(config)))
     folder = pathlib.Path(paths.local(workdir, "workdir"))
-    run.run(config, folder, console or Console())
+    console = console or Console()
+    try:
+        run.run(config, folder, console)
+    except KeyboardInterrupt:
+        stands = resume.standing(folder, fields.stages(config))
+        console.print(
+            f"Interrupted: with the same call, {stands}.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
     return load(str(folder))

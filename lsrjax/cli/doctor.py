@@ -22,7 +22,7 @@ from absl import logging
 from rich.console import Console
 from rich.text import Text
 
-from lsrjax.cli import doctor_checks, flags
+from lsrjax.cli import doctor_checks, doctor_lambdas, flags
 from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.cli.flags import Given
 from lsrjax.distributed import processes as hosts
@@ -181,6 +181,7 @@ def look(
     # Once per host is enough.
     if findings[-1].level == ERROR or os.environ.get("SLURM_LOCALID", "0") != "0":
         return findings
+    findings += doctor_lambdas.lambdas(run_config)
     found = patient.findings("hub", lambda: doctor_checks.hub(run_config), seconds)
     findings += found
     reachable = all(one.level != ERROR for one in found)

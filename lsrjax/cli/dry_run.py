@@ -1,6 +1,7 @@
 """`lsrjax train --dry_run`: what a run's steps need, without data and weights."""
 
 import argparse
+import functools
 import time
 from collections.abc import Iterator
 
@@ -32,7 +33,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="compile for chips that are not here, such as v5e:4x4 or h100:8; print"
         " what they exchange and how the step scales",
     )
-    add("--device_gb", type=float, metavar="GB", help="memory of a device")
+    add(
+        "--device_gb",
+        type=float,
+        metavar="GB",
+        help="memory of a device; what does not fit ends with exit code 2",
+    )
 
 
 def without_effect(given: argparse.Namespace) -> Iterator[str]:
@@ -46,9 +52,11 @@ def plan(given: Given) -> None:
     """Prints what every stage needs with texts of the greatest length.
 
     Raises:
-      InputError: a config that cannot be run, or flags that exclude each other.
+      InputError: a config that cannot be run, flags that exclude each other, or, once
+        all is printed, a stage whose step does not fit.
     """
     asked, console = given.flags, Console()
+    say = functools.partial(console.print, highlight=False, markup=False)
     if asked.devices is not None and asked.topology:
         raise InputError("--topology says how many devices there are; leave --devices.")
     if asked.devices is not None:
@@ -63,19 +71,35 @@ def plan(given: Given) -> None:
         limit = int(asked.device_gb * 1e9)
     assert given.config_path  # as there is a config
     plans = memory_plan.plan_stages(given.config, given.config_path.parent, devices)
+    too_large = []
     for name, stage in plans.items():
         with jax.set_mesh(stage.mesh):
+            count = stage.mesh.size
+            devices_said = f"{count} device{'s' * (count > 1)}"
+            say(f"Compiling the step of stage {name} for {devices_said}")
             start = time.perf_counter()
             compiled, memory = stage.compiled()
             seconds = time.perf_counter() - start
             _print(name, stage, memory, console)
             if chip:
                 for line in _traffic(stage, compiled, chip, seconds):
-                    console.print(f"  {line}", highlight=False)
+                    say(f"  {line}")
             limit = memory_plan.device_limit() if limit is None else limit
-            if limit and memory.total > limit:
-                for line in memory_plan.advice(stage, memory, limit):
-                    console.print(f"  {line}", highlight=False)
+            if not limit:
+                say("  --device_gb GB says whether it fits")
+            elif memory.total <= limit:
+                say(f"  fits: {memory_plan.taken(memory, limit)} of each device")
+            else:
+                too_large.append(name)
+                say(f"  does not fit: {memory_plan.taken(memory, limit)}")
+                for line in memory_plan.advice(
+                    stage, memory, limit, lambda text: say(f"  {text}")
+                ):
+                    say(f"  {line}")
+    if too_large:
+        raise InputError(
+            f"What does not fit into a device's memory: {', '.join(too_large)}."
+        )
 
 
 def _pretend_devices(count: int) -> None:

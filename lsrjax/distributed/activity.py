@@ -38,6 +38,7 @@ class Progress:
       phase: one of the phases above.
       stage: name of the stage, or nothing.
       step: the step that is worked on, from 1; 0 before the first.
+      saved: steps of the stage's newest saved state, from which it goes on.
       beat: when it last came forward, seconds of `time.monotonic`.
       unsaved: whether there is a state that no checkpoint holds.
       asked: set once the process was asked to leave.
@@ -50,6 +51,7 @@ class Progress:
 
     def __init__(self):
         self.phase, self.stage, self.step = STARTING, "", 0
+        self.saved = 0
         self.beat = time.monotonic()
         self.points = 0
         self.unsaved = False
@@ -91,11 +93,11 @@ class Progress:
                 self.rest = None
 
     @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
-        """Within it, the training thread's state is saved; no other thread may exit."""
+    def saving(self, step: int) -> Iterator[None]:
+        """Within it, the state after `step` is saved; no other thread may exit."""
         with self.held, self.at(SAVING):
             yield
-            self.unsaved = False
+            self.unsaved, self.saved = False, step
 
     def poll(self) -> None:
         """Passes a point of long work that has no state of its own to save.

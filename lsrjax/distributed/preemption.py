@@ -146,10 +146,11 @@ class Guard:
                 processes.meet(f"{_KEY}/door", _DOOR)
                 if processes.is_first():
                     time.sleep(1.0)
-            saved = f"all is saved (it was at step {at.step} of stage {at.stage})"
+            # As where the run will say that it goes on.
+            saved = f"all is saved, up to step {at.saved:,} of stage {at.stage}"
             say(
                 f"{self._reason or 'Preempted'} while {phase}:"
-                f" {saved if at.stage else 'nothing is lost'}. Start the same command"
+                f" {saved if at.saved else 'nothing is lost'}. Start the same command"
                 f" again to go on (exit code {RESUME})."
             )
             _exit()

@@ -178,15 +178,20 @@ def print_costs(
     """Prints the cost of a document in each system.
 
     `document_terms` (for token embeddings, tokens) and `index_bytes` are the same in
-    each language.
+    each language. Without `documents_per_s`, there is no column of speeds.
     """
+    columns = ["", "terms", "bytes"]
+    timed = ""
+    if documents_per_s:
+        columns.append("per second")
+        timed = ", encoded in a second (-: a view, whose model encodes all at once)"
     console.print(
         f"\ncost of {of}: active terms, bytes in an index (6 a term, 2 a"
-        " number of an embedding), encoded in a second",
+        f" number of an embedding){timed}",
         highlight=False,
     )
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in ("", "terms", "bytes", "per second"):
+    for name in columns:
         table.add_column(name, justify="right" if name else "left")
     for system, languages in results.items():
         values = next(iter(languages.values()))
@@ -195,7 +200,7 @@ def print_costs(
             Text(system),
             f"{values['document_terms']:.1f}",
             f"{values['index_bytes']:,.0f}",
-            "-" if speed is None else f"{speed:,.0f}",
+            *(["-" if speed is None else f"{speed:,.0f}"] if documents_per_s else []),
         )
     console.print(table)
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from lsrjax.data.batching.drawing import QUERIES, STUDENT, TEACHER
 from lsrjax.distributed import sharding
+from lsrjax.losses import regularizers
+from lsrjax.losses.regularizers import LAMBDAS
 from lsrjax.models.batch import tokens_of
 from lsrjax.models.views import SPARSE, Views
 from lsrjax.training.batch_contents import Contents
@@ -185,27 +187,112 @@ def by_name(
 class Watch:
     """Counts the steps in a row in which vectors of a text have too few or many terms.
 
-    `sizes` are those of the views' vocabularies.
+    Attributes:
+      sizes: of the views' vocabularies.
+      lambdas: those of the config, by name; a step's own are among its numbers.
+      coupled: a lambda of queries can empty documents too, and the reverse: one encoder
+        is trained with both, or the regularizer is of both together.
     """
 
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    lambdas: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    coupled: bool = True
     empty: dict[str, int] = dataclasses.field(default_factory=dict)
     odd: dict[tuple[str, bool], int] = dataclasses.field(default_factory=dict)
     _reported: set[str] = dataclasses.field(default_factory=set)
 
+    @classmethod
+    def of(cls, spec, config) -> "Watch":
+        """Of a student's spec and its stage's config."""
+        chosen = regularizers.of(config.regularizer)
+        coupled = chosen.entry.joint or not spec.roles_apart
+        return cls(spec.views, chosen.options.lambdas, coupled)
+
     def look(self, numbers: dict[str, float], last: bool = False) -> str:
         """Why the run is lost, or an empty string; pops shares of 0 from `numbers`."""
-        lost = ""
+        ends = ""
         for name in [name for name in numbers if name.startswith(_EMPTY)]:
             text, share = name.removeprefix(_EMPTY), numbers[name]
             steps = self.empty[text] = self.empty.get(text, 0) + 1 if share == 1 else 0
             if not share:
                 del numbers[name]
-            scored = text in _SCORED
-            most = _PATIENCE if scored else _PATIENCE_OF_PAIRS
-            if not lost and (steps == most or (last and steps >= _AT_THE_END)):
-                lost = _collapsed(text, steps, scored)
-        return lost
+            most = _PATIENCE if text in _SCORED else _PATIENCE_OF_PAIRS
+            if not ends and (steps == most or (last and steps >= _AT_THE_END)):
+                ends = text
+        return self._collapsed(ends, numbers) if ends else ""
+
+    def empty_now(self, numbers: Mapping[str, float]) -> str:
+        """A warning, given once, that all vectors of a role are empty; or nothing.
+
+        Not about pairs, whose empty vectors often come back (`_PATIENCE_OF_PAIRS`).
+        """
+        texts = self._empty_roles
+        if not texts or _EMPTY in self._reported:
+            return ""
+        self._reported.add(_EMPTY)
+        return (
+            f"every {' and '.join(texts)} vector is empty, and the run stops after"
+            f" {_PATIENCE} such steps in a row. {self._remedy(texts, numbers)}"
+        )
+
+    @property
+    def _empty_roles(self) -> list[str]:
+        """The roles without a term in the latest step."""
+        return [text for text in _SCORED if self.empty.get(text)]
+
+    def _collapsed(self, text: str, numbers: Mapping[str, float]) -> str:
+        said = f"every {text} vector has been empty for {self.empty[text]:,} steps"
+        if text not in _SCORED:
+            return (
+                f"{said}: the model has collapsed, and gives texts no terms. Lower"
+                " config.optim.lr, lengthen the warm-up, or look at what it starts from"
+                " (init.head, init.encoder): another stage would have nothing to go on"
+                " from."
+            )
+        roles = self._empty_roles
+        for other in roles:
+            if other != text:
+                said += f", and every {other} vector for {self.empty[other]:,}"
+        return (
+            f"{said}: the model has collapsed, and no gradient is left to bring it"
+            f" back. {self._remedy(roles, numbers)}"
+        )
+
+    def _remedy(self, texts: Sequence[str], numbers: Mapping[str, float]) -> str:
+        """Which lambdas could have emptied the roles, and what else to change."""
+        values = {
+            name: numbers[f"lambda_{name}"]
+            for name in LAMBDAS
+            if f"lambda_{name}" in numbers
+            and (self.coupled or name.removeprefix("source_") in texts)
+        }
+        if not values:
+            return (
+                "No lambda is set that could have emptied them: lower config.optim.lr,"
+                " lengthen its warm-up (config.optim.warmup_fraction), look at what the"
+                " model starts from (init.head, init.encoder), or set"
+                " config.regularizer.anti_zero."
+            )
+        largest = [name for name in values if values[name] == max(values.values())]
+        others = [name for name in values if name not in largest]
+        s, verb, them = ("s", "are", "them") if largest[1:] else ("", "is", "it")
+        beside = f" (beside {self._valued(others, values)})" if others else ""
+        return (
+            f"The largest lambda{s} at this step {verb}"
+            f" {self._valued(largest, values)}{beside}: lower {them} or"
+            " config.optim.lr, let either rise longer (config.regularizer.schedule,"
+            " config.optim.warmup_fraction), or set config.regularizer.anti_zero."
+        )
+
+    def _valued(self, names: Sequence[str], values: Mapping[str, float]) -> str:
+        """Lambdas with their values, and where those differ with the config's."""
+        found = []
+        for name in names:
+            value, whole = values[name], self.lambdas.get(name, values[name])
+            same = abs(value - whole) <= 1e-3 * whole
+            of = "" if same else f" ({whole:.3g} in the config)"
+            found.append(f"config.regularizer.{name} = {value:.3g}{of}")
+        return " and ".join(found)
 
     def odd_now(self, numbers: Mapping[str, float], last: bool = False) -> list[str]:
         """Warnings about vectors with too few or many terms, each given once."""
@@ -241,19 +328,4 @@ def _nearly_empty(text: str, view: str, value: float, size: int) -> str:
         f"a {text} has {value:.2g} active terms of {size:,} on average ({view}): most"
         " have none, and neither find nor are found by this view. A lower"
         " config.regularizer lambda, or a longer warm-up of it, leaves them terms."
-    )
-
-
-def _collapsed(text: str, steps: int, scored: bool) -> str:
-    said = f"every {text} vector has been empty for {steps:,} steps: the model has"
-    if not scored:
-        return (
-            f"{said} collapsed, and gives texts no terms. Lower config.optim.lr,"
-            " lengthen the warm-up, or look at what it starts from (init.head,"
-            " init.encoder): another stage would have nothing to go on from."
-        )
-    return (
-        f"{said} collapsed, and no gradient is left to bring it back. Lower"
-        f" config.regularizer.{text} or config.optim.lr, lengthen the warm-up of"
-        " either, or set config.regularizer.anti_zero."
     )

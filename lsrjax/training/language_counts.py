@@ -14,7 +14,9 @@ _NAMES = {"query": "queries", "document": "documents", "translation": "translati
 def stated(batches: Batches | Turns) -> dict[str, dict[str, tuple[int, int]]]:
     """Texts and tokens of the first batches, by the name of the text and language.
 
-    None of texts that are all in one language, or of unstated language.
+    The batches are those that the shapes are fitted to, of some thousand examples: a
+    small data set comes more than once. None of texts that are all in one language, or
+    of unstated language.
     """
     return {
         name: dict(sorted(found.items(), key=lambda one: (-one[1][0], one[0])))
@@ -31,7 +33,10 @@ def notes(batches: Batches | Turns) -> Iterator[str]:
             f"{language} {texts / total:.1%} ({tokens / texts:.1f} tokens)"
             for language, (texts, tokens) in found.items()
         )
-        yield f"  languages of {total:,} {_NAMES[name]}: {', '.join(each)}"
+        yield (
+            f"  languages of the first batches ({total:,} {_NAMES[name]}, repeats"
+            f" counted): {', '.join(each)}"
+        )
 
 
 def write(folder: pathlib.Path, batches: Batches | Turns) -> None:

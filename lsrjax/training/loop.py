@@ -36,7 +36,7 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
 
     def keep() -> None:
         """Saves the state; another thread may call this in a phase that keeps it."""
-        with progress.saving():
+        with progress.saving(int(state["step"])):
             states.keep(state)
 
     def leave() -> NoReturn:
@@ -56,6 +56,7 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
             leave()
 
     start, patience = int(state["step"]), Patience(config.dev, states.best)
+    progress.saved = start
     progress.forward(start)
     for done in range(start, total + 1):
         asked = done == total or (config.dev.every and done % config.dev.every == 0)
@@ -73,7 +74,7 @@ def train(stage: Stage, run: Run, states: States, state: dict, batches: Feed) ->
                 run.tracker.texts(done, texts)
                 patience.look(dev, done)
             numbers.read(state)
-            with numbers.clock.stopped(), progress.saving():
+            with numbers.clock.stopped(), progress.saving(done):
                 states.save(state, dev, last=done == total or patience.ends(done))
         if done == total or patience.ends(done):
             break

@@ -9,7 +9,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -126,7 +126,11 @@ class StagePlan:
         limit = device_limit()
         memory = Memory.of(compiled, state, teacher_params, batch)
         if limit and memory.total > limit:
-            raise InputError("\n".join(advice(self, memory, limit)))
+            said = (
+                f"This does not fit: a step takes {size(memory.total)}, a device has"
+                f" {size(limit)}."
+            )
+            raise InputError("\n".join([said, *advice(self, memory, limit)]))
 
     @functools.cached_property
     def _layout(self) -> sharding.Layout:
@@ -274,6 +278,12 @@ def size(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def taken(memory: Memory, limit: int) -> str:
+    """What a step takes of a device's memory, as "22.11 of 80 GB"."""
+    unit, name = (1e9, "GB") if limit >= 1e8 else (1e6, "MB")
+    return f"{memory.total / unit:.2f} of {limit / unit:.4g} {name}"
+
+
 def device_limit() -> int:
     """Bytes that one device may use; 0 if unknown, as for imaginary devices."""
     device = jax.local_devices()[0]
@@ -284,19 +294,24 @@ def device_limit() -> int:
     return (device.memory_stats() or {}).get("bytes_limit", 0)
 
 
-def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
-    """Why a step does not fit, and what does, found by compiling a few other steps."""
-    lines = [
-        f"This does not fit: a step takes {size(memory.total)}, a device has"
-        f" {size(limit)}."
-    ]
+def advice(
+    plan: StagePlan,
+    memory: Memory,
+    limit: int,
+    note: Callable[[str], None] = lambda text: None,
+) -> Iterator[str]:
+    """What a step that does not fit takes most for, and a change that fits.
+
+    The change is found by compiling a few other steps, which may take minutes each;
+    `note` receives a line before each.
+    """
     standing = memory.total - memory.step
     if standing > limit:
-        lines.append(
+        yield (
             f"The model alone, with its optimizer, takes {size(standing)}: divide it"
             " over more devices with config.mesh.model, or set config.mesh.fsdp=True."
         )
-        return lines
+        return
     texts = sum(count for count, _ in plan.encoded_parts())
     devices = plan.mesh.shape[sharding.MODEL]
     terms = math.ceil(next(iter(plan.spec.views.values())) / devices)
@@ -309,36 +324,39 @@ def advice(plan: StagePlan, memory: Memory, limit: int) -> list[str]:
         if head > memory.step / 2
         else f"the encoder's activations of {texts:,} texts of {length} tokens"
     )
-    lines.append(f"Most of it is {cause}.")
-    for change in _changes(plan, texts):
-        other = _changed(plan, change)
-        if other.memory().total <= limit:
-            wanted = " ".join(f"--config.{field}={v}" for field, v in change.items())
-            lines.append(f"It fits with {wanted}.")
-            return lines
-    lines.append(
+    yield f"Most of it is {cause}."
+    for change in _changes(plan.config, texts, plan.mesh.shape[sharding.DATA]):
+        wanted = " ".join(f"--config.{field}={v}" for field, v in change.items())
+        note(f"Looking for a change that fits: compiling with {wanted}")
+        if _changed(plan, change).memory().total <= limit:
+            yield f"It fits with {wanted}."
+            return
+    yield (
         "No smaller micro-batch fits: lower config.batch_size, shorten"
         f" config.data.document_length (now {plan.config.data.document_length}), or"
         " raise config.mesh.model."
     )
-    return lines
 
 
-def _changes(plan: StagePlan, texts: int):
-    if plan.config.memory.remat != "layer":
-        yield {"memory.remat": "layer"}
+def _changes(config, texts: int, devices: int) -> Iterator[dict[str, Any]]:
+    """Changes that need ever less memory, each with only the fields that it changes."""
+    memory, remat = config.memory, {"memory.remat": "layer"}
+    tried: list[dict[str, Any]] = [remat]
     for chunk in (texts // 2, texts // 8, texts // 32, 1):
-        if chunk:
-            yield {"memory.remat": "layer", "memory.encode_chunk": chunk}
-    devices = plan.mesh.shape[sharding.DATA]
+        # Chunks as large as those of the config would save nothing.
+        if chunk and not 0 < memory.encode_chunk <= chunk:
+            tried.append(remat | {"memory.encode_chunk": chunk})
     for part in (2, 4, 16):
-        size = plan.config.batch_size // part // devices * devices
-        if size:
-            yield {
-                "memory.remat": "layer",
-                "memory.encode_chunk": 1,
-                "batch_size": size,
-            }
+        if size := config.batch_size // part // devices * devices:
+            tried.append(remat | {"memory.encode_chunk": 1, "batch_size": size})
+    for change in tried:
+        flat = {
+            "memory.remat": memory.remat,
+            "memory.encode_chunk": memory.encode_chunk,
+        }
+        change = {k: v for k, v in change.items() if v != flat.get(k)}
+        if change:
+            yield change
 
 
 def _changed(plan: StagePlan, change: dict) -> StagePlan:

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lsrjax.checkpoint import digests, names_on_disk, set_damaged_aside, train_states
 from lsrjax.data.reading import unchanged_files
@@ -111,6 +111,23 @@ def has_begun(folder: pathlib.Path) -> bool:
         for one in (folder, folder / KEPT)
         for steps in (digests.recorded_steps, names_on_disk.committed_steps)
     )
+
+
+def standing(workdir: pathlib.Path, stages: Iterable[str]) -> str:
+    """Where a run that was interrupted will go on, by what is on its disk."""
+    for name in stages:
+        folder = workdir / name
+        if set_damaged_aside.finished_steps(folder) is not None:
+            continue
+        found = [
+            step
+            for one in (folder, folder / KEPT)
+            for step in names_on_disk.committed_steps(one)
+        ]
+        if found:
+            return f"stage {name} goes on at step {max(found):,}"
+        return f"stage {name} has saved nothing yet, and begins anew"
+    return "all stages are trained"
 
 
 def forget_unless_begun(folder: pathlib.Path) -> None:

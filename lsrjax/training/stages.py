@@ -32,7 +32,7 @@ def run_stage(name: str, config, run: Run, number: int = 1, count: int = 1) -> N
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         resume.forget_unless_begun(folder)
-    progress.stage, progress.step = name, 0
+    progress.stage, progress.step, progress.saved = name, 0, 0
     tracker.begin(name, number, count)
     with (
         sharding.on_mesh(config.mesh.data, config.mesh.model) as mesh,

@@ -32,7 +32,7 @@ class Numbers:
 
     def __init__(self, stage: Stage, run: Run):
         self._stage, self._run, self.clock = stage, run, Clock()
-        self._watch = collapse.Watch(stage.student.spec.views)
+        self._watch = collapse.Watch.of(stage.student.spec, stage.config)
         self._in_flight: collections.deque[tuple[int, dict, int]] = collections.deque()
 
     def add(self, step: int, metrics: dict, slots: int) -> None:
@@ -55,6 +55,7 @@ class Numbers:
             if error := bad_steps.judge(step, values, config):
                 raise BadNumbers(error, step, values)
             last = step == stage.total_steps
+            due = last or step % config.log.every == 0
             if values.pop("bad", 0):
                 said = f"{bad_steps.described(step, values)} It was skipped."
                 stage.post_mortem.write(state, BadNumbers(said, step, values))
@@ -64,9 +65,11 @@ class Numbers:
                     self._run.tracker.note(f"  Step {step:,}: {text}")
                 if lost := self._watch.look(values, last):
                     raise TrainingFailed(f"Step {step}: {lost}")
+                if due and (text := self._watch.empty_now(values)):
+                    self._run.tracker.note(f"  Step {step:,}: {text}")
             values.pop("in_a_row", None)
             self.clock.count(config.batch_size, int(values.pop("tokens")), slots)
-            if step % config.log.every == 0 or last:
+            if due:
                 self._run.tracker.log(step, values | self.clock.read())
 
 

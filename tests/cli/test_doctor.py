@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from programs import launch, layouts
 
 from lsrjax.checkpoint import saved_model
-from lsrjax.cli import doctor, doctor_checks
+from lsrjax.cli import doctor, doctor_checks, doctor_lambdas
 from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.config import fields
 from lsrjax.config.fields import get_default
@@ -116,6 +116,36 @@ def test_the_size_of_a_checkpoint_is_that_of_its_numbers():
     memory = planned.memory()
     # Adam keeps two numbers for each parameter; the rest is counters.
     assert planned.checkpoint_bytes == pytest.approx(3 * memory.params, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("query", "weight", "level"),
+    [(100.0, 1.0, WARNING), (0.5, 1.0, OK), (100.0, 100.0, OK), (0.5, 0.05, WARNING)],
+)
+def test_lambdas_that_empty_all_vectors_are_warned_of(query, weight, level):
+    config = get_default()
+    config.loss = {"infonce": {"weight": weight}}
+    config.regularizer = entry("flops", query=query, document=1e-3)
+    (found,) = doctor_lambdas.lambdas(config)
+    assert found.level == level
+    if level == WARNING:
+        assert f"config.regularizer.query = {query:g} beside" in found.text or (
+            weight == 1 and "config.regularizer.query = 100, over" in found.text
+        )
+        assert "regularizer.document =" not in found.text
+
+
+def test_without_lambdas_nothing_is_said_of_them():
+    assert not list(doctor_lambdas.lambdas(get_default()))
+
+
+RECIPES = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_lambdas_are_usual(path):
+    found = [*doctor_lambdas.lambdas(fields.load(path, []))]
+    assert {one.level for one in found} <= {OK}
 
 
 @pytest.mark.parametrize("field", ["data", "dev"])

@@ -62,6 +62,20 @@ def test_a_process_with_nothing_to_lose_leaves_once_all_is_written(guard):
     assert events == ["written"] and guard.left.is_set()
 
 
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [(20, "all is saved, up to step 20 of stage train"), (0, "nothing is lost")],
+)
+def test_the_last_line_names_the_step_to_go_on_from(guard, monkeypatch, saved, words):
+    said = []
+    monkeypatch.setattr(preemption, "say", said.append)
+    guard.progress.stage, guard.progress.step = "train", 21
+    guard.progress.saved = saved
+    with pytest.raises(Left):
+        guard.leave()
+    assert words in said[0] and "21" not in said[0]
+
+
 def test_a_save_that_is_under_way_is_finished_first(guard):
     with guard.progress.held:
         act(guard)

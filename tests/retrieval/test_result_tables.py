@@ -65,6 +65,13 @@ def test_costs_of_documents_are_shown_with_the_speed_of_what_is_encoded():
         ["csr", "32.0", "192", "1,234"],
         ["m3", "tokens", "40.2", "2,576", "-"],
     ]
+    assert "(-: a view, whose model encodes all at once)" in " ".join(lines.split())
+    untimed = printed(lambda console: print_costs(results, {}, console))
+    assert "second" not in untimed
+    assert [line.split() for line in untimed.splitlines()[-2:]] == [
+        ["csr", "32.0", "192"],
+        ["m3", "tokens", "40.2", "2,576"],
+    ]
 
 
 def test_mean_leaves_english_out():

@@ -10,6 +10,7 @@ from programs import tiny
 
 from lsrjax.bench import workload
 from lsrjax.config.fields import get_default
+from lsrjax.config.nodes import entry
 from lsrjax.data.batching import loader
 from lsrjax.data.batching.drawing import GroupBatches
 from lsrjax.data.batching.orders import Order
@@ -66,6 +67,7 @@ def test_unused_terms_are_those_of_no_text_in_the_batch():
 def test_a_run_stops_after_many_steps_of_empty_vectors_in_a_row():
     watch = collapse.Watch()
     empty, alive = {"empty_query": 1.0, "empty_document": 0.0}, {"empty_query": 0.99}
+    empty["lambda_query"] = 0.5
     for _ in range(2):
         for _ in range(49):
             assert not watch.look(dict(empty))
@@ -75,6 +77,95 @@ def test_a_run_stops_after_many_steps_of_empty_vectors_in_a_row():
     lost = watch.look(dict(empty))
     assert "every query vector has been empty for 50 steps" in lost
     assert "config.regularizer.query" in lost
+
+
+BOTH = {"empty_query": 1.0, "empty_document": 1.0}
+HUGE = {"lambda_query": 100.0, "lambda_document": 1e-3}
+
+
+def collapsed(watch, numbers):
+    """What ends a run with these numbers in each step."""
+    return next(lost for _ in range(60) if (lost := watch.look(dict(numbers))))
+
+
+def test_of_both_lambdas_the_larger_one_is_blamed():
+    apart = collapse.Watch(coupled=False)
+    lost = collapsed(apart, HUGE | BOTH)
+    assert "every document vector for 50" in lost
+    blamed = (
+        "The largest lambda at this step is config.regularizer.query = 100 (beside"
+        " config.regularizer.document = 0.001): lower it"
+    )
+    assert blamed in lost
+    # A shared encoder is emptied by either lambda.
+    lost = collapsed(collapse.Watch(), HUGE | {"empty_document": 1.0})
+    assert "query vector" not in lost and blamed in lost
+    # Encoders of their own are emptied by their own lambda.
+    apart = collapse.Watch(coupled=False)
+    lost = collapsed(apart, HUGE | {"empty_document": 1.0, "empty_query": 0.0})
+    assert "config.regularizer.document = 0.001: lower it" in lost
+    assert "regularizer.query" not in lost
+
+
+def test_equal_lambdas_are_blamed_together():
+    lost = collapsed(
+        collapse.Watch(), BOTH | {"lambda_query": 2.0, "lambda_source_document": 2.0}
+    )
+    assert (
+        "The largest lambdas at this step are config.regularizer.query = 2 and"
+        " config.regularizer.source_document = 2: lower them"
+    ) in lost
+
+
+def test_in_a_warm_up_a_lambda_is_that_of_the_step():
+    watch = collapse.Watch(lambdas={"query": 100.0, "document": 1e-3})
+    numbers = {"lambda_query": 26.0, "lambda_document": 2.6e-4}
+    lost = collapsed(watch, BOTH | numbers)
+    assert "config.regularizer.query = 26 (100 in the config)" in lost
+
+
+def test_where_no_lambda_is_set_none_is_blamed():
+    lost = collapsed(collapse.Watch(), BOTH)
+    assert "No lambda is set" in lost and "lower config.optim.lr" in lost
+    # Nor where the only one is of texts that do not share the encoder.
+    apart = collapse.Watch(coupled=False)
+    lost = collapsed(apart, {"empty_document": 1.0, "lambda_query": 100.0})
+    assert "No lambda is set" in lost
+
+
+@pytest.mark.parametrize(
+    "options, regularizer, coupled",
+    [
+        ({}, "flops", True),
+        ({"towers": "separate"}, "flops", False),
+        ({"queries": "words"}, "flops", False),  # they are not encoded
+        ({"queries": "words"}, "joint_flops", True),
+    ],
+)
+def test_whose_vectors_a_lambda_reaches(options, regularizer, coupled):
+    spec = RetrieverSpec.of("splade", tiny.encoder(), tied=True).replaced(**options)
+    config = get_default()
+    config.regularizer = entry(regularizer, document=0.5)
+    watch = collapse.Watch.of(spec, config)
+    assert watch.coupled == coupled
+    assert watch.lambdas == {"document": 0.5}
+
+
+def test_empty_vectors_are_said_once_before_they_end_a_run():
+    watch = collapse.Watch()
+    numbers = HUGE | {"empty_query": 0.5, "empty_document": 0.0}
+    watch.look(dict(numbers))
+    assert not watch.empty_now(numbers)
+    for _ in range(2):
+        watch.look(HUGE | BOTH)
+    said = watch.empty_now(HUGE | BOTH)
+    assert said.startswith("every query and document vector is empty")
+    assert "config.regularizer.query = 100 (beside" in said
+    assert not watch.empty_now(HUGE | BOTH)
+    # Vectors of pairs are empty for a while, and come back.
+    pairs = collapse.Watch()
+    pairs.look({"empty_english": 1.0})
+    assert not pairs.empty_now({"empty_english": 1.0})
 
 
 def test_pairs_are_aligned_by_raw_values_so_that_empty_ones_go_on():

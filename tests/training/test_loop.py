@@ -119,7 +119,9 @@ class Loop:
             total_steps=total,
             step=self.step,
             teacher_params=None,
-            student=types.SimpleNamespace(spec=types.SimpleNamespace(views={})),
+            student=types.SimpleNamespace(
+                spec=types.SimpleNamespace(views={}, roles_apart=False)
+            ),
             evaluate=Evaluation(self) if evaluate else None,
             check=self.check,
         )
@@ -194,6 +196,26 @@ def test_logged_numbers_are_those_of_the_step_itself():
     assert dev == {5: 10.0, 7: 21.0}
 
 
+class Dying(Loop):
+    """Its vectors are all empty from step 4 on."""
+
+    @staticmethod
+    def step(state, teacher_params, batch):
+        state, metrics = Loop.step(state, teacher_params, batch)
+        empty = jnp.float32(state["step"] >= 4)
+        return state, metrics | {"empty_query": empty, "lambda_query": 8 * empty}
+
+
+def test_empty_vectors_are_said_once_at_the_next_entry_of_the_log():
+    loop = Dying(**{"regularizer.query": 8.0})
+    loop.run(9, evaluate=False)
+    (note,) = (event[1] for event in loop.events if event[0] == "note")
+    assert note.startswith("  Step 6: every query vector is empty")
+    assert "config.regularizer.query = 8:" in note
+    with pytest.raises(TrainingFailed, match="Step 53: every query .* for 50 steps"):
+        Dying().run(60, evaluate=False)
+
+
 def test_a_loop_goes_on_from_a_state():
     whole, rest = Loop(), Loop()
     expected = whole.run(11)
@@ -249,6 +271,7 @@ def test_asked_to_leave_the_loop_keeps_what_it_has_and_goes_on_from_there(step):
     # Steps 5 and 10 are saved already when the next batch is drawn.
     owes = step - 1 not in saved
     assert first.kept == [step - 1] * owes
+    assert first.progress.saved == step - 1
     assert [e[1] for e in first.events if e[0] == "log"][-1:] == [
         n for n in [e[1] for e in whole.events if e[0] == "log"] if n < step
     ][-1:]

@@ -5,6 +5,7 @@ import io
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -129,10 +130,75 @@ def test_what_does_not_fit_is_refused_with_what_would():
         enough = stage_plan(**{"memory.remat": "layer", "memory.encode_chunk": 1})
         least = enough.memory().total
         text = "\n".join(memory_plan.advice(stage, memory, (least + memory.total) // 2))
-        assert "This does not fit" in text
+        assert "Most of it is " in text
         assert "It fits with --config.memory." in text
         text = "\n".join(memory_plan.advice(stage, memory, memory.params))
         assert "The model alone" in text and "config.mesh.fsdp" in text
+
+
+def of_chunks(self):
+    """A compiled step, in place of compiling: of 1 GB for each text of a chunk."""
+    step = (self.config.memory.encode_chunk or 64) * 10**9
+    return None, memory_plan.Memory(10**9, 0, 0, 0, step)
+
+
+def dry_run_of(stage, monkeypatch, device_gb):
+    """Prints the plan of a stage whose step is `of_chunks`."""
+    monkeypatch.setattr(memory_plan, "plan_stages", lambda *args: {"train": stage})
+    monkeypatch.setattr(memory_plan.StagePlan, "compiled", of_chunks)
+    monkeypatch.setattr(memory_plan, "device_limit", lambda: 0)
+    monkeypatch.setattr(dry_run.check_run, "validate", lambda config: None)
+    flags = types.SimpleNamespace(devices=None, topology=None, device_gb=device_gb)
+    dry_run.plan(
+        types.SimpleNamespace(
+            flags=flags, config=stage.config, config_path=pathlib.Path("my.py")
+        )
+    )
+
+
+LAYERS = {"memory.remat": "layer", "memory.encode_chunk": 8}
+
+
+def test_a_dry_run_says_that_a_step_fits(monkeypatch, capsys):
+    dry_run_of(stage_plan(**LAYERS), monkeypatch, 80)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "Compiling the step of stage train for 1 device"
+    assert said[-1] == "  fits: 9.00 of 80 GB of each device"
+    dry_run_of(stage_plan(**LAYERS), monkeypatch, None)
+    assert "--device_gb GB says whether it fits" in capsys.readouterr().out
+
+
+def test_a_dry_run_that_does_not_fit_fails_with_what_it_looked_for(monkeypatch, capsys):
+    with pytest.raises(InputError, match="does not fit .* memory: train"):
+        dry_run_of(stage_plan(**LAYERS), monkeypatch, 2.5)
+    lines = capsys.readouterr().out.splitlines()
+    after = lines[lines.index("  does not fit: 9.00 of 2.5 GB") + 1 :]
+    assert after[0].startswith("  Most of it is ")
+    # Its layers are computed again already, so that they are no change.
+    *looked, found = after[1:]
+    assert looked[-1].startswith("  Looking for a change that fits: compiling with ")
+    assert looked[-1].endswith(" --config.memory.encode_chunk=1")
+    assert found == "  It fits with --config.memory.encode_chunk=1."
+    assert "remat" not in " ".join(after)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [("none", 0), ("layer", 0), ("layer", 4), ("none", 4), ("layer", 1)],
+)
+def test_changes_are_changes_for_less_memory(memory):
+    config = get_default()
+    config.memory.remat, config.memory.encode_chunk = memory
+    config.batch_size = 32
+    found = list(memory_plan._changes(config, 64, 1))
+    for change in found:
+        assert change.get("memory.remat") != memory[0]
+        chunk = change.get("memory.encode_chunk", memory[1])
+        assert chunk <= memory[1] or memory[1] == 0
+        assert chunk != memory[1] or len(change) < 3
+        assert change.get("batch_size", 0) < 32
+    assert {} not in found
+    assert [one["batch_size"] for one in found if "batch_size" in one] == [16, 8, 2]
 
 
 @pytest.mark.slow
@@ -143,7 +209,9 @@ def test_a_step_larger_than_the_machine_is_not_taken(monkeypatch):
     monkeypatch.setattr(
         memory_plan.Memory, "of", lambda *args: memory_plan.Memory(10, 20, 0, 5, 2000)
     )
-    with pytest.raises(InputError, match="a step takes 0.0 MB, a device has 0.0 MB"):
+    with pytest.raises(
+        InputError, match="not fit: a step takes 0.0 MB, a device has 0.0 MB"
+    ):
         stage.check(None, None, None, None)
     monkeypatch.setattr(memory_plan, "device_limit", lambda: 0)  # unknown
     stage.check(None, None, None, None)
@@ -160,8 +228,10 @@ def test_the_demo_is_planned_without_training_it(tmp_path):
         *("--config", "configs/demo.py", "--dry_run", "--devices", "2"),
         *("--workdir", str(tmp_path / "run"), "--device_gb", "0.001"),
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 2, result.stderr
+    assert "Error: What does not fit" in result.stderr
     text = " ".join(result.stdout.split())
+    assert "Compiling the step of stage teacher for 2 devices Stage teacher" in text
     assert "Stage teacher: 1,536,128 parameters; bert of 2 layers" in text
     assert "Stage contrast: 6,498,818 parameters, 4,810,242 trained" in text
     assert "mesh data 2 x model 1; float32; batch 128" in text

@@ -223,7 +223,10 @@ def _costs(runs: Sequence[Record]) -> Iterator[Element]:
             )
     columns = ("", "active terms", "bytes in an index", "encoded per second")
     if rows:
-        yield _table("Cost of an English document", columns, rows)
+        title = (
+            "Cost of an English document (-: a view, whose model encodes all at once)"
+        )
+        yield _table(title, columns, rows)
     yield from _grid([*curves.of_tasks(runs)])
 
 
