@@ -15,15 +15,15 @@ come from the Hugging Face hub. On eight accelerators a step of the paper's take
 
 from ml_collections import ConfigDict
 
-from lsrjax.config.fields import get_default
+from lsrjax.config.fields import get_default, variant
 from lsrjax.config.nodes import entry
 
 _MMARCO = "ar zh nl fr de hi id it ja pt ru es vi".split()
 _SENTENCES = "wikimatrix europarl opensubtitles talks tatoeba jw300 news-commentary"
 
 
-def get_config(variant: str = "paper") -> ConfigDict:
-    paper = {"paper": True, "script": False}[variant]
+def get_config(name: str = "paper") -> ConfigDict:
+    paper = variant({"paper": True, "script": False}, name)
     c = get_default()
     c.seed = 0 if paper else 42  # script
     c.model.dtype = "bfloat16"  # paper

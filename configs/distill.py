@@ -16,12 +16,12 @@ pos_scores and neg_scores:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config.fields import get_default
+from lsrjax.config.fields import get_default, variant
 from lsrjax.config.nodes import entry
 
 
-def get_config(variant: str = "paper") -> ConfigDict:
-    paper = {"paper": True, "script": False}[variant]
+def get_config(name: str = "paper") -> ConfigDict:
+    paper = variant({"paper": True, "script": False}, name)
     c = get_default()
     c.seed = 0 if paper else 42  # script
     c.model.head.lexecho = True  # both

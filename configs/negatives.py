@@ -23,16 +23,18 @@ the embedded texts, in minutes on a CPU, each with `_small` after its name:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config.fields import get_default
+from lsrjax.config.fields import get_default, variant
 from lsrjax.config.nodes import entry
 
 
-def get_config(variant: str = "ance") -> ConfigDict:
-    name, _, size = variant.partition("_")
+def get_config(name: str = "ance") -> ConfigDict:
+    made = {"splade": splade, "ance": ance, "adore": adore, "ar2": ar2}
+    sizes = {f"{recipe}{size}": recipe for size in ("", "_small") for recipe in made}
+    recipe = variant(sizes, name)
     c = get_default()
-    c.stages = {"splade": splade, "ance": ance, "adore": adore, "ar2": ar2}[name]()
-    if {"": False, "small": True}[size]:
-        if name == "splade":  # no cross-encoder is embedded
+    c.stages = made[recipe]()
+    if name != recipe:
+        if recipe == "splade":  # no cross-encoder is embedded
             c.stages = {"teacher": teacher(), **c.stages}
         for one in c.stages.values():
             small(one)

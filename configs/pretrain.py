@@ -21,7 +21,7 @@ from random weights:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config.fields import get_default
+from lsrjax.config.fields import get_default, variant
 from lsrjax.config.nodes import entry
 
 _WIKIPEDIAS = "ar da de en es fi fr hi it ja ko nl no pl pt ru sv sw th uk zh"
@@ -34,13 +34,13 @@ _VARIANTS = {
 }
 
 
-def get_config(variant: str = "") -> ConfigDict:
+def get_config(name: str = "") -> ConfigDict:
     c = get_default()
     c.model.head = "splade"
-    c.model.head.condenser = 2 if variant in ("", "condenser") else 0
+    c.model.head.condenser = 2 if name in ("", "condenser") else 0
     c.model.dtype = "bfloat16"
     c.init.encoder = "FacebookAI/xlm-roberta-base"
-    c.loss, pairs = _VARIANTS[variant]
+    c.loss, pairs = variant(_VARIANTS, name)
     c.data.source = entry("texts", pairs=entry(pairs))
     c.data.source.files = {
         language: {"dataset": "wikimedia/wikipedia", "subset": f"20231101.{language}"}

@@ -25,11 +25,15 @@ and, of all forms but csr:
 
 from ml_collections import ConfigDict
 
-from lsrjax.config.fields import data_set, get_default
+from lsrjax.config.fields import data_set, get_default, variant
 from lsrjax.config.nodes import entry
+
+# Of the forms; of csr, which is dense, there is no choice.
+_QUERIES = {"splade": "encoded", "inference_free": "static", "csr": ""}
 
 
 def get_config(form: str = "splade") -> ConfigDict:
+    queries = variant(_QUERIES, form)
     c = get_default()
     c.init.encoder, c.model.dtype = "ltg/norbert4-base", "bfloat16"
     qa = {"alexandrainst/scandi-qa": ["no", "da", "sv"]}
@@ -44,7 +48,6 @@ def get_config(form: str = "splade") -> ConfigDict:
         c.model.head = entry("csr", pooling="mean")
         c.loss = {"reconstruction": {}, "infonce": {"temperature": 0.05}}
     else:
-        queries = {"splade": "encoded", "inference_free": "static"}[form]
         c.model.head = entry("splade", logits="shifted", queries=queries)
         c.loss, c.regularizer = {"infonce": {}}, entry("flops", document=3e-3)
         c.regularizer.schedule = entry("quadratic", steps=33_000)

@@ -39,7 +39,8 @@ def get_config(variant: str = "objectives") -> ConfigDict:
         "pretraining": pretraining,
         "optimizers": optimizers,
     }
-    c.stages = dict(c.stages.items()) | variants[variant](last, c.stages.align)
+    chosen = fields.variant(variants, variant)
+    c.stages = dict(c.stages.items()) | chosen(last, c.stages.align)
     c.evaluate.split = "dev"
     c.evaluate.examples = ()
     return c

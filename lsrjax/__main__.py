@@ -1,5 +1,6 @@
 """`lsrjax COMMAND …` and `python -m lsrjax COMMAND …`: all commands."""
 
+import difflib
 import sys
 
 from lsrjax.cli.importing import command
@@ -33,9 +34,13 @@ def main() -> None:
     if name in ("-h", "--help", "help"):
         print(USAGE)
         return
+    if not name:
+        print(f"Error: A command is missing.\n\n{USAGE}", file=sys.stderr)
+        sys.exit(2)
     if name not in COMMANDS:
-        found = f"{name} is no command." if name else "A command is missing."
-        print(f"Error: {found}\n\n{USAGE}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(COMMANDS)}."
+        print(f"Error: {name} is no command. {meant}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
     sys.argv[0] = f"lsrjax {name}"

@@ -5,14 +5,45 @@ introduce one (`entry`); files of a model may name entries of a table, or a dott
 that the user has given already (`known_entry`).
 """
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lsrjax.errors import InputError
 
 # The imported objects of the user's dotted names.
 _IMPORTED: dict[str, Any] = {}
+# The folders of the user's config files, where dotted names are looked for last.
+_BESIDE: list[str] = []
+
+
+def look_beside(file: str | os.PathLike) -> None:
+    """Also looks for dotted names beside a file that runs as the user's own code.
+
+    Such is a config file, never a file of a model.
+    """
+    folder = str(pathlib.Path(file).absolute().parent)
+    if folder not in _BESIDE:
+        _BESIDE.append(folder)
+
+
+@contextlib.contextmanager
+def own_imports() -> Iterator[None]:
+    """A context of imports from the folders of `look_beside`.
+
+    They come last, so that no file there takes the place of an installed package.
+    """
+    added = [folder for folder in _BESIDE if folder not in sys.path]
+    sys.path.extend(added)
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
 
 
 def entry(table: Mapping[str, Any], name: str, field: str) -> Any:
@@ -32,11 +63,13 @@ def entry(table: Mapping[str, Any], name: str, field: str) -> Any:
             " your own, such as 'my_package.my_module.name'."
         )
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        with own_imports():
+            found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as e:
         raise InputError(
             f"{field} is {name!r}, which could not be imported ({e}). The package has"
-            " to be installed, or PYTHONPATH to name the folder that holds it."
+            " to be installed, or its file to be beside the config's, or PYTHONPATH to"
+            " name the folder that holds it."
         ) from e
     _IMPORTED[name] = found
     return found

@@ -13,6 +13,7 @@ and the options that are set. Ranges, choices and documentation are next to the 
 import copy
 import dataclasses
 import difflib
+import inspect
 import math
 import numbers
 import re
@@ -148,6 +149,8 @@ def resolve(
             f" {', '.join(map(repr, table))}."
         )
     found = find(table, name, where)
+    if name not in table:
+        _check_own(table, found, name, where)
     kind = kind_of(found)
     for field in values:
         if field not in names(kind):
@@ -192,6 +195,57 @@ def find_known(table: Mapping[str, Any], name: str, where: str) -> Any:
 def kind_of(entry: Any) -> type[Options]:
     """The dataclass of an entry's options."""
     return getattr(entry, "Options", Options)
+
+
+def _check_own(table: Mapping[str, Any], entry: Any, name: str, where: str) -> None:
+    """Refuses what is no entry of the table's kind, or declares its options wrongly.
+
+    Raises:
+      InputError: says what to write.
+    """
+    said = f"{where} names {name!r}, which"
+    kinds = {type(one) for one in table.values()}
+    (like,) = kinds if len(kinds) == 1 else (object,)
+    if not issubclass(like, type) and not isinstance(entry, like):
+        raise InputError(
+            f"{said} is no {_path(like)} but {type(entry).__name__}. Wrap the function"
+            " in one."
+        )
+    held = vars(entry) if hasattr(like, "Options") else {}
+    for field, given in held.items():
+        is_kind = isinstance(given, type) and dataclasses.is_dataclass(given)
+        if field != "Options" and is_kind:
+            raise InputError(
+                f"{said} has the options {given.__name__} as its {field}; write"
+                f" {like.__name__}(…, Options={given.__name__})."
+            )
+    _check_kind(kind_of(entry), getattr(like, "Options", Options), said)
+
+
+def _check_kind(kind: Any, base: type, said: str) -> None:
+    """Refuses what is no dataclass of options; `base` is that of the other entries."""
+    called = _path(kind) if isinstance(kind, type) else repr(kind)
+    said = f"{said} has the Options {called}, but"
+    kinds = base.__mro__  # the one below `Options`: regularizers may have fewer
+    below = kinds[max(kinds.index(Options) - 1, 0)]
+    if not (isinstance(kind, type) and issubclass(kind, below)):
+        raise InputError(f"{said} they have to be a subclass of {_path(base)}.")
+    if "__dataclass_fields__" not in vars(kind) and inspect.get_annotations(kind):
+        raise InputError(
+            f"{said} that is no dataclass; write @dataclasses.dataclass(frozen=True)"
+            " above it."
+        )
+    for field in dataclasses.fields(kind):
+        if "doc" not in field.metadata:
+            raise InputError(
+                f"{said} its field {field.name} is no lsrjax.options.option(…); give"
+                f" its default and what it is: {field.name}: float = option(1.0,"
+                ' "what it is").'
+            )
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def names(kind: type) -> list[str]:

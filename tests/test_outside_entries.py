@@ -1,12 +1,15 @@
 """Entries of the user's, each with an option of its own, from outside the package."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from lsrjax import lookup
 from lsrjax.checkpoint import saved_model
+from lsrjax.config import fields
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry
@@ -166,6 +169,144 @@ def test_their_options_are_checked_like_any_others(tmp_path, mine, change, messa
     with pytest.raises(InputError) as error:
         run.run(config, tmp_path / "run", Console(quiet=True))
     assert message in str(error.value)
+
+
+def test_options_of_a_dotted_name_are_set_on_the_command_line(mine):
+    config = config_of()
+    for field, text in (
+        ("loss.of_mine.hinge.margin", "2"),
+        ("init.of_mine.Louder.factor", "4"),
+        ("log.trackers.of_mine.Tracker", "true"),
+        ("loss.m3.temperature", "0.1"),
+        ("loss.infonec.temperature", "0.1"),
+    ):
+        fields.set_field(config, field, text, "--config")
+    assert config.loss == {
+        "of_mine.hinge": {"margin": 2, "weight": 0.5},
+        "m3": {"temperature": 0.1},
+        "infonec": {"temperature": 0.1},
+    }
+    assert config.init == {"of_mine.Louder": {"factor": 4}}
+    assert config.log.trackers == {"of_mine.Tracker": {}}
+    config.loss = {}
+    fields.set_field(config, "loss.of_mine.hinge.margin", "-1", "--config")
+    with pytest.raises(InputError, match="loss.of_mine.hinge.margin is -1.0; it must"):
+        validate(config)
+
+
+WRONG = """
+import dataclasses
+
+from lsrjax.data.batching.mixing import Mixer
+from lsrjax.losses.loss import Loss, LossOptions
+from lsrjax.losses.regularizers import Regularizer
+from lsrjax.models.adapters import Adapter
+from lsrjax.models.layers import Head
+from lsrjax.options import Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Right(LossOptions):
+    margin: float = option(1.0, "how far apart", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare(LossOptions):
+    margin: float = 1.0
+
+
+class Undecorated(LossOptions):
+    margin: float = option(1.0, "how far apart", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    margin: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Other(Options):
+    margin: float = option(1.0, "how far apart", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BareOther(Options):
+    margin: float = 1.0
+
+
+third = Loss(len, ("query", "document"), Right)
+bare = Loss(len, ("query", "document"), Options=Bare)
+undecorated = Loss(len, ("query", "document"), Options=Undecorated)
+plain = Loss(len, ("query", "document"), Options=Plain)
+other = Loss(len, ("query", "document"), Options=Other)
+second = Regularizer(len, Right)
+of_texts = Regularizer(len, Options=Other)
+mixer = Mixer(len, BareOther)
+function = len
+
+
+class PlainHead(Head):
+    Options = Plain
+
+
+class BareAdapter(Adapter):
+    Options = BareOther
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "said"),
+    [
+        ("loss", "third", "has the options Right as its targets; write Loss(…,"
+         " Options=Right)."),
+        ("loss", "bare", "its field margin is no lsrjax.options.option(…)"),
+        ("loss", "undecorated", "is no dataclass; write @dataclasses.dataclass(frozen"),
+        ("loss", "plain", "they have to be a subclass of lsrjax.losses.loss.LossOpt"),
+        ("loss", "other", "they have to be a subclass of lsrjax.losses.loss.LossOpt"),
+        ("regularizer", "second", "has the options Right as its joint; write Regul"),
+        ("regularizer", "of_texts", "a subclass of lsrjax.losses.regularizers.OfTexts"),
+        ("data.mixer", "mixer", "its field margin is no lsrjax.options.option(…)"),
+        ("data.mixer", "function", "is no lsrjax.data.batching.mixing.Mixer but"),
+        ("model.head", "PlainHead", "they have to be a subclass of lsrjax.options.Opt"),
+        ("adapt", "BareAdapter", "its field margin is no lsrjax.options.option(…)"),
+    ],
+)  # fmt: skip
+def test_wrongly_declared_options_say_what_to_write(
+    tmp_path, monkeypatch, field, name, said
+):
+    (tmp_path / "of_wrong.py").write_text(WRONG)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = get_default()
+    config.loss = {"infonce": {}}
+    value = f"of_wrong.{name}"
+    if field == "data.mixer":
+        config.data.sets = {"a": data_set(), "b": data_set()}
+    fields.set_field(
+        config,
+        field,
+        repr({value: {}}) if field in ("loss", "adapt") else value,
+        "--config",
+    )
+    with pytest.raises(InputError) as error:
+        validate(config)
+    assert f"config.{field} names {value!r}, which" in str(error.value)
+    assert said in str(error.value)
+
+
+def test_names_are_looked_for_beside_the_config_last(tmp_path):
+    (tmp_path / "beside_a_config.py").write_text(
+        "def get_config():\n    from lsrjax.config import get_default\n"
+        "    import beside_it\n    return get_default()\n"
+    )
+    (tmp_path / "beside_it.py").write_text("one = 1\n")
+    (tmp_path / "difflib.py").write_text("SequenceMatcher = one = 1\n")
+    with pytest.raises(InputError, match="beside_it.one', which could not be imported"):
+        lookup.entry({}, "beside_it.one", "config.loss")
+    before = list(sys.path)
+    fields.load(tmp_path / "beside_a_config.py")
+    assert lookup.entry({}, "beside_it.one", "config.loss") == 1
+    assert lookup.entry({}, "difflib.SequenceMatcher", "config.loss") != 1
+    assert sys.path == before
 
 
 OF_DATA = '''

@@ -16,6 +16,7 @@ import jax
 
 from lsrjax.bench import attention, chip, corpus, data, encode, head, step
 from lsrjax.cli import exits
+from lsrjax.cli.parsing import Parser
 from lsrjax.distributed import processes
 
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -19,6 +19,7 @@ from lsrjax.checkpoint.names_on_disk import CHECKPOINTS, committed_steps
 from lsrjax.checkpoint.saved_model import host_arrays, stage_folders
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.cli import exits
+from lsrjax.cli.parsing import Parser
 from lsrjax.distributed import safe_output, trees
 from lsrjax.errors import InputError
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax checkpoint",
         description="Looks at the checkpoints of a stage or of a run's stages.",
     )

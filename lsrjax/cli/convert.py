@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from lsrjax import paths
 from lsrjax.cli import exits, own_entries
+from lsrjax.cli.parsing import Parser
 from lsrjax.convert.read import hub
 from lsrjax.convert.read.huggingface import Allowed
 from lsrjax.convert.targets import TARGETS, export
@@ -63,7 +64,7 @@ def next_steps(target: str, out: pathlib.Path) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     formats = "\n".join(f"  {name:22}{one.reads}" for name, one in TARGETS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax convert",
         description=f"{__doc__}\nFormats, and what reads them:\n{formats}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

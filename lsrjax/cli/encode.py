@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from lsrjax.cli import encode_job, encode_ray, exits, flags, own_entries
 from lsrjax.cli.encode_job import PART_ROWS, Request
+from lsrjax.cli.parsing import Parser
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
 from lsrjax.retrieval.vector_formats.table import FORMATS
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     formats = "\n".join(f"  {name:14}{one.reads}" for name, one in FORMATS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax encode",
         description=f"{__doc__}\nFormats, and what reads them:\n{formats}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -25,6 +25,7 @@ from rich.console import Console
 import lsrjax
 from lsrjax import json_files, options, paths
 from lsrjax.cli import entry_flags, exits, own_entries, search, task_flags
+from lsrjax.cli.parsing import Parser
 from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import preemption, processes, safe_output, trees
 from lsrjax.distributed.activity import Progress
@@ -222,7 +223,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax evaluate",
         description=f"{__doc__}\n{task_flags.HELP}\n\n{task_flags.described()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

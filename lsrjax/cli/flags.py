@@ -2,15 +2,14 @@
 
 import argparse
 import dataclasses
-import difflib
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import NoReturn
 
 from ml_collections import ConfigDict
 
 from lsrjax import errors, paths
+from lsrjax.cli.parsing import Parser
 from lsrjax.config import fields
 from lsrjax.config.other_names import field_of
 from lsrjax.distributed import processes
@@ -19,19 +18,21 @@ from lsrjax.errors import InputError
 _FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:]}.")
+class _OfRun(Parser):
+    def _unknown(self, flag: str) -> str:
+        bare = flag.lstrip("-").replace("-", "_")
+        if field := field_of(bare, fields.fields(fields.get_default())):
+            return f"{flag} is no flag of {self.prog}; set --config.{field}."
+        return super()._unknown(flag)
 
 
-def parser(program: str, description: str | None) -> argparse.ArgumentParser:
+def parser(program: str, description: str | None) -> Parser:
     """The flags of a run, for the subcommand `program`."""
-    made = _Parser(
+    made = _OfRun(
         prog=f"lsrjax {program}",
         description=description,
         epilog="--config.x.y=VALUE sets a field of the config.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = made.add_argument
     add(
@@ -97,7 +98,7 @@ class Given:
         )
 
 
-def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
+def parse(known: Parser, argv: Sequence[str]) -> Given:
     """Parses a command line with a `parser`; errors are returned, not raised."""
     values, rest = _take_fields(known, argv)
     try:
@@ -105,12 +106,7 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> Given:
     except InputError as error:
         return Given(argparse.Namespace(), wrong=[str(error)])
     given = Given(flags)
-    unknown = [one.partition("=")[0] for one in left if re.match(r"--?[A-Za-z]", one)]
-    given.unknown = [_unknown(flag, known) for flag in unknown]
-    if left and not unknown:
-        given.unknown.append(
-            f"Unknown arguments: {' '.join(left)}. Set a field with --config.x.y=z."
-        )
+    given.unknown = known.unknown(left)
     if given.flags.config is not None:
         try:
             _read_config(given, values)
@@ -163,13 +159,3 @@ def _read_config(given: Given, values: list[tuple[str, str | None]]) -> None:
             with each:
                 fields.set_field(config, field, value, "--config")
     given.config_path, given.config = path, config
-
-
-def _unknown(flag: str, known: argparse.ArgumentParser) -> str:
-    bare = flag.lstrip("-").replace("-", "_")
-    if field := field_of(bare, fields.fields(fields.get_default())):
-        return f"{flag} is no flag of this program; set --config.{field}."
-    names = [name for name in known._option_string_actions if name.startswith("--")]
-    near = difflib.get_close_matches(f"--{flag.lstrip('-')}", names, n=1)
-    meant = f" Did you mean {near[0]}?" if near else " --help lists what there is."
-    return f"{flag} is no flag of this program.{meant}"

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from lsrjax import options, paths
 from lsrjax.cli import encode_job, entry_flags, exits, own_entries
 from lsrjax.cli.encode_job import Request
+from lsrjax.cli.parsing import Parser
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import preemption, processes, safe_output
 from lsrjax.distributed.activity import Progress
@@ -130,11 +131,10 @@ class _Pruned(Vectors):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax index",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--vectors", help="what lsrjax encode wrote: .npz .jsonl .parquet, a folder")

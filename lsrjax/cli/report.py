@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from lsrjax import paths
 from lsrjax.cli import exits, pictures
+from lsrjax.cli.parsing import Parser
 from lsrjax.distributed import safe_output
 from lsrjax.errors import InputError
 from lsrjax.training.report import write
@@ -46,11 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a work directory")

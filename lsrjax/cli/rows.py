@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lsrjax import paths
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.cli import entry_flags
+from lsrjax.cli import entry_flags, parsing
 from lsrjax.config import check_data, fields, schema
 from lsrjax.convert import open_model, reranker
 from lsrjax.data import sources
@@ -32,7 +32,7 @@ from lsrjax.retrieval.rank import Searcher
 _QUERY, _DOCUMENT = 64, 256
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(parsing.Parser):
     """Takes `--data.FIELD=VALUE` beside its own flags."""
 
     def __init__(self, command: str, description: str | None):
@@ -42,7 +42,6 @@ class Parser(argparse.ArgumentParser):
             epilog="--data.FIELD=VALUE reads the rows as config.data.FIELD does:"
             " source.files, format, corpus, format.queries, … (docs/config.md).",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
 
     def parsed(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
@@ -53,9 +52,7 @@ class Parser(argparse.ArgumentParser):
         """
         given = sys.argv[1:] if argv is None else argv
         set_fields, rest = entry_flags.split(given, r"--data\..+")
-        args, unknown = self.parse_known_args(rest)
-        if unknown:
-            raise InputError(f"{unknown[0]} is no flag of {self.prog}; see --help.")
+        args = self.parse_args(rest)
         config = fields.get_default()
         for flag, text in set_fields:
             fields.set_field(config, flag.removeprefix("--"), text, "--config")

@@ -28,6 +28,7 @@ from typing import Any
 from lsrjax import options, paths
 from lsrjax.api.search import open_search
 from lsrjax.cli import entry_flags, exits, own_entries
+from lsrjax.cli.parsing import Parser
 from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.distributed import processes, safe_output
 from lsrjax.errors import InputError
@@ -216,11 +217,10 @@ def _term(match: Match) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax search",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_shared(parser)
     add = parser.add_argument

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from lsrjax.cli import entry_flags, exits, search
+from lsrjax.cli.parsing import Parser
 from lsrjax.distributed import safe_output
 from lsrjax.errors import InputError
 
@@ -72,11 +73,10 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax serve",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     search.add_shared(parser)
     add = parser.add_argument

@@ -24,6 +24,7 @@ from typing import Any
 from lsrjax import json_files, paths
 from lsrjax.checkpoint import digests
 from lsrjax.cli import exits
+from lsrjax.cli.parsing import Parser
 from lsrjax.convert.read import hub
 from lsrjax.data.reading import unchanged_files
 from lsrjax.data.reading.texts import read_texts
@@ -204,11 +205,10 @@ def _check_same(path: pathlib.Path, made_of: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lsrjax translate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--texts", required=True, help=".txt .jsonl .tsv .csv .parquet, maybe .gz .zst")

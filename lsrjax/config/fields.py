@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import pathlib
 import runpy
 import traceback
@@ -11,9 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lsrjax import options
+from lsrjax import lookup, options
 from lsrjax.config.moved import check_spelling, in_line, place
-from lsrjax.config.nodes import Entries, Entry, Group
+from lsrjax.config.nodes import Entries, Entry, Group, NoField
 from lsrjax.config.other_names import not_a_field
 from lsrjax.config.schema import Rows, Run
 from lsrjax.errors import InputError
@@ -119,7 +120,7 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
         raise InputError(not_a_field(field, [], flag, literal(text)))
     node = config
     hint: Any = Run
-    *groups, last = field.split(".")
+    *groups, last = _parts(config, field, literal(text))
     for group in groups:
         if isinstance(node, Entry) or not isinstance(node, ConfigDict):
             hint = Any
@@ -149,6 +150,39 @@ def set_field(config: ConfigDict, field: str, text: str | None, flag: str) -> No
         node[last] = value
     except (TypeError, ValueError) as error:
         raise InputError(f"{flag}.{field}: {error}") from error
+
+
+def _parts(config: ConfigDict, field: str, value: Any) -> list[str]:
+    """A dotted field in parts; the dotted name of an entry of the user's is one.
+
+    It is the longest that the config has, or all but the option at the end:
+    `loss.mine.hinge.margin` is the option `margin` of the loss `mine.hinge`.
+    """
+    node, parts = config, field.split(".")
+    for i, group in enumerate(parts[:-1], 1):
+        node = node.get(group) if isinstance(node, ConfigDict) else None
+        if isinstance(node, Entries):
+            return [*parts[:i], *_entry_parts(node, parts[i:], value)]
+    return parts
+
+
+def _entry_parts(entries: Entries, parts: list[str], value: Any) -> list[str]:
+    names = {count: ".".join(parts[:count]) for count in range(len(parts), 0, -1)}
+    known = [count for count, name in names.items() if name in entries]
+    if not known and parts[0] not in _table(entries.field):
+        of_all = isinstance(value, Mapping | bool) and len(parts) == 2
+        known = [len(parts) - (not of_all)] if len(parts) > 1 else []
+    if not known:
+        return parts
+    return [names[known[0]], *parts[known[0] :]]
+
+
+def _table(field: str) -> Mapping[str, Any]:
+    """The table of a field's entries, `log.trackers` of `TRACKERS`."""
+    kind, (*groups, last) = Run, field.split(".")
+    for group in groups:
+        kind = _inner(kind, group)
+    return {one.name: one for one in dataclasses.fields(kind)}[last].metadata["table"]
 
 
 def _inner(hint: Any, field: str) -> Any:
@@ -221,26 +255,85 @@ def load(path: pathlib.Path, arguments: Sequence[str] = ()) -> ConfigDict:
             f"No config file {path} (from {pathlib.Path.cwd()}). Those that come with"
             f" lsrjax go by their names: {', '.join(recipes())}."
         )
+    lookup.look_beside(path)
     try:
-        names = runpy.run_path(str(path))
-        if "get_config" not in names:
-            raise InputError(f"{path} has no function get_config().")
-        found = names["get_config"](*arguments)
-    except InputError:
-        raise
+        with lookup.own_imports():
+            names = runpy.run_path(str(path))
+            if "get_config" not in names:
+                raise InputError(f"{path} has no function get_config().")
+            _check_arguments(path, names["get_config"], arguments)
+            found = names["get_config"](*arguments)
     except Exception as error:
-        lines = [
-            line
-            for line in traceback.extract_tb(error.__traceback__)
-            if line.filename == str(path)
-        ]
-        text = traceback.format_list(lines) + traceback.format_exception_only(error)
-        text += [f"{said}\n" for line in lines for said in in_line(line.line or "")]
-        raise InputError(
-            f"{path} could not be run:\n{''.join(text).rstrip()}"
-        ) from error
+        raise _failed(path, error) from error
     if not isinstance(found, ConfigDict):
         raise InputError(
             f"get_config() of {path} returns {type(found).__name__}, not a ConfigDict."
         )
     return found
+
+
+def variant(known: Mapping[str, Any], name: str) -> Any:
+    """What a config's variants have under a name, for `get_config(name)`.
+
+        paper = variant({"paper": True, "script": False}, name)
+
+    Raises:
+      InputError: there is no such variant; lists them.
+    """
+    if name in known:
+        return known[name]
+    listed = ", ".join(repr(one) for one in known if one)
+    raise InputError(f"there is no variant {name!r}; the variants are {listed}.")
+
+
+def _check_arguments(path: pathlib.Path, get_config: Any, given: Sequence[str]) -> None:
+    try:
+        inspect.signature(get_config).bind(*given)
+    except TypeError as error:
+        if given:
+            said = f"{path} has no variants, such as {given[0]!r}: leave it out."
+        else:
+            said = f"{path} has variants only: name one, as {path}:VARIANT."
+        raise InputError(said) from error
+
+
+def _failed(path: pathlib.Path, error: Exception) -> InputError:
+    """What is said of an error while a config file runs, with the place in it."""
+    lines = [
+        line
+        for line in traceback.extract_tb(error.__traceback__)
+        if line.filename == str(path)
+    ]
+    at = f"{path}, line {lines[-1].lineno}, in {lines[-1].name}" if lines else str(path)
+    if isinstance(error, InputError):
+        return InputError(*(f"{at}: {said}" if lines else said for said in error.args))
+    moved = [said for line in lines for said in in_line(line.line or "")]
+    # The attributes of a config raise the errors of its items in another.
+    lacks = error.args[0] if isinstance(error, AttributeError) and error.args else error
+    if isinstance(lacks, NoField):
+        return InputError(f"{at}: {' '.join(moved) or _no_field(lacks)}")
+    text = traceback.format_list(lines) + traceback.format_exception_only(error)
+    text += [f"{said}\n" for said in moved]
+    return InputError(f"{path} could not be run:\n{''.join(text).rstrip()}")
+
+
+def _no_field(lacks: NoField) -> str:
+    """A group is known by its fields: a copy of one does not know its place."""
+    default, rows = get_default(), blank(Rows)
+    known = fields(default) + [f"data.sets.NAME.{field}" for field in rows]
+    places = {"": default, "data.sets.NAME.": rows, **dict(_groups(default))}
+    for prefix, group in places.items():
+        if len(group) and group.keys() == lacks.group.keys():
+            return not_a_field(f"{prefix}{lacks.field}", known, value=lacks.value)
+    return (
+        f"there is no {lacks.field!r} in a group of {', '.join(lacks.group) or 'none'}."
+        ' Stages and data sets are set together, as in c.stages = {"NAME": …, …}.'
+    )
+
+
+def _groups(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Group]]:
+    """The groups of a config by dotted name, with a dot at its end."""
+    for name, value in config.items():
+        if isinstance(value, Group):
+            yield f"{prefix}{name}.", value
+            yield from _groups(value, f"{prefix}{name}.")

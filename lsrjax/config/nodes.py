@@ -4,9 +4,10 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from lsrjax.config.moved import place
+from lsrjax.errors import InputError
 
 # Fields of these types may be given as any of them; what they hold is checked later.
 _LOOSE = str | list | tuple | dict
@@ -59,7 +60,7 @@ class Entries(dict):
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "name":
             if not isinstance(value, str) or not value or set(value) & set(":, "):
-                raise ValueError(
+                raise InputError(
                     f"{self.field}.name is {value!r}; it is one entry. Several, and"
                     f' options, go by name: c.{self.field} = {{"NAME": {{}}, "OTHER":'
                     ' {"OPTION": …}}.'
@@ -67,7 +68,7 @@ class Entries(dict):
             self.clear()
             key, value = value, {}
         elif where := place(f"{self.field}.{key}"):
-            raise AttributeError(f"{self.field}.{key} has moved: {where}")
+            raise InputError(f"config.{self.field}.{key} has moved: {where}")
         if value is False or value == "":
             self.pop(key, None)
             return
@@ -109,14 +110,41 @@ class Trackers(Entries):
     listed = True
 
 
+class NoField(KeyError):
+    """A group lacks a field; `fields.load` names the one that is nearest.
+
+    Attributes:
+      group: that lacks it.
+      field: its name.
+      value: that it was to have; None when it was read.
+    """
+
+    def __init__(self, group: "Group", field: str, value: Any = None):
+        """See the class."""
+        super().__init__(f"no field {field!r} among {', '.join(map(str, group))}")
+        self.group, self.field, self.value = group, field, value
+
+
 class Group(ConfigDict):
-    """Fields by name; once locked, only those that it has."""
+    """Fields by name; once locked, only those that it has.
+
+    A value of another type than the field's is kept: the check of the whole config
+    names it with all else that is wrong.
+    """
 
     def __init__(self, values: Mapping[str, Any] | None = None):
         """A group of these fields, open to more until it is locked."""
         super().__init__(values, convert_dict=False, sort_keys=False)
 
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            raise NoField(self, key) from None
+
     def __setitem__(self, key: str, value: Any) -> None:
+        if self.is_locked and key not in self._fields:
+            raise NoField(self, key, value)
         present = self._fields.get(key)
         if isinstance(present, Entry) and isinstance(value, str):
             value = Entry(value)
@@ -141,7 +169,17 @@ class Group(ConfigDict):
         elif isinstance(present, _LOOSE) and isinstance(value, _LOOSE):
             self._fields[key] = value
             return
-        super().__setitem__(key, value)
+        try:
+            super().__setitem__(key, value)
+        except TypeError:
+            if isinstance(present, FieldReference):
+                raise
+            if isinstance(present, Group):
+                raise InputError(
+                    f"{key} is {value!r}; it is a group of fields: set one of them,"
+                    f" such as {key}.{next(iter(present), 'NAME')}, or give a dict."
+                ) from None
+            self._fields[key] = value
 
     def copy_and_resolve_references(self, visit_map=None) -> "Group":
         """A copy that shares nothing; ConfigDict's has the same dicts and lists."""

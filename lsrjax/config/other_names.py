@@ -133,10 +133,7 @@ def not_a_field(
         instead = f"use {_INSTEAD_OF[last]}"
     else:
         instead = f"the nearest is {where}.{_nearest(field, last, known)}"
-    return (
-        f"{where}.{field} is not a field; {instead}. lsrjax/config/schema.py lists them"
-        " all."
-    )
+    return f"{where}.{field} is not a field; {instead}. docs/config.md lists them all."
 
 
 def _nearest(field: str, last: str, known: list[str]) -> str:

@@ -1032,7 +1032,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             kl(optim__optimizer=entry("sgd", momentum=0.0, nesterov=True)),
             "optim.optimizer.nesterov = True would have no effect: momentum is 0",
         ),
-        (kl(optim__optimizer="optax.sgd"), "'optax.sgd', which is function, not a"),
+        (
+            kl(optim__optimizer="optax.sgd"),
+            "'optax.sgd', which is no lsrjax.optimizers.Optimizer but function",
+        ),
         (
             kl(optim__optimizer__b1=1.0),
             "config.optim.optimizer.b1 is 1.0; it must be < 1",
@@ -1274,6 +1277,73 @@ def test_mistakes_on_the_command_line(tmp_path, arguments, message):
         assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
     else:
         assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("c.batchsize = 3", "config.batchsize is not a field; the nearest is"
+         " config.batch_size. docs/config.md lists them all."),
+        ("c.optim.lrr *= 2", "config.optim.lrr is not a field; the nearest is"
+         " config.optim.lr. docs/config.md lists them all."),
+        ("c.optimm.lr = 3", "config.optimm is not a field; the nearest is"
+         " config.optim.lr. docs/config.md lists them all."),
+        ("c.copy_and_resolve_references().dev['evry'] = 3", "config.dev.evry is not a"
+         " field; the nearest is config.dev.every. docs/config.md lists them all."),
+        ("c.data.sets = {'a': data_set()}; c.data.sets.a.sourc = 'x'",
+         "config.data.sets.NAME.sourc is not a field; the nearest is"
+         " config.data.sets.NAME.source. docs/config.md lists them all."),
+        ("c.stages.warm.seed = 3", "there is no 'warm' in a group of none. Stages and"
+         ' data sets are set together, as in c.stages = {"NAME": …, …}.'),
+        ("c.optim = 3", "optim is 3; it is a group of fields: set one of them, such as"
+         " optim.optimizer, or give a dict."),
+    ],
+)  # fmt: skip
+def test_a_field_that_a_file_mistakes_is_said_in_a_line(tmp_path, line, said):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from lsrjax.config.fields import data_set, get_default\n\n"
+        f"def get_config():\n    c = get_default()\n    {line}\n    return c\n"
+    )
+    with pytest.raises(InputError) as error:
+        load(path)
+    assert str(error.value) == f"{path}, line 5, in get_config: {said}"
+
+
+def test_values_of_another_type_are_named_with_all_else_that_is_wrong():
+    c = kl()
+    c.optim.lr, c.log.health, c.batch_size = "fast", 3, -1
+    c.optim.clip_norm = 1  # a number where another is asked for is none of them
+    for said in (
+        "3 errors:",
+        "config.optim.lr is 'fast'; it must be a number, such as 2e-05.",
+        "config.log.health is 3; it must be True or False, such as False.",
+        "config.batch_size is -1; it must be > 0.",
+    ):
+        assert said in refusal(c)
+    assert isinstance(c.optim.clip_norm, float)
+
+
+@pytest.mark.parametrize(
+    "name", ["align", "distill", "negatives", "pretrain", "scandinavian", "techniques"]
+)
+def test_the_variants_of_a_recipe_are_listed(name):
+    path, arguments = located(f"{name}:scrpt")
+    with pytest.raises(InputError, match="there is no variant 'scrpt'; the variants"):
+        load(path, arguments)
+
+
+def test_variants_where_there_are_none_and_keys_of_ones_own(tmp_path):
+    with pytest.raises(InputError, match="demo.py has no variants, such as 'small'"):
+        load(*located("demo:small"))
+    own = tmp_path / "own.py"
+    own.write_text("def get_config(size):\n    return {'a': 1}[size]\n")
+    with pytest.raises(InputError, match="own.py:VARIANT"):
+        load(own)
+    with pytest.raises(
+        InputError, match="line 2, in get_config\n.*\n.*\nKeyError: 'b'"
+    ):
+        load(own, ["b"])
 
 
 def test_a_token_is_refused_and_not_repeated():

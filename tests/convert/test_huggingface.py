@@ -1,6 +1,7 @@
 """Checkpoints written by transformers come in whole, broken ones are explained."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -414,8 +415,10 @@ def test_offline_names_the_repository_and_the_way_out(read, monkeypatch, tmp_pat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     match = r"(?s)'team/model'.*could not be reached.*local folder"
-    with pytest.raises(CheckpointError, match=match):
+    with pytest.raises(CheckpointError, match=match) as error:
         read("team/model")
+    assert f"no folder 'team/model' in {pathlib.Path.cwd()}" in str(error.value)
+    assert "(HF_HUB_OFFLINE is set)" in str(error.value)
 
 
 def hub_error(name):

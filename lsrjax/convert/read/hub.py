@@ -54,7 +54,7 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
             )
         return folder
     repo_id, revision = pinned(path_or_id)
-    instead = "or point the field to a local folder with the downloaded files."
+    instead = "or give a local folder with the downloaded files."
     try:
         return pathlib.Path(
             huggingface_hub.snapshot_download(
@@ -69,18 +69,28 @@ def fetch(path_or_id: str, patterns: Iterable[str]) -> pathlib.Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"There is no folder {path_or_id!r} here, and no repository of this id on "
-            "the Hugging Face hub that you may read. Correct the id, log in with `hf "
-            f"auth login` if the repository is private, {instead}"
+            f"There is no folder {path_or_id!r} in {pathlib.Path.cwd()}, and no "
+            "repository of this id on the Hugging Face hub that you may read. Correct "
+            f"the id, log in with `hf auth login` if it is private, {instead}"
         ) from error
     # The hub's client raises errors of its HTTP library, which differs by release.
     except Exception as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CheckpointError(
-            f"There is no folder {path_or_id!r} here, and the repository of this id "
-            f"could not be reached on the Hugging Face hub ({found}). Check the "
-            f"network and HF_HUB_OFFLINE, {instead}"
+            f"There is no folder {path_or_id!r} in {pathlib.Path.cwd()}, and the"
+            f" Hugging Face hub could not be reached for a repository {repo_id!r}"
+            f" ({_reason(error)}). Correct the path, or, for a repository, check the"
+            f" network and HF_HUB_OFFLINE, {instead}"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why the hub was not reached, in a clause: the first cause that says it."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    said = re.split(r"[.;\n]\s", str(error).strip())[0][:120]
+    return f"{type(error).__name__}: {said}"
 
 
 def push(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
