@@ -28,12 +28,11 @@ from ml_collections import ConfigDict
 from lsrjax.config.fields import data_set, get_default, variant
 from lsrjax.config.nodes import entry
 
-# Of the forms; of csr, which is dense, there is no choice.
-_QUERIES = {"splade": "encoded", "inference_free": "static", "csr": ""}
-
 
 def get_config(form: str = "splade") -> ConfigDict:
-    queries = variant(_QUERIES, form)
+    queries = variant(
+        {"splade": "encoded", "inference_free": "static", "csr": ""}, form
+    )
     c = get_default()
     c.init.encoder, c.model.dtype = "ltg/norbert4-base", "bfloat16"
     qa = {"alexandrainst/scandi-qa": ["no", "da", "sv"]}
