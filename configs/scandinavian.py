@@ -31,8 +31,7 @@ from lsrjax.config.nodes import entry
 
 def get_config(form: str = "splade") -> ConfigDict:
     encoded = {"splade": "encoded", "inference_free": "static", "csr": ""}
-    queries = variant(encoded, form)
-    c = get_default()
+    queries, c = variant(encoded, form), get_default()
     c.init.encoder, c.model.dtype = "ltg/norbert4-base", "bfloat16"
     qa = {"alexandrainst/scandi-qa": ["no", "da", "sv"]}
     hub = {"nli": "Fremtind/all-nli-norwegian", "qa": qa}
@@ -49,7 +48,8 @@ def get_config(form: str = "splade") -> ConfigDict:
         c.model.head = entry("splade", logits="shifted", queries=queries)
         c.loss, c.regularizer = {"infonce": {}}, entry("flops", document=3e-3)
         c.regularizer.schedule = entry("quadratic", steps=33_000)
-        c.regularizer.query = 5e-4 if form == "splade" else 0.0
+    if form == "splade":
+        c.regularizer.query = 5e-4
     if form == "inference_free":
         c.init.idf_queries = True
         c.optim.groups = {"^head/static$": {"lr": 1e-3}}
