@@ -65,6 +65,9 @@ EXTRAS = {
         "websockets>=14",
         "pymilvus>=3.0",
         "milvus-lite>=3.2",
+        # For the notebook.
+        "ipykernel>=6.29",
+        "nbclient>=0.10",
     ],
 }
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
