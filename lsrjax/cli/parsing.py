@@ -63,9 +63,10 @@ class Parser(argparse.ArgumentParser):
             return
         known = [str(one) for one in action.choices]
         near = nearest(str(value), known)
-        meant = f"did you mean {near}? Known" if near else "known"
+        meant = f". Did you mean {near}? Known" if near else "; known"
         listed = ", ".join(one or "''" for one in known)
-        raise argparse.ArgumentError(action, f"{value!r}; {meant}: {listed}")
+        said = f"invalid choice: {value!r}{meant}: {listed}"
+        raise argparse.ArgumentError(action, said)
 
     def _flags(self) -> Iterable[str]:
         return self._option_string_actions

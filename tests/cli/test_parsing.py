@@ -16,10 +16,10 @@ from lsrjax.errors import InputError
         (search.main, ["--dpeth", "3"], "--dpeth is no flag .*Did you mean --depth?"),
         (search.main, ["--dep", "3"], "--dep is no flag"),  # no abbreviations
         (index.main, ["--engin=exact"], "Did you mean --engine?"),
-        (convert.main, ["--from=x", "--to=splad", "--out=y"], "did you mean splade?"),
+        (convert.main, ["--from=x", "--to=splad", "--out=y"], "Did you mean splade?"),
         (encode.main, ["--modle=x"], "Did you mean --model?"),
         (evaluate.main, ["--metric=AP"], "Did you mean --metrics?"),
-        (checkpoint.main, ["verfy", "x"], "did you mean verify?"),
+        (checkpoint.main, ["verfy", "x"], "Did you mean verify?"),
     ],
 )
 def test_what_is_misspelled_is_named_with_the_nearest(main, arguments, message, capsys):
