@@ -133,12 +133,16 @@ def test_padding_does_not_change_tokens(family):
     rng = np.random.default_rng(0)
     ids = rng.integers(110, 211, (3, 21))
     mask = np.arange(21)[None] < np.array([21, 12, 1])[:, None]
+    # Of random weights, whose rounding is a fifth of the bound on several processors;
+    # golden's weights enlarge it.
+    config = read_config(RAW[family])
+    encoder = BACKBONES[family].encoder(config, rngs=nnx.Rngs(0))
     encode = nnx.jit(lambda encoder, *text: encoder(*text))
-    plain = np.asarray(encode(encoder(family), ids, mask))
-    other = np.asarray(encode(encoder(family), np.where(mask, ids, 97), mask))
+    plain = np.asarray(encode(encoder, ids, mask))
+    other = np.asarray(encode(encoder, np.where(mask, ids, 97), mask))
     np.testing.assert_array_equal(other[mask], plain[mask])
     wider = (np.pad(x, ((0, 0), (0, 6))) for x in (ids, mask))
-    wider = np.asarray(encode(encoder(family), *wider))[:, :21]
+    wider = np.asarray(encode(encoder, *wider))[:, :21]
     tolerance = 1e-6 * np.abs(plain).max()
     np.testing.assert_allclose(wider[mask], plain[mask], atol=tolerance, rtol=0)
 
