@@ -207,14 +207,15 @@ def _check_own(table: Mapping[str, Any], entry: Any, name: str, where: str) -> N
     kinds = {type(one) for one in table.values()}
     (like,) = kinds if len(kinds) == 1 else (object,)
     if not issubclass(like, type) and not isinstance(entry, like):
+        wrap = " Wrap the function in one." * callable(entry)
         raise InputError(
-            f"{said} is no {_path(like)} but {type(entry).__name__}. Wrap the function"
-            " in one."
+            f"{said} is no {_path(like)} but {type(entry).__name__}.{wrap}"
         )
     held = vars(entry) if hasattr(like, "Options") else {}
     for field, given in held.items():
         is_kind = isinstance(given, type) and dataclasses.is_dataclass(given)
-        if field != "Options" and is_kind:
+        kinds_there = (isinstance(vars(one)[field], type) for one in table.values())
+        if field != "Options" and is_kind and not any(kinds_there):
             raise InputError(
                 f"{said} has the options {given.__name__} as its {field}; write"
                 f" {like.__name__}(…, Options={given.__name__})."

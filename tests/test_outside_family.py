@@ -207,7 +207,7 @@ def test_its_hugging_face_checkpoint_starts_a_run_that_names_it(mine):
     [
         ({"raech": 2}, "config.model.family.raech is no option of"),
         ({"reach": 0}, "config.model.family.reach is 0; it must be > 0"),
-        ({"name": "math.pi"}, "is 'math.pi', which is no Backbone"),
+        ({"name": "math.pi"}, "names 'math.pi', which is no lsrjax.models"),
         ({"name": "bart"}, "config.model.family is 'bart'; known: 'bert', "),
         ({"name": "bert", "reach": 2}, "config.model.family.reach is no option of"),
     ],

@@ -299,12 +299,12 @@ def open_index(
     """
     folder = pathlib.Path(folder)
     if not (folder / INDEX).is_file():
-        if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.partial")
+        if not folder.exists() and not partial.is_dir():
             raise InputError(
                 f"There is no index {folder} (from {pathlib.Path.cwd()}). lsrjax index"
                 " makes one."
             )
-        partial = folder.with_name(f"{folder.name}.partial")
         stopped = f"; {partial} is of a build that was stopped" * partial.is_dir()
         raise InputError(f"{folder} is no index: it has no {INDEX}{stopped}. {_AGAIN}")
     values = json_files.read_json(folder / INDEX, _AGAIN, _read)
