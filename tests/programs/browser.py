@@ -37,7 +37,11 @@ def tab(folder, url):
 
         wait(pages)
         with connect(pages()[0]["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Tab(socket)
+            made = Tab(socket)
+            # The first page is an empty one, which is complete as well.
+            there = "location.href !== 'about:blank'"
+            wait(lambda: made.value(f"{there} && document.readyState === 'complete'"))
+            yield made
     finally:
         process.terminate()
         process.wait(30)

@@ -12,7 +12,7 @@ from lsrjax.checkpoint import saved_model
 from lsrjax.convert import open_model
 from lsrjax.distributed import trees
 from lsrjax.models import low_rank
-from lsrjax.training import early_checks, run
+from lsrjax.training import early_checks, memory_plan, run
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def test_rates_of_what_adapters_freeze_are_refused_before_the_first_stage():
     c.adapt = {"lora": {"rank": 2}}
     c.optim.groups = {"/kernel/[ab]$": {"times": 2.0}}
     stages, each = {"train": c}, errors.Each()
-    early_checks._check_models(c, stages, each)
+    early_checks.check_models(memory_plan.plan_stages(c), stages, each)
     assert not each.messages
     c.optim.groups = {"^encoder/embeddings/": {"times": 2.0}}
-    early_checks._check_models(c, stages, each)
+    early_checks.check_models(memory_plan.plan_stages(c), stages, each)
     (said,) = each.messages
     assert "no parameter whose learning rate it could set" in said

@@ -77,7 +77,7 @@ def test_a_run_that_is_still_to_be_made_is_planned_from_its_config(
     with pytest.raises(InputError, match="is planned from its config, named as the"):
         memory_plan.plan_stages(config)
     (folder / "align.py").unlink()
-    with pytest.raises(InputError, match="no folder 'runs/align' here"):
+    with pytest.raises(InputError, match="no folder 'runs/align' in "):
         memory_plan.plan_stages(config, folder)
 
 

@@ -87,8 +87,10 @@ def _reason(error: BaseException) -> str:
     """Why the hub was not reached, in a clause: the first cause that says it."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while (below := error.__cause__ or error.__context__) is not None:
+        if isinstance(below, InputError):  # an attempt before this one
+            break
+        error = below
     said = re.split(r"[.;\n]\s", str(error).strip())[0][:120]
     return f"{type(error).__name__}: {said}"
 

@@ -242,7 +242,6 @@ def test_the_command(tmp_path, run, capsys, monkeypatch):
 def test_a_browser_draws_it_without_a_complaint(tmp_path, run):
     _, out = page_of(run)
     with browser.tab(tmp_path / "browser", out.as_uri()) as tab:
-        browser.wait(lambda: tab.value("document.readyState") == "complete")
         assert tab.value("document.title") == run.name  # no script has changed it
         shown = tab.value("document.body.innerText")
         assert "Loss and its parts" in shown and EVIL in shown
