@@ -169,7 +169,7 @@ def test_a_session_at_a_terminal(indexed, model):
     os.close(ours)
     assert program.returncode == 0
     assert f"{len(TEXTS)} documents in {indexed}" in shown
-    assert "'boot loader': 1 documents" in shown and "'a mouse': 1 documents" in shown
+    assert "'boot loader': 1 document, " in shown and "'a mouse': 1 document, " in shown
 
 
 def planned(session, plan):

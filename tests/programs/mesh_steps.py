@@ -201,7 +201,8 @@ def config_of(task: str):
         paths, also = "kernel|word|decoder", "^head/.*bias"
         c.adapt = {"lora": {"rank": 2, "paths": paths, "also": also}}
     if task == "prompt":
-        c.adapt = {"prompt": {"queries": 1, "documents": 1}}
+        # The gradients of two rows alone are small.
+        c.adapt = {"lora": {"rank": 2}, "prompt": {"queries": 1, "documents": 1}}
     loss, regularizer = OTHERS[task][:2] if task in OTHERS else (task, "")
     c.loss = LOSSES.get(loss, {loss: {}})
     c.regularizer.name = regularizer or ("flops" if loss == "infonce" else "l1")
