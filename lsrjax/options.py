@@ -228,7 +228,7 @@ def _check_kind(kind: Any, base: type, said: str) -> None:
     called = _path(kind) if isinstance(kind, type) else repr(kind)
     said = f"{said} has the Options {called}, but"
     kinds = base.__mro__  # the one below `Options`: regularizers may have fewer
-    below = kinds[max(kinds.index(Options) - 1, 0)]
+    below: Any = kinds[max(kinds.index(Options) - 1, 0)]
     if not (isinstance(kind, type) and issubclass(kind, below)):
         raise InputError(f"{said} they have to be a subclass of {_path(base)}.")
     if "__dataclass_fields__" not in vars(kind) and inspect.get_annotations(kind):

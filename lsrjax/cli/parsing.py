@@ -13,9 +13,9 @@ from lsrjax.errors import InputError
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises `InputError`, and takes no abbreviations."""
 
-    def __init__(self, *args: Any, **options: Any):
+    def __init__(self, **options: Any):
         """As of `ArgumentParser`; the parsers of subcommands are made by it, too."""
-        super().__init__(*args, allow_abbrev=False, **options)
+        super().__init__(**(options | {"allow_abbrev": False}))
         self._given: list[str] = []
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
