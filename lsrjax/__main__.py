@@ -1,9 +1,9 @@
 """`lsrjax COMMAND …` and `python -m lsrjax COMMAND …`: all commands."""
 
-import difflib
 import sys
 
 from lsrjax.cli.importing import command
+from lsrjax.errors import nearest
 
 COMMANDS = {
     "train": "train and evaluate what a config describes",
@@ -38,8 +38,8 @@ def main() -> None:
         print(f"Error: A command is missing.\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(COMMANDS)}."
+        near = nearest(name, COMMANDS)
+        meant = f"Did you mean {near}?" if near else f"Known: {', '.join(COMMANDS)}."
         print(f"Error: {name} is no command. {meant}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]

@@ -1,7 +1,8 @@
 """Errors that end a run with a message instead of a traceback."""
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 
@@ -16,6 +17,16 @@ class InputError(ValueError):
         if len(self.args) < 2:
             return super().__str__()
         return "\n".join([f"{len(self.args)} errors:", *(f"- {m}" for m in self.args)])
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that a misspelled one was meant to be, if any is near.
+
+    Args:
+      cutoff: how similar it is at least, 0 to 1 (difflib's ratio).
+    """
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return found[0] if found else None
 
 
 class TrainingFailed(RuntimeError):

@@ -12,7 +12,6 @@ and the options that are set. Ranges, choices and documentation are next to the 
 
 import copy
 import dataclasses
-import difflib
 import inspect
 import math
 import numbers
@@ -25,7 +24,7 @@ from typing import Any, ClassVar
 from ml_collections import ConfigDict
 
 from lsrjax import errors, lookup
-from lsrjax.errors import InputError
+from lsrjax.errors import InputError, nearest
 
 _LARGEST = 2**31 - 1  # beyond it, sizes and counters overflow
 _LARGEST_FLOAT = 3e38  # float32
@@ -214,7 +213,7 @@ def _check_own(table: Mapping[str, Any], entry: Any, name: str, where: str) -> N
     held = vars(entry) if hasattr(like, "Options") else {}
     for field, given in held.items():
         is_kind = isinstance(given, type) and dataclasses.is_dataclass(given)
-        kinds_there = (isinstance(vars(one)[field], type) for one in table.values())
+        kinds_there = (isinstance(vars(one).get(field), type) for one in table.values())
         if field != "Options" and is_kind and not any(kinds_there):
             raise InputError(
                 f"{said} has the options {given.__name__} as its {field}; write"
@@ -538,10 +537,10 @@ def words(hint: Any) -> str:
 def _unknown(field: str, name: str, kind: type, table: Mapping, where: str) -> str:
     known = names(kind)
     others = [key for key, one in table.items() if field in names(kind_of(one))]
-    near = difflib.get_close_matches(str(field), known, n=1)
+    near = nearest(str(field), known)
     said = f"{where}.{field} is no option of {name!r}"
     if near:
-        said += f"; the nearest is {where}.{near[0]}"
+        said += f"; the nearest is {where}.{near}"
     elif others:
         said += f"; {' and '.join(map(repr, others))} have it"
     listed = f"Its options are {', '.join(known)}" if known else "It has no options"

@@ -1,13 +1,12 @@
 """The parser of all commands: errors in a line, with the nearest flag or choice."""
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from lsrjax.errors import InputError
+from lsrjax.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,9 +82,3 @@ class Parser(argparse.ArgumentParser):
                     if name in action.choices:
                         return action.choices[name]
         return self
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelled one is nearest to, if any is near."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return found[0] if found else None

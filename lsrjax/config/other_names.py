@@ -1,10 +1,10 @@
 """Other trainers' names of our fields, and the field nearest to a name."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from lsrjax.config.moved import place
+from lsrjax.errors import nearest
 
 # Names in Hugging Face's TrainingArguments, sentence-transformers, Tevatron,
 # FlagEmbedding, ColBERT, levanter and big_vision, without their groups.
@@ -138,8 +138,7 @@ def not_a_field(
 
 def _nearest(field: str, last: str, known: list[str]) -> str:
     def closest(names, cutoff=0.0):
-        found = difflib.get_close_matches(field, names, n=1, cutoff=cutoff)
-        return found[0] if found else None
+        return nearest(field, names, cutoff)
 
     def ends(wanted):
         return [name for name in known if f".{name}".endswith(f".{wanted}")]

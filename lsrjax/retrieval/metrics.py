@@ -1,10 +1,11 @@
 """Ranking metrics, computed by ir_measures, and the size of representations."""
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 
 import ir_measures
 import numpy as np
+
+from lsrjax.errors import nearest
 
 Relevant = int | Collection[int] | Mapping[int, int]
 
@@ -102,11 +103,11 @@ def _unknown(name: str, reason: str) -> str:
     )
     base, at, cutoff = name.partition("@")
     by_lower = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(base.lower(), by_lower, n=1)
+    near = nearest(base.lower(), by_lower)
+    meant = f" Did you mean {by_lower[near]}{at}{cutoff}?" if near else ""
     if base in known:
-        near = []
-        reason = f"it needs a cut-off, such as {base}@100" if not at else reason
-    meant = f" Did you mean {by_lower[near[0]]}{at}{cutoff}?" if near else ""
+        meant = ""
+        reason = reason if at else f"it needs a cut-off, such as {base}@100"
     return (
         f"cannot compute {name!r}: {reason}.{meant} A metric is a name and, for "
         f"most, a cut-off, such as nDCG@10, R@100 or RR@10. Known names: "
