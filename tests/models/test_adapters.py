@@ -146,20 +146,6 @@ def test_factors_start_as_those_of_peft():
     jax.tree.map(np.testing.assert_array_equal, again, found)
 
 
-def batch():
-    rows = np.asarray(IDS)
-    part = {
-        "ids": np.tile(rows, (2, 1)),
-        "mask": np.tile(rows != 0, (2, 1)).astype("i4"),
-        "query": np.arange(6) < 3,
-        "number": np.arange(6, dtype="i4"),
-    }
-    place = {"query": np.arange(3, dtype="i4"), "document": np.arange(3, 6, dtype="i4")}
-    keys = np.arange(12, dtype=np.int32).reshape(6, 2)
-    targets = {"query_key": keys[:3], "document_key": keys[3:, None]}
-    return {"student": {"parts": (part,), "place": place}, "targets": targets}
-
-
 def step_config(**options):
     c = config_of(**options)
     c.loss = {"infonce": {}}
@@ -175,11 +161,11 @@ def test_gradients_of_factors_are_those_of_the_kernel_through_the_product():
     c = step_config(paths="qkv|up/kernel", alpha=6.0)
     step = train_step.make_step(c, 10, spec)
     state = train_step.init_state(step, params)
-    _, found = jax.jit(step.examined)(state, None, batch())
+    _, found = jax.jit(step.examined)(state, None, tiny.ranked_batch(IDS))
     c.adapt = {}
     whole = train_step.make_step(c, 10, spec)
     state = train_step.init_state(whole, low_rank.merged(params))
-    _, wanted = jax.jit(whole.examined)(state, None, batch())
+    _, wanted = jax.jit(whole.examined)(state, None, tiny.ranked_batch(IDS))
     layers = lambda tree: tree["encoder"]["layers"]  # noqa: E731
     scale = 6.0 / 2
     grad, own = layers(wanted)["up"]["kernel"], layers(params)["up"]["kernel"]
@@ -213,7 +199,7 @@ def test_only_factors_and_what_is_named_are_trained_and_have_moments():
     assert step.trained == sizes
     run = jax.jit(step)
     for _ in range(2):
-        state, metrics = run(state, None, batch())
+        state, metrics = run(state, None, tiny.ranked_batch(IDS))
     assert metrics["grad_norm"] > 0
     for name, leaf in trees.named(state["params"]).items():
         before = trees.named(params)[name]

@@ -122,30 +122,17 @@ def test_a_model_with_rows_is_that_of_the_table_with_them(family, lora):
         close(views(params, remat), views(wanted), 1e-5)
 
 
-def batch():
-    part = {
-        "ids": np.tile(IDS, (2, 1)),
-        "mask": np.tile(IDS != 0, (2, 1)).astype("i4"),
-        "query": np.arange(6) < 3,
-        "number": np.arange(6, dtype="i4"),
-    }
-    place = {"query": np.arange(3, dtype="i4"), "document": np.arange(3, 6, dtype="i4")}
-    keys = np.arange(12, dtype=np.int32).reshape(6, 2)
-    targets = {"query_key": keys[:3], "document_key": keys[3:, None]}
-    return {"student": {"parts": (part,), "place": place}, "targets": targets}
-
-
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_gradients_of_rows_are_those_of_the_table(family):
     spec = spec_of(family)
     params, c = adapted(spec, params_of(spec), config_of()), config_of()
     step = train_step.make_step(c, 10, spec)
     state = train_step.init_state(step, params)
-    _, found = jax.jit(step.examined)(state, None, batch())
+    _, found = jax.jit(step.examined)(state, None, tiny.ranked_batch(IDS))
     c.adapt = {}
     whole = train_step.make_step(c, 10, spec)
     state = train_step.init_state(whole, merged(params))
-    _, wanted = jax.jit(whole.examined)(state, None, batch())
+    _, wanted = jax.jit(whole.examined)(state, None, tiny.ranked_batch(IDS))
     rows = trees.named(wanted)[f"{WORD}/embedding"][17:20]
     found = trees.named(found)
     assert np.abs(rows).min(axis=1).all()
@@ -171,7 +158,7 @@ def test_only_rows_are_trained_and_have_moments(lora):
     assert sorted(moments) == sorted(2 * sizes)
     run = jax.jit(step)
     for _ in range(2):
-        state, _ = run(state, None, batch())
+        state, _ = run(state, None, tiny.ranked_batch(IDS))
     moved = {
         name
         for name, leaf in trees.named(state["params"]).items()

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
 
@@ -81,3 +83,17 @@ def encoder(family: str = "bert", **changes) -> EncoderConfig:
     fields = {field.name for field in dataclasses.fields(config)}
     changes = {name: value for name, value in changes.items() if name in fields}
     return config(family, **(values | _OWN[family] | changes))
+
+
+def ranked_batch(ids_BL):
+    """A step's batch of three queries and three documents, both with these tokens."""
+    part = {
+        "ids": np.tile(ids_BL, (2, 1)),
+        "mask": np.tile(np.asarray(ids_BL) != 0, (2, 1)).astype("i4"),
+        "query": np.arange(6) < 3,
+        "number": np.arange(6, dtype="i4"),
+    }
+    place = {"query": np.arange(3, dtype="i4"), "document": np.arange(3, 6, dtype="i4")}
+    keys = np.arange(12, dtype=np.int32).reshape(6, 2)
+    targets = {"query_key": keys[:3], "document_key": keys[3:, None]}
+    return {"student": {"parts": (part,), "place": place}, "targets": targets}
