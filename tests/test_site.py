@@ -9,6 +9,7 @@ import pytest
 
 from lsrjax import __main__ as program
 from lsrjax.config.fields import fields, get_default, recipes
+from lsrjax.distributed import preemption
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -50,6 +51,8 @@ def names_of(words):
 @pytest.mark.parametrize("name", sorted({name for _, name, _ in COMMANDS}))
 def test_commands_and_their_flags_exist(name, monkeypatch, capsys):
     assert name in program.COMMANDS
+    # It would go on listening to the signals of the tests after this one.
+    monkeypatch.setattr(preemption.Guard, "start", lambda self: self)
     own = [(page, words) for page, one, words in COMMANDS if one == name]
     helps = {}
     for page, words in own:

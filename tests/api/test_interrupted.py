@@ -45,12 +45,9 @@ def ctrl_c(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Progress, "forward", counted)
-    # A shell starts what is in its background with the signal ignored; and a command
-    # that another test has run in this process listens to the wake-up pipe.
+    # A shell starts what is in its background with the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    pipe = signal.set_wakeup_fd(-1)
     yield at
-    signal.set_wakeup_fd(pipe)
     signal.signal(signal.SIGINT, before)
 
 
