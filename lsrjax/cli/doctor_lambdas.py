@@ -34,7 +34,7 @@ def lambdas(run_config) -> Iterator[Finding]:
             WARNING,
             "lambdas",
             f"stage {name}: {' and '.join(large)}{beside}, over {_LARGE:g} times the"
-            " loss's weight: a regularizer this strong usually empties all vectors in"
-            " the first steps. The recipes have 1e-6 to 0.5; begin with 1e-3, or give a"
-            " number of terms (regularizer.active_document).",
+            " loss's weight: a regularizer this strong can empty all vectors. The"
+            " recipes have 1e-6 to 0.5; begin with 1e-3, or give a number of terms"
+            " (regularizer.active_document).",
         )
