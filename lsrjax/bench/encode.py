@@ -59,6 +59,7 @@ class EncodeSizes:
     dim: int = size(256, "its width")
     heads: int = size(4, "its attention heads")
     inner: int = size(1024, "its inner width")
+    dtype: str = size("float32", "of both", choices=("float32", "bfloat16"))
 
 
 def add_command(commands) -> None:
@@ -125,7 +126,9 @@ def run(args: argparse.Namespace) -> None:
         folder = pathlib.Path(temporary)
         targets.TARGETS[target].write(model, _made(folder / "model"))
         theirs = sparse_encoder(str(folder / "model"), trust_remote_code=True)
-        ours = _Ours(folder, texts, sizes.batch)
+        if sizes.dtype == "bfloat16":
+            theirs = theirs.bfloat16()
+        ours = _Ours(folder, texts, sizes)
         found = {}
         seconds: dict[str, list[float]] = {"lsrjax": [], "SparseEncoder": []}
         for _ in range(args.repeats):
@@ -220,8 +223,8 @@ def _made(folder: pathlib.Path) -> pathlib.Path:
 class _Ours:
     """Encodes a file of texts with the model next to it, from scratch on each call."""
 
-    def __init__(self, folder: pathlib.Path, texts: list[str], batch: int):
-        self._folder, self._batch = folder, batch
+    def __init__(self, folder: pathlib.Path, texts: list[str], sizes: EncodeSizes):
+        self._folder, self._sizes = folder, sizes
         with open(folder / "texts.jsonl", "w", encoding="utf-8") as file:
             for i, text in enumerate(texts):
                 file.write(json.dumps({"id": str(i), "text": text}) + "\n")
@@ -235,7 +238,8 @@ class _Ours:
                     str(self._folder / "model"),
                     str(self._folder / "texts.jsonl"),
                     str(out),
-                    batch_size=self._batch,
+                    batch_size=self._sizes.batch,
+                    dtype=self._sizes.dtype,
                 )
             )
         return sparse.load_npz(out)
@@ -244,7 +248,8 @@ class _Ours:
 def _theirs(model, texts: list[str], batch: int) -> sparse.csr_matrix:
     found = model.encode_document(texts, batch_size=batch, save_to_cpu=True).coalesce()
     places = found.indices().numpy()
-    return sparse.csr_matrix((found.values().numpy(), places), shape=found.shape)
+    values = found.values().float().numpy()
+    return sparse.csr_matrix((values, places), shape=found.shape)
 
 
 def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
@@ -255,7 +260,8 @@ def difference(found: sparse.csr_matrix, wanted: sparse.csr_matrix) -> float:
 
 def _table(model: SavedModel, sizes: EncodeSizes, seconds: dict[str, float]) -> Table:
     table = Table(
-        title=f"{model.name}: {sizes.texts:,} documents, batches of {sizes.batch}"
+        title=f"{model.name}: {sizes.texts:,} documents, batches of {sizes.batch},"
+        f" {sizes.dtype}"
     )
     table.add_column("program")
     for column in ("seconds", "texts/s", "speed-up"):

@@ -16,6 +16,8 @@ from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.views import Dense, MultiVector, Vector, View, Views
+from lsrjax.ops import hardware
+from lsrjax.ops.compact import Compact, compact
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.search import Several
@@ -28,6 +30,8 @@ _WORTH_COMPILING = 8192
 # Tokens that a processor computes at once. From 4,096 on, XLA's compiler for CPU makes
 # other kernels, which take a quarter to a third longer per token.
 _CPU_TOKENS = 3072
+# Of a text's terms, those that an accelerator sends to the host by themselves.
+_SENT_TERMS = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,8 @@ class TextEncoder:
         self._shares = devices // self._places  # of a batch
         self._batch_size = math.ceil(batch_size / self._shares) * self._shares
         self._dtype = dtype
+        self._on_cpu = hardware.device().platform == "cpu"
+        self._sent_terms = 0 if self._on_cpu else _SENT_TERMS  # 0: whole rows
         graphdef, self._abstract = retriever.split(
             spec, dtype=jnp.dtype(dtype), weights_only=True
         )
@@ -167,12 +173,12 @@ class TextEncoder:
             for start in range(0, len(pieces), self._places):
                 self._poll()
                 together = pieces[start : start + self._places]
-                views = self._started(params, prepared, together, at_once, length)
+                started = self._started(params, prepared, together, at_once, length)
                 # The device computes a batch while the host compresses the one before.
                 if pending:
                     parts.append(self._compressed(*pending, prepared.role))
                 order += [i for piece in together for i in piece]
-                pending = views, [len(piece) for piece in together], at_once
+                pending = *started, [len(piece) for piece in together], at_once
         if pending:
             parts.append(self._compressed(*pending, prepared.role))
         back = np.argsort(order)
@@ -184,8 +190,12 @@ class TextEncoder:
         most = self.spec.most_active
         return _largest(found, most) if most and self.spec.sparse else found
 
-    def _started(self, params, prepared, together, at_once: int, length: int) -> Views:
-        """Starts the computation of a batch on each device."""
+    def _started(self, params, prepared, together, at_once: int, length: int):
+        """Starts the computation of a batch on each device.
+
+        Returns:
+          Its views; and of those that are sent by their terms alone, these, by name.
+        """
         rows: list[Sequence[int]] = []
         # A short batch is filled up, so that its shape need not be compiled.
         for piece in [*together, *[[]] * (self._places - len(together))]:
@@ -197,7 +207,15 @@ class TextEncoder:
         if not apart:
             text["query"] = np.full(len(rows), prepared.role == "query")
         role = prepared.role if apart else None
-        return self._apply(params, self._on_devices(text), role)
+        views = self._apply(params, self._on_devices(text), role)
+        sent = {}
+        if self._sent_terms:
+            for name, view in views.items():
+                if isinstance(view, Vector):
+                    sent[name] = compact(view.weights_BV, self._sent_terms)
+                    for array in sent[name]:
+                        array.copy_to_host_async()
+        return views, sent
 
     def _check_finite(self, views: dict, prepared: "Prepared") -> None:
         texts, names = prepared.texts, prepared.names
@@ -214,7 +232,7 @@ class TextEncoder:
 
     def _at_once(self, length: int) -> int:
         """Texts of a batch, padded to `length`, that are computed together."""
-        if jax.default_backend() != "cpu":
+        if not self._on_cpu:
             return self._batch_size
         each = self._batch_size // self._shares
         return math.ceil(each / math.ceil(each * length / _CPU_TOKENS)) * self._shares
@@ -225,7 +243,14 @@ class TextEncoder:
         rows = range(self._mesh.shape[sharding.DATA])
         return sharding.to_global(text, self._mesh, rows)
 
-    def _compressed(self, views: Views, counts: list[int], at_once: int, role: str):
+    def _compressed(
+        self,
+        views: Views,
+        sent: dict[str, Compact],
+        counts: list[int],
+        at_once: int,
+        role: str,
+    ):
         found = {}
         # Without the rows that filled a batch up.
         rows = np.concatenate(
@@ -235,7 +260,7 @@ class TextEncoder:
         kept = slice(len(rows)) if whole else rows
         for name, terms in self.spec.views.items():
             scale = views[name].scale if role == "query" else 1.0
-            matrix = _to_matrix(views[name], terms)[kept]
+            matrix = _to_matrix(views[name], terms, sent.get(name))[kept]
             found[name] = matrix if scale == 1 else matrix * scale
         return found
 
@@ -263,7 +288,17 @@ def padded_lengths(
     return ways[len(longest)][1]
 
 
-def _to_matrix(view: View, terms: int) -> sparse.csr_matrix | TokenMatrix:
+def _to_matrix(
+    view: View, terms: int, sent: Compact | None
+) -> sparse.csr_matrix | TokenMatrix:
+    if sent is not None:
+        ids_BK, weights_BK, counts_B = jax.device_get(sent)
+        if counts_B.max() <= ids_BK.shape[1]:
+            here_BK = np.arange(ids_BK.shape[1]) < counts_B[:, None]
+            starts = np.concatenate([[0], np.cumsum(counts_B)])
+            rows = weights_BK[here_BK], ids_BK[here_BK], starts
+            # Columns that a vocabulary is padded with are zeros.
+            return sparse.csr_matrix(rows, shape=(len(counts_B), terms))
     if isinstance(view, Vector):
         return _compressed_rows(jax.device_get(view.weights_BV)[:, :terms])
     if isinstance(view, Dense):

@@ -116,6 +116,23 @@ def test_dense_rows_are_compressed_as_scipy_compresses_them():
     assert found.shape == wanted.shape
 
 
+@pytest.mark.parametrize("sent", [1, 48, 2048])
+def test_terms_taken_out_on_the_device_are_those_of_whole_rows(spec, params, sent):
+    # With one, all rows have more; with 48, some do.
+    wanted = encode(spec, params, TEXTS)
+    encoder = TextEncoder(spec, TextTokenizer(GOLDEN / "xlmr"), batch_size=4)
+    encoder._sent_terms = sent
+    found = encoder.encode(params, TEXTS, max_length=16)
+    counts = np.diff(wanted["pivot"].indptr)
+    assert 1 < counts.min() <= 48 < counts.max() < 2048
+    for name, matrix in wanted.items():
+        for part in ("data", "indices", "indptr"):
+            have, want = getattr(found[name], part), getattr(matrix, part)
+            np.testing.assert_array_equal(have, want)
+            assert have.dtype == want.dtype
+        assert found[name].shape == matrix.shape
+
+
 @pytest.mark.parametrize("pool_mask", ["exclude", "multiply"])
 @pytest.mark.parametrize("head", ["milco", "splade"])
 def test_screened_terms_are_those_that_a_loss_sees(spec, monkeypatch, head, pool_mask):
