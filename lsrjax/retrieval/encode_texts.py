@@ -1,6 +1,7 @@
 """Encodes texts into matrices with a trained retriever."""
 
 import bisect
+import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -25,8 +26,9 @@ from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, TOKENS
 
 # Lengths of padded batches: steps of a quarter to a half.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-# The cost of compiling for one of them, in tokens of padding that it must save.
-_WORTH_COMPILING = 8192
+# The cost of compiling for one of them, in tokens of padding that it must save in every
+# window of texts. Accelerators compile for longer, and compute more in that time.
+_WORTH_COMPILING, _WORTH_ON_ACCELERATORS = 2**13, 2**17
 # Tokens that a processor computes at once. From 4,096 on, XLA's compiler for CPU makes
 # other kernels, which take a quarter to a third longer per token.
 _CPU_TOKENS = 3072
@@ -88,10 +90,12 @@ class TextEncoder:
         if not self._mesh.empty:
             over = sharding.over_data if each_device else sharding.replicated
             placed = over(self._mesh)
+        # As a loop, layers are compiled once; nothing waits for a backward pass.
         self._views = lambda params, text, role: retriever.apply(
-            graphdef, params, text, role=role
+            graphdef, params, text, role=role, remat="layer"
         )
         self._apply = jax.jit(self._views, static_argnums=2, out_shardings=placed)
+        self._known: set[tuple[int, int, str]] = set()
 
     def kinds(self) -> dict[str, str]:
         """What each view holds: `SPARSE`, `DENSE` or `TOKENS`; compiles nothing."""
@@ -154,7 +158,8 @@ class TextEncoder:
             size = self._batch_size
             batches = [by_length[i : i + size] for i in range(0, len(own), size)]
             longest = [len(ids[batch[-1]]) for batch in batches]
-            lengths = padded_lengths(longest, max_length, size)
+            worth = _WORTH_COMPILING if self._on_cpu else _WORTH_ON_ACCELERATORS
+            lengths = padded_lengths(longest, max_length, size, worth)
             for batch, length in zip(batches, lengths, strict=True):
                 at_once = self._at_once(length)
                 pieces.setdefault((length, at_once), []).extend(
@@ -166,6 +171,7 @@ class TextEncoder:
         self, params: dict, prepared: "Prepared"
     ) -> dict[str, sparse.csr_matrix | TokenMatrix]:
         """As `encode`, of texts that `prepare` has prepared."""
+        self._compile(params, prepared)
         parts: list[dict] = []
         order: list[int] = []
         pending = None
@@ -173,7 +179,7 @@ class TextEncoder:
             for start in range(0, len(pieces), self._places):
                 self._poll()
                 together = pieces[start : start + self._places]
-                started = self._started(params, prepared, together, at_once, length)
+                started = self._started(params, prepared, together, length, at_once)
                 # The device computes a batch while the host compresses the one before.
                 if pending:
                     parts.append(self._compressed(*pending, prepared.role))
@@ -190,24 +196,42 @@ class TextEncoder:
         most = self.spec.most_active
         return _largest(found, most) if most and self.spec.sparse else found
 
-    def _started(self, params, prepared, together, at_once: int, length: int):
-        """Starts the computation of a batch on each device.
+    def _compile(self, params, prepared: "Prepared") -> None:
+        """Compiles for all lengths side by side; the calls find the programs."""
+        role = prepared.role
+        new = [shape for shape in prepared.pieces if (*shape, role) not in self._known]
+        self._known |= {(*shape, role) for shape in new}
+        # Processes that compute together compile in one order.
+        if len(new) > 1 and jax.process_count() == 1:
+            lowered = [
+                self._apply.lower(params, *self._inputs(prepared, [[]], *shape))
+                for shape in new
+            ]
+            with concurrent.futures.ThreadPoolExecutor(len(new)) as pool:
+                for program in [pool.submit(one.compile) for one in lowered]:
+                    program.result()
 
-        Returns:
-          Its views; and of those that are sent by their terms alone, these, by name.
-        """
+    def _inputs(self, prepared, together, length: int, at_once: int):
+        """The token ids of a batch on each device, and the role that all have."""
         rows: list[Sequence[int]] = []
         # A short batch is filled up, so that its shape need not be compiled.
         for piece in [*together, *[[]] * (self._places - len(together))]:
             own = [prepared.ids[i] for i in piece]
-            rows += own + [(own or rows)[-1]] * (at_once - len(own))
+            rows += own + [(own or rows or [[]])[-1]] * (at_once - len(own))
         text = pad(rows, self.tokenizer.pad_id, length, ())
         # Models that can mix roles share compiled programs between them.
         apart = self.spec.roles_apart
         if not apart:
             text["query"] = np.full(len(rows), prepared.role == "query")
-        role = prepared.role if apart else None
-        views = self._apply(params, self._on_devices(text), role)
+        return self._on_devices(text), prepared.role if apart else None
+
+    def _started(self, params, prepared, together, length: int, at_once: int):
+        """Starts the computation of a batch on each device.
+
+        Returns:
+          Its views; and of those that are sent by their terms alone, these, by name.
+        """
+        views = self._apply(params, *self._inputs(prepared, together, length, at_once))
         sent = {}
         if self._sent_terms:
             for name, view in views.items():
@@ -266,14 +290,19 @@ class TextEncoder:
 
 
 def padded_lengths(
-    longest: Sequence[int], max_length: int, batch_size: int
+    longest: Sequence[int],
+    max_length: int,
+    batch_size: int,
+    worth: int,
 ) -> list[int]:
     """The length that each batch is padded to, one of `BUCKETS` or `max_length`.
 
     It depends on the texts alone, not on what was compiled before, so that a file
     encoded in two runs gets the same numbers.
 
-    `longest` has the tokens of each batch's longest text, ascending.
+    Args:
+      longest: the tokens of each batch's longest text, ascending.
+      worth: tokens of padding that another length has to save.
     """
     allowed = [*sorted(b for b in BUCKETS if b < max_length), max_length]
     # Number of batches -> the lowest cost for that many, and their lengths.
@@ -282,7 +311,7 @@ def padded_lengths(
         end = bisect.bisect_right(longest, tokens)
         for start, (cost, lengths) in list(ways.items()):
             if start < end:
-                cost += (end - start) * batch_size * tokens + _WORTH_COMPILING
+                cost += (end - start) * batch_size * tokens + worth
                 way = cost, lengths + [tokens] * (end - start)
                 ways[end] = min(way, ways.get(end, way))
     return ways[len(longest)][1]

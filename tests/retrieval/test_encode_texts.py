@@ -79,7 +79,6 @@ def test_batch_size_and_lengths_change_nothing(spec, params, monkeypatch):
 @pytest.mark.parametrize("seed", range(5))
 def test_lengths_are_the_cheapest_that_hold_their_batches(monkeypatch, seed):
     monkeypatch.setattr(encode_texts, "BUCKETS", (4, 6, 8, 12))
-    monkeypatch.setattr(encode_texts, "_WORTH_COMPILING", 20)
     rng = np.random.default_rng(seed)
     longest = sorted(rng.integers(1, 11, 6).tolist())
 
@@ -88,7 +87,7 @@ def test_lengths_are_the_cheapest_that_hold_their_batches(monkeypatch, seed):
 
     choices = [[b for b in (4, 6, 8, 10) if b >= tokens] for tokens in longest]
     cheapest = min(cost(lengths) for lengths in itertools.product(*choices))
-    found = encode_texts.padded_lengths(longest, 10, 3)
+    found = encode_texts.padded_lengths(longest, 10, 3, 20)
     assert found == sorted(found)
     assert all(
         a >= b and a in (4, 6, 8, 10) for a, b in zip(found, longest, strict=True)
@@ -97,10 +96,13 @@ def test_lengths_are_the_cheapest_that_hold_their_batches(monkeypatch, seed):
 
 
 def test_a_few_short_texts_share_the_shape_of_the_others():
-    assert encode_texts.padded_lengths([5, 40], 64, 8) == [48, 48]
-    assert encode_texts.padded_lengths([5, 500], 512, 64) == [16, 512]
-    assert encode_texts.padded_lengths([60], 64, 8) == [64]
-    assert encode_texts.padded_lengths([], 64, 8) == []
+    few = functools.partial(encode_texts.padded_lengths, worth=8192)
+    assert few([5, 40], 64, 8) == [48, 48]
+    assert few([5, 500], 512, 64) == [16, 512]
+    assert few([60], 64, 8) == [64]
+    assert few([], 64, 8) == []
+    # What a compiled program costs, decides.
+    assert encode_texts.padded_lengths([5, 500], 512, 64, 2**17) == [512, 512]
 
 
 def test_dense_rows_are_compressed_as_scipy_compresses_them():
