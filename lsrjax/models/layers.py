@@ -188,6 +188,9 @@ def _normalize_fwd(eps, x_TD, scale_D, bias_D):
     mean_T1 = z_TD.mean(axis=-1, keepdims=True)
     variance_T1 = jnp.square(z_TD - mean_T1).mean(axis=-1, keepdims=True)
     r_T1 = lax.rsqrt(variance_T1 + eps)
+    # Otherwise XLA for GPUs computes the mean again in the backward pass, in kernels
+    # that write g n in float32 to sum it over the rows.
+    mean_T1, r_T1 = lax.optimization_barrier((mean_T1, r_T1))
     y_TD = (z_TD - mean_T1) * (r_T1 * scale_D[None]) + bias_D[None]
     return y_TD.astype(x_TD.dtype), (x_TD, mean_T1, r_T1, scale_D)
 
