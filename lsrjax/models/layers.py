@@ -160,50 +160,67 @@ class LayerNorm(nnx.LayerNorm):
         assert self.scale is not None
         scale_D = self.scale[...]
         bias_D = jnp.zeros_like(scale_D) if self.bias is None else self.bias[...]
-        return _normalize(self.epsilon, x_TD, scale_D, bias_D)
+        return _normalize(self.epsilon, True, x_TD, scale_D, bias_D)
+
+
+class RMSNorm(nnx.Module):
+    """Rows over the root of their mean square, times `scale` (Zhang, Sennrich 2019).
+
+    `around_one`: the factor is 1 + `scale`.
+    """
+
+    def __init__(self, size: int, eps: float, *, around_one: bool = False):
+        self.eps, self.around_one = eps, around_one
+        self.scale = nnx.Param((jnp.zeros if around_one else jnp.ones)(size))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes the last axis, in float32; returns the dtype of `x`."""
+        scale_D = self.scale[...] + 1 if self.around_one else self.scale[...]
+        return _normalize(self.eps, False, x, scale_D, jnp.zeros_like(scale_D))
 
 
 def normalized(x_TD: jax.Array, eps: float) -> jax.Array:
     """LayerNorm without parameters, computed in float32."""
     ones_D = jnp.ones(x_TD.shape[-1:], jnp.float32)
-    return _normalize(eps, x_TD, ones_D, jnp.zeros_like(ones_D))
+    return _normalize(eps, True, x_TD, ones_D, jnp.zeros_like(ones_D))
 
 
 # y = s (x - m) r + b, with the mean m and r = (variance + eps)^-1/2 of each row. With
 # n = (x - m) r and an incoming gradient g,
 #
-#   db = sum_t g        ds = sum_t g n        dx = r (gs - mean(gs) - n mean(gs n))
+#   db = sum g        ds = sum g n        dx = r (gs - mean(gs) - n mean(gs n))
 #
-# Written out, x and two numbers a row are saved for the backward pass; JAX's own rule
-# saves several arrays of x's size in float32.
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _normalize(eps, x_TD, scale_D, bias_D):
-    return _normalize_fwd(eps, x_TD, scale_D, bias_D)[0]
+# or, not `centered`, the same without m and mean(gs). Written out, x and two numbers a
+# row are saved for the backward pass; JAX's own rule saves several arrays of x's size
+# in float32.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _normalize(eps, centered, x, scale_D, bias_D):
+    return _normalize_fwd(eps, centered, x, scale_D, bias_D)[0]
 
 
-def _normalize_fwd(eps, x_TD, scale_D, bias_D):
-    z_TD = x_TD.astype(jnp.float32)
+def _normalize_fwd(eps, centered, x, scale_D, bias_D):
+    row = (1,) * (x.ndim - 1) + scale_D.shape
+    z = x.astype(jnp.float32)
     # E[x²] - E[x]² loses digits if the mean is large compared with the spread, which is
     # common in the last layers of these encoders.
-    mean_T1 = z_TD.mean(axis=-1, keepdims=True)
-    variance_T1 = jnp.square(z_TD - mean_T1).mean(axis=-1, keepdims=True)
-    r_T1 = lax.rsqrt(variance_T1 + eps)
+    mean = z.mean(axis=-1, keepdims=True) if centered else jnp.zeros((1,) * x.ndim)
+    variance = jnp.square(z - mean).mean(axis=-1, keepdims=True)
     # Otherwise XLA for GPUs computes the mean again in the backward pass, in kernels
     # that write g n in float32 to sum it over the rows.
-    mean_T1, r_T1 = lax.optimization_barrier((mean_T1, r_T1))
-    y_TD = (z_TD - mean_T1) * (r_T1 * scale_D[None]) + bias_D[None]
-    return y_TD.astype(x_TD.dtype), (x_TD, mean_T1, r_T1, scale_D)
+    mean, r = lax.optimization_barrier((mean, lax.rsqrt(variance + eps)))
+    y = (z - mean) * (r * scale_D.reshape(row)) + bias_D.reshape(row)
+    return y.astype(x.dtype), (x, mean, r, scale_D)
 
 
-def _normalize_bwd(eps, saved, g_TD):
-    x_TD, mean_T1, r_T1, scale_D = saved
-    n_TD = (x_TD.astype(jnp.float32) - mean_T1) * r_T1
-    g_TD = g_TD.astype(jnp.float32)
-    gs_TD = g_TD * scale_D[None]
-    mean_gs_T1 = gs_TD.mean(axis=-1, keepdims=True)
-    mean_gsn_T1 = (gs_TD * n_TD).mean(axis=-1, keepdims=True)
-    dx_TD = r_T1 * (gs_TD - mean_gs_T1 - n_TD * mean_gsn_T1)
-    return dx_TD.astype(x_TD.dtype), (g_TD * n_TD).sum(axis=0), g_TD.sum(axis=0)
+def _normalize_bwd(eps, centered, saved, g):
+    x, mean, r, scale_D = saved
+    rows = tuple(range(x.ndim - 1))
+    n = (x.astype(jnp.float32) - mean) * r
+    g = g.astype(jnp.float32)
+    gs = g * scale_D.reshape((1,) * len(rows) + scale_D.shape)
+    mean_gs = gs.mean(axis=-1, keepdims=True) if centered else 0.0
+    dx = r * (gs - mean_gs - n * (gs * n).mean(axis=-1, keepdims=True))
+    return dx.astype(x.dtype), (g * n).sum(axis=rows), g.sum(axis=rows)
 
 
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)

@@ -1,4 +1,4 @@
-"""LayerNorm and GELU, which have gradients of their own, against JAX's."""
+"""Norms and GELU, which have gradients of their own, against JAX's."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lsrjax.models.layers import LayerNorm, gelu
+from lsrjax.models.layers import LayerNorm, RMSNorm, gelu
 
 T, D, EPS = 37, 23, 1e-5
 
@@ -67,6 +67,21 @@ def test_layer_norm_is_that_of_jax_with_its_gradients(mean, spread):
     assert set(ours) == {"value", "x", "scale", "bias"}
     assert_close(ours, theirs)
     assert all(np.any(leaf) for leaf in ours.values())
+
+
+@pytest.mark.parametrize("around_one", [False, True])
+@pytest.mark.parametrize("shape", [(T, D), (3, 4, 5, D)])
+def test_rms_norm_is_that_of_jax_with_its_gradients(shape, around_one):
+    ours = RMSNorm(D, EPS, around_one=around_one)
+    theirs = nnx.RMSNorm(D, epsilon=EPS, use_fast_variance=False, rngs=nnx.Rngs(0))
+    scale_D = jnp.asarray(1 + np.random.default_rng(2).normal(size=D), jnp.float32)
+    ours.scale[...], theirs.scale[...] = scale_D - around_one, scale_D
+    x = jnp.resize(states(0.5, 2.0), shape)
+    found, wanted = (
+        value_and_gradients(m, x, incoming(shape)) for m in (ours, theirs)
+    )
+    assert_close(found, wanted)
+    assert all(np.any(leaf) for leaf in found.values())
 
 
 def test_the_mean_may_be_large_against_the_spread():
@@ -144,9 +159,11 @@ def test_gelu_in_bfloat16():
         jax.eval_shape(jax.grad(lambda x: gelu(x).sum()), x.astype(jnp.float32))
 
 
-@pytest.mark.parametrize("name", ["gelu", "LayerNorm"])
-def test_of_arrays_as_large_only_the_argument_waits_for_the_backward_pass(name):
+@pytest.mark.parametrize(
+    "function", [gelu, modules()[0], RMSNorm(D, EPS)], ids=["gelu", "LayerNorm", "RMS"]
+)
+def test_of_arrays_as_large_only_the_argument_waits_for_the_backward_pass(function):
     x_TD = states(0.0).astype(jnp.bfloat16)
-    _, backward = jax.vjp(gelu if name == "gelu" else modules()[0], x_TD)
+    _, backward = jax.vjp(function, x_TD)
     kept = [leaf for leaf in jax.tree.leaves(backward) if np.size(leaf) >= T * D]
     assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]

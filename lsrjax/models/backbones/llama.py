@@ -35,24 +35,11 @@ from lsrjax.models.backbones.llama_config import (
     MistralConfig,
     Qwen3Config,
 )
-from lsrjax.models.layers import DType, dropout, linear, subkeys
+from lsrjax.models.layers import DType, RMSNorm, dropout, linear, subkeys
 
 
-class RMSNorm(nnx.Module):
-    """Rows over the root of their mean square, times `scale` (Zhang, Sennrich 2019)."""
-
-    def __init__(self, config: LlamaConfig, size: int):
-        self.eps = config.layer_norm_eps
-        self.centered = config.centered
-        self.scale = nnx.Param((jnp.zeros if self.centered else jnp.ones)(size))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalizes the last axis, in float32; returns the dtype of `x`."""
-        scale = self.scale[...] + 1 if self.centered else self.scale[...]
-        scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape)
-        z = x.astype(jnp.float32)
-        r = jax.lax.rsqrt(jnp.square(z).mean(axis=-1, keepdims=True) + self.eps)
-        return (z * r * scale).astype(x.dtype)
+def _norm(config: LlamaConfig, size: int) -> RMSNorm:
+    return RMSNorm(size, config.layer_norm_eps, around_one=config.centered)
 
 
 class Embeddings(nnx.Module):
@@ -89,8 +76,8 @@ class Attention(nnx.Module):
         self.k = dense(size, config.num_key_heads * width)
         self.v = dense(size, config.num_key_heads * width)
         self.out = dense(config.num_heads * width, size)
-        self.q_norm = RMSNorm(config, width) if config.qk_norm else None
-        self.k_norm = RMSNorm(config, width) if config.qk_norm else None
+        self.q_norm = _norm(config, width) if config.qk_norm else None
+        self.k_norm = _norm(config, width) if config.qk_norm else None
 
     def __call__(
         self,
@@ -158,13 +145,13 @@ class Layer(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.attention_norm = RMSNorm(config, size)
+        self.attention_norm = _norm(config, size)
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
-        self.output_norm = RMSNorm(config, size)
+        self.output_norm = _norm(config, size)
         self.gate, self.up = dense(size, inner), dense(size, inner)
         self.down = dense(inner, size)
-        self.mixed_norm = RMSNorm(config, size) if config.block_norms else None
-        self.fed_norm = RMSNorm(config, size) if config.block_norms else None
+        self.mixed_norm = _norm(config, size) if config.block_norms else None
+        self.fed_norm = _norm(config, size) if config.block_norms else None
 
     def __call__(
         self, hidden_TD, batch: encoder.Batch, *, full: bool, rotary, keys_T
@@ -226,7 +213,7 @@ class LlamaEncoder(encoder.Encoder):
         self.layers = encoder.stack(
             partial(Layer, config, dtype=dtype, rngs=rngs), config.num_layers
         )
-        self.final_norm = RMSNorm(config, config.hidden_size)
+        self.final_norm = _norm(config, config.hidden_size)
 
     def embed(self, texts, types, keys_T) -> jax.Array:
         """The embeddings of all tokens, [T, D]."""
