@@ -28,7 +28,7 @@ from lsrjax.retrieval.vector_formats.vectors import DENSE, SPARSE, TOKENS
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # The cost of compiling for one of them, in tokens of padding that it must save in every
 # window of texts. Accelerators compile for longer, and compute more in that time.
-_WORTH_COMPILING, _WORTH_ON_ACCELERATORS = 2**13, 2**17
+_WORTH_COMPILING, _WORTH_ON_ACCELERATORS = 2**13, 2**15
 # Tokens that a processor computes at once. From 4,096 on, XLA's compiler for CPU makes
 # other kernels, which take a quarter to a third longer per token.
 _CPU_TOKENS = 3072

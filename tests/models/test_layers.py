@@ -77,9 +77,7 @@ def test_rms_norm_is_that_of_jax_with_its_gradients(shape, around_one):
     scale_D = jnp.asarray(1 + np.random.default_rng(2).normal(size=D), jnp.float32)
     ours.scale[...], theirs.scale[...] = scale_D - around_one, scale_D
     x = jnp.resize(states(0.5, 2.0), shape)
-    found, wanted = (
-        value_and_gradients(m, x, incoming(shape)) for m in (ours, theirs)
-    )
+    found, wanted = (value_and_gradients(m, x, incoming(shape)) for m in (ours, theirs))
     assert_close(found, wanted)
     assert all(np.any(leaf) for leaf in found.values())
 
