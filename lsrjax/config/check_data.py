@@ -52,6 +52,12 @@ def check_choice(c, where: str) -> None:
             f"{where}.data.negatives is {chosen.name!r}, but mined negatives come in"
             " random order. Use 'random', and lower prepare.depth for harder ones."
         )
+    if mines(c) and c.prepare.depth < c.prepare.count:
+        raise InputError(
+            f"{where}.prepare.count is {c.prepare.count}, more than the"
+            f" {c.prepare.depth} documents (prepare.depth) that negatives are drawn"
+            " from. Lower it, or raise prepare.depth."
+        )
     if "languages" in loss.targets:
         _check_languages_compared(data, loss, where)
     if data.mixing == "round_robin" and not scores:

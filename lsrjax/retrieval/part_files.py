@@ -72,8 +72,9 @@ class PartFolder:
         """The parts among these that are missing or damaged; the latter are removed.
 
         Raises:
-          InputError: parts were made of something else.
+          InputError: parts were made of something else, or the folder is another's.
         """
+        self._check_own()
         missing = []
         for number in numbers:
             record = self._record(number)
@@ -132,6 +133,22 @@ class PartFolder:
         if "" not in self.abouts:
             _write(self.folder / MANIFEST, {"views": [*self.abouts]})
         return True
+
+    def _check_own(self) -> None:
+        if (self.folder / _RECORDS).exists() or not self.folder.is_dir():
+            return
+        # Another process may be making it.
+        own = {_RECORDS, PARTS, MANIFEST, *self.abouts}
+        names = sorted(
+            path.name
+            for path in self.folder.iterdir()
+            if path.name not in own and not path.name.startswith(".")
+        )
+        if names:
+            raise InputError(
+                f"--out {self.folder} has other files ({', '.join(names[:3])}"
+                f"{', …' * (len(names) > 3)}). Name a new folder for the vectors."
+            )
 
     def _of(self, view: str) -> pathlib.Path:
         return self.folder / view if view else self.folder

@@ -221,6 +221,16 @@ def test_mistakes_say_what_to_do(
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
+def test_vectors_do_not_go_into_the_folder_of_a_model(models, texts, capsys):
+    model = models["splade"][0]
+    before = sorted(pathlib.Path(model).iterdir())
+    with pytest.raises(SystemExit) as stop:
+        run("--model", model, "--texts", texts, "--out", model)
+    assert stop.value.code == 2
+    assert f"--out {model} has other files (" in capsys.readouterr().err
+    assert sorted(pathlib.Path(model).iterdir()) == before
+
+
 def test_an_id_with_two_texts_names_both_places(tmp_path, models, texts, capsys):
     with open(texts / "b.tsv", "a") as file:
         file.write("d3\tanother text\n")

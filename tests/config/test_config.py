@@ -945,6 +945,15 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             "config.prepare makes has one positive",
         ),
         (round_robin(data__negatives="top"), "mined negatives come in random order"),
+        (
+            infonce(
+                data__group_size=8,
+                prepare__negatives="bm25",
+                prepare__count=7,
+                prepare__depth=6,
+            ),
+            "config.prepare.count is 7, more than the 6 documents",
+        ),
         (kl(data__negative_margin=float("nan")), "negative_margin is not a number"),
         (
             infonce(
