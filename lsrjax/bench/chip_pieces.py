@@ -136,11 +136,11 @@ def _kernels() -> dict:
         for (name, (_, arguments)), program in zip(cases.items(), compiled, strict=True)
     }
     found: dict[str, object] = {}
-    for (*shape, impl), have in results.items():
-        wanted = results[*shape, "naive"]
+    for (B, L, D, V, impl), have in results.items():
+        wanted = results[B, L, D, V, "naive"]
         if impl == "naive":
             continue
-        name = f"{impl} {' x '.join(map(str, shape))}"
+        name = f"{impl} {B} x {L} x {D} x {V}"
         found[f"{name}: other positions"] = int((have[1] != wanted[1]).sum())
         worst = max(
             float(jnp.abs(x - y).max() / jnp.abs(y).max())

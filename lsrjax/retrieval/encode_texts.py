@@ -184,7 +184,7 @@ class TextEncoder:
                 if pending:
                     parts.append(self._compressed(*pending, prepared.role))
                 order += [i for piece in together for i in piece]
-                pending = *started, [len(piece) for piece in together], at_once
+                pending = started, [len(piece) for piece in together], at_once
         if pending:
             parts.append(self._compressed(*pending, prepared.role))
         back = np.argsort(order)
@@ -225,7 +225,9 @@ class TextEncoder:
             text["query"] = np.full(len(rows), prepared.role == "query")
         return self._on_devices(text), prepared.role if apart else None
 
-    def _started(self, params, prepared, together, length: int, at_once: int):
+    def _started(
+        self, params, prepared, together, length: int, at_once: int
+    ) -> tuple[Views, dict[str, Compact]]:
         """Starts the computation of a batch on each device.
 
         Returns:
@@ -269,12 +271,12 @@ class TextEncoder:
 
     def _compressed(
         self,
-        views: Views,
-        sent: dict[str, Compact],
+        started: tuple[Views, dict[str, Compact]],
         counts: list[int],
         at_once: int,
         role: str,
     ):
+        views, sent = started
         found = {}
         # Without the rows that filled a batch up.
         rows = np.concatenate(
@@ -325,9 +327,9 @@ def _to_matrix(
         if counts_B.max() <= ids_BK.shape[1]:
             here_BK = np.arange(ids_BK.shape[1]) < counts_B[:, None]
             starts = np.concatenate([[0], np.cumsum(counts_B)])
-            rows = weights_BK[here_BK], ids_BK[here_BK], starts
+            terms_of_rows = weights_BK[here_BK], ids_BK[here_BK], starts
             # Columns that a vocabulary is padded with are zeros.
-            return sparse.csr_matrix(rows, shape=(len(counts_B), terms))
+            return sparse.csr_matrix(terms_of_rows, shape=(len(counts_B), terms))
     if isinstance(view, Vector):
         return _compressed_rows(jax.device_get(view.weights_BV)[:, :terms])
     if isinstance(view, Dense):
