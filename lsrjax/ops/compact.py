@@ -3,7 +3,6 @@
 Axes: B texts, V vocabulary, K kept terms.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,7 +23,6 @@ class Compact(NamedTuple):
     counts_B: jax.Array
 
 
-@partial(jax.jit, static_argnums=1)
 def compact(weights_BV: jax.Array, most: int) -> Compact:
     """The first `most` columns of each row that are not zero."""
     B, V = weights_BV.shape

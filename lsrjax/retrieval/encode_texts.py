@@ -95,6 +95,7 @@ class TextEncoder:
             graphdef, params, text, role=role, remat="layer"
         )
         self._apply = jax.jit(self._views, static_argnums=2, out_shardings=placed)
+        self._compact = jax.jit(compact, static_argnums=1, out_shardings=placed)
         self._known: set[tuple[int, int, str]] = set()
 
     def kinds(self) -> dict[str, str]:
@@ -238,7 +239,7 @@ class TextEncoder:
         if self._sent_terms:
             for name, view in views.items():
                 if isinstance(view, Vector):
-                    sent[name] = compact(view.weights_BV, self._sent_terms)
+                    sent[name] = self._compact(view.weights_BV, self._sent_terms)
                     for array in sent[name]:
                         array.copy_to_host_async()
         return views, sent
