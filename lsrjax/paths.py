@@ -14,6 +14,7 @@ _ASIDE = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict
 _ELSEWHERE = re.compile(
     r"[a-z][a-z0-9+.-]*://|(?:gs|s3|hf|az|hdfs|https?):/|file:", re.IGNORECASE
 )
+_BUCKET = re.compile(r"(gs|s3)://([^/]+)/*(.*?)/*")
 _SPLITS = re.compile(
     r"(?:^|[/._-])(train|test|dev|validation|valid|val)(?:ing)?(?=[/._-])"
 )
@@ -46,6 +47,35 @@ def local(path: str | os.PathLike, field: str) -> str:
             )
         return expanded
     return text
+
+
+def workdir(path: str | os.PathLike, field: str) -> str:
+    """A work directory: a path on this machine, or gs://BUCKET/PATH or s3://BUCKET/PATH.
+
+    Raises:
+      InputError: another remote path, or a bucket without a path in it.
+    """
+    text = os.fspath(path)
+    if not in_bucket(text):
+        return local(text, field)
+    if not parts_of(text)[2]:
+        raise InputError(
+            f"{field}: {text!r} is a whole bucket. Name a path in it, such as"
+            f" {text.rstrip('/')}/runs/first."
+        )
+    return text
+
+
+def in_bucket(path: str) -> bool:
+    """Whether it is a place in object storage."""
+    return bool(_BUCKET.fullmatch(path))
+
+
+def parts_of(place: str) -> tuple[str, str, str]:
+    """The scheme, bucket and path, without slashes around it, of one `in_bucket`."""
+    match = _BUCKET.fullmatch(place)
+    assert match is not None
+    return match[1], match[2], match[3]
 
 
 def files(

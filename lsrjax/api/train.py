@@ -8,7 +8,7 @@ from rich.console import Console
 from lsrjax import paths
 from lsrjax.api.model import Model, load
 from lsrjax.config import fields
-from lsrjax.training import resume, run
+from lsrjax.training import resume, run, work_folder
 
 
 def train(
@@ -26,7 +26,8 @@ def train(
     Args:
       config: of `lsrjax.config.fields.get_default`, the file of an experiment, or the
         name of one that comes with lsrjax, such as "demo".
-      workdir: where checkpoints and results go.
+      workdir: where checkpoints and results go; a folder, or gs://BUCKET/PATH or
+        s3://BUCKET/PATH.
       console: where progress is printed; by default to the standard output.
 
     Returns:
@@ -38,17 +39,18 @@ def train(
     """
     if not isinstance(config, ConfigDict):
         config = fields.load(*fields.located(str(config)))
-    folder = pathlib.Path(paths.local(workdir, "workdir"))
+    place = paths.workdir(workdir, "workdir")
     console = console or Console()
-    try:
-        run.run(config, folder, console)
-    except KeyboardInterrupt:
-        stands = resume.standing(folder, fields.stages(config))
-        console.print(
-            f"Interrupted: with the same call, {stands}.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        raise
+    with work_folder.located(place, console) as folder:
+        try:
+            run.run(config, folder, console)
+        except KeyboardInterrupt:
+            stands = resume.standing(folder, fields.stages(config))
+            console.print(
+                f"Interrupted: with the same call, {stands}.",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            raise
     return load(str(folder))

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from absl import logging
 from rich.console import Console
 from rich.text import Text
 
+from lsrjax import paths
 from lsrjax.cli import doctor_checks, doctor_lambdas, flags
 from lsrjax.cli.doctor_checks import ERROR, OK, WARNING, Finding
 from lsrjax.cli.flags import Given
@@ -67,7 +69,11 @@ def _main(given: Given, findings: list[Finding]) -> None:
         _leave(1)
     marker = None
     try:
-        marker = None if path is None else doctor_checks.Marker(given.workdir())
+        place = "" if path is None else given.workdir()
+        if paths.in_bucket(place):
+            findings.append(doctor_checks.in_bucket(place))
+        elif place:
+            marker = doctor_checks.Marker(pathlib.Path(place))
     except InputError as error:
         findings.append(Finding(ERROR, "workdir", str(error)))
     if marker is not None and hosts.is_first():

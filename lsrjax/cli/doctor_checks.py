@@ -27,9 +27,17 @@ from lsrjax.convert import references
 from lsrjax.convert.read.hub import is_local, pinned
 from lsrjax.data import sources
 from lsrjax.data.batching import languages, mixing
+from lsrjax.distributed import processes
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
-from lsrjax.training import dev_data, early_checks, memory_plan, stage_data
+from lsrjax.training import (
+    bucket,
+    dev_data,
+    early_checks,
+    memory_plan,
+    stage_data,
+    work_folder,
+)
 from lsrjax.training.batch_contents import Contents
 from lsrjax.training.early_checks import KEY_FILES, LOOK_SECONDS
 
@@ -354,6 +362,18 @@ def _ask(kind: str, name: str) -> None:
         except EntryNotFoundError as error:
             missing = error
     raise missing
+
+
+def in_bucket(place: str) -> Finding:
+    """Whether a run could use a work directory in object storage."""
+    if processes.count() > 1:
+        message = str(work_folder.shared_by_all(place))
+        return Finding(ERROR, "workdir", message)
+    try:
+        bucket.probe(place)
+    except InputError as error:
+        return Finding(ERROR, "workdir", str(error))
+    return Finding(OK, "workdir", f"{place} can be written")
 
 
 @dataclasses.dataclass

@@ -44,7 +44,8 @@ def parser(program: str, description: str | None) -> Parser:
     add(
         "--workdir",
         metavar="DIR",
-        help="where checkpoints and results go (runs/NAME of the config's file)",
+        help="where checkpoints and results go (runs/NAME of the config's file); a"
+        " folder, or gs://BUCKET/PATH or s3://BUCKET/PATH",
     )
     add_processes(made)
     return made
@@ -84,11 +85,11 @@ class Given:
     unknown: list[str] = dataclasses.field(default_factory=list)
     wrong: list[str] = dataclasses.field(default_factory=list)
 
-    def workdir(self) -> pathlib.Path:
-        """The run's folder; an `InputError` if it is not on this machine."""
+    def workdir(self) -> str:
+        """The run's folder, or its place in a bucket; see `paths.workdir`."""
         assert self.config_path  # the commands with a workdir need a config
         named = self.flags.workdir or f"runs/{self.config_path.stem}"
-        return pathlib.Path(paths.local(named, "--workdir"))
+        return paths.workdir(named, "--workdir")
 
     def join(self) -> None:
         """Joins the run's processes with `processes.start`."""

@@ -17,7 +17,7 @@ from lsrjax.distributed.activity import Preempted, Progress
 from lsrjax.distributed.library_log import LibraryLog
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.trackers import in_thread
-from lsrjax.training import run
+from lsrjax.training import run, work_folder
 
 
 def start() -> None:
@@ -61,13 +61,15 @@ def _train(given: Given) -> None:
     guard = preemption.Guard(progress).start()
     try:
         with contextlib.ExitStack() as stack:
-            workdir = given.workdir()
+            place = given.workdir()
             log = _join(given, stack)
             guard.several()
+            console = Console(quiet=not processes.is_first())
+            workdir = stack.enter_context(work_folder.located(place, console))
             run.run(
                 given.config,
                 workdir,
-                Console(quiet=not processes.is_first()),
+                console,
                 progress,
                 accept_changed=given.flags.accept_changed_data,
                 library_log=log,

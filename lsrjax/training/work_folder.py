@@ -1,4 +1,4 @@
-"""The run's work directory: one run at a time, and reports of disk errors."""
+"""The run's work directory: where it is, one run at a time, errors of its disk."""
 
 import contextlib
 import errno
@@ -10,13 +10,44 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from lsrjax import paths
 from lsrjax.checkpoint import lock
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError, TrainingFailed
+from lsrjax.training import bucket
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 # With more free space than this, a disk is not full.
 _ROOM = 2**20
+
+
+@contextlib.contextmanager
+def located(place: str, console: Console) -> Iterator[pathlib.Path]:
+    """The folder of a work directory, from `paths.workdir`; a bucket has a copy of it.
+
+    Raises:
+      InputError: the bucket cannot be used, or there are several processes.
+      TrainingFailed: see `bucket.copied`.
+    """
+    if not paths.in_bucket(place):
+        yield pathlib.Path(place)
+        return
+    if processes.count() > 1:
+        raise shared_by_all(place)
+    note = functools.partial(
+        console.print, soft_wrap=True, highlight=False, markup=False
+    )
+    with bucket.copied(place, note) as folder:
+        yield folder
+
+
+def shared_by_all(place: str) -> InputError:
+    """Why several processes cannot have a work directory in a bucket."""
+    return InputError(
+        f"--workdir {place}: a run of several processes needs a folder that all of them"
+        " see. Mount the bucket on every host (gcsfuse, Mountpoint for S3) and give"
+        " that folder."
+    )
 
 
 @contextlib.contextmanager
