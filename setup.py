@@ -65,6 +65,7 @@ EXTRAS = {
         "websockets>=14",
         "pymilvus>=3.0",
         "milvus-lite>=3.2",
+        "gcp-storage-emulator>=2026.7",
         # For the notebook.
         "ipykernel>=6.29",
         "nbclient>=0.10",

@@ -62,6 +62,29 @@ def test_other_places_are_refused_and_named(url, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        ("gs://b/run", ("gs", "b", "run")),
+        ("s3://my.bucket/runs/a b/", ("s3", "my.bucket", "runs/a b")),
+    ],
+)
+def test_a_work_directory_may_be_in_a_bucket(place, parts):
+    assert paths.workdir(place, "--workdir") == place
+    assert paths.in_bucket(place) and paths.parts_of(place) == parts
+
+
+def test_of_a_bucket_a_work_directory_is_a_part(tmp_path):
+    for place in ("gs://b", "s3://b/"):
+        with pytest.raises(InputError, match=r"whole bucket.*3?://b/runs/first"):
+            paths.workdir(place, "--workdir")
+    for place in ("hf://b/a", "gs:/b/a", "gs:///a", "abfs://b/a"):
+        with pytest.raises(InputError, match="is not on this machine"):
+            paths.workdir(place, "--workdir")
+    assert paths.workdir("~/a", "x") == paths.local("~/a", "x")
+    assert not paths.in_bucket("runs/a") and not list(tmp_path.iterdir())
+
+
 def test_an_unknown_home_is_refused():
     with pytest.raises(InputError, match="~nobody-of-this-name/a.*does not know"):
         paths.local("~nobody-of-this-name/a", "x")

@@ -51,7 +51,7 @@ def test_all_errors_of_a_command_line_are_named(tmp_path):
 def test_a_config_that_comes_with_lsrjax_goes_by_its_name():
     given = flags.parse(flags.parser("train", None), ["--config", "demo"])
     assert list(given.config.stages) == ["teacher", "align", "contrast"]
-    assert given.workdir().name == "demo"
+    assert given.workdir() == "runs/demo"
     arguments = ["--config=nothing"]
     (wrong,) = flags.parse(flags.parser("train", None), arguments).wrong
     assert "No config file nothing" in wrong and "align, csr, demo" in wrong

@@ -15,10 +15,13 @@ import pytest
 import tensorstore
 from gcp_storage_emulator import server as storage
 from programs import flip_bits
+from rich.console import Console
 
 from lsrjax.checkpoint import digests, set_damaged_aside
+from lsrjax.cli import doctor_checks
+from lsrjax.distributed import processes
 from lsrjax.errors import InputError, TrainingFailed
-from lsrjax.training import bucket
+from lsrjax.training import bucket, work_folder
 
 URL = "gs://box/runs/first"
 
@@ -275,6 +278,26 @@ def test_objects_stay_inside_of_the_folder(objects, name):
         bucket.copied(URL, print),
     ):
         pass
+
+
+def test_several_processes_are_told_what_to_do(objects, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with (
+        pytest.raises(InputError, match=r"several processes .* Mount the bucket"),
+        work_folder.located(URL, Console()),
+    ):
+        pass
+    finding = doctor_checks.in_bucket(URL)
+    assert finding.level == doctor_checks.ERROR and "Mount" in finding.text
+    assert names() == []
+
+
+def test_the_doctor_writes_to_the_bucket(objects):
+    assert doctor_checks.in_bucket(URL).level == doctor_checks.OK
+    assert names() == [] and len(objects.done) == 2
+    objects.left = 0
+    finding = doctor_checks.in_bucket(URL)
+    assert finding.level == doctor_checks.ERROR and "no network" in finding.text
 
 
 @pytest.fixture(scope="module")
