@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -215,7 +216,8 @@ class _Lock:
     def _living(self, data: bytes) -> str:
         """Who holds it and is alive; otherwise empty."""
         values = self._values(data)
-        silent = time.time() - float(values.get("seen") or 0)
+        seen = values.get("seen")
+        silent = time.time() - seen if isinstance(seen, int | float) else math.inf
         here, pid = values.get("host") == self._mine["host"], values.get("pid")
         left = values.get("key") not in _HELD if pid == os.getpid() else not _runs(pid)
         if silent > _DEAD_AFTER or (here and left):
@@ -289,15 +291,11 @@ class _Copy:
             name = path.relative_to(self.folder).as_posix()
             if name == LOCK_FILE or _UNFINISHED.search(name) or not path.is_file():
                 continue
-            match = re.fullmatch(rf"([^/]+)/{CHECKPOINTS}/(\d+)/.*", name)
-            # Without digests, a checkpoint is not complete.
-            if (
-                match
-                and not digests.record_path(
-                    self.folder / match[1], int(match[2])
-                ).is_file()
-            ):
-                continue
+            if match := re.fullmatch(rf"([^/]+)/{CHECKPOINTS}/(\d+)/.*", name):
+                # Without digests, a checkpoint is not complete.
+                record = digests.record_path(self.folder / match[1], int(match[2]))
+                if not record.is_file():
+                    continue
             found.append(name)
         return found
 
@@ -338,51 +336,71 @@ def _each(function: Callable[[str], None], names: list[str]) -> None:
 
 
 class _Sender:
-    """Copies what changes, and gives signs of life, in a thread."""
+    """Copies what changes, and gives signs of life, in threads."""
 
     def __init__(self, copy: _Copy, lock: _Lock, note: Callable[[str], None]):
         self._copy, self._lock, self._note = copy, lock, note
         self._lost = self._said = False
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="bucket")
-        self._thread.start()
+        self._last, self._end = threading.Event(), threading.Event()
+        # Apart, since copying a large checkpoint may take minutes.
+        self._threads = [
+            threading.Thread(target=target, daemon=True)
+            for target in (self._send, self._live)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def finish(self) -> str:
         """Copies the rest; returns why that is not possible, if so."""
-        self._end.set()
-        self._thread.join()
-        where = self._copy.folder
-        error: Exception | None = None
+        sending, living = self._threads
+        self._last.set()
+        sending.join()
+        try:
+            return self._try_to_end()
+        finally:
+            self._end.set()
+            living.join()
+
+    def _try_to_end(self) -> str:
+        why = "another run has taken it over."
         for _ in range(_LAST_TRIES):
-            if self._lost:
-                break
             try:
-                self._beat_and_send()
-                if not self._lost:
-                    return ""
-            except InputError as found:
-                error = found
+                self._beat()
+                if self._lost:
+                    break
+                self._copy.send()
+                return ""
+            except InputError as error:
+                why = str(error)
                 time.sleep(_BETWEEN_TRIES)
-        why = str(error) if error else "another run has taken it over."
+        # The next start makes a new folder of this name.
+        where = self._copy.folder.with_name(
+            f"{self._copy.folder.name}.{time.time_ns()}"
+        )
+        self._copy.folder.rename(where)
         return f"Not all of this run was copied; it is in {where}. {why}"
 
-    def _run(self) -> None:
-        while not self._end.wait(_EVERY) and not self._lost:
+    def _send(self) -> None:
+        while not self._last.wait(_EVERY) and not self._lost:
             try:
-                self._beat_and_send()
+                self._copy.send()
                 self._said = False
             except Exception as error:
                 if not self._said:
                     self._note(f"{error} The run goes on; the copy is tried again.")
                 self._said = True
 
-    def _beat_and_send(self) -> None:
-        if not self._lock.holds():
+    def _live(self) -> None:
+        while not self._end.wait(_EVERY) and not self._lost:
+            with contextlib.suppress(InputError):
+                self._beat()
+
+    def _beat(self) -> None:
+        if self._lock.holds():
+            self._lock.beat()
+        elif not self._lost:
             self._lost = True
             self._note(
                 f"{self._copy.store.url} was taken over by another run, which took"
                 " this one for dead. Nothing more is copied there."
             )
-            return
-        self._lock.beat()
-        self._copy.send()
