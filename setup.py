@@ -125,6 +125,7 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "scipy>=1.14",
+        "tensorstore>=0.1.71",
         "tokenizers>=0.22.1",
         "transformers>=5.0",
     ],
