@@ -36,7 +36,8 @@ def local(path: str | os.PathLike, field: str) -> str:
         raise InputError(
             f"{field}: {text!r} is not on this machine, and only folders and files of"
             " its own file systems are read and written. Copy it here, or mount it"
-            " and give the whole path."
+            " and give the whole path. (Only a run's --workdir may be in a bucket:"
+            " gs://BUCKET/PATH or s3://BUCKET/PATH.)"
         )
     if text.startswith("~"):
         expanded = os.path.expanduser(text)

@@ -65,7 +65,7 @@ def _train(given: Given) -> None:
             log = _join(given, stack)
             guard.several()
             console = Console(quiet=not processes.is_first())
-            workdir = stack.enter_context(work_folder.located(place, console))
+            workdir = stack.enter_context(work_folder.located(place, console, progress))
             run.run(
                 given.config,
                 workdir,

@@ -45,6 +45,8 @@ class Progress:
       held: who saves holds it; whoever ends the process takes it and keeps it.
       points: passed so far.
       pending: waits until what is being written is written.
+      last: does what is left to do before the process ends, once; returns what could
+        not be done, or nothing.
       rest: saves the state while the training thread does something long that leaves
         it alone, or None.
     """
@@ -58,6 +60,7 @@ class Progress:
         self.asked = threading.Event()
         self.held = threading.RLock()
         self.pending: Callable[[], None] = lambda: None
+        self.last: Callable[[], str] = lambda: ""
         self.rest: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._frozen = False

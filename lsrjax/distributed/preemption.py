@@ -140,6 +140,7 @@ class Guard:
         with at.held:
             phase, at.phase = at.phase, LEAVING
             at.pending()
+            problem = at.last()
             if self._several:
                 # A process that exits early would look dead to those still writing; the
                 # first one hosts the service that they talk to.
@@ -151,7 +152,7 @@ class Guard:
             say(
                 f"{self._reason or 'Preempted'} while {phase}:"
                 f" {saved if at.saved else 'nothing is lost'}. Start the same command"
-                f" again to go on (exit code {RESUME})."
+                f" again to go on (exit code {RESUME})." + f" {problem}" * bool(problem)
             )
             _exit()
 

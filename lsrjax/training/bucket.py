@@ -4,6 +4,8 @@ A run works in a folder of its own. What changes in it is copied to the bucket w
 run goes on, in an order in which a copy that was cut off is at worst an older state:
 the files of a checkpoint before its digests, without which it does not count, and what
 marks a stage as finished last. A start copies everything back, on whatever machine.
+Compiled programs stay behind: another machine's processor may not know their
+instructions.
 
 TensorStore, which orbax needs anyway, has the clients; it finds credentials where the
 vendors' tools have them.
@@ -14,7 +16,6 @@ import contextlib
 import datetime
 import hashlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -33,18 +34,22 @@ from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.lock import LOCK_FILE
 from lsrjax.checkpoint.names_on_disk import CHECKPOINTS, DONE_FILE
 from lsrjax.checkpoint.results_file import RESULTS_FILE
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError, TrainingFailed
 
 _DRIVERS = {"gs": "gcs", "s3": "s3"}
 # Seconds between two looks for changes, and signs of life of the run.
 _EVERY = 20.0
-# A run that has given none for so long is dead.
-_DEAD_AFTER = 180.0
+# A run that has given none for so long, and gives none while it is watched, is dead.
+_DEAD_AFTER, _WATCHED = 180.0, 2.5
 # Of the last copy, before the run ends without it; seconds between them.
-_LAST_TRIES, _BETWEEN_TRIES = 5, 5.0
-_AT_ONCE = 8
-# Of unfinished files and folders.
-_UNFINISHED = re.compile(r"\.tmp(/|$)|\.orbax-checkpoint-tmp")
+_LAST_TRIES, _BETWEEN_TRIES = 3, 5.0
+_AT_ONCE = 4
+# Beside a folder of which all was copied.
+_COPIED = "copied"
+# Of unfinished files and folders, and what another machine cannot use.
+_LEFT_OUT = re.compile(r"\.tmp(/|$)|\.orbax-checkpoint-tmp|^compiled/")
+_STEP = re.compile(rf"(.+/{CHECKPOINTS})/(\d+)/.*")
 # The keys of the locks that this process holds.
 _HELD: set[object] = set()
 # Of a request, after errors that may pass.
@@ -52,37 +57,46 @@ _RETRIES = {"max_retries": 4, "initial_delay": "500ms", "max_delay": "4s"}
 
 
 @contextlib.contextmanager
-def copied(url: str, note: Callable[[str], None]) -> Iterator[pathlib.Path]:
+def copied(
+    url: str, note: Callable[[str], None], progress: Progress | None = None
+) -> Iterator[pathlib.Path]:
     """A folder with what is in a bucket, which goes on to have what is in the folder.
 
     Args:
       url: a place in a bucket, see `paths.workdir`.
       note: receives reports of what cannot be copied.
+      progress: who ends the process calls its `last` before.
 
     Raises:
       InputError: the bucket cannot be read or written, or another run holds the place.
       TrainingFailed: at the end, not all of the folder could be copied.
     """
     store = Store(url)
-    lock = _Lock(store)
-    folder = _folder_of(url)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        copy = _Copy(store, folder)
-        if copy.fetch():
-            note(f"{url} was copied to {folder}, where the run goes on.")
-        sender, problem = _Sender(copy, lock, note), ""
+    lock = _Lock(store, note)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        try:
+            folder = _new_folder(url, lock.key, note)
+            copy = _Copy(store, folder)
+            if copy.fetch():
+                note(f"{url} was copied to {folder}, where the run goes on.")
+        except OSError as error:
+            raise InputError(
+                f"{url} cannot be copied to this machine ({error}). Make room, or set"
+                " XDG_CACHE_HOME to a folder on another disk."
+            ) from error
+        sender = _Sender(copy, lock, note)
+        if progress:
+            progress.last = sender.finish
         try:
             yield folder
-        finally:
+        except BaseException:
             if problem := sender.finish():
                 note(problem)
-        if problem:
+            raise
+        if problem := sender.finish():
             raise TrainingFailed(problem)
         note(f"All of {folder} is in {url}.")
-    finally:
-        lock.release()
 
 
 def probe(url: str) -> None:
@@ -93,11 +107,20 @@ def probe(url: str) -> None:
     store.write(name, None)
 
 
-def _folder_of(url: str) -> pathlib.Path:
+def _new_folder(url: str, key: str, note: Callable[[str], None]) -> pathlib.Path:
+    """A folder of this run's own; removes those of earlier ones that were copied."""
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     digest = hashlib.blake2b(url.encode("utf-8"), digest_size=8).hexdigest()
-    name = re.sub(r"[^\w.-]+", "-", url.rstrip("/").rsplit("/", 1)[-1]) or "run"
-    return pathlib.Path(cache, "lsrjax", "buckets", digest, name)
+    base = pathlib.Path(cache, "lsrjax", "buckets", digest)
+    name = re.sub(r"[^\w.-]+", "-", url.rstrip("/").rsplit("/", 1)[-1])
+    for earlier in base.iterdir() if base.is_dir() else ():
+        if (earlier / _COPIED).exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+        else:
+            note(f"What an earlier run of {url} did not copy is in {earlier}.")
+    folder = base / key[:8] / name
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _opened(url: str) -> tensorstore.KvStore:
@@ -166,154 +189,232 @@ class Store:
 
 
 class _Lock:
-    """One run at a time: an object with a sign of life."""
+    """One run at a time: an object with signs of life.
 
-    def __init__(self, store: Store):
-        self._store = store
-        self._mine = {
+    Attributes:
+      key: of this run.
+    """
+
+    def __init__(self, store: Store, note: Callable[[str], None]):
+        self._store, self.key = store, uuid.uuid4().hex
+        self._mine: dict[str, Any] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "process": _process(os.getpid()),
             "started": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
-            "key": uuid.uuid4().hex,
+            "key": self.key,
         }
         data, generation = store.read(LOCK_FILE)
-        if data is not None and (holder := self._living(data)):
+        if data is not None and (holder := self._living(data, note)):
             raise InputError(
                 f"{store.url} is in use by another run ({holder}). Wait for it or end"
                 " it, or use another --workdir. If it was killed, it is taken for dead"
                 f" {_DEAD_AFTER:.0f} s after its last sign of life; then start again."
             )
-        _HELD.add(self._mine["key"])
         store.write(LOCK_FILE, self._text(), generation=generation)
-        if not self.holds():
+        if _values(store.read(LOCK_FILE)[0]).get("key") != self.key:
             raise InputError(
                 f"{store.url}: another run has started at the same moment. Start again,"
                 " or use another --workdir."
             )
+        _HELD.add(self.key)
 
-    def holds(self) -> bool:
-        """Whether no other run has taken it."""
-        return self._values(self._store.read(LOCK_FILE)[0]).get("key") == self._key
-
-    def beat(self) -> None:
-        """Gives a sign of life."""
-        self._store.write(LOCK_FILE, self._text())
+    def beat(self) -> bool:
+        """Gives a sign of life; whether no other run has taken the place."""
+        data, generation = self._store.read(LOCK_FILE)
+        if _values(data).get("key") != self.key:
+            return False
+        self._store.write(LOCK_FILE, self._text(), generation=generation)
+        return True
 
     def release(self) -> None:
         """Lets others in."""
-        _HELD.discard(self._mine["key"])
+        _HELD.discard(self.key)
         with contextlib.suppress(InputError):
-            if self.holds():
-                self._store.write(LOCK_FILE, None)
-
-    @property
-    def _key(self) -> object:
-        return self._mine["key"]
+            data, generation = self._store.read(LOCK_FILE)
+            if _values(data).get("key") == self.key:
+                self._store.write(LOCK_FILE, None, generation=generation)
 
     def _text(self) -> bytes:
         return json.dumps(self._mine | {"seen": time.time()}).encode("utf-8")
 
-    def _living(self, data: bytes) -> str:
+    def _living(self, data: bytes, note: Callable[[str], None]) -> str:
         """Who holds it and is alive; otherwise empty."""
-        values = self._values(data)
-        seen = values.get("seen")
-        silent = time.time() - seen if isinstance(seen, int | float) else math.inf
-        here, pid = values.get("host") == self._mine["host"], values.get("pid")
-        left = values.get("key") not in _HELD if pid == os.getpid() else not _runs(pid)
-        if silent > _DEAD_AFTER or (here and left):
+        values = _values(data)
+        pid, process = values.get("pid"), str(values.get("process"))
+        if not values:  # cut off
             return ""
-        return (
-            f"host {values.get('host')}, process {pid}, started"
-            f" {values.get('started')}, last sign of life {silent:.0f} s ago"
+        who = (
+            f"host {values.get('host')}, process {pid}, started {values.get('started')}"
         )
+        if _same_system(process, self._mine["process"]):
+            if pid == os.getpid():
+                return who if values.get("key") in _HELD else ""
+            return who if isinstance(pid, int) and _process(pid) == process else ""
+        seen = values.get("seen")
+        silent = time.time() - seen if isinstance(seen, int | float) else _DEAD_AFTER
+        # Clocks differ: a sign of life in the future says as little as an old one.
+        if abs(silent) < _DEAD_AFTER:
+            return f"{who}, last sign of life {silent:.0f} s ago"
+        note(
+            f"{self._store.url} is held by a run that seems to be dead ({who}): it is"
+            f" watched for {_WATCHED * _EVERY:.0f} s."
+        )
+        time.sleep(_WATCHED * _EVERY)
+        again = self._store.read(LOCK_FILE)[0]
+        return "" if again == data else who
 
-    @staticmethod
-    def _values(data: bytes | None) -> dict[str, Any]:
-        with contextlib.suppress(ValueError):
-            values = json.loads(data or b"{}")
-            if isinstance(values, dict):
-                return values
-        return {}
+
+def _values(data: bytes | None) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        values = json.loads(data or b"{}")
+        if isinstance(values, dict):
+            return values
+    return {}
 
 
-def _runs(pid: object) -> bool:
-    """Whether there is such a process on this machine."""
-    if not isinstance(pid, int) or pid <= 0:
-        return False
+def _process(pid: int) -> str:
+    """What tells a process from all others: system, container, number and start.
+
+    Empty if there is no such process, or this system does not say.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.stat("/proc/self/ns/pid").st_ino
+        # The name, in parentheses, may contain anything; the 20th field after it.
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+        return f"{boot}:{space}:{pid}:{fields.split()[19]}"
+    except (OSError, IndexError):
+        return ""
+
+
+def _same_system(one: str, other: str) -> bool:
+    return bool(one) and one.split(":")[:2] == other.split(":")[:2]
 
 
 class _Copy:
-    """A folder and its copy."""
+    """A folder and its copy.
+
+    Attributes:
+      stopped: set once another run has the place; then nothing more is written.
+    """
 
     def __init__(self, store: Store, folder: pathlib.Path):
-        self.store, self.folder = store, folder
+        self.store, self.folder, self.stopped = store, folder, threading.Event()
+        # Held open: the number of a removed folder is soon another's.
+        self._opened = os.open(folder, os.O_RDONLY)
         # Of each object: size and time of the file that it is a copy of.
         self._there: dict[str, tuple[int, int]] = {}
 
     def fetch(self) -> bool:
         """Copies all objects into the folder; whether there are any."""
-        names = [name for name in self.store.names() if name != LOCK_FILE]
-
-        def one(name: str) -> None:
-            path = self.folder / name
-            if self.folder not in pathlib.Path(os.path.abspath(path)).parents:
+        names = [
+            name
+            for name in self.store.names()
+            # Consoles make objects for folders.
+            if name and name != LOCK_FILE and not name.endswith("/")
+        ]
+        for name in names:
+            inside = self.folder / name
+            if self.folder not in pathlib.Path(os.path.abspath(inside)).parents:
                 raise InputError(f"{self.store.url} has an object {name!r}: remove it.")
-            data, _ = self.store.read(name)
-            if data is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-                self._there[name] = _state_of(path)
-
-        _each(one, names)
+            if re.fullmatch(rf"[^/]+/(config\.json|{LOCK_FILE})", name):
+                raise InputError(
+                    f"{self.store.url} holds another run, {name.split('/')[0]}. Use a"
+                    " --workdir of its own for each run."
+                )
+        _each(self._fetch, names)
+        # An empty folder of digests says that the steps without are unfinished.
+        for path in [*self.folder.rglob(CHECKPOINTS)]:
+            (path.parent / digests.DIGESTS).mkdir(exist_ok=True)
         return bool(names)
 
     def send(self) -> None:
         """Copies what has changed, and removes what is gone."""
         files = self._files()
+        whole = True
         for rank in range(3):
-            _each(self._send, [name for name in files if _rank(name) == rank])
+            whole &= all(_each(self._send, [f for f in files if _rank(f) == rank]))
+        if not whole:
+            # A step was removed meanwhile: what takes its place has to be there first.
+            return
         gone = [name for name in self._there if name not in files]
         # First what says that the others are there.
         for rank in (2, 1, 0):
             _each(self._remove, [name for name in gone if _rank(name) == rank])
 
-    def _files(self) -> list[str]:
+    def _files(self) -> set[str]:
         """The names of the finished files."""
-        found = []
-        for path in self.folder.rglob("*"):
-            name = path.relative_to(self.folder).as_posix()
-            if name == LOCK_FILE or _UNFINISHED.search(name) or not path.is_file():
-                continue
-            if match := re.fullmatch(rf"([^/]+)/{CHECKPOINTS}/(\d+)/.*", name):
-                # Without digests, a checkpoint is not complete.
-                record = digests.record_path(self.folder / match[1], int(match[2]))
-                if not record.is_file():
-                    continue
-            found.append(name)
-        return found
+        # Looked up first: of a step that has digests, all files are found after.
+        recorded = {
+            (path.parent.parent / CHECKPOINTS / path.stem)
+            .relative_to(self.folder)
+            .as_posix()
+            for path in self.folder.rglob(f"{digests.DIGESTS}/*.json")
+        }
+        found = set()
+        for at, _, names in os.walk(self.folder, onerror=self._unreadable):
+            inside = pathlib.Path(at).relative_to(self.folder)
+            found |= {(inside / name).as_posix() for name in names}
+        # Where the folder is gone, or another's, its copy stays.
+        if not self._is_there():
+            raise InputError(f"{self.folder} was removed while the run was under way.")
+        return {name for name in found if self._is_finished(name, recorded)}
 
-    def _send(self, name: str) -> None:
+    def close(self) -> None:
+        """Lets go of the folder."""
+        os.close(self._opened)
+
+    def _is_there(self) -> bool:
+        """Whether the folder is where it was, and is the same."""
+        try:
+            return self.folder.stat().st_ino == os.fstat(self._opened).st_ino
+        except FileNotFoundError:
+            return False
+
+    @staticmethod
+    def _is_finished(name: str, recorded: set[str]) -> bool:
+        if name == LOCK_FILE or _LEFT_OUT.search(name):
+            return False
+        if match := _STEP.fullmatch(name):
+            return f"{match[1]}/{match[2]}" in recorded
+        parts = name.rsplit("/", 2)
+        if len(parts) == 3 and parts[1] == digests.DIGESTS and name.endswith(".json"):
+            return f"{parts[0]}/{CHECKPOINTS}/{parts[2][:-5]}" in recorded
+        return True
+
+    def _unreadable(self, error: OSError) -> None:
+        # What is gone was removed meanwhile.
+        if not isinstance(error, FileNotFoundError):
+            raise InputError(f"{self.folder} cannot be read ({error}).") from error
+
+    def _fetch(self, name: str) -> None:
+        path = self.folder / name
+        data, _ = self.store.read(name)
+        if data is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            self._there[name] = _state_of(path)
+
+    def _send(self, name: str) -> bool:
+        """Copies a file unless it is there; whether it still exists."""
         path = self.folder / name
         try:
             state = _state_of(path)
             if self._there.get(name) == state:
-                return
+                return True
             data = path.read_bytes()
-        except FileNotFoundError:  # gone since
-            return
-        self.store.write(name, data)
-        self._there[name] = state
+        except FileNotFoundError:
+            return False
+        if not self.stopped.is_set():
+            self.store.write(name, data)
+            self._there[name] = state
+        return True
 
     def _remove(self, name: str) -> None:
-        self.store.write(name, None)
-        del self._there[name]
+        if not self.stopped.is_set():
+            self.store.write(name, None)
+            del self._there[name]
 
 
 def _rank(name: str) -> int:
@@ -329,10 +430,26 @@ def _state_of(path: pathlib.Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _each(function: Callable[[str], None], names: list[str]) -> None:
+def _each(function: Callable[[str], Any], names: list[str]) -> list:
+    """Calls a function of each; after an error, of no further ones."""
+    failed = threading.Event()
+
+    def one(name: str) -> Any:
+        if failed.is_set():
+            return None
+        try:
+            return function(name)
+        except BaseException:
+            failed.set()
+            raise
+
     with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        for done in [pool.submit(function, name) for name in names]:
-            done.result()
+        calls = [pool.submit(one, name) for name in names]
+    # Those behind the one that failed were not made.
+    for call in calls:
+        if error := call.exception():
+            raise error
+    return [call.result() for call in calls]
 
 
 class _Sender:
@@ -340,8 +457,9 @@ class _Sender:
 
     def __init__(self, copy: _Copy, lock: _Lock, note: Callable[[str], None]):
         self._copy, self._lock, self._note = copy, lock, note
-        self._lost = self._said = False
         self._last, self._end = threading.Event(), threading.Event()
+        self._finishing = threading.Lock()
+        self._problem: str | None = None
         # Apart, since copying a large checkpoint may take minutes.
         self._threads = [
             threading.Thread(target=target, daemon=True)
@@ -351,55 +469,62 @@ class _Sender:
             thread.start()
 
     def finish(self) -> str:
-        """Copies the rest; returns why that is not possible, if so."""
+        """Copies the rest and lets others in; returns why not all was, if so.
+
+        Any thread may call it, and again: it is done once.
+        """
+        with self._finishing:
+            if self._problem is None:
+                self._problem = self._finished()
+            return self._problem
+
+    def _finished(self) -> str:
         sending, living = self._threads
-        self._last.set()
-        sending.join()
         try:
-            return self._try_to_end()
+            self._last.set()
+            sending.join()
+            return self._last_copy()
         finally:
             self._end.set()
+            self._copy.stopped.set()
             living.join()
+            self._copy.close()
+            self._lock.release()
 
-    def _try_to_end(self) -> str:
-        why = "another run has taken it over."
+    def _last_copy(self) -> str:
+        why = "Another run has taken its place."
         for _ in range(_LAST_TRIES):
             try:
                 self._beat()
-                if self._lost:
+                if self._copy.stopped.is_set():
                     break
                 self._copy.send()
+                (self._copy.folder.parent / _COPIED).touch()
                 return ""
-            except InputError as error:
+            except Exception as error:
                 why = str(error)
                 time.sleep(_BETWEEN_TRIES)
-        # The next start makes a new folder of this name.
-        where = self._copy.folder.with_name(
-            f"{self._copy.folder.name}.{time.time_ns()}"
-        )
-        self._copy.folder.rename(where)
-        return f"Not all of this run was copied; it is in {where}. {why}"
+        return f"Not all of this run was copied; it is in {self._copy.folder}. {why}"
 
     def _send(self) -> None:
-        while not self._last.wait(_EVERY) and not self._lost:
+        said = False
+        while not self._last.wait(_EVERY) and not self._copy.stopped.is_set():
             try:
                 self._copy.send()
-                self._said = False
+                said = False
             except Exception as error:
-                if not self._said:
+                if not said:
                     self._note(f"{error} The run goes on; the copy is tried again.")
-                self._said = True
+                said = True
 
     def _live(self) -> None:
-        while not self._end.wait(_EVERY) and not self._lost:
+        while not self._end.wait(_EVERY) and not self._copy.stopped.is_set():
             with contextlib.suppress(InputError):
                 self._beat()
 
     def _beat(self) -> None:
-        if self._lock.holds():
-            self._lock.beat()
-        elif not self._lost:
-            self._lost = True
+        if not self._lock.beat() and not self._copy.stopped.is_set():
+            self._copy.stopped.set()
             self._note(
                 f"{self._copy.store.url} was taken over by another run, which took"
                 " this one for dead. Nothing more is copied there."

@@ -13,6 +13,7 @@ from rich.console import Console
 from lsrjax import paths
 from lsrjax.checkpoint import lock
 from lsrjax.distributed import processes
+from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError, TrainingFailed
 from lsrjax.training import bucket
 
@@ -22,7 +23,9 @@ _ROOM = 2**20
 
 
 @contextlib.contextmanager
-def located(place: str, console: Console) -> Iterator[pathlib.Path]:
+def located(
+    place: str, console: Console, progress: Progress | None = None
+) -> Iterator[pathlib.Path]:
     """The folder of a work directory, from `paths.workdir`; a bucket has a copy of it.
 
     Raises:
@@ -37,7 +40,7 @@ def located(place: str, console: Console) -> Iterator[pathlib.Path]:
     note = functools.partial(
         console.print, soft_wrap=True, highlight=False, markup=False
     )
-    with bucket.copied(place, note) as folder:
+    with bucket.copied(place, note, progress) as folder:
         yield folder
 
 

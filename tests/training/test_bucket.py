@@ -1,15 +1,14 @@
 """Work directories in object storage: what is copied, in what order, by whom."""
 
-import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -106,9 +105,8 @@ def test_a_folder_comes_back_as_it_was(objects, stage):
     del wanted["train/done.json"]
     assert names() == sorted(wanted)
     assert bucket.Store(URL).read("config.json")[0] == b"{1}"
-    assert [note for note in notes if "was copied to" in note] == [
-        f"{URL} was copied to {folder}, where the run goes on."
-    ]
+    said = [note for note in notes if "was copied to" in note]
+    assert said == [f"{URL} was copied to {again}, where the run goes on."]
 
 
 def test_changes_are_copied_while_the_run_goes_on(objects):
@@ -191,15 +189,33 @@ def holder(**values):
     return json.dumps(own | {"seen": time.time()} | values).encode()
 
 
+def of_process(pid, *, space=None, start=None):
+    """What a lock says of a process of this system, of another container or start."""
+    parts = bucket._process(os.getpid()).split(":")
+    parts[1] = space or parts[1]
+    known = bucket._process(pid).split(":")[3:] or ["1"]
+    return ":".join([*parts[:2], str(pid), start or known[0]])
+
+
 @pytest.mark.parametrize(
     "lock",
-    [holder(), holder(host=socket.gethostname(), pid=os.getppid())],
-    ids=["another host", "this host"],
+    [
+        holder(),
+        holder(seen=time.time() + 100),
+        holder(pid=os.getppid(), process=of_process(os.getppid()), seen=0),
+        # Their number and name may be ours.
+        holder(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process=of_process(os.getpid(), space="7"),
+        ),
+    ],
+    ids=["another host", "a clock ahead", "this system", "another container"],
 )
 def test_another_run_keeps_the_place(objects, lock):
     bucket.Store(URL).write("lock", lock)
     with (
-        pytest.raises(InputError, match=r"in use by another run \(host .*last sign of"),
+        pytest.raises(InputError, match=r"in use by another run \(host "),
         bucket.copied(URL, print),
     ):
         pass
@@ -210,18 +226,36 @@ def test_another_run_keeps_the_place(objects, lock):
     "lock",
     [
         holder(seen=time.time() - 200),
-        holder(host=socket.gethostname(), pid=2**22 + 1),
-        holder(host=socket.gethostname(), pid=os.getpid()),
+        holder(seen=time.time() + 1e6),
+        holder(seen="never"),
+        holder(pid=2**22 + 1, process=of_process(2**22 + 1)),
+        holder(pid=os.getppid(), process=of_process(os.getppid(), start="5")),
+        holder(pid=os.getpid(), process=of_process(os.getpid())),
         b"{",
         b"[]",
     ],
-    ids=["silent", "dead", "given up by this process", "cut", "no object"],
+    ids=[
+        *("silent", "a clock far ahead", "no time", "dead", "its number given again"),
+        *("given up by this process", "cut", "no object"),
+    ],
 )
 def test_a_dead_run_does_not(objects, lock):
     bucket.Store(URL).write("lock", lock)
     with bucket.copied(URL, print):
         assert json.loads(bucket.Store(URL).read("lock")[0])["pid"] == os.getpid()
     assert names() == []
+
+
+def test_a_run_whose_clock_is_wrong_is_seen_to_live(objects, monkeypatch):
+    def sleep(seconds):
+        assert seconds == pytest.approx(2.5 * 0.05)
+        objects.store.write("runs/first/lock", holder(seen=1.0)).result()
+
+    bucket.Store(URL).write("lock", holder(seen=0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket.time, "sleep", sleep)
+        with pytest.raises(InputError, match="in use"), bucket.copied(URL, print):
+            pass
 
 
 def test_of_two_that_start_at_once_one_goes_on(objects):
@@ -238,7 +272,7 @@ def test_of_two_that_start_at_once_one_goes_on(objects):
 def test_a_run_that_was_taken_for_dead_copies_no_more(objects):
     notes = []
     with (
-        pytest.raises(TrainingFailed, match="another run has taken it over"),
+        pytest.raises(TrainingFailed, match="Another run has taken its place"),
         bucket.copied(URL, notes.append) as folder,
     ):
         bucket.Store(URL).write("lock", holder())
@@ -267,11 +301,222 @@ def test_an_error_of_the_run_is_told_rather_than_that_of_the_copy(objects):
         (folder / "a").write_text("b")
         objects.left = 0
         raise KeyError
-    kept = re.search(rf"it is in (\S+)\. {URL} cannot be read", notes[-1])[1]
-    assert pathlib.Path(kept, "a").read_text() == "b"
+    assert f"it is in {folder}. {URL} cannot be read" in notes[-1]
+    assert (folder / "a").read_text() == "b"
     objects.left = None
+    # It is not this run's any more, and is not lost.
+    with bucket.copied(URL, notes.append) as again:
+        assert again != folder and (folder / "a").read_text() == "b"
+    said = f"What an earlier run of {URL} did not copy is in {folder.parent}."
+    assert said in notes
     with bucket.copied(URL, print):
-        assert pathlib.Path(kept, "a").read_text() == "b"
+        assert folder.exists() and not again.exists()
+
+
+def test_a_folder_that_is_gone_or_unreadable_does_not_empty_the_bucket(
+    objects, monkeypatch
+):
+    notes = []
+    with (
+        pytest.raises(TrainingFailed, match="was removed while"),
+        bucket.copied(URL, notes.append) as folder,
+    ):
+        (folder / "in").mkdir()
+        (folder / "in/a").write_text("b")
+        wait_until(lambda: "in/a" in names())
+        scandir = os.scandir
+
+        def refused(path="."):
+            if str(path).endswith("/in"):
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", refused)
+            wait_until(lambda: any("cannot be read" in note for note in notes))
+        assert "in/a" in names()
+        (folder / "b").write_text("c")
+        wait_until(lambda: "b" in names())
+        shutil.rmtree(folder)
+        wait_until(lambda: any("was removed while" in note for note in notes))
+        folder.mkdir()
+    assert names() == ["b", "in/a"]
+
+
+def test_a_first_checkpoint_that_was_cut_off_is_unfinished(objects, stage, monkeypatch):
+    monkeypatch.setattr(bucket, "_EVERY", 1e9)
+    with pytest.raises(TrainingFailed), bucket.copied(URL, print) as folder:
+        shutil.copytree(stage, folder / "train")
+        for step in (20, 30):
+            remove(folder / "train", step)
+        (folder / "train/done.json").unlink()
+        objects.left = len([*bucket._Copy(None, folder)._files()])
+    objects.left = None
+    assert not any("digests" in name for name in names())
+    notes = []
+    with bucket.copied(URL, print) as folder:
+        assert set_damaged_aside.take_stock(folder / "train", notes.append) is None
+    assert "its writing was not finished" in notes[0]
+
+
+def test_digests_that_come_while_the_folder_is_listed_wait(objects, stage, tmp_path):
+    (tmp_path / "run").mkdir()
+    copy = bucket._Copy(bucket.Store(URL), tmp_path / "run")
+    shutil.copytree(stage, tmp_path / "run/train")
+    record = digests.record_path(tmp_path / "run/train", 30)
+    data, walk = record.read_bytes(), os.walk
+    record.unlink()
+
+    def late(*args, **options):
+        record.write_bytes(data)
+        return walk(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket.os, "walk", late)
+        copy.send()
+    assert "train/digests/30.json" not in names()
+    assert not any("/30/" in name for name in names())
+    copy.send()
+    assert "train/digests/30.json" in names()
+
+
+def test_a_step_that_is_removed_while_it_is_copied_takes_no_other_with_it(
+    objects, stage, tmp_path
+):
+    """Of one that is kept, and copies that take longer than it is."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    copy = bucket._Copy(bucket.Store(URL), folder)
+
+    def only(step):
+        shutil.rmtree(folder / "train", ignore_errors=True)
+        shutil.copytree(stage, folder / "train")
+        (folder / "train/done.json").unlink()
+        for other in {10, 20, 30} - {step}:
+            remove(folder / "train", other)
+
+    only(10)
+    copy.send()
+    only(20)
+    objects.before_write = lambda key: only(30)
+    copy.send()
+    with bucket.copied(URL, print) as back:
+        assert set_damaged_aside.take_stock(back / "train", print) == 10
+    objects.before_write = None
+    copy.send()
+    with bucket.copied(URL, print) as back:
+        assert set_damaged_aside.take_stock(back / "train", print) == 30
+
+
+def test_after_it_was_taken_over_a_copy_under_way_stops(objects):
+    go, hit, write, notes = threading.Event(), threading.Event(), objects.write, []
+
+    def slow(key, value, if_equal=None):
+        if "/file" in key:
+            hit.set()
+            go.wait(10)
+        return write(key, value, if_equal=if_equal)
+
+    objects.write = slow
+    with (
+        pytest.raises(TrainingFailed),
+        bucket.copied(URL, notes.append) as folder,
+    ):
+        for i in range(9):
+            (folder / f"file{i}").write_text("mine")
+        hit.wait(10)
+        objects.store.write("runs/first/lock", holder()).result()
+        wait_until(lambda: any("taken over" in note for note in notes))
+        go.set()
+    assert len(names()) <= 2  # the lock, and the one under way
+
+
+def test_an_interrupted_end_leaves_no_thread(objects, monkeypatch):
+    notes, join = [], threading.Thread.join
+
+    def interrupted(self, *args):
+        if self._target.__name__ == "_send":
+            raise KeyboardInterrupt
+        return join(self, *args)
+
+    with pytest.raises(KeyboardInterrupt), bucket.copied(URL, notes.append) as folder:
+        monkeypatch.setattr(threading.Thread, "join", interrupted)
+        (folder / "a").write_text("b")
+    monkeypatch.setattr(threading.Thread, "join", join)
+    time.sleep(0.3)
+    assert "lock" not in names() and not any("taken over" in note for note in notes)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("x")])
+def test_whatever_fails_in_a_copy_the_error_of_the_run_is_told(
+    objects, monkeypatch, error
+):
+    def failing(self):
+        raise error
+
+    with pytest.raises(KeyError, match="its own"), bucket.copied(URL, print):
+        monkeypatch.setattr(bucket._Copy, "send", failing)
+        raise KeyError("its own")
+    assert names() == []
+
+
+def test_a_disk_that_is_full_or_not_writable_is_named(objects, monkeypatch, tmp_path):
+    bucket.Store(URL).write("a", b"x")
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_bytes", full)
+        with (
+            pytest.raises(InputError, match="No space left"),
+            bucket.copied(URL, print),
+        ):
+            pass
+    (tmp_path / "file").write_text("")
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with (
+            pytest.raises(InputError, match="XDG_CACHE_HOME"),
+            bucket.copied(URL, print),
+        ):
+            pass
+    with bucket.copied(URL, print) as folder:
+        assert (folder / "a").read_bytes() == b"x"
+
+
+def test_without_a_network_not_every_file_is_tried(objects, monkeypatch):
+    monkeypatch.setattr(bucket, "_EVERY", 1e9)
+    tried, write = [], objects.write
+
+    def down(key, value, if_equal=None):
+        if "/file" in key:
+            tried.append(key)
+            raise ValueError("UNAVAILABLE")
+        return write(key, value, if_equal=if_equal)
+
+    objects.write = down
+    with pytest.raises(TrainingFailed), bucket.copied(URL, print) as folder:
+        for i in range(100):
+            (folder / f"file{i}").write_text("x")
+    assert len(tried) < 20
+
+
+def test_objects_that_consoles_make_for_folders_are_left_alone(objects):
+    for name in ("", "train/"):
+        objects.store.write(f"runs/first/{name}", b"").result()
+    bucket.Store(URL).write("train/a", b"x")
+    with bucket.copied(URL, print) as folder:
+        assert files_of(folder) == {"train/a": b"x"}
+
+
+def test_a_place_that_holds_other_runs_is_refused(objects):
+    bucket.Store(URL).write("config.json", b"{}")
+    with (
+        pytest.raises(InputError, match="holds another run, first"),
+        bucket.copied("gs://box/runs", print),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x"])
@@ -340,15 +585,18 @@ def get_config():
     c.checkpoint.every = 50
     return c
 """
-# With DIES, it is killed when a first checkpoint is copied.
+# It gets the signal SIGNAL when a first checkpoint is copied.
 PROGRAM = """
 import os, signal
 from lsrjax.training import bucket
 send, bucket._EVERY = bucket._Copy.send, 0.05
 def sent(copy):
     send(copy)
-    if os.environ.get("DIES") and any("/digests/" in name for name in copy._there):
-        os.kill(os.getpid(), signal.SIGKILL)
+    number = os.environ.pop("SIGNAL", None)
+    if number and any("train/digests/" in name for name in copy._there):
+        os.kill(os.getpid(), int(number))
+    elif number:
+        os.environ["SIGNAL"] = number
 bucket._Copy.send = sent
 from lsrjax.cli import train
 train.start()
@@ -356,44 +604,55 @@ train.start()
 
 
 @pytest.mark.slow
-def test_killed_and_started_elsewhere_a_run_goes_on_from_the_bucket(tmp_path, emulator):
-    (tmp_path / "config.py").write_text(CONFIG)
-    (tmp_path / "run.py").write_text(PROGRAM)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_and_started_elsewhere_a_run_goes_on_from_the_bucket(
+    tmp_path, emulator, monkeypatch, whole, number
+):
+    for name, value in emulator.items():
+        monkeypatch.setenv(name, value)
+    url = f"{URL}/{number}"
+    ended = started(tmp_path, url, "first", SIGNAL=str(int(number)))
+    left = names(url)
+    assert "train/done.json" not in left
+    if number == signal.SIGKILL:
+        assert ended.returncode == -signal.SIGKILL and "lock" in left
+    else:
+        # What it has saved to leave is there, too.
+        assert ended.returncode == 75 and "lock" not in left, ended.stdout
+        assert any(name.startswith("train/kept/") for name in left)
+    shutil.rmtree(tmp_path / "first")
+    said = started(tmp_path, url, "second").stdout
+    assert "where the run goes on" in said and f"is in {url}." in said, said
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
+    with bucket.copied(url, print) as back:
+        assert losses(back) == losses(whole)
+    assert names(url) == sorted(files_of(back))
 
-    def started(workdir, cache, **variables):
-        return subprocess.run(
-            [sys.executable, "run.py", "--config", "config.py", "--workdir", workdir],
-            cwd=tmp_path,
-            env=os.environ
-            | emulator
-            | variables
-            | {"XDG_CACHE_HOME": str(tmp_path / cache)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
 
-    with contextlib.ExitStack() as stack:
-        for name, value in emulator.items():
-            patch = stack.enter_context(pytest.MonkeyPatch.context())
-            patch.setenv(name, value)
-        assert started(URL, "first", DIES="1").returncode == -signal.SIGKILL
-        left = names()
-        assert "lock" in left and "train/done.json" not in left
-        shutil.rmtree(tmp_path / "first")
-        said = started(URL, "second").stdout
-        assert "where the run goes on" in said
-        assert "is in gs://box/runs/first" in said
-        assert "lock" not in names()
-        folder = tmp_path / "back"
-        with bucket.copied(URL, print) as found:
-            shutil.copytree(found, folder)
-    assert started("whole", "third").returncode == 0
+def started(folder, workdir, cache, **variables):
+    (folder / "config.py").write_text(CONFIG)
+    (folder / "run.py").write_text(PROGRAM)
+    return subprocess.run(
+        [sys.executable, "run.py", "--config", "config.py", "--workdir", str(workdir)],
+        cwd=folder,
+        env=os.environ | variables | {"XDG_CACHE_HOME": str(folder / cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
 
-    def losses(run):
-        lines = (pathlib.Path(run) / "train/metrics.jsonl").read_text().splitlines()
-        return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
 
-    assert losses(folder) == losses(tmp_path / "whole")
-    assert losses(folder)[-1][0] == 2000
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert started(folder, folder / "run", "cache").returncode == 0
+    return folder / "run"
+
+
+def losses(run):
+    lines = (run / "train/metrics.jsonl").read_text().splitlines()
+    found = [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+    assert found[-1][0] == 2000
+    return found
