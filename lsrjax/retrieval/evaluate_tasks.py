@@ -279,9 +279,13 @@ def _print_compared(compared, other: Other, console: Console) -> None:
         for language, test in by_language.items():
             console.print(
                 f"  {language:8} {test['difference']:+.4f}  better {test['wins']:,},"
-                f" worse {test['losses']:,} of {test['queries']:,}; p ="
-                f" {test['t_test']:.4f} (paired t), {test['randomisation']:.4f}"
-                " (randomisation)",
+                f" worse {test['losses']:,} of {test['queries']:,};"
+                f" {_p(test['t_test'])} (paired t),"
+                f" {_p(test['randomisation'])} (randomisation)",
                 highlight=False,
                 markup=False,
             )
+
+
+def _p(value: float) -> str:
+    return f"p = {value:.4f}" if value >= 5e-5 else "p < 0.0001"
