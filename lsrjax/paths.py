@@ -2,6 +2,7 @@
 
 import glob
 import os
+import pathlib
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -48,6 +49,12 @@ def local(path: str | os.PathLike, field: str) -> str:
             )
         return expanded
     return text
+
+
+def cache() -> pathlib.Path:
+    """The folder of what can be made again: in XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "lsrjax"
 
 
 def workdir(path: str | os.PathLike, field: str) -> str:

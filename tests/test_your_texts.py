@@ -77,17 +77,17 @@ def path(tmp_path_factory):
 
 def test_one_table_becomes_a_benchmark_and_training_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pairs = [(f"query {i // 2}", f'text "{i}", größer\n') for i in range(30)]
+    pairs = [(f"query {i // 2}", f'text "{i}", größer\n') for i in range(60)]
     with open("pairs.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("query", "text"), *pairs])
     exec(section().split("```python\n")[2].split("```")[0], {})
     chosen = options.resolve(TASKS, {"name": "beir", "path": "my_data"}, "task")
     (task,) = loaded(chosen)
     assert task.corpus[:] == [text for _, text in pairs]
-    # A tenth of 15, with all of its texts.
-    (query,) = task.queries
-    number = int(query.split()[1])
-    assert task.relevant == [{2 * number: 1, 2 * number + 1: 1}]
+    # A tenth of 30, with all of their texts.
+    numbers = [int(query.split()[1]) for query in task.queries]
+    assert len(set(numbers)) == 3
+    assert task.relevant == [{2 * n: 1, 2 * n + 1: 1} for n in numbers]
     lines = pathlib.Path("train.jsonl").read_text("utf-8").splitlines()
     trained = [json.loads(line) for line in lines]
     rest = [{"query": q, "pos": [t]} for q, t in pairs if q not in task.queries]

@@ -9,6 +9,7 @@ import os
 import pathlib
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from lsrjax.errors import InputError
 
@@ -47,21 +48,32 @@ def one_run(workdir: pathlib.Path, note: Callable[[str], None]) -> Iterator[None
         yield
 
 
-def _holder(file) -> str:
-    file.seek(0)
+def signature() -> dict[str, Any]:
+    """What a lock says of this process."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": now}
+
+
+def holder(values: Any) -> str:
+    """Who signed a lock so, in words."""
     try:
-        values = json.loads(file.read())
         return "host {host}, process {pid}, started {started}".format(**values)
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return "one that has just started"
 
 
+def _holder(file) -> str:
+    file.seek(0)
+    try:
+        return holder(json.loads(file.read()))
+    except ValueError:
+        return holder(None)
+
+
 def _sign(file) -> None:
-    now = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
-    values = {"host": socket.gethostname(), "pid": os.getpid(), "started": now}
     # A full disk is no reason to refuse a run that only has to resume.
     with contextlib.suppress(OSError):
         file.seek(0)
         file.truncate()
-        file.write(json.dumps(values) + "\n")
+        file.write(json.dumps(signature()) + "\n")
         file.flush()

@@ -300,8 +300,8 @@ def padded_lengths(
 ) -> list[int]:
     """The length that each batch is padded to, one of `BUCKETS` or `max_length`.
 
-    It depends on the texts alone, not on what was compiled before, so that a file
-    encoded in two runs gets the same numbers.
+    It depends on the texts and the kind of device, not on what was compiled before, so
+    that a file encoded in two runs gets the same numbers.
 
     Args:
       longest: the tokens of each batch's longest text, ascending.

@@ -13,14 +13,12 @@ vendors' tools have them.
 
 import concurrent.futures
 import contextlib
-import datetime
 import hashlib
 import json
 import os
 import pathlib
 import re
 import shutil
-import socket
 import threading
 import time
 import uuid
@@ -31,7 +29,7 @@ import tensorstore
 
 from lsrjax import paths
 from lsrjax.checkpoint import digests
-from lsrjax.checkpoint.lock import LOCK_FILE
+from lsrjax.checkpoint.lock import LOCK_FILE, holder, signature
 from lsrjax.checkpoint.names_on_disk import CHECKPOINTS, DONE_FILE
 from lsrjax.checkpoint.results_file import RESULTS_FILE
 from lsrjax.distributed.activity import Progress
@@ -109,9 +107,8 @@ def probe(url: str) -> None:
 
 def _new_folder(url: str, key: str, note: Callable[[str], None]) -> pathlib.Path:
     """A folder of this run's own; removes those of earlier ones that were copied."""
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     digest = hashlib.blake2b(url.encode("utf-8"), digest_size=8).hexdigest()
-    base = pathlib.Path(cache, "lsrjax", "buckets", digest)
+    base = paths.cache() / "buckets" / digest
     name = re.sub(r"[^\w.-]+", "-", url.rstrip("/").rsplit("/", 1)[-1])
     for earlier in base.iterdir() if base.is_dir() else ():
         if (earlier / _COPIED).exists():
@@ -197,17 +194,11 @@ class _Lock:
 
     def __init__(self, store: Store, note: Callable[[str], None]):
         self._store, self.key = store, uuid.uuid4().hex
-        self._mine: dict[str, Any] = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process": _process(os.getpid()),
-            "started": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
-            "key": self.key,
-        }
+        self._mine = signature() | {"process": _process(os.getpid()), "key": self.key}
         data, generation = store.read(LOCK_FILE)
-        if data is not None and (holder := self._living(data, note)):
+        if data is not None and (alive := self._living(data, note)):
             raise InputError(
-                f"{store.url} is in use by another run ({holder}). Wait for it or end"
+                f"{store.url} is in use by another run ({alive}). Wait for it or end"
                 " it, or use another --workdir. If it was killed, it is taken for dead"
                 f" {_DEAD_AFTER:.0f} s after its last sign of life; then start again."
             )
@@ -244,9 +235,7 @@ class _Lock:
         pid, process = values.get("pid"), str(values.get("process"))
         if not values:  # cut off
             return ""
-        who = (
-            f"host {values.get('host')}, process {pid}, started {values.get('started')}"
-        )
+        who = holder(values)
         if _same_system(process, self._mine["process"]):
             if pid == os.getpid():
                 return who if values.get("key") in _HELD else ""

@@ -14,6 +14,7 @@ from absl import logging
 
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.errors import InputError
+from lsrjax.paths import cache
 
 _OFFSET_BITS = 44  # of a place: 16 TB a file; the bits above are the file's number
 _KEPT = 2**26  # bytes of files for which an index is kept: a second's work
@@ -157,9 +158,8 @@ def _kept_at(files: Sequence) -> pathlib.Path | None:
         (stat.st_size, stat.st_mtime_ns, _ends(path, stat.st_size))
         for path, stat in zip(paths, stats, strict=True)
     ]
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     name = f"{_digest([_VERSION, names])}-{_digest(state)}.index"
-    return pathlib.Path(cache) / "lsrjax" / name
+    return cache() / name
 
 
 def _ends(path: pathlib.Path, size: int) -> str:
