@@ -188,7 +188,7 @@ def no_digests_message(folder: pathlib.Path) -> str:
     return (
         f"{folder} has checkpoints but no digests of them: they are of an lsrjax that"
         " wrote none, or the folder was copied without its digests/. If you trust the"
-        " files as they are, `python -m lsrjax.checkpoint verify --adopt"
+        " files as they are, `lsrjax checkpoint verify --adopt"
         f" {folder}` takes their digests; then go on."
     )
 

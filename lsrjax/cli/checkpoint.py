@@ -1,4 +1,4 @@
-"""Inspects checkpoints: python -m lsrjax.checkpoint ls|verify|diff DIR.
+"""Inspects checkpoints: lsrjax checkpoint ls|verify|diff DIR.
 
 ls      steps of a stage or run, their sizes and dev metrics, and whether they are sound
 verify  reads every byte of every step; status 1 and the files if any is damaged

@@ -1,6 +1,6 @@
 """Converts trained retrievers to other programs' formats, and theirs to ours.
 
-    python -m lsrjax.convert --from runs/demo/contrast --to milco-hf --out milco-demo
+    lsrjax convert --from runs/demo/contrast --to milco-hf --out milco-demo
 
 Reads a run's or stage's folder, a Hugging Face folder or a hub id, and writes a folder
 for the program named with --to. The folder appears once it is complete.

@@ -180,7 +180,7 @@ def import_names(
             + _listing("missing", lacking)
             + _listing("left over", unknown)
             + "\nUse a checkpoint of the encoder, alone or with its masked-LM head, or"
-            " allow them by name: python -m lsrjax.convert --to lsrjax has"
+            " allow them by name: lsrjax convert --to lsrjax has"
             " --allow_missing and --allow_left_over."
         )
     return found

@@ -50,7 +50,7 @@ def merged(
         asked = f"--adapter {task} is none of them. " if task else ""
         raise CheckpointError(
             f"{folder} holds adapters (LoRA) for the tasks {', '.join(tasks) or '?'}."
-            f" {asked}Merge one into the weights: python -m lsrjax.convert --from"
+            f" {asked}Merge one into the weights: lsrjax convert --from"
             " MODEL --to lsrjax --out converted --adapter TASK, or --adapter none for"
             " the weights without. Then name the folder 'converted'."
         )

@@ -66,7 +66,7 @@ print(model.encode_document(["a text"], return_dict=True))  # terms and weights
 
 `encode_text` takes texts as they are. All three have `batch_size`, `max_length` and
 `return_dict`; `dtype=torch.bfloat16` computes in bfloat16. In lsrjax, name this folder
-as `init.model`, or encode with `python -m lsrjax.encode`.
+as `init.model`, or encode with `lsrjax encode`.
 
 {columns}
 """
