@@ -1,5 +1,6 @@
 """Asks transformers how it reads tokenizer folders."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -63,14 +64,52 @@ def asked(
         ) from error
 
 
+# The last answers without an error, by digests of the files and the texts: an answer
+# depends on nothing else, and takes a process that imports transformers.
+_ANSWERS: dict[bytes, str] = {}
+_KEPT = 16
+
+
 def _asked(
     folders: Sequence[pathlib.Path], texts: Sequence[str], place: pathlib.Path
 ) -> list[dict[str, Any]]:
-    for number, folder in enumerate(folders):
-        _copy(folder, place / str(number))
+    copies = [place / str(number) for number in range(len(folders))]
+    for folder, copy in zip(folders, copies, strict=True):
+        _copy(folder, copy)
+    keys = [_digest(copy, texts) for copy in copies]
+    missing = [c for c, key in zip(copies, keys, strict=True) if key not in _ANSWERS]
+    answers = _answers(folders[0], missing, texts, place) if missing else []
+    fresh, found = dict(zip(missing, answers, strict=True)), []
+    for folder, copy, key in zip(folders, copies, keys, strict=True):
+        one = fresh.get(copy) or json.loads(_ANSWERS[key])
+        if "error" in one:
+            one["error"] = one["error"].replace(str(copy), str(folder))
+        else:
+            _ANSWERS[key] = json.dumps(one)
+        found.append(one)
+    for key in list(_ANSWERS)[:-_KEPT]:
+        del _ANSWERS[key]
+    return found
+
+
+def _digest(copy: pathlib.Path, texts: Sequence[str]) -> bytes:
+    digest = hashlib.blake2b(json.dumps(list(texts)).encode())
+    for path in sorted(copy.iterdir()):
+        content = path.read_bytes()
+        digest.update(json.dumps([path.name, len(content)]).encode() + content)
+    return digest.digest()
+
+
+def _answers(
+    first: pathlib.Path,
+    copies: Sequence[pathlib.Path],
+    texts: Sequence[str],
+    place: pathlib.Path,
+) -> list[dict[str, Any]]:
+    """Those of a process, for copies of folders of which an error names the first."""
     question, answer = place / "question.json", place / "answer.json"
-    copies = [str(place / str(number)) for number in range(len(folders))]
-    question.write_text(json.dumps({"folders": copies, "texts": list(texts)}))
+    asked = {"folders": list(map(str, copies)), "texts": list(texts)}
+    question.write_text(json.dumps(asked))
     # As a file, not as a module of the package, and with a safe path (-P), so that
     # modules in the current folder are not imported. In its own session, so that a
     # signal that asks this program to save does not end it.
@@ -93,14 +132,10 @@ def _asked(
     if not answer.is_file():
         last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
         raise InputError(
-            f"transformers could not be asked for the tokenizer in {folders[0]}"
+            f"transformers could not be asked for the tokenizer in {first}"
             f" (exit code {done.returncode}: {last}). Install transformers 5."
         )
-    found = json.loads(answer.read_text(encoding="utf-8"))
-    for one, folder, copy in zip(found, folders, copies, strict=True):
-        if "error" in one:
-            one["error"] = one["error"].replace(copy, str(folder))
-    return found
+    return json.loads(answer.read_text(encoding="utf-8"))
 
 
 def _copy(folder: pathlib.Path, to: pathlib.Path) -> None:

@@ -101,8 +101,8 @@ def test_no_micro_batch_changes_a_step(chosen, case):
     assert_same(chosen[case], single, tolerance)
 
 
-# Each of these is compiled for eight devices, which takes seconds: so one cut has all at
-# once, and what looks at the whole batch has one of texts alone besides.
+# Each of these is compiled for eight devices, which takes seconds: so one cut has all
+# at once, and what looks at the whole batch has one of texts alone besides.
 ALL_AT_ONCE, BY_TEXTS = "2:4:1:3:layer", "8:1:0:0:none"
 OTHERS = (
     *("static", "sum", "token_weights", "impacts", "dense", "prefixes", "hybrid"),

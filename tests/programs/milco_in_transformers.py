@@ -1,6 +1,6 @@
 """Encodes texts with an exported MILCO, in whatever transformers runs this.
 
-    python milco_in_transformers.py FOLDER TEXTS.json OUT.npz
+    python milco_in_transformers.py FOLDER TEXTS.json OUT.npz [FOLDER …]
 
 TEXTS.json has "texts", which are encoded in all ways, and "documents". Of this package,
 nothing is imported. OUT has matrices as rows, columns, values and shape.
@@ -73,9 +73,10 @@ def ids(folder, texts):
 
 
 if __name__ == "__main__":
-    folder, given, out = sys.argv[1:]
-    with open(given, encoding="utf-8") as file:
-        given = json.load(file)
     version = np.array(transformers.__version__)
-    token_ids = np.array(json.dumps(ids(folder, given["texts"])))
-    np.savez(out, version=version, ids=token_ids, **encode(folder, **given))
+    for number in range(1, len(sys.argv), 3):
+        folder, given, out = sys.argv[number : number + 3]
+        with open(given, encoding="utf-8") as file:
+            given = json.load(file)
+        token_ids = np.array(json.dumps(ids(folder, given["texts"])))
+        np.savez(out, version=version, ids=token_ids, **encode(folder, **given))

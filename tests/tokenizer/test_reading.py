@@ -308,6 +308,29 @@ def test_a_changed_folder_is_read_anew(folder):
     assert TextTokenizer(folder).ids(TEXTS, 9) != before
 
 
+def test_the_same_files_are_asked_once_whatever_their_folder(
+    folder, tmp_path, monkeypatch
+):
+    change(folder, CONFIG, do_lower_case=False)
+    copy, other = (shutil.copytree(folder, tmp_path / name) for name in ("a", "b"))
+    change(other, CONFIG, do_lower_case=True)
+    wanted, changed = reading.asked([folder, other])
+    assert wanted["json"] != changed["json"]
+    with monkeypatch.context() as context:
+        context.setattr(subprocess, "run", None)  # which would be a TypeError
+        found = reading.asked([other, copy])
+        assert found == [changed, wanted]
+        found[1].clear()
+        assert reading.asked([copy]) == [wanted]
+    damaged = {"tokenizer_class": "NoSuchTokenizer", "auto_map": {}}
+    write(copy, CONFIG, damaged)
+    (copy / "tokenizer.json").write_text("{}")
+    for number in range(2):
+        place = shutil.copytree(copy, tmp_path / f"damaged{number}")
+        (answer,) = reading.asked([place])
+        assert "error" in answer and "lsrjax-tokenizer-" not in answer["error"]
+
+
 def test_reading_imports_no_framework_and_runs_nothing_of_the_folder(folder, tmp_path):
     trace = tmp_path / "ran"
     code = f"import pathlib; pathlib.Path({str(trace)!r}).touch()\n"
