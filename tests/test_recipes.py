@@ -211,6 +211,8 @@ def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
     for path, form in order:
         if path.stem == "mtd_sparse":
             continue  # it goes on from configs/heads.py
+        if path.stem == "scandinavian" and form != "csr":
+            continue  # the steps of configs/splade.py and configs/inference_free.py
         config = on_embedded_data(path, form)
         config.steps = 1
         if config.dev.source.name:
