@@ -91,7 +91,30 @@ def test_one_table_becomes_a_benchmark_and_training_data(tmp_path, monkeypatch):
     lines = pathlib.Path("train.jsonl").read_text("utf-8").splitlines()
     trained = [json.loads(line) for line in lines]
     rest = [{"query": q, "pos": [t]} for q, t in pairs if q not in task.queries]
-    assert trained == rest
+    assert trained != rest and sorted(map(str, trained)) == sorted(map(str, rest))
+
+
+def test_one_table_of_several_languages_becomes_a_benchmark_of_each(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    # The same query in both, and a text that both have.
+    pairs = [(f"query {i}", f"text {max(i, 9)}") for i in range(30)]
+    rows = [(language, *pair) for pair in pairs for language in ("de", "ja")]
+    with open("pairs.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("language", "query", "text"), *rows])
+    exec(section().split("```python\n")[2].split("```")[0], {})
+    given = {"name": "beir", "path": "my_data/{language}", "languages": ["de", "ja"]}
+    tasks = list(loaded(options.resolve(TASKS, given, "task")))
+    lines = pathlib.Path("train.jsonl").read_text("utf-8").splitlines()
+    trained = [json.loads(line) for line in lines]
+    for task, language in zip(tasks, ("de", "ja"), strict=True):
+        assert len(task.queries) == 3 and len(task.corpus) == 21
+        own = [row["query"] for row in trained if row["language"] == language]
+        assert sorted([*own, *task.queries]) == sorted(query for query, _ in pairs)
+    # One index has the texts of all.
+    first, second = (set(task.document_ids) for task in tasks)
+    assert not first & second
 
 
 @pytest.mark.slow
