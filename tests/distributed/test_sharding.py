@@ -23,11 +23,11 @@ from lsrjax.models.retriever import RetrieverSpec
 PROGRAMS = pathlib.Path(__file__).parents[1] / "programs"
 TASKS = ("alignment", "kl", "infonce")
 MESHES = ("1:1", "2:1", "1:2", "2:2", "8:1", "4:2", "2:4", "1:8")
-# Every other one with FSDP, and each mesh with it in some task.
+# Each mesh in two tasks, and with FSDP in one of them.
 GRID = [
-    f"{task}:{mesh}:{(place + number) % 2}:0:none"
-    for place, task in enumerate(TASKS)
+    f"{TASKS[(number + fsdp) % 3]}:{mesh}:{fsdp}:0:none"
     for number, mesh in enumerate(MESHES)
+    for fsdp in (0, 1)
 ]
 # What takes no minutes, pairs and groups; `pytest -m slow` takes the grid.
 CHOSEN = ["alignment:2:4:1:0:none", "round_robin:4:2:0:0:none"]
@@ -102,13 +102,17 @@ def test_no_micro_batch_changes_a_step(chosen, case):
 
 
 # Each of these is compiled for eight devices, which takes seconds: so one cut has all
-# at once, and what looks at the whole batch has one of texts alone besides.
+# at once, and what compares the texts of a whole batch has one of texts alone besides.
 ALL_AT_ONCE, BY_TEXTS = "2:4:1:3:layer", "8:1:0:0:none"
 OTHERS = (
     *("static", "sum", "token_weights", "impacts", "dense", "prefixes", "hybrid"),
     *("aggretriever", "m3", "m3_all", "csr", "csr_ties", "colbert", "colbert_all"),
     *("batch", "dro", "lookups", "batch_wide", "angle", "mlm", "mlm_static", "lora"),
     "prompt",
+)
+OVER_THE_BATCH = (
+    *("dense", "hybrid", "m3_all", "csr_ties", "colbert_all", "batch", "dro"),
+    *("batch_wide", "angle", "mlm_static"),
 )
 # But those of the heads' students and, of those that share Llama's module, others than
 # these two.
@@ -122,8 +126,8 @@ FAMILIES = tuple(
     )
 )
 OTHER_CASES = [
-    *(f"{task}:{cut}" for task in OTHERS for cut in (ALL_AT_ONCE, BY_TEXTS)),
-    *(f"{family}:{ALL_AT_ONCE}" for family in FAMILIES),
+    *(f"{task}:{ALL_AT_ONCE}" for task in (*OTHERS, *FAMILIES)),
+    *(f"{task}:{BY_TEXTS}" for task in OVER_THE_BATCH),
 ]
 
 
