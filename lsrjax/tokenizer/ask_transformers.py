@@ -81,8 +81,9 @@ def _asked(
     answers = _answers(folders[0], missing, texts, place) if missing else []
     fresh, found = dict(zip(missing, answers, strict=True)), []
     for folder, copy, key in zip(folders, copies, keys, strict=True):
-        one = fresh.get(copy) or json.loads(_ANSWERS[key])
-        if "error" in one:
+        if copy not in fresh:
+            one = json.loads(_ANSWERS[key])
+        elif "error" in (one := fresh[copy]):
             one["error"] = one["error"].replace(str(copy), str(folder))
         else:
             _ANSWERS[key] = json.dumps(one)
