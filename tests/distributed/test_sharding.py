@@ -114,17 +114,8 @@ OVER_THE_BATCH = (
     *("dense", "hybrid", "m3_all", "csr_ties", "colbert_all", "batch", "dro"),
     *("batch_wide", "angle", "mlm_static"),
 )
-# But those of the heads' students and, of those that share Llama's module, others than
-# these two.
-FAMILIES = tuple(
-    name
-    for name in BACKBONES
-    if name
-    not in (
-        *("bert", "xlm-roberta"),
-        *("llama", "mistral", "eurobert", "gemma3_text"),
-    )
-)
+# The others are those of the heads' students.
+FAMILIES = tuple(name for name in BACKBONES if name not in ("bert", "xlm-roberta"))
 OTHER_CASES = [
     *(f"{task}:{ALL_AT_ONCE}" for task in (*OTHERS, *FAMILIES)),
     *(f"{task}:{BY_TEXTS}" for task in OVER_THE_BATCH),
