@@ -19,6 +19,7 @@ from flax import nnx
 from lsrjax.bench import encode, head, measure, peaks, step, torch_side, workload
 from lsrjax.bench.workload import PRESETS
 from lsrjax.distributed import sharding
+from lsrjax.models.backbones.encoder import shapes_of
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
 from lsrjax.ops.vocab_pool import vocab_pool
@@ -204,7 +205,7 @@ def encoder_sizes(preset: str | None = None) -> tuple[EncoderConfig, int, int]:
 
 def _encoder(config: EncoderConfig, texts: int, length: int) -> dict:
     family = backbone(config.family)
-    model = nnx.eval_shape(
+    model = shapes_of(
         lambda: family.encoder(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     )
     graphdef, abstract = nnx.split(model, nnx.Param)

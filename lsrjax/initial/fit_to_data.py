@@ -16,6 +16,7 @@ from lsrjax.initial.shared_tokens import shared_tokens
 from lsrjax.initial.start import Start
 from lsrjax.initial.term_statistics import LENGTH
 from lsrjax.models import retriever
+from lsrjax.models.backbones.encoder import shapes_of
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
 
@@ -93,9 +94,8 @@ def with_echo(params: dict, start: Start, scale: float) -> dict:
     length = min(LENGTH, spec.encoder.max_length)
     params = warm_start.with_idf_direction(params, idf_V)
     encoder = backbone(spec.encoder.family).encoder
-    graphdef, _ = nnx.split(
-        nnx.eval_shape(lambda: encoder(spec.encoder, rngs=nnx.Rngs(0))), nnx.Param
-    )
+    model = shapes_of(lambda: encoder(spec.encoder, rngs=nnx.Rngs(0)))
+    graphdef, _ = nnx.split(model, nnx.Param)
     encode = jax.jit(
         lambda values, text: nnx.merge(graphdef, values)(text["ids"], text["mask"])
     )

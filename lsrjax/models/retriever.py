@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from flax import nnx
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
 from lsrjax.models import dense_heads, layers, low_rank, prompt_rows
+from lsrjax.models.backbones.encoder import shapes_of
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone, config_from
 from lsrjax.models.heads import head_class
@@ -305,11 +307,17 @@ def split(
     Returns:
       The graph definition, for `apply`, and a nested dict of `jax.ShapeDtypeStruct`.
     """
-    model = nnx.eval_shape(lambda: Retriever(spec, dtype=dtype, rngs=nnx.Rngs(0)))
+    graphdef, state = _split(spec, dtype, weights_only)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+# A run asks for the same model many times.
+@functools.lru_cache(maxsize=32)
+def _split(spec: RetrieverSpec, dtype, weights_only: bool):
+    model = shapes_of(lambda: Retriever(spec, dtype=dtype, rngs=nnx.Rngs(0)))
     if weights_only:
         model.set_attributes(weights_only=True, raise_if_not_found=False)
-    graphdef, state = nnx.split(model)
-    return graphdef, nnx.to_pure_dict(state)
+    return nnx.split(model)
 
 
 def trained(spec: RetrieverSpec, params: dict) -> tuple[RetrieverSpec, dict]:
@@ -331,10 +339,9 @@ def trained(spec: RetrieverSpec, params: dict) -> tuple[RetrieverSpec, dict]:
 
 def fixed(spec: RetrieverSpec) -> dict:
     """A tree of bools: what is no parameter to be learned."""
-    model = nnx.eval_shape(lambda: Retriever(spec, rngs=nnx.Rngs(0)))
     kinds = jax.tree.map(
         lambda leaf: leaf.replace(isinstance(leaf, layers.Fixed)),
-        nnx.state(model),
+        _split(spec, jnp.float32, False)[1],
         is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
     )
     return nnx.to_pure_dict(kinds)

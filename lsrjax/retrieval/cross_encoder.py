@@ -11,6 +11,7 @@ from flax import nnx
 from lsrjax.data.prompted_pairs import PromptedPairs
 from lsrjax.data.tokenization import TextTokenizer, pad
 from lsrjax.distributed import sharding
+from lsrjax.models.backbones.encoder import shapes_of
 from lsrjax.models.backbones.table import backbone
 from lsrjax.models.cross_encoder import CrossEncoder, CrossEncoderSpec
 from lsrjax.retrieval.encode_texts import BUCKETS
@@ -58,7 +59,7 @@ class PairScorer:
         self._mesh = jax.sharding.get_mesh()
         devices = sharding.axis_size(sharding.DATA)
         self._batch_size = math.ceil(batch_size / devices) * devices
-        model = nnx.eval_shape(
+        model = shapes_of(
             lambda: CrossEncoder(spec, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
         )
         graphdef, _ = nnx.split(model, nnx.Param)

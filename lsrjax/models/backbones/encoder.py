@@ -4,6 +4,7 @@ A family's subclass embeds tokens and runs its layers, whose parameters are stac
 the layers. In array names T is all tokens of a batch.
 """
 
+import contextvars
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -297,12 +298,32 @@ def table(config: EncoderConfig, rngs: nnx.Rngs, rows: int) -> Table:
     )
 
 
+_SHAPES_ONLY = contextvars.ContextVar("_SHAPES_ONLY", default=False)
+
+
+def shapes_of(build: Callable[[], nnx.Module]) -> nnx.Module:
+    """The model that `build` makes, with `jax.ShapeDtypeStruct` for its parameters.
+
+    Takes as long for many layers as for one, which `nnx.eval_shape` alone does not.
+    """
+    before = _SHAPES_ONLY.set(True)
+    try:
+        return nnx.eval_shape(build)
+    finally:
+        _SHAPES_ONLY.reset(before)
+
+
 def stack(make: Callable[[], nnx.Module], count: int) -> nnx.Module:
     """`count` new layers as one module, whose parameters have a leading axis."""
-    layers = [nnx.split(make()) for _ in range(count)]
-    states = [state for _, state in layers]
+    graphdef, first = nnx.split(make())
+    if _SHAPES_ONLY.get():
+        return nnx.merge(
+            graphdef,
+            jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), first),
+        )
+    states = [first, *(nnx.split(make())[1] for _ in range(count - 1))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return nnx.merge(layers[0][0], stacked)
+    return nnx.merge(graphdef, stacked)
 
 
 def _checkpointed(one: Callable, remat: str) -> Callable:

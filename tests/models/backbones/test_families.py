@@ -1,5 +1,6 @@
 """What holds for every family of encoders."""
 
+import functools
 import json
 import pathlib
 
@@ -7,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from programs import tiny
 
 from lsrjax.convert.names import export_state, import_state
 from lsrjax.models import retriever
+from lsrjax.models.backbones import encoder
 from lsrjax.models.backbones.table import BACKBONES, config_from, read_config
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -74,6 +77,8 @@ def test_config_and_parameters_go_out_and_come_back(family):
     raw = spec.encoder.to_hf()
     assert read_config(json.loads(json.dumps(raw))) == spec.encoder
     params = jax.device_get(retriever.init_params(spec, 0))
+    of = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    assert of(retriever.split(spec)[1]) == of(params)
     again = import_state(export_state(params, family), family)
     wanted = dict(jax.tree.leaves_with_path(params))
     found = dict(jax.tree.leaves_with_path(again))
@@ -103,6 +108,18 @@ def test_a_new_encoder_reads_texts_of_the_length_asked_for(family):
     views = retriever.apply(retriever.split(spec)[0], params, text)
     weights = np.asarray(views["terms"].weights_BV)
     assert np.isfinite(weights).all() and len(np.unique(weights, axis=0)) == 2
+
+
+def test_shapes_of_many_layers_take_one_layer():
+    made = []
+
+    def make():
+        made.append(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
+        return made[-1]
+
+    model = encoder.shapes_of(lambda: encoder.stack(make, 24))
+    assert model.kernel.shape == (24, 3, 4) and len(made) == 1
+    assert encoder.stack(make, 2).bias.shape == (2, 4) and len(made) == 3
 
 
 def test_no_file_outside_asks_for_the_name_of_a_newer_family():
