@@ -1,12 +1,19 @@
 """How tests compile: quickly; programs that they start compile as those of users.
 
 And their order: files that take minutes come first, so that none is left for one of two
-processes at the end.
+processes at the end. And where they run: each process of several has a core of its own,
+since threads of all on every core wait for each other.
 """
 
 import os
 
 from programs import launch
+
+worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+if worker and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    # XLA and torch have as many threads as cores are allowed; so have programs started.
+    os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 before = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{launch.QUICK} {before}"

@@ -41,11 +41,8 @@ def sentence(rng):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Pairs, and queries with scored documents."""
+    """Queries with scored documents."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    pairs = [
-        {"english": sentence(rng), "non_english": sentence(rng)} for _ in range(12)
-    ]
     groups = [
         {
             "query": sentence(rng),
@@ -56,9 +53,8 @@ def data(tmp_path_factory):
         }
         for _ in range(12)
     ]
-    for name, rows in (("pairs", pairs), ("groups", groups)):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(text)
+    text = "".join(json.dumps(row) + "\n" for row in groups)
+    (folder / "groups.jsonl").write_text(text)
     return folder
 
 
@@ -82,16 +78,13 @@ def stages(folder, data):
     splade.model.head = "splade"
     splade.loss = {"infonce": {}}
     splade.regularizer.document = 1e-3
-    align = stage(data / "pairs.jsonl", encoder=str(folder), head=str(BERT))
-    align.teacher.model = str(BERT)
-    align.loss = {"alignment": {}}
-    distill = stage(data / "groups.jsonl", model="stage:align")
+    distill = stage(data / "groups.jsonl", encoder=str(folder), head=str(BERT))
     distill.model.head.lexecho = True
     distill.data.group_size = 2
     distill.loss = {"kl": {}}
     distill.memory.encode_chunk, distill.memory.remat = 5, "layer"
     c = get_default()
-    parts = {"splade": splade, "align": align, "distill": distill}
+    parts = {"splade": splade, "distill": distill}
     with c.unlocked():
         c.stages = ConfigDict(parts, sort_keys=False)
     return c

@@ -13,6 +13,7 @@ _SPEC.loader.exec_module(_DEMO)
 
 def get_config():
     c = _DEMO.get_config()
+    c.evaluate.split = "dev"
     for stage in c.stages.values():
         stage.data.source.split = "dev"
         stage.data.query_length = 16

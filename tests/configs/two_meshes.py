@@ -18,7 +18,7 @@ def get_config():
     c = _TINY.get_config()
     with c.unlocked():
         del c.stages["align"]
-    c.evaluate.test = ""
+    c.evaluate.test, c.evaluate.split = "", "test"
     c.evaluate.examples = ()
     teacher, student = c.stages.teacher, c.stages.distill
     for stage in (teacher, student):

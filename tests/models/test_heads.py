@@ -128,6 +128,12 @@ def views_of(spec, head, hidden, words):
     return jax.tree.map(lambda *x: jnp.concatenate(x), query, documents)
 
 
+def made(head, spec, seed=0):
+    """A head with random parameters, as one program."""
+    build = HEADS[head]
+    return nnx.jit(lambda: build(spec, dtype=jnp.float32, rngs=nnx.Rngs(seed)))()
+
+
 def filled(module):
     """With tables of tokens that are not empty, as an initialisation leaves them."""
     rng = np.random.default_rng(7)
@@ -164,7 +170,7 @@ def weighted_sum(spec, graphdef, head_params, hidden, words, weights):
 def test_contract(head, options):
     """Shapes and types of the views; finite non-zero gradients of every parameter."""
     spec = spec_of(head, **options)
-    module = filled(HEADS[head](spec, dtype=jnp.float32, rngs=nnx.Rngs(1)))
+    module = filled(made(head, spec, 1))
     graphdef, params = nnx.split(module)
     rng = np.random.default_rng(6)
     hidden = rng.normal(size=(B, L, D)).astype(np.float32)
@@ -194,7 +200,7 @@ def test_contract(head, options):
 def test_parts_are_each_alone(head, options):
     """A query of one length and documents of two others, end to end."""
     spec = spec_of(head, **options)
-    module = filled(HEADS[head](spec, dtype=jnp.float32, rngs=nnx.Rngs(1)))
+    module = filled(made(head, spec, 1))
     rng = np.random.default_rng(4)
     words = rng.normal(size=(V, D)).astype(np.float32)
     parts = []
@@ -208,12 +214,18 @@ def test_parts_are_each_alone(head, options):
         jnp.asarray(rng.normal(size=(*part["ids"].shape, D)), jnp.float32)
         for part in parts
     ]
-    end_to_end = jnp.concatenate([h.reshape(-1, D) for h in hidden])
-    together = module(end_to_end, Texts.of(parts), words)
-    alone = [
-        module(h.reshape(-1, D), Texts.of([part]), words)
-        for h, part in zip(hidden, parts, strict=True)
-    ]
+
+    @nnx.jit
+    def views(module, hidden, parts, words):
+        end_to_end = jnp.concatenate([h.reshape(-1, D) for h in hidden])
+        together = module(end_to_end, Texts.of(parts), words)
+        alone = [
+            module(h.reshape(-1, D), Texts.of([part]), words)
+            for h, part in zip(hidden, parts, strict=True)
+        ]
+        return together, alone
+
+    together, alone = views(module, hidden, parts, words)
     assert list(together) == list(spec.views)
     for name, view in together.items():
         found, first = np.asarray(values(view)), 0
@@ -304,11 +316,11 @@ def echo(scale=1.0, **options):
     encoder = tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L)
     sizes = {"pivot_vocab_size": PIVOT, "pivot_hidden_size": 10}
     spec = RetrieverSpec.of("milco", encoder, lexecho=True, **sizes, **options)
-    module = HEADS["milco"](spec, dtype=jnp.float32, rngs=nnx.Rngs(0)).echo
+    module = made("milco", spec).echo
     module.kernel[...], module.bias[...] = jnp.ones(1), jnp.zeros(())
     module.scale[...] = jnp.float32(scale)
     texts = Texts.of([{"ids": jnp.asarray(IDS), "mask": jnp.asarray(MASK)}])
-    return module(jnp.asarray(HIDDEN[0]), texts)
+    return nnx.jit(lambda module, hidden: module(hidden, texts))(module, HIDDEN[0])
 
 
 def test_echo_sums_repeats_and_leaves_padding_out():
@@ -336,7 +348,7 @@ def head_of(name, params=None, **options):
     """A head over one-dimensional states, and what it gives for `HIDDEN`."""
     encoder = tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L)
     spec = RetrieverSpec.of(name, encoder, **options)
-    module = HEADS[name](spec, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    module = made(name, spec)
     for path, value in (params or {}).items():
         target = functools.reduce(getattr, path.split("."), module)
         target[...] = jnp.asarray(value, jnp.float32)
@@ -346,9 +358,15 @@ def head_of(name, params=None, **options):
         ids, mask = jnp.asarray(IDS), jnp.asarray(MASK)
         if query and not spec.encodes_queries:
             return module.from_ids(ids, mask)
-        return call(module, HIDDEN, ids, mask, words, jnp.array([query]))
+        return nnx.jit(call)(module, HIDDEN, ids, mask, words, jnp.array([query]))
 
     return views
+
+
+def plain_splade():
+    """The module of `head_of("splade", tied=True)`, with no bias set."""
+    encoder = tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L)
+    return made("splade", RetrieverSpec.of("splade", encoder, tied=True))
 
 
 def weights_of(view):
@@ -356,7 +374,9 @@ def weights_of(view):
     if isinstance(view, Vector):
         return view.weights_BV
     rows = np.arange(len(view.ids_BK))[:, None]
-    return jnp.zeros((len(rows), V)).at[rows, view.ids_BK].add(view.weights_BK)
+    found = np.zeros((len(rows), V), np.float32)
+    np.add.at(found, (rows, np.asarray(view.ids_BK)), np.asarray(view.weights_BK))
+    return found
 
 
 @pytest.mark.parametrize("queries", ["words", "static"])
@@ -387,19 +407,12 @@ def test_sum_pooling_is_the_sum_of_the_tokens_weights():
     expected = 0
     for token in range(int(MASK.sum())):
         states = HIDDEN[:, token : token + 1]
-        module = HEADS["splade"](
-            RetrieverSpec.of(
-                "splade",
-                tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L),
-                tied=True,
-            ),
-            dtype=jnp.float32,
-            rngs=nnx.Rngs(0),
-        )
+        module = plain_splade()
         module.mlm.bias[...] = jnp.full(V, 0.3)
         one = jnp.ones((1, 1), jnp.int32)
         words = jnp.linspace(-1, 1, V)[:, None]
-        expected += call(module, states, one, one, words)["terms"].weights_BV
+        view = nnx.jit(call)(module, states, one, one, words)["terms"]
+        expected += np.asarray(view.weights_BV)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -514,15 +527,7 @@ def test_aggretriever_by_loops():
     }
     sizes = {"semantic_size": semantic, "lexical_size": size}
     found = head_of("aggretriever", params, tied=True, **sizes)()["dense"]
-    module = HEADS["splade"](
-        RetrieverSpec.of(
-            "splade",
-            tiny.encoder(vocab_size=V, hidden_size=1, num_heads=1, max_positions=L),
-            tied=True,
-        ),
-        dtype=jnp.float32,
-        rngs=nnx.Rngs(0),
-    )
+    module = plain_splade()
     words, largest = np.linspace(-1, 1, V), np.full(V, -np.inf)
     tokens = int(MASK.sum())
     for token in range(1, tokens):

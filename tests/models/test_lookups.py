@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from lsrjax.models import lookups
 from lsrjax.models.lookups import (
     CHARACTERS,
     CLASS,
@@ -19,13 +21,18 @@ from lsrjax.models.lookups import (
     Dictionary,
     Ngrams,
     Stems,
-    hashed,
-    stems,
 )
 from lsrjax.models.texts import Texts
 
+hashed, stems = (jax.jit(f, static_argnums=3) for f in (lookups.hashed, lookups.stems))
 TOKENS = ["", " puzzle", "ズ", "", " a", "bc", "d", "漢字かな交じり文の長い単語です"]
 COLUMNS = 101
+
+
+@nnx.jit
+def of(module, parts):
+    """What a module of texts gives for these parts of them."""
+    return module(Texts.of(parts))
 
 
 def characters():
@@ -116,7 +123,7 @@ def test_a_word_brings_the_terms_of_its_bucket():
     table.characters[...] = letters(tokens)
     table.terms[column("puzzl")] = jnp.array([3.0, 4.0])
     table.weights[column("puzzl")] = jnp.array([0.5, -1.0])
-    found = table(Texts.of([padded([[1, 2], [4, 3], [4], [1]], 2, pad=1)]))
+    found = of(table, [padded([[1, 2], [4, 3], [4], [1]], 2, pad=1)])
     expected = np.zeros((4, 9), np.float32)
     expected[:2, 3] = 0.5
     np.testing.assert_array_equal(found, expected)
@@ -126,7 +133,7 @@ def test_an_ngram_weighs_its_column_once_and_negative_weights_nothing():
     view = Ngrams(len(TOKENS), COLUMNS)
     weights = np.random.default_rng(0).normal(size=COLUMNS).astype(np.float32)
     view.characters[...], view.weights[...] = characters(), weights
-    found = np.asarray(view(Texts.of([padded(ROWS)])).weights_BV)
+    found = np.asarray(of(view, [padded(ROWS)]).weights_BV)
     for row, ids in zip(found, ROWS, strict=True):
         expected = np.zeros(COLUMNS, np.float32)
         for i in columns_of(ids):
@@ -145,7 +152,7 @@ def filled():
 def test_a_dictionary_gives_the_largest_weight_of_each_term():
     table = filled()
     terms, weights = (np.asarray(x[...]) for x in (table.terms, table.weights))
-    found = np.asarray(table(Texts.of([padded(ROWS)])))
+    found = np.asarray(of(table, [padded(ROWS)]))
     for row, ids in zip(found, ROWS, strict=True):
         expected = np.zeros(9, np.float32)
         for token in ids:
@@ -160,7 +167,7 @@ def test_padding_and_parts_change_nothing(length):
     view.characters[...] = characters()
     view.weights[...] = np.arange(COLUMNS, dtype=np.float32)
     parts = [padded(ROWS[:2], length), padded(ROWS[2:], 3)]
-    whole = Texts.of([padded(ROWS)])
+    whole = [padded(ROWS)]
     for part in (view, table):
-        one, other = (jax.tree.leaves(part(t))[0] for t in (whole, Texts.of(parts)))
+        one, other = (jax.tree.leaves(of(part, given))[0] for given in (whole, parts))
         np.testing.assert_array_equal(one, other)

@@ -31,7 +31,7 @@ import numpy as np
 from lsrjax.distributed import activity
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "survived.py"
-FLAGS = ["--config.evaluate.test=debian"]
+FLAGS = ["--config.evaluate.test=debian", "--config.evaluate.split=dev"]
 # In which phase to signal, counted from the process's start, and at most how many
 # seconds later; in an order in which each of them comes.
 PHASES = (
