@@ -1,7 +1,7 @@
 """How tests compile: quickly; programs that they start compile as those of users.
 
 And their order: files that take minutes come first, so that none is left for one of two
-processes at the end. And where they run: each process of several has a core of its own,
+processes at the end. And where they run: each process of several has cores of its own,
 since threads of all on every core wait for each other.
 """
 
@@ -12,8 +12,9 @@ from programs import launch
 worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
 if worker and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
+    number, count = int(worker), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     # XLA and torch have as many threads as cores are allowed; so have programs started.
-    os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
+    os.sched_setaffinity(0, cores[number::count] or cores)
 
 before = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{launch.QUICK} {before}"
