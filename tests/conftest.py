@@ -35,6 +35,7 @@ FIRST = (
     "test_recipes.py",
     "test_every_family.py",
     "test_resume.py",
+    "test_memory_plan.py",
     "test_mesh_restore.py",
     "test_milco_hf.py",
     "test_processes.py",
