@@ -565,8 +565,9 @@ def test_no_mesh_over_two_processes_changes_the_numbers(alone, tmp_path):
 
 
 DEMO_STAGES = ("teacher", "align", "distill")
-NO_TABLE = [f"--config.evaluate.{n}" for n in ("test=", "split=test", "examples=()")]
-FEW_STEPS = NO_TABLE + [
+FEW_STEPS = [
+    f"--config.evaluate.{field}" for field in ("test=", "split=test", "examples=()")
+] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
     for field in ("steps=3", "optim.warmup_steps=3", "dev.every=3")

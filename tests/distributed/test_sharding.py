@@ -102,10 +102,9 @@ def test_no_micro_batch_changes_a_step(chosen, case):
 
 
 # Each of these is compiled for eight devices, which takes seconds: so one cut has all
-# that may matter at once. Heads meet micro-batches, whose texts they put together;
-# encoders are computed again; and what compares the texts of a whole batch has a mesh
-# of texts alone besides.
-OF_HEADS, OF_ENCODERS, BY_TEXTS = "2:4:1:3:none", "2:4:1:0:layer", "8:1:0:0:none"
+# that matters at once: encoders are computed again besides, which no head is; and what
+# compares the texts of a whole batch has a mesh of texts alone, too.
+OF_HEADS, OF_ENCODERS, BY_TEXTS = "2:4:1:3:none", "2:4:1:3:layer", "8:1:0:0:none"
 TOWERS = ("towers", "csr_towers")
 OTHERS = (
     *("static", "sum", "token_weights", "impacts", "dense", "prefixes", "hybrid"),

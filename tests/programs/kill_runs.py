@@ -12,6 +12,7 @@ run: `{"kills", "runs", "lost", "differ"}`; and ends with 1 if a run was lost or
 differs.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -90,9 +91,7 @@ def differences(found: pathlib.Path, wanted: pathlib.Path) -> list[str]:
         if a != b:
             lines.append(f"{found}, {stage}: metrics.jsonl")
     a, b = (
-        run.joinpath("results.json").read_text()
-        if run.joinpath("results.json").is_file()
-        else ""
+        [path.read_bytes() for path in run.glob("results.json")]
         for run in (found, wanted)
     )
     return lines + [f"{found}: results.json"] * (a != b)
@@ -140,10 +139,7 @@ def at_random(kills: int, folder: pathlib.Path, seed: int) -> dict:
     while count < kills:
         workdir = folder / f"run{len(runs) + len(lost)}"
         shutil.copytree(alone / "compiled", workdir / "compiled")
-
-        def start(workdir=workdir):
-            return spawn(config, workdir)
-
+        start = functools.partial(spawn, config, workdir)
         killed, code = killed_run(start, moments, kills - count)
         count += killed
         (lost if code else runs).append(workdir)

@@ -292,8 +292,8 @@ def _undecoded(file: io.FileIO) -> int:
 def _unquoted(cell: str) -> str:
     """A cell of TSV as it was before a writer of CSV, such as pandas, quoted it.
 
-    That writer doubles each quote inside, which is how such a cell is told from a text
-    in quotes.
+    Such a writer also doubles each quote inside a cell. A cell without a doubled quote
+    is taken for a text that has quotes of its own around it.
     """
     inside = cell[1:-1].replace('""', "")
     quoted = len(cell) > 3 and cell[0] == cell[-1] == '"' and '"' not in inside
