@@ -220,6 +220,7 @@ def test_recipes_take_a_step_on_the_embedded_data(tmp_path, monkeypatch):
         config.optim.warmup_steps = 0
         for data in list(config.data.sets.values()) or [config.data]:
             data.source.split = "dev"
+        config.data.length_parts = 1
         config.checkpoint.every = 1
         # Two layers: the least that `condenser` has an early and a late part of.
         config.model.hidden_size, config.model.num_layers = 32, 2

@@ -129,7 +129,6 @@ def assert_same_run(found, wanted):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(
     alone, tmp_path, run_quietly
 ):
@@ -149,7 +148,6 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_on(
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
     alone, disk, monkeypatch, run_quietly
 ):
@@ -170,7 +168,6 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_run_may_train_on_over_a_full_disk(alone, disk, monkeypatch, run_quietly):
     workdir = disk / "run"
     room = (disk / "filler").unlink
@@ -189,7 +186,6 @@ def big(step):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_disk_that_fills_while_a_checkpoint_is_written_is_survived(disk, monkeypatch):
     notes = []
     checkpoints = train_states.Checkpoints(disk, keep=9, metric="-", note=notes.append)

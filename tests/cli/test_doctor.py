@@ -478,7 +478,6 @@ def lines(said):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_report_in_one(tmp_path):
     codes, (first, second) = started(tmp_path, 2)
     assert codes == [0, 0], first
@@ -495,7 +494,6 @@ def test_two_processes_report_in_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_alone_an_error_is_the_exit_code(tmp_path):
     flags = ["--config.stages.teacher.optim.lr=-1", "--no_flag_of_its_own=3"]
     codes, (said,) = started(tmp_path, 1, *flags)

@@ -269,7 +269,6 @@ def started(folder, models, texts, out, *, processes=1, devices=1, rows=8):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_on_two_devices_make_the_bytes_of_one(tmp_path, models, texts):
     launch.finish(started(tmp_path / "1", models, texts, tmp_path / "one"))
     two = started(
@@ -281,7 +280,6 @@ def test_two_processes_on_two_devices_make_the_bytes_of_one(tmp_path, models, te
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_killed_at_any_moment_the_same_command_makes_the_same_bytes(tmp_path, models):
     texts = pathlib.Path(tmp_path / "texts.txt")
     texts.write_text("".join(f"{' '.join(WORDS[: i % 9])} {i}\n" for i in range(4000)))

@@ -97,7 +97,6 @@ def killer(records, killed, stop):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_cluster_makes_the_bytes_of_one_process(folder, cluster, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     run(folder, "one")

@@ -314,10 +314,16 @@ def model_of(case):
     return SavedModel(spec, params, folder, None, case, QUERY, DOCUMENT)
 
 
+@functools.lru_cache(8)
+def encoder(spec, folder):
+    """Compiled once for models that differ in their weights alone."""
+    return TextEncoder(spec, TextTokenizer(folder), batch_size=16)
+
+
 def ours(model, texts, role):
-    encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=16)
     length = getattr(model, f"{role}_length")
-    (view,) = encoder.encode(model.params, texts, length, role).values()
+    found = encoder(model.spec, model.tokenizer)
+    (view,) = found.encode(model.params, texts, length, role).values()
     return view if isinstance(view, TokenMatrix) else view.toarray()
 
 

@@ -69,9 +69,7 @@ OTHERWISE = [
 
 
 def place(name, *values, slow=False):
-    return pytest.param(
-        values, id=name, marks=[pytest.mark.slow, pytest.mark.alone] * slow
-    )
+    return pytest.param(values, id=name, marks=[pytest.mark.slow] * slow)
 
 
 # Flags, processes, devices of each, and how many processes read each text.
@@ -133,7 +131,6 @@ MOVES = {
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
 def test_a_run_moves_again_and_again(stayed, tmp_path, moves):
     stopped, wanted = stayed

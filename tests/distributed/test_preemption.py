@@ -209,7 +209,6 @@ while True:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_process_whose_main_thread_is_deaf(number):
     process = subprocess.Popen(
@@ -223,7 +222,6 @@ def test_a_signal_ends_a_process_whose_main_thread_is_deaf(number):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_run_signalled_in_every_phase_ends_as_the_one_left_alone(tmp_path):
     said = subprocess.run(
         [sys.executable, str(PROGRAM), str(tmp_path), "1"],
@@ -243,7 +241,6 @@ def test_a_run_signalled_in_every_phase_ends_as_the_one_left_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("told", [0, 1])
 def test_processes_leave_together_where_one_is_told_to(tmp_path, told):
     workdir = tmp_path / "run"

@@ -553,7 +553,6 @@ def mesh(stage, data, model, fsdp=False):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_no_mesh_over_two_processes_changes_the_numbers(alone, tmp_path):
     # The teacher's terms lie in both processes; then each process has half the texts
     # and half the terms.
@@ -570,12 +569,16 @@ FEW_STEPS = [
 ] + [
     f"--config.stages.{stage}.{field}"
     for stage in DEMO_STAGES
-    for field in ("steps=3", "optim.warmup_steps=3", "dev.every=3")
+    for field in (
+        "steps=3",
+        "optim.warmup_steps=3",
+        "dev.every=3",
+        "data.length_parts=1",
+    )
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_give_the_numbers_of_one_in_a_demo(tmp_path):
     flags = {"config": TINY_DEMO}
     one, _ = run(tmp_path / "one", 1, 4, *FEW_STEPS, **flags)
@@ -618,7 +621,6 @@ def test_what_jax_says_of_a_lost_process_is_known(message, lost):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_other(tmp_path, victim):
     workdir = tmp_path / "run"
@@ -642,7 +644,6 @@ def test_a_process_that_dies_ends_the_other(tmp_path, victim):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("reader", [0, 1])
 def test_an_error_in_one_process_is_said_and_ends_the_other(tmp_path, reader):
     rows = [{"query": f"{i}", "pos": [f"text {i}"], "neg": []} for i in range(1024)]

@@ -56,7 +56,6 @@ def test_silence_is_named_rather_than_those_who_wait():
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_process_is_named_with_its_step(tmp_path, stopped):
     seconds = 12
@@ -88,7 +87,6 @@ def test_a_stopped_process_is_named_with_its_step(tmp_path, stopped):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_process_alone_ends_with_its_stacks(tmp_path):
     program = (
         "import time, sys, pathlib\n"

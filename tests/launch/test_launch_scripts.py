@@ -201,7 +201,6 @@ def metrics(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_train(tmp_path):
     environ = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
     models = []

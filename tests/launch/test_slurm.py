@@ -23,7 +23,6 @@ GOLDEN = ROOT / "tests" / "configs" / "golden_infonce.py"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.alone,
     pytest.mark.skipif(
         bool(slurm_cluster.missing()),
         reason="SLURM is not installed, as by `apt-get install slurm-wlm munge`:"

@@ -61,7 +61,6 @@ def run_quietly(config, workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_run_stops_clearly_and_goes_on_when_allowed(config, file, tmp_path):
     """And data that has changed in between is refused."""
     config.data.bad_records = 0.05
@@ -99,7 +98,6 @@ def start(folder, file, monkeypatch, processes, *flags):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_name_what_one_names(file, tmp_path, monkeypatch):
     named = []
     for processes in (1, 2):
@@ -113,7 +111,6 @@ def test_two_processes_name_what_one_names(file, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_too_many_end_every_process(file, tmp_path, monkeypatch):
     flags = ["--config.mesh.data=2", "--config.data.bad_records=0"]
     processes = start(tmp_path / "run", file, monkeypatch, 2, *flags)

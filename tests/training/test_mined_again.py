@@ -193,7 +193,6 @@ def test_what_the_next_steps_need_is_missed_by_name(data, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_mine_and_train_as_one(data, tmp_path):
     for processes, devices in ((1, 2), (2, 1)):
         folder = tmp_path / str(processes)
