@@ -32,16 +32,19 @@ else:
 FIRST = (
     "test_demo.py",
     "test_sharding.py",
-    "test_recipes.py",
-    "test_every_family.py",
-    "test_resume.py",
-    "test_memory_plan.py",
-    "test_mesh_restore.py",
-    "test_milco_hf.py",
     "test_processes.py",
-    "test_colbert_programs.py",
+    "test_every_family.py",
+    "test_slurm.py",
+    "test_sentence_transformers_folders.py",
+    "test_memory_plan.py",
+    "test_preemption.py",
+    "test_recipes.py",
+    "test_milco_hf.py",
+    "test_resume.py",
     "test_fuzz.py",
-    "test_run.py",
+    "test_mesh_restore.py",
+    "test_prompted_exports.py",
+    "test_colbert_programs.py",
 )
 
 
