@@ -14,7 +14,7 @@ FUZZ = pathlib.Path(__file__).parent / "programs" / "fuzz.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "count"), [("configs", 200), ("data", 200), ("models", 200)]
+    ("kind", "count"), [("configs", 300), ("data", 300), ("models", 300)]
 )
 def test_no_traceback_no_hang_nothing_that_is_not_finite(kind, count):
     done = subprocess.run(
