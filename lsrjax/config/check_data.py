@@ -235,9 +235,12 @@ def has_languages(c, field: str = "corpus") -> bool:
 
 
 def may_name_languages(c) -> bool:
-    """Whether rows may have a column with their language."""
+    """Whether rows may have a column with their language, or texts are by language."""
     for own in _several(c):
-        if sources.chosen(own.source).entry.rows:
+        source = sources.chosen(own.source)
+        if source.entry.in_language(source.options):
+            return True
+        if source.entry.rows:
             entry = formats.chosen(own.format).entry
             named = entry.in_language or entry.kind == "pair"
             if named or entry is formats.FORMATS[AUTO]:

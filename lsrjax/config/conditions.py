@@ -158,8 +158,8 @@ def _query_languages(stage: Any) -> str | None:
         return None
     if not check_data.has_languages(stage, "queries"):
         return (
-            "only embedded queries, those that the format looks up, and rows with a"
-            " column language exist in several languages"
+            "only embedded queries, those that the format looks up, rows with a column"
+            " language and plain texts by language exist in several languages"
         )
     return _ranking(stage)
 

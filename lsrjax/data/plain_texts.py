@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax.data.debian_texts import embedded
-from lsrjax.data.examples import Group, Items
+from lsrjax.data.examples import ANY, Group, Items
 from lsrjax.data.reading.corpus import Corpus, parse, state
 from lsrjax.data.reading.texts import apart, title_apart
 from lsrjax.data.text_pairs import Maker, PlainText
@@ -57,12 +57,14 @@ class PlainTexts:
     Attributes:
       bad_texts: the errors of lines that cannot be read.
       texts: the number of the others.
+      languages: that the texts are stated to be in.
     """
 
     def __init__(self, by_language: Mapping[str, Items], make: Maker, name: str):
         """Takes (id, title, text) by language."""
         self._texts = by_language
         self._languages = list(by_language)
+        self.languages = tuple(one for one in by_language if one != ANY)
         self._starts = np.cumsum([0, *map(len, by_language.values())])
         self._make = make
         self.description = f"texts of {name}, pairs: {make.pairs.name}"
@@ -76,7 +78,7 @@ class PlainTexts:
     def __getitem__(self, index: int) -> Group:
         """A group; BadRecord if there is no pair of its text."""
         language, key, title, text = self._at(index)
-        where = f"the text {key!r}" + f" in {language}" * (language != "*")
+        where = f"the text {key!r}" + f" in {language}" * (language != ANY)
         plain = PlainText(title, text, where)
 
         def draw(rng: np.random.Generator):
@@ -85,6 +87,11 @@ class PlainTexts:
 
         query, positive = draw(np.random.default_rng(index))
         return Group(where, query, [positive], [], draw=draw)
+
+    @property
+    def names_languages(self) -> bool:
+        """Whether each text's language is stated."""
+        return bool(self.languages)
 
     def place(self, index: int) -> dict[str, Any]:
         """Where a text is, for messages."""
@@ -122,4 +129,4 @@ def _files(places: str, field: str, state: tuple) -> dict[str, _Files]:
         return {
             language: _Files({language: own}, field) for language, own in given.items()
         }
-    return {"*": _Files(given, field)}
+    return {ANY: _Files(given, field)}

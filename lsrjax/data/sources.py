@@ -16,7 +16,7 @@ import numpy as np
 from lsrjax import paths
 from lsrjax.data import plain_texts, text_pairs
 from lsrjax.data.debian_texts import embedded
-from lsrjax.data.examples import Group, Items, Text
+from lsrjax.data.examples import ANY, Group, Items, Text
 from lsrjax.data.reading import formats, plain
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.reading.corpus import Corpus, parse, state
@@ -152,6 +152,11 @@ class Source:
     def hub_names(options: Any) -> list[str]:
         """The data sets that may be on the Hugging Face hub."""
         return []
+
+    @staticmethod
+    def in_language(options: Any) -> bool:
+        """Whether examples are each in a language that the options state."""
+        return False
 
 
 def chosen(node: Any, where: str = "config.data") -> Chosen:
@@ -507,6 +512,12 @@ class Texts(Source):
         """The data sets, of which some may be folders."""
         places = (place for _, place in parse(options.files))
         return [one.dataset for one in places if isinstance(one, DataSet)]
+
+    @staticmethod
+    def in_language(options):
+        """Of embedded texts, and of those that are given by language."""
+        by_language = any(language != ANY for language, _ in parse(options.files))
+        return options.files == plain_texts.EMBEDDED or by_language
 
 
 SOURCES: dict[str, type[Source]] = {

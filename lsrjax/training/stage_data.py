@@ -78,8 +78,9 @@ def _check_languages(config, sets: Sequence) -> None:
     if languages.weighted(data) and dev.rows and not by_language:
         raise InputError(
             f"config.data.query_languages = {dict(data.query_languages)!r} would have"
-            " no effect: the rows have no column language (or lang) that names the"
-            " language of their texts. Add one, or remove the weights."
+            " no effect: the data names no language of its texts. Give rows a column"
+            " language (or lang), or plain texts as a dict by language; or remove the"
+            " weights."
         )
     if config.dro.groups == "languages":
         known = Contents.of(config).of_sets(sets).languages

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsrjax.cli import doctor_checks
+from lsrjax.config import check_data
 from lsrjax.config.fields import data_set, get_default
 from lsrjax.config.nodes import entry
 from lsrjax.data.batching import languages, mixing
@@ -271,7 +272,7 @@ def write(path, *rows):
 def test_weights_without_a_column_are_refused_when_rows_are_opened(tmp_path):
     plain = write(tmp_path / "a.jsonl", {"query": "q", "pos": ["p"]})
     config = config_of(plain, query_languages={"da": 1})
-    message = "query_languages = .* would have no effect: the rows have no column"
+    message = "query_languages = .* would have no effect: the data names no"
     with (
         pytest.raises(InputError, match=message),
         stage_data.tried(config, "group", 9),
@@ -326,6 +327,29 @@ def test_groups_are_of_the_languages_that_rows_name(tmp_path):
     with stage_data.tried(config, "group", 9) as (sets, _, _):
         contents = Contents.of(config).of_sets(sets)
     assert contents.languages == ("da", "fo") and contents.groups.count == 3
+
+
+def test_plain_texts_have_the_languages_that_they_are_given_by(tmp_path):
+    for name, texts in (("a", 3), ("b", 2)):
+        rows = [{"id": f"{name}{i}", "text": "one two three"} for i in range(texts)]
+        write(tmp_path / f"{name}.jsonl", *rows)
+    places = {"da": str(tmp_path / "a.jsonl"), "fo": str(tmp_path / "b.jsonl")}
+    config = config_of("", query_languages={"fo": 1})
+    config.data.source = entry("texts", files=places)
+    config.dro.groups = "languages"
+    assert check_data.may_name_languages(config)
+    with stage_data.tried(config, "group", 9) as (sets, _, _):
+        assert languages.scheduled(config.data, sets)
+        contents = Contents.of(config).of_sets(sets)
+        parts = languages.parts_of(mixing.Concatenated(sets), [5])
+    assert contents.languages == ("da", "fo") and contents.groups.count == 3
+    assert [(p.language, [*p.numbers]) for p in parts[0]] == [
+        ("da", [0, 1, 2]),
+        ("fo", [3, 4]),
+    ]
+    config.data.source.files = [*places.values()]
+    assert not check_data.may_name_languages(config)
+    refused(config, "query_languages = .* no effect: the data names no language")
 
 
 def test_pairs_have_shares_by_the_language_of_their_row(tmp_path):
