@@ -30,7 +30,6 @@ else:
 
 # A process that has begun a file with a single test gets the one after the next, too.
 FIRST = (
-    "test_demo.py",
     "test_sharding.py",
     "test_processes.py",
     "test_every_family.py",

@@ -57,7 +57,7 @@ def torch_encoder(family):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             center = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-            parameter.copy_(center + 0.3 * torch.randn_like(parameter))
+            parameter.copy_(center + 0.2 * torch.randn_like(parameter))
     return model.eval()
 
 

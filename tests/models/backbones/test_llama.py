@@ -99,7 +99,7 @@ def reference(variant):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             center = float("norm" in name and not centered)
-            parameter.copy_(center + 0.2 * torch.randn_like(parameter))
+            parameter.copy_(center + 0.15 * torch.randn_like(parameter))
     return model.eval()
 
 
