@@ -41,6 +41,7 @@ FIRST = (
     "test_milco_hf.py",
     "test_resume.py",
     "test_fuzz.py",
+    "test_bucket.py",
     "test_mesh_restore.py",
     "test_prompted_exports.py",
     "test_colbert_programs.py",
