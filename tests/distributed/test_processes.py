@@ -21,7 +21,7 @@ from lsrjax.errors import InputError
 TESTS = pathlib.Path(__file__).parents[1]
 TWO_MESHES = TESTS / "configs" / "two_meshes.py"
 GOLDEN = TESTS / "configs" / "golden_infonce.py"
-TWO_ALIGNED = TESTS / "configs" / "two_aligned.py"
+ALIGNED = f"{TESTS / 'configs' / 'tiny_demo.py'}:aligned"
 
 
 _PATIENCE = ("initialization_timeout", "heartbeat_timeout_seconds")
@@ -565,8 +565,8 @@ def test_no_mesh_over_two_processes_changes_the_numbers(alone, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one_in_an_alignment(tmp_path):
-    one, _ = run(tmp_path / "one", 1, 4, config=TWO_ALIGNED)
-    two, (_, second) = run(tmp_path / "two", 2, 2, config=TWO_ALIGNED)
+    one, _ = run(tmp_path / "one", 1, 4, config=ALIGNED)
+    two, (_, second) = run(tmp_path / "two", 2, 2, config=ALIGNED)
     for stage in ("teacher", "align"):
         found, wanted = metrics(two, stage), metrics(one, stage)
         assert_same_numbers(found, wanted, [1, 2, 3])

@@ -87,7 +87,6 @@ OTHERS = {
     "csr_towers": ("infonce", "", CSR | {"towers": "separate"}),
     "sum": ("kl", "joint_flops", {"head": "splade", "pooling": "sum"}),
     "token_weights": ("infonce", "masked_flops", {"head": "token_weights"}),
-    "impacts": ("kl", "flops", {"head": "token_weights", "queries": "static"}),
     "dense": ("kl", "", {"head": "dense", "pooling": "mean", "normalize": False}),
     "prefixes": ("prefixes", "", {"head": "dense"}),
     "aggretriever": (
@@ -96,7 +95,6 @@ OTHERS = {
         {"head": "aggretriever", "semantic_size": 3, "lexical_size": 5},
     ),
     "hybrid": ("infonce", "idf_flops", {"head": "hybrid", "tied": True}),
-    "m3": ("infonce", "", {"head": "m3", "normalize": False}),
     "m3_all": ("m3", "", {"head": "m3", "token_bias": True}),
     "dro": ("infonce", "", {"head": "splade"}),  # over three data sets
     "batch": ("batch_kl", "", {}),  # MILCO with an English teacher
@@ -109,13 +107,10 @@ OTHERS = {
         )
         for family in FAMILIES
     },
-    "csr": ("csr", "flops", CSR),
     "csr_ties": ("csr", "flops", CSR),
-    "colbert": ("kl", "", {"head": "colbert", "embedding_size": 8, "skip_ids": (2, 3)}),
     "colbert_all": ("infonce", "", {"head": "colbert", "expand_id": 5}),
     "batch_wide": ("batch_wide", "l1", {"head": "splade", "pooling": "sum"}),
     "angle": ("angle", "", {"head": "dense", "pooling": "mean"}),
-    "mlm": ("mlm", "flops", {"head": "splade", "tied": True}),
     "mlm_static": (
         "mlm",
         "flops",
