@@ -26,7 +26,7 @@ import time
 import jax
 
 from lsrjax.distributed import processes
-from lsrjax.distributed.activity import LEAVING, Progress
+from lsrjax.distributed.activity import LEAVING, STARTING, Progress
 from lsrjax.distributed.safe_output import say
 
 # EX_TEMPFAIL: everything is saved; the same command resumes.
@@ -139,6 +139,8 @@ class Guard:
         at = self._progress
         with at.held:
             phase, at.phase = at.phase, LEAVING
+            # Between the phases of a stage, as after a save, it is in none of them.
+            phase = "training" if phase == STARTING and at.stage else phase
             at.pending()
             problem = at.last()
             if self._several:

@@ -64,7 +64,10 @@ def test_a_process_with_nothing_to_lose_leaves_once_all_is_written(guard):
 
 @pytest.mark.parametrize(
     ("saved", "words"),
-    [(20, "all is saved, up to step 20 of stage train"), (0, "nothing is lost")],
+    [
+        (20, "while training: all is saved, up to step 20 of stage train"),
+        (0, "nothing is lost"),
+    ],
 )
 def test_the_last_line_names_the_step_to_go_on_from(guard, monkeypatch, saved, words):
     said = []
