@@ -199,8 +199,8 @@ def _checked_step(folder: pathlib.Path, step: int | None) -> int:
     steps = digests.recorded_steps(folder)
     if not steps:
         raise InputError(
-            f"{folder}: no checkpoint was finished there. Train it first; a run that was"
-            " stopped goes on with the command that started it."
+            f"{folder}: no checkpoint was finished there. Train it first; a run that"
+            " was stopped goes on with the command that started it."
         )
     step = steps[-1] if step is None else step
     if step not in steps:

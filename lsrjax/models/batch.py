@@ -1,6 +1,8 @@
 """Encodes the texts of a batch: in parts, in chunks and over devices."""
 
 import math
+from functools import partial
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +68,19 @@ def apply_batch(
 
 
 def _keys(key: jax.Array | None, parts) -> tuple[jax.Array, ...] | None:
-    """A key for each text, by its number in the batch."""
+    """A key for each text, by its number in the batch: [B] for each part."""
     if key is None:
         return None
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    return tuple(fold(key, part["number"]) for part in parts)
+    shards = sharding.axis_size(sharding.DATA)
+    numbers = [part["number"].reshape(shards, -1) for part in parts]
+    # At once, since the program holds the generator for each shape.
+    fold = jax.vmap(jax.vmap(partial(jax.random.fold_in, key)))
+    keys = fold(jnp.concatenate(numbers, axis=1))
+    ends = accumulate(own.shape[1] for own in numbers)
+    return tuple(
+        keys[:, end - own.shape[1] : end].reshape(-1)
+        for own, end in zip(numbers, ends, strict=True)
+    )
 
 
 def tokens_of(

@@ -24,7 +24,8 @@ def subkeys(keys_T: jax.Array | None, index) -> jax.Array | None:
     """A new key from each key, the `index`-th of many; None from None."""
     if keys_T is None:
         return None
-    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys_T)
+    # An index for each key, so that the program holds one generator (`keys_of_tokens`).
+    return jax.vmap(jax.random.fold_in)(keys_T, jnp.full(keys_T.shape, index))
 
 
 def dropout(x: jax.Array, rate: float, keys_T: jax.Array | None) -> jax.Array:
@@ -39,7 +40,7 @@ def dropout(x: jax.Array, rate: float, keys_T: jax.Array | None) -> jax.Array:
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(
         keys_T
     )
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+    return (lax.select(keep, x, jnp.zeros_like(x)) / (1.0 - rate)).astype(x.dtype)
 
 
 @jax.custom_vjp

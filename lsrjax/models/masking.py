@@ -147,17 +147,5 @@ def taken_out(views: dict[str, dict]) -> tuple[dict[str, dict], dict[str, Predic
 
 def _uniform(texts: Texts, keys: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Three numbers for each token, [B, L, 3], independent of the padding."""
-
-    def of_token(key, place):
-        return jax.random.uniform(jax.random.fold_in(key, place), (3,))
-
-    # For all parts at once, so that the generator is compiled once.
-    shapes = [ids_BL.shape for ids_BL in texts.ids]
-    keys_T = texts.join(
-        jnp.broadcast_to(keys_B[:, None], shape)
-        for keys_B, shape in zip(keys, shapes, strict=True)
-    )
-    places_T = texts.join(
-        jnp.broadcast_to(jnp.arange(shape[1])[None], shape) for shape in shapes
-    )
-    return texts.split(jax.vmap(of_token)(keys_T, places_T))
+    keys_T = texts.keys_of_tokens(keys)
+    return texts.split(jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys_T))

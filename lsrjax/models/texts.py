@@ -78,6 +78,20 @@ class Texts:
             for x in parts
         )
 
+    def keys_of_tokens(self, keys: Iterable[jax.Array]) -> jax.Array:
+        """A random key for each token, [T], of keys of texts, [B] for each part.
+
+        It depends on the text's key and the token's place, and not on the padding.
+        """
+        of_text = (key_B[:, None] for key_B in keys)
+        places = (jnp.arange(ids_BL.shape[1]) for ids_BL in self.ids)
+        shapes = [ids_BL.shape for ids_BL in self.ids]
+        # For all parts at once: the program holds the generator for each shape.
+        return jax.vmap(jax.random.fold_in)(
+            self.join(map(jnp.broadcast_to, of_text, shapes)),
+            self.join(map(jnp.broadcast_to, places, shapes)),
+        )
+
     def each(self, function: Callable, *arrays: jax.Array) -> list:
         """`function` of each part of arrays that `split` accepts."""
         return [function(*part) for part in zip(*map(self.split, arrays), strict=True)]

@@ -377,8 +377,8 @@ def _sparse_dh(parts, h_TD, w_VD, first_BV, g_BV):
     lengths = [length for _, length in parts]
 
     def add(entry_BK, live_BK, dh_TD):
-        g_BK = jnp.where(live_BK, jnp.take_along_axis(g_BV, entry_BK, 1), 0.0)
-        first_BK = jnp.take_along_axis(first_BV, entry_BK, 1)
+        g_BK = jnp.where(live_BK, _entries(g_BV, entry_BK), 0.0)
+        first_BK = _entries(first_BV, entry_BK)
         rows = (_rows_of(x, parts) for x in (first_BK, g_BK, entry_BK))
         more_TD = end_to_end(
             jnp.einsum(
@@ -416,8 +416,8 @@ def _sparse_dw(block, parts, h_TD, w_VD, first_BV, g_BV):
 
         def add(entry_GK, live_GK, dw_GPD):
             text_GK, term_GK = entry_GK // P, entry_GK % P
-            g_GK = jnp.where(live_GK, jnp.take_along_axis(g_GN, entry_GK, 1), 0.0)
-            first_GK = jnp.take_along_axis(first_GN, entry_GK, 1)
+            g_GK = jnp.where(live_GK, _entries(g_GN, entry_GK), 0.0)
+            first_GK = _entries(first_GN, entry_GK)
             return dw_GPD + jnp.einsum(
                 "gpk,gkd->gpd",
                 _one_hot(term_GK, g_GK, P, h_TD.dtype),
@@ -430,6 +430,11 @@ def _sparse_dw(block, parts, h_TD, w_VD, first_BV, g_BV):
         return lax.dynamic_update_slice_in_dim(dw_VD, dw_WD, start, 0)
 
     return lax.fori_loop(0, ceil_div(V, width), write, jnp.zeros_like(w_VD))
+
+
+def _entries(x_GN, entry_GK):
+    """[G, K]; the positions are in the rows."""
+    return jnp.take_along_axis(x_GN, entry_GK, 1, mode="promise_in_bounds")
 
 
 def _one_hot(index_GK, value_GK, size, dtype):
@@ -477,8 +482,8 @@ def _select_bits(word_GM, end_GM, rank_K):
     search = partial(jnp.searchsorted, v=rank_K, side="right", method="scan")
     at_GK = jnp.minimum(jax.vmap(search)(end_GM), word_GM.shape[1] - 1)
     at_GK = at_GK.astype(jnp.int32)
-    word_GK = jnp.take_along_axis(word_GM, at_GK, 1)
-    before_GK = jnp.take_along_axis(end_GM, at_GK, 1) - _count_bits(word_GK)
+    word_GK = _entries(word_GM, at_GK)
+    before_GK = _entries(end_GM, at_GK) - _count_bits(word_GK)
     rank_GK = rank_K - before_GK
     bit_GK = jnp.zeros_like(rank_GK)
     for width in (16, 8, 4, 2, 1):

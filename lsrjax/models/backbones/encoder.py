@@ -188,7 +188,7 @@ class Encoder(nnx.Module):
             seen = tuple(map(lengths_of, seen))
         keys_T = None
         if dropout_keys is not None:
-            keys_T = texts.join(map(_keys_of_tokens, dropout_keys, texts.ids))
+            keys_T = texts.keys_of_tokens(dropout_keys)
         hidden_TD = self.embed(texts, types, subkeys(keys_T, 0))
         batch = Batch(texts, seen, keys_T, remat, early)
         return self.run(hidden_TD, batch), batch
@@ -349,11 +349,3 @@ def _apart(stacked, count: int) -> list:
         )
         for i in range(count)
     ]
-
-
-def _keys_of_tokens(keys_B: jax.Array, ids_BL: jax.Array) -> jax.Array:
-    """A random key for each token, [B, L], independent of the padding."""
-    tokens_L = jnp.arange(ids_BL.shape[1])
-    return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, tokens_L))(
-        keys_B
-    )
