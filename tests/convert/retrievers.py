@@ -46,6 +46,7 @@ TOKENIZERS = {
     "llama": embedded.MULTILINGUAL_TOKENIZER,
     "mistral": embedded.MULTILINGUAL_TOKENIZER,
     "eurobert": embedded.ENGLISH_TOKENIZER,
+    "gemma": embedded.MULTILINGUAL_TOKENIZER,
     "gemma2": embedded.MULTILINGUAL_TOKENIZER,
     "gemma3_text": embedded.ENGLISH_TOKENIZER,
     "deberta-v2": embedded.MULTILINGUAL_TOKENIZER,
