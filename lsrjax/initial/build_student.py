@@ -16,7 +16,7 @@ from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen
-from lsrjax.tokenizer import prompt_tokens
+from lsrjax.tokenizer import ends, prompt_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,14 @@ def _with_tokenizer(config, model: SavedModel) -> SavedModel:
     """A model with the config's tokenizer, or its own."""
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
+    if folder is not None:
+        folder = _with_ends(config, folder)
     return dataclasses.replace(model, tokenizer=folder)
+
+
+def _with_ends(config, folder: pathlib.Path) -> pathlib.Path:
+    m = config.model
+    return ends.with_ends(folder, m.add_bos, m.add_eos, "config.model")
 
 
 def _given(config, model: SavedModel) -> tuple[EncoderConfig, pathlib.Path]:
@@ -189,7 +196,7 @@ def _random(config, prompts: Mapping[str, int]) -> tuple[EncoderConfig, pathlib.
             "config.tokenizer is empty and so is config.init.encoder: random weights"
             " need a tokenizer, which fixes the vocabulary."
         )
-    folder = tokenizer_folder(config.tokenizer)
+    folder = _with_ends(config, tokenizer_folder(config.tokenizer))
     if prompts:
         folder = prompt_vectors.tokenizer_with(folder, prompts, config.tokenizer)
     tokenizer = TextTokenizer(folder)

@@ -164,7 +164,9 @@ def test_a_reranker_of_bge_scores_as_flag_embedding(tmp_path):
     assert tokenizer.padding_side == "left"
 
     def pieces(*texts):
-        rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        rows = [
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts
+        ]
         return [token for row in rows for token in row]
 
     pairs = [(q, d) for q in QUERIES for d in ("tea is a drink", "", "coffee tea")]
@@ -177,7 +179,9 @@ def test_a_reranker_of_bge_scores_as_flag_embedding(tmp_path):
     with torch.no_grad():
         logits = model(**batch).logits[:, -1]
     (yes,) = pieces("Yes")
-    question = Question(prompt=f"A: {{query}}\nB: {{document}}\n{BAAI}", yes="Yes", no="")
+    question = Question(
+        prompt=f"A: {{query}}\nB: {{document}}\n{BAAI}", yes="Yes", no=""
+    )
     found = scorer(tmp_path / "model", question, (16, 16)).scores(pairs)
     np.testing.assert_allclose(found, logits[:, yes], atol=1e-5, rtol=1e-5)
     assert np.ptp(found) > 0.1 and len(set(map(len, rows))) > 3

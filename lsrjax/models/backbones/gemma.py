@@ -2,10 +2,10 @@
 
 The computation is that of `GemmaModel`, `Gemma2Model` and `Gemma3TextModel` in Hugging
 Face transformers (Gemma Team, 2024, arXiv:2403.08295, arXiv:2408.00118; 2025,
-arXiv:2503.19786). Norms multiply by 1 + their scale, embeddings are scaled. From Gemma 2
-on a layer has four norms, and local layers alternate with full ones. Gemma 2 caps
-products and logits; Gemma 3 normalizes queries and keys and has a RoPE base for each kind
-of layers.
+arXiv:2503.19786). Norms multiply by 1 + their scale, embeddings are scaled. From Gemma
+2 on a layer has four norms, and local layers alternate with full ones. Gemma 2 caps
+products and logits; Gemma 3 normalizes queries and keys and has a RoPE base for each
+kind of layers.
 """
 
 import dataclasses
