@@ -114,6 +114,12 @@ class Model:
         when="ranking loss",
     )
     document_marker: str = option("", "the same in documents", when="ranking loss")
+    include_prompt: bool = option(
+        True,
+        "a prompt's or marker's tokens, and BOS before them, take part in the pooling;"
+        " the encoder always reads them (as in sentence-transformers)",
+        when=("ranking loss", "pooled tokens"),
+    )
     add_bos: str = option(
         "",
         "texts begin with the tokenizer's bos_token or, without one, cls_token: yes |"

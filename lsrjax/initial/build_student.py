@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import check_vocabulary, tokenizer_folder
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField, TextTokenizer, unpooled
 from lsrjax.errors import InputError
 from lsrjax.initial import initialisations, prompt_vectors
 from lsrjax.initial.start import Start
@@ -241,7 +241,27 @@ def _spec(
             fields[field] = _token_id(tokenizer, config.model[field], field)
             if fields[field] >= 0:
                 fields["marker_place"] = int(tokenizer.begins)
-    return RetrieverSpec(head.name, encoder, **fields)
+    spec = RetrieverSpec(head.name, encoder, **fields)
+    if config.model.include_prompt or not folder:
+        return spec
+    return spec.replaced(**_unpooled(spec, tokenizer))
+
+
+def _unpooled(spec: RetrieverSpec, tokenizer: TextTokenizer) -> dict[str, int]:
+    """The fields of a pooling without prompts; refuses prompts that tear a word."""
+    found = unpooled(spec, tokenizer)
+    for role in prompt_tokens.ROLES:
+        field = TextField.of(spec, tokenizer, role, 2**20)
+        count = found[f"{role}_unpooled"]
+        alone, *both = field.ids(["", "a", "The", "5%", "Ä", "你"])
+        if count and any(ids[:count] != alone[:count] for ids in both):
+            raise InputError(
+                f"config.model.include_prompt is False, but the tokens of {role}_prompt"
+                f" {field.prompt!r} alone are not those before a text: its last one"
+                " merges with the text's first. End the prompt without a space, or with"
+                f" a line break, or use {role}_marker."
+            )
+    return found
 
 
 def _prompts(fields: dict, folder, tokenizer: TextTokenizer, head: Chosen) -> dict:
